@@ -7,6 +7,7 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
 
@@ -369,11 +370,14 @@ class Client:
 
     def table(
         self, runs: Sequence[str] = (), metrics: Sequence[str] = (), *, variant: str | None = None
-    ) -> dict[str, list[Any]]:
-        """The history of runs as columns, a row per value, for `pandas.DataFrame`; NaN and infinities are floats."""
-        found = self._ask("GET", "/v1/table", query=_query(run=runs, metric=metrics, variant=variant))
-        columns: dict[str, list[Any]] = found["columns"]
-        return columns | {"value": list(map(float, columns["value"]))}
+    ) -> dict[str, list[object]]:
+        """Return the history of runs as columns for `pandas.DataFrame`, a row per value; NaN and infinities are floats.
+
+        The columns are the fields of `documents.TableColumns`.
+        """
+        query = _query(run=runs, metric=metrics, variant=variant)
+        columns = self._get(documents.Table, "/v1/table", query=query).columns
+        return vars(replace(columns, value=list(map(float, columns.value))))
 
     def completions(
         self, run: str, *, variant: str | None = None, prompt: str | None = None

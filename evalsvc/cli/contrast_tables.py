@@ -102,12 +102,8 @@ def _side(side: ComparedSide | None) -> str:
         return ""
     value = shown_number(side.value)
     if side.low is None or side.high is None:
-        return f"{value} {_error_bar(side.stderr)}".rstrip()
+        return f"{value} {error_bar(side.stderr)}".rstrip()
     return f"{value} [{float(side.low):.4g}, {float(side.high):.4g}]"
-
-
-def _error_bar(stderr: Number | None) -> str:
-    return error_bar(None if stderr is None else float(stderr))
 
 
 def _change(value: Number | None) -> str:
@@ -157,8 +153,8 @@ def _step_row(curve: DifferenceCurve, place: int) -> list[str]:
     low, high = curve.low[place], curve.high[place]
     return [
         str(curve.x[place]),
-        f"{shown_number(curve.a[place])} {_error_bar(curve.a_stderr[place])}".rstrip(),
-        f"{shown_number(curve.b[place])} {_error_bar(curve.b_stderr[place])}".rstrip(),
+        f"{shown_number(curve.a[place])} {error_bar(curve.a_stderr[place])}".rstrip(),
+        f"{shown_number(curve.b[place])} {error_bar(curve.b_stderr[place])}".rstrip(),
         _change(curve.difference[place]),
         "" if low is None else f"{_change(low)} … {_change(high)}",
         curve.basis[place],

@@ -35,6 +35,7 @@ from evalsvc.spec.documents.history import History as History
 from evalsvc.spec.documents.history import ImportOutcome as ImportOutcome
 from evalsvc.spec.documents.history import Summary as Summary
 from evalsvc.spec.documents.history import SummarySeries as SummarySeries
+from evalsvc.spec.documents.history import Table as Table
 from evalsvc.spec.documents.items import Completions as Completions
 from evalsvc.spec.documents.items import Items as Items
 from evalsvc.spec.documents.items import StepCompletions as StepCompletions
