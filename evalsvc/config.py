@@ -84,7 +84,9 @@ class Settings:
     devices: str = _setting(
         "all", "Devices with one worker process each: all, or a list such as cuda:0,cuda:1 or cpu,cpu"
     )
-    device: str = _setting("", "Device of a worker process; `serve` and `worker` set it [cuda, else cpu]")
+    device: str = _setting(
+        "", "Device of a command that evaluates on this machine; for `worker`, its only one [cuda, else cpu]"
+    )
     threads: int = _setting(0, "CPU threads of a worker process [cores / workers]")
     batch_tokens: int = _setting(
         8192, "Tokens in a batch, padding included; changes speed and memory use, not the metrics"

@@ -68,7 +68,7 @@ def run_workers(settings: Settings, scheduler: str) -> int:
     security_of(settings)
     devices = [settings.device] if settings.device else device_list(settings.devices)
     check_devices(devices)
-    return Supervisor(settings, scheduler, devices).run()
+    return Supervisor(settings.without_secrets(), scheduler, devices).run()
 
 
 class Supervisor:
