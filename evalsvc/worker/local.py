@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
-from evalsvc.messages import MergeResult, PlanResult, ShardRequest, ShardResult, units_of
+from evalsvc.files.outputs import KeptOutput
+from evalsvc.messages import MergeResult, PlanResult, ShardDocument, ShardRequest, ShardResult, units_of
 from evalsvc.spec.documents.results import Error, ResultCheckpoint, ResultFile, ResultSuite, TaskMetric, TaskWarning
 from evalsvc.spec.looks import stop_note
 from evalsvc.spec.suite import Suite, TaskSpec
@@ -102,46 +103,67 @@ def walk_task(
 
     Whoever needs no more may stop asking: a shard runs only when what follows it is asked for.
     """
-    plan = run_shard(ShardRequest(task, "plan", checkpoint, base=base), lambda done: None, settings)
-    if not isinstance(plan.output, PlanResult):
-        yield TaskLook(task.name, plan, [], 0, 0, "", last=True)
-        return
-    payloads, total, unit, until = plan.output.shards, plan.output.total, plan.output.unit, plan.output.until
-    looks = dict(plan.output.looks)
-    sample = max(looks.values(), default=total)
-    outputs: list[bytes] = []
-    provenance: list[Mapping[str, Any]] = []
-    before = 0
+    planned = run_shard(ShardRequest(task, "plan", checkpoint, base=base), lambda done: None, settings)
+    if isinstance(planned.output, PlanResult):
+        yield from _Walk(task, checkpoint, settings, base, planned.output, report).looks(between)
+    else:
+        yield TaskLook(task.name, planned, [], 0, 0, "", last=True)
 
-    def look(result: ShardResult, units: int, last: bool) -> TaskLook:
-        return TaskLook(task.name, result, list(provenance), units, sample, unit, last)
 
-    def merge() -> ShardResult:
-        request = ShardRequest(task, "merge", checkpoint, payloads[: len(outputs)], list(outputs), base)
-        return run_shard(request, lambda done: None, settings)
+@dataclass
+class _Walk:
+    """A planned task, and what its shards have left so far."""
 
-    for payload in payloads:
+    task: TaskSpec
+    checkpoint: CheckpointRef
+    settings: Settings
+    base: CheckpointRef | None
+    plan: PlanResult
+    report: Callable[[str, int, int, str], None]
+    outputs: list[KeptOutput] = field(default_factory=list)
+    provenance: list[Mapping[str, Any]] = field(default_factory=list)
+    done: int = 0
+    """Units of the shards that are done."""
 
-        def progress(done: int, before: int = before) -> None:
-            report(task.name, before + done, total, unit)
+    def looks(self, between: bool) -> Iterator[TaskLook]:
+        planned, until = dict(self.plan.looks), self.plan.until
+        sample = max(planned.values(), default=self.plan.total)
+        for shard in self.plan.shards:
+            result = self._run(shard)
+            if result.error is not None:
+                yield self._look(result, 0, sample, last=True)
+                return
+            units = planned.get(len(self.outputs))
+            if units is None or len(self.outputs) == len(self.plan.shards) or not (between or until):
+                continue
+            merged = self._merge()
+            if not isinstance(merged.output, MergeResult):  # too little for a result so far
+                continue
+            if until and (reason := until.reached(merged.output.metrics)):
+                stopped = {**merged.output.notes, "stopped": stop_note(reason, units, sample, self.plan.unit)}
+                merged = replace(merged, output=replace(merged.output, notes=stopped))
+                yield self._look(merged, units, sample, last=True)
+                return
+            if between:
+                yield self._look(merged, units, sample, last=False)
+        yield self._look(self._merge(), sample, sample, last=True)
 
-        result = run_shard(ShardRequest(task, "run", checkpoint, [payload], base=base), progress, settings)
-        if not isinstance(result.output, bytes):
-            yield look(result, 0, last=True)
-            return
-        outputs.append(result.output)
-        provenance.append(result.provenance)
-        before += units_of(payload)
-        units = looks.get(len(outputs))
-        if units is None or len(outputs) == len(payloads) or not (between or until):
-            continue
-        merged = merge()
-        if not isinstance(merged.output, MergeResult):  # too little for a result so far
-            continue
-        if until and (reason := until.reached(merged.output.metrics)):
-            stopped = {**merged.output.notes, "stopped": stop_note(reason, units, sample, unit)}
-            yield look(replace(merged, output=replace(merged.output, notes=stopped)), units, last=True)
-            return
-        if between:
-            yield look(merged, units, last=False)
-    yield look(merge(), sample, last=True)
+    def _run(self, shard: ShardDocument) -> ShardResult:
+        def progress(done: int) -> None:
+            self.report(self.task.name, self.done + done, self.plan.total, self.plan.unit)
+
+        request = ShardRequest(self.task, "run", self.checkpoint, [shard], base=self.base)
+        result = run_shard(request, progress, self.settings)
+        if isinstance(result.output, bytes):
+            self.outputs.append(result.output)
+            self.provenance.append(result.provenance)
+            self.done += units_of(shard)
+        return result
+
+    def _merge(self) -> ShardResult:
+        shards = self.plan.shards[: len(self.outputs)]
+        request = ShardRequest(self.task, "merge", self.checkpoint, shards, list(self.outputs), self.base)
+        return run_shard(request, lambda done: None, self.settings)
+
+    def _look(self, result: ShardResult, units: int, sample: int, last: bool) -> TaskLook:
+        return TaskLook(self.task.name, result, list(self.provenance), units, sample, self.plan.unit, last)
