@@ -86,7 +86,7 @@ class Codec(Generic[Value]):
         return Unreadable(f"no {self.name}: {where}: {first['msg']}")
 
 
-def generic_arguments(cls: type, generic: type) -> tuple[Any, ...]:
+def generic_arguments(cls: type, generic: type) -> tuple[object, ...]:
     """Return what a subclass of a generic class has in the place of the latter's type variables; empty for nothing."""
     for base in vars(cls).get("__orig_bases__", cls.__bases__):
         origin = get_origin(base) or base
@@ -98,7 +98,7 @@ def generic_arguments(cls: type, generic: type) -> tuple[Any, ...]:
     return ()
 
 
-def _members(kind: Any) -> Sequence[type]:
+def _members(kind: object) -> Sequence[type]:
     """The members of a union, or the type itself."""
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 

@@ -14,7 +14,6 @@ import platform
 import time
 import traceback
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -80,7 +79,7 @@ def _innermost_frame(error: BaseException) -> str:
     return ours[-1] if ours else ""
 
 
-def _provenance(context: ShardContext | None, started: float) -> dict[str, Any]:
+def _provenance(context: ShardContext | None, started: float) -> dict[str, object]:
     return {
         **({} if context is None else context.to_provenance()),
         # As plain text: torch's own kind of it would bring torch into the process that receives it.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, case, func, or_, select
 from sqlalchemy.orm import Session, joinedload
@@ -45,7 +44,7 @@ def next_shard(session: Session, worker_state: WorkerState) -> Shard | None:
     return None
 
 
-def _rank(row: Row[Any], worker_state: WorkerState) -> tuple[float, ...]:
+def _rank(row: Row[tuple[int, ...]], worker_state: WorkerState) -> tuple[float, ...]:
     return (
         -row.priority,
         worker_state.busy.get(row.run_id, 0),
@@ -55,7 +54,7 @@ def _rank(row: Row[Any], worker_state: WorkerState) -> tuple[float, ...]:
     )
 
 
-def _first_of_each_run(session: Session, loaded: frozenset[int], passed: Collection[int]) -> list[Row[Any]]:
+def _first_of_each_run(session: Session, loaded: frozenset[int], passed: Collection[int]) -> list[Row[tuple[int, ...]]]:
     """The evaluation that comes first in each run, with the oldest one there.
 
     What was begun is looked up first, by its shards: it is little. Of what only waits nothing but the evaluation and

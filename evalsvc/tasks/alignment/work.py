@@ -142,7 +142,7 @@ class AlignmentWork(Work[Alignment, AlignmentShard, AlignmentOutput]):
             )
         return *halves(pairs, self.task.learn.seed), HALF
 
-    def _protocol(self, layout: VocabularyLayout, data: TokenData, pairs: int) -> dict[str, Any]:
+    def _protocol(self, layout: VocabularyLayout, data: TokenData, pairs: int) -> dict[str, object]:
         return {
             "task": self.task.kind,
             "estimator": ESTIMATOR,

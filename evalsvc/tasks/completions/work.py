@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, groupby, product, takewhile
 from textwrap import indent
-from typing import Any
 
 from evalsvc.data.tokenizer import TextTokenizer, render
 from evalsvc.errors import DataChanged, InvalidData, NonFinite
@@ -80,7 +79,7 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         prompts = [self._cut(ids, max_length) for ids in whole]
         own = self._complete(context, tokenizer, prompts, context.report)
         protocol = self._protocol(context, tokenizer)
-        items = self._items(own, prompts, protocol)
+        items = self._items(own, prompts, protocol, self._end_of_text(tokenizer))
         if base is not None:
             others = self._complete(base, tokenizer, prompts, partial(_report_after, context.report, len(own)))
             items = self._judged(_compared(items, own, others), base, prompts, own, others)
@@ -122,7 +121,7 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
             row |= numbers
         return TaskResult(list(self._metrics(output, prompts)), rows, notes, [artifact], warnings)
 
-    def _protocol(self, context: Context, tokenizer: TextTokenizer) -> dict[str, Any]:
+    def _protocol(self, context: Context, tokenizer: TextTokenizer) -> dict[str, object]:
         return {
             "task": self.task.kind,
             "estimator": ESTIMATOR,
@@ -194,12 +193,16 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         return [Completion(ids, render(ids, layout, tokenizer), layout) for ids in drawn]
 
     def _items(
-        self, own: Sequence[Completion], prompts: Sequence[Sequence[int]], protocol: Mapping[str, Any]
+        self,
+        own: Sequence[Completion],
+        prompts: Sequence[Sequence[int]],
+        protocol: Mapping[str, object],
+        end_of_text: int | None,
     ) -> list[Item]:
         """What the checkpoint wrote, greedy completions first, to pair with those of a task with other draws."""
         asked = product(enumerate(zip(self.task.prompts, prompts, strict=True)), enumerate(self.task.ways().items()))
         drawn = {**protocol, "estimator": DRAWING}
-        end = None if protocol["end_of_text"] is None else own[0].layout.text.offset + protocol["end_of_text"]
+        end = None if end_of_text is None else own[0].layout.text.offset + end_of_text
         return [
             Item(
                 index=way_index * len(prompts) + prompt_index,

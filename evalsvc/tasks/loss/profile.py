@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 from PIL import Image
 
@@ -122,7 +121,7 @@ def require_identity(profile: Profile, sums: Mapping[str, Sequence[float]]) -> N
 
 
 def profile_metrics(
-    task: str, profile: Profile, groups: Sequence[str], ids: int, protocol: Mapping[str, Any], grid: Grid | None
+    task: str, profile: Profile, groups: Sequence[str], ids: int, protocol: Mapping[str, object], grid: Grid | None
 ) -> Iterator[MetricValue]:
     """A metric for every bin of these groups, `<task>/image_row_07`; `ids` are those of the table."""
     for group in groups:

@@ -7,7 +7,6 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 from evalsvc.data.tokens import PairData, Record, TokenData, read_pairs, read_tokens
 from evalsvc.errors import DataChanged, InvalidData
@@ -66,15 +65,14 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
             del unigrams["image"]  # known when the images are encoded
         counts = {len(record.image_codes) for record in records if record.image_codes}
         grid, no_grid = find_grid(counts, self.task.image_columns, data.path)
-        protocol = self._protocol(context, layout, data, self.task.limit)
-        if coder is not None and pairs is not None:
-            protocol |= {**coder.identity(), "images": pairs.source.digest(pairs.images[: self.task.limit])}
+        images = {} if pairs is None else {"images": pairs.source.digest(pairs.images[: self.task.limit])}
+        encoded = {} if coder is None else coder.identity()
         whole = DataShard(
             units=len(records),
             start=0,
             stop=len(records),
             digest=data.digest,
-            protocol=protocol,
+            protocol={**self._protocol(context, layout, data, self.task.limit), **encoded, **images},
             unigrams=unigrams,
             ids=_id_counts(layout),
             grid=grid,
@@ -220,7 +218,7 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
 
     def _protocol(
         self, context: Context, layout: VocabularyLayout, data: TokenData, limit: int | None
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         tokenized = data.tokenizer_digest is not None
         return {
             "task": self.task.kind,
