@@ -219,6 +219,11 @@ Output = TypeVar("Output")
 """The frozen dataclass of what a shard leaves for the merge, or a union of several."""
 
 
+NAME_TYPES = (
+    "write `class …(Work[Parameters, Shard, Output])` with the class of the parameters and two frozen dataclasses"
+)
+
+
 class Work(ABC, Generic[Parameters, ShardKind, Output]):
     """How a task is planned, run in shards and merged.
 
@@ -229,15 +234,18 @@ class Work(ABC, Generic[Parameters, ShardKind, Output]):
     shard_codec: ClassVar[Codec[Any]]
     output_codec: ClassVar[Codec[Any]]
 
+    def __class_getitem__(cls, arguments: Any) -> Any:
+        """Raise TypeError for fewer types than three."""
+        if cls is Work and not (isinstance(arguments, tuple) and len(arguments) == 3):
+            raise TypeError(f"Work has other types than three; {NAME_TYPES}")
+        return super().__class_getitem__(arguments)  # type: ignore[misc]
+
     def __init_subclass__(cls) -> None:
         """Raise TypeError where the types are missing, or cannot travel from one stage to the next."""
         super().__init_subclass__()
         arguments = generic_arguments(cls, Work)
-        if len(arguments) != 3:
-            raise TypeError(
-                f"{cls.__qualname__} does not name its types; write `class {cls.__name__}(Work[Parameters, Shard, "
-                "Output])` with the class of the task's parameters and two frozen dataclasses"
-            )
+        if not arguments:
+            raise TypeError(f"{cls.__qualname__} does not name its types; {NAME_TYPES}")
         if not any(isinstance(argument, TypeVar) for argument in arguments):
             cls.shard_codec, cls.output_codec = Codec(arguments[1]), Codec(arguments[2])
 

@@ -28,9 +28,10 @@ def test_a_plan_has_no_more_shards_than_a_queue_takes() -> None:
 
 def test_a_work_names_frozen_dataclasses() -> None:
     """It is said where the class is defined, not by the first shard that cannot be sent."""
-    with pytest.raises(
-        TypeError, match=r"Untyped does not name its types; write `class Untyped\(Work\[Parameters, Shard, "
-    ):
+    write = r"write `class …\(Work\[Parameters, Shard, Output\]\)` with the class of the parameters and two frozen data"
+    with pytest.raises(TypeError, match=f"Untyped does not name its types; {write}"):
         type("Untyped", (Work,), {})
+    with pytest.raises(TypeError, match=f"other types than three; {write}"):
+        Work[Task]  # type: ignore[misc]
     with pytest.raises(TypeError, match="is no frozen dataclass"):
         types.new_class("Loose", (Work[Task, Shard, dict],))
