@@ -133,13 +133,9 @@ class Cache:
         Of several processes one fills it, and the others wait. `report` is called meanwhile and may raise.
 
         Raises:
-            CacheFull: the copy is larger than the bound, or the disk is full.
+            CacheFull: the cache's folder cannot be made.
             NoRoom: the copy would not fit next to what is in use.
         """
-        if copy.size > self._limit:
-            raise CacheFull(
-                f"{copy.size:,} bytes are to be fetched and EVALSVC_CACHE_BYTES is {self._limit:,}; raise it to more"
-            )
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

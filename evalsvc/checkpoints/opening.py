@@ -12,7 +12,7 @@ import resource
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -37,7 +37,7 @@ from evalsvc.errors import (
     NotACheckpoint,
     os_reason,
 )
-from evalsvc.files.opened import OPEN_FILES, Allow
+from evalsvc.files.opened import OPEN_FILES, Allow, anywhere, real_path
 from evalsvc.spec.model_config import MAX_BESIDE, recorded_model
 
 NEIGHBOURS = ("params.txt", "config.json", ".metadata")
@@ -66,39 +66,63 @@ def opened_weights(path: Path, allow: Allow, beside: Sequence[str] = ()) -> Iter
         yield path
         return
     with ExitStack() as stack:
-        files = _Open(stack, Path(stack.enter_context(TemporaryDirectory(prefix="evalsvc-"))))
+        files = _Open(stack, allow)
         here = files.folder / "here"
         here.mkdir()
-        folder = path if path.is_dir() else path.parent
-        files.names[str(here)] = str(folder)
         try:
-            inside = files_of(path, MAX_FILES) if path.is_dir() else [path]
-            allow_open_files(len(inside))
-            for file in inside:
-                _pin(file, here / file.relative_to(folder), allow, files)
-            if not path.is_dir():
-                for name in beside:
-                    if (folder / name).is_file():
-                        _pin(folder / name, here / name, allow, files)
-                if _is_json(here / path.name):
-                    for file in _existing(folder, _names(folder, (".json", *WEIGHTS))[:MAX_FILES]):
-                        _pin(file, here / file.name, allow, files)
+            pinned = files.pin_weights(path, here, (".json", *WEIGHTS))
+            for name in () if path.is_dir() else beside:
+                if (path.parent / name).is_file():
+                    files.pin(path.parent / name, here / name)
         except OSError as error:
             raise InvalidData(f"{path} cannot be read: {os_reason(error)}; check the path") from None
         with _posted_names(files):
-            yield here if path.is_dir() else here / path.name
+            yield pinned
 
 
-@dataclass
 class _Open:
-    """What is open, and under which private name."""
+    """Files that are open until `stack` ends, each under a private name."""
 
-    stack: ExitStack
-    folder: Path
-    names: dict[str, str] = field(default_factory=dict)
-    """Private folders, and what they stand for."""
-    stats: dict[int, os.stat_result] = field(default_factory=dict)
-    """Of every open file, when it was opened."""
+    def __init__(self, stack: ExitStack, allow: Allow) -> None:
+        self.folder = Path(stack.enter_context(TemporaryDirectory(prefix="evalsvc-")))
+        self.names: dict[str, str] = {}
+        """What private folders stand for."""
+        self.stats: dict[int, os.stat_result] = {}
+        """By descriptor, what each file was when it was opened."""
+        self.allow = allow
+        self._stack = stack
+
+    def pin_weights(self, path: Path, here: Path, beside_index: tuple[str, ...]) -> Path:
+        """Open a file or folder of weights under names in `here`, and what lies next to an index; return its name."""
+        folder = path if path.is_dir() else path.parent
+        self.names[str(here)] = str(folder)
+        files = files_of(path, MAX_FILES) if path.is_dir() else [path]
+        allow_open_files(len(files))
+        for file in files:
+            self.pin(file, here / file.relative_to(folder))
+        if path.is_dir():
+            return here
+        if _is_json(here / path.name):
+            for file in _existing(folder, _names(folder, beside_index)[:MAX_FILES]):
+                self.pin(file, here / file.name)
+        return here / path.name
+
+    def pin(self, file: Path, name: Path) -> None:
+        """Open a file that `allow` allows, and have `name` lead to it."""
+        if name.is_symlink():
+            return
+        if not stat.S_ISREG(file.stat().st_mode):
+            self.allow(file.resolve(), str(file))
+            return
+        # Should a pipe have taken its place since, opening does not wait for somebody who writes.
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._stack.callback(os.close, descriptor)
+        real = real_path(file, descriptor)
+        self.stats[descriptor] = os.fstat(descriptor)
+        if real.exists():  # deleted since it was opened, it is still what it was
+            self.allow(real, str(file))
+        name.parent.mkdir(parents=True, exist_ok=True)
+        name.symlink_to(OPEN_FILES / str(descriptor))
 
 
 @contextmanager
@@ -120,8 +144,7 @@ def opened(reference: CheckpointRef) -> Iterator[CheckpointRef]:
         yield reference
         return
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="evalsvc-")))
-        files = _Open(stack, folder)
+        files = _Open(stack, anywhere)
         pinned = _pinned(reference, files)
         with _posted_names(files):
             yield pinned
@@ -137,57 +160,32 @@ def _pinned(reference: CheckpointRef, files: _Open) -> CheckpointRef:
     here = above / "here"
     here.mkdir(parents=True)
     folder = path if path.is_dir() else path.parent
-    files.names |= {str(here): str(folder), str(above): str(folder.parent)}
-    allow = partial(_require_inside, reference)
+    files.names[str(above)] = str(folder.parent)
+    files.allow = partial(_require_inside, reference)
     try:
-        inside = files_of(path, MAX_FILES) if path.is_dir() else [path]
-        allow_open_files(len(inside))
-        for file in inside:
-            _pin(file, here / file.relative_to(folder), allow, files)
+        pinned = files.pin_weights(path, here, WEIGHTS)
         for place, private in {folder: here, folder.parent: above}.items():
             for file in _existing(place, NEIGHBOURS):
-                _pin(file, private / file.name, allow, files)
-        model = recorded_model(here / path.name if not path.is_dir() else here)
+                files.pin(file, private / file.name)
+        model = recorded_model(pinned)
         for place, private in {folder: here, folder.parent: above}.items():
             for file in _jsons(place, f"{model}.json"):
                 with suppress(CheckpointNotAllowed, FileNotFoundError):  # somebody else's; as if it were not there
-                    _pin(file, private / file.name, allow, files)
-        if not path.is_dir() and _is_json(here / path.name):
-            for file in _existing(folder, _names(folder, WEIGHTS)[:MAX_FILES]):
-                _pin(file, here / file.name, allow, files)
+                    files.pin(file, private / file.name)
     except FileNotFoundError as error:
         raise CheckpointGone(f"{reference.label}: {error.filename} went away while it was opened") from None
     except OSError as error:
         raise NotACheckpoint(f"{reference.label}: {path} cannot be read: {os_reason(error)}") from None
     except CheckpointError as error:
         raise type(error)(f"{reference.label}: {error.message}") from None
-    shown = reference.source
-    if shown is not None:
-        # What was fetched is known by its address; the cache's names say nothing.
-        files.names[str(here / path.name)] = shown
-    return replace(reference, path=str(here if path.is_dir() else here / path.name))
+    if reference.source is not None:
+        # What was fetched is known by its address; the names of its copy say nothing.
+        files.names[str(here / path.name)] = reference.source
+    return replace(reference, path=str(pinned))
 
 
 def _require_inside(reference: CheckpointRef, real: Path, shown: str) -> None:
     require_inside(real, reference.roots, shown, reference.closed)
-
-
-def _pin(file: Path, name: Path, allow: Allow, files: _Open) -> None:
-    if name.is_symlink():
-        return
-    found = file.stat()
-    if not stat.S_ISREG(found.st_mode):
-        allow(file.resolve(), str(file))
-        return
-    # Should a pipe have taken its place since, opening does not wait for somebody who writes.
-    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    files.stack.callback(os.close, descriptor)
-    real = Path(os.readlink(OPEN_FILES / str(descriptor)).removesuffix(" (deleted)"))
-    files.stats[descriptor] = os.fstat(descriptor)
-    if real.exists():  # deleted since it was opened, it is still what it was
-        allow(real, str(file))
-    name.parent.mkdir(parents=True, exist_ok=True)
-    name.symlink_to(OPEN_FILES / str(descriptor))
 
 
 def _jsons(folder: Path, model: str) -> Iterator[Path]:

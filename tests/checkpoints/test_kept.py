@@ -79,11 +79,6 @@ def test_what_is_in_use_stays(cache: Cache, tmp_path: Path) -> None:
     assert size_of(tmp_path) <= 100
 
 
-def test_one_that_is_larger_than_the_bound_is_told_so(cache: Cache) -> None:
-    with pytest.raises(CacheFull, match=r"101 bytes are to be fetched and EVALSVC_CACHE_BYTES is 100; raise it"):
-        put(cache, "a", 101)
-
-
 def test_what_is_being_fetched_counts_in_full(cache: Cache) -> None:
     """Two that are fetched at once fit each alone; counting what has arrived so far would let both in."""
 

@@ -101,47 +101,37 @@ def fetched(
         CacheFull: the cache cannot hold all of them at once.
         CheckpointNotAllowed, SourceUnreachable, MissingPackage: see `identify_remote`.
     """
-    leaves = (leaf for reference in references for leaf in parents_of(reference) or (reference,))
-    wanted = {_key(leaf): leaf for leaf in leaves if is_remote(leaf.path)}
+    cache = Cache(settings.cache_path, settings.cache_bytes)
+    leaves = [leaf for reference in references for leaf in parents_of(reference) or (reference,)]
+    wanted = {_copy(cache, leaf): leaf for leaf in leaves if is_remote(leaf.path)}
     if not wanted:
         yield references
         return
-    cache = Cache(settings.cache_path, settings.cache_bytes)
-    copies = {key: cache.copy(leaf.path, _identity(leaf)) for key, leaf in wanted.items()}
-    _require_bound(list(wanted.values()), settings)
+    _require_bound(wanted, settings)
     try:
-        with _all_held(cache, wanted, copies, settings, report) as places:
-            yield [_placed(reference, places) for reference in references]
+        with _all_held(cache, wanted, settings, report):
+            yield [_placed(reference, cache) for reference in references]
     except CheckpointChanged:
         # What this machine keeps of it is not what was posted, or no longer: the next attempt fetches it anew.
-        for copy in copies.values():
+        for copy in wanted:
             cache.drop(copy)
         raise
 
 
 @contextmanager
-def _all_held(
-    cache: Cache,
-    wanted: Mapping[str, CheckpointRef],
-    copies: Mapping[str, Copy],
-    settings: Settings,
-    report: Report,
-) -> Iterator[Mapping[str, Path]]:
+def _all_held(cache: Cache, wanted: Mapping[Copy, CheckpointRef], settings: Settings, report: Report) -> Iterator[None]:
     """All or nothing: two that each hold what the other waits for would wait for ever."""
     while True:
         with ExitStack() as stack:
             try:
-                places = {}
-                for key, leaf in wanted.items():
-                    fetch = _fetcher(leaf, settings, report)
-                    folder = stack.enter_context(cache.held(copies[key], fetch, lambda: report(0)))
-                    places[key] = folder / name_of(leaf.path)
+                for copy, leaf in wanted.items():
+                    stack.enter_context(cache.held(copy, _fetcher(leaf, settings, report), lambda: report(0)))
             except NoRoom:
                 stack.close()
                 report(0)
                 time.sleep(ROOM_POLL * (0.5 + random.random()))
                 continue
-            yield places
+            yield
             return
 
 
@@ -215,31 +205,29 @@ def _fetcher(leaf: CheckpointRef, settings: Settings, report: Report) -> Callabl
     return lambda folder: fetch_posted(leaf, folder / name_of(leaf.path), settings, report)
 
 
-def _identity(leaf: CheckpointRef) -> Identity:
-    assert leaf.identity is not None, "what lies elsewhere is identified before it is fetched"
-    return leaf.identity
+def _copy(cache: Cache, leaf: CheckpointRef) -> Copy:
+    assert leaf.identity is not None, "a remote checkpoint is identified before it is fetched"
+    return cache.copy(leaf.path, leaf.identity)
 
 
-def _key(leaf: CheckpointRef) -> str:
-    return f"{leaf.path}\n{leaf.identity and leaf.identity.etag}"
-
-
-def _require_bound(leaves: Sequence[CheckpointRef], settings: Settings) -> None:
-    total = sum(_identity(leaf).size for leaf in leaves)
+def _require_bound(wanted: Mapping[Copy, CheckpointRef], settings: Settings) -> None:
+    total = sum(copy.size for copy in wanted)
     if total > settings.cache_bytes:
-        what = leaves[0].label if len(leaves) == 1 else f"{len(leaves)} checkpoints that are needed together"
+        labels = [leaf.label for leaf in wanted.values()]
+        what = labels[0] if len(labels) == 1 else f"{len(labels)} checkpoints that are needed together"
         raise CacheFull(
             f"{what}: {total:,} bytes are to be fetched, and EVALSVC_CACHE_BYTES is {settings.cache_bytes:,}; raise it "
             "to at least that on every machine with workers"
         )
 
 
-def _placed(reference: CheckpointRef, places: Mapping[str, Path]) -> CheckpointRef:
-    """The reference to the copy here. Its identity is the copy's, and the same whenever it is fetched."""
+def _placed(reference: CheckpointRef, cache: Cache) -> CheckpointRef:
+    """Return the reference to the copy here. Its identity is the copy's, and the same whenever it is fetched."""
     if reference.virtual is not None:
-        parents = {name: _placed(parent, places) for name, parent in reference.virtual.parents.items()}
+        parents = {name: _placed(parent, cache) for name, parent in reference.virtual.parents.items()}
         return replace(reference, virtual=Virtual(reference.virtual.expression, parents))
     if not is_remote(reference.path):
         return reference
-    size = _identity(reference).size
-    return replace(reference, path=str(places[_key(reference)]), identity=Identity(size, 0), source=reference.path)
+    copy = _copy(cache, reference)
+    path = copy.folder / name_of(reference.path)
+    return replace(reference, path=str(path), identity=Identity(copy.size, 0), source=reference.path)
