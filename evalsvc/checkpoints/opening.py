@@ -41,20 +41,20 @@ from evalsvc.files.opened import OPEN_FILES, Allow, anywhere, real_path
 from evalsvc.spec.model_config import MAX_BESIDE, recorded_model
 
 NEIGHBOURS = ("params.txt", "config.json", ".metadata")
-"""What is read beside a checkpoint by its name, and may not lead out of the roots; other JSON files that do are passed
-over."""
+"""Files next to a checkpoint that are read by name, and may not lead out of the roots; other JSON files that lead out
+are passed over."""
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 MAX_NEIGHBOURS = 100_000
-"""How many names are looked at for what lies beside a checkpoint."""
+"""How many names are looked at for files next to a checkpoint."""
 
 
 @contextmanager
 def opened_weights(path: Path, allow: Allow, beside: Sequence[str] = ()) -> Iterator[Path]:
     """Give the file or folder of a network's weights a path that stays what it is now; messages have the posted one.
 
-    Of what lies beside a file, only the names in `beside` are there, and the files that an index names.
+    Of the files next to a file, only those named in `beside` are there, and the files that an index names.
 
     Raises:
         InvalidData: a file is missing or cannot be read; or what `allow` raises.
@@ -189,7 +189,7 @@ def _require_inside(reference: CheckpointRef, real: Path, shown: str) -> None:
 
 
 def _jsons(folder: Path, model: str) -> Iterator[Path]:
-    """The JSON files beside a checkpoint, of very many a few more than are looked at; that of `model` goes first."""
+    """Yield JSON files next to a checkpoint, of very many a few more than are looked at; that of `model` first."""
     names = sorted(_names(folder, (".json",)), key=lambda name: (name != model, name))
     return _existing(folder, names[: MAX_BESIDE + 1])
 

@@ -52,7 +52,7 @@ class Identity:
     mtime_ns: int
     """0 where there is an etag."""
     etag: str | None = None
-    """Of what lies elsewhere: which content it is, in the words of its store."""
+    """Which content an object in a store is, in the words of the store; None for files of this machine."""
 
     def __str__(self) -> str:
         content = f"mtime {self.mtime_ns}" if self.etag is None else f"etag {self.etag}"
@@ -64,14 +64,14 @@ class CheckpointRef:
     """A checkpoint as it was posted: all that a worker needs to open it and to know that it is the same."""
 
     path: str
-    """The file or folder to open: the posted one, its spooled copy, or the address of one elsewhere. Of a virtual
+    """The file or folder to open: the posted one, its spooled copy, or the address of one in a store. For a virtual
     checkpoint, its expression."""
     identity: Identity | None = None
     """None: whatever lies there now (a checkpoint evaluated without a service)."""
     sha256: str | None = None
     """The digest that the client sent or that the first worker found; None: not known yet."""
     model: Mapping[str, Any] | None = None
-    """The model configuration inline; None: the one that lies beside the checkpoint, or the parents'."""
+    """The model configuration inline; None: the one next to the checkpoint, or the parents'."""
     layout: Mapping[str, Any] | None = None
     """The vocabulary layout inline; None: every row is text."""
     label: str = "checkpoint"
@@ -239,7 +239,7 @@ def verify(reference: CheckpointRef) -> None:
         for parent in parents_of(reference):
             verify(parent)
     if reference.identity is None or reference.identity.etag is not None:
-        return  # of what lies elsewhere, the worker that fetches it sees to that
+        return  # the worker that fetches an object from a store compares its etag
     try:
         now = identify(Path(reference.path))
     except CheckpointGone:

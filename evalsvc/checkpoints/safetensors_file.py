@@ -34,7 +34,7 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of two entries of one name, other readers may take the other one."""
+    """Refuse two entries of one name, of which other readers may take the other one."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a name is given twice")

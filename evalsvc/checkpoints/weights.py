@@ -136,7 +136,7 @@ def _plain_dict(content: object) -> dict[object, object] | None:
 
 
 def _refuse_companion(path: Path, content: Mapping[object, object]) -> NoReturn:
-    """optimizer_N.pt and stats_N.pt lie beside epoch_N.pt and look like it."""
+    """Say which file has the weights: optimizer_N.pt and stats_N.pt lie next to epoch_N.pt and look like it."""
     kind = "the optimizer state" if "optimizer" in content else "the statistics"
     weights = path.parent / f"epoch_{content['epoch']}.pt"
     what = f"post {weights} instead" if weights.exists() else f"post that epoch's {weights.name} instead"
@@ -161,7 +161,7 @@ def _read_safetensors(path: Path) -> Weights:
 
 
 def _read_index(path: Path) -> Weights:
-    """A Hugging Face index: which tensor is in which of several files, all beside it."""
+    """Read the files next to a Hugging Face index, which says which tensor is in which file."""
     shards = _shard_names(path)
     tensors: dict[str, Tensor] = {}
     for name in shards:

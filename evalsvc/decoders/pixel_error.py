@@ -15,7 +15,7 @@ class PixelError:
 
     images: int
     mean: float
-    """Of the absolute differences of all channels of all pixels."""
+    """Mean of the absolute differences of all channels of all pixels."""
     maximum: int
     changed: float
     """Share of values that differ at all."""

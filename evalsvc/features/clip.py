@@ -131,7 +131,7 @@ class CLIP(FeatureExtractor):
 
     @torch.inference_mode()
     def text_features(self, texts: Sequence[str]) -> Tensor:  # [len(texts), d] float32
-        """Of unit length. What is longer than the network's 77 tokens is cut."""
+        """Return features of unit length. Texts longer than the network's 77 tokens are cut."""
         parts = [torch.empty(0, self.taps[0], device=self.device)]
         with full_precision(self.device):
             for start in range(0, len(texts), TEXTS_AT_ONCE):

@@ -14,7 +14,7 @@ from cleanfid import fid
 from scipy import linalg
 
 from evalsvc.errors import InvalidData, MissingPackage
-from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
+from evalsvc.metrics.image_metric import Estimate, FeatureSets
 from evalsvc.metrics.reference_program import (
     SUBSET_SIZE,
     SUBSETS,
@@ -22,6 +22,7 @@ from evalsvc.metrics.reference_program import (
     Statistics,
     frechet_metrics,
     kid_estimate,
+    kid_metric,
     subset_size,
 )
 
@@ -88,9 +89,7 @@ CLEAN_FID = ReferenceProgram(
     frechet_distance,
     {
         **frechet_metrics(RELEASE, frechet_distance),
-        "kid": ImageMetric(
-            "kid", "inception/2048", "features", "distance", "lower", 2, 1, kid, biased=False, program=RELEASE
-        ),
+        "kid": kid_metric(RELEASE, kid),
     },
 )
 """Source: G. Parmar et al., On Aliased Resizing and Surprising Subtleties in GAN Evaluation, arXiv 2104.11222."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,7 @@ SUBSET_SIZE = 1000
 """Images in a subset at most, also their default."""
 
 Rows = NDArray[np.float32]  # [n, d]
-Statistics = tuple[NDArray[Any], NDArray[Any]]
+Statistics = tuple[NDArray[np.floating], NDArray[np.floating]]
 """Mean [d] and covariance [d, d], as the programs have them."""
 
 
@@ -55,6 +54,12 @@ def frechet_metrics(release: str, distance: Callable[[Statistics, Statistics], f
         name: ImageMetric(name, f"inception/{d}", "moments", "distance", "lower", d + 1, 1, estimate, program=release)
         for name, d in (("fid", 2048), ("fid64", 64))
     }
+
+
+def kid_metric(release: str, estimate: Callable[[FeatureSets], Estimate]) -> ImageMetric:
+    """Return `kid` with a program's estimate."""
+    tap = "inception/2048"
+    return ImageMetric("kid", tap, "features", "distance", "lower", 2, 1, estimate, biased=False, program=release)
 
 
 def _real_statistics(sets: FeatureSets) -> Statistics:

@@ -24,6 +24,7 @@ from evalsvc.metrics.reference_program import (
     Statistics,
     frechet_metrics,
     kid_estimate,
+    kid_metric,
     subset_size,
 )
 from evalsvc.metrics.shares import share_stderr
@@ -119,9 +120,7 @@ TORCH_FIDELITY = ReferenceProgram(
     frechet_distance,
     {
         **frechet_metrics(RELEASE, frechet_distance),
-        "kid": ImageMetric(
-            "kid", "inception/2048", "features", "distance", "lower", 2, 1, kid, biased=False, program=RELEASE
-        ),
+        "kid": kid_metric(RELEASE, kid),
         "precision": _share("precision", precision, biased=False),
         "recall": _share("recall", recall),
     },

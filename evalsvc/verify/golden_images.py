@@ -17,9 +17,9 @@ from evalsvc.verify.agreement import Agreement
 from evalsvc.verify.golden_files import DECODER, IMAGES, Golden
 
 PIXELS = 5e-5
-"""Of images in [-1, 1]: the authors' program in float32 is 7e-6 from itself in float64."""
+"""Tolerance of images in [-1, 1]: the authors' program in float32 is 7e-6 from itself in float64."""
 FEATURES = {64: 2e-5, 2048: 1e-4}
-"""Of features up to 3: batch norms are folded into the convolutions, which moves them by 2e-6 of their size."""
+"""Tolerances of features up to 3: batch norms folded into the convolutions move features by 2e-6 of their size."""
 
 
 def drawn_image(height: int, width: int) -> Tensor:  # [3, height, width] uint8

@@ -19,7 +19,7 @@ from evalsvc.verify.golden_files import TOKENIZER, Golden
 LENGTH = 64
 """Codes of an image."""
 LEAD = "no code leads by less than 2e-4"
-"""Of log-probability and noise together: rounding changes no code."""
+"""What rounding would have to move, log-probability and noise together, to change a code."""
 
 
 def verify_codes(golden: Golden) -> Iterator[Agreement]:

@@ -21,7 +21,7 @@ from evalsvc.worker.local import run_suite
 LOSS = 1e-5
 """Nats: means over hundreds of tokens in float32."""
 DISTANCE = 2e-5
-"""Of a fid64 of 0.04: a pixel in thousands lies at a tie between two levels, which is rounded either way."""
+"""Tolerance of a fid64 of 0.04: a pixel in thousands lies at a tie between two levels, which is rounded either way."""
 LOGPROB = 5e-4
 """Nats: sums of some ten log-probabilities, each of logits of about 30 in float32."""
 

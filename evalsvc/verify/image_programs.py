@@ -27,7 +27,7 @@ SEED = 2020
 KID_IMAGES = 1000
 """Images of each folder that KID is computed on, at most: the subset size of torch-fidelity and clean-fid."""
 NEIGHBOURS = 5
-"""Of precision and recall, as in `metrics/prdc.py`; torch-fidelity's default is 3."""
+"""Neighbours of precision and recall, as in `metrics/prdc.py`; torch-fidelity's default is 3."""
 
 Rows = NDArray[np.float32]
 Choice = NDArray[np.int64]

@@ -23,7 +23,7 @@ class LossSequences:
     total: int
     """How many sequences the task's metrics are over."""
     protocol: Mapping[str, object]
-    """Of the part's metrics."""
+    """The protocol of the part's metrics."""
 
 
 def loss_sequences(context: Context, task: Loss, n: int) -> Iterator[LossSequences]:

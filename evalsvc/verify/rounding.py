@@ -38,7 +38,7 @@ class Rounding:
 
     @property
     def loss_tolerance(self) -> float:
-        """Of the loss of a token, and so of any mean of such losses."""
+        """The tolerance of the loss of a token, and so of any mean of such losses."""
         return max(FACTOR * self.loss, LEAST)
 
 

@@ -30,7 +30,7 @@ class Candidate:
     modified: float | None
     """When it was last written to, in seconds since 1970; None where its place does not say."""
     path: Path | None
-    """None: it lies elsewhere."""
+    """None: it lies in a store."""
     is_folder: bool
     problem: str | None = None
     """Why it is not complete, where its place can tell."""

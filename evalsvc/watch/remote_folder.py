@@ -15,7 +15,7 @@ from evalsvc.watch.local_folder import FILE_ENDINGS, INSIDE, Candidate
 
 
 class RemoteFolder:
-    """A folder elsewhere, and `checkpoints` in it. What a store shows is complete, so only folders are looked into."""
+    """A folder in a store, and `checkpoints` in it. An object is complete; only folders are looked into."""
 
     def __init__(self, uri: str, settings: Settings) -> None:
         """Raises CheckpointNotAllowed, see `parse_remote`; InvalidRequest: what is there cannot be listed."""

@@ -31,8 +31,8 @@ FIRST_DELAY, MAX_DELAY = 1.0, 60.0
 DOWN = (ServiceUnreachable, DatabaseUnusable, RateLimited)
 """No other checkpoint would be taken either."""
 
-ELSEWHERE = "posted"
-"""Stands for the digest of what lies elsewhere, which is not read: that this very object was posted."""
+IN_STORE = "posted"
+"""Stands for the digest of an object in a store, which is not read: that this very object was posted."""
 
 Place = LocalFolder | RemoteFolder
 """What is watched."""
@@ -153,7 +153,7 @@ class Watcher:
             try:
                 self._post(candidate, verdict, sha256)
                 if candidate.path is None:
-                    self._classifier.memory.keep_digest(candidate, ELSEWHERE)
+                    self._classifier.memory.keep_digest(candidate, IN_STORE)
             except (*DOWN, Unauthorized, Forbidden):
                 raise
             except (InputError, CheckpointError) as error:
@@ -190,7 +190,7 @@ class Watcher:
         """
         uri, known = self._history().get((verdict.step, verdict.variant), (None, None))
         if sha256 is None:
-            return uri == candidate.uri and self._classifier.memory.digest(candidate) == ELSEWHERE
+            return uri == candidate.uri and self._classifier.memory.digest(candidate) == IN_STORE
         return known == sha256
 
     def _history(self) -> dict[tuple[int, str], tuple[str, str | None]]:

@@ -41,7 +41,7 @@ from evalsvc.errors import (
 Report = Callable[[int], None]
 
 Source = HttpSource | ObjectSource
-"""A file or folder elsewhere. Its methods raise FileNotFoundError, CheckpointNotAllowed (no access) and
+"""A file or folder in a store. Its methods raise FileNotFoundError, CheckpointNotAllowed (no access) and
 SourceUnreachable."""
 
 ROOM_POLL = 1.0
@@ -72,7 +72,7 @@ def identify_remote(uri: str, settings: Settings) -> Identity:
 
 
 def locate_checkpoint(uri: str, settings: Settings) -> tuple[str, Identity]:
-    """The path of a file or folder of this machine with links resolved, or an address elsewhere; and what is there.
+    """The path of a file or folder of this machine with links resolved, or an address in a store; and what is there.
 
     Raises as `locate` and `identify_remote` do.
     """
@@ -91,7 +91,7 @@ def locate_checkpoint(uri: str, settings: Settings) -> tuple[str, Identity]:
 def fetched(
     references: Sequence[CheckpointRef], settings: Settings, report: Report
 ) -> Iterator[Sequence[CheckpointRef]]:
-    """The references with those from elsewhere in the cache, where they stay meanwhile.
+    """Give the references with remote ones in the cache, where they stay meanwhile.
 
     `report` is called while they are fetched, or waited for, and may raise.
 
@@ -197,7 +197,7 @@ def fetch_posted(reference: CheckpointRef, target: Path, settings: Settings, rep
 
 
 def name_of(uri: str) -> str:
-    """What a file or folder from elsewhere is called here."""
+    """Return the name that a remote file or folder has in the cache."""
     return uri.rstrip("/").rpartition("/")[2].partition("@")[0]
 
 
