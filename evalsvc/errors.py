@@ -367,7 +367,7 @@ class SchemaVersionMismatch(ServiceError):
 
 
 class SourceUnreachable(ServiceError):
-    """The store that holds the checkpoint does not answer."""
+    """The store that holds the checkpoint, or the service that has the files of a shard, does not answer."""
 
     code = "source_unreachable"
     transient = True

@@ -31,9 +31,11 @@ from evalsvc.cluster.nanny import (
 )
 from evalsvc.cluster.outcomes import SILENT, Deaths, Outcome, outcome_of
 from evalsvc.cluster.private import KnownWorker, connection, known_workers, own_client
+from evalsvc.cluster.questions import QUESTION_TOPIC, Answering
 from evalsvc.cluster.settings import NO_DASHBOARD, WIDGETS_ONLY, configure, private_folder, security_of
 from evalsvc.config import Settings
 from evalsvc.errors import ServiceUnreachable
+from evalsvc.files.served import ServedFiles
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +93,7 @@ class Cluster:
         self._cluster: SpecCluster | None = None
         self._client: Client | None = None
         self._connection: Any = None
+        self._answering: Answering | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -134,11 +137,15 @@ class Cluster:
         self._client.subscribe_topic(PROGRESS_TOPIC, self._progress)
         self._client.subscribe_topic(DEATH_TOPIC, self._death)
         self._client.subscribe_topic(SCHEDULER_TOPIC, self._silence)
+        self._answering = Answering(self._client, ServedFiles(self._settings.data_path))
+        self._client.subscribe_topic(QUESTION_TOPIC, self._question)
 
     def close(self) -> None:
-        client, cluster = self._client, self._cluster
-        self._client = self._cluster = self._connection = None
+        client, cluster, answering = self._client, self._cluster, self._answering
+        self._client = self._cluster = self._connection = self._answering = None
         self._forget()
+        if answering is not None:
+            answering.close()
         for part in (client, cluster):
             try:
                 if part is not None:
@@ -312,6 +319,11 @@ class Cluster:
         if (key := self._own(message["key"])) is not None:
             self._places[key] = message["worker"]
             self._on_progress(key, message["done"])
+
+    def _question(self, event: tuple[float, dict[str, Any]]) -> None:
+        _time, message = event
+        if self._own(message["key"]) is not None and self._answering is not None:
+            self._answering.answer(message)
 
     def _own(self, name: str) -> str | None:
         """The key of a call of this service; None for one of another service on the same scheduler."""

@@ -87,7 +87,8 @@ class Report:
     """Sends progress, at once and then once per REPORT_INTERVAL at most, and looks for the cancel flag from then on."""
 
     def __init__(self, key: str) -> None:
-        self._key = key
+        self.key = key
+        """Name of the call."""
         self._worker = get_worker()
         self._cancelled = Event(cancel_name(key))
         self._send(0)
@@ -101,7 +102,7 @@ class Report:
 
     def _send(self, done: int) -> None:
         self._last = time.monotonic()
-        message: Progress = {"key": self._key, "done": done, "worker": self._worker.address}
+        message: Progress = {"key": self.key, "done": done, "worker": self._worker.address}
         self._worker.log_event(PROGRESS_TOPIC, message)
 
     def _is_cancelled(self) -> bool:
@@ -109,7 +110,7 @@ class Report:
         try:
             return bool(self._cancelled.is_set())
         except OSError as error:
-            log.warning("the scheduler did not say whether %s was cancelled (%s); asking again later", self._key, error)
+            log.warning("the scheduler did not say whether %s was cancelled (%s); asking again later", self.key, error)
             return False
 
 

@@ -3,12 +3,17 @@
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from distributed import Event
 
+from evalsvc.cluster import questions
+from evalsvc.cluster.nanny import Report
+from evalsvc.cluster.questions import AskedService
 from evalsvc.config import Settings
+from evalsvc.files.service_files import ServiceFiles
 
 
 def count(request: dict[str, Any], report: Any, settings: Settings) -> None:
@@ -53,3 +58,16 @@ def count_unheard(request: dict[str, Any], report: Any, settings: Settings) -> N
     with patch.object(Event, "is_set", side_effect=OSError("Timed out trying to connect after 5 s")) as asked:
         count(request, report, settings)
     assert asked.called
+
+
+def fetch(request: tuple[str, Path], report: Report, settings: Settings) -> tuple[list[str], bytes]:
+    """The names of the service's statistics, and the content of one of its files by way of a folder of copies."""
+    place, copies = request
+    service = AskedService(report.key)
+    with ServiceFiles(service, copies).fetch(place) as stream:
+        return service.names("statistics"), stream.read()
+
+
+def ask_nobody(request: Any, report: Report, settings: Settings) -> None:
+    with patch.object(questions, "ANSWER_WITHIN", 0.3), patch.object(questions, "QUESTION_TOPIC", "nobody-listens"):
+        AskedService(report.key).names("statistics")

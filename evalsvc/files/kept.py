@@ -1,0 +1,128 @@
+"""Files that later evaluations use again: statistics of real images, and answers of checkpoints.
+
+They lie in the folder `statistics` of the service's data folder. A name is a digest of everything that the content
+depends on, or was given by `evalsvc reference import`. Workers that share the data folder use `KeptFolder`; a worker on
+another machine asks the service, see `evalsvc.files.service_files`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from evalsvc.errors import DataDirectoryUnusable, os_reason
+from evalsvc.files.atomic import replacing
+
+ANSWERS = "answers"
+"""Subfolder of the answers; each of its folders belongs to one checkpoint and one way to ask it."""
+
+FILE_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,143}}\.npz|{ANSWERS}/[0-9a-f]{{64}}/[0-9a-f]{{64}}\.json")
+"""Names of kept files, relative to the folder."""
+
+DIGEST_NAME = re.compile(rf"[0-9a-f]{{64}}(\.moments|\.features)?\.npz|{ANSWERS}/[0-9a-f]{{64}}/[0-9a-f]{{64}}\.json")
+"""Names that a shard may keep a file under. Only `evalsvc reference import` gives other names."""
+
+ANSWER_BYTES = 1 << 30
+"""Limit of all answers together; those of 11,000 documents take three million bytes."""
+
+Write = Callable[[BinaryIO], None]
+"""Writes the content of a file to a stream."""
+
+
+class KeptFileLost(Exception):
+    """A kept file is missing, damaged or unreadable; the message says which and why."""
+
+
+class KeptFiles(ABC):
+    """Kept files as a task sees them."""
+
+    @abstractmethod
+    def names(self, folder: str = "") -> frozenset[str]:
+        """Return the names of the files directly in the folder, or in a subfolder of it, relative to the folder."""
+
+    @abstractmethod
+    def open(self, name: str) -> BinaryIO:
+        """Open a file for reading. Raises KeptFileLost."""
+
+    @abstractmethod
+    def keep(self, name: str, write: Write) -> None:
+        """Keep what `write` writes under a name that `DIGEST_NAME` allows, in place of an older file.
+
+        Raises DataDirectoryUnusable if there is no space or no permission.
+        """
+
+    def keep_bytes(self, name: str, content: bytes) -> None:
+        """Keep `content` under a name; see `keep`."""
+        self.keep(name, lambda stream: _write(stream, content))
+
+
+class KeptFolder(KeptFiles):
+    """Kept files in a folder that this process reads and writes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def names(self, folder: str = "") -> frozenset[str]:
+        prefix = f"{folder}/" if folder else ""
+        try:
+            found = os.listdir(self.folder / folder)
+        except OSError:
+            return frozenset()
+        return frozenset(name for file in found if FILE_NAME.fullmatch(name := prefix + file))
+
+    def open(self, name: str) -> BinaryIO:
+        path = self.folder / name
+        if not FILE_NAME.fullmatch(name):
+            raise KeptFileLost(f"{name!r} is no name of a kept file")
+        try:
+            if name.startswith(f"{ANSWERS}/"):
+                touch(path)
+            return path.open("rb")
+        except OSError as error:
+            raise KeptFileLost(f"{path}: {os_reason(error)}") from None
+
+    def keep(self, name: str, write: Write) -> None:
+        if not DIGEST_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name to keep a file under")
+        path, is_answer = self.folder / name, name.startswith(f"{ANSWERS}/")
+        try:
+            with replacing(path, durable=not is_answer) as stream:
+                write(stream)
+        except OSError as error:
+            reason = os_reason(error)
+            raise DataDirectoryUnusable(
+                f"{path} cannot be written: {reason}; make room or change permissions"
+            ) from None
+        if is_answer:
+            drop_oldest((self.folder / ANSWERS).glob("*/*.json"), ANSWER_BYTES)
+
+
+def touch(path: Path) -> None:
+    """Note that a file is used now, for `drop_oldest`; a folder that is only read keeps its order."""
+    with suppress(OSError):
+        os.utime(path)
+
+
+def drop_oldest(paths: Iterable[Path], limit: int) -> None:
+    """Delete the files that were used least recently, until the others take at most `limit` bytes."""
+    found = []
+    for path in paths:
+        with suppress(OSError):  # another process may delete the file meanwhile
+            status = path.stat()
+            found.append((status.st_mtime_ns, status.st_size, path))
+    total = 0
+    for _, size, path in sorted(found, reverse=True):
+        total += size
+        if total > limit:
+            with suppress(OSError):
+                path.unlink()
+                path.parent.rmdir()  # fails while the folder holds other files
+
+
+def _write(stream: BinaryIO, content: bytes) -> None:
+    stream.write(content)

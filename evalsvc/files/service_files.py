@@ -1,0 +1,110 @@
+"""Files of a service whose data folder is on another machine: asked for in parts, checked, and copied to this machine.
+
+A copy is named by the SHA-256 of its content, so the same file travels to a machine once. Copies that were used least
+recently go first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from evalsvc.errors import os_reason
+from evalsvc.files.atomic import replacing
+from evalsvc.files.kept import DIGEST_NAME, KeptFileLost, KeptFiles, Write, drop_oldest, touch
+from evalsvc.files.served import STATISTICS, FileService, Part
+
+COPIES_BYTES = 8 << 30
+"""Limit of all copies of a machine together."""
+
+
+class ServiceFiles(KeptFiles):
+    """Kept files, and outputs of shards, of the service that gave this worker its shard."""
+
+    def __init__(self, service: FileService, copies: Path) -> None:
+        """`copies` is the folder for copies on this machine."""
+        self._service = service
+        self._copies = copies
+        self.new: dict[str, bytes] = {}
+        """Files to keep, by name: the shard's result carries them to the service."""
+
+    def names(self, folder: str = "") -> frozenset[str]:
+        prefix = f"{folder}/" if folder else ""
+        found = self._service.names(f"{STATISTICS}/{folder}".rstrip("/"))
+        return frozenset(prefix + name for name in found) | {name for name in self.new if _folder_of(name) == folder}
+
+    def open(self, name: str) -> BinaryIO:
+        if name in self.new:
+            return io.BytesIO(self.new[name])
+        return self.fetch(f"{STATISTICS}/{name}")
+
+    def keep(self, name: str, write: Write) -> None:
+        if not DIGEST_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name to keep a file under")
+        stream = io.BytesIO()
+        write(stream)
+        self.new[name] = stream.getvalue()
+
+    def fetch(self, place: str, sha256: str | None = None) -> BinaryIO:
+        """Open a copy of the service's file at `place`, which is fetched if this machine has none.
+
+        Args:
+            sha256: what the file must be [what the service has].
+
+        Raises:
+            KeptFileLost: the service has no such file, the file changed on the way, or there is no room for a copy.
+        """
+        copy = None if sha256 is None else self._copy(sha256)
+        if copy is not None:
+            return copy
+        whole = self._service.part(place, None)
+        if whole is None:
+            raise KeptFileLost(f"the service has no file {place}, or cannot read it")
+        if sha256 not in (None, whole.sha256):
+            raise KeptFileLost(f"{place} of the service is not what was written there")
+        return self._copy(whole.sha256) or self._fetch(place, whole)
+
+    def _copy(self, sha256: str) -> BinaryIO | None:
+        """Open the copy of a content; None where there is none, or it is damaged."""
+        path = self._copies / sha256
+        try:
+            stream = path.open("rb")
+        except OSError:
+            return None
+        if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
+            stream.close()
+            return None
+        stream.seek(0)
+        touch(path)
+        return stream
+
+    def _fetch(self, place: str, whole: Part) -> BinaryIO:
+        path, total = self._copies / whole.sha256, hashlib.sha256()
+        try:
+            with replacing(path, durable=False) as stream:
+                for data in self._parts(place, whole.size):
+                    total.update(data)
+                    stream.write(data)
+                if total.hexdigest() != whole.sha256:
+                    raise KeptFileLost(f"{place} of the service changed while it was fetched")
+            copy = path.open("rb")
+        except OSError as error:
+            raise KeptFileLost(f"a copy of {place} cannot be written to {self._copies}: {os_reason(error)}") from None
+        drop_oldest((other for other in self._copies.iterdir() if other != path), COPIES_BYTES)
+        return copy
+
+    def _parts(self, place: str, size: int) -> Iterator[bytes]:
+        done = 0
+        while done < size:
+            part = self._service.part(place, done)
+            if part is None or not part.data:
+                raise KeptFileLost(f"{place} of the service went away while it was fetched")
+            done += len(part.data)
+            yield part.data
+
+
+def _folder_of(name: str) -> str:
+    return name.rpartition("/")[0]
