@@ -172,6 +172,11 @@ class Settings:
         return self.data_path / "statistics"
 
     @property
+    def copies_path(self) -> Path:
+        """Of files of a service on another machine, on a worker."""
+        return self.data_path / "copies"
+
+    @property
     def scratch_path(self) -> Path:
         """Folder of Dask, for the workers of this service."""
         return self.data_path / "dask"

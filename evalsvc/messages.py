@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.files.artifacts import Artifact, KeptArtifact
-from evalsvc.files.outputs import KeptOutput
+from evalsvc.files.outputs import KeptOutput, OutputFile
 from evalsvc.spec.looks import Until
 from evalsvc.spec.suite import TaskSpec
 
@@ -39,7 +39,7 @@ class ShardRequest:
     """Those of the plan: one for `run`, the first for `look`, all for `merge`, none for `plan`. Of a task that stops
     early, `merge` gets the first, too."""
     outputs: Sequence[KeptOutput] = ()
-    """For `look` and `merge`: the packed output of each shard. A worker gets bytes; the queue also names files."""
+    """For `look` and `merge`: the packed output of each shard, or the file in the service's data folder that has it."""
     base: CheckpointRef | None = None
     """The checkpoint that the run is compared with; None: it has none."""
     is_first: bool = False
@@ -117,3 +117,7 @@ class ShardResult:
     error: ShardError | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Device, batch budget, versions, host, seconds, sha256 of the checkpoint: stored beside, never compared."""
+    lost: Sequence[OutputFile] = ()
+    """Outputs that a merge or look could not read: their shards must run again."""
+    kept: Mapping[str, bytes] = field(default_factory=dict)
+    """New files for later evaluations, by name, of a worker that cannot write them itself; see `files.kept`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ from evalsvc.tasks.image_features import FeaturePass
 from evalsvc.tasks.task import Context
 from evalsvc.tasks.text_to_image.pipeline import sample_images
 from evalsvc.tasks.text_to_image.prompts import PromptRecord
+from evalsvc.tasks.text_to_image.shards import SampleOutput
 from evalsvc.tasks.text_to_image.spec import TextToImage
 from on_card.kit import Kit, Row, figure, holds, left_out
 from on_card.shapes import Subject, codes_of
@@ -194,9 +195,10 @@ def _decoding(kit: Kit) -> Iterator[Row]:
         return
     refused = f"refused {decoder.refused} times"
     yield holds(f"decoding goes on with fewer images ({_how(kit)})", decoder.refused > 0, refused, **provenance)
-    equal = undisturbed["items"] == images["items"]
-    yield holds("its codes are those of an undisturbed run, too", equal, items=images["items"][:2])
-    pictures = [one["png"] for one in undisturbed["kept"]] == [one["png"] for one in images["kept"]]
+    equal = undisturbed.images == images.images
+    some = [asdict(image) for image in images.images[:2]]
+    yield holds("its codes are those of an undisturbed run, too", equal, items=some)
+    pictures = [one.png for one in undisturbed.kept] == [one.png for one in images.kept]
     yield figure("its pictures are equal", "yes" if pictures else "no")
 
 
@@ -212,14 +214,13 @@ def _decoder(device: torch.device) -> ShortOfMemory:
 
 def _images(
     kit: Kit, model: Transformer, layout: VocabularyLayout, decoder: ShortOfMemory
-) -> tuple[Mapping[str, Any], dict[str, Any]]:
+) -> tuple[SampleOutput, dict[str, Any]]:
     """Return a shard of one batch, and what its provenance says of sampling."""
     task = TextToImage(name="images", decoder="random", samples=IMAGES, batch=IMAGES, size=8, keep=IMAGES)
     work = Work(model)
-    shard = {"start": 0, "scale": 1.0, "digest": "", "units": IMAGES}
     context = cast(Context, work)
     records = _records(layout)
-    output = sample_images(context, task, layout, decoder, FeaturePass(context, (), ()), records, shard)
+    output = sample_images(context, task, layout, decoder, FeaturePass(context, (), ()), records, scale=1.0)
     kit.release()
     return output, work.provenance
 

@@ -17,13 +17,13 @@ from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.decoders import ImageDecoder, to_uint8
 from evalsvc.decoders.config import REGISTERED
 from evalsvc.features.inception import Inception
-from evalsvc.files.arrays import unpack_array
 from evalsvc.models import Transformer
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams
 from evalsvc.sampling.fitting import generate_fitting
 from evalsvc.tasks.image_features import ExtractorSpec, FeaturePass
 from evalsvc.tasks.text_to_image import pipeline as image_pipeline
 from evalsvc.tasks.text_to_image.prompts import PromptRecord
+from evalsvc.tasks.text_to_image.shards import SampleOutput
 from evalsvc.tasks.text_to_image.spec import TextToImage
 from on_card.kit import GIB, Kit, Row, figure, holds, left_out
 from on_card.rates import bandwidth
@@ -207,20 +207,19 @@ def _records(case: Case, count: int, codes: int) -> list[PromptRecord]:
 
 def _task_output(
     case: Case, stand: Stand, count: int, batch: int, overlap: bool, size: int | None = None
-) -> dict[str, Any]:
+) -> SampleOutput:
     """Return what the task's shard of so many images returns; with `overlap` a thread decodes, on any device."""
     size = size or case.size
     task = _task(case, batch, size)
     records = _records(case, count, (size // stand.decoder_.downsampling) ** 2)
-    shard = {"start": 0, "scale": 1.0, "digest": ""}
     with mock.patch.object(image_pipeline, "overlaps", return_value=overlap):
         return image_pipeline.sample_images(
-            stand, task, case.shape.layout, stand.decoder_, stand.features(), records, shard
+            stand, task, case.shape.layout, stand.decoder_, stand.features(), records, scale=1.0
         )
 
 
-def _features_of(output: Mapping[str, Any]) -> Array:
-    return unpack_array(output["features"][KEY])
+def _features_of(output: SampleOutput) -> Array:
+    return output.features[KEY]
 
 
 def _codes(case: Case, stand: Stand, count: int, batch: int) -> Tensor:  # [count, N], in the order of the prompts

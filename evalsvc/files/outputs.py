@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -47,6 +47,14 @@ class OutputFile:
 
 class OutputLost(Exception):
     """The file is gone, cut off or changed, so its shard must run again."""
+
+
+class OutputsLost(Exception):
+    """Outputs that a merge needs cannot be read; their shards must run again."""
+
+    def __init__(self, files: Sequence[OutputFile], first: OutputLost) -> None:
+        super().__init__(str(first))
+        self.files = files
 
 
 def output_path(folder: Path, task: int, shard: int, attempt: int) -> Path:

@@ -15,6 +15,7 @@ from typing import BinaryIO
 from evalsvc.errors import os_reason
 from evalsvc.files.atomic import replacing
 from evalsvc.files.kept import DIGEST_NAME, KeptFileLost, KeptFiles, Write, drop_oldest, touch
+from evalsvc.files.outputs import OutputFile, OutputLost
 from evalsvc.files.served import STATISTICS, FileService, Part
 
 COPIES_BYTES = 8 << 30
@@ -66,6 +67,14 @@ class ServiceFiles(KeptFiles):
         if sha256 not in (None, whole.sha256):
             raise KeptFileLost(f"{place} of the service is not what was written there")
         return self._copy(whole.sha256) or self._fetch(place, whole)
+
+    def output(self, file: OutputFile) -> bytes:
+        """Read the packed output of a shard. Raises OutputLost."""
+        try:
+            with self.fetch(str(file.path(Path("outputs"))), file.sha256) as stream:
+                return stream.read()
+        except KeptFileLost as error:
+            raise OutputLost(str(error)) from None
 
     def _copy(self, sha256: str) -> BinaryIO | None:
         """Open the copy of a content; None where there is none, or it is damaged."""

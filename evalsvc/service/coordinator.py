@@ -14,6 +14,7 @@ import threading
 import time
 from asyncio import CancelledError
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -30,7 +31,7 @@ from evalsvc.service.in_flight import AtWork, InFlight, Rate
 from evalsvc.service.placement import Placement
 from evalsvc.service.pruner import PRUNE_EVERY, prune
 from evalsvc.service.retried_call import RetriedCall
-from evalsvc.service.shard_files import OutputsLost, ShardFiles
+from evalsvc.service.shard_files import ShardFiles
 from evalsvc.service.spooler import Spooler
 from evalsvc.store.lock import CoordinatorLock
 from evalsvc.store.queue import shards
@@ -41,7 +42,9 @@ from evalsvc.store.views import LiveTask
 log = logging.getLogger(__name__)
 
 RUN_SHARD = "evalsvc.worker.shard:run_shard"
-"""What a worker runs; named, not imported: this process needs neither tasks nor torch."""
+RUN_SHARD_ELSEWHERE = "evalsvc.worker.elsewhere:run_shard_elsewhere"
+"""What a worker runs, of this service and of a scheduler; named, not imported: this process needs neither tasks nor
+torch."""
 
 TICK = 0.5
 """Seconds between two looks at cancellations, deadlines and the cluster, when nothing happens."""
@@ -93,9 +96,11 @@ class Coordinator:
         self._unfenced = store
         self._settings = settings
         self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
-        self._cluster = cluster(settings, self._note_progress, self._outcomes.put)
+        self._cluster = cluster(settings, self._note_progress, self._note_outcome)
+        self._run_shard = RUN_SHARD_ELSEWHERE if settings.scheduler else RUN_SHARD
         self._placement = Placement()
         self._files = ShardFiles(settings)
+        self._keeping = ThreadPoolExecutor(1, "keeping")
         self._spooler = Spooler(self._store, settings, self.wake)
         self._lock = threading.Lock()
         self._in_flight: dict[str, InFlight] = {}
@@ -227,6 +232,7 @@ class Coordinator:
             "queue again what still runs": self._abandon,
             "stop copying": self._spooler.close,
             "end the cluster": self._cluster.close,
+            "end the writing of files": self._keeping.shutdown,
             "give the database back": self._database_lock.release,
         }
         return [RetriedCall(name, do, LONGEST_WAIT, self._translate) for name, do in last.items()]
@@ -314,16 +320,12 @@ class Coordinator:
             worker = self._placement.choose(free, assignment)
             free.remove(worker)
             with self._lock:
-                self._in_flight[assignment.key] = item = InFlight(assignment)
+                self._in_flight[assignment.key] = InFlight(assignment)
                 if assignment.request.stage == "run":
                     self._rates.setdefault(assignment.task_id, Rate())
             try:
-                self._cluster.submit(assignment.key, RUN_SHARD, self._files.with_outputs(assignment.request), worker)
+                self._cluster.submit(assignment.key, self._run_shard, assignment.request, worker)
                 log.info("%s dispatched: %s", assignment.key, assignment.request.stage)
-            except OutputsLost as error:
-                item.lost = error.files
-                log.warning("%s cannot be dispatched, its outputs are made again: %s", assignment.key, error)
-                self._outcomes.put(Outcome(assignment.key, "lost"))
             except (Exception, CancelledError):  # the client fails in many ways while its scheduler goes away
                 log.exception("%s could not be dispatched", assignment.key)
                 self._outcomes.put(Outcome(assignment.key, "lost"))
@@ -346,6 +348,9 @@ class Coordinator:
         item = self._in_flight.get(outcome.key)
         if item is None:
             return
+        if isinstance(outcome.value, ShardResult) and outcome.value.lost:
+            item.lost, outcome = list(outcome.value.lost), Outcome(outcome.key, "lost")
+            log.warning("%s cannot read outputs of other shards, which are run again: %s", outcome.key, item.lost)
         try:
             with naming:
                 if outcome.kind == "result":
@@ -465,6 +470,20 @@ class Coordinator:
         if lost:
             self.wake()
             log.warning("%d shards ran nowhere any more and are queued again", lost)
+
+    def _note_outcome(self, outcome: Outcome) -> None:
+        """Queue an outcome. New files that came with it are written first, by a thread of their own: they are large."""
+        if isinstance(outcome.value, ShardResult) and outcome.value.kept:
+            self._keeping.submit(self._keep, outcome)
+        else:
+            self._outcomes.put(outcome)
+
+    def _keep(self, outcome: Outcome) -> None:
+        try:
+            self._files.keep_new(outcome.value.kept)
+        except Exception as error:  # later evaluations compute them again
+            log.warning("%s: what it computed is not kept for later evaluations: %s", outcome.key, error)
+        self._outcomes.put(outcome)
 
     def _note_progress(self, key: str, done: int) -> None:
         with self._lock:

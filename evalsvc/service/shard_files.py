@@ -1,39 +1,29 @@
-"""What shards send back that is too large for a row: written to files of the data folder before rows name it, read for
-the merge, and removed when nothing names it any more."""
+"""What shards send back that is too large for a row: written to files of the data folder before rows name it, and
+removed when nothing names it any more. A merge gets the names: workers read the files."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 
 from evalsvc.config import Settings
 from evalsvc.errors import ArtifactNotWritten
 from evalsvc.files.artifacts import drop_orphans, keep_artifact
 from evalsvc.files.items import keep_items, pack_items, sweep_items
+from evalsvc.files.kept import KeptFolder
 from evalsvc.files.outputs import (
-    KeptOutput,
-    OutputFile,
-    OutputLost,
     drop_output,
     drop_outputs,
     keep_output,
-    read_output,
     sweep_outputs,
 )
-from evalsvc.messages import KeptResult, MergeResult, ShardError, ShardOutput, ShardRequest, ShardResult
+from evalsvc.messages import KeptResult, MergeResult, ShardError, ShardOutput, ShardResult
 from evalsvc.store.named_files import named_artifacts, named_items, named_outputs
 from evalsvc.store.queue.shards import Assignment
 from evalsvc.store.session import Store
 
 log = logging.getLogger(__name__)
-
-
-class OutputsLost(Exception):
-    """Outputs that the merge needs cannot be read; their shards must run again."""
-
-    def __init__(self, files: list[OutputFile], first: OutputLost) -> None:
-        super().__init__(str(first))
-        self.files = files
 
 
 class ShardFiles:
@@ -43,6 +33,7 @@ class ShardFiles:
         self._outputs = settings.outputs_path
         self._items = settings.items_path
         self._artifacts = settings.artifacts_path
+        self._kept = KeptFolder(settings.statistics_path)
 
     def keep(self, assignment: Assignment, result: ShardResult) -> ShardResult:
         """The result as a transaction may store it: what is large in it is in files, whole, and named in its place.
@@ -57,25 +48,10 @@ class ShardFiles:
             return ShardResult(error=ShardError(error.code, error.message), provenance=result.provenance)
         return replace(result, output=output)
 
-    def with_outputs(self, request: ShardRequest) -> ShardRequest:
-        """The request with the outputs that lie in files.
-
-        Raises:
-            OutputsLost: some cannot be read; it names all of them.
-        """
-        outputs: list[KeptOutput] = []
-        lost: dict[OutputFile, OutputLost] = {}
-        for kept in request.outputs:
-            if isinstance(kept, bytes):
-                outputs.append(kept)
-                continue
-            try:
-                outputs.append(read_output(self._outputs, kept))
-            except OutputLost as error:
-                lost[kept] = error
-        if lost:
-            raise OutputsLost(list(lost), next(iter(lost.values())))
-        return replace(request, outputs=outputs)
+    def keep_new(self, files: Mapping[str, bytes]) -> None:
+        """Write new files for later evaluations. Raises DataDirectoryUnusable, and ValueError for a name of none."""
+        for name, content in files.items():
+            self._kept.keep_bytes(name, content)
 
     def drop(self, assignment: Assignment, *, succeeded: bool) -> None:
         """Remove the file of an attempt that came to nothing, or those that a merge has made superfluous."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from pydantic import JsonValue
+
 Crop = Literal["center", "center-torchvision", "none"]
 Filter = Literal["lanczos", "bicubic"]
 
@@ -77,5 +79,5 @@ class Fit:
     filter: Filter = "lanczos"
     """Of the resampling, with antialiasing, in uint8: Pillow's."""
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, JsonValue]:
         return asdict(self)

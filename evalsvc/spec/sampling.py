@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 
+from pydantic import JsonValue
+
 from evalsvc.errors import InvalidRequest
 
 MAX_SEED = 2**63 - 1
@@ -52,7 +54,7 @@ class SamplingParams:
         """Whether the unconditional prompt is run as well."""
         return self.guidance_scale != 1.0
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, JsonValue]:
         """For the protocol: two params with equal content draw equal codes from equal logits."""
         return asdict(self)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import Any
 
+from pydantic import JsonValue
 from torch import Tensor
 
 from evalsvc.data.images import ImageSource
@@ -45,11 +45,11 @@ class ImageCoder:
         self.codes = rows * columns
         """Of one image."""
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, JsonValue]:
         """For the protocol: which weights, and how images become what they encode."""
         return {"decoder": self.decoder.digest, "fit": self.fit.to_json()}
 
-    def require_planned(self, source: ImageSource, images: Sequence[int], digest: str, decoder_digest: str) -> None:
+    def require_planned(self, source: ImageSource, images: Sequence[int], digest: str, decoder_digest: object) -> None:
         """Raises DataChanged unless images and decoder are those of the plan."""
         if source.digest(images) != digest:
             raise DataChanged(f"images of {source.path} have changed since this evaluation was planned; evaluate again")

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from evalsvc.errors import AssetMissing, DataChanged
 from evalsvc.features import FeatureExtractor
-from evalsvc.files.arrays import pack_array, unpack_array
 from evalsvc.spec.images import PROGRAMS
 from evalsvc.tasks.task import Context
 
 ACTIVATION_BYTES = 13 << 20
 """That an extractor takes for an image beside the weights, about: Inception's stem."""
+
+Rows = NDArray[np.float32]
+"""Features of n images, [n, d]."""
 
 SCORE = "clip_score"
 """Features of image and caption together: the similarity that CLIP sees, one number an image."""
@@ -129,16 +131,15 @@ class FeatureRows:
         for key, rows in found.items():
             self._rows.setdefault(key, []).extend(zip(indices, rows, strict=True))
 
-    def packed(self) -> dict[str, Any]:
-        """[n, d] float32 by key, in the order of the indices."""
-        return {key: pack_array(np.stack([row.numpy() for row in _ordered(rows)])) for key, rows in self._rows.items()}
+    def joined(self) -> dict[str, Rows]:
+        """Features by key, in the order of the indices."""
+        return {key: np.stack([row.numpy() for row in _ordered(rows)]) for key, rows in self._rows.items()}
 
 
 def _ordered(rows: Sequence[tuple[int, Tensor]]) -> Iterator[Tensor]:
     return (row.to(torch.float32) for _, row in sorted(rows, key=lambda pair: pair[0]))
 
 
-def join_features(parts: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-    """[n, d] of the outputs of shards in their order, by key."""
-    keys = parts[0]["features"] if parts else ()
-    return {key: np.concatenate([unpack_array(part["features"][key]) for part in parts]) for key in keys}
+def join_features(parts: Sequence[Mapping[str, Rows]]) -> dict[str, Rows]:
+    """Features of all shards in their order, by key."""
+    return {key: np.concatenate([part[key] for part in parts]) for key in (parts[0] if parts else ())}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
 from evalsvc.metrics.reference_program import ReferenceProgram
 from evalsvc.spec import catalog
-from evalsvc.tasks.image_features import SCORE, ExtractorSpec, FeaturePass, kind_of
+from evalsvc.tasks.image_features import SCORE, ExtractorSpec, FeaturePass, Rows, kind_of
 from evalsvc.tasks.image_reference import ReferenceSpec, lacks
 from evalsvc.tasks.reference_statistics import TapStatistics
 from evalsvc.tasks.task import Context
@@ -70,9 +69,17 @@ def load_program(name: str) -> ReferenceProgram:
     return program
 
 
+def needs_rows(metric: ImageMetric) -> bool:
+    """Tell whether a metric needs the features of real images, not only their moments.
+
+    A published program computes its moments from the features itself, and rounds them in its own way.
+    """
+    return metric.needs == "features" or (metric.needs == "moments" and metric.program != "")
+
+
 def measure(
     names: Sequence[str],
-    features: Mapping[str, np.ndarray[Any, Any]],  # by key, [n, d]
+    features: Mapping[str, Rows],  # by key
     reference: Mapping[str, TapStatistics],  # by key
     seed: int,
     program: str | None = None,
@@ -91,5 +98,5 @@ def rounded(estimate: Estimate) -> list[float] | None:
     return [float(f"{share:.{DIGITS}g}") for share in estimate.per_image]
 
 
-def _sets(rows: np.ndarray[Any, Any], reference: TapStatistics | None, seed: int) -> FeatureSets:
+def _sets(rows: Rows, reference: TapStatistics | None, seed: int) -> FeatureSets:
     return FeatureSets(rows, reference, None if reference is None else reference.features, seed)

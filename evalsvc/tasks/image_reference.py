@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from pydantic import JsonValue
 
 from evalsvc.data.images import ImageSource
 from evalsvc.errors import DataChanged
+from evalsvc.files.kept import KeptFileLost, KeptFiles
 from evalsvc.metrics.frechet import Moments
 from evalsvc.spec.images import Fit
 from evalsvc.spec.protocol import canonical_json, digest
-from evalsvc.tasks.image_features import FeaturePass, FeatureRows, join_features
+from evalsvc.tasks.image_features import FeaturePass, FeatureRows, Rows
 from evalsvc.tasks.reference_statistics import (
-    ReferenceStatistics,
     TapStatistics,
+    is_known,
+    keep_tap,
     load_reference,
+    load_tap,
     reference_key,
-    reference_path,
-    save_reference,
 )
-from evalsvc.tasks.task import Context
+from evalsvc.tasks.task import Context, cut
 
 EXTRACTED_AT_ONCE = 32
 """Images between two looks at whether the work was cancelled."""
@@ -56,98 +58,141 @@ def lacks(context: Context, spec: ReferenceSpec, key: str, needs: str) -> str | 
         return None
     if needs == "features":
         return f"the imported statistics {spec.name!r} have no features"
-    found = load_reference(spec.name, context.statistics_folder()).moments
+    found = load_reference(spec.name, context.kept).moments
     if key in {f"inception/{tap}" for tap in found}:
         return None
     return f"the imported statistics {spec.name!r} are of {' and '.join(map(str, sorted(found)))} features"
 
 
-def identify_reference(context: Context, spec: ReferenceSpec) -> dict[str, Any]:
-    """What a protocol says of it. Reads every image's content, once per process and file."""
+@dataclass(frozen=True)
+class ReferenceIdentity:
+    """Which real images a task compares with, as its plan found them."""
+
+    digest: str
+    """SHA-256 of the images' contents, or of imported numbers."""
+    n: int | None
+    """Images; None where the statistics were imported."""
+    fit: Fit | None
+    """How images become squares; None where the statistics were imported."""
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return what a protocol says of the reference."""
+        if self.fit is None:
+            return {"imported": self.digest}
+        return {"images": self.digest, "n": self.n, "fit": self.fit.to_json()}
+
+
+@dataclass(frozen=True)
+class ReferencePart:
+    """Some of the real images, of which a shard extracts features."""
+
+    start: int
+    stop: int
+    digest: str
+    """SHA-256 of the images' contents."""
+    keys: tuple[str, ...]
+    """Features to extract."""
+
+
+def identify_reference(context: Context, spec: ReferenceSpec) -> ReferenceIdentity:
+    """Find out what the reference is now. Reads every image's content, once per process and file."""
     if spec.imported:
-        return {"imported": load_reference(spec.name, context.statistics_folder()).digest}
+        return ReferenceIdentity(load_reference(spec.name, context.kept).digest, None, None)
     source = context.images(spec.name)
     indices = spec.indices(source)
-    return {"images": source.digest(indices), "n": len(indices), "fit": spec.fit.to_json()}
+    return ReferenceIdentity(source.digest(indices), len(indices), spec.fit)
 
 
-def reference_shards(
-    context: Context, spec: ReferenceSpec, identity: Mapping[str, Any], features: Identities, shard_size: int
-) -> Iterator[dict[str, Any]]:
-    """The shards that compute what is not known of `features` yet."""
-    missing = [] if spec.imported else [key for key in features if not _known(context, identity, key, features[key])]
-    if not missing:
+def reference_parts(
+    context: Context,
+    spec: ReferenceSpec,
+    identity: ReferenceIdentity,
+    features: Identities,
+    rows: Collection[str],
+    shard_size: int,
+) -> Iterator[ReferencePart]:
+    """Cut the real images into parts, for those of `features` that are not kept. `rows` are the keys of which features
+    are needed, not only moments."""
+    names = context.kept.names()
+    missing = tuple(
+        key for key, of in features.items() if not is_known(names, _key(identity, key, of), rows=key in rows)
+    )
+    if spec.imported or not missing:
         return
     source = context.images(spec.name)
     indices = spec.indices(source)
-    for start in range(0, len(indices), shard_size):
-        stop = min(start + shard_size, len(indices))
-        images = source.digest(indices[start:stop])
-        part = {"part": "reference", "start": start, "stop": stop, "units": stop - start}
-        yield {**part, "images": images, "keys": missing}
+    for start, stop in cut(len(indices), shard_size):
+        yield ReferencePart(start, stop, source.digest(indices[start:stop]), missing)
 
 
 def reference_features(
-    context: Context, spec: ReferenceSpec, features: FeaturePass, images: slice, planned: str
-) -> dict[str, Any]:
-    """Extract features of some of the images, packed, by key. Raises DataChanged unless their digest is as planned."""
+    context: Context, spec: ReferenceSpec, features: FeaturePass, part: ReferencePart
+) -> dict[str, Rows]:
+    """Extract features of a part of the images, by key. Raises DataChanged unless the images are those of the plan."""
     source = context.images(spec.name)
-    indices = spec.indices(source)[images]
-    if source.digest(indices) != planned:
+    indices = spec.indices(source)[part.start : part.stop]
+    if source.digest(indices) != part.digest:
         raise DataChanged.since_planned(source.path)
-    rows, done = FeatureRows(), 0
+    found, done = FeatureRows(), 0
     for batch in source.batches(indices, spec.fit, EXTRACTED_AT_ONCE):
-        rows.add(range(done, done + len(batch)), features(batch))
+        found.add(range(done, done + len(batch)), features(batch))
         done += len(batch)
         context.report(done)
-    return {"features": rows.packed()}
+    return found.joined()
 
 
 def read_reference(
-    context: Context,
+    files: KeptFiles,
     name: str,
-    identity: Mapping[str, Any],
+    identity: ReferenceIdentity,
     features: Identities,
-    parts: Sequence[Mapping[str, Any]],
-    compute: Callable[[Sequence[str]], Mapping[str, Any]],
+    rows: Collection[str],
+    computed: Callable[[], Mapping[str, Rows]],
 ) -> dict[str, TapStatistics]:
-    """Return the reference's statistics by key: imported, kept from before, or from `parts`, its shards' outputs.
+    """Return the reference's statistics by key: imported, kept, or from the features that the task's own shards have
+    `computed`, which are then kept for later evaluations. `rows` are the keys of which features are needed.
 
-    `compute` makes what the worker that planned knew and this one does not, as a shard of all images would.
+    Raises:
+        DataChanged: what the plan has found, and was not computed again therefore, is lost or damaged now.
     """
-    folder = context.statistics_folder()
-    if "imported" in identity:
-        return {f"inception/{tap}": found for tap, found in load_reference(name, folder).moments.items()}
-    _keep(context, identity, features, parts)
-    if missing := [key for key in features if not _known(context, identity, key, features[key])]:
-        _keep(context, identity, features, [compute(missing)])
-    kept = {key: load_reference(_key(identity, key, of), folder).moments for key, of in features.items()}
-    return {key: next(iter(taps.values())) for key, taps in kept.items()}
+    if identity.fit is None:
+        return _imported(files, name, identity)
+    names, found = files.names(), dict[str, TapStatistics]()
+    for key, of in features.items():
+        kept_as, lost = _key(identity, key, of), "no file of them is there"
+        if is_known(names, kept_as, rows=key in rows):
+            try:
+                found[key] = load_tap(files, kept_as, rows=key in rows)
+                continue
+            except KeptFileLost as error:
+                lost = str(error)
+        if key not in (own := computed()):
+            raise DataChanged(
+                f"statistics of the real images {name} ({key}) were kept when this evaluation was planned and cannot "
+                f"be read now: {lost}; delete {kept_as}*.npz in the folder `statistics` of the service's data folder "
+                "if they are there, and evaluate again"
+            )
+        moments = Moments.of(own[key])
+        found[key] = TapStatistics(moments.n, moments.mean, moments.covariance, own[key])
+        keep_tap(files, kept_as, found[key], identity.digest)
+    return found
 
 
-def _keep(
-    context: Context, identity: Mapping[str, Any], features: Identities, parts: Sequence[Mapping[str, Any]]
-) -> None:
-    for key, rows in join_features(parts).items():
-        if not _known(context, identity, key, features[key]):
-            moments = Moments.of(rows)
-            found = TapStatistics(moments.n, moments.mean, moments.covariance, rows)
-            statistics = ReferenceStatistics({rows.shape[1]: found}, foreign=False, source=str(identity["images"]))
-            save_reference(statistics, _key(identity, key, features[key]), context.statistics_folder())
+def _imported(files: KeptFiles, name: str, identity: ReferenceIdentity) -> dict[str, TapStatistics]:
+    statistics = load_reference(name, files)
+    if statistics.digest != identity.digest:
+        raise DataChanged.since_planned(f"the reference {name!r}")
+    return {f"inception/{tap}": found for tap, found in statistics.moments.items()}
 
 
-def _known(context: Context, identity: Mapping[str, Any], key: str, features: Mapping[str, str]) -> bool:
-    return reference_path(_key(identity, key, features), context.statistics_folder()).exists()
-
-
-def _key(identity: Mapping[str, Any], key: str, features: Mapping[str, str]) -> str:
-    fit = identity["fit"]
+def _key(identity: ReferenceIdentity, key: str, features: Mapping[str, str]) -> str:
+    fit = {} if identity.fit is None else identity.fit.to_json()
     program = {name: value for name, value in features.items() if name not in ("extractor", "resize")}
     return reference_key(
-        data=f"{identity['images']}/{identity['n']}",
+        data=f"{identity.digest}/{identity.n}",
         extractor=digest({**program, "extractor": features["extractor"]}) if program else features["extractor"],
         tap=key,
         resize=features["resize"],
         crop=canonical_json(fit),
-        size=fit["size"],
+        size=None if identity.fit is None else identity.fit.size,
     )

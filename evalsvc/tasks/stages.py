@@ -5,26 +5,31 @@ shards as JSON, outputs as MessagePack → the task's dataclasses → plan | run
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, overload
 
 from evalsvc.errors import DataChanged, InternalError
-from evalsvc.files.codec import Unreadable
+from evalsvc.files.codec import Codec, Unreadable
+from evalsvc.files.outputs import KeptOutput, OutputFile, OutputLost, OutputsLost
 from evalsvc.messages import LookResult, MergeResult, PlanResult, ShardOutput, ShardRequest, Stage
 from evalsvc.spec.protocol import plain_json
 from evalsvc.tasks.suspicions import few_warnings
-from evalsvc.tasks.task import Context, TaskResult, Work
+from evalsvc.tasks.task import Context, Output, TaskResult, Work
 
 AnyWork: TypeAlias = Work[Any, Any, Any]
 
+ReadOutput: TypeAlias = Callable[[OutputFile], bytes]
+"""Reads the packed output that lies in a file; raises OutputLost."""
 
-def run_stage(work: AnyWork, request: ShardRequest, context: Context) -> ShardOutput:
-    """Do what `request` asks of a task.
+
+def run_stage(work: AnyWork, request: ShardRequest, context: Context, read: ReadOutput) -> ShardOutput:
+    """Do what `request` asks of a task; `read` reads outputs that lie in files.
 
     Raises:
         InternalError: the task returns what cannot travel.
         DataChanged: the shards or outputs are of another version of the task.
+        OutputsLost: outputs that the task needs cannot be read; names all that cannot.
     """
     if request.stage == "plan":
         plan = work.plan(context)
@@ -33,12 +38,52 @@ def run_stage(work: AnyWork, request: ShardRequest, context: Context) -> ShardOu
         return PlanResult(shards, plan.total, plan.unit, plan.looks, plan.until)
     with _planned(request):
         shards = [work.shard_codec.from_json(shard) for shard in request.shards]
-        outputs = [work.output_codec.unpack(output) for output in request.outputs if isinstance(output, bytes)]
     if request.stage == "run":
         output = work.run(context, shards[0])
         with _returned(work, "run"):
             return work.output_codec.pack(output)
-    return _result(work.merge(context, shards, outputs), request.stage)
+    return _result(work.merge(context, shards, Outputs(request, work.output_codec, read)), request.stage)
+
+
+class Outputs(Sequence[Output]):
+    """The outputs of a task's shards. Each is read and unpacked when it is asked for first; some may never be."""
+
+    def __init__(self, request: ShardRequest, codec: Codec[Output], read: ReadOutput) -> None:
+        self._request, self._codec, self._read = request, codec, read
+        self._unpacked: dict[int, Output] = {}
+
+    def __len__(self) -> int:
+        return len(self._request.outputs)
+
+    @overload
+    def __getitem__(self, index: int) -> Output: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Output]: ...
+    def __getitem__(self, index: int | slice) -> Output | list[Output]:
+        """Raises OutputsLost and DataChanged."""
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        if index not in self._unpacked:
+            self._unpacked[index] = self._unpack(self._request.outputs[index])
+        return self._unpacked[index]
+
+    def _unpack(self, kept: KeptOutput) -> Output:
+        try:
+            content = kept if isinstance(kept, bytes) else self._read(kept)
+        except OutputLost as error:
+            raise OutputsLost(list(self._lost()), error) from None
+        with _planned(self._request):
+            return self._codec.unpack(content)
+
+    def _lost(self) -> Iterator[OutputFile]:
+        """All outputs that cannot be read, so that their shards run again together."""
+        for kept in self._request.outputs:
+            if isinstance(kept, bytes):
+                continue
+            try:
+                self._read(kept)
+            except OutputLost:
+                yield kept
 
 
 def _result(found: TaskResult, stage: Stage) -> LookResult | MergeResult:

@@ -20,6 +20,7 @@ from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.errors import InvalidRequest
 from evalsvc.files.artifacts import Artifact
 from evalsvc.files.codec import Codec, generic_arguments
+from evalsvc.files.kept import KeptFiles
 from evalsvc.files.opened import Allow
 from evalsvc.spec.bounds import MAX_SHARDS
 from evalsvc.spec.layout import VocabularyLayout
@@ -132,6 +133,8 @@ class Context(ABC):
     """What may be read of the paths that `dataset` gives: for whoever opens them, since links lead on."""
     is_first: bool
     """Whether the checkpoint is known to be its run's base or the run's first step, where nothing is forgotten yet."""
+    kept: KeptFiles
+    """Files for later evaluations: statistics of real images, answers of checkpoints."""
     provenance: dict[str, Any]
     """Empty at first. What a task puts into it, JSON-able, becomes part of this shard's provenance."""
 
@@ -181,10 +184,6 @@ class Context(ABC):
     @abstractmethod
     def extractor(self, name: str, kind: str = "inception") -> FeatureExtractor:
         """The feature extractor in an asset, file or folder, loaded once per worker process."""
-
-    @abstractmethod
-    def statistics_folder(self) -> Path:
-        """Where this process keeps statistics of reference images, by what they were computed from."""
 
     report: Callable[[int], None]
     """Call with the units done in this shard so far, between steps; raises Cancelled when the work is to stop."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from pydantic import BaseModel, ValidationError
 
+from evalsvc.tasks.text_to_image.shards import SampleShard
 from evalsvc.tasks.text_to_image.spec import TextToImage
 from evalsvc.tasks.text_to_image.work import TextToImageWork
 from evalsvc.verify.agreement import Agreement, Finding, Untried
@@ -60,21 +61,26 @@ def sample_again(context: ShardContext, spec: TextToImage, scale: float, n: int)
     # Without metrics no features are extracted: these are taken from the files.
     bare = spec.model_copy(update={"metrics": (), "classifier": None, "until": None, "keep": n})
     work = TextToImageWork(bare)
-    shards = [shard for shard in work.plan(context).shards if shard["part"] == "sample" and shard["scale"] == scale]
-    outputs = []
-    for shard in shards:
-        if shard["start"] < n:
-            stop = min(shard["stop"], n)
-            outputs.append(work.run(context, {**shard, "stop": stop, "units": stop - shard["start"]}))
+    shards = [shard for shard in work.plan(context).shards if shard.part == "sample" and shard.scale == scale]
+    outputs = [
+        output for shard in shards if shard.start < n and (output := work.run(context, _cut(shard, n))).part == "sample"
+    ]
+    protocol = {"prompts": shards[0].plan.prompts, **outputs[0].protocol}
     provenance = {**context.to_provenance(), "versions": {"torch": str(torch.__version__)}}
     return Samples(
-        [item["codes"] for output in outputs for item in output["items"]],
-        [kept["png"] for output in outputs for kept in output["kept"]],
-        sum(shard["units"] for shard in shards),
-        outputs[0]["protocol"]["size"],
-        outputs[0]["protocol"],
+        [image.codes for output in outputs for image in output.images],
+        [kept.png for output in outputs for kept in output.kept],
+        sum(shard.units for shard in shards),
+        outputs[0].side,
+        protocol,
         _machine({"shards": [provenance]}),
     )
+
+
+def _cut(shard: SampleShard, n: int) -> SampleShard:
+    """The shard without prompts from the n-th on."""
+    stop = min(shard.stop, n)
+    return replace(shard, stop=stop, units=stop - shard.start)
 
 
 def compare_codes(samples: Samples, recorded: RecordedCodes, of: str) -> Finding:

@@ -22,6 +22,7 @@ from evalsvc.decoders.config import BESIDE
 from evalsvc.errors import EvalsvcError
 from evalsvc.features import FeatureExtractor, load_extractor
 from evalsvc.features.digit_classifier import DigitClassifier, load_classifier
+from evalsvc.files.kept import KeptFiles, KeptFolder
 from evalsvc.files.opened import Allow, anywhere
 from evalsvc.models.open_lm import Transformer
 from evalsvc.precision import use_full_float32
@@ -45,10 +46,17 @@ class ShardContext(Context):
     base: ShardContext | None
 
     def __init__(
-        self, checkpoint: CheckpointRef, settings: Settings, report: Report, base: CheckpointRef | None = None
+        self,
+        checkpoint: CheckpointRef,
+        settings: Settings,
+        report: Report,
+        base: CheckpointRef | None = None,
+        kept: KeptFiles | None = None,
     ) -> None:
+        """`kept` has the files for later evaluations [the data folder of the settings]."""
         self.checkpoint = _confined(checkpoint, settings)
-        self.base = None if base is None else ShardContext(base, settings, report)
+        self.kept = kept or KeptFolder(settings.statistics_path)
+        self.base = None if base is None else ShardContext(base, settings, report, kept=self.kept)
         self._beside = base
         self.is_first = base is not None and base.path == checkpoint.path
         if self.base is not None:
@@ -171,9 +179,6 @@ class ShardContext(Context):
 
         extractor: FeatureExtractor = _companions.get(key, load)
         return extractor
-
-    def statistics_folder(self) -> Path:
-        return self._settings.statistics_path
 
     def model_config(self) -> ModelConfig:
         loaded = _models.loaded(self.checkpoint)

@@ -13,6 +13,7 @@ import logging
 import platform
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +21,9 @@ import torch
 from evalsvc import __version__
 from evalsvc.checkpoints.remote.fetch import fetched
 from evalsvc.config import Settings
-from evalsvc.errors import EvalsvcError, InternalError, OutOfMemory
+from evalsvc.errors import ArtifactNotWritten, EvalsvcError, InternalError, OutOfMemory
+from evalsvc.files.outputs import OutputsLost, read_output
+from evalsvc.files.service_files import ServiceFiles
 from evalsvc.messages import ShardError, ShardRequest, ShardResult
 from evalsvc.sampling.memory import is_out_of_memory
 from evalsvc.spec.suite import build_task
@@ -33,10 +36,13 @@ log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parents[1]
 
 
-def run_shard(request: ShardRequest, report: Report, settings: Settings) -> ShardResult:
+def run_shard(
+    request: ShardRequest, report: Report, settings: Settings, files: ServiceFiles | None = None
+) -> ShardResult:
     """Plan a task, run one of its shards, merge the first or merge them all, as `request.stage` says.
 
-    `settings` are those of the process, which the command line or the worker's nanny has read once.
+    `settings` are those of the process, which the command line or the worker's nanny has read once. `files` are those
+    of the service that asks [the data folder of the settings].
 
     Raises nothing but KeyboardInterrupt and SystemExit: every other exception comes back as `ShardResult.error`.
     """
@@ -45,15 +51,19 @@ def run_shard(request: ShardRequest, report: Report, settings: Settings) -> Shar
     try:
         wanted = [request.checkpoint] if request.base is None else [request.checkpoint, request.base]
         with fetched(wanted, settings, report) as (checkpoint, *base):
-            context = ShardContext(checkpoint, settings, report, base[0] if base else None)
+            context = ShardContext(checkpoint, settings, report, base[0] if base else None, files)
             context.is_first |= request.is_first
             if request.stage == "plan":
                 # A file that is no checkpoint shall say so before the suite's data are looked at.
                 context.inspect_checkpoint()
-            output = run_stage(work_of(build_task(request.task)), request, context)
+            read = partial(read_output, settings.outputs_path) if files is None else files.output
+            output = run_stage(work_of(build_task(request.task)), request, context, read)
         return ShardResult(output, None, _provenance(context, started))
     except (KeyboardInterrupt, SystemExit):
         raise
+    except OutputsLost as error:
+        lost = ShardError(ArtifactNotWritten.code, f"outputs of other shards cannot be read: {error}")
+        return ShardResult(None, lost, _provenance(context, started), error.files)
     except BaseException as error:  # a panic in a library's Rust is no Exception, and would end the worker
         return ShardResult(None, _shard_error(error), _provenance(context, started))
 

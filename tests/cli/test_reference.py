@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy
 from console import Command
 
+from evalsvc.files.kept import KeptFolder
 from evalsvc.tasks.reference_statistics import load_reference
 
 
@@ -14,4 +15,4 @@ def test_import(command: Command, tmp_path: Path) -> None:
     assert result.code == 0, result.err
     saved = tmp_path / "home" / "evalsvc" / "statistics" / "theirs.npz"
     assert result.out == f"theirs: {saved}\n"
-    assert load_reference("theirs", saved.parent).foreign
+    assert load_reference("theirs", KeptFolder(saved.parent)).foreign

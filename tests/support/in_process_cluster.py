@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from evalsvc.cluster.cluster import Cluster, Member
@@ -31,6 +32,8 @@ class Call:
     key: str
     worker: str
     on_progress: Callable[[str, int], None]
+    outputs: Path
+    """Folder of the outputs of shards."""
     cancelled: threading.Event = field(default_factory=threading.Event)
     dead: threading.Event = field(default_factory=threading.Event)
 
@@ -61,6 +64,7 @@ class InProcessCluster(Cluster):
         self._run = run
         self._report_progress, self._report_outcome = on_progress, on_outcome
         self._addresses = [f"inproc://{index}" for index, _ in enumerate(settings.devices.split(","))]
+        self._outputs = settings.outputs_path
         self._lock = threading.Lock()
         self._calls: dict[str, Call] = {}
         self._threads: list[threading.Thread] = []
@@ -109,7 +113,7 @@ class InProcessCluster(Cluster):
 
     def submit(self, key: str, target: str, request: Any, worker: str | None = None) -> None:
         assert worker is not None
-        call = Call(key, worker, self._report_progress)
+        call = Call(key, worker, self._report_progress, self._outputs)
         with self._lock:
             assert worker not in {other.worker for other in self._calls.values()}, "a worker does one call at a time"
             self._calls[key] = call

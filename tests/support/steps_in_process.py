@@ -1,5 +1,6 @@
 """Shards of the task `steps` on a worker of the in-process cluster: no checkpoint is opened, and no torch imported."""
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,7 @@ from in_process_cluster import Call, Died
 from steps_task import Steps, StepsOutput, StepsShard, StepsWork
 
 from evalsvc.errors import Cancelled
+from evalsvc.files.outputs import OutputsLost, read_output
 from evalsvc.messages import ShardError, ShardRequest, ShardResult
 from evalsvc.tasks.stages import run_stage
 from evalsvc.tasks.task import Context
@@ -19,7 +21,9 @@ def run_steps(request: ShardRequest, call: Call) -> ShardResult:
     base = request.base and SimpleNamespace(checkpoint=request.base)
     context: Any = SimpleNamespace(checkpoint=request.checkpoint, base=base)
     try:
-        return ShardResult(run_stage(work, request, context))
+        return ShardResult(run_stage(work, request, context, partial(read_output, call.outputs)))
+    except OutputsLost as error:
+        return ShardResult(lost=error.files)
     except Cancelled as error:
         return ShardResult(error=ShardError(error.code, error.message))
 

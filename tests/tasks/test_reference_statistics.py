@@ -1,33 +1,37 @@
 """Statistics of reference images: what is saved comes back, and what is foreign is checked and marked."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from evalsvc.errors import Conflict, DataDirectoryUnusable, InvalidData, InvalidRequest, UnknownName
+from evalsvc.files.kept import KeptFileLost, KeptFolder
 from evalsvc.metrics.frechet import Moments
 from evalsvc.tasks.reference_statistics import (
-    ReferenceStatistics,
     TapStatistics,
     import_npz,
+    is_known,
+    keep_tap,
     load_reference,
+    load_tap,
     reference_key,
-    save_reference,
 )
 
 KEY = {"data": "d", "extractor": "e", "tap": "64", "resize": "pil-bicubic", "crop": "centre", "size": 256}
 
 
 @pytest.fixture
-def features() -> np.ndarray[Any, Any]:
-    return np.random.default_rng(1).normal(size=(100, 64))
+def features() -> NDArray[np.float32]:
+    return np.random.default_rng(1).normal(size=(100, 64)).astype(np.float32)
 
 
-def own(features: np.ndarray[Any, Any]) -> ReferenceStatistics:
+def own(features: NDArray[np.float32]) -> TapStatistics:
     moments = Moments.of(features)
-    return ReferenceStatistics({64: TapStatistics(moments.n, moments.mean, moments.covariance)}, False, "images")
+    return TapStatistics(moments.n, moments.mean, moments.covariance, features)
 
 
 def write_foreign(path: Path, **arrays: Any) -> Path:
@@ -36,25 +40,50 @@ def write_foreign(path: Path, **arrays: Any) -> Path:
 
 
 class TestOwn:
-    def test_comes_back(self, features: np.ndarray[Any, Any], tmp_path: Path) -> None:
-        saved = own(features)
-        path = save_reference(saved, reference_key(**KEY), tmp_path / "statistics")
-        found = load_reference(path.stem, path.parent)
-        assert (found.foreign, found.source, found.moments[64].n) == (False, "images", 100)
-        np.testing.assert_array_equal(found.moments[64].covariance, saved.moments[64].covariance)
-        assert found.digest == saved.digest
-        assert [item.name for item in path.parent.iterdir()] == [path.name]
+    @pytest.mark.parametrize("rows", [True, False])
+    def test_moments_come_back_to_the_last_bit_and_features_where_they_are_asked_for(
+        self, features: NDArray[np.float32], tmp_path: Path, rows: bool
+    ) -> None:
+        saved, files, key = own(features), KeptFolder(tmp_path / "statistics"), reference_key(**KEY)
+        assert not is_known(files.names(), key, rows=rows)
+        keep_tap(files, key, saved, "images")
+        assert is_known(files.names(), key, rows=rows)
+        found = load_tap(files, key, rows=rows)
+        assert found.n == 100
+        np.testing.assert_array_equal(found.mean, saved.mean)
+        np.testing.assert_array_equal(found.covariance, saved.covariance)
+        if rows:
+            assert found.features is not None
+            assert found.features.dtype == np.float32
+            np.testing.assert_array_equal(found.features, features)
+        else:
+            assert found.features is None
 
-    def test_features_come_back_beside_their_moments(self, features: np.ndarray[Any, Any], tmp_path: Path) -> None:
-        moments, rows = Moments.of(features), features.astype(np.float32)
-        taps = {64: TapStatistics(moments.n, moments.mean, moments.covariance, rows)}
-        save_reference(ReferenceStatistics(taps, False, "images"), "with", tmp_path)
-        save_reference(own(features), "without", tmp_path)
-        found = load_reference("with", tmp_path).moments[64].features
-        assert found is not None
-        assert found.dtype == np.float32
-        np.testing.assert_array_equal(found, rows)
-        assert load_reference("without", tmp_path).moments[64].features is None
+    def test_a_file_of_an_earlier_version_is_known_and_read(
+        self, features: NDArray[np.float32], tmp_path: Path
+    ) -> None:
+        """It has moments and features in one file, named by the same key."""
+        saved, files, key = own(features), KeptFolder(tmp_path), reference_key(**KEY)
+        moments = {"n_64": 100, "mean_64": saved.mean, "covariance_64": saved.covariance, "features_64": features}
+        np.savez(tmp_path / f"{key}.npz", format=2, foreign=False, source="images", taps=[64], **moments)
+        assert is_known(files.names(), key, rows=True)
+        found, without = load_tap(files, key, rows=True), load_tap(files, key, rows=False)
+        assert found.features is not None
+        np.testing.assert_array_equal(found.features, features)
+        assert without.features is None
+        for each in (found, without):
+            np.testing.assert_array_equal(each.covariance, saved.covariance)
+
+    def test_the_key_of_a_version_is_that_of_the_version_before(self) -> None:
+        assert reference_key(**KEY) == "693eda3585f76db41dce990a33aeed12933209d016f9891f7dc2e27998860b05"
+
+    def test_moments_are_known_without_features_only_where_none_are_needed(
+        self, features: NDArray[np.float32], tmp_path: Path
+    ) -> None:
+        files, key = KeptFolder(tmp_path), reference_key(**KEY)
+        keep_tap(files, key, replace(own(features), features=None), "images")
+        assert is_known(files.names(), key, rows=False)
+        assert not is_known(files.names(), key, rows=True)
 
     def test_everything_that_moves_it_is_in_the_key(self) -> None:
         keys = [reference_key(**KEY)] + [
@@ -63,48 +92,81 @@ class TestOwn:
         ]
         assert len(set(keys)) == 7
 
-    def test_damaged(self, tmp_path: Path) -> None:
-        (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 cut off")
-        with pytest.raises(InvalidData, match="cannot be read as an npz file"):
-            load_reference("a", tmp_path)
-        write_foreign(tmp_path / "b.npz", mu=np.zeros(64))
-        with pytest.raises(InvalidData, match="no file of reference statistics"):
-            load_reference("b", tmp_path)
-
-    def test_unknown(self, features: np.ndarray[Any, Any], tmp_path: Path) -> None:
-        save_reference(own(features), "coco", tmp_path)
-        with pytest.raises(UnknownName, match=r"did you mean 'coco'\?.*evalsvc reference import"):
-            load_reference("cocoo", tmp_path)
-
-    def test_folder_that_cannot_be_written(self, features: np.ndarray[Any, Any], tmp_path: Path) -> None:
-        (tmp_path / "file").touch()
-        with pytest.raises(DataDirectoryUnusable, match="cannot be written"):
-            save_reference(own(features), "a", tmp_path / "file" / "statistics")
+    @pytest.mark.parametrize("part", ["moments", "features"])
+    @pytest.mark.parametrize("damage", ["gone", "cut", "changed", "another"])
+    def test_a_lost_or_damaged_file_is_never_read_as_other_numbers(
+        self, features: NDArray[np.float32], tmp_path: Path, part: str, damage: str
+    ) -> None:
+        files, key = KeptFolder(tmp_path), reference_key(**KEY)
+        keep_tap(files, key, own(features), "images")
+        path = tmp_path / f"{key}.{part}.npz"
+        content = path.read_bytes()
+        if damage == "gone":
+            path.unlink()
+        elif damage == "another":
+            np.savez(path, mu=np.zeros(64))
+        else:
+            middle = len(content) // 2
+            changed = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+            path.write_bytes(content[:-200] if damage == "cut" else changed)
+        with pytest.raises(KeptFileLost):
+            load_tap(files, key, rows=True)
 
     def test_a_full_disk_leaves_nothing(
-        self, features: np.ndarray[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, features: NDArray[np.float32], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def full(*_: object, **__: object) -> None:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(np, "savez", full)
         with pytest.raises(DataDirectoryUnusable, match="no space left on device"):
-            save_reference(own(features), "a", tmp_path)
+            keep_tap(KeptFolder(tmp_path), reference_key(**KEY), own(features), "images")
         assert list(tmp_path.iterdir()) == []
 
 
 class TestForeign:
-    def test_is_marked(self, features: np.ndarray[Any, Any], tmp_path: Path) -> None:
+    def test_damaged(self, tmp_path: Path) -> None:
+        (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 cut off")
+        with pytest.raises(InvalidData, match="cannot be read as an npz file"):
+            load_reference("a", KeptFolder(tmp_path))
+        write_foreign(tmp_path / "b.npz", mu=np.zeros(64))
+        with pytest.raises(InvalidData, match="no file of reference statistics"):
+            load_reference("b", KeptFolder(tmp_path))
+
+    def test_unknown(self, tmp_path: Path) -> None:
+        """Names of evalsvc's own files are keys, which nobody means."""
+        source = write_foreign(tmp_path / "x.npz", mu=np.zeros(64), sigma=np.eye(64))
+        folder = tmp_path / "statistics"
+        import_npz(source, "coco", folder)
+        (folder / f"{'ab' * 32}.moments.npz").touch()
+        with pytest.raises(UnknownName, match=r"did you mean 'coco'\?; available: coco; .*evalsvc reference import"):
+            load_reference("cocoo", KeptFolder(folder))
+
+    def test_folder_that_cannot_be_written(self, tmp_path: Path) -> None:
+        source = write_foreign(tmp_path / "x.npz", mu=np.zeros(64), sigma=np.eye(64))
+        (tmp_path / "file").touch()
+        with pytest.raises(DataDirectoryUnusable, match="cannot be written"):
+            import_npz(source, "a", tmp_path / "file" / "statistics")
+
+    def test_a_member_that_expands_beyond_all_bounds_is_refused_before_it_does(self, tmp_path: Path) -> None:
+        """A compressed file of some kilobytes may hold any number of zeros; what is not read may be large."""
+        np.savez_compressed(tmp_path / "x.npz", mu=np.zeros(64), sigma=np.zeros((2100, 4200)))
+        with pytest.raises(InvalidData, match="sigma has 70,560,128 bytes; statistics have at most"):
+            import_npz(tmp_path / "x.npz", "theirs", tmp_path / "statistics")
+        np.savez_compressed(tmp_path / "y.npz", mu=np.zeros(64), sigma=np.eye(64), rows=np.zeros((2100, 4200)))
+        import_npz(tmp_path / "y.npz", "theirs", tmp_path / "statistics")
+
+    def test_is_marked(self, features: NDArray[np.float32], tmp_path: Path) -> None:
         source = write_foreign(tmp_path / "x.npz", mu=features.mean(0), sigma=np.cov(features, rowvar=False))
         import_npz(source, "theirs", tmp_path / "statistics")
-        found = load_reference("theirs", tmp_path / "statistics")
+        found = load_reference("theirs", KeptFolder(tmp_path / "statistics"))
         assert (found.foreign, found.source, found.moments[64].n) == (True, "x.npz", None)
         np.testing.assert_array_equal(found.moments[64].mean, features.mean(0))
 
     def test_number_of_images_can_be_told(self, tmp_path: Path) -> None:
         source = write_foreign(tmp_path / "x.npz", mu=np.zeros(64, np.float32), sigma=np.eye(64))
         import_npz(source, "theirs", tmp_path, n=30_000)
-        assert load_reference("theirs", tmp_path).moments[64].n == 30_000
+        assert load_reference("theirs", KeptFolder(tmp_path)).moments[64].n == 30_000
         with pytest.raises(InvalidRequest, match="at least 2"):
             import_npz(source, "theirs", tmp_path, n=1)
 

@@ -77,6 +77,7 @@ class FaultyWork(Work[Faulty, Shard, Nothing]):
         return self.output  # type: ignore[no-any-return]
 
     def merge(self, context: Context, shards: Sequence[Shard], outputs: Sequence[Nothing]) -> TaskResult:
+        assert len(list(outputs)) == len(shards) or not outputs  # they are read when they are asked for
         return TaskResult([], self.items)
 
 

@@ -88,8 +88,8 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
     ) -> DocumentAnswers:
         """What the checkpoint of `context` answers to a shard; `report` gets the documents done.
 
-        `encoding` is what the shard was planned with [the checkpoint's own]. What the checkpoint has answered on this
-        machine before is not asked again; the provenance says how much that was.
+        `encoding` is what the shard was planned with [the checkpoint's own]. What the checkpoint has answered in
+        earlier evaluations is not asked again; the provenance says how much that was.
 
         Raises:
             DataChanged: the benchmarks or the tokenizer are not what was planned.
@@ -97,8 +97,8 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
         """
         encoding = encoding or self.encoding(context)
         asked = asked_documents(loaded, shard.documents, encoding)
-        folder, key = context.statistics_folder(), self._kept_under(context, encoding)
-        found = KEPT.validate_python(find_answers(folder, key))
+        key = self._kept_under(context, encoding)
+        found = KEPT.validate_python(find_answers(context.kept, key))
         new: dict[str, Instance] = {}
         for digest, instance in asked:
             if digest not in found:
@@ -106,7 +106,7 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
         context.provenance["answers_reused"] = sum(digest in found for digest, _ in asked)
         if new:
             answers = self._ask(context, encoding, new, shard.units, report)
-            keep_answers(folder, key, answers)
+            keep_answers(context.kept, key, answers)
             found |= answers
         report(shard.units)
         return DocumentAnswers([found[digest] for digest, _ in asked])

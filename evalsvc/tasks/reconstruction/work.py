@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+
+from pydantic import JsonValue
 
 from evalsvc.data.images import ImageSource
 from evalsvc.errors import DataChanged, InvalidData
@@ -16,7 +17,8 @@ from evalsvc.spec.protocol import MetricValue, Protocol, number_to_json
 from evalsvc.tasks.image_codes import ImageCoder
 from evalsvc.tasks.image_features import ExtractorSpec, identity_of, open_extractor
 from evalsvc.tasks.image_measures import load_program, rounded
-from evalsvc.tasks.reconstruction.round_trip import joined_use, paired_distance, reconstruct
+from evalsvc.tasks.reconstruction.round_trip import RoundTrip, joined_use, paired_distance, reconstruct
+from evalsvc.tasks.reconstruction.shards import ReconstructionOutput, ReconstructionPlan, ReconstructionShard
 from evalsvc.tasks.reconstruction.spec import Reconstruction
 from evalsvc.tasks.suspicions import left_out
 from evalsvc.tasks.task import Context, Plan, TaskResult, TaskWarning, Work, cut
@@ -28,10 +30,10 @@ FRECHET = {2048: "fid", 64: "fid64"}
 """Names of the distances, by the extractor's tap."""
 
 
-class ReconstructionWork(Work[Reconstruction, Mapping[str, Any], Mapping[str, Any]]):
+class ReconstructionWork(Work[Reconstruction, ReconstructionShard, ReconstructionOutput]):
     """Plan, run and merge a reconstruction task."""
 
-    def plan(self, context: Context) -> Plan[Mapping[str, Any]]:
+    def plan(self, context: Context) -> Plan[ReconstructionShard]:
         """Cut the images into contiguous ranges, without opening any.
 
         Raises InvalidData for fewer images than asked for or than a tap needs, or a size that does not divide into
@@ -43,54 +45,55 @@ class ReconstructionWork(Work[Reconstruction, Mapping[str, Any], Mapping[str, An
         extractor = self._extractor(context) if taps else None
         if extractor is not None:
             taps = self._given(taps, extractor)
-        coder = self._coder(context)
-        protocol = {"task": self.task.kind, "estimator": ESTIMATOR, "images": source.digest(range(count))}
-        common = {
-            "protocol": protocol | coder.identity(),
-            "features": {},
-            "taps": taps,
-        }
+        features = {}
         if extractor is not None and taps:
-            common["features"] = identity_of(extractor, taps[0], self.task.resize)
+            features = identity_of(extractor, taps[0], self.task.resize)
             self._program()  # a worker without it is to say so now, not after the last shard
-        shards = []
-        for start, stop in cut(count, self.task.shard_size):
-            digest = source.digest(range(start, stop))
-            shards.append({"start": start, "stop": stop, "units": stop - start, "images": digest, **common})
+        protocol = {"task": self.task.kind, "estimator": ESTIMATOR, "images": source.digest(range(count))}
+        plan = ReconstructionPlan(protocol | self._coder(context).identity(), features, tuple(taps))
+        shards = [
+            ReconstructionShard(stop - start, start, stop, source.digest(range(start, stop)), plan)
+            for start, stop in cut(count, self.task.shard_size)
+        ]
         return Plan(shards, "images")
 
-    def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the name, PSNR and SSIM of each image, how often each code occurs, and features of both sides, packed.
+    def run(self, context: Context, shard: ReconstructionShard) -> ReconstructionOutput:
+        """Encode and decode the shard's images.
 
         Raises DataChanged where images or decoder are not what was planned, and InvalidData and NonFinite of an image.
         """
-        source = context.images(self.task.images)
+        source, plan = context.images(self.task.images), shard.plan
         coder = self._coder(context)
-        images = range(min(shard["start"], len(source)), min(shard["stop"], len(source)))
-        coder.require_planned(source, images, shard["images"], shard["protocol"]["decoder"])
-        extractor = self._extractor(context) if shard["taps"] else None
-        if extractor is not None and identity_of(extractor, shard["taps"][0], self.task.resize) != shard["features"]:
+        images = range(min(shard.start, len(source)), min(shard.stop, len(source)))
+        coder.require_planned(source, images, shard.images, plan.protocol["decoder"])
+        extractor = self._extractor(context) if plan.taps else None
+        if extractor is not None and identity_of(extractor, plan.taps[0], self.task.resize) != plan.features:
             raise DataChanged(
                 "the feature extractor has changed since this evaluation was planned, or another worker has another; "
                 "give all workers the same, and evaluate again"
             )
-        return reconstruct(context, coder, source, images, extractor, self.task.resize, shard["taps"])
+        return reconstruct(context, coder, source, images, RoundTrip(coder, extractor, self.task.resize, plan.taps))
 
-    def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
+    def merge(
+        self, context: Context, shards: Sequence[ReconstructionShard], outputs: Sequence[ReconstructionOutput]
+    ) -> TaskResult:
         """The metrics. Needs neither images nor decoder: either may be gone by now."""
-        content, features = shards[0]["protocol"], shards[0]["features"]
-        columns = {key: [value for part in outputs for value in part[key]] for key in ("names", "psnr", "ssim")}
-        rows = zip(columns["names"], columns["psnr"], columns["ssim"], strict=True)
-        items = [
+        plan, task, outputs = shards[0].plan, self.task.name, list(outputs)
+        names = [name for output in outputs for name in output.names]
+        columns = {
+            "psnr": [value for output in outputs for value in output.psnr],
+            "ssim": [value for output in outputs for value in output.ssim],
+        }
+        items: list[dict[str, JsonValue]] = [
             {"index": index, "image": name, "psnr": number_to_json(psnr), "ssim": number_to_json(ssim)}
-            for index, (name, psnr, ssim) in enumerate(rows)
+            for index, (name, psnr, ssim) in enumerate(zip(names, columns["psnr"], columns["ssim"], strict=True))
         ]
         metrics = [
-            *_pixel_metrics(self.task.name, columns, Protocol(content)),
-            *_code_metrics(self.task.name, outputs, Protocol(content)),
-            *self._frechet_metrics(shards[0]["taps"], outputs, {**content, **features}, items),
+            *_pixel_metrics(task, columns, Protocol(plan.protocol)),
+            *_code_metrics(task, outputs, Protocol(plan.protocol)),
+            *self._frechet_metrics(plan, outputs, items),
         ]
-        taps = list(shards[0]["taps"])
+        taps = list(plan.taps)
         warnings = self._left_out(taps, len(items))
         return TaskResult(metrics, items, {"images": len(items), "taps": taps}, warnings=warnings)
 
@@ -150,16 +153,15 @@ class ReconstructionWork(Work[Reconstruction, Mapping[str, Any], Mapping[str, An
 
     def _frechet_metrics(
         self,
-        taps: Sequence[int],
-        outputs: Sequence[Mapping[str, Any]],
-        protocol: Mapping[str, Any],
-        items: Sequence[dict[str, Any]],
+        plan: ReconstructionPlan,
+        outputs: Sequence[ReconstructionOutput],
+        items: Sequence[dict[str, JsonValue]],
     ) -> Iterator[MetricValue]:
         """The distances; puts the images' shares into `items`, by which two checkpoints or decoders are compared."""
         program = self._program()
-        for tap in taps:
+        for tap in plan.taps:
             name = FRECHET[tap]
-            found = paired_distance([output["features"][str(tap)] for output in outputs], program)
+            found = paired_distance([output.features[tap] for output in outputs], program)
             shares = rounded(found)
             for item, share in zip(items, shares or (), strict=False):
                 item[name] = share
@@ -171,7 +173,7 @@ class ReconstructionWork(Work[Reconstruction, Mapping[str, Any], Mapping[str, An
                 found.n,
                 "distance",
                 "lower",
-                Protocol({**protocol, **estimator}),
+                Protocol({**plan.protocol, **plan.features, **estimator}),
                 items=() if shares is None else (name,),
             )
 
@@ -189,7 +191,7 @@ def _pixel_metrics(task: str, columns: Mapping[str, Sequence[float]], protocol: 
             yield MetricValue(f"{task}/{name}", mean.value, stderr, mean.n, unit, "higher", protocol, None, (name,))
 
 
-def _code_metrics(task: str, outputs: Sequence[Mapping[str, Any]], protocol: Protocol) -> Iterator[MetricValue]:
-    use, n = joined_use([output["code_counts"] for output in outputs]), sum(len(output["psnr"]) for output in outputs)
+def _code_metrics(task: str, outputs: Sequence[ReconstructionOutput], protocol: Protocol) -> Iterator[MetricValue]:
+    use, n = joined_use(outputs), sum(len(output.psnr) for output in outputs)
     yield MetricValue(f"{task}/codebook_use", use.fraction, None, n, "fraction", "none", protocol)
     yield MetricValue(f"{task}/codebook_perplexity", use.perplexity, None, n, "perplexity", "none", protocol)

@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from PIL import Image
 from torch import Tensor
 
 from evalsvc.files.artifacts import Artifact
 from evalsvc.spec.sampling import SamplingParams
+from evalsvc.tasks.text_to_image.shards import SampleOutput
 
 GRID_COLUMNS = 8
 
 
-def keep_images(parts: Sequence[Mapping[str, Any]], params: SamplingParams, several: bool) -> list[Artifact]:
+def keep_images(parts: Sequence[SampleOutput], params: SamplingParams, several: bool) -> list[Artifact]:
     """The first images as files, and all of them as one grid."""
-    kept = [entry for part in parts for entry in part["kept"]]
+    kept = [image for part in parts for image in part.kept]
     if not kept:
         return []
     prefix = f"guidance-{params.guidance_scale:g}-" if several else ""
     sampling = params.to_json()
     samples = [
-        Artifact("sample", f"{prefix}{entry['index']:05d}.png", "image/png", entry["png"], entry["details"] | sampling)
-        for entry in kept
+        Artifact(
+            "sample",
+            f"{prefix}{image.index:05d}.png",
+            "image/png",
+            image.png,
+            {"id": image.id, "prompt": image.prompt, **sampling},
+        )
+        for image in kept
     ]
-    prompts = [entry["details"]["prompt"] for entry in kept]
-    grid = encode_grid([entry["png"] for entry in kept])
+    grid = encode_grid([image.png for image in kept])
+    prompts = [image.prompt for image in kept]
     details = {"images": len(kept), "columns": GRID_COLUMNS, "prompts": prompts, **sampling}
     return [Artifact("grid", f"{prefix}grid.png", "image/png", grid, details), *samples]
 

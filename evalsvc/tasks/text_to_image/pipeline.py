@@ -9,12 +9,11 @@ fills the cores, in its turn. Where memory runs out, fewer images are decoded to
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from evalsvc.data.images import fit_pixels
 from evalsvc.decoders import ImageDecoder, pixel_error, to_uint8
+from evalsvc.decoders.pixel_error import PixelError
 from evalsvc.errors import NonFinite
 from evalsvc.features.digit_classifier import DigitClassifier
 from evalsvc.models.streams import decoding_stream
@@ -30,10 +30,11 @@ from evalsvc.sampling.fitting import FittingBatches, generate_fitting
 from evalsvc.sampling.memory import attempt, release
 from evalsvc.spec.images import Fit
 from evalsvc.spec.layout import VocabularyLayout
-from evalsvc.tasks.image_features import FeaturePass, FeatureRows
+from evalsvc.tasks.image_features import FeaturePass, FeatureRows, Rows
 from evalsvc.tasks.task import Context
 from evalsvc.tasks.text_to_image.artifacts import encode_png
 from evalsvc.tasks.text_to_image.prompts import PromptRecord
+from evalsvc.tasks.text_to_image.shards import KeptImage, SampledImage, SampleOutput
 from evalsvc.tasks.text_to_image.spec import TextToImage
 
 COMPARED = 8
@@ -47,64 +48,83 @@ def sample_images(
     decoder: ImageDecoder,
     features: FeaturePass,
     records: Sequence[PromptRecord],
-    shard: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Sample, decode and look at the images of one shard.
+    scale: float,
+    start: int = 0,
+) -> SampleOutput:
+    """Sample, decode and look at an image of each record.
 
-    Returns `features` by key ([n, d] float32, packed), `items` (one an image: its id and a digest of its codes),
-    `kept` (the first images as PNG), `classes` and what it adds to the `protocol`. Shapes go into the provenance.
+    Shapes go into the provenance.
+
+    Args:
+        scale: of guidance.
+        start: index of the first record among all prompts of the task: the first `task.keep` images are kept.
 
     Raises:
         NonFinite: the logits are not; names the checkpoint and the prompt.
         OutOfMemory: not even one image can be sampled, or decoded.
     """
     side = task.size or decoder.resolution
-    grid = decoder.grid(side, side)
-    length = grid[0] * grid[1]
-    spec = _spec(task, layout, length, shard["scale"])
-    model = context.model(dtype=task.dtype, rotary_inv_freq_dtype=task.rotary_inv_freq_dtype)
-    classifier = None if task.classifier is None else context.classifier(task.classifier)
+    stages = _stages(context, task, decoder, features)
+    post_processing = PostProcessing(stages, records, kept=task.keep - start)
+    spec = _spec(task, layout, stages.codes, scale)
+    try:
+        _sample(context, task, spec, stages, records, post_processing)
+    except NonFinite as error:
+        raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
+    classifier = stages.classifier
+    return SampleOutput(
+        post_processing.features(),
+        post_processing.images(),
+        post_processing.kept(start),
+        side,
+        {"layout": layout.digest, "decoder": decoder.digest, "size": side, **context.rotary()},
+        None if classifier is None else classifier.classes,
+        None if classifier is None else classifier.digest,
+        sum(record.cut > 0 for record in records),
+    )
+
+
+def _stages(context: Context, task: TextToImage, decoder: ImageDecoder, features: FeaturePass) -> Stages:
+    side = task.size or decoder.resolution
     exact = None
     if task.decoder_dtype != "float32":
         exact = context.decoder(task.decoder, task.decoder_config, task.decoder_ema)
-    stages = Stages(decoder, grid, task.fit(side), features, classifier, exact)
-    post_processing = PostProcessing(stages, records, kept=task.keep - shard["start"])
-    prompts = [Prompt(record.id, record.ids) for record in records]
+    classifier = None if task.classifier is None else context.classifier(task.classifier)
+    return Stages(decoder, decoder.grid(side, side), task.fit(side), features, classifier, exact)
+
+
+def _sample(
+    context: Context,
+    task: TextToImage,
+    spec: SamplerSpec,
+    stages: Stages,
+    records: Sequence[PromptRecord],
+    post_processing: PostProcessing,
+) -> None:
+    """Sample all records and give the images to `post_processing`."""
+    model = context.model(dtype=task.dtype, rotary_inv_freq_dtype=task.rotary_inv_freq_dtype)
     device = model.tok_embeddings.weight.device
-    how: dict[str, Any] = {"batches": [], "overlapped": overlaps(device)}
+    shapes: list[object] = []
+    overlap = overlaps(device)
+    how: dict[str, object] = {"batches": shapes, "overlapped": overlap}
     context.provenance["sampling"] = how
     batches = generate_fitting(
         model,
-        prompts,
+        [Prompt(record.id, record.ids) for record in records],
         spec,
-        lambda codes: context.report(codes // length),
+        lambda codes: context.report(codes // stages.codes),
         beside=stages.bytes(task.batch),
-        on_shape=lambda shape: how["batches"].append(shape.to_json()),
+        on_shape=lambda shape: shapes.append(shape.to_json()),
     )
-    try:
-        with Background(device, overlap=how["overlapped"]) as background:
-            finishing = Finishing(post_processing, background, batches, task.batch)
-            for samples in batches:
-                how["path"] = samples.path
-                finishing.start(samples)
-            finishing.wait()
-        how["decoded_at_once"] = finishing.at_once
-        if exact is not None:
-            how["decoder_error"] = post_processing.decoder_error
-    except NonFinite as error:
-        raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
-    return {
-        **post_processing.output(shard["start"]),
-        "classes": None if classifier is None else classifier.classes,
-        "protocol": {
-            "prompts": shard["digest"],
-            "layout": layout.digest,
-            "decoder": decoder.digest,
-            "size": side,
-            **context.rotary(),
-        },
-        "classifier": None if classifier is None else classifier.digest,
-    }
+    with Background(device, overlap=overlap) as background:
+        finishing = Finishing(post_processing, background, batches, task.batch)
+        for samples in batches:
+            how["path"] = samples.path
+            finishing.start(samples)
+        finishing.wait()
+    how["decoded_at_once"] = finishing.at_once
+    if post_processing.decoder_error is not None:
+        how["decoder_error"] = post_processing.decoder_error.to_json()
 
 
 def overlaps(device: torch.device) -> bool:
@@ -141,6 +161,11 @@ class Stages:
     exact: ImageDecoder | None = None
     """The decoder in float32, where `decoder` is not."""
 
+    @property
+    def codes(self) -> int:
+        """Of one image."""
+        return self.grid[0] * self.grid[1]
+
     def pixels(
         self,
         codes: Tensor,  # [B, N] int64
@@ -163,7 +188,7 @@ class Stages:
 
     def bytes(self, images: int) -> int:
         """That decoding and features take for a batch, at most."""
-        pixels = images * 3 * self.decoder.downsampling**2 * self.grid[0] * self.grid[1]
+        pixels = images * 3 * self.decoder.downsampling**2 * self.codes
         decoders = [self.decoder] if self.exact is None else [self.decoder, self.exact]
         # One after the other; the decoder's float32 result and the images made of it are there beside the latter.
         return max(*(decoder.decode_bytes(self.grid) for decoder in decoders), self.features.bytes()) + 6 * pixels
@@ -176,14 +201,14 @@ class PostProcessing:
         """The first `kept` images of the shard are kept as files."""
         self._stages, self._records, self._kept_until = stages, records, kept
         self._rows = FeatureRows()
-        self._items: dict[int, dict[str, Any]] = {}
+        self._images: dict[int, SampledImage] = {}
         self._kept: dict[int, bytes] = {}
-        self.decoder_error: dict[str, Any] | None = None
+        self.decoder_error: PixelError | None = None
         """How far the pixels of some images are from those of `Stages.exact`."""
 
     def add(self, samples: Samples, at_once: int) -> None:
         """Decode a batch and look at it, `at_once` images at a time, without those that an earlier attempt has done."""
-        done = sum(index in self._items for index in samples.indices)
+        done = sum(index in self._images for index in samples.indices)
         for start in range(done, len(samples.indices), at_once):
             self._add(samples.indices[start : start + at_once], samples.codes[start : start + at_once])
 
@@ -194,37 +219,37 @@ class PostProcessing:
     ) -> None:
         stages = self._stages
         if stages.exact is not None and self.decoder_error is None:
-            self.decoder_error = pixel_error(stages.exact, stages.decoder, codes[:COMPARED], stages.grid).to_json()
+            self.decoder_error = pixel_error(stages.exact, stages.decoder, codes[:COMPARED], stages.grid)
         pixels = stages.pixels(codes)
         features = stages.features(stages.compared(pixels), [self._records[index].text for index in indices])
         rows = zip(indices, codes.cpu(), stages.labels(pixels), strict=True)
-        items = {index: _item(self._records[index], code, label) for index, code, label in rows}
-        images = zip(indices, pixels.cpu(), strict=True)
-        kept = {index: encode_png(image) for index, image in images if index < self._kept_until}
+        images = {index: _image(self._records[index], code, label) for index, code, label in rows}
+        pictures = zip(indices, pixels.cpu(), strict=True)
+        kept = {index: encode_png(picture) for index, picture in pictures if index < self._kept_until}
         # All of it or nothing: where memory runs out before, these images are done again.
         self._rows.add(indices, features)
-        self._items |= items
+        self._images |= images
         self._kept |= kept
 
-    def output(self, start: int) -> dict[str, Any]:
-        """All of it, in the order of the records, the first of which is prompt `start`."""
-        return {
-            "features": self._rows.packed(),
-            "items": [self._items[index] for index in range(len(self._records))],
-            "kept": [
-                {"index": start + index, "png": png, "details": self._details(index)}
-                for index, png in sorted(self._kept.items())
-            ],
-        }
+    def features(self) -> dict[str, Rows]:
+        """Features by key, in the order of the records."""
+        return self._rows.joined()
 
-    def _details(self, index: int) -> dict[str, Any]:
-        return {"id": self._records[index].id, "prompt": self._records[index].text}
+    def images(self) -> list[SampledImage]:
+        """All images, in the order of the records."""
+        return [self._images[index] for index in range(len(self._records))]
+
+    def kept(self, start: int) -> list[KeptImage]:
+        """The images that are kept as files; `start` is the index of the first record among all prompts."""
+        return [
+            KeptImage(start + index, png, self._records[index].id, self._records[index].text)
+            for index, png in sorted(self._kept.items())
+        ]
 
 
-def _item(record: PromptRecord, codes: Tensor, label: int | None) -> dict[str, Any]:
+def _image(record: PromptRecord, codes: Tensor, read: int | None) -> SampledImage:
     digest = hashlib.sha256(codes.to(torch.int32).numpy().tobytes()).hexdigest()[:16]
-    item: dict[str, Any] = {"id": record.id, "codes": digest}
-    return item if label is None else item | {"label": record.label, "read": label, "agrees": label == record.label}
+    return SampledImage(record.id, digest, record.label, read)
 
 
 class Background:

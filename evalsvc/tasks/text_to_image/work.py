@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TypeAlias
+
+from pydantic import JsonValue
 
 from evalsvc.decoders import ImageDecoder
 from evalsvc.errors import DataChanged, InvalidData
@@ -16,14 +18,14 @@ from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.looks import schedule
 from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.tasks.image_codes import require_codebook
-from evalsvc.tasks.image_features import ExtractorSpec, FeaturePass, join_features
-from evalsvc.tasks.image_measures import Given, load_metrics, measure, rounded
+from evalsvc.tasks.image_features import ExtractorSpec, FeaturePass, Rows, join_features
+from evalsvc.tasks.image_measures import Given, load_metrics, measure, needs_rows, rounded
 from evalsvc.tasks.image_reference import (
     ReferenceSpec,
     identify_reference,
     read_reference,
     reference_features,
-    reference_shards,
+    reference_parts,
 )
 from evalsvc.tasks.reference_statistics import TapStatistics
 from evalsvc.tasks.suspicions import cut_inputs, left_out
@@ -32,13 +34,25 @@ from evalsvc.tasks.text_to_image.artifacts import keep_images
 from evalsvc.tasks.text_to_image.pipeline import sample_images
 from evalsvc.tasks.text_to_image.prompts import Prompts, PromptSpec, read_prompts
 from evalsvc.tasks.text_to_image.recipes import find_protocol
+from evalsvc.tasks.text_to_image.shards import (
+    ImageOutput,
+    ImagePlan,
+    ImageShard,
+    ReferenceOutput,
+    ReferenceShard,
+    SampleOutput,
+    SampleShard,
+)
 from evalsvc.tasks.text_to_image.spec import TextToImage
 
+Item: TypeAlias = dict[str, JsonValue]
+"""Results of one image, as `TaskResult.items` has them."""
 
-class TextToImageWork(Work[TextToImage, Mapping[str, Any], Mapping[str, Any]]):
+
+class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
     """Plan, run and merge a text_to_image task."""
 
-    def plan(self, context: Context) -> Plan[Mapping[str, Any]]:
+    def plan(self, context: Context) -> Plan[ImageShard]:
         """Cut reference images, where their features are not known, and prompts into shards.
 
         Raises InvalidData where a caption does not fit the layout or lacks its label, or a metric cannot be measured,
@@ -49,110 +63,114 @@ class TextToImageWork(Work[TextToImage, Mapping[str, Any], Mapping[str, Any]]):
         prompts = self._prompts(context, layout, decoder)
         if self.task.classifier is not None:
             _require_labels(self.task.captions, prompts)
-        count = len(prompts.records)
         reference = self._reference(self._size(decoder), prompts)
-        metrics, lacking, expected = self._choose(context, reference, count)
-        features = self._features(context, {metric.features for metric in metrics})
-        identities = {key: features.identity(key) for key in features.keys}
-        real = {metric.features: identities[metric.features] for metric in metrics if metric.needs != "nothing"}
-        identity = identify_reference(context, reference) if reference is not None and real else None
-        before: list[dict[str, Any]] = []
-        if reference is not None and identity is not None:
-            before = list(reference_shards(context, reference, identity, real, self.task.shard_size))
-        common = {
-            "digest": prompts.digest,
-            "captions": prompts.captions,
-            "metrics": [metric.name for metric in metrics],
-            "left_out": lacking,
-            "expected": expected,
-            "features": identities,
-            "reference": identity,
-            "real": sorted(real),
-        }
+        plan = self._plan_metrics(context, prompts, reference)
+        before = list(self._reference_shards(context, reference, plan))
         shards = [
-            {"part": "sample", "scale": scale, "start": start, "stop": stop, "units": stop - start}
+            SampleShard(stop - start, scale, start, stop, plan)
             for scale in self.task.scales
-            for start, stop in cut(count, self.task.shard_size)
+            for start, stop in cut(len(prompts.records), self.task.shard_size)
         ]
         # Of several scales the first ones would be done before the others begin.
         several = len(self.task.scales) > 1
-        looks = () if several else schedule([shard["units"] for shard in (*before, *shards)], len(before))
-        return Plan([shard | common for shard in (*before, *shards)], "images", looks, self.task.until)
+        looks = () if several else schedule([shard.units for shard in (*before, *shards)], len(before))
+        return Plan([*before, *shards], "images", looks, self.task.until)
 
-    def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return features of the shard's images; of sampled ones also digests of the codes, and the first as files.
+    def run(self, context: Context, shard: ImageShard) -> ImageOutput:
+        """Extract features of the shard's images; of prompts, sample the images first.
 
         Raises DataChanged where captions, images or an extractor are not what was planned, and NonFinite.
         """
         layout, decoder = context.layout(), self._decoder(context)
-        prompts = self._prompts(context, layout, decoder)
-        features = self._features(context, shard.get("keys", shard["features"]))
-        features.require_planned(shard["features"])
-        if shard["part"] == "reference":
+        prompts, plan = self._prompts(context, layout, decoder), shard.plan
+        features = self._features(context, shard.images.keys if shard.part == "reference" else plan.features)
+        features.require_planned(plan.features)
+        if shard.part == "reference":
             reference = self._reference(self._size(decoder), prompts)
             assert reference is not None, "the plan had one"
-            images = slice(shard["start"], shard["stop"])
-            return reference_features(context, reference, features, images, shard["images"])
-        if prompts.digest != shard["digest"]:
+            return ReferenceOutput(reference_features(context, reference, features, shard.images))
+        if prompts.digest != plan.prompts:
             raise DataChanged.since_planned(prompts.path)
-        part = prompts.records[shard["start"] : shard["stop"]]
-        output = sample_images(context, self.task, layout, decoder, features, part, shard)
-        return {**output, "cut": sum(record.cut > 0 for record in part)}
+        records = prompts.records[shard.start : shard.stop]
+        return sample_images(context, self.task, layout, decoder, features, records, shard.scale, shard.start)
 
-    def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
+    def merge(self, context: Context, shards: Sequence[ImageShard], outputs: Sequence[ImageOutput]) -> TaskResult:
         """The metrics per guidance scale, agreement with the captions' labels, the grid and the kept images."""
-        pairs = list(zip(shards, outputs, strict=True))
-        real = [output for shard, output in pairs if shard["part"] == "reference"]
-        reference = self._statistics(context, shards[0], real)
+        plan = shards[0].plan
+        reference = self._statistics(context, plan, shards, outputs)
         metrics: list[MetricValue] = []
-        items: list[dict[str, Any]] = []
+        items: list[Item] = []
         artifacts: list[Artifact] = []
-        details: dict[str, Any] = {}
+        details: dict[str, object] = {}
+        cut_captions = 0
         for scale in self.task.scales:
-            parts = [output for shard, output in pairs if shard["part"] == "sample" and shard["scale"] == scale]
+            parts = _sampled(shards, outputs, scale)
             if parts:
-                sampled = [item for part in parts for item in part["items"]]
-                drawn = [{"index": index, **item} for index, item in enumerate(sampled)]
-                metrics += self._measure(scale, parts, drawn, shards[0], reference, details)
+                sampled = [image for part in parts for image in part.images]
+                drawn = [{"index": index, **image.to_item()} for index, image in enumerate(sampled)]
+                metrics += self._measure(scale, parts, drawn, plan, reference, details)
                 items += [item | {"guidance_scale": scale} for item in drawn]
                 artifacts += keep_images(parts, self.task.params(scale), several=len(self.task.scales) > 1)
-        notes = {
-            "images": len(items),
-            "captions_cut": sum(output["cut"] for shard, output in pairs if shard["part"] == "sample"),
-            "left_out": dict(shards[0]["left_out"]),
-            "details": details,
-        }
-        called = self._called(shards[0], metrics)
-        warnings = list(self._suspicions(shards[0], metrics, notes, called))
-        return TaskResult(metrics, items, notes | called, artifacts, warnings)
+                cut_captions += sum(part.cut for part in parts)
+        called = self._called(plan, metrics)
+        warnings = list(self._suspicions(plan, metrics, len(items), cut_captions, called))
+        notes = {"images": len(items), "captions_cut": cut_captions, "left_out": dict(plan.left_out)}
+        return TaskResult(metrics, items, {**notes, "details": details, **called}, artifacts, warnings)
 
     def real_images(self, context: Context) -> ReferenceSpec | None:
         """Return which real images samples are compared with, and how they become squares; None: the task has none."""
         decoder = self._decoder(context)
         return self._reference(self._size(decoder), self._prompts(context, context.layout(), decoder))
 
+    def _plan_metrics(self, context: Context, prompts: Prompts, reference: ReferenceSpec | None) -> ImagePlan:
+        metrics, lacking, expected = self._choose(context, reference, len(prompts.records))
+        features = self._features(context, {metric.features for metric in metrics})
+        real = sorted({metric.features for metric in metrics if metric.needs != "nothing"})
+        return ImagePlan(
+            prompts.digest,
+            prompts.captions,
+            tuple(metric.name for metric in metrics),
+            lacking,
+            tuple(expected),
+            {key: features.identity(key) for key in features.keys},
+            identify_reference(context, reference) if reference is not None and real else None,
+            tuple(real),
+            tuple(sorted({metric.features for metric in metrics if needs_rows(metric)})),
+        )
+
+    def _reference_shards(
+        self, context: Context, reference: ReferenceSpec | None, plan: ImagePlan
+    ) -> Iterator[ReferenceShard]:
+        if reference is None or plan.reference is None:
+            return
+        features = {key: plan.features[key] for key in plan.real}
+        size = self.task.shard_size
+        for images in reference_parts(context, reference, plan.reference, features, plan.rows, size):
+            yield ReferenceShard(images.stop - images.start, images, plan)
+
     def _suspicions(
         self,
-        planned: Mapping[str, Any],
+        plan: ImagePlan,
         metrics: Sequence[MetricValue],
-        notes: Mapping[str, Any],
-        called: Mapping[str, Any],
+        images: int,
+        cut_captions: int,
+        called: Mapping[str, JsonValue],
     ) -> Iterator[TaskWarning]:
-        reasons = {name: planned["left_out"][name] for name in planned.get("expected", ())}
+        reasons = {name: plan.left_out[name] for name in plan.expected}
         measured = {metric.name.partition("/")[2] for metric in metrics}
-        count = notes["images"] // len(self.task.scales)
+        count = images // len(self.task.scales)
         too_few = f"the task stopped after {count:,} images, which are too few for it"
-        reasons |= {name: too_few for name in planned["metrics"] if name not in measured}
+        reasons |= {name: too_few for name in plan.metrics if name not in measured}
         yield from left_out(self.task.name, reasons, "sample more images, or name in `metrics` what you want")
-        if "fid_deviates" in called:
-            deviations = ", ".join(called["fid_deviates"])
+        if isinstance(deviates := called.get("fid_deviates"), list):
+            deviations = ", ".join(map(str, deviates))
             yield TaskWarning(
                 "not_the_recipe",
                 f"{self.task.name}/fid",
                 f"it is not the FID-30K of {self.task.protocol}: {deviations}; do not compare it with published ones",
             )
         remedy = "give shorter captions, or a layout with a greater `length`"
-        yield from cut_inputs(self.task.name, "captions", notes["captions_cut"], notes["images"], remedy)
+        yield from cut_inputs(self.task.name, "captions", cut_captions, images, remedy)
 
     def _decoder(self, context: Context) -> ImageDecoder:
         return context.decoder(
@@ -215,33 +233,34 @@ class TextToImageWork(Work[TextToImage, Mapping[str, Any], Mapping[str, Any]]):
         return [metric for metric, reason in found.items() if reason is None], lacking, expected
 
     def _statistics(
-        self, context: Context, planned: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]
+        self, context: Context, plan: ImagePlan, shards: Sequence[ImageShard], outputs: Sequence[ImageOutput]
     ) -> dict[str, TapStatistics]:
-        if self.task.reference is None or planned["reference"] is None:
+        """The reference's statistics. Outputs of its shards are read only if they are not kept yet."""
+        if self.task.reference is None or plan.reference is None:
             return {}
 
-        def compute(keys: Sequence[str]) -> Mapping[str, Any]:
-            shard = {**planned, "part": "reference", "start": 0, "stop": None, "keys": keys}
-            return self.run(context, {**shard, "images": planned["reference"]["images"]})
+        def computed() -> dict[str, Rows]:
+            indices = [index for index, shard in enumerate(shards) if shard.part == "reference"]
+            return join_features([outputs[index].features for index in indices])
 
-        features = {key: planned["features"][key] for key in planned["real"]}
-        return read_reference(context, self.task.reference, planned["reference"], features, parts, compute)
+        features = {key: plan.features[key] for key in plan.real}
+        return read_reference(context.kept, self.task.reference, plan.reference, features, plan.rows, computed)
 
     def _measure(
         self,
         scale: float,
-        parts: Sequence[Mapping[str, Any]],
-        items: Sequence[dict[str, Any]],
-        planned: Mapping[str, Any],
+        parts: Sequence[SampleOutput],
+        items: Sequence[Item],
+        plan: ImagePlan,
         reference: Mapping[str, TapStatistics],
-        details: dict[str, Any],
+        details: dict[str, object],
     ) -> Iterator[MetricValue]:
         """The metrics of one guidance scale; puts the images' shares into `items`."""
-        images = self._images_protocol(scale, parts[0])
+        images = self._images_protocol(scale, parts[0], plan)
         # Items of several scales share their index, so what is compared has the scale in its name.
         suffix = "" if len(self.task.scales) == 1 else f"@{scale:g}"
-        features = join_features(parts)
-        for metric, estimate in measure(planned["metrics"], features, reference, self.task.seed, self._program):
+        features = join_features([part.features for part in parts])
+        for metric, estimate in measure(plan.metrics, features, reference, self.task.seed, self._program):
             key, shares = f"{metric.name}{suffix}", rounded(estimate)
             for item, share in zip(items, shares or (), strict=False):
                 item[key] = share
@@ -254,7 +273,7 @@ class TextToImageWork(Work[TextToImage, Mapping[str, Any], Mapping[str, Any]]):
                 estimate.n,
                 metric.unit,
                 metric.direction,
-                Protocol(images | self._metric_protocol(metric, estimate.n, parts[0], planned)),
+                Protocol(images | self._metric_protocol(metric, estimate.n, parts[0], plan)),
                 items=() if shares is None else (key,),
                 groups=estimate.groups,
             )
@@ -262,66 +281,71 @@ class TextToImageWork(Work[TextToImage, Mapping[str, Any], Mapping[str, Any]]):
             yield self._agreement(items, f"agrees{suffix}", parts[0], images)
 
     def _agreement(
-        self, items: Sequence[dict[str, Any]], key: str, part: Mapping[str, Any], images: Mapping[str, Any]
+        self, items: Sequence[Item], key: str, part: SampleOutput, images: Mapping[str, JsonValue]
     ) -> MetricValue:
+        assert part.classes is not None, "the shards had the classifier"
         for item in items:
-            item[key] = item.pop("agrees")
-        n, hits = len(items), sum(item[key] for item in items)
+            item[key] = item["read"] == item["label"]
+        n, hits = len(items), sum(item[key] is True for item in items)
         share = Ratio(hits / n, share_stderr(hits, n), n)
-        protocol = Protocol({**images, "classifier": part["classifier"], **self._stopping()})
-        name, baseline = f"{self.task.name}/agreement", 1 / part["classes"]
+        protocol = Protocol({**images, "classifier": part.classifier, **self._stopping()})
+        name, baseline = f"{self.task.name}/agreement", 1 / part.classes
         return share.as_metric(name, "fraction", "higher", protocol, baseline, (key,))
 
-    def _images_protocol(self, scale: float, part: Mapping[str, Any]) -> dict[str, Any]:
+    def _images_protocol(self, scale: float, part: SampleOutput, plan: ImagePlan) -> dict[str, JsonValue]:
         """What moves the images."""
+        task = self.task
         return {
-            "task": self.task.kind,
-            "dtype": self.task.dtype,
-            "rotary_inv_freq_dtype": self.task.rotary_inv_freq_dtype,
-            "sampling": self.task.params(scale).to_json(),
-            "select": self.task.select
-            if self.task.select == "first"
-            else {"rule": self.task.select, "seed": self.task.select_seed},
-            **({} if self.task.weights == "plain" else {"weights": self.task.weights}),
-            **({} if self.task.cache_dtype in (None, self.task.dtype) else {"cache_dtype": self.task.cache_dtype}),
-            **({} if self.task.decoder_dtype == "float32" else {"decoder_dtype": self.task.decoder_dtype}),
-            **part["protocol"],
+            "task": task.kind,
+            "dtype": task.dtype,
+            "rotary_inv_freq_dtype": task.rotary_inv_freq_dtype,
+            "sampling": task.params(scale).to_json(),
+            "select": task.select if task.select == "first" else {"rule": task.select, "seed": task.select_seed},
+            **({} if task.weights == "plain" else {"weights": task.weights}),
+            **({} if task.cache_dtype in (None, task.dtype) else {"cache_dtype": task.cache_dtype}),
+            **({} if task.decoder_dtype == "float32" else {"decoder_dtype": task.decoder_dtype}),
+            "prompts": plan.prompts,
+            **part.protocol,
         }
 
     def _metric_protocol(
-        self, metric: ImageMetric, n: int, part: Mapping[str, Any], planned: Mapping[str, Any]
-    ) -> dict[str, Any]:
+        self, metric: ImageMetric, n: int, part: SampleOutput, plan: ImagePlan
+    ) -> dict[str, JsonValue]:
         """What else moves the metric."""
-        compared = self.task.fit(part["protocol"]["size"])
+        compared = self.task.fit(part.side)
+        against = None if metric.needs == "nothing" else plan.reference
         return {
             "estimator": metric.estimator,
-            **planned["features"][metric.features],
-            **({} if compared.size == part["protocol"]["size"] else {"compared": compared.to_json()}),
+            **plan.features[metric.features],
+            **({} if compared.size == part.side else {"compared": compared.to_json()}),
             **({"n": n} if metric.biased else self._stopping()),
-            **({} if metric.needs == "nothing" else {"reference": dict(planned["reference"])}),
+            **({} if against is None else {"reference": against.to_json()}),
         }
 
-    def _stopping(self) -> dict[str, Any]:
+    def _stopping(self) -> dict[str, JsonValue]:
         """What moves the number of images where that moves no expectation."""
         return {} if self.task.until is None else {"until": self.task.until.model_dump()}
 
-    def _called(self, planned: Mapping[str, Any], metrics: Sequence[MetricValue]) -> dict[str, Any]:
+    def _called(self, plan: ImagePlan, metrics: Sequence[MetricValue]) -> dict[str, JsonValue]:
         """By which of the field's names the FID goes, and where it goes by none, why."""
         fid = next((metric for metric in metrics if metric.name == f"{self.task.name}/fid"), None)
         if self.task.protocol is None:
             return {}
-        if fid is None:
+        if fid is None or plan.reference is None:
             return {"protocol": self.task.protocol}
-        deviations = list(
-            find_protocol(self.task.protocol).deviations(
-                planned["captions"],
-                prompts=fid.n,
-                reference=planned["reference"].get("n"),
-                extractor=str(fid.protocol.content["extractor"]),
-            )
+        recipe = find_protocol(self.task.protocol)
+        extractor = plan.features["inception/2048"]["extractor"]
+        deviations: list[JsonValue] = list(
+            recipe.deviations(plan.captions, prompts=fid.n, reference=plan.reference.n, extractor=extractor)
         )
         label = {"fid_deviates": deviations} if deviations else {"fid_is": f"FID-30K, {self.task.protocol}"}
         return {"protocol": self.task.protocol, **label}
+
+
+def _sampled(shards: Sequence[ImageShard], outputs: Sequence[ImageOutput], scale: float) -> list[SampleOutput]:
+    """Outputs of the shards with samples at a scale. No other output is read: each may be a file."""
+    indices = [index for index, shard in enumerate(shards) if shard.part == "sample" and shard.scale == scale]
+    return [output for index in indices if (output := outputs[index]).part == "sample"]
 
 
 def _require_labels(path: str | None, prompts: Prompts) -> None:

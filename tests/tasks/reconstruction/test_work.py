@@ -24,6 +24,7 @@ from evalsvc.metrics.reconstruction import psnr, ssim
 from evalsvc.miniature import ROOT
 from evalsvc.spec.protocol import MetricValue
 from evalsvc.spec.suite import build_task, parse_suite
+from evalsvc.tasks.reconstruction.shards import ReconstructionOutput, ReconstructionPlan, ReconstructionShard
 from evalsvc.tasks.reconstruction.spec import Reconstruction
 from evalsvc.tasks.reconstruction.work import ReconstructionWork
 from evalsvc.tasks.task import TaskResult
@@ -137,8 +138,8 @@ def test_the_protocol_has_what_moves_the_numbers_and_nothing_else(digits: Path, 
     def ids(**parameters: Any) -> dict[str, str]:
         images = parameters.pop("images", digits)
         context = context_of(tmp_path)
-        plan = work_on(images, **parameters).plan(context).shards[0]
-        return {"pixels": str(plan["protocol"]), "features": str(plan["features"])}
+        plan = work_on(images, **parameters).plan(context).shards[0].plan
+        return {"pixels": str(plan.protocol), "features": str(plan.features)}
 
     plain = ids()
     copy = shutil.copy(digits, tmp_path / "copy.safetensors")
@@ -172,22 +173,22 @@ def test_distances_need_more_images_than_features(digits: Path, tmp_path: Path) 
     ):
         with pytest.raises(InvalidData, match=message):
             work_on(digits, samples=64, taps=taps).plan(context)
-    assert work_on(digits, extractor=None).plan(context).shards[0]["taps"] == []
+    assert work_on(digits, extractor=None).plan(context).shards[0].plan.taps == ()
 
 
 def test_the_full_tap_is_called_fid(tmp_path: Path) -> None:
     path = tmp_path / "noise.safetensors"
     generator = torch.Generator().manual_seed(0)
     save_file({"images": torch.randint(0, 256, (2050, 3, 16, 16), dtype=torch.uint8, generator=generator)}, path)
-    assert work_on(path, size=16).plan(context_of(tmp_path)).shards[0]["taps"] == [64, 2048]
+    assert work_on(path, size=16).plan(context_of(tmp_path)).shards[0].plan.taps == (64, 2048)
 
 
 def test_images_that_come_back_exactly_have_an_infinite_psnr(tmp_path: Path) -> None:
     """Infinity is kept as what it is, in items as a string, and has no error."""
-    shard = {"protocol": {}, "features": {}, "taps": []}
-    counts = {"dtype": "int64", "shape": [2], "data": np.array([3, 1]).tobytes()}
-    output = {"names": ["a", "b"], "psnr": [float("inf"), 30.0], "ssim": [1.0, 0.5], "code_counts": counts}
-    result = work_on(tmp_path).merge(context_of(tmp_path), [shard], [{**output, "features": {}}])
+    shard = ReconstructionShard(2, 0, 2, "digest", ReconstructionPlan({}, {}, ()))
+    output = ReconstructionOutput(["a", "b"], [float("inf"), 30.0], [1.0, 0.5], np.array([3, 1]), {})
+    sent = ReconstructionWork.output_codec.unpack(ReconstructionWork.output_codec.pack(output))
+    result = work_on(tmp_path).merge(context_of(tmp_path), [shard], [sent])
     assert (values(result)["psnr"].value, values(result)["psnr"].stderr) == (float("inf"), None)
     assert result.items[0] == {"index": 0, "image": "a", "psnr": "Infinity", "ssim": 1.0}
 
