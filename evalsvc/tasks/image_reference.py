@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import JsonValue
@@ -90,7 +90,7 @@ class ReferencePart:
     stop: int
     digest: str
     """SHA-256 of the images' contents."""
-    keys: tuple[str, ...]
+    keys: Sequence[str]
     """Features to extract."""
 
 
@@ -114,9 +114,7 @@ def reference_parts(
     """Cut the real images into parts, for those of `features` that are not kept. `rows` are the keys of which features
     are needed, not only moments."""
     names = context.kept.names()
-    missing = tuple(
-        key for key, of in features.items() if not is_known(names, _key(identity, key, of), rows=key in rows)
-    )
+    missing = [key for key, of in features.items() if not is_known(names, _key(identity, key, of), rows=key in rows)]
     if spec.imported or not missing:
         return
     source = context.images(spec.name)

@@ -20,7 +20,7 @@ class ReconstructionPlan:
     """Protocol of the metrics, but for the features of distances."""
     features: Mapping[str, str]
     """What protocols say of the features."""
-    taps: tuple[int, ...]
+    taps: Sequence[int]
     """Numbers of features of the distances."""
 
 

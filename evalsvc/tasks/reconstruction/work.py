@@ -50,7 +50,7 @@ class ReconstructionWork(Work[Reconstruction, ReconstructionShard, Reconstructio
             features = identity_of(extractor, taps[0], self.task.resize)
             self._program()  # a worker without it is to say so now, not after the last shard
         protocol = {"task": self.task.kind, "estimator": ESTIMATOR, "images": source.digest(range(count))}
-        plan = ReconstructionPlan(protocol | self._coder(context).identity(), features, tuple(taps))
+        plan = ReconstructionPlan(protocol | self._coder(context).identity(), features, taps)
         shards = [
             ReconstructionShard(stop - start, start, stop, source.digest(range(start, stop)), plan)
             for start, stop in cut(count, self.task.shard_size)

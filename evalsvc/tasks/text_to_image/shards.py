@@ -22,18 +22,18 @@ class ImagePlan:
     """`Prompts.digest`."""
     captions: str
     """Digest of the whole list that the prompts were chosen from."""
-    metrics: tuple[str, ...]
+    metrics: Sequence[str]
     left_out: Mapping[str, str]
     """Metrics that cannot be measured, and why."""
-    expected: tuple[str, ...]
+    expected: Sequence[str]
     """Those of them that a reader would expect."""
     features: Mapping[str, Mapping[str, str]]
     """What protocols say of the features that the metrics read, by key."""
     reference: ReferenceIdentity | None
     """None where no metric compares with real images."""
-    real: tuple[str, ...]
+    real: Sequence[str]
     """Keys of the features that are compared with real images."""
-    rows: tuple[str, ...]
+    rows: Sequence[str]
     """Those of them of which a metric needs the real images' features, not only their moments."""
 
 

@@ -129,13 +129,13 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         return ImagePlan(
             prompts.digest,
             prompts.captions,
-            tuple(metric.name for metric in metrics),
+            [metric.name for metric in metrics],
             lacking,
-            tuple(expected),
+            expected,
             {key: features.identity(key) for key in features.keys},
             identify_reference(context, reference) if reference is not None and real else None,
-            tuple(real),
-            tuple(sorted({metric.features for metric in metrics if needs_rows(metric)})),
+            real,
+            sorted({metric.features for metric in metrics if needs_rows(metric)}),
         )
 
     def _reference_shards(

@@ -173,19 +173,19 @@ def test_distances_need_more_images_than_features(digits: Path, tmp_path: Path) 
     ):
         with pytest.raises(InvalidData, match=message):
             work_on(digits, samples=64, taps=taps).plan(context)
-    assert work_on(digits, extractor=None).plan(context).shards[0].plan.taps == ()
+    assert work_on(digits, extractor=None).plan(context).shards[0].plan.taps == []
 
 
 def test_the_full_tap_is_called_fid(tmp_path: Path) -> None:
     path = tmp_path / "noise.safetensors"
     generator = torch.Generator().manual_seed(0)
     save_file({"images": torch.randint(0, 256, (2050, 3, 16, 16), dtype=torch.uint8, generator=generator)}, path)
-    assert work_on(path, size=16).plan(context_of(tmp_path)).shards[0].plan.taps == (64, 2048)
+    assert work_on(path, size=16).plan(context_of(tmp_path)).shards[0].plan.taps == [64, 2048]
 
 
 def test_images_that_come_back_exactly_have_an_infinite_psnr(tmp_path: Path) -> None:
     """Infinity is kept as what it is, in items as a string, and has no error."""
-    shard = ReconstructionShard(2, 0, 2, "digest", ReconstructionPlan({}, {}, ()))
+    shard = ReconstructionShard(2, 0, 2, "digest", ReconstructionPlan({}, {}, []))
     output = ReconstructionOutput(["a", "b"], [float("inf"), 30.0], [1.0, 0.5], np.array([3, 1]), {})
     sent = ReconstructionWork.output_codec.unpack(ReconstructionWork.output_codec.pack(output))
     result = work_on(tmp_path).merge(context_of(tmp_path), [shard], [sent])
