@@ -225,8 +225,8 @@ def to_row(answer: Answer | Generation) -> AnswerRow:
     if isinstance(answer, Generation):
         return answer.text, answer.text_within, answer.cut
     found = answer.score
-    score = found.logprob, found.greedy, found.logprob_within, found.greedy_within, found.image_mass
-    return *score, answer.tokens, answer.cut, answer.continuation_cut
+    columns = found.logprob, found.greedy, found.logprob_within, found.greedy_within, found.image_mass
+    return *columns, answer.tokens, answer.cut, answer.continuation_cut
 
 
 def from_row(row: AnswerRow) -> Answer | Generation:

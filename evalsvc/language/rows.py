@@ -35,7 +35,6 @@ from evalsvc.spec.paths import PACKAGE
 MAX_BYTES = 1 << 30
 """Bytes of a data file, and of what a parquet file says that it unpacks to."""
 
-
 TEXT_TASKS: Final = PACKAGE / "text_tasks"
 """Definitions of the benchmarks that ship with evalsvc, for llm-foundry's rows."""
 

@@ -31,7 +31,6 @@ from evalsvc.spec.protocol import Direction, MetricValue, Protocol
 SCORE = "score"
 """The unit of what lm-eval does not say the unit of."""
 
-
 Response = str | float | tuple[float, bool]
 """A generated text; the log-probability of a text; that of a continuation, and whether greedy decoding gives it."""
 

@@ -113,8 +113,8 @@ def compare(
 ) -> Comparison:
     """Run both models on every passage; `base` may be `own` itself, which then runs once.
 
-    `positions`, counted from 1, are the two ids of a text whose losses `Comparison.late` compares. Batches move numbers
-    by rounding only. `report` gets the number of passages done.
+    `positions`, counted from 1, are the two ids of a text whose losses `ComparedText.late` compares. Batches move
+    numbers by rounding only. `report` gets the number of passages done.
 
     Raises:
         NonFinite: names the model, the passage and the first part of the model that is at fault.

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import JsonValue
 
@@ -52,7 +52,10 @@ SHOWN_OF_TEXT = ("kl", "kl_within", "top1_agreement", "image_mass", "icl_loss", 
 """What the page shows of the text's metrics beside the losses."""
 
 
-class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, DocumentAnswers | Comparison]):
+ForgettingOutput: TypeAlias = DocumentAnswers | Comparison
+
+
+class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput]):
     """Put the same questions and texts to a checkpoint and to its base, and compare."""
 
     def plan(self, context: Context) -> Plan[ForgettingShard]:
@@ -69,7 +72,7 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, DocumentAnswers 
         ]
         return Plan(shards, "documents")
 
-    def run(self, context: Context, shard: ForgettingShard) -> DocumentAnswers | Comparison:
+    def run(self, context: Context, shard: ForgettingShard) -> ForgettingOutput:
         """Return answers to documents, or sums per text; see `language.evaluation` and `text_comparison`.
 
         Raises DataChanged where base, text or benchmarks are not what was planned, and NonFinite.
@@ -85,10 +88,7 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, DocumentAnswers 
         return answers
 
     def merge(
-        self,
-        context: Context,
-        shards: Sequence[ForgettingShard],
-        outputs: Sequence[DocumentAnswers | Comparison],
+        self, context: Context, shards: Sequence[ForgettingShard], outputs: Sequence[ForgettingOutput]
     ) -> TaskResult:
         """Metrics, items, and what is to be read. Needs the benchmarks' data, but neither checkpoint, base nor text.
 
