@@ -477,11 +477,11 @@ class Client:
         self,
         method: str,
         path: str,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, object] | None = None,
         *,
         query: Sequence[tuple[str, str]] = (),
         text: str | None = None,
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         arguments: dict[str, Any] = {"params": list(query)} if query else {}
         if body is not None:
             arguments["json"] = body
@@ -500,7 +500,7 @@ class Client:
             "start one with `evalsvc serve`, or give its address by --url (EVALSVC_URL)"
         )
 
-    def _read(self, response: httpx.Response) -> dict[str, Any]:
+    def _read(self, response: httpx.Response) -> dict[str, object]:
         try:
             content = response.json()
         except ValueError:

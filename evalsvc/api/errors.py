@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
@@ -141,7 +142,7 @@ def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
     return problem(422, errors.InvalidRequest.code, detail)
 
 
-def _finding(item: Mapping[str, Any]) -> str:
+def _finding(item: ErrorDetails) -> str:
     """One finding of pydantic as `field: what is wrong, found …`."""
     field = ".".join(str(part) for part in item["loc"][1:])
     if item["type"] == "json_invalid":
@@ -154,7 +155,7 @@ def _finding(item: Mapping[str, Any]) -> str:
     return f"{field or 'the body'}: {message[:1].lower()}{message[1:]}, found {_shown(item['input'])}"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 120 else text[:120] + "…"
 

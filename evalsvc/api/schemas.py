@@ -57,7 +57,7 @@ class Input(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _check(cls, data: Any) -> Any:
+    def _check(cls, data: object) -> object:
         if isinstance(data, dict):
             known = [field.alias or name for name, field in cls.model_fields.items()]
             for key in data:
@@ -119,9 +119,10 @@ class CheckpointInput(Input):
 
     @model_validator(mode="before")
     @classmethod
-    def _leave_place_open(cls, data: Any) -> Any:
-        is_virtual = isinstance(data, dict) and isinstance(data.get("uri"), str) and is_expression(data["uri"])
-        return {"run": None, "step": None, **data} if is_virtual else data
+    def _leave_place_open(cls, data: object) -> object:
+        if isinstance(data, dict) and isinstance(data.get("uri"), str) and is_expression(data["uri"]):
+            return {"run": None, "step": None, **data}
+        return data
 
     @model_validator(mode="after")
     def _has_its_place(self) -> CheckpointInput:
@@ -301,7 +302,7 @@ class ItemsQuery(Input):
     """Objects in JSON, or a line per item."""
 
 
-def check_storable(data: Any) -> None:
+def check_storable(data: object) -> None:
     """Refuse what is legal in Python's JSON but not in a database's: NaN, NUL, halves of surrogate pairs."""
     rest = [data]
     while rest:

@@ -6,7 +6,6 @@ import csv
 import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -33,7 +32,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], optional:
     Console(width=None if sys.stdout.isatty() else 240).print(table)
 
 
-def write_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+def write_rows(rows: Sequence[Mapping[str, object]]) -> None:
     """Print rows as CSV, under the names of the first one's columns."""
     if rows:
         writer = csv.writer(sys.stdout, lineterminator="\n")

@@ -186,7 +186,7 @@ def _require_sound(resolved: Resolved) -> None:
         require_parts(resolved.expression, fields["n_layers"], fields["weight_tying"])
 
 
-def _one_layout(parents: Sequence[Checkpoint], given: dict[str, Any] | None) -> dict[str, Any] | None:
+def _one_layout(parents: Sequence[Checkpoint], given: Mapping[str, object] | None) -> Mapping[str, object] | None:
     """The layout that all parents have; where one is given, those that were posted without are taken to have it."""
     wanted = given or parents[0].layout
     other = next((parent for parent in parents if parent.layout != wanted and (parent.layout or not given)), None)
@@ -206,7 +206,7 @@ def _tokens_seen(parents: Sequence[Checkpoint], run: str, step: int) -> int | No
     return next(at, None)
 
 
-def _model_beside(path: str, identity: Identity, settings: Settings) -> dict[str, Any] | None:
+def _model_beside(path: str, identity: Identity, settings: Settings) -> Mapping[str, object] | None:
     """The configuration that lies beside a checkpoint, here or elsewhere."""
     if identity.etag is not None:
         return config_beside_remote(path, settings)
@@ -215,14 +215,16 @@ def _model_beside(path: str, identity: Identity, settings: Settings) -> dict[str
         return config_beside(Path(checkpoint.path))
 
 
-def _model(model: str | Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+def _model(model: str | Mapping[str, object], settings: Settings) -> Mapping[str, object]:
     if isinstance(model, str) and _names_file(model):
         model = str(locate(model, settings.root_paths, settings.private_paths))
     # Without the base, a name could be a file of the folder that the service happens to run in.
     return read_model_spec(model, base=Path("/"))
 
 
-def _layout(layout: str | Mapping[str, Any], model: Mapping[str, Any] | None, settings: Settings) -> dict[str, Any]:
+def _layout(
+    layout: str | Mapping[str, object], model: Mapping[str, object] | None, settings: Settings
+) -> Mapping[str, object]:
     """The layout inline, checked against the model's table where its size is known."""
     if isinstance(layout, str) and _names_file(layout):
         layout = str(locate(layout, settings.root_paths, settings.private_paths))

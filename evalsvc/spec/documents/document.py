@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
@@ -39,7 +39,9 @@ class Example:
         self.value = value
         self.schema = schema
 
-    def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> dict[str, object]:
+    def __get_pydantic_json_schema__(
+        self, core_schema: object, handler: Callable[[object], dict[str, object]]
+    ) -> dict[str, object]:
         """Add the example to the JSON schema that pydantic makes of the field."""
         return {**handler(core_schema), **self.schema, "examples": [self.value]}
 

@@ -42,7 +42,7 @@ def read(kind: type[D], content: object) -> D:
     return document
 
 
-def content_of(document: Document) -> dict[str, Any]:
+def content_of(document: Document) -> dict[str, object]:
     """Return what `read` reads: the document as plain dictionaries and lists, for JSON."""
     kind: object = type(document)
     nested = _nested(kind)

@@ -46,7 +46,7 @@ class Plan(Document):
     """Which suites a run's checkpoints get."""
 
     suites: list[PlannedSuite]
-    when_behind: Annotated[Literal["all", "newest"], Example("newest")]
+    when_behind: Annotated[Literal["all", "newest"], Example("newest")] = "all"
     """`newest`: a checkpoint drops what older ones of its run still wait for by the plan."""
 
 

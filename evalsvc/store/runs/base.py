@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 
+from evalsvc.checkpoints.expression import Step
 from evalsvc.spec import documents
-from evalsvc.store.lookup import current_checkpoint, find_run, find_step, place_of
+from evalsvc.store.lookup import current_checkpoint, find_run, find_step, step_of
 from evalsvc.store.tables import Checkpoint, Run, checkpoint_parents
 
 FIRST_STEP = 0
@@ -37,7 +36,7 @@ def base_of(session: Session, run: Run, variant: str) -> Checkpoint | None:
     Without a name it is the run's step 0, in that variant if there is one, else `raw`.
     """
     if run.base is not None:
-        return _current(session, run.base)
+        return _current(session, Step(**run.base))
     found = (current_checkpoint(session, run.id, FIRST_STEP, name) for name in dict.fromkeys((variant, "raw")))
     return next((base for base in found if base is not None), None)
 
@@ -54,14 +53,15 @@ def is_first(session: Session, checkpoint: Checkpoint, base: Checkpoint | None) 
 
 def base_view(session: Session, run: Run) -> documents.Base:
     """Return a run's base, whether it was named, and the checkpoint that the base is now."""
-    base = run.base or {"run": run.name, "step": FIRST_STEP, "variant": "raw"}
+    base = Step(**run.base) if run.base is not None else Step(run.name, FIRST_STEP)
     found = _current(session, base)
-    return documents.Base(**base, named=run.base is not None, checkpoint=None if found is None else found.id)
+    is_named, checkpoint = run.base is not None, None if found is None else found.id
+    return documents.Base(**vars(base), named=is_named, checkpoint=checkpoint)
 
 
 def is_named_base(session: Session, checkpoint: Checkpoint) -> bool:
     """Whether a run names this checkpoint, or a virtual one that is made of it, as its base."""
-    places = [place_of(item) for item in (checkpoint, *checkpoint.children) if item.replaced_at is None]
+    places = [step_of(item) for item in (checkpoint, *checkpoint.children) if item.replaced_at is None]
     return bool(places) and any(base in places for base in _named(session).values())
 
 
@@ -99,15 +99,15 @@ def runs_awaiting_base(session: Session) -> set[int]:
     if not copying:
         return set()
     default = {item.run_id for item in copying if item.step == FIRST_STEP and item.run.base is None}
-    places = [place_of(item) for item in copying]
+    places = [step_of(item) for item in copying]
     return default | {run_id for run_id, base in _named(session).items() if base in places}
 
 
-def _named(session: Session) -> dict[int, dict[str, Any]]:
+def _named(session: Session) -> dict[int, Step]:
     """The bases that runs name, by the run's id."""
     rows = session.execute(select(Run.id, Run.base).where(Run.base.is_not(None)))
-    return {row.id: row.base for row in rows}
+    return {row.id: Step(**row.base) for row in rows}
 
 
-def _current(session: Session, base: dict[str, Any]) -> Checkpoint | None:
-    return current_checkpoint(session, find_run(session, base["run"]).id, base["step"], base["variant"])
+def _current(session: Session, base: Step) -> Checkpoint | None:
+    return current_checkpoint(session, find_run(session, base.run).id, base.step, base.variant)

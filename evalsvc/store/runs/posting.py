@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from sqlalchemy import ColumnElement, and_, delete, false, or_, select, update
 from sqlalchemy.orm import Session
 
 from evalsvc.checkpoints.reference import Identity, Spool
 from evalsvc.errors import Conflict
+from evalsvc.spec.documents import Plan
 from evalsvc.spec.suite import Suite
 from evalsvc.store.history.version import touch_history
 from evalsvc.store.hold import hold_all
 from evalsvc.store.lookup import current_checkpoint, get_or_create_run, newest_evaluation, step_of
 from evalsvc.store.tables import OVER, Checkpoint, Evaluation, MetricValue, Run, Shard, Task, now
+from evalsvc.store.views import plan_view
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,10 @@ class Submission:
     identity: Identity
     variant: str = "raw"
     sha256: str | None = None
-    model: Mapping[str, Any] | None = None
-    layout: Mapping[str, Any] | None = None
+    model: Mapping[str, object] | None = None
+    layout: Mapping[str, object] | None = None
     tokens_seen: int | None = None
-    tags: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
     spool: Spool = "none"
     priority: int = 0
     replace: bool = False
@@ -66,9 +67,9 @@ def submit(
             f"run {run.name!r} has a checkpoint at step {submission.step}, variant {submission.variant!r}, "
             f"with {difference}; post another variant, or replace=true to drop that checkpoint's values"
         )
-    planned = suites is None
-    wanted = [find(name) for name in due_suites(run.plan, submission.step)] if suites is None else list(suites)
-    skips = planned and (run.plan or {}).get("when_behind") == "newest"
+    planned, plan = suites is None, plan_view(run)
+    wanted = [find(name) for name in due_suites(plan, submission.step)] if suites is None else list(suites)
+    skips = planned and plan.when_behind == "newest"
     older = _older(run.id, submission, [suite.name for suite in wanted]) if skips else false()
     replaced = found if difference else None
     # All that is to be stopped at once, and before the run's row: who stores a result takes them in this order.
@@ -87,14 +88,12 @@ def submit(
     return Submitted(checkpoint, evaluations, created)
 
 
-def due_suites(plan: Mapping[str, Any] | None, step: int) -> list[str]:
-    """The names of the suites that a plan has due at a step: multiples of `every` from `first` to `last`."""
+def due_suites(plan: Plan, step: int) -> list[str]:
+    """Return the names of the suites that a plan has due at a step: multiples of `every` from `first` to `last`."""
     return [
-        entry["suite"]
-        for entry in (plan or {}).get("suites", [])
-        if step % entry["every"] == 0
-        and step >= (entry.get("first") or 0)
-        and (entry.get("last") is None or step <= entry["last"])
+        entry.suite
+        for entry in plan.suites
+        if step % entry.every == 0 and step >= (entry.first or 0) and (entry.last is None or step <= entry.last)
     ]
 
 

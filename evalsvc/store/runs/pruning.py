@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -120,21 +118,13 @@ def _add(session: Session, run: Run, rule: Retention, found: Pruned) -> None:
     last = set(steps[-rule.last :]) if rule.last else set()
     since = None if rule.days is None else now() - timedelta(days=min(rule.days, 36_500))
     for row in rows:
-        if not _is_kept(row, rule, last, since, best):
+        is_young = since is not None and (row.finished_at is None or row.finished_at >= since)
+        by_step = row.step in last or (rule.every is not None and row.step % rule.every == 0)
+        is_kept = row.replaced_at is None and (by_step or (row.step, row.variant) in best)
+        if not is_young and not is_kept:
             found.by_run[run.name] = found.by_run.get(run.name, 0) + 1
             found.ids.append(row.id)
             found.contents[row.sha256] = row.size
-
-
-def _is_kept(
-    row: Any, rule: Retention, last: Collection[int], since: datetime | None, best: Collection[tuple[int, str]]
-) -> bool:
-    if since is not None and (row.finished_at is None or row.finished_at >= since):
-        return True
-    if row.replaced_at is not None:
-        return False
-    by_step = row.step in last or (rule.every is not None and row.step % rule.every == 0)
-    return by_step or (row.step, row.variant) in best
 
 
 def _best_steps(session: Session, run: Run, rule: Retention) -> set[tuple[int, str]] | None:

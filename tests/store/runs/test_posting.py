@@ -6,6 +6,8 @@ from sqlalchemy import select
 
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import Conflict
+from evalsvc.spec.documents import Plan
+from evalsvc.spec.documents.reading import read
 from evalsvc.store.history.reading import read_history
 from evalsvc.store.lookup import get_or_create_run
 from evalsvc.store.runs.posting import due_suites, evaluate, submit
@@ -88,7 +90,7 @@ def test_a_plan_has_multiples_due_between_first_and_last(step: int, due: list[st
             {"suite": "late", "every": 200, "first": 400, "last": 600},
         ]
     }
-    assert due_suites(plan, step) == due
+    assert due_suites(read(Plan, plan), step) == due
 
 
 def test_when_behind_newest_skips_older_steps_that_wait(store: Store) -> None:
