@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from evalsvc.compare.result import Measured, Result, task_of
 from evalsvc.metrics.distance import Distance, distance
@@ -25,7 +24,7 @@ _NO_RESULT = Result("", ResultDocument(metrics=[]))
 APART = ("better", "worse", "different")
 """Verdicts of a difference that has left the noise."""
 
-Differences = Mapping[str, tuple[Any, Any]]
+Differences = Mapping[str, tuple[object, object]]
 """The fields in which two protocols differ, by dotted key; see `protocol.differences`."""
 
 

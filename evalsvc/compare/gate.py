@@ -220,14 +220,13 @@ def _failed(candidate: str, baseline: str, outcome: Outcome, problem: str) -> Re
 class Stage:
     """When a comparison is made: after all samples, or at a look at some of them."""
 
-    tail: Callable[[Rule, int], float]
-    """With which chance each end of an interval may miss now, by the rule and the number of metrics on both sides."""
-    level: Callable[[Rule, int], float]
-    """Likewise, the level of the metric over all looks."""
+    chances: Callable[[Rule, int], tuple[float, float]]
+    """With which chance each end of an interval may miss now, and the level of the metric over all looks, by the rule
+    and the number of metrics on both sides."""
     last: bool
 
 
-AT_THE_END = Stage(lambda rule, metrics: rule.level, lambda rule, metrics: rule.level, last=True)
+AT_THE_END = Stage(lambda rule, metrics: (rule.level, rule.level), last=True)
 
 
 def compare(
@@ -281,8 +280,9 @@ def _judge_all(
 ) -> tuple[list[Comparison], list[float]]:
     """Return all comparisons, in their order, and the levels of those that chance can decide."""
     gaps = [Gap(rule, contrast, contrast.distance) for rule, contrast in contrasts if contrast.distance is not None]
-    levels = [stage.level(gap.rule, len(gaps)) for gap in gaps]
-    chosen = tails(gaps, [stage.tail(gap.rule, len(gaps)) for gap in gaps], family)
+    chances = [stage.chances(gap.rule, len(gaps)) for gap in gaps]
+    levels = [level for _, level in chances]
+    chosen = tails(gaps, [tail for tail, _ in chances], family)
     judged = iter(zip(gaps, chosen, chosen if family == "holm" else levels, strict=True))
     comparisons = []
     for rule, contrast in contrasts:

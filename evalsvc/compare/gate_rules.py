@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -103,7 +103,7 @@ def read_rules(path: Path | None) -> Rules:
     return Rules(tuple(_parse_rule(f"{path}, rule {index + 1}", rule) for index, rule in enumerate(rules)), family)
 
 
-def _parse_rule(where: str, rule: Any) -> Rule:
+def _parse_rule(where: str, rule: object) -> Rule:
     if not isinstance(rule, Mapping):
         raise InvalidRequest(f"{where} is {rule!r}; it must be a mapping with the key `metric`")
     check_keys(where, rule, Rule.model_fields, InvalidRequest)

@@ -165,15 +165,11 @@ def judge_look(trial: Trial, both: Both) -> list[Comparison] | None:
         trial.fractions.append(both.units / both.total)
     awaited = [rule for rule in trial.rules if _awaited(rule, trial.task, both)]
 
-    def tail(rule: Rule, metrics: int) -> float:
+    def chances(rule: Rule, metrics: int) -> tuple[float, float]:
         trial.metrics = max(trial.metrics, metrics + len(awaited))
-        return tail_of(trial.boundary(rule))
+        return tail_of(trial.boundary(rule)), trial.level(rule)
 
-    def level(rule: Rule, metrics: int) -> float:
-        trial.metrics = max(trial.metrics, metrics + len(awaited))
-        return trial.level(rule)
-
-    stage = Stage(tail, level, both.last)
+    stage = Stage(chances, both.last)
     found = list(_numbered(compare(both.candidate, both.baseline, trial.rules, stage=stage).comparisons))
     for key, comparison in found:
         if key not in trial.settled:

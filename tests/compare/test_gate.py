@@ -22,6 +22,7 @@ from evalsvc.compare.gate_rules import EVERYTHING, Rule, read_rules
 from evalsvc.compare.source import Service
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.messages import ShardError
+from evalsvc.spec.documents import Evaluation
 from evalsvc.spec.protocol import MetricValue, Protocol
 
 
@@ -260,8 +261,8 @@ class TestService:
     def test_what_is_not_over_is_waited_for(self, app: App, client: Client) -> None:
         seen = []
 
-        def look(evaluation: dict[str, Any]) -> None:
-            seen.append(evaluation["state"])
+        def look(evaluation: Evaluation) -> None:
+            seen.append(evaluation.state)
             app.coordinator.step()
 
         found = run_gate("run-a@100:ema", "run-a@0", EVERYTHING, Service(client, report=look, every=0.01))
