@@ -195,6 +195,15 @@ class TestProtocol:
         more = report([self.guided(1.0), self.guided(3.0)], [self.guided(1.0)])
         assert [one.verdict for one in more.comparisons] == ["within_tolerance", "new"]
 
+    @pytest.mark.parametrize("missing", ["fail", "ignore"])
+    def test_a_stranger_stands_against_one_value_of_the_baseline(self, missing: str) -> None:
+        """The other one is missing; whatever that means by the rule, a value of another protocol does not pass."""
+        rule = Rule(metric="digits/*", missing=missing)
+        found = report([self.guided(5.0)], [self.guided(1.0), self.guided(3.0)], rule)
+        other = "missing" if missing == "fail" else "ignored"
+        assert [one.verdict for one in found.comparisons] == ["other_protocol", other]
+        assert found.outcome == Outcome.NOT_JUDGED
+
     def test_rows_of_one_metric_say_which_they_are(self) -> None:
         """Several guidance scales stood in the report as lines of one name."""
         baseline = [self.guided(1.0), self.guided(3.0), value("digits/kid", 1.0)]

@@ -1,0 +1,295 @@
+"""How far two results are apart: intervals, verdicts, and what is refused."""
+
+import json
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from gate_documents import document, read_document, result, value
+from paired_items import numbers
+
+from evalsvc.compare.comparison import Options, compare_results, require_comparable
+from evalsvc.compare.result import Result
+from evalsvc.errors import InvalidRequest, NotComparable, UnknownName
+from evalsvc.metrics.intervals import MIN_ITEMS, value_interval
+from evalsvc.metrics.paired import spread_of
+from evalsvc.metrics.ratio import Ratio
+from evalsvc.metrics.shares import standard_error
+from evalsvc.spec.documents import MetricDifference, TaskWarning
+from evalsvc.spec.documents.reading import content_of
+from evalsvc.spec.protocol import MetricValue, Protocol
+
+
+def contrast(before: MetricValue, after: MetricValue, **options: Any) -> MetricDifference:
+    (found,) = compare_results(result(before, name="a"), result(after, name="b"), Options(**options)).contrasts
+    return found
+
+
+def coupled(noise: float, n: int = 3_000) -> tuple[Result, Result]:
+    """FID 12.21 and 12.27 of two checkpoints, each with the standard error 0.1.
+
+    `noise` is the share of an image's deviation that the two do not have in common.
+    """
+    generator = random.Random(0)
+    shared = [generator.gauss(0, 1) for _ in range(n)]
+    sides = []
+    for mean in (12.21, 12.27):
+        own = [math.sqrt(1 - noise) * one + math.sqrt(noise) * generator.gauss(0, 1) for one in shared]
+        centre, scale = math.fsum(own) / n, 0.1 / (standard_error(own) or 1)
+        shares = [mean + scale * (one - centre) for one in own]
+        fid = value("coco/fid", mean, standard_error(shares), n=n, unit="", items=("fid",))
+        items = {"coco": [{"index": index, "fid": share} for index, share in enumerate(shares)]}
+        sides.append(result(fid, name=f"{mean}", items=items))
+    return sides[0], sides[1]
+
+
+class TestVerdict:
+    def test_coupled_samples_tell_apart_what_two_errors_cannot(self) -> None:
+        a, b = coupled(noise=0.01)
+        (paired,) = compare_results(a, b).contrasts
+        assert (paired.verdict, paired.basis, paired.n) == ("worse", "paired", 3_000)
+        assert paired.difference == pytest.approx(0.06)
+        assert paired.stderr == pytest.approx(0.1 * math.sqrt(2 * 0.01), rel=0.05)
+        apart = [Result(side.name, replace(side.document, items={})) for side in (a, b)]
+        (unpaired,) = compare_results(*apart).contrasts
+        assert (unpaired.verdict, unpaired.basis) == ("indistinguishable", "unpaired")
+        assert unpaired.stderr == pytest.approx(0.1 * math.sqrt(2))
+
+    @pytest.mark.parametrize(
+        ("direction", "verdict"), [("lower", "worse"), ("higher", "better"), ("none", "different")]
+    )
+    def test_direction(self, direction: str, verdict: str) -> None:
+        assert contrast(value("a/b", 1.0, direction=direction), value("a/b", 1.1)).verdict == verdict
+
+    @pytest.mark.parametrize(("level", "verdict"), [(0.95, "worse"), (0.99, "indistinguishable")])
+    def test_level(self, level: float, verdict: str) -> None:
+        """2.1 of their common errors."""
+        found = contrast(value("a/b", 1.0, 0.03), value("a/b", 1.105, 0.04), level=level)
+        assert found.verdict == verdict
+        with pytest.raises(InvalidRequest, match="the level of an interval is 95; give a number between 0 and 1"):
+            contrast(value("a/b", 1.0), value("a/b", 1.0), level=95.0)
+
+    def test_without_the_error_of_both_nothing_is_claimed(self) -> None:
+        found = contrast(value("a/b", 1.0, 0.1), value("a/b", 9.0, None))
+        assert (found.verdict, found.difference, found.interval) == ("no_error_known", 8.0, None)
+        assert found.no_error.startswith("only A has")
+        assert contrast(value("a/b", 1.0), value("a/b", 9.0)).no_error == ""
+
+    def test_groups_count_and_not_the_items_in_them(self) -> None:
+        few = value("t/x", 1.0, n=300, groups=MIN_ITEMS - 1)
+        found = contrast(few, replace(few, value=9.0))
+        assert (found.verdict, found.groups, found.n) == ("no_error_known", MIN_ITEMS - 1, 300)
+        assert (found.a and found.a.low, found.b and found.b.high) == (None, None)
+
+    @pytest.mark.parametrize(
+        ("before", "after", "verdict"),
+        [
+            (1.0, math.nan, "worse"),
+            (math.inf, 1.0, "better"),
+            (1.0, -math.inf, "better"),
+            (math.nan, math.nan, "indistinguishable"),
+            (math.nan, math.inf, "no_error_known"),
+        ],
+    )
+    def test_not_finite(self, before: float, after: float, verdict: str) -> None:
+        """A checkpoint that diverged is not hidden behind a comparison that NaN always loses."""
+        assert contrast(value("a/b", before), value("a/b", after)).verdict == verdict
+
+
+def test_flipped_items_are_among_those_that_both_have() -> None:
+    sides = []
+    for name, rights in (("a", {0: 1.0, 1: 0.0, 2: 1.0, 3: 0.0}), ("b", {1: 1.0, 2: 0.0, 3: 0.0, 9: 1.0})):
+        metric = value("t/x", sum(rights.values()) / 4, 0.3, n=4, items=("x",))
+        sides.append(result(metric, name=name, items={"t": [{"index": index, "x": x} for index, x in rights.items()]}))
+    (found,) = compare_results(*sides, Options(flipped=9)).contrasts
+    assert found.answers is not None
+    answers = found.answers
+    assert (answers.flipped.only_a, answers.flipped.only_b) == ([2], [1])
+    assert answers.both + answers.only_a + answers.only_b + answers.neither == 3
+    assert (found.n_only_a, found.n_only_b) == (1, 1)
+
+
+def test_each_side_has_an_interval_of_its_own() -> None:
+    """That of its items, whose skewness counts."""
+    squares = [float(index**2) for index in range(10)]
+    metric = value("t/x", 28.5, standard_error(squares), n=10, items=("x",))
+    measured = result(metric, items={"t": [{"index": index, "x": x} for index, x in enumerate(squares)]})
+    (found,) = compare_results(measured, measured, Options(level=0.9)).contrasts
+    expected = value_interval(Ratio(28.5, metric.stderr, 10), "nats/token", 0.9, spread_of(numbers(squares)))
+    assert expected is not None
+    for side in (found.a, found.b):
+        assert (side and side.low, side and side.high) == (expected.low, expected.high)
+
+
+class TestFamilies:
+    def many(self, shifts: Sequence[float]) -> tuple[Result, Result]:
+        """Metrics whose difference is so many of its standard errors."""
+        sides = []
+        for name, scale in (("a", 0.0), ("b", math.sqrt(2))):
+            metrics = [value(f"t/{k}", scale * shift, 1.0, n=10_000) for k, shift in enumerate(shifts)]
+            sides.append(result(*metrics, value("t/nan", math.nan, None), name=name))
+        return sides[0], sides[1]
+
+    def test_it_is_said_how_many_verdicts_are_chance(self) -> None:
+        """Forty metrics of an unchanged checkpoint have a better or worse one among them in 87 of 100 comparisons."""
+        a, b = self.many([0.0] * 40)
+        found = compare_results(a, b)
+        assert (found.family, found.judged) == ("none", 40)
+        assert found.expected_by_chance == pytest.approx(2.0)
+        assert compare_results(a, b, Options(level=0.9)).expected_by_chance == pytest.approx(4.0)
+        assert compare_results(a, b, Options(family="holm")).expected_by_chance is None
+
+    def test_holm_judges_all_metrics_together(self) -> None:
+        """2.2, 2.6 and 4 standard errors: beyond an interval of 95 % each by itself, and one of them among 40."""
+        a, b = self.many([2.2, 2.6, 4.0] + [0.1] * 37)
+        alone = compare_results(a, b).contrasts
+        together = compare_results(a, b, Options(family="holm")).contrasts
+        assert [one.metric for one in alone if one.verdict == "worse"] == ["t/0", "t/1", "t/2"]
+        assert [one.metric for one in together if one.verdict == "worse"] == ["t/2"]
+        assert [one.p for one in together] == [one.p for one in alone]
+        assert alone[2].p_holm == pytest.approx(40 * (alone[2].p or 0))
+        assert alone[1].p_holm == pytest.approx(39 * (alone[1].p or 0))
+        assert (alone[-1].metric, alone[-1].p, alone[-1].p_holm) == ("t/nan", None, None)
+
+
+class TestProtocol:
+    def guided(self, scale: float, number: float = 1.0, **more: Any) -> MetricValue:
+        content = {"sampling": {"guidance_scale": scale, "seed": 0}, "data": "ab" * 32, **more}
+        return value("coco/fid", number, items=("fid",), protocol=Protocol(content))
+
+    def test_refused_with_the_fields_and_nothing_hidden(self) -> None:
+        a, b = (
+            result(self.guided(1.5), value("coco/kid", 1.0)),
+            result(self.guided(3.0, limit=64), value("coco/kid", 1.0)),
+        )
+        found = compare_results(a, b)
+        assert [one.verdict for one in found.contrasts] == ["other_protocol", "indistinguishable"]
+        assert found.contrasts[0].difference is None
+        with pytest.raises(
+            NotComparable, match=r"coco/fid: sampling.guidance_scale 1.5 → 3.0, limit \(none\) → 64; evalua"
+        ):
+            require_comparable(found)
+
+    def test_forced_it_is_unpaired_and_marked(self) -> None:
+        items = {"coco": [{"index": index, "fid": 1.0} for index in range(100)]}
+        sides = [result(self.guided(scale, scale), items=items) for scale in (1.5, 3.0)]
+        found = compare_results(*sides, Options(force=True))
+        require_comparable(found)
+        (one,) = found.contrasts
+        assert (one.verdict, one.basis) == ("worse", "unpaired")
+        assert one.differing == {"sampling.guidance_scale": {"a": 1.5, "b": 3.0}}
+
+    def test_each_protocol_finds_its_own(self) -> None:
+        a = result(self.guided(1.0), self.guided(3.0))
+        b = result(self.guided(3.0), self.guided(1.0), self.guided(5.0))
+        assert [one.verdict for one in compare_results(a, b).contrasts] == ["indistinguishable"] * 2 + ["only_b"]
+        assert [one.verdict for one in compare_results(b, a).contrasts] == ["indistinguishable"] * 2 + ["only_a"]
+
+    def test_rows_of_one_metric_say_which_they_are(self) -> None:
+        a = result(self.guided(1.0), self.guided(3.0), value("coco/kid", 1.0))
+        b = result(self.guided(3.0), self.guided(5.0, limit=8), self.guided(7.0), value("coco/kid", 1.0))
+        found = compare_results(a, b)
+        assert [(one.verdict, one.differs) for one in found.contrasts] == [
+            ("other_protocol", {"sampling.guidance_scale": 1.0}),
+            ("indistinguishable", {"sampling.guidance_scale": 3.0}),
+            ("only_b", {"sampling.guidance_scale": 5.0, "limit": 8}),
+            ("indistinguishable", {}),
+        ]
+        assert found.contrasts[0].differing == {"sampling.guidance_scale": {"a": 1.0, "b": 7.0}}
+
+    def test_files_without_contents(self) -> None:
+        sides = [read_document("x", document(self.guided(scale)) | {"protocols": {}}) for scale in (1.0, 2.0)]
+        with pytest.raises(NotComparable, match=f'coco/fid: protocol "{self.guided(1.0).protocol.id}" → "'):
+            require_comparable(compare_results(*sides))
+
+
+def test_names_and_patterns_choose_metrics() -> None:
+    a = result(value("coco/fid", 1.0), value("coco/kid", 1.0), value("loss/text", 1.0))
+    assert [one.metric for one in compare_results(a, a, Options(("coco/*",))).contrasts] == ["coco/fid", "coco/kid"]
+    with pytest.raises(
+        UnknownName, match="no metric of candidate or candidate is named 'coco/fud'; did you mean 'coco/fid'"
+    ):
+        compare_results(a, a, Options(("loss/text", "coco/fud")))
+
+
+def test_json_has_no_number_that_is_none() -> None:
+    a, b = result(value("a/b", math.nan)), result(value("a/b", 1.0, protocol=Protocol({"limit": math.pi})))
+    text = json.dumps(content_of(compare_results(a, b)))
+    (one,) = json.loads(text, parse_constant=lambda word: pytest.fail(word))["contrasts"]
+    assert (one["a"]["value"], one["b"]["value"], one["interval"]) == ("NaN", 1.0, None)
+    assert one["differing"]["limit"] == {"b": math.pi}
+
+
+class TestAnswers:
+    """Of metrics that are right or wrong on each item: McNemar's counts, p over several benchmarks, what flipped."""
+
+    def asked(self, name: str, rights: dict[str, Sequence[float]]) -> Result:
+        """`rights` by benchmark."""
+        metrics = [
+            value(f"{benchmark}/acc", sum(answers) / len(answers), n=len(answers), direction="higher", items=("acc",))
+            for benchmark, answers in rights.items()
+        ]
+        items = [
+            {"benchmark": benchmark, "index": 10 * index, "acc": right}
+            for benchmark, answers in rights.items()
+            for index, right in enumerate(answers)
+        ]
+        return result(*metrics, name=name, items={"text": items}, task="text")
+
+    def both(self, pairs: dict[str, tuple[Sequence[float], Sequence[float]]], **options: Any) -> list[MetricDifference]:
+        a, b = (self.asked(name, {key: pair[place] for key, pair in pairs.items()}) for place, name in enumerate("ab"))
+        return list(compare_results(a, b, Options(**options)).contrasts)
+
+    def test_counts_p_and_the_items(self) -> None:
+        """Eight of ten questions on which the two differ went to b: p = 2 · (1 + 10 + 45) / 2^10."""
+        a = [1, 1] + [0] * 8 + [1] * 5 + [0] * 4
+        b = [0, 0] + [1] * 8 + [1] * 5 + [0] * 4
+        (one,) = self.both({"arc": (a, b)}, flipped=3)
+        assert one.answers is not None
+        assert content_of(one.answers) == {
+            "both": 5,
+            "only_a": 2,
+            "only_b": 8,
+            "neither": 4,
+            "p": pytest.approx(112 / 1024),
+            "holm": pytest.approx(112 / 1024),
+            "tests": 1,
+            "flipped": {"only_a": [0, 10], "only_b": [20, 30, 40]},
+        }
+        assert self.both({"arc": (a, b)})[0].answers.flipped.only_b == [], "none was asked for"  # type: ignore[union-attr]
+
+    def test_p_is_corrected_over_the_benchmarks_of_a_metric(self) -> None:
+        pairs: dict[str, tuple[Sequence[float], Sequence[float]]] = {
+            "arc": ([0.0] * 10, [1.0] * 10),
+            "piqa": ([1, 0, 0, 0, 0, 0, 0], [0, 1, 1, 1, 1, 1, 1]),
+            "wsc": ([1, 0], [0, 1]),
+        }
+        found = [one.answers for one in self.both(pairs)]
+        assert [one.p for one in found if one] == pytest.approx([2 / 2**10, 2 * 8 / 2**7, 1.0])
+        assert [one.holm for one in found if one] == pytest.approx([3 * 2 / 2**10, 2 * 2 * 8 / 2**7, 1.0])
+        assert {one.tests for one in found if one} == {3}
+        (alone,) = self.both(pairs, metrics=("arc/acc",))
+        assert alone.answers is not None
+        assert (alone.answers.holm, alone.answers.tests) == (alone.answers.p, 1)
+
+
+def test_only_what_a_task_measured() -> None:
+    metrics = [value(f"{task}/x", 1.0).to_json() | {"task": task} for task in ("loss", "text")]
+    a = read_document("a", {"metrics": metrics})
+    assert [one.metric for one in compare_results(a, a, Options(tasks=("text",))).contrasts] == ["text/x"]
+    with pytest.raises(UnknownName, match="no task of a or a is named 'txt'; did you mean 'text'"):
+        compare_results(a, a, Options(tasks=("txt",)))
+
+
+def test_a_comparison_says_what_is_suspicious_about_either_side() -> None:
+    """A difference between two numbers says nothing where one of them cannot be right."""
+    sides = [result(value("pairs/text", number), name=name) for name, number in (("a", 1.0), ("b", 9.0))]
+    warning = {"code": "worse_than_guessing", "metric": "pairs/image_within", "message": "9 is above 4.16"}
+    other = {"code": "inputs_cut", "metric": "coco", "message": "9 captions were cut"}
+    warnings = {"pairs": [TaskWarning(**warning)], "coco": [TaskWarning(**other)]}
+    after = Result("b", replace(sides[1].document, warnings=warnings))
+    found = compare_results(sides[0], after).warnings
+    assert (found.a, found.b) == ([], [TaskWarning(**warning)])
