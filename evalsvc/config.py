@@ -20,13 +20,11 @@ PREFIX = "EVALSVC_"
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 _OF_A_SERVICE = re.compile(
-    r"EVALSVC(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+    r"EVALSVC(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)=.*|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=.*"
+    r"|PORT=(tcp|udp|sctp)://[^/\s]+:\d+)",
+    re.DOTALL,
 )
-"""Names of variables that Kubernetes sets in every pod for a Service."""
-
-_ADDRESS_OF_A_SERVICE = re.compile(r"EVALSVC(_[A-Z0-9_]+)?_PORT=(tcp|udp|sctp)://[^/\s]+:\d+")
-"""Another one, whose name may be that of a setting, so that its value must tell."""
-
+"""Variables, as NAME=VALUE, that Kubernetes sets in every pod for a Service; EVALSVC_PORT may also be the setting."""
 
 T = TypeVar("T", str, int, float)
 
@@ -365,8 +363,7 @@ def _given(environ: Mapping[str, str], name: str) -> str:
 
 def _is_of_kubernetes(variable: str, text: str) -> bool:
     """Tell whether a variable is one of those that a pod gets of each Service, here of `evalsvc` or `evalsvc-NAME`."""
-    is_address = _ADDRESS_OF_A_SERVICE.fullmatch(f"{variable}={text}") is not None
-    return is_address or _OF_A_SERVICE.fullmatch(variable) is not None
+    return _OF_A_SERVICE.fullmatch(f"{variable}={text}") is not None
 
 
 def _network(text: str) -> Network:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from evalsvc.cli.lazy_group import DefaultGroup
-from evalsvc.cli.options import FAILED, Device, Model, Suites, Threads, require_folders
+from evalsvc.cli.options import FAILED, Device, Model, Suites, Threads, require_folders, write_output
 from evalsvc.cli.progress import show_bars
 from evalsvc.cli.terminal import print_table, say
 from evalsvc.cli.weights import checkpoint_reference, inline_model, read_layout
@@ -143,9 +143,9 @@ def find_layout(
     with show_bars() as bars:
         checkup = examine(question, settings, lambda done: bars.show("layouts", done, None, "scored"))
     if report is not None:
-        report.write_text(json.dumps(to_json(checkup), indent=2) + "\n")
+        write_output("--json", report, json.dumps(to_json(checkup), indent=2) + "\n")
     if output is not None and checkup.verdict.decided:
-        output.write_text(layout_yaml(checkup))
+        write_output("--output", output, layout_yaml(checkup))
     _print_checkup(checkup)
     if not checkup.verdict.decided:
         raise typer.Exit(FAILED)

@@ -11,7 +11,7 @@ import typer
 from evalsvc.cli.terminal import say_json
 from evalsvc.client import Client
 from evalsvc.config import Settings
-from evalsvc.errors import InvalidRequest
+from evalsvc.errors import InvalidRequest, os_reason
 from evalsvc.spec.documents import Document
 from evalsvc.spec.documents.reading import content_of
 
@@ -68,6 +68,14 @@ def print_document(
         csv(document)
     else:
         table(document)
+
+
+def write_output(option: str, path: Path, text: str) -> None:
+    """Write a text to the file that an option names; raise InvalidRequest where that cannot be done."""
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise InvalidRequest(f"{option} {path} cannot be written: {os_reason(error)}") from None
 
 
 def require_folders(files: Mapping[str, Path | None]) -> None:

@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evalsvc.cli.lazy_group import DefaultGroup
-from evalsvc.cli.options import FAILED, Device, Layout, Model, Suites, Threads, Url, connect, require_folders
+from evalsvc.cli.options import (
+    FAILED,
+    Device,
+    Layout,
+    Model,
+    Suites,
+    Threads,
+    Url,
+    connect,
+    require_folders,
+    write_output,
+)
 from evalsvc.cli.progress import show_bars
 from evalsvc.cli.terminal import print_table, say, say_json, warn
 from evalsvc.cli.weights import Description, checkpoint_reference, inline_layout, inline_model
@@ -213,7 +224,8 @@ def _report(findings: Sequence[Finding], about: Mapping[str, object], json_file:
     else:
         print_table(COLUMNS, [table_row(finding) for finding in findings], optional=("ours", "theirs"))
         say(headline(findings))
-        _write(json_file, document)
+        if json_file is not None:
+            write_output("--json", json_file, json.dumps(document, indent=2) + "\n")
     return exit_code(findings)
 
 
@@ -233,12 +245,3 @@ def exit_code(findings: Sequence[Finding]) -> int:
     if not tried:
         return UNTRIED
     return 0 if all(finding.agrees for finding in tried) else FAILED
-
-
-def _write(path: Path | None, document: Mapping[str, object]) -> None:
-    if path is None:
-        return
-    try:
-        path.write_text(json.dumps(document, indent=2) + "\n")
-    except OSError as error:
-        raise InvalidRequest(f"--json {path} cannot be written: {os_reason(error)}") from None
