@@ -37,13 +37,15 @@ MAX_DEPTH, MAX_TUPLE = 100, 10_000
 LEGACY_PICKLES = 5
 """Pickles at the start of a file before torch 1.6: magic number, version, machine, content, keys of the storages."""
 
-OPCODES = {instruction.code: instruction for instruction in pickletools.opcodes}
+OPCODES = {instruction.code.encode("latin-1"): instruction for instruction in pickletools.opcodes}
 
 INSTRUCTIONS = re.compile(
     r"PROTO|STOP|MARK|GLOBAL|NEWOBJ|REDUCE|BUILD|BINPERSID|APPENDS?|SETITEMS?|TUPLE[123]?|EMPTY_(TUPLE|LIST|DICT|SET)"
     r"|NONE|NEW(FALSE|TRUE)|BININT[12]?|BINFLOAT|BINUNICODE|SHORT_BINSTRING|LONG1|(LONG_)?BIN(PUT|GET)"
 )
 """What torch's unpickler follows."""
+
+SAFE = frozenset(instruction.name for instruction in pickletools.opcodes if INSTRUCTIONS.fullmatch(instruction.name))
 
 NAMES = re.compile(
     r"collections\.(OrderedDict|Counter)|(__builtin__|builtins)\.(set|complex)|_codecs\.encode"
@@ -252,9 +254,9 @@ def _follow(path: Path, stream: IO[bytes], *, strictly: bool = False) -> object:
     stack: list[object] = []
     memo: dict[object, object] = {}
     while True:
-        instruction = OPCODES[stream.read(1).decode("latin-1")]
+        instruction = OPCODES[stream.read(1)]
         name = instruction.name
-        if strictly and not INSTRUCTIONS.fullmatch(name):
+        if strictly and name not in SAFE:
             raise UnsafeCheckpoint(
                 f"{path} holds the pickle instruction {ord(instruction.code)}, which files that run code need and "
                 "files of tensors do not, so it was not opened; write it by torch.save and its default protocol"
@@ -269,8 +271,8 @@ def _follow(path: Path, stream: IO[bytes], *, strictly: bool = False) -> object:
         elif name == "MARK":
             stack.append(_MARK)
         else:
-            taken = _taken(stack, instruction)
-            if strictly:
+            taken = _taken(stack, instruction) if instruction.stack_before else ()
+            if strictly and (taken or name == "GLOBAL"):
                 _require_harmless(path, name, argument, taken)
             stack += _results(path, instruction, argument, taken)
 
@@ -288,10 +290,9 @@ def _taken(stack: list[object], instruction: pickletools.OpcodeInfo) -> list[obj
 
 def _require_harmless(path: Path, name: str, argument: object, taken: Sequence[object]) -> None:
     """Raise UnsafeCheckpoint for a name that no checkpoint needs, and for any use of `encode` but on bytes."""
-    wanted = str(argument).replace(" ", ".") if name == "GLOBAL" else ""
-    if wanted and not NAMES.fullmatch(wanted):
+    if name == "GLOBAL" and not NAMES.fullmatch(wanted := str(argument).replace(" ", ".")):
         raise UnsafeCheckpoint(f"{path} wants to run {wanted} when it is opened, {ADVICE}")
-    if any(value is _ENCODE for value in taken):
+    if _ENCODE in taken:
         arguments = taken[1] if name == "REDUCE" else None
         if not isinstance(arguments, _Tuple) or arguments.second != "latin1":
             raise UnsafeCheckpoint(f"{path} wants to run _codecs.encode on other things than bytes, {ADVICE}")
@@ -302,6 +303,8 @@ def _results(
 ) -> Sequence[object]:
     """Return what an instruction leaves on the stack."""
     name = instruction.name
+    if not taken and name not in ("EMPTY_DICT", "TUPLE", "GLOBAL", "INST", "PERSID"):
+        return [argument if isinstance(argument, int | float | str) else OTHER for _ in instruction.stack_after]
     if name == "EMPTY_DICT":
         return [{}]
     if name in ("SETITEM", "SETITEMS"):
@@ -317,9 +320,7 @@ def _results(
         if found.size > MAX_TUPLE:
             raise NotACheckpoint(f"{path} holds a tuple of more than {MAX_TUPLE:,} values, which no checkpoint does")
         return [found]
-    if name in ("GLOBAL", "INST", "PERSID") or taken or not isinstance(argument, int | float | str):
-        return [_ENCODE if argument == "_codecs encode" else OTHER for _ in instruction.stack_after]
-    return [argument for _ in instruction.stack_after]
+    return [_ENCODE if argument == "_codecs encode" else OTHER for _ in instruction.stack_after]
 
 
 # numpy's scalars, which a training loop's learning rate or metric often is
