@@ -21,7 +21,8 @@ expression means is in `expression.py`.
 from __future__ import annotations
 
 import re
-from typing import NoReturn
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
 
 from evalsvc.checkpoints.expression import (
     FUNCTIONS,
@@ -39,6 +40,8 @@ from evalsvc.checkpoints.expression import (
 )
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.names import MAX_STEP, STEPS
+
+T = TypeVar("T")
 
 MAX_DEPTH = 16
 MAX_LAYER = 9_999
@@ -107,37 +110,32 @@ class _Parser:
             self._fail(f"at most {MAX_DEPTH} functions inside one another", begin)
         self._take("(")
         if name == "avg":
-            return self._average(inside)
+            return Average(tuple(self._many(lambda: self._member(inside))))
         first = self._expression(inside)
         self._take(",")
         second = self._expression(inside)
         self._take(",")
-        return self._lerp(first, second) if name == "lerp" else self._graft(first, second)
+        if name == "graft":
+            return Graft(first, second, frozenset[Part]().union(*self._many(self._choice)))
+        weight = self._weight()
+        self._take(")")
+        return Lerp(first, second, weight)
 
-    def _average(self, inside: int) -> Average:
-        members = [self._member(inside)]
+    def _many(self, item: Callable[[], T]) -> list[T]:
+        items = [item()]
         while self._peek() == ",":
             self._take(",")
-            members.append(self._member(inside))
+            items.append(item())
         self._take(")", "a comma or a closing bracket")
-        return Average(tuple(members))
+        return items
 
-    def _lerp(self, first: Expression, second: Expression) -> Lerp:
+    def _weight(self) -> float:
         begin = self._skip()
         allowed = "a weight from 0 (the first) to 1 (the second)"
         word = self._word(allowed)
         if not _WEIGHT.fullmatch(word) or not 0 <= float(word) <= 1:
             self._fail(allowed, begin)
-        self._take(")")
-        return Lerp(first, second, float(word))
-
-    def _graft(self, first: Expression, second: Expression) -> Graft:
-        chosen = self._choice()
-        while self._peek() == ",":
-            self._take(",")
-            chosen |= self._choice()
-        self._take(")", "a comma or a closing bracket")
-        return Graft(first, second, frozenset(chosen))
+        return float(word)
 
     def _choice(self) -> set[Part]:
         begin = self._skip()
