@@ -1,0 +1,91 @@
+"""Outputs that are in rows and files while the service is upgraded are merged afterwards: their form stays."""
+
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+
+from evalsvc.files.arrays import pack_array
+from evalsvc.tasks.alignment.shards import LearnedOutput, TableOutput
+from evalsvc.tasks.alignment.work import AlignmentWork
+from evalsvc.tasks.completions.work import CompletionsWork
+from evalsvc.tasks.loss.work import LossWork
+from evalsvc.tasks.stages import AnyWork
+
+CODES = {"ids": pack_array(np.arange(4, dtype=np.uint8)), "lengths": [4], "firsts": [0]}
+LOSS = {"cut": 1, "sums": {"n_text": [2.0]}, "profile": {"text_position": [[1.0], [2.0]]}, "empty": 0, "codes": CODES}
+TABLE = {
+    "places": [0, 1],
+    "columns": {"loss_fitted": [0.5, 0.25]},
+    "chance": {"at_1": 0.5},
+    "hit_chance": {"neighbour_hits": 0.5},
+    "floor": 0.0,
+    "fitted_scale": 2.0,
+    "tests": {"pairs": {"p": 0.1, "mean": 0.0, "deviation": 1.0}},
+    "overlap": {"inside": [0.5], "whole": [1.0]},
+    "overlap_chance": 0.5,
+    "nearest_tokens": "page",
+}
+LEARNED = {
+    **TABLE,
+    "training_pairs": 2,
+    "pairs_in_both": 0,
+    "trained_codes": 3,
+    "scale": 14.0,
+    "plateau": {"first": 1.0, "last": 0.5, "step": 1, "still_falling": 0.0, "stderr": None},
+    "losses": [1.0, 0.5],
+    "scales": [14.0, 14.0],
+    "image_rows": b"rows",
+}
+ITEM = {
+    "index": 0,
+    "prompt": "A cat",
+    "way": "greedy",
+    "protocol": "ab",
+    "text": " sat",
+    "ids": [1],
+    "drawn": 1,
+    "image_ids": 0,
+    "seq_rep_4": None,
+    "distinct_1": 1.0,
+    "distinct_2": None,
+    "ended": 0,
+    "base": None,
+    "base_ids": None,
+}
+COMPLETIONS = {
+    "items": [ITEM],
+    "cut": 0,
+    "chance": None,
+    "base": None,
+    "base_layout": None,
+    "base_rotary": {},
+    "base_text_ids": 0,
+    "protocol": {"prompts": "ab"},
+}
+
+
+@pytest.mark.parametrize(
+    ("work", "document"),
+    [(LossWork, LOSS), (AlignmentWork, TABLE), (AlignmentWork, LEARNED), (CompletionsWork, COMPLETIONS)],
+)
+def test_an_output_is_the_map_of_its_fields(work: type[AnyWork], document: dict[str, Any]) -> None:
+    packed = msgpack.packb(document)
+    again = msgpack.unpackb(work.output_codec.pack(work.output_codec.unpack(packed)))
+    assert {key: again[key] for key in document if key != "items"} == {
+        key: value for key, value in document.items() if key != "items"
+    }
+
+
+def test_a_table_that_was_trained_is_told_from_one_that_was_not() -> None:
+    """The kinds of the task's outputs are known by their fields alone."""
+    found = [type(AlignmentWork.output_codec.unpack(msgpack.packb(output))) for output in (TABLE, LEARNED)]
+    assert found == [TableOutput, LearnedOutput]
+
+
+def test_numbers_of_a_prompt_that_a_row_has_are_computed_anew() -> None:
+    """Earlier versions stored them with the first item of each prompt."""
+    stored = {**COMPLETIONS, "items": [{**ITEM, "greedy_length": 1.0}]}
+    [item] = CompletionsWork.output_codec.unpack(msgpack.packb(stored)).items
+    assert item.row() == ITEM
