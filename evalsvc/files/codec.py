@@ -55,8 +55,9 @@ class Codec(Generic[Value]):
             return self._adapter.validate_python(msgpack.unpackb(content, strict_map_key=False))
         except ValidationError as error:
             raise self._unreadable(error) from None
-        except (ValueError, msgpack.UnpackException) as error:
-            raise Unreadable(f"no MessagePack: {error}") from None
+        # MessagePack raises the first and the last, and an array that is none any of them.
+        except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+            raise Unreadable(f"no {self.name}: {error}") from None
 
     def to_json(self, value: Value) -> dict[str, JsonValue]:
         """Return a value as a JSON document. Raises TypeError for a value of another type."""
