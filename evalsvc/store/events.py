@@ -14,6 +14,8 @@ from itertools import groupby
 from sqlalchemy import Connection, func, insert, inspect, select, update
 from sqlalchemy.orm import InstanceState, Session
 
+from evalsvc.spec.documents.events import EventKind
+from evalsvc.spec.documents.fields import State
 from evalsvc.store.queue.stage_results import LOOK, from_row
 from evalsvc.store.tables import OVER, Evaluation, EvaluationEvent, Shard, Task, now
 
@@ -28,7 +30,7 @@ class Page:
     events: list[EvaluationEvent]
     newest: int
     """Number of the evaluation's newest event."""
-    state: str
+    state: State
 
     @property
     def is_last(self) -> bool:
@@ -94,9 +96,9 @@ class _Change:
     """An event that has no number yet."""
 
     evaluation_id: int
-    kind: str
+    kind: EventKind
     task: str | None = None
-    state: str | None = None
+    state: State | None = None
     data: Mapping[str, object] | None = None
     index: int = 0
     """Place of the task in its evaluation."""

@@ -34,6 +34,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from evalsvc.access_tokens import TokenScope
 from evalsvc.files.outputs import KeptOutput, from_column, to_column
+from evalsvc.spec.documents.events import EventKind
+from evalsvc.spec.documents.fields import Direction, State
 
 OVER = ("succeeded", "partly_failed", "failed", "cancelled")
 """States that end an evaluation; `queued` and `running` come before. Tasks and shards are never `partly_failed`."""
@@ -83,7 +85,7 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: Json, list[Any]: Json}  # noqa: RUF012
+    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: Json, dict[str, str]: Json, list[Any]: Json}  # noqa: RUF012
 
 
 checkpoint_parents = Table(
@@ -146,7 +148,7 @@ class Checkpoint(Base):
     model: Mapped[dict[str, Any] | None]
     layout: Mapped[dict[str, Any] | None]
     tokens_seen: Mapped[int | None] = mapped_column(BigInteger)
-    tags: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    tags: Mapped[dict[str, str]] = mapped_column(default=dict)
     spool: Mapped[str] = mapped_column(String(8), default="none")
     spool_state: Mapped[str | None] = mapped_column(String(8))
     """None | copying | ready | failed | released."""
@@ -195,8 +197,8 @@ class Evaluation(Base):
     planned: Mapped[bool] = mapped_column(default=False)
     """Asked for by the run's plan, so `when_behind: newest` may drop it."""
     priority: Mapped[int] = mapped_column(default=0)
-    state: Mapped[str] = mapped_column(String(16), default="queued", index=True)
-    error: Mapped[dict[str, Any] | None]
+    state: Mapped[State] = mapped_column(String(16), default="queued", index=True)
+    error: Mapped[dict[str, str] | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -214,11 +216,10 @@ class EvaluationEvent(Base):
 
     evaluation_id: Mapped[int] = mapped_column(ForeignKey("evaluations.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
-    kind: Mapped[str] = mapped_column(String(8))
-    """state | task | interim."""
+    kind: Mapped[EventKind] = mapped_column(String(8))
     task: Mapped[str | None] = mapped_column(String(128))
     """Name of the task; None of the evaluation itself."""
-    state: Mapped[str | None] = mapped_column(String(16))
+    state: Mapped[State | None] = mapped_column(String(16))
     data: Mapped[dict[str, Any] | None]
     """The error, or what a look found."""
     created_at: Mapped[datetime] = mapped_column(default=now)
@@ -239,7 +240,7 @@ class Task(Base):
     kind: Mapped[str] = mapped_column(String(128))
     name: Mapped[str] = mapped_column(String(128))
     parameters: Mapped[dict[str, Any]]
-    state: Mapped[str] = mapped_column(String(16), default="queued")
+    state: Mapped[State] = mapped_column(String(16), default="queued")
     total: Mapped[int | None]
     unit: Mapped[str | None] = mapped_column(String(64))
     looks: Mapped[bool | None]
@@ -252,7 +253,7 @@ class Task(Base):
     warnings: Mapped[list[Any] | None]
     """Suspicions about the result, `{"code", "metric", "message"}` each; None where there are none."""
     provenance: Mapped[dict[str, Any] | None]
-    error: Mapped[dict[str, Any] | None]
+    error: Mapped[dict[str, str] | None]
 
     evaluation: Mapped[Evaluation] = relationship(back_populates="tasks")
     shards: Mapped[list[Shard]] = relationship(back_populates="task", order_by="Shard.id")
@@ -378,7 +379,7 @@ class Series(Base):
     variant: Mapped[str] = mapped_column(String(128))
     protocol_id: Mapped[str] = mapped_column(ForeignKey("protocols.id"))
     unit: Mapped[str] = mapped_column(String(64))
-    direction: Mapped[str] = mapped_column(String(8))
+    direction: Mapped[Direction] = mapped_column(String(8))
     baseline: Mapped[float | None]
 
 
