@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.documents.history import Axis
-from evalsvc.store.tables import Checkpoint, MetricValue, Run, Series
+from evalsvc.store.history.series import Chosen
+from evalsvc.store.tables import Checkpoint, MetricValue, Series
 
 Columns = TypeVarTuple("Columns")
 
@@ -49,9 +50,10 @@ class Window:
             query = query.where(self.column <= self.last)
         return query
 
-    def require_tokens(self, session: Session, run: Run) -> None:
+    def require_tokens(self, session: Session, chosen: Chosen) -> None:
         """Raise InvalidRequest where x is tokens and no checkpoint of the run says how many it has seen."""
-        if self.x == "step":
+        run = chosen.run
+        if self.x == "step" or not chosen.heads:
             return
         posted = select(Checkpoint.id).where(Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None))
         if session.scalar(posted.where(Checkpoint.tokens_seen.is_not(None)).limit(1)) is None:

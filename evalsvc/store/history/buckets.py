@@ -18,8 +18,7 @@ from evalsvc.spec.documents.fields import Word
 from evalsvc.spec.documents.history import Buckets, BucketSeries, SeriesHead
 from evalsvc.store.history.axis import WHOLE, Window
 from evalsvc.store.history.reading import INT64, number_or_word, read_columns
-from evalsvc.store.history.series import choose_series, known_metrics, run_series, series_heads
-from evalsvc.store.lookup import find_run
+from evalsvc.store.history.series import choose_series
 from evalsvc.store.tables import FINITE, NAN, NEGATIVE_INFINITY, POSITIVE_INFINITY, MetricValue
 
 LARGE = 1e290
@@ -42,24 +41,19 @@ def read_buckets(
     Raises:
         UnknownName, InvalidRequest: as `read_history`.
     """
-    row = find_run(session, run)
-    everything = run_series(session, row)
-    chosen = choose_series(everything, names, variant)
-    if chosen:
-        window.require_tokens(session, row)
-    ids = sorted(item.id for item in chosen)
-    start, width = _ranges(session, window, ids, points)
-    buckets = _Query(session, window, ids, start, width).read()
-    omitted = window.count_omitted(session, ids)
-    heads = zip(chosen, series_heads(session, chosen), strict=True)
+    chosen = choose_series(session, run, names, variant)
+    window.require_tokens(session, chosen)
+    start, width = _ranges(session, window, chosen.ids, points)
+    buckets = _Query(session, window, chosen.ids, start, width).read()
+    omitted = window.count_omitted(session, chosen.ids)
     return Buckets(
         run=run,
         x=window.x,
         sampled=True,
         start=start,
         width=width,
-        series=[buckets.of(item.id, head, omitted.get(item.id, 0)) for item, head in heads],
-        names=known_metrics(everything),
+        series=[buckets.of(identity, head, omitted.get(identity, 0)) for identity, head in chosen.heads.items()],
+        names=chosen.names,
     )
 
 

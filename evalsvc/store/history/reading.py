@@ -17,9 +17,8 @@ from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec.documents.fields import Word
 from evalsvc.spec.documents.history import Axis, History, ImportSource, SeriesHead, ValueSeries
 from evalsvc.store.history.axis import WHOLE, Columns, Window
-from evalsvc.store.history.series import choose_series, known_metrics, run_series, series_heads
+from evalsvc.store.history.series import choose_series
 from evalsvc.store.history.values import WORDS
-from evalsvc.store.lookup import find_run
 from evalsvc.store.tables import Import, MetricValue, Protocol, Run
 from evalsvc.store.views import document_of
 
@@ -52,25 +51,20 @@ def read_history(
         InvalidRequest: x is tokens and no checkpoint of the run says how many it has seen; the cursor is of another run
             or axis.
     """
-    row = find_run(session, run)
-    everything = run_series(session, row)
-    chosen = choose_series(everything, names, variant)
-    if chosen:
-        window.require_tokens(session, row)
-    after = None if cursor is None else _parse_cursor(cursor, row, window.x)
-    imports = read_imports(session, row)
-    ids = sorted(item.id for item in chosen)
-    values, more = _read_values(session, window, ids, after, limit, bool(imports))
-    omitted = window.count_omitted(session, ids)
-    heads = zip(chosen, series_heads(session, chosen), strict=True)
-    series = [values.of(item.id, head, omitted.get(item.id, 0)) for item, head in heads]
+    chosen = choose_series(session, run, names, variant)
+    window.require_tokens(session, chosen)
+    after = None if cursor is None else _parse_cursor(cursor, chosen.run, window.x)
+    imports = read_imports(session, chosen.run)
+    values, more = _read_values(session, window, chosen.ids, after, limit, bool(imports))
+    omitted = window.count_omitted(session, chosen.ids)
+    series = [values.of(identity, head, omitted.get(identity, 0)) for identity, head in chosen.heads.items()]
     return History(
         run=run,
         x=window.x,
         series=[item for item in series if item.x or limit is None],
-        names=known_metrics(everything),
+        names=chosen.names,
         imports=imports,
-        next=_cursor(row, window.x, values) if more else None,
+        next=_cursor(chosen.run, window.x, values) if more else None,
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from sqlalchemy import select
@@ -12,28 +13,50 @@ from sqlalchemy.orm import Session
 from evalsvc.errors import UnknownName
 from evalsvc.spec.documents.history import KnownMetric, SeriesHead
 from evalsvc.spec.protocol import tell_apart
+from evalsvc.store.lookup import find_run
 from evalsvc.store.tables import Protocol, Run, Series
 from evalsvc.store.views import document_of
 
 
-def run_series(session: Session, run: Run) -> Sequence[Series]:
-    """All series of a run, by metric, variant and age."""
-    return session.scalars(
-        select(Series).where(Series.run_id == run.id).order_by(Series.metric, Series.variant, Series.id)
-    ).all()
+@dataclass(frozen=True)
+class Chosen:
+    """Some series of a run."""
+
+    run: Run
+    heads: Mapping[int, SeriesHead]
+    """By the ids of the series, in the order of the answer: by metric, variant and age."""
+    names: list[KnownMetric]
+    """All metrics of the run."""
+
+    @property
+    def ids(self) -> list[int]:
+        """The ids of the series, ascending."""
+        return sorted(self.heads)
 
 
-def choose_series(everything: Sequence[Series], names: Sequence[str], variant: str | None) -> list[Series]:
-    """Those of the metrics `names` (or patterns, `arc_*/acc`; none: all) and of the variant.
+def choose_series(session: Session, run: str, names: Sequence[str], variant: str | None) -> Chosen:
+    """Choose a run's series of the metrics `names` (or patterns, `arc_*/acc`; none: all) and of the variant.
 
     Raises:
-        UnknownName: there is no such metric or variant; near ones are named.
+        UnknownName: there is no such run, metric or variant; near ones are named.
     """
+    row = find_run(session, run)
+    query = select(Series).where(Series.run_id == row.id).order_by(Series.metric, Series.variant, Series.id)
+    everything = session.scalars(query).all()
     wanted = wanted_metrics({item.metric for item in everything}, names)
     variants = {item.variant for item in everything}
     if variant and variant not in variants:
         raise UnknownName.among("variant", variant, variants)
-    return [item for item in everything if item.metric in wanted and (not variant or item.variant == variant)]
+    chosen = [item for item in everything if item.metric in wanted and (not variant or item.variant == variant)]
+    differs = _differing(session, chosen)
+    heads = {
+        item.id: document_of(
+            SeriesHead, item, protocol=item.protocol_id, differs=differs[item.metric, item.protocol_id]
+        )
+        for item in chosen
+    }
+    known = {item.metric: document_of(KnownMetric, item, name=item.metric) for item in everything}
+    return Chosen(row, heads, list(known.values()))
 
 
 def wanted_metrics(metrics: Set[str], names: Sequence[str]) -> Set[str]:
@@ -51,21 +74,6 @@ def wanted_metrics(metrics: Set[str], names: Sequence[str]) -> Set[str]:
 def matches(name: str, pattern: str) -> bool:
     """Whether a metric's name is the pattern, or fits it."""
     return name == pattern or fnmatchcase(name, pattern)
-
-
-def series_heads(session: Session, chosen: Sequence[Series]) -> list[SeriesHead]:
-    """Return what an answer says of each series before its values."""
-    differs = _differing(session, chosen)
-    return [
-        document_of(SeriesHead, item, protocol=item.protocol_id, differs=differs[item.metric, item.protocol_id])
-        for item in chosen
-    ]
-
-
-def known_metrics(everything: Iterable[Series]) -> list[KnownMetric]:
-    """Return every metric of a run once."""
-    listed = {item.metric: document_of(KnownMetric, item, name=item.metric) for item in everything}
-    return list(listed.values())
 
 
 def _differing(session: Session, series: Iterable[Series]) -> dict[tuple[str, str], dict[str, object]]:

@@ -9,8 +9,7 @@ from sqlalchemy.orm import Session
 
 from evalsvc.spec.documents.history import Point, Summary, SummarySeries
 from evalsvc.store.history.reading import number_or_word, read_imports
-from evalsvc.store.history.series import choose_series, run_series, series_heads
-from evalsvc.store.lookup import find_run
+from evalsvc.store.history.series import choose_series
 from evalsvc.store.tables import FINITE, MetricValue
 from evalsvc.store.views import document_of
 
@@ -27,20 +26,19 @@ def read_summary(session: Session, run: str, names: Sequence[str] = (), variant:
     Raises:
         UnknownName: no such run, metric or variant; near misses are named.
     """
-    row = find_run(session, run)
-    chosen = choose_series(run_series(session, row), names, variant)
-    ids = [item.id for item in chosen]
-    query = select(MetricValue.series_id, func.count().label("size")).where(MetricValue.series_id.in_(ids))
+    chosen = choose_series(session, run, names, variant)
+    query = select(MetricValue.series_id, func.count().label("size")).where(MetricValue.series_id.in_(chosen.ids))
     counts = {row.series_id: row.size for row in session.execute(query.group_by(MetricValue.series_id))}
-    latest = _values(session, _latest(ids))
+    latest = _values(session, _latest(chosen.ids))
     best: dict[int, Point] = {}
     for direction in DIRECTIONS:
-        best |= _values(session, _best([item.id for item in chosen if item.direction == direction], direction))
+        ids = [identity for identity, head in chosen.heads.items() if head.direction == direction]
+        best |= _values(session, _best(ids, direction))
     series = [
-        SummarySeries(**vars(head), count=counts.get(item.id, 0), latest=latest.get(item.id), best=best.get(item.id))
-        for item, head in zip(chosen, series_heads(session, chosen), strict=True)
+        SummarySeries(**vars(head), count=counts.get(key, 0), latest=latest.get(key), best=best.get(key))
+        for key, head in chosen.heads.items()
     ]
-    return Summary(run=run, series=series, imports=read_imports(session, row))
+    return Summary(run=run, series=series, imports=read_imports(session, chosen.run))
 
 
 def _latest(ids: Sequence[int]) -> Subquery:
