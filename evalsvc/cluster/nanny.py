@@ -22,7 +22,7 @@ from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from evalsvc.cluster.devices import worker_environment, worker_settings
-from evalsvc.cluster.private import ExitNanny, has_tasks, has_work, send_heartbeat
+from evalsvc.cluster.private import ExitNanny, has_tasks, has_work, plugin_of, send_heartbeat
 from evalsvc.cluster.settings import NO_DASHBOARD
 from evalsvc.config import Settings
 from evalsvc.errors import Cancelled
@@ -61,7 +61,7 @@ def execute(target: str, key: str, request: object) -> object:
     worker = get_worker()
     if _draining.is_set():
         raise WorkerDrains(worker.address)
-    setup: WorkerSetup = worker.plugins[WorkerSetup.name]
+    setup: WorkerSetup = plugin_of(worker, WorkerSetup.name)
     module, _, name = target.partition(":")
     with about(**ids_in(key), worker=worker.address):
         log.info("begun")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from distributed import Client, Nanny, Worker
 from distributed.deploy.spec import SpecCluster
+from distributed.diagnostics.plugin import WorkerPlugin
 
 
 class ExitNanny(Nanny):  # type: ignore[misc]
@@ -20,6 +21,11 @@ class ExitNanny(Nanny):  # type: ignore[misc]
     def _on_worker_exit_sync(self, exitcode: int) -> None:
         self.on_worker_exit(exitcode)
         super()._on_worker_exit_sync(exitcode)
+
+
+def plugin_of(worker: Worker, name: str) -> WorkerPlugin:
+    """The plugin of this name that a worker was started with."""
+    return worker.plugins[name]
 
 
 def has_tasks(worker: Worker) -> bool:

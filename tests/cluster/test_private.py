@@ -8,6 +8,7 @@ from pathlib import Path
 import dask
 from distributed import Client, Event, Nanny, Scheduler, Worker
 from distributed.deploy.spec import SpecCluster
+from distributed.diagnostics.plugin import WorkerPlugin
 
 from evalsvc.cluster import private
 from evalsvc.cluster.settings import NO_DASHBOARD
@@ -19,12 +20,16 @@ def test_a_nanny_calls_what_is_overridden_when_its_worker_process_ends() -> None
 
 
 def test_a_worker_says_what_it_has_to_do_and_sends_a_heartbeat() -> None:
+    plugin = WorkerPlugin()
+    plugin.name = "ours"
+
     async def look() -> None:
         async with (
             Scheduler(protocol="inproc://", **NO_DASHBOARD) as scheduler,
-            Worker(scheduler.address, nthreads=1, **NO_DASHBOARD) as worker,
+            Worker(scheduler.address, nthreads=1, plugins=(plugin,), **NO_DASHBOARD) as worker,
             Client(scheduler.address, asynchronous=True, set_as_default=False) as client,
         ):
+            assert private.plugin_of(worker, "ours") is plugin
             assert not private.has_tasks(worker)
             assert not private.has_work(worker)
             waits = client.submit(lambda: Event("go").wait(), key="waits", pure=False)
