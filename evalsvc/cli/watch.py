@@ -23,7 +23,7 @@ from evalsvc.watch.local_folder import LocalFolder
 from evalsvc.watch.memory import Memory
 from evalsvc.watch.naming import StepPattern
 from evalsvc.watch.remote_folder import RemoteFolder
-from evalsvc.watch.watcher import Posting, Watcher
+from evalsvc.watch.watcher import Place, Posting, Watcher
 
 commands = typer.Typer()
 
@@ -75,7 +75,7 @@ def watch(
     classifier = Classifier(memory, settle, marker, pattern, steps_per_epoch, averaged)
     posting = Posting(run, suite or None, spool, inline_model(model), inline_layout(layout))
     posting = dataclasses.replace(posting, priority=priority, tokens_per_step=tokens_per_step, replace=replace)
-    _watch(place, posting, classifier, every, once, url)
+    _watch(place, classifier, posting, every, once, url)
 
 
 def _check_marker(marker: str | None, folder: str) -> None:
@@ -87,14 +87,7 @@ def _check_marker(marker: str | None, folder: str) -> None:
         )
 
 
-def _watch(
-    place: LocalFolder | RemoteFolder,
-    posting: Posting,
-    classifier: Classifier,
-    every: float,
-    once: bool,
-    url: str | None,
-) -> None:
+def _watch(place: Place, classifier: Classifier, posting: Posting, every: float, once: bool, url: str | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     with connect(url) as client:
