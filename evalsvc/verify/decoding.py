@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from evalsvc.decoders.movqgan import MoVQGAN
 from evalsvc.errors import MissingPackage, UnsupportedModel
 from evalsvc.installation import missing_package
 from evalsvc.spec.suite import build_task
-from evalsvc.tasks.task import Context
+from evalsvc.tasks.reconstruction.spec import Reconstruction
+from evalsvc.tasks.text_to_image.spec import TextToImage
 from evalsvc.verify.agreement import Agreement, Finding, Untried, release
 from evalsvc.verify.recorded import RecordedTask, VerifyRequest, opened_context
 
@@ -33,39 +34,15 @@ TIES = 0.025
 TIES_NOTE = "rounding to 8 bits parts values that lie on two sides of a tie between two levels"
 
 
-class DecoderTask(Protocol):
-    """What the tasks that use an image decoder say of it."""
-
-    name: str
-
-    @property
-    def decoder(self) -> str | None: ...
-    @property
-    def decoder_config(self) -> str | None: ...
-    @property
-    def decoder_ema(self) -> bool: ...
-    @property
-    def size(self) -> int | None: ...
-
-
 def verify_decoder_of(task: RecordedTask, request: VerifyRequest) -> list[Finding]:
     """Compare the image decoder of a task, unless single metrics were asked for. Raises what loading it raises."""
     if request.metrics:
         return []
+    spec: TextToImage | Reconstruction = build_task(task.spec)
     with opened_context(task, request) as context:
-        return verify_task_decoder(context, build_task(task.spec), request.n)
-
-
-def verify_task_decoder(context: Context, task: DecoderTask, n: int) -> list[Finding]:
-    """Compare the decoder of a task on at most `n` images of random codes.
-
-    Raises what loading the decoder raises.
-    """
-    if task.decoder is None:
-        return []
-    decoder = context.decoder(task.decoder, task.decoder_config, task.decoder_ema)
-    side = task.size or decoder.resolution
-    return verify_decoder(decoder, random_codes(decoder, side, n), side, task.name)
+        decoder = context.decoder(spec.decoder, spec.decoder_config, spec.decoder_ema)
+    side = spec.size or decoder.resolution
+    return verify_decoder(decoder, random_codes(decoder, side, request.n), side, spec.name)
 
 
 def random_codes(decoder: ImageDecoder, side: int, n: int) -> Tensor:  # [B, N] int64
