@@ -41,7 +41,7 @@ class RecordedMetric:
     value: float
     n: int
     """Items that the value rests on."""
-    protocol: Mapping[str, object]
+    protocol: Mapping[str, Any]
     """What moves the value."""
 
 
@@ -52,9 +52,9 @@ class RecordedTask:
     checkpoint: CheckpointRef
     spec: TaskSpec
     metrics: Sequence[RecordedMetric] = ()
-    items: Sequence[Mapping[str, object]] = ()
+    items: Sequence[Mapping[str, Any]] = ()
     """Results per item, as the task made them."""
-    provenance: Mapping[str, object] | None = None
+    provenance: Mapping[str, Any] | None = None
     """Device, versions and shards of the evaluation."""
 
     def asked(self, metrics: Sequence[str]) -> list[str]:
