@@ -1,0 +1,142 @@
+"""Workers with data folders of their own: the service has the statistics and answers, and the workers get them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from laboratory import Laboratory
+from machines import Command, Machines
+from miniature_run import DECODER, LAYOUT
+from queue_steps import enter, submission
+from safetensors.torch import load_file, save_file
+from sqlalchemy import select
+from tiny_vision import write_clip
+
+from evalsvc.checkpoints.reference import identify
+from evalsvc.miniature import ROOT
+from evalsvc.spec.suite import parse_suite
+from evalsvc.store.tables import Shard, Task
+from evalsvc.tasks.reference_statistics import import_npz
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("child_process")]
+
+REAL = 40
+SAMPLES = 24
+
+
+class Site:
+    """A service in this process, and workers of its scheduler, each with an empty data folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.machines = Machines(folder / "machines")
+        self.laboratory = Laboratory(folder)
+        self.coordinator = self.laboratory.start(**self.machines.settings())
+        self._started = 0
+
+    def start_worker(self) -> Command:
+        self._started += 1
+        own = self.folder / f"worker-{self._started}"
+        environment = {"EVALSVC_DATA_DIR": str(own)}
+        self.machines.environment = environment
+        worker = self.machines.start_worker()
+        self.laboratory.wait_until(lambda _: self.coordinator.workers() == 1)
+        return worker
+
+    def stop_worker(self, worker: Command) -> None:
+        worker.stop()
+        self.laboratory.wait_until(lambda _: self.coordinator.workers() == 0)
+
+    def evaluate(self, step: int, suite_name: str, **task: Any) -> Task:
+        """The task, once it has succeeded on the checkpoint of this step."""
+        weights = ROOT / "runs" / "pretrained" / "checkpoints" / f"epoch_{step}.pt"
+        suite = parse_suite({"tasks": [task]}, suite_name)
+        posted = submission(
+            step, uri=str(weights), path=str(weights), identity=identify(weights), layout=LAYOUT, run="run-a"
+        )
+        [evaluation] = enter(self.laboratory.store, posted, suite)
+        self.laboratory.wake()
+        self.laboratory.wait(evaluation, 300)
+        with self.laboratory.store.reading() as session:
+            [done] = session.scalars(select(Task).where(Task.evaluation_id == evaluation))
+            assert done.state == "succeeded", done.error
+            return done
+
+    def parts(self, task: Task) -> list[str]:
+        """Which kinds of shards a task was cut into."""
+        with self.laboratory.store.reading() as session:
+            query = select(Shard.payload).where(Shard.task_id == task.id, Shard.stage == "run").order_by(Shard.index)
+            return [str((payload or {})["part"]) for payload in session.scalars(query)]
+
+    def close(self) -> None:
+        self.laboratory.close()
+        self.machines.stop()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> dict[str, Any]:
+    """Parameters of a small task of images, which compares with features of a tiny CLIP."""
+    (tmp_path / "clip").mkdir()
+    save_file({"images": load_file(ROOT / "images.safetensors")["images"][:REAL]}, tmp_path / "real.safetensors")
+    return {
+        "kind": "text_to_image",
+        "name": "digits",
+        "captions": str(ROOT / "captions.jsonl"),
+        "samples": SAMPLES,
+        "decoder": DECODER,
+        "reference": str(tmp_path / "real.safetensors"),
+        "clip": str(write_clip(tmp_path / "clip")),
+        "metrics": ["cmmd"],
+        "batch": SAMPLES,
+        "keep": 0,
+        "shard_size": 20,
+    }
+
+
+def test_features_of_real_images_are_computed_once_and_answers_are_asked_once(
+    site: Site, images: dict[str, Any], tmp_path: Path
+) -> None:
+    """The second worker has seen neither the real images' features nor the base's answers."""
+    questions = {"kind": "language", "benchmarks": ["cloze"], "include_path": [str(ROOT)], "limit": 12}
+    first = site.start_worker()
+    computed, asked = site.evaluate(5, "images", **images), site.evaluate(0, "text", **questions)
+    assert site.parts(computed) == ["reference", "reference", "sample", "sample"]
+    assert asked.provenance is not None
+    assert [shard["answers_reused"] for shard in asked.provenance["shards"]] == [0]
+    kept = sorted(path.name[64:] for path in (site.laboratory.data / "statistics").glob("*.npz"))
+    assert kept == [".features.npz", ".moments.npz"], "the service has them"
+    assert not (tmp_path / "worker-1" / "statistics").exists(), "and not the worker"
+    site.stop_worker(first)
+    site.start_worker()
+    found = site.evaluate(5, "images-again", **{**images, "samples": SAMPLES, "shard_size": 12})
+    assert site.parts(found) == ["sample", "sample"], "nothing was computed again, not by the merge either"
+    assert [metric["value"] for metric in found.metrics or ()] == pytest.approx(
+        [metric["value"] for metric in computed.metrics or ()], rel=1e-5
+    )
+    again = site.evaluate(0, "text-again", **questions, shard_size=6)
+    assert again.provenance is not None
+    assert sum(shard["answers_reused"] for shard in again.provenance["shards"]) == 4 * 12
+    assert again.metrics == asked.metrics
+
+
+def test_an_imported_reference_is_known_to_all_workers(
+    site: Site, images: dict[str, Any], inception_path: Path, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "theirs.npz", mu=np.zeros(64), sigma=np.eye(64))
+    import_npz(tmp_path / "theirs.npz", "theirs", site.laboratory.data / "statistics", n=100)
+    task = {**images, "clip": None, "extractor": str(inception_path), "reference": "theirs", "metrics": ["fid64"]}
+    for number in range(2):
+        worker = site.start_worker()
+        found = site.evaluate(5, f"images-{number}", **{**task, "samples": 65 + number, "shard_size": 33})
+        assert site.parts(found) == ["sample", "sample"]
+        assert [metric["name"] for metric in found.metrics or ()] == ["digits/fid64"]
+        site.stop_worker(worker)
