@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.checkpoints.remote.fetch import fetched, locate_checkpoint

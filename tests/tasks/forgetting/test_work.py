@@ -20,8 +20,9 @@ from task_runs import artifacts, error, metrics, notes, run_stage, run_task
 
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files
 from evalsvc.compare.contrast import contrast_results
+from evalsvc.files.kept import ANSWERS, KeptFolder
 from evalsvc.miniature import ROOT
-from evalsvc.tasks.language.kept_answers import FOLDER, keep_answers
+from evalsvc.tasks.language.kept_answers import keep_answers
 
 TEXT = str(ROOT / "heldout_text.jsonl")
 
@@ -200,19 +201,19 @@ def test_the_bases_answers_are_kept(benchmarks: dict[str, Any], data_dir: Path) 
     [shard] = [shard for shard in stage("plan", FIRST, **benchmarks).shards if shard["part"] == "base"]
     answers = msgpack.unpackb(stage("run", FIRST, shard, **benchmarks))["answers"]
     folder = data_dir / "statistics"
-    [file] = (folder / FOLDER).rglob("*.json")
+    [file] = (folder / ANSWERS).rglob("*.json")
     content = json.loads(file.read_bytes().partition(b"\n")[2])
     assert len(content["answers"]) == len(answers)
     # Whoever finds them does not compute them: what was put there comes back, also for another checkpoint.
     kept = [["kept", "kept", False]]
-    keep_answers(folder, content["key"], dict.fromkeys(content["answers"], kept))
+    keep_answers(KeptFolder(folder), content["key"], dict.fromkeys(content["answers"], kept))
     again = msgpack.unpackb(stage("run", FIRST, shard, of=LAST, **benchmarks))
     assert again["answers"] == [kept] * len(answers)
     # Another base, or another way to run it, is another folder.
     other = stage("plan", SECOND, of=LAST, **benchmarks).shards
     stage("run", SECOND, next(shard for shard in other if shard["part"] == "base"), of=LAST, **benchmarks)
     stage("run", FIRST, shard, of=LAST, dtype="bfloat16", **benchmarks)
-    assert len(list((folder / FOLDER).iterdir())) == 3
+    assert len(list((folder / ANSWERS).iterdir())) == 3
 
 
 def test_no_task_asks_again_what_another_has_asked(benchmarks: dict[str, Any], data_dir: Path) -> None:
