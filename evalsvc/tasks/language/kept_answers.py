@@ -10,25 +10,33 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeAlias
+
+from pydantic import TypeAdapter
 
 from evalsvc.errors import DataDirectoryUnusable
 from evalsvc.files.kept import ANSWERS, KeptFileLost, KeptFiles
+from evalsvc.language.lm import AnswerRow
 from evalsvc.spec.protocol import digest
 
 log = logging.getLogger(__name__)
 
+Answers: TypeAlias = dict[str, list[AnswerRow]]
+"""Answers to questions, by the digests of the questions; several answers where a random draw is repeated."""
 
-def find_answers(files: KeptFiles, key: Mapping[str, object]) -> dict[str, Any]:
+KEPT: TypeAdapter[Answers] = TypeAdapter(Answers)
+
+
+def find_answers(files: KeptFiles, key: Mapping[str, object]) -> Answers:
     """What was kept under `key`, by the digests of the questions; without what is damaged."""
-    found: dict[str, Any] = {}
+    found: Answers = {}
     for name in sorted(files.names(_folder(key))):
         found |= _read(files, name, key)
     return found
 
 
-def keep_answers(files: KeptFiles, key: Mapping[str, object], answers: Mapping[str, Any]) -> None:
-    """Keep JSON-able `answers` to questions, by digest, under `key`, which says all else that they depend on."""
+def keep_answers(files: KeptFiles, key: Mapping[str, object], answers: Answers) -> None:
+    """Keep answers to questions, by digest, under `key`, which says all else that they depend on."""
     name = f"{_folder(key)}/{digest(sorted(answers))}.json"
     content = json.dumps({"key": key, "answers": answers}).encode()
     try:
@@ -41,13 +49,13 @@ def _folder(key: Mapping[str, object]) -> str:
     return f"{ANSWERS}/{digest(key)}"
 
 
-def _read(files: KeptFiles, name: str, key: Mapping[str, object]) -> dict[str, Any]:
+def _read(files: KeptFiles, name: str, key: Mapping[str, object]) -> Answers:
     try:
         with files.open(name) as stream:
             checksum, _, content = stream.read().partition(b"\n")
         if hashlib.sha256(content).hexdigest().encode() != checksum:
             return {}
         found = json.loads(content)
-        return dict(found["answers"]) if found["key"] == key else {}
+        return KEPT.validate_python(found["answers"]) if found["key"] == key else {}
     except (KeptFileLost, OSError, ValueError, TypeError, KeyError):
         return {}

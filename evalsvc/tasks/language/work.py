@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from lm_eval.api.instance import Instance
-from pydantic import TypeAdapter
 
 from evalsvc import __version__
 from evalsvc.errors import NonFinite
@@ -36,9 +35,6 @@ from evalsvc.tasks.task import Context, Output, Plan, Shard, ShardKind, TaskResu
 from evalsvc.tasks.text_work import TextWork
 
 BITS = "bits/byte"
-
-KEPT: TypeAdapter[dict[str, list[AnswerRow]]] = TypeAdapter(dict[str, list[AnswerRow]])
-"""Kept answers, by the digest of the question."""
 
 BenchmarkParameters = TypeVar("BenchmarkParameters", bound=BenchmarkTask)
 
@@ -98,7 +94,7 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
         encoding = encoding or self.encoding(context)
         asked = asked_documents(loaded, shard.documents, encoding)
         key = self._kept_under(context, encoding)
-        found = KEPT.validate_python(find_answers(context.kept, key))
+        found = find_answers(context.kept, key)
         new: dict[str, Instance] = {}
         for digest, instance in asked:
             if digest not in found:

@@ -7,10 +7,13 @@ import pytest
 from evalsvc.files import kept
 from evalsvc.files.kept import ANSWERS as FOLDER
 from evalsvc.files.kept import KeptFolder
-from evalsvc.tasks.language.kept_answers import find_answers, keep_answers
+from evalsvc.tasks.language.kept_answers import Answers, find_answers, keep_answers
 
 KEY = {"checkpoint": "ab" * 32, "encoding": {"bos": 1}}
-ANSWERS = {"question": [[-1.25, True, float("-inf"), False, 0.1, 3, False]], "other": [["text", "text", False]]}
+ANSWERS: Answers = {
+    "question": [(-1.25, True, float("-inf"), False, 0.1, 3, False, False)],
+    "other": [("text", "text", False)],
+}
 
 
 def files(folder: Path) -> list[Path]:
@@ -51,6 +54,12 @@ def test_a_damaged_file_is_none_and_is_written_anew(tmp_path: Path, damage: str)
     if damage != "folder":
         keep_answers(KeptFolder(tmp_path), KEY, ANSWERS)
         assert find_answers(KeptFolder(tmp_path), KEY) == ANSWERS
+
+
+def test_answers_of_another_shape_are_none(tmp_path: Path) -> None:
+    """The checksum is right, and yet nothing could be made of them."""
+    keep_answers(KeptFolder(tmp_path), KEY, {"question": [(-1.25, True)]})  # type: ignore[list-item]
+    assert find_answers(KeptFolder(tmp_path), KEY) == {}
 
 
 def test_those_that_were_not_used_for_longest_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
