@@ -23,14 +23,12 @@ from evalsvc.errors import (
     os_reason,
 )
 from evalsvc.spec import documents
+from evalsvc.spec.documents.fields import OVER as OVER
 from evalsvc.spec.documents.reading import content_of, read
 
 D = TypeVar("D", bound=documents.Document)
 
 DEFAULT_URL = "http://127.0.0.1:8321"
-
-OVER = ("succeeded", "partly_failed", "failed", "cancelled")
-"""States in which an evaluation stays until it is retried."""
 
 SILENCE = 60.0
 """Seconds without a sign of life after which a stream of events is given up and asked for again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -19,7 +19,8 @@ from evalsvc.cli.history_tables import (
 from evalsvc.cli.options import Format, Url, connect, print_document
 from evalsvc.cli.terminal import say
 from evalsvc.compare.curves import join_histories, require_comparable, tabulate
-from evalsvc.spec.protocol import Direction
+from evalsvc.spec.documents.fields import Direction
+from evalsvc.spec.documents.history import Axis
 
 commands = typer.Typer()
 
@@ -31,7 +32,7 @@ def history(
         list[str] | None, typer.Option(help="<task>/<metric>; repeat for several.", show_default="all")
     ] = None,
     variant: Annotated[str | None, typer.Option(help="Only these weights.", show_default="all")] = None,
-    x: Annotated[Literal["step", "tokens"], typer.Option("--x", help="Along training steps or tokens.")] = "step",
+    x: Annotated[Axis, typer.Option("--x", help="Along training steps or tokens.")] = "step",
     against: Annotated[
         str | None, typer.Option(help="A metric: a line per checkpoint, with the others beside it.", show_default="no")
     ] = None,

@@ -9,15 +9,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from itertools import islice, permutations
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, TypeAlias, overload
 
 from evalsvc.errors import InvalidData
+from evalsvc.spec.documents.fields import Direction as Direction
 from evalsvc.spec.documents.fields import Number
 from evalsvc.spec.documents.results import Metric
 from evalsvc.spec.visible_text import check_visible
-
-Direction = Literal["lower", "higher", "none"]
-"""Which way is better. `none` is a description, such as a count or a probability mass."""
 
 
 def canonical_json(value: object) -> str:

@@ -35,10 +35,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from evalsvc.access_tokens import TokenScope
 from evalsvc.files.outputs import KeptOutput, from_column, to_column
 from evalsvc.spec.documents.events import EventKind
+from evalsvc.spec.documents.fields import OVER as OVER
 from evalsvc.spec.documents.fields import Direction, State
-
-OVER = ("succeeded", "partly_failed", "failed", "cancelled")
-"""States that end an evaluation; `queued` and `running` come before. Tasks and shards are never `partly_failed`."""
 
 FINITE, NAN, POSITIVE_INFINITY, NEGATIVE_INFINITY = range(4)
 """`metric_values.kind`: the databases disagree on NaN and infinities, so what is not finite is kept apart."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Annotated
 
 from fastapi import Query
@@ -26,7 +25,7 @@ from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.store.results import read_task_items
 from evalsvc.store.runs.posting import evaluate
 from evalsvc.store.tables import Evaluation
-from evalsvc.store.views import document_of, evaluation_view
+from evalsvc.store.views import evaluation_view
 
 router = router_of(prefix="/v1/evaluations", tags=["evaluations"], responses=PROBLEMS)
 
@@ -78,7 +77,6 @@ def get_evaluation(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
 def list_items(evaluation_id: Id, query: Annotated[ItemsQuery, Query()], state: CurrentState) -> Response:
     with state.reading() as session:
         evaluation = find_evaluation(session, evaluation_id)
-        empty = document_of(Items, evaluation, evaluation=evaluation.id, items={})
         tables = read_task_items(evaluation, state.settings.items_path, query.task)
     if query.benchmark is not None:
         tables = _with_benchmark(tables, query.benchmark, evaluation_id)
@@ -90,7 +88,8 @@ def list_items(evaluation_id: Id, query: Annotated[ItemsQuery, Query()], state: 
     if query.format == "csv":
         rows = ([task, *map(row.get, chosen)] for task, table in tables.items() for row in table.rows(chosen))
         return csv_response(["task", *chosen], rows, state.threads)
-    return JsonAnswer(replace(empty, items={task: list(table.rows(chosen)) for task, table in tables.items()}))
+    items = {task: list(table.rows(chosen)) for task, table in tables.items()}
+    return JsonAnswer(Items(evaluation=evaluation_id, state=evaluation.state, items=items))
 
 
 def _with_benchmark(tables: dict[str, ItemTable], benchmark: str, evaluation_id: int) -> dict[str, ItemTable]:

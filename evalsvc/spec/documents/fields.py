@@ -31,5 +31,8 @@ Word = Literal["NaN", "Infinity", "-Infinity"]
 Number = Annotated[float | Word, Example(6.31)]
 
 State = Literal["queued", "running", "succeeded", "partly_failed", "failed", "cancelled"]
+OVER: tuple[State, ...] = ("succeeded", "partly_failed", "failed", "cancelled")
+"""States in which an evaluation stays until somebody retries it. Tasks and shards are never `partly_failed`."""
+
 Direction = Literal["lower", "higher", "none"]
-"""Where better values of a metric are."""
+"""Which way is better. `none` is a description, such as a count or a probability mass."""
