@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from types import UnionType
-from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 import msgpack
 from pydantic import Field, JsonValue, TypeAdapter, ValidationError
@@ -46,7 +46,7 @@ class Codec(Generic[Value]):
 
     def pack(self, value: Value) -> bytes:
         """Return a value as a MessagePack map. Raises TypeError for a value of another type."""
-        packed: bytes = msgpack.packb(self._plain(value))
+        packed: bytes = msgpack.packb(self._plain(value, "python"))
         return packed
 
     def unpack(self, content: bytes) -> Value:
@@ -61,7 +61,7 @@ class Codec(Generic[Value]):
 
     def to_json(self, value: Value) -> dict[str, JsonValue]:
         """Return a value as a JSON document. Raises TypeError for a value of another type."""
-        return self._plain(value)
+        return self._plain(value, "json")
 
     def from_json(self, document: Mapping[str, JsonValue]) -> Value:
         """Return the value that `to_json` was given. Raises Unreadable."""
@@ -70,11 +70,11 @@ class Codec(Generic[Value]):
         except ValidationError as error:
             raise self._unreadable(error) from None
 
-    def _plain(self, value: Value) -> dict[str, JsonValue]:
+    def _plain(self, value: Value, mode: Literal["python", "json"]) -> dict[str, JsonValue]:
         if self.members and type(value) not in self.members:
             raise TypeError(f"it is a {type(value).__name__}, not a {self.name}")
         try:
-            document: dict[str, JsonValue] = self._adapter.dump_python(value, warnings="error")
+            document: dict[str, JsonValue] = self._adapter.dump_python(value, mode=mode, warnings="error")
         except PydanticSerializationError as error:
             # Its first line says no more than that there were warnings.
             reason = str(error).partition("\n")[2].strip()

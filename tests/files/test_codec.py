@@ -1,5 +1,6 @@
 """Dataclasses between stages: what comes out is what went in, and anything else is refused by its name."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,13 @@ class Counted:
     part: Literal["counted"] = "counted"
 
 
+@dataclass(frozen=True)
+class Shard:
+    units: int
+    grid: tuple[int, int] | None
+    protocol: Mapping[str, Any]
+
+
 @dataclass
 class Thawed:
     count: int
@@ -57,6 +65,23 @@ def test_what_comes_out_is_what_went_in(kind: Any) -> None:
         {"a": [1, 0.5]},
         0.1,
     )
+
+
+def test_a_json_document_is_what_json_would_give_back() -> None:
+    """A tuple in the place of a list was refused when the plan was stored."""
+    codec: Codec[Shard] = Codec(Shard)
+    shard = Shard(4, (8, 8), {"grid": (8, 8), "factor": 0.5})
+    document = codec.to_json(shard)
+    assert (
+        document
+        == json.loads(json.dumps(document))
+        == {
+            "units": 4,
+            "grid": [8, 8],
+            "protocol": {"grid": [8, 8], "factor": 0.5},
+        }
+    )
+    assert codec.from_json(document) == Shard(4, (8, 8), {"grid": [8, 8], "factor": 0.5})
 
 
 def test_a_union_is_told_apart_by_its_part() -> None:

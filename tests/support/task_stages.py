@@ -3,14 +3,19 @@
 import json
 from typing import Any
 
-from evalsvc.tasks.stages import AnyWork
+from evalsvc.messages import PlanResult, ShardRequest
+from evalsvc.spec.suite import TaskSpec
+from evalsvc.store.queue.stage_results import PLAN
+from evalsvc.tasks.stages import AnyWork, run_stage
 from evalsvc.tasks.task import Context, TaskResult
 
 
 def sent_shards(work: AnyWork, context: Context) -> list[Any]:
     """The shards of the plan, each from its JSON."""
-    codec = work.shard_codec
-    return [codec.from_json(json.loads(json.dumps(codec.to_json(shard)))) for shard in work.plan(context).shards]
+    plan = run_stage(work, ShardRequest(TaskSpec("", "", {}), "plan", context.checkpoint), context)
+    assert isinstance(plan, PlanResult)
+    kept = PLAN.unpack(PLAN.pack(plan)).shards
+    return [work.shard_codec.from_json(json.loads(json.dumps(shard))) for shard in kept]
 
 
 def sent_output(work: AnyWork, context: Context, shard: Any) -> Any:
