@@ -12,8 +12,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from evalsvc.spec import documents
-from evalsvc.spec.documents.document import Document, hints_of
-from evalsvc.spec.documents.reading import read, value_of
+from evalsvc.spec.documents.document import Document
+from evalsvc.spec.documents.reading import filled, read
 from evalsvc.store.lookup import place_of, step_of
 from evalsvc.store.queue.stage_results import LOOK, from_row
 from evalsvc.store.runs.base import base_view, is_named_base
@@ -28,8 +28,7 @@ def document_of(kind: type[D], row: object, **given: object) -> D:
 
     Moments become text, and JSON columns the documents that the fields have.
     """
-    own = {name: value_of(kind, name, shown(getattr(row, name))) for name in hints_of(kind) if name not in given}
-    return kind(**own | given)
+    return filled(kind, lambda name: shown(getattr(row, name)), given)
 
 
 def shown(value: object) -> object:
@@ -57,7 +56,7 @@ def evaluation_view(session: Session, evaluation: Evaluation, live: Mapping[int,
             documents.Task,
             task,
             progress=_progress(task, counts[task.id].pop("units"), live.get(task.id)),
-            warnings=value_of(documents.Task, "warnings", task.warnings or []),
+            warnings=[read(documents.TaskWarning, warning) for warning in task.warnings or []],
             protocols=protocols_view(session, {metric["protocol"] for metric in task.metrics or []}),
             shards=documents.ShardCounts(**counts[task.id]),
             interim=interim.get(task.id),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def json_name(field: str) -> str:
@@ -48,12 +47,6 @@ class Example:
 
 def hints_of(kind: type[Document]) -> Mapping[str, object]:
     """Return the annotations of a document's fields by name, in their order."""
-    key: object = kind  # mypy takes the class for one of its objects, and not hashable
-    return _hints_of(key)
-
-
-@cache
-def _hints_of(kind: Any) -> Mapping[str, object]:
     hints = get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in fields(kind)}
 

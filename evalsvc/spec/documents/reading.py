@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -23,6 +23,8 @@ _PLAIN: dict[object, frozenset[type]] = {
 """The types of Python that a value of a scalar type may have after `json.loads`."""
 
 _NAMES: dict[object, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+_FORMS: dict[type[Document], _Form] = {}
 
 MAX_SHOWN = 80
 """Characters of a value in a message."""
@@ -44,21 +46,30 @@ def read(kind: type[D], content: object) -> D:
 
 def content_of(document: Document) -> dict[str, object]:
     """Return what `read` reads: the document as plain dictionaries and lists, for JSON."""
-    kind: object = type(document)
-    nested = _nested(kind)
-    return {json_name(name): _plain(value) if name in nested else value for name, value in vars(document).items()}
+    form = _form_of(type(document))
+    content = (
+        dict(vars(document)) if form.has_plain_names else dict(zip(form.keys, vars(document).values(), strict=True))
+    )
+    for key in form.nested:
+        content[key] = _plain(content[key])
+    return content
 
 
-def value_of(kind: type[Document], field: str, content: object) -> object:
-    """Return the value of a document's field that `content`, JSON or documents, holds.
+def filled(kind: type[D], attribute: Callable[[str], object], given: Mapping[str, object]) -> D:
+    """Return a document whose fields are `given`, or else JSON or documents that `attribute` returns for their names.
 
-    Fields that hold no documents are not checked.
+    Of the fields that are not given, only those that hold documents are checked.
 
     Raises:
-        ValueError: the content is no such document; the message names the field.
+        ValueError: a field holds no such document; the message names the field.
     """
-    hints: object = kind
-    return _inside(field, _reader_of(hints_of(kind)[field]), content) if field in _nested(hints) else content
+    values = dict(given)
+    form = _form_of(kind)
+    for field in form.fields:
+        if field.name not in given:
+            value = attribute(field.name)
+            values[field.name] = field.read(value) if field.key in form.nested else value
+    return kind(**values)
 
 
 def _plain(value: object) -> object:
@@ -71,10 +82,41 @@ def _plain(value: object) -> object:
     return value
 
 
-@cache
-def _nested(kind: Any) -> Collection[str]:
-    """Return the fields that may hold documents; the others, as columns of numbers, are passed on as they are."""
-    return {name for name, hint in hints_of(kind).items() if _holds_document(hint)}
+@dataclass(frozen=True)
+class _Field:
+    """A field of a document, and what is worked out of its type once."""
+
+    name: str
+    key: str
+    """The field's name in JSON."""
+    reader: Reader
+    is_required: bool
+
+    def read(self, content: object) -> object:
+        return _named(self.key, self.reader, content)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """The fields of a type of documents."""
+
+    fields: Sequence[_Field]
+    keys: Sequence[str]
+    has_plain_names: bool
+    """Whether all fields have the same names in JSON."""
+    nested: Sequence[str]
+    """Keys of fields that may hold documents; the values of others, such as columns of numbers, are passed on."""
+
+
+def _form_of(kind: type[Document]) -> _Form:
+    if kind not in _FORMS:
+        hints = hints_of(kind)
+        required = {one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING}
+        found = [_Field(name, json_name(name), _reader_of(hint), name in required) for name, hint in hints.items()]
+        keys = [field.key for field in found]
+        nested = [json_name(name) for name, hint in hints.items() if _holds_document(hint)]
+        _FORMS[kind] = _Form(found, keys, keys == list(hints), nested)
+    return _FORMS[kind]
 
 
 def _holds_document(hint: object) -> bool:
@@ -139,7 +181,7 @@ def _dict_reader(member: object) -> Reader:
     def read_dict(content: object) -> object:
         if not isinstance(content, dict):
             raise ValueError(f"an object is expected, found {_shown(content)}")
-        return {key: _inside(key, read_member, value) for key, value in content.items()}
+        return {key: _named(key, read_member, value) for key, value in content.items()}
 
     return read_dict
 
@@ -160,27 +202,24 @@ def _union_reader(members: Collection[object]) -> Reader:
 
 
 def _document_reader(kind: type[Document]) -> Reader:
-    # A document may hold documents of its own type, so readers of fields are made when the first one is read.
-    required = {field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING}
-
     def read_document(content: object) -> object:
         if isinstance(content, kind):
             return content
         if not isinstance(content, dict):
             raise ValueError(f"an object is expected, found {_shown(content)}")
         values = {}
-        for name, hint in hints_of(kind).items():
-            key = json_name(name)
-            if key in content:
-                values[name] = _inside(key, _reader_of(hint), content[key])
-            elif name in required:
-                raise ValueError(f"{key} is missing")
+        for field in _form_of(kind).fields:
+            if field.key in content:
+                values[field.name] = field.read(content[field.key])
+            elif field.is_required:
+                raise ValueError(f"{field.key} is missing")
         return kind(**values)
 
     return read_document
 
 
-def _inside(key: str, reader: Reader, content: object) -> object:
+def _named(key: str, reader: Reader, content: object) -> object:
+    """Read a part of a content; the message of a ValueError begins with the part's name."""
     try:
         return reader(content)
     except ValueError as problem:
