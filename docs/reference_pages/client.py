@@ -10,6 +10,7 @@ from textwrap import indent
 from typing import Any
 
 from evalsvc.client import Client
+from reference_pages import documents
 from reference_pages.markdown import block
 
 WIDTH = 100
@@ -28,7 +29,7 @@ def page() -> str:
     parts += [_text(Client), _text(Client.__init__)]
     for name, method in public_methods().items():
         parts += [f"## `{name}`", block("python check", _declaration(name, method)), _text(method)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, *documents.sections()]) + "\n"
 
 
 def public_methods() -> dict[str, Callable[..., Any]]:

@@ -21,6 +21,11 @@ from evalsvc.spec.documents import Evaluation, EvaluationSummary, Posted
 
 commands = typer.Typer()
 
+Weights = Annotated[
+    str, typer.Argument(help="The weights: a path, a uri, or an expression, e.g. lerp(run@0, run@9, 0.3).")
+]
+Variant = Annotated[str | None, typer.Option(help="Which weights of the step, e.g. ema_0.9999.", show_default="raw")]
+
 
 class StepCommand(TyperCommand):
     """Says what is wrong with a negative step, which would else be read as an option that does not exist."""
@@ -36,13 +41,9 @@ class StepCommand(TyperCommand):
 def submit(
     run: Annotated[str, typer.Argument(help="The training run.")],
     step: Annotated[int, typer.Argument(help="The training step.")],
-    uri: Annotated[
-        str, typer.Argument(help="The weights: a path, a uri, or an expression, e.g. lerp(run@0, run@9, 0.3).")
-    ],
+    uri: Weights,
     suite: Suite = None,
-    variant: Annotated[
-        str | None, typer.Option(help="Which weights of the step, e.g. ema_0.9999.", show_default="raw")
-    ] = None,
+    variant: Variant = None,
     model: Model = None,
     layout: Layout = None,
     tokens_seen: Annotated[int | None, typer.Option(help="Tokens trained on so far.")] = None,
