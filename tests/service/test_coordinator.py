@@ -169,7 +169,7 @@ def test_an_evaluation_runs_on_all_workers_with_progress(laboratory: Laboratory)
     assert laboratory.history()[0].value == [1, 32]
     with laboratory.store.reading() as session:
         found = read_results(session, laboratory.data / "items", "run-a", 1, "raw")
-    assert found["provenance"]["steps"]["notes"]["base"] == {"label": "run 'run-a' step 0", "layout": None}
+    assert found.provenance["steps"]["notes"]["base"] == {"label": "run 'run-a' step 0", "layout": None}
 
 
 def test_a_poison_shard_fails_its_own_evaluation_after_three_attempts_and_no_other(laboratory: Laboratory) -> None:
