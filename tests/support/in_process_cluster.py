@@ -111,7 +111,7 @@ class InProcessCluster(Cluster):
         call = self._calls.get(key)
         return call and call.worker
 
-    def submit(self, key: str, target: str, request: Any, worker: str | None = None) -> None:
+    def submit(self, key: str, target: str, request: object, worker: str | None = None) -> None:
         assert worker is not None
         call = Call(key, worker, self._report_progress, self._outputs)
         with self._lock:
