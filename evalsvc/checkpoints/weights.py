@@ -206,19 +206,19 @@ def _weights(path: Path, kind: str, content: Mapping[object, object], metadata: 
         raise NotACheckpoint(
             f"{path} ({kind}) holds {found}; expected tensors by name, alone or under `state_dict` or `av_model_sd`"
         )
-    _require_backed(path, tensors)
+    require_backed(path, path.stat().st_size, tensors.items())
     step = _whole_number(metadata.get("step", metadata.get("global_step")))
     epoch = _whole_number(metadata.get("epoch"))
     return Weights(strip_prefixes(tensors.items(), path), step=step, epoch=epoch, format=kind, metadata=metadata)
 
 
-def _require_backed(path: Path, tensors: Mapping[object, Tensor]) -> None:
-    """Raise NotACheckpoint where tensors are larger than what stands behind them in the file.
+def require_backed(path: Path, size: int, tensors: Iterable[tuple[object, Tensor]]) -> None:
+    """Raise NotACheckpoint where tensors are larger than what stands behind them in the file of `size` bytes.
 
     A tensor of stride 0 is as large as its shape says once it is copied, and costs a file nothing.
     """
     total = 0
-    for name, tensor in tensors.items():
+    for name, tensor in tensors:
         if tensor.layout != torch.strided or tensor.is_meta:
             continue  # whoever needs values refuses these
         claimed, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
@@ -228,7 +228,6 @@ def _require_backed(path: Path, tensors: Mapping[object, Tensor]) -> None:
                 f"{path}: {str(name)[:80]} is {list(tensor.shape)}, {claimed:,} bytes, of which the file has "
                 f"{stored:,}; save it contiguous"
             )
-    size = path.stat().st_size
     if total > VIEWS * size + (1 << 20):
         raise NotACheckpoint(
             f"{path} announces {total:,} bytes of tensors and has {size:,}; save each tensor with values of its own"

@@ -7,6 +7,7 @@ classifier, which the Inception Score alone needs. Nothing is executed: of a pro
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -19,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalsvc.checkpoints.weights import is_plain, listed, read_weights, some
+from evalsvc.checkpoints.torch_file import require_short_tuples
+from evalsvc.checkpoints.weights import VIEWS, is_plain, listed, read_weights, require_backed, some
 from evalsvc.errors import CheckpointMismatch, NonFinite, NotACheckpoint, UnsafeCheckpoint
 
 PARTS = ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
@@ -38,7 +40,10 @@ def read_inception(path: Path) -> dict[str, Tensor]:
     Raises CheckpointError where the file cannot be read, or tensors are missing or no plain numbers.
     """
     is_program = path.is_file() and zipfile.is_zipfile(path) and _entry(path, "constants.pkl") is not None
-    return _checked(_read_program(path, path) if is_program else read_weights(path).tensors, path)
+    if not is_program:
+        return _checked(read_weights(path).tensors, path)
+    with path.open("rb") as file:
+        return _checked(_read_program(file, path), path)
 
 
 def read_inception_program(content: bytes, path: Path) -> dict[str, Tensor]:
@@ -151,7 +156,7 @@ def _entry(file: Path | IO[bytes], name: str) -> str | None:
         return next((entry for entry in archive.namelist() if entry.partition("/")[2] == name), None)
 
 
-def _read_program(file: Path | IO[bytes], path: Path) -> dict[str, Tensor]:
+def _read_program(file: IO[bytes], path: Path) -> dict[str, Tensor]:
     """NVIDIA's names (`…layers.mixed.conv.weight`, `.beta`, `.mean`, `.var`) to torch-fidelity's."""
     found = _program_tensors(file, path)
     tensors: dict[str, Tensor] = {}
@@ -169,14 +174,17 @@ def _read_program(file: Path | IO[bytes], path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _program_tensors(file: Path | IO[bytes], path: Path) -> dict[str, Tensor]:
-    """Every tensor that is an attribute of the program's modules, by its dotted name."""
+def _program_tensors(file: IO[bytes], path: Path) -> dict[str, Tensor]:
+    """Return every tensor that is an attribute of the program's modules, by its dotted name."""
+    size = file.seek(0, os.SEEK_END)
     try:
         with zipfile.ZipFile(file) as archive:
             entry = _entry(file, "data.pkl")
             if entry is None or archive.getinfo(entry).file_size > MAX_PROGRAM:
                 raise NotACheckpoint(f"{path} is a zip file with constants.pkl and without a usable data.pkl")
-            root = _Unpickler(archive, entry.partition("/")[0]).load()
+            content = archive.read(entry)
+            require_short_tuples(path, content)
+            root = _Unpickler(archive, entry.partition("/")[0], content, VIEWS * size).load()
     except (UnsafeCheckpoint, NotACheckpoint):
         raise
     except Exception as error:  # a cut-off or hostile file makes zip reader and unpickler stumble in any way
@@ -184,6 +192,7 @@ def _program_tensors(file: Path | IO[bytes], path: Path) -> dict[str, Tensor]:
         raise NotACheckpoint(f"{path} is a damaged TorchScript file ({kind}); copy it again") from error
     tensors: dict[str, Tensor] = {}
     _collect(root, "", tensors)
+    require_backed(path, size, tensors.items())
     return tensors
 
 
@@ -201,10 +210,12 @@ class _Module:
 class _Unpickler(pickle.Unpickler):
     """Knows tensors, plain values and `_Module`; any other name in the file stops it."""
 
-    def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
-        super().__init__(BytesIO(archive.read(f"{folder}/data.pkl")))
+    def __init__(self, archive: zipfile.ZipFile, folder: str, content: bytes, most: int) -> None:
+        """`most` is how many bytes of tensors are read: a small file must not ask for a large memory."""
+        super().__init__(BytesIO(content))
         self._archive = archive
         self._folder = folder
+        self._left = most
 
     def find_class(self, module: str, name: str) -> Any:
         if module.split(".")[0] == "__torch__":
@@ -220,7 +231,11 @@ class _Unpickler(pickle.Unpickler):
         kind, dtype, key, _, count = pid
         if kind != "storage" or not isinstance(dtype, np.dtype):
             raise pickle.UnpicklingError(f"unknown storage {kind!r}")
-        data = self._archive.read(f"{self._folder}/data/{int(key)}")
+        entry = self._archive.getinfo(f"{self._folder}/data/{int(key)}")
+        self._left -= entry.file_size
+        if self._left < 0:
+            raise pickle.UnpicklingError("storages are larger than the file")
+        data = self._archive.read(entry)
         values = np.frombuffer(data, dtype)
         if len(values) != count:
             raise pickle.UnpicklingError(f"storage {key} holds {len(values)} numbers instead of {count}")

@@ -207,9 +207,6 @@ def followed(path: Path) -> None:
         file.comment = path.read_bytes()[-22:]
 
 
-DOUBLED = b"\x80\x02}K\x01\x85" + 60 * b"q\x01h\x01\x86" + b"K\x01s."
-"""As the key of a dictionary it would be hashed 2**60 values long."""
-
 TUPLES = b"\x80\x02})" + b"\x85" * 3_000_000 + b"K\x01s."
 """As the key of a dictionary they would be hashed by recursion in C, which ends the process."""
 
@@ -237,7 +234,7 @@ BOMBS: dict[str, tuple[Callable[[Path], object], str]] = {
     "negative": (lambda path: archive(path, tensor_pickle((4,), (-1,), 4), bytes(16)), DAMAGED),
     "tuples": (lambda path: archive(path, TUPLES), DEEP),
     "legacy tuples": (lambda path: path.write_bytes(LEGACY + TUPLES), DEEP),
-    "doubled tuples": (lambda path: archive(path, DOUBLED), "holds a tuple of more than 10,000 values"),
+    "doubled tuples": (lambda path: archive(path, hostile_files.DOUBLED), "holds a tuple of more than 10,000 values"),
     "two directories": (two_directories, "has its zip directory in another place than it says"),
     "case": (lambda path: renamed(path, "x/Data.pkl"), "has two entries of one name"),
     "folders": (lambda path: renamed(path, "y/data.pkl"), "has entries in two folders"),

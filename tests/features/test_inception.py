@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hostile_files import DOUBLED, tensor_pickle
 from nvidia_program import nvidia_program, small_tensors
 from smoke_images import pixel_digest, read_smoke_images, torch_fidelity_weights
 from torch import Tensor, nn
@@ -282,6 +283,29 @@ class TestFiles:
         with pytest.raises(UnsafeCheckpoint, match="evalsvc assets pull inception"):
             read_inception(path)
         assert not (tmp_path / "ran").exists()
+
+    @pytest.mark.parametrize(
+        ("pickled", "data", "words"),
+        [
+            (DOUBLED, b"", "a tuple of more than 10,000 values"),
+            (tensor_pickle((2**26,), (1,), 2**26), bytes(2**28), "is a damaged TorchScript file"),
+        ],
+    )
+    def test_program_that_asks_for_much(self, tmp_path: Path, pickled: bytes, data: bytes, words: str) -> None:
+        """Tuples that double, and zeros that unpack."""
+        path = tmp_path / "inception.pt"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/constants.pkl", b"")
+            archive.writestr("archive/data.pkl", pickled)
+            archive.writestr("archive/data/0", data)
+        with pytest.raises(NotACheckpoint, match=words):
+            read_inception(path)
+
+    @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+    def test_program_with_a_tensor_that_nothing_stands_behind(self, tmp_path: Path) -> None:
+        path = nvidia_program(small_tensors(), tmp_path / "inception.pt", torch.zeros(1).expand(10**5, 10**5))
+        with pytest.raises(NotACheckpoint, match="of which the file has 4"):
+            read_inception(path)
 
     def test_program_with_nonsense(self, tmp_path: Path) -> None:
         for content in (b"", b"\x80\x02K\x01.", b"\x80\x02" + b"(" * 99):

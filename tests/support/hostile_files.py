@@ -14,6 +14,9 @@ import torch
 LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How a file begins that torch.save wrote before 1.6: a pickled number."""
 
+DOUBLED = b"\x80\x02}K\x01\x85" + 60 * b"q\x01h\x01\x86" + b"K\x01s."
+"""As the key of a dictionary it would be hashed 2**60 values long."""
+
 
 def archive(path: Path, pickled: bytes, data: bytes = b"", **more: bytes) -> None:
     """A file as torch.save writes it around a pickle of one's own."""
