@@ -51,6 +51,7 @@ bench: $(VENV)/all
 	$(BIN)/python benchmarks/roofline.py
 	$(BIN)/python benchmarks/history.py
 	$(BIN)/python benchmarks/service.py
+	$(BIN)/python benchmarks/looks.py
 	$(BIN)/python benchmarks/crowd.py
 	$(BIN)/python benchmarks/calibration.py
 

@@ -193,3 +193,11 @@ def test_a_crowd_leaves_something_to_the_others() -> None:
     assert set(document["figures"]) == set(document["limits"]) == set(document["met"])
     assert max(document["figures"].values()) < 60
     assert document["failed_probes"] == {}
+
+
+@pytest.mark.long
+def test_a_worker_of_the_services_own_gets_no_features_and_another_one_gets_each_once() -> None:
+    document = last_line("looks")
+    outputs = 512 * 2048 * 4
+    assert document["own kid"]["received"] < outputs / 4
+    assert outputs < document["elsewhere kid"]["received"] < 2 * outputs

@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from evalsvc.errors import os_reason
-from evalsvc.files.atomic import replacing
+from evalsvc.files.atomic import PARTIAL, replacing
 from evalsvc.files.kept import DIGEST_NAME, KeptFileLost, KeptFiles, Write, drop_oldest, touch
 from evalsvc.files.outputs import OutputFile, OutputLost
 from evalsvc.files.served import STATISTICS, FileService, Part
 
+log = logging.getLogger(__name__)
+
 COPIES_BYTES = 8 << 30
 """Limit of all copies of a machine together."""
+
+ABANDONED_AFTER = 3600.0
+"""Seconds without a write after which a copy that is not whole counts as left behind by a process that was killed."""
 
 
 class ServiceFiles(KeptFiles):
@@ -56,7 +63,7 @@ class ServiceFiles(KeptFiles):
             sha256: what the file must be [what the service has].
 
         Raises:
-            KeptFileLost: the service has no such file, the file changed on the way, or there is no room for a copy.
+            KeptFileLost: the service has no such file, or the file changed on the way.
         """
         copy = None if sha256 is None else self._copy(sha256)
         if copy is not None:
@@ -91,19 +98,27 @@ class ServiceFiles(KeptFiles):
         return stream
 
     def _fetch(self, place: str, whole: Part) -> BinaryIO:
-        path, total = self._copies / whole.sha256, hashlib.sha256()
+        path = self._copies / whole.sha256
         try:
             with replacing(path, durable=False) as stream:
-                for data in self._parts(place, whole.size):
-                    total.update(data)
-                    stream.write(data)
-                if total.hexdigest() != whole.sha256:
-                    raise KeptFileLost(f"{place} of the service changed while it was fetched")
+                self._receive(place, whole, stream)
             copy = path.open("rb")
-        except OSError as error:
-            raise KeptFileLost(f"a copy of {place} cannot be written to {self._copies}: {os_reason(error)}") from None
-        drop_oldest((other for other in self._copies.iterdir() if other != path), COPIES_BYTES)
+        except OSError as error:  # costs memory, and time when the file is needed again
+            log.warning("no copy of %s is kept in %s: %s", place, self._copies, os_reason(error))
+            memory = io.BytesIO()
+            self._receive(place, whole, memory)
+            memory.seek(0)
+            return memory
+        drop_oldest((other for other in self._copies.iterdir() if _may_go(other) and other != path), COPIES_BYTES)
         return copy
+
+    def _receive(self, place: str, whole: Part, stream: BinaryIO) -> None:
+        total = hashlib.sha256()
+        for data in self._parts(place, whole.size):
+            total.update(data)
+            stream.write(data)
+        if total.hexdigest() != whole.sha256:
+            raise KeptFileLost(f"{place} of the service changed while it was fetched")
 
     def _parts(self, place: str, size: int) -> Iterator[bytes]:
         done = 0
@@ -113,6 +128,14 @@ class ServiceFiles(KeptFiles):
                 raise KeptFileLost(f"{place} of the service went away while it was fetched")
             done += len(part.data)
             yield part.data
+
+
+def _may_go(path: Path) -> bool:
+    """Tell whether a file may be deleted to make room: what another process is writing now may not."""
+    try:
+        return path.suffix != PARTIAL or time.time() - path.stat().st_mtime > ABANDONED_AFTER
+    except OSError:
+        return False
 
 
 def _folder_of(name: str) -> str:

@@ -156,6 +156,7 @@ def read_reference(
     if identity.fit is None:
         return _imported(files, name, identity)
     names, found = files.names(), dict[str, TapStatistics]()
+    own: Mapping[str, Rows] = {}
     for key, of in features.items():
         kept_as, lost = _key(identity, key, of), "no file of them is there"
         if is_known(names, kept_as, rows=key in rows):
@@ -164,7 +165,7 @@ def read_reference(
                 continue
             except KeptFileLost as error:
                 lost = str(error)
-        if key not in (own := computed()):
+        if key not in (own := own or computed()):
             raise DataChanged(
                 f"statistics of the real images {name} ({key}) were kept when this evaluation was planned and cannot "
                 f"be read now: {lost}; delete {kept_as}*.npz in the folder `statistics` of the service's data folder "

@@ -116,6 +116,30 @@ def test_new_files_are_there_at_once_and_go_to_the_service_with_the_result(files
         files.keep_bytes("coco.npz", b"")
 
 
+def test_a_machine_without_room_for_copies_works_and_fetches_again(
+    files: ServiceFiles, service: Counted, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk on a worker is no reason to run other shards again."""
+    (tmp_path / "copies").write_bytes(b"in the way")
+    assert read(files, NAME) == read(files, NAME) == CONTENT
+    assert service.sent == 2 * len(CONTENT)
+    assert "no copy of" in caplog.text
+
+
+def test_what_another_process_writes_stays_and_what_one_left_behind_goes(
+    files: ServiceFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_files, "COPIES_BYTES", 0)
+    (tmp_path / "copies").mkdir()
+    written, left = (tmp_path / "copies" / f"{name}.partial" for name in ("written", "left"))
+    for path in (written, left):
+        path.write_bytes(b"half")
+    os.utime(left, (1_000, 1_000))
+    read(files, NAME)
+    assert written.exists()
+    assert not left.exists()
+
+
 def test_copies_that_were_used_least_recently_go_first(
     files: ServiceFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

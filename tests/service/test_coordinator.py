@@ -5,13 +5,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
-from in_process_cluster import InProcessCluster, with_run
+from in_process_cluster import Call, InProcessCluster, with_run
 from laboratory import Laboratory
 from queue_steps import dispatched, plan, store_result
 from sqlalchemy import select, update
@@ -22,6 +23,7 @@ from steps_in_process import run_steps
 from evalsvc.cluster.cluster import Cluster
 from evalsvc.config import Settings
 from evalsvc.files.artifacts import artifact_path
+from evalsvc.messages import ShardRequest, ShardResult
 from evalsvc.service import coordinator as coordinator_module
 from evalsvc.service import shard_files
 from evalsvc.service.coordinator import Coordinator
@@ -508,3 +510,42 @@ def test_a_coordinator_that_hangs_is_not_alive(laboratory: Laboratory, monkeypat
     laboratory.wait_until(lambda _: not coordinator.alive())
     go_on.set()
     laboratory.wait_until(lambda _: coordinator.alive())
+
+
+def test_new_files_of_a_worker_elsewhere_are_there_before_its_result_is_stored(tmp_path: Path, weights: Path) -> None:
+    """Whoever is evaluated next must find them; one that cannot be written costs the task nothing."""
+    key = "ab" * 32
+    name, bad = f"{key}.moments.npz", "../evalsvc.db"
+
+    def run_with_files(request: ShardRequest, call: Call) -> ShardResult:
+        result = run_steps(request, call)
+        return replace(result, kept={name: b"numbers", bad: b"bad"}) if request.stage == "merge" else result
+
+    laboratory = Laboratory(tmp_path, with_run(run_with_files), weights)
+    try:
+        laboratory.start()
+        evaluation = laboratory.post(shards=2)
+        laboratory.wait_until(lambda _: laboratory.is_over(evaluation))
+        assert (laboratory.data / "statistics" / name).read_bytes() == b"numbers"
+        assert laboratory.succeeds(evaluation)
+        assert not (laboratory.data / "evalsvc.db").exists()
+    finally:
+        laboratory.close()
+
+
+def test_the_coordinator_reads_no_output(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """246 MB of 30,000 images went through its thread, and nothing else was dispatched meanwhile."""
+    readers: set[str] = set()
+    read = Path.read_bytes
+
+    def watched(path: Path) -> bytes:
+        if path.parent.parent.name == "outputs":
+            readers.add(threading.current_thread().name)
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", watched)
+    laboratory.start()
+    evaluation = laboratory.post(shards=2, size=100_000)
+    assert laboratory.succeeds(evaluation)
+    assert len(readers) == 1
+    assert "coordinator" not in readers

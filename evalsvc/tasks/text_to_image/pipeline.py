@@ -34,7 +34,7 @@ from evalsvc.tasks.image_features import FeaturePass, FeatureRows, Rows
 from evalsvc.tasks.task import Context
 from evalsvc.tasks.text_to_image.artifacts import encode_png
 from evalsvc.tasks.text_to_image.prompts import PromptRecord
-from evalsvc.tasks.text_to_image.shards import KeptImage, SampledImage, SampleOutput
+from evalsvc.tasks.text_to_image.shards import ClassifierIdentity, KeptImage, SampledImage, SampleOutput
 from evalsvc.tasks.text_to_image.spec import TextToImage
 
 COMPARED = 8
@@ -78,8 +78,7 @@ def sample_images(
         post_processing.kept(start),
         side,
         {"layout": layout.digest, "decoder": decoder.digest, "size": side, **context.rotary()},
-        None if classifier is None else classifier.classes,
-        None if classifier is None else classifier.digest,
+        None if classifier is None else ClassifierIdentity(classifier.digest, classifier.classes),
         sum(record.cut > 0 for record in records),
     )
 

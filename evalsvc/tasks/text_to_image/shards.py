@@ -100,6 +100,15 @@ class KeptImage:
 
 
 @dataclass(frozen=True)
+class ClassifierIdentity:
+    """The classifier that has read a shard's images."""
+
+    digest: str
+    classes: int
+    """Labels that it tells apart."""
+
+
+@dataclass(frozen=True)
 class SampleOutput:
     """What became of a shard's prompts."""
 
@@ -111,10 +120,7 @@ class SampleOutput:
     """Height and width of an image."""
     protocol: Mapping[str, JsonValue]
     """What the shard adds to the metrics' protocols."""
-    classes: int | None
-    """Of the classifier."""
-    classifier: str | None
-    """Digest of the classifier."""
+    classifier: ClassifierIdentity | None
     cut: int
     """Captions that did not fit the layout."""
     part: Literal["sample"] = "sample"

@@ -35,6 +35,7 @@ from evalsvc.tasks.text_to_image.pipeline import sample_images
 from evalsvc.tasks.text_to_image.prompts import Prompts, PromptSpec, read_prompts
 from evalsvc.tasks.text_to_image.recipes import find_protocol
 from evalsvc.tasks.text_to_image.shards import (
+    ClassifierIdentity,
     ImageOutput,
     ImagePlan,
     ImageShard,
@@ -277,19 +278,18 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
                 items=() if shares is None else (key,),
                 groups=estimate.groups,
             )
-        if self.task.classifier is not None:
-            yield self._agreement(items, f"agrees{suffix}", parts[0], images)
+        if parts[0].classifier is not None:
+            yield self._agreement(items, f"agrees{suffix}", parts[0].classifier, images)
 
     def _agreement(
-        self, items: Sequence[Item], key: str, part: SampleOutput, images: Mapping[str, JsonValue]
+        self, items: Sequence[Item], key: str, classifier: ClassifierIdentity, images: Mapping[str, JsonValue]
     ) -> MetricValue:
-        assert part.classes is not None, "the shards had the classifier"
         for item in items:
             item[key] = item["read"] == item["label"]
         n, hits = len(items), sum(item[key] is True for item in items)
         share = Ratio(hits / n, share_stderr(hits, n), n)
-        protocol = Protocol({**images, "classifier": part.classifier, **self._stopping()})
-        name, baseline = f"{self.task.name}/agreement", 1 / part.classes
+        protocol = Protocol({**images, "classifier": classifier.digest, **self._stopping()})
+        name, baseline = f"{self.task.name}/agreement", 1 / classifier.classes
         return share.as_metric(name, "fraction", "higher", protocol, baseline, (key,))
 
     def _images_protocol(self, scale: float, part: SampleOutput, plan: ImagePlan) -> dict[str, JsonValue]:
