@@ -11,11 +11,12 @@ import io
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from evalsvc.errors import os_reason
-from evalsvc.files.atomic import PARTIAL, replacing
+from evalsvc.files.atomic import PARTIAL, replacing, write_whole
 from evalsvc.files.kept import DIGEST_NAME, KeptFileLost, KeptFiles, Write, drop_oldest, touch
 from evalsvc.files.outputs import OutputFile, OutputLost
 from evalsvc.files.served import STATISTICS, FileService, Part
@@ -54,7 +55,9 @@ class ServiceFiles(KeptFiles):
             raise ValueError(f"{name!r} is no name to keep a file under")
         stream = io.BytesIO()
         write(stream)
-        self.new[name] = stream.getvalue()
+        content = self.new[name] = stream.getvalue()
+        with suppress(OSError):  # without a copy here, this machine fetches the file when it needs it again
+            write_whole(self._copies / hashlib.sha256(content).hexdigest(), content, durable=False)
 
     def fetch(self, place: str, sha256: str | None = None) -> BinaryIO:
         """Open a copy of the service's file at `place`, which is fetched if this machine has none.

@@ -105,13 +105,18 @@ def test_what_the_service_has_not_is_lost(files: ServiceFiles) -> None:
         files.fetch("outputs/3/4-1", "00" * 32)
 
 
-def test_new_files_are_there_at_once_and_go_to_the_service_with_the_result(files: ServiceFiles) -> None:
+def test_new_files_are_there_at_once_and_go_to_the_service_with_the_result(
+    files: ServiceFiles, service: Counted, tmp_path: Path
+) -> None:
     name = f"{'ee' * 32}.moments.npz"
     files.keep_bytes(name, b"new")
     assert name in files.names()
     assert name not in files.names(f"answers/{KEY}")
     assert read(files, name) == b"new"
     assert files.new == {name: b"new"}
+    (tmp_path / "service" / "statistics" / name).write_bytes(files.new[name])  # as the service does
+    assert read(ServiceFiles(service, tmp_path / "copies"), name) == b"new"
+    assert service.sent == 0, "what a machine has computed does not come back to it"
     with pytest.raises(ValueError, match="no name to keep"):
         files.keep_bytes("coco.npz", b"")
 
