@@ -12,12 +12,7 @@ from evalsvc.errors import ArtifactNotWritten
 from evalsvc.files.artifacts import drop_orphans, keep_artifact
 from evalsvc.files.items import keep_items, pack_items, sweep_items
 from evalsvc.files.kept import KeptFolder
-from evalsvc.files.outputs import (
-    drop_output,
-    drop_outputs,
-    keep_output,
-    sweep_outputs,
-)
+from evalsvc.files.outputs import drop_output, drop_outputs, keep_output, sweep_outputs
 from evalsvc.messages import KeptResult, MergeResult, ShardError, ShardOutput, ShardResult
 from evalsvc.store.named_files import named_artifacts, named_items, named_outputs
 from evalsvc.store.queue.shards import Assignment
