@@ -29,8 +29,7 @@ class Codec(Generic[Value]):
 
     def __init__(self, kind: Any) -> None:
         """Raise TypeError where `kind` is no frozen dataclass, and no union of some."""
-        # A task whose stages still hand each other mappings.
-        self.members: Sequence[type] = () if kind == Mapping[str, Any] else _members(kind)
+        self.members = _members(kind)
         for member in self.members:
             if not (is_dataclass(member) and member.__dataclass_params__.frozen):  # type: ignore[attr-defined]
                 raise TypeError(f"{member!r} is no frozen dataclass; decorate it with `@dataclass(frozen=True)`")
@@ -71,7 +70,7 @@ class Codec(Generic[Value]):
             raise self._unreadable(error) from None
 
     def _plain(self, value: Value, mode: Literal["python", "json"]) -> dict[str, JsonValue]:
-        if self.members and type(value) not in self.members:
+        if type(value) not in self.members:
             raise TypeError(f"it is a {type(value).__name__}, not a {self.name}")
         try:
             document: dict[str, JsonValue] = self._adapter.dump_python(value, mode=mode, warnings="error")

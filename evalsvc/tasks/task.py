@@ -63,7 +63,7 @@ class Shard:
     """How much work the shard is, in the unit of the plan."""
 
 
-ShardKind = TypeVar("ShardKind")
+ShardKind = TypeVar("ShardKind", bound=Shard)
 """The task's subclass of `Shard`, or a union of several."""
 
 
@@ -86,8 +86,7 @@ class Plan(Generic[ShardKind]):
     @property
     def total(self) -> int:
         """Units of work in all shards together."""
-        units: list[int] = [shard.units if isinstance(shard, Shard) else shard["units"] for shard in self.shards]  # type: ignore[index]
-        return sum(units)
+        return sum(shard.units for shard in self.shards)
 
 
 @dataclass(frozen=True)
@@ -247,6 +246,10 @@ class Work(ABC, Generic[Parameters, ShardKind, Output]):
             raise TypeError(f"{cls.__qualname__} does not name its types; {NAME_TYPES}")
         if not any(isinstance(argument, TypeVar) for argument in arguments):
             cls.shard_codec, cls.output_codec = Codec(arguments[1]), Codec(arguments[2])
+            if not all(issubclass(member, Shard) for member in cls.shard_codec.members):
+                raise TypeError(
+                    f"{cls.__qualname__} has shards without `units`; derive {cls.shard_codec.name} from Shard"
+                )
 
     def __init__(self, task: Parameters) -> None:
         self.task = task

@@ -1,4 +1,5 @@
 import types
+from dataclasses import dataclass
 from importlib import import_module
 
 import pytest
@@ -26,6 +27,13 @@ def test_a_plan_has_no_more_shards_than_a_queue_takes() -> None:
     assert list(cut(5, 2)) == [(0, 2), (2, 4), (4, 5)]
 
 
+@dataclass(frozen=True)
+class Left:
+    """What a shard leaves."""
+
+    count: int
+
+
 def test_a_work_names_frozen_dataclasses() -> None:
     """It is said where the class is defined, not by the first shard that cannot be sent."""
     write = r"write `class …\(Work\[Parameters, Shard, Output\]\)` with the class of the parameters and two frozen data"
@@ -35,3 +43,5 @@ def test_a_work_names_frozen_dataclasses() -> None:
         Work[Task]  # type: ignore[misc]
     with pytest.raises(TypeError, match="is no frozen dataclass"):
         types.new_class("Loose", (Work[Task, Shard, dict],))
+    with pytest.raises(TypeError, match="Unitless has shards without `units`; derive Left from Shard"):
+        types.new_class("Unitless", (Work[Task, Left, Left],))
