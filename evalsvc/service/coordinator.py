@@ -42,7 +42,7 @@ from evalsvc.store.views import LiveTask
 log = logging.getLogger(__name__)
 
 RUN_SHARD = "evalsvc.worker.shard:run_shard"
-RUN_SHARD_ELSEWHERE = "evalsvc.worker.elsewhere:run_shard_elsewhere"
+RUN_REMOTE_SHARD = "evalsvc.worker.remote_shard:run_remote_shard"
 """What a worker runs, of this service and of a scheduler; named, not imported: this process needs neither tasks nor
 torch."""
 
@@ -97,7 +97,7 @@ class Coordinator:
         self._settings = settings
         self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
         self._cluster = cluster(settings, self._note_progress, self._note_outcome)
-        self._run_shard = RUN_SHARD_ELSEWHERE if settings.scheduler else RUN_SHARD
+        self._run_shard = RUN_REMOTE_SHARD if settings.scheduler else RUN_SHARD
         self._placement = Placement()
         self._files = ShardFiles(settings)
         self._keeping = ThreadPoolExecutor(1, "keeping")

@@ -512,7 +512,7 @@ def test_a_coordinator_that_hangs_is_not_alive(laboratory: Laboratory, monkeypat
     laboratory.wait_until(lambda _: coordinator.alive())
 
 
-def test_new_files_of_a_worker_elsewhere_are_there_before_its_result_is_stored(tmp_path: Path, weights: Path) -> None:
+def test_new_files_of_a_remote_worker_are_there_before_its_result_is_stored(tmp_path: Path, weights: Path) -> None:
     """Whoever is evaluated next must find them; one that cannot be written costs the task nothing."""
     key = "ab" * 32
     name, bad = f"{key}.moments.npz", "../evalsvc.db"

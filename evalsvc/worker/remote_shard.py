@@ -12,7 +12,7 @@ from evalsvc.messages import ShardRequest, ShardResult
 from evalsvc.worker.shard import run_shard
 
 
-def run_shard_elsewhere(request: ShardRequest, report: Report, settings: Settings) -> ShardResult:
+def run_remote_shard(request: ShardRequest, report: Report, settings: Settings) -> ShardResult:
     """Do what `run_shard` does, with the files of the service in the place of this machine's."""
     files = ServiceFiles(AskedService(report.key), settings.copies_path)
     result = run_shard(request, report, settings, files)
