@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from evalsvc.errors import NotComparable, UnknownName
 from evalsvc.spec.documents.document import Document
@@ -16,14 +16,12 @@ Content = Callable[[str], Mapping[str, object]]
 """What is behind a protocol's id."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunSeries(ValueSeries):
     """A series of one of several runs; `differs` tells its protocol from those of all runs."""
 
     run: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class Curve(Document):
     """A metric under one protocol, with a series per run and variant."""
 
@@ -36,7 +34,6 @@ class Curve(Document):
     series: list[RunSeries]
 
 
-@dataclass(frozen=True, kw_only=True)
 class JoinedHistories(Document):
     """Histories of several runs as curves."""
 
@@ -50,7 +47,6 @@ class JoinedHistories(Document):
     """By run and id of an import, where imported values are from."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class TradeoffPoint(Document):
     """A value of a metric at a checkpoint."""
 
@@ -60,7 +56,6 @@ class TradeoffPoint(Document):
     """Id of the import that the value is from; None where the value was measured."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Tradeoff(Document):
     """Histories as points along a metric, one for each of its values."""
 

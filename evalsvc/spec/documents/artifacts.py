@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from evalsvc.spec.documents.document import Document, Example
@@ -10,14 +9,12 @@ from evalsvc.spec.documents.fields import Count, RunName
 from evalsvc.spec.documents.results import Artifact
 
 
-@dataclass(frozen=True, kw_only=True)
 class Artifacts(Document):
     """Artifacts of an evaluation or a run."""
 
     artifacts: list[Artifact]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Retention(Document):
     """Which artifacts of a run are kept."""
 
@@ -28,7 +25,6 @@ class Retention(Document):
     """Whose the rule is."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Pruned(Document):
     """How much was pruned, or would be."""
 

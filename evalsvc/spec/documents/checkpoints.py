@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from evalsvc.spec.documents.document import Document, Example
@@ -10,7 +9,6 @@ from evalsvc.spec.documents.fields import Digest, Id, Open, RunName, Step, Time,
 from evalsvc.spec.documents.results import EvaluationSummary
 
 
-@dataclass(frozen=True, kw_only=True)
 class Parent(Document):
     """A checkpoint that a virtual one is made of."""
 
@@ -22,7 +20,6 @@ class Parent(Document):
     replaced_at: Annotated[Time | None, Example(None)]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Checkpoint(Document):
     """A run's weights at a step, as they were posted."""
 
@@ -51,7 +48,6 @@ class Checkpoint(Document):
     evaluations: list[EvaluationSummary]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Posted(Document):
     """A checkpoint that was posted, and one evaluation a suite."""
 

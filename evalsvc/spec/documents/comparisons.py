@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Literal
 
 from evalsvc.spec.documents.document import Document, Example
@@ -36,7 +36,6 @@ Level = Annotated[float, Example(0.95)]
 Fields = Annotated[dict[str, object], Example({})]
 
 
-@dataclass(frozen=True, kw_only=True)
 class ComparedSide(Document):
     """A metric of one of two checkpoints."""
 
@@ -51,7 +50,6 @@ class ComparedSide(Document):
     protocol: Annotated[str, Example("9a3f0c1d2e4b5a69")]
 
 
-@dataclass(frozen=True, kw_only=True)
 class DifferenceInterval(Document):
     """An interval that holds the truth with a probability of `level` over samples."""
 
@@ -60,7 +58,6 @@ class DifferenceInterval(Document):
     level: Level
 
 
-@dataclass(frozen=True, kw_only=True)
 class FlippedItems(Document):
     """Items that only one side gets right, as many of each side as `flipped` asks for."""
 
@@ -68,7 +65,6 @@ class FlippedItems(Document):
     only_b: Annotated[list[object], Example([7, 12])]
 
 
-@dataclass(frozen=True, kw_only=True)
 class RightAnswers(Document):
     """A metric whose number is 1 (right) or 0 (wrong) on each item, by who is right."""
 
@@ -84,7 +80,6 @@ class RightAnswers(Document):
     flipped: FlippedItems
 
 
-@dataclass(frozen=True, kw_only=True)
 class MetricDifference(Document):
     """How far one metric of b is from that of a, under one protocol."""
 
@@ -126,7 +121,6 @@ class MetricDifference(Document):
     """The right answers of both sides, where paired items are right or wrong."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class ComparisonWarnings(Document):
     """What is suspicious about the results of the compared tasks, by side."""
 
@@ -134,7 +128,6 @@ class ComparisonWarnings(Document):
     b: list[TaskWarning] = field(default_factory=list)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Comparison(Document):
     """How far two checkpoints are apart, metric by metric."""
 
@@ -154,7 +147,6 @@ class Comparison(Document):
     warnings: ComparisonWarnings = field(default_factory=ComparisonWarnings)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Crossings(Document):
     """Steps at which a difference enters or leaves the noise; null where it never does."""
 
@@ -172,7 +164,6 @@ class Crossings(Document):
     difference was zero, whether or not there was a step to see it."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class DifferenceCurve(Crossings):
     """One metric under one protocol, b − a along the steps that both have; the lists have an entry a step."""
 
@@ -205,7 +196,6 @@ class DifferenceCurve(Crossings):
     n_only_b: Annotated[list[int], Example([0] * 3)]
 
 
-@dataclass(frozen=True, kw_only=True)
 class CrossingBands(Document):
     """The band that each of the `Crossings` rests on."""
 
@@ -216,7 +206,6 @@ class CrossingBands(Document):
     sign_changes: Annotated[Band, Example("simultaneous")] = "simultaneous"
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunComparison(Document):
     """How far two runs are apart, step by step."""
 

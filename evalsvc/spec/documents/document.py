@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, ClassVar, Literal, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 
 def json_name(field: str) -> str:
@@ -13,9 +13,10 @@ def json_name(field: str) -> str:
     return field.rstrip("_")
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """A JSON object with known fields. Subclasses are dataclasses with the same arguments.
+    """A JSON object with known fields. Subclasses become frozen dataclasses, without a decorator of their own.
 
     The docstring under a field is its description. A field with a default may be missing in the answer of a service of
     an older version, or in what such a version stored. A field whose name is a word of Python ends in `_`.
@@ -26,6 +27,9 @@ class Document:
         "use_attribute_docstrings": True,
         "json_schema_serialization_defaults_required": True,
     }
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True, kw_only=True)(cls)
 
 
 class Example:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated
 
 from evalsvc.spec.documents.document import Document, Example
@@ -23,7 +23,6 @@ from evalsvc.spec.documents.fields import (
 from evalsvc.spec.documents.results import Error, Metric, TaskWarning
 
 
-@dataclass(frozen=True, kw_only=True)
 class Progress(Document):
     """How far a task is, in units of its work."""
 
@@ -35,7 +34,6 @@ class Progress(Document):
     seconds_left: Annotated[float | None, Example(24.3)]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Interim(Document):
     """What a task that goes on found so far. The next look replaces it, and it never enters the history."""
 
@@ -46,7 +44,6 @@ class Interim(Document):
     """The contents of the metrics' protocols, by id."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Retry(Document):
     """The shards of a task that failed by what may pass, and wait to be tried again."""
 
@@ -57,7 +54,6 @@ class Retry(Document):
     """What the first of them failed by."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class ShardCounts(Document):
     """The shards of a task's work by state, without those that plan and merge."""
 
@@ -72,7 +68,6 @@ class ShardCounts(Document):
     """Attempts at all of them."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Task(Document):
     """A task of an evaluation: its state, its progress, its result."""
 
@@ -93,7 +88,6 @@ class Task(Document):
     retry: Retry | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class SuiteVersion(Document):
     """The suite that an evaluation began with."""
 
@@ -101,7 +95,6 @@ class SuiteVersion(Document):
     digest: Annotated[Digest, Example("4f0c…")]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Evaluation(Document):
     """One suite on one checkpoint."""
 

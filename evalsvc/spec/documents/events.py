@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from evalsvc.spec.documents.document import Document, Example
@@ -13,7 +12,6 @@ from evalsvc.spec.documents.results import Error, Metric, TaskWarning
 EventKind = Literal["state", "task", "interim", "progress", "end"]
 
 
-@dataclass(frozen=True, kw_only=True)
 class EventData(Document):
     """The content of an event. A field that an event has nothing for is left out of its JSON."""
 
@@ -38,7 +36,6 @@ class EventData(Document):
     """How far the running tasks are, by name."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Event(Document):
     """An event of a stream."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from evalsvc.spec.documents.document import Document, Example
@@ -22,7 +21,6 @@ Counts = Annotated[list[Count], Example([4, 4])]
 Axis = Literal["step", "tokens"]
 
 
-@dataclass(frozen=True, kw_only=True)
 class SeriesHead(Document):
     """A series: one metric of one variant by one protocol, whose values are comparable."""
 
@@ -37,7 +35,6 @@ class SeriesHead(Document):
     """The fields that tell this protocol of the metric from the others, where the metric has several."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class ValueSeries(SeriesHead):
     """The values of a series, in columns ordered by x."""
 
@@ -54,7 +51,6 @@ class ValueSeries(SeriesHead):
     """Values without a place on the axis."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class BucketSeries(SeriesHead):
     """A series in buckets, in columns ordered by x."""
 
@@ -77,7 +73,6 @@ class BucketSeries(SeriesHead):
     """Values without a place on the axis."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class KnownMetric(Document):
     """A metric of a run."""
 
@@ -86,7 +81,6 @@ class KnownMetric(Document):
     direction: Direction
 
 
-@dataclass(frozen=True, kw_only=True)
 class ImportSource(Document):
     """Where values that were not measured by this service are from, and when they were entered."""
 
@@ -101,7 +95,6 @@ ImportSources = Annotated[
 """By the id of the import."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class History(Document):
     """Every value of some series of a run, or a page of them."""
 
@@ -115,7 +108,6 @@ class History(Document):
     """Cursor of the next page; null where there is none."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Buckets(Document):
     """Some series of a run in buckets of equal width, the same for all series."""
 
@@ -131,7 +123,6 @@ class Buckets(Document):
     """Every metric of the run."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Point(Document):
     """A value of a series at a step."""
 
@@ -144,7 +135,6 @@ class Point(Document):
     """Id of the import that the value is from; null where the value was measured."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class SummarySeries(SeriesHead):
     """The newest and the best value of a series."""
 
@@ -153,7 +143,6 @@ class SummarySeries(SeriesHead):
     best: Point | None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Summary(Document):
     """The newest and the best value of every series of a run."""
 
@@ -162,7 +151,6 @@ class Summary(Document):
     imports: ImportSources
 
 
-@dataclass(frozen=True, kw_only=True)
 class ImportOutcome(Document):
     """What an import did."""
 
@@ -175,7 +163,6 @@ class ImportOutcome(Document):
     unchanged: Annotated[Count, Example(0)]
 
 
-@dataclass(frozen=True, kw_only=True)
 class TableColumns(Document):
     """Columns of equal length, with a row for each value, by run, step, variant and metric."""
 
@@ -204,7 +191,6 @@ class TableColumns(Document):
     """Where an imported value is from; null for measured values."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Table(Document):
     """The history of any runs as one long table."""
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from evalsvc.spec.documents.document import Document, Example
 from evalsvc.spec.documents.fields import Count, Id, RunName, State, Step, Variant
 
 
-@dataclass(frozen=True, kw_only=True)
 class Items(Document):
     """Results per item of the tasks of an evaluation that have succeeded."""
 
@@ -22,7 +20,6 @@ class Items(Document):
     """By task, in the order of the data. The fields of an item are those of the task."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Change(Document):
     """How a completion differs from the one at the step before which was drawn in the same way."""
 
@@ -35,7 +32,6 @@ class Change(Document):
     """Ids that must be put in, taken out or replaced to make one of the other."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Completion(Document):
     """The fields that a completion in `StepCompletions` may have; a task of an older version gave fewer."""
 
@@ -61,7 +57,6 @@ class Completion(Document):
     previous: Change | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class StepCompletions(Document):
     """What a checkpoint made of the prompts of a task."""
 
@@ -87,7 +82,6 @@ class StepCompletions(Document):
     """The task's results per item (see `Completion`), with `previous` (see `Change`), null for the first."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Completions(Document):
     """What the current checkpoints of a run made of fixed prompts, by step."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated
 
 from evalsvc.spec.documents.document import Document, Example
@@ -21,7 +21,6 @@ from evalsvc.spec.documents.fields import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
 class Metric(Document):
     """A value of a metric."""
 
@@ -45,7 +44,6 @@ class Metric(Document):
     """Of how many items the `n` are a sample without replacement."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class TaskMetric(Metric):
     """A value of a metric, with the task that measured the value."""
 
@@ -53,7 +51,6 @@ class TaskMetric(Metric):
     task: Annotated[str | None, Example("pairs")] = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Error(Document):
     """Why something failed."""
 
@@ -62,7 +59,6 @@ class Error(Document):
     message: Text
 
 
-@dataclass(frozen=True, kw_only=True)
 class TaskWarning(Document):
     """A suspicion about a task's result: a number that cannot be right, or that rests on too little."""
 
@@ -71,7 +67,6 @@ class TaskWarning(Document):
     message: Annotated[str, Example("12 of 2,376 …")]
 
 
-@dataclass(frozen=True, kw_only=True)
 class EvaluationSummary(Document):
     """An evaluation of a checkpoint by a suite."""
 
@@ -80,7 +75,6 @@ class EvaluationSummary(Document):
     state: State
 
 
-@dataclass(frozen=True, kw_only=True)
 class Artifact(Document):
     """What an evaluation left to be looked at; the content is at `/v1/artifacts/{id}`."""
 
@@ -100,7 +94,6 @@ class Artifact(Document):
     """When the content was removed."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class ResultCheckpoint(Document):
     """The checkpoint that a result is about."""
 
@@ -109,7 +102,6 @@ class ResultCheckpoint(Document):
     sha256: Digest | None
 
 
-@dataclass(frozen=True, kw_only=True)
 class ResultSuite(Document):
     """The suite that a result is from; of several suites, all of their tasks."""
 
@@ -120,7 +112,6 @@ class ResultSuite(Document):
     """Each task with its parameters."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class ResultDocument(Document):
     """The result of a checkpoint, as far as comparisons read it; by task where a field is an object."""
 
@@ -142,7 +133,6 @@ class ResultDocument(Document):
     """Device, versions, host, seconds."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class ResultFile(ResultDocument):
     """The file that `evalsvc run --output` writes."""
 
@@ -152,7 +142,6 @@ class ResultFile(ResultDocument):
     """What is to be looked at, each with the path of a file next to the result."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class StoredCheckpoint(ResultCheckpoint):
     """A checkpoint of the service."""
 
@@ -162,7 +151,6 @@ class StoredCheckpoint(ResultCheckpoint):
     variant: Variant
 
 
-@dataclass(frozen=True, kw_only=True)
 class CheckpointResult(ResultDocument):
     """What the service knows of a checkpoint, by the newest evaluation of each suite."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from evalsvc.spec.documents.document import Document, Example
@@ -10,7 +9,6 @@ from evalsvc.spec.documents.fields import Count, Digest, Id, RunName, Step, Suit
 from evalsvc.spec.documents.results import EvaluationSummary
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunSummary(Document):
     """A run, and how much there is of it."""
 
@@ -24,14 +22,12 @@ class RunSummary(Document):
     created_at: Time
 
 
-@dataclass(frozen=True, kw_only=True)
 class Runs(Document):
     """Every run, by name."""
 
     runs: list[RunSummary]
 
 
-@dataclass(frozen=True, kw_only=True)
 class PlannedSuite(Document):
     """A suite of a run's plan. It is due at steps that are multiples of `every`, from `first` to `last`."""
 
@@ -41,7 +37,6 @@ class PlannedSuite(Document):
     last: Annotated[Step | None, Example(None)] = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Plan(Document):
     """Which suites a run's checkpoints get."""
 
@@ -50,7 +45,6 @@ class Plan(Document):
     """`newest`: a checkpoint drops what older ones of its run still wait for by the plan."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Base(Document):
     """What a run's checkpoints are compared with."""
 
@@ -63,7 +57,6 @@ class Base(Document):
     """The checkpoint that the base is now; null: it was not posted yet."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunCheckpoint(Document):
     """A checkpoint in the document of its run."""
 
@@ -77,7 +70,6 @@ class RunCheckpoint(Document):
     evaluations: list[EvaluationSummary]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Run(Document):
     """A training run, with its checkpoints by step."""
 
@@ -89,7 +81,6 @@ class Run(Document):
     """Those that were not replaced."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Deleted(Document):
     """How much is gone with a run."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Literal
 
 from evalsvc.spec.documents.document import Document, Example
@@ -13,7 +13,6 @@ from evalsvc.spec.documents.results import Error, TaskWarning
 Version = Annotated[str, Example("0.1.0")]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Health(Document):
     """The service answers."""
 
@@ -21,14 +20,12 @@ class Health(Document):
     version: Version
 
 
-@dataclass(frozen=True, kw_only=True)
 class Alive(Document):
     """The service can evaluate; with a token a request is told more."""
 
     status: Literal["ok"]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Ready(Document):
     """The service can evaluate."""
 
@@ -38,14 +35,12 @@ class Ready(Document):
     workers: Annotated[Count, Example(2)]
 
 
-@dataclass(frozen=True, kw_only=True)
 class ReadOnlyReady(Ready):
     """The service can answer reads, and does not write."""
 
     read_only: Literal[True]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Work(Document):
     """The shard that a worker runs."""
 
@@ -57,7 +52,6 @@ class Work(Document):
     seconds: Annotated[float, Example(12.5, minimum=0)]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Worker(Document):
     """A worker process."""
 
@@ -67,7 +61,6 @@ class Worker(Document):
     runs: Work | None
 
 
-@dataclass(frozen=True, kw_only=True)
 class OpenShards(Document):
     """The shards of evaluations that are not over."""
 
@@ -75,7 +68,6 @@ class OpenShards(Document):
     running: Annotated[Count, Example(1)]
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunQueue(Document):
     """The evaluations of a run that are not over."""
 
@@ -86,7 +78,6 @@ class RunQueue(Document):
     """For how long the oldest of them has waited."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Queue(Document):
     """The evaluations that are not over, and the pace."""
 
@@ -102,7 +93,6 @@ class Queue(Document):
     runs: list[RunQueue]
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunningTask(Document):
     """A task that is being worked on."""
 
@@ -110,7 +100,6 @@ class RunningTask(Document):
     progress: Progress
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunningEvaluation(Document):
     """An evaluation that is being worked on."""
 
@@ -123,7 +112,6 @@ class RunningEvaluation(Document):
     tasks: list[RunningTask]
 
 
-@dataclass(frozen=True, kw_only=True)
 class FailedEvaluation(Document):
     """An evaluation that failed, and why."""
 
@@ -137,7 +125,6 @@ class FailedEvaluation(Document):
     error: Error | None
 
 
-@dataclass(frozen=True, kw_only=True)
 class WarnedTask(Document):
     """A task with a suspicion about its result."""
 
@@ -151,7 +138,6 @@ class WarnedTask(Document):
     task: Annotated[TaskName, Example("captions")]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Status(Document):
     """The state of the whole service."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from evalsvc.spec.documents.document import Document, Example
@@ -13,7 +12,6 @@ Source = Annotated[Literal["put", "folder", "shipped"], Example("shipped")]
 """Where a suite is from: a request, a file of the suites' folder, or evalsvc."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Suite(Document):
     """A suite with its tasks and all their parameters."""
 
@@ -25,7 +23,6 @@ class Suite(Document):
     source: Source
 
 
-@dataclass(frozen=True, kw_only=True)
 class SuiteSummary(Document):
     """A suite that can be named."""
 
@@ -37,7 +34,6 @@ class SuiteSummary(Document):
     """The tasks' names."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class BrokenSuite(Document):
     """A suite that cannot be read."""
 
@@ -46,7 +42,6 @@ class BrokenSuite(Document):
     error: Error
 
 
-@dataclass(frozen=True, kw_only=True)
 class Suites(Document):
     """Every suite that can be named, by name."""
 

@@ -1,6 +1,5 @@
 """Documents: every one has an example, which follows from its fields, and is what its own reader reads."""
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import pytest
@@ -14,13 +13,11 @@ from evalsvc.spec.documents.reading import content_of, read
 KINDS = [kind for kind in vars(documents).values() if isinstance(kind, type) and kind is not Document]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Leaf(Document):
     from_: Literal["here", "there"]
     """Where it is from."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Tree(Document):
     """A tree."""
 
@@ -52,7 +49,6 @@ def test_a_schema_follows_from_the_fields() -> None:
 
 
 def test_a_field_without_an_example_is_named() -> None:
-    @dataclass(frozen=True, kw_only=True)
     class Bare(Document):
         number: int
 

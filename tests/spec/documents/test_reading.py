@@ -1,6 +1,5 @@
 """Documents from JSON: all fields checked, those of another version left out or filled in."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,18 +9,15 @@ from evalsvc.spec.documents.fields import Number, State
 from evalsvc.spec.documents.reading import content_of, read
 
 
-@dataclass(frozen=True, kw_only=True)
 class Point(Document):
     value: Number
     import_: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Broken(Document):
     error: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class Curve(Document):
     points: list[Point | Broken]
     x: list[float]
