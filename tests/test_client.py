@@ -64,7 +64,7 @@ def test_an_expression_has_its_place_by_itself(app: App, client: Client, weights
 
 
 def test_what_is_known_before_the_end(app: App, client: Client, weights: Path) -> None:
-    app.coordinator.looks = [[1, 4], [2, 8]]
+    app.coordinator.looks = [(1, 4), (2, 8)]
     number = client.submit("run-a", 25, str(weights), suites=["loss"]).evaluations[0].id
     assert client.interim(number) == {}
     for _ in ("plan", "run", "look"):
