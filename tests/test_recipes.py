@@ -39,7 +39,7 @@ def test_commands_exist(line: str) -> None:
 
 def test_there_is_something_to_check() -> None:
     names = {shlex.split(line)[1] for line in written()}
-    assert names == {"certificates", "scheduler", "serve", "worker"}
+    assert names == {"certificates", "reference", "scheduler", "serve", "worker"}
 
 
 def test_variables_are_settings() -> None:

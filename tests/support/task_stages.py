@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from evalsvc.files.outputs import OutputFile, OutputLost
 from evalsvc.messages import PlanResult, ShardRequest
 from evalsvc.spec.suite import TaskSpec
 from evalsvc.store.queue.stage_results import PLAN
@@ -12,10 +13,14 @@ from evalsvc.tasks.task import Context, TaskResult
 
 def sent_shards(work: AnyWork, context: Context) -> list[Any]:
     """The shards of the plan, each from its JSON."""
-    plan = run_stage(work, ShardRequest(TaskSpec("", "", {}), "plan", context.checkpoint), context)
+    plan = run_stage(work, ShardRequest(TaskSpec("", "", {}), "plan", context.checkpoint), context, _no_file)
     assert isinstance(plan, PlanResult)
     kept = PLAN.unpack(PLAN.pack(plan)).shards
     return [work.shard_codec.from_json(json.loads(json.dumps(shard))) for shard in kept]
+
+
+def _no_file(file: OutputFile) -> bytes:
+    raise OutputLost(f"a plan reads no output, and not {file}")
 
 
 def sent_output(work: AnyWork, context: Context, shard: Any) -> Any:
