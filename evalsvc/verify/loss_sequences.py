@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from evalsvc.data.tokens import Record, TokenData, read_pairs, read_tokens
 from evalsvc.tasks.image_codes import ImageCoder
-from evalsvc.tasks.loss.shards import DATA, GENERAL_TEXT
+from evalsvc.tasks.loss.shards import GENERAL_TEXT, DataShard, TextShard
 from evalsvc.tasks.loss.spec import Loss
-from evalsvc.tasks.task import Context, work_of
+from evalsvc.tasks.loss.work import LossWork
+from evalsvc.tasks.task import Context
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ def loss_sequences(context: Context, task: Loss, n: int) -> Iterator[LossSequenc
     Raises what reading the data raises.
     """
     path, tokenizer = context.dataset(task.data), _tokenizer(context, task)
-    shards = work_of(task).plan(context).shards
-    protocols = {shard["part"]: shard["protocol"] for shard in shards}
+    shards = LossWork(task).plan(context).shards
+    protocols = {type(shard): shard.protocol for shard in shards}
     if task.images is None:
         data = read_tokens(path, tokenizer, task.bos, context.readable)
-        yield _part(context, data, data.records[: task.limit], n, protocols[DATA])
+        yield _part(context, data, data.records[: task.limit], n, protocols[DataShard])
     else:
         pairs = read_pairs(path, context.images(task.images), tokenizer, task.bos, context.readable)
         assert task.decoder is not None, "images come with a decoder"
@@ -45,11 +46,11 @@ def loss_sequences(context: Context, task: Loss, n: int) -> Iterator[LossSequenc
         codes = coder.encode(context, pairs.source, pairs.images[: task.limit][:n])
         records = pairs.texts.records[: task.limit]
         coded = [replace(record, image_codes=row) for record, row in zip(records, codes, strict=False)]
-        yield _part(context, pairs.texts, [*coded, *records[len(coded) :]], n, protocols[DATA])
+        yield _part(context, pairs.texts, [*coded, *records[len(coded) :]], n, protocols[DataShard])
     if task.general_text is not None:
         data = read_tokens(context.dataset(task.general_text), tokenizer, task.bos, context.readable)
         texts = data.texts(task.general_text_limit, GENERAL_TEXT)
-        yield replace(_part(context, data, texts, n, protocols[GENERAL_TEXT]), general=True)
+        yield replace(_part(context, data, texts, n, protocols[TextShard]), general=True)
 
 
 def _tokenizer(context: Context, task: Loss) -> str | None:

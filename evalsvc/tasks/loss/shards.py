@@ -14,8 +14,8 @@ from evalsvc.tasks.task import Shard
 
 Value = TypeVar("Value")
 
-DATA, GENERAL_TEXT = "data", "general_text"
-"""Parts of a task, of which each shard belongs to one."""
+GENERAL_TEXT = "general_text"
+"""What belongs to the general text is named so."""
 
 
 @dataclass(frozen=True, kw_only=True)
