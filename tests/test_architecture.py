@@ -185,6 +185,7 @@ TESTS_WITH_TORCH = (
     "compare/test_gate_of_evaluations.py",
     "compare/test_gate_until.py",
     "compare/test_one_comparison.py",
+    "service/test_data_folders.py",
     "service/test_service.py",
 )
 """Among those: they evaluate checkpoints, or ask what does."""

@@ -10,7 +10,7 @@ from laboratory import Laboratory
 from machines import Command, Machines
 from miniature_run import DECODER, LAYOUT
 from queue_steps import enter, submission
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import load_file, save_file
 from sqlalchemy import select
 from tiny_vision import write_clip
 
