@@ -171,7 +171,7 @@ def test_a_full_disk_at_the_first_start_is_named(
     folder = small_disk(tmp_path / "data", "16m")
     filler = fill(folder)
     size = filler.stat().st_size
-    for room in (0, 16_384, 262_144):
+    for room in (0, 16_384, 131_072):
         with filler.open("r+b") as stream:
             stream.truncate(size - room)
         assert re.search(r"(cannot be written|cannot be used|is full).*\[data", start_once(folder))
