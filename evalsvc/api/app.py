@@ -12,6 +12,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from evalsvc import __version__
 from evalsvc.api.errors import add_handlers
+from evalsvc.api.json_answer import add_documents_to_openapi
 from evalsvc.api.middleware.access import Access, add_access_to_openapi
 from evalsvc.api.middleware.admission import Admission
 from evalsvc.api.middleware.bodies import BodyLimit
@@ -91,6 +92,7 @@ def create_app(
         app.include_router(noun.router)
     add_handlers(app)
     add_docs(app)
+    add_documents_to_openapi(app)
     add_access_to_openapi(app)
     _add_middleware(app, settings, insecure)
     return app

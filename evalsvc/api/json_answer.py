@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Union
+from functools import cache
+from typing import Any, Literal
 
+from fastapi import FastAPI
 from fastapi.responses import JSONResponse
+from pydantic import TypeAdapter
 from pydantic_core import to_json
 
-from evalsvc.spec.documents import Document
-from evalsvc.spec.documents.document import example_of
+from evalsvc.spec import documents
+from evalsvc.spec.documents.document import Document, example_of
 from evalsvc.spec.documents.reading import content_of
 
 
@@ -26,12 +29,57 @@ def rendered(content: object) -> bytes:
 
 
 def document(status: int, description: str, *kinds: type[Document]) -> dict[int | str, dict[str, Any]]:
-    """Return a route's `responses`: a document of one of these types, whose schema and example follow from the type."""
-    model, *others = kinds
-    examples = {kind.__name__: {"value": example_of(kind)} for kind in kinds}
-    content = {"examples": examples} if others else {"example": example_of(model)}
-    described = {"description": description, "content": {"application/json": content}}
-    return {status: {**described, "model": Union[kinds]}}  # noqa: UP007
+    """Return a route's `responses`: a document of one of these types; see `add_documents_to_openapi`."""
+    schemas = [{"$ref": _SCHEMAS + kind.__name__} for kind in kinds]
+    schema = {"anyOf": schemas} if len(kinds) > 1 else schemas[0]
+    return {status: {"description": description, "content": {"application/json": {"schema": schema}}}}
+
+
+_SCHEMAS = "#/components/schemas/"
+
+_DOCUMENTS = {_SCHEMAS + name: kind for name, kind in vars(documents).items() if isinstance(kind, type)}
+
+
+def add_documents_to_openapi(app: FastAPI) -> None:
+    """Have the application's OpenAPI document hold the schemas and examples of the documents that its routes name.
+
+    Schemas and examples follow from the documents' types when somebody asks for them: no process has to work them out
+    to start.
+    """
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            _add_documents(plain())
+        return plain()
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _add_documents(content: dict[str, Any]) -> None:
+    named: dict[str, type[Document]] = {}
+    for operation in (operation for operations in content["paths"].values() for operation in operations.values()):
+        for response in operation["responses"].values():
+            media = response.get("content", {}).get("application/json", {})
+            schema = media.get("schema", {})
+            kinds = [_DOCUMENTS[one["$ref"]] for one in schema.get("anyOf", [schema]) if one.get("$ref") in _DOCUMENTS]
+            named |= {kind.__name__: kind for kind in kinds}
+            if len(kinds) == 1:
+                media["example"] = example_of(kinds[0])
+            elif kinds:
+                media["examples"] = {kind.__name__: {"value": example_of(kind)} for kind in kinds}
+    schemas = content["components"]["schemas"] | _schemas_of(tuple(named.values()))
+    content["components"]["schemas"] = dict(sorted(schemas.items()))
+
+
+@cache
+def _schemas_of(kinds: tuple[type[Document], ...]) -> dict[str, Any]:
+    """Return the JSON schemas of these documents and of those within them, by the names of their types."""
+    adapters: list[tuple[object, Literal["serialization"], TypeAdapter[Any]]] = [
+        (kind, "serialization", TypeAdapter(kind)) for kind in kinds
+    ]
+    _, schemas = TypeAdapter.json_schemas(adapters, ref_template=_SCHEMAS + "{model}")
+    return dict(schemas["$defs"])
 
 
 def or_csv(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:

@@ -142,7 +142,7 @@ class EvaluationInput(Input):
     """Higher first."""
 
 
-class PlannedSuite(Input):
+class PlannedSuiteInput(Input):
     suite: Name
     every: Annotated[int, Field(strict=True, ge=1, le=MAX_STEP)]
     """The suite is due when the step is a multiple of this."""
@@ -157,7 +157,7 @@ class PlanInput(Input):
         json_schema_extra={"examples": [{"suites": [{"suite": "loss", "every": 500}], "when_behind": "newest"}]}
     )
 
-    suites: Annotated[list[PlannedSuite], Field(max_length=256)]
+    suites: Annotated[list[PlannedSuiteInput], Field(max_length=256)]
     when_behind: Literal["all", "newest"] = "all"
     """`newest`: a checkpoint drops what older ones of its run still wait for by the plan."""
 
