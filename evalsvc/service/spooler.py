@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -33,6 +34,9 @@ RETRY_SECONDS = (1.0, 5.0, 30.0)
 
 STORE_AGAIN_SECONDS = 1.0
 
+SWEEP_SECONDS = 60.0
+"""Seconds between two searches for copies that no checkpoint has; a post commits well within them."""
+
 
 class _Closing(Exception):
     """The service stops while something is fetched."""
@@ -49,6 +53,8 @@ class Spooler:
         self._wake = wake
         self._copier = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool")
         self._begun: set[int] = set()
+        self._unnamed: set[int] = set()
+        self._sweep_at = 0.0
 
     def path(self, checkpoint: Checkpoint) -> Path:
         """Where the spooled copy of a checkpoint lies."""
@@ -66,6 +72,7 @@ class Spooler:
                     self._begun.add(checkpoint.id)
                     self._copier.submit(self._copy, checkpoint)
         self._release(in_use)
+        self._sweep()
 
     def close(self) -> None:
         """Do not begin another copy; one that runs is not waited for and begins anew after a restart."""
@@ -172,3 +179,22 @@ class Spooler:
                 session.execute(update(Checkpoint).where(Checkpoint.id == checkpoint.id).values(spool_state="released"))
             spooled(self._data_path, checkpoint.id).remove()
             log.info("spooled copy of checkpoint %s released", checkpoint.id)
+
+    def _sweep(self) -> None:
+        """Remove copies that no checkpoint has: a post was rolled back, or the database or the service died meanwhile.
+
+        A post links its copy before the transaction ends, so only a copy that two searches find unnamed is removed.
+        """
+        if time.monotonic() < self._sweep_at:
+            return
+        copies = {int(path.stem) for path in (self._data_path / "spool").glob("*") if path.stem.isdecimal()}
+        kept = Checkpoint.id.in_(copies), Checkpoint.spool_state.in_(("copying", "ready"))
+        with self._store.reading() as session:
+            unnamed = copies - set(session.scalars(select(Checkpoint.id).where(*kept)))
+            # A database without checkpoints may be a new one next to the files of another.
+            is_new = session.scalar(select(Checkpoint.id).limit(1)) is None
+        for checkpoint in () if is_new else unnamed & self._unnamed:
+            spooled(self._data_path, checkpoint).remove()
+            log.info("spooled copy %s removed: no checkpoint has it", checkpoint)
+        self._unnamed = unnamed
+        self._sweep_at = time.monotonic() + SWEEP_SECONDS

@@ -168,3 +168,26 @@ def test_a_copy_is_known_although_the_database_was_away_when_it_was_made(
         Path("1/epoch_1.pt")
     ]
     assert "that checkpoint 1 is copied could not be stored, trying again" in caplog.text
+
+
+def test_copies_that_no_checkpoint_has_are_removed(
+    store: Store, spooler: Spooler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A post that is rolled back has linked its copy already, and PostgreSQL never gives its id again."""
+    monkeypatch.setattr(spooler_module, "SWEEP_SECONDS", 0.0)
+    left = [tmp_path / "spool" / name for name in ("71", "72.partial", "notes")]
+    for folder in left:
+        folder.mkdir(parents=True)
+        (folder / "epoch_1.pt").touch()
+    spooler.poll()
+    spooler.poll()
+    assert all(folder.exists() for folder in left), "the files may be another database's"
+    kept = spool(store, spooler, 0)
+    post = tmp_path / "spool" / "73"  # of a post that has not committed yet
+    post.mkdir()
+    spooler.poll()
+    assert [folder.exists() for folder in left] == [False, False, True]
+    assert kept.exists()
+    assert post.exists()
+    spooler.poll()
+    assert not post.exists()

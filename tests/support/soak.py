@@ -20,7 +20,7 @@ from typing import Any
 
 from soak_database import Database, PostgresqlDatabase, SqliteDatabase
 from soak_faults import FAULTS, TTL, possible
-from soak_judgement import Found, Hit, Judgement, all_over, any_running, found_by, judge, progress
+from soak_judgement import Found, Hit, Judgement, all_over, any_running, found_by, judge, progress, unnamed_copies
 from soak_schedule import Planned, schedule
 from soak_trainer import Ledger, Trainer
 from soak_world import World
@@ -125,7 +125,7 @@ def run(folder: Path, plan: Plan, expected: Mapping[Path, Found]) -> Judgement:
         _disturb(world, trainer, schedule(plan.seed, plan.seconds, possible(world), plan.gap), hits)
         world.undo_all()
         _close(world, trainer)
-        _wait(world, lambda: all_over(world.store))
+        _wait(world, lambda: all_over(world.store) and not unnamed_copies(world.store, world.data_dir))
         code = world.stop()
         judgement = judge(world, trainer.ledger, hits, expected)
         judgement.require(code in (0, -SIGTERM), f"the service ended with {code}")

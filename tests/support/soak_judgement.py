@@ -221,17 +221,29 @@ def _judge_files(judgement: Judgement, session: Session, data_dir: Path) -> None
     settings = Settings(data_dir=str(data_dir))
     digests = set(session.scalars(select(Artifact.sha256)))
     items = set(session.scalars(select(Task.items_sha256).where(Task.items_sha256.is_not(None))))
-    ready = session.scalars(select(Checkpoint).where(Checkpoint.spool_state == "ready"))
     named = {
         settings.outputs_path: set(),
         settings.artifacts_path: {artifact_path(settings.artifacts_path, digest) for digest in digests},
         settings.items_path: {artifact_path(settings.items_path, digest) for digest in items},
-        data_dir / "spool": {spool_path(data_dir, item.id, item.path) for item in ready},
+        data_dir / "spool": spooled_files(session, data_dir),
     }
     for folder, files in named.items():
         there = {path for path in folder.rglob("*") if path.is_file() or path.is_symlink()}
         judgement.require(there >= files, f"rows name files that are not there: {_short(files - there, data_dir)}")
         judgement.require(there <= files, f"files that nothing names: {_short(there - files, data_dir)}")
+
+
+def spooled_files(session: Session, data_dir: Path) -> set[Path]:
+    """The copies that checkpoints have."""
+    ready = session.scalars(select(Checkpoint).where(Checkpoint.spool_state == "ready"))
+    return {spool_path(data_dir, checkpoint.id, checkpoint.path) for checkpoint in ready}
+
+
+def unnamed_copies(store: Store, data_dir: Path) -> set[Path]:
+    """Copies that no checkpoint has; the service removes them within minutes."""
+    with store.reading() as session:
+        named = spooled_files(session, data_dir)
+    return {path for path in (data_dir / "spool").rglob("*") if path.is_file()} - named
 
 
 def _short(paths: Iterable[Path], folder: Path) -> list[str]:
