@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import aliased
 
 from evalsvc.checkpoints.kept import copy_files, spool_path, spooled
@@ -183,17 +183,18 @@ class Spooler:
     def _sweep(self) -> None:
         """Remove copies that no checkpoint has: a post was rolled back, or the database or the service died meanwhile.
 
-        A post links its copy before the transaction ends, so only a copy that two searches find unnamed is removed.
+        A post links its copy before it commits, so only a copy that two searches find unnamed is removed. An id above
+        all checkpoints may be given again at any moment (SQLite does), or the database is a new one next to the files
+        of another: such a copy stays, and is replaced or found when there are more checkpoints.
         """
         if time.monotonic() < self._sweep_at:
             return
         copies = {int(path.stem) for path in (self._data_path / "spool").glob("*") if path.stem.isdecimal()}
         kept = Checkpoint.id.in_(copies), Checkpoint.spool_state.in_(("copying", "ready"))
         with self._store.reading() as session:
+            newest = session.scalar(select(func.max(Checkpoint.id))) or 0
             unnamed = copies - set(session.scalars(select(Checkpoint.id).where(*kept)))
-            # A database without checkpoints may be a new one next to the files of another.
-            is_new = session.scalar(select(Checkpoint.id).limit(1)) is None
-        for checkpoint in () if is_new else unnamed & self._unnamed:
+        for checkpoint in (checkpoint for checkpoint in unnamed & self._unnamed if checkpoint <= newest):
             spooled(self._data_path, checkpoint).remove()
             log.info("spooled copy %s removed: no checkpoint has it", checkpoint)
         self._unnamed = unnamed

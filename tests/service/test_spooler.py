@@ -175,19 +175,16 @@ def test_copies_that_no_checkpoint_has_are_removed(
 ) -> None:
     """A post that is rolled back has linked its copy already, and PostgreSQL never gives its id again."""
     monkeypatch.setattr(spooler_module, "SWEEP_SECONDS", 0.0)
-    left = [tmp_path / "spool" / name for name in ("71", "72.partial", "notes")]
-    for folder in left:
+    kept = spool(store, spooler, 0)
+    for step in (1, 2, 3):
+        enter(store, submission(step, run="run-a"), suite())
+    left, given_next = ([tmp_path / "spool" / name for name in names] for names in (("2", "3.partial"), ("5", "notes")))
+    for folder in (*left, *given_next):
         folder.mkdir(parents=True)
         (folder / "epoch_1.pt").touch()
     spooler.poll()
+    assert all(folder.exists() for folder in left), "they may be of posts that have not committed yet"
     spooler.poll()
-    assert all(folder.exists() for folder in left), "the files may be another database's"
-    kept = spool(store, spooler, 0)
-    post = tmp_path / "spool" / "73"  # of a post that has not committed yet
-    post.mkdir()
-    spooler.poll()
-    assert [folder.exists() for folder in left] == [False, False, True]
+    assert not any(folder.exists() for folder in left)
+    assert all(folder.exists() for folder in given_next), "a post may get the id while its copy is removed"
     assert kept.exists()
-    assert post.exists()
-    spooler.poll()
-    assert not post.exists()
