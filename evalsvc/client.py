@@ -27,8 +27,21 @@ from evalsvc.spec.documents.fields import OVER as OVER
 from evalsvc.spec.documents.reading import content_of, read
 
 D = TypeVar("D", bound=documents.Document)
+P = TypeVar(
+    "P",
+    documents.Runs,
+    documents.Checkpoints,
+    documents.Evaluations,
+    documents.Artifacts,
+    documents.Protocols,
+    documents.Suites,
+    documents.History,
+)
 
 DEFAULT_URL = "http://127.0.0.1:8321"
+
+MAX_PAGE = 1000
+"""Rows that a request for a page of a list may ask for."""
 
 SILENCE = 60.0
 """Seconds without a sign of life after which a stream of events is given up and asked for again."""
@@ -211,7 +224,7 @@ class Client:
 
         NaN and infinities are strings. Names may be patterns, `arc_*/acc`.
         """
-        query = _query(x=x, name=names, variant=variant, to=last, **{"from": first})
+        query = _query(x=x, metric=names, variant=variant, to=last, **{"from": first})
         return self._get(documents.History, f"/v1/runs/{_part(run)}/metrics", query=query)
 
     def buckets(
@@ -229,26 +242,21 @@ class Client:
 
         A bucket has the `min`, `max` and `mean` of its values, and the `last` of them.
         """
-        query = _query(x=x, name=names, variant=variant, points=points, to=last, **{"from": first})
+        query = _query(x=x, metric=names, variant=variant, points=points, to=last, **{"from": first})
         return self._get(documents.Buckets, f"/v1/runs/{_part(run)}/metrics", query=query)
 
     def history_pages(
         self, run: str, names: Sequence[str] = (), *, limit: int, variant: str | None = None, x: str = "step"
     ) -> Iterator[documents.History]:
         """Yield what `history` returns, at most `limit` values at once: the rest of a series is on the next page."""
-        cursor: str | None = None
-        while True:
-            query = _query(x=x, name=names, variant=variant, limit=limit, cursor=cursor)
-            page = self._get(documents.History, f"/v1/runs/{_part(run)}/metrics", query=query)
-            yield page
-            if (cursor := page.next) is None:
-                return
+        query = _query(x=x, metric=names, variant=variant)
+        yield from self._pages(documents.History, f"/v1/runs/{_part(run)}/metrics", query, limit)
 
     def summary(
         self, run: str, names: Sequence[str] = (), *, variant: str | None = None
     ) -> list[documents.SummarySeries]:
         """Return the `latest` and the `best` value of each series of a run."""
-        query = _query(name=names, variant=variant)
+        query = _query(metric=names, variant=variant)
         return self._get(documents.Summary, f"/v1/runs/{_part(run)}/summary", query=query).series
 
     def import_values(
@@ -267,12 +275,59 @@ class Client:
         return self._get(documents.Status, "/v1/status")
 
     def runs(self) -> list[documents.RunSummary]:
-        """Return all runs."""
-        return self._get(documents.Runs, "/v1/runs").runs
+        """Return all runs, by name."""
+        return [run for page in self._pages(documents.Runs, "/v1/runs") for run in page.runs]
 
     def run(self, run: str) -> documents.Run:
-        """Return a run with its checkpoints, its plan and its base."""
-        return self._get(documents.Run, f"/v1/runs/{_part(run)}")
+        """Return a run with all of its checkpoints, its plan and its base."""
+        found = self._get(documents.Run, f"/v1/runs/{_part(run)}")
+        if found.checkpoint_count <= len(found.checkpoints):
+            return found
+        return replace(found, checkpoints=list(self.checkpoints(run)))
+
+    def checkpoints(
+        self,
+        run: str | None = None,
+        *,
+        variant: str | None = None,
+        state: str | None = None,
+        first: int | None = None,
+        last: int | None = None,
+        page_size: int = MAX_PAGE,
+    ) -> Iterator[documents.ListedCheckpoint]:
+        """Yield the checkpoints that were not replaced, by run, step and variant, `page_size` in a request.
+
+        `state` keeps checkpoints with an evaluation in that state, `first` and `last` those of a range of steps.
+        """
+        query = _query(run=run, variant=variant, state=state, to=last, **{"from": first})
+        for page in self._pages(documents.Checkpoints, "/v1/checkpoints", query, page_size):
+            yield from page.checkpoints
+
+    def evaluations(
+        self,
+        run: str | None = None,
+        *,
+        suite: str | None = None,
+        state: str | None = None,
+        first: int | None = None,
+        last: int | None = None,
+        page_size: int = MAX_PAGE,
+    ) -> Iterator[documents.ListedEvaluation]:
+        """Yield the evaluations, the newest first, `page_size` in a request.
+
+        `first` and `last` keep the evaluations of checkpoints in a range of steps.
+        """
+        query = _query(run=run, suite=suite, state=state, to=last, **{"from": first})
+        for page in self._pages(documents.Evaluations, "/v1/evaluations", query, page_size):
+            yield from page.evaluations
+
+    def protocols(
+        self, run: str | None = None, metrics: Sequence[str] = (), *, page_size: int = MAX_PAGE
+    ) -> Iterator[documents.ListedProtocol]:
+        """Yield the protocols, by id; with `run` or `metrics`, those that the run or the metrics have values by."""
+        query = _query(run=run, metric=metrics)
+        for page in self._pages(documents.Protocols, "/v1/protocols", query, page_size):
+            yield from page.protocols
 
     def rename_run(self, run: str, name: str) -> documents.Run:
         """Give a run another name, wherever it is named."""
@@ -388,8 +443,8 @@ class Client:
         return self._get(documents.Completions, f"/v1/runs/{_part(run)}/completions", query=query).steps
 
     def suites(self) -> list[documents.SuiteSummary | documents.BrokenSuite]:
-        """Return all suites."""
-        return self._get(documents.Suites, "/v1/suites").suites
+        """Return all suites, by name."""
+        return [suite for page in self._pages(documents.Suites, "/v1/suites") for suite in page.suites]
 
     def suite(self, suite: str) -> documents.Suite:
         """Return a suite with its tasks and all their parameters."""
@@ -409,8 +464,13 @@ class Client:
 
     def artifacts(self, run: str, kind: str | None = None, step: int | None = None) -> list[documents.Artifact]:
         """Return what the evaluations of a run left to be looked at; the content is at `/v1/artifacts/{id}`."""
-        query = _query(kind=kind, step=step)
-        return self._get(documents.Artifacts, f"/v1/runs/{_part(run)}/artifacts", query=query).artifacts
+        pages = self._pages(documents.Artifacts, f"/v1/runs/{_part(run)}/artifacts", _query(kind=kind, step=step))
+        return [artifact for page in pages for artifact in page.artifacts]
+
+    def evaluation_artifacts(self, evaluation: int, kind: str | None = None) -> list[documents.Artifact]:
+        """Return what an evaluation left to be looked at, in the order of its tasks."""
+        pages = self._pages(documents.Artifacts, f"/v1/evaluations/{evaluation}/artifacts", _query(kind=kind))
+        return [artifact for page in pages for artifact in page.artifacts]
 
     def retention(self, run: str) -> documents.Retention:
         """Return which artifacts of a run are kept."""
@@ -445,6 +505,17 @@ class Client:
                     yield self._document(documents.Event, event, "GET", path)
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from None
+
+    def _pages(
+        self, kind: type[P], path: str, query: Sequence[tuple[str, str]] = (), page_size: int = MAX_PAGE
+    ) -> Iterator[P]:
+        """Yield the pages of a list, each asked for with the cursor of the page before."""
+        cursor: str | None = None
+        while True:
+            page = self._get(kind, path, query=[*query, *_query(limit=page_size, cursor=cursor)])
+            yield page
+            if (cursor := page.next_cursor) is None:
+                return
 
     def _get(self, kind: type[D], path: str, *, query: Sequence[tuple[str, str]] = ()) -> D:
         return self._fetch(kind, "GET", path, query=query)

@@ -23,7 +23,9 @@ from evalsvc.spec.documents.comparisons import RightAnswers as RightAnswers
 from evalsvc.spec.documents.comparisons import RunComparison as RunComparison
 from evalsvc.spec.documents.document import Document as Document
 from evalsvc.spec.documents.evaluations import Evaluation as Evaluation
+from evalsvc.spec.documents.evaluations import Evaluations as Evaluations
 from evalsvc.spec.documents.evaluations import Interim as Interim
+from evalsvc.spec.documents.evaluations import ListedEvaluation as ListedEvaluation
 from evalsvc.spec.documents.evaluations import Progress as Progress
 from evalsvc.spec.documents.evaluations import Retry as Retry
 from evalsvc.spec.documents.evaluations import ShardCounts as ShardCounts
@@ -39,6 +41,8 @@ from evalsvc.spec.documents.history import Table as Table
 from evalsvc.spec.documents.items import Completions as Completions
 from evalsvc.spec.documents.items import Items as Items
 from evalsvc.spec.documents.items import StepCompletions as StepCompletions
+from evalsvc.spec.documents.protocols import ListedProtocol as ListedProtocol
+from evalsvc.spec.documents.protocols import Protocols as Protocols
 from evalsvc.spec.documents.results import Artifact as Artifact
 from evalsvc.spec.documents.results import CheckpointResult as CheckpointResult
 from evalsvc.spec.documents.results import Error as Error
@@ -52,7 +56,9 @@ from evalsvc.spec.documents.results import StoredCheckpoint as StoredCheckpoint
 from evalsvc.spec.documents.results import TaskMetric as TaskMetric
 from evalsvc.spec.documents.results import TaskWarning as TaskWarning
 from evalsvc.spec.documents.runs import Base as Base
+from evalsvc.spec.documents.runs import Checkpoints as Checkpoints
 from evalsvc.spec.documents.runs import Deleted as Deleted
+from evalsvc.spec.documents.runs import ListedCheckpoint as ListedCheckpoint
 from evalsvc.spec.documents.runs import Plan as Plan
 from evalsvc.spec.documents.runs import PlannedSuite as PlannedSuite
 from evalsvc.spec.documents.runs import Run as Run

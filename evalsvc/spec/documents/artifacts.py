@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from evalsvc.spec.documents.document import Document, Example
-from evalsvc.spec.documents.fields import Count, RunName
+from evalsvc.spec.documents.fields import Count, NextCursor, RunName
 from evalsvc.spec.documents.results import Artifact
 
 
 class Artifacts(Document):
-    """Artifacts of an evaluation or a run."""
+    """A page of the artifacts of an evaluation or a run."""
 
     artifacts: list[Artifact]
+    next_cursor: NextCursor = None
+    """The cursor of the next page; null on the last page."""
 
 
 class Retention(Document):

@@ -10,6 +10,7 @@ from evalsvc.spec.documents.fields import (
     Count,
     Digest,
     Id,
+    NextCursor,
     Open,
     RunName,
     State,
@@ -112,3 +113,30 @@ class Evaluation(Document):
     finished_at: Annotated[Time | None, Example(None)]
     error: Annotated[Error | None, Example(None)]
     tasks: list[Task]
+
+
+class ListedEvaluation(Document):
+    """An evaluation in a list, without its tasks."""
+
+    id: Id
+    checkpoint: Annotated[Id, Example(17)]
+    """The checkpoint's id."""
+    run: RunName
+    step: Step
+    variant: Variant
+    suite: SuiteVersion
+    state: Annotated[State, Example("failed")]
+    priority: Annotated[int, Example(0)]
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+    error: Error | None
+    """Why the evaluation failed; null unless the evaluation or one of its tasks failed."""
+
+
+class Evaluations(Document):
+    """A page of the evaluations, the newest first."""
+
+    evaluations: list[ListedEvaluation]
+    next_cursor: NextCursor = None
+    """The cursor of the next page; null on the last page."""

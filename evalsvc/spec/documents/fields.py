@@ -26,6 +26,9 @@ SuiteName = Annotated[str, Example("loss")]
 TaskName = Annotated[str, Example("loss")]
 TaskKind = Annotated[str, Example("loss")]
 
+NextCursor = Annotated[str | None, Example(None)]
+"""The cursor of the next page of a list; null on the last page."""
+
 Word = Literal["NaN", "Infinity", "-Infinity"]
 """A number that JSON has no words for."""
 Number = Annotated[float | Word, Example(6.31)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from evalsvc.spec.documents.document import Document, Example
-from evalsvc.spec.documents.fields import Count, Direction, Id, Number, RunName, Step, Time, Variant
+from evalsvc.spec.documents.fields import Count, Direction, Id, NextCursor, Number, RunName, Step, Time, Variant
 
 MetricName = Annotated[str, Example("loss/image")]
 Unit = Annotated[str, Example("nats/token")]
@@ -105,7 +105,9 @@ class History(Document):
     """Every metric of the run."""
     imports: ImportSources
     next: Annotated[str | None, Example(None)]
-    """Cursor of the next page; null where there is none."""
+    """The same as `next_cursor`; an older name, kept for one version."""
+    next_cursor: NextCursor
+    """The cursor of the next page; null on the last page, and for an answer without `limit`."""
 
 
 class Buckets(Document):

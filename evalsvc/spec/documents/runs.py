@@ -5,7 +5,19 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from evalsvc.spec.documents.document import Document, Example
-from evalsvc.spec.documents.fields import Count, Digest, Id, RunName, Step, SuiteName, Time, Tokens, Uri, Variant
+from evalsvc.spec.documents.fields import (
+    Count,
+    Digest,
+    Id,
+    NextCursor,
+    RunName,
+    Step,
+    SuiteName,
+    Time,
+    Tokens,
+    Uri,
+    Variant,
+)
 from evalsvc.spec.documents.results import EvaluationSummary
 
 
@@ -23,9 +35,11 @@ class RunSummary(Document):
 
 
 class Runs(Document):
-    """Every run, by name."""
+    """A page of the runs, by name."""
 
     runs: list[RunSummary]
+    next_cursor: NextCursor = None
+    """The cursor of the next page; null on the last page."""
 
 
 class PlannedSuite(Document):
@@ -68,17 +82,34 @@ class RunCheckpoint(Document):
     tokens_seen: Tokens | None
     created_at: Time
     evaluations: list[EvaluationSummary]
+    """The newest 20 evaluations of the checkpoint, the oldest of them first."""
+
+
+class ListedCheckpoint(RunCheckpoint):
+    """A checkpoint in a list of checkpoints of any run."""
+
+    run: RunName
+
+
+class Checkpoints(Document):
+    """A page of the checkpoints that were not replaced, by run, step and variant."""
+
+    checkpoints: list[ListedCheckpoint]
+    next_cursor: NextCursor = None
+    """The cursor of the next page; null on the last page."""
 
 
 class Run(Document):
-    """A training run, with its checkpoints by step."""
+    """A training run, with its last checkpoints by step."""
 
     name: RunName
     created_at: Time
     plan: Plan
     base: Base
     checkpoints: list[RunCheckpoint]
-    """Those that were not replaced."""
+    """The 500 checkpoints of the highest steps, without replaced ones. `GET /v1/checkpoints?run=` lists all."""
+    checkpoint_count: Count = 0
+    """The number of all checkpoints of the run, without replaced ones."""
 
 
 class Deleted(Document):

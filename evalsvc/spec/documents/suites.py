@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from evalsvc.spec.documents.document import Document, Example
-from evalsvc.spec.documents.fields import Digest, Open, SuiteName, Text
+from evalsvc.spec.documents.fields import Digest, NextCursor, Open, SuiteName, Text
 from evalsvc.spec.documents.results import Error
 
 Source = Annotated[Literal["put", "folder", "shipped"], Example("shipped")]
@@ -43,6 +43,8 @@ class BrokenSuite(Document):
 
 
 class Suites(Document):
-    """Every suite that can be named, by name."""
+    """A page of the suites that can be named, by name."""
 
     suites: list[SuiteSummary | BrokenSuite]
+    next_cursor: NextCursor = None
+    """The cursor of the next page; null on the last page."""
