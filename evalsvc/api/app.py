@@ -17,6 +17,7 @@ from evalsvc.api.middleware.access import Access, add_access_to_openapi
 from evalsvc.api.middleware.admission import Admission
 from evalsvc.api.middleware.bodies import BodyLimit
 from evalsvc.api.middleware.browsers import SecurityHeaders
+from evalsvc.api.middleware.head_requests import HeadAsGet
 from evalsvc.api.middleware.request_ids import RequestIds
 from evalsvc.api.routes import (
     artifacts,
@@ -106,6 +107,7 @@ def _add_middleware(app: FastAPI, settings: Settings, insecure: bool) -> None:
     app.add_middleware(SecurityHeaders)
     app.state.requests = prometheus.Requests()
     app.add_middleware(prometheus.CountRequests, requests=app.state.requests)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(RequestIds)
     app.add_middleware(Admission)
 

@@ -179,7 +179,8 @@ def _allowed(request: Request) -> str:
     paths = request.app.openapi()["paths"]
     asked = request.url.path
     same = [asked] if asked in paths else [path for path in paths if compile_path(path)[0].match(asked)]
-    return ", ".join(sorted({method.upper() for path in same for method in paths[path]}))
+    methods = {method.upper() for path in same for method in paths[path]}
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 def _on_bug(request: Request, error: Exception) -> JSONResponse:

@@ -21,8 +21,8 @@ def test_unknown_path_and_wrong_method(app: App) -> None:
     response = app.http.delete("/v1/runs")
     refused(response, 405, "invalid_request", "DELETE is not possible at /v1/runs", "possible: GET")
     response = app.http.delete("/v1/suites/mine")
-    refused(response, 405, "invalid_request", "possible: GET, PUT")
-    assert response.headers["allow"] == "GET, PUT"
+    refused(response, 405, "invalid_request", "possible: GET, HEAD, PUT")
+    assert response.headers["allow"] == "GET, HEAD, PUT"
     assert app.http.get("/v1/prune").headers["allow"] == "POST"
 
 
