@@ -183,7 +183,7 @@ def test_a_request_has_a_name(logging_as: Configure, app: App) -> None:
     assert re.fullmatch(r"[0-9a-f]{32}", made.headers["x-request-id"])
     requests = [line for line in lines(stream) if "request" in line]
     assert [(line["request"], line["path"], line["status"]) for line in requests] == [
-        ("trainer-7.3", "/v1/runs", 200),
+        ("trainer-7.3", "/v1/runs", 422),
         (made.headers["x-request-id"], "/v1/nothing", 404),
     ]
     assert "secret" not in stream.getvalue()
@@ -213,7 +213,7 @@ def test_a_line_from_within_a_request_says_who_asked(
 ) -> None:
     """In the thread that answers too."""
 
-    def told(session: object) -> list[object]:
+    def told(session: object, page: object) -> list[object]:
         log.warning("told")
         return []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -152,7 +153,14 @@ def _finding(item: ErrorDetails) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"{field}: {message}" if field else message
-    return f"{field or 'the body'}: {message[:1].lower()}{message[1:]}, found {_shown(item['input'])}"
+    near = _near_words(item) if item["type"] == "literal_error" else ""
+    return f"{field or 'the body'}: {message[:1].lower()}{message[1:]}, found {_shown(item['input'])}{near}"
+
+
+def _near_words(item: ErrorDetails) -> str:
+    """Return the near misses of an unexpected word, as the end of a message."""
+    near = errors.near_misses(str(item["input"]), re.findall("'([^']*)'", item["ctx"]["expected"]))
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def _shown(value: object) -> str:

@@ -1,23 +1,29 @@
-"""How a request reaches the function of its route."""
+"""The route class: query parameters, bodies and threads of requests."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, get_origin
 
 from fastapi import APIRouter, Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.datastructures import QueryParams
 
 from evalsvc.api.middleware.bodies import JsonRequest
 from evalsvc.api.state import State
+from evalsvc.errors import InvalidRequest, UnknownName
 
 
 class Route(APIRoute):
-    """A route with a bounded body, whose function runs in a thread of its kind: that of a GET reads, others write.
+    """A route that refuses unknown query parameters and large bodies, and runs its function in a thread.
 
-    The function takes the `state`. A coroutine runs on the event loop and sees to its threads itself.
+    The function of a GET runs in a thread for reads, any other in a thread for writes. The function takes the `state`.
+    A coroutine runs on the event loop, and starts threads itself.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
@@ -27,15 +33,45 @@ class Route(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
+        parameters = _query_parameters(self.dependant)
 
         async def handle_bounded(request: Request) -> Response:
+            _require_known(request.query_params, parameters)
             return await handle(JsonRequest(request.scope, request.receive))
 
         return handle_bounded
 
 
 router_of = functools.partial(APIRouter, route_class=Route)
-"""A router of such routes."""
+"""Return a router whose routes are of the class `Route`."""
+
+
+def _query_parameters(dependant: Dependant) -> dict[str, bool]:
+    """Return the names of a route's query parameters, and whether each may be repeated."""
+    parameters: dict[str, bool] = {}
+    for field in dependant.query_params:
+        kind = field.field_info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            inner = {part.alias or name: part.annotation for name, part in kind.model_fields.items()}
+        else:
+            inner = {field.alias: kind}
+        parameters |= {name: get_origin(annotation) is list for name, annotation in inner.items()}
+    for dependency in dependant.dependencies:
+        parameters |= _query_parameters(dependency)
+    return parameters
+
+
+def _require_known(given: QueryParams, parameters: Mapping[str, bool]) -> None:
+    """Raise InvalidRequest for a parameter that the route does not have, or that is repeated and takes one value."""
+    for name, number in Counter(name for name, _ in given.multi_items()).items():
+        if name not in parameters:
+            raise InvalidRequest(
+                UnknownName.among("query parameter", name, parameters).message
+                if parameters
+                else f"this route has no query parameters, found {name[:160]!r}; leave the parameter out"
+            )
+        if number > 1 and not parameters[name]:
+            raise InvalidRequest(f"the query parameter {name!r} is given {number} times; give it once")
 
 
 def _in_thread(function: Callable[..., Any], reads: bool) -> Callable[..., Any]:

@@ -97,7 +97,7 @@ REFUSED: list[tuple[dict[str, Any], int, str, str]] = [
     ({"suite": "text-2"}, 404, "unknown_name", "did you mean 'text-1'?"),
     ({"flipped": -1}, 422, "invalid_request", "flipped"),
     ({"family": "bonferroni"}, 422, "invalid_request", "family: input should be 'none' or 'holm'"),
-    ({"metrics": "x"}, 422, "invalid_request", "no field is named 'metrics'; did you mean 'metric'?"),
+    ({"metrics": "x"}, 422, "invalid_request", "no query parameter is named 'metrics'; did you mean 'metric'?"),
 ]
 
 

@@ -31,7 +31,7 @@ def test_bad_question(app: App, curve: None) -> None:
         ({"cursor": "abc"}, 422, "invalid_request", "a cursor needs the limit of the next page"),
         ({"cursor": "abc", "limit": 1}, 422, "invalid_request", "is none that run 'run-a' gave for x=step"),
         ({"from": 2**63}, 422, "invalid_request", "from: input should be less than or equal to"),
-        ({"first": 5}, 422, "invalid_request", "no field is named 'first'"),
+        ({"first": 5}, 422, "invalid_request", "no query parameter is named 'first'"),
         ({"x": "tokens", "points": 5}, 422, "invalid_request", "was posted with tokens_seen"),
         ({"name": "lower/los", "points": 5}, 404, "unknown_name", "did you mean 'lower/loss'?"),
     ]:
