@@ -101,7 +101,7 @@ class Evalsvc:
         return len(series["mean"])
 
     def _ask(self, names: Sequence[str], query: Mapping[str, Any], headers: Mapping[str, str]) -> Any:
-        return _read(self.http.get("/v1/runs/r/metrics", params={"name": list(names), **query}, headers=headers))
+        return _read(self.http.get("/v1/runs/r/metrics", params={"metric": list(names), **query}, headers=headers))
 
 
 class Mlflow:
@@ -274,7 +274,12 @@ def many_readers(url: str, seconds: float) -> Reading:
 async def _read_and_evaluate(url: str, client: Client, seconds: float) -> Reading:
     found = Reading()
     until = time.monotonic() + seconds
-    questions = ["metrics?name=m1/*", "metrics?name=long&points=500", "metrics?name=long&limit=1000", "summary?name=m*"]
+    questions = [
+        "metrics?metric=m1/*",
+        "metrics?metric=long&points=500",
+        "metrics?metric=long&limit=1000",
+        "summary?metric=m*",
+    ]
 
     async def read(http: httpx.AsyncClient, number: int) -> None:
         while time.monotonic() < until:

@@ -178,10 +178,10 @@ class Client:
             time.sleep(every)
 
     def events(self, evaluation: int, *, after: int = 0, patience: float = 60.0) -> Iterator[documents.Event]:
-        """Yield what happens to an evaluation, as it happens; the last event is `end`.
+        """Yield the events of an evaluation as they happen; the last event is `end`.
 
-        Where the service is cut off or started anew,
-        it is asked again for what comes after the last event that was read. `after` is the id of one that is known.
+        After a lost connection or a restart of the service, the client asks for the events after the last one that it
+        read. `after` is the id of the last event that the caller has.
 
         Raises:
             ServiceUnreachable: it did not answer for `patience` seconds.
@@ -207,7 +207,7 @@ class Client:
         return self._fetch(documents.Evaluation, "POST", f"/v1/evaluations/{evaluation}/cancel")
 
     def retry(self, evaluation: int) -> documents.Evaluation:
-        """Queue what failed or was cancelled anew."""
+        """Queue failed and cancelled shards again; finished shards keep their results."""
         return self._fetch(documents.Evaluation, "POST", f"/v1/evaluations/{evaluation}/retry")
 
     def history(
@@ -248,7 +248,7 @@ class Client:
     def history_pages(
         self, run: str, names: Sequence[str] = (), *, limit: int, variant: str | None = None, x: str = "step"
     ) -> Iterator[documents.History]:
-        """Yield what `history` returns, at most `limit` values at once: the rest of a series is on the next page."""
+        """Yield pages of `history`, each with at most `limit` values; a series may continue on the next page."""
         query = _query(x=x, metric=names, variant=variant)
         yield from self._pages(documents.History, f"/v1/runs/{_part(run)}/metrics", query, limit)
 
@@ -262,7 +262,7 @@ class Client:
     def import_values(
         self, run: str, source: str, series: Sequence[Mapping[str, object]], *, replace: bool = False
     ) -> documents.ImportOutcome:
-        """Enter values that were measured elsewhere, all or none.
+        """Enter values that other programs measured, all or none.
 
         A series is `{"metric", "step": […], "value": […]}`, with `stderr`, `n`, `unit`, `direction`, `variant` and
         `protocol` (in words) where they are known. `source` says where the values are from.
@@ -413,8 +413,8 @@ class Client:
     ) -> documents.RunComparison:
         """Return how far two runs are apart along their steps, or a run from its base, and where that is within noise.
 
-        `band` is `pointwise`, or `simultaneous` for intervals that hold at all steps at once; what is said of several
-        steps, such as `apart_from` and `sign_changes`, always rests on the latter.
+        `band` is `pointwise`, or `simultaneous` for intervals that hold at all steps together; results for several
+        steps, such as `apart_from` and `sign_changes`, always use the latter.
         `pandas.DataFrame({"x": curve.x, "difference": curve.difference, "low": curve.low, "high": curve.high})` is a
         curve to be drawn.
         """
@@ -463,12 +463,12 @@ class Client:
         return self._fetch(documents.Suite, "PUT", path, content)
 
     def artifacts(self, run: str, kind: str | None = None, step: int | None = None) -> list[documents.Artifact]:
-        """Return what the evaluations of a run left to be looked at; the content is at `/v1/artifacts/{id}`."""
+        """Return the artifacts of a run, by step; the content is at `/v1/artifacts/{id}`."""
         pages = self._pages(documents.Artifacts, f"/v1/runs/{_part(run)}/artifacts", _query(kind=kind, step=step))
         return [artifact for page in pages for artifact in page.artifacts]
 
     def evaluation_artifacts(self, evaluation: int, kind: str | None = None) -> list[documents.Artifact]:
-        """Return what an evaluation left to be looked at, in the order of its tasks."""
+        """Return the artifacts of an evaluation, in the order of its tasks."""
         pages = self._pages(documents.Artifacts, f"/v1/evaluations/{evaluation}/artifacts", _query(kind=kind))
         return [artifact for page in pages for artifact in page.artifacts]
 

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from app_in_process import App, app_in_process
 from compared_runs import put
+from long_lists import fill_lists
 from pandas import DataFrame
 
 from evalsvc.client import Client
@@ -23,6 +24,7 @@ from evalsvc.errors import (
 )
 from evalsvc.messages import ShardError
 from evalsvc.spec.documents.history import Point
+from evalsvc.store.lists.checkpoints import MAX_CHECKPOINTS
 from evalsvc.store.tokens import create_token
 
 
@@ -51,6 +53,23 @@ def test_from_post_to_history(app: App, client: Client, weights: Path) -> None:
     assert client.artifacts("run-a", kind="grid", step=25) == []
     assert client.run("run-a").checkpoints[0].step == 25
     assert client.checkpoint(posted.checkpoint.id).in_use is False
+
+
+def test_lists_are_read_page_by_page(app: App, client: Client) -> None:
+    """A client that read the first page alone would miss most of a long run, unseen."""
+    rows = MAX_CHECKPOINTS + 1
+    with app.store.transaction() as session:
+        fill_lists(session, rows)
+    run = "run-00001"
+    steps = list(range(1, rows + 1))
+    assert [item.step for item in client.run(run).checkpoints] == steps
+    assert [item.step for item in client.checkpoints(run, variant="raw", first=2, last=9, page_size=3)] == steps[1:9]
+    assert [item.id for item in client.evaluations(run, suite="loss", state="failed", page_size=400)] == steps[::-1]
+    assert next(client.evaluations(page_size=1)).step == rows
+    assert [item.metrics for item in client.protocols(run, ["loss/49*"], page_size=4)][-1] == ["loss/499"]
+    assert len(client.runs()) == len(client.evaluation_artifacts(1, "grid")) == rows
+    assert len(client.artifacts(run)) == 2 * rows - 1
+    assert len(client.suites()) > rows
 
 
 def test_an_expression_has_its_place_by_itself(app: App, client: Client, weights: Path) -> None:

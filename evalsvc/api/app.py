@@ -29,6 +29,7 @@ from evalsvc.api.routes import (
     history,
     imports,
     prometheus,
+    protocols,
     runs,
     status,
     suites,
@@ -43,10 +44,10 @@ from evalsvc.spec.suite import suite_files
 from evalsvc.store.session import Store, open_store
 
 COMPRESSED_FROM = 1_400
-"""Bytes of an answer: less is one packet anyway. Streams of events are never compressed."""
+"""Bytes from which an answer is compressed; fewer fit one packet uncompressed. Event streams are never compressed."""
 
 COMPRESSION = 1
-"""Of 4.8 MB of history level 1 leaves 44 % in 33 ms, and level 9 41 % in 369 ms."""
+"""The level of gzip. Level 1 compresses 4.8 MB of history to 44 % in 33 ms, level 9 to 41 % in 369 ms."""
 
 NOUNS = (
     checkpoints,
@@ -54,6 +55,7 @@ NOUNS = (
     events,
     artifacts,
     runs,
+    protocols,
     history,
     imports,
     compare,
@@ -71,9 +73,9 @@ MakeCoordinator = Callable[[Store, Settings], Coordinator]
 def create_app(
     settings: Settings, make_coordinator: MakeCoordinator = Coordinator, *, insecure: bool = False
 ) -> FastAPI:
-    """The service of these settings; its lifespan opens the store and runs the coordinator.
+    """Return the web application; its lifespan opens the store and runs the coordinator.
 
-    `insecure`: where its address is not loopback, let everybody in all the same as long as there is no token.
+    `insecure`: admit every client without a token while no token exists, even if the address is not loopback.
 
     Raises:
         InvalidSuite: the folder of the suites does not exist.
@@ -100,7 +102,7 @@ def create_app(
 
 
 def _add_middleware(app: FastAPI, settings: Settings, insecure: bool) -> None:
-    """Put around the routes what every request passes; the last one added is the first that a request meets."""
+    """Add the layers that every request passes. The layer that is added last receives a request first."""
     app.add_middleware(BodyLimit)
     app.add_middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM, compresslevel=COMPRESSION)
     app.add_middleware(Access, settings=settings, insecure=insecure)

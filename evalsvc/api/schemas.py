@@ -1,4 +1,4 @@
-"""The bodies and parameters that requests carry. Unknown fields are refused, with their near misses."""
+"""The bodies and parameters of requests. Unknown fields are refused with near misses."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from evalsvc.spec.names import CHECKPOINT, MAX_STEP, NAME, RUN
 
 MAX_ID = 2**31 - 1
 
+MAX_METRICS = 1000
+"""Metrics and patterns in a request: each is compared with every metric of a run."""
+
 
 def _check_name(name: str) -> str:
     if not NAME.fullmatch(name):
@@ -32,12 +35,12 @@ def _plain(pattern: re.Pattern[str]) -> str:
 
 
 Name = Annotated[str, AfterValidator(_check_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$"})]
-"""Of a run, a variant or a suite."""
+"""The name of a run, a variant or a suite."""
 
 Id = Annotated[int, Path(ge=1, le=MAX_ID)]
 
 Step = Annotated[int, Field(strict=True, ge=0, le=MAX_STEP)]
-"""Strict: 25.0, "25" and true are not steps."""
+"""A training step. Strict: 25.0, "25" and true are no steps."""
 
 
 async def _raw_body(request: Request) -> bytes:
@@ -45,13 +48,13 @@ async def _raw_body(request: Request) -> bytes:
 
 
 RawBody = Annotated[bytes, Depends(_raw_body)]
-"""As it was sent, for routes that read it in their own thread: the framework would do it in the one of all requests."""
+"""The body as it was sent, for routes that parse the body in their own thread and not on the event loop."""
 
 Priority = Annotated[int, Field(strict=True, ge=-1_000_000, le=1_000_000)]
 
 
 class Input(BaseModel):
-    """What a request carries: known fields only, and nothing that the database could not keep."""
+    """The body or the parameters of a request: known fields, with values that a database can store."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -85,37 +88,37 @@ class CheckpointInput(Input):
     )
 
     run: Name | None
-    """The training run; it begins with its first checkpoint. Only a virtual checkpoint has a default: the run of the
+    """The training run, which begins with its first checkpoint. A virtual checkpoint has a default: the run of the
     first checkpoint in its expression."""
     step: Step | None
-    """The training step. Steps may come in any order. Only a virtual checkpoint has a default: the last step of that
-    run in its expression."""
+    """The training step. Steps may come in any order. A virtual checkpoint has a default: the last step of its run in
+    its expression."""
     uri: Annotated[str, Field(min_length=1, max_length=4096)]
     """An absolute path or file:// uri of the weights, complete before it is posted; s3://, gs:// or hf:// where the
     operator allows it; or an expression over checkpoints of the service, such as `lerp(run@0, run@5000, 0.3)`."""
     variant: Name | None = None
-    """Which weights of the step: `ema_0.9999`, … [`raw`; of a virtual checkpoint in a run that has others, a name of
-    its own]."""
+    """The variant of the step's weights, such as `ema_0.9999` [`raw`; a virtual checkpoint in a run with trained
+    checkpoints gets a variant of its own]."""
     suites: list[Name] | None = None
-    """The suites to evaluate; without it, those that the run's plan has due."""
+    """The suites to evaluate. By default, the suites that are due by the run's plan."""
     model: str | dict[str, Any] | None = None
-    """The open_lm model: a registered name, the path of its JSON, or its fields; without it, what lies beside the
-    weights."""
+    """The open_lm model: a registered name, the path of a JSON file, or the fields. By default, the configuration file
+    next to the weights."""
     layout: str | dict[str, Any] | None = None
-    """The vocabulary layout: the path of its file, or its fields; without it, every id is text."""
+    """The vocabulary layout: the path of a file, or the fields. By default, every id is text."""
     tokens_seen: Step | None = None
-    """Tokens trained on so far, for histories along tokens."""
+    """The number of tokens trained on so far, for histories along tokens."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
-    """Digest of the file, where the trainer knows it; a worker checks it while it loads."""
+    """SHA-256 of the file, if the trainer knows the digest. A worker checks the digest when it loads the file."""
     spool: Spool = "none"
-    """Keep the weights until they are evaluated: `link` (at once, same file system), `copy` (in the background; of what
-    lies elsewhere, that alone)."""
+    """Keep the weights until they are evaluated: `link` makes a hard link immediately, on the same file system; `copy`
+    makes a copy in the background. A remote file can only be copied."""
     priority: Priority = 0
-    """Higher first."""
+    """Evaluations with a higher priority are dispatched first."""
     tags: dict[str, str] = {}
-    """Anything worth keeping, as strings."""
+    """Labels of the checkpoint, as strings."""
     replace: Annotated[bool, Field(strict=True)] = False
-    """Put this checkpoint in the place of another one at the same step and variant, and drop that one's values."""
+    """Replace another checkpoint at the same step and variant, and drop the values of the replaced checkpoint."""
 
     @model_validator(mode="before")
     @classmethod
@@ -139,17 +142,17 @@ class EvaluationInput(Input):
     """The checkpoint's id."""
     suite: Name
     priority: Priority = 0
-    """Higher first."""
+    """Evaluations with a higher priority are dispatched first."""
 
 
 class PlannedSuiteInput(Input):
     suite: Name
     every: Annotated[int, Field(strict=True, ge=1, le=MAX_STEP)]
-    """The suite is due when the step is a multiple of this."""
+    """The suite is due at steps that are multiples of this number."""
     first: Step | None = None
-    """Not before this step."""
+    """The first step at which the suite can be due."""
     last: Step | None = None
-    """Not after this step."""
+    """The last step at which the suite can be due."""
 
 
 class PlanInput(Input):
@@ -166,18 +169,19 @@ class RunInput(Input):
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "t2i-1b-second"}]})
 
     name: Name
-    """What the run is called from now on."""
+    """The new name of the run."""
 
 
 class Keep(Input):
     last: Annotated[int, Field(strict=True, ge=1, le=MAX_STEP)] | None = None
-    """So many steps, the highest that have artifacts."""
+    """Keep artifacts of this many steps, the highest ones that have artifacts."""
     every: Annotated[int, Field(strict=True, ge=1, le=MAX_STEP)] | None = None
-    """Steps that are multiples of this."""
+    """Keep artifacts of steps that are multiples of this number."""
     days: Annotated[float, Field(strict=True, gt=0, le=36_500)] | None = None
-    """What was evaluated in so many days."""
+    """Keep artifacts of evaluations of the last days, this many."""
     best: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    """The steps at which this metric is best, in each of its series; as long as it has no values, all is kept."""
+    """Keep artifacts of the steps at which this metric is best in each of its series. While the metric has no values,
+    all artifacts are kept."""
 
     @model_validator(mode="after")
     def _keeps_something(self) -> Keep:
@@ -192,38 +196,50 @@ class RetentionInput(Input):
     )
 
     keep: Keep | None
-    """What is kept; null: what the service's own rule says."""
+    """The run's rule; null for the service's own rule."""
 
 
 class BaseInput(Input):
     model_config = ConfigDict(json_schema_extra={"examples": [{"run": "text-1b", "step": 240_000}]})
 
     run: Name | None = None
-    """The run whose checkpoint it is [this run]."""
+    """The run of the base checkpoint [the run in the address]."""
     step: Step
     variant: Name = "raw"
 
 
 class SummaryQuery(Input):
-    name: list[str] = []
-    """A metric, `<task>/<metric>`, or a pattern such as `arc_*/acc`; repeat it for several; without it, all."""
+    metric: Annotated[list[str], Field(max_length=MAX_METRICS)] = []
+    """A metric, `<task>/<metric>`, or a pattern such as `arc_*/acc`; repeat for several; by default, all metrics."""
+    name: Annotated[list[str], Field(max_length=MAX_METRICS, deprecated=True)] = []
+    """The older name of `metric`, removed in the next version."""
     variant: str | None = None
-    """Only these weights."""
+    """Only values of this variant of the weights."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_older_name(cls, data: object) -> object:
+        """Take `name` for `metric`, so that nothing else reads the deprecated field."""
+        if isinstance(data, dict) and "name" in data:
+            if "metric" in data:
+                raise ValueError("metric and name are both given; give metric alone, name is its older name")
+            return {("metric" if key == "name" else key): value for key, value in data.items()}
+        return data
 
 
 class HistoryQuery(SummaryQuery):
     x: Literal["step", "tokens"] = "step"
-    """Along training steps or tokens."""
+    """The axis: training steps, or tokens seen."""
     first: Annotated[int | None, Field(alias="from", ge=0, le=MAX_STEP)] = None
-    """Only from this x on."""
+    """The lowest x."""
     last: Annotated[int | None, Field(alias="to", ge=0, le=MAX_STEP)] = None
-    """Only up to this x, which is still in."""
+    """The highest x, included."""
     points: Annotated[int | None, Field(ge=1, le=10_000)] = None
-    """In at most so many buckets a series, instead of every value."""
+    """The most buckets of each series. The answer then has buckets in place of values."""
     limit: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
-    """At most so many values, over all series; `next` of the answer is the cursor of the rest."""
-    cursor: Annotated[str | None, Field(max_length=256)] = None
-    """`next` of the page before."""
+    """The most values of the answer, over all series. By default, all values."""
+    cursor: str | None = None
+    """`next_cursor` of the page before, which was asked for with the same parameters."""
 
     @model_validator(mode="after")
     def _has_one_form(self) -> HistoryQuery:
@@ -242,68 +258,70 @@ NamedRun = Annotated[str, WithJsonSchema({"type": "string", "pattern": _plain(RU
 
 class CompareQuery(Input):
     a: NamedCheckpoint
-    """A checkpoint of the service, RUN@STEP or RUN@STEP:VARIANT."""
+    """The first checkpoint, RUN@STEP or RUN@STEP:VARIANT."""
     b: NamedCheckpoint
-    """What is compared with it, given likewise."""
+    """The checkpoint that is compared with the first one, RUN@STEP or RUN@STEP:VARIANT."""
     metric: list[str] = []
-    """A metric, or a pattern such as `arc_*/acc`; repeat it for several; without it, all."""
+    """A metric, or a pattern such as `arc_*/acc`; repeat for several metrics; by default, all metrics."""
     task: list[str] = []
-    """Only what this task measured; repeat it for several."""
+    """Only metrics of this task; repeat for several tasks."""
     suite: str | None = None
-    """Only this suite's values."""
+    """Only values of this suite."""
     level: float = LEVEL
-    """How often the interval of a difference holds the truth."""
+    """The probability with which the interval of a difference holds the true difference."""
     force: bool = False
-    """Compare what was measured by different protocols, too; unpaired."""
+    """Also compare values of different protocols, without pairing."""
     flipped: Annotated[int, Field(ge=0, le=10_000)] = 0
-    """How many of the items that only one side gets right are named, of each side."""
+    """The most items to name, for each side, that only that side gets right."""
     family: Literal["none", "holm"] = "none"
-    """What verdicts hold for: each metric by itself, or (`holm`) all metrics of the comparison together."""
+    """The scope of verdicts: each metric by itself, or with `holm` all metrics of the comparison together."""
 
 
 class CurvesQuery(Input):
     a: NamedRun
-    """A run, RUN or RUN:VARIANT."""
+    """The first run, RUN or RUN:VARIANT."""
     b: NamedRun | None = None
-    """The run that is compared with it at the steps that both have; without it, a is compared with its base."""
+    """The run that is compared with the first run, at the steps that both have. By default, the first run's base."""
     metric: list[str] = []
-    """A metric, or a pattern such as `*/text`; repeat it for several; without it, all."""
+    """A metric, or a pattern such as `*/text`; repeat for several metrics; by default, all metrics."""
     task: list[str] = []
-    """Only what this task measured; repeat it for several."""
+    """Only metrics of this task; repeat for several tasks."""
     suite: str | None = None
-    """Only this suite's values."""
+    """Only values of this suite."""
     level: float = LEVEL
-    """How often an interval holds the truth: at its own step, or all of them at once; see `band`."""
+    """The probability with which intervals hold the true difference: at each step, or at all steps together; see
+    `band`."""
     band: Literal["pointwise", "simultaneous"] = "pointwise"
-    """The intervals that are shown; `simultaneous`: those that hold the truth at all steps at once, by Bonferroni."""
+    """The intervals of the answer: for each step by itself, or with `simultaneous` for all steps together, by
+    Bonferroni."""
     force: bool = False
-    """Compare what was measured by different protocols, too; unpaired."""
+    """Also compare values of different protocols, without pairing."""
 
 
 class TableQuery(Input):
     run: list[str] = []
-    """A run; repeat it for several; without it, all."""
+    """A run; repeat for several runs; by default, all runs."""
     metric: list[str] = []
-    """A metric, or a pattern such as `arc_*/acc`; repeat it for several; without it, all."""
+    """A metric, or a pattern such as `arc_*/acc`; repeat for several metrics; by default, all metrics."""
     variant: str | None = None
-    """Only these weights."""
+    """Only values of this variant of the weights."""
     format: Literal["json", "csv"] = "json"
-    """Columns in JSON, or a line per value."""
+    """Columns in JSON, or CSV with a line for each value."""
 
 
 class ItemsQuery(Input):
     task: str | None = None
-    """Only of this task."""
+    """Only items of this task."""
     benchmark: str | None = None
-    """Only of this benchmark, e.g. arc_easy."""
+    """Only items of this benchmark, such as `arc_easy`."""
     columns: list[str] = []
-    """Only these keys of the items; repeat it for several; without it, all."""
+    """A key of the items; repeat for several keys; by default, all keys."""
     format: Literal["json", "csv"] = "json"
-    """Objects in JSON, or a line per item."""
+    """Objects in JSON, or CSV with a line for each item."""
 
 
 def check_storable(data: object) -> None:
-    """Refuse what is legal in Python's JSON but not in a database's: NaN, NUL, halves of surrogate pairs."""
+    """Raise ValueError for JSON that no database stores: NaN, infinities, NUL, halves of surrogate pairs."""
     rest = [data]
     while rest:
         item = rest.pop()

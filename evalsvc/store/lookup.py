@@ -1,4 +1,4 @@
-"""Rows by what users call them: runs, checkpoints, evaluations. What is not there is answered with what is near."""
+"""Rows by their names: runs, checkpoints, evaluations. An unknown name is an error with near misses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from evalsvc.errors import UnknownName, WrongState
 from evalsvc.store.tables import Checkpoint, Evaluation, Run
 
 NEAR_STEPS = 4
-"""How many steps are named where one is asked for that is not there."""
+"""Steps that are named in the message about an unknown step."""
 
 
 def get_or_create_run(session: Session, name: str) -> Run:
@@ -23,7 +23,7 @@ def get_or_create_run(session: Session, name: str) -> Run:
 
 
 def find_run(session: Session, name: str) -> Run:
-    """A run by name; UnknownName with near misses."""
+    """Return a run by name; raise UnknownName with near misses."""
     run = session.scalar(select(Run).where(Run.name == name))
     if run is None:
         raise UnknownName.among(
@@ -35,7 +35,7 @@ def find_run(session: Session, name: str) -> Run:
 def find_checkpoint(session: Session, checkpoint_id: int) -> Checkpoint:
     checkpoint = session.get(Checkpoint, checkpoint_id)
     if checkpoint is None:
-        raise UnknownName(f"there is no checkpoint {checkpoint_id}; GET /v1/runs/{{run}} lists a run's checkpoints")
+        raise UnknownName(f"there is no checkpoint {checkpoint_id}; GET /v1/checkpoints lists the checkpoints")
     return checkpoint
 
 
@@ -51,7 +51,8 @@ def current_checkpoint(session: Session, run_id: int, step: int, variant: str) -
 
 
 def find_step(session: Session, run: Run, step: int, variant: str) -> Checkpoint:
-    """A run's current checkpoint at a step; UnknownName with the variants there, or the nearest steps."""
+    """Return a run's current checkpoint at a step; raise UnknownName with the variants at the step, or the nearest
+    steps."""
     checkpoint = current_checkpoint(session, run.id, step, variant)
     if checkpoint is not None:
         return checkpoint
@@ -70,12 +71,12 @@ def find_step(session: Session, run: Run, step: int, variant: str) -> Checkpoint
 def find_evaluation(session: Session, evaluation_id: int) -> Evaluation:
     evaluation = session.get(Evaluation, evaluation_id)
     if evaluation is None:
-        raise UnknownName(f"there is no evaluation {evaluation_id}; GET /v1/checkpoints/{{id}} lists a checkpoint's")
+        raise UnknownName(f"there is no evaluation {evaluation_id}; GET /v1/evaluations lists the evaluations")
     return evaluation
 
 
 def newest_evaluation(session: Session, checkpoint_id: int, suite_digest: str) -> Evaluation | None:
-    """The newest evaluation of a checkpoint by a suite of this content."""
+    """Return the newest evaluation of a checkpoint by a suite with this digest."""
     return session.scalar(
         select(Evaluation)
         .where(Evaluation.checkpoint_id == checkpoint_id, Evaluation.suite_digest == suite_digest)
@@ -85,23 +86,23 @@ def newest_evaluation(session: Session, checkpoint_id: int, suite_digest: str) -
 
 
 def step_of(checkpoint: Checkpoint) -> Step:
-    """How expressions name a checkpoint."""
+    """Return the name of a checkpoint in expressions."""
     return Step(checkpoint.run.name, checkpoint.step, checkpoint.variant)
 
 
 def place_of(checkpoint: Checkpoint) -> dict[str, object]:
-    """How documents name a checkpoint."""
+    """Return the fields by which documents name a checkpoint."""
     return {"run": checkpoint.run.name, "step": checkpoint.step, "variant": checkpoint.variant}
 
 
 def checkpoint_label(checkpoint: Checkpoint) -> str:
-    """How messages name it."""
+    """Return the name of a checkpoint in messages."""
     label = f"run {checkpoint.run.name!r} step {checkpoint.step}"
     return label if checkpoint.variant == "raw" else f"{label} variant {checkpoint.variant!r}"
 
 
 def require_current_parents(checkpoint: Checkpoint) -> None:
-    """WrongState where a virtual checkpoint is made of one that was replaced."""
+    """Raise WrongState if a parent of a virtual checkpoint was replaced."""
     old = [str(step_of(parent)) for parent in checkpoint.parents if parent.replaced_at is not None]
     if old:
         raise WrongState(

@@ -1,4 +1,4 @@
-"""Rows as the JSON documents that the service answers with."""
+"""JSON documents of rows."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from evalsvc.spec.documents.document import Document
 from evalsvc.spec.documents.reading import filled, read
 from evalsvc.store.lookup import place_of, step_of
 from evalsvc.store.queue.stage_results import LOOK, from_row
-from evalsvc.store.runs.base import base_view, is_named_base
-from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, MetricValue, Run, Series, Shard, Task, now
+from evalsvc.store.runs.base import is_named_base
+from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, Run, Shard, Task, now
 from evalsvc.store.tables import Protocol as ProtocolRow
 
 D = TypeVar("D", bound=Document)
 
 
 def document_of(kind: type[D], row: object, **given: object) -> D:
-    """Return the document of a row: every field that is not given is the row's attribute of the same name.
+    """Return the document of a row: a field that is not given is the row's attribute of the same name.
 
-    Moments become text, and JSON columns the documents that the fields have.
+    Moments become text, and JSON columns become the documents that the fields have.
     """
     return filled(kind, lambda name: shown(getattr(row, name)), given)
 
@@ -38,10 +38,10 @@ def shown(value: object) -> object:
 
 @dataclass(frozen=True)
 class LiveTask:
-    """What a task is doing right now, from the coordinator; what it has finished stands in the database."""
+    """The current work of a task, from the coordinator. The database has the finished work."""
 
     done: int
-    """Units done in the shards that run."""
+    """Units done in running shards."""
     per_second: float | None
     """Units per second since the coordinator first saw the task; None before the first."""
 
@@ -75,7 +75,7 @@ def evaluation_view(session: Session, evaluation: Evaluation, live: Mapping[int,
 
 
 def checkpoint_view(session: Session, checkpoint: Checkpoint) -> documents.Checkpoint:
-    """Return a checkpoint as it was posted, whether its file is still needed, its parents, and its evaluations."""
+    """Return a checkpoint as it was posted, whether its file is needed, its parents, and its evaluations."""
     return document_of(
         documents.Checkpoint,
         checkpoint,
@@ -90,10 +90,10 @@ def checkpoint_view(session: Session, checkpoint: Checkpoint) -> documents.Check
 
 
 def in_use(session: Session, checkpoint: Checkpoint) -> bool:
-    """Whether the posted file is still needed.
+    """Tell whether the posted file is needed.
 
-    An evaluation that is not over reads it, a copy of it is made, or a run names it as its base. What is made of a
-    virtual checkpoint's parents needs their files.
+    The file is needed while an evaluation of the checkpoint, or of a virtual checkpoint made of it, is unfinished,
+    while the file is copied, and while a run names the checkpoint as its base.
     """
     if checkpoint.spool_state == "ready" or checkpoint.parents:
         return False
@@ -118,84 +118,9 @@ def artifact_view(artifact: Artifact) -> documents.Artifact:
     return document_of(documents.Artifact, artifact, **place, evaluation=evaluation.id, task=artifact.task.name)
 
 
-def evaluation_artifacts(session: Session, evaluation_id: int) -> documents.Artifacts:
-    """An evaluation's artifacts, in the order in which its tasks gave them."""
-    rows = session.scalars(
-        select(Artifact).join(Task).where(Task.evaluation_id == evaluation_id).order_by(Task.index, Artifact.id)
-    )
-    return documents.Artifacts(artifacts=[artifact_view(artifact) for artifact in rows])
-
-
-def run_artifacts(session: Session, run: Run, kind: str | None, step: int | None) -> documents.Artifacts:
-    """The artifacts of a run's current checkpoints, by step; of an evaluation that was repeated, all."""
-    query = (
-        select(Artifact)
-        .join(Task)
-        .join(Evaluation)
-        .join(Checkpoint)
-        .where(Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None))
-        .order_by(Checkpoint.step, Checkpoint.variant, Evaluation.id, Task.index, Artifact.id)
-    )
-    if kind is not None:
-        query = query.where(Artifact.kind == kind)
-    if step is not None:
-        query = query.where(Checkpoint.step == step)
-    return documents.Artifacts(artifacts=[artifact_view(artifact) for artifact in session.scalars(query)])
-
-
-def run_view(session: Session, run: Run) -> documents.Run:
-    """Return a run with its plan, its base, its current checkpoints by step, and the states of their evaluations."""
-    current = (Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None))
-    checkpoints = session.scalars(
-        select(Checkpoint).where(*current).order_by(Checkpoint.step, Checkpoint.variant)
-    ).all()
-    evaluations: dict[int, list[documents.EvaluationSummary]] = {checkpoint.id: [] for checkpoint in checkpoints}
-    for evaluation in session.scalars(select(Evaluation).join(Checkpoint).where(*current).order_by(Evaluation.id)):
-        evaluations[evaluation.checkpoint_id].append(evaluation_summary(evaluation))
-    return document_of(
-        documents.Run,
-        run,
-        plan=plan_view(run),
-        base=base_view(session, run),
-        checkpoints=[
-            document_of(documents.RunCheckpoint, checkpoint, evaluations=evaluations[checkpoint.id])
-            for checkpoint in checkpoints
-        ],
-    )
-
-
 def plan_view(run: Run) -> documents.Plan:
-    """Return a run's plan; a run without one evaluates what is asked for and nothing else."""
+    """Return a run's plan. A run without a plan only evaluates what a post asks for."""
     return read(documents.Plan, run.plan or {"suites": [], "when_behind": "all"})
-
-
-def runs_view(session: Session) -> documents.Runs:
-    """Return every run, by name, with how much there is of it."""
-    posted = (
-        select(Checkpoint.run_id, func.count().label("checkpoints"), func.max(Checkpoint.step).label("last_step"))
-        .where(Checkpoint.replaced_at.is_(None))
-        .group_by(Checkpoint.run_id)
-        .subquery()
-    )
-    measured = (
-        select(Series.run_id, func.count().label("number"))
-        .join(MetricValue, MetricValue.series_id == Series.id)
-        .group_by(Series.run_id)
-        .subquery()
-    )
-    rows = session.execute(
-        select(
-            Run.name,
-            Run.created_at,
-            posted.c.last_step,
-            func.coalesce(posted.c.checkpoints, 0).label("checkpoints"),
-            func.coalesce(measured.c.number, 0).label("values"),
-        )
-        .outerjoin(posted, posted.c.run_id == Run.id)
-        .outerjoin(measured, measured.c.run_id == Run.id)
-        .order_by(Run.name)
-    )
-    return documents.Runs(runs=[document_of(documents.RunSummary, row) for row in rows])
 
 
 def _progress(task: Task, finished: int, live: LiveTask | None) -> documents.Progress:
@@ -213,7 +138,7 @@ def progress_view(done: int, total: int | None, unit: str | None, speed: float |
 
 
 def _interim(session: Session, task_ids: Iterable[int]) -> dict[int, documents.Interim]:
-    """Return, by task that goes on, what its newest look found, and on how many units."""
+    """Return the newest interim result of each unfinished task, with the units behind it."""
     rows = session.execute(
         select(Shard.task_id, Shard.payload, Shard.output)
         .where(Shard.task_id.in_(task_ids), Shard.stage == "look", Shard.state == "succeeded")
@@ -224,7 +149,7 @@ def _interim(session: Session, task_ids: Iterable[int]) -> dict[int, documents.I
 
 
 def _retries(session: Session, task_ids: Iterable[int]) -> dict[int, documents.Retry]:
-    """Return, by task, how many of its shards wait to be tried again, and the one that is tried first."""
+    """Return the number of shards that wait for a retry, by task, with the first one's time and error."""
     rows = session.execute(
         select(Shard.task_id, Shard.not_before, Shard.error)
         .where(Shard.task_id.in_(task_ids), Shard.state == "queued", Shard.not_before > now())
@@ -241,9 +166,9 @@ def _retries(session: Session, task_ids: Iterable[int]) -> dict[int, documents.R
 
 
 def _count_shards(session: Session, task_ids: Iterable[int]) -> dict[int, dict[str, int]]:
-    """Of each task: its run shards by state, all attempts at them, and the units that they finished.
+    """Return counts by task: run shards by state, all attempts, and finished units.
 
-    Planning and merging are shards too, but not pieces of the work: they do not count here.
+    Shards that plan and merge are not counted, since they are no pieces of the work.
     """
     names = ("total", "succeeded", "running", "queued", "failed", "cancelled", "skipped", "attempts", "units")
     counts = {task_id: dict.fromkeys(names, 0) for task_id in task_ids}

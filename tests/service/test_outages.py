@@ -177,7 +177,7 @@ def test_a_full_disk_at_the_first_start_is_named(
         assert re.search(r"(cannot be written|cannot be used|is full).*\[data", start_once(folder))
     filler.unlink()
     service = serve("--data-dir", str(folder))
-    assert service.request("GET", "/v1/runs") == {"runs": []}
+    assert service.request("GET", "/v1/runs")["runs"] == []
 
 
 def test_a_full_disk_in_the_middle_of_a_migration_loses_nothing(

@@ -21,11 +21,14 @@ from queue_steps import (
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.spec.documents import Checkpoint, Evaluation
 from evalsvc.spec.documents.reading import content_of, read
+from evalsvc.store.lists.checkpoints import run_view
+from evalsvc.store.lists.pages import PageRequest
+from evalsvc.store.lists.runs import runs_view
 from evalsvc.store.lookup import find_checkpoint, find_evaluation, find_run
 from evalsvc.store.queue.shards import finish
 from evalsvc.store.session import Store
 from evalsvc.store.tables import now
-from evalsvc.store.views import checkpoint_view, evaluation_view, in_use, run_view, runs_view
+from evalsvc.store.views import checkpoint_view, evaluation_view, in_use
 
 
 class Speed:
@@ -153,7 +156,7 @@ def test_run_leaves_replaced_checkpoints_out(store: Store) -> None:
     evaluate_whole(store, metric(1.0), metric(2.0, "loss/image"))
     with store.reading() as session:
         document = run_view(session, find_run(session, "run-a"))
-        (run,) = runs_view(session).runs
+        (run,) = runs_view(session, PageRequest()).runs
     assert [item.step for item in document.checkpoints] == [0, 25]
     assert document.checkpoints[1].uri == "/checkpoints/new.pt"
     assert (run.checkpoints, run.last_step, run.values) == (2, 25, 4)

@@ -15,7 +15,16 @@ from schemathesis.engine.events import FatalError, NonFatalError, ScenarioFinish
 ACCEPTED = ["2xx", "3xx", "401", "403", "404", "409", "410", "429"]
 """How a request may be answered that is right by its schema."""
 
+CURSOR = "a cursor is one that a page before gave, and `from` is at most `to`"
+
 REFUSED_BY_MEANING = {
+    "GET /v1/runs": CURSOR,
+    "GET /v1/checkpoints": CURSOR,
+    "GET /v1/evaluations": CURSOR,
+    "GET /v1/runs/{run}/artifacts": CURSOR,
+    "GET /v1/evaluations/{evaluation_id}/artifacts": CURSOR,
+    "GET /v1/protocols": CURSOR,
+    "GET /v1/suites": CURSOR,
     "POST /v1/checkpoints": "its file must be there, and what it names, or its expression, must make sense",
     "PUT /v1/suites/{name}": "each kind of task has parameters of its own, which the document does not have",
     "GET /v1/runs/{run}/metrics": "`points` and `limit` exclude one another, and a cursor is of a page before",

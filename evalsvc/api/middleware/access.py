@@ -1,7 +1,7 @@
-"""Who may do what: the scope that each route needs, and the door at which a request is let in or turned away.
+"""Access: the scope that each route needs, and the check of every request's token.
 
-A service is open as long as there never was a token and only this machine reaches it. From the first token on, every
-request shows one, but for the routes of `OPEN`.
+A service is open while no token was ever created and only this machine reaches its address. From the first token on,
+every request needs a token, except for the routes of `OPEN`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ SCOPES: Mapping[tuple[str, str], TokenScope] = {
     ("GET", "/v1/suites/{name}"): "read",
     ("PUT", "/v1/suites/{name}"): "submit",
     ("POST", "/v1/checkpoints"): "submit",
+    ("GET", "/v1/checkpoints"): "read",
     ("GET", "/v1/checkpoints/{checkpoint_id}"): "read",
     ("POST", "/v1/evaluations"): "submit",
+    ("GET", "/v1/evaluations"): "read",
     ("GET", "/v1/evaluations/{evaluation_id}"): "read",
     ("GET", "/v1/evaluations/{evaluation_id}/events"): "read",
     ("GET", "/v1/evaluations/{evaluation_id}/items"): "read",
@@ -56,6 +58,7 @@ SCOPES: Mapping[tuple[str, str], TokenScope] = {
     ("POST", "/v1/runs/{run}/metrics"): "submit",
     ("GET", "/v1/runs/{run}/summary"): "read",
     ("GET", "/v1/runs/{run}/artifacts"): "read",
+    ("GET", "/v1/protocols"): "read",
     ("GET", "/v1/protocols/{protocol_id}"): "read",
     ("GET", "/v1/compare"): "read",
     ("GET", "/v1/compare/curves"): "read",
@@ -63,29 +66,29 @@ SCOPES: Mapping[tuple[str, str], TokenScope] = {
     ("GET", "/v1/status"): "read",
     ("GET", "/metrics"): "read",
 }
-"""What each route needs. One that is missing here needs `admin`, and fails a test."""
+"""The scope that each route needs. A route that is missing needs `admin`, and a test fails."""
 
 READY = "/readyz"
 
 DOCUMENT = "/openapi.json"
 
 OPEN = ("/healthz", READY, "/docs", DOCUMENT)
-"""Needs no token: whether the service lives, and what it is. `/readyz` gives details to those only who show one."""
+"""Routes that need no token. `/readyz` shows details only to requests with a valid token."""
 
 FAILURES, FAILURES_EVERY = 10, 6.0
-"""Wrong tokens that an address may show at once, and seconds until it may show another one."""
+"""Wrong tokens that an address may send in a burst, and seconds until the address may send another one."""
 
 BURST_SECONDS = 10
-"""Seconds' worth of requests that may come at once."""
+"""Seconds of the allowed rate that may come in one burst."""
 
 _WHO = "evalsvc.token"
 
 
 class Access:
-    """Turn away what may not come in, before anything of its body is read."""
+    """Refuse requests without the right token, before any of the body is read."""
 
     def __init__(self, app: ASGIApp, settings: Settings, insecure: bool = False) -> None:
-        """`insecure`: the operator wants others to be let in without a token as long as there is none."""
+        """`insecure`: admit every client without a token while no token exists."""
         self.app = app
         self.tokens = KnownTokens()
         self._settings = settings
@@ -99,7 +102,7 @@ class Access:
         await (refusal or self.app)(scope, receive, send)
 
     async def _refusal(self, scope: Scope) -> Response | None:
-        """None: it may come in."""
+        """Return the answer to a request that is refused; None if the request is admitted."""
         client = address_key((scope["client"] or ("unknown", 0))[0])
         try:
             if scope["path"] in OPEN:
@@ -122,7 +125,7 @@ class Access:
             return problem(STATUS[type(error)], error.code, error.message)
 
     async def _who(self, scope: Scope) -> Token | None:
-        """The token that a request shows; None: the service is open to it.
+        """Return the token of a request; None if the service is open to the request.
 
         Raises:
             Unauthorized, Forbidden, DatabaseUnusable.
@@ -141,7 +144,7 @@ class Access:
         return token
 
     async def _recognise(self, scope: Scope) -> None:
-        """Of a request that may come in whoever sends it: remember who does, where the route tells some more."""
+        """Record the token of a request to an open route, for routes that answer more to a request with a token."""
         if scope["path"] in (READY, DOCUMENT):
             with suppress(Unauthorized, Forbidden):
                 try:
@@ -175,7 +178,7 @@ def _require_scope(token: Token, scope: Scope) -> None:
 
 
 def needed_scope(scope: Scope) -> TokenScope | None:
-    """What a request needs; None: there is nothing at its path, or not by its method, which the router says."""
+    """Return the scope that a request needs; None if no route has the path and the method."""
     for pattern, needed in _PATTERNS.get(scope["method"], ()):
         if pattern.match(scope["path"]):
             return needed
@@ -189,7 +192,7 @@ for (_method, _path), _scope in SCOPES.items():
 
 
 async def _may_see(request: Request) -> bool:
-    """Whether who asks may see more than that the service lives: where it is open, or a token was shown."""
+    """Tell whether a request may see details: the service is open, or the request has a valid token."""
     return _WHO in request.scope
 
 
@@ -197,7 +200,7 @@ MaySee = Annotated[bool, Depends(_may_see)]
 
 
 def describe_access(document: dict[str, Any], is_open: bool) -> dict[str, Any]:
-    """The OpenAPI document with what the door answers, and with the scope that each operation needs."""
+    """Return the OpenAPI document with the refusals of this layer, and with the scope that each operation needs."""
     document.setdefault("components", {}).setdefault("securitySchemes", {})["token"] = {
         "type": "http",
         "scheme": "bearer",
@@ -231,7 +234,7 @@ _TOO_LARGE = {"413": _described("The body is too large.")}
 
 
 def add_access_to_openapi(app: FastAPI) -> None:
-    """Have the application describe its door."""
+    """Add the refusals and scopes of this layer to the application's OpenAPI document."""
     plain = app.openapi
     app.state.is_open = True
     app.openapi = lambda: describe_access(plain(), app.state.is_open)  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Artifacts: what an evaluation left to be looked at."""
+"""Artifacts: lists of them, their content, and the rules by which they are kept."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fastapi.responses import Response
 
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.json_answer import JsonAnswer, document
+from evalsvc.api.list_queries import ArtifactsQuery, RunArtifactsQuery
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import Id, Name, RetentionInput
 from evalsvc.api.state import CurrentState
@@ -20,14 +21,13 @@ from evalsvc.files.artifacts import DamagedContent, artifact_path, read_content
 from evalsvc.service.pruner import prune
 from evalsvc.spec import documents
 from evalsvc.spec.artifact_policy import parse_retention
-from evalsvc.spec.names import MAX_STEP
+from evalsvc.store.lists.artifacts import evaluation_artifacts, run_artifacts
 from evalsvc.store.lookup import find_evaluation, find_run, get_or_create_run
 from evalsvc.store.runs.pruning import require_metric, retention_view
 from evalsvc.store.tables import Artifact
-from evalsvc.store.views import evaluation_artifacts, run_artifacts
 
 _POLICY = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
-"""A page or a drawing that an evaluation left is shown, and runs no script: it would be one of this service's own."""
+"""The Content-Security-Policy of an artifact. A page runs no script, since its origin would be that of this service."""
 
 _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]+(; charset=[a-z0-9-]+)?")
 
@@ -39,10 +39,12 @@ router = router_of(prefix="/v1", tags=["artifacts"], responses=PROBLEMS)
     summary="What an evaluation left to be looked at",
     responses=document(200, "Descriptions; the content is at /v1/artifacts/{id}.", documents.Artifacts),
 )
-def list_evaluation_artifacts(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
+def list_evaluation_artifacts(
+    evaluation_id: Id, query: Annotated[ArtifactsQuery, Query()], state: CurrentState
+) -> JsonAnswer:
     with state.reading() as session:
         find_evaluation(session, evaluation_id)
-        return JsonAnswer(evaluation_artifacts(session, evaluation_id))
+        return JsonAnswer(evaluation_artifacts(session, evaluation_id, query.kind, query.page()))
 
 
 @router.get(
@@ -50,14 +52,9 @@ def list_evaluation_artifacts(evaluation_id: Id, state: CurrentState) -> JsonAns
     summary="A run's artifacts, by step",
     responses=document(200, "Descriptions; the content is at /v1/artifacts/{id}.", documents.Artifacts),
 )
-def list_run_artifacts(
-    run: Name,
-    state: CurrentState,
-    kind: str | None = None,
-    step: Annotated[int | None, Query(ge=0, le=MAX_STEP)] = None,
-) -> JsonAnswer:
+def list_run_artifacts(run: Name, query: Annotated[RunArtifactsQuery, Query()], state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
-        return JsonAnswer(run_artifacts(session, find_run(session, run), kind, step))
+        return JsonAnswer(run_artifacts(session, find_run(session, run), query.kind, query.step, query.page()))
 
 
 @router.get(
@@ -73,7 +70,7 @@ def get_retention(run: Name, state: CurrentState) -> JsonAnswer:
 @router.put(
     "/runs/{run}/retention",
     summary="Say which artifacts of a run are kept",
-    description="What any part of the rule keeps is kept; the others are pruned within the hour, or at once by "
+    description="What any part of the rule keeps is kept; the others are pruned within the hour, or now by "
     "`POST /v1/prune`. Without `keep`, the rule is the service's own (`EVALSVC_RETENTION`). Metrics and "
     "results per item always stay. `best` is a metric that some run has values of; as long as this run has none, all "
     "of its artifacts are kept.",
@@ -146,6 +143,6 @@ def _content(artifact: Artifact, folder: Path) -> bytes:
 
 
 def _disposition(name: str) -> str:
-    """Return the header that says how a file is called, in which a name of others is no other header."""
+    """Return the Content-Disposition header, in which a foreign name cannot become another header."""
     quoted = quote(name, safe="")
     return f'inline; filename="{name}"' if quoted == name else f"inline; filename*=utf-8''{quoted}"

@@ -1,16 +1,18 @@
-"""Checkpoints in: what a training job posts. A request looks at files by stat only and never reads a large one."""
+"""Checkpoints: posting them and listing them. A request only looks at files with stat and never reads a large one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Query
 from sqlalchemy.orm import Session
 
 from evalsvc.api.errors import PROBLEM_CONTENT, PROBLEMS
 from evalsvc.api.json_answer import JsonAnswer, document
+from evalsvc.api.list_queries import CheckpointsQuery
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import CheckpointInput, Id
@@ -34,6 +36,7 @@ from evalsvc.spec import documents
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.model_config import config_beside, read_model_spec, require_one_model
 from evalsvc.spec.paths import local_data
+from evalsvc.store.lists.checkpoints import checkpoints_view
 from evalsvc.store.lookup import find_checkpoint, step_of
 from evalsvc.store.queue.references import checkpoint_reference
 from evalsvc.store.runs.posting import Submission, Submitted, submit
@@ -78,6 +81,18 @@ def post_checkpoint(body: CheckpointInput, state: CurrentState) -> JsonAnswer:
 
 
 @router.get(
+    "",
+    summary="Checkpoints of any run",
+    description="Checkpoints that were not replaced, by run (the oldest first), step and variant. `evaluations` has "
+    "the newest 20 of each checkpoint; `GET /v1/evaluations` lists all.",
+    responses=document(200, "A page of the checkpoints.", documents.Checkpoints),
+)
+def list_checkpoints(query: Annotated[CheckpointsQuery, Query()], state: CurrentState) -> JsonAnswer:
+    with state.reading() as session:
+        return JsonAnswer(checkpoints_view(session, query.filters(), query.page()))
+
+
+@router.get(
     "/{checkpoint_id}",
     summary="A checkpoint, whether its file is still needed, and its evaluations",
     responses=document(200, "As it was posted.", documents.Checkpoint),
@@ -105,8 +120,8 @@ def _submission(body: CheckpointInput, settings: Settings) -> Submission:
     path, identity = locate_checkpoint(body.uri, settings)
     if identity.etag is not None and body.spool == "link":
         raise InvalidRequest(
-            "spool=link is given for a checkpoint that lies elsewhere, and links lead to files of this machine; give "
-            "spool=copy if its store may lose it before it is evaluated"
+            "spool=link only links files of this machine, and the checkpoint is in a remote store; give spool=copy if "
+            "the store may lose the checkpoint before it is evaluated"
         )
     model = _model_beside(path, identity, settings) if body.model is None else _model(body.model, settings)
     layout = None if body.layout is None else _layout(body.layout, model, settings)
@@ -131,7 +146,7 @@ def _submission(body: CheckpointInput, settings: Settings) -> Submission:
 
 
 def _virtual_submission(session: Session, body: CheckpointInput, settings: Settings) -> Submission:
-    """Of an expression: its parents are those of this moment, and must still be there."""
+    """Return the submission of an expression, whose parents are the current checkpoints and must still exist."""
     for name, why in {"model": "its parents have it", "sha256": "it follows from its parents'"}.items():
         if getattr(body, name) is not None:
             raise InvalidRequest(f"{name} is given for a virtual checkpoint, and {why}; leave it out")
@@ -165,7 +180,7 @@ def _virtual_submission(session: Session, body: CheckpointInput, settings: Setti
 
 
 def _virtual_variant(session: Session, body: CheckpointInput, run: str, resolved: Resolved) -> str:
-    """A virtual checkpoint never shares a series with checkpoints that were trained."""
+    """Return the variant of a virtual checkpoint, which never shares a series with trained checkpoints."""
     variant = body.variant or (default_variant(resolved.expression) if has_files(session, run) else "raw")
     if has_files(session, run, variant):
         raise InvalidRequest(
@@ -176,7 +191,7 @@ def _virtual_variant(session: Session, body: CheckpointInput, run: str, resolved
 
 
 def _require_sound(resolved: Resolved) -> None:
-    """Raise what is known without the files: CheckpointMismatch, InvalidRequest. A worker looks at everything."""
+    """Raise the errors known without the files: CheckpointMismatch, InvalidRequest. A worker checks the rest."""
     models = {str(step_of(parent)): {**(parent.model or {})} for parent in resolved.parents}
     for model in models.values():
         model.pop("precision", None)
@@ -187,7 +202,7 @@ def _require_sound(resolved: Resolved) -> None:
 
 
 def _one_layout(parents: Sequence[Checkpoint], given: Mapping[str, object] | None) -> Mapping[str, object] | None:
-    """The layout that all parents have; where one is given, those that were posted without are taken to have it."""
+    """Return the layout of all parents. A given layout also holds for parents that were posted without one."""
     wanted = given or parents[0].layout
     other = next((parent for parent in parents if parent.layout != wanted and (parent.layout or not given)), None)
     if other is None:
@@ -207,7 +222,7 @@ def _tokens_seen(parents: Sequence[Checkpoint], run: str, step: int) -> int | No
 
 
 def _model_beside(path: str, identity: Identity, settings: Settings) -> Mapping[str, object] | None:
-    """The configuration that lies beside a checkpoint, here or elsewhere."""
+    """Return the model configuration next to a checkpoint, in a local folder or a remote store."""
     if identity.etag is not None:
         return config_beside_remote(path, settings)
     roots, closed = settings.root_paths, settings.private_paths
@@ -225,7 +240,7 @@ def _model(model: str | Mapping[str, object], settings: Settings) -> Mapping[str
 def _layout(
     layout: str | Mapping[str, object], model: Mapping[str, object] | None, settings: Settings
 ) -> Mapping[str, object]:
-    """The layout inline, checked against the model's table where its size is known."""
+    """Return the layout as JSON, checked against the model's table if the table's size is known."""
     if isinstance(layout, str) and _names_file(layout):
         layout = str(locate(layout, settings.root_paths, settings.private_paths))
     image = layout.get("image") if isinstance(layout, Mapping) else None

@@ -1,4 +1,4 @@
-"""Evaluations: how far they are, what they found, and stopping and retrying them."""
+"""Evaluations: their lists, progress and results, and how to begin, cancel and retry them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 from evalsvc.api.csv_lines import csv_response
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.json_answer import JsonAnswer, document, or_csv
-from evalsvc.api.routes.suites import find_suite
+from evalsvc.api.list_queries import EvaluationsQuery
+from evalsvc.api.routes.suites import find_suite, suite_entries
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import EvaluationInput, Id, ItemsQuery
 from evalsvc.api.state import CurrentState, State
@@ -20,6 +21,8 @@ from evalsvc.errors import UnknownName, WrongState
 from evalsvc.files.items import ItemTable
 from evalsvc.spec import documents
 from evalsvc.spec.documents.items import Items
+from evalsvc.store.lists.evaluations import evaluations_view
+from evalsvc.store.lists.filters import require_suite
 from evalsvc.store.lookup import find_checkpoint, find_evaluation, require_current_parents
 from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.store.results import read_task_items
@@ -50,6 +53,20 @@ def post_evaluation(body: EvaluationInput, state: CurrentState) -> JsonAnswer:
         content = evaluation_view(session, evaluation, state.coordinator.live())
     state.coordinator.wake()
     return JsonAnswer(content, 201 if created else 200)
+
+
+@router.get(
+    "",
+    summary="Evaluations of any run, the newest first",
+    description="Without their tasks, and with those of replaced checkpoints. `error` is the whole message of an "
+    "evaluation that failed.",
+    responses=document(200, "A page of the evaluations.", documents.Evaluations),
+)
+def list_evaluations(query: Annotated[EvaluationsQuery, Query()], state: CurrentState) -> JsonAnswer:
+    with state.reading() as session:
+        if query.suite is not None:
+            require_suite(session, query.suite, suite_entries(session, state.settings))
+        return JsonAnswer(evaluations_view(session, query.filters(), query.page()))
 
 
 @router.get(
@@ -93,7 +110,7 @@ def list_items(evaluation_id: Id, query: Annotated[ItemsQuery, Query()], state: 
 
 
 def _with_benchmark(tables: dict[str, ItemTable], benchmark: str, evaluation_id: int) -> dict[str, ItemTable]:
-    """The items of a benchmark, of the tasks that have it."""
+    """Return the items of a benchmark, by task."""
     known = {str(name) for table in tables.values() for name in table.column("benchmark") if name is not None}
     if benchmark not in known:
         raise UnknownName.among(f"benchmark of evaluation {evaluation_id}", benchmark, known)

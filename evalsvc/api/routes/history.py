@@ -40,7 +40,7 @@ NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
     "so many ranges of `width` = ⌈range / points⌉, the same for all series, and a series has a bucket for each that "
     "has values: `x` of the last of them, `last` itself, `min`, `max` and `mean` of the finite ones, the `count` of "
     "all, and how many are `nan`, `positive_infinity`, `negative_infinity` and `imported`.\n\n"
-    "With `limit`, a page: give its `next` as `cursor` of the following one. Values that are written meanwhile move "
+    "With `limit`, a page: give `next_cursor` as `cursor` of the next request. Values that are written meanwhile move "
     "nothing from one page to another.",
     response_model=None,
     responses=document(200, "Columns ordered by x.", History, Buckets) | NOT_MODIFIED,
@@ -57,8 +57,8 @@ def get_history(run: Name, query: Annotated[HistoryQuery, Query()], request: Req
 def _read(session: Session, run: str, query: HistoryQuery) -> bytes:
     window = Window(query.x, query.first, query.last)
     if query.points is None:
-        return rendered(read_history(session, run, query.name, query.variant, window, query.limit, query.cursor))
-    return rendered(read_buckets(session, run, query.name, query.variant, window, query.points))
+        return rendered(read_history(session, run, query.metric, query.variant, window, query.limit, query.cursor))
+    return rendered(read_buckets(session, run, query.metric, query.variant, window, query.points))
 
 
 @router.get(
@@ -74,5 +74,5 @@ def get_summary(run: Name, query: Annotated[SummaryQuery, Query()], request: Req
         tag = history_tag(find_run(session, run), __version__, ["summary", query.model_dump()])
         if (same := not_modified(request, tag)) is not None:
             return same
-        body = state.answers.get(run, tag, lambda: rendered(read_summary(session, run, query.name, query.variant)))
+        body = state.answers.get(run, tag, lambda: rendered(read_summary(session, run, query.metric, query.variant)))
         return JsonAnswer(body, headers=caching_headers(tag))

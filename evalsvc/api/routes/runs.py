@@ -1,4 +1,4 @@
-"""Runs: their checkpoints, their plans, and what is known of each checkpoint."""
+"""Runs: their checkpoints, plans, bases and results."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fastapi import Path, Query
 
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.json_answer import JsonAnswer, document
+from evalsvc.api.list_queries import PageQuery
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import BaseInput, Name, PlanInput, RunInput
@@ -21,7 +22,8 @@ from evalsvc.spec import documents
 from evalsvc.spec.documents.items import Completions
 from evalsvc.spec.names import MAX_STEP
 from evalsvc.store.completions import read_completions
-from evalsvc.store.history.reading import read_protocol
+from evalsvc.store.lists.checkpoints import run_view
+from evalsvc.store.lists.runs import runs_view
 from evalsvc.store.lookup import find_run, get_or_create_run
 from evalsvc.store.named_files import asked_anew, named_artifacts, named_items
 from evalsvc.store.queue.references import checkpoint_reference
@@ -29,7 +31,7 @@ from evalsvc.store.results import read_results
 from evalsvc.store.runs import deletion
 from evalsvc.store.runs.base import base_view, name_base
 from evalsvc.store.runs.renaming import rename_run
-from evalsvc.store.views import document_of, plan_view, run_view, runs_view
+from evalsvc.store.views import document_of, plan_view
 
 router = router_of(prefix="/v1", tags=["runs"], responses=PROBLEMS)
 
@@ -37,17 +39,19 @@ router = router_of(prefix="/v1", tags=["runs"], responses=PROBLEMS)
 @router.get(
     "/runs",
     summary="Every run",
-    responses=document(200, "The runs by name.", documents.Runs),
+    responses=document(200, "A page of the runs, by name.", documents.Runs),
 )
-def list_runs(state: CurrentState) -> JsonAnswer:
+def list_runs(query: Annotated[PageQuery, Query()], state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
-        return JsonAnswer(runs_view(session))
+        return JsonAnswer(runs_view(session, query.page()))
 
 
 @router.get(
     "/runs/{run}",
     summary="A run: its checkpoints, how far their evaluations are, and its plan",
-    responses=document(200, "The run; its checkpoints by step.", documents.Run),
+    description="`checkpoints` has the 500 checkpoints of the highest steps, by step, and `checkpoint_count` is the "
+    "number of all; `GET /v1/checkpoints?run=` lists all.",
+    responses=document(200, "The run; its last checkpoints by step.", documents.Run),
 )
 def get_run(run: Name, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
@@ -91,7 +95,7 @@ def delete_run(
 
 
 def _drop_files(deleted: deletion.Deleted, state: State) -> int:
-    """Remove what only the deleted run needed. What is left by a service that dies meanwhile is swept at its start."""
+    """Remove the files that only the deleted run needed. The service sweeps leftovers of a crash at its next start."""
     settings = state.settings
     for checkpoint, _ in deleted.spooled:
         spooled(settings.data_path, checkpoint).remove()
@@ -176,18 +180,3 @@ def get_completions(
     with state.reading() as session:
         folder = state.settings.items_path
         return JsonAnswer(read_completions(session, folder, find_run(session, run), variant, prompt))
-
-
-@router.get(
-    "/protocols/{protocol_id}",
-    summary="What a protocol's id stands for",
-    responses={
-        200: {
-            "description": "What moves a number that was measured by it.",
-            "content": {"application/json": {"schema": {"type": "object"}, "example": {"task": "loss", "version": 1}}},
-        }
-    },
-)
-def get_protocol(protocol_id: Name, state: CurrentState) -> JsonAnswer:
-    with state.reading() as session:
-        return JsonAnswer(read_protocol(session, protocol_id))

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.json_answer import JsonAnswer, document
+from evalsvc.api.list_queries import PageQuery
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import Name, RawBody, check_storable
 from evalsvc.api.state import CurrentState
@@ -21,6 +22,7 @@ from evalsvc.errors import Conflict, EvalsvcError, InvalidSuite, UnknownName
 from evalsvc.spec import documents
 from evalsvc.spec.paths import local_data
 from evalsvc.spec.suite import SHIPPED_SUITES, Suite, load_suite, parse_suite, suite_files
+from evalsvc.store.lists.pages import page_of_names
 from evalsvc.store.suites import kept_suite, kept_suites, put_suite
 from evalsvc.store.views import document_of
 
@@ -82,13 +84,15 @@ def _find_entry(session: Session, settings: Settings, name: str) -> Entry:
     "",
     summary="Every suite that can be named",
     responses=document(
-        200, "The suites by name. A broken one carries its error and disturbs no other.", documents.Suites
+        200, "A page of the suites, by name. A broken suite has an error and disturbs no other.", documents.Suites
     ),
 )
-def list_suites(state: CurrentState) -> JsonAnswer:
+def list_suites(query: Annotated[PageQuery, Query()], state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
         entries = suite_entries(session, state.settings)
-        return JsonAnswer(documents.Suites(suites=[_summary(name, entry) for name, entry in sorted(entries.items())]))
+        names, next_cursor = page_of_names(entries, ["suites"], query.page())
+        suites = [_summary(name, entries[name]) for name in names]
+        return JsonAnswer(documents.Suites(suites=suites, next_cursor=next_cursor))
 
 
 @router.get(

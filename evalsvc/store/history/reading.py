@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,21 +10,19 @@ from typing import Any
 from sqlalchemy import Executable, Select, select, tuple_
 from sqlalchemy.orm import Session
 
-from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.errors import UnknownName
 from evalsvc.spec.documents.fields import Word
-from evalsvc.spec.documents.history import Axis, History, ImportSource, SeriesHead, ValueSeries
+from evalsvc.spec.documents.history import History, ImportSource, SeriesHead, ValueSeries
 from evalsvc.store.history.axis import WHOLE, Columns, Window
 from evalsvc.store.history.series import choose_series
 from evalsvc.store.history.values import WORDS
+from evalsvc.store.lists.pages import read_cursor, write_cursor
 from evalsvc.store.tables import Import, MetricValue, Protocol, Run
 from evalsvc.store.views import document_of
 
 PIECE = 500
 """Rows that are turned into columns at once. Of many that are alive together the garbage collector walks all again and
 again: 100,000 take 145 ms by 2,000 and 66 ms by 500."""
-
-INT64 = 2**63
-"""What every id, step and number of tokens is below."""
 
 
 def read_history(
@@ -43,20 +38,22 @@ def read_history(
 
     Along tokens, checkpoints posted without `tokens_seen` have no place on the axis; `omitted` counts them.
 
-    With `limit`, at most so many values, of which `next` is the cursor of those that follow; a series of which none is
-    among them is left out. Pages go by series, the oldest first, and by x: what is written meanwhile moves nothing.
+    With `limit`, at most so many values, with `next_cursor` for those that follow; a series of which none is among them
+    is left out. Pages go by series, the oldest first, and by x: what is written meanwhile moves nothing.
 
     Raises:
         UnknownName: no such run, metric or variant; near misses are named.
-        InvalidRequest: x is tokens and no checkpoint of the run says how many it has seen; the cursor is of another run
-            or axis.
+        InvalidRequest: x is tokens and no checkpoint of the run says how many it has seen; the cursor is from another
+            question.
     """
     chosen = choose_series(session, run, names, variant)
     window.require_tokens(session, chosen)
-    after = None if cursor is None else _parse_cursor(cursor, chosen.run, window.x)
+    question = ["metrics", chosen.run.id, *vars(window).values(), list(names), variant]
+    after = None if cursor is None else _Place(*map(int, read_cursor(cursor, question, [int] * 3)))
     imports = read_imports(session, chosen.run)
     values, more = _read_values(session, window, chosen.ids, after, limit, bool(imports))
     omitted = window.count_omitted(session, chosen.ids)
+    next_cursor = write_cursor(question, [values.series[-1], values.x[-1], values.step[-1]]) if more else None
     series = [values.of(identity, head, omitted.get(identity, 0)) for identity, head in chosen.heads.items()]
     return History(
         run=run,
@@ -64,7 +61,8 @@ def read_history(
         series=[item for item in series if item.x or limit is None],
         names=chosen.names,
         imports=imports,
-        next=_cursor(chosen.run, window.x, values) if more else None,
+        next=next_cursor,
+        next_cursor=next_cursor,
     )
 
 
@@ -172,23 +170,3 @@ def _parts(window: Window, query: Select[*Columns], ids: Sequence[int], after: _
     later = [identity for identity in ids if identity > after.series]
     rest = [after.series] if after.series in ids else []
     return [window.narrow(query, rest).where(behind), window.narrow(query, later)]
-
-
-def _cursor(run: Run, x: Axis, values: _Values) -> str:
-    place = [run.id, x, values.series[-1], values.x[-1], values.step[-1]]
-    return base64.urlsafe_b64encode(json.dumps(place, separators=(",", ":")).encode()).decode().rstrip("=")
-
-
-def _parse_cursor(cursor: str, run: Run, x: Axis) -> _Place:
-    try:
-        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True)
-        of_run, of_x, *place = json.loads(text)
-        is_number = [type(part) is int and 0 <= part < INT64 for part in place]
-        if (of_run, of_x) == (run.id, x) and is_number == [True] * 3:
-            return _Place(*place)
-    except (binascii.Error, ValueError, TypeError, RecursionError):
-        pass
-    raise InvalidRequest(
-        f"the cursor {cursor[:80]!r} is none that run {run.name!r} gave for x={x}; take `next` of the page before, or "
-        "begin without one"
-    )

@@ -44,11 +44,11 @@ def test_with_the_first_token_nobody_comes_in_without(app: App, token: Tokens, w
     assert app.http.get("/v1/runs").status_code == 200
     headers = token("submit")
     response = app.http.get("/v1/runs")
-    detail = refused(response, 401, "unauthorized", "lets nobody in without a token", "EVALSVC_TOKEN", "token create")
+    detail = refused(response, 401, "unauthorized", "this service needs a token", "EVALSVC_TOKEN", "token create")
     assert response.headers["www-authenticate"] == 'Bearer realm="evalsvc"'
     assert "submit" not in detail
     refused(app.post(weights), 401, "unauthorized")
-    assert app.http.get("/v1/runs", headers=headers).json() == {"runs": []}
+    assert app.http.get("/v1/runs", headers=headers).json()["runs"] == []
 
 
 def test_every_route_but_the_open_ones_asks_for_a_token(app: App, token: Tokens) -> None:
@@ -101,7 +101,7 @@ def test_the_service_stays_closed_when_the_last_token_is_revoked(app: App, token
 def test_an_address_that_others_reach_is_closed_without_any_token(start_app: Start) -> None:
     """`serve` refuses to start so; a database that is emptied later must not open it."""
     app = start_app(host="0.0.0.0")
-    refused(app.http.get("/v1/runs"), 401, "unauthorized", "without a token")
+    refused(app.http.get("/v1/runs"), 401, "unauthorized", "needs a token")
     assert app.http.get("/healthz").status_code == 200
 
 

@@ -33,8 +33,18 @@ def test_a_run_lists_them_by_kind_and_step(app: App, left: int) -> None:
     path = "/v1/runs/run-a/artifacts"
     assert [item["id"] for item in app.http.get(path).json()["artifacts"]] == [left]
     assert [item["step"] for item in app.http.get(path, params={"kind": "sample"}).json()["artifacts"]] == [25]
-    assert app.http.get(path, params={"kind": "grid"}).json()["artifacts"] == []
     assert app.http.get(path, params={"step": 26}).json()["artifacts"] == []
+
+
+def test_a_kind_that_no_artifact_has_is_named_with_what_is_near(app: App, left: int, weights: Path) -> None:
+    """`kind=image_grid` gave an empty list, as if the evaluation had left no grid."""
+    for path in ("/v1/runs/run-a/artifacts", "/v1/evaluations/1/artifacts"):
+        words = "no kind of artifact is named 'samples'; did you mean 'sample'?"
+        refused(app.http.get(path, params={"kind": "samples"}), 404, "unknown_name", words)
+    app.post(weights, run="run-b")
+    for kind in ("sample", "grid"):
+        answer = app.http.get("/v1/runs/run-b/artifacts", params={"kind": kind})
+        assert answer.json() == {"artifacts": [], "next_cursor": None}, "a run that waits has none of any kind"
 
 
 def test_the_content_comes_with_its_type_and_never_changes(app: App, left: int) -> None:

@@ -16,9 +16,10 @@ from evalsvc.spec.protocol import Protocol
 from evalsvc.store.history.imports import import_values
 from evalsvc.store.history.long_table import COLUMNS, cut_pages, find_series, read_page
 from evalsvc.store.history.reading import read_history
+from evalsvc.store.lists.pages import PageRequest
+from evalsvc.store.lists.runs import runs_view
 from evalsvc.store.session import Store, alembic_config
 from evalsvc.store.tables import Evaluation, Import, MetricValue, Run
-from evalsvc.store.views import runs_view
 
 NAME, UNIT = "loss/text", "nats/token"
 
@@ -52,7 +53,7 @@ def test_values_come_in_any_order_and_are_marked(store: Store) -> None:
     assert (found.x, found.value, found.import_) == ([10, 20, 30], [1.5, "-Infinity", "NaN"], [1, 1, 1])
     with store.reading() as session:
         assert read_history(session, "run-a").imports["1"].source == "spreadsheet"
-        assert runs_view(session).runs[0].values == 3
+        assert runs_view(session, PageRequest()).runs[0].values == 3
         [run] = find_series(session, [], [], None)
         cells = [row for page in cut_pages(session, run) for row in read_page(session, page)]
     rows = [dict(zip(COLUMNS, row, strict=True)) for row in cells]

@@ -7,11 +7,11 @@ from evalsvc.errors import Conflict, UnknownName
 from evalsvc.messages import ShardResult
 from evalsvc.store.history.reading import read_history
 from evalsvc.store.history.version import history_tag
+from evalsvc.store.lists.checkpoints import run_view
 from evalsvc.store.lookup import find_checkpoint, find_run
 from evalsvc.store.runs.base import base_view, name_base
 from evalsvc.store.runs.renaming import rename_run
 from evalsvc.store.session import Store
-from evalsvc.store.views import run_view
 
 
 def rename(store: Store, name: str = "run-a", new: str = "run-z") -> None:

@@ -1,0 +1,46 @@
+"""Protocols: what moves a number beyond its error, by the id that values carry."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Query
+
+from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.json_answer import JsonAnswer, document
+from evalsvc.api.list_queries import ProtocolsQuery
+from evalsvc.api.routing import router_of
+from evalsvc.api.schemas import Name
+from evalsvc.api.state import CurrentState
+from evalsvc.spec import documents
+from evalsvc.store.history.reading import read_protocol
+from evalsvc.store.lists.protocols import protocols_view
+
+router = router_of(prefix="/v1", tags=["runs"], responses=PROBLEMS)
+
+
+@router.get(
+    "/protocols",
+    summary="Protocols, with the metrics and the number of runs that have values by them",
+    description="With `run` or `metric`, the protocols by which the run or the metric has values. `metrics` and `runs` "
+    "of a protocol cover all runs, whichever run is asked for.",
+    responses=document(200, "A page of the protocols, by id.", documents.Protocols),
+)
+def list_protocols(query: Annotated[ProtocolsQuery, Query()], state: CurrentState) -> JsonAnswer:
+    with state.reading() as session:
+        return JsonAnswer(protocols_view(session, query.run, query.metric, query.page()))
+
+
+@router.get(
+    "/protocols/{protocol_id}",
+    summary="What a protocol's id stands for",
+    responses={
+        200: {
+            "description": "What moves a number that was measured by it.",
+            "content": {"application/json": {"schema": {"type": "object"}, "example": {"task": "loss", "version": 1}}},
+        }
+    },
+)
+def get_protocol(protocol_id: Name, state: CurrentState) -> JsonAnswer:
+    with state.reading() as session:
+        return JsonAnswer(read_protocol(session, protocol_id))

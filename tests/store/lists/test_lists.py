@@ -1,0 +1,181 @@
+"""Every list in pages, on each database: the pages are the whole, and what is entered meanwhile moves nothing."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from long_lists import fill_lists
+from queue_steps import cancel, enter, evaluate_whole, kept_artifact, measure, metric, submission, suite
+from sqlalchemy.orm import Session
+
+from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.spec.documents.reading import content_of
+from evalsvc.store.lists import checkpoints
+from evalsvc.store.lists.artifacts import evaluation_artifacts, run_artifacts
+from evalsvc.store.lists.checkpoints import checkpoints_view, run_view
+from evalsvc.store.lists.evaluations import evaluations_view
+from evalsvc.store.lists.filters import Filters, require_suite
+from evalsvc.store.lists.pages import PageRequest
+from evalsvc.store.lists.protocols import protocols_view
+from evalsvc.store.lists.runs import runs_view
+from evalsvc.store.lookup import find_run
+from evalsvc.store.session import Store
+from evalsvc.store.tables import Evaluation
+
+ROWS = 25
+
+Read = Callable[[Session, PageRequest], Any]
+
+LISTS: dict[str, Read] = {
+    "runs": runs_view,
+    "checkpoints": lambda session, page: checkpoints_view(session, Filters(), page),
+    "checkpoints of a run": lambda session, page: checkpoints_view(
+        session, Filters("run-00001", "raw", None, "failed", 1, 20), page
+    ),
+    "evaluations": lambda session, page: evaluations_view(session, Filters(), page),
+    "evaluations of a suite": lambda session, page: evaluations_view(
+        session, Filters("run-00001", None, "loss", "failed", 1, 20), page
+    ),
+    "artifacts of a run": lambda session, page: run_artifacts(
+        session, find_run(session, "run-00001"), "grid", None, page
+    ),
+    "artifacts of an evaluation": lambda session, page: evaluation_artifacts(session, 1, None, page),
+    "protocols": lambda session, page: protocols_view(session, None, [], page),
+    "protocols of metrics": lambda session, page: protocols_view(session, "run-00001", ["loss/1*"], page),
+}
+
+
+def pages(store: Store, read: Read, limit: int) -> Iterator[list[Any]]:
+    """Each page in a session of its own, as requests read them."""
+    cursor: str | None = None
+    while True:
+        with store.reading() as session:
+            page = content_of(read(session, PageRequest(limit, cursor)))
+        [rows] = [value for key, value in page.items() if key != "next_cursor"]
+        assert isinstance(rows, list)
+        yield rows
+        cursor = page["next_cursor"]  # type: ignore[assignment]
+        if cursor is None:
+            return
+
+
+def test_the_pages_are_the_whole(store: Store) -> None:
+    with store.transaction() as session:
+        fill_lists(session, ROWS)
+    for name, read in LISTS.items():
+        [whole] = pages(store, read, 1000)
+        assert whole, name
+        for limit in (1, 7, len(whole)):
+            cut = list(pages(store, read, limit))
+            assert [row for rows in cut for row in rows] == whole, name
+            assert {len(rows) for rows in cut[:-1]} <= {limit}, name
+
+
+def test_what_is_posted_between_two_pages_moves_nothing(store: Store) -> None:
+    """With an offset, an evaluation that began meanwhile had the next page begin with the last row of this one."""
+    for step in range(0, 12, 2):
+        enter(store, submission(step), suite())
+    seen: dict[str, list[int]] = {"checkpoints": [], "evaluations": []}
+    walks = {name: pages(store, LISTS[name], 2) for name in seen}
+    for step in (1, 9, 11):
+        for name, walk in walks.items():
+            seen[name] += [row["step"] for row in next(walk)]
+        enter(store, submission(step), suite())
+    assert seen == {"checkpoints": [0, 2, 4, 6, 8, 9], "evaluations": [10, 8, 6, 4, 2, 0]}
+
+
+def test_a_run_shows_its_last_checkpoints_and_their_newest_evaluations(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of 10,000 checkpoints answered with megabytes."""
+    monkeypatch.setattr(checkpoints, "MAX_CHECKPOINTS", 3)
+    monkeypatch.setattr(checkpoints, "MAX_EVALUATIONS", 2)
+    for step in (40, 30, 20, 10):
+        enter(store, submission(step))
+    with store.transaction() as session:
+        for _ in range(3):
+            session.add(Evaluation(checkpoint_id=1, suite="again", suite_digest="0", state="succeeded"))
+    with store.reading() as session:
+        run = run_view(session, find_run(session, "run-a"))
+        [listed] = checkpoints_view(session, Filters("run-a", first=40), PageRequest()).checkpoints
+    assert ([item.step for item in run.checkpoints], run.checkpoint_count) == ([20, 30, 40], 4)
+    assert listed.evaluations == run.checkpoints[-1].evaluations
+    assert [item.id for item in listed.evaluations] == [2, 3]
+
+
+def test_filters(store: Store) -> None:
+    measure(store, 10, 1.0)
+    measure(store, 20, 1.0, variant="ema", run="run-b")
+    [waiting] = enter(store, submission(30), suite("other", limit=2))
+    [stopped] = enter(store, submission(40), suite("other", limit=2))
+    cancel(store, stopped)
+
+    def found(**given: Any) -> tuple[list[int], list[int]]:
+        filters = Filters(**given)
+        with store.reading() as session:
+            posted = checkpoints_view(session, filters, PageRequest()).checkpoints
+            evaluated = evaluations_view(session, filters, PageRequest()).evaluations
+        return [item.step for item in posted], [item.step for item in evaluated]
+
+    assert found() == ([10, 30, 40, 20], [40, 30, 20, 10])
+    assert found(run="run-a") == ([10, 30, 40], [40, 30, 10])
+    assert found(variant="ema") == ([20], [20])
+    assert found(state="queued") == ([30], [30])
+    assert found(state="succeeded", run="run-a") == ([10], [10])
+    assert found(first=20, last=30) == ([30, 20], [30, 20])
+    assert found(suite="other")[1] == [40, 30]
+    with store.reading() as session:
+        [listed] = evaluations_view(session, Filters(state="queued"), PageRequest()).evaluations
+        assert (listed.id, listed.suite.name, listed.error) == (waiting, "other", None)
+        assert evaluations_view(session, Filters(state="cancelled"), PageRequest()).evaluations[0].error is not None
+
+
+def test_a_filter_by_what_is_not_there_says_what_is_near(store: Store) -> None:
+    measure(store, 10, 1.0, variant="ema")
+    measure(store, 10, 1.0, run="run-b")
+    page = PageRequest()
+    run, variant, both = Filters("run-c"), Filters(variant="row"), Filters("run-a", "ema2")
+    wrong: dict[str, Callable[[Session], object]] = {
+        "no run is named 'run-c'; did you mean": lambda session: checkpoints_view(session, run, page),
+        "no variant of run 'run-a' is named 'ema2'; did": lambda session: checkpoints_view(session, both, page),
+        "no variant is named 'row'; did you mean 'raw'": lambda session: checkpoints_view(session, variant, page),
+        "no run is named 'run%'": lambda session: evaluations_view(session, Filters("run%"), page),
+        "no metric is named 'loss/txt'; did": lambda session: protocols_view(session, "run-a", ["loss/txt"], page),
+        "no suite is named 'quik'; did you mean 'quick'": lambda session: require_suite(session, "quik", ["loss"]),
+    }
+    for words, read in wrong.items():
+        with store.reading() as session, pytest.raises(UnknownName, match=words):
+            read(session)
+    with store.reading() as session:
+        require_suite(session, "quick", [])
+    with pytest.raises(InvalidRequest, match="from=3 is greater than to=2; swap them"):
+        Filters(first=3, last=2)
+
+
+def test_protocols_say_what_was_measured_by_them(store: Store) -> None:
+    for run in ("run-a", "run-b"):
+        enter(store, submission(run=run), suite())
+        evaluate_whole(store, metric(1.0), metric(2.0, "loss/image", limit=2 if run == "run-a" else 1))
+    with store.reading() as session:
+        everything = protocols_view(session, None, [], PageRequest()).protocols
+        of_a = protocols_view(session, "run-a", ["loss/image"], PageRequest()).protocols
+    by_limit = {item.content["limit"]: item for item in everything}
+    assert {limit: (item.metrics, item.runs) for limit, item in by_limit.items()} == {
+        1: (["loss/image", "loss/text"], 2),
+        2: (["loss/image"], 1),
+    }
+    assert of_a == [by_limit[2]]
+
+
+def test_artifacts_say_whose_they_are(store: Store) -> None:
+    [evaluation] = enter(store, submission(), suite(tasks=2))
+    evaluate_whole(store, metric(1.0), artifacts=[kept_artifact("a" * 64)])
+    with store.reading() as session:
+        listed = evaluation_artifacts(session, evaluation, "grid", PageRequest()).artifacts
+        of_run = run_artifacts(session, find_run(session, "run-a"), None, 25, PageRequest()).artifacts
+        assert run_artifacts(session, find_run(session, "run-a"), None, 26, PageRequest()).artifacts == []
+    assert [(item.run, item.step, item.variant, item.task) for item in listed] == [
+        ("run-a", 25, "raw", "loss-0"),
+        ("run-a", 25, "raw", "loss-1"),
+    ]
+    assert listed == of_run

@@ -1,0 +1,62 @@
+"""Ten thousand rows in each list of the service, entered by a few statements."""
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from evalsvc.spec.suite import parse_suite
+from evalsvc.store.tables import (
+    Artifact,
+    Base,
+    Checkpoint,
+    Evaluation,
+    Import,
+    MetricValue,
+    Protocol,
+    Run,
+    Series,
+    Suite,
+    Task,
+)
+
+ERROR = {"code": "non_finite", "message": "a loss is NaN at step 25, layer 3; " * 20}
+
+CONTENT = {"task": "loss", "version": 1, "data": "d" * 64, "template": "a text of some length, " * 40}
+
+
+def fill_lists(session: Session, rows: int) -> None:
+    """Enter `rows` runs, and of the first one as many checkpoints, evaluations, artifacts and protocols; and suites.
+
+    The first evaluation has as many artifacts again.
+    """
+    ids = range(1, rows + 1)
+    file = {"variant": "raw", "uri": f"/checkpoints/{'r' * 80}.pt", "path": "/a", "size": 1, "mtime_ns": 1}
+    artifact: dict[str, Any] = {"kind": "grid", "media_type": "image/png", "sha256": "a" * 64, "size": 10}
+    artifact["details"] = {"prompts": ["a seven"] * 8}
+    suite = parse_suite({"tasks": [{"kind": "loss", "data": "datasets:heldout_text.jsonl"}]}, "any")
+    content: dict[type[Base], list[dict[str, Any]]] = {
+        Run: [{"id": number, "name": f"run-{number:05}"} for number in ids],
+        Checkpoint: [{"id": number, "run_id": 1, "step": number, "tags": {}, **file} for number in ids],
+        Evaluation: [
+            {"id": number, "checkpoint_id": number, "suite": "loss", "suite_digest": "0" * 64, "state": "failed"}
+            | {"error": ERROR}
+            for number in ids
+        ],
+        Task: [
+            {"id": number, "evaluation_id": number, "index": 0, "kind": "loss", "name": "loss", "parameters": {}}
+            for number in ids
+        ],
+        Artifact: [{"task_id": task, "name": f"{number}.png", **artifact} for number in ids for task in {1, number}],
+        Protocol: [{"id": f"{number:016x}", "content": CONTENT} for number in ids],
+        Series: [
+            {"id": number, "run_id": 1, "metric": f"loss/{number}", "variant": "raw", "unit": "nats/token"}
+            | {"protocol_id": f"{number:016x}", "direction": "lower"}
+            for number in ids
+        ],
+        Import: [{"id": 1, "run_id": 1, "source": "a sheet", "values": rows}],
+        MetricValue: [{"series_id": number, "step": 1, "value": 0.5, "import_id": 1} for number in ids],
+        Suite: [{"name": f"suite-{number:05}", "content": suite.to_json(), "digest": suite.digest} for number in ids],
+    }
+    for table, records in content.items():
+        session.execute(sa.insert(table), records)
