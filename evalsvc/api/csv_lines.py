@@ -1,4 +1,4 @@
-"""Tables as CSV, streamed: `pandas.read_csv` of the address reads them."""
+"""Tables as streamed CSV, which `pandas.read_csv` reads from the address."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from evalsvc.files.csv_cells import plain_cell
 from evalsvc.spec.protocol import number_to_json, plain_json
 
 LINES = 1000
-"""In a piece of the answer."""
+"""Lines in each piece of a streamed answer."""
 
 
 def csv_response(columns: Sequence[str], rows: Iterable[Sequence[object]], threads: Threads) -> StreamingResponse:
-    """A head and a line per row. What is None is empty, NaN and infinities are words, and lists and objects JSON.
-    Text that a spreadsheet would take for a formula begins with an apostrophe.
+    """Return a CSV answer with a header and a line for each row.
 
-    `rows` is read while the answer is sent, so what can be wrong must be found before.
+    None becomes an empty cell, NaN and infinities become words, and lists and objects become JSON. A text that a
+    spreadsheet would read as a formula gets a leading apostrophe. `rows` is read while the answer is sent, so check
+    everything that can be wrong before.
     """
     return StreamingResponse(threads.stream(_pieces(columns, rows)), media_type="text/csv")
 

@@ -67,10 +67,10 @@ STATUS: dict[type[EvalsvcError], int] = {
     errors.NotReady: 503,
     errors.ServiceUnreachable: 503,
 }
-"""The status of every error; a test fails when one is missing."""
+"""The HTTP status of every error class. A test fails if a class is missing."""
 
 MAX_DETAIL = 4000
-"""Characters of a detail."""
+"""The most characters of a problem's detail."""
 
 PROBLEM_SCHEMA: dict[str, Any] = {
     "title": "Problem",
@@ -98,11 +98,11 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     "4XX": {"description": "The caller can fix it; `detail` says how.", "content": PROBLEM_CONTENT},
     "503": {"description": "The database does not answer; the same may be asked again.", "content": PROBLEM_CONTENT},
 }
-"""For a router's `responses`."""
+"""The `responses` of a router, for OpenAPI."""
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Make every error of the application a problem."""
+    """Answer every error of the application with a problem document."""
     app.add_exception_handler(EvalsvcError, _on_evalsvc_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -144,7 +144,7 @@ def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
 
 
 def _finding(item: ErrorDetails) -> str:
-    """One finding of pydantic as `field: what is wrong, found …`."""
+    """Return one finding of pydantic as `field: what is wrong, found …`."""
     field = ".".join(str(part) for part in item["loc"][1:])
     if item["type"] == "json_invalid":
         return f"the body is not JSON: {item['ctx']['error'].lower()} at character {field}"
@@ -169,7 +169,7 @@ def _shown(value: object) -> str:
 
 
 def _on_http_error(request: Request, error: Exception) -> JSONResponse:
-    """What the framework itself refuses: an unknown path, a method, a body that is too large or cannot be read."""
+    """Answer what the framework refuses: an unknown path, a method, a body that is too large or unreadable."""
     assert isinstance(error, HTTPException)
     code, detail = errors.InvalidRequest.code, str(error.detail)
     if error.status_code == 404:
@@ -183,7 +183,7 @@ def _on_http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _allowed(request: Request) -> str:
-    """Every method at the path: the router names those of the first route that it finds there."""
+    """Return all methods of a path. The router's own answer names only those of the first route at the path."""
     paths = request.app.openapi()["paths"]
     asked = request.url.path
     same = [asked] if asked in paths else [path for path in paths if compile_path(path)[0].match(asked)]

@@ -1,4 +1,4 @@
-"""The response of every route: JSON, with what JSON has no words for as strings; and how OpenAPI describes it."""
+"""The JSON response of every route, and the description of responses in OpenAPI."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from evalsvc.spec.documents.reading import content_of
 
 
 class JsonAnswer(JSONResponse):
-    """A document as JSON. A NaN or an infinity, wherever it is, becomes its string and never an error."""
+    """A document as JSON. A NaN or an infinity becomes a string, never an error."""
 
     def render(self, content: object) -> bytes:
         return content if isinstance(content, bytes) else rendered(content)
 
 
 def rendered(content: object) -> bytes:
-    """Return the bytes of an answer's content. A JsonAnswer takes them as they are, so that they can be kept."""
+    """Return the bytes of an answer's content. `JsonAnswer` accepts the bytes unchanged, so a caller can keep them."""
     # Eight times as fast as the standard library where it is numbers, of which a history is made.
     return to_json(content_of(content) if isinstance(content, Document) else content, inf_nan_mode="strings")
 
 
 def document(status: int, description: str, *kinds: type[Document]) -> dict[int | str, dict[str, Any]]:
-    """Return a route's `responses`: a document of one of these types; see `add_documents_to_openapi`."""
+    """Return a route's `responses`, in which a document has one of these types; see `add_documents_to_openapi`."""
     schemas = [{"$ref": _SCHEMAS + kind.__name__} for kind in kinds]
     schema = {"anyOf": schemas} if len(kinds) > 1 else schemas[0]
     return {status: {"description": description, "content": {"application/json": {"schema": schema}}}}
@@ -41,10 +41,10 @@ _DOCUMENTS = {_SCHEMAS + name: kind for name, kind in vars(documents).items() if
 
 
 def add_documents_to_openapi(app: FastAPI) -> None:
-    """Have the application's OpenAPI document hold the schemas and examples of the documents that its routes name.
+    """Add the schemas and examples of the documents that routes name to the application's OpenAPI document.
 
-    Schemas and examples follow from the documents' types when somebody asks for them: no process has to work them out
-    to start.
+    Schemas and examples are derived from the documents' types when a client asks for the OpenAPI document, so that no
+    process derives them at its start.
     """
     plain = app.openapi
 
@@ -74,7 +74,7 @@ def _add_documents(content: dict[str, Any]) -> None:
 
 @cache
 def _schemas_of(kinds: tuple[type[Document], ...]) -> dict[str, Any]:
-    """Return the JSON schemas of these documents and of those within them, by the names of their types."""
+    """Return the JSON schemas of documents and of the documents in their fields, by the names of their types."""
     adapters: list[tuple[object, Literal["serialization"], TypeAdapter[Any]]] = [
         (kind, "serialization", TypeAdapter(kind)) for kind in kinds
     ]
@@ -83,7 +83,7 @@ def _schemas_of(kinds: tuple[type[Document], ...]) -> dict[str, Any]:
 
 
 def or_csv(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
-    """Return the same responses, where a client may ask for a table of text instead."""
+    """Return the same responses, with CSV as a second media type."""
     for response in responses.values():
         response["content"]["text/csv"] = {"schema": {"type": "string"}}
     return responses

@@ -1,4 +1,4 @@
-"""Serving the application on a port. What can be wrong is found before anything is started."""
+"""The web server. Everything that can be wrong is checked before anything is started."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ from evalsvc.store.tokens import has_tokens
 log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 5
-"""How long requests that run may take when the service stops."""
+"""Seconds that running requests get when the service stops."""
 
 LOCK_PATIENCE = 3.0
-"""Seconds that a service which ended just now may take to let go of the database."""
+"""Seconds that a service which just ended may take to release the database."""
 
 SWITCH_SECONDS = 0.0005
-"""After which a thread that computes gives way to another one. With Python's own 5 ms the event loop waits for each of
-the threads of requests in turn, so often as it has something to do."""
+"""Seconds after which a computing thread yields to another thread. With Python's 5 ms the event loop waits for each
+thread of a request in turn, whenever the loop has something to do."""
 
 KEEP_ALIVE_SECONDS = 75
-"""How long a connection may be idle. A client that asks again at the moment of its end gets an error in the place of an
-answer; with uvicorn's own 5 s that is any client which asks every few seconds, or is busy for so long."""
+"""Seconds for which a connection may be idle. A client that asks at the moment of its end gets an error in place of an
+answer; with uvicorn's 5 s that would be any client that asks every few seconds."""
 
 
 def serve(
@@ -61,7 +61,7 @@ def serve(
 ) -> None:
     """Serve until a signal; `announce` gets the address once the service answers.
 
-    `new_data_folder` has a database with runs begin an empty data folder, where its own one is lost.
+    `new_data_folder`: let a database with runs claim an empty data folder, if its own folder is lost.
 
     Raises:
         PortInUse, DataDirectoryUnusable, DatabaseUnusable, DatabaseInUse, SchemaVersionMismatch, InvalidSuite,
@@ -81,7 +81,7 @@ def serve(
 
 @contextmanager
 def _coordinator_lock(settings: Settings) -> Iterator[CoordinatorLock | None]:
-    """Before the database is migrated: nobody else may be at work on it. None: this service only reads."""
+    """Yield the coordinator's lock, acquired before the database is migrated; None for a service that only reads."""
     if settings.read_only:
         yield None
         return
@@ -124,7 +124,7 @@ def _run(settings: Settings, app: FastAPI, listener: socket.socket, announce: Ca
 
 
 def server_config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
-    """How the web server runs the application.
+    """Return the configuration of the web server.
 
     Raises:
         InvalidRequest: a trusted proxy is no address.
@@ -148,12 +148,12 @@ def server_config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
 
 
 def check_proxies(settings: Settings) -> None:
-    """Raise InvalidRequest where a trusted proxy is no address, or a network of them."""
+    """Raise InvalidRequest if a trusted proxy is neither an address nor a network."""
     _ = settings.trusted_networks
 
 
 def check_address(settings: Settings, has_tokens: bool, insecure: bool) -> None:
-    """Refuse an address that others can reach as long as there is no token, unless that is asked for.
+    """Refuse an address that other machines can reach while there is no token, unless `insecure` is set.
 
     Raises:
         InvalidRequest.
@@ -175,7 +175,7 @@ def check_address(settings: Settings, has_tokens: bool, insecure: bool) -> None:
 
 
 def warn_of_roots(settings: Settings, has_tokens: bool) -> None:
-    """Log what is wrong with the roots: open to everyone who has a token, or in the data folder."""
+    """Log problems of the roots: readable by every holder of a token, or inside the data folder."""
     if has_tokens and not settings.has_roots:
         log.warning(OPEN_ROOTS)
     for root in settings.useless_roots:
@@ -183,7 +183,7 @@ def warn_of_roots(settings: Settings, has_tokens: bool) -> None:
 
 
 def check_certificate(settings: Settings) -> None:
-    """Raise InvalidRequest unless the files for https, where there are any, are a certificate and its key."""
+    """Raise InvalidRequest unless the files for https, if given, are a certificate and its key."""
     certificate, key = settings.https_cert, settings.https_key
     if not certificate and not key:
         return
@@ -203,11 +203,11 @@ def check_certificate(settings: Settings) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens already, so nobody can take the port between this check and the start.
+    """Return a listening socket, so that no other program can take the port between the check and the start.
 
     Raises:
-        PortInUse: another program has it.
-        InvalidRequest: no such port or address on this machine.
+        PortInUse: another program has the port.
+        InvalidRequest: there is no such port or address on this machine.
     """
     if not 0 <= port <= 65535:
         raise InvalidRequest(f"--port {port}: a port lies between 0 and 65535; 0 takes a free one")
@@ -229,9 +229,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Says when it answers: before that, whoever waits for the address would find nothing there.
+    """A server that announces its address once the service answers.
 
-    At the first signal it drains, and answers all the while; at the second it is gone at once, which loses nothing.
+    At the first signal the server drains, and still answers; at the second the process exits immediately, which loses
+    nothing.
     """
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, on_started: Callable[[], None]) -> None:
@@ -254,7 +255,7 @@ class _Server(uvicorn.Server):
     def _is_drained(self) -> bool:
         state: State = self._app.state.state
         if not state.coordinator.draining():
-            log.warning("stopping once what runs is stored; a second signal stops at once")
+            log.warning("stopping once running shards are stored; a second signal stops immediately")
             self._drained_by = time.monotonic() + state.settings.grace + STOP_PATIENCE
             state.coordinator.drain()
         return not state.coordinator.alive() or time.monotonic() > self._drained_by

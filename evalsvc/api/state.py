@@ -1,4 +1,4 @@
-"""What every route works with: the settings, the store, and the coordinator."""
+"""The state of the application, for every route: the settings, the store, and the coordinator."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class State:
     store: Store
     coordinator: Coordinator
     lock: threading.Lock = field(default_factory=threading.Lock)
-    """Held while a request writes: two posts of a new run at once must not both make it."""
+    """The lock of writing requests, so that two concurrent posts of a new run do not both create the run."""
     threads: Threads = field(default_factory=Threads)
     answers: Answers = field(default_factory=Answers)
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """A transaction of a request.
+        """Yield the session of a request's transaction.
 
         Raises:
-            DatabaseUnusable: the database does not answer, or others have been writing for too long.
-            ReadOnly: writing is for another service.
+            DatabaseUnusable: the database does not answer, or other requests have been writing for too long.
+            ReadOnly: another service writes to the database.
         """
         self._require_writer()
         if not self.lock.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
@@ -57,7 +57,7 @@ class State:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session that only reads; DatabaseUnusable where the database does not answer."""
+        """Yield a session that only reads; raise DatabaseUnusable if the database does not answer."""
         with translated(self.store.url), self.store.reading() as session:
             yield session
 

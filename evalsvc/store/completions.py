@@ -1,4 +1,4 @@
-"""What the checkpoints of a run made of fixed prompts, each completion compared with the step before."""
+"""Completions of fixed prompts by a run's checkpoints, each compared with the completion of the step before."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ Item = dict[str, object]
 def read_completions(
     session: Session, folder: Path, run: Run, variant: str | None = None, prompt: str | None = None
 ) -> Completions:
-    """Read what the run's current checkpoints made of fixed prompts, by step; of each task the newest evaluation.
+    """Read the completions of fixed prompts by the run's current checkpoints, by step, from each task's newest
+    evaluation.
 
-    Args:
-        folder: has the files of results per item.
-        prompt: chooses the prompts that this text is a part of.
+    Args: folder: has the files of results per item. prompt: chooses the prompts that contain this text.
 
     Raises:
-        UnknownName: nothing of this variant, or no such prompt, was completed; near ones are named.
+        UnknownName: there are no completions of the variant or the prompt; near names are listed.
     """
     steps = list(_read_steps(session, folder, run))
     if variant is not None:
@@ -68,9 +67,9 @@ def _with_prompt(steps: Iterable[StepCompletions], prompt: str) -> list[StepComp
 
 
 def _with_previous(steps: Iterable[StepCompletions]) -> Iterator[StepCompletions]:
-    """Yield the steps, each completion with `previous`: what changed since the one before it in the run.
+    """Yield the steps. `previous` of a completion says what changed since the completion before.
 
-    That is the last one of the same variant, task, prompt, way and protocol; where there is none, `previous` is None.
+    The completion before has the same variant, task, prompt, way and protocol; without one, `previous` is None.
     """
     last: dict[tuple[object, ...], tuple[int, list[int]]] = {}
     for step in steps:

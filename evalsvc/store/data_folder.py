@@ -1,4 +1,4 @@
-"""The data folder has the files of one database: what its rows do not name is removed when a service starts."""
+"""The data folder, which belongs to one database. A starting service removes files that the database does not name."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from evalsvc.errors import DataDirectoryUnusable, os_reason
 from evalsvc.files.atomic import write_whole
 
 OWNER = "database.json"
-"""File of the folder: `{"id": …, "url": …}` of its database."""
+"""The file that names the folder's database: `{"id": …, "url": …}`."""
 
 RESTORING = "restore.unfinished"
-"""File of a folder that a restore is writing to, or was when it was killed."""
+"""The file that marks a folder with an unfinished restore."""
 
 
 def make_data_folder(folder: Path) -> None:
-    """Make the data folder, for the service's own user; one that is there stays as somebody set it up.
+    """Make the data folder, readable for the service's user alone. An existing folder keeps its permissions.
 
     Raises:
-        DataDirectoryUnusable: it cannot be made or written.
+        DataDirectoryUnusable: the folder cannot be made or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -32,16 +32,15 @@ def make_data_folder(folder: Path) -> None:
 
 
 def claim_data_folder(folder: Path, database_id: str, url: str, *, may_begin: bool = True) -> None:
-    """Have the folder belong to this database; of one that belongs to another, what that names would be removed.
+    """Claim the folder for a database. Files of another database's folder would be removed, so such a folder is
+    refused.
 
-    Args:
-        database_id: as `store.lock.database_id` says.
-        url: of the database, for the message that another one gets.
-        may_begin: whether the database may begin to use a folder that is nobody's.
+    Args: database_id: as `store.lock.database_id` returns. url: of the database, for the message that another database
+    gets. may_begin: whether the database may claim a folder without an owner.
 
     Raises:
-        DataDirectoryUnusable: it belongs to another one, has an unfinished restore, is nobody's where `may_begin` is
-            not set, or cannot be written.
+        DataDirectoryUnusable: the folder belongs to another database, has an unfinished restore, has no owner while
+            `may_begin` is not set, or cannot be written.
     """
     if (folder / RESTORING).exists():
         raise DataDirectoryUnusable(
@@ -61,7 +60,7 @@ def claim_data_folder(folder: Path, database_id: str, url: str, *, may_begin: bo
 
 
 def write_owner(folder: Path, database_id: str, url: str) -> None:
-    """Have the folder belong to this database, whoever it belonged to.
+    """Claim the folder for a database, whichever database owned the folder before.
 
     Raises:
         DataDirectoryUnusable: the folder cannot be written.

@@ -1,4 +1,4 @@
-"""How far apart two sequences of ids are."""
+"""The edit distance of two sequences of ids."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 
 def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many ids both begin with."""
+    """Return the number of leading ids that both sequences share."""
     shorter = min(len(one), len(other))
     return next((place for place in range(shorter) if one[place] != other[place]), shorter)
 
 
 def edit_distance(one: Sequence[int], other: Sequence[int]) -> int:
-    """The Levenshtein distance: how many ids must be put in, taken out or replaced to make one of the other.
+    """Return the Levenshtein distance: how many ids to insert, delete or replace to turn one sequence into the other.
 
-    A column of the table of distances is two whole numbers, whose bits say where it rises and where it falls: an id of
-    `other` takes a dozen operations on them, however long `one` is. Bits above those of `one` mean nothing.
+    A column of the table of distances is two whole numbers, whose bits say where the column rises and where it falls.
+    An id of `other` then takes a dozen operations, however long `one` is. Bits above those of `one` have no meaning.
 
     Source: Hyyrö, "Explaining and Extending the Bit-parallel Approximate String Matching Algorithm of Myers" (2001),
     figure 3.

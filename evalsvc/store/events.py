@@ -1,8 +1,8 @@
-"""What happens to an evaluation, for those who follow it: changes of state and interim results, in their order.
+"""Events of evaluations: changes of state and interim results, in their order.
 
-Events are written in the transaction that makes the change, numbered per evaluation. The number comes from the
-evaluation's own row, which is locked from then on: so whoever has seen number n has seen all up to n, and a follower
-that comes back with the last number that it saw misses none, whatever was restarted meanwhile.
+An event is written in the transaction that makes the change, and is numbered within its evaluation. The number comes
+from the evaluation's row, which stays locked until the transaction ends. A follower that has seen number n has seen all
+events up to n, and a follower that returns with its last number misses no event, even after a restart.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from evalsvc.store.queue.stage_results import LOOK, from_row
 from evalsvc.store.tables import OVER, Evaluation, EvaluationEvent, Shard, Task, now
 
 PAGE = 100
-"""Events that are read at once."""
+"""The most events of one page."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """Events of an evaluation after a number."""
+    """A page of the events of an evaluation."""
 
     events: list[EvaluationEvent]
     newest: int
-    """Number of the evaluation's newest event."""
+    """The number of the evaluation's newest event."""
     state: State
 
     @property
     def is_last(self) -> bool:
-        """Nothing follows, unless the evaluation is retried."""
+        """Whether no event follows the page, unless the evaluation is retried."""
         seen = self.events[-1].number if self.events else self.newest
         return self.state in OVER and seen == self.newest
 
 
 def read_events(session: Session, evaluation_id: int, after: int) -> Page | None:
-    """The events after a number, at most `PAGE` of them; None where there is no such evaluation."""
+    """Return the events after a number, at most `PAGE`; None if there is no such evaluation."""
     row = session.execute(
         select(Evaluation.event_count, Evaluation.state).where(Evaluation.id == evaluation_id)
     ).one_or_none()
@@ -57,7 +57,7 @@ def read_events(session: Session, evaluation_id: int, after: int) -> Page | None
 
 
 def newest_events(session: Session, evaluation_ids: Iterable[int]) -> dict[int, int]:
-    """The number of each evaluation's newest event, of those that are there."""
+    """Return the number of the newest event of each existing evaluation."""
     rows = session.execute(
         select(Evaluation.id, Evaluation.event_count).where(Evaluation.id.in_(sorted(evaluation_ids)))
     )
@@ -66,7 +66,7 @@ def newest_events(session: Session, evaluation_ids: Iterable[int]) -> dict[int, 
 
 @dataclass(frozen=True)
 class TaskProgress:
-    """How far a task is that runs, without what is done in the shards that run."""
+    """Progress of a running task, without the work of shards that run."""
 
     id: int
     evaluation_id: int
@@ -77,7 +77,7 @@ class TaskProgress:
 
 
 def read_progress(session: Session, task_ids: Iterable[int], evaluation_ids: Iterable[int]) -> list[TaskProgress]:
-    """Of these tasks, those that belong to these evaluations and run."""
+    """Return the progress of the running ones among these tasks, of these evaluations."""
     rows = session.execute(
         select(Task.id, Task.evaluation_id, Task.name, Task.total, Task.unit, func.sum(Shard.units))
         .join(Shard, Shard.task_id == Task.id)
@@ -93,7 +93,7 @@ def read_progress(session: Session, task_ids: Iterable[int], evaluation_ids: Ite
 
 @dataclass(frozen=True)
 class _Change:
-    """An event that has no number yet."""
+    """An event without a number."""
 
     evaluation_id: int
     kind: EventKind
@@ -101,19 +101,20 @@ class _Change:
     state: State | None = None
     data: Mapping[str, object] | None = None
     index: int = 0
-    """Place of the task in its evaluation."""
+    """The position of the task in its evaluation."""
 
     def place(self) -> tuple[int, int, int, str]:
-        """By evaluation; interim results before the state of their task, and the end of an evaluation last."""
+        """Return the sort key: by evaluation; interim results before the state of their task, the end of an evaluation
+        last."""
         if self.kind == "state":
             return self.evaluation_id, 2 if self.state in OVER else 0, 0, ""
         return self.evaluation_id, 1, self.index, self.kind
 
 
 def note_events(session: Session, _context: object) -> None:
-    """After a flush: write down the states that it changed, and what looks found.
+    """Write the events of a flush: changed states, and interim results of looks.
 
-    An evaluation's end comes after what its tasks came to, and every other state of it before.
+    The end of an evaluation comes after the ends of its tasks; any other state of the evaluation comes before.
     """
     connection = session.connection()
     found = [change for item in (*session.new, *session.dirty) for change in _changes_of(connection, item)]
@@ -146,7 +147,7 @@ def _error(item: Evaluation | Task) -> dict[str, object] | None:
 
 
 def _findings(task: Task) -> dict[str, object] | None:
-    """Why a task has failed, or what is suspicious about its result."""
+    """Return the error of a failed task, or the warnings of a result."""
     return _error(task) or ({"warnings": task.warnings} if task.state == "succeeded" and task.warnings else None)
 
 

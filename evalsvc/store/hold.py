@@ -1,7 +1,7 @@
-"""Whoever changes what belongs to an evaluation holds its row first, and reads then.
+"""Row locks of evaluations: lock the row before reading what the transaction changes.
 
-PostgreSQL would else have one cancel it and retry it between the reads and the writes of another. SQLite has one writer
-at a time. Who holds several takes them in the order of their ids, so that no two wait for each other.
+Without the lock, PostgreSQL would let one transaction cancel and retry an evaluation between the reads and the writes
+of another. SQLite has one writer at a time. Several rows are locked in the order of their ids, to avoid deadlocks.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from evalsvc.store.tables import Evaluation
 
 
 def hold(session: Session, evaluation_id: int) -> str | None:
-    """The state of an evaluation, which nobody else changes until the transaction ends; None where it is gone."""
+    """Lock an evaluation until the transaction ends, and return its state; None if the evaluation is gone."""
     return session.scalar(select(Evaluation.state).where(Evaluation.id == evaluation_id).with_for_update())
 
 
 def hold_all(session: Session, which: ColumnElement[bool]) -> None:
-    """Hold all evaluations of which a condition holds."""
+    """Lock all evaluations that fulfil a condition."""
     session.execute(select(Evaluation.id).where(which).order_by(Evaluation.id).with_for_update()).all()

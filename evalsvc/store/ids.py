@@ -1,8 +1,7 @@
-"""No id is given twice, even after what had it was deleted.
+"""Ids that are never reused, even after their rows were deleted.
 
-SQLite gives a new row the largest id in its table plus one, so that deleting the newest rows would have their ids given
-again: a late result would then be stored for a shard that is another one, and a client would find another evaluation
-than it waits for. PostgreSQL's sequences do not go back.
+SQLite gives a new row the largest id of its table plus one, so the ids of deleted newest rows would be reused: a late
+result would be stored for another shard, and a client would find another evaluation. PostgreSQL's sequences only grow.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from sqlalchemy.orm import Session
 from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, IdFloor, Shard, Task
 
 KEPT_APART = (Checkpoint, Evaluation, Task, Shard, Artifact)
-"""Whose ids are known outside of the database: in addresses, in the names of files, by workers."""
+"""Tables whose ids are known outside of the database: in addresses, in names of files, by workers."""
 
 
 def raise_floors(session: Session) -> None:
-    """Call it before rows are deleted: new ones get ids beyond all that there are now."""
+    """Record the largest ids. Call the function before rows are deleted, so that new rows get larger ids."""
     if session.get_bind().dialect.name != "sqlite":
         return
     for kind in KEPT_APART:
@@ -31,7 +30,7 @@ def raise_floors(session: Session) -> None:
 
 
 def start_beyond_floors(session: Session, _context: object, _instances: object) -> None:
-    """Before a flush: give ids to new rows where SQLite would give those of deleted ones."""
+    """Give ids to new rows, before a flush, if SQLite would reuse ids of deleted rows."""
     new = [item for item in session.new if isinstance(item, KEPT_APART) and item.id is None]
     if not new or session.get_bind().dialect.name != "sqlite":
         return
@@ -46,6 +45,6 @@ def start_beyond_floors(session: Session, _context: object, _instances: object) 
 
 
 def _order(row: object) -> int:
-    """In which order rows were added to the session."""
+    """Return the position of a row among the rows added to the session."""
     order: int = inspect(row).insert_order
     return order

@@ -1,8 +1,8 @@
-"""One coordinator per database: which process may dispatch its shards and store their results.
+"""The lock that makes one process the coordinator of a database, which dispatches shards and stores results.
 
-The lock is a session's in PostgreSQL, and a file's beside SQLite: it is gone with the process that holds it, however
-that ends. Whoever gets it begins a term, a number in the database, and every transaction of a coordinator looks whether
-its term is still the newest one. So a process that lost the lock without knowing stores nothing once another has it.
+The lock belongs to a session in PostgreSQL, and to a file next to SQLite's: the lock ends with its process. A process
+that acquires the lock begins a term, a number in the database, and each transaction of a coordinator checks that its
+term is the newest. A process that lost the lock unnoticed stores nothing once another process has it.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from evalsvc.store.tables import Term, now
 log = logging.getLogger(__name__)
 
 KEY = int.from_bytes(b"evalsvc", "big")
-"""Of the advisory lock, which PostgreSQL keeps apart for each database."""
+"""The key of the advisory lock, which PostgreSQL keeps apart for each database."""
 
 POLL = 0.1
-"""Seconds between two tries to get the lock."""
+"""Seconds between two attempts to acquire the lock."""
 
 
 class CoordinatorLock:
-    """The lock and the term of one process. Used by one thread at a time, but for `fence`'s transactions."""
+    """The lock and the term of one process. One thread uses the object, except for transactions of `fence`."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -51,10 +51,10 @@ class CoordinatorLock:
         self._term: int | None = None
 
     def acquire(self, patience: float = 0.0) -> None:
-        """Get the lock, for which a process that just ended may need `patience` seconds.
+        """Acquire the lock; a process that just ended may need `patience` seconds to release it.
 
         Raises:
-            DatabaseInUse: another process has it; the message says which.
+            DatabaseInUse: another process has the lock; the message names the process.
             DatabaseUnusable: the database does not answer.
             DataDirectoryUnusable: the file of the lock cannot be made.
         """
@@ -63,12 +63,12 @@ class CoordinatorLock:
             if time.monotonic() >= deadline:
                 raise DatabaseInUse(
                     f"the database {shown_url(self._url)} is served by another evalsvc{self._holder()}; stop that one, "
-                    "or start this one with --read-only, beside it"
+                    "or start this one with --read-only"
                 )
             time.sleep(POLL)
 
     def is_held(self) -> bool:
-        """Whether the lock is still this process's; one that was lost has to be acquired anew."""
+        """Tell whether this process still has the lock. A lost lock has to be acquired again."""
         if not self._lock.is_held():
             self._term = None
             return False
@@ -78,7 +78,7 @@ class CoordinatorLock:
         return self._term is not None
 
     def begin_term(self, store: Store) -> None:
-        """With the lock held: from now on, whoever had it before stores nothing any more."""
+        """Begin a term, with the lock held: the process that had the lock before can store nothing more."""
         with store.transaction() as session:
             row = _row(session)
             row.number, row.holder, row.since = row.number + 1, _who(), now()
@@ -86,7 +86,7 @@ class CoordinatorLock:
         self._term = number
 
     def fence(self, store: Store) -> Store:
-        """The store, with transactions that raise DatabaseInUse unless this process's term is the newest one."""
+        """Return the store, whose transactions raise DatabaseInUse unless this process's term is the newest."""
         return _FencedStore(store, self)
 
     def require_term(self, session: Session) -> None:
@@ -103,7 +103,7 @@ class CoordinatorLock:
         self._lock.release()
 
     def _holder(self) -> str:
-        """Who began the newest term, for a message; empty where the database does not say."""
+        """Return the holder of the newest term, for a message; empty if the database does not answer."""
         store = Store(self._url)
         try:
             with store.reading() as session:
@@ -132,10 +132,10 @@ class _FencedStore(Store):
 
 
 class _FileLock:
-    """A lock on a file beside the database, and never on the database: closing that would drop SQLite's own locks."""
+    """A lock on a file next to the database. Closing the database file itself would drop SQLite's own locks."""
 
     def __init__(self, database: Path | None) -> None:
-        """None: a database in memory, which no other process reaches."""
+        """`database` is None for a database in memory, which no other process reaches."""
         self._path = None if database is None else database.with_name(database.name + ".lock")
         self._file: int | None = None
 
@@ -156,7 +156,7 @@ class _FileLock:
         return self.is_held()
 
     def is_held(self) -> bool:
-        """Not when somebody removed the file: the next one that is made there can be locked too."""
+        """Tell whether the lock is held. If its file was removed, another process can lock a new file in its place."""
         if self._path is None:
             return True
         if self._file is None:
@@ -173,7 +173,7 @@ class _FileLock:
 
 
 class _SessionLock:
-    """An advisory lock of a connection that is used for nothing else."""
+    """An advisory lock of a connection that has no other use."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -209,7 +209,7 @@ class _SessionLock:
         return self._connection is not None
 
     def is_held(self) -> bool:
-        """The lock is gone with its connection, and only with that."""
+        """Tell whether the lock is held, which its connection's end alone changes."""
         if self._connection is None:
             return False
         try:
@@ -228,7 +228,7 @@ class _SessionLock:
 
 
 def database_id(store: Store) -> str:
-    """What tells this database from all others, wherever it is copied or moved to."""
+    """Return the random id of the database, which copies and moves keep."""
     with store.transaction() as session:
         row = _row(session)
         row.database_id = row.database_id or uuid.uuid4().hex

@@ -1,4 +1,4 @@
-"""Which files of the data folder the database names; all others are orphans, and may be removed."""
+"""Files of the data folder that the database names. All other files are orphans, and may be removed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from evalsvc.files.outputs import OutputFile
 from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Run, Shard, Task, Term
 
 Named = Callable[[Collection[str]], Collection[str]]
-"""Of some digests, those that the database names."""
+"""A function that returns those of some digests that the database names."""
 
 
 def asked_anew(reading: Callable[[], AbstractContextManager[Session]], named: Callable[..., Collection[str]]) -> Named:
-    """What `named_artifacts` or `named_items` says, asked in a session of its own each time."""
+    """Return a function that calls `named_artifacts` or `named_items`, each time in a session of its own."""
 
     def ask(digests: Collection[str]) -> Collection[str]:
         with reading() as session:
@@ -28,7 +28,7 @@ def asked_anew(reading: Callable[[], AbstractContextManager[Session]], named: Ca
 
 
 def named_outputs(session: Session) -> set[OutputFile]:
-    """The files that hold outputs which a merge may still ask for; all others are orphans."""
+    """Return the files with outputs that a merge may still read; all others are orphans."""
     rows = session.scalars(
         select(Shard.output)
         .join(Task)
@@ -40,26 +40,26 @@ def named_outputs(session: Session) -> set[OutputFile]:
 
 
 def named_artifacts(session: Session, digests: Collection[str] | None = None) -> set[str]:
-    """The digests, of all or of these contents, that artifacts have which were not pruned; nobody needs the others."""
+    """Return the digests, all or some of these, of artifacts that were not pruned; other contents are orphans."""
     query = select(Artifact.sha256).where(Artifact.pruned_at.is_(None)).distinct()
     return set(session.scalars(query if digests is None else query.where(Artifact.sha256.in_(digests))))
 
 
 def named_items(session: Session, digests: Collection[str] | None = None) -> set[str]:
-    """The digests of the files, of all or of these, that hold results per item; all others are orphans."""
+    """Return the digests, all or some of these, of files with results per item; all other files are orphans."""
     named = Task.items_sha256.is_not(None) if digests is None else Task.items_sha256.in_(digests)
     return {sha256 for sha256 in session.scalars(select(Task.items_sha256).where(named)) if sha256 is not None}
 
 
 SAMPLED = 20
-"""How many of the newest files of a kind are looked for."""
+"""The number of newest files of a kind that are looked up."""
 
 
 def may_begin_folder(session: Session, artifacts: Path, items: Path) -> bool:
-    """Tell whether the database may begin to use a data folder that is nobody's: one with these subfolders.
+    """Tell whether the database may claim a data folder without an owner that has these subfolders.
 
-    A database that has runs and was served before has a data folder somewhere. It may take over another one only if
-    that has files that it names.
+    A database with runs that was served before has a data folder somewhere. The database may only claim a folder with
+    files that the database names.
     """
     identity = session.scalar(select(Term.database_id))
     if identity is None or session.scalar(select(Run.id).limit(1)) is None:

@@ -1,4 +1,4 @@
-"""What an evaluation found, whole: the result of a checkpoint, and results per item."""
+"""Whole results: the result of a checkpoint, and results per item."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Task
 from evalsvc.store.views import artifact_view, document_of, protocols_view
 
 WORST_FIRST: tuple[State, ...] = ("running", "queued", "failed", "partly_failed", "cancelled", "succeeded")
-"""States of evaluations. Whoever waits for several waits until none of the first two is among them."""
+"""States of evaluations, the first of which wins for several: none is over while one is queued or running."""
 
 Values = tuple[documents.CheckpointResult, Mapping[str, Callable[[], ItemTable]]]
-"""A result without its results per item and artifacts; and, by task, what reads its results per item."""
+"""A result without its results per item and artifacts; and functions that read results per item, by task."""
 
 STEPS_AT_ONCE = 100
-"""Checkpoints whose evaluations are read by one query, and that are in memory at once."""
+"""Checkpoints whose evaluations one query reads, and that are in memory together."""
 
 
 def read_results(
     session: Session, folder: Path, run: str, step: int, variant: str, suite: str | None = None
 ) -> documents.CheckpointResult:
-    """Return what is known of a checkpoint, by the newest evaluation of each suite.
+    """Return the result of a checkpoint, by the newest evaluation of each suite.
 
-    Several suites are put together. A task whose name two of them share is called `<suite>/<task>`; every metric says
-    whose it is by `task`. `folder` has the files of results per item.
+    Results of several suites are joined. A task name of two suites becomes `<suite>/<task>`; each metric names its task
+    in `task`. `folder` has the files of results per item.
 
     Raises:
-        UnknownName: there is no such run, step or variant, or no evaluation of it (by the suite).
-        ItemsLost: a file of results per item is gone or damaged.
+        UnknownName: there is no such run, step or variant, or no evaluation of the checkpoint (by the suite).
+        ItemsLost: a file of results per item is missing or damaged.
     """
     checkpoint = find_step(session, find_run(session, run), step, variant)
     evaluations = _newest_by_suite(checkpoint, suite)
@@ -51,7 +51,8 @@ def read_results(
 
 
 def read_values(session: Session, folder: Path, run: str, step: int, variant: str, suite: str | None = None) -> Values:
-    """Return what `read_results` returns, without results per item and artifacts; and what reads the former, by task.
+    """Return the result of `read_results` without results per item and artifacts; and functions that read results per
+    item.
 
     Raises:
         UnknownName: as `read_results`.
@@ -63,11 +64,11 @@ def read_values(session: Session, folder: Path, run: str, step: int, variant: st
 def read_values_along(
     session: Session, folder: Path, run: str, steps: Sequence[int], variant: str, suite: str | None = None
 ) -> Iterator[Values]:
-    """What `read_values` gives at each of these steps, at which the run has been evaluated; STEPS_AT_ONCE are read at
-    once.
+    """Yield the result of `read_values` at each of some steps at which the run was evaluated, read STEPS_AT_ONCE
+    together.
 
     Raises:
-        UnknownName: there is no such run, or at one of the steps no evaluation (by the suite).
+        UnknownName: there is no such run, or one of the steps has no evaluation (by the suite).
     """
     row = find_run(session, run)
     protocols: dict[str, dict[str, object]] = {}
@@ -96,7 +97,7 @@ def _document(
 ) -> documents.CheckpointResult:
     """Return the result without results per item and artifacts.
 
-    `protocols` has the contents that are known, and gets those that are read.
+    `protocols` has the contents that are known, and gets the contents that are read.
     """
     tasks = _tasks_by_name(evaluations)
     metrics = _metrics(tasks)
@@ -125,10 +126,11 @@ def _document(
 
 
 def evaluated_steps(session: Session, run: str, variant: str, suite: str | None = None) -> list[int]:
-    """The steps at which a run's current checkpoints have been evaluated (by the suite) or wait for it, in order.
+    """Return the steps at which a run's current checkpoints have an evaluation (by the suite), finished or not, in
+    order.
 
     Raises:
-        UnknownName: there is no such run, or nothing of this variant, or by this suite.
+        UnknownName: there is no such run, or the run has nothing of this variant or by this suite.
     """
     query = (
         select(Checkpoint.step, Checkpoint.variant, Evaluation.suite)
@@ -150,11 +152,11 @@ def evaluated_steps(session: Session, run: str, variant: str, suite: str | None 
 
 
 def read_task_items(evaluation: Evaluation, folder: Path, task: str | None = None) -> dict[str, ItemTable]:
-    """The results per item of an evaluation's tasks that have succeeded, by task.
+    """Return the results per item of an evaluation's succeeded tasks, by task.
 
     Raises:
         UnknownName: the evaluation has no such task.
-        ItemsLost: a file of results per item is gone or damaged.
+        ItemsLost: a file of results per item is missing or damaged.
     """
     names = [each.name for each in evaluation.tasks]
     if task is not None and task not in names:
@@ -164,7 +166,7 @@ def read_task_items(evaluation: Evaluation, folder: Path, task: str | None = Non
 
 
 def _newest_by_suite(checkpoint: Checkpoint, suite: str | None) -> list[Evaluation]:
-    """In the order in which they were asked for."""
+    """Return the newest evaluation of each suite, in the order in which they were entered."""
     newest = {evaluation.suite: evaluation for evaluation in checkpoint.evaluations}
     if suite is not None:
         if suite not in newest:
@@ -176,14 +178,14 @@ def _newest_by_suite(checkpoint: Checkpoint, suite: str | None) -> list[Evaluati
 
 
 def _tasks_by_name(evaluations: Iterable[Evaluation]) -> dict[str, Task]:
-    """A name that two suites share is told apart by theirs."""
+    """Return the tasks by name; the name of its suite is added to a name that two suites have."""
     tasks = [(evaluation.suite, task) for evaluation in evaluations for task in evaluation.tasks]
     names = Counter(task.name for _, task in tasks)
     return {task.name if names[task.name] == 1 else f"{suite}/{task.name}": task for suite, task in tasks}
 
 
 def _tables(folder: Path, tasks: Mapping[str, Task]) -> dict[str, Callable[[], ItemTable]]:
-    """Of the tasks that have results per item, what reads them."""
+    """Return functions that read results per item, by task."""
     return {name: partial(read_table, folder, task) for name, task in tasks.items() if task.metrics is not None}
 
 
@@ -224,5 +226,5 @@ def _artifacts(session: Session, tasks: Mapping[str, Task]) -> dict[str, list[do
 
 
 def _error(task: Task) -> dict[str, Any] | None:
-    """Why a task has no metrics; a cancelled one knows it from its evaluation."""
+    """Return why a task has no metrics; the reason of a cancelled task is its evaluation's."""
     return task.error or (task.evaluation.error if task.state == "cancelled" else None)

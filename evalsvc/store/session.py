@@ -1,4 +1,4 @@
-"""Opening the database: connection settings, transactions, and the schema version.
+"""The database: connection settings, transactions, and the schema version.
 
 The service process is the only writer. Every write goes through `Store.transaction`, which commits or rolls back whole.
 """
@@ -34,8 +34,8 @@ from evalsvc.store.writes import Writes
 BUSY_TIMEOUT_MS = 10_000
 
 POOL = {"pool_size": 20, "max_overflow": 40}
-"""Connections that are kept, and that may be added. As many requests run at once as the web server has threads, 40, and
-the coordinator and the spooler beside them: none ever waits for a connection. PostgreSQL allows 100 by default."""
+"""Connections in the pool, and further ones. The web server's threads, 40, and the coordinator and the spooler need one
+each, so nothing waits for a connection. PostgreSQL allows 100 by default."""
 
 SILENCE = {
     "connect_timeout": 10,
@@ -44,10 +44,10 @@ SILENCE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 25_000,
 }
-"""libpq's parameters, in seconds, the last in ms; without them, requests would wait for minutes for a dead server."""
+"""libpq's parameters, in seconds, the last one in ms. Without them, requests would wait minutes for a dead server."""
 
 DATA_CORRUPTED = ("XX001", "XX002")
-"""SQLSTATE of damaged tables and indices."""
+"""SQLSTATE codes of damaged tables and indexes."""
 
 NETWORK_FILE_SYSTEMS = (
     "nfs",
@@ -68,11 +68,11 @@ ON_FLUSH = (
     ("before_flush", start_beyond_floors),  # no id is given twice
     ("after_flush", note_events),  # what followers of evaluations are told, whichever function changes a state
 )
-"""What every transaction does by itself when it writes; reading sessions do none of it."""
+"""Listeners of every writing transaction; reading sessions have none."""
 
 
 class _WritingSession(Session):
-    """The session of `Store.transaction`: it alone has the listeners of ON_FLUSH."""
+    """The session of `Store.transaction`, which alone has the listeners of ON_FLUSH."""
 
 
 for _moment, _listener in ON_FLUSH:
@@ -95,7 +95,7 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """A session that may write; committed at the end, rolled back on an exception."""
+        """Yield a session that may write: committed at the end, rolled back on an exception."""
         engine = self.engine.execution_options(writes=True)
         try:
             with _WritingSession(engine, expire_on_commit=False) as session, session.begin():
@@ -107,7 +107,7 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session that only reads, on one snapshot."""
+        """Yield a session that only reads, on one snapshot."""
         with Session(self.engine, expire_on_commit=False) as session:
             yield session
 
@@ -120,7 +120,7 @@ class Store:
             raise database_unusable(self.url, error) from None
 
     def schema_version(self) -> str | None:
-        """The migration that the database stands at; None when it is empty."""
+        """Return the migration of the database's schema; None for an empty database."""
         try:
             with self.engine.connect() as connection:
                 return MigrationContext.configure(connection).get_current_revision()
@@ -142,11 +142,11 @@ class Store:
         )
 
     def migrate(self) -> None:
-        """Bring the database to this program's schema version.
+        """Migrate the database to this program's schema version.
 
         Raises:
-            SchemaVersionMismatch: it was made by a newer evalsvc.
-            DatabaseUnusable: the database does not take it, e.g. for want of space; it stays as it was.
+            SchemaVersionMismatch: a newer evalsvc made the database.
+            DatabaseUnusable: the database refuses the migration, for want of space for example, and stays as it was.
             DataDirectoryUnusable: a file in the data folder cannot be written.
         """
         found = self.schema_version()
@@ -163,9 +163,9 @@ class Store:
 
 
 def open_store(url: str, migrate: bool, *, read_only: bool = False) -> Store:
-    """The store at `url`, ready: an empty database is set up, an older one is migrated only where `migrate` is set.
+    """Return the store at `url`, ready: set up an empty database, and migrate an older one if `migrate` is set.
 
-    `read_only`: neither is done.
+    `read_only`: do neither.
     """
     store = Store(url)
     try:
@@ -180,7 +180,7 @@ def open_store(url: str, migrate: bool, *, read_only: bool = False) -> Store:
 
 @contextmanager
 def translated(url: str) -> Iterator[None]:
-    """Raise DatabaseUnusable for what SQLAlchemy raises where the database is not there, is full or is damaged."""
+    """Raise DatabaseUnusable for errors of SQLAlchemy that say the database is unreachable, full or damaged."""
     try:
         yield
     except SQLAlchemyError as error:
@@ -190,7 +190,7 @@ def translated(url: str) -> Iterator[None]:
 
 
 def alembic_config(url: str) -> Config:
-    """Alembic's configuration with the migrations of this installation."""
+    """Return Alembic's configuration with the migrations of this installation."""
     config = Config()
     config.set_main_option("script_location", str(_migrations()))
     config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
@@ -205,12 +205,12 @@ def _migrations() -> Path:
 
 @cache
 def _scripts() -> ScriptDirectory:
-    """The migrations, which are read once: each is a module, and readiness asks for the newest."""
+    """Return the migrations, read once: each is a module, and every readiness check asks for the newest."""
     return ScriptDirectory(str(_migrations()))
 
 
 def is_known_revision(revision: str) -> bool:
-    """Tell whether this program has the migration, which may be an older one than it needs."""
+    """Tell whether this program has a migration, which may be older than the newest one."""
     return revision in {item.revision for item in _scripts().walk_revisions()}
 
 
@@ -247,7 +247,7 @@ def _create_engine(url: str) -> Engine:
 
 
 def _require_escaped(parsed: URL, url: str) -> None:
-    """Raise DatabaseUnusable where a part of the password would be taken for the host, which errors show."""
+    """Raise DatabaseUnusable if a part of the password would be taken for the host, which errors show."""
     if parsed.password is not None and "@" in f"{parsed.host}{parsed.database}":
         raise DatabaseUnusable(
             f"EVALSVC_DATABASE_URL ({shown_url(url)}): the password has an @ as it is; write %40 in its place, and "
@@ -256,7 +256,8 @@ def _require_escaped(parsed: URL, url: str) -> None:
 
 
 def connect_arguments(url: str) -> dict[str, int | str]:
-    """For connections to a server: one that falls silent is noticed within seconds; what the URL says comes first."""
+    """Return the parameters of connections to a server, so that a silent server is noticed within seconds; those in the
+    URL win."""
     query = make_url(url).query
     return {name: value for name, value in SILENCE.items() if name not in query}
 
@@ -284,7 +285,8 @@ def _require_local(folder: Path) -> None:
 
 
 def _make_private(file: Path) -> None:
-    """A new database is its owner's to read; the files that SQLite puts beside it get the same permissions."""
+    """Make the file of a new database readable for its owner alone. SQLite gives the same permissions to its other
+    files."""
     try:
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except FileExistsError:
@@ -306,13 +308,13 @@ def _file_system(folder: Path) -> str:
 
 
 def is_outage(error: Exception) -> bool:
-    """Whether it is the database that failed: not there, full, damaged. The same may work later."""
+    """Tell whether an error says that the database is unreachable, full or damaged, so that a retry may succeed."""
     gone = isinstance(error, DBAPIError) and error.connection_invalidated
     return gone or isinstance(error, (OperationalError, InterfaceError, NoConnection)) or is_damage(error)
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether what the database has stored cannot be read any more, or is gone."""
+    """Tell whether an error says that stored data is unreadable or gone."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     code = getattr(cause, "sqlite_errorcode", None)
     if code is None:
@@ -321,7 +323,7 @@ def is_damage(error: Exception) -> bool:
 
 
 def database_unusable(url: str, error: Exception) -> DatabaseUnusable:
-    """The error to raise for what the database or its driver said; passwords stay out of it."""
+    """Return the error to raise for an error of the database or its driver, without passwords."""
     cause = str(error.orig) if isinstance(error, DBAPIError) else str(error)
     for secret in _secrets_in(url):
         cause = cause.replace(secret, "***")
@@ -338,7 +340,7 @@ def database_unusable(url: str, error: Exception) -> DatabaseUnusable:
 
 
 def _secrets_in(url: str) -> set[str]:
-    """The password, as it is and as it is written in the URL, wherever that has one."""
+    """Return the password of a URL, as it is and as the URL writes it."""
     parsed = make_url(url)
     found = [parsed.password, parsed.query.get("password"), parsed.query.get("sslpassword")]
     secrets = {str(secret) for secret in found if secret}

@@ -1,4 +1,4 @@
-"""The tables. The history (`series`, `metric_values`) is what the service exists for; the rest is how it came about.
+"""The database tables. `series` and `metric_values` are the history; the other tables record how it was measured.
 
 run ─< checkpoint ─< evaluation ─< task ─< shard ─< attempt
 checkpoint >─< checkpoint (a virtual one and its parents)
@@ -39,13 +39,13 @@ from evalsvc.spec.documents.fields import OVER as OVER
 from evalsvc.spec.documents.fields import Direction, State
 
 FINITE, NAN, POSITIVE_INFINITY, NEGATIVE_INFINITY = range(4)
-"""`metric_values.kind`: the databases disagree on NaN and infinities, so what is not finite is kept apart."""
+"""Values of `metric_values.kind`. The databases disagree on NaN and infinities, so such values are stored as a kind."""
 
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC time; SQLite forgets the zone."""
+    """An aware UTC time. SQLite forgets the zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -57,7 +57,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class Packed(TypeDecorator[KeptOutput]):
-    """What came of a shard, as MessagePack, or the `OutputFile` that holds it."""
+    """The output of a shard as MessagePack, or the `OutputFile` that holds the output."""
 
     impl = LargeBinary
     cache_ok = True
@@ -92,11 +92,11 @@ checkpoint_parents = Table(
     Column("checkpoint_id", ForeignKey("checkpoints.id"), primary_key=True),
     Column("parent_id", ForeignKey("checkpoints.id"), primary_key=True, index=True),
 )
-"""What a virtual checkpoint is computed from: the rows that its expression named when it was posted."""
+"""The parents of virtual checkpoints: the rows that an expression named when it was posted."""
 
 
 def _partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
-    """An index of the rows of which a condition holds; both databases have such."""
+    """Return a partial index: of the rows that fulfil a condition. Both databases have partial indexes."""
     return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
 
 
@@ -108,20 +108,21 @@ class Run(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(128), unique=True)
     plan: Mapped[dict[str, Any] | None]
-    """`{"suites": [{"suite", "every", "first", "last"}], "when_behind": "all" | "newest"}`."""
+    """The plan, `{"suites": [{"suite", "every", "first", "last"}], "when_behind": "all" | "newest"}`."""
     base: Mapped[dict[str, Any] | None]
-    """`{"run", "step", "variant"}`: what its checkpoints are compared with; None: its own step 0."""
+    """The base of the run's checkpoints, `{"run", "step", "variant"}`; None for the run's own step 0."""
     retention: Mapped[dict[str, Any] | None]
-    """Which artifacts are kept, see `spec.artifact_policy.Retention`; None: as the service's own rule says."""
+    """The rule by which artifacts are kept, see `spec.artifact_policy.Retention`; None for the service's own rule."""
     history_version: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
-    """Grows with every transaction that changes what reading its history gives; see `history.version.touch_history`."""
+    """A number that grows with every transaction that changes the run's history; see `history.version.touch_history`.
+    """
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     checkpoints: Mapped[list[Checkpoint]] = relationship(back_populates="run")
 
 
 class Checkpoint(Base):
-    """A run's weights at a step. A replaced one stays, for the record of its evaluations."""
+    """A run's weights at a step. A replaced checkpoint stays, for the record of its evaluations."""
 
     __tablename__ = "checkpoints"
     __table_args__ = (
@@ -133,23 +134,23 @@ class Checkpoint(Base):
     step: Mapped[int] = mapped_column(BigInteger)
     variant: Mapped[str] = mapped_column(String(128))
     uri: Mapped[str] = mapped_column(Text)
-    """Of a virtual checkpoint, its expression over its parents, in canonical form."""
+    """The posted uri; for a virtual checkpoint, its expression over the parents in canonical form."""
     path: Mapped[str] = mapped_column(Text)
-    """The file that the uri named at submission, links resolved; the uri itself for a virtual checkpoint."""
+    """The file that the uri named when it was posted, with links resolved; for a virtual checkpoint, the uri itself."""
     size: Mapped[int] = mapped_column(BigInteger)
     mtime_ns: Mapped[int] = mapped_column(BigInteger)
-    """0 where `etag` says what it was."""
+    """Modification time of the file; 0 if `etag` identifies the content."""
     etag: Mapped[str | None] = mapped_column(String(128))
-    """Of what lies elsewhere: which content of the object was posted, in the words of its store."""
+    """Identity of a remote object's posted content, in the words of its store; None for a local file."""
     sha256: Mapped[str | None] = mapped_column(String(64))
-    """From the client, or from the first worker that read the file."""
+    """Digest of the file, from the client or from the first worker that read the file."""
     model: Mapped[dict[str, Any] | None]
     layout: Mapped[dict[str, Any] | None]
     tokens_seen: Mapped[int | None] = mapped_column(BigInteger)
     tags: Mapped[dict[str, str]] = mapped_column(default=dict)
     spool: Mapped[str] = mapped_column(String(8), default="none")
     spool_state: Mapped[str | None] = mapped_column(String(8))
-    """None | copying | ready | failed | released."""
+    """State of the copy: None | copying | ready | failed | released."""
     created_at: Mapped[datetime] = mapped_column(default=now)
     replaced_at: Mapped[datetime | None]
 
@@ -161,7 +162,7 @@ class Checkpoint(Base):
         back_populates="children",
         order_by="Checkpoint.id",
     )
-    """Empty: it is a file or folder."""
+    """The parents of a virtual checkpoint; empty for a file or folder."""
     children: Mapped[list[Checkpoint]] = relationship(
         secondary=checkpoint_parents,
         primaryjoin="Checkpoint.id == checkpoint_parents.c.parent_id",
@@ -173,7 +174,8 @@ class Checkpoint(Base):
 
 
 class Suite(Base):
-    """A suite given by `PUT /v1/suites/{name}`; it comes before a file or a shipped one of the same name."""
+    """A suite that was put by `PUT /v1/suites/{name}`, which takes precedence over a file or a shipped suite of its
+    name."""
 
     __tablename__ = "suites"
 
@@ -184,7 +186,7 @@ class Suite(Base):
 
 
 class Evaluation(Base):
-    """One suite on one checkpoint. It keeps the suite as it was."""
+    """An evaluation of one checkpoint by one suite."""
 
     __tablename__ = "evaluations"
 
@@ -193,7 +195,7 @@ class Evaluation(Base):
     suite: Mapped[str] = mapped_column(String(128))
     suite_digest: Mapped[str] = mapped_column(String(64))
     planned: Mapped[bool] = mapped_column(default=False)
-    """Asked for by the run's plan, so `when_behind: newest` may drop it."""
+    """Whether the run's plan asked for the evaluation, so that `when_behind: newest` may drop it."""
     priority: Mapped[int] = mapped_column(default=0)
     state: Mapped[State] = mapped_column(String(16), default="queued", index=True)
     error: Mapped[dict[str, str] | None]
@@ -201,14 +203,14 @@ class Evaluation(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     event_count: Mapped[int] = mapped_column(default=0, server_default="0")
-    """The number of its newest event; see `store.events`."""
+    """The number of the evaluation's newest event; see `store.events`."""
 
     checkpoint: Mapped[Checkpoint] = relationship(back_populates="evaluations")
     tasks: Mapped[list[Task]] = relationship(back_populates="evaluation", order_by="Task.index")
 
 
 class EvaluationEvent(Base):
-    """A change of an evaluation that its followers are told of, numbered from 1 on without a gap."""
+    """A change of an evaluation, which its followers receive, numbered from 1 without gaps."""
 
     __tablename__ = "evaluation_events"
 
@@ -216,15 +218,15 @@ class EvaluationEvent(Base):
     number: Mapped[int] = mapped_column(primary_key=True)
     kind: Mapped[EventKind] = mapped_column(String(8))
     task: Mapped[str | None] = mapped_column(String(128))
-    """Name of the task; None of the evaluation itself."""
+    """The name of the task; None for an event of the evaluation itself."""
     state: Mapped[State | None] = mapped_column(String(16))
     data: Mapped[dict[str, Any] | None]
-    """The error, or what a look found."""
+    """The error, or the interim result of a look."""
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
 class Task(Base):
-    """One task of an evaluation, with its results as they were then; the series may since hold newer ones."""
+    """A task of an evaluation, with its results at that time; the series may have newer values."""
 
     __tablename__ = "tasks"
     __table_args__ = (
@@ -242,14 +244,16 @@ class Task(Base):
     total: Mapped[int | None]
     unit: Mapped[str | None] = mapped_column(String(64))
     looks: Mapped[bool | None]
-    """Whether its plan has looks, which is long where shards are many; None: there is none yet, or it is of old."""
+    """Whether the task's plan has looks; kept here because a plan of many shards is long. None before there is a plan,
+    or for rows of old versions."""
     metrics: Mapped[list[Any] | None]
     items: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
-    """Results per item, packed (`items.ItemTable`), where they are small enough for a row; read only when asked for."""
+    """Results per item, packed (`items.ItemTable`), if they are small enough for a row. Loaded on access only."""
     items_sha256: Mapped[str | None] = mapped_column(String(64))
-    """Digest of the file that holds them where they are not. Neither: there are none (yet)."""
+    """Digest of the file with the results per item, if they are too large for a row. Without either, there are no
+    results per item."""
     warnings: Mapped[list[Any] | None]
-    """Suspicions about the result, `{"code", "metric", "message"}` each; None where there are none."""
+    """Suspicions about the result, each `{"code", "metric", "message"}`; None if there are none."""
     provenance: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, str] | None]
 
@@ -258,7 +262,7 @@ class Task(Base):
 
 
 class Shard(Base):
-    """A restartable part of a task: its planning, a piece of its work, or its merging."""
+    """A restartable part of a task: its planning, a piece of its work, a look, or its merging."""
 
     __tablename__ = "shards"
     __table_args__ = (UniqueConstraint("task_id", "stage", "index"), Index("ix_shards_state", "state"))
@@ -269,17 +273,17 @@ class Shard(Base):
     index: Mapped[int]
     state: Mapped[str] = mapped_column(String(16), default="queued")
     attempt: Mapped[int] = mapped_column(default=0)
-    """Number of the newest attempt: the fence that keeps a late result of an older one out."""
+    """The number of the newest attempt, by which late results of older attempts are rejected."""
     failed_attempts: Mapped[int] = mapped_column("strikes", default=0)
-    """Attempts that killed their worker, overran the deadline, or failed by what may pass. A lost service or scheduler
-    does not count."""
+    """Attempts that killed their worker, exceeded the deadline, or failed by a transient error. The loss of the service
+    or the scheduler does not count."""
     not_before: Mapped[datetime | None]
-    """When it may be tried again, where it waits after a failed attempt."""
+    """The time from which a failed shard may be retried; None if the shard need not wait."""
     payload: Mapped[dict[str, Any] | None]
     units: Mapped[int | None]
-    """Units of work that it did, once it succeeded."""
+    """Units of work done, once the shard has succeeded."""
     output: Mapped[KeptOutput | None] = mapped_column(Packed)
-    """Of a run as its task packed it; of other stages see `queue.stage_results`."""
+    """The output: of a run shard as its task packed it, of other stages as in `queue.stage_results`."""
     provenance: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
 
@@ -288,7 +292,7 @@ class Shard(Base):
 
 
 class Attempt(Base):
-    """One try of a shard."""
+    """An attempt to run a shard."""
 
     __tablename__ = "attempts"
 
@@ -297,47 +301,48 @@ class Attempt(Base):
     started_at: Mapped[datetime] = mapped_column(default=now)
     finished_at: Mapped[datetime | None]
     outcome: Mapped[str | None] = mapped_column(String(32))
-    """succeeded | failed | cancelled | worker_died | deadline_exceeded | lost (service or scheduler went away)."""
+    """The end of the attempt: succeeded | failed | cancelled | worker_died | deadline_exceeded | lost (the service or
+    the scheduler went away)."""
 
     shard: Mapped[Shard] = relationship(back_populates="attempts")
 
 
 class Term(Base):
-    """Whose the database is: one row, with the newest coordinator that has begun."""
+    """The owner of the database: one row, with the newest coordinator."""
 
     __tablename__ = "terms"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     number: Mapped[int] = mapped_column(BigInteger)
-    """Grows with every coordinator that begins; an older one stores nothing any more."""
+    """A number that grows with every new coordinator; an older coordinator can store nothing."""
     holder: Mapped[str] = mapped_column(String(256))
-    """In words, for messages: which process on which host."""
+    """The coordinator's process and host, for messages."""
     since: Mapped[datetime]
     database_id: Mapped[str | None] = mapped_column(String(32))
-    """Random; its data folder has it too. None before a service has started on it."""
+    """A random id that the data folder has too; None before the first start of a service on the database."""
 
 
 class AttemptTotal(Base):
-    """How many attempts have ended in one way, whatever became of their rows since: runs are deleted, totals grow."""
+    """A count of attempts by how they ended. Rows of deleted runs go, and the counts stay."""
 
     __tablename__ = "attempt_totals"
 
     kind: Mapped[str] = mapped_column(String(128), primary_key=True)
-    """Of the task."""
+    """The kind of the task."""
     stage: Mapped[str] = mapped_column(String(8), primary_key=True)
     outcome: Mapped[str] = mapped_column(String(32), primary_key=True)
     code: Mapped[str] = mapped_column(String(64), primary_key=True)
-    """Of the error; empty where there was none."""
+    """The code of the error; empty for an attempt without an error."""
     bucket: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    """Which of `totals.SECONDS` they took."""
+    """The index of the attempt's duration in `totals.SECONDS`."""
     attempts: Mapped[int] = mapped_column(BigInteger)
     seconds: Mapped[float] = mapped_column(Float(53))
     units: Mapped[int] = mapped_column(BigInteger)
-    """Units of work that they did."""
+    """Units of work done by the attempts."""
 
 
 class Artifact(Base):
-    """Something to look at; its content lies in the data folder under its digest."""
+    """An artifact. Its content is a file of the data folder, named by the content's digest."""
 
     __tablename__ = "artifacts"
     __table_args__ = (UniqueConstraint("task_id", "name"),)
@@ -351,13 +356,13 @@ class Artifact(Base):
     size: Mapped[int] = mapped_column(BigInteger)
     details: Mapped[dict[str, Any]]
     pruned_at: Mapped[datetime | None]
-    """Since then its content is gone, by the run's rule, unless another artifact has the same."""
+    """The time at which the run's rule removed the content, unless another artifact has the same content."""
 
     task: Mapped[Task] = relationship()
 
 
 class Protocol(Base):
-    """The content behind a protocol's id."""
+    """A protocol: its id and its content."""
 
     __tablename__ = "protocols"
 
@@ -366,7 +371,7 @@ class Protocol(Base):
 
 
 class Series(Base):
-    """What is comparable along training steps: one metric of one run and variant under one protocol."""
+    """A series of comparable values: one metric of one run and variant under one protocol."""
 
     __tablename__ = "series"
     __table_args__ = (UniqueConstraint("run_id", "metric", "variant", "protocol_id"),)
@@ -382,23 +387,23 @@ class Series(Base):
 
 
 class Import(Base):
-    """One writing of values that were measured elsewhere."""
+    """An import of values that other programs measured."""
 
     __tablename__ = "imports"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"), index=True)
     source: Mapped[str] = mapped_column(String(256))
-    """Where the values are from, in the words of who imported them."""
+    """The source of the values, in the words of the person who imported them."""
     values: Mapped[int]
-    """How many it entered; some may have been replaced since."""
+    """The number of imported values, some of which may be replaced since."""
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
 class MetricValue(Base):
-    """The value of a series at a step. Clustered by (series, step), which is how it is read.
+    """The value of a series at a step. Rows are clustered by series and step, the order in which they are read.
 
-    It comes from an evaluation or from an import, never from both.
+    A value comes from an evaluation or from an import, never from both.
     """
 
     __tablename__ = "metric_values"
@@ -413,15 +418,15 @@ class MetricValue(Base):
     kind: Mapped[int] = mapped_column(default=FINITE)
     stderr: Mapped[float | None] = mapped_column(Float(53))
     n: Mapped[int | None]
-    """None: imported without it."""
+    """The number of items behind the value; None for a value that was imported without the number."""
     groups: Mapped[int | None]
-    """Independent groups of the n items; None: every item is one, or nothing is known of groups."""
+    """The number of independent groups of the items; None if each item is a group, or if groups are unknown."""
     evaluation_id: Mapped[int | None] = mapped_column(ForeignKey("evaluations.id"), index=True)
     import_id: Mapped[int | None] = mapped_column(ForeignKey("imports.id"))
 
 
 class IdFloor(Base):
-    """Of a table on SQLite: ids up to this one were given, whether or not what had them is still there; see `ids`."""
+    """The largest id that a table on SQLite ever had; see `ids`."""
 
     __tablename__ = "id_floors"
 
@@ -430,7 +435,7 @@ class IdFloor(Base):
 
 
 class Token(Base):
-    """What lets a request in. A revoked one stays, so that its holder can be told and the service stays closed."""
+    """An access token. A revoked token stays, so that its holder can be told and the service stays closed."""
 
     __tablename__ = "tokens"
     __table_args__ = (_partial_index("uq_tokens_current", "name", where="revoked_at IS NULL", unique=True),)
@@ -439,9 +444,9 @@ class Token(Base):
     name: Mapped[str] = mapped_column(String(128))
     scope: Mapped[TokenScope] = mapped_column(String(8))
     sha256: Mapped[str] = mapped_column(String(64), unique=True)
-    """Of the token, which is nowhere else."""
+    """The token's hash; the token itself is stored nowhere."""
     created_at: Mapped[datetime] = mapped_column(default=now)
     expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
-    """Of its last use, to a minute."""
+    """The time of the last use, to a minute."""
     revoked_at: Mapped[datetime | None]

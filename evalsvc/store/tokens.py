@@ -1,4 +1,4 @@
-"""Tokens in the database: made, listed and revoked by commands, each in one short transaction beside the service's."""
+"""Tokens in the database. Commands create, list and revoke tokens, in short transactions next to the service's."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ MAX_DAYS = 36_500
 
 
 def create_token(session: Session, name: str, scope: TokenScope, days: float | None = None) -> str:
-    """Make a token and return it: nobody can ask for it again.
+    """Create a token and return it; the token cannot be read again.
 
     Raises:
-        InvalidRequest: no name, or it would have expired already.
-        Conflict: a token that is not revoked has this name.
+        InvalidRequest: the name is invalid, or the token would have expired already.
+        Conflict: a valid token has this name.
     """
     if not NAME.fullmatch(name):
         raise InvalidRequest(
@@ -39,10 +39,10 @@ def create_token(session: Session, name: str, scope: TokenScope, days: float | N
 
 
 def revoke_token(session: Session, name: str) -> Token:
-    """Let nobody in by this token any more. Its row stays: a service that had tokens is not opened by revoking them.
+    """Revoke a token. Its row stays, so that revoking all tokens does not open the service.
 
     Raises:
-        UnknownName: no token has this name, or it is revoked; near misses are named.
+        UnknownName: no valid token has this name; near misses are named.
     """
     token = _current(session, name)
     if token is None:
@@ -53,17 +53,17 @@ def revoke_token(session: Session, name: str) -> Token:
 
 
 def all_tokens(session: Session) -> list[Token]:
-    """Every token there ever was, by age."""
+    """Return all tokens by age, including revoked and expired ones."""
     return list(session.scalars(select(Token).order_by(Token.id)))
 
 
 def has_tokens(session: Session) -> bool:
-    """Whether there ever was one: from then on a service lets nobody in without."""
+    """Tell whether a token was ever created: from then on every request needs a token."""
     return session.scalar(select(Token.id).limit(1)) is not None
 
 
 def note_use(session: Session, token: int, when: datetime) -> None:
-    """Write down when a token was last used."""
+    """Record the time of a token's last use."""
     session.execute(update(Token).where(Token.id == token).values(last_used_at=when))
 
 

@@ -1,4 +1,4 @@
-"""Whether the database takes writes: what readiness must know and a read cannot tell."""
+"""Whether the database accepts writes, which readiness must know and which reads do not show."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from sqlalchemy.exc import SQLAlchemyError
 from evalsvc.config import shown_url
 
 ROOM = 4 << 20
-"""Bytes of free space below which the disk of an SQLite database counts as full: SQLite's log reuses what space it has,
-so that small writes go on for a while where large ones fail."""
+"""Bytes of free space below which the disk of an SQLite database counts as full. SQLite's log reuses its space, so that
+small writes succeed for a while when large ones fail."""
 
 PROBE_EVERY, PROBE_AGAIN = 10.0, 1.0
-"""Seconds that the answer to a probe is good for: where the write was taken, and where it was not."""
+"""Seconds for which the answer of a probe holds: after a successful write, and after a failed one."""
 
 LOCK_PATIENCE = 0.25
 """Seconds that a probe waits for another writer, which proves nothing."""
 
 
 class Writes:
-    """The last failed write of a store, and a probe for whether the next one would fail too."""
+    """The last failed write of a store, and a probe that tells whether a write would fail now."""
 
     def __init__(self, url: str, engine: Engine, explain: Callable[[Exception], str]) -> None:
-        """`explain` makes the message of what the database or its driver raised."""
+        """`explain` makes the message of an error of the database or its driver."""
         self._url = url
         self._engine = engine
         self._explain = explain
@@ -39,12 +39,12 @@ class Writes:
         self._probe_at = 0.0
 
     def note_failure(self, error: Exception) -> None:
-        """Remember that a write has failed, until a probe finds that writes are taken again."""
+        """Record a failed write, until a probe finds that writes succeed."""
         with self._lock:
             self._problem, self._probe_at = self._explain(error), time.monotonic() + PROBE_AGAIN
 
     def problem(self) -> str | None:
-        """Say why writes fail; None: they do not. Probes at times, by a write that changes nothing."""
+        """Return why writes fail; None if they succeed. Probes from time to time, by a write that changes nothing."""
         with self._lock:
             if time.monotonic() >= self._probe_at:
                 self._problem = self._probe()

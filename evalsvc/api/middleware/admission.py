@@ -1,4 +1,4 @@
-"""How many reads are worked on at a time, so that one loop of events has time for the rest."""
+"""A limit on concurrent reads, so that the event loop has time for other requests."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from evalsvc.api.middleware.threads import READS
 
 AT_ONCE = ("/healthz", "/readyz", "/v1/table")
-"""Probes; and the table, whose pieces take turns of their own: its answer begins when every other table had a turn."""
+"""Routes without this limit: probes, and the table, whose pieces have a limit of their own."""
 
 
 class Admission:
-    """Begin as many reads as have threads, in the order in which they came, and everything else at once.
+    """Begin as many reads as there are threads, in order of arrival, and begin all other requests immediately.
 
-    Two hundred clients that ask in the same second would otherwise each take a step in every turn of the event loop,
-    and a probe would wait for all of them at each of its own steps. A read leaves its place when its answer begins, so
-    that clients that read slowly, and streams of events, hold none; a read that has a body takes none, since the body
-    may never come.
+    Without the limit, two hundred concurrent clients would each take a step in every turn of the event loop, and a
+    probe would wait for all of them at each of its own steps. A read frees its place when its answer begins, so slow
+    readers and event streams hold no place. A read with a body takes no place, since the body may never come.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,4 +1,4 @@
-"""What the body of a request may be: how large, how long in coming, and how deep as JSON."""
+"""Limits of a request's body: its size, the time it takes, and the depth of its JSON."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 MAX_BODY = 1_000_000
 
 MAX_IMPORT = 16_000_000
-"""100,000 imported values with steps, errors and n are 5 MB."""
+"""Bytes of an import; 100,000 values with steps, errors and n are 5 MB."""
 
 IMPORTS = compile_path("/v1/runs/{run}/metrics")[0]
-"""Path of the route that takes such a body, by POST."""
+"""The path of the route whose POST takes a body of MAX_IMPORT bytes."""
 
 SECONDS = 30.0
-"""In which a body must be there, and one more for each `SLOWEST` bytes of it."""
+"""Seconds in which a body must be complete, plus one second for each `SLOWEST` bytes."""
 
 SLOWEST = 20_000
 
 MAX_DEPTH = 64
-"""Levels of lists and objects in the JSON of a body."""
+"""The most levels of lists and objects in the JSON of a body."""
 
 MAX_DIGITS = 4300
-"""Digits of a whole number: Python's own limit, since the time to read one grows with their square."""
+"""The most digits of a whole number, which is Python's own limit: reading time grows with their square."""
 
 
 class BodyLimit:
-    """Refuse a body that is too large, however it is sent, having read no more of it than it may have; or too slow."""
+    """Refuse a body that is too large or too slow, having read no more than the limit."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -46,7 +46,7 @@ class BodyLimit:
 
 
 def max_body(method: str, path: str) -> int:
-    """Bytes that the body of a request may have."""
+    """Return the most bytes that the body of a request may have."""
     return MAX_IMPORT if method == "POST" and IMPORTS.match(path) else MAX_BODY
 
 
@@ -82,18 +82,18 @@ def _too_large(limit: int) -> HTTPException:
 
 
 class JsonRequest(Request):
-    """A request whose JSON is bounded, and of which a refusal says what is wrong with it and where."""
+    """A request with bounded JSON, whose refusal says what is wrong and where."""
 
     async def json(self) -> object:
         return parse_json(await self.body())
 
 
 def parse_json(body: bytes) -> object:
-    """The content of a body.
+    """Return the content of a JSON body.
 
     Raises:
-        JSONDecodeError: it is no JSON.
-        HTTPException: it is not UTF-8, nested too deeply, or has a number of too many digits.
+        JSONDecodeError: the body is no JSON.
+        HTTPException: the body is not UTF-8, nested too deeply, or has a number of too many digits.
     """
     try:
         text = body.decode("utf-8-sig")
@@ -117,7 +117,7 @@ def _unreadable(what: str) -> HTTPException:
 
 
 def _is_deep(content: object) -> bool:
-    """Whether a content is nested too deeply; level by level, since a recursion would be as deep."""
+    """Tell whether content is nested too deeply. Levels are walked one by one, since a recursion would be as deep."""
     level = [content]
     for _ in range(MAX_DEPTH + 1):
         level = [
@@ -132,7 +132,7 @@ def _is_deep(content: object) -> bool:
 
 
 def _excess(text: str) -> str:
-    """Where a text goes beyond what is read."""
+    """Return where a text exceeds a limit, as a message."""
     depth = 0
     for token in _TOKENS.finditer(text):
         mark = token[0][0]

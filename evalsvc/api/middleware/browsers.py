@@ -1,8 +1,8 @@
-"""What browsers may do here: pages of elsewhere neither read nor post, and what is served runs nothing of its author's.
+"""Protection against other sites' pages in a browser, and against content that an evaluation left.
 
-A browser on this machine reaches the loopback address for whatever page it shows, and a page can give its own name that
-address (DNS rebinding). A service that is open, having no tokens, tells its own pages from others by the names that
-requests carry. One that asks for tokens need not: no page elsewhere has one.
+A browser on this machine reaches the loopback address for any page, and a page can map its own host name to that
+address (DNS rebinding). An open service, which has no tokens, therefore checks the host names in requests. A service
+with tokens needs no such check, since no page of another site has a token.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ SECURITY_HEADERS: Mapping[str, str] = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-"""On every answer, where the route has none of its own."""
+"""Headers of every answer that does not set them itself."""
 
 
 class SecurityHeaders:
-    """Put the headers on every answer."""
+    """Add `SECURITY_HEADERS` to every answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -47,7 +47,7 @@ class SecurityHeaders:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens on `host`."""
+    """Tell whether only this machine can reach an address."""
     name = host.lower().rstrip(".")
     try:
         return ipaddress.ip_address(name.strip("[]")).is_loopback
@@ -56,10 +56,10 @@ def is_loopback(host: str) -> bool:
 
 
 def check_browser(method: str, headers: Headers, settings: Settings) -> None:
-    """Refuse what a web page of elsewhere has a browser ask of an open service.
+    """Refuse requests that another site's page makes a browser send to an open service.
 
     Raises:
-        Forbidden: the request names another host, or a page of another one posts it.
+        Forbidden: the request names another host, or a page of another site posts the request.
     """
     names = settings.allowed_host_names
     host = headers.get("host", "")
@@ -76,7 +76,7 @@ def check_browser(method: str, headers: Headers, settings: Settings) -> None:
     if foreign or site not in ("same-origin", "none"):
         raise Forbidden(
             f"a web page of {(origin or 'another site')[:100]!r} has a browser post here, which only this service's "
-            "own pages may; from elsewhere, give the service tokens and post with one: evalsvc token create NAME"
+            "own pages may; to post from another page, give the service tokens and use one: evalsvc token create NAME"
         )
 
 

@@ -1,6 +1,7 @@
-"""Answers that may be kept: an ETag that is known before anything is read, and 304 where it has not changed.
+"""Conditional requests: an ETag that is known before the content is read, and 304 if the content has not changed.
 
-The service keeps the newest ones too: clients that watch a run ask the same, and Python makes one answer at a time.
+The service also caches the newest answers: clients that watch a run ask the same question, and Python renders one
+answer at a time.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 KEPT_BYTES = 32 << 20
-"""Size of all answers that are kept; beyond it, the least recently used are dropped."""
+"""Bytes of all cached answers together. Beyond the limit, the least recently used answers are dropped."""
 
 
 class Answers:
-    """What was answered lately, by what it was an answer to."""
+    """A cache of recent answers."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -24,7 +25,7 @@ class Answers:
         self._bytes = 0
 
     def get(self, run: str, tag: str, make: Callable[[], bytes]) -> bytes:
-        """The answer with this tag about a run of this name, made where it is not kept."""
+        """Return the cached answer about a run with a tag, or make and cache the answer."""
         key = (run, tag)
         with self._lock:
             if (body := self._kept.pop(key, None)) is not None:
@@ -43,13 +44,13 @@ class Answers:
 
 
 def caching_headers(tag: str) -> dict[str, str]:
-    """Of an answer and of the 304 in its place. Whoever keeps it must ask before it is used again."""
+    """Return the headers of an answer, or of the 304 in its place; a cache must revalidate before reuse."""
     # Weak: an answer that was compressed on the way has other bytes and the same content.
     return {"ETag": f'W/"{tag}"', "Cache-Control": "private, no-cache"}
 
 
 def not_modified(request: Request, tag: str) -> Response | None:
-    """The answer to a client that has the newest one already (RFC 9110, 13.1.2); None: it has another one, or none."""
+    """Return a 304 for a client that has the newest content (RFC 9110, 13.1.2); None for any other client."""
     known = request.headers.get("if-none-match", "")
     tags = {part.strip().removeprefix("W/").strip('"') for part in known.split(",")}
     if known.strip() != "*" and tag not in tags:

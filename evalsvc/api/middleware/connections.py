@@ -1,4 +1,4 @@
-"""Connections: how many there may be, and how long one may take to say what it wants, or to read what it asked for."""
+"""Limits of connections: their number, the time until a request is read, and the time until an answer is read."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ from evalsvc.config import Network
 from evalsvc.errors import EvalsvcError, NotReady, RateLimited
 
 CONNECTIONS = 1000
-"""Beyond them, a new connection is answered by 503 until others are closed."""
+"""The most connections. A further connection is answered with 503 until others are closed."""
 
 PER_ADDRESS = 400
-"""Connections from one address, or from one IPv6 network of 64 bits."""
+"""The most connections from one address, or from one IPv6 network of 64 bits."""
 
 REFUSED = 100
-"""Connections beyond these that are given an answer at the same time; further ones are closed without."""
+"""The most refused connections that get an answer concurrently; further connections are closed without an answer."""
 
 REFUSED_SECONDS = 2.0
-"""In which the head of a request must have come on such a connection."""
+"""Seconds in which the head of a request must arrive on a refused connection."""
 
 HEAD_SECONDS = 20.0
-"""In which the head of a request must have come, from the first byte of the connection or the end of the one before."""
+"""Seconds in which the head of a request must arrive, from the start of the connection or the end of the last answer.
+"""
 
 WRITE_SECONDS = 30.0
-"""In which a client must read some of what is ready to be sent, or the connection is closed."""
+"""Seconds in which a client must read some of the waiting answer; otherwise the connection is closed."""
 
 SEND_BYTES = 128 << 10
-"""What the system takes of an answer before the client has read it; by itself it takes megabytes, all of which would be
-made for clients that never read."""
+"""Bytes of an answer that the system buffers for a client. The system's default is megabytes, which clients that never
+read would occupy."""
 
 
 class TimeoutProtocol(H11Protocol):
-    """uvicorn's HTTP with time limits: for the head of a request to come, and for an answer to be read."""
+    """uvicorn's HTTP protocol with time limits for the head of a request and for the reading of an answer."""
 
     def __init__(self, *args: Any, proxies: Sequence[Network] = (), **kwargs: Any) -> None:
-        """`proxies`: who may have as many connections as there are."""
+        """`proxies`: networks without a limit of connections for each address."""
         super().__init__(*args, **kwargs)
         self._proxies = proxies
         self._waiting: asyncio.TimerHandle | None = None
@@ -76,7 +77,7 @@ class TimeoutProtocol(H11Protocol):
         super().resume_writing()
 
     def _admit(self) -> None:
-        """Have the connection answered by why it is refused, where there are too many."""
+        """Refuse the connection with a reason if too many connections are open."""
         host = self.client[0] if self.client else "unknown"
         self.address = address_key(host)
         others = [other for other in self.connections if isinstance(other, TimeoutProtocol) and other is not self]
@@ -97,9 +98,9 @@ class TimeoutProtocol(H11Protocol):
         self.app = problem(STATUS[error], error.code, detail, {"Retry-After": "30", "Connection": "close"})
 
     def _watch(self) -> None:
-        """Begin to count where a head is due, and go on counting while it comes byte by byte.
+        """Start the timer of the head of a request when a head is due, and keep the timer while bytes arrive.
 
-        Likewise where the rest of a body is, whose request was answered without it: nobody reads that any more.
+        The timer also limits the rest of a body whose request is answered already, since nothing reads that rest.
         """
         answered = self.conn.their_state is h11.SEND_BODY and self.conn.our_state is h11.DONE
         if self.conn.their_state is not h11.IDLE and not answered:

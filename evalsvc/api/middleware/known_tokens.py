@@ -1,4 +1,4 @@
-"""The tokens as this process knows them: a copy of the table that is never older than a few seconds."""
+"""A copy of the table of tokens that is at most a few seconds old."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ from evalsvc.store.tokens import all_tokens, note_use
 log = logging.getLogger(__name__)
 
 LIFETIME = 2.0
-"""Seconds for which a copy holds: so long a new token is not known, and a revoked one lets in, at most."""
+"""Seconds until the copy is read again: the delay until a new token is admitted, or a revoked token refused."""
 
 PATIENCE = 2.0
-"""Seconds that a request waits for a newer copy where there is an older one: a database that hangs holds nobody up."""
+"""Seconds that a request waits for a newer copy if there is an older one, so that a hanging database delays nobody
+further."""
 
 FIRST_PATIENCE = 15.0
-"""Seconds that a request waits where there is no copy yet; longer than a locked SQLite database is waited for."""
+"""Seconds that a request waits for the first copy; more than the timeout of a locked SQLite database."""
 
 NOTE_EVERY = 60.0
-"""Seconds between two notes of a token's use."""
+"""Seconds between two records of a token's use."""
 
 
 class KnownTokens:
-    """While the database does not answer, the last copy holds: nothing can be revoked then either.
+    """A copy of the table of tokens, read and written in threads that no request can occupy.
 
-    The table is read, and uses are written, in threads that no request can occupy.
+    While the database does not answer, the last copy stays valid: no token can be revoked then either.
     """
 
     def __init__(self) -> None:
@@ -48,15 +49,15 @@ class KnownTokens:
         self._begun = datetime.now(UTC), time.monotonic()
 
     def now(self) -> datetime:
-        """The time by which tokens expire. One that has expired does not come back when the clock is set back."""
+        """Return the time by which tokens expire. Setting the clock back does not revive an expired token."""
         begun, ticks = self._begun
         return max(datetime.now(UTC), begun + timedelta(seconds=time.monotonic() - ticks))
 
     async def read(self, store: Store) -> Mapping[str, Token]:
-        """Every token there ever was, by its hash.
+        """Return all tokens by hash, including revoked and expired ones.
 
         Raises:
-            DatabaseUnusable: the database does not answer and never did.
+            DatabaseUnusable: the database does not answer, and never answered.
         """
         if self._tokens is None:
             await self._read_first(store)
@@ -67,14 +68,14 @@ class KnownTokens:
         return self._tokens
 
     def note_use(self, token: Token, store: Store) -> Future[None] | None:
-        """Have a use written down behind the request's back; None: one of the last minute stands there already."""
+        """Record the use of a token in another thread; return None if the last minute has a record already."""
         if time.monotonic() - self._noted.get(token.id, -NOTE_EVERY) < NOTE_EVERY:
             return None
         self._noted[token.id] = time.monotonic()
         return self._writer.submit(_write_use, store, token, datetime.now(UTC))
 
     async def _read_first(self, store: Store) -> None:
-        """Wait for the first copy, which all requests share until it is there."""
+        """Wait for the first copy, which all waiting requests share."""
         refresh = self._refresh if self._is_refreshing() else None
         waiting = asyncio.wrap_future(refresh or self._begin_refresh(store))
         await asyncio.wait({waiting}, timeout=FIRST_PATIENCE)
@@ -90,7 +91,7 @@ class KnownTokens:
         return self._refresh
 
     def _read_table(self, store: Store) -> Exception | None:
-        """Read the table into a new copy; what kept it from being read."""
+        """Read the table into a new copy, and return the error if that fails."""
         asked = time.monotonic()
         try:
             with store.reading() as session:
@@ -113,14 +114,14 @@ def _write_use(store: Store, token: Token, when: datetime) -> None:
 
 
 def find_token(tokens: Mapping[str, Token], authorization: str | None, now: datetime) -> Token:
-    """The token that an Authorization header shows.
+    """Return the token in an Authorization header.
 
     Raises:
-        Unauthorized: there is none, or it is not known, revoked or expired.
+        Unauthorized: the header is missing, or the token is unknown, revoked or expired.
     """
     if authorization is None:
         raise Unauthorized(
-            "this service lets nobody in without a token; send `Authorization: Bearer TOKEN`, or set EVALSVC_TOKEN for "
+            "this service needs a token; send `Authorization: Bearer TOKEN`, or set EVALSVC_TOKEN for "
             "the client and the command line; the operator makes one: evalsvc token create NAME"
         )
     scheme, _, shown = authorization.partition(" ")

@@ -1,4 +1,4 @@
-"""How often somebody may ask: token buckets, in memory."""
+"""Rate limits as token buckets in memory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 
 KEPT = 10_000
-"""Buckets that are kept. One more, and the one that was used longest ago begins full again."""
+"""The most buckets. One more bucket drops the least recently used one, which begins full again."""
 
 
 class Rates:
-    """A bucket per key, which holds `burst` requests and gets `rate` a second back. A rate of 0 is no limit."""
+    """A bucket for each key, which holds `burst` requests and refills by `rate` a second. A rate of 0 is no limit."""
 
     def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate = rate
@@ -21,7 +21,7 @@ class Rates:
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def take(self, key: str) -> int:
-        """Take one request out of the key's bucket: 0, or the seconds until there will be one, rounded up."""
+        """Take one request from a key's bucket; return 0, or the seconds until the bucket has a request, rounded up."""
         if self._rate <= 0:
             return 0
         now = self._clock()
@@ -36,7 +36,7 @@ class Rates:
 
 
 def address_key(host: str) -> str:
-    """An address as a bucket has it: of IPv6 the network, since one machine has all of its addresses."""
+    """Return the key of an address: for IPv6 its network, since one machine has all addresses of a network."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -1,4 +1,4 @@
-"""A name for every request: in the answer, and with the client's address in each line of the log that it causes."""
+"""An id for every request, in the answer and with the client's address in each log line about the request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 HEADER = "X-Request-ID"
 
 GIVEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-"""What is taken over from a client or a proxy; anything else gets a name of our own in its place."""
+"""Ids that are accepted from a client or a proxy. Any other request gets a new id."""
 
 ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}(%[A-Za-z0-9._-]{1,16})?")
 """Addresses that are logged. A trusted proxy passes on whatever its client wrote as X-Forwarded-For."""
@@ -27,7 +27,7 @@ _KEY = "evalsvc.request_id"
 
 
 class RequestIds:
-    """Name each request, and log it once it is answered."""
+    """Give each request an id, and log the request after its answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -60,7 +60,7 @@ class RequestIds:
 
 
 def _client(scope: Scope) -> dict[str, str]:
-    """Return the field of the client's address, which is the proxy's unless EVALSVC_TRUSTED_PROXIES names the proxy."""
+    """Return the log field of the client's address: the proxy's, unless EVALSVC_TRUSTED_PROXIES has the proxy."""
     host = str((scope.get("client") or ("",))[0])
     return {"client": host} if ADDRESS.fullmatch(host) else {}
 

@@ -1,7 +1,7 @@
-"""The threads that requests run in: a limit per kind of work, so that no kind takes the turns of another.
+"""The threads of requests, with a limit for each kind of work, so that no kind delays another.
 
-Python runs one thread at a time: a thread more is no work more, and makes each of the others, the event loop among
-them, wait longer for its turn. So the limits are small.
+Python runs one thread at a time: a further thread does no further work, and makes each other thread and the event loop
+wait longer. The limits are therefore small.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Literal, ParamSpec, TypeVar
 from anyio import CapacityLimiter, to_thread
 
 READS = 4
-"""Reads that run at once."""
+"""The most concurrent reads."""
 
 WRITES = 8
-"""Writing requests that run at once. One of them holds the database; the others read files or a remote store."""
+"""The most concurrent writing requests. One of them holds the database; others read files or a remote store."""
 
 STREAMS = 1
-"""Tables that are written at once, in turns of a piece each; however many clients read one."""
+"""The most tables whose pieces are made concurrently, however many clients read one."""
 
 PROBES = 2
-"""Looks at whether the service is ready."""
+"""The most concurrent readiness checks."""
 
 Kind = Literal["read", "write", "stream", "probe"]
 
@@ -31,19 +31,19 @@ T = TypeVar("T")
 
 
 class Threads:
-    """Limits of one application. Whoever comes when a limit is reached waits for its turn, the first one first."""
+    """Limits of one application. A request beyond a limit waits, the first one first."""
 
     def __init__(self) -> None:
         numbers: dict[Kind, int] = {"read": READS, "write": WRITES, "stream": STREAMS, "probe": PROBES}
         self._limits = {kind: CapacityLimiter(number) for kind, number in numbers.items()}
 
     async def stream(self, pieces: Iterator[T]) -> AsyncIterator[T]:
-        """The pieces of an answer; no thread is held between two of them, while the client reads."""
+        """Yield the pieces of an answer. No thread is held between two pieces, while the client reads."""
         while (piece := await self.run("stream", _next, pieces)) is not None:
             yield piece
 
     async def run(self, kind: Kind, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """What a function gives, called in a thread of its kind."""
+        """Return the result of a function that is called in a thread of its kind."""
         return await to_thread.run_sync(partial(function, *args, **kwargs), limiter=self._limits[kind])
 
 

@@ -92,10 +92,10 @@ def _results_along(
 
 
 def _in_step(session: Session, folder: Path, a: str, b: str, suite: str | None) -> Pairs:
-    """At the steps that both runs have.
+    """Yield the results of two runs at each step that both have.
 
     Raises:
-        UnknownName: there is no such run or variant, or they have no step in common.
+        UnknownName: there is no such run or variant, or the runs have no step in common.
     """
     runs = [parse_run(name) for name in (a, b)]
     ours, theirs = (evaluated_steps(session, *run, suite) for run in runs)
@@ -111,10 +111,10 @@ def _in_step(session: Session, folder: Path, a: str, b: str, suite: str | None) 
 
 
 def _against_base(session: Session, folder: Path, query: CurvesQuery) -> tuple[str, Pairs]:
-    """The name of the base of `query.a`, and the steps of the run, each beside it.
+    """Return the name of the base of `query.a`, and the results of the base and the run at each step of the run.
 
     Raises:
-        UnknownName: there is no such run or variant, or its base has not been posted or evaluated.
+        UnknownName: there is no such run or variant, or the base was not posted or evaluated.
     """
     run, variant = parse_run(query.a)
     steps = evaluated_steps(session, run, variant, query.suite)

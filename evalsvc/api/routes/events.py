@@ -1,7 +1,7 @@
-"""Following an evaluation: server-sent events, which a client that was cut off takes up where it stopped.
+"""Server-sent events of an evaluation, which a disconnected client resumes after the last event that it has.
 
-One task of the event loop looks at the database for all streams, some times a second and only while somebody follows.
-A stream that waits holds a socket and nothing else: no thread, no connection to the database.
+One task of the event loop polls the database for all streams, and only while there is a stream. A waiting stream holds
+a socket, but no thread and no connection to the database.
 """
 
 from __future__ import annotations
@@ -36,52 +36,52 @@ from evalsvc.store.views import LiveTask, progress_view
 log = logging.getLogger(__name__)
 
 STREAMS = 250
-"""Beyond them, whoever wants to follow is asked to come back later. A quarter of all connections."""
+"""The most streams, a quarter of all connections. Further clients are asked to come back later."""
 
 LOOK_EVERY = 0.5
-"""Seconds between two looks at the database, for all streams together."""
+"""Seconds between two polls of the database, for all streams together."""
 
 PROGRESS_EVERY = 2.0
 """Seconds between two events of progress in a stream."""
 
 HEARTBEAT_EVERY = 15.0
-"""Seconds of silence after which a comment is sent: proxies close connections that are silent."""
+"""Seconds of silence after which a comment is sent, since proxies close silent connections."""
 
 LIFETIME = 900.0
-"""Seconds after which a stream ends in any case and its client comes back: with a token that may be revoked by then."""
+"""Seconds after which a stream ends and its client reconnects, with a token that may be revoked by then."""
 
 RETRY_SECONDS = 2
-"""What clients are told to wait before they come back."""
+"""Seconds that clients wait before they reconnect."""
 
 BUSY_SECONDS = 30
-"""What those are told to wait who are too many."""
+"""Seconds that clients wait if there are too many streams."""
 
 READERS = 4
-"""Threads that read for the streams, apart from those of the other requests."""
+"""Threads that read the database for streams, apart from the threads of other requests."""
 
 router = router_of(prefix="/v1/evaluations", tags=["evaluations"], responses=PROBLEMS)
 
 Progress = dict[str, documents.Progress]
-"""How far the tasks are, by name."""
+"""Progress of running tasks by name."""
 
 T = TypeVar("T")
 
 
 @dataclass(eq=False)
 class Follower:
-    """One stream. `stirred` is set when there may be something to send."""
+    """A stream. `stirred` is set when there may be something to send."""
 
     evaluation_id: int
     seen: int
-    """Number of the last event that was sent."""
+    """The number of the last event that was sent."""
     newest: int | None = None
-    """Number of the evaluation's newest event at the last look; None before the first."""
+    """The number of the evaluation's newest event at the last poll; None before the first poll."""
     progress: Progress = field(default_factory=dict)
     stirred: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Followers:
-    """All streams of the service, and the task that looks at the database for them."""
+    """All streams of the service, and the task that polls the database for them."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -94,7 +94,7 @@ class Followers:
         return len(self._followers)
 
     def stop(self) -> None:
-        """End all streams: their clients come back, to the service that is started next."""
+        """End all streams. Their clients reconnect to the next service."""
         self._stopping = True
         for follower in self._followers:
             follower.stirred.set()
@@ -105,7 +105,7 @@ class Followers:
             await self._looking
 
     async def read(self, question: Callable[[Session], T]) -> T:
-        """Ask the database in a thread of the followers' own.
+        """Ask the database in one of the streams' own threads.
 
         Raises:
             DatabaseUnusable.
@@ -124,7 +124,7 @@ class Followers:
             self._followers.discard(follower)
 
     async def stream(self, follower: Follower) -> AsyncIterator[bytes]:
-        """What a follower has not seen, until the evaluation is over."""
+        """Yield the frames that a follower has not seen, until the evaluation is over."""
         until = time.monotonic() + LIFETIME
         told, next_progress = Progress(), time.monotonic()
         yield format_sse_event(retry=RETRY_SECONDS * 1000)
@@ -158,7 +158,7 @@ class Followers:
             return question(session)
 
     async def _look(self) -> None:
-        """Look until nobody follows any more."""
+        """Poll the database until there is no stream."""
         try:
             while self._followers and not self._stopping:
                 await asyncio.sleep(LOOK_EVERY)
@@ -184,7 +184,8 @@ class Followers:
 
 
 class EventStream(Response):
-    """Follows an evaluation as long as its client listens; refused where too many do."""
+    """The response that streams an evaluation's events as long as the client listens; refused if there are too many
+    streams."""
 
     def __init__(self, followers: Followers, evaluation_id: int, after: int) -> None:
         super().__init__()
@@ -212,7 +213,7 @@ def _too_many() -> Response:
 
 
 async def _stirred(follower: Follower) -> bool:
-    """Wait until there may be something to send; False where there was nothing for a while."""
+    """Wait until there may be something to send; return False if nothing came for HEARTBEAT_EVERY seconds."""
     try:
         await asyncio.wait_for(follower.stirred.wait(), HEARTBEAT_EVERY)
     except TimeoutError:
@@ -223,7 +224,7 @@ async def _stirred(follower: Follower) -> bool:
 def _look_at(
     session: Session, ids: set[int], live: Mapping[int, LiveTask]
 ) -> tuple[dict[int, int], dict[int, Progress]]:
-    """Of all evaluations that are followed: the newest event, and how far the tasks are that run."""
+    """Return the newest event of each followed evaluation, and the progress of their running tasks."""
     progress: dict[int, Progress] = {}
     for task in read_progress(session, live, ids) if live else ():
         now = live[task.id]
@@ -301,7 +302,7 @@ async def get_events(
     seen = last_event_id_header or last_event_id
     page = await followers.read(lambda session: read_events(session, evaluation_id, seen))
     if page is None:
-        raise UnknownName(f"there is no evaluation {evaluation_id}; GET /v1/checkpoints/{{id}} lists a checkpoint's")
+        raise UnknownName(f"there is no evaluation {evaluation_id}; GET /v1/evaluations lists the evaluations")
     if seen > page.newest:
         raise InvalidRequest(
             f"the last event of evaluation {evaluation_id} is {page.newest}, and you have {seen}, of another database; "

@@ -1,4 +1,4 @@
-"""Whether the service lives, and whether it can work."""
+"""Health checks: whether the service answers, and whether the service can evaluate."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def readyz(state: CurrentState, may_see: MaySee) -> JSONResponse:
 
 
 def missing_parts(state: State) -> list[str]:
-    """What keeps the service from evaluating, each with what to do."""
+    """Return what keeps the service from evaluating, each with what to do."""
     missing = []
     try:
         state.store.ping()
@@ -64,7 +64,7 @@ def missing_parts(state: State) -> list[str]:
     if state.coordinator.draining():
         missing.append("draining: it ends once what runs is stored, or EVALSVC_GRACE is over; what is posted is kept")
     if not state.coordinator.alive():
-        missing.append("the coordinator hands nothing out any more; restart the service, its log says why")
+        missing.append("the coordinator dispatches no shards any more; restart the service, its log says why")
     if not state.coordinator.workers():
         missing.append(
             "no live worker; one that starts takes some seconds, `evalsvc doctor` says what keeps one from starting"

@@ -1,4 +1,4 @@
-"""Importing history that was measured elsewhere, many values in one request."""
+"""Import of values that other programs measured, many in one request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)
 T = TypeVar("T")
 
 NAMED = 10
-"""How many findings of a body are named; there may be one for each of its values."""
+"""The most findings of a body in a message; each value may have one."""
 
 
 def _storable(value: T) -> T:
@@ -46,39 +46,39 @@ SizeOfValue = Annotated[int, Field(ge=1, le=MAX_ID)]
 
 
 class _Strict(BaseModel):
-    """Nothing is converted: "1" is no number. Unlike `schemas.Input`, it never walks the columns in Python."""
+    """A model that converts nothing: "1" is no number. Unlike `schemas.Input`, the check does not walk columns in
+    Python."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 class ImportedSeries(_Strict):
     metric: Text
-    """`<task>/<metric>`."""
+    """The name of the metric, `<task>/<metric>`."""
     step: Annotated[list[StepOfValue], Field(min_length=1)]
-    """In any order, each once."""
+    """The steps of the values, in any order, without repetition."""
     value: list[Finite | Word]
-    """As many as steps, as the two that follow."""
+    """The values, as many as steps."""
     stderr: list[Finite | None] | None = None
     n: list[SizeOfValue | None] | SizeOfValue | None = None
-    """How many items each value rests on; one number where it is the same for all, null where it is not known."""
+    """The number of items behind each value: a list, one number for all values, or null if unknown."""
     unit: Annotated[str, Field(max_length=64), AfterValidator(_storable), AfterValidator(check_visible)] = ""
     direction: Direction = "none"
-    """Which way is better."""
+    """The better direction."""
     variant: Name = "raw"
     protocol: Annotated[dict[str, Any] | Text, AfterValidator(_storable)] = "not stated"
-    """How it was measured: in words, which no measurement of the service has; or the content of a protocol, and then
-    the values are in one series with what the service measured by it."""
+    """The protocol of the values: words, which never equal a protocol of the service; or the content of a protocol,
+    which puts the values into one series with values that the service measured by that protocol."""
     baseline: Finite | None = None
     """The value of a model that knows nothing."""
 
 
 class ImportInput(_Strict):
     source: Text
-    """Where the values are from, for whoever reads them later."""
+    """The source of the values, for later readers."""
     series: Annotated[list[ImportedSeries], Field(min_length=1)]
     replace: bool = False
-    """Put these values in the place of others at their steps, measured ones too. What an evaluation measured stays in
-    its record."""
+    """Replace values at the same steps, measured ones included. The record of an evaluation keeps its own values."""
 
 
 _EXAMPLE = {
@@ -98,7 +98,7 @@ _EXAMPLE = {
 
 
 def _schema() -> dict[str, object]:
-    """Of the body; in one piece, since it stands where there is no place for definitions."""
+    """The JSON schema of the body, in one piece, since OpenAPI has no place for its definitions here."""
     schema: dict[str, Any] = ImportInput.model_json_schema()
     definitions = schema.pop("$defs")
     schema["properties"]["series"]["items"] = definitions["ImportedSeries"]
@@ -107,7 +107,7 @@ def _schema() -> dict[str, object]:
 
 @router.post(
     "/runs/{run}/metrics",
-    summary="Import history that was measured elsewhere",
+    summary="Import values that other programs measured",
     description="All values of the body are entered, or none. They are marked as imported, and the same again changes "
     "nothing. A step that has another value, measured or imported, is a conflict, unless `replace` is set. Steps may "
     "come in any order; a later evaluation by the same protocol replaces them.",
@@ -136,10 +136,10 @@ def post_metrics(run: Name, body: RawBody, request: Request, state: CurrentState
 
 
 def parse_import(body: bytes) -> ImportInput:
-    """The values in a body.
+    """Return the values in a body.
 
     Raises:
-        InvalidRequest: naming what is wrong, by series and place in it.
+        InvalidRequest: something is wrong; the message names the series and the place.
     """
     try:
         return ImportInput.model_validate_json(body)
@@ -150,7 +150,7 @@ def parse_import(body: bytes) -> ImportInput:
 
 
 def _finding(item: ErrorDetails) -> str:
-    """One finding of pydantic as `series.0.value.17: what is due, found …`."""
+    """Return one finding of pydantic as `series.0.value.17: what is expected, found …`."""
     place = list(item["loc"])
     if item["type"] == "json_invalid":
         return f"the body is not JSON: {item['ctx']['error']}"
@@ -172,7 +172,7 @@ def _finding(item: ErrorDetails) -> str:
 
 
 def _dotted(place: Sequence[int | str]) -> str:
-    """The fields and places only: pydantic also names which type of several it tried."""
+    """Return the fields and places of a finding, without the names of the types that pydantic tried."""
     return ".".join(str(part) for part in place if isinstance(part, int) or str(part).isidentifier())
 
 

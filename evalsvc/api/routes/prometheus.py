@@ -35,12 +35,12 @@ from evalsvc.store.queue.totals import SECONDS, Depths, kinds_of, read_depths, r
 from evalsvc.store.tables import AttemptTotal
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-"""Any other word that a client sends is `other`: each would be a series of its own."""
+"""Methods that are counted by name. All other words count as `other`, since each would be a series."""
 
 REQUEST_SECONDS = (0.005, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 NO_ROUTE = "none"
-"""The route of what was turned away at the door, or asked for what is not there."""
+"""The route label of requests that were refused or that match no route."""
 
 # Each counter would bring a second one along that says when it began.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -149,13 +149,13 @@ class CountRequests:
 
 
 def _route_of(scope: Scope) -> str:
-    """The template of the route, never the path itself: each run would be a series of its own."""
+    """Return the template of the route, never the path, since each run would be a series."""
     path = getattr(scope.get("route"), "path_format", None)
     return path if isinstance(path, str) else NO_ROUTE
 
 
 class _ServiceCollector(Collector):
-    """Asked anew at every scrape; what was done stands in the database, so it goes on where it was after a restart."""
+    """A collector that reads the database at every scrape, so that counts continue after a restart."""
 
     def __init__(self, state: State, streams: int) -> None:
         self._state = state

@@ -1,4 +1,4 @@
-"""The history of any runs as one long table: what notebooks and spreadsheets want."""
+"""The history of any runs as one long table, for notebooks and spreadsheets."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _find(state: State, query: TableQuery) -> list[TableRun]:
 
 
 def _rows(state: State, runs: Iterable[TableRun]) -> Iterator[list[object]]:
-    """The rows, each page read in a session of its own: a client that stops reading holds no connection."""
+    """Yield the rows. Each page is read in a session of its own, so a client that stops reading holds no connection."""
     for run in runs:
         with state.reading() as session:
             pages = cut_pages(session, run)

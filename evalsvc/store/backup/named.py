@@ -66,7 +66,7 @@ def named_files(connection: Connection, schema: Mapping[str, Columns], *, spool:
 
 
 def require_safe_row(table: str, row: Mapping[str, object]) -> None:
-    """Raise ValueError if a row that comes from elsewhere names a file outside of the data folder.
+    """Raise ValueError if a row from a backup names a file outside of the data folder.
 
     The service deletes what the rows of a deleted run name, so a path in the place of a digest would delete any file.
     """

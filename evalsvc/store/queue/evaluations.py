@@ -1,4 +1,4 @@
-"""Cancelling and retrying an evaluation on request."""
+"""Cancel and retry evaluations on request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from evalsvc.store.tables import OVER, Evaluation
 
 
 def cancel_evaluation(session: Session, evaluation_id: int) -> Evaluation:
-    """Cancel; WrongState when it is over."""
+    """Cancel an evaluation; raise WrongState if the evaluation is over."""
     hold(session, evaluation_id)
     evaluation = find_evaluation(session, evaluation_id)
     if evaluation.state in OVER:
@@ -25,10 +25,10 @@ def cancel_evaluation(session: Session, evaluation_id: int) -> Evaluation:
 
 
 def retry_evaluation(session: Session, evaluation_id: int) -> Evaluation:
-    """Queue what failed or was cancelled anew; finished shards keep their results.
+    """Queue failed and cancelled shards again; finished shards keep their results.
 
     Raises:
-        WrongState: nothing of it failed or was cancelled, or its checkpoint, or one that this is made of, was replaced.
+        WrongState: no shard failed or was cancelled; or the checkpoint, or a parent of the checkpoint, was replaced.
     """
     hold(session, evaluation_id)
     evaluation = find_evaluation(session, evaluation_id)

@@ -1,9 +1,9 @@
-"""Which shard is next: the order of the queue.
+"""The order of the queue.
 
-Highest priority first. Between runs, the one with the fewest shards on workers; where that is equal, one whose
-checkpoint a free worker has loaded, then the one that has waited longest for its turn. Within a run, what was begun is
-finished before anything else is begun, else a run that posts faster than it is evaluated would have no result at all;
-then the newest checkpoint comes first. A look comes before the shards that run: it may say that they are not needed.
+The highest priority comes first. Between runs, the run with the fewest shards on workers comes first, then a run with a
+checkpoint that a free worker has loaded, then the run that has waited longest for its turn. Within a run, begun
+evaluations come first, or a run that posts faster than its checkpoints are evaluated would have no result at all; then
+the newest checkpoint. A look comes before run shards, which the look may make unnecessary.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from evalsvc.store.tables import Checkpoint, Evaluation, Shard, Task
 
 @dataclass(frozen=True)
 class WorkerState:
-    """What the order depends on beside the queue."""
+    """What the order depends on in addition to the queue."""
 
     loaded: frozenset[int] = frozenset()
-    """Ids of the checkpoints that free workers have loaded."""
+    """Ids of checkpoints that free workers have loaded."""
     busy: Mapping[int, int] = field(default_factory=dict)
-    """Shards on workers, by run id."""
+    """Number of shards on workers, by run id."""
     turns: Mapping[int, float] = field(default_factory=dict)
-    """When a run last had an evaluation begun, by run id; by any clock that only grows."""
+    """The time of a run's last dispatch of a new evaluation, by run id, on any monotonic clock."""
 
 
 def next_shard(session: Session, worker_state: WorkerState) -> Shard | None:
-    """The shard to dispatch next; None when nothing waits. Takes milliseconds with 10,000 evaluations in the queue."""
+    """Return the shard to dispatch next; None if no shard waits. Takes milliseconds with 10,000 queued evaluations."""
     passed: set[int] = set()
     while rows := _first_of_each_run(session, worker_state.loaded, passed):
         best = min(rows, key=lambda row: _rank(row, worker_state))
@@ -55,10 +55,10 @@ def _rank(row: Row[tuple[int, ...]], worker_state: WorkerState) -> tuple[float, 
 
 
 def _first_of_each_run(session: Session, loaded: frozenset[int], passed: Collection[int]) -> list[Row[tuple[int, ...]]]:
-    """The evaluation that comes first in each run, with the oldest one there.
+    """Return the first evaluation of each run, and the oldest one.
 
-    What was begun is looked up first, by its shards: it is little. Of what only waits nothing but the evaluation and
-    its checkpoint is read, since a join with the shards of all would take seconds where a database plans it badly.
+    Begun evaluations are looked up by their shards, which are few. For waiting evaluations only the evaluation and its
+    checkpoint are read: a join with all shards would take seconds if the database plans the query badly.
     """
     waiting_shard = select(Shard.id).join(Task).where(Task.evaluation_id == Evaluation.id, _is_waiting()).exists()
     running = session.scalars(select(Evaluation.id).where(Evaluation.state == "running", waiting_shard)).all()
@@ -92,7 +92,7 @@ def _first_of_each_run(session: Session, loaded: frozenset[int], passed: Collect
 
 
 def _first_shard(session: Session, evaluation_id: int) -> Shard | None:
-    """The shard of an evaluation that comes first; None where none may be dispatched."""
+    """Return the first shard of an evaluation; None if no shard may be dispatched."""
     # The ids alone are put in order: with all that is read of the first one, a thousand shards are a large table.
     first = (
         select(Shard.id)
@@ -108,5 +108,5 @@ def _first_shard(session: Session, evaluation_id: int) -> Shard | None:
 
 
 def _is_waiting() -> ColumnElement[bool]:
-    """The condition on a shard with its task that it may be dispatched, for all that its checkpoint says."""
+    """Return the condition that the checkpoint allows the dispatch of a shard."""
     return and_(Shard.state == "queued", is_due(), Task.state.in_(("queued", "running")))

@@ -1,4 +1,4 @@
-"""What a worker needs to open a checkpoint, as its row says."""
+"""References by which workers open checkpoints, from rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evalsvc.store.tables import Checkpoint
 
 
 def checkpoint_reference(checkpoint: Checkpoint, spooled: Callable[[Checkpoint], Path]) -> CheckpointRef:
-    """What a worker needs to open a checkpoint, or all parents of a virtual one."""
+    """Return what a worker needs to open a checkpoint, or all parents of a virtual checkpoint."""
     if checkpoint.parents:
         return CheckpointRef(
             path=checkpoint.uri,

@@ -1,7 +1,7 @@
-"""The queue: shards that wait, are being tried, and what came of them.
+"""The queue: shards that wait and run, and their results.
 
-The state of everything is derived from the shards by `advance`, so it may be called at any time: after a result, after
-a restart, after a retry. A result is stored only by the attempt that is current and running (the fence).
+`advance` derives every state from the shards, so it may be called at any time: after a result, a restart or a retry.
+Only the current, running attempt of a shard can store a result (the fence).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from evalsvc.store.tables import (
 
 @dataclass(frozen=True)
 class Assignment:
-    """A dispatched shard: what to do, and the attempt that alone may store its result."""
+    """A dispatched shard: the work, and the attempt that alone may store the result."""
 
     evaluation_id: int
     task_id: int
@@ -61,7 +61,7 @@ class Assignment:
     checkpoint_id: int
     run_id: int
     begins: bool
-    """It is the first of its evaluation."""
+    """Whether the shard is the first of its evaluation."""
 
     @property
     def key(self) -> str:
@@ -71,7 +71,7 @@ class Assignment:
 def take(
     session: Session, spooled: Callable[[Checkpoint], Path], worker_state: WorkerState | None = None
 ) -> Assignment | None:
-    """Dispatch the next shard, as `order` says; None when nothing waits, or what is next was cancelled just now."""
+    """Dispatch the next shard by `order`; return None if no shard waits, or if the next one was just cancelled."""
     shard = next_shard(session, worker_state or WorkerState())
     if shard is None:
         return None
@@ -97,10 +97,10 @@ def take(
 
 
 def finish(session: Session, assignment: Assignment, result: ShardResult, max_attempts: int = 1) -> bool:
-    """Store what an attempt brought back, with all that follows; False (and nothing stored) if it is too late.
+    """Store the result of an attempt and everything that follows; return False, and store nothing, for a late result.
 
-    What is stored already, by a transaction whose answer was lost, is not stored again, and True. A shard that failed
-    by what may pass waits for a while and is tried again, `max_attempts` times in all.
+    A result that an earlier transaction stored, whose answer was lost, is not stored again, and the answer is True. A
+    shard that failed by a transient error backs off and is retried, up to `max_attempts` attempts.
     """
     shard = _fenced(session, assignment)
     if shard is None:
@@ -135,11 +135,10 @@ def finish(session: Session, assignment: Assignment, result: ShardResult, max_at
 def give_up(
     session: Session, assignment: Assignment, outcome: str, error: ShardError | None, max_attempts: int
 ) -> bool:
-    """Put a shard whose attempt ended without a result back into the queue.
+    """Queue a shard again whose attempt ended without a result.
 
-    Args:
-        outcome: `lost` (the service or the scheduler went away), `cancelled`, `worker_died` or `deadline_exceeded`.
-        error: what to fail its task with once it has failed `max_attempts` times; None counts as no failure.
+    Args: outcome: `lost` (the service or the scheduler went away), `cancelled`, `worker_died` or `deadline_exceeded`.
+    error: fails the task once the shard has failed `max_attempts` times; None does not count as a failure.
     """
     shard = _fenced(session, assignment)
     if shard is None:
@@ -156,7 +155,7 @@ def give_up(
 
 
 def _count_failure(shard: Shard, error: ShardError, max_attempts: int, tried_before: int = 0) -> None:
-    """Count a failed attempt: queue the shard again, or fail it by the last of its attempts."""
+    """Count a failed attempt: queue the shard again, or fail the shard after its last attempt."""
     shard.failed_attempts += 1
     shard.state, shard.error = _waiting(shard.task), error.to_json()
     if shard.failed_attempts >= max_attempts and shard.state == "queued":
@@ -165,7 +164,7 @@ def _count_failure(shard: Shard, error: ShardError, max_attempts: int, tried_bef
 
 
 def _fail(shard: Shard, error: ShardError) -> None:
-    """One look less is no failure of its task."""
+    """Skip a failed look, which does not fail its task."""
     shard.state, shard.error = "failed", error.to_json()
     if shard.stage != "look":
         fail_task(shard.task, error)
@@ -174,10 +173,11 @@ def _fail(shard: Shard, error: ShardError) -> None:
 def run_again(
     session: Session, assignment: Assignment, lost: Sequence[OutputFile], error: ShardError, max_attempts: int
 ) -> bool:
-    """Queue the shards whose outputs are lost anew, and take back the merge that was to read them until they have run.
+    """Queue shards whose outputs are lost again, and take back the merge that reads the outputs until the shards have
+    run.
 
-    An output that is lost `max_attempts` times fails its task with `error`. A look that was to read them fails, and no
-    more: a merge that waits must not be left with fewer outputs, and finds out for itself.
+    An output that is lost `max_attempts` times fails its task with `error`. For a look that reads the outputs, only the
+    look fails: a waiting merge keeps its outputs, and notices lost ones itself.
     """
     reader = _fenced(session, assignment)
     if reader is None:
@@ -204,9 +204,9 @@ def run_again(
 
 
 def requeue_running(session: Session, held: Mapping[int, int]) -> int:
-    """Queue again, uncharged, what runs in the database and is not `held` on a worker: the attempts by shard id.
+    """Queue shards again that run by the database and are not `held` on a worker, without counting a failure.
 
-    Returns how many.
+    `held` has the attempts by shard id. Returns the number of shards.
     """
     hold_all(session, Evaluation.id.in_(select(Task.evaluation_id).join(Shard).where(Shard.state == "running")))
     running = session.scalars(select(Shard).where(Shard.state == "running"))
@@ -218,9 +218,10 @@ def requeue_running(session: Session, held: Mapping[int, int]) -> int:
 
 
 def advance(session: Session, task: Task) -> None:
-    """Do what the states of a task's shards call for: run shards after the plan, then a merge, then the results.
+    """Take the next step of a task by the states of its shards: run shards after the plan, then a merge, then the
+    results.
 
-    Looks come in between, where the plan has them. A look that fails is no more than one look less.
+    Looks come in between, if the plan has looks. A failed look is skipped.
     """
     if task.state in OVER:
         _close_evaluation(task.evaluation)
@@ -246,7 +247,7 @@ def advance(session: Session, task: Task) -> None:
 
 
 def _only_waits(session: Session, task: Task) -> bool:
-    """Whether shards are still to run and nothing looks at them before: found without reading all for each of them."""
+    """Tell whether shards remain to run and no look is due before, without reading all shards each time."""
     if task.looks is not False:
         return False
     still_to_run = (Shard.task_id == task.id, Shard.stage == "run", Shard.state.not_in(("succeeded", "skipped")))
@@ -254,18 +255,18 @@ def _only_waits(session: Session, task: Task) -> bool:
 
 
 def is_queued(session: Session) -> bool:
-    """Whether there is anything to dispatch, or may be in a while: an evaluation that is not over."""
+    """Tell whether an evaluation is not over, so that there is or will be something to dispatch."""
     return session.scalar(select(Evaluation.id).where(Evaluation.state.in_(("queued", "running"))).limit(1)) is not None
 
 
 def fail_task(task: Task, error: ShardError) -> None:
-    """Mark a task failed by its first error. Shards that wait are no longer dispatched; a retry takes them up."""
+    """Mark a task failed by its first error. Waiting shards are not dispatched; a retry queues them."""
     if task.state not in OVER:
         task.state, task.error = "failed", error.to_json()
 
 
 def fail_checkpoint(session: Session, checkpoint_id: int, error: ShardError) -> None:
-    """Fail what waits for a checkpoint that could not be spooled."""
+    """Fail the evaluations of a checkpoint that could not be spooled."""
     hold_all(session, Evaluation.checkpoint_id == checkpoint_id)
     for evaluation in session.scalars(select(Evaluation).where(Evaluation.checkpoint_id == checkpoint_id)):
         for task in evaluation.tasks:
@@ -274,8 +275,8 @@ def fail_checkpoint(session: Session, checkpoint_id: int, error: ShardError) -> 
 
 
 def unwanted(session: Session, shard_ids: Iterable[int]) -> set[int]:
-    """Which of these shards should stop: their evaluation was cancelled, a look showed that they are not needed, or
-    their run was deleted."""
+    """Return the shards to stop: their evaluation was cancelled, a look made them unnecessary, or their run was
+    deleted."""
     ids = set(shard_ids)
     wanted = (
         select(Shard.id)
@@ -314,8 +315,8 @@ def _output(shard: Shard) -> KeptOutput:
 
 
 def _fenced(session: Session, assignment: Assignment) -> Shard | None:
-    """The shard of an attempt, which nobody else changes until the transaction ends; None unless the attempt is current
-    and running."""
+    """Lock and return the shard of an attempt until the transaction ends; None unless the attempt is current and
+    running."""
     hold(session, assignment.evaluation_id)
     return session.scalar(
         select(Shard)
@@ -331,12 +332,12 @@ def _is_stored(session: Session, assignment: Assignment) -> bool:
 
 
 def _waiting(task: Task) -> str:
-    """The state of a shard that is to be tried again, if anybody still wants it."""
+    """Return the state of a shard that is to be retried, which depends on its evaluation."""
     return "cancelled" if task.state == "cancelled" else "queued"
 
 
 def _close_attempt(session: Session, shard: Shard, outcome: str, code: str = "") -> None:
-    """`code`: that of the error which ended it."""
+    """`code`: of the error that ended the attempt."""
     attempt = session.get(Attempt, (shard.id, shard.attempt))
     if attempt is not None:
         attempt.finished_at, attempt.outcome = now(), outcome
@@ -353,9 +354,10 @@ def _insert_runs(session: Session, task: Task, plan: PlanResult) -> None:
 
 
 def _look(session: Session, task: Task, plan: PlanResult, runs: Sequence[Shard], looks: Sequence[Shard]) -> bool:
-    """Look where enough shards are done, and skip the rest once a look says so; whether the merge has to wait for it.
+    """Queue the looks that are due, and skip the remaining run shards once a look says so; tell whether the merge must
+    wait.
 
-    Looks decide in their order, whichever of them is done first: how many samples are used is not up to chance.
+    Looks decide in their order, whichever is done first, so that the number of samples does not depend on chance.
     """
     until = plan.until
     if any(shard.state == "skipped" for shard in runs):
@@ -382,7 +384,7 @@ def _look(session: Session, task: Task, plan: PlanResult, runs: Sequence[Shard],
 
 
 def _skip(session: Session, shards: Iterable[Shard]) -> None:
-    """What is not needed any more. An attempt that runs is told to stop by the coordinator, and its result is late."""
+    """Skip a shard that is not needed any more. The coordinator stops a running attempt, whose result is late."""
     for shard in shards:
         if shard.state == "running":
             _close_attempt(session, shard, "cancelled")

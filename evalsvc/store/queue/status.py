@@ -1,4 +1,4 @@
-"""What waits, what runs, what failed last and how fast it goes: a look at the whole queue."""
+"""The state of the whole queue: waiting, running and failed evaluations, and the pace."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from evalsvc.store.tables import OVER, Checkpoint, Evaluation, Run, Shard, Task,
 from evalsvc.store.views import LiveTask, document_of, evaluation_view
 
 SHOWN_RUNNING, SHOWN_FAILED, SHOWN_WARNED = 20, 5, 5
-"""How many evaluations or tasks are named."""
+"""The most evaluations or tasks that are listed: running, failed, with warnings."""
 
 WINDOW = timedelta(hours=1)
-"""Over which the throughput is taken."""
+"""The time over which the pace is measured."""
 
 OPEN = ("queued", "running")
 
@@ -35,7 +35,7 @@ class AtWork(Protocol):
 
 
 def queue_view(session: Session) -> documents.Queue:
-    """Return what is not over, in sum and by run, and when it will be at the pace of the last hour's work."""
+    """Return the numbers of unfinished evaluations, in total and by run, and their time at the last hour's pace."""
     rows = session.execute(
         select(
             Run.name, Evaluation.state, func.count().label("number"), func.min(Evaluation.created_at).label("oldest")
@@ -72,14 +72,15 @@ def queue_view(session: Session) -> documents.Queue:
 
 
 def finished_lately(session: Session, moment: datetime) -> int:
-    """How many evaluations came to an end by themselves within the last hour."""
+    """Return the number of evaluations that ended within the last hour and were not cancelled."""
     ended = (Evaluation.state.in_([state for state in OVER if state != "cancelled"]),)
     query = select(func.count()).select_from(Evaluation).where(*ended, Evaluation.finished_at >= moment - WINDOW)
     return session.scalar(query) or 0
 
 
 def _busy_seconds(session: Session, moment: datetime) -> float:
-    """Return how many seconds of the last hour some evaluation was running: an idle hour says nothing of the pace."""
+    """Return the seconds of the last hour in which some evaluation was running, since idle time says nothing of the
+    pace."""
     since = moment - WINDOW
     begun = (Evaluation.started_at.is_not(None), Evaluation.started_at < moment)
     unfinished = and_(Evaluation.finished_at.is_(None), Evaluation.state == "running")
@@ -98,7 +99,7 @@ def _busy_seconds(session: Session, moment: datetime) -> float:
 
 
 def running_view(session: Session, live: Mapping[int, LiveTask]) -> list[documents.RunningEvaluation]:
-    """Return the evaluations that run, the oldest first, with the progress of their tasks that run."""
+    """Return the running evaluations, the oldest first, with the progress of their running tasks."""
     query = select(Evaluation).where(Evaluation.state == "running").order_by(Evaluation.started_at, Evaluation.id)
     views = [evaluation_view(session, evaluation, live) for evaluation in session.scalars(query.limit(SHOWN_RUNNING))]
     return [
@@ -113,7 +114,7 @@ def running_view(session: Session, live: Mapping[int, LiveTask]) -> list[documen
 
 
 def failed_view(session: Session) -> list[documents.FailedEvaluation]:
-    """Return the evaluations that failed last, the newest first, and why."""
+    """Return the last failed evaluations, the newest first, with their errors."""
     query = (
         select(Evaluation)
         .where(Evaluation.state.in_(("failed", "partly_failed")))
@@ -127,7 +128,7 @@ def failed_view(session: Session) -> list[documents.FailedEvaluation]:
 
 
 def warned_view(session: Session) -> list[documents.WarnedTask]:
-    """Return the tasks that ended last with a suspicion about their result, the newest first."""
+    """Return the last tasks with warnings, the newest first."""
     query = (
         select(Task.name.label("task"), Task.warnings, Evaluation.id, Evaluation.suite)
         .add_columns(Run.name.label("run"), Checkpoint.step, Checkpoint.variant)
@@ -142,7 +143,7 @@ def warned_view(session: Session) -> list[documents.WarnedTask]:
 
 
 def work_view(session: Session, at_work: Mapping[str, AtWork]) -> dict[str, documents.Work]:
-    """Return what workers run, by the worker's address."""
+    """Return the shard that each worker runs, by the worker's address."""
     ids = sorted({work.task_id for work in at_work.values()})
     query = (
         select(Task.id, Task.name.label("task"), Task.evaluation_id.label("evaluation"))
@@ -172,5 +173,5 @@ def _shards(session: Session) -> documents.OpenShards:
 
 
 def _seconds(since: datetime, moment: datetime) -> float:
-    """How old something is; nothing is younger than now, whatever a clock says."""
+    """Return the age of a moment in seconds; at least 0, whatever the clock says."""
     return max(0.0, round((moment - since).total_seconds(), 1))

@@ -1,7 +1,7 @@
-"""What the service's metrics are computed from: how much waits, and how every attempt so far ended.
+"""The counts behind the service's metrics: the depth of the queue, and the ends of all attempts so far.
 
-Sums are kept by the transaction that ends an attempt: counted from the attempts' rows they would take longer with each
-evaluation, and shrink with each run that is deleted.
+The transaction that ends an attempt updates the sums. Counting rows instead would take longer with each evaluation, and
+the counts would shrink with each deleted run.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from evalsvc.store.history.values import insert
 from evalsvc.store.tables import AttemptTotal, Evaluation, Shard, Task, now
 
 SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0)
-"""Upper ends of the buckets of durations; one more has the rest. To change them is to migrate what was counted."""
+"""Upper bounds of the buckets of durations; a last bucket has the rest. Changing the bounds needs a migration."""
 
 
 def count_attempt(
     session: Session, *, kind: str, stage: str, outcome: str, code: str, seconds: float, units: int
 ) -> None:
-    """Count an attempt that ended; the columns of `AttemptTotal` say what is what."""
+    """Count an ended attempt; the parameters are columns of `AttemptTotal`."""
     # A clock that was set back meanwhile must not take away what others took.
     seconds = max(0.0, seconds)
     way = {"kind": kind, "stage": stage, "outcome": outcome, "code": code, "bucket": bisect_left(SECONDS, seconds)}
@@ -39,14 +39,14 @@ def count_attempt(
 
 @dataclass(frozen=True)
 class Depths:
-    """How much there is of what."""
+    """The depths of the queue."""
 
     evaluations: dict[str, int]
-    """By state."""
+    """Number of evaluations by state."""
     shards: dict[str, int]
-    """Those that wait or run."""
+    """Number of shards that wait or run, by state."""
     oldest_seconds: float
-    """Since the oldest evaluation that has a shard which waits was asked for."""
+    """Seconds since the oldest evaluation with a waiting shard was entered."""
 
 
 def read_depths(session: Session) -> Depths:

@@ -1,4 +1,4 @@
-"""The base of a run: the checkpoint that its checkpoints are compared with, of any run; by default its own step 0."""
+"""The base of a run: the checkpoint, of any run, that its checkpoints are compared with; by default its own step 0."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FIRST_STEP = 0
 
 
 def name_base(session: Session, run: Run, of: str, step: int, variant: str) -> Checkpoint:
-    """Make a checkpoint of the run named `of` the base of `run`, from now on.
+    """Make a checkpoint of the run named `of` the base of `run`.
 
     Raises:
         UnknownName: there is no such run, step or variant; near ones are named.
@@ -26,14 +26,14 @@ def name_base(session: Session, run: Run, of: str, step: int, variant: str) -> C
 
 
 def find_base(session: Session, checkpoint: Checkpoint) -> Checkpoint | None:
-    """What a checkpoint is compared with; see `base_of`."""
+    """Return the checkpoint that a checkpoint is compared with; see `base_of`."""
     return base_of(session, checkpoint.run, checkpoint.variant)
 
 
 def base_of(session: Session, run: Run, variant: str) -> Checkpoint | None:
-    """What a run's checkpoints of a variant are compared with: the newest file of its base; None where there is none.
+    """Return the checkpoint that a run's checkpoints of a variant are compared with; None if there is none.
 
-    Without a name it is the run's step 0, in that variant if there is one, else `raw`.
+    Without a named base, that is the run's step 0 of the variant, or else of `raw`.
     """
     if run.base is not None:
         return _current(session, Step(**run.base))
@@ -42,7 +42,7 @@ def base_of(session: Session, run: Run, variant: str) -> Checkpoint | None:
 
 
 def is_first(session: Session, checkpoint: Checkpoint, base: Checkpoint | None) -> bool:
-    """Whether a checkpoint is its own `base`, that of another run, or of the smallest step that its run has by now."""
+    """Tell whether a checkpoint is its own `base`, another run's base, or of the smallest step of its run."""
     if base is not None and base.id == checkpoint.id:
         return True
     earlier = select(Checkpoint.id).where(
@@ -60,14 +60,13 @@ def base_view(session: Session, run: Run) -> documents.Base:
 
 
 def is_named_base(session: Session, checkpoint: Checkpoint) -> bool:
-    """Whether a run names this checkpoint, or a virtual one that is made of it, as its base."""
+    """Tell whether a run names the checkpoint, or a virtual checkpoint that is made of the checkpoint, as its base."""
     places = [step_of(item) for item in (checkpoint, *checkpoint.children) if item.replaced_at is None]
     return bool(places) and any(base in places for base in _named(session).values())
 
 
 def base_ids(session: Session) -> set[int]:
-    """The checkpoints that are the base of any run, and what virtual ones of them are made of: all that must not be
-    dropped when their own evaluation is over."""
+    """Return the bases of all runs and the parents of virtual bases: their copies must outlive their evaluations."""
     named = [_current(session, base) for base in _named(session).values()]
     default = (
         select(Checkpoint.id)
@@ -80,7 +79,7 @@ def base_ids(session: Session) -> set[int]:
 
 
 def awaiting_parents() -> Select[tuple[int]]:
-    """The virtual checkpoints of which a parent is being copied to the spool."""
+    """Return the virtual checkpoints with a parent that is being copied to the spool."""
     return (
         select(checkpoint_parents.c.checkpoint_id)
         .join(Checkpoint, Checkpoint.id == checkpoint_parents.c.parent_id)
@@ -89,7 +88,8 @@ def awaiting_parents() -> Select[tuple[int]]:
 
 
 def runs_awaiting_base(session: Session) -> set[int]:
-    """Runs whose base is being copied to the spool: a shard begun now would lose its base once the copy is ready."""
+    """Return the runs whose base is being copied to the spool. A shard that begins now would lose the base when the
+    copy is ready."""
     copying = session.scalars(
         select(Checkpoint).where(
             or_(Checkpoint.spool_state == "copying", Checkpoint.id.in_(awaiting_parents())),
@@ -104,7 +104,7 @@ def runs_awaiting_base(session: Session) -> set[int]:
 
 
 def _named(session: Session) -> dict[int, Step]:
-    """The bases that runs name, by the run's id."""
+    """Return the bases that runs name, by the run's id."""
     rows = session.execute(select(Run.id, Run.base).where(Run.base.is_not(None)))
     return {row.id: Step(**row.base) for row in rows}
 

@@ -1,4 +1,4 @@
-"""Pruning: what of the runs' artifacts is kept by their rules, and what is not."""
+"""Pruning: which artifacts the rules of runs keep, and which they do not."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ AT_ONCE = 500
 
 @dataclass
 class Pruned:
-    """What was, or would be, pruned."""
+    """Artifacts that were pruned, or would be."""
 
     by_run: dict[str, int] = field(default_factory=dict)
-    """How many artifacts, of the runs that lose any."""
+    """Number of artifacts, by run."""
     ids: list[int] = field(default_factory=list)
     contents: dict[str, int] = field(default_factory=dict)
-    """Sizes of their contents by digest; others may have the same."""
+    """Sizes of the artifacts' contents by digest. Other artifacts may have the same contents."""
 
 
 def rule_of(run: Run, default: Retention | None) -> Retention | None:
-    """The rule of a run, or else that of the service."""
+    """Return the rule of a run, or else the rule of the service."""
     return default if run.retention is None else retention_of(run.retention)
 
 
@@ -47,7 +47,7 @@ def retention_view(run: Run, default: Retention | None) -> documents.Retention:
 
 
 def find_prunable(session: Session, default: Retention | None, run: str | None = None) -> Pruned:
-    """What the rules, of all runs or of one, do not keep.
+    """Return the artifacts that the rules, of all runs or of one, do not keep.
 
     Raises:
         UnknownName: there is no such run.
@@ -62,13 +62,13 @@ def find_prunable(session: Session, default: Retention | None, run: str | None =
 
 
 def require_metric(session: Session, name: str) -> None:
-    """Check that some run has a metric of this name, or fitting this pattern, of which a value can be the best.
+    """Check that some run has a metric with a direction and this name or pattern.
 
-    A service that has measured nothing yet knows no names, and takes any.
+    A service without any values knows no names, and accepts every name.
 
     Raises:
-        UnknownName: there is none; near misses are named.
-        InvalidRequest: it has no direction.
+        UnknownName: no run has such a metric; near misses are named.
+        InvalidRequest: the metric has no direction.
     """
     rows = session.execute(select(Series.metric, Series.direction).distinct())
     directions = {(row.metric, row.direction) for row in rows}
@@ -84,7 +84,7 @@ def require_metric(session: Session, name: str) -> None:
 
 
 def mark_pruned(session: Session, found: Pruned) -> None:
-    """Say of these artifacts that they are gone; their contents are removed afterwards, where no others have them."""
+    """Mark artifacts as pruned. Their contents are removed later, unless other artifacts have the same."""
     when = now()
     for start in range(0, len(found.ids), AT_ONCE):
         ids = found.ids[start : start + AT_ONCE]
@@ -128,7 +128,8 @@ def _add(session: Session, run: Run, rule: Retention, found: Pruned) -> None:
 
 
 def _best_steps(session: Session, run: Run, rule: Retention) -> set[tuple[int, str]] | None:
-    """Steps and variants at which the rule's metric is best; None where that cannot be told, so all is kept."""
+    """Return the steps and variants at which the rule's metric is best; None if unknown, so that all artifacts are
+    kept."""
     if rule.best is None:
         return set()
     try:

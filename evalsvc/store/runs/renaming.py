@@ -1,4 +1,4 @@
-"""Giving a run another name, wherever it is named."""
+"""Rename a run everywhere: in its history, in expressions, and as a base."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from evalsvc.store.tables import Checkpoint, Evaluation, Run, checkpoint_parents
 
 
 def rename_run(session: Session, name: str, new: str) -> Run:
-    """Call the run `name` `new` from now on: in its history, in expressions, and where it is the base of others.
+    """Rename the run `name` to `new`: in its history, in expressions, and where the run is the base of others.
 
     Raises:
         UnknownName: there is no such run.
@@ -43,7 +43,7 @@ def rename_run(session: Session, name: str, new: str) -> Run:
 
 
 def _made_of(session: Session, run: Run) -> Sequence[Checkpoint]:
-    """Virtual checkpoints, of whatever run, whose expressions name a run."""
+    """Return the virtual checkpoints, of any run, whose expressions name a run."""
     parent = aliased(Checkpoint)
     children = (
         select(checkpoint_parents.c.checkpoint_id)

@@ -1,4 +1,4 @@
-"""Virtual checkpoints in the store: which checkpoints an expression means when it is posted."""
+"""Virtual checkpoints in the store: the checkpoints that an expression means when it is posted."""
 
 from __future__ import annotations
 
@@ -28,26 +28,27 @@ from evalsvc.store.runs.base import base_of
 from evalsvc.store.tables import Checkpoint, checkpoint_parents
 
 NAMED = 8
-"""How many steps are named in a message."""
+"""Steps that a message names."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """What an expression means now."""
+    """An expression, and the checkpoints that it means now."""
 
     expression: Expression
-    """Over steps alone: without ranges, `base`, and virtual checkpoints, whose own expressions are in their place."""
+    """The expression over steps alone: without ranges, `base`, and virtual checkpoints, which their own expressions
+    replace."""
     parents: Sequence[Checkpoint]
-    """Each once, in the order of the canonical form."""
+    """The checkpoints, without repetition, in the order of the canonical form."""
 
 
 def resolve_expression(session: Session, text: str) -> Resolved:
-    """The checkpoints of the service that an expression is made of, as they are now.
+    """Return the checkpoints of the service that an expression is made of now.
 
     Raises:
-        InvalidRequest: it does not follow the grammar, names a file, or is made of too many or too deep.
+        InvalidRequest: the expression does not follow the grammar, names a file, or has too many parts or levels.
         UnknownName: there is no such run, step, variant or base; near ones are named.
-        WrongState: it is made of a virtual checkpoint whose own parents were replaced.
+        WrongState: the expression has a virtual checkpoint whose own parents were replaced.
     """
     # The order in which an average was typed decides nothing, not even whose base is meant.
     expression = parse_expression(canonical(parse_expression(text)))
@@ -74,7 +75,7 @@ def resolve_expression(session: Session, text: str) -> Resolved:
 
 
 def has_files(session: Session, run: str, variant: str | None = None) -> bool:
-    """Whether a run has checkpoints (of a variant) that are no virtual ones; one that does not exist has none."""
+    """Tell whether a run has checkpoints (of a variant) that are not virtual; an unknown run has none."""
     found = exists().where(
         Checkpoint.run.has(name=run),
         Checkpoint.replaced_at.is_(None),
@@ -93,7 +94,9 @@ def _find_leaf(session: Session, leaf: Leaf, first: Step | Steps | None) -> Chec
         )
     assert isinstance(leaf, Base)
     if first is None:
-        raise InvalidRequest("base is that of which run? name a checkpoint of the run beside it, as RUN@STEP")
+        raise InvalidRequest(
+            "base is that of which run? name a checkpoint of the run in the expression too, as RUN@STEP"
+        )
     base = base_of(session, find_run(session, first.run), first.variant)
     if base is None:
         raise UnknownName(
@@ -103,7 +106,8 @@ def _find_leaf(session: Session, leaf: Leaf, first: Step | Steps | None) -> Chec
 
 
 def _find_steps(session: Session, steps: Steps) -> Sequence[Checkpoint]:
-    """The checkpoints in a range by step; UnknownName where there are none, or one of the stride's is missing."""
+    """Return the checkpoints in a range by step; raise UnknownName if the range has none, or lacks a step of the
+    stride."""
     run = find_run(session, steps.run)
     current = select(Checkpoint).where(
         Checkpoint.run_id == run.id, Checkpoint.variant == steps.variant, Checkpoint.replaced_at.is_(None)

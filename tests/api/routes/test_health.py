@@ -24,7 +24,7 @@ def test_alive_and_ready(app: App) -> None:
     [
         ("processes", 0, ["no live worker", "evalsvc doctor"]),
         # Its thread had died of an exception, and nothing said so: posts were taken and never evaluated.
-        ("living", False, ["the coordinator hands nothing out any more; restart"]),
+        ("living", False, ["the coordinator dispatches no shards any more; restart"]),
         ("leaving", True, ["draining: it ends once what runs is stored", "EVALSVC_GRACE"]),
     ],
 )
@@ -103,7 +103,7 @@ def test_a_reader_is_ready_without_workers_and_writes_nothing(start_app: Callabl
     ready = reader.http.get("/readyz").json()
     assert ready == {"status": "ok", "database": "ok", "schema": "ok", "workers": 0, "read_only": True}
     refused(reader.post(weights), 503, "read_only", "answers reads alone (--read-only); write to the other one")
-    assert reader.http.get("/v1/runs").json() == {"runs": []}
+    assert reader.http.get("/v1/runs").json()["runs"] == []
 
 
 def test_who_lost_the_database_takes_no_posts(app: App, weights: Path) -> None:

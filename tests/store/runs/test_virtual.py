@@ -68,7 +68,7 @@ def test_ranges_base_and_virtual_checkpoints_are_resolved_when_they_are_posted(s
         ),
         (f"avg(run-a@0..{2**53 - 1}/1)", InvalidRequest, f"has more than {MAX_CHECKPOINTS} checkpoints"),
         ("avg(base, run-a@10)", UnknownName, "no base; post its step 0, or name one: evalsvc base run-a"),
-        ("avg(base)", InvalidRequest, "base is that of which run? name a checkpoint of the run beside it"),
+        ("avg(base)", InvalidRequest, "base is that of which run? name a checkpoint of the run in the expression too"),
         ("avg(/runs/a.pt)", InvalidRequest, "/runs/a.pt is no checkpoint of the service; name one as RUN@STEP"),
         ("run-a@10", InvalidRequest, "run-a@10 is a checkpoint and no expression"),
         ("avg(run-a@10", InvalidRequest, "at character 13: expected a comma or a closing bracket"),
