@@ -14,7 +14,7 @@ from evalsvc.api.schemas import Name
 from evalsvc.api.state import CurrentState
 from evalsvc.spec import documents
 from evalsvc.store.history.reading import read_protocol
-from evalsvc.store.lists.protocols import protocols_view
+from evalsvc.store.lists.protocols import listed_protocols
 
 router = router_of(prefix="/v1", tags=["runs"], responses=PROBLEMS)
 
@@ -28,7 +28,7 @@ router = router_of(prefix="/v1", tags=["runs"], responses=PROBLEMS)
 )
 def list_protocols(query: Annotated[ProtocolsQuery, Query()], state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
-        return JsonAnswer(protocols_view(session, query.run, query.metric, query.page()))
+        return JsonAnswer(listed_protocols(session, query.run, query.metric, query.page()))
 
 
 @router.get(

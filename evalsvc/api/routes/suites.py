@@ -23,6 +23,7 @@ from evalsvc.spec import documents
 from evalsvc.spec.paths import local_data
 from evalsvc.spec.suite import SHIPPED_SUITES, Suite, load_suite, parse_suite, suite_files
 from evalsvc.store.lists.pages import page_of_names
+from evalsvc.store.lists.suites import loaded_suites
 from evalsvc.store.suites import kept_suite, kept_suites, put_suite
 from evalsvc.store.views import document_of
 
@@ -91,6 +92,7 @@ def list_suites(query: Annotated[PageQuery, Query()], state: CurrentState) -> Js
     with state.reading() as session:
         entries = suite_entries(session, state.settings)
         names, next_cursor = page_of_names(entries, ["suites"], query.page())
+        _kept = loaded_suites(session, names)
         suites = [_summary(name, entries[name]) for name in names]
         return JsonAnswer(documents.Suites(suites=suites, next_cursor=next_cursor))
 

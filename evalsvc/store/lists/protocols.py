@@ -9,33 +9,31 @@ from sqlalchemy.orm import Session
 
 from evalsvc.spec import documents
 from evalsvc.store.history.series import wanted_metrics
-from evalsvc.store.lists.pages import Order, PageRequest, read_page
+from evalsvc.store.lists.pages import Order, PageRequest, page_of_names, read_page
 from evalsvc.store.lookup import find_run
 from evalsvc.store.tables import Protocol, Series
-from evalsvc.store.views import document_of
+from evalsvc.store.views import protocols_view
 
 MAX_METRICS = 100
 """Metrics that are named for each protocol."""
 
 
-def protocols_view(session: Session, run: str | None, metrics: Sequence[str], page: PageRequest) -> documents.Protocols:
+def listed_protocols(
+    session: Session, run: str | None, metrics: Sequence[str], page: PageRequest
+) -> documents.Protocols:
     """Return a page of the protocols, by id: of a run, and of metrics (which may be patterns), if they are given.
 
     Raises:
         UnknownName: no such run; no series (of the run) has such a metric.
         InvalidRequest: the cursor is from another list or from other filters.
     """
-    query = select(Protocol)
-    if run is not None or metrics:
-        series = select(Series.protocol_id)
-        if run is not None:
-            series = series.where(Series.run_id == find_run(session, run).id)
-        if metrics:
-            known = session.scalars(series.with_only_columns(Series.metric).distinct()).all()
-            series = series.where(Series.metric.in_(wanted_metrics(set(known), metrics)))
-        query = query.where(Protocol.id.in_(series))
-    rows, next_cursor = read_page(session, query, Order([Protocol.id]), ["protocols", run, list(metrics)], page)
-    ids = [row.Protocol.id for row in rows]
+    question = ["protocols", run, list(metrics)]
+    if run is None and not metrics:
+        rows, next_cursor = read_page(session, select(Protocol.id), Order([Protocol.id]), question, page)
+        ids = [row[0] for row in rows]
+    else:
+        ids, next_cursor = page_of_names(_measured_by(session, run, metrics), question, page)
+    contents = protocols_view(session, ids)
     measured = select(Series.protocol_id, Series.metric).where(Series.protocol_id.in_(ids)).distinct()
     names: dict[str, list[str]] = {}
     for protocol_id, metric in session.execute(measured.order_by(Series.metric)):
@@ -44,13 +42,26 @@ def protocols_view(session: Session, run: str | None, metrics: Sequence[str], pa
     runs = dict(session.execute(counted.group_by(Series.protocol_id)).all())
     return documents.Protocols(
         protocols=[
-            document_of(
-                documents.ListedProtocol,
-                row.Protocol,
-                metrics=names.get(row.Protocol.id, [])[:MAX_METRICS],
-                runs=runs.get(row.Protocol.id, 0),
+            documents.ListedProtocol(
+                id=protocol_id,
+                content=contents[protocol_id],
+                metrics=names.get(protocol_id, [])[:MAX_METRICS],
+                runs=runs.get(protocol_id, 0),
             )
-            for row in rows
+            for protocol_id in ids
         ],
         next_cursor=next_cursor,
     )
+
+
+def _measured_by(session: Session, run: str | None, metrics: Sequence[str]) -> set[str]:
+    """Return the ids of the protocols of a run's series, or of all series, whose metrics are wanted.
+
+    Patterns are compared here: thousands of matching names would take longer as parameters of a query.
+    """
+    series = select(Series.metric, Series.protocol_id).distinct()
+    if run is not None:
+        series = series.where(Series.run_id == find_run(session, run).id)
+    pairs = session.execute(series).all()
+    wanted = wanted_metrics({metric for metric, _ in pairs}, metrics)
+    return {protocol_id for metric, protocol_id in pairs if metric in wanted}

@@ -16,7 +16,7 @@ from evalsvc.store.lists.checkpoints import checkpoints_view, run_view
 from evalsvc.store.lists.evaluations import evaluations_view
 from evalsvc.store.lists.filters import Filters, require_suite
 from evalsvc.store.lists.pages import PageRequest
-from evalsvc.store.lists.protocols import protocols_view
+from evalsvc.store.lists.protocols import listed_protocols
 from evalsvc.store.lists.runs import runs_view
 from evalsvc.store.lookup import find_run
 from evalsvc.store.session import Store
@@ -40,8 +40,8 @@ LISTS: dict[str, Read] = {
         session, find_run(session, "run-00001"), "grid", None, page
     ),
     "artifacts of an evaluation": lambda session, page: evaluation_artifacts(session, 1, None, page),
-    "protocols": lambda session, page: protocols_view(session, None, [], page),
-    "protocols of metrics": lambda session, page: protocols_view(session, "run-00001", ["loss/1*"], page),
+    "protocols": lambda session, page: listed_protocols(session, None, [], page),
+    "protocols of metrics": lambda session, page: listed_protocols(session, "run-00001", ["loss/1*"], page),
 }
 
 
@@ -140,7 +140,7 @@ def test_a_filter_by_what_is_not_there_says_what_is_near(store: Store) -> None:
         "no variant of run 'run-a' is named 'ema2'; did": lambda session: checkpoints_view(session, both, page),
         "no variant is named 'row'; did you mean 'raw'": lambda session: checkpoints_view(session, variant, page),
         "no run is named 'run%'": lambda session: evaluations_view(session, Filters("run%"), page),
-        "no metric is named 'loss/txt'; did": lambda session: protocols_view(session, "run-a", ["loss/txt"], page),
+        "no metric is named 'loss/txt'; did": lambda session: listed_protocols(session, "run-a", ["loss/txt"], page),
         "no suite is named 'quik'; did you mean 'quick'": lambda session: require_suite(session, "quik", ["loss"]),
     }
     for words, read in wrong.items():
@@ -157,8 +157,8 @@ def test_protocols_say_what_was_measured_by_them(store: Store) -> None:
         enter(store, submission(run=run), suite())
         evaluate_whole(store, metric(1.0), metric(2.0, "loss/image", limit=2 if run == "run-a" else 1))
     with store.reading() as session:
-        everything = protocols_view(session, None, [], PageRequest()).protocols
-        of_a = protocols_view(session, "run-a", ["loss/image"], PageRequest()).protocols
+        everything = listed_protocols(session, None, [], PageRequest()).protocols
+        of_a = listed_protocols(session, "run-a", ["loss/image"], PageRequest()).protocols
     by_limit = {item.content["limit"]: item for item in everything}
     assert {limit: (item.metrics, item.runs) for limit, item in by_limit.items()} == {
         1: (["loss/image", "loss/text"], 2),
