@@ -136,6 +136,14 @@ class Client:
         """Return a checkpoint; `in_use` says whether its file is still needed."""
         return self._get(documents.Checkpoint, f"/v1/checkpoints/{checkpoint}")
 
+    def delete_checkpoint(self, checkpoint: int, *, confirm: str, cancel: bool = False) -> documents.DeletedCheckpoint:
+        """Delete a checkpoint with its evaluations and what they measured, for good.
+
+        `confirm` is the checkpoint's name, RUN@STEP or RUN@STEP:VARIANT. `cancel`: also where evaluations wait or run.
+        """
+        query = _query(confirm=confirm, cancel=cancel)
+        return self._fetch(documents.DeletedCheckpoint, "DELETE", f"/v1/checkpoints/{checkpoint}", query=query)
+
     def evaluate(self, checkpoint: int, suite: str, priority: int = 0) -> documents.Evaluation:
         """Evaluate a posted checkpoint with a suite."""
         body = {"checkpoint": checkpoint, "suite": suite, "priority": priority}
@@ -144,6 +152,10 @@ class Client:
     def evaluation(self, evaluation: int) -> documents.Evaluation:
         """Return an evaluation with its state, its progress and the results of its tasks."""
         return self._get(documents.Evaluation, f"/v1/evaluations/{evaluation}")
+
+    def evaluated_suite(self, evaluation: int) -> documents.EvaluatedSuite:
+        """Return the suite that an evaluation began with, whether or not the suite was replaced or deleted since."""
+        return self._get(documents.EvaluatedSuite, f"/v1/evaluations/{evaluation}/suite")
 
     def interim(self, evaluation: int) -> dict[str, documents.Interim]:
         """Return what the tasks that go on have found so far, by task.
@@ -343,7 +355,10 @@ class Client:
         return self._get(documents.Plan, f"/v1/runs/{_part(run)}/plan")
 
     def put_plan(self, run: str, plan: documents.Plan | Mapping[str, object]) -> documents.Plan:
-        """Say which suites the checkpoints of a run get: `{"suites": [{"suite", "every"}], "when_behind"}`."""
+        """Say which suites the checkpoints of a run get: `{"suites": [{"suite", "every"}], "when_behind"}`.
+
+        `when_behind` is `all`, `newest` or `refuse`, the last with `at_most`.
+        """
         body = content_of(plan) if isinstance(plan, documents.Plan) else plan
         return self._fetch(documents.Plan, "PUT", f"/v1/runs/{_part(run)}/plan", body)
 
@@ -461,6 +476,13 @@ class Client:
         if isinstance(content, str):
             return self._fetch(documents.Suite, "PUT", path, text=content)
         return self._fetch(documents.Suite, "PUT", path, content)
+
+    def delete_suite(self, suite: str) -> documents.DeletedSuite:
+        """Delete a suite that was put; a suite of the folder or of evalsvc that the deleted one hid has the name again.
+
+        Evaluations keep the suite that they began with.
+        """
+        return self._fetch(documents.DeletedSuite, "DELETE", f"/v1/suites/{_part(suite)}")
 
     def artifacts(self, run: str, kind: str | None = None, step: int | None = None) -> list[documents.Artifact]:
         """Return the artifacts of a run, by step; the content is at `/v1/artifacts/{id}`."""

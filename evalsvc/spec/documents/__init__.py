@@ -8,6 +8,7 @@ from evalsvc.spec.documents.artifacts import Artifacts as Artifacts
 from evalsvc.spec.documents.artifacts import Pruned as Pruned
 from evalsvc.spec.documents.artifacts import Retention as Retention
 from evalsvc.spec.documents.checkpoints import Checkpoint as Checkpoint
+from evalsvc.spec.documents.checkpoints import DeletedCheckpoint as DeletedCheckpoint
 from evalsvc.spec.documents.checkpoints import Parent as Parent
 from evalsvc.spec.documents.checkpoints import Posted as Posted
 from evalsvc.spec.documents.comparisons import ComparedSide as ComparedSide
@@ -33,6 +34,7 @@ from evalsvc.spec.documents.evaluations import SuiteVersion as SuiteVersion
 from evalsvc.spec.documents.evaluations import Task as Task
 from evalsvc.spec.documents.events import Event as Event
 from evalsvc.spec.documents.history import Buckets as Buckets
+from evalsvc.spec.documents.history import Gap as Gap
 from evalsvc.spec.documents.history import History as History
 from evalsvc.spec.documents.history import ImportOutcome as ImportOutcome
 from evalsvc.spec.documents.history import Summary as Summary
@@ -80,6 +82,8 @@ from evalsvc.spec.documents.service import WarnedTask as WarnedTask
 from evalsvc.spec.documents.service import Work as Work
 from evalsvc.spec.documents.service import Worker as Worker
 from evalsvc.spec.documents.suites import BrokenSuite as BrokenSuite
+from evalsvc.spec.documents.suites import DeletedSuite as DeletedSuite
+from evalsvc.spec.documents.suites import EvaluatedSuite as EvaluatedSuite
 from evalsvc.spec.documents.suites import Suite as Suite
 from evalsvc.spec.documents.suites import Suites as Suites
 from evalsvc.spec.documents.suites import SuiteSummary as SuiteSummary

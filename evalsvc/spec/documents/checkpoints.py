@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from evalsvc.spec.documents.document import Document, Example
-from evalsvc.spec.documents.fields import Digest, Id, Open, RunName, Step, Time, Tokens, Uri, Variant
+from evalsvc.spec.documents.fields import Count, Digest, Id, Open, RunName, Step, Time, Tokens, Uri, Variant
 from evalsvc.spec.documents.results import EvaluationSummary
 
 
@@ -53,3 +53,18 @@ class Posted(Document):
 
     checkpoint: Checkpoint
     evaluations: list[EvaluationSummary]
+
+
+class DeletedCheckpoint(Document):
+    """How much was deleted with a checkpoint."""
+
+    checkpoint: Annotated[Id, Example(17)]
+    """The checkpoint's id, which no other checkpoint gets."""
+    run: RunName
+    step: Step
+    variant: Variant
+    evaluations: Annotated[Count, Example(2)]
+    values: Annotated[Count, Example(18)]
+    """Values of the history that the evaluations measured."""
+    artifacts: Annotated[Count, Example(3)]
+    freed_bytes: Annotated[Count, Example(4_021_300)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Annotated, Literal
 
 from evalsvc.spec.documents.document import Document, Example
-from evalsvc.spec.documents.fields import Count, Direction, Id, NextCursor, Number, RunName, Step, Time, Variant
+from evalsvc.spec.documents.fields import Count, Direction, Id, NextCursor, Number, RunName, Step, SuiteName, Time, Variant
 
 MetricName = Annotated[str, Example("loss/image")]
 Unit = Annotated[str, Example("nats/token")]
@@ -95,6 +96,24 @@ ImportSources = Annotated[
 """By the id of the import."""
 
 
+Why = Literal["failed", "skipped", "cancelled", "pending"]
+"""Why a value is missing. `skipped`: the plan dropped the evaluation, as `when_behind: newest` says. `pending`: the
+evaluation waits or runs."""
+
+
+class Gap(Document):
+    """A checkpoint that lacks values which other steps of the run have, and the evaluation that would measure them."""
+
+    step: Step
+    variant: Variant
+    suite: SuiteName
+    evaluation: Id
+    """Id of the evaluation."""
+    why: Annotated[Why, Example("failed")]
+    message: Annotated[str, Example("the file /checkpoints/epoch_25.pt was deleted after it was posted; …")]
+    """The error of the evaluation, or what the evaluation waits for; at most 300 characters."""
+
+
 class History(Document):
     """Every value of some series of a run, or a page of them."""
 
@@ -108,6 +127,11 @@ class History(Document):
     """The same as `next_cursor`; an older name, kept for one version."""
     next_cursor: NextCursor
     """The cursor of the next page; null on the last page, and for an answer without `limit`."""
+    gaps: list[Gap] = field(default_factory=list)
+    """Missing values by step, those of the highest steps where there are more than 500. Of several pages, the first has
+    them."""
+    more_gaps: bool = False
+    """Whether gaps of lower steps are left out."""
 
 
 class Buckets(Document):
@@ -123,6 +147,10 @@ class Buckets(Document):
     series: list[BucketSeries]
     names: list[KnownMetric]
     """Every metric of the run."""
+    gaps: list[Gap] = field(default_factory=list)
+    """Missing values by step, those of the highest steps where there are more than 500."""
+    more_gaps: bool = False
+    """Whether gaps of lower steps are left out."""
 
 
 class Point(Document):
@@ -151,6 +179,10 @@ class Summary(Document):
     run: RunName
     series: list[SummarySeries]
     imports: ImportSources
+    gaps: list[Gap] = field(default_factory=list)
+    """Missing values by step, those of the highest steps where there are more than 500."""
+    more_gaps: bool = False
+    """Whether gaps of lower steps are left out."""
 
 
 class ImportOutcome(Document):

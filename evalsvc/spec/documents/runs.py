@@ -51,12 +51,18 @@ class PlannedSuite(Document):
     last: Annotated[Step | None, Example(None)] = None
 
 
+WhenBehind = Literal["all", "newest", "refuse"]
+
+
 class Plan(Document):
     """Which suites a run's checkpoints get."""
 
     suites: list[PlannedSuite]
-    when_behind: Annotated[Literal["all", "newest"], Example("newest")] = "all"
-    """`newest`: a checkpoint drops what older ones of its run still wait for by the plan."""
+    when_behind: Annotated[WhenBehind, Example("newest")] = "all"
+    """`newest`: a checkpoint drops what older ones of its run still wait for by the plan. `refuse`: a checkpoint is
+    refused (429) while `at_most` other steps of its run have evaluations that are not over."""
+    at_most: Annotated[int, Example(1, minimum=1)] = 1
+    """How many steps of the run may have evaluations that are not over, where `when_behind` is `refuse`."""
 
 
 class Base(Document):

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from evalsvc.spec.documents.document import Document, Example
-from evalsvc.spec.documents.fields import Digest, NextCursor, Open, SuiteName, Text
+from evalsvc.spec.documents.fields import Digest, Id, NextCursor, Open, SuiteName, Text
 from evalsvc.spec.documents.results import Error
 
 Source = Annotated[Literal["put", "folder", "shipped"], Example("shipped")]
 """Where a suite is from: a request, a file of the suites' folder, or evalsvc."""
+
+Shadowed = Annotated[Literal["folder", "shipped"] | None, Example(None)]
+
+Tasks = Annotated[list[Open], Example([{"kind": "loss", "name": "loss", "data": "datasets:heldout_text.jsonl"}])]
 
 
 class Suite(Document):
@@ -17,10 +21,12 @@ class Suite(Document):
 
     name: SuiteName
     description: Text
-    tasks: Annotated[list[Open], Example([{"kind": "loss", "name": "loss", "data": "datasets:heldout_text.jsonl"}])]
+    tasks: Tasks
     """Each task with its `kind`, its `name`, and the parameters of its kind."""
     digest: Annotated[Digest, Example("4f0c…")]
     source: Source
+    shadows: Shadowed = None
+    """Source of another suite of the same name, which this suite hides; null where the name has one suite."""
 
 
 class SuiteSummary(Document):
@@ -32,6 +38,8 @@ class SuiteSummary(Document):
     digest: Annotated[Digest, Example("4f0c…")]
     tasks: Annotated[list[str], Example(["loss"])]
     """The tasks' names."""
+    shadows: Shadowed = None
+    """Source of another suite of the same name, which this suite hides; null where the name has one suite."""
 
 
 class BrokenSuite(Document):
@@ -48,3 +56,25 @@ class Suites(Document):
     suites: list[SuiteSummary | BrokenSuite]
     next_cursor: NextCursor = None
     """The cursor of the next page; null on the last page."""
+
+
+class EvaluatedSuite(Document):
+    """The suite that an evaluation began with, whatever the suite's name stands for now."""
+
+    evaluation: Id
+    name: SuiteName
+    tasks: Tasks
+    """Each task with its `kind`, its `name`, and the parameters of its kind."""
+    digest: Annotated[Digest, Example("4f0c…")]
+    current_digest: Annotated[Digest | None, Example("4f0c…")]
+    """Digest of the suite that has the name now: another one where the suite was replaced, null where the suite was
+    deleted or cannot be read."""
+
+
+class DeletedSuite(Document):
+    """The suite that was deleted."""
+
+    name: Annotated[SuiteName, Example("captions")]
+    digest: Annotated[Digest, Example("4f0c…")]
+    uncovered: Shadowed
+    """Source of the suite that has the name from now on; null where no suite has the name."""
