@@ -18,6 +18,7 @@ from evalsvc.errors import (
     DeadlineExceeded,
     InvalidRequest,
     RateLimited,
+    RunBehind,
     ServiceUnreachable,
     leaves,
     os_reason,
@@ -45,6 +46,9 @@ MAX_PAGE = 1000
 
 SILENCE = 60.0
 """Seconds without a sign of life after which a stream of events is given up and asked for again."""
+
+MAX_RETRY_AFTER = 3600
+"""Seconds that a service can ask for before the next try."""
 
 _ERRORS = {leaf.code: leaf for leaf in leaves()}
 
@@ -108,8 +112,12 @@ class Client:
         priority: int = 0,
         tags: Mapping[str, str] | None = None,
         replace: bool = False,
+        patience: float = 0.0,
     ) -> documents.Posted:
         """Post a checkpoint, and have it evaluated. Posting the same again changes nothing.
+
+        For up to `patience` seconds, a post that is refused since the run is behind (`when_behind: refuse`) is repeated
+        after the seconds that the service asks for.
 
         `uri` may be an expression over checkpoints of the service, `lerp(run@0, run@5000, 0.3)`; then run and step have
         defaults: the run that is named first, and its last step in the expression.
@@ -129,8 +137,19 @@ class Client:
             "tags": tags or {},
             "replace": replace,
         }
-        given = {key: value for key, value in body.items() if value is not None}
-        return self._fetch(documents.Posted, "POST", "/v1/checkpoints", given)
+        return self._post_patiently({key: value for key, value in body.items() if value is not None}, patience)
+
+    def _post_patiently(self, body: Mapping[str, object], patience: float) -> documents.Posted:
+        """Post a checkpoint; repeat a post that is refused since the run is behind, for up to `patience` seconds."""
+        until = time.monotonic() + patience
+        while True:
+            try:
+                return self._fetch(documents.Posted, "POST", "/v1/checkpoints", body)
+            except RunBehind as error:
+                wait = max(1, error.retry_after or 0)
+                if time.monotonic() + wait > until:
+                    raise
+            time.sleep(wait)
 
     def checkpoint(self, checkpoint: int) -> documents.Checkpoint:
         """Return a checkpoint; `in_use` says whether its file is still needed."""
@@ -603,7 +622,11 @@ class Client:
         error = _ERRORS.get(str(content.get("code")))
         if error is None:
             self._stranger(response)
-        raise error(str(content.get("detail")))
+        problem = error(str(content.get("detail")))
+        waiting = response.headers.get("retry-after", "")
+        if waiting.isascii() and waiting.isdecimal():
+            problem.retry_after = min(int(waiting[:9]), MAX_RETRY_AFTER)
+        raise problem
 
     def _stranger(self, response: httpx.Response) -> NoReturn:
         raise ServiceUnreachable(

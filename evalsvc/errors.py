@@ -15,7 +15,8 @@ EvalsvcError
 │   ├── NotComparable                not_comparable
 │   ├── Unauthorized                 unauthorized
 │   ├── Forbidden                    forbidden
-│   └── RateLimited                  rate_limited
+│   ├── RateLimited                  rate_limited
+│   └── RunBehind                    run_behind
 ├── CheckpointError
 │   ├── CheckpointNotFound           checkpoint_not_found
 │   ├── CheckpointNotAllowed         checkpoint_not_allowed
@@ -80,6 +81,8 @@ class EvalsvcError(Exception):
     code: ClassVar[str] = "error"
     transient: ClassVar[bool] = False
     """Whether it may pass by itself: a shard that fails by it is tried again later."""
+    retry_after: int | None = None
+    """Seconds after which the same request may succeed; None where that is not known."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -197,6 +200,14 @@ class RateLimited(InputError):
     """Too many requests, or too many wrong tokens, in a short time. `Retry-After` has the seconds to wait."""
 
     code = "rate_limited"
+
+
+class RunBehind(InputError):
+    """The plan of the run says `when_behind: refuse`, and as many steps as the plan allows still have evaluations that
+    are not over. Nothing was stored. Post again after the seconds of `Retry-After`.
+    """
+
+    code = "run_behind"
 
 
 class CheckpointError(EvalsvcError):
@@ -344,6 +355,7 @@ class DatabaseUnusable(ServiceError):
     """The database does not answer, is full or damaged, or is SQLite on a network file system."""
 
     code = "database_unusable"
+    retry_after = 5  # a database that was restarted is back within seconds
 
 
 class DatabaseInUse(ServiceError):

@@ -11,12 +11,14 @@ from compared_runs import put
 from long_lists import fill_lists
 from pandas import DataFrame
 
+from evalsvc import client as client_module
 from evalsvc.client import Client
 from evalsvc.errors import (
     Conflict,
     DeadlineExceeded,
     Forbidden,
     InvalidRequest,
+    RunBehind,
     ServiceUnreachable,
     Unauthorized,
     UnknownName,
@@ -93,6 +95,42 @@ def test_what_is_known_before_the_end(app: App, client: Client, weights: Path) -
     assert client.history("run-a").series == []
     app.coordinator.work()
     assert client.interim(number) == {}
+
+
+def test_a_run_that_is_behind_is_waited_for_within_patience(
+    app: App, client: Client, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what the service says, and not in a loop that asks all the time."""
+    client.put_plan("run-a", {"suites": [{"suite": "loss", "every": 1}], "when_behind": "refuse"})
+    client.submit("run-a", 25, str(weights))
+    with pytest.raises(RunBehind, match="is behind") as caught:
+        client.submit("run-a", 50, str(weights), patience=29)
+    assert caught.value.retry_after == 30
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        app.coordinator.work()
+
+    monkeypatch.setattr(client_module.time, "sleep", sleep)
+    assert client.submit("run-a", 50, str(weights), patience=31).evaluations[0].state == "queued"
+    assert slept == [30]
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"), [("7", 7), ("9" * 400, 3600), ("-5", None), ("soon", None), ("²", None), ("", None)]
+)
+def test_what_another_service_says_of_the_wait_is_bounded(header: str, seconds: int | None) -> None:
+    def answer(_request: httpx.Request) -> httpx.Response:
+        content = {"code": "run_behind", "detail": "behind"}
+        return httpx.Response(429, json=content, headers=[(b"retry-after", header.encode("latin-1"))])
+
+    with (
+        Client("http://evalsvc", transport=httpx.MockTransport(answer)) as client,
+        pytest.raises(RunBehind) as caught,
+    ):
+        client.submit("run-a", 1, "/a.pt")
+    assert caught.value.retry_after == seconds
 
 
 def test_suites_and_plans(client: Client) -> None:

@@ -34,6 +34,7 @@ STATUS: dict[type[EvalsvcError], int] = {
     errors.Unauthorized: 401,
     errors.Forbidden: 403,
     errors.RateLimited: 429,
+    errors.RunBehind: 429,
     errors.CheckpointNotFound: 422,
     errors.CheckpointNotAllowed: 403,
     errors.CheckpointGone: 410,
@@ -125,8 +126,7 @@ def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | No
 
 def _on_evalsvc_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, EvalsvcError)
-    # A database that was restarted is back within seconds.
-    headers = {"Retry-After": "5"} if isinstance(error, errors.DatabaseUnusable) else None
+    headers = None if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     return problem(STATUS[type(error)], error.code, error.message, headers)
 
 

@@ -13,6 +13,7 @@ from evalsvc.checkpoints.expression_parser import is_expression
 from evalsvc.checkpoints.reference import Spool
 from evalsvc.errors import UnknownName
 from evalsvc.metrics.intervals import LEVEL
+from evalsvc.spec.documents.runs import WhenBehind
 from evalsvc.spec.names import CHECKPOINT, MAX_STEP, NAME, RUN
 
 MAX_ID = 2**31 - 1
@@ -161,8 +162,17 @@ class PlanInput(Input):
     )
 
     suites: Annotated[list[PlannedSuiteInput], Field(max_length=256)]
-    when_behind: Literal["all", "newest"] = "all"
-    """`newest`: a checkpoint drops what older ones of its run still wait for by the plan."""
+    when_behind: WhenBehind = "all"
+    """`newest`: a checkpoint drops what older ones of its run still wait for by the plan. `refuse`: a checkpoint is
+    refused (429, with `Retry-After`) while `at_most` other steps of its run have evaluations that are not over."""
+    at_most: Annotated[int, Field(strict=True, ge=1, le=1000)] = 1
+    """How many steps of the run may have evaluations that are not over; for `when_behind: refuse` alone."""
+
+    @model_validator(mode="after")
+    def _bounds_what_it_refuses(self) -> PlanInput:
+        if self.at_most != 1 and self.when_behind != "refuse":
+            raise ValueError(f"at_most is for when_behind: refuse, found {self.when_behind!r}; leave at_most out")
+        return self
 
 
 class RunInput(Input):

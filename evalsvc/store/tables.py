@@ -108,7 +108,7 @@ class Run(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(128), unique=True)
     plan: Mapped[dict[str, Any] | None]
-    """The plan, `{"suites": [{"suite", "every", "first", "last"}], "when_behind": "all" | "newest"}`."""
+    """The plan, `{"suites": [{"suite", "every", "first", "last"}], "when_behind", "at_most"}`."""
     base: Mapped[dict[str, Any] | None]
     """The base of the run's checkpoints, `{"run", "step", "variant"}`; None for the run's own step 0."""
     retention: Mapped[dict[str, Any] | None]

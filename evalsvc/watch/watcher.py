@@ -16,6 +16,7 @@ from evalsvc.errors import (
     InputError,
     InvalidRequest,
     RateLimited,
+    RunBehind,
     ServiceUnreachable,
     SourceUnreachable,
     Unauthorized,
@@ -28,7 +29,7 @@ from evalsvc.watch.remote_folder import RemoteFolder
 FIRST_DELAY, MAX_DELAY = 1.0, 60.0
 """Seconds between the tries to reach a service that is down."""
 
-DOWN = (ServiceUnreachable, DatabaseUnusable, RateLimited)
+DOWN = (ServiceUnreachable, DatabaseUnusable, RateLimited, RunBehind)
 """No other checkpoint would be taken either."""
 
 IN_STORE = "posted"
@@ -96,7 +97,7 @@ class Watcher:
             EvalsvcError: the service does not answer, or lets nobody in.
         """
         settled_by = self._classifier.clock() + 2 * self._classifier.settle
-        while (waiting := self.look(patient=False)) and self._classifier.clock() < settled_by:
+        while (waiting := self._look_when_not_behind()) and self._classifier.clock() < settled_by:
             time.sleep(min(every, self._classifier.settle / 2))
         for name in waiting:
             self._complain(f"{name} is still being written, and is not posted")
@@ -119,9 +120,18 @@ class Watcher:
             self._wait_longer(error)
         else:
             if self._delay is not None:
-                self._complain("the service answers again")
+                self._complain("the service takes posts again")
             self._delay = None
         return waiting
+
+    def _look_when_not_behind(self) -> list[str]:
+        """Look once without patience; wait and look again where the plan of the run refuses checkpoints for now."""
+        while True:
+            try:
+                return self.look(patient=False)
+            except RunBehind as error:
+                self._wait_longer(error)
+                time.sleep(self._delay or FIRST_DELAY)
 
     def _new(self, waiting: list[str]) -> list[tuple[Candidate, Verdict]]:
         """What is to be posted; puts the names of what is not complete yet into `waiting`."""
@@ -238,7 +248,10 @@ class Watcher:
     def _wait_longer(self, error: EvalsvcError) -> None:
         if self._delay is None:
             self._complain(f"{error.message}; trying again")
-        self._delay = FIRST_DELAY if self._delay is None else min(2 * self._delay, MAX_DELAY)
+        longer = FIRST_DELAY if self._delay is None else min(2 * self._delay, MAX_DELAY)
+        # A run that is behind catches up at a pace of which the service knows more.
+        least = FIRST_DELAY if isinstance(error, RunBehind) else longer
+        self._delay = max(least, error.retry_after or 0)
         self._known = None
 
     def _say_once(self, uri: str, mark: str, text: str) -> None:

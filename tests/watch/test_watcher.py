@@ -191,7 +191,7 @@ def test_a_service_that_is_down_costs_no_checkpoint(scene: Scene) -> None:
     watcher.look()  # it was entered, and nobody heard of it
     transport.lose_answers = False
     watcher.look()
-    assert scene.noted[-1] == "the service answers again"
+    assert scene.noted[-1] == "the service takes posts again"
     assert scene.rows() == 1
     evaluations = scene.posted()[5, "raw"]["evaluations"]
     assert len(evaluations) == 1
@@ -216,6 +216,36 @@ def test_waits_longer_each_time(scene: Scene, monkeypatch: pytest.MonkeyPatch) -
         watcher.watch(every=5)
     assert slept == [1, 2, 4, 8, 16, 32, 60, 60, 60, 5]
     assert set(scene.posted()) == {(5, "raw")}
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_a_run_that_is_behind_is_waited_for(scene: Scene, monkeypatch: pytest.MonkeyPatch, once: bool) -> None:
+    """Each step is posted when the one before is over, after the seconds that the service says, and that is said."""
+    plan = {"suites": [{"suite": "loss", "every": 1}], "when_behind": "refuse"}
+    scene.app.http.put("/v1/runs/run-a/plan", json=plan).raise_for_status()
+    for step in (5, 6, 7):
+        scene.write(f"epoch_{step}.pt", step=step)
+    watcher = scene.watcher(settle=0)
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        scene.app.coordinator.work()
+        if not once and len(scene.said) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(watcher_module.time, "sleep", sleep)
+    if once:
+        watcher.post_all(every=5)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            watcher.watch(every=5)
+    assert [line.partition(":")[0] for line in scene.said] == ["epoch_5.pt", "epoch_6.pt", "epoch_7.pt"]
+    assert slept[0] == 30
+    assert max(slept) == 30, "the second wait is no longer than the service says"
+    assert len(scene.noted) == 2
+    assert scene.noted[0].endswith("post step 6 again in 30 s; trying again")
+    assert scene.noted[1] == "the service takes posts again"
 
 
 def test_an_instruction_is_said_once_and_others_go_on(tmp_path: Path) -> None:

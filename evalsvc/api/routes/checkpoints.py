@@ -61,7 +61,9 @@ router = router_of(prefix="/v1/checkpoints", tags=["checkpoints"], responses=PRO
     description="The same post again changes nothing and answers 200 with the same ids. Another file at the same run, "
     "step and variant is a conflict unless `replace` is true.\n\nA `uri` such as `avg(run@1000..2000/100)`, "
     "`lerp(run@0, run@5000, 0.3)` or `graft(run@5000, base, layers=0-11)` posts a virtual checkpoint: its weights are "
-    "computed from those of other checkpoints when it is evaluated.",
+    "computed from those of other checkpoints when it is evaluated.\n\nWithout `suites`, the plan of the run applies: "
+    "with `when_behind: refuse`, a post is answered with 429 (`run_behind`) and `Retry-After`, and nothing is stored, "
+    "while other steps of the run have evaluations that are not over.",
     responses=document(201, "The checkpoint and one evaluation per suite.", documents.Posted)
     | document(200, "It was there already: the same checkpoint, the same evaluations.", documents.Posted)
     | UNREACHABLE,
@@ -95,6 +97,8 @@ def list_checkpoints(query: Annotated[CheckpointsQuery, Query()], state: Current
 @router.get(
     "/{checkpoint_id}",
     summary="A checkpoint, whether its file is still needed, and its evaluations",
+    description="A checkpoint that was replaced by another file stays readable under its id, with `replaced_at`. A "
+    "virtual checkpoint lists its `parents`.",
     responses=document(200, "As it was posted.", documents.Checkpoint),
 )
 def get_checkpoint(checkpoint_id: Id, state: CurrentState) -> JsonAnswer:

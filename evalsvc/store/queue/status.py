@@ -71,6 +71,13 @@ def queue_view(session: Session) -> documents.Queue:
     )
 
 
+def seconds_per_evaluation(session: Session) -> float | None:
+    """Return how long evaluations took in the last hour while any ran; None where none came to an end."""
+    moment = now()
+    finished = finished_lately(session, moment)
+    return _busy_seconds(session, moment) / finished if finished else None
+
+
 def finished_lately(session: Session, moment: datetime) -> int:
     """Return the number of evaluations that ended within the last hour and were not cancelled."""
     ended = (Evaluation.state.in_([state for state in OVER if state != "cancelled"]),)

@@ -15,8 +15,11 @@ from evalsvc.spec.suite import Suite
 from evalsvc.store.history.version import touch_history
 from evalsvc.store.hold import hold_all
 from evalsvc.store.lookup import current_checkpoint, get_or_create_run, newest_evaluation, step_of
+from evalsvc.store.runs.behind import require_room
 from evalsvc.store.tables import OVER, Checkpoint, Evaluation, MetricValue, Run, Shard, Task, now
 from evalsvc.store.views import plan_view
+
+_SKIPPED = "skipped, since step"
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ def submit(
 
     Raises:
         Conflict: the run has another file at this step and variant, and `replace` is not set.
+        RunBehind: the plan of the run refuses the checkpoint until others are evaluated.
     """
     run = get_or_create_run(session, submission.run)
     found = current_checkpoint(session, run.id, submission.step, submission.variant)
@@ -69,23 +73,31 @@ def submit(
         )
     planned, plan = suites is None, plan_view(run)
     wanted = [find(name) for name in due_suites(plan, submission.step)] if suites is None else list(suites)
+    kept, replaced = (None, found) if difference else (found, None)
+    if planned and plan.when_behind == "refuse" and _lacks_evaluation(session, kept, wanted):
+        require_room(session, run, plan, submission.step)
     skips = planned and plan.when_behind == "newest"
     older = _older(run.id, submission, [suite.name for suite in wanted]) if skips else false()
-    replaced = found if difference else None
     # All that is to be stopped at once, and before the run's row: who stores a result takes them in this order.
     hold_all(session, or_(false() if replaced is None else _needs(replaced), older))
     if replaced is not None:
         replace_checkpoint(session, replaced)
-    created = found is None or replaced is not None
-    checkpoint = _insert(session, run, submission) if found is None or replaced is not None else found
+    checkpoint = kept or _insert(session, run, submission)
     evaluations = [
         newest_evaluation(session, checkpoint.id, suite.digest)
         or insert_evaluation(session, checkpoint, suite, submission.priority, planned)
         for suite in wanted
     ]
     for evaluation in session.scalars(select(Evaluation).where(older)):
-        cancel(evaluation, f"skipped, since step {submission.step} arrived and the plan says when_behind: newest")
-    return Submitted(checkpoint, evaluations, created)
+        cancel(evaluation, f"{_SKIPPED} {submission.step} arrived and the plan says when_behind: newest")
+    return Submitted(checkpoint, evaluations, created=kept is None)
+
+
+def _lacks_evaluation(session: Session, checkpoint: Checkpoint | None, suites: Sequence[Suite]) -> bool:
+    """Tell whether a post of the checkpoint has something to evaluate; a repeated post has not."""
+    return any(
+        checkpoint is None or newest_evaluation(session, checkpoint.id, suite.digest) is None for suite in suites
+    )
 
 
 def due_suites(plan: Plan, step: int) -> list[str]:
@@ -164,6 +176,11 @@ def cancel(evaluation: Evaluation, reason: str) -> None:
         for shard in task.shards:
             if shard.state == "queued":
                 shard.state = "cancelled"
+
+
+def is_skipped(reason: str) -> bool:
+    """Tell from the reason of a cancelled evaluation whether the plan of the run dropped the evaluation."""
+    return reason.startswith(_SKIPPED)
 
 
 def record_digest(session: Session, checkpoint_id: int, sha256: str) -> None:

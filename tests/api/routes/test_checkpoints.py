@@ -350,3 +350,39 @@ class TestVirtual:
         response = app.http.post("/v1/evaluations", json={"checkpoint": number, "suite": "loss"})
         refused(response, 409, "wrong_state", "made of run-a@0, replaced by another file since; post its")
         assert self.post(app, "avg(run-a@0)", run="v", step=1, replace=True).status_code == 201
+
+
+class TestARunThatIsBehind:
+    @pytest.fixture(autouse=True)
+    def _refusing(self, app: App) -> None:
+        plan = {"suites": [{"suite": "loss", "every": 1}], "when_behind": "refuse"}
+        answer = app.http.put("/v1/runs/run-a/plan", json=plan)
+        assert answer.json() == {
+            "suites": [{"suite": "loss", "every": 1, "first": None, "last": None}],
+            "when_behind": "refuse",
+            "at_most": 1,
+        }
+
+    def test_a_post_is_refused_with_the_time_to_wait(self, app: App, weights: Path) -> None:
+        app.post(weights, spool="link").raise_for_status()
+        answer = app.post(weights, step=50, spool="link")
+        refused(answer, 429, "run_behind", "run 'run-a' is behind", "nothing was stored", "post step 50 again in 30 s")
+        assert answer.headers["retry-after"] == "30"
+        assert len(app.http.get("/v1/runs/run-a").json()["checkpoints"]) == 1
+        assert [folder.name for folder in (app.settings.data_path / "spool").iterdir() if folder.is_dir()] == ["1"]
+        app.coordinator.work()
+        assert app.post(weights, step=50).status_code == 201
+
+    def test_plans_that_are_none(self, app: App) -> None:
+        for plan, words in [
+            ({"when_behind": "later"}, "when_behind: input should be 'all', 'newest' or 'refuse', found 'later'"),
+            ({"when_behind": "refuse", "at_most": 0}, "at_most: input should be greater than or equal to 1, found 0"),
+            ({"when_behind": "refuse", "at_most": 10**9}, "at_most: input should be less than or equal to 1000"),
+            ({"when_behind": "refuse", "at_most": True}, "at_most: input should be a valid integer, found True"),
+            ({"when_behind": "refuse", "at_most": "1"}, "at_most: input should be a valid integer, found '1'"),
+            ({"when_behind": "newest", "at_most": 2}, "at_most is for when_behind: refuse, found 'newest'"),
+            ({"at_mots": 2}, "no field is named 'at_mots'; did you mean 'at_most'?"),
+        ]:
+            answer = app.http.put("/v1/runs/run-a/plan", json={"suites": [], **plan})
+            refused(answer, 422, "invalid_request", words)
+        assert app.http.get("/v1/runs/run-a/plan").json()["when_behind"] == "refuse"
