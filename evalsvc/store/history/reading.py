@@ -14,6 +14,7 @@ from evalsvc.errors import UnknownName
 from evalsvc.spec.documents.fields import Word
 from evalsvc.spec.documents.history import History, ImportSource, SeriesHead, ValueSeries
 from evalsvc.store.history.axis import WHOLE, Columns, Window
+from evalsvc.store.history.gaps import Gaps, read_gaps
 from evalsvc.store.history.series import choose_series
 from evalsvc.store.history.values import WORDS
 from evalsvc.store.lists.pages import read_cursor, write_cursor
@@ -55,6 +56,7 @@ def read_history(
     omitted = window.count_omitted(session, chosen.ids)
     next_cursor = write_cursor(question, [values.series[-1], values.x[-1], values.step[-1]]) if more else None
     series = [values.of(identity, head, omitted.get(identity, 0)) for identity, head in chosen.heads.items()]
+    gaps = read_gaps(session, chosen, window) if after is None else Gaps([], False)
     return History(
         run=run,
         x=window.x,
@@ -63,6 +65,7 @@ def read_history(
         imports=imports,
         next=next_cursor,
         next_cursor=next_cursor,
+        **vars(gaps),
     )
 
 

@@ -8,6 +8,8 @@ from sqlalchemy import Subquery, and_, func, select
 from sqlalchemy.orm import Session
 
 from evalsvc.spec.documents.history import Point, Summary, SummarySeries
+from evalsvc.store.history.axis import WHOLE
+from evalsvc.store.history.gaps import read_gaps
 from evalsvc.store.history.reading import number_or_word, read_imports
 from evalsvc.store.history.series import choose_series
 from evalsvc.store.tables import FINITE, MetricValue
@@ -38,7 +40,8 @@ def read_summary(session: Session, run: str, names: Sequence[str] = (), variant:
         SummarySeries(**vars(head), count=counts.get(key, 0), latest=latest.get(key), best=best.get(key))
         for key, head in chosen.heads.items()
     ]
-    return Summary(run=run, series=series, imports=read_imports(session, chosen.run))
+    gaps = read_gaps(session, chosen, WHOLE)
+    return Summary(run=run, series=series, imports=read_imports(session, chosen.run), **vars(gaps))
 
 
 def _latest(ids: Sequence[int]) -> Subquery:

@@ -59,6 +59,23 @@ def test_what_a_client_has_is_not_sent_again(app: App, curve: None) -> None:
         write(app.store, {"lower/loss": [Point(0, 1.0, 0.01, 400)]}, replace=True)
 
 
+def test_an_answer_is_out_of_date_when_a_gap_comes_changes_or_goes(app: App, weights: Path) -> None:
+    """What waits was `pending` for ever to whoever asks with the tag of the answer before."""
+    app.post(weights, suites=["loss"]).raise_for_status()
+    app.coordinator.work()
+    app.post(weights, step=50, suites=["loss"]).raise_for_status()
+    for path in (HISTORY, HISTORY + "?points=5", SUMMARY):
+        answer = app.http.get(path)
+        assert [(gap["step"], gap["why"]) for gap in answer.json()["gaps"]] == [(50, "pending")]
+        assert app.http.get(path, headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
+        app.http.post("/v1/evaluations/2/cancel").raise_for_status()
+        changed = app.http.get(path, headers={"If-None-Match": answer.headers["etag"]})
+        assert [(gap["step"], gap["why"]) for gap in changed.json()["gaps"]] == [(50, "cancelled")]
+        app.http.post("/v1/evaluations/2/retry").raise_for_status()
+    app.coordinator.work()
+    assert app.http.get(HISTORY).json()["gaps"] == []
+
+
 def test_a_tag_is_of_one_question(app: App, curve: None) -> None:
     """A cache in between may know the tag of one window and be asked for another."""
     tag = app.http.get(HISTORY, params={"to": 5}).headers["etag"]

@@ -1,0 +1,268 @@
+"""Why a step has no values: each reason, where there are other values, and no reason where nothing is missing."""
+
+import time
+from collections.abc import Sequence
+
+import pytest
+import sqlalchemy as sa
+from history_reference import Point, imported
+from queue_steps import (
+    cancel,
+    dispatched,
+    enter,
+    measure,
+    metric,
+    next_shard,
+    plan,
+    ran,
+    result,
+    retry,
+    store_result,
+    submission,
+    suite,
+)
+
+from evalsvc.messages import ShardError, ShardResult
+from evalsvc.spec.documents.history import Gap
+from evalsvc.spec.suite import Suite
+from evalsvc.store.history.axis import WHOLE, Window
+from evalsvc.store.history.buckets import read_buckets
+from evalsvc.store.history.gaps import LONGEST, MOST, gaps_mark
+from evalsvc.store.history.imports import import_values
+from evalsvc.store.history.reading import read_history
+from evalsvc.store.history.summary import read_summary
+from evalsvc.store.lookup import find_run, get_or_create_run
+from evalsvc.store.runs.posting import submit
+from evalsvc.store.session import Store
+from evalsvc.store.tables import Checkpoint, Evaluation, now
+
+
+def gaps(store: Store, names: Sequence[str] = (), window: Window = WHOLE, run: str = "run-a") -> list[Gap]:
+    with store.reading() as session:
+        return read_history(session, run, names, None, window).gaps
+
+
+def why(store: Store, names: Sequence[str] = ()) -> list[tuple[int, str]]:
+    return [(gap.step, gap.why) for gap in gaps(store, names)]
+
+
+def fail(store: Store, message: str = "out of luck") -> None:
+    """Fail the shard that is next, and so its task and its evaluation."""
+    store_result(store, dispatched(store), ShardResult(None, ShardError("internal_error", message)))
+
+
+def test_each_reason(store: Store) -> None:
+    measure(store, 10, 1.0)
+    for step in (20, 30, 40):
+        [evaluation] = enter(store, submission(step), suite())
+        if step == 20:
+            fail(store, "the file is gone")
+        if step == 30:
+            cancel(store, evaluation)
+    assert [(gap.step, gap.variant, gap.suite, gap.why, gap.message) for gap in gaps(store)] == [
+        (20, "raw", "quick", "failed", "the file is gone"),
+        (30, "raw", "quick", "cancelled", "cancelled by request"),
+        (40, "raw", "quick", "pending", "the evaluation waits in the queue"),
+    ]
+    dispatched(store)
+    assert gaps(store)[-1].message == "the evaluation runs"
+
+
+def test_what_the_plan_dropped_is_skipped(store: Store) -> None:
+    measure(store, 10, 1.0)
+    with store.transaction() as session:
+        run = get_or_create_run(session, "run-a")
+        run.plan = {"suites": [{"suite": "quick", "every": 1}], "when_behind": "newest"}
+        for step in (20, 30):
+            submit(session, submission(step), None, find=lambda name: suite())
+    skipped, pending = gaps(store)
+    assert (skipped.step, skipped.why, pending.why) == (20, "skipped", "pending")
+    assert skipped.message == "skipped, since step 30 arrived and the plan says when_behind: newest"
+
+
+def test_all_three_answers_have_them(store: Store) -> None:
+    measure(store, 10, 1.0)
+    enter(store, submission(20), suite())
+    with store.reading() as session:
+        answers = [read(session, "run-a") for read in (read_history, read_buckets, read_summary)]
+    assert [[gap.step for gap in answer.gaps] for answer in answers] == [[20]] * 3
+    assert not any(answer.more_gaps for answer in answers)
+
+
+def test_without_values_of_others_nothing_is_missing(store: Store) -> None:
+    """Another suite, another run, or another variant has values: this one never had."""
+    enter(store, submission(20), suite())
+    fail(store)
+    assert gaps(store) == []
+    measure(store, 10, 1.0, limit=7)
+    measure(store, 10, 1.0, variant="ema")
+    measure(store, 10, 1.0, run="run-b")
+    enter(store, submission(20, variant="ema"), suite("other", limit=9))
+    assert gaps(store) == []
+
+
+def test_a_value_from_elsewhere_closes_the_gap(store: Store) -> None:
+    """Another evaluation, or an import."""
+    measure(store, 10, 1.0)
+    for step in (20, 30):
+        enter(store, submission(step), suite())
+        fail(store)
+    assert why(store) == [(20, "failed"), (30, "failed")]
+    retry(store, 2)
+    assert why(store) == [(20, "pending"), (30, "failed")]
+    run_all(store, metric(2.0))
+    assert why(store) == [(30, "failed")]
+    with store.transaction() as session:
+        point = imported("loss/text", [Point(30, 3.0, None, None)], unit="nats/token", direction="lower")
+        import_values(session, "run-a", "by hand", [point], replace=False)
+    assert why(store) == []
+
+
+def run_all(store: Store, *metrics: object, names: Sequence[str] = ()) -> None:
+    """Run what waits; tasks of these names fail while they run."""
+    while assignment := next_shard(store):
+        request = assignment.request
+        failed = ShardResult(None, ShardError("out_of_memory_for_good", "too large"))
+        stages = {
+            "plan": plan(1),
+            "run": failed if request.task.name in names else ran(sum=1),
+            "merge": result(*metrics),
+        }
+        store_result(store, assignment, stages[request.stage])
+
+
+def two_metrics(store: Store) -> Suite:
+    """A suite of two tasks, measured whole at step 10: `loss-0` gives loss/text, `loss-1` gives loss/image."""
+    both = suite(tasks=2)
+    enter(store, submission(10), both)
+    while assignment := next_shard(store):
+        name = "loss/text" if assignment.request.task.name == "loss-0" else "loss/image"
+        stages = {"plan": plan(1), "run": ran(sum=1), "merge": result(metric(1.0, name))}
+        store_result(store, assignment, stages[assignment.request.stage])
+    return both
+
+
+def test_of_a_partly_failed_evaluation_only_what_is_missing(store: Store) -> None:
+    enter(store, submission(20), two_metrics(store))
+    run_all(store, metric(1.0), names=["loss-1"])
+    assert why(store) == [(20, "failed")]
+    assert gaps(store)[0].message == "too large"
+    assert why(store, ["loss/image"]) == [(20, "failed")]
+    assert why(store, ["loss/text"]) == []
+
+
+def test_the_newest_evaluation_tells(store: Store) -> None:
+    measure(store, 10, 1.0)
+    enter(store, submission(20), suite())
+    fail(store)
+    with store.transaction() as session:
+        session.add(Evaluation(checkpoint_id=2, suite="quick", suite_digest=suite().digest, state="queued"))
+    assert [(gap.why, gap.evaluation) for gap in gaps(store)] == [("pending", 3)]
+
+
+def test_only_in_the_window_along_steps_and_tokens(store: Store) -> None:
+    measure(store, 10, 1.0, tokens_seen=100)
+    for step, tokens in ((20, 200), (30, 300), (40, None)):
+        enter(store, submission(step, tokens_seen=tokens), suite())
+    assert [gap.step for gap in gaps(store, window=Window("step", 20, 30))] == [20, 30]
+    assert [gap.step for gap in gaps(store, window=Window("tokens", 250))] == [30]
+    assert [gap.step for gap in gaps(store, window=Window("tokens"))] == [20, 30]
+
+
+def test_a_replaced_checkpoint_leaves_no_gap(store: Store) -> None:
+    measure(store, 10, 1.0)
+    enter(store, submission(20), suite())
+    enter(store, submission(20, uri="/other.pt", replace=True))
+    assert gaps(store) == []
+
+
+def test_pages_have_them_once(store: Store) -> None:
+    for step in (10, 11):
+        measure(store, step, 1.0)
+    enter(store, submission(20), suite())
+    with store.reading() as session:
+        first = read_history(session, "run-a", limit=1)
+        second = read_history(session, "run-a", limit=1, cursor=first.next)
+    assert (len(first.gaps), len(second.gaps)) == (1, 0)
+
+
+def fill(store: Store, first: int, last: int, state: str = "cancelled", message: str = "cancelled by request") -> None:
+    """Enter evaluations that did not succeed, one a step."""
+    with store.transaction() as session:
+        run, steps = find_run(session, "run-a").id, range(first, last)
+        common = {"variant": "raw", "path": "", "size": 1, "mtime_ns": 1, "tags": {}, "spool": "none", "run_id": run}
+        rows = [{**common, "step": step, "uri": str(step), "created_at": now()} for step in steps]
+        session.execute(sa.insert(Checkpoint), rows)
+        ids = session.scalars(sa.select(Checkpoint.id).where(Checkpoint.step >= first).order_by(Checkpoint.step)).all()
+        quick = {"suite": "quick", "suite_digest": suite().digest, "state": state, "planned": True, "priority": 0}
+        error = {"code": "cancelled", "message": message}
+        session.execute(
+            sa.insert(Evaluation),
+            [{**quick, "checkpoint_id": found, "error": error, "created_at": now()} for found in ids],
+        )
+
+
+def test_the_highest_steps_of_many_and_messages_of_a_length(store: Store) -> None:
+    """A run may have skipped thousands; an answer of megabytes would be about nothing."""
+    measure(store, 1, 1.0)
+    fill(store, 2, 2 + MOST, message="x" * 5000)
+    with store.reading() as session:
+        exact = read_history(session, "run-a")
+    assert (len(exact.gaps), exact.more_gaps) == (MOST, False)
+    assert len(exact.gaps[0].message) == LONGEST
+    fill(store, 2 + MOST, 3 + MOST)
+    with store.reading() as session:
+        more = read_history(session, "run-a")
+    assert (len(more.gaps), more.more_gaps) == (MOST, True)
+    assert [more.gaps[0].step, more.gaps[-1].step] == [3, 2 + MOST]
+
+
+def test_gaps_behind_many_that_are_closed_are_found(store: Store) -> None:
+    """Evaluations that were cancelled and repeated are more than are read together."""
+    measure(store, 1, 1.0)
+    fill(store, 2, 3 * MOST)
+    with store.transaction() as session:
+        points = [Point(step, 3.0, None, None) for step in range(5, 3 * MOST)]
+        series = imported("loss/text", points, unit="nats/token", direction="lower")
+        import_values(session, "run-a", "by hand", [series], replace=False)
+    assert [gap.step for gap in gaps(store)] == [2, 3, 4]
+
+
+def test_the_mark_changes_with_every_gap(store: Store) -> None:
+    """The history's own version does not: an answer with `pending` would be kept for ever."""
+    marks = []
+
+    def note() -> None:
+        with store.reading() as session:
+            marks.append(gaps_mark(session, find_run(session, "run-a")))
+
+    measure(store, 10, 1.0)
+    note()
+    [evaluation] = enter(store, submission(20), suite())
+    note()
+    dispatched(store)
+    note()
+    cancel(store, evaluation)
+    note()
+    retry(store, evaluation)
+    note()
+    assert len({tuple(mark) for mark in marks}) == len(marks)
+    measure(store, 10, 1.0, run="run-b")
+    note()
+    assert marks[-1] == marks[-2]
+
+
+@pytest.mark.usefixtures("many_cases")
+def test_many_steps_are_read_fast(store: Store) -> None:
+    """At 10,000 steps of which all but one were skipped; the least of three, on any machine."""
+    measure(store, 1, 1.0)
+    fill(store, 2, 10_001, message="skipped, since step 9 arrived")
+    seconds = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        with store.reading() as session:
+            gaps_mark(session, find_run(session, "run-a"))
+            assert len(read_history(session, "run-a").gaps) == MOST
+        seconds.append(time.perf_counter() - begun)
+    print(f"{min(seconds) * 1000:.0f} ms")
+    assert min(seconds) < 0.5
