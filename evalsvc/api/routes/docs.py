@@ -1,40 +1,57 @@
 """`/docs`: the OpenAPI document to read and to try, by Swagger UI.
 
-Swagger UI is too large to come along. Its files are of one version and named with their digests: people put their
-tokens into the page, so it runs what was looked at or nothing. Without the internet it says where the document is.
+The package fastapi-swagger carries the files of a release of Swagger UI. Two of these files are served, and the page
+loads nothing from another address: people put their tokens into the page, and a machine may have no internet.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
+from starlette.responses import FileResponse, HTMLResponse
 
-_FILES = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5.35.0"
+PACKAGE = "fastapi_swagger"
 
-_STYLE_DIGEST = "sha384-WlYgdmXYOOBWL5apwjDEZwN+U3HmXSSu5R6V5aGxEcf7z+KuRNwBhoxKVN1i3D5I"
+FILES = {"/docs/swagger-ui.css": "text/css", "/docs/swagger-ui-bundle.js": "text/javascript"}
+"""The media types of the files that are served, by path; each has the file's name in the package."""
 
-_SCRIPT_DIGEST = "sha384-gjRm0bEPMeTmMh5jT2cHccIwCUZSTd8YC+j0d0sXw0MdGEfScduGpSyF3ZSSLkX9"
+CACHED = "public, max-age=3600"
+"""How long a browser keeps the files: another release of Swagger UI has the same names."""
 
-_SCRIPT = 'SwaggerUIBundle({url: "/openapi.json", dom_id: "#ui", deepLinking: true, layout: "BaseLayout"})'
+_SCRIPT = (
+    'SwaggerUIBundle({url: "/openapi.json", dom_id: "#ui", deepLinking: true, layout: "BaseLayout", '
+    "validatorUrl: null})"
+)
 
-_PAGE = f"""<!DOCTYPE html>
+_HEAD = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>evalsvc</title>
 <link rel="icon" href="data:,">
-<link rel="stylesheet" href="{_FILES}/swagger-ui.css" integrity="{_STYLE_DIGEST}" crossorigin="anonymous">
+"""
+
+_PAGE = f"""{_HEAD}<link rel="stylesheet" href="/docs/swagger-ui.css">
 </head>
 <body>
-<div id="ui"><p>This page is drawn by Swagger UI from cdn.jsdelivr.net, which your browser does not reach.
-What it would show is at <a href="/openapi.json">/openapi.json</a>.</p></div>
-<script src="{_FILES}/swagger-ui-bundle.js" integrity="{_SCRIPT_DIGEST}" crossorigin="anonymous"></script>
+<div id="ui"><p>This page needs JavaScript. What it shows is at <a href="/openapi.json">/openapi.json</a>.</p></div>
+<script src="/docs/swagger-ui-bundle.js"></script>
 <script>{_SCRIPT}</script>
+</body>
+</html>
+"""
+
+_PAGE_WITHOUT_FILES = f"""{_HEAD}</head>
+<body>
+<p>Swagger UI is not installed on the machine of this service; run <code>pip install fastapi-swagger</code> there and
+restart the service. What this page would show is at <a href="/openapi.json">/openapi.json</a>.</p>
 </body>
 </html>
 """
@@ -47,8 +64,8 @@ def _digest(script: str) -> str:
 _POLICY = "; ".join(
     (
         "default-src 'none'",
-        f"script-src {_FILES}/ 'sha256-{_digest(_SCRIPT)}'",
-        f"style-src {_FILES}/ 'unsafe-inline'",
+        f"script-src 'self' 'sha256-{_digest(_SCRIPT)}'",
+        "style-src 'self' 'unsafe-inline'",
         "img-src 'self' data:",
         "connect-src 'self'",
         "base-uri 'none'",
@@ -59,8 +76,26 @@ _POLICY = "; ".join(
 
 
 def add_docs(app: FastAPI) -> None:
-    app.add_route("/docs", _docs, include_in_schema=False)
+    """Add the page, and the files of Swagger UI if they are installed."""
+    folder = swagger_folder()
+    app.add_route("/docs", partial(_show, _PAGE if folder else _PAGE_WITHOUT_FILES), include_in_schema=False)
+    if folder is not None:
+        for path, media_type in FILES.items():
+            app.add_route(path, partial(_send_file, folder / Path(path).name, media_type), include_in_schema=False)
 
 
-def _docs(_request: Request) -> HTMLResponse:
-    return HTMLResponse(_PAGE, headers={"Content-Security-Policy": _POLICY})
+def _show(page: str, _request: Request) -> HTMLResponse:
+    return HTMLResponse(page, headers={"Content-Security-Policy": _POLICY})
+
+
+def _send_file(file: Path, media_type: str, _request: Request) -> FileResponse:
+    return FileResponse(file, media_type=media_type, headers={"Cache-Control": CACHED})
+
+
+def swagger_folder() -> Path | None:
+    """Return the folder of the installed package that has the files of Swagger UI; None where a file is missing."""
+    package = find_spec(PACKAGE)
+    if package is None or package.origin is None:
+        return None
+    folder = Path(package.origin).parent / "resources"
+    return folder if all((folder / Path(path).name).is_file() for path in FILES) else None
