@@ -19,10 +19,12 @@ from evalsvc.api.middleware.bodies import BodyLimit
 from evalsvc.api.middleware.browsers import SecurityHeaders
 from evalsvc.api.middleware.head_requests import HeadAsGet
 from evalsvc.api.middleware.request_ids import RequestIds
+from evalsvc.api.path_parameters import add_path_parameters_to_openapi
 from evalsvc.api.routes import (
     artifacts,
     checkpoints,
     compare,
+    deletion,
     evaluations,
     events,
     health,
@@ -56,6 +58,7 @@ NOUNS = (
     artifacts,
     runs,
     protocols,
+    deletion,
     history,
     imports,
     compare,
@@ -96,6 +99,7 @@ def create_app(
     add_handlers(app)
     add_docs(app)
     add_documents_to_openapi(app)
+    add_path_parameters_to_openapi(app)
     add_access_to_openapi(app)
     _add_middleware(app, settings, insecure)
     return app

@@ -82,8 +82,13 @@ def _schemas_of(kinds: tuple[type[Document], ...]) -> dict[str, Any]:
     return dict(schemas["$defs"])
 
 
-def or_csv(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
-    """Return the same responses, with CSV as a second media type."""
+def or_text(
+    responses: dict[int | str, dict[str, Any]], media_type: str, example: str, schema_type: str = "string"
+) -> dict[int | str, dict[str, Any]]:
+    """Return the same responses, where a client may ask for text of another type instead, such as `text/csv`.
+
+    `schema_type` is the JSON schema type of what the text stands for.
+    """
     for response in responses.values():
-        response["content"]["text/csv"] = {"schema": {"type": "string"}}
+        response["content"][media_type] = {"schema": {"type": schema_type}, "example": example}
     return responses

@@ -74,7 +74,8 @@ def _chosen_suites(settings: Settings, names: Sequence[str]) -> dict[str, Path]:
     files = suite_files(settings.suites_path)
     for name in names:
         if name not in files:
-            raise UnknownName.among("suite", name, files)
+            hint = "doctor checks files; suites that were put to a service by REST are at GET /v1/suites"
+            raise UnknownName.among("suite", name, files, hint)
     return {name: files[name] for name in names or files}
 
 

@@ -7,8 +7,13 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from evalsvc.spec.suite import Suite
+from evalsvc.errors import Conflict, first_few
+from evalsvc.spec.suite import Suite, TaskSpec
+from evalsvc.store.tables import Evaluation, Run
 from evalsvc.store.tables import Suite as SuiteRow
+
+NAMED = 5
+"""How many runs are named whose plans are in the way."""
 
 
 def put_suite(session: Session, suite: Suite) -> bool:
@@ -30,3 +35,27 @@ def kept_suites(session: Session) -> Sequence[str]:
 def kept_suite(session: Session, name: str) -> Mapping[str, object]:
     """The content of a suite that was put, which may name a task that is no longer installed."""
     return session.get_one(SuiteRow, name).content
+
+
+def delete_suite(session: Session, name: str) -> str:
+    """Delete a suite that was put; return its digest. Evaluations keep the suite that they began with.
+
+    Raises:
+        Conflict: plans of runs name the suite.
+    """
+    plans = session.execute(select(Run.name, Run.plan).where(Run.plan.is_not(None)).order_by(Run.name))
+    runs = [run for run, plan in plans if plan and any(entry["suite"] == name for entry in plan["suites"])]
+    if runs:
+        raise Conflict(
+            f"suite {name!r} is in the plans of {first_few(runs, NAMED)}; take the suite out of these first: PUT "
+            f"/v1/runs/{runs[0]}/plan"
+        )
+    row = session.get_one(SuiteRow, name)
+    session.delete(row)
+    return row.digest
+
+
+def evaluated_suite(evaluation: Evaluation) -> Suite:
+    """Return the suite that an evaluation began with, without the description, which moves no number."""
+    specs = (TaskSpec(task.kind, task.name, task.parameters) for task in evaluation.tasks)
+    return Suite(evaluation.suite, "", tuple(specs))

@@ -20,9 +20,9 @@ def test_unknown_path_and_wrong_method(app: App) -> None:
     refused(app.http.get("/v2/runs"), 404, "unknown_name", "there is nothing at /v2/runs")
     response = app.http.delete("/v1/runs")
     refused(response, 405, "invalid_request", "DELETE is not possible at /v1/runs", "possible: GET")
-    response = app.http.delete("/v1/suites/mine")
-    refused(response, 405, "invalid_request", "possible: GET, HEAD, PUT")
-    assert response.headers["allow"] == "GET, HEAD, PUT"
+    response = app.http.patch("/v1/suites/mine")
+    refused(response, 405, "invalid_request", "possible: DELETE, GET, HEAD, PUT")
+    assert response.headers["allow"] == "DELETE, GET, HEAD, PUT"
     assert app.http.get("/v1/prune").headers["allow"] == "POST"
 
 

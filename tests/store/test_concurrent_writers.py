@@ -20,7 +20,7 @@ from sqlalchemy import event, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from evalsvc.checkpoints.reference import Identity
-from evalsvc.errors import Conflict, UnknownName, WrongState
+from evalsvc.errors import Conflict, RunBehind, UnknownName, WrongState
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.history.imports import import_values
 from evalsvc.store.lookup import current_checkpoint, get_or_create_run
@@ -35,7 +35,7 @@ from evalsvc.store.queue.shards import (
     requeue_running,
     unwanted,
 )
-from evalsvc.store.runs.deletion import delete_run
+from evalsvc.store.runs.deletion import delete_checkpoint, delete_run
 from evalsvc.store.runs.posting import evaluate, submit
 from evalsvc.store.runs.renaming import rename_run
 from evalsvc.store.runs.virtual import resolve_expression
@@ -80,13 +80,14 @@ class Client:
             self.import_history: 2,
             self.rename: 1,
             self.delete: 0.3,
+            self.delete_one: 1,
         }
         [act] = self.dice.choices(list(acts), list(acts.values()))
         try:
             with self.store.transaction() as session:
                 act(session)
             self.done[act.__name__] += 1
-        except (Conflict, UnknownName, WrongState):
+        except (Conflict, RunBehind, UnknownName, WrongState):
             self.done[f"{act.__name__} refused"] += 1
 
     def post(self, session: Session) -> None:
@@ -99,7 +100,7 @@ class Client:
 
     def plan(self, session: Session) -> None:
         """A request of its own: it writes to the run, which a post does after it has held the evaluations."""
-        plan = {"suites": [{"suite": "quick", "every": 1}], "when_behind": "newest"}
+        plan = {"suites": [{"suite": "quick", "every": 1}], "when_behind": self.dice.choice(["newest", "refuse"])}
         get_or_create_run(session, self.dice.choice(RUNS)).plan = plan
 
     def post_mean(self, session: Session) -> None:
@@ -134,6 +135,9 @@ class Client:
 
     def delete(self, session: Session) -> None:
         delete_run(session, self.dice.choice(RUNS[2:]), cancel=True)
+
+    def delete_one(self, session: Session) -> None:
+        delete_checkpoint(session, self._any(session, Checkpoint.id), cancel=True)
 
     def _any(self, session: Session, ids: InstrumentedAttribute[int]) -> int:
         """Of the newest, mostly: what is old is over."""

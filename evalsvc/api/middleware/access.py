@@ -30,12 +30,15 @@ SCOPES: Mapping[tuple[str, str], TokenScope] = {
     ("GET", "/v1/suites"): "read",
     ("GET", "/v1/suites/{name}"): "read",
     ("PUT", "/v1/suites/{name}"): "submit",
+    ("DELETE", "/v1/suites/{name}"): "admin",
     ("POST", "/v1/checkpoints"): "submit",
     ("GET", "/v1/checkpoints"): "read",
     ("GET", "/v1/checkpoints/{checkpoint_id}"): "read",
+    ("DELETE", "/v1/checkpoints/{checkpoint_id}"): "admin",
     ("POST", "/v1/evaluations"): "submit",
     ("GET", "/v1/evaluations"): "read",
     ("GET", "/v1/evaluations/{evaluation_id}"): "read",
+    ("GET", "/v1/evaluations/{evaluation_id}/suite"): "read",
     ("GET", "/v1/evaluations/{evaluation_id}/events"): "read",
     ("GET", "/v1/evaluations/{evaluation_id}/items"): "read",
     ("GET", "/v1/evaluations/{evaluation_id}/artifacts"): "read",
@@ -72,7 +75,7 @@ READY = "/readyz"
 
 DOCUMENT = "/openapi.json"
 
-OPEN = ("/healthz", READY, "/docs", DOCUMENT)
+OPEN = ("/healthz", READY, "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", DOCUMENT)
 """Routes that need no token. `/readyz` shows details only to requests with a valid token."""
 
 FAILURES, FAILURES_EVERY = 10, 6.0

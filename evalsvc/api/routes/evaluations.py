@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
+import yaml
 from fastapi import Query
 from fastapi.responses import Response
 from sqlalchemy.orm import Session
 
 from evalsvc.api.csv_lines import csv_response
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import JsonAnswer, document, or_csv
+from evalsvc.api.json_answer import JsonAnswer, document, or_text
 from evalsvc.api.list_queries import EvaluationsQuery
-from evalsvc.api.routes.suites import find_suite, suite_entries
+from evalsvc.api.routes.suites import current_digest, find_suite, suite_entries
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import EvaluationInput, Id, ItemsQuery
 from evalsvc.api.state import CurrentState, State
@@ -27,10 +28,15 @@ from evalsvc.store.lookup import find_checkpoint, find_evaluation, require_curre
 from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.store.results import read_task_items
 from evalsvc.store.runs.posting import evaluate
+from evalsvc.store.suites import evaluated_suite
 from evalsvc.store.tables import Evaluation
 from evalsvc.store.views import evaluation_view
 
 router = router_of(prefix="/v1/evaluations", tags=["evaluations"], responses=PROBLEMS)
+
+_CSV = "task,index,benchmark,acc\nlanguage,0,arc_easy,1.0\n"
+
+_YAML = "# Suite loss as evaluation 40 began with it, digest 4f0c…\ntasks:\n- kind: loss\n  name: loss\n"
 
 
 @router.post(
@@ -84,12 +90,52 @@ def get_evaluation(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
 
 
 @router.get(
+    "/{evaluation_id}/suite",
+    summary="The suite that an evaluation began with",
+    description="The suite stays readable although the suite of this name was replaced or deleted since: "
+    "`current_digest` says what the name stands for now. As YAML, the answer can be put under a name, or given to "
+    "`evalsvc run`.",
+    response_model=None,
+    responses=or_text(
+        document(200, "The tasks with all their parameters.", documents.EvaluatedSuite),
+        "application/yaml",
+        _YAML,
+        schema_type="object",
+    ),
+)
+def get_evaluated_suite(
+    evaluation_id: Id,
+    state: CurrentState,
+    format: Annotated[  # noqa: A002
+        Literal["json", "yaml"], Query(description="The document in JSON, or the suite alone as YAML.")
+    ] = "json",
+) -> Response:
+    with state.reading() as session:
+        evaluation = find_evaluation(session, evaluation_id)
+        suite = evaluated_suite(evaluation)
+        content = documents.EvaluatedSuite(
+            evaluation=evaluation_id,
+            name=evaluation.suite,
+            tasks=suite.tasks_to_json(),
+            digest=evaluation.suite_digest,
+            current_digest=current_digest(session, state.settings, evaluation.suite),
+        )
+    return Response(_as_yaml(content), media_type="application/yaml") if format == "yaml" else JsonAnswer(content)
+
+
+def _as_yaml(suite: documents.EvaluatedSuite) -> str:
+    """Return a suite as a file of suites has it; the name is that of the file."""
+    head = f"# Suite {suite.name} as evaluation {suite.evaluation} began with it, digest {suite.digest}\n"
+    return head + yaml.safe_dump({"tasks": suite.tasks}, sort_keys=False, allow_unicode=True)
+
+
+@router.get(
     "/{evaluation_id}/items",
     summary="An evaluation's results per item",
     description="Of the tasks that have succeeded. Paired comparisons of two checkpoints rest on them. `columns` "
     "chooses keys of the items. As CSV, the first column is the task, what an item lacks is empty, and lists are JSON.",
     response_model=None,
-    responses=or_csv(document(200, "By task, in the order of the data.", Items)),
+    responses=or_text(document(200, "By task, in the order of the data.", Items), "text/csv", _CSV),
 )
 def list_items(evaluation_id: Id, query: Annotated[ItemsQuery, Query()], state: CurrentState) -> Response:
     with state.reading() as session:

@@ -34,6 +34,8 @@ def list_protocols(query: Annotated[ProtocolsQuery, Query()], state: CurrentStat
 @router.get(
     "/protocols/{protocol_id}",
     summary="What a protocol's id stands for",
+    description="All that moves a number: the task with its parameters, digests of data and networks, and versions. "
+    "Two values are comparable only if they have the same protocol.",
     responses={
         200: {
             "description": "What moves a number that was measured by it.",

@@ -12,12 +12,9 @@ from evalsvc.api.list_queries import PageQuery
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import BaseInput, Name, PlanInput, RunInput
-from evalsvc.api.state import CurrentState, State
-from evalsvc.checkpoints.kept import spool_path, spooled
+from evalsvc.api.state import CurrentState
+from evalsvc.checkpoints.kept import spool_path
 from evalsvc.checkpoints.reference import verify
-from evalsvc.errors import InvalidRequest
-from evalsvc.files.artifacts import drop_contents
-from evalsvc.files.outputs import drop_outputs
 from evalsvc.spec import documents
 from evalsvc.spec.documents.items import Completions
 from evalsvc.spec.names import MAX_STEP
@@ -25,13 +22,11 @@ from evalsvc.store.completions import read_completions
 from evalsvc.store.lists.checkpoints import run_view
 from evalsvc.store.lists.runs import runs_view
 from evalsvc.store.lookup import find_run, get_or_create_run
-from evalsvc.store.named_files import asked_anew, named_artifacts, named_items
 from evalsvc.store.queue.references import checkpoint_reference
 from evalsvc.store.results import read_results
-from evalsvc.store.runs import deletion
 from evalsvc.store.runs.base import base_view, name_base
 from evalsvc.store.runs.renaming import rename_run
-from evalsvc.store.views import document_of, plan_view
+from evalsvc.store.views import plan_view
 
 router = router_of(prefix="/v1", tags=["runs"], responses=PROBLEMS)
 
@@ -39,6 +34,8 @@ router = router_of(prefix="/v1", tags=["runs"], responses=PROBLEMS)
 @router.get(
     "/runs",
     summary="Every run",
+    description="With the number of checkpoints and of values, and the highest step. `GET /v1/runs/{run}` has the "
+    "checkpoints.",
     responses=document(200, "A page of the runs, by name.", documents.Runs),
 )
 def list_runs(query: Annotated[PageQuery, Query()], state: CurrentState) -> JsonAnswer:
@@ -50,7 +47,8 @@ def list_runs(query: Annotated[PageQuery, Query()], state: CurrentState) -> Json
     "/runs/{run}",
     summary="A run: its checkpoints, how far their evaluations are, and its plan",
     description="`checkpoints` has the 500 checkpoints of the highest steps, by step, and `checkpoint_count` is the "
-    "number of all; `GET /v1/checkpoints?run=` lists all.",
+    "number of all; `GET /v1/checkpoints?run=` lists all. Checkpoints that were replaced by another file are left out. "
+    "The values are in `GET /v1/runs/{run}/metrics`.",
     responses=document(200, "The run; its last checkpoints by step.", documents.Run),
 )
 def get_run(run: Name, state: CurrentState) -> JsonAnswer:
@@ -71,42 +69,13 @@ def patch_run(run: Name, body: RunInput, state: CurrentState) -> JsonAnswer:
     return JsonAnswer(content)
 
 
-@router.delete(
-    "/runs/{run}",
-    summary="Delete a run with all that came of it",
-    description="Its checkpoints, evaluations, history, artifacts and spooled files; the files that were posted stay "
-    "where they are. There is no way back. Evaluations that wait or run are in the way unless `cancel` is true, and so "
-    "are other runs whose base or virtual checkpoints need it.",
-    responses=document(200, "How much is gone.", documents.Deleted),
-    operation_id="delete_run__v1_runs__run__delete",  # by which generated clients call this route
+@router.get(
+    "/runs/{run}/plan",
+    summary="A run's plan",
+    description="Which suites a checkpoint gets that is posted without `suites`. A run without a plan has an empty "
+    "list.",
+    responses=document(200, "The plan.", documents.Plan),
 )
-def delete_run(
-    run: Name,
-    state: CurrentState,
-    confirm: Annotated[str, Query(description="The run's name once more.")],
-    cancel: Annotated[bool, Query(description="Also where evaluations wait or run; they are stopped.")] = False,
-) -> JsonAnswer:
-    if confirm != run:
-        raise InvalidRequest(f"confirm is {confirm[:160]!r} and the run is {run!r}; give confirm={run} to delete it")
-    with state.writing() as session:
-        deleted = deletion.delete_run(session, run, cancel)
-    state.coordinator.wake()  # attempts that run are told to stop
-    return JsonAnswer(document_of(documents.Deleted, deleted, freed_bytes=_drop_files(deleted, state)))
-
-
-def _drop_files(deleted: deletion.Deleted, state: State) -> int:
-    """Remove the files that only the deleted run needed. The service sweeps leftovers of a crash at its next start."""
-    settings = state.settings
-    for checkpoint, _ in deleted.spooled:
-        spooled(settings.data_path, checkpoint).remove()
-    for task in deleted.tasks:
-        drop_outputs(settings.outputs_path, task)
-    artifacts, items = (asked_anew(state.reading, named) for named in (named_artifacts, named_items))
-    freed = drop_contents(settings.artifacts_path, deleted.artifact_contents, artifacts)
-    return freed + drop_contents(settings.items_path, deleted.item_contents, items)
-
-
-@router.get("/runs/{run}/plan", summary="A run's plan", responses=document(200, "The plan.", documents.Plan))
 def get_plan(run: Name, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
         return JsonAnswer(plan_view(find_run(session, run)))
@@ -115,7 +84,10 @@ def get_plan(run: Name, state: CurrentState) -> JsonAnswer:
 @router.put(
     "/runs/{run}/plan",
     summary="Say which suites a run's checkpoints get",
-    description="It may come before the run's first checkpoint. It holds for what is posted from now on.",
+    description="The plan may come before the run's first checkpoint, and applies to checkpoints that are posted from "
+    "now on. `when_behind` says what happens where a run posts faster than it is evaluated: every checkpoint waits "
+    "(`all`), a checkpoint drops what older ones still wait for (`newest`), or a post is refused with 429 and "
+    "`Retry-After` (`refuse`).",
     responses=document(200, "The plan.", documents.Plan),
 )
 def put_plan(run: Name, body: PlanInput, state: CurrentState) -> JsonAnswer:
@@ -157,7 +129,7 @@ def get_results(
     run: Name,
     step: Annotated[int, Path(ge=0, le=MAX_STEP)],
     state: CurrentState,
-    variant: Name = "raw",
+    variant: Annotated[Name, Query(description="Which weights of the step.")] = "raw",
     suite: Annotated[str | None, Query(description="Only of this suite.")] = None,
 ) -> JsonAnswer:
     with state.reading() as session:
@@ -174,7 +146,7 @@ def get_results(
 def get_completions(
     run: Name,
     state: CurrentState,
-    variant: str | None = None,
+    variant: Annotated[str | None, Query(description="Only these weights.")] = None,
     prompt: Annotated[str | None, Query(description="Only of prompts that hold this text.")] = None,
 ) -> JsonAnswer:
     with state.reading() as session:

@@ -11,7 +11,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from evalsvc.api.csv_lines import csv_response
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import document, or_csv
+from evalsvc.api.json_answer import document, or_text
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import TableQuery
 from evalsvc.api.state import CurrentState, State
@@ -20,6 +20,11 @@ from evalsvc.store.history.long_table import COLUMNS, TableRun, cut_pages, find_
 
 router = router_of(prefix="/v1", tags=["table"], responses=PROBLEMS)
 
+_CSV = (
+    ",".join(COLUMNS) + "\n"
+    "t2i-1b-pretrained,2500,raw,2621440000,loss,loss/image,6.31,0.02,400,80,nats/token,lower,9.704,9a3f0c1d2e4b5a69,40,\n"
+)
+
 
 @router.get(
     "/table",
@@ -27,7 +32,7 @@ router = router_of(prefix="/v1", tags=["table"], responses=PROBLEMS)
     description="A row per value, by run, step, variant and metric: `pandas.read_csv` of the address with "
     "`format=csv`, or `DataFrame` of the columns. NaN and infinities are words, as pandas reads them.",
     response_model=None,
-    responses=or_csv(document(200, "Columns of equal length; as CSV, a line per value.", Table)),
+    responses=or_text(document(200, "Columns of equal length; as CSV, a line per value.", Table), "text/csv", _CSV),
 )
 async def get_table(query: Annotated[TableQuery, Query()], state: CurrentState) -> Response:
     runs = await state.threads.run("read", _find, state, query)

@@ -6,7 +6,18 @@ from dataclasses import field
 from typing import Annotated, Literal
 
 from evalsvc.spec.documents.document import Document, Example
-from evalsvc.spec.documents.fields import Count, Direction, Id, NextCursor, Number, RunName, Step, SuiteName, Time, Variant
+from evalsvc.spec.documents.fields import (
+    Count,
+    Direction,
+    Id,
+    NextCursor,
+    Number,
+    RunName,
+    Step,
+    SuiteName,
+    Time,
+    Variant,
+)
 
 MetricName = Annotated[str, Example("loss/image")]
 Unit = Annotated[str, Example("nats/token")]

@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session
 from evalsvc.spec.documents.fields import Word
 from evalsvc.spec.documents.history import Buckets, BucketSeries, SeriesHead
 from evalsvc.store.history.axis import WHOLE, Window
-from evalsvc.store.history.reading import INT64, number_or_word, read_columns
 from evalsvc.store.history.gaps import read_gaps
+from evalsvc.store.history.reading import number_or_word, read_columns
 from evalsvc.store.history.series import choose_series
 from evalsvc.store.lists.pages import INT64
 from evalsvc.store.tables import FINITE, NAN, NEGATIVE_INFINITY, POSITIVE_INFINITY, MetricValue

@@ -65,6 +65,25 @@ def is_named_base(session: Session, checkpoint: Checkpoint) -> bool:
     return bool(places) and any(base in places for base in _named(session).values())
 
 
+def runs_based_on(session: Session, checkpoint: Checkpoint) -> list[str]:
+    """Return the names of the runs whose base is this checkpoint.
+
+    A step 0 is the base of its run by default, as long as other checkpoints of the run are compared with the step 0.
+    """
+    if checkpoint.replaced_at is not None:
+        return []
+    rows = session.execute(select(Run.name, Run.base).where(Run.base.is_not(None)).order_by(Run.name))
+    runs = [row.name for row in rows if Step(**row.base) == step_of(checkpoint)]
+    run = checkpoint.run
+    if run.base is None and checkpoint.step == FIRST_STEP:
+        others = select(Checkpoint.variant).where(
+            Checkpoint.run_id == run.id, Checkpoint.id != checkpoint.id, Checkpoint.replaced_at.is_(None)
+        )
+        variants = session.scalars(others.distinct()).all()
+        runs += [run.name] if any(base_of(session, run, variant) is checkpoint for variant in variants) else []
+    return runs
+
+
 def base_ids(session: Session) -> set[int]:
     """Return the bases of all runs and the parents of virtual bases: their copies must outlive their evaluations."""
     named = [_current(session, base) for base in _named(session).values()]

@@ -1,17 +1,19 @@
-"""Deleting a run, with all that came of it."""
+"""Delete a run or a checkpoint, with all that came of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Delete, Select, delete, func, or_, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import ColumnElement, Delete, Select, delete, func, or_, select
+from sqlalchemy.orm import Session
 
 from evalsvc.errors import Conflict, WrongState, first_few
+from evalsvc.store.history.version import touch_history
 from evalsvc.store.hold import hold_all
 from evalsvc.store.ids import raise_floors
-from evalsvc.store.lookup import find_run, step_of
+from evalsvc.store.lookup import find_checkpoint, find_run, step_of
+from evalsvc.store.runs.base import runs_based_on
 from evalsvc.store.tables import (
     OVER,
     Artifact,
@@ -60,43 +62,90 @@ def delete_run(session: Session, name: str, cancel: bool) -> Deleted:
         Conflict: another run has it as its base, or has virtual checkpoints that are made of its checkpoints.
     """
     run = find_run(session, name)
-    rows = _Rows(run.id)
-    # From here on nobody stores a result for this run.
-    hold_all(session, Evaluation.id.in_(rows.evaluations))
-    if not cancel:
-        _require_over(session, name, rows.evaluations)
-    _require_unused(session, run)
-    raise_floors(session)
-    deleted = _counted(session, name, rows)
-    for statement in _statements(rows):
-        session.execute(statement, execution_options={"synchronize_session": False})
-    session.expunge_all()
+    rows = _Rows(Checkpoint.run_id == run.id)
+    _hold(session, rows, f"run {name!r}", cancel)
+    _require_no_base_of_others(session, run)
+    _require_no_children(session, rows, f"run {name!r}")
+    history = MetricValue.series_id.in_(select(Series.id).where(Series.run_id == run.id))
+    deleted = _counted(session, name, rows, history)
+    _execute(
+        session,
+        # Imported values belong to no evaluation.
+        delete(MetricValue).where(history),
+        delete(Series).where(Series.run_id == run.id),
+        delete(Import).where(Import.run_id == run.id),
+        *_statements(rows),
+        delete(Run).where(Run.id == run.id),
+    )
+    return deleted
+
+
+def delete_checkpoint(session: Session, checkpoint_id: int, cancel: bool) -> Deleted:
+    """Delete a checkpoint: its evaluations with all results, and the values that they measured.
+
+    Imported values at the checkpoint's step stay, and so does the run. An attempt that runs is told to stop by the
+    coordinator, and its result is late.
+
+    Raises:
+        UnknownName: there is no such checkpoint.
+        WrongState: evaluations of the checkpoint are not over, and `cancel` is not set.
+        Conflict: the checkpoint is the base of a run, or virtual checkpoints are made of the checkpoint.
+    """
+    checkpoint = find_checkpoint(session, checkpoint_id)
+    name = f"checkpoint {checkpoint_id} ({step_of(checkpoint)})"
+    rows = _Rows(Checkpoint.id == checkpoint_id)
+    _hold(session, rows, name, cancel)
+    if runs := runs_based_on(session, checkpoint):
+        raise Conflict(
+            f"{name} is the base of {first_few(runs, NAMED)}; give that another base first: evalsvc base {runs[0]} "
+            "STEP --of RUN, or delete the run"
+        )
+    _require_no_children(session, rows, name)
+    touch_history(session, checkpoint.run_id)
+    measured = MetricValue.evaluation_id.in_(rows.evaluations)
+    series = session.scalars(select(MetricValue.series_id).where(measured).distinct()).all()
+    deleted = _counted(session, checkpoint.run.name, rows, measured)
+    has_values = select(MetricValue.step).where(MetricValue.series_id == Series.id).exists()
+    _execute(session, *_statements(rows), delete(Series).where(Series.id.in_(series), ~has_values))
     return deleted
 
 
 class _Rows:
-    """The ids of a run's rows, as queries."""
+    """The ids of rows that belong to some checkpoints, as queries."""
 
-    def __init__(self, run_id: int) -> None:
-        self.run_id = run_id
-        self.checkpoints = select(Checkpoint.id).where(Checkpoint.run_id == run_id)
+    def __init__(self, which: ColumnElement[bool]) -> None:
+        """Take those of the checkpoints of which a condition holds."""
+        self.checkpoints = select(Checkpoint.id).where(which)
         self.evaluations = select(Evaluation.id).where(Evaluation.checkpoint_id.in_(self.checkpoints))
         self.tasks = select(Task.id).where(Task.evaluation_id.in_(self.evaluations))
         self.shards = select(Shard.id).where(Shard.task_id.in_(self.tasks))
-        self.series = select(Series.id).where(Series.run_id == run_id)
 
 
-def _counted(session: Session, name: str, rows: _Rows) -> Deleted:
+def _hold(session: Session, rows: _Rows, name: str, cancel: bool) -> None:
+    """Keep results from being stored for these rows; raise WrongState for an evaluation that is not over."""
+    hold_all(session, Evaluation.id.in_(rows.evaluations))
+    if cancel:
+        return
+    query = select(Evaluation.id).where(Evaluation.id.in_(rows.evaluations), Evaluation.state.not_in(OVER))
+    open_ids = session.scalars(query.order_by(Evaluation.id)).all()
+    if open_ids:
+        raise WrongState(
+            f"{name} has evaluations that are not over ({first_few(open_ids, NAMED)}); wait for them, or delete it "
+            "with cancel=true (--cancel)"
+        )
+
+
+def _counted(session: Session, run: str, rows: _Rows, values: ColumnElement[bool]) -> Deleted:
     spooled = select(Checkpoint.id, Checkpoint.path).where(
         Checkpoint.id.in_(rows.checkpoints), Checkpoint.spool_state.is_not(None)
     )
     contents = select(Artifact.sha256).where(Artifact.task_id.in_(rows.tasks)).distinct()
     items = select(Task.items_sha256).where(Task.id.in_(rows.tasks), Task.items_sha256.is_not(None)).distinct()
     return Deleted(
-        run=name,
+        run=run,
         checkpoints=_count(session, rows.checkpoints),
         evaluations=_count(session, rows.evaluations),
-        values=_count(session, select(MetricValue.step).where(MetricValue.series_id.in_(rows.series))),
+        values=_count(session, select(MetricValue.step).where(values)),
         artifacts=_count(session, select(Artifact.id).where(Artifact.task_id.in_(rows.tasks))),
         spooled=[(row.id, row.path) for row in session.execute(spooled)],
         tasks=session.scalars(rows.tasks).all(),
@@ -112,31 +161,26 @@ def _statements(rows: _Rows) -> Sequence[Delete]:
         delete(Attempt).where(Attempt.shard_id.in_(rows.shards)),
         delete(Shard).where(Shard.task_id.in_(rows.tasks)),
         delete(Artifact).where(Artifact.task_id.in_(rows.tasks)),
-        delete(MetricValue).where(MetricValue.series_id.in_(rows.series)),
-        delete(Series).where(Series.run_id == rows.run_id),
-        delete(Import).where(Import.run_id == rows.run_id),
+        delete(MetricValue).where(MetricValue.evaluation_id.in_(rows.evaluations)),
         delete(Task).where(Task.evaluation_id.in_(rows.evaluations)),
         delete(Evaluation).where(Evaluation.checkpoint_id.in_(rows.checkpoints)),
         delete(checkpoint_parents).where(
             or_(links.checkpoint_id.in_(rows.checkpoints), links.parent_id.in_(rows.checkpoints))
         ),
-        delete(Checkpoint).where(Checkpoint.run_id == rows.run_id),
-        delete(Run).where(Run.id == rows.run_id),
+        delete(Checkpoint).where(Checkpoint.id.in_(rows.checkpoints)),
     )
 
 
-def _require_over(session: Session, name: str, evaluations: Select[int]) -> None:
-    query = select(Evaluation.id).where(Evaluation.id.in_(evaluations), Evaluation.state.not_in(OVER))
-    open_ids = session.scalars(query.order_by(Evaluation.id)).all()
-    if open_ids:
-        raise WrongState(
-            f"run {name!r} has evaluations that are not over ({first_few(open_ids, NAMED)}); wait for them, or delete "
-            "it with cancel=true (--cancel)"
-        )
+def _execute(session: Session, *statements: Delete) -> None:
+    """Delete rows, whose ids no later rows get."""
+    raise_floors(session)
+    for statement in statements:
+        session.execute(statement, execution_options={"synchronize_session": False})
+    session.expunge_all()
 
 
-def _require_unused(session: Session, run: Run) -> None:
-    """Raise Conflict where another run needs something of it."""
+def _require_no_base_of_others(session: Session, run: Run) -> None:
+    """Raise Conflict where another run names a checkpoint of this run as its base."""
     named = session.execute(
         select(Run.name, Run.base).where(Run.base.is_not(None), Run.id != run.id).order_by(Run.name)
     )
@@ -146,21 +190,23 @@ def _require_unused(session: Session, run: Run) -> None:
             f"run {run.name!r} has the base of {first_few(based, NAMED)}; give that another one first: evalsvc base "
             f"{based[0]} STEP --of RUN, or delete it too"
         )
-    parent, child = aliased(Checkpoint), aliased(Checkpoint)
+
+
+def _require_no_children(session: Session, rows: _Rows, name: str) -> None:
+    """Raise Conflict where virtual checkpoints that stay are made of those that are to be deleted."""
+    links = checkpoint_parents.c
     query = (
-        select(child)
-        .join(checkpoint_parents, checkpoint_parents.c.checkpoint_id == child.id)
-        .join(parent, parent.id == checkpoint_parents.c.parent_id)
-        .where(parent.run_id == run.id, child.run_id != run.id, child.replaced_at.is_(None))
-        .distinct()
-        .order_by(child.id)
+        select(Checkpoint)
+        .where(
+            Checkpoint.id.in_(select(links.checkpoint_id).where(links.parent_id.in_(rows.checkpoints))),
+            Checkpoint.id.not_in(rows.checkpoints),
+            Checkpoint.replaced_at.is_(None),
+        )
+        .order_by(Checkpoint.id)
     )
     children = [str(step_of(checkpoint)) for checkpoint in session.scalars(query)]
     if children:
-        raise Conflict(
-            f"virtual checkpoints of other runs are made of run {run.name!r}: {first_few(children, NAMED)}; delete "
-            "their runs first"
-        )
+        raise Conflict(f"virtual checkpoints are made of {name}: {first_few(children, NAMED)}; delete these first")
 
 
 def _count(session: Session, ids: Select[int]) -> int:

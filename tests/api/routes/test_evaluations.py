@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -10,7 +11,10 @@ from app_in_process import App, refused
 from compared_runs import items, put
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
+from evalsvc.client import Client
 from evalsvc.messages import ShardError
+from evalsvc.spec.documents.reading import content_of
+from evalsvc.store.tables import Suite
 from evalsvc.store.views import LiveTask
 
 
@@ -107,3 +111,47 @@ def test_a_missing_key_is_an_empty_cell(app: App, weights: Path) -> None:
     evaluate_whole(app.store, metric(1.0), items=[{"index": 0, "text": 'a "b",\nc'}, {"index": 1, "nll": "NaN"}])
     text = app.http.get("/v1/evaluations/1/items?format=csv").text
     assert text == 'task,index,text,nll\nloss-0,0,"a ""b"",\nc",\nloss-0,1,,NaN\n'
+
+
+class TestTheSuiteAsItWasEvaluated:
+    SUITE = {  # noqa: RUF012
+        "description": "one",
+        "tasks": [{"kind": "loss", "name": "own", "data": "datasets:größe #b.jsonl", "limit": 7}],
+    }
+
+    @pytest.fixture
+    def first(self, app: App, weights: Path) -> dict[str, Any]:
+        """The suite `mine` when evaluation 1 began."""
+        document: dict[str, Any] = app.http.put("/v1/suites/mine", json=self.SUITE).json()
+        app.post(weights, suites=["mine"]).raise_for_status()
+        return document
+
+    def test_whatever_the_name_stands_for_now(self, app: App, first: dict[str, Any]) -> None:
+        digest, tasks = first["digest"], first["tasks"]
+        found = {"evaluation": 1, "name": "mine", "tasks": tasks, "digest": digest, "current_digest": digest}
+        with Client("http://evalsvc", transport=app.transport) as client:
+            assert content_of(client.evaluated_suite(1)) == found
+            other = client.put_suite("mine", "tasks: [{kind: loss, data: 'datasets:other.jsonl'}]").digest
+            app.coordinator.work()
+            assert content_of(client.evaluated_suite(1)) == {**found, "current_digest": other}
+            client.delete_suite("mine")
+            assert content_of(client.evaluated_suite(1)) == {**found, "current_digest": None}
+
+    def test_as_yaml_it_is_the_same_suite(self, app: App, first: dict[str, Any]) -> None:
+        app.http.delete("/v1/suites/mine").raise_for_status()
+        answer = app.http.get("/v1/evaluations/1/suite", params={"format": "yaml"})
+        assert answer.headers["content-type"].startswith("application/yaml")
+        assert answer.text.startswith(f"# Suite mine as evaluation 1 began with it, digest {first['digest']}\n")
+        again = app.http.put("/v1/suites/again", content=answer.content)
+        assert again.json()["digest"] == first["digest"]
+
+    def test_a_suite_that_cannot_be_read_any_more_is_none(self, app: App, first: dict[str, Any]) -> None:
+        """A task of a package that is no longer installed."""
+        with app.store.transaction() as session:
+            session.get_one(Suite, "mine").content = {"tasks": [{"kind": "gone"}]}
+        assert app.http.get("/v1/evaluations/1/suite").json()["current_digest"] is None
+
+    def test_what_is_not_there(self, app: App, first: dict[str, Any]) -> None:
+        refused(app.http.get("/v1/evaluations/9/suite"), 404, "unknown_name", "there is no evaluation 9")
+        wrong = app.http.get("/v1/evaluations/1/suite", params={"format": "xml"})
+        refused(wrong, 422, "invalid_request", "format: input should be 'json' or 'yaml', found 'xml'")

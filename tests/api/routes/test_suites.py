@@ -72,8 +72,49 @@ def test_a_shipped_suite_is_replaced_only_where_that_is_meant(app: App) -> None:
     assert app.http.get("/v1/suites/loss").json() == before
     assert app.http.put("/v1/suites/my-loss", content=GOOD).status_code == 201
     with Client("http://evalsvc", transport=app.transport) as client:
-        client.put_suite("loss", GOOD, replace_shipped=True)
-    assert app.http.get("/v1/suites/loss").json()["source"] == "put"
+        assert client.put_suite("loss", GOOD, replace_shipped=True).shadows == "shipped"
+        assert client.suite("loss").source == "put"
+        [listed] = [suite for suite in client.suites() if suite.name == "loss"]
+        assert listed.shadows == "shipped"
+        assert client.delete_suite("loss").uncovered == "shipped"
+    assert app.http.get("/v1/suites/loss").json() == before
+
+
+def test_a_deleted_suite_is_gone_and_evaluations_keep_it(app: App, weights: Path) -> None:
+    digest = app.http.put("/v1/suites/mine", content=GOOD).json()["digest"]
+    app.post(weights, suites=["mine"]).raise_for_status()
+    assert app.http.delete("/v1/suites/mine").json() == {"name": "mine", "digest": digest, "uncovered": None}
+    refused(app.http.get("/v1/suites/mine"), 404, "unknown_name", "no suite is named 'mine'")
+    refused(app.http.delete("/v1/suites/mine"), 404, "unknown_name", "no suite is named 'mine'")
+    app.coordinator.work()
+    evaluation = app.http.get("/v1/evaluations/1").json()
+    assert (evaluation["state"], evaluation["suite"]["digest"]) == ("succeeded", digest)
+    assert app.http.put("/v1/suites/mine", content=GOOD).status_code == 201
+
+
+def test_only_what_was_put_is_deleted(with_folder: Callable[..., App]) -> None:
+    app = with_folder(own=GOOD, loss=GOOD)
+    refused(
+        app.http.delete("/v1/suites/own"), 409, "wrong_state", "is a file in the service's folder", "remove the file"
+    )
+    refused(app.http.delete("/v1/suites/miniature"), 409, "wrong_state", "'miniature' comes with evalsvc")
+    assert app.http.get("/v1/suites/loss").json()["shadows"] == "shipped"
+    app.http.put("/v1/suites/loss", content=GOOD).raise_for_status()
+    assert app.http.delete("/v1/suites/loss").json()["uncovered"] == "folder"
+    assert app.http.get("/v1/suites/loss").json()["source"] == "folder"
+
+
+def test_a_suite_that_plans_name_stays(app: App) -> None:
+    """Each later post of such a run would have failed."""
+    app.http.put("/v1/suites/mine", content=GOOD)
+    for run in ("run-b", "run-a"):
+        plan = {"suites": [{"suite": "loss", "every": 1}, {"suite": "mine", "every": 500}]}
+        app.http.put(f"/v1/runs/{run}/plan", json=plan).raise_for_status()
+    words = ("suite 'mine' is in the plans of run-a, run-b", "PUT /v1/runs/run-a/plan")
+    refused(app.http.delete("/v1/suites/mine"), 409, "conflict", *words)
+    for run in ("run-b", "run-a"):
+        app.http.put(f"/v1/runs/{run}/plan", json={"suites": []}).raise_for_status()
+    assert app.http.delete("/v1/suites/mine").status_code == 200
 
 
 def test_broken_file_disturbs_no_other(with_folder: Callable[..., App], weights: Path) -> None:
@@ -132,7 +173,7 @@ def test_a_suite_is_found_without_reading_the_others(app: App, weights: Path, mo
 def test_names_that_are_none(app: App) -> None:
     refused(app.http.put("/v1/suites/my%20suite", content=GOOD), 422, "invalid_request", "'my suite' is not a name")
     for name in ("..", "%2e%2e%2floss", "a%00b", "a%0d%0ab", "-a", "a" * 129):
-        for method in ("GET", "PUT"):
+        for method in ("GET", "PUT", "DELETE"):
             response = app.http.request(method, f"/v1/suites/{name}", content=GOOD if method == "PUT" else None)
             assert response.status_code in (404, 405, 422), response.text
 

@@ -1,4 +1,4 @@
-"""Deleting a run: all of it and nothing else, and nothing that comes late brings it back."""
+"""Deleting a run or a checkpoint: all of it and nothing else, and nothing that comes late brings it back."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -29,9 +29,9 @@ from evalsvc.store.lookup import find_run, get_or_create_run
 from evalsvc.store.named_files import named_artifacts, named_items
 from evalsvc.store.queue.shards import finish, unwanted
 from evalsvc.store.runs.base import name_base
-from evalsvc.store.runs.deletion import Deleted, delete_run
+from evalsvc.store.runs.deletion import Deleted, delete_checkpoint, delete_run
 from evalsvc.store.session import Store
-from evalsvc.store.tables import Base, Protocol
+from evalsvc.store.tables import Base, Checkpoint, Protocol
 
 NO_RUNS = ("id_floors", "attempt_totals", "protocols", "suites", "tokens")
 """Tables whose rows belong to no run."""
@@ -145,7 +145,7 @@ def test_other_runs_that_need_it_are_named(store: Store) -> None:
     with store.transaction() as session:
         find_run(session, "run-b").base = None
     enter_virtual(store, "mix", "lerp(run-a@25, run-b@25, 0.5)", suite())
-    with pytest.raises(Conflict, match="virtual checkpoints of other runs are made of run 'run-a': mix@30; delete"):
+    with pytest.raises(Conflict, match="virtual checkpoints are made of run 'run-a': mix@30; delete these first"):
         delete(store, cancel=True)
     delete(store, "mix", cancel=True)
     delete(store, cancel=True)
@@ -164,3 +164,103 @@ def test_contents_that_others_name_are_still_named(store: Store) -> None:
         assert named_artifacts(session, deleted.artifact_contents) == {"c" * 64}
         assert named_artifacts(session) == {"b" * 64, "c" * 64}
         assert named_items(session, deleted.item_contents) == {"d" * 64}
+
+
+def delete_step(store: Store, step: int, cancel: bool = False, variant: str = "raw") -> Deleted:
+    """Delete the checkpoints of run-a at a step, replaced ones too; what was deleted with the last one."""
+    query = sa.select(Checkpoint.id).where(Checkpoint.step == step, Checkpoint.variant == variant)
+    with store.transaction() as session:
+        run = find_run(session, "run-a").id
+        deleted = [delete_checkpoint(session, found, cancel) for found in session.scalars(query.filter_by(run_id=run))]
+    return deleted[-1]
+
+
+def test_of_a_checkpoint_nothing_is_left_and_nothing_else_goes(store: Store) -> None:
+    for step in (0, 25):
+        enter(store, submission(step), suite(), suite("other", limit=2, tasks=2))
+        evaluate_whole(store, metric(1.0), items=[{"index": 0}], artifacts=[kept_artifact("c" * 64)])
+    with store.transaction() as session:
+        session.execute(sa.update(Checkpoint).values(spool_state="released"))
+    before = rows(store)
+    deleted = delete_step(store, 25)
+    assert (deleted.run, deleted.checkpoints, deleted.evaluations) == ("run-a", 1, 2)
+    assert (deleted.values, deleted.artifacts, len(deleted.tasks)) == (1, 3, 3)
+    assert [path for _, path in deleted.spooled] == ["/checkpoints/epoch_25.pt"]
+    kept = {name: count if name in ("runs", "series") else count // 2 for name, count in before.items()}
+    assert rows(store) == kept
+    with store.reading() as session:
+        assert read_history(session, "run-a").series[0].x == [0]
+
+
+def test_a_series_goes_with_its_last_measured_value_and_imported_values_stay(store: Store) -> None:
+    """A curve without a point would be in every table for ever."""
+    measure(store, 0, 1.0)
+    with store.transaction() as session:
+        import_values(session, "run-a", "old.csv", [imported("fid", [Point(0, 9.0, None, None)])], replace=False)
+        version = find_run(session, "run-a").history_version
+    assert delete_step(store, 0).values == 1
+    with store.reading() as session:
+        [series] = read_history(session, "run-a").series
+        assert (series.metric, series.value) == ("fid", [9.0])
+        assert find_run(session, "run-a").history_version > version, "who has kept the history must read it again"
+
+
+def test_a_checkpoint_that_waits_is_deleted_only_if_that_is_meant(store: Store) -> None:
+    [evaluation] = enter(store, submission(), suite())
+    with pytest.raises(WrongState, match=rf"checkpoint 1 \(run-a@25\) has .* not over \({evaluation}\); .*cancel=true"):
+        delete_step(store, 25)
+    running = dispatched(store)
+    delete_step(store, 25, cancel=True)
+    with store.reading() as session:
+        assert unwanted(session, [running.shard_id]) == {running.shard_id}
+    enter(store, submission(), suite())
+    assert store_result(store, running, plan(2)) is False
+    assert dispatched(store).shard_id > running.shard_id
+
+
+def test_a_base_stays(store: Store) -> None:
+    """Named by its own run, by another one, or by nobody as long as others are compared with it."""
+    for step in (0, 25):
+        enter(store, submission(step), suite())
+    enter(store, submission(25, run="run-b"), suite())
+    evaluate_whole(store, metric(1.0))
+    with pytest.raises(Conflict, match=r"checkpoint 1 \(run-a@0\) is the base of run-a; give that another base first"):
+        delete_step(store, 0)
+    with store.transaction() as session:
+        name_base(session, find_run(session, "run-a"), "run-a", 25, "raw")
+        name_base(session, find_run(session, "run-b"), "run-a", 25, "raw")
+    assert delete_step(store, 0).checkpoints == 1
+    with pytest.raises(Conflict, match=r"run-a@25\) is the base of run-a, run-b; .*: evalsvc base run-a STEP --of RUN"):
+        delete_step(store, 25)
+    with store.transaction() as session:
+        find_run(session, "run-a").base = find_run(session, "run-b").base = None
+    assert delete_step(store, 25).checkpoints == 1
+
+
+def test_step_0_is_no_base_of_what_has_a_step_0_of_its_own(store: Store) -> None:
+    for variant in ("raw", "ema"):
+        enter(store, submission(0, variant=variant), suite())
+    evaluate_whole(store, metric(1.0))
+    assert delete_step(store, 0, variant="ema").checkpoints == 1
+    assert delete_step(store, 0).checkpoints == 1, "nothing is compared with it"
+
+
+def test_a_parent_stays_until_its_children_are_gone(store: Store) -> None:
+    for step in (25, 50):
+        enter(store, submission(step), suite())
+    enter_virtual(store, "run-a", "lerp(run-a@25, run-a@50, 0.5)", suite(), variant="mix")
+    evaluate_whole(store, metric(1.0))
+    with pytest.raises(Conflict, match=r"virtual checkpoints are made of checkpoint 1 \(run-a@25\): run-a@30:mix;"):
+        delete_step(store, 25)
+    delete_step(store, 30, variant="mix")
+    assert rows(store).get("checkpoint_parents") is None
+    assert delete_step(store, 25).checkpoints == 1
+
+
+def test_a_replaced_checkpoint_is_deleted_with_its_record_alone(store: Store) -> None:
+    measure(store, 25, 1.0)
+    measure(store, 25, 2.0, uri="/other.pt", replace=True)
+    with store.transaction() as session:
+        assert delete_checkpoint(session, 1, cancel=False).values == 0
+    with store.reading() as session:
+        assert read_history(session, "run-a").series[0].value == [2.0]

@@ -1,0 +1,100 @@
+"""Delete a run or a checkpoint, with the files that only they needed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Query
+
+from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.json_answer import JsonAnswer, document
+from evalsvc.api.routing import router_of
+from evalsvc.api.schemas import Id, Name
+from evalsvc.api.state import CurrentState, State
+from evalsvc.checkpoints.kept import spooled
+from evalsvc.errors import InvalidRequest
+from evalsvc.files.artifacts import drop_contents
+from evalsvc.files.outputs import drop_outputs
+from evalsvc.spec import documents
+from evalsvc.store.lookup import find_checkpoint, place_of, step_of
+from evalsvc.store.named_files import asked_anew, named_artifacts, named_items
+from evalsvc.store.runs import deletion
+from evalsvc.store.views import document_of
+
+router = router_of(prefix="/v1", responses=PROBLEMS)
+
+Cancel = Annotated[bool, Query(description="Also where evaluations wait or run; they are stopped.")]
+
+
+@router.delete(
+    "/runs/{run}",
+    tags=["runs"],
+    summary="Delete a run with all that came of it",
+    description="Its checkpoints, evaluations, history, artifacts and spooled files; the files that were posted stay "
+    "where they are. There is no way back. Evaluations that wait or run are in the way unless `cancel` is true, and so "
+    "are other runs whose base or virtual checkpoints need it.",
+    responses=document(200, "How much is gone.", documents.Deleted),
+    operation_id="delete_run__v1_runs__run__delete",  # by which generated clients call this route
+)
+def delete_run(
+    run: Name,
+    state: CurrentState,
+    confirm: Annotated[str, Query(description="The run's name once more.")],
+    cancel: Cancel = False,
+) -> JsonAnswer:
+    _require_confirmed(confirm, f"the run is {run!r}", run)
+    with state.writing() as session:
+        deleted = deletion.delete_run(session, run, cancel)
+    state.coordinator.wake()  # attempts that run are told to stop
+    return JsonAnswer(document_of(documents.Deleted, deleted, freed_bytes=_drop_files(deleted, state)))
+
+
+@router.delete(
+    "/checkpoints/{checkpoint_id}",
+    tags=["checkpoints"],
+    summary="Delete a checkpoint with its evaluations",
+    description="What is deleted: the evaluations of the checkpoint, the values that they measured, their artifacts, "
+    "and the spooled copy of the weights. The posted file stays where it is, and so do imported values. There is no "
+    "way back.\n\nThe deletion is refused with 409 while evaluations of the checkpoint wait or run, unless `cancel` is "
+    "true; while the checkpoint is the base of a run; and while virtual checkpoints are made of the checkpoint. A "
+    "watcher that is started again posts the file again if the file is still in its folder.",
+    responses=document(200, "How much is gone.", documents.DeletedCheckpoint),
+)
+def delete_checkpoint(
+    checkpoint_id: Id,
+    state: CurrentState,
+    confirm: Annotated[str, Query(description="The checkpoint's name: RUN@STEP, or RUN@STEP:VARIANT.")],
+    cancel: Cancel = False,
+) -> JsonAnswer:
+    with state.writing() as session:
+        checkpoint = find_checkpoint(session, checkpoint_id)
+        name, place = step_of(checkpoint), place_of(checkpoint)
+        whole_name = f"{name.run}@{name.step}:{name.variant}"
+        _require_confirmed(confirm, f"checkpoint {checkpoint_id} is {name}", str(name), whole_name)
+        deleted = deletion.delete_checkpoint(session, checkpoint_id, cancel)
+    state.coordinator.wake()
+    freed = _drop_files(deleted, state)
+    return JsonAnswer(
+        document_of(documents.DeletedCheckpoint, deleted, **place, checkpoint=checkpoint_id, freed_bytes=freed)
+    )
+
+
+def _require_confirmed(confirm: str, found: str, *names: str) -> None:
+    """Raise InvalidRequest unless the name of what is to be deleted was given."""
+    if confirm not in names:
+        raise InvalidRequest(f"confirm is {confirm[:160]!r} and {found}; give confirm={names[0]} to delete it")
+
+
+def _drop_files(deleted: deletion.Deleted, state: State) -> int:
+    """Remove the files that only deleted rows needed; return the bytes that became free.
+
+    A service that dies meanwhile sweeps the rest when it starts.
+    """
+    settings = state.settings
+    for checkpoint, _ in deleted.spooled:
+        spooled(settings.data_path, checkpoint).remove()
+    for task in deleted.tasks:
+        drop_outputs(settings.outputs_path, task)
+    artifacts, items = (asked_anew(state.reading, named) for named in (named_artifacts, named_items))
+    freed = drop_contents(settings.artifacts_path, deleted.artifact_contents, artifacts)
+    return freed + drop_contents(settings.items_path, deleted.item_contents, items)
