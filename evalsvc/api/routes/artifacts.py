@@ -37,6 +37,7 @@ router = router_of(prefix="/v1", tags=["artifacts"], responses=PROBLEMS)
 @router.get(
     "/evaluations/{evaluation_id}/artifacts",
     summary="What an evaluation left to be looked at",
+    description="In the order of the evaluation's tasks. A pruned artifact keeps its description, with `pruned_at`.",
     responses=document(200, "Descriptions; the content is at /v1/artifacts/{id}.", documents.Artifacts),
 )
 def list_evaluation_artifacts(
@@ -50,6 +51,8 @@ def list_evaluation_artifacts(
 @router.get(
     "/runs/{run}/artifacts",
     summary="A run's artifacts, by step",
+    description="Those of checkpoints that were not replaced, of every evaluation. A pruned artifact keeps its "
+    "description, with `pruned_at`.",
     responses=document(200, "Descriptions; the content is at /v1/artifacts/{id}.", documents.Artifacts),
 )
 def list_run_artifacts(run: Name, query: Annotated[RunArtifactsQuery, Query()], state: CurrentState) -> JsonAnswer:
@@ -60,6 +63,7 @@ def list_run_artifacts(run: Name, query: Annotated[RunArtifactsQuery, Query()], 
 @router.get(
     "/runs/{run}/retention",
     summary="Which artifacts of a run are kept",
+    description="A run without a rule of its own has the service's (`EVALSVC_RETENTION`).",
     responses=document(200, "The rule, and whose it is: the run's own, or the service's.", documents.Retention),
 )
 def get_retention(run: Name, state: CurrentState) -> JsonAnswer:
@@ -102,9 +106,15 @@ def post_prune(
 @router.get(
     "/artifacts/{artifact_id:int}",  # what is no number is another route's
     summary="The content of an artifact",
+    description="The content never changes, so a browser keeps it. A pruned artifact is answered with 410.",
     response_model=None,
     response_class=Response,
-    responses={200: {"description": "As it was left, of the type that it has.", "content": {"*/*": {"schema": {}}}}},
+    responses={
+        200: {
+            "description": "As it was left, of the type that it has.",
+            "content": {"*/*": {"schema": {}, "example": "the bytes of grid.png"}},
+        }
+    },
 )
 def get_artifact(artifact_id: Id, state: CurrentState) -> Response:
     with state.reading() as session:

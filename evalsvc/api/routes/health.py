@@ -19,6 +19,7 @@ router = router_of(tags=["health"])
 @router.get(
     "/healthz",
     summary="The service answers",
+    description="Asks neither the database nor the workers: for probes that restart a service which hangs.",
     responses=document(200, "It does.", documents.Health),
 )
 async def healthz() -> JsonAnswer:
@@ -28,6 +29,8 @@ async def healthz() -> JsonAnswer:
 @router.get(
     "/readyz",
     summary="The service can evaluate: database, schema and workers are there",
+    description="For probes that send no requests while a part is missing. A service with tokens tells details "
+    "only to requests with a token.",
     response_model=None,
     responses=document(200, "It can.", documents.Ready, documents.ReadOnlyReady, documents.Alive)
     | {503: {"description": "`detail` says which part is missing.", "content": PROBLEM_CONTENT}},

@@ -265,6 +265,8 @@ def _labelled(name: str, values: Iterable[tuple[str, float]]) -> GaugeMetricFami
 @router.get(
     "/metrics",
     summary="The service's own metrics, for Prometheus",
+    description="Counts of shards are read from the database, so they go on after a restart and after runs were "
+    "deleted.",
     response_model=None,
     response_class=PlainTextResponse,
     responses={
