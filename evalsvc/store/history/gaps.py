@@ -1,17 +1,18 @@
 """Why values are missing from a history: steps of a run that lack values which other steps have.
 
-A gap is an evaluation that did not succeed, of a checkpoint that is not replaced. The newest succeeded evaluation by
-the same suite tells which series the evaluation would have values in; at least one of these series has no value at the
-step. A step whose values are all there, as after another evaluation, has no gap.
+A gap is the newest evaluation of a checkpoint by a suite of which no evaluation of the checkpoint succeeded. The newest
+succeeded evaluation by the suite, of another checkpoint, tells which series the evaluation would have values in; at
+least one of these series has no value at the step. Values may be there from another suite or from an import.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Row, func, select, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy import Row, Select, func, or_, select, tuple_
+from sqlalchemy.orm import Session, aliased
 
 from evalsvc.spec.documents.history import Gap, Why
 from evalsvc.store.history.axis import Window
@@ -27,6 +28,9 @@ AT_ONCE = MOST + 1
 
 LONGEST = 300
 """Characters of a message."""
+
+Place = tuple[str, str]
+"""The digest of a suite, and a variant."""
 
 Found = Row[*tuple[object, ...]]
 """An evaluation that did not succeed, with the step and variant of its checkpoint."""
@@ -44,17 +48,10 @@ def read_gaps(session: Session, chosen: Chosen, window: Window) -> Gaps:
     """Return the gaps of some series of a run in a window: those of the highest steps, at most MOST."""
     wanted = _series_by_suite(session, chosen)
     gaps: list[Gap] = []
-    seen: set[tuple[object, object]] = set()
     last: Found | None = None
     while wanted and len(gaps) <= MOST:
         rows = _unsucceeded(session, chosen, window, last)
-        newest = []
-        for row in rows:
-            # Of several evaluations by one suite, the newest comes first.
-            if (place := (row.checkpoint_id, row.suite_digest)) not in seen:
-                seen.add(place)
-                newest.append(row)
-        gaps += _gaps(session, newest, wanted)
+        gaps += _gaps(session, rows, wanted)
         if len(rows) < AT_ONCE:
             break
         last = rows[-1]
@@ -77,8 +74,8 @@ def gaps_mark(session: Session, run: Run) -> list[int]:
     return [int(number) for number in session.execute(query).one()]
 
 
-def _series_by_suite(session: Session, chosen: Chosen) -> dict[tuple[str, str], list[int]]:
-    """Return the ids of the chosen series that each suite has values in, by the suite's digest and the variant.
+def _series_by_suite(session: Session, chosen: Chosen) -> dict[Place, set[int]]:
+    """Return the ids of the chosen series that each suite has values in.
 
     The newest evaluation of the run in which all tasks of a suite succeeded tells; without one, the newest in which
     some tasks did.
@@ -96,26 +93,32 @@ def _series_by_suite(session: Session, chosen: Chosen) -> dict[tuple[str, str], 
     series: dict[tuple[str, str], list[tuple[str, int]]] = {}
     for key, head in chosen.heads.items():
         series.setdefault((head.metric, head.protocol), []).append((head.variant, key))
-    found: dict[tuple[str, str], list[int]] = {}
+    found: defaultdict[Place, set[int]] = defaultdict(set)
     measured = select(Task.evaluation_id, Task.metrics).where(
         Task.evaluation_id.in_(digests), Task.metrics.is_not(None)
     )
     for evaluation, metrics in session.execute(measured):
         for metric in metrics or ():
             for variant, key in series.get((metric["name"], metric["protocol"]), ()):
-                found.setdefault((digests[evaluation], variant), []).append(key)
+                found[digests[evaluation], variant].add(key)
     return found
 
 
 def _unsucceeded(session: Session, chosen: Chosen, window: Window, last: Found | None) -> Sequence[Found]:
-    """Return evaluations that did not succeed, by falling step and id: those that follow `last`."""
+    """Return the newest evaluation of each checkpoint by each suite, where none succeeded.
+
+    They are ordered by falling step and id, and begin after `last`.
+    """
+    other = aliased(Evaluation)
+    is_other = (other.checkpoint_id == Evaluation.checkpoint_id, other.suite_digest == Evaluation.suite_digest)
+    better = select(other.id).where(*is_other, or_(other.state == "succeeded", other.id > Evaluation.id)).exists()
     place = Checkpoint.step if window.x == "step" else Checkpoint.tokens_seen
     query = (
         select(Evaluation.id, Evaluation.checkpoint_id, Evaluation.suite, Evaluation.suite_digest, Evaluation.state)
         .add_columns(Evaluation.error, Checkpoint.step, Checkpoint.variant)
         .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
         .where(Checkpoint.run_id == chosen.run.id, Checkpoint.replaced_at.is_(None), Evaluation.state != "succeeded")
-        .where(Checkpoint.variant.in_({head.variant for head in chosen.heads.values()}), place.is_not(None))
+        .where(Checkpoint.variant.in_({head.variant for head in chosen.heads.values()}), place.is_not(None), ~better)
         .order_by(Checkpoint.step.desc(), Evaluation.id.desc())
         .limit(AT_ONCE)
     )
@@ -128,15 +131,30 @@ def _unsucceeded(session: Session, chosen: Chosen, window: Window, last: Found |
     return session.execute(query).all()
 
 
-def _gaps(session: Session, rows: Sequence[Found], wanted: Mapping[tuple[str, str], list[int]]) -> list[Gap]:
+def _gaps(session: Session, rows: Sequence[Found], wanted: Mapping[Place, set[int]]) -> list[Gap]:
     """Return the gaps that some evaluations are, in their order."""
-    series = {row.id: wanted.get((row.suite_digest, row.variant), []) for row in rows}
-    ids = {key for keys in series.values() for key in keys}
-    query = select(MetricValue.series_id, MetricValue.step).where(
-        MetricValue.series_id.in_(sorted(ids)), MetricValue.step.in_(sorted({row.step for row in rows}))
-    )
-    present = {(row.series_id, row.step) for row in session.execute(query)} if ids else set()
-    return [_gap(row) for row in rows if any((key, row.step) not in present for key in series[row.id])]
+    steps: defaultdict[Place, set[int]] = defaultdict(set)
+    for row in rows:
+        steps[row.suite_digest, row.variant].add(row.step)
+    # Counted by the database: steps that lack nothing may be many, and their values would all be sent.
+    complete = {
+        (*place, row.step)
+        for place, some in steps.items()
+        if place in wanted
+        for row in session.execute(_counts(wanted[place], some))
+        if row.number == len(wanted[place])
+    }
+    return [
+        _gap(row)
+        for row in rows
+        if (row.suite_digest, row.variant) in wanted and (row.suite_digest, row.variant, row.step) not in complete
+    ]
+
+
+def _counts(series: set[int], steps: set[int]) -> Select[tuple[int, int]]:
+    """Return a query of how many of some series have a value, by step."""
+    query = select(MetricValue.step, func.count().label("number")).group_by(MetricValue.step)
+    return query.where(MetricValue.series_id.in_(sorted(series)), MetricValue.step.in_(sorted(steps)))
 
 
 def _gap(row: Found) -> Gap:
