@@ -151,7 +151,7 @@ def _gaps(session: Session, rows: Sequence[Found], wanted: Mapping[Place, set[in
     ]
 
 
-def _counts(series: set[int], steps: set[int]) -> Select[tuple[int, int]]:
+def _counts(series: set[int], steps: set[int]) -> Select[int, int]:
     """Return a query of how many of some series have a value, by step."""
     query = select(MetricValue.step, func.count().label("number")).group_by(MetricValue.step)
     return query.where(MetricValue.series_id.in_(sorted(series)), MetricValue.step.in_(sorted(steps)))
