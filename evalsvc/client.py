@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import random
 import re
 import ssl
 import time
@@ -14,15 +17,20 @@ from urllib.parse import quote
 import httpx
 
 from evalsvc.errors import (
+    ChecksumMismatch,
     DatabaseUnusable,
     DeadlineExceeded,
     InvalidRequest,
+    NotReady,
     RateLimited,
     RunBehind,
     ServiceUnreachable,
+    UploadConflict,
+    UploadNotFound,
     leaves,
     os_reason,
 )
+from evalsvc.files.uploads.local import LocalFile, Report
 from evalsvc.spec import documents
 from evalsvc.spec.documents.fields import OVER as OVER
 from evalsvc.spec.documents.reading import content_of, read
@@ -49,6 +57,24 @@ SILENCE = 60.0
 
 MAX_RETRY_AFTER = 3600
 """Seconds that a service can ask for before the next try."""
+PART_BYTES = 8 << 20
+"""Bytes of a part of an upload: what a broken connection costs at most."""
+
+UPLOAD_PATIENCE = 600.0
+"""Seconds without progress after which an upload is given up."""
+
+FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0
+"""Seconds until a request of an upload is tried again: the first time, and at most. Each delay is twice the one before,
+times a random factor between 0.5 and 1.5."""
+
+DIGEST_SPEED = 50_000_000
+"""Bytes per second that a service at least hashes, when it compares the digest of a whole file."""
+
+_PASSING = (ServiceUnreachable, DatabaseUnusable, NotReady, RateLimited, UploadConflict)
+"""Errors after which a request of an upload is sent again."""
+
+_RESUMED = (*_PASSING, UploadNotFound, ChecksumMismatch)
+"""Errors of a part after which the upload resumes from the offset that the service names."""
 
 _ERRORS = {leaf.code: leaf for leaf in leaves()}
 
@@ -113,6 +139,8 @@ class Client:
         tags: Mapping[str, str] | None = None,
         replace: bool = False,
         patience: float = 0.0,
+        upload: bool = False,
+        report: Report | None = None,
     ) -> documents.Posted:
         """Post a checkpoint, and have it evaluated. Posting the same again changes nothing.
 
@@ -121,6 +149,9 @@ class Client:
 
         `uri` may be an expression over checkpoints of the service, `lerp(run@0, run@5000, 0.3)`; then run and step have
         defaults: the run that is named first, and its last step in the expression.
+
+        With `upload`, `uri` is a file of this machine that the service cannot read. The file is sent to the service,
+        see `upload`, unless the service has the file already. Give `model`: nothing lies next to an uploaded file.
         """
         body = {
             "run": run,
@@ -137,7 +168,10 @@ class Client:
             "tags": tags or {},
             "replace": replace,
         }
-        return self._post_patiently({key: value for key, value in body.items() if value is not None}, patience)
+        given = {key: value for key, value in body.items() if value is not None}
+        if upload:
+            return self._submit_upload(uri, given, patience, report)
+        return self._post_patiently(given, patience)
 
     def _post_patiently(self, body: Mapping[str, object], patience: float) -> documents.Posted:
         """Post a checkpoint; repeat a post that is refused since the run is behind, for up to `patience` seconds."""
@@ -150,6 +184,38 @@ class Client:
                 if time.monotonic() + wait > until:
                     raise
             time.sleep(wait)
+
+    def upload(
+        self,
+        path: str,
+        *,
+        sha256: str | None = None,
+        patience: float = UPLOAD_PATIENCE,
+        report: Report | None = None,
+    ) -> documents.Upload:
+        """Send a file to the service, and resume what an earlier call, also of another process, has sent.
+
+        A checkpoint of the file is then posted with the uri `upload:` and the file's SHA-256. Give `sha256` where it is
+        known; else the file is read twice. After `patience` seconds without progress the upload is given up, and what
+        was sent stays for a day. `report` gets what is being done (`reading` or `sending`), the bytes done, and all.
+
+        Raises:
+            InvalidRequest: the file cannot be read, or is empty or a folder.
+            CheckpointChanged: the file changed while it was sent.
+            Forbidden: the service takes no uploads.
+            StorageFull: the file does not fit.
+        """
+        with LocalFile(path) as file:
+            self._require_uploads()
+            return self._send_file(file, (sha256 or file.sha256(report)).lower(), patience, report)
+
+    def uploads(self, sha256: str | None = None) -> list[documents.Upload]:
+        """Return the uploads of this token that are not posted yet, or those of the file with a digest."""
+        return self._get(documents.Uploads, "/v1/uploads", query=_query(sha256=sha256)).uploads
+
+    def delete_upload(self, upload: str) -> None:
+        """Delete an upload with its bytes."""
+        self._require_success(self._request("DELETE", f"/v1/uploads/{_part(upload)}"))
 
     def checkpoint(self, checkpoint: int) -> documents.Checkpoint:
         """Return a checkpoint; `in_use` says whether its file is still needed."""
@@ -530,6 +596,94 @@ class Client:
         """Return what a protocol's id stands for."""
         return self._ask("GET", f"/v1/protocols/{_part(protocol)}")
 
+    def _submit_upload(
+        self, path: str, body: Mapping[str, object], patience: float, report: Report | None
+    ) -> documents.Posted:
+        with LocalFile(path) as file:
+            self._require_uploads()
+            sha256 = str(body.get("sha256") or file.sha256(report)).lower()
+            body = {**body, "uri": f"upload:{sha256}"}
+
+            def post() -> documents.Posted:
+                return self._post_patiently(body, patience)
+
+            try:
+                # Whatever is wrong with the post is said before the file is sent.
+                return post()
+            except UploadNotFound:
+                self._send_file(file, sha256, UPLOAD_PATIENCE, report)
+            return _persistently(post, UPLOAD_PATIENCE)
+
+    def _require_uploads(self) -> None:
+        """Raise what keeps the service from taking uploads, before a large file is read."""
+        self._require_success(self._request("OPTIONS", "/v1/uploads"))
+
+    def _send_file(self, file: LocalFile, sha256: str, patience: float, report: Report | None) -> documents.Upload:
+        """Send a file in parts, each from the offset that the service names, until the service has the whole file."""
+
+        def find_or_begin() -> documents.Upload:
+            return self._find_or_begin_upload(file, sha256)
+
+        upload = _persistently(find_or_begin, patience)
+        heard, delay = time.monotonic(), FIRST_DELAY
+        while not upload.complete:
+            if report is not None:
+                report("sending", upload.offset, file.size)
+            try:
+                upload = self._send_part(file, upload)
+                heard, delay = time.monotonic(), FIRST_DELAY
+            except _RESUMED:
+                if time.monotonic() - heard > patience:
+                    raise
+                time.sleep(delay * (0.5 + random.random()))
+                delay = min(2 * delay, LONGEST_DELAY)
+                upload = _persistently(find_or_begin, patience)
+        file.require_unchanged()
+        return upload
+
+    def _find_or_begin_upload(self, file: LocalFile, sha256: str) -> documents.Upload:
+        for upload in self.uploads(sha256):
+            if upload.length == file.size:
+                return upload
+        metadata = {"sha256": sha256, "filename": file.name}
+        pairs = (f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in metadata.items())
+        headers = {"Upload-Length": str(file.size), "Upload-Metadata": ",".join(pairs)}
+        response = self._request("POST", "/v1/uploads", headers=_TUS | headers)
+        return self._document(documents.Upload, self._read(response), "POST", "/v1/uploads")
+
+    def _send_part(self, file: LocalFile, upload: documents.Upload) -> documents.Upload:
+        """Send the next part; of an upload whose bytes are all there, an empty one, which has the digest compared."""
+        part = file.part(upload.offset, PART_BYTES)
+        digest = base64.b64encode(hashlib.sha256(part).digest()).decode()
+        headers = {
+            "Content-Type": "application/offset+octet-stream",
+            "Upload-Offset": str(upload.offset),
+            "Upload-Checksum": f"sha256 {digest}",
+        }
+        timeout = self._http.timeout
+        if upload.offset + len(part) == upload.length and timeout.read is not None:
+            timeout = httpx.Timeout(**timeout.as_dict() | {"read": timeout.read + upload.length / DIGEST_SPEED})
+        path = f"/v1/uploads/{_part(upload.id)}"
+        response = self._request("PATCH", path, headers=_TUS | headers, content=part, timeout=timeout)
+        self._require_success(response)
+        offset = response.headers.get("upload-offset", "")
+        if not offset.isdigit():
+            self._stranger(response)
+        return replace(upload, offset=int(offset), complete=int(offset) == upload.length)
+
+    def _require_success(self, response: httpx.Response) -> None:
+        """Raise the error of an answer without a document."""
+        if response.status_code == httpx.codes.REQUEST_TIMEOUT:
+            raise ServiceUnreachable(f"the connection to {self._shown} stalled while a part was sent")
+        is_ours = response.headers.get("content-type", "").startswith("application/problem+json")
+        if response.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE and not is_ours:
+            raise InvalidRequest(
+                f"a proxy in front of {self._shown} refuses requests of {PART_BYTES:,} bytes (413); have its limit "
+                "raised, e.g. `client_max_body_size 16m` of nginx"
+            )
+        if not response.is_success:
+            self._read(response)
+
     def _stream(self, evaluation: int, after: int) -> Iterator[documents.Event]:
         """One stream of events, until it ends or breaks off; _Complete where there is nothing after `after`."""
         path, query = f"/v1/evaluations/{evaluation}/events", {"last_event_id": after} if after else {}
@@ -597,11 +751,13 @@ class Client:
             arguments["json"] = body
         if text is not None:
             arguments |= {"content": text.encode(), "headers": {"Content-Type": "application/yaml"}}
+        return self._read(self._request(method, path, **arguments))
+
+    def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
-            response = self._http.request(method, self.url + path, **arguments)
+            return self._http.request(method, self.url + path, **arguments)
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from None
-        return self._read(response)
 
     def _unreachable(self, error: Exception) -> ServiceUnreachable:
         reason = re.sub(r"\[errno -?\d+\] ", "", str(error).lower()) or type(error).__name__
@@ -633,6 +789,25 @@ class Client:
             f"what answers at {self._shown} is no evalsvc of this version "
             f"({response.status_code} {response.reason_phrase}); check --url (EVALSVC_URL)"
         )
+
+
+_TUS = {"Tus-Resumable": "1.0.0"}
+
+T = TypeVar("T")
+
+
+def _persistently(ask: Callable[[], T], patience: float) -> T:
+    """Return what `ask` returns, asking again, after ever longer delays, while the error may pass."""
+    begun, delay = time.monotonic(), FIRST_DELAY
+    while True:
+        try:
+            return ask()
+        except _PASSING:
+            if time.monotonic() - begun > patience:
+                raise
+        # Clients that lost one service at the same moment must not all come back at the same moment.
+        time.sleep(delay * (0.5 + random.random()))
+        delay = min(2 * delay, LONGEST_DELAY)
 
 
 class _Complete(Exception):

@@ -79,6 +79,11 @@ class Settings:
     cache_bytes: int = _setting(
         50_000_000_000, "Size limit of EVALSVC_CACHE in bytes; the least recently used checkpoint is deleted first"
     )
+    upload_bytes: int = _setting(
+        0,
+        "Bytes that uploaded checkpoints may take in the data folder together, from the beginning of the upload until "
+        "nothing needs the checkpoint; 0: no uploads",
+    )
     devices: str = _setting(
         "all", "Devices with one worker process each: all, or a list such as cuda:0,cuda:1 or cpu,cpu"
     )
@@ -192,6 +197,11 @@ class Settings:
     def items_path(self) -> Path:
         """Of results per item that are too large for a row."""
         return self.data_path / "items"
+
+    @property
+    def uploads_path(self) -> Path:
+        """Folder of the files that clients send, until each becomes a checkpoint."""
+        return self.data_path / "uploads"
 
     @property
     def datasets_path(self) -> Path:

@@ -13,6 +13,9 @@ EvalsvcError
 │   ├── BackupUnusable               backup_unusable
 │   ├── TargetNotEmpty               target_not_empty
 │   ├── NotComparable                not_comparable
+│   ├── UploadNotFound               upload_not_found
+│   ├── UploadConflict               upload_conflict
+│   ├── ChecksumMismatch             checksum_mismatch
 │   ├── Unauthorized                 unauthorized
 │   ├── Forbidden                    forbidden
 │   ├── RateLimited                  rate_limited
@@ -45,6 +48,7 @@ EvalsvcError
     ├── SchemaVersionMismatch        schema_version_mismatch
     ├── SourceUnreachable            source_unreachable
     ├── CacheFull                    cache_full
+    ├── StorageFull                  storage_full
     ├── MissingPackage               missing_package
     ├── AssetMissing                 asset_missing
     ├── AssetCorrupt                 asset_corrupt
@@ -184,6 +188,28 @@ class NotComparable(InputError):
     code = "not_comparable"
 
 
+class UploadNotFound(InputError):
+    """No upload of the client has this id or digest: the upload expired, was deleted or became a checkpoint, or belongs
+    to another token. Send the file again.
+    """
+
+    code = "upload_not_found"
+
+
+class UploadConflict(InputError):
+    """Another request is writing to the upload, or the part does not start at the upload's offset. Ask for the offset
+    with `HEAD`, and resume from there.
+    """
+
+    code = "upload_conflict"
+
+
+class ChecksumMismatch(InputError):
+    """The part of an upload has another digest than its `Upload-Checksum` says, and is not counted. Send it again."""
+
+    code = "checksum_mismatch"
+
+
 class Unauthorized(InputError):
     """The request has no token, or its token is unknown, revoked or expired."""
 
@@ -191,7 +217,9 @@ class Unauthorized(InputError):
 
 
 class Forbidden(InputError):
-    """The token's scope is too small, or a web page of another origin sent the request to a service without tokens."""
+    """The token's scope is too small, a web page of another origin sent the request to a service without tokens, or
+    uploads are off.
+    """
 
     code = "forbidden"
 
@@ -389,6 +417,14 @@ class CacheFull(ServiceError):
     """A remote checkpoint is larger than `EVALSVC_CACHE_BYTES`, or the cache folder cannot be written."""
 
     code = "cache_full"
+
+
+class StorageFull(ServiceError):
+    """An upload does not fit: on the disk, into `EVALSVC_UPLOAD_BYTES`, or next to the uploads that are there already.
+    The bytes of open uploads are kept.
+    """
+
+    code = "storage_full"
 
 
 class MissingPackage(ServiceError):

@@ -92,6 +92,8 @@ def _body(content: Schema, schemas: Schema) -> Iterator[str]:
     yield "Request body: " + " or ".join(map(code, content)) + "."
     [media, *_] = [content[kind] for kind in content if kind == "application/json"] or content.values()
     schema = _resolved(media["schema"], schemas)
+    if schema.get("format") == "binary":
+        return
     yield from _objects(schema, schemas)
     examples = [media["example"]] if "example" in media else schema.get("examples", [])
     for example in examples[:1]:

@@ -36,10 +36,12 @@ from evalsvc.api.routes import (
     status,
     suites,
     table,
+    uploads,
 )
 from evalsvc.api.routes.docs import add_docs
 from evalsvc.api.state import State
 from evalsvc.config import Settings
+from evalsvc.files.uploads.folder import UploadFolder
 from evalsvc.service.coordinator import Coordinator
 from evalsvc.spec.artifact_policy import parse_retention
 from evalsvc.spec.suite import suite_files
@@ -53,6 +55,7 @@ COMPRESSION = 1
 
 NOUNS = (
     checkpoints,
+    uploads,
     evaluations,
     events,
     artifacts,
@@ -128,7 +131,8 @@ def _lifespan(
         coordinator = make_coordinator(store, settings)
         if not reads:
             coordinator.start()
-        app.state.state = State(settings, store, coordinator)
+        folder = UploadFolder(settings.uploads_path, settings.upload_bytes)
+        app.state.state = State(settings, store, coordinator, folder)
         app.state.followers = events.Followers(app.state.state)
         try:
             yield

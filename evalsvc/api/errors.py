@@ -31,6 +31,9 @@ STATUS: dict[type[EvalsvcError], int] = {
     errors.BackupUnusable: 422,
     errors.TargetNotEmpty: 409,
     errors.NotComparable: 409,
+    errors.UploadNotFound: 404,
+    errors.UploadConflict: 409,
+    errors.ChecksumMismatch: 460,
     errors.Unauthorized: 401,
     errors.Forbidden: 403,
     errors.RateLimited: 429,
@@ -60,6 +63,7 @@ STATUS: dict[type[EvalsvcError], int] = {
     errors.SchemaVersionMismatch: 503,
     errors.SourceUnreachable: 503,
     errors.CacheFull: 507,
+    errors.StorageFull: 507,
     errors.MissingPackage: 503,
     errors.AssetMissing: 503,
     errors.AssetCorrupt: 503,
@@ -69,6 +73,9 @@ STATUS: dict[type[EvalsvcError], int] = {
     errors.ServiceUnreachable: 503,
 }
 """The HTTP status of every error class. A test fails if a class is missing."""
+
+TITLES = {460: "Checksum Mismatch"}
+"""Titles of statuses that HTTP does not have: 460 is of the tus protocol."""
 
 MAX_DETAIL = 4000
 """The most characters of a problem's detail."""
@@ -116,7 +123,7 @@ def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | No
         detail = f"{detail[:MAX_DETAIL]} … ({len(detail):,} characters)"
     content = {
         "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
+        "title": TITLES.get(status) or HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
         "code": code,

@@ -96,7 +96,8 @@ class CheckpointInput(Input):
     its expression."""
     uri: Annotated[str, Field(min_length=1, max_length=4096)]
     """An absolute path or file:// uri of the weights, complete before it is posted; s3://, gs:// or hf:// where the
-    operator allows it; or an expression over checkpoints of the service, such as `lerp(run@0, run@5000, 0.3)`."""
+    operator allows it; `upload:SHA256` for a file that was sent to `/v1/uploads`; or an expression over checkpoints of
+    the service, such as `lerp(run@0, run@5000, 0.3)`."""
     variant: Name | None = None
     """The variant of the step's weights, such as `ema_0.9999` [`raw`; a virtual checkpoint in a run with trained
     checkpoints gets a variant of its own]."""

@@ -15,6 +15,7 @@ from evalsvc.api.middleware.conditional import Answers
 from evalsvc.api.middleware.threads import Threads
 from evalsvc.config import Settings, shown_url
 from evalsvc.errors import DatabaseUnusable, ReadOnly
+from evalsvc.files.uploads.folder import UploadFolder
 from evalsvc.service.coordinator import Coordinator
 from evalsvc.store.session import BUSY_TIMEOUT_MS, Store, translated
 
@@ -24,6 +25,7 @@ class State:
     settings: Settings
     store: Store
     coordinator: Coordinator
+    uploads: UploadFolder
     lock: threading.Lock = field(default_factory=threading.Lock)
     """The lock of writing requests, so that two concurrent posts of a new run do not both create the run."""
     threads: Threads = field(default_factory=Threads)
@@ -37,7 +39,7 @@ class State:
             DatabaseUnusable: the database does not answer, or other requests have been writing for too long.
             ReadOnly: another service writes to the database.
         """
-        self._require_writer()
+        self.require_writer()
         if not self.lock.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
             # Behind one that waits for the database all others would take a thread each, until none is left for reads.
             raise DatabaseUnusable(
@@ -49,7 +51,8 @@ class State:
         finally:
             self.lock.release()
 
-    def _require_writer(self) -> None:
+    def require_writer(self) -> None:
+        """Raise ReadOnly where writing is for another service."""
         if self.settings.read_only:
             raise ReadOnly("this service answers reads alone (--read-only); write to the other one of its database")
         if self.coordinator.displaced():

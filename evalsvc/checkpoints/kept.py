@@ -18,6 +18,7 @@ import json
 import os
 import random
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evalsvc.checkpoints.reference import Identity
-from evalsvc.errors import CacheFull, CheckpointError, InvalidRequest, os_reason
+from evalsvc.errors import CacheFull, CheckpointError, DataDirectoryUnusable, InvalidRequest, os_reason
 
 POLL = 0.2
 """Seconds between two looks at a copy that another process is filling."""
@@ -70,6 +71,10 @@ class Copy:
 
 # the spool
 
+releasing = threading.Lock()
+"""Held from the moment at which the database says that a copy is released until the copy is removed, and by a request
+that puts a file in the place of a released copy."""
+
 
 def spooled(data_path: Path, checkpoint_id: int) -> Copy:
     """Return the place of a posted checkpoint's copy."""
@@ -95,6 +100,23 @@ def link_into(copy: Copy, source: Path) -> None:
         raise InvalidRequest(
             f"spool=link cannot link {source} to {copy.folder / source.name} ({os_reason(error)}); "
             "links work on one file system only: use spool=copy, or move EVALSVC_DATA_DIR"
+        ) from None
+
+
+def keep_upload(copy: Copy, source: Path, name: str) -> None:
+    """Keep an uploaded file under a name, by a hard link; the caller deletes the upload once the post is stored.
+
+    Raises:
+        DataDirectoryUnusable: the file cannot be linked.
+    """
+    copy.remove()  # see `link_into`
+    try:
+        copy.fill(lambda folder: os.link(source, folder / name, follow_symlinks=False))
+    except OSError as error:
+        copy.remove()
+        raise DataDirectoryUnusable(
+            f"the uploaded file {source} cannot be linked to {copy.folder} ({os_reason(error)}); the folders `uploads` "
+            "and `spool` of the data folder must be on one file system that has hard links"
         ) from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +27,9 @@ from evalsvc.errors import (
 from evalsvc.spec.paths import lies_within
 
 Spool = Literal["none", "link", "copy"]
+
+UPLOAD = "upload:"
+"""Begins the uri of an uploaded checkpoint; the SHA-256 of the file follows."""
 
 HASH_BLOCK = 8 << 20
 
@@ -65,7 +69,7 @@ class CheckpointRef:
 
     path: str
     """The file or folder to open: the posted one, its spooled copy, or the address of one in a store. For a virtual
-    checkpoint, its expression."""
+    checkpoint, its expression. For an uploaded checkpoint whose file was deleted, its uri."""
     identity: Identity | None = None
     """None: whatever lies there now (a checkpoint evaluated without a service)."""
     sha256: str | None = None
@@ -103,6 +107,22 @@ def named(reference: CheckpointRef) -> Iterator[None]:
         yield
     except EvalsvcError as error:
         raise type(error)(f"{reference.label}: {error.message}") from error
+
+
+def uploaded_sha256(uri: str) -> str | None:
+    """Return the digest in the uri of an uploaded checkpoint; None for any other uri.
+
+    Raises:
+        CheckpointNotAllowed: no SHA-256 follows `upload:`.
+    """
+    if not uri.startswith(UPLOAD):
+        return None
+    digest = uri.removeprefix(UPLOAD).lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise CheckpointNotAllowed(
+            f"{uri[:120]}: names no uploaded file; give upload: and the SHA-256 of the file in 64 hexadecimal digits"
+        )
+    return digest
 
 
 def local_path(uri: str) -> Path:
@@ -240,6 +260,11 @@ def verify(reference: CheckpointRef) -> None:
             verify(parent)
     if reference.identity is None or reference.identity.etag is not None:
         return  # the worker that fetches an object from a store compares its etag
+    if reference.path.startswith(UPLOAD):
+        raise CheckpointGone(
+            f"{reference.label}: the uploaded file was deleted once nothing needed it; send the file again: evalsvc "
+            "submit RUN STEP FILE --upload"
+        )
     try:
         now = identify(Path(reference.path))
     except CheckpointGone:

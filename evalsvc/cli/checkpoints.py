@@ -14,6 +14,7 @@ from evalsvc.cli.options import FAILED, Layout, Model, Suite, Url, connect
 from evalsvc.cli.progress import print_news, show_bars
 from evalsvc.cli.tables import print_metrics, print_warnings
 from evalsvc.cli.terminal import complain, say
+from evalsvc.cli.uploads import show_upload, uploaded_model, uploaded_path
 from evalsvc.cli.weights import absolute_uri, inline_layout, inline_model
 from evalsvc.client import Client
 from evalsvc.errors import InvalidRequest
@@ -52,6 +53,9 @@ def submit(
     priority: Annotated[int, typer.Option(help="Higher first.")] = 0,
     tag: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; repeat for several.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace another file at this step and variant.")] = False,
+    upload: Annotated[
+        bool, typer.Option("--upload", help="Send the file to the service, which cannot read this machine's files.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the evaluations and show their metrics.")] = False,
     url: Url = None,
 ) -> None:
@@ -60,21 +64,24 @@ def submit(
     With --wait the exit code is 1 when an evaluation did not succeed.
     """
     with connect(url) as client:
-        posted = client.submit(
-            run,
-            step,
-            absolute_uri(uri),
-            variant=variant,
-            suites=suite or None,
-            model=inline_model(model),
-            layout=inline_layout(layout),
-            tokens_seen=tokens_seen,
-            sha256=sha256,
-            spool=spool,
-            priority=priority,
-            tags=_tags(tag or []),
-            replace=replace,
-        )
+        with show_upload() as report:
+            posted = client.submit(
+                run,
+                step,
+                uploaded_path(uri) if upload else absolute_uri(uri),
+                variant=variant,
+                suites=suite or None,
+                model=uploaded_model(uri, model) if upload else inline_model(model),
+                layout=inline_layout(layout),
+                tokens_seen=tokens_seen,
+                sha256=sha256,
+                spool=spool,
+                priority=priority,
+                tags=_tags(tag or []),
+                replace=replace,
+                upload=upload,
+                report=report,
+            )
         show_posted(posted)
         if wait and not _wait(client, posted.evaluations):
             raise typer.Exit(FAILED)

@@ -25,6 +25,7 @@ from evalsvc.cluster.outcomes import Outcome
 from evalsvc.config import Settings
 from evalsvc.errors import DatabaseInUse, InternalError
 from evalsvc.files.artifacts import naming
+from evalsvc.files.uploads.folder import SWEEP_EVERY, UploadFolder
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.service.attempt_errors import deadline_exceeded, output_lost, worker_died
 from evalsvc.service.in_flight import AtWork, InFlight, Rate
@@ -112,6 +113,7 @@ class Coordinator:
         self._may_have_orphans.set()
         self._swept = False
         self._prune_at = time.monotonic() + PRUNE_EVERY
+        self._sweep_uploads_at = 0.0
         self._stopping = threading.Event()
         self._look_around_at = 0.0
         self._idle_until = 0.0
@@ -220,6 +222,7 @@ class Coordinator:
             RELEASE: self._cluster.release_futures,
             "remove files that nothing names": self._sweep,
             "prune artifacts": self._prune,
+            "remove uploads that have expired": self._sweep_uploads,
         }
         longest_waits = {REACH: LONGEST_WAIT_FOR_CLUSTER}
         return {
@@ -411,6 +414,13 @@ class Coordinator:
         pruned = prune(self._settings, self._store.transaction, self._store.reading)
         if pruned.artifacts:
             log.info("%d artifacts were pruned, %d bytes freed", pruned.artifacts, pruned.freed_bytes)
+
+    def _sweep_uploads(self) -> None:
+        if time.monotonic() < self._sweep_uploads_at:
+            return
+        self._sweep_uploads_at = time.monotonic() + SWEEP_EVERY
+        if removed := UploadFolder(self._settings.uploads_path, self._settings.upload_bytes).sweep():
+            log.info("%d uploads that expired, or were half removed, were removed", removed)
 
     def _count(self, item: InFlight, outcome: Outcome) -> None:
         task = item.assignment.task_id

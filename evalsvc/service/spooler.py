@@ -14,7 +14,7 @@ from pathlib import Path
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import aliased
 
-from evalsvc.checkpoints.kept import copy_files, spool_path, spooled
+from evalsvc.checkpoints.kept import copy_files, releasing, spool_path, spooled
 from evalsvc.checkpoints.reference import CheckpointRef, Identity, verify
 from evalsvc.checkpoints.remote.fetch import fetch_posted
 from evalsvc.config import Settings
@@ -171,13 +171,16 @@ class Spooler:
             found = select(Checkpoint).where(Checkpoint.id.in_(done), Checkpoint.id.not_in(base_ids(session)))
             checkpoints = session.scalars(found).all()
         for checkpoint in checkpoints:
-            with self._store.transaction() as session:
-                # Asked again while they are held: one that was cancelled may have been retried meanwhile.
-                hold_all(session, Evaluation.checkpoint_id == checkpoint.id)
-                if session.scalar(done.where(Checkpoint.id == checkpoint.id)) is None:
-                    continue
-                session.execute(update(Checkpoint).where(Checkpoint.id == checkpoint.id).values(spool_state="released"))
-            spooled(self._data_path, checkpoint.id).remove()
+            # A request that sends the file again must not have it removed.
+            with releasing:
+                with self._store.transaction() as session:
+                    # Asked again while they are held: one that was cancelled may have been retried meanwhile.
+                    hold_all(session, Evaluation.checkpoint_id == checkpoint.id)
+                    if session.scalar(done.where(Checkpoint.id == checkpoint.id)) is None:
+                        continue
+                    released = update(Checkpoint).where(Checkpoint.id == checkpoint.id)
+                    session.execute(released.values(spool_state="released"))
+                spooled(self._data_path, checkpoint.id).remove()
             log.info("spooled copy of checkpoint %s released", checkpoint.id)
 
     def _sweep(self) -> None:

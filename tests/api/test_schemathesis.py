@@ -70,7 +70,9 @@ def service(tmp_path: Path) -> Iterator[Service]:
     with ExitStack() as stack:
 
         def start(database_url: str = "") -> tuple[str, Any]:
-            url, state = stack.enter_context(app_on_port(tmp_path / "data", database_url, rate_limit=0.0))
+            url, state = stack.enter_context(
+                app_on_port(tmp_path / "data", database_url, rate_limit=0.0, upload_bytes=1_000)
+            )
             enter(state.store, submission(), suite())
             evaluate_whole(state.store, metric(1.5), items=[{"index": 0, "acc": 1.0}])
             enter(state.store, submission(50), suite())

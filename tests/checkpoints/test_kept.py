@@ -10,9 +10,9 @@ from typing import IO
 
 import pytest
 
-from evalsvc.checkpoints.kept import Cache, Copy, NoRoom, copy_files, link_into, spool_path, spooled
+from evalsvc.checkpoints.kept import Cache, Copy, NoRoom, copy_files, keep_upload, link_into, spool_path, spooled
 from evalsvc.checkpoints.reference import Identity, hash_files, identify
-from evalsvc.errors import CacheFull, CheckpointChanged, InvalidRequest
+from evalsvc.errors import CacheFull, CheckpointChanged, DataDirectoryUnusable, InvalidRequest
 
 
 def nothing() -> None:
@@ -237,3 +237,25 @@ def test_a_copy_that_broke_off_is_started_anew(original: Path, tmp_path: Path) -
     copy.fill(lambda folder: copy_files(original, folder / original.name))
     assert identify(copy.folder / original.name) == identify(original)
     assert not copy.partial.exists()
+
+
+def test_an_uploaded_file_gets_its_name_in_the_spool(tmp_path: Path) -> None:
+    """What a post that was rolled back left under the same id is replaced."""
+    source = tmp_path / "verified"
+    source.write_bytes(b"weights")
+    copy = spooled(tmp_path, 7)
+    for content in (b"weights", b"others"):
+        source.unlink()
+        source.write_bytes(content)
+        keep_upload(copy, source, "upload:abc")
+        assert [(path.name, path.read_bytes()) for path in copy.folder.iterdir()] == [("upload:abc", content)]
+    source.unlink()
+    source.symlink_to("/etc/passwd")
+    keep_upload(copy, source, "upload:abc")
+    assert (copy.folder / "upload:abc").is_symlink(), "a link is linked, and not what the link leads to"
+
+
+def test_an_uploaded_file_that_cannot_be_linked(tmp_path: Path) -> None:
+    with pytest.raises(DataDirectoryUnusable, match="one file system"):
+        keep_upload(spooled(tmp_path, 7), tmp_path / "nowhere", "upload:abc")
+    assert list((tmp_path / "spool").iterdir()) == []

@@ -13,6 +13,7 @@ from evalsvc.checkpoints.reference import (
     identify,
     local_path,
     locate,
+    uploaded_sha256,
     verify,
 )
 from evalsvc.errors import (
@@ -195,6 +196,26 @@ def test_a_file_that_grew_in_a_folder_changes_it(folder: Path) -> None:
     reference = CheckpointRef(str(folder), identify(folder))
     (folder / "sub" / "more.json").write_bytes(b"{}")
     with pytest.raises(CheckpointChanged):
+        verify(reference)
+
+
+def test_uris_of_uploaded_files() -> None:
+    assert uploaded_sha256(f"upload:{'A' * 64}") == "a" * 64
+    assert uploaded_sha256("/uploads/a.pt") is None
+    for uri in ("upload:", "upload:abc", f"upload:{'0' * 63}/", f"upload:{'0' * 64}/../a", "upload://a"):
+        with pytest.raises(CheckpointNotAllowed, match="64 hexadecimal digits"):
+            uploaded_sha256(uri)
+
+
+def test_an_uploaded_file_that_was_deleted_is_looked_for_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its uri would be a relative path: a file of this name in the folder of a worker is none of ours."""
+    monkeypatch.chdir(tmp_path)
+    uri = f"upload:{'0' * 64}"
+    (tmp_path / uri).write_bytes(b"weights")
+    reference = CheckpointRef(path=uri, identity=identify(tmp_path / uri), label="run 'a' step 1")
+    with pytest.raises(CheckpointGone, match=r"run 'a' step 1: .* submit RUN STEP FILE --upload"):
         verify(reference)
 
 

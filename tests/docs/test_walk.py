@@ -20,7 +20,9 @@ WALKED = [page for page, script in SCRIPTS.items() if script]
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, child_process: None) -> Iterator[ServiceProcess]:
-    running = ServiceProcess(tmp_path_factory.mktemp("service"), "--devices", "cpu", "--threads", "1").start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVALSVC_UPLOAD_BYTES", "100000000")
+        running = ServiceProcess(tmp_path_factory.mktemp("service"), "--devices", "cpu", "--threads", "1").start()
     yield running
     running.stop()
 

@@ -1,5 +1,6 @@
 """Which spooled copies are dropped, and which outlive their own evaluation."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from evalsvc.checkpoints.kept import releasing
 from evalsvc.checkpoints.reference import Identity, identify
 from evalsvc.config import Settings
 from evalsvc.service import spooler as spooler_module
@@ -129,6 +131,20 @@ def test_what_is_retried_while_its_copy_is_about_to_be_dropped_keeps_it(
     monkeypatch.undo()
     with store.reading() as session:
         assert session.get_one(Checkpoint, 1).spool_state == "ready"
+
+
+def test_a_release_waits_for_a_post_that_sends_the_file_again(store: Store, spooler: Spooler) -> None:
+    """The post put the file in its place between the release and the removal, and the removal took the file away."""
+    copy = spool(store, spooler, 3)
+    release = threading.Thread(target=spooler.poll)
+    with releasing:
+        release.start()
+        time.sleep(0.1)
+        with store.reading() as session:
+            assert session.get_one(Checkpoint, 1).spool_state == "ready"
+        assert copy.exists()
+    release.join()
+    assert not copy.exists()
 
 
 def test_a_copy_is_known_although_the_database_was_away_when_it_was_made(

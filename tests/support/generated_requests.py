@@ -26,6 +26,8 @@ REFUSED_BY_MEANING = {
     "GET /v1/protocols": CURSOR,
     "GET /v1/suites": CURSOR,
     "POST /v1/checkpoints": "its file must be there, and what it names, or its expression, must make sense",
+    "POST /v1/uploads": "its metadata has a digest, and an empty file is none",
+    "PATCH /v1/uploads/{upload_id}": "the checksum is the digest of the body",
     "PUT /v1/suites/{name}": "each kind of task has parameters of its own, which the document does not have",
     "GET /v1/runs/{run}/metrics": "`points` and `limit` exclude one another, and a cursor is of a page before",
     "POST /v1/runs/{run}/metrics": "columns have one length, steps are there once, series are distinct",

@@ -35,6 +35,13 @@ SCOPES: Mapping[tuple[str, str], TokenScope] = {
     ("GET", "/v1/checkpoints"): "read",
     ("GET", "/v1/checkpoints/{checkpoint_id}"): "read",
     ("DELETE", "/v1/checkpoints/{checkpoint_id}"): "admin",
+    ("OPTIONS", "/v1/uploads"): "submit",
+    ("POST", "/v1/uploads"): "submit",
+    ("GET", "/v1/uploads"): "submit",
+    ("HEAD", "/v1/uploads/{upload_id}"): "submit",
+    ("GET", "/v1/uploads/{upload_id}"): "submit",
+    ("PATCH", "/v1/uploads/{upload_id}"): "submit",
+    ("DELETE", "/v1/uploads/{upload_id}"): "submit",
     ("POST", "/v1/evaluations"): "submit",
     ("GET", "/v1/evaluations"): "read",
     ("GET", "/v1/evaluations/{evaluation_id}"): "read",
@@ -200,6 +207,15 @@ async def _may_see(request: Request) -> bool:
 
 
 MaySee = Annotated[bool, Depends(_may_see)]
+
+
+async def _token_name(request: Request) -> str | None:
+    token = request.scope.get(_WHO)
+    return None if token is None else token.name
+
+
+TokenName = Annotated[str | None, Depends(_token_name)]
+"""Name of the token that a request shows; None: the service is open."""
 
 
 def describe_access(document: dict[str, Any], is_open: bool) -> dict[str, Any]:

@@ -21,8 +21,13 @@ MAX_IMPORT = 16_000_000
 IMPORTS = compile_path("/v1/runs/{run}/metrics")[0]
 """The path of the route whose POST takes a body of MAX_IMPORT bytes."""
 
+UPLOADS = compile_path("/v1/uploads/{upload_id}")[0]
+"""Path of the route that takes parts of uploads, by PATCH. A part has no limit but the length of its upload: the route
+writes the part to the disk as it comes."""
+
 SECONDS = 30.0
-"""Seconds in which a body must be complete, plus one second for each `SLOWEST` bytes."""
+"""Seconds in which a body must be complete, plus one second for each `SLOWEST` bytes. The same time may pass between two
+pieces of an upload's part."""
 
 SLOWEST = 20_000
 
@@ -45,12 +50,14 @@ class BodyLimit:
         await self.app(scope, receive, send)
 
 
-def max_body(method: str, path: str) -> int:
-    """Return the most bytes that the body of a request may have."""
+def max_body(method: str, path: str) -> int | None:
+    """Return the most bytes that the body of a request may have; None where the route has a limit of its own."""
+    if method == "PATCH" and UPLOADS.match(path):
+        return None
     return MAX_IMPORT if method == "POST" and IMPORTS.match(path) else MAX_BODY
 
 
-def _limited(receive: Receive, headers: Headers, limit: int) -> Receive:
+def _limited(receive: Receive, headers: Headers, limit: int | None) -> Receive:
     announced = headers.get("content-length", "")
     read, begun, complete = 0, time.monotonic(), False
 
@@ -59,14 +66,16 @@ def _limited(receive: Receive, headers: Headers, limit: int) -> Receive:
         if complete:
             # What comes after the body is that the client went away, for which a stream waits as long as it takes.
             return await receive()
-        if announced.isdigit() and int(announced) > limit:
+        if limit is not None and announced.isdigit() and int(announced) > limit:
             raise _too_large(limit)
-        with anyio.move_on_after(begun + SECONDS + read / SLOWEST - time.monotonic()) as waiting:
+        patience = begun + SECONDS + read / SLOWEST - time.monotonic()
+        # What an upload has sent fast buys no time to send nothing.
+        with anyio.move_on_after(patience if limit is not None else min(patience, SECONDS)) as waiting:
             message = await receive()
         if waiting.cancelled_caught:
             raise HTTPException(408, f"the body did not come within {SECONDS:g} s; send it faster, or less of it")
         read += len(message.get("body", b""))
-        if read > limit:
+        if limit is not None and read > limit:
             raise _too_large(limit)
         complete = not message.get("more_body", False)
         return message

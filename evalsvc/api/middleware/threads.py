@@ -21,10 +21,16 @@ WRITES = 8
 STREAMS = 1
 """The most tables whose pieces are made concurrently, however many clients read one."""
 
+UPLOADS = 4
+"""Parts of uploads that are written at once; the disk makes them wait, not the others."""
+
+DIGESTS = 2
+"""Uploads whose digest is computed from the disk at once, which takes seconds for a large file."""
+
 PROBES = 2
 """The most concurrent readiness checks."""
 
-Kind = Literal["read", "write", "stream", "probe"]
+Kind = Literal["read", "write", "stream", "upload", "digest", "probe"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,7 +40,14 @@ class Threads:
     """Limits of one application. A request beyond a limit waits, the first one first."""
 
     def __init__(self) -> None:
-        numbers: dict[Kind, int] = {"read": READS, "write": WRITES, "stream": STREAMS, "probe": PROBES}
+        numbers: dict[Kind, int] = {
+            "read": READS,
+            "write": WRITES,
+            "stream": STREAMS,
+            "upload": UPLOADS,
+            "digest": DIGESTS,
+            "probe": PROBES,
+        }
         self._limits = {kind: CapacityLimiter(number) for kind, number in numbers.items()}
 
     async def stream(self, pieces: Iterator[T]) -> AsyncIterator[T]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,25 +14,29 @@ from sqlalchemy.orm import Session
 from evalsvc.api.errors import PROBLEM_CONTENT, PROBLEMS
 from evalsvc.api.json_answer import JsonAnswer, document
 from evalsvc.api.list_queries import CheckpointsQuery
+from evalsvc.api.middleware.access import TokenName
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import CheckpointInput, Id
-from evalsvc.api.state import CurrentState
+from evalsvc.api.state import CurrentState, State
 from evalsvc.checkpoints.expression import canonical, default_variant, require_parts
 from evalsvc.checkpoints.expression_parser import is_expression
-from evalsvc.checkpoints.kept import link_into, spool_path, spooled
+from evalsvc.checkpoints.kept import keep_upload, link_into, releasing, spool_path, spooled
 from evalsvc.checkpoints.opening import opened
 from evalsvc.checkpoints.reference import (
+    UPLOAD,
     CheckpointRef,
     Identity,
     locate,
     require_inside,
+    uploaded_sha256,
     verify,
 )
 from evalsvc.checkpoints.remote.beside import config_beside_remote
 from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.config import Settings
-from evalsvc.errors import InvalidLayout, InvalidRequest
+from evalsvc.errors import EvalsvcError, InvalidLayout, InvalidRequest, UploadNotFound
+from evalsvc.files.uploads.stored import StoredUpload
 from evalsvc.spec import documents
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.model_config import config_beside, read_model_spec, require_one_model
@@ -40,6 +45,7 @@ from evalsvc.store.lists.checkpoints import checkpoints_view
 from evalsvc.store.lookup import find_checkpoint, step_of
 from evalsvc.store.queue.references import checkpoint_reference
 from evalsvc.store.runs.posting import Submission, Submitted, submit
+from evalsvc.store.runs.uploaded import needs_file, posted_upload
 from evalsvc.store.runs.virtual import Resolved, has_files, resolve_expression
 from evalsvc.store.tables import Checkpoint
 from evalsvc.store.views import checkpoint_view, evaluation_summary
@@ -61,25 +67,28 @@ router = router_of(prefix="/v1/checkpoints", tags=["checkpoints"], responses=PRO
     description="The same post again changes nothing and answers 200 with the same ids. Another file at the same run, "
     "step and variant is a conflict unless `replace` is true.\n\nA `uri` such as `avg(run@1000..2000/100)`, "
     "`lerp(run@0, run@5000, 0.3)` or `graft(run@5000, base, layers=0-11)` posts a virtual checkpoint: its weights are "
-    "computed from those of other checkpoints when it is evaluated.\n\nWithout `suites`, the plan of the run applies: "
+    "computed from those of other checkpoints when it is evaluated.\n\nA `uri` such as `upload:SHA256` posts a file "
+    "that was sent to `/v1/uploads`. The service keeps the file until nothing needs it. Such a post before the file is "
+    "sent is checked in full and refused with `upload_not_found`.\n\nWithout `suites`, the plan of the run applies: "
     "with `when_behind: refuse`, a post is answered with 429 (`run_behind`) and `Retry-After`, and nothing is stored, "
     "while other steps of the run have evaluations that are not over.",
     responses=document(201, "The checkpoint and one evaluation per suite.", documents.Posted)
     | document(200, "It was there already: the same checkpoint, the same evaluations.", documents.Posted)
     | UNREACHABLE,
 )
-def post_checkpoint(body: CheckpointInput, state: CurrentState) -> JsonAnswer:
+def post_checkpoint(body: CheckpointInput, state: CurrentState, owner: TokenName) -> JsonAnswer:
     # Files are looked at before the database is locked.
-    submission = None if is_expression(body.uri) else _submission(body, state.settings)
-    with state.writing() as session:
-        submission = submission or _virtual_submission(session, body, state.settings)
-        submitted = _enter(session, state.settings, submission, body.suites)
-        content = documents.Posted(
-            checkpoint=checkpoint_view(session, submitted.checkpoint),
-            evaluations=[evaluation_summary(evaluation) for evaluation in submitted.evaluations],
-        )
+    sha256 = uploaded_sha256(body.uri)
+    if sha256 is not None:
+        content, created = _post_upload(body, sha256, state, owner)
+    else:
+        submission = None if is_expression(body.uri) else _submission(body, state.settings)
+        with state.writing() as session:
+            submission = submission or _virtual_submission(session, body, state.settings)
+            submitted = _enter(session, state.settings, submission, body.suites)
+            content, created = _posted(session, submitted), submitted.created
     state.coordinator.wake()
-    return JsonAnswer(content, 201 if submitted.created else 200)
+    return JsonAnswer(content, 201 if created else 200)
 
 
 @router.get(
@@ -104,6 +113,80 @@ def list_checkpoints(query: Annotated[CheckpointsQuery, Query()], state: Current
 def get_checkpoint(checkpoint_id: Id, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
         return JsonAnswer(checkpoint_view(session, find_checkpoint(session, checkpoint_id)))
+
+
+def _posted(session: Session, submitted: Submitted) -> documents.Posted:
+    return documents.Posted(
+        checkpoint=checkpoint_view(session, submitted.checkpoint),
+        evaluations=[evaluation_summary(evaluation) for evaluation in submitted.evaluations],
+    )
+
+
+def _post_upload(body: CheckpointInput, sha256: str, state: State, owner: str | None) -> tuple[documents.Posted, bool]:
+    """Make an uploaded file a checkpoint; return what the post answers, and whether the checkpoint is new.
+
+    Raises:
+        UploadNotFound: the file is needed, and no finished upload of this owner has this digest.
+        UploadConflict, CheckpointChanged: see `UploadFolder.verify`.
+    """
+    upload = state.uploads.verified(sha256, owner)
+    with releasing, state.writing() as session:
+        submission = _uploaded_submission(session, body, sha256, upload, state.settings)
+        submitted = _enter(session, state.settings, submission, body.suites)
+        if needs_file(submitted):
+            if upload is None:
+                raise _not_uploaded(sha256)
+            copy = spooled(state.settings.data_path, submitted.checkpoint.id)
+            keep_upload(copy, state.uploads.path(upload), Path(submission.path).name)
+            submitted.checkpoint.spool_state = "ready"
+        content = _posted(session, submitted)
+    if upload is not None:
+        with suppress(EvalsvcError):  # the post is stored; what is left of the upload expires
+            state.uploads.delete(upload.id, owner)
+    return content, submitted.created
+
+
+def _uploaded_submission(
+    session: Session, body: CheckpointInput, sha256: str, upload: StoredUpload | None, settings: Settings
+) -> Submission:
+    if body.sha256 is not None and body.sha256.lower() != sha256:
+        raise InvalidRequest(f"sha256 is {body.sha256}, and uri names the file with sha256 {sha256}; leave sha256 out")
+    if body.spool != "none":
+        raise InvalidRequest("spool is given for an uploaded file, which the service keeps anyway; leave spool out")
+    assert body.run is not None, "the schema"
+    assert body.step is not None, "the schema"
+    uri, variant = UPLOAD + sha256, body.variant or "raw"
+    before = posted_upload(session, body.run, body.step, variant, uri)
+    if body.model is None and before is None:
+        raise InvalidRequest(
+            "model is missing, and nothing lies next to an uploaded file that says what the model is; give model: a "
+            "registered name of open_lm, or the fields of the model's JSON"
+        )
+    model = None if body.model is None else _model(body.model, settings)
+    known = model if before is None else before.model
+    size = 0 if before is None else before.size  # without a file the post is refused once all else is checked
+    return Submission(
+        run=body.run,
+        step=body.step,
+        uri=uri,
+        path=uri,
+        identity=Identity(size if upload is None else upload.length, 0),
+        variant=variant,
+        sha256=sha256,
+        model=model,
+        layout=None if body.layout is None else _layout(body.layout, known, settings),
+        tokens_seen=body.tokens_seen,
+        tags=body.tags,
+        priority=body.priority,
+        replace=body.replace,
+    )
+
+
+def _not_uploaded(sha256: str) -> UploadNotFound:
+    return UploadNotFound(
+        f"no finished upload of yours has the sha256 {sha256}: the file was not sent, its upload expired, or another "
+        "post has used the upload; send the file first: POST /v1/uploads, or evalsvc submit RUN STEP FILE --upload"
+    )
 
 
 def _enter(session: Session, settings: Settings, submission: Submission, names: Sequence[str] | None) -> Submitted:

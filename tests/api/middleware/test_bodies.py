@@ -30,6 +30,33 @@ def test_routes_may_take_more() -> None:
     assert max_body("POST", "/v1/runs/a/metrics/b") == max_body("PUT", "/v1/runs/a/metrics") == bodies.MAX_BODY
 
 
+def test_parts_of_uploads_have_a_limit_of_their_own() -> None:
+    assert max_body("PATCH", f"/v1/uploads/{'0' * 32}") is None
+    assert max_body("POST", "/v1/uploads") == max_body("PATCH", "/v1/uploads/a/b") == bodies.MAX_BODY
+
+
+def test_an_upload_that_stalls_is_given_up_however_much_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte buys time for the rest: a gigabyte that came fast would buy half a day of silence."""
+    monkeypatch.setattr(bodies, "SECONDS", 0.05)
+    messages = [{"type": "http.request", "body": b"x" * bodies.SLOWEST * 60, "more_body": True}]
+
+    async def receive() -> Any:
+        if not messages:
+            await asyncio.sleep(30)
+        return messages.pop()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        with pytest.raises(HTTPException) as error:
+            await receive()
+        assert error.value.status_code == 408
+
+    scope = {"type": "http", "method": "PATCH", "path": "/v1/uploads/a", "headers": []}
+    begun = time.monotonic()
+    asyncio.run(BodyLimit(app)(scope, receive, None))  # type: ignore[arg-type]
+    assert time.monotonic() - begun < 2
+
+
 def test_a_body_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a few hundred connections would hold the service for ever."""
     monkeypatch.setattr(bodies, "SECONDS", 0.05)

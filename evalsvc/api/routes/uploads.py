@@ -1,0 +1,292 @@
+"""Uploads: files that clients send in parts, by the tus protocol. Parts go to the disk in pieces as they come."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Annotated, Any
+
+from fastapi import Header, Path, Query, Request, Response
+from pydantic import BeforeValidator, Field, WithJsonSchema
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from evalsvc.api import tus
+from evalsvc.api.errors import PROBLEM_CONTENT, PROBLEMS
+from evalsvc.api.json_answer import JsonAnswer, document
+from evalsvc.api.middleware.access import TokenName
+from evalsvc.api.routing import router_of
+from evalsvc.api.schemas import Input
+from evalsvc.api.state import CurrentState, State
+from evalsvc.errors import EvalsvcError, Forbidden, InvalidRequest
+from evalsvc.files.uploads.part import ALGORITHMS, PartWriter
+from evalsvc.files.uploads.stored import StoredUpload
+from evalsvc.spec import documents
+from evalsvc.store.runs.uploaded import uploaded_bytes
+
+PIECE_BYTES = 1 << 20
+"""Bytes of a part that are in memory at a time, and written in one go."""
+
+FULL: dict[int | str, dict[str, Any]] = {
+    507: {"description": "The disk, or what uploads may take of it, is full.", "content": PROBLEM_CONTENT}
+}
+
+router = router_of(prefix="/v1/uploads", tags=["uploads"], responses=PROBLEMS)
+
+UploadId = Annotated[str, Path(description="The upload's id.", examples=["5d41402abc4b2a76b9719d911017c592"])]
+
+Bytes = Annotated[
+    int, BeforeValidator(tus.number), WithJsonSchema({"type": "integer", "minimum": 0, "maximum": tus.MAX_BYTES})
+]
+
+Version = Annotated[str | None, Header(alias="Tus-Resumable", description="`1.0.0`, the version of tus.")]
+
+
+class UploadsQuery(Input):
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
+    """Only uploads of the file with this digest."""
+
+
+@router.options(
+    "",
+    status_code=204,
+    summary="What the service supports of tus",
+    description="`Tus-Extension` lists the extensions of the protocol, and `Tus-Max-Size` is `EVALSVC_UPLOAD_BYTES`.",
+    responses={204: {"description": "The headers say what is supported."}},
+)
+async def options(state: CurrentState) -> Response:
+    _require_on(state)
+    supported = {
+        "Tus-Extension": tus.EXTENSIONS,
+        "Tus-Max-Size": str(state.settings.upload_bytes),
+        "Tus-Checksum-Algorithm": ",".join(ALGORITHMS),
+    }
+    return Response(status_code=204, headers=tus.HEADERS | supported)
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Create an upload",
+    description="Announce a file by its length and SHA-256; the file follows in parts, by `PATCH` to the address in "
+    "`Location`. Once all bytes are there, post the checkpoint with `uri: upload:SHA256`. Uploads need "
+    "`EVALSVC_UPLOAD_BYTES`, and expire a day after their last byte.",
+    responses=document(201, "The upload; `Location` is its address.", documents.Upload) | FULL,
+)
+async def post_upload(
+    request: Request,
+    state: CurrentState,
+    owner: TokenName,
+    length: Annotated[Bytes, Header(alias="Upload-Length", description="Bytes of the whole file, at least 1.")],
+    metadata: Annotated[
+        str | None,
+        Header(
+            alias="Upload-Metadata",
+            description="`sha256 BASE64`, and optionally `,filename BASE64`: the SHA-256 of the whole file in "
+            "hexadecimal digits and the name to show, each encoded in base64.",
+            examples=[tus.EXAMPLE_METADATA],
+        ),
+    ] = None,
+    version: Version = None,
+) -> JsonAnswer:
+    _require_on(state)
+    state.require_writer()
+    tus.require_version(version, request.headers)
+    if "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0":
+        raise InvalidRequest("POST /v1/uploads takes no body; send the file by PATCH to the address in Location")
+    announced = tus.read_metadata(metadata)
+    _require_size(length, state.settings.upload_bytes)
+    upload = await state.threads.run("upload", _create, state, length, announced, owner)
+    headers = _headers(upload) | {"Location": f"{router.prefix}/{upload.id}"}
+    return JsonAnswer(_view(upload), 201, headers=headers)
+
+
+@router.get(
+    "",
+    summary="The uploads that are not posted yet",
+    description="The uploads of the token that asks. A client that was restarted finds its upload here by the digest "
+    "of the file, and resumes from `offset`.",
+    responses=document(200, "At most 16 uploads.", documents.Uploads),
+)
+async def list_uploads(query: Annotated[UploadsQuery, Query()], state: CurrentState, owner: TokenName) -> JsonAnswer:
+    _require_on(state)
+    sha256 = None if query.sha256 is None else query.sha256.lower()
+    uploads = await state.threads.run("upload", state.uploads.of_owner, owner, sha256)
+    return JsonAnswer(documents.Uploads(uploads=[_view(upload) for upload in uploads]))
+
+
+@router.head(
+    "/{upload_id}",
+    summary="How many bytes of an upload are there",
+    description="`Upload-Offset` counts the bytes that are on the disk: the next part starts there.",
+    response_class=Response,
+    responses={200: {"description": "`Upload-Offset`, `Upload-Length` and `Upload-Expires`."}},
+)
+async def head_upload(
+    upload_id: UploadId, request: Request, state: CurrentState, owner: TokenName, version: Version = None
+) -> Response:
+    _require_on(state)
+    tus.require_version(version, request.headers)
+    upload = await state.threads.run("upload", state.uploads.find, upload_id, owner)
+    return Response(headers=_headers(upload))
+
+
+@router.get(
+    "/{upload_id}",
+    summary="An upload: its offset, its length, and whether it is complete",
+    description="The same as `HEAD`, as a document.",
+    responses=document(200, "The upload.", documents.Upload),
+)
+async def get_upload(upload_id: UploadId, state: CurrentState, owner: TokenName) -> JsonAnswer:
+    _require_on(state)
+    upload = await state.threads.run("upload", state.uploads.find, upload_id, owner)
+    return JsonAnswer(_view(upload), headers=_headers(upload))
+
+
+@router.patch(
+    "/{upload_id}",
+    status_code=204,
+    summary="Send a part of an upload",
+    description="The body is the part that starts at `Upload-Offset`, of any length up to the rest of the file. What "
+    "arrives of a part that breaks off is kept, unless the part has an `Upload-Checksum`, which makes it all or "
+    "nothing. The last part is answered once the digest of the whole file was compared with the announced digest.",
+    responses=FULL | {204: {"description": "The part is on the disk; `Upload-Offset` is the new offset."}},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {tus.PART_TYPE: {"schema": {"type": "string", "format": "binary"}, "example": "…"}},
+        }
+    },
+)
+async def patch_upload(
+    upload_id: UploadId,
+    request: Request,
+    state: CurrentState,
+    owner: TokenName,
+    offset: Annotated[Bytes, Header(alias="Upload-Offset", description="Bytes that were sent before this part.")],
+    checksum: Annotated[
+        str | None,
+        Header(alias="Upload-Checksum", description="`sha256 BASE64` or `sha1 BASE64`: the digest of this part."),
+    ] = None,
+    version: Version = None,
+) -> Response:
+    _require_on(state)
+    state.require_writer()
+    tus.require_version(version, request.headers)
+    content_type = request.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != tus.PART_TYPE:
+        raise HTTPException(
+            415, f"Content-Type is {content_type[:80] or 'missing'}; a part is sent as Content-Type: {tus.PART_TYPE}"
+        )
+    given = tus.read_checksum(checksum)
+    writer = await state.threads.run("upload", PartWriter, state.uploads, upload_id, owner, offset, given)
+    try:
+        kept = await _receive(request, state, writer)
+    finally:
+        writer.close()
+    if kept == writer.upload.length:
+        await state.threads.run("digest", state.uploads.verify, upload_id, owner)
+    upload = await state.threads.run("upload", state.uploads.find, upload_id, owner)
+    return Response(status_code=204, headers=_headers(upload))
+
+
+@router.delete(
+    "/{upload_id}",
+    status_code=204,
+    summary="Delete an upload",
+    description="Deletes the bytes of the upload. A checkpoint that was made of an upload stays.",
+    responses={204: {"description": "The upload is deleted."}},
+)
+async def delete_upload(
+    upload_id: UploadId, request: Request, state: CurrentState, owner: TokenName, version: Version = None
+) -> Response:
+    _require_on(state)
+    state.require_writer()
+    tus.require_version(version, request.headers)
+    await state.threads.run("upload", state.uploads.delete, upload_id, owner)
+    return Response(status_code=204, headers=tus.HEADERS)
+
+
+async def _receive(request: Request, state: State, writer: PartWriter) -> int:
+    """Write a part as it arrives; return the new offset.
+
+    Raises:
+        HTTPException: the part is longer than the upload, too slow, or breaks off.
+        ChecksumMismatch, StorageFull, DataDirectoryUnusable: see `PartWriter`.
+    """
+    run = state.threads.run
+    announced = request.headers.get("content-length", "0")
+    _require_fits(int(announced) if announced.isdigit() else 0, writer)
+    try:
+        piece = bytearray()
+        async for chunk in request.stream():
+            piece += chunk
+            _require_fits(len(piece), writer)
+            if len(piece) >= PIECE_BYTES:
+                await run("upload", writer.write, piece)
+                piece = bytearray()
+        if piece:
+            await run("upload", writer.write, piece)
+    except (ClientDisconnect, HTTPException, EvalsvcError) as error:
+        with suppress(EvalsvcError):  # the disk may take no more
+            await run("upload", writer.keep, complete=False)
+        if isinstance(error, ClientDisconnect):
+            raise HTTPException(
+                408, "the connection broke; ask for the offset with HEAD, and resume from there"
+            ) from None
+        raise
+    return await run("upload", writer.keep)
+
+
+def _create(state: State, length: int, announced: tus.Announced, owner: str | None) -> StoredUpload:
+    with state.reading() as session:
+        kept_bytes = uploaded_bytes(session)
+    return state.uploads.create(length, announced.sha256, announced.name, owner, kept_bytes)
+
+
+def _require_on(state: State) -> None:
+    if state.settings.upload_bytes <= 0:
+        raise Forbidden(
+            "this service takes no uploads, since EVALSVC_UPLOAD_BYTES is 0; post the file by a path that the service "
+            "can read (a shared disk, or s3://, gs://, hf:// or https:// where EVALSVC_SCHEMES allows it), or have the "
+            "operator set EVALSVC_UPLOAD_BYTES to the bytes that uploads may take"
+        )
+
+
+def _require_size(length: int, limit: int) -> None:
+    if length < 1:
+        raise InvalidRequest("Upload-Length is 0; an empty file is no checkpoint: check that it was written")
+    if length > limit:
+        raise HTTPException(
+            413,
+            f"the file has {length:,} bytes, and all uploads together may take {limit:,} (EVALSVC_UPLOAD_BYTES); have "
+            "the operator raise EVALSVC_UPLOAD_BYTES, or post the file by a path that the service can read",
+        )
+
+
+def _require_fits(size: int, writer: PartWriter) -> None:
+    if size > writer.room:
+        raise HTTPException(
+            413,
+            f"the part goes beyond the {writer.upload.length:,} bytes that upload {writer.upload.id} was announced "
+            f"with; send at most {writer.room:,} bytes more, or delete the upload and announce the right length",
+        )
+
+
+def _view(upload: StoredUpload) -> documents.Upload:
+    return documents.Upload(
+        id=upload.id,
+        name=upload.name,
+        length=upload.length,
+        offset=upload.offset,
+        sha256=upload.sha256,
+        complete=upload.is_verified,
+        expires_at=upload.expires_at.isoformat(timespec="milliseconds"),
+    )
+
+
+def _headers(upload: StoredUpload) -> dict[str, str]:
+    return tus.HEADERS | {
+        "Upload-Offset": str(upload.offset),
+        "Upload-Length": str(upload.length),
+        "Upload-Expires": tus.http_date(upload.expires_at),
+    }

@@ -1,0 +1,158 @@
+"""An upload on the disk: a folder with a random name, which is the upload's id.
+
+- `about.json`: what the client announced; written once.
+- `offset`: how many bytes of `content` are on the disk. Whoever changes the upload holds a lock on this file; the
+  kernel releases the lock when the process dies. The modification time says when the upload last grew.
+- `content`: the bytes. Bytes behind `offset` do not count, and the next part overwrites them.
+- `verified`: `content` under another name, once all bytes are there and have the announced SHA-256.
+
+Files are opened by their name in the open folder, and links are never followed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from evalsvc.errors import DataDirectoryUnusable, StorageFull, UploadConflict, os_reason
+
+UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
+
+LIFETIME = 86_400.0
+"""Seconds without a new byte after which an upload expires."""
+
+ABOUT, OFFSET, CONTENT, VERIFIED = "about.json", "offset", "content", "verified"
+
+MAX_ABOUT = 64 << 10
+"""Bytes of `about.json` that are read."""
+
+DIGITS = 20
+"""Length of the file `offset`, whatever the number: it is written in place in one step."""
+
+
+@dataclass(frozen=True)
+class StoredUpload:
+    """An upload as it is on the disk."""
+
+    id: str
+    length: int
+    """Bytes of the whole file, as announced."""
+    sha256: str
+    """SHA-256 of the whole file, as announced, in hexadecimal digits."""
+    name: str | None
+    """What the client calls the file. A text to show, never a path."""
+    owner: str | None
+    """Name of the token that made the upload; None: the service had no tokens."""
+    offset: int
+    """Bytes that are on the disk."""
+    is_verified: bool
+    """Whether all bytes are there and have the announced digest."""
+    expires_at: datetime
+
+    @property
+    def remaining(self) -> int:
+        """Bytes that are still to come."""
+        return self.length - self.offset
+
+    @property
+    def is_expired(self) -> bool:
+        return self.expires_at <= datetime.now(UTC)
+
+
+def read_upload(folder: Path) -> StoredUpload | None:
+    """Return the upload in a folder; None where a file is missing, damaged or a link."""
+    try:
+        with opened_folder(folder) as here:
+            with opened_file(ABOUT, os.O_RDONLY, here) as file:
+                about = json.loads(os.read(file, MAX_ABOUT))
+            with opened_file(OFFSET, os.O_RDONLY, here) as file:
+                grown, offset = os.fstat(file).st_mtime, int(os.pread(file, DIGITS, 0))
+            is_verified = _size(VERIFIED, here) == about["length"]
+            offset = about["length"] if is_verified else max(0, min(offset, about["length"], _size(CONTENT, here)))
+            expires_at = datetime.fromtimestamp(grown + LIFETIME, UTC)
+            return StoredUpload(id=folder.name, offset=offset, is_verified=is_verified, expires_at=expires_at, **about)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@contextmanager
+def opened_folder(folder: Path) -> Iterator[int]:
+    """Open the folder of an upload. Raises OSError, also for a link."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def opened_file(name: str, flags: int, folder: int) -> Iterator[int]:
+    """Open a file in an open folder. Raises OSError, also for a link."""
+    descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def lock_upload(offset_file: int, upload_id: str) -> None:
+    """Lock an upload by its open file `offset`, without waiting.
+
+    Raises:
+        UploadConflict: another request has the lock.
+    """
+    try:
+        fcntl.flock(offset_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UploadConflict(
+            f"another request is writing to upload {upload_id}; ask for the offset with HEAD in a moment, and "
+            "resume from there"
+        ) from None
+
+
+def write_offset(offset_file: int, offset: int) -> None:
+    """Count the first `offset` bytes, which are on the disk."""
+    os.pwrite(offset_file, b"%0*d" % (DIGITS, offset), 0)
+
+
+@contextmanager
+def translated_os_errors(folder: Path) -> Iterator[None]:
+    """Raise what the operating system refuses as an error that says what to do.
+
+    Raises:
+        StorageFull: the disk, or the quota of the service's user, is full.
+        DataDirectoryUnusable: anything else.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise disk_full(os_reason(error)) from None
+        raise DataDirectoryUnusable(
+            f"uploads cannot be stored in {folder}: {os_reason(error)}; change the permissions of the folder, or "
+            "choose another data folder with --data-dir (EVALSVC_DATA_DIR)"
+        ) from None
+
+
+def disk_full(reason: str) -> StorageFull:
+    """Return the error to raise where the disk has no room for more of an upload."""
+    return StorageFull(
+        f"the disk of the data folder is full ({reason}); make room there and resume the upload: the bytes that "
+        "HEAD /v1/uploads/{id} counts are kept"
+    )
+
+
+def _size(name: str, folder: int) -> int:
+    """Return the size of a file, or -1 where there is none."""
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_size
+    except FileNotFoundError:
+        return -1

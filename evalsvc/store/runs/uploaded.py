@@ -1,0 +1,39 @@
+"""Checkpoints that were uploaded: their uri is `upload:` and the SHA-256 of the file, and the spool has the file."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from evalsvc.checkpoints.reference import UPLOAD
+from evalsvc.store.runs.posting import Submitted
+from evalsvc.store.tables import OVER, Checkpoint, Run
+
+
+def uploaded_bytes(session: Session) -> int:
+    """Return the bytes of the uploaded checkpoints that are in the spool."""
+    kept = select(func.sum(Checkpoint.size)).where(
+        Checkpoint.spool_state == "ready", Checkpoint.uri.startswith(UPLOAD, autoescape=True)
+    )
+    return int(session.scalar(kept) or 0)
+
+
+def posted_upload(session: Session, run: str, step: int, variant: str, uri: str) -> Checkpoint | None:
+    """Return the checkpoint of a run at a step, if it was made of the upload with this uri."""
+    return session.scalar(
+        select(Checkpoint)
+        .join(Run)
+        .where(
+            Run.name == run,
+            Checkpoint.step == step,
+            Checkpoint.variant == variant,
+            Checkpoint.uri == uri,
+            Checkpoint.replaced_at.is_(None),
+        )
+    )
+
+
+def needs_file(submitted: Submitted) -> bool:
+    """Tell whether an uploaded checkpoint has to have its file, and has none in the spool."""
+    waits = any(evaluation.state not in OVER for evaluation in submitted.evaluations)
+    return submitted.checkpoint.spool_state != "ready" and (submitted.created or waits)

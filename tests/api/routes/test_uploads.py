@@ -1,0 +1,477 @@
+"""Files that clients send: from the first byte to a checkpoint in the spool, and what strangers try on the way."""
+
+import base64
+import hashlib
+import http.client
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from app_in_process import App, app_in_process, app_on_port, refused
+from sqlalchemy import delete
+
+from evalsvc.api.middleware import bodies
+from evalsvc.files.uploads import folder as folder_module
+from evalsvc.files.uploads.part import PartWriter
+from evalsvc.files.uploads.stored import LIFETIME, disk_full
+from evalsvc.store.tables import Base, Checkpoint
+from evalsvc.store.tokens import create_token
+
+CONTENT = bytes(range(256)) * 20
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+LIMIT = 10_000_000
+PART = {"Content-Type": "application/offset+octet-stream"}
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    with app_in_process(tmp_path_factory.mktemp("service") / "data", upload_bytes=LIMIT) as app:
+        yield app
+
+
+@pytest.fixture
+def app(running: App) -> App:
+    """The application that takes uploads, with nothing in it."""
+    with running.store.transaction() as session:
+        for table in reversed(Base.metadata.sorted_tables):
+            session.execute(delete(table))
+    for folder in ("uploads", "spool"):
+        shutil.rmtree(running.settings.data_path / folder, ignore_errors=True)
+    running.coordinator.woken = 0
+    return running
+
+
+def announced(content: bytes = CONTENT, name: str = "epoch_1.pt") -> dict[str, str]:
+    pairs = {"sha256": hashlib.sha256(content).hexdigest(), "filename": name}
+    encoded = ",".join(f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in pairs.items())
+    return {"Upload-Length": str(len(content)), "Upload-Metadata": encoded}
+
+
+def create(app: App, content: bytes = CONTENT, **options: Any) -> str:
+    """Begin an upload; return its address."""
+    response = app.http.post("/v1/uploads", headers=announced(content) | options.pop("headers", {}), **options)
+    assert response.status_code == 201, response.text
+    return response.headers["location"]
+
+
+def send(app: App, address: str, part: bytes, offset: int = 0, **headers: str) -> httpx.Response:
+    return app.http.patch(address, content=part, headers=PART | {"Upload-Offset": str(offset)} | headers)
+
+
+def upload(app: App, content: bytes = CONTENT) -> str:
+    """Send a whole file; return the uri of its checkpoint."""
+    assert send(app, create(app, content), content).status_code == 204
+    return f"upload:{hashlib.sha256(content).hexdigest()}"
+
+
+def post(app: App, uri: str = f"upload:{SHA256}", **fields: Any) -> httpx.Response:
+    return app.post(uri, **{"model": "open_lm_160m", **fields})
+
+
+def folders(app: App) -> list[str]:
+    return os.listdir(app.settings.uploads_path)
+
+
+def spooled(app: App, checkpoint: int = 1) -> list[Path]:
+    folder = app.settings.data_path / "spool" / str(checkpoint)
+    return list(folder.iterdir()) if folder.exists() else []
+
+
+def test_from_the_first_byte_to_a_checkpoint(app: App) -> None:
+    address = create(app)
+    first = send(app, address, CONTENT[:1000])
+    assert (first.status_code, first.headers["upload-offset"]) == (204, "1000")
+    head = app.http.head(address)
+    assert (head.headers["upload-offset"], head.headers["upload-length"]) == ("1000", str(len(CONTENT)))
+    assert head.headers["cache-control"] == "no-store"
+    assert head.headers["upload-expires"].endswith("GMT")
+    assert send(app, address, CONTENT[1000:], 1000).status_code == 204
+    document = app.http.get(address).json()
+    assert (document["complete"], document["name"], document["sha256"]) == (True, "epoch_1.pt", SHA256)
+    assert app.http.get("/v1/uploads", params={"sha256": SHA256.upper()}).json()["uploads"] == [document]
+    posted = post(app, suites=["loss"])
+    assert posted.status_code == 201, posted.text
+    checkpoint = posted.json()["checkpoint"]
+    assert (checkpoint["uri"], checkpoint["sha256"]) == (f"upload:{SHA256}", SHA256)
+    assert (checkpoint["spool_state"], checkpoint["in_use"]) == ("ready", False)
+    [file] = spooled(app)
+    assert (file.read_bytes(), file.stat().st_mode & 0o777, file.stat().st_nlink) == (CONTENT, 0o600, 1)
+    assert folders(app) == [], "the upload has become the checkpoint"
+    assert app.coordinator.woken == 1
+    refused(app.http.get(address), 404, "upload_not_found", "became a checkpoint")
+
+
+def test_uploads_are_off_unless_the_operator_gives_them_room(start_app: Callable[..., App]) -> None:
+    app = start_app()
+    for method, path in (
+        ("OPTIONS", "/v1/uploads"),
+        ("POST", "/v1/uploads"),
+        ("GET", "/v1/uploads"),
+        ("GET", f"/v1/uploads/{'0' * 32}"),
+        ("PATCH", f"/v1/uploads/{'0' * 32}"),
+        ("DELETE", f"/v1/uploads/{'0' * 32}"),
+    ):
+        headers = announced() | PART | {"Upload-Offset": "0"}
+        response = app.http.request(method, path, headers=headers)
+        refused(response, 403, "forbidden", "EVALSVC_UPLOAD_BYTES is 0", "shared disk")
+
+
+def test_what_is_supported(app: App) -> None:
+    response = app.http.options("/v1/uploads")
+    assert response.status_code == 204
+    assert response.headers["tus-version"] == "1.0.0"
+    assert response.headers["tus-extension"] == "creation,checksum,expiration,termination"
+    assert response.headers["tus-max-size"] == str(LIMIT)
+
+
+def test_a_restarted_service_goes_on(tmp_path: Path) -> None:
+    settings = {"roots": str(tmp_path), "upload_bytes": LIMIT}
+    with app_in_process(tmp_path / "data", **settings) as app:
+        address = create(app)
+        send(app, address, CONTENT[:1000])
+    with app_in_process(tmp_path / "data", **settings) as app:
+        assert app.http.head(address).headers["upload-offset"] == "1000"
+        assert send(app, address, CONTENT[1000:], 1000).status_code == 204
+        assert post(app).status_code == 201
+        assert spooled(app)[0].read_bytes() == CONTENT
+
+
+def test_a_whole_upload_that_was_not_verified_is_verified_by_the_post(app: App) -> None:
+    """The service was killed between the last byte and the digest."""
+    address = create(app)
+    writer = PartWriter(app.app.state.state.uploads, address.rpartition("/")[2], None, 0)
+    writer.write(CONTENT)
+    writer.keep()
+    writer.close()
+    assert app.http.get(address).json()["complete"] is False
+    assert post(app).status_code == 201
+    assert spooled(app)[0].read_bytes() == CONTENT
+
+
+def test_a_wrong_post_is_refused_before_the_file_is_sent(app: App) -> None:
+    """Else a client would learn of a typing error after hours."""
+    refused(post(app, suites=["los"]), 404, "unknown_name", "did you mean 'loss'")
+    refused(post(app, model=None), 422, "invalid_request", "model is missing", "next to an uploaded file")
+    refused(post(app, spool="copy"), 422, "invalid_request", "leave spool out")
+    refused(post(app, sha256="0" * 64), 422, "invalid_request", "leave sha256 out")
+    refused(post(app, "upload:abc"), 403, "checkpoint_not_allowed", "64 hexadecimal digits")
+    refused(post(app, f"upload:../{SHA256}"), 403, "checkpoint_not_allowed", "64 hexadecimal digits")
+    refused(post(app, suites=["loss"]), 404, "upload_not_found", "send the file first")
+    assert app.http.get("/v1/runs").json()["runs"] == [], "nothing of it is stored"
+
+
+def test_the_same_again_changes_nothing_and_another_place_needs_the_file_again(app: App) -> None:
+    uri = upload(app)
+    first = post(app, uri, suites=["loss"])
+    again = post(app, uri, suites=["loss"])
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert first.json()["checkpoint"]["id"] == again.json()["checkpoint"]["id"]
+    refused(post(app, uri, step=50), 404, "upload_not_found", "another post has used the upload")
+    upload(app)
+    assert post(app, uri, suites=["loss"]).status_code == 200, "sent again, and not needed"
+    assert folders(app) == []
+    refused(post(app, upload(app, CONTENT + b"other")), 409, "conflict", f"the uri upload:{SHA256}")
+
+
+def test_a_file_that_was_released_is_taken_again(app: App) -> None:
+    uri = upload(app)
+    post(app, uri, suites=["loss"])
+    app.coordinator.work()
+    with app.store.transaction() as session:
+        session.get_one(Checkpoint, 1).spool_state = "released"
+    for file in spooled(app):
+        file.unlink()
+    assert post(app, uri, suites=["loss"]).status_code == 200, "nothing needs the file"
+    refused(post(app, uri, suites=["loss", "text-quick"]), 404, "upload_not_found")
+    upload(app)
+    assert post(app, uri, suites=["loss", "text-quick"]).status_code == 200
+    assert spooled(app)[0].read_bytes() == CONTENT
+    assert app.http.get("/v1/checkpoints/1").json()["spool_state"] == "ready"
+
+
+def test_the_bytes_of_kept_checkpoints_count(app: App) -> None:
+    upload(app)
+    post(app)
+    with app.store.transaction() as session:
+        session.get_one(Checkpoint, 1).size = LIMIT - 100
+    response = app.http.post("/v1/uploads", headers=announced())
+    refused(response, 507, "storage_full", f"{LIMIT - 100:,}", "still needed")
+    with app.store.transaction() as session:
+        session.get_one(Checkpoint, 1).spool_state = "released"
+    create(app)
+
+
+CREATIONS = [
+    ({"Upload-Length": "-1"}, 422, "whole number"),
+    ({"Upload-Length": "1e9"}, 422, "whole number"),
+    ({"Upload-Length": "0"}, 422, "an empty file is no checkpoint"),
+    ({"Upload-Length": "9" * 30}, 422, "whole number"),
+    ({"Upload-Length": str(LIMIT + 1)}, 413, "EVALSVC_UPLOAD_BYTES"),
+    ({"Upload-Length": "9007199254740991"}, 413, "EVALSVC_UPLOAD_BYTES"),
+    ({"Upload-Metadata": ""}, 422, "SHA-256 of the whole file"),
+    ({"Upload-Metadata": "sha256 ..%2f.."}, 422, "base64"),
+    ({"Upload-Concat": "final;/v1/uploads/a /v1/uploads/b"}, 422, "Upload-Concat"),
+    ({"Upload-Defer-Length": "1"}, 422, "Upload-Defer-Length"),
+    ({"Tus-Resumable": "2.0.0"}, 412, "send 1.0.0"),
+    ({"Content-Length": "5"}, 422, "takes no body"),
+]
+
+
+def test_what_cannot_be_created(app: App) -> None:
+    for headers, status, words in CREATIONS:
+        response = app.http.post("/v1/uploads", headers=announced() | headers)
+        refused(response, status, "invalid_request", words)
+    assert not app.settings.uploads_path.exists()
+
+
+def test_a_length_must_be_announced(app: App) -> None:
+    headers = {"Upload-Metadata": announced()["Upload-Metadata"]}
+    refused(app.http.post("/v1/uploads", headers=headers), 422, "invalid_request", "Upload-Length is missing")
+    address = create(app)
+    refused(app.http.patch(address, headers=PART), 422, "invalid_request", "Upload-Offset is missing")
+
+
+def test_a_name_is_shown_and_never_a_path(app: App) -> None:
+    around = app.settings.data_path.parent
+    for name in ("../../../etc/passwd", "/etc/shadow", "a/b\\c", "..", "épôque.pt", "a" * 255):
+        response = app.http.post("/v1/uploads", headers=announced(name=name))
+        assert response.json()["name"] == name
+        assert os.listdir(around) == ["data"]
+        assert set(os.listdir(app.settings.uploads_path / response.json()["id"])) == {"about.json", "content", "offset"}
+    send(app, response.headers["location"], CONTENT)
+    post(app)
+    assert [file.name for file in spooled(app)] == [f"upload:{SHA256}"]
+
+
+def test_a_client_that_creates_uploads_without_end(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_module, "MAX_UPLOADS_OF_OWNER", 3)
+    for number in range(20):
+        response = app.http.post("/v1/uploads", headers=announced())
+        if number < 3:
+            assert response.status_code == 201
+        else:
+            refused(response, 507, "storage_full", "3 uploads of this client", "as many as may be")
+    assert len(folders(app)) == 3
+
+
+def test_a_part_that_does_not_start_where_the_upload_ends(app: App) -> None:
+    address = create(app)
+    send(app, address, CONTENT[:1000])
+    for offset in ("1", "999", "1001", "5120", "9007199254740991"):
+        response = app.http.patch(address, content=CONTENT[1000:], headers=PART | {"Upload-Offset": offset})
+        refused(response, 409, "upload_conflict", "has 1,000 bytes")
+    assert app.http.head(address).headers["upload-offset"] == "1000"
+
+
+def test_a_part_that_is_refused(app: App) -> None:
+    address = create(app)
+    for headers, status, code, words in (
+        ({"Upload-Offset": "-1"}, 422, "invalid_request", "whole number"),
+        ({"Upload-Offset": "0x0"}, 422, "invalid_request", "whole number"),
+        ({"Content-Type": "application/json"}, 415, "invalid_request", "application/offset+octet-stream"),
+        ({"Upload-Checksum": "crc32 AAAA"}, 422, "invalid_request", "not one of sha256, sha1"),
+        ({"Upload-Checksum": "sha256 " + base64.b64encode(bytes(32)).decode()}, 460, "checksum_mismatch", "again"),
+        ({"Tus-Resumable": "0.2.2"}, 412, "invalid_request", "1.0.0"),
+        ({"Upload-Concat": "partial"}, 422, "invalid_request", "not supported"),
+    ):
+        response = app.http.patch(address, content=CONTENT, headers=PART | {"Upload-Offset": "0"} | headers)
+        refused(response, status, code, words)
+    assert app.http.head(address).headers["upload-offset"] == "0"
+
+
+def test_a_part_with_its_checksum(app: App) -> None:
+    address = create(app)
+    for offset, algorithm in ((0, "sha1"), (2560, "sha256")):
+        part = CONTENT[offset : offset + 2560]
+        checksum = base64.b64encode(hashlib.new(algorithm, part).digest()).decode()
+        assert send(app, address, part, offset, **{"Upload-Checksum": f"{algorithm} {checksum}"}).status_code == 204
+    assert app.http.get(address).json()["complete"] is True
+
+
+def test_a_part_that_is_longer_than_the_rest(app: App) -> None:
+    address = create(app)
+    refused(send(app, address, CONTENT + b"!"), 413, "invalid_request", "5,120 bytes", "announce the right length")
+    assert app.http.head(address).headers["upload-offset"] == "0"
+    assert send(app, address, CONTENT).status_code == 204
+    refused(send(app, address, b"!", len(CONTENT)), 413, "invalid_request", "at most 0 bytes more")
+    assert send(app, address, b"", len(CONTENT)).status_code == 204
+    assert app.http.get(address).json()["complete"] is True
+
+
+def test_a_part_may_be_larger_than_other_bodies(app: App) -> None:
+    content = os.urandom(3 * bodies.MAX_BODY)
+    assert post(app, upload(app, content)).status_code == 201
+    assert spooled(app)[0].read_bytes() == content
+
+
+def test_the_digest_of_another_file(app: App) -> None:
+    address = create(app)
+    response = send(app, address, CONTENT[::-1])
+    refused(response, 409, "checkpoint_changed", f"{SHA256} was announced", "send the file again")
+    assert app.http.head(address).status_code == 404
+    refused(post(app), 404, "upload_not_found")
+    assert folders(app) == []
+
+
+def test_another_token_sees_and_does_nothing(start_app: Callable[..., App]) -> None:
+    app = start_app(upload_bytes=LIMIT)
+    with app.store.transaction() as session:
+        tokens = {name: create_token(session, name, "submit") for name in ("mine", "theirs")}
+        read = create_token(session, "reader", "read")
+    mine, theirs = ({"Authorization": f"Bearer {token}"} for token in tokens.values())
+    address = create(app, headers=mine)
+    upload_id = address.rpartition("/")[2]
+    for method in ("GET", "PATCH", "DELETE"):
+        response = app.http.request(method, address, headers=theirs | PART | {"Upload-Offset": "0"})
+        refused(response, 404, "upload_not_found", upload_id)
+    assert app.http.head(address, headers=theirs).status_code == 404
+    assert app.http.get("/v1/uploads", headers=theirs).json()["uploads"] == []
+    assert send(app, address, CONTENT, **mine).status_code == 204
+    body = {"run": "run-a", "step": 25, "uri": f"upload:{SHA256}", "model": "open_lm_160m"}
+    refused(app.http.post("/v1/checkpoints", json=body, headers=theirs), 404, "upload_not_found")
+    assert app.http.post("/v1/checkpoints", json=body, headers=mine).status_code == 201
+    reader = {"Authorization": f"Bearer {read}"}
+    refused(app.http.get("/v1/uploads", headers=reader), 403, "forbidden", "needs submit")
+    refused(app.http.post("/v1/uploads", headers=announced() | reader), 403, "forbidden", "needs submit")
+
+
+def test_ids_that_are_none(app: App) -> None:
+    create(app)
+    for upload_id in ("0" * 32, "%2e%2e", "%2e%2e%2fsecrets", "a", "A" * 32, "x" * 500, "0" * 31 + "%00", "é" * 32):
+        response = app.http.get(f"/v1/uploads/{upload_id}")
+        assert response.status_code in (404, 422), (upload_id, response.text)
+        assert response.json()["code"] in ("upload_not_found", "unknown_name", "invalid_request")
+
+
+def test_an_expired_upload_is_gone(app: App) -> None:
+    address = create(app)
+    send(app, address, CONTENT)
+    offset = app.settings.uploads_path / address.rpartition("/")[2] / "offset"
+    long_ago = time.time() - LIFETIME - 1
+    os.utime(offset, (long_ago, long_ago))
+    refused(app.http.get(address), 404, "upload_not_found", "expired")
+    refused(send(app, address, b"", len(CONTENT)), 404, "upload_not_found", "expired")
+    refused(post(app), 404, "upload_not_found", "expired")
+    create(app)
+    assert len(folders(app)) == 1, "beginning another one has removed the expired one"
+
+
+def test_two_clients_on_one_upload(app: App) -> None:
+    """One goes on, and the other one is told to ask for the offset."""
+    address = create(app)
+    writer = PartWriter(app.app.state.state.uploads, address.rpartition("/")[2], None, 0)
+    writer.write(CONTENT[:100])
+    refused(send(app, address, CONTENT), 409, "upload_conflict", "another request is writing", "HEAD")
+    refused(app.http.delete(address), 409, "upload_conflict", "another request is writing")
+    writer.keep()
+    writer.close()
+    assert send(app, address, CONTENT[100:], 100).status_code == 204
+
+
+def test_a_full_disk_loses_nothing(app: App, monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
+    address = create(app)
+    send(app, address, CONTENT[:1000])
+    with monkeypatch.context() as patch:
+        patch.setattr(PartWriter, "write", _full)
+        refused(send(app, address, CONTENT[1000:], 1000), 507, "storage_full", "make room", "are kept")
+        assert app.post(weights, step=1).status_code == 201, "the others go on"
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_module, "RESERVE_BYTES", 1 << 60)
+        refused(app.http.post("/v1/uploads", headers=announced()), 507, "storage_full", "do not fit on the disk")
+    assert app.http.head(address).headers["upload-offset"] == "1000"
+    assert send(app, address, CONTENT[1000:], 1000).status_code == 204
+
+
+def _full(*_: object) -> None:
+    raise disk_full("no space left on device")
+
+
+def test_a_deleted_upload_is_gone(app: App) -> None:
+    address = create(app)
+    send(app, address, CONTENT[:10])
+    assert app.http.delete(address).status_code == 204
+    assert folders(app) == []
+    refused(app.http.delete(address), 404, "upload_not_found")
+
+
+def test_a_method_in_a_header_is_no_method(app: App) -> None:
+    """tus knows X-HTTP-Method-Override; a token's scope is looked up by the method of the request."""
+    address = create(app)
+    app.http.get(address, headers={"X-HTTP-Method-Override": "DELETE"})
+    assert app.http.head(address).status_code == 200
+
+
+def test_a_service_that_only_reads_takes_no_uploads(start_app: Callable[..., App]) -> None:
+    app = start_app(upload_bytes=LIMIT, read_only=1)
+    refused(app.http.post("/v1/uploads", headers=announced()), 503, "read_only", "write to the other one")
+
+
+def test_unknown_parameters_are_refused(app: App) -> None:
+    refused(app.http.get("/v1/uploads?sha=1"), 422, "invalid_request", "did you mean 'sha256'")
+    refused(app.http.get("/v1/uploads?sha256=../a"), 422, "invalid_request", "sha256")
+
+
+@pytest.fixture
+def port(tmp_path: Path) -> Iterator[tuple[str, Any]]:
+    with app_on_port(tmp_path / "served", upload_bytes=LIMIT) as served:
+        yield served
+
+
+def test_a_body_without_an_end_is_cut_where_the_upload_ends(port: tuple[str, Any]) -> None:
+    """Sent in chunks, a body has no length that could be looked at before."""
+    url, state = port
+    address = httpx.post(f"{url}/v1/uploads", headers=announced()).headers["location"]
+    connection = http.client.HTTPConnection(str(urlsplit(url).netloc), timeout=30)
+    headers = PART | {"Upload-Offset": "0", "Transfer-Encoding": "chunked"}
+    chunks = (b"x" * 10_000 for _ in range(300))
+    connection.request("PATCH", address, body=chunks, headers=headers, encode_chunked=True)
+    response = connection.getresponse()
+    assert response.status == 413, response.read()
+    connection.close()
+    content = state.settings.uploads_path / address.rpartition("/")[2] / "content"
+    assert content.stat().st_size <= len(CONTENT)
+    assert httpx.head(url + address).status_code == 200
+
+
+def test_a_part_that_stalls_is_given_up_and_what_came_is_kept(
+    port: tuple[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that is cut without a word would keep the upload from its client for ever."""
+    monkeypatch.setattr(bodies, "SECONDS", 0.3)
+    monkeypatch.setattr("evalsvc.api.routes.uploads.PIECE_BYTES", 100)
+    url, _state = port
+    address = httpx.post(f"{url}/v1/uploads", headers=announced()).headers["location"]
+    connection = http.client.HTTPConnection(str(urlsplit(url).netloc), timeout=30)
+    connection.putrequest("PATCH", address)
+    for name, value in (PART | {"Upload-Offset": "0", "Content-Length": str(len(CONTENT))}).items():
+        connection.putheader(name, value)
+    connection.endheaders(CONTENT[:1000])
+    response = connection.getresponse()
+    assert response.status == 408, response.read()
+    connection.close()
+    assert httpx.head(url + address).headers["upload-offset"] == "1000"
+
+
+def test_a_connection_that_breaks_keeps_what_came(port: tuple[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evalsvc.api.routes.uploads.PIECE_BYTES", 100)
+    url, state = port
+    address = httpx.post(f"{url}/v1/uploads", headers=announced()).headers["location"]
+    connection = http.client.HTTPConnection(str(urlsplit(url).netloc), timeout=30)
+    connection.putrequest("PATCH", address)
+    for name, value in (PART | {"Upload-Offset": "0", "Content-Length": str(len(CONTENT))}).items():
+        connection.putheader(name, value)
+    connection.endheaders(CONTENT[:1000])
+    deadline = time.monotonic() + 10
+    content = state.settings.uploads_path / address.rpartition("/")[2] / "content"
+    while content.stat().st_size < 1000:
+        assert time.monotonic() < deadline
+    connection.close()
+    while (offset := httpx.head(url + address).headers["upload-offset"]) == "0":
+        assert time.monotonic() < deadline
+    assert offset == "1000"
