@@ -17,12 +17,18 @@ RUN = Path(__file__).parents[2] / "evalsvc" / "miniature" / "runs" / "pretrained
 FILE = RUN / "checkpoints" / "epoch_1.pt"
 
 
+@pytest.fixture(scope="module")
+def taking_uploads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Any]]:
+    with app_on_port(tmp_path_factory.mktemp("taking"), upload_bytes=10_000_000) as (url, state):
+        yield url, state
+
+
 @pytest.fixture
-def taking(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def taking(taking_uploads: tuple[str, Any], command: Command, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The state of a service that takes uploads, and that the client finds."""
-    with app_on_port(tmp_path / "taking", upload_bytes=10_000_000) as (url, state):
-        monkeypatch.setenv("EVALSVC_URL", url)
-        yield state
+    url, state = taking_uploads
+    monkeypatch.setenv("EVALSVC_URL", url)
+    return state
 
 
 def test_a_file_is_sent_with_its_model(command: Command, taking: Any) -> None:

