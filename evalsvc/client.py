@@ -10,7 +10,7 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
 
@@ -77,6 +77,15 @@ _RESUMED = (*_PASSING, UploadNotFound, ChecksumMismatch)
 """Errors of a part after which the upload resumes from the offset that the service names."""
 
 _ERRORS = {leaf.code: leaf for leaf in leaves()}
+
+
+@dataclass(frozen=True)
+class ArtifactContent:
+    """An artifact as an evaluation left it."""
+
+    content: bytes
+    media_type: str
+    sha256: str
 
 
 class Client:
@@ -578,6 +587,26 @@ class Client:
         """Return the artifacts of an evaluation, in the order of its tasks."""
         pages = self._pages(documents.Artifacts, f"/v1/evaluations/{evaluation}/artifacts", _query(kind=kind))
         return [artifact for page in pages for artifact in page.artifacts]
+
+    def artifact_content(self, artifact: int) -> ArtifactContent:
+        """Return the content of an artifact, checked against its digest.
+
+        Raises:
+            UnknownName: there is no such artifact, or its file is lost.
+            ArtifactPruned: the content was removed by the rule of its run.
+            ServiceUnreachable: the content has another digest than the service says.
+        """
+        path = f"/v1/artifacts/{artifact}"
+        try:
+            response = self._http.get(self.url + path)
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise self._unreachable(error) from None
+        digest = response.headers.get("ETag", "").strip('"')
+        if not response.is_success:
+            self._read(response)
+        if hashlib.sha256(response.content).hexdigest() != digest:
+            raise ServiceUnreachable(f"{path} at {self._shown} came damaged, or what answers is no evalsvc; try again")
+        return ArtifactContent(response.content, response.headers.get("Content-Type", ""), digest)
 
     def retention(self, run: str) -> documents.Retention:
         """Return which artifacts of a run are kept."""

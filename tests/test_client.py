@@ -1,5 +1,6 @@
 """The client against the application, and against what is not one."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from long_lists import fill_lists
 from pandas import DataFrame
 
 from evalsvc import client as client_module
-from evalsvc.client import Client
+from evalsvc.client import ArtifactContent, Client
 from evalsvc.errors import (
     CheckpointChanged,
     Conflict,
@@ -256,6 +257,19 @@ def test_a_stranger_answers(response: httpx.Response) -> None:
     transport = httpx.MockTransport(lambda request: response)
     with Client(transport=transport) as client, pytest.raises(ServiceUnreachable, match="is no evalsvc"):
         client.runs()
+
+
+@pytest.mark.parametrize(("etag", "is_whole"), [(hashlib.sha256(b"png").hexdigest(), True), ("0" * 64, False)])
+def test_the_content_of_an_artifact_is_checked(etag: str, is_whole: bool) -> None:
+    """A proxy that cuts an answer short must not leave half an image behind as if it were whole."""
+    headers = {"ETag": f'"{etag}"', "Content-Type": "image/png"}
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, content=b"png", headers=headers))
+    with Client("http://evalsvc", transport=transport) as client:
+        if is_whole:
+            assert client.artifact_content(7) == ArtifactContent(b"png", "image/png", etag)
+        else:
+            with pytest.raises(ServiceUnreachable, match=r"/v1/artifacts/7 .* came damaged"):
+                client.artifact_content(7)
 
 
 def test_an_answer_of_another_version() -> None:
