@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from evalsvc.cli.wording import in_options
 from evalsvc.files.csv_cells import plain_cell
 from evalsvc.spec.visible_text import visible, visible_line
 
@@ -55,7 +56,8 @@ def say_json(document: object) -> None:
 
 
 def complain(message: str) -> None:
-    say(f"error: {message}", err=True)
+    """Print an error on stderr, with options and commands in place of the fields and routes of a service's message."""
+    say(f"error: {in_options(message)}", err=True)
 
 
 def warn(message: str) -> None:

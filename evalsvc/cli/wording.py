@@ -1,0 +1,61 @@
+"""Messages of the service in the words of the command line: an option is `--replace`, not `replace=true`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+FIELDS = ("replace", "cancel", "force", "dry_run")
+"""Fields of requests that are options without a value."""
+
+_NAME = r"(?:\{[a-z_]+\}|[^\s/{}'\",;:()`]+)"
+"""A name in the path of a route: `{run}`, or the name of a run."""
+
+ROUTES = (
+    (rf"PUT /v1/runs/({_NAME})/base", "evalsvc runs base \\1 STEP"),
+    (rf"(?:GET|PUT) /v1/runs/({_NAME})/retention", "evalsvc artifacts keep \\1"),
+    (rf"PUT /v1/runs/({_NAME})/plan", "evalsvc plan set \\1 SUITE/EVERY"),
+    (rf"GET /v1/runs/({_NAME})/plan", "evalsvc plan show \\1"),
+    (rf"GET /v1/runs/({_NAME})/artifacts", "evalsvc artifacts list \\1"),
+    (rf"POST /v1/runs/({_NAME})/metrics", "evalsvc import \\1 FILE"),
+    (rf"GET /v1/runs/({_NAME})/metrics", "evalsvc history \\1"),
+    (rf"GET /v1/runs/({_NAME})", "evalsvc runs show \\1"),
+    (rf"DELETE /v1/runs/({_NAME})", "evalsvc runs delete \\1"),
+    (rf"PATCH /v1/runs/({_NAME})", "evalsvc runs rename \\1 NAME"),
+    (r"GET /v1/runs", "evalsvc runs list"),
+    (rf"GET /v1/checkpoints/({_NAME})", "evalsvc checkpoints show \\1"),
+    (rf"DELETE /v1/checkpoints/({_NAME})", "evalsvc checkpoints delete \\1"),
+    (r"GET /v1/checkpoints", "evalsvc checkpoints list"),
+    (r"POST /v1/checkpoints", "evalsvc submit RUN STEP FILE"),
+    (rf"GET /v1/evaluations/({_NAME})/items", "evalsvc items get \\1"),
+    (rf"POST /v1/evaluations/({_NAME})/(retry|cancel)", "evalsvc evaluations \\2 \\1"),
+    (rf"GET /v1/evaluations/({_NAME})", "evalsvc evaluations show \\1"),
+    (r"GET /v1/evaluations", "evalsvc evaluations list"),
+    (r"POST /v1/evaluations", "evalsvc evaluations again RUN@STEP --suite SUITE"),
+    (rf"GET /v1/artifacts/({_NAME})", "evalsvc artifacts get \\1"),
+    (rf"GET /v1/protocols/({_NAME})", "evalsvc protocol show \\1"),
+    (r"GET /v1/protocols", "evalsvc protocol list"),
+    (rf"PUT /v1/suites/{_NAME}", "evalsvc suites put FILE"),
+    (rf"DELETE /v1/suites/({_NAME})", "evalsvc suites delete \\1"),
+    (rf"GET /v1/suites/({_NAME})", "evalsvc suites show \\1"),
+    (r"GET /v1/suites", "evalsvc suites list --service"),
+    (r"POST /v1/prune", "evalsvc artifacts prune"),
+)
+"""Routes, and the commands that ask for them. A longer path stands before its beginning."""
+
+_FLAG = "|".join(FIELDS)
+_RULES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
+    (re.compile(rf"(--[a-z-]+) \((?:{_FLAG})=true\)|\b(?:{_FLAG})=true \((--[a-z-]+)\)"), r"\1\2"),
+    (re.compile(rf"\b({_FLAG})(?:=true\b|: true\b)"), lambda found: "--" + found[1].replace("_", "-")),
+    (re.compile(r"\bspool=(link|copy)\b"), r"--spool \1"),
+    (re.compile(r"\??\breplace_shipped=true\b"), "--replace-shipped"),
+    *((re.compile(route), command) for route, command in ROUTES),
+]
+_PLACEHOLDER = re.compile(r"(evalsvc [^\n`{}]{1,80})\{([a-z_]{1,40})\}")
+
+
+def in_options(message: str) -> str:
+    """Return a message with options and commands in place of fields and routes."""
+    for pattern, replacement in _RULES:
+        message = pattern.sub(replacement, message)
+    return _PLACEHOLDER.sub(lambda found: found[1] + found[2].upper(), message)

@@ -1,0 +1,62 @@
+"""Messages of the service in the words of the command line."""
+
+import ast
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import evalsvc
+from evalsvc.cli.wording import in_options
+
+OF_REST = re.compile(r"\b(GET|PUT|POST|DELETE|PATCH) /v1/|\b[a-z_]+=true\b")
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("post it again with replace=true", "post it again with --replace"),
+        ("Post with `replace: true` to", "Post with `--replace` to"),
+        ("delete it with cancel=true (--cancel)", "delete it with --cancel"),
+        ("all the same: --force (force=true)", "all the same: --force"),
+        ("add ?replace_shipped=true", "add --replace-shipped"),
+        ("spool=copy if its store", "--spool copy if its store"),
+        ("name one by PUT /v1/runs/mine/base, or", "name one by evalsvc runs base mine STEP, or"),
+        ("GET /v1/runs/{run}/artifacts lists", "evalsvc artifacts list RUN lists"),
+        ("(POST /v1/evaluations).", "(evalsvc evaluations again RUN@STEP --suite SUITE)."),
+        ("POST /v1/evaluations/{id}/retry", "evalsvc evaluations retry ID"),
+        ("the file /data/replace=trueish.pt", "the file /data/replace=trueish.pt"),
+    ],
+)
+def test_fields_and_routes_become_options_and_commands(message: str, shown: str) -> None:
+    assert in_options(message) == shown
+
+
+def raised_texts() -> Iterator[str]:
+    """Yield the text of every error of the package outside the command line, with NAME for what is filled in."""
+    package = Path(evalsvc.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        if "cli" in path.relative_to(package).parts:
+            continue
+        source = path.read_text()
+        for node in ast.walk(ast.parse(source)) if OF_REST.search(source) else ():
+            if isinstance(node, ast.Raise):
+                for part in ast.walk(node):
+                    if isinstance(part, ast.JoinedStr):
+                        yield "".join(str(v.value) if isinstance(v, ast.Constant) else "NAME" for v in part.values)
+
+
+def test_no_error_sends_a_user_of_the_command_line_to_a_route() -> None:
+    of_rest = [text for text in raised_texts() if OF_REST.search(text)]
+    assert len(of_rest) >= 10, "the errors are found"
+    assert [text for text in of_rest if OF_REST.search(in_options(text))] == []
+
+
+def test_a_message_of_a_stranger_is_read_quickly() -> None:
+    """The rules are tried on what any service answers; one that goes back and forth would hang the terminal."""
+    begun = time.process_time()
+    for text in ("evalsvc ", "GET /v1/runs/", "{a", "replace", "--a ("):
+        in_options(text * 10_000)
+    assert time.process_time() - begun < 1
