@@ -3,7 +3,7 @@
 200 connections that each ask for a run's history once a second, and 90 that ask for `/v1/table?format=csv` and never
 read the answer, come from a process of their own on one core; they show tokens, as the service asks. Meanwhile
 `/healthz` and `/readyz` are asked on new connections, 50 checkpoints are posted one after the other, and a token is
-revoked in the database, as `evalsvc token revoke` does.
+revoked in the database, as `evalsvc tokens revoke` does.
 
     python benchmarks/crowd.py [--quick] [--seconds N] [--postgresql]
 

@@ -28,8 +28,8 @@ arguments = sys.argv[1:]
 with open("calls", "a") as calls:
     calls.write(json.dumps([pathlib.Path(sys.argv[0]).name, *arguments]) + "\\n")
 for name in sys.argv[0].endswith("evalsvc") and arguments or ():
-    if name.startswith("--json="):
-        pathlib.Path(name.removeprefix("--json=")).write_text("{{}}")
+    if name.startswith("--output="):
+        pathlib.Path(name.removeprefix("--output=")).write_text("{{}}")
 print(pathlib.Path("printed").read_text() if os.path.exists("printed") else "token")
 print(*arguments, file=sys.stderr)
 sys.exit(int(os.environ.get("CODE", "0")))

@@ -204,7 +204,7 @@ def test_messages_name_the_wheel(base: Environment) -> None:
     with pytest.raises(AssertionError, match=re.escape(f"pip install 'evalsvc[worker] @ {base.wheel.as_uri()}'")):
         base.run("evalsvc", "run", "miniature", "--checkpoint", str(checkpoint))
     with pytest.raises(AssertionError, match=re.escape(f"pip install 'evalsvc[postgresql] @ {base.wheel.as_uri()}'")):
-        base.run("evalsvc", "token", "list", EVALSVC_DATABASE_URL="postgresql://evalsvc@127.0.0.1:9/evalsvc")
+        base.run("evalsvc", "tokens", "list", EVALSVC_DATABASE_URL="postgresql://evalsvc@127.0.0.1:9/evalsvc")
 
 
 @contextmanager

@@ -1,31 +1,174 @@
-"""Artifacts of the service: which are kept, and removing the others."""
+"""`evalsvc artifacts`: image grids, samples and pages are listed, fetched, kept and pruned."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from evalsvc.cli.options import Url, connect
+from evalsvc.cli.answers import first_rows, print_list, printed_to
+from evalsvc.cli.checkpoints import find_checkpoint
+from evalsvc.cli.lazy_group import CommandGroup
+from evalsvc.cli.name_completion import complete_metric, complete_run
+from evalsvc.cli.options import CheckpointArgument, Form, Limit, Output, RunArgument, Url, connect, require_folders
 from evalsvc.cli.terminal import say
-from evalsvc.errors import InvalidRequest
+from evalsvc.client import ArtifactContent, Client
+from evalsvc.errors import InvalidRequest, UnknownName, first_few, os_reason
+from evalsvc.files.atomic import write_whole
+from evalsvc.spec.documents import Artifact
+from evalsvc.spec.names import checkpoint_name
 
 commands = typer.Typer()
-artifacts_app = typer.Typer(no_args_is_help=True, help="Image grids, samples and pages: which of them are kept.")
+artifacts_app = typer.Typer(
+    cls=CommandGroup, no_args_is_help=True, help="List, fetch, keep and prune image grids and pages."
+)
 commands.add_typer(artifacts_app, name="artifacts")
+
+GRID = "grid"
+"""The kind of artifact that shows images side by side."""
+
+ENDINGS = {
+    "image/png": ".png",
+    "image/svg+xml": ".svg",
+    "text/html": ".html",
+    "text/plain": ".txt",
+    "text/csv": ".csv",
+    "application/json": ".json",
+}
+"""Ends of the names of files, by media type. The names that a service gives its artifacts are not trusted with that."""
+
+File = Annotated[
+    Path | None, typer.Option("--output", help="File to write; - is standard output.", show_default="a new file here")
+]
+
+
+@artifacts_app.command("list")
+def list_artifacts(
+    run: RunArgument,
+    kind: Annotated[str | None, typer.Option(help="Only this kind, such as grid.", show_default="all")] = None,
+    step: Annotated[int | None, typer.Option(min=0, help="Only this step.", show_default="all")] = None,
+    limit: Limit = 100,
+    form: Form = "table",
+    output: Output = None,
+    url: Url = None,
+) -> None:
+    """List the artifacts of a run, by step."""
+    with connect(url) as client, printed_to(output):
+        found = first_rows(client.artifacts(run, kind, step), limit)
+        print_list(found, form, "artifacts", _row, f"run {run} has no such artifact")
+
+
+def _row(artifact: Artifact) -> dict[str, str]:
+    return {
+        "id": str(artifact.id),
+        "checkpoint": checkpoint_name(artifact.run, artifact.step, artifact.variant),
+        "task": artifact.task,
+        "kind": artifact.kind,
+        "name": artifact.name,
+        "bytes": f"{artifact.size:,}",
+        "pruned": "" if artifact.pruned_at is None else artifact.pruned_at[:10],
+    }
+
+
+@artifacts_app.command()
+def get(
+    artifact: Annotated[int, typer.Argument(metavar="ID", min=1, help="The artifact's id.")],
+    output: File = None,
+    url: Url = None,
+) -> None:
+    """Fetch an artifact into a file; by default `artifact-ID` with the ending of its type, in this folder."""
+    _check_folder(output)
+    with connect(url) as client:
+        found = client.artifact_content(artifact)
+    _write(found, output, f"artifact-{artifact}")
+
+
+@artifacts_app.command()
+def grid(
+    checkpoint: CheckpointArgument,
+    task: Annotated[str | None, typer.Option(help="Task of the grid.", show_default="the only one")] = None,
+    output: File = None,
+    url: Url = None,
+) -> None:
+    """Fetch the image grid of a checkpoint into a file; by default `RUN-STEP.png`, in this folder."""
+    _check_folder(output)
+    with connect(url) as client:
+        artifact = _find_grid(client, checkpoint, task)
+        found = client.artifact_content(artifact.id)
+    _write(found, output, f"{artifact.run}-{artifact.step}")
+
+
+def _find_grid(client: Client, checkpoint: str, task: str | None) -> Artifact:
+    """Return the newest grid of a checkpoint that was not pruned, of a task.
+
+    Raises:
+        UnknownName: the checkpoint has no grid of the task.
+        InvalidRequest: several tasks have one, and none is named.
+    """
+    posted = find_checkpoint(client, checkpoint)
+    grids = [
+        artifact
+        for artifact in client.artifacts(posted.run, GRID, posted.step)
+        if artifact.variant == posted.variant and artifact.pruned_at is None
+    ]
+    by_task = {artifact.task: artifact for artifact in sorted(grids, key=lambda artifact: artifact.evaluation)}
+    if task is not None and task not in by_task:
+        raise UnknownName.among("task with a grid", task, by_task)
+    if not by_task:
+        raise UnknownName(
+            f"{checkpoint} has no image grid; evaluate it with a suite that has a task of kind text_to_image, or list "
+            f"what there is: evalsvc artifacts list {posted.run} --step {posted.step}"
+        )
+    if task is None and len(by_task) > 1:
+        raise InvalidRequest(f"{checkpoint} has grids of the tasks {first_few(list(by_task), 10)}; name one by --task")
+    return by_task[task] if task is not None else next(iter(by_task.values()))
+
+
+def _check_folder(output: Path | None) -> None:
+    if str(output) != "-":
+        require_folders({"--output": output})
+
+
+def _write(found: ArtifactContent, output: Path | None, stem: str) -> None:
+    if str(output) == "-":
+        sys.stdout.buffer.write(found.content)
+        sys.stdout.buffer.flush()
+        return
+    path = output or Path(stem + ENDINGS.get(found.media_type.partition(";")[0].strip(), ".bin"))
+    if output is None and path.exists():
+        raise InvalidRequest(f"the file {path} exists; name another by --output, or remove the file first")
+    if path.is_dir():
+        raise InvalidRequest(f"{path} cannot be written: it is a folder; name a file by --output")
+    try:
+        write_whole(path, found.content, mode=0o644)
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be written: {os_reason(error)}; name another file by --output") from None
+    say(f"{path}: {found.media_type}, {len(found.content):,} bytes")
 
 
 @artifacts_app.command()
 def keep(
-    run: Annotated[str, typer.Argument(help="The training run.")],
-    last: Annotated[int | None, typer.Option(min=1, help="So many steps, the highest.", show_default="none")] = None,
+    run: RunArgument,
+    last: Annotated[
+        int | None, typer.Option(min=1, help="This many of the highest steps.", show_default="none")
+    ] = None,
     every: Annotated[int | None, typer.Option(min=1, help="Steps that are multiples.", show_default="none")] = None,
-    days: Annotated[float | None, typer.Option(help="What was evaluated in so many days.", show_default="none")] = None,
-    best: Annotated[str | None, typer.Option(help="Where this metric is best.", show_default="none")] = None,
-    default: Annotated[bool, typer.Option("--default", help="What the service's own rule says.")] = False,
+    days: Annotated[
+        float | None, typer.Option(help="What was evaluated in this many days.", show_default="none")
+    ] = None,
+    best: Annotated[
+        str | None,
+        typer.Option(help="The step where this metric is best.", show_default="none", autocompletion=complete_metric),
+    ] = None,
+    default: Annotated[bool, typer.Option("--default", help="Follow the service's rule again.")] = False,
     url: Url = None,
 ) -> None:
-    """Say, or show, which artifacts of a run are kept; what any option keeps is kept, the others are pruned."""
+    """Show or set which artifacts of a run are kept.
+
+    An artifact that any of the options keeps is kept; the others are pruned.
+    """
     given = {"last": last, "every": every, "days": days, "best": best}
     rule = {name: value for name, value in given.items() if value is not None}
     if rule and default:
@@ -41,7 +184,9 @@ def keep(
 
 @artifacts_app.command()
 def prune(
-    run: Annotated[str | None, typer.Option(help="Only of this run.", show_default="all")] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Only this run.", show_default="all", autocompletion=complete_run)
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be pruned.")] = False,
     url: Url = None,
 ) -> None:

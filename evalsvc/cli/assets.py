@@ -8,13 +8,18 @@ from typing import Annotated
 import typer
 
 from evalsvc.assets import ASSETS, find_asset, locate_asset, pull, read_record
+from evalsvc.cli.answers import print_rows, printed_to
+from evalsvc.cli.lazy_group import CommandGroup
+from evalsvc.cli.options import Form, Output
 from evalsvc.cli.progress import Bars, show_bars
-from evalsvc.cli.terminal import print_table, say
+from evalsvc.cli.terminal import say
 from evalsvc.config import Settings
 from evalsvc.errors import AssetCorrupt, AssetMissing, InvalidRequest
 
 commands = typer.Typer()
-assets_app = typer.Typer(no_args_is_help=True, help="Weights of other people's networks, which some suites need.")
+assets_app = typer.Typer(
+    cls=CommandGroup, no_args_is_help=True, help="Fetch the weights of networks that some suites need."
+)
 commands.add_typer(assets_app, name="assets")
 
 Assets = Annotated[Path | None, typer.Option(help="Folder of the assets.", show_default="assets in the data folder")]
@@ -22,7 +27,7 @@ Assets = Annotated[Path | None, typer.Option(help="Folder of the assets.", show_
 
 @assets_app.command(name="pull")
 def pull_assets(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Which; see `evalsvc assets list`.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Names of assets; see `evalsvc assets list`.")],
     source: Annotated[
         Path | None,
         typer.Option("--from", help="Take this file or folder instead.", show_default="its official address"),
@@ -46,10 +51,10 @@ def pull_assets(
 
 
 @assets_app.command(name="list")
-def list_assets(assets: Assets = None) -> None:
-    """Show what can be pulled, what is there, and where it came from."""
+def list_assets(assets: Assets = None, form: Form = "table", output: Output = None) -> None:
+    """List what can be pulled, what is there, and where it came from."""
     folder = Settings.load(assets=assets).assets_path
-    rows = []
+    rows: list[dict[str, object]] = []
     for asset in ASSETS.values():
         try:
             locate_asset(asset.name, folder)
@@ -57,5 +62,14 @@ def list_assets(assets: Assets = None) -> None:
             state, source = "there", f"{record.source} (sha256 {record.source_sha256})" if record else ""
         except (AssetMissing, AssetCorrupt) as error:
             state, source = ("-" if isinstance(error, AssetMissing) else "CORRUPT"), asset.address
-        rows.append([asset.name, state, f"{asset.megabytes} MB", asset.purpose, source])
-    print_table(["asset", "", "about", "what for", "from"], rows)
+        rows.append(
+            {
+                "asset": asset.name,
+                "state": state,
+                "about": f"{asset.megabytes} MB",
+                "what for": asset.purpose,
+                "from": source,
+            }
+        )
+    with printed_to(output):
+        print_rows(rows, form, "assets", "")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from evalsvc.cli.options import DatabaseUrl, DataDir
 from evalsvc.cli.terminal import say, warn
 from evalsvc.config import Settings
 from evalsvc.errors import first_few
@@ -15,13 +16,6 @@ from evalsvc.store.backup.restoring import restore_backup
 from evalsvc.store.backup.writing import write_backup
 
 commands = typer.Typer()
-
-DataDir = Annotated[
-    Path | None, typer.Option(help="Data folder of the service.", show_default="~/.local/share/evalsvc")
-]
-DatabaseUrl = Annotated[
-    str | None, typer.Option(help="SQLAlchemy URL of the database.", show_default="SQLite in the data folder")
-]
 
 
 @commands.command()

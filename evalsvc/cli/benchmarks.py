@@ -11,12 +11,19 @@ from typing import Annotated
 
 import typer
 
-from evalsvc.cli.terminal import print_table, say
+from evalsvc.cli.answers import print_rows, printed_to
+from evalsvc.cli.lazy_group import CommandGroup
+from evalsvc.cli.options import Form, Output
+from evalsvc.cli.terminal import say
 from evalsvc.config import Settings
 from evalsvc.spec.paths import Readable, local_data
 
 commands = typer.Typer()
-benchmarks_app = typer.Typer(no_args_is_help=True, help="lm-eval's benchmarks, which the task `language` asks.")
+benchmarks_app = typer.Typer(
+    cls=CommandGroup,
+    no_args_is_help=True,
+    help="List and prepare lm-eval's benchmarks, which the task `language` asks.",
+)
 commands.add_typer(benchmarks_app, name="benchmarks")
 
 IncludePath = Annotated[
@@ -29,17 +36,23 @@ IncludePath = Annotated[
 def list_benchmarks(
     words: Annotated[str | None, typer.Argument(metavar="FILTER", help="Only names with this in them.")] = None,
     include_path: IncludePath = None,
+    form: Form = "table",
+    output: Output = None,
 ) -> None:
-    """Show the names of benchmarks, and of the groups and tags that stand for several."""
+    """List benchmarks, and the groups and tags that stand for several."""
     from evalsvc.language.catalog import Registry
 
     entries = Registry(include_path or []).search(words or "")
-    print_table(["name", "", "from"], [[entry.name, entry.kind, entry.origin] for entry in entries])
+    rows = [{"name": entry.name, "kind": entry.kind, "from": entry.origin} for entry in entries]
+    with printed_to(output):
+        print_rows(rows, form, "benchmarks", f"no benchmark has {words!r} in its name")
 
 
 @benchmarks_app.command(name="prepare")
 def prepare_benchmarks(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Which; see `evalsvc benchmarks list`.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME", help="Names of benchmarks; see `evalsvc benchmarks list`.")
+    ],
     include_path: IncludePath = None,
 ) -> None:
     """Fetch what benchmarks need from the Hugging Face hub into its cache; an evaluation downloads nothing."""

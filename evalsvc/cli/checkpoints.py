@@ -1,4 +1,4 @@
-"""`evalsvc submit`, `sweep` and `base`: checkpoints go in, and what they are compared with."""
+"""`evalsvc submit`, `sweep` and `checkpoints`: checkpoints are posted, listed and shown."""
 
 from __future__ import annotations
 
@@ -10,20 +10,45 @@ import typer
 from typer.core import TyperCommand
 
 from evalsvc.checkpoints.reference import Spool
-from evalsvc.cli.options import FAILED, Layout, Model, Suite, Url, connect
+from evalsvc.cli.answers import first_rows, moment, page_size, print_list, print_one, printed_to
+from evalsvc.cli.confirmation import confirm_by_name
+from evalsvc.cli.lazy_group import CommandGroup
+from evalsvc.cli.name_completion import complete_run, complete_suite
+from evalsvc.cli.options import (
+    FAILED,
+    CheckpointArgument,
+    FirstStep,
+    Form,
+    LastStep,
+    Layout,
+    Limit,
+    Model,
+    OfRun,
+    Output,
+    RunArgument,
+    Suite,
+    Url,
+    Yes,
+    connect,
+)
 from evalsvc.cli.progress import print_news, show_bars
 from evalsvc.cli.tables import print_metrics, print_warnings
 from evalsvc.cli.terminal import complain, say
 from evalsvc.cli.uploads import show_upload, uploaded_model, uploaded_path
 from evalsvc.cli.weights import absolute_uri, inline_layout, inline_model
 from evalsvc.client import Client
-from evalsvc.errors import InvalidRequest
-from evalsvc.spec.documents import Evaluation, EvaluationSummary, Posted
+from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.spec.documents import Checkpoint, CheckpointResult, Evaluation, ListedCheckpoint, Posted
+from evalsvc.spec.documents.fields import State
+from evalsvc.spec.names import checkpoint_name, parse_checkpoint
 
 commands = typer.Typer()
+checkpoints_app = typer.Typer(cls=CommandGroup, no_args_is_help=True, help="List, show and delete checkpoints.")
+commands.add_typer(checkpoints_app, name="checkpoints")
 
 Weights = Annotated[
-    str, typer.Argument(help="The weights: a path, a uri, or an expression, e.g. lerp(run@0, run@9, 0.3).")
+    str,
+    typer.Argument(metavar="FILE", help="The weights: a path, a uri, or an expression, e.g. lerp(run@0, run@9, 0.3)."),
 ]
 Variant = Annotated[str | None, typer.Option(help="Which weights of the step, e.g. ema_0.9999.", show_default="raw")]
 
@@ -40,8 +65,8 @@ class StepCommand(TyperCommand):
 
 @commands.command(cls=StepCommand)
 def submit(
-    run: Annotated[str, typer.Argument(help="The training run.")],
-    step: Annotated[int, typer.Argument(help="The training step.")],
+    run: RunArgument,
+    step: Annotated[int, typer.Argument(metavar="STEP", help="The training step.")],
     uri: Weights,
     suite: Suite = None,
     variant: Variant = None,
@@ -83,7 +108,7 @@ def submit(
                 report=report,
             )
         show_posted(posted)
-        if wait and not _wait(client, posted.evaluations):
+        if wait and not wait_for(client, [evaluation.id for evaluation in posted.evaluations]):
             raise typer.Exit(FAILED)
 
 
@@ -108,34 +133,132 @@ def sweep(
             f"--points {points}: steps are whole percents, so give 2, 3, 5, 6, 11, 21, 26, 51 or 101 points"
         )
     with connect(url) as client:
-        evaluations: list[EvaluationSummary] = []
+        evaluations: list[int] = []
         for step in range(0, 101, 100 // (points - 1)):
             between = f"lerp({first}, {second}, {step / 100:g})"
             posted = client.submit(run, step, between, variant=variant, suites=suite or None)
             show_posted(posted)
-            evaluations += posted.evaluations
-        if wait and not _wait(client, evaluations, show=False):
+            evaluations += [evaluation.id for evaluation in posted.evaluations]
+        if wait and not wait_for(client, evaluations, show=False):
             raise typer.Exit(FAILED)
 
 
-@commands.command(cls=StepCommand)
-def base(
-    run: Annotated[str, typer.Argument(help="The training run.")],
-    step: Annotated[int | None, typer.Argument(help="Step of the base.", show_default="show what it is")] = None,
-    of: Annotated[str | None, typer.Option(help="The run whose step it is.", show_default="this run")] = None,
-    variant: Annotated[str, typer.Option(help="Which weights of the step, e.g. ema_0.9999.")] = "raw",
+@checkpoints_app.command("list")
+def list_checkpoints(
+    run: OfRun = None,
+    variant: Annotated[str | None, typer.Option(help="Only these weights.", show_default="all")] = None,
+    state: Annotated[
+        State | None, typer.Option(help="Only with an evaluation in this state.", show_default="any")
+    ] = None,
+    first: FirstStep = None,
+    last: LastStep = None,
+    limit: Limit = 100,
+    form: Form = "table",
+    output: Output = None,
     url: Url = None,
 ) -> None:
-    """Say, or show, what a run's checkpoints are compared with, e.g. the language model that it began from.
+    """List checkpoints with the states of their evaluations, by run and step."""
+    with connect(url) as client, printed_to(output):
+        found = client.checkpoints(
+            run, variant=variant, state=state, first=first, last=last, page_size=page_size(limit)
+        )
+        nothing = "there is no such checkpoint; evalsvc submit posts one"
+        print_list(first_rows(found, limit), form, "checkpoints", _checkpoint_row, nothing)
 
-    Until it is said, that is the run's own step 0.
+
+def _checkpoint_row(checkpoint: ListedCheckpoint) -> dict[str, str]:
+    return {
+        "checkpoint": checkpoint_name(checkpoint.run, checkpoint.step, checkpoint.variant),
+        "id": str(checkpoint.id),
+        "evaluations": ", ".join(f"{one.suite} {one.state}" for one in checkpoint.evaluations),
+        "posted": moment(checkpoint.created_at),
+        "tokens seen": "" if checkpoint.tokens_seen is None else f"{checkpoint.tokens_seen:,}",
+        "weights": checkpoint.uri,
+    }
+
+
+@checkpoints_app.command("show")
+def show_checkpoint(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="RUN@STEP", help="RUN@STEP, RUN@STEP:VARIANT, or an id.", autocompletion=complete_run),
+    ],
+    form: Form = "table",
+    output: Output = None,
+    url: Url = None,
+) -> None:
+    """Show a checkpoint: where its weights are, whether they are still needed, and its evaluations."""
+    with connect(url) as client, printed_to(output):
+        print_one(find_checkpoint(client, name), form)
+
+
+@checkpoints_app.command("result")
+def show_result(
+    name: CheckpointArgument,
+    suite: Annotated[
+        str | None, typer.Option(help="Only by this suite.", show_default="all", autocompletion=complete_suite)
+    ] = None,
+    form: Form = "table",
+    output: Output = None,
+    url: Url = None,
+) -> None:
+    """Show what is known of a checkpoint by the newest evaluation of each suite.
+
+    With --format json --output FILE, the file is a result as `evalsvc run --output` writes it, which `compare` and
+    `gate` read.
     """
-    if step is None and of is not None:
-        raise InvalidRequest(f"--of {of} is given without a step; say which: evalsvc base {run} STEP --of {of}")
+    run, step, variant = parse_checkpoint(name)
+    with connect(url) as client, printed_to(output):
+        print_one(client.results(run, step, variant=variant, suite=suite), form, _print_result)
+
+
+def _print_result(result: CheckpointResult) -> None:
+    suites = ", ".join(f"{evaluation.suite} {evaluation.state}" for evaluation in result.evaluations)
+    say(f"{result.checkpoint.label}: {suites}")
+    print_metrics(result.metrics, result.protocols)
+    for task, warnings in result.warnings.items():
+        print_warnings(warnings, f"{task}: ")
+    for task, error in result.errors.items():
+        complain(f"{task}: {error.message} [{error.code}]")
+
+
+@checkpoints_app.command("delete")
+def delete_checkpoint(
+    name: CheckpointArgument,
+    yes: Yes = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Stop evaluations that wait or run.")] = False,
+    url: Url = None,
+) -> None:
+    """Delete a checkpoint with its evaluations and what they measured, for good.
+
+    The file that was posted stays where it is.
+    """
     with connect(url) as client:
-        declared = client.run(run).base if step is None else client.set_base(run, step, of=of, variant=variant)
-    there = "not posted yet" if declared.checkpoint is None else f"checkpoint {declared.checkpoint}"
-    say(f"base of {run}: {declared.run} step {declared.step} {declared.variant} ({there})")
+        checkpoint = find_checkpoint(client, name)
+        full_name = checkpoint_name(checkpoint.run, checkpoint.step, checkpoint.variant)
+        what = f"checkpoint {full_name} with {len(checkpoint.evaluations):,} evaluations"
+        confirm_by_name(what, full_name, yes)
+        deleted = client.delete_checkpoint(checkpoint.id, confirm=full_name, cancel=cancel)
+    say(
+        f"checkpoint {full_name} is deleted: {deleted.evaluations:,} evaluations, {deleted.values:,} values, "
+        f"{deleted.artifacts:,} artifacts, {deleted.freed_bytes:,} bytes of files"
+    )
+
+
+def find_checkpoint(client: Client, name: str) -> Checkpoint:
+    """Return the checkpoint that RUN@STEP[:VARIANT] or an id names.
+
+    Raises:
+        InvalidRequest: `name` has another form.
+        UnknownName: there is no such checkpoint; the message has near misses.
+    """
+    if name.isdecimal():
+        return client.checkpoint(int(name))
+    run, step, variant = parse_checkpoint(name)
+    for checkpoint in client.checkpoints(run, variant=variant, first=step, last=step):
+        return client.checkpoint(checkpoint.id)
+    posted = [checkpoint_name(run, one.step, one.variant) for one in client.run(run).checkpoints]
+    raise UnknownName.among("checkpoint", checkpoint_name(run, step, variant), posted)
 
 
 def show_posted(posted: Posted) -> None:
@@ -161,8 +284,11 @@ def show_finished(evaluation: Evaluation) -> None:
         complain(f"{where}: {error.message} [{error.code}]")
 
 
-def _wait(client: Client, evaluations: Sequence[EvaluationSummary], show: bool = True) -> bool:
-    """Wait for evaluations with a bar per task, then show what they (or those that failed) found; did all succeed?"""
+def wait_for(client: Client, evaluations: Sequence[int], show: bool = True) -> bool:
+    """Wait for evaluations with a bar per task, then print their metrics; return whether all succeeded.
+
+    Without `show`, only what failed is printed.
+    """
     say_news = print_news()
     with show_bars() as bars:
 
@@ -172,7 +298,7 @@ def _wait(client: Client, evaluations: Sequence[EvaluationSummary], show: bool =
                 bars.show(f"{evaluation.suite.name}: {task.name}", now.done, now.total, now.unit or "")
             say_news(evaluation)
 
-        finished = [client.wait(evaluation.id, report=report) for evaluation in evaluations]
+        finished = [client.wait(evaluation, report=report) for evaluation in evaluations]
     for evaluation in finished:
         if show or evaluation.state != "succeeded":
             show_finished(evaluation)

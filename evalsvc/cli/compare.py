@@ -13,6 +13,7 @@ from evalsvc.cli.contrast_tables import (
     write_contrasts_csv,
     write_difference_curves_csv,
 )
+from evalsvc.cli.name_completion import complete_metric, complete_run, complete_suite, complete_task
 from evalsvc.cli.options import Format, Url, connect, print_document
 from evalsvc.client import Client
 from evalsvc.compare.comparison import Options, compare_results, require_comparable
@@ -26,18 +27,38 @@ commands = typer.Typer()
 
 A = Annotated[
     str,
-    typer.Argument(help="The file of a result (run --output), or of the service RUN@STEP[:VARIANT] or RUN[:VARIANT]."),
+    typer.Argument(
+        metavar="A",
+        help="The file of a result (run --output), or of the service RUN@STEP[:VARIANT] or RUN[:VARIANT].",
+        autocompletion=complete_run,
+    ),
 ]
 B = Annotated[
-    str | None, typer.Argument(help="What is compared with it, given likewise.", show_default="of a run, its base")
+    str | None,
+    typer.Argument(
+        metavar="B",
+        help="What is compared with A, given likewise.",
+        show_default="of a run, its base",
+        autocompletion=complete_run,
+    ),
 ]
 Metrics = Annotated[
     list[str] | None,
-    typer.Option("--metric", help="A metric, or a pattern such as coco/*; repeat for several.", show_default="all"),
+    typer.Option(
+        "--metric",
+        help="A metric, or a pattern such as coco/*; repeat for several.",
+        show_default="all",
+        autocompletion=complete_metric,
+    ),
 ]
 Tasks = Annotated[
     list[str] | None,
-    typer.Option("--task", help="Only what this task measured; repeat for several.", show_default="all"),
+    typer.Option(
+        "--task",
+        help="Only what this task measured; repeat for several.",
+        show_default="all",
+        autocompletion=complete_task,
+    ),
 ]
 Level = Annotated[float, typer.Option(help="How often the interval of a difference holds the truth.")]
 OfFamily = Annotated[
@@ -55,7 +76,12 @@ Flipped = Annotated[
 Force = Annotated[
     bool, typer.Option("--force", help="Compare what was measured by different protocols, too; unpaired.")
 ]
-OfSuite = Annotated[str | None, typer.Option(help="Of RUN@STEP, only this suite's values.", show_default="all suites")]
+OfSuite = Annotated[
+    str | None,
+    typer.Option(
+        help="Of RUN@STEP, only this suite's values.", show_default="all suites", autocompletion=complete_suite
+    ),
+]
 
 
 @commands.command()

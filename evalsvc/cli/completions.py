@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from evalsvc.cli.options import Url, connect
+from evalsvc.cli.answers import print_rows, printed_to
+from evalsvc.cli.options import Form, Output, RunArgument, Url, connect
 from evalsvc.cli.terminal import one_line, say
 from evalsvc.spec.documents.items import Completion, StepCompletions
 from evalsvc.spec.documents.reading import read
@@ -17,10 +18,12 @@ commands = typer.Typer()
 
 @commands.command()
 def completions(
-    run: Annotated[str, typer.Argument(help="The training run.")],
+    run: RunArgument,
     prompt: Annotated[str | None, typer.Option(help="Only prompts that hold this text.", show_default="all")] = None,
     variant: Annotated[str | None, typer.Option(help="Only these weights.", show_default="all")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="The seeded ones beside the greedy one.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Show seeded completions, too.")] = False,
+    form: Form = "table",
+    output: Output = None,
     url: Url = None,
 ) -> None:
     """Show what a run's checkpoints made of fixed prompts, prompt by prompt: the base first, then a line per step.
@@ -30,9 +33,19 @@ def completions(
     """
     with connect(url) as client:
         steps = client.completions(run, variant=variant, prompt=prompt)
-    if not steps:
-        say(f"run {run} has no completions yet; evaluate a suite that has a task of kind completions")
-    print_completions(steps, everything)
+    with printed_to(output):
+        if form != "table":
+            rows = [
+                {"task": step.task, "step": step.step, "variant": step.variant, **row}
+                for step in steps
+                for row in step.completions
+            ]
+            columns = dict.fromkeys(name for row in rows for name in row)
+            print_rows([{name: row.get(name) for name in columns} for row in rows], form, "completions", "")
+        elif steps:
+            print_completions(steps, everything)
+        else:
+            say(f"run {run} has no completions yet; evaluate a suite that has a task of kind completions")
 
 
 COMPLETION_COLUMNS = ("ids", "image", "seq-rep-4", "base loss", "of ids", "kept", "edits")

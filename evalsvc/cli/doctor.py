@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from evalsvc.cli.answers import print_rows, printed_to
 from evalsvc.cli.lazy_group import DefaultGroup
-from evalsvc.cli.options import FAILED, Device, Model, Suites, Threads, require_folders, write_output
+from evalsvc.cli.options import (
+    FAILED,
+    DatabaseUrl,
+    DataDir,
+    Device,
+    Form,
+    JsonFile,
+    Model,
+    Suites,
+    Threads,
+    output_of,
+    require_folders,
+    write_output,
+)
+from evalsvc.cli.options import Output as AnswerFile
 from evalsvc.cli.progress import show_bars
-from evalsvc.cli.terminal import print_table, say
+from evalsvc.cli.terminal import print_table, say, say_json
 from evalsvc.cli.weights import checkpoint_reference, inline_model, read_layout
 from evalsvc.config import PREFIX, Settings, setting_sources
 from evalsvc.doctor.bug_report import shown_setting
-from evalsvc.doctor.checks import run_checks
+from evalsvc.doctor.checks import Check, run_checks
 from evalsvc.doctor.layout.checkup import Checkup, Question, examine
 from evalsvc.doctor.layout.report import (
     COLUMNS,
@@ -52,18 +69,32 @@ commands.add_typer(doctor_app, name="doctor")
 def doctor(
     suite: Annotated[list[str] | None, typer.Argument(help="Only these suites' data.", show_default="all")] = None,
     suites: Suites = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the database.", show_default="~/.local/share/evalsvc")
-    ] = None,
+    form: Form = "table",
+    output: AnswerFile = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
 ) -> None:
     """Show every setting, and what is missing for an evaluation.
 
     The exit code is 1 when something that is needed is missing.
     """
-    given: dict[str, Any] = {"suites": suites, "data_dir": data_dir}
+    given: dict[str, Any] = {"suites": suites, "data_dir": data_dir, "database_url": database_url}
     settings = Settings.load(**given)
-    _print_settings(settings, {name for name, value in given.items() if value is not None})
+    rows = _setting_rows(settings, {name for name, value in given.items() if value is not None})
     checks = run_checks(settings, suite or [])
+    with printed_to(output):
+        if form == "json":
+            say_json({"settings": rows, "checks": [asdict(check) for check in checks]})
+        elif form == "csv":
+            print_rows([asdict(check) for check in checks], form, "checks", "")
+        else:
+            print_rows(rows, form, "settings", "")
+            _print_checks(checks)
+    if not all(check.ok or not check.needed for check in checks):
+        raise typer.Exit(FAILED)
+
+
+def _print_checks(checks: Sequence[Check]) -> None:
     print_table(
         ["check", "", "found", "do"],
         [
@@ -71,26 +102,23 @@ def doctor(
             for check in checks
         ],
     )
-    if not all(check.ok or not check.needed for check in checks):
-        raise typer.Exit(FAILED)
 
 
-def _print_settings(settings: Settings, given: set[str]) -> None:
+def _setting_rows(settings: Settings, given: set[str]) -> list[dict[str, object]]:
     derived = {
         "data_dir": settings.data_path,
         "database_url": settings.database,
         "datasets": settings.datasets_path,
         "assets": settings.assets_path,
     }
-    rows = [
-        [
-            PREFIX + name.upper(),
-            shown_setting(name, derived.get(name, getattr(settings, name))),
-            "option" if name in given else source,
-        ]
+    return [
+        {
+            "setting": PREFIX + name.upper(),
+            "value": shown_setting(name, derived.get(name, getattr(settings, name))),
+            "from": "option" if name in given else source,
+        }
         for name, source in setting_sources().items()
     ]
-    print_table(["setting", "value", "from"], rows)
 
 
 Pairs = Annotated[Path, typer.Option(help="Real pairs: `text_ids` and `image_codes` on each line, or safetensors.")]
@@ -107,7 +135,9 @@ Tokenizer = Annotated[
     Path | None, typer.Option(help="The tokenizer.json for pairs that hold `text`.", show_default="none")
 ]
 Output = Annotated[Path | None, typer.Option(help="Write the layout here, for --layout; only if it is decided.")]
-Report = Annotated[Path | None, typer.Option("--json", help="Write all that was found here.")]
+Report = Annotated[
+    Path | None, typer.Option("--findings", help="File to write all findings to, as JSON.", show_default="none")
+]
 
 
 @doctor_app.command(name="layout")
@@ -121,7 +151,8 @@ def find_layout(
     limit: Annotated[int, typer.Option(min=2, help="Use the first so many pairs.")] = 16,
     tokenizer: Tokenizer = None,
     output: Output = None,
-    report: Report = None,
+    findings: Report = None,
+    json_file: JsonFile = None,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
@@ -129,7 +160,8 @@ def find_layout(
 
     The exit code is 1 when it is not decided: a wrong layout poisons every number, so it is never guessed.
     """
-    require_folders({"--output": output, "--json": report})
+    report = output_of(findings, json_file, "--findings")
+    require_folders({"--output": output, "--findings": report})
     settings = Settings.load(device=device, threads=threads)
     question = Question(
         checkpoint_reference(checkpoint, inline_model(model), None, settings),
@@ -143,7 +175,7 @@ def find_layout(
     with show_bars() as bars:
         checkup = examine(question, settings, lambda done: bars.show("layouts", done, None, "scored"))
     if report is not None:
-        write_output("--json", report, json.dumps(to_json(checkup), indent=2) + "\n")
+        write_output("--findings", report, json.dumps(to_json(checkup), indent=2) + "\n")
     if output is not None and checkup.verdict.decided:
         write_output("--output", output, layout_yaml(checkup))
     _print_checkup(checkup)

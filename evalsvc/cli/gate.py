@@ -10,7 +10,19 @@ from typing import Annotated, Literal
 import typer
 
 from evalsvc.checkpoints.reference import CheckpointRef
-from evalsvc.cli.options import Device, Layout, Model, Suites, Threads, Url, connect, require_folders
+from evalsvc.cli.name_completion import complete_run, complete_suite
+from evalsvc.cli.options import (
+    Device,
+    JsonFile,
+    Layout,
+    Model,
+    Suites,
+    Threads,
+    Url,
+    connect,
+    output_of,
+    require_folders,
+)
 from evalsvc.cli.progress import show_bars
 from evalsvc.cli.terminal import print_table, say
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
@@ -35,7 +47,9 @@ Spending = Literal["obrien-fleming", "pocock"]
 Candidate = Annotated[
     str,
     typer.Argument(
-        help="The file of a result (run --output), or RUN@STEP[:VARIANT] of the service; with --until, weights."
+        metavar="CANDIDATE",
+        help="The file of a result (run --output), or RUN@STEP[:VARIANT] of the service; with --until, weights.",
+        autocompletion=complete_run,
     ),
 ]
 RulesFile = Annotated[
@@ -45,7 +59,9 @@ RulesFile = Annotated[
 OfSuite = Annotated[
     str | None,
     typer.Option(
-        help="Of RUN@STEP, only this suite's values; with --until, what is evaluated.", show_default="all suites"
+        help="Of RUN@STEP, only this suite's values; with --until, what is evaluated.",
+        show_default="all suites",
+        autocompletion=complete_suite,
     ),
 ]
 UntilDecided = Annotated[
@@ -60,7 +76,9 @@ OfFamily = Annotated[
     ),
 ]
 Timeout = Annotated[float, typer.Option(min=0, help="Seconds to wait for evaluations that are not over.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the report here, as JSON.")]
+ReportFile = Annotated[
+    Path | None, typer.Option("--output", help="File to write the report to, as JSON.", show_default="none")
+]
 JunitFile = Annotated[Path | None, typer.Option(help="Write the report here, as JUnit XML.")]
 MarkdownFile = Annotated[Path | None, typer.Option(help="Append the report to this file, e.g. $GITHUB_STEP_SUMMARY.")]
 Annotations = Annotated[
@@ -71,7 +89,9 @@ Annotations = Annotated[
 @commands.command()
 def gate(
     candidate: Candidate,
-    baseline: Annotated[str, typer.Option(help="What it is compared with, given likewise.")],
+    baseline: Annotated[
+        str, typer.Option(help="What CANDIDATE is compared with, given likewise.", autocompletion=complete_run)
+    ],
     rules: RulesFile = None,
     suite: OfSuite = None,
     until: UntilDecided = None,
@@ -85,6 +105,7 @@ def gate(
     device: Device = None,
     threads: Threads = None,
     timeout: Timeout = 3600,
+    output: ReportFile = None,
     json_file: JsonFile = None,
     junit: JunitFile = None,
     markdown: MarkdownFile = None,
@@ -101,7 +122,8 @@ def gate(
     noise, looked at eight times at most, and no further than it takes to decide every metric that the rules judge, or
     to find one worse.
     """
-    require_folders({"--json": json_file, "--junit": junit, "--markdown": markdown})
+    output = output_of(output, json_file)
+    require_folders({"--output": output, "--junit": junit, "--markdown": markdown})
     chosen = read_rules(rules)
     if family is not None:
         chosen = replace(chosen, family=family)
@@ -111,7 +133,7 @@ def gate(
     else:
         report = _gate_until(candidate, baseline, chosen, here, spending)
     _print_report(report, annotations)
-    _write("--json", json_file, gate_reports.to_json(report).encode())
+    _write("--output", output, gate_reports.to_json(report).encode())
     _write("--junit", junit, gate_reports.to_junit(report))
     _write("--markdown", markdown, gate_reports.to_markdown(report).encode(), mode="ab")
     raise typer.Exit(int(report.outcome))

@@ -16,6 +16,7 @@ from evalsvc.cli.history_tables import (
     write_history_csv,
     write_tradeoff_csv,
 )
+from evalsvc.cli.name_completion import complete_metric, complete_run
 from evalsvc.cli.options import Format, Url, connect, print_document
 from evalsvc.cli.terminal import say
 from evalsvc.compare.curves import join_histories, require_comparable, tabulate
@@ -27,9 +28,13 @@ commands = typer.Typer()
 
 @commands.command()
 def history(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="The training run, or several on one curve.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN", help="The training run, or several on one curve.", autocompletion=complete_run),
+    ],
     metric: Annotated[
-        list[str] | None, typer.Option(help="<task>/<metric>; repeat for several.", show_default="all")
+        list[str] | None,
+        typer.Option(help="<task>/<metric>; repeat for several.", show_default="all", autocompletion=complete_metric),
     ] = None,
     variant: Annotated[str | None, typer.Option(help="Only these weights.", show_default="all")] = None,
     x: Annotated[Axis, typer.Option("--x", help="Along training steps or tokens.")] = "step",
@@ -65,7 +70,12 @@ def history(
 
 @commands.command("import")
 def import_history(
-    run: Annotated[str, typer.Argument(help="The training run; it begins here where there is none.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="The training run; it begins here where there is none.", autocompletion=complete_run
+        ),
+    ],
     file: Annotated[Path, typer.Argument(help="CSV with a head, or JSON lines.")],
     metric: Annotated[
         list[str] | None, typer.Option(help="Only these; of a TensorBoard export, the name.", show_default="all")

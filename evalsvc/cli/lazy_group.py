@@ -1,28 +1,46 @@
-"""Groups of commands: one whose commands are imported when they are asked for, and one with a default command."""
+"""Groups of commands: plain help, commands that are imported when they run, a default command, and old names."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import groupby
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
-from typer.main import get_group
+from typer.main import get_group_from_info
+from typer.models import TyperInfo
+
+from evalsvc.cli.terminal import warn
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a command is, and what is said of it in the help of the group."""
+    """Where a command is, and its line in the list of commands."""
 
     module: str
     """Dotted name of a module with a `typer.Typer` that is called `commands`."""
+    section: str
+    """Title above the command in the list."""
     help: str
-    """First paragraph of the command's own help."""
+    """What the command does, in one line."""
+
+
+class CommandGroup(TyperGroup):
+    """A group whose help shows the first paragraph of every command, whole."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write a row for each command."""
+        shown = {name: command for name, command in self.commands.items() if not command.hidden}
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _first_paragraph(command.help or "")) for name, command in shown.items()])
 
 
 class Announced(TyperCommand):
-    """What stands for a command until it is run: its name and the first paragraph of its help."""
+    """Stands for a command until the command runs: its name and its line in the list."""
 
     def __init__(self, name: str, entry: Entry) -> None:
         super().__init__(name, help=entry.help)
@@ -30,29 +48,87 @@ class Announced(TyperCommand):
 
     def load(self) -> Any:
         """Import the module, and return the command itself."""
-        return get_group(import_module(self.entry.module).commands).commands[str(self.name)]
+        info = TyperInfo(import_module(self.entry.module).commands)
+        # Rich's help has six columns and cuts the names of options on a narrow terminal; plain help wraps.
+        group = get_group_from_info(info, pretty_exceptions_short=True, suggest_commands=True, rich_markup_mode=None)
+        command = group.commands[str(self.name)]
+        _name_arguments(command)
+        return command
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
         """Begin to run the command, or to complete its arguments: from here on it is the command itself."""
         return self.load().make_context(*arguments, **options)
 
 
-class LazyGroup(TyperGroup):
+class LazyGroup(CommandGroup):
     """Lists commands, for help and for the completion of their names, without importing any."""
 
     entries: Mapping[str, Entry]
     """By the name of the command, in the order in which help lists them."""
+    old_names: Mapping[str, str]
+    """By the old name of a command: the words that replace the name."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.commands = {name: Announced(name, entry) for name, entry in self.entries.items()}
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that the words name. An old name is replaced, with a line on stderr."""
+        if (new := self.old_names.get(args[0])) is not None:
+            if not ctx.resilient_parsing:
+                warn(f"`evalsvc {args[0]}` is called `evalsvc {new}`; the old name goes with the next version")
+            args = [*new.split(), *args[1:]]
+        return super().resolve_command(ctx, args)
 
-class DefaultGroup(TyperGroup):
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands by section, without the few options of `evalsvc` itself: the help is one screen.
+
+        The usage line and the epilogue name these options.
+        """
+        formatter.write_paragraph()
+        for title, rows in self._sections():
+            formatter.write(f"{title}:\n")
+            with formatter.indentation():
+                formatter.write_dl(rows)
+
+    def _sections(self) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+        width = max(map(len, self.entries))
+        for title, entries in groupby(self.entries.items(), key=lambda named: named[1].section):
+            yield title, [(name.ljust(width), entry.help) for name, entry in entries]
+
+
+class DefaultGroup(CommandGroup):
     """A group that runs its command `default` where none is named; `GROUP --help` is the help of the group."""
 
     default: str
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        is_own = args[0] in self.commands or args[0] == "--help" if args else self.no_args_is_help
+        """Put the default command before arguments that name no command."""
+        is_own = args[0] in self.commands or args[0] in ctx.help_option_names if args else self.no_args_is_help
         return super().parse_args(ctx, args if is_own else [self.default, *args])
+
+
+def _name_arguments(command: Any) -> None:
+    """Have help and errors call the arguments of a command RUN and not `{run}`."""
+    command.context_class = _Context
+    for parameter in command.params:
+        if parameter.param_type_name == "argument":
+            parameter.metavar = parameter.metavar or parameter.name.upper()
+    for member in getattr(command, "commands", {}).values():
+        _name_arguments(member)
+
+
+class _Context(typer.Context):
+    def make_formatter(self) -> Any:
+        formatter: Any = super().make_formatter()
+        write = formatter.write_usage
+
+        def write_usage(program: str, arguments: str = "", prefix: str | None = None) -> None:
+            write(program, re.sub(r"\{([^{}]*)\}", r"\1", arguments), prefix)
+
+        formatter.write_usage = write_usage
+        return formatter
+
+
+def _first_paragraph(text: str) -> str:
+    return text.partition("\n\n")[0]

@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from evalsvc.cli.terminal import print_table, say
+from evalsvc.cli.answers import print_rows, printed_to
+from evalsvc.cli.options import Output
+from evalsvc.cli.terminal import say
 from evalsvc.errors import UnknownName
 from evalsvc.metrics.definitions import DEFINITIONS, ERRORS, Definition, find_definitions, plain_names
 from evalsvc.metrics.reference_page import facts, page, sections
@@ -24,28 +26,34 @@ def metrics(
             show_default="all, in a table",
         ),
     ] = None,
-    output: Annotated[
-        Literal["text", "markdown"],
-        typer.Option("--format", help="`markdown` prints docs/reference/metrics.md."),
-    ] = "text",
+    form: Annotated[
+        Literal["table", "csv", "json", "markdown"],
+        typer.Option("--format", help="How to print the answer; markdown is the page of the documentation."),
+    ] = "table",
+    output: Output = None,
 ) -> None:
     """Show how metrics are defined: formula, unit, items, standard error, and how two checkpoints are compared."""
     definitions = DEFINITIONS if pattern is None else find_definitions(pattern)
     if not definitions:
         hint = "any other name behind a benchmark's is a metric of lm-eval; '<metric>' shows what is known of it"
         raise UnknownName.among("metric", pattern or "", plain_names(), hint)
-    if output == "markdown":
-        say(page().rstrip("\n") if pattern is None else sections(definitions))
-    elif pattern is None:
-        print_table(
-            ["task", "metric", "unit", "better", "value"],
-            [
-                [definition.kind, definition.title, definition.unit, definition.direction, definition.formula]
-                for definition in definitions
-            ],
-        )
-    else:
-        say("\n\n".join(map(_described, definitions)))
+    with printed_to(output):
+        if form == "markdown":
+            say(page().rstrip("\n") if pattern is None else sections(definitions))
+        elif form == "table" and pattern is not None:
+            say("\n\n".join(map(_described, definitions)))
+        else:
+            print_rows(list(map(_row, definitions)), form, "metrics", "")
+
+
+def _row(definition: Definition) -> dict[str, object]:
+    return {
+        "task": definition.kind,
+        "metric": definition.title,
+        "unit": definition.unit,
+        "better": definition.direction,
+        "value": definition.formula,
+    }
 
 
 def _described(definition: Definition) -> str:

@@ -8,7 +8,8 @@ from typing import Annotated, Literal, TypeVar
 
 import typer
 
-from evalsvc.cli.terminal import say_json
+from evalsvc.cli.name_completion import complete_run, complete_suite
+from evalsvc.cli.terminal import say_json, warn
 from evalsvc.client import Client
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, os_reason
@@ -20,10 +21,41 @@ FAILED = 1
 
 
 Format = Literal["table", "csv", "json"]
-"""How a document of the service is printed."""
+"""How an answer of the service is printed."""
 
+Form = Annotated[Format, typer.Option("--format", help="How to print the answer.")]
+AsJson = Annotated[bool, typer.Option("--json", hidden=True, help="Former spelling of --format json.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", hidden=True, help="Former spelling of --output.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", help="File to write the answer to.", show_default="standard output")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 Url = Annotated[str | None, typer.Option(help="Address of the service.", show_default="http://127.0.0.1:8321")]
-Suite = Annotated[list[str] | None, typer.Option(help="Suite; repeat for several.", show_default="the run's plan")]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Data folder of the service.", show_default="~/.local/share/evalsvc")
+]
+DatabaseUrl = Annotated[
+    str | None, typer.Option(help="SQLAlchemy URL of the database.", show_default="SQLite in the data folder")
+]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The training run.", autocompletion=complete_run)]
+CheckpointArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN@STEP", help="The checkpoint: RUN@STEP or RUN@STEP:VARIANT.", autocompletion=complete_run
+    ),
+]
+OfRun = Annotated[
+    str | None,
+    typer.Argument(metavar="RUN", help="Only this run.", show_default="all", autocompletion=complete_run),
+]
+FirstStep = Annotated[int | None, typer.Option("--from", min=0, help="First step.", show_default="the lowest")]
+LastStep = Annotated[int | None, typer.Option("--to", min=0, help="Last step.", show_default="the highest")]
+Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Rows to show at most.")]
+EvaluationId = Annotated[int, typer.Argument(metavar="ID", min=1, help="The evaluation's id.")]
+Suite = Annotated[
+    list[str] | None,
+    typer.Option(help="Suite; repeat for several.", show_default="the run's plan", autocompletion=complete_suite),
+]
 Device = Annotated[str | None, typer.Option(help="Such as cuda:0 or cpu.", show_default="cuda, else cpu")]
 Devices = Annotated[
     str | None,
@@ -50,6 +82,27 @@ def connect(url: str | None) -> Client:
     """The client of the service at `url` [EVALSVC_URL], with the token of the settings."""
     settings = Settings.load(url=url)
     return Client(settings.url, token=settings.client_token(), ca=settings.https_ca or None)
+
+
+def form_of(form: Format, as_json: bool) -> Format:
+    """Return how to print an answer where the former option --json may be given."""
+    if as_json:
+        warn("--json is written --format json; the former spelling goes with the next version")
+    return "json" if as_json else form
+
+
+def output_of(output: Path | None, json_file: Path | None, option: str = "--output") -> Path | None:
+    """Return the file of `option` where the former option --json may be given.
+
+    Raises:
+        InvalidRequest: both are given.
+    """
+    if json_file is None:
+        return output
+    if output is not None:
+        raise InvalidRequest(f"{option} {output} and --json {json_file} are both given; leave --json out")
+    warn(f"--json is written {option}; the former spelling goes with the next version")
+    return json_file
 
 
 Answer = TypeVar("Answer")

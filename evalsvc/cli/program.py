@@ -13,114 +13,65 @@ from evalsvc.cli.terminal import complain, say, warn
 from evalsvc.config import unknown_variables
 from evalsvc.errors import EvalsvcError, InvalidRequest
 
+SERVICE, POST, HOLD, READ, ALONE, WRITE = (
+    "Run a service",
+    "Post checkpoints",
+    "See and change what the service has",
+    "Read results",
+    "Evaluate without a service",
+    "Write suites",
+)
+"""Titles of the sections of `evalsvc --help`."""
+
 COMMANDS = {
-    "serve": Entry("evalsvc.cli.serve", "Run the service and its workers on this machine."),
-    "worker": Entry(
-        "evalsvc.cli.cluster",
-        "Run workers for an existing scheduler, and start again whatever ends, until SIGTERM or Ctrl-C.",
-    ),
-    "scheduler": Entry(
-        "evalsvc.cli.cluster",
-        "Run the scheduler between a service and workers of other machines, until interrupted.",
-    ),
-    "certificates": Entry(
-        "evalsvc.cli.cluster",
-        "Make the certificates that scheduler, service and workers share. Whoever has key.pem is let in.",
-    ),
-    "demo": Entry(
-        "evalsvc.cli.demo",
-        "Evaluate the miniature run that comes with evalsvc, end to end: losses, images, FID, what is left "
-        "of its English.",
-    ),
-    "status": Entry(
-        "evalsvc.cli.status",
-        "Show how the service is: its workers and what they run, the queue, what failed last.",
-    ),
-    "submit": Entry("evalsvc.cli.checkpoints", "Post a checkpoint to the service and have it evaluated."),
-    "sweep": Entry(
-        "evalsvc.cli.checkpoints",
-        "Post what lies on the straight line between two checkpoints' weights, evenly spaced.",
-    ),
-    "base": Entry(
-        "evalsvc.cli.checkpoints",
-        "Say, or show, what a run's checkpoints are compared with, e.g. the language model that it began from.",
-    ),
-    "watch": Entry(
-        "evalsvc.cli.watch",
-        "Post every checkpoint that appears in a folder, once, with a line for each.",
-    ),
-    "show": Entry(
-        "evalsvc.cli.runs",
-        "Show a run with its plan, base and checkpoints, or one of its checkpoints with the states of its evaluations.",
-    ),
-    "rename-run": Entry(
-        "evalsvc.cli.runs",
-        "Give a run another name, in its history, in expressions, and where it is the base of others.",
-    ),
-    "delete-run": Entry(
-        "evalsvc.cli.runs",
-        "Delete a run with its checkpoints' evaluations, history and artifacts, for good; files that were posted stay.",
-    ),
-    "artifacts": Entry("evalsvc.cli.artifacts", "Image grids, samples and pages: which of them are kept."),
-    "history": Entry(
-        "evalsvc.cli.history",
-        "Show a run's metrics along its training, or those of several runs side by side.",
-    ),
-    "import": Entry(
-        "evalsvc.cli.history",
-        "Enter values that were measured elsewhere into a run's history, where they are marked as imported.",
-    ),
-    "completions": Entry(
-        "evalsvc.cli.completions",
-        "Show what a run's checkpoints made of fixed prompts, prompt by prompt: the base first, then a line per step.",
-    ),
-    "run": Entry("evalsvc.cli.evaluate", "Evaluate a checkpoint here and now, without a service."),
-    "gate": Entry("evalsvc.cli.gate", "Pass or fail a checkpoint by its distance from a baseline, e.g. in CI."),
-    "compare": Entry(
-        "evalsvc.cli.compare",
-        "Say how far two checkpoints are apart: the difference B − A of every metric, its interval, and a verdict.",
-    ),
-    "verify": Entry(
-        "evalsvc.cli.verify",
-        "Compute numbers a second time: `evalsvc verify machine`, or `evalsvc verify RUN@STEP`, in full "
-        "`evalsvc verify checkpoint RUN@STEP`.",
-    ),
-    "suites": Entry("evalsvc.cli.suites", "Write, check and list suites: what is evaluated of a checkpoint."),
-    "tasks": Entry(
-        "evalsvc.cli.tasks",
-        "Show the kinds of tasks that a suite may have, or the parameters, metrics and needs of one kind.",
-    ),
-    "metrics": Entry(
-        "evalsvc.cli.metrics",
-        "Show how metrics are defined: formula, unit, items, standard error, and how two checkpoints are compared.",
-    ),
-    "doctor": Entry(
-        "evalsvc.cli.doctor",
-        "Show every setting, and what is missing for an evaluation: `evalsvc doctor [SUITE]...`, in full "
-        "`evalsvc doctor setup`.",
-    ),
-    "assets": Entry("evalsvc.cli.assets", "Weights of other people's networks, which some suites need."),
-    "benchmarks": Entry("evalsvc.cli.benchmarks", "lm-eval's benchmarks, which the task `language` asks."),
-    "reference": Entry("evalsvc.cli.reference", "Statistics of real images, which FID compares with."),
-    "backup": Entry(
-        "evalsvc.cli.backup",
-        "Write the database and the data folder to one file, consistent with each other, while the service runs.",
-    ),
-    "restore": Entry(
-        "evalsvc.cli.backup",
-        "Restore a backup into an empty database, SQLite or PostgreSQL, and a new data folder.",
-    ),
-    "token": Entry(
-        "evalsvc.cli.token",
-        "Make, list and revoke the tokens of a service, on its database; it need not run, and heeds what "
-        "was done within seconds. With the first one, a service lets nobody in without a token.",
-    ),
+    "serve": Entry("evalsvc.cli.serve", SERVICE, "Run the service and its workers on this machine."),
+    "worker": Entry("evalsvc.cli.cluster", SERVICE, "Run workers for the scheduler of another machine."),
+    "scheduler": Entry("evalsvc.cli.cluster", SERVICE, "Run the scheduler between a service and its workers."),
+    "certificates": Entry("evalsvc.cli.cluster", SERVICE, "Make the certificates of scheduler, service and workers."),
+    "status": Entry("evalsvc.cli.status", SERVICE, "Show workers, queue, and running and failed evaluations."),
+    "tokens": Entry("evalsvc.cli.tokens", SERVICE, "Make, list and revoke access tokens."),
+    "backup": Entry("evalsvc.cli.backup", SERVICE, "Write the database and the data folder to one file."),
+    "restore": Entry("evalsvc.cli.backup", SERVICE, "Restore a backup into an empty database and data folder."),
+    "submit": Entry("evalsvc.cli.checkpoints", POST, "Post a checkpoint and have it evaluated."),
+    "watch": Entry("evalsvc.cli.watch", POST, "Post every checkpoint that appears in a folder."),
+    "sweep": Entry("evalsvc.cli.checkpoints", POST, "Post mixtures of two checkpoints' weights."),
+    "import": Entry("evalsvc.cli.history", POST, "Enter values that other tools measured."),
+    "runs": Entry("evalsvc.cli.runs", HOLD, "List, show, rename and delete runs; set their bases."),
+    "checkpoints": Entry("evalsvc.cli.checkpoints", HOLD, "List, show and delete checkpoints."),
+    "evaluations": Entry("evalsvc.cli.evaluations", HOLD, "List, show, cancel, retry and repeat evaluations."),
+    "plan": Entry("evalsvc.cli.plan", HOLD, "Show or set the suites that a run's checkpoints get."),
+    "history": Entry("evalsvc.cli.history", READ, "Show the metrics of runs by training step."),
+    "compare": Entry("evalsvc.cli.compare", READ, "Compare checkpoints or runs, with intervals and verdicts."),
+    "gate": Entry("evalsvc.cli.gate", READ, "Fail if a checkpoint is worse than a baseline, as in CI."),
+    "completions": Entry("evalsvc.cli.completions", READ, "Show what checkpoints made of fixed prompts."),
+    "artifacts": Entry("evalsvc.cli.artifacts", READ, "List, fetch, keep and prune image grids and pages."),
+    "items": Entry("evalsvc.cli.items", READ, "Fetch results per item: per image, caption or question."),
+    "protocol": Entry("evalsvc.cli.protocol", READ, "Show how a value was measured, and what differs."),
+    "demo": Entry("evalsvc.cli.demo", ALONE, "Evaluate the small run that comes with evalsvc."),
+    "run": Entry("evalsvc.cli.evaluate", ALONE, "Evaluate a checkpoint here, without a service."),
+    "verify": Entry("evalsvc.cli.verify", ALONE, "Compute numbers a second time, by other programs."),
+    "doctor": Entry("evalsvc.cli.doctor", ALONE, "Show settings and what is missing; find a layout."),
+    "suites": Entry("evalsvc.cli.suites", WRITE, "Write, check and list suites; keep them in the service."),
+    "tasks": Entry("evalsvc.cli.tasks", WRITE, "Show the kinds of tasks and their parameters."),
+    "metrics": Entry("evalsvc.cli.metrics", WRITE, "Show how metrics are defined."),
+    "benchmarks": Entry("evalsvc.cli.benchmarks", WRITE, "List and prepare lm-eval's benchmarks."),
+    "reference": Entry("evalsvc.cli.reference", WRITE, "Import statistics of real images for FID."),
+    "assets": Entry("evalsvc.cli.assets", WRITE, "Fetch the weights of networks that suites need."),
 }
 """The commands in the order of `evalsvc --help`, which imports none of them."""
 
+OLD_NAMES = {
+    "show": "runs show",
+    "rename-run": "runs rename",
+    "delete-run": "runs delete",
+    "base": "runs base",
+    "token": "tokens",
+}
+"""Names of commands in the version before, which work for one more version."""
+
 
 class Commands(LazyGroup):
-    entries = COMMANDS
+    entries, old_names = COMMANDS, OLD_NAMES
 
 
 app = typer.Typer(
@@ -128,10 +79,14 @@ app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    options_metavar="[-h] [--version [--verbose]]",
     help="Evaluate the checkpoints of auto-regressive text-to-image models, and keep one history of metrics per "
-    "training step.\n\nBegin with [bold]evalsvc serve[/bold]; post with [bold]evalsvc submit[/bold]; read with "
-    "[bold]evalsvc history[/bold]. Every option that is a setting can also be given as a variable "
-    "[bold]EVALSVC_…[/bold]; [bold]evalsvc doctor[/bold] lists them.",
+    "training step.",
+    epilog="`evalsvc COMMAND -h` shows a command and its options. Options that are settings can also be given as "
+    "variables EVALSVC_NAME; `evalsvc doctor` lists them. `evalsvc --install-completion` has the shell complete "
+    "commands, options and names.",
 )
 
 WRONG_USE, INTERRUPTED = 2, 130

@@ -7,11 +7,15 @@ from typing import Annotated
 
 import typer
 
+from evalsvc.cli.lazy_group import CommandGroup
+from evalsvc.cli.options import DataDir
 from evalsvc.cli.terminal import say
 from evalsvc.config import Settings
 
 commands = typer.Typer()
-reference_app = typer.Typer(no_args_is_help=True, help="Statistics of real images, which FID compares with.")
+reference_app = typer.Typer(
+    cls=CommandGroup, no_args_is_help=True, help="Import statistics of real images, which FID compares with."
+)
 commands.add_typer(reference_app, name="reference")
 
 
@@ -20,9 +24,7 @@ def import_reference(
     file: Annotated[Path, typer.Argument(help="An npz file with mu and sigma of Inception features.")],
     name: Annotated[str, typer.Option(help="What suites call it.")],
     n: Annotated[int | None, typer.Option(help="How many images it rests on.", show_default="unknown")] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the references.", show_default="~/.local/share/evalsvc")
-    ] = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Take over someone else's reference statistics. They are marked as foreign wherever they are used."""
     # What reads the file is a worker's, and needs NumPy.

@@ -1,83 +1,153 @@
-"""Runs are shown, get another name, or are deleted."""
+"""`evalsvc runs`: runs are listed, shown, renamed and deleted, and get a base."""
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from evalsvc.cli.document_text import print_document
-from evalsvc.cli.options import Url, connect
-from evalsvc.cli.terminal import say, say_json
-from evalsvc.client import Client
-from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.cli.answers import moment, print_list, print_one, printed_to
+from evalsvc.cli.checkpoints import StepCommand, find_checkpoint
+from evalsvc.cli.confirmation import confirm_by_name
+from evalsvc.cli.lazy_group import CommandGroup
+from evalsvc.cli.name_completion import complete_metric, complete_run
+from evalsvc.cli.options import AsJson, Form, Output, RunArgument, Url, Yes, connect, form_of
+from evalsvc.cli.tables import shown_number
+from evalsvc.cli.terminal import say
+from evalsvc.errors import InvalidRequest
 from evalsvc.spec import documents
-from evalsvc.spec.documents.reading import content_of
-from evalsvc.spec.names import CHECKPOINT, checkpoint_name, parse_checkpoint
+from evalsvc.spec.names import CHECKPOINT
+from evalsvc.spec.protocol import labelled
 
 commands = typer.Typer()
+runs_app = typer.Typer(
+    cls=CommandGroup, no_args_is_help=True, help="List, show, rename and delete runs; set their bases."
+)
+commands.add_typer(runs_app, name="runs")
 
 
-@commands.command()
+@runs_app.command("list")
+def list_runs(form: Form = "table", output: Output = None, url: Url = None) -> None:
+    """List all runs."""
+    with connect(url) as client, printed_to(output):
+        print_list(client.runs(), form, "runs", _run_row, "there is no run yet; evalsvc submit posts a checkpoint")
+
+
+def _run_row(run: documents.RunSummary) -> dict[str, str]:
+    return {
+        "run": run.name,
+        "checkpoints": f"{run.checkpoints:,}",
+        "last step": "" if run.last_step is None else str(run.last_step),
+        "values": f"{run.values:,}",
+        "since": moment(run.created_at),
+    }
+
+
+@runs_app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="RUN, or a checkpoint of it: RUN@STEP or RUN@STEP:VARIANT.")],
-    as_json: Annotated[bool, typer.Option("--json", help="The whole of it, for programs.")] = False,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="The run, or one of its checkpoints as RUN@STEP.", autocompletion=complete_run
+        ),
+    ],
+    form: Form = "table",
+    output: Output = None,
+    as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Show a run with its plan, base and checkpoints, or one of its checkpoints with the states of its evaluations."""
-    with connect(url) as client:
-        document = _checkpoint(client, name) if CHECKPOINT.fullmatch(name) else client.run(name)
-    if as_json:
-        say_json(content_of(document))
-    else:
-        print_document(document)
+    """Show a run with its plan, its base and its checkpoints.
+
+    RUN@STEP shows one checkpoint, as `evalsvc checkpoints show` does.
+    """
+    with connect(url) as client, printed_to(output):
+        document = find_checkpoint(client, name) if CHECKPOINT.fullmatch(name) else client.run(name)
+        print_one(document, form_of(form, as_json))
 
 
-def _checkpoint(client: Client, name: str) -> documents.Checkpoint:
-    run, step, variant = parse_checkpoint(name)
-    posted = {checkpoint_name(run, one.step, one.variant): one.id for one in client.run(run).checkpoints}
-    asked = checkpoint_name(run, step, variant)
-    if asked not in posted:
-        raise UnknownName.among("checkpoint", asked, posted)
-    return client.checkpoint(posted[asked])
-
-
-@commands.command(name="rename-run")
-def rename_run(
-    run: Annotated[str, typer.Argument(help="The run.")],
-    name: Annotated[str, typer.Argument(help="What it is called from now on.")],
+@runs_app.command()
+def summary(
+    run: RunArgument,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this metric; repeat for several.", show_default="all", autocompletion=complete_metric),
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="Only these weights.", show_default="all")] = None,
+    form: Form = "table",
+    output: Output = None,
     url: Url = None,
 ) -> None:
-    """Give a run another name, in its history, in expressions, and where it is the base of others."""
+    """Show the latest and the best value of each metric of a run."""
+    with connect(url) as client, printed_to(output):
+        found = client.summary(run, metric or (), variant=variant)
+        print_list(found, form, "series", _summary_row, f"run {run} has no values yet")
+
+
+def _summary_row(series: documents.SummarySeries) -> dict[str, str]:
+    latest, best = series.latest, series.best
+    values = {"latest": latest and shown_number(latest.value), "at step": latest and str(latest.step)}
+    values |= {"best": best and shown_number(best.value), "best at": best and str(best.step)}
+    return {
+        "metric": labelled(series.metric, series.differs),
+        "variant": series.variant,
+        "unit": series.unit,
+        **{name: value or "" for name, value in values.items()},
+    }
+
+
+@runs_app.command()
+def rename(
+    run: RunArgument,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The new name.")],
+    url: Url = None,
+) -> None:
+    """Give a run another name.
+
+    The name changes wherever the run is named: in its history, in expressions, and as the base of other runs.
+    """
     with connect(url) as client:
         client.rename_run(run, name)
     say(f"run {run} is called {name}")
 
 
-@commands.command(name="delete-run")
-def delete_run(
-    run: Annotated[str, typer.Argument(help="The run.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+@runs_app.command(cls=StepCommand)
+def base(
+    run: RunArgument,
+    step: Annotated[int | None, typer.Argument(help="Step of the base.", show_default="show the base")] = None,
+    of: Annotated[
+        str | None, typer.Option(help="Run of the base.", show_default="this run", autocompletion=complete_run)
+    ] = None,
+    variant: Annotated[str, typer.Option(help="Weights of the step, such as ema_0.9999.")] = "raw",
+    url: Url = None,
+) -> None:
+    """Show or set the base of a run: the checkpoint that others are compared with.
+
+    The base is, for example, the language model that the run began from. By default it is the run's own step 0.
+    """
+    if step is None and of is not None:
+        raise InvalidRequest(f"--of {of} is given without a step; give both: evalsvc runs base {run} STEP --of {of}")
+    with connect(url) as client:
+        found = client.run(run).base if step is None else client.set_base(run, step, of=of, variant=variant)
+    posted = "not posted yet" if found.checkpoint is None else f"checkpoint {found.checkpoint}"
+    say(f"base of {run}: {found.run} step {found.step} {found.variant} ({posted})")
+
+
+@runs_app.command()
+def delete(
+    run: RunArgument,
+    yes: Yes = False,
     cancel: Annotated[bool, typer.Option("--cancel", help="Stop evaluations that wait or run.")] = False,
     url: Url = None,
 ) -> None:
-    """Delete a run with its checkpoints' evaluations, history and artifacts, for good; files that were posted stay."""
+    """Delete a run with its checkpoints, evaluations, history and artifacts, for good.
+
+    Files that were posted stay where they are.
+    """
     with connect(url) as client:
-        count = len(client.run(run).checkpoints)
-        if not yes:
-            _ask(run, count)
+        count = client.run(run).checkpoint_count
+        confirm_by_name(f"run {run} with {count:,} checkpoints", run, yes)
         deleted = client.delete_run(run, cancel=cancel)
     say(
         f"run {run} is deleted: {deleted.checkpoints:,} checkpoints, {deleted.evaluations:,} evaluations, "
         f"{deleted.values:,} values, {deleted.artifacts:,} artifacts, {deleted.freed_bytes:,} bytes of files"
     )
-
-
-def _ask(run: str, checkpoints: int) -> None:
-    what = f"run {run} with {checkpoints} checkpoints would be deleted for good"
-    if not sys.stdin.isatty():
-        raise InvalidRequest(f"{what}; give --yes if that is meant")
-    typed = typer.prompt(f"{what}; type its name to go on")
-    if typed != run:
-        raise InvalidRequest(f"{typed!r} is not {run!r}; nothing was deleted")

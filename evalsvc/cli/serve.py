@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evalsvc.cli.options import Devices, Suites, Threads, TlsCa, TlsCert, TlsKey
+from evalsvc.cli.options import DatabaseUrl, DataDir, Devices, Suites, Threads, TlsCa, TlsCert, TlsKey
 from evalsvc.cli.terminal import say
 from evalsvc.config import Settings, drop_secrets
 from evalsvc.log import configure_logs
@@ -16,11 +16,6 @@ commands = typer.Typer()
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8321")]
-DataDir = Annotated[
-    Path | None,
-    typer.Option(help="Folder of database, spooled checkpoints and artifacts.", show_default="~/.local/share/evalsvc"),
-]
-DatabaseUrl = Annotated[str | None, typer.Option(help="SQLAlchemy URL.", show_default="SQLite in the data folder")]
 Scheduler = Annotated[
     str | None, typer.Option(help="An existing Dask scheduler, tls://HOST:PORT.", show_default="a cluster of its own")
 ]

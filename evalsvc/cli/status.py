@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from evalsvc.cli.options import FAILED, Url, connect
+from evalsvc.cli.answers import printed_to
+from evalsvc.cli.options import FAILED, AsJson, Output, Url, connect, form_of
 from evalsvc.cli.status_screen import status_screen
 from evalsvc.cli.terminal import say, say_json
 from evalsvc.spec.documents.reading import content_of
@@ -18,7 +19,9 @@ commands = typer.Typer()
 
 @commands.command()
 def status(
-    as_json: Annotated[bool, typer.Option("--json", help="The whole of it, for programs.")] = False,
+    form: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print the answer.")] = "table",
+    output: Output = None,
+    as_json: AsJson = False,
     url: Url = None,
 ) -> None:
     """Show how the service is: its workers and what they run, the queue, what failed last.
@@ -28,10 +31,11 @@ def status(
     with connect(url) as client:
         document = client.status()
         address = client.url
-    if as_json:
-        say_json(content_of(document))
-    else:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        say("\n".join(status_screen(document, address, width)))
+    with printed_to(output):
+        if form_of(form, as_json) == "json":
+            say_json(content_of(document))
+        else:
+            width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+            say("\n".join(status_screen(document, address, width)))
     if document.status != "ready":
         raise typer.Exit(FAILED)

@@ -7,18 +7,32 @@ from typing import Annotated
 
 import typer
 
-from evalsvc.cli.options import FAILED, Suites, require_folders
-from evalsvc.cli.terminal import print_table, say
+from evalsvc.cli.answers import print_one, print_rows, printed_to
+from evalsvc.cli.confirmation import confirm
+from evalsvc.cli.lazy_group import CommandGroup
+from evalsvc.cli.name_completion import complete_suite
+from evalsvc.cli.options import FAILED, Form, Output, Suites, Url, Yes, connect, require_folders
+from evalsvc.cli.suite_text import print_suite_tasks
+from evalsvc.cli.terminal import say
 from evalsvc.config import Settings
 from evalsvc.doctor.suite_checks import check_suite_file
 from evalsvc.errors import EvalsvcError, InvalidRequest, UnknownName
 from evalsvc.files.atomic import write_whole
+from evalsvc.spec.documents import BrokenSuite, Suite, SuiteSummary
 from evalsvc.spec.new_suite import new_suite
 from evalsvc.spec.suite import SHIPPED_SUITES, load_suite, suite_files
 
 commands = typer.Typer()
-suites_app = typer.Typer(no_args_is_help=True, help="Write, check and list suites: what is evaluated of a checkpoint.")
+suites_app = typer.Typer(
+    cls=CommandGroup, no_args_is_help=True, help="Write, check and list suites; keep them in the service."
+)
 commands.add_typer(suites_app, name="suites")
+
+SuiteArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the suite.", autocompletion=complete_suite)]
+
+SUITE_ENDINGS = (".yaml", ".yml", ".json")
+MAX_SUITE = 1_000_000
+"""Bytes of a suite's file that are read."""
 
 
 @suites_app.command(name="new")
@@ -67,24 +81,95 @@ def check_suite(
 
 
 @suites_app.command(name="list")
-def list_suites(suites: Suites = None) -> None:
-    """Show the suites that are known by name: those that come with evalsvc, and those of the folder of suites."""
-    files = suite_files(Settings.load(suites=suites).suites_path)
-    print_table(["suite", "tasks", "description", "from"], [_listed(path) for path in files.values()])
+def list_suites(
+    service: Annotated[bool, typer.Option("--service", help="List what the service has instead.")] = False,
+    suites: Suites = None,
+    form: Form = "table",
+    output: Output = None,
+    url: Url = None,
+) -> None:
+    """List the suites that are known by name: those that come with evalsvc, and those of the folder of suites."""
+    if service:
+        with connect(url) as client:
+            rows = [_kept(suite) for suite in client.suites()]
+    else:
+        rows = [_listed(path) for path in suite_files(Settings.load(suites=suites).suites_path).values()]
+    with printed_to(output):
+        print_rows(rows, form, "suites", "there is no suite")
 
 
-def _listed(path: Path) -> list[str]:
+def _listed(path: Path) -> dict[str, object]:
     origin = "evalsvc" if path.parent == SHIPPED_SUITES else str(path)
     try:
         suite = load_suite(path)
     except EvalsvcError as error:
-        return [path.stem, "", error.message, origin]
-    kinds = dict.fromkeys(task.kind for task in suite.tasks)
-    return [path.stem, ", ".join(kinds), suite.description.partition(". ")[0], origin]
+        return {"suite": path.stem, "tasks": "", "description": error.message, "from": origin}
+    kinds = ", ".join(dict.fromkeys(task.kind for task in suite.tasks))
+    about = suite.description.partition(". ")[0]
+    return {"suite": path.stem, "tasks": kinds, "description": about, "from": origin}
+
+
+def _kept(suite: SuiteSummary | BrokenSuite) -> dict[str, object]:
+    return {
+        "suite": suite.name,
+        "tasks": "" if isinstance(suite, BrokenSuite) else ", ".join(suite.tasks),
+        "description": suite.error.message if isinstance(suite, BrokenSuite) else suite.description.partition(". ")[0],
+        "from": suite.source,
+        "hides": None if isinstance(suite, BrokenSuite) else suite.shadows,
+    }
+
+
+@suites_app.command(name="show")
+def show_suite(name: SuiteArgument, form: Form = "table", output: Output = None, url: Url = None) -> None:
+    """Show a suite of the service with its tasks and all their parameters."""
+    with connect(url) as client, printed_to(output):
+        print_one(client.suite(name), form, _print_suite)
+
+
+def _print_suite(suite: Suite) -> None:
+    say(f"suite {suite.name} ({suite.source}), digest {suite.digest}")
+    if suite.description:
+        say(suite.description)
+    print_suite_tasks(suite.tasks)
+
+
+@suites_app.command(name="put")
+def put_suite(
+    file: Annotated[Path, typer.Argument(help="The suite, a YAML or JSON file.")],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the suite.", show_default="the file's, less the end")
+    ] = None,
+    replace_shipped: Annotated[
+        bool, typer.Option("--replace-shipped", help="Also under the name of a suite that comes with evalsvc.")
+    ] = False,
+    url: Url = None,
+) -> None:
+    """Keep a suite in the service, under a name that plans and posts can give."""
+    if file.suffix not in SUITE_ENDINGS or not file.is_file():
+        raise InvalidRequest(f"{file} is no suite's file; give a file that ends in {' or '.join(SUITE_ENDINGS)}")
+    if file.stat().st_size > MAX_SUITE:
+        raise InvalidRequest(f"{file} has {file.stat().st_size:,} bytes, and a suite at most {MAX_SUITE:,}; shorten it")
+    try:
+        text = file.read_text()
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"{file} cannot be read as text: {error}") from None
+    with connect(url) as client:
+        suite = client.put_suite(name or file.stem, text, replace_shipped=replace_shipped)
+    say(f"suite {suite.name} is kept: {len(suite.tasks)} tasks, digest {suite.digest[:12]}")
+
+
+@suites_app.command(name="delete")
+def delete_suite(name: SuiteArgument, yes: Yes = False, url: Url = None) -> None:
+    """Delete a suite that was kept in the service; evaluations keep what they began with."""
+    confirm(f"delete suite {name} of the service", yes)
+    with connect(url) as client:
+        deleted = client.delete_suite(name)
+    then = "" if deleted.uncovered is None else f"; the name now stands for the suite of the {deleted.uncovered}"
+    say(f"suite {deleted.name} is deleted{then}")
 
 
 def _suite_path(file: str, settings: Settings) -> Path:
-    if file.endswith((".yaml", ".yml", ".json")):
+    if file.endswith(SUITE_ENDINGS):
         return Path(file)
     files = suite_files(settings.suites_path)
     if file not in files:

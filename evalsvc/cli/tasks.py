@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from evalsvc.cli.terminal import print_table, say, say_json
+from evalsvc.cli.answers import printed_to
+from evalsvc.cli.options import Output
+from evalsvc.cli.terminal import print_table, say, say_json, write_rows
 from evalsvc.spec.parameters import Parameter
 from evalsvc.tasks.reference_page import (
     TaskDescription,
@@ -19,35 +21,49 @@ from evalsvc.tasks.reference_page import (
 
 commands = typer.Typer()
 
+PARAMETER_COLUMNS = ("parameter", "type", "default", "meaning")
+
 
 @commands.command()
 def tasks(
     kind: Annotated[
         str | None, typer.Argument(metavar="KIND", help="A kind of task, such as loss.", show_default="all, in a table")
     ] = None,
-    output: Annotated[
-        Literal["text", "json", "markdown"],
-        typer.Option("--format", help="`markdown` is the page docs/reference/tasks.md."),
-    ] = "text",
+    form: Annotated[
+        Literal["table", "csv", "json", "markdown"],
+        typer.Option("--format", help="How to print the answer; markdown is the page of the documentation."),
+    ] = "table",
+    output: Output = None,
 ) -> None:
     """Show the kinds of tasks that a suite may have, or the parameters, metrics and needs of one kind."""
+    with printed_to(output):
+        _show(kind, form)
+
+
+def _show(kind: str | None, form: str) -> None:
     if kind is None:
-        _print_all(output)
-    elif output == "json":
+        _print_all(form)
+    elif form == "json":
         say_json(describe_task(kind).to_json())
-    elif output == "markdown":
+    elif form == "csv":
+        rows = [row for one in describe_task(kind).parameters for row in _rows(one, "")]
+        write_rows([dict(zip(PARAMETER_COLUMNS, row, strict=True)) for row in rows])
+    elif form == "markdown":
         say(section(describe_task(kind)))
     else:
         _print_task(describe_task(kind))
 
 
-def _print_all(output: str) -> None:
-    if output == "markdown":
+def _print_all(form: str) -> None:
+    rows = [{"kind": kind, "measures": what, "needs": needs} for kind, what, needs in task_summaries()]
+    if form == "markdown":
         say(page().rstrip("\n"))
-    elif output == "json":
-        say_json([{"kind": kind, "measures": what, "needs": needs} for kind, what, needs in task_summaries()])
+    elif form == "json":
+        say_json(rows)
+    elif form == "csv":
+        write_rows(rows)
     else:
-        print_table(["kind", "measures", "needs"], list(task_summaries()))
+        print_table(list(rows[0]), [list(row.values()) for row in rows])
         say("parameters and metrics of one kind: evalsvc tasks KIND; a suite of them: evalsvc suites new --task KIND")
 
 
@@ -57,7 +73,7 @@ def _print_task(task: TaskDescription) -> None:
         say(f"\n{task.about}")
     if task.needs:
         say(f"\nneeds: {task.needs}")
-    print_table(["parameter", "type", "default", "meaning"], [row for one in task.parameters for row in _rows(one, "")])
+    print_table(PARAMETER_COLUMNS, [row for one in task.parameters for row in _rows(one, "")])
     if task.metrics:
         print_table(["metric", "value"], task.metrics)
 

@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evalsvc.cli.lazy_group import DefaultGroup
+from evalsvc.cli.name_completion import complete_run
 from evalsvc.cli.options import (
     FAILED,
     Device,
+    JsonFile,
     Layout,
     Model,
     Suites,
     Threads,
     Url,
     connect,
+    output_of,
     require_folders,
     write_output,
 )
@@ -61,9 +64,17 @@ verify_app = typer.Typer(
 )
 commands.add_typer(verify_app, name="verify")
 
-Json = Annotated[Path | None, typer.Option("--json", help="Write the findings here, as JSON; - is stdout.")]
+Findings = Annotated[
+    Path | None,
+    typer.Option("--output", help="File ending in .json to write the findings to; - is stdout.", show_default="none"),
+]
 Name = Annotated[
-    str | None, typer.Argument(metavar="[RUN@STEP]", help="A checkpoint of the service, as RUN@STEP[:VARIANT].")
+    str | None,
+    typer.Argument(
+        metavar="RUN@STEP",
+        help="A checkpoint of the service, as RUN@STEP[:VARIANT].",
+        autocompletion=complete_run,
+    ),
 ]
 Checkpoint = Annotated[
     str | None, typer.Option(help="The weights to evaluate here, without a service.", show_default="none")
@@ -75,9 +86,7 @@ Suite = Annotated[
 Metrics = Annotated[
     list[str] | None, typer.Option(help="Verify this metric, such as coco/fid; repeat for several.", show_default="all")
 ]
-Output = Annotated[
-    Path | None, typer.Option(help="Keep the files that are compared in this folder.", show_default="none")
-]
+Files = Annotated[Path | None, typer.Option(help="New folder to keep the compared files in.", show_default="none")]
 
 
 @verify_app.command(name="machine")
@@ -86,7 +95,8 @@ def verify_machine(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; more make the small models slower.", show_default="1")
     ] = None,
-    json_file: Json = None,
+    output: Findings = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Check that this installation computes right on this machine.
 
@@ -95,11 +105,11 @@ def verify_machine(
 
     The exit code is 0 when everything agrees, 1 when something differs, 2 when nothing could be tried.
     """
-    _check_output(json_file)
+    output = _checked_output(output, json_file)
     settings = Settings.load(device=device, threads=threads)
     findings, about = _verify_machine(settings if settings.threads else replace(settings, threads=1))
     _keep(settings.data_path, {**about, **to_json(findings)})
-    raise typer.Exit(_report(findings, about, json_file))
+    raise typer.Exit(_report(findings, about, output))
 
 
 def _verify_machine(settings: Settings) -> tuple[list[Finding], dict[str, object]]:
@@ -142,30 +152,31 @@ def verify_checkpoint(
     model: Model = None,
     layout: Layout = None,
     suites: Suites = None,
-    output: Output = None,
+    files: Files = None,
+    output: Findings = None,
     device: Device = None,
     threads: Threads = None,
-    json_file: Json = None,
+    json_file: JsonFile = None,
     url: Url = None,
 ) -> None:
     """Compute a checkpoint's metrics a second time, by the programs that the field cites.
 
     The exit code is 0 when everything agrees, 1 when something differs, 2 when nothing could be tried.
     """
-    _check_output(json_file)
+    output = _checked_output(output, json_file)
     if (name is None) == (checkpoint is None):
         found = "both are given" if name else "neither is given"
         raise InvalidRequest(f"verify needs either RUN@STEP or --checkpoint FILE, and {found}; give one of them")
     if checkpoint is not None and suite is None:
         raise InvalidRequest("--checkpoint evaluates here; say with what: --suite NAME")
     settings = Settings.load(suites=suites, device=device, threads=threads)
-    _check_new(output)
+    _check_new(files)
     if checkpoint is None or suite is None:
         reader = partial(_read_recorded, str(name), suite, url, settings)
     else:
         reader = partial(_read_unrecorded, checkpoint, suite, inline_model(model), inline_layout(layout), settings)
-    findings = _verify_checkpoint(reader, settings, tuple(metric or ()), n, output)
-    raise typer.Exit(_report(findings, {}, json_file))
+    findings = _verify_checkpoint(reader, settings, tuple(metric or ()), n, files)
+    raise typer.Exit(_report(findings, {}, output))
 
 
 def _verify_checkpoint(
@@ -173,7 +184,7 @@ def _verify_checkpoint(
     settings: Settings,
     metrics: tuple[str, ...],
     n: int,
-    output: Path | None,
+    files: Path | None,
 ) -> list[Finding]:
     # PyTorch takes seconds, for which neither `--help` nor a mistyped option waits, and is not on every machine.
     from evalsvc.verify.recorded import VerifyRequest, verify_tasks
@@ -184,7 +195,7 @@ def _verify_checkpoint(
         def report(task: str, done: int) -> None:
             bars.show(task, min(done, n), n, "compared")
 
-        return verify_tasks(tasks, VerifyRequest(settings, metrics, n, output, report))
+        return verify_tasks(tasks, VerifyRequest(settings, metrics, n, files, report))
 
 
 def _read_recorded(name: str, suite: str | None, url: str | None, settings: Settings) -> Sequence[RecordedTask]:
@@ -203,29 +214,40 @@ def _read_unrecorded(
     return unrecorded(find_suite(suite, settings.suites_path), reference)
 
 
-def _check_new(output: Path | None) -> None:
+def _check_new(files: Path | None) -> None:
     """Raise InvalidRequest before minutes of work where the folder of the compared files is in use."""
-    require_folders({"--output": output})
-    if output is not None and output.exists():
-        raise InvalidRequest(f"--output {output} is there already; name a new folder")
+    require_folders({"--files": files})
+    if files is not None and files.exists():
+        raise InvalidRequest(f"--files {files} is there already; name a new folder")
 
 
-def _check_output(json_file: Path | None) -> None:
-    """Raise InvalidRequest before minutes of work, not after, where the file cannot be written."""
-    if str(json_file) != "-":
-        require_folders({"--json": json_file})
+def _checked_output(output: Path | None, json_file: Path | None) -> Path | None:
+    """Return the file for the findings, checked before minutes of work.
+
+    Raises:
+        InvalidRequest: the folder of the file does not exist, or --output names a folder, as it did before --files.
+    """
+    if output is not None and str(output) != "-" and output.suffix != ".json":
+        raise InvalidRequest(
+            f"--output {output} gets the findings as JSON, and its name does not end in .json; to keep the compared "
+            f"files in a folder, give --files {output}"
+        )
+    found = output_of(output, json_file)
+    if str(found) != "-":
+        require_folders({"--output": found})
+    return found
 
 
-def _report(findings: Sequence[Finding], about: Mapping[str, object], json_file: Path | None) -> int:
+def _report(findings: Sequence[Finding], about: Mapping[str, object], output: Path | None) -> int:
     """Print the findings, write them as JSON with `about`, and return the exit code."""
     document = {**about, **to_json(findings)}
-    if str(json_file) == "-":
+    if str(output) == "-":
         say_json(document)
     else:
         print_table(COLUMNS, [table_row(finding) for finding in findings], optional=("ours", "theirs"))
         say(headline(findings))
-        if json_file is not None:
-            write_output("--json", json_file, json.dumps(document, indent=2) + "\n")
+        if output is not None:
+            write_output("--output", output, json.dumps(document, indent=2) + "\n")
     return exit_code(findings)
 
 

@@ -13,6 +13,7 @@ import typer
 
 from evalsvc.checkpoints.reference import Spool
 from evalsvc.checkpoints.remote.uri import is_remote
+from evalsvc.cli.name_completion import complete_run
 from evalsvc.cli.options import FAILED, Layout, Model, Suite, Url, connect
 from evalsvc.cli.terminal import say
 from evalsvc.cli.weights import absolute_uri, inline_layout, inline_model
@@ -45,7 +46,7 @@ Replace = Annotated[bool, typer.Option("--replace", help="Replace another file a
 @commands.command()
 def watch(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="Where checkpoints appear: a folder, or s3://….")],
-    run: Annotated[str, typer.Option(help="The training run.")],
+    run: Annotated[str, typer.Option(help="The training run.", autocompletion=complete_run)],
     suite: Suite = None,
     once: Annotated[bool, typer.Option("--once", help="Post what is there and end.")] = False,
     settle: Settle = 10,

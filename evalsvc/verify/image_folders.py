@@ -66,14 +66,14 @@ class ImageFolders:
             shutil.copytree(self.path, folder)
         except (OSError, shutil.Error) as error:
             reason = os_reason(error) if isinstance(error, OSError) else str(error)
-            raise InvalidRequest(f"--output: {folder} cannot be written: {reason}; name a new folder") from None
+            raise InvalidRequest(f"--files: {folder} cannot be written: {reason}; name a new folder") from None
 
 
 @contextmanager
 def image_folders(size: int) -> Iterator[ImageFolders]:
     """Make two empty folders, which are removed at the end.
 
-    The programs run on these folders, whatever `--output` is: clean-fid takes a path that holds `.zip` for an archive,
+    The programs run on these folders, whatever `--files` is: clean-fid takes a path that holds `.zip` for an archive,
     one that holds `.npy` for an array, and one that holds brackets for a pattern.
     """
     with TemporaryDirectory(prefix="evalsvc-verify-") as folder:

@@ -1,9 +1,14 @@
-"""`evalsvc artifacts keep` and `prune`."""
+"""`evalsvc artifacts`."""
 
+import json
+from pathlib import Path
 from typing import Any
 
+import pytest
 from console import Command
-from queue_steps import enter, evaluate_whole, metric, submission, suite
+from queue_steps import enter, evaluate_whole, kept_artifact, metric, submission, suite
+
+from evalsvc.files.artifacts import artifact_path, keep_content
 
 
 def test_a_rule_is_given_shown_and_taken_away(command: Command, service: Any) -> None:
@@ -28,3 +33,65 @@ def test_a_metric_that_does_not_exist_is_refused(command: Command, service: Any)
     assert (refused.code, "no metric is named 'loss/txet'; did you mean 'loss/text'?" in refused.err) == (2, True)
     assert command("artifacts", "keep", "run-b", "--best", "loss/text").code == 0
     assert "keeps best loss/text" in command("artifacts", "keep", "run-b").out
+
+
+class TestContent:
+    @pytest.fixture(autouse=True)
+    def grids(self, command: Command, service: Any) -> None:
+        """Artifact 1 is the grid of run-a@5, 2 and 3 are of run-a@10: one of each of its two tasks."""
+        folder = service.settings.artifacts_path
+        enter(service.store, submission(5), suite())
+        evaluate_whole(service.store, artifacts=[kept_artifact(keep_content(folder, b"one"))])
+        enter(service.store, submission(10), suite(tasks=2))
+        evaluate_whole(service.store, artifacts=[kept_artifact(keep_content(folder, b"two"), "../../.bashrc")])
+
+    def test_artifacts_are_listed(self, command: Command) -> None:
+        lines = command("artifacts", "list", "run-a").out.splitlines()
+        assert [line.split()[:4] for line in lines if "run-a@" in line] == [
+            ["1", "run-a@5", "loss-0", "grid"],
+            ["2", "run-a@10", "loss-0", "grid"],
+            ["3", "run-a@10", "loss-1", "grid"],
+        ]
+        found = json.loads(command("artifacts", "list", "run-a", "--step", "5", "--format", "json").out)
+        assert [artifact["id"] for artifact in found["artifacts"]] == [1]
+
+    def test_a_grid_is_fetched_by_its_checkpoint(self, command: Command, tmp_path: Path) -> None:
+        assert command("artifacts", "grid", "run-a@5").out == "run-a-5.png: image/png, 3 bytes\n"
+        assert (tmp_path / "run-a-5.png").read_bytes() == b"one"
+        refused = command("artifacts", "grid", "run-a@5")
+        assert (refused.code, "the file run-a-5.png exists; name another by --output" in refused.err) == (2, True)
+        assert (
+            "has grids of the tasks loss-0, loss-1; name one by --task" in command("artifacts", "grid", "run-a@10").err
+        )
+        assert command("artifacts", "grid", "run-a@10", "--task", "loss-1", "--output", "two.png").code == 0
+        assert (tmp_path / "two.png").read_bytes() == b"two"
+        assert "did you mean 'loss-1'" in command("artifacts", "grid", "run-a@10", "--task", "loss-2").err
+
+    def test_the_name_that_others_gave_names_no_file(self, command: Command, tmp_path: Path) -> None:
+        """A task may call what it leaves `../../.bashrc`."""
+        assert command("artifacts", "get", "2").out == "artifact-2.png: image/png, 3 bytes\n"
+        assert [path.name for path in tmp_path.iterdir() if path.suffix] == ["artifact-2.png"]
+
+    def test_content_goes_to_a_pipe(self, command: Command) -> None:
+        assert command("artifacts", "get", "1", "--output", "-").out == "one"
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["get", "9"], "there is no artifact 9; evalsvc artifacts list RUN lists"),
+            (["get", "1", "--output", "no/a.png"], "--output no/a.png: there is no folder no"),
+            (["get", "1", "--output", "."], ". cannot be written"),
+            (["get", "0"], "Invalid value for 'ID'"),
+            (["grid", "run-a@6"], "no checkpoint is named 'run-a@6'"),
+        ],
+    )
+    def test_what_cannot_be_fetched(self, command: Command, arguments: list[str], words: str) -> None:
+        refused = command("artifacts", *arguments)
+        assert (refused.code, words in refused.err, "Traceback" in refused.err) == (2, True, False), refused.err
+
+    def test_a_lost_content_is_not_half_a_file(self, command: Command, service: Any, tmp_path: Path) -> None:
+        (path,) = {artifact_path(service.settings.artifacts_path, keep_content(tmp_path, b"one"))}
+        path.chmod(0o600)
+        path.write_bytes(b"ONE")
+        refused = command("artifacts", "grid", "run-a@5")
+        assert (refused.code, (tmp_path / "run-a-5.png").exists()) == (2, False)

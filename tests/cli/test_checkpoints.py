@@ -1,4 +1,4 @@
-"""`evalsvc submit`, `sweep` and `base`: what they print, where, and their exit codes."""
+"""`evalsvc submit`, `sweep` and `checkpoints`: what they print, where, and their exit codes."""
 
 import csv
 import io
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from console import Command
-from queue_steps import evaluate_whole, metric
+from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 from evalsvc.messages import ShardError
 
@@ -107,15 +107,43 @@ class TestVirtual:
         assert "did you mean 'loss/text'" in command("history", "mix", "--against", "loss/txt").err
 
 
-def test_base_says_and_shows_what_a_run_is_compared_with(command: Command, service: Any, weights: Path) -> None:
-    command("submit", "run-a", "25", str(weights))
-    assert command("base", "run-a").out == "base of run-a: run-a step 0 raw (not posted yet)\n"
-    said = "base of run-b: run-a step 25 raw (checkpoint 1)\n"
-    assert command("base", "run-b", "25", "--of", "run-a").out == said
-    assert command("base", "run-b").out == said
-    for arguments, words in [
-        (["run-a", "--of", "run-b"], "--of run-b is given without a step; say which: evalsvc base run-a STEP"),
-        (["run-a", "-1"], "step -1: a step is a whole number of at least 0"),
-    ]:
-        refused = command("base", *arguments)
-        assert (refused.code, refused.out, words in refused.err) == (2, "", True)
+class TestList:
+    @pytest.fixture(autouse=True)
+    def posted(self, command: Command, service: Any) -> None:
+        enter(service.store, submission(5), suite())
+        enter(service.store, submission(10, variant="ema"))
+        enter(service.store, submission(5, run="run-b"))
+
+    def test_checkpoints_are_listed_with_their_evaluations(self, command: Command) -> None:
+        lines = command("checkpoints", "list").out.splitlines()
+        assert [line.split()[0] for line in lines if "@" in line] == ["run-a@5", "run-a@10:ema", "run-b@5"]
+        assert any("quick queued" in line for line in lines)
+        assert "run-a@5" not in command("checkpoints", "list", "run-a", "--from", "6").out
+        found = json.loads(command("checkpoints", "list", "--state", "queued", "--format", "json").out)
+        assert [checkpoint["id"] for checkpoint in found["checkpoints"]] == [1]
+        assert "the first 1 are shown" in command("checkpoints", "list", "--limit", "1").err
+        assert "no run is named 'run-x'" in command("checkpoints", "list", "run-x").err
+
+    def test_one_is_shown_by_its_name_or_id(self, command: Command) -> None:
+        for name in ("run-a@10:ema", "2"):
+            assert "variant: ema" in command("checkpoints", "show", name).out
+        assert "no checkpoint is named 'run-a@6'; did you mean" in command("checkpoints", "show", "run-a@6").err
+        assert "'run-a' names no checkpoint" in command("checkpoints", "show", "run-a").err
+
+    def test_a_result_is_a_file_that_compare_reads(self, command: Command, service: Any, tmp_path: Path) -> None:
+        evaluate_whole(service.store, metric(2.0))
+        shown = command("checkpoints", "result", "run-a@5").out
+        assert "run 'run-a' step 5: quick succeeded" in shown
+        assert "loss/text" in shown
+        assert command("checkpoints", "result", "run-a@5", "--format", "json", "--output", "a.json").code == 0
+        compared = command("compare", "a.json", "a.json")
+        assert (compared.code, "loss/text" in compared.out) == (0, True), compared.err
+
+    def test_one_is_deleted_after_its_name(self, command: Command) -> None:
+        asked = command("checkpoints", "delete", "run-b@5")
+        assert "checkpoint run-b@5 with 0 evaluations would be deleted for good; give --yes" in asked.err
+        deleted = command("checkpoints", "delete", "run-b@5", "--yes")
+        assert deleted.out.startswith("checkpoint run-b@5 is deleted: 0 evaluations, 0 values"), deleted.err
+        refused = command("checkpoints", "delete", "run-a@5", "--yes")
+        assert (refused.code, "--cancel" in refused.err) == (2, True)
+        assert command("checkpoints", "delete", "run-a@5", "--yes", "--cancel").code == 0

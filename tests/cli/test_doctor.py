@@ -42,7 +42,7 @@ class TestDoctorLayout:
 
     def test_decided(self, command: Command, tmp_path: Path) -> None:
         """The file that it writes is the layout for `run --layout`, and its own for the next question."""
-        outputs = ("--output", "layout.yaml", "--json", "all.json")
+        outputs = ("--output", "layout.yaml", "--findings", "all.json")
         result = command("doctor", "layout", self.CHECKPOINT, *self.PAIRS, *self.SIZES, *outputs)
         assert result.code == 0, result.err
         assert "the layout is image-then-special 512 (text, image)" in result.out
@@ -54,7 +54,7 @@ class TestDoctorLayout:
 
     def test_refused(self, command: Command, tmp_path: Path) -> None:
         """Two pairs are not enough for anything: no file, exit code 1, and what to do."""
-        outputs = ("--limit", "2", "--output", "layout.yaml", "--json", "all.json")
+        outputs = ("--limit", "2", "--output", "layout.yaml", "--findings", "all.json")
         result = command("doctor", "layout", self.CHECKPOINT, *self.PAIRS, *self.SIZES, *outputs)
         assert result.code == 1
         assert "not decided" in result.out

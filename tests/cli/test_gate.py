@@ -22,7 +22,7 @@ def measured(rise: float, spread: float = 0.0, **fields: Any) -> dict[str, Any]:
 class TestGate:
     """Situations, and what each is in every form that there is."""
 
-    OUTPUTS = ("--json", "report.json", "--junit", "report.xml", "--markdown", "summary.md", "--annotations")
+    OUTPUTS = ("--output", "report.json", "--junit", "report.xml", "--markdown", "summary.md", "--annotations")
 
     def gate(self, command: Command, candidate: Any, baseline: Any, *options: str) -> Result:
         for name, content in (("candidate", candidate), ("baseline", baseline)):
@@ -63,7 +63,7 @@ class TestGate:
     def test_the_level_may_be_that_of_all_metrics(self, command: Command, option: tuple[str, ...], family: str) -> None:
         """The option counts before the file of rules."""
         Path("rules.yaml").write_text("{rules: [{metric: '*'}], family: holm}")
-        report = ("--rules", "rules.yaml", "--json", "report.json")
+        report = ("--rules", "rules.yaml", "--output", "report.json")
         result = self.gate(command, measured(0.0, 0.2), measured(0), *report, *option)
         assert json.loads(Path("report.json").read_text())["alarms"]["family"] == family
         assert "false alarms: 1 metric, at a level of 0.00135" in result.out
@@ -73,7 +73,7 @@ class TestGate:
         [
             (["--rules", "nowhere.yaml"], "the rules nowhere.yaml cannot be read: no such file"),
             (["--junit", "no/report.xml"], "--junit no/report.xml: there is no folder no; make it first"),
-            (["--json", "."], "--json . cannot be written: is a directory [invalid_request]"),
+            (["--output", "."], "--output . cannot be written: is a directory [invalid_request]"),
         ],
     )
     def test_bad_argument(self, command: Command, options: list[str], words: str) -> None:

@@ -3,21 +3,12 @@
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
 from console import Command
 
-from evalsvc.cli.lazy_group import Announced
 from evalsvc.cli.program import COMMANDS
-
-
-def parameters(command: Any) -> Iterator[Any]:
-    """Arguments and options of a command, or of all commands of a group."""
-    yield from command.params
-    for child in getattr(command, "commands", {}).values():
-        yield from parameters(child)
 
 
 @pytest.mark.usefixtures("short_process")
@@ -62,12 +53,6 @@ def test_verbose_alone_is_refused(command: Command) -> None:
     result = command("--verbose", "metrics")
     assert (result.code, result.out) == (2, "")
     assert "evalsvc --version --verbose" in result.err
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_option_has_its_help(name: str) -> None:
-    missing = [item.name for item in parameters(Announced(name, COMMANDS[name]).load()) if not item.help]
-    assert missing == []
 
 
 def test_interrupt(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

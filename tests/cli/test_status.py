@@ -11,7 +11,7 @@ def test_ready_and_not(command: Command, service: Any, monkeypatch: pytest.Monke
     shown = command("status")
     assert shown.code == 0, shown.err
     assert shown.out.splitlines()[0].endswith(": ready, database sqlite")
-    assert json.loads(command("status", "--json").out)["queue"]["queued"] == 0
+    assert json.loads(command("status", "--format", "json").out)["queue"]["queued"] == 0
     monkeypatch.setattr(service.coordinator, "processes", 0)
     shown = command("status")
     assert (shown.code, "NOT READY" in shown.out) == (1, True)

@@ -1,7 +1,11 @@
 """`evalsvc suites`."""
 
+import json
 from pathlib import Path
+from typing import Any
 
+import pytest
+from console import Command
 from typer.testing import CliRunner, Result
 
 from evalsvc.cli import app
@@ -55,3 +59,49 @@ def test_suites_are_listed_with_where_they_are_from(tmp_path: Path) -> None:
     assert "What this suite measures, in a line." in shown
     assert "not valid YAML" in shown
     assert "text-quick" in shown
+
+
+SUITE = "description: mine\ntasks:\n  - {kind: loss, name: pairs, data: /data.jsonl}\n"
+
+
+def test_a_suite_is_kept_in_the_service_shown_and_deleted(command: Command, service: Any, tmp_path: Path) -> None:
+    (tmp_path / "captions.yaml").write_text(SUITE)
+    assert command("suites", "put", "captions.yaml").out.startswith("suite captions is kept: 1 tasks, digest ")
+    assert command("suites", "put", "captions.yaml", "--name", "other").code == 0
+    shown = command("suites", "show", "captions").out
+    assert shown.startswith("suite captions (put), digest ")
+    assert "task pairs, kind loss:" in shown
+    assert '  data: "/data.jsonl"' in shown
+    listed = command("suites", "list", "--service", "--format", "json")
+    assert {"captions", "other", "loss"} <= {suite["suite"] for suite in json.loads(listed.out)["suites"]}
+    assert "this would delete suite other of the service" in command("suites", "delete", "other").err
+    assert command("suites", "delete", "other", "--yes").out == "suite other is deleted\n"
+    assert "no suite is named 'other'" in command("suites", "show", "other").err
+
+
+def test_a_shipped_suite_is_not_hidden_by_a_slip(command: Command, service: Any, tmp_path: Path) -> None:
+    (tmp_path / "loss.yaml").write_text(SUITE)
+    refused = command("suites", "put", "loss.yaml")
+    assert (refused.code, "--replace-shipped" in refused.err) == (2, True)
+    assert command("suites", "put", "loss.yaml", "--replace-shipped").code == 0
+    deleted = command("suites", "delete", "loss", "--yes").out
+    assert deleted == "suite loss is deleted; the name now stands for the suite of the shipped\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.txt", b"x", "a.txt is no suite's file; give a file that ends in .yaml or .yml or .json"),
+        ("a.yaml", None, "a.yaml is no suite's file"),
+        ("a.yaml", b"x" * 1_000_001, "a.yaml has 1,000,001 bytes, and a suite at most 1,000,000"),
+        ("a.yaml", b"\xff\xfe", "a.yaml cannot be read as text"),
+        ("a.yaml", b"tasks: [", "not valid YAML"),
+    ],
+)
+def test_what_is_no_suite_is_not_sent(
+    command: Command, service: Any, tmp_path: Path, name: str, content: bytes | None, words: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    refused = command("suites", "put", name)
+    assert (refused.code, words in refused.err, "Traceback" in refused.err) == (2, True, False), refused.err

@@ -5,11 +5,22 @@ from collections.abc import Callable
 import pytest
 from example_documents import example
 
-from evalsvc.cli import checkpoints, completions, document_text, history_tables, progress, tables, terminal
+from evalsvc.cli import (
+    answers,
+    checkpoints,
+    completions,
+    document_text,
+    history_tables,
+    items,
+    progress,
+    suite_text,
+    tables,
+    terminal,
+)
 from evalsvc.compare.curves import Curve, JoinedHistories, RunSeries, Tradeoff
 from evalsvc.spec.documents import Checkpoint, EvaluationSummary, Metric, Parent, Posted
 from evalsvc.spec.documents.history import History, ImportSource
-from evalsvc.spec.documents.items import StepCompletions
+from evalsvc.spec.documents.items import Items, StepCompletions
 
 EVIL = "\x1b[2J\x07fid\u202e[b]"
 
@@ -57,6 +68,8 @@ TRADEOFF = Tradeoff(
     imports={EVIL: IMPORTS},
 )
 
+ITEMS = Items(evaluation=1, state="succeeded", items={EVIL: [{EVIL: EVIL}, {}]})
+
 COMPLETIONS = StepCompletions(
     step=1, variant=EVIL, task=EVIL, completions=[dict.fromkeys(("way", "prompt", "base", "text"), EVIL)]
 )
@@ -80,6 +93,9 @@ SHOWN: dict[str, Callable[[], None]] = {
     "document": lambda: document_text.print_document(POSTED.checkpoint),
     "posted": lambda: checkpoints.show_posted(POSTED),
     "completions": lambda: completions.print_completions([COMPLETIONS], everything=True),
+    "rows": lambda: answers.print_rows([{EVIL: EVIL}], "table", "rows", ""),
+    "tasks of a suite": lambda: suite_text.print_suite_tasks([{"name": EVIL, "kind": EVIL, EVIL: EVIL}]),
+    "items": lambda: items.print_items(ITEMS, limit=1),
     "bars": show_bars,
 }
 

@@ -37,7 +37,7 @@ class TestMachine:
         monkeypatch.setattr(machine, "checks", lambda golden: [("noise", arithmetic.verify_noise)])
 
     def test_agrees(self, command: Command, tmp_path: Path) -> None:
-        result = command("verify", "machine", "--device", "cpu", "--json", "all.json")
+        result = command("verify", "machine", "--device", "cpu", "--output", "all.json")
         assert result.code == 0, result.err
         assert "noise of 128 codes" in result.out
         assert result.out.splitlines()[-1] == "all 1 agree"
@@ -51,7 +51,7 @@ class TestMachine:
     def test_differs(self, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
         """JSON on stdout has nothing beside it; afterwards the doctor's exit code is 1."""
         monkeypatch.setattr(arithmetic, "stream_keys", lambda *_: arithmetic.torch.tensor([3]))
-        result = command("verify", "machine", "--device", "cpu", "--json", "-")
+        result = command("verify", "machine", "--device", "cpu", "--output", "-")
         assert result.code == 1
         document = json.loads(result.out)
         assert [finding["verdict"] for finding in document["findings"]] == ["WRONG"]
@@ -90,7 +90,7 @@ class TestMachine:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["machine", "--json", "no/where.json"], "--json no/where.json: there is no folder no"),
+        (["machine", "--output", "no/where.json"], "--output no/where.json: there is no folder no"),
         (["machine", "--threads", "0"], "--threads"),
         (["mine@3", "--checkpoint", "a.pt"], "verify needs either RUN@STEP or --checkpoint FILE, and both are given"),
         (["--suite", "loss"], "verify needs either RUN@STEP or --checkpoint FILE, and neither is given"),

@@ -27,8 +27,8 @@ def test_weights_are_verified_without_a_service(
         return [Agreement.of_numbers("fid64 of 12 images of digits", "torch-fidelity", 1.0, 2.0, 0.1)]
 
     monkeypatch.setattr(recorded, "verify_tasks", verify_tasks)
-    options = ("--metric", "digits/fid64", "--n", "12", "--output", str(tmp_path / "new"), "--device", "cpu")
-    result = command(*HERE, *options, "--json", "-")
+    options = ("--metric", "digits/fid64", "--n", "12", "--files", str(tmp_path / "new"), "--device", "cpu")
+    result = command(*HERE, *options, "--output", "-")
     assert result.code == 1
     assert json.loads(result.out)["agrees"] is False
     [(tasks, request)] = seen
@@ -38,7 +38,7 @@ def test_weights_are_verified_without_a_service(
 
 
 def test_a_folder_in_use_is_refused_before_anything_is_sampled(command: Command, tmp_path: Path) -> None:
-    result = command(*HERE, "--output", str(tmp_path))
+    result = command(*HERE, "--files", str(tmp_path))
     assert (result.code, result.out) == (2, "")
     assert "is there already; name a new folder" in " ".join(result.err.split())
 

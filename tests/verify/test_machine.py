@@ -76,7 +76,7 @@ def process(
         "machine",
         "--device",
         "cpu",
-        "--json",
+        "--output",
         "-",
     ]
     environment = os.environ | settings

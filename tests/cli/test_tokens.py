@@ -1,5 +1,6 @@
-"""`evalsvc token`: what it prints, and where."""
+"""`evalsvc tokens`: what it prints, and where."""
 
+import json
 from pathlib import Path
 
 from typer.testing import CliRunner, Result
@@ -11,16 +12,16 @@ from evalsvc.store.tokens import all_tokens, create_token
 
 
 def run(folder: Path, *arguments: str) -> Result:
-    return CliRunner().invoke(app, ["token", *arguments, "--data-dir", str(folder)], catch_exceptions=True)
+    return CliRunner().invoke(app, ["tokens", *arguments, "--data-dir", str(folder)], catch_exceptions=True)
 
 
 def test_a_token_is_shown_once_alone_on_standard_output(tmp_path: Path) -> None:
-    """`EVALSVC_TOKEN=$(evalsvc token create …)` must get the token and nothing else."""
+    """`EVALSVC_TOKEN=$(evalsvc tokens create …)` must get the token and nothing else."""
     made = run(tmp_path, "create", "trainer", "--scope", "submit", "--days", "30")
     assert made.exit_code == 0, made.output
     token = made.stdout.strip()
     assert TOKEN.fullmatch(token)
-    assert "token 'trainer' of scope submit: shown only here" in made.stderr
+    assert "token 'trainer' of scope submit is shown only here" in made.stderr
     listed = run(tmp_path, "list")
     assert token not in listed.output
     assert hash_token(token) not in listed.output
@@ -47,3 +48,13 @@ def test_expired_tokens_are_listed_as_such(tmp_path: Path) -> None:
         create_token(session, "old", "read", 1e-9)
     store.close()
     assert "expired" in run(tmp_path, "list").stdout
+
+
+def test_the_database_may_be_named(tmp_path: Path) -> None:
+    """A service on PostgreSQL has no database in its data folder."""
+    url = f"sqlite:///{tmp_path / 'named.db'}"
+    made = CliRunner().invoke(app, ["tokens", "create", "ci", "--database-url", url])
+    assert made.exit_code == 0, made.output
+    assert (tmp_path / "named.db").exists()
+    listed = CliRunner().invoke(app, ["tokens", "list", "--database-url", url, "--format", "json"])
+    assert [token["name"] for token in json.loads(listed.stdout)["tokens"]] == ["ci"]

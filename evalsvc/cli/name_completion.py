@@ -1,0 +1,86 @@
+"""Completion of names in the shell: runs, checkpoints, suites, metrics and tasks that the service has.
+
+The service is asked with a short timeout. Where it does not answer, or refuses, the shell is offered nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from itertools import islice
+from threading import Thread
+
+import typer
+
+from evalsvc.client import Client
+from evalsvc.config import Settings
+
+SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:/+-]{0,255}")
+"""Names that are offered. A shell evaluates what it is offered, and anybody who may post chooses names of metrics."""
+
+TIMEOUT, DEADLINE = 1.0, 2.0
+"""Seconds after which nothing is offered: without a sign of the service, and without its whole answer."""
+
+MOST = 500
+"""Names that are offered at most."""
+
+
+def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the runs whose names begin with `incomplete`; behind `RUN@`, the checkpoints of RUN."""
+    run, at, _ = incomplete.partition("@")
+    return _offered(ctx, incomplete, (lambda client: _checkpoints(client, run)) if at else _runs)
+
+
+def complete_suite(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the suites of the service whose names begin with `incomplete`."""
+    return _offered(ctx, incomplete, lambda client: [suite.name for suite in client.suites()])
+
+
+def complete_metric(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the metrics of the run that the command line names."""
+    return _offered(ctx, incomplete, lambda client: _metrics(client, ctx))
+
+
+def complete_task(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the tasks that measured the run that the command line names."""
+    return _offered(ctx, incomplete, lambda client: [name.partition("/")[0] for name in _metrics(client, ctx)])
+
+
+def _offered(ctx: typer.Context, incomplete: str, names: Callable[[Client], Iterable[str]]) -> list[str]:
+    found: list[str] = []
+    # A service that answers byte by byte keeps every timeout of a connection.
+    asking = Thread(target=_ask, args=(found, ctx.params.get("url"), names), daemon=True)
+    asking.start()
+    asking.join(DEADLINE)
+    offered = dict.fromkeys(name for name in list(found) if name.startswith(incomplete) and SAFE.fullmatch(name))
+    return list(islice(offered, MOST))
+
+
+def _ask(found: list[str], url: str | None, names: Callable[[Client], Iterable[str]]) -> None:
+    """Put the names that the service answers into `found`."""
+    # The shell would show a message in the middle of the line that is typed.
+    with suppress(Exception):
+        settings = Settings.load(url=url)
+        ca = settings.https_ca or None
+        with Client(settings.url, token=settings.client_token(), ca=ca, timeout=TIMEOUT) as client:
+            found += names(client)
+
+
+def _runs(client: Client) -> list[str]:
+    return [run.name for run in client.runs()]
+
+
+def _checkpoints(client: Client, run: str) -> list[str]:
+    return [f"{run}@{checkpoint.step}" for checkpoint in client.run(run).checkpoints]
+
+
+def _metrics(client: Client, ctx: typer.Context) -> list[str]:
+    """Return the metrics of the first run, or of the run of the first checkpoint, that the command line names."""
+    # Behind an option without its value, arguments are not parsed yet.
+    given = [*(ctx.params.get(name) for name in ("runs", "run", "name", "a", "candidate")), ctx.args]
+    named = next((value for value in given if value), None)
+    name = named[0] if isinstance(named, (list, tuple)) else named
+    if not name:
+        return []
+    return [series.metric for series in client.summary(re.split("[@:]", str(name))[0])]

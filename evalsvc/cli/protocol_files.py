@@ -1,0 +1,120 @@
+"""Which files and assets the digests of a protocol are of."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from evalsvc.assets import ASSETS
+from evalsvc.cli.checkpoints import find_checkpoint
+from evalsvc.client import Client
+from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.spec.documents import Checkpoint, ListedEvaluation
+from evalsvc.spec.names import CHECKPOINT, checkpoint_name
+
+DIGEST = re.compile(r"[0-9a-f]{32,64}")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A protocol, and what was measured by it."""
+
+    protocol: str
+    """Id of the protocol."""
+    content: Mapping[str, object]
+    metrics: Sequence[str]
+    files: Mapping[str, str]
+    """Names of files, assets and checkpoints, by digest and by name of the task's parameter."""
+
+    def fields(self) -> Iterator[tuple[str, str, str]]:
+        """Yield every field as its dotted name, its value, and the file that the value is the digest of, or ""."""
+        for path, value in _leaves(self.content):
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield ".".join(path), text, self._file(path, value)
+
+    def _file(self, path: Sequence[str], value: object) -> str:
+        if not (isinstance(value, str) and DIGEST.fullmatch(value)):
+            return ""
+        return self.files.get(value) or next((self.files[key] for key in reversed(path) if key in self.files), "")
+
+
+def measured_by(client: Client, name: str, metric: str | None) -> list[Measured]:
+    """Return the protocols of the metrics of RUN@STEP[:VARIANT], or of one metric, by the newest evaluations.
+
+    Raises:
+        UnknownName: there is no such checkpoint, it has no evaluation, or no such metric.
+    """
+    checkpoint = find_checkpoint(client, name)
+    found: list[Measured] = []
+    known: set[str] = set()
+    for evaluation in _newest(client, checkpoint):
+        suite = client.evaluated_suite(evaluation.id)
+        parameters = {str(task.get("name")): task for task in suite.tasks}
+        for task in client.evaluation(evaluation.id).tasks:
+            names: dict[str, list[str]] = {}
+            for each in task.metrics or []:
+                known.add(each.name)
+                if metric in (None, each.name):
+                    names.setdefault(each.protocol, []).append(each.name)
+            files = known_files(checkpoint, parameters.get(task.name, {}))
+            found += [Measured(key, task.protocols.get(key, {}), metrics, files) for key, metrics in names.items()]
+    if metric is not None and not found:
+        raise UnknownName.among(f"metric of {name}", metric, known)
+    return found
+
+
+def _newest(client: Client, checkpoint: Checkpoint) -> list[ListedEvaluation]:
+    """Return the newest evaluation of a checkpoint by each suite.
+
+    Raises:
+        UnknownName: the checkpoint has no evaluation.
+    """
+    newest: dict[str, ListedEvaluation] = {}
+    for evaluation in client.evaluations(checkpoint.run, first=checkpoint.step, last=checkpoint.step):
+        if evaluation.checkpoint == checkpoint.id:
+            newest.setdefault(evaluation.suite.name, evaluation)
+    if not newest:
+        name = checkpoint_name(checkpoint.run, checkpoint.step, checkpoint.variant)
+        raise UnknownName(f"{name} has no evaluation yet; ask for one: evalsvc evaluations again {name} --suite SUITE")
+    return list(newest.values())
+
+
+def protocol_of(client: Client, name: str, metric: str | None) -> Mapping[str, object]:
+    """Return the content of a protocol: by its id, or that of a metric of RUN@STEP.
+
+    Raises:
+        InvalidRequest: a checkpoint is named without a metric, or the metric has several protocols there.
+    """
+    if not CHECKPOINT.fullmatch(name):
+        return client.protocol(name)
+    if metric is None:
+        raise InvalidRequest(f"{name} is a checkpoint, whose metrics have protocols of their own; name one by --metric")
+    found = measured_by(client, name, metric)
+    if len(found) > 1:
+        ids = ", ".join(each.protocol for each in found)
+        raise InvalidRequest(f"{metric} of {name} has the protocols {ids}; give one of these ids instead of {name}")
+    return found[0].content
+
+
+def known_files(checkpoint: Checkpoint | None = None, task: Mapping[str, object] | None = None) -> dict[str, str]:
+    """Return what digests are of: assets and a checkpoint by their digests, a task's parameters by their names."""
+    files = {
+        digest: f"asset {asset.name}"
+        for asset in ASSETS.values()
+        for digest in (asset.tensors, *(source.sha256 for source in asset.sources))
+        if digest
+    }
+    files |= {key: value for key, value in (task or {}).items() if isinstance(value, str)}
+    if checkpoint is not None and checkpoint.sha256 is not None:
+        files[checkpoint.sha256] = checkpoint.uri
+    return files
+
+
+def _leaves(content: Mapping[str, object], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, (*path, key))
+        else:
+            yield (*path, key), value

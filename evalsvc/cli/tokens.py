@@ -1,0 +1,109 @@
+"""`evalsvc tokens`: access tokens by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evalsvc.access_tokens import TokenScope
+from evalsvc.cli.answers import print_rows, printed_to
+from evalsvc.cli.lazy_group import CommandGroup
+from evalsvc.cli.options import DatabaseUrl, DataDir, Form, Output
+from evalsvc.cli.terminal import say
+from evalsvc.config import Settings
+from evalsvc.store.session import Store, open_store, translated
+from evalsvc.store.tables import Token
+from evalsvc.store.tokens import all_tokens, create_token, revoke_token
+
+commands = typer.Typer()
+tokens_app = typer.Typer(
+    cls=CommandGroup,
+    no_args_is_help=True,
+    help="Make, list and revoke access tokens.\n\nThe commands work on the database of the service, which does not "
+    "have to run and follows a change within seconds. Once there is a token, the service refuses requests without one.",
+)
+commands.add_typer(tokens_app, name="tokens")
+
+
+@tokens_app.command()
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the token, such as the job that uses it.")],
+    scope: Annotated[
+        TokenScope,
+        typer.Option(help="What the token allows: read; submit: also post; admin: also delete, rename, set rules."),
+    ] = "read",
+    days: Annotated[float | None, typer.Option(help="Days until the token expires.", show_default="never")] = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Make a token and show it once, on standard output.
+
+    The database keeps only the hash of the token.
+    """
+    with _opened(data_dir, database_url) as store, store.transaction() as session:
+        token = create_token(session, name, scope, days)
+    say(token)
+    say(
+        f"token {name!r} of scope {scope} is shown only here; pass it on as EVALSVC_TOKEN, or in a file that only its "
+        "owner may read (EVALSVC_TOKEN_FILE)",
+        err=True,
+    )
+
+
+@tokens_app.command(name="list")
+def list_tokens(
+    form: Form = "table", output: Output = None, data_dir: DataDir = None, database_url: DatabaseUrl = None
+) -> None:
+    """List tokens, revoked and expired ones too, without the tokens themselves."""
+    with _opened(data_dir, database_url) as store, store.reading() as session:
+        tokens = all_tokens(session)
+    nothing = "there is no token: the service is open to this machine; evalsvc tokens create NAME closes it"
+    with printed_to(output):
+        print_rows([_row(token) for token in tokens], form, "tokens", nothing)
+
+
+def _row(token: Token) -> dict[str, object]:
+    times = {"created": token.created_at, "last used": token.last_used_at, "expires": token.expires_at}
+    return {
+        "name": token.name,
+        "scope": token.scope,
+        "state": _state(token),
+        **{name: _day(when) for name, when in times.items()},
+    }
+
+
+@tokens_app.command()
+def revoke(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the token; see `evalsvc tokens list`.")],
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Revoke a token; the service refuses it within seconds."""
+    with _opened(data_dir, database_url) as store, store.transaction() as session:
+        revoke_token(session, name)
+    say(f"token {name!r} is revoked")
+
+
+@contextmanager
+def _opened(data_dir: Path | None, database_url: str | None) -> Iterator[Store]:
+    store = open_store(Settings.load(data_dir=data_dir, database_url=database_url).database, migrate=False)
+    try:
+        with translated(store.url):
+            yield store
+    finally:
+        store.close()
+
+
+def _state(token: Token) -> str:
+    if token.revoked_at is not None:
+        return "revoked"
+    return "expired" if token.expires_at is not None and token.expires_at <= datetime.now(UTC) else "in force"
+
+
+def _day(when: datetime | None) -> str:
+    return "never" if when is None else when.strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,114 @@
+"""`evalsvc evaluations`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from console import Command
+from queue_steps import enter, evaluate_whole, metric, submission, suite
+
+from evalsvc.messages import ShardError
+
+
+@pytest.fixture
+def failed(command: Command, service: Any, weights: Path) -> None:
+    """Evaluation 1 failed, evaluation 2 waits."""
+    service.coordinator.working = True
+    service.coordinator.error = ShardError("checkpoint_changed", "the file has another size; post it with replace=true")
+    assert command("submit", "run-a", "25", str(weights), "--suite", "loss").code == 0
+    service.coordinator.working = False
+    assert command("submit", "run-a", "50", str(weights), "--suite", "loss").code == 0
+
+
+@pytest.mark.usefixtures("failed")
+def test_evaluations_are_listed(command: Command) -> None:
+    rows = [line.split() for line in command("evaluations", "list").out.splitlines()]
+    assert [row[:4] for row in rows if row[:1] in (["1"], ["2"])] == [
+        ["2", "run-a@50", "loss", "queued"],
+        ["1", "run-a@25", "loss", "failed"],
+    ]
+    assert "checkpoint_changed" in command("evaluations", "list", "run-a", "--state", "failed").out
+    found = json.loads(command("evaluations", "list", "--from", "50", "--format", "json").out)
+    assert [evaluation["id"] for evaluation in found["evaluations"]] == [2]
+    assert "there is no such evaluation" in command("evaluations", "list", "--state", "cancelled").out
+    refused = command("evaluations", "list", "--state", "broken")
+    assert (refused.code, "'partly_failed'" in refused.err) == (2, True)
+
+
+@pytest.mark.usefixtures("failed")
+def test_a_failure_is_shown_whole_with_its_cure(command: Command) -> None:
+    shown = command("evaluations", "show", "1").out
+    assert "evaluation 1 of run-a@25 by suite loss: failed" in shown
+    assert "failed: the file has another size; post it with --replace [checkpoint_changed]" in shown
+    assert "  checkpoint_changed: " in shown, "the meaning of the code"
+    assert "when the cause is removed: evalsvc evaluations retry 1" in shown
+    assert json.loads(command("evaluations", "show", "1", "--format", "json").out)["state"] == "failed"
+    assert "there is no evaluation 9" in command("evaluations", "show", "9").err
+
+
+@pytest.mark.usefixtures("failed")
+def test_cancelling_and_retrying(command: Command) -> None:
+    assert command("evaluations", "cancel", "2").out == "evaluation 2: cancelled\n"
+    assert command("evaluations", "retry", "1", "2").out == "evaluation 1: queued\nevaluation 2: queued\n"
+    assert command("evaluations", "cancel", "0").code == 2
+
+
+def test_the_suite_of_an_evaluation_outlives_the_suite(command: Command, service: Any) -> None:
+    enter(service.store, submission(5), suite())
+    shown = command("evaluations", "suite", "1").out
+    assert shown.startswith("suite quick of evaluation 1, deleted since; digest ")
+    assert '  data: "/data.jsonl"' in shown
+
+
+@pytest.mark.usefixtures("failed")
+def test_waiting_ends_with_the_evaluations(command: Command, service: Any) -> None:
+    service.coordinator.error = None
+    service.coordinator.work()
+    assert "loss/text" in command("evaluations", "wait", "2").out
+    waited = command("evaluations", "wait", "1", "2")
+    assert (waited.code, "post it with --replace [checkpoint_changed]" in waited.err) == (1, True)
+
+
+def test_again_says_what_it_costs_and_asks(command: Command, service: Any, weights: Path) -> None:
+    for step in (10, 20, 30, 40):
+        command("submit", "run-a", str(step), str(weights))
+    command("submit", "run-a", "10", str(weights), "--suite", "loss")
+    evaluate_whole(service.store, metric(2.0))
+    command("submit", "run-a", "20", str(weights), "--suite", "loss")
+    asked = command("evaluations", "again", "run-a@10..30", "--suite", "loss")
+    assert asked.code == 2
+    first, second = asked.out.splitlines()
+    assert first == (
+        "3 checkpoints match; by suite loss, 1 were evaluated with its present version, 0 with an earlier one; "
+        "1 wait or run and are left out"
+    )
+    assert second.startswith("2 evaluations take about ")
+    assert "this would queue 2 evaluations, and nobody can be asked: give --yes" in asked.err
+    posted = command("evaluations", "again", "run-a@10..30", "--suite", "loss", "--missing", "--yes").out
+    assert posted.splitlines()[-1] == "evaluation 3 of run-a@30: queued"
+    again = command("evaluations", "again", "run-a@10..40/20", "--suite", "loss", "--yes").out
+    assert again.splitlines()[-1] == "evaluation 4 of run-a@10: queued"
+    nothing = command("evaluations", "again", "run-a@20..30", "--suite", "loss")
+    assert (nothing.code, nothing.out.splitlines()[-1]) == (0, "nothing is left to evaluate")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("run-a@5..1", (), "'run-a@5..1' has 5..1; the last step is at least the first"),
+        ("run-a@1..5/0", (), "'run-a@1..5/0' has /0; the last step"),
+        ("../run-a", (), "'../run-a' names no checkpoints; give RUN@A..B"),
+        ("run-a@6..9", (), "no checkpoint matches run-a@6..9; evalsvc checkpoints list run-a shows the steps"),
+        ("run-b", (), "no run is named 'run-b'; did you mean 'run-a'?"),
+        ("run-a", ("--suite", "los"), "no suite is named 'los'; did you mean 'loss'?"),
+        ("run-a@9999999999999999999", (), "error: "),
+    ],
+)
+def test_what_names_no_checkpoints_posts_nothing(
+    command: Command, service: Any, name: str, options: tuple[str, ...], words: str
+) -> None:
+    enter(service.store, submission(5), suite())
+    refused = command("evaluations", "again", name, *(options or ("--suite", "loss")), "--yes")
+    assert (refused.code, words in refused.err, "Traceback" in refused.err) == (2, True, False), refused.err
+    assert len(json.loads(command("evaluations", "list", "--format", "json").out)["evaluations"]) == 1

@@ -1,0 +1,68 @@
+"""`evalsvc plan`."""
+
+import json
+from typing import Any
+
+import pytest
+from console import Command
+
+from evalsvc.cli.plan import parse_planned
+from evalsvc.errors import InvalidRequest
+from evalsvc.spec.documents import PlannedSuite
+
+
+def test_a_plan_is_set_and_shown(command: Command, service: Any) -> None:
+    assert "run run-a has no suite in its plan" in command("plan", "set", "run-a", "--none").out
+    arguments = ("loss/500", "text-quick@1000..9000/1000", "--when-behind", "newest")
+    said = command("plan", "set", "run-a", *arguments).out
+    rows = [line.split() for line in said.splitlines()]
+    assert ["loss", "500"] in rows
+    assert ["text-quick", "1,000", "1,000", "9,000"] in rows
+    assert said.endswith("when behind: newest\n")
+    assert command("plan", "show", "run-a").out == said
+    assert json.loads(command("plan", "show", "run-a", "--format", "json").out)["suites"][0]["every"] == 500
+
+
+def test_refusing_has_a_limit(command: Command, service: Any) -> None:
+    said = command("plan", "set", "run-a", "loss", "--when-behind", "refuse", "--at-most", "3").out
+    assert said.endswith("when behind: refuse, while 3 other steps wait\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "planned"),
+    [
+        ("loss", PlannedSuite(suite="loss", every=1)),
+        ("loss/500", PlannedSuite(suite="loss", every=500)),
+        ("my.suite@5..", PlannedSuite(suite="my.suite", every=1, first=5)),
+        ("loss@5..10/5", PlannedSuite(suite="loss", every=5, first=5, last=10)),
+    ],
+)
+def test_a_planned_suite(text: str, planned: PlannedSuite) -> None:
+    assert parse_planned(text) == planned
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "names no suite of a plan"),
+        ("loss/", "names no suite"),
+        ("loss@5", "names no suite"),
+        ("loss/-5", "names no suite"),
+        ("loss/٥", "names no suite"),
+        ("loss/0", "EVERY is at least 1"),
+        ("loss@9..5", "LAST at least FIRST"),
+        ("loss/9999999999999999", "no step is above"),
+        ("loss/" + "9" * 5000, "names no suite"),
+    ],
+)
+def test_what_is_no_planned_suite(text: str, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        parse_planned(text)
+
+
+def test_a_plan_of_nothing_is_said_on_purpose(command: Command, service: Any) -> None:
+    """`evalsvc plan set RUN` would else empty the plan of a run by a slip."""
+    assert "neither suites nor --none" in command("plan", "set", "run-a").err
+    assert "--none is given with suites" in command("plan", "set", "run-a", "loss", "--none").err
+    assert "without --when-behind refuse" in command("plan", "set", "run-a", "loss", "--at-most", "2").err
+    assert "did you mean 'loss'" in command("plan", "set", "run-a", "los").err
