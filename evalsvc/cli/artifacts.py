@@ -110,8 +110,8 @@ def _find_grid(client: Client, checkpoint: str, task: str | None) -> Artifact:
     posted = find_checkpoint(client, checkpoint)
     grids = [
         artifact
-        for artifact in client.artifacts(posted.run, GRID, posted.step)
-        if artifact.variant == posted.variant and artifact.pruned_at is None
+        for artifact in client.artifacts(posted.run, step=posted.step)
+        if (artifact.kind, artifact.variant) == (GRID, posted.variant) and artifact.pruned_at is None
     ]
     by_task = {artifact.task: artifact for artifact in sorted(grids, key=lambda artifact: artifact.evaluation)}
     if task is not None and task not in by_task:

@@ -212,9 +212,9 @@ def again(
 def repetition_lines(repetition: Repetition) -> list[str]:
     """Return what `evaluations again` says before it asks."""
     lines = [
-        f"{repetition.matching:,} checkpoints match; by suite {repetition.suite}, {repetition.succeeded:,} were "
-        f"evaluated with its present version, {repetition.outdated:,} with an earlier one; {repetition.open:,} wait or "
-        "run and are left out"
+        f"{repetition.matching:,} checkpoints match: {repetition.succeeded:,} succeeded by the present version of "
+        f"suite {repetition.suite}, {repetition.outdated:,} by an earlier one; {repetition.open:,} wait or run and are "
+        "left out"
     ]
     count = len(repetition.checkpoints)
     if not count:

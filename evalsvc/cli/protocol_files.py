@@ -107,8 +107,10 @@ def known_files(checkpoint: Checkpoint | None = None, task: Mapping[str, object]
         if digest
     }
     files |= {key: value for key, value in (task or {}).items() if isinstance(value, str)}
-    if checkpoint is not None and checkpoint.sha256 is not None:
-        files[checkpoint.sha256] = checkpoint.uri
+    if checkpoint is not None:
+        files["layout"] = "the layout of the checkpoint"
+        if checkpoint.sha256 is not None:
+            files[checkpoint.sha256] = checkpoint.uri
     return files
 
 

@@ -80,8 +80,8 @@ def test_again_says_what_it_costs_and_asks(command: Command, service: Any, weigh
     assert asked.code == 2
     first, second = asked.out.splitlines()
     assert first == (
-        "3 checkpoints match; by suite loss, 1 were evaluated with its present version, 0 with an earlier one; "
-        "1 wait or run and are left out"
+        "3 checkpoints match: 1 succeeded by the present version of suite loss, 0 by an earlier one; 1 wait or run and "
+        "are left out"
     )
     assert second.startswith("2 evaluations take about ")
     assert "this would queue 2 evaluations, and nobody can be asked: give --yes" in asked.err

@@ -39,7 +39,7 @@ def measured(command: Any, service: Any) -> None:
         ("evalsvc runs show run-b", ["run-b"]),
         ("evalsvc history run-a --metric loss/i", ["loss/image"]),
         ("evalsvc history run-a run-b --metric ", ["loss/image", "loss/text"]),
-        ("evalsvc compare run-a@5 run-b@5 --task ", ["loss"]),
+        ("evalsvc compare run-a@5 run-b@5 --task l", ["loss"]),
         ("evalsvc checkpoints show run-a@", ["run-a@5"]),
         ("evalsvc submit run-a 5 file --suite text-qu", ["text-quick"]),
         ("evalsvc history x", []),
