@@ -365,6 +365,10 @@ class Client:
         query = _query(metric=names, variant=variant)
         return self._get(documents.Summary, f"/v1/runs/{_part(run)}/summary", query=query).series
 
+    def headline(self, run: str) -> documents.Headline:
+        """Return the metrics of a run to show first, and those that could not be measured."""
+        return self._get(documents.Headline, f"/v1/runs/{_part(run)}/headline")
+
     def import_values(
         self, run: str, source: str, series: Sequence[Mapping[str, object]], *, replace: bool = False
     ) -> documents.ImportOutcome:

@@ -26,8 +26,10 @@ UPLOADS = compile_path("/v1/uploads/{upload_id}")[0]
 writes the part to the disk as it comes."""
 
 SECONDS = 30.0
-"""Seconds in which a body must be complete, plus one second for each `SLOWEST` bytes. Between two pieces of an upload's part,
-the same time may pass."""
+"""Seconds in which a body must be complete, plus one second for each `SLOWEST` bytes.
+
+Between two pieces of an upload's part, the same time may pass.
+"""
 
 SLOWEST = 20_000
 

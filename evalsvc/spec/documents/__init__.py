@@ -35,6 +35,7 @@ from evalsvc.spec.documents.evaluations import Task as Task
 from evalsvc.spec.documents.events import Event as Event
 from evalsvc.spec.documents.history import Buckets as Buckets
 from evalsvc.spec.documents.history import Gap as Gap
+from evalsvc.spec.documents.history import Headline as Headline
 from evalsvc.spec.documents.history import History as History
 from evalsvc.spec.documents.history import ImportOutcome as ImportOutcome
 from evalsvc.spec.documents.history import Summary as Summary

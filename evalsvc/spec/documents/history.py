@@ -164,6 +164,30 @@ class Buckets(Document):
     """Whether gaps of lower steps are left out."""
 
 
+class LeftOutMetric(Document):
+    """A metric that an evaluation was asked for and could not measure."""
+
+    metric: Annotated[str, Example("coco/fid")]
+    step: Step
+    variant: Variant
+    message: Annotated[str, Example("fid is left out: 256 images, and it needs 2,049; sample more images")]
+    """Why there is no value, and what to do."""
+
+
+class Headline(Document):
+    """The metrics of a run to show first."""
+
+    run: RunName
+    metrics: Annotated[list[str], Example(["loss/image", "loss/text"])]
+    """Metrics that have values, the most important one first."""
+    chosen_by: Annotated[Literal["suites", "rule"], Example("suites")]
+    """What chose them: the headlines of the suites that evaluated the run, or the rule for runs without any."""
+    names: list[KnownMetric]
+    """Every metric of the run."""
+    left_out: list[LeftOutMetric]
+    """Metrics that the newest evaluation of each suite was asked for and could not measure."""
+
+
 class Point(Document):
     """A value of a series at a step."""
 

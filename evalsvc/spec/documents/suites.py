@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Annotated, Literal
 
 from evalsvc.spec.documents.document import Document, Example
@@ -14,6 +15,7 @@ Source = Annotated[Literal["put", "folder", "shipped"], Example("shipped")]
 Shadowed = Annotated[Literal["folder", "shipped"] | None, Example(None)]
 
 Tasks = Annotated[list[Open], Example([{"kind": "loss", "name": "loss", "data": "datasets:heldout_text.jsonl"}])]
+HeadlineMetrics = Annotated[list[str], Example(["loss/image", "loss/text"])]
 
 
 class Suite(Document):
@@ -27,6 +29,8 @@ class Suite(Document):
     source: Source
     shadows: Shadowed = None
     """Source of another suite of the same name, which this suite hides; null where the name has one suite."""
+    headline: HeadlineMetrics = field(default_factory=list)
+    """Metrics to show first, the most important one first; empty where the suite names none."""
 
 
 class SuiteSummary(Document):
@@ -40,6 +44,8 @@ class SuiteSummary(Document):
     """The tasks' names."""
     shadows: Shadowed = None
     """Source of another suite of the same name, which this suite hides; null where the name has one suite."""
+    headline: HeadlineMetrics = field(default_factory=list)
+    """Metrics to show first, the most important one first; empty where the suite names none."""
 
 
 class BrokenSuite(Document):
