@@ -20,6 +20,7 @@ from evalsvc.compare.gate_verdict import Difference, Gap, Verdict, judge, tails
 from evalsvc.compare.result import Result, task_of
 from evalsvc.compare.source import Service, read_result
 from evalsvc.errors import DeadlineExceeded, InvalidRequest, UnknownName
+from evalsvc.metrics.definitions import main_metric
 from evalsvc.spec.documents.comparisons import Basis, Family
 from evalsvc.spec.protocol import describe_differences, labelled, tell_apart
 
@@ -259,8 +260,12 @@ def _ruled(candidate: Result, baseline: Result, rules: Sequence[Rule]) -> Iterat
     A value that only the candidate has is new only where the baseline's values of the metric all have theirs.
     """
 
+    known = {**baseline.values, **candidate.values}
+
     def rule_for(name: str) -> Rule | None:
-        return next((rule for rule in rules if rule.matches(name)), None)
+        rule = next((rule for rule in rules if rule.matches(name)), None)
+        is_judged = rule is None or rule.judges_companions or main_metric(name, known) is None
+        return rule if is_judged else None
 
     def wants(name: str) -> bool:
         rule = rule_for(name)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -32,6 +32,9 @@ class Rule(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    judges_companions: ClassVar[bool] = True
+    """Whether the rule also judges perplexities and the like, which say of a change what their loss says."""
 
     metric: str = Field(min_length=1)
     """A metric's name, or a pattern for several: `arc_*/acc`. Of several rules the first that matches counts."""
@@ -66,8 +69,14 @@ class Rule(BaseModel):
         return name == self.metric or fnmatchcase(name, self.metric)
 
 
-EVERYTHING = (Rule(metric="*"),)
-"""Without rules: every metric that has a better side."""
+class DefaultRule(Rule):
+    """The rule for a gate without rules."""
+
+    judges_companions: ClassVar[bool] = False
+
+
+EVERYTHING = (DefaultRule(metric="*"),)
+"""Without rules: every metric that has a better side and is not shown next to another one, as a perplexity is."""
 
 
 @dataclass(frozen=True)

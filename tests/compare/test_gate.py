@@ -39,6 +39,19 @@ def verdicts(found: Report) -> dict[str, str]:
     return {comparison.metric: comparison.verdict for comparison in found.comparisons}
 
 
+def test_perplexities_are_judged_by_no_default_rule() -> None:
+    """A loss that got worse counted twice, and the false alarms of a gate with it."""
+    sides = [result(*(value(f"pairs/{name}", number) for name in ("text", "text_perplexity"))) for number in (1.0, 2.0)]
+    found = compare(sides[1], sides[0], EVERYTHING)
+    assert verdicts(found) == {"pairs/text": "worse"}
+    assert found.alarms is not None
+    assert found.alarms.metrics == 1
+    asked = compare(sides[1], sides[0], (Rule(metric="*_perplexity"),))
+    assert verdicts(asked) == {"pairs/text_perplexity": "worse"}
+    alone = result(value("pairs/text_perplexity", 1.0))
+    assert verdicts(compare(alone, alone, EVERYTHING)) == {"pairs/text_perplexity": "within_tolerance"}
+
+
 class TestVerdict:
     @pytest.mark.parametrize(("direction", "verdict"), [("lower", "worse"), ("higher", "better")])
     def test_direction(self, direction: str, verdict: str) -> None:

@@ -30,6 +30,8 @@ from evalsvc.metrics.definitions import (
     Definition,
     Kind,
     find_definitions,
+    main_metric,
+    may_return,
 )
 from evalsvc.metrics.frechet import Moments
 from evalsvc.metrics.image_metric import FeatureSets, ImageMetric
@@ -97,6 +99,37 @@ class TestFinding:
     def test_what_fits_every_name_is_found_by_its_own_only(self) -> None:
         assert find_definitions("gsm8k/rouge") == []
         assert [one.names for one in find_definitions("<metric>")] == [ANY]
+
+
+@pytest.mark.parametrize("definition", [one for one in DEFINITIONS if one.companion_of], ids=lambda one: one.names[0])
+def test_a_companion_is_of_a_metric_that_is_defined(definition: Definition) -> None:
+    for name in definition.names:
+        plain = re.sub(r"\[[^]]*\]", "", name)
+        main = main_metric(f"some/{plain}", {f"some/{definition.main_name(plain)}"})
+        assert main is not None
+        assert main != f"some/{plain}"
+        found = definition_of(definition.kind, main)
+        assert found is not None
+        assert found.companion_of is None
+        assert main_metric(f"some/{plain}", set()) is None, "without the metric it stands alone"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "may"),
+    [
+        ("loss", "text_within", True),
+        ("loss", "fid", False),
+        ("loss", "image_row_7", True),
+        ("language", "acc", True),
+        ("language", "acc_norm_within", True),
+        ("language", "ac", False),
+        ("language", "exact_mach", False),
+        ("language", "rouge1", True),
+        ("of another package", "anything", True),
+    ],
+)
+def test_whether_a_task_may_return_a_metric(kind: str, name: str, may: bool) -> None:
+    assert may_return(kind, name) is may
 
 
 @pytest.mark.parametrize("name", catalog.COMPONENTS["metrics"])

@@ -7,9 +7,11 @@ return. A new metric is one more entry in the file of its kind of task.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from itertools import islice
 
+from evalsvc.errors import near_misses
 from evalsvc.metrics.definitions.alignment import ALIGNMENT
 from evalsvc.metrics.definitions.completions import COMPLETIONS
 from evalsvc.metrics.definitions.definition import ANY, ITEMS, KINDS, OF_METRIC, Definition, Kind
@@ -30,6 +32,8 @@ __all__ = [
     "Definition",
     "Kind",
     "find_definitions",
+    "main_metric",
+    "may_return",
     "plain_names",
 ]
 
@@ -42,6 +46,8 @@ DEFINITIONS: tuple[Definition, ...] = (
     *COMPLETIONS,
     *ALIGNMENT,
 )
+
+_COMPANIONS = tuple(one for one in DEFINITIONS if one.companion_of is not None)
 
 
 def find_definitions(wanted: str) -> list[Definition]:
@@ -59,7 +65,35 @@ def find_definitions(wanted: str) -> list[Definition]:
     return found
 
 
-def plain_names() -> list[str]:
+def main_metric(name: str, known: Collection[str]) -> str | None:
+    """Return which of the `known` metrics a metric is shown next to, by full names.
+
+    None: the metric has a row of its own, since it is no companion of another metric or the other one is not known.
+    """
+    first, slash, second = name.rpartition("/")
+    for definition in _COMPANIONS:
+        if definition.matches(second):
+            main = f"{first}{slash}{definition.main_name(second)}"
+            return main if main in known else None
+    return None
+
+
+def may_return(kind: str, name: str) -> bool:
+    """Say whether a task of a kind may return a metric with this second half of its name.
+
+    Benchmarks may have metrics that only lm-eval knows. Of these, a name that is nearly a known one is no metric. A
+    task that another package adds may return anything.
+    """
+    if kind not in KINDS:
+        return True
+    of_kind = [one for one in DEFINITIONS if one.kind == kind]
+    if any(one.matches(name) for one in of_kind if one.names != ANY):
+        return True
+    return any(one.names == ANY for one in of_kind) and not near_misses(name, plain_names(kind), cutoff=0.8)
+
+
+def plain_names(kind: str | None = None) -> list[str]:
     """Return the names that a metric may have just so: without what is in brackets, and those with `<…>` left out."""
-    names = (re.sub(r"\[[^]]*\]", "", name) for definition in DEFINITIONS for name in definition.names)
+    chosen = (one for one in DEFINITIONS if kind in (None, one.kind))
+    names = (re.sub(r"\[[^]]*\]", "", name) for definition in chosen for name in definition.names)
     return list(dict.fromkeys(name for name in names if "<" not in name))

@@ -56,6 +56,9 @@ class Definition:
     """Key of the task's items that names the group of each; empty where items do not name one."""
     pairs: str = ITEMS
     """`items` where two checkpoints are compared item by item, else the reason why they are not."""
+    companion_of: tuple[str, str] | None = None
+    """The metric next to which tables show this one, as a yardstick or in another unit: a regular expression of the
+    part of the name to replace, and the replacement. None: the metric has a row of its own."""
 
     @property
     def title(self) -> str:
@@ -65,6 +68,10 @@ class Definition:
     def matches(self, name: str) -> bool:
         """Say whether this is the definition of a metric whose name ends so, behind `<task>/` or `<benchmark>/`."""
         return any(_expression(pattern).fullmatch(name) for pattern in self.names)
+
+    def main_name(self, name: str) -> str | None:
+        """Return the name of the metric next to which tables show the metric `name`; None for a row of its own."""
+        return None if self.companion_of is None else re.sub(*self.companion_of, name)
 
 
 @cache

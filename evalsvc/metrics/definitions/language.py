@@ -66,6 +66,7 @@ LANGUAGE = (
         direction="lower",
         error=PERPLEXITY,
         source=LM_EVAL,
+        companion_of=("^(word_|byte_)?perplexity", "bits_per_byte"),
     ),
     _language(
         names=("image_mass",),

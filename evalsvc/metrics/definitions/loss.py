@@ -38,6 +38,7 @@ _unigram = partial(
     least=2,
     grouped_by="",
     pairs="it is a property of the data, the same for every checkpoint",
+    companion_of=("_unigram(_by_place)?$", ""),
     source="D. J. C. MacKay, L. C. Bauman Peto, Natural Language Engineering 1, 1995; M. Stone, JRSS B 36, 1974, "
     "for leaving out",
 )
@@ -62,6 +63,7 @@ LOSS = (
         formula="e to the loss of that name",
         unit="perplexity",
         error=PERPLEXITY,
+        companion_of=("_perplexity$", ""),
     ),
     _loss(
         names=("image_mass",),

@@ -44,6 +44,7 @@ RECONSTRUCTION = (
     ),
     _reconstruction(
         names=("codebook_perplexity",),
+        companion_of=("perplexity$", "use"),
         formula="e to the entropy −Σ f ln f of the frequencies f of the codes",
         unit="perplexity",
         direction="none",

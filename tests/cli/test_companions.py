@@ -1,0 +1,34 @@
+"""Which values are shown next to others, and which have a row."""
+
+from evalsvc.cli.companions import Place, companion_name, divide_rows, yardsticks
+
+LOSS, PERPLEXITY, UNIGRAM = (Place(f"pairs/text{end}", "raw", "p1") for end in ("", "_perplexity", "_unigram"))
+
+
+def test_companions_have_the_row_of_their_metric() -> None:
+    divided = divide_rows([PERPLEXITY, LOSS, UNIGRAM])
+    assert (divided.own, divided.companions) == ([1], {1: [0, 2]})
+    named = divide_rows([PERPLEXITY, LOSS], named=["pairs/text_perplexity"])
+    assert (named.own, named.companions) == ([0, 1], {})
+    assert divide_rows([PERPLEXITY]).own == [0], "without its metric it has a row"
+    assert divide_rows([LOSS, Place("other/text_perplexity", "raw", "p1")]).own == [0, 1], "of another task"
+
+
+def test_a_companion_of_another_protocol_or_variant_is_not_taken_for_ones_own() -> None:
+    one, two = LOSS, Place("pairs/text", "raw", "p2")
+    mine, other = PERPLEXITY, Place("pairs/text_perplexity", "raw", "p2")
+    assert divide_rows([one, two, mine, other]).companions == {0: [2], 1: [3]}
+    shared = Place("pairs/text_unigram", "raw", "of the data")
+    assert divide_rows([one, two, shared]).companions == {0: [2], 1: [2]}
+    several = [shared, Place("pairs/text_unigram", "raw", "of other data")]
+    assert divide_rows([one, *several]).own == [0, 1, 2]
+    assert divide_rows([one, Place("pairs/text_perplexity", "ema", "p1")]).own == [0, 1]
+
+
+def test_the_cell() -> None:
+    assert companion_name("pairs/image_unigram_by_place", "pairs/image") == "unigram by place"
+    assert companion_name("wiki/word_perplexity", "wiki/bits_per_byte") == "word perplexity"
+    assert yardsticks([("perplexity", 10.12345), ("unigram", "NaN")], 4.158883) == (
+        "perplexity 10.12; unigram NaN; chance 4.159"
+    )
+    assert yardsticks([], None) == ""
