@@ -52,8 +52,14 @@ def first_rows(rows: Iterable[D], limit: int) -> list[D]:
     return found[:limit]
 
 
-def print_rows(rows: Sequence[Mapping[str, object]], form: Format, key: str, nothing: str) -> None:
-    """Print rows that all have the same columns. JSON has them below `key`; `nothing` is the table without rows."""
+def print_rows(
+    rows: Sequence[Mapping[str, object]], form: Format, key: str, nothing: str, drop: Sequence[str] = ()
+) -> None:
+    """Print rows that all have the same columns.
+
+    JSON has the rows below `key`; `nothing` is the table without rows; `drop` are the columns that a narrow terminal
+    goes without, in this order.
+    """
     if form == "json":
         say_json({key: list(rows)})
     elif form == "csv":
@@ -63,7 +69,7 @@ def print_rows(rows: Sequence[Mapping[str, object]], form: Format, key: str, not
     else:
         columns = list(rows[0])
         cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
-        print_table(columns, cells, optional=columns)
+        print_table(columns, cells, optional=columns, drop=drop)
 
 
 def print_list(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -76,6 +77,9 @@ Flipped = Annotated[
 Force = Annotated[
     bool, typer.Option("--force", help="Compare what was measured by different protocols, too; unpaired.")
 ]
+Everything = Annotated[
+    bool, typer.Option("--all", help="In the table of two checkpoints, show perplexities and other yardsticks, too.")
+]
 OfSuite = Annotated[
     str | None,
     typer.Option(
@@ -96,6 +100,7 @@ def compare(
     flipped: Flipped = 0,
     force: Force = False,
     suite: OfSuite = None,
+    everything: Everything = False,
     format: Annotated[Format, typer.Option(help="How to print it.")] = "table",  # noqa: A002
     url: Url = None,
 ) -> None:
@@ -118,7 +123,8 @@ def compare(
         if b is None:
             raise InvalidRequest(f"{a} is compared with nothing; give a second checkpoint or file, or a run alone")
         comparison = _compare_checkpoints(a, b, options, client, suite)
-    print_document(format, comparison, print_contrasts, write_contrasts_csv)
+    table = partial(print_contrasts, named=options.metrics, whole=everything)
+    print_document(format, comparison, table, write_contrasts_csv)
     require_comparable(comparison)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
+from evalsvc.cli.companions import Place, divide_rows
 from evalsvc.cli.tables import error_bar, explain_groups, print_warnings, say_curve, shown_items, shown_number
 from evalsvc.cli.terminal import print_table, say, write_rows
 from evalsvc.spec.documents.comparisons import (
@@ -25,23 +26,42 @@ CONTRAST_WORDS = {
 """What a table calls these verdicts; the others are words already."""
 
 
-def print_contrasts(comparison: Comparison) -> None:
-    """Print a comparison of two checkpoints, a line per metric; of the columns at the end, those that a line needs."""
+def print_contrasts(comparison: Comparison, *, named: Collection[str] = (), whole: bool = False) -> None:
+    """Print a comparison of two checkpoints, a row per metric; of the columns at the end, those that a row needs.
+
+    Perplexities and the like, which have the verdict of their loss, have a row only where `named` or with `whole`.
+    """
     say(f"A: {comparison.a}\nB: {comparison.b}")
-    interval = f"{100 * comparison.level:.4g} % interval"
-    columns = ["B is", "metric", "A", "B", "B − A", interval, "basis", "n"]
     together = comparison.family == "holm"
     p_values = "p (Holm, all metrics)" if together else "p (Holm)"
+    columns = ["B is", "metric", "A", "interval of A", "B", "interval of B", "B − A"]
+    columns += [f"{100 * comparison.level:.4g} % interval", "basis", "n"]
     optional = ["left out", "only A / B right", p_values, "protocols differ in", "why there is no interval"]
-    rows = [_contrast_row(contrast, together) for contrast in comparison.contrasts]
+    shown = comparison.contrasts if whole else _with_rows(comparison.contrasts, named)
+    rows = [_contrast_row(contrast, together) for contrast in shown]
     if rows:
-        print_table([*columns, *optional], rows, optional)
-        explain_groups(columns, rows)
+        drop = ("n", "basis", "only A / B right", "interval of A", "interval of B", p_values, "left out")
+        below = ("protocols differ in", "why there is no interval")
+        print_table([*columns, *optional], rows, ["interval of A", "interval of B", *optional], drop, below)
+        explain_groups([*columns, *optional], rows)
+        if hidden := len(comparison.contrasts) - len(rows):
+            say(f"yardsticks that are not shown, such as perplexities: {hidden:,}; --all shows them", err=True)
         _explain_verdicts(comparison)
     else:
         say("neither has any metrics")
     print_warnings(comparison.warnings.a, "A, ")
     print_warnings(comparison.warnings.b, "B, ")
+
+
+def _with_rows(contrasts: Sequence[MetricDifference], named: Collection[str]) -> list[MetricDifference]:
+    places = [Place(contrast.metric, "", _protocol_of(contrast)) for contrast in contrasts]
+    return [contrasts[place] for place in divide_rows(places, named).own]
+
+
+def _protocol_of(contrast: MetricDifference) -> str:
+    """Return the id of the protocol of the side that has the metric."""
+    side = contrast.a or contrast.b
+    return "" if side is None else side.protocol
 
 
 def _explain_verdicts(comparison: Comparison) -> None:
@@ -69,8 +89,8 @@ def _contrast_row(contrast: MetricDifference, together: bool) -> list[str]:
     return [
         CONTRAST_WORDS.get(contrast.verdict, contrast.verdict) + forced,
         labelled(contrast.metric, contrast.differs),
-        _side(contrast.a),
-        _side(contrast.b),
+        *_side(contrast.a),
+        *_side(contrast.b),
         _change(contrast.difference),
         f"{_change(interval.low)} … {_change(interval.high)}" if interval else "",
         contrast.basis,
@@ -96,14 +116,14 @@ def _left_out(contrast: MetricDifference) -> str:
     return ", ".join(f"{count:,} only {side} has" for side, count in counts.items() if count)
 
 
-def _side(side: ComparedSide | None) -> str:
-    """The value with its interval; with its standard error where it has none."""
+def _side(side: ComparedSide | None) -> tuple[str, str]:
+    """Return the value and its interval; without an interval, the standard error."""
     if side is None:
-        return ""
+        return "", ""
     value = shown_number(side.value)
     if side.low is None or side.high is None:
-        return f"{value} {error_bar(side.stderr)}".rstrip()
-    return f"{value} [{float(side.low):.4g}, {float(side.high):.4g}]"
+        return value, error_bar(side.stderr)
+    return value, f"[{float(side.low):.4g}, {float(side.high):.4g}]"
 
 
 def _change(value: Number | None) -> str:
@@ -138,8 +158,9 @@ def print_difference_curves(comparison: RunComparison) -> None:
     for curve in comparison.curves:
         say_curve(curve)
         band = f"{100 * comparison.level:.4g} % interval, {comparison.band}"
-        columns = [comparison.x, "A", "B", "B − A", band, "basis", "B is"]
-        print_table(columns, [_step_row(curve, place) for place in range(len(curve.x))])
+        columns = [comparison.x, "A", "± A", "B", "± B", "B − A", band, "basis", "B is"]
+        rows = [_step_row(curve, place) for place in range(len(curve.x))]
+        print_table(columns, rows, ("± A", "± B"), drop=("basis", "± A", "± B"))
         for line in _crossing_lines(curve):
             say(line)
         say()
@@ -153,8 +174,8 @@ def _step_row(curve: DifferenceCurve, place: int) -> list[str]:
     low, high = curve.low[place], curve.high[place]
     return [
         str(curve.x[place]),
-        f"{shown_number(curve.a[place])} {error_bar(curve.a_stderr[place])}".rstrip(),
-        f"{shown_number(curve.b[place])} {error_bar(curve.b_stderr[place])}".rstrip(),
+        *(shown_number(curve.a[place]), error_bar(curve.a_stderr[place])),
+        *(shown_number(curve.b[place]), error_bar(curve.b_stderr[place])),
         _change(curve.difference[place]),
         "" if low is None else f"{_change(low)} … {_change(high)}",
         curve.basis[place],

@@ -23,17 +23,18 @@ from evalsvc.cli.options import (
     output_of,
     require_folders,
 )
-from evalsvc.cli.progress import show_bars
+from evalsvc.cli.progress import Bars, show_bars
 from evalsvc.cli.terminal import print_table, say
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
 from evalsvc.compare import reports as gate_reports
-from evalsvc.compare.gate import Look, Report, run_gate
+from evalsvc.compare.gate import Look, Outcome, Report, run_gate
 from evalsvc.compare.gate_rules import Rules, read_rules
 from evalsvc.compare.source import Service
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, os_reason
 from evalsvc.spec.documents import Evaluation
 from evalsvc.spec.documents.comparisons import Family
+from evalsvc.spec.documents.fields import OVER
 from evalsvc.spec.names import CHECKPOINT
 from evalsvc.spec.suite import find_suite
 
@@ -153,19 +154,21 @@ class _Here:
 
 def _print_report(report: Report, annotations: bool) -> None:
     if report.looks:
-        print_table(gate_reports.LOOK_COLUMNS, gate_reports.looks_table(report))
+        rows = gate_reports.looks_table(report)
+        print_table(gate_reports.LOOK_COLUMNS, rows, drop=gate_reports.LOOKS_DROP)
     if report.comparisons:
-        print_table(gate_reports.COLUMNS, gate_reports.table(report.comparisons))
+        rows = gate_reports.table(report.comparisons)
+        print_table(gate_reports.COLUMNS, rows, drop=gate_reports.DROP, below=("why",))
     for line in gate_reports.to_annotations(report) if annotations else ():
         say(line)
     for line in (*gate_reports.effort(report), gate_reports.levels(report)):
         if line:
             say(line)
-    say(gate_reports.headline(report))
+    say(gate_reports.headline(report), style="green" if report.outcome is Outcome.PASSED else "red")
 
 
-def _print_states() -> Callable[[Evaluation], None]:
-    """Says on stderr what is waited for, and again when its state changes: a log has no room for bars."""
+def _print_states(bars: Bars) -> Callable[[Evaluation], None]:
+    """Return what prints, on stderr, which evaluation is waited for, its state when that changes, and its progress."""
     said: dict[int, str] = {}
 
     def report(evaluation: Evaluation) -> None:
@@ -173,6 +176,9 @@ def _print_states() -> Callable[[Evaluation], None]:
         if said.get(number) != state:
             said[number] = state
             say(f"evaluation {number} ({evaluation.suite.name}) is {state}", err=True)
+        for task in evaluation.tasks if state not in OVER else ():
+            now = task.progress
+            bars.show(f"evaluation {number}, {task.name}", now.done, now.total, now.unit or "")
 
     return report
 
@@ -187,8 +193,8 @@ def _gate_measured(candidate: str, baseline: str, rules: Rules, here: _Here, tim
     """Judge two results by files or by the service."""
     if here.model or here.layout or here.suites or here.device or here.threads:
         raise InvalidRequest("--model, --layout, --suites, --device, --threads are for --until decided; leave them out")
-    with connect(url) as client:
-        service = Service(client, here.suite, timeout, _print_states())
+    with connect(url) as client, show_bars() as bars:
+        service = Service(client, here.suite, timeout, _print_states(bars))
         return run_gate(candidate, baseline, rules.rules, service, rules.family)
 
 

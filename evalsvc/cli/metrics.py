@@ -43,7 +43,7 @@ def metrics(
         elif form == "table" and pattern is not None:
             say("\n\n".join(map(_described, definitions)))
         else:
-            print_rows(list(map(_row, definitions)), form, "metrics", "")
+            print_rows(list(map(_row, definitions)), form, "metrics", "", drop=("unit", "better"))
 
 
 def _row(definition: Definition) -> dict[str, object]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from typing import Annotated, Literal
 
 import typer
 
 from evalsvc.cli.answers import printed_to
 from evalsvc.cli.options import FAILED, AsJson, Output, Url, connect, form_of
-from evalsvc.cli.status_screen import status_screen
-from evalsvc.cli.terminal import say, say_json
+from evalsvc.cli.status_screen import line_style, status_screen
+from evalsvc.cli.terminal import say, say_json, terminal_width
 from evalsvc.spec.documents.reading import content_of
 
 commands = typer.Typer()
@@ -35,7 +33,7 @@ def status(
         if form_of(form, as_json) == "json":
             say_json(content_of(document))
         else:
-            width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-            say("\n".join(status_screen(document, address, width)))
+            for line in status_screen(document, address, terminal_width()):
+                say(line, style=line_style(line))
     if document.status != "ready":
         raise typer.Exit(FAILED)

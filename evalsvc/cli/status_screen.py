@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from textwrap import wrap
 
 from evalsvc.spec import documents
 from evalsvc.spec.names import checkpoint_name
@@ -11,16 +12,27 @@ SHOWN_RUNS = 8
 """Lines for runs with a queue; the longest queues come first."""
 
 NARROW = 40
-"""Characters below which lines are not cut any more."""
+"""Characters below which lines are not made narrower."""
 
 
 def status_screen(status: documents.Status, url: str, width: int | None = None) -> list[str]:
-    """The lines, none longer than `width`."""
+    """Return the lines; a line that is longer than `width` goes on, indented, in the next ones."""
     lines = list(_lines(status, url))
     if width is None:
         return lines
-    most = max(width, NARROW)
-    return [line if len(line) <= most else line[: most - 1] + "…" for line in lines]
+    return [part for line in lines for part in _continued(line, max(width, NARROW))]
+
+
+def _continued(line: str, width: int) -> list[str]:
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return wrap(line, width, subsequent_indent=indent, break_on_hyphens=False, drop_whitespace=True) or [line]
+
+
+def line_style(line: str) -> str:
+    """Return the colour of a line: red for failures and for what keeps the service from evaluating."""
+    if line.startswith(("failed last:", "  ! ")) or ": NOT READY" in line:
+        return "red"
+    return "yellow" if line.startswith("suspicious:") else ""
 
 
 def duration(seconds: float) -> str:

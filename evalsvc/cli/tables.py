@@ -4,35 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from evalsvc.cli.terminal import one_line, print_table, say
+from evalsvc.cli.companions import Place, companion_name, divide_rows, yardsticks
+from evalsvc.cli.terminal import one_line, print_table, say, warn
 from evalsvc.compare.curves import Curve
-from evalsvc.spec.documents import Metric, TaskWarning
+from evalsvc.spec.documents import Evaluation, Metric, TaskWarning
 from evalsvc.spec.documents.comparisons import DifferenceCurve
+from evalsvc.spec.documents.fields import Number
 from evalsvc.spec.protocol import describe_fields, labels
+
+YARDSTICKS = "for comparison"
+"""Column of perplexities, unigram losses and chance, next to the metric that they belong to."""
 
 
 def print_metrics(metrics: Sequence[Metric], protocols: Mapping[str, Mapping[str, object]]) -> None:
-    """A line per metric; where several protocols have one, with what tells them apart. `protocols` are by id."""
-    columns = ["metric", "value", "± stderr", "n", "unit"]
-    rows = [
-        [label, shown_number(metric.value), error_bar(metric.stderr), shown_items(metric.n, metric.groups), metric.unit]
-        for label, metric in zip(labels(metrics, protocols), metrics, strict=True)
-    ]
+    """Print a row per metric; several protocols of one metric with what tells them apart. `protocols` are by id."""
+    columns = ["metric", "value", "± stderr", YARDSTICKS, "n", "unit"]
+    names = labels(metrics, protocols)
+    divided = divide_rows([Place(metric.name, "", metric.protocol) for metric in metrics])
+    rows = []
+    for place in divided.own:
+        metric = metrics[place]
+        others = [metrics[at] for at in divided.companions.get(place, ())]
+        shown = yardsticks([(companion_name(one.name, metric.name), one.value) for one in others], metric.baseline)
+        numbers = [shown_number(metric.value), error_bar(metric.stderr), shown]
+        rows.append([names[place], *numbers, shown_items(metric.n, metric.groups), metric.unit])
     if rows:
-        print_table(columns, rows)
+        print_table(columns, rows, optional=(YARDSTICKS,), drop=("n", "unit"))
         explain_groups(columns, rows)
 
 
 def print_warnings(warnings: Iterable[TaskWarning], whose: str = "") -> None:
     """Print what is suspicious about a task's result, on stderr."""
     for warning in warnings:
-        say(f"warning: {whose}{warning.metric}: {one_line(warning.message)}", err=True)
+        warn(f"{whose}{warning.metric}: {one_line(warning.message)}")
 
 
-def say_curve(curve: Curve | DifferenceCurve) -> None:
-    """Print what is above the table of a curve: the metric, its unit, and how it was measured."""
+def print_left_out(evaluations: Iterable[Evaluation]) -> None:
+    """Print the metrics that evaluations were asked for and could not measure, a line each, with the reason."""
+    for evaluation in evaluations:
+        for warning in (warning for task in evaluation.tasks for warning in task.warnings):
+            if warning.code == "left_out":
+                say(f"{warning.metric}: not measured by {evaluation.suite.name}: {one_line(warning.message)}")
+
+
+def say_curve(curve: Curve | DifferenceCurve, chance: Number | None = None) -> None:
+    """Print what is above the table of a curve: the metric, its unit, chance, and how it was measured."""
     protocol = "of several protocols, forced" if curve.protocol is None else f"protocol {curve.protocol}"
-    said = ", ".join(filter(None, [curve.unit, protocol, describe_fields(curve.differs)]))
+    said = ", ".join(filter(None, [curve.unit, yardsticks([], chance), protocol, describe_fields(curve.differs)]))
     say(f"{curve.metric} ({said})")
 
 

@@ -4,33 +4,47 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from collections.abc import Collection, Mapping, Sequence
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from evalsvc.cli.table_layout import lay_out
 from evalsvc.cli.wording import in_options
 from evalsvc.files.csv_cells import plain_cell
 from evalsvc.spec.visible_text import visible, visible_line
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], optional: Collection[str] = ()) -> None:
-    """Print a table, with what others wrote in it shown and not obeyed.
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    optional: Collection[str] = (),
+    drop: Sequence[str] = (),
+    below: Sequence[str] = (),
+) -> None:
+    """Print a table, with control characters of names and messages written out.
 
-    A column whose name is in `optional` is left out where no row has anything in that column.
+    A column whose name is in `optional` is left out where no row has anything in that column. In a pipe every row is
+    one line, whatever its width. In a terminal, lines wrap. Where that is not enough, the columns in `below` become
+    lines below their rows, and the columns in `drop` are left out, in this order, until the others fit; a line below
+    the table names them. No name is cut.
     """
     shown = [place for place, name in enumerate(columns) if name not in optional or any(row[place] for row in rows)]
-    table = Table(box=box.SIMPLE)
-    # As `Text`, brackets in names are no markup.
-    for place in shown:
-        table.add_column(Text(visible_line(columns[place])))
-    for row in rows:
-        table.add_row(*(Text(visible_line(row[place])) for place in shown))
-    # A pipe has no width: what reads it wants whole lines.
-    Console(width=None if sys.stdout.isatty() else 240).print(table)
+    head = [visible_line(columns[place]) for place in shown]
+    body = [[visible_line(row[place]) for place in shown] for row in rows]
+    table = lay_out(head, body, terminal_width(), drop, below)
+    print()
+    Console().print(Text("\n").join(table.lines), soft_wrap=True)
+    if table.dropped:
+        print(f"(no room for: {', '.join(table.dropped)})")
+    print(flush=True)
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that stdout is; None in a pipe or a file, where lines have no end."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def write_rows(rows: Sequence[Mapping[str, object]]) -> None:
@@ -45,8 +59,15 @@ def _csv_cell(value: object) -> object:
     return plain_cell(visible(value) if isinstance(value, str) else value)
 
 
-def say(text: str = "", *, err: bool = False) -> None:
-    """Print a text at once, with what others wrote in it shown and not obeyed: all output but tables and bars."""
+def say(text: str = "", *, err: bool = False, style: str = "") -> None:
+    """Print a text immediately, with its control characters written out: all output but tables and bars.
+
+    `style` is a colour, such as `red`, for terminals.
+    """
+    if style:
+        # As `Text`, brackets are no markup.
+        Console(stderr=err).print(Text(visible(text), style), soft_wrap=True)
+        return
     print(visible(text), file=sys.stderr if err else sys.stdout, flush=True)
 
 
@@ -56,12 +77,21 @@ def say_json(document: object) -> None:
 
 
 def complain(message: str) -> None:
-    """Print an error on stderr, with options and commands in place of the fields and routes of a service's message."""
-    say(f"error: {in_options(message)}", err=True)
+    """Print an error on stderr, its first word in red where stderr is a terminal.
+
+    Options and commands take the place of the fields and routes in a service's message.
+    """
+    _say_labelled("error:", "bold red", in_options(message))
 
 
 def warn(message: str) -> None:
-    say(f"warning: {message}", err=True)
+    """Print a warning on stderr, its first word in yellow where stderr is a terminal."""
+    _say_labelled("warning:", "bold yellow", message)
+
+
+def _say_labelled(label: str, style: str, message: str) -> None:
+    # As `Text`, brackets in a message are no markup.
+    Console(stderr=True).print(Text.assemble((label, style), f" {visible(message)}"), soft_wrap=True)
 
 
 def one_line(text: str) -> str:

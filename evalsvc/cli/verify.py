@@ -37,7 +37,7 @@ from evalsvc.config import Settings
 from evalsvc.doctor.verification import keep_verification, present_versions
 from evalsvc.errors import InvalidRequest, os_reason
 from evalsvc.spec.suite import find_suite
-from evalsvc.verify.agreement import COLUMNS, Agreement, Finding, table_row, to_json
+from evalsvc.verify.agreement import COLUMNS, DROP, Agreement, Finding, table_row, to_json
 
 if TYPE_CHECKING:
     from evalsvc.verify.recorded import RecordedTask
@@ -244,7 +244,13 @@ def _report(findings: Sequence[Finding], about: Mapping[str, object], output: Pa
     if str(output) == "-":
         say_json(document)
     else:
-        print_table(COLUMNS, [table_row(finding) for finding in findings], optional=("ours", "theirs"))
+        print_table(
+            COLUMNS,
+            [table_row(finding) for finding in findings],
+            optional=("ours", "theirs"),
+            drop=DROP,
+            below=("note",),
+        )
         say(headline(findings))
         if output is not None:
             write_output("--output", output, json.dumps(document, indent=2) + "\n")

@@ -35,10 +35,16 @@ COLUMNS = ("", "metric", "baseline", "candidate", "change", "error", "basis", "n
 """`error`: the standard error of the change; `basis`: where that comes from; `fails at`: about the smallest change to
 the bad side that would have been a regression."""
 
+DROP = ("n", "basis", "error", "fails at")
+"""Columns that go, in this order, where a terminal is too narrow for all."""
+
 LOOK_COLUMNS = ("metric", "n", "change", "interval", "basis", "errors", "level", "")
 """Of the looks at samples that were still drawn; `basis`: where the standard error comes from; `errors`: the boundary
 of the look, in standard errors of a normal distribution; `level`: how often all looks at the metric together call it
 worse although it did not change."""
+
+LOOKS_DROP = ("level", "errors", "basis")
+"""Columns of `LOOK_COLUMNS` that go, in this order, where a terminal is too narrow for all."""
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 has no way to write (section 2.2)."""

@@ -97,6 +97,9 @@ def all_agree(findings: Sequence[Finding]) -> bool:
 COLUMNS = ("quantity", "program", "ours", "theirs", "difference", "tolerance", "", "note")
 """Columns of the table that a terminal shows."""
 
+DROP = ("theirs", "ours")
+"""Columns that go, in this order, where a terminal is too narrow for all."""
+
 
 def table_row(finding: Finding) -> list[str]:
     """The cells of a finding under COLUMNS."""

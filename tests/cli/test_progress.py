@@ -1,9 +1,12 @@
 """What the command line says while it waits."""
 
+import time
+
 import pytest
 from example_documents import example
 
-from evalsvc.cli.progress import print_news
+from evalsvc.cli import progress
+from evalsvc.cli.progress import print_news, show_bars
 from evalsvc.spec.documents import Error, Evaluation, Interim, Metric, Progress, Retry, Task
 
 
@@ -40,3 +43,32 @@ def test_several_values_of_one_name_are_told_apart(capsys: pytest.CaptureFixture
     print_news()(evaluation(interim=Interim(done=64, metrics=metrics, protocols=protocols)))
     said = "fid (sampling.guidance_scale=1.0) 10 ± 0.5, fid (sampling.guidance_scale=3.0) 30 ± 0.5"
     assert capsys.readouterr().err == f"loss after 64 sequences: {said}\n"
+
+
+def test_without_a_terminal_there_is_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A job in CI printed nothing until its end. The work says nothing while the lines are printed."""
+    monkeypatch.setattr(progress, "EVERY", 0.02)
+    with show_bars() as bars:
+        time.sleep(0.05)
+        bars.show("pairs", 96, None, "sequences")
+        bars.show("pairs", 128, 4000, "sequences")
+        bars.show("evil\x1b[2J", 1, 2, "images")
+        time.sleep(0.1)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].endswith(": nothing has begun yet")
+    assert lines[-1].startswith("after ")
+    assert lines[-1].endswith(" s: pairs 128 of 4,000 sequences; evil\\x1b[2J 1 of 2 images")
+    assert 3 <= len(lines) <= 8
+    time.sleep(0.05)
+    assert capsys.readouterr().err == "", "the lines end with the work"
+
+
+def test_work_of_a_moment_has_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with show_bars() as bars:
+        bars.show("pairs", 1, 2, "sequences")
+    assert capsys.readouterr().err == "after 0 s: pairs 1 of 2 sequences\n"
+    with show_bars():
+        pass
+    assert capsys.readouterr().err == "", "no work, no line"

@@ -72,12 +72,16 @@ def test_everything_is_on_one_screen() -> None:
     ]
 
 
-@pytest.mark.parametrize("width", [60, 200])
-def test_a_line_is_a_line_of_the_terminal(width: int) -> None:
-    lines = screen(STATUS, "http://127.0.0.1:8321", width)
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_lines_go_on_where_the_terminal_ends(width: int) -> None:
+    """The message of a failure was cut, in the only place where a user could read it."""
+    message = "the file /checkpoints/few/epoch_40.pt was deleted; " * 3 + "keep checkpoints until they are evaluated"
+    failed = [{**STATUS["failed"][0], "error": {"code": "checkpoint_gone", "message": message}}]
+    lines = screen({**STATUS, "failed": failed}, "http://127.0.0.1:8321", width)
     assert max(map(len, lines)) <= width
-    assert len(lines) == 13
-    assert any(line.endswith("…") for line in lines) == (width == 60)
+    assert "…" not in "".join(lines)
+    assert message in " ".join(" ".join(lines).split())
+    assert all(line.startswith("    ") for line in lines[lines.index("failed last:") + 2 : lines.index("suspicious:")])
 
 
 def test_an_idle_service_that_cannot_work() -> None:

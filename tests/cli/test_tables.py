@@ -20,7 +20,7 @@ def measured(scales: Sequence[float]) -> dict[str, Any]:
 
 
 def metric(name: str, n: int, **fields: object) -> Metric:
-    return example(Metric, name=name, n=n, unit="", **fields)
+    return example(Metric, **{"name": name, "n": n, "unit": "", "baseline": None, **fields})
 
 
 def finished(*tasks: dict[str, Any]) -> Evaluation:
@@ -64,3 +64,15 @@ def test_what_is_suspicious_is_told_with_the_metric_and_beside_the_result(capsys
     told = capsys.readouterr()
     assert told.err == "warning: loss/total: 9 sequences\\x1b[31m were cut\n"
     assert told.out == ""
+
+
+def test_yardsticks_stand_next_to_their_metric(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every loss had two rows, and nothing in the table said what a model that knows nothing has."""
+    rows = [
+        metric("pairs/text", 7, value=2.31, stderr=0.01, protocol="p", baseline=4.158883),
+        metric("pairs/text_perplexity", 7, value=10.1, stderr=0.1, protocol="p", baseline=64.0),
+        metric("pairs/text_unigram", 7, value=3.9, stderr=0.1, protocol="other"),
+    ]
+    print_metrics(rows, {})
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if "pairs/" in line]
+    assert shown == ["pairs/text 2.31 ± 0.01 perplexity 10.1; unigram 3.9; chance 4.159 7"]
