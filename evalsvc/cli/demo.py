@@ -26,6 +26,7 @@ import typer
 from evalsvc.assets import locate_asset
 from evalsvc.cli.options import FAILED
 from evalsvc.cli.progress import show_bars
+from evalsvc.cli.table_layout import wrapped
 from evalsvc.cli.terminal import complain, one_line, print_table, say
 from evalsvc.cli.verify import exit_code, headline
 from evalsvc.client import Client
@@ -36,7 +37,7 @@ from evalsvc.miniature import ROOT
 from evalsvc.spec.documents.items import Completion
 from evalsvc.spec.documents.reading import read
 from evalsvc.verify.agreement import COLUMNS as COLUMNS_OF_FINDINGS
-from evalsvc.verify.agreement import table_row
+from evalsvc.verify.agreement import DROP, table_row
 
 commands = typer.Typer()
 
@@ -55,14 +56,24 @@ COLUMNS = {
 }
 """What the table shows, and of which metric."""
 
+KEPT_KINDS = ("grid", "forgetting", "completions")
+"""Kinds of artifacts that the demo leaves as files: image grids, and pages to read."""
+
 VERIFIED = "digits/fid64"
 """The metric that other programs compute at the end."""
 
 VERIFIED_ON = 66
 """Images that it is computed on: more than 64, and few enough for some seconds."""
 
-ANSWER_WIDTH = 60
-"""Characters of a completion that the demo shows."""
+WIDTH = 80
+"""Characters of the demo's lines about completions."""
+
+
+DataDir = Annotated[Path | None, typer.Option(help="Folder of the service.", show_default="a temporary one")]
+Output = Annotated[
+    Path | None,
+    typer.Option(help="Folder for image grids and pages.", show_default="a new one, which stays"),
+]
 
 
 @dataclass(frozen=True)
@@ -73,8 +84,6 @@ class Row:
     step: int
     cells: Mapping[str, str]
     """By the names of `COLUMNS`; value ± standard error."""
-    grid: str | None
-    """Address of its image grid."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +99,14 @@ class Answers:
 @commands.command()
 def demo(
     leave: Annotated[bool, typer.Option("--exit", help="End after the table instead of serving on.")] = False,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of the demo.", show_default="a temporary one")] = None,
+    data_dir: DataDir = None,
+    output: Output = None,
     devices: Annotated[str, typer.Option(help="Worker processes.")] = "cpu,cpu",
 ) -> None:
     """Evaluate the miniature run that comes with evalsvc, end to end: losses, images, FID, what is left of its English.
 
-    Computes a FID of the last checkpoint a second time by torch-fidelity and clean-fid, where both are installed.
+    Computes a FID of the last checkpoint a second time by torch-fidelity and clean-fid, where both are installed. Image
+    grids and pages to read are written into a folder, which stays when the demo has ended.
 
     Needs the asset `inception`: evalsvc assets pull inception.
     """
@@ -112,6 +123,7 @@ def demo(
                     lambda done, running: bars.show("miniature", done, len(evaluations), running or "checkpoints"),
                 )
             _print_rows(read_table(client))
+            _say_files(write_files(client, output or Path(tempfile.mkdtemp(prefix="evalsvc-demo-files-"))))
             _print_answers(read_answers(client))
             failures = failures or verify_last(client, devices)
             for failure in failures:
@@ -188,7 +200,7 @@ def wait_all(client: Client, evaluations: Mapping[int, str], report: Callable[[i
 
 
 def read_table(client: Client) -> list[Row]:
-    """The history of both runs, a row per checkpoint."""
+    """Return the history of both runs, a row per checkpoint."""
     rows = []
     for run in RUNS:
         cells: dict[int, dict[str, str]] = {}
@@ -197,9 +209,21 @@ def read_table(client: Client) -> list[Row]:
                 if series.metric == metric:
                     for step, value, stderr in zip(series.x, series.value, series.stderr, strict=True):
                         cells.setdefault(step, {})[column] = _cell(value, stderr)
-        grids = {item.step: f"{client.url}/v1/artifacts/{item.id}" for item in client.artifacts(run, kind="grid")}
-        rows += [Row(run, step, cells[step], grids.get(step)) for step in sorted(cells)]
+        rows += [Row(run, step, cells[step]) for step in sorted(cells)]
     return rows
+
+
+def write_files(client: Client, folder: Path) -> list[Path]:
+    """Write image grids and pages of every checkpoint into `folder`; return the paths, those of high steps last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for run in RUNS:
+        for artifact in sorted(client.artifacts(run), key=lambda artifact: artifact.step):
+            if artifact.kind in KEPT_KINDS:
+                path = folder / f"{run}-{artifact.step}-{Path(artifact.name).name}"
+                path.write_bytes(client.artifact_content(artifact.id).content)
+                written.append(path)
+    return written
 
 
 def read_answers(client: Client) -> list[Answers]:
@@ -235,7 +259,7 @@ def verify_last(client: Client, devices: str) -> list[str]:
     settings = Settings.load(device=None if device == "all" else device, threads=1)
     request = VerifyRequest(settings, (VERIFIED,), VERIFIED_ON)
     findings = verify_tasks(read_recorded(client, name, settings, SUITE), request)
-    print_table(COLUMNS_OF_FINDINGS, [table_row(finding) for finding in findings])
+    print_table(COLUMNS_OF_FINDINGS, [table_row(finding) for finding in findings], drop=DROP, below=("note",))
     say(headline(findings))
     return [f"{name}: {headline(findings)}"] if exit_code(findings) == FAILED else []
 
@@ -249,7 +273,7 @@ def _steps(folder: Path) -> Sequence[tuple[int, Path]]:
 def _cell(value: float | str, stderr: float | None) -> str:
     if isinstance(value, str):
         return value
-    return f"{value:.3f}" if stderr is None else f"{value:.3f} ± {stderr:.3f}"
+    return f"{value:.3f}" if stderr is None else f"{value:.3f}±{stderr:.3f}"
 
 
 def _wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:
@@ -263,21 +287,39 @@ def _wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 def _print_rows(rows: Sequence[Row]) -> None:
-    """A row per checkpoint of the demo."""
-    print_table(
-        ["run", "step", *COLUMNS, "image grid"],
-        [[row.run, str(row.step), *(row.cells.get(name, "") for name in COLUMNS), row.grid or ""] for row in rows],
-    )
+    """Print a table for each run, a line per checkpoint."""
+    for run, own in groupby(rows, lambda row: row.run):
+        say(run)
+        print_table(
+            ["step", *COLUMNS], [[str(row.step), *(row.cells.get(name, "") for name in COLUMNS)] for row in own]
+        )
+
+
+def _say_files(paths: Sequence[Path]) -> None:
+    """Say where the files are, and name those of the last checkpoint of each run."""
+    if not paths:
+        return
+    say(f"image grids and pages of every checkpoint are in {paths[0].parent}:")
+    for run in RUNS:
+        own = [path.name for path in paths if path.name.startswith(f"{run}-")]
+        for name in own[-len(KEPT_KINDS) :]:
+            say(f"  {name}")
+    say()
 
 
 def _print_answers(answers: Sequence[Answers]) -> None:
-    """A line per run and step, as much of it as a terminal has room for."""
+    """Print a line per run and step, with as much of the text as a narrow terminal has room for."""
     for prompt, runs in groupby(answers, lambda answer: answer.prompt):
-        say(one_line(prompt))
+        say("\n".join(wrapped(one_line(prompt), WIDTH)))
         for answer in runs:
             for step, text in answer.by_step.items():
-                say(f"  {answer.run:>11} {step:>4} │ {one_line(text)[:ANSWER_WIDTH]}")
+                head = f"  {answer.run:>11} {step:>4} │ "
+                say(head + _beginning(one_line(text), WIDTH - len(head)))
         say()
+
+
+def _beginning(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 2]} …"
 
 
 def _wait_for_interrupt() -> None:

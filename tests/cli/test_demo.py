@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from queue_steps import metric, next_shard, plan, ran, result, store_result
 
-from evalsvc.cli import demo
+from evalsvc.cli import demo, terminal
 from evalsvc.client import Client
 from evalsvc.errors import AssetMissing
 from evalsvc.installation import pip_install
@@ -31,7 +31,7 @@ MEASURED = {
 COMPLETION = {"prompt": "Simply put", "way": "greedy", "text": " it", "base": None}
 
 
-def test_what_is_posted_is_waited_for_and_shown(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_posted_is_waited_for_and_shown(service: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     [checkpoint] = [found for found in demo.checkpoints() if found[:2] == ("pretrained", 20)]
     monkeypatch.setattr(demo, "checkpoints", lambda: [checkpoint])
     monkeypatch.setattr(demo, "RUNS", ("pretrained",))
@@ -52,8 +52,9 @@ def test_what_is_posted_is_waited_for_and_shown(service: Any, monkeypatch: pytes
         assert demo.wait_all(client, evaluations, work) == []
         assert (seen[0], seen[-1]) == ((0, ""), (1, ""))
         [row] = demo.read_table(client)
-        assert (row.run, row.step, row.grid) == ("pretrained", 20, None)
-        assert row.cells == dict.fromkeys(demo.COLUMNS, "1.500 ± 0.100")
+        assert (row.run, row.step) == ("pretrained", 20)
+        assert row.cells == dict.fromkeys(demo.COLUMNS, "1.500±0.100")
+        assert demo.write_files(client, tmp_path / "files") == []
         assert demo.read_answers(client) == [demo.Answers("Simply put", "pretrained", {20: " it"})]
 
 
@@ -75,6 +76,7 @@ def test_a_checkpoint_goes_from_post_to_table(
         assert (0, "pretrained step 0") in seen
         [row] = demo.read_table(client)
         answers = demo.read_answers(client)
+        files = demo.write_files(client, tmp_path / "files")
         assert demo.verify_last(client, "cpu,cpu") == []
     printed = capsys.readouterr().out
     assert printed.startswith("evalsvc verify pretrained@0 --metric digits/fid64 --n 20\n")
@@ -83,13 +85,28 @@ def test_a_checkpoint_goes_from_post_to_table(
     assert set(row.cells) == set(demo.COLUMNS)
     assert number(row, "agreement") > 0.8
     assert number(row, "cloze (chance .25)") < 0.35
-    assert row.grid is not None
+    kept = {path.name: path.stat().st_size for path in files}
+    assert kept.keys() == {f"pretrained-0-{name}" for name in ("grid.png", "forgetting.txt", "completions.txt")}
+    assert all(kept.values())
     assert [found.prompt.split()[0] for found in answers] == ["Simply", "Translate"]
     assert all(found.by_step.keys() == {0} and "‹image" in found.by_step[0] for found in answers)
 
 
+def test_lines_fit_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of runs were cut, and a checkpoint took three lines."""
+    monkeypatch.setattr(terminal, "terminal_width", lambda: 80)
+    cells = ("9.399±0.012", "6.967±0.030", "13.670±0.104", "0.793±0.023", "1.167±0.034", "0.922±0.017")
+    rows = [demo.Row(run, 3000, dict(zip(demo.COLUMNS, cells, strict=True))) for run in demo.RUNS]
+    demo._print_rows(rows)
+    demo._print_answers([demo.Answers("A prompt " * 20, demo.RUNS[1], {3000: "an answer " * 20})])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line for line in lines if line in demo.RUNS] == list(demo.RUNS)
+    assert [line.split() for line in lines if line.startswith("3000")] == [["3000", *cells]] * 2
+
+
 def number(row: demo.Row, column: str) -> float:
-    return float(row.cells[column].split()[0])
+    return float(row.cells[column].partition("±")[0])
 
 
 def test_without_the_other_programs_the_demo_says_how_to_get_them(
