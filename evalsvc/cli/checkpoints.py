@@ -19,6 +19,7 @@ from evalsvc.cli.options import (
     CheckpointArgument,
     FirstStep,
     Form,
+    Format,
     LastStep,
     Layout,
     Limit,
@@ -32,11 +33,11 @@ from evalsvc.cli.options import (
     connect,
 )
 from evalsvc.cli.progress import print_news, show_bars
-from evalsvc.cli.tables import print_metrics, print_warnings
+from evalsvc.cli.tables import print_left_out, print_metrics, print_warnings
 from evalsvc.cli.terminal import complain, say
 from evalsvc.cli.uploads import show_upload, uploaded_model, uploaded_path
 from evalsvc.cli.weights import absolute_uri, inline_layout, inline_model
-from evalsvc.client import Client
+from evalsvc.client import OVER, Client
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec.documents import Checkpoint, CheckpointResult, Evaluation, ListedCheckpoint, Posted
 from evalsvc.spec.documents.fields import State
@@ -189,7 +190,7 @@ def show_checkpoint(
 ) -> None:
     """Show a checkpoint: where its weights are, whether they are still needed, and its evaluations."""
     with connect(url) as client, printed_to(output):
-        print_one(find_checkpoint(client, name), form)
+        print_checkpoint(client, name, form)
 
 
 @checkpoints_app.command("result")
@@ -243,6 +244,14 @@ def delete_checkpoint(
         f"checkpoint {full_name} is deleted: {deleted.evaluations:,} evaluations, {deleted.values:,} values, "
         f"{deleted.artifacts:,} artifacts, {deleted.freed_bytes:,} bytes of files"
     )
+
+
+def print_checkpoint(client: Client, name: str, form: Format) -> None:
+    """Print a checkpoint by its name; a table also says which metrics could not be measured, and why."""
+    checkpoint = find_checkpoint(client, name)
+    print_one(checkpoint, form)
+    if form == "table":
+        print_left_out(client.evaluation(found.id) for found in checkpoint.evaluations if found.state in OVER)
 
 
 def find_checkpoint(client: Client, name: str) -> Checkpoint:

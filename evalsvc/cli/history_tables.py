@@ -2,48 +2,162 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from evalsvc.cli.tables import error_bar, explain_groups, say_curve, shown_items, shown_number
-from evalsvc.cli.terminal import print_table, say, write_rows
+from evalsvc.cli.companions import Place, companion_name, divide_rows, yardsticks
+from evalsvc.cli.tables import YARDSTICKS, error_bar, explain_groups, say_curve, shown_items, shown_number
+from evalsvc.cli.terminal import one_line, print_table, say, write_rows
 from evalsvc.compare.curves import JoinedHistories, RunSeries, Tradeoff, TradeoffPoint, origins
 from evalsvc.spec.documents.fields import Word
-from evalsvc.spec.documents.history import Axis, History, ImportSource, ValueSeries
+from evalsvc.spec.documents.history import (
+    Axis,
+    Buckets,
+    BucketSeries,
+    History,
+    ImportSource,
+    LeftOutMetric,
+    ValueSeries,
+)
 from evalsvc.spec.documents.reading import read
 from evalsvc.spec.protocol import describe_fields
 
+NOT_MEASURED = "not measured"
+"""Value of a metric that an evaluation was asked for and could not measure."""
 
-def print_history(history: History) -> None:
-    """A run's values, with what tells several protocols of a metric apart, and where imported values are from."""
-    columns = ["metric", "variant", "protocol", "differs", history.x, "value", "± stderr", "n", "unit", "imported from"]
+REASON = "why there is no value"
+
+
+def print_history(
+    history: History, *, named: Collection[str] = (), left_out: Sequence[LeftOutMetric] = (), whole: bool = False
+) -> None:
+    """Print the values of a run, a row each, with where imported values are from, and why others are missing.
+
+    Perplexities and other companions are shown next to their metric; those in `named` have rows, and with `whole` all.
+    """
+    columns = ["metric", "variant", "protocol", "differs", history.x, "value", "± stderr"]
+    columns += [YARDSTICKS, "n", "unit", "imported from", REASON]
+    own = _own_rows(history.series, [one.metric for one in history.series] if whole else named)
+    rows = [row for series, companions in own for row in _series_rows(history, series, companions)]
+    rows += [
+        [lack.metric, lack.variant, "", "", str(lack.step), NOT_MEASURED, "", "", "", "", "", one_line(lack.message)]
+        for lack in left_out
+    ]
+    if rows:
+        same = len({row[1] for row in rows}) == 1
+        drop = ("protocol", *(["variant"] if same else []), "n", "unit")
+        print_table(
+            columns, rows, optional=("differs", YARDSTICKS, "imported from", REASON), drop=drop, below=(REASON,)
+        )
+        explain_groups(columns, rows)
+    else:
+        say(f"run {history.run} has no values yet")
+    _print_gaps(history)
+    _print_omitted(history.series)
+
+
+SHOWN_GAPS = 20
+"""Rows about checkpoints without values; the highest steps come last, and of more gaps these stay."""
+
+
+def _print_gaps(history: History) -> None:
+    """Print the checkpoints that lack values which others have, and why."""
+    gaps = sorted(history.gaps, key=lambda gap: gap.step)
+    if gaps:
+        columns = ["step without values", "variant", "suite", "evaluation", "why", "message"]
+        rows = [
+            [str(gap.step), gap.variant, gap.suite, str(gap.evaluation), gap.why, one_line(gap.message)]
+            for gap in gaps[-SHOWN_GAPS:]
+        ]
+        print_table(columns, rows, drop=("variant",), below=("message",))
+    if history.more_gaps or len(gaps) > SHOWN_GAPS:
+        say("there are more steps without values: --from and --to, or --format json", err=True)
+
+
+def _series_rows(history: History, series: ValueSeries, companions: Sequence[ValueSeries]) -> Iterator[list[str]]:
+    """Yield the row of each value of a series."""
+    head = [series.metric, series.variant, series.protocol, describe_fields(series.differs)]
+    shown_next = _shown_next(series, companions)
+    for (at, value, stderr, n, groups, origin), shown in zip(_values(series), shown_next, strict=True):
+        source = _source(history.imports, origin) or ""
+        numbers = [str(at), shown_number(value), error_bar(stderr), shown, shown_items(n, groups)]
+        yield [*head, *numbers, series.unit, source, ""]
+
+
+def _own_rows(
+    found: Sequence[ValueSeries], named: Collection[str]
+) -> Iterator[tuple[ValueSeries, Sequence[ValueSeries]]]:
+    """Yield each series that has rows, with the series that are shown next to it."""
+    divided = divide_rows([Place(series.metric, series.variant, series.protocol) for series in found], named)
+    for place in divided.own:
+        yield found[place], [found[at] for at in divided.companions.get(place, ())]
+
+
+def _shown_next(series: ValueSeries, companions: Sequence[ValueSeries]) -> Iterator[str]:
+    """Yield what is shown next to each value of a series: its companions at the same place, and chance."""
+    by_place = [
+        (companion_name(one.metric, series.metric), dict(zip(one.x, one.value, strict=True))) for one in companions
+    ]
+    for at in series.x:
+        yield yardsticks([(name, values[at]) for name, values in by_place if at in values], series.baseline)
+
+
+def print_buckets(buckets: Buckets) -> None:
+    """Print the ranges that `--points` makes of a run's values, a row each."""
+    columns = ["metric", "variant", "protocol", "differs", f"up to {buckets.x}", "last", "least", "most", "mean"]
     rows = [
         [
             series.metric,
             series.variant,
             series.protocol,
             describe_fields(series.differs),
-            str(at),
-            shown_number(value),
-            error_bar(stderr),
-            shown_items(n, groups),
+            *map(shown_number, (str(at), last, least, most, mean)),
+            f"{count:,}",
             series.unit,
-            _source(history.imports, origin) or "",
         ]
-        for series in history.series
-        for at, value, stderr, n, groups, origin in _values(series)
+        for series in buckets.series
+        for at, last, least, most, mean, count in _ranges(series)
     ]
-    if rows:
-        print_table(columns, rows, optional=("differs", "imported from"))
-        explain_groups(columns, rows)
-    else:
-        say(f"run {history.run} has no values yet")
-    _print_omitted(history.series)
+    same = len({row[1] for row in rows}) == 1
+    drop = ("protocol", *(["variant"] if same else []), "unit", "mean")
+    print_table([*columns, "values", "unit"], rows, optional=("differs",), drop=drop)
+
+
+def write_buckets_csv(buckets: Buckets) -> None:
+    """Print the ranges that `--points` makes of a run's values as CSV, a line each."""
+    write_rows(
+        [
+            {
+                "metric": series.metric,
+                "variant": series.variant,
+                "protocol": series.protocol,
+                "differs": describe_fields(series.differs),
+                buckets.x: at,
+                "last": last,
+                "min": least,
+                "max": most,
+                "mean": mean,
+                "count": count,
+                "unit": series.unit,
+                "direction": series.direction,
+            }
+            for series in buckets.series
+            for at, last, least, most, mean, count in _ranges(series)
+        ]
+    )
+
+
+def _ranges(
+    series: BucketSeries,
+) -> Iterator[tuple[int, float | Word, float | None, float | None, float | None, int]]:
+    """Yield the last place, the last value, the least, the largest and the mean value, and the number of values."""
+    return zip(series.x, series.last, series.min, series.max, series.mean, series.count, strict=True)
 
 
 def print_curves(joined: JoinedHistories) -> None:
-    """Several runs: a table per curve, with a line per step and a column per series."""
+    """Print several runs: a table per curve, with a row per step and a column per series."""
     for curve in joined.curves:
-        say_curve(curve)
+        chances = {series.baseline for series in curve.series}
+        say_curve(curve, chances.pop() if len(chances) == 1 else None)
         columns = [_series_label(series, curve.protocol is None) for series in curve.series]
         cells = [_cells(series) for series in curve.series]
         steps = sorted({at for series in cells for at in series})

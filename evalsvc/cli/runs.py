@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from evalsvc.cli.answers import moment, print_list, print_one, printed_to
-from evalsvc.cli.checkpoints import StepCommand, find_checkpoint
+from evalsvc.cli.checkpoints import StepCommand, print_checkpoint
 from evalsvc.cli.confirmation import confirm_by_name
 from evalsvc.cli.lazy_group import CommandGroup
 from evalsvc.cli.name_completion import complete_metric, complete_run
@@ -61,8 +61,10 @@ def show(
     RUN@STEP shows one checkpoint, as `evalsvc checkpoints show` does.
     """
     with connect(url) as client, printed_to(output):
-        document = find_checkpoint(client, name) if CHECKPOINT.fullmatch(name) else client.run(name)
-        print_one(document, form_of(form, as_json))
+        if CHECKPOINT.fullmatch(name):
+            print_checkpoint(client, name, form_of(form, as_json))
+        else:
+            print_one(client.run(name), form_of(form, as_json))
 
 
 @runs_app.command()

@@ -27,12 +27,20 @@ _DEFAULTS = """\
 # A line such as `#limit: null` shows a parameter's default. Remove the `#` to set another value.
 """
 
-_TASKS = """\
+_DESCRIPTION = """\
 description: What this suite measures, in a line.
+"""
+
+_HEADLINE = """\
+# Up to six metrics that tables show first, such as [NAME/text].
+#headline: []
+"""
+
+_TASKS = """\
 tasks:
 """
 
-HEAD, BRIEF_HEAD = _PATHS + _DEFAULTS + _TASKS, _PATHS + _TASKS
+HEAD, BRIEF_HEAD = _PATHS + _DEFAULTS + _DESCRIPTION + _HEADLINE + _TASKS, _PATHS + _DESCRIPTION + _TASKS
 
 
 def new_suite(kinds: Sequence[str], *, brief: bool = False) -> str:

@@ -33,7 +33,10 @@ MAX_YAML_VALUES = 10_000
 MAX_FINDINGS = 8
 """Of wrong parameters, how many a message tells."""
 
-_SUITE_KEYS = ("name", "description", "tasks")
+MAX_HEADLINE = 6
+"""Metrics that a suite names as its headline."""
+
+_SUITE_KEYS = ("name", "description", "headline", "tasks")
 
 
 @dataclass(frozen=True)
@@ -50,17 +53,20 @@ class Suite:
     name: str
     description: str
     tasks: tuple[TaskSpec, ...]
+    headline: tuple[str, ...] = ()
+    """Metrics to show first, the most important one first."""
 
     @property
     def digest(self) -> str:
-        """Identity: the digest of the tasks. Name and description do not move a number."""
+        """Identity: the digest of the tasks. Name, description and headline do not move a number."""
         return digest([[task.kind, task.name, dict(task.parameters)] for task in self.tasks])
 
     def tasks_to_json(self) -> list[dict[str, object]]:
         return [{"kind": task.kind, "name": task.name, **task.parameters} for task in self.tasks]
 
     def to_json(self) -> dict[str, object]:
-        return {"name": self.name, "description": self.description, "tasks": self.tasks_to_json()}
+        headline = {"headline": list(self.headline)} if self.headline else {}
+        return {"name": self.name, "description": self.description, **headline, "tasks": self.tasks_to_json()}
 
 
 def parse_suite(
@@ -111,6 +117,8 @@ def examine_suite(
             errors.append(error)
         except EvalsvcError as error:  # of the catalog, which does not know where the kind stands
             errors.append(InvalidSuite(f"suite {name!r}, task {index + 1}: {error.message}"))
+    if errors:  # a metric of a task that cannot be read is no mistake of the headline
+        mapping = {key: value for key, value in mapping.items() if key != "headline"}
     try:
         _assembled(name, mapping, specs)
     except EvalsvcError as error:
@@ -152,10 +160,29 @@ def _assembled(name: str, mapping: Mapping[str, object], specs: Sequence[TaskSpe
     description = mapping.get("description")
     if not isinstance(description, str | None):
         raise InvalidSuite(f"suite {name!r}: the description is {type(description).__name__}; put it in quotes")
-    suite = Suite(name, (description or "").strip(), tuple(specs))
+    headline = _headline(f"suite {name!r}", mapping.get("headline"), specs)
+    suite = Suite(name, (description or "").strip(), tuple(specs), headline)
     # The service keeps a suite with its defaults filled in, and reads that again.
     _require_bounded(name, suite.to_json())
     return suite
+
+
+def _headline(where: str, content: object, specs: Sequence[TaskSpec]) -> tuple[str, ...]:
+    """Return the metrics of a headline, each of which one of the tasks may measure."""
+    if content is None:
+        return ()
+    if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
+        raise InvalidSuite(f"{where}: headline is {shortened(content)}; give a list of metrics, e.g. [loss/image]")
+    if len(content) > MAX_HEADLINE:
+        raise InvalidSuite(f"{where}: headline has {len(content):,} metrics; name at most {MAX_HEADLINE}")
+    if (twice := first_repeated(content)) is not None:
+        raise InvalidSuite(f"{where}: headline has {shortened(twice)} twice; leave one out")
+    tasks = [build_task(spec) for spec in specs] if content else []
+    for name in content:
+        if not any(task.may_measure(name) for task in tasks):
+            known = [usual for task in tasks for usual in task.usual_metrics()]
+            raise InvalidSuite(f"{where}: headline: {UnknownName.among('metric', name, known).message}")
+    return tuple(content)
 
 
 def build_task(spec: TaskSpec) -> Any:

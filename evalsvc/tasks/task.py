@@ -22,6 +22,7 @@ from evalsvc.files.artifacts import Artifact
 from evalsvc.files.codec import Codec, generic_arguments
 from evalsvc.files.kept import KeptFiles
 from evalsvc.files.opened import Allow
+from evalsvc.metrics.definitions import may_return, plain_names
 from evalsvc.spec.bounds import MAX_SHARDS
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.looks import Until
@@ -208,6 +209,15 @@ class Task(BaseModel):
 
     name: str
     """First half of the names of the task's metrics."""
+
+    def may_measure(self, metric: str) -> bool:
+        """Say whether the task may return a metric with this full name, such as `captions/text`."""
+        first, slash, second = metric.partition("/")
+        return bool(slash) and first == self.name and may_return(self.kind, second)
+
+    def usual_metrics(self) -> list[str]:
+        """Return full names of metrics that tasks of this kind have, for the near misses of a wrong name."""
+        return [f"{self.name}/{name}" for name in plain_names(self.kind)]
 
 
 Parameters = TypeVar("Parameters", bound=Task)

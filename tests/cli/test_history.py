@@ -3,12 +3,15 @@
 import csv
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from console import Command
 from queue_steps import enter, evaluate_whole, metric, submission, suite
+
+from evalsvc.client import Client
 
 
 @pytest.fixture
@@ -142,3 +145,109 @@ def test_several_runs_of_different_protocols(command: Command, another: None) ->
         ("run-a", "limit=1"),
         ("run-b", "limit=2"),
     }
+
+
+PAIRS = "headline: [pairs/image, digits/fid64]\ntasks:\n"
+PAIRS += "  - {kind: loss, name: pairs, data: datasets:d.jsonl}\n"
+PAIRS += "  - {kind: text_to_image, name: digits, captions: datasets:c.jsonl, decoder: movqgan-67M,  samples: 8}\n"
+
+LACK = {"code": "left_out", "metric": "digits/fid", "message": "fid is left out: 8 images, and it needs 2,049"}
+
+
+@pytest.fixture
+def with_headline(service: Any) -> None:
+    """Four checkpoints evaluated by a suite with a headline, one of whose metrics could not be measured."""
+    with Client(os.environ["EVALSVC_URL"]) as client:
+        client.put_suite("pairs", PAIRS)
+    for step in (0, 10, 20, 30):
+        enter(service.store, submission(step), suite("pairs"))
+        loss = {"baseline": 6.25, "unit": "nats/token"}
+        evaluate_whole(
+            service.store,
+            metric(2.5, "pairs/image", **loss),
+            metric(12.25, "pairs/image_perplexity"),
+            metric(3.75, "pairs/image_unigram", limit=9, direction="none"),
+            metric(1.5, "pairs/text", **loss),
+            warnings=[LACK],
+        )
+
+
+def rows(shown: str) -> list[str]:
+    """The rows of a table, without their protocols."""
+    return [" ".join(line.split()[:1] + line.split()[3:]) for line in shown.splitlines() if "/" in line.split(" ")[0]]
+
+
+def test_a_table_has_the_headline_with_its_yardsticks(command: Command, with_headline: None) -> None:
+    result = command("history", "run-a", "--last", "1")
+    assert rows(result.out) == [
+        "pairs/image 30 2.5 ± 0.1 perplexity 12.25; unigram 3.75; chance 6.25 8 nats/token",
+        "digits/fid not measured fid is left out: 8 images, and it needs 2,049",
+    ]
+    assert result.err == "1 more metric is not in the headline; --all shows every metric\n"
+    named = command("history", "run-a", "--last", "1", "--metric", "pairs/*")
+    assert [row.split()[0] for row in rows(named.out)] == ["pairs/image", "pairs/text"]
+    assert named.err == ""
+    alone = command("history", "run-a", "--last", "1", "--metric", "pairs/image_perplexity")
+    assert [row.split()[:3] for row in rows(alone.out)] == [["pairs/image_perplexity", "30", "12.25"]]
+    whole = command("history", "run-a", "--last", "1", "--all")
+    names = [row.split()[0] for row in rows(whole.out)]
+    assert names == ["pairs/image", "pairs/image_perplexity", "pairs/image_unigram", "pairs/text", "digits/fid"]
+    assert whole.err == ""
+
+
+def test_files_for_programs_have_every_metric(command: Command, with_headline: None) -> None:
+    found = json.loads(command("history", "run-a", "--format", "json").out)
+    assert len(found["series"]) == 4
+    lines = command("history", "run-a", "--format", "csv", "--last", "1").out.splitlines()
+    assert len(lines) == 1 + 4
+
+
+def test_a_part_of_the_steps(command: Command, with_headline: None) -> None:
+    def steps(*options: str) -> list[str]:
+        shown = command("history", "run-a", "--metric", "pairs/text", "--format", "csv", *options)
+        return [row["step"] for row in csv.DictReader(io.StringIO(shown.out))]
+
+    assert steps("--from", "10", "--to", "20") == ["10", "20"]
+    assert steps("--last", "2") == ["20", "30"]
+    assert steps("--to", "20", "--last", "2") == ["10", "20"]
+    assert steps("--last", "99") == ["0", "10", "20", "30"]
+    assert steps("--from", "40") == []
+    assert steps("--points", "2") == ["10", "30"]
+    shown = command("history", "run-a", "--points", "2")
+    assert [row.split() for row in rows(shown.out)] == [
+        ["pairs/image", end, "2.5", "2.5", "2.5", "2.5", "2", "nats/token"] for end in ("10", "30")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--from", "20", "--to", "10"), "from=20 lies behind to=10; swap them"),
+        (("--points", "3", "--last", "2"), "--points is for one run, without --against and --last"),
+        (("run-b", "--points", "3"), "--points is for one run"),
+        (("--points", "3", "--against", "pairs/text"), "--points is for one run"),
+        (("--points", "0"), "'--points': Input should be greater than or equal to 1"),
+        (("--points", "9" * 20), "'--points': Input should be less than or equal to 10000"),
+        (("--last", "0"), "'--last': Input should be greater than or equal to 1"),
+        (("--last", "-1"), "'--last': Input should be greater than or equal to 1"),
+        (("--from", "-5"), "'--from': Input should be greater than or equal to 0"),
+        (("--from", "1e3"), "'--from': Input should be a valid integer"),
+        (("--to", "9" * 30), "to: input should be"),
+        (("--metric", "pairs/imag"), "did you mean 'pairs/image'"),
+    ],
+)
+def test_options_that_make_no_sense(
+    options: tuple[str, ...], words: str, command: Command, with_headline: None
+) -> None:
+    result = command("history", "run-a", *options)
+    assert (result.code, result.out) == (2, "")
+    assert words in " ".join(result.err.replace("│", " ").split())
+
+
+def test_several_runs_show_the_headline_of_each(command: Command, service: Any, with_headline: None) -> None:
+    enter(service.store, submission(10, run="run-b"), suite("without-headline"))
+    evaluate_whole(service.store, metric(3.5, "pairs/image", baseline=6.25), metric(1.0, "other/text"))
+    result = command("history", "run-a", "run-b")
+    titles = [line.split(" (")[0] for line in result.out.splitlines() if ", protocol" in line]
+    assert titles == ["pairs/image", "other/text"]
+    assert "pairs/image (nats/token, chance 6.25, protocol" in result.out

@@ -59,7 +59,7 @@ def test_interrupt(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("evalsvc.client.Client.history", interrupted)
+    monkeypatch.setattr("evalsvc.client.Client.headline", interrupted)
     result = command("history", "run-a")
     assert (result.code, "Traceback" in result.err) == (130, False)
 

@@ -1,5 +1,6 @@
 """What the command line prints, whoever wrote it."""
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -19,7 +20,7 @@ from evalsvc.cli import (
 )
 from evalsvc.compare.curves import Curve, JoinedHistories, RunSeries, Tradeoff
 from evalsvc.spec.documents import Checkpoint, EvaluationSummary, Metric, Parent, Posted
-from evalsvc.spec.documents.history import History, ImportSource
+from evalsvc.spec.documents.history import Buckets, BucketSeries, History, ImportSource, LeftOutMetric
 from evalsvc.spec.documents.items import Items, StepCompletions
 
 EVIL = "\x1b[2J\x07fid\u202e[b]"
@@ -58,6 +59,10 @@ IMPORTS = {"7": ImportSource(source=EVIL, created_at="2026-02-03T10:11:12.131+00
 
 HISTORY = History(run=EVIL, x="step", series=[SERIES], names=[], imports=IMPORTS, next=None, next_cursor=None)
 
+LEFT_OUT = LeftOutMetric(metric=EVIL, step=1, variant=EVIL, message=EVIL)
+
+BUCKETS = example(Buckets, series=[example(BucketSeries, metric=EVIL, variant=EVIL, unit=EVIL, differs={EVIL: EVIL})])
+
 CURVES = JoinedHistories(runs=[EVIL], x="step", forced=False, curves=[CURVE], refused={}, imports={EVIL: IMPORTS})
 
 TRADEOFF = Tradeoff(
@@ -76,8 +81,9 @@ COMPLETIONS = StepCompletions(
 
 
 def show_bars() -> None:
-    with progress.show_bars() as bars:
-        bars.show(EVIL, 1, 2, EVIL)
+    with progress.ProgressLines(0.01) as lines:
+        lines.show(EVIL, 1, 2, EVIL)
+        time.sleep(0.05)
 
 
 SHOWN: dict[str, Callable[[], None]] = {
@@ -86,6 +92,8 @@ SHOWN: dict[str, Callable[[], None]] = {
     "complain": lambda: terminal.complain(EVIL),
     "metrics": lambda: tables.print_metrics([METRIC], {}),
     "history": lambda: history_tables.print_history(HISTORY),
+    "left out": lambda: history_tables.print_history(HISTORY, left_out=[LEFT_OUT]),
+    "buckets": lambda: history_tables.print_buckets(BUCKETS),
     "history as CSV": lambda: history_tables.write_history_csv(HISTORY),
     "curves": lambda: history_tables.print_curves(CURVES),
     "tradeoff": lambda: history_tables.print_tradeoff(TRADEOFF),
@@ -109,3 +117,30 @@ def test_a_terminal_obeys_nothing_that_others_wrote(name: str, capsys: pytest.Ca
     assert "fid" in text
     assert [char for char in text if not (char.isprintable() or char == "\n")] == []
     assert "[b]" in "".join(text.split()), "brackets are no markup"
+
+
+@pytest.mark.parametrize(
+    ("variables", "colour"),
+    [
+        ({}, False),
+        ({"FORCE_COLOR": "1", "TERM": "xterm"}, True),
+        ({"FORCE_COLOR": "1", "TERM": "xterm", "NO_COLOR": "1"}, False),
+        ({"TERM": "xterm"}, False),
+    ],
+)
+def test_colour_is_for_terminals_and_for_whoever_asks(
+    variables: dict[str, str],
+    colour: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("FORCE_COLOR", "NO_COLOR", "TERM", "CLICOLOR_FORCE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    terminal.print_table(["", "metric"], [["WORSE", "pairs/text"], ["better", "pairs/image"]])
+    terminal.complain("it failed")
+    shown = capsys.readouterr()
+    assert ("\x1b[31mWORSE" in shown.out, "\x1b[32mbetter" in shown.out) == (colour, colour)
+    assert ("31m" in shown.err) == colour
+    assert ("\x1b" in shown.out) <= ("FORCE_COLOR" in variables)

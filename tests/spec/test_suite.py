@@ -217,3 +217,56 @@ def test_yaml_has_less_room_than_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounds, "MAX_VALUES", 20)
     with pytest.raises(InvalidSuite, match="suite 'small': it has more than 20 values"):
         parse_suite(text, "small")
+
+
+BENCHMARKS = {"kind": "language", "name": "quick", "benchmarks": ["arc_easy", "mmlu"], "mean": ["acc"]}
+
+
+@pytest.mark.parametrize(
+    "metric", ["loss/text", "arc_easy/acc_token", "mmlu_anatomy/acc", "quick/mean", "arc_easy/mcc"]
+)
+def test_a_headline_names_metrics_of_the_tasks(metric: str) -> None:
+    suite = parse_suite({"headline": [metric], "tasks": [LOSS, BENCHMARKS]}, "small")
+    assert suite.headline == (metric,)
+    assert parse_suite(suite.to_json(), "small") == suite
+    assert suite.digest == parse_suite({"tasks": [LOSS, BENCHMARKS]}, "small").digest, "it moves no number"
+
+
+@pytest.mark.parametrize(
+    ("headline", "words"),
+    [
+        ("loss/text", "headline is 'loss/text'; give a list of metrics"),
+        ([1], "headline is [1]; give a list"),
+        ([None], "give a list of metrics"),
+        ({"loss/text": 1}, "give a list of metrics"),
+        (["loss/text"] * 2, "has 'loss/text' twice"),
+        ([f"loss/text_position_{place}" for place in range(7)], "has 7 metrics; name at most 6"),
+        (["loss/txet"], "no metric is named 'loss/txet'; did you mean 'loss/text'"),
+        (["arc_eazy/acc"], "did you mean 'arc_easy/acc'"),
+        (["arc_easy/ac"], "did you mean 'arc_easy/acc'"),
+        (["quick/acc"], "no metric is named 'quick/acc'"),
+        (["text"], "no metric is named 'text'"),
+        ([""], "no metric is named ''"),
+        (["loss/text\x1b[2J"], "no metric is named"),
+        (["loss/" + "x" * 100_000], "a text of 100,005 characters; give at most 20,000"),
+        (["loss/" + "x" * 10_000], "no metric is named"),
+    ],
+)
+def test_a_headline_of_something_else_is_refused(headline: object, words: str) -> None:
+    for read in (parse_suite, examine_suite):
+        try:
+            found = read({"headline": headline, "tasks": [LOSS, BENCHMARKS]}, "small")
+            errors = found[1] if isinstance(found, tuple) else []
+        except InvalidSuite as error:
+            errors = [error]
+        assert words in "".join(error.message for error in errors)
+        assert len("".join(error.message for error in errors)) < 2_000
+
+
+def test_a_broken_task_is_no_mistake_of_the_headline() -> None:
+    _, errors = examine_suite({"headline": ["loss/text"], "tasks": [{**LOSS, "dtyp": "float32", "limit": -1}]}, "small")
+    assert not [error for error in errors if "headline" in error.message]
+
+
+def test_shipped_suites_name_a_headline() -> None:
+    assert [name for name, path in suite_files(None).items() if not load_suite(path).headline] == []

@@ -67,6 +67,7 @@ SCOPES: Mapping[tuple[str, str], TokenScope] = {
     ("GET", "/v1/runs/{run}/metrics"): "read",
     ("POST", "/v1/runs/{run}/metrics"): "submit",
     ("GET", "/v1/runs/{run}/summary"): "read",
+    ("GET", "/v1/runs/{run}/headline"): "read",
     ("GET", "/v1/runs/{run}/artifacts"): "read",
     ("GET", "/v1/protocols"): "read",
     ("GET", "/v1/protocols/{protocol_id}"): "read",

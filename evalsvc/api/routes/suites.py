@@ -22,7 +22,7 @@ from evalsvc.config import Settings
 from evalsvc.errors import Conflict, EvalsvcError, InvalidSuite, UnknownName, WrongState
 from evalsvc.spec import documents
 from evalsvc.spec.paths import local_data
-from evalsvc.spec.suite import SHIPPED_SUITES, Suite, load_suite, parse_suite, suite_files
+from evalsvc.spec.suite import MAX_HEADLINE, SHIPPED_SUITES, Suite, load_suite, parse_suite, suite_files
 from evalsvc.store.lists.pages import page_of_names
 from evalsvc.store.lists.suites import loaded_suites
 from evalsvc.store.suites import delete_suite, kept_suite, kept_suites, put_suite
@@ -40,6 +40,7 @@ _INPUT_SCHEMA = {
     "required": ["tasks"],
     "properties": {
         "description": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "headline": {"type": "array", "maxItems": MAX_HEADLINE, "items": {"type": "string"}},
         "tasks": {"type": "array", "minItems": 1, "items": _TASK},
     },
 }
@@ -223,8 +224,10 @@ def _summary(name: str, entry: Entry) -> documents.SuiteSummary | documents.Brok
         problem = documents.Error(code=error.code, message=error.message)
         return documents.BrokenSuite(name=name, source=entry.source, error=problem)
     tasks = [task.name for task in suite.tasks]
-    return document_of(documents.SuiteSummary, suite, source=entry.source, shadows=entry.shadows, tasks=tasks)
+    more = {"shadows": entry.shadows, "headline": list(suite.headline), "tasks": tasks}
+    return document_of(documents.SuiteSummary, suite, source=entry.source, **more)
 
 
 def _view(suite: Suite, entry: Entry) -> documents.Suite:
-    return document_of(documents.Suite, suite, source=entry.source, shadows=entry.shadows, tasks=suite.tasks_to_json())
+    more = {"shadows": entry.shadows, "headline": list(suite.headline), "tasks": suite.tasks_to_json()}
+    return document_of(documents.Suite, suite, source=entry.source, **more)

@@ -181,7 +181,7 @@ class Headline(Document):
     metrics: Annotated[list[str], Example(["loss/image", "loss/text"])]
     """Metrics that have values, the most important one first."""
     chosen_by: Annotated[Literal["suites", "rule"], Example("suites")]
-    """What chose them: the headlines of the suites that evaluated the run, or the rule for runs without any."""
+    """Source of the choice: the headlines of the suites that evaluated the run, or the rule for runs without any."""
     names: list[KnownMetric]
     """Every metric of the run."""
     left_out: list[LeftOutMetric]

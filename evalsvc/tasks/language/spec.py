@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from evalsvc.metrics.definitions import may_return, plain_names
 from evalsvc.spec.benchmark import MAX_BENCHMARKS, BenchmarkSpec
 from evalsvc.spec.bounds import Rows, ShardSize, Shots, Word, first_repeated
 from evalsvc.spec.paths import DataPath
@@ -41,6 +42,22 @@ class BenchmarkTask(TextTask):
             raise ValueError("`limit` and `sample` are both given; give the one or the other")
         return self
 
+    def may_measure(self, metric: str) -> bool:
+        """Say whether the metric is of a benchmark, of a member of a group (`mmlu_anatomy/acc`), or of the task."""
+        first, _, second = metric.partition("/")
+        is_of_benchmark = any(first == spec.name or first.startswith(f"{spec.name}_") for spec in self.benchmarks)
+        return (is_of_benchmark and may_return("language", second)) or self._may_measure_itself(metric)
+
+    def usual_metrics(self) -> list[str]:
+        """Return the usual metrics of the first benchmarks, then those of the task."""
+        names = [name for name in plain_names("language") if name != "mean"]
+        of_benchmarks = [f"{spec.name}/{name}" for spec in self.benchmarks[:32] for name in names]
+        return [*of_benchmarks, *filter(self._may_measure_itself, super().usual_metrics())]
+
+    def _may_measure_itself(self, metric: str) -> bool:
+        """Say whether the metric may be one that begins with the name of the task."""
+        return super().may_measure(metric)
+
 
 class Language(BenchmarkTask):
     """Benchmarks of lm-eval: accuracies, perplexities, what else they measure, and bits per byte of right answers.
@@ -57,3 +74,6 @@ class Language(BenchmarkTask):
     mean: tuple[Word, ...] = Field(default=(), max_length=64)
     """Metrics whose plain mean over the benchmarks is reported as `<name>/mean`; of each benchmark, the first of the
     metrics counts that the benchmark has. A group that aggregates its members counts as one benchmark."""
+
+    def _may_measure_itself(self, metric: str) -> bool:
+        return bool(self.mean) and metric in (f"{self.name}/mean", f"{self.name}/mean_within")
