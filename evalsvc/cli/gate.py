@@ -34,7 +34,6 @@ from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, os_reason
 from evalsvc.spec.documents import Evaluation
 from evalsvc.spec.documents.comparisons import Family
-from evalsvc.spec.documents.fields import OVER
 from evalsvc.spec.names import CHECKPOINT
 from evalsvc.spec.suite import find_suite
 
@@ -176,7 +175,7 @@ def _print_states(bars: Bars) -> Callable[[Evaluation], None]:
         if said.get(number) != state:
             said[number] = state
             say(f"evaluation {number} ({evaluation.suite.name}) is {state}", err=True)
-        for task in evaluation.tasks if state not in OVER else ():
+        for task in evaluation.tasks if state == "running" else ():
             now = task.progress
             bars.show(f"evaluation {number}, {task.name}", now.done, now.total, now.unit or "")
 
