@@ -85,7 +85,8 @@ class Asked:
 
     def _read(self, client: Client, run: str, names: Sequence[str]) -> History:
         first, last = self.steps.first, self.steps.until
-        return self.steps.cut(client.history(run, names, variant=self.variant, x=self.x, first=first, last=last))
+        found = client.history(run, names, variant=self.variant, x=self.x, first=first, last=last)
+        return self.steps.cut(_in_order(found, [] if self.metrics else names))
 
     def without_value(self, headlines: Sequence[Headline]) -> list[LeftOutMetric]:
         """Return the metrics that could not be measured, of those that were asked for."""
@@ -99,6 +100,12 @@ class Asked:
 
     def _with_axis(self, metrics: Sequence[str]) -> list[str]:
         return list(dict.fromkeys([*metrics, *([] if self.against is None else [self.against])]))
+
+
+def _in_order(history: History, names: Sequence[str]) -> History:
+    """Return a history with the series in the order of the names; without names, in the order of the service."""
+    places = {name: place for place, name in enumerate(names)}
+    return replace(history, series=sorted(history.series, key=lambda series: places.get(series.metric, 0)))
 
 
 def _empty(run: str, x: Axis) -> History:

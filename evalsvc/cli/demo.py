@@ -120,7 +120,7 @@ def demo(
                 failures = wait_all(
                     client,
                     evaluations,
-                    lambda done, running: bars.show("miniature", done, len(evaluations), running or "checkpoints"),
+                    lambda done, running: bars.show("miniature", done, len(evaluations), _unit(running)),
                 )
             _print_rows(read_table(client))
             _say_files(write_files(client, output or Path(tempfile.mkdtemp(prefix="evalsvc-demo-files-"))))
@@ -320,6 +320,10 @@ def _print_answers(answers: Sequence[Answers]) -> None:
 
 def _beginning(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 2]} …"
+
+
+def _unit(running: str) -> str:
+    return f"checkpoints, now {running}" if running else "checkpoints"
 
 
 def _wait_for_interrupt() -> None:

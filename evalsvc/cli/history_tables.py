@@ -45,9 +45,8 @@ def print_history(
     if rows:
         same = len({row[1] for row in rows}) == 1
         drop = ("protocol", *(["variant"] if same else []), "n", "unit")
-        print_table(
-            columns, rows, optional=("differs", YARDSTICKS, "imported from", REASON), drop=drop, below=(REASON,)
-        )
+        optional = ("differs", YARDSTICKS, "imported from", REASON)
+        print_table(columns, rows, optional, drop, below=(YARDSTICKS, REASON))
         explain_groups(columns, rows)
     else:
         say(f"run {history.run} has no values yet")

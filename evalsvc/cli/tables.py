@@ -29,7 +29,7 @@ def print_metrics(metrics: Sequence[Metric], protocols: Mapping[str, Mapping[str
         numbers = [shown_number(metric.value), error_bar(metric.stderr), shown]
         rows.append([names[place], *numbers, shown_items(metric.n, metric.groups), metric.unit])
     if rows:
-        print_table(columns, rows, optional=(YARDSTICKS,), drop=("n", "unit"))
+        print_table(columns, rows, optional=(YARDSTICKS,), drop=("n", "unit"), below=(YARDSTICKS,))
         explain_groups(columns, rows)
 
 

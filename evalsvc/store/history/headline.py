@@ -8,11 +8,14 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from evalsvc.metrics.headline import default_headline
-from evalsvc.spec.documents.fields import OVER
+from evalsvc.spec.documents.fields import State
 from evalsvc.spec.documents.history import Headline, KnownMetric, LeftOutMetric
 from evalsvc.store.lookup import find_run
 from evalsvc.store.tables import Checkpoint, Evaluation, Run, Series, Task
 from evalsvc.store.views import document_of
+
+MEASURED: tuple[State, ...] = ("succeeded", "partly_failed")
+"""States of evaluations that have results."""
 
 HeadlineOf = Callable[[str], Sequence[str]]
 """The headline of a suite, by the suite's name; empty where the suite has none, is broken, or is gone."""
@@ -54,11 +57,14 @@ def _suites(session: Session, run: Run) -> Sequence[str]:
 
 
 def _left_out(session: Session, run: Run) -> list[LeftOutMetric]:
-    """Return the metrics that the newest evaluation of each suite was asked for and could not measure."""
+    """Return the metrics that the newest evaluation of each suite was asked for and could not measure.
+
+    An evaluation that failed says nothing about them.
+    """
     newest = (
         select(func.max(Evaluation.id))
         .join(Checkpoint)
-        .where(Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None), Evaluation.state.in_(OVER))
+        .where(Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None), Evaluation.state.in_(MEASURED))
         .group_by(Evaluation.suite)
     )
     tasks = session.execute(

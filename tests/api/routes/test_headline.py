@@ -3,6 +3,8 @@
 from app_in_process import App, refused
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
+from evalsvc.messages import ShardError
+
 HEADLINE = "/v1/runs/run-a/headline"
 
 LACK = {"code": "left_out", "metric": "digits/fid", "message": "fid is left out: 8 images, and it needs 2,049"}
@@ -50,6 +52,11 @@ def test_what_the_newest_evaluation_could_not_measure(app: App) -> None:
     evaluate(app, 10, "second", "loss/text", warnings=[{**LACK, "code": "inputs_cut"}])
     expected = {"metric": "digits/fid", "step": 0, "variant": "raw", "message": LACK["message"]}
     assert app.http.get(HEADLINE).json()["left_out"] == [expected]
+    enter(app.store, submission(15), suite("first"))
+    app.coordinator.error = ShardError("non_finite", "layer 3 gives NaN")
+    app.coordinator.work()
+    app.coordinator.error = None
+    assert app.http.get(HEADLINE).json()["left_out"] == [expected], "a failure says nothing of it"
     evaluate(app, 20, "first", "loss/text")
     assert app.http.get(HEADLINE).json()["left_out"] == []
 
