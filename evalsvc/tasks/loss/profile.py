@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 
-from PIL import Image
-
 from evalsvc.errors import InternalError, InvalidData
 from evalsvc.files.artifacts import Artifact
 from evalsvc.metrics.ratio import Moments, Ratio
 from evalsvc.spec.protocol import MetricValue, Protocol
+from evalsvc.tasks.loss.loss_map import LossGrid, loss_map
 from evalsvc.tasks.loss.yardsticks import TOLERANCE, Unigrams
 
 Grid = tuple[int, int]
@@ -134,9 +132,9 @@ def profile_metrics(
 
 
 def profile_artifacts(
-    profile: Profile, grid: Grid | None, ids: Mapping[str, int], unigrams: Mapping[str, Unigrams]
+    profile: Profile, grid: Grid | None, ids: Mapping[str, int], unigrams: Mapping[str, Unigrams], label: str
 ) -> list[Artifact]:
-    """The profile as JSON in columns, a group each, and the grid of losses to look at."""
+    """Return the profile as JSON in columns, a group each, and a picture of the grid; `label` names the checkpoint."""
     groups = {group: _columns(bins, exact=group != "image_cell") for group, bins in profile.items()}
     losses = {kind: {name: asdict(loss) for name, loss in found.items()} for kind, found in unigrams.items()}
     # A plan that was in PostgreSQL has its keys in another order, and the digest is to be the same.
@@ -146,7 +144,10 @@ def profile_artifacts(
     text = json.dumps(content, allow_nan=False).encode()
     found = [Artifact("loss_profile", "loss_profile.json", "application/json", text, details)]
     if grid is not None and "image_cell" in profile:
-        found.append(_loss_map([None if one is None else one.loss.value for one in profile["image_cell"]], grid))
+        cells = profile["image_cell"]
+        losses = [None if cell is None else cell.loss.value for cell in cells]
+        sequences = max(cell.loss.n for cell in cells if cell is not None)
+        found.append(loss_map(LossGrid(losses, *grid, sequences, label)))
     return found
 
 
@@ -169,21 +170,3 @@ def _columns(bins: Sequence[Bin | None], exact: bool) -> dict[str, list[float | 
             for suffix, field in (("", "value"), ("_stderr", "stderr"))
         },
     }
-
-
-MAP_CELL = 8
-"""Pixels of a cell's side in the map of losses."""
-
-
-def _loss_map(losses: Sequence[float | None], grid: Grid) -> Artifact:
-    """An image of the grid: black is the smallest loss, white the largest; cells without a target are black."""
-    known = [loss for loss in losses if loss is not None]
-    low, high = min(known), max(known)
-    span = (high - low) or 1.0
-    shades = bytes(0 if loss is None else round(255 * (loss - low) / span) for loss in losses)
-    rows, columns = grid
-    image = Image.frombytes("L", (columns, rows), shades).resize((columns * MAP_CELL, rows * MAP_CELL), 0)
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    details = {"grid": grid, "black": low, "white": high, "unit": "nats/token"}
-    return Artifact("loss_map", "loss_map.png", "image/png", stream.getvalue(), details)
