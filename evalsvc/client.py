@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import httpx
 
+from evalsvc.connection_errors import service_unreachable, speaks_tls, without_password
 from evalsvc.errors import (
     ChecksumMismatch,
     DatabaseUnusable,
@@ -107,8 +108,9 @@ class Client:
     ) -> None:
         """`token` is for a service that asks for one; `ca`, a file of certificates, for https by one of your own."""
         self.url = url.rstrip("/")
-        # A name and password for a proxy may be in it.
-        self._shown = re.sub(r"//[^/@]*@", "//", self.url)
+        self._shown = without_password(self.url)
+        self._ca = ca
+        self._is_direct = transport is None
         # The service is reached directly: a proxy for the internet would take 127.0.0.1 for its own. Redirects are not
         # followed, so the token goes to no other address.
         self._http = httpx.Client(
@@ -793,11 +795,14 @@ class Client:
             raise self._unreachable(error) from None
 
     def _unreachable(self, error: Exception) -> ServiceUnreachable:
-        reason = re.sub(r"\[errno -?\d+\] ", "", str(error).lower()) or type(error).__name__
-        return ServiceUnreachable(
-            f"no evaluation service answers at {self._shown} ({reason}); "
-            "start one with `evalsvc serve`, or give its address by --url (EVALSVC_URL)"
-        )
+        """Return the error to raise where no answer came; see `service_unreachable`."""
+        is_cut_off = isinstance(error, httpx.RemoteProtocolError | httpx.ReadError)
+        if is_cut_off and self._is_direct and self.url.lower().startswith("http://") and speaks_tls(self.url):
+            return ServiceUnreachable(
+                f"no evaluation service answers at {self._shown} (it speaks https, not http); "
+                f"give https://{self._shown.partition('://')[2]} by --url (EVALSVC_URL)"
+            )
+        return service_unreachable(error, self.url, self._ca, self._http.timeout.read)
 
     def _read(self, response: httpx.Response) -> dict[str, object]:
         try:
@@ -866,7 +871,10 @@ def _trusting(ca: str) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=ca)
     except OSError as error:  # what is wrong with the content is one too
         reason = os_reason(error)
-        raise InvalidRequest(f"EVALSVC_HTTPS_CA {ca} is no file of certificates: {reason}") from None
+        raise InvalidRequest(
+            f"EVALSVC_HTTPS_CA {ca} is no file of certificates: {reason}; give the PEM file of the authority that has "
+            "signed the service's certificate"
+        ) from None
 
 
 def _query(**given: str | float | Sequence[str] | None) -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ PACKAGE = Path(evalsvc.__file__).parent
 
 FLOORS = (
     ("errors", "access_tokens", "precision", "miniature"),
-    ("secret_files",),
+    ("secret_files", "connection_errors"),
     ("config", "files", "installation"),
     ("spec",),
     ("log", "checkpoints", "metrics", "client"),

@@ -33,6 +33,7 @@ from evalsvc.cluster.outcomes import SILENT, Deaths, Outcome, outcome_of
 from evalsvc.cluster.private import KnownWorker, connection, known_workers, own_client
 from evalsvc.cluster.questions import QUESTION_TOPIC, Answering
 from evalsvc.cluster.settings import NO_DASHBOARD, WIDGETS_ONLY, configure, private_folder, security_of
+from evalsvc.cluster.unreachable import explain_scheduler
 from evalsvc.config import Settings
 from evalsvc.errors import ServiceUnreachable
 from evalsvc.files.served import ServedFiles
@@ -126,9 +127,9 @@ class Cluster:
                     self._settings.scheduler, security=security, timeout=CONNECT_TIMEOUT, set_as_default=False
                 )
             except Exception as error:  # Dask's ways not to connect are many
+                scheduler = self._settings.scheduler
                 raise ServiceUnreachable(
-                    f"the Dask scheduler {self._settings.scheduler} does not answer ({error}); "
-                    "check the address and the --tls-… files"
+                    f"the Dask scheduler {scheduler} does not answer: {explain_scheduler(error, scheduler)}"
                 ) from None
         else:
             self._cluster = _local_cluster(self._settings)

@@ -1,0 +1,102 @@
+"""Every way not to reach a service says why, and what to do about that and not about another one."""
+
+import socket
+from pathlib import Path
+
+import pytest
+from tls_servers import Pair, make_pair, server
+
+from evalsvc.client import Client
+from evalsvc.connection_errors import find_cause, speaks_tls
+from evalsvc.errors import ServiceUnreachable
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return make_pair(tmp_path_factory.mktemp("tls"))
+
+
+def why(url: str, ca: Path | None = None, timeout: float = 30.0) -> str:
+    """What the client says of a service that gives no answer."""
+    trusted = None if ca is None else str(ca)
+    with Client(url, ca=trusted, timeout=timeout) as client, pytest.raises(ServiceUnreachable) as caught:
+        client.runs()
+    return caught.value.message
+
+
+def test_http_is_asked_of_a_service_that_speaks_https(pair: Pair) -> None:
+    with server(pair) as port:
+        said = why(f"http://127.0.0.1:{port}")
+    assert said.endswith(f"(it speaks https, not http); give https://127.0.0.1:{port} by --url (EVALSVC_URL)")
+
+
+def test_https_is_asked_of_a_service_that_speaks_http() -> None:
+    with server(None) as port:
+        said = why(f"https://127.0.0.1:{port}")
+    assert said.endswith(f"(it speaks http, not https); give http://127.0.0.1:{port} by --url (EVALSVC_URL)")
+
+
+def test_a_certificate_that_nobody_trusted_has_signed(pair: Pair, tmp_path: Path) -> None:
+    """`evalsvc serve` was the advice, for a service that ran."""
+    other = make_pair(tmp_path / "other")
+    with server(pair) as port:
+        unset, wrong = why(f"https://127.0.0.1:{port}"), why(f"https://127.0.0.1:{port}", ca=other.cert)
+    for said in (unset, wrong):
+        assert "its certificate is signed by an authority that is not trusted here" in said
+        assert "evalsvc serve" not in said
+    assert unset.endswith("EVALSVC_HTTPS_CA (it is not set)")
+    assert wrong.endswith(f"EVALSVC_HTTPS_CA (it is {other.cert}, which has not signed this certificate)")
+
+
+@pytest.mark.parametrize(
+    ("name", "days", "words"),
+    [
+        ("elsewhere.example", (-1, 1), "its certificate is not for '127.0.0.1'); use a name that the certificate has"),
+        ("127.0.0.1", (-3, -1), "its certificate has expired); renew it, or correct this machine's clock"),
+        ("127.0.0.1", (1, 3), "its certificate is not yet valid); renew it, or correct this machine's clock"),
+    ],
+)
+def test_a_certificate_that_does_not_hold(name: str, days: tuple[int, int], words: str, tmp_path: Path) -> None:
+    made = make_pair(tmp_path, name=name, days=days)
+    with server(made) as port:
+        assert words in why(f"https://127.0.0.1:{port}", ca=made.cert)
+
+
+def test_a_name_that_does_not_resolve() -> None:
+    said = why("http://no-such-host.invalid:8321")
+    assert "(the name 'no-such-host.invalid' does not resolve); check the spelling" in said
+    assert "evalsvc serve" not in said
+
+
+def test_a_port_where_nothing_listens() -> None:
+    for scheme in ("http", "https"):
+        said = why(f"{scheme}://127.0.0.1:1")
+        assert said.startswith(
+            f"no evaluation service answers at {scheme}://127.0.0.1:1 (connection refused); start one"
+        )
+
+
+def test_a_service_that_hangs() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        said = why(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.2)
+    assert "(no answer within 0.2 s); check the address and firewalls; if the service is busy, try again" in said
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1", "127.0.0.1:8321", "localhost", "http://", "http://:80", ""])
+def test_what_is_no_address(url: str) -> None:
+    said = why(url)
+    assert "is no address of a service; give http://HOST:PORT or https://HOST:PORT" in said.replace(", which", "")
+
+
+def test_no_probe_for_tls_follows_a_port_that_says_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert not speaks_tls(f"http://127.0.0.1:{port}")
+    for odd in ("http://127.0.0.1:99999", "http://[", "", "http://no-such-host.invalid"):
+        assert not speaks_tls(odd)
+
+
+def test_an_exception_that_is_its_own_cause_ends() -> None:
+    first, second = ValueError("a"), ValueError("b")
+    first.__cause__, second.__cause__ = second, first
+    assert find_cause(first, "host") is None
