@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import random
-import re
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

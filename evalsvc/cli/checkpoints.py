@@ -36,12 +36,13 @@ from evalsvc.cli.progress import print_news, show_bars
 from evalsvc.cli.tables import print_left_out, print_metrics, print_warnings
 from evalsvc.cli.terminal import complain, say
 from evalsvc.cli.uploads import show_upload, uploaded_model, uploaded_path
-from evalsvc.cli.weights import absolute_uri, inline_layout, inline_model
+from evalsvc.cli.weights import absolute_uri, inline_layout, inline_model, local_file
 from evalsvc.client import OVER, Client
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec.documents import Checkpoint, CheckpointResult, Evaluation, ListedCheckpoint, Posted
 from evalsvc.spec.documents.fields import State
 from evalsvc.spec.names import checkpoint_name, parse_checkpoint
+from evalsvc.watch.wide_table import require_layout
 
 commands = typer.Typer()
 checkpoints_app = typer.Typer(cls=CommandGroup, no_args_is_help=True, help="List, show and delete checkpoints.")
@@ -90,6 +91,8 @@ def submit(
     With --wait the exit code is 1 when an evaluation did not succeed.
     """
     with connect(url) as client:
+        if layout is None and (path := local_file(uri)) is not None:
+            require_layout(client, path, inline_model(model), suite or ())
         with show_upload() as report:
             posted = client.submit(
                 run,

@@ -65,8 +65,11 @@ def watch(
 ) -> None:
     """Post every checkpoint that appears in a folder, once, with a line for each.
 
+    Give --suite, or give the run a plan first: without either there is nothing to evaluate, and the exit code is 2. A
+    checkpoint that was posted before is evaluated with the suites that it lacks.
+
     Ends by Ctrl-C or SIGTERM, and goes on where it was when it is started again. With --once the exit code is 1 when
-    the service refused one.
+    the service refused a checkpoint.
     """
     _check_marker(marker, folder)
     settings = Settings.load()

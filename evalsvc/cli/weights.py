@@ -28,6 +28,12 @@ def absolute_uri(uri: str) -> str:
     return uri if "://" in uri or "::" in uri else str(Path(uri).expanduser().absolute())
 
 
+def local_file(uri: str) -> Path | None:
+    """Return the file or folder of this machine that an argument names; None where there is none."""
+    path = Path(absolute_uri(uri).removeprefix("file://"))
+    return path if not is_virtual(uri) and path.exists() else None
+
+
 def is_virtual(uri: str) -> bool:
     """Whether an argument is an expression over checkpoints, and not a file of this folder that looks like one."""
     return is_expression(uri) and not os.path.exists(uri)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,10 +22,13 @@ from evalsvc.errors import (
     SourceUnreachable,
     Unauthorized,
     UnknownName,
+    first_few,
 )
+from evalsvc.spec.documents import Checkpoint, EvaluationSummary, RunCheckpoint
 from evalsvc.watch.completeness import Classifier, Verdict
 from evalsvc.watch.local_folder import Candidate, LocalFolder, look_at
 from evalsvc.watch.remote_folder import RemoteFolder
+from evalsvc.watch.wide_table import require_layout
 
 FIRST_DELAY, MAX_DELAY = 1.0, 60.0
 """Seconds between the tries to reach a service that is down."""
@@ -73,8 +77,12 @@ class Watcher:
         self._done: dict[str, str] = {}
         """By uri: the mark of what needs no more looking at."""
         self._said: dict[str, str] = {}
-        self._known: dict[tuple[int, str], tuple[str, str | None]] | None = None
-        """Uri and digest of the service's checkpoints of the run by step and variant; None: to be asked for."""
+        self._known: dict[tuple[int, str], Checkpoint | RunCheckpoint] | None = None
+        """The service's checkpoints of the run by step and variant; None: to be asked for."""
+        self._suites = posting.suites
+        """The suites that are given, or else those of the run's plan; None: the plan is to be asked for."""
+        self._has_layout = posting.layout is not None
+        """Whether nothing is left to ask about the layout."""
         self._delay: float | None = None
         """Seconds to the next try; None: the service answers."""
         self.refused = 0
@@ -84,6 +92,7 @@ class Watcher:
         """Look every so many seconds, for ever.
 
         Raises:
+            InvalidRequest: see `look`.
             Unauthorized, Forbidden: the service lets nobody in by this token.
         """
         while True:
@@ -94,7 +103,7 @@ class Watcher:
         """Post what is there now, with what is still being written for as long as that takes to settle.
 
         Raises:
-            EvalsvcError: the service does not answer, or lets nobody in.
+            EvalsvcError: see `look`; or the service does not answer, or lets nobody in.
         """
         settled_by = self._classifier.clock() + 2 * self._classifier.settle
         while (waiting := self._look_when_not_behind()) and self._classifier.clock() < settled_by:
@@ -108,11 +117,14 @@ class Watcher:
         Where `patient`, a service or store that does not answer is asked again at a later look.
 
         Raises:
+            InvalidRequest: no suite is given and the run has no plan, or a layout is needed and not given.
             Unauthorized, Forbidden: and, where not `patient`, ServiceUnreachable and its like.
         """
         waiting: list[str] = []
         try:
-            for candidate, verdict in self._new(waiting):
+            new = self._new(waiting)  # files settle while the service is down
+            self._require_suites()
+            for candidate, verdict in new:
                 self._post_one(candidate, verdict, patient)
         except (*DOWN, SourceUnreachable) as error:
             if not patient:
@@ -159,9 +171,14 @@ class Watcher:
         sha256 = None if candidate.path is None else self._digest(candidate)
         if candidate.path is not None and sha256 is None:
             return  # it changed meanwhile, and is not complete after all
-        if not self._is_known(candidate, verdict, sha256):
+        known = self._known_checkpoint(candidate, verdict, sha256)
+        if known is None or not self._is_done(known):
+            self._check_layout(candidate)
             try:
-                self._post(candidate, verdict, sha256)
+                if known is None or self._is_described_anew(known):
+                    self._post(candidate, verdict, sha256)
+                else:
+                    self._evaluate(candidate, known)
                 if candidate.path is None:
                     self._classifier.memory.keep_digest(candidate, IN_STORE)
             except (*DOWN, Unauthorized, Forbidden):
@@ -193,24 +210,81 @@ class Watcher:
         self._classifier.memory.keep_digest(candidate, sha256)
         return sha256
 
-    def _is_known(self, candidate: Candidate, verdict: Verdict, sha256: str | None) -> bool:
-        """Whether the service has this very content at this step, under whatever name.
+    def _known_checkpoint(
+        self, candidate: Candidate, verdict: Verdict, sha256: str | None
+    ) -> Checkpoint | RunCheckpoint | None:
+        """Return the service's checkpoint with this very content at this step, under whatever name it was posted.
 
         Of one that was posted without a digest it cannot be told: posting it again does no harm.
         """
-        uri, known = self._history().get((verdict.step, verdict.variant), (None, None))
+        known = self._history().get((verdict.step, verdict.variant))
+        if known is None:
+            return None
         if sha256 is None:
-            return uri == candidate.uri and self._classifier.memory.digest(candidate) == IN_STORE
-        return known == sha256
+            was_posted = self._classifier.memory.digest(candidate) == IN_STORE
+            return known if was_posted and known.uri == candidate.uri else None
+        return known if known.sha256 == sha256 else None
 
-    def _history(self) -> dict[tuple[int, str], tuple[str, str | None]]:
+    def _history(self) -> dict[tuple[int, str], Checkpoint | RunCheckpoint]:
         if self._known is None:
             try:
                 checkpoints = self._client.run(self._posting.run).checkpoints
             except UnknownName:
                 checkpoints = []
-            self._known = {(item.step, item.variant): (item.uri, item.sha256) for item in checkpoints}
+            self._known = {(item.step, item.variant): item for item in checkpoints}
         return self._known
+
+    def _require_suites(self) -> None:
+        """Raise InvalidRequest where no post could lead to an evaluation."""
+        run = self._posting.run
+        if self._suites or self._posting.suites is not None:
+            return
+        try:
+            self._suites = [planned.suite for planned in self._client.plan(run).suites]
+        except UnknownName:
+            self._suites = []
+        if not self._suites:
+            names = first_few([suite.name for suite in self._client.suites()], 12)
+            raise InvalidRequest(
+                f"run {run!r} has no plan, so no checkpoint would be evaluated; give --suite NAME, or give the run a "
+                f"plan first (PUT /v1/runs/{run}/plan); suites of the service: {names}"
+            )
+
+    def _check_layout(self, candidate: Candidate) -> None:
+        """Raise InvalidRequest where the first checkpoint of this machine needs a layout; see `require_layout`."""
+        if self._has_layout or candidate.path is None:
+            return
+        require_layout(self._client, candidate.path, self._posting.model, self._suites or ())
+        self._has_layout = True
+
+    def _is_done(self, known: Checkpoint | RunCheckpoint) -> bool:
+        """Whether the service has all that a post of this content would tell it."""
+        return not self._missing_suites(known) and not self._is_described_anew(known)
+
+    def _missing_suites(self, known: Checkpoint | RunCheckpoint) -> list[str]:
+        """Return the suites that are given and have not evaluated the checkpoint."""
+        evaluated = {evaluation.suite for evaluation in known.evaluations}
+        return [suite for suite in dict.fromkeys(self._posting.suites or ()) if suite not in evaluated]
+
+    def _is_described_anew(self, known: Checkpoint | RunCheckpoint) -> bool:
+        """Whether a model or layout is given that is not the one that the checkpoint was posted with."""
+        given = {"model": self._posting.model, "layout": self._posting.layout}
+        if given == {"model": None, "layout": None}:
+            return False
+        posted = known if isinstance(known, Checkpoint) else self._client.checkpoint(known.id)
+        return any(value is not None and dict(value) != getattr(posted, name) for name, value in given.items())
+
+    def _evaluate(self, candidate: Candidate, known: Checkpoint | RunCheckpoint) -> None:
+        """Evaluate a checkpoint that was posted before with the suites that are missing."""
+        checkpoints, self._known = self._history(), None
+        asked = [
+            self._client.evaluate(known.id, suite, self._posting.priority) for suite in self._missing_suites(known)
+        ]
+        new = [EvaluationSummary(id=item.id, suite=item.suite.name, state=item.state) for item in asked]
+        evaluated = dataclasses.replace(known, evaluations=[*known.evaluations, *new])
+        self._known = checkpoints | {(known.step, known.variant): evaluated}
+        place = f"step {known.step} {known.variant} was posted before as checkpoint {known.id}"
+        self._say(f"{candidate.name}: {place}; {', '.join(item.suite for item in new)}")
 
     def _post(self, candidate: Candidate, verdict: Verdict, sha256: str | None) -> None:
         """Post a checkpoint, by a link where that can be, else by a copy."""
@@ -241,7 +315,7 @@ class Watcher:
             replace=posting.replace,
         )
         checkpoint = posted.checkpoint
-        self._known = known | {(step, verdict.variant): (checkpoint.uri, checkpoint.sha256)}
+        self._known = known | {(step, verdict.variant): checkpoint}
         suites = ", ".join(item.suite for item in posted.evaluations) or "no suite is due"
         self._say(f"{candidate.name}: step {step} {verdict.variant} is checkpoint {checkpoint.id}; {suites}")
 

@@ -12,8 +12,9 @@ from app_in_process import App, app_in_process
 from torch_files import save_filled
 
 from evalsvc.client import Client
-from evalsvc.errors import Unauthorized
+from evalsvc.errors import InvalidRequest, Unauthorized
 from evalsvc.miniature import ROOT
+from evalsvc.spec.layout import parse_layout
 from evalsvc.store.tables import Checkpoint
 from evalsvc.watch import watcher as watcher_module
 from evalsvc.watch.completeness import Classifier
@@ -42,7 +43,8 @@ class Scene:
         # By its date everything is new here, so only the clock settles it.
         classifier = Classifier(Memory(self.memory), settle=settle, clock=lambda: self.now, wall=lambda: 0.0)
         place = LocalFolder(self.folder.parent)
-        return Watcher(place, client, Posting("run-a", **posting), classifier, self.said.append, self.noted.append)
+        wanted = Posting(**{"run": "run-a", **posting})
+        return Watcher(place, client, wanted, classifier, self.said.append, self.noted.append)
 
     def look(self, watcher: Watcher) -> None:
         """Two looks, far enough from each other for what does not change."""
@@ -283,3 +285,69 @@ def test_where_links_do_not_reach_it_copies(scene: Scene, monkeypatch: pytest.Mo
     assert scene.noted == []
     for item in scene.posted().values():
         assert scene.app.http.get(f"/v1/checkpoints/{item['id']}").json()["spool"] == "copy"
+
+
+class TestSuites:
+    """What was posted without a suite is not left without values."""
+
+    def test_a_run_without_a_plan_ends_with_what_to_do(self, scene: Scene) -> None:
+        """Six checkpoints were posted with `no suite is due`, and the exit code was 0."""
+        scene.app.http.put("/v1/runs/run-a/plan", json={"suites": []}).raise_for_status()
+        scene.write("epoch_1.pt", step=5)
+        with pytest.raises(
+            InvalidRequest, match=r"run 'run-a' has no plan, .*; give --suite NAME.*of the service: .*loss"
+        ):
+            scene.look(scene.watcher())
+        assert scene.rows() == 0
+
+    def test_a_run_that_is_not_there_ends_too(self, scene: Scene) -> None:
+        with pytest.raises(InvalidRequest, match="run 'run-b' has no plan"):
+            scene.watcher(run="run-b").look()
+
+    def test_a_plan_is_waited_for_as_long_as_the_service_is_down(self, scene: Scene) -> None:
+        transport = Unsteady(scene.app.transport)
+        transport.down = True
+        watcher = scene.watcher(transport, settle=0)
+        scene.write("epoch_1.pt", step=5)
+        watcher.look()
+        assert "no evaluation service answers" in scene.noted[0]
+        transport.down = False
+        watcher.look()
+        assert set(scene.posted()) == {(5, "raw")}
+
+    def test_what_was_posted_before_is_evaluated_with_a_suite_that_it_lacks(self, scene: Scene) -> None:
+        scene.write("epoch_1.pt", step=5)
+        scene.write("epoch_2.pt", step=10)
+        scene.look(scene.watcher(suites=[]))
+        assert [len(item["evaluations"]) for item in scene.posted().values()] == [0, 0]
+        scene.look(scene.watcher(suites=["loss", "loss"]))
+        assert scene.said[2:] == [
+            "epoch_1.pt: step 5 raw was posted before as checkpoint 1; loss",
+            "epoch_2.pt: step 10 raw was posted before as checkpoint 2; loss",
+        ]
+        scene.look(scene.watcher(suites=["loss"]))
+        assert len(scene.said) == 4
+        assert [len(item["evaluations"]) for item in scene.posted().values()] == [1, 1]
+        assert scene.rows() == 2
+
+    def test_another_layout_is_reported_and_replaces_where_that_is_asked_for(self, scene: Scene) -> None:
+        scene.write("epoch_1.pt", step=5)
+        scene.look(scene.watcher(suites=["loss"]))
+        layout = parse_layout({"text": {"size": 80}}).to_json()
+        for _ in range(2):
+            scene.noted.clear()
+            scene.look(scene.watcher(suites=["loss"], layout=layout))
+            (noted,) = scene.noted
+            assert "epoch_1.pt is not posted: run 'run-a' has a checkpoint at step 5" in noted
+            assert "with another layout" in noted
+        scene.noted.clear()
+        scene.look(scene.watcher(suites=["loss"], layout=layout, replace=True))
+        scene.look(scene.watcher(suites=["loss"], layout=layout))
+        assert (scene.noted, scene.rows()) == ([], 2)
+
+    def test_a_layout_is_asked_for_before_anything_is_posted(self, scene: Scene) -> None:
+        scene.write("epoch_1.pt", step=5)
+        wide = {"vocab_size": 66_816}
+        with pytest.raises(InvalidRequest, match=r"the table has 66,816 rows .* say by --layout FILE"):
+            scene.look(scene.watcher(suites=["loss"], model=wide))
+        assert scene.rows() == 0
