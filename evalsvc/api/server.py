@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -51,15 +52,24 @@ KEEP_ALIVE_SECONDS = 75
 answer; with uvicorn's 5 s that would be any client that asks every few seconds."""
 
 
+@dataclass(frozen=True)
+class Started:
+    """A service that answers."""
+
+    url: str
+    has_tokens: bool
+    """Whether a request needs a token."""
+
+
 def serve(
     settings: Settings,
-    announce: Callable[[str], None],
+    announce: Callable[[Started], None],
     *,
     migrate: bool = False,
     insecure: bool = False,
     new_data_folder: bool = False,
 ) -> None:
-    """Serve until a signal; `announce` gets the address once the service answers.
+    """Serve until a signal; `announce` is called once the service answers.
 
     `new_data_folder`: let a database with runs claim an empty data folder, if its own folder is lost.
 
@@ -74,9 +84,10 @@ def serve(
     with listen(settings.host, settings.port) as listener:
         make_data_folder(settings.data_path)
         with _coordinator_lock(settings) as lock:
-            _check_database(settings, migrate, insecure, new_data_folder)
+            has_tokens = _check_database(settings, migrate, insecure, new_data_folder)
             app = create_app(settings, partial(Coordinator, lock=lock), insecure=insecure)
-            _run(settings, app, listener, announce)
+            started = Started(_address(settings, listener), has_tokens)
+            _run(settings, app, listener, lambda: announce(started))
 
 
 @contextmanager
@@ -93,7 +104,8 @@ def _coordinator_lock(settings: Settings) -> Iterator[CoordinatorLock | None]:
         lock.release()
 
 
-def _check_database(settings: Settings, migrate: bool, insecure: bool, new_data_folder: bool) -> None:
+def _check_database(settings: Settings, migrate: bool, insecure: bool, new_data_folder: bool) -> bool:
+    """Check the database, the address and the data folder before anything starts; return whether there are tokens."""
     store = open_store(settings.database, migrate, read_only=bool(settings.read_only))
     try:
         with translated(store.url), store.reading() as session:
@@ -102,6 +114,7 @@ def _check_database(settings: Settings, migrate: bool, insecure: bool, new_data_
         warn_of_roots(settings, any_tokens)
         if not settings.read_only:
             _claim_folder(settings, store, new_data_folder)
+        return any_tokens
     finally:
         store.close()
 
@@ -114,10 +127,10 @@ def _claim_folder(settings: Settings, store: Store, new_data_folder: bool) -> No
     claim_data_folder(settings.data_path, identity, store.url, may_begin=may_begin)
 
 
-def _run(settings: Settings, app: FastAPI, listener: socket.socket, announce: Callable[[str], None]) -> None:
+def _run(settings: Settings, app: FastAPI, listener: socket.socket, on_started: Callable[[], None]) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     allow_open_files(2 * CONNECTIONS)  # each may have a file or a database behind it
-    server = _Server(server_config(settings, app), app, lambda: announce(_address(settings, listener)))
+    server = _Server(server_config(settings, app), app, on_started)
     server.run(sockets=[listener])
     if not server.started:
         raise InternalError("the service could not start; its log above says why")
@@ -255,7 +268,7 @@ class _Server(uvicorn.Server):
     def _is_drained(self) -> bool:
         state: State = self._app.state.state
         if not state.coordinator.draining():
-            log.warning("stopping once running shards are stored; a second signal stops immediately")
+            log.info("stopping once running shards are stored; a second signal stops immediately")
             self._drained_by = time.monotonic() + state.settings.grace + STOP_PATIENCE
             state.coordinator.drain()
         return not state.coordinator.alive() or time.monotonic() > self._drained_by

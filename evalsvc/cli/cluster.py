@@ -42,7 +42,7 @@ def worker(
     )
     drop_secrets()
     configure_logs(settings.log_format, settings.log_level)
-    raise typer.Exit(run_workers(settings, scheduler))
+    raise typer.Exit(run_workers(settings, scheduler, say))
 
 
 @commands.command()

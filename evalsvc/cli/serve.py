@@ -80,9 +80,12 @@ def _serve(settings: Settings, migrate: bool, insecure: bool, new_data_folder: b
     drop_secrets()
     configure_logs(settings.log_format, settings.log_level)
     # FastAPI, SQLAlchemy and Dask take two seconds, for which `--help` and completion do not wait.
+    from evalsvc.api.server import Started
     from evalsvc.api.server import serve as serve_settings
+    from evalsvc.cli.service_banner import describe_service
 
-    def announce(url: str) -> None:
-        say(f"evalsvc listens on {url}")
+    def announce(started: Started) -> None:
+        # In one piece: who reads the address alone may close the pipe.
+        say("\n".join(describe_service(settings, started)))
 
     serve_settings(settings, announce, migrate=migrate, insecure=insecure, new_data_folder=new_data_folder)

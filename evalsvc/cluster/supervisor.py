@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,6 +23,7 @@ from types import FrameType
 from evalsvc.cluster.devices import check_devices, device_list
 from evalsvc.cluster.nanny import WorkerNanny, cause_of_death, nanny_options
 from evalsvc.cluster.settings import SCRATCH_PREFIX, configure, security_of
+from evalsvc.cluster.unreachable import explain_scheduler
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
 from evalsvc.log import configure_logs
@@ -57,8 +59,10 @@ class Backoff:
         return wait
 
 
-def run_workers(settings: Settings, scheduler: str) -> int:
-    """Serve an existing scheduler with a worker process per device until a signal comes. Returns the exit code.
+def run_workers(settings: Settings, scheduler: str, announce: Callable[[str], None]) -> int:
+    """Serve an existing scheduler with a worker process per device until a signal comes; return the exit code.
+
+    `announce` gets a line about what is started, once the settings are checked.
 
     Raises:
         InvalidRequest: not a tls:// address, a certificate file is missing, or a device is not there.
@@ -68,6 +72,7 @@ def run_workers(settings: Settings, scheduler: str) -> int:
     security_of(settings)
     devices = [settings.device] if settings.device else device_list(settings.devices)
     check_devices(devices)
+    announce(f"evalsvc workers on {', '.join(devices)} for {scheduler}; stop them by Ctrl-C, or kill {os.getpid()}")
     return Supervisor(settings.without_secrets(), scheduler, devices).run()
 
 
@@ -113,7 +118,7 @@ class Supervisor:
 
     def _say(self, command: str) -> None:
         if command == DRAIN:
-            log.warning("draining: running shards are finished, no other is taken; a second signal ends them at once")
+            log.info("draining: running shards are finished, no other is taken; a second signal ends them at once")
         with self._lock:
             self._ending.set()
             for commands in self._commands.values():
@@ -205,12 +210,11 @@ class _Service:
         """Until the scheduler or the worker goes; what happened, as the end of a sentence."""
         try:
             async with WorkerNanny(self._scheduler, security=self._security, **self._options) as self._nanny:
-                log.warning("worker %s on %s serves %s", self._nanny.worker_address, self._device, self._scheduler)
+                log.info("worker %s on %s serves %s", self._nanny.worker_address, self._device, self._scheduler)
                 await self._nanny.finished()
             return "went away, or the worker was drained"
         except Exception as error:  # connecting fails in many ways
-            cause = error.__cause__ or error
-            return f"does not answer ({type(cause).__name__}: {cause})"
+            return f"does not answer ({explain_scheduler(error, self._scheduler)})"
         finally:
             self._nanny = None
 

@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 from evalsvc.cluster.cluster import Cluster, Member
 from evalsvc.cluster.outcomes import Outcome
 from evalsvc.config import Settings
-from evalsvc.errors import DatabaseInUse, InternalError
+from evalsvc.errors import Cancelled, DatabaseInUse, InternalError
 from evalsvc.files.artifacts import naming
 from evalsvc.files.uploads.folder import SWEEP_EVERY, UploadFolder
 from evalsvc.messages import ShardError, ShardResult
@@ -370,7 +370,9 @@ class Coordinator:
                 stored = self._settle(session, item, outcome)
         log.info("%s ended: %s%s", outcome.key, outcome.kind, "" if stored else ", too late")
         if stored and outcome.kind == "result" and outcome.value.error is not None:
-            log.warning("%s failed: %s", outcome.key, outcome.value.error.message)
+            failure = outcome.value.error
+            level = logging.INFO if failure.code == Cancelled.code else logging.WARNING
+            log.log(level, "%s failed: %s", outcome.key, failure.message)
         succeeded = stored and outcome.kind == "result" and outcome.value.error is None
         # It may have ended its evaluation, or been the last that read the checkpoint of one that is over.
         if not succeeded or item.assignment.request.stage != "run" or item.cancelled_at is not None:

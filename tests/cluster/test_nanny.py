@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -176,7 +177,7 @@ def test_a_port_that_is_taken_and_an_address_that_is_not_here_are_named(machines
     with pytest.raises(InvalidRequest, match="give --tls-ca FILE"):
         run_scheduler(Settings(), "127.0.0.1", 0, print)
     with pytest.raises(InvalidRequest, match="the device 'cuda:99' is not there"):
-        run_workers(Settings(device="cuda:99", **{name: str(file) for name, file in machines.tls.items()}), "tls://x:1")
+        run_workers(replace(settings, device="cuda:99"), "tls://x:1", print)
 
 
 def test_the_cause_of_death_is_in_words() -> None:

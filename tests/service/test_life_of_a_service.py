@@ -73,6 +73,7 @@ def test_a_second_signal_ends_it_at_once(
     serve: Callable[..., ServiceProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EVALSVC_GRACE", "600")
+    monkeypatch.setenv("EVALSVC_LOG_LEVEL", "info")
     service, log = serve(), tmp_path / "steps.log"
     evaluation = service.begin_steps(log, shards=1, steps=100)
     assert service.process is not None

@@ -51,7 +51,7 @@ class Command:
                 [*prefix, sys.executable, "-m", "evalsvc.cli", *arguments],
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"PYTHONPATH": path} | environment,
+                env=os.environ | {"PYTHONPATH": path, "EVALSVC_LOG_LEVEL": "info"} | environment,
             )
 
     def wait_for_text(self, pattern: str, seconds: float = PATIENCE) -> str:

@@ -1,0 +1,50 @@
+"""What `evalsvc serve` prints once the service answers: where it listens, what it uses, and how to stop it."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+
+from evalsvc.api.middleware.browsers import is_loopback
+from evalsvc.api.server import Started
+from evalsvc.cluster.devices import device_list
+from evalsvc.config import Settings, shown_url
+
+WIDTH = 80
+"""Columns of a line. A longer word, such as a path, has a line of its own and is not cut."""
+
+
+def describe_service(settings: Settings, started: Started) -> list[str]:
+    """Return the lines: the address first, then a fact each."""
+    facts = {
+        "data folder": str(settings.data_path),
+        "database": shown_url(settings.database),
+        **_workers(settings),
+        "suites": f"those of evalsvc, and {settings.suites_path}" if settings.suites_path else "those of evalsvc",
+        "roots": settings.roots if settings.has_roots else f"{settings.roots} (every file that this process can read)",
+        "tokens": "needed" if started.has_tokens else f"none: {_everyone(settings.host)} can use the service",
+        "stop": f"Ctrl-C, or kill {os.getpid()}; running shards get {settings.grace:g} s to finish",
+    }
+    lines = [f"evalsvc listens on {started.url}"]
+    for name, fact in facts.items():
+        lines += textwrap.wrap(
+            fact,
+            WIDTH,
+            initial_indent=f"  {name:<11}  ",
+            subsequent_indent=" " * 15,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return lines
+
+
+def _workers(settings: Settings) -> dict[str, str]:
+    if settings.read_only:
+        return {"devices": "none: this service only answers reads"}
+    if settings.scheduler:
+        return {"scheduler": settings.scheduler}
+    return {"devices": ", ".join(device_list(settings.devices))}
+
+
+def _everyone(host: str) -> str:
+    return "anyone on this machine" if is_loopback(host) else f"anyone who reaches {host}"
