@@ -9,6 +9,7 @@ import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -59,8 +60,16 @@ class Identity:
     """Which content an object in a store is, in the words of the store; None for files of this machine."""
 
     def __str__(self) -> str:
-        content = f"mtime {self.mtime_ns}" if self.etag is None else f"etag {self.etag}"
-        return f"{self.size} bytes and {content}"
+        if self.etag is not None:
+            return f"{self.size:,} bytes and etag {self.etag}"
+        return f"{self.size:,} bytes of {_shown_time(self.mtime_ns)}"
+
+
+def _shown_time(nanoseconds: int) -> str:
+    """Return a time since 1970 as `2026-11-27 14:02:11.208421299 UTC`, with all digits that may differ."""
+    seconds, fraction = divmod(nanoseconds, 10**9)
+    digits = f".{fraction:09}".rstrip("0") if fraction else ""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}{digits} UTC"
 
 
 @dataclass(frozen=True)

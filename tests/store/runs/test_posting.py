@@ -31,7 +31,7 @@ def test_a_later_post_may_add_a_suite(store: Store) -> None:
     ("fields", "what"),
     [
         ({"uri": "/elsewhere.pt"}, "the uri /checkpoints/epoch_25.pt"),
-        ({"identity": Identity(101, 1)}, "100 bytes and mtime 1 under the same uri"),
+        ({"identity": Identity(101, 1)}, "100 bytes of 1970-01-01 00:00:00.000000001 UTC under the same uri"),
         ({"layout": {"text": {"size": 3}}}, "another layout"),
     ],
 )
