@@ -509,6 +509,14 @@ def is_transient(code: str) -> bool:
     return any(error.code == code and error.transient for error in leaves())
 
 
+def is_untried(code: str) -> bool:
+    """Return whether the error of this code says nothing about the weights.
+
+    An option, a suite or a data file is wrong, or a part of the installation or of the service is missing.
+    """
+    return any(error.code == code for root in (InputError, ServiceError) for error in leaves(root))
+
+
 def leaves(root: type[EvalsvcError] = EvalsvcError) -> list[type[EvalsvcError]]:
     """Every error class that is raised, in the order of the tree above."""
     children = root.__subclasses__()

@@ -114,9 +114,10 @@ def gate(
 ) -> None:
     """Pass or fail a checkpoint by its distance from a baseline, e.g. in CI.
 
-    The exit code is 0 when nothing is worse, 1 when something is, 2 when it could not be judged (a metric is missing,
-    was measured by another protocol, has neither a known noise nor a tolerance, or is less certain than its rule asks;
-    wrong use, no service), 3 when there is no baseline, 4 when it took too long.
+    The exit code is 0 when nothing is worse, 1 when something is (weights that compute NaN or infinity are), 2 when the
+    gate could not judge (a metric is missing, was measured by another protocol, has neither a known noise nor a
+    tolerance, or is less certain than its rule asks; a wrong option, suite, rule or file; no service), 3 when there is
+    no baseline, 4 when it took too long.
 
     With --until decided, CANDIDATE and --baseline are weights. Both are sampled on the same prompts with the same
     noise, looked at eight times at most, and no further than it takes to decide every metric that the rules judge, or

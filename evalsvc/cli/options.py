@@ -19,6 +19,9 @@ from evalsvc.spec.documents.reading import content_of
 FAILED = 1
 """Exit code: the evaluation failed."""
 
+WRONG_USE = 2
+"""Exit code: the command could not be tried, because an option, a suite or a data file is wrong."""
+
 
 Format = Literal["table", "csv", "json"]
 """How an answer of the service is printed."""

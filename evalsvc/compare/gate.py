@@ -19,9 +19,10 @@ from evalsvc.compare.gate_rules import EVERYTHING, Rule
 from evalsvc.compare.gate_verdict import Difference, Gap, Verdict, judge, tails
 from evalsvc.compare.result import Result, task_of
 from evalsvc.compare.source import Service, read_result
-from evalsvc.errors import DeadlineExceeded, InvalidRequest, UnknownName
+from evalsvc.errors import DeadlineExceeded, InvalidRequest, NonFinite, UnknownName, is_untried
 from evalsvc.metrics.definitions import main_metric
 from evalsvc.spec.documents.comparisons import Basis, Family
+from evalsvc.spec.names import CHECKPOINT
 from evalsvc.spec.protocol import describe_differences, labelled, tell_apart
 
 
@@ -181,7 +182,7 @@ def run_gate(candidate: str, baseline: str, rules: Sequence[Rule], service: Serv
     """Compare two results, each a file or RUN@STEP[:VARIANT]; evaluations that are not over are waited for.
 
     Raises:
-        UnknownName: there is no such candidate.
+        UnknownName: there is no such candidate or suite.
         InvalidData: a file is not a result.
         InvalidRequest: a rule needs a `direction`.
         ServiceUnreachable: the service does not answer.
@@ -192,6 +193,7 @@ def run_gate(candidate: str, baseline: str, rules: Sequence[Rule], service: Serv
     except UnknownName as error:
         # A name that is wrong for both is no first run: that there is a candidate is found out too.
         read_result(candidate, service)
+        _require_suite(candidate, service)
         return _failed(candidate, baseline, Outcome.NO_BASELINE, error.message)
     except DeadlineExceeded as error:
         return _failed(candidate, baseline, Outcome.TIME_OUT, error.message)
@@ -205,9 +207,23 @@ def run_gate(candidate: str, baseline: str, rules: Sequence[Rule], service: Serv
 
 
 def without_baseline(candidate: str, baseline: Result) -> Report:
-    """The report on a baseline that has no values."""
-    reasons = "".join(f"; {task}: {error.message}" for task, error in baseline.document.errors.items())
-    return _failed(candidate, baseline.name, Outcome.NO_BASELINE, f"{baseline.name} has no values{reasons}")
+    """Return the report on a baseline that has no values.
+
+    Where suite, data or options were wrong, there is none because it could not be measured: that is no first run.
+    """
+    errors = baseline.document.errors
+    reasons = "".join(f"; {task}: {error.message}" for task, error in errors.items())
+    untried = any(is_untried(error.code) for error in errors.values())
+    outcome = Outcome.NOT_JUDGED if untried else Outcome.NO_BASELINE
+    return _failed(candidate, baseline.name, outcome, f"{baseline.name} has no values{reasons}")
+
+
+def _require_suite(candidate: str, service: Service) -> None:
+    """Raise UnknownName for a suite that the service does not have, where the candidate is a file and does not tell."""
+    if service.suite is not None and CHECKPOINT.fullmatch(candidate) is None:
+        names = [suite.name for suite in service.client.suites()]
+        if service.suite not in names:
+            raise UnknownName.among("suite", service.suite, names)
 
 
 def _failed(candidate: str, baseline: str, outcome: Outcome, problem: str) -> Report:
@@ -346,7 +362,10 @@ def _not_compared(rule: Rule, contrast: Contrast, candidate: Result) -> Comparis
         return _comparison(contrast, "other_protocol", reason)
     task = task_of(contrast.metric)
     error = candidate.error(task)
-    reason = f"the candidate's task {task} failed: {error}" if error else "not in the candidate"
+    reason = f"the candidate's task {task} failed: {error.message}" if error else "not in the candidate"
+    if error is not None and error.code == NonFinite.code:
+        # Weights that compute no number are the worst that there can be, and no missing measurement.
+        return replace(_comparison(contrast, "worse", reason, rule.direction), candidate=math.nan)
     return _comparison(contrast, "missing" if rule.missing == "fail" else "ignored", reason, rule.direction)
 
 

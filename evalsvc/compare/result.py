@@ -12,7 +12,7 @@ from evalsvc.metrics.intervals import Spread
 from evalsvc.metrics.item_numbers import Numbers, groups_of, is_share
 from evalsvc.metrics.paired import spread_of
 from evalsvc.metrics.ratio import Ratio
-from evalsvc.spec.documents.results import ResultDocument, TaskMetric
+from evalsvc.spec.documents.results import Error, ResultDocument, TaskMetric
 
 Item = tuple[object, object]
 """`benchmark` and `index` of a result per item, by which the items of two results match."""
@@ -40,11 +40,10 @@ class Result:
             found.setdefault(metric.name, {})[metric.protocol] = metric
         return found
 
-    def error(self, task: str) -> str | None:
-        """Why the task failed. Where several suites have a task of this name, theirs begin with the suite's."""
+    def error(self, task: str) -> Error | None:
+        """Return why the task failed. Where several suites have a task of this name, theirs begin with the suite's."""
         errors = self.document.errors.items()
-        found = (error for name, error in errors if name.rpartition("/")[2] == task.rpartition("/")[2])
-        return next((error.message for error in found), None)
+        return next((error for name, error in errors if name.rpartition("/")[2] == task.rpartition("/")[2]), None)
 
     def protocol(self, identity: str) -> Mapping[str, object]:
         """Return the content of a protocol; empty where a file does not have it."""

@@ -36,8 +36,22 @@ class TestGate:
             (measured(0.1, 0.2), measured(0), 1, "regression: 1 worse", "::error title=pairs/image::worse by"),
             (document(), measured(0), 2, "not judged: 1 missing", "::error title=pairs/image::not in the candidate"),
             (measured(0), None, 3, "no baseline: there is no file", "::error title=gate::there is no file"),
+            (
+                document(errors={"pairs": "layer 3 has NaN"}, code="non_finite"),
+                measured(0),
+                1,
+                "regression: 1 worse",
+                "::error title=pairs/image::the candidate's task pairs failed: layer 3 has NaN",
+            ),
+            (
+                measured(0),
+                document(errors={"pairs": "a.jsonl is not there"}, code="invalid_data"),
+                2,
+                "not judged: baseline.json has no values; pairs: a.jsonl is not there",
+                "::error title=gate::baseline.json has no values",
+            ),
         ],
-        ids=["worse", "missing", "no-baseline"],
+        ids=["worse", "missing", "no-baseline", "nan", "wrong-suite"],
     )
     def test_situation(
         self, command: Command, candidate: Any, baseline: Any, code: int, headline: str, annotation: str
@@ -48,7 +62,7 @@ class TestGate:
         lines = result.out.splitlines()
         assert lines[-1].startswith(headline)
         assert [line.startswith(annotation) for line in lines if line.startswith("::")] == [True]
-        assert ("pairs/image" in result.out) == (code != 3)
+        assert ("pairs/image" in result.out) == ("gate::" not in annotation)
         assert json.loads(Path("report.json").read_text())["exit_code"] == code
         assert read_junit(Path("report.xml").read_bytes())[0].get("tests") == "1"
         assert Path("summary.md").read_text().startswith(f"# Build 7\n\n### Gate: {headline}")

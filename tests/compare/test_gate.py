@@ -17,7 +17,7 @@ from gate_documents import document, read_document, result, value
 
 from evalsvc.cli import app
 from evalsvc.client import Client
-from evalsvc.compare.gate import Comparison, Outcome, Report, compare, run_gate
+from evalsvc.compare.gate import Comparison, Outcome, Report, compare, run_gate, without_baseline
 from evalsvc.compare.gate_rules import EVERYTHING, Rule, read_rules
 from evalsvc.compare.source import Service
 from evalsvc.errors import InvalidRequest, UnknownName
@@ -134,6 +134,38 @@ class TestRules:
         assert new.problems == ("the rule for a/* matches no metric of the baseline; make the baseline anew",)
         ignored = report(metrics, metrics, Rule(metric="pairs/image"), Rule(metric="x/y", missing="ignore"))
         assert ignored.outcome == Outcome.PASSED
+
+
+class TestNoNumbers:
+    """Weights that compute no number are a regression, and a measurement that could not be made is none."""
+
+    def test_a_task_that_met_nan_is_worse_in_every_metric(self) -> None:
+        """The exit code was 2, as for a metric that is missing."""
+        baseline = result(value("arc/acc", 0.5), value("pairs/image", 1.0), value("pairs/text", 1.0), name="baseline")
+        candidate = result(value("arc/acc", 0.5), errors={"pairs": "layer 3 has NaN"}, code="non_finite")
+        for rules in (EVERYTHING, (Rule(metric="*", missing="ignore", absolute=100),)):
+            found = compare(candidate, baseline, rules)
+            assert found.outcome == Outcome.REGRESSION
+            assert verdicts(found) == {"arc/acc": "within_tolerance", "pairs/image": "worse", "pairs/text": "worse"}
+            worse = found.comparisons[1]
+            assert (worse.reason, worse.baseline) == ("the candidate's task pairs failed: layer 3 has NaN", 1.0)
+            assert worse.candidate is not None
+            assert math.isnan(worse.candidate)
+
+    @pytest.mark.parametrize(
+        ("code", "outcome"),
+        [
+            *(
+                (code, Outcome.NOT_JUDGED)
+                for code in ("invalid_data", "invalid_suite", "invalid_layout", "asset_missing")
+            ),
+            *((code, Outcome.NO_BASELINE) for code in ("non_finite", "not_a_checkpoint", "out_of_memory")),
+        ],
+    )
+    def test_a_baseline_without_values(self, code: str, outcome: Outcome) -> None:
+        """A wrong suite gave `no baseline`, which a CI takes for its first build."""
+        found = without_baseline("candidate", result(name="baseline", errors={"pairs": "why"}, code=code))
+        assert (found.outcome, found.problems) == (outcome, ("baseline has no values; pairs: why",))
 
 
 class TestNotJudged:
@@ -300,6 +332,17 @@ class TestService:
         found = run_gate(candidate, baseline, EVERYTHING, Service(client, timeout=0, every=0.01))
         assert found.outcome == Outcome.TIME_OUT
         assert found.problems[0].startswith("run-a@0: evaluation 1 is queued after 0 s; it goes on; try again, or")
+
+    def test_a_suite_that_nobody_has_is_no_missing_baseline(self, app: App, client: Client, tmp_path: Path) -> None:
+        """A CI lets a first build pass; a misspelt suite must not look like one."""
+        app.coordinator.work()
+        file = tmp_path / "candidate.json"
+        file.write_text(json.dumps(document(value("a/b", 1.0))))
+        for candidate in (str(file), "run-a@100"):
+            with pytest.raises(UnknownName, match="is named 'los'; did you mean 'loss'"):
+                run_gate(candidate, "run-a@0", EVERYTHING, Service(client, "los"))
+        found = run_gate(str(file), "run-a@7", EVERYTHING, Service(client, "loss"))
+        assert found.outcome == Outcome.NO_BASELINE
 
     def test_a_baseline_that_failed_is_none(self, app: App, client: Client) -> None:
         app.coordinator.error = ShardError("non_finite", "layer 3 has NaN")

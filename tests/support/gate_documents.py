@@ -26,13 +26,17 @@ def document(
     items: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     errors: Mapping[str, str] | None = None,
     task: str | None = None,
+    code: str = "out_of_memory",
 ) -> dict[str, Any]:
-    """`items` and `errors` (messages) are by task; every metric is of `task`, else of the first half of its name."""
+    """`items` and `errors` (messages) are by task; every metric is of `task`, else of the first half of its name.
+
+    All errors have one code.
+    """
     return {
         "metrics": [{**metric.to_json(), "task": task or metric.name.partition("/")[0]} for metric in metrics],
         "protocols": {metric.protocol.id: dict(metric.protocol.content) for metric in metrics},
         "items": dict(items or {}),
-        "errors": {name: {"code": "non_finite", "message": message} for name, message in (errors or {}).items()},
+        "errors": {name: {"code": code, "message": message} for name, message in (errors or {}).items()},
     }
 
 
