@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from evalsvc.client import OVER, Client
 from evalsvc.compare.result import Result
@@ -30,6 +31,9 @@ MAX_DEPTH = 32
 
 MAX_KEYS = 2
 """Numbers of an item that a metric is made of: those of a mean, or of a ratio of sums."""
+
+
+AnyResult = TypeVar("AnyResult", bound=ResultDocument)
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def read_result(name: str, service: Service, deadline: float | None = None) -> R
         DeadlineExceeded: evaluations were not over in time.
     """
     if CHECKPOINT.fullmatch(name) is None:
-        return Result(name, _read_file(Path(name)))
+        return Result(name, read_file(Path(name), ResultDocument))
     run, step, variant = parse_checkpoint(name)
     while True:
         document = service.client.results(run, step, variant=variant, suite=service.suite)
@@ -73,7 +77,13 @@ def read_result(name: str, service: Service, deadline: float | None = None) -> R
                 raise DeadlineExceeded(f"{name}: {error.message}; try again, or raise --timeout") from None
 
 
-def _read_file(path: Path) -> ResultDocument:
+def read_file(path: Path, kind: type[AnyResult]) -> AnyResult:
+    """Read the file of a result, which may be anybody's: its size, types, numbers and depth are checked.
+
+    Raises:
+        UnknownName: there is no such file.
+        InvalidData: the file is not a result.
+    """
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
@@ -91,7 +101,7 @@ def _read_file(path: Path) -> ResultDocument:
     except (ValueError, RecursionError) as error:
         raise InvalidData(f"{path} is not JSON: {' '.join(str(error).split())}") from None
     try:
-        found = read(ResultDocument, document)
+        found = read(kind, document)
         _check(found)
     except (ValueError, OverflowError) as error:
         raise InvalidData(

@@ -268,6 +268,14 @@ class Work(ABC, Generic[Parameters, ShardKind, Output]):
     def plan(self, context: Context) -> Plan[ShardKind]:
         """Read and check the data, cut it into shards. Needs no weights."""
 
+    def inputs(self, context: Context, shards: Sequence[ShardKind]) -> Mapping[str, object]:
+        """Return what the task's values follow from, as JSON, besides parameters, checkpoint, base, model and layout.
+
+        `evalsvc run --reuse` takes earlier values over where all of it is equal. Override the method where the shards
+        say what does not move the values, or do not tell the content of a file that does.
+        """
+        return {"plan": [self.shard_codec.to_json(shard) for shard in shards]}
+
     @abstractmethod
     def run(self, context: Context, shard: ShardKind) -> Output:
         """Do one shard; the output goes to `merge`."""

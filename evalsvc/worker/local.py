@@ -13,6 +13,7 @@ from evalsvc.messages import MergeResult, PlanResult, ShardDocument, ShardReques
 from evalsvc.spec.documents.results import Error, ResultCheckpoint, ResultFile, ResultSuite, TaskMetric, TaskWarning
 from evalsvc.spec.looks import stop_note
 from evalsvc.spec.suite import Suite, TaskSpec
+from evalsvc.worker.reuse import Earlier, Inputs, task_inputs, with_digest, with_origins
 from evalsvc.worker.shard import run_shard
 
 
@@ -40,22 +41,36 @@ def run_suite(
     interim: Callable[[TaskLook], None] | None = None,
     *,
     settings: Settings | None = None,
+    earlier: Earlier | None = None,
 ) -> ResultFile:
     """Evaluate a checkpoint in this process, without a service. `base` is what it is compared with, if anything.
 
     `report` gets the task's name, the units done, the units in all, and what they are; `interim` what is known of a
     task before its end. A task that fails is an entry of `errors`. For the result see `result_document`. `settings`
-    None: those of the environment.
+    None: those of the environment. Values of `earlier` that hold for this run too are taken over.
     """
     settings = settings or Settings.load()
-    ends = []
+    if earlier is not None:
+        checkpoint = with_digest(checkpoint, settings)
+        base = None if base is None else with_digest(base, settings)
+    ends: list[TaskLook] = []
+    inputs: dict[str, Inputs] = {}
+    reused = set()
     for task in suite.tasks:
-        for look in walk_task(task, checkpoint, settings, report, base, between=interim is not None):
+        planned = _plan(task, checkpoint, settings, base)
+        if earlier is not None:
+            inputs[task.name] = task_inputs(task, planned, checkpoint, base, settings)
+            if earlier.holds(task.name, inputs[task.name]):
+                reused.add(task.name)
+                continue
+        for look in _walk_planned(planned, task, checkpoint, settings, report, base, between=interim is not None):
             if look.last:
                 ends.append(look)
             elif interim is not None:
                 interim(look)
-    return result_document(suite, checkpoint, ends)
+        if earlier is None:  # the weights are loaded now, and need not be read for their digest
+            inputs[task.name] = task_inputs(task, planned, checkpoint, base, settings)
+    return with_origins(result_document(suite, checkpoint, ends), suite, inputs, earlier, reused)
 
 
 def result_document(suite: Suite, checkpoint: CheckpointRef, looks: Sequence[TaskLook]) -> ResultFile:
@@ -103,7 +118,24 @@ def walk_task(
 
     Whoever needs no more may stop asking: a shard runs only when what follows it is asked for.
     """
-    planned = run_shard(ShardRequest(task, "plan", checkpoint, base=base), lambda done: None, settings)
+    planned = _plan(task, checkpoint, settings, base)
+    yield from _walk_planned(planned, task, checkpoint, settings, report, base, between=between)
+
+
+def _plan(task: TaskSpec, checkpoint: CheckpointRef, settings: Settings, base: CheckpointRef | None) -> ShardResult:
+    return run_shard(ShardRequest(task, "plan", checkpoint, base=base), lambda done: None, settings)
+
+
+def _walk_planned(
+    planned: ShardResult,
+    task: TaskSpec,
+    checkpoint: CheckpointRef,
+    settings: Settings,
+    report: Callable[[str, int, int, str], None],
+    base: CheckpointRef | None,
+    *,
+    between: bool,
+) -> Iterator[TaskLook]:
     if isinstance(planned.output, PlanResult):
         yield from _Walk(task, checkpoint, settings, base, planned.output, report).looks(between)
     else:

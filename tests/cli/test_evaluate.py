@@ -51,6 +51,38 @@ def test_task_that_fails(command: Command, suite: str, tmp_path: Path) -> None:
     assert "[not_a_checkpoint]" in result.err
 
 
+@pytest.mark.parametrize(
+    ("task", "code"),
+    [
+        ("data: nowhere.jsonl", "invalid_data"),
+        ("data: ids.jsonl, general_text: nowhere.jsonl", "invalid_data"),
+        ("data: ids.jsonl, tokenizer: nowhere.json", "invalid_data"),
+    ],
+)
+def test_a_wrong_suite_is_no_failure_of_the_weights(command: Command, suite: str, task: str, code: str) -> None:
+    """A CI takes 1 for a checkpoint that is worse."""
+    Path("wrong.yaml").write_text(f"tasks: [{{kind: loss, {task}}}]")
+    result = command("run", "wrong.yaml", "--checkpoint", str(GOLDEN), "--device", "cpu")
+    assert (result.code, f"[{code}]" in result.err) == (2, True)
+
+
+def test_what_an_earlier_run_measured_is_taken_over(command: Command, suite: str, tmp_path: Path) -> None:
+    options = ("run", suite, "--checkpoint", str(GOLDEN), "--device", "cpu", "--reuse", "r.json", "--output", "r.json")
+    first = command(*options)
+    assert (first.code, "warning: --reuse r.json: there is no such file" in first.err) == (0, True)
+    measured = json.loads((tmp_path / "r.json").read_text())
+    second = command(*options)
+    assert (second.code, second.out) == (0, first.out)
+    assert "loss: values are taken over from r.json\n" in second.err
+    again = json.loads((tmp_path / "r.json").read_text())
+    assert again["origins"]["loss"].pop("reused_from") == "r.json"
+    measured["origins"]["loss"].pop("reused_from")
+    assert {**again, "provenance": None} == {**measured, "provenance": None}
+    (tmp_path / "r.json").write_text("{torn")
+    broken = command(*options)
+    assert (broken.code, "r.json is not JSON" in broken.err) == (2, True)
+
+
 def test_base_beside_the_checkpoint(command: Command, tmp_path: Path) -> None:
     """The checkpoint's layout holds for the base too: both have the same widened table, as a rule."""
     (tmp_path / "steps.yaml").write_text(f"tasks: [{{kind: steps, log: {tmp_path}/log, shards: 1, steps: 1}}]")

@@ -133,6 +133,17 @@ class ResultDocument(Document):
     """Device, versions, host, seconds."""
 
 
+class TaskOrigin(Document):
+    """What the values of a task follow from: a later run takes them over where all of that is the same."""
+
+    inputs: Annotated[dict[str, str], Example({"checkpoint": "9f2c…", "layout": "4c1a…", "plan": "77b0…"})]
+    """Digests by name: of weights, model, layout, parameters, data, and what the task adds; the version of evalsvc."""
+    content: Digest
+    """Digest of the task's metrics, protocols, results per item and warnings."""
+    reused_from: Annotated[str | None, Example(None)] = None
+    """The result file that the values were taken over from; null: this run measured them."""
+
+
 class ResultFile(ResultDocument):
     """The file that `evalsvc run --output` writes."""
 
@@ -140,6 +151,8 @@ class ResultFile(ResultDocument):
     suite: ResultSuite
     artifacts: Annotated[dict[str, list[dict[str, object]]], Example({"pairs": []})]
     """What is to be looked at, each with the path of a file next to the result."""
+    origins: Annotated[dict[str, TaskOrigin], Example({})] = field(default_factory=dict)
+    """What the values of each task follow from; a task without an origin is measured again by `--reuse`."""
 
 
 class StoredCheckpoint(ResultCheckpoint):

@@ -145,9 +145,9 @@ def profile_artifacts(
     found = [Artifact("loss_profile", "loss_profile.json", "application/json", text, details)]
     if grid is not None and "image_cell" in profile:
         cells = profile["image_cell"]
-        losses = [None if cell is None else cell.loss.value for cell in cells]
+        means = [None if cell is None else cell.loss.value for cell in cells]
         sequences = max(cell.loss.n for cell in cells if cell is not None)
-        found.append(loss_map(LossGrid(losses, *grid, sequences, label)))
+        found.append(loss_map(LossGrid(means, *grid, sequences, label)))
     return found
 
 

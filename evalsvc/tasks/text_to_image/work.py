@@ -77,6 +77,15 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         looks = () if several else schedule([shard.units for shard in (*before, *shards)], len(before))
         return Plan([*before, *shards], "images", looks, self.task.until)
 
+    def inputs(self, context: Context, shards: Sequence[ImageShard]) -> Mapping[str, object]:
+        """Return prompts, reference and features as planned, and the weights of decoder and classifier.
+
+        Whether features of real images must be computed first depends on what is kept and moves no value.
+        """
+        classifier = None if self.task.classifier is None else context.classifier(self.task.classifier).digest
+        planned = super().inputs(context, [shard for shard in shards if shard.part == "sample"])
+        return {**planned, "decoder": self._decoder(context).digest, "classifier": classifier}
+
     def run(self, context: Context, shard: ImageShard) -> ImageOutput:
         """Extract features of the shard's images; of prompts, sample the images first.
 

@@ -13,6 +13,7 @@ import torch
 from metric_items import value_of_items
 from miniature_run import DECODER, pretrained
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from square_features import offer_squares
 from task_runs import error, notes, run_stage
@@ -104,6 +105,30 @@ def test_shards_move_neither_tokens_nor_numbers_and_the_reference_is_computed_on
     assert set(fid_protocol) - set(agreement_protocol) == added, "agreement does not depend on real images"
     assert fid_protocol["n"] == 66
     assert fid_protocol["reference"]["n"] == 120
+
+
+def test_what_values_follow_from_names_the_files_that_move_them(
+    evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By it `--reuse` takes values over: not whether the features of real images were kept, but who read the images."""
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path))
+    first, second = evaluate(), evaluate()
+    assert len(first["provenance"]["digits"]["shards"]) > len(second["provenance"]["digits"]["shards"])
+    inputs = first["origins"]["digits"]["inputs"]
+    assert inputs == second["origins"]["digits"]["inputs"]
+    tensors = load_file(ROOT / "classifier.safetensors")
+    path = tmp_path / "classifier.safetensors"
+    for name in ("same", "moved"):
+        moved = {key: tensor + (name == "moved") for key, tensor in tensors.items()}
+        save_file(moved, path, metadata=_metadata(ROOT / "classifier.safetensors"))
+        other = evaluate(classifier=str(path), samples=24, metrics=[])["origins"]["digits"]["inputs"]
+        assert (other["classifier"] == inputs["classifier"]) == (name == "same")
+        assert other["decoder"] == inputs["decoder"]
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata() or {})
 
 
 def test_each_guidance_scale_is_a_series_of_its_own(evaluate: Evaluate) -> None:
