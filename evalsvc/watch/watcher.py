@@ -87,6 +87,10 @@ class Watcher:
         """Seconds to the next try; None: the service answers."""
         self.refused = 0
         """Posts that the service answered with what is to be done about them."""
+        self._news = 0
+        """Lines said of posts and evaluations."""
+        self._unchanged = 0
+        """Checkpoints of which the service has everything."""
 
     def watch(self, every: float) -> None:
         """Look every so many seconds, for ever.
@@ -110,6 +114,11 @@ class Watcher:
             time.sleep(min(every, self._classifier.settle / 2))
         for name in waiting:
             self._complain(f"{name} is still being written, and is not posted")
+        if not (self._news or self.refused or waiting):
+            known = (
+                f"the service has all {self._unchanged} checkpoints" if self._unchanged else "there is no checkpoint"
+            )
+            self._complain(f"nothing to post: {known} of {self._place}")
 
     def look(self, patient: bool = True) -> list[str]:
         """Post what is new and complete, in the order of steps; the names of what may be so soon.
@@ -172,7 +181,9 @@ class Watcher:
         if candidate.path is not None and sha256 is None:
             return  # it changed meanwhile, and is not complete after all
         known = self._known_checkpoint(candidate, verdict, sha256)
-        if known is None or not self._is_done(known):
+        if known is not None and self._is_done(known):
+            self._unchanged += 1
+        else:
             self._check_layout(candidate)
             try:
                 if known is None or self._is_described_anew(known):
@@ -283,6 +294,7 @@ class Watcher:
         new = [EvaluationSummary(id=item.id, suite=item.suite.name, state=item.state) for item in asked]
         evaluated = dataclasses.replace(known, evaluations=[*known.evaluations, *new])
         self._known = checkpoints | {(known.step, known.variant): evaluated}
+        self._news += 1
         place = f"step {known.step} {known.variant} was posted before as checkpoint {known.id}"
         self._say(f"{candidate.name}: {place}; {', '.join(item.suite for item in new)}")
 
@@ -316,6 +328,7 @@ class Watcher:
         )
         checkpoint = posted.checkpoint
         self._known = known | {(step, verdict.variant): checkpoint}
+        self._news += 1
         suites = ", ".join(item.suite for item in posted.evaluations) or "no suite is due"
         self._say(f"{candidate.name}: step {step} {verdict.variant} is checkpoint {checkpoint.id}; {suites}")
 

@@ -56,7 +56,6 @@ def test_task_that_fails(command: Command, suite: str, tmp_path: Path) -> None:
     [
         ("data: nowhere.jsonl", "invalid_data"),
         ("data: ids.jsonl, general_text: nowhere.jsonl", "invalid_data"),
-        ("data: ids.jsonl, tokenizer: nowhere.json", "invalid_data"),
     ],
 )
 def test_a_wrong_suite_is_no_failure_of_the_weights(command: Command, suite: str, task: str, code: str) -> None:
@@ -64,6 +63,12 @@ def test_a_wrong_suite_is_no_failure_of_the_weights(command: Command, suite: str
     Path("wrong.yaml").write_text(f"tasks: [{{kind: loss, {task}}}]")
     result = command("run", "wrong.yaml", "--checkpoint", str(GOLDEN), "--device", "cpu")
     assert (result.code, f"[{code}]" in result.err) == (2, True)
+
+
+def test_a_wrong_layout_is_no_failure_of_the_weights(command: Command, suite: str) -> None:
+    layout = ["--layout", '{"text": {"size": 9999}}', "--device", "cpu"]
+    result = command("run", suite, "--checkpoint", str(GOLDEN), *layout)
+    assert (result.code, "[invalid_layout]" in result.err) == (2, True)
 
 
 def test_what_an_earlier_run_measured_is_taken_over(command: Command, suite: str, tmp_path: Path) -> None:
