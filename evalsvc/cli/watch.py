@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import signal
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +16,7 @@ from evalsvc.cli.name_completion import complete_run
 from evalsvc.cli.options import FAILED, Layout, Model, Suite, Url, connect
 from evalsvc.cli.terminal import say
 from evalsvc.cli.weights import absolute_uri, inline_layout, inline_model
+from evalsvc.cli.wording import in_options
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
 from evalsvc.watch.completeness import Classifier
@@ -95,7 +95,7 @@ def _watch(place: Place, classifier: Classifier, posting: Posting, every: float,
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     with connect(url) as client:
-        watcher = Watcher(place, client, posting, classifier, say, partial(say, err=True))
+        watcher = Watcher(place, client, posting, classifier, say, lambda text: say(in_options(text), err=True))
         if not once:
             watcher.watch(every)
         if not place.exists():

@@ -115,10 +115,8 @@ class Watcher:
         for name in waiting:
             self._complain(f"{name} is still being written, and is not posted")
         if not (self._news or self.refused or waiting):
-            known = (
-                f"the service has all {self._unchanged} checkpoints" if self._unchanged else "there is no checkpoint"
-            )
-            self._complain(f"nothing to post: {known} of {self._place}")
+            what = f"the service has all {self._unchanged} checkpoints" if self._unchanged else "no checkpoint is"
+            self._complain(f"nothing to post: {what} in {self._place}")
 
     def look(self, patient: bool = True) -> list[str]:
         """Post what is new and complete, in the order of steps; the names of what may be so soon.

@@ -66,7 +66,7 @@ def test_once_posts_what_is_there_and_ends(tmp_path: Path, command: Command, url
     assert first.out.splitlines()[3] == "epoch_3.pt: step 80 raw is checkpoint 4; loss"
     again = command("watch", str(folder), *OPTIONS, "--once")
     assert (again.code, again.out) == (0, "")
-    assert again.err == f"nothing to post: the service has all 6 checkpoints of {folder}\n"
+    assert again.err == f"nothing to post: the service has all 6 checkpoints in {folder}\n"
 
 
 def test_without_suite_and_plan_it_ends_with_what_to_do(folder: Path, command: Command, service: Any) -> None:
@@ -86,6 +86,7 @@ def test_once_says_what_was_refused_by_its_exit_code(folder: Path, command: Comm
     shutil.copy(MINIATURE / "epoch_2.pt", folder / "epoch_1.pt")
     refused = command("watch", str(folder), *OPTIONS, "--once", "--steps-per-epoch", "10")
     assert "epoch_1.pt is not posted: run 'run-a' has a checkpoint at step 10" in refused.err
+    assert "--replace" in refused.err
     assert refused.code == 1
 
 
