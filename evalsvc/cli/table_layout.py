@@ -26,8 +26,8 @@ STYLES: Mapping[str, str] = {
 """Colours of cells that are one of these words, in any case and with any remark in parentheses behind the word."""
 
 _REMARK = re.compile(r" \(.*\)$")
-_BREAKS = re.compile(r"(?<=[/_.,:;=@-])")
-"""Places at which a name that is wider than the terminal goes on in the next line."""
+_BREAKS = re.compile(r"(?<=[/_,:;=@-])|(?<=\.)(?!\d)")
+"""Places at which a name that is wider than the terminal goes on in the next line: not within a number."""
 _SPACES = re.compile(r"(?<!±) (?!…)")
 """Spaces at which a cell wraps: not behind `±`, and not before `…`."""
 
