@@ -60,4 +60,11 @@ def companion_name(metric: str, main: str) -> str:
 def yardsticks(companions: Sequence[tuple[str, Number]], chance: Number | None) -> str:
     """Return the cell of a row, `perplexity 10.1; chance 4.16`, from companions with their names, and from chance."""
     found = [*companions, *([] if chance is None else [("chance", chance)])]
-    return "; ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in found)
+    return "; ".join(f"{name} {_short(value)}" for name, value in found)
+
+
+def _short(value: Number) -> str:
+    """Return a number with four digits, a large one with all that are before the point."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"

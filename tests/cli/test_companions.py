@@ -31,4 +31,5 @@ def test_the_cell() -> None:
     assert yardsticks([("perplexity", 10.12345), ("unigram", "NaN")], 4.158883) == (
         "perplexity 10.12; unigram NaN; chance 4.159"
     )
+    assert yardsticks([("perplexity", 12075.94)], 1e300) == "perplexity 12,076; chance 1e+300"
     assert yardsticks([], None) == ""
