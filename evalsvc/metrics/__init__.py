@@ -1,1 +1,1 @@
-"""Pure numerics: no files, no models, no services."""
+"""Numeric functions of the metrics, without files, models and services."""

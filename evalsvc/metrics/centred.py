@@ -1,4 +1,4 @@
-"""Accuracies above chance, and how much of them is left: a ratio of two means over the same items."""
+"""Ratios of accuracies above chance, from two means over the same items."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from evalsvc.metrics.student import critical_value
 
 
 def ratio_of_centred(base: Sequence[float], values: Sequence[float], chance: float) -> Ratio | None:
-    """Return how much of an accuracy above chance is left: (mean(values) − r) / (mean(base) − r), paired by place.
+    """Return the share of an accuracy above chance that is left: (mean(values) − r) / (mean(base) − r), r = `chance`.
 
-    The error is that of the linearised ratio ρ, with d_i = (values_i − r − ρ · (base_i − r)) / (mean(base) − r), and
-    holds only where the base is well above chance. None without items, or where the base is at chance exactly.
+    `base` and `values` are paired by position. The standard error is that of the linearised ratio ρ, with d_i =
+    (values_i − r − ρ · (base_i − r)) / (mean(base) − r). The error is valid only where the base is well above chance.
+    None without items, or where the base is exactly at chance.
     """
     pairs = list(zip(base, values, strict=True))
     if not pairs:
@@ -31,10 +32,10 @@ def ratio_of_centred(base: Sequence[float], values: Sequence[float], chance: flo
 def interval_of_centred(
     base: Sequence[float], values: Sequence[float], chance: float, level: float = LEVEL, factor: float = 1.0
 ) -> Interval | None:
-    """Return Fieller's interval of the ratio of `ratio_of_centred`; None below `MIN_ITEMS`, and see `fieller_interval`.
+    """Return Fieller's interval of `ratio_of_centred`; None below `MIN_ITEMS` items, and as `fieller_interval`.
 
-    It holds also where the base is not far above chance, and the ratio is skewed. `factor` is that of the standard
-    errors of a sample without replacement, √(1 − n / N).
+    The interval is valid also where the base is near chance and the ratio is skewed. `factor` scales the standard
+    errors of a sample without replacement: √(1 − n / N).
     """
     n = len(base)
     if n < MIN_ITEMS:
@@ -48,11 +49,11 @@ def interval_of_centred(
 def fieller_interval(
     means: tuple[float, float], covariances: tuple[float, float, float], dof: float, level: float = LEVEL
 ) -> Interval | None:
-    """Return Fieller's interval of the ratio of two means x̄ / ȳ, given as (x̄, ȳ).
+    """Return Fieller's interval of the ratio x̄ / ȳ of two means, given as (x̄, ȳ).
 
-    With `covariances` (v_xx, v_xy, v_yy) of the two means, of `dof` degrees of freedom, and t the two-sided quantile
-    of Student's distribution, it has all ρ with (x̄ − ρ ȳ)² ≤ t² (v_xx − 2 ρ v_xy + ρ² v_yy). None where that has no
-    end: at this level ȳ might be zero, and then any ratio might be.
+    `covariances` are (v_xx, v_xy, v_yy) of the two means, with `dof` degrees of freedom. With t the two-sided quantile
+    of Student's distribution, the interval holds every ρ with (x̄ − ρ ȳ)² ≤ t² (v_xx − 2 ρ v_xy + ρ² v_yy). None where
+    the interval has no end: if ȳ might be zero at this level, the ratio might have any value.
 
     Source: E. C. Fieller, Journal of the Royal Statistical Society B 16 (1954) 175–185.
     """
@@ -66,7 +67,7 @@ def fieller_interval(
 
 
 def covariance_of_means(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return the covariance of the means of paired values, at least two."""
+    """Return the covariance of the means of at least two paired values."""
     n = len(a)
     mean_a, mean_b = math.fsum(a) / n, math.fsum(b) / n
     return math.fsum((x - mean_a) * (y - mean_b) for x, y in zip(a, b, strict=True)) / (n * (n - 1))

@@ -1,4 +1,4 @@
-"""clean-fid's own estimators: FID and KID by the functions that its program calls."""
+"""Estimates of FID and KID by the functions of the package clean-fid."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from evalsvc.metrics.reference_program import (
 RELEASE = f"clean-fid {version('clean-fid')}"
 
 SPREAD_SUBSETS = 20
-"""Further subsets, of which the spread is measured: the program tells no spread of its own."""
+"""Number of additional subsets that measure the spread of KID, for which clean-fid reports no spread."""
 
 SEEDS = 2**32
-"""NumPy's global generator takes no greater seed."""
+"""Number of seeds that NumPy's global generator accepts."""
 
 if "disp" not in inspect.signature(linalg.sqrtm).parameters:
     raise MissingPackage(
@@ -42,24 +42,26 @@ if "disp" not in inspect.signature(linalg.sqrtm).parameters:
 
 
 def frechet_distance(samples: Statistics, real: Statistics) -> float:
-    """Compute clean-fid's distance.
+    """Compute clean-fid's Fréchet distance.
 
     Raises:
-        InvalidData: the matrix root is not real, which the program refuses too.
+        InvalidData: the matrix root is not real, which clean-fid refuses too.
     """
     with warnings.catch_warnings(), redirect_stdout(sys.stderr):
-        # Of scipy: the argument `disp` of sqrtm is about to go.
+        # scipy deprecates the argument `disp` of sqrtm.
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
             return float(fid.frechet_distance(*samples, *real))
         except ValueError as error:
-            raise InvalidData(f"{RELEASE} finds no distance of these features: {error}; sample more images") from None
+            raise InvalidData(
+                f"{RELEASE} computes no distance from these features: {error}; sample more images"
+            ) from None
 
 
 def kid(sets: FeatureSets) -> Estimate:
-    """Compute clean-fid's KID, with a standard error as of `kid_estimate`.
+    """Compute clean-fid's KID, with the standard error of `kid_estimate`.
 
-    The program draws from NumPy's global generator, which is seeded here and gets its state back.
+    clean-fid draws from NumPy's global generator, which is seeded for the call and restored after the call.
 
     Raises:
         InvalidData: the reference's features are not known, or a side has fewer than two images.
@@ -75,7 +77,7 @@ def kid(sets: FeatureSets) -> Estimate:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed NumPy's global generator, and give it back as it was."""
+    """Seed NumPy's global generator within the context, and restore the generator's state afterwards."""
     before = np.random.get_state()
     np.random.seed(seed % SEEDS)
     try:

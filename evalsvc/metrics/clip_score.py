@@ -1,4 +1,4 @@
-"""CLIPScore: how well an image fits its prompt, by CLIP."""
+"""CLIPScore: how well an image matches its prompt, measured by CLIP."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
 
 
 def clip_score(sets: FeatureSets) -> Estimate:
-    """The mean over images of 100 · max(cos(image, prompt), 0), which are the `samples`, [n, 1].
+    """Compute the mean over images of 100 · max(cos(image, prompt), 0). The `samples` are these scores, [n, 1].
 
-    Source: J. Hessel et al., CLIPScore, arXiv 2104.08718; with 100 as torchmetrics has it, where the paper has 2.5.
+    Source: J. Hessel et al., CLIPScore, arXiv 2104.08718; with the factor 100 of torchmetrics instead of the paper's
+    2.5.
     """
     return Estimate.of_images(sets.samples.reshape(len(sets.samples)))
 

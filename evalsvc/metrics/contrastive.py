@@ -1,7 +1,7 @@
-"""How well two sets of embeddings tell which of the one belongs to which of the other: CLIP's loss, retrieval, chance.
+"""CLIP's loss, retrieval and permutation tests: how well two sets of embeddings identify the pairs across the sets.
 
 Similarities are a matrix [B, B] float64: row i is the i-th image, column j the j-th text, and the diagonal has the
-pairs. *Parts* are one number a pair, whose mean is the value and whose scatter is, to first order, that of the value
+pairs. *Parts* are one number per pair. Their mean is the value, and their scatter is, to first order, that of the value
 over samples of pairs (the infinitesimal jackknife; B. Efron, "The Jackknife, the Bootstrap and Other Resampling Plans",
 1982, chapter 6).
 """
@@ -16,33 +16,34 @@ import torch
 from torch import Tensor
 
 MAX_SCALE = 100.0
-"""The largest factor of similarities, 1 / temperature, that CLIP allows (Radford et al. 2021, section 2.5)."""
+"""Largest factor of similarities, 1 / temperature, that CLIP allows (Radford et al. 2021, section 2.5)."""
 
 HALVINGS = 32
-"""Of the interval that holds the best factor, which is then known to 3e-8."""
+"""Number of halvings of the interval that holds the best factor, which bounds the factor's error by 3e-8."""
 
 
 def clip_loss(
     similarity: Tensor,  # [B, B] float64
     scale: float,
 ) -> Tensor:  # [B] float64, parts
-    """CLIP's symmetric cross-entropy in nats: of the text given the image and of the image given the text, halved.
+    """Compute CLIP's symmetric cross-entropy in nats: the mean loss of text given image and of image given text.
 
-    Its value is the mean over pairs of ½ (ln Σ_j exp s·S_ij + ln Σ_j exp s·S_ji) − s·S_ii, which is ln B where nothing
-    is known. Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021),
-    figure 3.
+    The value is the mean over pairs of ½ (ln Σ_j exp s·S_ij + ln Σ_j exp s·S_ji) − s·S_ii, which is ln B where the
+    similarities carry no information. Source: Radford et al., "Learning Transferable Visual Models From Natural
+    Language Supervision" (2021), figure 3.
     """
     logits = scale * similarity
     rows, columns = logits.logsumexp(1), logits.logsumexp(0)
-    own = (rows + columns) / 2 - logits.diagonal()
+    pair_losses = (rows + columns) / 2 - logits.diagonal()
     among_others = ((logits - rows[:, None]).exp().sum(0) + (logits - columns).exp().sum(1)) / 2
-    return own + among_others - 1
+    return pair_losses + among_others - 1
 
 
 def fit_scale(similarities: Sequence[Tensor]) -> float:
-    """The factor in [0, MAX_SCALE] at which the mean CLIP loss of several batches is smallest.
+    """Return the factor in [0, MAX_SCALE] with the smallest mean CLIP loss over several batches.
 
-    The loss is convex in it, so its slope changes sign once. 0 where the pairs are no more alike than others.
+    The loss is convex in the factor, so the slope changes sign once. The factor is 0 where pairs are no more alike than
+    other combinations.
     """
     low, high = 0.0, MAX_SCALE
     if _slope(similarities, low) >= 0:
@@ -56,7 +57,7 @@ def fit_scale(similarities: Sequence[Tensor]) -> float:
 
 
 def _slope(similarities: Sequence[Tensor], scale: float) -> float:
-    """d loss / d scale: the similarity that the softmax expects, less that of the pairs."""
+    """Compute d loss / d scale: the expected similarity under the softmax, less the similarity of the pairs."""
     total = 0.0
     for similarity in similarities:
         logits = scale * similarity
@@ -70,9 +71,10 @@ def hits_at(
     right: Tensor,  # [Q, C] bool; every query has one at least
     k: int,
 ) -> Tensor:  # [Q] float64
-    """The probability that one of the k candidates with the highest scores is right, equal ones in random order.
+    """Compute the probability that one of the k candidates with the highest scores is right, with ties in random order.
 
-    Of scores that say nothing, such as all zero, it is the chance of a random order: k / C where one is right.
+    For scores without information, such as all zeros, the probability is that of a random order: k / C where one
+    candidate is right.
     """
     best = scores.masked_fill(~right, -math.inf).amax(1, keepdim=True)
     above = (scores > best).sum(1)
@@ -88,7 +90,7 @@ def hits_at(
 def excess_similarity(
     similarity: Tensor,  # [B, B] float64, B > 1
 ) -> Tensor:  # [B] float64, parts
-    """How much more alike pairs are than what is no pair: the mean of the diagonal less that of the rest."""
+    """Compute how much more alike pairs are than other combinations: mean of the diagonal less mean of the rest."""
     rows, columns = similarity.mean(1), similarity.mean(0)
     parts = similarity.diagonal() - rows - columns + similarity.mean()
     return parts * len(similarity) / (len(similarity) - 1)
@@ -97,19 +99,22 @@ def excess_similarity(
 def mean_off_diagonal(
     similarity: Tensor,  # [B, B] float64, B > 1
 ) -> Tensor:  # [B] float64, parts
-    """The mean similarity of what is no pair; of the similarities of one set to itself, that of two of its members."""
+    """Compute the mean similarity of combinations that are no pair.
+
+    For the similarities of a set to itself, this is the mean similarity of two different members of the set.
+    """
     others = (similarity.sum(1) + similarity.sum(0) - 2 * similarity.diagonal()) / (len(similarity) - 1)
     return others - others.mean() / 2
 
 
 @dataclass(frozen=True)
 class PermutationTest:
-    """Whether pairs score higher than what is put together at random."""
+    """Result of a test whether pairs score higher than random combinations."""
 
     p: float
-    """(1 + how many permutations score at least as high) / (1 + permutations)."""
+    """(1 + number of permutations that score at least as high) / (1 + permutations)."""
     mean: float
-    """Of the permutations' scores."""
+    """Mean of the permutations' scores."""
     deviation: float
     """Standard deviation of the permutations' scores."""
 
@@ -120,27 +125,27 @@ def permutation_test(
     seed: int,
     report: Callable[[], None] = lambda: None,
 ) -> PermutationTest:
-    """One-sided test of the mean score of the pairs: texts are put to images anew, at random within their batch.
+    """Test one-sided whether the mean score of the pairs exceeds that of texts permuted at random within each batch.
 
-    Of similarities it is the test of CLIP's loss too, at any factor and at the fitted one: the sums over rows and
-    columns stay the same when texts change places, and the loss falls as the mean of the diagonal grows. Source of the
-    p-value: Phipson and Smyth, "Permutation P-values Should Never Be Zero" (2010), equation 2.
+    For similarities, this is also the test of CLIP's loss, at any factor and at the fitted factor: permuting texts
+    keeps the sums over rows and columns, and the loss falls as the mean of the diagonal grows. Source of the p-value:
+    Phipson and Smyth, "Permutation P-values Should Never Be Zero" (2010), equation 2.
     """
     generator = torch.Generator().manual_seed(seed)
     observed = _mean_of([score.diagonal() for score in scores])
-    # What is equal but for rounding counts as equal: many texts are the same.
+    # Values that differ only by rounding count as equal: many texts are the same.
     threshold = observed - 1e-12 * max(1.0, *(float(score.abs().max()) for score in scores))
-    found = []
+    permuted_means = []
     for _ in range(permutations):
         report()
-        found.append(_mean_of([_pairs(score, generator) for score in scores]))
-    values = torch.tensor(found, dtype=torch.float64)
+        permuted_means.append(_mean_of([_pairs(score, generator) for score in scores]))
+    values = torch.tensor(permuted_means, dtype=torch.float64)
     at_least = int((values >= threshold).sum())
     return PermutationTest((1 + at_least) / (1 + permutations), float(values.mean()), float(values.std(correction=0)))
 
 
 def _pairs(score: Tensor, generator: torch.Generator) -> Tensor:
-    """The scores of a random pairing, [B]."""
+    """Return the scores of a random pairing, [B]."""
     return score[torch.arange(len(score)), torch.randperm(len(score), generator=generator)]
 
 
@@ -150,7 +155,7 @@ def _mean_of(parts: Sequence[Tensor]) -> float:
 
 @dataclass(frozen=True)
 class Plateau:
-    """Where a loss that falls with the steps comes to rest."""
+    """Plateau that a falling loss reaches."""
 
     first: float
     """Loss of the first step."""
@@ -161,11 +166,11 @@ class Plateau:
     still_falling: float
     """Fall of the loss within the last fifth of the steps, by the fitted line; near zero on a plateau."""
     stderr: float | None
-    """Standard error of it; None with fewer than three steps in the last fifth."""
+    """Standard error of `still_falling`; None with fewer than three steps in the last fifth."""
 
 
 def plateau(losses: Sequence[float]) -> Plateau:
-    """Find where `losses`, one a step and one at least, come to rest."""
+    """Find the plateau of `losses`, which hold one value per step and at least one step."""
     values = torch.tensor(losses, dtype=torch.float64)
     count = len(values)
     first, last = float(values[0]), float(values[-max(1, count // 10) :].mean())
@@ -177,12 +182,12 @@ def plateau(losses: Sequence[float]) -> Plateau:
 
 
 def _fall(values: Tensor) -> tuple[float, float | None]:
-    """By least squares."""
+    """Fit a line by least squares, and return its fall over all values with the standard error."""
     n = len(values)
     if n < 3:
         return float(values[0] - values[-1]), None
     steps = torch.arange(n, dtype=torch.float64) - (n - 1) / 2
     slope = (steps * values).sum() / steps.square().sum()
-    rest = values - values.mean() - slope * steps
-    error = (rest.square().sum() / (n - 2) / steps.square().sum()).sqrt()
+    residuals = values - values.mean() - slope * steps
+    error = (residuals.square().sum() / (n - 2) / steps.square().sum()).sqrt()
     return -float(slope) * (n - 1), float(error) * (n - 1)

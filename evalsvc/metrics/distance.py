@@ -1,4 +1,4 @@
-"""How far two values are apart: with which error, on which basis, and what that says."""
+"""Difference of two values, with its standard error, its basis and a judgement."""
 
 from __future__ import annotations
 
@@ -15,44 +15,46 @@ from evalsvc.spec.documents.comparisons import Basis
 from evalsvc.spec.protocol import Direction
 
 Judgement = Literal["better", "worse", "different", "indistinguishable"]
-"""Of b, against a. `different`: of a metric that has no better side."""
+"""Judgement of b against a. `different` is for metrics without a better direction."""
 
 
 @dataclass(frozen=True)
 class Distance:
-    """How far two values are apart, b − a, with which standard error and on which basis."""
+    """Difference b − a of two values, with its standard error and basis."""
 
     value: float
-    """b − a; of pairs over the items that both have. 0 where the two are equal, NaN and infinities included."""
+    """b − a, for pairs over the items that both sides have. 0 where both are equal, NaN and infinities included."""
     stderr: float | None
-    """The standard error of the difference; None where `basis` is `none`."""
+    """Standard error of the difference; None where `basis` is `none`."""
     basis: Basis
+    """Basis of the standard error: paired items, independent values, or none."""
     n: int
-    """The number of paired items; without pairs, the number of items of the smaller side."""
+    """Number of paired items; without pairs, the number of items of the smaller side."""
     lacking: tuple[Literal["a", "b"], ...] = ()
-    """Where `basis` is `none`: the sides whose value has no finite standard error."""
+    """Sides whose value has no finite standard error, where `basis` is `none`."""
     groups: int | None = None
-    """Independent groups of the `n` items; None: every item is one."""
+    """Number of independent groups among the `n` items; None if every item is independent."""
     n_only_a: int = 0
-    """Items of one side that the other lacks, which are in no pair."""
+    """Number of items of `a` that `b` lacks, which are in no pair."""
     n_only_b: int = 0
+    """Number of items of `b` that `a` lacks, which are in no pair."""
     p: float | None = None
-    """The exact two-sided p-value of no difference, where there is one; see `Paired.p`."""
+    """Exact two-sided p-value of no difference, where defined; see `Paired.p`."""
     spread: Spread | None = None
-    """The errors of `estimate`; None where `basis` is `none`."""
+    """Errors of the estimate: the difference, or the difference of the logarithms; None where `basis` is `none`."""
     flips: Flips | None = None
-    """Of paired items that are right or wrong."""
+    """Counts of paired items that are right or wrong; None for other items."""
     log_a: float | None = None
-    """Of perplexities, the logarithm of a: `spread` is that of the difference of the logarithms."""
+    """Logarithm of a, for perplexities, whose `spread` is that of the difference of the logarithms."""
 
     @property
     def independent(self) -> int:
-        """The number of independent items, or of independent groups of items, on which the error rests."""
+        """Number of independent items, or of independent groups of items, on which the error rests."""
         return self.n if self.groups is None else self.groups
 
     @property
     def has_bounds(self) -> bool:
-        """Whether bounds of the difference are known: there are enough items, and they vary."""
+        """Whether bounds of the difference are known: there are enough items, and the items vary."""
         if self.spread is None or self.independent < MIN_ITEMS or not math.isfinite(self.value):
             return False
         if self.spread.dof < 1:
@@ -60,7 +62,7 @@ class Distance:
         return self.flips is not None or self.spread.stderr > 0
 
     def reach(self, tail: float) -> tuple[float, float] | None:
-        """Return how far below and above `value` bounds lie that each miss with `tail`; None where none are known."""
+        """Return the distances from `value` to the lower and upper bound, each missed with `tail`; None if unknown."""
         if not self.has_bounds or self.spread is None:
             return None
         if self.flips is not None:
@@ -81,38 +83,38 @@ class Distance:
         return None if reach is None else Interval(self.value - reach[0], self.value + reach[1], level)
 
     def p_value(self) -> float | None:
-        """Return the two-sided p-value of no difference; None where nothing is known.
+        """Return the two-sided p-value of no difference; None where no bounds are known.
 
-        `interval(level)` leaves out zero exactly where the p-value is at most 1 − level.
+        `interval(level)` excludes zero exactly where the p-value is at most 1 − level.
         """
         if self.p is not None:
             return self.p
         return None if not self.has_bounds or self.spread is None else self.spread.p_value(self._estimate)
 
     def verdict(self, level: float, direction: Direction) -> Judgement | None:
-        """Say what the difference says of b at this level; None where nothing is known."""
+        """Return the judgement of b against a at this level; None where no p-value is known."""
         p = self.p_value()
         return None if p is None else judge(self.value, p, level, direction)
 
     def why_no_error(self, a: str, b: str) -> str:
-        """Say why there is no interval, naming the sides `a` and `b`; an empty string where there is one."""
+        """Return why there is no interval between the sides named `a` and `b`; an empty string if there is one."""
         if len(self.lacking) == 1:
             known = b if self.lacking == ("a",) else a
-            return f"only {known} has a standard error, and the error of one side is no error of a difference"
+            return f"only {known} has a standard error, and the error of one side is not the error of a difference"
         if self.lacking:
             return f"neither {a} nor {b} has a standard error"
         if self.basis == "none" or self.has_bounds or not math.isfinite(self.value):
             return ""
         if self.independent < MIN_ITEMS:
-            what = "items" if self.groups is None else "independent groups of items"
-            return f"{self.independent} {what} are too few, an interval needs {MIN_ITEMS}"
+            counted = "items" if self.groups is None else "independent groups of items"
+            return f"{self.independent} {counted} are too few, an interval needs {MIN_ITEMS}"
         if self.spread is not None and self.spread.dof < 1:
             return "one item has nearly all of the weight, so that the spread of items is not known"
         return "all items have the same difference, so that their spread is not known"
 
     @property
     def _estimate(self) -> float:
-        """What `spread` is about: the difference, or that of the logarithms."""
+        """Quantity that `spread` describes: the difference, or the difference of the logarithms."""
         if self.log_a is None:
             return self.value
         return math.log1p(self.value / math.exp(self.log_a))
@@ -126,12 +128,13 @@ def distance(
     unit: str = "",
     drawn_from: int | None = None,
 ) -> Distance:
-    """Say how far the value `b` is from the value `a`, with which standard error, and on which basis.
+    """Compute the difference of the value `b` from the value `a`, with its standard error and basis.
 
-    `pairs` is what the two values are made of; the difference is over the items that both have. Without pairs, or where
-    these leave no error, the error is √(a.stderr² + b.stderr²) of independent values, with the degrees of freedom of
-    Welch. Of perplexities (`unit` is `perplexity`), whose pairs are those of the loss, all is done on the logarithms,
-    so that a loss and its perplexity say the same. `drawn_from`: the items are a sample without replacement of so many.
+    `pairs` are the per-item numbers of the two values; the difference is over the items that both sides have. Without
+    pairs, or where the pairs give no error, the error is √(a.stderr² + b.stderr²) of independent values, with Welch's
+    degrees of freedom. For perplexities (`unit` is `perplexity`), whose pairs are those of the loss, the difference is
+    computed on logarithms, so that a loss and its perplexity get the same judgement. `drawn_from` is the size of the
+    set from which the items are a sample without replacement.
 
     Source: B. L. Welch, Biometrika 34 (1947) 28–35.
     """
@@ -139,32 +142,32 @@ def distance(
         return _of_logarithms(a, b, pairs, drawn_from)
     equal = a.value == b.value or (math.isnan(a.value) and math.isnan(b.value))
     value = 0.0 if equal else b.value - a.value
-    found = None if pairs is None else difference_of(*pairs, drawn_from=drawn_from)
-    if found is not None and found.spread is not None and math.isfinite(value):
-        # Where no item is left out, the values themselves: theirs is the least rounding. Values that are infinite on
-        # both sides, by an item that is, say nothing of the other items.
-        whole = math.isfinite(a.value) and not (found.n_only_a or found.n_only_b)
-        return _of_pairs(value if whole else found.value, found, found.spread)
+    paired = None if pairs is None else difference_of(*pairs, drawn_from=drawn_from)
+    if paired is not None and paired.spread is not None and math.isfinite(value):
+        # The values themselves have the least rounding, where no item is left out. Values that are infinite on both
+        # sides, because of an item, say nothing about the other items.
+        covers_all = math.isfinite(a.value) and not (paired.n_only_a or paired.n_only_b)
+        return _of_pairs(value if covers_all else paired.value, paired, paired.spread)
     return _of_values(value, a, b)
 
 
-def _of_pairs(value: float, found: Paired, spread: Spread) -> Distance:
+def _of_pairs(value: float, paired: Paired, spread: Spread) -> Distance:
     return Distance(
         value,
         spread.stderr,
         "paired",
-        found.n,
-        groups=found.groups,
-        n_only_a=found.n_only_a,
-        n_only_b=found.n_only_b,
-        p=found.p,
+        paired.n,
+        groups=paired.groups,
+        n_only_a=paired.n_only_a,
+        n_only_b=paired.n_only_b,
+        p=paired.p,
         spread=spread,
-        flips=found.flips,
+        flips=paired.flips,
     )
 
 
 def _of_values(value: float, a: Ratio, b: Ratio) -> Distance:
-    """Return the distance of two independent values; without an error where one of them has none."""
+    """Return the distance of two independent values, without an error if either value has none."""
     smaller = min(a, b, key=lambda side: side.independent)
     sides: dict[Literal["a", "b"], Ratio] = {"a": a, "b": b}
     lacking = tuple(name for name, side in sides.items() if side.stderr is None or not math.isfinite(side.stderr))
@@ -198,7 +201,7 @@ def _welch(a: Ratio, b: Ratio) -> Spread:
 
 
 def judge(difference: float, p: float, level: float, direction: Direction) -> Judgement:
-    """Say what a difference b − a of this two-sided p-value says of b at a level."""
+    """Return the judgement of a difference b − a with this two-sided p-value at a level."""
     if math.isnan(difference) or difference == 0 or p > 1 - level:
         return "indistinguishable"
     if direction == "none":

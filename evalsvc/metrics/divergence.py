@@ -1,4 +1,4 @@
-"""How far one model's next-token distribution is from another's: what moves long before an accuracy does."""
+"""Divergence of one model's next-token distribution from another's, which moves long before an accuracy does."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Divergences:
-    """One value per position, [n]."""
+    """Divergences per position, [n]."""
 
     kl: Tensor
-    """KL(base ‖ other), float64, in nats."""
+    """KL(base ‖ other) in nats, float64."""
     kl_within: Tensor
-    """The same where only text ids can come."""
+    """KL(base ‖ other) in nats, with both distributions over text ids only, float64."""
     agree: Tensor
-    """Whether both have the same likeliest id, bool; of several that are equally likely, the first counts."""
+    """Whether both models have the same likeliest id, bool; of several equally likely ids, the first counts."""
 
 
 def divergences(
@@ -29,13 +29,14 @@ def divergences(
 ) -> Divergences:
     """Compute the divergences of n positions.
 
-    With `same_rows` a row means the same to both, and the divergence is over all of them:
+    With `same_rows`, a row has the same meaning for both models, and the divergence is over all rows:
 
         KL = Σ_v p(v) (log p(v) - log q(v))
 
-    Otherwise only text has a counterpart: the t-th id of `base_text` is the t-th of `other_text`, as far as both go.
-    Then p is the base's distribution over these ids, given that one of them comes, while q is over all rows of the
-    other: what it gives to images counts against it. `kl_within` renormalises both.
+    Otherwise only text ids correspond: the t-th id of `base_text` is the t-th id of `other_text`, up to the length of
+    the shorter range. Then p is the base's distribution over these ids, given that one of these ids comes, and q is
+    over all rows of the other model: probability on images counts against the other model. `kl_within` renormalises
+    both.
 
     Source: S. Kullback, R. A. Leibler, On Information and Sufficiency, 1951; the base's distribution comes first, as in
     the cross-entropy against a base of Kalajdzievski, arXiv 2401.05605.
@@ -47,13 +48,13 @@ def divergences(
     within = _kl(log_p, log_q)
     if same_rows:
         return Divergences(_kl(base.log_softmax(1), other.log_softmax(1)), within, base.argmax(1) == other.argmax(1))
-    outside = other.logsumexp(1).double() - other_ids.logsumexp(1).double()  # -log q(some of these ids)
+    outside = other.logsumexp(1).double() - other_ids.logsumexp(1).double()  # -log q(any of these ids)
     agree = base_ids.argmax(1) + other_text.start == other.argmax(1)
     return Divergences(within + outside, within, agree)
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Σ p (log p - log q) of each row, summed in float64: [n, V] twice to [n]."""
-    # An id that the base never expects weighs nothing, however far apart the logarithms are.
+    """Return Σ p (log p - log q) of each row, summed in float64: [n, V] twice to [n]."""
+    # An id with probability zero under the base contributes nothing, however far apart the logarithms are.
     terms = torch.where(log_p == -torch.inf, 0, log_p.exp() * (log_p - log_q))
     return terms.sum(1, dtype=torch.float64)

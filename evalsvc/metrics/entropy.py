@@ -1,4 +1,4 @@
-"""Loss of a model without context, one that knows how often each id occurs: an upper bound of the ids' entropy."""
+"""Loss of a model that knows only the frequencies of ids: an upper bound of the ids' entropy."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from numpy.typing import NDArray
 from evalsvc.metrics.ratio import ratio_of_sums
 
 CONCENTRATIONS = tuple(2.0**power for power in range(25))
-"""Choices of a Dirichlet prior's concentration. At the largest, counts below some thousands are as good as ignored."""
+"""Candidate concentrations of the Dirichlet prior. The largest makes counts below some thousands negligible."""
 
 CHUNK = 1 << 20
-"""Ids that are worked on at a time, in whole groups. Concentrations are fitted to the first of these parts."""
+"""Number of ids that are processed together, in whole groups. Concentrations are fitted to the first chunk."""
 
 
 TABLE = 32
-"""Cells of a table for each id in it, up to which counting in the table is faster than sorting the ids."""
+"""Number of table cells per id up to which counting in a table is faster than sorting the ids."""
 
 
 @dataclass(frozen=True)
 class UnigramLoss:
-    """Held-out loss of a model that knows how often ids occur, and nothing of the sequence that it predicts."""
+    """Held-out loss of a model that knows the frequencies of ids and nothing of the predicted sequence."""
 
     loss: float
     """Mean of −ln p(id | the other groups), in nats per id."""
     stderr: float | None
     """Standard error of `loss` over groups of sequences."""
     sequences: int
-    """Sequences with ids."""
+    """Number of sequences with ids."""
     groups: int | None
-    """Groups of these sequences; None where every sequence is a group."""
+    """Number of groups of these sequences; None where every sequence is a group."""
     ids: int
-    """Ids that were predicted."""
+    """Number of predicted ids."""
     distinct: int
-    """Different ids among them."""
+    """Number of different ids among the predicted ids."""
     unseen: float
     """Share of the ids that occur in no other group; above a few percent, the entropy is well below `loss`."""
 
@@ -51,22 +51,22 @@ def unigram_loss(
 ) -> UnigramLoss | None:
     """Compute the loss of ids under their frequencies in the other groups; None with fewer than two groups.
 
-    `ids` are in [0, size), `owners` says to which sequence each belongs, `places` where in its sequence it stands, and
-    `groups[s]` to which group sequence s belongs, by default to one of its own. Sequences of one group (captions of one
-    image) depend on each other, so none is predicted from another.
+    `ids` are in [0, size), `owners` has the sequence of each id, `places` the position of each id in its sequence, and
+    `groups[s]` the group of sequence s, by default a group per sequence. Sequences of one group (captions of one image)
+    depend on each other, so none is predicted from another.
 
     With c the count of an id and n that of all ids in the other groups, the predictive probability is that of a
-    Dirichlet prior around the uniform distribution; with places, c(place) and n(place) are those at the place, around
-    the probability without it:
+    Dirichlet prior around the uniform distribution; with places, c(place) and n(place) are the counts at the place,
+    around the probability without the place:
 
         p(id) = (c + a / size) / (n + a),    p(id | place) = (c(place) + b · p(id)) / (n(place) + b)
 
     The concentrations a and b are fitted, among `CONCENTRATIONS`, by the same leave-one-group-out loss, to the half of
-    the groups that the predicted one is not in (groups alternate between the halves). Nothing of p knows the group that
-    it predicts, so the loss is in expectation never below the entropy of what the ids are drawn from.
+    the groups that does not hold the predicted group (groups alternate between the halves). No part of p depends on the
+    predicted group, so the loss is in expectation never below the entropy of the ids' distribution.
 
     The loss is Σ −ln p / N over ids, in nats; its error is that of this ratio over groups. To first order the
-    frequencies add nothing to the error; with twenty groups it is about a tenth too small.
+    frequencies add nothing to the error; with twenty groups the error is about a tenth too small.
 
     Source: D. J. C. MacKay and L. C. Bauman Peto, "A hierarchical Dirichlet language model" (Natural Language
     Engineering 1, 1995); leaving out as in M. Stone, "Cross-validatory choice and assessment of statistical
@@ -103,12 +103,12 @@ def unigram_loss(
 
 @dataclass(frozen=True)
 class _Part:
-    """Some ids, all of the groups that they are of; every array [M]."""
+    """Ids of whole groups; every array is [M]."""
 
     ids: NDArray[np.integer]
     owners: NDArray[np.integer]
     groups: NDArray[np.integer]
-    """Counted in the order of the data from 0, without gaps; groups alternate between two halves."""
+    """Groups numbered from 0 in the order of the data, without gaps; groups alternate between two halves."""
     places: NDArray[np.integer] | None
 
     def of_half(self, half: int) -> _Part:
@@ -145,7 +145,7 @@ class _Data(_Part):
         return cls(ids, owners, numbers, places, int(numbers[-1]) + 1)
 
     def parts(self) -> Iterator[_Part]:
-        """Cut the data between groups, into parts that have `CHUNK` ids or the rest."""
+        """Yield the data in parts of about `CHUNK` ids, cut between groups."""
         start = 0
         while start < len(self.ids):
             last = self.groups[min(start + CHUNK, len(self.ids)) - 1]
@@ -160,7 +160,7 @@ class _Level:
     def __init__(self, width: int, places: int | None) -> None:
         self.width = width
         self.by_place = places is not None
-        # 32 bits: there are 2^24 cells at most, and never so many ids in one.
+        # 32 bits suffice: there are at most 2^24 cells, and no cell counts 2^31 ids.
         self.cells = np.zeros((2, (places or 1) * width), np.int32)
         self.at = np.zeros((2, places or 1), np.int64)
 
@@ -171,13 +171,13 @@ class _Level:
             np.add.at(self.at[half], at, 1)
 
     def others(self, part: _Part, halves: Sequence[int]) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-        """Count each id, and all ids where it stands, in the groups of these halves without the id's own; [M] each."""
+        """Count each id, and all ids at its place, in the groups of these halves except the id's group; [M] each."""
         cells, at = self._where(part)
-        own_n = _count_within(part.groups, at)
-        # Where a group has one id at a place, as one image has, it has that id there once.
-        own_c = own_n if own_n.max(initial=0) == 1 else _count_within(part.groups, cells)
-        c = sum(self.cells[half][cells] for half in halves) - own_c
-        n = sum(self.at[half][at] for half in halves) - own_n
+        in_group_n = _count_within(part.groups, at)
+        # A group that has one id at a place, as one image has, has that id there once.
+        in_group_c = in_group_n if in_group_n.max(initial=0) == 1 else _count_within(part.groups, cells)
+        c = sum(self.cells[half][cells] for half in halves) - in_group_c
+        n = sum(self.at[half][at] for half in halves) - in_group_n
         return c, n
 
     def _where(self, part: _Part) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
@@ -189,7 +189,7 @@ class _Level:
 
 
 def _count_within(groups: NDArray[np.integer], cells: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Count how often the cell of each id occurs in the id's group, [M]."""
+    """Count the occurrences of each id's cell within the id's group, [M]."""
     if not len(cells):
         return np.zeros(0, np.int64)
     width = int(cells.max()) + 1
@@ -198,25 +198,25 @@ def _count_within(groups: NDArray[np.integer], cells: NDArray[np.integer]) -> ND
         in_table: NDArray[np.integer] = np.bincount(keys)[keys]
         return in_table
     _, place, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    found: NDArray[np.integer] = counts[place]
-    return found
+    sorted_counts: NDArray[np.integer] = counts[place]
+    return sorted_counts
 
 
 def _fit(data: _Data, levels: Sequence[_Level], half: int, size: int) -> list[float]:
     """Choose the concentration of each level by the leave-one-group-out loss within one half of the groups."""
-    part = next(some for some in (part.of_half(half) for part in data.parts()) if len(some.ids))
-    found = []
+    part = next(candidate for candidate in (part.of_half(half) for part in data.parts()) if len(candidate.ids))
+    chosen = []
     p: Any = 1 / size
     for level in levels:
         c, n = level.others(part, (half,))
-        # One group alone has no others to be predicted from: half a count for each id, as Krichevsky and Trofimov.
+        # A single group cannot be predicted from others: use half a count for each id, as Krichevsky and Trofimov.
         best = _best(c, n, p) if n.any() else size / 2
         p = (c + best * p) / (n + best)
-        found.append(best)
-    return found
+        chosen.append(best)
+    return chosen
 
 
 def _best(c: NDArray[np.integer], n: NDArray[np.integer], p: NDArray[np.float64] | float) -> float:
-    """Return the concentration of the smallest loss of ids that occur c of n times, around the probabilities p."""
+    """Return the concentration with the smallest loss of ids that occur c of n times, around the probabilities p."""
     losses = [float(np.mean(np.log(n + a) - np.log(c + a * p))) for a in CONCENTRATIONS]
     return CONCENTRATIONS[int(np.argmin(losses))]

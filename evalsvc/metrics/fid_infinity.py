@@ -1,6 +1,6 @@
-"""FID∞: what a Fréchet distance would be of infinitely many images, by extrapolation from smaller sets.
+"""FID∞: the Fréchet distance of infinitely many images, extrapolated from smaller sets.
 
-A distance of n images is too large by about C/n; the extrapolation is free of the terms in 1/n and 1/n².
+The distance of n images is too large by about C/n; the extrapolation removes the terms in 1/n and 1/n².
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
 from evalsvc.metrics.second_order import without_surplus
 
 GROUPS = 6
-"""Into so many groups the images are divided: with the sets without one and without two of them, 22 distances."""
+"""Number of groups of images. The whole set, and the sets without one and without two groups, give 22 distances."""
 
 REMAINDER = 3.0
-"""How large the term in 1/n³ is, times the square of the one in 1/n² over the one in 1/n; see `_remainder`."""
+"""Ratio of the term in 1/n³ to the square of the term in 1/n² over the term in 1/n; see `_remainder`."""
 
 BELOW_ZERO = 1.9
-"""A value below zero is at most so many of its standard errors below."""
+"""Largest number of standard errors by which a value may lie below zero."""
 
 
 def fid_infinity(sets: FeatureSets) -> Estimate:
-    """Extrapolate by the jackknife of second order over groups of images.
+    """Extrapolate a Fréchet distance by the jackknife of second order over groups of images.
 
     The images are divided into g = GROUPS groups at random. With θ₀ the distance of all images, θ₁ the mean distance
     without one group and θ₂ that without two, over all groups and all pairs of groups,
@@ -36,10 +36,10 @@ def fid_infinity(sets: FeatureSets) -> Estimate:
         FID∞ = (g² θ₀ - 2 (g - 1)² θ₁ + (g - 2)² θ₂) / 2
 
     which is the intercept of the parabola through the three distances against one over their numbers of images. The
-    value is unbiased up to 1/n³, and as such is sometimes below zero for a distance next to zero, as KID is.
+    value is unbiased up to 1/n³. Like KID, the value is sometimes below zero for a distance near zero.
 
-    `per_image` are the shares of the distance of all images, moved to FID∞, for paired differences; their error is
-    `sampling_stderr`. `stderr` also counts `remainder`, an estimate of what the extrapolation leaves. A value below
+    `per_image` holds the shares of the distance of all images, shifted to FID∞, for paired differences; their error is
+    `sampling_stderr`. `stderr` also counts `remainder`, an estimate of the error of the extrapolation. A value below
     zero by more than its error proves a larger remainder: the error is raised until the interval reaches zero.
 
     Source: for the aim, M. J. Chong, D. Forsyth, arXiv 1911.07023, who fit a straight line through random subsets. For
@@ -53,16 +53,16 @@ def fid_infinity(sets: FeatureSets) -> Estimate:
     n = len(sets.samples)
     order = np.random.default_rng(sets.seed).permutation(n)
     groups = [Moments.of(sets.samples[chosen]) for chosen in np.array_split(order, GROUPS)]
-    found = frechet_shares(sets.samples, reference)
-    distances = [found.value, *(_mean_distance_without(count, groups, reference) for count in (1, 2))]
+    linearised = frechet_shares(sets.samples, reference)
+    distances = [linearised.value, *(_mean_distance_without(count, groups, reference) for count in (1, 2))]
     once = _extrapolated(distances[:2])
     value = _extrapolated(distances)
     # Pairs of images of one group drop out of the extrapolation, and the others weigh g/(g - 1) times as much.
     pairs = GROUPS / (GROUPS - 1)
-    shares = without_surplus(found.shares, (2 - pairs) * found.surplus) - found.value + value
+    shares = without_surplus(linearised.shares, (2 - pairs) * linearised.surplus) - linearised.value + value
     sampled = Estimate.of_images(shares)
     assert sampled.stderr is not None, "a distance has more than two images"
-    remainder = _remainder(found.value - once, once - value)
+    remainder = _remainder(linearised.value - once, once - value)
     stderr = max(math.hypot(sampled.stderr, remainder), -value / BELOW_ZERO)
     details = {
         "groups": GROUPS,
@@ -75,7 +75,7 @@ def fid_infinity(sets: FeatureSets) -> Estimate:
 
 
 def _extrapolated(distances: Sequence[float]) -> float:
-    """The jackknife of first or second order from the distances without 0, 1 … groups."""
+    """Return the jackknife of first or second order from the distances without 0, 1 … groups."""
     g = GROUPS
     if len(distances) == 2:
         return g * distances[0] - (g - 1) * distances[1]
@@ -83,7 +83,7 @@ def _extrapolated(distances: Sequence[float]) -> float:
 
 
 def _remainder(first: float, second: float) -> float:
-    """Estimate the size of the term in 1/n³ from those in 1/n and in 1/n², as if the terms were a geometric series.
+    """Estimate the term in 1/n³ from the terms in 1/n and 1/n², as if the terms were a geometric series.
 
     For equal covariances the terms are those of the half moment of the Marchenko-Pastur law, 1 - γ/8 - γ²/64 - 5γ³/1024
     - …, γ = d/n, with a third term of 2.5 times the second's square over the first; the sizes of the groups make it 3.
@@ -92,18 +92,18 @@ def _remainder(first: float, second: float) -> float:
 
 
 def _mean_distance_without(count: int, groups: Sequence[Moments], reference: Gaussian) -> float:
-    """Return the mean distance without `count` of the groups, over all ways to leave so many out."""
+    """Return the mean distance without `count` of the groups, over all combinations of groups."""
     sets = (reduce(add, kept) for kept in combinations(groups, len(groups) - count))
-    distances = [frechet_distance(rest.mean, rest.covariance, reference.mean, reference.covariance) for rest in sets]
+    distances = [frechet_distance(kept.mean, kept.covariance, reference.mean, reference.covariance) for kept in sets]
     return float(np.mean(distances))
 
 
 def smallest(dimensions: int) -> int:
-    """Return the number of images from which on the value's bias is below half its standard error, by simulation.
+    """Return the number of images from which the value's bias is below half its standard error, found by simulation.
 
     Where both distributions are equal and normal with equal variances, the extrapolation leaves about .018 d (d/n)³ and
-    the standard error is .55 d/n: their ratio goes with d³/n², so the number of images must grow as d^1.5. The other
-    term keeps the smallest set at 2.7 images per feature.
+    the standard error is .55 d/n: the ratio is proportional to d³/n², so the number of images must grow as d^1.5. The
+    other term keeps the smallest set at 2.7 images per feature.
     """
     return max(4 * (dimensions + 1), math.ceil(0.32 * dimensions * math.sqrt(dimensions)))
 

@@ -1,4 +1,4 @@
-"""Items that are right or wrong on two sides: how far the share of right ones moved, with its bounds."""
+"""Items that are right or wrong on two sides: the change of the share of right items, with its bounds."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from statistics import NormalDist
 from evalsvc.metrics.mcnemar import McNemar
 
 JUST_APART = 1e-6
-"""Of a difference, how near zero a bound may come that must not cover zero, or must."""
+"""Smallest distance of a bound from zero, as a share of the difference, where the bound must exclude or cover zero."""
 
 
 @dataclass(frozen=True)
 class Flips:
-    """Paired items that are right (1) or wrong (0): how far the share of right ones moved, and how sure that is."""
+    """Paired items that are right (1) or wrong (0), with the change of the share of right items and its error."""
 
     counts: McNemar
 
     @property
     def value(self) -> float:
-        """The share of items that b is right on, less that of a."""
+        """Share of items that b answers right, less the share of a."""
         return (self.counts.only_b - self.counts.only_a) / self.counts.n
 
     def reach(self, tail: float) -> tuple[float, float]:
-        """Return how far below and above the difference its one-sided bounds lie, each of which misses with `tail`.
+        """Return the distances from the difference to its one-sided lower and upper bound, each missed with `tail`.
 
-        The bounds are those of Tango's score test, which hold with few changed items and far out in the tail. They are
-        moved to leave out zero exactly where the exact p-value does.
+        The bounds are those of Tango's score test, which are valid with few changed items and far out in the tail. The
+        bounds are moved to exclude zero exactly where the exact p-value does.
 
         Source: T. Tango, Statistics in Medicine 17 (1998) 891–908.
         """
@@ -45,8 +45,7 @@ class Flips:
 
     @property
     def stderr(self) -> float:
-        """The standard error of the difference; where it would be zero, that of Bonett and Price, who add one item to
-        each side.
+        """Standard error of the difference; where this would be zero, Bonett and Price's, who add one item per side.
 
         Source: D. G. Bonett, R. M. Price, Journal of Educational and Behavioral Statistics 37 (2012) 479–488.
         """
@@ -54,15 +53,15 @@ class Flips:
         spread = changed / n - self.value**2
         if spread > 0 and n > 1:
             return math.sqrt(spread / (n - 1))
-        ours, theirs = (self.counts.only_b + 1) / (n + 2), (self.counts.only_a + 1) / (n + 2)
-        return math.sqrt((ours + theirs - (ours - theirs) ** 2) / (n + 2))
+        share_b, share_a = (self.counts.only_b + 1) / (n + 2), (self.counts.only_a + 1) / (n + 2)
+        return math.sqrt((share_b + share_a - (share_b - share_a) ** 2) / (n + 2))
 
 
 def _score_bound(gained: int, lost: int, n: int, z: float) -> float:
-    """Return the difference of shares, gained less lost, above the observed one at which the score statistic is −z."""
+    """Return the difference of shares, gained less lost, above the observed one, at which the score statistic is −z."""
 
     def score(difference: float) -> float:
-        # The share of lost items that is likeliest where the shares differ by `difference`.
+        # The maximum-likelihood share of lost items where the shares differ by `difference`.
         linear = (2 * n - gained + lost) * difference - gained - lost
         root = math.sqrt(linear**2 + 8 * n * lost * difference * (1 - difference))
         share = max((root - linear) / (4 * n), 0.0)

@@ -1,6 +1,6 @@
-"""The Fréchet distance between two sets of features, each taken as a normal distribution: FID on Inception's features.
+"""Fréchet distance between two sets of features, each treated as a normal distribution: FID on Inception's features.
 
-Features are reduced to moments, which add up over shards; no set of features need be in one place.
+Features are reduced to moments, which add up over shards, so that no process holds all features.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ Array = NDArray[np.float64]
 
 EPSILON = float(np.finfo(np.float64).eps)
 
-ROWS_AT_ONCE = 4096
-"""Feature rows of which float64 copies are alive at a time."""
+CHUNK_ROWS = 4096
+"""Number of feature rows with a float64 copy in memory at a time."""
 
 PAIRS = 4096
-"""Random pairs of rows from which the variance of pairs is estimated, to some percent."""
-PAIRS_AT_ONCE = 2048
+"""Number of random pairs of rows that estimate the variance of pairs, to within some percent."""
+CHUNK_PAIRS = 2048
 
 
 class Gaussian(Protocol):
-    """What a distance needs to know of a set of features."""
+    """Mean and covariance of a set of features, which a distance needs."""
 
     @property
     def mean(self) -> Array: ...  # [d]
@@ -50,40 +50,45 @@ class Moments:
         cls,
         features: ArrayLike,  # [n, d]
     ) -> Moments:
-        """Sum up `features`; n may be 0. Raises InvalidData for another shape, and NonFinite, which names the row."""
+        """Return the sums of `features`; n may be 0.
+
+        Raises:
+            InvalidData: the features are not a matrix.
+            NonFinite: a row holds NaN or infinity; the message names the row.
+        """
         rows = np.asarray(features, dtype=np.float64)
         if rows.ndim != 2:
-            raise InvalidData(f"features have the shape {list(rows.shape)}; give one row an image: [n, d]")
+            raise InvalidData(f"features have the shape {list(rows.shape)}; give one row per image: [n, d]")
         finite = np.isfinite(rows).all(axis=1)
         if not finite.all():
             raise NonFinite(
                 f"{int((~finite).sum())} of {len(rows)} feature rows hold NaN or infinity, first row "
-                f"{int(np.argmin(finite))}; look at the images behind them"
+                f"{int(np.argmin(finite))}; check the images of these rows"
             )
         return cls(len(rows), rows.sum(axis=0), rows.T @ rows)
 
     def __add__(self, other: Moments) -> Moments:
-        """Both sets together."""
+        """Return the moments of both sets together."""
         _require_same_size(self.sum, other.sum)
         return Moments(self.n + other.n, self.sum + other.sum, self.outer + other.outer)
 
     def __sub__(self, group: Moments) -> Moments:
-        """This set without `group`, which is a part of it. Raises InvalidData if the group is the larger one."""
+        """Return the moments without `group`, a part of the set. Raises InvalidData if the group is the larger one."""
         _require_same_size(self.sum, group.sum)
         if group.n > self.n:
-            raise InvalidData(f"a group of {group.n} cannot be taken out of {self.n}")
+            raise InvalidData(f"a group of {group.n} cannot be removed from {self.n}; give a part of the set")
         return Moments(self.n - group.n, self.sum - group.sum, self.outer - group.outer)
 
     @property
     def mean(self) -> Array:
-        """[d]. Raises InvalidData for an empty set."""
+        """Mean of the features, [d]. Raises InvalidData for an empty set."""
         if self.n < 1:
             raise InvalidData("an empty set of features has no mean; give at least 2 images")
         return self.sum / self.n
 
     @property
     def covariance(self) -> Array:
-        """[d, d], the unbiased one (ddof=1). Raises InvalidData for n < 2."""
+        """Unbiased covariance of the features (ddof=1), [d, d]. Raises InvalidData for n < 2."""
         if self.n < 2:
             raise InvalidData(f"the covariance of {self.n} feature rows is not defined; give at least 2 images")
         mean = self.mean
@@ -99,9 +104,9 @@ def frechet_distance(
 ) -> float:
     """Compute |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁Σ₂)^½), also where the covariances have no full rank (n ≤ d).
 
-    With Σ₂ = A Aᵀ the eigenvalues of Σ₁Σ₂ are those of AᵀΣ₁A, which is symmetric, and the last trace is the sum of
-    their roots. Where both have full rank, A is Cholesky's. Otherwise both are factored by eigenvectors, without those
-    whose eigenvalue is rounding, and the roots are the singular values of A₁ᵀA₂.
+    With Σ₂ = A Aᵀ the eigenvalues of Σ₁Σ₂ are those of AᵀΣ₁A, which is symmetric, and the last trace is the sum of the
+    roots of the eigenvalues. Where both covariances have full rank, A is Cholesky's factor. Otherwise both are factored
+    by eigenvectors, without those whose eigenvalue is rounding, and the roots are the singular values of A₁ᵀA₂.
 
     Source: D. C. Dowson, B. V. Landau, The Fréchet distance between multivariate normal distributions, J. Multivariate
     Analysis 12 (1982); as a metric of images: M. Heusel et al., arXiv 1706.08500.
@@ -126,9 +131,10 @@ class Linearised:
 
     value: float
     shares: Array
-    """[n]: what every image adds to the distance, by the jackknife. The mean is `value`."""
+    """Share of every image in the distance, by the jackknife, [n]. The mean is `value`."""
     surplus: float
-    """How much the variance of `shares` over n exceeds that of the distance; see `evalsvc.metrics.second_order`."""
+    """Amount by which the variance of `shares` over n exceeds that of the distance; see `evalsvc.metrics.second_order`.
+    """
 
 
 def frechet_shares(
@@ -137,18 +143,19 @@ def frechet_shares(
 ) -> Linearised:
     """Compute the distance of `features` to `reference` and every row's share: a jackknife from one decomposition.
 
-    The share of row i is the distance plus what (n - 1) (θ - θ_(i)) deviates from its mean, with θ_(i) the distance
-    without the row. The mean of the shares is the distance; their standard deviation over √n is its standard error but
-    for the surplus, the reference taken as given. Shares of two sets on the same prompts and noise can be subtracted
-    row by row.
+    The share of row i is the distance plus the deviation of (n - 1) (θ - θ_(i)) from its mean, with θ_(i) the distance
+    without the row. The mean of the shares is the distance; their variance over n is that of the distance plus the
+    surplus, with the reference treated as fixed. Shares of two sets on the same prompts and noise can be subtracted row
+    by row.
 
     θ_(i) is expanded to second order. With z = x - μ₁, Σ₂ = A Aᵀ, AᵀΣ₁A = U diag(s²) Uᵀ and u = diag(s)^-½ UᵀAᵀ z,
-    whose covariance is diag(s), taking a row out changes μ₁ by -z/(n - 1), Σ₁ by Σ₁/(n - 2) - c zzᵀ and the covariance
-    of u by E = diag(s)/(n - 2) - c uuᵀ, c = n/((n - 1)(n - 2)); and
+    whose covariance is diag(s), removing a row changes μ₁ by -z/(n - 1), Σ₁ by Σ₁/(n - 2) - c zzᵀ and the covariance of
+    u by E = diag(s)/(n - 2) - c uuᵀ, c = n/((n - 1)(n - 2)); and
 
         θ_(i) - θ ≈ 2 (μ₁ - μ₂)·Δμ + |Δμ|² + tr ΔΣ - tr E + ½ Σ_kl E_kl² / (s_k + s_l)
 
-    The first order alone would give up to a third too large an error where the distance is next to zero or n is near d.
+    The first order alone would give an error that is up to a third too large where the distance is near zero or n is
+    near d.
 
     The surplus is 2 σ₂²/n², with σ₂² the mean square over PAIRS random pairs of rows of
 
@@ -158,43 +165,43 @@ def frechet_shares(
     from its divided differences, R. Bhatia, Matrix Analysis, 1997, section V.3.
 
     Raises:
-        InvalidData: n ≤ d, where there are no such derivatives; or sizes differ.
+        InvalidData: n ≤ d, where these derivatives do not exist; or sizes differ.
     """
     moments = Moments.of(features)
     require_more_rows_than_features(moments)
-    first, second = (Normal.of(one.mean, one.covariance) for one in (moments, reference))
+    first, second = (Normal.of(side.mean, side.covariance) for side in (moments, reference))
     axes = CommonAxes.of(first, second)
     gap, n = first.mean - second.mean, moments.n
     removal = _Removal(n, gap, axes)
-    parts = (np.asarray(features[start : start + ROWS_AT_ONCE]) for start in range(0, n, ROWS_AT_ONCE))
+    parts = (np.asarray(features[start : start + CHUNK_ROWS]) for start in range(0, n, CHUNK_ROWS))
     changes = np.concatenate([removal.changes(part - first.mean) for part in parts])
     value = distance_of_parts(gap, first, second, float(axes.spread.sum()))
     pairs = np.concatenate(
-        [removal.of_pair(*(features[rows] - first.mean for rows in some)) for some in random_pairs(n)]
+        [removal.of_pair(*(features[rows] - first.mean for rows in pair)) for pair in random_pairs(n)]
     )
     surplus = 2 * float(np.square(pairs).mean()) / n**2
     return Linearised(value, value - (n - 1) * (changes - changes.mean()), surplus)
 
 
 def require_more_rows_than_features(moments: Moments) -> None:
-    """Raise InvalidData where a distance has no derivatives for lack of rows."""
+    """Raise InvalidData unless there are more rows than features, which the derivatives of a distance need."""
     n, d = moments.n, len(moments.sum)
     if n <= max(d, 2):
-        raise InvalidData(f"{n:,} images cannot bear a distance on {d:,} features; give more images than features")
+        raise InvalidData(f"{n:,} images are too few for a distance on {d:,} features; give more images than features")
 
 
 def random_pairs(n: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Draw PAIRS pairs of different rows by a fixed seed, and yield them PAIRS_AT_ONCE at a time."""
+    """Draw PAIRS pairs of different rows by a fixed seed, and yield them CHUNK_PAIRS at a time."""
     random = np.random.default_rng(0)
-    for start in range(0, PAIRS, PAIRS_AT_ONCE):
-        size = min(PAIRS_AT_ONCE, PAIRS - start)
+    for start in range(0, PAIRS, CHUNK_PAIRS):
+        size = min(CHUNK_PAIRS, PAIRS - start)
         left = random.integers(0, n, size)
         yield left, (left + random.integers(1, n, size)) % n
 
 
 @dataclass(frozen=True, eq=False)
 class CommonAxes:
-    """Axes in which two covariances are one and the same diagonal matrix, diag(s)."""
+    """Axes in which two covariances are the same diagonal matrix, diag(s)."""
 
     spread: Array  # [rank], s: the roots of the eigenvalues of Σ₁Σ₂, without those that are rounding
     first: Array  # [d, rank], from the first set's centred features to the axes
@@ -202,7 +209,11 @@ class CommonAxes:
 
     @classmethod
     def of(cls, first: Normal, second: Normal) -> CommonAxes:
-        """With Σ₂ = A Aᵀ and AᵀΣ₁A = U diag(s²) Uᵀ: A U diag(s)^-½ and A^-ᵀ U diag(s)^½. Sizes must be equal."""
+        """Return the axes A U diag(s)^-½ and A^-ᵀ U diag(s)^½, with Σ₂ = A Aᵀ and AᵀΣ₁A = U diag(s²) Uᵀ.
+
+        Raises:
+            InvalidData: sizes differ.
+        """
         _require_same_size(first.mean, second.mean)
         values, vectors = np.linalg.eigh(second.factor.T @ first.covariance @ second.factor)
         kept = _above_rounding(values)
@@ -215,21 +226,21 @@ class CommonAxes:
 
     @cached_property
     def curvature(self) -> Array:
-        """[rank, rank], 1 / (s_k + s_l): the second derivative of a distance by the entries of a covariance."""
+        """Second derivative of a distance by the entries of a covariance, 1 / (s_k + s_l), [rank, rank]."""
         curvature: Array = 1 / np.add.outer(self.spread, self.spread)
         return curvature
 
     def shrinkage(self, n: int) -> float:
-        """By how much products of different rows are too small in axes that come from those n rows themselves.
+        """Return the factor by which products of different rows are too small in axes that come from the same n rows.
 
-        Of the sum of squared products of rows in whitened axes, those of a row with itself take the share rank/n.
+        In whitened axes, products of a row with itself take the share rank/n of the sum of squared products of rows.
         """
         return 1 - len(self.spread) / n
 
 
 @dataclass(frozen=True, eq=False)
 class _Removal:
-    """How a distance changes when a row is taken out, and what two rows do to it together; see `frechet_shares`."""
+    """Change of a distance when a row is removed, and the joint effect of two rows; see `frechet_shares`."""
 
     n: int
     gap: Array  # [d], μ₁ - μ₂
@@ -243,7 +254,7 @@ class _Removal:
         lengths, squares = np.square(rows).sum(1), np.square(rows @ self.axes.first)
         by_mean = -2 * (rows @ self.gap) / (self.n - 1) + lengths / (self.n - 1) ** 2
         by_covariance = -c * (lengths - squares.sum(1))
-        # Of E² = (more diag(s) - c uuᵀ)², entry by entry; what is the same for every row is left out.
+        # E² = (more diag(s) - c uuᵀ)², entry by entry, without the terms that are equal for every row.
         crossed = c * c * np.einsum("rk,rk->r", squares @ self.axes.curvature, squares)
         changes: Array = by_mean + by_covariance + crossed / 2 - more * c * squares.sum(1) / 2
         return changes
@@ -263,7 +274,7 @@ class _Removal:
 
 @dataclass(frozen=True, eq=False)
 class Normal:
-    """A normal distribution with its covariance factored: done once for a reference."""
+    """Normal distribution with a factored covariance: a reference is factored once."""
 
     mean: Array  # [d]
     covariance: Array  # [d, d]
@@ -280,7 +291,7 @@ class Normal:
 
     @cached_property
     def cholesky(self) -> Array | None:
-        """[d, d]; None where the covariance has no full rank beyond rounding."""
+        """Cholesky's factor, [d, d]; None where the covariance has no full rank beyond rounding."""
         try:
             factor = np.linalg.cholesky(self.covariance).astype(np.float64, copy=False)
         except np.linalg.LinAlgError:
@@ -289,7 +300,7 @@ class Normal:
 
     @cached_property
     def spectral(self) -> Array:
-        """[d, rank], from the eigenvectors."""
+        """Factor from the eigenvectors, [d, rank]."""
         values, vectors = np.linalg.eigh(self.covariance)
         kept = _above_rounding(values)
         factor: Array = vectors[:, kept] * np.sqrt(values[kept])
@@ -297,14 +308,14 @@ class Normal:
 
     @property
     def factor(self) -> Array:
-        """[d, rank]: covariance = factor factorᵀ, whichever is cheaper."""
+        """Factor of the covariance, factor factorᵀ, by the cheaper method, [d, rank]."""
         return self.spectral if self.cholesky is None else self.cholesky
 
     def inverse_factor(
         self,
         columns: Array,  # [rank, c]
     ) -> Array:  # [d, c]
-        """(factor^-ᵀ) columns; the pseudo-inverse where the covariance has no full rank."""
+        """Return (factor^-ᵀ) columns, with the pseudo-inverse where the covariance has no full rank."""
         if self.cholesky is not None:
             return np.linalg.solve(self.cholesky.T, columns).astype(np.float64, copy=False)
         # The columns of the spectral factor are orthogonal, with the eigenvalues as their squared lengths.
@@ -318,8 +329,8 @@ def _above_rounding(values: Array) -> NDArray[np.bool_]:
 
 
 def distance_of_parts(gap: Array, first: Normal, second: Normal, cross: float) -> float:
-    """|μ₁ - μ₂|² + tr Σ₁ + tr Σ₂ - 2 tr (Σ₁Σ₂)^½, of which `gap` is the first difference and `cross` the last trace."""
-    # Rounding can make the distance of equal distributions negative, which no distance is.
+    """Return |μ₁ - μ₂|² + tr Σ₁ + tr Σ₂ - 2 tr (Σ₁Σ₂)^½, with `gap` the first difference and `cross` the last trace."""
+    # Rounding can make the distance of equal distributions negative.
     trace, other_trace = (float(np.trace(side.covariance)) for side in (first, second))
     return max(0.0, float(gap @ gap) + trace + other_trace - 2 * cross)
 

@@ -1,6 +1,6 @@
-"""What a metric of sampled images is: which features it reads, what it needs of the reference, and what it returns.
+"""Interface of a metric of sampled images: the features it reads, its needs of the reference, and its estimate.
 
-A metric is one file in this folder and one line in the catalog; tasks know none of them by name.
+A metric is one file in this folder and one line in the catalog; no task knows a metric by name.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ from evalsvc.spec.protocol import Direction
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """A value and how sure it is."""
+    """A value with its standard error and details."""
 
     value: float
     stderr: float | None
-    """Standard error, with the sampled images as what varies and the reference as given; None where it is not known."""
+    """Standard error over sampled images, with the reference treated as fixed; None where the error is not known."""
     n: int
-    """Sampled images behind it."""
+    """Number of sampled images behind the value."""
     per_image: NDArray[np.float64] | None = None
-    """[n]: the linearised share of every sampled image, in their order. The mean is `value`; the standard deviation
-    over √n is `stderr`, but for an extrapolation's remainder. None where the value is not made of sampled images."""
+    """Linearised share of every sampled image, in the images' order, [n]. The mean is `value`; the standard deviation
+    over √n is `stderr`, except for the remainder of an extrapolation. None for a value that is not made of sampled
+    images.
+    """
     details: Mapping[str, Any] = field(default_factory=dict)
-    """JSON-able: sizes, distances, spreads."""
+    """JSON-able details: sizes, distances, spreads."""
     groups: int | None = None
-    """Independent groups of images behind `stderr`; None: every image is one."""
+    """Number of independent groups of images behind `stderr`; None if every image is independent."""
 
     @classmethod
     def of_images(
@@ -42,10 +44,10 @@ class Estimate:
         per_image: ArrayLike,  # [n]
         **details: object,
     ) -> Estimate:
-        """Take the mean of independent numbers, one an image.
+        """Return the mean of independent numbers, one per image.
 
         The standard error is the standard deviation over √n, and None for one image. For numbers that are all 0 or all
-        1, it is that of Agresti and Coull; see `share_stderr`.
+        1, the standard error is that of Agresti and Coull; see `share_stderr`.
         """
         shares = np.asarray(per_image, dtype=np.float64)
         n = len(shares)
@@ -57,25 +59,25 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class FeatureSets:
-    """What a metric is computed from."""
+    """Features of sampled images and the reference, from which a metric is computed."""
 
     samples: NDArray[np.float32]  # [n, d]
     """Features of the sampled images, in the order of the prompts."""
     reference: Gaussian | None = None
     """Moments of the real images' features."""
     reference_features: NDArray[np.float32] | None = None  # [m, d]
-    """The real images' features themselves; None where only statistics are known, or none are needed."""
+    """Features of the real images; None where only statistics are known, or no features are needed."""
     seed: int = 0
-    """Of the subsets that an estimator draws."""
+    """Seed of the subsets that an estimator draws."""
 
     def moments(self) -> Gaussian:
-        """The reference's. Raises InvalidData where there are none."""
+        """Return the reference's moments. Raises InvalidData without a reference."""
         if self.reference is None:
             raise InvalidData("the metric compares with the moments of real images; give a reference")
         return self.reference
 
     def real(self) -> NDArray[np.float32]:
-        """The reference's features. Raises InvalidData where there are none, or of another size."""
+        """Return the reference's features. Raises InvalidData where these are absent or have another size."""
         if self.reference_features is None:
             raise InvalidData(
                 "the metric needs the features of the real images, and imported statistics have none; give the images"
@@ -88,28 +90,28 @@ class FeatureSets:
 
 @dataclass(frozen=True)
 class ImageMetric:
-    """A metric of sampled images, under one name."""
+    """A metric of sampled images with one name."""
 
     name: str
     """Second half of the metric's name: `fid`."""
     features: str
-    """Extractor, and tap where it has several: `inception/2048`, `clip`, `clip_score`, `dinov2`."""
+    """Extractor, with the tap where the extractor has several: `inception/2048`, `clip`, `clip_score`, `dinov2`."""
     needs: Literal["moments", "features", "nothing"]
-    """Of the reference."""
+    """Part of the reference that the metric needs."""
     unit: str
     direction: Direction
     min_images: int
-    """With fewer sampled images the value would be worthless and is left out."""
+    """Smallest number of sampled images; with fewer, the value is meaningless and is left out."""
     version: int
-    """Of the estimator. Whatever moves its numbers raises it."""
+    """Version of the estimator. Every change that moves the metric's numbers raises the version."""
     estimate: Callable[[FeatureSets], Estimate]
     biased: bool = True
-    """Whether its expectation moves with the number of sampled images, which then is part of the protocol."""
+    """Whether the expectation depends on the number of sampled images, which is then part of the protocol."""
     program: str = ""
-    """Name and release of the published program that computes the value; empty for evalsvc's own estimators."""
+    """Name and release of the published program that computes the value; empty for evalsvc's estimators."""
 
     @property
     def estimator(self) -> str:
-        """What a protocol says of it."""
-        own = f"{self.name}/{self.version}"
-        return f"{own} by {self.program}" if self.program else own
+        """Name of the estimator in a protocol: name, version and program."""
+        versioned = f"{self.name}/{self.version}"
+        return f"{versioned} by {self.program}" if self.program else versioned

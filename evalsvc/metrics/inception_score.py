@@ -1,4 +1,4 @@
-"""The Inception Score: how sure a classifier is of each image, and how varied its answers are."""
+"""Inception Score: how certain a classifier is of each image, and how varied its classes are."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from evalsvc.metrics.frechet import Array
 from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
 
 SPLITS = 10
-"""Parts of which the score is the mean, as in the paper."""
+"""Number of splits whose mean is the score, as in the paper."""
 
 
 def inception_score(sets: FeatureSets) -> Estimate:
     """Compute the mean over splits of exp(mean KL(p(y|x) ‖ p(y))), from the classifier's logits [n, 1008].
 
-    Images are put into a seeded order and split as torch-fidelity does. An image moves the score S of its split by
-    S (KL - mean KL), since the mean KL has no derivative by p(y). `split_std` is the standard deviation over splits,
-    which papers print behind ±, and no standard error.
+    Images are permuted by the seed and split as in torch-fidelity. An image changes the score S of its split by S (KL -
+    mean KL), since the mean KL has no derivative by p(y). `split_std` is the standard deviation over splits, which
+    papers print after ±; it is no standard error.
 
     Source: T. Salimans et al., arXiv 1606.03498.
     """
@@ -42,7 +42,7 @@ def _divergences(
     return divergences
 
 
-# Of fewer images than classes the answers cannot be varied.
+# With fewer images than classes, the predicted classes cannot be varied.
 INCEPTION_SCORE = ImageMetric(
     "inception_score", "inception/1008", "nothing", "score", "higher", SPLITS * 100, 1, inception_score
 )

@@ -1,7 +1,7 @@
-"""Intervals of values and of differences that hold what they say with few items, too, and with skewed ones.
+"""Intervals of values and of differences that keep their level with few items and with skewed items.
 
-value ± z · stderr misses often where items are few, since their standard error is uncertain, or skewed. Student's t
-answers the first, Hall's transformation the second.
+value ± z · stderr misses too often where items are few, since their standard error is uncertain, or skewed. Student's t
+corrects for the first, Hall's transformation for the second.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from evalsvc.metrics.ratio import Ratio, exp_or_infinity
 from evalsvc.metrics.student import critical_value, upper_tail
 
 LEVEL = 0.95
-"""How often an interval holds the truth, where nothing else is said."""
+"""Default probability with which an interval covers the truth."""
 
 MIN_ITEMS = 8
-"""Independent items below which there is no interval and no verdict: of fewer that are skewed, an interval of 95 %
-holds the truth in less than 92 % of samples (`benchmarks/calibration.py`)."""
+"""Smallest number of independent items for an interval and a verdict. With fewer skewed items, an interval of 95 %
+covers the truth in less than 92 % of samples (`benchmarks/calibration.py`).
+"""
 
 ENLARGED = 4.0
-"""The skewness of n items is enlarged by 1 + ENLARGED / √n: few items show less than what they are drawn from."""
+"""Constant of the factor 1 + ENLARGED / √n for the skewness of n items: few items understate the true skewness."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Where the truth is, with a probability of `level` over samples."""
+    """Interval that covers the truth with the probability `level` over samples."""
 
     low: float
     high: float
@@ -41,20 +42,20 @@ class Interval:
 
 @dataclass(frozen=True)
 class Spread:
-    """What is known of the errors of an estimate: how large they are, how sure that is, and how lopsided they are."""
+    """Errors of an estimate: standard error, degrees of freedom and skewness."""
 
     stderr: float
     dof: float
-    """Degrees of freedom of `stderr`; infinity where it is known exactly."""
+    """Degrees of freedom of `stderr`; infinity where `stderr` is known exactly."""
     bend: float = 0.0
     """γ / (6 √n) for n independent items of skewness γ; see `bend_of`. 0 where the items are not known."""
 
     def reach(self, tail: float) -> tuple[float, float]:
-        """Return how far below and above the estimate its one-sided bounds lie, each of which misses with `tail`.
+        """Return the distances from the estimate to its one-sided lower and upper bound, each missed with `tail`.
 
-        With T = (estimate − truth) / stderr and t the upper quantile of Student's distribution, a bound is where both
-        T and Hall's g(T) = T + a + 2 a T² + 4/3 a² T³, a = `bend`, have passed t: g takes the skewness out of T, but is
-        too near where tails are heavy on both sides.
+        With T = (estimate − truth) / stderr and t the upper quantile of Student's distribution, a bound is where both T
+        and Hall's g(T) = T + a + 2 a T² + 4/3 a² T³, a = `bend`, have passed t: g removes the skewness of T, but gives
+        too near bounds where both tails are heavy.
 
         Source: P. Hall, On the removal of skewness by transformation, JRSS B 54 (1992) 221–228.
         """
@@ -65,7 +66,7 @@ class Spread:
         return below * self.stderr, above * self.stderr
 
     def p_value(self, estimate: float) -> float:
-        """Return the two-sided p-value of a truth of zero: 1 − level of the widest interval that leaves out zero."""
+        """Return the two-sided p-value of a truth of zero: 1 − level of the widest interval that excludes zero."""
         if math.isnan(estimate) or estimate == 0:
             return 1.0
         if not self.stderr:
@@ -82,7 +83,7 @@ class Spread:
 
 
 def bend_of(parts: Sequence[float]) -> float:
-    """Return γ / (6 √n) of n independent parts, their sample skewness γ enlarged for few; 0 with fewer than three.
+    """Return γ / (6 √n) of n independent parts, with γ the sample skewness enlarged for few; 0 with fewer than three.
 
     Source of the estimate of the skewness, G₁: D. N. Joanes, C. A. Gill, The Statistician 47 (1998) 183–189.
     """
@@ -99,7 +100,7 @@ def bend_of(parts: Sequence[float]) -> float:
 
 
 def confidence_interval(value: float, spread: Spread, level: float = LEVEL) -> Interval:
-    """Return the two-sided interval around `value`, of which each side misses with probability (1 − level) / 2."""
+    """Return the two-sided interval around `value`; each side misses with probability (1 − level) / 2."""
     require_level(level)
     below, above = spread.reach((1 - level) / 2)
     return Interval(value - below, value + above, level)
@@ -108,9 +109,9 @@ def confidence_interval(value: float, spread: Spread, level: float = LEVEL) -> I
 def value_interval(ratio: Ratio, unit: str, level: float = LEVEL, items: Spread | None = None) -> Interval | None:
     """Return the interval of a single value; None without a standard error or below `MIN_ITEMS` independent items.
 
-    Of a share (`unit` is `fraction`, the value in [0, 1]) it is Wilson's, with the number of independent items that
-    have the value's error, p (1 − p) / stderr²; of a perplexity, e to the ends of the interval of the loss; of all
-    else, Student's, guarded against skew where the errors of the value's items are known (`items`).
+    A share (`unit` is `fraction`, the value in [0, 1]) has Wilson's interval, with the number of independent items that
+    gives the value's error, p (1 − p) / stderr². A perplexity has e to the ends of the interval of the loss. Any other
+    value has Student's interval, corrected for skewness where the errors of the value's items are known (`items`).
 
     Source: E. B. Wilson, Journal of the American Statistical Association 22 (1927) 209–212.
 

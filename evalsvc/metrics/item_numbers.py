@@ -1,4 +1,4 @@
-"""The numbers that a metric is made of, item by item, and how those of two results match."""
+"""Numbers of a metric per item, and the matching of the items of two results."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 Item = Mapping[str, Any]
-"""What a task found for one item: `index`, `benchmark` where the task has several, and numbers; see `TaskResult`."""
+"""Record of a task for one item: `index`, `benchmark` where the task has several, and numbers; see `TaskResult`."""
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """What a metric is made of, item by item."""
+    """Numbers of a metric per item."""
 
     items: Sequence[tuple[Any, Any]]
-    """`benchmark` and `index` of each, by which items match."""
+    """`benchmark` and `index` of each item, by which items match."""
     columns: Sequence[Sequence[float]]
-    """One per key of `MetricValue.items`, as long as `items`."""
+    """Numbers per key of `MetricValue.items`, each as long as `items`."""
     groups: Sequence[Hashable] | None = None
-    """The group of each item, of which only different ones are independent; None: every item is one."""
+    """Group of each item, where only different groups are independent; None if every item is independent."""
 
     def among(self, chosen: Sequence[tuple[Any, Any]]) -> Numbers:
-        """The numbers of these items, in their order. Of an item that is there twice, the last."""
+        """Return the numbers of these items, in their order. Of an item that occurs twice, the last counts."""
         place = {item: position for position, item in enumerate(self.items)}
         positions = [place[item] for item in chosen]
         groups = None if self.groups is None else [self.groups[position] for position in positions]
@@ -34,7 +34,7 @@ def item_numbers(
 ) -> Numbers:
     """Return the numbers under `keys` of the metric's items; NaN and infinities may be strings.
 
-    `grouped_by` is the key that names each item's group; an item without it is a group of its own.
+    `grouped_by` is the key that names each item's group; an item without the key is a separate group.
     """
     benchmark = metric_name.partition("/")[0]
     chosen = [
@@ -50,18 +50,18 @@ def item_numbers(
 
 
 def is_share(keys: Sequence[str]) -> bool:
-    """Say whether the keys are of linearised shares, which items of any benchmark have; see `MetricValue.items`."""
+    """Return whether the keys name linearised shares, which items of any benchmark have; see `MetricValue.items`."""
     return "/" in keys[0]
 
 
 def groups_of(items: Sequence[tuple[Any, Any]], named: Sequence[Any]) -> list[Hashable]:
-    """Return the group of each item: what its row names, with its benchmark, or the item itself."""
+    """Return the group of each item: the named group with the item's benchmark, or the item alone."""
     pairs = zip(items, named, strict=True)
     return [("item", *item) if name is None else ("group", item[0], name) for item, name in pairs]
 
 
 def aligned(a: Numbers, b: Numbers) -> tuple[Numbers, Numbers]:
-    """Both over the items that they have in common, in the order of a."""
+    """Return both sides over their common items, in the order of a."""
     known = set(b.items)
     if len(known) == len(b.items) and a.items == b.items:
         return a, b

@@ -1,9 +1,8 @@
-"""What each item adds to a value that is made of several benchmarks or is no mean, so that two such values compare
-pairwise: the linearised shares of the items.
+"""Linearised shares of items: pairwise comparison of values that cover several benchmarks or are no mean.
 
-To first order, a smooth function of means deviates from the truth by a sum with one part for each item. The share of an
-item is the value and √(n (n − 1)) times its part: the mean of the n shares is the value, and their standard error is
-that of the value.
+To first order, a smooth function of means deviates from the truth by a sum with one part per item. The share of an item
+is the value plus √(n (n − 1)) times the item's part: the mean of the n shares is the value, and the standard error of
+the mean is that of the value.
 
 Source: the delta method as the infinitesimal jackknife, L. A. Jaeckel, Bell Laboratories memorandum MM 72-1215-11
 (1972); B. Efron, R. J. Tibshirani, An Introduction to the Bootstrap (1993), section 21.3.
@@ -20,7 +19,7 @@ from evalsvc.metrics.item_numbers import item_numbers
 from evalsvc.spec.protocol import MetricValue
 
 DIGITS = 7
-"""Significant digits of the largest share; all shares of a value have as many decimals as that one."""
+"""Significant digits of the largest share; all shares of a value have the decimals of the largest."""
 
 ItemName = tuple[Any, Any]
 """`benchmark` and `index` of an item."""
@@ -28,19 +27,19 @@ ItemName = tuple[Any, Any]
 
 @dataclass(frozen=True)
 class Linear:
-    """A value, and what each item adds to its deviation from the truth."""
+    """A value with the part of each item in its deviation from the truth."""
 
     value: float
     parts: Mapping[ItemName, float]
-    """The part of each item. Their sum is 0, and the sum of their squares is the squared standard error."""
+    """Part of each item. The parts sum to 0, and their squares sum to the squared standard error."""
 
     @property
     def stderr(self) -> float:
-        """The standard error of `value`."""
+        """Standard error of `value`."""
         return math.hypot(*self.parts.values())
 
     def shares(self) -> dict[ItemName, float]:
-        """Return the share of each item: their mean is `value`, and the standard error of that mean is `stderr`."""
+        """Return the share of each item. The mean of the shares is `value`, with the standard error `stderr`."""
         n = len(self.parts)
         scale = math.sqrt(n * (n - 1))
         shares = {item: self.value + scale * part for item, part in self.parts.items()}
@@ -62,10 +61,10 @@ def finite_factor(n: int, drawn_from: int | None) -> float:
 def linear_mean(
     items: Sequence[ItemName], sums: Sequence[float], counts: Sequence[float], drawn_from: int | None = None
 ) -> Linear | None:
-    """Return Σ sums / Σ counts with the parts of the items; None below two items of some weight, or where a number is
-    not finite. Counts of 1 make it a mean. `drawn_from`: the items are a sample without replacement of so many.
+    """Return Σ sums / Σ counts with the parts of the items. Counts of 1 give a mean.
 
-    The part of an item is √(n / (n − 1)) · (sum − ratio · count) / Σ counts, times √(1 − n / N) of a sample.
+    None below two items with weight, or where a number is not finite. The part of an item is √(n / (n − 1)) · (sum −
+    ratio · count) / Σ counts, times √(1 − n / N) for a sample without replacement from N = `drawn_from` items.
     """
     rows = [row for row in zip(items, sums, counts, strict=True) if row[2]]
     n, weight = len(rows), math.fsum(counts)
@@ -74,11 +73,11 @@ def linear_mean(
         return None
     ratio = total / weight
     scale = math.sqrt(n / (n - 1)) / weight * finite_factor(n, drawn_from)
-    return Linear(ratio, {item: scale * (one - ratio * count) for item, one, count in rows})
+    return Linear(ratio, {item: scale * (part - ratio * count) for item, part, count in rows})
 
 
 def linear_of(metric: MetricValue, items: Iterable[Mapping[str, object]]) -> Linear | None:
-    """Return a metric as its `items` say that it is made of the task's items; None where it is made of none."""
+    """Return a metric with its parts by the task's items that `MetricValue.items` names; None where it names none."""
     if not metric.items:
         return None
     numbers = item_numbers(list(items), metric.name, metric.items)
@@ -86,16 +85,16 @@ def linear_of(metric: MetricValue, items: Iterable[Mapping[str, object]]) -> Lin
     counts = weights[0] if weights else [1.0] * len(sums)
     if not all(map(math.isfinite, (*sums, *counts))):
         return None
-    found = linear_mean(numbers.items, sums, counts, metric.drawn_from)
-    if found is None or metric.unit != "perplexity":
-        return found
+    mean = linear_mean(numbers.items, sums, counts, metric.drawn_from)
+    if mean is None or metric.unit != "perplexity":
+        return mean
     if not math.isfinite(metric.value):
         return None
-    return Linear(metric.value, {item: metric.value * part for item, part in found.parts.items()})
+    return Linear(metric.value, {item: metric.value * part for item, part in mean.parts.items()})
 
 
 def keep_shares(name: str, value: Linear, items: Iterable[dict[str, object]]) -> tuple[str, ...]:
-    """Put the share of each item into it, under the metric's name; return `MetricValue.items`, empty without a part."""
+    """Store each item's share in the item under the metric's name; return `MetricValue.items`, empty without parts."""
     shares = value.shares()
     for item in items:
         share = shares.get((item["benchmark"], item["index"]))
@@ -105,7 +104,7 @@ def keep_shares(name: str, value: Linear, items: Iterable[dict[str, object]]) ->
 
 
 def combined(value: float, members: Iterable[tuple[float, Linear]]) -> Linear:
-    """Return a value whose deviation is the sum of those of `members`, each times its weight."""
+    """Return a value whose deviation is the weighted sum of the deviations of `members`, given as (weight, member)."""
     parts: dict[ItemName, float] = {}
     for weight, member in members:
         for item, part in member.parts.items():

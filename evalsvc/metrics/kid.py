@@ -10,24 +10,24 @@ from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
 from evalsvc.metrics.kernel_means import Rows, mean_to, shares_of_mmd, within
 
 BLOCK = 1000
-"""Images in a block, at most: the subset size of the paper, torch-fidelity and clean-fid."""
+"""Largest number of images in a block: the subset size of the paper, torch-fidelity and clean-fid."""
 
 
 def kid(sets: FeatureSets) -> Estimate:
     """Compute the squared maximum mean discrepancy under the kernel (x·y/d + 1)³, over disjoint blocks.
 
     A seeded permutation of the samples, and one of the reference's images, are divided into blocks of at most BLOCK
-    images; pair p is block p of each, with the shorter list of blocks repeated. With means over all images of their
-    mean kernel to the other samples of their block, to the other real images of theirs, and to the real block that they
-    are paired with:
+    images; pair p is block p of each, with the shorter list of blocks repeated. With means over all images of the mean
+    kernel to the other samples of the block, to the other real images of the block, and to the paired block:
 
         KID = mean k(x, x') + mean k(y, y') - 2 mean k(x, y)
 
-    Each image counts once, where subsets drawn at random count some often and others never. The value is unbiased at
-    any number of images. Where both sides are one block it is torch-fidelity's and clean-fid's with a single subset.
+    Each image counts once, where subsets drawn at random count some images often and others never. The value is
+    unbiased at any number of images. Where both sides are one block, the value equals torch-fidelity's and clean-fid's
+    with a single subset.
 
-    The error is that of the samples' shares, with the variance of pairs counted once and the reference taken as given.
-    `block_stderr` is the standard error over the pairs' own values; None with one block.
+    The error is that of the samples' shares, with the variance of pairs counted once and the reference treated as
+    fixed. `block_stderr` is the standard error over the values of the pairs of blocks; None with one block.
 
     Source: M. Bińkowski et al., arXiv 1801.01401, section 4; blocks: W. Zaremba et al., B-tests, arXiv 1307.1954; the
     error: W. Hoeffding, A class of statistics with asymptotically normal distribution, Annals of Mathematical
@@ -38,14 +38,14 @@ def kid(sets: FeatureSets) -> Estimate:
     """
     real = sets.real()
     random = np.random.default_rng(sets.seed)
-    theirs = [real[some] for some in np.array_split(random.permutation(len(real)), math.ceil(len(real) / BLOCK))]
+    real_blocks = [real[rows] for rows in np.array_split(random.permutation(len(real)), math.ceil(len(real) / BLOCK))]
     order = random.permutation(len(sets.samples))
-    ours = np.array_split(sets.samples[order], math.ceil(len(order) / BLOCK))
-    among = [within(block, cubic).means for block in theirs]
-    blocks, across, values = [within(block, cubic) for block in ours], [], []
-    for place, block in enumerate(ours):
-        paired = range(place, len(theirs), len(ours)) or [place % len(theirs)]
-        across.append(mean_to(block, np.concatenate([theirs[other] for other in paired]), cubic))
+    sample_blocks = np.array_split(sets.samples[order], math.ceil(len(order) / BLOCK))
+    among = [within(block, cubic).means for block in real_blocks]
+    blocks, across, values = [within(block, cubic) for block in sample_blocks], [], []
+    for place, block in enumerate(sample_blocks):
+        paired = range(place, len(real_blocks), len(sample_blocks)) or [place % len(real_blocks)]
+        across.append(mean_to(block, np.concatenate([real_blocks[other] for other in paired]), cubic))
         real_term = np.concatenate([among[other] for other in paired]).mean()
         values.append(float(blocks[place].means.mean() - 2 * across[-1].mean() + real_term))
     inside = [block.means for block in blocks]
@@ -53,11 +53,13 @@ def kid(sets: FeatureSets) -> Estimate:
     shares = np.empty(len(order))
     shares[order] = shares_of_mmd(blocks, inside, across, means[0] - 2 * means[1] + means[2])
     block_stderr = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
-    return Estimate.of_images(shares, blocks=len(ours), block_size=len(ours[0]), block_stderr=block_stderr)
+    return Estimate.of_images(
+        shares, blocks=len(sample_blocks), block_size=len(sample_blocks[0]), block_stderr=block_stderr
+    )
 
 
 def cubic(rows: Rows, others: Rows) -> Rows:
-    """(x·y/d + 1)³, in float64: a small difference of means above 1 is what is wanted, and float32 moves it by 3e-5."""
+    """Compute (x·y/d + 1)³ in float64: KID is a small difference of means above 1, and float32 moves it by 3e-5."""
     gram: Rows = rows.astype(np.float64) @ others.astype(np.float64).T
     gram /= rows.shape[1]
     gram += 1

@@ -1,4 +1,4 @@
-"""What two models get right on the same questions, and whether one gets more of them right."""
+"""McNemar's test of two models on the same questions, and Holm's correction for several tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class McNemar:
-    """Questions by who is right. Only those on which the two differ say anything of a difference."""
+    """Numbers of questions by who is right. Only questions on which the models differ carry evidence."""
 
     both: int
     only_a: int
@@ -33,15 +33,15 @@ class McNemar:
 
 
 def mcnemar(a_right: Sequence[bool], b_right: Sequence[bool]) -> McNemar:
-    """Count paired answers: `a_right[i]` and `b_right[i]` are of one question. Raises ValueError for other lengths."""
+    """Count paired answers: `a_right[i]` and `b_right[i]` are of one question. Raises ValueError if lengths differ."""
     pairs = list(zip(map(bool, a_right), map(bool, b_right), strict=True))
     return McNemar(*(pairs.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False))))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values of several tests, corrected so that one below α is false with a probability of α at most, over all.
+    """Correct p-values of several tests so that any false one below α has a probability of at most α over all tests.
 
-    In the order given; NaN, a test that could not be made, stays NaN and counts for none.
+    The order is kept. NaN, a test that could not be made, stays NaN and does not count as a test.
 
     Source: S. Holm, Scandinavian Journal of Statistics 6 (1979) 65–70.
     """
@@ -55,5 +55,5 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _log_binomial(n: int, k: int) -> float:
-    """ln of the probability of k heads in n tosses of a fair coin."""
+    """Return ln of the probability of k heads in n tosses of a fair coin."""
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2)

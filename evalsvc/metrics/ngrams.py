@@ -1,4 +1,4 @@
-"""How much a text repeats itself, and how varied several texts are, by n-grams of ids."""
+"""Repetition within a text and variety over several texts, by n-grams of ids."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 
 def seq_rep(ids: Sequence[int], n: int) -> float | None:
-    """seq-rep-n: the share of a continuation's n-grams that repeat an earlier one, 1 − |unique| / |all|.
+    """Compute seq-rep-n: the share of a continuation's n-grams that repeat an earlier one, 1 − |unique| / |all|.
 
-    None where it has no n-gram, since it is shorter than n.
+    None for a continuation shorter than n.
 
     Source: Welleck, Kulikov, Roller, Dinan, Cho, Weston, "Neural Text Generation with Unlikelihood Training" (ICLR
     2020, arXiv 1908.04319), section 6, where n is 4.
@@ -18,9 +18,10 @@ def seq_rep(ids: Sequence[int], n: int) -> float | None:
 
 
 def distinct_n(texts: Iterable[Sequence[int]], n: int) -> float | None:
-    """distinct-n: different n-grams of all texts together, by how many they have; 1 where none comes twice.
+    """Compute distinct-n: different n-grams of all texts together over all n-grams; 1 where no n-gram repeats.
 
-    It falls with the number of ids, so only texts of about equal lengths compare. None where no text has an n-gram.
+    The value falls with the number of ids, so only texts of about equal lengths are comparable. None where no text has
+    an n-gram.
 
     Source: Li, Galley, Brockett, Gao, Dolan, "A Diversity-Promoting Objective Function for Neural Conversation Models"
     (NAACL 2016, arXiv 1510.03055), who divide by the number of words for n = 2 too.

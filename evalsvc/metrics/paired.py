@@ -1,7 +1,7 @@
-"""Differences over the same items, with the error that pairing leaves.
+"""Differences over the same items, with the error of paired values.
 
-Two checkpoints are right and wrong on mostly the same questions, so the error of their difference is far below what
-their own errors suggest.
+Two checkpoints are right and wrong on mostly the same questions, so the error of their difference is far below the
+error that the standard errors of both values suggest.
 """
 
 from __future__ import annotations
@@ -17,48 +17,50 @@ from evalsvc.metrics.mcnemar import mcnemar
 from evalsvc.metrics.shares import group_sums
 
 ALIKE = 1e-12
-"""Relative to the largest of them: differences that spread less are the same number but for rounding."""
+"""Relative spread below which differences count as equal but for rounding."""
 
 
 Pairs = Sequence[tuple[Sequence[float], Sequence[float]]]
-"""The numbers of each item, on both sides."""
+"""Numbers of each item on both sides."""
 
 
 @dataclass(frozen=True)
 class Paired:
-    """b − a over the items that both have."""
+    """Difference b − a over the items that both sides have."""
 
     value: float
     spread: Spread | None
-    """None with fewer than two independent items, or where a number is not finite."""
+    """Errors of `value`; None with fewer than two independent items, or where a number is not finite."""
     n: int
-    """Items of both sides that weigh anything."""
+    """Number of items of both sides with weight."""
     groups: int | None
-    """Independent groups of them; None: every item is one."""
+    """Number of independent groups of these items; None if every item is independent."""
     n_only_a: int
-    """Items of one side that the other lacks; `value` leaves them out."""
+    """Number of items of `a` that `b` lacks; `value` leaves these out."""
     n_only_b: int
+    """Number of items of `b` that `a` lacks; `value` leaves these out."""
     p: float | None = None
-    """The exact two-sided p-value of no difference: McNemar's of items that are right or wrong, or the sign test's."""
+    """Exact two-sided p-value of no difference: McNemar's for items that are right or wrong, or the sign test's."""
     flips: Flips | None = None
-    """Of items that are right or wrong."""
+    """Counts of items that are right or wrong; None for other items."""
 
     @property
     def stderr(self) -> float | None:
-        """The standard error of `value`."""
+        """Standard error of `value`."""
         return None if self.spread is None else self.spread.stderr
 
 
 def difference_of(a: Numbers, b: Numbers, *, drawn_from: int | None = None) -> Paired | None:
-    """The difference b − a of a metric over the items that both have; None without a common item.
+    """Compute the difference b − a of a metric over the items that both have; None without a common item.
 
-    Of one key the metric is the mean, its difference the mean of d_i = b_i − a_i. Of two keys it is the ratio of sums
-    R = Σ num / Σ den, and its difference is linearised:
+    With one key, the metric is a mean, and the difference is the mean of d_i = b_i − a_i. With two keys, the metric is
+    the ratio of sums R = Σ num / Σ den, and the difference is linearised:
 
         d_i = (num_b,i − R_b · den_b,i) / mean(den_b) − (num_a,i − R_a · den_a,i) / mean(den_a)
 
-    The errors are those of `_errors_of`. Items whose weight `den` is 0 on both sides do not count. `drawn_from`: the
-    items are a sample without replacement of so many, N, and stderr² has the factor 1 − n / N, unlike exact tests.
+    The errors are those of `_errors_of`. Items whose weight `den` is 0 on both sides do not count. With `drawn_from`,
+    the items are a sample without replacement from N = `drawn_from` items, and stderr² has the factor 1 − n / N; exact
+    tests have no such factor.
 
     Source: the linearised ratio of W. G. Cochran, Sampling Techniques, 3rd edition, section 6.4, applied to the
     difference of two ratios over one sample; 2.6 for the factor.
@@ -74,40 +76,40 @@ def difference_of(a: Numbers, b: Numbers, *, drawn_from: int | None = None) -> P
     value, parts = _mean_difference(pairs) if one_key else _ratio_difference(pairs)
     groups = None if in_common[0].groups is None else [in_common[0].groups[at] for at in places]
     n, (only_a, only_b) = len(pairs), (len(set(side.items)) - n_common for side in (a, b))
-    found = Paired(value, None, n, None, only_a, only_b)
+    bare = Paired(value, None, n, None, only_a, only_b)
     known = n >= 2 and all(map(math.isfinite, parts))
-    return _with_errors(found, pairs, parts, groups, drawn_from) if known else found
+    return _with_errors(bare, pairs, parts, groups, drawn_from) if known else bare
 
 
 def _with_errors(
-    found: Paired,
+    bare: Paired,
     pairs: Pairs,
     parts: Sequence[float],
     groups: Sequence[Hashable] | None,
     drawn_from: int | None,
 ) -> Paired:
-    """Return the difference with its errors, from what each item adds to it (`parts`)."""
+    """Return the difference with its errors, from the part of each item (`parts`)."""
     n, one_key = len(pairs), len(pairs[0][0]) == 1
     weights = None if one_key else [x[1] + y[1] for x, y in pairs]
     independent, spread = _errors_of(parts, weights, groups)
     if independent < n:
-        found = replace(found, groups=independent)
+        bare = replace(bare, groups=independent)
     if spread is None:
-        return found
+        return bare
     left = math.sqrt(1 - n / drawn_from) if drawn_from is not None and n < drawn_from else 1.0
-    if one_key and found.groups is None and all({x, y} <= {0.0, 1.0} for (x,), (y,) in pairs):
+    if one_key and bare.groups is None and all({x, y} <= {0.0, 1.0} for (x,), (y,) in pairs):
         flips = Flips(mcnemar([x == 1 for (x,), _ in pairs], [y == 1 for _, (y,) in pairs]))
-        return replace(found, spread=Spread(flips.stderr * left, n - 1), p=flips.counts.p, flips=flips)
+        return replace(bare, spread=Spread(flips.stderr * left, n - 1), p=flips.counts.p, flips=flips)
     if max(parts) - min(parts) <= ALIKE * max(map(abs, parts)):
         p = min(1.0, 2.0 ** (1 - independent)) if any(parts) else 1.0
-        return replace(found, spread=replace(spread, stderr=0.0), p=p)
-    return replace(found, spread=replace(spread, stderr=spread.stderr * left))
+        return replace(bare, spread=replace(spread, stderr=0.0), p=p)
+    return replace(bare, spread=replace(spread, stderr=spread.stderr * left))
 
 
 def spread_of(numbers: Numbers) -> Spread | None:
-    """Return the errors of a single value from its items: how uncertain its standard error is, and how lopsided.
+    """Return the errors of a single value from its items: standard error, degrees of freedom and skewness.
 
-    None with fewer than two independent items of some weight, or where a number is not finite.
+    None with fewer than two independent items with weight, or where a number is not finite.
     """
     rows = list(zip(*numbers.columns, strict=True))
     places = [at for at, row in enumerate(rows) if len(row) == 1 or row[1]]
@@ -123,14 +125,14 @@ def spread_of(numbers: Numbers) -> Spread | None:
 def _errors_of(
     parts: Sequence[float], weights: Sequence[float] | None, groups: Sequence[Hashable] | None
 ) -> tuple[int, Spread | None]:
-    """Return how many independent groups `parts` have, and the errors of the mean of the parts.
+    """Return the number of independent groups of `parts`, and the errors of the mean of the parts.
 
     With u_g the sum of d_i − mean(d) over the items of a group (without groups, of one item), G groups and n items,
     stderr² = G / (G − 1) · Σ u_g² / n². With w_g the weight of a group (without weights, the number of its items), the
     degrees of freedom are the effective number of groups, (Σ w_g)² / Σ w_g², less one.
 
-    Source: W. G. Cochran, Sampling Techniques, 3rd edition, 9A.1; L. Kish, Survey Sampling, 1965, section 11.7, for
-    the effective number.
+    Source: W. G. Cochran, Sampling Techniques, 3rd edition, 9A.1; L. Kish, Survey Sampling, 1965, section 11.7, for the
+    effective number.
     """
     n = len(parts)
     mean = math.fsum(parts) / n if n else 0.0
@@ -145,7 +147,7 @@ def _errors_of(
 
 
 def _mean_difference(pairs: Pairs) -> tuple[float, list[float]]:
-    # What is infinite on both sides is equal.
+    # Values that are infinite on both sides are equal.
     parts = [0.0 if a == b else b - a for (a,), (b,) in pairs]
     return _mean(parts), parts
 
@@ -157,7 +159,7 @@ def _ratio_difference(pairs: Pairs) -> tuple[float, list[float]]:
 
 
 def _linearised(rows: Sequence[Sequence[float]]) -> tuple[float, list[float]]:
-    """The ratio of sums, and what each item adds to its deviation."""
+    """Return the ratio of sums, and the part of each item in the ratio's deviation."""
     weight = _mean([den for _, den in rows])
     if not weight:
         return math.nan, [math.nan] * len(rows)
@@ -166,6 +168,6 @@ def _linearised(rows: Sequence[Sequence[float]]) -> tuple[float, list[float]]:
 
 
 def _mean(values: Sequence[float]) -> float:
-    """NaN where infinities of both signs meet, which `math.fsum` refuses."""
+    """Return the mean; NaN where infinities of both signs meet, which `math.fsum` refuses."""
     total = math.fsum(values) if all(map(math.isfinite, values)) else sum(values)
     return total / len(values)

@@ -1,4 +1,4 @@
-"""The Fréchet distance between images and what was made of each of them, with an error that knows of the pairs."""
+"""Fréchet distance between images and their reconstructions, with an error that accounts for the pairs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from evalsvc.errors import InvalidData
 from evalsvc.metrics.frechet import (
-    ROWS_AT_ONCE,
+    CHUNK_ROWS,
     Array,
     CommonAxes,
     Linearised,
@@ -28,18 +28,18 @@ def paired_frechet_shares(
 ) -> Linearised:
     """Compute the distance between `first` and `second`, and every pair's share: a jackknife over pairs of rows.
 
-    The share of pair i is the distance plus what (n - 1) (θ - θ_(i)) deviates from its mean, with θ_(i) the distance
+    The share of pair i is the distance plus the deviation of (n - 1) (θ - θ_(i)) from its mean, with θ_(i) the distance
     without row i on both sides.
 
     θ_(i) is expanded to second order. In axes in which both covariances are diag(s) (`CommonAxes`), with u and v the
-    two centred rows of a pair there, z₁ and z₂ the same in the features, a = z₁ - z₂ and c = n/((n - 1)(n - 2)), and up
+    two centred rows of a pair, z₁ and z₂ the same rows in the features, a = z₁ - z₂ and c = n/((n - 1)(n - 2)), and up
     to a constant,
 
         θ_(i) - θ ≈ -2 (μ₁ - μ₂)·a/(n - 1) + |a|²/(n - 1)² - c (|z₁|² + |z₂|² - |u|² - |v|²)
                     + ½ c² Σ_kl (u_k u_l - v_k v_l)² / (s_k + s_l)
 
-    The last term is a square because tr (Σ₁Σ₂)^½ changes by nothing where both sides change alike in those axes. The
-    pairs of the surplus are ψ₂(i, j) = a_i·a_j + ½ Σ_kl (u_k u_l - v_k v_l)_i (u_k u_l - v_k v_l)_j / (s_k + s_l).
+    The last term is a square because tr (Σ₁Σ₂)^½ does not change where both sides change alike in those axes. The pairs
+    of the surplus are ψ₂(i, j) = a_i·a_j + ½ Σ_kl (u_k u_l - v_k v_l)_i (u_k u_l - v_k v_l)_j / (s_k + s_l).
 
     Source: as `frechet_shares`; B. Efron, C. Stein, The jackknife estimate of variance, Annals of Statistics 9, 1981.
 
@@ -52,17 +52,17 @@ def paired_frechet_shares(
         )
     sides = [Moments.of(side) for side in (first, second)]
     require_more_rows_than_features(sides[0])
-    one, other = (Normal.of(moments.mean, moments.covariance) for moments in sides)
-    axes, n = CommonAxes.of(one, other), len(first)
-    pairing = _Pairing(n, one.mean - other.mean, axes)
+    normal1, normal2 = (Normal.of(moments.mean, moments.covariance) for moments in sides)
+    axes, n = CommonAxes.of(normal1, normal2), len(first)
+    pairing = _Pairing(n, normal1.mean - normal2.mean, axes)
 
     def pairs(rows: NDArray[np.integer] | slice) -> _Pairs:
-        return _Pairs.of(first[rows] - one.mean, second[rows] - other.mean, axes)
+        return _Pairs.of(first[rows] - normal1.mean, second[rows] - normal2.mean, axes)
 
-    starts = range(0, n, ROWS_AT_ONCE)
-    changes = np.concatenate([pairing.changes(pairs(slice(start, start + ROWS_AT_ONCE))) for start in starts])
+    starts = range(0, n, CHUNK_ROWS)
+    changes = np.concatenate([pairing.changes(pairs(slice(start, start + CHUNK_ROWS))) for start in starts])
     crossed = np.concatenate([pairing.of_two(pairs(left), pairs(right)) for left, right in random_pairs(n)])
-    value = distance_of_parts(pairing.gap, one, other, float(axes.spread.sum()))
+    value = distance_of_parts(pairing.gap, normal1, normal2, float(axes.spread.sum()))
     return Linearised(value, value - (n - 1) * (changes - changes.mean()), 2 * float(np.square(crossed).mean()) / n**2)
 
 
@@ -84,7 +84,7 @@ class _Pairs:
 
 @dataclass(frozen=True, eq=False)
 class _Pairing:
-    """How a distance changes when a pair is taken out, and what two pairs do to it together."""
+    """Change of a distance when a pair is removed, and the joint effect of two pairs."""
 
     n: int
     gap: Array  # [d], μ₁ - μ₂
@@ -105,7 +105,7 @@ class _Pairing:
         return crossed
 
     def _curved(self, pairs: _Pairs, others: _Pairs) -> Array:  # [r]
-        """Σ_kl (u_k u_l - v_k v_l) (u'_k u'_l - v'_k v'_l) / (s_k + s_l), from the products u_k u'_k and so on."""
+        """Return Σ_kl (u_k u_l - v_k v_l) (u'_k u'_l - v'_k v'_l) / (s_k + s_l), from the products u_k u'_k etc."""
         total = np.zeros(len(pairs.rows[0]))
         for sign, product in _products(pairs, others):
             total += sign * np.einsum("rk,rk->r", product @ self.axes.curvature, product)
@@ -113,6 +113,6 @@ class _Pairing:
 
 
 def _products(pairs: _Pairs, others: _Pairs) -> Iterator[tuple[int, Array]]:
-    for place, one in enumerate(pairs.inner):
-        for other_place, other in enumerate(others.inner):
-            yield 1 if place == other_place else -1, one * other
+    for place, left in enumerate(pairs.inner):
+        for other_place, right in enumerate(others.inner):
+            yield 1 if place == other_place else -1, left * right

@@ -1,7 +1,7 @@
-"""Precision, recall, density and coverage: do samples lie where real images are, and are real ones where samples are?
+"""Precision, recall, density and coverage: the share of samples among real images, and of real images among samples.
 
-Each image has a ball whose radius is the distance to its k-th neighbour of its own kind. All four come from one pass
-over the distances, in chunks, so that they never exist at once.
+Each image has a ball whose radius is the distance to its k-th neighbour within its set. All four metrics come from one
+pass over the distances, in chunks, so that the full matrix of distances never exists.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
 from evalsvc.metrics.shares import share_stderr
 
 NEIGHBOURS = 5
-"""k, as in the paper of density and coverage and its program `prdc`; torch-fidelity takes 3."""
+"""Number k of neighbours, as in the paper of density and coverage and its program `prdc`; torch-fidelity uses 3."""
 BALLS = 10_000
-"""Images of a side that get a ball, at most: of more, a seeded subset. Radii depend on how many there are."""
+"""Largest number of images per side with a ball; of more images, a seeded subset. Radii depend on the number of balls.
+"""
 GROUPS = 20
-"""Of samples that are left out one at a time, for the errors of recall and coverage: a seeded random division."""
+"""Number of groups of samples in the jackknife of recall and coverage: a seeded random division."""
 NEAREST = 4
-"""Times k neighbours are kept of each sample, to find its k-th one without a group."""
-ROWS_AT_ONCE = 1024
+"""Number of neighbours kept per sample, in multiples of k, to find the k-th neighbour without a group."""
+CHUNK_ROWS = 1024
 
 Rows = NDArray[Any]
 Flags = NDArray[np.bool_]
@@ -36,103 +37,104 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Neighbourhoods:
-    """Who lies in whose ball."""
+    """Membership of images in balls."""
 
     held: NDArray[np.int64]
-    """[n]: balls of real images that a sample lies in."""
+    """Number of real images' balls that hold each sample, [n]."""
     recalled: Flags
-    """[balls of real images]: whether the real image lies in the ball of a sample."""
+    """Whether each real image lies in the ball of a sample, [balls of real images]."""
     recalled_without: Flags
-    """[GROUPS, balls of real images]: the same without the group, whose absence makes balls of other samples larger."""
+    """Recall without each group, whose absence enlarges the balls of other samples, [GROUPS, balls of real images]."""
     covered: Flags
-    """[balls of real images]: whether the ball holds a sample."""
+    """Whether each real image's ball holds a sample, [balls of real images]."""
     covered_without: Flags
-    """[GROUPS, balls of real images]: the same without the group."""
+    """Coverage without each group, [GROUPS, balls of real images]."""
     sampled_balls: int
     neighbours: int
 
 
 def neighbourhoods(sets: FeatureSets, neighbours: int = NEIGHBOURS, balls: int = BALLS) -> Neighbourhoods:
-    """Look up every sample in the real images' balls, and them in the samples', of at most `balls` images a side.
+    """Find the real images' balls that hold each sample and the reverse, with at most `balls` images per side.
 
-    Raises InvalidData for no more images than `neighbours` on a side, or without the reference's features.
+    Raises:
+        InvalidData: a side has no more images than `neighbours`, or the reference's features are absent.
     """
     real, samples = sets.real(), sets.samples
     if min(len(real), len(samples)) <= neighbours:
-        raise InvalidData(
-            f"{len(samples):,} samples and {len(real):,} real images have no {neighbours} neighbours each; give more"
-        )
+        raise InvalidData(f"{len(samples):,} samples and {len(real):,} real images; give more than {neighbours} each")
     random = np.random.default_rng(sets.seed)
     real = real[_subset(len(real), balls, random)]
     chosen = _subset(len(samples), balls, random)
-    # Distances come from differences of squares, so what all images share is taken off first.
+    # Subtract what all images share, since distances come from differences of squares.
     centre = real.mean(0)
     real, samples = real - centre, samples - centre
     radii = _radii(real, neighbours)
-    own = _OwnBalls.of(samples, chosen, neighbours, random)
+    sample_balls = _SampleBalls.of(samples, chosen, neighbours, random)
     held = np.empty(len(samples), np.int64)
     recalled, grown, covered = np.zeros((3, GROUPS, len(real)), np.bool_)
-    for start in range(0, len(samples), ROWS_AT_ONCE):
-        part = slice(start, start + ROWS_AT_ONCE)
+    for start in range(0, len(samples), CHUNK_ROWS):
+        part = slice(start, start + CHUNK_ROWS)
         squares = squared_distances(samples[part], real)
         inside = squares < radii
         held[part] = inside.sum(1)
-        reached = squares < own.radii[part, None]
-        for group, rows in _by_group(own.groups[part]):
+        reached = squares < sample_balls.radii[part, None]
+        for group, rows in _by_group(sample_balls.groups[part]):
             recalled[group] |= reached[rows].any(0)
             covered[group] |= inside[rows].any(0)
         for nearest in range(neighbours):
-            reached = squares < own.radii_without[part, nearest, None]
-            for group, rows in _by_group(own.missed[part, nearest]):
+            reached = squares < sample_balls.radii_without[part, nearest, None]
+            for group, rows in _by_group(sample_balls.missed[part, nearest]):
                 grown[group] |= reached[rows].any(0)
     return Neighbourhoods(
         held,
         np.asarray(recalled.any(0)),
-        _of_the_others(recalled) | grown,
+        _without_each(recalled) | grown,
         np.asarray(covered.any(0)),
-        _of_the_others(covered),
+        _without_each(covered),
         len(chosen),
         neighbours,
     )
 
 
 @dataclass(frozen=True, eq=False)
-class _OwnBalls:
-    """The samples' own balls, with all samples and without each group of them."""
+class _SampleBalls:
+    """Balls of the samples, with all samples and without each group."""
 
     groups: NDArray[np.int64]
-    """[n]: the group of each sample that has a ball; -1 for the others."""
+    """Group of each sample with a ball; -1 for other samples, [n]."""
     radii: Rows
-    """[n], squared; -inf for samples without a ball."""
+    """Squared radii; -inf for samples without a ball, [n]."""
     missed: NDArray[np.int64]
-    """[n, k]: the group of each sample's nearest, second … neighbour; -1 for its own group, or an earlier one's."""
+    """Group of each sample's nearest, second … neighbour; -1 for the sample's group, or for a group that came before,
+    [n, k].
+    """
     radii_without: Rows
-    """[n, k], squared: the radius where the group in `missed` is left out."""
+    """Squared radius without the group in `missed`, [n, k]."""
 
     @classmethod
-    def of(cls, samples: Rows, chosen: NDArray[np.int64], neighbours: int, random: np.random.Generator) -> _OwnBalls:
+    def of(cls, samples: Rows, chosen: NDArray[np.int64], neighbours: int, random: np.random.Generator) -> _SampleBalls:
         n = len(samples)
         division = random.permutation(np.arange(len(chosen)) * GROUPS // len(chosen))
         groups, missed = np.full(n, -1), np.full((n, neighbours), -1)
         radii = np.full(n, -np.inf, samples.dtype)
         radii_without = np.full((n, neighbours), -np.inf, samples.dtype)
         balls = samples[chosen]
-        for start in range(0, len(balls), ROWS_AT_ONCE):
-            part = slice(start, start + ROWS_AT_ONCE)
+        for start in range(0, len(balls), CHUNK_ROWS):
+            part = slice(start, start + CHUNK_ROWS)
             squares = squared_distances(balls[part], balls)
             squares[np.arange(len(squares)), np.arange(start, start + len(squares))] = -1
-            # Far enough that k of them are left without any group, but for chances that take the last of them.
+            # Enough neighbours that k remain without any group, except by rare chance.
             count = min(NEAREST * neighbours + 1, squares.shape[1])
             nearest = np.argpartition(squares, count - 1, axis=1)[:, :count]
             nearest = np.take_along_axis(nearest, np.take_along_axis(squares, nearest, 1).argsort(1), 1)[:, 1:]
-            distances, theirs = np.take_along_axis(squares, nearest, 1), division[nearest]
+            distances, neighbour_groups = np.take_along_axis(squares, nearest, 1), division[nearest]
             rows = chosen[part]
             radii[rows] = distances[:, neighbours - 1]
             for place in range(neighbours):
-                group = theirs[:, place]
-                known = (group == division[part]) | (theirs[:, :place] == group[:, None]).any(1)
+                group = neighbour_groups[:, place]
+                known = (group == division[part]) | (neighbour_groups[:, :place] == group[:, None]).any(1)
                 missed[rows, place] = np.where(known, -1, group)
-                left = (theirs != group[:, None]).cumsum(1)
+                left = (neighbour_groups != group[:, None]).cumsum(1)
                 reached = np.where(left[:, -1] >= neighbours, (left >= neighbours).argmax(1), left.shape[1] - 1)
                 radii_without[rows, place] = distances[np.arange(len(rows)), reached]
         groups[chosen] = division
@@ -144,14 +146,14 @@ def _by_group(groups: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64
         yield group, np.flatnonzero(groups == group)
 
 
-def _of_the_others(by_group: Flags) -> Flags:  # [GROUPS, m], both
-    """What some other group has."""
+def _without_each(by_group: Flags) -> Flags:  # [GROUPS, m], both
+    """Return which columns any other group has, per group."""
     others: Flags = by_group.sum(0) > by_group
     return others
 
 
 def squared_distances(rows: Rows, others: Rows) -> Rows:  # [a, b]
-    """By |x|² + |y|² - 2 x·y; what rounding makes negative is 0."""
+    """Compute squared distances by |x|² + |y|² - 2 x·y; negative results of rounding become 0."""
     squares = rows @ others.T
     squares *= -2
     squares += np.square(rows).sum(1)[:, None]
@@ -161,74 +163,74 @@ def squared_distances(rows: Rows, others: Rows) -> Rows:  # [a, b]
 
 
 def precision(sets: FeatureSets) -> Estimate:
-    """Compute the share of samples that lie in some real image's ball.
+    """Compute the share of samples that lie in any real image's ball.
 
-    The real images and their balls are taken as given. The error is that of a share; see `share_stderr`.
+    The real images and their balls are treated as fixed. The error is that of a share; see `share_stderr`.
 
     Source: T. Kynkäänniemi et al., arXiv 1904.06991, with the strict inequality of `prdc`.
     """
-    found = _shared(sets)
-    return Estimate.of_images(found.held > 0, **_details(found))
+    balls = _shared(sets)
+    return Estimate.of_images(balls.held > 0, **_details(balls))
 
 
 def density(sets: FeatureSets) -> Estimate:
-    """Compute in how many real images' balls a sample lies on average, over k; above 1 where samples crowd.
+    """Compute the mean number of real images' balls that hold a sample, over k; above 1 where samples crowd.
 
-    The real images and their balls are taken as given. The error is that of a mean.
+    The real images and their balls are treated as fixed. The error is that of a mean.
 
     Source: M. Naeem et al., arXiv 2002.09797, equation 4.
     """
-    found = _shared(sets)
-    return Estimate.of_images(found.held / found.neighbours, **_details(found))
+    balls = _shared(sets)
+    return Estimate.of_images(balls.held / balls.neighbours, **_details(balls))
 
 
 def recall(sets: FeatureSets) -> Estimate:
-    """Compute the share of real images that lie in some sample's ball.
+    """Compute the share of real images that lie in any sample's ball.
 
-    The real images are taken as given. The error is the jackknife over GROUPS random groups of samples: a group's balls
-    are left out, and the balls of the others get the radii that they have without the group. In simulations it is 1.2
-    to 1.8 times the spread over samples, the more the nearer recall is to 1.
+    The real images are treated as fixed. The error is the jackknife over GROUPS random groups of samples: a group's
+    balls are left out, and the other balls get the radii that they have without the group. In simulations the error is
+    1.2 to 1.8 times the spread over samples, with the largest ratio where recall is near 1.
 
     Source: as `precision`; B. Efron, C. Stein, Annals of Statistics 9, 1981, for the jackknife.
     """
     return recall_of(_shared(sets))
 
 
-def recall_of(found: Neighbourhoods) -> Estimate:
-    """Compute `recall` from neighbourhoods that are known."""
-    return _share_of_real(found, found.recalled, found.recalled_without)
+def recall_of(balls: Neighbourhoods) -> Estimate:
+    """Compute `recall` from known neighbourhoods."""
+    return _share_of_real(balls, balls.recalled, balls.recalled_without)
 
 
 def coverage(sets: FeatureSets) -> Estimate:
     """Compute the share of real images whose ball holds a sample.
 
-    The real images and their balls are taken as given. The error is the jackknife over GROUPS random groups of samples,
-    1.0 to 2.1 times the spread over samples in simulations.
+    The real images and their balls are treated as fixed. The error is the jackknife over GROUPS random groups of
+    samples, 1.0 to 2.1 times the spread over samples in simulations.
 
     Source: as `density`, equation 5; the jackknife as `recall`.
     """
-    found = _shared(sets)
-    return _share_of_real(found, found.covered, found.covered_without)
+    balls = _shared(sets)
+    return _share_of_real(balls, balls.covered, balls.covered_without)
 
 
-def _share_of_real(found: Neighbourhoods, flags: Flags, without_group: Flags) -> Estimate:
+def _share_of_real(balls: Neighbourhoods, flags: Flags, without_group: Flags) -> Estimate:
     without = without_group.mean(1)
     stderr: float | None = math.sqrt((GROUPS - 1) / GROUPS * float(np.square(without - without.mean()).sum()))
     if stderr == 0:
-        # No group matters: all real images are found, or none is, which does not make the share certain.
-        fewer = min(len(flags), found.sampled_balls)
+        # No group matters: all real images are recalled, or none is, which does not make the share certain.
+        fewer = min(len(flags), balls.sampled_balls)
         stderr = share_stderr(round(float(flags.mean()) * fewer), fewer)
-    return Estimate(float(flags.mean()), stderr, found.sampled_balls, None, _details(found), groups=GROUPS)
+    return Estimate(float(flags.mean()), stderr, balls.sampled_balls, None, _details(balls), groups=GROUPS)
 
 
-_found: WeakKeyDictionary[FeatureSets, Neighbourhoods] = WeakKeyDictionary()
+_by_sets: WeakKeyDictionary[FeatureSets, Neighbourhoods] = WeakKeyDictionary()
 
 
 def _shared(sets: FeatureSets) -> Neighbourhoods:
-    """The neighbourhoods of these sets, computed by the first of the four metrics and forgotten with the sets."""
-    if sets not in _found:
-        _found[sets] = neighbourhoods(sets)
-    return _found[sets]
+    """Return the neighbourhoods of these sets, cached from the first of the four metrics and dropped with the sets."""
+    if sets not in _by_sets:
+        _by_sets[sets] = neighbourhoods(sets)
+    return _by_sets[sets]
 
 
 def _subset(n: int, most: int, random: np.random.Generator) -> NDArray[np.int64]:
@@ -236,18 +238,18 @@ def _subset(n: int, most: int, random: np.random.Generator) -> NDArray[np.int64]
 
 
 def _radii(rows: Rows, neighbours: int) -> Rows:
-    """Squared distance of each of `rows` to its k-th neighbour among them, itself not counted."""
+    """Compute the squared distance of each of `rows` to its k-th neighbour among the other rows."""
     radii = np.empty(len(rows), rows.dtype)
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        part = slice(start, start + ROWS_AT_ONCE)
+    for start in range(0, len(rows), CHUNK_ROWS):
+        part = slice(start, start + CHUNK_ROWS)
         squares = squared_distances(rows[part], rows)
         squares[np.arange(len(squares)), np.arange(start, start + len(squares))] = 0
         radii[part] = np.partition(squares, neighbours, axis=1)[:, neighbours]
     return radii
 
 
-def _details(found: Neighbourhoods) -> dict[str, int]:
-    return {"k": found.neighbours, "real_balls": len(found.covered), "sampled_balls": found.sampled_balls}
+def _details(balls: Neighbourhoods) -> dict[str, int]:
+    return {"k": balls.neighbours, "real_balls": len(balls.covered), "sampled_balls": balls.sampled_balls}
 
 
 _metric = partial(

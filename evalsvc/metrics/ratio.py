@@ -1,4 +1,4 @@
-"""Means over tokens, with an error over sequences."""
+"""Ratios of sums, such as means over tokens, with an error over sequences."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from evalsvc.spec.protocol import Direction, MetricValue, Protocol
 
 @dataclass(frozen=True)
 class Ratio:
-    """A value with its standard error and what that rests on."""
+    """A value with its standard error and the number of items behind it."""
 
     value: float
     stderr: float | None
-    """None with fewer than two independent items."""
+    """Standard error; None with fewer than two independent items."""
     n: int
-    """Items that weigh anything."""
+    """Number of items with weight."""
     groups: int | None = None
-    """Independent groups of items, such as the captions of one image; None: every item is one."""
+    """Number of independent groups of items, such as the captions of one image; None if every item is independent."""
 
     @property
     def independent(self) -> int:
-        """The number of independent items, or of independent groups of items."""
+        """Number of independent items, or of independent groups of items."""
         return self.n if self.groups is None else self.groups
 
     def as_metric(
@@ -37,7 +37,7 @@ class Ratio:
         items: tuple[str, ...] = (),
         grouped_by: str | None = None,
     ) -> MetricValue:
-        """Return the value as a metric; see `MetricValue` for what is given."""
+        """Return the value as a metric, with the arguments of `MetricValue`."""
         number = self.value, self.stderr, self.n
         return MetricValue(name, *number, unit, direction, protocol, baseline, items, self.groups, grouped_by)
 
@@ -47,9 +47,9 @@ def ratio_of_sums(
 ) -> Ratio | None:
     """Return the ratio R = Σ sums / Σ counts with its standard error; None if every count is 0.
 
-    A mean loss per token is such a ratio: `sums` are the items' summed losses, `counts` their tokens. The items are
-    what varies, or where `groups` names a group for each, the groups. With u_g the sum of sums_i - R · counts_i over
-    the items of a group, and G groups with tokens, the linearised ratio has the error:
+    A mean loss per token is such a ratio: `sums` are the items' summed losses, `counts` their tokens. The error is over
+    items, or over groups where `groups` names a group for each item. With u_g the sum of sums_i - R · counts_i over the
+    items of a group, and G groups with tokens, the linearised ratio has the error:
 
         stderr² = G / (G - 1) · Σ u_g² / (Σ counts)²
 
@@ -61,7 +61,7 @@ def ratio_of_sums(
     places = [place for place, count in enumerate(counts) if count]
     rows = [(sums[place], counts[place]) for place in places]
     if len(sums) != len(counts):
-        raise ValueError(f"{len(sums)} sums and {len(counts)} counts; give as many of both")
+        raise ValueError(f"{len(sums)} sums and {len(counts)} counts; give one count per sum")
     weight = math.fsum(count for _, count in rows)
     if not rows:
         return None
@@ -70,17 +70,20 @@ def ratio_of_sums(
     named = None if groups is None else [groups[place] for place in places]
     parts = group_sums([total - value * count for total, count in rows], named)
     independent = len(parts)
-    found = independent if independent < n else None
+    group_count = independent if independent < n else None
     if independent < 2:
-        return Ratio(value, None, n, found)
+        return Ratio(value, None, n, group_count)
     if value in (0, 1) and set(rows) == {(value, 1)}:
-        return Ratio(value, share_stderr(value * independent, independent), n, found)
+        return Ratio(value, share_stderr(value * independent, independent), n, group_count)
     squares = math.fsum(part**2 for part in parts)
-    return Ratio(value, math.sqrt(independent / (independent - 1) * squares) / weight, n, found)
+    return Ratio(value, math.sqrt(independent / (independent - 1) * squares) / weight, n, group_count)
 
 
 def mean_of(ratios: Sequence[Ratio]) -> Ratio | None:
-    """The plain mean of independent values; stderr² = Σ stderr_k² / K², None where one has none; n is all items."""
+    """Return the plain mean of independent values, with n the number of all items.
+
+    stderr² = Σ stderr_k² / K², and None if any value has no error.
+    """
     if not ratios:
         return None
     errors = [ratio.stderr for ratio in ratios if ratio.stderr is not None]
@@ -90,7 +93,7 @@ def mean_of(ratios: Sequence[Ratio]) -> Ratio | None:
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over n independent items with tokens, of each item's sum x and count c; those of two parts add up."""
+    """Sums over n independent items with tokens, of each item's sum x and count c. Moments of two parts add up."""
 
     n: float
     c: float
@@ -100,9 +103,9 @@ class Moments:
     xx: float
 
     def ratio(self) -> Ratio | None:
-        """`ratio_of_sums` of the items; None without any.
+        """Return the `ratio_of_sums` of the items; None without items.
 
-        Σ (x − R c)² is expanded, so an error below 1e-8 of the value drowns in rounding and may come out as 0.
+        Σ (x − R c)² is expanded, so an error below 1e-8 of the value is lost in rounding and may come out as 0.
         """
         if not self.c:
             return None
@@ -123,7 +126,7 @@ def perplexity(loss: Ratio) -> Ratio:
 
 
 def exp_or_infinity(value: float) -> float:
-    """Return e to the `value`; infinity where that is no number in float64."""
+    """Return e to the `value`; infinity where the result overflows float64."""
     try:
         return math.exp(value)
     except OverflowError:

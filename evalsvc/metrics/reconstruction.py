@@ -1,4 +1,4 @@
-"""How near reconstructed images are to their originals, and how much of a codebook is in use."""
+"""Similarity of reconstructed images to their originals, and the used part of a codebook."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ C2 = (0.03 * PEAK) ** 2
 
 class CodebookUse(NamedTuple):
     fraction: float
-    """Codes that occur at all, of the codebook's."""
+    """Share of the codebook's codes that occur."""
     perplexity: float
-    """e to the entropy of the codes' frequencies: so many codes, used equally, would be as varied."""
+    """e to the entropy of the codes' frequencies: the number of equally used codes that would be as varied."""
 
 
 def psnr(
     images: Tensor,  # [B, 3, H, W] uint8
     references: Tensor,  # [B, 3, H, W] uint8
 ) -> Tensor:  # [B] float64, dB
-    """Peak signal-to-noise ratio of each image, 10 log10(255² / MSE) over all its pixels and channels.
+    """Compute the peak signal-to-noise ratio of each image, 10 log10(255² / MSE) over all its pixels and channels.
 
-    Infinity for equal images. Raises InvalidData where the two are no uint8 batches of one shape.
+    Infinity for equal images. Raises InvalidData unless both are uint8 batches of one shape.
     """
     _check(images, references)
     errors = (images.double() - references.double()).square().mean(dim=(1, 2, 3))
@@ -41,7 +41,7 @@ def ssim(
     images: Tensor,  # [B, 3, H, W] uint8
     references: Tensor,  # [B, 3, H, W] uint8
 ) -> Tensor:  # [B] float64, at most 1
-    """Structural similarity of each image: the mean over channels and over windows that lie within the image.
+    """Compute the structural similarity of each image: the mean over channels and windows within the image.
 
     Source: Wang, Bovik, Sheikh, Simoncelli, "Image Quality Assessment: From Error Visibility to Structural Similarity"
     (IEEE TIP 13(4), 2004), equation 13, with its Gaussian window of 11 x 11 pixels, sigma 1.5, K1 = 0.01 and K2 = 0.03,
@@ -63,25 +63,25 @@ def ssim(
 def codebook_use(
     counts: Tensor,  # [codes of the codebook], how often each occurs
 ) -> CodebookUse:
-    """Tell how much of a codebook is in use, from counts that shards add up. Raises InvalidData where all are 0."""
+    """Compute the used part of a codebook from counts that shards add up. Raises InvalidData where all counts are 0."""
     total = counts.sum()
     if not total:
-        raise InvalidData("codebook use is that of at least one code; there are none")
+        raise InvalidData("codebook use needs at least one code, and no code was counted; give images")
     frequencies = counts[counts > 0].double() / total
     entropy = -(frequencies * frequencies.log()).sum()
     return CodebookUse(len(frequencies) / len(counts), float(entropy.exp()))
 
 
 def _check(images: Tensor, references: Tensor) -> None:
-    found = [f"{tensor.dtype} {list(tensor.shape)}" for tensor in (images, references)]
+    kinds = [f"{tensor.dtype} {list(tensor.shape)}" for tensor in (images, references)]
     if images.shape != references.shape or images.dim() != 4 or {images.dtype, references.dtype} != {torch.uint8}:
-        raise InvalidData(f"images and references must be uint8 [B, 3, H, W] of one shape, not {' and '.join(found)}")
+        raise InvalidData(f"images and references must be uint8 [B, 3, H, W] of one shape, not {' and '.join(kinds)}")
 
 
 def _window_means(
     maps: Tensor,  # [B, C, H, W]
 ) -> Tensor:  # [B, C, H - 10, W - 10]
-    """Gaussian-weighted means; the window is a product, so rows and columns are done one after the other."""
+    """Compute Gaussian-weighted means. The window is a product, so that rows and columns are filtered in turn."""
     distance = torch.arange(WINDOW, dtype=maps.dtype, device=maps.device) - WINDOW // 2
     weights = torch.exp(-(distance**2) / (2 * SIGMA**2))
     weights = (weights / weights.sum()).view(1, 1, WINDOW, 1)

@@ -1,4 +1,4 @@
-"""docs/reference/metrics.md: the definitions of all metrics as a page to read, and how their numbers are compared."""
+"""Text of docs/reference/metrics.md: the definitions of all metrics, and how their numbers are compared."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ ABOUT: Mapping[Kind, str] = {
     ),
     "text_to_image": (
         "Metrics are called `<task>/fid` and so on. An item is a sampled image. Errors are over sampled images; the "
-        "real images are taken as given, so an error says nothing of another choice of them. Two checkpoints draw "
-        "from the same prompts with the same noise, and are compared image by image where the value is a sum over "
-        "sampled images to first order. With `extractor: torch-fidelity` or `clean-fid` that program computes `fid`, "
+        "real images are treated as fixed, so an error does not cover another choice of real images. Two checkpoints "
+        "draw from the same prompts with the same noise, and are compared image by image where the value is a sum over "
+        "sampled images to first order. With `extractor: torch-fidelity` or `clean-fid`, that program computes `fid`, "
         "`fid64` and `kid`, and torch-fidelity also `precision` and `recall` (of 3 neighbours); the protocol names the "
         "program and its release, and standard errors stay evalsvc's."
     ),
     "reconstruction": (
         "Metrics are called `<task>/psnr` and so on. An item is an image, on its way through the image tokenizer "
-        "and back. The checkpoint has no part in it."
+        "and back. The checkpoint is not used."
     ),
     "language": (
-        "Metrics are called `<benchmark>/acc` and so on, also those that the task `forgetting` returns of the "
+        "Metrics are called `<benchmark>/acc` and so on, also those that the task `forgetting` returns for the "
         "checkpoint itself. An item is a document of the benchmark: a question or a text. `_within` is the same "
         "with all probabilities over text ids only. A filter of lm-eval stands behind a comma: "
         "`exact_match,strict-match`. A group of benchmarks has the mean of its members' metrics under the same "
@@ -50,22 +50,22 @@ ABOUT: Mapping[Kind, str] = {
     "forgetting": (
         "Metrics are called `<task>/kl`, `<task>/arc_easy_lost` and so on. They compare the checkpoint with the "
         "run's base on the same items: documents of benchmarks, or texts of a file. `_within` is the same with all "
-        "probabilities over text ids only. Chance is what a model that knows nothing gets right, from a table with "
+        "probabilities over text ids only. Chance is the accuracy of a model without knowledge, from a table with "
         "a version. Differences from the base are items' differences, so that two checkpoints of one base are "
         "compared item by item."
     ),
     "completions": (
-        "Metrics are called `<task>/image_share` and so on. `greedy_` are of the greedy completions, `seeded_` of "
-        f"the drawn ones. Completions of one prompt depend on each other, so that errors are over prompts; below "
-        f"{MIN_ITEMS} prompts there are numbers, but no intervals and no verdicts."
+        "Metrics are called `<task>/image_share` and so on. `greedy_` metrics are of the greedy completions, "
+        "`seeded_` metrics of the drawn completions. Completions of one prompt depend on each other, so that errors "
+        f"are over prompts; below {MIN_ITEMS} prompts there are numbers, but no intervals and no verdicts."
     ),
     "alignment": (
-        "Metrics are called `<task>/loss_fitted` and so on; `learned_` are those of the table with trained image "
+        "Metrics are called `<task>/loss_fitted` and so on; `learned_` metrics are of the table with trained image "
         "rows. A caption is the mean of its tokens' rows, an image that of its codes' rows, both of length one. An "
-        "item is a pair of both, one for each image, which is told apart from the other pairs of its batch."
+        "item is a pair of an image and a caption, one per image; the pairs of its batch are the candidates."
     ),
 }
-"""What is common to the metrics of each kind of task."""
+"""Text that is common to the metrics of each kind of task."""
 
 INTRODUCTION = f"""\
 # Metrics
@@ -75,22 +75,22 @@ Every metric that the tasks return. `evalsvc metrics --format markdown` prints t
 
 ## How sure a number is
 
-A value stands beside its standard error and `n`, the number of items that it rests on. Items that depend on each other,
-such as the captions of one image, are one group, and the error counts groups (`groups`, in every result).
+A value has a standard error and `n`, the number of items behind the value. Items that depend on each other, such as
+the captions of one image, are one group, and the error counts groups (`groups`, in every result).
 
 An interval ({100 * LEVEL:g} % unless you ask for another) needs {MIN_ITEMS} independent items or groups. With fewer
-there is a value and no interval, and a comparison has no verdict but that of an exact test. Intervals are Student's,
-with one degree of freedom less than there are independent items; where a few items have most of the weight, as long
-texts have of a loss, their effective number counts, (Σ w)² / Σ w² (L. Kish, Survey Sampling, 1965). Intervals reach
-farther on the side to which skewed items make a mean err (P. Hall, JRSS B 54, 1992). The interval of a share is
-Wilson's. That of a perplexity is e to the ends of the loss's.
+there is a value and no interval, and a comparison has a verdict only from an exact test. Intervals are Student's, with
+one degree of freedom less than there are independent items; where a few items have most of the weight, as long texts
+have of a loss, their effective number counts, (Σ w)² / Σ w² (L. Kish, Survey Sampling, 1965). Intervals reach farther
+on the side to which skewed items make a mean err (P. Hall, JRSS B 54, 1992). The interval of a share is Wilson's. The
+interval of a perplexity is e to the ends of the interval of the loss.
 
 Two checkpoints are compared over the items that both have. The error of the difference is that of the items'
-differences, which is far below what the errors of both values suggest. Items that only one side has are left out and
-counted. Of items that are right or wrong, the verdict follows McNemar's exact test, and the interval is that of the
-score test (T. Tango, Statistics in Medicine 17, 1998). Where all items differ by the same number, the verdict follows
-the sign test. Where a metric is not made of the task's items, the error of the difference comes from the standard
-errors of both values (Welch), and tables say `unpaired`.
+differences, which is far below the error that both values' standard errors suggest. Items that only one side has are
+left out and counted. For items that are right or wrong, the verdict follows McNemar's exact test, and the interval is
+that of the score test (T. Tango, Statistics in Medicine 17, 1998). Where all items differ by the same number, the
+verdict follows the sign test. Where a metric is not computed from the task's items, the error of the difference comes
+from the standard errors of both values (Welch), and tables say `unpaired`.
 
 ## How standard errors are found"""
 
@@ -99,18 +99,18 @@ def page() -> str:
     """Return the text of docs/reference/metrics.md."""
     errors = "\n\n".join(f"### {name.capitalize()}\n\n{_sentence(text)}" for name, text in ERRORS.items())
     parts = [*map(_filled, INTRODUCTION.split("\n\n")), errors]
-    for kind, members in groupby(DEFINITIONS, lambda one: one.kind):
+    for kind, members in groupby(DEFINITIONS, lambda definition: definition.kind):
         parts += [f"## Task `{kind}`", _filled(ABOUT[kind]), sections(list(members))]
     return "\n\n".join(parts) + "\n"
 
 
 def sections(definitions: Iterable[Definition]) -> str:
-    """Return the sections of some definitions."""
+    """Return the sections of `definitions`."""
     return "\n\n".join(map(_section, definitions))
 
 
 def facts(definition: Definition) -> Iterator[tuple[str, str]]:
-    """Yield what is known of a metric beside its names, kind and formula, as label and text."""
+    """Yield the facts about a metric other than names, kind and formula, as label and text."""
     yield "unit", f"{definition.unit}; {BETTER[definition.direction]}"
     yield "item", definition.item
     if definition.group:

@@ -1,4 +1,4 @@
-"""How rows of one part of an embedding table lie to those of another: nearest rows, and shared directions."""
+"""Geometry of the rows of one part of an embedding table relative to another part: nearest rows, shared directions."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 CHUNK_BYTES = 64 << 20
-"""Bytes of float32 cosines alive at a time, about."""
+"""Approximate bytes of float32 cosines in memory at a time."""
 
 
 class Nearest(NamedTuple):
     rows: Tensor
-    """[Q, k] int64, the nearest first."""
+    """Nearest rows, the nearest first, [Q, k] int64."""
     cosines: Tensor
-    """[Q, k] float32."""
+    """Cosines to the nearest rows, [Q, k] float32."""
 
 
 class Overlap(NamedTuple):
     inside: Tensor
-    """[Q] float64: squared length of each query within the subspace, from the queries' mean."""
+    """Squared length of each query within the subspace, from the queries' mean, [Q] float64."""
     whole: Tensor
-    """[Q] float64: squared length of each query, from the queries' mean."""
+    """Squared length of each query, from the queries' mean, [Q] float64."""
     directions: int
     """Dimensions of the subspace."""
 
@@ -35,8 +35,9 @@ def nearest_rows(
     centred: bool,
     report: Callable[[], None] = lambda: None,
 ) -> Nearest:
-    """Find the k rows with the largest cosine to each query; `centred` takes the mean of each set off its members
-    first, since embedding tables lie in narrow cones. A row of zeros has the cosine 0 to everything.
+    """Find the k rows with the largest cosine to each query. A row of zeros has the cosine 0 to every query.
+
+    `centred` first subtracts the mean of each set from its members, since embedding tables lie in narrow cones.
     """
     rows = rows.float()
     step = max(1, CHUNK_BYTES // (4 * len(rows)))
@@ -44,30 +45,30 @@ def nearest_rows(
     start = _mean(queries) if centred else torch.zeros_like(origin)
     lengths = torch.cat([(part - origin).norm(dim=1) for part in torch.split(rows, step)])
     lengths = torch.where(lengths > 0, lengths, torch.inf)
-    found: list[tuple[Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, Tensor]] = []
     for part in torch.split(queries, step):
         report()
         unit = torch.nn.functional.normalize(part.float() - start, dim=1)
         cosines = (unit @ rows.T - (unit @ origin)[:, None]) / lengths
         values, places = cosines.topk(min(k, len(rows)), dim=1)
-        found.append((places, values))
-    return Nearest(*(torch.cat(column).cpu() for column in zip(*found, strict=True)))
+        parts.append((places, values))
+    return Nearest(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
 
 
 def subspace_overlap(
     queries: Tensor,  # [Q, D]
     rows: Tensor,  # [V, D]
 ) -> Overlap:
-    """How much of the queries' variance lies in the directions that hold half of the rows' variance.
+    """Compute how much of the queries' variance lies in the directions that hold half of the rows' variance.
 
-    Σ inside / Σ whole is directions / D for queries that know nothing of the rows. The directions are the fewest
-    principal ones of `rows`, which are then taken as given.
+    Σ inside / Σ whole is directions / D for queries unrelated to the rows. The directions are the fewest principal
+    directions of `rows`, and are treated as fixed.
     """
     covariance = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
     origin = _mean(rows)
     for part in torch.split(rows, max(1, CHUNK_BYTES // (4 * rows.shape[1]))):
         offset = part.float() - origin
-        covariance += offset.T @ offset  # a part in float32, which is enough, and their sum in float64
+        covariance += offset.T @ offset  # float32 suffices within a part; the sum needs float64
     variances, directions = torch.linalg.eigh(covariance.cpu())
     share = variances.flip(0).cumsum(0) / variances.sum()
     count = int((share < 0.5).sum()) + 1
@@ -77,7 +78,7 @@ def subspace_overlap(
 
 
 def _mean(rows: Tensor) -> Tensor:
-    """float32 [D], summed in float64."""
+    """Return the mean of rows, float32 [D], summed in float64."""
     step = max(1, CHUNK_BYTES // (8 * rows.shape[1]))
     total = torch.stack([part.double().sum(0) for part in torch.split(rows, step)]).sum(0)
     return (total / len(rows)).float()

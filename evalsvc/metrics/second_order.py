@@ -1,4 +1,4 @@
-"""What a jackknife counts too much: the variance of pairs of items, which it doubles.
+"""Correction of the jackknife, which counts the variance of pairs of items twice.
 
 Write a statistic of n independent items as T = θ + Σ ψ₁(x_i) / n + Σ_{i≠j} ψ₂(x_i, x_j) / n², with E ψ₂(x, ·) = 0. With
 σ₁² = E ψ₁² and σ₂² = E ψ₂(x, x')² of two independent items,
@@ -7,7 +7,7 @@ Write a statistic of n independent items as T = θ + Σ ψ₁(x_i) / n + Σ_{i�
     mean of the jackknife's estimate of it  σ₁²/n + 4 σ₂²/n²
 
 The distances between two distributions have ψ₁ = 0 where the distributions are equal, so that a jackknife's standard
-error is √2 times too large there. An estimate of σ₂² takes the surplus 2 σ₂²/n² off.
+error is √2 times too large there. An estimate of σ₂² removes the surplus 2 σ₂²/n².
 
 Source: B. Efron, C. Stein, The jackknife estimate of variance, Annals of Statistics 9, 1981, equation 2.4 ff.
 """
@@ -19,21 +19,22 @@ import math
 from evalsvc.metrics.frechet import Array, Linearised
 
 CORRECTED = 4
-"""Images per feature from which on the variance of pairs of images is counted once for a Fréchet distance. With fewer,
-what the expansion of the distance leaves out is as large; counted twice, differences are found too seldom."""
+"""Images per feature from which the variance of pairs of images is counted once for a Fréchet distance. With fewer
+images, the error of the expansion of the distance is as large; counted twice, differences are detected too seldom.
+"""
 
 LEAST = 0.5
-"""Of the jackknife's variance at least this part remains: the surplus is half of it where ψ₁ = 0."""
+"""Smallest share of the jackknife's variance that remains: the surplus is half of the variance where ψ₁ = 0."""
 
 
 def without_surplus(
     shares: Array,  # [n]
     surplus: float,
 ) -> Array:  # [n]
-    """Draw shares nearer to their mean by one factor, so that their variance over n is smaller by `surplus`.
+    """Move shares towards their mean by one factor, so that their variance over n is smaller by `surplus`.
 
-    Shares of two checkpoints on the same prompts stay fit for subtraction: where both distances are next to zero, half
-    of what the jackknife says of their difference is surplus too, and a distance that is not has a factor near one.
+    Shares of two checkpoints on the same prompts can still be subtracted: where both distances are near zero, half of
+    the jackknife's variance of their difference is surplus too, and a distance far from zero has a factor near one.
     """
     if len(shares) < 2:
         return shares
@@ -41,8 +42,8 @@ def without_surplus(
     if variance == 0:
         return shares
     centre = shares.mean()
-    drawn: Array = centre + math.sqrt(max(LEAST, 1 - surplus / variance)) * (shares - centre)
-    return drawn
+    moved: Array = centre + math.sqrt(max(LEAST, 1 - surplus / variance)) * (shares - centre)
+    return moved
 
 
 def pair_variance(
@@ -65,10 +66,10 @@ def pair_variance(
     return max(0.0, centred / (n * (n - 3)))
 
 
-def counted_once(found: Linearised, dimensions: int) -> Array:  # [n]
-    """Return the shares of a Fréchet distance on so many features, drawn together to have the variance of the distance.
+def counted_once(distance: Linearised, dimensions: int) -> Array:  # [n]
+    """Return the shares of a Fréchet distance on `dimensions` features, moved so that their variance is the distance's.
 
-    Below `CORRECTED` images per feature the shares are returned as they are.
+    Below `CORRECTED` images per feature the shares are returned unchanged.
     """
-    enough = len(found.shares) >= CORRECTED * dimensions
-    return without_surplus(found.shares, found.surplus) if enough else found.shares
+    enough = len(distance.shares) >= CORRECTED * dimensions
+    return without_surplus(distance.shares, distance.surplus) if enough else distance.shares

@@ -1,6 +1,6 @@
-"""Standard errors of means, and of shares: means of items that are 1 or 0, of which all may be alike.
+"""Standard errors of means and of shares: means of items that are 1 or 0, also where all items are alike.
 
-Items that are all 1 have no spread, though the next item may be 0; a share of them has the error of Agresti and Coull.
+Items that are all 1 have no spread, though the next item may be 0; their share has the error of Agresti and Coull.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import math
 from collections.abc import Hashable, Sequence
 
 ADDED = 2
-"""Ones, and zeros, that Agresti and Coull add to the items."""
+"""Number of ones, and of zeros, that Agresti and Coull add to the items."""
 
 
 def share_stderr(hits: float, n: int) -> float | None:
     """Return the standard error of the share `hits` / `n` of independent items; None with fewer than two items.
 
-    √(p (1 − p) / (n − 1)) with p = hits / n. Where p is 0 or 1 that would be zero, and the error is
-    √(q (1 − q) / (n + 4)) with q = (hits + 2) / (n + 4).
+    The error is √(p (1 − p) / (n − 1)) with p = hits / n. Where p is 0 or 1, this would be zero, and the error is √(q
+    (1 − q) / (n + 4)) with q = (hits + 2) / (n + 4).
 
     Source: A. Agresti, B. A. Coull, The American Statistician 52 (1998) 119–126.
     """

@@ -1,4 +1,4 @@
-"""Student's t distribution, whose tail says how many standard errors a mean of few values must be away from zero."""
+"""Student's t distribution: the number of standard errors by which a mean of few values must differ from zero."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from functools import lru_cache
 from statistics import NormalDist
 
 WIDEST = 1e6
-"""Standard errors beyond which nothing is asked for."""
+"""Largest critical value, in standard errors."""
 
 TERMS = 10_000
-"""Terms of the continued fraction at most; a few dozen suffice."""
+"""Largest number of terms of the continued fraction; a few dozen suffice."""
 
 
 def upper_tail(t: float, dof: float) -> float:
@@ -56,7 +56,7 @@ def _beta_by_fraction(x: float, y: float, a: float, b: float) -> float:
 def critical_value(level: float, dof: float) -> float:
     """Return the t whose upper tail is `level`, at most `WIDEST`; infinity with less than one degree of freedom.
 
-    `level` is in [0, ½]; no tail is 0, so that infinity is the answer for it.
+    `level` is in [0, ½], and infinity is the result for 0.
     """
     if dof < 1 or level <= 0:
         return math.inf

@@ -1,6 +1,6 @@
-"""What a model's embedding and output tables tell of their rows: which were never trained, where blocks begin.
+"""Statistics of the rows of a model's embedding and output tables: rows never trained, and borders of blocks.
 
-Rows of one kind are initialised and trained alike, so norms and directions change where one block ends.
+Rows of one kind are initialised and trained alike, so norms and directions change where a block ends.
 """
 
 from __future__ import annotations
@@ -16,42 +16,43 @@ ALIKE = 0.97
 """Cosine from which two output rows count as moved together. Random rows of some hundred dimensions are at 0 ± 0.1."""
 
 CLUSTER = 3
-"""Fewer rows than this that lie together are no sign of anything."""
+"""Smallest number of rows in one direction that counts as a bundle."""
 
 SAMPLE = 4_096
-"""Rows among which the common direction is looked for: their cosines are all computed."""
+"""Number of rows with pairwise cosines in the search for the common direction."""
 
 SHORTEST_BLOCK = 6
-"""Rows. Special tokens are few."""
+"""Smallest number of rows in a block, since special tokens are few."""
 
 MOST_BORDERS = 12
+"""Largest number of borders in the result."""
 
 
 @dataclass(frozen=True)
 class Border:
-    """A change point of the rows' statistics."""
+    """Change point of the rows' statistics."""
 
     row: int
-    """The first row of the block that begins here."""
+    """First row of the block after the border."""
     gain: float
-    """log-likelihood in nats that cutting here won."""
+    """Gain of log-likelihood in nats from cutting at the border."""
 
 
 @dataclass(frozen=True)
 class RowStatistics:
-    """What the tables tell."""
+    """Cold rows and borders of a pair of tables."""
 
     cold: tuple[int, ...]
-    """Rows that were never a target of training, as far as output rows that all point the same way say so."""
+    """Rows that were never a target of training, judged by output rows that all have the same direction."""
     borders: tuple[Border, ...]
-    """Strongest first."""
+    """Borders, the strongest first."""
 
 
 def row_statistics(
     embedding: Tensor,  # [V, D]
     output: Tensor,  # [V, D]
 ) -> RowStatistics:
-    """Cold rows and borders of a pair of tables, which may be one and the same."""
+    """Find cold rows and borders of a pair of tables, which may be the same table."""
     embedding, output = embedding.float(), output.float()
     common = normalize(normalize(output, dim=1).mean(0), dim=0)
     features = torch.stack(
@@ -61,12 +62,12 @@ def row_statistics(
 
 
 def cold_rows(output: Tensor) -> list[int]:
-    """Rows of an output table [V, D] that lie in its largest bundle of one direction.
+    """Find the rows of an output table [V, D] that lie in its largest bundle of one direction.
 
-    A row that is never a target gets nothing but the gradient p · h, a push away from wherever the hidden state points:
-    all such rows move the same way, and with decay become parallel. Untrained rows that were made alike, such as new
-    ones set to the mean of the old, are in the bundle too. Empty where fewer than `CLUSTER` rows of the sample lie
-    together, as in a model that was trained little or without any decay.
+    A row that is never a target only gets the gradient p · h, a push away from the direction of the hidden state: all
+    such rows move the same way, and with weight decay become parallel. Untrained rows that were made alike, such as new
+    rows set to the mean of the old rows, are in the bundle too. Empty where fewer than `CLUSTER` rows of the sample lie
+    together, as in a model that was trained little or without weight decay.
     """
     rows = normalize(output.float(), dim=1)
     step = max(1, math.ceil(len(rows) / SAMPLE))
@@ -76,15 +77,15 @@ def cold_rows(output: Tensor) -> list[int]:
     if int(near[densest].sum()) < CLUSTER:
         return []
     direction = normalize(sample[near[densest]].mean(0), dim=0)
-    found: list[int] = (rows @ direction > ALIKE).nonzero()[:, 0].tolist()
-    return found
+    bundle: list[int] = (rows @ direction > ALIKE).nonzero()[:, 0].tolist()
+    return bundle
 
 
 def change_points(features: Tensor) -> list[Border]:
-    """Where features [V, F] of consecutive rows change their mean or spread, strongest first.
+    """Find where features [V, F] of consecutive rows change their mean or spread, strongest first.
 
-    Binary segmentation: a stretch of rows is cut where two normal distributions per feature, one on each side, win the
-    most likelihood over one, as long as it wins more than three times Schwarz's penalty for the parameters that a cut
+    Binary segmentation: a stretch of rows is cut where two normal distributions per feature, one on each side, gain the
+    most likelihood over one, as long as the gain exceeds three times Schwarz's penalty for the parameters that a cut
     adds (a place, and a mean and a variance per feature).
 
     Source: A. J. Scott, M. Knott, Biometrics 30 (1974) 507–512; G. Schwarz, Annals of Statistics 6 (1978) 461–464.
@@ -94,7 +95,7 @@ def change_points(features: Tensor) -> list[Border]:
     zero = wide.new_zeros(1, width)
     sums, squares = torch.cat((zero, wide.cumsum(0))), torch.cat((zero, wide.square().cumsum(0)))
     enough = 3 * (2 * width + 1) / 2 * math.log(max(count, 2))
-    found, stretches = [], [(0, count)]
+    borders, stretches = [], [(0, count)]
     while stretches:
         start, stop = stretches.pop()
         if stop - start < 2 * SHORTEST_BLOCK:
@@ -106,15 +107,15 @@ def change_points(features: Tensor) -> list[Border]:
         best = int(gains.argmax())
         if float(gains[best]) > enough:
             row = int(cuts[best])
-            found.append(Border(row, float(gains[best])))
+            borders.append(Border(row, float(gains[best])))
             stretches += [(start, row), (row, stop)]
-    return sorted(found, key=lambda border: -border.gain)
+    return sorted(borders, key=lambda border: -border.gain)
 
 
 def _cost(sums: Tensor, squares: Tensor, start: Tensor, stop: Tensor) -> Tensor:
-    """Twice the negative log-likelihood of rows start…stop as normal, less what does not depend on the cut: [n]."""
+    """Return twice the negative log-likelihood of rows start…stop as normal, without terms that no cut changes, [n]."""
     lengths = (stop - start).double()[:, None]
     mean = (sums[stop] - sums[start]) / lengths
-    # The smallest spread that counts: rows that are equal to the last bit would be worth any cut.
+    # Clamp the spread: rows that are equal to the last bit would favour any cut.
     variance = ((squares[stop] - squares[start]) / lengths - mean.square()).clamp_min(1e-6)
     return (lengths * variance.log()).sum(1)

@@ -1,4 +1,4 @@
-"""Negative log-likelihood of tokens under a model's output head, over all ids and within the token's own type."""
+"""Negative log-likelihood of tokens under a model's output head, over all ids and within the token's type."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 CHUNK_BYTES = 64 << 20
-"""Bytes of float32 logits alive at a time, about; as much again goes into their exponentials."""
+"""Approximate bytes of float32 logits in memory at a time; the exponentials need as much again."""
 
 
 @dataclass(frozen=True)
 class TokenLosses:
-    """One value per target, float32 [N], in nats."""
+    """Losses per target in nats, float32 [N]."""
 
     nll: Tensor
     """-log p(target)."""
     within: Tensor
-    """-log p(target | some id of the target's type), for text and image targets; NaN for the others."""
+    """-log p(target | any id of the target's type), for text and image targets; NaN for other targets."""
     image_log_mass: Tensor
-    """log p(some image id); -inf where there are none."""
+    """log p(any image id); -inf without image ids."""
 
 
 def token_losses(
@@ -32,10 +32,10 @@ def token_losses(
     image_ids: range | None,
     chunk: int,
 ) -> TokenLosses:
-    """Losses of N targets, with `head` called on `chunk` rows at a time so that [N, V] never exists.
+    """Compute the losses of N targets, with `head` called on `chunk` rows at a time so that [N, V] never exists.
 
     `text_ids` and `image_ids` do not overlap and have step 1. Every logit is read once: the normaliser over all ids is
-    put together from those of text, image and the rest.
+    the sum of the masses of text ids, image ids and other ids.
     """
     parts = [
         _chunk_losses(head(hidden[start : start + chunk]), targets[start : start + chunk], text_ids, image_ids)
@@ -46,12 +46,12 @@ def token_losses(
 
 
 def chunk_rows(vocab_size: int) -> int:
-    """Rows whose float32 logits take about `CHUNK_BYTES`."""
+    """Return the number of rows whose float32 logits take about `CHUNK_BYTES`."""
     return max(1, CHUNK_BYTES // (4 * vocab_size))
 
 
 def belongs(ids: Tensor, block: range | None) -> Tensor:
-    """Which of `ids` [N] lie in `block`: bool [N]; none do in None."""
+    """Return which of `ids` [N] lie in `block`, bool [N]; all False for None."""
     if block is None:
         return torch.zeros_like(ids, dtype=torch.bool)
     return (ids >= block.start) & (ids < block.stop)
@@ -68,20 +68,20 @@ def _chunk_losses(
     everything = torch.logaddexp(text, image)
     for gap in gaps(logits.shape[1], text_ids, image_ids):
         everything = torch.logaddexp(everything, _log_mass(logits, gap))
-    own = torch.where(belongs(targets, text_ids), text, torch.full_like(text, torch.nan))
-    own = torch.where(belongs(targets, image_ids), image, own)
-    return everything - target, own - target, image - everything
+    type_mass = torch.where(belongs(targets, text_ids), text, torch.full_like(text, torch.nan))
+    type_mass = torch.where(belongs(targets, image_ids), image, type_mass)
+    return everything - target, type_mass - target, image - everything
 
 
 def _log_mass(logits: Tensor, ids: range | None) -> Tensor:
-    """Return log Σ exp over some columns, [n]; -inf where there are none."""
+    """Return log Σ exp over the columns of `ids`, [n]; -inf for None."""
     if ids is None:
         return torch.full_like(logits[:, 0], -torch.inf)
     return logits[:, ids.start : ids.stop].logsumexp(1)
 
 
 def gaps(vocab_size: int, *blocks: range | None) -> list[range]:
-    """The ids that are in none of `blocks`."""
+    """Return the ranges of ids that are in none of `blocks`."""
     gaps, start = [], 0
     for block in sorted((block for block in blocks if block), key=lambda block: block.start):
         gaps.append(range(start, block.start))

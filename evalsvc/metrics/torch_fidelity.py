@@ -1,4 +1,4 @@
-"""torch-fidelity's own estimators: FID, KID, precision and recall by the functions that its program calls."""
+"""Estimates of FID, KID, precision and recall by the functions of the package torch-fidelity."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from evalsvc.metrics.shares import share_stderr
 RELEASE = f"torch-fidelity {version('torch-fidelity')}"
 
 NEIGHBOURS = 3
-"""torch-fidelity's default."""
+"""Number of neighbours, torch-fidelity's default."""
 
 SEEDS = 2**32
-"""NumPy's older generators, which the program draws with, take no greater seed."""
+"""Number of seeds that NumPy's legacy generators, which torch-fidelity uses, accept."""
 
 
 def frechet_distance(samples: Statistics, real: Statistics) -> float:
-    """Compute torch-fidelity's distance. Means of different types, as of imported statistics, become float64."""
+    """Compute torch-fidelity's distance. Means of different types, as with imported statistics, become float64."""
     (mean1, cov1), (mean2, cov2) = samples, real
     kind = np.result_type(mean1, mean2)
     sides = ({"mu": mean.astype(kind), "sigma": cov} for mean, cov in ((mean1, cov1), (mean2, cov2)))
@@ -47,7 +47,7 @@ def frechet_distance(samples: Statistics, real: Statistics) -> float:
 
 
 def kid(sets: FeatureSets) -> Estimate:
-    """Compute torch-fidelity's KID, with a standard error as of `kid_estimate`.
+    """Compute torch-fidelity's KID, with the standard error of `kid_estimate`.
 
     Raises:
         InvalidData: the reference's features are not known, or a side has fewer than two images.
@@ -55,8 +55,8 @@ def kid(sets: FeatureSets) -> Estimate:
     size = subset_size(sets)
     seed = sets.seed % SEEDS
     sides = (_tensor(sets.samples), _tensor(sets.real()))
-    found = kid_features_to_metric(*sides, kid_subsets=SUBSETS, kid_subset_size=size, rng_seed=seed, verbose=False)
-    return kid_estimate(sets, found[KEY_METRIC_KID_MEAN], found[KEY_METRIC_KID_STD])
+    results = kid_features_to_metric(*sides, kid_subsets=SUBSETS, kid_subset_size=size, rng_seed=seed, verbose=False)
+    return kid_estimate(sets, results[KEY_METRIC_KID_MEAN], results[KEY_METRIC_KID_STD])
 
 
 def precision(sets: FeatureSets) -> Estimate:
@@ -71,38 +71,40 @@ def precision(sets: FeatureSets) -> Estimate:
 def recall(sets: FeatureSets) -> Estimate:
     """Compute torch-fidelity's recall: the share of real images within the third neighbour's reach of a sample.
 
-    The error is that of evalsvc's recall with as many neighbours; see `prdc.recall`.
+    The error is that of evalsvc's recall with the same number of neighbours; see `prdc.recall`.
 
     Raises:
         InvalidData: no more than three images on a side, or the reference's features are not known.
     """
-    found = _shared(sets)
-    own = recall_of(found.neighbourhoods)
-    return Estimate(found.recall, own.stderr, own.n, None, {"k": NEIGHBOURS, "own_value": own.value}, groups=GROUPS)
+    both = _shared(sets)
+    estimate = recall_of(both.neighbourhoods)
+    return Estimate(
+        both.recall, estimate.stderr, estimate.n, None, {"k": NEIGHBOURS, "own_value": estimate.value}, groups=GROUPS
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class _PrecisionAndRecall:
-    """What one call of the program finds, and evalsvc's neighbourhoods of the same features."""
+    """Results of one call of torch-fidelity, with evalsvc's neighbourhoods of the same features."""
 
     precision: float
     recall: float
     neighbourhoods: Neighbourhoods
 
 
-_found: WeakKeyDictionary[FeatureSets, _PrecisionAndRecall] = WeakKeyDictionary()
+_by_sets: WeakKeyDictionary[FeatureSets, _PrecisionAndRecall] = WeakKeyDictionary()
 
 
 def _shared(sets: FeatureSets) -> _PrecisionAndRecall:
-    """Return both of one pair of sets, computed by the first metric that asks, and forgotten with the sets."""
-    if sets not in _found:
-        own = neighbourhoods(sets, NEIGHBOURS)
-        # In parts, which are the blocks that the whole is made of too: a quarter of the memory for 40,000 images.
-        found = prc_features_to_metric(
+    """Return precision and recall of a pair of sets, cached from the first call and dropped with the sets."""
+    if sets not in _by_sets:
+        balls = neighbourhoods(sets, NEIGHBOURS)
+        # `save_cpu_ram` computes the same blocks one by one: a quarter of the memory for 40,000 images.
+        results = prc_features_to_metric(
             _tensor(sets.samples), _tensor(sets.real()), prc_neighborhood=NEIGHBOURS, save_cpu_ram=True, verbose=False
         )
-        _found[sets] = _PrecisionAndRecall(found[KEY_METRIC_PRECISION], found[KEY_METRIC_RECALL], own)
-    return _found[sets]
+        _by_sets[sets] = _PrecisionAndRecall(results[KEY_METRIC_PRECISION], results[KEY_METRIC_RECALL], balls)
+    return _by_sets[sets]
 
 
 def _tensor(rows: Rows) -> Tensor:

@@ -47,7 +47,7 @@ def test_no_more_images_than_features_are_refused(smoke_features: dict[str, np.n
 
 def test_a_root_that_is_not_real_is_an_error_of_the_data() -> None:
     mean, matrix = np.zeros(2), np.array([[0.0, 1.0], [-1.0, 0.0]])
-    with pytest.raises(InvalidData, match=r"clean-fid 0\.1\.35 finds no distance of these features: Imaginary"):
+    with pytest.raises(InvalidData, match=r"clean-fid 0\.1\.35 computes no distance from these features: Imaginary"):
         frechet_distance((mean, np.diag([-1.0, -4.0])), (mean, np.eye(2) + 0 * matrix))
 
 

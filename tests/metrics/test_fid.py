@@ -35,7 +35,7 @@ def test_all_features_of_few_images_are_theirs(smoke_features: dict[str, np.ndar
 def test_too_few_images_are_refused(smoke_features: dict[str, np.ndarray]) -> None:
     assert (FID.min_images, FID64.min_images, FD_DINOV2.min_images) == (2049, 65, 1025)
     images = smoke_features["images_2048"]
-    with pytest.raises(InvalidData, match="85 images cannot bear a distance on 2,048 features"):
+    with pytest.raises(InvalidData, match="85 images are too few for a distance on 2,048 features"):
         FID.estimate(FeatureSets(images, Moments.of(images[:, :])))
 
 

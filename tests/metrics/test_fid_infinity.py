@@ -82,5 +82,5 @@ def test_below_zero_the_interval_reaches_zero() -> None:
 def test_every_set_bears_a_distance(reference: Moments) -> None:
     assert FID64_INFINITY.min_images == 4 * 65
     assert FID_INFINITY.min_images == 29_659
-    with pytest.raises(InvalidData, match="8 images cannot bear"):
+    with pytest.raises(InvalidData, match="8 images are too few"):
         fid_infinity(FeatureSets(draw(1, 8), reference))

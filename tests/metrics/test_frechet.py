@@ -61,7 +61,7 @@ class TestMoments:
             Moments.of(np.ones(3))
         with pytest.raises(InvalidData, match="3 and of 4 dimensions"):
             _ = small + Moments.of(np.ones((2, 4)))
-        with pytest.raises(InvalidData, match="a group of 3 cannot be taken out of 2"):
+        with pytest.raises(InvalidData, match="a group of 3 cannot be removed from 2"):
             _ = small - Moments.of(np.ones((3, 3)))
 
     def test_nan_names_its_row(self) -> None:
@@ -197,5 +197,5 @@ class TestShares:
         assert shares.std() == pytest.approx(slow.std(), rel=0.01)
 
     def test_no_more_rows_than_features(self, generator: np.random.Generator) -> None:
-        with pytest.raises(InvalidData, match="8 images cannot bear a distance on 8 features; give more"):
+        with pytest.raises(InvalidData, match="8 images are too few for a distance on 8 features; give more"):
             frechet_shares(generator.normal(size=(8, 8)), Moments.of(generator.normal(size=(20, 8))))

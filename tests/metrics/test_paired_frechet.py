@@ -77,7 +77,7 @@ def test_the_error_is_the_spread_over_samples(moved: float, noise: float) -> Non
 
 def test_too_few_pairs_are_refused() -> None:
     first, second = pairs(0, 4)
-    with pytest.raises(InvalidData, match="4 images cannot bear a distance on 4 features; give more"):
+    with pytest.raises(InvalidData, match="4 images are too few for a distance on 4 features; give more"):
         paired_frechet_shares(first, second)
     with pytest.raises(InvalidData, match=r"one shape on both sides, not \[9, 4\] and \[8, 4\]"):
         paired_frechet_shares(*(pairs(0, n)[0] for n in (9, 8)))

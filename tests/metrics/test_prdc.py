@@ -22,7 +22,7 @@ def test_are_prdcs_on_real_features(
     smoke_features: dict[str, np.ndarray], rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In any chunks; `prdc` has all distances at once."""
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", rows)
+    monkeypatch.setattr(module, "CHUNK_ROWS", rows)
     images, blurred = smoke_features["images_2048"], smoke_features["blurred_2048"]
     found = values(FeatureSets(blurred, None, images))
     assert found == pytest.approx(compute_prdc(images, blurred, nearest_k=5), abs=1e-12)
@@ -63,7 +63,7 @@ def test_squared_distances_are_never_negative() -> None:
 
 def test_is_what_it_is_without_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
     """Flags without a group are those of the other samples alone, whose balls are larger than they were."""
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 23)
+    monkeypatch.setattr(module, "CHUNK_ROWS", 23)
     random = np.random.default_rng(0)
     real, samples = random.normal(size=(80, 3)), random.normal(0.6, 0.7, (90, 3))
     found = neighbourhoods(FeatureSets(samples, None, real, seed=4))
@@ -106,5 +106,5 @@ def test_all_found_is_not_certain(name: str) -> None:
 
 
 def test_too_few() -> None:
-    with pytest.raises(InvalidData, match="5 samples and 9 real images have no 5 neighbours"):
+    with pytest.raises(InvalidData, match="5 samples and 9 real images; give more than 5 each"):
         neighbourhoods(FeatureSets(np.ones((5, 2)), None, np.ones((9, 2))))

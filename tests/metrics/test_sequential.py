@@ -61,8 +61,8 @@ def test_walks_without_a_drift_cross_as_often_as_spent(spending: Spending) -> No
 @pytest.mark.parametrize(
     ("level", "fractions", "said"),
     [
-        (0.0, (1.0,), "level 0 is"),
-        (1.0, (1.0,), "level 1 is"),
+        (0.0, (1.0,), "level is 0"),
+        (1.0, (1.0,), "level is 1"),
         *((0.05, fractions, "growing") for fractions in [(), (0.5, 0.5), (0.0, 1.0), (0.5, 1.1), (1.0, 0.5)]),
     ],
 )

@@ -1,7 +1,7 @@
-"""What every metric is: formula, unit, items, pairs, standard error and source, as one table.
+"""Table of the definitions of all metrics: formula, unit, items, pairs, standard error and source.
 
-`evalsvc metrics` shows the table, docs/reference/metrics.md is made of it, and a test holds it to what the tasks
-return. A new metric is one more entry in the file of its kind of task.
+`evalsvc metrics` prints the table, docs/reference/metrics.md is generated from the table, and a test compares the table
+with the metrics that the tasks return. A new metric is one more entry in the file of its kind of task.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ _COMPANIONS = tuple(one for one in DEFINITIONS if one.companion_of is not None)
 
 
 def find_definitions(wanted: str) -> list[Definition]:
-    """Return the definitions that a reader means by a metric's name, full or without its first half, or by a pattern.
+    """Return the definitions that match a metric's name, with or without its first half, or a pattern.
 
-    What has any name whatever, such as the other metrics of lm-eval, is not meant by a name that is not its own.
+    A definition that fits every name, such as that of lm-eval's other metrics, is returned only for its own name.
     """
-    name = wanted.rpartition("/")[2]
-    found = []
+    second_half = wanted.rpartition("/")[2]
+    matches = []
     for kind in KINDS:
-        of_kind = [one for one in DEFINITIONS if one.kind == kind]
-        named = [one for one in of_kind if any(fnmatchcase(own, wanted) or own == wanted for own in one.names)]
-        matching = (one for one in of_kind if one.names != ANY and one.matches(name))
-        found += named or list(islice(matching, 1))
-    return found
+        of_kind = [definition for definition in DEFINITIONS if definition.kind == kind]
+        named = [entry for entry in of_kind if any(fnmatchcase(name, wanted) or name == wanted for name in entry.names)]
+        matching = (entry for entry in of_kind if entry.names != ANY and entry.matches(second_half))
+        matches += named or list(islice(matching, 1))
+    return matches
 
 
 def main_metric(name: str, known: Collection[str]) -> str | None:
@@ -93,7 +93,7 @@ def may_return(kind: str, name: str) -> bool:
 
 
 def plain_names(kind: str | None = None) -> list[str]:
-    """Return the names that a metric may have just so: without what is in brackets, and those with `<…>` left out."""
+    """Return the names of metrics without optional parts in brackets, except names with a placeholder `<…>`."""
     chosen = (one for one in DEFINITIONS if kind in (None, one.kind))
     names = (re.sub(r"\[[^]]*\]", "", name) for definition in chosen for name in definition.names)
     return list(dict.fromkeys(name for name in names if "<" not in name))

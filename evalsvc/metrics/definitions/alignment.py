@@ -1,4 +1,4 @@
-"""Metrics of how alike the embeddings of images and captions are."""
+"""Definitions of the metrics of how alike the embeddings of images and captions are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics of texts that checkpoints go on with."""
+"""Definitions of the metrics of text completions that checkpoints sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a metric's definition says."""
+"""Form of a metric's definition."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final, Literal, get_args
 from evalsvc.spec.protocol import Direction
 
 Kind = Literal["loss", "text_to_image", "reconstruction", "language", "forgetting", "completions", "alignment"]
-"""Kind of task, as a metric's protocol has it under `task`."""
+"""Kind of task, which a metric's protocol has under `task`."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -18,55 +18,57 @@ ITEMS = "items"
 """Value of `Definition.pairs` where two checkpoints are compared item by item."""
 
 OF_METRIC: Final = "the metric's"
-"""Unit or direction of what is made of another metric, and has the other metric's."""
+"""Unit or direction of a metric that is computed from another metric and has that metric's unit or direction."""
 
 
 ANY = ("<metric>",)
-"""Names of a definition that fits every name."""
+"""Names of a definition that fits every metric."""
 
 
 @dataclass(frozen=True)
 class Definition:
-    """One metric, or several that differ only in which tokens, images or documents they are of."""
+    """Definition of a metric, or of several metrics that differ only in the tokens, images or documents they cover."""
 
     kind: Kind
     """Kind of task that returns the metric."""
     names: tuple[str, ...]
-    """Second halves of the metric's names, behind `<task>/` or `<benchmark>/`. `<…>` stands for any text, and what is
-    in brackets may be absent: `acc[_within]`."""
+    """Second halves of the metric's names, after `<task>/` or `<benchmark>/`. `<…>` stands for any text, and a part in
+    brackets may be absent: `acc[_within]`.
+    """
     formula: str
-    """The value, in a line of mathematics or words."""
+    """Formula of the value, in one line of mathematics or words."""
     unit: str
-    """As in `MetricValue.unit`, or `OF_METRIC`."""
+    """Unit as in `MetricValue.unit`, or `OF_METRIC`."""
     direction: Direction | Literal["the metric's"]
-    """As in `MetricValue.direction`, or `OF_METRIC`."""
+    """Direction as in `MetricValue.direction`, or `OF_METRIC`."""
     item: str
-    """What one item is, of which `n` counts how many there are."""
+    """Kind of item that `n` counts."""
     error: str
-    """How the standard error is found: a key of `ERRORS`, or in words."""
+    """Method of the standard error: a key of `ERRORS`, or a description in words."""
     source: str = ""
-    """Publication that defines the metric; empty where the formula is all of it."""
+    """Publication that defines the metric; empty where the formula is the whole definition."""
     estimator: str = ""
-    """Version of the estimator, as the protocol has it: of the metric, of the comparison with a base, or of both."""
+    """Version of the estimator as in the protocol: of the metric, of the comparison with a base, or of both."""
     least: int = 1
-    """Fewest items with which there is a value."""
+    """Smallest number of items that gives a value."""
     group: str = ""
-    """Items that are not independent of each other, and count as one in the error; empty: every item is independent."""
+    """Description of items that depend on each other and count as one in the error; empty if every item is independent.
+    """
     grouped_by: str = ""
-    """Key of the task's items that names the group of each; empty where items do not name one."""
+    """Key of the task's items that names each item's group; empty where items name no group."""
     pairs: str = ITEMS
-    """`items` where two checkpoints are compared item by item, else the reason why they are not."""
+    """`items` where two checkpoints are compared item by item, else the reason why items are not paired."""
     companion_of: tuple[str, str] | None = None
     """The metric next to which tables show this one, as a yardstick or in another unit: a regular expression of the
     part of the name to replace, and the replacement. None: the metric has a row of its own."""
 
     @property
     def title(self) -> str:
-        """All names, for a table."""
+        """All names, separated by commas."""
         return ", ".join(self.names)
 
     def matches(self, name: str) -> bool:
-        """Say whether this is the definition of a metric whose name ends so, behind `<task>/` or `<benchmark>/`."""
+        """Return whether the definition covers a metric by its second half, after `<task>/` or `<benchmark>/`."""
         return any(_expression(pattern).fullmatch(name) for pattern in self.names)
 
     def main_name(self, name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Metrics of a checkpoint beside its base."""
+"""Definitions of the metrics that compare a checkpoint with its base."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ FORGETTING = (
         formula="(accuracy − chance) of the checkpoint / (accuracy − chance) of the base, where the base is above "
         "chance by two of its standard errors",
         error="of the linearised ratio over documents, both accuracies together; its interval is Fieller's. Near "
-        "chance the value is too low on average, since a base that luck has put above chance has one",
+        "chance the value is too low on average, since a base that is above chance by luck has a value",
         source=f"{DCLM}; E. C. Fieller, JRSS B 16, 1954",
         least=2,
     ),

@@ -1,4 +1,4 @@
-"""Metrics of benchmarks in text."""
+"""Definitions of the metrics of text benchmarks."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ LANGUAGE = (
     _language(
         names=("mean[_within]",),
         formula="plain mean over the benchmarks of the first metric of `mean` that each has; a group counts as one. "
-        "Of metrics with different units it is a `score`, and with different better sides it has none",
+        "With different units, the unit is `score`; with different better sides, no side is better",
         unit=OF_METRIC,
         direction=OF_METRIC,
         error=DOCUMENT_SHARES,
@@ -98,6 +98,6 @@ LANGUAGE = (
         direction=OF_METRIC,
         error="of a mean, the linearised ratio's; of another aggregation, that of 200 bootstrap samples of documents",
         source=LM_EVAL,
-        pairs="the aggregation is no mean over documents; where it is one, they are",
+        pairs="the aggregation is no mean over documents; where the aggregation is a mean, documents are paired",
     ),
 )

@@ -1,4 +1,4 @@
-"""Losses over sequences, and what they are made of."""
+"""Definitions of losses over sequences, and of the metrics derived from losses."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ LOSS = (
         names=("image_unigram_by_place",),
         formula="Σ −ln p(id | place) / Σ ids with p(id | place) = (c + b · p(id)) / (n + b): c of the n ids at this "
         "place of the image in the other groups of sequences are this one, p(id) is that of `image_unigram`, and b "
-        "is fitted as a there",
+        "is fitted as a is for `image_unigram`",
     ),
     _general(
         names=("general_text[_within]",),

@@ -1,4 +1,4 @@
-"""Metrics of images that were encoded and decoded."""
+"""Definitions of the metrics of images that were encoded and decoded."""
 
 from __future__ import annotations
 

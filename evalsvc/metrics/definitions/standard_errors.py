@@ -1,4 +1,4 @@
-"""How standard errors are found, by the names that definitions give."""
+"""Methods of the standard errors, by the names that definitions use."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ PAIR_PARTS = "parts of pairs"
 ERRORS: Mapping[str, str] = {
     RATIO: (
         "of R = Σ x / Σ w over items: √(G / (G − 1) · Σ u²) / Σ w, with u the sum of x − R · w over the items of a "
-        "group, and G groups; where items are independent, every item is a group. With all w equal to 1 it is the "
-        "standard error of a mean. Of items that are all 0, or all 1, it is that of a share. Source: W. G. Cochran, "
+        "group, and G groups; where items are independent, every item is a group. With all w equal to 1 this is the "
+        "standard error of a mean. Items that are all 0, or all 1, have the error of a share. Source: W. G. Cochran, "
         "Sampling Techniques, 3rd edition, 1977, sections 6.4 and 9A.1"
     ),
     SHARE: (
@@ -24,12 +24,12 @@ ERRORS: Mapping[str, str] = {
         "2) / (n + 4), since the next item may differ. Source: A. Agresti, B. A. Coull, The American Statistician "
         "52, 1998"
     ),
-    PERPLEXITY: "the perplexity times the standard error of the loss that it is e to (delta method)",
+    PERPLEXITY: "the perplexity times the standard error of the loss, ln of the perplexity (delta method)",
     IMAGE_SHARES: (
-        "standard deviation / √n of what each sampled image adds to the value (jackknife), the real images as "
-        "given. Of a distance the jackknife counts the variance of pairs of images twice, and the shares are drawn "
-        "together so that it counts once (a Fréchet distance's from 4 images per feature on). The interval of a "
-        "distance is too short where few images make it: of 95 % it holds .81 to .9 with skewed features below 8 "
+        "standard deviation / √n of what each sampled image adds to the value (jackknife), with the real images "
+        "fixed. For a distance the jackknife counts the variance of pairs of images twice; the shares are moved "
+        "together so that it counts once (for a Fréchet distance from 4 images per feature on). The interval of a "
+        "distance is too short with few images: at 95 % it covers .81 to .9 with skewed features below 8 "
         "images per feature and .63 to .86 with heavy tails (FID), and .82 to .93 below 1,000 images that fall "
         "into classes (KID, CMMD). Source: L. A. Jaeckel, Bell Laboratories MM "
         "72-1215-11, 1972; B. Efron, "
@@ -42,9 +42,9 @@ ERRORS: Mapping[str, str] = {
         "jackknife). Source: B. Efron, R. J. Tibshirani, An Introduction to the Bootstrap, 1993, section 21.3"
     ),
     PAIR_PARTS: (
-        "standard deviation / √n of what each pair adds to the value to first order, for itself and as what other "
-        "pairs are told apart from (infinitesimal jackknife), the candidates as given. Source: B. Efron, The "
+        "standard deviation / √n of what each pair adds to the value to first order, as a pair and as a candidate of "
+        "other pairs (infinitesimal jackknife), with the candidates fixed. Source: B. Efron, The "
         "Jackknife, the Bootstrap and Other Resampling Plans, 1982, chapter 6"
     ),
 }
-"""Explanations by name."""
+"""Descriptions of the methods, by name."""

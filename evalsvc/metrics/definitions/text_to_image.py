@@ -1,4 +1,4 @@
-"""Metrics of sampled images."""
+"""Definitions of the metrics of sampled images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INFINITY = (
     "into six random groups: θ₀ is the distance of all, θ₁ the mean distance without a group, θ₂ that without two"
 )
 INFINITY_ERROR = (
-    "√(s² + r²), with s that of the shares of images, and r an estimate of what the extrapolation leaves; at least "
+    "√(s² + r²), with s the error of the shares of images, and r an estimate of the extrapolation's error; at least "
     "−value / 1.9. Two checkpoints are compared with s alone"
 )
 HEUSEL = "M. Heusel et al., arXiv 1706.08500, 2017"
@@ -35,7 +35,7 @@ INFINITY_SOURCE = (
     "American Statistical Association 66, 1971, equation 3, for the jackknife of second order"
 )
 GROUPS_ERROR = (
-    "jackknife over 20 groups of sampled images; rather too large than too small. Source: B. Efron, C. Stein, "
+    "jackknife over 20 groups of sampled images, which errs on the large side. Source: B. Efron, C. Stein, "
     "Annals of Statistics 9, 1981"
 )
 TWENTIETH = "a random twentieth of the sampled images, which the jackknife leaves out together"
@@ -107,7 +107,7 @@ TEXT_TO_IMAGE = (
     ),
     _image(
         names=("density",),
-        formula=f"in how many balls of real images a sampled image lies, over 5, on average: {NEIGHBOURS}",
+        formula=f"number of real images' balls that hold a sampled image, over 5, on average: {NEIGHBOURS}",
         unit="ratio",
         direction="higher",
         error=RATIO,
