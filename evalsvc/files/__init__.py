@@ -1,1 +1,1 @@
-"""Bytes in the data folder and in messages, and files that are opened safely."""
+"""Bytes in the data folder and in messages, and safely opened files."""

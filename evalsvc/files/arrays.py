@@ -1,4 +1,4 @@
-"""Arrays in the messages between workers and the service: their bytes, with dtype and shape."""
+"""Arrays in the messages between workers and the service: bytes with dtype and shape."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Scalar = TypeVar("Scalar", bound=numpy.generic)
 
 
 def pack_array(values: NDArray[Any]) -> dict[str, Any]:
-    """`{"dtype", "shape", "data"}`: the numbers of `values` as they are, row by row, lowest byte first."""
+    """Return `{"dtype", "shape", "data"}`: the numbers of `values` unconverted, row by row, lowest byte first."""
     little = values.astype(values.dtype.newbyteorder("<"), copy=False)
     return {"dtype": values.dtype.name, "shape": list(values.shape), "data": little.tobytes()}
 
 
 def unpack_array(packed: Mapping[str, Any]) -> NDArray[Any]:
-    """What `pack_array` was given. It is read-only: it lies in the message's own memory."""
+    """Return the array that `pack_array` packed. The array is read-only, since its memory is the message's."""
     dtype = numpy.dtype(packed["dtype"]).newbyteorder("<")
     return numpy.frombuffer(packed["data"], dtype=dtype).reshape(packed["shape"])
 

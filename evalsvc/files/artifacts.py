@@ -1,4 +1,4 @@
-"""Artifacts: what an evaluation leaves to be looked at, kept under the digest of its content: never torn or doubled."""
+"""Artifacts of evaluations, for people to look at, stored by the digest of their content."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from evalsvc.files.atomic import PARTIAL, write_whole
 
 log = logging.getLogger(__name__)
 
-DROPPED_AT_ONCE = 200
-"""Contents that are looked up and removed together: whoever stores a result waits for that."""
+DROPPED_PER_LOCK = 200
+"""Number of contents that are removed under one lock, for which a stored result may have to wait."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -28,13 +28,13 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 @dataclass(frozen=True)
 class Artifact:
     kind: str
-    """What it is, for queries: `grid`, `sample`, …"""
+    """Kind of artifact, for queries: `grid`, `sample`, …"""
     name: str
-    """A file name, unique within its task."""
+    """File name, unique within the task."""
     media_type: str
     content: bytes
     details: Mapping[str, object] = field(default_factory=dict)
-    """What it was made from, JSON-able: prompt, seed, sampling parameters."""
+    """Origin of the artifact, JSON-able: prompt, seed, sampling parameters."""
 
 
 @dataclass(frozen=True)
@@ -46,30 +46,31 @@ class KeptArtifact:
     media_type: str
     details: Mapping[str, object]
     sha256: str
-    """Of the content, which is also its place; see `artifact_path`."""
+    """Digest of the content, which determines the content's path; see `artifact_path`."""
     size: int
 
 
 def keep_artifact(folder: Path, artifact: Artifact) -> KeptArtifact:
-    """Keep the content of an artifact. Raises ArtifactNotWritten."""
+    """Store the content of an artifact. Raises ArtifactNotWritten."""
     sha256, size = keep_content(folder, artifact.content), len(artifact.content)
     return KeptArtifact(artifact.kind, artifact.name, artifact.media_type, dict(artifact.details), sha256, size)
 
 
 naming = threading.Lock()
-"""Held between writing a content and naming it in the database, and while what nothing names is removed: a content that
-was there already, and is about to be named again, must not go away in between."""
+"""Lock between writing a content and naming it in the database, and while unnamed contents are removed: a content that
+exists already, and is about to be named again, must not be removed in between.
+"""
 
 
 def artifact_path(folder: Path, sha256: str) -> Path:
-    """Where the content with this digest lies."""
+    """Return the path of the content with this digest."""
     return folder / sha256[:2] / sha256
 
 
 def keep_content(folder: Path, content: bytes, what: str = "an artifact") -> str:
-    """Write content to its place, whole or not at all, and over what is damaged there; returns its SHA-256.
+    """Write content to its path, whole or not at all, replacing a damaged file; return its SHA-256.
 
-    `what` is how the message calls it.
+    `what` names the content in the message.
 
     Raises:
         ArtifactNotWritten: no space, no permission.
@@ -94,30 +95,30 @@ class DamagedContent(OSError):
 
 
 def read_content(folder: Path, sha256: str, size: int | None = None) -> bytes:
-    """Read the content with this digest, and check the bytes that are returned; no more than `size` are read.
+    """Read the content with this digest and check it; reads no more than `size` bytes.
 
     Raises:
         DamagedContent: the file has other bytes.
-        OSError: there is no such file, or it cannot be read.
+        OSError: there is no such file, or the file cannot be read.
     """
     if not _DIGEST.fullmatch(sha256):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     descriptor = os.open(artifact_path(folder, sha256), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as stream:
-        found = os.fstat(descriptor)
-        is_sound = stat.S_ISREG(found.st_mode) and size in (None, found.st_size)
-        content = stream.read(found.st_size) if is_sound else b""
+        status = os.fstat(descriptor)
+        is_sound = stat.S_ISREG(status.st_mode) and size in (None, status.st_size)
+        content = stream.read(status.st_size) if is_sound else b""
     if not is_sound or hashlib.sha256(content).hexdigest() != sha256:
-        raise DamagedContent(errno.EIO, "it is not what was written")
+        raise DamagedContent(errno.EIO, "its bytes are not those that were written")
     return content
 
 
 def drop_contents(folder: Path, digests: Collection[str], named: Callable[[Collection[str]], Collection[str]]) -> int:
-    """Remove those of these contents that nothing names, as `named` says of some of them. Returns the bytes."""
+    """Remove the contents that nothing names, according to `named`; return the freed bytes."""
     freed = 0
-    rest = sorted(digests)
-    for start in range(0, len(rest), DROPPED_AT_ONCE):
-        piece = rest[start : start + DROPPED_AT_ONCE]
+    ordered = sorted(digests)
+    for start in range(0, len(ordered), DROPPED_PER_LOCK):
+        piece = ordered[start : start + DROPPED_PER_LOCK]
         with naming:
             kept = named(piece)
             for path in (artifact_path(folder, sha256) for sha256 in piece if sha256 not in kept):
@@ -126,7 +127,7 @@ def drop_contents(folder: Path, digests: Collection[str], named: Callable[[Colle
 
 
 def _remove(path: Path) -> int:
-    """Remove a file; its bytes. What cannot be removed is swept at a later start; no result is lost over it."""
+    """Remove a file and return its bytes. A file that cannot be removed is swept later; no result is lost."""
     try:
         size = path.lstat().st_size
         path.unlink()
@@ -139,13 +140,13 @@ def _remove(path: Path) -> int:
 
 
 def drop_orphans(folder: Path, named: Collection[str]) -> int:
-    """Remove every content whose digest is not among `named`, and parts of contents. Returns how many."""
-    orphans = [path for path in folder.glob("??/*") if path.name not in named and _is_ours(path)]
+    """Remove every content whose digest is not in `named`, and partial contents; return their number."""
+    orphans = [path for path in folder.glob("??/*") if path.name not in named and _is_content(path)]
     for path in orphans:
         _remove(path)
     return len(orphans)
 
 
-def _is_ours(path: Path) -> bool:
-    """Whatever else lies there is not ours to remove."""
+def _is_content(path: Path) -> bool:
+    """Return whether a file is a content or a partial content; other files in the folder are never removed."""
     return path.suffix == PARTIAL or (len(path.name) == 64 and path.name.startswith(path.parent.name))

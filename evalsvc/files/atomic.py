@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written under another name in the same folder, then renamed."""
+"""Files that exist whole or not at all: written under another name in the same folder, then renamed."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 PARTIAL = ".partial"
-"""Ends the name of a file that is being written."""
+"""Suffix of a file that is being written."""
 
 
 @contextmanager
 def replacing(target: Path, *, durable: bool = True, mode: int = 0o600) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes the place of `target` when the block ends, and make the folders above it.
+    """Open a file for writing that replaces `target` when the block ends, and create the folders above it.
 
-    If the block raises, nothing is left behind and `target` stays as it was.
+    If the block raises, the new file is removed and `target` is unchanged.
 
     Args:
-        durable: whether the content is on the disk before it has its name, so that a power cut leaves no empty file.
-        mode: who may read and write the file, less what the process's umask forbids.
+        durable: whether the content is on the disk before the rename, so that a power cut leaves no empty file.
+        mode: permissions of the file, less those that the process's umask removes.
 
     Raises:
         OSError: no space, no permission.
@@ -35,7 +35,7 @@ def replacing(target: Path, *, durable: bool = True, mode: int = 0o600) -> Itera
                 stream.flush()
                 os.fsync(stream.fileno())
         os.replace(partial, target)
-    except BaseException:  # of a process that is told to end, too
+    except BaseException:  # also when the process is told to end
         with suppress(OSError):
             partial.unlink()
         raise

@@ -1,4 +1,4 @@
-"""Frozen dataclasses as MessagePack and as JSON: how the result of a stage reaches the next one on another machine."""
+"""Frozen dataclasses as MessagePack and as JSON, which carry the result of a stage to the next stage's machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic_core import PydanticSerializationError
 Value = TypeVar("Value")
 
 PART = "part"
-"""Field of the members of a union that tells them apart: a `Literal` with a default."""
+"""Field that distinguishes the members of a union: a `Literal` with a default."""
 
 
 class Unreadable(ValueError):
@@ -22,20 +22,20 @@ class Unreadable(ValueError):
 
 
 class Codec(Generic[Value]):
-    """Converts values of one frozen dataclass, or of a union of several, with all that its fields hold.
+    """Converter for values of one frozen dataclass, or of a union of several, with all their fields.
 
     Bytes stay bytes, arrays are fields of the type `files.arrays.Array`, and NaN and infinities keep their values.
     """
 
     def __init__(self, kind: Any) -> None:
-        """Raise TypeError where `kind` is no frozen dataclass, and no union of some."""
+        """Raise TypeError unless `kind` is a frozen dataclass or a union of frozen dataclasses."""
         self.members = _members(kind)
         for member in self.members:
             if not (is_dataclass(member) and member.__dataclass_params__.frozen):  # type: ignore[attr-defined]
                 raise TypeError(f"{member!r} is no frozen dataclass; decorate it with `@dataclass(frozen=True)`")
-        told_apart = len(self.members) > 1 and all(PART in _field_names(member) for member in self.members)
+        has_discriminator = len(self.members) > 1 and all(PART in _field_names(member) for member in self.members)
         self._adapter: TypeAdapter[Value] = TypeAdapter(
-            Annotated[kind, Field(discriminator=PART)] if told_apart else kind
+            Annotated[kind, Field(discriminator=PART)] if has_discriminator else kind
         )
 
     @property
@@ -49,12 +49,12 @@ class Codec(Generic[Value]):
         return packed
 
     def unpack(self, content: bytes) -> Value:
-        """Return the value that `pack` was given; arrays lie in the memory of the message. Raises Unreadable."""
+        """Return the value that `pack` was given; arrays share the message's memory. Raises Unreadable."""
         try:
             return self._adapter.validate_python(msgpack.unpackb(content, strict_map_key=False))
         except ValidationError as error:
             raise self._unreadable(error) from None
-        # MessagePack raises the first and the last, and an array that is none any of them.
+        # MessagePack raises ValueError and UnpackException; a malformed array raises any of these.
         except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
             raise Unreadable(f"no {self.name}: {error}") from None
 
@@ -71,13 +71,13 @@ class Codec(Generic[Value]):
 
     def _plain(self, value: Value, mode: Literal["python", "json"]) -> dict[str, JsonValue]:
         if type(value) not in self.members:
-            raise TypeError(f"it is a {type(value).__name__}, not a {self.name}")
+            raise TypeError(f"the value is a {type(value).__name__}, not a {self.name}")
         try:
             document: dict[str, JsonValue] = self._adapter.dump_python(value, mode=mode, warnings="error")
         except PydanticSerializationError as error:
-            # Its first line says no more than that there were warnings.
+            # The first line of the message only says that there were warnings.
             reason = str(error).partition("\n")[2].strip()
-            raise TypeError(f"a field of it is not what its annotation says: {reason or error}") from None
+            raise TypeError(f"a field's value does not match its annotation: {reason or error}") from None
         return document
 
     def _unreadable(self, error: ValidationError) -> Unreadable:
@@ -87,7 +87,7 @@ class Codec(Generic[Value]):
 
 
 def generic_arguments(cls: type, generic: type) -> tuple[object, ...]:
-    """Return what a subclass of a generic class has in the place of the latter's type variables; empty for nothing."""
+    """Return a subclass's arguments for the type variables of a generic base class; empty without arguments."""
     for base in vars(cls).get("__orig_bases__", cls.__bases__):
         origin = get_origin(base) or base
         if origin is generic:
@@ -99,7 +99,7 @@ def generic_arguments(cls: type, generic: type) -> tuple[object, ...]:
 
 
 def _members(kind: object) -> Sequence[type]:
-    """The members of a union, or the type itself."""
+    """Return the members of a union, or the type itself."""
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 

@@ -1,19 +1,19 @@
-"""Text in tables that spreadsheets open."""
+"""Text cells of tables that spreadsheets open."""
 
 from __future__ import annotations
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What a spreadsheet takes for the beginning of a formula, which may start programs and send what lies beside it."""
+"""First characters of a formula in a spreadsheet; a formula may start programs and send neighbouring cells."""
 
 
 def plain_cell(value: object) -> object:
-    """The value as it may stand in a table: text that would be a formula begins with an apostrophe; numbers stay."""
+    """Return the value as a safe cell: text that would be a formula gets an apostrophe; numbers stay."""
     is_formula = isinstance(value, str) and value.startswith(FORMULA) and not _is_number(value)
     return f"'{value}" if is_formula else value
 
 
 def _is_number(text: str) -> bool:
-    """Whether text is a number, -Infinity among them, as a spreadsheet and pandas read it."""
+    """Return whether text is a number for a spreadsheet and pandas, including -Infinity."""
     try:
         float(text)
     except ValueError:

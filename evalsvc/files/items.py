@@ -1,11 +1,11 @@
-"""Results per item, by column: compact in a row or a file, exact, and read a column at a time.
+"""Results per item, by column: compact in a row or a file, exact, and readable by column.
 
-A task finds a JSON object for each of its items, and many thousand of them have the same few keys. A column holds the
-values of one key, as MessagePack, compressed; a *shape* is the keys of an object in their order. An object is its shape
-and the next value of each of its columns, so that keys may be missing and nothing stands for them.
+A task records a JSON object per item, and many thousands of objects have the same few keys. A column holds the values
+of one key, as MessagePack, compressed; a *shape* is the keys of an object in their order. An object is its shape and
+the next value of each of its columns, so that missing keys take no space.
 
-What is small stays in the task's row. What is large is a file under the digest of its content, which is there, whole,
-before the transaction that names it; what no row names is an orphan and is swept when the service starts.
+Small tables are in the task's row. A large table is a file named by the digest of its content. The file is complete
+before the transaction that names it; files that no row names are orphans and are removed when the service starts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from evalsvc.errors import ItemsLost, os_reason
 from evalsvc.files.artifacts import DamagedContent, artifact_path, drop_orphans, keep_content, read_content
 
 LARGE = 64 * 1024
-"""Bytes from which the items of a task are a file."""
+"""Number of bytes from which the items of a task are a file."""
 
 FORMAT = "evalsvc-items/1"
 
@@ -31,20 +31,19 @@ Shape = tuple[str, ...]
 
 
 class ItemTable:
-    """The results per item of one task. Columns are decoded when they are asked for, each of them once."""
+    """Results per item of one task. Each column is decoded once, at its first use."""
 
     def __init__(
         self, shapes: Sequence[Shape], shape_of: Sequence[int], columns: Mapping[str, bytes | list[Any]]
     ) -> None:
-        """Use `of` or `from_bytes`: `shape_of` has the number of each item's shape, a column the values of the items
-        that have it."""
+        """Use `of` or `from_bytes` instead. `shape_of` has each item's shape, a column the values of its items."""
         self._shapes = shapes
         self._shape_of = shape_of
         self._columns = dict(columns)
 
     @classmethod
     def of(cls, items: Iterable[Item]) -> ItemTable:
-        """The table of JSON objects."""
+        """Return the table of JSON objects."""
         numbers: dict[Shape, int] = {}
         shape_of: list[int] = []
         columns: dict[str, list[Any]] = {}
@@ -56,10 +55,10 @@ class ItemTable:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> ItemTable:
-        """What `to_bytes` wrote.
+        """Read a table that `to_bytes` wrote.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: the content is no such table.
         """
         document = msgpack.unpackb(content)
         if not isinstance(document, dict) or document.get("format") != FORMAT:
@@ -67,7 +66,7 @@ class ItemTable:
         return cls([tuple(shape) for shape in document["shapes"]], _unpack(document["shape_of"]), document["columns"])
 
     def to_bytes(self) -> bytes:
-        """The table, compressed by column.
+        """Return the table, compressed by column.
 
         Raises:
             TypeError, ValueError, OverflowError: a value is not JSON-able, or an integer has more than 64 bits.
@@ -90,25 +89,25 @@ class ItemTable:
 
     @property
     def names(self) -> list[str]:
-        """Of the columns, in the order of their first appearance."""
+        """Names of the columns, in the order of their first appearance."""
         return list(self._columns)
 
     def column(self, name: str) -> list[Any]:
-        """A value for each item, [n]: None where it lacks the key. Not to be changed."""
+        """Return a value for each item, [n], None where the key is missing. The list must not be changed."""
         values = self._values(name)
         has = [name in shape for shape in self._shapes]
         if all(has):
             return values
-        rest = iter(values)
-        return [next(rest) if has[shape] else None for shape in self._shape_of]
+        present = iter(values)
+        return [next(present) if has[shape] else None for shape in self._shape_of]
 
     def where(self, name: str, value: object) -> ItemTable:
-        """The items whose `name` is `value`."""
+        """Return the items whose `name` is `value`."""
         pairs = zip(self.rows(), self.column(name), strict=True)
-        return ItemTable.of(row for row, found in pairs if found == value)
+        return ItemTable.of(row for row, actual in pairs if actual == value)
 
     def rows(self, names: Collection[str] | None = None) -> Iterator[dict[str, object]]:
-        """The objects, equal to those that the table was made of, or only these of their keys."""
+        """Yield the objects that the table was made of, or only these of their keys."""
         shapes = [[key for key in shape if names is None or key in names] for shape in self._shapes]
         columns = {key: iter(self._values(key)) for shape in shapes for key in shape}
         for shape in self._shape_of:
@@ -122,12 +121,12 @@ class ItemTable:
 
 
 def pack_items(items: Iterable[Item]) -> bytes:
-    """JSON objects as `read_items` takes them; see `ItemTable.to_bytes`."""
+    """Pack JSON objects for `read_items`; see `ItemTable.to_bytes`."""
     return ItemTable.of(items).to_bytes()
 
 
 def keep_items(folder: Path, content: bytes) -> bytes | str:
-    """What the row is to hold: the packed items, or the SHA-256 of the file that they were written to.
+    """Return the content of the row: the packed items, or the SHA-256 of the file that holds them.
 
     Raises:
         ArtifactNotWritten: no space, no permission.
@@ -136,19 +135,18 @@ def keep_items(folder: Path, content: bytes) -> bytes | str:
 
 
 def read_items(folder: Path, kept: bytes | str, task: str) -> ItemTable:
-    """The items that a row holds, or names by a digest; `task` is for the message.
+    """Read the items that a row holds or names by a digest; messages name `task`.
 
     Raises:
-        ItemsLost: the file is gone or is not what was written.
+        ItemsLost: the file is missing or has other content than was written.
     """
     return ItemTable.from_bytes(kept if isinstance(kept, bytes) else _read_file(folder, kept, task))
 
 
 def sweep_items(folder: Path, named: Collection[str]) -> int:
-    """Remove every file whose digest no row names. Returns how many.
+    """Remove every file whose digest no row names; return their number.
 
-    A database that names none is left alone: it is more likely a new one beside the files of another than that a
-    service was killed over its first.
+    No file is removed if the database names none: the database is probably new, next to the files of another database.
     """
     return drop_orphans(folder, named) if named else 0
 

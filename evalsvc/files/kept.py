@@ -1,8 +1,8 @@
-"""Files that later evaluations use again: statistics of real images, and answers of checkpoints.
+"""Files that later evaluations reuse: statistics of real images, and answers of checkpoints.
 
-They lie in the folder `statistics` of the service's data folder. A name is a digest of everything that the content
+The files are in the folder `statistics` of the service's data folder. A name is a digest of everything that the content
 depends on, or was given by `evalsvc reference import`. Workers that share the data folder use `KeptFolder`; a worker on
-another machine asks the service, see `evalsvc.files.service_files`.
+another machine requests the files from the service, see `evalsvc.files.service_files`.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from evalsvc.errors import DataDirectoryUnusable, os_reason
 from evalsvc.files.atomic import replacing
 
 ANSWERS = "answers"
-"""Subfolder of the answers; each of its folders belongs to one checkpoint and one way to ask it."""
+"""Subfolder of the answers; each of its folders belongs to one checkpoint and one way of asking it."""
 
 FILE_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,143}}\.npz|{ANSWERS}/[0-9a-f]{{64}}/[0-9a-f]{{64}}\.json")
 """Names of kept files, relative to the folder."""
 
 DIGEST_NAME = re.compile(rf"[0-9a-f]{{64}}(\.moments|\.features)?\.npz|{ANSWERS}/[0-9a-f]{{64}}/[0-9a-f]{{64}}\.json")
-"""Names that a shard may keep a file under. Only `evalsvc reference import` gives other names."""
+"""Names under which a shard may store a file. Only `evalsvc reference import` gives other names."""
 
 ANSWER_BYTES = 1 << 30
-"""Limit of all answers together; those of 11,000 documents take three million bytes."""
+"""Limit of all answers together; the answers to 11,000 documents take three million bytes."""
 
 Write = Callable[[BinaryIO], None]
-"""Writes the content of a file to a stream."""
+"""Function that writes the content of a file to a stream."""
 
 
 class KeptFileLost(Exception):
-    """A kept file is missing, damaged or unreadable; the message says which and why."""
+    """A kept file is missing, damaged or unreadable; the message names the file and the reason."""
 
 
 class KeptFiles(ABC):
-    """Kept files as a task sees them."""
+    """Interface of kept files for tasks."""
 
     @abstractmethod
     def names(self, folder: str = "") -> frozenset[str]:
-        """Return the names of the files directly in the folder, or in a subfolder of it, relative to the folder."""
+        """Return the names of the files directly in the folder, or in a subfolder, relative to the folder."""
 
     @abstractmethod
     def open(self, name: str) -> BinaryIO:
@@ -51,13 +51,13 @@ class KeptFiles(ABC):
 
     @abstractmethod
     def keep(self, name: str, write: Write) -> None:
-        """Keep what `write` writes under a name that `DIGEST_NAME` allows, in place of an older file.
+        """Store the output of `write` under a name that `DIGEST_NAME` allows, replacing an older file.
 
         Raises DataDirectoryUnusable if there is no space or no permission.
         """
 
     def keep_bytes(self, name: str, content: bytes) -> None:
-        """Keep `content` under a name; see `keep`."""
+        """Store `content` under a name; see `keep`."""
         self.keep(name, lambda stream: _write(stream, content))
 
 
@@ -70,10 +70,10 @@ class KeptFolder(KeptFiles):
     def names(self, folder: str = "") -> frozenset[str]:
         prefix = f"{folder}/" if folder else ""
         try:
-            found = os.listdir(self.folder / folder)
+            files = os.listdir(self.folder / folder)
         except OSError:
             return frozenset()
-        return frozenset(name for file in found if FILE_NAME.fullmatch(name := prefix + file))
+        return frozenset(name for file in files if FILE_NAME.fullmatch(name := prefix + file))
 
     def open(self, name: str) -> BinaryIO:
         path = self.folder / name
@@ -103,20 +103,20 @@ class KeptFolder(KeptFiles):
 
 
 def touch(path: Path) -> None:
-    """Note that a file is used now, for `drop_oldest`; a folder that is only read keeps its order."""
+    """Record that a file is used now, for `drop_oldest`; a read-only folder keeps its order."""
     with suppress(OSError):
         os.utime(path)
 
 
 def drop_oldest(paths: Iterable[Path], limit: int) -> None:
-    """Delete the files that were used least recently, until the others take at most `limit` bytes."""
-    found = []
+    """Delete the least recently used files until the remaining files take at most `limit` bytes."""
+    by_age = []
     for path in paths:
-        with suppress(OSError):  # another process may delete the file meanwhile
+        with suppress(OSError):  # another process may delete the file in the meantime
             status = path.stat()
-            found.append((status.st_mtime_ns, status.st_size, path))
+            by_age.append((status.st_mtime_ns, status.st_size, path))
     total = 0
-    for _, size, path in sorted(found, reverse=True):
+    for _, size, path in sorted(by_age, reverse=True):
         total += size
         if total > limit:
             with suppress(OSError):

@@ -1,7 +1,7 @@
-"""What shards leave for the merge, where it is too large for a row: files in the data folder, and rows that name them.
+"""Outputs of shards that are too large for a row: files in the data folder, and rows that name them.
 
-`outputs/<task>/<shard>-<attempt>` belongs to one attempt alone. A file is there, whole, before the transaction that
-names it; what no row names is an orphan and is swept when the service starts.
+`outputs/<task>/<shard>-<attempt>` belongs to one attempt. A file is complete before the transaction that names it;
+files that no row names are orphans and are removed when the service starts.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from evalsvc.files.atomic import PARTIAL, write_whole
 log = logging.getLogger(__name__)
 
 LARGE = 64 * 1024
-"""Bytes from which an output is a file."""
+"""Number of bytes from which an output is a file."""
 
 EXTENSION = 1
-"""MessagePack's type of an `OutputFile` in the place of an output."""
+"""MessagePack's type of an `OutputFile` that replaces an output."""
 
 _EXTENSIONS = {bytes([first]) for first in (*range(0xC7, 0xCA), *range(0xD4, 0xD9))}
 """First bytes of every extension in MessagePack."""
@@ -33,7 +33,7 @@ _EXTENSIONS = {bytes([first]) for first in (*range(0xC7, 0xCA), *range(0xD4, 0xD
 
 @dataclass(frozen=True)
 class OutputFile:
-    """Stands in a row for the output that lies in a file."""
+    """Reference in a row to the file with an output."""
 
     task: int
     shard: int
@@ -46,7 +46,7 @@ class OutputFile:
 
 
 class OutputLost(Exception):
-    """The file is gone, cut off or changed, so its shard must run again."""
+    """The file is missing, truncated or changed, so its shard must run again."""
 
 
 class OutputsLost(Exception):
@@ -66,7 +66,7 @@ KeptOutput: TypeAlias = bytes | OutputFile
 
 
 def to_column(kept: KeptOutput) -> bytes:
-    """What a row holds: the output's own bytes, or an extension of MessagePack that names its file."""
+    """Return the content of a row: the output's bytes, or a MessagePack extension that names its file."""
     if isinstance(kept, bytes):
         return kept
     fields = [kept.task, kept.shard, kept.attempt, kept.sha256, kept.size]
@@ -75,25 +75,25 @@ def to_column(kept: KeptOutput) -> bytes:
 
 
 def from_column(content: bytes) -> KeptOutput:
-    """The output that a row holds, still packed, or the file that the row names.
+    """Return the packed output that a row holds, or the file that the row names.
 
     Raises:
         ValueError: the row names a file by other fields than an `OutputFile` has.
     """
-    # An output is a map, so that no output begins like an extension.
+    # An output is a map, so no output begins with an extension's byte.
     if content[:1] not in _EXTENSIONS:
         return content
     try:
         code, fields = msgpack.unpackb(content)
         if code == EXTENSION:
             return OutputFile(*msgpack.unpackb(fields))
-    except Exception as error:  # MessagePack has several
-        raise ValueError(f"it names no file of an output ({type(error).__name__})") from None
+    except Exception as error:  # MessagePack raises several types
+        raise ValueError(f"the row names no file of an output ({type(error).__name__})") from None
     return content
 
 
 def keep_output(folder: Path, content: bytes, *, task: int, shard: int, attempt: int) -> KeptOutput:
-    """What the row is to hold: the packed output, or the `OutputFile` that it was written to, whole or not at all.
+    """Return the content of the row: the packed output, or the `OutputFile` that was written whole or not at all.
 
     Raises:
         ArtifactNotWritten: no space, no permission.
@@ -112,10 +112,10 @@ def keep_output(folder: Path, content: bytes, *, task: int, shard: int, attempt:
 
 
 def read_output(folder: Path, file: OutputFile) -> bytes:
-    """The packed output that a row names.
+    """Read the packed output that a row names.
 
     Raises:
-        OutputLost: the file is gone or is not what was written.
+        OutputLost: the file is missing or has other content than was written.
     """
     path = file.path(folder)
     try:
@@ -128,7 +128,7 @@ def read_output(folder: Path, file: OutputFile) -> bytes:
 
 
 def drop_output(folder: Path, task: int, shard: int, attempt: int) -> None:
-    """Remove the file of an attempt whose result was not stored; most have none."""
+    """Remove the file of an attempt whose result was not stored; most attempts have no file."""
     _unlink(output_path(folder, task, shard, attempt))
 
 
@@ -138,7 +138,7 @@ def drop_outputs(folder: Path, task: int) -> None:
 
 
 def sweep_outputs(folder: Path, named: Collection[OutputFile]) -> int:
-    """Remove every file that no row names, such as those of a service that was killed. Returns how many."""
+    """Remove every file that no row names, such as those of a killed service; return their number."""
     kept = {file.path(folder) for file in named}
     orphans = [path for path in _files(folder) if path not in kept]
     for path in orphans:
@@ -147,16 +147,16 @@ def sweep_outputs(folder: Path, named: Collection[OutputFile]) -> int:
 
 
 def _files(folder: Path) -> Iterable[Path]:
-    """Outputs and parts of outputs; whatever else lies there is not ours to remove."""
+    """Yield outputs and partial outputs; other files in the folder are never removed."""
     for path in folder.glob("*/*"):
         shard, _, attempt = path.name.partition("-")
-        ours = (shard.isdigit() and attempt.isdigit()) or path.suffix == PARTIAL
-        if path.parent.name.isdigit() and ours:
+        is_output = (shard.isdigit() and attempt.isdigit()) or path.suffix == PARTIAL
+        if path.parent.name.isdigit() and is_output:
             yield path
 
 
 def _unlink(path: Path) -> None:
-    """What cannot be removed now is swept at a later start; no result is lost over it."""
+    """Remove a file. A file that cannot be removed is swept at a later start; no result is lost."""
     try:
         path.unlink(missing_ok=True)
         path.parent.rmdir()

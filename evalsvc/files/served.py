@@ -1,7 +1,7 @@
-"""What the service gives of its data folder to workers that cannot read it: kept files and outputs of shards, in parts.
+"""Kept files and outputs of shards that the service sends, in parts, to workers that cannot read its data folder.
 
 A worker names a folder or a file relative to the data folder. Only names of kept files and of outputs are answered;
-whatever else lies in the data folder, such as the database, does not exist here.
+other files in the data folder, such as the database, are treated as missing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FOLDER = re.compile(rf"{STATISTICS}(/{ANSWERS}/[0-9a-f]{{64}})?")
 PLACE = re.compile(rf"{STATISTICS}/({FILE_NAME.pattern})|outputs/[0-9]{{1,18}}/[0-9]{{1,18}}-[0-9]{{1,18}}")
 
 PART_BYTES = 8 << 20
-"""Bytes of a part: what a large file takes of the memory of service and scheduler at a time."""
+"""Bytes of a part, which bounds the memory that a large file takes in service and scheduler."""
 
 
 @dataclass(frozen=True)
@@ -31,28 +31,28 @@ class Part:
     """A part of a file."""
 
     size: int
-    """Bytes of the whole file."""
+    """Size of the whole file in bytes."""
     sha256: str
-    """Of the whole file."""
+    """Digest of the whole file."""
     data: bytes
-    """At most PART_BYTES from the offset that was asked for; empty at the end."""
+    """At most PART_BYTES from the requested offset; empty at the end."""
 
 
 class FileService(Protocol):
-    """The data folder of a service, as a worker on another machine sees it."""
+    """Interface to a service's data folder for a worker on another machine."""
 
     def names(self, folder: str) -> list[str]:
-        """Return the names of the kept files in a folder, without the folder; none where there is no such folder."""
+        """Return the names of the kept files in a folder, without the folder; empty for a missing folder."""
 
     def part(self, place: str, offset: int | None) -> Part | None:
-        """Return what a file has from an offset on [nothing: only what the file is].
+        """Return the part of a file from an offset; without an offset, only size and digest.
 
         None where the file is missing, unreadable, or not for workers.
         """
 
 
 class ServedFiles(FileService):
-    """Reads the data folder in the service's process. Every call stands alone and may run in any thread."""
+    """Reader of the data folder in the service's process. Calls are independent and may run in any thread."""
 
     def __init__(self, data_folder: Path) -> None:
         self._folder = data_folder
@@ -61,10 +61,10 @@ class ServedFiles(FileService):
         if not FOLDER.fullmatch(folder):
             return []
         try:
-            found = os.listdir(self._folder / folder)
+            files = os.listdir(self._folder / folder)
         except OSError:
             return []
-        return [name for name in found if PLACE.fullmatch(f"{folder}/{name}")]
+        return [name for name in files if PLACE.fullmatch(f"{folder}/{name}")]
 
     def part(self, place: str, offset: int | None) -> Part | None:
         if not PLACE.fullmatch(place) or (offset or 0) < 0:
@@ -88,6 +88,6 @@ class ServedFiles(FileService):
 
 @lru_cache(maxsize=4096)
 def _sha256(path: Path, _size: int, _mtime_ns: int, _inode: int) -> str:
-    """Hash a file. The state of the file is there to make the cache forget files that were written anew."""
+    """Hash a file. The other arguments invalidate the cache when the file changes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

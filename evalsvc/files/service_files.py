@@ -1,7 +1,7 @@
-"""Files of a service whose data folder is on another machine: asked for in parts, checked, and copied to this machine.
+"""Files of a service whose data folder is on another machine: fetched in parts, checked, and copied to this machine.
 
-A copy is named by the SHA-256 of its content, so the same file travels to a machine once. Copies that were used least
-recently go first.
+A copy is named by the SHA-256 of its content, so each file is fetched once per machine. The least recently used copies
+are deleted first.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ COPIES_BYTES = 8 << 30
 """Limit of all copies of a machine together."""
 
 ABANDONED_AFTER = 3600.0
-"""Seconds without a write after which a copy that is not whole counts as left behind by a process that was killed."""
+"""Seconds without a write after which a partial copy counts as abandoned by a killed process."""
 
 
 class ServiceFiles(KeptFiles):
-    """Kept files, and outputs of shards, of the service that gave this worker its shard."""
+    """Kept files, and outputs of shards, of the service that dispatched the worker's shard."""
 
     def __init__(self, service: FileService, copies: Path) -> None:
-        """`copies` is the folder for copies on this machine."""
+        """Store copies of the service's files in the folder `copies` on this machine."""
         self._service = service
         self._copies = copies
         self.new: dict[str, bytes] = {}
-        """Files to keep, by name: the shard's result carries them to the service."""
+        """Files to store, by name; the shard's result carries the files to the service."""
 
     def names(self, folder: str = "") -> frozenset[str]:
         prefix = f"{folder}/" if folder else ""
-        found = self._service.names(f"{STATISTICS}/{folder}".rstrip("/"))
-        return frozenset(prefix + name for name in found) | {name for name in self.new if _folder_of(name) == folder}
+        files = self._service.names(f"{STATISTICS}/{folder}".rstrip("/"))
+        return frozenset(prefix + name for name in files) | {name for name in self.new if _folder_of(name) == folder}
 
     def open(self, name: str) -> BinaryIO:
         if name in self.new:
@@ -56,17 +56,17 @@ class ServiceFiles(KeptFiles):
         stream = io.BytesIO()
         write(stream)
         content = self.new[name] = stream.getvalue()
-        with suppress(OSError):  # without a copy here, this machine fetches the file when it needs it again
+        with suppress(OSError):  # without a copy, this machine fetches the file at the next use
             write_whole(self._copies / hashlib.sha256(content).hexdigest(), content, durable=False)
 
     def fetch(self, place: str, sha256: str | None = None) -> BinaryIO:
-        """Open a copy of the service's file at `place`, which is fetched if this machine has none.
+        """Open a copy of the service's file at `place`, which is fetched if this machine has no copy.
 
         Args:
-            sha256: what the file must be [what the service has].
+            sha256: expected digest, by default that of the service's file.
 
         Raises:
-            KeptFileLost: the service has no such file, or the file changed on the way.
+            KeptFileLost: the service has no such file, or the file changed in transit.
         """
         copy = None if sha256 is None else self._copy(sha256)
         if copy is not None:
@@ -75,7 +75,7 @@ class ServiceFiles(KeptFiles):
         if whole is None:
             raise KeptFileLost(f"the service has no file {place}, or cannot read it")
         if sha256 not in (None, whole.sha256):
-            raise KeptFileLost(f"{place} of the service is not what was written there")
+            raise KeptFileLost(f"{place} of the service has other content than was written")
         return self._copy(whole.sha256) or self._fetch(place, whole)
 
     def output(self, file: OutputFile) -> bytes:
@@ -87,7 +87,7 @@ class ServiceFiles(KeptFiles):
             raise OutputLost(str(error)) from None
 
     def _copy(self, sha256: str) -> BinaryIO | None:
-        """Open the copy of a content; None where there is none, or it is damaged."""
+        """Open the copy of a content; None where the copy is missing or damaged."""
         path = self._copies / sha256
         try:
             stream = path.open("rb")
@@ -106,7 +106,7 @@ class ServiceFiles(KeptFiles):
             with replacing(path, durable=False) as stream:
                 self._receive(place, whole, stream)
             copy = path.open("rb")
-        except OSError as error:  # costs memory, and time when the file is needed again
+        except OSError as error:  # costs memory, and time at the next use
             log.warning("no copy of %s is kept in %s: %s", place, self._copies, os_reason(error))
             memory = io.BytesIO()
             self._receive(place, whole, memory)
@@ -128,13 +128,13 @@ class ServiceFiles(KeptFiles):
         while done < size:
             part = self._service.part(place, done)
             if part is None or not part.data:
-                raise KeptFileLost(f"{place} of the service went away while it was fetched")
+                raise KeptFileLost(f"{place} of the service disappeared while it was fetched")
             done += len(part.data)
             yield part.data
 
 
 def _may_go(path: Path) -> bool:
-    """Tell whether a file may be deleted to make room: what another process is writing now may not."""
+    """Return whether a file may be deleted to free space; a file that another process is writing may not."""
     try:
         return path.suffix != PARTIAL or time.time() - path.stat().st_mtime > ABANDONED_AFTER
     except OSError:

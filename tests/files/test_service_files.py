@@ -83,8 +83,8 @@ def test_an_imported_name_that_has_other_numbers_now_is_another_copy(files: Serv
     ("damage", "reason"),
     [
         (lambda offset, data: bytes(len(data)), "changed while it was fetched"),
-        (lambda offset, data: None if offset else data, "went away"),
-        (lambda offset, data: data[:0] if offset else data, "went away"),
+        (lambda offset, data: None if offset else data, "disappeared"),
+        (lambda offset, data: data[:0] if offset else data, "disappeared"),
     ],
     ids=["changed", "gone", "cut"],
 )
@@ -101,7 +101,7 @@ def test_what_the_service_has_not_is_lost(files: ServiceFiles) -> None:
     for name in (f"{'ee' * 32}.npz", "../evalsvc.db"):
         with pytest.raises(KeptFileLost, match="the service has no file"):
             files.open(name)
-    with pytest.raises(KeptFileLost, match="not what was written there"):
+    with pytest.raises(KeptFileLost, match="has other content than was written"):
         files.fetch("outputs/3/4-1", "00" * 32)
 
 

@@ -115,7 +115,7 @@ def test_a_content_that_is_about_to_be_named_again_stays(app: App) -> None:
 
 
 def test_contents_go_in_pieces_and_what_is_gone_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evalsvc.files.artifacts.DROPPED_AT_ONCE", 2)
+    monkeypatch.setattr("evalsvc.files.artifacts.DROPPED_PER_LOCK", 2)
     digests = [keep_content(tmp_path, bytes([number])) for number in range(5)]
     artifact_path(tmp_path, digests[0]).unlink()
     asked: list[int] = []

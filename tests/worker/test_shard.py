@@ -143,9 +143,9 @@ def test_items_are_what_every_json_and_database_can_hold(
 @pytest.mark.parametrize(
     ("output", "mistake"),
     [
-        ({"number": 1}, "it is a dict, not a Nothing"),
-        (Nothing("1"), "a field of it is not what its annotation says: .*Expected `int`"),
-        (Nothing(np.float32(1)), "a field of it is not what its annotation says"),
+        ({"number": 1}, "the value is a dict, not a Nothing"),
+        (Nothing("1"), "a field's value does not match its annotation: .*Expected `int`"),
+        (Nothing(np.float32(1)), "a field's value does not match its annotation"),
     ],
 )
 def test_an_output_of_another_type_than_the_class_names_fails_its_shard(
