@@ -1,1 +1,1 @@
-"""What tasks read: token files, captions, images, and the tokenizer."""
+"""Data that tasks read: token files, captions, images, and the tokenizer."""

@@ -1,4 +1,4 @@
-"""Opening data files: what every reader of one needs, with messages that name file and line."""
+"""Opening data files, with messages that name file and line."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from evalsvc.errors import CheckpointGone, InvalidData, json_reason, os_reason
 from evalsvc.files.opened import Allow, anywhere, open_file
 
 CACHED_FILES = 4
-"""Data files that a process keeps parsed: a suite's tasks and their shards come in turns."""
+"""Number of parsed data files that a process keeps, since a suite's tasks and their shards alternate."""
 
 
 def identify_file(path: Path, what: str) -> Identity:
-    """Read size and modification time of a file, called `what` in messages. Raises InvalidData for none or a folder."""
+    """Return size and modification time of a file, named `what` in messages. Raises InvalidData unless a file."""
     if path.is_dir():
         raise InvalidData(f"the {what} {path} is a folder; give a file")
     try:
@@ -37,7 +37,7 @@ def read_bytes(path: Path, allow: Allow = anywhere, limit: int = -1) -> bytes:
 
 
 def read_lines(path: Path, allow: Allow = anywhere) -> Iterator[tuple[int, bytes]]:
-    """Number, counted from 1, and content of each line that is not blank. Raises what `open_file` raises."""
+    """Yield number, counted from 1, and content of each line that is not blank. Raises as `open_file`."""
     try:
         with open_file(path, "data file", allow).stream as stream:
             for number, line in enumerate(stream, 1):
@@ -48,22 +48,22 @@ def read_lines(path: Path, allow: Allow = anywhere) -> Iterator[tuple[int, bytes
 
 
 def unreadable(path: Path, error: OSError) -> InvalidData:
-    return InvalidData(f"the data file {path} cannot be read: {os_reason(error)}")
+    return InvalidData(f"the data file {path} cannot be read: {os_reason(error)}; check the path and its permissions")
 
 
 def parse_object(where: str, line: bytes, keys: str) -> dict[str, object]:
-    """Parse the JSON object of a line, which must have `keys`. Raises InvalidData, beginning with `where`."""
+    """Parse the JSON object of a line, which must have `keys`. Raises InvalidData with `where` first."""
     try:
         content = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InvalidData(f"{where} is not valid JSON: {json_reason(error)}") from None
+        raise InvalidData(f"{where} is not valid JSON: {json_reason(error)}; correct it") from None
     if not isinstance(content, dict):
         raise InvalidData(f"{where} is {type(content).__name__}; it must be an object with {keys}")
     return content
 
 
 def check_text(where: str, text: object, key: str = "text") -> str:
-    """`text`, a string that can be written as UTF-8."""
+    """Return `text` if it is a string that can be encoded as UTF-8. Raises InvalidData otherwise."""
     if not isinstance(text, str):
         raise InvalidData(f"{where}: `{key}` is {type(text).__name__}; it must be a string")
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):

@@ -1,11 +1,11 @@
-"""Images as data: a folder of image files, or a safetensors file that holds them all.
+"""Images as data: a folder of image files, or a safetensors file with all images.
 
-A folder's images are its files with the suffixes of `SUFFIXES`, in subfolders too, in the order of their paths below
-it, without hidden files. Each is JPEG, PNG, WebP or BMP, whatever its name says. A safetensors file has the tensor
-`images`, uint8 [n, 3, H, W]. Either is asked for by index, a folder also by path below it.
+A folder's images are its files with the suffixes in `SUFFIXES`, also in subfolders, in the order of their relative
+paths, without hidden files. Each file is JPEG, PNG, WebP or BMP, regardless of its suffix. A safetensors file has the
+tensor `images`, uint8 [n, 3, H, W]. Images are requested by index, in a folder also by relative path.
 
-The camera's orientation (EXIF) is applied, grey becomes three equal channels, palettes and CMYK become RGB as Pillow
-does it, colour profiles are ignored. Then crop and resize, see `Fit`.
+The camera's orientation (EXIF) is applied, grey becomes three equal channels, palettes and CMYK become RGB as in
+Pillow, and colour profiles are ignored. Then images are cropped and resized; see `Fit`.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from evalsvc.spec.images import Crop, Fit
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-"""What Pillow may take a file for: its other readers are many, old, and one of them runs a program."""
+"""Formats that Pillow may detect: its other readers are many and old, and one runs a program."""
 TENSOR = "images"
 
 MAX_PIXELS = 89_478_485
-"""Of one image, decoded a quarter of a gigabyte: the limit from which on Pillow warns of bombs."""
+"""Largest number of pixels of one image, a quarter of a gigabyte decoded: Pillow's limit for decompression bombs."""
 MAX_NAMES = 5_000_000
-"""Files and folders that are looked at for the images of a folder."""
+"""Largest number of files and folders that are listed for the images of a folder."""
 KEPT_DIGESTS = 1 << 16
 
 THREADS = 4
-"""That read and resize ahead; Pillow lets go of the interpreter's lock while it does either."""
+"""Number of threads that read and resize ahead; Pillow releases the interpreter's lock for both."""
 
 
 class ImageSource(ABC):
@@ -61,11 +61,11 @@ class ImageSource(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """How messages and results call an image."""
+        """Return the name of an image in messages and results."""
 
     @abstractmethod
     def index(self, image: str | int) -> int:
-        """Return the index of an image that is asked for by name or index. Raises InvalidData, with near misses."""
+        """Return the index of an image that is requested by name or index. Raises InvalidData, with near misses."""
 
     @abstractmethod
     def load(self, index: int, fit: Fit) -> NDArray[numpy.uint8]:
@@ -73,22 +73,22 @@ class ImageSource(ABC):
 
     @abstractmethod
     def content_digest(self, index: int) -> str:
-        """SHA-256 of the image as it is stored."""
+        """Return the SHA-256 of the stored image."""
 
     def digest(self, indices: Sequence[int]) -> str:
-        """Identity of these images in this order: over their content, whatever they are called."""
+        """Return the identity of these images in this order: a digest of their content, without their names."""
         return hashlib.sha256("".join(self.content_digest(index) for index in indices).encode()).hexdigest()
 
     def batches(self, indices: Sequence[int], fit: Fit, batch: int, threads: int = THREADS) -> Iterator[Tensor]:
-        """uint8 [B, 3, size, size] with B = `batch`, the last one less, in the order of `indices`.
+        """Yield uint8 [B, 3, size, size] with B = `batch`, or fewer in the last batch, in the order of `indices`.
 
-        Raises what `load` raises, when the image's turn has come.
+        Raises as `load`, when the failing image is next.
         """
         for images in _groups(self._loaded(indices, fit, batch + threads, threads), batch):
             yield torch.from_numpy(numpy.stack(images))
 
     def _loaded(self, indices: Sequence[int], fit: Fit, ahead: int, threads: int) -> Iterator[NDArray[numpy.uint8]]:
-        """The images one by one, while up to `ahead` more are being loaded."""
+        """Yield the images one by one, while up to `ahead` more images are being loaded."""
         pending: deque[Future[NDArray[numpy.uint8]]] = deque()
         executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="images")
         try:
@@ -103,14 +103,14 @@ class ImageSource(ABC):
 
     def _checked(self, index: int) -> int:
         if not 0 <= index < len(self):
-            raise InvalidData(f"{self.path} has no image {index}; it has the images 0…{len(self) - 1}")
+            raise InvalidData(f"{self.path} has no image {index}; give one of 0…{len(self) - 1}")
         return index
 
 
 def read_images(path: str | Path, allow: Allow = anywhere) -> ImageSource:
-    """Open the images of a folder, or of a safetensors file if the name ends so. Raises InvalidData for no images.
+    """Open the images of a folder, or of a file with the suffix .safetensors. Raises InvalidData for no images.
 
-    `allow` is asked of every file that is opened, now or later: links in a folder may lead anywhere.
+    `allow` checks every file that is opened, also later: links in a folder may lead anywhere.
     """
     path = Path(path)
     if path.is_dir():
@@ -124,7 +124,7 @@ def read_images(path: str | Path, allow: Allow = anywhere) -> ImageSource:
 
 @lru_cache(maxsize=CACHED_FILES)
 def _packed(path: Path, file: OpenFile) -> ImageSource:
-    # A file that was written anew is another `OpenFile`. It is mapped, and so needs to be open no longer.
+    # A rewritten file is another `OpenFile`. The file is memory-mapped, and so the descriptor may be closed.
     return _Packed(path, file)
 
 
@@ -136,7 +136,7 @@ class _Folder(ImageSource):
             self._names = sorted(_image_names(path, folder))
         self._indices = {name: index for index, name in enumerate(self._names)}
         if not self._names:
-            raise InvalidData(f"the folder {path} holds no images; they are files named {', '.join(SUFFIXES)}")
+            raise InvalidData(f"the folder {path} holds no images; add files with the suffix {', '.join(SUFFIXES)}")
 
     def __len__(self) -> int:
         return len(self._names)
@@ -175,11 +175,11 @@ class _Folder(ImageSource):
 
 
 _digests: dict[tuple[Path, tuple[int, ...]], str] = {}
-"""Of files that were read before: a plan and its shards ask for the same ones."""
+"""Digests of files that were read before: a plan and its shards request the same files."""
 
 
 def _image_names(path: Path, folder: Path) -> Iterator[str]:
-    """Paths of the image files in the open `folder` and below, which messages call `path`."""
+    """Yield the paths of the image files in the open `folder` and below; messages name the folder `path`."""
     looked = 0
     for place, subfolders, files in os.walk(folder):
         looked += len(subfolders) + len(files)
@@ -201,14 +201,14 @@ class _Packed(ImageSource):
             read_header(Path(file.name))
             self._content: Any = safe_open(file.name, framework="numpy")
             names = list(self._content.keys())  # type: ignore[no-untyped-call]
-            found = self._content.get_slice(TENSOR) if TENSOR in names else None  # type: ignore[no-untyped-call]
-            dtype, shape = (found.get_dtype(), found.get_shape()) if found else ("", [])
+            slices = self._content.get_slice(TENSOR) if TENSOR in names else None  # type: ignore[no-untyped-call]
+            dtype, shape = (slices.get_dtype(), slices.get_shape()) if slices else ("", [])
         except (SafetensorError, CheckpointError, OSError):
-            # Their own words quote the file.
+            # The library's messages quote the file.
             raise InvalidData(f"{path} is not a safetensors file, or is cut off; copy or write it again") from None
-        if found is None:
+        if slices is None:
             shown = ", ".join(map(show_name, sorted(names)[:10])) or "nothing"
-            raise InvalidData(f"{path} has no tensor `{TENSOR}`, found {shown}")
+            raise InvalidData(f"{path} has no tensor `{TENSOR}`, found {shown}; name the images `{TENSOR}`")
         if dtype != "U8" or len(shape) != 4 or shape[1] != 3 or not shape[0]:
             raise InvalidData(f"{path}: `{TENSOR}` is {dtype} {shape}; it must be U8 [n, 3, height, width], n above 0")
         _check_size(f"{path}, image 0", shape[3], shape[2])
@@ -238,11 +238,13 @@ class _Packed(ImageSource):
 
 
 def load_image(path: str | Path, fit: Fit, allow: Allow = anywhere) -> NDArray[numpy.uint8]:
-    """uint8 [3, size, size] of an image file; see the module and `Fit` for what is done to it.
+    """Return uint8 [3, size, size] of an image file; see the module and `Fit` for the processing.
 
     Raises:
-        InvalidData: it is missing, no JPEG, PNG, WebP or BMP, truncated, an animation, transparent in places, 16 bits
-            deep, less than 2 pixels wide or high, or of more than MAX_PIXELS; names the file. Or what `allow` raises.
+        InvalidData: the file is missing, no JPEG, PNG, WebP or BMP, truncated, an animation, partly transparent, 16
+            bits
+            deep, less than 2 pixels wide or high, or of more than MAX_PIXELS; the message names the file. Or as `allow`
+            raises.
     """
     path = Path(path)
     file = open_file(path, "image", allow)
@@ -252,16 +254,16 @@ def load_image(path: str | Path, fit: Fit, allow: Allow = anywhere) -> NDArray[n
                 _check_size(str(path), *image.size)
                 frames = getattr(image, "n_frames", 1)
                 if frames > 1:
-                    raise InvalidData(f"{path} has {frames} frames; save the one that is meant")
+                    raise InvalidData(f"{path} has {frames} frames; save a single frame")
                 image.load()
                 upright = PIL.ImageOps.exif_transpose(image)
         except (MemoryError, InvalidData):
             raise
         except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
-            raise _too_large(str(path), "more than that") from None
+            raise _too_large(str(path), "too many") from None
         except PIL.UnidentifiedImageError:
             raise InvalidData(f"{path} is not a JPEG, PNG, WebP or BMP image; save it as one of these") from None
-        except Exception:  # each of Pillow's formats has its own, and some quote the file
+        except Exception:  # each of Pillow's formats raises other errors, and some quote the file
             raise InvalidData(f"{path} is not an image that can be read, or is truncated; save it again") from None
     return _fitted(_opaque_rgb(path, upright), fit)
 
@@ -270,7 +272,7 @@ def fit_pixels(
     pixels: NDArray[numpy.uint8],  # uint8 [3, H, W]
     fit: Fit,
 ) -> NDArray[numpy.uint8]:  # uint8 [3, size, size]
-    """Crop and resize an image that is in memory, as `load_image` does it to a file's."""
+    """Crop and resize an image in memory, as `load_image` does for a file."""
     if pixels.shape == (3, fit.size, fit.size):
         return pixels
     return _fitted(PIL.Image.fromarray(pixels.transpose(1, 2, 0)), fit)
@@ -278,27 +280,27 @@ def fit_pixels(
 
 def _check_size(where: str, width: int, height: int) -> None:
     if min(width, height) < 2:
-        raise InvalidData(f"{where} is {width}×{height}; too small: an image has at least 2×2 pixels")
+        raise InvalidData(f"{where} is {width}×{height}, which is too small; give at least 2×2 pixels")
     if width * height > MAX_PIXELS:
         raise _too_large(where, f"{width}×{height}")
 
 
-def _too_large(where: str, found: str) -> InvalidData:
+def _too_large(where: str, size: str) -> InvalidData:
     return InvalidData(
-        f"{where} is too large: at most {MAX_PIXELS:,} pixels are decoded, it has {found}; make it smaller"
+        f"{where} has {size} pixels, more than the {MAX_PIXELS:,} that are decoded; give a smaller image"
     )
 
 
 def _opaque_rgb(path: Path, image: Image) -> Image:
     if image.mode.startswith(("I", "F")):
-        raise InvalidData(f"{path} has pixels of mode {image.mode}; save it with 8 bits a channel")
+        raise InvalidData(f"{path} has pixels of mode {image.mode}; save it with 8 bits per channel")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         least = image.getchannel("A").getextrema()[0]
         if least != 255:
             raise InvalidData(
                 f"{path} has an alpha channel that is not opaque (down to {least} of 255), so its colours depend on a "
-                "background; put it on one and save it without alpha"
+                "background; flatten the image onto a background and save it without alpha"
             )
     return image.convert("RGB")
 
@@ -315,7 +317,7 @@ def _fitted(image: Image, fit: Fit) -> NDArray[numpy.uint8]:
 
 
 def _half(margin: int, crop: Crop) -> int:
-    # Python rounds a half to the even side.
+    # Python rounds a half to the even number.
     return round(margin / 2) if crop == "center-torchvision" else margin // 2
 
 

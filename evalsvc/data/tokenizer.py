@@ -1,4 +1,4 @@
-"""The tokenizer of a model's text: text to ids and back, and whether it is the one that the layout means."""
+"""The tokenizer of a model's text: text to ids and back, and the check that it fits the layout."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from evalsvc.installation import missing_package
 from evalsvc.spec.layout import TextBlock, VocabularyLayout
 
 END_OF_TEXT = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>")
-"""What tokenizers call the token that ends a text, the field's most common name first."""
+"""Names of the token that ends a text, the most common name first."""
 
 
 MAX_BYTES = 100_000_000
-"""Three times the largest that is published, of 262,144 ids."""
+"""Largest size of a `tokenizer.json`: three times the largest published file, which has 262,144 ids."""
 
 PANIC = "PanicException"
-"""What the Rust of the library raises where it gives up; the class can be imported from nowhere."""
+"""Class name of a panic in the library's Rust code; the class cannot be imported."""
 
 
 @dataclass(frozen=True)
 class TextTokenizer:
-    """A `tokenizer.json`, without its own cutting, padding and post-processing: every token is one of the text."""
+    """Tokenizer from a `tokenizer.json`, without truncation, padding and post-processing: all tokens are text."""
 
     path: str
     size: int
-    """Ids are 0…size-1."""
+    """Number of ids; ids are 0…size-1."""
     digest: str
     """SHA-256 of the file."""
     end_of_text: int | None
-    """Id of the token that ends a text; None where it has none of the usual names."""
+    """Id of the token that ends a text; None where the tokenizer has none of the usual names."""
     _tokenizer: Any
 
     def encode(self, text: str) -> list[int]:
@@ -48,28 +48,28 @@ class TextTokenizer:
             return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """The text of some ids; `skip_special` leaves the tokenizer's special tokens out."""
+        """Return the text of ids; `skip_special` leaves out the tokenizer's special tokens."""
         with translated(self.path):
             return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special))
 
     def to_json(self) -> str:
-        """Return the content of a `tokenizer.json`, for other libraries that read one."""
+        """Return the content of a `tokenizer.json`, for other libraries."""
         with translated(self.path):
             return str(self._tokenizer.to_str())
 
     def require_fits(self, text: TextBlock) -> None:
-        """Raise InvalidData unless this can be the tokenizer that the model was trained with.
+        """Raise InvalidData unless the tokenizer can be the one that the model was trained with.
 
-        Its file's digest tells, where the layout has one; else its size, since tables are padded by little.
+        The digest of the file decides, where the layout has one; otherwise the size, since tables are padded by little.
         """
         if text.tokenizer_sha256 not in (None, self.digest):
             raise InvalidData(
-                f"the tokenizer {self.path} has sha256 {self.digest}, the layout's is {text.tokenizer_sha256}; "
+                f"the tokenizer {self.path} has sha256 {self.digest}, but the layout has {text.tokenizer_sha256}; "
                 "give the tokenizer that the model was trained with"
             )
         if self.size > text.size or text.size >= 2 * self.size:
             raise InvalidData(
-                f"the tokenizer {self.path} has {self.size} ids, the layout has {text.size} text rows; give the "
+                f"the tokenizer {self.path} has {self.size} ids, but the layout has {text.size} text rows; give the "
                 "tokenizer that the model was trained with, or correct the layout"
             )
 
@@ -77,32 +77,34 @@ class TextTokenizer:
 def read_tokenizer(path: str | Path, allow: Allow = anywhere) -> TextTokenizer:
     """Open the tokenizer in a `tokenizer.json`, once per process and file.
 
-    Raises InvalidData where the file is missing or no tokenizer, what `allow` raises of it, and MissingPackage.
+    Raises InvalidData where the file is missing or no tokenizer, MissingPackage, and as `allow` raises.
     """
     path = Path(path)
     return _read(path, identify_file(path, "tokenizer"), allow)
 
 
 def tokenizer_digest(path: str | Path, allow: Allow = anywhere) -> str:
-    """SHA-256 of a `tokenizer.json`, as `TextTokenizer.digest`. Raises what `read_bounded` raises."""
+    """Return the SHA-256 of a `tokenizer.json`, as in `TextTokenizer.digest`. Raises as `read_bounded`."""
     return hashlib.sha256(read_bounded(Path(path), allow)).hexdigest()
 
 
 def read_bounded(path: Path, allow: Allow = anywhere) -> bytes:
-    """Read a `tokenizer.json`. Raises InvalidData where it cannot be read or is too large, and what `allow` raises."""
+    """Read a `tokenizer.json`. Raises InvalidData where it cannot be read or is too large, and as `allow` raises."""
     try:
         with open_file(path, "tokenizer", allow).stream as stream:
             content = stream.read(MAX_BYTES + 1)
     except OSError as error:
-        raise InvalidData(f"the tokenizer {path} cannot be read: {os_reason(error)}") from None
+        raise InvalidData(
+            f"the tokenizer {path} cannot be read: {os_reason(error)}; check the path and its permissions"
+        ) from None
     if len(content) > MAX_BYTES:
-        raise InvalidData(f"the tokenizer {path} is larger than {MAX_BYTES:,} bytes, which no tokenizer.json is")
+        raise InvalidData(f"the tokenizer {path} is larger than {MAX_BYTES:,} bytes; give a tokenizer.json")
     return content
 
 
 @contextmanager
 def translated(path: Path | str) -> Iterator[None]:
-    """Raise InvalidData for what the library raises, a panic of its Rust included, and quote nothing of the file."""
+    """Raise InvalidData for the library's exceptions, including Rust panics, without quoting the file."""
     try:
         yield
     except (EvalsvcError, MemoryError):
@@ -120,8 +122,8 @@ def translated(path: Path | str) -> Iterator[None]:
 
 @lru_cache(maxsize=CACHED_FILES)
 def _read(path: Path, identity: Identity, allow: Allow) -> TextTokenizer:
-    # `identity` is there to make the cache forget a file that was written anew.
-    try:  # here: the service, which names data only, does without
+    # `identity` invalidates the cache when the file changes.
+    try:  # imported here, since the service starts without tokenizers
         from tokenizers import Tokenizer
     except ModuleNotFoundError:
         raise missing_package("tokenizers", "text data") from None
@@ -137,11 +139,11 @@ def _read(path: Path, identity: Identity, allow: Allow) -> TextTokenizer:
 
 
 def render(ids: Sequence[int], layout: VocabularyLayout, tokenizer: TextTokenizer) -> str:
-    """What a model wrote, for reading. `ids` are rows of its table, the layout is resolved.
+    """Return a model's output as readable text. `ids` are rows of the model's table, and the layout is resolved.
 
-    Text ids that follow each other are decoded together, so that characters of several ids are whole. Bytes that make
-    no character become U+FFFD, and so does NUL, which PostgreSQL keeps in no text. What is not text is shown as what it
-    is: `‹image 188›` with its code, `‹/doc›`, `‹row 600›`, and `‹text 509›` for an id that the tokenizer does not have.
+    Consecutive text ids are decoded together, so that characters of several ids are whole. Bytes that form no character
+    become U+FFFD, and so does NUL, which PostgreSQL cannot store in text. Other ids are shown by kind: `‹image 188›`
+    with the code, `‹/doc›`, `‹row 600›`, and `‹text 509›` for an id that the tokenizer does not have.
     """
     special = {row: name for name, row in layout.special_ids.items()}
     known = layout.text_ids[: tokenizer.size]

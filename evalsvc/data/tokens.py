@@ -1,14 +1,13 @@
 """Token data: text ids and image codes per record, from JSONL or safetensors; captions and the images they describe.
 
-JSONL has one object a line, with `text_ids` (the tokenizer's ids) or `text` (a string, for which a tokenizer must be
-given), and `image_codes`; either part may be absent, other keys are ignored, blank lines are skipped. `document` (a
-string or a whole number) names what the record is a part of: windows of one document are not independent.
+JSONL has one object per line, with `text_ids` (the tokenizer's ids) or `text` (a string, which needs a tokenizer), and
+`image_codes`; either part may be absent, other keys are ignored, blank lines are skipped. `document` (a string or a
+whole number) names the document of the record: windows of one document are not independent.
 
-safetensors has the integer tensors `text_ids` [n, T] with, where the texts are not equally long, `text_lengths` [n]
-(what stands beyond a record's length is ignored), and `image_codes` [n, N]; either part may be absent. `document` [n]
-is optional.
+safetensors has the integer tensors `text_ids` [n, T] with, for texts of different lengths, `text_lengths` [n] (ids
+beyond a record's length are ignored), and `image_codes` [n, N]; either part may be absent. `document` [n] is optional.
 
-Ids and codes are those of tokenizer and codebook: `layout.py` says which rows of a model's table they are.
+Ids and codes are those of tokenizer and codebook: `layout.py` maps them to rows of a model's table.
 """
 
 from __future__ import annotations
@@ -40,44 +39,47 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Record:
     text_ids: array[int] | None
-    """None: the record has no text, which is not the same as an empty one."""
+    """Ids of the text; None for a record without text, which differs from an empty text."""
     image_codes: array[int] | None
     where: str
-    """How messages name it: `line 7`, `record 7`, counted from 1."""
+    """Place of the record in messages: `line 7`, `record 7`, counted from 1."""
     document: str | int | None = None
-    """What the record is a part of; None: the file does not say."""
+    """Document that the record is a part of; None where the file names none."""
 
 
 @dataclass(frozen=True)
 class TokenData:
-    """The records of a data file, in its order."""
+    """Records of a data file, in the file's order."""
 
     path: str
     records: tuple[Record, ...]
     digest: str
-    """Over all ids and codes and nothing else: the same tokens have the same digest in every format."""
+    """Digest of all ids and codes and nothing else: the same tokens have the same digest in every format."""
     tokenizer_digest: str | None
-    """Of the tokenizer's file, if it was needed to make ids of text."""
+    """Digest of the tokenizer's file, if text was tokenized."""
 
     def texts(self, limit: int | None, parameter: str) -> tuple[Record, ...]:
-        """Return the first `limit` records. Raises InvalidData unless all are text alone, as `parameter` asks for."""
+        """Return the first `limit` records. Raises InvalidData unless all are only text, which `parameter` needs."""
         records = self.records[:limit]
         for record in records:
             if record.image_codes is not None or record.text_ids is None:
-                raise InvalidData(f"{self.path}, {record.where} has image codes; `{parameter}` is text alone")
+                raise InvalidData(
+                    f"{self.path}, {record.where} has image codes; give `{parameter}` records of text only"
+                )
         return records
 
 
 def read_tokens(
     path: str | Path, tokenizer: str | Path | None = None, bos: int | None = None, allow: Allow = anywhere
 ) -> TokenData:
-    """The records of a JSONL file, or of a safetensors file if its name ends so. Parsed once per process and file.
+    """Read the records of a JSONL file, or of a file with the suffix .safetensors, once per process and file.
 
-    `tokenizer` (a `tokenizer.json`) is for records that hold `text`; `bos` is put before its ids.
+    `tokenizer` (a `tokenizer.json`) is for records with `text`; `bos` is put before the text's ids.
 
     Raises:
-        InvalidData: a file is missing or empty, or a record is not as described above; names file and line. Or what
-            `allow` raises of a file.
+        InvalidData: a file is missing or empty, or a record is not as described above; the message names file and line.
+            Or
+            as `allow` raises for a file.
         MissingPackage: safetensors or tokenizers is not installed.
     """
     path = Path(path)
@@ -90,7 +92,7 @@ def read_tokens(
 def _read_tokens(
     path: Path, identity: Identity, tokenizer: Path | None, stamp: Identity | None, bos: int | None, allow: Allow
 ) -> TokenData:
-    # `identity` and `stamp` are there to make the cache forget a file that was written anew.
+    # `identity` and `stamp` invalidate the cache when a file changes.
     encoder = TextEncoder(path, tokenizer, bos, allow)
     packed = path.suffix == ".safetensors"
     records = tuple(_read_safetensors(path, allow) if packed else _read_jsonl(path, encoder, allow))
@@ -104,11 +106,11 @@ class PairData:
     """Captions, each with the image that it describes."""
 
     texts: TokenData
-    """The captions in their file's order, as records without codes; an empty text is a record too."""
+    """Captions in their file's order, as records without codes; an empty text is a record too."""
     captions: tuple[str, ...]
-    """The same as strings."""
+    """Captions as strings."""
     images: tuple[int, ...]
-    """The index in `source` of each record's image."""
+    """Index in `source` of each record's image."""
     source: ImageSource
 
 
@@ -119,12 +121,12 @@ def read_pairs(
     bos: int | None = None,
     allow: Allow = anywhere,
 ) -> PairData:
-    """The captions of a COCO annotation file, a CSV or a JSONL file, and their images.
+    """Read the captions of a COCO annotation file, a CSV or a JSONL file, with their images.
 
-    `tokenizer`, `bos` and `allow` as in `read_tokens`.
+    `tokenizer`, `bos` and `allow` are as in `read_tokens`.
 
     Raises:
-        InvalidData: as `read_captions`, or a caption names no image or none that there is.
+        InvalidData: as `read_captions`, or a caption names no image or a missing image.
         MissingPackage: safetensors or tokenizers is not installed.
     """
     path = Path(path)
@@ -149,7 +151,7 @@ def _read_texts(
 def _image_indices(path: Path, captions: Iterable[Caption], source: ImageSource) -> Iterator[int]:
     for caption in captions:
         if caption.image is None:
-            raise InvalidData(f"{path}, {caption.where} names no image; give it one or leave the caption out")
+            raise InvalidData(f"{path}, {caption.where} names no image; add an image or remove the caption")
         try:
             yield source.index(caption.image)
         except InvalidData as error:
@@ -157,7 +159,7 @@ def _image_indices(path: Path, captions: Iterable[Caption], source: ImageSource)
 
 
 def stamp_of(tokenizer: str | Path | None) -> Identity | None:
-    """Identify the file of a tokenizer; None where there is none: that is an error only if a text needs it."""
+    """Identify the file of a tokenizer; None for a missing file, which is an error only if a text needs it."""
     try:
         return None if tokenizer is None else identify(Path(tokenizer))
     except CheckpointGone:
@@ -165,9 +167,9 @@ def stamp_of(tokenizer: str | Path | None) -> Identity | None:
 
 
 class TextEncoder:
-    """From texts of the file `path` to ids of `tokenizer`, which is opened, and missed, when the first text comes.
+    """Encoder from texts of the file `path` to ids of `tokenizer`, which is opened when the first text comes.
 
-    Texts are tokenised as they stand: nothing is cut, padded or added, but for `bos` before the ids.
+    Texts are tokenized unchanged, without truncation, padding or added tokens, except for `bos` before the ids.
     """
 
     def __init__(
@@ -181,13 +183,13 @@ class TextEncoder:
 
     @property
     def digest(self) -> str | None:
-        """Of the tokenizer; None: no text asked for it."""
+        """Digest of the tokenizer; None if no text was tokenized."""
         return None if self._opened is None else self._opened.digest
 
     def __call__(self, text: str) -> list[int]:
         if self._tokenizer is None:
             raise InvalidData(
-                f"{self._path} holds `text`, but there is no tokenizer; give the task's parameter `tokenizer` "
+                f"{self._path} holds `text`, but no tokenizer is given; give the task's parameter `tokenizer` "
                 "or the layout's `text.tokenizer`"
             )
         if self._opened is None:
@@ -206,14 +208,14 @@ def _parse_line(where: str, line: bytes, number: int, encode: TextEncoder) -> Re
     text = content.get("text")
     if text is not None:
         if text_ids is not None:
-            raise InvalidData(f"{where} has both `text` and `text_ids`; leave one out")
+            raise InvalidData(f"{where} has both `text` and `text_ids`; remove one of them")
         text_ids = array("i", encode(check_text(where, text)))
     image_codes = _ids(where, "image_codes", content.get("image_codes"))
     if text_ids is None and image_codes is None:
-        found = ", ".join(map(show_name, list(content)[:10])) or "no keys"
-        raise InvalidData(f"{where} has neither `text_ids`, `text` nor `image_codes`, found {found}")
+        present = ", ".join(map(show_name, list(content)[:10])) or "no keys"
+        raise InvalidData(f"{where} has neither `text_ids`, `text` nor `image_codes`, found {present}; add one of them")
     if not text_ids and not image_codes:
-        raise InvalidData(f"{where} is empty: it has no text id and no image code")
+        raise InvalidData(f"{where} is empty: it has no text id and no image code; remove it")
     return Record(text_ids, image_codes, f"line {number}", _document(where, content.get("document")))
 
 
@@ -223,7 +225,7 @@ def _document(where: str, value: object) -> str | int | None:
         return value
     raise InvalidData(
         f"{where}: `document` is {type(value).__name__}; it must be a string or a whole number that names what the "
-        "record is a part of, or be left out"
+        "record is a part of, or be removed"
     )
 
 
@@ -232,14 +234,16 @@ def _ids(where: str, key: str, values: object) -> array[int] | None:
         return None
     if not isinstance(values, list):
         raise InvalidData(f"{where}: `{key}` is {type(values).__name__}; it must be a list of whole numbers")
-    # A bool is an int to Python and to array, and would pass for the id 0 or 1.
+    # A bool is an int to Python and to array, and would count as the id 0 or 1.
     wrong = [value for value in values if type(value) is not int]
     if wrong:
         raise InvalidData(f"{where}: `{key}` holds {type(wrong[0]).__name__}; it must hold whole numbers only")
     try:
         return array("i", values)
     except OverflowError:
-        raise InvalidData(f"{where}: `{key}` holds {max(values, key=abs)}, which is no token id") from None
+        raise InvalidData(
+            f"{where}: `{key}` holds {max(values, key=abs)}, which is no token id; correct the id"
+        ) from None
 
 
 _TENSORS: Mapping[str, int] = {"text_ids": 2, "text_lengths": 1, "image_codes": 2, "document": 1}
@@ -254,19 +258,21 @@ def _read_safetensors(path: Path, allow: Allow) -> Iterator[Record]:
         low, high, width = int(lengths.min()), int(lengths.max()), text_ids.shape[1]
         if low < 0 or high > width:
             wrong = low if low < 0 else high
-            raise InvalidData(f"{path}: `text_lengths` holds {wrong}; `text_ids` has the width {width}")
+            raise InvalidData(
+                f"{path}: `text_lengths` holds {wrong}; give lengths of 0…{width}, the width of `text_ids`"
+            )
     for index in range(count):
         text = None if text_ids is None else text_ids[index, : None if lengths is None else int(lengths[index])]
         document = None if documents is None else int(documents[index])
         row = None if codes is None else _array(codes[index])
         record = Record(_array(text), row, f"record {index + 1}", document)
         if not record.text_ids and not record.image_codes:
-            raise InvalidData(f"{path}, {record.where} is empty: it has no text id and no image code")
+            raise InvalidData(f"{path}, {record.where} is empty: it has no text id and no image code; remove it")
         yield record
 
 
 def _load_tensors(path: Path, allow: Allow) -> dict[str, NDArray[numpy.integer]]:
-    try:  # here: the service, which names data only, does without
+    try:  # imported here, since the service starts without safetensors
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
     except ModuleNotFoundError:
@@ -275,15 +281,15 @@ def _load_tensors(path: Path, allow: Allow) -> dict[str, NDArray[numpy.integer]]
         file = open_file(path, "data file", allow)
         with file.stream:
             tensors: dict[str, NDArray[numpy.integer]] = load_file(file.name)
-    except (SafetensorError, OSError, TypeError, KeyError):  # whose words quote the file
+    except (SafetensorError, OSError, TypeError, KeyError):  # whose messages quote the file
         raise InvalidData(f"{path} is not a safetensors file of integers, or is cut off; write it again") from None
     if not {"text_ids", "image_codes"} & set(tensors):
-        found = ", ".join(map(show_name, sorted(tensors)[:10])) or "nothing"
-        raise InvalidData(f"{path} has neither `text_ids` nor `image_codes`, found {found}")
+        present = ", ".join(map(show_name, sorted(tensors)[:10])) or "nothing"
+        raise InvalidData(f"{path} has neither `text_ids` nor `image_codes`, found {present}; add one of them")
     for name, tensor in tensors.items():
         _check_tensor(path, name, tensor, {other: len(value) if value.ndim else 0 for other, value in tensors.items()})
     if "text_lengths" in tensors and "text_ids" not in tensors:
-        raise InvalidData(f"{path} has `text_lengths` without `text_ids`")
+        raise InvalidData(f"{path} has `text_lengths` without `text_ids`; add `text_ids`")
     return tensors
 
 
@@ -297,8 +303,8 @@ def _check_tensor(path: Path, name: str, tensor: NDArray[numpy.integer], counts:
             f"{path}: `{name}` has the shape {list(tensor.shape)}; it must have {_TENSORS[name]} dimensions"
         )
     if len(set(counts.values())) > 1:
-        found = ", ".join(f"`{other}` {count}" for other, count in counts.items())
-        raise InvalidData(f"{path}: the tensors have different numbers of records: {found}")
+        sizes = ", ".join(f"`{other}` {count}" for other, count in counts.items())
+        raise InvalidData(f"{path}: the tensors have different numbers of records: {sizes}; give one row per record")
     if tensor.size and (tensor.min() < -(2**31) or tensor.max() >= 2**31):
         raise InvalidData(
             f"{path}: `{name}` holds {max(int(tensor.max()), int(tensor.min()), key=abs)}, which is no token id"
@@ -313,7 +319,7 @@ def _digest(records: tuple[Record, ...]) -> str:
     total = hashlib.sha256()
     for record in records:
         for ids in (record.text_ids, record.image_codes):
-            # The length keeps [1], [2] apart from [1, 2], []; -1 is a part that is absent.
+            # The length distinguishes [1], [2] from [1, 2], []; -1 stands for an absent part.
             total.update((-1 if ids is None else len(ids)).to_bytes(8, "little", signed=True))
             if ids is not None:
                 total.update(_little_endian(ids))

@@ -89,9 +89,9 @@ def test_the_same_prompts_have_the_same_digest_in_every_format(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "content", "fragment"),
     [
-        ("a.json", "", "a.json is empty; it must be COCO's annotations"),
+        ("a.json", "", "a.json is empty; give COCO's annotations"),
         ("a.json", '{"images": [\nhunter2', "is not valid JSON: Expecting value: line 2"),
-        ("a.json", '{"text": "a"}\n{"text": "b"}', "a file with an object a line is named .jsonl"),
+        ("a.json", '{"text": "a"}\n{"text": "b"}', "give a file with an object per line the suffix .jsonl"),
         ("a.json", [1], "is list; COCO's annotations are an object with `images`"),
         ("a.json", {"images": []}, "has no list `annotations`, as COCO's annotations have; found 'images'"),
         ("a.json", {"images": [], "annotation": []}, "rename 'annotation'?"),
@@ -99,25 +99,25 @@ def test_the_same_prompts_have_the_same_digest_in_every_format(tmp_path: Path) -
         ("a.json", {"images": [3], "annotations": []}, "entry 1 of `images` is int; it must be an object"),
         ("a.json", {"images": [], "annotations": []}, "holds no captions; write at least one"),
         ("a.json", {**COCO, "images": COCO["images"] * 2}, "image 3: another image has the id 7 too"),
-        ("a.json", {**COCO, "images": COCO["images"][:1]}, "annotation 1: `images` has no image 8; add it"),
+        ("a.json", {**COCO, "images": COCO["images"][:1]}, "annotation 1: `images` has no image 8; add the image"),
         ("a.json", {**COCO, "images": [{"id": "hunter2"}]}, "image 1: `id` is str; it must be a whole number"),
         ("a.json", {**COCO, "images": [{"id": 7}]}, "image 1: `file_name` is NoneType; it must be a string"),
         ("a.json", {**COCO, "annotations": [{"image_id": 7, "caption": "a"}]}, "annotation 1: `id` is missing; it"),
         ("a.json", {**COCO, "annotations": [{"id": 1, "image_id": 7}]}, "annotation 1: `caption` is NoneType; it must"),
-        ("a.json", {**COCO, "annotations": COCO["annotations"][:1] * 2}, "annotation 2: its id is that of annotation"),
+        ("a.json", {**COCO, "annotations": COCO["annotations"][:1] * 2}, "annotation 2: the id is also that of"),
         ("a.csv", "", "holds no captions"),
         ("a.csv", "caption\n", "holds no captions"),
         ("a.csv", "captoin,id\na,1\n", "line 1: the header has no column 'prompt', 'caption', 'text'; found 'captoin'"),
         ("a.csv", "captoin,id\na,1\n", "rename 'captoin'?"),
         ("a.csv", "A dog on a bench.\n", "found 'a dog on a bench.'"),
-        ("a.csv", "prompt,text\na,b\n", "the columns 'prompt' and 'text'; leave one text column"),
-        ("a.csv", "id,text\n1,a\n2,b, c\n", "line 3 has 3 fields, the header has 2; put texts with commas"),
-        ("a.csv", 'text\na\n"hunter2\n', "line 3 is not valid CSV: its quotation mark is never closed"),
+        ("a.csv", "prompt,text\na,b\n", "the columns 'prompt' and 'text'; keep one text column"),
+        ("a.csv", "id,text\n1,a\n2,b, c\n", "line 3 has 3 fields, but the header has 2; put texts with commas"),
+        ("a.csv", 'text\na\n"hunter2\n', "line 3 is not valid CSV: a quotation mark is not closed"),
         ("a.csv", 'id,text\n1,a\n2,"b\n', "line 3 is not valid CSV: unexpected end of data"),
         ("a.csv", b"text\na\n\xff\n", "line 3 is not UTF-8; save the file as UTF-8"),
-        ("a.csv", "id,text\nhunter2,a\nhunter2,b\n", "line 3: its id is that of line 2 too; ids must differ"),
+        ("a.csv", "id,text\nhunter2,a\nhunter2,b\n", "line 3: the id is also that of line 2; give each"),
         ("a.csv", "id,text\n1,a\n ,b\n", "line 3: the id is empty"),
-        ("a.csv", "label,text\nhunter2,a\n", "line 2: the label is no whole number; correct it"),
+        ("a.csv", "label,text\nhunter2,a\n", "line 2: the label is no whole number; correct the label"),
         ("a.jsonl", "", "holds no captions"),
         ("a.jsonl", '{"text": "a"}\nhunter2', "line 2 is not valid JSON"),
         ("a.jsonl", "[]", "line 1 is list; it must be an object with `text`"),
@@ -127,8 +127,8 @@ def test_the_same_prompts_have_the_same_digest_in_every_format(tmp_path: Path) -
         ("a.jsonl", '{"text": "a", "id": ["hunter2"]}', "line 1: `id` is list; it must be a string or a whole number"),
         ("a.jsonl", '{"text": "a", "image": true}', "line 1: `image` is bool; it must be a file name or an index"),
         ("a.jsonl", '{"text": "a", "label": "hunter2"}', "line 1: `label` is str; it must be a whole number"),
-        ("a.jsonl", '{"text": "a", "id": "2"}\n{"text": "b"}', "line 2: its id is that of line 1 too"),
-        ("a.txt", "a\n", "a.txt ends in '.txt'; captions are read from .json (COCO annotations), .csv"),
+        ("a.jsonl", '{"text": "a", "id": "2"}\n{"text": "b"}', "line 2: the id is also that of line 1"),
+        ("a.txt", "a\n", "a.txt ends in '.txt'; give captions in .json (COCO annotations), .csv"),
     ],
 )
 def test_wrong_files_are_named_with_their_line(tmp_path: Path, name: str, content: Any, fragment: str) -> None:
@@ -209,10 +209,10 @@ def test_a_choice_follows_from_seed_and_ids_alone(tmp_path: Path, rule: Any) -> 
 def test_too_few_captions_and_captions_without_images(tmp_path: Path) -> None:
     data = selection(tmp_path)
     assert select_captions(data, "first", 2, 0) == data.captions[:2]
-    with pytest.raises(InvalidData, match="has 60 images, 61 images are asked for; lower `samples`"):
+    with pytest.raises(InvalidData, match="has 60 images, but 61 images are requested; lower `samples`"):
         select_captions(data, "one_per_image", 61, 0)
-    with pytest.raises(InvalidData, match="has 180 captions, 181 images are asked for"):
+    with pytest.raises(InvalidData, match="has 180 captions, but 181 images are requested"):
         select_captions(data, "random", 181, 0)
     plain = read_captions(write(tmp_path, "text\na\n", "a.csv"))
-    with pytest.raises(InvalidData, match="line 2 names no image; `select: one_per_image` needs one"):
+    with pytest.raises(InvalidData, match="line 2 names no image; `select: one_per_image` needs an image"):
         select_captions(plain, "one_per_image", None, 0)

@@ -136,14 +136,14 @@ def write_bad(folder: Path, kind: str) -> Path:
         ("empty.jpg", "is not a JPEG, PNG, WebP or BMP image"),
         ("other.png", "is not a JPEG, PNG, WebP or BMP image"),
         ("program.jpg", "is not a JPEG, PNG, WebP or BMP image"),
-        ("bomb.png", "is too large: at most 89,478,485 pixels are decoded, it has more than that; make it smaller"),
-        ("large.bmp", "is too large: at most 89,478,485 pixels are decoded, it has "),
-        ("frames.webp", "has 2 frames; save the one that is meant"),
-        ("deep.png", "has pixels of mode I;16; save it with 8 bits a channel"),
+        ("bomb.png", "has too many pixels, more than the 89,478,485 that are decoded; give a smaller image"),
+        ("large.bmp", "pixels, more than the 89,478,485 that are decoded"),
+        ("frames.webp", "has 2 frames; save a single frame"),
+        ("deep.png", "has pixels of mode I;16; save it with 8 bits per channel"),
         ("alpha.png", "has an alpha channel that is not opaque (down to 200 of 255)"),
         ("key.png", "has an alpha channel that is not opaque (down to 0 of 255)"),
-        ("one.png", "is 1×1; too small: an image has at least 2×2 pixels"),
-        ("line.png", "is 5×1; too small"),
+        ("one.png", "is 1×1, which is too small; give at least 2×2 pixels"),
+        ("line.png", "is 5×1, which is too small"),
     ],
 )
 def test_bad_images_are_named(tmp_path: Path, kind: str, fragment: str) -> None:
@@ -177,7 +177,7 @@ def test_a_folders_images_come_by_name_and_by_index(folder: Path) -> None:
     for image, fragment in (
         ("sub/d.png", "has no image 'sub/d.png'; did you mean 'sub/c.png'?"),
         ("../secret", "has no image '../secret'; it has 3, the first is 'a.JPG'"),
-        (3, "has no image 3; it has the images 0…2"),
+        (3, "has no image 3; give one of 0…2"),
         (-1, "has no image -1"),
     ):
         with pytest.raises(InvalidData) as caught:
@@ -211,7 +211,7 @@ def test_packed_images(packed: Path) -> None:
         ({"images": np.zeros((1, 3, 8, 8), np.float32)}, "`images` is F32 [1, 3, 8, 8]; it must be U8 [n, 3, height"),
         ({"images": np.zeros((1, 8, 8, 3), np.uint8)}, "`images` is U8 [1, 8, 8, 3]; it must be"),
         ({"images": np.zeros((0, 3, 8, 8), np.uint8)}, "n above 0"),
-        ({"images": np.zeros((1, 3, 1, 1), np.uint8)}, "image 0 is 1×1; too small"),
+        ({"images": np.zeros((1, 3, 1, 1), np.uint8)}, "image 0 is 1×1, which is too small"),
     ],
 )
 def test_wrong_tensors_are_named(tmp_path: Path, tensors: dict[str, Any], fragment: str) -> None:
@@ -231,7 +231,7 @@ def test_other_things_than_images_are_named(tmp_path: Path) -> None:
         ("none", "does not exist"),
         ("a.zip", "is neither a folder of images nor a .safetensors file"),
         ("a.safetensors", "is not a safetensors file"),
-        ("folder", "holds no images; they are files named .jpg"),
+        ("folder", "holds no images; add files with the suffix .jpg"),
     ):
         with pytest.raises(InvalidData, match=fragment):
             read_images(tmp_path / name)

@@ -102,7 +102,7 @@ def test_a_tokenizer_that_is_deep_or_long(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(InvalidData, match=r"is not a tokenizer\.json that works at line 1 column \d+; give"):
             read_tokenizer(path)
     monkeypatch.setattr("evalsvc.data.tokenizer.MAX_BYTES", 100)
-    with pytest.raises(InvalidData, match="is larger than 100 bytes, which no tokenizer"):
+    with pytest.raises(InvalidData, match="is larger than 100 bytes; give a tokenizer"):
         read_tokenizer(path)
 
 

@@ -110,7 +110,7 @@ def test_ids_need_no_tokenizer(tmp_path: Path) -> None:
         ('{"text_ids": [1], "text": "a"}', "both `text` and `text_ids`"),
         ('{"text": ["hunter2"]}', "`text` is list; it must be a string"),
         ('{"text": "a \\ud800"}', "line 2: `text` holds half of a surrogate pair"),
-        ('{"text": "a"}', "holds `text`, but there is no tokenizer; give the task's parameter `tokenizer`"),
+        ('{"text": "a"}', "holds `text`, but no tokenizer is given; give the task's parameter `tokenizer`"),
         ("[" * 100_000, "line 2 is not valid JSON"),
         ("hunter2", "line 2 is not valid JSON"),
         ('{"text": "\xff"}', "line 2 is not valid JSON"),
@@ -149,7 +149,7 @@ def test_missing_and_empty_files_are_named(tmp_path: Path, tokenizer: Path) -> N
         ({"text_ids": np.array([[1.0]])}, "`text_ids` is float64; it must hold whole numbers"),
         ({"text_ids": np.array([1])}, "`text_ids` has the shape [1]; it must have 2 dimensions"),
         ({"text_ids": np.array([[1]]), "image_codes": np.array([[1], [2]])}, "different numbers of records"),
-        ({"text_ids": np.array([[1]]), "text_lengths": np.array([2])}, "`text_lengths` holds 2; `text_ids` has the"),
+        ({"text_ids": np.array([[1]]), "text_lengths": np.array([2])}, "`text_lengths` holds 2; give lengths of 0…1"),
         ({"text_ids": np.array([[1]]), "text_lengths": np.array([-1])}, "`text_lengths` holds -1"),
         ({"image_codes": np.array([[1]]), "text_lengths": np.array([1])}, "`text_lengths` without `text_ids`"),
         ({"text_ids": np.array([[1], [2]]), "text_lengths": np.array([1, 0])}, "record 2 is empty"),
@@ -209,15 +209,15 @@ def test_pairs(tmp_path: Path, tokenizer: Path, images: Path) -> None:
 
 def test_captions_that_fit_no_image_are_named(tmp_path: Path, tokenizer: Path, images: Path) -> None:
     for record, fragment in (
-        ({"text": "b"}, "line 2 names no image; give it one or leave the caption out"),
-        ({"text": "b", "image": 3}, "line 2: .*images.safetensors has no image 3; it has the images 0…2"),
+        ({"text": "b"}, "line 2 names no image; add an image or remove the caption"),
+        ({"text": "b", "image": 3}, "line 2: .*images.safetensors has no image 3; give one of 0…2"),
         ({"text": "b", "image": "x.png"}, "line 2: .*images.safetensors has no names"),
     ):
         path = write(tmp_path, {"text": "a", "image": 0}, record, name="captions.jsonl")
         with pytest.raises(InvalidData, match=fragment):
             read_pairs(path, read_images(images), tokenizer)
     path = write(tmp_path, {"text": "a", "image": 0}, name="captions.jsonl")
-    with pytest.raises(InvalidData, match="there is no tokenizer"):
+    with pytest.raises(InvalidData, match="no tokenizer is given"):
         read_pairs(path, read_images(images))
     with pytest.raises(InvalidData, match=r"none\.json does not exist"):
         read_pairs(path, read_images(images), tmp_path / "none.json")
@@ -233,7 +233,7 @@ def test_captions_are_tokenised_once_until_they_change(tmp_path: Path, tokenizer
 
 def test_an_encoder_of_texts(tmp_path: Path, tokenizer: Path) -> None:
     assert TextEncoder(tmp_path / "captions.csv", tokenizer, bos=0)("a b a b") == [0, 1, 2, 1, 2]
-    with pytest.raises(InvalidData, match=r"captions\.csv holds `text`, but there is no tokenizer"):
+    with pytest.raises(InvalidData, match=r"captions\.csv holds `text`, but no tokenizer is given"):
         TextEncoder(tmp_path / "captions.csv", None)("a")
 
 

@@ -290,7 +290,7 @@ def test_a_real_model_tells_its_documented_story_and_its_widened_copy_the_same(
         ({"tokenizer": None}, {}, "task 'says' needs text, but there is no tokenizer; give the task's `tokenizer`"),
         ({"tokenizer": "/nowhere.json"}, {}, "/nowhere.json"),
         ({"tokenizer_sha256": "0" * 64}, {}, "give the tokenizer that the model was trained with"),
-        ({"size": 511}, {}, "has 512 ids, the layout has 511 text rows"),
+        ({"size": 511}, {}, "has 512 ids, but the layout has 511 text rows"),
         ({}, {"bos": 512}, "bos is 512; the tokenizer "),
         ({}, {"end_of_text": 512}, "end_of_text is 512; the tokenizer "),
         ({}, {"prompts": ["a", ""]}, "prompt 2 is empty, and a model continues nothing without an id; give `bos`"),

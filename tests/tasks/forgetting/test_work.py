@@ -313,7 +313,7 @@ def test_equal_texts_are_one_group(tmp_path: Path) -> None:
 
 def test_pairs_are_no_text(tmp_path: Path) -> None:
     message = error(evaluate(SECOND, FIRST, text=str(ROOT / "heldout_pairs.jsonl")))
-    assert "heldout_pairs.jsonl, line 1 has image codes; `text` is text alone" in message
+    assert "heldout_pairs.jsonl, line 1 has image codes; give `text` records of text only" in message
 
 
 def test_a_task_must_not_have_the_name_of_a_benchmark(benchmarks: dict[str, Any]) -> None:

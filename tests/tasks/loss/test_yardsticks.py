@@ -193,7 +193,7 @@ def test_general_text_without_a_target_gives_no_metric(checkpoint: CheckpointRef
 def test_bad_general_text_is_named(checkpoint: CheckpointRef, tmp_path: Path) -> None:
     data, text = write(tmp_path / "data.jsonl", RECORDS), write(tmp_path / "text.jsonl", RECORDS[1:3])
     work, context = LossWork(Loss(name="x", data=str(data), general_text=str(text))), context_of(checkpoint)
-    with pytest.raises(InvalidData, match=r"text\.jsonl, line 2 has image codes; `general_text` is text alone"):
+    with pytest.raises(InvalidData, match=r"text\.jsonl, line 2 has image codes; give `general_text` records of text"):
         work.plan(context)
     write(text, GENERAL)
     plan = work.plan(context)
