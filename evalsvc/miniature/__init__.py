@@ -1,4 +1,4 @@
-"""The miniature: a small real text-to-image run with its data, in the package. README.md says what is what."""
+"""The miniature: a small real text-to-image run with its data, in the package. README.md lists its files."""
 
 from pathlib import Path
 
