@@ -158,11 +158,11 @@ def measure(case: Case, folder: Path) -> Measured:
     side = decoder.resolution // decoder.downsampling
     pixels = 3 * decoder.resolution**2 * case.batch
     beside = decoder.decode_bytes((side, side)) + 3 * 4 * pixels  # three float32 versions on the way to uint8
-    parts = footprint(case.config, case.spec, PROMPT_LENGTH, torch.bfloat16, beside=beside)
+    parts = footprint(case.config, case.spec, PROMPT_LENGTH, torch.bfloat16, reserved=beside)
     weights = sum(tensor.nbytes for tensor in decoder.state_dict().values())
     shapes: list[BatchShape] = []
     prompts = [Prompt(str(index), tuple(range(1, PROMPT_LENGTH + 1))) for index in range(case.batch)]
-    for samples in generate_fitting(model, prompts, case.spec, beside=beside, on_shape=shapes.append):
+    for samples in generate_fitting(model, prompts, case.spec, reserved=beside, on_shape=shapes.append):
         codes = samples.codes.repeat(1, side * side // case.codes)
         images = to_uint8(decoder.decode(codes, (side, side)))
         assert images.shape == (len(codes), 3, decoder.resolution, decoder.resolution)

@@ -1,4 +1,4 @@
-"""The samplers: of image tokens, prompts in and codes out; and of text."""
+"""Samplers of image codes and of text."""
 
 from evalsvc.sampling.completion import Continuation, complete
 from evalsvc.sampling.sampler import Prompt, SamplerSpec, Samples, cache_bytes, generate

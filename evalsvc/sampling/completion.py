@@ -1,7 +1,7 @@
-"""Text generation: prompts in, drawn ids out.
+"""Text generation from prompts to drawn ids.
 
-`complete` → `_Batch.step` → `Transformer.hidden` and `logits.draw`, once an id. Prompts of any lengths run together,
-padded on the left. The same prompt draws the same ids whatever its neighbours, its place and the batch, but for
+`complete` → `_Batch.step` → `Transformer.hidden` and `logits.draw`, once per id. Prompts of any lengths run together,
+padded on the left. A prompt draws the same ids in every batch, with any neighbours and at any place, except for
 rounding: its noise is a function of its id.
 """
 
@@ -23,20 +23,20 @@ from evalsvc.sampling.noise import skip_codes, stream_keys
 from evalsvc.sampling.sampler import check_ids
 from evalsvc.spec.sampling import SamplingParams
 
-LOGITS_AT_ONCE = 1 << 24
-"""How many logits are drawn from at once; with float64 noise and what it is made of, half a gigabyte."""
+LOGITS_PER_DRAW = 1 << 24
+"""Number of logits in one draw; with the float64 noise and its inputs, half a gigabyte."""
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """What to continue."""
+    """A prompt to continue."""
 
     id: str
-    """What the noise is drawn for; another id draws another text."""
+    """Id that selects the noise; another id draws another text."""
     ids: tuple[int, ...]
-    """The prompt, rows of the model's table, at least one."""
+    """Ids of the prompt, at least one, as rows of the model's table."""
     max_tokens: int
-    """How many ids to draw at most."""
+    """Largest number of ids to draw."""
 
 
 def complete(
@@ -52,16 +52,17 @@ def complete(
 ) -> list[list[int]]:
     """Draw the ids of each prompt, rows of the table, without the prompt.
 
-    A row ends after an id of `end`, which is kept; when `stop`, given the prompt's index and its ids so far, says so;
-    or after `max_tokens`. `allowed` are the rows to draw from [all], which moves no row's noise. A batch holds at most
-    `batch_tokens` tokens, padding and what is drawn included, or one prompt; that moves ids by rounding at most.
-    `report` gets the number of completed prompts after every step; what it raises (e.g. Cancelled) ends the work.
+    A row ends after an id of `end`, which is kept; when `stop`, given the prompt's index and its ids so far, returns
+    True; or after `max_tokens`. `allowed` are the rows to draw from, by default all; the choice changes no row's noise.
+    A batch holds at most `batch_tokens` tokens, padding and drawn ids included, or one prompt; the batch changes ids
+    only by rounding. `report` gets the number of completed prompts after every step; an exception from `report` (e.g.
+    Cancelled) ends the work.
 
     Raises:
-        InvalidRequest: guidance, which has no meaning here; a prompt that is empty, names a row that the model does
-            not have, or shares its id with another; nothing to draw, or nothing to draw from.
-        NonFinite: names the prompt, how many ids had been drawn, and the first part of the model that is at fault.
-        InvalidData: where llama_rotary's table ends.
+        InvalidRequest: guidance, which text does not have; a prompt that is empty, names a row that the model does not
+            have, or shares its id with another; nothing to draw, or nothing to draw from.
+        NonFinite: names the prompt, the number of drawn ids, and the first part of the model with NaN or infinity.
+        InvalidData: a position is beyond llama_rotary's table.
     """
     _check(prompts, params, allowed, model.config.vocab_size)
     drawn: list[list[int]] = [[] for _ in prompts]
@@ -69,11 +70,11 @@ def complete(
     for indices in _batches(prompts, batch_tokens):
         batch = _Batch(model, prompts, indices, params, allowed)
         while batch.live:
-            found = batch.step()
-            bad = [index for index, (_, finite) in found.items() if not finite]
+            step = batch.step()
+            bad = [index for index, (_, finite) in step.items() if not finite]
             if bad:
                 raise _not_finite(model, [(prompts[index], drawn[index]) for index in bad])
-            for index, (row, _) in found.items():
+            for index, (row, _) in step.items():
                 ids = drawn[index]
                 ids.append(row)
                 full = len(ids) == prompts[index].max_tokens
@@ -85,14 +86,14 @@ def complete(
 
 
 def _batches(prompts: Sequence[Continuation], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of prompts that draw as many ids and are about as long, the longest first."""
+    """Yield indices of prompts with equal numbers of ids to draw and similar lengths, the longest first."""
     batch: list[int] = []
     width = 0
-    # Prompts that are equal are neighbours, and are then computed once.
+    # Equal prompts are neighbours in the order, and are computed once.
     for index in sorted(
         range(len(prompts)), key=lambda index: (*_size(prompts[index]), prompts[index].ids), reverse=True
     ):
-        # The first of a batch draws the most.
+        # The first prompt of a batch draws the most ids.
         most = prompts[batch[0] if batch else index].max_tokens
         width = max(width, most + len(prompts[index].ids))
         if batch and (len(batch) + 1) * width > batch_tokens:
@@ -108,7 +109,7 @@ def _size(prompt: Continuation) -> tuple[int, int]:
 
 
 class _Batch:
-    """Prompts that run together: the tokens of each are at the last slots, whatever its length."""
+    """Prompts that run together, with the tokens of every prompt at the last slots."""
 
     def __init__(
         self,
@@ -121,42 +122,48 @@ class _Batch:
         rows = range(model.config.vocab_size) if allowed is None else allowed
         self.model, self.params = model, params
         self.rows = list(indices)
-        """Which prompt each row of the tensors is."""
+        """Index of the prompt of each row of the tensors."""
         self.live = set(indices)
-        """Prompts that go on; who calls `step` takes out those that have ended."""
+        """Indices of prompts that have not ended; the caller of `step` removes ended prompts."""
         self.first, self.head_rows = rows.start, slice(rows.start, rows.stop)
-        self.chunk = max(1, LOGITS_AT_ONCE // len(rows))
-        self.position = 0  # of the next id among those that are drawn
-        self.drawn: Tensor | None = None  # [B] int64, the ids before it
+        self.chunk = max(1, LOGITS_PER_DRAW // len(rows))
+        self.position = 0  # of the next drawn id
+        self.drawn: Tensor | None = None  # [B] int64, the ids before the next
         device = model.tok_embeddings.weight.device
         self.keys = skip_codes(stream_keys(params.seed, [prompts[index].id for index in indices], device), rows.start)
-        some = [prompts[index] for index in indices]
-        self.mask = _mask(some, device)
-        self.lengths = torch.tensor([len(prompt.ids) for prompt in some], device=device)
-        """Of the prompts, and of what has been computed behind each while it was live."""
+        chosen = [prompts[index] for index in indices]
+        self.mask = _mask(chosen, device)
+        self.lengths = torch.tensor([len(prompt.ids) for prompt in chosen], device=device)
+        """Lengths of the prompts with the ids computed after each prompt while live."""
         with torch.inference_mode():
             self.cache = model.new_cache(len(indices), self.mask.shape[1])
-            self.hidden = _read(model, some, self.cache)  # [B, D], what the next id is drawn from
+            self.hidden = _read(model, chosen, self.cache)  # [B, D], from which the next id is drawn
 
     @torch.inference_mode()
     def step(self) -> dict[int, tuple[int, int]]:
-        """Draw one id for every live prompt: row of the table and whether its logits were finite, by the index."""
+        """Draw one id for every live prompt; return by prompt index the table row and whether the logits are finite."""
         if self.drawn is not None:
             self._go_on(self.drawn)
         self.drawn, finite = self._draw(self.hidden)
-        found = torch.stack((self.drawn, finite.long()), dim=1).tolist()  # one transfer, since a GPU waits for each
+        rows_and_finite = torch.stack(
+            (self.drawn, finite.long()), dim=1
+        ).tolist()  # one transfer, since a GPU waits for each
         self.position += 1
-        return {index: (row, good) for index, (row, good) in zip(self.rows, found, strict=True) if index in self.live}
+        return {
+            index: (row, good)
+            for index, (row, good) in zip(self.rows, rows_and_finite, strict=True)
+            if index in self.live
+        }
 
     def _go_on(
         self,
         drawn: Tensor,  # [B] int64
     ) -> None:
-        """Compute what follows the ids that were drawn last."""
+        """Compute the hidden states after the last drawn ids."""
         if 2 * len(self.live) <= len(self.rows):
             drawn = drawn[self._drop_ended()]
         seen = self.mask[:, : self.cache.length + 1]
-        # A row that has ended stays where it is: going on it could come to the end of llama_rotary's table.
+        # An ended row keeps its position: a further position might be beyond llama_rotary's table.
         self.lengths = self.lengths + torch.tensor([index in self.live for index in self.rows], device=drawn.device)
         positions = self.lengths[:, None] - 1
         self.hidden = self.model.hidden(drawn[:, None], mask=seen, positions=positions, cache=self.cache)[:, -1]
@@ -166,14 +173,14 @@ class _Batch:
         hidden: Tensor,  # [B, D]
     ) -> tuple[Tensor, Tensor]:  # rows of the table [B] int64, finite [B] bool
         parts = [
-            draw(self.model.head(hidden[some], self.head_rows), self.params, self.keys[some], self.position)
-            for some in (slice(start, start + self.chunk) for start in range(0, len(hidden), self.chunk))
+            draw(self.model.head(hidden[chunk], self.head_rows), self.params, self.keys[chunk], self.position)
+            for chunk in (slice(start, start + self.chunk) for start in range(0, len(hidden), self.chunk))
         ]
         codes, finite = (torch.cat(column) for column in zip(*parts, strict=True))
         return codes + self.first, finite
 
     def _drop_ended(self) -> Tensor:  # [R] int64, the rows that are kept
-        """Go on with the live rows only. Not at every end: keys and values are copied."""
+        """Keep only the live rows. Not called at every end, since keys and values are copied."""
         places = [place for place, index in enumerate(self.rows) if index in self.live]
         kept = torch.tensor(places, device=self.keys.device)
         self.rows = [self.rows[place] for place in places]
@@ -183,7 +190,7 @@ class _Batch:
 
 
 def _mask(prompts: Sequence[Continuation], device: torch.device) -> Tensor:
-    """[B, T + most drawn - 1], prompts padded on the left; the last id that is drawn is never read."""
+    """Return the mask [B, T + most drawn - 1] of prompts padded on the left; the last drawn id is never read."""
     padded = max(len(prompt.ids) for prompt in prompts)
     slots = padded + max(prompt.max_tokens for prompt in prompts) - 1
     padding = torch.tensor([[padded - len(prompt.ids)] for prompt in prompts], device=device)  # [B, 1]
@@ -191,9 +198,9 @@ def _mask(prompts: Sequence[Continuation], device: torch.device) -> Tensor:
 
 
 def _read(model: Transformer, prompts: Sequence[Continuation], cache: KVCache) -> Tensor:
-    """Fill the cache with the prompts; hidden states at their ends, [B, D].
+    """Fill the cache with the prompts; return hidden states at their ends, [B, D].
 
-    What pads has the keys of the prompt's own first token: masked, and finite where the prompt itself is.
+    Padding has the keys of the prompt's first token: masked, and finite where the prompt is finite.
     """
     trie = build_trie([prompt.ids for prompt in prompts])
     [batch] = trie.batches
@@ -207,12 +214,12 @@ def _read(model: Transformer, prompts: Sequence[Continuation], cache: KVCache) -
 
 
 def _not_finite(model: Transformer, bad: Sequence[tuple[Continuation, Sequence[int]]]) -> NonFinite:
-    """The error of the first prompt that is not finite alone: NaN reaches those that share their beginning with it."""
+    """Return the error of the first prompt that is not finite alone: NaN spreads to prompts with a shared beginning."""
 
     def alone(prompt: Continuation, drawn: Sequence[int]) -> Tensor:
         return torch.tensor([[*prompt.ids, *drawn]], device=model.tok_embeddings.weight.device)
 
-    prompt, drawn = next((one for one in bad if find_nonfinite(model, alone(*one))), bad[0])
+    prompt, drawn = next((pair for pair in bad if find_nonfinite(model, alone(*pair))), bad[0])
     return NonFinite(
         f"the logits after {len(drawn)} drawn ids of prompt {reprlib.repr(prompt.id)} are NaN or infinite; "
         f"{nonfinite_cause(model, alone(prompt, drawn))}"
@@ -222,7 +229,7 @@ def _not_finite(model: Transformer, bad: Sequence[tuple[Continuation, Sequence[i
 def _check(prompts: Sequence[Continuation], params: SamplingParams, allowed: range | None, rows: int) -> None:
     if params.guided:
         raise InvalidRequest(
-            f"guidance_scale is {params.guidance_scale}; text has no unconditional prompt, leave it at 1"
+            f"guidance_scale is {params.guidance_scale}; text has no unconditional prompt, set it to 1"
         )
     if allowed is not None:
         if not allowed or allowed.step != 1:
@@ -232,10 +239,10 @@ def _check(prompts: Sequence[Continuation], params: SamplingParams, allowed: ran
     for prompt in prompts:
         name = f"prompt {reprlib.repr(prompt.id)}"
         if not prompt.ids:
-            raise InvalidRequest(f"{name} is empty; give it an id to begin with, e.g. the tokenizer's bos")
+            raise InvalidRequest(f"{name} is empty; give at least one id, e.g. the tokenizer's bos")
         if prompt.max_tokens < 1:
             raise InvalidRequest(f"{name} has max_tokens {prompt.max_tokens}; it must be 1 or more")
         if prompt.id in seen:
-            raise InvalidRequest(f"two prompts have the id {reprlib.repr(prompt.id)}; give each its own noise and id")
+            raise InvalidRequest(f"two prompts have the id {reprlib.repr(prompt.id)}; give each prompt a different id")
         seen.add(prompt.id)
         check_ids(name, prompt.ids, rows)

@@ -1,7 +1,7 @@
 """Sampling in the largest batch that fits into memory.
 
-`generate_fitting` → `largest_batch`, then `generate`; and again with half the batch where memory ran out all the same.
-The batch moves codes by rounding at most, so an evaluation goes on with a smaller one; by how much is measured.
+`generate_fitting` → `largest_batch`, then `generate`; with half the batch again if memory still runs out. The batch
+changes codes only by rounding, so an evaluation continues with a smaller batch; the share of changed codes is measured.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from evalsvc.sampling.sampler import Prompt, SamplerSpec, Samples, chosen_path, 
 from evalsvc.spec.model_config import ModelConfig
 
 HEADROOM = 1.1
-"""Of what is predicted, which is right to a tenth."""
+"""Factor on the predicted bytes, whose error is below a tenth."""
 
 PROBE_PROMPTS = 4
 PROBE_CODES = 64
-"""Codes of each of those prompts that are drawn at both batches, to see how many are equal."""
+"""Number of codes per probe prompt that are drawn at both batches, to measure the share of equal codes."""
 
 
 ADVICE = "evaluate in bfloat16, run fewer workers, or use a device with more memory"
@@ -34,23 +34,24 @@ Reason = Literal["declared", "predicted", "out of memory", "out of memory in dec
 
 @dataclass(frozen=True)
 class BatchShape:
-    """In what batches prompts are drawn, and why; part of the provenance."""
+    """Batch in which prompts are drawn, with the reason; part of the provenance."""
 
     batch: int
     declared: int
-    """What the suite asked for."""
+    """Batch of the suite."""
     reason: Reason
-    """Why it is `batch`: it fits, the declared one was predicted not to, or memory ran out with a larger one."""
+    """Reason for `batch`: it fits, the declared batch was predicted not to fit, or memory ran out with a larger batch.
+    """
     predicted_bytes: int
-    """Beside the model's weights."""
+    """Predicted bytes in addition to the model's weights."""
     available_bytes: int | None
-    """Before anything was allocated; None: the system does not say."""
+    """Available bytes before any allocation; None where the system does not report them."""
     drawn: int
-    """Prompts that had been drawn before, in larger batches."""
+    """Number of prompts drawn before, in larger batches."""
     agreement: float | None
-    """Share of equal codes where some of them were drawn again in this batch; None where none had been drawn."""
+    """Share of equal codes where drawn prompts were drawn again in this batch; None without drawn prompts."""
     compared: int
-    """Codes that this share is of."""
+    """Number of codes in `agreement`."""
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
@@ -64,22 +65,24 @@ def largest_batch(
     available: int,
     *,
     device: str = "cpu",
-    beside: int = 0,
+    reserved: int = 0,
     packed: bool = False,
 ) -> int:
     """Return the largest of `spec.batch`, its half, its quarter … that is predicted to fit into `available` bytes.
 
-    With `packed` the laid out copies are there already. Raises OutOfMemory where not even one image fits.
+    With `packed`, the laid out copies exist already. Raises OutOfMemory where not even one image fits.
     """
     batch = spec.batch
     while True:
-        found = footprint(config, replace(spec, batch=batch), prompt_length, dtype, device=device, beside=beside)
-        needed = int(HEADROOM * (found.total - found.weights - (found.packed if packed else 0)))
+        bytes_needed = footprint(
+            config, replace(spec, batch=batch), prompt_length, dtype, device=device, reserved=reserved
+        )
+        needed = int(HEADROOM * (bytes_needed.total - bytes_needed.weights - (bytes_needed.packed if packed else 0)))
         if needed <= available:
             return batch
         if batch == 1:
             raise OutOfMemory(
-                f"sampling one image at a time takes {_megabytes(needed)} beside the model, and {device} has "
+                f"sampling one image at a time takes {_megabytes(needed)} in addition to the model, and {device} has "
                 f"{_megabytes(available)} left; {ADVICE}"
             )
         batch //= 2
@@ -95,24 +98,24 @@ def generate_fitting(
     spec: SamplerSpec,
     on_step: Callable[[int], None] = lambda codes: None,
     *,
-    beside: int = 0,
+    reserved: int = 0,
     on_shape: Callable[[BatchShape], None] = lambda shape: None,
 ) -> FittingBatches:
-    """Run `generate` in the largest batch, up to the declared one, that fits into memory beside `beside` bytes.
+    """Run `generate` in the largest batch, up to the declared batch, that fits into memory next to `reserved` bytes.
 
-    Where memory runs out all the same, the batch is halved, and what was not drawn yet is drawn in it. `on_shape` is
-    told the first batch and every change. `on_step` counts as in `generate`.
+    If memory still runs out, the batch is halved, and the remaining prompts are drawn in the smaller batch. `on_shape`
+    is called with the first batch and every change. `on_step` counts as in `generate`.
 
     Raises:
         OutOfMemory: a single image does not fit.
         Others: as `generate`.
     """
-    generate(model, prompts, spec)  # says at once what it refuses
-    return FittingBatches(model, prompts, spec, on_step, beside, on_shape)
+    generate(model, prompts, spec)  # raises for invalid arguments, without drawing
+    return FittingBatches(model, prompts, spec, on_step, reserved, on_shape)
 
 
 class FittingBatches:
-    """The batches of `generate_fitting`, to be iterated once."""
+    """Batches of `generate_fitting`, to be iterated once."""
 
     def __init__(
         self,
@@ -120,21 +123,21 @@ class FittingBatches:
         prompts: Sequence[Prompt],
         spec: SamplerSpec,
         on_step: Callable[[int], None],
-        beside: int,
+        reserved: int,
         on_shape: Callable[[BatchShape], None],
     ) -> None:
         weight = model.tok_embeddings.weight
-        # Of the declared batch: with a smaller one, or for the probe's few codes, another might be chosen.
+        # Choose the path for the declared batch: a smaller batch, or the probe's few codes, might get another path.
         path = chosen_path(model.config, spec, weight.dtype, weight.device)
         self.model, self.prompts, self.spec = model, prompts, replace(spec, path=path)
         self.on_step, self.on_shape = on_step, on_shape
-        self.beside, self.declared = beside, spec.batch
+        self.reserved, self.declared = reserved, spec.batch
         self.left = list(range(len(prompts)))
-        """Prompts that were not drawn yet."""
+        """Indices of prompts that are not drawn yet."""
         self.probe: tuple[tuple[int, ...], Tensor] | None = None
         """Prompts and their codes [P, PROBE_CODES] in the first batch that was drawn."""
         self._drawing: Generator[Samples, None, None] | None = None
-        """What holds sampling's buffers, while there are any."""
+        """Generator that holds sampling's buffers; None without buffers."""
 
     def __iter__(self) -> Iterator[Samples]:
         if not self.prompts:
@@ -147,7 +150,7 @@ class FittingBatches:
             self._drop_buffers()
 
     def shrink(self, failed: str) -> None:
-        """Drop sampling's buffers, where memory ran out between two batches as `failed` says, and halve the batch.
+        """Drop sampling's buffers and halve the batch, after memory ran out between batches with the message `failed`.
 
         Raises OutOfMemory where there are no buffers to drop, or the batch is one image already.
         """
@@ -162,7 +165,7 @@ class FittingBatches:
             release()
 
     def _choose(self) -> None:
-        release()  # what an earlier shard has left would count against this one
+        release()  # memory left by an earlier shard would count as used
         available = available_bytes(self._weight.device)
         reason: Reason = "declared"
         if available is not None:
@@ -173,18 +176,18 @@ class FittingBatches:
                 self._weight.dtype,
                 available,
                 device=str(self._weight.device),
-                beside=self.beside,
+                reserved=self.reserved,
                 packed=self.model.packed is not None,
             )
             reason = "declared" if batch == self.declared else "predicted"
             self.spec = replace(self.spec, batch=batch)
-        self._tell(reason, available, None, 0)
+        self._report(reason, available, None, 0)
 
     def _draw(self) -> Iterator[Samples]:
-        """Batches until all prompts are drawn, or until the batch was halved."""
+        """Yield batches until all prompts are drawn, or until the batch is halved."""
         left, on_step = tuple(self.left), self.on_step
         before = (len(self.prompts) - len(left)) * self.spec.length
-        # `on_step` and not `self`, which holds the generator.
+        # The callback refers to `on_step` instead of `self`, which holds the generator.
         drawing = generate(
             self.model, [self.prompts[index] for index in left], self.spec, lambda codes: on_step(before + codes)
         )
@@ -218,10 +221,10 @@ class FittingBatches:
             available = available_bytes(self._weight.device)
             agreement, failed = attempt(self._agreement)
         compared = 0 if self.probe is None else self.probe[1].numel()
-        self._tell(reason, available, agreement, compared)
+        self._report(reason, available, agreement, compared)
 
     def _agreement(self) -> float | None:
-        """Draw the probe again: the share of its codes that are equal now. None where there is no probe."""
+        """Draw the probe again, and return the share of its codes that are equal; None without a probe."""
         if self.probe is None:
             return None
         indices, codes = self.probe
@@ -231,7 +234,7 @@ class FittingBatches:
             again[list(samples.indices)] = samples.codes.cpu()
         return float((again == codes).double().mean())
 
-    def _tell(
+    def _report(
         self,
         reason: Reason,
         available: int | None,

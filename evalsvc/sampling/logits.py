@@ -1,7 +1,7 @@
 """From logits to codes: guidance, temperature, top-k, top-p, and the draw.
 
 Each step is a pure function of the logits of one row, and keeps or drops codes by a threshold, never by their order:
-codes with equal logits, which half precision makes by the dozen, share their fate.
+codes with equal logits, which are common in half precision, are kept or dropped together.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from evalsvc.sampling.noise import counters, gumbel_of
 from evalsvc.spec.sampling import SamplingParams
 
 NUCLEUS = 1_024
-"""Likeliest codes in which the end of a nucleus is looked for first."""
+"""Number of likeliest codes that are searched first for the end of a nucleus."""
 
 
 def guide(
@@ -22,7 +22,7 @@ def guide(
     unconditional: Tensor,  # [B, codes]
     scale: float,
 ) -> Tensor:  # [B, codes]
-    """Classifier-free guidance, u + s·(c − u) (Ho and Salimans, "Classifier-free diffusion guidance", 2022)."""
+    """Compute classifier-free guidance, u + s·(c − u) (Ho and Salimans, "Classifier-free diffusion guidance", 2022)."""
     return unconditional + scale * (conditional - unconditional)
 
 
@@ -30,7 +30,7 @@ def keep_top_k(
     logits: Tensor,  # [B, codes]
     top_k: int,
 ) -> Tensor:  # [B, codes], -inf where dropped
-    """The `top_k` largest logits, and those equal to the smallest of them."""
+    """Keep the `top_k` largest logits, and logits equal to the smallest of these."""
     if top_k >= logits.shape[-1]:
         return logits
     return _keep(logits, logits.topk(top_k).values[:, -1:])
@@ -40,22 +40,22 @@ def keep_top_p(
     logits: Tensor,  # [B, codes]
     top_p: float,
 ) -> Tensor:  # [B, codes], -inf where dropped
-    """The fewest largest logits whose softmax sums to `top_p` or more, and those equal to the smallest of them.
+    """Keep the fewest largest logits whose softmax sums to `top_p` or more, and logits equal to the smallest of these.
 
     Nucleus sampling (Holtzman et al., "The curious case of neural text degeneration", 2020). Summed in float64: in
-    float32 the end of the nucleus would depend on how a device orders the sum. The NUCLEUS largest are tried first,
-    since sorting all codes is what costs.
+    float32 the end of the nucleus would depend on how a device orders the sum. The NUCLEUS largest logits are tried
+    first, since sorting all codes is the main cost.
     """
     codes = logits.shape[-1]
     total = logits.double().logsumexp(-1, keepdim=True)
-    # A GPU sorts faster than it can be asked whether the nucleus was found.
+    # On a GPU, sorting is faster than a transfer of whether the nucleus was found.
     for count in (NUCLEUS, codes) if logits.device.type == "cpu" and codes > 4 * NUCLEUS else (codes,):
         ordered = logits.topk(count).values if count < codes else logits.sort(descending=True).values
         probabilities = (ordered.double() - total).exp()
         before = probabilities.cumsum(-1) - probabilities
         if count == codes or bool((before[:, -1] >= top_p).all()):
             break
-    last = (before < top_p).sum(-1, keepdim=True).clamp_(min=1) - 1  # none is below where logits are NaN
+    last = (before < top_p).sum(-1, keepdim=True).clamp_(min=1) - 1  # NaN logits keep no code
     return _keep(logits, ordered.gather(-1, last))
 
 
@@ -63,7 +63,7 @@ def warp(
     logits: Tensor,  # [B, codes]
     params: SamplingParams,
 ) -> Tensor:  # [B, codes], -inf where dropped
-    """Temperature, top-k, top-p: the softmax of the result is what codes are drawn from. Not for temperature 0."""
+    """Apply temperature, top-k and top-p: codes are drawn from the softmax of the result. Not for temperature 0."""
     if params.temperature != 1:
         logits = logits / params.temperature
     if params.top_k is not None:
@@ -81,9 +81,9 @@ def draw(
     *,
     compile_noise: bool = False,
 ) -> tuple[Tensor, Tensor]:  # codes [B] int64, finite [B] bool
-    """One code a prompt, and whether it rests on finite logits: NaN and +inf win every maximum, so they show there.
+    """Draw one code per prompt; return whether its logits were finite, since NaN and +inf win every maximum.
 
-    `compile_noise` costs seconds once, then makes one pass of a dozen; the noise may differ in its last bit.
+    `compile_noise` costs seconds once, and replaces a dozen passes by one; the noise may differ in its last bit.
     """
     if params.guided:
         conditional, unconditional = logits.chunk(2)
@@ -101,7 +101,7 @@ def race(
     keys: Tensor,  # [B] int64
     counts: Tensor,  # [codes] int64, see `noise.counters`
 ) -> tuple[Tensor, Tensor]:  # [B] float64, [B] int64
-    """The largest sum of logit and Gumbel noise in each row, and its code."""
+    """Return the largest sum of logit and Gumbel noise in each row, and its code."""
     best, codes = gumbel_of(keys[:, None] + counts).add_(logits).max(-1)
     return best, codes
 

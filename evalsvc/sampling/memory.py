@@ -1,4 +1,4 @@
-"""How much memory sampling takes, how much there is, and whether it ran out."""
+"""Memory for sampling: predicted use, available bytes, and detection of exhausted memory."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from evalsvc.sampling.sampler import CACHE_DTYPES, SamplerSpec, cache_bytes, cho
 from evalsvc.spec.model_config import ModelConfig
 
 WORKSPACE_BYTES = 32 << 20
-"""That cuBLAS keeps for each stream of a thread on Hopper and later; on older GPUs it is 8 MiB."""
+"""Workspace that cuBLAS keeps per stream and thread on Hopper and later; 8 MiB on older GPUs."""
 WORKSPACES = 3
-"""Streams with products: sampling's own and the one that graphs are captured on, and that of decoding."""
+"""Number of streams with products: sampling's, the stream for capturing graphs, and the stream for decoding."""
 
 Result = TypeVar("Result")
 
@@ -32,32 +32,33 @@ OUT_OF_MEMORY = (
     "STATUS_ALLOC_FAILED",
     "DEVICE_ALLOCATION_FAILED",
 )
-"""What a plain RuntimeError or torch.AcceleratorError says where memory ran out: torch's allocator for the CPU, the
-driver, cuBLAS and its relatives (CUBLAS_STATUS_ALLOC_FAILED), and cuDNN's newer names."""
+"""Texts of a plain RuntimeError or torch.AcceleratorError when memory runs out, from torch's CPU allocator, the driver,
+cuBLAS and its relatives (CUBLAS_STATUS_ALLOC_FAILED), and cuDNN's newer names.
+"""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes that sampling takes on its device, by what they are for."""
+    """Bytes of sampling on its device, by purpose."""
 
     weights: int
-    """The model's."""
+    """Weights of the model."""
     packed: int
-    """Copies of them that are laid out for the machine."""
+    """Copies of the weights that are laid out for the machine."""
     cache: int
     """Keys and values."""
     step: int
-    """What a step, or the prompts' first pass, makes and drops again; and what CUDA graphs keep of their steps."""
+    """Temporary tensors of a step, or of the prompts' first pass, and tensors that CUDA graphs keep."""
     workspaces: int
-    """What cuBLAS keeps for its products."""
-    beside: int
-    """What the caller makes and drops between two batches: decoding, features."""
+    """Workspaces that cuBLAS keeps."""
+    reserved: int
+    """Temporary memory of the caller between two batches: decoding, features."""
     overlapping: bool
-    """Whether the caller does so while the next batch is drawn."""
+    """Whether the caller uses its temporary memory while the next batch is drawn."""
 
     @property
     def transient(self) -> int:
-        return self.step + self.beside if self.overlapping else max(self.step, self.beside)
+        return self.step + self.reserved if self.overlapping else max(self.step, self.reserved)
 
     @property
     def total(self) -> int:
@@ -71,9 +72,9 @@ def footprint(
     dtype: torch.dtype,
     *,
     device: str = "cpu",
-    beside: int = 0,
+    reserved: int = 0,
 ) -> Footprint:
-    """What `generate` takes for prompts padded to `prompt_length` at most, the model included."""
+    """Return the memory of `generate`, with the model, for prompts padded to at most `prompt_length`."""
     where = torch.device(device)
     path = chosen_path(config, spec, dtype, where)
     capacity = rounded_slots(prompt_length + spec.length - 1, path)
@@ -85,7 +86,7 @@ def footprint(
         step=_graph_bytes(config, spec, capacity, path)
         + max(_step_bytes(config, spec, capacity), _prefill_bytes(config, spec, prompt_length, dtype)),
         workspaces=WORKSPACES * WORKSPACE_BYTES if where.type == "cuda" else 0,
-        beside=beside,
+        reserved=reserved,
         overlapping=where.type == "cuda",
     )
 
@@ -93,9 +94,9 @@ def footprint(
 def predicted_bytes(
     config: ModelConfig, spec: SamplerSpec, prompt_length: int, dtype: torch.dtype, device: str = "cpu"
 ) -> int:
-    """Bytes that `generate` takes beside the model's weights, see `footprint`."""
-    found = footprint(config, spec, prompt_length, dtype, device=device)
-    return found.total - found.weights
+    """Return the bytes of `generate` in addition to the model's weights; see `footprint`."""
+    needed = footprint(config, spec, prompt_length, dtype, device=device)
+    return needed.total - needed.weights
 
 
 @cache
@@ -109,19 +110,22 @@ def _cache_dtype(spec: SamplerSpec, dtype: torch.dtype) -> torch.dtype:
 
 
 def _step_bytes(config: ModelConfig, spec: SamplerSpec, capacity: int) -> int:
-    """Scores of one layer; logits as they come, guided and warped; float64 noise and what it is made of."""
+    """Return the bytes of a step: scores of one layer, logits as computed, guided and warped, and float64 noise."""
     scores = 2 * 4 * spec.rows * config.n_heads * capacity
     return scores + len(spec.image_ids) * (spec.rows * 4 * 2 + spec.batch * 8 * 3)
 
 
 def _graph_bytes(config: ModelConfig, spec: SamplerSpec, capacity: int, path: DecodePath) -> int:
-    """A CUDA graph keeps its logits and what its layers pass on, and there is one for each span."""
+    """Return the bytes that CUDA graphs keep, one graph per span: logits and the outputs of layers."""
     each = spec.rows * 4 * (len(spec.image_ids) + 4 * config.ffn_dim)
     return capacity // SPAN * each if path == "graph" else 0
 
 
 def _prefill_bytes(config: ModelConfig, spec: SamplerSpec, prompt_length: int, dtype: torch.dtype) -> int:
-    """The prompts' own keys and values, and the widest place of a layer; later the keys once more, for the steps."""
+    """Return the bytes of the prompts' first pass.
+
+    The prompts' keys and values, and the widest point of a layer; later a second copy of the keys, for the steps.
+    """
     widest = 2 * config.hidden_dim + max(9 * config.attention_dim, 4 * config.ffn_dim)
     activations = spec.batch * prompt_length * widest * dtype.itemsize
     prefix = cache_bytes(config, spec.batch, prompt_length, _cache_dtype(spec, dtype))
@@ -129,10 +133,10 @@ def _prefill_bytes(config: ModelConfig, spec: SamplerSpec, prompt_length: int, d
 
 
 def available_bytes(device: str | torch.device) -> int | None:
-    """Bytes that this process can still take on `device`; None where the system does not say.
+    """Return the bytes that this process can still allocate on `device`; None where the system does not report them.
 
-    On a CPU the least of what the machine, the control group and the address space leave, pages of files counted as
-    free. On a GPU what is free, and what torch keeps unused.
+    On a CPU, the minimum over the machine, the control group and the address space, with file pages counted as free. On
+    a GPU, the free bytes and the bytes that torch has reserved without using them.
     """
     device = torch.device(device)
     if device.type == "cuda":
@@ -150,7 +154,7 @@ def _machine_bytes() -> int | None:
 
 
 def _group_bytes(root: Path, membership: Path) -> int | None:
-    """What the tightest control group around this process leaves; version 2, or 1 with its memory controller."""
+    """Return the bytes that the tightest control group leaves; version 2, or version 1 with its memory controller."""
     left = []
     for line in _lines(membership):
         _, controllers, path = line.split(":", 2)
@@ -158,17 +162,17 @@ def _group_bytes(root: Path, membership: Path) -> int | None:
             top = root / controllers
             group = top / path.lstrip("/")
             left += [_left_in(folder) for folder in (group, *group.parents) if folder.is_relative_to(top)]
-    return min((one for one in left if one is not None), default=None)
+    return min((limit for limit in left if limit is not None), default=None)
 
 
 def _left_in(group: Path) -> int | None:
     for limit, usage in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-        found, used = _lines(group / limit), _lines(group / usage)
-        if found and used and found[0].isdecimal():
+        most, used = _lines(group / limit), _lines(group / usage)
+        if most and used and most[0].isdecimal():
             fields = _fields(group / "memory.stat")
-            # Version 1 prefixes what counts the groups below as well.
+            # Version 1 has the prefix `total_` for numbers that include the groups below.
             files = sum(fields.get(f"total_{name}", fields.get(name, 0)) for name in ("inactive_file", "active_file"))
-            return max(0, int(found[0]) - int(used[0]) + files)
+            return max(0, int(most[0]) - int(used[0]) + files)
     return None
 
 
@@ -181,7 +185,7 @@ def _address_space_bytes() -> int | None:
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """The first number of each line under its first word."""
+    """Return the first number of each line under the line's first word."""
     pairs = (line.split() for line in _lines(path))
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) > 1 and pair[1].isdecimal()}
 
@@ -194,28 +198,28 @@ def _lines(path: Path) -> list[str]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this error, or one that torch has made it of, says that memory ran out."""
+    """Return whether the error, or the error that torch wrapped, says that memory ran out."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     if not isinstance(error, RuntimeError):
         return False
-    # torch.compile wraps what is raised inside of it.
+    # torch.compile wraps exceptions from compiled code.
     inner = error.__cause__ or error.__context__
     message = str(error)
     return any(part in message for part in OUT_OF_MEMORY) or (inner is not None and is_out_of_memory(inner))
 
 
 def release() -> None:
-    """Give back what was left behind, reference cycles and torch's own free blocks included."""
+    """Free unreferenced memory, with reference cycles and torch's unused blocks."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def attempt(work: Callable[[], Result]) -> tuple[Result | None, str]:
-    """Do `work`: its result and "", or None and why memory ran out. What else it raises comes through.
+    """Run `work`; return its result and "", or None and the message where memory ran out. Other exceptions propagate.
 
-    The error is gone by then, and with it the frames that hold what was allocated.
+    The error is dropped before the return, and with it the frames that hold the allocated memory.
     """
     try:
         return work(), ""

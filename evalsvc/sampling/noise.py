@@ -2,12 +2,12 @@
 
 Gumbel-max: argmax over codes of logit + G, with G independent and standard Gumbel, is a draw from the softmax of the
 logits (Gumbel 1954; Maddison, Tarlow, Minka, "A* Sampling", 2014). Two checkpoints that differ little draw mostly the
-same codes, and neither batch nor order nor restart moves a draw.
+same codes, and a draw is independent of batch, order and restarts.
 
 A prompt's stream is SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014),
-read at any place: the n-th output is mix64(key + (n + 1)·γ), with n = position·2²⁶ + code and key the BLAKE2b digest
+with random access: the n-th output is mix64(key + (n + 1)·γ), with n = position·2²⁶ + code and key the BLAKE2b digest
 of the prompt id, salted with the seed. Two streams share outputs when their keys lie close on the orbit of γ: for
-30,000 prompts of 1,024 positions and 16,384 codes that any two do has the probability 2⁻⁹.
+30,000 prompts of 1,024 positions and 16,384 codes, any two do with probability 2⁻⁹.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from torch import Tensor
 GAMMA = 0x9E3779B97F4A7C15  # 2⁶⁴ over the golden ratio, made odd
 MIX_1 = 0xBF58476D1CE4E5B9
 MIX_2 = 0x94D049BB133111EB
-CODES_PER_POSITION = 1 << 26  # as many as a table may have rows
+CODES_PER_POSITION = 1 << 26  # the largest number of rows of a table
 
 
 def stream_key(seed: int, prompt_id: str) -> int:
-    """Where the stream of one prompt starts, 0…2⁶⁴-1. `seed` is 0…2⁶³-1, the prompt id any text."""
+    """Return the start of one prompt's stream, 0…2⁶⁴-1. `seed` is 0…2⁶³-1, the prompt id any text."""
     salt = seed.to_bytes(8, "little")
     return int.from_bytes(blake2b(prompt_id.encode(), digest_size=8, salt=salt).digest(), "little")
 
 
 def stream_keys(seed: int, prompt_ids: Sequence[str], device: torch.device) -> Tensor:  # [B] int64
-    """`stream_key` of each prompt, as the int64 of the same 64 bits."""
+    """Return the `stream_key` of each prompt, as the int64 of the same 64 bits."""
     return torch.tensor([_signed(stream_key(seed, prompt)) for prompt in prompt_ids], device=device)
 
 
@@ -39,7 +39,7 @@ def skip_codes(
     keys: Tensor,  # [B] int64
     codes: int,
 ) -> Tensor:  # [B] int64
-    """Keys under which code 0 of every position has the noise that code number `codes` has under `keys`."""
+    """Return keys under which code 0 of every position has the noise of code `codes` under `keys`."""
     return keys + _signed(codes * GAMMA % 2**64)
 
 
@@ -48,14 +48,14 @@ def uniform(
     position: int,
     codes: int,
 ) -> Tensor:  # [B, codes] float64
-    """Uniform on (k + ½)·2⁻⁵² for k = 0…2⁵²-1, so never 0 or 1; the highest 52 bits of each output."""
+    """Return uniform numbers (k + ½)·2⁻⁵², k = 0…2⁵²-1, never 0 or 1, from each output's highest 52 bits."""
     return _uniform(_mix64(keys[:, None] + counters(position, codes, keys.device)))
 
 
 def counters(position: int, codes: int, device: torch.device) -> Tensor:  # [codes] int64
-    """(n + 1)·γ of every code at one position. Added to a prompt's key it is the state that the output comes from.
+    """Return (n + 1)·γ of every code at one position. The sum with a prompt's key is the state of the output.
 
-    What is compiled takes it as an argument: torch 2.13's compiled `arange` is wrong where its products wrap around.
+    Compiled code takes the counters as an argument: torch 2.13's compiled `arange` is wrong where products wrap around.
     """
     steps = torch.arange(1, codes + 1, device=device) * _signed(GAMMA)
     return steps.add_(_signed(position * CODES_PER_POSITION * GAMMA % 2**64))
@@ -64,7 +64,7 @@ def counters(position: int, codes: int, device: torch.device) -> Tensor:  # [cod
 def gumbel_of(
     states: Tensor,  # int64, key + counter
 ) -> Tensor:  # float64
-    """The noise that comes from these states; overwrites them."""
+    """Compute the noise of these states; overwrites the states."""
     return _uniform(_mix64(states)).log_().neg_().log_().neg_()
 
 
@@ -73,17 +73,17 @@ def _uniform(bits: Tensor) -> Tensor:
 
 
 def _mix64(z: Tensor) -> Tensor:
-    """SplitMix64's finaliser (Stafford's variant 13), in place; int64 products wrap around like unsigned ones."""
+    """Apply SplitMix64's finaliser (Stafford's variant 13) in place; int64 products wrap like unsigned products."""
     z.bitwise_xor_(_shift_right(z, 30)).mul_(_signed(MIX_1))
     z.bitwise_xor_(_shift_right(z, 27)).mul_(_signed(MIX_2))
     return z.bitwise_xor_(_shift_right(z, 31))
 
 
 def _shift_right(z: Tensor, bits: int) -> Tensor:
-    """The logical shift: torch's own one copies the sign into the free bits."""
+    """Shift logically: torch's shift copies the sign into the free bits."""
     return (z >> bits).bitwise_and_(2 ** (64 - bits) - 1)
 
 
 def _signed(value: int) -> int:
-    """The int64 with the same 64 bits."""
+    """Return the int64 with the same 64 bits."""
     return value - 2**64 if value >= 2**63 else value

@@ -1,9 +1,9 @@
-"""The loop that turns prompts into image codes. Service, benchmarks and tests consume this one.
+"""The loop from prompts to image codes, which service, benchmarks and tests share.
 
-`generate` → `Sampler.steps` → `DecodeStep` (for the first code `Transformer.hidden`) and `logits.draw`, once a code.
-The same prompt gives the same codes whatever its neighbours, its place, the shard or a restart: its noise is a function
-of its id, every step has the declared batch shape (dummies fill the last batch) and the path that follows from what is
-declared, its bucket follows from its own length, and attention always has a mask.
+`generate` → `Sampler.steps` → `DecodeStep` (for the first code `Transformer.hidden`) and `logits.draw`, once per code.
+A prompt gets the same codes with any neighbours, place, shard or restart: its noise is a function of its id, every step
+has the declared batch shape (dummies fill the last batch) and the path that follows from the declared shape, its bucket
+depends only on its length, and attention always has a mask.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ from evalsvc.spec.model_config import ModelConfig
 from evalsvc.spec.sampling import SamplingParams
 
 FINITE_CHECK_STEPS = 64
-"""How many codes are drawn between two looks at whether logits were finite; each look makes a GPU wait."""
+"""Number of codes between two checks that logits are finite; each check makes a GPU wait."""
 
 COMPILE_BYTES = 2 * 10**11
-"""From how many `compilable_bytes` a batch is compiled: some ten seconds of reading, more than compiling takes."""
+"""Number of `compilable_bytes` from which a batch is compiled: some ten seconds of reading, more than compiling takes.
+"""
 NOISE_BYTES = 100
-"""What the noise of one code moves through the caches, uncompiled."""
+"""Bytes that the noise of one code moves through the caches, uncompiled."""
 CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "weights": ("plain", "int8"),
@@ -48,16 +49,16 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
 @dataclass(frozen=True)
 class Prompt:
     id: str
-    """What the noise is drawn for: rows of a prompt list with the same text have different ids and images."""
+    """Id that selects the noise: rows of a prompt list with the same text have different ids and images."""
     ids: tuple[int, ...]
-    """Token ids before the first image token, see `VocabularyLayout.prompt`."""
+    """Token ids before the first image token; see `VocabularyLayout.prompt`."""
 
 
 @dataclass(frozen=True)
 class SamplerSpec:
-    """What is drawn, and in which shapes. One that exists is consistent.
+    """Specification of what is drawn, and in which shapes. Every instance is consistent.
 
-    `batch`, `bucket` and `path` may move a number by rounding only; they are provenance, the other fields protocol.
+    `batch`, `bucket` and `path` change numbers only by rounding and are provenance; the other fields are protocol.
 
     Raises:
         InvalidRequest: a size below 1, or guidance without an unconditional prompt.
@@ -65,22 +66,25 @@ class SamplerSpec:
     """
 
     image_ids: Sequence[int]
-    """Rows of the image tokens in the order of the codes, `VocabularyLayout.image_ids`; a range costs no copy."""
+    """Rows of the image tokens in the order of the codes, `VocabularyLayout.image_ids`; a range needs no copy of the
+    rows.
+    """
     length: int
-    """Codes an image."""
+    """Number of codes per image."""
     params: SamplingParams
     batch: int
-    """Images drawn together; the last batch is filled up with dummies. Guidance doubles the rows."""
+    """Number of images drawn together; dummies fill the last batch. Guidance doubles the rows."""
     unconditional: tuple[int, ...] | None = None
-    """The prompt without text, for guidance."""
+    """Prompt without text, for guidance."""
     bucket: int = 16
-    """Prompts are padded to a multiple of so many tokens; those of one padded length share batches."""
+    """Multiple of tokens to which prompts are padded; prompts of one padded length share batches."""
     weights: WeightFormat = "plain"
-    """"int8" rounds the weights of all products to 8 bits, and their inputs as well: other numbers, so protocol."""
+    """"int8" rounds the weights of all products, and their inputs, to 8 bits: other numbers, so part of the protocol.
+    """
     cache_dtype: str | None = None
-    """Of keys and values, a name in CACHE_DTYPES; None: the model's. Protocol where it is given."""
+    """Dtype of keys and values, a name in CACHE_DTYPES; None: the model's dtype. Part of the protocol where given."""
     path: DecodePath | None = None
-    """How a step runs, see `models.decoding`; None: as `chosen_path` says. Moves a number by rounding only."""
+    """Path of a step, see `models.decoding`; None: that of `chosen_path`. Changes numbers only by rounding."""
 
     def __post_init__(self) -> None:
         for field in ("length", "batch", "bucket"):
@@ -94,30 +98,30 @@ class SamplerSpec:
         if self.params.guided and not self.unconditional:
             raise InvalidRequest(
                 f"guidance_scale {self.params.guidance_scale} needs an unconditional prompt; give the layout a "
-                "template with a special token before IMAGE, or leave guidance_scale at 1"
+                "template with a special token before IMAGE, or set guidance_scale to 1"
             )
 
     @property
     def rows(self) -> int:
-        """Sequences that the model runs at once."""
+        """Number of sequences that the model runs together."""
         return 2 * self.batch if self.params.guided else self.batch
 
     def padded_length(self, prompt: Prompt) -> int:
-        """Tokens to which a prompt is padded: a function of itself and of what is declared."""
+        """Return the number of tokens to which a prompt is padded: a function of the prompt and the specification."""
         longest = max(len(prompt.ids), len(self.unconditional or ()) if self.params.guided else 0)
         return -(-longest // self.bucket) * self.bucket
 
 
 @dataclass(frozen=True)
 class Samples:
-    """One batch, dummies left out."""
+    """Codes of one batch, without dummies."""
 
     indices: tuple[int, ...]
-    """Which of the prompts these are."""
+    """Indices of the prompts."""
     codes: Tensor
-    """[len(indices), length] int64, on the model's device."""
+    """Codes, [len(indices), length] int64, on the model's device."""
     path: DecodePath
-    """How the steps ran: for the provenance."""
+    """Path of the steps, for the provenance."""
 
 
 def generate(
@@ -126,22 +130,23 @@ def generate(
     spec: SamplerSpec,
     on_step: Callable[[int], None] = lambda codes: None,
 ) -> Generator[Samples, None, None]:
-    """Codes of every prompt, a batch at a time: shortest prompts first, otherwise in their order.
+    """Yield the codes of every prompt, a batch at a time: shortest prompts first, otherwise in order.
 
-    `on_step` is called after every step with the codes drawn so far for all prompts together; what it raises (e.g.
-    Cancelled) ends the work. Takes `predicted_bytes` beside the weights until it is exhausted, closed or fails.
+    `on_step` is called after every step with the number of codes drawn so far for all prompts; an exception from
+    `on_step` (e.g. Cancelled) ends the work. Needs `predicted_bytes` in addition to the weights until the generator is
+    exhausted, closed or fails.
 
     Raises:
         InvalidRequest: a prompt is empty, names a row that the model does not have, or shares its id with another.
         NonFinite: names the prompt and the image code whose logits are not finite.
-        InvalidData: where llama_rotary's table ends.
+        InvalidData: a position is beyond llama_rotary's table.
     """
     _check_prompts(prompts, spec, model.config.vocab_size)
     return _batches(model, prompts, spec, on_step)
 
 
 def cache_bytes(config: ModelConfig, rows: int, length: int, dtype: torch.dtype) -> int:
-    """Bytes of keys and values of `rows` sequences with `length` tokens each."""
+    """Return the bytes of keys and values of `rows` sequences with `length` tokens each."""
     return 2 * config.n_layers * rows * config.attention_dim * length * dtype.itemsize
 
 
@@ -162,14 +167,14 @@ def _batches(
                 for _ in sampler.steps([prompts[index] for index in batch], padded):
                     done += len(batch)
                     on_step(done)
-                # A copy: the buffer is used again, and as a tensor of inference mode it would spread that to its users.
+                # Copy: the buffer is reused, and a tensor of inference mode would spread that mode to its users.
                 yield Samples(batch, sampler.codes[: len(batch)].clone(), sampler.path)
     finally:
         sampler.close()
 
 
 class Sampler:
-    """The buffers of one call of `generate`, for prompts padded to `longest` tokens at most."""
+    """Buffers of one call of `generate`, for prompts padded to at most `longest` tokens."""
 
     def __init__(self, model: Transformer, spec: SamplerSpec, longest: int) -> None:
         self.model = model
@@ -187,7 +192,7 @@ class Sampler:
             self.codes = torch.empty(spec.batch, spec.length, dtype=torch.int64, device=self.device)  # [B, length]
 
     def steps(self, prompts: Sequence[Prompt], padded: int) -> Iterator[int]:
-        """Draw one code of every prompt a turn, into `codes`; yield the position. Inference mode ends with the turn."""
+        """Draw one code of every prompt per step, into `codes`; yield the position. Inference mode ends with a step."""
         real, spec = len(prompts), self.spec
         filled = [*prompts, *[prompts[0]] * (spec.batch - real)]
         keys = stream_keys(spec.params.seed, [prompt.id for prompt in filled], self.device)
@@ -216,27 +221,27 @@ class Sampler:
         del self.step, self.codes
 
     def _lengths(self, prompts: Sequence[Prompt]) -> list[int]:
-        """Tokens of each row's prompt, those of the unconditional rows behind."""
+        """Return the number of tokens of each row's prompt, with the unconditional rows last."""
         without = [len(self.spec.unconditional or ())] * len(prompts) if self.spec.params.guided else []
         return [*(len(prompt.ids) for prompt in prompts), *without]
 
     def _first_logits(self, prompts: Sequence[Prompt], padded: int) -> Tensor:  # [rows, codes] float32
-        """Run the prompts and hand what they leave to the step. The unconditional one is run once for all rows."""
+        """Run the prompts and load their cache into the step. The unconditional prompt is run once for all rows."""
         batch, rows = self.spec.batch, self.spec.rows
         hidden, mask, cache = self._run([prompt.ids for prompt in prompts], padded)
         prefixes = [(slice(0, batch), cache)]
         if self.spec.params.guided and self.spec.unconditional:
-            one, one_mask, one_cache = self._run([self.spec.unconditional], padded)
-            hidden = torch.cat((hidden, one.expand(batch, -1)))
-            mask = torch.cat((mask, one_mask.expand(batch, -1)))
-            prefixes.append((slice(batch, rows), one_cache))
+            textless, textless_mask, textless_cache = self._run([self.spec.unconditional], padded)
+            hidden = torch.cat((hidden, textless.expand(batch, -1)))
+            mask = torch.cat((mask, textless_mask.expand(batch, -1)))
+            prefixes.append((slice(batch, rows), textless_cache))
         self.step.begin(prefixes, mask)
         return self.step.head(hidden)
 
     def _run(self, sequences: Sequence[Sequence[int]], padded: int) -> tuple[Tensor, Tensor, KVCache]:
-        """What the last token of each sequence becomes [R, D], the mask [R, padded], and keys and values.
+        """Return the last hidden state of each sequence [R, D], the mask [R, padded], and keys and values.
 
-        Sequences are padded on the left with their own first token, which is finite where the sequence itself is.
+        Sequences are padded on the left with their first token, which is finite where the sequence is finite.
         """
         ids = [[*[sequence[0]] * (padded - len(sequence)), *sequence] for sequence in sequences]
         padding = torch.tensor([[padded - len(sequence)] for sequence in sequences], device=self.device)  # [R, 1]
@@ -249,7 +254,7 @@ class Sampler:
 
 
 def chosen_path(config: ModelConfig, spec: SamplerSpec, dtype: torch.dtype, device: torch.device) -> DecodePath:
-    """Choose how a step runs by the work of one declared batch, not by the number of prompts: shards round alike."""
+    """Choose the path of a step by the declared batch, not by the number of prompts, so that shards round alike."""
     if spec.path is not None:
         return spec.path
     if device.type == "cuda":
@@ -260,7 +265,7 @@ def chosen_path(config: ModelConfig, spec: SamplerSpec, dtype: torch.dtype, devi
 
 
 def compilable_bytes(config: ModelConfig, spec: SamplerSpec, dtype: torch.dtype) -> int:
-    """Bytes that one batch moves in what compiling makes faster: keys and values, and the noise."""
+    """Return the bytes that one batch moves in the parts that compiling accelerates: keys and values, and the noise."""
     dtype = dtype if spec.cache_dtype is None else CACHE_DTYPES[spec.cache_dtype]
     mean_length = spec.length // 2
     attended = spec.length * cache_bytes(config, spec.rows, mean_length, dtype)
@@ -268,17 +273,17 @@ def compilable_bytes(config: ModelConfig, spec: SamplerSpec, dtype: torch.dtype)
 
 
 def runnable_path(model: Transformer, spec: SamplerSpec) -> DecodePath:
-    """`chosen_path`, or what comes nearest to it on this machine."""
+    """Return the `chosen_path`, or the nearest path that runs on this machine."""
     weight = model.tok_embeddings.weight
     path = chosen_path(model.config, spec, weight.dtype, weight.device)
-    # Asked only where it matters: the answer takes seconds.
+    # Call can_compile only where the result matters: the call takes seconds.
     if path != "compiled" or (weight.device.type == "cpu" and can_compile("cpu")):
         return path
     return "packed"
 
 
 def _as_range(image_ids: Sequence[int]) -> range | tuple[int, ...]:
-    """The rows as a range where they are consecutive: that part of the table is read in place."""
+    """Return the rows as a range where consecutive: that part of the table is read in place."""
     consecutive = range(image_ids[0], image_ids[0] + len(image_ids))
     return consecutive if image_ids == consecutive or list(image_ids) == list(consecutive) else tuple(image_ids)
 
@@ -301,7 +306,7 @@ def _check_prompts(prompts: Sequence[Prompt], spec: SamplerSpec, rows: int) -> N
             )
         if prompt.id in seen:
             raise InvalidRequest(
-                f"two prompts have the id {prompt.id!r} and would draw the same noise; give each row its own id"
+                f"two prompts have the id {prompt.id!r} and would draw the same noise; give each row a different id"
             )
         seen.add(prompt.id)
         check_ids(f"prompt {prompt.id!r}", prompt.ids, rows)
@@ -310,7 +315,7 @@ def _check_prompts(prompts: Sequence[Prompt], spec: SamplerSpec, rows: int) -> N
 
 
 def check_ids(what: str, ids: Sequence[int], rows: int) -> None:
-    """Raise InvalidRequest if one of `ids` is not a row of a table of `rows` rows."""
+    """Raise InvalidRequest if any of `ids` is not a row of a table of `rows` rows."""
     if ids and not (min(ids) >= 0 and max(ids) < rows):
         wrong = next(row for row in ids if not 0 <= row < rows)
         raise InvalidRequest(f"{what} has the id {wrong}; the model's table has 0…{rows - 1}")

@@ -16,7 +16,7 @@ from evalsvc.errors import Cancelled, InvalidData, InvalidRequest, NonFinite
 from evalsvc.miniature import ROOT
 from evalsvc.models import KVCache, Transformer, load_model
 from evalsvc.sampling import Continuation, SamplingParams, complete
-from evalsvc.sampling.completion import LOGITS_AT_ONCE
+from evalsvc.sampling.completion import LOGITS_PER_DRAW
 
 Stop = Callable[[int, Sequence[int]], bool]
 ROWS = 40
@@ -108,8 +108,8 @@ def test_what_lies_within_the_allowed_rows_anyway_is_drawn_within_them(temperatu
 def test_many_rows_are_drawn_from_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     model, prompts = tiny_model(), make_prompts(9)
     expected = complete(model, prompts, SamplingParams(), batch_tokens=1_000)
-    assert LOGITS_AT_ONCE > ROWS * 9
-    monkeypatch.setattr("evalsvc.sampling.completion.LOGITS_AT_ONCE", ROWS * 2)
+    assert LOGITS_PER_DRAW > ROWS * 9
+    monkeypatch.setattr("evalsvc.sampling.completion.LOGITS_PER_DRAW", ROWS * 2)
     assert complete(model, prompts, SamplingParams(), batch_tokens=1_000) == expected
 
 
@@ -258,7 +258,7 @@ def test_nothing_to_complete() -> None:
 @pytest.mark.parametrize(
     ("prompts", "options", "message"),
     [
-        ([Continuation("a", (), 1)], {}, "prompt 'a' is empty; give it an id to begin with"),
+        ([Continuation("a", (), 1)], {}, "prompt 'a' is empty; give at least one id"),
         ([Continuation("a", (1,), 0)], {}, "prompt 'a' has max_tokens 0"),
         ([Continuation("a", (40,), 1)], {}, "prompt 'a' has the id 40; the model's table has 0…39"),
         ([Continuation("a", (1,), 1), Continuation("a", (2,), 1)], {}, "two prompts have the id 'a'"),

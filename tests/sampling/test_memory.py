@@ -28,10 +28,10 @@ def test_decoding_beside_counts() -> None:
     """On a CPU images are decoded between two batches, when nothing of a step is left; on a GPU beside the next."""
     model = tiny_model("rotary")
     alone = footprint(model.config, SPEC, 12, torch.float64)
-    small, large = (footprint(model.config, SPEC, 12, torch.float64, beside=size) for size in (1, 10**9))
+    small, large = (footprint(model.config, SPEC, 12, torch.float64, reserved=size) for size in (1, 10**9))
     assert small.total == alone.total
     assert large.total == alone.total - alone.step + 10**9
-    gpu = footprint(model.config, SPEC, 12, torch.float64, device="cuda", beside=1)
+    gpu = footprint(model.config, SPEC, 12, torch.float64, device="cuda", reserved=1)
     assert gpu.transient == gpu.step + 1
 
 

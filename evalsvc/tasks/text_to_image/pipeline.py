@@ -112,7 +112,7 @@ def _sample(
         [Prompt(record.id, record.ids) for record in records],
         spec,
         lambda codes: context.report(codes // stages.codes),
-        beside=stages.bytes(task.batch),
+        reserved=stages.bytes(task.batch),
         on_shape=lambda shape: shapes.append(shape.to_json()),
     )
     with Background(device, overlap=overlap) as background:
