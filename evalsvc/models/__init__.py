@@ -1,4 +1,4 @@
-"""The language model: read from what a training run writes, and run for inference."""
+"""The language model: read from a training run's checkpoint, and run for inference."""
 
 from evalsvc.models.decoding import DecodePath, DecodeStep, WeightLayout, can_compile, compiled
 from evalsvc.models.kv_cache import KVCache

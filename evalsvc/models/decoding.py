@@ -1,14 +1,14 @@
-"""The step that draws one token of every row: the model laid out once for it, and only for it.
+"""Decoding step: one token of every row, with the model's weights and cache laid out for decoding.
 
-`DecodeStep.begin` takes what the prompts left in a KVCache; each call then computes one new token of every row. The
-arithmetic is `Transformer.mixed`'s; what differs is where weights, keys and values lie and how many kernels run:
+`DecodeStep.begin` loads the prompts' KVCache; each call then computes one new token of every row. The arithmetic is
+that of `Transformer.mixed`; the paths differ in the layout of weights, keys and values, and in the number of kernels:
 
-- plain: the model's own weights, and SDPA over the live slots.
+- plain: the model's weights, and SDPA over the live slots.
 - packed: weights in oneDNN's layout.
-- compiled: packed, keys and values in blocks of 16, and torch.compile for what lies between the products. Attention
+- compiled: packed, keys and values in blocks of 16, and torch.compile for the functions between the products. Attention
   is a sum of products in float32, since SDPA is several times slower there for one query.
-- graph: every tensor stays where it is and the attended span grows by whole spans, so that a CUDA graph of each span
-  can be replayed.
+- graph: tensors never move and the attended span grows by whole spans, so that a CUDA graph of each span can be
+  replayed.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from evalsvc.models.packing import Linear, WeightFormat, int8_linear, packed_lin
 DecodePath = Literal["plain", "packed", "compiled", "graph"]
 
 BLOCK = 16
-"""Slots, or dimensions, that lie together in a compiled step: float32 lanes of the widest vector registers."""
+"""Slots, or dimensions, that are contiguous in a compiled step: float32 lanes of the widest vector registers."""
 SPAN = 64
-"""Slots by which a graph's attention grows: 6 % more is read than is live, for 18 graphs an image."""
+"""Slots by which a graph's attention grows: reads 6 % more than the live slots, for 18 graphs per image."""
 
 
 def rounded_slots(slots: int, path: DecodePath) -> int:
-    """Return how many slots a step on this path has for so many tokens."""
+    """Return the number of slots of a step on this path for `slots` tokens."""
     size = {"compiled": BLOCK, "graph": SPAN}.get(path, 1)
     return -(-slots // size) * size
 
@@ -49,7 +49,7 @@ def rounded_slots(slots: int, path: DecodePath) -> int:
 
 @dataclass(frozen=True, eq=False)
 class LaidOut:
-    """All products of a step."""
+    """Linear products of a step."""
 
     layers: tuple[Products, ...]
     head: Linear
@@ -57,12 +57,12 @@ class LaidOut:
 
 @dataclass(frozen=True)
 class WeightLayout:
-    """How a model's weights are laid out for decoding. Equal ones are made once."""
+    """Layout of a model's weights for decoding, the key of the cached layout."""
 
     image_ids: range | tuple[int, ...]
     """Rows of the head."""
     rows: int
-    """Sequences in a step: the layout is made for so many."""
+    """Number of sequences in a step, for which the layout is made."""
     packed: bool
     weights: WeightFormat = "plain"
 
@@ -73,14 +73,15 @@ class WeightLayout:
 
 
 def lay_out(model: Transformer, layout: WeightLayout) -> LaidOut:
-    """The model's weights in this layout: those made last, where they fit, so that shards share them.
+    """Return the model's weights in this layout, from the model's cache where the cached layout fits.
 
-    They live on the model and go with it. Set `model.packed` to None when its weights were changed in place.
+    The cache is an attribute of the model, so that shards share the weights. Set `model.packed` to None after changing
+    weights in place.
     """
     weight = model.output.weight
     key = (layout, weight.dtype, weight.device)
     if model.packed is None or model.packed[0] != key:
-        model.packed = None  # before the new ones are made: both together may not fit
+        model.packed = None  # free the old layout first: both together may not fit in memory
         model.packed = (key, _make(model, layout))
     return cast(LaidOut, model.packed[1])
 
@@ -101,7 +102,7 @@ def _products(layer: Block, layout: WeightLayout) -> Products:
 
 
 def _index(image_ids: Sequence[int], model: Transformer) -> slice | Tensor:
-    """A slice reads the table in place; an index copies it."""
+    """Return a slice, which reads the table in place, or an index, which copies the rows."""
     if isinstance(image_ids, range) and image_ids.step == 1:
         return slice(image_ids.start, image_ids.stop)
     return torch.tensor(list(image_ids), device=model.output.weight.device)
@@ -114,7 +115,7 @@ def blocked_attention(
     bias: Tensor,  # [R, S], 0 to attend and -inf not to
     span: int,  # slots to look at, a multiple of BLOCK
 ) -> Tensor:  # [R, H·head_dim], in the arithmetic's dtype
-    """softmax(q·K / √head_dim)·V over the first `span` slots, in float32 at least whatever the cache's dtype."""
+    """Compute softmax(q·K / √head_dim)·V over the first `span` slots, in float32 at least."""
     wide = torch.promote_types(keys.dtype, torch.float32)
     scores = (queries.to(wide)[:, :, None, :, None] * keys[:, :, : span // BLOCK].to(wide)).sum(3).flatten(2)
     weights = (scores * queries.shape[-1] ** -0.5 + bias[:, None, :span].to(wide)).softmax(-1)
@@ -124,19 +125,19 @@ def blocked_attention(
 
 @functools.cache
 def compiled(function: Callable[..., Any], dynamic: bool = False) -> Callable[..., Any]:
-    """`function` by torch.compile, the same one for every caller in this process; each shape is compiled once.
+    """Return `function` compiled by torch.compile, cached per process; each shape is compiled once.
 
-    With `dynamic` one compilation serves all shapes, and is the slower the less the function itself fixes of them.
+    With `dynamic`, one compilation serves all shapes; it is slower the less the function fixes the shapes.
     """
     # Each dtype, architecture and batch is another compilation, and a worker may see many.
     private.allow_recompilations(64)
-    # A worker of Dask must not fork others to compile.
+    # A Dask worker must not fork compiler processes.
     return torch.compile(function, dynamic=dynamic, fullgraph=True, options={"compile_threads": 1})
 
 
 @functools.cache
 def compiled_attention(rows: int, heads: int, head_dim: int) -> Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]:
-    """`blocked_attention` for all spans of one batch shape: what is fixed here need not be computed in its loops."""
+    """Return `blocked_attention` compiled for all spans of one batch shape, with the fixed sizes as constants."""
 
     def attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, span: int) -> Tensor:
         width = BLOCK if head_dim % BLOCK == 0 else head_dim
@@ -154,7 +155,7 @@ def compiled_kernels() -> Kernels:
 
 
 def compiled_add_norm(x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """`add_norm`, in one kernel where the norm has none of its own."""
+    """Compute `add_norm`, in one kernel where the norm is an RMSNorm."""
     if delta is None or not isinstance(norm, RMSNorm):
         return add_norm(x, delta, norm)
     added: tuple[Tensor, Tensor] = compiled(add_rms)(x, delta, norm.weight, norm.eps)
@@ -168,13 +169,13 @@ def add_rms(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tenso
 
 @functools.cache
 def can_compile(device: str) -> bool:
-    """Whether torch.compile works here: it needs a C++ compiler, on a GPU Triton. Takes seconds the first time."""
+    """Return whether torch.compile works: it needs a C++ compiler, on a GPU Triton. Takes seconds the first time."""
     try:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")
             ones = torch.ones(2, 32, device=device)
             return bool(torch.equal(compiled(silu_gated)(ones), silu_gated(ones)))
-    except Exception:  # whatever is missing, the answer is no
+    except Exception:  # any missing part means that compiling does not work
         return False
 
 
@@ -182,10 +183,10 @@ def can_compile(device: str) -> bool:
 
 
 class DecodeCache(Protocol):
-    """Keys and values of all rows, and attention over them."""
+    """Keys and values of all rows, with attention over them."""
 
     def load(self, rows: slice, prefix: KVCache) -> None:
-        """Fill the first slots of these rows from a cache of as many rows, or of one that all of them share."""
+        """Fill the first slots of `rows` from a cache with as many rows, or from a cache that all rows share."""
 
     def attend(
         self,
@@ -196,24 +197,24 @@ class DecodeCache(Protocol):
         slot: Slot,
         bias: Tensor,  # [R, capacity]
     ) -> Tensor:  # [R, H·head_dim]
-        """Store one token of every row and mix what it attends to."""
+        """Store one token of every row, and return the attention's output for it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """Where the new token goes."""
+    """Place of the new token."""
 
     index: int | Tensor
-    """A number, or [1] int64 where a graph reads it at every replay."""
+    """Number of the slot, or a tensor [1] int64 where a graph reads the number at every replay."""
     span: int
-    """Slots to look at; those behind the new one have a bias of -inf."""
+    """Number of slots that attention reads; slots after the new token have a bias of -inf."""
 
 
 class StraightCache:
-    """As in KVCache, for SDPA."""
+    """Cache in the layout of KVCache, for SDPA."""
 
     def __init__(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
-        # Zeros: what is not live yet may be looked at, with weight 0, which NaN would survive.
+        # Zeros: slots that are not live yet may be read with weight 0, which NaN would survive.
         self.keys = torch.zeros(tuple(shape), dtype=dtype, device=device)  # [layers, R, H, capacity, head_dim]
         self.values = torch.zeros_like(self.keys)
 
@@ -239,7 +240,7 @@ class StraightCache:
 
 
 class BlockedCache:
-    """Blocks of 16 slots for keys and of 16 dimensions for values, so that both sums run along whole registers."""
+    """Cache in blocks of 16 slots for keys and of 16 dimensions for values: both sums run along whole registers."""
 
     def __init__(self, shape: Sequence[int], dtype: torch.dtype) -> None:
         layers, rows, heads, capacity, head_dim = shape
@@ -268,9 +269,9 @@ class BlockedCache:
 
 
 class DecodeStep:
-    """One new token of every row, with the buffers for `capacity` tokens of each.
+    """Step that decodes one new token of every row, with buffers for `capacity` tokens per row.
 
-    Calls must be made in inference mode: what is compiled is compiled for it.
+    Calls must be made in inference mode, since functions are compiled for it.
     """
 
     def __init__(
@@ -299,7 +300,7 @@ class DecodeStep:
         prefixes: Sequence[tuple[slice, KVCache]],  # by rows
         mask: Tensor,  # [R, padded] bool, True = real
     ) -> None:
-        """Forget the last batch, and take the keys and values of the prompts of this one."""
+        """Drop the last batch, and load the keys and values of this batch's prompts."""
         for rows, prefix in prefixes:
             self.cache.load(rows, prefix)
         self.bias.fill_(float("-inf"))
@@ -311,14 +312,14 @@ class DecodeStep:
         positions: Tensor,  # [R] int64
         slot: int,
     ) -> Tensor:  # [R, codes] float32
-        """Logits after the tokens `ids`, which are stored at `slot`; the slots before it are all filled."""
+        """Return the logits after the tokens `ids`, which are stored at `slot`; all slots before `slot` are filled."""
         if self.graphs is not None:
             return self.graphs(self._at_fixed_place, ids, positions, slot, rounded_slots(slot + 1, self.path))
         self.bias[:, slot] = 0
         return self.logits(ids, positions, Slot(slot, rounded_slots(slot + 1, self.path)))
 
     def close(self) -> None:
-        """Drop the buffers: an error's traceback may hold the step itself for long."""
+        """Drop the buffers, since an error's traceback may keep the step alive for long."""
         self.graphs = None
         del self.cache, self.bias
 
@@ -340,6 +341,6 @@ class DecodeStep:
         return self.weights.head(hidden).float()
 
     def _at_fixed_place(self, ids: Tensor, positions: Tensor, slot: Tensor, span: int) -> Tensor:
-        """`__call__` as a `graphs.Step`."""
+        """Compute `__call__` as a `graphs.Step`."""
         self.bias.index_fill_(1, slot, 0)
         return self.logits(ids, positions, Slot(slot, span))

@@ -1,6 +1,6 @@
-"""A step over inputs that never move: one CUDA graph for each span of slots, captured when it is first reached.
+"""Step with inputs at fixed addresses: one CUDA graph per span of slots, captured when the span is first reached.
 
-On a CPU the same step runs without being captured.
+On a CPU the step runs without capture.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from evalsvc.errors import InternalError
 from evalsvc.models.streams import capture_stream
 
 Step = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""From ids [R], positions [R], a slot [1], all of them int64, and a span to logits [R, codes] float32."""
+"""Function from ids [R], positions [R] and a slot [1], all int64, and a span to logits [R, codes] float32."""
 
 UNWRITTEN = -(2.0**100)
-"""What logits hold before the first replay; no model gives it to every code of every row."""
+"""Value of the logits before the first replay; no model computes this value for every code of every row."""
 
 
 class Graphs:
-    """The graphs of one step, which every call is given anew: kept here, both would live until a garbage collection."""
+    """CUDA graphs of one step. Every call passes the step: a stored step would live until a garbage collection."""
 
     def __init__(self, rows: int, device: torch.device) -> None:
         self.device = device
@@ -31,7 +31,7 @@ class Graphs:
         self.positions = torch.zeros_like(self.ids)
         self.slot = torch.zeros(1, dtype=torch.int64, device=device)
         self.captured: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
-        # One pool for all of them: what a graph leaves is read before another one runs.
+        # All graphs share one pool: the output of a graph is read before another graph runs.
         self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
     def __call__(
@@ -42,13 +42,13 @@ class Graphs:
         slot: int,
         span: int,
     ) -> Tensor:  # [R, codes] float32, until the next call
-        """Logits of `step`, which must be the same one in every call."""
+        """Return the logits of `step`, which must be the same step in every call."""
         self.ids.copy_(ids)
         self.positions.copy_(positions)
         self.slot.fill_(slot)
         if self.device.type != "cuda":
             return self._run(step, span)
-        # Streams, captures and events belong to the current device, which need not be that of the tensors.
+        # Streams, captures and events belong to the current device, which may differ from the tensors' device.
         with torch.cuda.device(self.device):
             return self._replayed(step, span)
 
@@ -69,15 +69,15 @@ class Graphs:
         return logits
 
     def _capture(self, step: Step, span: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """Runs the step before, as capturing asks for: it writes what the replay writes again."""
+        """Capture the step after one run, which CUDA requires; the replay writes the same slots again."""
         stream, current = capture_stream(self.device), torch.cuda.current_stream()
         stream.wait_stream(current)
-        # A capture that fails leaves its stream current; this one does not.
+        # A failed capture leaves its stream current; this context restores the stream.
         with torch.cuda.stream(stream):
             self._run(step, span)
             current.wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            # Another thread may decode images meanwhile, and its synchronising calls must not break the capture.
+            # Another thread may decode images at the same time, and its synchronising calls must not break the capture.
             mode = "thread_local"
             with _no_collection(), torch.cuda.graph(graph, pool=self.pool, stream=stream, capture_error_mode=mode):
                 logits = self._run(step, span)
@@ -86,7 +86,7 @@ class Graphs:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Put garbage collection off: a graph that is freed in the middle of another's capture can break it."""
+    """Suspend garbage collection: freeing a graph during the capture of another graph can break the capture."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Keys and values of the tokens seen so far, in buffers that never grow."""
+"""Keys and values of the tokens so far, in buffers of a fixed size."""
 
 from __future__ import annotations
 
@@ -25,7 +25,13 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        shape = (n_layers, batch, n_heads, capacity, head_dim)  # slots beside head_dim: attention reads in order
+        shape = (
+            n_layers,
+            batch,
+            n_heads,
+            capacity,
+            head_dim,
+        )  # slots next to head_dim, so that attention reads in order
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty(shape, dtype=dtype, device=device)
         self.length = 0
@@ -40,14 +46,14 @@ class KVCache:
         keys: Tensor,  # [B, H, T, head_dim]
         values: Tensor,  # [B, H, T, head_dim]
     ) -> tuple[Tensor, Tensor]:
-        """Store T new tokens of one layer; returns its live keys and values, views of [B, H, length + T, head_dim]."""
+        """Store T new tokens of one layer; return its live keys and values, views of [B, H, length + T, head_dim]."""
         end = self.length + keys.shape[2]
         self.keys[layer, :, :, self.length : end] = keys
         self.values[layer, :, :, self.length : end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def require_room(self, batch: int, tokens: int) -> None:
-        """Raises InternalError unless `tokens` more tokens of `batch` rows fit."""
+        """Raise InternalError unless `tokens` more tokens of `batch` rows fit."""
         if batch != self.keys.shape[1]:
             raise InternalError(f"the cache was made for {self.keys.shape[1]} rows and got {batch}; make one per batch")
         if self.length + tokens > self.capacity:
@@ -60,7 +66,7 @@ class KVCache:
         self,
         rows: Tensor,  # [R] int64
     ) -> None:
-        """Go on with these rows of the batch only; what they hold is copied and the memory of the others is free."""
+        """Keep only these rows of the batch, as a copy; the memory of the other rows is freed."""
         self.keys = self.keys[:, rows]
         self.values = self.values[:, rows]
 

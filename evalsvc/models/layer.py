@@ -1,8 +1,8 @@
-"""A layer of open_lm's transformer: the one definition of its arithmetic, for prompts, trees and single tokens.
+"""A layer of open_lm's transformer: the single definition of its arithmetic, for prompts, trees and single tokens.
 
-Tokens are a tensor [..., D] in any arrangement: [B, T, D] for a batch, [R, D] for one new token of each row. Attention
-alone depends on how they are arranged, and is an argument (`Mix`). So are the linear products, whose weights may be
-laid out in another way (`Products`), and the functions between the products, which may be compiled (`Kernels`).
+Tokens are a tensor [..., D] in any arrangement: [B, T, D] for a batch, [R, D] for one new token per row. Only attention
+depends on the arrangement, and attention is an argument (`Mix`). So are the linear products, whose weights may have
+another layout (`Products`), and the functions between the products, which may be compiled (`Kernels`).
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ Activation = Callable[[Tensor], Tensor]  # [..., N] → [..., F]
 
 @dataclass(frozen=True, eq=False)
 class Products:
-    """The linear products of a layer."""
+    """Linear products of a layer."""
 
     into_attention: Product
-    """To queries, keys and values, [..., 3·H·head_dim]."""
+    """Product to queries, keys and values, [..., 3·H·head_dim]."""
     out_of_attention: Product
     into_feed_forward: Product
-    """To what the activation takes: gate and value together, where there is a gate."""
+    """Product to the input of the activation: gate and value together, where there is a gate."""
     out_of_feed_forward: Product
 
 
 @dataclass(frozen=True, eq=False)
 class Kernels:
-    """The functions between the products, as they are (`EAGER`) or compiled."""
+    """Functions between the products, uncompiled (`EAGER`) or compiled."""
 
     add_norm: Callable[[Tensor, Tensor | None, nn.Module], tuple[Tensor, Tensor]]
-    """From two summands, of which the second may be missing, and a norm to their sum and its norm."""
+    """Function from two summands, where the second may be None, and a norm to the sum and its norm."""
     turn: Callable[[Tensor, Tensor, Tensor, bool], Tensor]
     activation: Callable[[Activation], Activation]
-    """From an activation to the version of it that is called."""
+    """Function from an activation to the version that is called."""
 
 
 class Block(nn.Module):
-    """The parameters of a layer under open_lm's names, and its arithmetic."""
+    """Parameters of a layer under open_lm's names, with the layer's arithmetic."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Block(nn.Module):
         self.ffn_norm = build_norm(config, config.hidden_dim)
 
     def products(self) -> Products:
-        """The products of the parameters where they are."""
+        """Return the products with the parameters in torch's layout."""
         attention, feed_forward = self.attention, self.feed_forward
         return Products(attention.in_proj, attention.out_proj, feed_forward.into, feed_forward.out)
 
@@ -77,10 +77,10 @@ class Block(nn.Module):
         products: Products,
         kernels: Kernels,
     ) -> tuple[Tensor, Tensor]:  # [..., D] each
-        """h = x + attention(norm(x)), then h + feed_forward(norm(h)).
+        """Compute h = x + attention(norm(x)), then h + feed_forward(norm(h)).
 
-        What comes in is `x` + `delta`, and what is returned are two summands too: a norm adds them, in one kernel where
-        that is compiled.
+        The input is `x` + `delta`, and the output is two summands too: the next norm adds them, in one kernel where
+        compiled.
         """
         x, normed = kernels.add_norm(x, delta, self.attention_norm)
         queries, keys, values = self.attention.heads(products.into_attention(normed), rotation, kernels)
@@ -91,7 +91,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """The parameters of attention, and what becomes of queries, keys and values before they are mixed."""
+    """Parameters of attention, with the computation of queries, keys and values."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -110,10 +110,10 @@ class Attention(nn.Module):
         rotation: Rotation | None,
         kernels: Kernels,
     ) -> tuple[Tensor, Tensor, Tensor]:  # each [..., H, head_dim]
-        """Queries and keys, normed and turned to their positions, and values."""
+        """Return queries and keys, normed and rotated to their positions, and values."""
         both, values = projected[..., : 2 * self.width], projected[..., 2 * self.width :]
         if self.q_norm is not None and self.k_norm is not None:
-            # The norms see all heads at once, before the split.
+            # The norms run over all heads together, before the split.
             queries, keys = both.chunk(2, dim=-1)
             both = torch.cat((self.q_norm(queries), self.k_norm(keys)), dim=-1)
         both = both.view(*both.shape[:-1], 2 * self.heads_each, self.head_dim)
@@ -125,32 +125,32 @@ class Attention(nn.Module):
 
 
 class Linear(nn.Linear):
-    """torch's, with the faster product where there is one."""
+    """torch's linear layer, with the faster product where available."""
 
     def forward(self, x: Tensor) -> Tensor:
         return product(x, self.weight, self.bias)
 
 
 class FeedForward(nn.Module, ABC):
-    """Two linear products with an activation between them."""
+    """Feed-forward part: two linear products with an activation between them."""
 
     activation: Activation
 
     @abstractmethod
     def into(self, x: Tensor) -> Tensor:  # [..., D] → [..., N]
-        """Compute what the activation takes."""
+        """Compute the input of the activation."""
 
     @abstractmethod
     def out(self, x: Tensor) -> Tensor:  # [..., F] → [..., D]
-        """Compute the result from what the activation gives."""
+        """Compute the result from the output of the activation."""
 
     @abstractmethod
     def parameters_into(self) -> tuple[Tensor, Tensor | None]:  # [N, D], [N]
-        """Weight and bias of `into` as one product."""
+        """Return weight and bias of `into` as one product."""
 
     @abstractmethod
     def parameters_out(self) -> tuple[Tensor, Tensor | None]:  # [D, F], [D]
-        """Weight and bias of `out`."""
+        """Return weight and bias of `out`."""
 
 
 class SwiGLU(FeedForward):
@@ -176,7 +176,7 @@ class SwiGLU(FeedForward):
 
 
 class GemmaGeGLU(FeedForward):
-    """open_lm's version: with biases, and exact GELU where Gemma itself has the tanh approximation."""
+    """open_lm's version: with biases, and exact GELU where Gemma has the tanh approximation."""
 
     def __init__(self, dim: int, inner: int) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ class Gelu(FeedForward):
     def __init__(self, dim: int, inner: int) -> None:
         super().__init__()
         self.activation = functional.gelu
-        # open_lm's is a Sequential, of whose names the activation is the second.
+        # open_lm has a Sequential here, whose second module is the activation.
         self.add_module("0", Linear(dim, inner, bias=False))
         self.add_module("2", Linear(inner, dim, bias=False))
 
@@ -244,7 +244,7 @@ def turn(
     sin: Tensor,
     interleaved: bool,
 ) -> Tensor:
-    """Turn queries and keys to their positions."""
+    """Rotate queries and keys to their positions."""
     return rotate_pairs(both, cos, sin) if interleaved else rotate_halves(both, cos, sin)
 
 
@@ -253,7 +253,7 @@ def rotate_halves(
     cos: Tensor,  # [..., 1 or H, head_dim]
     sin: Tensor,
 ) -> Tensor:
-    """NeoX style: dimension j turns with j + head_dim/2."""
+    """Rotate in NeoX's style: dimension j with dimension j + head_dim/2."""
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
@@ -264,13 +264,13 @@ def rotate_pairs(
     cos: Tensor,  # [..., 1 or H, head_dim / 2] float32
     sin: Tensor,
 ) -> Tensor:
-    """Llama style: dimension 2j turns with 2j + 1, in float32 whatever the dtype of `x`."""
+    """Rotate in Llama's style: dimension 2j with dimension 2j + 1, in float32 for every dtype of `x`."""
     even, odd = x[..., ::2].to(cos.dtype), x[..., 1::2].to(cos.dtype)
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x.dtype)
 
 
 def add_norm(x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """`x` + `delta`, and the norm of the sum."""
+    """Return `x` + `delta`, and the norm of the sum."""
     x = x if delta is None else x + delta
     return x, norm(x)
 
@@ -278,7 +278,7 @@ def add_norm(x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Tensor, 
 class LayerNorm(nn.Module):
     """Layer norm with or without gain and bias.
 
-    `low_precision` stays in autocast's dtype, where torch's own layer norm would return float32.
+    With `low_precision` the output keeps autocast's dtype, where torch's layer norm would return float32.
     """
 
     def __init__(self, width: int, eps: float, *, gain: bool, bias: bool, low_precision: bool) -> None:
@@ -295,7 +295,7 @@ class LayerNorm(nn.Module):
         bias: Tensor | None = self.bias
         if not self.low_precision or not torch.is_autocast_enabled(device):
             return functional.layer_norm(x, self.shape, weight, bias, self.eps)
-        if device != "cpu":  # open_lm asks for CUDA's autocast only, so on a CPU nothing is cast
+        if device != "cpu":  # open_lm uses only CUDA's autocast, so on a CPU no tensor is cast
             dtype = torch.get_autocast_dtype(device)
             x, weight, bias = x.to(dtype), _cast(weight, dtype), _cast(bias, dtype)
         with torch.autocast(device, enabled=False):
@@ -321,7 +321,7 @@ def rms_norm(
     weight: Tensor,  # [D]
     eps: float,
 ) -> Tensor:
-    """x over its root mean square, in float32 at least (Zhang, Sennrich, 2019)."""
+    """Compute x over its root mean square, in float32 at least (Zhang, Sennrich, 2019)."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
     return normed.to(x.dtype) * weight

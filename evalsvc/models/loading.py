@@ -1,4 +1,4 @@
-"""From a checkpoint on disk to a model that is ready to run, or to a message that says why not."""
+"""Loading a checkpoint as a model that is ready to run, with errors that say why loading fails."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from evalsvc.spec.model_config import ModelConfig, registered_models, resolve_co
 
 INV_FREQ = ".attention.pos_embed.inv_freq"
 SAME_FREQUENCY = 5e-7
-"""Relative difference up to which two frequencies are one: four units in the last place of float32, since devices
-compute powers differently. At position 2,048 it turns by a thousandth of a radian."""
+"""Relative difference up to which two frequencies are equal: four units in the last place of float32, since devices
+compute powers differently. At position 2,048 the difference is a thousandth of a radian.
+"""
 
 
 def load_model(
@@ -32,13 +33,19 @@ def load_model(
     device: str = "cpu",
     rotary_inv_freq_dtype: str = "auto",
 ) -> Transformer:
-    """The model in `path`, in eval mode and without gradients, as one copy of the weights on `device`.
+    """Return the model in `path`, in eval mode and without gradients, as one copy of the weights on `device`.
 
-    `config` is a registered open_lm name, the path of a model JSON, its fields, or None to look beside the checkpoint.
-    The model turns by the rotary frequencies of the file, see `saved_frequencies`.
+    The rotary frequencies are those of the file; see `saved_frequencies`.
 
-    Raises what `resolve_config` and `read_weights` raise, CheckpointMismatch where keys or shapes differ from the
-    configuration or layers have different rotary frequencies, NonFinite, and UnknownName for the dtypes.
+    Args:
+        config: a registered open_lm name, the path of a model JSON, its fields, or None for the JSON next to the
+            checkpoint.
+
+    Raises:
+        CheckpointError: as `resolve_config` and `read_weights`.
+        CheckpointMismatch: keys or shapes differ from the configuration, or layers have different rotary frequencies.
+        NonFinite: a weight or frequency is NaN or infinite.
+        UnknownName: an unknown dtype.
     """
     path = Path(path)
     weights = read_weights(path)
@@ -48,12 +55,12 @@ def load_model(
     tensors = matched(path, config, weights, model)
     if (saved := saved_frequencies(path, config, weights.tensors)) is not None:
         model.use_frequencies(saved)
-    del weights  # so that `tensors` holds the last reference to each
+    del weights  # `tensors` then holds the last reference to each tensor
     return filled(model, path, tensors, dtype, device)
 
 
 def empty_model(config: ModelConfig, dtype: str, rotary_inv_freq_dtype: str) -> Transformer:
-    """A model without values, for `filled`. Raises UnknownName for the dtypes."""
+    """Return a model without values, for `filled`. Raises UnknownName for an unknown dtype."""
     if dtype not in DTYPES:
         raise UnknownName.among("dtype", dtype, DTYPES)
     with torch.device("meta"):
@@ -61,25 +68,27 @@ def empty_model(config: ModelConfig, dtype: str, rotary_inv_freq_dtype: str) -> 
 
 
 def filled(model: Transformer, name: Path | str, tensors: dict[str, Tensor], dtype: str, device: str) -> Transformer:
-    """`model` with copies of `tensors`, which is empty afterwards. Raises NonFinite, which says `name`."""
+    """Fill `model` with copies of `tensors`, which is empty afterwards. Raises NonFinite with `name` in the message."""
     model.load_state_dict(copied(name, tensors, DTYPES[dtype], device), strict=False, assign=True)
     model.tie_weights()
     return model.to(device).requires_grad_(False).eval()
 
 
 def matched(path: Path, config: ModelConfig, weights: Weights, model: Transformer) -> dict[str, Tensor]:
-    """The file's tensors under the model's names, each exactly once. Raises CheckpointMismatch."""
+    """Return the file's tensors under the model's names, each exactly once. Raises CheckpointMismatch."""
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     known = expected | _inv_freq_shapes(config)
     tensors, pairs = _one_name_each(config, weights.tensors)
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    wrong = [name for name in found if name in known and found[name] != known[name]]
-    problems = listed("missing", (name for name in expected if name not in found))
-    problems += listed("unexpected", (name for name in found if name not in known))
-    shapes = (f"{name} {list(found[name])} instead of {list(known[name])}" for name in wrong)
+    shapes_in_file = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = [name for name in shapes_in_file if name in known and shapes_in_file[name] != known[name]]
+    problems = listed("missing", (name for name in expected if name not in shapes_in_file))
+    problems += listed("unexpected", (name for name in shapes_in_file if name not in known))
+    shapes = (f"{name} {list(shapes_in_file[name])} instead of {list(known[name])}" for name in wrong)
     problems += listed("wrongly shaped", shapes)
-    problems += listed("no plain floating-point tensor", (name for name in found if not is_plain(tensors[name])))
-    # Last, since comparing reads the data, which is worth it only when all shapes are right.
+    problems += listed(
+        "no plain floating-point tensor", (name for name in shapes_in_file if not is_plain(tensors[name]))
+    )
+    # Compare values last: comparing reads the data, which is worthwhile only when all shapes are right.
     problems = problems or listed("saved under two names with different values", _unequal(pairs))
     if problems:
         raise CheckpointMismatch(_mismatch(path, config, weights, problems))
@@ -88,7 +97,7 @@ def matched(path: Path, config: ModelConfig, weights: Weights, model: Transforme
 
 
 def _inv_freq_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The buffers that open_lm's rotary embeddings save: their width alone tells the number of heads in a file."""
+    """Return the shapes of open_lm's saved rotary buffers, the only sign of the number of heads in a file."""
     if config.positional_embedding_type not in ("rotary", "head_rotary"):
         return {}
     return {f"layers.{layer}{INV_FREQ}": (config.head_dim // 2,) for layer in range(config.n_layers)}
@@ -97,7 +106,7 @@ def _inv_freq_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def _one_name_each(
     config: ModelConfig, tensors: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[tuple[str, Tensor, Tensor]]]:
-    """Return `tensors` by the model's names, and those that the file has under both of open_lm's names."""
+    """Return `tensors` by the model's names, and the pairs that the file has under both of open_lm's names."""
     renamed = dict(tensors)
     pairs = []
     for name, other in _twins(config):
@@ -111,13 +120,13 @@ def _one_name_each(
 
 
 def _unequal(pairs: Iterable[tuple[str, Tensor, Tensor]]) -> list[str]:
-    # NaN counts as equal to NaN: that it is there is said later, by its own error.
+    # NaN counts as equal to NaN: NaN has its own error later.
     return [
         names
-        for names, one, other in pairs
-        if one.shape != other.shape
-        or one.dtype != other.dtype
-        or not torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+        for names, first, second in pairs
+        if first.shape != second.shape
+        or first.dtype != second.dtype
+        or not torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)
     ]
 
 
@@ -136,22 +145,24 @@ def _twins(config: ModelConfig) -> Iterator[tuple[str, str]]:
 def saved_frequencies(
     path: Path, config: ModelConfig, tensors: Mapping[str, Tensor]
 ) -> Tensor | None:  # [head_dim / 2] float32
-    """Return the rotary frequencies that a file saves where they are not open_lm's table; None: turn by the table.
+    """Return the rotary frequencies of a file that differ from open_lm's table; None means the table.
 
     open_lm computes with the saved values on every GPU. Values that equal the table in float32, or its rounding to
-    bfloat16 or float16, say nothing more than the configuration does.
+    bfloat16 or float16, add nothing to the configuration.
 
     Raises:
         CheckpointMismatch: the layers do not all save the same frequencies.
         NonFinite: a frequency is NaN or infinite.
     """
     if config.positional_embedding_type != "rotary":
-        return None  # head_rotary turns queries and keys alike, so its frequencies move nothing
+        return None  # head_rotary rotates queries and keys alike, so its frequencies have no effect
     shapes = _inv_freq_shapes(config)
     usable = {
         name: tensors[name]
         for name, shape in shapes.items()
-        if name in tensors and tuple(tensors[name].shape) == shape and is_plain(tensors[name])  # else `matched` tells
+        if name in tensors
+        and tuple(tensors[name].shape) == shape
+        and is_plain(tensors[name])  # `matched` reports any other
     }
     saved = {name: tensor.to(torch.float32, copy=True) for name, tensor in usable.items()}
     if all(_is_table(frequencies) for frequencies in saved.values()):
@@ -163,24 +174,24 @@ def saved_frequencies(
         name not in saved or not same_frequencies(saved[name], saved[first]) for name in others
     ):
         raise CheckpointMismatch(
-            f"{path} saves rotary frequencies that are not open_lm's table, and not the same ones in every layer; "
+            f"{path} saves rotary frequencies that are neither open_lm's table nor equal in all layers; "
             f"write the model's frequencies into layers.N{INV_FREQ} of all {config.n_layers} layers, or into none for "
             "the table"
         )
     return saved[first]
 
 
-def same_frequencies(one: Tensor | None, other: Tensor | None) -> bool:
-    """Tell whether two results of `saved_frequencies` turn alike."""
-    if one is None or other is None:
-        return one is other
-    return torch.allclose(one, other, rtol=SAME_FREQUENCY, atol=0)
+def same_frequencies(first: Tensor | None, second: Tensor | None) -> bool:
+    """Return whether two results of `saved_frequencies` give the same rotation."""
+    if first is None or second is None:
+        return first is second
+    return torch.allclose(first, second, rtol=SAME_FREQUENCY, atol=0)
 
 
 def _is_table(saved: Tensor) -> bool:
     table = inv_freq_table(2 * len(saved))
     low, high = table * (1 - SAME_FREQUENCY), table * (1 + SAME_FREQUENCY)
-    # Rounding keeps order, so that what lies between two values lies between them when all are rounded.
+    # Rounding keeps order: values between two bounds stay between the bounds when all are rounded.
     rounded = ((low.to(dtype).float(), high.to(dtype).float()) for dtype in INV_FREQ_DTYPES.values())
     return any(bool(((least <= saved) & (saved <= most)).all()) for least, most in rounded)
 
@@ -204,7 +215,7 @@ def _mismatch(path: Path, config: ModelConfig, weights: Weights, problems: list[
 
 
 def _shape_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """hidden_dim, n_layers, vocab_size, and head_dim where it can be told; empty where nothing can."""
+    """Return hidden_dim, n_layers, vocab_size, and head_dim where known; empty if the table is missing."""
     table = tensors.get("tok_embeddings.weight", tensors.get("output.weight"))
     if table is None or table.dim() != 2:
         return {}
@@ -215,7 +226,7 @@ def _shape_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def _nearest(shape: Mapping[str, int]) -> str:
-    """The registered name whose shape is nearest; the vocabulary does not count, widening it is the point."""
+    """Return the registered name with the nearest shape. The vocabulary does not count, since models are widened."""
 
     def distance(fields: Mapping[str, int]) -> float:
         head_dim = fields["hidden_dim"] // fields["n_heads"]
@@ -235,10 +246,10 @@ def find_nonfinite(
     model: Transformer,
     ids: Tensor,  # [B, T] int64
 ) -> str:
-    """Name the first part, in the order of the forward pass, that computes NaN or infinity for `ids`.
+    """Return the first part, in the order of the forward pass, that computes NaN or infinity for `ids`.
 
-    Named as in the model ("layers.2.attention"); "output" is the head; "" when everything is finite. What a sum of two
-    finite parts makes is the next norm's.
+    Names are those of the model ("layers.2.attention"); "output" is the head; "" means that everything is finite. A sum
+    of two finite parts that overflows is reported as the next norm.
     """
     first: list[str] = []
 
@@ -249,7 +260,7 @@ def find_nonfinite(
     with ExitStack() as hooks, torch.no_grad():
         for name, module in model.named_modules():
             if isinstance(module, (nn.Embedding, nn.Linear, LayerNorm, RMSNorm)):
-                part = ".".join(name.split(".")[:3])  # of a layer: attention, feed_forward or a norm
+                part = ".".join(name.split(".")[:3])  # part of a layer: attention, feed_forward or a norm
                 hooks.enter_context(module.register_forward_hook(partial(note, part)))
         note("output", model, None, model(ids))
     return first[0] if first else ""
@@ -259,7 +270,7 @@ def nonfinite_cause(
     model: Transformer,
     ids: Tensor,  # [B, T] int64
 ) -> str:
-    """Where NaN or infinity comes from when `ids` are computed, and what to do: the end of a message."""
+    """Return the origin of NaN or infinity for `ids` and a remedy, as the end of an error message."""
     part = find_nonfinite(model, ids)
     where = f"the first part of the model with NaN or infinity is {part}" if part else "each part alone is finite"
     dtype = str(model.tok_embeddings.weight.dtype).removeprefix("torch.")

@@ -1,7 +1,7 @@
 """open_lm's transformer for inference: its parameter names and arithmetic, without its training code.
 
-`Transformer.forward` → `hidden` (embedding, layers, final norm) → `head`. Position is an argument, and what is
-remembered between calls lives in the KVCache that the caller passes.
+`Transformer.forward` → `hidden` (embedding, layers, final norm) → `head`. Position is an argument, and state between
+calls is in the KVCache that the caller passes.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ INV_FREQ_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float1
 
 
 class Transformer(nn.Module):
-    """A decoder-only language model with open_lm's arithmetic.
+    """Decoder-only language model with open_lm's arithmetic.
 
-    `rotary_inv_freq_dtype` tells how the model was *trained*, see `trained_inv_freq_dtype`; "auto" finds it from the
-    configuration, and the attribute of the same name holds what was found.
+    `rotary_inv_freq_dtype` is the dtype of the frequencies in *training*, see `trained_inv_freq_dtype`; "auto" derives
+    the dtype from the configuration. The attribute of the same name holds the resulting dtype.
     """
 
     def __init__(self, config: ModelConfig, rotary_inv_freq_dtype: str = "auto") -> None:
@@ -48,15 +48,15 @@ class Transformer(nn.Module):
         self.output = nn.Linear(config.hidden_dim, config.vocab_size, bias=False)
         self.tie_weights()
         self.saved_inv_freq: tuple[float, ...] = ()
-        """The checkpoint's own rotary frequencies, unrounded; empty where the model turns by open_lm's table."""
+        """Rotary frequencies of the checkpoint, unrounded; empty where the model uses open_lm's table."""
         self.packed: tuple[object, object] | None = None
-        """The weights as last laid out for decoding, and how: see `decoding.lay_out`. Set None to free them."""
+        """Last layout of the weights for decoding, with its key; see `decoding.lay_out`. None frees the memory."""
 
     def use_frequencies(
         self,
         saved: Tensor,  # [head_dim / 2] float32
     ) -> None:
-        """Turn by the frequencies that a checkpoint saves, rounded as in training, instead of by open_lm's table."""
+        """Use the rotary frequencies of a checkpoint, rounded as in training, instead of open_lm's table."""
         self.saved_inv_freq = tuple(saved.tolist())
         self.positions = Positions(self.config, INV_FREQ_DTYPES[self.rotary_inv_freq_dtype], saved)
 
@@ -73,7 +73,7 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,  # [B, T] int64
         cache: KVCache | None = None,
     ) -> Tensor:  # [B, T, V] float32
-        """Logits of every position; see `hidden` for the arguments."""
+        """Return the logits of every position; see `hidden` for the arguments."""
         hidden = self.hidden(ids, mask=mask, positions=positions, cache=cache)
         return self.head(hidden.flatten(0, 1)).view(*ids.shape, -1)
 
@@ -85,13 +85,16 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,  # [B, T] int64
         cache: KVCache | None = None,
     ) -> Tensor:  # [B, T, D] in the model's dtype
-        """The output of the final norm for T new tokens, causal among themselves and after those in `cache`.
+        """Return the output of the final norm for T new tokens, causal among themselves and after those in `cache`.
 
-        A mask [B, T, S] says for each new token which tokens it attends to, itself among them, and needs `positions`.
-        With a cache, keys and values are written at its slots from `cache.length` on, and it advances by T. Without
-        `positions` a token's position is its slot, so padding counts, as in open_lm; what is at a padded position
-        itself is meaningless but finite. Without padding, leave `mask` out: attention is then faster.
-        Raises InvalidData where llama_rotary's table ends, InternalError for shapes that do not fit each other.
+        A mask [B, T, S] gives for each new token the tokens that it attends to, itself included, and needs `positions`.
+        With a cache, keys and values are written at the slots from `cache.length` on, and the cache advances by T.
+        Without `positions`, a token's position is its slot, so padding counts, as in open_lm; the output at a padded
+        position is meaningless but finite. Without padding, omit `mask`: attention is then faster.
+
+        Raises:
+            InvalidData: a position is beyond llama_rotary's table.
+            InternalError: shapes do not fit each other.
         """
         batch, new = ids.shape
         past = cache.length if cache is not None else 0
@@ -114,17 +117,17 @@ class Transformer(nn.Module):
         products: Sequence[Products] | None = None,
         kernels: Kernels = EAGER,
     ) -> Tensor:  # [B, T, D]
-        """`hidden` with any attention: which token attends to which is for `mix` to say.
+        """Compute `hidden` with any attention, given by `mix`.
 
-        `products`: those of each layer, where its parameters are laid out in another way. Nothing in here makes a GPU
-        wait: that positions are within the table is for the caller to see to, see `Positions.require_rows`.
+        `products` replace those of the layers, for parameters in another layout. No operation here waits for a GPU, so
+        the caller checks that positions are within the table; see `Positions.require_rows`.
         """
         x, delta = self.post_embed_norm(self.tok_embeddings(ids)), None
         rotation = self.positions(positions, x)
         layers = cast(Iterable[Block], self.layers)
         products = products or [layer.products() for layer in layers]
-        for layer, own in zip(layers, products, strict=True):
-            x, delta = layer(x, delta, rotation, mix, own, kernels)
+        for layer, layer_products in zip(layers, products, strict=True):
+            x, delta = layer(x, delta, rotation, mix, layer_products, kernels)
         return kernels.add_norm(x, delta, self.norm)[1]
 
     def head(
@@ -132,12 +135,12 @@ class Transformer(nn.Module):
         hidden: Tensor,  # [N, D]
         rows: Tensor | slice | None = None,
     ) -> Tensor:  # [N, V] or [N, len(rows)] float32
-        """Logits of all token ids or of `rows` only. A slice reads the table in place; an index [R] int64 copies it."""
+        """Return the logits of all ids or of `rows`: a slice reads the table in place, an index [R] int64 copies."""
         weight = self.output.weight if rows is None else self.output.weight[rows]
         return product(hidden, weight, None).float()
 
     def new_cache(self, batch: int, length: int, dtype: torch.dtype | None = None) -> KVCache:
-        """An empty cache for `length` tokens of `batch` rows, in the model's dtype unless told otherwise."""
+        """Return an empty cache for `length` tokens of `batch` rows, by default in the model's dtype."""
         config, weight = self.config, self.tok_embeddings.weight
         return KVCache(
             config.n_layers,
@@ -158,13 +161,13 @@ def attend(
     keys: Tensor,
     values: Tensor,
 ) -> Tensor:  # [B, T, H·head_dim]
-    """New tokens among themselves and after those in `cache`, which then holds them too."""
+    """Attend from new tokens to each other and to the tokens in `cache`, which then holds the new tokens too."""
     queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
     if cache is not None:
         keys, values = cache.write(layer, keys, values)
         queries = queries.to(keys.dtype)
-    # Several tokens and nothing before them, unmasked: the one case that SDPA's own causal flag describes. A single
-    # token sees everything before it and needs no mask; the rest comes with a bias.
+    # SDPA's causal flag covers one case: several tokens without a mask or earlier tokens. A single token attends to all
+    # earlier tokens and needs no mask; every other case has a bias.
     causal = bias is None and queries.shape[2] > 1
     bias = bias if bias is None else bias.to(queries.dtype)
     mixed = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, is_causal=causal)
@@ -172,15 +175,16 @@ def attend(
 
 
 def attention_bias(
-    mask: Tensor | None,  # [B, S] bool, or [B, T, S], which says it all
+    mask: Tensor | None,  # [B, S] bool, or [B, T, S] with all pairs
     batch: int,
     new: int,
     past: int,
     like: Tensor,
 ) -> Tensor | None:  # [B or 1, 1, T, S], 0 to attend and -inf not to
-    """What is added to the scores; None where SDPA needs no mask, or its own causal one.
+    """Return the bias added to the scores; None where SDPA needs no mask, or only its causal flag.
 
-    It depends on shapes and on whether there is a mask, never on the mask: a row's arithmetic is its own.
+    The result's presence depends on shapes and on whether there is a mask, never on the mask's values: the arithmetic
+    of a row is independent of other rows.
     """
     total = past + new
     if mask is None and (past == 0 or new == 1):
@@ -189,21 +193,23 @@ def attention_bias(
     if mask is not None:
         shapes = (batch, total), (batch, new, total)
         if mask.shape not in shapes or mask.dtype != torch.bool:
-            found, expected = f"{list(mask.shape)} {mask.dtype}", " or ".join(str(list(shape)) for shape in shapes)
-            raise InternalError(f"mask is {found}, expected {expected} torch.bool: one column per cached and new token")
+            actual, expected = f"{list(mask.shape)} {mask.dtype}", " or ".join(str(list(shape)) for shape in shapes)
+            raise InternalError(
+                f"mask is {actual}, expected {expected} torch.bool: one column per cached and new token"
+            )
         allowed = mask[:, None] if mask.ndim == 3 else allowed & mask[:, None, None, :]
-        # A padded query sees nothing and its softmax would be NaN: it attends to everything, as in open_lm.
+        # A padded query attends to no token, and its softmax would be NaN: it attends to everything, as in open_lm.
         allowed = allowed | ~allowed.any(-1, keepdim=True)
     return torch.zeros_like(allowed, dtype=like.dtype).masked_fill_(~allowed, float("-inf"))
 
 
 class Positions(nn.Module):
-    """The rotation that tells attention where its tokens are; computed for the positions of each call."""
+    """Rotation of queries and keys by position, computed for the positions of each call."""
 
     inv_freq: Tensor  # [head_dim / 2] float32
 
     def __init__(self, config: ModelConfig, inv_freq_dtype: torch.dtype, saved: Tensor | None = None) -> None:
-        """`saved` holds the checkpoint's own frequencies [head_dim / 2]; None: open_lm's table."""
+        """Build the rotation from `saved` frequencies [head_dim / 2], or from open_lm's table where `saved` is None."""
         super().__init__()
         self.kind = config.positional_embedding_type
         self.n_heads = config.n_heads
@@ -212,7 +218,8 @@ class Positions(nn.Module):
         self.register_buffer("inv_freq", inv_freq.to(inv_freq_dtype).float(), persistent=False)
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        # Moves with the model, but model.bfloat16() must not round it: that is rotary_inv_freq_dtype's to say.
+        # The buffer moves with the model, but model.bfloat16() must not round it: rotary_inv_freq_dtype decides the
+        # rounding.
         kept = self.inv_freq
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.inv_freq = kept.to(self.inv_freq.device)
@@ -223,15 +230,15 @@ class Positions(nn.Module):
         positions: Tensor,  # [...] int64
         like: Tensor,
     ) -> Rotation | None:
-        """Cosines and sines for tokens at these positions; None where the model has no rotation.
+        """Return cosines and sines for tokens at these positions; None where the model has no rotation.
 
         Angles are computed in float32 (float64 in a float64 model) and only then rounded to the model's dtype.
         """
         if self.kind == "none":
             return None
         if self.kind == "head_rotary":
-            # open_lm's first rotary turned the heads against each other, whatever the position: no position at all.
-            # Done all the same, so that cached keys and bf16 rounding are open_lm's.
+            # open_lm's first rotary rotates the heads against each other at every position, which encodes no position.
+            # The rotation is applied all the same, so that cached keys and bf16 rounding are open_lm's.
             steps = torch.arange(self.n_heads, device=like.device).repeat(2)  # [2·H], of queries and keys
         else:
             steps = positions[..., None]  # [..., 1]
@@ -243,9 +250,9 @@ class Positions(nn.Module):
         return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
     def require_rows(self, last: int | Tensor) -> None:
-        """Raise InvalidData if `last`, or one of several positions, is beyond the table, which llama_rotary alone has.
+        """Raise InvalidData if any position is beyond the table of llama_rotary; other kinds have no table.
 
-        Of a tensor on a GPU this waits for the GPU.
+        A tensor on a GPU makes the call wait for the GPU.
         """
         if self.kind != "llama_rotary":
             return
@@ -259,20 +266,20 @@ class Positions(nn.Module):
 
 def inv_freq_table(head_dim: int) -> Tensor:  # [head_dim / 2] float32
     """Return the rotary frequencies that open_lm's constructor computes."""
-    # Not on the default device: models are built on `meta`, and no file brings the values that would be lost there.
+    # Use the CPU, not the default device: models are built on `meta`, and no file holds these values.
     exponents = torch.arange(0, head_dim, 2, device="cpu").float() / head_dim
     return 1.0 / ROTARY_THETA**exponents
 
 
 def trained_inv_freq_dtype(config: ModelConfig) -> str:
-    """The dtype to which open_lm rounded the rotary frequencies while it trained this model.
+    """Return the dtype to which open_lm rounded the rotary frequencies while it trained this model.
 
-    open_lm builds its table from `inv_freq.to(keys.dtype)`. Rounding the frequencies bends every angle by up to 0.4 %,
-    which at position 1,000 is whole radians: the model has learned those frequencies, and an evaluation in any dtype
-    must use them. Rounding cosines and sines, which open_lm does too, only adds noise, and is left out.
+    open_lm builds its table from `inv_freq.to(keys.dtype)`. Rounding the frequencies changes every angle by up to 0.4
+    %, which at position 1,000 is whole radians: the model has learned those frequencies, and an evaluation in any dtype
+    must use them. open_lm also rounds cosines and sines, which only adds noise and is left out.
 
-    Keys are half precision under autocast ("amp…"), unless a q/k norm returns float32 there: all do but the lp_ ones.
-    FSDP's bf16 policies round the buffer itself. Without a known precision nothing is rounded.
+    Keys are half precision under autocast ("amp…"), unless a q/k norm returns float32 there: all norms do except the
+    lp_ norms. FSDP's bf16 policies round the buffer itself. Without a known precision no frequency is rounded.
     """
     if config.positional_embedding_type in ("llama_rotary", "none"):
         return "float32"

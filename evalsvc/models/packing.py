@@ -1,8 +1,8 @@
 """Linear products by oneDNN on a CPU.
 
-`F.linear` in float32 is MKL's, which on some processors reaches half of oneDNN's rate. oneDNN rearranges the weight
-into a layout of its own first: for many rows anew at every call (`product`), for few once (`packed_linear`). Where it
-has none (float64, a GPU, another build of torch) the plain product is used.
+`F.linear` in float32 uses MKL, which on some processors reaches half of oneDNN's rate. oneDNN first rearranges the
+weight into its layout: at every call for many rows (`product`), once for few rows (`packed_linear`). Where oneDNN is
+not available (float64, a GPU, another build of torch), the plain product is used.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ Linear = Callable[[Tensor], Tensor]  # [R, D] → [R, N]
 
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
 LEAST_BYTES = 32 << 20
-"""Weights that together take less stay in the caches, and their layout matters little."""
+"""Total bytes of weights below which all weights stay in the CPU caches, and the layout matters little."""
 
 
 MANY_ROWS = 16
-"""From so many on a product is worth a rearranged weight that is used once."""
+"""Number of rows from which rearranging a weight for a single product pays off."""
 SCRATCH_BYTES = 128 << 20
-"""The largest weight that is rearranged for one product: as much memory is taken beside it."""
+"""Largest weight that is rearranged for one product, which needs as much memory again."""
 INT8_ROWS = 32
-"""So many rows at least are multiplied in whole numbers: a GPU refuses up to 16, and likes powers of two."""
+"""Smallest number of rows of an integer product: a GPU refuses up to 16, and is fast with powers of two."""
 INT8_LANES = 16
-"""Weights of 8 bits are padded to multiples of so many: a GPU refuses other than 8, and is fast from 16 on."""
+"""Multiple to which 8-bit weights are padded: a GPU requires multiples of 8, and is fast from 16 on."""
 
 
 def product(
@@ -42,7 +42,7 @@ def product(
     weight: Tensor,  # [N, D]
     bias: Tensor | None,  # [N]
 ) -> Tensor:  # [..., N]
-    """`F.linear`, by oneDNN for many rows in float32. A row's sum is in the same order whatever the other rows."""
+    """Compute `F.linear`, by oneDNN for many rows in float32. The order of a row's sum is independent of other rows."""
     if (
         weight.dtype == x.dtype == torch.float32
         and x.numel() >= MANY_ROWS * x.shape[-1]
@@ -57,7 +57,7 @@ def product(
 
 
 def plain_linear(weight: Tensor, bias: Tensor | None) -> Linear:
-    """The product itself, which reads the weight where it is."""
+    """Return the product with the weight in torch's layout."""
     return lambda x: functional.linear(x, weight, bias)
 
 
@@ -66,7 +66,7 @@ def packed_linear(
     bias: Tensor | None,  # [N]
     rows: int,
 ) -> Linear:
-    """The product over a copy of `weight` in oneDNN's layout for `rows` rows; plain where it has none."""
+    """Return the product with a copy of `weight` in oneDNN's layout for `rows` rows; `plain_linear` without oneDNN."""
     if not can_pack(weight.device, weight.dtype):
         return plain_linear(weight, bias)
     packed = private.reorder_linear_weight(weight, rows)
@@ -77,10 +77,10 @@ def int8_linear(
     weight: Tensor,  # [N, D]
     bias: Tensor | None,  # [N]
 ) -> Linear:
-    """The product of weights rounded to 8 bits, with a scale for each output, and inputs with a scale for each row.
+    """Return the product of weights rounded to 8 bits, with a scale per output, and inputs with a scale per row.
 
-    The sums are exact in 32 bits, so that devices differ by the final scaling at most. Raises InvalidRequest where the
-    device multiplies no whole numbers.
+    The sums are exact in 32 bits, so that devices differ only by the final scaling. Raises InvalidRequest where the
+    device has no integer product.
     """
     wide = torch.promote_types(weight.dtype, torch.float32)
     weight_scale = _scale(weight.to(wide))  # [N, 1]
@@ -115,10 +115,10 @@ def _int8_product(
 def whole_number_product(
     weight: Tensor,  # [N, D] int8
 ) -> Linear:  # [R, D] int8 → [R, N] int32
-    """The exact product with `weight`, of which a copy is kept, padded with zeros to what a GPU asks for.
+    """Return the exact product with `weight`, of which a copy is kept, padded with zeros for a GPU.
 
-    What is done depends on shapes alone and waits for nothing, so that a CUDA graph can record it. Raises
-    InvalidRequest where the device multiplies no whole numbers.
+    The operations depend only on shapes and never wait, so that a CUDA graph can record them. Raises InvalidRequest
+    where the device has no integer product.
     """
     if not multiplies_int8(weight.device):
         raise InvalidRequest(
@@ -149,13 +149,13 @@ def _rounded(count: int) -> int:
 
 @functools.cache
 def multiplies_int8(device: torch.device) -> bool:
-    """Whether products of whole numbers are there and exact at the ends of the range: old processors add in 16 bits."""
+    """Return whether integer products exist and are exact at the ends of the range: old processors add in 16 bits."""
     try:
         left, right = (torch.full((count, INT8_LANES), 127, dtype=torch.int8, device=device) for count in (32, 16))
         left[1::2], right[1::2] = -127, -127
         exact = left.cpu().long() @ right.cpu().long().t()
         return torch.equal(private.int8_product(left, right.t()).cpu().long(), exact)
-    except torch.OutOfMemoryError:  # nothing that would still hold later
+    except torch.OutOfMemoryError:  # not cached: memory may be free later
         raise
     except (AttributeError, NotImplementedError, RuntimeError):
         return False
@@ -163,14 +163,14 @@ def multiplies_int8(device: torch.device) -> bool:
 
 @functools.cache
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether oneDNN multiplies these, with weights in its own layout and in torch's."""
+    """Return whether oneDNN multiplies this dtype, with weights in oneDNN's layout and in torch's layout."""
     if device.type != "cpu" or dtype not in PACKED_DTYPES:
         return False
     ones = torch.ones(16, 16, dtype=dtype)
     try:
         for weight in (private.reorder_linear_weight(ones, 2), ones):
             private.linear_by_onednn(ones[:2], weight, None)
-    except (AttributeError, RuntimeError):  # bfloat16 on an old CPU, or a torch whose operators are others
+    except (AttributeError, RuntimeError):  # bfloat16 on an old CPU, or a torch with other operators
         return False
     return True
 
@@ -181,7 +181,7 @@ def _by_onednn(device: torch.device, wide: torch.dtype) -> bool:
 
 @functools.cache
 def _has_int8() -> bool:
-    """Whether oneDNN's product is exact: without VNNI, the processor adds two products in 16 bits, which overflow."""
+    """Return whether oneDNN's product is exact: without VNNI, sums of two products overflow 16 bits."""
     try:
         packed = private.pack_int8_weight(torch.full((16, 16), 127, dtype=torch.int8))
         x = torch.full((2, 16), 255, dtype=torch.uint8)
@@ -192,12 +192,12 @@ def _has_int8() -> bool:
 
 
 def layer_weights(config: ModelConfig) -> int:
-    """How many weights the linear products of all layers have."""
+    """Return the number of weights in the linear products of all layers."""
     return config.n_layers * sum(outputs * width for outputs, width in _products(config))
 
 
 def _products(config: ModelConfig) -> list[tuple[int, int]]:
-    """Outputs and inputs of the linear products of one layer."""
+    """Return outputs and inputs of the linear products of one layer."""
     dim, attention, inner = config.hidden_dim, config.attention_dim, config.ffn_dim
     into = inner if config.ffn_type == "gelu" else 2 * inner
     return [(3 * attention, dim), (dim, attention), (into, dim), (dim, inner)]
@@ -210,7 +210,7 @@ def packed_bytes(
     weights: WeightFormat = "plain",
     device: torch.device | str = "cpu",
 ) -> int:
-    """Bytes that the laid out copies take beside the dense weights, with a head of `codes` rows."""
+    """Return the bytes of the laid out copies in addition to the dense weights, with a head of `codes` rows."""
     count = layer_weights(config) + codes * config.hidden_dim
     if weights == "plain":
         return count * dtype.itemsize if worth_packing(config, codes, dtype, torch.device(device)) else 0
@@ -221,6 +221,6 @@ def packed_bytes(
 
 
 def worth_packing(config: ModelConfig, codes: int, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the weights are many enough, and can be packed at all."""
+    """Return whether the weights are large enough for packing and the device can pack them."""
     count = layer_weights(config) + codes * config.hidden_dim
     return can_pack(device, dtype) and count * dtype.itemsize >= LEAST_BYTES

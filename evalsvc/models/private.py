@@ -1,7 +1,7 @@
-"""Parts of torch that no release promises to keep, one function for each.
+"""Private parts of torch that may change with any release, one function each.
 
-A build or a release of torch may lack these operators, or have them with other arguments: callers ask by calling, and
-take AttributeError, NotImplementedError and RuntimeError for a no.
+A build or a release of torch may lack these operators, or have other arguments: callers try a call, and treat
+AttributeError, NotImplementedError and RuntimeError as absence.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def reorder_linear_weight(
     weight: Tensor,  # [N, D]
     rows: int,
 ) -> Tensor:
-    """Return a copy of `weight` in oneDNN's own layout for products with `rows` rows."""
+    """Return a copy of `weight` in oneDNN's layout for products with `rows` rows."""
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
     return packed
 
@@ -34,18 +34,18 @@ def linear_by_onednn(
 def pack_int8_weight(
     weight: Tensor,  # [N, D] int8
 ) -> Tensor:
-    """Return a copy of `weight` in oneDNN's own layout for `int8_linear_by_onednn`."""
+    """Return a copy of `weight` in oneDNN's layout for `int8_linear_by_onednn`."""
     packed: Tensor = torch.ops.onednn.qlinear_prepack(weight, None)
     return packed
 
 
 def int8_linear_by_onednn(
-    x: Tensor,  # [R, D] uint8, 128 more than what is meant
+    x: Tensor,  # [R, D] uint8, the value plus 128
     packed: Tensor,
     scale: Tensor,  # [N]
     zeros: Tensor,  # [N] int32
 ) -> Tensor:  # [R, N] float32
-    """Multiply whole numbers of 8 bits by oneDNN, and the sums by `scale`."""
+    """Multiply 8-bit integers by oneDNN, and the sums by `scale`."""
     out: Tensor = torch.ops.onednn.qlinear_pointwise.default(
         x, 1.0, 128, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )
@@ -56,12 +56,12 @@ def int8_product(
     left: Tensor,  # [R, D] int8
     right: Tensor,  # [D, N] int8
 ) -> Tensor:  # [R, N] int32
-    """Multiply whole numbers of 8 bits, on CPUs and GPUs."""
+    """Multiply 8-bit integers, on CPUs and GPUs."""
     return torch._int_mm(left, right)
 
 
 def has_convolution_by_onednn() -> bool:
-    """Tell whether this build of torch has the two operators below."""
+    """Return whether this build of torch has oneDNN's two convolution operators."""
     names = ("_convolution_pointwise", "_reorder_convolution_weight")
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return available and all(hasattr(torch.ops.mkldnn, name) for name in names)
@@ -72,7 +72,7 @@ def reorder_convolution_weight(
     place: tuple[object, ...],
     shape: list[int],
 ) -> Tensor:
-    """Return a copy of `weight` in oneDNN's own layout for maps of `shape`; see `convolution_by_onednn`."""
+    """Return a copy of `weight` in oneDNN's layout for maps of `shape`; see `convolution_by_onednn`."""
     packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, *place, shape)
     return packed
 
@@ -84,11 +84,11 @@ def convolution_by_onednn(
     place: tuple[object, ...],
     then: Literal["relu", "none"],
 ) -> Tensor:  # [B, N, H', W']
-    """Compute `F.conv2d`, and the rectifier with it; `place` is padding, stride, dilation and groups."""
+    """Compute `F.conv2d` with an optional rectifier; `place` is padding, stride, dilation and groups."""
     out: Tensor = torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *place, then, [], "")
     return out
 
 
 def allow_recompilations(count: int) -> None:
-    """Let torch.compile make at least so many versions of one function before it gives up."""
+    """Let torch.compile make at least `count` versions of one function before it gives up."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, count)

@@ -1,8 +1,8 @@
-"""Hidden states of tokens that form a trie: what sequences have in common is computed once.
+"""Hidden states of tokens that form a trie: common beginnings of sequences are computed once.
 
-All tokens of a batch stand in one line without padding. Attention alone is padded, in groups of rows of about one
-length: a row has its own tokens as queries, and these and those that it shares with earlier rows as keys. What later
-batches attend to is carried over as keys and values.
+All tokens of a batch are in one line without padding. Only attention is padded, in groups of rows of similar length: a
+row has its tokens as queries, and these tokens and those shared with earlier rows as keys. Keys and values that later
+batches attend to are carried over.
 
     for batch, hidden in read_trie(model, build_trie(sequences, budget)): …
 """
@@ -22,13 +22,13 @@ from evalsvc.models.open_lm import Transformer
 from evalsvc.models.trie import NOTHING, Batch, Ints, Row, Trie
 
 PADDING = 1.25
-"""Pairs of query and key that a group may score for each that is wanted."""
+"""Pairs of query and key that a group may score per wanted pair."""
 LANES = 16
-"""Keys come in multiples of so many: a rest costs up to half as much again, 79 more than 80."""
+"""Multiple to which keys are padded: 79 keys cost up to half as much again as 80."""
 QUERIES = 64
-"""How many are scored at once: what comes behind the last of them is left out, not masked."""
+"""Number of queries scored in one call: keys after the last query are left out instead of masked."""
 GROUP_PAIRS = 4096
-"""That many more are cheaper than another group."""
+"""Number of extra pairs that are cheaper than another group."""
 
 
 def read_trie(model: Transformer, trie: Trie) -> Iterator[tuple[Batch, Tensor]]:  # hidden [N, D]
@@ -42,7 +42,7 @@ def read_trie(model: Transformer, trie: Trie) -> Iterator[tuple[Batch, Tensor]]:
 
 @dataclass(frozen=True, eq=False)
 class Carried:
-    """Keys and values of some nodes, by layer [P, H, head_dim]; empty where there are none."""
+    """Keys and values of nodes, by layer [P, H, head_dim]; empty without nodes."""
 
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
@@ -56,43 +56,43 @@ def tree_hidden(
     carried: Carried,
     kept: Ints,  # [P], nodes
 ) -> tuple[Tensor, Carried]:  # [N, D]
-    """The output of the final norm for the nodes of a batch, and keys and values of the nodes `kept`.
+    """Return the output of the final norm for the nodes of a batch, and keys and values of the nodes `kept`.
 
-    `carried` has those of `batch.carried`. Raises InvalidData where llama_rotary's table ends.
+    `carried` has the keys and values of `batch.carried`. Raises InvalidData for positions beyond llama_rotary's table.
     """
     weight = model.tok_embeddings.weight
-    own = slice(batch.start, batch.stop)
+    span = slice(batch.start, batch.stop)
     ids, positions, places = (
-        torch.from_numpy(part).to(weight.device) for part in (trie.ids[own], trie.positions[own], batch.places(kept))
+        torch.from_numpy(part).to(weight.device) for part in (trie.ids[span], trie.positions[span], batch.places(kept))
     )
     model.positions.require_rows(positions)
     groups, results = _attended(trie, batch, weight)
-    found = Carried()
+    carried_on = Carried()
 
     def mix(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         if carried.keys:
             keys, values = torch.cat((carried.keys[layer], keys)), torch.cat((carried.values[layer], values))
         if len(kept):
-            found.keys.append(keys[places])
-            found.values.append(values[places])
+            carried_on.keys.append(keys[places])
+            carried_on.values.append(values[places])
         mixed = torch.cat([group.mix(queries, keys, values) for group in groups])
         return mixed[results].flatten(1)
 
-    return model.mixed(ids, positions, mix), found
+    return model.mixed(ids, positions, mix), carried_on
 
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """Rows whose attention is computed at once."""
+    """Rows whose attention is computed in one call."""
 
     queries: Tensor  # [B, T] int64
-    """Which tokens of the batch; what pads is any of them, and its result is not used."""
+    """Tokens of the batch; padding repeats any token, and its result is not used."""
     keys: Tensor  # [B, S] int64
-    """Which of the tokens that are carried and, counted on, those of the batch."""
+    """Indices into the carried tokens followed by the tokens of the batch."""
     bias: Tensor | None  # [B, 1, T, S]
-    """0 to attend and -inf not to; None: keys are the queries, and each sees those before it."""
+    """0 to attend and -inf not to; None: keys are the queries, and each attends to itself and earlier tokens."""
     before: int
-    """How many keys a row has before its own at most."""
+    """Largest number of keys that precede the tokens of a row."""
 
     def mix(
         self,
@@ -107,7 +107,7 @@ class _Group:
         parts = []
         for start in range(0, count, QUERIES):
             stop = min(start + QUERIES, count)
-            span = min(_rounded(self.before + stop), most)  # no query sees a node that comes behind it
+            span = min(_rounded(self.before + stop), most)  # no query attends to a later node
             bias = None if self.bias is None else self.bias[:, :, start:stop, :span]
             if bias is None and start:
                 shape = stop - start, stop
@@ -128,17 +128,17 @@ def _attended(
     batch: Batch,
     like: Tensor,
 ) -> tuple[list[_Group], Tensor]:  # places [N] int64
-    """The groups of a batch, and where the result of each of its nodes is among theirs."""
+    """Return the groups of a batch, and the place of each node's result in the groups' results."""
     places = np.empty(batch.stop - batch.start, dtype=np.int64)
     groups = []
     start = 0
     for rows in _groups(batch.rows):
-        own = [np.arange(row.start, row.stop) for row in rows]
-        keys = _pad([np.append(row.stem, nodes) for row, nodes in zip(rows, own, strict=True)], LANES)
-        queries = keys if rows[0].plain else _pad(own)
+        in_rows = [np.arange(row.start, row.stop) for row in rows]
+        keys = _pad([np.append(row.stem, nodes) for row, nodes in zip(rows, in_rows, strict=True)], LANES)
+        queries = keys if rows[0].plain else _pad(in_rows)
         for number, row in enumerate(rows):
             first = start + number * queries.shape[1]
-            places[row.start - batch.start : row.stop - batch.start] = np.arange(first, first + row.own)
+            places[row.start - batch.start : row.stop - batch.start] = np.arange(first, first + row.size)
         start += queries.size
         bias = None if rows[0].plain else _bias(trie, rows, queries, keys, like)
         at, others = (torch.from_numpy(part).to(like.device) for part in (queries - batch.start, batch.places(keys)))
@@ -147,16 +147,16 @@ def _attended(
 
 
 def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    """Plain rows apart: their attention needs no mask, which is faster, and gets none for their neighbours' sake."""
+    """Yield groups of rows of similar length, plain rows apart: attention without a mask is faster."""
     group: list[Row] = []
-    own = wanted = 0
-    for row in sorted(rows, key=lambda row: (row.plain, -row.keys, -row.own)):
-        own, wanted = max(own, row.own), wanted + row.own * row.keys
+    longest = wanted = 0
+    for row in sorted(rows, key=lambda row: (row.plain, -row.keys, -row.size)):
+        longest, wanted = max(longest, row.size), wanted + row.size * row.keys
         if group:
-            pairs = (len(group) + 1) * own * group[0].keys
+            pairs = (len(group) + 1) * longest * group[0].keys
             if row.plain != group[0].plain or pairs > PADDING * wanted + GROUP_PAIRS:
                 yield group
-                group, own, wanted = [], row.own, row.own * row.keys
+                group, longest, wanted = [], row.size, row.size * row.keys
         group.append(row)
     yield group
 
@@ -166,7 +166,7 @@ def _rounded(count: int, lanes: int = LANES) -> int:
 
 
 def _pad(parts: Sequence[Ints], lanes: int = 1) -> Ints:  # [B, T], T a multiple of `lanes`
-    """Padded by its own first, so that what is no number in one row does not get into another."""
+    """Return rows padded with their first node, so that NaN in one row does not reach another row."""
     padded = np.repeat([[part[0]] for part in parts], _rounded(max(map(len, parts)), lanes), axis=1)
     for row, part in enumerate(parts):
         padded[row, : len(part)] = part
@@ -180,7 +180,7 @@ def _bias(
     keys: Ints,  # [B, S], nodes
     like: Tensor,
 ) -> Tensor:  # [B, 1, T, S]
-    """A node sees itself and its ancestors."""
+    """Return the bias with which a node attends to itself and its ancestors."""
     device = like.device
     lengths = torch.tensor([[row.keys] for row in rows], device=device)
     real = torch.arange(keys.shape[1], device=device) < lengths  # [B, S]

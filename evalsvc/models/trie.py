@@ -1,7 +1,7 @@
-"""Which tokens are computed, without torch: a token that several sequences have in common is one.
+"""Trie of the tokens to compute, without torch: a token that several sequences share is computed once.
 
-Sequences that begin alike share what they begin with, as the options of a question share their context. Sorted, they
-are the depth-first walk of a trie, a node a token, and its position is its depth. `_worth_sharing` decides which
+Sequences with a common beginning share its tokens, as the options of a question share the context. The sorted sequences
+are the depth-first walk of a trie with one node per token, whose position is its depth. `_worth_sharing` decides which
 beginnings are shared, `Row.takes` which nodes attend together.
 """
 
@@ -19,49 +19,49 @@ Ints = NDArray[np.int64]
 NOTHING: Ints = np.empty(0, dtype=np.int64)
 
 LEAST_SHARE = 1 / 16
-"""Of a sequence. What is shared has to be gathered and masked, which a first word in common is not worth."""
+"""Smallest share of a sequence that is worth sharing: a shared beginning has to be gathered and masked."""
 
 GATHERED = 20
-"""Attending to a token of another row costs as much as scoring so many pairs: its key and value are copied."""
+"""Number of scored pairs that cost as much as attending to a token of another row, whose key and value are copied."""
 
 
 @dataclass(eq=False)
 class Row:
-    """Nodes that attend together: their ancestors in other rows, if they have any, and each other."""
+    """Nodes that attend to each other and to their common ancestors in other rows."""
 
     stem: Ints
     """Nodes of earlier rows, from the root on; every one is an ancestor of the row's first node."""
     start: int
-    """The row's own nodes, which are numbered in one go."""
+    """First of the row's nodes, which have consecutive numbers."""
     stop: int
     plain: bool
-    """A sequence without a stem and without branches: attention is causal."""
+    """Whether the row is a sequence without a stem and without branches, so that attention is causal."""
     complete: list[int] = field(default_factory=list)
-    """Indices of the sequences that end in here."""
+    """Indices of the sequences that end in the row."""
 
     @property
-    def own(self) -> int:
+    def size(self) -> int:
         return self.stop - self.start
 
     @property
     def keys(self) -> int:
-        return len(self.stem) + self.own
+        return len(self.stem) + self.size
 
-    def takes(self, share: int, own: int, budget: int) -> bool:
-        """Tell whether a sequence with `own` new nodes belongs here: a row of its own would cost more to gather."""
-        size = self.own
-        return share > 0 and size + own <= budget and 2 * own * size <= (own + GATHERED) * share
+    def takes(self, share: int, added: int, budget: int) -> bool:
+        """Return whether a sequence with `added` new nodes joins the row: a separate row would cost more to gather."""
+        size = self.size
+        return share > 0 and size + added <= budget and 2 * added * size <= (added + GATHERED) * share
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows whose nodes are computed at once, in order."""
+    """Rows whose nodes are computed together, in order."""
 
     rows: Sequence[Row]
 
     @property
     def complete(self) -> list[int]:
-        """Indices of the sequences that end in here."""
+        """Indices of the sequences that end in the batch."""
         return [index for row in self.rows for index in row.complete]
 
     @property
@@ -74,12 +74,12 @@ class Batch:
 
     @cached_property
     def carried(self) -> Ints:
-        """Nodes of earlier batches that these rows attend to, a beginning of the path on which the last one ended."""
+        """Nodes of earlier batches that these rows attend to: a beginning of the path to the last earlier node."""
         stems = (row.stem for row in self.rows)
         return max((stem[stem < self.start] for stem in stems), key=len)
 
     def places(self, nodes: Ints) -> Ints:
-        """Where `nodes` are, which are carried or computed here, when what is carried goes before what is computed."""
+        """Return the places of carried or computed `nodes`, with carried nodes before computed nodes."""
         carried = self.carried
         before = np.searchsorted(carried, nodes)  # carried nodes are a path, so their numbers rise
         return np.where(nodes < self.start, before, nodes - self.start + len(carried))
@@ -87,20 +87,24 @@ class Batch:
 
 @dataclass(frozen=True)
 class Trie:
-    """All that is computed for some sequences."""
+    """Nodes to compute for a set of sequences."""
 
     ids: Ints
-    """Of each node, depth first."""
+    """Id of each node, depth first."""
     positions: Ints
+    """Position of each node."""
     ends: Ints
-    """The first node behind each node and all below it: `a` is `b` or its ancestor where a ≤ b < ends[a]."""
+    """First node after each node's subtree: `a` is `b` or its ancestor where a ≤ b < ends[a]."""
     paths: Sequence[Sequence[int]]
-    """The nodes of each sequence."""
+    """Nodes of each sequence."""
     batches: Sequence[Batch]
 
 
 def build_trie(sequences: Sequence[tuple[int, ...]], budget: int | None = None) -> Trie:
-    """Of sequences of at least one id; a batch has at most `budget` nodes [all], or those of one sequence."""
+    """Build the trie of sequences of at least one id.
+
+    A batch has at most `budget` nodes, or the nodes of one sequence; without a budget, there is one batch.
+    """
     nodes = _Nodes(sys.maxsize if budget is None else budget)
     for sequence, share, indices in _walk(sequences):
         nodes.add(sequence, share, indices)
@@ -108,10 +112,10 @@ def build_trie(sequences: Sequence[tuple[int, ...]], budget: int | None = None) 
 
 
 def _walk(sequences: Sequence[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], int, list[int]]]:
-    """Each sequence, how much of it is taken over from the one before, and its indices.
+    """Yield each sequence, the length that it shares with the sequence before, and its indices.
 
-    Those that begin alike are neighbours. Groups that share nothing with each other come with the longest first, so
-    that rows of one batch are about as long, and memory runs out early or never.
+    Sequences with a common beginning are neighbours. Groups that share nothing with each other come with the longest
+    first, so that rows of one batch have similar lengths, and memory runs out early or never.
     """
     places: dict[tuple[int, ...], list[int]] = {}
     for index, sequence in enumerate(sequences):
@@ -133,12 +137,12 @@ def _worth_sharing(share: int, length: int) -> bool:
     return share >= max(1, LEAST_SHARE * length)
 
 
-def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
-    """Length of the beginning that both have, by bisection: comparing slices is faster than a loop."""
-    low, high = 0, min(len(one), len(other))
+def _common(first: tuple[int, ...], second: tuple[int, ...]) -> int:
+    """Return the length of the common beginning, by bisection: comparing slices is faster than a loop."""
+    low, high = 0, min(len(first), len(second))
     while low < high:
         middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
+        if first[low:middle] == second[low:middle]:
             low = middle
         else:
             high = middle - 1
@@ -146,7 +150,7 @@ def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
 
 
 class _Nodes:
-    """Grows by one sequence after the other, each beside the last."""
+    """Builder of a trie, which adds one sequence after the other, each next to the last."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
@@ -155,9 +159,9 @@ class _Nodes:
         self.path: list[int] = []
         """Nodes of the last sequence."""
         self.open: list[tuple[int, int]] = []
-        """Runs of nodes on the path, by first node and its depth: nothing has come behind them so far."""
+        """Runs of nodes on the path, by first node and its depth, without later nodes so far."""
         self.closed: list[tuple[int, int, int]] = []
-        """Runs of nodes, from, to, and the node that came behind them."""
+        """Runs of nodes: start, stop, and the node after the run's subtree."""
         self.rows: list[Row] = []
         self.paths: dict[int, list[int]] = {}
 
@@ -177,7 +181,7 @@ class _Nodes:
         self.paths.update(dict.fromkeys(indices, self.path))
 
     def _close(self, depth: int) -> None:
-        """Nothing comes below the nodes of the path from `depth` on any more."""
+        """Close the nodes of the path from `depth` on, below which no more nodes come."""
         end = len(self.path)
         while end > depth:
             first, above = self.open.pop()

@@ -1,7 +1,7 @@
-"""Virtual checkpoints: a model computed from those of several checkpoints, by an expression over them.
+"""Virtual checkpoints: a model computed from several checkpoints by an expression.
 
-Every expression is linear, so a tensor is the sum of its parents' by their coefficients. Parents are opened one after
-the other: memory holds the sums, which are one model in float32, and at most one parent's tensors.
+Every expression is linear, so a tensor is the sum of its parents' tensors times their coefficients. Parents are opened
+one after the other: memory holds the sums, which are one model in float32, and at most one parent's tensors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from evalsvc.models.open_lm import Transformer, trained_inv_freq_dtype
 from evalsvc.spec.model_config import ModelConfig, require_one_model
 
 BLOCK = 1 << 18
-"""Values that are in float64 at a time."""
+"""Number of values in float64 at a time."""
 
 
 def load_virtual(
@@ -33,15 +33,15 @@ def load_virtual(
     device: str = "cpu",
     rotary_inv_freq_dtype: str = "auto",
 ) -> Transformer:
-    """The model that an expression stands for, as `load_model` gives it. `parents` are its checkpoints by their names.
+    """Return the model of an expression, as `load_model` does. `parents` are its checkpoints by name.
 
     Products and sums are computed in float64 and kept in float32, or in float64 where that is `dtype`.
 
     Raises:
-        InvalidRequest: a graft chooses what the model does not have.
+        InvalidRequest: a graft chooses a part that the model does not have.
         NonFinite: a parent has NaN or infinity in its weights, or the values do not fit `dtype`.
-        CheckpointMismatch: the parents turn by different rotary frequencies.
-        CheckpointError: what `load_model` raises of a parent.
+        CheckpointMismatch: the parents have different rotary frequencies.
+        CheckpointError: as `load_model`, for a parent.
     """
     require_parts(expression, config.n_layers, config.weight_tying)
     model = empty_model(config, dtype, rotary_inv_freq_dtype)
@@ -66,7 +66,7 @@ def load_virtual(
 def virtual_frequencies(
     expression: Expression, parents: Mapping[str, Path], config: ModelConfig
 ) -> Tensor | None:  # [head_dim / 2] float32
-    """Return what `saved_frequencies` gives for the parents that count. Raises CheckpointMismatch where they differ."""
+    """Return the `saved_frequencies` of the parents that count. Raises CheckpointMismatch where parents differ."""
     names = empty_model(config, "float32", "auto").state_dict()
     counting = [parent for parent, _ in _counting(expression, names)]
     return _agreed_frequencies(
@@ -75,7 +75,7 @@ def virtual_frequencies(
 
 
 def _counting(expression: Expression, names: Iterable[str]) -> Iterator[tuple[str, dict[str, float]]]:
-    """Each parent that counts for anything, and for how much of every tensor."""
+    """Yield each parent with a nonzero coefficient, and its coefficient for every tensor."""
     shares = cache(lambda part: coefficients(expression, part))
     for parent in map(str, leaves(expression)):
         counts = {name: shares(part_of(name)).get(parent, 0.0) for name in names}
@@ -84,20 +84,22 @@ def _counting(expression: Expression, names: Iterable[str]) -> Iterator[tuple[st
 
 
 def _agreed_frequencies(frequencies: Mapping[str, Tensor | None]) -> Tensor | None:
-    (first, ours), *others = frequencies.items()
-    for name, theirs in others:
-        if not same_frequencies(ours, theirs):
-            one, two = ("open_lm's table" if own is None else "those saved as inv_freq" for own in (ours, theirs))
+    (first, expected), *others = frequencies.items()
+    for name, actual in others:
+        if not same_frequencies(expected, actual):
+            left, right = (
+                "open_lm's table" if saved is None else "those saved as inv_freq" for saved in (expected, actual)
+            )
             raise CheckpointMismatch(
-                f"{first} and {name} turn by different rotary frequencies: {one} and {two}; only checkpoints of one "
+                f"{first} and {name} have different rotary frequencies: {left} and {right}; only checkpoints of one "
                 "model can be combined"
             )
-    return ours
+    return expected
 
 
 def agreed_config(configs: Mapping[str, ModelConfig]) -> ModelConfig:
-    """The configuration that all parents have, given by their names. Raises CheckpointMismatch with what differs."""
-    # How a run was trained matters only as far as it moved the rotary frequencies.
+    """Return the configuration that all parents have, given by name. Raises CheckpointMismatch with the differences."""
+    # The precision of a run's training matters only through the rotary frequencies.
     require_one_model(
         {
             name: {**config.model_dump(exclude={"precision"}), "rotary_inv_freq_dtype": trained_inv_freq_dtype(config)}
@@ -109,11 +111,13 @@ def agreed_config(configs: Mapping[str, ModelConfig]) -> ModelConfig:
 
 def _require_finite(path: Path, name: str, tensor: Tensor) -> None:
     if not is_finite(tensor):
-        raise NonFinite(f"{path} has NaN or infinity in {name}; the run has diverged by this step, leave it out")
+        raise NonFinite(
+            f"{path} has NaN or infinity in {name}; the run has diverged by this step, leave the checkpoint out"
+        )
 
 
 def _add(sums: dict[str, Tensor], name: str, tensor: Tensor, share: float, dtype: torch.dtype) -> None:
-    """Add `share` · `tensor` to the sum of that name, rounding once."""
+    """Add `share` · `tensor` to the sum of this name, with one rounding."""
     if share == 1 and name not in sums:
         sums[name] = tensor.to(dtype, copy=True)
         return

@@ -220,7 +220,7 @@ def test_other_frequencies_are_rounded_as_in_training(plain: Path, tmp_path: Pat
 )
 def test_layers_with_different_frequencies(plain: Path, tmp_path: Path, change: Change) -> None:
     message = mismatch(changed(plain, tmp_path, change), config_of(plain))
-    assert "x.pt saves rotary frequencies that are not open_lm's table, and not the same ones in every layer" in message
+    assert "x.pt saves rotary frequencies that are neither open_lm's table nor equal in all layers" in message
     assert "write the model's frequencies into layers.N.attention.pos_embed.inv_freq of all 2 layers" in message
 
 

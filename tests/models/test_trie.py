@@ -97,7 +97,7 @@ def test_questions_share_their_solved_examples_in_rows_of_their_own() -> None:
     assert len(trie.ids) == len(block) + sum(map(len, questions)) - 10 * len("1")
     rows = trie.batches[0].rows
     assert len(rows) > 5
-    assert sum(row.own * row.keys for row in rows) < len(trie.ids) ** 2 / 2
+    assert sum(row.size * row.keys for row in rows) < len(trie.ids) ** 2 / 2
 
 
 def test_texts_with_a_first_word_in_common_share_nothing() -> None:
@@ -105,7 +105,7 @@ def test_texts_with_a_first_word_in_common_share_nothing() -> None:
     sequences = [ids(f"The {word * length}") for word, length in (("cat", 30), ("dog", 40), ("eel", 35))]
     rows = [row for batch in build_trie(sequences).batches for row in batch.rows]
     assert all(row.plain for row in rows)
-    assert [row.own for row in rows] == [124, 109, 94]
+    assert [row.size for row in rows] == [124, 109, 94]
 
 
 def test_a_long_beginning_is_carried_from_batch_to_batch() -> None:

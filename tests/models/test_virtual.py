@@ -169,7 +169,7 @@ def test_parents_with_rotary_frequencies_of_their_own(parents: dict[str, Path]) 
 def test_parents_that_disagree_about_rotary_frequencies(parents: dict[str, Path]) -> None:
     with_frequencies(parents["r@1"], 3)
     with_frequencies(parents["r@2"], 1)
-    words = "r@1 and r@{} turn by different rotary frequencies: those saved as inv_freq and open_lm's table; only"
+    words = "r@1 and r@{} have different rotary frequencies: those saved as inv_freq and open_lm's table; only"
     for other in (2, 3):
         with pytest.raises(CheckpointMismatch, match=words.format(other)):
             load(f"avg(r@1, r@{other})", parents)

@@ -41,7 +41,7 @@ def test_a_virtual_checkpoint_whose_parents_turn_differently_fails_in_its_plan(
     other, _ = turned(replace(checkpoint, identity=None), tmp_path / "turned.pt")
     planned = run_stage(virtual_of("avg(run-a@2, run-a@3)", {"run-a@2": checkpoint, "run-a@3": other}), suite)
     assert refused(planned, "checkpoint_mismatch") == (
-        "run-v step 7: run-a@2 and run-a@3 turn by different rotary frequencies: open_lm's table and those saved as "
+        "run-v step 7: run-a@2 and run-a@3 have different rotary frequencies: open_lm's table and those saved as "
         "inv_freq; only checkpoints of one model can be combined"
     )
 
