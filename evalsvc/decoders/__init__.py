@@ -1,4 +1,4 @@
-"""Image decoders: from pixels to codes and back."""
+"""Image decoders, which turn pixels into codes and codes into pixels."""
 
 from evalsvc.decoders.decoder import ImageDecoder, to_uint8
 from evalsvc.decoders.loading import load_decoder

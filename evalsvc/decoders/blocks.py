@@ -1,9 +1,9 @@
-"""The convolutional auto-encoder that VQGAN and its descendants share, under the authors' parameter names.
+"""The convolutional auto-encoder of VQGAN and its descendants, with the authors' parameter names.
 
 Source: Esser, Rombach, Ommer, "Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841), and the
-layout of taming-transformers' checkpoints. A norm here takes a second argument, the quantised latent that MoVQGAN's
-decoder is modulated by. Where no gradients are tracked, 3x3 convolutions (`winograd`) and upsampling (`folding`) are
-restructured to the same function, faster.
+layout of taming-transformers' checkpoints. A norm takes a second argument, the quantised latent that modulates
+MoVQGAN's decoder. Without gradients, 3x3 convolutions (`winograd`) and upsampling (`folding`) compute the same function
+in a faster way.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from evalsvc.decoders.config import GROUPS, AutoencoderConfig, NetworkConfig
 from evalsvc.decoders.decoder import ImageDecoder
 
 NORM_EPS = 1e-6
-CHUNK_BYTES = 64 << 20  # of distances to the codebook that exist at a time, about
-PIXELS_AT_ONCE_CPU = 256**2
-PIXELS_AT_ONCE = 16 * 256**2
+CHUNK_BYTES = 64 << 20  # of distances to the codebook in memory, approximately
+PIXELS_PER_BATCH_CPU = 256**2
+PIXELS_PER_BATCH = 16 * 256**2
 
 Norm = Callable[[int], nn.Module]
-"""Makes a norm for so many channels; it is called with x [B, C, H, W] and the latent [B, c, h, w]."""
+"""Function that makes a norm for a number of channels; the norm takes x [B, C, H, W] and the latent [B, c, h, w]."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of a batch of maps."""
+    """Size of a batch of maps."""
 
     images: int
     height: int
@@ -61,7 +61,7 @@ class Conv3x3(nn.Conv2d):
         return super().forward(x)
 
     def workspace(self, size: Size) -> int:
-        """Bytes beside input and output: of `winograd`, or of the weights as oneDNN reorders them."""
+        """Return the bytes in addition to input and output: of `winograd`, or of the weights reordered by oneDNN."""
         if size.itemsize >= 4 and min(self.in_channels, self.out_channels) >= winograd.MIN_CHANNELS:
             return winograd.workspace(self.in_channels, self.out_channels, size.height, size.width, size.itemsize)
         return self.weight.nbytes
@@ -80,14 +80,14 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, latent: Tensor | None) -> Tensor:
         inner = self.conv1(functional.silu(self.norm1(x, latent), inplace=True))
-        inner = functional.silu(self.norm2(inner, latent), inplace=True)  # one name, so that the map before is released
+        inner = functional.silu(self.norm2(inner, latent), inplace=True)  # reuse the name, which frees the map before
         inner = self.conv2(self.dropout(inner))
         skip = self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x
         out: Tensor = inner.add_(skip)
         return out
 
     def peak_bytes(self, size: Size) -> int:
-        """Input included, while the first or the second convolution runs."""
+        """Return the bytes, input included, while the first or the second convolution runs."""
         channels, out_channels = self.conv1.in_channels, self.conv1.out_channels
         return max(
             size.bytes_per_channel * (2 * channels + out_channels) + self.conv1.workspace(size),
@@ -96,7 +96,7 @@ class ResnetBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Every position sees every other, with one head as wide as the map."""
+    """Attention of every position to every other, with one head as wide as the map."""
 
     def __init__(self, channels: int, norm: Norm) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class Upsample(nn.Module):
         return large if self.conv is None else self.conv(large)
 
     def peak_bytes(self, size: Size) -> int:
-        """Input, of `size`, and what went into the level, which its callers hold, included."""
+        """Return the bytes with the input, of `size`, and the level's input, which the callers hold."""
         if self.conv is None:
             return 0
         channels = self.conv.in_channels
@@ -153,7 +153,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution, the first of which changes the width; attention after each where there is any."""
+    """Blocks of one resolution, the first of which changes the width, with optional attention after each block."""
 
     def __init__(self, config: NetworkConfig, index: int, channels: int, depth: int, norm: Norm) -> None:
         super().__init__()
@@ -234,7 +234,7 @@ class Decoder(nn.Module):
         widths = config.widths
         self.conv_in = nn.Conv2d(config.z_channels, widths[-1], 3, padding=1)
         self.mid = Middle(widths[-1], norm, config.dropout)
-        # Indexed by level as in the encoder, so it runs from the last to the first.
+        # Indexed by level as in the encoder; the forward pass goes from the last level to the first.
         self.up = nn.ModuleList(UpLevel(config, index, norm) for index in range(len(widths)))
         self.norm_out = norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], config.out_ch, 3, padding=1)
@@ -251,31 +251,32 @@ class Decoder(nn.Module):
         return out
 
     def peak_bytes(self, images: int, grid: tuple[int, int], itemsize: int) -> int:
-        """Most bytes of maps, workspaces and transformed weights that exist at a time."""
+        """Return the largest sum of bytes of maps, workspaces and transformed weights at any time."""
         size = Size(images, *grid, itemsize)
-        found: list[int] = []
+        peaks: list[int] = []
         for part in (self.mid, *reversed(self.up)):
-            found += [inner.peak_bytes(size) for inner in part.modules() if isinstance(inner, (ResnetBlock, Upsample))]
+            peaks += [inner.peak_bytes(size) for inner in part.modules() if isinstance(inner, (ResnetBlock, Upsample))]
             if hasattr(part, "upsample"):
                 size = replace(size, height=2 * size.height, width=2 * size.width)
-        return max(found)
+        return max(peaks)
 
 
 class Codebook(nn.Module):
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(size, width)
-        # The authors' start: entries far closer to zero than a latent is, so that training can move any of them.
+        # Initialise as the authors do: entries are far closer to zero than latents, so that training can move any
+        # entry.
         nn.init.uniform_(self.embedding.weight, -1 / size, 1 / size)
 
     def nearest(
         self,
         latents: Tensor,  # [B, C, h, w]
     ) -> Tensor:  # [B, h * w] int64
-        """The entry at the least squared distance, the first of several."""
+        """Return the codebook entry with the smallest squared distance, the first of equal ones."""
         entries = self.embedding.weight.detach()
         points = latents.detach().movedim(1, -1).reshape(-1, entries.shape[1])
-        # |z - e|² less |z|², which does not matter for which e is nearest.
+        # |z - e|² less |z|², which does not depend on e.
         squares = entries.square().sum(1)
         rows = max(1, CHUNK_BYTES // (entries.element_size() * len(entries)))
         codes = [torch.addmm(squares, part, entries.T, alpha=-2).argmin(1) for part in torch.split(points, rows)]
@@ -291,7 +292,7 @@ class Codebook(nn.Module):
 
 
 class VQAutoencoder(ImageDecoder):
-    """Encoder, codebook and decoder; a subclass says which norm the decoder has."""
+    """Encoder, codebook and decoder; a subclass defines the decoder's norm."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -325,9 +326,11 @@ class VQAutoencoder(ImageDecoder):
         return self.quantize.lookup(codes, grid)
 
     def images_at_once(self, grid: tuple[int, int]) -> int:
-        """On a CPU a batch of large images is no faster than one, and small ones make up one large."""
+        """Return the number of images per call: on a CPU, a batch of large images is no faster than single images."""
         pixels = grid[0] * grid[1] * self.downsampling**2
-        return max(1, (PIXELS_AT_ONCE if self._like.device.type == "cuda" else PIXELS_AT_ONCE_CPU) // max(1, pixels))
+        return max(
+            1, (PIXELS_PER_BATCH if self._like.device.type == "cuda" else PIXELS_PER_BATCH_CPU) // max(1, pixels)
+        )
 
     def decode_bytes(self, grid: tuple[int, int]) -> int:
         return self.decoder.peak_bytes(self.images_at_once(grid), grid, self._like.element_size())

@@ -1,4 +1,4 @@
-"""Maps as rows of pixels with their channels together, which is how convolutions on CPUs like them."""
+"""Maps as rows of pixels with adjacent channels, the fast layout for convolutions on CPUs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 def to_rows(
     x: Tensor,  # [B, C, H, W]
 ) -> Tensor:  # [B, H, W, C], contiguous
-    """A view of a map that is channels last in memory, else a copy."""
+    """Return a view of a map that is channels last in memory, else a copy."""
     return x.permute(0, 2, 3, 1).contiguous()
 
 
@@ -22,7 +22,7 @@ def from_rows(
 
 
 def bands(height: int, most: int) -> Iterator[tuple[int, int]]:
-    """Start and stop of bands of at most so many rows, all nearly equal."""
+    """Yield start and stop of nearly equal bands of at most `most` rows."""
     count = -(-height // most)
     for index in range(count):
         yield height * index // count, height * (index + 1) // count
@@ -32,6 +32,6 @@ def by_taps(
     combinations: Tensor,  # [n, 9]
     weight: Tensor,  # [C', C, 3, 3]
 ) -> Tensor:  # [n, C', C]
-    """Weights of n products, each a combination of the nine taps."""
+    """Return the weights of n products, each a combination of the nine taps."""
     taps = weight.permute(0, 2, 3, 1).flatten(1, 2)  # [C', 9, C]
     return torch.matmul(combinations.to(taps), taps).transpose(0, 1)

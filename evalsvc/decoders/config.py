@@ -1,4 +1,4 @@
-"""What shape an image decoder has: the authors' configuration files, and the published sizes by name."""
+"""Configuration of image decoders: the authors' configuration files, and the published sizes by name."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from evalsvc.spec.suite import validation_message
 from evalsvc.spec.yaml_text import YamlError, read_yaml
 
 MAX_CONFIG_BYTES = 1_000_000
-BESIDE = "config.yaml"
+DEFAULT_FILE = "config.yaml"
 GROUPS = 32  # of every group norm
 UNSUPPORTED = {"double_z": False, "give_pre_end": False, "tanh_out": False, "use_linear_attn": False}
-"""Keys of a ddconfig that change the arithmetic, with the only value that is implemented."""
+"""Keys of a ddconfig that change the arithmetic, with the only supported value."""
 
 _MOVQGAN_DDCONFIG = {
     "z_channels": 4,
@@ -44,7 +44,7 @@ REGISTERED: dict[str, dict[str, object]] = {
 class NetworkConfig(BaseModel):
     """`ddconfig` of taming-transformers and its descendants. Other keys are ignored, as the authors' classes do.
 
-    The upper bounds only keep a hostile file from building a network for hours.
+    The upper bounds keep a hostile file from building a network for hours.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -68,15 +68,15 @@ class NetworkConfig(BaseModel):
         if isinstance(content, Mapping):
             wrong = [key for key, value in UNSUPPORTED.items() if content.get(key, value) != value]
             if wrong:
-                raise ValueError(f"{wrong[0]} is not {UNSUPPORTED[wrong[0]]}, and nothing else is supported")
+                raise ValueError(f"{wrong[0]} is not {UNSUPPORTED[wrong[0]]}, the only supported value")
             if content.get("attn_type", "vanilla") != "vanilla":
-                raise ValueError("attn_type is not 'vanilla', and nothing else is supported")
+                raise ValueError("attn_type is not 'vanilla', the only supported value")
         return content
 
     @model_validator(mode="after")
     def _check(self) -> NetworkConfig:
         if (self.in_channels, self.out_ch) != (3, 3):
-            raise ValueError(f"in_channels {self.in_channels}, out_ch {self.out_ch}: images here have 3 channels")
+            raise ValueError(f"in_channels {self.in_channels}, out_ch {self.out_ch}: images have 3 channels")
         if any(factor < 1 or self.ch * factor % GROUPS or self.ch * factor > 2**16 for factor in self.ch_mult):
             raise ValueError(f"ch {self.ch} times ch_mult {list(self.ch_mult)} must give multiples of {GROUPS}")
         if self.resolution % self.downsampling:
@@ -92,7 +92,7 @@ class NetworkConfig(BaseModel):
 
     @property
     def attends(self) -> list[bool]:
-        """Which levels have attention: told by the *nominal* resolution, whatever the size of the image."""
+        """Whether each level has attention, by the *nominal* resolution for every size of the image."""
         return [self.resolution // 2**level in self.attn_resolutions for level in range(len(self.ch_mult))]
 
     @property
@@ -102,7 +102,7 @@ class NetworkConfig(BaseModel):
 
 
 class AutoencoderConfig(BaseModel):
-    """`model.params` of the authors' configuration files, as far as the network needs it."""
+    """`model.params` of the authors' configuration files, limited to the keys that the network needs."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -112,7 +112,7 @@ class AutoencoderConfig(BaseModel):
 
     @classmethod
     def parse(cls, content: Mapping[str, object]) -> AutoencoderConfig:
-        """From a flat mapping. Raises InvalidModelConfig."""
+        """Parse a flat mapping. Raises InvalidModelConfig."""
         try:
             return cls.model_validate(content)
         except ValidationError as error:
@@ -120,18 +120,22 @@ class AutoencoderConfig(BaseModel):
 
 
 def resolve_config(config: str | Path | Mapping[str, object] | None, path: Path) -> dict[str, object]:
-    """The decoder configuration for the weights at `path` as {target, embed_dim, n_embed, ddconfig, …}, unchecked.
+    """Return the unchecked configuration of the weights at `path`: {target, embed_dim, n_embed, ddconfig, …}.
 
     `config` is a registered name (`movqgan-67M`, …), the authors' YAML or JSON file, its content, or None for the
-    `config.yaml` beside the weights. Raises InvalidModelConfig for a missing file or no mapping, and UnknownName.
+    `config.yaml` next to the weights.
+
+    Raises:
+        InvalidModelConfig: the file is missing or holds no mapping.
+        UnknownName: an unknown registered name.
     """
     if isinstance(config, Mapping):
         return _flat(config, "the decoder configuration")
     if config is None:
-        file = (path if path.is_dir() else path.parent) / BESIDE
+        file = (path if path.is_dir() else path.parent) / DEFAULT_FILE
         if not file.is_file():
             raise InvalidModelConfig(
-                f"there is no {BESIDE} beside {path}; give config: a YAML or JSON file, or one of "
+                f"there is no {DEFAULT_FILE} next to {path}; give config: a YAML or JSON file, or one of "
                 f"{', '.join(REGISTERED)}"
             )
         return _flat(_read(file), str(file))
@@ -140,16 +144,18 @@ def resolve_config(config: str | Path | Mapping[str, object] | None, path: Path)
     file = Path(config)
     if not file.is_file():
         if file.suffix in (".yaml", ".yml", ".json") or len(file.parts) > 1:
-            raise InvalidModelConfig(f"there is no decoder configuration at {file}")
+            raise InvalidModelConfig(f"there is no decoder configuration at {file}; correct the path")
         raise UnknownName.among("decoder configuration", str(config), REGISTERED, "or give the path of a YAML file")
     return _flat(_read(file), str(file))
 
 
 def _read(file: Path) -> object:
-    """The content of a YAML file; JSON is YAML."""
+    """Return the content of a YAML file; JSON is YAML."""
     try:
         if file.stat().st_size > MAX_CONFIG_BYTES:
-            raise InvalidModelConfig(f"{file} is larger than {MAX_CONFIG_BYTES:,} bytes; is it the weights?")
+            raise InvalidModelConfig(
+                f"{file} is larger than {MAX_CONFIG_BYTES:,} bytes; give the configuration instead of the weights"
+            )
         return read_yaml(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, YamlError) as error:
         reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error).partition("\n")[0]
@@ -157,12 +163,12 @@ def _read(file: Path) -> object:
 
 
 def _flat(content: object, source: str) -> dict[str, object]:
-    """`content` without the authors' outer layers."""
+    """Return `content` without the authors' outer layers."""
     model = content.get("model") if isinstance(content, Mapping) else None
     if isinstance(model, Mapping) and isinstance(model.get("params"), Mapping):
         return {**model["params"], "target": model.get("target")}
     if isinstance(content, Mapping) and "ddconfig" in content:
         return dict(content)
     raise InvalidModelConfig(
-        f"{source} has neither model.params nor ddconfig; a decoder is described by embed_dim, n_embed and ddconfig"
+        f"{source} has neither model.params nor ddconfig; give embed_dim, n_embed and ddconfig of the decoder"
     )

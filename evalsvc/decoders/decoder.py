@@ -1,4 +1,4 @@
-"""What an image decoder is: pixels to codes and back. This is what tasks see, whatever the network."""
+"""Interface of an image decoder, from pixels to codes and back, which tasks use for every network."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from evalsvc.precision import full_precision
 
 
 class ImageDecoder(nn.Module, ABC):
-    """A frozen image tokenizer with a finite codebook, of which each code stands for a square of pixels.
+    """Frozen image tokenizer with a finite codebook, whose codes stand for squares of pixels.
 
-    A subclass says how it is told from the others (`targets`, `telltale`), how it is built, and how pixels and latents
-    [B, C, h, w] relate: `latents`, `nearest`, `lookup` and `render`, which training may use; the rest has no gradients.
+    A subclass defines how its files are recognised (`targets`, `telltale`), how the network is built, and how pixels
+    and latents [B, C, h, w] relate: `latents`, `nearest`, `lookup` and `render`, which training may use; all other
+    methods have no gradients.
     """
 
     targets: ClassVar[tuple[str, ...]]
-    """Classes named by `model.target` in configurations of this kind."""
+    """Classes that `model.target` names in configurations of this kind."""
     telltale: ClassVar[str]
-    """A parameter that only this kind has."""
+    """Name of a parameter that only this kind has."""
 
     codebook_size: int
     downsampling: int
@@ -38,11 +39,11 @@ class ImageDecoder(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def from_config(cls, content: Mapping[str, object]) -> Self:
-        """With random weights. Raises InvalidModelConfig."""
+        """Build the network with random weights. Raises InvalidModelConfig."""
 
     @classmethod
     def recognises(cls, target: str | None, names: Collection[str]) -> bool:
-        """Whether a configuration's `target`, or else the parameters' `names`, are of this kind."""
+        """Return whether a configuration's `target`, or without a target the parameters' `names`, are of this kind."""
         return target in cls.targets if target else cls.telltale in names
 
     @abstractmethod
@@ -50,14 +51,14 @@ class ImageDecoder(nn.Module, ABC):
         self,
         images: Tensor,  # [B, 3, H, W] in [-1, 1]
     ) -> Tensor:  # [B, C, h, w]
-        """What is about to be quantised."""
+        """Return the latents before quantisation."""
 
     @abstractmethod
     def nearest(
         self,
         latents: Tensor,  # [B, C, h, w]
     ) -> Tensor:  # [B, h * w] int64
-        """The code nearest to each position, in row-major order."""
+        """Return the code nearest to each position, in row-major order."""
 
     @abstractmethod
     def lookup(
@@ -65,25 +66,25 @@ class ImageDecoder(nn.Module, ABC):
         codes: Tensor,  # [B, h * w] int64
         grid: tuple[int, int],
     ) -> Tensor:  # [B, C, h, w]
-        """The codes' entries in the codebook."""
+        """Return the codes' entries in the codebook."""
 
     @abstractmethod
     def decode_bytes(self, grid: tuple[int, int]) -> int:
-        """Most bytes beside the weights and the result while `decode` works on this grid; asked on any device."""
+        """Return the peak bytes of `decode` on this grid, in addition to weights and result; valid on any device."""
 
     @abstractmethod
     def images_at_once(self, grid: tuple[int, int]) -> int:
-        """How many images `decode` and `encode` work on together, so that memory does not grow with the batch."""
+        """Return the number of images that `decode` and `encode` process together, which bounds memory."""
 
     @abstractmethod
     def render(
         self,
         latents: Tensor,  # [B, C, h, w], quantised
     ) -> Tensor:  # [B, 3, H, W], about [-1, 1], not clamped
-        """The image."""
+        """Return the images."""
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of codes for an image of this size in pixels. Raises InvalidData if they are not whole."""
+        """Return rows and columns of codes for an image size in pixels. Raises InvalidData if they are not whole."""
         f = self.downsampling
         if height < f or width < f or height % f or width % f:
             raise InvalidData(f"images of {height}x{width} pixels do not divide into codes of {f}x{f}; resize or crop")
@@ -94,7 +95,7 @@ class ImageDecoder(nn.Module, ABC):
         self,
         images: Tensor,  # [B, 3, H, W] floating-point in [-1, 1]
     ) -> Tensor:  # [B, N] int64, row-major
-        """The codes of images. Raises InvalidData for another shape or dtype."""
+        """Return the codes of images. Raises InvalidData for another shape or dtype."""
         if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise InvalidData(
                 f"encode takes floating-point images [B, 3, H, W] in [-1, 1], not {images.dtype} {list(images.shape)}"
@@ -111,7 +112,7 @@ class ImageDecoder(nn.Module, ABC):
         codes: Tensor,  # [B, N] integers, row-major
         grid: tuple[int, int] | None = None,
     ) -> Tensor:  # [B, 3, H, W] float32, about [-1, 1], not clamped
-        """The images of h x w codes as `grid` says, else of a square. Raises InvalidData where they do not fit."""
+        """Return the images of codes in a grid, by default a square. Raises InvalidData where codes do not fit."""
         grid = self._checked_grid(codes, grid)
         like = self._like
         codes = codes.to(like.device, torch.int64)
@@ -121,7 +122,7 @@ class ImageDecoder(nn.Module, ABC):
 
     @property
     def digest(self) -> str:
-        """Identity of the weights as they are now, see `tensor_digest`. Reads all of them: ask once."""
+        """Identity of the current weights, see `tensor_digest`. Reads all weights, so keep the result."""
         return tensor_digest(self.state_dict())
 
     def _parts(self, rows: Tensor, grid: tuple[int, int]) -> tuple[Tensor, ...]:
@@ -139,13 +140,15 @@ class ImageDecoder(nn.Module, ABC):
             raise InvalidData(f"{codes.shape[1]} codes do not make a square image; give the grid: rows and columns")
         height, width = grid or (side, side)
         if min(height, width) < 1 or height * width != codes.shape[1]:
-            raise InvalidData(f"a grid of {height}x{width} has {height * width} codes, {codes.shape[1]} were given")
+            raise InvalidData(
+                f"a grid of {height}x{width} has {height * width} codes, {codes.shape[1]} were given; correct the grid"
+            )
         if codes.numel():
             low, high = (int(extreme) for extreme in torch.aminmax(codes))
             if low < 0 or high >= self.codebook_size:
                 raise InvalidData(
                     f"code {low if low < 0 else high} is outside the codebook 0…{self.codebook_size - 1}; "
-                    "do the codes come from this decoder, without the layout's image offset?"
+                    "give codes of this decoder, without the layout's image offset"
                 )
         return height, width
 
@@ -153,5 +156,5 @@ class ImageDecoder(nn.Module, ABC):
 def to_uint8(
     images: Tensor,  # [B, 3, H, W] floating-point, about [-1, 1]
 ) -> Tensor:  # [B, 3, H, W] uint8
-    """Rounded, not cut: cutting darkens every image by half a level."""
+    """Convert to grey levels by rounding: truncation would darken every image by half a level."""
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

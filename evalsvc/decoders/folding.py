@@ -1,12 +1,12 @@
-"""Nearest upsampling by 2 and the 3x3 convolution after it, as nine products on the small map where there are 36.
+"""Nearest upsampling by 2 with the 3x3 convolution after it, as nine products on the small map instead of 36.
 
-An output sees two of the small map's rows, and three taps fall on them. With weights w₀, w₁, w₂ of the rows above, at
-and below, S their sum and d[i] = x[i] - x[i - 1], the two rows of outputs that lie on row i are
+An output depends on two of the small map's rows, which the three taps cover. With weights w₀, w₁, w₂ of the rows above,
+at and below, S their sum and d[i] = x[i] - x[i - 1], the two rows of outputs that lie on row i are
 
     S x[i] - w₀ d[i]   and   S x[i] + w₂ d[i + 1]
 
-so S x[i] is shared. The same along columns: 3 x 3 products, of the map itself, of its differences along either side,
-and of the differences of these. The usual folding, four convolutions of 2x2, has sixteen.
+so S x[i] is shared. Columns work alike: 3 x 3 products, of the map, of its differences along either side, and of the
+differences of these. The usual folding, four convolutions of 2x2, has sixteen products.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch.nn import functional
 from evalsvc.decoders.channels_last import bands, by_taps, from_rows, to_rows
 
 WORKSPACE = 2 << 20
-"""Bytes of the small map that are worked on at a time, about."""
+"""Approximate bytes of the small map that are processed at a time."""
 
 ALONG = torch.tensor([[1, 1, 1], [-1, 0, 0], [0, 0, 1]], dtype=torch.float64)
-"""Of taps along one side: for x, for the difference to the one before, and for that to the one after."""
+"""Combinations of taps along one side: for x, for the difference to the row before, and for that to the row after."""
 ORDER = [0, 3, 6, 1, 2, 4, 5, 7, 8]
-"""Of the nine: the map; differences of rows, for each row of outputs; of columns likewise; of both."""
+"""Order of the nine products: the map; differences of rows, per row of outputs; differences of columns; of both."""
 
 
 def pays(x: Tensor) -> bool:
@@ -35,12 +35,12 @@ def upsample_and_convolve(
     weight: Tensor,  # [C', C, 3, 3]
     bias: Tensor,  # [C']
 ) -> Tensor:  # [B, C', 2h, 2w], channels last in memory
-    """The convolution, with one pixel of zeros around, of the upsampled map."""
+    """Convolve the upsampled map with one pixel of zero padding."""
     taps = by_taps(torch.kron(ALONG, ALONG)[ORDER], weight).contiguous()  # [9, C', C]
     rows = to_rows(x)
     batch, height, width, channels = rows.shape
     out = rows.new_empty(batch, height, 2, width, 2, len(weight))
-    most = _rows_at_once(channels, width, x.element_size()) if x.device.type == "cpu" else height
+    most = _rows_per_band(channels, width, x.element_size()) if x.device.type == "cpu" else height
     for image, result in zip(rows, out, strict=True):
         padded = functional.pad(image, (0, 0, 1, 1, 1, 1))
         for start, stop in bands(height, most):
@@ -49,13 +49,13 @@ def upsample_and_convolve(
 
 
 def workspace(channels: int, out_channels: int, height: int, width: int, itemsize: int) -> int:
-    """Bytes that `upsample_and_convolve` holds on a CPU beside its input and output."""
-    rows = min(height, _rows_at_once(channels, width, itemsize))
+    """Return the bytes that `upsample_and_convolve` holds on a CPU in addition to its input and output."""
+    rows = min(height, _rows_per_band(channels, width, itemsize))
     padded = (height + 2) * (width + 2) * channels
     return itemsize * (18 * channels * out_channels + padded + rows * width * (3 * channels + 10 * out_channels))
 
 
-def _rows_at_once(channels: int, width: int, itemsize: int) -> int:
+def _rows_per_band(channels: int, width: int, itemsize: int) -> int:
     return max(1, WORKSPACE // (channels * width * itemsize))
 
 

@@ -1,4 +1,4 @@
-"""From a file to an image decoder that is ready to run, or to a message that says why not."""
+"""Loading a file as an image decoder that is ready to run, with errors that say why loading fails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, UnknownName, 
 from evalsvc.spec import catalog
 
 EXTRAS = ("loss.", "ema_", "model_ema.")
-"""What a training checkpoint holds beside the network: discriminator and perceptual loss, averaged weights."""
+"""Prefixes of tensors that a training checkpoint has in addition to the network: discriminator, averaged weights."""
 CODEBOOK = "quantize.embedding.weight"
 
 
@@ -27,13 +27,18 @@ def load_decoder(
     device: str = "cpu",
     dtype: str = "float32",
 ) -> ImageDecoder:
-    """The decoder in `path`, in eval mode and without gradients, as one copy of the weights on `device`.
+    """Return the decoder in `path`, in eval mode and without gradients, as one copy of the weights on `device`.
 
-    See `resolve_config` for `config`; its `model.target`, or else the file's keys, tell the kind. With `ema` the
-    averaged weights that a training checkpoint holds under `ema_…` are taken instead of the raw ones.
+    See `resolve_config` for `config`; its `model.target`, or without a target the file's keys, select the kind. With
+    `ema`, the averaged weights that a training checkpoint holds under `ema_…` are loaded instead of the raw weights.
 
-    Raises what `read_weights` raises, InvalidModelConfig, UnsupportedModel for a kind that nobody knows,
-    CheckpointMismatch where keys or shapes differ from the configuration, NonFinite, and UnknownName.
+    Raises:
+        CheckpointError: as `read_weights`.
+        InvalidModelConfig: the configuration is missing or invalid.
+        UnsupportedModel: the kind of decoder is not known.
+        CheckpointMismatch: keys or shapes differ from the configuration.
+        NonFinite: a weight is NaN or infinite.
+        UnknownName: an unknown dtype or configuration.
     """
     if dtype not in DTYPES:
         raise UnknownName.among("dtype", dtype, DTYPES)
@@ -44,7 +49,7 @@ def load_decoder(
     with torch.device("meta"):
         decoder = kind.from_config(content)
     tensors, ignored = _matched(path, weights, decoder, ema)
-    del weights  # so that `tensors` holds the last reference to each
+    del weights  # `tensors` then holds the last reference to each tensor
     decoder.load_state_dict(copied(path, tensors, DTYPES[dtype], device), assign=True)
     decoder.ignored = ignored
     if torch.device(device).type == "cpu":
@@ -61,19 +66,19 @@ def _kind(path: Path, target: object, names: Collection[str]) -> type[ImageDecod
         if kind.recognises(target, names):
             return kind
     wanted = f"model.target {show_name(target)}" if target else f"keys such as {some(sorted(names))}"
-    raise UnsupportedModel(f"{path} with {wanted} is of no decoder that is known here: {', '.join(known)}")
+    raise UnsupportedModel(f"{path} with {wanted} is of no known decoder; give a file of one of: {', '.join(known)}")
 
 
 def _matched(
     path: Path, weights: Weights, decoder: ImageDecoder, ema: bool
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The file's tensors under the decoder's names, and the names of those that do not belong to it."""
+    """Return the file's tensors under the decoder's names, and the names of tensors that are no part of the decoder."""
     expected = {name: tuple(tensor.shape) for name, tensor in decoder.state_dict().items()}
     source = {name: _ema_name(name) if ema else name for name in expected}
     if ema and not any(key in weights.tensors for key in source.values()):
         raise CheckpointMismatch(
             f"{path} ({weights.format}) holds no averaged weights (keys such as {next(iter(source.values()))}); "
-            "load the raw ones with ema=False"
+            "load the raw weights with ema=False"
         )
     used = {key: name for name, key in source.items()}
     problems = _problems(expected, used, weights.tensors)
@@ -84,18 +89,18 @@ def _matched(
 
 
 def _ema_name(name: str) -> str:
-    """Where the authors' trainer keeps the average of a parameter: one set per part, names without their dots."""
+    """Return the name of a parameter's average in the authors' trainer: one set per part, names without their dots."""
     part, _, rest = name.partition(".")
     return f"ema_{part}.{rest.replace('.', '')}"
 
 
 def _problems(
-    expected: Mapping[str, tuple[int, ...]], used: Mapping[str, str], found: Mapping[str, Tensor]
+    expected: Mapping[str, tuple[int, ...]], used: Mapping[str, str], tensors: Mapping[str, Tensor]
 ) -> list[str]:
-    """What is wrong with `found`, where the tensor for the decoder's parameter `used[key]` is to be under `key`."""
-    missing = [key for key in used if key not in found]
-    unexpected = [key for key in found if key not in used and key not in expected and not key.startswith(EXTRAS)]
-    present = {key: (found[key], expected[name]) for key, name in used.items() if key in found}
+    """Return the differences between `tensors` and the decoder, whose parameter `used[key]` is expected under `key`."""
+    missing = [key for key in used if key not in tensors]
+    unexpected = [key for key in tensors if key not in used and key not in expected and not key.startswith(EXTRAS)]
+    present = {key: (tensors[key], expected[name]) for key, name in used.items() if key in tensors}
     wrong = [
         f"{key} {list(tensor.shape)} instead of {list(shape)}"
         for key, (tensor, shape) in present.items()
@@ -109,13 +114,13 @@ def _problems(
 def _advice(
     present: Mapping[str, tuple[Tensor, tuple[int, ...]]], used: Mapping[str, str], missing: Collection[str]
 ) -> list[str]:
-    """What the codebook says: it is where decoders that look alike differ."""
+    """Return advice from the codebook, in which decoders with similar networks differ."""
     key = next((key for key, name in used.items() if name == CODEBOOK), "")
     if key in missing:
-        return ["without its codebook (quantize.…) it cannot decode codes"]
+        return ["without its codebook (quantize.…) the file cannot decode codes"]
     if key in present and present[key][0].shape != present[key][1]:
         size = list(present[key][0].shape)
         return [
-            f"the file's codebook is {' x '.join(map(str, size))}: correct n_embed and embed_dim, or take another file"
+            f"the file's codebook is {' x '.join(map(str, size))}: correct n_embed and embed_dim, or give another file"
         ]
     return []

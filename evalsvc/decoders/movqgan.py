@@ -32,12 +32,12 @@ class SpatialNorm(nn.Module):
         latent: Tensor,  # [B, c, h, w]; H / h and W / w are whole
     ) -> Tensor:  # [B, C, H, W]
         if hasattr(self, "conv"):
-            # Unlike a 1x1 convolution, this one sees the neighbours, so it must come after the upsampling.
+            # This convolution reads neighbours, unlike a 1x1 convolution, so it must come after the upsampling.
             latent = self.conv(functional.interpolate(latent, size=x.shape[2:], mode="nearest"))
         scale, shift = self.conv_y(latent), self.conv_b(latent)
         normed: Tensor = self.norm_layer(x)
-        # The authors upsample the latent first. A 1x1 convolution commutes with that, so here it runs on the small map
-        # and each of its positions is broadcast over its H / h x W / w pixels.
+        # The authors upsample the latent first. A 1x1 convolution commutes with upsampling, so here the convolution
+        # runs on the small map, and each of its positions is broadcast over its H / h x W / w pixels.
         height, width = latent.shape[2:]
         pixels = normed.view(*normed.shape[:2], height, normed.shape[2] // height, width, normed.shape[3] // width)
         pixels.mul_(scale[:, :, :, None, :, None]).add_(shift[:, :, :, None, :, None])

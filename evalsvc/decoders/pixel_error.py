@@ -1,4 +1,4 @@
-"""How far a decoder of fewer bits is from the one that it was made of."""
+"""Error of a decoder with reduced precision against the exact decoder."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from evalsvc.decoders.decoder import ImageDecoder, to_uint8
 
 @dataclass(frozen=True)
 class PixelError:
-    """In grey levels 0…255, of the values that an image file would hold."""
+    """Error in grey levels 0…255, of the values that an image file would hold."""
 
     images: int
     mean: float
     """Mean of the absolute differences of all channels of all pixels."""
     maximum: int
     changed: float
-    """Share of values that differ at all."""
+    """Share of values that differ."""
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
@@ -30,7 +30,7 @@ def pixel_error(
     codes: Tensor,  # [B, N] integers
     grid: tuple[int, int] | None = None,
 ) -> PixelError:
-    """Both decode `codes`. Raises InvalidData where they do not fit."""
+    """Decode `codes` with both decoders and compare. Raises InvalidData where the codes do not fit."""
     levels = [to_uint8(decoder.decode(codes, grid)).cpu().short() for decoder in (exact, other)]
     difference = (levels[0] - levels[1]).abs()
     changed = (difference > 0).float().mean()

@@ -1,6 +1,6 @@
-"""VQGAN as taming-transformers writes it: Esser, Rombach, Ommer (arXiv 2012.09841).
+"""VQGAN in the format of taming-transformers: Esser, Rombach, Ommer (arXiv 2012.09841).
 
-Its variant with a Gumbel quantiser has another codebook and is not this one.
+The variant with a Gumbel quantiser has another codebook and is not supported.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from evalsvc.checkpoints.weights import read_weights
 from evalsvc.config import Settings
 from evalsvc.data.images import ImageSource, read_images
 from evalsvc.decoders import ImageDecoder, load_decoder
-from evalsvc.decoders.config import BESIDE
+from evalsvc.decoders.config import DEFAULT_FILE
 from evalsvc.errors import EvalsvcError
 from evalsvc.features import FeatureExtractor, load_extractor
 from evalsvc.features.digit_classifier import DigitClassifier, load_classifier
@@ -160,7 +160,7 @@ class ShardContext(Context):
 
         def load() -> ImageDecoder:
             with ExitStack() as stack:
-                pinned = stack.enter_context(opened_weights(path, self._allow_of(name), (BESIDE,)))
+                pinned = stack.enter_context(opened_weights(path, self._allow_of(name), (DEFAULT_FILE,)))
                 shape = config
                 if config is not None and "/" in config:
                     shape = str(stack.enter_context(opened_weights(Path(config), self.readable)))

@@ -21,8 +21,8 @@ def test_registered_names(name: str) -> None:
         ({"ch_mult": [1, 0]}, r"ch_mult \[1, 0\] must give"),
         ({"ch_mult": []}, "ddconfig.ch_mult: .*at least 1 item"),
         ({"resolution": 30}, "resolution 30 is not a multiple of the 4"),
-        ({"in_channels": 1}, "in_channels 1, out_ch 3: images here have 3 channels"),
-        ({"double_z": "hunter2"}, "double_z is not False, and nothing else is supported"),
+        ({"in_channels": 1}, "in_channels 1, out_ch 3: images have 3 channels"),
+        ({"double_z": "hunter2"}, "double_z is not False, the only supported value"),
         ({"give_pre_end": True}, "give_pre_end is not False"),
         ({"attn_type": "hunter2"}, "attn_type is not 'vanilla'"),
         ({"z_channels": "hunter2"}, "ddconfig.z_channels: input should be a valid integer"),
@@ -44,7 +44,7 @@ def test_missing_keys_are_named() -> None:
 @pytest.mark.parametrize(
     ("config", "error", "message"),
     [
-        (None, InvalidModelConfig, "no config.yaml beside .*; give config: a YAML or JSON file, or one of movqgan-67M"),
+        (None, InvalidModelConfig, "no config.yaml next to .*; give config: a YAML or JSON file, or one of movqgan"),
         ("movqgan-67m", UnknownName, "no decoder configuration is named 'movqgan-67m'; did you mean 'movqgan-67M'"),
         ("folder/none.yaml", InvalidModelConfig, "there is no decoder configuration at folder/none.yaml"),
         ({"model": {}}, InvalidModelConfig, "the decoder configuration has neither model.params nor ddconfig"),
@@ -61,7 +61,7 @@ def test_configurations_that_are_not_there(config: Any, error: type[Exception], 
         (b"a: [", "is no readable YAML"),
         (b"\xff\xfe\x00", "is no readable YAML"),
         (b"- 1", "config.yaml has neither model.params nor ddconfig"),
-        (b" " * 1_000_001, "is larger than 1,000,000 bytes; is it the weights?"),
+        (b" " * 1_000_001, "is larger than 1,000,000 bytes; give the configuration instead of the weights"),
     ],
 )
 def test_files_that_are_no_configuration(content: bytes, message: str, tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ class TestEveryDecoder:
             (torch.zeros(1, 0, dtype=torch.int64), None, "0 codes do not make a square image"),
             (torch.zeros(1, 6, dtype=torch.int64), (2, 4), "a grid of 2x4 has 8 codes, 6 were given"),
             (torch.zeros(1, 6, dtype=torch.int64), (-2, -3), "a grid of -2x-3 has 6 codes, 6 were given"),
-            (torch.tensor([[0, 1, 16, 2]]), None, "code 16 is outside the codebook 0…15; do the codes come from"),
+            (torch.tensor([[0, 1, 16, 2]]), None, "code 16 is outside the codebook 0…15; give codes of this decoder"),
             (torch.tensor([[0, 1, -1, 2]]), None, "code -1 is outside the codebook 0…15"),
             (torch.zeros(4, dtype=torch.int64), None, r"decode takes integer codes \[B, N\], not torch.int64 \[4\]"),
             (torch.zeros(1, 4), None, r"decode takes integer codes \[B, N\], not torch.float32 \[1, 4\]"),
