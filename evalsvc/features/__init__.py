@@ -1,4 +1,4 @@
-"""Feature extractors: images to vectors whose distribution is compared."""
+"""Feature extractors, from images to vectors whose distributions are compared."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["FeatureExtractor", "load_extractor"]
 
 
 def load_extractor(kind: str, path: str | Path, *, device: str = "cpu") -> FeatureExtractor:
-    """The extractor in a file or folder. `kind` is a name of the catalog's group `features`.
+    """Load the extractor in a file or folder. `kind` is a name of the catalog's group `features`.
 
     Raises:
-        UnknownName, MissingPackage: there is no such kind, or its package is not installed.
+        UnknownName, MissingPackage: the kind is unknown, or its package is not installed.
         CheckpointError, InvalidModelConfig: the file cannot be read, or holds another network.
         NonFinite: NaN or infinity in the weights.
     """

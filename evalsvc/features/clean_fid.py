@@ -1,8 +1,8 @@
-"""FID's Inception network as clean-fid runs it: its own resizing, before NVIDIA's program or the same tensors.
+"""FID's Inception network as clean-fid runs it, with clean-fid's resizing.
 
-clean-fid runs NVIDIA's TorchScript file of 2015-12-05. A TorchScript file is a program, so evalsvc runs that one file
-alone, known by its SHA-256. From any other file with the network's tensors, the tensors are put into torch-fidelity's
-layers. Protocols say which of the two it was.
+clean-fid runs NVIDIA's TorchScript file of 2015-12-05. A TorchScript file is a program, so evalsvc runs only that file,
+identified by its SHA-256. From any other file with the network's tensors, the tensors are loaded into torch-fidelity's
+layers. Protocols name which network ran.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from evalsvc.spec.images import INCEPTION_TORCHSCRIPT
 RELEASE = f"clean-fid {version('clean-fid')}"
 
 MAX_BYTES = 200_000_000
-"""A larger file is not NVIDIA's, which has 96 MB."""
+"""Largest size of NVIDIA's file, which has 96 MB."""
 
 ZIP = b"PK\x03\x04"
 
 Network = Callable[[Tensor, bool], dict[int, Tensor]]
-"""From [B, 3, 299, 299] float32, about -1 to 1, to features by tap; the flag says whether the last tap is wanted."""
+"""Function from [B, 3, 299, 299] float32, about -1 to 1, to features by tap; the flag requests the last tap."""
 
 
 class CleanFID(FeatureExtractor):
-    """Images to features in clean-fid's mode `clean`."""
+    """Extractor of features in clean-fid's mode `clean`."""
 
     kind: ClassVar[str] = "clean-fid"
     resizes: ClassVar[tuple[str, ...]] = ("pil-bicubic",)
@@ -47,7 +47,7 @@ class CleanFID(FeatureExtractor):
     def __init__(
         self, network: Network, taps: tuple[int, ...], digest: str, network_name: str, *, device: str = "cpu"
     ) -> None:
-        """`network` is on `device`, and `network_name` is what protocols call the network. See `from_path`."""
+        """Wrap `network`, which is on `device`; protocols call the network `network_name`. See `from_path`."""
         self._network = network
         self._resize = build_resizer("clean")
         self.program = {"program": RELEASE, "network": network_name}
@@ -58,7 +58,7 @@ class CleanFID(FeatureExtractor):
 
     @classmethod
     def from_path(cls, path: Path, *, device: str = "cpu") -> Self:
-        """From NVIDIA's TorchScript file, or from the tensors in any other of the network's published files."""
+        """Load NVIDIA's TorchScript file, or the tensors in any other of the network's published files."""
         program = read_published_program(path)
         if program is None:
             tensors = read_inception(path)
@@ -75,7 +75,7 @@ class CleanFID(FeatureExtractor):
         resize: str,
         taps: Collection[int],
     ) -> dict[int, Tensor]:  # by tap, [B, tap] float32
-        """Pillow resizes on the CPU, one channel of one image at a time."""
+        """Extract features; Pillow resizes on the CPU, one channel of one image at a time."""
         arrays = [self._resize(image.permute(1, 2, 0).numpy()) for image in images.cpu()]
         pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous().to(self.device)
         return self._network((pixels - 128) / 128, TAPS[-1] in taps)

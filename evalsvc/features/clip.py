@@ -1,7 +1,7 @@
 """CLIP: images and texts in one space. Radford et al., arXiv 2103.00020.
 
-Features are the projected embeddings, of unit length: those of ViT-L/14 at 336 pixels make CMMD (Jayasumana et al.,
-arXiv 2401.09603), and their cosine with the caption's makes CLIPScore (Hessel et al., arXiv 2104.08718).
+Features are the projected embeddings, of unit length: CMMD (Jayasumana et al., arXiv 2401.09603) uses those of ViT-L/14
+at 336 pixels, and CLIPScore (Hessel et al., arXiv 2104.08718) their cosine with the caption's embedding.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from evalsvc.features.vision_folder import (
 from evalsvc.precision import full_precision
 from evalsvc.spec.protocol import canonical_json
 
-TEXTS_AT_ONCE = 256
+TEXTS_PER_BATCH = 256
 END = "<|endoftext|>"
 SHAPE = ("hidden_act", "layer_norm_eps", "num_attention_heads")
 
 
 class TextShape(TransformerShape):
-    """The network that reads texts; defaults are the library's, which leaves them out of the files that it writes."""
+    """Shape of the text network; the defaults are the library's, which omits default values from its files."""
 
     vocab_size: int = Field(default=49408, gt=0, le=2**20)
     hidden_size: int = Field(default=512, gt=0, le=2**14)
@@ -57,7 +57,7 @@ class TextShape(TransformerShape):
 
 
 class VisionShape(ImageShape):
-    """The network that reads images; defaults as in `TextShape`."""
+    """Shape of the image network; defaults as in `TextShape`."""
 
     hidden_size: int = Field(default=768, gt=0, le=2**14)
     intermediate_size: int = Field(default=3072, gt=0, le=2**16)
@@ -68,7 +68,7 @@ class VisionShape(ImageShape):
 
 
 class Projection(BaseModel):
-    """The space that images and texts share."""
+    """Space that images and texts share."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
@@ -76,7 +76,7 @@ class Projection(BaseModel):
 
 
 class CLIP(FeatureExtractor):
-    """Features of images, and how well images fit texts."""
+    """Extractor of image features, with scores of how well images match texts."""
 
     kind: ClassVar[str] = "clip"
     resizes: ClassVar[tuple[str, ...]] = ("pil-bicubic-crop",)
@@ -85,7 +85,7 @@ class CLIP(FeatureExtractor):
     def __init__(
         self, network: CLIPModel, tokenizer: Tokenizer, preparation: Preparation, digest: str, device: str
     ) -> None:
-        """`network` is a CLIPModel in eval mode on `device`; `tokenizer` cuts and pads. See `from_path`."""
+        """Wrap `network`, a CLIPModel in eval mode on `device`; `tokenizer` truncates and pads. See `from_path`."""
         self._network: Any = network
         self._tokenizer = tokenizer
         self._preparation = preparation
@@ -95,7 +95,7 @@ class CLIP(FeatureExtractor):
 
     @classmethod
     def from_path(cls, path: Path, *, device: str = "cpu") -> Self:
-        """From a folder: `config.json`, `preprocessor_config.json`, `tokenizer.json` and the weights."""
+        """Load a folder with `config.json`, `preprocessor_config.json`, `tokenizer.json` and the weights."""
         content, preparation = read_config(path, "clip"), read_preparation(path)
         text = check_shape(TextShape, path, _part(content, "text_config"), "text_config")
         vision = check_shape(VisionShape, path, _part(content, "vision_config"), "vision_config")
@@ -104,8 +104,8 @@ class CLIP(FeatureExtractor):
         tokenizer = read_clip_tokenizer(path / "tokenizer.json", length)
         if max(tokenizer.get_vocab(with_added_tokens=True).values()) >= text.vocab_size:
             raise InvalidModelConfig(
-                f"{path / 'tokenizer.json'} has ids beyond the {text.vocab_size:,} of config.json; take both from one "
-                "model"
+                f"{path / 'tokenizer.json'} has ids beyond the {text.vocab_size:,} of config.json; give both "
+                "files of one model"
             )
         config = CLIPConfig(
             text_config={**text.model_dump(), "eos_token_id": tokenizer.token_to_id(END)},
@@ -131,12 +131,12 @@ class CLIP(FeatureExtractor):
 
     @torch.inference_mode()
     def text_features(self, texts: Sequence[str]) -> Tensor:  # [len(texts), d] float32
-        """Return features of unit length. Texts longer than the network's 77 tokens are cut."""
+        """Return features of unit length. Texts longer than the network's 77 tokens are truncated."""
         parts = [torch.empty(0, self.taps[0], device=self.device)]
         with full_precision(self.device):
-            for start in range(0, len(texts), TEXTS_AT_ONCE):
+            for start in range(0, len(texts), TEXTS_PER_BATCH):
                 with translated("of CLIP, tokenizer.json,"):
-                    encodings = self._tokenizer.encode_batch(list(texts[start : start + TEXTS_AT_ONCE]))
+                    encodings = self._tokenizer.encode_batch(list(texts[start : start + TEXTS_PER_BATCH]))
                 ids = torch.tensor([encoding.ids for encoding in encodings], device=self.device)
                 pooled = self._network.text_model(input_ids=ids).pooler_output
                 parts.append(functional.normalize(self._network.text_projection(pooled), dim=1))
@@ -147,7 +147,7 @@ class CLIP(FeatureExtractor):
         image_features: Tensor,  # [B, d] float32
         texts: Sequence[str],
     ) -> Tensor:  # [B] float32
-        """CLIPScore of each image and its text: 100·max(cos, 0). Raises InvalidData where they are not as many."""
+        """Return the CLIPScore of each image and text, 100·max(cos, 0). Raises InvalidData if the numbers differ."""
         if image_features.shape != (len(texts), self.taps[0]):
             raise InvalidData(
                 f"features of images are {list(image_features.shape)}; for {len(texts)} texts they must be "
@@ -158,25 +158,25 @@ class CLIP(FeatureExtractor):
 
 
 def read_clip_tokenizer(path: Path, length: int) -> Tokenizer:
-    """Read a tokenizer that cuts to `length` ids, the last of them the end of text, and pads behind it.
+    """Read a tokenizer that truncates to `length` ids, with the end of text as the last, and pads at the end.
 
-    Raises InvalidData for a file that is no tokenizer, and InvalidModelConfig for one that is not CLIP's.
+    Raises InvalidData for a file that is no tokenizer, and InvalidModelConfig for another tokenizer than CLIP's.
     """
     content = read_bounded(path)
     with translated(path):
         tokenizer: Tokenizer = Tokenizer.from_buffer(content)
     end = tokenizer.token_to_id(END)
     if end is None:
-        raise InvalidModelConfig(f"{path} has no {END}, so it is not CLIP's; take the model's own file")
+        raise InvalidModelConfig(f"{path} has no {END}, so it is not CLIP's; give the file of the model")
     with translated(path):
         tokenizer.enable_truncation(length)
         tokenizer.enable_padding(pad_id=end, pad_token=END)
-        tokenizer.encode_batch(["a photo", ""])  # so that what cannot encode is told before weights are read
+        tokenizer.encode_batch(["a photo", ""])  # a tokenizer that cannot encode fails here, before weights are read
     return tokenizer
 
 
 def _part(content: Mapping[str, object], name: str) -> object:
-    """A part of the configuration; files of before 2022 have a second copy, which the library lets win."""
+    """Return a part of the configuration; files from before 2022 have a second copy, which the library prefers."""
     first, second = content.get(name), content.get(f"{name}_dict")
     if first is None or second is None:
         return first if second is None else second

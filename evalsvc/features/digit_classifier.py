@@ -1,6 +1,6 @@
-"""Which digit an image shows: kernel ridge regression on the scans that the bundled run was not tested on.
+"""Classifier of the digit in an image: kernel ridge regression on scans outside the bundled run's test set.
 
-Images are averaged to the scans' own resolution of 8x8; f(x) = Σᵢ aᵢ exp(-γ|x - xᵢ|²) is largest for the class of x.
+Images are averaged to the scans' resolution of 8x8; f(x) = Σᵢ aᵢ exp(-γ|x - xᵢ|²) is largest for the class of x.
 Source: Saunders, Gammerman, Vovk, "Ridge regression learning algorithm in dual variables", 1998.
 """
 
@@ -19,7 +19,7 @@ GRID = 8
 
 
 class DigitClassifier:
-    """Reads images of one digit each."""
+    """Classifier of images with one digit each."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class DigitClassifier:
         self,
         images: Tensor,  # [B, 3, H, W] uint8, H and W multiples of 8, of any device
     ) -> Tensor:  # [B] int64
-        """The digit of each image, on the classifier's device. Raises InvalidData for another shape or dtype."""
+        """Return the digit of each image, on the classifier's device. Raises InvalidData for another shape or dtype."""
         points, coefficients, gamma = (self._tensors[name] for name in ("points", "coefficients", "gamma"))
         return (kernel(features(images).to(self.device), points, gamma) @ coefficients).argmax(1)
 
@@ -54,12 +54,12 @@ class DigitClassifier:
 def features(
     images: Tensor,  # [B, 3, H, W] uint8
 ) -> Tensor:  # [B, 64] float32 in [0, 1]
-    """The image at the scans' resolution. Raises InvalidData."""
+    """Return the images at the scans' resolution. Raises InvalidData."""
     if images.dim() != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
-        raise InvalidData(f"images of digits are uint8 [B, 3, H, W], found {images.dtype} {list(images.shape)}")
+        raise InvalidData(f"images of digits are {images.dtype} {list(images.shape)}; give uint8 [B, 3, H, W]")
     height, width = images.shape[2:]
     if not height or not width or height % GRID or width % GRID:
-        raise InvalidData(f"images of digits are multiples of {GRID} pixels high and wide, found {height}x{width}")
+        raise InvalidData(f"images of digits are {height}x{width} pixels; give multiples of {GRID}")
     grey = images.float().mean(1, keepdim=True) / 255
     return functional.avg_pool2d(grey, (height // GRID, width // GRID)).flatten(1)
 
@@ -74,19 +74,21 @@ def kernel(
 
 
 def load_classifier(path: str | Path, *, device: str = "cpu") -> DigitClassifier:
-    """The classifier in a safetensors file with the tensors `points`, `coefficients` and `gamma`, on `device`.
+    """Load a classifier from a safetensors file with the tensors `points`, `coefficients` and `gamma` onto `device`.
 
-    Raises what `read_weights` raises, and CheckpointMismatch where the tensors are others.
+    Raises:
+        CheckpointError: as `read_weights`.
+        CheckpointMismatch: the file holds other tensors.
     """
     path = Path(path)
     tensors = {name: tensor.float() for name, tensor in read_weights(path).tensors.items()}
-    found = {name: list(tensor.shape) for name, tensor in sorted(tensors.items())}
-    count = found.get("points", [0])[0]
+    shapes = {name: list(tensor.shape) for name, tensor in sorted(tensors.items())}
+    count = shapes.get("points", [0])[0]
     expected = {"coefficients": [count, 10], "gamma": [], "points": [count, GRID * GRID]}
-    if found != expected:
-        shown = ", ".join(f"{show_name(name)} {shape}" for name, shape in [*found.items()][:10]) or "nothing"
+    if shapes != expected:
+        shown = ", ".join(f"{show_name(name)} {shape}" for name, shape in [*shapes.items()][:10]) or "nothing"
         raise CheckpointMismatch(
-            f"{path} is no classifier of digits: it holds {shown}; expected points [M, {GRID * GRID}], "
+            f"{path} is no classifier of digits: it holds {shown}; give points [M, {GRID * GRID}], "
             "coefficients [M, 10] and gamma []"
         )
     return DigitClassifier(tensors["points"], tensors["coefficients"], tensors["gamma"], device=device)

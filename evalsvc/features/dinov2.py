@@ -1,6 +1,6 @@
 """DINOv2: features without labels or texts. Oquab et al., arXiv 2304.07193.
 
-The class token behind the last norm, of ViT-L/14, makes FD-DINOv2 (Stein et al., arXiv 2306.04675).
+FD-DINOv2 (Stein et al., arXiv 2306.04675) uses the class token after the last norm of ViT-L/14.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SHAPE = ("hidden_act", "layer_norm_eps", "num_attention_heads", "patch_size", "u
 
 
 class DINOv2Shape(ImageShape):
-    """The network; defaults are the library's, which leaves them out of the files that it writes."""
+    """Shape of the network; the defaults are the library's, which omits default values from its files."""
 
     hidden_size: int = Field(default=768, gt=0, le=2**14)
     num_attention_heads: int = Field(default=12, gt=0, le=2**10)
@@ -51,15 +51,15 @@ class DINOv2Shape(ImageShape):
 
 
 class DINOv2(FeatureExtractor):
-    """Features of images."""
+    """Extractor of image features."""
 
     kind: ClassVar[str] = "dinov2"
     resizes: ClassVar[tuple[str, ...]] = ("pil-bicubic-square", "pil-bicubic-crop")
-    """The whole image, as Stein et al. do; or the middle of a larger one, as `preprocessor_config.json` says."""
+    """Resizing of the whole image, as in Stein et al., or of the central square, as in `preprocessor_config.json`."""
     images_at_once = 32
 
     def __init__(self, network: Dinov2Model, preparation: Preparation, digest: str, device: str) -> None:
-        """`network` is a Dinov2Model in eval mode on `device`. See `from_path`."""
+        """Wrap `network`, a Dinov2Model in eval mode on `device`. See `from_path`."""
         self._network: Any = network
         self._preparation = preparation
         self.digest = digest
@@ -73,13 +73,13 @@ class DINOv2(FeatureExtractor):
 
     @classmethod
     def from_path(cls, path: Path, *, device: str = "cpu") -> Self:
-        """From a folder: `config.json`, `preprocessor_config.json` and the weights."""
+        """Load a folder with `config.json`, `preprocessor_config.json` and the weights."""
         content, preparation = read_config(path, "dinov2"), read_preparation(path)
         shape = check_shape(DINOv2Shape, path, content)
         if preparation.crop % shape.patch_size:
             raise InvalidModelConfig(
-                f"{path / 'preprocessor_config.json'} crops {preparation.crop} pixels, which are no whole patches of "
-                f"{shape.patch_size}"
+                f"{path / 'preprocessor_config.json'} crops {preparation.crop} pixels, no multiple of the patches' "
+                f"{shape.patch_size}; give the file of the model"
             )
         network, digest = load_network(Dinov2Model, Dinov2Config(**shape.model_dump()), path, device)
         about = {key: getattr(shape, key) for key in SHAPE}
@@ -102,7 +102,7 @@ def resample_positions(
     positions: Tensor,  # [1, 1 + N, D], N a square
     side: int,
 ) -> Tensor:  # [1, 1 + side², D]
-    """Scale the embeddings of positions to an image of another size by (side + 0.1) / √N, as the authors' code does.
+    """Scale the position embeddings to another image size by (side + 0.1) / √N, as the authors' code does.
 
     Source: facebookresearch/dinov2, `vision_transformer.py`, `interpolate_pos_encoding`.
     """

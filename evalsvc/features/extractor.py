@@ -1,4 +1,4 @@
-"""What a feature extractor is: images to vectors whose distribution is compared. This is what tasks see."""
+"""Interface of a feature extractor, from images to vectors whose distributions are compared."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from evalsvc.precision import full_precision
 
 
 class FeatureExtractor(ABC):
-    """A frozen network in full float32, whatever the process allows elsewhere.
+    """Frozen network in full float32, also where the process allows less precision.
 
-    A subclass says how it is read (`from_path`), how images come to its size (`resizes`), and what it finds in one
-    batch (`extract`). The features of an image do not depend on what is beside it in the batch, but for rounding.
+    A subclass defines how the network is read (`from_path`), how images are resized (`resizes`), and the features of
+    one batch (`extract`). The features of an image do not depend on the other images of the batch, except for rounding.
     """
 
     kind: ClassVar[str]
-    """Its name in the catalog's group `features`."""
+    """Name in the catalog's group `features`."""
     resizes: ClassVar[tuple[str, ...]]
-    """How images may come to the network's size, the usual way first. Each makes different features."""
+    """Ways to resize images for the network, the default first. Each gives different features."""
 
     program: Mapping[str, str] = {}
-    """Entries of a protocol that name the published program behind the features; empty for evalsvc's own code."""
+    """Entries of a protocol that name the published program behind the features; empty for evalsvc's code."""
     digest: str
-    """Identity of the weights, and of what else the features depend on."""
+    """Identity of the weights, and of everything else that the features depend on."""
     taps: tuple[int, ...]
-    """Numbers of features that it can give, each from another place in the network."""
+    """Numbers of features that the extractor offers, each from another place in the network."""
     device: torch.device
     images_at_once: int
-    """Images that go through the network together; moves speed and memory."""
+    """Number of images that go through the network together, which affects speed and memory."""
 
     @classmethod
     @abstractmethod
     def from_path(cls, path: Path, *, device: str = "cpu") -> Self:
-        """Read it from a file or folder. Raises CheckpointError, NonFinite, and InvalidModelConfig."""
+        """Load the extractor from a file or folder. Raises CheckpointError, NonFinite, and InvalidModelConfig."""
 
     @abstractmethod
     def extract(
@@ -48,10 +48,10 @@ class FeatureExtractor(ABC):
         resize: str,
         taps: Collection[int],
     ) -> dict[int, Tensor]:  # by tap, [B, tap] float32
-        """Features of one batch; arguments are checked."""
+        """Return the features of one batch, with checked arguments."""
 
     def digest_of(self, tap: int) -> str:
-        """Identity of what the features of this tap depend on; other than `digest` where that leaves something out."""
+        """Return the identity of everything that a tap's features depend on, by default `digest`."""
         return self.digest
 
     @torch.inference_mode()
@@ -61,7 +61,7 @@ class FeatureExtractor(ABC):
         resize: str,
         taps: Collection[int] | None = None,
     ) -> dict[int, Tensor]:  # by tap, [B, tap] float32
-        """Extract features of `images` on this extractor's device, of all taps unless some are given.
+        """Extract features of `images` on the extractor's device, by default of all taps.
 
         Raises InvalidData for images of another shape or dtype, and InvalidRequest for another tap or resize.
         """
@@ -70,23 +70,23 @@ class FeatureExtractor(ABC):
         rows: dict[int, list[Tensor]] = {tap: [] for tap in taps}
         with full_precision(self.device):
             for batch in torch.split(images, self.images_at_once) if len(images) else ():
-                found = self.extract(batch, resize, taps)
+                extracted = self.extract(batch, resize, taps)
                 for tap, parts in rows.items():
-                    parts.append(found[tap])
+                    parts.append(extracted[tap])
         empty = torch.empty(0, device=self.device)
         return {tap: torch.cat(parts) if parts else empty.reshape(0, tap) for tap, parts in rows.items()}
 
     def _check(self, images: Tensor, resize: str, taps: Collection[int]) -> None:
         if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8 or 0 in images.shape[2:]:
-            found = f"{str(images.dtype)[6:]} {list(images.shape)}"
-            raise InvalidData(f"images are {found}; they must be uint8 [B, 3, H, W]")
+            kind = f"{str(images.dtype)[6:]} {list(images.shape)}"
+            raise InvalidData(f"images are {kind}; give uint8 [B, 3, H, W]")
         if resize not in self.resizes:
-            raise InvalidRequest(f"resize is {resize!r}; for {self.kind} it must be one of {', '.join(self.resizes)}")
+            raise InvalidRequest(f"resize is {resize!r}; for {self.kind} give one of {', '.join(self.resizes)}")
         if not taps or not set(taps) <= set(self.taps):
             raise InvalidRequest(
                 f"taps are {sorted(taps)}; {self.kind} has {', '.join(map(str, self.taps))}{self.advice(taps)}"
             )
 
     def advice(self, taps: Collection[int]) -> str:
-        """What to do about taps that are not there; follows the message's list of those that are."""
+        """Return advice about missing taps, appended to the message's list of taps."""
         return ""

@@ -1,8 +1,8 @@
-"""FID's Inception network: the one of 2015-12-05 that the metric is defined by, for inference.
+"""FID's Inception network of 2015-12-05, which defines the metric, for inference.
 
-The layers are torch-fidelity's (0.4.0, `feature_extractor_inceptionv3.py`); they differ from torchvision's Inception in
-their pools. Batch norms are folded into the convolutions, and averages are taken after the convolutions that follow
-them, which have fewer channels. Features are equal to 2e-6.
+The layers are torch-fidelity's (0.4.0, `feature_extractor_inceptionv3.py`), which differ from torchvision's Inception
+in the pools. Batch norms are folded into the convolutions, and averages are taken after the convolutions that follow,
+which have fewer channels. Features are equal to 2e-6.
 """
 
 from __future__ import annotations
@@ -25,39 +25,43 @@ from evalsvc.models import private
 SIZE = 299
 TAPS = (64, 2048)
 LOGITS = 1008
-"""The tap of the classifier's logits, where the weights have one."""
+"""Tap of the classifier's logits, where the weights have a classifier."""
 EPSILON = 1e-3
-"""Of the batch norms."""
+"""Epsilon of the batch norms."""
 
 
 class Inception(FeatureExtractor):
-    """Images to features: the stem's means, the pooled features of FID, and the logits of the Inception Score.
+    """Extractor of the stem's means, FID's pooled features, and the logits of the Inception Score.
 
-    Logits come without the classifier's bias, as the original score and torch-fidelity's have them.
+    Logits have no bias of the classifier, as in the original score and in torch-fidelity.
     """
 
     kind: ClassVar[str] = "inception"
     resizes: ClassVar[tuple[str, ...]] = ("pil-bicubic", "tf1-bilinear")
 
     def __init__(self, tensors: Mapping[str, Tensor], *, device: str = "cpu", fused: bool | None = None) -> None:
-        """`tensors` are those of `read_inception`; `fused`: oneDNN rectifies with the convolution [where it can].
+        """Build the network from the tensors of `read_inception`.
+
+        `fused` makes oneDNN rectify together with the convolution, by default where supported.
 
         Raises:
-            NonFinite: NaN or infinity in them.
-            CheckpointMismatch: their shapes are another network's.
+            NonFinite: NaN or infinity in the tensors.
+            CheckpointMismatch: the tensors have another network's shapes.
         """
         require_finite(tensors)
         self.digest = tensor_digest(trunk(tensors))
-        """Of the tensors before folding, under torch-fidelity's names: the same for every file that they come in."""
+        """Digest of the unfolded tensors, by torch-fidelity's names; equal for every published file."""
         self._whole_digest = tensor_digest(tensors) if CLASSIFIER in tensors else self.digest
         self.device = torch.device(device)
-        # More do not fit into a CPU's caches.
+        # More images do not fit into a CPU's caches.
         self.images_at_once = 8 if self.device.type == "cpu" else 64
         network = _Network()
         try:
             network.load_state_dict(fold_batch_norms(tensors))
         except RuntimeError as error:
-            raise CheckpointMismatch(f"the weights are of another network than FID's Inception: {error}") from None
+            raise CheckpointMismatch(
+                f"the weights are of another network than FID's Inception: {error}; run: evalsvc assets pull inception"
+            ) from None
         network.requires_grad_(False)
         self._network = network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if fused is None:
@@ -70,11 +74,11 @@ class Inception(FeatureExtractor):
 
     @classmethod
     def from_path(cls, path: Path, *, device: str = "cpu") -> Self:
-        """From any of the network's published files; see `inception_weights.py`."""
+        """Load any of the network's published files; see `inception_weights.py`."""
         return cls(read_inception(path), device=device)
 
     def digest_of(self, tap: int) -> str:
-        """The logits depend on the classifier too, which not every file of the same trunk has."""
+        """Return the identity, with the classifier for the logits: not every file of the trunk has a classifier."""
         return self._whole_digest if tap == LOGITS else self.digest
 
     def extract(
@@ -83,19 +87,19 @@ class Inception(FeatureExtractor):
         resize: str,
         taps: Collection[int],
     ) -> dict[int, Tensor]:  # by tap, [B, tap] float32
-        """The first tap alone takes a tenth of the work."""
+        """Extract features; the first tap alone takes a tenth of the work."""
         pixels = RESIZES[resize](images.to(self.device, torch.float32))
         inputs = pixels.sub_(128).div_(128).contiguous(memory_format=torch.channels_last)
-        found: dict[int, Tensor] = self._network(inputs, deep=set(taps) != {64})
+        features: dict[int, Tensor] = self._network(inputs, deep=set(taps) != {64})
         if LOGITS in taps and self._classifier is not None:
-            found[LOGITS] = functional.linear(found[2048], self._classifier)
-        return found
+            features[LOGITS] = functional.linear(features[2048], self._classifier)
+        return features
 
     def advice(self, taps: Collection[int]) -> str:
         if LOGITS not in taps:
             return ""
         return (
-            "; these weights are without the classifier that logits come from: pull a file that has it, such as "
+            "; these weights lack the classifier that logits need: pull a file with a classifier, such as "
             "torch-fidelity's weights-inception-2015-12-05-6726825d.pth: evalsvc assets pull inception --from PATH"
         )
 
@@ -103,7 +107,7 @@ class Inception(FeatureExtractor):
 def resize_pil_bicubic(
     images: Tensor,  # [B, 3, H, W] float32, 0 … 255
 ) -> Tensor:  # [B, 3, 299, 299]
-    """clean-fid's mode `clean`: PIL's bicubic filter with antialiasing, clipped and not rounded to whole levels.
+    """Resize as clean-fid's mode `clean`: PIL's bicubic filter with antialiasing, clipped and not rounded.
 
     Within 0.005 grey levels of PIL. Source: clean-fid 0.1.35, `resize.py`; Pillow, `Resample.c`.
     """
@@ -113,15 +117,15 @@ def resize_pil_bicubic(
 
 @lru_cache(maxsize=16)
 def bicubic_filter(size: int, target: int) -> Tensor:  # [target, size] float32
-    """PIL's bicubic filter along one side: the weights that make each target pixel of the source's.
+    """Return PIL's bicubic filter along one side: the weights of the source's pixels in each target pixel.
 
-    Placed and normalised in float64. When the image shrinks, the filter is as wide as the source's pixels are many.
+    Placed and normalised in float64. When the image shrinks, the filter widens by the ratio of the sizes.
     """
     scale = size / target
     width = max(scale, 1.0)
     centres = (torch.arange(target, dtype=torch.float64) + 0.5) * scale
     pixels = torch.arange(size, dtype=torch.float64)
-    # Which pixels count is decided by whole numbers, as PIL does: the borders of the filter are cut off there.
+    # Whole numbers decide which pixels count, as in PIL: the filter is cut off at its borders.
     first = (centres - 2 * width + 0.5).floor().clamp_min(0)
     last = (centres + 2 * width + 0.5).floor().clamp_max(size)
     weights = _bicubic((pixels + 0.5 - centres[:, None]) / width)
@@ -130,7 +134,7 @@ def bicubic_filter(size: int, target: int) -> Tensor:  # [target, size] float32
 
 
 def _bicubic(x: Tensor) -> Tensor:
-    """Keys' cubic convolution with a = -1/2, the one that PIL has."""
+    """Compute Keys' cubic convolution with a = -1/2, as in PIL."""
     x = x.abs()
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
@@ -140,7 +144,7 @@ def _bicubic(x: Tensor) -> Tensor:
 def resize_tf1_bilinear(
     images: Tensor,  # [B, 3, H, W] float32, 0 … 255
 ) -> Tensor:  # [B, 3, 299, 299]
-    """TensorFlow 1's bilinear resize, as in the original metric: corners not aligned, pixels without half, no filter.
+    """Resize by TensorFlow 1's bilinear method: corners not aligned, no half-pixel centres, no antialiasing.
 
     Bit for bit torch-fidelity's: the same sums in the same order. Source: torch-fidelity 0.4.0,
     `interpolate_compat_tensorflow.py`.
@@ -154,18 +158,18 @@ def resize_tf1_bilinear(
 
 
 def _tf1_grid(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each output pixel: its two neighbours in the input, and the weight of the second."""
+    """Return for each output pixel its two neighbours in the input, and the weight of the second."""
     at = torch.arange(SIZE, dtype=torch.float32, device=device) * torch.tensor(size / SIZE, dtype=torch.float32)
     low = at.long()
     return low, (low + 1).clamp_max(size - 1), at - low.float()
 
 
 RESIZES = {"pil-bicubic": resize_pil_bicubic, "tf1-bilinear": resize_tf1_bilinear}
-"""Named, because they make different metrics of one FID: 45.3 and 46.8 on the same images."""
+"""Resizing functions by name, since each defines another metric: FID is 45.3 and 46.8 on the same images."""
 
 
 def fold_batch_norms(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each convolution and its batch norm as one convolution with a bias, computed in float64."""
+    """Fold each convolution and its batch norm into one convolution with a bias, computed in float64."""
     folded = {}
     for name in (key.removesuffix(".conv.weight") for key in tensors if key.endswith(".conv.weight")):
         gain, bias, mean, var = (
@@ -178,7 +182,7 @@ def fold_batch_norms(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class _Network(nn.Module):
-    """The trunk, up to the pooled 2,048 features."""
+    """Trunk of the network, up to the pooled 2,048 features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -219,10 +223,10 @@ class _Network(nn.Module):
 
 
 class _Conv(nn.Conv2d):
-    """A convolution with its folded batch norm, and the rectifier that follows each of them."""
+    """Convolution with its folded batch norm and the rectifier after it."""
 
     fused = False
-    """Whether oneDNN does both at once, with the weights in the order in which it reads them."""
+    """Whether oneDNN convolves and rectifies in one call, with the weights in oneDNN's layout."""
     rectified = True
     _packed: Tensor | None = None
 
@@ -240,12 +244,12 @@ class _Conv(nn.Conv2d):
 
 
 def _average(x: Tensor) -> Tensor:
-    """TensorFlow's average leaves the padding out of its count, unlike torchvision's Inception."""
+    """Compute TensorFlow's average, which does not count the padding, unlike torchvision's Inception."""
     return functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
 class _AveragedConv(_Conv):
-    """The average and the 1×1 convolution behind it, in the other order: the sums are the same."""
+    """Average and the 1×1 convolution after it, in reverse order with the same sums."""
 
     rectified = False
 
@@ -254,7 +258,7 @@ class _AveragedConv(_Conv):
 
 
 class _MaximumConv(_Conv):
-    """The published network has a maximum in its last block, where its paper has an average."""
+    """Maximum and convolution of the published network's last block, where the paper has an average."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(functional.max_pool2d(x, 3, stride=1, padding=1))

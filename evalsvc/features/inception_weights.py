@@ -1,8 +1,8 @@
-"""The weights of FID's Inception network, out of any of the files that they are published in.
+"""Weights of FID's Inception network from any of its published files.
 
-torch-fidelity's and pytorch-fid's state dicts, NVIDIA's TorchScript program (whole, or the trunk alone), and our own
-safetensors hold the same tensors under different names; here they get torch-fidelity's. Not every file has the
-classifier, which the Inception Score alone needs. Nothing is executed: of a program only the tensors are read.
+torch-fidelity's and pytorch-fid's state dicts, NVIDIA's TorchScript program (whole, or only the trunk), and evalsvc's
+safetensors hold the same tensors under different names; here the tensors get torch-fidelity's names. Not every file has
+the classifier, which only the Inception Score needs. No code is executed: only the tensors of a program are read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from evalsvc.checkpoints.weights import VIEWS, is_plain, listed, read_weights, r
 from evalsvc.errors import CheckpointMismatch, NonFinite, NotACheckpoint, UnsafeCheckpoint
 
 PARTS = ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
-"""Of each convolution, under torch-fidelity's names."""
+"""Tensors of each convolution, under torch-fidelity's names."""
 
 CLASSIFIER = "fc.weight"
 CLASSIFIER_SHAPE = (1008, 2048)
@@ -34,10 +34,10 @@ MAX_PROGRAM = 50_000_000  # bytes of a TorchScript file's pickle; it lists tenso
 
 
 def read_inception(path: Path) -> dict[str, Tensor]:
-    """Read the 94 convolutions with their batch norms, 470 float32 tensors by torch-fidelity's names, and the weight of
-    the classifier where the file has one that is not all zeros.
+    """Read the 94 convolutions with their batch norms, 470 float32 tensors by torch-fidelity's names.
 
-    Raises CheckpointError where the file cannot be read, or tensors are missing or no plain numbers.
+    The weight of the classifier is included where the file has one that is not all zeros. Raises CheckpointError where
+    the file cannot be read, or tensors are missing or no plain numbers.
     """
     is_program = path.is_file() and zipfile.is_zipfile(path) and _entry(path, "constants.pkl") is not None
     if not is_program:
@@ -47,9 +47,9 @@ def read_inception(path: Path) -> dict[str, Tensor]:
 
 
 def read_inception_program(content: bytes, path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a TorchScript file from its content; messages name `path`. Raises what `read_inception` does.
+    """Read the tensors of a TorchScript file from its content, without running the program; messages name `path`.
 
-    Return what `read_inception` returns, without running the program.
+    Returns and raises as `read_inception`.
     """
     return _checked(_read_program(BytesIO(content), path), path)
 
@@ -69,15 +69,15 @@ def _checked(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     )
     if problems:
         raise CheckpointMismatch(f"{path} is not FID's Inception network; {'; '.join(problems)}")
-    found = {name: tensors[name].to(torch.float32) for name in names}
+    checked = {name: tensors[name].to(torch.float32) for name in names}
     classifier = tensors.get(CLASSIFIER)
     if classifier is not None and is_plain(classifier) and classifier.shape == CLASSIFIER_SHAPE and classifier.any():
-        found[CLASSIFIER] = classifier.to(torch.float32)
-    return found
+        checked[CLASSIFIER] = classifier.to(torch.float32)
+    return checked
 
 
 def trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that features depend on: all but the classifier's."""
+    """Return the tensors that features depend on: all except the classifier's."""
     return {name: tensor for name, tensor in tensors.items() if name != CLASSIFIER}
 
 
@@ -140,12 +140,12 @@ _BLOCKS = ("5b A", "5c A", "5d A", "6a B", "6b C", "6c C", "6d C", "6e C", "7a D
 NVIDIA_NAMES: dict[str, str] = {
     **{_numbered("conv", index): name for index, name in enumerate(_STEM)},
     **{
-        f"{_numbered('mixed', index)}.{theirs}": f"Mixed_{block[:2]}.{ours}"
+        f"{_numbered('mixed', index)}.{nvidia}": f"Mixed_{block[:2]}.{fidelity}"
         for index, block in enumerate(_BLOCKS)
-        for theirs, ours in _KINDS[block[3]].items()
+        for nvidia, fidelity in _KINDS[block[3]].items()
     },
 }
-"""The convolutions in the network's order: NVIDIA's names to torch-fidelity's."""
+"""Names of the convolutions, in the network's order: from NVIDIA's to torch-fidelity's."""
 
 
 # TorchScript
@@ -157,18 +157,21 @@ def _entry(file: Path | IO[bytes], name: str) -> str | None:
 
 
 def _read_program(file: IO[bytes], path: Path) -> dict[str, Tensor]:
-    """NVIDIA's names (`…layers.mixed.conv.weight`, `.beta`, `.mean`, `.var`) to torch-fidelity's."""
-    found = _program_tensors(file, path)
+    """Return the program's tensors with torch-fidelity's names.
+
+    NVIDIA's names are `…layers.mixed.conv.weight`, `.beta`, `.mean` and `.var`.
+    """
+    by_attribute = _program_tensors(file, path)
     tensors: dict[str, Tensor] = {}
-    for name, tensor in found.items():
+    for name, tensor in by_attribute.items():
         _, _, inner = name.rpartition("layers.")
         layer, _, part = inner.rpartition(".")
-        ours = NVIDIA_NAMES.get(layer)
+        name_here = NVIDIA_NAMES.get(layer)
         parts = {"weight": "conv.weight", "beta": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
-        if ours is not None and part in parts:
-            tensors[f"{ours}.{parts[part]}"] = tensor
-            # The network was trained without the scale of batch norm; torch-fidelity's file has ones there.
-            tensors[f"{ours}.bn.weight"] = torch.ones(len(tensor))
+        if name_here is not None and part in parts:
+            tensors[f"{name_here}.{parts[part]}"] = tensor
+            # The network was trained without batch norm's scale; torch-fidelity's file has ones.
+            tensors[f"{name_here}.bn.weight"] = torch.ones(len(tensor))
         elif tensor.shape == CLASSIFIER_SHAPE:
             tensors[CLASSIFIER] = tensor
     return tensors
@@ -181,14 +184,16 @@ def _program_tensors(file: IO[bytes], path: Path) -> dict[str, Tensor]:
         with zipfile.ZipFile(file) as archive:
             entry = _entry(file, "data.pkl")
             if entry is None or archive.getinfo(entry).file_size > MAX_PROGRAM:
-                raise NotACheckpoint(f"{path} is a zip file with constants.pkl and without a usable data.pkl")
+                raise NotACheckpoint(
+                    f"{path} is a zip file with constants.pkl and without a usable data.pkl; copy it again"
+                )
             content = archive.read(entry)
             require_short_tuples(path, content)
             root = _Unpickler(archive, entry.partition("/")[0], content, VIEWS * size).load()
     except (UnsafeCheckpoint, NotACheckpoint):
         raise
-    except Exception as error:  # a cut-off or hostile file makes zip reader and unpickler stumble in any way
-        kind = type(error).__name__  # its words may quote the file
+    except Exception as error:  # a truncated or hostile file raises any exception in zip reader and unpickler
+        kind = type(error).__name__  # the message may quote the file
         raise NotACheckpoint(f"{path} is a damaged TorchScript file ({kind}); copy it again") from error
     tensors: dict[str, Tensor] = {}
     _collect(root, "", tensors)
@@ -204,14 +209,14 @@ def _collect(module: object, prefix: str, tensors: dict[str, Tensor]) -> None:
 
 
 class _Module:
-    """Stands for every class of the program; it holds attributes and does nothing."""
+    """Stand-in for every class of the program, which only holds attributes."""
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows tensors, plain values and `_Module`; any other name in the file stops it."""
+    """Unpickler of tensors, plain values and `_Module`; any other name in the file raises an error."""
 
     def __init__(self, archive: zipfile.ZipFile, folder: str, content: bytes, most: int) -> None:
-        """`most` is how many bytes of tensors are read: a small file must not ask for a large memory."""
+        """Read at most `most` bytes of tensors: a small file must not request a large memory."""
         super().__init__(BytesIO(content))
         self._archive = archive
         self._folder = folder
@@ -223,8 +228,8 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) in _KNOWN:
             return _KNOWN[module, name]
         raise UnsafeCheckpoint(
-            f"the TorchScript file wants {module}.{name}, so it was not opened; take FID's Inception from a known "
-            "place: evalsvc assets pull inception"
+            f"the TorchScript file requests {module}.{name}, so the file was not opened; get FID's Inception from a "
+            "known source: evalsvc assets pull inception"
         )
 
     def persistent_load(self, pid: Any) -> Any:

@@ -1,7 +1,7 @@
-"""FID's Inception network as torch-fidelity has it: its layers, unfolded, and its own resizing.
+"""FID's Inception network as in torch-fidelity: its layers, unfolded, and its resizing.
 
-The weights are those of the asset `inception`. torch-fidelity reads weights by unpickling whatever a file holds, so the
-file is read by evalsvc, and torch-fidelity gets the tensors.
+The weights are those of the asset `inception`. torch-fidelity unpickles any content of a weights file, so evalsvc reads
+the file, and torch-fidelity gets the tensors.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from evalsvc.features.inception_weights import CLASSIFIER, CLASSIFIER_SHAPE, rea
 RELEASE = f"torch-fidelity {version('torch-fidelity')}"
 
 STEM = 4
-"""Layers of the network up to the first 64 features."""
+"""Number of layers up to the first 64 features."""
 
 
 class TorchFidelity(FeatureExtractor):
-    """Images to features by torch-fidelity's own extractor `inception-v3-compat`."""
+    """Extractor of features by torch-fidelity's `inception-v3-compat`."""
 
     kind: ClassVar[str] = "torch-fidelity"
     resizes: ClassVar[tuple[str, ...]] = ("tf1-bilinear",)
 
     def __init__(self, tensors: Mapping[str, Tensor], *, device: str = "cpu") -> None:
-        """`tensors` are those of `read_inception`. Raises NonFinite and CheckpointMismatch, as `build_network`."""
+        """Build the network from the tensors of `read_inception`. Raises as `build_network`."""
         self._network: Any = build_network(tensors).to(device)
         self.program = {"program": RELEASE}
         self.digest = tensor_digest(trunk(tensors))
@@ -45,7 +45,7 @@ class TorchFidelity(FeatureExtractor):
 
     @classmethod
     def from_path(cls, path: Path, *, device: str = "cpu") -> Self:
-        """From any of the network's published files; see `inception_weights.py`."""
+        """Load any of the network's published files; see `inception_weights.py`."""
         return cls(read_inception(path), device=device)
 
     def extract(
@@ -54,17 +54,17 @@ class TorchFidelity(FeatureExtractor):
         resize: str,
         taps: Collection[int],
     ) -> dict[int, Tensor]:  # by tap, [B, tap] float32
-        """The network resizes; without the last tap it stops behind the stem."""
+        """Extract features; the network resizes, and stops after the stem without the last tap."""
         wanted = sorted(taps)
         self._network.features_list = [str(tap) for tap in wanted]
         return dict(zip(wanted, self._network(images.to(self.device)), strict=True))
 
 
 class Layers:
-    """torch-fidelity's layers, behind its resizing: for programs that resize by themselves."""
+    """torch-fidelity's layers after its resizing, for programs with another resizing."""
 
     def __init__(self, tensors: Mapping[str, Tensor], device: str | torch.device) -> None:
-        """`tensors` are those of `read_inception`. Raises NonFinite and CheckpointMismatch, as `build_network`."""
+        """Build the layers from the tensors of `read_inception`. Raises as `build_network`."""
         *layers, _ = build_network(tensors).to(device).children()  # the last is the classifier
         self._stem, self._trunk = nn.Sequential(*layers[:STEM]), nn.Sequential(*layers[STEM:])
 
@@ -83,28 +83,30 @@ def build_network(tensors: Mapping[str, Tensor]) -> nn.Module:
 
     Raises:
         NonFinite: NaN or infinity in the tensors.
-        CheckpointMismatch: the shapes of the tensors are another network's.
+        CheckpointMismatch: the tensors have another network's shapes.
     """
     require_finite(tensors)
-    # The class takes weights from a file alone; this one lies in memory, and torch has just written it.
+    # The class loads weights only from a file; this file is in memory and holds only what torch has just written.
     file = BytesIO()
     write_weights(tensors, file)
     file.seek(0)
     try:
         network: nn.Module = FeatureExtractorInceptionV3("evalsvc", [str(TAPS[0])], feature_extractor_weights_path=file)
     except RuntimeError as error:
-        raise CheckpointMismatch(f"the weights are of another network than FID's Inception: {error}") from None
+        raise CheckpointMismatch(
+            f"the weights are of another network than FID's Inception: {error}; run: evalsvc assets pull inception"
+        ) from None
     return network
 
 
 def write_weights(tensors: Mapping[str, Tensor], file: Path | BytesIO) -> None:
-    """Write the tensors of `read_inception` as the file that torch-fidelity unpickles, with whatever it would load.
+    """Write the tensors of `read_inception` as the file that torch-fidelity unpickles.
 
-    The classifier, which no feature depends on, is made of zeros.
+    The classifier, which no feature depends on, is all zeros.
     """
     torch.save({**tensors, CLASSIFIER: torch.zeros(CLASSIFIER_SHAPE), "fc.bias": torch.zeros(LOGITS)}, file)
 
 
 def images_at_once(device: torch.device) -> int:
-    """Return how many images go through the unfolded network together."""
+    """Return the number of images that go through the unfolded network together."""
     return 8 if device.type == "cpu" else 64

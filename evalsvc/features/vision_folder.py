@@ -1,6 +1,6 @@
-"""A vision transformer in a folder of Hugging Face's layout: configuration, weights, and how images are prepared.
+"""A vision transformer in a folder of Hugging Face's layout: configuration, weights, and the preparation of images.
 
-The network is the library's own class; nothing else of it is used, so that nothing is looked up or downloaded.
+The network is the library's class; no other part of the library is used, so that no file is looked up or downloaded.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from evalsvc.spec.protocol import canonical_json
 
 MAX_CONFIG_BYTES = 1_000_000
 MAX_SIDE = 4096
-"""Pixels."""
+"""Largest side of an image in pixels."""
 MAX_POSITIONS = 2**16
 SLACK = 1_000_000
-"""Values that a configuration may describe beyond twice those of the weights, before it is told what does not fit."""
+"""Number of values that a configuration may describe beyond twice those of the weights before it is refused."""
 
 BICUBIC = 3
-"""PIL's number of the filter, as `preprocessor_config.json` has it."""
+"""PIL's number of the filter, as in `preprocessor_config.json`."""
 
 
 Shape = TypeVar("Shape", bound=BaseModel)
@@ -41,24 +41,24 @@ Shape = TypeVar("Shape", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Preparation:
-    """How an image becomes what the network was trained on."""
+    """Preparation of an image for the network, as in its training."""
 
     shorter: int
     """Pixels of the shorter side after resizing."""
     crop: int
-    """Side of the square in the middle that is kept."""
+    """Side of the central square that is kept, in pixels."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    """By channel, of levels from 0 to 1."""
+    """Standard deviation by channel, of levels from 0 to 1."""
 
 
 Activation = Literal["gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu"]
 
 
 class TransformerShape(BaseModel):
-    """What evalsvc takes of a transformer's configuration; every other key is ignored, whatever the library would do.
+    """Keys of a transformer's configuration that evalsvc uses; every other key is ignored.
 
-    The upper bounds only keep a hostile file from building a network for hours.
+    The upper bounds keep a hostile file from building a network for hours.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
@@ -77,7 +77,7 @@ class TransformerShape(BaseModel):
 
 
 class ImageShape(TransformerShape):
-    """A transformer that reads images."""
+    """Shape of a transformer that reads images."""
 
     image_size: int = Field(default=224, gt=0, le=MAX_SIDE)
     patch_size: int = Field(gt=0, le=MAX_SIDE)
@@ -90,7 +90,7 @@ class ImageShape(TransformerShape):
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object of a folder's configuration. Raises InvalidModelConfig."""
+    """Read an object of a folder's configuration. Raises InvalidModelConfig."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_CONFIG_BYTES + 1)
@@ -100,7 +100,7 @@ def read_json(path: Path) -> dict[str, Any]:
             "config.json, preprocessor_config.json and the weights"
         ) from error
     if len(raw) > MAX_CONFIG_BYTES:
-        raise InvalidModelConfig(f"{path} is larger than {MAX_CONFIG_BYTES:,} bytes, which no configuration is")
+        raise InvalidModelConfig(f"{path} is larger than {MAX_CONFIG_BYTES:,} bytes; give a configuration")
     try:
         content = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -111,7 +111,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path, kind: str) -> dict[str, Any]:
-    """`config.json` of a network of this kind. Raises InvalidModelConfig."""
+    """Read the `config.json` of a network of this kind. Raises InvalidModelConfig."""
     content = read_json(folder / "config.json")
     if content.get("model_type") != kind:
         raise InvalidModelConfig(
@@ -122,13 +122,13 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
 
 
 def check_shape(kind: type[Shape], folder: Path, content: object, part: str = "") -> Shape:
-    """The shape in `config.json`, or in a `part` of it. Raises InvalidModelConfig, which quotes no value."""
+    """Return the shape in `config.json`, or in a `part` of it. Raises InvalidModelConfig, without quoting values."""
     try:
         return kind.model_validate(content)
     except ValidationError as error:
         problems = "; ".join(_problem(part, item["loc"], item["msg"]) for item in error.errors(include_input=False))
         raise InvalidModelConfig(
-            f"{folder / 'config.json'} is no configuration that is known here: {problems}; take the model's own file"
+            f"{folder / 'config.json'} is no known configuration: {problems}; give the file of the model"
         ) from None
 
 
@@ -139,7 +139,7 @@ def _problem(part: str, location: tuple[int | str, ...], message: str) -> str:
 
 
 def read_preparation(folder: Path) -> Preparation:
-    """What `preprocessor_config.json` says. Raises InvalidModelConfig, also for another filter than bicubic."""
+    """Read `preprocessor_config.json`. Raises InvalidModelConfig, also for another filter than bicubic."""
     path = folder / "preprocessor_config.json"
     content = read_json(path)
     try:
@@ -148,68 +148,74 @@ def read_preparation(folder: Path) -> Preparation:
         prepared = Preparation(_side(size, "shortest_edge"), _side(crop, "height"), mean, std)
     except (KeyError, TypeError, ValueError, OverflowError):
         raise InvalidModelConfig(
-            f"{path} lacks crop_size, size, image_mean or image_std, or has something else than numbers there; take "
-            "the model's own file"
+            f"{path} lacks crop_size, size, image_mean or image_std, or has other values than numbers there; "
+            "give the file of the model"
         ) from None
     if content.get("resample", BICUBIC) != BICUBIC or len(mean) != 3 or len(std) != 3:
-        raise InvalidModelConfig(f"{path} asks for another filter than bicubic, or not for three channels")
+        raise InvalidModelConfig(
+            f"{path} has another filter than bicubic, or not three channels; give the file of the model"
+        )
     if not all(map(math.isfinite, (*mean, *std))) or 0 in std:
-        raise InvalidModelConfig(f"{path} divides by 0, or by what is no number; take the model's own file")
+        raise InvalidModelConfig(f"{path} has a zero or non-finite mean or deviation; give the file of the model")
     if not 0 < prepared.crop <= prepared.shorter <= MAX_SIDE:
         raise InvalidModelConfig(
-            f"{path} crops {prepared.crop} pixels out of {prepared.shorter}, at most {MAX_SIDE:,} are possible"
+            f"{path} crops {prepared.crop} of {prepared.shorter} pixels; give a crop within at most {MAX_SIDE:,} pixels"
         )
     return prepared
 
 
 def _side(size: Mapping[str, str] | str, key: str) -> int:
-    """Files of before 2022 have a number where later ones name what it is."""
+    """Return a side in pixels; files from before 2022 have a number instead of an object with named sides."""
     return int(size[key] if isinstance(size, Mapping) else size)
 
 
 def load_network(kind: Any, config: Any, folder: Path, device: str) -> tuple[Any, str]:
-    """Load a network of the library's class `kind` with the folder's weights, in float32, and their digest.
+    """Load a network of the library's class `kind` with the folder's weights in float32; return it with a digest.
 
-    The digest is over the file's names, since the library's change between releases. Raises what `read_weights` raises,
-    CheckpointMismatch where names or shapes differ, and NonFinite.
+    The digest is over the file's names, since the library's names change between releases.
+
+    Raises:
+        CheckpointError: as `read_weights`.
+        CheckpointMismatch: names or shapes differ.
+        NonFinite: a weight is NaN or infinite.
     """
-    # Files of older releases hold the numbers of the positions, which are no weights.
+    # Files of older releases hold position ids, which are no weights.
     named = {name: t for name, t in read_weights(folder).tensors.items() if not name.endswith("position_ids")}
     problems = listed(
         "no plain floating-point tensor", [name for name, tensor in named.items() if not is_plain(tensor)]
     )
     if problems:
-        raise CheckpointMismatch(f"the weights in {folder} are no weights; {'; '.join(problems)}")
+        raise CheckpointMismatch(f"the weights in {folder} cannot be loaded; {'; '.join(problems)}")
     _require_about_as_large(kind, config, folder, sum(tensor.numel() for tensor in named.values()))
     tensors = copied(folder, named, torch.float32, "cpu")
     digest = tensor_digest(tensors)
     with _without_progress_bar():
-        network, found = kind.from_pretrained(
+        network, report = kind.from_pretrained(
             None,
             config=config,
             state_dict=tensors,
             dtype=torch.float32,
-            # Other kinds of attention may round to TF32 on some cards whatever is asked for.
+            # Other implementations of attention may round to TF32 on some cards.
             attn_implementation="eager",
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    problems = listed("missing", sorted(found["missing_keys"]))
-    problems += listed("unexpected", sorted(found["unexpected_keys"]))
-    problems += listed("wrongly shaped", sorted(str(entry[0]) for entry in found["mismatched_keys"]))
+    problems = listed("missing", sorted(report["missing_keys"]))
+    problems += listed("unexpected", sorted(report["unexpected_keys"]))
+    problems += listed("wrongly shaped", sorted(str(entry[0]) for entry in report["mismatched_keys"]))
     if problems:
         raise CheckpointMismatch(f"the weights in {folder} are not those of its config.json; {'; '.join(problems)}")
     return network.requires_grad_(False).eval().to(device), digest
 
 
 def _require_about_as_large(kind: Any, config: Any, folder: Path, held: int) -> None:
-    """Raise CheckpointMismatch where a configuration describes far more than the weights hold, allocating nothing."""
+    """Raise CheckpointMismatch if a configuration describes far more values than the weights hold."""
     with torch.device("meta"):
         described = sum(parameter.numel() for parameter in kind(config).parameters())
     if described > 2 * held + SLACK:
         raise CheckpointMismatch(
-            f"{folder / 'config.json'} describes a network of {described:,} values, the weights beside it hold "
-            f"{held:,}; take both from one model"
+            f"{folder / 'config.json'} describes a network of {described:,} values, but the weights next to it hold "
+            f"{held:,}; give both files of one model"
         )
 
 
@@ -225,7 +231,7 @@ def _without_progress_bar() -> Iterator[None]:
 
 
 def identity(digest: str, preparation: Preparation, config: Mapping[str, object]) -> str:
-    """Of all that features depend on: numbers such as that of the heads are in no tensor's shape."""
+    """Return the digest of everything that features depend on, such as the number of heads, which no shape shows."""
     content = {"tensors": digest, "preparation": asdict(preparation), "config": dict(config)}
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
@@ -234,7 +240,7 @@ def resize_and_crop(
     images: Tensor,  # [B, 3, H, W] uint8
     preparation: Preparation,
 ) -> Tensor:  # [B, 3, crop, crop] uint8
-    """The shorter side by PIL's bicubic filter, rounded to whole levels, then the middle: as the authors do it."""
+    """Resize the shorter side by PIL's bicubic filter, rounded to whole levels; crop the centre, as the authors do."""
     height, width = images.shape[2:]
     shorter, crop = preparation.shorter, preparation.crop
     short = min(height, width)
@@ -247,7 +253,7 @@ def resize_pil(
     images: Tensor,  # [B, 3, H, W] uint8
     size: tuple[int, int],
 ) -> Tensor:  # [B, 3, *size] uint8
-    """By PIL's bicubic filter, image by image: its rounding between the two passes is no other library's."""
+    """Resize by PIL's bicubic filter, image by image: no other library rounds between the two passes as PIL does."""
     height, width = size
     arrays = images.permute(0, 2, 3, 1).cpu().numpy()
     resized = [np.array(Image.fromarray(array).resize((width, height), Image.Resampling.BICUBIC)) for array in arrays]

@@ -154,7 +154,7 @@ def test_digest_holds_what_no_tensor_says(clip: CLIP, copy: Path) -> None:
         ("config.json", {"vision_config": 3}, "vision_config: input should be a valid dictionary"),
         ("preprocessor_config.json", {"resample": 2}, "another filter than bicubic"),
         ("preprocessor_config.json", {"crop_size": None}, "preprocessor_config.json lacks"),
-        ("preprocessor_config.json", {"size": 16}, "crops 32 pixels out of 16"),
+        ("preprocessor_config.json", {"size": 16}, "crops 32 of 16 pixels"),
         ("preprocessor_config.json", {"image_mean": ["hunter2", 0, 0]}, "preprocessor_config.json"),
         ("preprocessor_config.json", {"image_mean": [float("nan"), 0, 0]}, "preprocessor_config.json"),
         ("preprocessor_config.json", {"image_std": [0, 1, 1]}, "preprocessor_config.json"),
@@ -257,7 +257,7 @@ def test_a_configuration_far_larger_than_the_weights_allocates_nothing(copy: Pat
     large = {"hidden_size": 2**14, "intermediate_size": 2**16, "num_hidden_layers": 32, "num_attention_heads": 4}
     change(copy / "config.json", vision_config=content["vision_config"] | large)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(CheckpointMismatch, match=r"describes a network of [\d,]+ values, the weights beside it hold"):
+    with pytest.raises(CheckpointMismatch, match=r"describes a network of [\d,]+ values, but the weights next to it"):
         read(copy)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000, "kilobytes"
 

@@ -113,7 +113,7 @@ def test_crop_that_is_no_whole_patches(dinov2_folder: Path, tmp_path: Path) -> N
     copy = shutil.copytree(dinov2_folder, tmp_path / "copy")
     path = copy / "preprocessor_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"crop_size": {"height": 30, "width": 30}}))
-    with pytest.raises(InvalidModelConfig, match="crops 30 pixels, which are no whole patches of 14"):
+    with pytest.raises(InvalidModelConfig, match="crops 30 pixels, no multiple of the patches' 14"):
         read(copy)
 
 

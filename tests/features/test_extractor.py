@@ -76,11 +76,11 @@ class TestContract:
         [torch.zeros(1, 3, 8, 8), torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(1, 1, 8, 8, dtype=torch.uint8)],
     )
     def test_what_is_no_image(self, extractor: FeatureExtractor, images: Tensor) -> None:
-        with pytest.raises(InvalidData, match=r"they must be uint8 \[B, 3, H, W\]"):
+        with pytest.raises(InvalidData, match=r"give uint8 \[B, 3, H, W\]"):
             extractor.features(images, extractor.resizes[0])
 
     def test_unknown_tap_and_resize(self, extractor: FeatureExtractor, noise: Tensor) -> None:
-        with pytest.raises(InvalidRequest, match=f"it must be one of {', '.join(extractor.resizes)}"):
+        with pytest.raises(InvalidRequest, match=f"give one of {', '.join(extractor.resizes)}"):
             extractor.features(noise, "nearest")
         for taps in ((17,), ()):
             with pytest.raises(InvalidRequest, match=f"{extractor.kind} has {extractor.taps[0]}"):

@@ -234,7 +234,7 @@ class TestLogits:
         assert ours.digest_of(1008) not in (ours.digest, Inception.from_path(state_dict_file).digest_of(64))
 
     def test_without_the_classifier(self, extractor: Inception, noise: Tensor) -> None:
-        with pytest.raises(InvalidRequest, match=r"has 64, 2048; these weights are without the classifier"):
+        with pytest.raises(InvalidRequest, match=r"has 64, 2048; these weights lack the classifier"):
             extractor.features(noise, "tf1-bilinear", (1008,))
 
     def test_classifier_of_zeros_is_none(self, state_dict_file: Path) -> None:
