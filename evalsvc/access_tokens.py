@@ -1,8 +1,8 @@
-"""Tokens: what a request shows to be let in.
+"""Access tokens, with which requests authenticate.
 
-A token is 256 random bits behind a prefix by which scanners of repositories and logs find one that leaked. The database
-has its SHA-256 only. No slow hash is needed: those make guessing dear where people choose what is hashed, and 256
-random bits cannot be guessed at any speed. A fast one can be taken of every request.
+A token is 256 random bits after a prefix, by which scanners of repositories and logs find leaked tokens. The database
+stores only its SHA-256. A slow hash protects secrets that people choose; 256 random bits cannot be guessed at any
+speed, and a fast hash can be computed for every request.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ PREFIX = "evalsvc_"
 RANDOM_BYTES = 32
 
 TOKEN = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
-"""What a token looks like, in a header, a file, or a text where none should be."""
+"""Form of a token, in a header, a file, or a text that must not hold one."""
 
 TokenScope = Literal["read", "submit", "admin"]
-"""What a token is good for; each holds those before it."""
+"""Permission of a token; each scope includes the earlier ones."""
 
 SCOPES: tuple[TokenScope, ...] = get_args(TokenScope)
 
@@ -30,10 +30,11 @@ def new_token() -> str:
 
 
 def hash_token(token: str) -> str:
-    """What is kept of a token, and what it is looked up by: as hex. A lookup by it tells nothing by its time."""
+    """Return the SHA-256 of a token in hexadecimal, by which it is stored and looked up. The time of a lookup reveals
+    nothing."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def includes(scope: TokenScope, needed: TokenScope) -> bool:
-    """Whether a token of `scope` may do what `needed` allows."""
+    """Return whether a token of `scope` has the permission `needed`."""
     return SCOPES.index(scope) >= SCOPES.index(needed)

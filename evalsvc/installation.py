@@ -23,7 +23,7 @@ PACKAGE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Origin:
-    """What pip installed evalsvc from."""
+    """The source that pip installed evalsvc from."""
 
     folder: Path | None = None
     """Folder of the source, if pip was given a folder."""
@@ -54,7 +54,7 @@ def pip_install(extra: str) -> str:
 
 
 def missing_package(package: str, purpose: str, extra: str = "worker") -> MissingPackage:
-    """Return the error to raise for a package that is not installed.
+    """Return an error for a package that is not installed.
 
     Args:
         package: name of the missing package.
@@ -65,7 +65,7 @@ def missing_package(package: str, purpose: str, extra: str = "worker") -> Missin
 
 
 def newer_version() -> str:
-    """Return in words how to get a newer evalsvc, for the way in which evalsvc was installed."""
+    """Return, in words, how to get a newer evalsvc, depending on how evalsvc was installed."""
     origin = find_origin()
     if origin.folder is not None:
         return f"update {origin.folder}, then run: pip install {origin.requirement()}"
@@ -75,7 +75,7 @@ def newer_version() -> str:
 
 
 def find_origin(package: Path = PACKAGE) -> Origin:
-    """Return what the running evalsvc was installed from.
+    """Return the source that the running evalsvc was installed from.
 
     Code in a folder with a pyproject.toml is a checkout, even if another evalsvc is installed. For other code, pip's
     record counts.

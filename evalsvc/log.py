@@ -1,8 +1,7 @@
-"""Logs: one line for each thing that happened, for people or as JSON, with what it is about beside it.
+"""Logs: one line per event, for people or as JSON, with the fields that identify its subject.
 
-A line about a shard has the ids of its evaluation, of itself and of the attempt, and on a worker the worker's. A line
-that a request causes has the request's id, the client's address, and the name of the token that the client showed.
-Secrets that a message quotes are blotted out, whoever wrote it.
+A line about a shard has the ids of its evaluation, shard and attempt, and on a worker the worker's name. A line about a
+request has the request's id, the client's address, and the name of the client's token. Secrets in a message are masked.
 """
 
 from __future__ import annotations
@@ -28,17 +27,18 @@ FORMATS = ("text", "json")
 LEVELS = ("debug", "info", "warning", "error")
 
 KEY = re.compile(r"evaluation-(?P<evaluation>\d+)/shard-(?P<shard>\d+)/attempt-(?P<attempt>\d+)")
-"""How an attempt is called between the service and its workers; see `store.queue.shards.Assignment`."""
+"""Name of an attempt in messages between the service and its workers; see `store.queue.shards.Assignment`."""
 
 _PASSWORD = re.compile(r"(?<=://)([^/\s:@\"']*):(?!\d+[/?])[^\s\"']*@")
-"""Up to the last @: one in a password, or a /, may have been left as it is. A number before a / is a port."""
+"""A password in an address, up to the last @: a password may hold an unescaped @ or /. A number before a / is a
+port."""
 
 _about: ContextVar[Mapping[str, Any]] = ContextVar("about", default=MappingProxyType({}))
 
 
 @contextmanager
 def about(**fields: Any) -> Iterator[None]:
-    """What is logged within is about these."""
+    """Add these fields to all lines that are logged within the context."""
     token = _about.set({**_about.get(), **fields})
     try:
         yield
@@ -47,21 +47,21 @@ def about(**fields: Any) -> Iterator[None]:
 
 
 def note(**fields: Any) -> None:
-    """What is logged in this context from now on is about these."""
+    """Add these fields to all lines that are logged in this context from now on."""
     _about.set({**_about.get(), **fields})
 
 
 def ids_in(text: str) -> dict[str, int]:
-    """The ids in the name of an attempt, where the text has one."""
-    found = KEY.search(text)
-    return {} if found is None else {name: int(value) for name, value in found.groupdict().items()}
+    """Return the ids in the name of an attempt, if the text has one."""
+    match = KEY.search(text)
+    return {} if match is None else {name: int(value) for name, value in match.groupdict().items()}
 
 
 def configure_logs(form: str, level: str) -> None:
-    """Have this process log to its error stream.
+    """Configure this process to log to standard error.
 
     Raises:
-        UnknownName: no such format or level.
+        UnknownName: the format or level does not exist.
     """
     for setting, value, known in (("EVALSVC_LOG_FORMAT", form, FORMATS), ("EVALSVC_LOG_LEVEL", level, LEVELS)):
         if value.lower() not in known:
@@ -72,16 +72,16 @@ def configure_logs(form: str, level: str) -> None:
     for old in [item for item in root.handlers if isinstance(item.formatter, _Lines)]:
         root.removeHandler(old)
     root.addHandler(handler)
-    # Libraries tell of their own lives at these levels.
+    # Libraries log internal events at these levels.
     root.setLevel(logging.WARNING if level.lower() in ("debug", "info") else level.upper())
     logging.getLogger("evalsvc").setLevel(level.upper())
 
 
 class _Lines(logging.Formatter):
-    """What both forms have in common: when, how grave, what it is about."""
+    """The common part of both formats: time, level, and fields."""
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        """Of the context; of the message, where it names an attempt; and what its writer gave beside it."""
+        """Return the fields of the context, of an attempt named in the message, and of the record itself."""
         message = record.getMessage()
         return {**_about.get(), **ids_in(message), **getattr(record, "fields", {})}
 
@@ -96,7 +96,7 @@ class _Lines(logging.Formatter):
 
 
 class TextLines(_Lines):
-    """`TIME LEVEL logger evaluation=1 shard=2 attempt=1: message`; a trace follows, indented."""
+    """Lines for people: `TIME LEVEL logger evaluation=1 shard=2 attempt=1: message`; a traceback follows, indented."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {name}={_word(value)}" for name, value in self.fields(record).items())
@@ -107,7 +107,7 @@ class TextLines(_Lines):
 
 
 class JsonLines(_Lines):
-    """An object a line: `time`, `level`, `logger`, `message`, the ids, and `trace` where there is one."""
+    """One JSON object per line: `time`, `level`, `logger`, `message`, the ids, and `trace` if there is a traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         document: dict[str, Any] = {
@@ -127,7 +127,7 @@ class JsonLines(_Lines):
 
 
 def without_secrets(text: str) -> str:
-    """A text in which tokens, and passwords in addresses, are blotted out."""
+    """Return a text with tokens, and passwords in addresses, masked."""
     return _PASSWORD.sub(r"\1:***@", TOKEN.sub("evalsvc_***", text))
 
 

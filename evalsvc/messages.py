@@ -1,4 +1,4 @@
-"""The messages between the coordinator and a worker: what to do, and what came of it."""
+"""The messages between the coordinator and a worker: requests for work, and results."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from evalsvc.spec.suite import TaskSpec
 Stage = Literal["plan", "run", "look", "merge"]
 
 ShardDocument: TypeAlias = dict[str, JsonValue]
-"""A shard of a plan as JSON, which only its task understands; but for `units`, see `units_of`."""
+"""A shard of a plan as JSON. Only the shard's task reads its fields, except for `units`; see `units_of`."""
 
 
 def units_of(shard: ShardDocument) -> int:
-    """How much work a shard is, in the unit of its plan."""
+    """Return the amount of work in a shard, in the unit of its plan."""
     units = shard["units"]
     assert isinstance(units, int), "every shard has its units; see `tasks.task.Shard`"
     return units
@@ -29,26 +29,27 @@ def units_of(shard: ShardDocument) -> int:
 
 @dataclass(frozen=True)
 class ShardRequest:
-    """One restartable piece of a task: cut it (plan), do a part (run), put the first parts together (look) or all of
-    them (merge)."""
+    """A request for one restartable step of a task: cut the task into shards (plan), run one shard (run), evaluate the
+    first shards (look) or all shards (merge)."""
 
     task: TaskSpec
     stage: Stage
     checkpoint: CheckpointRef
     shards: Sequence[ShardDocument] = ()
-    """Those of the plan: one for `run`, the first for `look`, all for `merge`, none for `plan`. Of a task that stops
-    early, `merge` gets the first, too."""
+    """Shards of the plan: one for `run`, the first ones for `look`, all for `merge`, none for `plan`. If the task stops
+    early, `merge` gets the first ones too."""
     outputs: Sequence[KeptOutput] = ()
-    """For `look` and `merge`: the packed output of each shard, or the file in the service's data folder that has it."""
+    """Packed outputs of the shards, or files in the service's data folder that hold them; for `look` and `merge` only.
+    """
     base: CheckpointRef | None = None
-    """The checkpoint that the run is compared with; None: it has none."""
+    """The checkpoint that the run is compared with; None if the run has no base."""
     is_first: bool = False
-    """Whether the checkpoint is that base, or the run's first step; told for `merge`."""
+    """Whether the checkpoint is the run's base or the run's first step. Set for `merge` only."""
 
 
 @dataclass(frozen=True)
 class ShardError:
-    """An error as it is stored and shown."""
+    """An error as it is stored and displayed."""
 
     code: str
     message: str
@@ -59,32 +60,32 @@ class ShardError:
 
 @dataclass(frozen=True)
 class PlanResult:
-    """How a task is cut."""
+    """The shards of a task and its looks."""
 
     shards: Sequence[ShardDocument]
     total: int
     """Units of work in all shards together."""
     unit: str
-    """What progress counts, in the plural."""
+    """Name of the unit of work, in the plural."""
     looks: Sequence[tuple[int, int]] = ()
-    """After how many shards the task is looked at, and how many units the look rests on; the last is all of them."""
+    """Looks at the task, as (shards, units of work) that each look rests on; the last look covers the whole plan."""
     until: Until | None = None
-    """When the task may stop at a look."""
+    """Condition for stopping at a look."""
 
 
 @dataclass(frozen=True)
 class LookResult:
-    """What a task has found with some of its shards, as JSON."""
+    """The result of some shards of a task, as JSON."""
 
     metrics: Sequence[dict[str, Any]]
-    """As `MetricValue.to_json` writes them."""
+    """Metrics as `MetricValue.to_json` writes them."""
     protocols: Mapping[str, Mapping[str, Any]]
     """Contents of the metrics' protocols by id."""
 
 
 @dataclass(frozen=True)
 class MergeResult(LookResult):
-    """What a task has found, as JSON but for the contents of artifacts."""
+    """The result of a task: JSON, and the contents of artifacts."""
 
     items: Sequence[dict[str, Any]]
     notes: Mapping[str, Any]
@@ -94,7 +95,7 @@ class MergeResult(LookResult):
 
 @dataclass(frozen=True)
 class KeptResult(LookResult):
-    """A `MergeResult` whose large parts are in files, as a row takes it."""
+    """A `MergeResult` as a database row stores it, with the large parts in files."""
 
     items: bytes | str = b""
     """Packed results per item, or the digest of the file that has them."""
@@ -104,20 +105,22 @@ class KeptResult(LookResult):
 
 
 ShardOutput: TypeAlias = PlanResult | KeptOutput | LookResult | MergeResult | KeptResult
-"""What comes of plan, run, look and merge. A worker sends the bytes of a run and a `MergeResult`; a file in place of
-the bytes and a `KeptResult` are what the coordinator stores."""
+"""The output of plan, run, look or merge. A worker sends the bytes of a run and a `MergeResult`; the coordinator stores
+a file instead of the bytes, and a `KeptResult`."""
 
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What a worker sends back."""
+    """The message that a worker returns for a `ShardRequest`."""
 
     output: ShardOutput | None = None
-    """Of a run, the task's own output, packed."""
+    """The output of the stage; for `run`, the task's output as packed bytes."""
     error: ShardError | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """Device, batch budget, versions, host, seconds, sha256 of the checkpoint: stored beside, never compared."""
+    """Device, batch budget, versions, host, seconds and the checkpoint's SHA-256. Stored with the result and never
+    compared."""
     lost: Sequence[OutputFile] = ()
-    """Outputs that a merge or look could not read: their shards must run again."""
+    """Outputs that a merge or look could not read. Their shards must run again."""
     kept: Mapping[str, bytes] = field(default_factory=dict)
-    """New files for later evaluations, by name, of a worker that cannot write them itself; see `files.kept`."""
+    """New files for later evaluations, by name, from a worker that cannot write to the data folder; see `files.kept`.
+    """

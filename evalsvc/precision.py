@@ -1,4 +1,4 @@
-"""Full float32 for what is reported, whatever the process allowed before."""
+"""Full float32 precision for reported numbers, whatever the process allowed before."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import torch
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Compute in full float32, without autocast: autocast is per thread and comes back, `use_full_float32` stays.
+    """Compute in full float32, without autocast. Autocast is per thread and is restored; `use_full_float32` is
+    permanent.
 
-    Both sides of a distance must have been computed alike: the same images in bf16 have a FID of 0.09 to themselves.
+    Both sides of a distance must be computed alike: the same images in bf16 have a FID of 0.09 to themselves.
     """
     use_full_float32()
     with torch.autocast(device.type, enabled=False):
@@ -22,17 +23,17 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 def use_full_float32() -> None:
-    """Forbid TF32, bf16 in place of float32, and sums in half precision, in this process from now on.
+    """Forbid TF32, bf16 instead of float32, and sums in half precision, in this process from now on.
 
-    The switches are the process's, not the thread's: a thread that set them back at its end would set them back for
-    the others, which are in the middle of their work. So nothing sets them back; calls repeat and cost microseconds.
+    The switches belong to the process, not to the thread: a thread that restored them would change the precision of
+    other threads in the middle of their work. So they are never restored; repeated calls cost microseconds.
 
-    cuDNN's attention is switched off, too. Its plans are cached per thread and shape, and a miss costs 23 to 440 ms:
+    cuDNN's attention is switched off as well. Its plans are cached per thread and shape, and a miss costs 23 to 440 ms:
     text generation, whose context grows, would miss at every token.
     """
     backends = torch.backends
     _ignore_advice()
-    # Whoever asks by the old names, torch's compiler among them, gets an error where old and new disagree.
+    # Code that reads the old names, such as torch's compiler, fails if old and new names disagree.
     torch.set_float32_matmul_precision("highest")
     backends.cudnn.allow_tf32 = False
     for part in (backends.cudnn, backends.mkldnn):
@@ -47,5 +48,5 @@ def use_full_float32() -> None:
 
 @functools.cache
 def _ignore_advice() -> None:
-    """Some releases of torch warn whoever sets the old names, once; all names are set here."""
+    """Silence the warning of some releases of torch about the old names, since all names are set here."""
     warnings.filterwarnings("ignore", message="Please use the new API settings to control TF32")

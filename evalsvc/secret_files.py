@@ -1,6 +1,6 @@
-"""Secrets that lie in files: the client's token, and the address of the database with its password.
+"""Secrets in files: the client's token, and the database's address with its password.
 
-A container gets its secrets as files, which no list of processes and no inspection of the container shows.
+A container gets its secrets as files, which are invisible in lists of processes and in inspections of the container.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from evalsvc.access_tokens import TOKEN
 from evalsvc.errors import InvalidRequest, os_reason
 
 MAX_BYTES = 4096
-"""Size limit of a file with a secret. A larger file is something else, such as a certificate or a dump."""
+"""Maximum size in bytes of a file with a secret. A larger file is something else, such as a certificate or a dump."""
 
 
 def read_token(path: Path, variable: str) -> str:
@@ -29,15 +29,15 @@ def read_token(path: Path, variable: str) -> str:
 
 
 def check_token(text: str, where: str) -> str:
-    """Return `text` if it is a token; `where` it was found is for the message.
+    """Return `text` if it is a token; messages quote `where` it was found.
 
     Raises:
-        InvalidRequest: it is none. It is not shown, since it may be another secret.
+        InvalidRequest: the text is not a token. The message does not show it, because it may be another secret.
     """
     if not TOKEN.fullmatch(text):
         raise InvalidRequest(
             f"{where} holds no token of evalsvc, which begins with {PREFIX_OF_TOKENS} and has "
-            f"{len(PREFIX_OF_TOKENS) + 43} characters; found {len(text)}; evalsvc token create NAME makes one"
+            f"{len(PREFIX_OF_TOKENS) + 43} characters; found {len(text)}; run: evalsvc token create NAME"
         )
     return text
 
@@ -45,17 +45,17 @@ def check_token(text: str, where: str) -> str:
 def read_database_url(path: Path, variable: str) -> str:
     """Read a database's URL from the one line of a file; `variable` is the setting that names the file.
 
-    Who else may read the file is not checked: container engines mount secrets as files that every user of the container
+    Other readers of the file are not checked: container engines mount secrets as files that every user of the container
     can read.
 
     Raises:
-        InvalidRequest: the file cannot be read, or holds something else. What it holds is not shown.
+        InvalidRequest: the file cannot be read, or holds something else, which the message does not show.
     """
     text = _read_line(path, variable)
     if not re.fullmatch(r"[a-z][a-z0-9+]*://\S+", text):
         raise InvalidRequest(
             f"{variable} {path} holds no URL of a database on one line, such as postgresql://USER:PASSWORD@HOST/NAME; "
-            "encode what is special in a password, e.g. / as %2F"
+            "encode special characters in a password, e.g. / as %2F"
         )
     return text
 
@@ -66,10 +66,10 @@ def _read_line(path: Path, variable: str) -> str:
             content = stream.read(MAX_BYTES + 1)
         text = content.decode().strip()
     except (OSError, UnicodeDecodeError) as error:
-        reason = os_reason(error) if isinstance(error, OSError) else "it is no text"
+        reason = os_reason(error) if isinstance(error, OSError) else "it is not text"
         raise InvalidRequest(f"{variable} {path} cannot be read: {reason}") from None
     if len(content) > MAX_BYTES:
         raise InvalidRequest(
-            f"{variable} {path} has more than {MAX_BYTES} bytes; give a file that holds the secret alone"
+            f"{variable} {path} has more than {MAX_BYTES} bytes; use a file that holds only the secret"
         )
     return text

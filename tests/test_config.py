@@ -40,8 +40,8 @@ def test_unknown_variables_are_warned_of_and_ignored() -> None:
     environ = {"EVALSVC_PROT": "9", "EVALSVC_XYZZY": "hunter2", "EVALSVC_PORT": "10", "HOME": "/h"}
     assert Settings.load(environ).port == 10
     assert unknown_variables(environ) == [
-        "EVALSVC_PROT is no setting of evalsvc and is ignored; did you mean EVALSVC_PORT?",
-        "EVALSVC_XYZZY is no setting of evalsvc and is ignored; evalsvc doctor lists the settings",
+        "EVALSVC_PROT is not a setting of evalsvc and is ignored; did you mean EVALSVC_PORT?",
+        "EVALSVC_XYZZY is not a setting of evalsvc and is ignored; evalsvc doctor lists the settings",
     ]
 
 
@@ -197,9 +197,9 @@ def test_a_file_that_names_sqlite_makes_that_file_private(tmp_path: Path) -> Non
         (b"postgresql://me:hunter2 @h/d", "on one line"),
         (
             b"postgresql://me:hunter2@h/" + 4096 * b"d",
-            "has more than 4096 bytes; give a file that holds the secret alone",
+            "has more than 4096 bytes; use a file that holds only the secret",
         ),
-        (b"\xff\xfehunter2", "cannot be read: it is no text"),
+        (b"\xff\xfehunter2", "cannot be read: it is not text"),
     ],
 )
 def test_files_without_a_url_are_refused(tmp_path: Path, content: bytes | None, words: str) -> None:

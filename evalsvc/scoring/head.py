@@ -1,7 +1,7 @@
-"""What the output head says of some ids, without ever holding the logits of all.
+"""Log-likelihoods by the output head, without holding the logits of all ids.
 
-The vocabulary is gone through in tiles: a tile's logits are computed, read for their maximum and their sum of
-exponentials while they are in the caches, and forgotten.
+The vocabulary is processed in tiles: a tile's logits are computed, reduced to their maximum and sum of exponentials
+while they are in the caches, and discarded.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from evalsvc.metrics.token_loss import belongs, gaps
 from evalsvc.spec.layout import VocabularyLayout
 
 CPU_TILE_BYTES = 4 << 20
-"""Of float32 logits: they stay in the caches between the passes over them."""
+"""Bytes of float32 logits per tile on a CPU, so that they stay in the caches between passes."""
 GPU_TILE_BYTES = 64 << 20
-"""A GPU wants few and large launches."""
+"""Bytes of float32 logits per tile on a GPU, which needs few and large launches."""
 LEAST_COLUMNS = 256
 
 COLUMNS = 5
@@ -38,42 +38,42 @@ def target_columns(
     ids: Tensor,  # [N] int64
     layout: VocabularyLayout,
 ) -> Tensor:  # [N, COLUMNS] float64
-    """Of each target its log-likelihood and whether another id is likelier, of several equal ones the first counting as
-    the likeliest, over all ids; the same within text ids; and the probability of all image ids together."""
+    """Return for each target: its log-likelihood and whether another id is likelier (the first of equal ids counts as
+    the likeliest), over all ids and within text ids, and the total probability of all image ids."""
     tiles = list(_tiles(layout, len(hidden), hidden.is_cuda))
     targets = torch.full(ids.shape, torch.nan, device=ids.device)
-    first = torch.ones_like(ids, dtype=torch.bool)  # no id before the target in its own tile is as likely
-    found = []
+    first = torch.ones_like(ids, dtype=torch.bool)  # no earlier id in the target's own tile is as likely
+    reductions = []
     for tile in tiles:
         logits = head(hidden, slice(tile.ids.start, tile.ids.stop))
         most = logits.amax(1)
-        here = belongs(ids, tile.ids).nonzero()[:, 0]
-        if len(here):
-            rows, columns = at[here], ids[here] - tile.ids.start
-            targets[here] = logits[rows, columns]
-            first[here] = _is_first(logits, most, rows, columns)
-        found.append((most, logits.sub_(most[:, None]).exp_().sum(1)))
-    maxima, sums = (torch.stack(column, dim=1) for column in zip(*found, strict=True))  # [P, tiles]
+        in_tile = belongs(ids, tile.ids).nonzero()[:, 0]
+        if len(in_tile):
+            rows, columns = at[in_tile], ids[in_tile] - tile.ids.start
+            targets[in_tile] = logits[rows, columns]
+            first[in_tile] = _is_first(logits, most, rows, columns)
+        reductions.append((most, logits.sub_(most[:, None]).exp_().sum(1)))
+    maxima, sums = (torch.stack(column, dim=1) for column in zip(*reductions, strict=True))  # [P, tiles]
     masses = maxima.double() + sums.double().log()
     text, image = (
         torch.tensor([getattr(tile, kind) for tile in tiles], device=ids.device) for kind in ("text", "image")
     )
     starts = torch.tensor([tile.ids.start for tile in tiles], device=ids.device)
-    own = torch.searchsorted(starts, ids, right=True) - 1
+    target_tiles = torch.searchsorted(starts, ids, right=True) - 1
     everything = masses.logsumexp(1)
     within = torch.where(belongs(ids, layout.text_ids), targets - masses[:, text].logsumexp(1)[at], -torch.inf)
     found_columns = (
         targets - everything[at],
-        ~(first & _is_most(maxima[at], targets, own, torch.ones_like(text))),
+        ~(first & _is_most(maxima[at], targets, target_tiles, torch.ones_like(text))),
         within,
-        ~(first & _is_most(maxima[at], targets, own, text) & text[own]),
+        ~(first & _is_most(maxima[at], targets, target_tiles, text) & text[target_tiles]),
         (masses[:, image].logsumexp(1) - everything).exp()[at],
     )
     return torch.stack([column.double() for column in found_columns], dim=1)
 
 
 def _tiles(layout: VocabularyLayout, rows: int, gpu: bool) -> Iterator[_Tile]:
-    """Every id in one tile, in their order; a tile is all text, all image or neither."""
+    """Yield tiles that cover every id once, in order. A tile is all text, all image or neither."""
     assert layout.rows is not None, "the layout is resolved"
     width = max(LEAST_COLUMNS, (GPU_TILE_BYTES if gpu else CPU_TILE_BYTES) // (4 * max(rows, 1)))
     text, image = layout.text_ids, layout.image_range
@@ -85,21 +85,22 @@ def _tiles(layout: VocabularyLayout, rows: int, gpu: bool) -> Iterator[_Tile]:
 
 
 def _is_first(logits: Tensor, most: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Whether each target is its tile's likeliest, of equals the first. Few are, so that few rows are searched."""
-    found = logits[rows, columns] == most[rows]
-    likely = found.nonzero()[:, 0]
+    """Return whether each target is its tile's likeliest id, or the first of equals. Only few rows are searched."""
+    is_first = logits[rows, columns] == most[rows]
+    likely = is_first.nonzero()[:, 0]
     if len(likely):
-        found[likely] = logits[rows[likely]].argmax(1) == columns[likely]
-    return found
+        is_first[likely] = logits[rows[likely]].argmax(1) == columns[likely]
+    return is_first
 
 
 def _is_most(
     maxima: Tensor,  # [N, tiles]
     targets: Tensor,  # [N]
-    own: Tensor,  # [N], each target's tile
-    some: Tensor,  # [tiles] bool
+    target_tiles: Tensor,  # [N], each target's tile
+    chosen: Tensor,  # [tiles] bool
 ) -> Tensor:  # [N] bool
-    """No tile among `some` before the target's own reaches it, and none behind it exceeds it."""
-    before = torch.arange(len(some), device=own.device) < own[:, None]
+    """Return whether each target is the likeliest among chosen tiles: no earlier tile reaches it, and no later tile
+    exceeds it."""
+    before = torch.arange(len(chosen), device=target_tiles.device) < target_tiles[:, None]
     beaten = torch.where(before, maxima >= targets[:, None], maxima > targets[:, None])
-    return ~(beaten & some).any(1)
+    return ~(beaten & chosen).any(1)

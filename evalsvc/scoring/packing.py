@@ -1,4 +1,4 @@
-"""What is computed for some requests, without torch: their tokens as a trie, and what is due after which."""
+"""The computation for a set of requests, without torch: their tokens as a trie, and the targets after its nodes."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from evalsvc.models.trie import Batch, Ints, Trie, build_trie
 
 @dataclass(frozen=True)
 class Request:
-    """How likely is a continuation? Ids are rows of the model's table."""
+    """A request for the likelihood of a continuation. Ids are rows of the model's table."""
 
     context: tuple[int, ...]
-    """What comes before, at least one id."""
+    """Ids before the continuation, at least one."""
     continuation: tuple[int, ...]
-    """What is scored, at least one id."""
+    """Ids to score, at least one."""
 
     @property
     def read(self) -> tuple[int, ...]:
-        """What the model reads: all but the last id, so that options of one id cost nothing."""
+        """Return the ids that the model reads: all but the last, so that options of one id cost nothing."""
         return self.context + self.continuation[:-1]
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Nodes that answer every request."""
+    """The nodes that answer every request."""
 
     trie: Trie
-    """Of what the requests read, in their order."""
+    """Trie of the ids that the requests read, in order."""
     targets: Ints
-    """[3, N]: the node after which an id is due, the id, and the request that asks for it; sorted by node."""
+    """Targets [3, N]: the node before the target, the target's id, and the index of its request; sorted by node."""
 
     def due(self, batch: Batch) -> Ints:
-        """The targets after the nodes of a batch, [3, n]."""
+        """Return the targets after the nodes of a batch, [3, n]."""
         start, stop = np.searchsorted(self.targets[0], (batch.start, batch.stop))
         return self.targets[:, start:stop]
 
     @cached_property
     def scored(self) -> int:
-        """How many nodes something is predicted from."""
+        """Return the number of nodes from which something is predicted."""
         return len(np.unique(self.targets[0]))
 
 
 def pack(requests: Sequence[Request], budget: int) -> Packed:
-    """A batch has at most `budget` nodes, or those of one sequence."""
+    """Pack requests into batches of at most `budget` nodes, or of a single longer sequence."""
     trie = build_trie([request.read for request in requests], budget)
     columns: tuple[list[int], list[int], list[int]] = ([], [], [])
     for index, (request, path) in enumerate(zip(requests, trie.paths, strict=True)):
@@ -59,9 +59,9 @@ def pack(requests: Sequence[Request], budget: int) -> Packed:
 
 
 def token_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of `lengths`, longest first, in batches that hold at most `batch_tokens` tokens with their padding.
+    """Yield indices of `lengths`, longest first, in batches of at most `batch_tokens` tokens including padding.
 
-    A sequence longer than that is a batch of its own. The largest batch comes first: memory runs out there or never.
+    A longer sequence is a batch of its own. The largest batch comes first, so that memory runs out there or never.
     """
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):

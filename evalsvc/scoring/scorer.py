@@ -22,23 +22,23 @@ from evalsvc.scoring.packing import Packed, Request, pack
 from evalsvc.spec.layout import VocabularyLayout
 
 CPU_BATCH_TOKENS = 1024
-"""More than a GPU's batch is no use to a CPU: the activations leave its caches."""
+"""Maximum number of tokens in a CPU's batch: larger batches exceed its caches and are not faster."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How likely a continuation is, with the softmax over all ids and over the text ids alone."""
+    """The likelihood of a continuation, with the softmax over all ids and over the text ids."""
 
     logprob: float
     """log p(continuation | context) in nats, summed over its ids."""
     greedy: bool
-    """Each of its ids is the likeliest; of several that are equally likely, the first."""
+    """Whether each id of the continuation is the likeliest, or the first of equally likely ids."""
     logprob_within: float
-    """The same where only text ids can come; -inf if one of the continuation is none."""
+    """log p(continuation | context) in nats within text ids; -inf if an id of the continuation is not text."""
     greedy_within: bool
-    """Each of its ids is the likeliest text id."""
+    """Whether each id of the continuation is the likeliest text id."""
     image_mass: float
-    """Probability of all image ids where an id of the continuation is due, summed over these."""
+    """Total probability of image ids at each id of the continuation, summed."""
 
 
 def score(
@@ -50,20 +50,20 @@ def score(
     *,
     name: Callable[[int], str] = "request {}".format,
 ) -> list[Score]:
-    """The score of each request, in their order.
+    """Return the score of each request, in order.
 
-    Which requests are scored together and in which batches moves a score by rounding only. A batch has at most
-    `batch_tokens` tokens with its padding; see `pack` for a row that has more. `report` gets the number of requests
-    done; what it raises (e.g. Cancelled) ends the work. `name` says what messages call the request of an index.
+    Batches affect scores by rounding only. A batch has at most `batch_tokens` tokens including padding; see `pack` for
+    longer sequences. `report` gets the number of finished requests, and may raise to stop (e.g. Cancelled). `name`
+    returns a request's name in messages, by index.
 
     Raises:
-        InvalidData: a request without context or continuation; where llama_rotary's table ends.
-        NonFinite: names the request and the first part of the model that is at fault.
+        InvalidData: a request has no context or continuation, or exceeds llama_rotary's table.
+        NonFinite: a score is not finite; the message names the request and the part of the model at fault.
     """
     for index, request in enumerate(requests):
         if not (request.context and request.continuation):
             part = "continuation" if request.context else "context"
-            raise InvalidData(f"{name(index)} has an empty {part}; give it at least one token")
+            raise InvalidData(f"{name(index)} has an empty {part}; add at least one token")
     device = model.tok_embeddings.weight.device
     budget = min(batch_tokens, CPU_BATCH_TOKENS) if device.type == "cpu" else batch_tokens
     first: dict[Request, int] = {}
@@ -85,13 +85,14 @@ def score(
 def _answered(
     model: Transformer, layout: VocabularyLayout, packed: Packed, count: int
 ) -> Iterator[dict[int, list[float]]]:
-    """By request, `target_columns` summed over its continuation; after each batch those that are complete."""
+    """Yield sums of `target_columns` over continuations by request, after each batch for the requests that it
+    completes."""
     device = model.tok_embeddings.weight.device
     sums = torch.zeros(count, COLUMNS, dtype=torch.float64, device=device)
     for batch, hidden in read_trie(model, packed.trie):
         _add_columns(model, layout, hidden, packed.due(batch), batch.start, sums)
-        found: list[list[float]] = sums[list(batch.complete)].tolist()
-        yield dict(zip(batch.complete, found, strict=True))
+        totals: list[list[float]] = sums[list(batch.complete)].tolist()
+        yield dict(zip(batch.complete, totals, strict=True))
 
 
 @torch.inference_mode()
@@ -113,7 +114,8 @@ def _add_columns(
 def _not_finite(
     model: Transformer, requests: Sequence[Request], bad: Sequence[int], name: Callable[[int], str]
 ) -> NonFinite:
-    """The error of the first request that is not finite alone: within a row NaN reaches the others, mask or not."""
+    """Return the error of the first request that is not finite alone, because NaN spreads to other requests in a
+    row."""
     index = next((index for index in bad if find_nonfinite(model, _alone(model, requests[index]))), bad[0])
     cause = nonfinite_cause(model, _alone(model, requests[index]))
     return NonFinite(f"the log-likelihood of {name(index)} is not finite; {cause}")

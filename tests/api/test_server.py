@@ -57,7 +57,7 @@ def test_roots_that_are_open_to_every_token(caplog: pytest.LogCaptureFixture, tm
     warn_of_roots(Settings(roots="/runs:/data"), has_tokens=True)
     assert caplog.text == ""
     warn_of_roots(Settings(), has_tokens=True)
-    assert "EVALSVC_ROOTS IS NOT SET: everyone whose token has the scope submit can have any file read" in caplog.text
+    assert "EVALSVC_ROOTS IS NOT SET: anyone with the submit scope can make the service" in caplog.text
     caplog.clear()
     warn_of_roots(Settings(roots=f"{tmp_path}/data/runs", data_dir=f"{tmp_path}/data"), has_tokens=False)
     assert f"nothing is read below the root {tmp_path}/data/runs, which is in the data folder" in caplog.text
@@ -165,7 +165,7 @@ def test_a_proxy_that_the_operator_names_is_believed() -> None:
 
 @pytest.mark.parametrize("proxies", ["*", "proxy.example", "10.1.2.3/16", "127.0.0.1;10.1.0.0/16"])
 def test_what_is_no_proxy(proxies: str) -> None:
-    words = r"EVALSVC_TRUSTED_PROXIES has .*; give e\.g\. 127\.0\.0\.1 or 10\.1\.0\.0/16"
+    words = r"EVALSVC_TRUSTED_PROXIES has .*; set e\.g\. 127\.0\.0\.1 or 10\.1\.0\.0/16"
     with pytest.raises(InvalidRequest, match=words):
         check_proxies(Settings(trusted_proxies=proxies))
 

@@ -69,4 +69,6 @@ def test_unknown_setting(command: Command, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("EVALSVC_SERVICE_HOST", "10.0.0.1")
     result = command("certificates", "certificates")
     assert (result.code, len(result.out.splitlines())) == (0, 3)
-    assert result.err == ("warning: EVALSVC_PROT is no setting of evalsvc and is ignored; did you mean EVALSVC_PORT?\n")
+    assert result.err == (
+        "warning: EVALSVC_PROT is not a setting of evalsvc and is ignored; did you mean EVALSVC_PORT?\n"
+    )
