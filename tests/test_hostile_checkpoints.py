@@ -50,11 +50,11 @@ def linked(path: Path) -> None:
 BAD: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     # name: how it is made, the code, the words; a worker finds the first two, the post refuses the others
     "torn.pt": (torn, "not_a_checkpoint", "is cut off: its zip directory is missing; copy or write it again"),
-    "code.pt": (unpickled, "unsafe_checkpoint", "wants to run posix.system when it is opened, so it was not opened"),
+    "code.pt": (unpickled, "unsafe_checkpoint", "would run posix.system when it is opened, so it was not opened"),
     "linked": (
         linked,
         "checkpoint_not_allowed",
-        "linked/model.safetensors: lies, or leads by a link, outside the allowed folders",
+        "linked/model.safetensors: is, or links, outside the allowed folders",
     ),
     "pipe.pt": (os.mkfifo, "checkpoint_not_allowed", "is not a regular file or folder on a disk"),
 }

@@ -1,1 +1,1 @@
-"""Where a checkpoint is, whether it is still the one that was posted, and reading it without trusting it."""
+"""Checkpoints: their locations, checks that a file is still the posted one, and safe reading of untrusted files."""

@@ -1,7 +1,7 @@
-"""Virtual checkpoints: what an expression such as `lerp(run@0, run@5000, 0.3)` means.
+"""Virtual checkpoints: the meaning of expressions such as `lerp(run@0, run@5000, 0.3)`.
 
-Every function is linear, so an expression says for each tensor by how much each checkpoint counts: see `coefficients`.
-The grammar is in `expression_parser.py`.
+Every function is linear, so an expression gives each checkpoint a coefficient for each tensor: see `coefficients`. The
+grammar is in `expression_parser.py`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from evalsvc.errors import InvalidRequest
 from evalsvc.spec.names import checkpoint_name
 
 ARITHMETIC = 1
-"""Version of how the tensors are computed; part of a virtual checkpoint's digest."""
+"""Version of the arithmetic on tensors; part of a virtual checkpoint's digest."""
 
 FUNCTIONS = ("avg", "lerp", "graft")
 PARTS = ("embeddings", "head", "norm")
-"""What a graft may choose beside layers: token table (with its norm, if there is one), output table, last norm."""
+"""Parts that a graft may choose in addition to layers: token table (with its norm, if there is one), output table, last
+norm."""
 
 MAX_CHECKPOINTS = 256
-"""That one expression may be made of, each counted once."""
+"""Maximum number of checkpoints in an expression, each counted once."""
 
 _PLAIN = re.compile(r"""[^\s,()"'@]+""")
-"""What needs no quotes and is no step."""
+"""Text that needs no quotes and is not a step."""
 
 Part = int | str
 """A layer, or one of PARTS."""
@@ -45,7 +46,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Steps:
-    """Checkpoints of a run from `first` to `last`; those in steps of `stride`, or all that there are."""
+    """Checkpoints of a run from `first` to `last`: every `stride` steps, or all that exist if `stride` is None."""
 
     run: str
     first: int
@@ -61,7 +62,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class Base:
-    """What the run's checkpoints are compared with."""
+    """The checkpoint that the run's checkpoints are compared with."""
 
     def __str__(self) -> str:
         return "base"
@@ -69,7 +70,7 @@ class Base:
 
 @dataclass(frozen=True)
 class File:
-    """A checkpoint that no service knows."""
+    """A checkpoint file that is not part of a run."""
 
     path: str
 
@@ -89,7 +90,7 @@ class Lerp:
     first: Expression
     second: Expression
     weight: float
-    """Of the second; the first has 1 − weight."""
+    """Weight of the second checkpoint; the first has 1 − weight."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Graft:
     first: Expression
     second: Expression
     chosen: frozenset[Part]
-    """The layers and parts that are the second's."""
+    """Layers and parts that are taken from the second checkpoint."""
 
 
 Leaf = Step | Base | File
@@ -105,9 +106,10 @@ Expression = Leaf | Average | Lerp | Graft
 
 
 def canonical(expression: Expression | Steps, name: Callable[[Leaf], str] = str) -> str:
-    """The canonical form: the same for every spacing, order of an average, and order of choices.
+    """Return the canonical form, which does not depend on spacing, on the order of an average or on the order of
+    choices.
 
-    `name` says what stands for a checkpoint.
+    `name` returns the text for a checkpoint.
     """
     if isinstance(expression, Steps):
         return str(expression)
@@ -115,46 +117,46 @@ def canonical(expression: Expression | Steps, name: Callable[[Leaf], str] = str)
         return name(expression)
     if isinstance(expression, Average):
         return f"avg({', '.join(sorted((canonical(item, name) for item in expression.members), key=_natural))})"
-    both = f"{canonical(expression.first, name)}, {canonical(expression.second, name)}"
+    operands = f"{canonical(expression.first, name)}, {canonical(expression.second, name)}"
     if isinstance(expression, Lerp):
-        return f"lerp({both}, {_number(expression.weight)})"
+        return f"lerp({operands}, {_number(expression.weight)})"
     layers = sorted(part for part in expression.chosen if isinstance(part, int))
     parts = [part for part in PARTS if part in expression.chosen]
     choices = [f"layers={_spans(layers)}"] * bool(layers) + [f"parts={'|'.join(parts)}"] * bool(parts)
-    return f"graft({both}, {', '.join(choices)})"
+    return f"graft({operands}, {', '.join(choices)})"
 
 
 def digest_of(expression: Expression, digests: Mapping[str, str]) -> str:
-    """The identity of what an expression stands for, from its checkpoints' digests by name: 64 hexadecimal digits.
+    """Return the digest of a virtual checkpoint, computed from its checkpoints' digests by name: 64 hexadecimal digits.
 
-    Names are no part of it: the same files under other names are the same virtual checkpoint.
+    Names are not part of the digest: the same files under other names are the same virtual checkpoint.
     """
     content = canonical(expression, lambda leaf: digests[str(leaf)])
     return hashlib.sha256(f"virtual checkpoint {ARITHMETIC}\n{content}".encode()).hexdigest()
 
 
 def default_variant(expression: Expression) -> str:
-    """A name that tells it from every other virtual checkpoint, such as `lerp-3f2a91bc04`."""
+    """Return a name that distinguishes the virtual checkpoint from all others, such as `lerp-3f2a91bc04`."""
     text = canonical(expression)
     return f"{text.partition('(')[0]}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
 def written(expression: Expression | Steps) -> list[Leaf | Steps]:
-    """The checkpoints and ranges in an expression, each once, in the order in which they are written."""
+    """Return the checkpoints and ranges in an expression, each once, in the order of the text."""
     if isinstance(expression, Leaf | Steps):
         return [expression]
-    return list(dict.fromkeys(found for argument in _arguments(expression) for found in written(argument)))
+    return list(dict.fromkeys(leaf for argument in _arguments(expression) for leaf in written(argument)))
 
 
 def leaves(expression: Expression) -> list[Leaf]:
-    """The checkpoints in an expression, as `written`."""
-    return [found for found in written(expression) if not isinstance(found, Steps)]
+    """Return the checkpoints in an expression, each once, in the order of the text."""
+    return [leaf for leaf in written(expression) if not isinstance(leaf, Steps)]
 
 
 def replaced(
     expression: Expression, leaf: Callable[[Leaf], Expression], steps: Callable[[Steps], Sequence[Expression]]
 ) -> Expression:
-    """The expression with other things in the place of its checkpoints and ranges."""
+    """Return the expression with its checkpoints and ranges replaced."""
     if isinstance(expression, Leaf):
         return leaf(expression)
     if isinstance(expression, Average):
@@ -169,7 +171,7 @@ def replaced(
 
 
 def coefficients(expression: Expression, part: Part) -> dict[str, float]:
-    """By how much each checkpoint counts in the tensors of a layer or part, by name; they sum to 1."""
+    """Return the coefficient of each checkpoint in the tensors of a layer or part, by name; coefficients sum to 1."""
     if isinstance(expression, Leaf):
         return {str(expression): 1.0}
     if isinstance(expression, Graft):
@@ -186,7 +188,7 @@ def coefficients(expression: Expression, part: Part) -> dict[str, float]:
 
 
 def part_of(name: str) -> Part:
-    """The layer or part that a tensor of open_lm's Transformer belongs to, by its name."""
+    """Return the layer or part that a tensor of open_lm's Transformer belongs to, by the tensor's name."""
     first, _, rest = name.partition(".")
     if first == "layers":
         return int(rest.partition(".")[0])
@@ -194,7 +196,7 @@ def part_of(name: str) -> Part:
 
 
 def require_parts(expression: Expression, n_layers: int, weight_tying: bool) -> None:
-    """Raise InvalidRequest where a graft chooses what a model of this shape does not have."""
+    """Raise InvalidRequest if a graft chooses layers or parts that a model of this shape does not have."""
     if isinstance(expression, Leaf):
         return
     for argument in _arguments(expression):
@@ -205,12 +207,12 @@ def require_parts(expression: Expression, n_layers: int, weight_tying: bool) -> 
     beyond = sorted(part for part in expression.chosen if isinstance(part, int) and part >= n_layers)
     if beyond:
         raise InvalidRequest(
-            f"the graft chooses layers={_spans(beyond)}, and the model has {n_layers} layers; "
+            f"the graft chooses layers={_spans(beyond)}, but the model has {n_layers} layers; "
             f"choose among 0-{n_layers - 1}"
         )
     if weight_tying and ("head" in expression.chosen) != ("embeddings" in expression.chosen):
         raise InvalidRequest(
-            "the graft chooses one of embeddings and head, and the model has one table for both; "
+            "the graft chooses one of embeddings and head, but the model has one table for both; "
             "write parts=embeddings|head"
         )
 
@@ -223,7 +225,7 @@ def _number(value: float) -> str:
 
 
 def _spans(numbers: Sequence[int]) -> str:
-    """`0-3|7` for [0, 1, 2, 3, 7]."""
+    """Return numbers as spans: `0-3|7` for [0, 1, 2, 3, 7]."""
     spans: list[list[int]] = []
     for number in numbers:
         if spans and number == spans[-1][1] + 1:
@@ -234,7 +236,7 @@ def _spans(numbers: Sequence[int]) -> str:
 
 
 def _natural(text: str) -> tuple[list[tuple[int, str]], str]:
-    """For people, step 200 comes before step 1000."""
+    """Sort naturally: step 200 comes before step 1000."""
     return [(len(piece), piece) if piece.isdigit() else (0, piece) for piece in re.split(r"(\d+)", text)], text
 
 
@@ -246,7 +248,7 @@ def _arguments(expression: Average | Lerp | Graft) -> Sequence[Expression | Step
 
 
 def _whole(average: Average) -> list[Expression]:
-    """The members, of an average whose ranges have been replaced."""
+    """Return the members of an average after its ranges have been replaced."""
     members = [member for member in average.members if not isinstance(member, Steps)]
     assert len(members) == len(average.members), "ranges are replaced by what is in them first"
     return members

@@ -1,4 +1,4 @@
-"""Expressions over checkpoints as text.
+"""The text form of expressions over checkpoints.
 
     expression = average | lerp | graft | checkpoint
     average    = "avg" "(" member { "," member } ")"                   the mean; a checkpoint given twice counts twice
@@ -14,8 +14,8 @@
                                                     both ends included; with a stride every one of its steps must exist
     path       = characters other than blanks , ( ) " ', or any between quotes
 
-Blanks between the parts mean nothing. `base` is the base of the run that comes first in the canonical form. What an
-expression means is in `expression.py`.
+Blanks between tokens are ignored. `base` is the base of the run that comes first in the canonical form. `expression.py`
+defines the meaning of expressions.
 """
 
 from __future__ import annotations
@@ -58,21 +58,21 @@ _SHOWN = 80
 
 
 def is_expression(uri: str) -> bool:
-    """Whether a uri is meant as an expression, right or wrong: a function's name and a bracket."""
+    """Return whether a uri is meant as an expression, valid or not: a function's name and a bracket."""
     return re.match(rf"\s*(({'|'.join(FUNCTIONS)})\s*\(|[a-z]\w*\s*\(.*\)\s*$)", uri, re.DOTALL) is not None
 
 
 def parse_expression(text: str) -> Expression:
-    """The expression in `text`, see the grammar above.
+    """Parse an expression, see the grammar above.
 
     Raises:
-        InvalidRequest: it does not follow the grammar; the message has the place and what is allowed there.
+        InvalidRequest: the text does not follow the grammar; the message has the place and what is allowed there.
     """
     return _Parser(text).parse()
 
 
 class _Parser:
-    """Recursive descent; `at` is where the next token begins."""
+    """A recursive descent parser; `at` is the start of the next token."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -81,15 +81,15 @@ class _Parser:
     def parse(self) -> Expression:
         expression = self._expression(0)
         if self._peek():
-            self._fail("nothing more: the expression is complete")
+            self._fail("the end, since the expression is complete")
         return expression
 
     def _expression(self, inside: int) -> Expression:
         begin = self._skip()
-        found = self._member(inside)
-        if isinstance(found, Steps):
+        expression = self._member(inside)
+        if isinstance(expression, Steps):
             self._fail("one checkpoint (a range is for avg(…) only)", begin)
-        return found
+        return expression
 
     def _member(self, inside: int) -> Expression | Steps:
         begin = self._skip()
@@ -99,15 +99,15 @@ class _Parser:
         word = self._word(_CHECKPOINT)
         if self._peek() == "(":
             return self._function(word, begin, inside + 1)
-        found = _atom(word)
-        self._require_sound(found, begin)
-        return found
+        atom = _atom(word)
+        self._require_sound(atom, begin)
+        return atom
 
     def _function(self, name: str, begin: int, inside: int) -> Expression:
         if name not in FUNCTIONS:
             self._fail(f"one of {', '.join(FUNCTIONS)}", begin)
         if inside > MAX_DEPTH:
-            self._fail(f"at most {MAX_DEPTH} functions inside one another", begin)
+            self._fail(f"at most {MAX_DEPTH} levels of nested functions", begin)
         self._take("(")
         if name == "avg":
             return Average(tuple(self._many(lambda: self._member(inside))))
@@ -153,24 +153,24 @@ class _Parser:
     def _layers(self, item: str, begin: int) -> set[Part]:
         span = _SPAN.fullmatch(item)
         if span is None:
-            self._fail("layers as numbers from 0 on and spans of them, such as layers=0-11|14", begin)
+            self._fail("layers counted from 0, or spans of layers, such as layers=0-11|14", begin)
         first, last = int(span[1]), int(span[2] or span[1])
         if first > last or last > MAX_LAYER:
-            self._fail(f"layers from the lower to the higher, up to {MAX_LAYER}", begin)
+            self._fail(f"the lower layer before the higher layer, up to {MAX_LAYER}", begin)
         return set(range(first, last + 1))
 
     def _part(self, item: str, begin: int) -> set[Part]:
         if item not in PARTS:
-            self._fail(f"of {', '.join(PARTS)} any, with | between them", begin)
+            self._fail(f"any of {', '.join(PARTS)}, separated by |", begin)
         return {item}
 
-    def _require_sound(self, found: Leaf | Steps, begin: int) -> None:
-        if isinstance(found, Step) and found.step > MAX_STEP:
+    def _require_sound(self, atom: Leaf | Steps, begin: int) -> None:
+        if isinstance(atom, Step) and atom.step > MAX_STEP:
             self._fail(f"a step of at most {MAX_STEP}", begin)
-        if isinstance(found, Steps):
-            if found.first > found.last or found.last > MAX_STEP:
-                self._fail(f"a range from the lower step to the higher, up to {MAX_STEP}", begin)
-            if found.stride == 0:
+        if isinstance(atom, Steps):
+            if atom.first > atom.last or atom.last > MAX_STEP:
+                self._fail(f"the lower step before the higher step, up to {MAX_STEP}", begin)
+            if atom.stride == 0:
                 self._fail("a stride of at least 1", begin)
 
     # tokens
@@ -181,7 +181,7 @@ class _Parser:
         return self.at
 
     def _peek(self) -> str:
-        """The next character that is no blank; empty at the end."""
+        """Return the next character that is not blank; empty at the end."""
         at = self._skip()
         return self.text[at : at + 1]
 
@@ -201,19 +201,19 @@ class _Parser:
         at = self._skip() if at is None else at
         word = _QUOTED.match(self.text, at) or _WORD.match(self.text, at)
         rest = (word[0] if word else self.text[at : at + 1])[:_SHOWN]
-        found = repr(rest) if rest else "the end"
+        next_text = repr(rest) if rest else "the end"
         shown = self.text if len(self.text) <= _SHOWN else self.text[:_SHOWN] + "…"
-        raise InvalidRequest(f"in {shown!r} at character {at + 1}: expected {allowed}; found {found}")
+        raise InvalidRequest(f"in {shown!r} at character {at + 1}: expected {allowed}; found {next_text}")
 
 
 def _atom(word: str) -> Leaf | Steps:
     if word == "base":
         return Base()
-    found = STEPS.fullmatch(word)
-    if found is None:
+    match = STEPS.fullmatch(word)
+    if match is None:
         return File(word)
-    variant = found["variant"] or "raw"
-    if found["last"] is None:
-        return Step(found["run"], int(found["first"]), variant)
-    stride = None if found["stride"] is None else int(found["stride"])
-    return Steps(found["run"], int(found["first"]), int(found["last"]), stride, variant)
+    variant = match["variant"] or "raw"
+    if match["last"] is None:
+        return Step(match["run"], int(match["first"]), variant)
+    stride = None if match["stride"] is None else int(match["stride"])
+    return Steps(match["run"], int(match["first"]), int(match["last"]), stride, variant)

@@ -1,7 +1,7 @@
-"""Copies of checkpoints in folders of this machine: each is complete under its name, or is not there.
+"""Copies of checkpoints in folders of this machine. A copy under its final name is complete.
 
-A copy is a folder that is filled under another name, so nothing that ends the process leaves half a copy, and what was
-begun is gone on with. Two stores consist of such copies:
+A copy is filled under a temporary name and renamed when it is complete, so a process that ends early leaves no half
+copy, and the next process resumes the copy. Two stores consist of such copies:
 
 - The spool in the data folder keeps posted checkpoints. These are pinned: each stays until the service removes it.
 - The cache keeps fetched checkpoints within a bound, for all worker processes of a machine. A process that uses a copy
@@ -29,23 +29,23 @@ from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import CacheFull, CheckpointError, DataDirectoryUnusable, InvalidRequest, os_reason
 
 POLL = 0.2
-"""Seconds between two looks at a copy that another process is filling."""
+"""Seconds between two checks of a copy that another process is filling."""
 
 Fill = Callable[[Path], None]
-"""Puts the files of a checkpoint into a folder that may have a part of them."""
+"""Function that puts the files of a checkpoint into a folder, which may already hold some of them."""
 
 
 class NoRoom(Exception):
-    """All that could make room is in use just now."""
+    """Everything that could be removed to make room is in use."""
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A place for a copy."""
+    """A location for a copy."""
 
     folder: Path
     size: int = 0
-    """Bytes, where the copies of a store are bounded."""
+    """Size of the copy in bytes, in a store with a size limit."""
 
     @property
     def lock(self) -> Path:
@@ -56,13 +56,13 @@ class Copy:
         return self.folder.with_name(f"{self.folder.name}.partial")
 
     def fill(self, fill: Fill) -> None:
-        """Go on with the copy where it was left, and have it there when it is complete."""
+        """Resume or begin the copy, and rename it to its final name when it is complete."""
         self.partial.mkdir(parents=True, exist_ok=True)
         fill(self.partial)
         self.partial.rename(self.folder)
 
     def remove(self) -> None:
-        """Delete what is there, if anything."""
+        """Delete the copy and its partial files, if they exist."""
         for folder in (self.folder, self.partial):
             shutil.rmtree(folder, ignore_errors=True)
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -77,22 +77,22 @@ that puts a file in the place of a released copy."""
 
 
 def spooled(data_path: Path, checkpoint_id: int) -> Copy:
-    """Return the place of a posted checkpoint's copy."""
+    """Return the location of a posted checkpoint's copy."""
     return Copy(data_path / "spool" / str(checkpoint_id))
 
 
 def spool_path(data_path: Path, checkpoint_id: int, path: str) -> Path:
-    """Return the path of a spooled checkpoint; it keeps its name, which messages show."""
+    """Return the path of a spooled checkpoint, which keeps its file name for messages."""
     return spooled(data_path, checkpoint_id).folder / Path(path).name
 
 
 def link_into(copy: Copy, source: Path) -> None:
-    """Keep a checkpoint alive by hard links: instant, and without cost of space while the original exists.
+    """Keep a checkpoint alive by hard links: immediately, and without disk space while the original exists.
 
     Raises:
         InvalidRequest: the copy would lie on another file system.
     """
-    copy.remove()  # a post that was rolled back may have left its copy under an id that is given again
+    copy.remove()  # a rolled-back post may have left a copy under an id that is assigned again
     try:
         copy.fill(lambda folder: _put(source, folder / source.name, os.link))
     except (OSError, shutil.Error) as error:
@@ -121,7 +121,7 @@ def keep_upload(copy: Copy, source: Path, name: str) -> None:
 
 
 def copy_files(source: Path, target: Path) -> None:
-    """Copy a file or folder with its modification times; what an earlier copy left of `target` is replaced."""
+    """Copy a file or folder with its modification times, and replace what an earlier copy left of `target`."""
     shutil.rmtree(target, ignore_errors=True)
     _put(source, target, shutil.copy2)
 
@@ -137,31 +137,33 @@ def _put(source: Path, target: Path, put: Callable[[str, str], object]) -> None:
 
 
 class Cache:
-    """At most `limit` bytes of copies in `folder`; those that were used least recently make room."""
+    """At most `limit` bytes of copies in `folder`. The least recently used copies are removed to make room."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self._folder = folder
         self._limit = limit
 
     def copy(self, uri: str, identity: Identity) -> Copy:
-        """Return the place for what was posted: its name follows from address, size and etag."""
+        """Return the location of a posted checkpoint, whose name is derived from address, size and etag."""
         name = hashlib.sha256(f"{uri}\n{identity.size}\n{identity.etag}".encode()).hexdigest()[:40]
         return Copy(self._folder / name, identity.size)
 
     @contextmanager
     def held(self, copy: Copy, fill: Fill, report: Callable[[], None]) -> Iterator[Path]:
-        """Give the folder of a copy, which stays there meanwhile.
+        """Yield the folder of a copy, which stays there until the context ends.
 
-        Of several processes one fills it, and the others wait. `report` is called meanwhile and may raise.
+        One of several processes fills the copy while the others wait. `report` is called in the meantime and may raise.
 
         Raises:
-            CacheFull: the cache's folder cannot be made.
-            NoRoom: the copy would not fit next to what is in use.
+            CacheFull: the cache's folder cannot be created.
+            NoRoom: the copy does not fit next to the copies in use.
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CacheFull(f"{self._folder} cannot be made ({os_reason(error)}); move EVALSVC_CACHE") from None
+            raise CacheFull(
+                f"{self._folder} cannot be created ({os_reason(error)}); set EVALSVC_CACHE to another folder"
+            ) from None
         lock = self._shared(copy, fill, report)
         try:
             os.utime(copy.lock)
@@ -170,7 +172,7 @@ class Cache:
             os.close(lock)
 
     def drop(self, copy: Copy) -> bool:
-        """Remove a copy, unless another process uses it; return whether it is gone."""
+        """Remove a copy unless another process uses it; return whether it was removed."""
         if (lock := _lock(copy.lock, fcntl.LOCK_EX)) is not None:
             copy.remove()
             os.close(lock)
@@ -193,23 +195,23 @@ class Cache:
                     os.close(lock)
                 continue
             report()
-            # Two that wait for each other's shared lock would do so in step for ever.
+            # Sleep for a random time, so that two processes do not retry in step forever.
             time.sleep(POLL * (0.5 + random.random()))
 
     def _fill(self, copy: Copy, lock: int, fill: Fill) -> None:
         with (self._folder / "lock").open("w") as accounts:
-            fcntl.flock(accounts, fcntl.LOCK_EX)  # one process at a time decides what goes and what comes
+            fcntl.flock(accounts, fcntl.LOCK_EX)  # only one process at a time decides which copies to remove and add
             self._make_room(copy)
             os.truncate(lock, 0)
             os.pwrite(lock, json.dumps({"size": copy.size}).encode(), 0)
         try:
             copy.fill(fill)
         except CheckpointError:
-            copy.remove()  # what was begun is not what was posted: nothing to go on with
+            copy.remove()  # the partial copy is of another checkpoint, so do not resume it
             raise
 
     def _make_room(self, wanted: Copy) -> None:
-        others = sorted(self._others(wanted), key=lambda found: found[0])
+        others = sorted(self._others(wanted), key=lambda entry: entry[0])
         total = wanted.size + sum(copy.size for _, copy in others)
         for _, copy in others:
             if total > self._limit and self.drop(copy):
@@ -218,7 +220,7 @@ class Cache:
             raise NoRoom
 
     def _others(self, wanted: Copy) -> Iterator[tuple[int, Copy]]:
-        """Yield when each other copy was used last, with the copy."""
+        """Yield (time of last use, copy) of all other copies."""
         for lock in self._folder.glob("*.lock"):
             copy = Copy(lock.with_suffix(""))
             if copy.folder == wanted.folder:
@@ -229,7 +231,7 @@ class Cache:
 
 
 def _lock(path: Path, kind: int) -> int | None:
-    """Lock the file that is at `path`, without waiting; None where another process is in the way."""
+    """Lock the file at `path` without waiting; return None if another process holds a conflicting lock."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -240,4 +242,4 @@ def _lock(path: Path, kind: int) -> int | None:
         with suppress(FileNotFoundError):
             if os.stat(path).st_ino == os.fstat(file).st_ino:
                 return file
-        os.close(file)  # it was removed between opening and locking
+        os.close(file)  # the file was removed between opening and locking

@@ -1,8 +1,8 @@
-"""Reading checkpoints from the very files that were checked, whatever becomes of their names meanwhile.
+"""Reading checkpoints from exactly the files that were checked, even if their names are changed in the meantime.
 
-Between the look at a path and its opening, a link may be put in the place of a file or folder on the way. So every
-file is opened first; what the kernel says of the open file is held against the allowed roots; and whoever reads it gets
-a name in a private folder that leads to the open file. Hashing and loading then read one and the same file.
+Between the check of a path and its opening, a file or folder on the path may be replaced by a link. So every file is
+opened first, the kernel's path of the open file is checked against the allowed roots, and readers get a name in a
+private folder that leads to the open file. Hashing and loading then read the same file.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ from evalsvc.errors import (
     os_reason,
 )
 from evalsvc.files.opened import OPEN_FILES, Allow, anywhere, real_path
-from evalsvc.spec.model_config import MAX_BESIDE, recorded_model
+from evalsvc.spec.model_config import MAX_JSON_FILES, recorded_model
 
 NEIGHBOURS = ("params.txt", "config.json", ".metadata")
-"""Files next to a checkpoint that are read by name, and may not lead out of the roots; other JSON files that lead out
-are passed over."""
+"""Files next to a checkpoint that are read by name and must lie inside the roots. Other JSON files outside the roots
+are ignored."""
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 MAX_NEIGHBOURS = 100_000
-"""How many names are looked at for files next to a checkpoint."""
+"""Maximum number of names that are searched for files next to a checkpoint."""
 
 
 @contextmanager
-def opened_weights(path: Path, allow: Allow, beside: Sequence[str] = ()) -> Iterator[Path]:
-    """Give the file or folder of a network's weights a path that stays what it is now; messages have the posted one.
+def opened_weights(path: Path, allow: Allow, companions: Sequence[str] = ()) -> Iterator[Path]:
+    """Yield a stable path to the file or folder of a network's weights; messages show the posted path.
 
-    Of the files next to a file, only those named in `beside` are there, and the files that an index names.
+    Only the neighbouring files in `companions`, and the files that an index names, are available next to the path.
 
     Raises:
-        InvalidData: a file is missing or cannot be read; or what `allow` raises.
+        InvalidData: a file is missing or cannot be read, or `allow` raises.
         NotACheckpoint: the folder has more than MAX_FILES files.
     """
     if not OPEN_FILES.is_dir():
@@ -67,13 +67,13 @@ def opened_weights(path: Path, allow: Allow, beside: Sequence[str] = ()) -> Iter
         return
     with ExitStack() as stack:
         files = _Open(stack, allow)
-        here = files.folder / "here"
-        here.mkdir()
+        folder_copy = files.folder / "content"
+        folder_copy.mkdir()
         try:
-            pinned = files.pin_weights(path, here, (".json", *WEIGHTS))
-            for name in () if path.is_dir() else beside:
+            pinned = files.pin_weights(path, folder_copy, (".json", *WEIGHTS))
+            for name in () if path.is_dir() else companions:
                 if (path.parent / name).is_file():
-                    files.pin(path.parent / name, here / name)
+                    files.pin(path.parent / name, folder_copy / name)
         except OSError as error:
             raise InvalidData(f"{path} cannot be read: {os_reason(error)}; check the path") from None
         with _posted_names(files):
@@ -81,45 +81,45 @@ def opened_weights(path: Path, allow: Allow, beside: Sequence[str] = ()) -> Iter
 
 
 class _Open:
-    """Files that are open until `stack` ends, each under a private name."""
+    """Files that stay open until `stack` ends, each under a private name."""
 
     def __init__(self, stack: ExitStack, allow: Allow) -> None:
         self.folder = Path(stack.enter_context(TemporaryDirectory(prefix="evalsvc-")))
         self.names: dict[str, str] = {}
-        """What private folders stand for."""
+        """Posted names by private folder."""
         self.stats: dict[int, os.stat_result] = {}
-        """By descriptor, what each file was when it was opened."""
+        """State of each file when it was opened, by descriptor."""
         self.allow = allow
         self._stack = stack
 
-    def pin_weights(self, path: Path, here: Path, beside_index: tuple[str, ...]) -> Path:
-        """Open a file or folder of weights under names in `here`, and what lies next to an index; return its name."""
+    def pin_weights(self, path: Path, folder_copy: Path, index_endings: tuple[str, ...]) -> Path:
+        """Open weights under names in `folder_copy`, and the files next to an index; return the name."""
         folder = path if path.is_dir() else path.parent
-        self.names[str(here)] = str(folder)
+        self.names[str(folder_copy)] = str(folder)
         files = files_of(path, MAX_FILES) if path.is_dir() else [path]
         allow_open_files(len(files))
         for file in files:
-            self.pin(file, here / file.relative_to(folder))
+            self.pin(file, folder_copy / file.relative_to(folder))
         if path.is_dir():
-            return here
-        if _is_json(here / path.name):
-            for file in _existing(folder, _names(folder, beside_index)[:MAX_FILES]):
-                self.pin(file, here / file.name)
-        return here / path.name
+            return folder_copy
+        if _is_json(folder_copy / path.name):
+            for file in _existing(folder, _names(folder, index_endings)[:MAX_FILES]):
+                self.pin(file, folder_copy / file.name)
+        return folder_copy / path.name
 
     def pin(self, file: Path, name: Path) -> None:
-        """Open a file that `allow` allows, and have `name` lead to it."""
+        """Open a file that `allow` permits, and make `name` lead to it."""
         if name.is_symlink():
             return
         if not stat.S_ISREG(file.stat().st_mode):
             self.allow(file.resolve(), str(file))
             return
-        # Should a pipe have taken its place since, opening does not wait for somebody who writes.
+        # O_NONBLOCK: if a pipe has replaced the file, opening does not wait for a writer.
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         self._stack.callback(os.close, descriptor)
         real = real_path(file, descriptor)
         self.stats[descriptor] = os.fstat(descriptor)
-        if real.exists():  # deleted since it was opened, it is still what it was
+        if real.exists():  # a file that was deleted since it was opened keeps its content
             self.allow(real, str(file))
         name.parent.mkdir(parents=True, exist_ok=True)
         name.symlink_to(OPEN_FILES / str(descriptor))
@@ -127,18 +127,18 @@ class _Open:
 
 @contextmanager
 def opened(reference: CheckpointRef) -> Iterator[CheckpointRef]:
-    """The reference with a path, or its parents' paths, that stays what it is now; messages have the posted one.
+    """Yield the reference with a stable path, or stable paths of its parents; messages show the posted path.
 
-    What a configuration is read from is there as well: params.txt and JSON in the folder and one above. JSON files
-    that lead out of the roots are not.
+    Files that a configuration is read from are available as well: params.txt and JSON in the folder and its parent,
+    except JSON files outside the roots.
 
     Raises:
-        CheckpointNotAllowed: a file that is read lies outside `reference.roots`, or on no disk.
-        CheckpointGone: it is not there any more.
-        CheckpointChanged: the file was written to meanwhile.
+        CheckpointNotAllowed: a file lies outside `reference.roots`, or is not on a disk.
+        CheckpointGone: the file was deleted.
+        CheckpointChanged: the file was changed while it was read.
     """
     if not OPEN_FILES.is_dir():
-        # Without the kernel's word for what is open, the paths are all that can be asked.
+        # Without /proc the kernel does not tell which file is open, so only the paths can be checked.
         for leaf in parents_of(reference) or (reference,):
             locate(leaf.path, leaf.roots, leaf.closed)
         yield reference
@@ -156,31 +156,35 @@ def _pinned(reference: CheckpointRef, files: _Open) -> CheckpointRef:
         parents = {name: _pinned(parent, files) for name, parent in reference.virtual.parents.items()}
         return replace(reference, virtual=Virtual(reference.virtual.expression, parents))
     path = Path(reference.path)
-    above = files.folder / str(len(files.names))
-    here = above / "here"
-    here.mkdir(parents=True)
+    parent_copy = files.folder / str(len(files.names))
+    folder_copy = parent_copy / "content"
+    folder_copy.mkdir(parents=True)
     folder = path if path.is_dir() else path.parent
-    files.names[str(above)] = str(folder.parent)
+    files.names[str(parent_copy)] = str(folder.parent)
     files.allow = partial(_require_inside, reference)
     try:
-        pinned = files.pin_weights(path, here, WEIGHTS)
-        for place, private in {folder: here, folder.parent: above}.items():
+        pinned = files.pin_weights(path, folder_copy, WEIGHTS)
+        for place, private in {folder: folder_copy, folder.parent: parent_copy}.items():
             for file in _existing(place, NEIGHBOURS):
                 files.pin(file, private / file.name)
         model = recorded_model(pinned)
-        for place, private in {folder: here, folder.parent: above}.items():
+        for place, private in {folder: folder_copy, folder.parent: parent_copy}.items():
             for file in _jsons(place, f"{model}.json"):
-                with suppress(CheckpointNotAllowed, FileNotFoundError):  # somebody else's; as if it were not there
+                with suppress(CheckpointNotAllowed, FileNotFoundError):  # outside the roots: ignored
                     files.pin(file, private / file.name)
     except FileNotFoundError as error:
-        raise CheckpointGone(f"{reference.label}: {error.filename} went away while it was opened") from None
+        raise CheckpointGone(
+            f"{reference.label}: {error.filename} was deleted while it was opened; post it again"
+        ) from None
     except OSError as error:
-        raise NotACheckpoint(f"{reference.label}: {path} cannot be read: {os_reason(error)}") from None
+        raise NotACheckpoint(
+            f"{reference.label}: {path} cannot be read: {os_reason(error)}; check its permissions"
+        ) from None
     except CheckpointError as error:
         raise type(error)(f"{reference.label}: {error.message}") from None
     if reference.source is not None:
-        # What was fetched is known by its address; the names of its copy say nothing.
-        files.names[str(here / path.name)] = reference.source
+        # Messages show a fetched checkpoint by its address, not by the names in the cache.
+        files.names[str(folder_copy / path.name)] = reference.source
     return replace(reference, path=str(pinned))
 
 
@@ -189,9 +193,9 @@ def _require_inside(reference: CheckpointRef, real: Path, shown: str) -> None:
 
 
 def _jsons(folder: Path, model: str) -> Iterator[Path]:
-    """Yield JSON files next to a checkpoint, of very many a few more than are looked at; that of `model` first."""
+    """Yield JSON files next to a checkpoint, that of `model` first, and at most one more than the limit."""
     names = sorted(_names(folder, (".json",)), key=lambda name: (name != model, name))
-    return _existing(folder, names[: MAX_BESIDE + 1])
+    return _existing(folder, names[: MAX_JSON_FILES + 1])
 
 
 def _existing(folder: Path, names: Iterable[str]) -> Iterator[Path]:
@@ -203,7 +207,7 @@ def _existing(folder: Path, names: Iterable[str]) -> Iterator[Path]:
 def _is_readable(path: Path) -> bool:
     try:
         return path.is_file() and os.access(path, os.R_OK)
-    except OSError:  # a link into a folder that may not be entered
+    except OSError:  # a link into a folder without permission
         return False
 
 
@@ -211,7 +215,7 @@ def _names(folder: Path, endings: tuple[str, ...]) -> list[str]:
     try:
         with os.scandir(folder) as entries:
             return sorted(entry.name for entry in islice(entries, MAX_NEIGHBOURS) if entry.name.endswith(endings))
-    except OSError:  # a folder that may be passed through and not be listed
+    except OSError:  # a folder that can be traversed but not listed
         return []
 
 
@@ -223,7 +227,7 @@ def _is_json(path: Path) -> bool:
 
 
 def allow_open_files(count: int) -> None:
-    """Raise this process's limit of open files, as far as it may, so that `count` more can be opened."""
+    """Raise this process's limit of open files, as far as permitted, so that `count` more can be opened."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < count + 512:
         wanted = count + 1024
@@ -231,14 +235,15 @@ def allow_open_files(count: int) -> None:
 
 
 def _require_unchanged(reference: CheckpointRef, files: _Open) -> None:
-    """A change that hides its time of modification still shows in that of the inode, unless a link came or went."""
+    """Raise CheckpointChanged if a file was written to. A change that restores the modification time still changes that
+    of the inode, unless a link was added or removed."""
     for descriptor, before in files.stats.items():
         now = os.fstat(descriptor)
         content = (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
         inode = now.st_ctime_ns == before.st_ctime_ns or now.st_nlink != before.st_nlink
         if not content or not inode:
             raise CheckpointChanged(
-                f"{reference.label}: {reference.source or reference.path} was written to while it was read; post it "
+                f"{reference.label}: {reference.source or reference.path} was changed while it was read; post it "
                 "again with replace=true when it is complete"
             )
 

@@ -1,4 +1,4 @@
-"""Where a checkpoint is and whether it is still the one that was posted. Torch-free: weights are opened in `models`."""
+"""References to checkpoints: location and identity. Needs no torch; weights are opened in `models`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ UPLOAD = "upload:"
 HASH_BLOCK = 8 << 20
 
 MAX_FILES = 1000
-"""How many files a folder may hold and still be a checkpoint."""
+"""Maximum number of files in a checkpoint's folder."""
 
 FOLDER_FILES = (
     "model.safetensors.index.json",
@@ -43,21 +43,21 @@ FOLDER_FILES = (
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
 )
-"""What weights are called in a Hugging Face folder; the first that is there is taken."""
+"""Names of weights in a Hugging Face folder; the first that exists is used."""
 
 NO_DISK = (Path("/proc"), Path("/sys"), Path("/dev"))
-"""What looks like files there is made by the kernel when it is read, and may never end."""
+"""Folders of files that the kernel generates when they are read, and that may never end."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a stat tells of a file, or of all files of a folder taken together."""
+    """The size and modification time of a file, or of all files of a folder together."""
 
     size: int
     mtime_ns: int
-    """0 where there is an etag."""
+    """Modification time in nanoseconds; 0 if there is an etag."""
     etag: str | None = None
-    """Which content an object in a store is, in the words of the store; None for files of this machine."""
+    """Version of an object, as its store names it; None for files of this machine."""
 
     def __str__(self) -> str:
         if self.etag is not None:
@@ -74,29 +74,29 @@ def _shown_time(nanoseconds: int) -> str:
 
 @dataclass(frozen=True)
 class CheckpointRef:
-    """A checkpoint as it was posted: all that a worker needs to open it and to know that it is the same."""
+    """A posted checkpoint: all that a worker needs to open it and to check that it has not changed."""
 
     path: str
-    """The file or folder to open: the posted one, its spooled copy, or the address of one in a store. For a virtual
+    """File or folder to open: the posted one, its spooled copy, or the address of an object in a store. For a virtual
     checkpoint, its expression. For an uploaded checkpoint whose file was deleted, its uri."""
     identity: Identity | None = None
-    """None: whatever lies there now (a checkpoint evaluated without a service)."""
+    """Expected size and modification time; None accepts any file (a checkpoint evaluated without a service)."""
     sha256: str | None = None
-    """The digest that the client sent or that the first worker found; None: not known yet."""
+    """Digest that the client sent or that the first worker computed; None if unknown."""
     model: Mapping[str, Any] | None = None
-    """The model configuration inline; None: the one next to the checkpoint, or the parents'."""
+    """Model configuration; None: the configuration next to the checkpoint, or that of the parents."""
     layout: Mapping[str, Any] | None = None
-    """The vocabulary layout inline; None: every row is text."""
+    """Vocabulary layout; None: every row is text."""
     label: str = "checkpoint"
-    """How messages name it, e.g. `run-a step 25`."""
+    """Name of the checkpoint in messages, e.g. `run-a step 25`."""
     virtual: Virtual | None = None
-    """What a virtual checkpoint is computed from; None: it is a file or folder."""
+    """Source of a virtual checkpoint; None for a file or folder."""
     source: str | None = None
-    """The address that `path` was fetched from; None: it lies where it was posted, or was not fetched yet."""
+    """Address that `path` was fetched from; None: the path is the posted one, or was not fetched yet."""
     roots: Sequence[Path] = (Path("/"),)
-    """Where it must lie when it is opened; of a virtual checkpoint, its parents say."""
+    """Folders that the checkpoint must lie in. The parents of a virtual checkpoint have their own."""
     closed: Sequence[Path] = ()
-    """Where it must not lie, but for roots in there."""
+    """Folders that the checkpoint must not lie in, except for roots inside them."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ class Virtual:
     """An expression, and the checkpoints in it."""
 
     expression: Expression
-    """Without ranges."""
+    """Expression without ranges."""
     parents: Mapping[str, CheckpointRef]
-    """By their names in the expression; each a file or folder."""
+    """Parents by their names in the expression; each is a file or folder."""
 
 
 @contextmanager
@@ -135,18 +135,18 @@ def uploaded_sha256(uri: str) -> str | None:
 
 
 def local_path(uri: str) -> Path:
-    """The path that a uri names: a plain path, or `file://`.
+    """Return the path of a uri: a plain path, or `file://`.
 
     Raises:
-        CheckpointNotAllowed: another scheme, a chained uri, or a relative path.
+        CheckpointNotAllowed: the uri has another scheme, is chained, or is a relative path.
     """
     try:
         parts = urlsplit(uri)
-    except ValueError as error:  # of what only looks like an IPv6 address
-        raise CheckpointNotAllowed(f"{uri}: is no uri ({_reason(error)}); give a path or a file:// uri") from None
+    except ValueError as error:  # e.g. for an invalid IPv6 address
+        raise CheckpointNotAllowed(f"{uri}: is not a uri ({_reason(error)}); use a path or a file:// uri") from None
     if "::" in uri or "\0" in uri or (parts.scheme and parts.scheme != "file"):
         raise CheckpointNotAllowed(
-            f"{uri}: the scheme is not allowed; give a path or a file:// uri that the service and its workers can read"
+            f"{uri}: the scheme is not allowed; use a path or a file:// uri that the service and its workers can read"
         )
     if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
         raise CheckpointNotAllowed(f"{uri}: names the host {parts.netloc!r}; only this machine's files can be read")
@@ -154,26 +154,26 @@ def local_path(uri: str) -> Path:
         raise CheckpointNotAllowed(f"{uri}: holds '?' or '#', which a path in a uri writes as %3F and %23")
     path = Path(unquote(parts.path)) if parts.scheme == "file" else Path(uri)
     if not path.is_absolute():
-        raise CheckpointNotAllowed(f"{uri}: is a relative path; give an absolute one")
+        raise CheckpointNotAllowed(f"{uri}: is a relative path; use an absolute path")
     return path
 
 
 def locate(uri: str, roots: Sequence[Path], closed: Sequence[Path] = ()) -> Path:
-    """The existing file or folder that `uri` names, with links resolved.
+    """Return the existing file or folder that `uri` names, with links resolved.
 
     Raises:
-        CheckpointNotAllowed: it, or a file in it, does not lie under one of `roots`, lies under one of `closed`, or is
-            none that lies on a disk.
-        CheckpointNotFound: nothing is there, or it cannot be read.
-        NotACheckpoint: it is a folder of more than MAX_FILES files.
+        CheckpointNotAllowed: the path, or a file in the folder, lies outside `roots` or inside `closed`, or is not a
+            file on a disk.
+        CheckpointNotFound: the path does not exist or cannot be read.
+        NotACheckpoint: the folder has more than MAX_FILES files.
     """
     resolved = resolve_inside(local_path(uri), roots, uri, closed)
     try:
         _require_on_disk(resolved, uri)
     except (OSError, ValueError) as error:
-        raise CheckpointNotFound(f"{uri}: {_reason(error)}; post it when the file is complete") from None
+        raise CheckpointNotFound(f"{uri}: {_reason(error)}; post the checkpoint when the file is complete") from None
     if not os.access(resolved, os.R_OK):
-        raise CheckpointNotFound(f"{uri}: this process may not read it; change its permissions")
+        raise CheckpointNotFound(f"{uri}: this process may not read the file; change its permissions")
     try:
         for file in files_of(resolved, MAX_FILES):
             require_inside(file.resolve(), roots, str(file), closed)
@@ -185,21 +185,21 @@ def locate(uri: str, roots: Sequence[Path], closed: Sequence[Path] = ()) -> Path
 
 
 def resolve_inside(path: Path, roots: Sequence[Path], shown: str, closed: Sequence[Path] = ()) -> Path:
-    """The path with links resolved, which lies under one of `roots`; something need not be there.
+    """Resolve the links in a path, which must lie under one of `roots`; the file need not exist.
 
-    Of what lies outside, nothing is told but that it does: not whether it exists, nor where a link leads.
+    Messages about a path outside the roots do not tell whether the path exists, nor where a link leads.
 
     Raises:
-        CheckpointNotAllowed: `shown`, as the message calls it, is not.
+        CheckpointNotAllowed: the path is outside; the message quotes `shown`.
     """
     current = Path(path.anchor)
     for part in (*path.parts[1:], None):
         if part is not None and part != "..":
             current /= part
             continue
-        with suppress(OSError, ValueError):  # no name that a file can have
+        with suppress(OSError, ValueError):  # an impossible file name
             current = Path(os.path.realpath(current))
-        # Before a step up, too: one from outside would tell whether there is something to step up from.
+        # Check before a step up as well: otherwise the error would tell whether a folder outside exists.
         _require_under(current, roots, shown, closed)
         current = current if part is None else current.parent
     return current
@@ -208,10 +208,11 @@ def resolve_inside(path: Path, roots: Sequence[Path], shown: str, closed: Sequen
 def require_inside(resolved: Path, roots: Sequence[Path], shown: str, closed: Sequence[Path] = ()) -> None:
     """Raise unless a path without links lies under one of `roots` and is a file or folder on a disk.
 
-    This is the one rule for what may be opened; `opening` asks again of the very file that it has opened.
+    This is the only rule for which files may be opened; `opening` applies the rule again to the file that it has
+    opened.
 
     Raises:
-        CheckpointNotAllowed: `shown`, as the message calls it, is not.
+        CheckpointNotAllowed: the path is outside; the message quotes `shown`.
     """
     _require_under(resolved, roots, shown, closed)
     _require_on_disk(resolved, shown)
@@ -220,33 +221,31 @@ def require_inside(resolved: Path, roots: Sequence[Path], shown: str, closed: Se
 def _require_under(resolved: Path, roots: Sequence[Path], shown: str, closed: Sequence[Path]) -> None:
     if not lies_within(resolved, (Path("/"), *roots), closed):
         raise CheckpointNotAllowed(
-            f"{shown}: leads into the data folder of evalsvc, or to a key or token of it, which are never read; move it"
+            f"{shown}: lies in evalsvc's data folder, or is one of its keys or tokens; move the checkpoint"
         )
     if not lies_within(resolved, roots, ()):
         allowed = ", ".join(str(root) for root in roots)
-        raise CheckpointNotAllowed(
-            f"{shown}: lies, or leads by a link, outside the allowed folders ({allowed}); see EVALSVC_ROOTS"
-        )
+        raise CheckpointNotAllowed(f"{shown}: is, or links, outside the allowed folders ({allowed}); see EVALSVC_ROOTS")
 
 
 def _require_on_disk(resolved: Path, shown: str) -> None:
     kind = resolved.stat().st_mode
     if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)) or any(resolved.is_relative_to(place) for place in NO_DISK):
         raise CheckpointNotAllowed(
-            f"{shown}: is not a regular file or folder on a disk; give a checkpoint file or a Hugging Face folder"
+            f"{shown}: is not a regular file or folder on a disk; use a checkpoint file or a Hugging Face folder"
         )
 
 
 def _links_in(folder: Path) -> list[Path]:
-    """Every link in a folder and below, whether or not something is there where it leads."""
+    """Return every link in a folder and its subfolders, dangling links included."""
     return [entry for entry in _walk(folder) if entry.is_symlink()] if folder.is_dir() else []
 
 
 def identify(path: Path) -> Identity:
-    """Size and modification time of a file; of a folder, the sum and the newest over its files.
+    """Return size and modification time of a file; for a folder, the sum and the maximum over its files.
 
     Raises:
-        CheckpointGone: nothing is there any more.
+        CheckpointGone: the file was deleted.
     """
     try:
         stats = [entry.stat() for entry in files_of(path)]
@@ -258,11 +257,11 @@ def identify(path: Path) -> Identity:
 
 
 def verify(reference: CheckpointRef) -> None:
-    """Raise unless the file is the one that was posted; of a virtual checkpoint, every parent's file.
+    """Raise unless the file is the posted one; for a virtual checkpoint, unless every parent's file is.
 
     Raises:
-        CheckpointGone: it was deleted.
-        CheckpointChanged: its size or modification time is another.
+        CheckpointGone: the file was deleted.
+        CheckpointChanged: the size or modification time has changed.
     """
     with named(reference):
         for parent in parents_of(reference):
@@ -283,18 +282,18 @@ def verify(reference: CheckpointRef) -> None:
         ) from None
     if now != reference.identity:
         raise CheckpointChanged(
-            f"{reference.label}: {reference.path} has {now}, was posted with {reference.identity}; "
+            f"{reference.label}: {reference.path} has {now}, but was posted with {reference.identity}; "
             "post it again with replace=true"
         )
 
 
 def parents_of(reference: CheckpointRef) -> Sequence[CheckpointRef]:
-    """The checkpoints that a virtual one is computed from; of a file, none."""
+    """Return the checkpoints that a virtual checkpoint is computed from; empty for a file."""
     return () if reference.virtual is None else tuple(reference.virtual.parents.values())
 
 
 def hash_files(path: Path) -> str:
-    """SHA-256 of a file's bytes; of a folder, over the names and bytes of its files in order of name."""
+    """Return the SHA-256 of a file's bytes; for a folder, of the names and bytes of its files sorted by name."""
     total = hashlib.sha256()
     for file in files_of(path):
         if path.is_dir():
@@ -305,45 +304,47 @@ def hash_files(path: Path) -> str:
     return total.hexdigest()
 
 
-def check_sha256(reference: CheckpointRef, found: str, parents: Mapping[str, str] | None = None) -> None:
-    """Raise CheckpointChanged unless `found` is the digest that the reference carries, if it carries one.
+def check_sha256(reference: CheckpointRef, sha256: str, parents: Mapping[str, str] | None = None) -> None:
+    """Raise CheckpointChanged unless `sha256` is the digest in the reference, if the reference has one.
 
-    `parents` are the digests found of a virtual checkpoint's parents, which are looked at first.
+    `parents` are the computed digests of a virtual checkpoint's parents, which are checked first.
     """
     if reference.virtual is not None and parents is not None:
         with named(reference):
             for name, parent in reference.virtual.parents.items():
                 check_sha256(parent, parents[name])
-    if reference.sha256 is not None and reference.sha256 != found:
+    if reference.sha256 is not None and reference.sha256 != sha256:
         raise CheckpointChanged(
-            f"{reference.label}: {reference.path} has sha256 {found}, expected {reference.sha256}; "
+            f"{reference.label}: {reference.path} has sha256 {sha256}, expected {reference.sha256}; "
             "post it again with replace=true"
         )
 
 
 def files_of(path: Path, limit: int | None = None) -> list[Path]:
-    """The files in a folder and below, in order of name; a file itself.
+    """Return the files in a folder and its subfolders, sorted by name; for a file, the file itself.
 
-    Raises OSError, and NotACheckpoint where more than `limit` are found.
+    Raises OSError, and NotACheckpoint if there are more than `limit` files.
     """
     if not path.is_dir():
         path.stat()
         return [path] if path.is_file() else []
-    found: list[Path] = []
+    files: list[Path] = []
     for count, entry in enumerate(_walk(path)):
         if limit is not None and count >= limit:
-            raise NotACheckpoint(f"{path} holds more than {limit:,} files, which no checkpoint does; post one of them")
+            raise NotACheckpoint(
+                f"{path} holds more than {limit:,} files, too many for a checkpoint; post one of the files"
+            )
         if entry.is_file():
-            found.append(entry)
-    return sorted(found)
+            files.append(entry)
+    return sorted(files)
 
 
 def weights_among(names: Collection[str], folder: str) -> str:
     """Return the name of the weights in a folder with these names.
 
     Raises:
-        ShardedCheckpoint: it is a folder of torch.distributed.checkpoint.
-        NotACheckpoint: it has no weights, or several that are checkpoints of their own, as the folder of a run has.
+        ShardedCheckpoint: the folder is a torch.distributed.checkpoint.
+        NotACheckpoint: the folder has no weights, or several checkpoints, like the folder of a run.
     """
     if ".metadata" in names or any(name.endswith(".distcp") for name in names):
         raise sharded(folder)
@@ -352,7 +353,7 @@ def weights_among(names: Collection[str], folder: str) -> str:
             return name
     checkpoints = sorted(name for name in names if name.endswith((".pt", ".pth", ".bin", ".safetensors")))
     if checkpoints:
-        listing = f"it holds {', '.join(checkpoints[:5])}: post one of them"
+        listing = f"it holds {', '.join(checkpoints[:5])}: post one of these files"
     elif "checkpoints" in names:
         listing = f"it is the folder of a run: post one of the files in {folder}/checkpoints"
     else:
@@ -361,15 +362,15 @@ def weights_among(names: Collection[str], folder: str) -> str:
 
 
 def sharded(folder: str) -> ShardedCheckpoint:
-    """Return the error to raise for a folder of torch.distributed.checkpoint."""
+    """Return an error for a torch.distributed.checkpoint folder, with the command that converts it."""
     return ShardedCheckpoint(
-        f"{folder} is a torch.distributed.checkpoint folder, spread over the ranks that wrote it; make one file of it: "
+        f"{folder} is a torch.distributed.checkpoint folder, sharded by rank; convert it to one file: "
         f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} {folder}.pt"
     )
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """What lies in a folder and below, as it comes; links to folders are not followed."""
+    """Yield the content of a folder and its subfolders, unsorted. Links to folders are not followed."""
     with os.scandir(folder) as entries:
         for entry in entries:
             yield Path(entry.path)

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, checked before anything maps the file."""
+"""The header of a safetensors file, checked before the file is mapped."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from typing import Any
 from evalsvc.errors import NotACheckpoint
 
 MAX_HEADER = 25_000_000
-"""Bytes: a quarter of the format's own limit, and 100,000 tensors."""
+"""Maximum number of bytes of a header: a quarter of the format's own limit, enough for 100,000 tensors."""
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """What the header says, checked against the file's size. Raises NotACheckpoint where it is damaged or cut off."""
+    """Return the header after checking it against the file's size. Raises NotACheckpoint if the file is damaged or
+    truncated."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > MAX_HEADER:
-            raise NotACheckpoint(f"{path} announces a safetensors header of {length:,} bytes, which no model has")
+            raise NotACheckpoint(
+                f"{path} claims a safetensors header of {length:,} bytes, too many for a model; copy or write it again"
+            )
         if 8 + length > size:
             raise NotACheckpoint(f"{path} is cut off inside its safetensors header; copy or write it again")
         raw = file.read(length)
@@ -34,8 +37,8 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse two entries of one name, of which other readers may take the other one."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    """Refuse duplicate names: other readers may use the other entry."""
+    by_name = dict(pairs)
+    if len(by_name) != len(pairs):
         raise ValueError("a name is given twice")
-    return found
+    return by_name

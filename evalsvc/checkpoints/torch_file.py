@@ -1,9 +1,9 @@
-"""Files of torch.save: checked before torch reads them, loaded without running code, or only asked what they say.
+"""Files of torch.save: checked before torch reads them, loaded without running code, or read in outline only.
 
-`torch.load(weights_only=True)` keeps code from running. It does not keep a small file from asking for much memory or
-time: by entries that unpack, by a catalogue without end, by tuples that double, by an array of any length. So the bytes
-of the pickle are checked first, and the archive must leave no doubt which bytes these are. torch and numpy are imported
-where a file is loaded: the watcher reads outlines without them.
+`torch.load(weights_only=True)` keeps code from running. It does not keep a small file from using much memory or time:
+by compressed entries, an endless directory, nested tuples, or an array of any length. So the bytes of the pickle are
+checked first, and the archive must be unambiguous about which bytes these are. torch and numpy are imported only when a
+file is loaded: the watcher reads outlines without them.
 """
 
 from __future__ import annotations
@@ -26,16 +26,19 @@ if TYPE_CHECKING:
 ZIP = b"PK\x03\x04"
 
 MAX_DIRECTORY = 16 << 20
-"""Bytes of a zip's catalogue; 100,000 tensors need half of that."""
+"""Maximum number of bytes of a zip's directory; 100,000 tensors need half of that."""
 
-MAX_BESIDE_DATA = 16 << 20
-"""Bytes of all that is not a tensor's values: the pickle, which is read with Python objects for every byte."""
+MAX_OTHER_BYTES = 16 << 20
+"""Maximum number of bytes in a file that are not values of tensors: mainly the pickle, which is read with Python
+objects for every byte."""
 
 MAX_DEPTH, MAX_TUPLE = 100, 10_000
-"""Tuples in tuples, whose hashing is a recursion in C that ends the process, and values that hashing one reads."""
+"""Maximum number of levels of nested tuples, because hashing them recurses in C and may end the process, and most
+values in a tuple."""
 
 LEGACY_PICKLES = 5
-"""Pickles at the start of a file before torch 1.6: magic number, version, machine, content, keys of the storages."""
+"""Number of pickles at the start of a file before torch 1.6: magic number, version, machine, content, keys of the
+storages."""
 
 OPCODES = {instruction.code.encode("latin-1"): instruction for instruction in pickletools.opcodes}
 
@@ -43,7 +46,7 @@ INSTRUCTIONS = re.compile(
     r"PROTO|STOP|MARK|GLOBAL|NEWOBJ|REDUCE|BUILD|BINPERSID|APPENDS?|SETITEMS?|TUPLE[123]?|EMPTY_(TUPLE|LIST|DICT|SET)"
     r"|NONE|NEW(FALSE|TRUE)|BININT[12]?|BINFLOAT|BINUNICODE|SHORT_BINSTRING|LONG1|(LONG_)?BIN(PUT|GET)"
 )
-"""What torch's unpickler follows."""
+"""Instructions that torch's unpickler accepts."""
 
 SAFE = frozenset(instruction.name for instruction in pickletools.opcodes if INSTRUCTIONS.fullmatch(instruction.name))
 
@@ -54,20 +57,20 @@ NAMES = re.compile(
     r"|meta_tensor_no_storage)|torch\.(storage\.)?[A-Z]\w*Storage|torch\.(bool|u?int\d+|b?float\d+\w*|complex\d+)"
     r"|numpy\.(dtype|(core|_core)\.multiarray\.scalar)"
 )
-"""What a pickle may name: what torch.save writes for tensors and plain values, and numpy's scalars."""
+"""Names that a pickle may use: those that torch.save writes for tensors and plain values, and numpy's scalars."""
 
 KINDS = frozenset(("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"))
-"""numpy's plain numbers, as it pickles them."""
+"""numpy's plain numbers, as in pickles."""
 
 ADVICE = "so it was not opened; save only tensors and plain values: torch.save({'state_dict': model.state_dict()}, ...)"
 
 
 def load(path: Path) -> object:
-    """Load what torch.save wrote; tensors are views of the mapped file, or copies from a file before torch 1.6.
+    """Load a file of torch.save. Tensors are views of the mapped file, or copies for a file before torch 1.6.
 
     Raises:
-        UnsafeCheckpoint: the file names other things than tensors and plain values.
-        NotACheckpoint: the file is damaged, or is larger or deeper in memory than a checkpoint is.
+        UnsafeCheckpoint: the file uses names other than those of tensors and plain values.
+        NotACheckpoint: the file is damaged, or exceeds the bounds of a checkpoint in memory.
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
@@ -76,7 +79,7 @@ def load(path: Path) -> object:
         _require_safe(path, _archive_pickle(path))
     else:
         with path.open("rb") as file:
-            _require_safe(path, file.read(MAX_BESIDE_DATA + 1), LEGACY_PICKLES)
+            _require_safe(path, file.read(MAX_OTHER_BYTES + 1), LEGACY_PICKLES)
     import torch
 
     allowed: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
@@ -91,37 +94,42 @@ def load(path: Path) -> object:
         raise UnsafeCheckpoint(f"{path} {error.message}, {ADVICE}") from error
     except OSError:
         raise
-    except Exception as error:  # a hostile or cut-off file makes torch stumble in any way; its words may quote the file
+    except (
+        Exception
+    ) as error:  # a hostile or truncated file can make torch fail in any way, with a message that quotes the file
         raise _damaged(path, error) from error
     return content
 
 
 def read_outline(path: Path) -> dict[str, object]:
-    """Return the keys of the dictionary in an archive, with their values where these are numbers or texts, else OTHER.
+    """Return the keys of the dictionary in an archive, with values that are numbers or texts; others are OTHER.
 
-    Nothing in the file is carried out. An archive that holds no dictionary has no keys.
+    Nothing in the file is executed. An archive that holds no dictionary has no keys.
 
     Raises:
-        NotACheckpoint: it is cut off, or no file of torch.save since 1.6.
-        OSError: it cannot be read.
+        NotACheckpoint: the file is truncated, or not a file of torch.save since 1.6.
+        OSError: the file cannot be read.
     """
     content = _archive_pickle(path)
     try:
-        found = _follow(path, io.BytesIO(content))
+        content_read = _follow(path, io.BytesIO(content))
     except (ValueError, IndexError, KeyError) as error:
-        raise NotACheckpoint(f"{path} is damaged: its pickle breaks off; copy or write it again") from error
-    return found if isinstance(found, dict) else {}
+        raise NotACheckpoint(f"{path} is damaged: its pickle is truncated; copy or write it again") from error
+    return content_read if isinstance(content_read, dict) else {}
 
 
 def _damaged(path: Path, error: Exception) -> NotACheckpoint:
-    return NotACheckpoint(f"{path} is damaged or no torch.save file ({type(error).__name__}); copy or write it again")
+    return NotACheckpoint(
+        f"{path} is damaged or not a torch.save file ({type(error).__name__}); copy or write it again"
+    )
 
 
 # the archive
 
 
 def _archive_pickle(path: Path) -> bytes:
-    """Return the pickle in a zip file, which must be what torch.save writes: stored, each byte of one entry alone."""
+    """Return the pickle in a zip file. The file must be as torch.save writes it: uncompressed, each byte in one entry
+    only."""
     size = path.stat().st_size
     _require_plain_directory(path, size)
     try:
@@ -133,22 +141,24 @@ def _archive_pickle(path: Path) -> bytes:
     if "constants.pkl" in names:
         raise NotACheckpoint(f"{path} is a TorchScript program; save the model's state_dict() with torch.save instead")
     if "data.pkl" not in names:
-        raise NotACheckpoint(f"{path} is a zip file that torch.save did not write (it has no data.pkl)")
+        raise NotACheckpoint(
+            f"{path} is a zip file that torch.save did not write (it has no data.pkl); use a checkpoint file"
+        )
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise NotACheckpoint(
             f"{path} is a compressed zip, which torch.save never writes; save it again with torch.save"
         )
     _require_own_bytes(path, size, entries)
     other = sum(entry.file_size for entry, name in zip(entries, names, strict=True) if not name.startswith("data/"))
-    if other > MAX_BESIDE_DATA:
-        raise NotACheckpoint(f"{path} holds {other:,} bytes that are no tensor; save only tensors and plain values")
+    if other > MAX_OTHER_BYTES:
+        raise NotACheckpoint(f"{path} holds {other:,} bytes that are not tensors; save only tensors and plain values")
     return _stored(path, entries[names.index("data.pkl")])
 
 
 def _require_plain_directory(path: Path, size: int) -> None:
-    """Raise NotACheckpoint unless the catalogue is small and ends where its one end record begins.
+    """Raise NotACheckpoint unless the directory is small and ends where its only end record begins.
 
-    zipfile makes an object of every entry, and searches for a catalogue that is not where the record says it is, which
+    zipfile creates an object for every entry, and searches for a directory that is not where the record says, which
     torch does not: the two would read different files.
     """
     with path.open("rb") as file:
@@ -157,15 +167,17 @@ def _require_plain_directory(path: Path, size: int) -> None:
     if len(tail) < 22 or tail[-22:-18] != b"PK\5\6" or tail[-2:] != b"\0\0":
         raise _cut_off(path)
     end, (length, begin) = size - 22, struct.unpack_from("<II", tail, len(tail) - 10)
-    if len(tail) == 98 and tail[56:60] == b"PK\6\7":  # the locator of a record with longer fields
+    if len(tail) == 98 and tail[56:60] == b"PK\6\7":  # the locator of a zip64 end record
         end = size - 98
         if tail[:4] != b"PK\6\6" or struct.unpack_from("<Q", tail, 64) != (end,):
             raise _cut_off(path)
         length, begin = struct.unpack_from("<QQ", tail, 40)
     if length > MAX_DIRECTORY:
-        raise NotACheckpoint(f"{path} announces a zip directory of {length:,} bytes, which no checkpoint needs")
+        raise NotACheckpoint(
+            f"{path} claims a zip directory of {length:,} bytes, too many for a checkpoint; write it again"
+        )
     if begin + length != end:
-        raise NotACheckpoint(f"{path} has its zip directory in another place than it says; write it again")
+        raise NotACheckpoint(f"{path} does not have its zip directory at the recorded position; write it again")
 
 
 def _cut_off(path: Path) -> NotACheckpoint:
@@ -173,10 +185,9 @@ def _cut_off(path: Path) -> NotACheckpoint:
 
 
 def _require_own_bytes(path: Path, size: int, entries: Sequence[zipfile.ZipInfo]) -> None:
-    """Raise NotACheckpoint where a name or a byte could be that of two entries.
+    """Raise NotACheckpoint if a name or a byte could belong to two entries.
 
-    `entries` are in the order of their places. torch looks a name up in the folder of any one entry, and without regard
-    to case.
+    `entries` are sorted by position. torch looks up names in the folder of an arbitrary entry, ignoring case.
     """
     if len({entry.filename.lower() for entry in entries}) != len(entries):
         raise NotACheckpoint(f"{path} has two entries of one name, which torch.save never writes; write it again")
@@ -186,13 +197,13 @@ def _require_own_bytes(path: Path, size: int, entries: Sequence[zipfile.ZipInfo]
     for entry, end in zip(entries, ends, strict=True):
         if entry.file_size != entry.compress_size or entry.header_offset + 30 + entry.file_size > end:
             raise NotACheckpoint(
-                f"{path}: its entry {entry.filename[:80]!r} announces {entry.file_size:,} bytes and does not have them "
-                "to itself; copy or write it again"
+                f"{path}: its entry {entry.filename[:80]!r} claims {entry.file_size:,} bytes that are not its own; "
+                "copy or write it again"
             )
 
 
 def _stored(path: Path, entry: zipfile.ZipInfo) -> bytes:
-    """Return the bytes of an entry that is not compressed, whatever its checksum: torch need not have written one."""
+    """Return the bytes of an uncompressed entry. The checksum is ignored, because torch may not have written one."""
     with path.open("rb") as file:
         file.seek(entry.header_offset + 26)
         lengths = file.read(4)
@@ -205,14 +216,15 @@ def _stored(path: Path, entry: zipfile.ZipInfo) -> bytes:
 
 
 class _Other:
-    """A value on the stack of which nothing needs to be known."""
+    """A value on the stack that is not examined."""
 
 
 OTHER: Final = _Other()
-"""Stands for every value that is no plain number or text."""
+"""Placeholder for every value that is not a plain number or text."""
 _MARK: Final = _Other()
 _ENCODE: Final = _Other()
-"""Stands for `_codecs.encode`, by which pickles hold bytes; with most encodings its time grows as length squared."""
+"""Placeholder for `_codecs.encode`, by which pickles hold bytes. With most encodings its time is quadratic in the
+length."""
 
 
 class _Tuple:
@@ -226,35 +238,37 @@ class _Tuple:
 
 
 def require_short_tuples(path: Path, content: bytes) -> None:
-    """Raise NotACheckpoint unless a pickle is whole and its tuples are hashed in no time, whatever names it has."""
+    """Raise NotACheckpoint unless a pickle is complete and its tuples are quick to hash, whatever names the pickle
+    uses."""
     _require_safe(path, content, strictly=False)
 
 
 def _require_safe(path: Path, content: bytes, pickles: int = 1, *, strictly: bool = True) -> None:
-    """Raise UnsafeCheckpoint or NotACheckpoint unless the first `pickles` in `content` hold what a checkpoint needs."""
+    """Raise UnsafeCheckpoint or NotACheckpoint unless the first `pickles` pickles in `content` hold only what a
+    checkpoint needs."""
     stream = io.BytesIO(content)
     try:
         for _ in range(pickles):
             _follow(path, stream, strictly=strictly)
     except (ValueError, IndexError, KeyError) as error:
-        if len(content) > MAX_BESIDE_DATA:  # the content was cut
+        if len(content) > MAX_OTHER_BYTES:  # the content was truncated
             raise NotACheckpoint(
-                f"{path} begins with a pickle of more than {MAX_BESIDE_DATA:,} bytes or none; save only tensors and "
-                "plain values, by torch.save"
+                f"{path} begins with a pickle of more than {MAX_OTHER_BYTES:,} bytes, or with no pickle; save only "
+                "tensors and plain values, by torch.save"
             ) from error
         raise _damaged(path, error) from error
 
 
 def _follow(path: Path, stream: IO[bytes], *, strictly: bool = False) -> object:
-    """Follow the instructions of a pickle on a stack that has plain values, dictionaries of these, tuples and OTHER.
+    """Follow the instructions of a pickle with a stack of plain values, dictionaries of plain values, tuples and OTHER.
 
-    With `strictly`, refuse instructions and names that files of tensors do not need, before their operands are read.
-    Return what the pickle leaves behind.
+    With `strictly`, refuse instructions and names that files of tensors do not need before their operands are read.
+    Return the object that the pickle stands for.
 
     Raises:
-        NotACheckpoint: tuples that take too long to hash.
+        NotACheckpoint: tuples take too long to hash.
         UnsafeCheckpoint: see `strictly`.
-        ValueError, IndexError, KeyError: the pickle breaks off or makes no sense.
+        ValueError, IndexError, KeyError: the pickle is truncated or invalid.
     """
     stack: list[object] = []
     memo: dict[object, object] = {}
@@ -263,8 +277,8 @@ def _follow(path: Path, stream: IO[bytes], *, strictly: bool = False) -> object:
         name = instruction.name
         if strictly and name not in SAFE:
             raise UnsafeCheckpoint(
-                f"{path} holds the pickle instruction {ord(instruction.code)}, which files that run code need and "
-                "files of tensors do not, so it was not opened; write it by torch.save and its default protocol"
+                f"{path} holds the pickle instruction {ord(instruction.code)}, which only files that run code need, "
+                "so it was not opened; write it by torch.save with the default protocol"
             )
         argument = None if instruction.arg is None else instruction.arg.reader(stream)
         if name == "STOP":
@@ -283,7 +297,7 @@ def _follow(path: Path, stream: IO[bytes], *, strictly: bool = False) -> object:
 
 
 def _taken(stack: list[object], instruction: pickletools.OpcodeInfo) -> list[object]:
-    """Take the operands of an instruction from the stack, without its mark."""
+    """Pop the operands of an instruction from the stack, without its mark."""
     wanted, taken = instruction.stack_before, []
     if pickletools.markobject in wanted:
         while (value := stack.pop()) is not _MARK:
@@ -294,19 +308,19 @@ def _taken(stack: list[object], instruction: pickletools.OpcodeInfo) -> list[obj
 
 
 def _require_harmless(path: Path, name: str, argument: object, taken: Sequence[object]) -> None:
-    """Raise UnsafeCheckpoint for a name that no checkpoint needs, and for any use of `encode` but on bytes."""
+    """Raise UnsafeCheckpoint for a name that no checkpoint needs, and for any use of `encode` except on bytes."""
     if name == "GLOBAL" and not NAMES.fullmatch(wanted := str(argument).replace(" ", ".")):
-        raise UnsafeCheckpoint(f"{path} wants to run {wanted} when it is opened, {ADVICE}")
+        raise UnsafeCheckpoint(f"{path} would run {wanted} when it is opened, {ADVICE}")
     if _ENCODE in taken:
         arguments = taken[1] if name == "REDUCE" else None
         if not isinstance(arguments, _Tuple) or arguments.second != "latin1":
-            raise UnsafeCheckpoint(f"{path} wants to run _codecs.encode on other things than bytes, {ADVICE}")
+            raise UnsafeCheckpoint(f"{path} would run _codecs.encode on something other than bytes, {ADVICE}")
 
 
 def _results(
     path: Path, instruction: pickletools.OpcodeInfo, argument: object, taken: Sequence[object]
 ) -> Sequence[object]:
-    """Return what an instruction leaves on the stack."""
+    """Return the values that an instruction puts on the stack."""
     name = instruction.name
     if not taken and name not in ("EMPTY_DICT", "TUPLE", "GLOBAL", "INST", "PERSID"):
         return [argument if isinstance(argument, int | float | str) else OTHER for _ in instruction.stack_after]
@@ -319,27 +333,31 @@ def _results(
                     target[key] = value if isinstance(value, int | float | str) else OTHER
         return taken[:1]
     if name.startswith("TUPLE"):
-        found = _Tuple(taken)
-        if found.depth > MAX_DEPTH:
-            raise NotACheckpoint(f"{path} holds tuples in tuples, more than {MAX_DEPTH} deep, which no checkpoint does")
-        if found.size > MAX_TUPLE:
-            raise NotACheckpoint(f"{path} holds a tuple of more than {MAX_TUPLE:,} values, which no checkpoint does")
-        return [found]
+        new_tuple = _Tuple(taken)
+        if new_tuple.depth > MAX_DEPTH:
+            raise NotACheckpoint(
+                f"{path} holds tuples nested deeper than {MAX_DEPTH}; save only tensors and plain values"
+            )
+        if new_tuple.size > MAX_TUPLE:
+            raise NotACheckpoint(
+                f"{path} holds a tuple of more than {MAX_TUPLE:,} values; save only tensors and plain values"
+            )
+        return [new_tuple]
     return [_ENCODE if argument == "_codecs encode" else OTHER for _ in instruction.stack_after]
 
 
-# numpy's scalars, which a training loop's learning rate or metric often is
+# numpy's scalars, which are common as learning rates and metrics in training loops
 
 
 class PlainDtype:
-    """Stands for numpy.dtype while a file is read: plain numbers only, and no state but the order of bytes.
+    """A replacement for numpy.dtype while a file is read: plain numbers only, with the byte order as the only state.
 
-    numpy's own takes the layout of its memory from the pickle, pointers to objects included.
+    numpy's own class reads the memory layout from the pickle, including pointers to objects.
     """
 
     def __init__(self, kind: object, _align: object = False, _copy: object = True) -> None:
         if not isinstance(kind, str) or kind not in KINDS:
-            raise UnsafeCheckpoint(f"wants to make numpy values of kind {str(kind)[:40]!r}, which are no plain numbers")
+            raise UnsafeCheckpoint(f"would create numpy values of kind {str(kind)[:40]!r}, which are not plain numbers")
         self.kind = kind
         self.order: Literal["<", ">", "|", "="] = "="
 
@@ -348,15 +366,15 @@ class PlainDtype:
             case (_, ("<" | ">" | "|" | "=") as order, *_):
                 self.order = order
             case _:
-                raise UnsafeCheckpoint("wants to change the layout of numpy's numbers")
+                raise UnsafeCheckpoint("would change the layout of numpy's numbers")
 
 
 def _plain_scalar(dtype: object, data: object) -> np.generic:
-    """Stand for numpy's function that makes a scalar of its bytes."""
+    """Create a numpy scalar from bytes, as a replacement for numpy's own function."""
     import numpy as np
 
     plain = np.dtype(dtype.kind).newbyteorder(dtype.order) if type(dtype) is PlainDtype else None
     if plain is None or not isinstance(data, bytes) or len(data) != plain.itemsize:
-        raise UnsafeCheckpoint("wants to make a numpy value of other things than its bytes")
+        raise UnsafeCheckpoint("would create a numpy value from something other than its bytes")
     scalar: np.generic = np.frombuffer(data, plain)[0]
     return scalar

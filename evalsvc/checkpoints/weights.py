@@ -1,10 +1,10 @@
-"""Reading the weights out of whatever a training run or a conversion wrote, trusting none of it.
+"""Safe reading of weights from the files of training runs and conversions.
 
-For every kind of network: language models, image decoders and feature extractors are all opened here.
+Used for every kind of network: language models, image decoders and feature extractors.
 
-What a file is, is told by its content, never by its name. Nothing in it is executed: pickles go through
-`torch.load(weights_only=True)` with numpy's scalars as the only addition. Tensors are views of the memory-mapped file
-where the format allows, so reading costs little until they are copied.
+The format of a file is determined by its content, never by its name. Nothing in a file is executed: pickles go through
+`torch.load(weights_only=True)` with numpy's scalars as the only addition. Where the format allows, tensors are views of
+the memory-mapped file, so reading is cheap until they are copied.
 """
 
 from __future__ import annotations
@@ -41,32 +41,34 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
-SHOWN = 5  # names of each kind in a message
-MAX_INDEX = 50_000_000  # bytes
+SHOWN = 5  # maximum number of names of each kind in a message
+MAX_INDEX = 50_000_000  # maximum number of bytes
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile and Hugging Face, in any order
 OPTIMIZER_KEYS = ("optimizer", "optimizer_states", "scaler")
 VIEWS = 4
-"""How often a file's bytes may be seen as tensors: tied weights are saved under two names, and each may be cast."""
+"""Maximum number of times that a file's bytes may be seen as tensors: tied weights are saved under two names, and each
+may be cast."""
 
 
 @dataclass(frozen=True)
 class Weights:
     tensors: dict[str, Tensor]
-    """By the module's parameter names, without wrappers' prefixes; possibly views of the mapped file."""
+    """Tensors by the module's parameter names, without wrappers' prefixes; possibly views of the mapped file."""
     step: int | None
-    """Optimiser steps, where the file says so."""
+    """Number of optimiser steps; None if the file does not say."""
     epoch: int | None
     format: str
-    """What the file was found to be, such as "open_lm epoch" or "safetensors"."""
+    """Format of the file, such as "open_lm epoch" or "safetensors"."""
     metadata: dict[str, object]
-    """What else the file says: training loop's values, or safetensors' header."""
+    """Other content of the file: values of the training loop, or the safetensors header."""
 
 
 def read_weights(path: Path) -> Weights:
-    """The weights in `path`: a file of open_lm or Lightning, a bare state dict, safetensors, or a Hugging Face folder.
+    """Read the weights in `path`: a file of open_lm or Lightning, a bare state dict, safetensors, or a Hugging Face
+    folder.
 
-    Raises CheckpointNotFound, NotACheckpoint, UnsafeCheckpoint, ShardedCheckpoint, and CheckpointMismatch where two
-    keys become one without their prefixes.
+    Raises CheckpointNotFound, NotACheckpoint, UnsafeCheckpoint, ShardedCheckpoint, and CheckpointMismatch if two keys
+    become one without their prefixes.
     """
     try:
         if path.is_dir():
@@ -75,17 +77,17 @@ def read_weights(path: Path) -> Weights:
     except CheckpointError:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise CheckpointNotFound(f"there is no checkpoint at {path}") from error
+        raise CheckpointNotFound(f"there is no checkpoint at {path}; correct the path") from error
     except OSError as error:
-        raise NotACheckpoint(f"{path} cannot be read: {os_reason(error)}") from error
+        raise NotACheckpoint(f"{path} cannot be read: {os_reason(error)}; check its permissions") from error
 
 
 def _read_file(path: Path) -> Weights:
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise NotACheckpoint(f"{path} is not a regular file; give a checkpoint file or a Hugging Face folder")
-    if found.st_size == 0:
-        raise NotACheckpoint(f"{path} is empty: was it still being written, or was the disk full?")
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise NotACheckpoint(f"{path} is not a regular file; use a checkpoint file or a Hugging Face folder")
+    if status.st_size == 0:
+        raise NotACheckpoint(f"{path} is empty; wait until it is written, or check for a full disk")
     with path.open("rb") as file:
         head = file.read(16)
     if path.suffix == ".distcp" and (path.parent / ".metadata").exists():
@@ -94,7 +96,7 @@ def _read_file(path: Path) -> Weights:
 
 
 def _reader(path: Path, head: bytes) -> Callable[[Path], Weights]:
-    """The function that reads a file which begins with `head`."""
+    """Return the function that reads a file which begins with `head`."""
     if head.startswith((torch_file.ZIP, b"\x80")):
         return _read_torch
     if head[8:9] == b"{" and head[5:8] == b"\0\0\0":
@@ -102,9 +104,7 @@ def _reader(path: Path, head: bytes) -> Callable[[Path], Weights]:
     if head.lstrip().startswith(b"{"):
         return _read_index
     if not head.strip(b"\0"):
-        raise NotACheckpoint(
-            f"{path} starts with zeros: an unfinished copy, or space that was only reserved; copy again"
-        )
+        raise NotACheckpoint(f"{path} starts with zeros, so the copy is unfinished; copy it again")
     is_text = all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head)
     kind = "is text" if is_text else f"starts with {head[:8].hex(' ')}"
     raise NotACheckpoint(f"{path} {kind}; a checkpoint is a torch.save file (zip or pickle) or safetensors")
@@ -122,7 +122,7 @@ def _read_torch(path: Path) -> Weights:
     kind = "Lightning checkpoint" if "pytorch-lightning_version" in content else kind
     for key, named in (("state_dict", kind), ("av_model_sd", "open_lm average")):
         if (tensors := _plain_dict(content.get(key))) is not None:
-            # Lightning's and older open_lm files have their optimizer, as large as the weights and nobody's metadata.
+            # The optimizer state of Lightning and older open_lm files is as large as the weights and not metadata.
             left_out = {key, *OPTIMIZER_KEYS}
             return _weights(path, named, tensors, {str(k): v for k, v in content.items() if k not in left_out})
     if "epoch" in content:
@@ -131,12 +131,14 @@ def _read_torch(path: Path) -> Weights:
 
 
 def _plain_dict(content: object) -> dict[object, object] | None:
-    """Without attributes: those that a pickle gives an OrderedDict stand before its methods. None: no dictionary."""
+    """Return a dictionary without attributes, which a pickle could use to hide an OrderedDict's methods; None if it is
+    not a dictionary."""
     return dict(dict.items(content)) if isinstance(content, dict) else None
 
 
 def _refuse_companion(path: Path, content: Mapping[object, object]) -> NoReturn:
-    """Say which file has the weights: optimizer_N.pt and stats_N.pt lie next to epoch_N.pt and look like it."""
+    """Raise NotACheckpoint for optimizer_N.pt and stats_N.pt, which look like the epoch_N.pt next to them, and name the
+    right file."""
     kind = "the optimizer state" if "optimizer" in content else "the statistics"
     weights = path.parent / f"epoch_{content['epoch']}.pt"
     what = f"post {weights} instead" if weights.exists() else f"post that epoch's {weights.name} instead"
@@ -152,7 +154,7 @@ def _read_safetensors(path: Path) -> Weights:
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:  # whose words quote the file
+    except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:  # its message quotes the file
         raise NotACheckpoint(f"{path} is damaged; copy or write it again") from error
     return _weights(path, "safetensors", tensors, metadata if isinstance(metadata, dict) else {})
 
@@ -161,36 +163,40 @@ def _read_safetensors(path: Path) -> Weights:
 
 
 def _read_index(path: Path) -> Weights:
-    """Read the files next to a Hugging Face index, which says which tensor is in which file."""
+    """Read the files that a Hugging Face index names, which lie next to the index."""
     shards = _shard_names(path)
     tensors: dict[str, Tensor] = {}
     for name in shards:
         shard = path.parent / name
         if not shard.is_file():
-            raise NotACheckpoint(f"{path} names {name}, which is missing beside it; copy all {len(shards)} files")
+            raise NotACheckpoint(
+                f"{path} names {name}, which is missing from the same folder; copy all {len(shards)} files"
+            )
         part = _read_file(shard).tensors
         twice = sorted(tensors.keys() & part.keys())
         if twice:
-            raise CheckpointMismatch(f"{twice[0]} is in two of the files that {path} names; the second is {name}")
+            raise CheckpointMismatch(f"{twice[0]} is in two of the files that {path} names; remove it from {name}")
         tensors |= part
     return Weights(tensors, step=None, epoch=None, format="sharded Hugging Face folder", metadata={})
 
 
 def _shard_names(path: Path) -> list[str]:
     if path.stat().st_size > MAX_INDEX:
-        raise NotACheckpoint(f"{path} is JSON of more than {MAX_INDEX:,} bytes; give the checkpoint file itself")
+        raise NotACheckpoint(f"{path} is JSON of more than {MAX_INDEX:,} bytes; use the checkpoint file itself")
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise NotACheckpoint(f"{path} starts like JSON and is none; give a checkpoint file") from error
+        raise NotACheckpoint(f"{path} starts like JSON but is not; use a checkpoint file") from error
     mapping = content.get("weight_map")
     if not isinstance(mapping, dict) or not mapping:
-        raise NotACheckpoint(f"{path} is JSON without a weight_map, so no weights; give the checkpoint file beside it")
+        raise NotACheckpoint(f"{path} is JSON without a weight_map, so it holds no weights; use a checkpoint file")
     names = sorted({str(name) for name in mapping.values()})
     for name in names:
-        # An index names its neighbours only: never another folder, and never another index, which could be itself.
+        # An index may name files in its own folder only, and no other index, which could be itself.
         if Path(name).name != name or name in ("", "..") or name.endswith(".json"):
-            raise NotACheckpoint(f"{path} names {name!r}, which is not a weights file beside it")
+            raise NotACheckpoint(
+                f"{path} names {name!r}, which is not a weights file in the same folder; correct the index"
+            )
     return names
 
 
@@ -198,13 +204,13 @@ def _shard_names(path: Path) -> list[str]:
 
 
 def _weights(path: Path, kind: str, content: Mapping[object, object], metadata: dict[str, object]) -> Weights:
-    # Without what a pickle may have put next to the values, methods of its own included.
+    # Drop everything that a pickle may have attached to the values, such as methods.
     tensors = {name: Tensor.detach(value) for name, value in content.items() if isinstance(value, Tensor)}
     if len(tensors) < len(content) or not content:
-        others = [str(name) for name in content if name not in tensors]
-        found = f"other things than tensors: {', '.join(others[:8])}" if others else "nothing"
+        other_names = [str(name) for name in content if name not in tensors]
+        holds = f"other things than tensors: {', '.join(other_names[:8])}" if other_names else "nothing"
         raise NotACheckpoint(
-            f"{path} ({kind}) holds {found}; expected tensors by name, alone or under `state_dict` or `av_model_sd`"
+            f"{path} ({kind}) holds {holds}; expected tensors by name, alone or in `state_dict` or `av_model_sd`"
         )
     require_backed(path, path.stat().st_size, tensors.items())
     step = _whole_number(metadata.get("step", metadata.get("global_step")))
@@ -213,36 +219,37 @@ def _weights(path: Path, kind: str, content: Mapping[object, object], metadata: 
 
 
 def require_backed(path: Path, size: int, tensors: Iterable[tuple[object, Tensor]]) -> None:
-    """Raise NotACheckpoint where tensors are larger than what stands behind them in the file of `size` bytes.
+    """Raise NotACheckpoint if tensors are larger than the data behind them in the file of `size` bytes.
 
-    A tensor of stride 0 is as large as its shape says once it is copied, and costs a file nothing.
+    A tensor of stride 0 has its full size once it is copied, and takes no space in the file.
     """
     total = 0
     for name, tensor in tensors:
         if tensor.layout != torch.strided or tensor.is_meta:
-            continue  # whoever needs values refuses these
+            continue  # tensors without data are refused by code that needs values
         claimed, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
         total += claimed
         if claimed > stored:
             raise NotACheckpoint(
-                f"{path}: {str(name)[:80]} is {list(tensor.shape)}, {claimed:,} bytes, of which the file has "
-                f"{stored:,}; save it contiguous"
+                f"{path}: {str(name)[:80]} is {list(tensor.shape)}, {claimed:,} bytes, but the file has only "
+                f"{stored:,}; save a contiguous tensor"
             )
     if total > VIEWS * size + (1 << 20):
         raise NotACheckpoint(
-            f"{path} announces {total:,} bytes of tensors and has {size:,}; save each tensor with values of its own"
+            f"{path} claims {total:,} bytes of tensors but has {size:,}; save each tensor with its own values"
         )
 
 
 def _whole_number(value: object) -> int | None:
-    """`value` as int; numpy's integers count, and safetensors' header knows strings only."""
+    """Convert `value` to int. numpy's integers are accepted, and strings, because a safetensors header has no
+    numbers."""
     if isinstance(value, str) and value.isdecimal() and len(value) < 19:
         return int(value)
     return int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else None
 
 
 def strip_prefixes(tensors: Iterable[tuple[object, Tensor]], path: Path) -> dict[str, Tensor]:
-    """`tensors` by names without wrappers' prefixes. Raises CheckpointMismatch where two names become one."""
+    """Return tensors by name without wrappers' prefixes. Raises CheckpointMismatch if two names become equal."""
     stripped: dict[str, Tensor] = {}
     original: dict[str, str] = {}
     for key, tensor in tensors:
@@ -267,7 +274,7 @@ def _strip(key: str, prefixes: Iterable[str]) -> str:
 
 
 def copied(path: Path | str, tensors: dict[str, Tensor], dtype: torch.dtype, device: str) -> dict[str, Tensor]:
-    """Copies off the mapped file, one tensor at a time: the training run may replace the file while the model is used.
+    """Copy tensors from the mapped file, one at a time: the training run may replace the file while the model is used.
 
     Empties `tensors`, so that there are never two copies of all weights. Raises NonFinite.
     """
@@ -276,26 +283,26 @@ def copied(path: Path | str, tensors: dict[str, Tensor], dtype: torch.dtype, dev
     if broken:
         raise NonFinite(
             f"{path} has NaN or infinity in {len(broken)} of {len(copies)} tensors, read as {str(dtype)[6:]}: "
-            f"{some(broken)}; the run has diverged by this step, or its values do not fit the dtype"
+            f"{some(broken)}; the run has diverged, or the values do not fit the dtype"
         )
     return copies
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether there is neither NaN nor infinity in a tensor."""
-    # One pass and no temporary, unlike isfinite: NaN and infinities come through min and max.
+    """Return whether a tensor has neither NaN nor infinity."""
+    # One pass without a temporary, unlike isfinite: min and max propagate NaN and infinities.
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether a parameter can be this tensor: floating-point, dense, and with data."""
+    """Return whether a tensor can be a parameter: floating-point, dense, and with data."""
     return tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_meta
 
 
 def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over name, shape and little-endian float32 values, by sorted name: 64 hexadecimal digits.
+    """Return the SHA-256 over name, shape and little-endian float32 values, by sorted name: 64 hexadecimal digits.
 
-    It identifies weights, not files: the same weights in several containers and dtypes that hold them have one digest.
+    The digest identifies weights, not files: the same weights in other containers or dtypes have the same digest.
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -306,11 +313,11 @@ def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def listed(kind: str, names: Iterable[str]) -> list[str]:
-    """`2 missing: a, b` as a part of a message, or nothing where there are no names."""
+    """Return `2 missing: a, b` as a part of a message, or an empty list without names."""
     names = list(names)
     return [f"{len(names)} {kind}: {some(names)}"] if names else []
 
 
 def some(names: list[str]) -> str:
-    """The first of `names` and how many more there are."""
+    """Join the first names, and say how many more there are."""
     return first_few(names, SHOWN)

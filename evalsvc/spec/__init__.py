@@ -1,1 +1,1 @@
-"""What users write, checked when it is given: suites, layouts, model configurations, protocols, names."""
+"""Everything that users write, and its validation: suites, layouts, model configurations, protocols, names."""

@@ -1,4 +1,5 @@
-"""The rule for which artifacts of a run are kept; the others are pruned. Metrics and results per item always stay."""
+"""Retention rules for artifacts. Artifacts that a rule does not keep are pruned; metrics and results per item always
+stay."""
 
 from __future__ import annotations
 
@@ -12,46 +13,46 @@ from evalsvc.errors import InvalidRequest
 
 @dataclass(frozen=True)
 class Retention:
-    """What any of these keeps is kept; None keeps nothing."""
+    """A retention rule. An artifact that matches any field is kept; a field of None keeps nothing."""
 
     last: int | None = None
-    """So many steps, the highest that have artifacts."""
+    """Number of the highest steps with artifacts to keep."""
     every: int | None = None
-    """Steps that are multiples of this."""
+    """Divisor of the steps to keep."""
     days: float | None = None
-    """What was evaluated in so many days."""
+    """Age in days up to which evaluations keep their artifacts."""
     best: str | None = None
-    """The steps at which this metric is best, in each of its series."""
+    """Name of a metric. The best step of each of its series is kept."""
 
     def to_json(self) -> dict[str, float | str]:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def parse_retention(text: str) -> Retention | None:
-    """The rule in a setting, as JSON; None where it is empty.
+    """Parse the rule in EVALSVC_RETENTION, which is JSON; return None if it is empty.
 
     Raises:
-        InvalidRequest: it is no such rule.
+        InvalidRequest: the text is not a retention rule.
     """
     if not text.strip():
         return None
     try:
         content = json.loads(text)
         if not isinstance(content, dict):
-            raise ValueError("it is no object")
+            raise ValueError("it is not an object")
         return retention_of(content)
     except (ValueError, TypeError) as error:
         raise InvalidRequest(
-            f"EVALSVC_RETENTION {text[:160]!r} is no rule ({error}); write e.g. "
+            f"EVALSVC_RETENTION {text[:160]!r} is not a retention rule ({error}); write e.g. "
             '{"last": 10, "every": 1000, "days": 30, "best": "coco/fid"}'
         ) from None
 
 
 def retention_of(content: Mapping[str, Any]) -> Retention:
-    """A rule from its JSON. Raises ValueError, TypeError: it is none."""
+    """Convert JSON to a rule. Raises ValueError or TypeError for anything else."""
     rule = Retention(**content)
     if not rule.to_json():
-        raise ValueError("it keeps nothing; give one of last, every, days, best")
+        raise ValueError("it keeps nothing; set at least one of last, every, days, best")
     for name in ("last", "every", "days"):
         value = getattr(rule, name)
         kinds = (int, float) if name == "days" else (int,)

@@ -1,4 +1,4 @@
-"""One benchmark of a suite's language tasks: which of lm-eval's tasks, and what of it is used."""
+"""One benchmark of a suite's language tasks: an lm-eval task, and the selection of its documents."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from evalsvc.spec.bounds import MAX_ROWS, Rows, Shots, Word
 from evalsvc.spec.paths import DataPath
 
 MAX_BENCHMARKS = 1000
-"""In a task."""
+"""Maximum number of benchmarks in a task."""
 
 
 class BenchmarkSpec(BaseModel):
-    """An entry of `benchmarks:`. A name alone is one too: `arc_easy` stands for `{name: arc_easy}`."""
+    """An entry of `benchmarks:`. A plain name is also accepted: `arc_easy` stands for `{name: arc_easy}`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -32,8 +32,8 @@ class BenchmarkSpec(BaseModel):
     """Number of documents to draw by strata: the place of the right answer and the length of the question [the task's
     `sample`]."""
     data: DataPath | None = None
-    """A JSONL, JSON, CSV or parquet file that takes the place of the benchmark's dataset, in every split; its rows have
-    the columns that lm-eval's benchmark expects, or, of a benchmark that ships with evalsvc, llm-foundry's columns."""
+    """A JSONL, JSON, CSV or parquet file that replaces the benchmark's dataset in every split. Its rows have the
+    columns that lm-eval's benchmark expects; for a benchmark that ships with evalsvc, the columns of llm-foundry."""
 
     @model_validator(mode="before")
     @classmethod
@@ -44,5 +44,5 @@ class BenchmarkSpec(BaseModel):
     def _check_selection(self) -> BenchmarkSpec:
         given = [f"`{name}`" for name in ("limit", "samples", "sample") if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"{' and '.join(given[:2])} are both given; give the one or the other")
+            raise ValueError(f"{' and '.join(given[:2])} are both given; set only one of them")
         return self

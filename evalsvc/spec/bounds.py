@@ -1,7 +1,7 @@
-"""Bounds of what a suite may hold: of each parameter, and of the whole document.
+"""Bounds on suites: on each parameter, and on the whole document.
 
-A suite is checked within a request, and every number, list and text in a suite becomes time or memory of the service or
-of a worker. Each parameter of a task therefore has a bound far above every honest use.
+Suites are checked within a request, and every number, list and text in a suite costs time or memory on the service or a
+worker. Each parameter of a task therefore has a bound far above any honest use.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ MAX_SIDE = 4096
 MAX_BATCH = 1 << 15
 
 Rows = Annotated[int, Field(ge=1, le=MAX_ROWS)]
-"""How many rows of a data file are used: sequences, documents."""
+"""Number of rows of a data file, such as sequences or documents."""
 
 Images = Annotated[int, Field(ge=1, le=MAX_IMAGES)]
-"""How many images are sampled or read."""
+"""Number of images to sample or read."""
 
 Shards = Annotated[int, Field(ge=1, le=MAX_SHARDS)]
-"""Parts that work is cut into; each is a row of the service's queue."""
+"""Number of shards of a task. Each shard is a row of the service's queue."""
 
 ShardSize = Annotated[int, Field(ge=1, le=MAX_IMAGES)]
 """Units of work in a shard."""
@@ -37,25 +37,26 @@ ShardSize = Annotated[int, Field(ge=1, le=MAX_IMAGES)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 TokenId = Annotated[int, Field(ge=0, le=MAX_ID)]
-"""An id of a tokenizer."""
+"""An id of the tokenizer."""
 
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
-"""Pixels of a side of an image."""
+"""Side of an image in pixels."""
 
 Shots = Annotated[int, Field(ge=0, le=1000)]
-"""Solved examples before a question."""
+"""Number of solved examples before a question."""
 
 Word = Annotated[str, Field(min_length=1, max_length=256)]
 """The name of a metric, a benchmark or a recipe."""
 
 MAX_VALUES = 25_000
-"""Values, keys and containers of a suite, with all defaults filled in: 256 tasks of 40 parameters have that many."""
+"""Maximum number of values, keys and containers in a suite, defaults included: as many as 256 tasks of 40
+parameters."""
 
 MAX_CHARACTERS = 500_000
-"""Characters of all texts and keys of a suite together, with all defaults filled in."""
+"""Maximum number of characters of all texts and keys in a suite together, defaults included."""
 
 MAX_TEXT = 20_000
-"""Characters of a text, such as a prompt."""
+"""Maximum number of characters of a text, such as a prompt."""
 
 MAX_DEPTH = 32
 
@@ -67,13 +68,13 @@ SHOWN = 200
 
 
 def shortened(value: object) -> str:
-    """A value as a message quotes it."""
+    """Return a value as a message quotes it."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]} … ({len(text):,} characters)"
 
 
 def first_repeated(names: Iterable[str]) -> str | None:
-    """The first name that is there a second time; None: each is there once."""
+    """Return the first name that repeats an earlier one; None if all names differ."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -83,9 +84,9 @@ def first_repeated(names: Iterable[str]) -> str | None:
 
 
 def excess(document: object) -> str | None:
-    """What of a document is too much, or no plain value, as a message; None: nothing.
+    """Describe what exceeds the bounds of a suite, or is not a plain value; return None if nothing does.
 
-    Every occurrence of a value counts, so that aliases count for what they stand for.
+    Every occurrence of a value counts, so aliases count as the values that they stand for.
     """
     characters = 0
     for count, (where, depth, value) in enumerate(_walk(document), 1):
@@ -93,16 +94,16 @@ def excess(document: object) -> str | None:
         if wrong := _wrong(value):
             return f"{where}: {wrong}" if where else wrong
         if depth > MAX_DEPTH:
-            return f"{where[:SHOWN]}…: it is nested deeper than {MAX_DEPTH}"
+            return f"{where[:SHOWN]}…: the suite is nested deeper than {MAX_DEPTH} levels; flatten it"
         if count > MAX_VALUES:
-            return f"it has more than {MAX_VALUES:,} values; put a part into another suite"
+            return f"the suite has more than {MAX_VALUES:,} values; move some tasks to another suite"
         if characters > MAX_CHARACTERS:
-            return f"its texts have more than {MAX_CHARACTERS:,} characters together; put a part into another suite"
+            return f"the suite's texts have more than {MAX_CHARACTERS:,} characters; move some tasks to another suite"
     return None
 
 
 def _walk(document: object) -> Iterator[tuple[str, int, object]]:
-    """Every value and key with its place and depth, one at a time: who finds too much stops there."""
+    """Yield (place, depth, value) of each key and value, lazily, so that a caller can stop early."""
     waiting: list[Iterator[tuple[str, object]]] = [iter([("", document)])]
     while waiting:
         where, value = next(waiting[-1], (None, None))
@@ -127,15 +128,15 @@ def _place(where: str, key: str) -> str:
 
 
 def _wrong(value: object) -> str | None:
-    """Why a single value cannot be in a suite."""
+    """Return why a value cannot be in a suite; None if the value is allowed."""
     if isinstance(value, (Mapping, list, tuple)):
         return None
     if not isinstance(value, _PLAIN):
-        return f"a {type(value).__name__} is none of text, number, true, false, list and mapping; put it in quotes"
+        return f"a {type(value).__name__} is not a text, number, boolean, list or mapping; put it in quotes"
     if isinstance(value, str) and len(value) > MAX_TEXT:
-        return f"a text of {len(value):,} characters; give at most {MAX_TEXT:,}"
+        return f"a text of {len(value):,} characters; use at most {MAX_TEXT:,}"
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        return "a whole number of more than 64 bits; give a smaller one"
+        return "a whole number of more than 64 bits; use a smaller number"
     if isinstance(value, float) and not math.isfinite(value):
-        return f"{value} is no number that a parameter can have; give a finite one"
+        return f"{value} is not a valid parameter; use a finite number"
     return None

@@ -1,8 +1,8 @@
-"""The list of everything that can be named: one line a component, as `"name": "module:attribute"`.
+"""Table of all components by name, one `"name": "module:attribute"` line each.
 
-Nothing is imported until it is asked for, so listing needs neither torch nor the component's packages.
-Installed packages add to it by entry points of the groups `evalsvc.decoders`, `evalsvc.features`, `evalsvc.metrics`,
-`evalsvc.models`, `evalsvc.programs` and `evalsvc.tasks`.
+A component is imported only when it is loaded, so listing components needs neither torch nor their packages.
+Installed packages add components by entry points of the groups `evalsvc.decoders`, `evalsvc.features`,
+`evalsvc.metrics`, `evalsvc.models`, `evalsvc.programs` and `evalsvc.tasks`.
 """
 
 from __future__ import annotations
@@ -71,11 +71,11 @@ EXTRAS = {
     "torch_fidelity": "reference",
     "transformers": "features",
 }
-"""Packages that come with another extra than `worker`."""
+"""Extras of packages that are not in the extra `worker`."""
 
 
 def names(group: str) -> list[str]:
-    """The names of a group's components, built in and installed."""
+    """Return the names of a group's components, built in and installed."""
     return sorted(_targets(group))
 
 
@@ -83,8 +83,8 @@ def load(group: str, name: str) -> Any:
     """Import and return a component.
 
     Raises:
-        UnknownName: there is none of this name; near misses are named.
-        MissingPackage: it needs a package that is not installed.
+        UnknownName: no component has this name; the message lists similar names.
+        MissingPackage: the component needs a package that is not installed.
     """
     targets = _targets(group)
     if name not in targets:
@@ -106,14 +106,15 @@ def _targets(group: str) -> dict[str, str]:
 
 @lru_cache(maxsize=2 * len(COMPONENTS))
 def _installed(group: str, _installation: object) -> dict[str, str]:
-    """Reads a file of every package that is installed, which takes 20 ms, for each shard of a task."""
+    """Return the installed components of a group. Cached, because scanning all installed packages takes 20 ms for each
+    shard."""
     return {point.name: point.value for point in entry_points(group=f"evalsvc.{group}")}
 
 
 def _installation() -> tuple[tuple[str, int], ...]:
-    """Changes when a package is installed or removed."""
-    found = []
+    """Return a key that changes when a package is installed or removed."""
+    changes = []
     for folder in sys.path:
         with suppress(OSError):
-            found.append((folder, os.stat(folder or ".").st_mtime_ns))
-    return tuple(found)
+            changes.append((folder, os.stat(folder or ".").st_mtime_ns))
+    return tuple(changes)

@@ -1,4 +1,4 @@
-"""How images and captions are chosen and fitted: what the parameters of several tasks have in common."""
+"""Parameters that several tasks use to choose and fit images and captions."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ Crop = Literal["center", "center-torchvision", "none"]
 Filter = Literal["lanczos", "bicubic"]
 
 Selection = Literal["first", "random", "one_per_image"]
-"""Which captions of a file are prompts: the first, a random choice, or one each of randomly chosen images."""
+"""Captions of a file that become prompts: the first ones, a random choice, or one caption of each of randomly chosen
+images."""
 
 
 Resize = Literal["pil-bicubic", "tf1-bilinear"]
-"""Way in which images come to Inception's size: clean-fid's, or torch-fidelity's."""
+"""Method that resizes images to Inception's input: clean-fid's, or torch-fidelity's."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """A published program that can take the place of evalsvc's own Inception features and estimators."""
+    """A published program that can replace evalsvc's own Inception features and estimators."""
 
     modules: tuple[str, ...]
-    """Python modules that have to be installed."""
+    """Python modules that must be installed."""
     assets: tuple[str, ...]
-    """Assets that can hold the network's weights, the preferred one first."""
+    """Assets that can hold the network's weights, in order of preference."""
     resize: Resize
-    """The way in which the program itself resizes."""
+    """Method by which the program resizes."""
 
 
 PROGRAMS: Mapping[str, Program] = {
@@ -37,10 +38,11 @@ PROGRAMS: Mapping[str, Program] = {
     ),
     "torch-fidelity": Program(("torch_fidelity",), ("inception",), "tf1-bilinear"),
 }
-"""Programs by the name that the parameter `extractor` of a task gives, which is their name in the catalog too."""
+"""Programs by the value of a task's parameter `extractor`, which is also their name in the catalog."""
 
 INCEPTION_TORCHSCRIPT = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
-"""SHA-256 of the asset `inception-torchscript`, which is a program, so that no other file of this kind is ever run."""
+"""SHA-256 of the asset `inception-torchscript`. TorchScript files contain programs, so no other file of this kind is
+run."""
 
 
 def program_of(extractor: str | None) -> str | None:
@@ -49,7 +51,8 @@ def program_of(extractor: str | None) -> str | None:
 
 
 def fill_in_resize(content: Mapping[str, object]) -> Mapping[str, object]:
-    """Return the parameters of a task with the `resize` of the program that `extractor` names, unless one is given."""
+    """Return the parameters of a task, with `resize` set to the method of the program that `extractor` names unless it
+    is given."""
     extractor = content.get("extractor")
     if "resize" in content or not isinstance(extractor, str) or extractor not in PROGRAMS:
         return content
@@ -57,27 +60,28 @@ def fill_in_resize(content: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def check_resize(extractor: str | None, resize: Resize) -> None:
-    """Raise ValueError where `extractor` is a program that resizes in another way."""
+    """Raise ValueError if `extractor` is a program that resizes by another method than `resize`."""
     program = program_of(extractor)
     if program is not None and PROGRAMS[program].resize != resize:
         raise ValueError(
-            f"resize is {resize}, and the program {program} resizes by {PROGRAMS[program].resize}; leave `resize` out, "
+            f"resize is {resize}, but the program {program} resizes by {PROGRAMS[program].resize}; leave `resize` out, "
             "or choose another `extractor`"
         )
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How an image becomes a square of pixels. All of it moves numbers."""
+    """Steps that turn an image into a square of pixels. Every field affects the metrics."""
 
     size: int
-    """Height and width."""
+    """Height and width in pixels."""
     crop: Crop = "center"
-    """`center`: the square in the middle, as wide as the short side; of an odd margin the smaller half comes first.
-    `center-torchvision`: the same, but the margin's half is rounded as torchvision's `center_crop` rounds it, to the
-    even side: one image of COCO in eight is cut one pixel further on. `none`: the whole image, squeezed to a square."""
+    """`center`: the central square of the image, as wide as its short side; if the margin is odd, the smaller half
+    comes first. `center-torchvision`: the same square with the margin rounded half to even, as in torchvision's
+    `center_crop`; one image of COCO in eight is cut one pixel further on. `none`: the whole image, squeezed to a
+    square."""
     filter: Filter = "lanczos"
-    """Of the resampling, with antialiasing, in uint8: Pillow's."""
+    """Filter of the resampling: Pillow's, with antialiasing, in uint8."""
 
     def to_json(self) -> dict[str, JsonValue]:
         return asdict(self)

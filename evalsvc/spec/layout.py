@@ -1,4 +1,4 @@
-"""Vocabulary layouts: which rows of a model's table are text, image and special tokens, and how a sequence is built.
+"""Vocabulary layouts: which rows of a model's table are text, image and special tokens, and how sequences are built.
 
 The tokenizer's id `t` has the row `text.offset + t`; the image code `c` has the row `image.offset + c`, or
 `image.offset + image.map[c]`. Data files therefore hold tokenizer ids and codes and fit any layout.
@@ -23,7 +23,7 @@ from evalsvc.spec.suite import check_keys, validation_message
 from evalsvc.spec.yaml_text import YamlError, read_yaml
 
 MAX_FILE_BYTES = 20_000_000
-"""Of a layout or a map: two million codes."""
+"""Maximum number of bytes of a layout file or a map: enough for two million codes."""
 
 TEXT = "TEXT"
 IMAGE = "IMAGE"
@@ -33,11 +33,11 @@ _FROZEN = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """One record as the model sees it."""
+    """The token ids of one record."""
 
     ids: list[int]
     cut: int
-    """How many text ids were cut from the end of the text to fit the layout's length."""
+    """Number of text ids cut from the end of the text to fit the layout's length."""
 
 
 class TextBlock(BaseModel):
@@ -48,11 +48,12 @@ class TextBlock(BaseModel):
     offset: StrictInt = Field(default=0, ge=0)
     """Row of the tokenizer's id 0."""
     size: StrictInt = Field(ge=1)
-    """How many ids are text; ids of the tokenizer from here on are refused."""
+    """Number of text ids. Tokenizer ids from here on are refused."""
     tokenizer: str | None = None
-    """Path of the tokenizer's `tokenizer.json`; needed only for data that holds text. Not part of the identity."""
+    """Path of the tokenizer's `tokenizer.json`. Only data that holds text needs it. Not part of the layout's
+    identity."""
     tokenizer_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    """Digest of that file; another tokenizer is then refused. Not part of the identity."""
+    """SHA-256 of the tokenizer's file; any other tokenizer is refused. Not part of the layout's identity."""
 
 
 class ImageBlock(BaseModel):
@@ -61,12 +62,12 @@ class ImageBlock(BaseModel):
     model_config = _FROZEN
 
     offset: StrictInt
-    """First row of the block; negative counts from the end of the table."""
+    """First row of the block; a negative number counts from the end of the table."""
     size: StrictInt = Field(ge=1)
-    """Codes of the codebook."""
+    """Number of codes in the codebook."""
     map: tuple[StrictInt, ...] | None = None
-    """Row of each code within the block, a permutation of 0…size-1; None: in the order of the codes.
-    `parse_layout` also takes the path of a JSON list."""
+    """Row of each code within the block, a permutation of 0…size-1; None: codes are in order. `parse_layout` also
+    accepts the path of a JSON list."""
 
     @model_validator(mode="after")
     def _check_map(self) -> ImageBlock:
@@ -74,7 +75,7 @@ class ImageBlock(BaseModel):
             return self
         if len(self.map) != self.size:
             raise InvalidLayout(
-                f"image.map has {len(self.map)} entries, the codebook has {self.size} codes; give one each"
+                f"image.map has {len(self.map)} entries, the codebook has {self.size} codes; write one entry per code"
             )
         if sorted(self.map) != list(range(self.size)):
             wrong = [row for row in self.map if not 0 <= row < self.size]
@@ -86,24 +87,27 @@ class ImageBlock(BaseModel):
 
 
 class VocabularyLayout(BaseModel):
-    """What each row of the table means. One that exists is consistent as far as the number of rows is known."""
+    """The meaning of each row of the table. Blocks are checked against each other, as far as the number of rows is
+    known."""
 
     model_config = _FROZEN
 
     rows: StrictInt | None = Field(default=None, ge=1)
-    """Rows of the model's table; None: whatever the table has. Rows that belong to no block are padding."""
+    """Rows of the model's table; None: any number. Rows that belong to no block are padding."""
     text: TextBlock
     """Rows of the text tokens."""
     image: ImageBlock | None = None
-    """Rows of the image tokens; None: a model without images."""
+    """Rows of the image tokens; None for a model without images."""
     special: Mapping[str, StrictInt] = {}
-    """Row of each special token, by name; negative counts from the end of the table. `pad` is never a target."""
+    """Row of each special token, by name; a negative number counts from the end of the table. `pad` is never a
+    target."""
     template: tuple[str, ...] = ()
-    """Special tokens and the slots TEXT and IMAGE, in order. Default: TEXT IMAGE, or TEXT without image."""
+    """Special tokens and the slots TEXT and IMAGE, in the order of a sequence. Default: TEXT IMAGE, or TEXT without
+    `image`."""
     unconditional_template: tuple[str, ...] | None = None
-    """The template of an image without text; None: `template` less its text."""
+    """Template of an image without text; None: `template` without its text."""
     length: StrictInt | None = Field(default=None, ge=1)
-    """Longest sequence in tokens, text is cut to it; None: no limit."""
+    """Longest sequence in tokens, to which text is cut; None: no limit."""
 
     @model_validator(mode="before")
     @classmethod
@@ -116,7 +120,7 @@ class VocabularyLayout(BaseModel):
     def _check(self) -> VocabularyLayout:
         for slot in (TEXT, IMAGE):
             if slot in self.special:
-                raise InvalidLayout(f"special token {slot!r}: the name is that of a slot; give it another one")
+                raise InvalidLayout(f"special token {slot!r}: this name is a slot; choose another name")
         slots = (TEXT,) if self.image is None else (TEXT, IMAGE)
         self._check_template("template", self.template, slots)
         if self.unconditional_template is not None:
@@ -125,14 +129,14 @@ class VocabularyLayout(BaseModel):
         return self
 
     def resolve(self, rows: int) -> VocabularyLayout:
-        """This layout for a table of `rows` rows: every id is fixed and not negative.
+        """Return this layout for a table of `rows` rows, with no negative ids.
 
         Raises:
-            InvalidLayout: the layout is for another table, two blocks overlap, or one lies beyond the table.
+            InvalidLayout: the layout is for another number of rows, two blocks overlap, or a block exceeds the table.
         """
         if self.rows is not None and self.rows != rows:
             raise InvalidLayout(
-                f"the layout is for a table of {self.rows} rows, the model's has {rows}; correct `rows` or leave it out"
+                f"the layout is for a table of {self.rows} rows, the model has {rows}; correct `rows` or remove it"
             )
         image = self.image and self.image.model_copy(update={"offset": self.image.offset % rows})
         if self.image and not -rows <= self.image.offset < rows:
@@ -146,12 +150,12 @@ class VocabularyLayout(BaseModel):
 
     @cached_property
     def text_ids(self) -> range:
-        """Rows of the text tokens, in the order of the tokenizer's ids."""
+        """Return the rows of the text tokens, in the order of the tokenizer's ids."""
         return range(self.text.offset, self.text.offset + self.text.size)
 
     @cached_property
     def image_ids(self) -> range | tuple[int, ...] | None:
-        """Rows of the image tokens of a resolved layout, in the order of the codes; None without image."""
+        """Return the rows of a resolved layout's image tokens, in the order of the codes; None without `image`."""
         if self.image is None:
             return None
         if self.image.map is not None:
@@ -160,12 +164,12 @@ class VocabularyLayout(BaseModel):
 
     @property
     def image_range(self) -> range | None:
-        """The same rows as `image_ids`, as a set: a map permutes the block and leaves it in its place."""
+        """Return the rows of the image block. A map permutes rows within the block."""
         return None if self.image is None else range(self.image.offset, self.image.offset + self.image.size)
 
     @property
     def special_ids(self) -> Mapping[str, int]:
-        """Rows of the special tokens of a resolved layout, the pad among them."""
+        """Return the rows of a resolved layout's special tokens, including `pad`."""
         return self.special
 
     @property
@@ -174,28 +178,28 @@ class VocabularyLayout(BaseModel):
 
     @cached_property
     def digest(self) -> str:
-        """Identity: the digest of everything but where the tokenizer's file lies."""
+        """Return the digest of the layout without the path of its tokenizer."""
         content = self.to_json()
         for key in ("tokenizer", "tokenizer_sha256"):
             content["text"].pop(key, None)
         return digest(content)
 
     def to_json(self) -> dict[str, Any]:
-        """The inline mapping; `parse_layout` gives the same layout back."""
+        """Return the layout as a mapping that `parse_layout` reads."""
         content = self.model_dump(mode="json")
         if content["text"]["tokenizer_sha256"] is None:
-            del content["text"]["tokenizer_sha256"]  # as layouts are written that know none
+            del content["text"]["tokenizer_sha256"]  # layouts without a digest keep their old form
         return content
 
     def sequence(self, text_ids: Sequence[int] | None, image_codes: Sequence[int] | None) -> TokenSequence:
-        """The sequence of one record. `self` must be resolved.
+        """Return the sequence of one record. The layout must be resolved.
 
-        None means that the record has no such part, which takes its slot out of the template, together with the pair
-        of special tokens `x`, `/x` that directly encloses the slot: without an image, `text TEXT /text image IMAGE
-        /image` is `text TEXT /text`. A record without text takes `unconditional_template` where there is one.
+        A part that is None removes its slot from the template, and the pair of special tokens `x`, `/x` that directly
+        encloses the slot: without an image, `text TEXT /text image IMAGE /image` becomes `text TEXT /text`. A record
+        without text uses `unconditional_template` if the layout has one.
 
         Raises:
-            InvalidData: an id or code out of range, no slot for a part, no room for the image.
+            InvalidData: an id or code is out of range, a part has no slot, or the image does not fit.
         """
         self._check_parts(text_ids, image_codes)
         template = self._template_for(text_ids is not None, image_codes is not None)
@@ -203,22 +207,22 @@ class VocabularyLayout(BaseModel):
         return TokenSequence(self._filled(template, text_ids, image_codes, cut), cut)
 
     def prompt(self, text_ids: Sequence[int] | None, image_length: int) -> TokenSequence:
-        """What precedes the IMAGE slot of a record whose image has `image_length` codes. `self` must be resolved.
+        """Return the tokens before the IMAGE slot, for an image of `image_length` codes. The layout must be resolved.
 
-        None means that there is no text, see `sequence`. Text is cut as `sequence` cuts it, so that image and the rest
-        of the template still fit the layout's length.
+        `text_ids` is None for an image without text, see `sequence`. Text is cut as in `sequence`, so that the image
+        and the rest of the template fit the layout's length.
 
         Raises:
-            InvalidData: an id out of range, no image block, no room for the image.
-            InvalidLayout: the template has the text behind the image.
+            InvalidData: an id is out of range, the layout has no image block, or the image does not fit.
+            InvalidLayout: the template has the text after the image.
         """
         self._check_parts(text_ids, ())
         template = self._template_for(text_ids is not None, True)
         before = template[: template.index(IMAGE)]
         if text_ids is not None and TEXT not in before:
             raise InvalidLayout(
-                f"the template [{', '.join(template)}] has the text behind the image, so no image can be drawn from a "
-                "text; ask for unconditional images"
+                f"the template [{', '.join(template)}] has the text after the image, so no image can be drawn from a "
+                "text; sample images without text"
             )
         cut = self._overlong(template, len(text_ids or ()), image_length)
         return TokenSequence(self._filled(before, text_ids, None, cut), cut)
@@ -227,14 +231,14 @@ class VocabularyLayout(BaseModel):
         _check_range("text id", text_ids, self.text.size, "the text block has")
         if image_codes is not None and self.image is None:
             raise InvalidData(
-                "has image codes, the layout has no image block; post the checkpoint with a layout that has one"
+                "has image codes, but the layout has no image block; post the checkpoint with a layout of images"
             )
         _check_range("image code", image_codes, self.image.size if self.image else 0, "the codebook has")
 
     def _filled(
         self, template: tuple[str, ...], text_ids: Sequence[int] | None, image_codes: Sequence[int] | None, cut: int
     ) -> list[int]:
-        """The rows of a template, `cut` ids less of text."""
+        """Fill in a template, leaving out the last `cut` text ids."""
         kept = text_ids if text_ids is None or not cut else text_ids[: len(text_ids) - cut]
         parts: dict[str, Sequence[int]] = {name: (row,) for name, row in self.special.items()}
         parts[TEXT] = [self.text.offset + token for token in kept or ()]
@@ -249,13 +253,13 @@ class VocabularyLayout(BaseModel):
         return template if has_image else _without(template, IMAGE)
 
     def _overlong(self, template: tuple[str, ...], text: int, image: int) -> int:
-        """How many of `text` text ids do not fit beside `image` codes."""
+        """Return how many of `text` text ids do not fit next to `image` codes."""
         if self.length is None:
             return 0
         fixed = sum(part not in (TEXT, IMAGE) for part in template) + image
         if fixed > self.length:
             raise InvalidData(
-                f"has {image} image codes, with the template's special tokens {fixed} tokens; "
+                f"has {image} image codes, {fixed} tokens with the template's special tokens; "
                 f"the layout's length is {self.length}"
             )
         return max(fixed + text - self.length, 0)
@@ -270,10 +274,10 @@ class VocabularyLayout(BaseModel):
                 raise InvalidLayout(f"{field}: {UnknownName.among('special token or slot', part, known).message}")
         for slot in slots:
             if template.count(slot) != 1:
-                found = "lacks the slot" if slot not in template else f"has {template.count(slot)} times the slot"
-                raise InvalidLayout(f"{field} {found} {slot}; it needs it once")
+                problem = "lacks the slot" if slot not in template else f"has {template.count(slot)} times the slot"
+                raise InvalidLayout(f"{field} {problem} {slot}; write the slot once")
         if not slots:
-            raise InvalidLayout(f"{field} is given, but the layout has no `image`")
+            raise InvalidLayout(f"{field} is given, but the layout has no `image`; add `image`, or remove {field}")
 
     def _check_blocks(self) -> None:
         blocks = sorted(self._blocks(), key=lambda block: block[1])
@@ -282,17 +286,15 @@ class VocabularyLayout(BaseModel):
                 _beyond(name, start, size, self.rows)
         for before, after in pairwise(blocks):
             if before[1] + before[2] > after[1]:
-                raise InvalidLayout(
-                    f"{_block(*before)} overlaps {_block(*after)}; a row has one meaning, move one of them"
-                )
+                raise InvalidLayout(f"{_block(*before)} overlaps {_block(*after)}; move one of the two blocks")
 
     def _blocks(self) -> Iterator[tuple[str, int, int]]:
-        """Name, first row and size of what has a place already: negative rows have one when `rows` is known."""
+        """Yield (name, first row, size) of each block. Negative rows are included once `rows` is known."""
         yield "text", self.text.offset, self.text.size
-        others = [(f"special {name!r}", row, 1) for name, row in self.special.items()]
+        blocks = [(f"special {name!r}", row, 1) for name, row in self.special.items()]
         if self.image is not None:
-            others.append(("image", self.image.offset, self.image.size))
-        for name, start, size in others:
+            blocks.append(("image", self.image.offset, self.image.size))
+        for name, start, size in blocks:
             if start >= 0:
                 yield name, start, size
             elif self.rows is not None:
@@ -302,7 +304,7 @@ class VocabularyLayout(BaseModel):
 
 
 def text_only(rows: int) -> VocabularyLayout:
-    """Every row is text: a language model before it is widened."""
+    """Return the layout of a language model without images, in which every row is text."""
     return VocabularyLayout(rows=rows, text=TextBlock(size=rows))
 
 
@@ -327,17 +329,15 @@ def _block(name: str, start: int, size: int) -> str:
 
 
 def _beyond(name: str, start: int, size: int, rows: int) -> NoReturn:
-    raise InvalidLayout(
-        f"{_block(name, start, size)} lies beyond the table of {rows} rows; correct the layout or `rows`"
-    )
+    raise InvalidLayout(f"{_block(name, start, size)} exceeds the table of {rows} rows; correct the layout or `rows`")
 
 
-# Presets: the orders of blocks that a widened open_lm may have. The defaults are the paper's sizes.
+# Presets: the orders of blocks that a widened open_lm may have. Defaults are the paper's sizes.
 
 TEXT_ROWS = 50_432
-"""Rows of open_lm's table before it is widened, spare ones included."""
+"""Rows of open_lm's table before it is widened, including spare rows."""
 TOKENIZER_SIZE = 50_277
-"""Ids of the GPT-NeoX-20B tokenizer; the rows from here to `TEXT_ROWS` are spare."""
+"""Number of ids of the GPT-NeoX-20B tokenizer. Rows from here to `TEXT_ROWS` are spare."""
 CODEBOOK_SIZE = 16_384
 SEQUENCE_LENGTH = 1_152
 
@@ -346,17 +346,17 @@ SPECIAL = ("doc", "/doc", "text", "/text", "image", "/image", "pad")
 
 @dataclass(frozen=True)
 class Preset:
-    """An order of blocks, and how many rows are text where nobody says so."""
+    """An order of blocks, and the default number of text rows."""
 
     order: tuple[Literal["text", "image", "special"], ...]
-    """The blocks that follow each other from row 0 on. An image that is not among them is the end of the table. Special
-    tokens that are not have the ids -1, -2, … modulo the table, as open_lm writes them."""
+    """Blocks in order, from row 0 on. An image block that is not listed is at the end of the table. Special tokens that
+    are not listed have the ids -1, -2, … modulo the table, as open_lm writes them."""
     text_size: int = TEXT_ROWS
 
     def __call__(
         self, text_size: int | None = None, codebook_size: int = CODEBOOK_SIZE, rows: int | None = None
     ) -> VocabularyLayout:
-        """The layout of a table with blocks of these sizes."""
+        """Return the layout of a table with blocks of these sizes."""
         text_size = self.text_size if text_size is None else text_size
         sizes = {"text": text_size, "image": codebook_size, "special": len(SPECIAL)}
         first = dict(zip(self.order, accumulate((sizes[block] for block in self.order), initial=0), strict=False))
@@ -373,10 +373,10 @@ class Preset:
 
 
 def split_tables(**_sizes: int) -> NoReturn:
-    """Refused: the image has a table and an output head of its own."""
+    """Refuse a model whose image tokens have a table and an output head of their own."""
     raise UnsupportedModel(
-        "layout 'split-tables': evalsvc runs models with one table for text and image ids; "
-        "join the embedding and output tables of text and image into one and describe it by a layout"
+        "layout 'split-tables': evalsvc only supports models with one table for text and image ids; "
+        "join the embedding and output tables of text and image, and describe the joined table by a layout"
     )
 
 
@@ -385,14 +385,14 @@ image_then_special = Preset(("text", "image", "special"))
 PRESETS: Mapping[str, Callable[..., VocabularyLayout]] = {
     "image-then-special": image_then_special,
     "special-then-image": Preset(("text", "special", "image")),
-    # Special tokens are in the rows that the tokenizer leaves free; the image block is all that was added.
+    # Special tokens use the rows that the tokenizer leaves free; only the image block was added.
     "special-in-spare-rows": Preset(("text", "special"), TOKENIZER_SIZE),
-    # From the tokenizer's length on: the spare rows are used up.
+    # The image block begins at the tokenizer's length and overwrites the spare rows.
     "dense-image-then-special": Preset(("text", "image", "special"), TOKENIZER_SIZE),
     "dense-special-then-image": Preset(("text", "special", "image"), TOKENIZER_SIZE),
     "negative-special": Preset(("text", "image")),
     "image-first": Preset(("image", "text", "special")),
-    # There is a gap before the image, at the end of a padded table.
+    # A gap precedes the image block, which is at the end of a padded table.
     "image-at-end": Preset(("text", "special")),
     "split-tables": split_tables,
 }
@@ -404,16 +404,16 @@ _SIZES = ("text_size", "codebook_size", "rows")
 def parse_layout(
     spec: str | Mapping[str, object], base: Path | None = None, allow: Allow = anywhere
 ) -> VocabularyLayout:
-    """A layout from a preset's name, the path of a YAML or JSON file, or a mapping.
+    """Return a layout from the name of a preset, the path of a YAML or JSON file, or a mapping.
 
     A mapping holds the fields of `VocabularyLayout`, or `preset` with `text_size`, `codebook_size`, `rows` and any
-    field that replaces the preset's. `base` is the folder that relative paths start from. `allow` is asked of every
-    file that is read: the layout's own, and the map that it names.
+    field that replaces the preset's. Relative paths start from the folder `base`. `allow` must permit every file that
+    is read: the layout's own file, and its map.
 
     Raises:
-        InvalidLayout: says which key is wrong, with near misses; which blocks overlap. Quotes no value of a file.
-        UnknownName: there is no preset of this name.
-        UnsupportedModel: the preset is one that evalsvc cannot run.
+        InvalidLayout: a key is wrong, or blocks overlap. The message quotes no value of a file.
+        UnknownName: no preset has this name.
+        UnsupportedModel: evalsvc cannot run models with this preset.
     """
     if isinstance(spec, str):
         if not spec.endswith((".yaml", ".yml", ".json")):
@@ -425,18 +425,18 @@ def parse_layout(
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a mapping comes from."""
+    """The origin of a mapping."""
 
     base: Path | None
-    """The folder that relative paths start from."""
+    """Folder that relative paths start from."""
     allow: Allow
     file: bool = False
-    """Out of a file, whose values are not quoted."""
+    """Whether the mapping comes from a file, whose values are not quoted in messages."""
 
 
 def _parse_mapping(spec: object, source: _Source) -> VocabularyLayout:
     if not isinstance(spec, Mapping):
-        raise InvalidLayout(f"a layout is a preset's name, a path or a mapping, found {type(spec).__name__}")
+        raise InvalidLayout(f"a layout is a preset's name, a path or a mapping, found a {type(spec).__name__}")
     return _from_preset(spec, source) if "preset" in spec else _from_mapping(spec, source)
 
 
@@ -447,12 +447,12 @@ def _from_preset(spec: Mapping[str, object], source: _Source) -> VocabularyLayou
     if name not in PRESETS and source.file:
         raise UnknownName(f"the layout's file has an unknown `preset`; available: {', '.join(sorted(PRESETS))}")
     if name not in PRESETS:
-        raise UnknownName.among("layout preset", name, PRESETS, "a path that ends in .yaml or .json works too")
+        raise UnknownName.among("layout preset", name, PRESETS, "or give a path that ends in .yaml or .json")
     sizes = {key: spec[key] for key in _SIZES if spec.get(key) is not None}
     for key, value in sizes.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            found = type(value).__name__ if source.file else repr(value)
-            raise InvalidLayout(f"{where}: {key} must be a whole number above 0, found {found}")
+            shown_value = type(value).__name__ if source.file else repr(value)
+            raise InvalidLayout(f"{where}: {key} must be a whole number above 0, found {shown_value}")
     overrides = {key: value for key, value in spec.items() if key not in ("preset", *_SIZES)}
     fields = PRESETS[name](**sizes).to_json()
     for block in ("text", "image"):
@@ -481,7 +481,7 @@ def _from_mapping(spec: Mapping[str, object], source: _Source) -> VocabularyLayo
 
 def _resolve_path(path: str, base: Path | None, what: str) -> Path:
     if not Path(path).is_absolute() and base is None:
-        raise InvalidLayout(f"{what} {path!r} is a relative path; give an absolute one")
+        raise InvalidLayout(f"{what} {path!r} is a relative path; use an absolute path")
     return Path(path) if base is None else (base / path).resolve()
 
 
@@ -489,16 +489,16 @@ def _read_layout(path: Path, allow: Allow) -> object:
     try:
         return read_yaml(_read_file(path, "layout file", allow))
     except YamlError as error:
-        raise InvalidLayout(f"the layout file {path} is not valid YAML: {error}") from None
+        raise InvalidLayout(f"the layout file {path} is not valid YAML: {error}; correct the file") from None
 
 
 def _read_map(path: Path, allow: Allow) -> list[int]:
     try:
         content = json.loads(_read_file(path, "image.map", allow))
     except (ValueError, RecursionError) as error:
-        raise InvalidLayout(f"image.map {path} is not valid JSON: {json_reason(error)}") from None
+        raise InvalidLayout(f"image.map {path} is not valid JSON: {json_reason(error)}; correct the file") from None
     if not isinstance(content, list) or any(type(code) is not int for code in content):
-        raise InvalidLayout(f"image.map {path} is no list of whole numbers; write one id for each code")
+        raise InvalidLayout(f"image.map {path} is not a list of whole numbers; write one row per code")
     return content
 
 
@@ -509,7 +509,9 @@ def _read_file(path: Path, what: str, allow: Allow) -> bytes:
     except InvalidData as error:
         raise InvalidLayout(error.message) from None
     except OSError as error:
-        raise InvalidLayout(f"the {what} {path} cannot be read: {os_reason(error)}") from None
+        raise InvalidLayout(f"the {what} {path} cannot be read: {os_reason(error)}; check the path") from None
     if len(content) > MAX_FILE_BYTES:
-        raise InvalidLayout(f"the {what} {path} is larger than {MAX_FILE_BYTES:,} bytes, which no layout is")
+        raise InvalidLayout(
+            f"the {what} {path} is larger than {MAX_FILE_BYTES:,} bytes, too many for a layout; check the path"
+        )
     return content

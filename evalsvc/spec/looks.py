@@ -1,4 +1,4 @@
-"""Results before the end: after how many of its shards a task is looked at, and when it has seen enough."""
+"""Looks: interim results of a task after some of its shards, and the rule by which a task stops early."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ from pydantic import BaseModel, ConfigDict, Field
 from evalsvc.spec.bounds import Word
 
 MOST = 8
-"""Looks at one task, that at its end included: what is tested at every look is paid for at all the others."""
+"""Maximum number of looks at a task, including the last. More looks would each be less certain, because tests at
+several looks share one error rate."""
 
 FEWEST_UNITS = 256
-"""Units of work before the first look. Errors of fewer images are themselves too uncertain to stop by."""
+"""Fewest units of work before the first look. With fewer images the standard errors are too uncertain to stop by."""
 
 
 ADDED = 2
-"""Ones, and zeros, that are added to the items of a share before its error is judged; see `_cautious_error`."""
+"""Number of ones, and of zeros, added to the items of a share before its standard error is judged; see
+`_cautious_error`."""
 
 
 class Until(BaseModel):
-    """A task stops at the first look at which a metric's standard error is small enough.
+    """A rule that stops a task at the first look at which a metric's standard error is small enough.
 
-    The error decides, not the value, so a value whose error does not depend on it, such as that of a distance, is
-    neither biased nor less certain than its interval says. The error of a share depends on it: see `_cautious_error`.
-    Skewed items, too, have a small error where the value is small, and are then stopped a little early: by a fifth of a
-    standard error in the mean for items as skewed as a lognormal distribution with σ = 1.
+    The rule looks at the standard error, not at the value. If the standard error does not depend on the value, as for a
+    distance, the value stays unbiased and its interval keeps its level. The standard error of a share depends on the
+    value: see `_cautious_error`. For skewed items the standard error is also small where the value is small, so a task
+    stops slightly early: the mean is off by a fifth of a standard error for items as skewed as a lognormal distribution
+    with σ = 1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -36,10 +39,10 @@ class Until(BaseModel):
     stderr: float = Field(gt=0, allow_inf_nan=False)
     """Standard error at which the task stops, in the metric's unit."""
     metric: Word
-    """Metric to watch: the second half of its name, such as `kid`."""
+    """Metric that decides: the second half of its name, such as `kid`."""
 
     def reached(self, metrics: Iterable[Mapping[str, Any]]) -> str | None:
-        """Say why `metrics` (as JSON) are enough; None: they are not."""
+        """Describe why `metrics` (as JSON) suffice; return None if they do not."""
         errors = [_cautious_error(metric) for metric in metrics if metric["name"].partition("/")[2] == self.metric]
         if not errors or not max(errors) <= self.stderr:
             return None
@@ -47,12 +50,12 @@ class Until(BaseModel):
 
 
 def _cautious_error(metric: Mapping[str, Any]) -> float:
-    """Return the standard error that a task may stop by; infinity where it is not known, or zero.
+    """Return the standard error that a task may stop by; infinity if the standard error is unknown or zero.
 
-    An error of zero says that all items so far are equal, not that all will be. Of a share (unit `fraction`) p it is at
-    least that of Agresti and Coull, √(q (1 − q) / (n + 4)) with q = (n p + 2) / (n + 4) and n the number of independent
-    items that have the error of the share, p (1 − p) / stderr²: else a task would stop at the look that by luck has few
-    ones, and so a small error.
+    A standard error of zero only says that all items so far are equal. For a share p (unit `fraction`) the result is at
+    least the standard error of Agresti and Coull, √(q (1 − q) / (n + 4)) with q = (n p + 2) / (n + 4), where n is the
+    number of independent items with the standard error of the share, p (1 − p) / stderr². Otherwise a task would stop
+    at a look that has few ones, and so a small standard error, by luck.
 
     Source: A. Agresti, B. A. Coull, The American Statistician 52 (1998) 119–126.
     """
@@ -70,16 +73,16 @@ def _cautious_error(metric: Mapping[str, Any]) -> float:
 
 
 def stop_note(reason: str, units: int, total: int, unit: str) -> str:
-    """What the notes of a task say that stopped before its end."""
+    """Return the note of a task that stopped before its end."""
     return f"after {units:,} of {total:,} {unit}: {reason}"
 
 
 def schedule(units: Sequence[int], before: int = 0) -> tuple[tuple[int, int], ...]:
-    """When to look at shards of so many `units`: after how many shards, and units; the last look is at all of them.
+    """Return the looks at shards of these `units`, as (shards, units) each; the last look covers all shards.
 
-    From the end to the beginning each look has half the units of the next one, rounded up to whole shards, as long as
-    these have FEWEST_UNITS or more. The first `before` shards are no part of the sample, such as those of a reference;
-    their units do not count.
+    Counted backwards, each look has half the units of the next look, rounded up to whole shards, as long as it has
+    FEWEST_UNITS or more. The first `before` shards, such as those of a reference, are not part of the sample and their
+    units do not count.
     """
     done = list(accumulate(units[before:]))
     wanted = [done[-1] / 2**halvings for halvings in range(MOST)] if done else []

@@ -1,8 +1,8 @@
-"""Which open_lm model a checkpoint holds: its shape and arithmetic, read without torch.
+"""The configuration of a checkpoint's open_lm model: its shape and arithmetic, read without torch.
 
-open_lm spreads this over two files. The model JSON has the shape and may fix norm, qk-norm, positions and
-feed-forward; what it leaves open comes from the command line, which a run records in `params.txt`. So the JSON wins
-over `params.txt`, and `params.txt` over open_lm's defaults.
+open_lm splits the configuration between two files. The model JSON has the shape and may fix norm, qk-norm, positions
+and feed-forward. Everything else comes from the command line, which a run records in `params.txt`. The JSON overrides
+`params.txt`, and `params.txt` overrides open_lm's defaults.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from evalsvc.errors import (
     show_name,
 )
 
-MAX_BESIDE = 100
-"""How many JSON files beside a checkpoint are looked at for its model."""
+MAX_JSON_FILES = 100
+"""Maximum number of JSON files in a checkpoint's folder that are searched for its model."""
 
 MAX_CONFIG_BYTES = 1_000_000
 
 MAX_MODEL_BYTES = 100_000
-"""Of a model JSON that nothing names; those of open_lm have 400 bytes."""
+"""Maximum number of bytes of a model JSON that was found by searching; those of open_lm have 400 bytes."""
 
 ModelNorm = Literal[
     "default_layer_norm",
@@ -46,9 +46,9 @@ FeedForwardType = Literal["swiglu", "swiglu_torch", "gelu", "gemma_geglu"]
 
 
 class ModelConfig(BaseModel):
-    """The fields of an open_lm model JSON, under its own names; other keys are ignored, as open_lm does.
+    """The fields of an open_lm model JSON, with open_lm's names; other keys are ignored, as in open_lm.
 
-    The upper bounds only keep a hostile file from building a model for hours.
+    The upper bounds keep a hostile file from building a model for hours.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
@@ -66,12 +66,14 @@ class ModelConfig(BaseModel):
     ffn_type: FeedForwardType = "swiglu"
     norm_eps: float = Field(default=1e-5, gt=0)
     precision: str | None = None
-    """`--precision` of the training run, or "fsdp_bf16"; only decides how the rotary frequencies were rounded."""
+    """`--precision` of the training run, or "fsdp_bf16"; only determines how the rotary frequencies were rounded."""
 
     @model_validator(mode="after")
     def _heads_fit(self) -> ModelConfig:
         if self.n_heads > self.hidden_dim:
-            raise ValueError(f"n_heads {self.n_heads} is more than hidden_dim {self.hidden_dim}")
+            raise ValueError(
+                f"n_heads {self.n_heads} is more than hidden_dim {self.hidden_dim}; correct one of the two"
+            )
         if self.positional_embedding_type != "none" and self.head_dim % 2:
             raise ValueError(
                 f"hidden_dim {self.hidden_dim} over n_heads {self.n_heads} gives heads of width {self.head_dim}; "
@@ -81,23 +83,24 @@ class ModelConfig(BaseModel):
 
     @property
     def head_dim(self) -> int:
-        """Width of one head; hidden_dim need not be a multiple of n_heads, the rest is dropped."""
+        """Return the width of one head. hidden_dim need not be a multiple of n_heads; the remainder is dropped."""
         return self.hidden_dim // self.n_heads
 
     @property
     def attention_dim(self) -> int:
-        """Width of all heads together; below hidden_dim in open_lm_87m (480 of 488)."""
+        """Return the width of all heads together; less than hidden_dim in open_lm_87m (480 of 488)."""
         return self.n_heads * self.head_dim
 
     @property
     def ffn_dim(self) -> int:
-        """Width inside the feed-forward layer: 4·D for gelu, else 8·D/3 rounded up to a multiple of 256."""
+        """Return the width inside the feed-forward layer: 4·D for gelu, otherwise 8·D/3 rounded up to a multiple of
+        256."""
         if self.ffn_type == "gelu":
             return 4 * self.hidden_dim
         return 256 * ((int(8 * self.hidden_dim / 3) + 255) // 256)
 
 
-# name: (hidden_dim, n_layers, n_heads), or with (…, seq_len, vocab_size) where they are not 2,048 and 50,432.
+# name: (hidden_dim, n_layers, n_heads), followed by (seq_len, vocab_size) where they are not 2,048 and 50,432.
 _SHAPES: dict[str, tuple[int, ...]] = {
     "open_lm_test_tiny": (16, 2, 2, 16, 16),
     "open_lm_11m": (96, 12, 12),
@@ -141,7 +144,8 @@ _ALIASES = {
 
 
 def registered_models() -> dict[str, dict[str, Any]]:
-    """Every model name that open_lm registers (mamba apart), aliases included, with the fields of its JSON."""
+    """Return the JSON fields of every model that open_lm registers, aliases included, by name. Mamba models are left
+    out."""
     models = {name: _registered(name) for name in _SHAPES}
     return models | {alias: models[name] for alias, name in _ALIASES.items()}
 
@@ -154,10 +158,10 @@ def _registered(name: str) -> dict[str, Any]:
 
 
 def read_model_spec(model: str | Mapping[str, object], base: Path | None = None) -> dict[str, object]:
-    """The open_lm fields that `model` stands for: a registered name, a JSON file, or the fields themselves.
+    """Return the open_lm fields of `model`: a registered name, a JSON file, or the fields themselves.
 
-    A relative path is taken from `base`. Hugging Face configurations of both open_lm wrappers are translated. Only
-    what `model` says is in the result, so that `params.txt` can fill in the rest later.
+    Relative paths start from `base`. Hugging Face configurations of both open_lm wrappers are translated. The result
+    has only the fields that `model` sets, so that `params.txt` can supply the rest later.
     Raises UnknownName, InvalidModelConfig, UnsupportedModel.
     """
     if isinstance(model, str):
@@ -171,20 +175,21 @@ def read_model_spec(model: str | Mapping[str, object], base: Path | None = None)
 
 
 def resolve_config(model: str | Mapping[str, object] | None, checkpoint: Path) -> ModelConfig:
-    """The complete configuration of the model in `checkpoint` (a file or a Hugging Face folder).
+    """Return the complete configuration of the model in `checkpoint` (a file or a Hugging Face folder).
 
-    None looks beside the checkpoint, see `config_beside`. In every case a `params.txt` of the run (same folder or one
-    above) fills in what the model leaves open. Raises UnknownName, InvalidModelConfig, UnsupportedModel.
+    If `model` is None, the configuration is searched for in the checkpoint's folder, see `find_model_config`. A
+    `params.txt` of the run (in the same folder or its parent) always supplies the fields that the model does not set.
+    Raises UnknownName, InvalidModelConfig, UnsupportedModel.
     """
     if model is None:
-        found = _find_beside(checkpoint)
-        if found is None:
+        discovered = _find_fields(checkpoint)
+        if discovered is None:
             raise InvalidModelConfig(
-                f"no model configuration was given for {checkpoint} and none lies beside it (config.json, params.txt "
-                "with its model JSON, or one *.json with hidden_dim, in its folder or one above); "
-                "give `model`: a registered name such as 'open_lm_1b', the path of a model JSON, or its fields"
+                f"no model configuration was given for {checkpoint} and none was found in its folder or the parent "
+                "folder (config.json, params.txt with its model JSON, or one *.json with hidden_dim); "
+                "set `model` to a registered name such as 'open_lm_1b', the path of a model JSON, or its fields"
             )
-        fields, source = found
+        fields, source = discovered
     else:
         fields = read_model_spec(model)
         source = f"model {model!r}" if isinstance(model, str) else "the given model configuration"
@@ -193,28 +198,31 @@ def resolve_config(model: str | Mapping[str, object] | None, checkpoint: Path) -
 
 
 def require_one_model(models: Mapping[str, Mapping[str, object]]) -> None:
-    """Raise CheckpointMismatch where two of `models`, by their checkpoints' names, differ in a field that both have."""
-    (first, ours), *others = models.items()
-    for name, theirs in others:
-        common = [key for key in ours if key in theirs]
-        if differing := [f"{key} {ours[key]} and {theirs[key]}" for key in common if ours[key] != theirs[key]]:
+    """Raise CheckpointMismatch if two of `models`, keyed by their checkpoints' names, differ in a field that both
+    have."""
+    (first, first_fields), *rest = models.items()
+    for name, fields in rest:
+        common = [key for key in first_fields if key in fields]
+        if differing := [
+            f"{key} {first_fields[key]} and {fields[key]}" for key in common if first_fields[key] != fields[key]
+        ]:
             raise CheckpointMismatch(
                 f"{first} and {name} are different models: {', '.join(differing)}; only checkpoints of one model "
                 "configuration can be combined"
             )
 
 
-def config_beside(checkpoint: Path) -> dict[str, object] | None:
-    """The configuration found beside `checkpoint`, complete and as plain JSON values; None when there is none.
+def find_model_config(checkpoint: Path) -> dict[str, object] | None:
+    """Search the folder of `checkpoint` for its configuration; return plain JSON values, or None if there is none.
 
-    Looks for, in this order: a Hugging Face `config.json` in its folder; `params.txt` in its folder or one above, with
-    the `<model>.json` beside that or the registered name it gives; the only *.json with `hidden_dim` in its folder,
-    then one above. Raises InvalidModelConfig where a file is broken or the choice is not clear.
+    Searched in this order: a Hugging Face `config.json` in the folder; `params.txt` in the folder or its parent, with
+    the `<model>.json` next to it or the registered name that it gives; the only *.json with `hidden_dim` in the folder,
+    then in its parent. Raises InvalidModelConfig if a file is broken or the choice is ambiguous.
     """
-    found = _find_beside(checkpoint)
-    if found is None:
+    discovered = _find_fields(checkpoint)
+    if discovered is None:
         return None
-    fields, source = found
+    fields, source = discovered
     return _validated(_with_training_flags(fields, checkpoint), source).model_dump(mode="json")
 
 
@@ -228,25 +236,25 @@ def _read_named(model: str, base: Path | None) -> tuple[dict[str, object], str]:
     if _is_file(path):
         return _open_lm_fields(_read_json(path), str(path), (path.parent,)), str(path)
     if "/" in model or model.endswith(".json"):
-        raise InvalidModelConfig(f"there is no model JSON at {path}; give its path, a registered name, or its fields")
+        raise InvalidModelConfig(f"there is no model JSON at {path}; give a path, a registered name, or the fields")
     raise UnknownName.among("model", model, registered, hint="or give the path of a model JSON")
 
 
-def _find_beside(checkpoint: Path) -> tuple[dict[str, object], str] | None:
+def _find_fields(checkpoint: Path) -> tuple[dict[str, object], str] | None:
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     hf_config = folder / "config.json"
     if hf_config.is_file() and _describes_open_lm(fields := _read_json(hf_config)):
         return _open_lm_fields(fields, str(hf_config), (folder,)), str(hf_config)
     params, stem = _params_file(checkpoint), recorded_model(checkpoint)
     if params and stem is not None:
-        found = _by_stem(stem, (params.parent, folder))
-        if found is not None:
-            return found
+        recorded = _by_stem(stem, (params.parent, folder))
+        if recorded is not None:
+            return recorded
     return _only_json((folder, folder.parent))
 
 
 def recorded_model(checkpoint: Path) -> str | None:
-    """The model that the `params.txt` of a checkpoint's run names; None: there is none, or it names none.
+    """Return the model that the `params.txt` of a checkpoint's run names; None if there is no file or no name.
 
     Raises:
         InvalidModelConfig: the file is too large.
@@ -261,7 +269,7 @@ def _stem(name: str) -> str:
 
 
 def _by_stem(stem: str, folders: tuple[Path, ...]) -> tuple[dict[str, object], str] | None:
-    """The model that open_lm recorded as `stem`: it keeps only the name of the JSON, never its folder."""
+    """Find the model that open_lm recorded as `stem`, the name of the JSON without its folder."""
     name = _stem(stem)
     if "mamba" in name:
         raise UnsupportedModel(_MAMBA.format(source=f"model {show_name(name)}"))
@@ -275,27 +283,29 @@ def _by_stem(stem: str, folders: tuple[Path, ...]) -> tuple[dict[str, object], s
 
 def _only_json(folders: tuple[Path, ...]) -> tuple[dict[str, object], str] | None:
     for folder in folders:
-        found = [(path, fields) for path, fields in _json_files(folder) if "hidden_dim" in fields]
-        if len(found) > 1:
-            names = ", ".join(path.name for path, _ in found[:5])
-            raise InvalidModelConfig(f"{len(found)} model JSONs lie in {folder}: {names}; name one of them as `model`")
-        if found:
-            path, fields = found[0]
+        candidates = [(path, fields) for path, fields in _json_files(folder) if "hidden_dim" in fields]
+        if len(candidates) > 1:
+            names = ", ".join(path.name for path, _ in candidates[:5])
+            raise InvalidModelConfig(
+                f"{len(candidates)} model JSONs are in {folder}: {names}; set `model` to one of them"
+            )
+        if candidates:
+            path, fields = candidates[0]
             return _open_lm_fields(fields, str(path), ()), str(path)
     return None
 
 
 def _json_files(folder: Path) -> Iterator[tuple[Path, dict[str, object]]]:
-    """The JSON objects in `folder`; files that are none are somebody else's and are passed over.
+    """Yield the JSON objects in `folder`; other files are skipped.
 
     Raises:
-        InvalidModelConfig: there are too many to read them all.
+        InvalidModelConfig: the folder has too many files to read.
     """
     paths = sorted(folder.glob("*.json"))
-    if len(paths) > MAX_BESIDE:
+    if len(paths) > MAX_JSON_FILES:
         raise InvalidModelConfig(
-            f"{folder} holds more than {MAX_BESIDE} JSON files, too many to look for the model's among them; give "
-            "`model`: its path, a registered name such as 'open_lm_1b', or its fields"
+            f"{folder} holds more than {MAX_JSON_FILES} JSON files, too many to search for the model; set "
+            "`model` to a path, a registered name such as 'open_lm_1b', or the fields"
         )
     for path in paths:
         try:
@@ -307,28 +317,28 @@ def _json_files(folder: Path) -> Iterator[tuple[Path, dict[str, object]]]:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a name too long to be one, or a folder that may not be entered
+    except OSError:  # the name is too long, or the folder is not accessible
         return False
 
 
 def _read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, object]:
     if not _is_file(path):
-        raise InvalidModelConfig(f"{path} is not a file; give the path of a model JSON")
+        raise InvalidModelConfig(f"{path} is not a file; use the path of a model JSON")
     if path.stat().st_size > limit:
-        raise InvalidModelConfig(f"{path} is larger than {limit:,} bytes, which no model JSON is")
+        raise InvalidModelConfig(f"{path} is larger than {limit:,} bytes, too many for a model JSON; check the path")
     try:
         fields = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise InvalidModelConfig(f"{path} is not JSON: {json_reason(error)}") from error
+        raise InvalidModelConfig(f"{path} is not JSON: {json_reason(error)}; correct the file") from error
     except OSError as error:
-        raise InvalidModelConfig(f"{path} cannot be read: {os_reason(error)}") from error
+        raise InvalidModelConfig(f"{path} cannot be read: {os_reason(error)}; check its permissions") from error
     if not isinstance(fields, dict):
         raise InvalidModelConfig(f"{path} holds a {type(fields).__name__}; a model JSON is an object")
     return fields
 
 
 _MAMBA = "{source} is a mamba model; evalsvc evaluates open_lm's attention models only"
-_MOE = "{source} is a mixture of experts ({found}); evalsvc evaluates dense open_lm models only"
+_MOE = "{source} is a mixture of experts ({reason}); evalsvc evaluates dense open_lm models only"
 
 
 def _describes_open_lm(fields: Mapping[str, object]) -> bool:
@@ -337,7 +347,7 @@ def _describes_open_lm(fields: Mapping[str, object]) -> bool:
 
 
 def _open_lm_fields(fields: Mapping[str, object], source: str, folders: tuple[Path, ...]) -> dict[str, object]:
-    """open_lm's own names for what `fields` says, from any of the three formats."""
+    """Translate `fields` from any of the three formats to open_lm's names."""
     args = fields.get("params_args_dict")
     if isinstance(args, Mapping):
         fields = _from_arguments(args, source, folders)
@@ -349,25 +359,25 @@ def _open_lm_fields(fields: Mapping[str, object], source: str, folders: tuple[Pa
 
 
 def _from_params_dataclass(fields: Mapping[str, object]) -> dict[str, object]:
-    """The flat format of open_lm/hf: field names and defaults of open_lm's Params."""
+    """Translate the flat format of open_lm/hf, with the field names and defaults of open_lm's Params."""
     defaults = {"dim": 512, "n_layers": 8, "n_heads": 8, "vocab_size": -1, "seq_len": 2048}
     translated = defaults | {"post_embed_norm": False, "weight_tying": False} | dict(fields)
-    for theirs, ours in (("dim", "hidden_dim"), ("norm_type", "model_norm"), ("apply_qk_norm", "qk_norm")):
-        if theirs in translated:
-            translated[ours] = translated.pop(theirs)
+    for old_name, new_name in (("dim", "hidden_dim"), ("norm_type", "model_norm"), ("apply_qk_norm", "qk_norm")):
+        if old_name in translated:
+            translated[new_name] = translated.pop(old_name)
     return translated
 
 
 def _from_arguments(args: Mapping[str, object], source: str, folders: tuple[Path, ...]) -> dict[str, object]:
-    """The format of utils/transformers: the command line, with the model by name."""
+    """Translate the format of utils/transformers: the command line, with the model by name."""
     name = args.get("model")
-    found = _by_stem(name, folders) if isinstance(name, str) else None
-    if found is None:
+    model = _by_stem(name, folders) if isinstance(name, str) else None
+    if model is None:
         raise InvalidModelConfig(
-            f"{source} gives the model only by the name {show_name(str(name))} (params_args_dict.model), which is not "
-            "registered and whose JSON is not beside it; put it there, or give its path as `model`"
+            f"{source} names only the model {show_name(str(name))} (params_args_dict.model), which is not "
+            "registered and has no JSON in the same folder; add the JSON, or set `model` to its path"
         )
-    return _training_flags({key: _python_value(value) for key, value in args.items()}) | found[0]
+    return _training_flags({key: _python_value(value) for key, value in args.items()}) | model[0]
 
 
 def _params_file(checkpoint: Path) -> Path | None:
@@ -383,7 +393,7 @@ def _with_training_flags(fields: dict[str, object], checkpoint: Path) -> dict[st
 
 
 def _training_flags(args: Mapping[str, object]) -> dict[str, object]:
-    """What a run's command line says about its model; keys without a value are left out."""
+    """Return the model fields that a run's command line sets."""
     names = ("model_norm", "qk_norm", "positional_embedding_type", "ffn_type", "moe_freq", "precision")
     flags = {name: args[name] for name in names if args.get(name) is not None}
     if args.get("fsdp") is True and (args.get("fsdp_amp") is True or args.get("fsdp_pure_bf16") is True):
@@ -393,9 +403,11 @@ def _training_flags(args: Mapping[str, object]) -> dict[str, object]:
 
 
 def _read_params(path: Path) -> dict[str, object]:
-    """`params.txt`: one `key: value` a line, each value Python's str() of the argument."""
+    """Read `params.txt`: one `key: value` per line, where a value is Python's str() of the argument."""
     if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise InvalidModelConfig(f"{path} is larger than {MAX_CONFIG_BYTES:,} bytes, which no params.txt is")
+        raise InvalidModelConfig(
+            f"{path} is larger than {MAX_CONFIG_BYTES:,} bytes, too many for a params.txt; check the file"
+        )
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     pairs = (line.partition(":") for line in lines if ":" in line)
     return {key.strip(): _python_value(value.strip()) for key, _, value in pairs}
@@ -410,11 +422,11 @@ def _python_value(text: Any) -> Any:
 
 
 def _validated(fields: Mapping[str, object], source: str, shown: Mapping[str, object] | None = None) -> ModelConfig:
-    """The configuration that `fields` are. Raises InvalidModelConfig, which quotes the values that are `shown`: those
-    that came with the request, and none of a file's."""
+    """Validate a configuration. Raises InvalidModelConfig, which quotes only values in `shown`: those of the request,
+    never those of a file."""
     if fields.get("ffn_type") == "moe" or fields.get("moe_freq") not in (None, 0):
-        found = "ffn_type moe" if fields.get("ffn_type") == "moe" else "moe_freq is not 0"
-        raise UnsupportedModel(_MOE.format(source=source, found=found))
+        reason = "ffn_type moe" if fields.get("ffn_type") == "moe" else "moe_freq is not 0"
+        raise UnsupportedModel(_MOE.format(source=source, reason=reason))
     try:
         return ModelConfig.model_validate(dict(fields))
     except ValidationError as error:
@@ -431,8 +443,8 @@ def _problem(
     if kind == "missing":
         unknown = [key for key in fields if key not in ModelConfig.model_fields]
         near = near_misses(name, unknown, cutoff=0.5)
-        return f"{name} is missing" + (f" (found {', '.join(near)}: is one of them meant?)" if near else "")
+        return f"{name} is missing" + (f" (found {', '.join(near)}: is one of these meant?)" if near else "")
     if not name:
         return message.removeprefix("Value error, ")
-    found = f" is {str(shown[name])[:60]!r}" if name in shown else ""
-    return f"{name}{found}: {message[0].lower()}{message[1:]}"
+    shown_value = f" is {str(shown[name])[:60]!r}" if name in shown else ""
+    return f"{name}{shown_value}: {message[0].lower()}{message[1:]}"

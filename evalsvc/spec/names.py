@@ -1,4 +1,4 @@
-"""Names of runs, variants and suites, and of what a run has: RUN@STEP, RUN@STEP:VARIANT, RUN:VARIANT."""
+"""Names of runs, variants and suites, and references to checkpoints: RUN@STEP, RUN@STEP:VARIANT, RUN:VARIANT."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import re
 from evalsvc.errors import InvalidRequest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-"""Names of runs, variants, suites and tasks, as they appear in addresses and in metrics' names."""
+"""Names of runs, variants, suites and tasks, as in addresses and in names of metrics."""
 
 MAX_STEP = 2**53 - 1
-"""The largest training step: the largest whole number that every reader of JSON keeps as it is."""
+"""Largest training step: the largest whole number that every JSON reader keeps exactly."""
 
 _RUN = r"(?P<run>[A-Za-z0-9][A-Za-z0-9._-]*)"
 _VARIANT = r"(:(?P<variant>[^/:]+))?"
@@ -19,8 +19,8 @@ _STEP = "[0-9]{1,19}"
 RUN = re.compile(_RUN + _VARIANT)
 """RUN or RUN:VARIANT."""
 
-CHECKPOINT = re.compile(_RUN + "@(?P<step>[0-9]{1,18})" + _VARIANT)  # 18 digits: every database holds that step
-"""RUN@STEP or RUN@STEP:VARIANT; where a path may be given as well, everything else is a path."""
+CHECKPOINT = re.compile(_RUN + "@(?P<step>[0-9]{1,18})" + _VARIANT)  # 18 digits fit every database
+"""RUN@STEP or RUN@STEP:VARIANT. Where a path is also accepted, everything else is a path."""
 
 STEPS = re.compile(
     rf"(?P<run>{NAME.pattern})@(?P<first>{_STEP})(\.\.(?P<last>{_STEP})(/(?P<stride>{_STEP}))?)?"
@@ -40,10 +40,12 @@ def parse_checkpoint(name: str) -> tuple[str, int, str]:
     Raises:
         InvalidRequest: `name` has another form.
     """
-    found = CHECKPOINT.fullmatch(name)
-    if found is None:
-        raise InvalidRequest(f"{name!r} names no checkpoint; give RUN@STEP or RUN@STEP:VARIANT, such as pretrained@400")
-    return found["run"], int(found["step"]), found["variant"] or "raw"
+    match = CHECKPOINT.fullmatch(name)
+    if match is None:
+        raise InvalidRequest(
+            f"{name!r} is not a checkpoint; write RUN@STEP or RUN@STEP:VARIANT, such as pretrained@400"
+        )
+    return match["run"], int(match["step"]), match["variant"] or "raw"
 
 
 def parse_run(name: str) -> tuple[str, str]:
@@ -52,7 +54,7 @@ def parse_run(name: str) -> tuple[str, str]:
     Raises:
         InvalidRequest: `name` has another form.
     """
-    found = RUN.fullmatch(name)
-    if found is None:
-        raise InvalidRequest(f"{name!r} names no run; give RUN or RUN:VARIANT, such as pretrained:ema_0.9999")
-    return found["run"], found["variant"] or "raw"
+    match = RUN.fullmatch(name)
+    if match is None:
+        raise InvalidRequest(f"{name!r} is not a run; write RUN or RUN:VARIANT, such as pretrained:ema_0.9999")
+    return match["run"], match["variant"] or "raw"

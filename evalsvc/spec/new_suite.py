@@ -1,4 +1,5 @@
-"""A new suite as commented YAML: every parameter with its meaning, the optional ones switched off at their defaults."""
+"""New suites as commented YAML. Every parameter has its meaning; optional parameters are commented out at their
+defaults."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from evalsvc.spec import catalog
 from evalsvc.spec.parameters import TASK_NAME, Parameter, placeholder, task_parameters
 
 PLACEHOLDER = "/path/to/"
-"""Beginning of the paths in a new suite that its author has to replace."""
+"""Prefix of the paths that the author of a new suite must replace."""
 
 WIDTH = 100
 
@@ -44,10 +45,10 @@ HEAD, BRIEF_HEAD = _PATHS + _DEFAULTS + _DESCRIPTION + _HEADLINE + _TASKS, _PATH
 
 
 def new_suite(kinds: Sequence[str], *, brief: bool = False) -> str:
-    """Return the YAML of a suite with a task of each of these kinds; `brief` leaves out what has a default.
+    """Return the YAML of a suite with one task of each kind; `brief` leaves out parameters with defaults.
 
     Raises:
-        UnknownName: there is no task of a kind.
+        UnknownName: no task has one of these kinds.
     """
     seen: Counter[str] = Counter()
     tasks = []
@@ -113,7 +114,7 @@ def _setting(name: str, value: object) -> Iterator[str]:
 
 
 class _Indented(yaml.SafeDumper):
-    """Writes the items of a list further to the right than its key."""
+    """A YAML writer that indents list items further than their key."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)

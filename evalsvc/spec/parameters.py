@@ -1,4 +1,4 @@
-"""The parameters of a kind of task as data: name, type in words, default and meaning, read from the task's fields."""
+"""The parameters of a kind of task as data: name, type in words, default and meaning, from the fields of the task."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from evalsvc.spec import catalog
 from evalsvc.spec.bounds import MAX_ID
 
 TASK_NAME = "name"
-"""The parameter that every kind of task has, and whose default is the kind."""
+"""Name of the parameter that every kind of task has, and whose default is the kind."""
 
 _WORDS = {"integer": "integer", "number": "number", "string": "text", "boolean": "`true` or `false`", "null": "`null`"}
 _FORMATS = {"path": "path", "asset": "asset or path"}
@@ -26,16 +26,16 @@ class Parameter:
     """Type in words, such as `integer, 1 to 4,096`."""
     required: bool
     default: Any
-    """Default as JSON has it; None where the parameter is required."""
+    """Default as JSON; None if the parameter is required."""
     meaning: str
     """Docstring of the field, on one line."""
     schema: Mapping[str, Any]
     """JSON schema of the values."""
     keys: tuple[Parameter, ...] = ()
-    """Keys of the mapping, or of each mapping in the list, that the parameter is."""
+    """Keys of the mapping, or of each mapping in the list, that the parameter holds."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `evalsvc tasks KIND --format json` has of the parameter."""
+        """Return the parameter as `evalsvc tasks KIND --format json` prints it."""
         document = {"name": self.name, "type": self.type, "required": self.required, "default": self.default}
         keys = {"keys": [key.to_json() for key in self.keys]} if self.keys else {}
         return document | {"meaning": self.meaning} | keys
@@ -45,20 +45,22 @@ def task_parameters(kind: str) -> tuple[Parameter, ...]:
     """Return the parameters of a kind of task in the order in which the task declares them.
 
     Raises:
-        UnknownName: there is no task of this kind.
+        UnknownName: no task has this kind.
     """
     schema = catalog.load("tasks", kind).model_json_schema()
     parameters = _parameters(schema, schema.get("$defs", {}))
     return tuple(
-        Parameter(TASK_NAME, found.type, False, kind, "First half of the names of the task's metrics.", found.schema)
-        if found.name == TASK_NAME
-        else found
-        for found in parameters
+        Parameter(
+            TASK_NAME, parameter.type, False, kind, "First half of the names of the task's metrics.", parameter.schema
+        )
+        if parameter.name == TASK_NAME
+        else parameter
+        for parameter in parameters
     )
 
 
 def placeholder(parameter: Parameter) -> Any:
-    """Return a value of the parameter's type that says what belongs there."""
+    """Return a placeholder of the parameter's type that says what belongs there."""
     return _placeholder(parameter.name, parameter.schema)
 
 
@@ -78,16 +80,16 @@ def _parameters(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> It
 
 
 def _mapping(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the schema of the mapping that a value, or an item of a list, may be; None: it is no mapping."""
+    """Return the schema of the mapping that a value, or an item of a list, may be; None if it cannot be a mapping."""
     if "$ref" in schema:
         mapping: Mapping[str, Any] = definitions[schema["$ref"].rpartition("/")[2]]
         return mapping
     parts = [*schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else ())]
-    return next((found for part in parts if (found := _mapping(part, definitions))), None)
+    return next((inner for part in parts if (inner := _mapping(part, definitions))), None)
 
 
 def type_in_words(schema: Mapping[str, Any]) -> str:
-    """Return what values a JSON schema admits, in words: `integer, 1 to 4,096, or `null``."""
+    """Return the values that a JSON schema admits, in words: `integer, 1 to 4,096, or `null``."""
     if "anyOf" in schema:
         return ", or ".join(map(type_in_words, schema["anyOf"]))
     if "enum" in schema or "const" in schema:
@@ -120,7 +122,7 @@ def _plural(words: str) -> str:
 def _range(schema: Mapping[str, Any]) -> str:
     least, most = schema.get("minimum"), schema.get("maximum")
     if most is not None and most >= MAX_ID:
-        most = None  # what a computer's integer holds, and no limit that a reader has to know
+        most = None  # the range of an integer, which no reader needs
     if least is not None and most is not None:
         return f"{_number(least)} to {_number(most)}"
     above = schema.get("exclusiveMinimum")

@@ -1,4 +1,4 @@
-"""Paths in a task's parameters: what a suite may write, what becomes of it, and what may be read."""
+"""Paths in a task's parameters: their forms in a suite, their resolution, and which files may be read."""
 
 from __future__ import annotations
 
@@ -18,66 +18,67 @@ DATASETS = "datasets:"
 PACKAGE = Path(__file__).parents[1]
 
 NEVER = (Path("/proc"), Path("/sys"))
-"""Below any root: there are the environments and memories of processes, and no data."""
+"""Folders that are never read: they hold the environments and memory of processes."""
 
 MAX_PATH = 4096
-"""Characters; no system opens longer ones."""
+"""Maximum number of characters of a path; no operating system opens longer ones."""
 
 MAX_FOLDERS = 64
-"""Of a path: links are followed folder by folder."""
+"""Maximum number of folders of a path, because links are resolved folder by folder."""
 
 MAX_PATHS = 500
-"""Of a suite. What may be read is checked path by path, which takes most of a millisecond."""
+"""Maximum number of paths in a suite. Each path takes almost a millisecond to check."""
 
 
 def local_data(settings: Settings, path: str) -> str:
-    """The local path of a data file or folder in a checked suite; it need not exist.
+    """Return the local path of a data file or folder in a checked suite. The file need not exist.
 
     Raises:
-        InvalidData: it is outside what suites may read: EVALSVC_ROOTS but for `NEVER` and what is private to the
-            service, the operator's own folders, what is shipped.
+        InvalidData: the path is outside what suites may read: EVALSVC_ROOTS without `NEVER` and the service's private
+            paths, the operator's own folders, and shipped files.
     """
     local = settings.datasets_path / path.removeprefix(DATASETS) if path.startswith(DATASETS) else Path(path)
     try:
-        # Links are followed: one that lies in a folder may lead out of it. Where to is not told.
+        # Resolve links, because a link in an allowed folder may lead out of it. Errors do not tell where the link
+        # leads.
         resolved = local.resolve()
     except (OSError, RuntimeError, ValueError):
-        resolved = Path("/proc")  # which is outside
+        resolved = Path("/proc")  # outside every root
     require_readable(settings, resolved, path)
     return str(local)
 
 
 @dataclass(frozen=True)
 class Readable:
-    """The rule for what is open under these settings, as an `opening.Allow`; equal for equal settings."""
+    """The rule for which paths may be read under some settings, as an `opening.Allow`; equal for equal settings."""
 
     settings: Settings
 
     def __call__(self, real: Path, shown: str) -> None:
-        """Raise what `require_readable` raises."""
+        """Raise the error of `require_readable`."""
         require_readable(self.settings, real, shown)
 
 
 def require_readable(settings: Settings, resolved: Path, shown: str) -> None:
-    """Raise unless a path without links lies where suites may read; `shown` is what messages call it.
+    """Raise unless a path without links is one that suites may read; messages quote `shown`.
 
-    This is the one rule for data; `files.opened` asks again of the very file that it has opened.
+    This is the only rule for data; `files.opened` applies the rule again to the file that it has opened.
 
     Raises:
-        InvalidData: it is outside; see `local_data`.
+        InvalidData: the path is outside; see `local_data`.
     """
     of_the_operator = (settings.datasets_path, settings.assets_path, *filter(None, [settings.suites_path]))
     opened = (*settings.root_paths, *of_the_operator, PACKAGE)
     if not lies_within(resolved, opened, (*NEVER, *settings.private_paths)):
         roots = ", ".join(map(str, settings.root_paths)) or "none"
         raise InvalidData(
-            f"{shown!r} is, or leads, outside the folders that suites may read ({roots}, and `datasets:`), or into "
-            "evalsvc's own data folder or keys; move it, or have the operator add its folder to EVALSVC_ROOTS"
+            f"{shown!r} is, or links, outside the folders that suites may read ({roots}, and `datasets:`), or into "
+            "evalsvc's data folder or keys; move the file, or ask the operator to add its folder to EVALSVC_ROOTS"
         )
 
 
 def lies_within(resolved: Path, opened: Iterable[Path], closed: Iterable[Path]) -> bool:
-    """Whether the nearest of these folders that a path without links lies in is one of `opened`."""
+    """Return whether the innermost of these folders around a path without links is one of `opened`."""
     nearest_opened, nearest_closed = (
         max((len(folder.parts) for item in folders if resolved.is_relative_to(folder := item.resolve())), default=0)
         for folders in (opened, closed)
@@ -89,15 +90,15 @@ def _resolve_data_path(path: str, info: ValidationInfo) -> str:
     context = info.context or {}
     base, allowed = context.get("base"), context.get("allowed")
     if "\0" in path:
-        raise ValueError("a path has no NUL character; leave it out")
+        raise ValueError("the path contains a NUL character; remove it")
     if path.count("/") > MAX_FOLDERS:
-        raise ValueError(f"the path leads through {path.count('/'):,} folders; give at most {MAX_FOLDERS}")
+        raise ValueError(f"the path has {path.count('/'):,} folders; use at most {MAX_FOLDERS}")
     if next(context.get("paths", repeat(1))) > MAX_PATHS:
-        raise ValueError(f"the suite names more than {MAX_PATHS} files; put a part into another suite")
+        raise ValueError(f"the suite names more than {MAX_PATHS} files; move some tasks to another suite")
     if not path.startswith(("/", DATASETS)):
         if base is None:
             raise ValueError(
-                f"{path!r} is relative; give an absolute path, or datasets:NAME for the folder EVALSVC_DATASETS"
+                f"{path!r} is relative; use an absolute path, or datasets:NAME for a file in EVALSVC_DATASETS"
             )
         path = str((base / path).resolve())
     if allowed is not None:
@@ -120,4 +121,4 @@ DataPath = Annotated[
 AssetName = Annotated[
     str, Field(max_length=MAX_PATH, json_schema_extra={"format": "asset"}), AfterValidator(_resolve_asset)
 ]
-"""An asset in a task's parameters: its name, or the path of a file like a DataPath; a path has a slash in it."""
+"""An asset in a task's parameters: its name, or the path of a file like a DataPath. A name with a slash is a path."""

@@ -1,4 +1,4 @@
-"""What makes two numbers comparable: the protocol, and the metric value that carries it."""
+"""Protocols, which decide whether two numbers are comparable, and metric values, which carry a protocol."""
 
 from __future__ import annotations
 
@@ -19,63 +19,64 @@ from evalsvc.spec.visible_text import check_visible
 
 
 def canonical_json(value: object) -> str:
-    """JSON with one spelling per value: sorted keys, no white space, no NaN (ValueError)."""
+    """Return JSON with one spelling per value: sorted keys, no white space. NaN raises ValueError."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def digest(value: object) -> str:
-    """SHA-256 of the canonical JSON of `value`, 64 hexadecimal digits."""
+    """Return the SHA-256 of the canonical JSON of `value`, as 64 hexadecimal digits."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Everything that moves a number beyond its stated tolerance, as JSON-able content.
+    """Everything that changes a number beyond its stated tolerance, as JSON content.
 
-    Two values with different protocols are never put in one series. What does not move the
-    number (device, batch shape, shards) is provenance and does not belong here.
+    Values with different protocols are never in one series. Device, batch shape and shards do not change a number; they
+    are provenance and are not part of the protocol.
     """
 
     content: Mapping[str, object]
 
     @property
     def id(self) -> str:
-        """16 hexadecimal digits of the content's digest."""
+        """Return the first 16 hexadecimal digits of the content's digest."""
         return digest(self.content)[:16]
 
 
 @dataclass(frozen=True)
 class MetricValue:
-    """One number with all that is needed to trust it."""
+    """A number, with everything that is needed to trust it."""
 
     name: str
-    """`<task>/<metric>`."""
+    """Name, as `<task>/<metric>`."""
     value: float
     stderr: float | None
-    """Standard error of `value`; None where it is not defined (one item)."""
+    """Standard error of `value`; None where it is not defined, as for a single item."""
     n: int
-    """How many independent items (sequences, images, questions) the value rests on."""
+    """Number of independent items (sequences, images, questions) behind the value."""
     unit: str
     direction: Direction
     protocol: Protocol
     baseline: float | None = None
-    """The value of a model that knows nothing (uniform over the ids); None where there is no such value."""
+    """Value of a model that knows nothing (uniform over the ids); None if there is no such value."""
     items: tuple[str, ...] = ()
-    """What of the task's items the value is made of: one key, and it is the mean of that number; two, and it is the
-    ratio of their sums; where the unit is `perplexity`, e to that ratio. Only items that have the keys count, and of
-    those with a `benchmark` only the ones whose benchmark is the first half of the name, unless the key holds a `/`:
-    such a number is what an item of any benchmark adds to the value, its linearised share. Empty: the value is not made
-    of items, and paired comparisons do not apply."""
+    """Keys of the task's items that the value is computed from: one key for the mean of a number, two keys for a ratio
+    of sums, which is exponentiated if the unit is `perplexity`. Only items that have the keys count. Items with a
+    `benchmark` count only if the name begins with that benchmark, unless the key holds a `/`: the number is then the
+    item's linearised share of the value. Empty if the value is not computed from items; paired comparisons then do not
+    apply."""
     groups: int | None = None
-    """How many independent groups of items the standard error rests on: captions of one image are one group, and so are
-    the samples that a jackknife leaves out together. None: every item is one."""
+    """Number of independent groups of items behind the standard error: captions of one image form a group, and so do
+    the samples that a jackknife leaves out together. None: every item is its own group."""
     grouped_by: str | None = None
-    """The key of the task's items that names the group of each; None: every item is its own."""
+    """Key of the task's items that holds the group of an item; None: every item is its own group."""
     drawn_from: int | None = None
-    """Of how many items the `n` are a sample without replacement, where the standard error counts on that."""
+    """Size of the population that the `n` items were drawn from without replacement, if the standard error takes this
+    into account."""
 
     def __post_init__(self) -> None:
-        """Raise InvalidData for a name or unit with a control character: both are shown on terminals."""
+        """Refuse control characters in the name and unit, because terminals display both."""
         for field, text in (("name", self.name), ("unit", self.unit)):
             try:
                 check_visible(text)
@@ -83,7 +84,7 @@ class MetricValue:
                 raise InvalidData(f"the {field} of a metric, {error}") from None
 
     def to_json(self) -> dict[str, object]:
-        """JSON-able; NaN and infinities as strings, the protocol as its id."""
+        """Return the value as JSON: NaN and infinities as strings, the protocol as its id."""
         return {
             "name": self.name,
             "value": number_to_json(self.value),
@@ -101,12 +102,12 @@ class MetricValue:
 
 
 def plain_json(value: object) -> Any:
-    """`value` as every JSON and every database can hold it.
+    """Convert `value` to what every JSON reader and every database can hold.
 
-    NaN and infinities become strings, tuples lists, and NUL characters, which PostgreSQL keeps in no text, U+FFFD.
+    NaN and infinities become strings, tuples become lists, and NUL characters, which PostgreSQL refuses, become U+FFFD.
 
     Raises:
-        TypeError: something in it is not JSON-able.
+        TypeError: a part of the value is not JSON-able.
     """
     if isinstance(value, Mapping):
         return {plain_json(str(key)): plain_json(item) for key, item in value.items()}
@@ -134,7 +135,8 @@ def number_to_json(value: float | None) -> Number | None: ...
 
 
 def number_to_json(value: float | None) -> Number | None:
-    """A finite number as itself, the others as `"NaN"`, `"Infinity"`, `"-Infinity"`: JSON has no words for them."""
+    """Return a finite number as it is, any other as `"NaN"`, `"Infinity"` or `"-Infinity"`, which JSON cannot
+    express."""
     if value is None or math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
@@ -144,51 +146,50 @@ ABSENT = object()
 
 
 Differences: TypeAlias = dict[str, tuple[object, object]]
-"""What differs between two protocols, by dotted key."""
+"""Differences between two protocols, by dotted key."""
 
 
-def differences(one: object, other: object, where: str = "") -> Differences:
-    """What differs between two JSON-able values, by dotted key; `ABSENT` where one side has none."""
-    if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
-        # True equals 1 for Python, and 1 equals 1.0; of a protocol they are different values.
-        return {} if _spelling(one) == _spelling(other) else {where: (one, other)}
-    found: Differences = {}
-    for key in {**one, **other}:
+def differences(first: object, second: object, where: str = "") -> Differences:
+    """Return the differences between two JSON-able values, by dotted key; a missing value is `ABSENT`."""
+    if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
+        # In Python True equals 1 and 1 equals 1.0; in a protocol they are different values.
+        return {} if _spelling(first) == _spelling(second) else {where: (first, second)}
+    by_key: Differences = {}
+    for key in {**first, **second}:
         dotted = f"{where}.{key}" if where else str(key)
-        found |= differences(one.get(key, ABSENT), other.get(key, ABSENT), dotted)
-    return found
+        by_key |= differences(first.get(key, ABSENT), second.get(key, ABSENT), dotted)
+    return by_key
 
 
 def _spelling(value: object) -> object:
-    """What only equal values share. A file that somebody wrote may hold NaN, which the canonical form refuses."""
+    """Return a key that only equal values share. An imported file may hold NaN, which the canonical form refuses."""
     return value if value is ABSENT else json.dumps(value, sort_keys=True)
 
 
-def differences_to_json(found: Mapping[str, tuple[object, object]]) -> dict[str, dict[str, object]]:
-    """`{key: {"a": …, "b": …}}`; a side that lacks the field is left out."""
+def differences_to_json(by_key: Mapping[str, tuple[object, object]]) -> dict[str, dict[str, object]]:
+    """Return `{key: {"a": …, "b": …}}`; a side that lacks the field is left out."""
     return {
         key: {side: value for side, value in zip("ab", values, strict=True) if value is not ABSENT}
-        for key, values in found.items()
+        for key, values in by_key.items()
     }
 
 
-def differences_from_json(found: Mapping[str, Mapping[str, object]]) -> Differences:
-    """What `differences_to_json` was given."""
-    return {key: (sides.get("a", ABSENT), sides.get("b", ABSENT)) for key, sides in found.items()}
+def differences_from_json(content: Mapping[str, Mapping[str, object]]) -> Differences:
+    """Convert the result of `differences_to_json` back."""
+    return {key: (sides.get("a", ABSENT), sides.get("b", ABSENT)) for key, sides in content.items()}
 
 
-def describe_differences(found: Mapping[str, tuple[object, object]]) -> str:
-    """For people: `sampling.seed 0 → 1, limit (none) → 64`."""
-    return ", ".join(f"{key} {short_json(old)} → {short_json(new)}" for key, (old, new) in found.items())
+def describe_differences(by_key: Mapping[str, tuple[object, object]]) -> str:
+    """Return differences for people: `sampling.seed 0 → 1, limit (none) → 64`."""
+    return ", ".join(f"{key} {short_json(old)} → {short_json(new)}" for key, (old, new) in by_key.items())
 
 
 def distinguishing(contents: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
-    """Return the fields that tell several protocols of one metric apart, by the protocols' ids and by dotted key.
+    """Return the fields that distinguish several protocols of one metric, by the protocols' ids and by dotted key.
 
-    `contents` are the protocols by id. Every field stands as its own protocol has it. Of two protocols of another
-    form, such as a measured one and an imported one, the fields that only one of them has are told from the side that
-    has fewer. Where the fields do not tell a protocol apart for people, `protocol` has its id. One protocol alone has
-    nothing to be told apart from.
+    `contents` are the protocols by id. If two protocols have different fields, as a measured and an imported one, only
+    the fields of the side with fewer extra fields count. Where the fields do not distinguish a protocol for people,
+    `protocol` holds its id. A single protocol has no such fields.
     """
     if len(contents) < 2:
         return {identity: {} for identity in contents}
@@ -198,27 +199,27 @@ def distinguishing(contents: Mapping[str, Mapping[str, object]]) -> dict[str, di
         for path, value in fields.items():
             values.setdefault(path, set()).add(_spelling(value))
     told = {path for path, different in values.items() if len(different) > 1}
-    # A protocol of which nothing is known is told by its id: all that others have would tell it from them.
+    # An empty protocol is shown by its id; otherwise every field of the other protocols would count as a difference.
     told |= _told_by_presence({frozenset(fields) for fields in leaves.values() if fields})
-    found = {
+    distinctive = {
         identity: {".".join(path): value for path, value in fields.items() if path in told}
         for identity, fields in leaves.items()
     }
-    words = {identity: describe_fields(fields) for identity, fields in found.items()}
+    words = {identity: describe_fields(fields) for identity, fields in distinctive.items()}
     counts = Counter(words.values())
     return {
         identity: fields if fields and counts[words[identity]] == 1 else {**fields, "protocol": identity}
-        for identity, fields in found.items()
+        for identity, fields in distinctive.items()
     }
 
 
 def tell_apart(
     places: Iterable[tuple[str, str]], contents: Mapping[str, Mapping[str, object]]
 ) -> dict[tuple[str, str], dict[str, object]]:
-    """Return the fields that tell the protocols of each metric apart, by metric and id of the protocol.
+    """Return the fields that distinguish the protocols of each metric, by metric and id of the protocol.
 
-    `places` are names of metrics with the ids of their protocols, `contents` the protocols by id; one that is not
-    there is told by its id. A metric with one protocol has no such fields. See `distinguishing`.
+    `places` are names of metrics with the ids of their protocols, `contents` the protocols by id; a protocol without
+    content is shown by its id. A metric with one protocol has no such fields. See `distinguishing`.
     """
     ids: dict[str, dict[str, Mapping[str, object]]] = {}
     for metric, identity in places:
@@ -231,19 +232,20 @@ def tell_apart(
 
 
 _Path = tuple[str, ...]
-"""The keys that lead to a value inside nested objects."""
+"""Keys that lead to a value inside nested objects."""
 
 FORMS = 32
-"""With more different sets of fields than this, protocols are not told apart by which fields they have."""
+"""Maximum number of different sets of fields for which protocols are distinguished by the presence of fields."""
 
 
 FIELDS = 1_000
-"""A protocol with more fields, which somebody has imported, is told apart by its id alone."""
+"""Maximum number of fields of a protocol that are compared. A larger one, which must be imported, is shown by its
+id."""
 
 
 def _fields(content: Mapping[str, object]) -> dict[_Path, object]:
-    found = dict(islice(_leaves(content), FIELDS + 1))
-    return found if len(found) <= FIELDS else {}
+    fields = dict(islice(_leaves(content), FIELDS + 1))
+    return fields if len(fields) <= FIELDS else {}
 
 
 def _leaves(content: Mapping[str, object], path: _Path = ()) -> Iterator[tuple[_Path, object]]:
@@ -255,33 +257,33 @@ def _leaves(content: Mapping[str, object], path: _Path = ()) -> Iterator[tuple[_
 
 
 def _told_by_presence(forms: Set[frozenset[_Path]]) -> set[_Path]:
-    """Return the fields that some protocols have and others lack, of each two protocols those of one side."""
+    """Return the fields that some protocols have and others lack; for each pair of protocols, those of one side."""
     told: set[_Path] = set()
-    for one, other in permutations(forms, 2) if len(forms) <= FORMS else ():
-        only_one, only_other = one - other, other - one
+    for form, other in permutations(forms, 2) if len(forms) <= FORMS else ():
+        only_one, only_other = form - other, other - form
         if not only_other or len(only_one) <= len(only_other):
             told |= only_one
     return told
 
 
-def describe_fields(found: Mapping[str, object]) -> str:
-    """For people: `sampling.guidance_scale=3.0`."""
-    return ", ".join(f"{key}={short_json(value)}" for key, value in found.items())
+def describe_fields(fields: Mapping[str, object]) -> str:
+    """Return fields for people: `sampling.guidance_scale=3.0`."""
+    return ", ".join(f"{key}={short_json(value)}" for key, value in fields.items())
 
 
 def labelled(metric: str, differs: Mapping[str, object]) -> str:
-    """Return the metric's name for people, with what tells its protocol apart: `coco/fid (limit=64)`."""
+    """Return the metric's name with the fields that distinguish its protocol: `coco/fid (limit=64)`."""
     return f"{metric} ({describe_fields(differs)})" if differs else metric
 
 
 def labels(metrics: Iterable[Metric], contents: Mapping[str, Mapping[str, object]]) -> list[str]:
-    """Return the names of metrics for people; see `tell_apart`."""
+    """Return the names of metrics with the fields that distinguish their protocols; see `tell_apart`."""
     places = [(metric.name, metric.protocol) for metric in metrics]
     differs = tell_apart(places, contents)
     return [labelled(place[0], differs[place]) for place in places]
 
 
 def short_json(value: object) -> str:
-    """As JSON; of long values, such as digests, the beginning."""
+    """Return a value as JSON, shortened if it is long."""
     text = "(none)" if value is ABSENT else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else text[:16] + "…"

@@ -1,4 +1,4 @@
-"""How codes are drawn from a model's logits: the part of the protocol that sampling adds, read without torch."""
+"""Sampling parameters: how codes are drawn from a model's logits, as a part of the protocol. Needs no torch."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ MAX_SEED = 2**63 - 1
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """What turns logits into codes. One that exists is valid.
+    """Parameters that turn logits into codes, checked when they are set.
 
-    Guidance comes first, then temperature, top-k, top-p, in this order. What has no effect is refused or normalised,
-    so that equal params mean equal draws and one series has one name.
+    Guidance comes first, then temperature, top-k and top-p. Parameters without an effect are refused or normalised, so
+    that equal parameters mean equal draws and one series.
 
     Raises:
-        InvalidRequest: names the parameter, what was found and what it may be.
+        InvalidRequest: a parameter is out of range, or has no effect.
     """
 
     temperature: float = 1.0
-    """Divides the logits; 0 takes the likeliest code and draws nothing."""
+    """Divisor of the logits; 0 always takes the likeliest code."""
     top_k: int | None = None
-    """Draw from this many likeliest codes, and from those that tie with the last of them; None: from all."""
+    """Number of likeliest codes to draw from, with any that tie with the last of them; None: all codes."""
     top_p: float | None = None
-    """Draw from the fewest likeliest codes that together have this probability; None or 1: from all."""
+    """Probability of the likeliest codes to draw from: the fewest codes that reach it are kept; None or 1: all
+    codes."""
     guidance_scale: float = 1.0
-    """s in u + s·(c − u), of the logits c with and u without the text; 1 is the model itself, 0 leaves the text out."""
+    """The scale s in u + s·(c − u), of the logits c with and u without the text; 1 is the model itself, 0 ignores the
+    text."""
     seed: int = 0
-    """Another seed draws other images."""
+    """Seed of the draws; another seed gives other images."""
 
     def __post_init__(self) -> None:
         _check("temperature", self.temperature, _temperature(self.temperature), _TEMPERATURE)
@@ -46,21 +48,21 @@ class SamplingParams:
         narrowed = [field for field in ("top_k", "top_p") if getattr(self, field) is not None]
         if self.temperature == 0 and narrowed:
             raise InvalidRequest(
-                f"{narrowed[0]} has no effect at temperature 0, which takes the likeliest code; leave one of them out"
+                f"{narrowed[0]} has no effect at temperature 0, which takes the likeliest code; remove one of the two"
             )
 
     @property
     def guided(self) -> bool:
-        """Whether the unconditional prompt is run as well."""
+        """Return whether the unconditional prompt is run as well."""
         return self.guidance_scale != 1.0
 
     def to_json(self) -> dict[str, JsonValue]:
-        """For the protocol: two params with equal content draw equal codes from equal logits."""
+        """Return the parameters for the protocol: equal content draws equal codes from equal logits."""
         return asdict(self)
 
 
 MIN_TEMPERATURE = 1e-3
-"""Lower ones but 0 would overflow float32 logits, and draw nothing but the likeliest code."""
+"""Smallest temperature above 0. Smaller ones would overflow float32 logits."""
 
 _TEMPERATURE = f"0, or {MIN_TEMPERATURE} or more"
 _TOP_K = "a whole number above 0; leave it out to draw from all codes"

@@ -1,7 +1,7 @@
-"""YAML that others wrote: read in bounded time and memory, and never quoted in an error.
+"""Foreign YAML, read in bounded time and memory and never quoted in an error.
 
-Aliases let a few lines stand for more values than a machine can hold, PyYAML's own error quotes the lines around the
-place, and the place may be in a file that whoever names it cannot read.
+Aliases let a few lines stand for more values than a machine can hold. PyYAML's errors quote lines of the file, which
+the person who names the file may not be allowed to read.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 MAX_NODES = 50_000
-"""Values, keys and containers, those that aliases stand for counted each time. A layout may have a value
-for each image id; this many take a second."""
+"""Maximum number of values, keys and containers, with aliases counted each time they are used. A layout may have a
+value for each image id; reading this many takes a second."""
 
 MAX_DEPTH = 64
 
@@ -21,14 +21,14 @@ MAX_DIGITS = 200
 
 
 class YamlError(ValueError):
-    """It is no YAML, or more than anyone writes; the message has the place and none of the text."""
+    """The text is not YAML, or exceeds the bounds. The message has the place and none of the text."""
 
 
 def read_yaml(content: str | bytes, max_nodes: int | None = None) -> Any:
-    """What a YAML document says, with plain types only; of at most `max_nodes` nodes [MAX_NODES].
+    """Parse a YAML document of plain types, with at most `max_nodes` nodes [MAX_NODES].
 
     Raises:
-        YamlError: see there.
+        YamlError: the text is not YAML, or exceeds the bounds.
     """
     try:
         loader = _BoundedLoader(content, max_nodes or MAX_NODES)
@@ -44,14 +44,14 @@ def read_yaml(content: str | bytes, max_nodes: int | None = None) -> Any:
         raise
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise YamlError(yaml_reason(error)) from None
-    except ValueError as error:  # of a constructor: a day that is none
+    except ValueError as error:  # of a constructor: an impossible date
         raise YamlError(f"a value is not what it looks like: {_QUOTED.sub('…', str(error))}") from None
-    except (KeyError, AttributeError, TypeError, OverflowError):  # of a constructor, by a tag that does not fit
+    except (KeyError, AttributeError, TypeError, OverflowError):  # of a constructor: a tag that does not fit
         raise YamlError("a value is not what its tag says") from None
 
 
 def yaml_reason(error: Exception) -> str:
-    """What PyYAML found and where, without the text that it found it in."""
+    """Return what PyYAML found and where, without quoting the text."""
     if not isinstance(error, yaml.MarkedYAMLError):
         return "it is nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())
     mark = error.problem_mark or error.context_mark
@@ -60,8 +60,8 @@ def yaml_reason(error: Exception) -> str:
 
 
 _QUOTED = re.compile(r"""(['"])(?!<|!function\1)[^\n]{2,}\1""")
-"""Names of tags, aliases and anchors. PyYAML's own names of what it expects are one character, or between < and >, and
-`!function` is a tag of lm-eval's."""
+"""Names of tags, aliases and anchors. PyYAML's own terms are one character or between < and >, and `!function` is a tag
+of lm-eval."""
 
 
 class _BoundedLoader(yaml.SafeLoader):
@@ -75,7 +75,7 @@ class _BoundedLoader(yaml.SafeLoader):
         self._nodes += 1
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise YamlError(f"it is nested deeper than {MAX_DEPTH}")
+            raise YamlError(f"it is nested deeper than {MAX_DEPTH} levels")
         if self._nodes > self.max_nodes:
             raise _too_many(self.max_nodes)
         node: yaml.Node | None = super().compose_node(parent, index)
@@ -84,10 +84,11 @@ class _BoundedLoader(yaml.SafeLoader):
 
 
 def _count(node: yaml.Node, counted: dict[int, int], most: int) -> int:
-    """How many nodes it is when every alias is written out; `counted` has those that were counted, 0 while they are."""
+    """Count the nodes of a document with every alias written out. `counted` caches counts, and holds 0 while a node is
+    being counted."""
     known = counted.get(id(node))
     if known == 0:
-        raise YamlError(f"the value in line {node.start_mark.line + 1} holds itself")
+        raise YamlError(f"the value in line {node.start_mark.line + 1} contains itself")
     if known is None:
         _check_number(node)
         counted[id(node)] = 0
@@ -100,7 +101,8 @@ def _count(node: yaml.Node, counted: dict[int, int], most: int) -> int:
 
 
 def _check_number(node: yaml.Node) -> None:
-    """Refuse numbers that take long to read: PyYAML's base 60 and Python's base 10 are quadratic in their length."""
+    """Refuse numbers that take long to read: parsing base 60 in PyYAML and base 10 in Python is quadratic in the
+    length."""
     if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and len(node.value) > MAX_DIGITS:
         raise YamlError(f"the number in line {node.start_mark.line + 1} has {len(node.value):,} digits")
 
@@ -109,4 +111,4 @@ _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 def _too_many(most: int) -> YamlError:
-    return YamlError(f"it has more than {most:,} values, those that aliases stand for counted each time")
+    return YamlError(f"it has more than {most:,} values, with aliases counted each time")

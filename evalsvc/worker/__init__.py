@@ -1,4 +1,4 @@
-"""One shard in one process; `shard.py` is the first file to read."""
+"""Running one shard in one process. Read `shard.py` first."""
 
 from evalsvc.installation import missing_package
 

@@ -1,4 +1,4 @@
-"""What a shard gets from its process: device, model and layout of the checkpoint, local files, decoders, extractors."""
+"""The environment of a shard: device, the checkpoint's model and layout, local files, decoders, extractors."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from evalsvc.tasks.task import Context
 from evalsvc.worker.models import CompanionCache, ModelCache, known_digest, resolve_config_of, saved_frequencies_of
 
 Report = Callable[[int], None]
-"""Called with the units done in this shard so far; raises Cancelled when the work is to stop."""
+"""Callback with the units done in this shard so far; raises Cancelled when the shard must stop."""
 
 _models = ModelCache()
 _companions = CompanionCache()
 
 
 class ShardContext(Context):
-    """What a task gets from this process: its device, the checkpoint's model and layout, local files."""
+    """The resources of this process for a task: device, the checkpoint's model and layout, local files."""
 
     base: ShardContext | None
 
@@ -53,15 +53,15 @@ class ShardContext(Context):
         base: CheckpointRef | None = None,
         kept: KeptFiles | None = None,
     ) -> None:
-        """`kept` has the files for later evaluations [the data folder of the settings]."""
+        """Set up the resources. `kept` holds files for later evaluations [the data folder of the settings]."""
         self.checkpoint = _confined(checkpoint, settings)
         self.kept = kept or KeptFolder(settings.statistics_path)
         self.base = None if base is None else ShardContext(base, settings, report, kept=self.kept)
-        self._beside = base
+        self._companion = base
         self.is_first = base is not None and base.path == checkpoint.path
         if self.base is not None:
-            self._beside = self.base.checkpoint
-            self.base._beside = self.checkpoint
+            self._companion = self.base.checkpoint
+            self.base._companion = self.checkpoint
         self.device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.batch_tokens = settings.batch_tokens
         self.allow_benchmark_code = bool(settings.allow_benchmark_code)
@@ -75,7 +75,7 @@ class ShardContext(Context):
         use_full_float32()
 
     def inspect_checkpoint(self) -> None:
-        """Raise what opening the checkpoint would raise, short of reading its weights."""
+        """Raise the errors of opening the checkpoint, without reading its weights."""
         verify(self.checkpoint)
         with opened(self.checkpoint) as checkpoint, named(checkpoint):
             for file in parents_of(checkpoint) or [checkpoint]:
@@ -90,7 +90,7 @@ class ShardContext(Context):
 
     def model(self, *, dtype: str, rotary_inv_freq_dtype: str) -> Transformer:
         self.dtype = dtype
-        model = _models.get(self.checkpoint, dtype, self.device, rotary_inv_freq_dtype, self._beside)
+        model = _models.get(self.checkpoint, dtype, self.device, rotary_inv_freq_dtype, self._companion)
         self._frequencies = model.saved_inv_freq
         return model
 
@@ -100,7 +100,7 @@ class ShardContext(Context):
         return {"rotary": "file"} if self._frequencies else {}
 
     def to_provenance(self) -> dict[str, Any]:
-        """Return what the provenance of a shard says of device, precision and checkpoints."""
+        """Return the provenance of a shard: device, precision and checkpoints."""
         return {
             "device": self.device,
             "device_name": torch.cuda.get_device_name(self.device) if self.device.startswith("cuda") else None,
@@ -113,9 +113,9 @@ class ShardContext(Context):
         }
 
     def _rotary_values(self) -> Mapping[str, Sequence[float]]:
-        """Return the rotary frequencies that are a checkpoint's own, as far as they were asked for."""
-        found = {"rotary_inv_freq": self._frequencies, "base_rotary_inv_freq": self.base and self.base._frequencies}
-        return {name: list(values) for name, values in found.items() if values}
+        """Return the rotary frequencies that were read from checkpoints so far."""
+        by_name = {"rotary_inv_freq": self._frequencies, "base_rotary_inv_freq": self.base and self.base._frequencies}
+        return {name: list(values) for name, values in by_name.items() if values}
 
     def _read_frequencies(self) -> tuple[float, ...]:
         if (loaded := _models.loaded(self.checkpoint)) is not None:
@@ -144,7 +144,7 @@ class ShardContext(Context):
             return load_classifier(pinned, device=self.device)
 
     def _allow_of(self, name: str) -> Allow:
-        """What may be read of an asset: the operator's own folder may well be made of links."""
+        """Return the rule for reading an asset's files. The operator's own folder may contain links."""
         return self.readable if "/" in name else anywhere
 
     def asset(self, name: str) -> Path:
@@ -153,7 +153,7 @@ class ShardContext(Context):
     def decoder(self, name: str, config: str | None = None, ema: bool = False, dtype: str = "float32") -> ImageDecoder:
         path = self.asset(name)
         if config is None and "/" not in name:
-            config = name  # an asset's shape is registered under its name
+            config = name  # the decoder's configuration is registered under the asset's name
         elif config is not None and "/" in config:
             config = self.dataset(config)
         key = (f"decoder {dtype}", path, identify(path), config, ema, self.device)
@@ -190,7 +190,8 @@ class ShardContext(Context):
 
 
 def _confined(checkpoint: CheckpointRef, settings: Settings) -> CheckpointRef:
-    """Return a reference that is opened only where this process may read checkpoints, and its own copies of them."""
+    """Return a reference restricted to the folders that this process may read checkpoints from, and to its own
+    copies."""
     if checkpoint.virtual is None:
         roots = (*settings.root_paths, *settings.kept_paths)
         return replace(checkpoint, roots=roots, closed=settings.private_paths)
@@ -201,7 +202,7 @@ def _confined(checkpoint: CheckpointRef, settings: Settings) -> CheckpointRef:
 def _loaded_digests(checkpoint: CheckpointRef) -> dict[str, Any]:
     try:
         loaded = _models.loaded(checkpoint)
-    except EvalsvcError:  # gone since, which is for the next shard to say
+    except EvalsvcError:  # the checkpoint is gone, which the next shard reports
         loaded = None
     if loaded is None:
         return {"checkpoint_sha256": checkpoint.sha256}

@@ -1,4 +1,4 @@
-"""`evalsvc run`: a suite evaluated shard by shard in this process, without a service."""
+"""`evalsvc run`: evaluates a suite shard by shard in this process, without a service."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from evalsvc.worker.shard import run_shard
 
 @dataclass(frozen=True)
 class TaskLook:
-    """What is known of a task when some of its shards are done, or all."""
+    """The result of a task after some or all of its shards."""
 
     task: str
     result: ShardResult
-    """Of the merge of these shards; or of the stage that failed."""
+    """Result of merging these shards, or of the stage that failed."""
     shards: Sequence[Mapping[str, Any]]
-    """Provenance of each of them."""
+    """Provenance of each shard."""
     units: int
-    """What the result rests on, of `total`; 0 where a stage failed."""
+    """Units of `total` that the result rests on; 0 if a stage failed."""
     total: int
     unit: str
     last: bool
@@ -43,11 +43,11 @@ def run_suite(
     settings: Settings | None = None,
     earlier: Earlier | None = None,
 ) -> ResultFile:
-    """Evaluate a checkpoint in this process, without a service. `base` is what it is compared with, if anything.
+    """Evaluate a checkpoint in this process, without a service, compared with `base` if it is given.
 
-    `report` gets the task's name, the units done, the units in all, and what they are; `interim` what is known of a
-    task before its end. A task that fails is an entry of `errors`. For the result see `result_document`. `settings`
-    None: those of the environment. Values of `earlier` that hold for this run too are taken over.
+    `report` gets the task's name, the units done, the total units, and the name of the unit; `interim` gets results of
+    a task before its end. A task that fails is an entry of `errors`. See `result_document` for the result. If
+    `settings` is None, they are read from the environment. Values of `earlier` that hold for this run too are taken over.
     """
     settings = settings or Settings.load()
     if earlier is not None:
@@ -74,21 +74,21 @@ def run_suite(
 
 
 def result_document(suite: Suite, checkpoint: CheckpointRef, looks: Sequence[TaskLook]) -> ResultFile:
-    """Return what these looks, one a task, say of a checkpoint. Artifacts have their `content`, as bytes."""
+    """Combine looks at tasks, one per task, to the result of a checkpoint. Artifacts hold their `content` as bytes."""
     measured = {look.task: look.result.output for look in looks if isinstance(look.result.output, MergeResult)}
     errors = {look.task: look.result.error for look in looks if look.result.error is not None}
     return ResultFile(
         checkpoint=ResultCheckpoint(path=checkpoint.path, label=checkpoint.label, sha256=_sha256(checkpoint, looks)),
         suite=ResultSuite(name=suite.name, digest=suite.digest, tasks=suite.tasks_to_json()),
-        metrics=[TaskMetric(**metric, task=task) for task, found in measured.items() for metric in found.metrics],
-        protocols={key: dict(content) for found in measured.values() for key, content in found.protocols.items()},
-        items={task: list(found.items) for task, found in measured.items()},
-        artifacts={task: [asdict(artifact) for artifact in found.artifacts] for task, found in measured.items()},
+        metrics=[TaskMetric(**metric, task=task) for task, output in measured.items() for metric in output.metrics],
+        protocols={key: dict(content) for output in measured.values() for key, content in output.protocols.items()},
+        items={task: list(output.items) for task, output in measured.items()},
+        artifacts={task: [asdict(artifact) for artifact in output.artifacts] for task, output in measured.items()},
         errors={task: Error(**error.to_json()) for task, error in errors.items()},
         warnings={
-            task: [TaskWarning(**warning) for warning in found.warnings]
-            for task, found in measured.items()
-            if found.warnings
+            task: [TaskWarning(**warning) for warning in output.warnings]
+            for task, output in measured.items()
+            if output.warnings
         },
         provenance={look.task: _provenance(look) for look in looks},
     )
@@ -100,9 +100,9 @@ def _provenance(look: TaskLook) -> dict[str, object]:
 
 
 def _sha256(checkpoint: CheckpointRef, looks: Sequence[TaskLook]) -> str | None:
-    """Return the digest of the weights that were loaded last, else the one that was given."""
-    found = [look.result.provenance.get("checkpoint_sha256") for look in looks]
-    return next((sha256 for sha256 in reversed(found) if sha256), checkpoint.sha256)
+    """Return the digest of the weights that were loaded last, or else the given digest."""
+    digests = [look.result.provenance.get("checkpoint_sha256") for look in looks]
+    return next((sha256 for sha256 in reversed(digests) if sha256), checkpoint.sha256)
 
 
 def walk_task(
@@ -114,9 +114,9 @@ def walk_task(
     *,
     between: bool,
 ) -> Iterator[TaskLook]:
-    """Evaluate one task shard by shard, and give what is known at its end; before it, too, where `between` is set.
+    """Evaluate a task shard by shard and yield its final result; with `between`, also its interim results.
 
-    Whoever needs no more may stop asking: a shard runs only when what follows it is asked for.
+    The caller may stop iterating early: a shard runs only when the next result is requested.
     """
     planned = _plan(task, checkpoint, settings, base)
     yield from _walk_planned(planned, task, checkpoint, settings, report, base, between=between)
@@ -144,7 +144,7 @@ def _walk_planned(
 
 @dataclass
 class _Walk:
-    """A planned task, and what its shards have left so far."""
+    """A planned task, and the outputs of its shards so far."""
 
     task: TaskSpec
     checkpoint: CheckpointRef
@@ -155,7 +155,7 @@ class _Walk:
     outputs: list[KeptOutput] = field(default_factory=list)
     provenance: list[Mapping[str, Any]] = field(default_factory=list)
     done: int = 0
-    """Units of the shards that are done."""
+    """Units of the finished shards."""
 
     def looks(self, between: bool) -> Iterator[TaskLook]:
         planned, until = dict(self.plan.looks), self.plan.until
@@ -169,7 +169,7 @@ class _Walk:
             if units is None or len(self.outputs) == len(self.plan.shards) or not (between or until):
                 continue
             merged = self._merge()
-            if not isinstance(merged.output, MergeResult):  # too little for a result so far
+            if not isinstance(merged.output, MergeResult):  # too few items for a result so far
                 continue
             if until and (reason := until.reached(merged.output.metrics)):
                 stopped = {**merged.output.notes, "stopped": stop_note(reason, units, sample, self.plan.unit)}

@@ -1,4 +1,4 @@
-"""Models, decoders and extractors of one worker process: loading them, and keeping them for the next shard."""
+"""Models, decoders and extractors of one worker process: loading, and caching for the next shard."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ from evalsvc.spec.protocol import canonical_json
 @dataclass(frozen=True)
 class LoadedModel:
     source: tuple[Any, ...]
-    """Which checkpoint it is: path, identity, configuration, and its parents."""
+    """Identity of the checkpoint: path, identity, configuration, and its parents."""
     form: tuple[str, str, str]
-    """How it was loaded: dtype, device, rotary_inv_freq_dtype."""
+    """Form of the weights: dtype, device, rotary_inv_freq_dtype."""
     model: Transformer
     digests: Mapping[str, str]
     """SHA-256 of a virtual checkpoint's parents by their names, and of the checkpoint itself by ""."""
 
 
 class ModelCache:
-    """The model that was used last, and the one that is wanted beside it: a checkpoint's and its base's."""
+    """Cache of two models: the most recent one, and its companion. They are a checkpoint's and its base's."""
 
     def __init__(self) -> None:
         self._loaded: list[LoadedModel] = []
 
     def loaded(self, checkpoint: CheckpointRef) -> LoadedModel | None:
-        """What is there of this checkpoint."""
+        """Return the cached model of a checkpoint, if there is one."""
         source = _source(checkpoint) if self._loaded else None
         return next((loaded for loaded in self._loaded if loaded.source == source), None)
 
@@ -58,17 +58,19 @@ class ModelCache:
         dtype: str,
         device: str,
         rotary_inv_freq_dtype: str,
-        beside: CheckpointRef | None = None,
+        companion: CheckpointRef | None = None,
     ) -> Transformer:
-        """Load the checkpoint's model. All others but that of `beside` are dropped first, since more may not fit.
+        """Load the checkpoint's model. All cached models except that of `companion` are dropped first, because memory
+        is limited.
 
-        Raises CheckpointGone and CheckpointChanged where it is not what was posted, and what `load_model` raises.
+        Raises CheckpointGone and CheckpointChanged if the checkpoint is not the posted one, and the errors of
+        `load_model`.
         """
         form = (dtype, device, rotary_inv_freq_dtype)
         loaded = self.loaded(checkpoint)
         if loaded is None or loaded.form != form:
             self._loaded = [
-                other for other in self._loaded if beside and other.source[0] == beside.path != checkpoint.path
+                other for other in self._loaded if companion and other.source[0] == companion.path != checkpoint.path
             ]
             loaded = None
             if device.startswith("cuda"):
@@ -80,13 +82,14 @@ class ModelCache:
 
 
 class CompanionCache:
-    """The image decoder and the feature extractors that were loaded last: every checkpoint of a run needs the same."""
+    """Cache of the most recent image decoder and feature extractors, which every checkpoint of a run uses."""
 
     def __init__(self) -> None:
         self._loaded: dict[str, tuple[tuple[Any, ...], Any]] = {}
 
     def get(self, key: tuple[Any, ...], load: Callable[[], Any]) -> Any:
-        """What was loaded under `key`, whose first part is its kind; one of each kind is kept."""
+        """Return the cached object with this key, or load it. The first part of `key` is the kind; one object of each
+        kind is kept."""
         kind = str(key[0])
         if kind not in self._loaded or self._loaded[kind][0] != key:
             self._loaded.pop(kind, None)
@@ -102,7 +105,7 @@ def _source(checkpoint: CheckpointRef) -> tuple[Any, ...]:
 
 
 def _load(checkpoint: CheckpointRef, form: tuple[str, str, str]) -> LoadedModel:
-    """Load and hash at the same time, both from one open file; it must be the posted one before and after."""
+    """Load and hash simultaneously from one open file, and check before and after that the file is the posted one."""
     verify(checkpoint)
     source = _source(checkpoint)
     with (
@@ -115,7 +118,7 @@ def _load(checkpoint: CheckpointRef, form: tuple[str, str, str]) -> LoadedModel:
             with named(checkpoint):
                 model = _load_model(pinned, form)
         except Exception:
-            # What was replaced while it was read fails in many ways; that it was replaced is the thing to say.
+            # A file that was replaced while it was read fails in many ways; report that it was replaced.
             _require_posted(checkpoint, digests)
             raise
         _require_posted(checkpoint, digests)
@@ -134,7 +137,7 @@ def _load_model(checkpoint: CheckpointRef, form: tuple[str, str, str]) -> Transf
 
 
 def saved_frequencies_of(checkpoint: CheckpointRef) -> torch.Tensor | None:
-    """Read the rotary frequencies that a checkpoint's files hold, without their other weights; None: open_lm's own."""
+    """Read the rotary frequencies in a checkpoint's files, without their other weights; None: those of open_lm."""
     config = resolve_config_of(checkpoint)
     if checkpoint.virtual is None:
         path = Path(checkpoint.path)
@@ -144,7 +147,7 @@ def saved_frequencies_of(checkpoint: CheckpointRef) -> torch.Tensor | None:
 
 
 def resolve_config_of(checkpoint: CheckpointRef) -> ModelConfig:
-    """Find the configuration of a checkpoint's model, which all parents of a virtual one share."""
+    """Return the configuration of a checkpoint's model; all parents of a virtual checkpoint share one."""
     if checkpoint.virtual is None:
         return resolve_config(checkpoint.model, Path(checkpoint.path))
     parents = checkpoint.virtual.parents
@@ -152,7 +155,7 @@ def resolve_config_of(checkpoint: CheckpointRef) -> ModelConfig:
 
 
 def known_digest(checkpoint: CheckpointRef) -> str:
-    """Return the SHA-256 that was found before, or hash the checkpoint's files now."""
+    """Return the cached SHA-256 of a checkpoint, or hash the checkpoint's files now."""
     if checkpoint.sha256 is not None:
         return checkpoint.sha256
     if checkpoint.virtual is not None:
@@ -160,17 +163,17 @@ def known_digest(checkpoint: CheckpointRef) -> str:
         return digest_of(checkpoint.virtual.expression, {name: known_digest(parents[name]) for name in parents})
     verify(checkpoint)
     with opened(checkpoint) as pinned:
-        found = _hash(pinned)
+        sha256 = _hash(pinned)
     verify(checkpoint)
-    return found
+    return sha256
 
 
 def _digests(checkpoint: CheckpointRef) -> dict[str, str]:
-    """As `LoadedModel.digests`, all of them found now."""
+    """Compute all digests, in the form of `LoadedModel.digests`."""
     if checkpoint.virtual is None:
         return {"": _hash(checkpoint)}
-    found = {name: _hash(parent) for name, parent in checkpoint.virtual.parents.items()}
-    return {"": digest_of(checkpoint.virtual.expression, found), **found}
+    by_name = {name: _hash(parent) for name, parent in checkpoint.virtual.parents.items()}
+    return {"": digest_of(checkpoint.virtual.expression, by_name), **by_name}
 
 
 def _hash(checkpoint: CheckpointRef) -> str:
@@ -178,7 +181,9 @@ def _hash(checkpoint: CheckpointRef) -> str:
         return hash_files(Path(checkpoint.path))
     except OSError as error:
         reason = os_reason(error)
-        raise CheckpointGone(f"{checkpoint.label}: {checkpoint.path} went away while it was read: {reason}") from None
+        raise CheckpointGone(
+            f"{checkpoint.label}: {checkpoint.path} was deleted while it was read ({reason}); post it again"
+        ) from None
 
 
 def _require_posted(checkpoint: CheckpointRef, digests: Future[dict[str, str]]) -> None:

@@ -1,4 +1,5 @@
-"""A shard of a service whose data folder is not this machine's: files are asked for, and new ones sent back."""
+"""Shards of a service whose data folder is on another machine: files are requested from, and sent back to, the
+service."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from evalsvc.worker.shard import run_shard
 
 
 def run_remote_shard(request: ShardRequest, report: Report, settings: Settings) -> ShardResult:
-    """Do what `run_shard` does, with the files of the service in the place of this machine's."""
+    """Run a shard like `run_shard`, with files from the service instead of this machine's data folder."""
     files = ServiceFiles(AskedService(report.key), settings.copies_path)
     result = run_shard(request, report, settings, files)
     return result if result.error is not None else replace(result, kept=files.new)

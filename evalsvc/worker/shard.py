@@ -1,10 +1,10 @@
-"""Read this first: how one piece of an evaluation is done.
+"""Running one shard of an evaluation. Read this module first.
 
     run_shard(request, report, settings) → the task's plan, run or merge → ShardResult, an error in it if there was one
 
-The service sends every shard through `run_shard` in its worker processes, and so does `evalsvc run` in its own
-(`local.py`). A worker process does one shard at a time and keeps the last model, and that of the run's base, for the
-next one (`models.py`).
+The service runs every shard by `run_shard` in its worker processes, and `evalsvc run` does in its own process
+(`local.py`). A worker process runs one shard at a time and caches the last model, and that of the run's base, for the
+next shard (`models.py`).
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ PACKAGE = Path(__file__).parents[1]
 def run_shard(
     request: ShardRequest, report: Report, settings: Settings, files: ServiceFiles | None = None
 ) -> ShardResult:
-    """Plan a task, run one of its shards, merge the first or merge them all, as `request.stage` says.
+    """Plan a task, run one of its shards, or merge some or all shards, depending on `request.stage`.
 
     `settings` are those of the process, which the command line or the worker's nanny has read once. `files` are those
-    of the service that asks [the data folder of the settings].
+    of the requesting service [the data folder of the settings].
 
-    Raises nothing but KeyboardInterrupt and SystemExit: every other exception comes back as `ShardResult.error`.
+    Raises only KeyboardInterrupt and SystemExit: every other exception is returned as `ShardResult.error`.
     """
     started = time.monotonic()
     context: ShardContext | None = None
@@ -54,7 +54,7 @@ def run_shard(
             context = ShardContext(checkpoint, settings, report, base[0] if base else None, files)
             context.is_first |= request.is_first
             if request.stage == "plan":
-                # A file that is no checkpoint shall say so before the suite's data are looked at.
+                # Report a file that is not a checkpoint before reading the suite's data.
                 context.inspect_checkpoint()
             read = partial(read_output, settings.outputs_path) if files is None else files.output
             output = run_stage(work_of(build_task(request.task)), request, context, read)
@@ -64,7 +64,7 @@ def run_shard(
     except OutputsLost as error:
         lost = ShardError(ArtifactNotWritten.code, f"outputs of other shards cannot be read: {error}")
         return ShardResult(None, lost, _provenance(context, started), error.files)
-    except BaseException as error:  # a panic in a library's Rust is no Exception, and would end the worker
+    except BaseException as error:  # a panic in a library's Rust code is not an Exception, and would end the worker
         return ShardResult(None, _shard_error(error), _provenance(context, started))
 
 
@@ -85,14 +85,16 @@ def _shard_error(error: BaseException) -> ShardError:
 
 def _innermost_frame(error: BaseException) -> str:
     entries = [(Path(entry.filename), entry.lineno) for entry in traceback.extract_tb(error.__traceback__)]
-    ours = [f"{path.relative_to(PACKAGE.parent)}:{line}" for path, line in entries if path.is_relative_to(PACKAGE)]
-    return ours[-1] if ours else ""
+    own_frames = [
+        f"{path.relative_to(PACKAGE.parent)}:{line}" for path, line in entries if path.is_relative_to(PACKAGE)
+    ]
+    return own_frames[-1] if own_frames else ""
 
 
 def _provenance(context: ShardContext | None, started: float) -> dict[str, object]:
     return {
         **({} if context is None else context.to_provenance()),
-        # As plain text: torch's own kind of it would bring torch into the process that receives it.
+        # As plain text: torch's own version class would import torch in the process that receives it.
         "versions": {"evalsvc": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
         "host": platform.node(),
         "seconds": round(time.monotonic() - started, 3),

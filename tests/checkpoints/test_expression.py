@@ -100,7 +100,7 @@ def test_every_tensor_belongs_to_a_layer_or_a_part(tied: bool, post_embed_norm: 
 @pytest.mark.parametrize(
     ("text", "tied", "words"),
     [
-        ("graft(a@1, b@1, layers=1-5|9)", False, "chooses layers=4-5|9, and the model has 4 layers; choose among 0-3"),
+        ("graft(a@1, b@1, layers=1-5|9)", False, "chooses layers=4-5|9, but the model has 4 layers; choose among 0-3"),
         ("avg(a@1, graft(a@1, b@1, layers=4))", False, "chooses layers=4"),
         ("graft(a@1, b@1, parts=head)", True, "one table for both; write parts=embeddings|head"),
     ],

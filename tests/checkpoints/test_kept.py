@@ -186,7 +186,7 @@ def test_many_at_once_stay_below_the_bound(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     cache = Cache(tmp_path / "file" / "cache", 100)
-    with pytest.raises(CacheFull, match=r"cannot be made .*; move EVALSVC_CACHE"):
+    with pytest.raises(CacheFull, match=r"cannot be created .*; set EVALSVC_CACHE"):
         put(cache, "a", 1)
 
 

@@ -13,7 +13,7 @@ from evalsvc.checkpoints.opening import opened, opened_weights
 from evalsvc.checkpoints.reference import MAX_FILES, CheckpointRef, files_of, hash_files, locate
 from evalsvc.errors import CheckpointChanged, CheckpointGone, CheckpointNotAllowed, InvalidData, NotACheckpoint
 from evalsvc.files.opened import Allow, anywhere
-from evalsvc.spec.model_config import config_beside
+from evalsvc.spec.model_config import find_model_config
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_link_that_is_there_for_the_moment_of_opening(
         return descriptor
 
     monkeypatch.setattr(os, "open", swapping)
-    refused(folder / "epoch_1.pt", root, "lies, or leads by a link, outside the allowed folders")
+    refused(folder / "epoch_1.pt", root, "is, or links, outside the allowed folders")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "sub/config.json"])
@@ -86,7 +86,7 @@ def test_a_link_inside_a_folder_that_leads_out(root: Path, tmp_path: Path, name:
     (root / "hf" / "sub").mkdir(parents=True)
     (root / "hf" / "config.json").write_text("{}")
     (root / "hf" / name).symlink_to(tmp_path / "secret" / "epoch_1.pt")
-    refused(root / "hf", root, f"{root}/hf/{name}: lies, or leads by a link, outside the allowed folders")
+    refused(root / "hf", root, f"{root}/hf/{name}: is, or links, outside the allowed folders")
     with pytest.raises(CheckpointNotAllowed, match="outside the allowed folders"):
         locate(str(root / "hf"), [root])
 
@@ -107,7 +107,7 @@ def test_a_stray_json_that_leads_out_is_not_there(root: Path, tmp_path: Path, wh
     """Not read, since its fields would show what lies outside; nor in the way of whoever posts from there."""
     (root / where).symlink_to(tmp_path / "secret" / "model.json")
     with opened(posted(root / "run" / "checkpoints" / "epoch_1.pt", root)) as pinned:
-        assert config_beside(Path(pinned.path)) is None
+        assert find_model_config(Path(pinned.path)) is None
 
 
 @pytest.mark.parametrize("where", ["run/checkpoints/config.json", "run/params.txt"])
@@ -115,7 +115,7 @@ def test_a_configuration_beside_the_checkpoint_that_leads_out(root: Path, tmp_pa
     """Its fields, or the words of a parser's complaint, would show what lies outside."""
     (root / where).symlink_to(tmp_path / "secret" / "model.json")
     file = root / "run" / "checkpoints" / "epoch_1.pt"
-    refused(file, root, f"{root}/{where}: lies, or leads by a link, outside the allowed folders")
+    refused(file, root, f"{root}/{where}: is, or links, outside the allowed folders")
     with opened(posted(file, tmp_path)):
         pass
 
@@ -123,8 +123,8 @@ def test_a_configuration_beside_the_checkpoint_that_leads_out(root: Path, tmp_pa
 def test_a_configuration_beside_and_above_is_found(root: Path, open_lm_case: Path) -> None:
     for file in (*open_lm_case.glob("checkpoints/epoch_1.pt"), open_lm_case):
         with opened(posted(file)) as pinned:
-            assert config_beside(Path(pinned.path)) == config_beside(file)
-            assert config_beside(file) is not None or file == open_lm_case
+            assert find_model_config(Path(pinned.path)) == find_model_config(file)
+            assert find_model_config(file) is not None or file == open_lm_case
 
 
 def test_an_index_and_what_it_names(root: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_file_that_is_written_to_while_it_is_read(root: Path, same_times: bool
     """Also by somebody who sets the time of modification back: that of the inode tells."""
     file = root / "run" / "checkpoints" / "epoch_1.pt"
     before = file.stat()
-    with pytest.raises(CheckpointChanged, match="was written to while it was read"), opened(posted(file, root)):
+    with pytest.raises(CheckpointChanged, match="was changed while it was read"), opened(posted(file, root)):
         overwrite(file, before if same_times else None)
 
 
@@ -184,7 +184,7 @@ def test_a_training_loop_may_delete_what_is_being_read(root: Path) -> None:
 
 
 def test_gone_before_it_was_opened(root: Path) -> None:
-    refused(root / "none.pt", root, "none.pt went away while it was opened", error=CheckpointGone)
+    refused(root / "none.pt", root, "none.pt was deleted while it was opened", error=CheckpointGone)
 
 
 # what only looks like a file
@@ -219,7 +219,9 @@ def test_a_folder_of_very_many_files(tmp_path: Path) -> None:
     """Found out at the first that is too many, however many follow."""
     for number in range(MAX_FILES + 50):
         (tmp_path / f"{number}.pt").touch()
-    with pytest.raises(NotACheckpoint, match="holds more than 1,000 files, which no checkpoint does; post one of them"):
+    with pytest.raises(
+        NotACheckpoint, match="holds more than 1,000 files, too many for a checkpoint; post one of the files"
+    ):
         locate(str(tmp_path), [Path("/")])
     refused(tmp_path, Path("/"), "holds more than 1,000 files", error=NotACheckpoint)
     assert len(files_of(tmp_path)) == MAX_FILES + 50, "data folders are another matter"

@@ -50,14 +50,14 @@ def test_local_path() -> None:
 @pytest.mark.parametrize(
     ("uri", "fragment"),
     [
-        ("s3://bucket/epoch_1.pt", "the scheme is not allowed; give a path or a file:// uri"),
+        ("s3://bucket/epoch_1.pt", "the scheme is not allowed; use a path or a file:// uri"),
         ("simplecache::file:///a.pt", "the scheme is not allowed"),
         ("file://elsewhere/a.pt", "names the host 'elsewhere'"),
-        ("runs/epoch_1.pt", "is a relative path; give an absolute one"),
+        ("runs/epoch_1.pt", "is a relative path; use an absolute path"),
         ("file:///a?b.pt", "holds '?' or '#', which a path in a uri writes as %3F and %23"),
         ("file:///a#b.pt", "holds '?' or '#'"),
-        ("file://[x/a.pt", "is no uri"),
-        ("//[x/a.pt", "is no uri"),
+        ("file://[x/a.pt", "is not a uri"),
+        ("//[x/a.pt", "is not a uri"),
     ],
 )
 def test_addresses_that_are_not_allowed(uri: str, fragment: str) -> None:
@@ -155,7 +155,9 @@ def test_names_that_no_file_can_have(uri: str) -> None:
 
 
 def test_nothing_there_is_not_found(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointNotFound, match="no such file or directory; post it when the file is complete"):
+    with pytest.raises(
+        CheckpointNotFound, match="no such file or directory; post the checkpoint when the file is complete"
+    ):
         locate(str(tmp_path / "none.pt"), [tmp_path])
     loop = tmp_path / "loop.pt"
     loop.symlink_to(loop)

@@ -13,7 +13,7 @@ from evalsvc.errors import NotACheckpoint
 @pytest.mark.parametrize(
     ("header", "words"),
     [
-        (b"{" + b" " * 26_000_000, "announces a safetensors header of 26,000,001 bytes, which no model has"),
+        (b"{" + b" " * 26_000_000, "claims a safetensors header of 26,000,001 bytes, too many for a model"),
         ({"a": entry(0, 32)}, "its tensors end at byte"),
         ({"a": entry(0, 16), "b": entry(8, 16)}, "is damaged"),
         ({"a": entry(-16, 0, [4])}, "is damaged"),

@@ -22,7 +22,7 @@ import torch
 from hostile_files import archive, calling, patched, tensor_pickle
 from safetensors.torch import save_file
 
-from evalsvc.checkpoints.torch_file import MAX_BESIDE_DATA, OTHER, read_outline
+from evalsvc.checkpoints.torch_file import MAX_OTHER_BYTES, OTHER, read_outline
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointError, NotACheckpoint, UnsafeCheckpoint
 from evalsvc.miniature import ROOT
@@ -52,7 +52,7 @@ def test_calls(
         torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
     else:
         (tmp_path / "x.pt").write_bytes(pickled)
-    words = ("wants to run", function.__name__, "when it is opened, so it was not opened")
+    words = ("would run", function.__name__, "when it is opened, so it was not opened")
     refused(tmp_path / "x.pt", UnsafeCheckpoint, *words)
     assert not (tmp_path / "it-ran").exists()
 
@@ -75,29 +75,29 @@ NESTED_GLOBAL = b"\x80\x02ctorch\nFloatStorage.from_file.__globals__\n."
 @pytest.mark.parametrize(
     ("pickled", "error", "words"),
     [
-        (b"\x80\x02cno.such\nthing\n)R.", UnsafeCheckpoint, "wants to run no.such.thing"),
+        (b"\x80\x02cno.such\nthing\n)R.", UnsafeCheckpoint, "would run no.such.thing"),
         (b"\x80\x02(S'touch it-ran'\nios\nsystem\n.", UnsafeCheckpoint, "pickle instruction"),  # INST
         (calling(os.system, "touch it-ran", protocol=4), UnsafeCheckpoint, "holds the pickle instruction"),
-        (NESTED_GLOBAL, UnsafeCheckpoint, "wants to run torch.FloatStorage.from_file"),
+        (NESTED_GLOBAL, UnsafeCheckpoint, "would run torch.FloatStorage.from_file"),
         # BUILD on what torch allows, with a state of one's own
         (b"\x80\x02ccollections\nOrderedDict\n)R}U\x05itemsU\x01xsb.", NotACheckpoint, "holds nothing"),
-        (b"\x80\x02]}U\x01aK\x01sb.", NotACheckpoint, "damaged or no torch.save file"),
-        (SCALAR + POINTERS + b"U\x08AAAAAAAA\x86R.", UnsafeCheckpoint, "wants to make numpy values of kind 'V8'"),
+        (b"\x80\x02]}U\x01aK\x01sb.", NotACheckpoint, "damaged or not a torch.save file"),
+        (SCALAR + POINTERS + b"U\x08AAAAAAAA\x86R.", UnsafeCheckpoint, "would create numpy values of kind 'V8'"),
         (b"\x80\x02" + FLOAT64 + b".", NotACheckpoint, "holds a PlainDtype"),
         (
             b"\x80\x02" + FLOAT64 + b"(K\x03U\x01OKJtb.",
             UnsafeCheckpoint,
-            "wants to change the layout of numpy's numbers",
+            "would change the layout of numpy's numbers",
         ),
-        (SCALAR + b"U\x02f8U\x08AAAAAAAA\x86R.", UnsafeCheckpoint, "a numpy value of other things than its bytes"),
-        (SCALAR + FLOAT64 + b"U\x04AAAA\x86R.", UnsafeCheckpoint, "a numpy value of other things than its bytes"),
+        (SCALAR + b"U\x02f8U\x08AAAAAAAA\x86R.", UnsafeCheckpoint, "a numpy value from something other than its bytes"),
+        (SCALAR + FLOAT64 + b"U\x04AAAA\x86R.", UnsafeCheckpoint, "a numpy value from something other than its bytes"),
         (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n.", UnsafeCheckpoint, "multiarray._reconstruct"),
-        (calling(bytearray, b"x"), UnsafeCheckpoint, "wants to run __builtin__.bytearray"),  # of any length
-        (encoding("punycode"), UnsafeCheckpoint, "wants to run _codecs.encode on other things than bytes"),
-        (calling(tuple, [codecs.encode]), UnsafeCheckpoint, "wants to run __builtin__.tuple"),
-        (b"\x80\x02c_codecs\nencode\n\x85.", UnsafeCheckpoint, "wants to run _codecs.encode on other things"),
-        (b"\x80\x02.", NotACheckpoint, "damaged or no torch.save file"),
-        (b"\x80\x02X\xff\xff\xff\x7fabc.", NotACheckpoint, "damaged or no torch.save file"),
+        (calling(bytearray, b"x"), UnsafeCheckpoint, "would run __builtin__.bytearray"),  # of any length
+        (encoding("punycode"), UnsafeCheckpoint, "would run _codecs.encode on something other than bytes"),
+        (calling(tuple, [codecs.encode]), UnsafeCheckpoint, "would run __builtin__.tuple"),
+        (b"\x80\x02c_codecs\nencode\n\x85.", UnsafeCheckpoint, "would run _codecs.encode on something other"),
+        (b"\x80\x02.", NotACheckpoint, "damaged or not a torch.save file"),
+        (b"\x80\x02X\xff\xff\xff\x7fabc.", NotACheckpoint, "damaged or not a torch.save file"),
     ],
 )
 def test_pickles_by_hand(
@@ -212,34 +212,34 @@ TUPLES = b"\x80\x02})" + b"\x85" * 3_000_000 + b"K\x01s."
 
 LEGACY = hostile_files.LEGACY_TORCH_MAGIC + b"\x80\x02M\xe9\x03." + b"\x80\x02}."
 
-DAMAGED = "damaged or no torch.save file"
-DEEP = "holds tuples in tuples, more than 100 deep"
+DAMAGED = "damaged or not a torch.save file"
+DEEP = "holds tuples nested deeper than 100"
 
 BOMBS: dict[str, tuple[Callable[[Path], object], str]] = {
     "deflated": (hostile_files.deflated, "is a compressed zip, which torch.save never writes"),
-    "overlapping": (hostile_files.overlapping, "does not have them to itself"),
-    "declared": (lambda path: patched(path, 2_000_000_000), "announces 2,000,000,000 bytes and does not have them"),
-    "directory": (hostile_files.huge_directory, "announces a zip directory of 2,900,000,000 bytes"),
-    "pickle": (lambda path: archive(path, b"\x80\x02}.", extra=bytes(MAX_BESIDE_DATA + 1)), "that are no tensor"),
+    "overlapping": (hostile_files.overlapping, "that are not its own"),
+    "declared": (lambda path: patched(path, 2_000_000_000), "claims 2,000,000,000 bytes that are not its own"),
+    "directory": (hostile_files.huge_directory, "claims a zip directory of 2,900,000,000 bytes"),
+    "pickle": (lambda path: archive(path, b"\x80\x02}.", extra=bytes(MAX_OTHER_BYTES + 1)), "that are not tensors"),
     "pickle file": (large_pickle, "begins with a pickle of more than 16,777,216 bytes"),
     "text": (announcing_text, "holds the pickle instruction 141"),
     "storage": (lambda path: archive(path, tensor_pickle((10**10,), (1,), 10**10), bytes(16)), DAMAGED),
     "legacy storage": (announcing_storage, DAMAGED),
     "stride 0": (
         lambda path: archive(path, tensor_pickle((10**6, 10**6), (0, 0), 4), bytes(16)),
-        "tok_embeddings.weight is [1000000, 1000000], 4,000,000,000,000 bytes, of which the file has 16",
+        "tok_embeddings.weight is [1000000, 1000000], 4,000,000,000,000 bytes, but the file has only 16",
     ),
-    "seen often": (seen_often, "announces 1,048,576,000 bytes of tensors and has 1,"),
+    "seen often": (seen_often, "claims 1,048,576,000 bytes of tensors but has 1,"),
     "beyond": (lambda path: archive(path, tensor_pickle((4,), (1,), 4, offset=1000), bytes(16)), DAMAGED),
     "negative": (lambda path: archive(path, tensor_pickle((4,), (-1,), 4), bytes(16)), DAMAGED),
     "tuples": (lambda path: archive(path, TUPLES), DEEP),
     "legacy tuples": (lambda path: path.write_bytes(LEGACY + TUPLES), DEEP),
     "doubled tuples": (lambda path: archive(path, hostile_files.DOUBLED), "holds a tuple of more than 10,000 values"),
-    "two directories": (two_directories, "has its zip directory in another place than it says"),
+    "two directories": (two_directories, "does not have its zip directory at the recorded position"),
     "case": (lambda path: renamed(path, "x/Data.pkl"), "has two entries of one name"),
     "folders": (lambda path: renamed(path, "y/data.pkl"), "has entries in two folders"),
-    "comment": (followed, "has its zip directory in another place"),
-    "header": (announcing_header, "announces a safetensors header of 1,000,000,000 bytes"),
+    "comment": (followed, "does not have its zip directory at the recorded position"),
+    "header": (announcing_header, "claims a safetensors header of 1,000,000,000 bytes"),
 }
 
 
@@ -276,7 +276,7 @@ def test_memory_is_measured() -> None:
 def test_depth_is_followed_through_every_instruction(tmp_path: Path, kind: str) -> None:
     grow = {"memo": b"q\x01h\x01\x85", "marks": b"q\x01(h\x01t", "pairs": b"K\x01K\x02\x87"}[kind]
     archive(tmp_path / "x.pt", b"\x80\x02)" + 200 * grow + b".")
-    refused(tmp_path / "x.pt", NotACheckpoint, "holds tuples in tuples, more than 100 deep")
+    refused(tmp_path / "x.pt", NotACheckpoint, "holds tuples nested deeper than 100")
 
 
 def test_a_file_without_checksums_is_read(tmp_path: Path) -> None:

@@ -197,11 +197,11 @@ def test_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is empty: was it still being written"),
+        (b"", "is empty; wait until it is written"),
         (b"epoch,loss\n1,2.5\n", "is text; a checkpoint is a torch.save file"),
         (b"\xff\xd8\xff\xe0 a picture", "starts with ff d8 ff e0"),
-        (b'{"hidden_dim": 24}', "JSON without a weight_map, so no weights"),
-        (b'{"hidden_dim": ', "starts like JSON and is none"),
+        (b'{"hidden_dim": 24}', "JSON without a weight_map, so it holds no weights"),
+        (b'{"hidden_dim": ', "starts like JSON but is not"),
         (struct.pack("<Q", 9) + b'{"a": bad', "damaged safetensors header"),
     ],
 )
@@ -282,7 +282,7 @@ def test_distributed_checkpoint_folder(tmp_path: Path) -> None:
 
 def test_folder_without_weights(epoch_file: Path, tmp_path: Path) -> None:
     refused(tmp_path, NotACheckpoint, "it holds no weights")
-    refused(epoch_file.parent, NotACheckpoint, "it holds ema_0.9_1_1.pt, epoch_1.pt, .*: post one of them")
+    refused(epoch_file.parent, NotACheckpoint, "it holds ema_0.9_1_1.pt, epoch_1.pt, .*: post one of these files")
 
 
 def test_index_that_names_a_missing_shard(tensors: dict[str, Tensor], tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_index_whose_shards_overlap(tensors: dict[str, Tensor], tmp_path: Path) 
 @pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "..", "", "model.safetensors.index.json"])
 def test_index_that_leaves_its_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
-    refused(tmp_path, NotACheckpoint, "which is not a weights file beside it")
+    refused(tmp_path, NotACheckpoint, "which is not a weights file in the same folder")
 
 
 def test_unreadable_things_are_no_crash(tmp_path: Path) -> None:

@@ -43,7 +43,9 @@ def test_a_suite_is_checked_by_its_file_or_name(tmp_path: Path) -> None:
     path.write_text(new_suite(["loss"]))
     wrong = run("check", str(path))
     assert wrong.exit_code == 1
-    assert "- task 'loss': data: /path/to/sequences.jsonl stands for a path of your own" in wrong.stdout
+    assert (
+        "- task 'loss': data: /path/to/sequences.jsonl is a placeholder; replace it with your own path" in wrong.stdout
+    )
     assert "suite mine: 1 problem\n" in wrong.stdout
     path.write_text(path.read_text().replace("/path/to/sequences.jsonl", str(ROOT / "heldout_pairs.jsonl")))
     right = run("check", str(path))

@@ -304,7 +304,7 @@ class TestFiles:
     @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
     def test_program_with_a_tensor_that_nothing_stands_behind(self, tmp_path: Path) -> None:
         path = nvidia_program(small_tensors(), tmp_path / "inception.pt", torch.zeros(1).expand(10**5, 10**5))
-        with pytest.raises(NotACheckpoint, match="of which the file has 4"):
+        with pytest.raises(NotACheckpoint, match="but the file has only 4"):
             read_inception(path)
 
     def test_program_with_nonsense(self, tmp_path: Path) -> None:

@@ -14,13 +14,13 @@ from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointMismatch, NonFinite, UnknownName
 from evalsvc.models import DecodePath, DecodeStep, Transformer, WeightLayout, build_trie, load_model, read_trie
 from evalsvc.models.loading import find_nonfinite
-from evalsvc.spec.model_config import ModelConfig, config_beside
+from evalsvc.spec.model_config import ModelConfig, find_model_config
 
 Change = Callable[[dict[str, Tensor]], Any]
 
 
 def config_of(case: Path) -> dict[str, Any]:
-    fields = config_beside(case / "checkpoints" / "epoch_1.pt")
+    fields = find_model_config(case / "checkpoints" / "epoch_1.pt")
     assert fields is not None
     return fields
 

@@ -14,7 +14,7 @@ def test_a_rule_and_none() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("10", "it is no object"),
+        ("10", "it is not an object"),
         ("{", "Expecting property name"),
         ("{}", "it keeps nothing"),
         ('{"last": 0}', "last is 0 and must be a number above 0"),

@@ -31,12 +31,12 @@ LAUGHS = "a: &a [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n" + "".join(
 
 
 BOMBS = {
-    "aliases": (LAUGHS, "it has more than 10,000 values, those that aliases stand for counted each time"),
+    "aliases": (LAUGHS, "it has more than 10,000 values, with aliases counted each time"),
     "merges": (
         "a: &a {k: 1}\n" + "".join(f"{n}: &{n} {{<<: [*{b}, *{b}, *{b}]}}\n" for b, n in pairwise("abcdefghijklmn")),
         "it has more than 10,000 values",
     ),
-    "itself": ("tasks: &a [*a]", "the value in line 1 holds itself"),
+    "itself": ("tasks: &a [*a]", "the value in line 1 contains itself"),
     "deep": ("tasks: " + "[" * 100_000, "it is nested deeper than 64"),
     "deep mappings": ("".join(" " * depth + "a:\n" for depth in range(300)), "it is nested deeper than 64"),
     "number": ("tasks: " + "9" * 100_000, "the number in line 1 has 100,000 digits"),
@@ -81,12 +81,12 @@ def test_tasks_that_ask_for_code(task: str, words: str) -> None:
 def test_data_outside_the_roots(tmp_path: Path, parameter: str) -> None:
     """Whoever may post may not read what the service may."""
     error = refused({"tasks": [{"kind": "loss", "data": "datasets:a", parameter: "/etc/shadow"}]}, tmp_path)
-    assert f"{parameter}: '/etc/shadow' is, or leads, outside the folders that suites may read" in error.message
+    assert f"{parameter}: '/etc/shadow' is, or links, outside the folders that suites may read" in error.message
 
 
 def test_data_with_a_nul() -> None:
     task = {"kind": "loss", "data": "/etc/shadow\0.jsonl"}
-    assert "a path has no NUL character" in refused({"tasks": [task]}).message
+    assert "the path contains a NUL character" in refused({"tasks": [task]}).message
 
 
 def test_more_tasks_than_a_request_can_check() -> None:
@@ -100,5 +100,5 @@ def test_more_tasks_than_a_request_can_check() -> None:
 @pytest.mark.parametrize("path", ["/" + "a/" * 400_000, "datasets:" + "../" * 200_000])
 def test_paths_that_take_long_to_follow(path: str) -> None:
     begun = time.monotonic()
-    assert "characters; give at most 20,000" in refused({"tasks": [{"kind": "loss", "data": path}]}).message
+    assert "characters; use at most 20,000" in refused({"tasks": [{"kind": "loss", "data": path}]}).message
     assert time.monotonic() - begun < 2

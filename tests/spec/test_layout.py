@@ -79,12 +79,12 @@ def test_split_tables_are_refused() -> None:
         ({"image": {"offset": 9, "size": 1}}, 21, ["text (0…9) overlaps image (9)"]),
         ({"image": {"offset": 12, "size": 4}}, 21, ["special 'text' (12)", "overlaps", "image (12…15)"]),
         ({"special": {**SMALL["special"], "pad": 15}}, 21, ["special '/image' (15) overlaps special 'pad' (15)"]),
-        ({}, 20, ["image (17…20) lies beyond the table of 20 rows"]),
-        ({"special": {**SMALL["special"], "pad": 21}}, 21, ["special 'pad' (21) lies beyond the table of 21 rows"]),
-        ({"special": {**SMALL["special"], "pad": -22}}, 21, ["special 'pad' (-22) lies beyond"]),
-        ({"image": {"offset": -3, "size": 4}}, 21, ["image (18…21) lies beyond the table of 21 rows"]),
+        ({}, 20, ["image (17…20) exceeds the table of 20 rows"]),
+        ({"special": {**SMALL["special"], "pad": 21}}, 21, ["special 'pad' (21) exceeds the table of 21 rows"]),
+        ({"special": {**SMALL["special"], "pad": -22}}, 21, ["special 'pad' (-22) exceeds the table"]),
+        ({"image": {"offset": -3, "size": 4}}, 21, ["image (18…21) exceeds the table of 21 rows"]),
         ({"image": {"offset": -11, "size": 4}}, 21, ["image (10…13)", "overlaps"]),
-        ({"rows": 30}, 21, ["for a table of 30 rows", "the model's has 21"]),
+        ({"rows": 30}, 21, ["for a table of 30 rows", "the model has 21"]),
         ({"template": ["doc", "TEXT", "IMAGE", "/dok"]}, 21, ["template: ", "'/dok'", "did you mean '/doc'"]),
         ({"template": ["TEXT", "image"]}, 21, ["template lacks the slot IMAGE"]),
         ({"template": ["IMAGE"]}, 21, ["template lacks the slot TEXT"]),
@@ -92,7 +92,7 @@ def test_split_tables_are_refused() -> None:
         ({"image": None}, 21, ["template has the slot IMAGE, but the layout has no `image`"]),
         ({"unconditional_template": ["TEXT", "IMAGE"]}, 21, ["template has the slot TEXT", "without text"]),
         ({"unconditional_template": ["doc"]}, 21, ["unconditional_template lacks the slot IMAGE"]),
-        ({"special": {"TEXT": 10}, "template": None}, 21, ["'TEXT'", "that of a slot"]),
+        ({"special": {"TEXT": 10}, "template": None}, 21, ["'TEXT'", "is a slot"]),
         ({"image": IMAGE | {"map": [0, 1, 2]}}, 21, ["image.map has 3 entries, the codebook has 4 codes"]),
         ({"image": IMAGE | {"map": [0, 1, 2, 2]}}, 21, ["holds an entry twice", "permutation of 0…3"]),
         ({"image": IMAGE | {"map": [17, 18, 19, 20]}}, 21, ["image.map holds 17", "counted from image.offset"]),
@@ -121,7 +121,7 @@ def test_wrong_layouts_say_what_is_wrong(changes: Mapping[str, Any], rows: int, 
         ({"preset": "image-then-special", "text_size": True}, InvalidLayout, "found True"),
         ({"preset": ["image-first"]}, UnknownName, "no layout preset is named"),
         ({}, InvalidLayout, "text: field required"),
-        (["text"], InvalidLayout, "found list"),
+        (["text"], InvalidLayout, "found a list"),
         ("/no/such/layout.yaml", InvalidLayout, "the layout file /no/such/layout.yaml does not exist"),
         ("layout.yaml", InvalidLayout, "'layout.yaml' is a relative path"),
     ],
@@ -147,9 +147,9 @@ def test_a_file_is_read_with_paths_relative_to_it(tmp_path: Path) -> None:
     ("name", "content", "fragment"),
     [
         ("layout.yaml", "a: [", "layout.yaml is not valid YAML"),
-        ("layout.yaml", "just text", "found str"),
+        ("layout.yaml", "just text", "found a str"),
         ("map.json", "[1,", "is not valid JSON"),
-        ("map.json", '{"a": 1}', "is no list of whole numbers"),
+        ("map.json", '{"a": 1}', "is not a list of whole numbers"),
     ],
 )
 def test_broken_files_are_named(tmp_path: Path, name: str, content: str, fragment: str) -> None:
@@ -202,13 +202,13 @@ def test_a_prompt_begins_the_sequence_it_is_drawn_for(text: list[int] | None) ->
 def test_prompts_that_cannot_be_are_refused() -> None:
     with pytest.raises(InvalidData, match="text id 10; the text block has 0…9"):
         small().prompt([10], 4)
-    with pytest.raises(InvalidData, match="5 image codes, with the template's special tokens 11 tokens"):
+    with pytest.raises(InvalidData, match="5 image codes, 11 tokens with the template's special tokens"):
         small(length=10).prompt([1], 5)
     for without_images in (lambda: text_only(10).prompt([1], 1), lambda: text_only(10).sequence([1], [1])):
         with pytest.raises(InvalidData, match="the layout has no image block"):
             without_images()
     behind = small(template=["doc", "image", "IMAGE", "/image", "TEXT"])
-    with pytest.raises(InvalidLayout, match="has the text behind the image"):
+    with pytest.raises(InvalidLayout, match="has the text after the image"):
         behind.prompt([1], 1)
     assert behind.prompt(None, 1).ids == [10, 14]
     assert small(unconditional_template=["IMAGE"]).prompt(None, 4).ids == []
@@ -234,7 +234,7 @@ def test_offsets_shift_text_and_a_map_permutes_codes() -> None:
         ([-1], None, "text id -1"),
         ([1], [0, 4], "image code 4; the codebook has 0…3"),
         ([1], [-1], "image code -1"),
-        ([1], [0] * 5, "5 image codes, with the template's special tokens 11 tokens; the layout's length is 10"),
+        ([1], [0] * 5, "5 image codes, 11 tokens with the template's special tokens; the layout's length is 10"),
     ],
 )
 def test_records_that_do_not_fit_name_the_value(text: list[int], codes: list[int] | None, fragment: str) -> None:

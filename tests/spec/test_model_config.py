@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from evalsvc.errors import InvalidModelConfig, UnknownName, UnsupportedModel
-from evalsvc.spec.model_config import ModelConfig, config_beside, read_model_spec, registered_models, resolve_config
+from evalsvc.spec.model_config import ModelConfig, find_model_config, read_model_spec, registered_models, resolve_config
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "open_lm"
 SHAPE: dict[str, Any] = {
@@ -121,7 +121,7 @@ def test_wrong_fields(changes: dict[str, Any], message: str) -> None:
 
 def test_missing_field_names_what_may_be_meant() -> None:
     fields = {key: value for key, value in SHAPE.items() if key != "n_layers"} | {"num_layers": 2, "lr": 1}
-    with pytest.raises(InvalidModelConfig, match=r"n_layers is missing \(found num_layers: is one of them meant\?\)"):
+    with pytest.raises(InvalidModelConfig, match=r"n_layers is missing \(found num_layers: is one of these meant\?\)"):
         read_model_spec(fields)
 
 
@@ -238,13 +238,13 @@ def test_fsdp_policies_count_as_precision(checkpoint: Path, flag: str, precision
 def test_two_jsons_are_not_chosen_between(checkpoint: Path) -> None:
     for name in ("a.json", "b.json"):
         write(checkpoint.parent / name, SHAPE)
-    with pytest.raises(InvalidModelConfig, match=r"2 model JSONs lie in .*: a\.json, b\.json; name one"):
-        config_beside(checkpoint)
+    with pytest.raises(InvalidModelConfig, match=r"2 model JSONs are in .*: a\.json, b\.json; set `model` to one"):
+        find_model_config(checkpoint)
 
 
 def test_nothing_beside(checkpoint: Path) -> None:
-    assert config_beside(checkpoint) is None
-    with pytest.raises(InvalidModelConfig, match=r"none lies beside it .*; give `model`: a registered name"):
+    assert find_model_config(checkpoint) is None
+    with pytest.raises(InvalidModelConfig, match=r"none was found in its folder .*; set `model` to a registered name"):
         resolve_config(None, checkpoint)
 
 
@@ -252,7 +252,7 @@ def test_found_configuration_can_be_given_later(checkpoint: Path, tmp_path: Path
     """The service looks at submission; by evaluation the checkpoint may be a copy elsewhere."""
     write(checkpoint.parent.parent / "params.txt", PARAMS)
     write(checkpoint.parent.parent / "mine.json", SHAPE)
-    found = json.loads(json.dumps(config_beside(checkpoint)))
+    found = json.loads(json.dumps(find_model_config(checkpoint)))
     assert resolve_config(found, tmp_path / "spool" / "x.pt") == resolve_config(None, checkpoint)
 
 
@@ -288,7 +288,7 @@ def test_hugging_face_config_of_arguments(tmp_path: Path) -> None:
 
 def test_hugging_face_config_whose_model_is_elsewhere(tmp_path: Path) -> None:
     write(tmp_path / "config.json", {"params_args_dict": {"model": "mine"}})
-    with pytest.raises(InvalidModelConfig, match=r"only by the name 'mine' .*; put it there"):
+    with pytest.raises(InvalidModelConfig, match=r"names only the model 'mine' .*; add the JSON"):
         resolve_config(None, tmp_path)
     write(tmp_path / "mine.json", SHAPE)
     assert resolve_config(None, tmp_path).hidden_dim == 24
@@ -296,7 +296,7 @@ def test_hugging_face_config_whose_model_is_elsewhere(tmp_path: Path) -> None:
 
 def test_config_of_another_family_is_passed_over(tmp_path: Path) -> None:
     write(tmp_path / "config.json", {"model_type": "gpt2", "n_embd": 768})
-    assert config_beside(tmp_path) is None
+    assert find_model_config(tmp_path) is None
 
 
 @pytest.mark.parametrize(

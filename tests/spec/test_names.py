@@ -14,7 +14,7 @@ def test_names_of_checkpoints_and_runs() -> None:
     assert parse_run("a:ema") == ("a", "ema")
     assert parse_run("a") == ("a", "raw")
     for wrong in ("a", "a@", "a@-1", "a@\u0663", "a@1.5", "a@" + "9" * 19, "@1", "a@1:b/c"):
-        with pytest.raises(InvalidRequest, match="names no checkpoint; give RUN@STEP or RUN@STEP:VARIANT"):
+        with pytest.raises(InvalidRequest, match="is not a checkpoint; write RUN@STEP or RUN@STEP:VARIANT"):
             parse_checkpoint(wrong)
-    with pytest.raises(InvalidRequest, match="names no run; give RUN or RUN:VARIANT"):
+    with pytest.raises(InvalidRequest, match="is not a run; write RUN or RUN:VARIANT"):
         parse_run("a@1")

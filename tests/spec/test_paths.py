@@ -80,7 +80,7 @@ def test_what_is_private_to_the_service_is_no_data(tmp_path: Path, roots: str, p
         tls_key=f"{keys}/tls.pem",
         token_file=f"{data}/../keys/token",
     )
-    with pytest.raises(InvalidData, match=r"or into evalsvc's own data folder or keys; move it"):
+    with pytest.raises(InvalidData, match=r"or into evalsvc's data folder or keys; move the file"):
         local_data(settings, path.format(data=data, keys=keys))
 
 
@@ -137,7 +137,7 @@ def test_a_link_that_is_swapped_in_after_the_check(settings: Settings, tmp_path:
     checked = local_data(settings, str(path))
     path.unlink()
     path.symlink_to(secret)
-    with pytest.raises(InvalidData, match="is, or leads, outside the folders that suites may read") as caught:
+    with pytest.raises(InvalidData, match="is, or links, outside the folders that suites may read") as caught:
         READERS[name](checked, Readable(settings))
     assert "hunter2" not in caught.value.message
     assert str(secret) not in caught.value.message

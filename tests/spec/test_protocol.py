@@ -52,9 +52,7 @@ def test_numbers_that_json_has_no_words_for(value: float | None, expected: float
 @pytest.mark.parametrize(("name", "unit"), [("coco/fid\x1b[2J", ""), ("coco/fid", "nats\r"), ("a\nb", "nats")])
 def test_names_and_units_are_shown_on_terminals(name: str, unit: str) -> None:
     """A benchmark of somebody's own, or a plug-in, says what they are."""
-    with pytest.raises(
-        InvalidData, match=r"the (name|unit) of a metric, .* has the control character .*; leave it out"
-    ):
+    with pytest.raises(InvalidData, match=r"the (name|unit) of a metric, .* has the control character .*; remove it"):
         MetricValue(name, 1.0, None, 3, unit, "lower", Protocol({}))
 
 

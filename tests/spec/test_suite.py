@@ -183,16 +183,16 @@ MANY_FILES = [{"name": f"b{index}", "data": "/a"} for index in range(501)]
     ("task", "words"),
     [
         ({"kind": "completions", "samples": 100_000_000}, "samples: input should be less than or equal to 10000"),
-        ({"kind": "completions", "samples": 9000, "max_tokens": 5000}, "90,010,000 ids, at most 10,000,000 are drawn"),
-        ({"kind": "completions", "samples": 2, "seed": 2**63 - 1}, "and each of the 2 `samples` has the next one"),
+        ({"kind": "completions", "samples": 9000, "max_tokens": 5000}, "90,010,000 ids, more than 10,000,000"),
+        ({"kind": "completions", "samples": 2, "seed": 2**63 - 1}, "which leaves no seeds for 2 `samples`"),
         ({"kind": "completions", "prompts": ["a"] * 1001}, "prompts: tuple should have at most 1000 items"),
-        ({**LOSS, "data": "/" + "a/" * 65}, "data: the path leads through 66 folders; give at most 64"),
+        ({**LOSS, "data": "/" + "a/" * 65}, "data: the path has 66 folders; use at most 64"),
         ({**LOSS, "data": "/" + "a" * 5000}, "data: string should have at most 4096 characters, found '/aaa"),
-        ({**LOSS, "limit": 10**30}, "tasks.0.limit: a whole number of more than 64 bits; give a smaller one"),
-        ({**LOSS, "limit": float("nan")}, "tasks.0.limit: nan is no number that a parameter can have"),
-        ({**LOSS, "data": "/" + "x" * 30_000}, "tasks.0.data: a text of 30,001 characters; give at most 20,000"),
-        ({**LOSS, "limit": [0] * 30_000}, "it has more than 25,000 values; put a part into another suite"),
-        ({**LOSS, "limit": ["x" * 20_000] * 26}, "its texts have more than 500,000 characters together"),
+        ({**LOSS, "limit": 10**30}, "tasks.0.limit: a whole number of more than 64 bits; use a smaller number"),
+        ({**LOSS, "limit": float("nan")}, "tasks.0.limit: nan is not a valid parameter"),
+        ({**LOSS, "data": "/" + "x" * 30_000}, "tasks.0.data: a text of 30,001 characters; use at most 20,000"),
+        ({**LOSS, "limit": [0] * 30_000}, "the suite has more than 25,000 values; move some tasks to another suite"),
+        ({**LOSS, "limit": ["x" * 20_000] * 26}, "the suite's texts have more than 500,000 characters"),
         ({"kind": "language", "benchmarks": MANY_FILES}, "benchmarks.500.data: the suite names more than 500 files"),
         ({"kind": ["loss"] * 1000}, "the kind is ['loss', 'loss',"),
         ({"kind": "language", "benchmarks": [1] * 50}, "; and 43 more"),
@@ -210,12 +210,12 @@ def test_yaml_has_less_room_than_json(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "tasks: [{kind: loss, data: /data/pairs.jsonl}]\n"
     with pytest.raises(InvalidSuite, match="is 131,073 characters of YAML; give at most 131,072, or send it as JSON"):
         parse_suite(text + "#" * (131_073 - len(text)), "small")
-    with pytest.raises(InvalidSuite, match="it has more than 10,000 values, those that aliases stand for"):
+    with pytest.raises(InvalidSuite, match="it has more than 10,000 values, with aliases counted"):
         parse_suite("x: [" + "1," * 10_000 + "]", "small")
     assert parse_suite(text + "#" * (131_072 - len(text)), "small").tasks
     # What is kept has the defaults filled in, and is read again.
     monkeypatch.setattr(bounds, "MAX_VALUES", 20)
-    with pytest.raises(InvalidSuite, match="suite 'small': it has more than 20 values"):
+    with pytest.raises(InvalidSuite, match="suite 'small': the suite has more than 20 values"):
         parse_suite(text, "small")
 
 

@@ -13,7 +13,7 @@ def test_control_characters_are_written_out(text: str) -> None:
     shown = visible(text)
     assert shown.isprintable()
     assert shown.startswith(text[0] if text[0] in "a" else "\\")
-    with pytest.raises(ValueError, match=r"control character \\[xu][0-9a-f]+ at position \d+; leave it out") as error:
+    with pytest.raises(ValueError, match=r"control character \\[xu][0-9a-f]+ at position \d+; remove it") as error:
         check_visible(text)
     assert str(error.value).isprintable()
 

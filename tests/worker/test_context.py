@@ -14,7 +14,7 @@ from evalsvc.config import Settings
 from evalsvc.messages import ShardRequest
 from evalsvc.miniature import ROOT
 from evalsvc.spec.documents.reading import content_of
-from evalsvc.spec.model_config import config_beside
+from evalsvc.spec.model_config import find_model_config
 from evalsvc.spec.suite import Suite, parse_suite
 from evalsvc.worker.context import ShardContext
 from evalsvc.worker.local import run_suite
@@ -65,7 +65,7 @@ def test_rotary_frequencies_of_the_file_are_in_protocol_and_provenance(
     """They move every number of the model; with open_lm's own table a series goes on as it was."""
     monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
     plain = pretrained(1)
-    plain = replace(plain, model=config_beside(Path(plain.path)))
+    plain = replace(plain, model=find_model_config(Path(plain.path)))
     own, saved = turned(plain, tmp_path / "turned.pt")
     suite = parse_suite({"tasks": [{"kind": kind, "name": "task", **MINIATURE[kind]}]}, "small")
     results = [
@@ -115,7 +115,7 @@ def test_a_link_put_in_the_place_of_a_posted_file(
     assert run_stage(posted, suite, "run").error is None
     allowed.rename(outside)
     allowed.symlink_to(outside)
-    refused(run_stage(posted, suite), "checkpoint_not_allowed", "lies, or leads by a link, outside the allowed folders")
+    refused(run_stage(posted, suite), "checkpoint_not_allowed", "is, or links, outside the allowed folders")
 
 
 def test_a_link_into_the_data_folder_is_not_followed(
@@ -130,7 +130,7 @@ def test_a_link_into_the_data_folder_is_not_followed(
     assert run_stage(replace(checkpoint, path=str(spooled)), suite, "run").error is None, "its own copy is read"
     weights.unlink()
     weights.symlink_to(data / "key.pem")
-    refused(run_stage(checkpoint, suite), "checkpoint_not_allowed", "leads into the data folder of evalsvc")
+    refused(run_stage(checkpoint, suite), "checkpoint_not_allowed", "lies in evalsvc's data folder")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_link_into_the_data_folder_is_not_followed(
     [
         ({"model": {**MODEL, "vocab_size": 96}, "layout": None}, "checkpoint_mismatch", "vocab_size"),
         ({"model": {**MODEL, "n_heads": 0}}, "invalid_model_config", "n_heads"),
-        ({"layout": {"text": {"size": 113}}}, "invalid_layout", "text (0…112) lies beyond the table of 112 rows"),
+        ({"layout": {"text": {"size": 113}}}, "invalid_layout", "text (0…112) exceeds the table of 112 rows"),
         ({"layout": {"text": {"sise": 3}}}, "invalid_layout", "did you mean 'size'"),
     ],
 )
@@ -157,7 +157,7 @@ def test_what_was_posted_wrongly_names_the_checkpoint(
 @pytest.mark.parametrize(
     ("text", "changes", "code", "fragment"),
     [
-        ("graft(run-a@2, run-a@3, layers=1-4)", {}, "invalid_request", "layers=2-4, and the model has 2 layers"),
+        ("graft(run-a@2, run-a@3, layers=1-4)", {}, "invalid_request", "layers=2-4, but the model has 2 layers"),
         (
             "avg(run-a@2, run-a@3)",
             {"model": {**MODEL, "n_heads": 2}},

@@ -153,7 +153,7 @@ def test_an_output_of_another_type_than_the_class_names_fails_its_shard(
 ) -> None:
     monkeypatch.setattr(FaultyWork, "output", output)
     message = refused(faulty(None, "run"), "internal_error")
-    assert re.match(rf"FaultyWork\.run returned what cannot travel: {mistake}", message)
+    assert re.match(rf"FaultyWork\.run returned a value that cannot be serialised: {mistake}", message)
     assert message.endswith("return the dataclass that the class names in `Work[Parameters, Shard, Output]`")
 
 
@@ -161,7 +161,7 @@ def test_outputs_of_another_version_of_a_task_are_refused(faulty: Callable[..., 
     packed = msgpack.packb({"number": "many"})
     result = faulty(None, "merge", packed)
     refused(
-        result, "data_changed", "'faulty'", "of another version of its code (no Nothing: number: ", "evaluate again"
+        result, "data_changed", "'faulty'", "by another version of its code (no Nothing: number: ", "evaluate again"
     )
 
 

@@ -32,14 +32,14 @@ from evalsvc.checkpoints.reference import (
     uploaded_sha256,
     verify,
 )
-from evalsvc.checkpoints.remote.beside import config_beside_remote
 from evalsvc.checkpoints.remote.fetch import locate_checkpoint
+from evalsvc.checkpoints.remote.model_files import find_remote_model_config
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, InvalidLayout, InvalidRequest, UploadNotFound
 from evalsvc.files.uploads.stored import StoredUpload
 from evalsvc.spec import documents
 from evalsvc.spec.layout import parse_layout
-from evalsvc.spec.model_config import config_beside, read_model_spec, require_one_model
+from evalsvc.spec.model_config import find_model_config, read_model_spec, require_one_model
 from evalsvc.spec.paths import local_data
 from evalsvc.store.lists.checkpoints import checkpoints_view
 from evalsvc.store.lookup import find_checkpoint, step_of
@@ -311,10 +311,10 @@ def _tokens_seen(parents: Sequence[Checkpoint], run: str, step: int) -> int | No
 def _model_beside(path: str, identity: Identity, settings: Settings) -> Mapping[str, object] | None:
     """Return the model configuration next to a checkpoint, in a local folder or a remote store."""
     if identity.etag is not None:
-        return config_beside_remote(path, settings)
+        return find_remote_model_config(path, settings)
     roots, closed = settings.root_paths, settings.private_paths
     with opened(CheckpointRef(path, roots=roots, closed=closed, label="the checkpoint")) as checkpoint:
-        return config_beside(Path(checkpoint.path))
+        return find_model_config(Path(checkpoint.path))
 
 
 def _model(model: str | Mapping[str, object], settings: Settings) -> Mapping[str, object]:

@@ -1,1 +1,1 @@
-"""Checkpoints that lie elsewhere: in object stores, on the Hugging Face hub, behind http."""
+"""Remote checkpoints: in object stores, on the Hugging Face hub, behind http."""

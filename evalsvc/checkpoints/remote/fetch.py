@@ -1,4 +1,4 @@
-"""From a posted address to files of this machine."""
+"""Fetching posted remote checkpoints to this machine."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ from evalsvc.errors import (
 Report = Callable[[int], None]
 
 Source = HttpSource | ObjectSource
-"""A file or folder in a store. Its methods raise FileNotFoundError, CheckpointNotAllowed (no access) and
+"""A file or folder in a store. Methods raise FileNotFoundError, CheckpointNotAllowed (no access) and
 SourceUnreachable."""
 
 ROOM_POLL = 1.0
-"""Seconds between two looks at a cache that is full of what is in use."""
+"""Seconds between two checks of a cache that is full of copies in use."""
 
 
 def source_of(uri: str, settings: Settings) -> Source:
-    """Where `uri` is read. Raises CheckpointNotAllowed, see `parse_remote`."""
+    """Return the source that reads `uri`. Raises CheckpointNotAllowed, see `parse_remote`."""
     parsed = parse_remote(uri, settings)
     if parsed.scheme in HTTP:
         return HttpSource(parsed, settings.allowed_schemes, seconds=settings.shard_deadline)
@@ -57,30 +57,32 @@ def source_of(uri: str, settings: Settings) -> Source:
 
 
 def identify_remote(uri: str, settings: Settings) -> Identity:
-    """Size and etag of what lies at `uri`, by one question to its store.
+    """Return size and etag of the object at `uri`, by a single request to its store.
 
     Raises:
-        CheckpointNotAllowed: the address, or access to it.
-        CheckpointNotFound: nothing is there.
-        NotACheckpoint: it is a folder without weights.
+        CheckpointNotAllowed: the address, or access to it, is refused.
+        CheckpointNotFound: the object does not exist.
+        NotACheckpoint: the folder has no weights.
         SourceUnreachable: the store does not answer in time.
     """
     try:
         return source_of(uri, settings).list().identity
     except FileNotFoundError:
-        raise CheckpointNotFound(f"{uri}: nothing is there; post it when it is complete") from None
+        raise CheckpointNotFound(f"{uri} does not exist; post the checkpoint when it is complete") from None
 
 
 def locate_checkpoint(uri: str, settings: Settings) -> tuple[str, Identity]:
-    """The path of a file or folder of this machine with links resolved, or an address in a store; and what is there.
+    """Return (path, identity) of a local checkpoint with links resolved, or (address, identity) of a remote one.
 
-    Raises as `locate` and `identify_remote` do.
+    Raises the errors of `locate` and `identify_remote`.
     """
     if is_remote(uri):
         address = str(parse_remote(uri, settings))
         return address, identify_remote(address, settings)
     if "file" not in settings.allowed_schemes:
-        raise CheckpointNotAllowed(f"{uri}: is a file of this machine, which EVALSVC_SCHEMES does not allow")
+        raise CheckpointNotAllowed(
+            f"{uri}: is a local file, which EVALSVC_SCHEMES does not allow; post a remote checkpoint"
+        )
     path = locate(uri, settings.root_paths, settings.private_paths)
     if path.is_dir():
         weights_among({entry.name for entry in path.iterdir()}, uri)
@@ -91,14 +93,14 @@ def locate_checkpoint(uri: str, settings: Settings) -> tuple[str, Identity]:
 def fetched(
     references: Sequence[CheckpointRef], settings: Settings, report: Report
 ) -> Iterator[Sequence[CheckpointRef]]:
-    """Give the references with remote ones in the cache, where they stay meanwhile.
+    """Yield the references with remote checkpoints fetched into the cache, where they stay until the context ends.
 
-    `report` is called while they are fetched, or waited for, and may raise.
+    `report` is called while checkpoints are fetched or waited for, and may raise.
 
     Raises:
-        CheckpointChanged: another content than the posted one is there.
-        CheckpointGone: it was deleted.
-        CacheFull: the cache cannot hold all of them at once.
+        CheckpointChanged: the content is not the posted one.
+        CheckpointGone: the checkpoint was deleted.
+        CacheFull: the cache cannot hold all of the checkpoints together.
         CheckpointNotAllowed, SourceUnreachable, MissingPackage: see `identify_remote`.
     """
     cache = Cache(settings.cache_path, settings.cache_bytes)
@@ -112,7 +114,7 @@ def fetched(
         with _all_held(cache, wanted, settings, report):
             yield [_placed(reference, cache) for reference in references]
     except CheckpointChanged:
-        # What this machine keeps of it is not what was posted, or no longer: the next attempt fetches it anew.
+        # The cached copy is not, or no longer, what was posted: the next attempt fetches the checkpoint again.
         for copy in wanted:
             cache.drop(copy)
         raise
@@ -120,7 +122,7 @@ def fetched(
 
 @contextmanager
 def _all_held(cache: Cache, wanted: Mapping[Copy, CheckpointRef], settings: Settings, report: Report) -> Iterator[None]:
-    """All or nothing: two that each hold what the other waits for would wait for ever."""
+    """Hold all copies or none: otherwise two processes could wait forever for copies that the other one holds."""
     while True:
         with ExitStack() as stack:
             try:
@@ -136,9 +138,9 @@ def _all_held(cache: Cache, wanted: Mapping[Copy, CheckpointRef], settings: Sett
 
 
 def fetch(source: Source, listing: Listing, target: Path, report: Report, shown: str) -> None:
-    """Put what was listed at `target`, going on with what is there of it; nothing but the posted content is taken.
+    """Put the listed files at `target`, resuming partial files. Only the posted content is accepted.
 
-    Raises CheckpointChanged, CacheFull, and what the source raises.
+    Raises CheckpointChanged, CacheFull, and the errors of the source.
     """
     folder = target if listing.is_folder else target.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,7 +160,9 @@ def _fetch_file(source: Source, file: RemoteFile, target: Path, report: Report, 
             for block in source.read(file, begun) if begun < file.size else ():
                 begun += len(block)
                 if begun > file.size:
-                    raise CheckpointChanged(f"{shown} is longer than it was when it was posted ({file.size:,} bytes)")
+                    raise CheckpointChanged(
+                        f"{shown} is longer than when it was posted ({file.size:,} bytes); post it again"
+                    )
                 stream.write(block)
                 report(0)
             stream.flush()
@@ -168,22 +172,22 @@ def _fetch_file(source: Source, file: RemoteFile, target: Path, report: Report, 
     except OSError as error:
         reason = os_reason(error)
         raise CacheFull(
-            f"{shown}: cannot be written to {target.parent} ({reason}); make room there, or move EVALSVC_CACHE"
+            f"{shown}: cannot be written to {target.parent} ({reason}); free disk space, or move EVALSVC_CACHE"
         ) from None
     if begun < file.size:
-        raise SourceUnreachable(f"{shown}: ended after {begun:,} of {file.size:,} bytes; try again")
+        raise SourceUnreachable(f"{shown}: the download ended after {begun:,} of {file.size:,} bytes; try again")
     os.utime(target, ns=(0, 0))
 
 
 def fetch_posted(reference: CheckpointRef, target: Path, settings: Settings, report: Report) -> None:
-    """Fetch what was posted to `target`. Raises as `fetched` does."""
+    """Fetch a posted checkpoint to `target`. Raises the errors of `fetched`."""
     source = source_of(reference.path, settings)
     with named(reference):
         try:
             listing = source.list()
             if listing.identity != reference.identity:
                 raise CheckpointChanged(
-                    f"{reference.path} has {listing.identity}, was posted with {reference.identity}; "
+                    f"{reference.path} has {listing.identity}, but was posted with {reference.identity}; "
                     "post it again with replace=true"
                 )
             fetch(source, listing, target, report, reference.path)
@@ -216,13 +220,13 @@ def _require_bound(wanted: Mapping[Copy, CheckpointRef], settings: Settings) -> 
         labels = [leaf.label for leaf in wanted.values()]
         what = labels[0] if len(labels) == 1 else f"{len(labels)} checkpoints that are needed together"
         raise CacheFull(
-            f"{what}: {total:,} bytes are to be fetched, and EVALSVC_CACHE_BYTES is {settings.cache_bytes:,}; raise it "
-            "to at least that on every machine with workers"
+            f"{what}: {total:,} bytes exceed EVALSVC_CACHE_BYTES, which is {settings.cache_bytes:,}; raise the limit "
+            "on every machine with workers"
         )
 
 
 def _placed(reference: CheckpointRef, cache: Cache) -> CheckpointRef:
-    """Return the reference to the copy here. Its identity is the copy's, and the same whenever it is fetched."""
+    """Return the reference to the local copy, with the copy's identity, which is the same whenever it is fetched."""
     if reference.virtual is not None:
         parents = {name: _placed(parent, cache) for name, parent in reference.virtual.parents.items()}
         return replace(reference, virtual=Virtual(reference.virtual.expression, parents))

@@ -1,7 +1,7 @@
-"""Checkpoints behind http(s), where the operator allows it: never a way into the operator's own network.
+"""Checkpoints behind http(s), if the operator allows it. Requests never reach the operator's own network.
 
-An address is checked after its name was resolved, at every connection and so at every redirect, and the connection goes
-to the address that was checked: a name that means another place a moment later gains nothing.
+An address is checked after its name was resolved, for every connection and so for every redirect. The connection goes
+to the checked address, so changing the name's address afterwards has no effect.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 MAX_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
-PLAIN = "/%:@!$&'()*+,;=~?"  # what an address holds beside letters, and what stands for what is encoded already
+PLAIN = "/%:@!$&'()*+,;=~?"  # punctuation of addresses, and the sign of encoded characters
 
-AZURE_METADATA = ipaddress.ip_address("168.63.129.16")  # a public address that Azure answers from inside
-PROTOCOLS = ipaddress.ip_network("192.0.0.0/24")  # of the IETF; Oracle's cloud answers in it from inside
+AZURE_METADATA = ipaddress.ip_address("168.63.129.16")  # a public address that Azure serves internally
+PROTOCOLS = ipaddress.ip_network("192.0.0.0/24")  # of the IETF; Oracle's cloud uses it internally
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -37,8 +37,8 @@ Connect = Callable[[str, int, float], socket.socket]
 
 
 def resolve_host(host: str, port: int) -> list[str]:
-    """The addresses of a host; the system's resolver also reads decimal, octal and hexadecimal ones."""
-    return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    """Return the addresses of a host. The system's resolver also accepts decimal, octal and hexadecimal ones."""
+    return [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
 def connect_to(address: str, port: int, seconds: float) -> socket.socket:
@@ -46,7 +46,7 @@ def connect_to(address: str, port: int, seconds: float) -> socket.socket:
 
 
 class HttpSource:
-    """A file behind http(s). `resolve` and `connect` are what reaches the network."""
+    """A file behind http(s). `resolve` and `connect` access the network."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class HttpSource:
             length = response.headers.get("Content-Length", "")
             if not length.isdecimal():
                 raise NotACheckpoint(
-                    f"{self.uri}: the server does not say how long the file is; fetch it and post a path"
+                    f"{self.uri}: the server does not report the file's size; download the file and post its path"
                 )
             return Listing([RemoteFile(self.uri.name, int(length), str(self.uri), _tag(response.headers))], False)
 
@@ -101,7 +101,7 @@ class HttpSource:
 
     @contextmanager
     def _answer(self, method: str, headers: Mapping[str, str], deadline: float) -> Iterator[http.client.HTTPResponse]:
-        """The answer to a question, after redirects."""
+        """Send a request, follow redirects, and yield the response."""
         url = str(self.uri)
         for _ in range(MAX_REDIRECTS + 1):
             with ExitStack() as stack:
@@ -112,14 +112,14 @@ class HttpSource:
                     yield response
                     return
             url = self._redirected(url, target)
-        raise SourceUnreachable(f"{self.uri}: leads through more than {MAX_REDIRECTS} redirects; give the last address")
+        raise SourceUnreachable(f"{self.uri}: has more than {MAX_REDIRECTS} redirects; post the final address")
 
     def _redirected(self, url: str, target: str) -> str:
         url = urljoin(url, target)
         parts = urlsplit(url)
         if parts.scheme not in self._schemes or "@" in parts.netloc:
             raise CheckpointNotAllowed(
-                f"{self.uri}: leads to {without_secrets(url)}, which is not allowed; give the last address"
+                f"{self.uri}: redirects to {without_secrets(url)}, which is not allowed; post the final address"
             )
         return url
 
@@ -130,15 +130,17 @@ class HttpSource:
         try:
             host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         except ValueError:
-            raise CheckpointNotAllowed(f"{self.uri}: leads to no port that can be asked") from None
+            raise CheckpointNotAllowed(f"{self.uri}: redirects to an invalid port; post the final address") from None
         path = quote(parts.path or "/", safe=PLAIN) + (f"?{quote(parts.query, safe=PLAIN)}" if parts.query else "")
         try:
             connection = self._connection(parts.scheme, host, port, deadline)
             stack.callback(connection.close)
             connection.request(method, path, headers={"Accept-Encoding": "identity", **headers})
             return stack.enter_context(connection.getresponse())
-        except UnicodeError:  # of the encoding of names, which some cannot have
-            raise CheckpointNotAllowed(f"{self.uri}: leads to {host[:80]!r}, which is no name of a host") from None
+        except UnicodeError:  # a name that the encoding of host names cannot express
+            raise CheckpointNotAllowed(
+                f"{self.uri}: redirects to {host[:80]!r}, which is not a host name; post the final address"
+            ) from None
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from error
 
@@ -156,12 +158,12 @@ class HttpSource:
         return connection
 
     def _checked_address(self, host: str, port: int) -> str:
-        """The first address of a host. One that is not public among them is reason enough to ask none."""
+        """Return the first address of a host. Refuse the host if any of its addresses is not public."""
         addresses = self._resolve(host, port)
         for address in addresses:
             if not is_public(address):
                 raise CheckpointNotAllowed(
-                    f"{self.uri}: {host} is at {address}, which is not a public address; only those are fetched from"
+                    f"{self.uri}: {host} is at {address}, which is not public; download the file and post its path"
                 )
         return addresses[0]
 
@@ -169,18 +171,20 @@ class HttpSource:
         if status in (404, 410):
             raise FileNotFoundError(str(self.uri))
         if status in (401, 403):
-            raise CheckpointNotAllowed(f"{self.uri}: the server refuses access ({status}); only open files are fetched")
+            raise CheckpointNotAllowed(
+                f"{self.uri}: the server refuses access ({status}); use a public file, or post a path"
+            )
         if status not in (200, 206):
             raise SourceUnreachable(f"{self.uri}: the server answers {status}; try again later")
 
     def _unreachable(self, error: Exception) -> SourceUnreachable:
         return SourceUnreachable(
-            f"{self.uri}: the server cannot be read ({type(error).__name__}); look at the network, try again"
+            f"{self.uri}: the server cannot be read ({type(error).__name__}); check the network and try again"
         )
 
 
 def is_public(text: str) -> bool:
-    """Whether anybody on the internet may be at an address, and nobody else, whatever form it is written in."""
+    """Return whether an address is public, in whatever form it is written."""
     address = ipaddress.ip_address(text.partition("%")[0])
     return all(
         part.is_global and not (part.is_multicast or part.is_reserved or part == AZURE_METADATA or part in PROTOCOLS)
@@ -189,7 +193,7 @@ def is_public(text: str) -> bool:
 
 
 def _meant(address: Address) -> list[Address]:
-    """An address, or what is meant by one that carries another."""
+    """Return the addresses that an address stands for: those embedded in it, or itself."""
     if isinstance(address, ipaddress.IPv4Address):
         return [address]
     if address.ipv4_mapped is not None:

@@ -1,4 +1,4 @@
-"""Object stores and hubs, by fsspec: s3://, gs://, hf://, and every other that the operator allows."""
+"""Object stores and hubs, read by fsspec: s3://, gs://, hf://, and every other scheme that the operator allows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from evalsvc.errors import CheckpointNotAllowed, EvalsvcError, MissingPackage, S
 from evalsvc.installation import missing_package
 
 EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "hf": ("huggingface_hub", "hf")}
-"""The package of a scheme, and the extra of evalsvc that installs it."""
+"""Package of each scheme, and the extra of evalsvc that installs it."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {
@@ -36,7 +36,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 SHARED = ("s3", "gs")
-"""Whose connections are dear to make and may be used by several threads."""
+"""Schemes whose connections are slow to open and thread-safe."""
 
 ACCESS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role that may read it",
@@ -45,13 +45,13 @@ ACCESS = {
 }
 
 TAGS = ("ETag", "etag", "blob_id", "generation", "md5Hash", "LastModified", "last_modified", "mtime", "created")
-"""Where stores say which content an object has, the best first."""
+"""Fields in which stores report the version of an object, the best first."""
 
 NO_ACCESS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "ProfileNotFound")
 
 
 class ObjectSource:
-    """A file or folder that fsspec reads. The connection is made at the first question."""
+    """A file or folder that fsspec reads. The first request opens the connection."""
 
     def __init__(self, uri: RemoteUri) -> None:
         self.uri = uri
@@ -62,7 +62,7 @@ class ObjectSource:
             return within(METADATA_SECONDS, self.uri, self._list)
 
     def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
-        """The file's bytes from `offset` on."""
+        """Yield the file's bytes from `offset` on."""
         with _translated(self.uri):
             filesystem = _filesystem(self.uri.scheme)
             with filesystem.open(file.path, "rb", block_size=BLOCK) as stream:
@@ -71,11 +71,11 @@ class ObjectSource:
                     yield block
 
     def files(self) -> Sequence[RemoteFile]:
-        """All files in this folder, not those below."""
+        """Return all files in this folder, without subfolders."""
         return self.inside()[0]
 
     def inside(self) -> tuple[Sequence[RemoteFile], Sequence[str]]:
-        """All files in this folder, and the names of the folders in it."""
+        """Return all files in this folder, and the names of its subfolders."""
         with _translated(self.uri):
             entries = _filesystem(self.uri.scheme).ls(self._path, detail=True)
         named = [(entry["name"].rstrip("/").rpartition("/")[2], entry) for entry in entries]
@@ -87,9 +87,9 @@ class ObjectSource:
         return files, [name for name, entry in named if entry["type"] == "directory" and name]
 
     def _list(self) -> Listing:
-        found = _filesystem(self.uri.scheme).info(self._path)
-        if found["type"] == "file":
-            return Listing([_file(self.uri.name, self._path, found)], is_folder=False)
+        info = _filesystem(self.uri.scheme).info(self._path)
+        if info["type"] == "file":
+            return Listing([_file(self.uri.name, self._path, info)], is_folder=False)
         files = self.files()
         require_few(self.uri, len(files))
         if not files:
@@ -116,7 +116,7 @@ def _filesystem(scheme: str) -> Any:
 
 
 def _new_filesystem(scheme: str) -> Any:
-    """fsspec's own cache of them would keep one for every thread that ever asked, with what it listed."""
+    """Open a file system without fsspec's cache, which would keep one per thread with its listings."""
     try:
         return fsspec.filesystem(scheme, skip_instance_cache=True, **OPTIONS.get(scheme, {}))
     except ImportError:
@@ -124,11 +124,13 @@ def _new_filesystem(scheme: str) -> Any:
             package, extra = EXTRAS[scheme]
             raise missing_package(package, f"a checkpoint under {scheme}://", extra) from None
         raise MissingPackage(
-            f"a checkpoint under {scheme}:// needs a package that is not installed; install the one that fsspec names "
-            "for this scheme"
+            f"a checkpoint under {scheme}:// needs a package that is not installed; install the package that fsspec "
+            "names for this scheme"
         ) from None
     except ValueError:
-        raise CheckpointNotAllowed(f"the scheme {scheme!r} of EVALSVC_SCHEMES is none that fsspec knows") from None
+        raise CheckpointNotAllowed(
+            f"fsspec does not know the scheme {scheme!r} of EVALSVC_SCHEMES; correct EVALSVC_SCHEMES"
+        ) from None
 
 
 _shared_filesystem = cache(_new_filesystem)
@@ -136,7 +138,8 @@ _shared_filesystem = cache(_new_filesystem)
 
 @contextmanager
 def _translated(uri: RemoteUri) -> Iterator[None]:
-    """Every error of a store as one of ours; what stores say may hold addresses and keys, so it is not shown."""
+    """Translate every error of a store to an error of evalsvc, without the store's message, which may hold addresses
+    and keys."""
     try:
         yield
     except (EvalsvcError, FileNotFoundError, GeneratorExit):
@@ -149,5 +152,5 @@ def _translated(uri: RemoteUri) -> Iterator[None]:
                 f"{uri}: its store refuses access; give the service and its workers {access}"
             ) from None
         raise SourceUnreachable(
-            f"{uri}: its store cannot be read ({type(error).__name__}); look at the network and the store, try again"
+            f"{uri}: its store cannot be read ({type(error).__name__}); check the network and the store, and try again"
         ) from error

@@ -1,4 +1,4 @@
-"""What is asked of a place that checkpoints lie in: what is there, and its bytes."""
+"""The interface of remote stores: listing an address, and reading its bytes."""
 
 from __future__ import annotations
 
@@ -14,36 +14,37 @@ from evalsvc.errors import NotACheckpoint, SourceUnreachable
 T = TypeVar("T")
 
 METADATA_SECONDS = 10.0
-"""How long a place may take to say what is there: a request waits for it."""
+"""Seconds that a store may take for a listing, while a request waits."""
 
 BLOCK = 8 << 20
-"""Bytes that are read at a time; between two, cancelling and deadlines are looked at."""
+"""Bytes that are read at a time. Cancellation and deadlines are checked between two blocks."""
 
-MAX_BESIDE = 50_000_000
-"""Bytes of a file that is fetched along with a folder's weights: a configuration, an index, a tokenizer."""
+MAX_COMPANION_BYTES = 50_000_000
+"""Maximum number of bytes of a file that is fetched along with a folder's weights: a configuration, an index, a
+tokenizer."""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
     name: str
-    """Without folders."""
+    """File name without folders."""
     size: int
     path: str
-    """What its source reads it by."""
+    """Path of the file for its source."""
     etag: str
-    """Another one where the content is another: an ETag, a digest, or the time of the last change."""
+    """Version of the content: an ETag, a digest, or the time of the last change."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies at an address: a file, or the files of a folder."""
+    """The files at an address: a single file, or those of a folder."""
 
     files: Sequence[RemoteFile]
     is_folder: bool
 
     @property
     def identity(self) -> Identity:
-        """As a posted checkpoint keeps it; the etag of a folder is a digest over those of its files."""
+        """Return the identity of a posted checkpoint; a folder's etag is a digest of its files' etags."""
         size = sum(file.size for file in self.files)
         if not self.is_folder:
             return Identity(size, 0, short(self.files[0].etag))
@@ -52,12 +53,13 @@ class Listing:
 
 
 def short(etag: str) -> str:
-    """An etag as it is stored."""
+    """Return an etag as it is stored."""
     return etag if len(etag) <= 128 else hashlib.sha256(etag.encode()).hexdigest()
 
 
 def weights_of_folder(shown: object, files: Sequence[RemoteFile]) -> list[RemoteFile]:
-    """The files of a Hugging Face folder that a model is read from: one kind of weights, and what lies beside them.
+    """Return the files of a Hugging Face folder that a model is read from: one kind of weights, and small files next to
+    them.
 
     Raises NotACheckpoint, ShardedCheckpoint.
     """
@@ -68,20 +70,22 @@ def weights_of_folder(shown: object, files: Sequence[RemoteFile]) -> list[Remote
         file
         for file in files
         if (file.name == first if rest == ending else file.name.startswith(f"{stem}-") and file.name.endswith(ending))
-        or (file.name.endswith(".json") and file.size <= MAX_BESIDE)
-        or (file.name == "params.txt" and file.size <= MAX_BESIDE)
+        or (file.name.endswith(".json") and file.size <= MAX_COMPANION_BYTES)
+        or (file.name == "params.txt" and file.size <= MAX_COMPANION_BYTES)
     ]
     return sorted(wanted, key=lambda file: file.name)
 
 
 def require_few(shown: object, count: int) -> None:
-    """Raise NotACheckpoint where a folder holds more files than a checkpoint does."""
+    """Raise NotACheckpoint if a folder holds more files than a checkpoint does."""
     if count > MAX_FILES:
-        raise NotACheckpoint(f"{shown} holds more than {MAX_FILES:,} files, which no checkpoint does; post one of them")
+        raise NotACheckpoint(
+            f"{shown} holds more than {MAX_FILES:,} files, too many for a checkpoint; post one of the files"
+        )
 
 
 def within(seconds: float, shown: object, call: Callable[[], T]) -> T:
-    """What `call` gives, if it does so in time; SourceUnreachable if not. A call that hangs is left behind."""
+    """Return the result of `call`, or raise SourceUnreachable if it takes too long. A call that hangs is abandoned."""
     results: list[T] = []
     errors: list[BaseException] = []
 
@@ -98,6 +102,6 @@ def within(seconds: float, shown: object, call: Callable[[], T]) -> T:
         raise errors[0]
     if not results:
         raise SourceUnreachable(
-            f"{shown}: its store did not answer within {seconds:g} s; look at the network, try again"
+            f"{shown}: its store did not answer within {seconds:g} s; check the network and try again"
         )
     return results[0]

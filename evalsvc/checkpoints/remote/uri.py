@@ -1,4 +1,4 @@
-"""Which addresses are taken, before anything is asked of the network."""
+"""Addresses of remote checkpoints, checked before any network access."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from evalsvc.config import Settings
 from evalsvc.errors import CheckpointNotAllowed
 
 SCHEMES = ("s3", "gs", "hf", "https", "http", "memory")
-"""All that an operator can allow. Others of fsspec read this machine, chain file systems, or open archives."""
+"""Schemes that an operator can allow. Other schemes of fsspec read this machine, chain file systems, or open
+archives."""
 
 HTTP = ("http", "https")
 
 
 @dataclass(frozen=True)
 class RemoteUri:
-    """The address of a file or folder elsewhere, checked."""
+    """The checked address of a remote file or folder."""
 
     scheme: str
     place: str
-    """The bucket, the hub's owner, or host and port."""
+    """Bucket, owner on the hub, or host and port."""
     path: str
-    """Below it, without slashes around it."""
+    """Path without leading and trailing slashes."""
     revision: str | None = None
-    """Of `hf://` alone: a branch, tag or commit."""
+    """Branch, tag or commit; only for `hf://`."""
 
     def __str__(self) -> str:
         revision = "" if self.revision is None else f"@{self.revision}"
@@ -37,21 +38,23 @@ class RemoteUri:
 
 
 def is_remote(uri: str) -> bool:
-    """Whether it names something elsewhere, as far as its form goes."""
-    scheme, found, _rest = uri.partition("://")
-    return bool(found) and scheme.lower() != "file" and "/" not in scheme
+    """Return whether an address has the form of a remote one."""
+    scheme, separator, _rest = uri.partition("://")
+    return bool(separator) and scheme.lower() != "file" and "/" not in scheme
 
 
 def parse_remote(uri: str, settings: Settings) -> RemoteUri:
-    """`uri` in its parts.
+    """Parse an address.
 
     Raises:
-        CheckpointNotAllowed: its scheme is not among EVALSVC_SCHEMES, it lies outside EVALSVC_ROOTS, or its form could
-            mean another place than it shows.
+        CheckpointNotAllowed: the scheme is not in EVALSVC_SCHEMES, the address lies outside EVALSVC_ROOTS, or its form
+            is ambiguous.
     """
     shown = without_secrets(uri)
     if "::" in uri:
-        raise CheckpointNotAllowed(f"{shown}: chained addresses (::) are not allowed; give that of the file itself")
+        raise CheckpointNotAllowed(
+            f"{shown}: chained addresses (::) are not allowed; use the address of the file itself"
+        )
     scheme = uri.partition("://")[0].lower()
     _require_scheme(shown, scheme, settings)
     parsed = _parts(uri, shown, scheme)
@@ -60,7 +63,7 @@ def parse_remote(uri: str, settings: Settings) -> RemoteUri:
 
 
 def without_secrets(uri: str) -> str:
-    """An address as a message may show it: without user, password, and what a query could hold."""
+    """Return an address for messages, without user, password and query."""
     bare = re.split(r"[?#;]", uri, maxsplit=1)[0]
     hidden = re.sub(r"://[^/]*@", "://…@", bare)
     return "".join(character if character.isprintable() else "�" for character in hidden)[:500]
@@ -70,7 +73,7 @@ def _require_scheme(shown: str, scheme: str, settings: Settings) -> None:
     if scheme in settings.allowed_schemes and scheme in SCHEMES:
         return
     allowed = ", ".join(sorted(settings.allowed_schemes)) or "none"
-    advice = "its operator allows it by EVALSVC_SCHEMES" if scheme in SCHEMES else "there is no support for it"
+    advice = "ask the operator to add it to EVALSVC_SCHEMES" if scheme in SCHEMES else "and not supported"
     raise CheckpointNotAllowed(
         f"{shown}: the scheme {scheme!r} is not allowed, {advice}; allowed here: {allowed} (file: a path or a file:// "
         "uri that the service and its workers can read)"
@@ -81,13 +84,11 @@ def _parts(uri: str, shown: str, scheme: str) -> RemoteUri:
     rest = uri.partition("://")[2]
     place, _, path = rest.partition("/")
     if "@" in place:
-        raise CheckpointNotAllowed(
-            f"{shown}: holds a user or password; give the address without, see docs/how-to/post-and-watch.md"
-        )
-    if found := next((character for character in "#?;\\" if character in uri), None):
-        raise CheckpointNotAllowed(f"{shown}: holds {found!r}, which could mean another place; give a plain address")
+        raise CheckpointNotAllowed(f"{shown}: holds a user or password; remove both, see docs/how-to/post-and-watch.md")
+    if ambiguous := next((character for character in "#?;\\" if character in uri), None):
+        raise CheckpointNotAllowed(f"{shown}: holds {ambiguous!r}, which is ambiguous; remove it")
     if not all(character.isprintable() for character in uri):
-        raise CheckpointNotAllowed(f"{shown}: holds a character that cannot be printed; give a plain address")
+        raise CheckpointNotAllowed(f"{shown}: holds a character that cannot be printed; remove it")
     revision = None
     if scheme == "hf":
         path, revision = _hub_revision(path)
@@ -95,22 +96,22 @@ def _parts(uri: str, shown: str, scheme: str) -> RemoteUri:
     segments = path.split("/")
     if any(part in ("", ".", "..") for segment in segments for part in (segment, unquote(segment))):
         raise CheckpointNotAllowed(
-            f"{shown}: has an empty part, '.' or '..'; give the address of a file or folder as {scheme}://PLACE/PATH"
+            f"{shown}: has an empty part, '.' or '..'; write the address as {scheme}://PLACE/PATH"
         )
     if not place or (scheme == "hf" and len(segments) < 2):
         form = "hf://OWNER/REPOSITORY/PATH@REVISION" if scheme == "hf" else f"{scheme}://PLACE/PATH"
-        raise CheckpointNotAllowed(f"{shown}: is not of the form {form}")
+        raise CheckpointNotAllowed(f"{shown}: is not of the form {form}; correct the address")
     if scheme in HTTP:
         try:
             if not urlsplit(uri).hostname or urlsplit(uri).port == 0:
                 raise ValueError
         except ValueError:
-            raise CheckpointNotAllowed(f"{shown}: names no host and port that can be asked") from None
+            raise CheckpointNotAllowed(f"{shown}: has no valid host and port; correct the address") from None
     return RemoteUri(scheme, place, path, revision)
 
 
 def _hub_revision(path: str) -> tuple[str, str | None]:
-    """`repository/path@revision`, or the hub's own `repository@revision/path`."""
+    """Split `repository/path@revision`, or the hub's own `repository@revision/path`."""
     repository, _, inside = path.partition("/")
     name, at, revision = repository.partition("@")
     if at:
@@ -120,8 +121,9 @@ def _hub_revision(path: str) -> tuple[str, str | None]:
 
 
 def _require_root(uri: RemoteUri, settings: Settings) -> None:
-    """Roots of a scheme bind once there is one of it; without, the scheme is allowed as a whole."""
+    """Raise CheckpointNotAllowed for an address outside EVALSVC_ROOTS. A scheme without any root is allowed as a
+    whole."""
     roots = [root for root in settings.remote_roots if root.partition("://")[0].lower() == uri.scheme]
     without_revision = f"{uri.scheme}://{uri.place}/{uri.path}"
     if roots and not any(without_revision == root or without_revision.startswith(f"{root}/") for root in roots):
-        raise CheckpointNotAllowed(f"{uri}: lies outside the allowed places ({', '.join(roots)}); see EVALSVC_ROOTS")
+        raise CheckpointNotAllowed(f"{uri}: lies outside the allowed locations ({', '.join(roots)}); see EVALSVC_ROOTS")

@@ -1,4 +1,4 @@
-"""Documents of artifacts, and of which are kept."""
+"""Documents of artifacts and of retention rules."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ class Artifacts(Document):
 
     artifacts: list[Artifact]
     next_cursor: NextCursor = None
-    """The cursor of the next page; null on the last page."""
+    """Cursor of the next page; null on the last page."""
 
 
 class Retention(Document):
-    """Which artifacts of a run are kept."""
+    """The rule for which artifacts of a run are kept."""
 
     run: RunName
     keep: Annotated[dict[str, float | str] | None, Example({"last": 10, "every": 1000, "best": "coco/fid"})]
-    """The rule: what any part of it keeps is kept; null: everything is kept."""
+    """Retention rule. An artifact that matches any part of the rule is kept; null: every artifact is kept."""
     from_: Literal["run", "service"] | None
-    """Whose the rule is."""
+    """Origin of the rule: the run itself, or the service's `EVALSVC_RETENTION`; null if there is no rule."""
 
 
 class Pruned(Document):
-    """How much was pruned, or would be."""
+    """Counts of pruned artifacts, or with `dry_run` of artifacts that would be pruned."""
 
     artifacts: Annotated[Count, Example(120)]
     bytes: Annotated[Count, Example(40_213_000)]
-    """Bytes of their contents."""
+    """Total size of the pruned artifacts."""
     freed_bytes: Annotated[Count, Example(38_000_000)]
-    """Bytes of the contents that no other artifact has."""
+    """Bytes freed on disk: contents that no other artifact shares."""
     runs: Annotated[dict[str, Count], Example({"t2i-1b-pretrained": 120})]
-    """How many of each run that loses any."""
+    """Number of pruned artifacts by run."""
     dry_run: bool

@@ -10,28 +10,28 @@ from evalsvc.spec.documents.results import EvaluationSummary
 
 
 class Parent(Document):
-    """A checkpoint that a virtual one is made of."""
+    """A checkpoint that a virtual checkpoint is computed from."""
 
     name: Annotated[str, Example("t2i-1b-pretrained@2000")]
-    """As expressions name the checkpoint."""
+    """Name of the parent in the expression."""
     checkpoint: Annotated[Id, Example(13)]
-    """The checkpoint's id."""
+    """Id of the parent."""
     sha256: Digest | None
     replaced_at: Annotated[Time | None, Example(None)]
 
 
 class Checkpoint(Document):
-    """A run's weights at a step, as they were posted."""
+    """A run's weights at a step."""
 
     id: Annotated[Id, Example(17)]
     run: RunName
     step: Step
     variant: Variant
-    """Which weights of the step."""
+    """Name of one of several sets of weights at the same step, such as an average."""
     uri: Uri
-    """The file, or the expression of a virtual checkpoint."""
+    """Location of the file, or the expression of a virtual checkpoint."""
     sha256: Annotated[Digest | None, Example(None)]
-    """Null until a worker has read the file, unless it was posted."""
+    """Digest of the weights; null until it was posted or a worker has read the file."""
     model: Annotated[Open | None, Example(None)]
     layout: Annotated[Open | None, Example(None)]
     tokens_seen: Tokens | None
@@ -39,32 +39,32 @@ class Checkpoint(Document):
     spool: Literal["none", "link", "copy"]
     spool_state: Annotated[Literal["copying", "ready", "failed", "released"] | None, Example(None)]
     in_use: Annotated[bool, Example(True)]
-    """Whether the posted file is still needed."""
+    """Whether the posted file is still needed. Do not delete the file while this is true."""
     created_at: Time
     replaced_at: Annotated[Time | None, Example(None)]
-    """When another file took this one's place."""
+    """Time at which a post replaced the checkpoint; null if the checkpoint is current."""
     parents: Annotated[list[Parent], Example([])]
-    """What a virtual checkpoint is made of."""
+    """Checkpoints that a virtual checkpoint is computed from."""
     evaluations: list[EvaluationSummary]
 
 
 class Posted(Document):
-    """A checkpoint that was posted, and one evaluation a suite."""
+    """A posted checkpoint, with one evaluation per suite."""
 
     checkpoint: Checkpoint
     evaluations: list[EvaluationSummary]
 
 
 class DeletedCheckpoint(Document):
-    """How much was deleted with a checkpoint."""
+    """Counts of what was deleted with a checkpoint."""
 
     checkpoint: Annotated[Id, Example(17)]
-    """The checkpoint's id, which no other checkpoint gets."""
+    """Id of the checkpoint, which is never reused."""
     run: RunName
     step: Step
     variant: Variant
     evaluations: Annotated[Count, Example(2)]
     values: Annotated[Count, Example(18)]
-    """Values of the history that the evaluations measured."""
+    """Number of history values that the evaluations measured."""
     artifacts: Annotated[Count, Example(3)]
     freed_bytes: Annotated[Count, Example(4_021_300)]

@@ -1,4 +1,4 @@
-"""Documents of comparisons: of two checkpoints, and of two runs along their steps."""
+"""Documents of comparisons between two checkpoints, and between two runs along their steps."""
 
 from __future__ import annotations
 
@@ -19,39 +19,40 @@ Verdict = Literal[
     "only_a",
     "only_b",
 ]
-"""The verdict on b, against a. `different`: the metric has no better side. `other_protocol`: not compared."""
+"""Verdict on b relative to a. `different`: the metric has no better direction. `other_protocol`: the values are not
+compared."""
 
 Basis = Literal["paired", "unpaired", "none"]
-"""Where the standard error of a difference comes from: shared items, the errors of both values, or nowhere."""
+"""Source of a difference's standard error: paired items, the standard errors of both values, or none."""
 
 Family = Literal["none", "holm"]
-"""What verdicts hold for: each metric by itself, or by Holm's method all metrics of a comparison together."""
+"""Scope of the error rate: each metric alone, or all metrics of the comparison together by Holm's method."""
 
 Band = Literal["pointwise", "simultaneous"]
-"""What intervals along steps hold for: each step by itself, or all steps at once."""
+"""Scope of the intervals along steps: each step alone, or all steps simultaneously."""
 
 Level = Annotated[float, Example(0.95)]
-"""How often an interval holds the truth."""
+"""Probability that an interval holds the true value."""
 
 Fields = Annotated[dict[str, object], Example({})]
 
 
 class ComparedSide(Document):
-    """A metric of one of two checkpoints."""
+    """The value of a metric on one side of a comparison."""
 
     value: Annotated[Number, Example(0.431)]
     stderr: Annotated[Number | None, Example(0.0102)]
     low: Annotated[Number | None, Example(0.411)] = None
-    """The lower end of the interval of `value`; null where the value has none."""
+    """Lower end of the interval of `value`; null if the value has no interval."""
     high: Annotated[Number | None, Example(0.451)] = None
     n: Annotated[Count, Example(2376)]
     groups: Annotated[Count | None, Example(None)] = None
-    """Independent groups of the `n` items; null where every item is one."""
+    """Independent groups of the `n` items; null if every item is its own group."""
     protocol: Annotated[str, Example("9a3f0c1d2e4b5a69")]
 
 
 class DifferenceInterval(Document):
-    """An interval that holds the truth with a probability of `level` over samples."""
+    """An interval that holds the true difference with probability `level` over samples."""
 
     low: Annotated[Number, Example(-0.203)]
     high: Annotated[Number, Example(-0.155)]
@@ -59,29 +60,29 @@ class DifferenceInterval(Document):
 
 
 class FlippedItems(Document):
-    """Items that only one side gets right, as many of each side as `flipped` asks for."""
+    """Items that only one side gets right; at most `flipped` of each side."""
 
     only_a: Annotated[list[object], Example([0, 3])]
     only_b: Annotated[list[object], Example([7, 12])]
 
 
 class RightAnswers(Document):
-    """A metric whose number is 1 (right) or 0 (wrong) on each item, by who is right."""
+    """Counts of items by which side gets them right, for a metric that is 1 (right) or 0 (wrong) on each item."""
 
     both: Annotated[Count, Example(321)]
     only_a: Annotated[Count, Example(703)]
     only_b: Annotated[Count, Example(278)]
     neither: Annotated[Count, Example(1074)]
     p: Annotated[float, Example(3.4e-43)]
-    """Two-sided and exact, that a and b are as often right alone: McNemar's test."""
+    """Two-sided exact p-value of McNemar's test that a and b are equally often the only right side."""
     holm: Annotated[float, Example(2.0e-42)]
-    """`p`, corrected by Holm's method over the `tests` benchmarks that have the metric."""
+    """`p` corrected by Holm's method over the `tests` benchmarks that have the metric."""
     tests: Annotated[Count, Example(6)]
     flipped: FlippedItems
 
 
 class MetricDifference(Document):
-    """How far one metric of b is from that of a, under one protocol."""
+    """The difference between a and b in one metric under one protocol."""
 
     metric: Annotated[str, Example("arc_easy/acc")]
     task: Annotated[str, Example("language")]
@@ -91,94 +92,96 @@ class MetricDifference(Document):
     a: ComparedSide | None = None
     b: ComparedSide | None = None
     difference: Annotated[Number | None, Example(-0.179)] = None
-    """b − a; of paired items over those that both have."""
+    """b − a; over the shared items where items are paired."""
     stderr: Annotated[Number | None, Example(0.0121)] = None
-    """The standard error of the difference."""
+    """Standard error of the difference."""
     interval: DifferenceInterval | None = None
-    """The interval of the difference; null where too few items, or items without any spread, leave none."""
+    """Interval of the difference; null if there are too few items, or items without variance."""
     p: Annotated[float | None, Example(3.4e-43)] = None
-    """The two-sided p-value of no difference, by which `verdict` is found: McNemar's exact one where items are right or
-    wrong, else 1 − the level of the widest interval that leaves out zero. Null where the error is not known."""
+    """Two-sided p-value of no difference, which decides `verdict`: McNemar's exact p-value for right or wrong items,
+    otherwise 1 − level of the widest interval that excludes zero. Null if the standard error is unknown."""
     p_holm: Annotated[float | None, Example(3.4e-43)] = None
-    """`p`, corrected by Holm's method over all metrics of the comparison that have one."""
+    """`p` corrected by Holm's method over all metrics of the comparison that have a p-value."""
     basis: Basis = "none"
-    """Where `stderr` comes from."""
+    """Source of `stderr`."""
     no_error: Annotated[str, Example("")] = ""
-    """Why the difference has no interval; an empty string where it has one, or where nothing is compared."""
+    """Reason why the difference has no interval; empty if there is an interval, or if nothing is compared."""
     n: Annotated[Count | None, Example(2376)] = None
-    """Items that are paired; without pairs, those of the smaller side."""
+    """Number of paired items; without pairs, the number of items of the smaller side."""
     groups: Annotated[Count | None, Example(None)] = None
-    """Independent groups of the `n` items; null where every item is one."""
+    """Independent groups of the `n` items; null if every item is its own group."""
     n_only_a: Annotated[Count, Example(0)] = 0
-    """Items of a that b lacks, which the difference leaves out."""
+    """Items of a that b lacks. The difference leaves these items out."""
     n_only_b: Annotated[Count, Example(0)] = 0
-    """Items of b that a lacks, which the difference leaves out."""
+    """Items of b that a lacks. The difference leaves these items out."""
     differing: Annotated[dict[str, dict[str, object]], Example({})] = field(default_factory=dict)
-    """The fields in which the protocols differ, as `{"a": …, "b": …}`; a side that lacks the field is left out."""
+    """Fields in which the protocols differ, as `{"a": …, "b": …}`. A side that lacks the field is left out."""
     differs: Fields = field(default_factory=dict)
-    """The fields that tell the protocol from others of the metric, where several rows are of one metric."""
+    """Fields that distinguish the protocol from other protocols of the metric, where the metric has several rows."""
     answers: RightAnswers | None = None
-    """The right answers of both sides, where paired items are right or wrong."""
+    """Right answers of both sides, where paired items are right or wrong."""
 
 
 class ComparisonWarnings(Document):
-    """What is suspicious about the results of the compared tasks, by side."""
+    """Suspicions about the results of the compared tasks, by side."""
 
     a: Annotated[list[TaskWarning], Example([])] = field(default_factory=list)
     b: list[TaskWarning] = field(default_factory=list)
 
 
 class Comparison(Document):
-    """How far two checkpoints are apart, metric by metric."""
+    """The difference between two checkpoints, metric by metric."""
 
     a: Annotated[str, Example("pretrained@0")]
     b: Annotated[str, Example("pretrained@3000")]
     level: Level
     family: Family = "none"
     judged: Annotated[Count, Example(1)] = 0
-    """Metrics with a verdict that chance could have given."""
+    """Number of metrics whose verdict could be due to chance."""
     expected_by_chance: Annotated[float | None, Example(0.05)] = None
-    """How many metrics would be better, worse or different by chance alone if nothing had changed: (1 − level) ·
-    `judged`, however the metrics depend on each other; exact tests give fewer. Null for a family, of which with the
-    probability `level` none would."""
+    """Number of `better`, `worse` and `different` verdicts expected by chance alone: (1 − level) · `judged`. The number
+    holds however the metrics depend on each other; exact tests give fewer. Null for a family, where with probability
+    `level` no verdict is due to chance."""
     forced: bool = False
     contrasts: list[MetricDifference]
-    """In the order of a's metrics, then what only b has."""
+    """Differences in the order of a's metrics, followed by metrics that only b has."""
     warnings: ComparisonWarnings = field(default_factory=ComparisonWarnings)
 
 
 class Crossings(Document):
-    """Steps at which a difference enters or leaves the noise; null where it never does."""
+    """Steps at which a difference enters or leaves the noise; null if there is no such step."""
 
     first_indistinguishable: Annotated[Count | None, Example(80)]
-    """The first step at which the difference is indistinguishable from zero, in the band that is shown."""
+    """First step at which the difference is indistinguishable from zero, in the displayed band."""
     indistinguishable_from: Annotated[Count | None, Example(80)]
-    """The step from which on the difference always is, in the simultaneous band; null where that is the last step
-    alone, of which "always" says nothing."""
+    """Step from which on the difference stays indistinguishable from zero, in the simultaneous band; null if only the
+    last step is."""
     first_apart: Annotated[Count | None, Example(0)]
-    """The first step at which the difference is beyond the noise, in the band that is shown."""
+    """First step at which the difference exceeds the noise, in the displayed band."""
     apart_from: Annotated[Count | None, Example(None)]
-    """The step from which on the difference always is, in the simultaneous band; null where that is the last step."""
+    """Step from which on the difference stays beyond the noise, in the simultaneous band; null if only the last step
+    is."""
     sign_changes: Annotated[list[list[int]], Example([])]
-    """Each (last step beyond noise on one side of zero, first on the other), in the simultaneous band: in between the
-    difference was zero, whether or not there was a step to see it."""
+    """Changes of sign, as pairs (last step beyond the noise on one side of zero, first step beyond the noise on the
+    other side), in the simultaneous band. Between the two steps the difference was zero."""
 
 
 class DifferenceCurve(Crossings):
-    """One metric under one protocol, b − a along the steps that both have; the lists have an entry a step."""
+    """Differences b − a of one metric under one protocol, at the steps that both runs have. Lists have one entry per
+    step."""
 
     metric: Annotated[str, Example("pairs/text")]
     task: Annotated[str, Example("pairs")]
     unit: Annotated[str, Example("nats/token")]
     direction: Direction
     protocol: Annotated[str | None, Example("9a3f0c1d2e4b5a69")]
-    """Null where the two sides have different ones."""
+    """Id of the protocol; null if the two sides have different protocols."""
     differs: Fields
-    """The fields that tell the protocol from others of the metric."""
+    """Fields that distinguish the protocol from other protocols of the metric."""
     step_level: Level
-    """The level of the interval at each step."""
+    """Level of the interval at a single step."""
     simultaneous_level: Annotated[float, Example(0.983)]
-    """The level of an interval at each step of the simultaneous band."""
+    """Level of the interval at a single step of the simultaneous band."""
     x: Annotated[list[int], Example([0, 80, 160])]
     a: Annotated[list[Number], Example([5.17, 0.53, 0.52])]
     a_stderr: Annotated[list[Number | None], Example([0.03, 0.01, 0.01])]
@@ -197,7 +200,7 @@ class DifferenceCurve(Crossings):
 
 
 class CrossingBands(Document):
-    """The band that each of the `Crossings` rests on."""
+    """The band behind each field of `Crossings`."""
 
     first_indistinguishable: Band
     indistinguishable_from: Annotated[Band, Example("simultaneous")] = "simultaneous"
@@ -207,7 +210,7 @@ class CrossingBands(Document):
 
 
 class RunComparison(Document):
-    """How far two runs are apart, step by step."""
+    """The difference between two runs, step by step."""
 
     a: Annotated[str, Example("pretrained")]
     b: Annotated[str, Example("random-init")]
@@ -218,4 +221,4 @@ class RunComparison(Document):
     forced: bool
     curves: list[DifferenceCurve]
     refused: Annotated[dict[str, str], Example({})]
-    """Why a metric is left out at some step, by metric."""
+    """Reason why a metric is left out at some step, by metric."""

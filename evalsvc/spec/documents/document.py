@@ -1,4 +1,4 @@
-"""What a document is, and how the example of a document follows from the examples of its fields."""
+"""The base class of documents. A document's example follows from the examples of its fields."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Annotated, ClassVar, Literal, Union, dataclass_transform, get
 
 
 def json_name(field: str) -> str:
-    """Return the name of a field in JSON: `from_` is `from`, which Python has for itself."""
+    """Return the name of a field in JSON: `from_` is `from`, a reserved word of Python."""
     return field.rstrip("_")
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """A JSON object with known fields. Subclasses become frozen dataclasses, without a decorator of their own.
+    """A JSON object with known fields. Subclasses become frozen dataclasses without a decorator.
 
-    The docstring under a field is its description. A field with a default may be missing in the answer of a service of
-    an older version, or in what such a version stored. A field whose name is a word of Python ends in `_`.
+    The docstring under a field is its description. A field with a default may be missing in answers of an older service
+    and in documents that an older version stored. A field named like a reserved word of Python ends in `_`.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, object]] = {
@@ -33,9 +33,9 @@ class Document:
 
 
 class Example:
-    """The example of a field, with words of JSON schema that the field's type does not have.
+    """The example of a field, with JSON schema keywords that the field's type lacks.
 
-    `Annotated[int, Example(9, minimum=0)]`: where a type has several, the last example counts.
+    `Annotated[int, Example(9, minimum=0)]`: if a type has several examples, the last one counts.
     """
 
     def __init__(self, value: object, **schema: object) -> None:
@@ -50,18 +50,18 @@ class Example:
 
 
 def hints_of(kind: type[Document]) -> Mapping[str, object]:
-    """Return the annotations of a document's fields by name, in their order."""
+    """Return the annotations of a document's fields by name, in the order of the fields."""
     hints = get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in fields(kind)}
 
 
 def members_of(hint: object) -> Sequence[object]:
-    """Return the members of a union, or the type alone."""
+    """Return the members of a union; for any other type, the type itself."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else [hint]
 
 
 def example_of(hint: object) -> object:
-    """Return the example of a type: for a document, put together from its fields.
+    """Return the example of a type. The example of a document consists of the examples of its fields.
 
     Raises:
         TypeError: a field has neither an `Example` nor a type that implies one.
@@ -74,7 +74,9 @@ def example_of(hint: object) -> object:
     if first is not hint:
         return example_of(first)
     if isinstance(hint, type) and issubclass(hint, Document):
-        return {json_name(name): _example_of_field(hint, name, one) for name, one in hints_of(hint).items()}
+        return {
+            json_name(name): _example_of_field(hint, name, field_hint) for name, field_hint in hints_of(hint).items()
+        }
     if get_origin(hint) is list:
         return [example_of(get_args(hint)[0])]
     if get_origin(hint) is Literal:

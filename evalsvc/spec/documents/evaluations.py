@@ -1,4 +1,4 @@
-"""Documents of evaluations, their tasks, and what the tasks found."""
+"""Documents of evaluations, tasks and their results."""
 
 from __future__ import annotations
 
@@ -25,38 +25,39 @@ from evalsvc.spec.documents.results import Error, Metric, TaskWarning
 
 
 class Progress(Document):
-    """How far a task is, in units of its work."""
+    """Progress of a task, in units of work."""
 
     done: Annotated[Count, Example(96)]
     total: Annotated[Count | None, Example(400)]
-    """Null until the task is planned."""
+    """Total units of work; null until the task is planned."""
     unit: Annotated[str | None, Example("sequences")]
     per_second: Annotated[float | None, Example(12.5)]
     seconds_left: Annotated[float | None, Example(24.3)]
 
 
 class Interim(Document):
-    """What a task that goes on found so far. The next look replaces it, and it never enters the history."""
+    """The result of a task that is still running. Each look replaces the previous result; an interim result never
+    enters the history."""
 
     done: Annotated[Count, Example(96)]
     """Units of work that the metrics rest on."""
     metrics: list[Metric]
     protocols: Annotated[dict[str, Open], Example({"9a3f0c1d2e4b5a69": {"task": "loss"}})]
-    """The contents of the metrics' protocols, by id."""
+    """Contents of the metrics' protocols, by id."""
 
 
 class Retry(Document):
-    """The shards of a task that failed by what may pass, and wait to be tried again."""
+    """The shards of a task that failed with a transient error and wait for a retry."""
 
     shards: Annotated[Count, Example(1)]
     at: Time
-    """When the first of them is tried again."""
+    """Time of the first retry."""
     error: Error
-    """What the first of them failed by."""
+    """Error of the shard that is retried first."""
 
 
 class ShardCounts(Document):
-    """The shards of a task's work by state, without those that plan and merge."""
+    """Numbers of a task's `run` shards by state, without the plan and merge stages."""
 
     total: Annotated[Count, Example(8)]
     succeeded: Annotated[Count, Example(1)]
@@ -66,11 +67,11 @@ class ShardCounts(Document):
     cancelled: Annotated[Count, Example(0)]
     skipped: Annotated[Count, Example(0)]
     attempts: Annotated[Count, Example(3)]
-    """Attempts at all of them."""
+    """Number of attempts at all shards together."""
 
 
 class Task(Document):
-    """A task of an evaluation: its state, its progress, its result."""
+    """The state, progress and result of one task of an evaluation."""
 
     name: TaskName
     kind: TaskKind
@@ -79,29 +80,29 @@ class Task(Document):
     error: Annotated[Error | None, Example(None)]
     warnings: list[TaskWarning] = field(default_factory=list)
     metrics: list[Metric] | None
-    """Null until the task has succeeded."""
+    """Metrics of the task; null until the task has succeeded."""
     protocols: Annotated[dict[str, Open], Example({"9a3f0c1d2e4b5a69": {"task": "loss"}})]
-    """The contents of the metrics' protocols, by id."""
+    """Contents of the metrics' protocols, by id."""
     provenance: Annotated[Open | None, Example({"device": "cuda:0"})]
-    """Device, versions, seconds: what does not move a number."""
+    """Device, versions and seconds. Provenance does not affect comparability."""
     shards: ShardCounts
     interim: Interim | None = None
     retry: Retry | None = None
 
 
 class SuiteVersion(Document):
-    """The suite that an evaluation began with."""
+    """The version of the suite that the evaluation uses."""
 
     name: SuiteName
     digest: Annotated[Digest, Example("4f0c…")]
 
 
 class Evaluation(Document):
-    """One suite on one checkpoint."""
+    """The evaluation of one checkpoint by one suite."""
 
     id: Id
     checkpoint: Annotated[Id, Example(17)]
-    """The checkpoint's id."""
+    """Id of the checkpoint."""
     run: RunName
     step: Step
     variant: Variant
@@ -120,7 +121,7 @@ class ListedEvaluation(Document):
 
     id: Id
     checkpoint: Annotated[Id, Example(17)]
-    """The checkpoint's id."""
+    """Id of the checkpoint."""
     run: RunName
     step: Step
     variant: Variant
@@ -131,12 +132,12 @@ class ListedEvaluation(Document):
     started_at: Time | None
     finished_at: Time | None
     error: Error | None
-    """Why the evaluation failed; null unless the evaluation or one of its tasks failed."""
+    """Reason why the evaluation failed; null unless the evaluation or one of its tasks failed."""
 
 
 class Evaluations(Document):
-    """A page of the evaluations, the newest first."""
+    """A page of the evaluations, newest first."""
 
     evaluations: list[ListedEvaluation]
     next_cursor: NextCursor = None
-    """The cursor of the next page; null on the last page."""
+    """Cursor of the next page; null on the last page."""

@@ -1,4 +1,4 @@
-"""Documents of what happens to an evaluation, for clients that follow it."""
+"""Documents of the events of an evaluation."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ EventKind = Literal["state", "task", "interim", "progress", "end"]
 
 
 class EventData(Document):
-    """The content of an event. A field that an event has nothing for is left out of its JSON."""
+    """The content of an event. Fields that do not apply to an event are absent from its JSON."""
 
     evaluation: Id
     at: Time | None = None
-    """When it happened."""
+    """Time of the event."""
     task: TaskName | None = None
-    """Left out of events of the evaluation itself."""
+    """Name of the task; absent from events of the evaluation as a whole."""
     state: State | None = None
-    """The state that the evaluation or the task came to."""
+    """New state of the evaluation or task."""
     error: Error | None = None
-    """Why the evaluation or the task failed."""
+    """Reason why the evaluation or task failed."""
     warnings: list[TaskWarning] | None = None
-    """What is suspicious about the result of a task."""
+    """Suspicions about the result of the task."""
     done: Count | None = None
     """Units of work that an interim result rests on."""
     metrics: list[Metric] | None = None
-    """Of an interim result."""
+    """Metrics of an interim result."""
     protocols: Annotated[dict[str, Open] | None, Example({"9a3f0c1d2e4b5a69": {"task": "loss"}})] = None
-    """The contents of the metrics' protocols, by id."""
+    """Contents of the metrics' protocols, by id."""
     tasks: Annotated[dict[str, Progress] | None, Example(None)] = None
-    """How far the running tasks are, by name."""
+    """Progress of the running tasks, by name."""
 
 
 class Event(Document):
     """An event of a stream."""
 
     id: Id | None = None
-    """What a client comes back with after a stream has ended; an event of progress has none."""
+    """Id to resume the stream from, as `Last-Event-ID`; progress events have no id."""
     event: EventKind
     data: EventData

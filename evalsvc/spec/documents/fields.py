@@ -1,4 +1,4 @@
-"""Types that fields of several documents have."""
+"""Field types that several documents share."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ NextCursor = Annotated[str | None, Example(None)]
 """The cursor of the next page of a list; null on the last page."""
 
 Word = Literal["NaN", "Infinity", "-Infinity"]
-"""A number that JSON has no words for."""
+"""A number that JSON cannot express."""
 Number = Annotated[float | Word, Example(6.31)]
 
 State = Literal["queued", "running", "succeeded", "partly_failed", "failed", "cancelled"]
 OVER: tuple[State, ...] = ("succeeded", "partly_failed", "failed", "cancelled")
-"""States in which an evaluation stays until somebody retries it. Tasks and shards are never `partly_failed`."""
+"""Final states of an evaluation, until a retry. Tasks and shards are never `partly_failed`."""
 
 Direction = Literal["lower", "higher", "none"]
-"""Which way is better. `none` is a description, such as a count or a probability mass."""
+"""The better direction of a metric; `none` for a description, such as a count or a probability mass."""

@@ -1,4 +1,4 @@
-"""Documents of the history: values along training, in buckets, the newest and the best, and imports."""
+"""Documents of a run's history: values along training, buckets, summaries and imports."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Axis = Literal["step", "tokens"]
 
 
 class SeriesHead(Document):
-    """A series: one metric of one variant by one protocol, whose values are comparable."""
+    """One metric of one variant under one protocol. All values of a series are comparable."""
 
     metric: MetricName
     variant: Variant
@@ -42,9 +42,9 @@ class SeriesHead(Document):
     unit: Unit
     direction: Direction
     baseline: Annotated[Number | None, Example(9.704)]
-    """The value of a model that knows nothing."""
+    """Value of a model that knows nothing; null if there is no such value."""
     differs: Annotated[dict[str, object], Example({"sampling.guidance_scale": 3.0})]
-    """The fields that tell this protocol of the metric from the others, where the metric has several."""
+    """Fields that distinguish the protocol from other protocols of the metric, where the metric has several."""
 
 
 class ValueSeries(SeriesHead):
@@ -54,39 +54,39 @@ class ValueSeries(SeriesHead):
     value: Annotated[list[Number], Example(["NaN", 6.31])]
     stderr: Annotated[list[float | None], Example([None, 0.02])]
     n: Annotated[list[Count | None], Example([400, 400])]
-    """Items that each value rests on."""
+    """Number of items behind each value."""
     groups: Annotated[list[Count | None] | None, Example([None, 80])] = None
-    """Independent groups of the items; null where no value of the series has groups."""
+    """Independent groups of the items; null if no value of the series has groups."""
     import_: Annotated[list[Id | None] | None, Example([1, None])]
-    """Ids of the imports that values are from; null where all values were measured."""
+    """Ids of the imports that the values come from; null if all values were measured."""
     omitted: Annotated[Count, Example(0)]
-    """Values without a place on the axis."""
+    """Number of values without a position on the axis."""
 
 
 class BucketSeries(SeriesHead):
     """A series in buckets, in columns ordered by x."""
 
     x: Annotated[list[Count], Example([1500, 3500])]
-    """Place of the last value of the bucket."""
+    """Position of the last value of each bucket."""
     last: Annotated[list[Number], Example([6.54, 6.31])]
-    """The last value of the bucket."""
+    """Last value of each bucket."""
     min: Bucketed
     max: Annotated[list[float | None], Example([9.7, 6.48])]
     mean: Annotated[list[float | None], Example([7.21, 6.4])]
-    """Mean of the finite values; null where the bucket has none."""
+    """Mean of the finite values of each bucket; null if the bucket has none."""
     count: Counts
-    """All values of the bucket."""
+    """Number of values of each bucket."""
     nan: Annotated[list[Count], Example([1, 0])]
     positive_infinity: Annotated[list[Count], Example([0, 0])]
     negative_infinity: Annotated[list[Count], Example([0, 0])]
     imported: Annotated[list[Count], Example([1, 0])]
-    """Values that were not measured by this service."""
+    """Number of imported values in each bucket."""
     omitted: Annotated[Count, Example(0)]
-    """Values without a place on the axis."""
+    """Number of values without a position on the axis."""
 
 
 class KnownMetric(Document):
-    """A metric of a run."""
+    """The name, unit and direction of a metric of a run."""
 
     name: MetricName
     unit: Unit
@@ -94,7 +94,7 @@ class KnownMetric(Document):
 
 
 class ImportSource(Document):
-    """Where values that were not measured by this service are from, and when they were entered."""
+    """The origin of imported values, and the time of the import."""
 
     source: Source
     created_at: Time
@@ -104,16 +104,16 @@ ImportSources = Annotated[
     dict[str, ImportSource],
     Example({"1": {"source": "spreadsheet of 2025", "created_at": "2026-02-03T10:11:12.131+00:00"}}),
 ]
-"""By the id of the import."""
+"""Sources of imported values, by the id of the import."""
 
 
 Why = Literal["failed", "skipped", "cancelled", "pending"]
-"""Why a value is missing. `skipped`: the plan dropped the evaluation, as `when_behind: newest` says. `pending`: the
-evaluation waits or runs."""
+"""Reason why a value is missing. `skipped`: the plan dropped the evaluation because of `when_behind: newest`.
+`pending`: the evaluation is queued or running."""
 
 
 class Gap(Document):
-    """A checkpoint that lacks values which other steps of the run have, and the evaluation that would measure them."""
+    """A checkpoint that lacks values which other steps of the run have, with the evaluation that would measure them."""
 
     step: Step
     variant: Variant
@@ -122,44 +122,44 @@ class Gap(Document):
     """Id of the evaluation."""
     why: Annotated[Why, Example("failed")]
     message: Annotated[str, Example("the file /checkpoints/epoch_25.pt was deleted after it was posted; …")]
-    """The error of the evaluation, or what the evaluation waits for; at most 300 characters."""
+    """Error of the evaluation, or what the evaluation waits for; at most 300 characters."""
 
 
 class History(Document):
-    """Every value of some series of a run, or a page of them."""
+    """All values of the selected series of a run, or one page of them."""
 
     run: RunName
     x: Axis
     series: list[ValueSeries]
     names: list[KnownMetric]
-    """Every metric of the run."""
+    """All metrics of the run."""
     imports: ImportSources
     next: Annotated[str | None, Example(None)]
-    """The same as `next_cursor`; an older name, kept for one version."""
+    """Older name of `next_cursor`, kept for one version."""
     next_cursor: NextCursor
-    """The cursor of the next page; null on the last page, and for an answer without `limit`."""
+    """Cursor of the next page; null on the last page, and in answers without `limit`."""
     gaps: list[Gap] = field(default_factory=list)
-    """Missing values by step, those of the highest steps where there are more than 500. Of several pages, the first has
-    them."""
+    """Missing values by step; if there are more than 500, those of the highest steps. If there are several pages, only
+    the first page has gaps."""
     more_gaps: bool = False
     """Whether gaps of lower steps are left out."""
 
 
 class Buckets(Document):
-    """Some series of a run in buckets of equal width, the same for all series."""
+    """The selected series of a run in buckets of equal width, which all series share."""
 
     run: RunName
     x: Axis
     sampled: Literal[True]
     start: Annotated[Count, Example(0)]
-    """The beginning of the first bucket."""
+    """Start of the first bucket."""
     width: Annotated[int, Example(2000, minimum=1)]
-    """The width of every bucket."""
+    """Width of each bucket."""
     series: list[BucketSeries]
     names: list[KnownMetric]
-    """Every metric of the run."""
+    """All metrics of the run."""
     gaps: list[Gap] = field(default_factory=list)
-    """Missing values by step, those of the highest steps where there are more than 500."""
+    """Missing values by step; if there are more than 500, those of the highest steps."""
     more_gaps: bool = False
     """Whether gaps of lower steps are left out."""
 
@@ -171,21 +171,22 @@ class LeftOutMetric(Document):
     step: Step
     variant: Variant
     message: Annotated[str, Example("fid is left out: 256 images, and it needs 2,049; sample more images")]
-    """Why there is no value, and what to do."""
+    """Reason why there is no value, and a remedy."""
 
 
 class Headline(Document):
-    """The metrics of a run to show first."""
+    """The headline metrics of a run."""
 
     run: RunName
     metrics: Annotated[list[str], Example(["loss/image", "loss/text"])]
-    """Metrics that have values, the most important one first."""
+    """Metrics that have values, most important first."""
     chosen_by: Annotated[Literal["suites", "rule"], Example("suites")]
-    """Source of the choice: the headlines of the suites that evaluated the run, or the rule for runs without any."""
+    """Origin of the choice: `suites` for the headlines of the suites that evaluated the run, `rule` for runs without
+    such headlines."""
     names: list[KnownMetric]
-    """Every metric of the run."""
+    """All metrics of the run."""
     left_out: list[LeftOutMetric]
-    """Metrics that the newest evaluation of each suite was asked for and could not measure."""
+    """Metrics that the newest evaluation of a suite was asked for and could not measure."""
 
 
 class Point(Document):
@@ -197,7 +198,7 @@ class Point(Document):
     n: Items
     groups: Groups
     import_: Annotated[Id | None, Example(None)]
-    """Id of the import that the value is from; null where the value was measured."""
+    """Id of the import that the value comes from; null if the value was measured."""
 
 
 class SummarySeries(SeriesHead):
@@ -215,17 +216,17 @@ class Summary(Document):
     series: list[SummarySeries]
     imports: ImportSources
     gaps: list[Gap] = field(default_factory=list)
-    """Missing values by step, those of the highest steps where there are more than 500."""
+    """Missing values by step; if there are more than 500, those of the highest steps."""
     more_gaps: bool = False
     """Whether gaps of lower steps are left out."""
 
 
 class ImportOutcome(Document):
-    """What an import did."""
+    """Counts of values that an import added, replaced or left unchanged."""
 
     run: RunName
     import_: Annotated[Id | None, Example(1)]
-    """Id of the import; null where every value was there already."""
+    """Id of the import; null if every value existed already."""
     series: Annotated[Count, Example(1)]
     new: Annotated[Count, Example(3)]
     replaced: Annotated[Count, Example(0)]
@@ -233,34 +234,34 @@ class ImportOutcome(Document):
 
 
 class TableColumns(Document):
-    """Columns of equal length, with a row for each value, by run, step, variant and metric."""
+    """Columns of equal length with one row per value, ordered by run, step, variant and metric."""
 
     run: list[RunName]
     step: list[Step]
     variant: list[Variant]
     tokens: Annotated[list[Count | None], Example([2_621_440_000])]
-    """Tokens that the checkpoint had seen; null where it was posted without them."""
+    """Tokens that the model had seen at the checkpoint; null if unknown."""
     task: Annotated[list[str | None], Example(["loss"])]
-    """Task of the evaluation that measured the value; null for imported values."""
+    """Task that measured the value; null for imported values."""
     metric: list[MetricName]
     value: list[Number]
     stderr: Annotated[list[float | None], Example([0.02])]
     n: Annotated[list[Count | None], Example([400])]
-    """Items that the value rests on."""
+    """Number of items behind the value."""
     groups: Annotated[list[Count | None], Example([80])]
-    """Independent groups of the items, where they are fewer than the items or of another kind."""
+    """Independent groups of the items; null if every item is its own group."""
     unit: list[Unit]
     direction: list[Direction]
     baseline: Annotated[list[Number | None], Example([9.704])]
-    """The value of a model that knows nothing."""
+    """Value of a model that knows nothing; null if there is no such value."""
     protocol: list[ProtocolId]
     evaluation: Annotated[list[Id | None], Example([40])]
     """Id of the evaluation that measured the value; null for imported values."""
     source: Annotated[list[str | None], Example([None])]
-    """Where an imported value is from; null for measured values."""
+    """Origin of an imported value; null for measured values."""
 
 
 class Table(Document):
-    """The history of any runs as one long table."""
+    """The history of several runs as one long table."""
 
     columns: TableColumns

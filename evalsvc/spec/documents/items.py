@@ -1,4 +1,4 @@
-"""Documents of results per item: those of an evaluation, and completions along a run."""
+"""Documents of results per item, and of completions along a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from evalsvc.spec.documents.fields import Count, Id, RunName, State, Step, Varia
 
 
 class Items(Document):
-    """Results per item of the tasks of an evaluation that have succeeded."""
+    """Results per item of an evaluation's succeeded tasks."""
 
     evaluation: Annotated[Id, Example(40)]
     state: Annotated[State, Example("succeeded")]
@@ -17,48 +17,48 @@ class Items(Document):
         dict[str, list[dict[str, object]]],
         Example({"loss": [{"index": 0, "n_text": 31, "nll_text": 74.2, "within_text": 73.9, "image_mass": 0.02}]}),
     ]
-    """By task, in the order of the data. The fields of an item are those of the task."""
+    """Results by task, in the order of the data. The fields of a result depend on the kind of task."""
 
 
 class Change(Document):
-    """How a completion differs from the one at the step before which was drawn in the same way."""
+    """The difference between a completion and the completion at the previous step that was drawn the same way."""
 
     step: Step
     same: bool
-    """Whether both are the same to the last id."""
+    """Whether both completions have identical ids."""
     common_prefix: Count
-    """Ids that both begin with."""
+    """Number of ids in the common prefix."""
     edit_distance: Count
-    """Ids that must be put in, taken out or replaced to make one of the other."""
+    """Number of ids to insert, delete or replace to turn one completion into the other."""
 
 
 class Completion(Document):
-    """The fields that a completion in `StepCompletions` may have; a task of an older version gave fewer."""
+    """Fields of a completion in `StepCompletions`. Older versions of the task give fewer fields."""
 
     prompt: str
     way: str
-    """`greedy`, or the seed by which the completion was drawn."""
+    """`greedy`, or the seed that the completion was drawn with."""
     text: str = ""
     drawn: int | None = None
-    """Ids of the completion."""
+    """Number of ids in the completion."""
     image_ids: int | None = None
-    """Ids of images among them."""
+    """Number of image ids in the completion."""
     seq_rep_4: float | None = None
-    """Share of 4-grams that repeat."""
+    """Share of 4-grams that repeat earlier ones."""
     base_nll: float | None = None
-    """Loss of the base in nats, summed over the `base_scored` ids of text that the completion begins with."""
+    """Loss of the base in nats, summed over the first `base_scored` text ids of the completion."""
     base_scored: int | None = None
     base: str | None = None
-    """What the base made of the prompt."""
+    """The base's completion of the prompt."""
     base_ids: list[int] | None = None
     base_own_nll: float | None = None
-    """Loss of the base on its own completion, as `base_nll`."""
+    """Loss of the base on its own completion in nats, summed over `base_own_scored` ids."""
     base_own_scored: int | None = None
     previous: Change | None = None
 
 
 class StepCompletions(Document):
-    """What a checkpoint made of the prompts of a task."""
+    """The completions of one checkpoint in one task."""
 
     step: Step
     variant: Variant
@@ -79,11 +79,12 @@ class StepCompletions(Document):
             ]
         ),
     ]
-    """The task's results per item (see `Completion`), with `previous` (see `Change`), null for the first."""
+    """The task's results per item (see `Completion`), each with `previous` (see `Change`), which is null at the first
+    step."""
 
 
 class Completions(Document):
-    """What the current checkpoints of a run made of fixed prompts, by step."""
+    """Completions of fixed prompts by a run's current checkpoints, by step."""
 
     run: RunName
     steps: list[StepCompletions]

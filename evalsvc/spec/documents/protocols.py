@@ -10,20 +10,20 @@ from evalsvc.spec.documents.history import ProtocolId
 
 
 class ListedProtocol(Document):
-    """A protocol, and what was measured by the protocol."""
+    """A protocol, with the metrics that were measured under it."""
 
     id: ProtocolId
     content: Annotated[Open, Example({"task": "loss", "version": 1})]
-    """Everything that moves a number measured by the protocol."""
+    """Content of the protocol: everything that affects the measured numbers."""
     metrics: Annotated[list[str], Example(["loss/image", "loss/text"])]
-    """The first 100 metrics that have values by the protocol, by name."""
+    """Names of the first 100 metrics with values under the protocol, sorted."""
     runs: Annotated[Count, Example(2)]
-    """Number of runs that have values by the protocol."""
+    """Number of runs with values under the protocol."""
 
 
 class Protocols(Document):
-    """A page of the protocols, by id."""
+    """A page of the protocols, sorted by id."""
 
     protocols: list[ListedProtocol]
     next_cursor: NextCursor = None
-    """The cursor of the next page; null on the last page."""
+    """Cursor of the next page; null on the last page."""

@@ -1,4 +1,4 @@
-"""Documents from JSON and back, without a package outside the standard library: the client needs none."""
+"""Conversion of documents from JSON and back. The standard library suffices, so the client needs no other package."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ _PLAIN: dict[object, frozenset[type]] = {
     float: frozenset([float, int]),
     type(None): frozenset([type(None)]),
 }
-"""The types of Python that a value of a scalar type may have after `json.loads`."""
+"""Python types of each scalar JSON type after `json.loads`."""
 
 _NAMES: dict[object, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 _FORMS: dict[type[Document], _Form] = {}
 
 MAX_SHOWN = 80
-"""Characters of a value in a message."""
+"""Characters of a value that a message quotes."""
 
 
 def read(kind: type[D], content: object) -> D:
-    """Return the document that `content`, as `json.loads` returns it, holds.
+    """Return the document that `content`, the result of `json.loads`, holds.
 
-    Every field is checked. Fields that the type does not have, as those of a newer version, are left out.
+    Every field is checked. Unknown fields, such as those of a newer version, are ignored.
 
     Raises:
         ValueError: a field without a default is missing, or has a value of another type; the message names the field.
     """
-    hint: object = kind  # mypy takes the class for one of its objects, and not hashable
+    hint: object = kind  # mypy infers an instance instead of the class, which is not hashable
     document = _reader_of(hint)(content)
     assert isinstance(document, kind)
     return document
 
 
 def content_of(document: Document) -> dict[str, object]:
-    """Return what `read` reads: the document as plain dictionaries and lists, for JSON."""
+    """Convert a document to plain dictionaries and lists, as `read` reads them."""
     form = _form_of(type(document))
     content = (
         dict(vars(document)) if form.has_plain_names else dict(zip(form.keys, vars(document).values(), strict=True))
@@ -56,9 +56,10 @@ def content_of(document: Document) -> dict[str, object]:
 
 
 def filled(kind: type[D], attribute: Callable[[str], object], given: Mapping[str, object]) -> D:
-    """Return a document whose fields are `given`, or else JSON or documents that `attribute` returns for their names.
+    """Return a document with the fields in `given`, and with all other fields from `attribute`, called with their
+    names.
 
-    Of the fields that are not given, only those that hold documents are checked.
+    Fields that hold documents are checked unless they are given.
 
     Raises:
         ValueError: a field holds no such document; the message names the field.
@@ -84,11 +85,11 @@ def _plain(value: object) -> object:
 
 @dataclass(frozen=True)
 class _Field:
-    """A field of a document, and what is worked out of its type once."""
+    """A field of a document, with what follows from its type."""
 
     name: str
     key: str
-    """The field's name in JSON."""
+    """Name of the field in JSON."""
     reader: Reader
     is_required: bool
 
@@ -98,24 +99,26 @@ class _Field:
 
 @dataclass(frozen=True)
 class _Form:
-    """The fields of a type of documents."""
+    """The fields of a type of document."""
 
     fields: Sequence[_Field]
     keys: Sequence[str]
     has_plain_names: bool
     """Whether all fields have the same names in JSON."""
     nested: Sequence[str]
-    """Keys of fields that may hold documents; the values of others, such as columns of numbers, are passed on."""
+    """Keys of fields that may hold documents. Values of other fields, such as columns of numbers, are not copied."""
 
 
 def _form_of(kind: type[Document]) -> _Form:
     if kind not in _FORMS:
         hints = hints_of(kind)
-        required = {one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING}
-        found = [_Field(name, json_name(name), _reader_of(hint), name in required) for name, hint in hints.items()]
-        keys = [field.key for field in found]
+        required = {item.name for item in fields(kind) if item.default is MISSING and item.default_factory is MISSING}
+        form_fields = [
+            _Field(name, json_name(name), _reader_of(hint), name in required) for name, hint in hints.items()
+        ]
+        keys = [field.key for field in form_fields]
         nested = [json_name(name) for name, hint in hints.items() if _holds_document(hint)]
-        _FORMS[kind] = _Form(found, keys, keys == list(hints), nested)
+        _FORMS[kind] = _Form(form_fields, keys, keys == list(hints), nested)
     return _FORMS[kind]
 
 
@@ -162,14 +165,14 @@ def _list_reader(member: object) -> Reader:
     def read_list(content: object) -> object:
         if not isinstance(content, list):
             raise ValueError(f"a list is expected, found {_shown(content)}")
-        # Columns have a million numbers.
+        # Columns can hold a million numbers, so skip the check of every item.
         return content if is_open or plain >= set(map(type, content)) else [read_member(item) for item in content]
 
     return read_list
 
 
 def _plain_types(hint: object) -> frozenset[type]:
-    """Return the types of Python that need no look at the value."""
+    """Return the Python types whose values need no conversion."""
     if get_origin(hint) is Annotated:
         return _plain_types(get_args(hint)[0])
     return frozenset().union(*(_PLAIN.get(member, frozenset()) for member in members_of(hint)))
@@ -219,7 +222,7 @@ def _document_reader(kind: type[Document]) -> Reader:
 
 
 def _named(key: str, reader: Reader, content: object) -> object:
-    """Read a part of a content; the message of a ValueError begins with the part's name."""
+    """Read a part of a document. Prefix the message of a ValueError with the name of the part."""
     try:
         return reader(content)
     except ValueError as problem:

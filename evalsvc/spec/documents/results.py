@@ -1,4 +1,4 @@
-"""The result of a checkpoint: what `evalsvc run --output` writes, and what the service answers with."""
+"""The result document: `evalsvc run --output` writes it, and the service answers with it."""
 
 from __future__ import annotations
 
@@ -31,36 +31,36 @@ class Metric(Document):
     unit: Annotated[str, Example("nats/token")]
     direction: Direction
     protocol: Annotated[str, Example("9a3f0c1d2e4b5a69")]
-    """The id of the protocol."""
+    """Id of the protocol."""
     baseline: Annotated[Number | None, Example(10.8)] = None
-    """The value of a model that knows nothing; null where there is none."""
+    """Value of a model that knows nothing; null if there is no such value."""
     items: Annotated[list[str], Example(["nll", "tokens"])] = field(default_factory=list)
-    """The numbers of the task's items that the value is made of: the mean of one, or the ratio of the sums of two."""
+    """Numbers per item that the value is computed from: one name for a mean, two names for a ratio of sums."""
     groups: Annotated[Count | None, Example(None)] = None
-    """Independent groups of the `n` items; null where every item is one."""
+    """Independent groups of the `n` items; null if every item is its own group."""
     grouped_by: Annotated[str | None, Example(None)] = None
-    """The key of the items that names the group of each."""
+    """Key of the items that holds the group of an item."""
     drawn_from: Annotated[Count | None, Example(None)] = None
-    """Of how many items the `n` are a sample without replacement."""
+    """Size of the population that the `n` items were drawn from without replacement."""
 
 
 class TaskMetric(Metric):
-    """A value of a metric, with the task that measured the value."""
+    """A value of a metric, with the task that measured it."""
 
     n: Annotated[Count, Example(360)]
     task: Annotated[str | None, Example("pairs")] = None
 
 
 class Error(Document):
-    """Why something failed."""
+    """The reason for a failure."""
 
     code: Annotated[str, Example("non_finite")]
-    """The stable name of the kind of error."""
+    """Stable name of the kind of error."""
     message: Text
 
 
 class TaskWarning(Document):
-    """A suspicion about a task's result: a number that cannot be right, or that rests on too little."""
+    """A suspicion about a task's result: a number that cannot be right, or too little data behind it."""
 
     code: Annotated[str, Example("inputs_cut")]
     metric: Annotated[str, Example("arc_easy")]
@@ -76,7 +76,7 @@ class EvaluationSummary(Document):
 
 
 class Artifact(Document):
-    """What an evaluation left to be looked at; the content is at `/v1/artifacts/{id}`."""
+    """A file for people to look at; download its content from `/v1/artifacts/{id}`."""
 
     id: Id
     evaluation: Id
@@ -91,11 +91,11 @@ class Artifact(Document):
     sha256: Digest
     details: Annotated[dict[str, object] | None, Example({})]
     pruned_at: Annotated[Time | None, Example(None)]
-    """When the content was removed."""
+    """Time at which the content was removed; null if the content exists."""
 
 
 class ResultCheckpoint(Document):
-    """The checkpoint that a result is about."""
+    """The checkpoint that the result describes."""
 
     path: Text
     label: Text
@@ -103,34 +103,34 @@ class ResultCheckpoint(Document):
 
 
 class ResultSuite(Document):
-    """The suite that a result is from; of several suites, all of their tasks."""
+    """The suite that was evaluated; if there are several suites, all of their tasks."""
 
     name: Annotated[str, Example("loss")]
     digest: Digest | None
-    """Null where several suites are put together."""
+    """Digest of the suite; null if several suites are combined."""
     tasks: Annotated[list[dict[str, object]], Example([{"kind": "loss", "name": "pairs"}])]
-    """Each task with its parameters."""
+    """Tasks of the suite, with their parameters."""
 
 
 class ResultDocument(Document):
-    """The result of a checkpoint, as far as comparisons read it; by task where a field is an object."""
+    """The part of a checkpoint's result that comparisons read. Fields that are objects are keyed by task."""
 
     metrics: list[TaskMetric]
     protocols: Annotated[dict[str, dict[str, object]], Example({"9a3f0c1d2e4b5a69": {"task": "loss"}})] = field(
         default_factory=dict
     )
-    """The contents of the protocols by id."""
+    """Contents of the protocols, by id."""
     items: Annotated[dict[str, list[dict[str, object]]], Example({"pairs": [{"index": 0, "nll": 51.2}]})] = field(
         default_factory=dict
     )
-    """Results per item."""
+    """Results per item, by task."""
     errors: Annotated[dict[str, Error], Example({})] = field(default_factory=dict)
-    """Why a task has no metrics."""
+    """Reason for each task without metrics."""
     warnings: Annotated[dict[str, list[TaskWarning]], Example({})] = field(default_factory=dict)
     provenance: Annotated[dict[str, dict[str, object]], Example({"pairs": {"device": "cpu"}})] = field(
         default_factory=dict
     )
-    """Device, versions, host, seconds."""
+    """Device, versions, host and seconds, by task."""
 
 
 class TaskOrigin(Document):
@@ -150,7 +150,7 @@ class ResultFile(ResultDocument):
     checkpoint: ResultCheckpoint
     suite: ResultSuite
     artifacts: Annotated[dict[str, list[dict[str, object]]], Example({"pairs": []})]
-    """What is to be looked at, each with the path of a file next to the result."""
+    """Files for people to look at, by task, each with its path next to the result file."""
     origins: Annotated[dict[str, TaskOrigin], Example({})] = field(default_factory=dict)
     """What the values of each task follow from; a task without an origin is measured again by `--reuse`."""
 
@@ -165,11 +165,11 @@ class StoredCheckpoint(ResultCheckpoint):
 
 
 class CheckpointResult(ResultDocument):
-    """What the service knows of a checkpoint, by the newest evaluation of each suite."""
+    """The result of a checkpoint: the newest evaluation of each suite."""
 
     checkpoint: StoredCheckpoint
     suite: ResultSuite
     state: State
-    """The worst of the evaluations' states."""
+    """The worst state of the evaluations."""
     evaluations: list[EvaluationSummary]
     artifacts: Annotated[dict[str, list[Artifact]], Example({"pairs": []})]

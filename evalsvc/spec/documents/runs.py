@@ -22,28 +22,28 @@ from evalsvc.spec.documents.results import EvaluationSummary
 
 
 class RunSummary(Document):
-    """A run, and how much there is of it."""
+    """A run, with counts of its checkpoints and values."""
 
     name: RunName
     checkpoints: Count
-    """Checkpoints that were not replaced."""
+    """Number of current checkpoints, without replaced ones."""
     last_step: Step | None
-    """The highest step of a checkpoint."""
+    """Highest step of a current checkpoint; null if the run has no checkpoint."""
     values: Annotated[Count, Example(180)]
-    """Values of metrics in the history."""
+    """Number of metric values in the history."""
     created_at: Time
 
 
 class Runs(Document):
-    """A page of the runs, by name."""
+    """A page of the runs, sorted by name."""
 
     runs: list[RunSummary]
     next_cursor: NextCursor = None
-    """The cursor of the next page; null on the last page."""
+    """Cursor of the next page; null on the last page."""
 
 
 class PlannedSuite(Document):
-    """A suite of a run's plan. It is due at steps that are multiples of `every`, from `first` to `last`."""
+    """A suite of a run's plan. The suite is due at steps that are multiples of `every`, from `first` to `last`."""
 
     suite: SuiteName
     every: Annotated[int, Example(500, minimum=1)]
@@ -55,30 +55,31 @@ WhenBehind = Literal["all", "newest", "refuse"]
 
 
 class Plan(Document):
-    """Which suites a run's checkpoints get."""
+    """The suites that new checkpoints of a run are evaluated with."""
 
     suites: list[PlannedSuite]
     when_behind: Annotated[WhenBehind, Example("newest")] = "all"
-    """`newest`: a checkpoint drops what older ones of its run still wait for by the plan. `refuse`: a checkpoint is
-    refused (429) while `at_most` other steps of its run have evaluations that are not over."""
+    """What a new checkpoint does to planned evaluations of older checkpoints that still wait: `all` keeps them,
+    `newest` cancels them, and `refuse` keeps them and refuses the new checkpoint (429) while `at_most` other steps of
+    the run have unfinished evaluations."""
     at_most: Annotated[int, Example(1, minimum=1)] = 1
-    """How many steps of the run may have evaluations that are not over, where `when_behind` is `refuse`."""
+    """Maximum number of other steps with unfinished evaluations, for `when_behind: refuse`."""
 
 
 class Base(Document):
-    """What a run's checkpoints are compared with."""
+    """The checkpoint that a run's checkpoints are compared with."""
 
     run: Annotated[RunName, Example("text-1b")]
     step: Annotated[Step, Example(240_000)]
     variant: Variant
     named: Annotated[bool, Example(True)]
-    """Whether somebody named the base; until then it is the run's own step 0."""
+    """Whether the base was set explicitly; otherwise the base is the run's own step 0."""
     checkpoint: Annotated[Id | None, Example(3)]
-    """The checkpoint that the base is now; null: it was not posted yet."""
+    """Id of the base's checkpoint; null if the checkpoint has not been posted yet."""
 
 
 class RunCheckpoint(Document):
-    """A checkpoint in the document of its run."""
+    """A checkpoint as its run lists it."""
 
     id: Annotated[Id, Example(17)]
     step: Step
@@ -88,38 +89,38 @@ class RunCheckpoint(Document):
     tokens_seen: Tokens | None
     created_at: Time
     evaluations: list[EvaluationSummary]
-    """The newest 20 evaluations of the checkpoint, the oldest of them first."""
+    """The newest 20 evaluations of the checkpoint, oldest first."""
 
 
 class ListedCheckpoint(RunCheckpoint):
-    """A checkpoint in a list of checkpoints of any run."""
+    """A checkpoint in a list of several runs."""
 
     run: RunName
 
 
 class Checkpoints(Document):
-    """A page of the checkpoints that were not replaced, by run, step and variant."""
+    """A page of the current checkpoints, sorted by run, step and variant."""
 
     checkpoints: list[ListedCheckpoint]
     next_cursor: NextCursor = None
-    """The cursor of the next page; null on the last page."""
+    """Cursor of the next page; null on the last page."""
 
 
 class Run(Document):
-    """A training run, with its last checkpoints by step."""
+    """A training run, with its last checkpoints sorted by step."""
 
     name: RunName
     created_at: Time
     plan: Plan
     base: Base
     checkpoints: list[RunCheckpoint]
-    """The 500 checkpoints of the highest steps, without replaced ones. `GET /v1/checkpoints?run=` lists all."""
+    """The 500 current checkpoints with the highest steps. `GET /v1/checkpoints?run=` lists all."""
     checkpoint_count: Count = 0
-    """The number of all checkpoints of the run, without replaced ones."""
+    """Number of all current checkpoints of the run."""
 
 
 class Deleted(Document):
-    """How much is gone with a run."""
+    """Counts of what was deleted with a run."""
 
     run: Annotated[RunName, Example("t2i-1b-broken")]
     checkpoints: Count

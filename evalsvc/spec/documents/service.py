@@ -14,14 +14,14 @@ Version = Annotated[str, Example("0.1.0")]
 
 
 class Health(Document):
-    """The service answers."""
+    """The service is alive."""
 
     status: Literal["ok"]
     version: Version
 
 
 class Alive(Document):
-    """The service can evaluate; with a token a request is told more."""
+    """The service can evaluate. Requests with a token get more details."""
 
     status: Literal["ok"]
 
@@ -36,13 +36,13 @@ class Ready(Document):
 
 
 class ReadOnlyReady(Ready):
-    """The service can answer reads, and does not write."""
+    """The service answers reads only."""
 
     read_only: Literal[True]
 
 
 class Work(Document):
-    """The shard that a worker runs."""
+    """The shard that a worker is running."""
 
     evaluation: Id
     run: RunName
@@ -62,46 +62,46 @@ class Worker(Document):
 
 
 class OpenShards(Document):
-    """The shards of evaluations that are not over."""
+    """Numbers of shards in unfinished evaluations."""
 
     queued: Annotated[Count, Example(20)]
     running: Annotated[Count, Example(1)]
 
 
 class RunQueue(Document):
-    """The evaluations of a run that are not over."""
+    """Numbers of a run's unfinished evaluations."""
 
     run: RunName
     queued: Annotated[Count, Example(3)]
     running: Annotated[Count, Example(1)]
     oldest_seconds: Seconds | None
-    """For how long the oldest of them has waited."""
+    """Seconds that the oldest queued evaluation has waited; null if none is queued."""
 
 
 class Queue(Document):
-    """The evaluations that are not over, and the pace."""
+    """Unfinished evaluations, and the throughput."""
 
     queued: Annotated[Count, Example(3)]
     running: Annotated[Count, Example(1)]
     oldest_seconds: Seconds | None
-    """For how long the oldest of them has waited."""
+    """Seconds that the oldest queued evaluation has waited; null if none is queued."""
     shards: OpenShards
     finished_last_hour: Annotated[Count, Example(12)]
-    """Evaluations that ended by themselves."""
+    """Number of evaluations that finished in the last hour, without cancelled ones."""
     seconds_left: Annotated[Seconds | None, Example(1200.0)]
-    """How long the queue takes at the pace of the last hour, idle time left out."""
+    """Seconds until the queue is empty at the throughput of the last hour, not counting idle time."""
     runs: list[RunQueue]
 
 
 class RunningTask(Document):
-    """A task that is being worked on."""
+    """A task in progress."""
 
     name: Annotated[TaskName, Example("coco")]
     progress: Progress
 
 
 class RunningEvaluation(Document):
-    """An evaluation that is being worked on."""
+    """An evaluation in progress."""
 
     id: Id
     run: RunName
@@ -113,7 +113,7 @@ class RunningEvaluation(Document):
 
 
 class FailedEvaluation(Document):
-    """An evaluation that failed, and why."""
+    """A failed evaluation, with its error."""
 
     id: Annotated[Id, Example(39)]
     run: RunName
@@ -126,10 +126,10 @@ class FailedEvaluation(Document):
 
 
 class WarnedTask(Document):
-    """A task with a suspicion about its result."""
+    """A task with suspicions about its result."""
 
     id: Annotated[Id, Example(38)]
-    """The evaluation's id."""
+    """Id of the evaluation."""
     run: RunName
     step: Step
     variant: Variant
@@ -139,17 +139,17 @@ class WarnedTask(Document):
 
 
 class Status(Document):
-    """The state of the whole service."""
+    """The state of the service as a whole."""
 
     status: Literal["ready", "not_ready"]
     missing: Annotated[list[str], Example([])]
-    """What keeps the service from evaluating, each with what to do."""
+    """Reasons why the service cannot evaluate, each with a remedy."""
     version: Version
     database: Annotated[str, Example("sqlite")]
     workers: list[Worker]
     queue: Queue
     running: list[RunningEvaluation]
     failed: list[FailedEvaluation]
-    """Those that failed last, the newest first."""
+    """Most recently failed evaluations, newest first."""
     warned: list[WarnedTask] = field(default_factory=list)
-    """Those that ended last with a suspicion, the newest first."""
+    """Most recently finished tasks with suspicions, newest first."""

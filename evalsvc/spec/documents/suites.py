@@ -10,7 +10,7 @@ from evalsvc.spec.documents.fields import Digest, Id, NextCursor, Open, SuiteNam
 from evalsvc.spec.documents.results import Error
 
 Source = Annotated[Literal["put", "folder", "shipped"], Example("shipped")]
-"""Where a suite is from: a request, a file of the suites' folder, or evalsvc."""
+"""Origin of a suite: a request, a file in the suites folder, or evalsvc itself."""
 
 Shadowed = Annotated[Literal["folder", "shipped"] | None, Example(None)]
 
@@ -19,37 +19,37 @@ HeadlineMetrics = Annotated[list[str], Example(["loss/image", "loss/text"])]
 
 
 class Suite(Document):
-    """A suite with its tasks and all their parameters."""
+    """A suite, with its tasks and all their parameters."""
 
     name: SuiteName
     description: Text
     tasks: Tasks
-    """Each task with its `kind`, its `name`, and the parameters of its kind."""
+    """Tasks, each with `kind`, `name` and the parameters of its kind."""
     digest: Annotated[Digest, Example("4f0c…")]
     source: Source
-    shadows: Shadowed = None
-    """Source of another suite of the same name, which this suite hides; null where the name has one suite."""
     headline: HeadlineMetrics = field(default_factory=list)
-    """Metrics to show first, the most important one first; empty where the suite names none."""
+    """Headline metrics, most important first; empty if the suite has none."""
+    shadows: Shadowed = None
+    """Origin of another suite with the same name, which this suite hides; null if there is none."""
 
 
 class SuiteSummary(Document):
-    """A suite that can be named."""
+    """A suite that can be evaluated."""
 
     name: SuiteName
     source: Source
     description: Text
     digest: Annotated[Digest, Example("4f0c…")]
     tasks: Annotated[list[str], Example(["loss"])]
-    """The tasks' names."""
-    shadows: Shadowed = None
-    """Source of another suite of the same name, which this suite hides; null where the name has one suite."""
+    """Names of the tasks."""
     headline: HeadlineMetrics = field(default_factory=list)
-    """Metrics to show first, the most important one first; empty where the suite names none."""
+    """Headline metrics, most important first; empty if the suite has none."""
+    shadows: Shadowed = None
+    """Origin of another suite with the same name, which this suite hides; null if there is none."""
 
 
 class BrokenSuite(Document):
-    """A suite that cannot be read."""
+    """A suite file that cannot be read, with the error."""
 
     name: SuiteName
     source: Source
@@ -57,30 +57,30 @@ class BrokenSuite(Document):
 
 
 class Suites(Document):
-    """A page of the suites that can be named, by name."""
+    """A page of the suites, sorted by name."""
 
     suites: list[SuiteSummary | BrokenSuite]
     next_cursor: NextCursor = None
-    """The cursor of the next page; null on the last page."""
+    """Cursor of the next page; null on the last page."""
 
 
 class EvaluatedSuite(Document):
-    """The suite that an evaluation began with, whatever the suite's name stands for now."""
+    """The suite of an evaluation, as it was when the evaluation began."""
 
     evaluation: Id
     name: SuiteName
     tasks: Tasks
-    """Each task with its `kind`, its `name`, and the parameters of its kind."""
+    """Tasks, each with `kind`, `name` and the parameters of its kind."""
     digest: Annotated[Digest, Example("4f0c…")]
     current_digest: Annotated[Digest | None, Example("4f0c…")]
-    """Digest of the suite that has the name now: another one where the suite was replaced, null where the suite was
-    deleted or cannot be read."""
+    """Digest of the suite that has the name now, which differs if the suite was replaced; null if it was deleted or
+    cannot be read."""
 
 
 class DeletedSuite(Document):
-    """The suite that was deleted."""
+    """A deleted suite."""
 
     name: Annotated[SuiteName, Example("captions")]
     digest: Annotated[Digest, Example("4f0c…")]
     uncovered: Shadowed
-    """Source of the suite that has the name from now on; null where no suite has the name."""
+    """Origin of the suite that has the name from now on; null if there is none."""

@@ -92,7 +92,7 @@ def _digest(app: App, task: int) -> str:
 
 REFUSED: list[tuple[dict[str, Any], int, str, str]] = [
     ({"a": "run-c@0"}, 404, "unknown_name", "no run is named 'run-c'; did you mean"),
-    ({"a": "run-a"}, 422, "invalid_request", "'run-a' names no checkpoint; give RUN@STEP or RUN@STEP:VARIANT"),
+    ({"a": "run-a"}, 422, "invalid_request", "'run-a' is not a checkpoint; write RUN@STEP or RUN@STEP:VARIANT"),
     ({"metric": "arc/akk"}, 404, "unknown_name", "did you mean 'arc/acc'?"),
     ({"suite": "text-2"}, 404, "unknown_name", "did you mean 'text-1'?"),
     ({"flipped": -1}, 422, "invalid_request", "flipped"),
@@ -160,7 +160,7 @@ class TestCurves:
         put(app.store, "run-a", 0, 1, 0.5)
         put(app.store, "late", 99, 1, 0.5)
         cases: list[tuple[dict[str, str], int, str, str]] = [
-            ({"a": "run-a@0", "b": "late"}, 422, "invalid_request", "'run-a@0' names no run; give RUN or RUN:VARIANT"),
+            ({"a": "run-a@0", "b": "late"}, 422, "invalid_request", "'run-a@0' is not a run; write RUN or RUN:VARIANT"),
             ({"a": "run-a", "b": "late"}, 404, "unknown_name", "no evaluated step in common: run-a has 0; late has 99"),
             ({"a": "late"}, 404, "unknown_name", "run 'late' has no base to be compared with: nothing was posted at"),
             ({"a": "run-a", "band": "wide"}, 422, "invalid_request", "band"),

@@ -105,13 +105,13 @@ def test_a_folder_brings_its_weights_and_what_describes_them(
 def test_a_folder_without_weights(store: ObjectStore, settings: Settings) -> None:
     for name in ("epoch_1.pt", "epoch_2.pt"):
         uri = store.put(f"several/{name}", b"x").rpartition("/")[0]
-    with pytest.raises(NotACheckpoint, match=r"it holds epoch_1\.pt, epoch_2\.pt: post one of them"):
+    with pytest.raises(NotACheckpoint, match=r"it holds epoch_1\.pt, epoch_2\.pt: post one of these files"):
         identify_remote(uri, settings)
 
 
 def test_nothing_there(store: ObjectStore, settings: Settings) -> None:
     for uri in (f"s3://{store.bucket}/none.pt", "s3://no-such-bucket/x.pt", "memory://none/x.pt"):
-        with pytest.raises(CheckpointNotFound, match=rf"{uri}: nothing is there; post it when it is complete"):
+        with pytest.raises(CheckpointNotFound, match=rf"{uri} does not exist; post the checkpoint when it is complete"):
             identify_remote(uri, settings)
 
 
@@ -228,7 +228,7 @@ def test_a_fetch_goes_on_where_it_broke_off(flaky: Flaky, settings: Settings) ->
 @pytest.mark.parametrize(
     ("field", "value", "error", "words"),
     [
-        ("etag", "2", CheckpointChanged, "^run 'a' step 1: .* bytes and etag 2, was posted with 1"),
+        ("etag", "2", CheckpointChanged, "^run 'a' step 1: .* bytes and etag 2, but was posted with 1"),
         ("is_gone", True, CheckpointGone, "^run 'a' step 1: .* was deleted before it .*spool=copy"),
         ("sent", bytes(1300), CheckpointChanged, r"is longer than .* \(1,000 bytes\)"),
         ("sent", bytes(400), SourceUnreachable, "ended after 400 of 1,000 bytes"),
@@ -295,7 +295,7 @@ def test_what_is_needed_together_must_fit_together(settings: Settings) -> None:
     ):
         pass
     tiny = replace(settings, cache_bytes=100)
-    refused(both[:1], tiny, CacheFull, "run 'a' step 1: 600 bytes .* EVALSVC_CACHE_BYTES is 100")
+    refused(both[:1], tiny, CacheFull, "run 'a' step 1: 600 bytes exceed EVALSVC_CACHE_BYTES, which is 100")
     for one in both:
         with fetched([one], small, nothing) as (here,):
             assert Path(here.path).stat().st_size == 600
@@ -348,7 +348,7 @@ def test_locate(settings: Settings, tmp_path: Path) -> None:
     settings = replace(settings, data_dir=str(tmp_path / "data"))
     (tmp_path / "x.pt").write_bytes(b"abc")
     assert locate_checkpoint(str(tmp_path / "x.pt"), settings)[0] == str(tmp_path / "x.pt")
-    with pytest.raises(CheckpointNotAllowed, match="a file of this machine, which EVALSVC_SCHEMES does not allow"):
+    with pytest.raises(CheckpointNotAllowed, match="a local file, which EVALSVC_SCHEMES does not allow"):
         locate_checkpoint(str(tmp_path / "x.pt"), replace(settings, schemes="s3"))
     with pytest.raises(NotACheckpoint, match="it holds"):
         locate_checkpoint(str(tmp_path), settings)

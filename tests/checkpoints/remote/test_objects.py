@@ -48,5 +48,5 @@ def test_a_folder(hub: dict[str, bytes], settings: Settings) -> None:
 
 @pytest.mark.parametrize("uri", ["hf://owner/repo/none.pt", "hf://owner/other/x.pt"])
 def test_nothing_there(hub: dict[str, bytes], settings: Settings, uri: str) -> None:
-    with pytest.raises(CheckpointNotFound, match="nothing is there"):
+    with pytest.raises(CheckpointNotFound, match="does not exist"):
         identify_remote(uri, settings)

@@ -37,7 +37,7 @@ def test_what_is_remote() -> None:
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("ftp://host/x.pt", "the scheme 'ftp' is not allowed, there is no support for it; allowed here: file, gs, hf"),
+        ("ftp://host/x.pt", "the scheme 'ftp' is not allowed, and not supported; allowed here: file, gs, hf"),
         ("zip://x.pt::s3://bucket/a.zip", "chained addresses"),
         ("s3://bucket/../other/x.pt", "has an empty part, '.' or '..'"),
         ("s3://bucket/./x", "has an empty part"),
@@ -50,7 +50,7 @@ def test_what_is_remote() -> None:
         ("s3://bucket/x;y", "holds ';'"),
         ("s3://bucket\\x/y", r"holds '\\'"),
         ("s3://bucket/x\ny", "cannot be printed"),
-        ("https://host:port/x", "names no host and port"),
+        ("https://host:port/x", "has no valid host and port"),
         ("https://user:hunter2@host/x", "holds a user or password"),
     ],
 )
@@ -62,9 +62,11 @@ def test_addresses_that_are_refused(uri: str, words: str) -> None:
 
 
 def test_a_scheme_is_allowed_by_the_operator_only() -> None:
-    with pytest.raises(CheckpointNotAllowed, match=r"its operator allows it by EVALSVC_SCHEMES; allowed here: file"):
+    with pytest.raises(
+        CheckpointNotAllowed, match=r"ask the operator to add it to EVALSVC_SCHEMES; allowed here: file"
+    ):
         parse_remote("s3://bucket/x.pt", Settings())
-    with pytest.raises(CheckpointNotAllowed, match="no support"):
+    with pytest.raises(CheckpointNotAllowed, match="not supported"):
         parse_remote("local:///etc/passwd", Settings(schemes="file,local"))
 
 
@@ -74,7 +76,9 @@ def test_roots_of_a_scheme_bind_once_there_is_one() -> None:
     for uri in ("s3://bucket/runs/a.pt", "s3://other/x", "gs://any/x"):
         assert str(parse_remote(uri, settings)) == uri
     for uri in ("s3://bucket/runs-too/a.pt", "s3://bucket/x", "s3://another/x"):
-        with pytest.raises(CheckpointNotAllowed, match=r"outside the allowed places \(s3://bucket/runs, s3://other\)"):
+        with pytest.raises(
+            CheckpointNotAllowed, match=r"outside the allowed locations \(s3://bucket/runs, s3://other\)"
+        ):
             parse_remote(uri, settings)
 
 

@@ -220,7 +220,7 @@ def test_one_checkpoint_may_be_made_of_others_only_so_deep(store: Store) -> None
         text = f"lerp({text}, run-a@1, 0.5)"
     enter_virtual(store, "v", text, step=1)
     deeper = text.replace("run-a@0", "v@1")
-    with pytest.raises(InvalidRequest, match="at most 16 functions inside one another"):
+    with pytest.raises(InvalidRequest, match="at most 16 levels of nested functions"):
         resolve(store, deeper)
 
 

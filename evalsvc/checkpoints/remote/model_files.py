@@ -1,4 +1,4 @@
-"""The configuration that lies beside a checkpoint elsewhere: small files, read when it is posted."""
+"""Search for the model configuration of a remote checkpoint: small files in its folder, read when it is posted."""
 
 from __future__ import annotations
 
@@ -12,43 +12,48 @@ from evalsvc.checkpoints.remote.source import METADATA_SECONDS, RemoteFile, with
 from evalsvc.checkpoints.remote.uri import HTTP, RemoteUri, parse_remote
 from evalsvc.config import Settings
 from evalsvc.errors import CheckpointNotAllowed, InvalidModelConfig
-from evalsvc.spec.model_config import MAX_CONFIG_BYTES, config_beside
+from evalsvc.spec.model_config import MAX_CONFIG_BYTES, find_model_config
 
-MAX_BESIDE_FILES = 20
-"""More JSON files than that are data, and a model's is not looked for among them."""
+MAX_MODEL_FILES = 20
+"""Maximum number of JSON files in a remote folder that is searched for a model's. Folders with more hold data."""
 
 
-def config_beside_remote(uri: str, settings: Settings) -> dict[str, Any] | None:
-    """What `config_beside` finds in the folder of a checkpoint elsewhere and one above; None behind http.
+def find_remote_model_config(uri: str, settings: Settings) -> dict[str, Any] | None:
+    """Return the configuration in the folder of a remote checkpoint or its parent, see `find_model_config`; None for
+    http.
 
     Raises:
-        InvalidModelConfig: a file is broken, or the choice is not clear.
+        InvalidModelConfig: a file is broken, or the choice is ambiguous.
         SourceUnreachable: the store does not answer in time.
     """
     parsed = parse_remote(uri, settings)
     if parsed.scheme in HTTP:
         return None
     with TemporaryDirectory(prefix="evalsvc-") as folder:
-        above = Path(folder) / "above"
-        here = above / "here"
-        here.mkdir(parents=True)
-        inside = within(METADATA_SECONDS, parsed, lambda: _copy_beside(parsed, settings, here))
+        parent_copy = Path(folder) / "parent"
+        folder_copy = parent_copy / "content"
+        folder_copy.mkdir(parents=True)
+        inside = within(METADATA_SECONDS, parsed, lambda: _copy_small_files(parsed, settings, folder_copy))
         try:
-            return config_beside(here if inside else here / parsed.name)
+            return find_model_config(folder_copy if inside else folder_copy / parsed.name)
         except InvalidModelConfig as error:
-            names = {str(here): str(parsed if inside else _parent(parsed)), str(above): str(_parent(parsed))}
+            names = {
+                str(folder_copy): str(parsed if inside else _parent(parsed)),
+                str(parent_copy): str(_parent(parsed)),
+            }
             message = error.message
             for private, posted in names.items():
                 message = message.replace(private, posted)
             raise InvalidModelConfig(message) from None
 
 
-def _copy_beside(uri: RemoteUri, settings: Settings, here: Path) -> bool:
-    """Copy what is small and could be a configuration; True where `uri` is a folder, which is `here` then."""
+def _copy_small_files(uri: RemoteUri, settings: Settings, folder_copy: Path) -> bool:
+    """Copy small files that could be a configuration; return whether `uri` is a folder, which is then copied to
+    `folder_copy`."""
     source = ObjectSource(uri)
     is_folder = source.list().is_folder
     folder = uri if is_folder else _parent(uri)
-    for place in (here, here.parent):
+    for place in (folder_copy, folder_copy.parent):
         if folder is None or not _is_allowed(folder, settings):
             break
         for file, content in _small_files(ObjectSource(folder)):
@@ -60,16 +65,16 @@ def _copy_beside(uri: RemoteUri, settings: Settings, here: Path) -> bool:
 def _small_files(folder: ObjectSource) -> Iterator[tuple[RemoteFile, bytes]]:
     try:
         files = folder.files()
-    except (CheckpointNotAllowed, FileNotFoundError):  # an object may be read where its folder may not be listed
+    except (CheckpointNotAllowed, FileNotFoundError):  # a store may permit reading an object but not listing its folder
         return
     wanted = [file for file in files if file.name.endswith(".json") or file.name == "params.txt"]
-    for file in wanted if len(wanted) <= MAX_BESIDE_FILES else ():
+    for file in wanted if len(wanted) <= MAX_MODEL_FILES else ():
         if file.size <= MAX_CONFIG_BYTES:
             yield file, b"".join(folder.read(file, 0))[: MAX_CONFIG_BYTES + 1]
 
 
 def _parent(uri: RemoteUri) -> RemoteUri | None:
-    """The folder that something lies in; None for a bucket, and for a repository."""
+    """Return the parent folder; None for a bucket and for a repository."""
     path = uri.path.rpartition("/")[0]
     if not path:
         return None

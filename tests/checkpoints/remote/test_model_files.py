@@ -7,11 +7,11 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from evalsvc.checkpoints.remote import beside
-from evalsvc.checkpoints.remote.beside import MAX_BESIDE_FILES, config_beside_remote
+from evalsvc.checkpoints.remote import model_files
+from evalsvc.checkpoints.remote.model_files import MAX_MODEL_FILES, find_remote_model_config
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidModelConfig, SourceUnreachable
-from evalsvc.spec.model_config import config_beside
+from evalsvc.spec.model_config import find_model_config
 
 SETTINGS = Settings(schemes="memory")
 MODEL = {
@@ -42,8 +42,8 @@ def test_a_run_of_open_lm(memory: fsspec.AbstractFileSystem, open_lm_case: Path)
     for path in open_lm_case.rglob("*"):
         if path.is_file():
             memory.pipe(f"/beside/golden/{path.relative_to(open_lm_case)}", path.read_bytes())
-    found = config_beside_remote("memory://beside/golden/checkpoints/epoch_1.pt", SETTINGS)
-    assert found == config_beside(open_lm_case / "checkpoints" / "epoch_1.pt")
+    found = find_remote_model_config("memory://beside/golden/checkpoints/epoch_1.pt", SETTINGS)
+    assert found == find_model_config(open_lm_case / "checkpoints" / "epoch_1.pt")
     assert found is not None
 
 
@@ -58,44 +58,44 @@ def test_a_run_of_open_lm(memory: fsspec.AbstractFileSystem, open_lm_case: Path)
 def test_a_json_beside_or_above(memory: fsspec.AbstractFileSystem, place: str, uri: str) -> None:
     memory.pipe("/beside/hf/model.safetensors", b"weights")
     memory.pipe(f"/beside/{place}", json.dumps(MODEL).encode())
-    found = config_beside_remote(uri, SETTINGS)
+    found = find_remote_model_config(uri, SETTINGS)
     assert found is not None
     assert found["vocab_size"] == 112
 
 
 def test_nothing_beside(memory: fsspec.AbstractFileSystem) -> None:
-    assert config_beside_remote(URI, SETTINGS) is None
+    assert find_remote_model_config(URI, SETTINGS) is None
     memory.pipe("/beside/model.json", json.dumps(MODEL).encode())
-    assert config_beside_remote(URI, SETTINGS) is None, "two above is another run's"
+    assert find_remote_model_config(URI, SETTINGS) is None, "two above is another run's"
 
 
 def test_a_folder_outside_the_roots_is_not_looked_into(memory: fsspec.AbstractFileSystem) -> None:
     memory.pipe("/beside/run/model.json", json.dumps(MODEL).encode())
     narrow = Settings(schemes="memory", roots="memory://beside/run/checkpoints")
-    assert config_beside_remote(URI, narrow) is None
+    assert find_remote_model_config(URI, narrow) is None
 
 
 def test_messages_name_the_place_elsewhere(memory: fsspec.AbstractFileSystem) -> None:
     memory.pipe("/beside/run/checkpoints/config.json", b"{bad")
     with pytest.raises(InvalidModelConfig, match=r"^memory://beside/run/checkpoints/config\.json is not JSON"):
-        config_beside_remote(URI, SETTINGS)
+        find_remote_model_config(URI, SETTINGS)
 
 
 def test_large_files_and_very_many_are_not_read(memory: fsspec.AbstractFileSystem) -> None:
     memory.pipe("/beside/run/checkpoints/model.json", json.dumps(MODEL).encode() + b" " * 1_000_000)
-    assert config_beside_remote(URI, SETTINGS) is None
+    assert find_remote_model_config(URI, SETTINGS) is None
     memory.pipe("/beside/run/checkpoints/model.json", json.dumps(MODEL).encode())
-    for number in range(MAX_BESIDE_FILES):
+    for number in range(MAX_MODEL_FILES):
         memory.pipe(f"/beside/run/checkpoints/{number}.json", b"{}")
-    assert config_beside_remote(URI, SETTINGS) is None
+    assert find_remote_model_config(URI, SETTINGS) is None
 
 
 def test_it_has_an_end(memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beside, "METADATA_SECONDS", 0.05)
-    monkeypatch.setattr(beside, "_copy_beside", lambda *_: time.sleep(0.5))
+    monkeypatch.setattr(model_files, "METADATA_SECONDS", 0.05)
+    monkeypatch.setattr(model_files, "_copy_small_files", lambda *_: time.sleep(0.5))
     with pytest.raises(SourceUnreachable, match=r"did not answer within 0\.05 s"):
-        config_beside_remote(URI, SETTINGS)
+        find_remote_model_config(URI, SETTINGS)
 
 
 def test_http_has_no_folders() -> None:
-    assert config_beside_remote("https://host.example/run/x.pt", Settings(schemes="https")) is None
+    assert find_remote_model_config("https://host.example/run/x.pt", Settings(schemes="https")) is None
