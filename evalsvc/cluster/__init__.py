@@ -1,1 +1,1 @@
-"""All that knows Dask: the way to the workers, a worker process and its nanny, devices, certificates."""
+"""Everything that uses Dask: the connection to workers, worker processes and their nannies, devices, certificates."""

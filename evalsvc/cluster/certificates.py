@@ -1,7 +1,7 @@
-"""Certificates for a cluster: a certificate authority, and the one pair that scheduler, service and workers share.
+"""Certificates for a cluster: a certificate authority, and one key pair that scheduler, service and workers share.
 
-Whoever has the pair is let in, and may run code on every worker; nobody else is. The authority's own key is not kept:
-no other pair can be made for it, and new certificates are a new set.
+Anyone with the pair may connect and run code on every worker; nobody else may. The authority's own key is not kept, so
+no second pair can be created for it; new certificates are a new set.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from evalsvc.errors import InvalidRequest, os_reason
 CA, CERT, KEY = "ca.pem", "cert.pem", "key.pem"
 
 DAYS = 3650
-"""Valid for ten years: a cluster that stops by itself one day is worse than an old key."""
+"""Days of validity: ten years, because a cluster that stops on a forgotten date is worse than an old key."""
 
 
 def write_certificates(folder: Path) -> Mapping[str, Path]:
-    """Make the files in `folder`, which is made where it is missing; their paths by name.
+    """Write the certificates to `folder`, which is created if it is missing; return their paths by name.
 
     Raises:
-        InvalidRequest: one of the files is there already, or the folder cannot be written.
+        InvalidRequest: one of the files exists already, or the folder is not writable.
     """
     paths = {name: folder / name for name in (CA, CERT, KEY)}
-    if there := [str(path) for path in paths.values() if path.exists()]:
+    if existing := [str(path) for path in paths.values() if path.exists()]:
         raise InvalidRequest(
-            f"{', '.join(there)}: there already, and workers may use it; choose another folder, or delete it first"
+            f"{', '.join(existing)}: exists already and workers may use it; choose another folder or delete the files"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name, content in _make().items():
             _write(paths[name], content)
     except OSError as error:
-        raise InvalidRequest(f"{folder}: cannot be written: {os_reason(error)}") from None
+        raise InvalidRequest(f"{folder} cannot be written ({os_reason(error)}); choose another folder") from None
     return paths
 
 
 def _write(path: Path, content: bytes) -> None:
-    # Never readable by others, not even for a moment.
+    # Create the file with its final mode, so that it is never readable by others.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "wb") as stream:
         stream.write(content)
@@ -84,7 +84,7 @@ def _name(text: str) -> x509.Name:
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-    # An hour back: the clocks of many machines differ.
+    # Valid from an hour ago, because the clocks of machines differ.
     begin = datetime.now(UTC) - timedelta(hours=1)
     return (
         x509.CertificateBuilder()

@@ -1,8 +1,8 @@
-"""Remote execution by Dask distributed, as the coordinator sees it.
+"""Remote execution by Dask distributed, for the coordinator.
 
-Dask is given no queue: the coordinator submits at most one shard per worker, to a worker that it chooses, so that a
-dying worker can be blamed for one shard only, and releases every future as soon as its result is stored, so that no
-result is ever computed again.
+Dask has no queue of shards: the coordinator submits at most one shard per worker, to a worker that it chooses, so that
+a dying worker is blamed for one shard only. The coordinator releases every future as soon as its result is stored, so
+that no result is computed again.
 """
 
 from __future__ import annotations
@@ -43,26 +43,26 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT = 10.0
 
 ANSWER_TIMEOUT = 10.0
-"""Seconds that the scheduler has for an answer; one that was stopped would hold up the coordinator for ever."""
+"""Seconds that the scheduler has for an answer, so that a stopped scheduler does not block the coordinator forever."""
 
 SILENT_AFTER = 4.0
-"""Seconds without a heartbeat after which a worker gets no new shard: it may be stopped, or cut off. Workers of a
-cluster of hundreds have longer intervals, which Dask grows as n / 200 + 1 s."""
+"""Seconds without a heartbeat after which a worker gets no new shard, because it may be stopped or disconnected. In a
+cluster of hundreds the limit is longer, because Dask sets the heartbeat interval to n / 200 + 1 s."""
 
 STRANDED_AFTER = 1.0
-"""Seconds after which a call is lost whose worker is not there any more, and of which Dask says nothing."""
+"""Seconds after which a call is lost if its worker is gone and Dask does not report its end."""
 
 ROSTER_AGE = 0.5
-"""Seconds that what the scheduler said of its workers is good for choosing one that is free: asking takes longer than
-many a shard, and the longer the more there are: with more than 50 of them it is asked less often. What is handed to one
-that went away meanwhile is lost, and queued again."""
+"""Seconds that the scheduler's list of workers is used to choose a free worker, because a request takes longer than
+many a shard. With more than 50 workers the list is used longer. A shard that is sent to a worker which has left is lost
+and queued again."""
 
 SCHEDULER_TOPIC = "scheduler"
-"""Dask's own: says which workers were silent for too long."""
+"""Dask's own topic, which reports workers that were silent for too long."""
 
 
 class SchedulerEvent(TypedDict, total=False):
-    """A message of SCHEDULER_TOPIC, whose other keys depend on the action."""
+    """A message of SCHEDULER_TOPIC. Other keys depend on the action."""
 
     action: str
     workers: Sequence[str]
@@ -74,14 +74,14 @@ class Member:
 
     address: str
     name: str
-    """Of the service's own ones, its device and a number."""
+    """For workers of the service itself, the device and a number."""
     host: str
     takes_shards: bool
-    """False: it drains, or has fallen silent."""
+    """Whether the worker accepts shards: false if it drains or sends no heartbeats."""
 
 
 class Cluster:
-    """Worker processes and the way to them. Callbacks arrive on Dask's threads and must return at once."""
+    """The worker processes and the connection to them. Callbacks run on Dask's threads and must return immediately."""
 
     def __init__(
         self, settings: Settings, on_progress: Callable[[str, int], None], on_outcome: Callable[[Outcome], None]
@@ -89,7 +89,7 @@ class Cluster:
         self._settings = settings
         self._on_progress = on_progress
         self._on_outcome = on_outcome
-        # A scheduler gives two calls of one name one result, though they be those of two services.
+        # A scheduler returns the same result for two calls with the same name, even from two services.
         self._suffix = f"@{uuid.uuid4().hex}"
         self._cluster: SpecCluster | None = None
         self._client: Client | None = None
@@ -111,12 +111,12 @@ class Cluster:
         self._deaths = Deaths(self._on_outcome)
 
     def start(self) -> None:
-        """Start a cluster of this machine's devices, or connect to the scheduler of the settings; blocks.
+        """Start a cluster of this machine's devices, or connect to the scheduler in the settings; block until it is up.
 
         Raises:
             ServiceUnreachable: the scheduler does not answer.
-            InvalidRequest: a device or a certificate file of the settings is not there.
-            DataDirectoryUnusable: Dask's folder in the data folder cannot be made.
+            InvalidRequest: a device or a certificate file in the settings does not exist.
+            DataDirectoryUnusable: Dask's folder in the data folder cannot be created.
         """
         scratch = private_folder(self._settings.scratch_path)
         configure(self._settings, scratch, len(device_list(self._settings.devices)))
@@ -126,7 +126,7 @@ class Cluster:
                 self._client = Client(
                     self._settings.scheduler, security=security, timeout=CONNECT_TIMEOUT, set_as_default=False
                 )
-            except Exception as error:  # Dask's ways not to connect are many
+            except Exception as error:  # Dask raises many kinds of errors
                 scheduler = self._settings.scheduler
                 raise ServiceUnreachable(
                     f"the Dask scheduler {scheduler} does not answer: {explain_scheduler(error, scheduler)}"
@@ -151,25 +151,27 @@ class Cluster:
             try:
                 if part is not None:
                     part.close(timeout=5)
-            except Exception:  # what is half gone fails in many ways, and is left behind
+            except Exception:  # a half-closed cluster fails in many ways, and is abandoned
                 log.exception("a part of the cluster could not be closed")
 
     def connected(self) -> bool:
-        """Whether the scheduler is there that `start` found.
+        """Return whether the scheduler that `start` connected to still answers.
 
-        Dask's client connects to a new one by itself, but that one knows nothing of the calls, nor that their progress
-        is wanted: it takes another `start`.
+        Dask's client reconnects to a new scheduler by itself, but the new one knows neither the calls nor their
+        progress topics, so `start` must run again.
         """
         client = self._client
         return client is not None and client.status == "running" and connection(client) is self._connection
 
     def workers(self) -> list[str]:
-        """Addresses of the worker processes that would take a shard: none that drains or has fallen silent."""
+        """Return the addresses of the worker processes that accept shards: those that neither drain nor miss
+        heartbeats."""
         known = self._known_workers() or {}
         return [address for address, worker in known.items() if self._takes(address, worker, len(known))]
 
     def free(self) -> list[str]:
-        """Those of them that run nothing of what was submitted. Gives up calls whose worker is gone, too."""
+        """Return the addresses of workers that accept shards and run none. Also report calls as lost if their worker is
+        gone."""
         if time.monotonic() > self._roster_until or not self.connected():
             asked_at = time.monotonic()
             known = self._known_workers()
@@ -186,11 +188,11 @@ class Cluster:
         ]
 
     def slots(self) -> int:
-        """How many there are, each of which takes one shard at a time."""
+        """Return the number of workers that accept shards; each runs one shard at a time."""
         return len(self.workers())
 
     def members(self) -> list[Member]:
-        """The worker processes that are there, those that take nothing too."""
+        """Return all worker processes, including those that accept no shards."""
         known = self._known_workers() or {}
         return [
             Member(address, worker.name, worker.host, self._takes(address, worker, len(known)))
@@ -198,13 +200,14 @@ class Cluster:
         ]
 
     def place(self, key: str) -> str | None:
-        """The address of the worker that a call was sent to; None where it is not known."""
+        """Return the address of the worker that a call was sent to; None if it is unknown."""
         return self._sent.get(key)
 
     def submit(self, key: str, target: str, request: object, worker: str | None = None) -> None:
-        """Run `target` (`module:function`) with `request` on the worker at an address, or on any.
+        """Run `target` (`module:function`) with `request` on the worker at an address, or on any worker.
 
-        `key` is new for every call. The outcome is `lost` where that worker is gone, or drains, before it has begun.
+        `key` must be new for every call. The outcome is `lost` if the worker is gone, or drains, before the call
+        begins.
         """
         assert self._client is not None
         name = key + self._suffix
@@ -227,16 +230,16 @@ class Cluster:
         future.add_done_callback(self._done)
 
     def release(self, key: str) -> None:
-        """Forget a call whose outcome is stored, so that its worker is free; Dask is told by `release_futures`."""
+        """Forget a call whose outcome is stored, so that its worker is free. `release_futures` tells Dask."""
         for known in (self._places, self._sent, self._events, self._missing):
             known.pop(key, None)
         if future := self._futures.pop(key, None):
             self._released.append(future)
 
     def release_futures(self) -> None:
-        """Drop the results of what was released; until then Dask would compute a lost one again.
+        """Drop the results of released calls; until then Dask would compute a lost result again.
 
-        For itself, since it keeps Dask busy for as long as dispatching the next call takes.
+        A separate step, because it keeps Dask busy for as long as dispatching the next call takes.
         """
         while self._released:
             self._released.pop().release()
@@ -248,24 +251,26 @@ class Cluster:
             self._events[key].set()
 
     def kill(self, key: str) -> None:
-        """kill -9 of the worker process that runs a call: the outcome is `worker_died`, its nanny starts another."""
+        """Send SIGKILL to the worker process that runs a call. The outcome is `worker_died`, and the nanny starts a new
+        process."""
         address = self._sent.get(key) or self._places.get(key)
         if address is not None and self._client is not None:
             self._client.run(kill_worker, workers=[address], nanny=True, on_error="return")
 
     def _known_workers(self) -> Mapping[str, KnownWorker] | None:
-        """All that the scheduler knows; None where it does not say."""
+        """Return all workers that the scheduler knows; None if the scheduler does not answer."""
         client = self._client
         if client is None or not self.connected():
             return None
         try:
             return known_workers(client, ANSWER_TIMEOUT)
-        except Exception as error:  # it goes away in many ways
-            log.warning("the scheduler did not say which workers there are (%s: %s)", type(error).__name__, error)
+        except Exception as error:  # a scheduler that goes away raises many kinds of errors
+            log.warning("the scheduler did not list its workers (%s: %s)", type(error).__name__, error)
             return None
 
     def _takes(self, address: str, worker: KnownWorker, workers: int) -> bool:
-        """The scheduler's clock is another one, so that its time of a heartbeat says no more than that it is new."""
+        """Return whether a worker accepts shards. The scheduler's clock differs, so its times of heartbeats are only
+        compared with each other."""
         now = time.monotonic()
         last, since = self._heard.get(address, (None, now))
         if worker.last_seen != last:
@@ -275,8 +280,8 @@ class Cluster:
         return not drains and now - since < SILENT_AFTER + workers / 50
 
     def _watch(self, known: Mapping[str, KnownWorker]) -> None:
-        """Give up calls whose worker left before Dask had sent them there, or before their result was fetched: they
-        would wait for ever, since no other worker may take them."""
+        """Report calls as lost whose worker left before Dask had sent the call, or before the result was fetched. Such
+        calls would wait forever, because no other worker may run them."""
         for address in set(self._heard) - set(known):
             self._heard.pop(address, None)
         now = time.monotonic()
@@ -292,8 +297,8 @@ class Cluster:
         key = str(future.key).removesuffix(self._suffix)
         try:
             outcome = outcome_of(key, future)
-        except Exception:  # the scheduler went away while it was asked; without an outcome the call would never end
-            log.exception("what became of %s cannot be told", key)
+        except Exception:  # the scheduler may have gone away; without an outcome the call would never end
+            log.exception("the outcome of %s is unknown", key)
             outcome = Outcome(key, "lost")
         if outcome.kind not in ("result", "cancelled"):
             self._roster_until = 0.0
@@ -327,7 +332,7 @@ class Cluster:
             self._answering.answer(message)
 
     def _own(self, name: str) -> str | None:
-        """The key of a call of this service; None for one of another service on the same scheduler."""
+        """Return the key of a call of this service; None for a call of another service on the same scheduler."""
         return name.removesuffix(self._suffix) if name.endswith(self._suffix) else None
 
 
@@ -342,9 +347,9 @@ def _local_cluster(settings: Settings) -> SpecCluster:
         }
         for index, device in enumerate(devices)
     }
-    # The client is in the scheduler's process: by sockets and encrypted, a shard takes a seventh longer.
-    ways = {"protocol": ["tls://", "inproc://"], "host": ["127.0.0.1", None], "port": [0, None]}
-    scheduler = {"cls": Scheduler, "options": {**common, **ways}}
+    # The client connects within the scheduler's process: over encrypted sockets a shard takes a seventh longer.
+    listeners = {"protocol": ["tls://", "inproc://"], "host": ["127.0.0.1", None], "port": [0, None]}
+    scheduler = {"cls": Scheduler, "options": {**common, **listeners}}
     return SpecCluster(
         workers=workers,
         scheduler=scheduler,

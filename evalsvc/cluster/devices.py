@@ -1,4 +1,4 @@
-"""The devices of this machine, and what the worker process on each of them is given."""
+"""The devices of this machine, and the settings and environment of the worker process on each device."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
 CHOICES = "all, cpu, or cards such as cuda:0,cuda:1"
 
 PROC_CARDS = Path("/proc/driver/nvidia/gpus")
-"""A folder for each card. Not on WSL2, on Jetson, and in some containers."""
+"""Folder with one subfolder per card. Missing on WSL2, on Jetson, and in some containers."""
 DRIVER = "libcuda.so.1"
-"""The library of the driver, which is wherever there is one."""
+"""The driver's library, which every machine with a driver has."""
 
 ASK_TORCH = "import torch as t; print(t.__version__, t.cuda.device_count() if t.cuda.is_available() else 0)"
 
 PATIENCE = 120.0
-"""Seconds that torch may take to be imported and to look for cards."""
+"""Seconds that torch may take to be imported and to search for cards."""
 
 
 def device_list(devices: str) -> list[str]:
-    """The devices of the setting: `all` is every CUDA card, or one CPU worker where there is none.
+    """Return the devices in the setting: `all` is every CUDA card, or one CPU worker on a machine without cards.
 
-    A machine with a driver that lists no cards asks torch for them in a process of its own, once; see `check_devices`
-    for what that raises.
+    If the machine has a driver that lists no cards, torch is asked once, in a process of its own; see `check_devices`
+    for the errors.
     """
     if devices != "all":
         return [device.strip() for device in devices.split(",") if device.strip()]
@@ -43,17 +43,17 @@ def device_list(devices: str) -> list[str]:
 
 
 def check_devices(devices: Sequence[str]) -> None:
-    """Check that workers can use these devices; of cards, torch is asked in a process of its own, which takes seconds.
+    """Check that workers can use these devices. For cards, torch is asked in a process of its own, which takes seconds.
 
     Raises:
-        InvalidRequest: a name is no device, or this machine or its torch does not have it.
-        MissingPackage: cards are named, and torch is not installed.
+        InvalidRequest: a name is not a device, or this machine or its torch lacks the device.
+        MissingPackage: a card is named and torch is not installed.
     """
     if not devices:
-        raise InvalidRequest(f"--devices (EVALSVC_DEVICES) names no device; give {CHOICES}")
+        raise InvalidRequest(f"--devices (EVALSVC_DEVICES) names no device; use {CHOICES}")
     for device in devices:
         if not DEVICE.fullmatch(device):
-            raise InvalidRequest(f"--devices (EVALSVC_DEVICES) names {device!r}, which is no device; give {CHOICES}")
+            raise InvalidRequest(f"--devices (EVALSVC_DEVICES) names {device!r}, which is not a device; use {CHOICES}")
         if device != "cpu":
             _card(device)
     if cards := [device for device in devices if device != "cpu"]:
@@ -62,28 +62,30 @@ def check_devices(devices: Sequence[str]) -> None:
         if missing:
             raise InvalidRequest(
                 f"the device {missing[0]!r} cannot be used: torch {version} sees {count} CUDA cards; install a torch "
-                "with CUDA and a driver that fits it (evalsvc doctor shows what there is), or give --devices cpu"
+                "with CUDA and a driver that fits it (evalsvc doctor shows both), or use --devices cpu"
             )
 
 
 def worker_settings(settings: Settings, device: str, processes: int) -> Settings:
-    """The settings of a worker process on `device`, one of `processes` that share the machine's cores; no secrets."""
-    # A worker sees its own card only, whose number is 0.
-    own = "cuda:0" if device.startswith("cuda") else device
-    return replace(settings.without_secrets(), device=own, threads=settings.worker_threads(processes))
+    """Return the settings of a worker process on `device`, one of `processes` that share the machine's cores, without
+    secrets."""
+    # A worker sees only its own card, as number 0.
+    visible_device = "cuda:0" if device.startswith("cuda") else device
+    return replace(settings.without_secrets(), device=visible_device, threads=settings.worker_threads(processes))
 
 
 def worker_environment(device: str) -> dict[str, str]:
-    """The variables with which a worker process sees its own card only, so that nothing of it ends up on another.
+    """Return the environment in which a worker process sees only its own card, so that no memory is allocated on
+    another.
 
     Raises:
-        InvalidRequest: this machine does not have the device.
+        InvalidRequest: this machine lacks the device.
     """
     return {"CUDA_VISIBLE_DEVICES": _card(device)} if device.startswith("cuda") else {}
 
 
 def _visible_cards() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES must say for a process to see one card of this process's, in order."""
+    """Return the values of CUDA_VISIBLE_DEVICES that select each card of this process, in order."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [item.strip() for item in visible.split(",") if item.strip() not in ("", "-1")]
@@ -94,7 +96,8 @@ def _visible_cards() -> list[str]:
 
 @functools.cache
 def _unlisted_cards() -> int:
-    """How many cards torch sees. It is asked only where there is a driver, which takes no time to tell."""
+    """Return how many cards torch sees. torch is only imported if there is a driver, because the driver is quick to
+    find."""
     try:
         ctypes.CDLL(DRIVER)
     except OSError:
@@ -110,24 +113,20 @@ def _index(device: str) -> int:
 def _card(device: str) -> str:
     cards, index = _visible_cards(), _index(device)
     if index >= len(cards):
-        raise InvalidRequest(
-            f"the device {device!r} is not there; this machine shows {len(cards)} CUDA cards; give {CHOICES}"
-        )
+        raise InvalidRequest(f"there is no device {device!r}; this machine has {len(cards)} CUDA cards; use {CHOICES}")
     return cards[index]
 
 
 def _cards_of_torch() -> tuple[str, int]:
-    """Return torch's version, and how many cards it can use."""
+    """Return torch's version and the number of cards that torch can use."""
     try:
         done = subprocess.run([sys.executable, "-c", ASK_TORCH], capture_output=True, text=True, timeout=PATIENCE)
         version, count = done.stdout.split()
         return version, int(count)
     except subprocess.TimeoutExpired:
-        reason = f"it did not answer within {PATIENCE:g} s"
+        reason = f"no answer within {PATIENCE:g} s"
     except ValueError:
-        reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
     if "No module named 'torch'" in reason:
         raise missing_package("torch", "a worker on this machine")
-    raise InvalidRequest(
-        f"torch cannot say which CUDA cards it sees: {reason}; see evalsvc doctor, or give --devices cpu"
-    )
+    raise InvalidRequest(f"torch cannot list its CUDA cards ({reason}); run evalsvc doctor, or use --devices cpu")

@@ -1,7 +1,7 @@
-"""A worker process and its nanny: what they run, how they are told to stop, and what is known of their death.
+"""A worker process and its nanny: their settings, how they stop, and the cause of a worker's death.
 
-The nanny starts the worker process, starts it again whenever it dies, and says why it died. On SIGTERM the worker
-finishes the shard that it runs, takes no other, waits until the result is stored, and goes: Dask itself does not drain.
+The nanny starts the worker process, restarts it whenever it dies, and reports the cause of death. On SIGTERM the worker
+finishes its current shard, accepts no other, waits until the result is stored, and exits: Dask itself does not drain.
 """
 
 from __future__ import annotations
@@ -33,30 +33,31 @@ log = logging.getLogger(__name__)
 PROGRESS_TOPIC = "evalsvc-progress"
 
 DEATH_TOPIC = "evalsvc-death"
-"""Messages `{"worker": address, "cause": text}` of nannies whose worker process has died."""
+"""Topic of messages `{"worker": address, "cause": text}` of nannies whose worker process has died."""
 
 REPORT_INTERVAL = 0.25
-"""Seconds between two progress messages of a shard; each also asks whether the shard was cancelled (1.6 ms)."""
+"""Seconds between two progress messages of a shard. Each message also checks whether the shard was cancelled (1.6
+ms)."""
 
 DRAIN_POLL = 0.05
 
 RESOURCES = {"device": 1}
 
 OOM_COUNT = Path("/proc/vmstat")
-"""Has how many processes the kernel has killed for want of memory since the machine was started."""
+"""File with the number of processes that the kernel has killed for lack of memory since the machine started."""
 
 _draining = threading.Event()
 
 
 class WorkerDrains(Exception):
-    """The worker takes no shard any more; the scheduler had not heard of it yet."""
+    """The worker accepts no more shards, and the scheduler did not know yet."""
 
 
 def execute(target: str, key: str, request: object) -> object:
-    """On a worker: import `target` and call it with the request, a `report` that raises Cancelled, and the settings.
+    """Import `target` on a worker and call it with the request, a `report` that raises Cancelled, and the settings.
 
     Raises:
-        WorkerDrains: it was not begun.
+        WorkerDrains: the worker drains, and the call was not begun.
     """
     worker = get_worker()
     if _draining.is_set():
@@ -84,7 +85,8 @@ class Progress(TypedDict):
 
 
 class Report:
-    """Sends progress, at once and then once per REPORT_INTERVAL at most, and looks for the cancel flag from then on."""
+    """Callback that sends progress immediately and then at most once per REPORT_INTERVAL, and checks whether the call
+    was cancelled."""
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -106,11 +108,12 @@ class Report:
         self._worker.log_event(PROGRESS_TOPIC, message)
 
     def _is_cancelled(self) -> bool:
-        """A busy machine may not get through to the scheduler in time; the work is not lost over that."""
+        """Return whether the call was cancelled; false if the scheduler does not answer in time, so that no work is
+        lost."""
         try:
             return bool(self._cancelled.is_set())
         except OSError as error:
-            log.warning("the scheduler did not say whether %s was cancelled (%s); asking again later", self.key, error)
+            log.warning("the scheduler did not answer whether %s was cancelled (%s); retrying later", self.key, error)
             return False
 
 
@@ -119,10 +122,10 @@ def cancel_name(key: str) -> str:
 
 
 class WorkerSetup(WorkerPlugin):  # type: ignore[misc]
-    """What a worker process gets from its nanny: the settings of its shards, its logs, and what signals do to it.
+    """Worker plugin that sets the settings of shards, the logs, and the handling of signals.
 
-    A service manager, a batch system or Ctrl-C sends them to all processes at once, and the worker's parent is the one
-    that decides: SIGINT is never for the worker, and SIGTERM only where it stands for itself.
+    A service manager, a batch system or Ctrl-C signals all processes simultaneously, but the worker's parent decides
+    when the worker stops. So a worker ignores SIGINT, and obeys SIGTERM only if its parent does not drain it.
     """
 
     name = "evalsvc-worker"
@@ -147,24 +150,24 @@ class WorkerSetup(WorkerPlugin):  # type: ignore[misc]
 
     async def _drain(self, worker: Worker) -> None:
         if has_tasks(worker):
-            # The heartbeat has `is_draining` in it, so that nothing more is dispatched.
+            # The heartbeat reports `is_draining`, so that nothing more is dispatched.
             await send_heartbeat(worker)
         while has_work(worker):
             await asyncio.sleep(DRAIN_POLL)
         done_at = time.monotonic()
-        # The result is in this process until the service has stored it and lets go of it.
+        # The result stays in this process until the service has stored and released it.
         while has_tasks(worker) and time.monotonic() - done_at < self.settings.grace:
             await asyncio.sleep(DRAIN_POLL)
         await worker.close(reason="drained")
 
 
 def is_draining(_worker: Worker) -> bool:
-    """A metric of the worker, which the scheduler gets with each heartbeat."""
+    """Return whether the worker drains; a metric that each heartbeat sends to the scheduler."""
     return _draining.is_set()
 
 
 class WorkerNanny(ExitNanny):
-    """A nanny that says why its worker process died."""
+    """A nanny that reports the cause of its worker process's death."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -173,7 +176,7 @@ class WorkerNanny(ExitNanny):
     def on_worker_exit(self, exitcode: int) -> None:
         struck, self._oom_kills = oom_kills() > self._oom_kills, oom_kills()
         address = self.worker_address
-        # 0: it was told to go.
+        # Exit code 0: the process was asked to stop.
         if exitcode != 0 and address is not None and self.status == Status.running:
             cause = cause_of_death(exitcode, struck)
             log.warning("the worker process %s was lost: %s", address, cause)
@@ -181,13 +184,13 @@ class WorkerNanny(ExitNanny):
 
 
 def kill_worker(dask_worker: Nanny) -> None:
-    """In a nanny, which Dask gives under this name: kill -9 of its worker process."""
+    """Send SIGKILL to a nanny's worker process. Dask passes the nanny as `dask_worker`."""
     if dask_worker.pid:
         os.kill(dask_worker.pid, signal.SIGKILL)
 
 
 def cause_of_death(exitcode: int, oom_struck: bool = False) -> str:
-    """What an exit code says, for people; `oom_struck`: the kernel has killed some process for want of memory."""
+    """Describe an exit code for people; `oom_struck`: the kernel has killed a process for lack of memory."""
     if exitcode >= 0:
         return f"it exited with code {exitcode}"
     try:
@@ -196,7 +199,7 @@ def cause_of_death(exitcode: int, oom_struck: bool = False) -> str:
         name = ""
     cause = f"it was killed by signal {-exitcode}{name}"
     if exitcode == -signal.SIGKILL and oom_struck:
-        cause += ", most likely by the kernel, for want of memory"
+        cause += ", most likely by the kernel, for lack of memory"
     return cause
 
 
@@ -209,9 +212,9 @@ def oom_kills() -> int:
 
 
 def nanny_options(settings: Settings, device: str, processes: int, drains: bool) -> dict[str, object]:
-    """What makes a WorkerNanny's worker serve `device`, one of `processes` on this machine.
+    """Return the options of a WorkerNanny that serves `device`, one of `processes` on this machine.
 
-    `drains`: SIGTERM means the worker; False where its parent drains it.
+    `drains`: whether SIGTERM drains the worker; false if the worker's parent drains it.
     """
     return {
         "nthreads": 1,

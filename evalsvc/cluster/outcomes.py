@@ -1,4 +1,4 @@
-"""How calls on workers end, and why a worker died."""
+"""Outcomes of calls on workers, and causes of workers' deaths."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from evalsvc.errors import Cancelled
 log = logging.getLogger(__name__)
 
 CAUSE_WAIT = 0.5
-"""Seconds that the news of a worker's death wait for their cause, which the nanny sends on another way."""
+"""Seconds to wait for the cause of a worker's death, which the nanny sends separately."""
 
-SILENT = "it was silent for longer than EVALSVC_WORKER_TTL, {ttl:g} s: stopped, cut off, or too busy to answer"
+SILENT = "it sent no heartbeat for EVALSVC_WORKER_TTL, {ttl:g} s: stopped, disconnected, or too busy"
 """Cause of death of a worker without heartbeats."""
 
 OutcomeKind: TypeAlias = Literal["result", "error", "cancelled", "worker_died", "lost", "refused"]
@@ -28,28 +28,29 @@ OutcomeKind: TypeAlias = Literal["result", "error", "cancelled", "worker_died", 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a submitted call ended."""
+    """The end of a submitted call."""
 
     key: str
     kind: OutcomeKind
-    """`error`: it raised, or could not be imported there; `cancelled`: it was asked to stop, and did; `lost`: the
-    scheduler went away, or the worker before it had begun. `refused` never leaves the cluster: the worker drains."""
+    """Kind of end. `error`: the call raised, or could not be imported; `cancelled`: the call stopped on request;
+    `lost`: the scheduler went away, or the worker did before the call began; `refused`, never seen outside the cluster:
+    the worker drains."""
     value: Any = None
-    """The result, or the message of the error."""
+    """Result, or message of the error."""
     cause: str = field(default="", compare=False)
-    """Why the worker died, where that is known."""
+    """Cause of the worker's death; empty if it is unknown."""
 
 
 def outcome_of(key: str, future: Future) -> Outcome:
-    """What became of a call."""
+    """Return the outcome of a call."""
     if future.status == "finished":
         try:
             return Outcome(key, "result", future.result(timeout=30))
         except CancelledError:
             return Outcome(key, "lost")
         except Exception:
-            # The worker died while it handed over, or what it sent cannot be read. `lost` costs a shard nothing, and
-            # the second would be tried for ever.
+            # The worker died while it sent the result, or the result cannot be read. `lost` would not count as an
+            # attempt, so an unreadable result would be tried forever.
             log.exception("the result of %s did not arrive", key)
             return Outcome(key, "worker_died")
     if future.status == "error":
@@ -65,7 +66,7 @@ def outcome_of(key: str, future: Future) -> Outcome:
 
 
 class Deaths:
-    """Brings the news of a worker's death together with their cause, which come on two ways, in any order."""
+    """Joins the news of a worker's death with its cause, which arrive separately and in any order."""
 
     def __init__(self, on_outcome: Callable[[Outcome], None]) -> None:
         self._on_outcome = on_outcome
@@ -96,6 +97,6 @@ class Deaths:
         if outcome is None:
             return
         if not begun and cause.startswith(SILENT.partition("{")[0]):
-            # It went to a worker that was already stopped, which is no fault of the call.
+            # The call went to a worker that was already stopped, so the attempt does not count.
             outcome = replace(outcome, kind="lost")
         self._on_outcome(replace(outcome, cause=cause))

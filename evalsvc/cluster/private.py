@@ -1,5 +1,5 @@
-"""What Dask does not document and this package relies on. A release may move any of it; `tests/cluster/test_private.py`
-says what.
+"""Undocumented parts of Dask that evalsvc uses. A new release may change them; `tests/cluster/test_private.py` shows
+how.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 
 class ExitNanny(Nanny):  # type: ignore[misc]
-    """A nanny with a method for the end of its worker process, of which Dask tells no plugin."""
+    """A nanny with a method for the end of its worker process, which Dask does not report to plugins."""
 
     def on_worker_exit(self, exitcode: int) -> None:
-        """Called when the worker process has ended, before Dask starts another one. Does nothing by itself."""
+        """Handle the end of the worker process, before Dask starts another. Does nothing by default."""
 
     def _on_worker_exit_sync(self, exitcode: int) -> None:
         self.on_worker_exit(exitcode)
@@ -24,34 +24,34 @@ class ExitNanny(Nanny):  # type: ignore[misc]
 
 
 def plugin_of(worker: Worker, name: str) -> WorkerPlugin:
-    """The plugin of this name that a worker was started with."""
+    """Return the plugin with this name that a worker was started with."""
     return worker.plugins[name]
 
 
 def has_tasks(worker: Worker) -> bool:
-    """Whether a worker has tasks, those included whose result nobody has released yet."""
+    """Return whether a worker has tasks, including those whose result has not been released."""
     return bool(worker.state.tasks)
 
 
 def has_work(worker: Worker) -> bool:
-    """Whether a worker executes a task, or is about to."""
+    """Return whether a worker executes a task, or is about to."""
     state = worker.state
     return bool(state.executing_count or state.ready or state.constrained)
 
 
 async def send_heartbeat(worker: Worker) -> None:
-    """Send the scheduler a worker's metrics now."""
+    """Send a worker's metrics to the scheduler now."""
     await worker.heartbeat()
 
 
 def connection(client: Client) -> object:
-    """The connection of a client to its scheduler: another object after the client has connected to a new one."""
+    """Return the connection of a client to its scheduler, which is another object after the client has reconnected."""
     return client.scheduler_comm
 
 
 @dataclass(frozen=True)
 class KnownWorker:
-    """A worker as its scheduler knows it."""
+    """A worker in the scheduler's list."""
 
     name: str
     host: str
@@ -61,18 +61,20 @@ class KnownWorker:
 
 
 def known_workers(client: Client, timeout: float) -> Mapping[str, KnownWorker]:
-    """All workers that the scheduler knows, by address.
+    """Return all workers that the scheduler knows, by address.
 
-    `Client.scheduler_info` gives what the client has heard last, which may be old.
+    `Client.scheduler_info` would return the client's last information, which may be old.
     """
-    found = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=timeout)
+    identity = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=timeout)
     return {
-        address: KnownWorker(str(one["name"]), str(one["host"]), one["last_seen"], bool(one["metrics"].get("draining")))
-        for address, one in found["workers"].items()
+        address: KnownWorker(
+            str(info["name"]), str(info["host"]), info["last_seen"], bool(info["metrics"].get("draining"))
+        )
+        for address, info in identity["workers"].items()
     }
 
 
 def own_client(cluster: SpecCluster) -> Client:
-    """A client of a cluster whose scheduler is in this process, on the second address on which that listens."""
+    """Return a client of a cluster whose scheduler is in this process, by the scheduler's second address."""
     [_for_workers, for_client] = cluster.scheduler.listeners
     return Client(for_client.contact_address, loop=cluster.loop, set_as_default=False)

@@ -1,7 +1,7 @@
-"""Questions that a running shard asks its service about files, and the answers, both by way of the scheduler.
+"""Questions of running shards to their service about files, and the answers, both through the scheduler.
 
-A question is an event of the topic `QUESTION_TOPIC`. The service answers from a thread of its own, in parts of bounded
-size, by a call on the worker process that asked. Neither the coordinator's thread nor Dask's sees a whole file.
+A question is an event of the topic `QUESTION_TOPIC`. The service answers from its own threads, in parts of bounded
+size, by a call on the worker process that asked. Neither the coordinator's thread nor Dask's handles a whole file.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ ANSWER_WITHIN = 60.0
 """Seconds that a worker waits for an answer."""
 
 ANSWERED_TOGETHER = 4
-"""Questions that the service answers at the same time."""
+"""Questions that the service answers simultaneously."""
 
 Answer = list[str] | Part | None
 
 _waiting: dict[str, queue.SimpleQueue[Answer]] = {}
-"""Questions of this worker process that have no answer yet, by number."""
+"""Unanswered questions of this worker process, by number."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class AskedService(FileService):
             return answers.get(timeout=ANSWER_WITHIN)
         except queue.Empty:
             raise SourceUnreachable(
-                f"the service did not answer a worker's question about {place} within {ANSWER_WITHIN:g} s; look at "
+                f"the service did not answer a worker's question about {place} within {ANSWER_WITHIN:g} s; check "
                 "the service's log"
             ) from None
         finally:
@@ -66,13 +66,13 @@ class AskedService(FileService):
 
 
 def deliver(number: str, answer: Answer) -> None:
-    """On a worker: give an answer to the thread that waits for it; one that comes too late is dropped."""
+    """Pass an answer to the thread that waits for it on this worker; drop a late answer."""
     if (answers := _waiting.get(number)) is not None:
         answers.put(answer)
 
 
 class Answering:
-    """The service's side: answers questions from threads of its own."""
+    """The service's side of questions: answers from its own threads."""
 
     def __init__(self, client: Client, files: FileService) -> None:
         self._client = client
@@ -80,11 +80,11 @@ class Answering:
         self._threads = ThreadPoolExecutor(ANSWERED_TOGETHER, "answers")
 
     def answer(self, question: Mapping[str, object]) -> None:
-        """Answer a question soon; returns immediately."""
+        """Answer a question on another thread; return immediately."""
         self._threads.submit(self._answer, question)
 
     def close(self) -> None:
-        """Answer nothing more."""
+        """Stop answering."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _answer(self, question: Mapping[str, object]) -> None:
@@ -93,5 +93,5 @@ class Answering:
             answer: Answer
             answer = self._files.part(place, part["offset"]) if isinstance(part, dict) else self._files.names(place)
             self._client.run(deliver, question["number"], answer, workers=[question["worker"]], on_error="return")
-        except Exception:  # the worker goes, or the scheduler: the shard fails by itself and is tried again
+        except Exception:  # the worker or the scheduler went away: the shard fails by itself and is retried
             log.exception("a question of %s could not be answered", question.get("key"))

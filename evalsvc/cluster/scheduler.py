@@ -1,4 +1,4 @@
-"""The scheduler between a service and workers of other machines. It keeps nothing: a new one may take its place."""
+"""The scheduler between a service and workers on other machines. It keeps no state, so a new one can replace it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def run_scheduler(settings: Settings, host: str, port: int, announce: Callable[[
     """Run a scheduler until SIGTERM or SIGINT; `announce` gets its address.
 
     Raises:
-        InvalidRequest: a certificate file is missing, or this machine does not have the address.
-        PortInUse: another process has the port.
+        InvalidRequest: a certificate file is missing, or this machine lacks the address.
+        PortInUse: another process uses the port.
     """
     security = security_of(settings)
     _require_free(host, port)
@@ -32,7 +32,7 @@ def run_scheduler(settings: Settings, host: str, port: int, announce: Callable[[
 
 
 def _require_free(host: str, port: int) -> None:
-    """Dask wraps what is wrong with an address in errors of its own."""
+    """Raise a clear error if the address cannot be used, because Dask wraps the reason in errors of its own."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -42,8 +42,12 @@ def _require_free(host: str, port: int) -> None:
         if error.errno == errno.EADDRINUSE:
             raise PortInUse(f"port {port} of {host} is in use; choose another with --port") from None
         if error.errno == errno.EACCES:
-            raise InvalidRequest(f"--port {port}: only root may listen there; choose one above 1023") from None
-        raise InvalidRequest(f"--host {host}: this machine has no such address ({os_reason(error)})") from None
+            raise InvalidRequest(
+                f"--port {port}: only root may listen on this port; choose a port above 1023"
+            ) from None
+        raise InvalidRequest(
+            f"--host {host}: this machine lacks the address ({os_reason(error)}); use one of its addresses, or 0.0.0.0"
+        ) from None
 
 
 async def _serve(security: Security, host: str, port: int, announce: Callable[[str], None]) -> None:

@@ -1,4 +1,4 @@
-"""How Dask is set up in every process that uses it."""
+"""Dask's settings in every process that uses Dask."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from evalsvc.config import Settings
 from evalsvc.errors import DataDirectoryUnusable, InvalidRequest, os_reason
 
 WIDGETS_ONLY = "1h"
-"""Between two inventories of the workers which Dask makes by itself, for its widgets in notebooks: every second or two,
-by default."""
+"""Time between two inventories of the workers, which Dask makes for its widgets in notebooks; by default every second
+or two."""
 
 NO_DASHBOARD = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
-"""Options of every scheduler, worker and nanny. Where bokeh is installed, Dask shows its dashboard unless told not to,
-to every user of the machine; what is left at the address answers whether the process lives."""
+"""Options of every scheduler, worker and nanny. If bokeh is installed, Dask by default shows its dashboard to every
+user of the machine; with these options the address only answers whether the process lives."""
 
 SCRATCH_PREFIX = "evalsvc-dask-"
-"""Begins the name of a private folder for Dask, in a process without a data folder of its own."""
+"""Prefix of private folders for Dask, in processes without a data folder of their own."""
 
 DASK_SETTINGS = {
-    "distributed.scheduler.allowed-failures": 0,  # attempts are counted in SQL
+    "distributed.scheduler.allowed-failures": 0,  # SQL counts the attempts
     "distributed.scheduler.work-stealing": False,
     "distributed.scheduler.active-memory-manager.start": False,
     "distributed.scheduler.http.routes": ["distributed.http.health"],
@@ -50,42 +50,42 @@ DASK_SETTINGS = {
 
 
 def configure(settings: Settings, scratch: Path, processes: int = 1) -> None:
-    """Set Dask up for this process, over whatever the user's own Dask configuration says.
+    """Configure Dask for this process, overriding the user's own Dask configuration.
 
     Args:
         scratch: a folder that no other user can write. Dask's default is shared by all users of the machine: a lock
             there stops every worker from starting, and Dask puts the folder first among those that Python imports from.
         processes: worker processes that share this machine's cores.
     """
-    # Where there is no network, it warns that it has found no address to give to a scheduler within this process.
+    # Without a network, Dask warns that it found no address for a scheduler within this process.
     warnings.filterwarnings("ignore", "Couldn't detect a suitable IP address", RuntimeWarning)
-    # Its own setting is read when it is imported, which was before.
+    # Dask reads its own setting when it is imported, which was before.
     logging.getLogger("distributed").setLevel(logging.ERROR)
     threads = str(settings.worker_threads(processes))
     environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
-    # Threads that spin while they wait stall for milliseconds at every operation once another process wants the core.
+    # Threads that spin while they wait stall for milliseconds per operation once another process needs the core.
     environment["OMP_WAIT_POLICY"] = "PASSIVE"
     dask.config.set(
         {
             **DASK_SETTINGS,
             "temporary-directory": str(scratch),
             "distributed.scheduler.worker-ttl": f"{settings.worker_ttl}s",
-            # The nanny's own default is one thread, which changes speed and the order of summation.
+            # The nanny's own default is one thread, which changes the speed and the order of summation.
             "distributed.nanny.pre-spawn-environ": environment,
         }
     )
 
 
 def private_folder(folder: Path) -> Path:
-    """Make a folder that is this user's only; one that is there becomes so.
+    """Create a folder that only this user can access, or restrict an existing one.
 
     Raises:
-        DataDirectoryUnusable: it cannot be made, or is another user's, or a link.
+        DataDirectoryUnusable: the folder cannot be created, belongs to another user, or is a link.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        found = folder.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        status = folder.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
             raise PermissionError(None, "it is a link, or the folder of another user")
         folder.chmod(0o700)
     except OSError as error:
@@ -97,16 +97,18 @@ def private_folder(folder: Path) -> Path:
 
 
 def security_of(settings: Settings) -> Security:
-    """The certificates of the settings; InvalidRequest names the option whose file is missing."""
+    """Return the certificates in the settings. InvalidRequest names the option whose file is missing."""
     for option in ("tls_ca", "tls_cert", "tls_key"):
         value = getattr(settings, option)
         flag = "--" + option.replace("_", "-")
         if not value:
             raise InvalidRequest(
-                f"an existing scheduler is reached over TLS only; give {flag} FILE (evalsvc certificates makes them)"
+                f"an existing scheduler needs TLS; set {flag} FILE (evalsvc certificates creates the files)"
             )
         if not Path(value).is_file():
-            raise InvalidRequest(f"{flag} {value}: there is no such file")
+            raise InvalidRequest(
+                f"{flag} {value}: there is no such file; run evalsvc certificates, or correct the path"
+            )
     pair = {"cert": settings.tls_cert, "key": settings.tls_key}
     roles = {f"tls_{role}_{part}": file for role in ("client", "worker", "scheduler") for part, file in pair.items()}
     return Security(require_encryption=True, tls_ca_file=settings.tls_ca, **roles)

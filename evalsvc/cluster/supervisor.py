@@ -1,7 +1,7 @@
-"""`evalsvc worker`: keeps a worker going on each device of this machine, whatever ends it.
+"""`evalsvc worker`: keeps a worker running on each device of this machine.
 
-supervisor → a nanny process per device → its worker process. Each starts the one below it again; where the scheduler
-goes away, the nanny connects anew. The first SIGTERM or SIGINT drains all workers, the second ends them at once.
+supervisor → a nanny process per device → its worker process. Each restarts the process below it; if the scheduler goes
+away, the nanny reconnects. The first SIGTERM or SIGINT drains all workers, the second ends them immediately.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from evalsvc.log import configure_logs
 log = logging.getLogger(__name__)
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 15.0
-"""Seconds before something that ended is started again: doubled each time, and the first again after STEADY seconds."""
+"""Back-off: seconds before a process is restarted, doubled each time, and reset after STEADY seconds of running."""
 
 STEADY = 60.0
 
 DRAIN_INTERVAL = 1.0
 
 DRAIN, END = "drain", "end"
-"""What a supervisor says to its nannies."""
+"""Commands of a supervisor to its nannies."""
 
 
 class Backoff:
-    """How long to wait before the next start."""
+    """Back-off between restarts."""
 
     def __init__(self) -> None:
         self._wait = FIRST_WAIT
@@ -52,7 +52,7 @@ class Backoff:
         self._started = time.monotonic()
 
     def wait(self) -> float:
-        """Seconds, for what was started at `started` and has ended now."""
+        """Return the seconds to wait before restarting a process that was started at `started` and has ended."""
         if time.monotonic() - self._started > STEADY:
             self._wait = FIRST_WAIT
         wait, self._wait = self._wait, min(2 * self._wait, LONGEST_WAIT)
@@ -60,12 +60,12 @@ class Backoff:
 
 
 def run_workers(settings: Settings, scheduler: str, announce: Callable[[str], None]) -> int:
-    """Serve an existing scheduler with a worker process per device until a signal comes; return the exit code.
+    """Serve an existing scheduler with one worker process per device until a signal arrives; return the exit code.
 
     `announce` gets a line about what is started, once the settings are checked.
 
     Raises:
-        InvalidRequest: not a tls:// address, a certificate file is missing, or a device is not there.
+        InvalidRequest: the address is not tls://, or a certificate file or device is missing.
     """
     if not scheduler.startswith("tls://"):
         raise InvalidRequest(f"{scheduler}: the scheduler's address must begin with tls://, e.g. tls://10.0.0.1:8786")
@@ -77,7 +77,7 @@ def run_workers(settings: Settings, scheduler: str, announce: Callable[[str], No
 
 
 class Supervisor:
-    """One process per device, each started again when it ends."""
+    """Runs one process per device, and restarts each when it ends."""
 
     def __init__(self, settings: Settings, scheduler: str, devices: list[str]) -> None:
         self._settings = settings
@@ -89,7 +89,8 @@ class Supervisor:
         self._commands: dict[int, Connection] = {}
 
     def run(self) -> int:
-        """Until a signal comes and all workers have ended. 0: they were drained; 128 + signal: they were not."""
+        """Run until a signal arrives and all workers have ended. Return 0 if they were drained, otherwise 128 +
+        signal."""
         last = 0
 
         def note(number: int, _frame: FrameType | None) -> None:
@@ -106,7 +107,7 @@ class Supervisor:
                 keeper.start()
             heard = 0
             while any(keeper.is_alive() for keeper in keepers):
-                # Handlers run between two waits; a pipe is not written from within one.
+                # Signal handlers run between two waits; writing to a pipe inside a handler is not safe.
                 next(keeper for keeper in keepers if keeper.is_alive()).join(0.1)
                 if self._signals > heard:
                     heard = self._signals
@@ -118,7 +119,7 @@ class Supervisor:
 
     def _say(self, command: str) -> None:
         if command == DRAIN:
-            log.info("draining: running shards are finished, no other is taken; a second signal ends them at once")
+            log.info("draining: running shards finish, no new ones are accepted; a second signal ends them immediately")
         with self._lock:
             self._ending.set()
             for commands in self._commands.values():
@@ -134,7 +135,7 @@ class Supervisor:
                 self._commands.pop(index).close()
             if not self._ending.is_set():
                 wait, cause = backoff.wait(), cause_of_death(process.exitcode or 0)
-                log.warning("the nanny of %s ended: %s; starting it again in %g s", self._devices[index], cause, wait)
+                log.warning("the nanny of %s ended: %s; restarting it in %g s", self._devices[index], cause, wait)
                 self._ending.wait(wait)
 
     def _start(self, index: int) -> multiprocessing.process.BaseProcess:
@@ -155,12 +156,12 @@ def _send(commands: Connection, command: str) -> None:
     try:
         commands.send(command)
     except OSError:
-        return  # it has ended
+        return  # the process has ended
 
 
 def serve_device(settings: Settings, scheduler: str, device: str, processes: int, heard: Connection) -> None:
-    """In the process of a nanny: serve the scheduler on `device` until the supervisor says to stop, or is gone."""
-    # They are sent to all processes at once; what they mean is the supervisor's to say.
+    """Serve the scheduler on `device` until the supervisor says to stop, or is gone. Runs in the process of a nanny."""
+    # Signals reach all processes simultaneously; the supervisor decides what they mean.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     settings = replace(settings, device="")
@@ -168,14 +169,14 @@ def serve_device(settings: Settings, scheduler: str, device: str, processes: int
     with TemporaryDirectory(prefix=SCRATCH_PREFIX) as scratch:
         configure(settings, Path(scratch), processes)
         asyncio.run(_Service(settings, scheduler, device, processes, heard).run())
-    # Dask leaves a worker process behind that it was starting, and that ignores SIGTERM as its parent does: the end of
-    # this process would wait for it for ever.
+    # A worker process that Dask was starting may remain, and ignores SIGTERM like its parent. The end of this process
+    # would wait for it forever.
     for left in multiprocessing.active_children():
         left.kill()
 
 
 class _Service:
-    """A nanny after the other, one for each time that the scheduler is there."""
+    """A sequence of nannies: a new one each time that the scheduler is reachable."""
 
     def __init__(self, settings: Settings, scheduler: str, device: str, processes: int, heard: Connection) -> None:
         self._scheduler = scheduler
@@ -203,11 +204,11 @@ class _Service:
             if self._stopping.is_set():
                 return
             wait = backoff.wait()
-            log.warning("the scheduler %s %s; connecting again in %g s", self._scheduler, cause, wait)
+            log.warning("the scheduler %s %s; reconnecting in %g s", self._scheduler, cause, wait)
             await asyncio.sleep(wait)
 
     async def _serve_once(self) -> str:
-        """Until the scheduler or the worker goes; what happened, as the end of a sentence."""
+        """Serve until the scheduler or the worker goes away. Return what happened, as the end of a sentence."""
         try:
             async with WorkerNanny(self._scheduler, security=self._security, **self._options) as self._nanny:
                 log.info("worker %s on %s serves %s", self._nanny.worker_address, self._device, self._scheduler)
@@ -222,7 +223,7 @@ class _Service:
         try:
             command = self._heard.recv()
         except (EOFError, OSError):
-            # The supervisor is gone, and nobody would start this one again.
+            # The supervisor is gone, so nobody would restart this process.
             command = DRAIN
             asyncio.get_running_loop().remove_reader(self._heard.fileno())
         if command == END:
@@ -232,7 +233,8 @@ class _Service:
         self._stopping.set()
 
     def _drain(self, serving: asyncio.Future[None]) -> None:
-        """Tell the worker process. It may have died just now, and the next one has to be told too."""
+        """Signal the worker process. The caller repeats this, because the process may just have died and been
+        replaced."""
         if self._nanny is None:
             serving.cancel()
         elif self._nanny.pid:

@@ -1,1 +1,1 @@
-"""The coordinator, which gives shards to the cluster and stores what comes back, and what helps it."""
+"""The coordinator, which dispatches shards to the cluster and stores their results, and its helpers."""

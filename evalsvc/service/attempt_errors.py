@@ -1,4 +1,4 @@
-"""Errors of attempts that ended without a result: what their evaluation fails with after the last one."""
+"""Errors of evaluations whose attempts ended without a result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def worker_died(cause: str, settings: Settings) -> ShardError:
     how = f"the last time, {cause}" if cause else "killed, out of memory, or crashed"
     return ShardError(
         WorkerDied.code,
-        f"the worker process died while it ran this shard, {settings.max_attempts} times ({how}); look at "
+        f"the worker process died while it ran this shard, {settings.max_attempts} times ({how}); check "
         "the machine's log, lower EVALSVC_BATCH_TOKENS, then retry the evaluation",
     )
 
@@ -28,7 +28,7 @@ def deadline_exceeded(settings: Settings) -> ShardError:
 def output_lost(lost: OutputFile, settings: Settings) -> ShardError:
     return ShardError(
         ArtifactNotWritten.code,
-        f"the output of a shard was written to {lost.path(settings.outputs_path)} and was not there, or not "
-        f"the same, when it was read, {settings.max_attempts} times; look at the disk, then retry the "
+        f"the output of a shard was written to {lost.path(settings.outputs_path)} and was missing, or "
+        f"changed, when it was read, {settings.max_attempts} times; check the disk, then retry the "
         "evaluation",
     )

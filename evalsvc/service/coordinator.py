@@ -1,9 +1,9 @@
-"""The queue's hands: gives shards from SQL to the cluster, one per free worker, and stores what comes back.
+"""The coordinator: dispatches shards from the queue in SQL to the cluster, one per free worker, and stores the results.
 
-One thread does all of it. It wakes on an outcome or on `wake`, and goes its round every TICK seconds. Everything that
-it knows can be lost at any moment: what is queued, running and finished stands in the database, and a result is stored
-only by the attempt that is current there. Each part of the round is a `RetriedCall`: whatever one raises is logged, and
-it is tried again, while the others go on.
+The coordinator is a single thread. It wakes on an outcome or on `wake`, and runs a round every TICK seconds. Its own
+state can be lost at any time: the database holds what is queued, running and finished, and a result is stored only from
+the shard's current attempt. Each part of the round is a `RetriedCall`: an exception is logged and the part is retried,
+while the other parts go on.
 """
 
 from __future__ import annotations
@@ -44,52 +44,52 @@ log = logging.getLogger(__name__)
 
 RUN_SHARD = "evalsvc.worker.shard:run_shard"
 RUN_REMOTE_SHARD = "evalsvc.worker.remote_shard:run_remote_shard"
-"""What a worker runs, of this service and of a scheduler; named, not imported: this process needs neither tasks nor
-torch."""
+"""Functions that run shards, on the service's own workers and on those of an external scheduler. They are named, not
+imported, because this process needs neither tasks nor torch."""
 
 TICK = 0.5
-"""Seconds between two looks at cancellations, deadlines and the cluster, when nothing happens."""
+"""Seconds between two checks of cancellations, deadlines and the cluster while no event arrives."""
 
-STORE, REACH, DISPATCH, RELEASE = "store what came back", "reach the cluster", "dispatch shards", "release results"
+STORE, REACH, DISPATCH, RELEASE = "store outcomes", "reach the cluster", "dispatch shards", "release results"
 
 AFTER_OUTCOMES = (STORE, DISPATCH, RELEASE)
-"""What a round consists of when nothing but outcomes has come: all else would be done for every shard."""
+"""Parts of a round that run if only outcomes have arrived, because all parts would be too many for every shard."""
 
 IDLE_LOOK = 5.0
-"""Seconds between two looks at an empty queue, of which `wake` says when it is not empty any more."""
+"""Seconds between two checks of an empty queue; `wake` reports new work."""
 
 LOST_AFTER = 1.0
-"""Seconds without a scheduler after which its shards are queued again; Dask itself resubmits nothing."""
+"""Seconds without a scheduler after which its shards are queued again. Dask itself resubmits nothing."""
 
 LONGEST_WAIT, LONGEST_WAIT_FOR_CLUSTER = 5.0, 30.0
-"""Seconds until a part of the round that keeps failing is tried again, at most."""
+"""Longest back-off of a part of the round that keeps failing, in seconds."""
 
 STALLED_AFTER = 120.0
-"""Seconds without a round after which the coordinator counts as dead; each may wait for the database or the scheduler,
-which have shorter limits of their own."""
+"""Seconds without a round after which the coordinator counts as dead. A round may wait for the database or the
+scheduler, which have shorter limits of their own."""
 
 STOP_PATIENCE = 15.0
-"""Seconds beyond the grace that `stop` waits for a round to end."""
+"""Seconds beyond the grace period that `stop` waits for a round to end."""
 
 KILL_AGAIN = 2.0
-"""Seconds after which a shard that overran its deadline and is still there is killed once more."""
+"""Seconds after which a shard that exceeded its deadline and still runs is killed again."""
 
 
 ClusterFactory: TypeAlias = Callable[[Settings, Callable[[str, int], None], Callable[[Outcome], None]], Cluster]
-"""Makes a cluster from the settings, what to call with the progress of a call, and what with its outcome."""
+"""Factory of a cluster, from the settings, a callback for the progress of calls, and a callback for their outcomes."""
 
 
 class Coordinator:
-    """Runs the queue of one store on one cluster. `start` and `stop` once each; the rest at any time."""
+    """Runs the queue of one store on one cluster. Call `start` and `stop` once each, everything else at any time."""
 
     def __init__(
         self, store: Store, settings: Settings, lock: CoordinatorLock | None = None, cluster: ClusterFactory = Cluster
     ) -> None:
-        """Set up without starting anything.
+        """Set up the coordinator without starting it.
 
         Args:
-            lock: the lock of the store's database, where it is held already; it is released at the end.
-            cluster: makes the cluster that shards run on.
+            lock: the lock of the store's database, if it is held already; released at the end.
+            cluster: factory of the cluster that shards run on.
         """
         self._database_lock = lock or CoordinatorLock(store.url)
         self._displaced = False
@@ -122,13 +122,13 @@ class Coordinator:
         self._thread = threading.Thread(target=self._run, name="coordinator", daemon=True)
 
     def start(self) -> None:
-        """Begin; returns at once. The cluster comes up in the coordinator's own thread."""
+        """Start and return immediately. The cluster starts in the coordinator's own thread."""
         self._thread.start()
 
     def drain(self) -> None:
-        """Dispatch nothing new, give running shards `grace` seconds to finish and be stored, and go; returns at once.
+        """Dispatch nothing new, give running shards `grace` seconds to finish, and stop; return immediately.
 
-        What still runs then is queued again, uncharged.
+        Shards that still run then are queued again, and their attempt does not count.
         """
         self._stopping.set()
         self.wake()
@@ -139,27 +139,27 @@ class Coordinator:
         if self._thread.is_alive():
             self._thread.join(self._settings.grace + STOP_PATIENCE)
             if self._thread.is_alive():
-                log.warning("the coordinator hangs and is left behind; what it ran is tried again at the next start")
+                log.warning("the coordinator hangs and is abandoned; its shards are retried at the next start")
 
     def displaced(self) -> bool:
-        """Whether another process has become the coordinator of this database."""
+        """Return whether another process has become the coordinator of this database."""
         return self._displaced
 
     def draining(self) -> bool:
         return self._stopping.is_set()
 
     def alive(self) -> bool:
-        """Whether it goes its rounds."""
+        """Return whether the coordinator completes its rounds."""
         return self._thread.is_alive() and time.monotonic() - self._round_at < STALLED_AFTER
 
     def wake(self) -> None:
-        """Look at the queue now: something was submitted, cancelled or retried."""
+        """Check the queue now, because something was submitted, cancelled or retried."""
         self._idle_until = 0.0
         self._stirred.set()
         self._outcomes.put(None)
 
     def live(self) -> Mapping[int, LiveTask]:
-        """Progress of the tasks that run, by task id."""
+        """Return the progress of running tasks, by task id."""
         now = time.monotonic()
         with self._lock:
             done: dict[int, int] = {}
@@ -174,11 +174,11 @@ class Coordinator:
         return live
 
     def members(self) -> list[Member]:
-        """The worker processes that are there."""
+        """Return all worker processes."""
         return self._cluster.members()
 
     def at_work(self) -> Mapping[str, AtWork]:
-        """What runs, by the address of its worker."""
+        """Return running shards, by the address of their worker."""
         moment = time.monotonic()
         with self._lock:
             items = [(key, item.assignment, item.started) for key, item in self._in_flight.items()]
@@ -189,7 +189,7 @@ class Coordinator:
         }
 
     def workers(self) -> int:
-        """Live worker processes."""
+        """Return the number of live worker processes."""
         return self._cluster.slots()
 
     def _run(self) -> None:
@@ -200,7 +200,7 @@ class Coordinator:
             self._round_at = time.monotonic()
             for call in calls.values() if look_around else [calls[name] for name in AFTER_OUTCOMES]:
                 if not call.attempt() and not self._database_lock.has_term():
-                    break  # what the others store would be refused
+                    break  # the database would refuse the outcomes of the other parts
             if self._stopping.is_set():
                 stop_by = stop_by or time.monotonic() + self._settings.grace
                 if not self._in_flight or time.monotonic() > stop_by:
@@ -209,18 +209,18 @@ class Coordinator:
             end.attempt()
 
     def _round(self) -> dict[str, RetriedCall]:
-        """The parts of a round by their names, in their order."""
+        """Return the parts of a round by name, in order."""
         parts = {
             "be the coordinator of the database": self._hold_database,
             STORE: self._store_outcomes,
-            "queue again what nobody runs": self._requeue_orphans,
+            "requeue orphaned shards": self._requeue_orphans,
             REACH: self._watch_cluster,
-            "stop what is not wanted any more": self._stop_unwanted,
-            "stop what overran its deadline": self._stop_overdue,
+            "stop cancelled shards": self._stop_unwanted,
+            "stop overdue shards": self._stop_overdue,
             "copy and release checkpoints": self._poll_spooler,
             DISPATCH: self._dispatch,
             RELEASE: self._cluster.release_futures,
-            "remove files that nothing names": self._sweep,
+            "remove unreferenced files": self._sweep,
             "prune artifacts": self._prune,
             "remove uploads that have expired": self._sweep_uploads,
         }
@@ -232,11 +232,11 @@ class Coordinator:
 
     def _shutdown(self) -> list[RetriedCall]:
         last = {
-            "queue again what still runs": self._abandon,
+            "requeue running shards": self._abandon,
             "stop copying": self._spooler.close,
             "end the cluster": self._cluster.close,
-            "end the writing of files": self._keeping.shutdown,
-            "give the database back": self._database_lock.release,
+            "finish writing files": self._keeping.shutdown,
+            "release the database": self._database_lock.release,
         }
         return [RetriedCall(name, do, LONGEST_WAIT, self._translate) for name, do in last.items()]
 
@@ -244,7 +244,8 @@ class Coordinator:
         return database_unusable(self._store.url, error) if is_outage(error) else error
 
     def _collect(self) -> bool:
-        """Wait for something to happen, at most TICK; whether it was more than outcomes, or TICK is over."""
+        """Wait at most TICK for an event. Return whether a whole round is due: for an event other than an outcome, or
+        after TICK."""
         look_around = False
         wait = max(0.0, self._look_around_at - time.monotonic())
         try:
@@ -263,7 +264,7 @@ class Coordinator:
         return False
 
     def _hold_database(self) -> None:
-        """Get the lock, and get it back where it was lost, unless another process has it meanwhile."""
+        """Acquire the lock, and reacquire it if it was lost, unless another process holds it."""
         lock = self._database_lock
         if not lock.is_held():
             try:
@@ -277,7 +278,7 @@ class Coordinator:
             self._may_have_orphans.set()
 
     def _store_outcomes(self) -> None:
-        """Those that cannot be stored now are kept, and hold up no others."""
+        """Store outcomes. An outcome that cannot be stored now is kept and does not block the others."""
         problem: Exception | None = None
         for outcome in list(self._unstored):
             try:
@@ -296,7 +297,7 @@ class Coordinator:
             self._store_outcome(Outcome(item.assignment.key, "lost"))
 
     def _poll_spooler(self) -> None:
-        """Only where something has happened: what is to be copied or dropped does not change by itself."""
+        """Poll the spooler after an event; spooled copies do not change otherwise."""
         if not self._stirred.is_set():
             return
         self._stirred.clear()
@@ -315,7 +316,7 @@ class Coordinator:
         while free:
             assignment = self._take(free)
             if assignment is None:
-                # Before it is looked, so that a `wake` after that look is not lost.
+                # Set before the queue is checked, so that a `wake` after the check is not lost.
                 self._idle_until = time.monotonic() + IDLE_LOOK
                 if self._in_flight or self._is_queued():
                     self._idle_until = 0.0
@@ -343,7 +344,7 @@ class Coordinator:
             with self._store.transaction() as session:
                 return shards.take(session, self._spooler.path, worker_state)
         except Exception:
-            # The database may have committed it and its answer may be lost: then a shard runs that nobody has.
+            # The database may have committed although its answer was lost. Then no worker has the running shard.
             self._may_have_orphans.set()
             raise
 
@@ -353,7 +354,7 @@ class Coordinator:
             return
         if isinstance(outcome.value, ShardResult) and outcome.value.lost:
             item.lost, outcome = list(outcome.value.lost), Outcome(outcome.key, "lost")
-            log.warning("%s cannot read outputs of other shards, which are run again: %s", outcome.key, item.lost)
+            log.warning("%s cannot read outputs of other shards, which are rerun: %s", outcome.key, item.lost)
         try:
             with naming:
                 if outcome.kind == "result":
@@ -363,7 +364,7 @@ class Coordinator:
         except Exception as error:
             if _may_pass(error):
                 raise  # the outcome is stored when the database is back
-            # What a plug-in sent back cannot be stored: its shard fails, and the queue goes on.
+            # A plug-in's result cannot be stored: its shard fails, and the queue goes on.
             log.exception("the result of %s cannot be stored", outcome.key)
             outcome = Outcome(outcome.key, "error", f"its result cannot be stored ({type(error).__name__}: {error})")
             with self._store.transaction() as session:
@@ -374,7 +375,7 @@ class Coordinator:
             level = logging.INFO if failure.code == Cancelled.code else logging.WARNING
             log.log(level, "%s failed: %s", outcome.key, failure.message)
         succeeded = stored and outcome.kind == "result" and outcome.value.error is None
-        # It may have ended its evaluation, or been the last that read the checkpoint of one that is over.
+        # The outcome may have ended the evaluation, or the last use of a checkpoint.
         if not succeeded or item.assignment.request.stage != "run" or item.cancelled_at is not None:
             self.wake()
         self._files.drop(item.assignment, succeeded=succeeded)
@@ -384,7 +385,7 @@ class Coordinator:
         self._cluster.release(outcome.key)
 
     def _settle(self, session: Session, item: InFlight, outcome: Outcome) -> bool:
-        """Store what came of an attempt; False where it is not the current one any more."""
+        """Store the outcome of an attempt; return false if the attempt is not the current one any more."""
         assignment, limit = item.assignment, self._settings.max_attempts
         if outcome.kind == "result":
             return shards.finish(session, assignment, outcome.value, limit)
@@ -402,14 +403,14 @@ class Coordinator:
         return shards.give_up(session, assignment, "worker_died", worker_died(outcome.cause, self._settings), limit)
 
     def _sweep(self) -> None:
-        """Once, at the start: files of a service that was killed."""
+        """Remove files of a killed service, once at the start."""
         if self._swept:
             return
         self._files.sweep(self._store)
         self._swept = True
 
     def _prune(self) -> None:
-        """From time to time; not at once, so that a rule that was given by mistake can be taken back."""
+        """Prune periodically, with a delay so that a mistaken rule can be corrected."""
         if time.monotonic() < self._prune_at:
             return
         self._prune_at = time.monotonic() + PRUNE_EVERY
@@ -467,12 +468,12 @@ class Coordinator:
                 continue
             if not item.overran:
                 log.warning("%s ran longer than %s s and is stopped", key, self._settings.shard_deadline)
-            # Again and again: as long as it has not begun, nobody knows which process to kill.
+            # Repeat the kill: until a shard has begun, its process is unknown.
             item.overran, item.killed_at = True, time.monotonic()
             self._cluster.kill(key)
 
     def _requeue_orphans(self) -> None:
-        """Shards that run in the database and not here: of a service that was killed, or of a lost answer."""
+        """Requeue shards that run in the database and not here: of a killed service, or of a lost answer."""
         if not self._may_have_orphans.is_set():
             return
         held = {item.assignment.shard_id: item.assignment.attempt for item in self._in_flight.values()}
@@ -481,10 +482,10 @@ class Coordinator:
         self._may_have_orphans.clear()
         if lost:
             self.wake()
-            log.warning("%d shards ran nowhere any more and are queued again", lost)
+            log.warning("%d shards were orphaned and are queued again", lost)
 
     def _note_outcome(self, outcome: Outcome) -> None:
-        """Queue an outcome. New files that came with it are written first, by a thread of their own: they are large."""
+        """Queue an outcome. Its new files are written first, by another thread, because they are large."""
         if isinstance(outcome.value, ShardResult) and outcome.value.kept:
             self._keeping.submit(self._keep, outcome)
         else:
@@ -493,8 +494,8 @@ class Coordinator:
     def _keep(self, outcome: Outcome) -> None:
         try:
             self._files.keep_new(outcome.value.kept)
-        except Exception as error:  # later evaluations compute them again
-            log.warning("%s: what it computed is not kept for later evaluations: %s", outcome.key, error)
+        except Exception as error:  # later evaluations compute the files again
+            log.warning("%s: new files are not kept for later evaluations: %s", outcome.key, error)
         self._outcomes.put(outcome)
 
     def _note_progress(self, key: str, done: int) -> None:

@@ -1,4 +1,4 @@
-"""What runs on the workers now; what is finished stands in the database."""
+"""Shards in flight on the workers. Finished shards are in the database."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from evalsvc.store.queue.shards import Assignment
 
 @dataclass(frozen=True)
 class AtWork:
-    """What a worker does."""
+    """The shard that a worker runs."""
 
     task_id: int
     stage: str
     seconds: float
-    """Since its dispatch."""
+    """Seconds since the shard was dispatched."""
 
 
 @dataclass
@@ -31,7 +31,7 @@ class InFlight:
     overran: bool = False
     killed_at: float | None = None
     lost: list[OutputFile] = field(default_factory=list)
-    """Outputs of other shards that it was to get and that cannot be read."""
+    """Outputs of other shards that this shard needs and could not read."""
 
     @property
     def units(self) -> int:

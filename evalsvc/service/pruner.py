@@ -1,4 +1,4 @@
-"""Pruning artifacts by rule: the rows first, then the contents that no other row names."""
+"""Pruning artifacts by rule: first the rows, then the contents that no remaining row names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from evalsvc.store.named_files import asked_anew, named_artifacts
 from evalsvc.store.runs.pruning import find_prunable, mark_pruned
 
 PRUNE_EVERY = 3600.0
-"""Seconds between two prunings by the service itself."""
+"""Seconds between two prunings by the service."""
 
 Transaction = Callable[[], AbstractContextManager[Session]]
 
@@ -23,26 +23,26 @@ Transaction = Callable[[], AbstractContextManager[Session]]
 def prune(
     settings: Settings, writing: Transaction, reading: Transaction, *, run: str | None = None, dry_run: bool = False
 ) -> documents.Pruned:
-    """Prune what the rules do not keep, of all runs or of one; says how much that was, or with `dry_run` would be.
+    """Prune artifacts that the rules do not keep, of all runs or of one; with `dry_run` only count them.
 
-    A service that dies meanwhile has lost nothing: contents that are left over are swept when it starts.
+    If the service dies in between, nothing is lost: leftover contents are swept at the next start.
 
     Raises:
-        UnknownName: there is no such run.
-        InvalidRequest: EVALSVC_RETENTION is no rule.
+        UnknownName: no run has this name.
+        InvalidRequest: EVALSVC_RETENTION is not a rule.
     """
     default = parse_retention(settings.retention)
     with reading() if dry_run else writing() as session:
-        found = find_prunable(session, default, run)
+        prunable = find_prunable(session, default, run)
         if not dry_run:
-            mark_pruned(session, found)
+            mark_pruned(session, prunable)
     freed = 0
     if not dry_run:
-        freed = drop_contents(settings.artifacts_path, found.contents, asked_anew(reading, named_artifacts))
+        freed = drop_contents(settings.artifacts_path, prunable.contents, asked_anew(reading, named_artifacts))
     return documents.Pruned(
-        artifacts=len(found.ids),
-        bytes=sum(found.contents.values()),
+        artifacts=len(prunable.ids),
+        bytes=sum(prunable.contents.values()),
         freed_bytes=freed,
-        runs=found.by_run,
+        runs=prunable.by_run,
         dry_run=dry_run,
     )

@@ -1,4 +1,4 @@
-"""A part of a service's round that must go on whatever happens: tried again when it fails, each time a little later."""
+"""A part of a service's round that is retried with back-off when it fails."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from evalsvc.errors import EvalsvcError
 log = logging.getLogger(__name__)
 
 FIRST_WAIT = 0.5
-"""Seconds after the first failure; each further one in a row doubles it."""
+"""Seconds of back-off after the first failure; doubled after each further failure."""
 
 
 class RetriedCall:
-    """Something that is done again and again. It never raises, and holds up nothing else while it waits."""
+    """A repeated call. It never raises, and does not block other calls during its back-off."""
 
     def __init__(
         self,
@@ -27,9 +27,9 @@ class RetriedCall:
     ) -> None:
         """
         Args:
-            name: for the log, as a verb: `store what came back`.
-            longest_wait: seconds between two tries, at most.
-            translate: makes an EvalsvcError of what is expected to happen; all else is logged with its trace.
+            name: for the log, beginning with a verb: `store outcomes`.
+            longest_wait: longest back-off in seconds.
+            translate: converts expected exceptions to an EvalsvcError; all others are logged with a traceback.
         """
         self._name = name
         self._do = do
@@ -39,12 +39,12 @@ class RetriedCall:
         self._again_at = 0.0
 
     def attempt(self) -> bool:
-        """Do it, unless it failed just now; whether it was done."""
+        """Make the call, unless it is in its back-off; return whether it succeeded."""
         if time.monotonic() < self._again_at:
             return False
         try:
             self._do()
-        except CancelledError as error:  # no Exception; of a loop that ends, in whatever waited for it
+        except CancelledError as error:  # not an Exception; raised by an event loop that ends
             self._note_failure(error)
             return False
         except Exception as error:
@@ -57,6 +57,6 @@ class RetriedCall:
         self._wait = min(2 * self._wait or FIRST_WAIT, self._longest_wait)
         self._again_at = time.monotonic() + self._wait
         if isinstance(error, EvalsvcError):
-            log.warning("could not %s: %s; trying again in %.1f s", self._name, error, self._wait)
+            log.warning("could not %s: %s; retrying in %.1f s", self._name, error, self._wait)
         else:
-            log.error("could not %s; trying again in %.1f s", self._name, self._wait, exc_info=error)
+            log.error("could not %s; retrying in %.1f s", self._name, self._wait, exc_info=error)

@@ -1,5 +1,5 @@
-"""What shards send back that is too large for a row: written to files of the data folder before rows name it, and
-removed when nothing names it any more. A merge gets the names: workers read the files."""
+"""Large outputs of shards: written to files of the data folder before rows name them, and removed when no row does. A
+merge gets the names, and workers read the files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class ShardFiles:
-    """The outputs, results per item and artifacts of shards, in the folders that the settings name."""
+    """The outputs, results per item and artifacts of shards, in the folders of the settings."""
 
     def __init__(self, settings: Settings) -> None:
         self._outputs = settings.outputs_path
@@ -31,9 +31,9 @@ class ShardFiles:
         self._kept = KeptFolder(settings.statistics_path)
 
     def keep(self, assignment: Assignment, result: ShardResult) -> ShardResult:
-        """The result as a transaction may store it: what is large in it is in files, whole, and named in its place.
+        """Write the large parts of a result to files; return the result with the files' names in their place.
 
-        Where no file can be written, the shard has failed with that.
+        If a file cannot be written, the returned result is that error.
         """
         if result.error is not None:
             return result
@@ -44,19 +44,19 @@ class ShardFiles:
         return replace(result, output=output)
 
     def keep_new(self, files: Mapping[str, bytes]) -> None:
-        """Write new files for later evaluations. Raises DataDirectoryUnusable, and ValueError for a name of none."""
+        """Write new files for later evaluations. Raises DataDirectoryUnusable, and ValueError for an invalid name."""
         for name, content in files.items():
             self._kept.keep_bytes(name, content)
 
     def drop(self, assignment: Assignment, *, succeeded: bool) -> None:
-        """Remove the file of an attempt that came to nothing, or those that a merge has made superfluous."""
+        """Remove the output of a failed attempt, or the outputs that a merge has consumed."""
         if not succeeded:
             drop_output(self._outputs, assignment.task_id, assignment.shard_id, assignment.attempt)
         elif assignment.request.stage == "merge":
             drop_outputs(self._outputs, assignment.task_id)
 
     def sweep(self, store: Store) -> None:
-        """Remove what nothing names: files of a service that was killed."""
+        """Remove unreferenced files of a killed service."""
         with store.reading() as session:
             outputs, items = named_outputs(session), named_items(session)
             artifacts = named_artifacts(session)

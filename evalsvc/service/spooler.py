@@ -1,4 +1,4 @@
-"""Keeping posted checkpoints alive until they are evaluated: copies are made in the background, and dropped in time."""
+"""Keeping posted checkpoints until they are evaluated: copies are made in the background, and released in time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from evalsvc.store.tables import Checkpoint, Evaluation, checkpoint_parents
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = (1.0, 5.0, 30.0)
-"""How long to wait between the tries to fetch from a store that does not answer."""
+"""Seconds between attempts to fetch from a store that does not answer."""
 
 
 STORE_AGAIN_SECONDS = 1.0
@@ -39,11 +39,11 @@ SWEEP_SECONDS = 60.0
 
 
 class _Closing(Exception):
-    """The service stops while something is fetched."""
+    """The service stops while a checkpoint is fetched."""
 
 
 class Spooler:
-    """Copies what waits for it, one checkpoint at a time, and deletes what is no longer needed."""
+    """Copies checkpoints that wait to be spooled, one at a time, and deletes copies that are no longer needed."""
 
     def __init__(self, store: Store, settings: Settings, wake: Callable[[], None]) -> None:
         self._store = store
@@ -57,14 +57,14 @@ class Spooler:
         self._sweep_at = 0.0
 
     def path(self, checkpoint: Checkpoint) -> Path:
-        """Where the spooled copy of a checkpoint lies."""
+        """Return the path of a checkpoint's spooled copy."""
         return spool_path(self._data_path, checkpoint.id, checkpoint.path)
 
     def poll(self, in_use: Collection[int] = ()) -> None:
-        """Begin copies that were asked for (or cut off by a restart), and drop those that are done with.
+        """Begin requested copies, including those that a restart interrupted, and release finished ones.
 
-        `in_use` are the ids of the checkpoints of shards that run, whatever became of their evaluations: one that was
-        cancelled may be retried before its shard has stopped.
+        `in_use` are the ids of the checkpoints of running shards, whatever the state of their evaluations: a cancelled
+        evaluation may be retried before its shard has stopped.
         """
         with self._store.reading() as session:
             for checkpoint in session.scalars(select(Checkpoint).where(Checkpoint.spool_state == "copying")):
@@ -75,7 +75,7 @@ class Spooler:
         self._sweep()
 
     def close(self) -> None:
-        """Do not begin another copy; one that runs is not waited for and begins anew after a restart."""
+        """Begin no further copy. A running copy is not waited for, and begins again after a restart."""
         self._closing.set()
         self._copier.shutdown(wait=False, cancel_futures=True)
 
@@ -83,10 +83,10 @@ class Spooler:
         copy = spooled(self._data_path, checkpoint.id)
         error: ShardError | None = None
         try:
-            shutil.rmtree(copy.folder, ignore_errors=True)  # whatever is there is not known to be complete
+            shutil.rmtree(copy.folder, ignore_errors=True)  # existing files may be incomplete
             copy.fill(partial(self._copy_file if checkpoint.etag is None else self._fetch, checkpoint))
         except _Closing:
-            return  # the copy stays asked for, and begins anew after a restart
+            return  # the copy stays requested, and begins again after a restart
         except EvalsvcError as failure:
             error = ShardError(failure.code, failure.message)
         except OSError as failure:
@@ -102,17 +102,19 @@ class Spooler:
         self._wake()
 
     def _store_state(self, checkpoint: Checkpoint, error: ShardError | None) -> bool:
-        """Say what became of a copy; False while the database does not take it."""
+        """Store the state of a copy; return false if the database fails."""
         try:
             with self._store.transaction() as session:
                 state = "ready" if error is None else "failed"
                 stated = update(Checkpoint).where(Checkpoint.id == checkpoint.id).values(spool_state=state)
-                if session.execute(stated).rowcount == 0:  # type: ignore[attr-defined] # its run was deleted meanwhile
+                if session.execute(stated).rowcount == 0:  # type: ignore[attr-defined] # its run was deleted
                     spooled(self._data_path, checkpoint.id).remove()
                 if error is not None:
                     fail_checkpoint(session, checkpoint.id, error)
-        except Exception as problem:  # in a thread that nobody looks at: its checkpoint would wait for ever
-            log.warning("that checkpoint %s is copied could not be stored, trying again: %s", checkpoint.id, problem)
+        except Exception as problem:  # nobody watches this thread, and the checkpoint would wait forever
+            log.warning(
+                "the state of the copy of checkpoint %s could not be stored, retrying: %s", checkpoint.id, problem
+            )
             return False
         return True
 
@@ -124,7 +126,7 @@ class Spooler:
         verify(CheckpointRef(path=source, identity=identity, label=f"checkpoint {checkpoint.id}"))
 
     def _fetch(self, checkpoint: Checkpoint, folder: Path) -> None:
-        """Fetch a checkpoint from its store; one that does not answer is asked again, each time a little later."""
+        """Fetch a checkpoint from its store. If the store does not answer, retry with back-off."""
         reference = CheckpointRef(
             path=checkpoint.path,
             identity=Identity(checkpoint.size, checkpoint.mtime_ns, checkpoint.etag),
@@ -139,7 +141,7 @@ class Spooler:
             except SourceUnreachable as error:
                 if delay is None:
                     raise
-                log.warning("%s; trying again in %s s", error, delay)
+                log.warning("%s; retrying in %s s", error, delay)
                 if self._closing.wait(delay):
                     raise
 
@@ -148,10 +150,10 @@ class Spooler:
             raise _Closing
 
     def _release(self, in_use: Collection[int]) -> None:
-        # A failed evaluation may be retried, so its checkpoint stays; one that nobody has evaluated yet, too.
+        # Keep checkpoints of failed evaluations, which may be retried, and checkpoints without evaluations.
         pending = select(Evaluation.checkpoint_id).where(Evaluation.state.not_in(("succeeded", "cancelled")))
         begun = select(Evaluation.checkpoint_id)
-        # What is made of a checkpoint waits for it as its own evaluations do.
+        # Keep a checkpoint as long as virtual checkpoints that are computed from it are in use.
         child = aliased(Checkpoint)
         needed = (
             select(checkpoint_parents.c.parent_id)
@@ -167,14 +169,14 @@ class Spooler:
             .where(Checkpoint.id.not_in(in_use))
         )
         with self._store.reading() as session:
-            # What others are compared with is needed as long as there may be others.
-            found = select(Checkpoint).where(Checkpoint.id.in_(done), Checkpoint.id.not_in(base_ids(session)))
-            checkpoints = session.scalars(found).all()
+            # Keep bases, because new checkpoints may be compared with them.
+            unneeded = select(Checkpoint).where(Checkpoint.id.in_(done), Checkpoint.id.not_in(base_ids(session)))
+            checkpoints = session.scalars(unneeded).all()
         for checkpoint in checkpoints:
             # A request that sends the file again must not have it removed.
             with releasing:
                 with self._store.transaction() as session:
-                    # Asked again while they are held: one that was cancelled may have been retried meanwhile.
+                    # Check again under the lock, because a cancelled evaluation may have been retried.
                     hold_all(session, Evaluation.checkpoint_id == checkpoint.id)
                     if session.scalar(done.where(Checkpoint.id == checkpoint.id)) is None:
                         continue

@@ -24,7 +24,7 @@ def test_the_pair_is_the_authority_s_and_its_owner_s_only(tmp_path: Path) -> Non
 
 def test_what_workers_may_use_is_not_overwritten(tmp_path: Path) -> None:
     before = {name: path.read_bytes() for name, path in write_certificates(tmp_path).items()}
-    with pytest.raises(InvalidRequest, match="there already, and workers may use it; choose another folder"):
+    with pytest.raises(InvalidRequest, match="exists already and workers may use it; choose another folder"):
         write_certificates(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     (tmp_path / "key.pem").unlink()

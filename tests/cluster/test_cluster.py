@@ -220,7 +220,7 @@ def test_nobody_without_the_certificate_is_let_in(cluster: Watched) -> None:
 
 
 def test_a_scheduler_that_does_not_answer_is_named(tmp_path: object) -> None:
-    with pytest.raises(InvalidRequest, match="over TLS only; give --tls-ca FILE"):
+    with pytest.raises(InvalidRequest, match="needs TLS; set --tls-ca FILE"):
         Watched(Settings(scheduler="tls://127.0.0.1:1")).start()
     with pytest.raises(InvalidRequest, match="must begin with tls://"):
         run_workers(Settings(), "tcp://127.0.0.1:1")

@@ -19,7 +19,7 @@ def test_devices_are_listed_or_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert device_list("all") == ["cuda:0", "cuda:1"]
     assert worker_environment("cuda:1")["CUDA_VISIBLE_DEVICES"] == "5"
-    with pytest.raises(InvalidRequest, match="the device 'cuda:2' is not there; this machine shows 2 CUDA cards"):
+    with pytest.raises(InvalidRequest, match="there is no device 'cuda:2'; this machine has 2 CUDA cards"):
         worker_environment("cuda:2")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert device_list("all") == ["cpu"]
@@ -66,14 +66,18 @@ def test_torch_is_not_asked_for_cards_where_there_is_no_driver(monkeypatch: pyte
         (
             "cuda:0",
             "",
-            r"the device 'cuda:0' is not there; this machine shows 0 CUDA cards; give all, cpu, or cards such",
+            r"there is no device 'cuda:0'; this machine has 0 CUDA cards; use all, cpu, or cards such",
         ),
         ("cuda", "", "the device 'cuda' is not there"),
-        ("cpu,cuda:2", "3,5", "the device 'cuda:2' is not there; this machine shows 2 CUDA cards"),
-        ("gpu", "3", r"--devices \(EVALSVC_DEVICES\) names 'gpu', which is no device; give all, cpu, or cards such as"),
+        ("cpu,cuda:2", "3,5", "there is no device 'cuda:2'; this machine has 2 CUDA cards"),
+        (
+            "gpu",
+            "3",
+            r"--devices \(EVALSVC_DEVICES\) names 'gpu', which is not a device; use all, cpu, or cards such as",
+        ),
         ("cpu:0", "", "names 'cpu:0', which is no device"),
         ("cuda:-1", "3", "names 'cuda:-1', which is no device"),
-        (",", "", r"--devices \(EVALSVC_DEVICES\) names no device; give all"),
+        (",", "", r"--devices \(EVALSVC_DEVICES\) names no device; use all"),
     ],
 )
 def test_devices_that_are_not_there_are_named_at_the_start(
@@ -95,7 +99,7 @@ def test_devices_that_are_not_there_are_named_at_the_start(
             "__version__ = '2.13.0+cpu'\nclass cuda: is_available = lambda: False",
             r"torch 2\.13\.0\+cpu sees 0 CUDA cards",
         ),
-        ("raise OSError('libcuda.so.1 is broken')", "which CUDA cards it sees: OSError: libcuda.so.1 is broken; see"),
+        ("raise OSError('libcuda.so.1 is broken')", r"its CUDA cards \(OSError: libcuda.so.1 is broken\); run"),
         (
             "raise ModuleNotFoundError(\"No module named 'torch'\")",
             re.escape(f"a worker on this machine needs the package 'torch'; run: {pip_install('worker')}"),

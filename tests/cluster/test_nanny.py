@@ -34,7 +34,7 @@ def test_a_worker_finishes_its_call_before_it_goes_and_gets_no_other(machines: M
     cluster.submit("long", "cluster_jobs:count", {"steps": 40}, address)
     cluster.wait_for_progress("long")
     term(leaving)
-    leaving.wait_for_text("draining: running shards are finished")
+    leaving.wait_for_text("draining: running shards finish")
     wait_for(lambda: cluster.slots() == 0, "nothing more is dispatched")
     cluster.submit("late", "cluster_jobs:count", {"steps": 1}, address)
     assert leaving.process.poll() is None
@@ -100,7 +100,7 @@ def test_what_is_killed_comes_back_and_the_cause_is_told(machines: Machines, clu
     cluster.wait_for_progress("left", "right")
     worker.nannies()[0].kill()
     assert sorted(cluster.outcome().kind for _ in range(2)) == ["result", "worker_died"]
-    worker.wait_for_text(r"the nanny of cpu ended: it was killed by signal 9 \(SIGKILL\); starting it again in 0.5 s")
+    worker.wait_for_text(r"the nanny of cpu ended: it was killed by signal 9 \(SIGKILL\); restarting it in 0.5 s")
     wait_for(lambda: cluster.slots() == 2 and len(worker.nannies()) == 2, "another nanny")
 
 
@@ -160,7 +160,7 @@ def test_a_worker_without_the_scheduler_s_certificates_is_not_let_in_and_ends_wh
     try:
         other.address = machines.address
         stranger = other.start_worker(wait=False)
-        stranger.wait_for_text(r"the scheduler \S+ does not answer \(.*\); connecting again in 0.5 s")
+        stranger.wait_for_text(r"the scheduler \S+ does not answer \(.*\); reconnecting in 0.5 s")
         assert cluster.slots() == 0
         term(stranger)
         assert stranger.process.wait(timeout=60) == 0
@@ -172,7 +172,7 @@ def test_a_port_that_is_taken_and_an_address_that_is_not_here_are_named(machines
     settings = Settings(**{name: str(file) for name, file in machines.tls.items()})
     with pytest.raises(PortInUse, match=f"port {machines.port} of 127.0.0.1 is in use; choose another with --port"):
         run_scheduler(settings, "127.0.0.1", machines.port, print)
-    with pytest.raises(InvalidRequest, match=r"--host 192\.0\.2\.1: this machine has no such address"):
+    with pytest.raises(InvalidRequest, match=r"--host 192\.0\.2\.1: this machine lacks the address"):
         run_scheduler(settings, "192.0.2.1", 0, print)
     with pytest.raises(InvalidRequest, match="give --tls-ca FILE"):
         run_scheduler(Settings(), "127.0.0.1", 0, print)
@@ -182,7 +182,7 @@ def test_a_port_that_is_taken_and_an_address_that_is_not_here_are_named(machines
 
 def test_the_cause_of_death_is_in_words() -> None:
     assert cause_of_death(-9) == "it was killed by signal 9 (SIGKILL)"
-    assert cause_of_death(-9, oom_struck=True).endswith(", most likely by the kernel, for want of memory")
+    assert cause_of_death(-9, oom_struck=True).endswith(", most likely by the kernel, for lack of memory")
     assert cause_of_death(-11, oom_struck=True) == "it was killed by signal 11 (SIGSEGV)"
     assert cause_of_death(-1000) == "it was killed by signal 1000"
     assert cause_of_death(3) == "it exited with code 3"

@@ -459,7 +459,7 @@ def test_nothing_that_is_raised_ends_the_coordinator(
     coordinator.stop()
     assert not coordinator.alive()
     assert sorted(failed) == sorted(f"{owner.__name__}.{name}" for owner, name in parts)
-    assert "could not reach the cluster; trying again in 0.5 s" in caplog.text
+    assert "could not reach the cluster; retrying in 0.5 s" in caplog.text
     assert "RuntimeError: take is broken" in caplog.text
 
 

@@ -59,6 +59,6 @@ def test_what_is_expected_has_no_trace_in_the_log(caplog: pytest.LogCaptureFixtu
     RetriedCall("store", fail, 5, lambda error: DatabaseUnusable(f"the database is {error}")).attempt()
     RetriedCall("store", fail, 5).attempt()
     expected, surprise = caplog.records
-    assert expected.getMessage() == "could not store: the database is gone; trying again in 0.5 s"
+    assert expected.getMessage() == "could not store: the database is gone; retrying in 0.5 s"
     assert (expected.levelno, expected.exc_info) == (logging.WARNING, None)
     assert surprise.exc_info is not None

@@ -183,7 +183,7 @@ def test_a_copy_is_known_although_the_database_was_away_when_it_was_made(
     assert [path.relative_to(tmp_path / "spool") for path in (tmp_path / "spool").rglob("*.pt*")] == [
         Path("1/epoch_1.pt")
     ]
-    assert "that checkpoint 1 is copied could not be stored, trying again" in caplog.text
+    assert "the state of the copy of checkpoint 1 could not be stored, retrying" in caplog.text
 
 
 def test_copies_that_no_checkpoint_has_are_removed(
