@@ -1,4 +1,4 @@
-"""Images and their codes: the part of the tasks with an image tokenizer that needs torch."""
+"""Encoding images to codes: the part of tasks with an image tokenizer that needs torch."""
 
 from __future__ import annotations
 
@@ -17,56 +17,57 @@ from evalsvc.tasks.task import Context
 
 
 def require_codebook(layout: VocabularyLayout, decoder: ImageDecoder, name: str) -> None:
-    """Raises InvalidData unless layout and the decoder called `name` speak of the same codes."""
+    """Raise InvalidData unless the layout and the decoder called `name` have the same codes."""
     size = layout.image.size if layout.image else 0
     if size != decoder.codebook_size:
         where = f" from row {layout.image.offset:,} on" if layout.image else ""
         raise InvalidData(
-            f"the checkpoint has {size:,} image ids{where}, the decoder {name} has {decoder.codebook_size:,} codes; "
-            "choose the decoder that the run was trained with, or correct the layout"
+            f"the checkpoint has {size:,} image ids{where}, but the decoder {name} has {decoder.codebook_size:,}; "
+            "set `decoder` to the decoder that the run was trained with, or correct the layout"
         )
 
 
 def to_signed(
     images: Tensor,  # [B, 3, H, W] uint8
 ) -> Tensor:  # [B, 3, H, W] float32 in [-1, 1]
-    """What decoders encode; the inverse of `decoders.to_uint8`."""
+    """Convert pixels to the input of an encoder; the inverse of `decoders.to_uint8`."""
     return images.float() / 127.5 - 1
 
 
 class ImageCoder:
-    """An image decoder with the way in which images are brought to its size."""
+    """An image decoder, with the resizing of images to its size."""
 
     def __init__(self, decoder: ImageDecoder, size: int | None, crop: Crop, filter_: Filter) -> None:
-        """`size` is the images' side [the decoder's]. Raises InvalidData where it does not divide into codes."""
+        """Set the images' side to `size` [the decoder's]. Raises InvalidData if the size does not divide into codes."""
         self.decoder = decoder
         self.fit = Fit(size or decoder.resolution, crop, filter_)
         rows, columns = decoder.grid(self.fit.size, self.fit.size)
         self.codes = rows * columns
-        """Of one image."""
+        """Number of codes of one image."""
 
     def identity(self) -> dict[str, JsonValue]:
-        """For the protocol: which weights, and how images become what they encode."""
+        """Return the identity for protocols: the weights, and the resizing of images."""
         return {"decoder": self.decoder.digest, "fit": self.fit.to_json()}
 
     def require_planned(self, source: ImageSource, images: Sequence[int], digest: str, decoder_digest: object) -> None:
-        """Raises DataChanged unless images and decoder are those of the plan."""
+        """Raise DataChanged unless images and decoder are those of the plan."""
         if source.digest(images) != digest:
             raise DataChanged(f"images of {source.path} have changed since this evaluation was planned; evaluate again")
         if self.decoder.digest != decoder_digest:
             raise DataChanged("the decoder's weights have changed since this evaluation was planned; evaluate again")
 
     def batches(self, context: Context, source: ImageSource, images: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pixels [B, 3, size, size] uint8 on the CPU and codes [B, N] int64 on the device, in the order of `images`.
+        """Yield pixels [B, 3, size, size] uint8 on the CPU and codes [B, N] int64 on the device, in the order of
+        `images`.
 
-        A batch holds as many codes as `context.batch_tokens` allows, and one image at least.
+        A batch holds as many codes as `context.batch_tokens` allows, and at least one image.
         """
         batch = max(1, context.batch_tokens // self.codes)
         for pixels in source.batches(images, self.fit, batch):
             yield pixels, self.decoder.encode(to_signed(pixels))
 
     def encode(self, context: Context, source: ImageSource, images: Sequence[int]) -> list[array[int]]:
-        """The codes of each image. One that comes several times, as COCO's with their captions, is encoded once."""
+        """Return the codes of each image. A repeated image, as in COCO's captions, is encoded once."""
         distinct = sorted(set(images))
         rows: list[array[int]] = []
         context.report(0)

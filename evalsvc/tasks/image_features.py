@@ -1,4 +1,4 @@
-"""What image metrics read: one pass of every extractor that they need over each image."""
+"""Features for image metrics: one pass of every required extractor over each image."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from evalsvc.spec.images import PROGRAMS
 from evalsvc.tasks.task import Context
 
 ACTIVATION_BYTES = 13 << 20
-"""That an extractor takes for an image beside the weights, about: Inception's stem."""
+"""Approximate number of bytes that an extractor needs per image in addition to the weights: Inception's stem."""
 
 Rows = NDArray[np.float32]
 """Features of n images, [n, d]."""
 
 SCORE = "clip_score"
-"""Features of image and caption together: the similarity that CLIP sees, one number an image."""
+"""Key of the joint feature of image and caption: CLIP's similarity, one number per image."""
 
 
 @dataclass(frozen=True)
 class ExtractorSpec:
     kind: str
     name: str
-    """An asset, the path of a file or folder, or one of PROGRAMS."""
+    """An asset, the path of a file or folder, or a program in PROGRAMS."""
     resize: str
 
 
 def open_extractor(context: Context, spec: ExtractorSpec) -> FeatureExtractor:
-    """Load the extractor; a program's from the first of its assets that was pulled.
+    """Load the extractor; for a program, load the first of its assets that was pulled.
 
-    Raises AssetMissing and what `load_extractor` raises.
+    Raises AssetMissing and the errors of `load_extractor`.
     """
     if spec.name not in PROGRAMS:
         return context.extractor(spec.name, spec.kind)
@@ -49,22 +49,22 @@ def open_extractor(context: Context, spec: ExtractorSpec) -> FeatureExtractor:
 
 
 def identity_of(extractor: FeatureExtractor, tap: int, resize: str) -> dict[str, str]:
-    """Return what a protocol says of an extractor's features."""
+    """Return the protocol's content for an extractor's features."""
     return {"extractor": extractor.digest_of(tap), "resize": resize, **extractor.program}
 
 
 class FeaturePass:
-    """The extractors behind some features, which are named as metrics name them: `inception/2048`, `clip`, …"""
+    """The extractors of some features, by the features' keys in metrics: `inception/2048`, `clip`, …"""
 
     def __init__(self, context: Context, specs: Sequence[ExtractorSpec], keys: Collection[str]) -> None:
-        """Raises AssetMissing and what `load_extractor` raises."""
+        """Load the extractors. Raises AssetMissing and the errors of `load_extractor`."""
         self.keys = tuple(sorted(keys))
         kinds = {kind_of(key) for key in keys}
         self._specs = {spec.kind: spec for spec in specs if spec.kind in kinds}
         self._extractors = {spec.kind: open_extractor(context, spec) for spec in self._specs.values()}
 
     def lacks(self, key: str) -> str | None:
-        """Why the extractor cannot give these features; None: it can."""
+        """Return why the extractor cannot give these features; None if it can."""
         kind, _, tap = key.partition("/")
         extractor = self._extractors[kind_of(key)]
         if not tap or int(tap) in extractor.taps:
@@ -74,37 +74,37 @@ class FeaturePass:
         return f"{shown} gives no features {tap}, but {taps}{extractor.advice([int(tap)])}"
 
     def identity(self, key: str) -> dict[str, str]:
-        """What a protocol says of these features."""
+        """Return the protocol's content for these features."""
         kind = kind_of(key)
         return identity_of(self._extractors[kind], self._tap(key), self._specs[kind].resize)
 
     def require_planned(self, planned: Mapping[str, Mapping[str, str]]) -> None:
-        """Raises DataChanged unless the extractors are those of the plan."""
+        """Raise DataChanged unless the extractors are those of the plan."""
         for key in self.keys:
             if self.identity(key) != planned[key]:
                 raise DataChanged(
                     f"the weights or the program behind {key} have changed since this evaluation was planned, or "
-                    "another worker has others; give all workers the same, and evaluate again"
+                    "differ between workers; install the same on all workers, and evaluate again"
                 )
 
     def bytes(self) -> int:
-        """That one call takes beside the weights, about."""
-        return ACTIVATION_BYTES * max((one.images_at_once for one in self._extractors.values()), default=0)
+        """Return the approximate bytes of one call in addition to the weights."""
+        return ACTIVATION_BYTES * max((each.images_at_once for each in self._extractors.values()), default=0)
 
     def __call__(
         self,
         images: Tensor,  # [B, 3, H, W] uint8
         texts: Sequence[str] = (),
     ) -> dict[str, Tensor]:  # [B, d] float32, on the CPU
-        """Features of `images`, and of `texts` beside them where a similarity is asked for."""
-        found: dict[str, Tensor] = {}
+        """Return features of `images`, and their similarity to `texts` if it is requested."""
+        features: dict[str, Tensor] = {}
         for kind, extractor in self._extractors.items():
             keys = [key for key in self.keys if kind_of(key) == kind]
             taps = extractor.features(images, self._specs[kind].resize, {self._tap(key) for key in keys})
             for key in keys:
                 rows = taps[self._tap(key)]
-                found[key] = (_scores(extractor, rows, texts) if key == SCORE else rows).cpu()
-        return found
+                features[key] = (_scores(extractor, rows, texts) if key == SCORE else rows).cpu()
+        return features
 
     def _tap(self, key: str) -> int:
         tap = key.partition("/")[2]
@@ -112,7 +112,7 @@ class FeaturePass:
 
 
 def kind_of(key: str) -> str:
-    """The kind of extractor behind features."""
+    """Return the kind of extractor of a feature key."""
     return "clip" if key == SCORE else key.partition("/")[0]
 
 
@@ -122,17 +122,17 @@ def _scores(extractor: FeatureExtractor, rows: Tensor, texts: Sequence[str]) -> 
 
 
 class FeatureRows:
-    """Features of images that come in any order, by index."""
+    """Features of images by index, collected in any order."""
 
     def __init__(self) -> None:
         self._rows: dict[str, list[tuple[int, Tensor]]] = {}
 
-    def add(self, indices: Sequence[int], found: Mapping[str, Tensor]) -> None:
-        for key, rows in found.items():
+    def add(self, indices: Sequence[int], features: Mapping[str, Tensor]) -> None:
+        for key, rows in features.items():
             self._rows.setdefault(key, []).extend(zip(indices, rows, strict=True))
 
     def joined(self) -> dict[str, Rows]:
-        """Features by key, in the order of the indices."""
+        """Return the features by key, in the order of the indices."""
         return {key: np.stack([row.numpy() for row in _ordered(rows)]) for key, rows in self._rows.items()}
 
 
@@ -141,5 +141,5 @@ def _ordered(rows: Sequence[tuple[int, Tensor]]) -> Iterator[Tensor]:
 
 
 def join_features(parts: Sequence[Mapping[str, Rows]]) -> dict[str, Rows]:
-    """Features of all shards in their order, by key."""
+    """Join the features of all shards in order, by key."""
     return {key: np.concatenate([part[key] for part in parts]) for key in (parts[0] if parts else ())}

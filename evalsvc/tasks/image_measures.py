@@ -1,4 +1,4 @@
-"""Which image metrics can be measured, and measuring them: the catalog's, none of which is known here by name."""
+"""Choosing and computing image metrics from the catalog. No metric is known here by name."""
 
 from __future__ import annotations
 
@@ -16,35 +16,36 @@ from evalsvc.tasks.reference_statistics import TapStatistics
 from evalsvc.tasks.task import Context
 
 DIGITS = 7
-"""Significant ones of the numbers in items: 30,000 of them travel with every metric."""
+"""Significant digits of the numbers in items, because 30,000 of them are stored per metric."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """What there is to measure with."""
+    """The inputs that metrics can be measured with."""
 
     extractors: Sequence[ExtractorSpec]
     reference: ReferenceSpec | None
     texts: bool
     """Whether the images have captions."""
     count: int
-    """Sampled images."""
+    """Number of sampled images."""
 
     def means(self, metric: ImageMetric) -> bool:
-        """Tell whether the extractor, the captions and the reference that the metric is measured with are given."""
+        """Return whether the task sets the extractor, captions and reference of a metric."""
         known = kind_of(metric.features) in {spec.kind for spec in self.extractors}
         compared = metric.needs == "nothing" or self.reference is not None
         return known and compared and (self.texts or metric.features != SCORE)
 
     def lacks(self, context: Context, metric: ImageMetric) -> str | None:
-        """Why the metric cannot be measured; None: it can. Raises AssetMissing for an extractor that was not pulled."""
+        """Return why the metric cannot be measured; None if it can. Raises AssetMissing for an extractor that was not
+        pulled."""
         kind = kind_of(metric.features)
         if kind not in {spec.kind for spec in self.extractors}:
             return f"there is no `{kind}`"
         if metric.features == SCORE and not self.texts:
             return "there are no captions"
         if self.count < metric.min_images:
-            return f"it needs {metric.min_images:,} images, {self.count:,} are sampled"
+            return f"it needs {metric.min_images:,} images, but {self.count:,} are sampled"
         if metric.needs != "nothing":
             if self.reference is None:
                 return "there is no `reference`"
@@ -54,25 +55,25 @@ class Given:
 
 
 def load_metrics(names: Sequence[str] | None = None, program: str | None = None) -> list[ImageMetric]:
-    """Return those of the catalog [all], as `program` computes them where the program does.
+    """Return the metrics of the catalog with these names [all], as `program` computes them if it does.
 
-    Raises MissingPackage where the program is not installed.
+    Raises MissingPackage if the program is not installed.
     """
-    own = {} if program is None else load_program(program).metrics
+    program_metrics = {} if program is None else load_program(program).metrics
     chosen = catalog.names("metrics") if names is None else names
-    return [own[name] if name in own else catalog.load("metrics", name) for name in chosen]
+    return [program_metrics[name] if name in program_metrics else catalog.load("metrics", name) for name in chosen]
 
 
 def load_program(name: str) -> ReferenceProgram:
-    """Return a program of the catalog. Raises MissingPackage where it is not installed."""
+    """Return a program of the catalog. Raises MissingPackage if it is not installed."""
     program: ReferenceProgram = catalog.load("programs", name)
     return program
 
 
 def needs_rows(metric: ImageMetric) -> bool:
-    """Tell whether a metric needs the features of real images, not only their moments.
+    """Return whether a metric needs the features of real images, not only their moments.
 
-    A published program computes its moments from the features itself, and rounds them in its own way.
+    A published program computes moments from the features itself, with its own rounding.
     """
     return metric.needs == "features" or (metric.needs == "moments" and metric.program != "")
 
@@ -84,7 +85,7 @@ def measure(
     seed: int,
     program: str | None = None,
 ) -> Iterator[tuple[ImageMetric, Estimate]]:
-    """The metrics for which there are enough images by now, as `load_metrics` gives them."""
+    """Yield the metrics that have enough images so far, in the order of `load_metrics`."""
     sets = {key: _sets(rows, reference.get(key), seed) for key, rows in features.items()}
     for metric in load_metrics(names, program):
         if len(features[metric.features]) >= metric.min_images:
@@ -92,7 +93,7 @@ def measure(
 
 
 def rounded(estimate: Estimate) -> list[float] | None:
-    """The share of every image; None where the value is not made of them."""
+    """Return the share of every image; None if the value has no shares."""
     if estimate.per_image is None or not np.isfinite(estimate.per_image).all():
         return None
     return [float(f"{share:.{DIGITS}g}") for share in estimate.per_image]

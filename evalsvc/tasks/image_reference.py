@@ -25,58 +25,59 @@ from evalsvc.tasks.reference_statistics import (
 from evalsvc.tasks.task import Context, cut
 
 EXTRACTED_AT_ONCE = 32
-"""Images between two looks at whether the work was cancelled."""
+"""Number of images between two checks for cancellation."""
 
 Identities = Mapping[str, Mapping[str, str]]
-"""Of features by key, see `FeaturePass.identity`."""
+"""Identities of features by key, see `FeaturePass.identity`."""
 
 
 @dataclass(frozen=True)
 class ReferenceSpec:
-    """Which real images, and how they become squares."""
+    """The selection of real images, and their resizing to squares."""
 
     name: str
-    """A path of images, or the name of imported statistics."""
+    """Path of images, or name of imported statistics."""
     fit: Fit
     images: tuple[str | int, ...] | None = None
-    """Which of them, by name or index; None: all."""
+    """Names or indices of the selected images; None: all."""
 
     @property
     def imported(self) -> bool:
         return "/" not in self.name
 
     def indices(self, source: ImageSource) -> list[int]:
-        """Each image once, in the order in which it is named. Raises InvalidData for one that is not there."""
+        """Return the index of each selected image once, in order. Raises InvalidData for an image that does not
+        exist."""
         if self.images is None:
             return list(range(len(source)))
         return list(dict.fromkeys(source.index(image) for image in self.images))
 
 
 def lacks(context: Context, spec: ReferenceSpec, key: str, needs: str) -> str | None:
-    """Why the reference has not what a metric `needs` of the features `key`; None: it has."""
+    """Return why the reference lacks what a metric `needs` of the features `key`; None if it has all."""
     if not spec.imported:
         return None
     if needs == "features":
         return f"the imported statistics {spec.name!r} have no features"
-    found = load_reference(spec.name, context.kept).moments
-    if key in {f"inception/{tap}" for tap in found}:
+    moments = load_reference(spec.name, context.kept).moments
+    if key in {f"inception/{tap}" for tap in moments}:
         return None
-    return f"the imported statistics {spec.name!r} are of {' and '.join(map(str, sorted(found)))} features"
+    return f"the imported statistics {spec.name!r} are of {' and '.join(map(str, sorted(moments)))} features"
 
 
 @dataclass(frozen=True)
 class ReferenceIdentity:
-    """Which real images a task compares with, as its plan found them."""
+    """The identity of the real images, as the plan found them."""
 
     digest: str
     """SHA-256 of the images' contents, or of imported numbers."""
     n: int | None
-    """Images; None where the statistics were imported."""
+    """Number of images; None for imported statistics."""
     fit: Fit | None
-    """How images become squares; None where the statistics were imported."""
+    """Resizing of images to squares; None for imported statistics."""
 
     def to_json(self) -> dict[str, JsonValue]:
-        """Return what a protocol says of the reference."""
+        """Return the protocol's content for the reference."""
         if self.fit is None:
             return {"imported": self.digest}
         return {"images": self.digest, "n": self.n, "fit": self.fit.to_json()}
@@ -84,7 +85,7 @@ class ReferenceIdentity:
 
 @dataclass(frozen=True)
 class ReferencePart:
-    """Some of the real images, of which a shard extracts features."""
+    """A range of real images, whose features a shard extracts."""
 
     start: int
     stop: int
@@ -95,7 +96,7 @@ class ReferencePart:
 
 
 def identify_reference(context: Context, spec: ReferenceSpec) -> ReferenceIdentity:
-    """Find out what the reference is now. Reads every image's content, once per process and file."""
+    """Identify the current reference. Reads every image's content, once per process and file."""
     if spec.imported:
         return ReferenceIdentity(load_reference(spec.name, context.kept).digest, None, None)
     source = context.images(spec.name)
@@ -111,8 +112,8 @@ def reference_parts(
     rows: Collection[str],
     shard_size: int,
 ) -> Iterator[ReferencePart]:
-    """Cut the real images into parts, for those of `features` that are not kept. `rows` are the keys of which features
-    are needed, not only moments."""
+    """Yield ranges of the real images, for those of `features` that are not kept in files. `rows` are the keys of
+    features that are needed themselves, not only their moments."""
     names = context.kept.names()
     missing = [key for key, of in features.items() if not is_known(names, _key(identity, key, of), rows=key in rows)]
     if spec.imported or not missing:
@@ -126,17 +127,17 @@ def reference_parts(
 def reference_features(
     context: Context, spec: ReferenceSpec, features: FeaturePass, part: ReferencePart
 ) -> dict[str, Rows]:
-    """Extract features of a part of the images, by key. Raises DataChanged unless the images are those of the plan."""
+    """Extract features of a range of images, by key. Raises DataChanged unless the images are those of the plan."""
     source = context.images(spec.name)
     indices = spec.indices(source)[part.start : part.stop]
     if source.digest(indices) != part.digest:
         raise DataChanged.since_planned(source.path)
-    found, done = FeatureRows(), 0
+    features_by_index, done = FeatureRows(), 0
     for batch in source.batches(indices, spec.fit, EXTRACTED_AT_ONCE):
-        found.add(range(done, done + len(batch)), features(batch))
+        features_by_index.add(range(done, done + len(batch)), features(batch))
         done += len(batch)
         context.report(done)
-    return found.joined()
+    return features_by_index.joined()
 
 
 def read_reference(
@@ -147,41 +148,41 @@ def read_reference(
     rows: Collection[str],
     computed: Callable[[], Mapping[str, Rows]],
 ) -> dict[str, TapStatistics]:
-    """Return the reference's statistics by key: imported, kept, or from the features that the task's own shards have
-    `computed`, which are then kept for later evaluations. `rows` are the keys of which features are needed.
+    """Return the reference's statistics by key: imported, kept, or from the features that the task's shards have
+    `computed`, which are then kept for later evaluations. `rows` are the keys of features that are needed themselves.
 
     Raises:
-        DataChanged: what the plan has found, and was not computed again therefore, is lost or damaged now.
+        DataChanged: kept statistics that the plan relied on are lost or damaged.
     """
     if identity.fit is None:
         return _imported(files, name, identity)
-    names, found = files.names(), dict[str, TapStatistics]()
-    own: Mapping[str, Rows] = {}
+    names, statistics = files.names(), dict[str, TapStatistics]()
+    computed_rows: Mapping[str, Rows] = {}
     for key, of in features.items():
-        kept_as, lost = _key(identity, key, of), "no file of them is there"
+        kept_as, lost = _key(identity, key, of), "there is no file"
         if is_known(names, kept_as, rows=key in rows):
             try:
-                found[key] = load_tap(files, kept_as, rows=key in rows)
+                statistics[key] = load_tap(files, kept_as, rows=key in rows)
                 continue
             except KeptFileLost as error:
                 lost = str(error)
-        if key not in (own := own or computed()):
+        if key not in (computed_rows := computed_rows or computed()):
             raise DataChanged(
                 f"statistics of the real images {name} ({key}) were kept when this evaluation was planned and cannot "
                 f"be read now: {lost}; delete {kept_as}*.npz in the folder `statistics` of the service's data folder "
                 "if they are there, and evaluate again"
             )
-        moments = Moments.of(own[key])
-        found[key] = TapStatistics(moments.n, moments.mean, moments.covariance, own[key])
-        keep_tap(files, kept_as, found[key], identity.digest)
-    return found
+        moments = Moments.of(computed_rows[key])
+        statistics[key] = TapStatistics(moments.n, moments.mean, moments.covariance, computed_rows[key])
+        keep_tap(files, kept_as, statistics[key], identity.digest)
+    return statistics
 
 
 def _imported(files: KeptFiles, name: str, identity: ReferenceIdentity) -> dict[str, TapStatistics]:
     statistics = load_reference(name, files)
     if statistics.digest != identity.digest:
         raise DataChanged.since_planned(f"the reference {name!r}")
-    return {f"inception/{tap}": found for tap, found in statistics.moments.items()}
+    return {f"inception/{tap}": moments for tap, moments in statistics.moments.items()}
 
 
 def _key(identity: ReferenceIdentity, key: str, features: Mapping[str, str]) -> str:

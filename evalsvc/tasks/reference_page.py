@@ -1,4 +1,4 @@
-"""The kinds of tasks to read: a table of all, one kind in full, and the page `docs/reference/tasks.md`."""
+"""Descriptions of the kinds of tasks: a table of all, one kind in full, and the page `docs/reference/tasks.md`."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ the suite's file, or `datasets:NAME` for a file in the folder `EVALSVC_DATASETS`
 
 @dataclass(frozen=True)
 class TaskDescription:
-    """What a reader wants to know of a kind of task."""
+    """The description of a kind of task for readers."""
 
     kind: str
     measures: str
     """First paragraph of the task's docstring."""
     about: str
-    """Other paragraphs of the docstring; empty where there are none."""
+    """Other paragraphs of the docstring; empty if there are none."""
     needs: str
-    """What a suite's author brings; empty where the task does not say."""
+    """Inputs that the suite's author provides; empty if the task does not say."""
     parameters: tuple[Parameter, ...]
     metrics: tuple[tuple[str, str], ...]
-    """Name and formula of each metric, behind `<task>/` or `<benchmark>/`; empty for a plug-in's task."""
+    """Name and formula of each metric, without the prefix `<task>/` or `<benchmark>/`; empty for a plug-in's task."""
 
     def to_json(self) -> dict[str, Any]:
         """Return what `evalsvc tasks KIND --format json` prints."""
@@ -57,7 +57,7 @@ def describe_task(kind: str) -> TaskDescription:
     """Describe a kind of task, built in or installed. Needs no torch, unless a plug-in does.
 
     Raises:
-        UnknownName: there is no task of this kind.
+        UnknownName: no task has this kind.
         MissingPackage: the task needs a package that is not installed.
     """
     task = catalog.load("tasks", kind)
@@ -68,7 +68,7 @@ def describe_task(kind: str) -> TaskDescription:
 
 
 def task_summaries() -> Iterator[tuple[str, str, str]]:
-    """Yield kind, what it measures and what it needs; a plug-in that cannot be imported says why."""
+    """Yield (kind, measures, needs) of each task. A plug-in that cannot be imported has its error instead."""
     for kind in catalog.names("tasks"):
         try:
             task = describe_task(kind)
@@ -78,7 +78,7 @@ def task_summaries() -> Iterator[tuple[str, str, str]]:
 
 
 def page() -> str:
-    """Return `docs/reference/tasks.md`, which has the tasks that come with evalsvc."""
+    """Return `docs/reference/tasks.md`, which describes the tasks that come with evalsvc."""
     tasks = [describe_task(kind) for kind in sorted(catalog.COMPONENTS["tasks"])]
     rows = [f"| [`{task.kind}`](#{task.kind}) | {_cell(task.measures)} | {_cell(task.needs)} |" for task in tasks]
     table = "\n".join(["| kind | measures | needs |", "|---|---|---|", *rows])
@@ -87,7 +87,7 @@ def page() -> str:
 
 
 def section(task: TaskDescription) -> str:
-    """Return the part of the page that describes one kind of task."""
+    """Return the section of the page about one kind of task."""
     paragraphs = [f"## {task.kind}", task.measures, *map(_filled, filter(None, task.about.split("\n\n")))]
     if task.needs:
         paragraphs.append(f"Needs: {task.needs}.")
@@ -102,7 +102,7 @@ def section(task: TaskDescription) -> str:
 
 
 def shown_default(parameter: Parameter) -> str:
-    """Return a parameter's default as a suite has it."""
+    """Return a parameter's default as a suite writes it."""
     return "required" if parameter.required else inline_yaml(parameter.default)
 
 

@@ -1,6 +1,6 @@
-"""Groups of sequences that are not independent: captions of one image, windows of one document, equal texts.
+"""Groups of dependent sequences: captions of one image, windows of one document, equal texts.
 
-Five captions of one image share the image, and an error that counts them as five is up to √5 too small.
+Five captions of one image share the image. A standard error that counts them as five is up to √5 too small.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from hashlib import blake2b
 from evalsvc.data.tokens import Record
 
 GROUP, GENERAL_GROUP = "group", "group_general_text"
-"""Keys of the items that name the group of a sequence, of the data and of general text."""
+"""Keys of the items that hold the group of a sequence, for the data and for general text."""
 
 
 def group_of_each(keys: Iterable[Hashable]) -> list[int] | None:
-    """Return for each key the index of the first key equal to it; None where no two are equal.
+    """Return for each key the index of the first equal key; None if all keys differ.
 
-    The index is the same whatever follows, so the groups of the first sequences do not depend on a limit.
+    The index does not depend on later keys, so a limit does not change the groups of the first sequences.
     """
     first: dict[Hashable, int] = {}
     groups = [first.setdefault(key, index) for index, key in enumerate(keys)]
@@ -25,10 +25,10 @@ def group_of_each(keys: Iterable[Hashable]) -> list[int] | None:
 
 
 def groups_of_records(records: Iterable[Record]) -> list[int] | None:
-    """Return the group of each record; None where every record is independent.
+    """Return the group of each record; None if every record is independent.
 
-    Records belong together that name the same `document`; of those that name none, records with the same image codes,
-    and texts without an image that are equal. Equal captions of different images do not.
+    Records with the same `document` form a group. Of the other records, those with the same image codes form a group,
+    and so do equal texts without an image. Equal captions of different images do not.
     """
     return group_of_each(map(_key, records))
 
@@ -46,7 +46,7 @@ def group_order(groups: Sequence[int]) -> list[int]:
 
 
 def at_border(groups: Sequence[int], place: int) -> int:
-    """Return the first place, from `place` on, at which a group of these ascending `groups` begins, or the end."""
+    """Return the first position, from `place` on, at which a group of these ascending `groups` begins, or the end."""
     while 0 < place < len(groups) and groups[place] == groups[place - 1]:
         place += 1
     return place

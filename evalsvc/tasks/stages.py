@@ -1,4 +1,4 @@
-"""One stage of a task, from the message that asks for it to the message that answers it.
+"""Running one stage of a task, from the request message to the result message.
 
 shards as JSON, outputs as MessagePack → the task's dataclasses → plan | run | look | merge → a result to send back
 """
@@ -20,16 +20,16 @@ from evalsvc.tasks.task import Context, Output, TaskResult, Work
 AnyWork: TypeAlias = Work[Any, Any, Any]
 
 ReadOutput: TypeAlias = Callable[[OutputFile], bytes]
-"""Reads the packed output that lies in a file; raises OutputLost."""
+"""Function that reads the packed output in a file; raises OutputLost."""
 
 
 def run_stage(work: AnyWork, request: ShardRequest, context: Context, read: ReadOutput) -> ShardOutput:
-    """Do what `request` asks of a task; `read` reads outputs that lie in files.
+    """Run the requested stage of a task; `read` reads outputs from files.
 
     Raises:
-        InternalError: the task returns what cannot travel.
+        InternalError: the task returns a value that cannot be serialised.
         DataChanged: the shards or outputs are of another version of the task.
-        OutputsLost: outputs that the task needs cannot be read; names all that cannot.
+        OutputsLost: outputs that the task needs cannot be read; lists all of them.
     """
     if request.stage == "plan":
         plan = work.plan(context)
@@ -46,7 +46,7 @@ def run_stage(work: AnyWork, request: ShardRequest, context: Context, read: Read
 
 
 class Outputs(Sequence[Output]):
-    """The outputs of a task's shards. Each is read and unpacked when it is asked for first; some may never be."""
+    """The outputs of a task's shards, each read and unpacked at its first use."""
 
     def __init__(self, request: ShardRequest, codec: Codec[Output], read: ReadOutput) -> None:
         self._request, self._codec, self._read = request, codec, read
@@ -60,7 +60,7 @@ class Outputs(Sequence[Output]):
     @overload
     def __getitem__(self, index: slice) -> list[Output]: ...
     def __getitem__(self, index: int | slice) -> Output | list[Output]:
-        """Raises OutputsLost and DataChanged."""
+        """Return an output. Raises OutputsLost and DataChanged."""
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         if index not in self._unpacked:
@@ -76,7 +76,7 @@ class Outputs(Sequence[Output]):
             return self._codec.unpack(content)
 
     def _lost(self) -> Iterator[OutputFile]:
-        """All outputs that cannot be read, so that their shards run again together."""
+        """Yield all outputs that cannot be read, so that their shards rerun together."""
         for kept in self._request.outputs:
             if isinstance(kept, bytes):
                 continue
@@ -86,35 +86,34 @@ class Outputs(Sequence[Output]):
                 yield kept
 
 
-def _result(found: TaskResult, stage: Stage) -> LookResult | MergeResult:
-    metrics = [metric.to_json() for metric in found.metrics]
-    protocols = {metric.protocol.id: dict(metric.protocol.content) for metric in found.metrics}
+def _result(result: TaskResult, stage: Stage) -> LookResult | MergeResult:
+    metrics = [metric.to_json() for metric in result.metrics]
+    protocols = {metric.protocol.id: dict(metric.protocol.content) for metric in result.metrics}
     if stage == "look":
         return LookResult(metrics, protocols)
-    warnings = plain_json([warning.to_json() for warning in few_warnings(found.warnings)])
-    items, notes = plain_json(list(found.items)), plain_json(found.notes)
-    return MergeResult(metrics, protocols, items, notes, found.artifacts, warnings)
+    warnings = plain_json([warning.to_json() for warning in few_warnings(result.warnings)])
+    items, notes = plain_json(list(result.items)), plain_json(result.notes)
+    return MergeResult(metrics, protocols, items, notes, result.artifacts, warnings)
 
 
 @contextmanager
 def _returned(work: AnyWork, stage: Stage) -> Iterator[None]:
-    """Say whose mistake a value of another type is than the class of a task names."""
+    """Raise InternalError if a task returns a value of another type than its class declares."""
     try:
         yield
     except TypeError as error:
         raise InternalError(
-            f"{type(work).__qualname__}.{stage} returned what cannot travel: {error}; return the dataclass that the "
-            "class names in `Work[Parameters, Shard, Output]`"
+            f"{type(work).__qualname__}.{stage} returned a value that cannot be serialised: {error}; return the "
+            "dataclass that the class names in `Work[Parameters, Shard, Output]`"
         ) from None
 
 
 @contextmanager
 def _planned(request: ShardRequest) -> Iterator[None]:
-    """Translate what cannot be read: another version of the task planned it, or ran the shards."""
+    """Translate errors of unreadable shards and outputs: another version of the task planned or ran them."""
     try:
         yield
     except Unreadable as error:
         raise DataChanged(
-            f"what task {request.task.name!r} planned or ran before is of another version of its code ({error}); "
-            "evaluate again"
+            f"task {request.task.name!r} was planned or run by another version of its code ({error}); evaluate again"
         ) from None

@@ -1,4 +1,4 @@
-"""What a number cannot be by rights, or rests on too little for: warnings that are stored with a task's result."""
+"""Warnings about results that cannot be right, or rest on too little; they are stored with a task's result."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from evalsvc.spec.protocol import MetricValue
 from evalsvc.tasks.task import TaskWarning
 
 MAX_WARNINGS = 32
-"""Of a task: a suite may name a thousand benchmarks, and warnings are shown with every result."""
+"""Maximum number of warnings of a task: a suite may have a thousand benchmarks, and warnings are shown with every
+result."""
 
 
 def few_warnings(warnings: Sequence[TaskWarning]) -> Iterator[TaskWarning]:
-    """The first warnings of each rule in turn, and how many there are beside them."""
+    """Yield the first warnings of each rule in turn, and the number of omitted warnings."""
     seen: Counter[str] = Counter()
     ranked = []
     for warning in warnings:
@@ -27,7 +28,8 @@ def few_warnings(warnings: Sequence[TaskWarning]) -> Iterator[TaskWarning]:
 
 
 def worse_than_guessing(metrics: Iterable[MetricValue], names: Iterable[str], reason: str) -> Iterator[TaskWarning]:
-    """Warn of each metric in `names` that is above its baseline, a uniform guess, by more than its standard error."""
+    """Warn about each metric in `names` that is worse than its baseline, a uniform guess, by more than its standard
+    error."""
     wanted = set(names)
     for metric in metrics:
         uniform = metric.baseline
@@ -37,7 +39,7 @@ def worse_than_guessing(metrics: Iterable[MetricValue], names: Iterable[str], re
         yield TaskWarning(
             "worse_than_guessing",
             metric.name,
-            f"{metric.value:.4g}{error} {metric.unit} is above {uniform:.4g}, the cost of a uniform guess; look at the "
+            f"{metric.value:.4g}{error} {metric.unit} is above {uniform:.4g}, the cost of a uniform guess; check the "
             f"layout's preset and offsets, the tokenizer, and the data's ids{reason}",
         )
 
@@ -51,14 +53,15 @@ AT_FIRST = (
 
 
 def cut_inputs(metric: str, what: str, cut: int, total: int | None, remedy: str) -> Iterator[TaskWarning]:
-    """A warning where inputs did not fit and were cut; `metric` is what rests on them, `what` names them."""
+    """Warn about inputs that did not fit and were cut; `metric` rests on them, `what` names them."""
     if cut:
         of = "" if total is None else f" of {total:,}"
         yield TaskWarning("inputs_cut", metric, f"{cut:,}{of} {what} did not fit and were cut; {remedy}")
 
 
 def left_out(task: str, reasons: Mapping[str, str], remedy: str) -> Iterator[TaskWarning]:
-    """A warning for each metric that was asked for and is not there, with the reason; the reason is shared by some."""
+    """Warn about each requested metric that is missing, with the reason. Metrics with the same reason share a
+    warning."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         by_reason.setdefault(reason, []).append(name)

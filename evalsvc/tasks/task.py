@@ -1,7 +1,7 @@
-"""What a task is: its parameters, and how it is planned, run in shards and merged.
+"""The interface of tasks: parameters, planning, running in shards, and merging.
 
-Each is two classes: a `Task` holds the parameters, which the service reads to check a suite, and is imported without
-torch; a `Work` does what is to be done on a worker.
+A task consists of two classes: a `Task` holds the parameters, which the service reads to check a suite, and is imported
+without torch; a `Work` runs on a worker.
 """
 
 from __future__ import annotations
@@ -38,30 +38,30 @@ if TYPE_CHECKING:
 
 
 def require_few_shards(count: int) -> None:
-    """Raise InvalidRequest for more shards than the queue of the service takes for one task."""
+    """Raise InvalidRequest for more shards than the queue of the service accepts for one task."""
     if count > MAX_SHARDS:
         raise InvalidRequest(
-            f"the task is cut into {count:,} shards, at most {MAX_SHARDS:,} are queued; raise `shard_size`, or ask for "
+            f"the task is cut into {count:,} shards, more than {MAX_SHARDS:,}; raise `shard_size`, or set "
             "fewer `shards`"
         )
 
 
 def cut(count: int, size: int) -> Iterator[tuple[int, int]]:
-    """Return the first unit and the one behind the last of each shard. Raises InvalidRequest for too many shards."""
+    """Yield the range [start, stop) of each shard. Raises InvalidRequest for too many shards."""
     require_few_shards(-(-count // size))
     return pairwise([*range(0, count, size), count])
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of a task that is done, and done again, by itself. A subclass adds what `run` and `merge` need to know.
+    """A restartable part of a task. A subclass adds the fields that `run` and `merge` need.
 
-    It must be a frozen dataclass of JSON-able fields. Where a task has several kinds of shards, each has a field `part`
-    with a `Literal` of its own.
+    A subclass must be a frozen dataclass of JSON-able fields. If a task has several kinds of shards, each has a field
+    `part` with a different `Literal`.
     """
 
     units: int
-    """How much work the shard is, in the unit of the plan."""
+    """Amount of work in the shard, in the unit of the plan."""
 
 
 ShardKind = TypeVar("ShardKind", bound=Shard)
@@ -70,23 +70,23 @@ ShardKind = TypeVar("ShardKind", bound=Shard)
 
 @dataclass(frozen=True)
 class Plan(Generic[ShardKind]):
-    """How a task is cut."""
+    """The shards and looks of a task."""
 
     shards: Sequence[ShardKind]
     unit: str
-    """What progress counts, in the plural: `sequences`, `images`."""
+    """Name of the unit of work, in the plural: `sequences`, `images`."""
     looks: Sequence[tuple[int, int]] = ()
-    """After how many shards `merge` may be asked for a result of those so far, and how many units it then rests on;
-    the last is all of them. See `looks.schedule`. Empty: only at the end."""
+    """Looks at the task, as (shards, units of work) that an early `merge` rests on; the last covers the whole plan. See
+    `looks.schedule`. Empty if there is only the final merge."""
     until: Until | None = None
-    """When the task may stop at one of its looks."""
+    """Condition for stopping at a look."""
 
     def __post_init__(self) -> None:
         require_few_shards(len(self.shards))
 
     @property
     def total(self) -> int:
-        """Units of work in all shards together."""
+        """Return the units of work in all shards together."""
         return sum(shard.units for shard in self.shards)
 
 
@@ -97,9 +97,9 @@ class TaskWarning:
     code: str
     """Stable name of the rule, such as `inputs_cut`."""
     metric: str
-    """Name of the metric, `<task>/<metric>`; of the task where no metric is meant."""
+    """Name of the metric, `<task>/<metric>`; the task's name if no metric is meant."""
     message: str
-    """What is suspicious, the figures, and what to look at."""
+    """Suspicion, figures, and what to check."""
 
     def to_json(self) -> dict[str, str]:
         return {"code": self.code, "metric": self.metric, "message": self.message}
@@ -109,18 +109,18 @@ class TaskWarning:
 class TaskResult:
     metrics: Sequence[MetricValue]
     items: Sequence[Mapping[str, Any]] = ()
-    """Results per item, JSON-able, in the order of the data. Paired comparisons rest on them: the key `index` (and
-    `benchmark`, where a task has several) says which item it is, and `MetricValue.items` what is compared."""
+    """Results per item, JSON-able, in the order of the data. Paired comparisons match items by the key `index` (and
+    `benchmark`, if a task has several) and compare the keys in `MetricValue.items`."""
     notes: Mapping[str, Any] = field(default_factory=dict)
-    """Counts that a reader should know (sequences cut to length, items skipped); part of the provenance."""
+    """Counts for readers (sequences cut to length, items skipped); part of the provenance."""
     artifacts: Sequence[Artifact] = ()
-    """What to look at: grids, samples."""
+    """Files for people to look at: grids, samples."""
     warnings: Sequence[TaskWarning] = ()
-    """Suspicions, shown wherever the result is; see `suspicions` for the common ones."""
+    """Suspicions, shown with every result; see `suspicions` for common ones."""
 
 
 class Context(ABC):
-    """What a task may ask for while it works. `worker.context` implements it."""
+    """The resources of a task while it works, which `worker.context` provides."""
 
     checkpoint: CheckpointRef
     device: str
@@ -128,84 +128,90 @@ class Context(ABC):
     allow_benchmark_code: bool
     """Whether YAML files of benchmarks may run code."""
     base: Context | None
-    """The same for the checkpoint that the run is compared with, e.g. before it saw images; None: the run has none."""
+    """Context of the checkpoint that the run is compared with, e.g. before it saw images; None if the run has no
+    base."""
     readable: Allow
-    """What may be read of the paths that `dataset` gives: for whoever opens them, since links lead on."""
+    """Rule for which paths from `dataset` may be read. Code that opens them must apply it again, because links may lead
+    outside."""
     is_first: bool
-    """Whether the checkpoint is known to be its run's base or the run's first step, where nothing is forgotten yet."""
+    """Whether the checkpoint is known to be its run's base or first step, where nothing is forgotten yet."""
     kept: KeptFiles
     """Files for later evaluations: statistics of real images, answers of checkpoints."""
     provenance: dict[str, Any]
-    """Empty at first. What a task puts into it, JSON-able, becomes part of this shard's provenance."""
+    """Provenance of the shard; empty at first. A task may add JSON-able values."""
 
     @abstractmethod
     def digest(self) -> str:
-        """SHA-256 of the checkpoint's files."""
+        """Return the SHA-256 of the checkpoint's files."""
 
     @abstractmethod
     def model(self, *, dtype: str, rotary_inv_freq_dtype: str) -> Transformer:
-        """The checkpoint's model, loaded once per worker process."""
+        """Return the checkpoint's model, loaded once per worker process."""
 
     @abstractmethod
     def rotary(self) -> Mapping[str, str]:
-        """What protocols say of the model's rotary frequencies, read without its other weights.
+        """Return the protocol's content for the model's rotary frequencies, without reading its other weights.
 
-        Empty where they are open_lm's table; `{"rotary": "file"}` where the checkpoint's own count.
+        Empty if the frequencies are open_lm's table; `{"rotary": "file"}` if the checkpoint has its own.
         """
 
     @abstractmethod
     def model_config(self) -> ModelConfig:
-        """The configuration of the checkpoint's model, read without its weights."""
+        """Return the configuration of the checkpoint's model, without reading its weights."""
 
     @abstractmethod
     def layout(self) -> VocabularyLayout:
-        """The checkpoint's vocabulary layout, checked against its table."""
+        """Return the checkpoint's vocabulary layout, checked against its table."""
 
     @abstractmethod
     def dataset(self, path: str) -> str:
-        """The local path of a data file; resolves `datasets:NAME`."""
+        """Return the local path of a data file; resolves `datasets:NAME`."""
 
     @abstractmethod
     def images(self, path: str) -> ImageSource:
-        """The images of a folder or file; every file is opened where suites may read, wherever links lead."""
+        """Return the images of a folder or file. Each file is opened only if suites may read it, wherever links
+        lead."""
 
     @abstractmethod
     def classifier(self, path: str) -> DigitClassifier:
-        """The classifier of digits in a file."""
+        """Return the classifier of digits in a file."""
 
     @abstractmethod
     def asset(self, name: str) -> Path:
-        """The file of an asset by name; a path stands for itself. Raises AssetMissing with the command to run."""
+        """Return the file of an asset by name; a path is returned unchanged. Raises AssetMissing with the command to
+        run."""
 
     @abstractmethod
     def decoder(self, name: str, config: str | None = None, ema: bool = False, dtype: str = "float32") -> ImageDecoder:
-        """The image decoder in an asset or file, loaded once per worker process."""
+        """Return the image decoder in an asset or file, loaded once per worker process."""
 
     @abstractmethod
     def extractor(self, name: str, kind: str = "inception") -> FeatureExtractor:
-        """The feature extractor in an asset, file or folder, loaded once per worker process."""
+        """Return the feature extractor in an asset, file or folder, loaded once per worker process."""
 
     report: Callable[[int], None]
-    """Call with the units done in this shard so far, between steps; raises Cancelled when the work is to stop."""
+    """Callback for the units done in this shard so far. Call it between steps; it raises Cancelled when the work must
+    stop."""
 
 
 class Task(BaseModel):
-    """One part of a suite. The fields of a subclass are its parameters; every field has a docstring.
+    """One part of a suite. The fields of a subclass are its parameters, and every field has a docstring.
 
-    Strangers set them: every whole number, list and text has a bound (see `bounds`), and a validator expands nothing.
+    Untrusted users set parameters: every whole number, list and text has a bound (see `bounds`), and validators expand
+    nothing.
 
-    The same parameters, checkpoint and data give the same numbers whatever the shards, batches and workers.
+    The same parameters, checkpoint and data give the same numbers, whatever the shards, batches and workers.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: ClassVar[str]
     work: ClassVar[str]
-    """The class that does the work, as `module:class`. It is imported on workers only, and may need torch."""
+    """Class that does the work, as `module:class`. Only workers import it, so it may need torch."""
     needs: ClassVar[str] = ""
-    """What a suite's author has to bring beside the checkpoint, in a few words."""
+    """Inputs that the suite's author provides in addition to the checkpoint, in a few words."""
     example: ClassVar[Mapping[str, Any]] = {}
-    """Parameters that `evalsvc suites new` sets. A path is `/path/to/…`, with a name that says what belongs there."""
+    """Parameters that `evalsvc suites new` sets. Paths begin with `/path/to/` and have a descriptive file name."""
 
     name: str
     """First half of the names of the task's metrics."""
@@ -224,7 +230,7 @@ Parameters = TypeVar("Parameters", bound=Task)
 
 
 Output = TypeVar("Output")
-"""The frozen dataclass of what a shard leaves for the merge, or a union of several."""
+"""Frozen dataclass of a shard's output for the merge, or a union of several."""
 
 
 NAME_TYPES = (
@@ -233,23 +239,23 @@ NAME_TYPES = (
 
 
 class Work(ABC, Generic[Parameters, ShardKind, Output]):
-    """How a task is planned, run in shards and merged.
+    """Planning, running in shards and merging of a task.
 
     A subclass names its types: `class LossWork(Work[Loss, LossShard, LossOutput])`. Shards are stored as JSON and
-    outputs as MessagePack between the stages, each of which may run on another machine.
+    outputs as MessagePack between the stages, which may run on different machines.
     """
 
     shard_codec: ClassVar[Codec[Any]]
     output_codec: ClassVar[Codec[Any]]
 
     def __class_getitem__(cls, arguments: Any) -> Any:
-        """Raise TypeError for fewer types than three."""
+        """Raise TypeError unless there are three types."""
         if cls is Work and not (isinstance(arguments, tuple) and len(arguments) == 3):
-            raise TypeError(f"Work has other types than three; {NAME_TYPES}")
+            raise TypeError(f"Work needs three types; {NAME_TYPES}")
         return super().__class_getitem__(arguments)  # type: ignore[misc]
 
     def __init_subclass__(cls) -> None:
-        """Raise TypeError where the types are missing, or cannot travel from one stage to the next."""
+        """Raise TypeError if the types are missing, or cannot be serialised."""
         super().__init_subclass__()
         arguments = generic_arguments(cls, Work)
         if not arguments:
@@ -266,7 +272,7 @@ class Work(ABC, Generic[Parameters, ShardKind, Output]):
 
     @abstractmethod
     def plan(self, context: Context) -> Plan[ShardKind]:
-        """Read and check the data, cut it into shards. Needs no weights."""
+        """Read and check the data, and cut it into shards. Needs no weights."""
 
     def inputs(self, context: Context, shards: Sequence[ShardKind]) -> Mapping[str, object]:
         """Return what the task's values follow from, as JSON, besides parameters, checkpoint, base, model and layout.
@@ -278,15 +284,16 @@ class Work(ABC, Generic[Parameters, ShardKind, Output]):
 
     @abstractmethod
     def run(self, context: Context, shard: ShardKind) -> Output:
-        """Do one shard; the output goes to `merge`."""
+        """Run one shard; its output goes to `merge`."""
 
     @abstractmethod
     def merge(self, context: Context, shards: Sequence[ShardKind], outputs: Sequence[Output]) -> TaskResult:
-        """Metrics from the outputs of all shards, given in the order of the plan; or of the first, at a look."""
+        """Return metrics from the outputs of all shards in the order of the plan, or at a look from the first
+        outputs."""
 
 
 def work_of(task: Parameters) -> Work[Parameters, Any, Any]:
-    """Import the class that does the work of a task, and give it the task's parameters."""
+    """Import the class that does the work of a task, and create it with the task's parameters."""
     module, _, name = task.work.partition(":")
     work: Work[Parameters, Any, Any] = getattr(importlib.import_module(module), name)(task)
     return work

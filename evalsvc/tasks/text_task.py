@@ -1,4 +1,4 @@
-"""The parameters of the tasks that put text to a model."""
+"""The parameters of tasks that put text to a model."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ class TextTask(Task):
     tokenizer: DataPath | None = None
     """The `tokenizer.json` that the model was trained with [the layout's]."""
     bos: TokenId | None = None
-    """Id of the tokenizer that is put before every text that the model continues [none]."""
+    """Id of the tokenizer to put before every text that the model continues [none]."""
     end_of_text: TokenId | None = None
-    """Id of the tokenizer that ends a completion, and stands for an empty context without `bos` [the tokenizer's]."""
+    """Id of the tokenizer that ends a completion, and that replaces an empty context without `bos` [the
+    tokenizer's]."""
     max_length: int | None = Field(default=None, ge=2, le=MAX_TOKENS)
-    """Longest input in tokens, drawn tokens included; a longer input is cut from the left and counted [the model's]."""
+    """Longest input in tokens, including drawn tokens; a longer input is cut from the left and counted [the
+    model's]."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of weights and activations; logits are always float32."""
     rotary_inv_freq_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

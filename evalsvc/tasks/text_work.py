@@ -1,4 +1,5 @@
-"""What the tasks that put text to a model do alike: find the tokenizer, and see whether a base reads the same text."""
+"""Common work of tasks that put text to a model: finding the tokenizer, and checking that a base reads the same
+text."""
 
 from __future__ import annotations
 
@@ -20,16 +21,17 @@ class TextWork(Work[TextParameters, ShardKind, Output], Generic[TextParameters, 
     """The work of a task that puts text to a model."""
 
     def model(self, context: Context) -> Transformer:
-        """Load the model of `context` in the form that the task asks for."""
+        """Load the model of `context` in the task's dtype and form."""
         return context.model(dtype=self.task.dtype, rotary_inv_freq_dtype=self.task.rotary_inv_freq_dtype)
 
     def text_tokenizer(self, context: Context) -> TextTokenizer:
-        """Read the tokenizer of the checkpoint's text. Raises InvalidData for none, and for another model's."""
+        """Read the tokenizer of the checkpoint's text. Raises InvalidData if there is none, or it is another
+        model's."""
         text = context.layout().text
         path = self.tokenizer_path(context, text)
         if path is None:
             raise InvalidData(
-                f"task {self.task.name!r} needs text, but there is no tokenizer; give the task's `tokenizer` or the "
+                f"task {self.task.name!r} needs text, but there is no tokenizer; set the task's `tokenizer` or the "
                 "layout's `text.tokenizer`"
             )
         tokenizer = read_tokenizer(path, context.readable)
@@ -37,43 +39,44 @@ class TextWork(Work[TextParameters, ShardKind, Output], Generic[TextParameters, 
         return tokenizer
 
     def tokenizer_path(self, context: Context, text: TextBlock) -> str | None:
-        """Return where the tokenizer is: the task's own, or that of `text`."""
+        """Return the path of the tokenizer: the task's own, or that of `text`."""
         return text.tokenizer if self.task.tokenizer is None else context.dataset(self.task.tokenizer)
 
     def require_same_text(self, context: Context, base: Context, tokenized: bool = True) -> None:
-        """Raise InvalidData unless an id is the same text to the checkpoint and to its base.
+        """Raise InvalidData unless each id is the same text for the checkpoint and for its base.
 
-        Without `tokenized` a tokenizer is needed only to tell whether text blocks of two sizes differ by padding.
+        Without `tokenized`, a tokenizer is needed only to tell whether text blocks of two sizes differ by padding.
         """
-        own, other = context.layout().text, base.layout().text
+        own_text, base_text = context.layout().text, base.layout().text
         label = f"the base, {base.checkpoint.label},"
-        digests = [_tokenizer_digest(context, text) for text in (own, other)]
+        digests = [_tokenizer_digest(context, text) for text in (own_text, base_text)]
         if None not in digests and digests[0] != digests[1]:
             raise InvalidData(
-                f"{label} has a tokenizer with sha256 {digests[1]}, the checkpoint's has {digests[0]}; name a base "
+                f"{label} has a tokenizer with sha256 {digests[1]}, but the checkpoint's has {digests[0]}; set a base "
                 "with the checkpoint's tokenizer"
             )
-        path = self.tokenizer_path(context, own) or other.tokenizer
-        if path is not None and (tokenized or own.size != other.size):
+        path = self.tokenizer_path(context, own_text) or base_text.tokenizer
+        if path is not None and (tokenized or own_text.size != base_text.size):
             tokenizer = read_tokenizer(path, context.readable)
-            tokenizer.require_fits(own)
+            tokenizer.require_fits(own_text)
             try:
-                tokenizer.require_fits(other)
+                tokenizer.require_fits(base_text)
             except InvalidData as error:
                 raise InvalidData(f"{label} has other text: {error.message}") from None
-        elif own.size != other.size:
+        elif own_text.size != base_text.size:
             raise InvalidData(
-                f"{label} has {other.size} text rows, the checkpoint has {own.size}, and nothing says whether that is "
-                "padding; give the task's `tokenizer`, or name a base with the checkpoint's tokenizer"
+                f"{label} has {base_text.size} text rows, the checkpoint has {own_text.size}; if the rest is padding, "
+                "set the task's `tokenizer`, otherwise set a base with the checkpoint's tokenizer"
             )
 
     def protocol(self, rotary: Mapping[str, str]) -> dict[str, str]:
-        """What of the parameters, and of the model's `Context.rotary`, moves a number, whatever the text."""
+        """Return the protocol's content for the parameters and the model's `Context.rotary`, which affect every
+        number."""
         return {"dtype": self.task.dtype, "rotary_inv_freq_dtype": self.task.rotary_inv_freq_dtype, **rotary}
 
 
 def base_rotary(base: Context) -> dict[str, str]:
-    """What the protocol of a comparison says of the base's rotary frequencies; see `Context.rotary`."""
+    """Return the protocol's content for the base's rotary frequencies in a comparison; see `Context.rotary`."""
     return {f"base_{key}": value for key, value in base.rotary().items()}
 
 

@@ -55,7 +55,7 @@ def test_a_loss_is_worse_than_guessing_beyond_its_error(metric: MetricValue, sus
 def test_a_warning_has_the_figures_and_what_to_look_at() -> None:
     [guess] = worse_than_guessing([value(5.78, 0.031)], ["a/image_within"], "")
     assert guess.message == (
-        "5.78 ± 0.031 nats/token is above 4, the cost of a uniform guess; look at the layout's preset and offsets, the "
+        "5.78 ± 0.031 nats/token is above 4, the cost of a uniform guess; check the layout's preset and offsets, the "
         "tokenizer, and the data's ids"
     )
     assert list(cut_inputs("a", "prompts", 0, 9, "lower it")) == []
@@ -112,7 +112,7 @@ def test_sequences_that_were_cut_are_told() -> None:
     warnings = loss_warnings(pretrained(5), general_text=TEXT, general_text_limit=5)
     assert warnings == {}
     short = loss_warnings(pretrained(5, length=20), data=TEXT, general_text=TEXT, general_text_limit=5)
-    assert short["loss/total"].message.startswith("12 of 12 sequences did not fit and were cut; give a layout with")
+    assert short["loss/total"].message.startswith("12 of 12 sequences did not fit and were cut; use a layout with")
     assert short["loss/general_text"].message.startswith("5 of 5 general texts did not fit")
 
 

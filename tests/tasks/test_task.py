@@ -19,7 +19,7 @@ def test_a_task_is_called_as_the_catalog_says_and_names_its_work(kind: str) -> N
 
 
 def test_a_plan_has_no_more_shards_than_a_queue_takes() -> None:
-    words = "the task is cut into 1,000,000 shards, at most 10,000 are queued; raise `shard_size`"
+    words = "the task is cut into 1,000,000 shards, more than 10,000; raise `shard_size`"
     with pytest.raises(InvalidRequest, match=words):
         cut(1_000_000, 1)
     with pytest.raises(InvalidRequest, match="is cut into 10,001 shards"):
@@ -39,7 +39,7 @@ def test_a_work_names_frozen_dataclasses() -> None:
     write = r"write `class …\(Work\[Parameters, Shard, Output\]\)` with the class of the parameters and two frozen data"
     with pytest.raises(TypeError, match=f"Untyped does not name its types; {write}"):
         type("Untyped", (Work,), {})
-    with pytest.raises(TypeError, match=f"other types than three; {write}"):
+    with pytest.raises(TypeError, match=f"needs three types; {write}"):
         Work[Task]  # type: ignore[misc]
     with pytest.raises(TypeError, match="is no frozen dataclass"):
         types.new_class("Loose", (Work[Task, Shard, dict],))

@@ -1,4 +1,4 @@
-"""Image rows that are trained to lie where the text of their captions lies: the learned part of `alignment`.
+"""The learned part of `alignment`: image rows that are trained towards the text of their captions.
 
 Source: Zhang, McKinzie, Gan, Shankar, Toshev, "Pre-trained Language Models Do Not Help Auto-regressive Text-to-Image
 Generation" (arXiv 2311.16201), section 3.2: bags of words, CLIP's loss with a learned temperature, batches of 1,024.
@@ -22,30 +22,30 @@ from evalsvc.tasks.alignment.spec import Learning
 from evalsvc.tasks.alignment.token_pairs import TokenPairs
 
 FIRST_TEMPERATURE = 0.07
-"""As CLIP begins (Radford et al. 2021, section 2.5)."""
+"""Initial temperature, as in CLIP (Radford et al. 2021, section 2.5)."""
 
 
 @dataclass(frozen=True)
 class Learned:
     tables: Tables
-    """With the trained image rows. Codes that occur in no pair keep the rows they had."""
+    """Tables with the trained image rows. Codes that occur in no pair keep their rows."""
     trained: list[int]
-    """The codes whose rows were trained."""
+    """Codes whose rows were trained."""
     losses: list[float]
-    """Of each step's batch, in nats, before the step."""
+    """Loss of each step's batch in nats, before the step."""
     scales: list[float]
-    """1 / temperature at each step, before it."""
+    """1 / temperature before each step."""
     scale: float
-    """At the end."""
+    """1 / temperature at the end."""
     length: float
-    """Root mean square length of the trained rows, which is that of the text rows."""
+    """Root mean square length of the trained rows, which equals that of the text rows."""
 
 
 def learn(tables: Tables, pairs: TokenPairs, training: Learning, report: Callable[[int], None]) -> Learned:
-    """Train the image rows, and nothing else but the temperature, by Adam in float32.
+    """Train the image rows and the temperature by Adam in float32.
 
     The loss does not depend on the rows' common length, which is set at the end. The same seed, device and number of
-    threads give the same rows. `report` gets the number of steps done. Raises NonFinite, with the step.
+    threads give the same rows. `report` gets the number of finished steps. Raises NonFinite, with the step.
     """
     length = _root_mean_square_length(tables.candidates)
     unit = length / math.sqrt(tables.text.shape[1]) or 1.0
@@ -97,7 +97,7 @@ def _means(
 
 
 def _draws(pairs: TokenPairs, training: Learning) -> Iterator[TokenPairs]:
-    """A batch a step: all pairs in a new random order each time round, without what remains of a round."""
+    """Yield a batch per step: all pairs in a new random order in each round, without the remainder of a round."""
     generator = torch.Generator().manual_seed(training.seed)
     size = min(training.batch, len(pairs))
     order: list[int] = []

@@ -1,6 +1,6 @@
-"""What an embedding table knows of pairs before any layer has read them: the part of `alignment` that needs torch.
+"""Measuring pairs in an embedding table, before any layer has read them: the part of `alignment` that needs torch.
 
-A caption is the mean of its ids' rows, an image that of its codes' rows: bags of words, both of length one.
+A caption is the mean of its ids' rows and an image the mean of its codes' rows: bags of words, both of length one.
 """
 
 from __future__ import annotations
@@ -33,34 +33,34 @@ from evalsvc.tasks.alignment.spec import Alignment
 from evalsvc.tasks.alignment.token_pairs import TokenPairs
 
 RANKS = (1, 5, 10)
-"""Of the retrieval: how many of the nearest candidates are looked at."""
+"""Numbers of nearest candidates that retrieval considers."""
 
 CENTRINGS = {"neighbour_hits": False, "neighbour_hits_centred": True}
-"""Ways in which text tokens are nearest: by the rows, or by the rows less the mean of their kind."""
+"""Ways of finding the nearest text tokens: by the rows, or by the rows minus the mean of their kind."""
 
 SHOWN = 256
-"""Codes whose nearest text tokens are shown, the most frequent ones."""
+"""Number of codes, the most frequent ones, whose nearest text tokens are shown."""
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The rows of one embedding table, by what they mean."""
+    """The rows of one embedding table, by meaning."""
 
     text: Tensor
-    """[T, D], in the order of the tokenizer's ids."""
+    """Text rows [T, D], in the order of the tokenizer's ids."""
     image: Tensor
-    """[K, D], in the order of the codes."""
+    """Image rows [K, D], in the order of the codes."""
     known: int
-    """Ids of the tokenizer; rows of `text` from here on are padding."""
+    """Number of the tokenizer's ids. Later rows of `text` are padding."""
 
     @property
     def candidates(self) -> Tensor:
-        """The text rows that can be nearest to something."""
+        """Return the text rows that can be nearest neighbours."""
         return self.text[: self.known]
 
 
 def tables_of(model: Transformer, layout: VocabularyLayout, output: bool, known: int) -> Tables:
-    """Of the input table, or of the output table; the layout has images."""
+    """Return the rows of the input table or the output table. The layout must have images."""
     table = (model.output if output else model.tok_embeddings).weight.detach()
     text = table[layout.text_ids.start : layout.text_ids.stop]
     image = torch.tensor(layout.image_ids, device=table.device)
@@ -71,7 +71,7 @@ def bag_means(
     table: Tensor,  # [V, D]
     bags: Sequence[Sequence[int]],
 ) -> Tensor:  # [B, D] float64, where the table is
-    """The mean of each bag's rows, of length one."""
+    """Return the mean of each bag's rows, normalised to length one."""
     flat, starts = flattened(bags)
     ids, places = torch.unique(flat.to(table.device), return_inverse=True)
     means = functional.embedding_bag(places, table[ids].double(), starts.to(table.device), mode="mean")
@@ -79,25 +79,26 @@ def bag_means(
 
 
 def flattened(bags: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """The bags' ids one after the other, and where each bag begins; both int64."""
+    """Return the ids of all bags one after the other, and the start of each bag; both int64."""
     flat = np.concatenate([np.asarray(bag, dtype=np.int64) for bag in bags])
     lengths = torch.tensor([len(bag) for bag in bags])
     return torch.from_numpy(flat), lengths.cumsum(0) - lengths
 
 
 class Similarities(NamedTuple):
-    """Of a batch, all [B, B]; cosines are float64."""
+    """Similarities within a batch, all [B, B]; cosines are float64."""
 
     pairs: Tensor
-    """Of image i and text j."""
+    """Similarity of image i and text j."""
     texts: Tensor
     images: Tensor
     right: Tensor
-    """bool: text j is as right for image i as its own, since it has the same ids."""
+    """bool: whether text j is a right answer for image i, because it has the same ids as the image's own text."""
 
 
 def similarities(tables: Tables, batch: TokenPairs) -> Similarities:
-    """Equal bags have equal similarities to the last bit: each is computed once."""
+    """Return the similarities in a batch. Each distinct bag is computed once, so equal bags have exactly equal
+    similarities."""
     text, text_of = _distinct(batch.texts)
     image, image_of = _distinct(batch.codes)
     texts, images = bag_means(tables.text, text).cpu(), bag_means(tables.image, image).cpu()
@@ -110,7 +111,7 @@ def similarities(tables: Tables, batch: TokenPairs) -> Similarities:
 
 
 def _distinct(bags: Sequence[Sequence[int]]) -> tuple[list[tuple[int, ...]], Tensor]:
-    """The bags that differ, and which of them each is, [B]: the order of a bag's ids is nothing to its mean."""
+    """Return the distinct bags, and the index of each bag among them, [B]. The order of ids in a bag is ignored."""
     known: dict[tuple[int, ...], int] = {}
     places = [known.setdefault(tuple(sorted(bag)), len(known)) for bag in bags]
     return list(known), torch.tensor(places)
@@ -125,27 +126,27 @@ def measure(
 ) -> tuple[TableMeasures, NearTokens]:
     """Measure a table on batches of pairs, and find the text tokens that are nearest to image tokens.
 
-    `loss_fitted` is at the temperature that makes it smallest, `loss` at the factor `scale`. `report` is called between
-    steps.
+    `loss_fitted` is at the temperature that minimises the loss, `loss` at the factor `scale`. `report` is called
+    between steps.
     """
-    found = []
+    batch_similarities = []
     for part in parts:
         report()
-        found.append(similarities(tables, part))
+        batch_similarities.append(similarities(tables, part))
     near = _near_tokens(tables, parts, task.neighbours, report)
-    fitted = fit_scale([one.pairs for one in found])
-    columns = _joined([_columns(one, fitted, scale) for one in found])
-    columns |= {name: torch.cat([one.diagonal() for one in hits]).tolist() for name, hits in near.hits.items()}
+    fitted = fit_scale([entry.pairs for entry in batch_similarities])
+    columns = _joined([_columns(entry, fitted, scale) for entry in batch_similarities])
+    columns |= {name: torch.cat([matrix.diagonal() for matrix in hits]).tolist() for name, hits in near.hits.items()}
     columns["neighbours"] = near.neighbours
-    tested = {"pairs": [one.pairs for one in found], **near.hits}
-    tests = {name: permutation_test(one, task.permutations, task.seed, report) for name, one in tested.items()}
+    tested = {"pairs": [entry.pairs for entry in batch_similarities], **near.hits}
+    tests = {name: permutation_test(parts, task.permutations, task.seed, report) for name, parts in tested.items()}
     overlap = subspace_overlap(tables.image[torch.tensor(near.codes, device=tables.image.device)], tables.candidates)
     measures = TableMeasures(
         places=[place for part in parts for place in part.places],
         columns=columns,
-        chance={name: sum(values) / len(values) for name, values in _joined(map(_chances, found)).items()},
+        chance={name: sum(values) / len(values) for name, values in _joined(map(_chances, batch_similarities)).items()},
         hit_chance={name: near.chance(name) for name in near.hits},
-        floor=float(torch.cat([one.right.sum(1).double().log() for one in found]).mean()),
+        floor=float(torch.cat([entry.right.sum(1).double().log() for entry in batch_similarities]).mean()),
         fitted_scale=fitted,
         tests=tests,
         overlap=OverlapParts(inside=overlap.inside.tolist(), whole=overlap.whole.tolist()),
@@ -156,22 +157,22 @@ def measure(
 
 @dataclass(frozen=True)
 class NearTokens:
-    """The nearest text tokens of image tokens, and how often they are named in captions."""
+    """The nearest text tokens of image tokens, and how often captions name them."""
 
     codes: list[int]
-    """Those that occur, the most frequent first."""
+    """Codes that occur in the images, the most frequent first."""
     images: list[int]
-    """In how many images each does."""
+    """Number of images in which each code occurs."""
     nearest: dict[str, Nearest]
-    """Of each code, in each of the ways `CENTRINGS`."""
+    """Nearest text tokens of each code, by the ways in `CENTRINGS`."""
     hits: dict[str, list[Tensor]]
-    """Of each batch float64 [B, B]: how many of the nearest tokens of the codes in image i occur in text j."""
+    """Hits of each batch, float64 [B, B]: number of nearest tokens of the codes in image i that occur in text j."""
     neighbours: list[float]
-    """Of each image how many there are: what `hits` could be at most."""
+    """Maximum number of hits of each image: its number of neighbours."""
 
     def chance(self, name: str) -> float:
-        """The share of hits, the mean over all ways to put the texts of a batch to its images."""
-        return sum(float(one.sum()) / len(one) for one in self.hits[name]) / sum(self.neighbours)
+        """Return the share of hits by chance: the mean over all pairings of a batch's texts and images."""
+        return sum(float(matrix.sum()) / len(matrix) for matrix in self.hits[name]) / sum(self.neighbours)
 
 
 def _near_tokens(tables: Tables, parts: Sequence[TokenPairs], count: int, report: Callable[[], None]) -> NearTokens:
@@ -184,50 +185,51 @@ def _near_tokens(tables: Tables, parts: Sequence[TokenPairs], count: int, report
         by_code = dict(zip(codes, nearest[name].rows.tolist(), strict=True))
         hits[name] = [_hits(part, by_code) for part in parts]
     each = nearest[name].rows.shape[1]
-    neighbours = [float(each * len(set(own))) for part in parts for own in part.codes]
+    neighbours = [float(each * len(set(codes))) for part in parts for codes in part.codes]
     return NearTokens(codes, [counts[code] for code in codes], nearest, hits, neighbours)
 
 
-def _columns(one: Similarities, fitted: float, scale: float | None) -> dict[str, list[float]]:
+def _columns(batch: Similarities, fitted: float, scale: float | None) -> dict[str, list[float]]:
     columns = {
-        "loss_fitted": clip_loss(one.pairs, fitted),
-        "cosine_excess": excess_similarity(one.pairs),
-        "cosine_between": mean_off_diagonal(one.pairs),
-        "cosine_text": mean_off_diagonal(one.texts),
-        "cosine_image": mean_off_diagonal(one.images),
+        "loss_fitted": clip_loss(batch.pairs, fitted),
+        "cosine_excess": excess_similarity(batch.pairs),
+        "cosine_between": mean_off_diagonal(batch.pairs),
+        "cosine_text": mean_off_diagonal(batch.texts),
+        "cosine_image": mean_off_diagonal(batch.images),
     }
     if scale is not None:
-        columns["loss"] = clip_loss(one.pairs, scale)
+        columns["loss"] = clip_loss(batch.pairs, scale)
     for k in RANKS:
-        columns[f"image_to_text_at_{k}"] = hits_at(one.pairs, one.right, k)
-        columns[f"text_to_image_at_{k}"] = hits_at(one.pairs.T, one.right, k)
+        columns[f"image_to_text_at_{k}"] = hits_at(batch.pairs, batch.right, k)
+        columns[f"text_to_image_at_{k}"] = hits_at(batch.pairs.T, batch.right, k)
     return {name: column.tolist() for name, column in columns.items()}
 
 
-def _chances(one: Similarities) -> dict[str, list[float]]:
-    nothing = torch.zeros_like(one.pairs)
-    return {f"at_{k}": hits_at(nothing, one.right, k).tolist() for k in RANKS}
+def _chances(batch: Similarities) -> dict[str, list[float]]:
+    nothing = torch.zeros_like(batch.pairs)
+    return {f"at_{k}": hits_at(nothing, batch.right, k).tolist() for k in RANKS}
 
 
 def _joined(parts: Iterable[dict[str, list[float]]]) -> dict[str, list[float]]:
-    """Columns of several batches, one after the other."""
+    """Join the columns of several batches."""
     every = list(parts)
     return {name: [value for part in every for value in part[name]] for name in every[0]}
 
 
 def _hits(part: TokenPairs, nearest: Mapping[int, Sequence[int]]) -> Tensor:
-    """float64 [B, B]: how many of the nearest tokens of the codes in image i occur in text j."""
+    """Return the hits of a batch, float64 [B, B]: number of nearest tokens of the codes in image i that occur in text
+    j."""
     words = {word: place for place, word in enumerate(sorted(set(chain.from_iterable(part.texts))))}
-    wanted, there = (torch.zeros(len(part), len(words), dtype=torch.float64) for _ in range(2))
+    wanted, present = (torch.zeros(len(part), len(words), dtype=torch.float64) for _ in range(2))
     for row, (text, codes) in enumerate(zip(part.texts, part.codes, strict=True)):
-        there[row, [words[word] for word in set(text)]] = 1
+        present[row, [words[word] for word in set(text)]] = 1
         named = [words[word] for code in set(codes) for word in nearest[code] if word in words]
         wanted[row] = torch.bincount(torch.tensor(named, dtype=torch.int64), minlength=len(words)).double()
-    return wanted @ there.T
+    return wanted @ present.T
 
 
 def nearest_page(near: NearTokens, layout: VocabularyLayout, tokenizer: TextTokenizer | None) -> Iterator[str]:
-    """Lines to read: of the most frequent codes the nearest text tokens, with their cosines."""
+    """Yield a page with the nearest text tokens of the most frequent codes, and their cosines."""
     codes = near.codes
     yield f"nearest text tokens of the {min(SHOWN, len(codes))} most frequent of {len(codes)} image tokens"
     yield "by the cosine of the rows, and of the rows less the mean of their kind (centred)"
@@ -235,13 +237,13 @@ def nearest_page(near: NearTokens, layout: VocabularyLayout, tokenizer: TextToke
         yield f"\n‹image {code}›  in {count} images"
         for name, label in (("neighbour_hits", "rows"), ("neighbour_hits_centred", "centred")):
             nearest = near.nearest[name]
-            found = zip(nearest.rows[row].tolist(), nearest.cosines[row].tolist(), strict=True)
-            shown = (f"{_shown(word, layout, tokenizer)} {cosine:.2f}" for word, cosine in found)
+            neighbours = zip(nearest.rows[row].tolist(), nearest.cosines[row].tolist(), strict=True)
+            shown = (f"{_shown(word, layout, tokenizer)} {cosine:.2f}" for word, cosine in neighbours)
             yield f"  {label:<8}" + "  ".join(shown)
 
 
 def _shown(word: int, layout: VocabularyLayout, tokenizer: TextTokenizer | None) -> str:
-    """A text token as text, with its blanks; its id where that says nothing."""
+    """Return a text token as visible text, or its id if the text is not readable."""
     text = "" if tokenizer is None else render([layout.text.offset + word], layout, tokenizer)
     if not text:
         return f"‹text {word}›"

@@ -1,4 +1,4 @@
-"""From what was measured of a table to metrics, items, notes and artifacts of the alignment task."""
+"""Metrics, items, notes and artifacts of the alignment task, from the measures of a table."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from evalsvc.tasks.task import TaskResult
 NATS = "nats/pair"
 
 HALF = "half"
-"""How the protocol calls training pairs that are a half of the task's own data."""
+"""Name in the protocol of training pairs that are half of the task's own data."""
 
 
 def training_protocol(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the learned part's protocol moves the rows, and not only what is measured of them."""
+    """Return the part of the learned protocol that affects the rows, not only their measurement."""
     measuring = {"batch", "batches_seed"}
     if content["learned"]["data"] != HALF:
         measuring |= {"data", "limit"}
@@ -31,7 +31,7 @@ def training_protocol(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def part_result(task: Alignment, shard: AlignmentShard, output: AlignmentOutput) -> TaskResult:
-    """Make the result of one part of its output."""
+    """Return the result of one part from its output."""
     columns = {f"{shard.prefix}{name}": values for name, values in output.columns.items()}
     items = [
         {"index": place, **{name: values[row] for name, values in columns.items()}}
@@ -61,7 +61,7 @@ class _Part:
             how = {"neighbours": self.task.neighbours, "candidates": self.shard.candidates, "centred": centred}
             yield self._mean(name, "fraction", "higher", self.output.hit_chance[name], "neighbours", **how)
             yield self._p_value(name.replace("hits", "p_value"), name, **how)
-        # Its error is over codes, the text's directions as given.
+        # The error is over codes; the directions of the text are treated as fixed.
         overlap = ratio_of_sums(self.output.overlap.inside, self.output.overlap.whole)
         if overlap is not None:
             how = {"candidates": self.shard.candidates}
@@ -70,16 +70,16 @@ class _Part:
     def _losses(self) -> Iterator[MetricValue]:
         nothing_known = math.log(self.shard.protocol["batch"])
         fitted = self._mean("loss_fitted", NATS, "lower", nothing_known, temperature="fitted")
-        # At the factor 0 every pair has the loss ln B whatever its similarities, which says nothing of the scatter.
+        # At the factor 0 every pair has the loss ln B whatever its similarities, so the standard error is meaningless.
         yield fitted if self.output.fitted_scale else replace(fitted, stderr=None, items=())
         if not isinstance(self.output, LearnedOutput):
             return
         yield self._mean("loss", NATS, "lower", nothing_known, temperature="learned")
         losses = self.output.losses
         last = losses[-max(1, len(losses) // 10) :]
-        found, content = _mean_of(last, [1.0] * len(last)), training_protocol(self.shard.protocol)
+        ratio, content = _mean_of(last, [1.0] * len(last)), training_protocol(self.shard.protocol)
         name, baseline = f"{self.task.name}/learned_training_loss", math.log(content["learned"]["batch"])
-        yield found.as_metric(name, NATS, "lower", Protocol(content), baseline)
+        yield ratio.as_metric(name, NATS, "lower", Protocol(content), baseline)
 
     def _mean(
         self,
@@ -90,21 +90,21 @@ class _Part:
         over: str | None = None,
         **protocol: JsonValue,
     ) -> MetricValue:
-        """Of the column `name`, or the ratio of its sum to that of the column `over`."""
+        """Return the mean of the column `name`, or the ratio of its sum to that of the column `over`."""
         values = self.output.columns[name]
-        found = _mean_of(values, [1.0] * len(values) if over is None else self.output.columns[over])
+        ratio = _mean_of(values, [1.0] * len(values) if over is None else self.output.columns[over])
         items = tuple(f"{self.shard.prefix}{column}" for column in (name, over) if column)
-        return self._value(name, found, unit, direction, baseline, items, **protocol)
+        return self._value(name, ratio, unit, direction, baseline, items, **protocol)
 
     def _p_value(self, name: str, test: str, **protocol: JsonValue) -> MetricValue:
-        found = Ratio(self.output.tests[test].p, None, len(self.output.places))
+        ratio = Ratio(self.output.tests[test].p, None, len(self.output.places))
         how = {"permutations": self.task.permutations, "seed": self.task.seed, **protocol}
-        return self._value(name, found, "probability", "none", None, (), **how)
+        return self._value(name, ratio, "probability", "none", None, (), **how)
 
     def _value(
         self,
         name: str,
-        found: Ratio,
+        ratio: Ratio,
         unit: str,
         direction: Direction,
         baseline: float | None,
@@ -112,13 +112,13 @@ class _Part:
         **protocol: JsonValue,
     ) -> MetricValue:
         content = Protocol({**self.shard.protocol, **protocol})
-        return found.as_metric(f"{self.task.name}/{self.shard.prefix}{name}", unit, direction, content, baseline, items)
+        return ratio.as_metric(f"{self.task.name}/{self.shard.prefix}{name}", unit, direction, content, baseline, items)
 
 
 def _mean_of(values: Sequence[float], weights: Sequence[float]) -> Ratio:
-    found = ratio_of_sums(values, weights)
-    assert found is not None, "there are two pairs at least, and every weight is positive"
-    return found
+    ratio = ratio_of_sums(values, weights)
+    assert ratio is not None, "there are two pairs at least, and every weight is positive"
+    return ratio
 
 
 def _notes(shard: AlignmentShard, output: AlignmentOutput) -> dict[str, object]:

@@ -13,7 +13,7 @@ from evalsvc.tasks.task import Task
 
 
 class Learning(BaseModel):
-    """How image rows are trained; all other rows stay as they are."""
+    """Training of the image rows; all other rows stay fixed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -22,16 +22,16 @@ class Learning(BaseModel):
     steps: int = Field(default=1000, ge=1, le=1_000_000)
     """Number of steps of Adam."""
     batch: int = Field(default=1024, ge=2, le=MAX_BATCH)
-    """Number of pairs in a step; all pairs where there are fewer."""
+    """Number of pairs in a step; all pairs if there are fewer."""
     rate: float = Field(default=0.03, gt=0, le=10)
-    """Learning rate of Adam: of the rows, in units of the text rows' root mean square entry, and of the logarithm of
+    """Learning rate of Adam for the rows, in units of the text rows' root mean square entry, and for the logarithm of
     the temperature."""
     seed: Seed = 0
     """Seed of the batches and of the halves."""
 
 
 class Alignment(Task):
-    """Image rows against text rows of an embedding table, by pairs of captions and images."""
+    """Agreement of image rows and text rows in an embedding table, on pairs of captions and images."""
 
     kind: ClassVar[str] = "alignment"
     work: ClassVar[str] = "evalsvc.tasks.alignment.work:AlignmentWork"
@@ -39,24 +39,24 @@ class Alignment(Task):
     example: ClassVar[Mapping[str, Any]] = {"data": "/path/to/pairs.jsonl"}
 
     data: DataPath
-    """Pairs, one a record: a JSONL file with `text_ids` or `text`, and `image_codes`, or a safetensors file. Records
-    without text or without codes, and further captions of an image, are left out and counted."""
+    """Pairs, one per record: a JSONL file with `text_ids` or `text`, and `image_codes`, or a safetensors file. Records
+    without text or without codes, and further captions of an image, are skipped and counted."""
     tokenizer: DataPath | None = None
     """The `tokenizer.json` for records that hold `text`, and to show tokens [the layout's]."""
     limit: Rows | None = None
-    """Number of records to use, the first ones [all]."""
+    """Number of records to use, from the beginning [all]."""
     batch: int = Field(default=1024, ge=2, le=MAX_BATCH)
-    """Number of pairs that are told apart from each other; all pairs where there are fewer. Pairs that do not fill a
-    batch are left out and counted."""
+    """Number of pairs among which each image must find its text; all pairs if there are fewer. Pairs that do not fill a
+    batch are skipped and counted."""
     table: Literal["input", "output"] = "input"
     """Table whose rows are compared: the input embeddings or the output layer."""
     neighbours: int = Field(default=5, ge=1, le=1000)
-    """Number of nearest text tokens that are looked up for an image token."""
+    """Number of nearest text tokens of each image token."""
     permutations: int = Field(default=999, ge=1, le=1_000_000)
-    """Number of random pairings that the pairs are compared with."""
+    """Number of random pairings that the actual pairs are compared with."""
     seed: Seed = 0
-    """Seed of the permutations, and of the batches where there are several."""
+    """Seed of the permutations, and of the batches if there are several."""
     learn: Learning | None = None
-    """Training of the image rows, which are then measured the same way as untrained ones [none]."""
+    """Training of the image rows, which are then measured like untrained ones [none]."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the checkpoint's weights. Similarities are float64, and training is in float32."""

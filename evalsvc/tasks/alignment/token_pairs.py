@@ -1,4 +1,4 @@
-"""Captions and the codes of their images, as ids: which records of a data file are pairs, and in what order."""
+"""Selecting and ordering the pairs of a data file: captions and the codes of their images, as ids."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from evalsvc.spec.layout import VocabularyLayout
 
 @dataclass(frozen=True)
 class TokenPairs:
-    """The i-th caption belongs to the i-th image."""
+    """Captions and images, where the i-th caption belongs to the i-th image."""
 
     places: tuple[int, ...]
     """Index of each pair's record in the data."""
     texts: tuple[Sequence[int], ...]
-    """Ids of the tokenizer, one at least."""
+    """Ids of the tokenizer for each caption, at least one."""
     codes: tuple[Sequence[int], ...]
-    """One at least."""
+    """Codes of each image, at least one."""
 
     def __len__(self) -> int:
         return len(self.places)
@@ -30,22 +30,23 @@ class TokenPairs:
         return TokenPairs(*map(tuple, zip(*rows, strict=True)))
 
     def one_per_image(self) -> TokenPairs:
-        """The first pair of each image: several captions of one are no independent pairs, and each would be right."""
+        """Return the first pair of each image. Several captions of one image are not independent, and each would be a
+        right answer."""
         first: dict[tuple[int, ...], int] = {}
         for row, codes in enumerate(self.codes):
             first.setdefault(tuple(codes), row)
         return self.take(first.values())
 
     def common(self, other: TokenPairs) -> int:
-        """How many pairs of `other` are among these, ids and codes alike."""
+        """Return the number of pairs of `other` that are also in these pairs, with equal ids and codes."""
         seen = {(tuple(text), tuple(codes)) for text, codes in zip(self.texts, self.codes, strict=True)}
         return sum((tuple(text), tuple(codes)) in seen for text, codes in zip(other.texts, other.codes, strict=True))
 
 
 def pairs_of(data: TokenData, layout: VocabularyLayout, limit: int | None = None) -> TokenPairs:
-    """Return the first `limit` records less those that lack text or image.
+    """Return the first `limit` records without those that lack text or image.
 
-    Raises InvalidData for an id or code that the layout does not have, and for fewer than two images.
+    Raises InvalidData for an id or code outside the layout, and for fewer than two images.
     """
     rows = []
     for place, record in enumerate(data.records[:limit]):
@@ -57,22 +58,23 @@ def pairs_of(data: TokenData, layout: VocabularyLayout, limit: int | None = None
             rows.append((place, record.text_ids, record.image_codes))
     if len({tuple(codes) for _, _, codes in rows}) < 2:
         raise InvalidData(
-            f"{data.path} has {len(rows)} records with both text and image codes, and needs two of different images; "
-            "give pairs"
+            f"{data.path} has {len(rows)} records with both text and image codes, but needs two of different images; "
+            "add pairs"
         )
     places, texts, codes = zip(*rows, strict=True)
     return TokenPairs(places, texts, codes)
 
 
 def halves(pairs: TokenPairs, seed: int) -> tuple[TokenPairs, TokenPairs]:
-    """A random half, and the rest, each in the order of the data."""
+    """Split the pairs at random into two halves, each in the order of the data."""
     order = _order(pairs, seed)
     middle = len(order) // 2
     return pairs.take(sorted(order[:middle])), pairs.take(sorted(order[middle:]))
 
 
 def batches(pairs: TokenPairs, size: int, seed: int) -> list[TokenPairs]:
-    """Batches of `size` pairs at random, since files are often sorted; all pairs as one batch where there are fewer."""
+    """Return random batches of `size` pairs, because files are often sorted; one batch of all pairs if there are
+    fewer."""
     if len(pairs) <= size:
         return [pairs]
     order = _order(pairs, seed)
@@ -80,7 +82,7 @@ def batches(pairs: TokenPairs, size: int, seed: int) -> list[TokenPairs]:
 
 
 def _order(pairs: TokenPairs, seed: int) -> list[int]:
-    """As good as random, the same on every machine and for ever."""
+    """Return a pseudo-random order that is the same on every machine and in every version."""
 
     def draw(row: int) -> bytes:
         return hashlib.sha256(f"{seed} {pairs.places[row]}".encode()).digest()

@@ -1,7 +1,7 @@
-"""Measure whether image tokens lie where their captions' text lies: in the embedding table alone, before any layer.
+"""The alignment task: whether image tokens lie near the text of their captions in the embedding table.
 
-A caption is the mean of its tokens' rows, an image that of its codes' rows. How well the two tell which belongs to
-which is measured for the table as the checkpoint has it, and, if asked for, after the image rows were trained to tell.
+A caption is the mean of its tokens' rows, an image the mean of its codes' rows. The task measures how well captions and
+images find each other in the checkpoint's table, and, on request, after training the image rows for it.
 Source: Zhang, McKinzie, Gan, Shankar, Toshev, "Pre-trained Language Models Do Not Help Auto-regressive Text-to-Image
 Generation" (arXiv 2311.16201), section 3.2.
 """
@@ -32,22 +32,23 @@ from evalsvc.tasks.alignment.token_pairs import TokenPairs, batches, halves, pai
 from evalsvc.tasks.task import Context, Plan, TaskResult, Work
 
 ESTIMATOR = "alignment/2"
-"""In the protocol: how rows become metrics. Another version is another series."""
+"""Version of the computation from rows to metrics, in the protocol. Another version is another series."""
 
 
 class AlignmentWork(Work[Alignment, AlignmentShard, AlignmentOutput]):
-    """Measure the pairs in a table, and train image rows where the task asks for it."""
+    """Measures the pairs in a table, and trains image rows if the task asks for it."""
 
     def plan(self, context: Context) -> Plan[AlignmentShard]:
-        """Plan a part for the table as it is, and one for the learned rows, checking every record against the layout.
+        """Plan a shard for the checkpoint's table and one for the learned rows, and check every record against the
+        layout.
 
-        Raises InvalidData where the layout has no image block, there are too few pairs, or a record does not fit.
+        Raises InvalidData if the layout has no image block, there are too few pairs, or a record does not fit.
         """
         layout = context.layout()
         if layout.image is None:
             raise InvalidData(
-                f"task {self.task.name!r} needs image tokens, and the checkpoint's layout has no image block; post it "
-                "with a layout that has one"
+                f"task {self.task.name!r} needs image tokens, but the checkpoint's layout has no image block; post the "
+                "checkpoint with a layout that has one"
             )
         data = self._read(context, layout, self.task.data)
         records = pairs_of(data, layout, self.task.limit)
@@ -77,9 +78,9 @@ class AlignmentWork(Work[Alignment, AlignmentShard, AlignmentOutput]):
         return Plan(shards, "steps")
 
     def run(self, context: Context, shard: AlignmentShard) -> AlignmentOutput:
-        """Measure the table; of the learned part, train its image rows before.
+        """Measure the table; for the learned part, train its image rows first.
 
-        Raises DataChanged for other data than planned, and NonFinite where training diverges.
+        Raises DataChanged if the data differ from the plan, and NonFinite if training diverges.
         """
         layout = context.layout()
         data = self._read(context, layout, self.task.data)
@@ -88,14 +89,14 @@ class AlignmentWork(Work[Alignment, AlignmentShard, AlignmentOutput]):
         pairs = pairs_of(data, layout, self.task.limit).one_per_image()
         if shard.part == "learned":
             return self._learn(context, shard, data, pairs)
-        found = self._measure(context, self._tables(context, shard), pairs, None, done=0)
+        output = self._measure(context, self._tables(context, shard), pairs, None, done=0)
         context.report(1)
-        return found
+        return output
 
     def merge(
         self, context: Context, shards: Sequence[AlignmentShard], outputs: Sequence[AlignmentOutput]
     ) -> TaskResult:
-        """The metrics. Needs neither data nor checkpoint: either may be gone by now."""
+        """Return the metrics. Needs neither data nor checkpoint, which may be deleted by now."""
         first = shards[0]
         notes: dict[str, object] = {
             "records_without_a_pair": first.records - first.complete,
@@ -105,12 +106,12 @@ class AlignmentWork(Work[Alignment, AlignmentShard, AlignmentOutput]):
         items: dict[int, dict[str, Any]] = {}
         artifacts: list[Artifact] = []
         for shard, output in zip(shards, outputs, strict=True):
-            found = part_result(self.task, shard, output)
-            for item in found.items:
+            part = part_result(self.task, shard, output)
+            for item in part.items:
                 items.setdefault(item["index"], {}).update(item)
-            metrics += found.metrics
-            artifacts += found.artifacts
-            notes[shard.part] = found.notes
+            metrics += part.metrics
+            artifacts += part.artifacts
+            notes[shard.part] = part.notes
         return TaskResult(metrics, [items[index] for index in sorted(items)], notes, artifacts)
 
     def _read(self, context: Context, layout: VocabularyLayout, path: str) -> TokenData:
@@ -130,14 +131,14 @@ class AlignmentWork(Work[Alignment, AlignmentShard, AlignmentOutput]):
     def _split(
         self, context: Context, layout: VocabularyLayout, data: TokenData, pairs: TokenPairs
     ) -> tuple[TokenPairs, TokenPairs, str]:
-        """The pairs to train on, those to measure with, and what the protocol calls the former."""
+        """Return the pairs to train on, the pairs to measure, and the name of the training pairs in the protocol."""
         assert self.task.learn is not None, "nothing is trained without it"
         if self.task.learn.data is not None:
             other = self._read(context, layout, self.task.learn.data)
             return pairs_of(other, layout), pairs, other.digest
         if len(pairs) < 4:
             raise InvalidData(
-                f"{data.path} has {len(pairs)} pairs, too few to train on one half and measure with the other; give "
+                f"{data.path} has {len(pairs)} pairs, too few to train on one half and measure the other; set "
                 "`learn.data`"
             )
         return *halves(pairs, self.task.learn.seed), HALF
@@ -147,13 +148,13 @@ class AlignmentWork(Work[Alignment, AlignmentShard, AlignmentOutput]):
             "task": self.task.kind,
             "estimator": ESTIMATOR,
             "data": data.digest,
-            # A limit that leaves nothing out is none.
+            # A limit that excludes nothing is recorded as None.
             "limit": None if self.task.limit is None or self.task.limit >= len(data.records) else self.task.limit,
             "layout": layout.digest,
             "table": self.task.table,
             "dtype": self.task.dtype,
             "batch": min(self.task.batch, pairs),
-            # Of all pairs there is one batch, whatever the seed.
+            # All pairs form one batch, whatever the seed.
             **({"batches_seed": self.task.seed} if pairs > self.task.batch else {}),
         }
 
@@ -165,10 +166,10 @@ class AlignmentWork(Work[Alignment, AlignmentShard, AlignmentOutput]):
         self, context: Context, tables: Tables, pairs: TokenPairs, scale: float | None, done: int
     ) -> TableOutput:
         parts = batches(pairs, self.task.batch, self.task.seed)
-        found, near = measure(tables, parts, self.task, scale, lambda: context.report(done))
+        measures, near = measure(tables, parts, self.task, scale, lambda: context.report(done))
         layout = context.layout()
         page = nearest_page(near, layout, self._tokenizer(context, layout))
-        return TableOutput(**vars(found), nearest_tokens="\n".join(page) + "\n")
+        return TableOutput(**vars(measures), nearest_tokens="\n".join(page) + "\n")
 
     def _learn(self, context: Context, shard: AlignmentShard, data: TokenData, pairs: TokenPairs) -> LearnedOutput:
         assert self.task.learn is not None, "nothing is trained without it"
@@ -179,10 +180,10 @@ class AlignmentWork(Work[Alignment, AlignmentShard, AlignmentOutput]):
             learned = learn(self._tables(context, shard), training, self.task.learn, context.report)
         except NonFinite as error:
             raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
-        found = self._measure(context, learned.tables, left, learned.scale, done=self.task.learn.steps)
+        output = self._measure(context, learned.tables, left, learned.scale, done=self.task.learn.steps)
         context.report(self.task.learn.steps + 1)
         return LearnedOutput(
-            **vars(found),
+            **vars(output),
             training_pairs=len(training),
             pairs_in_both=training.common(left),
             trained_codes=len(learned.trained),

@@ -1,7 +1,7 @@
-"""Numbers of completions: how they repeat themselves, how varied they are, and what the base makes of them.
+"""Measures of completions: repetition, variety, and the base's loss.
 
-Errors are over prompts: the first item of a prompt, the greedy one, also holds what its completions of a group have in
-common, under the name of the group and of the measure.
+Standard errors are over prompts. The first item of a prompt, the greedy one, also holds the numbers of the prompt's
+groups of completions, named by group and measure.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ GROUPS = (GREEDY, SEEDED)
 class Measure:
     unit: str
     items: tuple[str, ...]
-    """As `MetricValue.items`, behind the group's name."""
+    """Keys as in `MetricValue.items`, without the prefix of the group."""
     by_base: bool = False
-    """The base judges, so that it is part of the protocol."""
+    """Whether the measure depends on the base, which is then part of the protocol."""
 
 
 MEASURES = {
@@ -40,11 +40,12 @@ MEASURES = {
     "length": Measure("tokens", ("length",)),
     "ended": Measure("fraction", ("ended",)),
 }
-"""Metrics are called `<task>/<group>_<measure>`. None has a better side: a text may be too varied, or too plain."""
+"""Measures by name. Metrics are called `<task>/<group>_<measure>`. No direction is better: a text may be too varied or
+too plain."""
 
 
 class Variety(NamedTuple):
-    """How one completion repeats itself, and whether it ended."""
+    """Repetition of one completion, and whether the completion ended."""
 
     seq_rep_4: float | None
     distinct_1: float | None
@@ -53,20 +54,21 @@ class Variety(NamedTuple):
 
 
 def measure(ids: Sequence[int], end: int | None) -> Variety:
-    """Measure one completion: rows of the table, the last of which may be `end`. That one is no part of an n-gram."""
+    """Measure one completion, given as rows of the table. A final `end` is not part of any n-gram."""
     ended = end is not None and ids[-1:] == [end]
     text = ids[:-1] if ended else ids
     return Variety(seq_rep(text, 4), distinct_n([text], 1), distinct_n([text], 2), None if end is None else int(ended))
 
 
 def prompt_numbers(items: Sequence[Item]) -> dict[str, float]:
-    """What the measures of a prompt are made of, by group: `greedy_seq_rep_4`, …; without what has no value.
+    """Return the numbers behind the measures of a prompt, by group: `greedy_seq_rep_4`, …; missing values are left out.
 
-    Completions of a group are averaged, and their losses added up; `distinct_n` is of all their n-grams together.
+    Completions of a group are averaged, and their losses summed; `distinct_n` counts the n-grams of all of them
+    together.
     """
     groups = {group: [item for item in items if item.is_greedy == (group == GREEDY)] for group in GROUPS}
-    found = {f"{group}_{key}": value for group in GROUPS for key, value in _numbers(groups[group]).items()}
-    return {key: value for key, value in found.items() if value is not None}
+    numbers = {f"{group}_{key}": value for group in GROUPS for key, value in _numbers(groups[group]).items()}
+    return {key: value for key, value in numbers.items() if value is not None}
 
 
 def _numbers(items: Sequence[Item]) -> dict[str, float | None]:
@@ -95,16 +97,17 @@ def measure_metrics(
     base: Mapping[str, object],
     base_ids: int,
 ) -> Iterator[MetricValue]:
-    """Yield every measure that has a value, over the `prompt_numbers` of each prompt.
+    """Yield every measure that has a value, over the `prompt_numbers` of all prompts.
 
-    `protocols` are the contents by group; `base` is added where the base judges, which has `base_ids` text ids.
+    `protocols` are the contents by group. `base`, which has `base_ids` text ids, is added to measures that depend on
+    the base.
     """
     for group, content in protocols.items():
         for name, what in MEASURES.items():
             key, *weight = keys = tuple(f"{group}_{part}" for part in what.items)
-            some = [numbers for numbers in prompts if key in numbers]
+            present = [numbers for numbers in prompts if key in numbers]
             ratio = ratio_of_sums(
-                [numbers[key] for numbers in some], [numbers[weight[0]] if weight else 1 for numbers in some]
+                [numbers[key] for numbers in present], [numbers[weight[0]] if weight else 1 for numbers in present]
             )
             if ratio is None:
                 continue
@@ -114,7 +117,7 @@ def measure_metrics(
 
 
 def describe(item: Item) -> str:
-    """A completion's numbers in a line, for the page of the task."""
+    """Describe a completion's numbers on one line of the task's page."""
     parts = [f"{item.drawn} ids"]
     if item.image_ids:
         parts.append(f"{item.image_ids} of images")
@@ -128,7 +131,7 @@ def describe(item: Item) -> str:
 
 
 def describe_loss(nll: float, scored: int, drawn: int) -> str:
-    """The base's loss on a completion of `drawn` ids, of which it was given `scored`."""
+    """Describe the base's loss on a completion of `drawn` ids, of which the base scored `scored`."""
     if not scored:
         return "nothing that the base can judge"
     of = "" if scored == drawn else f" on the first {scored} ids"

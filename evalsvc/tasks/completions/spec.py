@@ -12,7 +12,7 @@ from evalsvc.spec.sampling import MAX_SEED, SamplingParams
 from evalsvc.tasks.text_task import TextTask
 
 GREEDY = "greedy"
-"""The way of the completions that are not drawn: always the likeliest id."""
+"""Name of completions that always take the likeliest id."""
 
 TABLE_1 = (
     "Simply put, the theory of relativity states that",
@@ -26,7 +26,7 @@ TABLE_1 = (
 Auto-regressive Text-to-Image Generation" (arXiv 2311.16201)."""
 
 MAX_DRAWN = 10_000_000
-"""Ids that a checkpoint draws at most, all prompts and completions together."""
+"""Maximum number of ids that a checkpoint draws, over all prompts and completions."""
 
 
 class Completions(TextTask):
@@ -41,7 +41,7 @@ class Completions(TextTask):
     )
     """Prompts to continue [the two prompts of Table 1 of arXiv 2311.16201]."""
     max_tokens: int = Field(default=48, ge=1, le=1 << 16)
-    """Most ids to draw; a completion ends earlier where the end of the text is drawn."""
+    """Maximum number of ids to draw; a completion ends earlier if the end-of-text id is drawn."""
     samples: int = Field(default=2, ge=0, le=10_000)
     """Number of seeded completions of each prompt, in addition to the greedy one."""
     temperature: float = 1.0
@@ -49,25 +49,25 @@ class Completions(TextTask):
     top_k: int | None = Field(default=None, ge=1, le=MAX_ID)
     """Number of likeliest ids to draw from [all]."""
     top_p: float | None = None
-    """Probability of the likeliest ids to draw from: the fewest that reach the probability are kept [all]."""
+    """Probability of the likeliest ids to draw from: the fewest ids that reach the probability are kept [all]."""
     seed: Seed = 0
     """Seed of the first seeded completion; the next completion has the next seed."""
 
     @model_validator(mode="after")
     def _check(self) -> Completions:
         if (twice := first_repeated(self.prompts)) is not None:
-            raise ValueError(f"the prompt {shortened(twice)} is given twice; leave one of them out")
+            raise ValueError(f"the prompt {shortened(twice)} is given twice; remove one")
         if self.temperature == 0 and self.samples:
-            raise ValueError("seeded completions at temperature 0 are the greedy one; set samples to 0")
+            raise ValueError("seeded completions at temperature 0 equal the greedy completion; set `samples` to 0")
         drawn = len(self.prompts) * (self.samples + 1) * self.max_tokens
         if drawn > MAX_DRAWN:
             raise ValueError(
                 f"{len(self.prompts):,} prompts with {self.samples + 1:,} completions of {self.max_tokens:,} ids are "
-                f"{drawn:,} ids, at most {MAX_DRAWN:,} are drawn; lower `samples` or `max_tokens`"
+                f"{drawn:,} ids, more than {MAX_DRAWN:,}; lower `samples` or `max_tokens`"
             )
         if self.seed + max(self.samples - 1, 0) > MAX_SEED:
             raise ValueError(
-                f"seed is {self.seed}, and each of the {self.samples:,} `samples` has the next one; give a smaller one"
+                f"seed is {self.seed}, which leaves no seeds for {self.samples:,} `samples`; use a smaller seed"
             )
         try:
             self._seeded(self.seed)
@@ -76,7 +76,7 @@ class Completions(TextTask):
         return self
 
     def ways(self) -> dict[str, SamplingParams]:
-        """How each prompt is continued, by name."""
+        """Return the sampling parameters of each completion of a prompt, by name."""
         seeds = range(self.seed, self.seed + self.samples)
         return {GREEDY: SamplingParams(temperature=0), **{f"seed {seed}": self._seeded(seed) for seed in seeds}}
 

@@ -1,10 +1,10 @@
-"""Complete a few fixed prompts with a checkpoint, and beside it with the run's base.
+"""The completions task: fixed prompts, completed by a checkpoint and by the run's base.
 
-Each prompt is continued greedily and by seeded draws, over all ids of the table: a model that has forgotten its text
-may well answer with an image.
+Each prompt is completed greedily and by seeded draws, over all ids of the table: a model that has forgotten its text
+may answer with an image.
 
-The base judges what the checkpoint wrote by its own loss, within text ids and given the prompt. The base knows no
-images, so it is given the text that a completion begins with, up to the first id that is none.
+The base judges the checkpoint's completions by its own loss, within text ids and given the prompt. The base has no
+image ids, so only the text up to the first other id is scored.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ from evalsvc.tasks.task import Context, Plan, TaskResult
 from evalsvc.tasks.text_work import TextWork, base_rotary
 
 ESTIMATOR = "completions/2"
-"""In the protocol of the metrics: how completions are counted. Another version is another series."""
+"""Version of the computation of metrics, in their protocol. Another version is another series."""
 
 DRAWING = "completions/1"
-"""In the protocol of the items: how ids are drawn."""
+"""Version of the drawing of ids, in the protocol of the items."""
 
 
 class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]):
-    """Draw the completions, and have the base judge them."""
+    """Draws completions, and scores them by the base."""
 
     def plan(self, context: Context) -> Plan[CompletionsShard]:
         """Plan one shard, and check tokenizer, layouts and prompts.
 
-        Raises InvalidData where there is no tokenizer, it is not that of checkpoint and base, or a prompt is empty.
+        Raises InvalidData if there is no tokenizer, checkpoint or base have another tokenizer, or a prompt is empty.
         """
         tokenizer = self.text_tokenizer(context)
         if context.base is not None:
@@ -65,24 +65,28 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
     def run(self, context: Context, shard: CompletionsShard) -> CompletionsOutput:
         """Complete every prompt in every way, by the checkpoint and by the base.
 
-        Raises DataChanged where tokenizer or base are not what was planned, InvalidData where `max_tokens` leaves no
-        room for a prompt, and NonFinite.
+        Raises DataChanged if tokenizer or base differ from the plan, InvalidData if `max_tokens` leaves no room for a
+        prompt, and NonFinite.
         """
         base = context.base if "base" in shard.sources else None
         if _sources(context, base) != shard.sources:
-            raise DataChanged("the run has another base since this evaluation was planned; evaluate again")
+            raise DataChanged("the run's base has changed since this evaluation was planned; evaluate again")
         tokenizer = self.text_tokenizer(context)
         if tokenizer.digest != shard.tokenizer:
             raise DataChanged.since_planned(tokenizer.path)
         layout, whole = context.layout(), self._encode(tokenizer)
         max_length = self.task.max_length or self.model(context).config.seq_len
         prompts = [self._cut(ids, max_length) for ids in whole]
-        own = self._complete(context, tokenizer, prompts, context.report)
+        completions = self._complete(context, tokenizer, prompts, context.report)
         protocol = self._protocol(context, tokenizer)
-        items = self._items(own, prompts, protocol, self._end_of_text(tokenizer))
+        items = self._items(completions, prompts, protocol, self._end_of_text(tokenizer))
         if base is not None:
-            others = self._complete(base, tokenizer, prompts, partial(_report_after, context.report, len(own)))
-            items = self._judged(_compared(items, own, others), base, prompts, own, others)
+            base_completions = self._complete(
+                base, tokenizer, prompts, partial(_report_after, context.report, len(completions))
+            )
+            items = self._judged(
+                _compared(items, completions, base_completions), base, prompts, completions, base_completions
+            )
         return CompletionsOutput(
             items=items,
             cut=sum(len(kept) < len(ids) for kept, ids in zip(prompts, whole, strict=True)),
@@ -97,7 +101,8 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
     def merge(
         self, context: Context, shards: Sequence[CompletionsShard], outputs: Sequence[CompletionsOutput]
     ) -> TaskResult:
-        """Return the share of image ids, how many greedy completions are the base's, and all of them as one text."""
+        """Return the share of image ids, the number of greedy completions that equal the base's, and all completions as
+        a page."""
         [shard], [output] = shards, outputs
         items, ways = output.items, len(self.task.ways())
         notes: dict[str, object] = {
@@ -107,13 +112,13 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         }
         if len(self.task.prompts) < MIN_ITEMS:
             notes["errors"] = (
-                f"standard errors are over prompts, and those of {len(self.task.prompts)} prompts bear no comparison; "
-                f"give {MIN_ITEMS} or more `prompts`"
+                f"standard errors are over prompts, and {len(self.task.prompts)} prompts are too few for a comparison; "
+                f"set {MIN_ITEMS} or more `prompts`"
             )
         page = "\n".join(_page(items, shard.sources)) + "\n"
         details = {"prompts": len(self.task.prompts), "ways": list(self.task.ways()), **shard.sources}
         artifact = Artifact("completions", "completions.txt", "text/plain; charset=utf-8", page.encode(), details)
-        remedy = "lower `max_tokens`, or raise `max_length` if the model bears it"
+        remedy = "lower `max_tokens`, or raise `max_length` if the model allows it"
         warnings = list(cut_inputs(self.task.name, "prompts", output.cut, len(self.task.prompts), remedy))
         prompts = [prompt_numbers(items[first : first + ways]) for first in range(0, len(items), ways)]
         rows = [item.row() for item in items]
@@ -134,29 +139,29 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         }
 
     def _encode(self, tokenizer: TextTokenizer) -> list[list[int]]:
-        """The prompts as ids of the tokenizer, `bos` first."""
+        """Return the prompts as ids of the tokenizer, with `bos` first."""
         for name, value in (("bos", self.task.bos), ("end_of_text", self.task.end_of_text)):
             if value is not None and value >= tokenizer.size:
                 raise InvalidData(
-                    f"{name} is {value}; the tokenizer {tokenizer.path} has the ids 0…{tokenizer.size - 1}"
+                    f"{name} is {value}; the tokenizer {tokenizer.path} only has the ids 0…{tokenizer.size - 1}"
                 )
         prefix = [] if self.task.bos is None else [self.task.bos]
         prompts = [[*prefix, *tokenizer.encode(prompt)] for prompt in self.task.prompts]
         if [] in prompts:
             raise InvalidData(
-                f"prompt {prompts.index([]) + 1} is empty, and a model continues nothing without an id; give `bos`, or "
+                f"prompt {prompts.index([]) + 1} is empty, and a model needs at least one id; set `bos`, or write "
                 "a prompt with text"
             )
         return prompts
 
     def _cut(self, ids: list[int], max_length: int) -> list[int]:
-        """The end of a prompt that leaves room for the completion; `bos` stays where it is."""
+        """Return the end of a prompt that leaves room for the completion, and keep `bos` at the start."""
         room = max_length - self.task.max_tokens
         kept = ids[:0] if self.task.bos is None else ids[:1]
         if room <= len(kept):
             raise InvalidData(
                 f"max_tokens is {self.task.max_tokens} of {max_length} tokens, which leaves no room for a prompt; "
-                "lower it, or raise max_length if the model bears it"
+                "lower `max_tokens`, or raise `max_length` if the model allows it"
             )
         return ids if len(ids) <= room else kept + ids[len(ids) - room + len(kept) :]
 
@@ -170,11 +175,11 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         prompts: Sequence[Sequence[int]],
         report: Callable[[int], None],
     ) -> list[Completion]:
-        """Every prompt in all ways, prompt by prompt."""
+        """Complete every prompt in all ways, sorted by prompt."""
         layout, model = context.layout(), self.model(context)
         rows = layout.text_ids
         wanted = [
-            # The noise is the text's: it stays when prompts are added before it.
+            # The noise depends on the text, so it stays the same when prompts are added before it.
             Continuation(text, tuple(rows[token] for token in ids), self.task.max_tokens)
             for text, ids in zip(self.task.prompts, prompts, strict=True)
         ]
@@ -194,28 +199,31 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
 
     def _items(
         self,
-        own: Sequence[Completion],
+        completions: Sequence[Completion],
         prompts: Sequence[Sequence[int]],
         protocol: Mapping[str, object],
         end_of_text: int | None,
     ) -> list[Item]:
-        """What the checkpoint wrote, greedy completions first, to pair with those of a task with other draws."""
+        """Return the checkpoint's completions as items, greedy ones first so that tasks with other draws can be
+        paired."""
         asked = product(enumerate(zip(self.task.prompts, prompts, strict=True)), enumerate(self.task.ways().items()))
         drawn = {**protocol, "estimator": DRAWING}
-        end = None if end_of_text is None else own[0].layout.text.offset + end_of_text
+        end = None if end_of_text is None else completions[0].layout.text.offset + end_of_text
         return [
             Item(
                 index=way_index * len(prompts) + prompt_index,
                 prompt=prompt,
                 way=way,
                 protocol=Protocol({**drawn, "prompt": list(ids), "sampling": params.to_json()}).id,
-                text=one.text,
-                ids=one.ids,
-                drawn=len(one.ids),
-                image_ids=one.image_ids,
-                **measure(one.ids, end)._asdict(),
+                text=completion.text,
+                ids=completion.ids,
+                drawn=len(completion.ids),
+                image_ids=completion.image_ids,
+                **measure(completion.ids, end)._asdict(),
             )
-            for ((prompt_index, (prompt, ids)), (way_index, (way, params))), one in zip(asked, own, strict=True)
+            for ((prompt_index, (prompt, ids)), (way_index, (way, params))), completion in zip(
+                asked, completions, strict=True
+            )
         ]
 
     def _judged(
@@ -226,7 +234,8 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         own: Sequence[Completion],
         others: Sequence[Completion],
     ) -> list[Item]:
-        """The items with the base's loss in nats on both completions, and on how many ids. Raises NonFinite."""
+        """Return the items with the base's loss in nats on both completions, and with the numbers of scored ids. Raises
+        NonFinite."""
         rows = base.layout().text_ids
         texts = [completion.leading_text(len(rows)) for completion in chain(own, others)]
         asked = [index for index, text in enumerate(texts) if text]
@@ -237,7 +246,7 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         except NonFinite as error:
             raise NonFinite(f"{base.checkpoint.label}: {error.message}") from None
         losses = dict.fromkeys(range(len(texts)), 0.0)
-        losses |= {index: -one.logprob_within for index, one in zip(asked, scores, strict=True)}
+        losses |= {index: -score.logprob_within for index, score in zip(asked, scores, strict=True)}
         return [
             replace(
                 item,
@@ -268,22 +277,22 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         yield from measure_metrics(self.task.name, prompts, protocols, output.base_protocol, output.base_text_ids)
 
 
-def _compared(items: Sequence[Item], own: Sequence[Completion], base: Sequence[Completion]) -> list[Item]:
+def _compared(items: Sequence[Item], completions: Sequence[Completion], base: Sequence[Completion]) -> list[Item]:
     return [
         replace(
             item,
-            base=other.text,
-            base_ids=other.ids,
-            same_as_base=int(one.from_text == other.from_text) if item.is_greedy else None,
+            base=base_completion.text,
+            base_ids=base_completion.ids,
+            same_as_base=int(completion.from_text == base_completion.from_text) if item.is_greedy else None,
         )
-        for item, one, other in zip(items, own, base, strict=True)
+        for item, completion, base_completion in zip(items, completions, base, strict=True)
     ]
 
 
 @dataclass(frozen=True)
 class Completion:
     ids: list[int]
-    """What was drawn, rows of the table."""
+    """Drawn ids, as rows of the table."""
     text: str
     layout: VocabularyLayout
 
@@ -293,17 +302,18 @@ class Completion:
 
     @property
     def from_text(self) -> list[int]:
-        """The ids counted from the first text row, so that text is equal under other layouts too."""
+        """Return the ids relative to the first text row, so that equal text is equal under other layouts."""
         return [row - self.layout.text.offset for row in self.ids]
 
     def leading_text(self, size: int) -> list[int]:
-        """What text it begins with, as ids of the tokenizer, of those that are text to a base with `size` of them."""
+        """Return the text at the beginning of the completion, as tokenizer ids that a base with `size` text ids
+        knows."""
         known = min(size, self.layout.text.size)
         return list(takewhile(lambda token: 0 <= token < known, self.from_text))
 
 
 def _sources(context: Context, base: Context | None) -> dict[str, str]:
-    """Whose completions there are."""
+    """Return the labels of the checkpoint and of the base."""
     return {"checkpoint": context.checkpoint.label, **({} if base is None else {"base": base.checkpoint.label})}
 
 
@@ -312,7 +322,7 @@ def _report_after(report: Callable[[int], None], before: int, done: int) -> None
 
 
 def _page(items: Sequence[Item], sources: Mapping[str, str]) -> Iterator[str]:
-    """Lines to read: prompt by prompt, the base's completion above the checkpoint's."""
+    """Yield the lines of the page: prompt by prompt, the base's completion above the checkpoint's."""
     yield from (f"{name:<10}  {label}" for name, label in sources.items())
     for prompt, ways in groupby(items, lambda item: item.prompt):
         yield f"\n\n{prompt}"

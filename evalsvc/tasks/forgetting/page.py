@@ -1,4 +1,4 @@
-"""What the forgetting task leaves to be read: a page, the same as a table, and the flipped questions as a list."""
+"""The forgetting task's artifacts: a page, the same content as a table, and the list of flipped questions."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from evalsvc.spec.protocol import MetricValue
 from evalsvc.tasks.forgetting.rows import ALPHA, BITS, NAMED, NATS, Parts, Row, what_is_gone
 
 SHOWN = 3
-"""Flipped questions of each kind and benchmark that the page shows."""
+"""Number of flipped questions of each kind and benchmark that the page shows."""
 
 WIDTH = 96
-"""Characters of a question or answer that the page shows."""
+"""Number of characters of a question or answer that the page shows."""
 
 COMMON = 30
-"""Characters shown of what the answers to a question begin with alike, where they are longer than that."""
+"""Number of characters shown of the common beginning of a question's answers, if that is longer."""
 
 
 @dataclass(frozen=True)
@@ -31,33 +31,33 @@ class Flipped:
     """Questions of one benchmark whose answers have flipped; see `language.flips`."""
 
     benchmark: str
-    found: Sequence[Flip]
+    flips: Sequence[Flip]
     keep: int
-    """How many of them, at most."""
+    """Maximum number of questions to keep."""
 
     @property
     def kept(self) -> Sequence[Flip]:
-        return self.found[: self.keep]
+        return self.flips[: self.keep]
 
     @property
     def left_out(self) -> int:
-        return len(self.found) - len(self.kept)
+        return len(self.flips) - len(self.kept)
 
 
 @dataclass
 class Report:
-    """What the page is made of."""
+    """The content of the page."""
 
     base: str | None
     checkpoint: str
     rows: list[Row] = field(default_factory=list)
     parts: list[Parts] = field(default_factory=list)
     recovered: Mapping[str, float] = field(default_factory=dict)
-    """See `rows.recovered`."""
+    """P-values by benchmark, see `rows.recovered`."""
     over_benchmarks: list[tuple[MetricValue, Interval | None]] = field(default_factory=list)
-    """Metrics that sum several benchmarks up."""
+    """Metrics over several benchmarks."""
     of_text: list[tuple[MetricValue, Interval | None]] = field(default_factory=list)
-    """Metrics of the text that are no differences of two values."""
+    """Metrics of the text that are not differences of two values."""
     flipped: list[Flipped] = field(default_factory=list)
 
     @property
@@ -67,7 +67,7 @@ class Report:
     def artifacts(self) -> list[Artifact]:
         details = {"base": self.base, "checkpoint": self.checkpoint}
         page = "\n".join(_page(self)) + "\n"
-        found = [
+        files = [
             Artifact("forgetting", "forgetting.txt", "text/plain; charset=utf-8", _encoded(page), details),
             Artifact("table", "forgetting.csv", "text/csv; charset=utf-8", _encoded(_csv(self.rows)), details),
         ]
@@ -77,12 +77,12 @@ class Report:
         if lines:
             left_out = {part.benchmark: part.left_out for part in self.flipped if part.left_out}
             kind = "flipped", "flipped.jsonl", "application/jsonl; charset=utf-8"
-            found.append(Artifact(*kind, _encoded(lines), {**details, "left_out": left_out}))
-        return found
+            files.append(Artifact(*kind, _encoded(lines), {**details, "left_out": left_out}))
+        return files
 
 
 def _encoded(text: str) -> bytes:
-    """Half a character, which some datasets have, becomes a question mark."""
+    """Encode a text as UTF-8; half a character, which some datasets contain, becomes a question mark."""
     return text.encode("utf-8", "replace")
 
 
@@ -161,8 +161,8 @@ def _text(report: Report, rows: Sequence[Row]) -> Iterator[str]:
 def _flipped(flipped: Flipped) -> Iterator[str]:
     yield from _heading(f"Flipped: {flipped.benchmark}")
     for kind in ("lost", "gained"):
-        over_all = [flip for flip in flipped.found if flip.flip == kind]
-        within = [flip for flip in flipped.found if flip.flip_within == kind and flip.flip is None]
+        over_all = [flip for flip in flipped.flips if flip.flip == kind]
+        within = [flip for flip in flipped.flips if flip.flip_within == kind and flip.flip is None]
         yield from _shown(f"{kind}, over all ids", over_all)
         yield from _shown(f"{kind}, with text ids only", within)
     if flipped.left_out:
@@ -184,7 +184,7 @@ def _flip(flip: Flip) -> Iterator[str]:
     yield f"         right       {_from(' | '.join(flip.right) or 'only the benchmark itself knows', common)}"
     for who, (answer, within) in sides.items():
         yield f"         {who:<10}  {_from(answer, common)}"
-        # What is said with text ids only is worth a line where it decides something.
+        # Show the answer within text ids only if it changes the outcome.
         if flip.flip != flip.flip_within and within != answer:
             yield f"         … text ids  {_from(within, common)}"
 
@@ -225,7 +225,7 @@ def _centred_cells(row: Row) -> list[str]:
 
 
 def _part_cells(part: Parts | None, total: Distance | None) -> list[str]:
-    """`total` is the whole change where there are no parts."""
+    """Return the cells of a row's parts. `total` is the whole change, if there are no parts."""
     if part is None:
         return [_value(total.value, total.stderr, "+") if total else "", "", "", ""]
     before = "" if part.base_image_mass is None else f"{_number(part.base_image_mass)} → "
@@ -234,7 +234,7 @@ def _part_cells(part: Parts | None, total: Distance | None) -> list[str]:
 
 
 def _named(row: Row, name: str) -> str:
-    """The second row of a thing has no name."""
+    """Return a row's name; empty for the second row with the same name."""
     return name if row.scope == "all" else ""
 
 
@@ -253,13 +253,13 @@ def _value(value: float, stderr: float | None, sign: str = "-") -> str:
 
 
 def _error(stderr: float) -> str:
-    """Return three places, or one digit of an error that they would show as zero."""
+    """Format a standard error with three places, or with one significant digit if it would round to zero."""
     text = _number(stderr)
     return text if stderr == 0 or text.strip(".0") else f"{stderr:.0e}"
 
 
 def _number(value: float, sign: str = "-") -> str:
-    """Three places, without a zero before the point."""
+    """Format a number with three places, without a zero before the point."""
     text = f"{value:{sign}.3f}"
     return text.replace("0.", ".", 1) if abs(value) < 1 and not text.endswith("1.000") else text
 
@@ -275,7 +275,7 @@ def _p(p: float | None) -> str:
 
 
 def _common(texts: Sequence[str]) -> int:
-    """How many characters all begin with alike."""
+    """Return the length of the common beginning of all texts."""
     places = enumerate(zip(*texts, strict=False))
     return next((place for place, letters in places if len(set(letters)) > 1), min(map(len, texts)))
 
@@ -285,7 +285,7 @@ def _line(text: str) -> str:
 
 
 def _from(text: str, common: int) -> str:
-    """A line of an answer, from before the place where the answers begin to differ."""
+    """Return an answer as one line, beginning shortly before the answers differ."""
     line = _line(text)
     start = common - COMMON if len(line) > WIDTH and common > COMMON else 0
     cut = ("…" if start else "") + line[start:]
@@ -302,7 +302,7 @@ def _heading(text: str) -> Iterator[str]:
 
 
 def _table(head: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> Iterator[str]:
-    """Columns of equal width; names to the left, numbers and what is above them to the right."""
+    """Lay out columns of equal width; names are left-aligned, numbers and their headings right-aligned."""
     body = list(rows)
     lines = [*([head] if head else []), *body]
     for line in lines:
@@ -315,7 +315,7 @@ def _table(head: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequenc
 
 
 def _csv(rows: Sequence[Row]) -> str:
-    """All columns of all rows; what has no value is empty."""
+    """Return all columns of all rows as CSV; missing values are empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [each.name for each in fields(Row)], lineterminator="\n")
     writer.writeheader()

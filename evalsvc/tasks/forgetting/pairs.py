@@ -1,4 +1,4 @@
-"""The numbers of base and checkpoint on the same items, and how far the two are apart."""
+"""Paired numbers of base and checkpoint on the same items, and their differences."""
 
 from __future__ import annotations
 
@@ -15,64 +15,67 @@ from evalsvc.metrics.ratio import Ratio, ratio_of_sums
 from evalsvc.spec.protocol import MetricValue
 
 ACCURACIES = ("acc", "exact_match")
-"""What the accuracy of a benchmark is, the first that it has."""
+"""Names of a benchmark's accuracy; the first that the benchmark has is used."""
 
 SCOPES = {"": "all", "_within": "text"}
-"""How the names end of what is over all ids, and within the text ids; and what tables call that."""
+"""Scopes by suffix of metric names, with their names in tables: over all ids, and within the text ids."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """A number of each item, of the base and of the checkpoint; what is compared is Σ number / Σ weight."""
+    """Numbers of base and checkpoint on the same items; the compared value is Σ number / Σ weight."""
 
     base: Sequence[float]
-    own: Sequence[float]
+    checkpoint: Sequence[float]
     weights: Sequence[float]
-    """Of both: bytes, tokens; 1 where a mean is compared."""
+    """Weights of the items on both sides: bytes or tokens; 1 for a mean."""
     indices: Sequence[int] = ()
-    """The index of each item in its benchmark; empty where nobody asks."""
+    """Index of each item in its benchmark; empty if it is not needed."""
     groups: Sequence[Hashable] | None = None
-    """The group of each item, of which only different ones are independent; None: every item is one."""
+    """Group of each item; only different groups are independent. None: every item is its own group."""
     drawn_from: int | None = None
-    """Of how many the items are a sample without replacement; None: they are no sample."""
+    """Size of the population that the items were drawn from without replacement; None if the items are not a sample."""
 
     @property
     def factor(self) -> float:
-        """The factor of the errors of a sample without replacement; 1 where the items are no sample."""
+        """Return the factor of the standard errors of a sample without replacement; 1 if the items are not a sample."""
         return finite_factor(len(self.weights), self.drawn_from)
 
     def side(self, numbers: Sequence[float]) -> Ratio:
         """Return the value of the base's or the checkpoint's numbers."""
-        found = ratio_of_sums(numbers, self.weights, self.groups)
-        assert found is not None, "some item has weight"
-        return found if found.stderr is None else replace(found, stderr=self.factor * found.stderr)
+        ratio = ratio_of_sums(numbers, self.weights, self.groups)
+        assert ratio is not None, "some item has weight"
+        return ratio if ratio.stderr is None else replace(ratio, stderr=self.factor * ratio.stderr)
 
     def difference(self) -> Distance:
-        """Return checkpoint less base."""
-        sides = self._numbers(self.base), self._numbers(self.own)
-        return apart(self.side(self.base), self.side(self.own), sides, drawn_from=self.drawn_from)
+        """Return the difference checkpoint − base."""
+        sides = self._numbers(self.base), self._numbers(self.checkpoint)
+        return apart(self.side(self.base), self.side(self.checkpoint), sides, drawn_from=self.drawn_from)
 
     def _numbers(self, numbers: Sequence[float]) -> Numbers:
         columns = [numbers] if all(weight == 1 for weight in self.weights) else [numbers, self.weights]
         return Numbers([(None, index) for index in range(len(numbers))], columns, self.groups)
 
     def counts(self, higher_is_better: bool) -> McNemar:
-        """`only_a`: items on which the base is better; of those on which both are equal, `both` have a number but 0."""
+        """Count flips. `only_a`: items on which the base is better; `both`: items with equal, nonzero numbers."""
         sign = 1 if higher_is_better else -1
-        gains = [sign * ((own > base) - (own < base)) for base, own in zip(self.base, self.own, strict=True)]
+        gains = [
+            sign * ((checkpoint > base) - (checkpoint < base))
+            for base, checkpoint in zip(self.base, self.checkpoint, strict=True)
+        ]
         equal = [base for base, gain in zip(self.base, gains, strict=True) if not gain]
-        both = sum(map(bool, equal))
-        return McNemar(both, gains.count(-1), gains.count(1), len(equal) - both)
+        both_nonzero = sum(map(bool, equal))
+        return McNemar(both_nonzero, gains.count(-1), gains.count(1), len(equal) - both_nonzero)
 
 
-def pairs_of(own: Results, base: Results, metric: MetricValue, keys: Sequence[str]) -> Pairs | None:
-    """Return the documents of the metric's benchmark that both have; None where none of them has any weight.
+def pairs_of(checkpoint: Results, base: Results, metric: MetricValue, keys: Sequence[str]) -> Pairs | None:
+    """Return the documents of the metric's benchmark that both sides have; None if none of them has any weight.
 
-    `keys` name the number of a document, and its weight where it has one: that of the checkpoint, which the base
-    shares.
+    `keys` name the number of a document, and its weight if there is one. The checkpoint's weight is used for both
+    sides.
     """
     benchmark = metric.name.partition("/")[0]
-    old, new = (_numbers_of(results.items, benchmark, keys) for results in (base, own))
+    old, new = (_numbers_of(results.items, benchmark, keys) for results in (base, checkpoint))
     common = [index for index in new if index in old]
     weights = [new[index][1] if len(keys) > 1 else 1 for index in common]
     if not any(weights):
@@ -87,41 +90,41 @@ def benchmarks_of(results: Results) -> list[str]:
 
 
 def metric_named(results: Results, name: str) -> MetricValue | None:
-    """Return the metric of this name, if there is one."""
+    """Return the metric with this name; None if there is none."""
     return next((metric for metric in results.metrics if metric.name == name), None)
 
 
 def accuracy_of(results: Results, benchmark: str, scope: str) -> MetricValue | None:
-    """Return the benchmark's accuracy, if it has one."""
-    found = (metric_named(results, f"{benchmark}/{accuracy}{scope}") for accuracy in ACCURACIES)
-    return next((metric for metric in found if metric is not None), None)
+    """Return the benchmark's accuracy; None if there is none."""
+    candidates = (metric_named(results, f"{benchmark}/{accuracy}{scope}") for accuracy in ACCURACIES)
+    return next((metric for metric in candidates if metric is not None), None)
 
 
-def accuracy_pairs(own: Results, base: Results, benchmark: str, scope: str) -> Pairs | None:
-    """Return the benchmark's accuracy question by question; None where it is no mean over questions."""
-    metric = accuracy_of(own, benchmark, scope)
+def accuracy_pairs(checkpoint: Results, base: Results, benchmark: str, scope: str) -> Pairs | None:
+    """Return the benchmark's accuracy question by question; None if the accuracy is not a mean over questions."""
+    metric = accuracy_of(checkpoint, benchmark, scope)
     if metric is None or len(metric.items) != 1:
         return None
-    return pairs_of(own, base, metric, metric.items)
+    return pairs_of(checkpoint, base, metric, metric.items)
 
 
-def bits_pairs(own: Results, base: Results, benchmark: str, scope: str) -> Pairs | None:
-    """Return the bits of the benchmark's right answers with their bytes; None where they are not measured."""
-    metric = metric_named(own, f"{benchmark}/bits_per_byte{scope}")
-    return None if metric is None else pairs_of(own, base, metric, (f"bits{scope}", "bytes"))
+def bits_pairs(checkpoint: Results, base: Results, benchmark: str, scope: str) -> Pairs | None:
+    """Return the bits of the benchmark's right answers with their bytes; None if they are not measured."""
+    metric = metric_named(checkpoint, f"{benchmark}/bits_per_byte{scope}")
+    return None if metric is None else pairs_of(checkpoint, base, metric, (f"bits{scope}", "bytes"))
 
 
 def _numbers_of(items: Iterable[Mapping[str, object]], benchmark: str, keys: Sequence[str]) -> dict[int, list[float]]:
-    """Return the numbers of the benchmark's documents under `keys`, by index; without those that lack one.
+    """Return the numbers of the benchmark's documents under `keys`, by index; documents that lack a key are left out.
 
-    A model that is all text has no numbers within text: they are the same.
+    A model with text ids only has no numbers within text, because they would be equal.
     """
-    found: dict[int, list[float]] = {}
+    by_index: dict[int, list[float]] = {}
     for item in items:
         index = item["index"]
         if item["benchmark"] == benchmark and isinstance(index, int):
             values = (item.get(key, item.get(key.replace("_within", "", 1))) for key in keys)
             numbers = [value for value in values if isinstance(value, int | float)]
             if len(numbers) == len(keys):
-                found[index] = numbers
-    return found
+                by_index[index] = numbers
+    return by_index

@@ -1,7 +1,7 @@
-"""What a model that knows nothing gets right of a benchmark: the r of centred accuracies (accuracy − r) / (1 − r).
+"""Chance accuracies of benchmarks: the r of centred accuracies (accuracy − r) / (1 − r).
 
-It is more than a uniform choice where one answer is more frequent than others: whoever always says yes has .62 of
-BoolQ. The table has a version, which is part of the protocol of what is measured by it.
+Chance is above a uniform choice if one answer is more frequent than the others: always answering yes gets .62 of BoolQ.
+The table has a version, which is part of the protocol of metrics that use the table.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from pathlib import Path
 TABLE = Path(__file__).parents[2] / "text_tasks" / "random_baselines.json"
 
 SAME = 0.02
-"""How far the mean of right options / options may be from the table's: beyond it, another benchmark has the name."""
+"""Maximum distance between the mean of right options / options and the table's; beyond it, the name belongs to another
+benchmark."""
 
 
 @dataclass(frozen=True)
 class Baseline:
     value: float
     table: int | None
-    """The version of the table that it is from; None: it is the mean of right options / options."""
+    """Version of the table that the value is from; None if it is the mean of right options / options."""
 
 
 def random_baseline(benchmark: str, options: float) -> Baseline:
-    """`options` is the mean of right options / options of the questions that were asked; 0 where there are none."""
+    """Return the chance accuracy of a benchmark. `options` is the mean of right options / options of the questions; 0
+    if there are none."""
     version, rows = _table()
     row = rows.get(benchmark)
     if row is None or abs(row["options"] - options) > SAME:

@@ -1,4 +1,4 @@
-"""What is left of a base's abilities, as metrics: right answers lost and gained, and accuracy above chance."""
+"""Metrics of a base's remaining abilities: right answers lost and gained, and accuracy above chance."""
 
 from __future__ import annotations
 
@@ -19,37 +19,41 @@ from evalsvc.tasks.forgetting.random_baselines import Baseline
 from evalsvc.tasks.forgetting.rows import ABOVE_CHANCE, Row
 
 RATIO = "text_retained/2"
-"""In the protocol of `text_retained`: a ratio of sums over all benchmarks. Version 1 was a mean of ratios."""
+"""Version of `text_retained`, in its protocol: a ratio of sums over all benchmarks. Version 1 was a mean of ratios."""
 
 
 @dataclass(frozen=True)
 class Retained:
-    """How much of the base's ability is left, over all benchmarks."""
+    """The share of the base's ability that is left, over all benchmarks."""
 
     metrics: list[MetricValue]
     intervals: dict[str, Interval]
-    """Of the metrics that have one, by name."""
+    """Intervals of the metrics that have one, by name."""
     counted: list[str]
-    """Benchmarks that have an accuracy."""
+    """Benchmarks with an accuracy."""
     at_chance: list[str]
-    """Those of them where the base is not above chance by `ABOVE_CHANCE` of its standard errors, over all ids."""
+    """Benchmarks in `counted` where the base is not above chance by `ABOVE_CHANCE` of its standard errors, over all
+    ids."""
 
 
 def add_retention(
-    differences: Differences, rows: Sequence[Row], own: Results, base: Results, protocol: Mapping[str, object]
+    differences: Differences, rows: Sequence[Row], checkpoint: Results, base: Results, protocol: Mapping[str, object]
 ) -> None:
-    """Add metrics of each benchmark's accuracy, over all ids and within text, with what they are made of:
+    """Add metrics of each benchmark's accuracy, over all ids and within text, with the numbers behind them:
 
     `<task>/<benchmark>_lost`, `…_gained`: share of the questions that only the base gets right, or only the checkpoint;
     `<task>/<benchmark>_retained`: share of the base's accuracy above chance that is left, where it is above chance.
 
-    `protocol` is put over that of the accuracy.
+    `protocol` is merged into that of the accuracy.
     """
     task = differences.task
-    for row, accuracy, pairs in _accuracies(rows, own, base):
+    for row, accuracy, pairs in _accuracies(rows, checkpoint, base):
         content = {**accuracy.protocol.content, **protocol}
         suffix = "" if row.scope == "all" else "_within"
-        flips = [(own > base) - (own < base) for base, own in zip(pairs.base, pairs.own, strict=True)]
+        flips = [
+            (checkpoint > base) - (checkpoint < base)
+            for base, checkpoint in zip(pairs.base, pairs.checkpoint, strict=True)
+        ]
         kinds: tuple[tuple[str, int, Direction], ...] = (("lost", -1, "lower"), ("gained", 1, "higher"))
         for name, flip, direction in kinds:
             hits = [int(each == flip) for each in flips]
@@ -64,83 +68,87 @@ def add_retention(
             _add(differences, metric, pairs, _shares_of_retained(row, pairs))
 
 
-def centred(task: str, rows: Sequence[Row], own: Results, protocol: Mapping[str, object]) -> Iterator[MetricValue]:
+def centred(
+    task: str, rows: Sequence[Row], checkpoint: Results, protocol: Mapping[str, object]
+) -> Iterator[MetricValue]:
     """Yield `<task>/centred`: the mean over benchmarks of the checkpoint's (accuracy − chance) / (1 − chance).
 
-    The base has no part in it. The documents' shares of the mean are put into the items of `own`.
+    The base is not involved. The documents' shares of the mean are added to the items of `checkpoint`.
 
     Source: the centred accuracies of DCLM's CORE (Li et al., arXiv 2406.11794).
     """
     for scope in SCOPES:
-        some = [
+        accuracies = [
             (row, accuracy)
-            for row, accuracy in _rows_of_accuracies(rows, own)
+            for row, accuracy in _rows_of_accuracies(rows, checkpoint)
             if row.scope == ("text" if scope else "all")
         ]
-        if not some:
+        if not accuracies:
             continue
-        name, weight = f"{task}/centred{scope}", 1 / len(some)
-        scales = [weight / (1 - _chance(row).value) for row, _ in some]
+        name, weight = f"{task}/centred{scope}", 1 / len(accuracies)
+        scales = [weight / (1 - _chance(row).value) for row, _ in accuracies]
         value = math.fsum(
-            scale * (accuracy.value - _chance(row).value) for scale, (row, accuracy) in zip(scales, some, strict=True)
+            scale * (accuracy.value - _chance(row).value)
+            for scale, (row, accuracy) in zip(scales, accuracies, strict=True)
         )
-        errors = [accuracy.stderr for _, accuracy in some]
+        errors = [accuracy.stderr for _, accuracy in accuracies]
         known = [error * scale for scale, error in zip(scales, errors, strict=True) if error is not None]
         stderr = math.hypot(*known) if len(known) == len(errors) else None
-        content = {**protocol, "members": {accuracy.name: accuracy.protocol.id for _, accuracy in some}}
-        content["chance"] = {row.what: asdict(_chance(row)) for row, _ in some}
+        content = {**protocol, "members": {accuracy.name: accuracy.protocol.id for _, accuracy in accuracies}}
+        content["chance"] = {row.what: asdict(_chance(row)) for row, _ in accuracies}
         members = [
-            linear_of(accuracy, [item for item in own.items if item["benchmark"] == row.what]) for row, accuracy in some
+            linear_of(accuracy, [item for item in checkpoint.items if item["benchmark"] == row.what])
+            for row, accuracy in accuracies
         ]
         linear = _all_known(value, list(zip(scales, members, strict=True)))
-        items = () if linear is None else keep_shares(name, linear, own.items)
-        found = Ratio(value, stderr, sum(accuracy.n for _, accuracy in some))
-        yield found.as_metric(name, "fraction", "higher", Protocol(content), 0.0, items)
+        items = () if linear is None else keep_shares(name, linear, checkpoint.items)
+        ratio = Ratio(value, stderr, sum(accuracy.n for _, accuracy in accuracies))
+        yield ratio.as_metric(name, "fraction", "higher", Protocol(content), 0.0, items)
 
 
 def text_retained(
-    task: str, rows: Sequence[Row], own: Results, base: Results, protocol: Mapping[str, object]
+    task: str, rows: Sequence[Row], checkpoint: Results, base: Results, protocol: Mapping[str, object]
 ) -> Retained:
     """Return `<task>/text_retained`: Σ c / Σ c_base over all benchmarks, with c = (accuracy − chance) / (1 − chance).
 
-    Every benchmark with an accuracy counts, also where the base is at chance: a choice by the same answers would favour
-    those where the base was lucky. There is no metric where the sum of the base is not above zero by `ABOVE_CHANCE` of
-    its standard errors. The documents' shares are put into the items of `own`.
+    Every benchmark with an accuracy counts, even if the base is at chance: choosing benchmarks by the same answers
+    would favour those on which the base was lucky. There is no metric if the sum of the base is not above zero by
+    `ABOVE_CHANCE` of its standard errors. The documents' shares are added to the items of `checkpoint`.
 
     Source: the centred accuracies of DCLM's CORE (Li et al., arXiv 2406.11794), as a share of the base's.
     """
-    every = list(_accuracies(rows, own, base))
+    every = list(_accuracies(rows, checkpoint, base))
     of_all = [row for row, _, _ in every if row.scope == "all"]
-    found = Retained([], {}, [row.what for row in of_all], [row.what for row in of_all if row.retained is None])
+    retained = Retained([], {}, [row.what for row in of_all], [row.what for row in of_all if row.retained is None])
     for scope in SCOPES:
-        some = [each for each in every if each[0].scope == SCOPES[scope]]
-        ratio = _Retention.of([(row, pairs) for row, _, pairs in some])
+        in_scope = [each for each in every if each[0].scope == SCOPES[scope]]
+        ratio = _Retention.of([(row, pairs) for row, _, pairs in in_scope])
         if ratio is None:
             continue
         name = f"{task}/text_retained{scope}"
         content = {
             **protocol,
-            "members": {accuracy.name: accuracy.protocol.id for _, accuracy, _ in some},
+            "members": {accuracy.name: accuracy.protocol.id for _, accuracy, _ in in_scope},
             "estimator": RATIO,
             "above_chance": ABOVE_CHANCE,
-            **_other_chances([(row, accuracy) for row, accuracy, _ in some]),
+            **_other_chances([(row, accuracy) for row, accuracy, _ in in_scope]),
         }
-        items = keep_shares(name, ratio.linear, own.items)
+        items = keep_shares(name, ratio.linear, checkpoint.items)
         left = Ratio(ratio.linear.value, ratio.stderr, ratio.n)
-        found.metrics.append(left.as_metric(name, "fraction", "higher", Protocol(content), 0.0, items))
+        retained.metrics.append(left.as_metric(name, "fraction", "higher", Protocol(content), 0.0, items))
         if (interval := ratio.interval()) is not None:
-            found.intervals[name] = interval
-    return found
+            retained.intervals[name] = interval
+    return retained
 
 
 @dataclass(frozen=True)
 class _Retention:
     """The ratio of the summed centred accuracies of checkpoint and base."""
 
-    own: float
+    checkpoint: float
     base: float
     covariances: tuple[float, float, float]
-    """Of the two sums: of the checkpoint's with itself, of both, of the base's with itself."""
+    """Covariances of the two sums: checkpoint with itself, checkpoint with base, base with itself."""
     linear: Linear
     stderr: float
     dof: float
@@ -148,45 +156,49 @@ class _Retention:
     n: int
 
     @classmethod
-    def of(cls, some: Sequence[tuple[Row, Pairs]]) -> _Retention | None:
-        """Return the ratio over benchmarks; None where the base is at chance, or a benchmark has one question only."""
-        if not some or any(row.n < 2 for row, _ in some):
+    def of(cls, accuracies: Sequence[tuple[Row, Pairs]]) -> _Retention | None:
+        """Return the ratio over benchmarks; None if the base is at chance, or a benchmark has a single question."""
+        if not accuracies or any(row.n < 2 for row, _ in accuracies):
             return None
-        own, base = (math.fsum(getattr(row, side) for row, _ in some) for side in ("centred", "centred_base"))
-        scales = [1 / (1 - _chance(row).value) for row, _ in some]
+        checkpoint, base = (
+            math.fsum(getattr(row, side) for row, _ in accuracies) for side in ("centred", "centred_base")
+        )
+        scales = [1 / (1 - _chance(row).value) for row, _ in accuracies]
         parts = [
             [(scale * pairs.factor) ** 2 * covariance_of_means(*two) for two in _products(pairs)]
-            for scale, (_, pairs) in zip(scales, some, strict=True)
+            for scale, (_, pairs) in zip(scales, accuracies, strict=True)
         ]
         v_own, v_both, v_base = (math.fsum(column) for column in zip(*parts, strict=True))
         if base <= ABOVE_CHANCE * math.sqrt(v_base):
             return None
-        ratio = own / base
+        ratio = checkpoint / base
         members = [
             (scale / base, linear_mean(_names(row, pairs), _left(pairs, ratio), pairs.weights, pairs.drawn_from))
-            for scale, (row, pairs) in zip(scales, some, strict=True)
+            for scale, (row, pairs) in zip(scales, accuracies, strict=True)
         ]
         linear = combined(ratio, [(weight, member) for weight, member in members if member is not None])
         errors = [v_own - 2 * ratio * v_both + ratio**2 * v_base for v_own, v_both, v_base in parts]
-        alike = math.hypot(*(scale * (row.change_stderr or 0) for scale, (row, _) in zip(scales, some, strict=True)))
-        dofs = [row.n - 1 for row, _ in some]
+        alike = math.hypot(
+            *(scale * (row.change_stderr or 0) for scale, (row, _) in zip(scales, accuracies, strict=True))
+        )
+        dofs = [row.n - 1 for row, _ in accuracies]
         stderr, dof = linear.stderr or alike / base, _satterthwaite(errors, dofs)
-        return cls(own, base, (v_own, v_both, v_base), linear, stderr, dof, sum(row.n for row, _ in some))
+        return cls(checkpoint, base, (v_own, v_both, v_base), linear, stderr, dof, sum(row.n for row, _ in accuracies))
 
     def interval(self) -> Interval | None:
-        """Return Fieller's interval; None where it has no end, or below `MIN_ITEMS` questions.
+        """Return Fieller's interval; None if it is unbounded, or with fewer than `MIN_ITEMS` questions.
 
-        Where both give the same answers it is the interval of the difference of the two sums.
+        If both give the same answers, the interval is that of the difference of the two sums.
         """
         if self.n < MIN_ITEMS:
             return None
         if not self.linear.stderr:
             return confidence_interval(self.linear.value, Spread(self.stderr, self.dof))
-        return fieller_interval((self.own, self.base), self.covariances, self.dof)
+        return fieller_interval((self.checkpoint, self.base), self.covariances, self.dof)
 
 
 def _satterthwaite(variances: Sequence[float], dofs: Sequence[int]) -> float:
-    """Return the degrees of freedom of a sum of independent variances; those of all where the sum is zero.
+    """Return the degrees of freedom of a sum of independent variances; the sum of all if the variances are zero.
 
     Source: F. E. Satterthwaite, Biometrics Bulletin 2 (1946) 110–114.
     """
@@ -197,12 +209,12 @@ def _satterthwaite(variances: Sequence[float], dofs: Sequence[int]) -> float:
 
 
 def _products(pairs: Pairs) -> tuple[tuple[Sequence[float], Sequence[float]], ...]:
-    return (pairs.own, pairs.own), (pairs.own, pairs.base), (pairs.base, pairs.base)
+    return (pairs.checkpoint, pairs.checkpoint), (pairs.checkpoint, pairs.base), (pairs.base, pairs.base)
 
 
 def _left(pairs: Pairs, ratio: float) -> list[float]:
-    """Return the checkpoint's number of each question less `ratio` times the base's."""
-    return [own - ratio * base for own, base in zip(pairs.own, pairs.base, strict=True)]
+    """Return each question's number of the checkpoint minus `ratio` times the base's."""
+    return [checkpoint - ratio * base for checkpoint, base in zip(pairs.checkpoint, pairs.base, strict=True)]
 
 
 def _shares_of_retained(row: Row, pairs: Pairs) -> list[float]:
@@ -213,12 +225,12 @@ def _shares_of_retained(row: Row, pairs: Pairs) -> list[float]:
     if linear is None:
         return []
     above = row.base - _chance(row).value
-    found = combined(row.retained, [(1 / above, linear)]).shares()
-    return [found[name] for name in names]
+    shares = combined(row.retained, [(1 / above, linear)]).shares()
+    return [shares[name] for name in names]
 
 
 def _add(differences: Differences, metric: MetricValue, pairs: Pairs, numbers: Sequence[float]) -> None:
-    """Add a metric of one benchmark that is the mean of a number of each question; without numbers, as it is."""
+    """Add a metric of one benchmark that is the mean of a number per question; without numbers, add the metric only."""
     key = metric.name.partition("/")[2]
     if numbers:
         differences.add_numbers(key, dict(zip(pairs.indices, numbers, strict=True)))
@@ -235,25 +247,26 @@ def _names(row: Row, pairs: Pairs) -> list[tuple[object, object]]:
     return [(row.what, index) for index in pairs.indices]
 
 
-def _rows_of_accuracies(rows: Sequence[Row], own: Results) -> Iterator[tuple[Row, MetricValue]]:
-    """Yield the rows that are about an accuracy, with the checkpoint's."""
+def _rows_of_accuracies(rows: Sequence[Row], checkpoint: Results) -> Iterator[tuple[Row, MetricValue]]:
+    """Yield the rows about an accuracy, with the checkpoint's accuracy."""
     for row in rows:
-        accuracy = accuracy_of(own, row.what, "_within" if row.scope == "text" else "")
+        accuracy = accuracy_of(checkpoint, row.what, "_within" if row.scope == "text" else "")
         if row.chance is not None and accuracy is not None:
             yield row, accuracy
 
 
-def _accuracies(rows: Sequence[Row], own: Results, base: Results) -> Iterator[tuple[Row, MetricValue, Pairs]]:
-    """Yield the rows that are about an accuracy, with the checkpoint's, and both sides question by question."""
-    for row, accuracy in _rows_of_accuracies(rows, own):
-        pairs = accuracy_pairs(own, base, row.what, "_within" if row.scope == "text" else "")
+def _accuracies(rows: Sequence[Row], checkpoint: Results, base: Results) -> Iterator[tuple[Row, MetricValue, Pairs]]:
+    """Yield the rows about an accuracy, with the checkpoint's accuracy and both sides question by question."""
+    for row, accuracy in _rows_of_accuracies(rows, checkpoint):
+        pairs = accuracy_pairs(checkpoint, base, row.what, "_within" if row.scope == "text" else "")
         if pairs is not None:
             yield row, accuracy, pairs
 
 
-def _other_chances(some: Sequence[tuple[Row, MetricValue]]) -> dict[str, object]:
-    """Return what the protocol says of chance where it is not right options / options, as the members' digests say."""
-    other = {row.what: asdict(_chance(row)) for row, accuracy in some if row.chance != accuracy.baseline}
+def _other_chances(accuracies: Sequence[tuple[Row, MetricValue]]) -> dict[str, object]:
+    """Return the protocol's content for chance accuracies from the table; the others follow from the members'
+    digests."""
+    other = {row.what: asdict(_chance(row)) for row, accuracy in accuracies if row.chance != accuracy.baseline}
     return {"chance": other} if other else {}
 
 

@@ -1,7 +1,7 @@
-"""What a checkpoint and its base make of the same items: a row for each number, how far apart, and whether it is real.
+"""Comparison of a checkpoint and its base on the same items: a row per number, with the change and its test.
 
-A row tests the change that it prints: of questions that are right or wrong by McNemar's exact test, else by Student's
-test of the mean change, guarded against skew (`metrics.intervals`). Tests of the same kind over several benchmarks are
+A row tests the change that it shows: right or wrong questions by McNemar's exact test, other numbers by Student's test
+of the mean change, guarded against skew (`metrics.intervals`). Tests of the same kind over several benchmarks are
 corrected together.
 """
 
@@ -31,72 +31,72 @@ from evalsvc.tasks.forgetting.pairs import (
 from evalsvc.tasks.forgetting.random_baselines import Baseline, random_baseline
 
 ALPHA = 1 - LEVEL
-"""The probability of at least one wrong verdict among the rows of one kind, if nothing has changed."""
+"""Probability of at least one wrong verdict among the rows of one kind, if nothing has changed."""
 
 ABOVE_CHANCE = 2.0
-"""Standard errors by which the base must be above chance, or there is nothing that could be forgotten."""
+"""Standard errors by which the base must be above chance; otherwise there is nothing to forget."""
 
 NAMED = 0.05
-"""Share of a change of bits per byte from which a part of it is called a cause: the smallest parts are real, too."""
+"""Smallest share of a change in bits per byte that is named as a cause, because even tiny parts are significant."""
 
 BITS = "bits/byte"
 NATS = "nats/token"
 
 Verdict = Literal["lost", "gained", "indistinguishable", "too few"]
-"""Of the checkpoint, against its base. `too few`: there are not as many independent items as a test needs."""
+"""Verdict on the checkpoint relative to its base. `too few`: fewer independent items than a test needs."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One number of both. Of what has no such value, None."""
+    """One number of base and checkpoint. Missing values are None."""
 
     what: str
-    """A benchmark, or `text`."""
+    """Benchmark, or `text`."""
     metric: str
-    """`acc`, `bits_per_byte`, `loss`, …"""
+    """Metric: `acc`, `bits_per_byte`, `loss`, …"""
     scope: str
-    """`all`: over all ids. `text`: within the text ids."""
+    """Scope: `all` for all ids, `text` within the text ids."""
     unit: str
     n: int
-    """Items: questions or texts."""
+    """Number of items: questions or texts."""
     base: float
     base_stderr: float | None
     checkpoint: float
     checkpoint_stderr: float | None
     change: float
-    """Checkpoint less base."""
+    """Checkpoint minus base."""
     change_stderr: float | None
-    """The standard error of the change."""
+    """Standard error of the change."""
     change_basis: Basis
-    """Where `change_stderr` comes from."""
+    """Source of `change_stderr`."""
     change_low: float | None
-    """Of the change's interval, of level 0.95."""
+    """Lower end of the change's interval of level 0.95."""
     change_high: float | None
     lost: int
-    """Items on which the checkpoint is worse; of accuracies: that only the base gets right."""
+    """Number of items on which the checkpoint is worse; for accuracies, questions that only the base gets right."""
     gained: int
-    """Items on which it is better."""
+    """Number of items on which the checkpoint is better."""
     p: float | None
-    """Two-sided, that the change is zero; None where there are too few items."""
+    """Two-sided p-value of no change; None if there are too few items."""
     p_corrected: float | None
-    """By Holm's method, over the rows of this metric and scope."""
+    """`p` corrected by Holm's method over the rows of this metric and scope."""
     verdict: Verdict
     chance: float | None = None
-    """What a model that knows nothing gets right."""
+    """Accuracy of a model that knows nothing."""
     chance_table: int | None = None
-    """The version of the table that `chance` is from; None: it is right options / options."""
+    """Version of the table that `chance` is from; None if it is right options / options."""
     centred_base: float | None = None
-    """(base − chance) / (1 − chance)"""
+    """Base's (accuracy − chance) / (1 − chance)."""
     centred: float | None = None
-    """The same of the checkpoint."""
+    """Checkpoint's (accuracy − chance) / (1 − chance)."""
     retained: float | None = None
-    """`centred` / `centred_base`, where the base is above chance by two standard errors; below four, a low estimate."""
+    """`centred` / `centred_base`, if the base is above chance by two standard errors; biased low below four."""
     retained_stderr: float | None = None
     retained_low: float | None = None
-    """Of its interval, of level 0.95; None where it has no end."""
+    """Lower end of the interval of `retained`, of level 0.95; None if it is unbounded."""
     retained_high: float | None = None
     direction: Direction = "higher"
-    """Which side is better: `higher` of accuracies, `lower` of losses."""
+    """Better direction: `higher` for accuracies, `lower` for losses."""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -105,9 +105,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Parts:
-    """Where a change of a loss comes from: −log p(id) = −log p(id | text) − log p(text).
+    """Decomposition of a loss change: −log p(id) = −log p(id | text) − log p(text).
 
-    The first term is what is known of the text, the second what other ids are expected in its place: images above all.
+    The first term is knowledge of the text, the second the expectation of other ids in its place, mainly image ids.
     """
 
     what: str
@@ -116,74 +116,77 @@ class Parts:
     knowledge: Distance
     """Change within the text ids."""
     expectation: Distance
-    """Change of the rest."""
+    """Change of the remaining term."""
     base_image_mass: float | None
     image_mass: float
-    """Mean probability of image ids where text is due, of base and checkpoint; None: it was not measured."""
+    """Mean probability of image ids where text is due, of base and checkpoint; None if it was not measured."""
 
     def share(self, part: Distance) -> float:
-        """Of the total change; 0 where the part may be nothing or goes the other way."""
+        """Return a part's share of the total change; 0 if the part may be zero or has the opposite sign."""
         interval = part.interval()
         if interval is None or interval.covers_zero or not self.total.value:
             return 0.0
         return max(0.0, part.value / self.total.value)
 
 
-def benchmark_rows(own: Results, base: Results) -> list[Row]:
-    """Accuracy and bits per byte of every benchmark, over all ids and within text; those of one are neighbours."""
-    found = (
-        make(own, base, benchmark, scope)
-        for benchmark in benchmarks_of(own)
+def benchmark_rows(checkpoint: Results, base: Results) -> list[Row]:
+    """Return accuracy and bits per byte of every benchmark, over all ids and within text, with rows of a benchmark
+    together."""
+    rows = (
+        make(checkpoint, base, benchmark, scope)
+        for benchmark in benchmarks_of(checkpoint)
         for make in (_accuracy, _bits)
         for scope in SCOPES
     )
-    return corrected([row for row in found if row is not None])
+    return corrected([row for row in rows if row is not None])
 
 
 def corrected(rows: Sequence[Row]) -> list[Row]:
-    """With p-values and verdicts that count how many rows of the same metric and scope there are."""
+    """Return the rows with p-values and verdicts corrected for the number of rows of the same metric and scope."""
     p_values: dict[tuple[str, str, str], float | None] = {}
     for kind in {row.key[1:] for row in rows}:
         family = [row for row in rows if row.key[1:] == kind]
-        found = holm([math.nan if row.p is None else row.p for row in family])
-        p_values |= {row.key: None if math.isnan(p) else p for row, p in zip(family, found, strict=True)}
+        family_p_values = holm([math.nan if row.p is None else row.p for row in family])
+        p_values |= {row.key: None if math.isnan(p) else p for row, p in zip(family, family_p_values, strict=True)}
     return [replace(row, p_corrected=p_values[row.key], verdict=_verdict(row, p_values[row.key])) for row in rows]
 
 
 def loss_row(what: str, metric: str, scope: str, unit: str, pairs: Pairs) -> Row:
-    """Return the row of a number that is better where it is lower. Its p-value is not corrected yet."""
+    """Return the row of a number for which lower is better. Its p-value is not corrected yet."""
     return _row(what, metric, scope, unit, pairs, "lower")
 
 
 def parts_of(what: str, unit: str, everything: Pairs, within: Pairs, masses: tuple[float | None, float]) -> Parts:
-    """`everything` and `within` are losses over all ids and within text; `masses` those of base and checkpoint."""
-    base, own = (
+    """Decompose a change. `everything` and `within` are losses over all ids and within text; `masses` are image masses
+    of base and checkpoint."""
+    base, checkpoint = (
         [total - part for total, part in zip(getattr(everything, side), getattr(within, side), strict=True)]
-        for side in ("base", "own")
+        for side in ("base", "checkpoint")
     )
-    expectation = Pairs(base, own, everything.weights)
+    expectation = Pairs(base, checkpoint, everything.weights)
     return Parts(what, unit, everything.difference(), within.difference(), expectation.difference(), *masses)
 
 
-def benchmark_parts(own: Results, base: Results) -> list[Parts]:
-    """Of the bits per byte of each benchmark's right answers, where the table has more than text."""
-    found = []
-    for benchmark in benchmarks_of(own):
-        everything, within = (bits_pairs(own, base, benchmark, scope) for scope in SCOPES)
-        mass = _value(own, f"{benchmark}/image_mass")
+def benchmark_parts(checkpoint: Results, base: Results) -> list[Parts]:
+    """Return the decomposition of each benchmark's bits per byte, if the table has more than text."""
+    decompositions = []
+    for benchmark in benchmarks_of(checkpoint):
+        everything, within = (bits_pairs(checkpoint, base, benchmark, scope) for scope in SCOPES)
+        mass = _value(checkpoint, f"{benchmark}/image_mass")
         if everything is not None and within is not None and mass is not None:
             masses = _value(base, f"{benchmark}/image_mass") or 0.0, mass
-            found.append(parts_of(benchmark, BITS, everything, within, masses))
-    return found
+            decompositions.append(parts_of(benchmark, BITS, everything, within, masses))
+    return decompositions
 
 
 def what_is_gone(
     accuracy: Row, rows: Mapping[tuple[str, str, str], Row], parts: Parts | None, p_recovered: float
 ) -> str:
-    """Say in words what is gone of a benchmark: knowledge, or only that an image is expected. `rows` are by their keys.
+    """Say in words what is lost of a benchmark: knowledge, or only room taken by the expectation of an image.
 
-    Right answers that are lost within text ids, too, were known. Those that come back there (`p_recovered`, see
-    `recovered`) were not given because other ids were expected. Where none are lost, bits per byte tell, likewise.
+    Right answers that are lost within text ids as well were known. Right answers that come back within text ids
+    (`p_recovered`, see `recovered`) were suppressed by other ids. If none are lost, bits per byte decide in the same
+    way. `rows` are by their keys.
     """
     within = rows.get((accuracy.what, accuracy.metric, "text"))
     if accuracy.verdict == "too few":
@@ -214,19 +217,21 @@ def _causes(known: bool, expected: bool) -> str:
     return "expectation of an image" if expected else "not decided which"
 
 
-def recovered(own: Results, base: Results) -> dict[str, float]:
-    """Return, by benchmark, the corrected p-value that as many right answers go as come back with text ids only.
+def recovered(checkpoint: Results, base: Results) -> dict[str, float]:
+    """Return, by benchmark, the corrected p-value that equally many right answers are lost and recovered with text ids
+    only.
 
-    It is of the questions that the checkpoint gets right within text and not over all ids, less what the base does so.
+    The test is over questions that the checkpoint gets right within text but not over all ids, minus the same for the
+    base.
     """
     p_values = {}
-    for benchmark in benchmarks_of(own):
-        everything, within = (accuracy_pairs(own, base, benchmark, scope) for scope in SCOPES)
+    for benchmark in benchmarks_of(checkpoint):
+        everything, within = (accuracy_pairs(checkpoint, base, benchmark, scope) for scope in SCOPES)
         if everything is None or within is None:
             continue
         gains = Pairs(
-            [own - base for base, own in zip(everything.base, everything.own, strict=True)],
-            [own - base for base, own in zip(within.base, within.own, strict=True)],
+            [checkpoint - base for base, checkpoint in zip(everything.base, everything.checkpoint, strict=True)],
+            [checkpoint - base for base, checkpoint in zip(within.base, within.checkpoint, strict=True)],
             everything.weights,
         )
         counts = gains.counts(higher_is_better=True)
@@ -234,8 +239,8 @@ def recovered(own: Results, base: Results) -> dict[str, float]:
     return dict(zip(p_values, holm(list(p_values.values())), strict=True))
 
 
-def _accuracy(own: Results, base: Results, benchmark: str, scope: str) -> Row | None:
-    metric, pairs = accuracy_of(own, benchmark, scope), accuracy_pairs(own, base, benchmark, scope)
+def _accuracy(checkpoint: Results, base: Results, benchmark: str, scope: str) -> Row | None:
+    metric, pairs = accuracy_of(checkpoint, benchmark, scope), accuracy_pairs(checkpoint, base, benchmark, scope)
     if metric is None or pairs is None:
         return None
     name = metric.name.partition("/")[2].replace("_within", "", 1)
@@ -254,11 +259,11 @@ def _above_chance(row: Row, pairs: Pairs, chance: Baseline) -> Row:
     )
     if row.base_stderr is None or row.base - r <= ABOVE_CHANCE * row.base_stderr:
         return row
-    ratio = ratio_of_centred(pairs.base, pairs.own, r)
+    ratio = ratio_of_centred(pairs.base, pairs.checkpoint, r)
     assert ratio is not None, "the base is above chance"
     interval = _interval_of_retained(row, pairs, r)
     stderr = None if ratio.stderr is None else pairs.factor * ratio.stderr
-    if pairs.own == pairs.base and row.change_stderr is not None:
+    if pairs.checkpoint == pairs.base and row.change_stderr is not None:
         stderr = row.change_stderr / (row.base - r)
     return replace(
         row,
@@ -272,24 +277,24 @@ def _above_chance(row: Row, pairs: Pairs, chance: Baseline) -> Row:
 def _interval_of_retained(row: Row, pairs: Pairs, chance: float) -> Interval | None:
     """Return the interval of a ratio of accuracies above chance; None below `MIN_ITEMS`.
 
-    Where both give the same answers it is that of the change, in parts of what the base has above chance.
+    If both give the same answers, the interval is that of the change, relative to the base's accuracy above chance.
     """
-    if pairs.own == pairs.base and row.change_low is not None and row.change_high is not None:
+    if pairs.checkpoint == pairs.base and row.change_low is not None and row.change_high is not None:
         above = row.base - chance
         return Interval(1 + row.change_low / above, 1 + row.change_high / above, LEVEL)
-    return interval_of_centred(pairs.base, pairs.own, chance, factor=pairs.factor)
+    return interval_of_centred(pairs.base, pairs.checkpoint, chance, factor=pairs.factor)
 
 
-def _bits(own: Results, base: Results, benchmark: str, scope: str) -> Row | None:
-    pairs = bits_pairs(own, base, benchmark, scope)
+def _bits(checkpoint: Results, base: Results, benchmark: str, scope: str) -> Row | None:
+    pairs = bits_pairs(checkpoint, base, benchmark, scope)
     return None if pairs is None else loss_row(benchmark, "bits_per_byte", SCOPES[scope], BITS, pairs)
 
 
 def _row(what: str, metric: str, scope: str, unit: str, pairs: Pairs, direction: Direction) -> Row:
-    base, own, change = pairs.side(pairs.base), pairs.side(pairs.own), pairs.difference()
+    base, checkpoint, change = pairs.side(pairs.base), pairs.side(pairs.checkpoint), pairs.difference()
     counts, interval = pairs.counts(direction == "higher"), change.interval()
     p = change.p_value()
-    if p is None:  # a number is not finite, but still on one side of the other
+    if p is None:  # a number is not finite, but the two can still be ordered
         p = counts.p
     if change.independent < MIN_ITEMS:
         p = None
@@ -301,8 +306,8 @@ def _row(what: str, metric: str, scope: str, unit: str, pairs: Pairs, direction:
         change.n,
         base.value,
         base.stderr,
-        own.value,
-        own.stderr,
+        checkpoint.value,
+        checkpoint.stderr,
         change.value,
         change.stderr,
         change.basis,

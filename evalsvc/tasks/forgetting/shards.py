@@ -1,4 +1,4 @@
-"""What the shards of the forgetting task are: questions of a part, or some of the texts, with the base they rest on."""
+"""The shards of the forgetting task: questions of one part, or some of the texts, and the base that they use."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from evalsvc.tasks.language.work import QuestionShard
 from evalsvc.tasks.task import Shard
 
 Part = Literal["checkpoint", "base", "few", "zero"]
-"""Who answers questions: the checkpoint as the suite says, or its base; or the checkpoint with `icl`'s solved examples,
-or without any."""
+"""The respondent: the checkpoint as in the suite, or its base; or the checkpoint with or without `icl`'s solved
+examples."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """The base of the run when the evaluation was planned."""
+    """The run's base when the evaluation was planned."""
 
     sha256: str
     """Digest of the base's files."""
     layout: str
     """Digest of the base's layout."""
     rotary: Mapping[str, str]
-    """See `text_work.base_rotary`."""
+    """Base's rotary frequencies, see `text_work.base_rotary`."""
 
     def protocol(self) -> dict[str, object]:
-        """Return what the protocol of a comparison says of the base."""
+        """Return the protocol's content for the base of a comparison."""
         return {"base": self.sha256, "base_layout": self.layout, **self.rotary}
 
 
 @dataclass(frozen=True)
 class PartShard(QuestionShard):
-    """Questions to one of the two models."""
+    """A shard of questions to one of the two models."""
 
     part: Part
     base: Base
@@ -43,7 +43,7 @@ class PartShard(QuestionShard):
 
 @dataclass(frozen=True)
 class TextShard(Shard):
-    """Some of the texts, for both models."""
+    """A shard of texts for both models."""
 
     start: int
     stop: int
@@ -52,13 +52,13 @@ class TextShard(Shard):
     max_length: int
     ids: IdCounts
     within: bool
-    """Whether one of the models has anything but text, so that losses within text are numbers of their own."""
+    """Whether one of the models has other ids than text, so that losses within text are numbers of their own."""
     groups: Sequence[int] | None
-    """The group of each text, by the index of its first member; None: every text is independent."""
+    """Group of each text, by the index of its first member; None if every text is independent."""
     protocol: Mapping[str, JsonValue]
     base: Base
     is_base: bool
-    """Whether the checkpoint is its own base, which is then not computed again."""
+    """Whether the checkpoint is its own base, whose results are then reused."""
     part: Literal["text"] = "text"
 
 

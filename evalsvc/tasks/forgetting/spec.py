@@ -13,11 +13,11 @@ from evalsvc.spec.paths import DataPath
 from evalsvc.tasks.language.spec import BenchmarkTask
 
 Position = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
-"""An id of a text, counted from 1."""
+"""Position of an id in a text, counted from 1."""
 
 
 class Forgetting(BenchmarkTask):
-    """A checkpoint against the run's base, on benchmarks and on a fixed text.
+    """Comparison of a checkpoint with the run's base, on benchmarks and on a fixed text.
 
     The checkpoint's own metrics of the benchmarks are those of the task `language`, in the same series. Metrics of the
     comparison are called `<name>/…`: they are paired over documents and texts, and their protocol has the base's
@@ -35,35 +35,36 @@ class Forgetting(BenchmarkTask):
     benchmarks: tuple[BenchmarkSpec, ...] = Field(default=(), max_length=MAX_BENCHMARKS)
     """Benchmarks of lm-eval, as in the task `language`: names, or mappings with the keys below."""
     icl: bool | Annotated[tuple[Word, ...], Field(max_length=MAX_BENCHMARKS)] = False
-    """Benchmarks, or `true` for all, that are also asked with the first five examples solved before each question, and
-    with none: the difference is what the checkpoint learns from its context."""
+    """Benchmarks, or `true` for all, that are asked twice more: with the first five examples solved before each
+    question, and with none. The difference is what the checkpoint learns from its context."""
     text: DataPath | None = None
-    """Text that both models read, one a record: a JSONL file with `text_ids` or `text`, or a safetensors file. `bos` is
-    put before a `text`. Standard errors treat records with the same `document`, and equal texts, as one group."""
+    """Text that both models read, one record at a time: a JSONL file with `text_ids` or `text`, or a safetensors file.
+    `bos` is put before a `text`. Standard errors treat records with the same `document`, and equal texts, as one
+    group."""
     text_limit: Rows | None = None
-    """Number of records of `text` to use, the first ones [all]."""
+    """Number of records of `text` to use, from the beginning [all]."""
     icl_positions: tuple[Position, Position] = (50, 500)
     """Two positions in a text, counted from 1, whose losses are compared: a model that uses its context has a lower
-    loss at the later position. Texts that are too short do not count."""
+    loss at the later position. Shorter texts do not count."""
     flipped: int = Field(default=100, ge=0, le=10_000)
-    """Number of questions of each benchmark to keep with their answers, as the artifact `flipped.jsonl`: questions that
-    only the base or only the checkpoint gets right. Moves no number."""
+    """Number of flipped questions of each benchmark to keep with their answers, as the artifact `flipped.jsonl`:
+    questions that only the base or only the checkpoint gets right. Does not affect metrics."""
     text_shards: Shards | None = None
-    """Number of parts to cut the text into [one per 131,072 tokens]; moves no number."""
+    """Number of shards for the text [one per 131,072 tokens]; does not affect metrics."""
 
     @model_validator(mode="after")
     def _check_parts(self) -> Forgetting:
         if not self.benchmarks and self.text is None:
-            raise ValueError("neither `benchmarks` nor `text` is given; give one of them, or both")
+            raise ValueError("neither `benchmarks` nor `text` is given; set at least one of them")
         if self.text is None and self.text_limit is not None:
-            raise ValueError("`text_limit` is given without `text`")
+            raise ValueError("`text_limit` is given without `text`; remove it, or set `text`")
         early, late = self.icl_positions
         if early >= late:
             raise ValueError(f"icl_positions: {early}, {late} must be two positions, the earlier one first")
         names = {spec.name: None for spec in self.benchmarks}
         if self.icl and not names:
-            raise ValueError("icl: there are no `benchmarks`")
+            raise ValueError("icl: there are no `benchmarks`; set `benchmarks`, or remove `icl`")
         for name in self.icl if isinstance(self.icl, tuple) else ():
             if name not in names:
-                raise ValueError(f"icl: {name!r} is not one of `benchmarks`, which are {', '.join(names)}")
+                raise ValueError(f"icl: {name!r} is not one of `benchmarks`; choose from {', '.join(names)}")
         return self

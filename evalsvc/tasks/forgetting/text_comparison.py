@@ -1,4 +1,4 @@
-"""One text under two models, token by token: the part of the forgetting task that needs torch."""
+"""Comparing two models on one text, token by token: the part of the forgetting task that needs torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Side:
     """One of the two models."""
 
     label: str
-    """What messages call it."""
+    """Label of the model in messages."""
     model: Transformer
     layout: VocabularyLayout
     device: str
@@ -33,37 +33,37 @@ class Side:
 
 @dataclass(frozen=True)
 class Passage:
-    """What both models predict of one text."""
+    """The part of one text that both models predict."""
 
     name: str
-    """What messages call it."""
+    """Name of the text in messages."""
     targets: Sequence[int]
-    """Ids of the tokenizer, as they follow each other."""
+    """Consecutive ids of the tokenizer to predict."""
     first: int
-    """Place of the first target in the text, counted from 0."""
+    """Position of the first target in the text, counted from 0."""
     cut: bool
-    """The text goes on, but the sequence would be too long."""
+    """Whether the text was cut because the sequence would be too long."""
     inputs: tuple[Sequence[int], Sequence[int]]
-    """What checkpoint and base read, rows of their tables: all up to the id before the last target."""
+    """Inputs of checkpoint and base, as rows of their tables: all ids up to the one before the last target."""
 
 
 @dataclass(frozen=True)
 class TargetSums:
-    """Numbers of the targets, summed over a text; losses and divergences in nats."""
+    """Sums over the targets of a text; losses and divergences are in nats."""
 
     nll: float
-    """The checkpoint's loss over all ids."""
+    """Checkpoint's loss over all ids."""
     within: float
-    """The checkpoint's loss within the text ids."""
+    """Checkpoint's loss within the text ids."""
     image_mass: float
-    """The checkpoint's probability of all image ids."""
+    """Checkpoint's total probability of image ids."""
     base_nll: float
     base_within: float
     kl: float
     """Divergence from the base over all ids."""
     kl_within: float
     top1: float
-    """1 where both models have the same likeliest id."""
+    """Number of targets for which both models have the same likeliest id."""
 
 
 COLUMNS = tuple(field.name for field in fields(TargetSums))
@@ -71,22 +71,22 @@ COLUMNS = tuple(field.name for field in fields(TargetSums))
 
 @dataclass(frozen=True)
 class ComparedText:
-    """What two models make of one text."""
+    """The comparison of two models on one text."""
 
     tokens: int
     """Number of targets."""
     sums: TargetSums
     late: tuple[float, float] | None
-    """Loss at the later of two positions less that at the earlier one, of both models; None where a text is shorter."""
+    """Loss at the later of two positions minus that at the earlier one, of both models; None if the text is shorter."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two models make of several texts."""
+    """The comparison of two models on several texts."""
 
     texts: Sequence[ComparedText]
     cut: int
-    """How many texts were cut."""
+    """Number of texts that were cut."""
 
 
 def passages(
@@ -96,50 +96,50 @@ def passages(
     names: Sequence[str],
     max_length: int,
 ) -> list[Passage]:
-    """Return what can be compared of each text: ids that have an id before them in both layouts.
+    """Return the comparable part of each text: ids that have an id before them in both layouts.
 
-    What is read is no longer than `max_length`. Raises InvalidData where an id is in no text block of a layout.
+    Inputs have at most `max_length` ids. Raises InvalidData if an id is in no text block of a layout.
     """
     return [_passage((layout, base), ids, name, max_length) for ids, name in zip(texts, names, strict=True)]
 
 
 def compare(
-    own: Side,
+    checkpoint: Side,
     base: Side,
-    some: Sequence[Passage],
+    text_passages: Sequence[Passage],
     positions: tuple[int, int],
     batch_tokens: int,
     report: Callable[[int], None] = lambda done: None,
 ) -> Comparison:
-    """Run both models on every passage; `base` may be `own` itself, which then runs once.
+    """Run both models on every passage. `base` may be `checkpoint` itself, which then runs once.
 
-    `positions`, counted from 1, are the two ids of a text whose losses `ComparedText.late` compares. Batches move
-    numbers by rounding only. `report` gets the number of passages done.
+    `positions`, counted from 1, are the two ids of a text whose losses `ComparedText.late` compares. Batches affect
+    numbers by rounding only. `report` gets the number of finished passages.
 
     Raises:
-        NonFinite: names the model, the passage and the first part of the model that is at fault.
+        NonFinite: a loss is not finite; the message names model, passage and the first part of the model at fault.
     """
-    sums = torch.zeros(len(some), len(COLUMNS), dtype=torch.float64)
-    late: list[tuple[float, float] | None] = [None] * len(some)
+    sums = torch.zeros(len(text_passages), len(COLUMNS), dtype=torch.float64)
+    late: list[tuple[float, float] | None] = [None] * len(text_passages)
     done = 0
     report(done)
-    for batch in token_batches([max(map(len, passage.inputs)) for passage in some], batch_tokens):
-        chosen = [some[index] for index in batch]
-        columns = torch.split(_columns(own, base, chosen), [len(passage.targets) for passage in chosen])
+    for batch in token_batches([max(map(len, passage.inputs)) for passage in text_passages], batch_tokens):
+        chosen = [text_passages[index] for index in batch]
+        columns = torch.split(_columns(checkpoint, base, chosen), [len(passage.targets) for passage in chosen])
         for index, passage, part in zip(batch, chosen, columns, strict=True):
             sums[index] = part.sum(0)
             late[index] = _late(part, passage, positions)
         done += len(batch)
         report(done)
-    rows = zip(some, sums.tolist(), late, strict=True)
+    rows = zip(text_passages, sums.tolist(), late, strict=True)
     texts = [ComparedText(len(passage.targets), TargetSums(*row), pair) for passage, row, pair in rows]
-    return Comparison(texts, sum(passage.cut for passage in some))
+    return Comparison(texts, sum(passage.cut for passage in text_passages))
 
 
-def same_rows(one: VocabularyLayout, other: VocabularyLayout) -> bool:
-    """Whether every row of the table means the same in both layouts."""
+def same_rows(first: VocabularyLayout, second: VocabularyLayout) -> bool:
+    """Return whether every row of the table has the same meaning in both layouts."""
     parts = ("rows", "text_ids", "image_ids", "special_ids")
-    return all(getattr(one, part) == getattr(other, part) for part in parts)
+    return all(getattr(first, part) == getattr(second, part) for part in parts)
 
 
 def _passage(
@@ -156,40 +156,40 @@ def _passage(
     first = 0 if all(before) else 1
     stop = min(len(ids) - max(sequence.cut for sequence in sequences), max_length + 1 - max(before))
     targets = ids[first : max(first, stop)]
-    own, base = (
+    checkpoint, base = (
         sequence.ids[: place + stop - 1] if targets else [] for sequence, place in zip(sequences, before, strict=True)
     )
-    return Passage(name, targets, first, stop < len(ids), (own, base))
+    return Passage(name, targets, first, stop < len(ids), (checkpoint, base))
 
 
 @torch.inference_mode()
-def _columns(own: Side, base: Side, rows: Sequence[Passage]) -> Tensor:
-    """float64 [N, len(COLUMNS)] on the CPU: the targets of every passage, one passage after the other."""
+def _columns(checkpoint: Side, base: Side, rows: Sequence[Passage]) -> Tensor:
+    """Return the numbers of all targets, float64 [N, len(COLUMNS)] on the CPU, one passage after the other."""
     targets = torch.tensor([token for row in rows for token in row.targets], dtype=torch.int64)
-    hidden = _hidden(own, rows, OWN)
-    base_hidden = hidden if base is own else _hidden(base, rows, BASE)
-    aligned = same_rows(own.layout, base.layout)
-    chunk = chunk_rows(own.model.config.vocab_size + base.model.config.vocab_size)
+    hidden = _hidden(checkpoint, rows, OWN)
+    base_hidden = hidden if base is checkpoint else _hidden(base, rows, BASE)
+    aligned = same_rows(checkpoint.layout, base.layout)
+    chunk = chunk_rows(checkpoint.model.config.vocab_size + base.model.config.vocab_size)
     parts = [torch.zeros(0, len(COLUMNS), dtype=torch.float64)]
     for start in range(0, len(targets), chunk):
-        here = slice(start, start + chunk)
-        logits = own.model.head(hidden[here])
-        losses = base_losses = _losses(own, logits, targets[here])
+        span = slice(start, start + chunk)
+        logits = checkpoint.model.head(hidden[span])
+        losses = base_losses = _losses(checkpoint, logits, targets[span])
         base_logits = logits
-        if base is not own:
-            base_logits = base.model.head(base_hidden[here])
-            base_losses = _losses(base, base_logits, targets[here])
-        apart = divergences(base_logits, logits, base.layout.text_ids, own.layout.text_ids, aligned)
+        if base is not checkpoint:
+            base_logits = base.model.head(base_hidden[span])
+            base_losses = _losses(base, base_logits, targets[span])
+        apart = divergences(base_logits, logits, base.layout.text_ids, checkpoint.layout.text_ids, aligned)
         columns = (*losses, *base_losses[:2], apart.kl, apart.kl_within, apart.agree)
         parts.append(torch.stack([column.double() for column in columns], dim=1).cpu())
-    found = torch.cat(parts)
-    _require_finite(own, found[:, COLUMNS.index("nll")], rows, OWN)
-    _require_finite(base, found[:, COLUMNS.index("base_nll")], rows, BASE)
-    return found
+    all_columns = torch.cat(parts)
+    _require_finite(checkpoint, all_columns[:, COLUMNS.index("nll")], rows, OWN)
+    _require_finite(base, all_columns[:, COLUMNS.index("base_nll")], rows, BASE)
+    return all_columns
 
 
 def _hidden(side: Side, rows: Sequence[Passage], which: int) -> Tensor:
-    """The hidden state before each target, [N, D]: the head sees no others."""
+    """Return the hidden state before each target, [N, D], so that the head processes no other positions."""
     ids = pad_sequence([torch.tensor(row.inputs[which], dtype=torch.int64) for row in rows], batch_first=True)  # [B, T]
     if not ids.numel():
         return side.model.tok_embeddings.weight[:0]
@@ -201,21 +201,21 @@ def _hidden(side: Side, rows: Sequence[Passage], which: int) -> Tensor:
 
 
 def _losses(side: Side, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss over all ids and within text, and image mass, of the targets [n] (ids of the tokenizer)."""
+    """Return loss over all ids, loss within text, and image mass of the targets [n] (ids of the tokenizer)."""
     rows = (targets + side.layout.text.offset).to(logits.device)
     text_ids, image_ids = side.layout.text_ids, side.layout.image_range
-    found = token_losses(logits, rows, lambda logits: logits, text_ids, image_ids, len(logits))
-    return found.nll, found.within, found.image_log_mass.double().exp()
+    losses = token_losses(logits, rows, lambda logits: logits, text_ids, image_ids, len(logits))
+    return losses.nll, losses.within, losses.image_log_mass.double().exp()
 
 
 def _late(columns: Tensor, passage: Passage, positions: tuple[int, int]) -> tuple[float, float] | None:
     early, late = (position - 1 - passage.first for position in positions)
     if early < 0 or late >= len(columns):
         return None
-    own, base = (
+    checkpoint, base = (
         float(columns[late, place] - columns[early, place]) for place in map(COLUMNS.index, ("nll", "base_nll"))
     )
-    return own, base
+    return checkpoint, base
 
 
 def _require_finite(side: Side, losses: Tensor, rows: Sequence[Passage], which: int) -> None:

@@ -1,4 +1,4 @@
-"""What the forgetting task measures of a text that two models read: metrics, and whether the losses differ."""
+"""Metrics of a text that two models read, and tests of the difference of their losses."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from evalsvc.tasks.forgetting.shards import TextShard
 from evalsvc.tasks.forgetting.text_comparison import ComparedText, Comparison
 
 TEXT = "text"
-"""What rows call it."""
+"""Name of the text in rows."""
 
 GROUP = "text_group"
-"""The key of an item that says which texts belong together: the index of the first of them."""
+"""Key of an item that holds the group of a text: the index of the group's first text."""
 
 
 @dataclass(frozen=True)
 class TextMeasures:
     metrics: list[MetricValue]
     items: list[dict[str, object]]
-    """The numbers of each text."""
+    """Numbers of each text."""
     notes: Mapping[str, object]
     rows: list[Row]
-    """The losses over all ids and within text, against the base's."""
+    """Losses over all ids and within text, compared with the base's."""
     parts: list[Parts]
-    """Where the loss comes from; empty where there is nothing but text."""
+    """Decomposition of the loss change; empty if the table has text only."""
 
 
 def measure_text(
     task: str, icl_positions: Sequence[int], shards: Sequence[TextShard], outputs: Sequence[Comparison]
 ) -> TextMeasures:
-    """Of all shards of the text, in their order; `task` is the first half of the metrics' names."""
+    """Measure all shards of the text, in order; `task` is the first half of the metrics' names."""
     texts = [text for output in outputs for text in output.texts]
     groups = None if shards[0].groups is None else [group for shard in shards for group in shard.groups or ()]
     numbers = [_numbers(text, None if groups is None else groups[index]) for index, text in enumerate(texts)]
@@ -46,11 +46,11 @@ def measure_text(
     }
     if all(text.late is None for text in texts):
         notes["icl_loss"] = f"none of the texts has {icl_positions[1]} tokens"
-    there = [index for index, text in enumerate(texts) if text.tokens]
-    sums, weights = [texts[index].sums for index in there], [texts[index].tokens for index in there]
-    common = weights, there, None if groups is None else [groups[index] for index in there]
-    everything = Pairs([one.base_nll for one in sums], [one.nll for one in sums], *common)
-    within = Pairs([one.base_within for one in sums], [one.within for one in sums], *common)
+    measured = [index for index, text in enumerate(texts) if text.tokens]
+    sums, weights = [texts[index].sums for index in measured], [texts[index].tokens for index in measured]
+    common = weights, measured, None if groups is None else [groups[index] for index in measured]
+    everything = Pairs([text.base_nll for text in sums], [text.nll for text in sums], *common)
+    within = Pairs([text.base_within for text in sums], [text.within for text in sums], *common)
     rows, parts = [loss_row(TEXT, "loss", "all", NATS, everything)], []
     if shards[0].within:
         rows.append(loss_row(TEXT, "loss", "text", NATS, within))
@@ -62,7 +62,7 @@ def measure_text(
 
 
 def _numbers(text: ComparedText, group: int | None) -> dict[str, float]:
-    """Return the numbers of a text that metrics are made of, by the keys of its item."""
+    """Return the numbers of a text behind the metrics, by the keys of its item."""
     row: dict[str, float] = {}
     if text.tokens:
         sums = text.sums
@@ -70,35 +70,35 @@ def _numbers(text: ComparedText, group: int | None) -> dict[str, float]:
         row |= {"nll_change": sums.nll - sums.base_nll, "within_change": sums.within - sums.base_within}
         row["tokens"] = text.tokens
     if text.late is not None:
-        own, base = text.late
-        row |= {"icl_loss": own, "icl_loss_change": own - base}
+        checkpoint, base = text.late
+        row |= {"icl_loss": checkpoint, "icl_loss_change": checkpoint - base}
     return row if group is None else row | {GROUP: group}
 
 
 def _metrics(
     task: str, icl_positions: Sequence[int], shard: TextShard, rows: Sequence[Mapping[str, float]]
 ) -> list[MetricValue]:
-    """Every metric that has texts to rest on; those within text where there is anything else."""
-    own, ids = shard.protocol, shard.ids
-    compared = {**own, **shard.base.protocol()}
+    """Return every metric with texts behind it; metrics within text only if the table has other ids."""
+    checkpoint, ids = shard.protocol, shard.ids
+    compared = {**checkpoint, **shard.base.protocol()}
     positions = {"positions": list(icl_positions)}
     wanted: dict[str, _Wanted] = {
-        "loss": _Wanted(("nll", "tokens"), own, baseline=math.log(ids.all)),
-        "loss_within": _Wanted(("within", "tokens"), own, baseline=math.log(ids.text)),
+        "loss": _Wanted(("nll", "tokens"), checkpoint, baseline=math.log(ids.all)),
+        "loss_within": _Wanted(("within", "tokens"), checkpoint, baseline=math.log(ids.text)),
         "loss_change": _Wanted(("nll_change", "tokens"), compared),
         "loss_within_change": _Wanted(("within_change", "tokens"), compared),
         "kl": _Wanted(("kl", "tokens"), compared),
         "kl_within": _Wanted(("kl_within", "tokens"), compared),
         "top1_agreement": _Wanted(("top1", "tokens"), compared, "fraction", "higher"),
-        "image_mass": _Wanted(("image_mass", "tokens"), own, "probability", "none", ids.image / ids.all),
-        "icl_loss": _Wanted(("icl_loss",), {**own, **positions}),
+        "image_mass": _Wanted(("image_mass", "tokens"), checkpoint, "probability", "none", ids.image / ids.all),
+        "icl_loss": _Wanted(("icl_loss",), {**checkpoint, **positions}),
         "icl_loss_change": _Wanted(("icl_loss_change",), {**compared, **positions}),
     }
     if not shard.within:
-        wanted = {name: one for name, one in wanted.items() if "within" not in name}
+        wanted = {name: metric for name, metric in wanted.items() if "within" not in name}
     if not ids.image:
         del wanted["image_mass"]
-    values = (one.value(f"{task}/{name}", rows) for name, one in wanted.items())
+    values = (metric.value(f"{task}/{name}", rows) for name, metric in wanted.items())
     return [value for value in values if value is not None]
 
 
@@ -107,7 +107,7 @@ class _Wanted:
     """A metric of the text."""
 
     items: tuple[str, ...]
-    """As `MetricValue.items`."""
+    """Keys as in `MetricValue.items`."""
     protocol: Mapping[str, object]
     unit: str = NATS
     direction: Direction = "lower"
@@ -115,14 +115,19 @@ class _Wanted:
 
     def value(self, name: str, rows: Sequence[Mapping[str, float]]) -> MetricValue | None:
         key, *weight = self.items
-        some = [row for row in rows if key in row]
-        weights = [row[weight[0]] if weight else 1 for row in some]
-        grouped_by = GROUP if some and GROUP in some[0] else None
-        groups = None if grouped_by is None else [row[GROUP] for row in some]
-        ratio = ratio_of_sums([row[key] for row in some], weights, groups)
+        present = [row for row in rows if key in row]
+        weights = [row[weight[0]] if weight else 1 for row in present]
+        grouped_by = GROUP if present and GROUP in present[0] else None
+        groups = None if grouped_by is None else [row[GROUP] for row in present]
+        ratio = ratio_of_sums([row[key] for row in present], weights, groups)
         if ratio is None:
             return None
-        if self.unit != "fraction" and ratio.stderr is not None and len({row[key] for row in some}) == 1 and not weight:
-            ratio = replace(ratio, stderr=0.0)  # differences that are all 0 are no share of anything
+        if (
+            self.unit != "fraction"
+            and ratio.stderr is not None
+            and len({row[key] for row in present}) == 1
+            and not weight
+        ):
+            ratio = replace(ratio, stderr=0.0)  # without any difference, the ratio has no share per item
         protocol = Protocol(self.protocol)
         return ratio.as_metric(name, self.unit, self.direction, protocol, self.baseline, self.items, grouped_by)

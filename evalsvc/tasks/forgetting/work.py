@@ -1,6 +1,6 @@
-"""Ask what a checkpoint has forgotten of what its base knew: the same questions and the same text put to both.
+"""The forgetting task: the same questions and the same text for a checkpoint and its base.
 
-Every number comes over all ids and within the text ids: a model that expects an image may still know its text.
+Every number is computed over all ids and within the text ids: a model that expects an image may still know its text.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ from evalsvc.tasks.task import Context, Plan, TaskResult, TaskWarning
 from evalsvc.tasks.text_work import base_rotary
 
 ESTIMATOR = "forgetting/1"
-"""In the protocol: how two models' answers become differences. Another version is another series."""
+"""Version of the computation of differences, in the protocol. Another version is another series."""
 
 FEW_SHOTS = 5
 
 TOKENS_PER_SHARD = 1 << 17
-"""Of text, which two models read."""
+"""Number of tokens of text in a shard; two models read each."""
 
 SHOWN_OF_TEXT = ("kl", "kl_within", "top1_agreement", "image_mass", "icl_loss", "icl_loss_change")
-"""What the page shows of the text's metrics beside the losses."""
+"""Metrics of the text that the page shows in addition to the losses."""
 
 
 ForgettingOutput: TypeAlias = DocumentAnswers | Comparison
 
 
 class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput]):
-    """Put the same questions and texts to a checkpoint and to its base, and compare."""
+    """Puts the same questions and texts to a checkpoint and to its base, and compares the results."""
 
     def plan(self, context: Context) -> Plan[ForgettingShard]:
-        """Plan shards of text, and of documents for the checkpoint, for its base, and for both of `icl`'s ways.
+        """Plan shards of text, and of documents for the checkpoint, for its base, and for both variants of `icl`.
 
-        Raises InvalidRequest where the run has no base, and InvalidData where the base has another tokenizer.
+        Raises InvalidRequest if the run has no base, and InvalidData if the base has another tokenizer.
         """
         base = self._base(context)
         self.require_same_text(context, base, tokenized=bool(self.task.benchmarks))
@@ -75,7 +75,7 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
     def run(self, context: Context, shard: ForgettingShard) -> ForgettingOutput:
         """Return answers to documents, or sums per text; see `language.evaluation` and `text_comparison`.
 
-        Raises DataChanged where base, text or benchmarks are not what was planned, and NonFinite.
+        Raises DataChanged if base, text or benchmarks differ from the plan, and NonFinite.
         """
         if isinstance(shard, TextShard):
             return self._compare_text(context, shard)
@@ -90,9 +90,9 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
     def merge(
         self, context: Context, shards: Sequence[ForgettingShard], outputs: Sequence[ForgettingOutput]
     ) -> TaskResult:
-        """Metrics, items, and what is to be read. Needs the benchmarks' data, but neither checkpoint, base nor text.
+        """Return metrics, items and artifacts. Needs the benchmarks' data, but neither checkpoint, base nor text.
 
-        An item is a document of a benchmark as in the task `language`, or a row of what compares: that of the index i
+        An item is a document of a benchmark as in the task `language`, or a row of the comparison: the row with index i
         has the i-th text and the i-th document of each benchmark.
         """
         label = context.base.checkpoint.label if context.base else None
@@ -116,8 +116,8 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
     def _base(self, context: Context) -> Context:
         if context.base is None:
             raise InvalidRequest(
-                f"task {self.task.name!r} compares a checkpoint with the run's base, and the run has none; post the "
-                "run's step 0, name a base with PUT /v1/runs/{run}/base, or give one to `evalsvc run --base`"
+                f"task {self.task.name!r} compares a checkpoint with the run's base, but the run has none; post the "
+                "run's step 0, set a base with PUT /v1/runs/{run}/base, or with `evalsvc run --base`"
             )
         return context.base
 
@@ -125,8 +125,7 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
         base = self._base(context)
         if base.digest() != planned.sha256:
             raise DataChanged(
-                f"the base, {base.checkpoint.label}, is another file than when this evaluation was planned; evaluate "
-                "again"
+                f"the base, {base.checkpoint.label}, has changed since this evaluation was planned; evaluate again"
             )
         return base
 
@@ -138,7 +137,7 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
         encoding, loaded = self.encoding(context), self.load(context)
         names = [benchmark.name for benchmark in loaded.benchmarks] + [group.name for group in loaded.groups]
         if self.task.name in names:
-            raise InvalidSuite(f"task {self.task.name!r} has the name of a benchmark; give it another `name`")
+            raise InvalidSuite(f"task {self.task.name!r} has the name of a benchmark; set another `name`")
         wanted: dict[Part, tuple[Loaded, TextEncoding]] = {"checkpoint": (loaded, encoding)}
         if not is_base:
             wanted["base"] = (loaded, _for_base(encoding, base))
@@ -154,94 +153,98 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
                 yield PartShard(documents.units, documents, rotary, part, _planned(base))
 
     def _loaded(self, context: Context, part: Part) -> Loaded:
-        """The benchmarks of a part, built once per process."""
+        """Return the benchmarks of a part, built once per process."""
         if part in ("checkpoint", "base"):
             return self.load(context)
         wanted = [spec for spec in self.task.benchmarks if self.task.icl is True or spec.name in (self.task.icl or ())]
-        some = ForgettingWork(self.task.model_copy(update={"benchmarks": tuple(wanted)}))
-        return some.load(context, FEW_SHOTS if part == "few" else 0, "first")
+        icl_work = ForgettingWork(self.task.model_copy(update={"benchmarks": tuple(wanted)}))
+        return icl_work.load(context, FEW_SHOTS if part == "few" else 0, "first")
 
     def _merge_benchmarks(
         self, context: Context, answered: Sequence[tuple[PartShard, DocumentAnswers]], report: Report
     ) -> TaskResult:
-        """The checkpoint's results, what compares them with the base's, and the headlines; puts them into `report`."""
-        found: dict[Part, Results] = {}
+        """Return the checkpoint's results, the comparison with the base, and the headline metrics; add all to
+        `report`."""
+        by_part: dict[Part, Results] = {}
         for part in dict.fromkeys(shard.part for shard, _ in answered):
             shards, outputs = zip(*(pair for pair in answered if pair[0].part == part), strict=True)
-            found[part] = self.merged(self._loaded(context, part), shards, outputs)
-        own = found["checkpoint"]
-        base = found.get("base", own)
+            by_part[part] = self.merged(self._loaded(context, part), shards, outputs)
+        results = by_part["checkpoint"]
+        base = by_part.get("base", results)
         content = {"task": self.task.kind, "comparison": ESTIMATOR}
         compared = {**content, **answered[0][0].base.protocol()}
         differences = Differences(self.task.name)
-        differences.add_changes(own, base, compared)
-        rows = benchmark_rows(own, base)
-        retained = text_retained(self.task.name, rows, own, base, compared)
-        add_retention(differences, rows, own, base, compared)
-        notes = {**own.notes.to_json(), "text_retained": {"counted": retained.counted, "at_chance": retained.at_chance}}
-        if "few" in found:
-            differences.add_icl(found.get("zero", own), found["few"], content)
-            notes["icl_contexts_cut"] = found["few"].notes.contexts_cut
-        above = [*centred(self.task.name, rows, own, content), *retained.metrics]
+        differences.add_changes(results, base, compared)
+        rows = benchmark_rows(results, base)
+        retained = text_retained(self.task.name, rows, results, base, compared)
+        add_retention(differences, rows, results, base, compared)
+        notes = {
+            **results.notes.to_json(),
+            "text_retained": {"counted": retained.counted, "at_chance": retained.at_chance},
+        }
+        if "few" in by_part:
+            differences.add_icl(by_part.get("zero", results), by_part["few"], content)
+            notes["icl_contexts_cut"] = by_part["few"].notes.contexts_cut
+        above = [*centred(self.task.name, rows, results, content), *retained.metrics]
         report.rows += rows
-        report.parts += benchmark_parts(own, base)
-        report.recovered = recovered(own, base)
+        report.parts += benchmark_parts(results, base)
+        report.recovered = recovered(results, base)
         report.over_benchmarks += [(metric, retained.intervals.get(metric.name)) for metric in above]
-        report.flipped += self._flipped(self.load(context), rows, own, base)
+        report.flipped += self._flipped(self.load(context), rows, results, base)
         items = [{"benchmark": self.task.name, "index": index, **row} for index, row in differences.numbers.items()]
-        metrics = [*own.metrics, *differences.metrics, *above]
-        warnings = [*self.suspicions(context, own), *self._cut_shots(found.get("few"))]
-        return TaskResult(metrics, [*own.items, *items], notes, warnings=warnings)
+        metrics = [*results.metrics, *differences.metrics, *above]
+        warnings = [*self.suspicions(context, results), *self._cut_shots(by_part.get("few"))]
+        return TaskResult(metrics, [*results.items, *items], notes, warnings=warnings)
 
     def _cut_shots(self, few: Results | None) -> Iterator[TaskWarning]:
         for name, cut in few.notes.contexts_cut.items() if few else ():
-            remedy = "raise `max_length` if the model bears it, or leave the benchmark out of `icl`"
+            remedy = "raise `max_length` if the model allows it, or remove the benchmark from `icl`"
             yield from cut_inputs(name, f"contexts with {FEW_SHOTS} solved examples", cut, None, remedy)
 
-    def _flipped(self, loaded: Loaded, rows: Sequence[Row], own: Results, base: Results) -> Iterator[Flipped]:
+    def _flipped(self, loaded: Loaded, rows: Sequence[Row], checkpoint: Results, base: Results) -> Iterator[Flipped]:
         accuracies = {row.what: row.metric for row in rows if row.chance is not None}
         for benchmark in loaded.benchmarks:
             if benchmark.name in accuracies:
-                found = list(flips(benchmark, accuracies[benchmark.name], base.items, own.items))
-                if found:
-                    yield Flipped(benchmark.name, found, self.task.flipped)
+                flipped = list(flips(benchmark, accuracies[benchmark.name], base.items, checkpoint.items))
+                if flipped:
+                    yield Flipped(benchmark.name, flipped, self.task.flipped)
 
     # text
 
     def _merge_text(
         self, context: Context, shards: Sequence[TextShard], outputs: Sequence[Comparison], report: Report
     ) -> TaskResult:
-        found = measure_text(self.task.name, self.task.icl_positions, shards, outputs)
-        report.rows += found.rows
-        report.parts += found.parts
+        measures = measure_text(self.task.name, self.task.icl_positions, shards, outputs)
+        report.rows += measures.rows
+        report.parts += measures.parts
         report.of_text += [
-            (metric, _interval(metric, found.items))
-            for metric in found.metrics
+            (metric, _interval(metric, measures.items))
+            for metric in measures.metrics
             if metric.name.rpartition("/")[2] in SHOWN_OF_TEXT
         ]
-        remedy = "raise `max_length` if the model bears it, or give shorter texts"
+        remedy = "raise `max_length` if the model allows it, or use shorter texts"
         lost = sum(output.cut for output in outputs)
-        cut = cut_inputs(f"{self.task.name}/loss", "texts", lost, len(found.items), remedy)
-        # Where there is nothing but text, its loss within text is the loss.
+        cut = cut_inputs(f"{self.task.name}/loss", "texts", lost, len(measures.items), remedy)
+        # If the table has text only, its loss within text is the loss.
         loss = f"{self.task.name}/loss_within" if shards[0].within else f"{self.task.name}/loss"
-        warnings = [*worse_than_guessing(found.metrics, [loss] if context.is_first else [], AT_FIRST), *cut]
-        return TaskResult(found.metrics, found.items, found.notes, warnings=warnings)
+        warnings = [*worse_than_guessing(measures.metrics, [loss] if context.is_first else [], AT_FIRST), *cut]
+        return TaskResult(measures.metrics, measures.items, measures.notes, warnings=warnings)
 
     def _plan_text(self, context: Context, base: Context, is_base: bool) -> Iterator[TextShard]:
         if self.task.text is None:
             return
         layout, max_length = context.layout(), self.task.max_length or context.model_config().seq_len
         data, records = self._read(context)
-        some = _passages(context, base, data, records, max_length)
+        text_passages = _passages(context, base, data, records, max_length)
         groups = groups_of_records(records)
-        tokens = sum(len(passage.inputs[0]) for passage in some)
+        tokens = sum(len(passage.inputs[0]) for passage in text_passages)
         if not tokens:
-            raise InvalidData(f"{data.path}: no text has two tokens, and the first is not predicted")
-        count = min(self.task.text_shards or math.ceil(tokens / TOKENS_PER_SHARD), len(some))
-        bounds = [len(some) * index // count for index in range(count + 1)]
-        within = any(one.rows != one.text.size for one in (layout, base.layout()))
+            raise InvalidData(f"{data.path}: no text has two tokens, and the first is not predicted; use longer texts")
+        count = min(self.task.text_shards or math.ceil(tokens / TOKENS_PER_SHARD), len(text_passages))
+        bounds = [len(text_passages) * index // count for index in range(count + 1)]
+        within = any(each.rows != each.text.size for each in (layout, base.layout()))
         protocol = self._text_protocol(context, base, data, max_length)
-        # The error then counts the groups, not the texts.
+        # The standard error then depends on the number of groups, not of texts.
         protocol |= {} if groups is None else {"groups": len(set(groups))}
         for start, stop in pairwise(bounds):
             yield TextShard(
@@ -259,7 +262,7 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
             )
 
     def _read(self, context: Context) -> tuple[TokenData, Sequence[Record]]:
-        """The text, and the records of it that are used."""
+        """Return the text, and the records of it that are used."""
         assert self.task.text is not None, "there is no part of text without it"
         tokenizer = self.tokenizer_path(context, context.layout().text)
         data = read_tokens(context.dataset(self.task.text), tokenizer, self.task.bos, context.readable)
@@ -273,11 +276,11 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
             "task": self.task.kind,
             "estimator": ESTIMATOR,
             "data": data.digest,
-            # A limit that leaves nothing out is none.
+            # A limit that excludes nothing is recorded as None.
             "limit": limit if limit and limit < len(data.records) else None,
             "max_length": max_length,
             "layout": layout,
-            # What is predicted in both layouts is a matter of both.
+            # The targets depend on both layouts.
             **({} if layout == other else {"base_layout": other}),
             **({} if data.tokenizer_digest is None else tokenized),
             **self.protocol(context.rotary()),
@@ -288,14 +291,16 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
         data, records = self._read(context)
         if data.digest != shard.digest:
             raise DataChanged.since_planned(data.path)
-        some = _passages(context, base, data, records[shard.start : shard.stop], shard.max_length)
+        text_passages = _passages(context, base, data, records[shard.start : shard.stop], shard.max_length)
         models = (context,) if shard.is_base else (context, base)
-        sides = [Side(one.checkpoint.label, self.model(one), one.layout(), one.device) for one in models]
-        return compare(sides[0], sides[-1], some, self.task.icl_positions, context.batch_tokens, context.report)
+        sides = [Side(each.checkpoint.label, self.model(each), each.layout(), each.device) for each in models]
+        return compare(
+            sides[0], sides[-1], text_passages, self.task.icl_positions, context.batch_tokens, context.report
+        )
 
 
 def _interval(metric: MetricValue, items: Sequence[Item]) -> Interval | None:
-    """Return the interval of a metric that is made of `items`."""
+    """Return the interval of a metric that is computed from `items`."""
     numbers = item_numbers(items, metric.name, metric.items, metric.grouped_by)
     ratio = Ratio(metric.value, metric.stderr, metric.n, metric.groups)
     return value_interval(ratio, metric.unit, items=spread_of(numbers))
@@ -306,14 +311,14 @@ def _planned(base: Context) -> Base:
 
 
 def _is_same(context: Context, base: Context) -> bool:
-    """The checkpoint is its own base, which is then not computed again."""
+    """Return whether the checkpoint is its own base, whose results are then reused."""
     if context.layout().digest != base.layout().digest or context.model_config() != base.model_config():
         return False
     return context.digest() == base.digest()
 
 
 def _for_base(encoding: TextEncoding, base: Context) -> TextEncoding:
-    """The base is asked what the checkpoint is asked, cut to the same length, in its own rows."""
+    """Return the encoding of the base: the same questions, cut to the same length, in the base's rows."""
     return replace(encoding, layout=base.layout())
 
 
@@ -326,7 +331,7 @@ def _passages(
 
 
 def _joined(task: str, results: Sequence[TaskResult]) -> TaskResult:
-    """One result of several, whose rows of what compares become one by index."""
+    """Combine several results to one, with rows of the comparison merged by index."""
     answers = [item for result in results for item in result.items if item["benchmark"] != task]
     rows: dict[int, dict[str, Any]] = {}
     for item in (item for result in results for item in result.items if item["benchmark"] == task):

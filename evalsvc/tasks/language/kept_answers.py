@@ -1,7 +1,7 @@
-"""What a checkpoint answered, kept in files: no task and no evaluation of this service asks it the same again.
+"""A checkpoint's answers in files, so that no task and no evaluation of this service asks the same question twice.
 
-A folder belongs to a checkpoint and to all else that moves its answers; a file in it has the answers of one shard by
-the digests of their questions, so that other suites find them too. Files that were used least recently go first.
+A folder belongs to a checkpoint and everything else that affects its answers. A file holds the answers of one shard by
+the digests of their questions, so other suites find them too. The least recently used files are deleted first.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from evalsvc.spec.protocol import digest
 log = logging.getLogger(__name__)
 
 Answers: TypeAlias = dict[str, list[AnswerRow]]
-"""Answers to questions, by the digests of the questions; several answers where a random draw is repeated."""
+"""Answers by the digests of their questions; several answers if a random draw is repeated."""
 
 KEPT: TypeAdapter[Answers] = TypeAdapter(Answers)
 
 
 def find_answers(files: KeptFiles, key: Mapping[str, object]) -> Answers:
-    """What was kept under `key`, by the digests of the questions; without what is damaged."""
-    found: Answers = {}
+    """Return the answers kept under `key`, by the digests of the questions. Damaged files are ignored."""
+    answers: Answers = {}
     for name in sorted(files.names(_folder(key))):
-        found |= _read(files, name, key)
-    return found
+        answers |= _read(files, name, key)
+    return answers
 
 
 def keep_answers(files: KeptFiles, key: Mapping[str, object], answers: Answers) -> None:
-    """Keep answers to questions, by digest, under `key`, which says all else that they depend on."""
+    """Keep answers, by digest of the question, under `key`, which holds everything else that they depend on."""
     name = f"{_folder(key)}/{digest(sorted(answers))}.json"
     content = json.dumps({"key": key, "answers": answers}).encode()
     try:
         files.keep_bytes(name, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
-    except DataDirectoryUnusable as error:  # costs time and nothing else
+    except DataDirectoryUnusable as error:  # costs only time
         log.warning("answers are not kept: %s", error.message)
 
 
@@ -55,7 +55,7 @@ def _read(files: KeptFiles, name: str, key: Mapping[str, object]) -> Answers:
             checksum, _, content = stream.read().partition(b"\n")
         if hashlib.sha256(content).hexdigest().encode() != checksum:
             return {}
-        found = json.loads(content)
-        return KEPT.validate_python(found["answers"]) if found["key"] == key else {}
+        content_read = json.loads(content)
+        return KEPT.validate_python(content_read["answers"]) if content_read["key"] == key else {}
     except (KeptFileLost, OSError, ValueError, TypeError, KeyError):
         return {}

@@ -1,4 +1,4 @@
-"""The parameters of the tasks that ask a checkpoint lm-eval's benchmarks."""
+"""The parameters of tasks that ask lm-eval's benchmarks."""
 
 from __future__ import annotations
 
@@ -15,31 +15,32 @@ from evalsvc.tasks.text_task import TextTask
 
 
 class BenchmarkTask(TextTask):
-    """What the tasks that ask benchmarks have in common."""
+    """Common parameters of tasks that ask benchmarks."""
 
     benchmarks: tuple[BenchmarkSpec, ...] = Field(min_length=1, max_length=MAX_BENCHMARKS)
     """Benchmarks of lm-eval: names of tasks, groups or tags, or mappings with the keys below."""
     include_path: tuple[DataPath, ...] = Field(default=(), max_length=16)
-    """Folders of lm-eval YAML files. Their benchmarks take the place of lm-eval's own benchmarks of the same name."""
+    """Folders of lm-eval YAML files. Their benchmarks replace lm-eval's own benchmarks of the same name."""
     num_fewshot: Shots | None = None
     """Number of solved examples before each question [the benchmark's own]."""
     fewshot: Literal["configured", "first"] = "configured"
-    """Choice of the solved examples: as the benchmark says, or the first rows, the same for every question."""
+    """Choice of the solved examples: `configured` follows the benchmark, `first` uses the first rows for every
+    question."""
     limit: Rows | None = None
-    """Number of documents of each benchmark to use, the first ones [all]."""
+    """Number of documents of each benchmark to use, from the beginning [all]."""
     sample: Rows | None = None
-    """Number of documents of each benchmark to draw by strata [all]: the place of the right answer and the length of
-    the question. The documents are the same for every checkpoint and number of solved examples; a larger sample holds a
-    smaller one. Members of a group weigh as much as all of their documents."""
+    """Number of documents of each benchmark to draw, stratified by the position of the right answer and the length of
+    the question [all]. The documents are the same for every checkpoint and every number of solved examples; a larger
+    sample contains a smaller one. Members of a group are weighted by their full number of documents."""
     shard_size: ShardSize = 1024
-    """Number of documents in a shard; moves no number."""
+    """Number of documents in a shard; does not affect metrics."""
 
     @model_validator(mode="after")
     def _check_benchmarks(self) -> BenchmarkTask:
         if (twice := first_repeated(spec.name for spec in self.benchmarks)) is not None:
-            raise ValueError(f"the benchmark {twice!r} is there twice; put one of them into a task of its own")
+            raise ValueError(f"the benchmark {twice!r} is listed twice; move one to another task")
         if self.limit is not None and self.sample is not None:
-            raise ValueError("`limit` and `sample` are both given; give the one or the other")
+            raise ValueError("`limit` and `sample` are both given; set only one of them")
         return self
 
     def may_measure(self, metric: str) -> bool:
@@ -60,10 +61,10 @@ class BenchmarkTask(TextTask):
 
 
 class Language(BenchmarkTask):
-    """Benchmarks of lm-eval: accuracies, perplexities, what else they measure, and bits per byte of right answers.
+    """Benchmarks of lm-eval: accuracies, perplexities and other measures, and bits per byte of right answers.
 
-    Metrics are called `<benchmark>/<metric>`, those within text ids `<benchmark>/<metric>_within`. Use two tasks to
-    ask a benchmark at two numbers of solved examples.
+    Metrics are called `<benchmark>/<metric>`, and `<benchmark>/<metric>_within` within text ids. Use two tasks to ask a
+    benchmark with two numbers of solved examples.
     """
 
     kind: ClassVar[str] = "language"
@@ -72,8 +73,8 @@ class Language(BenchmarkTask):
     example: ClassVar[Mapping[str, Any]] = {"benchmarks": [{"name": "arc_easy", "data": "/path/to/arc_easy.jsonl"}]}
 
     mean: tuple[Word, ...] = Field(default=(), max_length=64)
-    """Metrics whose plain mean over the benchmarks is reported as `<name>/mean`; of each benchmark, the first of the
-    metrics counts that the benchmark has. A group that aggregates its members counts as one benchmark."""
+    """Metrics whose unweighted mean over the benchmarks is reported as `<name>/mean`; each benchmark contributes the
+    first of these metrics that it has. A group that aggregates its members counts as one benchmark."""
 
     def _may_measure_itself(self, metric: str) -> bool:
         return bool(self.mean) and metric in (f"{self.name}/mean", f"{self.name}/mean_within")

@@ -1,6 +1,6 @@
-"""Ask a checkpoint lm-eval's benchmarks: how much of its language a text-to-image model has left.
+"""The language task: lm-eval's benchmarks, as a measure of the language that a text-to-image model has left.
 
-Every score comes twice, over all ids and within the text ids: a model may have forgotten, or expect an image.
+Every score is computed over all ids and within the text ids: a model may have forgotten, or expect an image.
 """
 
 from __future__ import annotations
@@ -45,14 +45,15 @@ class QuestionShard(Shard):
 
     documents: DocumentRange
     rotary: Mapping[str, str]
-    """See `Context.rotary`."""
+    """Rotary frequencies, see `Context.rotary`."""
 
 
 class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[BenchmarkParameters, ShardKind, Output]):
-    """What the tasks that ask benchmarks do alike."""
+    """Common work of tasks that ask benchmarks."""
 
     def load(self, context: Context, num_fewshot: int | None = None, fewshot: str | None = None) -> Loaded:
-        """Load the benchmarks, once per process; arguments win over the suite. Raises what `load_benchmarks` raises."""
+        """Load the benchmarks, once per process; arguments override the suite. Raises the errors of
+        `load_benchmarks`."""
         options = LoadOptions(
             tuple(Path(context.dataset(path)) for path in self.task.include_path),
             self.task.num_fewshot,
@@ -65,9 +66,9 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
         return load_benchmarks([spec.model_copy(update=given) for spec in self.task.benchmarks], options)
 
     def encoding(self, context: Context) -> TextEncoding:
-        """Return how text is put to the checkpoint, without weights.
+        """Return the encoding of text for the checkpoint, without loading weights.
 
-        Raises InvalidData where there is no tokenizer, it is not the model's, or it has no such id as `bos`.
+        Raises InvalidData if there is no tokenizer, it is not the model's, or it lacks the id `bos`.
         """
         max_length = self.task.max_length or context.model_config().seq_len
         return TextEncoding(
@@ -82,45 +83,45 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
         report: Callable[[int], None],
         encoding: TextEncoding | None = None,
     ) -> DocumentAnswers:
-        """What the checkpoint of `context` answers to a shard; `report` gets the documents done.
+        """Return the answers of the checkpoint of `context` to a shard; `report` gets the number of finished documents.
 
-        `encoding` is what the shard was planned with [the checkpoint's own]. What the checkpoint has answered in
-        earlier evaluations is not asked again; the provenance says how much that was.
+        `encoding` is that of the plan [the checkpoint's own]. Answers from earlier evaluations are reused; the
+        provenance counts them.
 
         Raises:
-            DataChanged: the benchmarks or the tokenizer are not what was planned.
-            NonFinite: names the checkpoint, the benchmark and the document.
+            DataChanged: the benchmarks or the tokenizer differ from the plan.
+            NonFinite: a score is not finite; the message names checkpoint, benchmark and document.
         """
         encoding = encoding or self.encoding(context)
         asked = asked_documents(loaded, shard.documents, encoding)
         key = self._kept_under(context, encoding)
-        found = find_answers(context.kept, key)
+        answers_by_digest = find_answers(context.kept, key)
         new: dict[str, Instance] = {}
         for digest, instance in asked:
-            if digest not in found:
+            if digest not in answers_by_digest:
                 new.setdefault(digest, instance)
-        context.provenance["answers_reused"] = sum(digest in found for digest, _ in asked)
+        context.provenance["answers_reused"] = sum(digest in answers_by_digest for digest, _ in asked)
         if new:
             answers = self._ask(context, encoding, new, shard.units, report)
             keep_answers(context.kept, key, answers)
-            found |= answers
+            answers_by_digest |= answers
         report(shard.units)
-        return DocumentAnswers([found[digest] for digest, _ in asked])
+        return DocumentAnswers([answers_by_digest[digest] for digest, _ in asked])
 
     def merged(self, loaded: Loaded, shards: Sequence[QuestionShard], outputs: Sequence[DocumentAnswers]) -> Results:
-        """Return the metrics and items of all shards. Raises what `merge_answers` raises."""
+        """Return the metrics and items of all shards. Raises the errors of `merge_answers`."""
         return merge_answers(loaded, [shard.documents for shard in shards], outputs, self.protocol(shards[0].rotary))
 
-    def suspicions(self, context: Context, found: Results) -> Iterator[TaskWarning]:
-        """Warnings of the checkpoint's own results: contexts that were cut, and text that no base has forgotten."""
+    def suspicions(self, context: Context, results: Results) -> Iterator[TaskWarning]:
+        """Yield warnings about the checkpoint's own results: contexts that were cut, and losses worse than guessing."""
         if context.is_first:
-            bits = [metric.name for metric in found.metrics if metric.unit == BITS]
-            yield from worse_than_guessing(found.metrics, bits, AT_FIRST)
-        sizes = Counter(item["benchmark"] for item in found.items)
-        notes = found.notes
+            bits = [metric.name for metric in results.metrics if metric.unit == BITS]
+            yield from worse_than_guessing(results.metrics, bits, AT_FIRST)
+        sizes = Counter(item["benchmark"] for item in results.items)
+        notes = results.notes
         for lost, what in ((notes.contexts_cut, "contexts"), (notes.continuations_cut, "continuations")):
             for name, cut in lost.items():
-                remedy = "raise `max_length` if the model bears it, or lower `num_fewshot`"
+                remedy = "raise `max_length` if the model allows it, or lower `num_fewshot`"
                 yield from cut_inputs(name, f"documents' {what}", cut, sizes[name], remedy)
 
     def _ask(
@@ -139,7 +140,7 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
             raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
 
     def _kept_under(self, context: Context, encoding: TextEncoding) -> dict[str, object]:
-        """All that an answer depends on beside what is asked."""
+        """Return everything that an answer depends on in addition to the question."""
         return {
             "evalsvc": __version__,
             "checkpoint": context.digest(),
@@ -150,10 +151,10 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
 
 
 class LanguageWork(BenchmarkWork[Language, QuestionShard, DocumentAnswers]):
-    """Plan, ask and score benchmarks."""
+    """Plans, asks and scores benchmarks."""
 
     def plan(self, context: Context) -> Plan[QuestionShard]:
-        """Load the benchmarks, encode all that they ask, and cut their documents into shards."""
+        """Load the benchmarks, encode all questions, and cut the documents into shards."""
         encoding, loaded = self.encoding(context), self.load(context)
         if self.task.mean:
             require_mean(self.task.mean, loaded)
@@ -166,9 +167,9 @@ class LanguageWork(BenchmarkWork[Language, QuestionShard, DocumentAnswers]):
     def merge(
         self, context: Context, shards: Sequence[QuestionShard], outputs: Sequence[DocumentAnswers]
     ) -> TaskResult:
-        """Metrics and items. Needs the benchmarks' data, but neither checkpoint nor tokenizer."""
+        """Return metrics and items. Needs the benchmarks' data, but neither checkpoint nor tokenizer."""
         loaded = self.load(context)
-        found = self.merged(loaded, shards, outputs)
-        means = plain_mean(self.task.name, self.task.mean, loaded, found) if self.task.mean else []
-        warnings = list(self.suspicions(context, found))
-        return TaskResult([*found.metrics, *means], found.items, found.notes.to_json(), warnings=warnings)
+        results = self.merged(loaded, shards, outputs)
+        means = plain_mean(self.task.name, self.task.mean, loaded, results) if self.task.mean else []
+        warnings = list(self.suspicions(context, results))
+        return TaskResult([*results.metrics, *means], results.items, results.notes.to_json(), warnings=warnings)

@@ -1,4 +1,4 @@
-"""What a model says of a layout: losses of sequences, what it expects behind them, and the rows of its tables."""
+"""A model's evidence for a layout: losses of sequences, expected next ids, and the rows of its tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from evalsvc.tasks.task import Context
 
 
 class ModelEvidence:
-    """The witness of the layout doctor: a model with the batches and the device of `context`."""
+    """Evidence of a model for the layout doctor, with the batches and the device of `context`."""
 
     def __init__(self, context: Context, model: Transformer) -> None:
         self._context = context
@@ -32,20 +32,20 @@ class ModelEvidence:
             return sequence_sums(self._context, self._model, layout, sequences, names)
 
     def next_log_masses(self, prefixes: Sequence[Sequence[int]], groups: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Return the log of the probability that some id of a group comes next, for each prefix one number a group.
+        """Return log probabilities that some id of a group comes next: for each prefix, one number per group.
 
-        It is -inf for an empty group. Raises OutOfMemory where a batch does not fit.
+        An empty group has -inf. Raises OutOfMemory if a batch does not fit.
         """
-        found: list[list[float]] = [[] for _ in prefixes]
+        log_masses: list[list[float]] = [[] for _ in prefixes]
         for batch in token_batches([len(prefix) for prefix in prefixes], self._context.batch_tokens):
             with torch.inference_mode(), _out_of_memory():
                 rows = self._masses([prefixes[index] for index in batch], groups)
             for index, row in zip(batch, rows, strict=True):
-                found[index] = row
-        return found
+                log_masses[index] = row
+        return log_masses
 
     def rows(self) -> RowStatistics:
-        """Never-trained rows and borders, by the embedding and output tables alone."""
+        """Return statistics of the rows of both tables: untrained rows, and borders between blocks."""
         embedding, output = self._model.tok_embeddings.weight, self._model.output.weight
         return row_statistics(embedding.detach(), output.detach())
 

@@ -1,4 +1,4 @@
-"""From sums per sequence to the metrics and items of the loss task."""
+"""Metrics and items of the loss task, from sums per sequence."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def loss_metrics(
     protocol: Protocol,
     groups: Sequence[int] | None = None,
 ) -> list[MetricValue]:
-    """Return every metric that has tokens to rest on, with its error over sequences, or over `groups` of them.
+    """Return every metric with tokens behind it, and standard errors over sequences, or over `groups` of sequences.
 
-    A loss is Σ nll / Σ tokens of the sequences, its perplexity e to it, whose items are those of the loss.
+    A loss is Σ nll / Σ tokens over the sequences; a perplexity is e to the loss, with the same items.
 
     Raises:
         InternalError: the total is not the mean of the types' losses, weighted by their tokens.
@@ -49,7 +49,7 @@ def loss_metrics(
 
 
 def with_totals(sums: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:
-    """The sums, and the losses and counts of all types together, per sequence."""
+    """Return the sums per sequence, with losses and counts of all types together."""
 
     def total(name: str) -> list[float]:
         parts = (sums[f"{name}_{kind}"] for kind in TYPES)
@@ -80,12 +80,12 @@ def general_text_metrics(
     protocols: tuple[Protocol, Protocol],
     groups: tuple[Sequence[int] | None, Sequence[int] | None] = (None, None),
 ) -> list[MetricValue]:
-    """The loss of general text, over all ids and within text ids, and by how much it is above that of the captions.
+    """Return the loss of general text, over all ids and within text ids, and its distance above the captions' loss.
 
     `protocols` and `groups` are those of general text and of captions.
     """
-    own, other = protocols
-    between = Protocol({**own.content, "less": other.id})
+    general_protocol, other = protocols
+    between = Protocol({**general_protocol.content, "less": other.id})
     metrics = []
     for prefix, suffix, choices in (("nll", "", ids["all"]), ("within", "_within", ids["text"])):
         keys = f"{prefix}_general_text", "n_general_text"
@@ -94,20 +94,22 @@ def general_text_metrics(
         if loss is None:
             continue
         name = f"{task}/general_text"
-        metrics.append(_value(f"{name}{suffix}", loss, NATS, "lower", own, math.log(choices), keys, GENERAL_GROUP))
+        metrics.append(
+            _value(f"{name}{suffix}", loss, NATS, "lower", general_protocol, math.log(choices), keys, GENERAL_GROUP)
+        )
         if caption is not None:
             metrics.append(_value(f"{name}_gap{suffix}", gap(loss, caption), NATS, "none", between, None))
     return metrics
 
 
 def _require_weighted(task: str, values: Mapping[str, float], sums: Mapping[str, Sequence[float]]) -> None:
-    """The total is Σ n_t L_t / Σ n_t over types t."""
+    """Raise InternalError unless the total loss is Σ n_t L_t / Σ n_t over types t."""
     counts = {kind: math.fsum(sums[f"n_{kind}"]) for kind in TYPES}
     total = math.fsum(count * values[f"{task}/{kind}"] for kind, count in counts.items() if count)
     weighted = total / math.fsum(counts.values())
-    found = values[f"{task}/total"]
-    if not math.isclose(weighted, found, rel_tol=TOLERANCE):
-        raise InternalError(f"the total loss is {found!r}, that of its types {weighted!r}; this is a bug in evalsvc")
+    reported = values[f"{task}/total"]
+    if not math.isclose(weighted, reported, rel_tol=TOLERANCE):
+        raise InternalError(f"the total loss is {reported!r}, that of its types {weighted!r}; this is a bug in evalsvc")
 
 
 def loss_items(
@@ -115,9 +117,10 @@ def loss_items(
     general: Mapping[str, Sequence[float]] | None,
     groups: tuple[Sequence[int] | None, Sequence[int] | None] = (None, None),
 ) -> list[dict[str, float]]:
-    """A row per sequence of the data; general text has its numbers in the rows of the same index, under its name.
+    """Return a row per sequence of the data. The numbers of general text are in the rows with the same index, under its
+    name.
 
-    `groups` are those of the data and of general text; a row has its group where there is any of several sequences.
+    `groups` are those of the data and of general text. A row has its group if any group has several sequences.
     """
     items = _data_items(data)
     for index, group in enumerate(groups[0] or ()):
@@ -134,7 +137,7 @@ def loss_items(
 
 
 def _data_items(sums: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
-    """Sums and counts of each sequence; what is zero for want of such tokens is left out."""
+    """Return sums and counts of each sequence, without those of types that the sequence lacks."""
     items = []
     for index in range(len(sums["n_text"])):
         item: dict[str, float] = {"index": index}

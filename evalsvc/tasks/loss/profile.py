@@ -1,4 +1,4 @@
-"""Where in a caption and in an image the loss is: by place, with errors over sequences or groups of them."""
+"""The loss by position in captions and images, with standard errors over sequences or groups of sequences."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from evalsvc.tasks.loss.loss_map import LossGrid, loss_map
 from evalsvc.tasks.loss.yardsticks import TOLERANCE, Unigrams
 
 Grid = tuple[int, int]
-"""Rows and columns of an image's codes, which come row by row."""
+"""Rows and columns of an image's codes, which are stored row by row."""
 
 SINGLE_POSITIONS = 128
 POSITION_STARTS = (*range(SINGLE_POSITIONS), *(SINGLE_POSITIONS << power for power in range(16)))
-"""Where the bins of positions begin: one position each at first, then each bin as wide as all before it."""
+"""Starts of the bins of positions: single positions at first, then each bin as wide as all bins before it."""
 
 MAX_CELLS = 1 << 14
-"""Of a grid; an artifact is then at most a megabyte or two. Larger images are profiled by position."""
+"""Maximum number of cells of a grid, which limits the artifact to a few megabytes. Larger images are profiled by
+position."""
 
 GROUPS = {
     "text_position": "text",
@@ -32,56 +33,59 @@ GROUPS = {
     "image_cell": "image",
     "image_position": "image",
 }
-"""Of which type the targets of a group of bins are."""
+"""Type of the targets of each group of bins."""
 
 
 @dataclass(frozen=True)
 class Bin:
-    """The losses at some places."""
+    """Losses of a range of positions."""
 
     start: int
     stop: int
-    """Places, rows, columns or cells [start, stop)."""
+    """Range of positions, rows, columns or cells [start, stop)."""
     tokens: int
     loss: Ratio
-    """Over all ids, nats/token."""
+    """Loss over all ids, in nats/token."""
     within: Ratio
-    """Over the ids of the type."""
+    """Loss within the ids of the type, in nats/token."""
 
     @property
     def label(self) -> str:
-        """`7`, or `128-255`."""
+        """Return the label of the range: `7`, or `128-255`."""
         return str(self.start) if self.stop == self.start + 1 else f"{self.start}-{self.stop - 1}"
 
 
 Profile = Mapping[str, Sequence[Bin | None]]
-"""By group, the bins in order; None where there is no target."""
+"""Bins of each group in order; None for bins without targets."""
 
 
 def find_grid(counts: set[int], columns: int | None, path: str) -> tuple[Grid | None, str | None]:
-    """Find the grid of images with so many codes (not 0), square or with so many `columns`; or say why there is none.
+    """Find the grid of images with these numbers of codes (not 0): square, or with `columns` columns. Otherwise return
+    why there is no grid.
 
-    Raises InvalidData where images of the data file `path` do not have this many columns.
+    Raises InvalidData if images of the data file `path` do not fit the number of columns.
     """
     if columns is not None:
         odd = [count for count in sorted(counts) if count % columns]
         if odd:
-            raise InvalidData(f"{path} has an image of {odd[0]} codes, which are no rows of image_columns, {columns}")
+            raise InvalidData(
+                f"{path} has an image of {odd[0]} codes, which is not a multiple of {columns}; correct `image_columns`"
+            )
     if len(counts) != 1:
         return None, f"images have {min(counts)} to {max(counts)} codes" if counts else None
     [count] = counts
     if count > MAX_CELLS:
-        return None, f"images have {count:,} codes, a grid has {MAX_CELLS:,} at most"
+        return None, f"images have {count:,} codes, but a grid has at most {MAX_CELLS:,}"
     if columns is None and math.isqrt(count) ** 2 != count:
-        return None, f"images have {count} codes, which are no square; give image_columns"
+        return None, f"images have {count} codes, which is not a square number; set image_columns"
     columns = columns or math.isqrt(count)
     return (count // columns, columns), None
 
 
 def add_up(outputs: Sequence[Mapping[str, Sequence[Sequence[float]]]]) -> Profile:
-    """The profile of all shards from `ProfileSums.columns` of each."""
+    """Combine the `ProfileSums.columns` of all shards to a profile."""
     parts = {group: [output[group] for output in outputs if group in output] for group in GROUPS}
-    return {group: _bins(group, some) for group, some in parts.items() if some}
+    return {group: _bins(group, sums) for group, sums in parts.items() if sums}
 
 
 def _bins(group: str, parts: Sequence[Sequence[Sequence[float]]]) -> list[Bin | None]:
@@ -93,7 +97,7 @@ def _bins(group: str, parts: Sequence[Sequence[Sequence[float]]]) -> list[Bin | 
         start, stop = (place, place + 1) if edges is None else next(edges)
         loss, within = Moments(n, c, x, cc, cx, xx).ratio(), Moments(n, c, w, cc, cw, ww).ratio()
         if loss is not None and within is not None:
-            # The moments are over independent units, which are fewer than the sequences where groups are.
+            # The moments are over independent units, which are fewer than the sequences if there are groups.
             units = int(n) if n < s else None
             loss, within = (replace(ratio, n=int(s), groups=units) for ratio in (loss, within))
             bins.append(Bin(start, stop, int(c), loss, within))
@@ -103,13 +107,13 @@ def _bins(group: str, parts: Sequence[Sequence[Sequence[float]]]) -> list[Bin | 
 
 
 def require_identity(profile: Profile, sums: Mapping[str, Sequence[float]]) -> None:
-    """Raise InternalError unless every group adds up to its type's losses, `sums` of each sequence."""
+    """Raise InternalError unless every group adds up to the losses of its type, `sums` of each sequence."""
     for group, bins in profile.items():
         kind = GROUPS[group]
-        some = [one for one in bins if one is not None]
-        tokens = sum(one.tokens for one in some)
+        filled = [entry for entry in bins if entry is not None]
+        tokens = sum(entry.tokens for entry in filled)
         for prefix, name in (("nll", "loss"), ("within", "within")):
-            total = math.fsum(one.tokens * getattr(one, name).value for one in some)
+            total = math.fsum(entry.tokens * getattr(entry, name).value for entry in filled)
             expected = math.fsum(sums[f"{prefix}_{kind}"])
             if tokens != sum(sums[f"n_{kind}"]) or not math.isclose(total, expected, rel_tol=TOLERANCE):
                 raise InternalError(
@@ -121,51 +125,54 @@ def require_identity(profile: Profile, sums: Mapping[str, Sequence[float]]) -> N
 def profile_metrics(
     task: str, profile: Profile, groups: Sequence[str], ids: int, protocol: Mapping[str, object], grid: Grid | None
 ) -> Iterator[MetricValue]:
-    """A metric for every bin of these groups, `<task>/image_row_07`; `ids` are those of the table."""
+    """Yield a metric for every bin of these groups, such as `<task>/image_row_07`; `ids` is the number of ids of the
+    table."""
     for group in groups:
-        bins = [one for one in profile.get(group, ()) if one is not None]
+        bins = [entry for entry in profile.get(group, ()) if entry is not None]
         shaped = {**protocol, "grid": list(grid)} if grid and GROUPS[group] == "image" else protocol
         digits = len(str(bins[-1].start)) if bins else 0
-        for one in bins:
-            name = f"{task}/{group}_{one.start:0{digits}}" + ("" if one.stop == one.start + 1 else f"_{one.stop - 1}")
-            yield one.loss.as_metric(name, "nats/token", "lower", Protocol(shaped), math.log(ids))
+        for entry in bins:
+            name = f"{task}/{group}_{entry.start:0{digits}}" + (
+                "" if entry.stop == entry.start + 1 else f"_{entry.stop - 1}"
+            )
+            yield entry.loss.as_metric(name, "nats/token", "lower", Protocol(shaped), math.log(ids))
 
 
 def profile_artifacts(
     profile: Profile, grid: Grid | None, ids: Mapping[str, int], unigrams: Mapping[str, Unigrams], label: str
 ) -> list[Artifact]:
-    """Return the profile as JSON in columns, a group each, and a picture of the grid; `label` names the checkpoint."""
+    """Return the profile as JSON, with columns per group, and an image of the grid; `label` names the checkpoint."""
     groups = {group: _columns(bins, exact=group != "image_cell") for group, bins in profile.items()}
-    losses = {kind: {name: asdict(loss) for name, loss in found.items()} for kind, found in unigrams.items()}
-    # A plan that was in PostgreSQL has its keys in another order, and the digest is to be the same.
+    losses = {kind: {name: asdict(loss) for name, loss in by_name.items()} for kind, by_name in unigrams.items()}
+    # PostgreSQL may change the order of keys in a plan; sort them, so that the digest stays the same.
     more = json.loads(json.dumps({"choices": dict(ids), "unigrams": losses}, sort_keys=True))
     content = {"version": 2, "unit": "nats/token", "grid": grid, **more, **groups}
     details = {"groups": list(groups), "grid": grid}
     text = json.dumps(content, allow_nan=False).encode()
-    found = [Artifact("loss_profile", "loss_profile.json", "application/json", text, details)]
+    artifacts = [Artifact("loss_profile", "loss_profile.json", "application/json", text, details)]
     if grid is not None and "image_cell" in profile:
         cells = profile["image_cell"]
         means = [None if cell is None else cell.loss.value for cell in cells]
         sequences = max(cell.loss.n for cell in cells if cell is not None)
-        found.append(loss_map(LossGrid(means, *grid, sequences, label)))
-    return found
+        artifacts.append(loss_map(LossGrid(means, *grid, sequences, label)))
+    return artifacts
 
 
 def _columns(bins: Sequence[Bin | None], exact: bool) -> dict[str, list[float | None]]:
-    """Those of cells, of which there are many, with the seven digits of the float32 that they come from."""
+    """Return the columns of bins. Cells, which are many, keep the seven digits of float32."""
 
     def number(value: float | None) -> float | None:
         return value if exact or value is None else float(f"{value:.7g}")
 
-    some = [one for one in bins if one is not None]
+    filled = [entry for entry in bins if entry is not None]
     return {
-        "start": [one.start for one in some],
-        "stop": [one.stop for one in some],
-        "sequences": [one.loss.n for one in some],
-        "independent": [one.loss.independent for one in some],
-        "tokens": [one.tokens for one in some],
+        "start": [entry.start for entry in filled],
+        "stop": [entry.stop for entry in filled],
+        "sequences": [entry.loss.n for entry in filled],
+        "independent": [entry.loss.independent for entry in filled],
+        "tokens": [entry.tokens for entry in filled],
         **{
-            f"{name}{suffix}": [number(getattr(getattr(one, name), field)) for one in some]
+            f"{name}{suffix}": [number(getattr(getattr(entry, name), field)) for entry in filled]
             for name in ("loss", "within")
             for suffix, field in (("", "value"), ("_stderr", "stderr"))
         },

@@ -1,4 +1,4 @@
-"""The shards of the loss task, what each of them leaves, and what that is together."""
+"""The shards of the loss task, their outputs, and the combination of outputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from evalsvc.tasks.task import Shard
 Value = TypeVar("Value")
 
 GENERAL_TEXT = "general_text"
-"""What belongs to the general text is named so."""
+"""Prefix of names that belong to the general text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,19 +24,19 @@ class RecordsShard(Shard):
 
     start: int
     stop: int
-    """Places [start, stop) in the data, or where there are groups, in the order of these."""
+    """Range [start, stop) of the data; if there are groups, of the data in the order of groups."""
     order: Sequence[int] | None = None
-    """Indices of the records, where there are groups of records that are not independent."""
+    """Indices of the records, if there are groups of dependent records."""
     groups: Sequence[int] | None = None
-    """The group of each record, ascending."""
+    """Group of each record, ascending."""
     digest: str
-    """Of the whole data."""
+    """Digest of the whole data."""
     protocol: Mapping[str, Any]
     unigrams: Mapping[str, Unigrams]
-    """Losses of a model without context, of all records, by the type of the targets."""
+    """Losses of a model without context, over all records, by type of target."""
 
     def chosen(self, values: Sequence[Value]) -> Sequence[Value]:
-        """Return those of the shard's records, in its order."""
+        """Return the values of the shard's records, in the shard's order."""
         return values[self.start : self.stop] if self.order is None else [values[index] for index in self.order]
 
 
@@ -46,12 +46,12 @@ class DataShard(RecordsShard):
 
     part: Literal["data"] = "data"
     ids: Mapping[str, int]
-    """How many ids a model that knows nothing chooses from, by where it chooses."""
+    """Number of ids that a model that knows nothing chooses from, by type."""
     grid: Grid | None
     no_grid: str | None
-    """Why there is no grid."""
+    """Reason why there is no grid."""
     images: str | None = None
-    """Digest of the shard's images, where images are encoded."""
+    """Digest of the shard's images, if images are encoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,18 +66,18 @@ LossShard: TypeAlias = DataShard | TextShard
 
 @dataclass(frozen=True)
 class LossOutput:
-    """What a shard leaves for the merge."""
+    """The output of a shard for the merge."""
 
     cut: int
-    """Sequences that were cut to the layout's length."""
+    """Number of sequences that were cut to the layout's length."""
     sums: Mapping[str, Sequence[float]]
-    """Per sequence, see `teacher_forcing.COLUMNS`."""
+    """Sums per sequence, see `teacher_forcing.COLUMNS`."""
     profile: Mapping[str, Sequence[Sequence[float]]] | None = None
-    """Sums by place, see `teacher_forcing.ProfileSums`; None: the task asks for none."""
+    """Sums by position, see `teacher_forcing.ProfileSums`; None if the task has no profile."""
     empty: int | None = None
-    """Captions of images that are empty."""
+    """Number of images with empty captions."""
     codes: PackedTargets | None = None
-    """The codes of images that this shard has encoded."""
+    """Codes of the images that the shard has encoded."""
 
 
 AnyShard = TypeVar("AnyShard", DataShard, TextShard)
@@ -85,20 +85,20 @@ AnyShard = TypeVar("AnyShard", DataShard, TextShard)
 
 @dataclass(frozen=True)
 class Part(Generic[AnyShard]):
-    """The data, or the general text: what came of all of its shards."""
+    """The data or the general text, with the outputs of all of its shards."""
 
     shard: AnyShard
-    """The first."""
+    """First shard."""
     outputs: Sequence[LossOutput]
     sums: Mapping[str, Sequence[float]]
-    """Per sequence, in the order of the data."""
+    """Sums per sequence, in the order of the data."""
     groups: Sequence[int] | None
-    """Of each sequence, in the order of the data; None: every sequence is independent."""
+    """Group of each sequence, in the order of the data; None if every sequence is independent."""
     profile: Profile
 
     @classmethod
     def of(cls, shards: Sequence[AnyShard], outputs: Sequence[LossOutput]) -> Part[AnyShard]:
-        """Join shards of one part. Raises InternalError where its losses do not add up."""
+        """Join shards of one part. Raises InternalError if its losses do not add up."""
         columns = {name: [v for output in outputs for v in output.sums[name]] for name in outputs[0].sums}
         order = [index for shard in shards for index in shard.order or ()]
         groups = [group for shard in shards for group in shard.groups or ()]
@@ -111,12 +111,12 @@ class Part(Generic[AnyShard]):
 
     @property
     def count(self) -> int:
-        """Sequences."""
+        """Return the number of sequences."""
         return len(self.sums["n_text"])
 
     @property
     def cut(self) -> int:
-        """Sequences that were cut."""
+        """Return the number of sequences that were cut."""
         return sum(output.cut for output in self.outputs)
 
     @property
@@ -127,12 +127,12 @@ class Part(Generic[AnyShard]):
 def parts_of(
     shards: Sequence[LossShard], outputs: Sequence[LossOutput]
 ) -> tuple[Part[DataShard], Part[TextShard] | None]:
-    """Return the data, and the general text where the task has some; the shards of the data come first."""
+    """Return the data, and the general text if the task has one. The shards of the data come first."""
     data = [shard for shard in shards if isinstance(shard, DataShard)]
     texts = [shard for shard in shards if isinstance(shard, TextShard)]
     return Part.of(data, outputs[: len(data)]), Part.of(texts, outputs[len(data) :]) if texts else None
 
 
 def _in_data_order(values: Sequence[Value], order: Sequence[int]) -> list[Value]:
-    """Put values that came in this order of records into that of the data."""
+    """Reorder values from this order of records to that of the data."""
     return [values[place] for place in sorted(range(len(order)), key=order.__getitem__)]

@@ -1,8 +1,8 @@
-"""Teacher-forced loss by token type: how well a checkpoint models text, image and special tokens apart.
+"""Teacher-forced loss by token type: text, image and special tokens separately.
 
-The total of an image–caption pair hides the text, of which there is one token to thirty; every loss therefore comes
-per type, over all ids and within the ids of its own type. `yardsticks.py` has what it is held against, `profile.py`
-where in a caption or image it is, `sequence_groups.py` which sequences count as one in its error.
+The total of an image–caption pair hides the text, which is one token in thirty. Every loss is therefore reported per
+type, over all ids and within the ids of the type. `yardsticks.py` has the losses to compare with, `profile.py` the loss
+by position, and `sequence_groups.py` the groups of dependent sequences for standard errors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from evalsvc.tasks.task import Task
 
 
 class Loss(Task):
-    """Loss of given sequences, apart for text, image and special tokens."""
+    """Loss of given sequences, separately for text, image and special tokens."""
 
     kind: ClassVar[str] = "loss"
     work: ClassVar[str] = "evalsvc.tasks.loss.work:LossWork"
@@ -27,35 +27,35 @@ class Loss(Task):
     example: ClassVar[Mapping[str, Any]] = {"data": "/path/to/sequences.jsonl"}
 
     data: DataPath
-    """Sequences, one a record: a JSONL file with `text_ids` or `text`, and `image_codes`, or a safetensors file.
-    With `images`, captions that each name an image: COCO annotations, CSV or JSONL. Standard errors treat captions of
-    one image, records with the same `document`, and equal texts without an image as one group."""
+    """Sequences, one per record: a JSONL file with `text_ids` or `text`, and `image_codes`, or a safetensors file. With
+    `images`, captions that each name an image: COCO annotations, CSV or JSONL. Standard errors treat captions of one
+    image, records with the same `document`, and equal texts without an image as one group."""
     images: DataPath | None = None
     """Images that `decoder` encodes and that follow their captions in the sequence: a folder, or a safetensors file."""
     decoder: AssetName | None = None
-    """The image tokenizer that the run was trained with: the name of an asset or the path of its checkpoint."""
+    """Image tokenizer that the run was trained with: the name of an asset or the path of its checkpoint."""
     decoder_config: AssetName | None = None
-    """Configuration of the decoder: a registered name such as `movqgan-67M`, or the path of a YAML file [the file
-    beside the decoder's checkpoint]."""
+    """Configuration of the decoder: a registered name such as `movqgan-67M`, or the path of a YAML file [the file next
+    to the decoder's checkpoint]."""
     decoder_ema: bool = False
     """Whether to use the decoder's averaged weights."""
     size: int | None = Field(default=None, ge=2, le=MAX_SIDE)
     """Side of the images in pixels [the decoder's]."""
     crop: Crop = "center"
-    """`center` cuts the square in the middle, `none` squeezes the whole image to a square."""
+    """`center` cuts out the central square, `none` squeezes the whole image to a square."""
     filter: Filter = "lanczos"
     """Filter of the resampling to `size`."""
     tokenizer: DataPath | None = None
     """The `tokenizer.json` for records that hold `text` [the layout's]."""
     bos: TokenId | None = None
-    """Id of the tokenizer that is put before the ids of a `text` [none]."""
+    """Id of the tokenizer to put before the ids of a `text` [none]."""
     limit: Rows | None = None
-    """Number of sequences to use, the first ones [all]."""
+    """Number of sequences to use, from the beginning [all]."""
     general_text: DataPath | None = None
-    """General text, in a file like `data` without codes: its loss is reported, and the distance from the captions'
-    loss."""
+    """General text, in a file like `data` without codes. The task reports its loss, and the loss's distance above the
+    captions' loss."""
     general_text_limit: Rows | None = None
-    """Number of sequences of `general_text` to use, the first ones [all]."""
+    """Number of sequences of `general_text` to use, from the beginning [all]."""
     profile: bool = True
     """Whether to keep the artifact `loss_profile`: the loss by position in the text, and by row, column and cell of the
     image."""
@@ -64,10 +64,10 @@ class Loss(Task):
     )
     """Groups of the profile whose bins are also metrics, for curves over steps."""
     image_columns: int | None = Field(default=None, ge=1, le=MAX_SIDE)
-    """Number of columns of an image's codes, which come row by row [as many as rows; where that is impossible, or where
+    """Number of columns of an image's codes, which are stored row by row [as many as rows; if that is impossible, or if
     images have different numbers of codes, the profile is by position]."""
     shards: Shards | None = None
-    """Number of parts to cut the work into [one per 262,144 tokens]; moves no number."""
+    """Number of shards [one per 262,144 tokens]; does not affect metrics."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of weights and activations; logits and losses are always float32."""
     rotary_inv_freq_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -77,9 +77,9 @@ class Loss(Task):
     def _check_images(self) -> Loss:
         if (self.images is None) != (self.decoder is None):
             missing, given = ("decoder", "images") if self.decoder is None else ("images", "decoder")
-            raise ValueError(f"`{given}` is given without `{missing}`; images need a decoder that encodes them")
+            raise ValueError(f"`{given}` is given without `{missing}`; set both, because a decoder encodes the images")
         if self.decoder is not None and self.image_columns is not None:
-            raise ValueError("`image_columns` is given beside `decoder`, which knows them; leave it out")
+            raise ValueError("`image_columns` is given together with `decoder`, which sets it; remove `image_columns`")
         if self.profile_metrics and not self.profile:
-            raise ValueError("`profile_metrics` are given without `profile`; leave one of them out")
+            raise ValueError("`profile_metrics` are given, but `profile` is false; remove one of the two")
         return self

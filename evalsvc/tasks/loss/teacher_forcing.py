@@ -28,39 +28,40 @@ COLUMNS = (
     "within_image",
     "image_mass",
 )
-"""Per sequence: targets of each type, their summed losses over all ids, over the ids of their own type, and the summed
-probability of image ids where a text token is due. Losses in nats."""
+"""Numbers per sequence: targets of each type, their summed losses over all ids and over the ids of their own type, and
+the summed probability of image ids at text targets. Losses are in nats."""
 
 
 SPAN_TOKENS, SPAN_GROUPS = 1 << 18, 1 << 12
-"""Tokens and groups of sequences whose sums by bin are held at a time: at most some 100 MiB."""
+"""Maximum numbers of tokens and groups whose sums by bin are in memory simultaneously: some 100 MiB."""
 
 
 class ProfileSums:
-    """What a `profile.Profile` is made of, added up over the batches of a shard.
+    """The sums behind a `profile.Profile`, collected over the batches of a shard.
 
-    `moments` has, by group of bins, float64 [bins, 10]: over the independent units (sequences, or groups of them) with
-    targets in a bin, with c the unit's number of targets there, x their summed loss over all ids, w that within their
-    type and s the sequences with such targets, the sums of 1, c, x, cc, cx, xx, w, cw, ww and s. A mean and its error
-    need no more, and the sums of shards add up where no group is in two shards.
+    `moments` holds, by group of bins, float64 [bins, 10]: sums over the independent units (sequences, or groups of
+    sequences) with targets in a bin. With the unit's number c of targets in the bin, their summed loss x over all ids,
+    w within their type, and the number s of sequences with such targets, the sums are of 1, c, x, cc, cx, xx, w, cw, ww
+    and s. A mean and its standard error need no more, and sums of shards add up if no group is in two shards.
     """
 
     def __init__(self, layout: VocabularyLayout, grid: Grid | None, groups: Sequence[int] | None = None) -> None:
-        """`grid`: rows and columns of the codes of every image; None: images as they come, by the place of a code.
+        """Set up the sums. `grid` has the rows and columns of every image's codes; None counts positions of codes
+        instead.
 
-        `groups`: the group of each of the shard's sequences, ascending; None: every sequence is independent.
+        `groups` has the group of each of the shard's sequences, ascending; None if every sequence is independent.
         """
         self.layout = layout
         self.grid = grid
         self.groups = groups
         self.moments: dict[str, Tensor] = {}
         self._unit: dict[int, int] = {}
-        """Place of each group of the current span in `_held`."""
+        """Index of each group of the current span in `_held`."""
         self._held: dict[str, Tensor] = {}
         """Sums of the groups of the current span, by group of bins [groups, bins, 4]."""
 
     def spans(self, lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Yield ranges of sequences of these lengths, cut between groups, each to be added before the next comes."""
+        """Yield ranges of sequences of these lengths, cut between groups. Add each range before requesting the next."""
         if self.groups is None:
             yield 0, len(lengths)
             return
@@ -82,7 +83,7 @@ class ProfileSums:
         losses: TokenLosses,  # of the N targets
         rows: Sequence[int] = (),
     ) -> None:
-        """The targets of one batch; `rows` are the indices of its sequences, which groups need."""
+        """Add the targets of one batch. `rows` are the indices of its sequences, which groups need."""
         units = None
         if self.groups is not None:
             units = torch.tensor([self._unit[self.groups[row]] for row in rows], device=ids.device)
@@ -91,13 +92,13 @@ class ProfileSums:
         values = torch.stack((torch.ones_like(losses.nll), losses.nll, losses.within), dim=1).double()  # [N, 3]
         for kind, block in (("text", self.layout.text_ids), ("image", self.layout.image_range)):
             inside = belongs(ids, block)
-            own = belongs(targets, block)
-            places = (inside.cumsum(1) - 1)[:, 1:][target_mask][own]  # how many of its type come before, [n]
+            of_type = belongs(targets, block)
+            places = (inside.cumsum(1) - 1)[:, 1:][target_mask][of_type]  # number of earlier ids of the same type, [n]
             if len(places):
-                self._add(kind, len(ids), owners[own], places, values[own], units)
+                self._add(kind, len(ids), owners[of_type], places, values[of_type], units)
 
     def columns(self) -> dict[str, list[list[float]]]:
-        """By group of bins, the ten sums, each with a number a bin."""
+        """Return the ten sums by group of bins, each with one number per bin."""
         return {group: moments.T.tolist() for group, moments in self.moments.items()}
 
     def _add(self, kind: str, batch: int, owners: Tensor, places: Tensor, values: Tensor, units: Tensor | None) -> None:
@@ -127,7 +128,7 @@ class ProfileSums:
         self._held[group].index_add_(0, units, sums)
 
     def _close(self) -> None:
-        """The groups of the current span are complete."""
+        """Add up the groups of the current span, which are complete."""
         for group, sums in self._held.items():
             self._add_up(group, sums)
         self._held, self._unit = {}, {}
@@ -144,7 +145,7 @@ class ProfileSums:
 
 
 def _bin_sums(batch: int, owners: Tensor, bins: Tensor, values: Tensor, count: int) -> Tensor:
-    """float64 [B, count, 3]: the values of each sequence's targets, by bin."""
+    """Return the sums of the values of each sequence's targets by bin, float64 [B, count, 3]."""
     sums = values.new_zeros(batch * count, 3).index_add_(0, owners * count + bins, values)
     return sums.reshape(batch, count, 3)
 
@@ -157,13 +158,13 @@ def sequence_sums(
     names: Sequence[str],
     profile: ProfileSums | None = None,
 ) -> dict[str, list[float]]:
-    """Return `COLUMNS`, each with one number a sequence in the given order; zeros for a sequence without targets.
+    """Return `COLUMNS` with one number per sequence, in the given order; zeros for a sequence without targets.
 
-    Every position after the first is a target unless it is the pad. `names` says what messages call each sequence.
-    `profile` gets the same losses by place, and says in which order where it has groups of sequences.
+    Every position after the first is a target unless it is the pad. `names` are the sequences' names in messages.
+    `profile` gets the same losses by position, and determines the order of batches if it has groups.
 
     Raises:
-        NonFinite: names the checkpoint, the sequence and the first part of the model that is at fault.
+        NonFinite: a loss is not finite; the message names checkpoint, sequence and the part of the model at fault.
     """
     sums = torch.zeros(len(sequences), len(COLUMNS), dtype=torch.float64)
     done = 0
@@ -195,25 +196,25 @@ def _batches(lengths: Sequence[int], batch_tokens: int, profile: ProfileSums | N
 
 
 def _padded(sequences: Sequence[Sequence[int]], device: str) -> tuple[Tensor, Tensor]:
-    """int64 [B, T], and the lengths [B]. No sequence sees what follows it, so any id will do there."""
+    """Return ids, int64 [B, T], and lengths [B]. Attention is causal, so the ids of the padding do not matter."""
     rows = [torch.tensor(sequence, dtype=torch.int64) for sequence in sequences]
     return pad_sequence(rows, batch_first=True).to(device), torch.tensor([len(row) for row in rows], device=device)
 
 
 def _target_mask(ids: Tensor, lengths: Tensor, pad_id: int | None) -> Tensor:
-    """bool [B, T - 1]: which of the ids after the first are targets."""
+    """Return which of the ids after the first are targets, bool [B, T - 1]."""
     real = torch.arange(1, ids.shape[1], device=ids.device) < lengths[:, None]
     return real if pad_id is None else real & (ids[:, 1:] != pad_id)
 
 
 def _batch_losses(model: Transformer, layout: VocabularyLayout, ids: Tensor, target_mask: Tensor) -> TokenLosses:
-    hidden = model.hidden(ids[:, :-1])[target_mask]  # [N, D]: the head sees nothing that is padding
+    hidden = model.hidden(ids[:, :-1])[target_mask]  # [N, D]: the head processes no padding
     chunk = chunk_rows(model.config.vocab_size)
     return token_losses(hidden, ids[:, 1:][target_mask], model.head, layout.text_ids, layout.image_range, chunk)
 
 
 def _columns(losses: TokenLosses, targets: Tensor, layout: VocabularyLayout) -> Tensor:
-    """float64 [N, len(COLUMNS)]: each target's share of its sequence's sums."""
+    """Return each target's contribution to its sequence's sums, float64 [N, len(COLUMNS)]."""
     text, image = belongs(targets, layout.text_ids), belongs(targets, layout.image_range)
     types = torch.stack((text, image, ~text & ~image), dim=1)  # [N, 3]
     nll = torch.where(types, losses.nll[:, None], 0)

@@ -1,4 +1,4 @@
-"""The loss task on a worker: what is read and checked, summed in shards, and merged into metrics."""
+"""The loss task on a worker: reads and checks the data, sums losses in shards, and merges them to metrics."""
 
 from __future__ import annotations
 
@@ -33,36 +33,37 @@ from evalsvc.tasks.suspicions import AT_FIRST, UNTRAINED_IMAGES, cut_inputs, wor
 from evalsvc.tasks.task import Context, Plan, TaskResult, TaskWarning, Work
 
 ESTIMATOR = "ratio-of-sums/2"
-"""In the protocol: how sums become metrics. Another version is another series; version 2 has errors over groups."""
+"""Version of the computation of metrics from sums, in the protocol. Another version is another series; version 2 has
+standard errors over groups."""
 
 TOKENS_PER_SHARD = 1 << 18
-"""Of automatic shards: seconds on a GPU, below an hour for open_lm-1b on two cores."""
+"""Tokens of an automatic shard: seconds on a GPU, less than an hour for open_lm-1b on two cores."""
 
 
 class LossWork(Work[Loss, LossShard, LossOutput]):
-    """Plan, run and merge a loss task."""
+    """Plans, runs and merges a loss task."""
 
     def plan(self, context: Context) -> Plan[LossShard]:
-        """Cut the data into contiguous ranges, every record checked against the layout. No image is encoded.
+        """Cut the data into contiguous ranges, with every record checked against the layout. No image is encoded.
 
-        Where sequences belong together, the ranges are of the data in the order of their groups, and no group is in two
-        of them. The shards of general text come behind those of the data.
+        If sequences form groups, the ranges are of the data in the order of groups, and no group is in two ranges. The
+        shards of general text follow those of the data.
 
         Raises:
-            InvalidData: names the record; or the decoder's codebook is not the layout's.
-            AssetMissing: the decoder is not there.
+            InvalidData: a record does not fit, or the decoder's codebook is not the layout's.
+            AssetMissing: the decoder is not on this machine.
         """
         layout = context.layout()
         data, pairs = self._read(context, layout)
         coder = self._coder(context, layout)
         records = data.records[: self.task.limit]
         if coder is not None:
-            # All images have the same number of codes, and whichever they are, they fit.
+            # All images have the same number of codes, so any codes will do to check the fit.
             records = tuple(replace(record, image_codes=array("i", bytes(4 * coder.codes))) for record in records)
         groups = groups_of_records(records) if pairs is None else group_of_each(pairs.images[: self.task.limit])
         lengths, unigrams = _survey(layout, data, records, groups)
         if coder is not None:
-            del unigrams["image"]  # known when the images are encoded
+            del unigrams["image"]  # known once the images are encoded
         counts = {len(record.image_codes) for record in records if record.image_codes}
         grid, no_grid = find_grid(counts, self.task.image_columns, data.path)
         images = {} if pairs is None else {"images": pairs.source.digest(pairs.images[: self.task.limit])}
@@ -101,11 +102,11 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
         yield from self._ranges(whole, lengths, groups)
 
     def run(self, context: Context, shard: LossShard) -> LossOutput:
-        """Sum the losses of each sequence, and encode the images where the task has some.
+        """Sum the losses of each sequence, and encode the images if the task has some.
 
         Raises:
-            DataChanged: the data, the images or the decoder are not what was planned.
-            NonFinite: names the checkpoint, the record and the first part of the model that is at fault.
+            DataChanged: the data, images or decoder differ from the plan.
+            NonFinite: a loss is not finite; the message names checkpoint, record and the part of the model at fault.
         """
         layout = context.layout()
         if isinstance(shard, TextShard):
@@ -145,29 +146,29 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
         return LossOutput(cut, sums, None if profile is None else profile.columns())
 
     def merge(self, context: Context, shards: Sequence[LossShard], outputs: Sequence[LossOutput]) -> TaskResult:
-        """Return the metrics, without data or checkpoint. Raises InternalError where losses do not add up."""
+        """Return the metrics, without data or checkpoint. Raises InternalError if losses do not add up."""
         data, general = parts_of(shards, outputs)
         ids, protocol = data.shard.ids, data.protocol
-        found = loss_metrics(self.task.name, data.sums, ids, protocol, data.groups)
+        metrics = loss_metrics(self.task.name, data.sums, ids, protocol, data.groups)
         unigrams = _unigrams(data)
         protocols = dict.fromkeys(unigrams, protocol)
         items = loss_items(data.sums, None, (data.groups, None))
         if general is not None:
-            both, groups = (general.protocol, protocol), (general.groups, data.groups)
-            found += general_text_metrics(self.task.name, general.sums, data.sums, ids, both, groups)
+            protocols_of_texts, groups = (general.protocol, protocol), (general.groups, data.groups)
+            metrics += general_text_metrics(self.task.name, general.sums, data.sums, ids, protocols_of_texts, groups)
             unigrams[GENERAL_TEXT] = general.shard.unigrams["text"]
             protocols[GENERAL_TEXT] = general.protocol
             items = loss_items(data.sums, general.sums, (data.groups, general.groups))
-        found += unigram_metrics(self.task.name, unigrams, {**ids, GENERAL_TEXT: ids["text"]}, protocols)
+        metrics += unigram_metrics(self.task.name, unigrams, {**ids, GENERAL_TEXT: ids["text"]}, protocols)
         artifacts = []
         if self.task.profile:
             grid, groups_of_bins = data.shard.grid, self.task.profile_metrics
-            found += profile_metrics(self.task.name, data.profile, groups_of_bins, ids["all"], protocol.content, grid)
+            metrics += profile_metrics(self.task.name, data.profile, groups_of_bins, ids["all"], protocol.content, grid)
             profile = {**data.profile, **(_renamed_profile(general) if general else {})}
             artifacts = profile_artifacts(profile, grid, ids, unigrams, context.checkpoint.label)
         notes = {**_notes(data, general), **({"unigrams": said} if (said := scarce(unigrams)) else {})}
-        warnings = [*self._suspicions(context, found), *self._cut(data, general)]
-        return TaskResult(found, items, notes, artifacts, warnings)
+        warnings = [*self._suspicions(context, metrics), *self._cut(data, general)]
+        return TaskResult(metrics, items, notes, artifacts, warnings)
 
     def _suspicions(self, context: Context, metrics: Sequence[MetricValue]) -> Iterator[TaskWarning]:
         yield from worse_than_guessing(metrics, [f"{self.task.name}/image_within"], UNTRAINED_IMAGES)
@@ -176,14 +177,14 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
             yield from worse_than_guessing(metrics, text, AT_FIRST)
 
     def _cut(self, data: Part[DataShard], general: Part[TextShard] | None) -> Iterator[TaskWarning]:
-        remedy = "give a layout with a greater `length`, or shorter texts"
+        remedy = "use a layout with a greater `length`, or shorter texts"
         yield from cut_inputs(f"{self.task.name}/total", "sequences", data.cut, data.count, remedy)
         if general is not None:
             name = f"{self.task.name}/general_text"
             yield from cut_inputs(name, "general texts", general.cut, general.count, remedy)
 
     def _ranges(self, whole: AnyShard, lengths: Sequence[int], groups: Sequence[int] | None) -> Iterator[AnyShard]:
-        """Cut all records, with so many tokens and in these groups, into shards of about equal size."""
+        """Cut all records, with these lengths and groups, into shards of about equal size."""
         count = min(self.task.shards or math.ceil(sum(lengths) / TOKENS_PER_SHARD), len(lengths))
         bounds = [len(lengths) * index // count for index in range(count + 1)]
         if groups is None:
@@ -224,7 +225,7 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
             "task": self.task.kind,
             "estimator": ESTIMATOR,
             "data": data.digest,
-            # A limit that leaves nothing out is none.
+            # A limit that excludes nothing is recorded as None.
             "limit": None if limit is None or limit >= len(data.records) else limit,
             "layout": layout.digest,
             "dtype": self.task.dtype,
@@ -245,16 +246,18 @@ def _sequences(layout: VocabularyLayout, data: TokenData, records: Sequence[Reco
 def _survey(
     layout: VocabularyLayout, data: TokenData, records: Sequence[Record], groups: Sequence[int] | None
 ) -> tuple[list[int], dict[str, Unigrams]]:
-    """The length of each record's sequence, and the unigram losses of all their targets by type."""
+    """Return the length of each record's sequence, and the unigram losses of all targets by type."""
     lengths = []
     targets = {"text": Targets(layout.text_ids), "image": Targets(layout.image_range)}
     for sequence in _sequences(layout, data, records):
         lengths.append(len(sequence.ids))
-        for some in targets.values():
-            some.add(sequence.ids)
+        for type_targets in targets.values():
+            type_targets.add(sequence.ids)
     if max(lengths) < 2:
-        raise InvalidData(f"{data.path}: no sequence has two tokens, and the first of a sequence is not predicted")
-    return lengths, {kind: some.unigrams(kind == "image", groups) for kind, some in targets.items()}
+        raise InvalidData(
+            f"{data.path}: no sequence has two tokens, and the first is not predicted; use longer sequences"
+        )
+    return lengths, {kind: type_targets.unigrams(kind == "image", groups) for kind, type_targets in targets.items()}
 
 
 def _require_planned(data: TokenData, shard: LossShard) -> None:
@@ -267,14 +270,14 @@ def _renamed_profile(general: Part[TextShard]) -> Profile:
 
 
 def _unigrams(data: Part[DataShard]) -> dict[str, Unigrams]:
-    """Those of the plan, and of the codes of images that were encoded since."""
+    """Return the unigram losses of the plan, and those of image codes that were encoded later."""
     unigrams = dict(data.shard.unigrams)
     codes = [output.codes for output in data.outputs if output.codes is not None]
     if codes:
         targets = Targets(range(data.shard.ids["image"]))
         for packed in codes:
             targets.add_packed(packed)
-        # The codes come in the order of the shards, in which groups ascend.
+        # The codes are in the order of the shards, in which groups ascend.
         unigrams["image"] = targets.unigrams(True, None if data.groups is None else sorted(data.groups))
     return unigrams
 
@@ -302,6 +305,6 @@ def _notes(data: Part[DataShard], general: Part[TextShard] | None) -> dict[str, 
 
 
 def _id_counts(layout: VocabularyLayout) -> dict[str, int]:
-    """How many ids a model that knows nothing chooses from, by where it chooses."""
+    """Return the number of ids that a model that knows nothing chooses from, by type."""
     counts = {"all": layout.rows, "text": layout.text.size, "image": layout.image.size if layout.image else None}
     return {where: count for where, count in counts.items() if count is not None}

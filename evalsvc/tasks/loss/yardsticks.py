@@ -1,4 +1,4 @@
-"""What a loss is held against: the held-out loss of a model without context, and the loss of general text."""
+"""Losses to compare with: the held-out loss of a model without context, and the loss of general text."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from evalsvc.metrics.ratio import Ratio
 from evalsvc.spec.protocol import MetricValue, Protocol
 
 ESTIMATOR = "held-out-dirichlet/1"
-"""Of the unigram losses, in their protocol; see `metrics.entropy.unigram_loss`."""
+"""Version of the unigram losses, in their protocol; see `metrics.entropy.unigram_loss`."""
 
 MAX_COUNTS = 1 << 24
-"""Of codes at places; what has more gets no unigram loss by place. 32 × 32 codes of 16,384 have so many."""
+"""Maximum number of (code, position) counts for a unigram loss by position: as many as 32 × 32 codes out of 16,384."""
 
 TOLERANCE = 1e-9
-"""Relative, of sums of the same losses in another order."""
+"""Relative tolerance of sums of the same losses in another order."""
 
 FEW_UNSEEN = 0.05
-"""Share of ids that occur in no other sequence, above which the notes say that a unigram loss is far above the entropy:
-of ids that are drawn from Zipf's law, .05 go with .08 nats, .12 with .13, .37 with .55."""
+"""Share of ids that occur in no other sequence above which the notes say that a unigram loss is far above the entropy.
+For ids that follow Zipf's law, .05 corresponds to .08 nats, .12 to .13, .37 to .55."""
 
 
 Unigrams: TypeAlias = dict[str, UnigramLoss]
-"""`unigram`, and `unigram_by_place` where it was asked for; empty where targets are in fewer than two groups."""
+"""`unigram`, and `unigram_by_place` on request; empty if targets are in fewer than two groups."""
 
 
 @dataclass(frozen=True)
 class PackedTargets:
-    """Targets as they travel from a worker to the merge."""
+    """Targets as a worker sends them to the merge."""
 
     ids: Array[np.unsignedinteger]
-    """[N], of all sequences one after the other."""
+    """Ids [N] of all sequences one after the other."""
     lengths: Sequence[int]
     firsts: Sequence[int]
 
@@ -49,12 +49,12 @@ class Targets:
     def __init__(self, block: range | None) -> None:
         self.block = block or range(0)
         self._ids: list[NDArray[np.int32]] = []
-        """Counted from the first of the block."""
+        """Ids relative to the first of the block."""
         self._firsts: list[int] = []
-        """The place of each sequence's first target among its ids of this type."""
+        """Position of each sequence's first target among its ids of this type."""
 
     def add(self, ids: Sequence[int]) -> None:
-        """A whole sequence, rows of the table; its first id is no target."""
+        """Add a sequence, given as rows of the table. The first id is not a target."""
         rows = np.asarray(ids, dtype=np.int32)
         inside = (rows >= self.block.start) & (rows < self.block.stop)
         first = int(inside[:1].sum())
@@ -72,46 +72,46 @@ class Targets:
         self._firsts += packed.firsts
 
     def unigrams(self, by_place: bool, groups: Sequence[int] | None = None) -> Unigrams:
-        """Compute the losses, that by place where `by_place` is set and the places are not too many."""
+        """Compute the losses; with `by_place`, also the loss by position unless there are too many positions."""
         lengths, size = [len(part) for part in self._ids], len(self.block)
         ids, owners = np.concatenate(self._ids), np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
-        found = {"unigram": unigram_loss(ids, owners, size, groups=groups)}
+        losses = {"unigram": unigram_loss(ids, owners, size, groups=groups)}
         if by_place and len(ids):
             pairs = zip(self._firsts, lengths, strict=True)
             places = np.concatenate([np.arange(first, first + length, dtype=np.int32) for first, length in pairs])
             if (int(places.max()) + 1) * (int(ids.max()) + 1) <= MAX_COUNTS:
-                found["unigram_by_place"] = unigram_loss(ids, owners, size, places, groups)
-        return {name: loss for name, loss in found.items() if loss is not None}
+                losses["unigram_by_place"] = unigram_loss(ids, owners, size, places, groups)
+        return {name: loss for name, loss in losses.items() if loss is not None}
 
 
 def unigram_metrics(
     task: str, unigrams: Mapping[str, Unigrams], ids: Mapping[str, int], protocols: Mapping[str, Protocol]
 ) -> Iterator[MetricValue]:
-    """`<task>/text_unigram`, `<task>/image_unigram_by_place`, …: the losses of `Targets.unigrams` by kind.
+    """Yield `<task>/text_unigram`, `<task>/image_unigram_by_place`, …: the losses of `Targets.unigrams` by type.
 
-    `ids` says how many there are to choose from, by kind.
+    `ids` is the number of ids to choose from, by type.
     """
-    for kind, found in unigrams.items():
+    for kind, losses in unigrams.items():
         content = {**protocols[kind].content, "estimator": ESTIMATOR}
-        for name, loss in found.items():
+        for name, loss in losses.items():
             ratio = Ratio(loss.loss, loss.stderr, loss.sequences, loss.groups)
             metric_name, baseline = f"{task}/{kind}_{name}", math.log(ids[kind])
             yield ratio.as_metric(metric_name, "nats/token", "none", Protocol(content), baseline)
 
 
 def scarce(unigrams: Mapping[str, Unigrams]) -> dict[str, str]:
-    """Say of which unigram losses the data are too few to come near the entropy, by the metric's name."""
+    """Say for which unigram losses the data are too few to approach the entropy, by name of the metric."""
     return {
         f"{kind}_{name}": f"{loss.unseen:.0%} of the ids occur in no other sequence, or group of them: the loss is "
         "what frequencies learned from these data reach, and the entropy is well below; more data bring both together"
-        for kind, found in unigrams.items()
-        for name, loss in found.items()
+        for kind, losses in unigrams.items()
+        for name, loss in losses.items()
         if loss.unseen > FEW_UNSEEN
     }
 
 
 def gap(general: Ratio, caption: Ratio) -> Ratio:
-    """General text less captions, of two samples that have nothing to do with each other; n is of both together."""
+    """Return general text minus captions, of two independent samples; n counts both together."""
     known = general.stderr is not None and caption.stderr is not None
     stderr = math.hypot(general.stderr or 0, caption.stderr or 0) if known else None
     n, independent = general.n + caption.n, general.independent + caption.independent

@@ -1,4 +1,4 @@
-"""Images through the image decoder and back: the part of the reconstruction task that needs torch."""
+"""Encoding and decoding images: the part of the reconstruction task that needs torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from evalsvc.tasks.task import Context
 
 
 class RoundTrip:
-    """Images that go through the decoder and back, and what was measured of them so far."""
+    """Images that were encoded and decoded, with their measures so far."""
 
     def __init__(self, coder: ImageCoder, extractor: FeatureExtractor | None, resize: str, taps: Sequence[int]) -> None:
         self._coder, self._extractor = coder, extractor
@@ -40,7 +40,7 @@ class RoundTrip:
         codes: Tensor,  # [B, N] int64
         named: Callable[[int], str],
     ) -> None:
-        """Decode a batch and compare. Raises NonFinite, with what `named` calls the image of an index."""
+        """Decode a batch and compare. Raises NonFinite with the image's name, which `named` returns for an index."""
         decoded = self._coder.decoder.decode(codes, self._grid)
         _require_finite(decoded, lambda index: named(len(self.psnr) + index))
         originals, reconstructions = originals.to(decoded.device), to_uint8(decoded)
@@ -55,7 +55,7 @@ class RoundTrip:
                 self._features[tap].append((real[tap].cpu(), made[tap].cpu()))
 
     def output(self, names: Sequence[str]) -> ReconstructionOutput:
-        """All of it, of images with these names."""
+        """Return all measures, of images with these names."""
         features = {}
         for tap, batches in self._features.items():
             real, made = (torch.cat(side).numpy() for side in zip(*batches, strict=True))
@@ -66,7 +66,8 @@ class RoundTrip:
 def reconstruct(
     context: Context, coder: ImageCoder, source: ImageSource, images: Sequence[int], trip: RoundTrip
 ) -> ReconstructionOutput:
-    """Encode and decode `images` and compare. Raises NonFinite for the decoder's output, and names the image."""
+    """Encode and decode `images` and compare. Raises NonFinite with the image's name if the decoder's output is not
+    finite."""
     names = [source.name(index) for index in images]
     context.report(0)
     for originals, codes in coder.batches(context, source, images):
@@ -76,31 +77,31 @@ def reconstruct(
 
 
 def joined_use(outputs: Sequence[ReconstructionOutput]) -> CodebookUse:
-    """Of all shards' `code_counts`."""
+    """Combine the `code_counts` of all shards."""
     return codebook_use(torch.from_numpy(np.sum([output.code_counts for output in outputs], axis=0)))
 
 
 def paired_distance(parts: Sequence[PairedFeatures], program: ReferenceProgram | None = None) -> Estimate:
-    """Compute the Fréchet distance between the two sides of all shards, with a share of each image.
+    """Compute the Fréchet distance between the two sides of all shards, with a share for each image.
 
-    The value is too large by about C/n; see `paired_frechet_shares` and `counted_once` for its error. With `program`
-    the value is the program's; the error is evalsvc's.
+    The value is biased upwards by about C/n; see `paired_frechet_shares` and `counted_once` for its standard error.
+    With `program` the value is the program's; the standard error is evalsvc's.
 
     Raises:
-        InvalidData: no more images than features.
+        InvalidData: there are not more images than features.
     """
     originals = np.concatenate([part.originals for part in parts])
-    others = np.concatenate([part.reconstructions for part in parts])
-    found = Estimate.of_images(counted_once(paired_frechet_shares(originals, others), originals.shape[1]))
+    reconstructions = np.concatenate([part.reconstructions for part in parts])
+    estimate = Estimate.of_images(counted_once(paired_frechet_shares(originals, reconstructions), originals.shape[1]))
     if program is None:
-        return found
-    return with_value(found, program.distance(statistics_of(others), statistics_of(originals)))
+        return estimate
+    return with_value(estimate, program.distance(statistics_of(reconstructions), statistics_of(originals)))
 
 
 def _require_finite(decoded: Tensor, named: Callable[[int], str]) -> None:
     finite = decoded.isfinite().flatten(1).all(dim=1).tolist()
     if not all(finite):
         raise NonFinite(
-            f"{named(finite.index(False))}: the decoder's output has NaN or infinity; are its weights those of its "
-            "configuration?"
+            f"{named(finite.index(False))}: the decoder's output has NaN or infinity; check that its weights fit its "
+            "configuration"
         )

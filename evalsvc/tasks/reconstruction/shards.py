@@ -1,4 +1,4 @@
-"""What planning, running and merging a reconstruction task hand each other."""
+"""The plan, shards and outputs of a reconstruction task."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from evalsvc.tasks.task import Shard
 
 @dataclass(frozen=True)
 class ReconstructionPlan:
-    """What all shards of a plan have in common."""
+    """The common part of all shards of a plan."""
 
     protocol: Mapping[str, JsonValue]
-    """Protocol of the metrics, but for the features of distances."""
+    """Protocol of the metrics, without the features of distances."""
     features: Mapping[str, str]
-    """What protocols say of the features."""
+    """Protocol's content for the features."""
     taps: Sequence[int]
     """Numbers of features of the distances."""
 
@@ -31,13 +31,13 @@ class ReconstructionShard(Shard):
     start: int
     stop: int
     images: str
-    """SHA-256 of their contents."""
+    """SHA-256 of the images' contents."""
     plan: ReconstructionPlan
 
 
 @dataclass(frozen=True)
 class PairedFeatures:
-    """Features of images and, row by row, of what was made of them."""
+    """Features of images and, row by row, of their reconstructions."""
 
     originals: Array[np.float32]  # [n, d]
     reconstructions: Array[np.float32]  # [n, d]
@@ -45,14 +45,14 @@ class PairedFeatures:
 
 @dataclass(frozen=True)
 class ReconstructionOutput:
-    """What became of a range of images."""
+    """The results of a range of images."""
 
     names: Sequence[str]
     psnr: Sequence[float]
-    """In dB, one an image."""
+    """PSNR of each image in dB."""
     ssim: Sequence[float]
-    """One an image."""
+    """SSIM of each image."""
     code_counts: Array[np.int64]  # [codebook_size]
-    """How often each code occurs."""
+    """Number of occurrences of each code."""
     features: Mapping[int, PairedFeatures]
-    """By tap."""
+    """Features by tap."""

@@ -1,4 +1,4 @@
-"""The reconstruction task on a worker: which images, in which shards, and the metrics of what came back."""
+"""The reconstruction task on a worker: selecting images, cutting shards, and computing metrics."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from evalsvc.tasks.suspicions import left_out
 from evalsvc.tasks.task import Context, Plan, TaskResult, TaskWarning, Work, cut
 
 ESTIMATOR = "reconstruction/2"
-"""In the protocol: how pixels, codes and features become metrics. Another version is another series."""
+"""Version of the computation of metrics, in the protocol. Another version is another series."""
 
 FRECHET = {2048: "fid", 64: "fid64"}
-"""Names of the distances, by the extractor's tap."""
+"""Names of the distances, by tap of the extractor."""
 
 
 class ReconstructionWork(Work[Reconstruction, ReconstructionShard, ReconstructionOutput]):
-    """Plan, run and merge a reconstruction task."""
+    """Plans, runs and merges a reconstruction task."""
 
     def plan(self, context: Context) -> Plan[ReconstructionShard]:
-        """Cut the images into contiguous ranges, without opening any.
+        """Cut the images into contiguous ranges, without opening them.
 
-        Raises InvalidData for fewer images than asked for or than a tap needs, or a size that does not divide into
-        codes, and AssetMissing.
+        Raises InvalidData if there are fewer images than requested or than a tap needs, or the size does not divide
+        into codes, and AssetMissing.
         """
         source = context.images(self.task.images)
         count = self._count(source)
@@ -48,7 +48,7 @@ class ReconstructionWork(Work[Reconstruction, ReconstructionShard, Reconstructio
         features = {}
         if extractor is not None and taps:
             features = identity_of(extractor, taps[0], self.task.resize)
-            self._program()  # a worker without it is to say so now, not after the last shard
+            self._program()  # fail now, not after the last shard, on a worker without the program
         protocol = {"task": self.task.kind, "estimator": ESTIMATOR, "images": source.digest(range(count))}
         plan = ReconstructionPlan(protocol | self._coder(context).identity(), features, taps)
         shards = [
@@ -60,7 +60,7 @@ class ReconstructionWork(Work[Reconstruction, ReconstructionShard, Reconstructio
     def run(self, context: Context, shard: ReconstructionShard) -> ReconstructionOutput:
         """Encode and decode the shard's images.
 
-        Raises DataChanged where images or decoder are not what was planned, and InvalidData and NonFinite of an image.
+        Raises DataChanged if images or decoder differ from the plan, and InvalidData and NonFinite for an image.
         """
         source, plan = context.images(self.task.images), shard.plan
         coder = self._coder(context)
@@ -69,15 +69,15 @@ class ReconstructionWork(Work[Reconstruction, ReconstructionShard, Reconstructio
         extractor = self._extractor(context) if plan.taps else None
         if extractor is not None and identity_of(extractor, plan.taps[0], self.task.resize) != plan.features:
             raise DataChanged(
-                "the feature extractor has changed since this evaluation was planned, or another worker has another; "
-                "give all workers the same, and evaluate again"
+                "the feature extractor has changed since this evaluation was planned, or differs between workers; "
+                "install the same on all workers, and evaluate again"
             )
         return reconstruct(context, coder, source, images, RoundTrip(coder, extractor, self.task.resize, plan.taps))
 
     def merge(
         self, context: Context, shards: Sequence[ReconstructionShard], outputs: Sequence[ReconstructionOutput]
     ) -> TaskResult:
-        """The metrics. Needs neither images nor decoder: either may be gone by now."""
+        """Return the metrics. Needs neither images nor decoder, which may be deleted by now."""
         plan, task, outputs = shards[0].plan, self.task.name, list(outputs)
         names = [name for output in outputs for name in output.names]
         columns = {
@@ -98,28 +98,29 @@ class ReconstructionWork(Work[Reconstruction, ReconstructionShard, Reconstructio
         return TaskResult(metrics, items, {"images": len(items), "taps": taps}, warnings=warnings)
 
     def _left_out(self, taps: Sequence[int], count: int) -> list[TaskWarning]:
-        """Distances that nobody chose to do without."""
+        """Return warnings for distances that were left out although nobody chose to."""
         if self.task.extractor is None or self.task.taps is not None:
             return []
         reasons = {
-            FRECHET[tap]: f"more than {tap:,} images are needed, {count:,} are there"
+            FRECHET[tap]: f"more than {tap:,} images are needed, but there are {count:,}"
             if count <= tap
             else f"{self.task.extractor} gives no features {tap}"
             for tap in sorted(FRECHET)
             if tap not in taps
         }
-        return list(left_out(self.task.name, reasons, "add images, or say which you want by `taps`"))
+        return list(left_out(self.task.name, reasons, "add images, or set `taps`"))
 
     def _count(self, source: ImageSource) -> int:
         samples = self.task.samples
         if samples is not None and samples > len(source):
             raise InvalidData(
-                f"{source.path} has {len(source):,} images, `samples` asks for {samples:,}; add images or lower it"
+                f"{source.path} has {len(source):,} images, but `samples` is {samples:,}; add images or lower `samples`"
             )
         return samples or len(source)
 
     def _taps(self, source: ImageSource, count: int) -> list[int]:
-        """Features of n ≤ d images span no d dimensions, and their distance is mostly bias."""
+        """Return the taps with enough images. Features of n ≤ d images do not span d dimensions, so their distance is
+        mostly bias."""
         if self.task.extractor is None:
             return []
         if self.task.taps is None:
@@ -127,18 +128,18 @@ class ReconstructionWork(Work[Reconstruction, ReconstructionShard, Reconstructio
         for tap in self.task.taps:
             if count <= tap:
                 raise InvalidData(
-                    f"{FRECHET[tap]} needs more than {tap:,} images, {source.path} gives {count:,}; add images or "
-                    f"leave {tap} out of `taps`"
+                    f"{FRECHET[tap]} needs more than {tap:,} images, but {source.path} gives {count:,}; add images, or "
+                    f"remove {tap} from `taps`"
                 )
         return sorted(set(self.task.taps))
 
     def _given(self, taps: Sequence[int], extractor: FeatureExtractor) -> list[int]:
-        """Return those of `taps` that the extractor gives. Raises InvalidData where the task names another."""
+        """Return the `taps` that the extractor gives. Raises InvalidData if the task explicitly sets another."""
         lacking = [tap for tap in taps if tap not in extractor.taps]
         if lacking and self.task.taps is not None:
             raise InvalidData(
                 f"the extractor {self.task.extractor} gives no features {lacking[0]}, but "
-                f"{', '.join(map(str, extractor.taps))}; leave {lacking[0]} out of `taps`"
+                f"{', '.join(map(str, extractor.taps))}; remove {lacking[0]} from `taps`"
             )
         return [tap for tap in taps if tap in extractor.taps]
 
@@ -157,20 +158,21 @@ class ReconstructionWork(Work[Reconstruction, ReconstructionShard, Reconstructio
         outputs: Sequence[ReconstructionOutput],
         items: Sequence[dict[str, JsonValue]],
     ) -> Iterator[MetricValue]:
-        """The distances; puts the images' shares into `items`, by which two checkpoints or decoders are compared."""
+        """Return the distances, and add the images' shares to `items`, with which two checkpoints or decoders are
+        compared."""
         program = self._program()
         for tap in plan.taps:
             name = FRECHET[tap]
-            found = paired_distance([output.features[tap] for output in outputs], program)
-            shares = rounded(found)
+            estimate = paired_distance([output.features[tap] for output in outputs], program)
+            shares = rounded(estimate)
             for item, share in zip(items, shares or (), strict=False):
                 item[name] = share
             estimator = {} if program is None else {"estimator": program.metrics[name].estimator}
             yield MetricValue(
                 f"{self.task.name}/{name}",
-                found.value,
-                found.stderr,
-                found.n,
+                estimate.value,
+                estimate.stderr,
+                estimate.n,
                 "distance",
                 "lower",
                 Protocol({**plan.protocol, **plan.features, **estimator}),
@@ -186,7 +188,7 @@ def _pixel_metrics(task: str, columns: Mapping[str, Sequence[float]], protocol: 
     for name, unit in (("psnr", "dB"), ("ssim", "similarity")):
         mean = ratio_of_sums(columns[name], [1] * len(columns[name]))
         if mean is not None:
-            # Of images that come back exactly the PSNR is infinite, and so is its mean, without an error.
+            # The PSNR of exactly restored images is infinite, and so is its mean, without a standard error.
             stderr = mean.stderr if mean.stderr is not None and math.isfinite(mean.stderr) else None
             yield MetricValue(f"{task}/{name}", mean.value, stderr, mean.n, unit, "higher", protocol, None, (name,))
 

@@ -1,4 +1,4 @@
-"""Images as artifacts: lossless files, and all of them as one grid."""
+"""Artifacts of images: lossless files, and a grid of all of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GRID_COLUMNS = 8
 
 
 def keep_images(parts: Sequence[SampleOutput], params: SamplingParams, several: bool) -> list[Artifact]:
-    """The first images as files, and all of them as one grid."""
+    """Return the first images as files, and all of them as one grid."""
     kept = [image for part in parts for image in part.kept]
     if not kept:
         return []
@@ -40,14 +40,14 @@ def keep_images(parts: Sequence[SampleOutput], params: SamplingParams, several: 
 
 
 def encode_png(image: Tensor) -> bytes:
-    """A uint8 image [3, H, W] as a lossless file."""
+    """Encode a uint8 image [3, H, W] as PNG."""
     stream = io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(stream, "PNG")
     return stream.getvalue()
 
 
 def encode_grid(files: Sequence[bytes]) -> bytes:
-    """Images of one size, row by row, GRID_COLUMNS to a row."""
+    """Arrange images of one size row by row, with GRID_COLUMNS per row."""
     images = [Image.open(io.BytesIO(content)) for content in files]
     width, height = images[0].size
     rows = math.ceil(len(images) / GRID_COLUMNS)

@@ -1,9 +1,9 @@
-"""From prompts to features: sample, and while the next batch is sampled, decode, extract features and keep the first.
+"""From prompts to features: sample a batch, and meanwhile decode, extract features of and keep the previous one.
 
-    sample_images → generate_fitting → Finishing → PostProcessing, once a batch
+    sample_images → generate_fitting → Finishing → PostProcessing, once per batch
 
-On a GPU what follows sampling runs in a thread and on a stream of its own, a batch behind; on a CPU, where sampling
-fills the cores, in its turn. Where memory runs out, fewer images are decoded together, then fewer sampled.
+On a GPU, post-processing runs in a thread and on a stream of its own, one batch behind; on a CPU, where sampling uses
+all cores, it follows each batch. If memory runs out, fewer images are decoded together, and then fewer sampled.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from evalsvc.tasks.text_to_image.shards import ClassifierIdentity, KeptImage, Sa
 from evalsvc.tasks.text_to_image.spec import TextToImage
 
 COMPARED = 8
-"""Images of a shard that are decoded a second time where the decoder is not in float32."""
+"""Number of images of a shard that are decoded a second time if the decoder is not in float32."""
 
 
 def sample_images(
@@ -51,17 +51,17 @@ def sample_images(
     scale: float,
     start: int = 0,
 ) -> SampleOutput:
-    """Sample, decode and look at an image of each record.
+    """Sample, decode and measure one image per record.
 
-    Shapes go into the provenance.
+    The shapes of batches are recorded in the provenance.
 
     Args:
-        scale: of guidance.
+        scale: scale of the guidance.
         start: index of the first record among all prompts of the task: the first `task.keep` images are kept.
 
     Raises:
-        NonFinite: the logits are not; names the checkpoint and the prompt.
-        OutOfMemory: not even one image can be sampled, or decoded.
+        NonFinite: the logits are not finite; the message names the checkpoint and the prompt.
+        OutOfMemory: not even a single image can be sampled or decoded.
     """
     side = task.size or decoder.resolution
     stages = _stages(context, task, decoder, features)
@@ -100,7 +100,7 @@ def _sample(
     records: Sequence[PromptRecord],
     post_processing: PostProcessing,
 ) -> None:
-    """Sample all records and give the images to `post_processing`."""
+    """Sample all records and pass the images to `post_processing`."""
     model = context.model(dtype=task.dtype, rotary_inv_freq_dtype=task.rotary_inv_freq_dtype)
     device = model.tok_embeddings.weight.device
     shapes: list[object] = []
@@ -127,7 +127,7 @@ def _sample(
 
 
 def overlaps(device: torch.device) -> bool:
-    """Whether what follows sampling is done while the next batch is sampled."""
+    """Return whether post-processing overlaps with sampling of the next batch."""
     return device.type == "cuda"
 
 
@@ -149,20 +149,20 @@ def _spec(task: TextToImage, layout: VocabularyLayout, length: int, scale: float
 
 @dataclass(frozen=True)
 class Stages:
-    """What is done with codes."""
+    """The post-processing steps of codes."""
 
     decoder: ImageDecoder
     grid: tuple[int, int]
     fit: Fit
-    """To the size at which images are compared."""
+    """Resizing of images to the size at which they are compared."""
     features: FeaturePass
     classifier: DigitClassifier | None
     exact: ImageDecoder | None = None
-    """The decoder in float32, where `decoder` is not."""
+    """Decoder in float32, if `decoder` is not."""
 
     @property
     def codes(self) -> int:
-        """Of one image."""
+        """Return the number of codes of one image."""
         return self.grid[0] * self.grid[1]
 
     def pixels(
@@ -186,27 +186,28 @@ class Stages:
         return [None] * len(pixels) if self.classifier is None else list(self.classifier.predict(pixels).tolist())
 
     def bytes(self, images: int) -> int:
-        """That decoding and features take for a batch, at most."""
+        """Return the maximum number of bytes that decoding and features need for a batch."""
         pixels = images * 3 * self.decoder.downsampling**2 * self.codes
         decoders = [self.decoder] if self.exact is None else [self.decoder, self.exact]
-        # One after the other; the decoder's float32 result and the images made of it are there beside the latter.
+        # The steps follow each other; the decoder's float32 result and the images exist during the features.
         return max(*(decoder.decode_bytes(self.grid) for decoder in decoders), self.features.bytes()) + 6 * pixels
 
 
 class PostProcessing:
-    """What has become of a shard's images so far."""
+    """The results of a shard's images so far."""
 
     def __init__(self, stages: Stages, records: Sequence[PromptRecord], kept: int) -> None:
-        """The first `kept` images of the shard are kept as files."""
+        """Set up the results. The first `kept` images of the shard are kept as files."""
         self._stages, self._records, self._kept_until = stages, records, kept
         self._rows = FeatureRows()
         self._images: dict[int, SampledImage] = {}
         self._kept: dict[int, bytes] = {}
         self.decoder_error: PixelError | None = None
-        """How far the pixels of some images are from those of `Stages.exact`."""
+        """Pixel distances of some images from those of `Stages.exact`."""
 
     def add(self, samples: Samples, at_once: int) -> None:
-        """Decode a batch and look at it, `at_once` images at a time, without those that an earlier attempt has done."""
+        """Decode and measure a batch, `at_once` images at a time, without images that an earlier attempt has
+        finished."""
         done = sum(index in self._images for index in samples.indices)
         for start in range(done, len(samples.indices), at_once):
             self._add(samples.indices[start : start + at_once], samples.codes[start : start + at_once])
@@ -225,21 +226,21 @@ class PostProcessing:
         images = {index: _image(self._records[index], code, label) for index, code, label in rows}
         pictures = zip(indices, pixels.cpu(), strict=True)
         kept = {index: encode_png(picture) for index, picture in pictures if index < self._kept_until}
-        # All of it or nothing: where memory runs out before, these images are done again.
+        # All or nothing: if memory ran out before this line, these images are repeated.
         self._rows.add(indices, features)
         self._images |= images
         self._kept |= kept
 
     def features(self) -> dict[str, Rows]:
-        """Features by key, in the order of the records."""
+        """Return the features by key, in the order of the records."""
         return self._rows.joined()
 
     def images(self) -> list[SampledImage]:
-        """All images, in the order of the records."""
+        """Return all images, in the order of the records."""
         return [self._images[index] for index in range(len(self._records))]
 
     def kept(self, start: int) -> list[KeptImage]:
-        """The images that are kept as files; `start` is the index of the first record among all prompts."""
+        """Return the images that are kept as files; `start` is the index of the first record among all prompts."""
         return [
             KeptImage(start + index, png, self._records[index].id, self._records[index].text)
             for index, png in sorted(self._kept.items())
@@ -252,7 +253,7 @@ def _image(record: PromptRecord, codes: Tensor, read: int | None) -> SampledImag
 
 
 class Background:
-    """Work that is done one piece at a time, in order; with `overlap` while the caller goes on with something else."""
+    """Runs one piece of work at a time, in order; with `overlap`, while the caller continues."""
 
     def __init__(self, device: torch.device, *, overlap: bool) -> None:
         self._executor = _thread() if overlap else None
@@ -260,12 +261,12 @@ class Background:
         self._pending: Future[None] | None = None
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Do `work`, which ends with its results on the CPU, after waiting for what was submitted before."""
+        """Run `work`, which ends with its results on the CPU, after all earlier work."""
         self.wait()
         if self._executor is None:
             work()
             return
-        # The work holds its inputs until it is done, so their memory is not given to the caller's stream meanwhile.
+        # The work holds its inputs until it is finished, so their memory is not reused by the caller's stream.
         ready = None if self._stream is None else torch.cuda.current_stream(self._stream.device).record_event()
         self._pending = self._executor.submit(self._run, work, ready)
 
@@ -273,13 +274,13 @@ class Background:
         if self._stream is None or ready is None:
             work()
             return
-        # A thread starts on the first device, whichever the stream is of.
+        # A thread starts on the first device, even if the stream belongs to another.
         with torch.cuda.device(self._stream.device), torch.cuda.stream(self._stream):
             self._stream.wait_event(ready)
             work()
 
     def wait(self) -> None:
-        """Return when what was submitted is done. Raises what that raised, once."""
+        """Wait for all submitted work. Raises its error, once."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -299,25 +300,25 @@ class Background:
 
 
 class Finishing:
-    """What follows sampling, batch after batch, however little memory there is beside it."""
+    """Runs post-processing batch after batch, with the memory that sampling leaves."""
 
     def __init__(
         self, post_processing: PostProcessing, background: Background, batches: FittingBatches, at_once: int
     ) -> None:
         self._post_processing, self._background, self._batches = post_processing, background, batches
         self.at_once = at_once
-        """Images that are decoded together at most: half as many each time that memory has run out."""
+        """Maximum number of images decoded together; halved each time that memory runs out."""
         self._samples: Samples | None = None
-        """The batch that was started last."""
+        """Batch that was started last."""
 
     def start(self, samples: Samples) -> None:
-        """Begin with a batch, when those before it are done. Raises OutOfMemory where one image does not fit."""
+        """Start a batch after all earlier ones. Raises OutOfMemory if a single image does not fit."""
         self.wait()
         self._samples = samples
         self._see_through(self._begin)
 
     def wait(self) -> None:
-        """Return when all batches are done. Raises as `start`."""
+        """Wait for all batches. Raises the errors of `start`."""
         self._see_through(self._background.wait)
 
     def _see_through(self, work: Callable[[], None]) -> None:
@@ -327,7 +328,8 @@ class Finishing:
             _, failed = attempt(self._begin_and_wait)
 
     def _make_room(self, failed: str) -> None:
-        """For the batch that was started last, in this thread: freeing memory would break a graph's capture."""
+        """Free memory for the batch that was started last. Runs in this thread, because freeing memory would break a
+        graph's capture."""
         assert self._samples is not None, "nothing else runs out of memory here"
         together = min(self.at_once, len(self._samples.indices))
         if together > 1:
@@ -346,6 +348,6 @@ class Finishing:
 
 
 def _thread() -> ThreadPoolExecutor:
-    # A new thread would work with as many threads of its own as there are cores, and round otherwise.
+    # A new thread would use as many threads of its own as there are cores, and round differently.
     threads = torch.get_num_threads()
     return ThreadPoolExecutor(1, "post-processing", initializer=torch.set_num_threads, initargs=(threads,))

@@ -1,4 +1,4 @@
-"""Prompts of the image task: captions, chosen and tokenised once per worker process, file and layout."""
+"""Prompts of the image task: captions, selected and tokenised once per worker process, file and layout."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class PromptRecord:
     id: str
     text: str
     ids: tuple[int, ...]
-    """What precedes the first image token."""
+    """Ids before the first image token."""
     cut: int
-    """Text ids that did not fit."""
+    """Number of text ids that did not fit."""
     label: int | None
     image: str | int | None
-    """The real image that the caption is of."""
+    """Real image of the caption."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,22 @@ class Prompts:
     path: str
     records: tuple[PromptRecord, ...]
     captions: str
-    """Digest of the whole list that they were chosen from."""
+    """Digest of the whole list that the prompts were selected from."""
 
     def images(self) -> tuple[str | int, ...]:
-        """The real images that they are of. Raises InvalidData where one names none."""
-        found = tuple(record.image for record in self.records if record.image is not None)
-        if len(found) < len(self.records):
+        """Return the real images of the captions. Raises InvalidData if a caption names none."""
+        images = tuple(record.image for record in self.records if record.image is not None)
+        if len(images) < len(self.records):
             missing = next(record for record in self.records if record.image is None)
-            raise InvalidData(f"{self.path}: the caption {missing.id} names no image, which `reference_of` needs")
-        return found
+            raise InvalidData(
+                f"{self.path}: the caption {missing.id} names no image; add the image, or remove `reference_of`"
+            )
+        return images
 
     @cached_property
     def digest(self) -> str:
-        """Of what the model is given, so of tokenizer, template and cuts too, and of the ids of the noise."""
+        """Return the digest of the model's inputs, which depend on tokenizer, template and cuts, and of the ids of the
+        noise."""
         total = hashlib.sha256()
         for record in self.records:
             total.update(canonical_json([record.id, record.ids]).encode())
@@ -59,26 +62,26 @@ class Prompts:
 
 @dataclass(frozen=True)
 class PromptSpec:
-    """Which captions, and how they become what the model is given."""
+    """The selection of captions, and their conversion to the model's inputs."""
 
     captions: str | None
-    """A file; None: images without text."""
+    """File of captions; None for images without text."""
     samples: int | None
     select: Selection
     select_seed: int
     tokenizer: str | None
     codes: int
-    """Of an image."""
+    """Number of codes of an image."""
     layout: VocabularyLayout = field(compare=False)
     layout_digest: str
     allow: Allow = anywhere
-    """What may be read of captions and tokenizer."""
+    """Rule for which files of captions and tokenizer may be read."""
 
 
 def read_prompts(spec: PromptSpec) -> Prompts:
     """Read the prompts, in the order in which their images are sampled.
 
-    Raises InvalidData where the captions cannot be read, are too few, or one does not fit the layout.
+    Raises InvalidData if the captions cannot be read, are too few, or do not fit the layout.
     """
     captions = None if spec.captions is None else identify_file(Path(spec.captions), "caption file")
     return _read_prompts(spec, captions, stamp_of(spec.tokenizer))
@@ -86,7 +89,7 @@ def read_prompts(spec: PromptSpec) -> Prompts:
 
 @lru_cache(maxsize=CACHED_FILES)
 def _read_prompts(spec: PromptSpec, captions: Identity | None, tokenizer: Identity | None) -> Prompts:
-    # The identities are there to make the cache forget files that were written anew.
+    # The identities are part of the cache's key, so that changed files are read again.
     if spec.captions is None:
         return _unconditional(spec)
     data = read_captions(spec.captions, spec.allow)

@@ -1,4 +1,4 @@
-"""Published recipes for image metrics on COCO, as data: `protocol: llamagen-coco` in a suite fixes the fields below."""
+"""Published recipes for image metrics on COCO, as data: `protocol: llamagen-coco` in a suite sets the fields below."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from evalsvc.errors import UnknownName
 
 PROMPTS = 30_000
 VAL2014 = 40_504
-"""Images of COCO's val2014."""
+"""Number of images in COCO's val2014."""
 
 
 @dataclass(frozen=True)
 class ImageProtocol:
-    """One published recipe."""
+    """A published recipe."""
 
     name: str
     about: str
     source: str
-    """Where its code is."""
+    """Location of the recipe's code."""
     fields: Mapping[str, Any]
-    """Parameters of `text_to_image` that it fixes."""
+    """Parameters of `text_to_image` that the recipe sets."""
     captions: str | None = None
-    """`CaptionData.digest` of its own list of prompts; None: any 30,000 of val2014's captions."""
+    """`CaptionData.digest` of the recipe's own list of prompts; None: any 30,000 captions of val2014."""
 
     def deviations(self, captions: str, *, prompts: int, reference: int | None, extractor: str) -> Iterator[str]:
-        """Why a FID measured with these fields is not what the recipe calls its FID-30K; nothing: it is.
+        """Yield reasons why a FID with these fields is not the recipe's FID-30K; nothing if it is.
 
-        `captions` and `extractor` are digests, `prompts` and `reference` numbers of sampled and of real images.
+        `captions` and `extractor` are digests; `prompts` and `reference` are the numbers of sampled and real images.
         """
         if prompts != PROMPTS:
             yield f"{prompts:,} prompts instead of {PROMPTS:,}"
@@ -49,7 +49,7 @@ GIGAGAN: Mapping[str, Any] = {
     "reference_size": 256,
     "resize": "pil-bicubic",
 }
-"""What the scripts that descend from GigaGAN's have in common, with clean-fid in its mode `clean`."""
+"""Common fields of the scripts that descend from GigaGAN's, with clean-fid in its mode `clean`."""
 
 PROTOCOLS = {
     protocol.name: protocol
@@ -90,7 +90,7 @@ PROTOCOLS = {
 
 
 def find_protocol(name: str) -> ImageProtocol:
-    """The recipe of this name. Raises UnknownName, with near misses."""
+    """Return the recipe with this name. Raises UnknownName, with similar names."""
     if name not in PROTOCOLS:
         raise UnknownName.among("protocol", name, PROTOCOLS)
     return PROTOCOLS[name]

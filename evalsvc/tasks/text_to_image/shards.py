@@ -1,4 +1,4 @@
-"""What planning, running and merging a text_to_image task hand each other."""
+"""The plan, shards and outputs of a text_to_image task."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from evalsvc.tasks.task import Shard
 
 @dataclass(frozen=True)
 class ImagePlan:
-    """What all shards of a plan have in common."""
+    """The common part of all shards of a plan."""
 
     prompts: str
-    """`Prompts.digest`."""
+    """Digest of the prompts, see `Prompts.digest`."""
     captions: str
-    """Digest of the whole list that the prompts were chosen from."""
+    """Digest of the whole list that the prompts were selected from."""
     metrics: Sequence[str]
     left_out: Mapping[str, str]
-    """Metrics that cannot be measured, and why."""
+    """Metrics that cannot be measured, and the reasons."""
     expected: Sequence[str]
-    """Those of them that a reader would expect."""
+    """Names in `left_out` that a reader would expect."""
     features: Mapping[str, Mapping[str, str]]
-    """What protocols say of the features that the metrics read, by key."""
+    """Protocol's content for the features that the metrics use, by key."""
     reference: ReferenceIdentity | None
-    """None where no metric compares with real images."""
+    """Identity of the real images; None if no metric uses real images."""
     real: Sequence[str]
     """Keys of the features that are compared with real images."""
     rows: Sequence[str]
-    """Those of them of which a metric needs the real images' features, not only their moments."""
+    """Keys in `real` of which a metric needs the real images' features, not only their moments."""
 
 
 @dataclass(frozen=True)
 class ReferenceShard(Shard):
-    """Real images whose features are not kept yet."""
+    """A shard of real images whose features are not kept yet."""
 
     images: ReferencePart
     plan: ImagePlan
@@ -48,10 +48,10 @@ class ReferenceShard(Shard):
 
 @dataclass(frozen=True)
 class SampleShard(Shard):
-    """Prompts of which images are sampled."""
+    """A shard of prompts to sample images for."""
 
     scale: float
-    """Of guidance."""
+    """Scale of the guidance."""
     start: int
     stop: int
     plan: ImagePlan
@@ -66,13 +66,13 @@ class ReferenceOutput:
     """Features of real images."""
 
     features: Mapping[str, Array[np.float32]]
-    """[n, d] by key."""
+    """Features [n, d] by key."""
     part: Literal["reference"] = "reference"
 
 
 @dataclass(frozen=True)
 class SampledImage:
-    """One sampled image, without its pixels."""
+    """A sampled image, without its pixels."""
 
     id: str
     codes: str
@@ -80,7 +80,7 @@ class SampledImage:
     label: int | None
     """Label of the caption."""
     read: int | None
-    """Label that the classifier reads; None without a classifier."""
+    """Label that the classifier predicts; None without a classifier."""
 
     def to_item(self) -> dict[str, JsonValue]:
         """Return the image's entry in the results per item."""
@@ -93,7 +93,7 @@ class KeptImage:
     """An image that is kept as a file."""
 
     index: int
-    """Of the prompt."""
+    """Index of the prompt."""
     png: bytes
     id: str
     prompt: str
@@ -101,28 +101,28 @@ class KeptImage:
 
 @dataclass(frozen=True)
 class ClassifierIdentity:
-    """The classifier that has read a shard's images."""
+    """The classifier of a shard's images."""
 
     digest: str
     classes: int
-    """Labels that it tells apart."""
+    """Number of labels."""
 
 
 @dataclass(frozen=True)
 class SampleOutput:
-    """What became of a shard's prompts."""
+    """The results of a shard's prompts."""
 
     features: Mapping[str, Array[np.float32]]
-    """[n, d] by key."""
+    """Features [n, d] by key."""
     images: Sequence[SampledImage]
     kept: Sequence[KeptImage]
     side: int
     """Height and width of an image."""
     protocol: Mapping[str, JsonValue]
-    """What the shard adds to the metrics' protocols."""
+    """Shard's part of the metrics' protocols."""
     classifier: ClassifierIdentity | None
     cut: int
-    """Captions that did not fit the layout."""
+    """Number of captions that did not fit the layout."""
     part: Literal["sample"] = "sample"
 
 

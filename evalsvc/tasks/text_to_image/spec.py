@@ -1,7 +1,7 @@
-"""From captions to images and what is known of them: sample, decode, extract features, measure.
+"""From captions to image metrics: sample, decode, extract features, measure.
 
-Work is cut by prompts. A shard sends back the features of its images, not the images: only the first few are kept, as
-files to look at. Features of the reference images are computed by the first shards, once; later they come from a file.
+Work is cut by prompts. A shard returns the features of its images; only the first images are kept, as files to look at.
+The first shards compute the features of the reference images, once; later evaluations read them from a file.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from evalsvc.tasks.task import Task
 from evalsvc.tasks.text_to_image.recipes import PROMPTS, find_protocol
 
 FID_30K = re.compile(r"fid[^a-z0-9]?30k", re.IGNORECASE)
-"""Names of suites and tasks that promise what only 30,000 images are."""
+"""Names of suites and tasks that promise a FID of 30,000 images."""
 
 
 class TextToImage(Task):
-    """Images sampled from captions: how far they are from real images, and how well they fit their captions."""
+    """Images sampled from captions: their distance from real images, and their agreement with their captions."""
 
     kind: ClassVar[str] = "text_to_image"
     work: ClassVar[str] = "evalsvc.tasks.text_to_image.work:TextToImageWork"
@@ -39,27 +39,27 @@ class TextToImage(Task):
     }
 
     protocol: Word | None = None
-    """Published recipe, such as `llamagen-coco`, that fixes some of the parameters below and refuses other values.
-    `samples` may be smaller for a trial; the trial's metrics do not have the recipe's name."""
+    """Published recipe, such as `llamagen-coco`, that sets some of the parameters below and refuses other values.
+    `samples` may be smaller for a trial, whose metrics do not have the recipe's name."""
     captions: DataPath | None = None
     """Prompts: a file of COCO annotations, CSV or JSONL; `null` samples `samples` images without text."""
     samples: Images | None = None
     """Number of captions to use [all that `select` allows]."""
     select: Selection = "first"
-    """Choice of the captions: the first, a random choice, or one caption each of randomly chosen images."""
+    """Selection of the captions: the first ones, a random choice, or one caption of each of randomly chosen images."""
     select_seed: Seed = 0
-    """Seed of the choice of captions."""
+    """Seed of the selection of captions."""
     tokenizer: DataPath | None = None
     """The `tokenizer.json` for the captions [the layout's]."""
     decoder: AssetName
-    """The image tokenizer: the name of an asset or the path of its checkpoint."""
+    """Image tokenizer: the name of an asset or the path of its checkpoint."""
     decoder_config: AssetName | None = None
-    """Configuration of the decoder: a registered name such as `movqgan-67M`, or the path of a YAML file [the file
-    beside the decoder's checkpoint]."""
+    """Configuration of the decoder: a registered name such as `movqgan-67M`, or the path of a YAML file [the file next
+    to the decoder's checkpoint]."""
     decoder_ema: bool = False
     """Whether to use the decoder's averaged weights."""
     decoder_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the decoder's weights. bfloat16 moves pixels, and so every metric a little."""
+    """Type of the decoder's weights. bfloat16 changes pixels, and so every metric slightly."""
     size: int | None = Field(default=None, ge=8, le=MAX_SIDE)
     """Side of the images in pixels [the decoder's]."""
     metrics: tuple[Word, ...] | None = Field(default=None, max_length=64)
@@ -67,9 +67,9 @@ class TextToImage(Task):
     reference: AssetName | None = None
     """Real images: a folder, a safetensors file, or the name of statistics from `evalsvc reference import`."""
     reference_of: Literal["all", "captions"] = "all"
-    """Real images to compare with: all, or those of the chosen captions."""
+    """Real images to compare with: all, or those of the selected captions."""
     reference_crop: Crop = "center"
-    """`center` cuts the square in the middle, `none` squeezes the whole image to a square."""
+    """`center` cuts out the central square, `none` squeezes the whole image to a square."""
     reference_filter: Filter = "lanczos"
     """Filter of the resampling of real images to `reference_size`."""
     reference_size: int | None = Field(default=None, ge=8, le=MAX_SIDE)
@@ -81,17 +81,17 @@ class TextToImage(Task):
     top_k: int | None = Field(default=None, ge=1, le=MAX_ID)
     """Number of likeliest codes to draw from [all]."""
     top_p: float | None = None
-    """Probability of the likeliest codes to draw from: the fewest that reach the probability are kept [all]."""
+    """Probability of the likeliest codes to draw from: the fewest codes that reach the probability are kept [all]."""
     guidance_scale: float | Annotated[tuple[float, ...], Field(max_length=16)] = 1.0
     """Scale of classifier-free guidance; several scales give one series each."""
     seed: Seed = 0
-    """Seed of the noise, and of the subsets that metrics draw."""
+    """Seed of the noise, and of subsets that metrics draw."""
     batch: int = Field(default=32, ge=1, le=MAX_BATCH)
-    """Number of images sampled together, if memory allows; moves tokens by rounding at most."""
+    """Number of images sampled together, if memory allows; affects tokens by rounding at most."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the language model's weights; features are float32."""
     weights: Literal["plain", "int8"] = "plain"
-    """Form in which the language model's weights are kept; `int8` rounds the weights."""
+    """Format of the language model's weights in memory; `int8` rounds the weights."""
     cache_dtype: Literal["float32", "bfloat16"] | None = None
     """Type of keys and values [the model's]."""
     rotary_inv_freq_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -100,28 +100,28 @@ class TextToImage(Task):
     """Inception network of FID: the name of an asset, the path of its file, or a published program, `clean-fid` or
     `torch-fidelity`, whose own code then resizes images, extracts features and computes the metrics that it has."""
     resize: Resize = "pil-bicubic"
-    """Way in which images come to Inception's size: clean-fid's or torch-fidelity's [a program's own]. FIDs of the two
-    ways are different metrics."""
+    """Method that resizes images to Inception's input: clean-fid's or torch-fidelity's [a program's own]. FIDs by the
+    two methods are different metrics."""
     clip: AssetName | None = None
     """CLIP, for `clip_score` and `cmmd`: the name of an asset or the path of its folder [neither metric is
     measured]."""
     dinov2: AssetName | None = None
     """DINOv2, for `fd_dinov2`: the name of an asset or the path of its folder [the metric is not measured]."""
     dinov2_resize: Literal["pil-bicubic-square", "pil-bicubic-crop"] = "pil-bicubic-square"
-    """Way in which images come to DINOv2's size: that of FD-DINOv2's authors, or DINOv2's own."""
+    """Method that resizes images to DINOv2's input: that of FD-DINOv2's authors, or DINOv2's own."""
     classifier: DataPath | None = None
-    """Classifier of the images; measures how often the classifier reads the caption's label [none]."""
+    """Classifier of the images; measures how often the predicted label is the caption's label [none]."""
     until: Until | None = None
     """Standard error at which to stop, as `{metric: kid, stderr: 0.0005}` [after all images]."""
     keep: int = Field(default=64, ge=0, le=10_000)
     """Number of images to keep, as files and in the grid."""
     shard_size: ShardSize = 256
-    """Number of images in a shard; moves no number."""
+    """Number of images in a shard; does not affect metrics."""
 
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, content: Any) -> Any:
-        """What the recipe fixes and the suite leaves out, and how a program resizes."""
+        """Fill in the recipe's fields that the suite leaves out, and the program's `resize`."""
         if not isinstance(content, Mapping):
             return content
         if isinstance(content.get("protocol"), str):
@@ -144,17 +144,21 @@ class TextToImage(Task):
             if name not in known:
                 raise ValueError(UnknownName.among("metric", name, known).message)
         if metrics is not None and len(set(metrics)) < len(metrics):
-            raise ValueError("a metric is named twice; name each once")
+            raise ValueError("a metric is listed twice; list each once")
         return metrics
 
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> TextToImage:
         if self.captions is None and self.samples is None:
-            raise ValueError("give `captions`, or `samples` for images without text")
+            raise ValueError(
+                "neither `captions` nor `samples` is given; set `captions`, or `samples` for images without text"
+            )
         if self.reference_of == "captions" and (self.captions is None or "/" not in (self.reference or "")):
-            raise ValueError("`reference_of: captions` needs `captions`, and a folder or file of images as `reference`")
+            raise ValueError(
+                "`reference_of: captions` needs captions and images; set `captions`, and `reference` to a folder"
+            )
         if len(set(self.scales)) < len(self.scales):
-            raise ValueError(f"guidance_scale is {list(self.scales)}, with a scale twice; name each once")
+            raise ValueError(f"guidance_scale is {list(self.scales)}, with a scale twice; list each once")
         check_resize(self.extractor, self.resize)
         try:
             for scale in self.scales:
@@ -165,9 +169,9 @@ class TextToImage(Task):
         self._check_until()
         for name in (self.name, (info.context or {}).get("suite", "")):
             if FID_30K.search(name) and self.samples != PROMPTS:
-                found = "all captions" if self.samples is None else f"{self.samples:,}"
+                number = "all captions" if self.samples is None else f"{self.samples:,}"
                 raise ValueError(
-                    f"{name!r} promises {PROMPTS:,} images, `samples` is {found}; rename it, or sample more"
+                    f"{name!r} promises {PROMPTS:,} images, `samples` is {number}; rename it, or sample more"
                 )
         return self
 
@@ -175,16 +179,16 @@ class TextToImage(Task):
         if self.protocol is None:
             return
         for field, fixed in find_protocol(self.protocol).fields.items():
-            found = getattr(self, field)
-            smaller = field == "samples" and found is not None and found < fixed
-            if found != fixed and not smaller:
+            value = getattr(self, field)
+            smaller = field == "samples" and value is not None and value < fixed
+            if value != fixed and not smaller:
                 raise ValueError(
-                    f"{field} is {found}, the protocol {self.protocol} has {fixed}; leave one of the two out"
+                    f"{field} is {value}, but the protocol {self.protocol} has {fixed}; remove one of the two"
                 )
 
     def _check_until(self) -> None:
         if self.until is not None and len(self.scales) > 1:
-            raise ValueError("`until` needs one guidance scale; give each scale a task of its own")
+            raise ValueError("`until` needs a single guidance scale; write one task per scale")
         measured = [*(catalog.names("metrics") if self.metrics is None else self.metrics), "agreement"]
         if self.until is not None and self.until.metric not in measured:
             raise ValueError(f"until: {UnknownName.among('metric', self.until.metric, measured).message}")
@@ -197,5 +201,5 @@ class TextToImage(Task):
         return SamplingParams(self.temperature, self.top_k, self.top_p, guidance_scale, self.seed)
 
     def fit(self, side: int) -> Fit:
-        """How sampled images of `side` pixels come to the size at which they are compared."""
+        """Return the resizing of sampled images of `side` pixels to the size at which they are compared."""
         return Fit(self.reference_size or side, "none", self.filter)

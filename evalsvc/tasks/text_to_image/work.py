@@ -1,4 +1,4 @@
-"""The text_to_image task on a worker: its shards of real and sampled images, and the metrics of their features."""
+"""The text_to_image task on a worker: shards of real and sampled images, and metrics of their features."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ from evalsvc.tasks.text_to_image.shards import (
 from evalsvc.tasks.text_to_image.spec import TextToImage
 
 Item: TypeAlias = dict[str, JsonValue]
-"""Results of one image, as `TaskResult.items` has them."""
+"""Results of one image, as in `TaskResult.items`."""
 
 
 class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
-    """Plan, run and merge a text_to_image task."""
+    """Plans, runs and merges a text_to_image task."""
 
     def plan(self, context: Context) -> Plan[ImageShard]:
-        """Cut reference images, where their features are not known, and prompts into shards.
+        """Cut reference images, if their features are unknown, and prompts into shards.
 
-        Raises InvalidData where a caption does not fit the layout or lacks its label, or a metric cannot be measured,
-        and AssetMissing for a decoder or extractor that was not pulled.
+        Raises InvalidData if a caption does not fit the layout or lacks its label, or a metric cannot be measured, and
+        AssetMissing for a decoder or extractor that was not pulled.
         """
         layout, decoder = context.layout(), self._decoder(context)
         require_codebook(layout, decoder, self.task.decoder)
@@ -72,7 +72,7 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
             for scale in self.task.scales
             for start, stop in cut(len(prompts.records), self.task.shard_size)
         ]
-        # Of several scales the first ones would be done before the others begin.
+        # With several scales, the first scale would be finished before the others begin.
         several = len(self.task.scales) > 1
         looks = () if several else schedule([shard.units for shard in (*before, *shards)], len(before))
         return Plan([*before, *shards], "images", looks, self.task.until)
@@ -87,9 +87,9 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         return {**planned, "decoder": self._decoder(context).digest, "classifier": classifier}
 
     def run(self, context: Context, shard: ImageShard) -> ImageOutput:
-        """Extract features of the shard's images; of prompts, sample the images first.
+        """Extract features of the shard's images; for prompts, sample the images first.
 
-        Raises DataChanged where captions, images or an extractor are not what was planned, and NonFinite.
+        Raises DataChanged if captions, images or an extractor differ from the plan, and NonFinite.
         """
         layout, decoder = context.layout(), self._decoder(context)
         prompts, plan = self._prompts(context, layout, decoder), shard.plan
@@ -105,7 +105,7 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         return sample_images(context, self.task, layout, decoder, features, records, shard.scale, shard.start)
 
     def merge(self, context: Context, shards: Sequence[ImageShard], outputs: Sequence[ImageOutput]) -> TaskResult:
-        """The metrics per guidance scale, agreement with the captions' labels, the grid and the kept images."""
+        """Return metrics per guidance scale, agreement with the captions' labels, the grid and the kept images."""
         plan = shards[0].plan
         reference = self._statistics(context, plan, shards, outputs)
         metrics: list[MetricValue] = []
@@ -128,7 +128,7 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         return TaskResult(metrics, items, {**notes, "details": details, **called}, artifacts, warnings)
 
     def real_images(self, context: Context) -> ReferenceSpec | None:
-        """Return which real images samples are compared with, and how they become squares; None: the task has none."""
+        """Return the real images that samples are compared with, and their resizing; None if the task has none."""
         decoder = self._decoder(context)
         return self._reference(self._size(decoder), self._prompts(context, context.layout(), decoder))
 
@@ -169,17 +169,17 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         reasons = {name: plan.left_out[name] for name in plan.expected}
         measured = {metric.name.partition("/")[2] for metric in metrics}
         count = images // len(self.task.scales)
-        too_few = f"the task stopped after {count:,} images, which are too few for it"
+        too_few = f"the task stopped after {count:,} images, which are too few"
         reasons |= {name: too_few for name in plan.metrics if name not in measured}
-        yield from left_out(self.task.name, reasons, "sample more images, or name in `metrics` what you want")
+        yield from left_out(self.task.name, reasons, "sample more images, or set `metrics`")
         if isinstance(deviates := called.get("fid_deviates"), list):
             deviations = ", ".join(map(str, deviates))
             yield TaskWarning(
                 "not_the_recipe",
                 f"{self.task.name}/fid",
-                f"it is not the FID-30K of {self.task.protocol}: {deviations}; do not compare it with published ones",
+                f"it is not the FID-30K of {self.task.protocol}: {deviations}; do not compare it with published values",
             )
-        remedy = "give shorter captions, or a layout with a greater `length`"
+        remedy = "use shorter captions, or a layout with a greater `length`"
         yield from cut_inputs(self.task.name, "captions", cut_captions, images, remedy)
 
     def _decoder(self, context: Context) -> ImageDecoder:
@@ -232,20 +232,20 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
     def _choose(
         self, context: Context, reference: ReferenceSpec | None, count: int
     ) -> tuple[list[ImageMetric], dict[str, str], list[str]]:
-        """The metrics that are measured, why the others are not, and which of those were to be expected."""
+        """Return the metrics to measure, the reasons against the others, and the expected metrics among the others."""
         given = Given(self._extractors(), reference, self.task.captions is not None, count)
-        found = {metric: given.lacks(context, metric) for metric in load_metrics(self.task.metrics, self._program)}
-        lacking = {metric.name: reason for metric, reason in found.items() if reason is not None}
+        reasons = {metric: given.lacks(context, metric) for metric in load_metrics(self.task.metrics, self._program)}
+        lacking = {metric.name: reason for metric, reason in reasons.items() if reason is not None}
         if self.task.metrics is not None and lacking:
             name, reason = next(iter(lacking.items()))
-            raise InvalidData(f"{name} cannot be measured: {reason}; give it, or leave {name} out of `metrics`")
-        expected = [metric.name for metric in found if metric.name in lacking and given.means(metric)]
-        return [metric for metric, reason in found.items() if reason is None], lacking, expected
+            raise InvalidData(f"{name} cannot be measured: {reason}; add it, or remove {name} from `metrics`")
+        expected = [metric.name for metric in reasons if metric.name in lacking and given.means(metric)]
+        return [metric for metric, reason in reasons.items() if reason is None], lacking, expected
 
     def _statistics(
         self, context: Context, plan: ImagePlan, shards: Sequence[ImageShard], outputs: Sequence[ImageOutput]
     ) -> dict[str, TapStatistics]:
-        """The reference's statistics. Outputs of its shards are read only if they are not kept yet."""
+        """Return the reference's statistics. Outputs of its shards are read only if the statistics are not kept yet."""
         if self.task.reference is None or plan.reference is None:
             return {}
 
@@ -265,9 +265,9 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         reference: Mapping[str, TapStatistics],
         details: dict[str, object],
     ) -> Iterator[MetricValue]:
-        """The metrics of one guidance scale; puts the images' shares into `items`."""
+        """Yield the metrics of one guidance scale, and add the images' shares to `items`."""
         images = self._images_protocol(scale, parts[0], plan)
-        # Items of several scales share their index, so what is compared has the scale in its name.
+        # Items of several scales share their index, so the compared keys hold the scale.
         suffix = "" if len(self.task.scales) == 1 else f"@{scale:g}"
         features = join_features([part.features for part in parts])
         for metric, estimate in measure(plan.metrics, features, reference, self.task.seed, self._program):
@@ -302,7 +302,7 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         return share.as_metric(name, "fraction", "higher", protocol, baseline, (key,))
 
     def _images_protocol(self, scale: float, part: SampleOutput, plan: ImagePlan) -> dict[str, JsonValue]:
-        """What moves the images."""
+        """Return the protocol's content that affects the images."""
         task = self.task
         return {
             "task": task.kind,
@@ -320,7 +320,7 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
     def _metric_protocol(
         self, metric: ImageMetric, n: int, part: SampleOutput, plan: ImagePlan
     ) -> dict[str, JsonValue]:
-        """What else moves the metric."""
+        """Return the protocol's content that affects the metric in addition."""
         compared = self.task.fit(part.side)
         against = None if metric.needs == "nothing" else plan.reference
         return {
@@ -332,11 +332,11 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         }
 
     def _stopping(self) -> dict[str, JsonValue]:
-        """What moves the number of images where that moves no expectation."""
+        """Return the protocol's content that affects the number of images, if that does not affect expectations."""
         return {} if self.task.until is None else {"until": self.task.until.model_dump()}
 
     def _called(self, plan: ImagePlan, metrics: Sequence[MetricValue]) -> dict[str, JsonValue]:
-        """By which of the field's names the FID goes, and where it goes by none, why."""
+        """Return the published name of the FID, or why it has none."""
         fid = next((metric for metric in metrics if metric.name == f"{self.task.name}/fid"), None)
         if self.task.protocol is None:
             return {}
@@ -352,7 +352,7 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
 
 
 def _sampled(shards: Sequence[ImageShard], outputs: Sequence[ImageOutput], scale: float) -> list[SampleOutput]:
-    """Outputs of the shards with samples at a scale. No other output is read: each may be a file."""
+    """Return the outputs of the shards with samples at a scale. No other output is read, because each may be a file."""
     indices = [index for index, shard in enumerate(shards) if shard.part == "sample" and shard.scale == scale]
     return [output for index in indices if (output := outputs[index]).part == "sample"]
 
@@ -360,4 +360,6 @@ def _sampled(shards: Sequence[ImageShard], outputs: Sequence[ImageOutput], scale
 def _require_labels(path: str | None, prompts: Prompts) -> None:
     for index, record in enumerate(prompts.records):
         if record.label is None:
-            raise InvalidData(f"{path}: caption {index + 1} has no label, which `classifier` needs; leave it out")
+            raise InvalidData(
+                f"{path}: caption {index + 1} has no label, which `classifier` needs; add it, or remove `classifier`"
+            )

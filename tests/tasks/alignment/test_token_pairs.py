@@ -43,7 +43,7 @@ def test_records_that_lack_a_part_are_no_pairs(tmp_path: Path) -> None:
     [
         ([pair(1), pair(2), pair(3, text=(20,))], "line 3 .*text id 20"),
         ([pair(1), pair(8)], "line 2 .*image code 8"),
-        ([pair(1), {"text_ids": [1]}], "has 1 records with both text and image codes, and needs two"),
+        ([pair(1), {"text_ids": [1]}], "has 1 records with both text and image codes, but needs two"),
         ([pair(1), pair(1, text=(5,))], "has 2 records .* two of different images"),
     ],
 )

@@ -282,7 +282,7 @@ def test_data_that_changed_since_the_plan_are_refused(tmp_path: Path) -> None:
     ("layout", "parameters", "message"),
     [
         ({"text": {"size": 583}}, {}, "invalid_data: task 'alignment' needs image tokens, .* has no image block"),
-        (LAYOUT, {"limit": 1}, "invalid_data: .*has 1 records with both .* needs two of different images; give pairs"),
+        (LAYOUT, {"limit": 1}, "invalid_data: .*has 1 records with both .* needs two of different images; add pairs"),
         (LAYOUT, {"limit": 3, "learn": {}}, "invalid_data: .*has 3 pairs, too few to train on one half"),
         (LAYOUT, {"data": "/none.jsonl"}, "invalid_data: the data file /none.jsonl does not exist"),
         (LAYOUT, {"learn": {"data": "/none.jsonl"}}, "invalid_data: the data file /none.jsonl does not exist"),

@@ -191,7 +191,7 @@ def test_few_prompts_are_said_to_bear_no_comparison() -> None:
     few, many = (
         notes(evaluate(FIRST, samples=0, max_tokens=2, prompts=prompts)) for prompts in ([*"abcdefg"], [*"abcdefgh"])
     )
-    assert few["errors"].endswith("those of 7 prompts bear no comparison; give 8 or more `prompts`")
+    assert few["errors"].endswith("7 prompts are too few for a comparison; set 8 or more `prompts`")
     assert "errors" not in many
 
 
@@ -293,7 +293,7 @@ def test_a_real_model_tells_its_documented_story_and_its_widened_copy_the_same(
         ({"size": 511}, {}, "has 512 ids, but the layout has 511 text rows"),
         ({}, {"bos": 512}, "bos is 512; the tokenizer "),
         ({}, {"end_of_text": 512}, "end_of_text is 512; the tokenizer "),
-        ({}, {"prompts": ["a", ""]}, "prompt 2 is empty, and a model continues nothing without an id; give `bos`"),
+        ({}, {"prompts": ["a", ""]}, "prompt 2 is empty, and a model needs at least one id; set `bos`"),
         ({}, {"max_tokens": 132}, "max_tokens is 132 of 132 tokens, which leaves no room for a prompt"),
         ({}, {"max_tokens": 131, "bos": 1}, "max_tokens is 131 of 132 tokens, which leaves no room for a prompt"),
     ],
@@ -315,7 +315,7 @@ def test_what_changes_after_planning_is_noticed(tmp_path: Path) -> None:
     [alone], [beside] = (run("plan", base).shards for base in (None, FIRST))
     assert (alone["units"], beside["units"]) == (6, 12)
     gone = run("run", None, beside)
-    assert (gone.code, "the run has another base" in gone.message) == ("data_changed", True)
+    assert (gone.code, "the run's base has changed" in gone.message) == ("data_changed", True)
     assert msgpack.unpackb(run("run", FIRST, alone))["base"] is None, (
         "a base that came later is for the next evaluation"
     )

@@ -13,14 +13,14 @@ def test_documents_that_both_have_in_the_order_of_the_checkpoint() -> None:
     own, base = results(a=[1.0, 0.0, 1.0], b=[0.0]), results(a=[0.0, 1.0])
     pairs = accuracy_pairs(Results(own.metrics, own.items[::-1], own.notes), base, "a", "")
     assert pairs is not None
-    assert (pairs.indices, pairs.own, pairs.base) == ([1, 0], [0.0, 1.0], [1.0, 0.0])
+    assert (pairs.indices, pairs.checkpoint, pairs.base) == ([1, 0], [0.0, 1.0], [1.0, 0.0])
     assert accuracy_pairs(own, base, "b", "") is None, "the base has no such document"
 
 
 def test_a_model_that_is_all_text_is_the_same_within_text() -> None:
     pairs = accuracy_pairs(results(a=[1.0, 0.0]), results(a=[1.0, 1.0], within=False), "a", "_within")
     assert pairs is not None
-    assert (pairs.own, pairs.base) == ([1.0, 0.0], [1.0, 1.0])
+    assert (pairs.checkpoint, pairs.base) == ([1.0, 0.0], [1.0, 1.0])
 
 
 def test_the_errors_of_a_sample_without_replacement_are_smaller() -> None:

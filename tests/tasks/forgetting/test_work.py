@@ -254,7 +254,7 @@ def test_a_base_that_became_another_is_noticed(benchmarks: dict[str, Any], part:
     shard = next(shard for shard in stage("plan", FIRST, **given).shards if shard["part"] == part)
     found = stage("run", LAST, shard, **given)
     assert found.code == "data_changed"
-    assert "the base, run 'pretrained' epoch 5, is another file than when this evaluation was planned" in found.message
+    assert "the base, run 'pretrained' epoch 5, has changed since this evaluation was planned" in found.message
 
 
 def test_text_that_became_another_is_noticed(tmp_path: Path) -> None:
@@ -273,12 +273,12 @@ def test_a_base_with_another_tokenizer_is_refused(benchmarks: dict[str, Any], tm
     other.write_text((ROOT / "tokenizer.json").read_text() + "\n")
     message = error(evaluate(SECOND, pretrained(0, text=LAYOUT["text"] | {"tokenizer": str(other)}), **given))
     assert message.startswith("invalid_data: the base, run 'pretrained' epoch 0, has a tokenizer with sha256 ")
-    assert message.endswith("name a base with the checkpoint's tokenizer")
+    assert message.endswith("set a base with the checkpoint's tokenizer")
     # Of another size: padding, as far as the tokenizer says so.
     short = {"rows": 583, "text": {"size": 500}, "image": {"offset": 512, "size": 64}}
     unknown = pretrained(1, text=LAYOUT["text"] | {"tokenizer": None})
     message = error(evaluate(unknown, CheckpointRef(FIRST.path, layout=short, label="y"), **given))
-    assert "the base, y, has 500 text rows, the checkpoint has 512, and nothing says whether that is padding" in message
+    assert "the base, y, has 500 text rows, the checkpoint has 512; if the rest is padding" in message
     message = error(evaluate(SECOND, CheckpointRef(FIRST.path, layout=short, label="y"), **given, **benchmarks))
     assert "the base, y, has other text: the tokenizer" in message
 

@@ -227,10 +227,10 @@ def test_a_profile_that_does_not_add_up_is_a_bug() -> None:
         ({1024}, None, (32, 32), None),
         ({12}, 3, (4, 3), None),
         ({16}, 2, (8, 2), None),
-        ({12}, None, None, "images have 12 codes, which are no square; give image_columns"),
+        ({12}, None, None, "images have 12 codes, which is not a square number; set image_columns"),
         ({16, 64}, None, None, "images have 16 to 64 codes"),
         ({16, 64}, 4, None, "images have 16 to 64 codes"),
-        ({2 * MAX_CELLS}, 128, None, "images have 32,768 codes, a grid has 16,384 at most"),
+        ({2 * MAX_CELLS}, 128, None, "images have 32,768 codes, but a grid has at most 16,384"),
         (set(), None, None, None),
     ],
 )
@@ -239,7 +239,7 @@ def test_the_grid(counts: set[int], columns: int | None, grid: tuple[int, int] |
 
 
 def test_codes_that_are_no_rows_are_refused() -> None:
-    with pytest.raises(InvalidData, match=r"pairs\.jsonl has an image of 10 codes, which are no rows of image_columns"):
+    with pytest.raises(InvalidData, match=r"pairs\.jsonl has an image of 10 codes, which is not a multiple of"):
         find_grid({8, 10}, 4, "pairs.jsonl")
 
 

@@ -103,7 +103,7 @@ def test_equals_the_definition(
     [warning] = result.warnings
     assert (warning.code, warning.metric) == ("left_out", "floor/fid")
     assert warning.message == (
-        "fid is left out: more than 2,048 images are needed, 70 are there; add images, or say which you want by `taps`"
+        "fid is left out: more than 2,048 images are needed, but there are 70; add images, or set `taps`"
     )
     assert evaluate(work_on(digits, taps=(64,)), context_of(tmp_path)).warnings == []
 
@@ -168,7 +168,7 @@ def test_distances_need_more_images_than_features(digits: Path, tmp_path: Path) 
     few = work_on(digits, samples=64, extractor="inception")
     assert "fid64" not in values(evaluate(few, context))
     for taps, message in (
-        ((64,), r"fid64 needs more than 64 images, .*images\.safetensors gives 64; add images or leave 64 out of"),
+        ((64,), r"fid64 needs more than 64 images, but .*images\.safetensors gives 64; add images, or remove 64 from"),
         ((2048, 64), "fid needs more than 2,048 images, "),
     ):
         with pytest.raises(InvalidData, match=message):
@@ -195,7 +195,7 @@ def test_images_that_come_back_exactly_have_an_infinite_psnr(tmp_path: Path) -> 
 
 def test_what_is_asked_for_and_not_there(digits: Path, tmp_path: Path) -> None:
     context = context_of(tmp_path)
-    with pytest.raises(InvalidData, match="has 70 images, `samples` asks for 71; add images or lower it"):
+    with pytest.raises(InvalidData, match="has 70 images, but `samples` is 71; add images or lower `samples`"):
         work_on(digits, samples=71).plan(context)
     with pytest.raises(InvalidData, match="images of 30x30 pixels do not divide into codes of 4x4"):
         work_on(digits, size=30).plan(context)
@@ -303,7 +303,7 @@ def test_taps_that_the_extractor_does_not_give(digits: Path, tmp_path: Path, mon
         "fid64 is left out",
     }
     assert any("squares gives no features 64" in warning.message for warning in result.warnings)
-    with pytest.raises(InvalidData, match="squares gives no features 64, but 2048; leave 64 out of `taps`"):
+    with pytest.raises(InvalidData, match="squares gives no features 64, but 2048; remove 64 from `taps`"):
         work_on(digits, taps=[64]).plan(context_of(tmp_path))
 
 

@@ -110,7 +110,7 @@ def test_a_program_resizes_in_its_own_way(task: Mapping[str, Any]) -> None:
         [spec] = parse_suite({"tasks": [{**task, "extractor": name}]}, "test").tasks
         assert spec.parameters["resize"] == program.resize
         assert build_task(spec).resize == program.resize
-    with pytest.raises(InvalidSuite, match=r"resize is pil-bicubic, and the program torch-fidelity resizes by tf1-bil"):
+    with pytest.raises(InvalidSuite, match=r"resize is pil-bicubic, but the program torch-fidelity resizes by tf1-bil"):
         parse_suite({"tasks": [{**task, "extractor": "torch-fidelity", "resize": "pil-bicubic"}]}, "test")
 
 

@@ -207,7 +207,7 @@ def test_labels_are_needed_by_the_classifier_only(evaluate: Evaluate, tmp_path: 
     captions = tmp_path / "captions.jsonl"
     captions.write_text('{"text": "the digit 7", "label": 7}\n{"text": "the digit 7"}\n')
     found = error(evaluate(captions=str(captions), samples=None))
-    assert found.endswith("caption 2 has no label, which `classifier` needs; leave it out")
+    assert found.endswith("caption 2 has no label, which `classifier` needs; add it")
 
 
 def test_what_cannot_be_measured_is_left_out_with_the_reason(evaluate: Evaluate, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_what_cannot_be_measured_is_left_out_with_the_reason(evaluate: Evaluate,
     assert set(left_out) == set(catalog.names("metrics")) - found
     warnings = {warning["metric"]: warning["message"] for warning in result["warnings"]["digits"]}
     assert warnings["digits/fid"] == (
-        "fid is left out: it needs 2,049 images, 20 are sampled; sample more images, or name in `metrics` what you want"
+        "fid is left out: it needs 2,049 images, but 20 are sampled; sample more images, or set `metrics`"
     )
     assert not any("clip" in message for message in warnings.values()), "nobody gave one"
     assert evaluate(metrics=["kid"], reference=reference, samples=20)["warnings"] == {}, "what is named is all"
