@@ -1,1 +1,1 @@
-"""What is missing for an evaluation."""
+"""Checks of an installation, a suite and a layout before an evaluation."""

@@ -1,6 +1,6 @@
-"""What a bug report needs to say about an installation: versions, machine, cards, database and settings.
+"""The content of a bug report: versions, machine, cards, database and settings of an installation.
 
-No line holds a secret: settings that are secrets are shown as `set`, and the database only by its kind and its schema.
+No line holds a secret: secret settings are shown as `set`, and the database only by its kind and schema.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from evalsvc.errors import EvalsvcError
 from evalsvc.installation import NAME, Origin, find_origin
 
 TOOLS = re.compile(r"extra == ['\"](test|docs|all)['\"]")
-"""Marker of packages that nothing is computed with; `all` repeats the other extras."""
+"""Marker of packages that evalsvc does not compute with; `all` repeats the other extras."""
 
 PATIENCE = 10.0
 """Seconds that another program may take."""
@@ -32,7 +32,7 @@ ASK_CARDS = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--fo
 
 
 def report_lines() -> Iterator[str]:
-    """Yield the lines of the report. Neither torch nor a package of the service's is imported without need."""
+    """Yield the lines of the report. Neither torch nor a package of the service is imported unless needed."""
     origin = find_origin()
     yield f"evalsvc {__version__}"
     yield f"installed from: {origin}"
@@ -46,7 +46,7 @@ def report_lines() -> Iterator[str]:
 
 
 def shown_setting(name: str, value: object) -> str:
-    """Return a setting's value for people to read: of a secret, that it is set; of an address, no user or password."""
+    """Return a setting's value for display: `set` for a secret, and an address without user and password."""
     if name == "database_url":
         return shown_url(str(value))
     if name in SECRETS and value:
@@ -55,28 +55,28 @@ def shown_setting(name: str, value: object) -> str:
 
 
 def _commit(origin: Origin) -> str:
-    """Return the commit that was installed; the commit of a checkout with changed files ends with `-dirty`."""
-    # A copy of a folder says nothing of the commit that the folder had then.
+    """Return the installed commit; a checkout with changed files ends with `-dirty`."""
+    # A copied folder does not record its commit.
     if origin.folder is None or not origin.is_editable or not (origin.folder / ".git").exists():
         return origin.commit
     return _output("git", "-C", str(origin.folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
 
 
 def _torch() -> str:
-    """Describe torch by the file in which torch says for what it was built, since importing torch takes seconds."""
-    found = importlib.util.find_spec("torch")
-    if found is None or found.origin is None:
+    """Describe torch by the file with its build information, because importing torch takes seconds."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
         return "not installed"
     try:
-        version = runpy.run_path(str(Path(found.origin).with_name("version.py")))
-    except Exception as error:  # any release may write that file in another way
-        return f"installed, and its version cannot be read ({type(error).__name__})"
+        version = runpy.run_path(str(Path(spec.origin).with_name("version.py")))
+    except Exception as error:  # the file may have another form in another release
+        return f"installed, but its version cannot be read ({type(error).__name__})"
     built = [f"{kind.upper()} {version[kind]}" for kind in ("cuda", "hip") if version.get(kind)]
     return f"{version.get('__version__', 'of no version')} ({', '.join(built) or 'CPU only'})"
 
 
 def _cards() -> list[str]:
-    """Return name, memory and driver of every card, as the driver's own program says."""
+    """Return name, memory and driver of every card, from the driver's own program."""
     return _output(*ASK_CARDS).splitlines() or ["none that nvidia-smi shows"]
 
 
@@ -89,17 +89,17 @@ def _settings_lines() -> Iterator[str]:
     yield f"database: {_database(settings)}"
     for item in fields(settings):
         if (value := getattr(settings, item.name)) != item.default:
-            # The address of a database has more of a site in it than a report needs.
+            # The address of a database reveals more about a site than a report needs.
             shown = "set" if item.name in SECRETS else shown_setting(item.name, value)
             yield f"setting: {PREFIX}{item.name.upper()}={shown}"
 
 
 def _database(settings: Settings) -> str:
-    """Return the kind of the database and its schema version. An SQLite file that is not there is not made."""
+    """Return the kind of the database and its schema version. A missing SQLite file is not created."""
     kind = re.split(r"[:+]", settings.database)[0]
     if kind == "sqlite" and not Path(settings.database.removeprefix("sqlite:///")).exists():
-        return f"{kind}, not made yet"
-    # Takes half a second, which an installation without a database does not need.
+        return f"{kind}, not created yet"
+    # Imported here because it takes half a second, which an installation without a database does not need.
     from evalsvc.store.session import Store
 
     try:
@@ -113,7 +113,7 @@ def _database(settings: Settings) -> str:
 
 
 def _package_lines() -> Iterator[str]:
-    """Yield a line for every package that evalsvc computes with, those of its extras included."""
+    """Yield a line for every package that evalsvc computes with, including those of its extras."""
     versions = {name: _version(name) for name in _required()}
     yield from (f"package: {name} {version}" for name, version in versions.items() if version)
     if missing := [name for name, version in versions.items() if not version]:
@@ -121,12 +121,12 @@ def _package_lines() -> Iterator[str]:
 
 
 def _required() -> list[str]:
-    """Return the names of the packages in evalsvc's own metadata, without the tools of its developers, sorted."""
+    """Return the packages in evalsvc's own metadata, sorted, without development tools."""
     try:
         required: Sequence[str] = metadata.requires(NAME) or ()
     except metadata.PackageNotFoundError:
         return []
-    names = {found[0] for text in required if not TOOLS.search(text) and (found := re.match(r"[\w.-]+", text))}
+    names = {match[0] for text in required if not TOOLS.search(text) and (match := re.match(r"[\w.-]+", text))}
     return sorted(names - {NAME})
 
 
@@ -138,7 +138,7 @@ def _version(package: str) -> str:
 
 
 def _output(*command: str) -> str:
-    """Return what a program prints; empty if it is missing, fails, or takes too long."""
+    """Return the output of a program; empty if it is missing, fails, or takes too long."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""What `evalsvc doctor` looks at, as data."""
+"""The checks of `evalsvc doctor`, as data."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ ASSET_PARAMETERS = ("decoder", "extractor", "clip", "dinov2")
 """Parameters of a task that may name an asset instead of a file."""
 
 TEXT_PARAMETERS = ("prompts",)
-"""Parameters of a task that are no paths, whatever they begin with."""
+"""Parameters of a task that are not paths, whatever they begin with."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     ok: bool
     found: str
     do: str = ""
-    """What to do about it; empty where it is fine."""
+    """Remedy; empty if the check passed."""
     needed: bool = True
-    """False: without it something that nobody asked for does not work, such as a shipped suite's data."""
+    """Whether a failure matters; false for optional parts, such as a shipped suite's data."""
 
 
 def run_checks(settings: Settings, suites: Sequence[str] = ()) -> list[Check]:
-    """Look at everything, or of the suites only at those named.
+    """Check everything; if suites are named, check only those of the suites.
 
-    Raises UnknownName where a named suite, and InvalidSuite where the folder of the suites does not exist.
+    Raises UnknownName if a named suite does not exist, and InvalidSuite if the folder of suites does not.
     """
     files = _chosen_suites(settings, suites)
     database = _check_database(settings)
@@ -85,13 +85,13 @@ def _check_python() -> Check:
 
 
 def _check_torch(settings: Settings) -> Iterator[Check]:
-    """torch and the devices that it sees. The service itself runs without; its workers do not."""
+    """Check torch and the devices that it sees. Workers need torch, the service does not."""
     needed = not settings.scheduler
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
         do = f"workers on this machine need it; run: {pip_install('worker')}"
-        yield Check("torch", False, f"not there ({error})", do, needed)
+        yield Check("torch", False, f"not installed ({error})", do, needed)
         return
     version: str = torch.__version__
     ok = _numbers(version) >= TORCH
@@ -101,7 +101,7 @@ def _check_torch(settings: Settings) -> Iterator[Check]:
 
 
 def check_lm_eval(settings: Settings) -> Check:
-    """Check lm-eval without importing it: that takes seconds, and the service does without."""
+    """Check lm-eval without importing it, which takes seconds. The service does not need lm-eval."""
     needed = not settings.scheduler
     try:
         version = metadata.version("lm-eval")
@@ -109,12 +109,12 @@ def check_lm_eval(settings: Settings) -> Check:
         do = f"workers on this machine need it for benchmarks; run: {pip_install('worker')}"
         return Check("lm-eval", False, "not there", do, needed)
     ok = _numbers(version)[:2] == LM_EVAL[:2] and _numbers(version) >= LM_EVAL
-    do = f"another version builds other prompts; run: pip install 'lm-eval>={_dotted(LM_EVAL)},<0.5'"
+    do = f"other versions build other prompts; run: pip install 'lm-eval>={_dotted(LM_EVAL)},<0.5'"
     return Check("lm-eval", ok, version, "" if ok else do, needed)
 
 
 def check_verification(settings: Settings) -> Check:
-    """Whether this machine was verified with the present versions, and everything agreed."""
+    """Check that this machine was verified with the current versions, and that all results agreed."""
     do = "run: evalsvc verify machine"
     try:
         last = last_verification(settings.data_path)
@@ -124,9 +124,9 @@ def check_verification(settings: Settings) -> Check:
         return Check("verify", False, "not run", do, needed=False)
     where = f"on {last.device}, {last.at}"
     if last.differing or not last.agrees:
-        found = f"{'; '.join(last.differing) or 'nothing agreed'} {where}"
-        do = f"numbers of this machine are not to be trusted; correct the installation, then {do}"
-        return Check("verify", False, found, do, needed=not settings.scheduler)
+        state = f"{'; '.join(last.differing) or 'nothing agreed'} {where}"
+        do = f"do not trust numbers of this machine; correct the installation, then {do}"
+        return Check("verify", False, state, do, needed=not settings.scheduler)
     if last.versions != present_versions():
         versions = ", ".join(f"{name} {version}" for name, version in last.versions.items())
         return Check("verify", False, f"of {versions} {where}", f"the versions have changed; {do}", needed=False)
@@ -137,28 +137,28 @@ def check_verification(settings: Settings) -> Check:
 
 def _check_devices(settings: Settings, torch: ModuleType) -> Check:
     cards = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    there = {"cpu", *cards, *(["cuda"] if cards else [])}
+    available = {"cpu", *cards, *(["cuda"] if cards else [])}
     wanted = device_list(settings.devices)
-    missing = [name for name in wanted if name not in there]
+    missing = [name for name in wanted if name not in available]
     shown = [*(f"{card} ({torch.cuda.get_device_name(card)})" for card in cards), "cpu"]
-    found = f"{', '.join(shown)}; workers would use {', '.join(wanted)}"
+    state = f"{', '.join(shown)}; workers would use {', '.join(wanted)}"
     do = f"torch does not see {', '.join(missing)}; install a driver that fits it, or change EVALSVC_DEVICES"
-    return Check("devices", not missing, found, do if missing else "")
+    return Check("devices", not missing, state, do if missing else "")
 
 
 def _check_data_folder(folder: Path) -> Check:
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     ok = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
-    found = str(folder) + ("" if folder.exists() else " (made at the first start)")
-    do = f"{existing} cannot be written; change its permissions or choose another with --data-dir (EVALSVC_DATA_DIR)"
-    return Check("data folder", ok, found, "" if ok else do)
+    state = str(folder) + ("" if folder.exists() else " (created at the first start)")
+    do = f"{existing} cannot be written; change its permissions, or set another folder by --data-dir (EVALSVC_DATA_DIR)"
+    return Check("data folder", ok, state, "" if ok else do)
 
 
 def _check_database(settings: Settings) -> Check:
-    """Looking must not make a database, so an SQLite file that is not there is left so."""
+    """Check the database. A missing SQLite file is not created."""
     if _is_missing(settings):
         file = settings.database.removeprefix("sqlite:///")
-        return Check("database", True, f"{file} (made at the first start)")
+        return Check("database", True, f"{file} (created at the first start)")
     try:
         store = Store(settings.database)
         try:
@@ -168,30 +168,32 @@ def _check_database(settings: Settings) -> Check:
         finally:
             store.close()
     except EvalsvcError as error:
-        found, _, do = error.message.partition("; ")
-        return Check("database", False, found, do or "start the database or correct EVALSVC_DATABASE_URL")
-    return Check("database", True, f"answers; schema {version or 'made at the first start'}")
+        state, _, do = error.message.partition("; ")
+        return Check("database", False, state, do or "start the database or correct EVALSVC_DATABASE_URL")
+    return Check("database", True, f"answers; schema {version or 'created at the first start'}")
 
 
 def _is_missing(settings: Settings) -> bool:
-    """Whether the database is an SQLite file that is not there yet."""
+    """Return whether the database is an SQLite file that does not exist yet."""
     database = settings.database
     return database.startswith("sqlite:///") and not Path(database.removeprefix("sqlite:///")).exists()
 
 
 def _check_roots(settings: Settings, has_database: bool) -> Check:
-    """Without tokens, nobody but the users of this machine may submit."""
-    found = settings.roots
+    """Check EVALSVC_ROOTS. Without tokens only users of this machine may submit, so open roots are accepted."""
+    state = settings.roots
     if settings.useless_roots:
         names = ", ".join(map(str, settings.useless_roots))
-        return Check("roots", False, found, f"nothing is read below {names}, in the data folder; change EVALSVC_ROOTS")
+        return Check(
+            "roots", False, state, f"{names} is in the data folder, where nothing is read; change EVALSVC_ROOTS"
+        )
     if settings.has_roots or not (has_database and _any_tokens(settings)):
-        return Check("roots", True, found)
-    return Check("roots", False, f"{found} though there are tokens", OPEN_ROOTS)
+        return Check("roots", True, state)
+    return Check("roots", False, f"{state} though there are tokens", OPEN_ROOTS)
 
 
 def _any_tokens(settings: Settings) -> bool:
-    """Whether the database has tokens; one that cannot be asked is told by itself."""
+    """Return whether the database has tokens; false if the database fails, which another check reports."""
     store = Store(settings.database)
     try:
         with translated(store.url), store.reading() as session:
@@ -203,19 +205,19 @@ def _any_tokens(settings: Settings) -> bool:
 
 
 def _check_asset(name: str, settings: Settings) -> Check:
-    """Whether an asset is there. Only a suite can need it."""
+    """Check that an asset is installed. Only suites need assets."""
     try:
         return Check(f"asset {name}", True, str(locate_asset(name, settings.assets_path)))
     except AssetMissing:
         do = f"for suites that use it, run: evalsvc assets pull {name}"
         return Check(f"asset {name}", False, f"not in {settings.assets_path}", do, needed=False)
     except AssetCorrupt as error:
-        found, _, do = error.message.partition("; ")
-        return Check(f"asset {name}", False, found, do)
+        state, _, do = error.message.partition("; ")
+        return Check(f"asset {name}", False, state, do)
 
 
 def _check_suite(name: str, path: Path, settings: Settings, needed: bool) -> Check:
-    """Whether a suite can be read, and its data files and assets are there."""
+    """Check that a suite can be read, and that its data files and assets exist."""
     title, needed = f"suite {name}", needed or path.parent != SHIPPED_SUITES
     try:
         suite = load_suite(path)
@@ -224,26 +226,26 @@ def _check_suite(name: str, path: Path, settings: Settings, needed: bool) -> Che
     files = [file for file in data_files(suite, settings) if not file.exists()]
     pulls = [asset for asset in assets_of(suite, settings) if not _check_asset(asset, settings).ok]
     if files or pulls:
-        found = "missing: " + ", ".join([*map(str, files), *(f"asset {asset}" for asset in pulls)])
+        state = "missing: " + ", ".join([*map(str, files), *(f"asset {asset}" for asset in pulls)])
         do = []
         if files:
             names = ", ".join(file.name for file in files)
             do.append(f"put {names} there; `datasets:` is the folder EVALSVC_DATASETS")
         if pulls:
             do.append(f"run: evalsvc assets pull {' '.join(pulls)}")
-        return Check(title, False, found, "; ".join(do), needed)
-    return Check(title, True, f"{len(suite.tasks)} tasks, all data there")
+        return Check(title, False, state, "; ".join(do), needed)
+    return Check(title, True, f"{len(suite.tasks)} tasks, all data present")
 
 
 def assets_of(suite: Suite, settings: Settings) -> list[str]:
-    """The assets that the tasks of a suite name, each once."""
+    """Return the assets that the tasks of a suite name, each once."""
     named = (task.parameters.get(parameter) for task in suite.tasks for parameter in ASSET_PARAMETERS)
     assets = (asset_behind(name, settings) for name in named if isinstance(name, str))
     return list(dict.fromkeys(name for name in assets if name in ASSETS))
 
 
 def asset_behind(name: str, settings: Settings) -> str:
-    """Return the asset that a parameter's value means: of a program's the first that was pulled, or else the last."""
+    """Return the asset behind a parameter's value; for a program, its first asset that was pulled, or else its last."""
     if name not in PROGRAMS:
         return name
     assets = PROGRAMS[name].assets
@@ -251,18 +253,18 @@ def asset_behind(name: str, settings: Settings) -> str:
 
 
 def data_files(suite: Suite, settings: Settings) -> list[Path]:
-    """The data files that the tasks of a suite and the definitions of its benchmarks name, each once."""
+    """Return the data files that the tasks of a suite and the definitions of its benchmarks name, each once."""
     named = (path for task in suite.tasks for path in _files_of(task, settings))
     return list(dict.fromkeys(named))
 
 
 def _files_of(task: TaskSpec, settings: Settings) -> Iterator[Path]:
     yield from (path for _, path in paths_of(task, settings))
-    # A benchmark's own `data` takes the place of the files in its definition.
+    # A benchmark's own `data` replaces the files in its definition.
     names = [item["name"] for item in task.parameters.get("benchmarks") or () if item["data"] is None]
     folders = tuple(Path(folder) for folder in task.parameters.get("include_path") or ())
     try:
-        # It needs lm-eval, which a machine of the service alone lacks; where it is missing, another check tells.
+        # Needs lm-eval, which a machine with the service only lacks; another check reports that.
         from evalsvc.language.definitions import Rules, named_files
     except MissingPackage:
         return
@@ -277,7 +279,8 @@ def paths_of(task: TaskSpec, settings: Settings) -> Iterator[tuple[str, Path]]:
 
 
 def _located(value: object, settings: Settings, where: str) -> Iterator[tuple[str, Path]]:
-    """A data file in a checked suite is an absolute path or `datasets:NAME`; nothing else looks like that."""
+    """Yield the data files in a value of a checked suite: absolute paths and `datasets:NAME`. No other text has these
+    forms."""
     if isinstance(value, str) and value.startswith("datasets:"):
         yield where, settings.datasets_path / value.removeprefix("datasets:")
     elif isinstance(value, str) and value.startswith("/"):
@@ -289,7 +292,7 @@ def _located(value: object, settings: Settings, where: str) -> Iterator[tuple[st
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """`2.13.0+cpu` as (2, 13, 0)."""
+    """Parse a version: `2.13.0+cpu` as (2, 13, 0)."""
     return tuple(int(number) for number in re.findall(r"\d+", version.partition("+")[0])[:3])
 
 

@@ -1,4 +1,4 @@
-"""What `evalsvc suites check` finds: everything that is wrong with a suite, or missing for it, before it runs."""
+"""The checks of `evalsvc suites check`: everything that is wrong with a suite, or missing, before it runs."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from evalsvc.spec.suite import Suite, TaskSpec, examine_suite
 from evalsvc.tasks.language.spec import BenchmarkTask
 
 TRANSFORMERS_PARAMETERS = ("clip", "dinov2")
-"""Parameters of a task that need the package transformers where they are set."""
+"""Parameters of a task that need the package transformers."""
 
 
 @dataclass(frozen=True)
 class SuiteReport:
-    """What is known of a suite file."""
+    """The result of checking a suite file."""
 
     tasks: Sequence[TaskSpec]
-    """Tasks of the suite that can be read."""
+    """Tasks of the suite that could be read."""
     problems: Sequence[str]
-    """Everything that is wrong or missing: where, what, and what to do; empty where the suite can run."""
+    """Problems with place and remedy; empty if the suite can run."""
     notes: Sequence[str] = ()
-    """What was found of the data, such as whose rows a benchmark's file has."""
+    """Notes about the data, such as the format of a benchmark's file."""
 
 
 def check_suite_file(path: Path, settings: Settings) -> SuiteReport:
-    """Look for everything that keeps a suite from running, without a checkpoint.
+    """Search for everything that keeps a suite from running, without a checkpoint.
 
     Raises:
         InvalidSuite: the file cannot be read.
@@ -47,14 +47,14 @@ def check_suite_file(path: Path, settings: Settings) -> SuiteReport:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InvalidSuite(f"the suite file {path} cannot be read: {os_reason(error)}") from None
+        raise InvalidSuite(f"the suite file {path} cannot be read: {os_reason(error)}; check the path") from None
     tasks, errors = examine_suite(content, path.stem, path.parent)
     problems, notes = [error.message for error in errors], list[str]()
     for task in tasks:
-        wrong, found = _check_benchmarks(task, settings)
+        wrong, task_notes = _check_benchmarks(task, settings)
         told = [*_missing_files(task, settings), *_missing_assets(task, settings), *wrong]
         problems += (f"task {task.name!r}: {problem}" for problem in told)
-        notes += (f"task {task.name!r}: {note}" for note in found)
+        notes += (f"task {task.name!r}: {note}" for note in task_notes)
     problems += _missing_packages(tasks, settings)
     return SuiteReport(tasks, list(dict.fromkeys(problems)), notes)
 
@@ -64,7 +64,7 @@ def _missing_files(task: TaskSpec, settings: Settings) -> Iterator[str]:
     for path in [*located, *data_files(Suite("", "", (task,)), settings)]:
         where = located.get(path, "benchmarks: ")
         if str(path).startswith(PLACEHOLDER):
-            yield f"{where}{path} stands for a path of your own; put that path there"
+            yield f"{where}{path} is a placeholder; replace it with your own path"
         elif problem := _path_problem(path, settings):
             yield where + problem
 
@@ -77,7 +77,7 @@ def _path_problem(path: Path, settings: Settings) -> str | None:
     if path.exists():
         return None
     if path.is_relative_to(settings.datasets_path):
-        return f"{path} does not exist; put the file there, or set EVALSVC_DATASETS to the folder that has the file"
+        return f"{path} does not exist; add the file, or set EVALSVC_DATASETS to its folder"
     return f"{path} does not exist; correct the path"
 
 
@@ -95,12 +95,12 @@ def _missing_assets(task: TaskSpec, settings: Settings) -> Iterator[str]:
         if not statistics.exists():
             yield (
                 f"reference: there are no statistics named {reference!r} in {settings.statistics_path}; run: evalsvc "
-                "reference import, or give the path of a folder of images"
+                "reference import, or use the path of a folder of images"
             )
 
 
 def _missing_packages(tasks: Sequence[TaskSpec], settings: Settings) -> Iterator[str]:
-    """Yield what is not installed here. Workers of a scheduler have an installation of their own."""
+    """Yield packages that are not installed here. Workers of a scheduler have their own installation."""
     if settings.scheduler:
         return
     if tasks and find_spec("torch") is None:
@@ -119,14 +119,14 @@ def _missing_packages(tasks: Sequence[TaskSpec], settings: Settings) -> Iterator
 
 
 def _check_benchmarks(task: TaskSpec, settings: Settings) -> tuple[list[str], list[str]]:
-    """Build the questions of each benchmark as for an evaluation; return what keeps one from being asked, and notes."""
+    """Build the questions of each benchmark as for an evaluation. Return problems and notes."""
     problems, notes = list[str](), list[str]()
     if not issubclass(catalog.load("tasks", task.kind), BenchmarkTask) or not check_lm_eval(settings).ok:
         return problems, notes
     specs = [BenchmarkSpec(**item) for item in task.parameters["benchmarks"]]
     if not specs:
         return problems, notes
-    # lm-eval takes seconds to import, and only a suite with benchmarks needs it.
+    # Imported here because lm-eval takes seconds to import, and only suites with benchmarks need it.
     from evalsvc.language.benchmarks import LoadOptions, load_benchmarks
     from evalsvc.language.definitions import Rules
 
@@ -136,7 +136,7 @@ def _check_benchmarks(task: TaskSpec, settings: Settings) -> tuple[list[str], li
     try:
         folders = tuple(Path(rules.resolve(folder)) for folder in parameters["include_path"])
     except EvalsvcError:
-        return problems, notes  # a folder that may not be read is told with the files
+        return problems, notes  # a folder without permission is reported with the files
     options = LoadOptions(folders, rules=rules, **chosen)
     for spec in specs:
         alone = TaskSpec(task.kind, task.name, {**parameters, "benchmarks": [spec.model_dump(mode="json")]})

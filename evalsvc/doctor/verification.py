@@ -1,4 +1,4 @@
-"""The last result of `evalsvc verify machine`, kept in the data folder for `evalsvc doctor`."""
+"""The last result of `evalsvc verify machine`, stored in the data folder for `evalsvc doctor`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_BYTES = 1 << 20
 
 
 class Verdict(BaseModel):
-    """One row of the result."""
+    """A row of the result."""
 
     quantity: str
     verdict: str
@@ -25,22 +25,22 @@ class Verdict(BaseModel):
 
 
 class Verification(BaseModel):
-    """What the doctor needs of the result; the file has more."""
+    """The part of the result that the doctor reads; the file holds more."""
 
     model_config = ConfigDict(frozen=True)
 
     agrees: bool
     versions: dict[str, str]
-    """Versions of the packages for which the result holds, see `present_versions`."""
+    """Versions of the packages that the result holds for, see `present_versions`."""
     device: str
-    """Device that was verified, with its name."""
+    """Name of the device that was verified."""
     at: str
     """Time of the end, ISO 8601 in UTC."""
     findings: tuple[Verdict, ...]
 
     @property
     def differing(self) -> list[str]:
-        """Quantities that differ."""
+        """Return the quantities that differ."""
         return [finding.quantity for finding in self.findings if finding.verdict == "WRONG"]
 
 
@@ -53,12 +53,12 @@ def present_versions() -> dict[str, str]:
 
 
 def keep_verification(data_folder: Path, document: Mapping[str, object]) -> None:
-    """Write the result of `evalsvc verify machine` in the place of the last one. Raises OSError."""
+    """Write the result of `evalsvc verify machine` over the last one. Raises OSError."""
     write_whole(data_folder / FILE, json.dumps(document, indent=1).encode())
 
 
 def last_verification(data_folder: Path) -> Verification | None:
-    """Read the last result; None without one.
+    """Read the last result; return None if there is none.
 
     Raises:
         ValueError: the file is not such a result.
@@ -74,4 +74,4 @@ def last_verification(data_folder: Path) -> Verification | None:
     try:
         return Verification.model_validate_json(content)
     except ValidationError:
-        raise ValueError(f"{path} is no result of `evalsvc verify machine`") from None
+        raise ValueError(f"{path} is not a result of `evalsvc verify machine`") from None

@@ -58,7 +58,7 @@ class TestDoctorLayout:
         result = command("doctor", "layout", self.CHECKPOINT, *self.PAIRS, *self.SIZES, *outputs)
         assert result.code == 1
         assert "not decided" in result.out
-        assert "give more pairs (--limit)" in result.out
+        assert "use more pairs (--limit)" in result.out
         assert not (tmp_path / "layout.yaml").exists()
         assert json.loads((tmp_path / "all.json").read_text())["decided"] is False
 

@@ -83,7 +83,7 @@ def test_a_program_that_is_missing_is_no_error() -> None:
         ("__version__ = '2.13.0+cu130'\ncuda = '13.0'\nhip = None\n", "2.13.0+cu130 (CUDA 13.0)"),
         ("__version__ = '2.13.0'\ncuda = None\nhip = '6.4'\n", "2.13.0 (HIP 6.4)"),
         ("__version__ = '2.13.0+cpu'\ncuda = None\n", "2.13.0+cpu (CPU only)"),
-        ("this is no Python", "installed, and its version cannot be read (SyntaxError)"),
+        ("this is no Python", "installed, but its version cannot be read (SyntaxError)"),
     ],
 )
 def test_torch_is_described_without_importing_it(
@@ -125,7 +125,7 @@ def test_a_setting_that_cannot_be_read_ends_no_report(monkeypatch: pytest.Monkey
 @pytest.mark.usefixtures("programs")
 def test_the_schema_of_a_database_is_read_and_no_database_is_made() -> None:
     settings = Settings.load()
-    assert report("database") == ["sqlite, not made yet"]
+    assert report("database") == ["sqlite, not created yet"]
     assert not settings.data_path.exists()
     store = open_store(settings.database, migrate=False)
     version = store.schema_version()

@@ -162,7 +162,7 @@ def test_roots_that_are_open_to_every_token(tmp_path: Path) -> None:
     store.close()
     found = check("roots", tmp_path)
     assert (found.ok, found.needed, found.found) == (False, True, "/ though there are tokens")
-    assert "EVALSVC_ROOTS IS NOT SET: everyone whose token" in found.do
+    assert "EVALSVC_ROOTS IS NOT SET: anyone with the submit scope" in found.do
     assert not check("roots", tmp_path, roots="/runs:/").ok
     assert check("roots", tmp_path, roots="/runs:/data").ok
 
@@ -180,7 +180,7 @@ def test_a_database_that_is_empty_or_damaged_has_no_tokens(tmp_path: Path) -> No
 def test_roots_in_the_data_folder(tmp_path: Path) -> None:
     found = check("roots", tmp_path, roots=f"/runs:{tmp_path}/runs")
     assert not found.ok
-    assert found.do == f"nothing is read below {tmp_path}/runs, in the data folder; change EVALSVC_ROOTS"
+    assert found.do == f"{tmp_path}/runs is in the data folder, where nothing is read; change EVALSVC_ROOTS"
 
 
 def test_data_folder_that_cannot_be_made(tmp_path: Path) -> None:

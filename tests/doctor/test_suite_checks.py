@@ -55,9 +55,9 @@ def test_every_task_is_looked_at_whatever_is_wrong_with_another(tmp_path: Path) 
         "suite 'mine', task 1 (loss): data: field required; limit: input should be greater",
         "suite 'mine', task 2: no task is named 'los'; did you mean 'loss'",
         "suite 'mine' has two tasks named 'loss'",
-        "task 'alignment': data: /path/to/pairs.jsonl stands for a path of your own; put that path there",
+        "task 'alignment': data: /path/to/pairs.jsonl is a placeholder; replace it with your own path",
         "task 'alignment': tokenizer: /nowhere.json does not exist; correct the path",
-        f"task 'loss': data: {tmp_path}/data/datasets/pairs.jsonl does not exist; put the file there",
+        f"task 'loss': data: {tmp_path}/data/datasets/pairs.jsonl does not exist; add the file",
     )
     assert len(found.problems) == len(expected)
     for problem, words in zip(found.problems, expected, strict=True):

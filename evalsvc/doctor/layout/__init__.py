@@ -1,6 +1,6 @@
-"""Which vocabulary layout a checkpoint was trained with, asked of the checkpoint itself, and when not to say.
+"""Finding the vocabulary layout that a checkpoint was trained with, by asking the checkpoint itself.
 
     candidates → score each → read markers off the model → exchange special rows → reorder codes → verdict
 
-`checkup.py` is where to begin. Nothing here needs torch until a checkpoint is opened.
+Begin with `checkup.py`. Nothing here needs torch until a checkpoint is opened.
 """

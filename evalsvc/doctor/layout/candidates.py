@@ -1,6 +1,6 @@
-"""Which layouts a checkpoint may have: every preset at its sizes, every template, and what of that its data rule out.
+"""Candidate layouts of a checkpoint: every preset at its sizes with every template, unless the data rule it out.
 
-A candidate is a layout that fits the model's table and the data. Candidates that give the data the same ids are one.
+A candidate is a layout that fits the model's table and the data. Candidates that give the data the same ids are merged.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "image, text; only image": (*_IMAGE_MARKED, TEXT),
     "image, text; bare": (IMAGE, TEXT),
 }
-"""Orders of text and image, and which special tokens mark them."""
+"""Orders of text and image, and the special tokens that mark them."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,15 @@ class Candidate:
     """A layout that the checkpoint may have."""
 
     name: str
-    """The preset with its text size, or the file that it was read from."""
+    """Name of the preset with its text size, or the file that the layout was read from."""
     template: str
-    """One of `TEMPLATES`, or `its own`."""
+    """Name in `TEMPLATES`, or `its own`."""
     layout: VocabularyLayout
-    """Resolved for the model's table; it has an image block."""
+    """Layout with an image block, resolved for the model's table."""
     variant: str = ""
-    """What was changed of it since it was proposed."""
+    """Changes since the candidate was proposed."""
     same: tuple[str, ...] = ()
-    """Labels of those that give the data the same ids."""
+    """Labels of the candidates that give the data the same ids."""
 
     @property
     def label(self) -> str:
@@ -53,13 +53,13 @@ class Candidate:
         return self.layout.image.size if self.layout.image else 0
 
     def sequences(self, records: Sequence[Record]) -> list[list[int]]:
-        """The data as this layout has them: rows of the table."""
+        """Return the data as rows of the table under this layout."""
         return [self.layout.sequence(record.text_ids, record.image_codes).ids for record in records]
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """What cannot be the layout, and why."""
+    """A layout that was ruled out, and the reason."""
 
     name: str
     reason: str
@@ -67,23 +67,23 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the blocks that presets are made of."""
+    """Sizes of the blocks that presets are built of."""
 
     text: tuple[int, ...]
-    """Rows of the text block, each of them tried."""
+    """Numbers of text rows to try."""
     codebook: int
     notes: tuple[str, ...]
-    """Which of them were inferred, and from what."""
+    """Explanations of the inferred sizes."""
 
 
 def find_sizes(
     rows: int, records: Sequence[Record], text_sizes: Sequence[int] = (), codebook_size: int | None = None
 ) -> Sizes:
-    """Return the sizes as given, else inferred from the table's `rows` and from the data.
+    """Return the given sizes, and infer the others from the table's `rows` and from the data.
 
-    A codebook is the smallest power of two that has all codes; a text block what image and special tokens, or the image
-    alone, leave of the table, or open_lm's own table or tokenizer where those fit in. Raises InvalidData where the
-    table is too small for the text ids and codes of the data.
+    A codebook is the smallest power of two that has all codes. A text block has the rows that image and special tokens,
+    or the image alone, leave of the table, or the size of open_lm's own table or tokenizer if that fits. Raises
+    InvalidData if the table is too small for the text ids and codes of the data.
     """
     notes = []
     top_text = max(max(record.text_ids or (0,)) for record in records)
@@ -100,29 +100,30 @@ def find_sizes(
     if not text_sizes:
         raise InvalidData(
             f"has text ids up to {top_text} and a codebook of {codebook_size}, more than the model's {rows} rows; "
-            "these are other data, or the table holds no images; else give --text-size and --codebook-size"
+            "use the run's own data, or set --text-size and --codebook-size"
         )
     return Sizes(tuple(dict.fromkeys(text_sizes)), codebook_size, tuple(notes))
 
 
 def propose(
-    rows: int, records: Sequence[Record], sizes: Sizes, own: Mapping[str, VocabularyLayout]
+    rows: int, records: Sequence[Record], sizes: Sizes, given_layouts: Mapping[str, VocabularyLayout]
 ) -> tuple[list[Candidate], list[Dropped]]:
-    """Every preset with every template at every size, and `own` layouts by name; what does not fit, with its reason."""
+    """Return every preset with every template at every size, and the layouts in `own`, by name; also return layouts
+    that do not fit."""
     candidates, dropped = [], []
-    for name, template, build in _attempts(sizes, own):
+    for name, template, build in _attempts(sizes, given_layouts):
         try:
             candidate = Candidate(name, template, _resolved(build, rows))
             candidate.sequences(records)
             candidates.append(candidate)
         except EvalsvcError as error:
             dropped.append(Dropped(name, error.message))
-    # A preset that fails with one template fails with the others for the same reason.
+    # A preset that fails with one template fails with all for the same reason.
     return merge_same(candidates, records), list(dict.fromkeys(dropped))
 
 
 def merge_same(candidates: Iterable[Candidate], records: Sequence[Record]) -> list[Candidate]:
-    """One candidate for all that give the data the same ids: the first, with the labels of the others."""
+    """Merge candidates that give the data the same ids into the first one, with the labels of the others."""
     merged: dict[tuple[tuple[int, ...], ...], Candidate] = {}
     for candidate in candidates:
         key = tuple(map(tuple, candidate.sequences(records)))
@@ -133,21 +134,21 @@ def merge_same(candidates: Iterable[Candidate], records: Sequence[Record]) -> li
 
 
 def with_special(candidate: Candidate, special: Mapping[str, int], variant: str) -> Candidate:
-    """The same with other rows for the special tokens."""
+    """Return the candidate with other rows for the special tokens."""
     return replace(candidate, layout=_changed(candidate, special=dict(special)), variant=variant, same=())
 
 
 def with_template(candidate: Candidate, template: str) -> Candidate:
-    """The same with another of `TEMPLATES`."""
+    """Return the candidate with another template in `TEMPLATES`."""
     layout = _changed(candidate, template=TEMPLATES[template], unconditional_template=None)
     return replace(candidate, layout=layout, template=template, same=())
 
 
 def with_order(candidate: Candidate, order: Sequence[int]) -> Candidate:
-    """The same with the codes in another order: code `c` gets the row that code `order[c]` has."""
+    """Return the candidate with reordered codes: code `c` gets the row of code `order[c]`."""
     image = candidate.layout.to_json()["image"]
-    own = image["map"] or range(len(order))
-    layout = _changed(candidate, image=image | {"map": [own[code] for code in order]})
+    rows = image["map"] or range(len(order))
+    layout = _changed(candidate, image=image | {"map": [rows[code] for code in order]})
     return replace(candidate, layout=layout, variant="codes reordered", same=())
 
 
@@ -156,7 +157,7 @@ def _changed(candidate: Candidate, **fields: object) -> VocabularyLayout:
 
 
 def rows_of(part: str, layout: VocabularyLayout, record: Record, special: Mapping[str, int]) -> list[int]:
-    """The rows of one part of a template, with these rows for the special tokens."""
+    """Return the rows of one part of a template, with these rows for the special tokens."""
     if part == TEXT:
         return [layout.text_ids[token] for token in record.text_ids or ()]
     if part == IMAGE:
@@ -166,41 +167,41 @@ def rows_of(part: str, layout: VocabularyLayout, record: Record, special: Mappin
 
 
 def unclaimed_rows(layout: VocabularyLayout) -> list[int]:
-    """Rows of a resolved layout that are neither text nor image."""
+    """Return the rows of a resolved layout that are neither text nor image."""
     return sorted(set(range(layout.rows or 0)).difference(layout.text_ids, layout.image_range or ()))
 
 
 def silent_rows(layout: VocabularyLayout) -> list[int]:
-    """Rows that never occur if the layout is right: not in a block, no part of the template, not the pad.
+    """Return the rows that never occur if the layout is right: not in a block, not in the template, not the pad.
 
-    Whether the pad is ever a target is not the layout's to say.
+    The layout does not determine whether the pad is ever a target.
     """
     used = {layout.special[part] for part in layout.template if part in layout.special}
     return [row for row in unclaimed_rows(layout) if row not in used and row != layout.pad_id]
 
 
 def slots_of(template: Sequence[str]) -> tuple[str, ...]:
-    """The slots in their order."""
+    """Return the slots of a template in order."""
     return tuple(part for part in template if part in (TEXT, IMAGE))
 
 
 def check_pairs(path: str, records: Sequence[Record]) -> None:
-    """Raise InvalidData unless every record is a pair of text and image."""
+    """Raise InvalidData unless every record has text and image."""
     for record in records:
         if not record.text_ids or not record.image_codes:
             missing = "`image_codes`" if record.text_ids else "`text_ids` or `text`"
-            raise InvalidData(f"{path}, {record.where} has no {missing}; the layout doctor needs pairs of both")
+            raise InvalidData(f"{path}, {record.where} has no {missing}; the layout doctor needs both in every record")
 
 
 def _attempts(
-    sizes: Sizes, own: Mapping[str, VocabularyLayout]
+    sizes: Sizes, given_layouts: Mapping[str, VocabularyLayout]
 ) -> Iterator[tuple[str, str, VocabularyLayout | dict[str, object]]]:
-    for name, layout in own.items():
+    for name, layout in given_layouts.items():
         yield name, "its own", layout
     for preset in PRESETS:
         for size in sizes.text:
             for template, parts in TEMPLATES.items():
-                # A table without special tokens has none of the rows that a preset gives them.
+                # A table without special tokens lacks the rows that a preset assigns to them.
                 special: dict[str, object] = {} if set(parts) - {TEXT, IMAGE} else {"special": {}}
                 yield (
                     f"{preset} {size}",
@@ -218,5 +219,5 @@ def _attempts(
 
 
 def _resolved(build: VocabularyLayout | dict[str, object], rows: int) -> VocabularyLayout:
-    # Without `rows`, since a preset would first check those special tokens that its template leaves out.
+    # Without `rows`, because a preset would check special tokens that its template leaves out.
     return (build if isinstance(build, VocabularyLayout) else parse_layout(build)).resolve(rows)

@@ -1,4 +1,4 @@
-"""One checkpoint on the couch: read its table and the pairs, try every layout, hold the outcome."""
+"""Finding the layout of one checkpoint: read its table and the pairs, try every layout, judge the result."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked."""
+    """The input of a search for a layout."""
 
     checkpoint: CheckpointRef
     pairs: str
-    """Token data with text and image codes in every record."""
+    """Path of token data with text and image codes in every record."""
     text_sizes: Sequence[int] = ()
-    """Rows of the text block to try; empty: inferred."""
+    """Numbers of text rows to try; inferred if empty."""
     codebook_size: int | None = None
-    """None: inferred."""
+    """Number of codes; inferred if None."""
     limit: int = 16
-    """Use the first so many pairs."""
+    """Number of pairs to use, from the beginning."""
     own: Mapping[str, VocabularyLayout] = field(default_factory=dict)
-    """Layouts to try next to the presets, by name."""
+    """Layouts to try in addition to the presets, by name."""
     tokenizer: str | None = None
-    """The `tokenizer.json` for pairs that hold `text`."""
+    """Path of the `tokenizer.json`, for pairs that hold `text`."""
 
 
 @dataclass(frozen=True)
 class Checkup:
-    """What was found."""
+    """The result of a search for a layout."""
 
     checkpoint: str
     pairs: str
     rows: int
-    """Of the model's table."""
+    """Number of rows of the model's table."""
     sizes: Sizes
     dropped: Sequence[Dropped]
     verdict: Verdict
@@ -55,17 +55,17 @@ class Checkup:
     records: Sequence[Record]
 
     def tables_of(self, candidate: Candidate) -> TableEvidence:
-        """How a candidate fits the tables."""
+        """Return how a candidate fits the tables."""
         return table_evidence(candidate, self.records, self.statistics)
 
 
 def examine(question: Question, settings: Settings, report: Callable[[int], None]) -> Checkup:
     """Find the layout of a checkpoint. `report` gets the number of layouts scored so far.
 
-    Raises InvalidData where a record is no pair, a file is broken, or no candidate fits table and data; else what any
-    evaluation of the checkpoint raises.
+    Raises InvalidData if a record is not a pair, a file is broken, or no candidate fits table and data; otherwise the
+    errors of evaluating the checkpoint.
     """
-    # Both need torch, without which the rest of this module shows what was found.
+    # Imported here because both need torch, and the rest of this module does not.
     from evalsvc.tasks.loss.layout_evidence import ModelEvidence
     from evalsvc.worker.context import ShardContext
 

@@ -1,4 +1,4 @@
-"""A checkup for people, for programs, and the layout as a file."""
+"""Reports of a search for a layout: tables for people, JSON, and the layout as a file."""
 
 from __future__ import annotations
 
@@ -13,42 +13,43 @@ from evalsvc.spec.protocol import plain_json
 
 COLUMNS = ("layout", "template", "image", "within", "text", "special", "behind", "", "borders", "cold", "same ids")
 LEGEND = (
-    "losses, and what a layout is behind the best, in nats/token; borders: those of its blocks that the tables show; "
-    "cold: rows that are targets in the data and never were in training"
+    "losses, and the distance behind the best, in nats/token; borders: block borders that the tables show; "
+    "cold: rows that are targets in the data but never were in training"
 )
 NEIGHBOURS = 5
-"""Variants of the best layout that the table shows."""
+"""Number of variants of the best layout that the table shows."""
 
 
-def ranking_rows(found: Checkup) -> list[list[str]]:
-    """The best; of every preset and file the template that is nearest to it; and the nearest variants of the best."""
-    verdict = found.verdict
+def ranking_rows(checkup: Checkup) -> list[list[str]]:
+    """Return rows for the best layout, the nearest template of every preset and file, and the nearest variants of the
+    best."""
+    verdict = checkup.verdict
     rivals = _shown(verdict.ranking)
-    return [_row(found, verdict.best, None), *(_row(found, rival.scored, rival) for rival in rivals)]
+    return [_row(checkup, verdict.best, None), *(_row(checkup, rival.scored, rival) for rival in rivals)]
 
 
-def summary(found: Checkup) -> Iterator[str]:
-    """What was looked at, and what the tables say, a line each."""
-    yield f"{found.checkpoint}: {found.rows} rows; {len(found.records)} pairs of {found.pairs}"
-    yield from found.sizes.notes
-    borders = ", ".join(str(border.row) for border in found.statistics.borders) or "none"
+def summary(checkup: Checkup) -> Iterator[str]:
+    """Yield lines about the input and the statistics of the tables."""
+    yield f"{checkup.checkpoint}: {checkup.rows} rows; {len(checkup.records)} pairs of {checkup.pairs}"
+    yield from checkup.sizes.notes
+    borders = ", ".join(str(border.row) for border in checkup.statistics.borders) or "none"
     yield f"tables: the rows' norms and directions change (strongest first) at: {borders}"
-    cold = found.statistics.cold
+    cold = checkup.statistics.cold
     ranges = ", ".join(_ranges(cold)) or "none"
     yield f"tables: rows that lie in one direction, as those do that were never a target: {len(cold)} ({ranges})"
 
 
-def condition_rows(found: Checkup) -> list[list[str]]:
-    """The rule, part by part."""
+def condition_rows(checkup: Checkup) -> list[list[str]]:
+    """Return a row for each condition of the rule."""
     return [
         [condition.name, "ok" if condition.ok else "NO", condition.found, "" if condition.ok else condition.do]
-        for condition in found.verdict.conditions
+        for condition in checkup.verdict.conditions
     ]
 
 
-def conclusion(found: Checkup) -> str:
-    """The verdict in a sentence."""
-    verdict = found.verdict
+def conclusion(checkup: Checkup) -> str:
+    """Return the verdict as a sentence."""
+    verdict = checkup.verdict
     rule = f"{verdict.needed:.1f} standard errors needed, {verdict.comparisons} comparisons"
     label = verdict.best.candidate.label
     special = ", ".join(f"{name} {row}" for name, row in verdict.best.candidate.layout.special.items())
@@ -57,42 +58,42 @@ def conclusion(found: Checkup) -> str:
     return f"the layout is {label} ({rule})" + (f"; special tokens: {special}" if special else "")
 
 
-def layout_yaml(found: Checkup) -> str:
-    """The best layout as a file for `--layout`. What the data do not tell is left to who knows the run."""
-    content = found.verdict.best.candidate.layout.to_json()
+def layout_yaml(checkup: Checkup) -> str:
+    """Return the best layout as a file for `--layout`. Fields that the data do not determine are left to the author."""
+    content = checkup.verdict.best.candidate.layout.to_json()
     content = {key: value for key, value in content.items() if value is not None}
     content["text"] = {key: value for key, value in content["text"].items() if value is not None}
     content["image"] = {key: value for key, value in content["image"].items() if value is not None}
-    best, n = found.verdict.best.candidate, len(found.records)
+    best, n = checkup.verdict.best.candidate, len(checkup.records)
     head = (
         f"# {best.label}, found by `evalsvc doctor layout` in {n} pairs.\n"
-        "# Pairs tell neither length, unconditional_template and tokenizer, nor special tokens that are not in the "
+        "# Pairs do not determine length, unconditional_template, tokenizer, and special tokens that are not in the "
         "template.\n"
     )
     return head + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
 
 
-def to_json(found: Checkup) -> dict[str, object]:
-    """All of it, JSON-able."""
-    verdict = found.verdict
+def to_json(checkup: Checkup) -> dict[str, object]:
+    """Return the result as JSON."""
+    verdict = checkup.verdict
     document = {
-        "checkpoint": found.checkpoint,
-        "pairs": found.pairs,
-        "n": len(found.records),
-        "rows": found.rows,
+        "checkpoint": checkup.checkpoint,
+        "pairs": checkup.pairs,
+        "n": len(checkup.records),
+        "rows": checkup.rows,
         "decided": verdict.decided,
         "layout": verdict.best.candidate.layout.to_json(),
         "conditions": [vars(condition) for condition in verdict.conditions],
         "needed": verdict.needed,
         "comparisons": verdict.comparisons,
-        "best": _scored_json(found, verdict.best),
-        "ranking": [_scored_json(found, rival.scored) | _behind_json(rival) for rival in verdict.ranking],
+        "best": _scored_json(checkup, verdict.best),
+        "ranking": [_scored_json(checkup, rival.scored) | _behind_json(rival) for rival in verdict.ranking],
         "reordered": [_behind_json(rival) for rival in verdict.reordered],
         "expectations": [vars(expectation) for expectation in verdict.expectations],
-        "dropped": [vars(dropped) for dropped in found.dropped],
-        "sizes": {"text": found.sizes.text, "codebook": found.sizes.codebook, "notes": found.sizes.notes},
-        "borders": [vars(border) for border in found.statistics.borders],
-        "cold": found.statistics.cold,
+        "dropped": [vars(dropped) for dropped in checkup.dropped],
+        "sizes": {"text": checkup.sizes.text, "codebook": checkup.sizes.codebook, "notes": checkup.sizes.notes},
+        "borders": [vars(border) for border in checkup.statistics.borders],
+        "cold": checkup.statistics.cold,
     }
     plain: dict[str, object] = plain_json(document)
     return plain
@@ -114,8 +115,8 @@ def _shown(ranking: Sequence[Behind]) -> list[Behind]:
     return shown
 
 
-def _row(found: Checkup, scored: Scored, rival: Behind | None) -> list[str]:
-    candidate, tables = scored.candidate, found.tables_of(scored.candidate)
+def _row(checkup: Checkup, scored: Scored, rival: Behind | None) -> list[str]:
+    candidate, tables = scored.candidate, checkup.tables_of(scored.candidate)
     return [
         candidate.name,
         "; ".join(filter(None, [candidate.template, candidate.variant])),
@@ -136,7 +137,7 @@ def _loss(ratio: Ratio | None) -> str:
 
 
 def _ranges(rows: Sequence[int], most: int = 8) -> Iterator[str]:
-    """`0…9, 12`; the first few, and how many more."""
+    """Yield ranges of rows: `0…9, 12`; the first few, and the number of omitted ones."""
     runs: list[list[int]] = []
     for row in rows:
         if runs and runs[-1][1] == row - 1:
@@ -146,11 +147,11 @@ def _ranges(rows: Sequence[int], most: int = 8) -> Iterator[str]:
     for start, stop in runs[:most]:
         yield str(start) if start == stop else f"{start}…{stop}"
     if len(runs) > most:
-        yield f"and {len(runs) - most} more stretches"
+        yield f"and {len(runs) - most} more ranges"
 
 
-def _scored_json(found: Checkup, scored: Scored) -> dict[str, object]:
-    candidate, tables = scored.candidate, found.tables_of(scored.candidate)
+def _scored_json(checkup: Checkup, scored: Scored) -> dict[str, object]:
+    candidate, tables = scored.candidate, checkup.tables_of(scored.candidate)
     losses = {kind: scored.loss(kind) for kind in ("text", "image", "special")} | {"image_within": scored.image_within}
     return {
         "name": candidate.name,

@@ -1,8 +1,8 @@
-"""How well a candidate explains the data: their description length under it, and by how much another one is worse.
+"""Scores of candidates: the description length of the data, and how far a candidate is behind another.
 
-The description length of a sequence, in nats, is the summed loss of its text, image and special tokens, ln of the block
-for a first token that nothing predicts, and -ln(1 - p) behind the last, where p is what the model gives to rows that
-never occur if the layout is right, such as a marker that the template leaves out.
+The description length of a sequence, in nats, is the summed loss of its text, image and special tokens, plus ln of the
+block size for a first token that nothing predicts, plus -ln(1 - p) after the last token. Here p is the probability of
+rows that never occur if the layout is right, such as a marker that the template leaves out.
 """
 
 from __future__ import annotations
@@ -22,61 +22,62 @@ KINDS = ("text", "image", "special")
 
 
 class Witness(Protocol):
-    """The model that is asked."""
+    """The interface of a model that scores candidates."""
 
     def sums(self, layout: VocabularyLayout, sequences: Sequence[Sequence[int]]) -> Mapping[str, Sequence[float]]:
-        """Counts and summed losses of each sequence, see `teacher_forcing.COLUMNS`."""
+        """Return counts and summed losses of each sequence, see `teacher_forcing.COLUMNS`."""
 
     def next_log_masses(self, prefixes: Sequence[Sequence[int]], groups: Sequence[Sequence[int]]) -> list[list[float]]:
-        """log of the probability that some row of a group follows, for each prefix one number a group."""
+        """Return log probabilities that some row of a group follows: for each prefix, one number per group."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A candidate and what the model made of the data under it."""
+    """A candidate with the model's losses of the data."""
 
     candidate: Candidate
     sums: Mapping[str, Sequence[float]]
     ends: Sequence[float]
-    """Per sequence, nats: what the first and behind the last token is added to the losses."""
+    """Nats of each sequence for its first token and after its last token, added to the losses."""
 
     @cached_property
     def totals(self) -> list[float]:
-        """Description length of each sequence in nats."""
+        """Return the description length of each sequence in nats."""
         losses = (self.sums[f"nll_{kind}"] for kind in KINDS)
         return [math.fsum(parts) for parts in zip(*losses, self.ends, strict=True)]
 
     @cached_property
     def total(self) -> float:
-        """Of all sequences together."""
+        """Return the description length of all sequences in nats."""
         return math.fsum(self.totals)
 
     def loss(self, kind: str) -> Ratio | None:
-        """nats/token over all ids, of `text`, `image` or `special` tokens; None where there are none."""
+        """Return the loss of `text`, `image` or `special` tokens over all ids, in nats/token; None without such
+        tokens."""
         return ratio_of_sums(self.sums[f"nll_{kind}"], self.sums[f"n_{kind}"])
 
     @property
     def image_within(self) -> Ratio | None:
-        """nats/token of the image tokens with the softmax over image ids."""
+        """Return the loss of image tokens within image ids, in nats/token."""
         return ratio_of_sums(self.sums["within_image"], self.sums["n_image"])
 
     @property
     def tokens(self) -> float:
-        """Text and image tokens that are targets, of a sequence on average."""
+        """Return the mean number of text and image targets of a sequence."""
         return math.fsum([*self.sums["n_text"], *self.sums["n_image"]]) / len(self.ends)
 
 
 @dataclass(frozen=True)
 class Behind:
-    """By how much a candidate is worse than the best, paired over sequences."""
+    """Distance of a candidate behind the best, paired over sequences."""
 
     scored: Scored
     nats: float
-    """Per sequence; negative where it is better."""
+    """Nats per sequence; negative if the candidate is better."""
     stderr: float | None
-    """None with a single sequence."""
+    """Standard error; None for a single sequence."""
     tokens: float
-    """Text and image tokens of a sequence."""
+    """Number of text and image tokens of a sequence."""
 
     @property
     def nats_per_token(self) -> float:
@@ -88,7 +89,7 @@ class Behind:
 
 
 def score(witness: Witness, candidate: Candidate, sequences: Sequence[Sequence[int]], enough: float) -> Scored:
-    """Score the data as the candidate writes them; above `enough` nats, without what the model expects behind them."""
+    """Score the data under a candidate. Above `enough` nats, the expectation after the last tokens is not computed."""
     layout = candidate.layout
     scored = Scored(candidate, witness.sums(layout, sequences), [_first_token(layout)] * len(sequences))
     silent = silent_rows(layout)
@@ -100,21 +101,21 @@ def score(witness: Witness, candidate: Candidate, sequences: Sequence[Sequence[i
 
 
 def behind(best: Scored, other: Scored) -> Behind:
-    """How far `other` is behind."""
-    differences = [theirs - ours for theirs, ours in zip(other.totals, best.totals, strict=True)]
+    """Return how far `other` is behind `best`."""
+    differences = [rival - leader for rival, leader in zip(other.totals, best.totals, strict=True)]
     mean = math.fsum(differences) / len(differences)
     return Behind(other, mean, standard_error(differences), best.tokens)
 
 
 def in_errors(margin: float, stderr: float | None) -> float:
-    """A margin in standard errors; 0 where nothing is known of its error."""
+    """Return a margin in standard errors; 0 if the standard error is unknown."""
     if stderr is None or math.isnan(margin):
         return 0.0
     return margin / stderr if stderr else math.copysign(math.inf, margin)
 
 
 def _first_token(layout: VocabularyLayout) -> float:
-    """Nats of a first token: a marker is certain, anything else some id of its block."""
+    """Return the nats of a first token: 0 for a marker, ln of the block size for any other."""
     first = layout.template[0]
     if first == TEXT:
         return math.log(layout.text.size)
@@ -122,5 +123,5 @@ def _first_token(layout: VocabularyLayout) -> float:
 
 
 def _surprise(log_mass: float) -> float:
-    """-ln(1 - p), at most that of a p which rounds to 1."""
+    """Return -ln(1 - p), bounded by its value for a p that rounds to 1."""
     return -math.log(max(-math.expm1(log_mass), 1e-12))

@@ -1,4 +1,4 @@
-"""What the model's tables say of a candidate, apart from any loss: printed next to the verdict and no part of it."""
+"""Evidence of the model's tables for a candidate, independent of losses: shown next to the verdict, not part of it."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ if TYPE_CHECKING:
     from evalsvc.metrics.table_rows import RowStatistics
 
 NEAR = 1
-"""Rows by which a change point may miss a border."""
+"""Number of rows by which a change point may miss a border."""
 
 
 @dataclass(frozen=True)
 class TableEvidence:
-    """How a candidate fits the tables."""
+    """Evidence of the tables for a candidate."""
 
     borders: tuple[int, ...]
-    """Where its text and image blocks begin and end within the table."""
+    """Rows at which text and image blocks begin and end within the table."""
     seen: tuple[int, ...]
-    """Those of them at which the rows' statistics change."""
+    """Borders at which the rows' statistics change."""
     targets: int
-    """Different rows that the data have as targets."""
+    """Number of distinct target rows in the data."""
     cold: int
-    """Those of them that training never had as targets, by their direction: few of the right layout."""
+    """Number of target rows that were never targets in training, by their direction; small for the right layout."""
 
 
 def table_evidence(candidate: Candidate, records: Sequence[Record], statistics: RowStatistics) -> TableEvidence:
-    """Hold a candidate against the tables."""
+    """Compare a candidate with the statistics of the tables."""
     layout = candidate.layout
     blocks = [block for block in (layout.text_ids, layout.image_range) if block is not None]
     borders = sorted({edge for block in blocks for edge in (block.start, block.stop)} - {0, layout.rows})

@@ -1,4 +1,4 @@
-"""Whether the best candidate is believed: a rule in four parts, all of which must hold."""
+"""The verdict on the best candidate: a rule of several conditions, all of which must hold."""
 
 from __future__ import annotations
 
@@ -17,51 +17,51 @@ from evalsvc.spec.layout import IMAGE, TEXT
 
 @dataclass(frozen=True)
 class Rule:
-    """When a layout is believed."""
+    """The conditions for deciding on a layout."""
 
     level: float = 0.001
     """Probability of a false decision over all comparisons, which are one-sided t-tests over sequences (Bonferroni)."""
     nats: float = 1.0
-    """Every other candidate must be worse by so many nats per sequence at least."""
+    """Minimum distance of every other candidate in nats per sequence."""
     silent: float = 0.5
-    """Rows that never occur must have less than this probability wherever a part of the template ends."""
+    """Maximum probability of rows that never occur, after each part of the template."""
     reorderings: int = 8
-    """Random orders of the codes, each of which must be worse."""
+    """Number of random orders of the codes, each of which must be worse."""
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the model expects, where a part of the template ends, of rows that never occur if the layout is right."""
+    """Probability of rows that never occur if the layout is right, after a part of the template."""
 
     place: str
-    """The part."""
+    """Name of the part."""
     mass: float
     """Mean probability of all such rows together."""
     row: int
-    """The likeliest of them."""
+    """Likeliest such row."""
     probability: float
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One part of the rule."""
+    """One condition of the rule."""
 
     name: str
     ok: bool
     found: str
     do: str
-    """What to do where it fails."""
+    """Remedy if the condition fails."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The best layout, whether to believe it, and why."""
+    """The best layout, the decision, and the reasons."""
 
     best: Scored
     ranking: Sequence[Behind]
-    """All others that were scored, nearest first."""
+    """All other scored candidates, nearest first."""
     reordered: Sequence[Behind]
-    """The best with its codes in random orders."""
+    """The best candidate with its codes in random orders."""
     expectations: Sequence[Expectation]
     conditions: Sequence[Condition]
     needed: float
@@ -74,10 +74,10 @@ class Verdict:
 
 
 def judge(search: Search, rule: Rule) -> Verdict:
-    """The verdict on what the search found."""
+    """Judge the result of a search."""
     best, witness, records = search.best, search.witness, search.records
-    others = (scored for scored in search.found.values() if scored is not best)
-    ranking = sorted((behind(best, other) for other in others), key=lambda rival: rival.nats)
+    rivals = (scored for scored in search.scores.values() if scored is not best)
+    ranking = sorted((behind(best, other) for other in rivals), key=lambda rival: rival.nats)
     reordered = [behind(best, _reordered(witness, best.candidate, records, seed)) for seed in range(rule.reorderings)]
     comparisons = len(ranking) + len(reordered) + 1
     needed = critical_value(rule.level / comparisons, len(records) - 1)
@@ -100,7 +100,7 @@ def _reordered(witness: Witness, best: Candidate, records: Sequence[Record], see
 
 def _expectations(witness: Witness, best: Candidate, records: Sequence[Record]) -> list[Expectation]:
     silent = silent_rows(best.layout)[:MOST_ROWS]
-    found = []
+    expectations = []
     prefixes: list[list[int]] = [[] for _ in records]
     for index, part in enumerate(best.layout.template if silent else ()):
         for prefix, record in zip(prefixes, records, strict=True):
@@ -109,8 +109,8 @@ def _expectations(witness: Witness, best: Candidate, records: Sequence[Record]) 
             masses = witness.next_log_masses(prefixes, [silent, *([row] for row in silent)])
             everything, *single = (_mean_exp(column) for column in zip(*masses, strict=True))
             likeliest = max(single)
-            found.append(Expectation(part, everything, silent[single.index(likeliest)], likeliest))
-    return found
+            expectations.append(Expectation(part, everything, silent[single.index(likeliest)], likeliest))
+    return expectations
 
 
 def _mean_exp(logs: Sequence[float]) -> float:
@@ -120,38 +120,40 @@ def _mean_exp(logs: Sequence[float]) -> float:
 def _images_are_known(best: Scored, needed: float) -> Condition:
     name = "the images are known"
     image, uniform = best.loss("image"), math.log(best.candidate.codebook_size)
-    do = "ask for a later checkpoint; or the layout is none of these: describe it by --layout"
+    do = "use a later checkpoint, or describe the layout with --layout"
     if image is None:
         return Condition(name, False, "no image token is a target", do)
     below = in_errors(uniform - image.value, image.stderr)
     side = "below" if below > 0 else "above"
-    found = (
+    evidence = (
         f"image loss {image.value:.3f} nats/token, {abs(below):.1f} standard errors {side} "
         f"ln {best.candidate.codebook_size} = {uniform:.3f}"
     )
-    return Condition(name, below >= needed, found, do)
+    return Condition(name, below >= needed, evidence, do)
 
 
 def _order_matters(reordered: Sequence[Behind], needed: float) -> Condition:
-    # An untrained model with tied tables expects what it has just read. Where codes repeat, the image loss is then
-    # below ln of the codebook, but so it is in any order.
+    # An untrained model with tied tables expects what it has just read. If codes repeat, the image loss is then below
+    # ln of the codebook, in any order of the codes.
     nearest = min(reordered, key=lambda rival: rival.standard_errors)
-    found = f"of {len(reordered)} random orders of the codes the nearest is {describe(nearest)}"
-    do = "the image block lies elsewhere, or its codes have another order: describe it by --layout"
-    return Condition("the order of the codes matters", nearest.standard_errors >= needed, found, do)
+    evidence = f"of {len(reordered)} random orders of the codes the nearest is {describe(nearest)}"
+    do = "the image block has another position or order of codes: describe it with --layout"
+    return Condition("the order of the codes matters", nearest.standard_errors >= needed, evidence, do)
 
 
 def _others_are_worse(ranking: Sequence[Behind], needed: float, rule: Rule) -> Condition:
     name = "every other candidate is worse"
     if not ranking:
-        return Condition(name, False, "there is no other", "give the sizes by --text-size, or rivals by --layout")
+        return Condition(
+            name, False, "there is no other", "set the sizes with --text-size, or other layouts with --layout"
+        )
     close = [rival for rival in ranking if rival.nats < rule.nats or rival.standard_errors < needed]
     nearest = close[0] if close else min(ranking, key=lambda rival: rival.standard_errors)
-    found = f"{nearest.scored.candidate.label} is {describe(nearest)}"
+    evidence = f"{nearest.scored.candidate.label} is {describe(nearest)}"
     if len(close) > 1:
-        found += f"; {len(close) - 1} more are too near"
-    do = "give more pairs (--limit), the sizes (--text-size), or a later checkpoint; or ask the trainer which it is"
-    return Condition(name, not close, found, do)
+        evidence += f"; {len(close) - 1} more are too close"
+    do = "use more pairs (--limit), set the sizes (--text-size), or use a later checkpoint"
+    return Condition(name, not close, evidence, do)
 
 
 def _nothing_is_missing(expectations: Sequence[Expectation], rule: Rule) -> Condition:
@@ -159,12 +161,12 @@ def _nothing_is_missing(expectations: Sequence[Expectation], rule: Rule) -> Cond
     if not expectations:
         return Condition(name, True, "every row has a meaning", "")
     most = max(expectations, key=lambda expectation: expectation.mass)
-    found = f"behind {most.place}, row {most.row}, which never occurs, has a probability of {most.probability:.3f}"
-    do = f"a marker is missing: describe the template by --layout, with row {most.row} behind {most.place}"
-    return Condition(name, most.mass < rule.silent, found, do)
+    evidence = f"after {most.place}, row {most.row}, which never occurs, has a probability of {most.probability:.3f}"
+    do = f"a marker is missing: describe the template with --layout, with row {most.row} after {most.place}"
+    return Condition(name, most.mass < rule.silent, evidence, do)
 
 
 def describe(rival: Behind) -> str:
-    """For people: how far it is behind."""
+    """Describe for people how far a candidate is behind."""
     side = "worse" if rival.nats > 0 else "better"
     return f"{abs(rival.nats):.2f} nats/sequence {side}, {abs(rival.standard_errors):.1f} standard errors"

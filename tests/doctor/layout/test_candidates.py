@@ -60,7 +60,7 @@ def test_table_without_special_tokens_keeps_the_bare_templates() -> None:
     candidates, dropped = propose(14, [pair()], SIZES, {})
     assert {item.template for item in candidates} == {"text, image; bare", "image, text; bare"}
     reasons = {item.name: item.reason for item in dropped}
-    assert "lies beyond the table of 14 rows" in reasons["image-then-special 10"]
+    assert "exceeds the table of 14 rows" in reasons["image-then-special 10"]
 
 
 def test_own_layout_comes_first_and_says_which_presets_are_the_same() -> None:
@@ -69,7 +69,7 @@ def test_own_layout_comes_first_and_says_which_presets_are_the_same() -> None:
     assert candidates[0].label == "mine.yaml (its own)"
     assert "image-then-special 10 (text, image)" in candidates[0].same
     [reason] = [item.reason for item in dropped if item.name == "other.yaml"]
-    assert reason.startswith("the layout is for a table of 99 rows, the model's has 21")
+    assert reason.startswith("the layout is for a table of 99 rows, the model has 21")
 
 
 def test_data_rule_out_sizes() -> None:
@@ -99,7 +99,7 @@ class TestSizes:
 
 
 def test_records_must_be_pairs() -> None:
-    with pytest.raises(InvalidData, match="line 1 has no `image_codes`; the layout doctor needs pairs"):
+    with pytest.raises(InvalidData, match="line 1 has no `image_codes`; the layout doctor needs both"):
         check_pairs("x.jsonl", [Record(array("i", [1]), None, "line 1")])
     with pytest.raises(InvalidData, match="has no `text_ids` or `text`"):
         check_pairs("x.jsonl", [Record(array("i"), array("i", [1]), "line 1")])

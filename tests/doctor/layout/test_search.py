@@ -140,7 +140,7 @@ def test_each_way_to_write_the_data_is_scored_once() -> None:
     search = Search(BigramWitness.trained(hidden("image-then-special"), TRAINING, ROWS), PAIRS)
     search.run(CANDIDATES[:4])
     search.score(search.best.candidate)
-    keys = [tuple(map(tuple, scored.candidate.sequences(PAIRS))) for scored in search.found.values()]
+    keys = [tuple(map(tuple, scored.candidate.sequences(PAIRS))) for scored in search.scores.values()]
     assert len(keys) == len(set(keys))
 
 
@@ -163,7 +163,7 @@ def test_every_exchange_of_special_tokens_is_a_rival() -> None:
     first = [special | {"doc": row} for row in range(583, ROWS)]
     for rows in (*exchanges, *first):
         layout = parse_layout({**search.best.candidate.layout.to_json(), "special": rows})
-        assert tuple(map(tuple, written(layout))) in search.found
+        assert tuple(map(tuple, written(layout))) in search.scores
 
 
 def test_token_that_comes_twice_has_one_row() -> None:
