@@ -1,1 +1,1 @@
-"""Numbers computed a second time by the programs that the field cites."""
+"""Comparing evalsvc's numbers with those of the programs that the field cites."""

@@ -1,4 +1,4 @@
-"""What a verification finds: one quantity computed by evalsvc and by another program, and whether the two agree."""
+"""Findings of a verification: a quantity computed by evalsvc and by another program, and whether both agree."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Agreement:
-    """A quantity that was computed twice."""
+    """A quantity that was computed by two programs."""
 
     quantity: str
-    """What was computed, e.g. `fid64 of 256 PNG files`."""
+    """Name of the quantity, e.g. `fid64 of 256 PNG files`."""
     program: str
-    """What computed it the second time, with its version: `torch-fidelity 0.4.0`, or `golden values`."""
+    """Name and version of the second program: `torch-fidelity 0.4.0`, or `golden values`."""
     difference: float
-    """Largest absolute difference; NaN where a side holds NaN."""
+    """Largest absolute difference; NaN if a side holds NaN."""
     tolerance: float
     """Largest absolute difference that rounding explains."""
     ours: float | None = None
-    """The number by evalsvc; None where whole arrays were compared."""
+    """Number by evalsvc; None if whole arrays were compared."""
     theirs: float | None = None
     note: str = ""
-    """What a reader must know to read the difference, such as how the tolerance follows."""
+    """Explanation of the difference for readers, such as the origin of the tolerance."""
 
     @classmethod
     def of_numbers(
@@ -42,17 +42,17 @@ class Agreement:
         cls, quantity: str, program: str, ours: ArrayLike, theirs: ArrayLike, tolerance: float, note: str = ""
     ) -> Agreement:
         """Compare two arrays element by element; arrays of different shapes differ by infinity."""
-        import numpy as np  # not above: the command line starts without
+        import numpy as np  # not above: the command line starts without numpy
 
         first, second = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
         if first.shape != second.shape:
-            found = f"shapes {list(first.shape)} and {list(second.shape)}"
-            return cls(quantity, program, math.inf, tolerance, note=f"{note}; {found}" if note else found)
+            shapes = f"shapes {list(first.shape)} and {list(second.shape)}"
+            return cls(quantity, program, math.inf, tolerance, note=f"{note}; {shapes}" if note else shapes)
         return cls(quantity, program, float(np.abs(first - second).max(initial=0.0)), tolerance, note=note)
 
     @property
     def agrees(self) -> bool:
-        """Whether the difference is within the tolerance; a NaN is not."""
+        """Return whether the difference is within the tolerance; false for NaN."""
         return self.difference <= self.tolerance
 
     @property
@@ -62,12 +62,12 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Untried:
-    """A quantity that could not be computed a second time here."""
+    """A quantity that could not be compared here."""
 
     quantity: str
     program: str
     reason: str
-    """Why, and what to do: a package that is not installed, and the command that installs it."""
+    """Reason and remedy, such as the command that installs a missing package."""
 
     verdict = "not tried"
 
@@ -76,7 +76,7 @@ Finding = Agreement | Untried
 
 
 def installed(package: str) -> str | None:
-    """Return the version of an installed package; None where it is not installed."""
+    """Return the version of an installed package; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -84,25 +84,25 @@ def installed(package: str) -> str | None:
 
 
 def release(package: str) -> str:
-    """Return the name of a package with its version where it is installed, as findings name a program."""
+    """Return the name of a package, with its version if it is installed, as findings name a program."""
     return " ".join(filter(None, (package, installed(package))))
 
 
 def all_agree(findings: Sequence[Finding]) -> bool:
-    """Whether something was computed twice, and everything that was agrees."""
+    """Return whether anything was compared, and every comparison agrees."""
     tried = [finding for finding in findings if isinstance(finding, Agreement)]
     return bool(tried) and all(finding.agrees for finding in tried)
 
 
 COLUMNS = ("quantity", "program", "ours", "theirs", "difference", "tolerance", "", "note")
-"""Columns of the table that a terminal shows."""
+"""Columns of the table on a terminal."""
 
 DROP = ("theirs", "ours")
 """Columns that go, in this order, where a terminal is too narrow for all."""
 
 
 def table_row(finding: Finding) -> list[str]:
-    """The cells of a finding under COLUMNS."""
+    """Return the cells of a finding under COLUMNS."""
     if isinstance(finding, Untried):
         return [finding.quantity, finding.program, "", "", "", "", finding.verdict, finding.reason]
     numbers = ["" if number is None else f"{number:.9g}" for number in (finding.ours, finding.theirs)]
@@ -111,7 +111,7 @@ def table_row(finding: Finding) -> list[str]:
 
 
 def to_json(findings: Sequence[Finding]) -> dict[str, object]:
-    """Return JSON: `agrees`, and `findings` with a `verdict` each. A number that is not finite is None."""
+    """Return JSON: `agrees`, and `findings` with a `verdict` each. Numbers that are not finite are None."""
     return {"agrees": all_agree(findings), "findings": [_finding_json(finding) for finding in findings]}
 
 

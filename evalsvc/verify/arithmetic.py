@@ -1,4 +1,4 @@
-"""Whether a device computes in float32 what is asked for in float32."""
+"""Checks that a device computes in float32 when asked to."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from evalsvc.verify.agreement import Agreement
 from evalsvc.verify.golden_files import Golden
 
 INNER = 1024
-"""Products in a sum, for sums of about √INNER."""
+"""Number of products in a sum; sums are about √INNER."""
 FULL = 1e-3
-"""Sums of INNER products in float32 are off by about 1e-4, in TF32 by 1e-2, in bfloat16 by 1e-1."""
+"""Tolerance: sums of INNER products in float32 are off by about 1e-4, in TF32 by 1e-2, in bfloat16 by 1e-1."""
 
 
 def verify_products(golden: Golden) -> Iterator[Agreement]:
     """Compare a matrix product and a convolution in float32 with float64 on the CPU.
 
-    Cards and newer CPUs compute both in fewer bits where a library or a variable of the environment lets them.
+    Cards and newer CPUs compute both in fewer bits if a library or an environment variable permits it.
     """
     random = torch.Generator().manual_seed(0)
     rows, columns = (torch.randn(256, INNER, generator=random) for _ in range(2))
@@ -37,17 +37,17 @@ def _product(
 ) -> Agreement:
     device = torch.device(golden.device)
     with full_precision(device):
-        found = compute(first.to(device), second.to(device)).double().cpu()
+        product = compute(first.to(device), second.to(device)).double().cpu()
     expected = compute(first.double(), second.double())
-    note = f"{INNER} products a sum; TF32 would differ by 1e-2"
-    return Agreement.of_arrays(quantity, "float64 on the CPU", found, expected, FULL, note)
+    note = f"{INNER} products per sum; TF32 would differ by 1e-2"
+    return Agreement.of_arrays(quantity, "float64 on the CPU", product, expected, FULL, note)
 
 
 def verify_noise(golden: Golden) -> Iterator[Agreement]:
-    """Compare uniform noise with that of a plain implementation in Python's integers: equal bits on every device."""
+    """Compare uniform noise with a plain implementation in Python's integers: the bits are equal on every device."""
     keys = stream_keys(7, ["digit-10"], torch.device(golden.device))
-    found = torch.cat([uniform(keys, position, 64) for position in (0, 63)])
+    noise = torch.cat([uniform(keys, position, 64) for position in (0, 63)])
     expected = golden.tensors("sampling")["uniform"]
     yield Agreement.of_arrays(
-        "noise of 128 codes", "golden, SplitMix64 in Python", found.cpu(), expected, 0.0, "integers: every bit is equal"
+        "noise of 128 codes", "golden, SplitMix64 in Python", noise.cpu(), expected, 0.0, "integers: every bit is equal"
     )

@@ -1,4 +1,4 @@
-"""Image decoders by diffusers: VQModel with the same weights, in float32 on the CPU."""
+"""Comparing image decoders with diffusers: VQModel with the same weights, in float32 on the CPU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from evalsvc.verify.agreement import Agreement, Finding, Untried, release
 from evalsvc.verify.recorded import RecordedTask, VerifyRequest, opened_context
 
 DECODED = 16
-"""Images that are decoded a second time, at most: a full-size decoder needs a second for one on a CPU."""
+"""Maximum number of images that are decoded a second time; a full-size decoder takes a second per image on a CPU."""
 
 SEED = 0
 
@@ -35,7 +35,7 @@ TIES_NOTE = "rounding to 8 bits parts values that lie on two sides of a tie betw
 
 
 def verify_decoder_of(task: RecordedTask, request: VerifyRequest) -> list[Finding]:
-    """Compare the image decoder of a task, unless single metrics were asked for. Raises what loading it raises."""
+    """Compare the image decoder of a task, unless specific metrics were requested. Raises the errors of loading it."""
     if request.metrics:
         return []
     spec: TextToImage | Reconstruction = build_task(task.spec)
@@ -46,7 +46,7 @@ def verify_decoder_of(task: RecordedTask, request: VerifyRequest) -> list[Findin
 
 
 def random_codes(decoder: ImageDecoder, side: int, n: int) -> Tensor:  # [B, N] int64
-    """Draw the codes of at most `n` images of `side` pixels, each code with equal probability: all of them occur."""
+    """Draw the codes of at most `n` images of `side` pixels uniformly. All codes occur if there are enough images."""
     height, width = decoder.grid(side, side)
     generator = torch.Generator().manual_seed(SEED)
     return torch.randint(decoder.codebook_size, (min(n, DECODED), height * width), generator=generator)
@@ -61,18 +61,18 @@ def verify_decoder(
     """Compare the images of codes, and the codes of these images."""
     codes, program = codes[:DECODED].cpu(), f"{release('diffusers')} (VQModel)"
     try:
-        theirs = write_diffusers(decoder)
+        reference = write_diffusers(decoder)
     except (MissingPackage, UnsupportedModel) as error:
         return [Untried(f"{name}: decoded images", program, error.message)]
     grid = decoder.grid(side, side)
     images = decoder.decode(codes, grid).cpu()
-    wanted = _decode(theirs, codes, grid)
+    wanted = _decode(reference, codes, grid)
     differing = float((to_uint8(images) != to_uint8(wanted)).double().mean())
     count = len(codes)
     return [
         Agreement.of_arrays(f"{name}: {count} decoded images", program, images, wanted, PIXEL_TOLERANCE, NOTE),
         Agreement(f"{name}: share of 8-bit values that differ", program, differing, TIES, note=TIES_NOTE),
-        _compare_encoding(decoder, theirs, images.clamp(-1, 1), f"{name}: latents of {count} images", program),
+        _compare_encoding(decoder, reference, images.clamp(-1, 1), f"{name}: latents of {count} images", program),
     ]
 
 
@@ -105,7 +105,7 @@ def write_diffusers(decoder: ImageDecoder) -> Any:
     if find_spec("diffusers") is None:
         raise missing_package("diffusers", "verifying a decoder", "reference")
     if not isinstance(decoder, VQAutoencoder):
-        raise UnsupportedModel(f"VQModel of diffusers is no {type(decoder).__name__}")
+        raise UnsupportedModel(f"diffusers' VQModel does not support {type(decoder).__name__}")
     from diffusers import VQModel
 
     kind: Any = VQModel
@@ -127,7 +127,7 @@ def write_diffusers(decoder: ImageDecoder) -> Any:
     )
     levels, shapes = len(network.widths), model.state_dict()
     tensors = {_name(name, levels, spatial): tensor.float().cpu() for name, tensor in decoder.state_dict().items()}
-    # Projections of attention are 1x1 convolutions of the authors, and linear layers there.
+    # The authors' attention projections are 1x1 convolutions, and linear layers in diffusers.
     model.load_state_dict({name: tensor.reshape(shapes[name].shape) for name, tensor in tensors.items()})
     return model.requires_grad_(False).eval()
 
@@ -140,8 +140,8 @@ def _require_supported(config: AutoencoderConfig, spatial: bool) -> None:
         "resamp_with_conv false": not network.resamp_with_conv,
         "add_conv": spatial and network.add_conv,
     }
-    if found := [name for name, applies in unsupported.items() if applies]:
-        raise UnsupportedModel(f"VQModel of diffusers has no {' or '.join(found)}")
+    if present := [name for name, applies in unsupported.items() if applies]:
+        raise UnsupportedModel(f"diffusers' VQModel does not support {' or '.join(present)}")
 
 
 def _name(name: str, levels: int, spatial: bool) -> str:

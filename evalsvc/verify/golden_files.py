@@ -1,7 +1,7 @@
 """The golden values that come with evalsvc, and the miniature that they were computed from.
 
 `tests/golden/machine/make.py` wrote the folder. Nothing in the folder is executed: tensors are safetensors, numbers are
-JSON, and the checkpoints that open_lm wrote are read as every other checkpoint is.
+JSON, and the checkpoints that open_lm wrote are read like any other checkpoint.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ GOLDEN = Path(__file__).parent / "golden"
 LAYOUT_FILE = ROOT / "runs" / "layout.yaml"
 CHECKPOINTS = ROOT / "runs" / "pretrained" / "checkpoints"
 TRAINED = CHECKPOINTS / "epoch_5.pt"
-"""The miniature's run at its end: it draws digits."""
+"""Last checkpoint of the miniature's run, which draws digits."""
 ENGLISH = CHECKPOINTS / "epoch_0.pt"
-"""The miniature's run before it saw an image: it knows English."""
+"""First checkpoint of the miniature's run, before it saw an image, which knows English."""
 TOKENIZER = ROOT / "tokenizer.json"
 DECODER = ROOT / "movqgan" / "movqgan_miniature.ckpt"
 IMAGES = ROOT / "images.safetensors"
@@ -34,13 +34,13 @@ IMAGES = ROOT / "images.safetensors"
 
 @dataclass(frozen=True)
 class Golden:
-    """Golden values, and the device that is compared with them. Files are read when they are asked for."""
+    """Golden values, and the device to compare with them. Files are read on demand."""
 
     device: str
-    """A device of torch, such as `cpu` or `cuda:0`."""
+    """Device of torch, such as `cpu` or `cuda:0`."""
     folder: Path = GOLDEN
     settings: Settings = field(default_factory=Settings.load)
-    """Settings of the tasks that are run; they say where assets are."""
+    """Settings of the tasks that are run, with the folder of assets."""
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Read a safetensors file, e.g. `sampling` or `open_lm/…/expected`."""
@@ -48,7 +48,7 @@ class Golden:
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """The golden numbers, and the versions of the programs that computed them (`programs`)."""
+        """Return the golden numbers, and the versions of the programs that computed them (`programs`)."""
         content: dict[str, Any] = json.loads((self.folder / "values.json").read_text())
         return content
 
@@ -58,12 +58,12 @@ class Golden:
 
     @property
     def cases(self) -> list[str]:
-        """Names of the runs that open_lm wrote."""
+        """Return the names of the runs that open_lm wrote."""
         return sorted(path.name for path in (self.folder / "open_lm").iterdir())
 
     @cached_property
     def trained(self) -> Transformer:
-        """The miniature's last checkpoint in float32 on the device."""
+        """Return the miniature's last checkpoint in float32 on the device."""
         return load_model(TRAINED, device=self.device)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Image tokenizer and feature extractor against their authors' programs."""
+"""Comparing image tokenizer and feature extractor with their authors' programs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from evalsvc.verify.agreement import Agreement
 from evalsvc.verify.golden_files import DECODER, IMAGES, Golden
 
 PIXELS = 5e-5
-"""Tolerance of images in [-1, 1]: the authors' program in float32 is 7e-6 from itself in float64."""
+"""Tolerance of images in [-1, 1]: the authors' program in float32 differs by 7e-6 from itself in float64."""
 FEATURES = {64: 2e-5, 2048: 1e-4}
-"""Tolerances of features up to 3: batch norms folded into the convolutions move features by 2e-6 of their size."""
+"""Tolerances of features up to 3: batch norms folded into the convolutions change features by 2e-6 of their size."""
 
 
 def drawn_image(height: int, width: int) -> Tensor:  # [3, height, width] uint8
-    """Draw an image with edges, gradients and fine stripes by integers alone, the same everywhere."""
+    """Draw an image with edges, gradients and fine stripes in integer arithmetic, identical everywhere."""
     rows, columns = torch.arange(height)[:, None], torch.arange(width)[None, :]
     red = (rows * 7 + columns * 3) % 256
     green = (rows * columns // 16 + columns) % 256
@@ -32,7 +32,7 @@ def drawn_image(height: int, width: int) -> Tensor:  # [3, height, width] uint8
 
 
 def verify_decoder(golden: Golden) -> Iterator[Agreement]:
-    """Compare decoded pixels, found codes, and an image alone with the same in a batch."""
+    """Compare decoded pixels, codes, and an image alone with the same image in a batch."""
     expected, program = golden.tensors("decoding"), golden.program("MoVQGAN")
     decoder = load_decoder(DECODER, device=golden.device)
     pixels = decoder.decode(expected["codes"].long())
@@ -46,10 +46,10 @@ def verify_decoder(golden: Golden) -> Iterator[Agreement]:
 
 
 def verify_inception(golden: Golden) -> Iterator[Agreement]:
-    """Compare features of two digits and a drawn image, resized both ways.
+    """Compare features of two digits and a drawn image, resized by both methods.
 
     Raises:
-        AssetMissing: FID's network was not pulled; the message says how.
+        AssetMissing: FID's network was not pulled; the message has the command.
     """
     path = locate_asset("inception", golden.settings.assets_path)
     network = load_extractor("inception", path, device=golden.device)
@@ -58,11 +58,11 @@ def verify_inception(golden: Golden) -> Iterator[Agreement]:
     extract = partial(_features, network, images)
     names = {"tf1-bilinear": "torch-fidelity", "pil-bicubic": "clean-fid"}
     for resize, program in names.items():
-        found = extract(resize)
+        features = extract(resize)
         for tap, tolerance in FEATURES.items():
             quantity = f"{tap:,} features, {resize}"
             yield Agreement.of_arrays(
-                quantity, golden.program(program), found[tap], expected[f"{resize}/{tap}"], tolerance
+                quantity, golden.program(program), features[tap], expected[f"{resize}/{tap}"], tolerance
             )
 
 

@@ -1,4 +1,5 @@
-"""Metrics and intervals against torch-fidelity, clean-fid, prdc and scipy: live where installed, else golden values."""
+"""Comparing metrics and intervals with torch-fidelity, clean-fid, prdc and scipy: with live programs if installed,
+otherwise with golden values."""
 
 from __future__ import annotations
 
@@ -22,12 +23,12 @@ from evalsvc.verify.golden_files import Golden
 Rows = NDArray[np.float64]
 
 LIVE = ("torch-fidelity", "clean-fid")
-"""Programs that compute metrics now, where they are installed. prdc writes to stdout: its golden values are taken."""
+"""Programs that compute metrics live if they are installed. prdc prints to stdout, so its golden values are used."""
 
 NAMES = {"fid": "fid64"}
 
 EXACT = 1e-9
-"""Relative, between two sums in float64."""
+"""Relative tolerance between two sums in float64."""
 
 
 def verify_metrics(golden: Golden) -> Iterator[Agreement]:
@@ -41,7 +42,7 @@ def verify_metrics(golden: Golden) -> Iterator[Agreement]:
 
 
 def feature_sets(samples: Rows, real: Rows) -> FeatureSets:
-    """Return features in float64, which the programs keep: their rounding is that of the golden values."""
+    """Return features in float64, whose precision the programs keep, as in the golden values."""
     return FeatureSets(samples, Moments.of(real), real)  # type: ignore[arg-type]
 
 
@@ -63,24 +64,24 @@ def own_metrics(sets: FeatureSets) -> dict[str, float]:
 
 
 def _compared(golden: Golden, name: str, program: str, value: float, sets: FeatureSets) -> Agreement:
-    theirs, whose, note = golden.values["features"][f"{program}/{name}"], golden.program(program), "golden value"
+    expected, whose, note = golden.values["features"][f"{program}/{name}"], golden.program(program), "golden value"
     if program in LIVE and (version := installed(program)):
         try:
             metrics: Mapping[str, ImageMetric] = catalog.load("programs", program).metrics
-            theirs = metrics[NAMES.get(name, name)].estimate(sets).value
+            expected = metrics[NAMES.get(name, name)].estimate(sets).value
             whose, note = f"{program} {version}", "computed now"
         except (ImportError, MissingPackage) as error:
             note = f"golden value; {program} cannot be imported: {error}"
-    tolerance = max(EXACT, EXACT * abs(theirs)) if name in ("fid", "kid") else 1e-6
-    return Agreement.of_numbers(f"{name} of 64 features, {program}", whose, value, theirs, tolerance, note)
+    tolerance = max(EXACT, EXACT * abs(expected)) if name in ("fid", "kid") else 1e-6
+    return Agreement.of_numbers(f"{name} of 64 features, {program}", whose, value, expected, tolerance, note)
 
 
 def verify_statistics(golden: Golden) -> Iterator[Agreement]:
     """Compare critical values of Student's t, and the interval of a mean of 12 numbers."""
     values = golden.values["student"]
     levels, degrees, expected = zip(*values["critical"], strict=True)
-    found = [critical_value(level, dof) for level, dof in zip(levels, degrees, strict=True)]
-    relative = [ours / theirs for ours, theirs in zip(found, expected, strict=True)]
+    values_found = [critical_value(level, dof) for level, dof in zip(levels, degrees, strict=True)]
+    relative = [value / golden_value for value, golden_value in zip(values_found, expected, strict=True)]
     program = golden.program("scipy")
     yield Agreement.of_arrays("Student's t, 20 values", program, relative, np.ones(len(relative)), 1e-7, "relative")
     sample = values["sample"]

@@ -1,4 +1,4 @@
-"""Language models against what open_lm itself computed from the same weights."""
+"""Comparing language models with open_lm's own outputs from the same weights."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from evalsvc.verify.agreement import Agreement
 from evalsvc.verify.golden_files import TRAINED, Golden
 
 SMALL = 1e-5
-"""Logits of about 4, sums of a few hundred products in float32: measured up to 3e-6, a wrong norm eps moves 3e-4."""
+"""Tolerance of logits of about 4, sums of a few hundred products in float32: measured up to 3e-6, while a wrong norm
+eps changes 3e-4."""
 TRAINED_LOGITS = 1e-4
-"""Logits of up to 30, otherwise as SMALL."""
+"""Tolerance of logits of up to 30, otherwise like SMALL."""
 HALF = 0.5
-"""bfloat16 keeps 8 bits: a logit of 30 is rounded by 0.06, and three layers add up."""
+"""Tolerance in bfloat16, which keeps 8 bits: a logit of 30 is rounded by 0.06, and three layers add up."""
 PREFILL = 7
-"""Ids that are read at once before the cached steps."""
+"""Number of ids that are read together before the cached steps."""
 
 
 @torch.inference_mode()
@@ -31,15 +32,19 @@ def verify_case(golden: Golden, case: str) -> Iterator[Agreement]:
     model = load_model(golden.folder / folder / "checkpoints" / "epoch_1.pt", device=golden.device)
     ids = expected["input_ids"].to(golden.device)
     with full_precision(torch.device(golden.device)):
-        found = {"logits": model(ids), "cached steps": _step_by_step(model, ids)}
+        logits_by_way = {"logits": model(ids), "cached steps": _step_by_step(model, ids)}
     for quantity, name in (("logits", "logits_full"), ("cached steps", "logits_step")):
         yield Agreement.of_arrays(
-            f"{quantity}: {describe(model)}", golden.program("open_lm"), found[quantity].cpu(), expected[name], SMALL
+            f"{quantity}: {describe(model)}",
+            golden.program("open_lm"),
+            logits_by_way[quantity].cpu(),
+            expected[name],
+            SMALL,
         )
 
 
 def describe(model: Transformer) -> str:
-    """Name what tells the models apart, e.g. `rotary, rms_norm, gelu, qk_norm`."""
+    """Return the properties that distinguish the models, e.g. `rotary, rms_norm, gelu, qk_norm`."""
     config = model.config
     flags = ("qk_norm", "post_embed_norm", "weight_tying")
     named = [config.positional_embedding_type, config.model_norm, config.ffn_type]

@@ -1,4 +1,5 @@
-"""Sampled codes against a plain loop over open_lm's own logits: no cache, no batch, noise in Python's integers."""
+"""Comparing sampled codes with a plain loop over open_lm's own logits: no cache, no batch, noise in Python's
+integers."""
 
 from __future__ import annotations
 
@@ -17,13 +18,13 @@ from evalsvc.verify.agreement import Agreement
 from evalsvc.verify.golden_files import TOKENIZER, Golden
 
 LENGTH = 64
-"""Codes of an image."""
+"""Number of codes of an image."""
 LEAD = "no code leads by less than 2e-4"
-"""What rounding would have to move, log-probability and noise together, to change a code."""
+"""Smallest change of log probability and noise together that would change a code."""
 
 
 def verify_codes(golden: Golden) -> Iterator[Agreement]:
-    """Compare codes of 8 prompts on every way in which this device draws them, and in batches of 1 and 8."""
+    """Compare codes of 8 prompts on every decode path of this device, and in batches of 1 and 8."""
     use_full_float32()
     expected, values = golden.tensors("sampling"), golden.values["sampling"]
     warped = SamplingParams(**values["params"])
@@ -32,21 +33,21 @@ def verify_codes(golden: Golden) -> Iterator[Agreement]:
         ("drawn codes, guided, top-k, top-p", "warped", warped),
     ):
         for path in paths(golden.device):
-            found = draw_codes(golden, values[name], params, batch=8, path=path)
-            yield _equal_codes(f"{quantity}, {path} steps", golden, found, expected[name])
+            codes = draw_codes(golden, values[name], params, batch=8, path=path)
+            yield _equal_codes(f"{quantity}, {path} steps", golden, codes, expected[name])
     alone = draw_codes(golden, values["warped"], warped, batch=1, path="plain")
     yield _equal_codes("drawn codes, one at a time", golden, alone, expected["warped"])
 
 
 def paths(device: str) -> tuple[DecodePath, ...]:
-    """Name the ways in which a device takes a decoding step and that need no compiler."""
+    """Return the decode paths of a device that need no compiler."""
     return ("plain", "graph") if torch.device(device).type == "cuda" else ("plain", "packed")
 
 
 def draw_codes(
     golden: Golden, names: Sequence[str], params: SamplingParams, batch: int, path: DecodePath
 ) -> Tensor:  # [n, LENGTH] int64
-    """Sample the images of captions of the miniature, which are named by their ids."""
+    """Sample images of the miniature's captions, which are named by their ids."""
     layout = golden.layout
     unconditional = tuple(layout.prompt(None, LENGTH).ids)
     assert layout.image_ids is not None, "the miniature has image rows"
@@ -67,7 +68,7 @@ def _prompts(golden: Golden) -> Mapping[str, Prompt]:
     }
 
 
-def _equal_codes(quantity: str, golden: Golden, found: Tensor, expected: Tensor) -> Agreement:
-    differing = float((found != expected.long()).sum())
+def _equal_codes(quantity: str, golden: Golden, codes: Tensor, expected: Tensor) -> Agreement:
+    differing = float((codes != expected.long()).sum())
     program = f"{golden.program('open_lm')}, plain loop"
-    return Agreement(quantity, program, differing, 0.0, note=f"codes of {found.numel()} that differ; {LEAD}")
+    return Agreement(quantity, program, differing, 0.0, note=f"codes of {codes.numel()} that differ; {LEAD}")

@@ -1,4 +1,4 @@
-"""Whole tasks on the miniature, from checkpoint to metric, against the same computed by other programs."""
+"""Comparing whole tasks on the miniature, from checkpoint to metric, with other programs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from evalsvc.verify.golden_files import DECODER, ENGLISH, IMAGES, LAYOUT_FILE, T
 from evalsvc.worker.local import run_suite
 
 LOSS = 1e-5
-"""Nats: means over hundreds of tokens in float32."""
+"""Tolerance in nats: means over hundreds of tokens in float32."""
 DISTANCE = 2e-5
-"""Tolerance of a fid64 of 0.04: a pixel in thousands lies at a tie between two levels, which is rounded either way."""
+"""Tolerance of a fid64 of 0.04: one pixel in thousands lies halfway between two levels and may be rounded either
+way."""
 LOGPROB = 5e-4
-"""Nats: sums of some ten log-probabilities, each of logits of about 30 in float32."""
+"""Tolerance in nats: sums of some ten log probabilities, each of logits of about 30 in float32."""
 
 
 def verify_losses(golden: Golden) -> Iterator[Agreement]:
@@ -32,17 +33,17 @@ def verify_losses(golden: Golden) -> Iterator[Agreement]:
     for name, file, checkpoint in (("pairs", "heldout_pairs", TRAINED), ("text", "heldout_text", ENGLISH)):
         expected = golden.values["losses"][name]
         task = {"kind": "loss", "name": name, "data": str(ROOT / f"{file}.jsonl"), "profile": False}
-        found, _ = _measure(golden, task | {"limit": expected["sequences"]}, checkpoint)
+        values, _ = _measure(golden, task | {"limit": expected["sequences"]}, checkpoint)
         for kind in (kind for kind in expected if kind != "sequences"):
             quantity = f"task loss: {name}/{kind}"
-            yield Agreement.of_numbers(quantity, program, found[f"{name}/{kind}"], expected[kind], LOSS, "nats")
+            yield Agreement.of_numbers(quantity, program, values[f"{name}/{kind}"], expected[kind], LOSS, "nats")
 
 
 def verify_digits(golden: Golden) -> Iterator[Agreement]:
     """Compare fid64 of sampled digits: captions, codes, pixels, features, distance.
 
     Raises:
-        AssetMissing: FID's network was not pulled; the message says how.
+        AssetMissing: FID's network was not pulled; the message has the command.
     """
     expected = golden.values["digits"]
     task = {
@@ -58,11 +59,11 @@ def verify_digits(golden: Golden) -> Iterator[Agreement]:
         "batch": 32,
         "keep": 0,
     }
-    found, _ = _measure(golden, task, TRAINED)
+    values, _ = _measure(golden, task, TRAINED)
     program = "golden, open_lm, MoVQGAN, clean-fid and torch-fidelity"
     note = f"{expected['images']} images, from weights to distance"
     yield Agreement.of_numbers(
-        "task text_to_image: fid64", program, found["digits/fid64"], expected["fid64"], DISTANCE, note
+        "task text_to_image: fid64", program, values["digits/fid64"], expected["fid64"], DISTANCE, note
     )
 
 
@@ -79,9 +80,9 @@ def verify_benchmark(golden: Golden) -> Iterator[Agreement]:
         "include_path": [str(ROOT)],
         "limit": expected["questions"],
     }
-    found, items = _measure(golden, task, ENGLISH)
+    values, items = _measure(golden, task, ENGLISH)
     program = f"{golden.program('lm-eval')} over open_lm"
-    yield Agreement.of_numbers("task language: cloze/acc", program, found["cloze/acc"], expected["accuracy"], 0.0)
+    yield Agreement.of_numbers("task language: cloze/acc", program, values["cloze/acc"], expected["accuracy"], 0.0)
     scores = [[score[0] for score in item["scores"]] for item in items]
     note = f"nats, {np.asarray(scores).size} options"
     yield Agreement.of_arrays("task language: log-likelihoods", program, scores, expected["scores"], LOGPROB, note)
@@ -91,7 +92,7 @@ def _measure(golden: Golden, task: dict[str, Any], checkpoint: Path) -> tuple[di
     """Run one task on a checkpoint of the miniature; return its metrics by name, and its items.
 
     Raises:
-        AssetMissing, InternalError: the task failed; the message is its own.
+        AssetMissing, InternalError: the task failed; the message is the task's.
     """
     suite = parse_suite({"tasks": [task]}, "machine")
     reference = CheckpointRef(str(checkpoint), layout=parse_layout(str(LAYOUT_FILE)).to_json())

@@ -1,4 +1,4 @@
-"""lm-eval's own model, HFLM, with a checkpoint's weights: in a class of transformers, or in the real open_lm."""
+"""lm-eval's own model class, HFLM, with a checkpoint's weights in a transformers class or in the real open_lm."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 NEEDED = ("transformers", "accelerate")
-"""What HFLM imports besides lm-eval."""
+"""Packages that HFLM imports in addition to lm-eval."""
 
 BATCH = 16
 
 
 @dataclass(frozen=True)
 class Hflm:
-    """lm-eval's HFLM with a model."""
+    """lm-eval's HFLM around a model."""
 
     model: HFLM
     program: str
-    """What findings call it: lm-eval and the program that computes the logits, with their versions."""
+    """Name in findings: lm-eval and the program that computes the logits, with their versions."""
 
 
 def hflm_program(package: str = "transformers") -> str:
-    """Return the name of the program with its version, as findings have it; `package` computes the logits."""
+    """Return the program's name and version for findings; `package` computes the logits."""
     return f"{release('lm-eval')} (HFLM, {release(package)})"
 
 
 def build_hflm(ours: Transformer, encoding: TextEncoding, *, within: bool = False) -> Hflm:
-    """Return an HFLM with the weights of `ours` in a class of transformers; text is read as `encoding` does.
+    """Return an HFLM with the weights of `ours` in a transformers class; text is read as `encoding` does.
 
-    The rows of the table are brought into the order of the tokenizer's ids, text first. With `within` the model has the
-    text rows alone, so that its probabilities are those within the text ids.
+    The rows of the table are reordered by the tokenizer's ids, text first. With `within` the model has the text rows
+    only, so that its probabilities are those within the text ids.
 
     Raises:
         MissingPackage: transformers or accelerate is not installed.
-        UnsupportedModel: no class of transformers computes the model.
+        UnsupportedModel: no transformers class computes the model.
     """
     _require_packages()
     model = write_hugging_face(ours, text_first(encoding.layout, within))
@@ -60,7 +60,7 @@ def build_hflm(ours: Transformer, encoding: TextEncoding, *, within: bool = Fals
 
 
 def build_hflm_of_open_lm(reference: nn.Module, encoding: TextEncoding, *, within: bool = False) -> Hflm:
-    """Return an HFLM around a model of the package open_lm itself, with the ids of `build_hflm`; it generates no text.
+    """Return an HFLM around a model of the package open_lm, with the ids of `build_hflm`. It cannot generate text.
 
     Raises:
         MissingPackage: transformers or accelerate is not installed.
@@ -71,12 +71,12 @@ def build_hflm_of_open_lm(reference: nn.Module, encoding: TextEncoding, *, withi
 
 
 class OpenLmLogits(nn.Module):
-    """open_lm's model with what HFLM asks of a model that scores texts."""
+    """open_lm's model with the interface that HFLM needs to score texts."""
 
     rows: Tensor  # [V] int64
 
     def __init__(self, reference: nn.Module, rows: Sequence[int]) -> None:
-        """`rows` are the rows of the table that the ids 0, 1, … stand for."""
+        """Wrap a model. `rows` are the rows of the table that the ids 0, 1, … stand for."""
         from transformers import PretrainedConfig
 
         super().__init__()
@@ -89,7 +89,7 @@ class OpenLmLogits(nn.Module):
         return self.rows.device
 
     def tie_weights(self) -> None:
-        """Do nothing: open_lm's model has tied its tables."""
+        """Do nothing, because open_lm's model has already tied its tables."""
 
     def forward(
         self,
@@ -108,7 +108,7 @@ def _around(model: PreTrainedModel | OpenLmLogits, encoding: TextEncoding) -> HF
     from lm_eval.models import huggingface
 
     prefix = encoding.end if encoding.bos is None else encoding.bos
-    with quiet():  # it warns of every model that is not a path
+    with quiet():  # HFLM warns about every model that is not a path
         return huggingface.HFLM(
             model,
             backend="causal",
@@ -116,26 +116,27 @@ def _around(model: PreTrainedModel | OpenLmLogits, encoding: TextEncoding) -> HF
             max_length=encoding.max_length,
             batch_size=BATCH,
             add_bos_token=encoding.bos is not None,
-            prefix_token_id=0 if prefix is None else prefix,  # without one, no context is empty
-            logits_cache=False,  # with it, some requests of version 0.4.13 get log-likelihoods of others
+            prefix_token_id=0 if prefix is None else prefix,  # without a prefix, no context is empty
+            logits_cache=False,  # with the cache, some requests of version 0.4.13 get log-likelihoods of others
         )
 
 
 def text_first(layout: VocabularyLayout, within: bool) -> Sequence[int]:
-    """Return the rows of the table with the text rows first; with `within`, these alone."""
+    """Return the rows of the table with the text rows first; with `within`, only the text rows."""
     text = layout.text_ids
-    others = () if within else (row for row in range(layout.rows or 0) if row not in text)
-    return [*text, *others]
+    other_rows = () if within else (row for row in range(layout.rows or 0) if row not in text)
+    return [*text, *other_rows]
 
 
 def whole_tokens(encoding: TextEncoding) -> dict[int, str]:
-    """Return the tokens that the tokenizer finds in a text before anything else, by id: its added tokens."""
+    """Return the tokenizer's added tokens by id, which it finds in a text before any others."""
     content = json.loads(encoding.tokenizer.to_json())
     return {token["id"]: token["content"] for token in content["added_tokens"]}
 
 
 def _tokenizer(encoding: TextEncoding) -> PreTrainedTokenizerFast:
-    """Return the tokenizer for transformers. Only tokens that it keeps whole get a role, as a role makes them whole."""
+    """Return the tokenizer for transformers. Only added tokens get a role, because a role would turn others into added
+    tokens."""
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
@@ -153,7 +154,7 @@ def _tokenizer(encoding: TextEncoding) -> PreTrainedTokenizerFast:
 
 
 def _beginning_with(token: int) -> dict[str, object]:
-    """Return the post-processor that puts a token before every text."""
+    """Return a post-processor that puts a token before every text."""
     text = [{"SpecialToken": {"id": "first", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
     special = {"first": {"id": "first", "ids": [token], "tokens": ["first"]}}
     pair = [*text, {"Sequence": {"id": "B", "type_id": 1}}]

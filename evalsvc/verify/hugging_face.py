@@ -1,8 +1,8 @@
-"""open_lm models as models of transformers: the same weights under the arithmetic of other people's classes.
+"""open_lm models as transformers models: the same weights in independent implementations.
 
-Three classes cover what a class of transformers can compute without change: Llama (RMS norms), StableLM (layer norms)
-and GPT-NeoX (layer norms and a feed-forward layer without gate). Weights that a class has and open_lm has not are
-written as their neutral values: a bias of zeros, a gain of ones.
+Three classes of transformers can compute open_lm's models without change: Llama (RMS norms), StableLM (layer norms) and
+GPT-NeoX (layer norms and a feed-forward layer without gate). Weights that open_lm lacks are set to neutral values: a
+bias of zeros, a gain of ones.
 """
 
 from __future__ import annotations
@@ -30,14 +30,13 @@ def write_hugging_face(
 ) -> PreTrainedModel:
     """Return `ours` as a transformers.PreTrainedModel in float32 on the CPU, in eval mode.
 
-    `rows` are the rows of the table that the model gets, in this order [all of them]. A norm of the embeddings is
-    computed once and written into the embedding table, since the norm of a row depends on nothing else. Models without
-    positions (`none`, and `head_rotary`, which turns queries and keys of a head by one and the same angle) turn by
-    frequencies of zero.
+    `rows` are the rows of the table that the model gets, in order [all of them]. A norm of the embeddings is computed
+    once and written into the embedding table, because it depends on a single row. Models without positions (`none`, and
+    `head_rotary`, which turns queries and keys of a head by the same angle) get rotary frequencies of zero.
 
     Raises:
         ModuleNotFoundError: transformers is not installed.
-        UnsupportedModel: no class computes this model; says why.
+        UnsupportedModel: no class computes this model; the message has the reason.
     """
     config = ours.config
     family = _require_family(config)
@@ -56,22 +55,23 @@ def write_hugging_face(
 
 
 Family = Callable[[ModelConfig, Mapping[str, Tensor], Tensor, Tensor], "tuple[PreTrainedModel, Tensors]"]
-"""From a configuration, open_lm's tensors, embedding and output table to a model without values, and its values."""
+"""Builder of a family: from a configuration, open_lm's tensors, embedding and output table to a model without values,
+and its values."""
 
 
 def _require_family(config: ModelConfig) -> Family:
     if config.qk_norm:
-        raise UnsupportedModel("no class of transformers norms queries and keys over all heads together (qk_norm)")
+        raise UnsupportedModel("no transformers class normalises queries and keys over all heads together (qk_norm)")
     if config.attention_dim != config.hidden_dim:
         raise UnsupportedModel(
-            f"{config.n_heads} heads do not divide hidden_dim {config.hidden_dim}, as classes of transformers demand"
+            f"{config.n_heads} heads do not divide hidden_dim {config.hidden_dim}, as transformers classes require"
         )
     rms = config.model_norm == "rms_norm"
     families = {"gelu": None if rms else _gpt_neox, "gemma_geglu": _llama if rms else None}
     family = families.get(config.ffn_type, _llama if rms else _stablelm)
     if family is None:
         raise UnsupportedModel(
-            f"no class of transformers has {config.model_norm} together with a feed-forward layer {config.ffn_type}"
+            f"no transformers class has {config.model_norm} together with a feed-forward layer {config.ffn_type}"
         )
     return family
 
@@ -137,7 +137,7 @@ def _gpt_neox(
 
 
 def _shape(config: ModelConfig, rows: int) -> dict[str, Any]:
-    """Return what the configurations of all classes have in common; the tables are never tied."""
+    """Return the common part of all classes' configurations; tables are never tied."""
     return {
         "vocab_size": rows,
         "hidden_size": config.hidden_dim,
@@ -200,11 +200,11 @@ def _embeddings(config: ModelConfig, tensors: Mapping[str, Tensor]) -> Tensor:  
 
 
 def _queries_keys_values(config: ModelConfig, tensors: Mapping[str, Tensor], source: str) -> tuple[Tensor, ...]:
-    """Return three projections [H, head_dim, D] whose rotation turns dimension j with j + head_dim / 2."""
+    """Return the three projections [H, head_dim, D] with rotary pairs (j, j + head_dim / 2)."""
     heads = tensors[f"{source}.attention.in_proj.weight"].view(3, config.n_heads, config.head_dim, -1)
     queries, keys, values = heads.unbind()
     if config.positional_embedding_type == "llama_rotary":
-        # There dimension 2j turns with 2j + 1. Scores are sums over dimensions: their order is free.
+        # In open_lm, dimension 2j pairs with 2j + 1. Scores are sums over dimensions, so their order is free.
         order = torch.arange(config.head_dim).view(-1, 2).T.flatten()
         queries, keys = queries[:, order], keys[:, order]
     return queries, keys, values

@@ -1,6 +1,6 @@
-"""Two folders of PNG files, as programs for image metrics take them: sampled images and real ones.
+"""Two folders of PNG files as input of programs for image metrics: sampled images and real ones.
 
-The files are numbered: no name that a service or a data file brings becomes part of a path.
+Files are numbered, so that no name from a service or a data file becomes part of a path.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ READ_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class ImageFolders:
-    """PNG files of one size: `sampled` from a model or decoder, `real` to compare with."""
+    """Folders of PNG files of one size: `sampled` from a model or decoder, and `real` to compare with."""
 
     path: Path
     size: int
@@ -42,7 +42,7 @@ class ImageFolders:
         return self.path / "real"
 
     def write(self, sampled: Iterable[Tensor], real: Iterable[Tensor]) -> tuple[int, int]:
-        """Write uint8 images [3, size, size], and return how many there are of each kind."""
+        """Write uint8 images [3, size, size], and return their numbers."""
         return _write(self.sampled, sampled), _write(self.real, real)
 
     def features(
@@ -52,29 +52,29 @@ class ImageFolders:
         source = read_images(folder)
         rows: dict[int, list[NDArray[np.float32]]] = {tap: [] for tap in taps}
         for batch in source.batches(range(len(source)), Fit(self.size, "none"), READ_AT_ONCE):
-            for tap, found in extractor.features(batch, resize, taps).items():
-                rows[tap].append(found.cpu().numpy())
+            for tap, tap_features in extractor.features(batch, resize, taps).items():
+                rows[tap].append(tap_features.cpu().numpy())
         return {tap: np.concatenate(parts) for tap, parts in rows.items()}
 
     def keep(self, folder: Path) -> None:
-        """Copy both folders into `folder`, which must not be there yet.
+        """Copy both folders to `folder`, which must not exist.
 
         Raises:
-            InvalidRequest: `folder` is there, or cannot be written.
+            InvalidRequest: `folder` exists, or cannot be written.
         """
         try:
             shutil.copytree(self.path, folder)
         except (OSError, shutil.Error) as error:
             reason = os_reason(error) if isinstance(error, OSError) else str(error)
-            raise InvalidRequest(f"--files: {folder} cannot be written: {reason}; name a new folder") from None
+            raise InvalidRequest(f"--files: {folder} cannot be written: {reason}; choose a new folder") from None
 
 
 @contextmanager
 def image_folders(size: int) -> Iterator[ImageFolders]:
-    """Make two empty folders, which are removed at the end.
+    """Create two empty folders, which are removed at the end.
 
-    The programs run on these folders, whatever `--files` is: clean-fid takes a path that holds `.zip` for an archive,
-    one that holds `.npy` for an array, and one that holds brackets for a pattern.
+    The programs run on these folders, not on `--files`: clean-fid treats a path that holds `.zip` as an archive, one
+    that holds `.npy` as an array, and one that holds brackets as a pattern.
     """
     with TemporaryDirectory(prefix="evalsvc-verify-") as folder:
         yield ImageFolders(Path(folder), size)

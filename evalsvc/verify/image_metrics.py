@@ -1,4 +1,4 @@
-"""Image metrics of the same PNG files by evalsvc and by the programs of `image_programs.py`."""
+"""Comparing image metrics of the same PNG files between evalsvc and the programs of `image_programs.py`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from evalsvc.verify.agreement import Agreement, Finding, Untried
 from evalsvc.verify.image_programs import NEIGHBOURS, PROGRAMS, TAPS, ImageProgram, Measured, Rows
 
 ROUNDING = 5e-7
-"""By how much features of two programs differ, relative to their length: four units of float32's rounding."""
+"""Relative difference between features of two programs: four units of float32's rounding."""
 
 KID_ROUNDING = 5e-6
-"""By how much sums of kernels in float32 move KID, relative to the largest kernel. Up to a million are added up,
-and KID is a small difference of such sums."""
+"""Change of KID by sums of kernels in float32, relative to the largest kernel. Up to a million kernels are added, and
+KID is a small difference of such sums."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Measurement:
     tolerance: float
     """Largest difference to another program's value that rounding explains."""
     note: str
-    """How the tolerance follows."""
+    """Origin of the tolerance."""
 
 
 class OwnMetrics:
@@ -44,7 +44,7 @@ class OwnMetrics:
         self._sides: dict[tuple[str, int], Sides] = {}
 
     def measure(self, name: str, resize: str) -> Measurement:
-        """Compute a metric as other programs do: KID on their one subset, distances however few the images."""
+        """Compute a metric as other programs do: KID on a single subset, and distances even for few images."""
         sides = self.sides(resize, TAPS[name])
         if name in ("fid64", "fid"):
             return sides.frechet()
@@ -56,7 +56,7 @@ class OwnMetrics:
         return Measurement(sides.estimate(name), 1.5 / count, note)
 
     def sides(self, resize: str, tap: int) -> Sides:
-        """Return the features of both folders, extracted once for each way of resizing and each tap."""
+        """Return the features of both folders, extracted once for each resizing method and tap."""
         if (resize, tap) not in self._sides:
             folders = self._images.folders
             rows = [
@@ -68,27 +68,27 @@ class OwnMetrics:
 
 
 def compare_programs(images: Measured, own: OwnMetrics, metrics: Sequence[str], of: str) -> Iterator[Finding]:
-    """Compute metrics of TAPS with evalsvc and with each program that has them; `of` names the images in findings."""
+    """Compare metrics of TAPS between evalsvc and each program that has them; `of` names the images in findings."""
     for program in PROGRAMS:
         asked = [name for name in metrics if name in program.metrics]
-        theirs = _measure(program, images, asked) if asked else {}
+        values = _measure(program, images, asked) if asked else {}
         for name in asked:
             quantity = f"{name} of {of}"
-            if isinstance(theirs, str):
-                yield Untried(quantity, program.title, theirs)
+            if isinstance(values, str):
+                yield Untried(quantity, program.title, values)
                 continue
-            ours = own.measure(name, program.resize)
-            note = "; ".join(part for part in (program.network, ours.note) if part)
-            yield Agreement.of_numbers(quantity, program.title, ours.value, theirs[name], ours.tolerance, note)
+            measured = own.measure(name, program.resize)
+            note = "; ".join(part for part in (program.network, measured.note) if part)
+            yield Agreement.of_numbers(quantity, program.title, measured.value, values[name], measured.tolerance, note)
 
 
 def _measure(program: ImageProgram, images: Measured, metrics: Sequence[str]) -> dict[str, float] | str:
-    """Return a program's values, or why there are none."""
+    """Return a program's values, or the reason why there are none."""
     if not program.installed:
         return f"{program.package} is not installed; run: {pip_install('reference')}"
     try:
         return program.measure(images, metrics)
-    except Exception as error:  # whatever another program's code raises; the rest of the table is worth having
+    except Exception as error:  # any error of another program; the other rows of the table are still useful
         return f"{program.package} raised {type(error).__name__}: {' '.join(str(error).split())}"
 
 
@@ -100,11 +100,11 @@ class Sides:
     real: Rows  # [m, d]
 
     def frechet(self) -> Measurement:
-        """Compute |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁Σ₂)^½), plain, however few the images.
+        """Compute |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁Σ₂)^½) directly, even for few images.
 
-        Where features x move by ROUNDING · |x|, the root of the distance moves by no more, and the distance by
-        2 · ROUNDING · |x| · (|μ₁ - μ₂| + √tr Σ₁ + √tr Σ₂) at most. Below d + 1 images Σ₁Σ₂ has eigenvalues that are
-        zero, and the programs add up the roots of what rounding makes of these: √(ε |Σ₁| |Σ₂|) each, twice.
+        If features x change by ROUNDING · |x|, the root of the distance changes by at most as much, and the distance by
+        at most 2 · ROUNDING · |x| · (|μ₁ - μ₂| + √tr Σ₁ + √tr Σ₂). With fewer than d + 1 images Σ₁Σ₂ has zero
+        eigenvalues, and the programs add the roots of their rounding errors: √(ε |Σ₁| |Σ₂|) each, twice.
         """
         first, second = self._moments
         d = self.real.shape[1]
@@ -122,7 +122,7 @@ class Sides:
         return Measurement(distance, tolerance + 2 * d * math.sqrt(EPSILON * norms), f"{singular}; {note}, and {roots}")
 
     def kid(self) -> Measurement:
-        """Compute KID, on all of these images together."""
+        """Compute KID on all of these images together."""
         kernel = float(np.square(self.sampled.astype(np.float64)).sum(1).max() / self.sampled.shape[1] + 1) ** 3
         note = (
             f"a subset of {len(self.sampled):,}; tolerance: kernels of up to {kernel:.2g} that are added up in float32"

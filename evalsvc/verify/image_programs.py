@@ -20,14 +20,14 @@ from evalsvc.verify.agreement import release
 from evalsvc.verify.image_folders import ImageFolders
 
 TAPS = {"fid64": 64, "fid": 2048, "kid": 2048, "precision": 2048, "recall": 2048}
-"""The metrics that other programs compute, with the number of Inception's features that each is computed from."""
+"""Metrics of other programs, with the number of Inception features that each is computed from."""
 
 SEED = 2020
-"""torch-fidelity's default seed of the subsets that KID is computed on."""
+"""torch-fidelity's default seed of the subsets for KID."""
 KID_IMAGES = 1000
-"""Images of each folder that KID is computed on, at most: the subset size of torch-fidelity and clean-fid."""
+"""Maximum number of images of each folder for KID: the subset size of torch-fidelity and clean-fid."""
 NEIGHBOURS = 5
-"""Neighbours of precision and recall, as in `metrics/prdc.py`; torch-fidelity's default is 3."""
+"""Number of neighbours for precision and recall, as in `metrics/prdc.py`; torch-fidelity's default is 3."""
 
 Rows = NDArray[np.float32]
 Choice = NDArray[np.int64]
@@ -35,29 +35,29 @@ Choice = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Measured:
-    """What a program gets."""
+    """The input of a program."""
 
     folders: ImageFolders
     sampled: int
-    """PNG files in `folders.sampled`."""
+    """Number of PNG files in `folders.sampled`."""
     real: int
-    """PNG files in `folders.real`."""
+    """Number of PNG files in `folders.real`."""
     tensors: Mapping[str, Tensor]
-    """FID's Inception network, as `read_inception` reads it."""
+    """Tensors of FID's Inception network, from `read_inception`."""
     device: torch.device
 
     @property
     def batch(self) -> int:
-        """Images that go through a program's network together: of 299² pixels, few fit into a CPU's caches."""
+        """Return the number of images in a batch: few images of 299² pixels fit into a CPU's caches."""
         return 4 if self.device.type == "cpu" else 64
 
     @property
     def kid_images(self) -> int:
-        """Images of each folder that KID is computed on."""
+        """Return the number of images of each folder for KID."""
         return min(self.sampled, self.real, KID_IMAGES)
 
     def kid_choice(self) -> tuple[Choice, Choice]:
-        """Return which sampled and which real images KID is computed on, as torch-fidelity draws them by SEED."""
+        """Return the sampled and the real images for KID, as torch-fidelity draws them with SEED."""
         random = np.random.RandomState(SEED)  # draws the first subset before the second
         sampled = random.choice(self.sampled, self.kid_images, replace=False)
         return sampled, random.choice(self.real, self.kid_images, replace=False)
@@ -70,14 +70,14 @@ class ImageProgram:
     package: str
     """Name on the package index."""
     modules: tuple[str, ...]
-    """Python modules that have to be installed."""
+    """Python modules that must be installed."""
     resize: str
-    """How the program brings images to Inception's size, by evalsvc's name."""
+    """Method that resizes images to Inception's input, by evalsvc's name."""
     metrics: tuple[str, ...]
-    """Names of TAPS that the program computes."""
+    """Names in TAPS that the program computes."""
     run: Callable[[Measured, Collection[str]], dict[str, float]]
     network: str = ""
-    """What a reader must know of the network that the program runs here; empty: the network is the program's own."""
+    """Description of the network that the program runs here; empty for the program's own network."""
 
     @property
     def installed(self) -> bool:
@@ -85,11 +85,11 @@ class ImageProgram:
 
     @property
     def title(self) -> str:
-        """Name, and version where the program is installed."""
+        """Return the name, with the version if the program is installed."""
         return release(self.package)
 
     def measure(self, images: Measured, metrics: Collection[str]) -> dict[str, float]:
-        """Compute some of `self.metrics`. Raises whatever the program raises."""
+        """Compute some of `self.metrics`. Raises any error of the program."""
         where = torch.cuda.device(images.device) if images.device.type == "cuda" else nullcontext()
         with where, _without_warnings():
             return self.run(images, metrics)
@@ -110,7 +110,7 @@ def run_torch_fidelity(images: Measured, metrics: Collection[str]) -> dict[str, 
         "precision": "precision",
         "recall": "recall",
     }
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for tap in sorted({TAPS[name] for name in metrics}):
         asked = {name for name in metrics if TAPS[name] == tap}
         result = calculate_metrics(
@@ -119,7 +119,7 @@ def run_torch_fidelity(images: Measured, metrics: Collection[str]) -> dict[str, 
             fid=not asked.isdisjoint({"fid", "fid64"}),
             kid="kid" in asked,
             prc=not asked.isdisjoint({"precision", "recall"}),
-            # By default, precision and recall are computed from VGG's features, whose weights would be downloaded.
+            # By default, precision and recall use VGG's features, whose weights would be downloaded.
             feature_extractor="inception-v3-compat",
             feature_extractor_weights_path=str(weights),
             **{f"feature_layer_{metric}": str(tap) for metric in ("fid", "kid", "prc")},
@@ -130,21 +130,21 @@ def run_torch_fidelity(images: Measured, metrics: Collection[str]) -> dict[str, 
             cuda=images.device.type == "cuda",
             batch_size=images.batch,
             cache=False,
-            save_cpu_ram=True,  # reads in this process, and starts none
+            save_cpu_ram=True,  # reads in this process, without starting others
             verbose=False,
         )
-        found |= {name: float(result[keys[name]]) for name in asked}
-    return found
+        values |= {name: float(result[keys[name]]) for name in asked}
+    return values
 
 
 def run_clean_fid(images: Measured, metrics: Collection[str]) -> dict[str, float]:
-    """Call cleanfid.fid.compute_fid in its mode `clean`, and kernel_distance on the features that passed by."""
+    """Call cleanfid.fid.compute_fid in its mode `clean`, and kernel_distance on the features that it extracted."""
     from cleanfid import fid
 
     from evalsvc.features.torch_fidelity import Layers
     from evalsvc.metrics.clean_fid import seeded
 
-    layers, found = Layers(images.tensors, images.device), dict[str, float]()
+    layers, values = Layers(images.tensors, images.device), dict[str, float]()
     for tap in sorted({TAPS[name] for name in metrics}):
         asked = {name for name in metrics if TAPS[name] == tap}
         network = _Seen(layers, tap)
@@ -159,24 +159,24 @@ def run_clean_fid(images: Measured, metrics: Collection[str]) -> dict[str, float
             num_workers=0,
             verbose=False,
         )
-        found |= {name: float(distance) for name in asked & {"fid64", "fid"}}
+        values |= {name: float(distance) for name in asked & {"fid64", "fid"}}
         if "kid" in asked:
             rows = np.concatenate(network.seen)
             sampled, real = images.kid_choice()
-            # Of as many images as there are, the order that clean-fid draws moves nothing but the last digits.
+            # With all images, the order that clean-fid draws only affects the last digits.
             with seeded(SEED):
                 kernel = fid.kernel_distance(
                     rows[: images.sampled][sampled], rows[images.sampled :][real], 1, KID_IMAGES
                 )
-            found["kid"] = float(kernel)
-    return found
+            values["kid"] = float(kernel)
+    return values
 
 
 @dataclass
 class _Seen:
-    """torch-fidelity's layers as the network that clean-fid calls; keeps the features of all images.
+    """torch-fidelity's layers in the role of clean-fid's network; keeps the features of all images.
 
-    clean-fid's own network is a TorchScript program of the same tensors, which has no tap of 64 features.
+    clean-fid's own network is a TorchScript program with the same tensors and no tap of 64 features.
     """
 
     layers: Callable[[Tensor, bool], dict[int, Tensor]]
@@ -207,7 +207,7 @@ PROGRAMS = (
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Silence what the programs' own calls are warned of, which no user can change."""
+    """Silence warnings of the programs' own calls, which users cannot change."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""Images that are made again as recorded, written as PNG files, and measured by evalsvc and by other programs."""
+"""Regenerating recorded images, writing them as PNG files, and measuring them by evalsvc and by other programs."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from evalsvc.verify.sampled_again import RecordedCodes, compare_codes, sample_ag
 from evalsvc.worker.context import ShardContext
 
 MAX_IMAGES = 10_000
-"""Sampled images, at most: their PNG files are in memory until the last one is sampled."""
+"""Maximum number of sampled images, whose PNG files are in memory until the last image is sampled."""
 
 READ_AT_ONCE = 32
 
 INCEPTION = "inception"
-"""Asset of evalsvc's own network, where the task itself is measured by another program."""
+"""Asset of evalsvc's own network, for tasks that use another program."""
 
 
 OTHERS = tuple(program.package for program in PROGRAMS)
@@ -51,41 +51,43 @@ DISTANCES = ("fid64", "fid")
 
 @dataclass(frozen=True)
 class ImageSets:
-    """Two sets of images and what is known of them."""
+    """Two sets of images with their recorded metrics."""
 
     of: str
-    """How findings call the images: `256 images of coco`."""
+    """Name of the images in findings: `256 images of coco`."""
     sampled: Iterable[Tensor]  # uint8 [3, size, size]
     real: Iterable[Tensor]  # uint8 [3, size, size]
     size: int
     recorded: Mapping[str, float] = field(default_factory=dict)
-    """Recorded values by names of TAPS."""
+    """Recorded values by names in TAPS."""
     incomparable: str = ""
-    """Why metrics of these images cannot be held to the recorded values; empty: they can."""
+    """Reason why metrics of these images cannot be compared with the recorded values; empty if they can."""
 
 
 def verify_samples(task: RecordedTask, request: VerifyRequest) -> list[Finding]:
     """Sample images of a text_to_image task again, and measure them with evalsvc and with other programs.
 
-    Raises InvalidData where the task compares with no real images, and what the task itself raises.
+    Raises InvalidData if the task compares with no real images, and the errors of the task itself.
     """
     spec: TextToImage = build_task(task.spec)
     metrics, findings = choose_metrics(task, request, spec.metrics)
     with opened_context(task, request) as context:
         reference = TextToImageWork(spec).real_images(context)
         if reference is None or reference.imported:
-            raise InvalidData(f"{spec.name} compares with no real images; give `reference` a folder or file of images")
+            raise InvalidData(
+                f"{spec.name} compares with no real images; set `reference` to a folder or file of images"
+            )
         for scale in spec.scales if metrics else ():
             recorded = RecordedCodes.of(task, scale)
-            found, sets = _sampled_sets(context, task, spec, scale, recorded, reference, request.n)
-            findings += [*found, *_measure(context, spec, metrics, sets, request.output)]
+            findings_of_codes, sets = _sampled_sets(context, task, spec, scale, recorded, reference, request.n)
+            findings += [*findings_of_codes, *_measure(context, spec, metrics, sets, request.output)]
     return findings
 
 
 def verify_reconstructions(task: RecordedTask, request: VerifyRequest) -> list[Finding]:
     """Encode and decode images of a reconstruction task again, and measure them with evalsvc and with other programs.
 
-    Raises InvalidData, AssetMissing and NonFinite, as the task does.
+    Raises InvalidData, AssetMissing and NonFinite, like the task.
     """
     spec: Reconstruction = build_task(task.spec)
     distances = ["fid64" if tap == 64 else "fid" for tap in spec.taps or (64, 2048)]
@@ -110,18 +112,18 @@ def verify_reconstructions(task: RecordedTask, request: VerifyRequest) -> list[F
 def choose_metrics(
     task: RecordedTask, request: VerifyRequest, named: Sequence[str] | None
 ) -> tuple[list[str], list[Finding]]:
-    """Return which metrics of TAPS are computed a second time, and what is said of others that were asked for.
+    """Return the metrics in TAPS to compute a second time, and findings about the other requested metrics.
 
-    Those asked for; else the recorded ones; else, where nothing is recorded, those that the task names [all].
+    The requested metrics are used; without a request, the recorded ones; without records, those of the task [all].
     """
     asked = [name.partition("/")[2] for name in task.asked(request.metrics)]
     default = list(_recorded_values(task)) if task.metrics else list(TAPS if named is None else named)
     chosen = [name for name in TAPS if name in (asked or default)]
-    others = [name for name in asked if name not in TAPS]
+    unsupported = [name for name in asked if name not in TAPS]
     if not asked and not chosen:
-        others = [metric.name.partition("/")[2] for metric in task.metrics] or default
-    reason = f"no other program computes it here; those that programs compute are {', '.join(TAPS)}"
-    return chosen, [Untried(f"{name} of {task.spec.name}", "", reason) for name in others]
+        unsupported = [metric.name.partition("/")[2] for metric in task.metrics] or default
+    reason = f"no other program computes it here; available: {', '.join(TAPS)}"
+    return chosen, [Untried(f"{name} of {task.spec.name}", "", reason) for name in unsupported]
 
 
 def _sampled_sets(
@@ -133,9 +135,9 @@ def _sampled_sets(
     reference: ReferenceSpec,
     n: int,
 ) -> tuple[list[Finding], ImageSets]:
-    """Sample again, and return whether the codes are as recorded, and the images with as many real ones.
+    """Sample again. Return the comparison of codes, and the images with equally many real images.
 
-    Where all images of the task are sampled, all real ones are taken, as the task does.
+    If all images of the task are sampled, all real images are used, like the task does.
     """
     samples = sample_again(context, spec, scale, min(n, MAX_IMAGES, len(recorded.codes) if recorded else n))
     total = len(recorded.codes) if recorded else samples.total
@@ -144,7 +146,7 @@ def _sampled_sets(
     whole = len(samples.files) == total
     incomparable = "" if whole else _too_few(total)
     if recorded is not None and list(samples.codes) != list(recorded.codes[: len(samples.codes)]):
-        incomparable = "the images are others than those recorded, see their codes"
+        incomparable = "the images differ from the recorded ones, see their codes"
     source = context.images(reference.name)
     real = reference.indices(source)
     fit = spec.fit(samples.side)
@@ -166,7 +168,7 @@ def _measure(
     sets: ImageSets,
     output: Path | None,
 ) -> list[Finding]:
-    """Write the images as PNG files, and measure these."""
+    """Write the images as PNG files, and measure the files."""
     name = spec.extractor
     if name is None or name in OTHERS:
         name = INCEPTION
@@ -177,15 +179,15 @@ def _measure(
         extractor = context.extractor(name)
         tensors = _network(context.asset(name), extractor)
         images = Measured(folders, sampled, real, tensors, torch.device(context.device))
-        own = OwnMetrics(images, extractor)
-        findings = list(compare_programs(images, own, metrics, sets.of))
-        return [*findings, *_compare_recorded(own, spec, metrics, sets)]
+        own_metrics = OwnMetrics(images, extractor)
+        findings = list(compare_programs(images, own_metrics, metrics, sets.of))
+        return [*findings, *_compare_recorded(own_metrics, spec, metrics, sets)]
 
 
 def _compare_recorded(
     own: OwnMetrics, spec: TextToImage | Reconstruction, metrics: Sequence[str], sets: ImageSets
 ) -> Iterator[Finding]:
-    """Hold what the PNG files give, by the task's own estimators, to the recorded values."""
+    """Compare metrics of the PNG files, by the task's own estimators, with the recorded values."""
     seed = spec.seed if isinstance(spec, TextToImage) else 0
     for name in metrics:
         if name not in sets.recorded:
@@ -198,7 +200,7 @@ def _compare_recorded(
             sides = own.sides(spec.resize, TAPS[name])
             value = sides.frechet().value if name in DISTANCES else sides.estimate(name, seed)
             tolerance = own.measure(name, spec.resize).tolerance
-            note = "PNG files hold the pixels that were measured: the decoder's, rounded to 8 bits"
+            note = "PNG files hold the measured pixels: the decoder's, rounded to 8 bits"
             yield Agreement.of_numbers(quantity, program, value, sets.recorded[name], tolerance, note)
 
 
@@ -226,7 +228,7 @@ def _pixels(file: bytes) -> NDArray[np.uint8]:
 
 
 def _recorded_values(task: RecordedTask, scale: float | None = None) -> dict[str, float]:
-    """Return the recorded values of metrics of TAPS [of one guidance scale]."""
+    """Return the recorded values of metrics in TAPS [of one guidance scale]."""
     return {
         name: metric.value
         for metric in task.metrics
@@ -235,4 +237,4 @@ def _recorded_values(task: RecordedTask, scale: float | None = None) -> dict[str
 
 
 def _too_few(total: int) -> str:
-    return f"the recorded value is of all {total:,} images; --n {total} makes them all again"
+    return f"the recorded value is of all {total:,} images; use --n {total}"

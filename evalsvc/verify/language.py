@@ -1,7 +1,8 @@
-"""Benchmarks by lm-eval itself: its `evaluate` with its own model, HFLM, on the same weights and documents.
+"""Comparing benchmarks with lm-eval itself: its `evaluate` with its model class HFLM, on the same weights and
+documents.
 
 Requests, answers and metrics are computed a second time. Both sides compute in float32, evalsvc on the device of the
-context, HFLM on the CPU.
+context and HFLM on the CPU.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
 
 TIES = 50
-"""One of so many generated texts may differ: where two ids are equally likely, rounding decides."""
+"""Number of generated texts per text that may differ: rounding decides between equally likely ids."""
 
 
 def verify_benchmarks(context: Context, task: BenchmarkTask, recorded: RecordedValues, n: int) -> list[Finding]:
-    """Compare the first `n` documents of each benchmark that a task asks.
+    """Compare the first `n` documents of each benchmark of a task.
 
-    The recorded values are compared with lm-eval's where `n` is as large as the benchmark and the task computes in
-    float32; where it is not, evalsvc computes its values over the same documents again.
+    If `n` covers the benchmark and the task computes in float32, the recorded values are compared with lm-eval's.
+    Otherwise evalsvc computes its values over the same documents again.
 
-    Raises what loading benchmarks and checkpoint raises, and NonFinite.
+    Raises the errors of loading benchmarks and checkpoint, and NonFinite.
     """
     work = work_of(task)
     assert isinstance(work, BenchmarkWork), "tasks that ask benchmarks are done by it"
@@ -68,7 +69,8 @@ def verify_benchmarks(context: Context, task: BenchmarkTask, recorded: RecordedV
 
 
 def _models(context: Context, ours: Transformer, encoding: TextEncoding) -> dict[Scope, Hflm]:
-    """Return HFLM over all ids and within the text ids: of transformers where a class computes it, else of open_lm."""
+    """Return HFLM over all ids and within the text ids: of transformers if a class computes the model, otherwise of
+    open_lm."""
     scopes = IdCounts.of(encoding.layout).scopes
     try:
         return {scope: build_hflm(ours, encoding, within=scope.within) for scope in scopes}
@@ -88,20 +90,20 @@ def _first(benchmark: Benchmark, n: int) -> Benchmark:
 
 @dataclass(frozen=True)
 class Ours:
-    """What evalsvc makes of a benchmark."""
+    """evalsvc's results of a benchmark."""
 
     benchmark: Benchmark
     answers: list[Answer | Generation]
-    """To each request."""
+    """Answer to each request."""
     metrics: Mapping[str, MetricValue]
-    """By name."""
+    """Metrics by name."""
     rounding: Rounding
     program: str
-    """What answers the second time."""
+    """Name of the second program."""
 
     @property
     def tokens(self) -> list[int]:
-        """How many tokens each request scores; 1 where it generates."""
+        """Return the number of scored tokens of each request; 1 for a generation."""
         return [answer.tokens if isinstance(answer, Answer) else 1 for answer in self.answers]
 
 
@@ -122,14 +124,14 @@ def _compare(
         yield Untried(benchmark.name, program, reason)
         return
     ids = IdCounts.of(lm.encoding.layout)
-    found = results(Loaded((benchmark,), ()), [[answer] for answer in answers], ids, protocol)
-    metrics = {metric.name: metric for metric in found.metrics}
+    computed = results(Loaded((benchmark,), ()), [[answer] for answer in answers], ids, protocol)
+    metrics = {metric.name: metric for metric in computed.metrics}
     ours = Ours(benchmark, answers, metrics, _rounding(benchmark, lm), program)
     for scope, other in theirs.items():
         lm.report(0)
         try:
             reply = _ask(benchmark, other.model)
-        except Exception as error:  # whatever stops another program
+        except Exception as error:  # any error that stops another program
             said = f"{type(error).__name__}: {one_line(error)}"
             yield Untried(f"{benchmark.name}{scope.suffix}", program, f"lm-eval stopped with {said}")
             continue
@@ -140,38 +142,40 @@ def _compare(
 
 
 def _unaskable(benchmark: Benchmark, encoding: TextEncoding) -> str:
-    """Say why lm-eval cannot be asked the same; empty where it can."""
+    """Return why lm-eval cannot be asked the same questions; empty if it can."""
     kinds = {instance.request_type for instance in benchmark.instances}
     if benchmark.sampled and benchmark.num_fewshot:
         return "lm-eval draws other solved examples for a sample of the documents; use `limit`"
     if "generate_until" in kinds:
         if encoding.end not in whole_tokens(encoding):
-            return "HFLM generates to an end of text only, and none of the tokenizer's added tokens is `end_of_text`"
+            return "HFLM only generates up to an end of text, and none of the tokenizer's added tokens is `end_of_text`"
         if any(instance.args[1].get("do_sample") for instance in benchmark.instances):
             return "its texts are drawn at random"
     return ""
 
 
 def _rounding(benchmark: Benchmark, lm: OpenLM) -> Rounding:
-    """Measure rounding on the first texts that are asked about, with their right or wrong continuations."""
+    """Measure rounding on the first questions, with right or wrong continuations."""
     encoded = lm.encoding.encode_all(benchmark.instances[:MEASURED])
     sequences = [
-        [*one.requests[0].context, *one.requests[0].continuation] if isinstance(one, Scored) else list(one.ids)
-        for one in encoded
+        [*request.requests[0].context, *request.requests[0].continuation]
+        if isinstance(request, Scored)
+        else list(request.ids)
+        for request in encoded
     ]
     return measure_rounding(lm.model, [sequence for sequence in sequences if len(sequence) > 1])
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What lm-eval says of a benchmark."""
+    """lm-eval's results of a benchmark."""
 
     requests: list[tuple[Any, ...]]
-    """The arguments of every request, document by document."""
+    """Arguments of every request, document by document."""
     responses: list[Any]
-    """The model's response to each."""
+    """The model's response to each request."""
     values: dict[tuple[str, str], float]
-    """By metric and filter."""
+    """Values by metric and filter."""
 
 
 def _ask(benchmark: Benchmark, model: HFLM) -> Reply:
@@ -179,9 +183,9 @@ def _ask(benchmark: Benchmark, model: HFLM) -> Reply:
     task.set_fewshot_seed(FEWSHOT_SEED)
     indices = [document.index for document in benchmark.documents]
     first = indices == list(range(len(indices)))
-    some = {"limit": len(indices)} if first else {"samples": {benchmark.name: indices}}
+    selection = {"limit": len(indices)} if first else {"samples": {benchmark.name: indices}}
     with quiet(), offline():
-        said = evaluate(model, {"tasks": {benchmark.name: task}, "groups": {}}, bootstrap_iters=0, **some)
+        said = evaluate(model, {"tasks": {benchmark.name: task}, "groups": {}}, bootstrap_iters=0, **selection)
     samples = said["samples"][benchmark.name]
     documents = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
     values = {
@@ -198,25 +202,25 @@ def _ask(benchmark: Benchmark, model: HFLM) -> Reply:
 
 
 def _compare_requests(ours: Ours, reply: Reply) -> Agreement:
-    mine = [tuple(instance.args) for instance in ours.benchmark.instances]
-    differing = sum(one != other for one, other in zip(mine, reply.requests, strict=False))
-    differing += abs(len(mine) - len(reply.requests))
-    quantity = f"{ours.benchmark.name}: requests that differ, of {len(mine)}"
+    requests = [tuple(instance.args) for instance in ours.benchmark.instances]
+    differing = sum(first != second for first, second in zip(requests, reply.requests, strict=False))
+    differing += abs(len(requests) - len(reply.requests))
+    quantity = f"{ours.benchmark.name}: requests that differ, of {len(requests)}"
     return Agreement(quantity, ours.program, differing, 0, note="as lm-eval builds them from the documents")
 
 
 def _compare_answers(ours: Ours, scope: Scope, reply: Reply) -> Agreement:
     program, name, count = ours.program, f"{ours.benchmark.name}{scope.suffix}", len(ours.answers)
     asked = zip(ours.answers, ours.benchmark.instances, strict=True)
-    mine = [scope.response(answer, instance.request_type) for answer, instance in asked]
+    responses = [scope.response(answer, instance.request_type) for answer, instance in asked]
     if any(isinstance(answer, Generation) for answer in ours.answers):
-        differing = sum(one != other for one, other in zip(mine, reply.responses, strict=False))
+        differing = sum(first != second for first, second in zip(responses, reply.responses, strict=False))
         note = "where two ids are equally likely, rounding decides"
         return Agreement(f"{name}: texts that differ, of {count}", program, differing, count // TIES, note=note)
     quantity = f"{name}: log-likelihood per token of {count} requests"
     sides = [
-        [_logprob(one) / length for one, length in zip(side, ours.tokens, strict=False)]
-        for side in (mine, reply.responses)
+        [_logprob(response) / length for response, length in zip(side, ours.tokens, strict=False)]
+        for side in (responses, reply.responses)
     ]
     return Agreement.of_arrays(quantity, program, sides[0], sides[1], ours.rounding.loss_tolerance, NOTE)
 
@@ -228,7 +232,7 @@ def _logprob(response: float | Sequence[float]) -> float:
 def _compare_metrics(ours: Ours, scope: Scope, reply: Reply, recorded: RecordedValues) -> Iterator[Finding]:
     for (metric, filtered), value in reply.values.items():
         name = f"{ours.benchmark.name}/{named(metric, filtered, scope.suffix)}"
-        if (mine := ours.metrics.get(name)) is None:
+        if (metric_value := ours.metrics.get(name)) is None:
             continue
         if unit(metric) == "fraction":
             tolerance = 1.001 / len(ours.benchmark.documents)
@@ -236,5 +240,5 @@ def _compare_metrics(ours: Ours, scope: Scope, reply: Reply, recorded: RecordedV
         else:
             tolerance = abs(value) * ours.rounding.loss_tolerance * sum(ours.tokens) / len(ours.tokens)
             why = "rounding adds up over tokens"
-        now = Agreement.of_numbers(name, ours.program, mine.value, value, tolerance, why)
-        yield from recorded.compare(now, mine.protocol.content)
+        now = Agreement.of_numbers(name, ours.program, metric_value.value, value, tolerance, why)
+        yield from recorded.compare(now, metric_value.protocol.content)

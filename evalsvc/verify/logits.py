@@ -1,9 +1,9 @@
-"""Logits and losses by the real open_lm, on a checkpoint's own tensors.
+"""Comparing logits and losses with the real open_lm, on a checkpoint's own tensors.
 
     verify_logits    a file and token ids
     verify_losses    a task `loss` of a suite, and the values that were recorded
 
-Both sides compute in float32, evalsvc on the device of the context, open_lm on the CPU.
+Both sides compute in float32, evalsvc on the device of the context and open_lm on the CPU.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def verify_logits(
     device: str = "cpu",
     rotary_inv_freq_dtype: str = "auto",
 ) -> list[Finding]:
-    """Compare the logits of a checkpoint file, sequence by sequence, all positions and all ids.
+    """Compare the logits of a checkpoint file, sequence by sequence, at all positions and for all ids.
 
-    Raises what `load_model` raises.
+    Raises the errors of `load_model`.
     """
     quantity, program = f"logits of {len(sequences)} sequences", release("open_lm")
     ours = load_model(path, config, device=device, rotary_inv_freq_dtype=rotary_inv_freq_dtype)
@@ -54,10 +54,10 @@ def verify_logits(
 def verify_losses(context: Context, task: Loss, recorded: RecordedValues, n: int) -> list[Finding]:
     """Compare the losses of the first `n` sequences of a task's data, and its metrics.
 
-    The recorded values are compared with open_lm's where `n` is as large as the data and the task computes in float32;
-    where it is not, evalsvc computes its values over the same sequences again.
+    If `n` covers the data and the task computes in float32, the recorded values are compared with open_lm's. Otherwise
+    evalsvc computes its values over the same sequences again.
 
-    Raises what reading the data and the checkpoint raises, and NonFinite.
+    Raises the errors of reading the data and the checkpoint, and NonFinite.
     """
     program = release("open_lm")
     ours = context.model(dtype="float32", rotary_inv_freq_dtype=task.rotary_inv_freq_dtype)
@@ -106,9 +106,12 @@ def _compare_losses(
 ) -> Iterator[Finding]:
     program, count = release("open_lm"), len(part.ids)
     names = [f"sequence {index}" for index in range(count)]
-    mine, other = sequence_sums(context, ours, context.layout(), part.ids, names), _sums(context, theirs, part.ids)
+    evalsvc_sums, reference_sums = (
+        sequence_sums(context, ours, context.layout(), part.ids, names),
+        _sums(context, theirs, part.ids),
+    )
     name = f"{task.name}/general_text" if part.general else task.name
-    per_token = [_per_token(sums) for sums in (mine, other)]
+    per_token = [_per_token(sums) for sums in (evalsvc_sums, reference_sums)]
     yield Agreement.of_arrays(
         f"{name}: mean losses of each of {count} sequences",
         program,
@@ -117,12 +120,12 @@ def _compare_losses(
         rounding.loss_tolerance,
         "nats per token, by type of the token, over all ids and within the type's",
     )
-    values, wanted = loss_values(task.name, mine), loss_values(task.name, other)
+    values, wanted = loss_values(task.name, evalsvc_sums), loss_values(task.name, reference_sums)
     if part.general:
         values, wanted = _general(task.name, values), _general(task.name, wanted)
     values_then = recorded.over(count, part.total)
     for metric, value in wanted.items():
-        # A probability changes by itself times the change of its logarithm.
+        # The change of a probability is the probability times the change of its logarithm.
         tolerance = rounding.loss_tolerance * (value if metric.endswith("/image_mass") else 1)
         now = Agreement.of_numbers(metric, program, values[metric], value, tolerance)
         yield from values_then.compare(now, part.protocol)
@@ -145,6 +148,6 @@ def _per_token(sums: Sums) -> Tensor:  # [sequences, 6]
 
 
 def _general(task: str, values: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics of general text, which are named otherwise than those of the data."""
+    """Return the metrics of general text, whose names differ from those of the data."""
     names = {f"{task}/text": f"{task}/general_text", f"{task}/text_within": f"{task}/general_text_within"}
     return {names[name]: value for name, value in values.items() if name in names}

@@ -20,17 +20,17 @@ class LossSequences:
     general: bool
     """Whether the part is the task's `general_text`."""
     ids: list[list[int]]
-    """Rows of the model's table; the first of a sequence is not predicted."""
+    """Rows of the model's table; the first row of a sequence is not predicted."""
     total: int
-    """How many sequences the task's metrics are over."""
+    """Number of sequences behind the task's metrics."""
     protocol: Mapping[str, object]
-    """The protocol of the part's metrics."""
+    """Protocol of the part's metrics."""
 
 
 def loss_sequences(context: Context, task: Loss, n: int) -> Iterator[LossSequences]:
     """Read at most `n` sequences of each part of a task's data; images are encoded by the task's decoder.
 
-    Raises what reading the data raises.
+    Raises the errors of reading the data.
     """
     path, tokenizer = context.dataset(task.data), _tokenizer(context, task)
     shards = LossWork(task).plan(context).shards

@@ -1,4 +1,4 @@
-"""The losses of token sequences by the real open_lm: logits in, sums of `evalsvc.tasks.loss` out, in float64."""
+"""Losses of token sequences from the real open_lm's logits: the sums of `evalsvc.tasks.loss`, in float64."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from evalsvc.spec.layout import VocabularyLayout
 
 Sums = Mapping[str, Sequence[float]]
-"""By the names of `tasks.loss.teacher_forcing.COLUMNS`, a number for each sequence."""
+"""Number for each sequence, by the names in `tasks.loss.teacher_forcing.COLUMNS`."""
 
 
 def loss_sums(
@@ -28,8 +28,8 @@ def loss_sums(
         counts[f"n_{kind}"] += 1
         sums[f"nll_{kind}"] += float(row.logsumexp(0) - row[target])
         if kind != "special":
-            own = layout.text_ids if kind == "text" else image
-            sums[f"within_{kind}"] += float(row[own.start : own.stop].logsumexp(0) - row[target])
+            ids_of_type = layout.text_ids if kind == "text" else image
+            sums[f"within_{kind}"] += float(row[ids_of_type.start : ids_of_type.stop].logsumexp(0) - row[target])
         if kind == "text" and image:
             sums["image_mass"] += float(row.softmax(0)[image.start : image.stop].sum())
     return counts | sums

@@ -1,7 +1,7 @@
-"""`evalsvc verify machine`: whether this installation computes right on this machine and this card.
+"""`evalsvc verify machine`: checks that this installation computes correctly on this machine and card.
 
-Everything that leads from a checkpoint to a metric is computed on bundled data and compared with golden values, which
-the programs that the field cites computed from the same weights, images and features.
+Every step from a checkpoint to a metric is computed on bundled data and compared with golden values, which the programs
+that the field cites computed from the same weights, images and features.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from evalsvc.verify.golden_tasks import verify_benchmark, verify_digits, verify_
 Check = Callable[[Golden], Iterable[Finding]]
 
 PACKAGES = ("torch", "numpy", "lm-eval", "tokenizers", "safetensors", "pillow", "torch-fidelity", "clean-fid")
-"""Packages that move numbers, or compute them a second time."""
+"""Packages that affect numbers, or compute them a second time."""
 
 
 def checks(golden: Golden) -> Iterator[tuple[str, Check]]:
-    """Yield every check with the name that its row has if it fails before it compares anything."""
+    """Yield every check, with the name of its row if it fails before comparing anything."""
     yield "float32 products", verify_products
     yield "noise", verify_noise
     for case in golden.cases:
@@ -49,7 +49,7 @@ def checks(golden: Golden) -> Iterator[tuple[str, Check]]:
 def verify_machine(golden: Golden, report: Callable[[str, int, int], None] = lambda *_: None) -> list[Finding]:
     """Compare everything on the device and with the settings of `golden`.
 
-    `report` gets what is checked next, how many checks are done, and how many there are.
+    `report` gets the name of the next check, the number of finished checks, and the total.
     """
     listed = list(checks(golden))
     findings: list[Finding] = []
@@ -61,20 +61,22 @@ def verify_machine(golden: Golden, report: Callable[[str, int, int], None] = lam
 
 
 def attempt(name: str, check: Check, golden: Golden) -> list[Finding]:
-    """Return the findings of a check. A check that fails is a row that differs; one that lacks something is untried."""
-    found: list[Finding] = []
+    """Return the findings of a check. A check that raises is a row that differs; a check that lacks something is
+    untried."""
+    findings: list[Finding] = []
     try:
-        found.extend(check(golden))
+        findings.extend(check(golden))
     except (AssetMissing, MissingPackage) as error:
-        found.append(Untried(name, "golden values", error.message))
-    except Exception as error:  # a card that cannot run a kernel raises anything: the row says so, the others go on
+        findings.append(Untried(name, "golden values", error.message))
+    except Exception as error:  # a card that cannot run a kernel raises any error: report it and continue
         reason = f"failed: {type(error).__name__}: {str(error).strip() or 'no message'}"
-        found.append(Agreement(name, "golden values", float("nan"), 0.0, note=" ".join(reason.split())[:400]))
-    return found
+        findings.append(Agreement(name, "golden values", float("nan"), 0.0, note=" ".join(reason.split())[:400]))
+    return findings
 
 
 def prepared_device(name: str, threads: int) -> str:
-    """Return the device of this name, or of the best device for an empty name, with `threads` CPU threads from now on.
+    """Return the device with this name, or the best device if the name is empty, and use `threads` CPU threads from now
+    on.
 
     Raises:
         InvalidRequest: torch does not know the device, or cannot use it.
@@ -90,7 +92,7 @@ def prepared_device(name: str, threads: int) -> str:
 
 
 def describe_machine(device: str) -> dict[str, object]:
-    """Return what a reader of the findings must know of the machine: versions, device, processor."""
+    """Return the versions, device and processor of the machine, for readers of the findings."""
     kind = torch.device(device)
     name = torch.cuda.get_device_name(kind) if kind.type == "cuda" else platform.machine()
     return {

@@ -1,6 +1,6 @@
-"""The model of the package open_lm itself, built from a configuration of evalsvc, with a checkpoint's own tensors.
+"""The model of the package open_lm, built from a configuration of evalsvc, with a checkpoint's own tensors.
 
-Always in float32 on the CPU, with open_lm's attention by torch.
+The model is in float32 on the CPU, with open_lm's attention by torch.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ INSTALL = "pip install --no-deps xformers 'open_lm @ git+https://github.com/mlfo
 def build_open_lm(config: ModelConfig, tensors: Mapping[str, Tensor], rotary_inv_freq_dtype: str) -> nn.Module:
     """Return open_lm's Transformer with a checkpoint's `tensors`, in eval mode; `forward(ids)[0]` are its logits.
 
-    `tensors` have the names of open_lm's modules, without prefixes of wrappers. `rotary_inv_freq_dtype` names the type
-    to which training rounded the rotary frequencies. open_lm rounds them to the type of the keys, so a float32 model of
-    open_lm turns by other angles than the same model did in a training run in bfloat16; here it turns as it did then.
+    `tensors` have the names of open_lm's modules, without prefixes of wrappers. `rotary_inv_freq_dtype` is the type to
+    which training rounded the rotary frequencies. open_lm rounds the frequencies to the type of the keys, so that a
+    float32 model would turn by other angles than in a training run in bfloat16; this model uses the angles of the
+    training run.
 
     Raises:
         MissingPackage: open_lm or xformers is not installed, or cannot be imported.
@@ -56,7 +57,7 @@ def build_open_lm(config: ModelConfig, tensors: Mapping[str, Tensor], rotary_inv
 
 @contextmanager
 def checkpoint_tensors(context: Context, ours: Transformer) -> Iterator[Mapping[str, Tensor]]:
-    """Give the tensors of the checkpoint's file; for a virtual checkpoint, those that evalsvc has combined."""
+    """Yield the tensors of the checkpoint's file; for a virtual checkpoint, those that evalsvc has combined."""
     if context.checkpoint.virtual is not None:
         yield {name: tensor.float().cpu() for name, tensor in ours.state_dict().items()}
         return
@@ -83,7 +84,7 @@ def _params(config: ModelConfig, model: Any, norms: Any, attention: Any) -> Any:
 
 
 def _load(reference: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Load every tensor, and raise CheckpointMismatch unless each parameter has got a value.
+    """Load every tensor, and raise CheckpointMismatch unless each parameter has a value.
 
     open_lm names the weights of `gelu` and of tied tables twice; a file may have either name, or both.
     """
@@ -100,7 +101,8 @@ def _load(reference: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _turn_by(rotary: Any, dtype: torch.dtype) -> None:
-    """Have a rotary embedding of open_lm use its buffer, which it reads at construction and on another device only."""
+    """Make a rotary embedding of open_lm use its buffer, which it otherwise reads only at construction and on another
+    device."""
     rotary.inv_freq = rotary.inv_freq.to(dtype).float()
     rotary._seq_len_cached = 0
     rotary._update_cos_sin_tables(rotary.seq_len, device=rotary.inv_freq.device, dtype=torch.float32)
@@ -108,7 +110,7 @@ def _turn_by(rotary: Any, dtype: torch.dtype) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """xformers warns of its kernels for GPUs, which nothing here uses."""
+    """Silence xformers' warnings about its GPU kernels, which are not used."""
     logger = logging.getLogger("xformers")
     before = logger.level
     logger.setLevel(logging.ERROR)

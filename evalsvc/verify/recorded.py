@@ -1,4 +1,4 @@
-"""Which numbers of a checkpoint were recorded and by which protocol, and what computes them a second time."""
+"""The recorded numbers of a checkpoint with their protocols, and the functions that compute them a second time."""
 
 from __future__ import annotations
 
@@ -36,30 +36,30 @@ A function gets a RecordedTask and a VerifyRequest, and returns a list of findin
 
 @dataclass(frozen=True)
 class RecordedMetric:
-    """A value of a service's history."""
+    """A value in a service's history."""
 
     name: str
     value: float
     n: int
-    """Items that the value rests on."""
+    """Number of items behind the value."""
     protocol: Mapping[str, Any]
-    """What moves the value."""
+    """Protocol of the value."""
 
 
 @dataclass(frozen=True)
 class RecordedTask:
-    """A task of a suite, and what is recorded of it; nothing is, where the task was not evaluated by a service."""
+    """A task of a suite, with its recorded results. They are empty if no service has evaluated the task."""
 
     checkpoint: CheckpointRef
     spec: TaskSpec
     metrics: Sequence[RecordedMetric] = ()
     items: Sequence[Mapping[str, Any]] = ()
-    """Results per item, as the task made them."""
+    """Results per item, as the task returned them."""
     provenance: Mapping[str, Any] | None = None
     """Device, versions and shards of the evaluation."""
 
     def asked(self, metrics: Sequence[str]) -> list[str]:
-        """Return those of `metrics`, such as `coco/fid`, that are this task's."""
+        """Return the `metrics`, such as `coco/fid`, that belong to this task."""
         recorded = {metric.name for metric in self.metrics}
         first = {self.spec.name, *self._benchmarks()}
         return [name for name in metrics if name in recorded or name.partition("/")[0] in first]
@@ -75,27 +75,28 @@ class RecordedTask:
 
 @dataclass(frozen=True)
 class VerifyRequest:
-    """What is to be computed a second time, and how."""
+    """A request to compute metrics a second time."""
 
     settings: Settings
     metrics: tuple[str, ...] = ()
-    """Names such as `coco/fid`; empty: all that another program computes."""
+    """Names such as `coco/fid`; empty for all that another program computes."""
     n: int = 256
-    """Images or documents, at most."""
+    """Maximum number of images or documents."""
     output: Path | None = None
-    """A new folder for the files that are compared; None: they are removed."""
+    """New folder for the compared files; None removes them."""
     report: Callable[[str, int], None] = lambda task, done: None
-    """Gets a task's name, and how many images or documents are done."""
+    """Callback with a task's name and the number of finished images or documents."""
 
 
 def read_recorded(client: Client, name: str, settings: Settings, suite: str | None = None) -> list[RecordedTask]:
-    """Read the newest evaluations of RUN@STEP[:VARIANT], of all suites or of one; the weights are opened here.
+    """Read the newest evaluations of RUN@STEP[:VARIANT], of all suites or of one, and locate the weights on this
+    machine.
 
     Raises:
         UnknownName: the service has no such checkpoint, or no evaluation of it.
-        ServiceUnreachable: the service's answer is none of this version.
-        InvalidRequest: the checkpoint is virtual, so that its weights lie in several files.
-        CheckpointError: the weights are not to be found on this machine, or not allowed.
+        ServiceUnreachable: the service's answer is of another version.
+        InvalidRequest: the checkpoint is virtual, so its weights are in several files.
+        CheckpointError: the weights are not on this machine, or not allowed.
     """
     run, step, variant = parse_checkpoint(name)
     overview = client.results(run, step, variant=variant, suite=suite)
@@ -113,10 +114,10 @@ def unrecorded(suite: Suite, checkpoint: CheckpointRef) -> list[RecordedTask]:
 
 
 def verify_tasks(tasks: Sequence[RecordedTask], request: VerifyRequest) -> list[Finding]:
-    """Compute what was asked for a second time. What cannot be computed here is a finding that says why.
+    """Compute the requested metrics a second time. A metric that cannot be computed here is a finding with the reason.
 
     Raises:
-        UnknownName: a metric is none of these tasks'.
+        UnknownName: no task has a requested metric.
     """
     known = [metric.name for task in tasks for metric in task.metrics] or [f"{task.spec.name}/…" for task in tasks]
     for name in request.metrics:
@@ -132,7 +133,7 @@ def verify_tasks(tasks: Sequence[RecordedTask], request: VerifyRequest) -> list[
 
 @contextmanager
 def opened_context(task: RecordedTask, request: VerifyRequest) -> Iterator[ShardContext]:
-    """Open the checkpoint as a worker does, with the settings of the request."""
+    """Open the checkpoint like a worker, with the settings of the request."""
 
     def report(done: int) -> None:
         request.report(task.spec.name, done)
@@ -172,8 +173,8 @@ def _locate(client: Client, name: str, checkpoint: StoredCheckpoint, settings: S
     posted = client.checkpoint(checkpoint.id)
     if posted.parents:
         raise InvalidRequest(
-            f"{name} is computed from other checkpoints ({posted.uri}); write their files into the expression, and "
-            "verify by --checkpoint EXPRESSION --suite SUITE"
+            f"{name} is computed from other checkpoints ({posted.uri}); write an expression with their files, and "
+            "run evalsvc verify --checkpoint EXPRESSION --suite SUITE"
         )
     path, identity = locate_checkpoint(posted.uri, settings)
     known = identity if identity.etag is not None else None

@@ -1,4 +1,4 @@
-"""Recorded values of metrics, held to those of another program where both are of the same data and protocol."""
+"""Recorded values of metrics, compared with another program's if both are of the same data and protocol."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from evalsvc.verify.recorded import RecordedMetric
 
 @dataclass(frozen=True)
 class RecordedValues:
-    """Recorded values by the names of metrics."""
+    """Recorded values by name of the metric."""
 
     metrics: Mapping[str, RecordedMetric]
     unfit: str = ""
-    """Why none of them can be held to what is computed here; empty: they can."""
+    """Reason why the values cannot be compared; empty if they can."""
 
     @classmethod
     def of(cls, metrics: Iterable[RecordedMetric], dtype: str = "float32") -> RecordedValues:
-        """Take the values of a task that computes in `dtype`; what is computed a second time is float32."""
+        """Create recorded values of a task that computes in `dtype`; the second program computes in float32."""
         unfit = "" if dtype == "float32" else f"the recorded value was computed in {dtype}, this in float32"
         return cls({metric.name: metric for metric in metrics}, unfit)
 
     def over(self, n: int, total: int) -> RecordedValues:
-        """Return the values for what is computed over `n` of the `total` sequences or documents."""
+        """Return the values for a computation over `n` of the `total` sequences or documents."""
         if n == total or self.unfit:
             return self
         return replace(self, unfit=f"over {n:,} of {total:,}; --n {total} compares the recorded value")
 
     def compare(self, now: Agreement, protocol: Mapping[str, object]) -> Iterator[Finding]:
-        """Yield `now`, which compares the values that are computed here, with the recorded value in place of ours.
+        """Yield `now`, which compares values computed here, with the recorded value instead of evalsvc's.
 
-        Where the recorded value has another protocol than `protocol`, that is a finding of its own.
+        If the recorded value has another protocol than `protocol`, a separate finding says so.
         """
         metric = self.metrics.get(now.quantity)
         if metric is None or self.unfit:

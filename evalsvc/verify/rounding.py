@@ -1,4 +1,4 @@
-"""How far two programs may be apart that compute the same model in float32: measured, as it depends on the weights."""
+"""The rounding difference between two programs that compute the same model in float32, measured for its weights."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from evalsvc.models import Transformer
 from evalsvc.models.loading import empty_model, filled
 
 FACTOR = 8
-"""Tolerances are so many times the measured rounding: two programs round, and other sequences may round worse."""
+"""Ratio of tolerances to the measured rounding: two programs round, and other sequences may round worse."""
 
 LEAST = 1e-6
 """Smallest tolerance, for models whose rounding happens to cancel."""
 
 MEASURED = 4
-"""Sequences that rounding is measured on."""
+"""Number of sequences on which rounding is measured."""
 
 NOTE = f"tolerance: {FACTOR} times the rounding of float32, measured against float64"
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """The rounding of a model in float32 on the CPU, against the same model in float64."""
+    """The rounding of a model in float32 on the CPU, relative to the same model in float64."""
 
     logit: float
     """Largest absolute difference of a logit."""
@@ -38,15 +38,15 @@ class Rounding:
 
     @property
     def loss_tolerance(self) -> float:
-        """The tolerance of the loss of a token, and so of any mean of such losses."""
+        """Return the tolerance of the loss of a token, and so of any mean of such losses."""
         return max(FACTOR * self.loss, LEAST)
 
 
 @torch.inference_mode()
 def measure_rounding(model: Transformer, sequences: Sequence[Sequence[int]]) -> Rounding:
-    """Measure the rounding of `model` on the first sequences of token ids, each of two ids at least.
+    """Measure the rounding of `model` on the first sequences of token ids, each with at least two ids.
 
-    Always on the CPU: a device that computes less exactly than float32 must not widen its own tolerance.
+    Always measured on the CPU: a device that is less exact than float32 must not widen its own tolerance.
     """
     narrow, wide = on_cpu(model, "float32"), on_cpu(model, "float64")
     logit = loss = 0.0

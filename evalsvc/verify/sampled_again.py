@@ -1,4 +1,4 @@
-"""Images of a text_to_image task that are sampled again, and whether they have the recorded codes."""
+"""Resampling images of a text_to_image task, and comparing their codes with the recorded ones."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ class Samples:
     """The first images of a task at one guidance scale."""
 
     codes: Sequence[str]
-    """A digest of each image's codes."""
+    """Digest of each image's codes."""
     files: Sequence[bytes]
-    """The images as PNG, in the decoder's size."""
+    """Images as PNG, in the decoder's size."""
     total: int
-    """Images that the whole task samples at this scale."""
+    """Number of images that the whole task samples at this scale."""
     side: int
     """Height and width of an image."""
     protocol: Mapping[str, object]
     """Digests of prompts, layout and decoder."""
     machine: Mapping[str, str]
-    """What may move codes by rounding: card, torch, threads, batch."""
+    """Properties that may change codes by rounding: card, torch, threads, batch."""
 
 
 @dataclass(frozen=True)
 class RecordedCodes:
-    """What is recorded of the images of one guidance scale."""
+    """The recorded codes of one guidance scale."""
 
     codes: Sequence[str]
     protocol: Mapping[str, object]
@@ -44,7 +44,7 @@ class RecordedCodes:
 
     @classmethod
     def of(cls, task: RecordedTask, scale: float) -> RecordedCodes | None:
-        """Read the results per item; None where no images are recorded."""
+        """Read the results per item; return None if no images are recorded."""
         items = [item for item in task.items if item.get("guidance_scale") == scale]
         protocols = [metric.protocol for metric in task.metrics if scale_of(metric.protocol) == scale]
         if not items:
@@ -54,11 +54,11 @@ class RecordedCodes:
 
 
 def sample_again(context: ShardContext, spec: TextToImage, scale: float, n: int) -> Samples:
-    """Sample the first n images of a task, or as many as it has, by the task's own code.
+    """Sample the first n images of a task, or all if there are fewer, by the task's own code.
 
-    Raises what the task raises: InvalidData, AssetMissing, NonFinite, OutOfMemory.
+    Raises the errors of the task: InvalidData, AssetMissing, NonFinite, OutOfMemory.
     """
-    # Without metrics no features are extracted: these are taken from the files.
+    # Without metrics, no features are extracted; they are extracted from the files later.
     bare = spec.model_copy(update={"metrics": (), "classifier": None, "until": None, "keep": n})
     work = TextToImageWork(bare)
     shards = [shard for shard in work.plan(context).shards if shard.part == "sample" and shard.scale == scale]
@@ -78,16 +78,16 @@ def sample_again(context: ShardContext, spec: TextToImage, scale: float, n: int)
 
 
 def _cut(shard: SampleShard, n: int) -> SampleShard:
-    """The shard without prompts from the n-th on."""
+    """Return the shard without prompts from the n-th on."""
     stop = min(shard.stop, n)
     return replace(shard, stop=stop, units=stop - shard.start)
 
 
 def compare_codes(samples: Samples, recorded: RecordedCodes, of: str) -> Finding:
-    """Compare the codes of images that were sampled again with the recorded ones.
+    """Compare the codes of resampled images with the recorded codes.
 
-    Codes that differ are wrong only where nothing explains them: another card, release of torch, number of threads or
-    batch rounds otherwise, and other prompts or weights of the decoder give other images.
+    Codes that differ are an error only if nothing explains the difference: another card, release of torch, number of
+    threads or batch rounds differently, and other prompts or decoder weights give other images.
     """
     pairs = list(zip(samples.codes, recorded.codes, strict=False))
     equal = sum(again == before for again, before in pairs)
@@ -118,7 +118,7 @@ class _Sampling(BaseModel):
 
 
 class _Shard(BaseModel):
-    """What is read of the provenance of a shard that sampled."""
+    """The fields read from the provenance of a shard that sampled."""
 
     device: str | None = None
     device_name: str | None = None
@@ -128,25 +128,25 @@ class _Shard(BaseModel):
 
 
 def _machine(provenance: Mapping[str, object] | None) -> dict[str, str]:
-    """Return what moves codes by rounding, from the provenance of a task; empty where that says nothing of it."""
+    """Return the properties that may change codes by rounding, from a task's provenance; empty if it has none."""
     shards = (provenance or {}).get("shards")
     for entry in shards if isinstance(shards, (list, tuple)) else ():
         try:
             shard = _Shard.model_validate(entry)
-        except ValidationError:  # of a shard that did not sample, or of another version
+        except ValidationError:  # a shard that did not sample, or another version
             continue
-        found = {
+        properties = {
             "device": shard.device_name or shard.device,
             "torch": shard.versions.get("torch"),
             "threads": shard.threads,
             "batch": ", ".join(dict.fromkeys(str(shape.batch) for shape in shard.sampling.batches)),
             "sampling path": shard.sampling.path,
         }
-        return {name: str(value) for name, value in found.items() if value}
+        return {name: str(value) for name, value in properties.items() if value}
     return {}
 
 
 def scale_of(protocol: Mapping[str, object]) -> object:
-    """Return the guidance scale in a protocol; None where there is none."""
+    """Return the guidance scale in a protocol; None if there is none."""
     sampling = protocol.get("sampling")
     return sampling.get("guidance_scale") if isinstance(sampling, Mapping) else None

@@ -1,4 +1,4 @@
-"""Tasks that read text or token sequences, computed a second time by open_lm and by lm-eval."""
+"""Computing tasks on text or token sequences a second time, by open_lm and by lm-eval."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from evalsvc.verify.recorded_values import RecordedValues
 
 
 def verify_loss_task(task: RecordedTask, request: VerifyRequest) -> list[Finding]:
-    """Compute the losses of a task `loss` by the real open_lm. Raises what the task raises."""
+    """Compute the losses of a task `loss` by the real open_lm. Raises the errors of the task."""
     spec: Loss = build_task(task.spec)
     recorded = RecordedValues.of(task.metrics, spec.dtype)
     with opened_context(task, request) as context:
@@ -23,7 +23,7 @@ def verify_loss_task(task: RecordedTask, request: VerifyRequest) -> list[Finding
 
 
 def verify_benchmark_task(task: RecordedTask, request: VerifyRequest) -> list[Finding]:
-    """Ask the benchmarks of a task `language` or `forgetting` by lm-eval's HFLM. Raises what the task raises."""
+    """Ask the benchmarks of a task `language` or `forgetting` by lm-eval's HFLM. Raises the errors of the task."""
     spec: BenchmarkTask = build_task(task.spec)
     recorded = RecordedValues.of(task.metrics, spec.dtype)
     with opened_context(task, request) as context:
@@ -31,7 +31,7 @@ def verify_benchmark_task(task: RecordedTask, request: VerifyRequest) -> list[Fi
 
 
 def _asked(task: RecordedTask, request: VerifyRequest, findings: Sequence[Finding]) -> list[Finding]:
-    """Return the findings without metrics that were not asked for; the other quantities have no such name."""
+    """Return the findings without metrics that were not requested. Other quantities are kept."""
     asked = task.asked(request.metrics)
     names = {name for finding in findings if ":" not in (name := finding.quantity) and "/" in name}
     return [finding for finding in findings if not asked or finding.quantity in asked or finding.quantity not in names]

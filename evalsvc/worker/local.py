@@ -47,7 +47,7 @@ def run_suite(
 
     `report` gets the task's name, the units done, the total units, and the name of the unit; `interim` gets results of
     a task before its end. A task that fails is an entry of `errors`. See `result_document` for the result. If
-    `settings` is None, they are read from the environment. Values of `earlier` that hold for this run too are taken over.
+    `settings` is None, they are read from the environment. Values of `earlier` that still hold are taken over.
     """
     settings = settings or Settings.load()
     if earlier is not None:

@@ -98,7 +98,7 @@ def test_the_decoder_of_a_recorded_task_is_verified() -> None:
 def test_what_diffusers_does_not_compute_is_told(kind: str, changes: dict[str, Any], reason: str) -> None:
     [finding] = verify(random_decoder(tiny_config(kind, **changes), kind))
     assert isinstance(finding, Untried)
-    assert finding.reason == f"VQModel of diffusers has {reason}"
+    assert finding.reason == f"diffusers' VQModel does not support {reason}"
 
 
 def test_without_diffusers_the_command_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

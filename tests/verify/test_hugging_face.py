@@ -92,7 +92,7 @@ def test_rows_may_be_left_out_and_turned_around() -> None:
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"qk_norm": True}, "norms queries and keys over all heads together"),
+        ({"qk_norm": True}, "normalises queries and keys over all heads together"),
         ({"n_heads": 5, "hidden_dim": 52}, "5 heads do not divide hidden_dim 52"),
         ({"model_norm": "rms_norm", "ffn_type": "gelu"}, "has rms_norm together with a feed-forward layer gelu"),
         ({"ffn_type": "gemma_geglu"}, "has default_layer_norm together with a feed-forward layer gemma_geglu"),

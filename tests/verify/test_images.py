@@ -89,7 +89,7 @@ def test_of_fewer_images_only_the_programs_are_compared(digits: RecordedTask, tm
     assert few.quantity == "codes of 12 images of digits"
     assert programs(others) == [("torch-fidelity", "ok"), ("clean-fid", "ok")]
     assert isinstance(last, Untried)
-    assert last.reason == f"the recorded value is of all {IMAGES} images; --n {IMAGES} makes them all again"
+    assert last.reason == f"the recorded value is of all {IMAGES} images; use --n {IMAGES}"
     counts = {folder.name: len(list(folder.glob("*.png"))) for folder in (tmp_path / "files" / "0").iterdir()}
     assert counts == {"sampled": 12, "real": 12}
 
@@ -105,4 +105,4 @@ def test_reconstructions_are_verified_too(suite: Suite) -> None:
 def test_metrics_of_no_other_program_are_named(digits: RecordedTask) -> None:
     [found] = verify(digits, 12, "digits/clip_score")
     assert isinstance(found, Untried)
-    assert found.reason.endswith("those that programs compute are fid64, fid, kid, precision, recall")
+    assert found.reason.endswith("available: fid64, fid, kid, precision, recall")

@@ -140,7 +140,8 @@ def test_a_model_that_no_class_computes_is_told(with_qk_norm: CheckpointRef, mon
     [finding] = verify_benchmarks(context(with_qk_norm), language(limit=2), NOTHING, 2)
     assert isinstance(finding, Untried)
     assert (
-        "norms queries and keys over all heads together (qk_norm); for open_lm's own model: open_lm" in finding.reason
+        "normalises queries and keys over all heads together (qk_norm); for open_lm's own model: open_lm"
+        in finding.reason
     )
 
 
