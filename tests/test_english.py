@@ -1,0 +1,180 @@
+"""Rules of plain English that a program can check; reviews check the others.
+
+Docstrings are shown without the lines around them: in the OpenAPI document, in the tables of settings and parameters,
+in editors. A docstring that needs the line above it says nothing there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import evalsvc
+
+PACKAGE = Path(evalsvc.__file__).parent
+
+HOUSE = "aftermath|astray|beside|crew|duties|duty|elsewhere|strikes"
+"""Words of this project alone. The field says post-processing, stale, next to, worker state, on another machine."""
+
+NOT_A_VERB = (
+    "A|All|An|And|As|At|Both|By|Each|Every|For|From|How|If|In|It|Its|No|Of|On|One|Or|Several|Some|That|The|Their|These|"
+    "They|This|Those|To|Two|What|When|Where|Whether|Which|Who|Whoever|Whose|Why|With|Without"
+)
+"""First words of sentences that do not begin with a verb."""
+
+VAGUE = "found|mine|one|some|there"
+"""Names that do not say what a variable holds."""
+
+RULES: Mapping[str, re.Pattern[str]] = {
+    "a docstring begins with Of": re.compile(r'^ *r?"""Of .*', re.MULTILINE),
+    "a function's docstring has no verb": re.compile(
+        r"(?<!property\n)^ *(?:async )?def \w+\((?:[^\n]*|\n(?:[^\n]*\n)*? *\)[^\n]*):(?:  #[^\n]*)?\n"
+        rf' *r?"""(?:{NOT_A_VERB})\b.*',
+        re.MULTILINE,
+    ),
+    "a house word": re.compile(
+        rf"(?<![a-zA-Z])(?i:{HOUSE})(?![a-z])|(?<=[a-z])(?:{HOUSE.title()})(?![a-z])|(?i:\bhand(?:s|ed)? out\b)"
+        r"|(?i:\blet(?:s|ting)? go\b)"
+    ),
+    "a vague name": re.compile(
+        rf"^ *(?:{VAGUE})(?:: [^=\n]+)? = .*|\bfor (?:\(?\w+, )*\(?(?:{VAGUE})(?:, \w+)*\)? in .*|\b(?:{VAGUE}) := .*",
+        re.MULTILINE,
+    ),
+}
+"""Rules, with the text that breaks each."""
+
+ALLOWED: Mapping[str, Counter[str]] = {
+    "a docstring begins with Of": Counter(
+        api=7,
+        cli=1,
+        compare=5,
+        data=4,
+        decoders=5,
+        features=5,
+        files=3,
+        language=10,
+        metrics=14,
+        models=4,
+        sampling=3,
+        spec=1,
+        store=13,
+    ),
+    "a function's docstring has no verb": Counter(
+        api=46,
+        cli=34,
+        client=2,
+        compare=26,
+        data=9,
+        decoders=25,
+        features=23,
+        files=19,
+        language=50,
+        metrics=32,
+        models=34,
+        sampling=17,
+        spec=5,
+        store=107,
+        watch=8,
+    ),
+    "a house word": Counter(
+        api=15,
+        cli=10,
+        client=1,
+        compare=2,
+        data=2,
+        decoders=10,
+        features=3,
+        files=2,
+        language=7,
+        metrics=3,
+        models=6,
+        sampling=22,
+        store=13,
+        tasks=1,
+        worker=2,
+    ),
+    "a vague name": Counter(
+        api=3,
+        cli=8,
+        client=3,
+        compare=35,
+        data=5,
+        decoders=1,
+        features=6,
+        files=7,
+        language=41,
+        metrics=30,
+        models=4,
+        sampling=8,
+        spec=2,
+        store=29,
+    ),
+}
+"""Numbers of findings that are left in each room, by rule. They may only be lowered; other rooms have none."""
+
+
+@cache
+def sources() -> Mapping[str, str]:
+    """Return the text of all modules by path below the package."""
+    return {str(file.relative_to(PACKAGE)): file.read_text() for file in sorted(PACKAGE.rglob("*.py"))}
+
+
+def findings(rule: str) -> Iterator[tuple[str, str]]:
+    """Yield room and place of each text that breaks a rule."""
+    for path, source in sources().items():
+        for match in RULES[rule].finditer(source):
+            line = source.count("\n", 0, match.end()) + 1
+            yield path.partition("/")[0].removesuffix(".py"), f"{path}:{line} {match[0].splitlines()[-1].strip()[:80]}"
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_no_more_text_breaks_a_rule(rule: str) -> None:
+    broken = list(findings(rule))
+    counts, allowed = Counter(room for room, _ in broken), ALLOWED.get(rule, Counter())
+    assert [place for room, place in broken if counts[room] > allowed[room]] == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ("a docstring begins with Of", '    batch: int\n    """Of images."""'),
+        ("a function's docstring has no verb", 'def f() -> None:\n    """What it is."""'),
+        ("a function's docstring has no verb", 'async def f(\n    x: int,\n) -> None:\n    """The sum."""'),
+        ("a function's docstring has no verb", '    @cache\n    def f(self) -> int:\n        """Whether it is."""'),
+        ("a house word", "config_beside = 1"),
+        ("a house word", "MAX_BESIDE = 1"),
+        ("a house word", "class WorkerDuty: ..."),
+        ("a house word", "# The shard runs elsewhere."),
+        ("a house word", "# Shards are handed out."),
+        ("a vague name", "    found = 1"),
+        ("a vague name", "    some: list[int] = []"),
+        ("a vague name", "[one for one in items]"),
+        ("a vague name", "for place, (key, found) in items.items():"),
+        ("a vague name", "if (found := read()) is None:"),
+    ],
+)
+def test_a_rule_finds(rule: str, text: str) -> None:
+    assert len(RULES[rule].findall(text)) == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ("a docstring begins with Of", '    batch: int\n    """Offset of the batch."""'),
+        ("a function's docstring has no verb", 'def f() -> None:\n    """Return the sum."""'),
+        ("a function's docstring has no verb", '    @property\n    def f(self) -> Path:\n        """The folder."""'),
+        ("a function's docstring has no verb", 'def f() -> int:\n    return 1\n\n\nX = 1\n"""The number."""'),
+        ("a function's docstring has no verb", 'def f(x): ...\n\n\nclass A:\n    """The field."""'),
+        ("a function's docstring has no verb", 'def f(\n    x: int,\n): ...\n\n\nclass A:\n    """The field."""'),
+        ("a house word", "understanding = outstanding = screw = 1"),
+        ("a vague name", "founder = handsome = None"),
+        ("a vague name", '    """The first one in a list."""'),
+    ],
+)
+def test_a_rule_lets_pass(rule: str, text: str) -> None:
+    assert RULES[rule].search(text) is None
