@@ -15,7 +15,7 @@ from evalsvc.cli.terminal import say
 from evalsvc.cli.weights import Description, inline_model, is_virtual
 from evalsvc.errors import InvalidRequest
 from evalsvc.files.uploads.local import Report
-from evalsvc.spec.model_config import config_beside
+from evalsvc.spec.model_config import find_model_config
 
 SAY_EVERY = 10.0
 """Seconds between two lines about an upload where stderr is no terminal."""
@@ -37,9 +37,9 @@ def uploaded_model(uri: str, model: str | None) -> Description:
 
     Raises:
         InvalidRequest: neither says what the model is.
-        InvalidModelConfig: see `config_beside`.
+        InvalidModelConfig: see `find_model_config`.
     """
-    found = config_beside(Path(uploaded_path(uri))) if model is None else inline_model(model)
+    found = find_model_config(Path(uploaded_path(uri))) if model is None else inline_model(model)
     if found is None:
         raise InvalidRequest(
             f"nothing next to {uri} says what its model is: there is no params.txt, config.json or JSON file with "

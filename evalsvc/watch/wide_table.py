@@ -9,7 +9,7 @@ from evalsvc.client import Client
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.errors import EvalsvcError, InvalidRequest
 from evalsvc.spec.layout import TOKENIZER_SIZE
-from evalsvc.spec.model_config import config_beside
+from evalsvc.spec.model_config import find_model_config
 
 SPARE_ROWS = 512
 """Rows that a table of text may have beyond the ids of the tokenizer, because tables are padded. GPT-NeoX's has 155."""
@@ -43,7 +43,7 @@ def require_layout(client: Client, checkpoint: Path, model: Mapping[str, object]
 def _rows(checkpoint: Path, model: Mapping[str, object] | None) -> int | None:
     """Return the rows of the embedding table by the model's configuration; None where this machine has none."""
     try:
-        config = model or config_beside(checkpoint)
+        config = model or find_model_config(checkpoint)
     except (EvalsvcError, OSError):  # the service says what is wrong with a configuration
         return None
     rows = None if config is None else config.get("vocab_size")
