@@ -111,7 +111,7 @@ def test_what_values_follow_from_names_the_files_that_move_them(
     evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By it `--reuse` takes values over: not whether the features of real images were kept, but who read the images."""
-    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
     first, second = evaluate(), evaluate()
     assert len(first["provenance"]["digits"]["shards"]) > len(second["provenance"]["digits"]["shards"])
     inputs = first["origins"]["digits"]["inputs"]
