@@ -16,6 +16,8 @@ ACCEPTED = ["2xx", "3xx", "401", "403", "404", "409", "410", "429"]
 """How a request may be answered that is right by its schema."""
 
 CURSOR = "a cursor is one that a page before gave, and `from` is at most `to`"
+REFUSED = ["400", "401", "403", "404", "405", "406", "409", "412", "415", "422", "428", "429", "5xx"]
+"""How a request may be answered that is wrong by its schema; 412 is of another version of tus."""
 
 REFUSED_BY_MEANING = {
     "GET /v1/runs": CURSOR,
@@ -44,6 +46,9 @@ REFUSED_BY_MEANING = {
 
 NOT_STORABLE = ("has a NUL character", "has a character that cannot be stored")
 """Nor do schemas say that a text has none of these, which no database keeps."""
+
+
+schemathesis.serializer.alias("application/offset+octet-stream", "application/octet-stream")
 
 
 @dataclass
@@ -132,7 +137,11 @@ def _config(
             "continue-on-failure": True,
             "request-timeout": 60,
             "tls-verify": False,
-            "checks": {"enabled": True, "positive_data_acceptance": {"expected-statuses": ACCEPTED}},
+            "checks": {
+                "enabled": True,
+                "positive_data_acceptance": {"expected-statuses": ACCEPTED},
+                "negative_data_rejection": {"expected-statuses": REFUSED},
+            },
             "generation": {"max-examples": examples, "deterministic": True, "database": "none", "no-shrink": True},
             "phases": {name: {"enabled": enabled} for name, enabled in phases.items()},
             "operations": [{"include-name": name, "checks": refused} for name in REFUSED_BY_MEANING],

@@ -38,7 +38,11 @@ Bytes = Annotated[
     int, BeforeValidator(tus.number), WithJsonSchema({"type": "integer", "minimum": 0, "maximum": tus.MAX_BYTES})
 ]
 
-Version = Annotated[str | None, Header(alias="Tus-Resumable", description="`1.0.0`, the version of tus.")]
+Version = Annotated[
+    str | None,
+    WithJsonSchema({"type": "string", "enum": [tus.VERSION]}),
+    Header(alias="Tus-Resumable", description="The version of tus."),
+]
 
 
 class UploadsQuery(Input):
@@ -79,6 +83,7 @@ async def post_upload(
     length: Annotated[Bytes, Header(alias="Upload-Length", description="Bytes of the whole file, at least 1.")],
     metadata: Annotated[
         str | None,
+        WithJsonSchema({"type": "string", "maxLength": tus.MAX_METADATA}),
         Header(
             alias="Upload-Metadata",
             description="`sha256 BASE64`, and optionally `,filename BASE64`: the SHA-256 of the whole file in "
@@ -165,6 +170,7 @@ async def patch_upload(
     offset: Annotated[Bytes, Header(alias="Upload-Offset", description="Bytes that were sent before this part.")],
     checksum: Annotated[
         str | None,
+        WithJsonSchema({"type": "string", "pattern": "^(sha256|sha1) [A-Za-z0-9+/]+=*$"}),
         Header(alias="Upload-Checksum", description="`sha256 BASE64` or `sha1 BASE64`: the digest of this part."),
     ] = None,
     version: Version = None,
