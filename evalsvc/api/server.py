@@ -268,7 +268,7 @@ class _Server(uvicorn.Server):
     def _is_drained(self) -> bool:
         state: State = self._app.state.state
         if not state.coordinator.draining():
-            log.info("stopping once running shards are stored; a second signal stops immediately")
+            log.info("stopping once what runs is stored; a second signal stops at once")
             self._drained_by = time.monotonic() + state.settings.grace + STOP_PATIENCE
             state.coordinator.drain()
         return not state.coordinator.alive() or time.monotonic() > self._drained_by

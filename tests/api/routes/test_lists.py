@@ -67,16 +67,16 @@ def test_limits_cursors_and_filters_that_are_refused(filled: App) -> None:
         for path in ("/v1/runs", "/v1/checkpoints", "/v1/evaluations", "/v1/suites")
     }
     again = "start again without cursor"
-    limits = dict.fromkeys(("0", "-1", "1001", "1e3", "9" * 5000, "١٢٣x", "", "NaN"), "limit: input should be")
+    for limit in ("0", "-1", "1001", "1e3", "9" * 5000, "١٢٣x", "", "NaN"):
+        refused(filled.http.get("/v1/runs", params={"limit": limit}), 422, "invalid_request", "limit: ")
     for path in LISTS:
-        for limit in limits:
-            refused(filled.http.get(path, params={"limit": limit}), 422, "invalid_request", "limit: ")
+        refused(filled.http.get(path, params={"limit": 1001}), 422, "invalid_request", "limit: ")
         for other, cursor in cursors.items():
             if other != path:
                 refused(filled.http.get(path, params={"cursor": cursor}), 422, "invalid_request", again)
         refused(filled.http.get(path, params={"cursor": "A" * 60_000}), 422, "invalid_request", again)
-        refused(filled.http.get(path, params={"cursor": ""}), 422, "invalid_request", again)
-        refused(filled.http.get(f"{path}?cursor=%00"), 422, "invalid_request", "NUL")
+    refused(filled.http.get("/v1/runs", params={"cursor": ""}), 422, "invalid_request", again)
+    refused(filled.http.get("/v1/runs?cursor=%00"), 422, "invalid_request", "NUL")
     moved = {"run": "run-a", "cursor": cursors["/v1/checkpoints"]}
     refused(filled.http.get("/v1/checkpoints", params=moved), 422, "invalid_request", again)
 
