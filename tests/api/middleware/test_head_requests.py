@@ -5,10 +5,14 @@ import re
 import time
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
 from app_in_process import App, app_on_port
 from queue_steps import enter, submission, suite
+from starlette.types import Message, Receive, Scope, Send
+
+from evalsvc.api.middleware.head_requests import HeadAsGet
 
 OWN = {"x-request-id", "date"}
 """Headers that differ between any two answers."""
@@ -53,6 +57,29 @@ def test_head_of_a_stream_ends(app: App) -> None:
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert time.monotonic() - begun < 5
     assert len(app.app.state.followers) == 0
+
+
+def test_head_ends_whatever_still_sends() -> None:
+    """A table, or a stream that does not ask whether its client is there, would be made to its end for nobody."""
+    sent: list[Message] = []
+
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["method"] == "GET"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": b"more", "more_body": True})
+            await anyio.sleep(0.01)
+
+    async def keep(message: Message) -> None:
+        sent.append(message)
+
+    async def ask() -> bool:
+        with anyio.move_on_after(2) as patience:
+            await HeadAsGet(endless)({"type": "http", "method": "HEAD"}, anyio.sleep_forever, keep)
+        return patience.cancelled_caught
+
+    assert not anyio.run(ask)
+    assert [message.get("body") for message in sent] == [None, b""]
 
 
 def test_head_where_nothing_answers_get(app: App) -> None:
