@@ -37,7 +37,7 @@ def check_token(text: str, where: str) -> str:
     if not TOKEN.fullmatch(text):
         raise InvalidRequest(
             f"{where} holds no token of evalsvc, which begins with {PREFIX_OF_TOKENS} and has "
-            f"{len(PREFIX_OF_TOKENS) + 43} characters; found {len(text)}; run: evalsvc token create NAME"
+            f"{len(PREFIX_OF_TOKENS) + 43} characters; found {len(text)}; run: evalsvc tokens create NAME"
         )
     return text
 

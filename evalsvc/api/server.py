@@ -176,7 +176,7 @@ def check_address(settings: Settings, has_tokens: bool, insecure: bool) -> None:
     if not has_tokens and not insecure:
         raise InvalidRequest(
             f"--host {settings.host}: everyone who reaches this address could use the service, which has no token yet; "
-            "make one first (evalsvc token create NAME --scope submit), or use 127.0.0.1 and an SSH tunnel, or add "
+            "make one first (evalsvc tokens create NAME --scope submit), or use 127.0.0.1 and an SSH tunnel, or add "
             "--insecure"
         )
     if has_tokens and not settings.https_cert:

@@ -30,7 +30,7 @@ def create_token(session: Session, name: str, scope: TokenScope, days: float | N
         raise InvalidRequest(f"--days {days:g}: give a number above 0 and up to {MAX_DAYS:,}, or leave it out")
     if _current(session, name) is not None:
         raise Conflict(
-            f"there is a token named {name!r}; revoke it first (evalsvc token revoke {name}) or name another"
+            f"there is a token named {name!r}; revoke it first (evalsvc tokens revoke {name}) or name another"
         )
     token = new_token()
     expires = None if days is None else now() + timedelta(days=days)
@@ -47,7 +47,7 @@ def revoke_token(session: Session, name: str) -> Token:
     token = _current(session, name)
     if token is None:
         known = session.scalars(select(Token.name).where(Token.revoked_at.is_(None)))
-        raise UnknownName.among("token that is not revoked", name, known, "evalsvc token list shows all")
+        raise UnknownName.among("token that is not revoked", name, known, "evalsvc tokens list shows all")
     token.revoked_at = now()
     return token
 

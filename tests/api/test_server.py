@@ -40,7 +40,7 @@ def test_addresses_that_cannot_be_listened_on() -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "gpu-node"])
 def test_others_only_with_a_token_or_when_that_is_asked_for(host: str, caplog: pytest.LogCaptureFixture) -> None:
     check_address(Settings(host="localhost"), has_tokens=False, insecure=False)
-    with pytest.raises(InvalidRequest, match=r"no token yet; make one first \(evalsvc token create .* --insecure"):
+    with pytest.raises(InvalidRequest, match=r"no token yet; make one first \(evalsvc tokens create .* --insecure"):
         check_address(Settings(host=host), has_tokens=False, insecure=False)
     check_address(Settings(host=host), has_tokens=False, insecure=True)
     assert caplog.text == ""

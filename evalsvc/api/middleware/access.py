@@ -184,7 +184,7 @@ def _require_scope(token: Token, scope: Scope) -> None:
     if needed is not None and not includes(token.scope, needed):
         raise Forbidden(
             f"the token {token.name!r} has the scope {token.scope}, and {method} {path} needs {needed}; ask the "
-            f"operator for one: evalsvc token create NAME --scope {needed}"
+            f"operator for one: evalsvc tokens create NAME --scope {needed}"
         )
 
 
@@ -224,7 +224,7 @@ def describe_access(document: dict[str, Any], is_open: bool) -> dict[str, Any]:
     document.setdefault("components", {}).setdefault("securitySchemes", {})["token"] = {
         "type": "http",
         "scheme": "bearer",
-        "description": "Made by `evalsvc token create NAME --scope read|submit|admin`. A service without any is open.",
+        "description": "Made by `evalsvc tokens create NAME --scope read|submit|admin`. A service without any is open.",
     }
     for path, operations in document["paths"].items():
         for method, operation in operations.items():

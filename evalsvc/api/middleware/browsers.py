@@ -76,7 +76,7 @@ def check_browser(method: str, headers: Headers, settings: Settings) -> None:
     if foreign or site not in ("same-origin", "none"):
         raise Forbidden(
             f"a web page of {(origin or 'another site')[:100]!r} has a browser post here, which only this service's "
-            "own pages may; to post from another page, give the service tokens and use one: evalsvc token create NAME"
+            "own pages may; to post from another page, give the service tokens and use one: evalsvc tokens create NAME"
         )
 
 

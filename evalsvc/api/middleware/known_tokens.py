@@ -122,7 +122,7 @@ def find_token(tokens: Mapping[str, Token], authorization: str | None, now: date
     if authorization is None:
         raise Unauthorized(
             "this service needs a token; send `Authorization: Bearer TOKEN`, or set EVALSVC_TOKEN for "
-            "the client and the command line; the operator makes one: evalsvc token create NAME"
+            "the client and the command line; the operator makes one: evalsvc tokens create NAME"
         )
     scheme, _, shown = authorization.partition(" ")
     if scheme.lower() != "bearer":
@@ -132,7 +132,7 @@ def find_token(tokens: Mapping[str, Token], authorization: str | None, now: date
     if token is None:
         raise Unauthorized(
             "the token is not one of this service; check that it was copied whole and is meant for this address, or "
-            "ask the operator for one: evalsvc token create NAME"
+            "ask the operator for one: evalsvc tokens create NAME"
         )
     # Whoever comes so far has had the token, and may be told what became of it.
     if token.revoked_at is not None:

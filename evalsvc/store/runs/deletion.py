@@ -187,8 +187,8 @@ def _require_no_base_of_others(session: Session, run: Run) -> None:
     based = [name for name, base in named if base is not None and base["run"] == run.name]
     if based:
         raise Conflict(
-            f"run {run.name!r} has the base of {first_few(based, NAMED)}; give that another one first: evalsvc base "
-            f"{based[0]} STEP --of RUN, or delete it too"
+            f"run {run.name!r} has the base of {first_few(based, NAMED)}; give that another one first: evalsvc runs "
+            f"base {based[0]} STEP --of RUN, or delete it too"
         )
 
 

@@ -100,7 +100,7 @@ def _find_leaf(session: Session, leaf: Leaf, first: Step | Steps | None) -> Chec
     base = base_of(session, find_run(session, first.run), first.variant)
     if base is None:
         raise UnknownName(
-            f"run {first.run!r} has no base; post its step 0, or name one: evalsvc base {first.run} STEP --of RUN"
+            f"run {first.run!r} has no base; post its step 0, or name one: evalsvc runs base {first.run} STEP --of RUN"
         )
     return base
 

@@ -44,7 +44,7 @@ def test_with_the_first_token_nobody_comes_in_without(app: App, token: Tokens, w
     assert app.http.get("/v1/runs").status_code == 200
     headers = token("submit")
     response = app.http.get("/v1/runs")
-    detail = refused(response, 401, "unauthorized", "this service needs a token", "EVALSVC_TOKEN", "token create")
+    detail = refused(response, 401, "unauthorized", "this service needs a token", "EVALSVC_TOKEN", "tokens create")
     assert response.headers["www-authenticate"] == 'Bearer realm="evalsvc"'
     assert "submit" not in detail
     refused(app.post(weights), 401, "unauthorized")
@@ -184,7 +184,7 @@ def test_scopes(app: App, token: Tokens) -> None:
             assert response.status_code not in (401, 403), response.text
         else:
             words = f"the token {scope!r} has the scope {scope}, and {method} {path} needs {needed}"
-            refused(response, 403, "forbidden", words, f"evalsvc token create NAME --scope {needed}")
+            refused(response, 403, "forbidden", words, f"evalsvc tokens create NAME --scope {needed}")
 
 
 def test_nothing_of_the_body_is_read_before_the_door(app: App, token: Tokens) -> None:

@@ -80,7 +80,7 @@ def test_with_tokens_names_do_not_matter(start_app: Start) -> None:
 )
 def test_pages_of_elsewhere_do_not_post(headers: dict[str, str]) -> None:
     """A form or a fetch without CORS sends it, and though the page cannot read the answer, it would be done."""
-    with pytest.raises(Forbidden, match=r"a web page of .*which only this service's own pages may.*token create"):
+    with pytest.raises(Forbidden, match=r"a web page of .*which only this service's own pages may.*tokens create"):
         check("POST", host="localhost:8321", **headers)
     check("GET", host="localhost:8321", **headers)
 
