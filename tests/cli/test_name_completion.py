@@ -20,6 +20,7 @@ def complete(words: str, shell: str = "bash") -> str:
         "COMP_WORDS": words,
         "COMP_CWORD": str(words.count(" ")),
         "_TYPER_COMPLETE_ARGS": words,
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
     }
     return CliRunner().invoke(app, prog_name="evalsvc", env=environment).output
 
