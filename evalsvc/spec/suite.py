@@ -36,6 +36,9 @@ MAX_FINDINGS = 8
 MAX_HEADLINE = 6
 """Metrics that a suite names as its headline."""
 
+MAX_METRIC_NAME = 256
+"""Characters of a metric in a headline: names are held against patterns, which takes long for long ones."""
+
 _SUITE_KEYS = ("name", "description", "headline", "tasks")
 
 
@@ -175,12 +178,16 @@ def _headline(where: str, content: object, specs: Sequence[TaskSpec]) -> tuple[s
         raise InvalidSuite(f"{where}: headline is {shortened(content)}; give a list of metrics, e.g. [loss/image]")
     if len(content) > MAX_HEADLINE:
         raise InvalidSuite(f"{where}: headline has {len(content):,} metrics; name at most {MAX_HEADLINE}")
+    if (longest := max(map(len, content), default=0)) > MAX_METRIC_NAME:
+        raise InvalidSuite(
+            f"{where}: headline has a metric of {longest:,} characters; a metric's name has at most {MAX_METRIC_NAME}"
+        )
     if (twice := first_repeated(content)) is not None:
         raise InvalidSuite(f"{where}: headline has {shortened(twice)} twice; leave one out")
     tasks = [build_task(spec) for spec in specs] if content else []
     for name in content:
         if not any(task.may_measure(name) for task in tasks):
-            known = [usual for task in tasks for usual in task.usual_metrics()]
+            known = dict.fromkeys(usual for task in tasks for usual in task.usual_metrics())
             raise InvalidSuite(f"{where}: headline: {UnknownName.among('metric', name, known).message}")
     return tuple(content)
 

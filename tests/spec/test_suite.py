@@ -1,4 +1,5 @@
 import json
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -249,7 +250,7 @@ def test_a_headline_names_metrics_of_the_tasks(metric: str) -> None:
         ([""], "no metric is named ''"),
         (["loss/text\x1b[2J"], "no metric is named"),
         (["loss/" + "x" * 100_000], "a text of 100,005 characters; give at most 20,000"),
-        (["loss/" + "x" * 10_000], "no metric is named"),
+        (["loss/" + "x" * 10_000], "headline has a metric of 10,005 characters"),
     ],
 )
 def test_a_headline_of_something_else_is_refused(headline: object, words: str) -> None:
@@ -261,6 +262,15 @@ def test_a_headline_of_something_else_is_refused(headline: object, words: str) -
             errors = [error]
         assert words in "".join(error.message for error in errors)
         assert len("".join(error.message for error in errors)) < 2_000
+
+
+@pytest.mark.parametrize("second", ["_" * 19_000, "_" * 240, "x_" * 120 + "chang"])
+def test_a_headline_that_is_slow_to_match_is_refused_at_once(second: str) -> None:
+    """Patterns such as `<benchmark>_<metric>_change` take the square of a name's length."""
+    started = time.process_time()
+    with pytest.raises(InvalidSuite):
+        parse_suite({"headline": [f"forgetting/{second}"], "tasks": [{"kind": "forgetting", "text": "/t.jsonl"}]}, "s")
+    assert time.process_time() - started < 0.5
 
 
 def test_a_broken_task_is_no_mistake_of_the_headline() -> None:

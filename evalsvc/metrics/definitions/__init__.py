@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from itertools import islice
 
 from evalsvc.errors import near_misses
@@ -78,6 +79,7 @@ def main_metric(name: str, known: Collection[str]) -> str | None:
     return None
 
 
+@lru_cache(maxsize=1024)
 def may_return(kind: str, name: str) -> bool:
     """Say whether a task of a kind may return a metric with this second half of its name.
 
