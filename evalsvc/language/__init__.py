@@ -1,6 +1,6 @@
-"""lm-eval's benchmarks on our models: everything that knows lm-eval is in here.
+"""lm-eval's benchmarks on evalsvc's models: the only room that knows lm-eval.
 
-A *benchmark* is what lm-eval calls a task (`arc_easy`); the word *task* is taken by the parts of a suite.
+A *benchmark* is what lm-eval calls a task (`arc_easy`); in evalsvc, a *task* is a part of a suite.
 """
 
 from importlib.util import find_spec

@@ -1,9 +1,9 @@
-"""lm-eval's tasks, called benchmarks here: found by name, loaded from what lies on this machine, made into requests.
+"""lm-eval's tasks, called benchmarks: found by name, loaded from local files, and turned into requests.
 
     load_benchmarks(specs, options) → expand (names) → build_task (definition, data) → ask (requests) → Benchmark
 
-What a model is asked depends on the definition, the data and the suite alone: requests are built once per process, for
-the whole benchmark, and shards cut from them.
+The requests to a model depend only on the definition, the data and the suite: they are built once per process, for the
+whole benchmark, and cut into shards.
 """
 
 from __future__ import annotations
@@ -34,34 +34,34 @@ from evalsvc.spec.benchmark import BenchmarkSpec
 from evalsvc.spec.paths import DATASETS
 
 KEPT = 256
-"""Benchmarks whose requests a process keeps: a suite's shards come in turns, and MMLU alone is 57."""
+"""Number of benchmarks whose requests a process keeps: a suite's shards alternate, and MMLU alone has 57."""
 
 sandbox()
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark with all that is asked. It is shared within the process: copy an instance before you answer it."""
+    """Benchmark with all its requests. The process shares its instances: copy an instance before answering it."""
 
     name: str
-    """lm-eval's name of it, first half of its metrics' names."""
+    """Name in lm-eval, the first half of its metrics' names."""
     task: Task
     """lm-eval's object, which turns answers into metrics."""
     instances: tuple[Instance, ...]
     """All requests, document by document."""
     documents: tuple[Document, ...]
-    """Index and requests of each document that is used, in the order of the data."""
+    """Index and requests of each used document, in the order of the data."""
     total: int
-    """Documents in the data, used or not."""
+    """Number of documents in the data, used or not."""
     digest: str
-    """SHA-256 over everything that the model is asked and what counts as right."""
+    """SHA-256 of all requests and of the right answers."""
     chance: float
-    """Accuracy of a model that knows nothing; 0 where there is no choice."""
+    """Accuracy of a model without knowledge; 0 where there are no options."""
     num_fewshot: int
     sampled: bool = False
     """Whether `documents` are a sample of the data, drawn by strata."""
     form: RowForm | None = None
-    """Whose columns the local file has that takes the place of the dataset; None where only one form is possible."""
+    """Form of the rows in the local file that replaces the dataset; None where only one form is possible."""
 
     @property
     def output_type(self) -> str:
@@ -69,26 +69,28 @@ class Benchmark:
 
     @property
     def version(self) -> str:
-        """Of the benchmark's definition, by its author."""
+        """Version of the benchmark's definition, by its author."""
         return str(self.task.VERSION)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a suite's `benchmarks:` stand for."""
+    """Benchmarks and groups of a suite's `benchmarks:`."""
 
     benchmarks: tuple[Benchmark, ...]
-    """In the order of the suite; a group's or tag's in lm-eval's."""
+    """Benchmarks in the order of the suite; those of a group or tag in lm-eval's order."""
     groups: tuple[Group, ...]
-    """lm-eval's groups among them, outer ones first; `aggregate` makes a group's metrics of its members'."""
+    """lm-eval's groups of these benchmarks, outer groups first; `aggregate` computes a group's metrics from its
+    members'.
+    """
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What a language task says of all its benchmarks."""
+    """Options of a language task for all its benchmarks."""
 
     include_path: tuple[Path, ...] = ()
-    """Folders of YAML files, whose names go before lm-eval's own."""
+    """Folders of YAML files, whose names take precedence over lm-eval's."""
     num_fewshot: int | None = None
     fewshot: Fewshot = "configured"
     limit: int | None = None
@@ -101,10 +103,10 @@ def load_benchmarks(specs: Sequence[BenchmarkSpec], options: LoadOptions) -> Loa
 
     Raises:
         UnknownName: no benchmark, group or tag has this name.
-        InvalidSuite: two entries stand for the same benchmark; or one cannot be evaluated here.
-        InvalidData: a definition or its data are wrong; names file and line, or the document.
-        AssetMissing: the data are on the hub and not in the cache; has the command to run.
-        MissingPackage: lm-eval, or what a benchmark needs beside it, is not installed.
+        InvalidSuite: two entries stand for the same benchmark; or a benchmark cannot be evaluated.
+        InvalidData: a definition or its data are wrong; the message names file and line, or the document.
+        AssetMissing: the data are on the hub and not in the cache; the message has the command to run.
+        MissingPackage: lm-eval, or another package that a benchmark needs, is not installed.
     """
     registry = Registry(options.include_path, options.rules.allow)
     shipped = Registry((TEXT_TASKS,))
@@ -117,12 +119,12 @@ def load_benchmarks(specs: Sequence[BenchmarkSpec], options: LoadOptions) -> Loa
         _check_choice(chosen)
         loaded = {
             leaf.name: _build(_recipe(leaf, spec, options, form))
-            for (spec, found), form in zip(chosen, forms, strict=True)
-            for item in found
+            for (spec, items), form in zip(chosen, forms, strict=True)
+            for item in items
             for leaf in item.leaves()
         }
     tasks = {name: benchmark.task for name, benchmark in loaded.items()}
-    groups = [group for _, found in chosen for item in found for group in _groups(item, tasks)]
+    groups = [group for _, items in chosen for item in items for group in _groups(item, tasks)]
     return Loaded(tuple(loaded.values()), tuple(groups))
 
 
@@ -133,21 +135,21 @@ def _form(spec: BenchmarkSpec, registry: Registry, options: LoadOptions) -> RowF
 
 @dataclass(frozen=True)
 class Prepared:
-    """A benchmark that evaluations now find on this machine."""
+    """Benchmark that evaluations now find on this machine."""
 
     name: str
     source: str
-    """Its dataset on the hub, in words; empty: it needs none, or sees to its data itself."""
+    """Description of the dataset on the hub; empty for a benchmark without a dataset, or with its own data code."""
     splits: Mapping[str, int]
-    """Rows of that dataset by split."""
+    """Number of rows of the dataset by split."""
 
 
 def prepare(name: str, options: LoadOptions) -> Iterator[Prepared]:
-    """Fetch what the benchmarks of a name need from the hub into the cache, one after the other.
+    """Fetch the hub datasets of a name's benchmarks into the cache, one after the other.
 
     Raises:
-        AssetMissing: the hub cannot be reached, or does not have it.
-        And what load_benchmarks raises.
+        AssetMissing: the hub cannot be reached, or does not have the dataset.
+        Others: as `load_benchmarks`.
     """
     spec = BenchmarkSpec(name=name)
     for item in expand(name, Registry(options.include_path, options.rules.allow), options.rules):
@@ -168,7 +170,7 @@ def prepare(name: str, options: LoadOptions) -> Iterator[Prepared]:
 
 @dataclass(frozen=True)
 class _Recipe:
-    """All that goes into a benchmark's requests; `key` says when two are the same."""
+    """Inputs of a benchmark's requests; two recipes are the same if their `key` is."""
 
     key: tuple[Any, ...]
     leaf: Leaf = field(compare=False)
@@ -181,13 +183,13 @@ class _Recipe:
 def _recipe(leaf: Leaf, spec: BenchmarkSpec, options: LoadOptions, form: RowForm | None) -> _Recipe:
     definition, changes = define(leaf, options.rules), _changes(spec, options)
     identities = tuple((file, identify_file(file, "data file")) for file in _files(definition, changes, options.rules))
-    says = repr(sorted(definition.config.items()))
-    key = (leaf.name, changes, _selection(spec, options), says, options.rules.allow_code, identities)
+    definition_text = repr(sorted(definition.config.items()))
+    key = (leaf.name, changes, _selection(spec, options), definition_text, options.rules.allow_code, identities)
     return _Recipe(key, leaf, definition, spec, options, form)
 
 
 def _files(definition: Definition, changes: Changes, rules: Rules) -> list[Path]:
-    """The local data files of a benchmark, as far as their names are plain paths."""
+    """Return the local data files of a benchmark whose names are plain paths."""
     if changes.data is not None:
         return [changes.data]
     names = [name for names in (local_files(definition.config) or {}).values() for name in names]
@@ -231,7 +233,7 @@ def _build(recipe: _Recipe) -> Benchmark:
 
 @contextmanager
 def _columns_named(recipe: _Recipe, data: Path | None) -> Iterator[None]:
-    """Have an error that comes of a column that `data` lacks name the file, the row and the columns."""
+    """Make an error about a missing column in `data` name the file, the row and the columns."""
     try:
         yield
     except InvalidData as error:
@@ -242,7 +244,7 @@ def _columns_named(recipe: _Recipe, data: Path | None) -> Iterator[None]:
 
 
 def _not_prepared(leaf: Leaf, spec: BenchmarkSpec, error: AssetMissing) -> AssetMissing:
-    if error.message.startswith("benchmark"):  # not its rows, of which `data` could take the place
+    if error.message.startswith("benchmark"):  # the error is not about rows, which `data` could replace
         return AssetMissing(f"{error.message}; run: evalsvc benchmarks prepare {spec.name}")
     return AssetMissing(
         f"benchmark {leaf.name!r}: {error.message}, and nothing is downloaded in an evaluation; run: evalsvc "
@@ -252,8 +254,8 @@ def _not_prepared(leaf: Leaf, spec: BenchmarkSpec, error: AssetMissing) -> Asset
 
 def _check_choice(chosen: Sequence[tuple[BenchmarkSpec, tuple[Leaf | Branch, ...]]]) -> None:
     by: dict[str, str] = {}
-    for spec, found in chosen:
-        names = [leaf.name for item in found for leaf in item.leaves()]
+    for spec, items in chosen:
+        names = [leaf.name for item in items for leaf in item.leaves()]
         if spec.data is not None and len(names) > 1:
             raise InvalidSuite(
                 f"`data` is given for {spec.name!r}, which stands for {len(names)} benchmarks; give it for one of "
@@ -262,14 +264,14 @@ def _check_choice(chosen: Sequence[tuple[BenchmarkSpec, tuple[Leaf | Branch, ...
         for name in names:
             if name in by:
                 raise InvalidSuite(
-                    f"benchmark {name!r} is there twice, by {by[name]!r} and by {spec.name!r}; take one of them out, "
-                    "or put it into a task of its own"
+                    f"benchmark {name!r} is selected twice, by {by[name]!r} and by {spec.name!r}; remove one of them, "
+                    "or put it into a separate task"
                 )
             by[name] = spec.name
 
 
 def _groups(item: Leaf | Branch, tasks: Mapping[str, Task]) -> Iterator[Group]:
-    """lm-eval's group of an item, with its members, and those within it."""
+    """Yield lm-eval's group of an item, with its members, and the groups inside it."""
     if isinstance(item, Branch):
         group = Group.from_config(GroupConfig(**item.config))
         inner: list[Group] = []

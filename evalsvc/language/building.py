@@ -1,4 +1,4 @@
-"""From a benchmark's definition to lm-eval's task object, with its data."""
+"""Building lm-eval's task object from a benchmark's definition and data."""
 
 from __future__ import annotations
 
@@ -33,39 +33,39 @@ from evalsvc.spec.paths import DATASETS
 log = logging.getLogger(__name__)
 
 FEWSHOT_SEED = 1234
-"""lm-eval's own default: which solved examples are drawn."""
+"""Seed of the draw of solved examples, lm-eval's default."""
 
 PACKAGES = {"sklearn": "scikit-learn", "rouge_score": "rouge-score", "bert_score": "bert-score"}
-"""Packages that are installed by another name than they are imported by."""
+"""Packages whose names for installation and import differ."""
 
 _UNDEFINED = re.compile(r"'[A-Za-z_]\w*' is undefined")
-"""Jinja's message on a name that stands in the template; its other messages may quote the row."""
+"""Jinja's message about an undefined name in the template; other messages of Jinja may quote the row."""
 
 EVALUATED = ("test_split", "validation_split")
-"""Keys of the split that is evaluated, the first that is given."""
+"""Keys of the evaluated split, in order of precedence."""
 
 Load = Callable[[Source], Rows]
-"""Where the rows of a dataset on the hub come from: `hub.cached` or `hub.fetch`."""
+"""Function that returns the rows of a dataset on the hub: `hub.cached` or `hub.fetch`."""
 
 Fewshot = Literal["configured", "first"]
-"""Which solved examples: as the benchmark says, or the first ones, the same for every document."""
+"""Choice of solved examples: as the benchmark says, or the first examples, equal for every document."""
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What a suite says in place of the benchmark's definition."""
+    """Changes of a suite to the benchmark's definition."""
 
     num_fewshot: int | None = None
     fewshot: Fewshot = "configured"
     data: Path | None = None
-    """A local file with the rows, for every split."""
+    """Local file with the rows, for every split."""
 
 
 def define(leaf: Leaf, rules: Rules) -> Definition:
-    """Return what a benchmark's file and the groups around it say together. Functions are not imported.
+    """Return the merged definition of a benchmark's file and the groups around it. Functions are not imported.
 
     Raises:
-        InvalidSuite: it asks about images or sound, or runs code that the model writes.
+        InvalidSuite: the benchmark asks about images or sound, or runs code that the model writes.
         InvalidData: a file says what it may not.
     """
     definition = Definition({}, trusted=not leaf.closed)
@@ -73,26 +73,26 @@ def define(leaf: Leaf, rules: Rules) -> Definition:
         definition = read_definition(leaf.path, rules, functions=False, closed=leaf.closed)
     config = {**definition.config, **leaf.overrides}
     if config.get("doc_to_image") or config.get("doc_to_audio"):
-        raise InvalidSuite(f"benchmark {leaf.name!r} asks about images or sound; choose one that is all text")
+        raise InvalidSuite(f"benchmark {leaf.name!r} asks about images or sound; choose a benchmark of text only")
     if (definition.unsafe or leaf.unsafe) and not rules.allow_code:
         raise InvalidSuite(
-            f"benchmark {leaf.name!r} runs code that the model writes; take it out, or have the operator set "
+            f"benchmark {leaf.name!r} runs code that the model writes; remove the benchmark, or have the operator set "
             "EVALSVC_ALLOW_BENCHMARK_CODE=1"
         )
     return Definition(config, definition.trusted and not leaf.closed)
 
 
 def build_task(leaf: Leaf, definition: Definition, changes: Changes, rules: Rules, load: Load) -> Task:
-    """lm-eval's task object. Explicit `num_fewshot` wins also where the definition says 0, other than in lm-eval.
+    """Build lm-eval's task object. Unlike in lm-eval, explicit `num_fewshot` wins over a definition with 0.
 
-    The document that is asked about is never among its own solved examples. lm-eval sees to that only where the
-    definition names the split that it evaluates as that of the examples.
+    The document in question is never among its solved examples. lm-eval ensures this only where the definition names
+    the evaluated split as that of the examples.
 
     Raises:
         InvalidSuite: the benchmark cannot be evaluated with these changes.
         InvalidData: the definition or its data are wrong.
         AssetMissing: the data are on the hub, and `load` does not get them.
-        MissingPackage: a function or metric of the benchmark needs it.
+        MissingPackage: a function or metric of the benchmark needs another package.
     """
     config = definition.config
     if definition.trusted and leaf.path is not None:
@@ -115,38 +115,39 @@ def build_task(leaf: Leaf, definition: Definition, changes: Changes, rules: Rule
 
 @contextmanager
 def blamed(name: str, what: str) -> Iterator[None]:
-    """Turn what lm-eval and a benchmark's own code raise into errors that name the benchmark and `what` of it."""
+    """Turn exceptions of lm-eval and a benchmark's code into errors that name the benchmark and its part `what`."""
     try:
         yield
     except EvalsvcError:
         raise
     except ImportError as error:
         raise _missing(name, error) from error
-    except TemplateSyntaxError as error:  # quotes the template alone
-        raise InvalidData(f"benchmark {name!r}, {what}: a template is not valid: {one_line(error)}") from error
+    except TemplateSyntaxError as error:  # quotes only the template
+        raise InvalidData(
+            f"benchmark {name!r}, {what}: a template is not valid: {one_line(error)}; correct it"
+        ) from error
     except SecurityError as error:
         raise InvalidData(
-            f"benchmark {name!r}, {what}: a template uses what is unsafe; templates see the values of a row, and no "
-            "attributes of Python's"
+            f"benchmark {name!r}, {what}: a template uses an unsafe attribute; use only values of the row in templates"
         ) from error
     except UndefinedError as error:
         undefined = _UNDEFINED.fullmatch(str(error))
-        missing = undefined[0] if undefined else "something that a template names is undefined"
+        missing = undefined[0] if undefined else "a name in a template is undefined"
         raise InvalidData(
             f"benchmark {name!r}, {what}: {missing} in its rows; correct the template or the data"
         ) from error
     except ConnectionError as error:
         raise AssetMissing(f"benchmark {name!r} needs the network ({one_line(error)})") from error
     except Exception as error:
-        log.debug("benchmark %r, %s: %s", name, what, error)  # which may quote a row that a submitter must not see
-        look = "; look at its options and its right answer" if what.startswith("document") else ""
+        log.debug("benchmark %r, %s: %s", name, what, error)  # may quote a row that the submitter must not see
+        look = "; check its options and its right answer" if what.startswith("document") else ""
         message = f"benchmark {name!r}, {what} does not fit what lm-eval makes of it ({type(error).__name__}){look}"
         raise InvalidData(message) from error
 
 
 @contextmanager
 def seeded() -> Iterator[None]:
-    """The global random numbers as `lm_eval` seeds them: code of benchmarks shuffles by them."""
+    """Seed the global random numbers as `lm_eval` does within the context: code of benchmarks shuffles with them."""
     before, numpy_before = random.getstate(), numpy.random.get_state()
     random.seed(0)
     numpy.random.seed(1234)
@@ -158,18 +159,20 @@ def seeded() -> Iterator[None]:
 
 
 def require_metrics(name: str, task: Task) -> None:
-    """Raise now for a metric that could not be computed after hours of work.
+    """Raise for a metric that could not be computed, before the hours of work.
 
     Raises:
         MissingPackage: a function imports a package that is not installed.
         AssetMissing: a metric of the library evaluate is not in its cache.
-        InvalidData: there is no such aggregation.
+        InvalidData: the aggregation does not exist.
     """
     computed = task.config.process_results is None
     for metric, function in metric_functions(task).items():
         if function is None and computed:
             if find_spec("evaluate") is None:
-                raise MissingPackage(f"benchmark {name!r}, metric {metric!r}: run: pip install evaluate")
+                raise MissingPackage(
+                    f"benchmark {name!r}, metric {metric!r} needs the package 'evaluate'; run: pip install evaluate"
+                )
             raise AssetMissing(f"benchmark {name!r}: the library evaluate has no metric {metric!r} in its cache")
         _require_imports(name, function)
     for metric, function in task.aggregation().items():
@@ -180,59 +183,63 @@ def require_metrics(name: str, task: Task) -> None:
 
 
 def _with_shots(config: Config, changes: Changes) -> Config:
-    """`config` with its solved examples settled."""
+    """Return `config` with explicit solved examples."""
     evaluated = text_of(config, *EVALUATED)
-    own = mapping_of(config, "fewshot_config")
+    fewshot_config = mapping_of(config, "fewshot_config")
     shots = config.get("num_fewshot") if changes.num_fewshot is None else changes.num_fewshot
-    if changes.data is not None:  # all rows are evaluated, and solved examples come from among them
+    if changes.data is not None:  # all rows are evaluated, and solved examples are drawn from the rows
         evaluated = evaluated or "test"
         others = dict.fromkeys(("validation_split", "training_split", "fewshot_split"))
         config = {**config, **others, "test_split": evaluated}
-        own = {key: value for key, value in own.items() if key != "split"}
+        fewshot_config = {key: value for key, value in fewshot_config.items() if key != "split"}
     if evaluated is None:
         raise InvalidData(f"benchmark {config['task']!r} names no `test_split` and no `validation_split`; give one")
     if not shots:
-        # lm-eval reads the whole split of the examples for nothing, which may be the largest by far.
-        none = {"num_fewshot": 0, "fewshot_split": None, "fewshot_config": {**own, "split": None, "samples": []}}
-        return {**config, **none}
+        # Without solved examples, lm-eval still reads their whole split, which may be the largest by far.
+        zero_shot = {
+            "num_fewshot": 0,
+            "fewshot_split": None,
+            "fewshot_config": {**fewshot_config, "split": None, "samples": []},
+        }
+        return {**config, **zero_shot}
     if changes.fewshot == "first":
-        own = {**own, "sampler": "first_n"}
-    if _split_of_shots(config, own) == evaluated:
-        own = {**own, "split": evaluated}
+        fewshot_config = {**fewshot_config, "sampler": "first_n"}
+    if _split_of_shots(config, fewshot_config) == evaluated:
+        fewshot_config = {**fewshot_config, "split": evaluated}
         config = {**config, "test_split": evaluated}
-    return {**config, "num_fewshot": shots, "fewshot_config": own}
+    return {**config, "num_fewshot": shots, "fewshot_config": fewshot_config}
 
 
-def _split_of_shots(config: Config, own: Config) -> str | None:
-    """The split that lm-eval draws examples from; None: they are written out in the definition."""
-    named = text_of(own, "split") or text_of(config, "fewshot_split")
-    if named or own.get("samples") is not None:
+def _split_of_shots(config: Config, fewshot_config: Config) -> str | None:
+    """Return the split from which lm-eval draws examples; None if the definition contains the examples."""
+    named = text_of(fewshot_config, "split") or text_of(config, "fewshot_split")
+    if named or fewshot_config.get("samples") is not None:
         return named
     return text_of(config, "training_split", "validation_split", "test_split")
 
 
 def _splits(config: Config) -> tuple[str, ...]:
-    """The splits that are used: the one that is evaluated, and the one that solved examples come from."""
+    """Return the used splits: the evaluated split, and the split of solved examples."""
     evaluated = text_of(config, *EVALUATED)
     shots = _split_of_shots(config, mapping_of(config, "fewshot_config")) if config["num_fewshot"] else None
     return tuple(dict.fromkeys(split for split in (evaluated, shots) if split))
 
 
 def _with_rows(name: str, config: Config, rows: Rows) -> Config:
-    """`config` with its rows in place of where they come from, so that lm-eval has nothing to fetch."""
+    """Return `config` with its rows instead of their source, so that lm-eval fetches nothing."""
     _check_splits(name, config, rows)
     given = datasets.DatasetDict(rows)
     return {**config, "custom_dataset": lambda **_: given, "dataset_kwargs": None}
 
 
 def _rows(name: str, config: Config, trusted: bool, rules: Rules, load: Load) -> Rows:
-    """The rows that a definition names; a trusted one may name them by all means that `datasets` has."""
+    """Return the rows that a definition names; only a trusted definition may use all options of `datasets`."""
     local = local_files(config)
     if local is not None and (
         not trusted or (local and all(_is_path(each) for names in local.values() for each in names))
     ):
         if not local:
-            raise InvalidData(f"benchmark {name!r} names local files and has no `data_files`; give their paths")
+            raise InvalidData(f"benchmark {name!r} names local files without `data_files`; give their paths")
         return {
             split: read_rows([Path(rules.resolve(each)) for each in names], rules.allow)
             for split, names in local.items()
@@ -254,10 +261,10 @@ def _is_path(name: str) -> bool:
 def _check_splits(name: str, config: Config, rows: Rows) -> None:
     for split in _splits(config):
         if split not in rows:
-            there = ", ".join(map(repr, rows))
-            raise InvalidData(f"benchmark {name!r} uses the split {split!r}, its data have {there}; correct its YAML")
+            present = ", ".join(map(repr, rows))
+            raise InvalidData(f"benchmark {name!r} uses the split {split!r}, its data have {present}; correct its YAML")
         if not len(rows[split]):
-            raise InvalidData(f"benchmark {name!r}: the split {split!r} of its data is empty")
+            raise InvalidData(f"benchmark {name!r}: the split {split!r} of its data is empty; add rows")
 
 
 def _construct(name: str, config: Config) -> Task:
@@ -268,11 +275,11 @@ def _construct(name: str, config: Config) -> Task:
 
 
 def _build_class(name: str, config: Config, changes: Changes) -> Task:
-    """A benchmark that is a Python class of lm-eval's: it sees to its data itself."""
+    """Build a benchmark that is a Python class of lm-eval's, which loads its data itself."""
     if changes.data is not None:
-        raise InvalidSuite(f"benchmark {name!r} is a program that finds its own data; take `data` away")
+        raise InvalidSuite(f"benchmark {name!r} is a program that loads its data itself; remove `data`")
     if changes.fewshot == "first" and changes.num_fewshot:
-        raise InvalidSuite(f"benchmark {name!r} is a program that draws its own examples; take `fewshot: first` away")
+        raise InvalidSuite(f"benchmark {name!r} is a program that draws its examples itself; remove `fewshot: first`")
     task = _construct(name, config)
     if changes.num_fewshot is not None:
         task.set_config("num_fewshot", changes.num_fewshot)
@@ -284,12 +291,12 @@ def _check_pool(name: str, task: Task) -> None:
     shots = int(task.config.num_fewshot or 0)
     if not isinstance(task, ConfigurableTask) or not shots:
         return
-    examples, own = example_pool(task)
-    there = examples - own
-    if there < shots:
-        beside = " beside the one that is asked about" if own else ""
+    examples, includes_document = example_pool(task)
+    usable = examples - includes_document
+    if usable < shots:
+        excluded = " without the document in question" if includes_document else ""
         raise InvalidData(
-            f"benchmark {name!r}: {shots} solved examples are asked for, its data have {there}{beside}; lower "
+            f"benchmark {name!r}: {shots} solved examples are requested, but its data have {usable}{excluded}; lower "
             "`num_fewshot`"
         )
 
@@ -309,5 +316,5 @@ def _missing(name: str, error: ImportError) -> MissingPackage:
     package = (error.name or "").partition(".")[0]
     wanted = told[1] if told else PACKAGES.get(package, package)
     if not wanted:
-        return MissingPackage(f"benchmark {name!r} cannot import what it needs: {one_line(error)}")
+        return MissingPackage(f"benchmark {name!r} cannot import a package: {one_line(error)}; install the package")
     return MissingPackage(f"benchmark {name!r} needs the package {wanted!r}; run: pip install '{wanted}'")

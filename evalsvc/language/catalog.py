@@ -1,6 +1,6 @@
-"""Finding lm-eval's benchmarks by name, without lm-eval: its own index parses 14,000 YAML files, which takes 12 s.
+"""Index of lm-eval's benchmarks by name, without lm-eval, whose index parses 14,000 YAML files in 12 s.
 
-Names are found the way lm-eval finds them. Only the few keys that they hang on are read, by a pattern.
+Names are found as lm-eval finds them. Only the few keys that decide names are read, by a pattern.
 """
 
 from __future__ import annotations
@@ -20,42 +20,43 @@ from evalsvc.files.opened import Allow, anywhere
 from evalsvc.spec.yaml_text import YamlError, read_yaml
 
 MAX_FILE = 1 << 20
-"""Bytes of a benchmark file; lm-eval's largest has a twentieth."""
+"""Largest size of a benchmark file in bytes; lm-eval's largest has a twentieth."""
 
 MAX_NAMES = 100_000
-"""Files and folders that are looked at for benchmark files; lm-eval has a fifth."""
+"""Largest number of files and folders that are listed for benchmark files; lm-eval has a fifth."""
 
 _KEY = re.compile(
     rb"""^["']?(task|group|tag|include|class)["']?[ \t]*:([^\n]*(?:\n(?:[ \t#-][^\n]*|\r?)(?=\n|\Z))*)""", re.MULTILINE
 )
-"""A key of a YAML file's outermost mapping that says what the file is, and its value up to the next key."""
+"""Key of a YAML file's outermost mapping that determines the kind of file, with its value up to the next key."""
 
 _PLAIN = re.compile(rb"""[ \t]*(["']?)((?:[A-Za-z_]|\.\.?/)[\w./-]*)\1\s*""")
-"""A value that means itself in YAML, and needs no parser."""
+"""Value that YAML reads as its own text, without a parser."""
 
 _WORDS = {b"true", b"false", b"yes", b"no", b"on", b"off", b"null"}
-"""Plain values that YAML takes for something else than text."""
+"""Plain values that YAML does not read as text."""
 
 
 Kind = Literal["benchmark", "group", "tag"]
-"""A group has a YAML file of its own, which lists its members and may aggregate their metrics. A tag is a word that
-benchmarks have in common."""
+"""Kind of a name. A group has a YAML file, which lists its members and may aggregate their metrics. A tag is a word
+that benchmarks share.
+"""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a name stands for."""
+    """Benchmark, group or tag of a name."""
 
     name: str
     kind: Kind
     path: Path | None
-    """The YAML file; None for a tag."""
+    """YAML file; None for a tag."""
     members: tuple[str, ...] = ()
-    """Of a tag: its benchmarks, sorted."""
+    """Benchmarks of a tag, sorted."""
 
     @property
     def origin(self) -> str:
-        """Where it comes from, in words; of lm-eval's own files the path within lm-eval."""
+        """Origin in words; for lm-eval's files the path within lm-eval."""
         if self.path is None:
             return f"{len(self.members)} benchmarks"
         folder = shipped_folder()
@@ -63,13 +64,13 @@ class Entry:
 
 
 class Registry:
-    """Names in the folders of an `include_path`, and behind them those of lm-eval."""
+    """Names in the folders of an `include_path`, followed by lm-eval's names."""
 
     def __init__(self, include_path: Sequence[Path] = (), allow: Allow = anywhere) -> None:
-        """Read the names in the folders of `include_path`; `allow` is asked of every file that is opened.
+        """Read the names in the folders of `include_path`; `allow` checks every file that is opened.
 
         Raises:
-            InvalidData: a folder is not there, or holds more than `MAX_NAMES` files and folders.
+            InvalidData: a folder does not exist, or holds more than `MAX_NAMES` files and folders.
         """
         self._local: dict[str, Entry] = {}
         for folder in reversed(include_path):
@@ -77,24 +78,24 @@ class Registry:
                 raise InvalidData(f"the folder {folder} of include_path does not exist; correct the path")
             self._local |= scan(folder, lambda path: read_bytes(Path(path), allow, MAX_FILE))
 
-    def is_own(self, name: str) -> bool:
+    def is_local(self, name: str) -> bool:
         """Return whether a folder of `include_path` has the name."""
         return name in self._local
 
-    def own_files(self, name: str) -> list[Path]:
-        """Return the files of the benchmarks that a name, which is no group's, stands for in `include_path`."""
+    def local_benchmark_files(self, name: str) -> list[Path]:
+        """Return the files of the benchmarks that a name, other than a group's, has in `include_path`."""
         entry = self._local.get(name)
         if entry is None or entry.kind == "group":
             return []
         if entry.path is not None:
             return [entry.path]
-        return [path for member in entry.members for path in self.own_files(member)]
+        return [path for member in entry.members for path in self.local_benchmark_files(member)]
 
     def find(self, name: str) -> Entry:
-        """What `name` stands for; lm-eval's own names are read when the first of them is asked for.
+        """Return the entry of `name`; lm-eval's names are read when the first of them is needed.
 
         Raises:
-            UnknownName: nothing has this name; near misses are named.
+            UnknownName: no entry has this name; the message names near misses.
         """
         entry = self.get(name)
         if entry is None:
@@ -111,19 +112,19 @@ class Registry:
         return sorted({*self._local, *shipped()})
 
     def search(self, part: str) -> list[Entry]:
-        """Everything with `part` in its name, sorted."""
+        """Return all entries with `part` in the name, sorted."""
         return [self.find(name) for name in self.names() if part.lower() in name.lower()]
 
 
 @lru_cache(maxsize=1)
 def shipped() -> Mapping[str, Entry]:
-    """lm-eval's own names. Takes half a second, the first time that the disk sees these files some more."""
+    """Return lm-eval's names. Takes half a second, and longer before the files are in the disk cache."""
     return scan(shipped_folder(), _read_shipped)
 
 
 @lru_cache(maxsize=1)
 def shipped_folder() -> Path:
-    """The folder of the YAML files that come with lm-eval."""
+    """Return the folder of lm-eval's YAML files."""
     spec = find_spec("lm_eval")
     assert spec is not None
     assert spec.origin is not None
@@ -131,9 +132,9 @@ def shipped_folder() -> Path:
 
 
 def scan(folder: Path, read: Callable[[str], bytes]) -> dict[str, Entry]:
-    """Return what the YAML files in a folder and the folders in it are, by name. Of two with one name the first counts.
+    """Return the entries of the YAML files in a folder and its subfolders, by name. Of equal names the first counts.
 
-    A file for which `read` raises an error is passed over; whoever asks for it by its name is told.
+    A file for which `read` raises an error is skipped; the error is raised when the file is requested by its name.
     """
     headers = _Headers(read)
     entries: dict[str, Entry] = {}
@@ -164,7 +165,7 @@ def _yaml_files(folder: Path) -> Iterator[str]:
 
 
 class _Headers:
-    """The keys of YAML files that say what they are, `include`d ones inherited. Reads each file once."""
+    """Keys of YAML files that determine their kind, with inherited keys of `include`d files. Reads each file once."""
 
     def __init__(self, read: Callable[[str], bytes]) -> None:
         self._content = read
@@ -173,14 +174,14 @@ class _Headers:
     def read(self, path: str) -> dict[str, bytes]:
         if path not in self._read:
             self._read[path] = {}  # a file that includes itself inherits nothing more
-            own = self._own_keys(path)
+            header = self._header(path)
             inherited: dict[str, bytes] = {}
-            for include in _words(own.pop("include", b"")):
+            for include in _words(header.pop("include", b"")):
                 inherited |= self.read(os.path.normpath(os.path.join(os.path.dirname(path), include)))
-            self._read[path] = inherited | own
+            self._read[path] = inherited | header
         return self._read[path]
 
-    def _own_keys(self, path: str) -> dict[str, bytes]:
+    def _header(self, path: str) -> dict[str, bytes]:
         try:
             content = self._content(path)
         except (EvalsvcError, OSError):
@@ -189,7 +190,7 @@ class _Headers:
 
 
 def _read_shipped(path: str) -> bytes:
-    # 14,000 files: no check of what is installed, and the fewest system calls.
+    # 14,000 files: read without checks of installed files, and with the fewest system calls.
     with open(path, "rb", buffering=0) as file:
         return file.read()
 

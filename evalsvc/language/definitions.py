@@ -1,9 +1,9 @@
-"""The YAML files that define benchmarks, with everything that they include.
+"""YAML files that define benchmarks, with all included files.
 
-lm-eval's own files are trusted: they are installed, and so are the Python functions that they name. A YAML file that a
-suite names by `include_path` is data, which anyone may have written who can post a suite. What it may say is listed in
-`schema`; the bytes that are checked are the bytes that are used; and it may include only files, lm-eval's too, that
-keep to the same list. With EVALSVC_ALLOW_BENCHMARK_CODE=1 the operator trusts every file.
+lm-eval's files are trusted: they are installed, and so are the Python functions that they name. A YAML file that a
+suite names by `include_path` is data, which anyone who can post a suite may have written. `schema` lists its allowed
+keys; the checked bytes are the used bytes; and it may include only files, lm-eval's too, that keep to the same list.
+With EVALSVC_ALLOW_BENCHMARK_CODE=1 the operator trusts every file.
 """
 
 from __future__ import annotations
@@ -21,51 +21,55 @@ from evalsvc.language.schema import ALLOW, BUILDERS, by_split, check_benchmark_f
 from evalsvc.spec.yaml_text import YamlError, read_yaml
 
 RUNS_CODE = ("score/math",)
-"""Folders of lm-eval whose functions run text of the model or of a row as Python, though their files say no
-`unsafe_code`: this one by SymPy's `parse_expr`. A test looks through the installed release for others."""
+"""Folders of lm-eval whose functions run text of the model or of a row as Python, though their files do not say
+`unsafe_code`: this one by SymPy's `parse_expr`. A test searches the installed release for others.
+"""
 
 MAX_INCLUDES = 100
-"""Files that a benchmark file may include, and those that they include."""
+"""Largest number of files that a benchmark file includes, directly or indirectly."""
 
 MAX_DEPTH = 20
-"""Of groups in groups."""
+"""Largest depth of groups in groups."""
 
 Config = Mapping[str, object]
-"""Keys of benchmark files with their values, as lm-eval knows the keys. Its own files may say anything."""
+"""Keys of benchmark files with their values, as in lm-eval. lm-eval's files may have any key."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What YAML files outside lm-eval may do, and where their data lie."""
+    """Rights of YAML files outside lm-eval, and the location of their data."""
 
     allow_code: bool = False
-    """Whether every file is trusted as lm-eval's own are."""
+    """Whether every file is trusted as lm-eval's files are."""
     resolve: Callable[[str], str] = str
-    """The local path of an absolute one or of `datasets:NAME`; raises InvalidData where it may not be read."""
+    """Function from an absolute path or `datasets:NAME` to the local path; raises InvalidData for paths that may not be
+    read.
+    """
     allow: Allow = anywhere
-    """What may be read, asked of every file of a submitter's when it is open: links may have been put in since."""
+    """Check of every open file of a submitter, since links may have been inserted."""
 
 
 @dataclass(frozen=True)
 class Definition:
-    """A benchmark or group, as its YAML file and the included ones say together."""
+    """Benchmark or group, merged from its YAML file and the included files."""
 
     config: Config
-    """Paths of local data files are absolute."""
+    """Keys and values; paths of local data files are absolute."""
     trusted: bool
-    """Whether functions may be called that it names. If not, it keeps to `schema`."""
+    """Whether the functions that it names may be called. If not, it keeps to `schema`."""
     unsafe: bool = False
-    """Whether one of its files says `unsafe_code`, whatever the others say, or is in `RUNS_CODE`."""
+    """Whether any of its files says `unsafe_code` or is in `RUNS_CODE`."""
 
 
 def read_definition(path: Path, rules: Rules, *, functions: bool, closed: bool = False) -> Definition:
-    """Return what a YAML file says. With `functions`, what `!function` names is imported; else it stays a string.
+    """Read a YAML file. With `functions`, the functions that `!function` names are imported; else they stay strings.
 
-    With `closed`, a file of lm-eval's is held to `schema` like any other, since a submitter's group changes it.
+    With `closed`, a file of lm-eval's must keep to `schema` like any other, since a submitter's group changes it.
 
     Raises:
-        InvalidData: names the file and the key: it cannot be read, is no mapping, includes itself, or says what it may
-            not.
+        InvalidData: the file cannot be read, is no mapping, includes itself, or has a forbidden key; the message names
+            the
+            file and the key.
     """
     path = path.resolve()
     if rules.allow_code or (_is_shipped(path) and not closed):
@@ -74,12 +78,12 @@ def read_definition(path: Path, rules: Rules, *, functions: bool, closed: bool =
 
 
 def text_of(config: Config, *keys: str) -> str | None:
-    """Return the first text under the keys; None where there is none."""
+    """Return the first text under the keys; None without a text."""
     return next((value for value in map(config.get, keys) if isinstance(value, str) and value), None)
 
 
 def mapping_of(config: Config, key: str) -> dict[str, object]:
-    """Return the mapping under a key; an empty one where there is none."""
+    """Return the mapping under a key; an empty mapping if the key is absent."""
     value = config.get(key)
     return value if isinstance(value, dict) else {}
 
@@ -93,14 +97,14 @@ def local_files(config: Config) -> dict[str, list[str]] | None:
 
 
 def named_files(names: Iterable[str], include_path: Sequence[Path], rules: Rules) -> Iterator[Path]:
-    """Yield the data files that the benchmarks of a suite's own folders need. lm-eval is not imported.
+    """Yield the data files of the benchmarks in a suite's folders. lm-eval is not imported.
 
-    Names that `include_path` does not have are lm-eval's, whose data are on the hub. Groups are passed over, and so is
-    a definition that cannot be used, which is told where it is loaded.
+    Other names are lm-eval's, whose data are on the hub. Groups are skipped, and so are unusable definitions, whose
+    errors are raised when they are loaded.
     """
     with suppress(EvalsvcError):
         registry = Registry(include_path, rules.allow)
-        for path in (path for name in names for path in registry.own_files(name)):
+        for path in (path for name in names for path in registry.local_benchmark_files(name)):
             with suppress(EvalsvcError):
                 files = local_files(read_definition(path, rules, functions=False).config) or {}
                 yield from (Path(rules.resolve(name)) for names in files.values() for name in names)
@@ -119,41 +123,43 @@ def _read_closed(path: Path, rules: Rules, files: list[Path]) -> dict[str, objec
         raise InvalidData(f"the benchmark file {path} holds no mapping; it needs the key `task` or `group`")
     if _is_shipped(path):
         content = _without_scripts(content)
-    own = check_benchmark_file(f"the benchmark file {path}", content)
+    checked = check_benchmark_file(f"the benchmark file {path}", content)
     merged: dict[str, object] = {}
-    for include in _list(own.pop("include", None) or []):
+    for include in _list(checked.pop("include", None) or []):
         merged |= _read_closed((path.parent / str(include)).resolve(), rules, files)
-    return {**merged, **(own if _is_shipped(path) else _anchored(own, merged.get("dataset_path"), path))}
+    return {**merged, **(checked if _is_shipped(path) else _anchored(checked, merged.get("dataset_path"), path))}
 
 
 def _read_trusted(path: Path, functions: bool, files: list[Path]) -> Definition:
-    # lm-eval takes a second to import, and `evalsvc doctor` looks at data files where there is none.
+    # Importing lm-eval takes a second, and `evalsvc doctor` checks data files without lm-eval.
     from evalsvc.language.private import load_yaml
 
     _add_file(path, files)
     try:
-        own = load_yaml(path, resolve_func=functions, recursive=False)
+        content = load_yaml(path, resolve_func=functions, recursive=False)
     except ImportError:
         raise
-    except Exception as error:  # what a `!function` imports may raise anything
-        raise InvalidData(f"the benchmark file {path} cannot be used: {' '.join(str(error).split())}") from error
-    unsafe = bool(own.get("unsafe_code")) or any(path.is_relative_to(shipped_folder() / name) for name in RUNS_CODE)
+    except Exception as error:  # the imports of a `!function` may raise anything
+        raise InvalidData(
+            f"the benchmark file {path} cannot be used: {' '.join(str(error).split())}; correct it"
+        ) from error
+    unsafe = bool(content.get("unsafe_code")) or any(path.is_relative_to(shipped_folder() / name) for name in RUNS_CODE)
     merged: dict[str, object] = {}
-    for include in _list(own.pop("include", [])):
+    for include in _list(content.pop("include", [])):
         inherited = _read_trusted((path.parent / str(include)).resolve(), functions, files)
         unsafe = unsafe or inherited.unsafe
-        # As lm-eval does: `task_list` is about the included file.
+        # As in lm-eval, `task_list` belongs to the included file.
         merged |= {key: value for key, value in inherited.config.items() if key != "task_list"}
     if not _is_shipped(path):
-        own = _anchored(own, merged.get("dataset_path"), path)
-    return Definition({**merged, **own}, trusted=True, unsafe=unsafe)
+        content = _anchored(content, merged.get("dataset_path"), path)
+    return Definition({**merged, **content}, trusted=True, unsafe=unsafe)
 
 
 def _add_file(path: Path, files: list[Path]) -> None:
     if path in files:
-        raise InvalidData(f"{path} is included twice; a file may be included once")
+        raise InvalidData(f"{path} is included twice; include it once")
     if len(files) > MAX_INCLUDES:
-        raise InvalidData(f"{files[0]} includes more than {MAX_INCLUDES} files; put them into one")
+        raise InvalidData(f"{files[0]} includes more than {MAX_INCLUDES} files; merge them")
     files.append(path)
 
 
@@ -162,16 +168,16 @@ def _is_shipped(path: Path) -> bool:
 
 
 def _without_scripts(content: Config) -> Config:
-    """Leave out what lm-eval's files say for versions of `datasets` that ran scripts."""
+    """Remove options of lm-eval's files for versions of `datasets` that ran scripts."""
     options = mapping_of(content, "dataset_kwargs")
     kept = {key: value for key, value in options.items() if key != "trust_remote_code"}
     return {**content, "dataset_kwargs": kept} if options else content
 
 
 def _anchored(config: Config, inherited: object, path: Path) -> Config:
-    """Let relative data files start at the YAML file that names them; lm-eval's start where the process does.
+    """Resolve relative data files against their YAML file; lm-eval resolves them against the working directory.
 
-    `inherited` is the `dataset_path` that holds where `config` has none. The files of a dataset on the hub are its own.
+    `inherited` is the `dataset_path` if `config` has none. Files of a dataset on the hub are relative to the dataset.
     """
     dataset = config.get("dataset_path", inherited)
     options = mapping_of(config, "dataset_kwargs")

@@ -1,6 +1,6 @@
-"""How a benchmark's text becomes rows of a model's table: cut and joined exactly as lm-eval's own HFLM does it.
+"""Encoding of a benchmark's text as rows of a model's table, with lm-eval's HFLM's truncation and joining.
 
-Ids are those of the tokenizer until a `Request` is made of them.
+Ids are those of the tokenizer up to the `Request`.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.sampling import SamplingParams
 
 MAX_GEN_TOKS = 256
-"""Ids that a generation draws at most where the benchmark names no number; HFLM's own."""
+"""Largest number of generated ids for benchmarks without a number, as in HFLM."""
 
 NEUTRAL = {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1, "early_stopping": False, "min_p": 0}
-"""Options of a generation that say nothing at these values, and have no meaning here at others."""
+"""Options of a generation with the values at which they have no effect; other values are not supported."""
 
 
 def request_name(instance: Instance) -> str:
-    """Return what messages call a request."""
+    """Return the name of a request in messages."""
     return f"benchmark {instance.task_name!r}, document {instance.doc_id}, request {instance.idx}"
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A log-likelihood request, ready to be scored."""
+    """Log-likelihood request, ready to be scored."""
 
     requests: tuple[Request, ...]
-    """One; of a text that is scored as a whole, one per window."""
+    """One request; for a text that is scored as a whole, one request per window."""
     cut: bool
-    """Its context did not fit and has lost its beginning."""
+    """Whether the context was too long and lost its beginning."""
     continuation_cut: bool = False
-    """Its continuation did not fit either, and what it has lost is not scored."""
+    """Whether the continuation was too long too; its lost part is not scored."""
 
     @property
     def tokens(self) -> int:
@@ -49,20 +49,20 @@ class Scored:
 
 @dataclass(frozen=True)
 class Prompted:
-    """A generation request, ready to be drawn."""
+    """Generation request, ready to be drawn."""
 
     ids: tuple[int, ...]
-    """The prompt, rows of the model's table."""
+    """Ids of the prompt, rows of the model's table."""
     cut: bool
     max_tokens: int
     until: tuple[str, ...]
-    """The text ends before the first of these."""
+    """Stop strings; the text ends before the first that occurs."""
     params: SamplingParams
 
 
 @dataclass(frozen=True)
 class EncodingIdentity:
-    """What of an encoding is part of the protocol: two encodings with the same ask a model the same."""
+    """Part of an encoding in the protocol: with the same identity, models get the same requests."""
 
     tokenizer: str
     """Digest of the tokenizer."""
@@ -75,22 +75,23 @@ class EncodingIdentity:
 
 @dataclass(frozen=True)
 class TextEncoding:
-    """A tokenizer, the rows of a model's table that its ids have, and what is put around them.
+    """Tokenizer, the rows of a model's table for its ids, and the ids put around texts.
 
     Raises:
-        InvalidData: the tokenizer is not the model's, or has no such id.
+        InvalidData: the tokenizer is not the model's, or does not have `bos` or `end_of_text`.
     """
 
     tokenizer: TextTokenizer
     layout: VocabularyLayout
-    """Resolved."""
+    """Resolved layout."""
     max_length: int
     """Longest input of the model in tokens."""
     bos: int | None = None
-    """Id of the tokenizer that is put before every context; HFLM's `add_bos_token`."""
+    """Tokenizer's id that is put before every context, as HFLM's `add_bos_token`."""
     end_of_text: int | None = None
-    """Id of the tokenizer that ends a generation, and stands for an empty context where there is no `bos` [the
-    tokenizer's own]."""
+    """Tokenizer's id that ends a generation, and replaces an empty context without `bos`; by default the tokenizer's
+    own.
+    """
 
     def __post_init__(self) -> None:
         self.tokenizer.require_fits(self.layout.text)
@@ -102,32 +103,32 @@ class TextEncoding:
 
     @property
     def end(self) -> int | None:
-        """Id of the tokenizer that ends a text."""
+        """Tokenizer's id that ends a text."""
         return self.tokenizer.end_of_text if self.end_of_text is None else self.end_of_text
 
     @property
     def prefix(self) -> int:
-        """Id of the tokenizer that stands before a text without a context."""
+        """Tokenizer's id before a text without a context."""
         prefix = self.end if self.bos is None else self.bos
         if prefix is None:
             raise InvalidData(
-                f"it has no context, and the tokenizer {self.tokenizer.path} names no end of text to put there; give "
+                f"it has no context, and the tokenizer {self.tokenizer.path} names no end of text to use instead; give "
                 "the task `bos` or `end_of_text`"
             )
         return prefix
 
     @property
     def within_differs(self) -> bool:
-        """Whether the table has anything but text, so that scores within the text ids are scores of their own."""
+        """Whether the table has rows other than text, so that scores within the text ids differ."""
         return self.layout.rows != self.layout.text.size
 
     @property
     def identity(self) -> EncodingIdentity:
-        """What of the encoding moves what a model is asked."""
+        """Part of the encoding that changes requests."""
         return EncodingIdentity(self.tokenizer.digest, self.bos, self.end, self.max_length, self.layout.digest)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the tokenizer, `bos` first. A text that begins with it gets no second one, as in HFLM."""
+        """Return ids of the tokenizer with `bos` first. A text that begins with `bos` gets no second, as in HFLM."""
         ids = self.tokenizer.encode(text)
         return ids if self.bos is None or ids[:1] == [self.bos] else [self.bos, *ids]
 
@@ -135,8 +136,8 @@ class TextEncoding:
         """Yield every request of `instances`, encoded.
 
         Raises:
-            InvalidData: names the request: nothing of its continuation is left as ids of its own, or its options for
-                a generation are not understood.
+            InvalidData: no token of a continuation is separate from its context, or an option of a generation is not
+                supported; the message names the request.
         """
         contexts = _Contexts(self)
         for instance in instances:
@@ -146,13 +147,14 @@ class TextEncoding:
                 raise InvalidData(f"{request_name(instance)}: {error.message}") from None
 
     def scored(self, context: Sequence[int], continuation: Sequence[int]) -> Scored:
-        """A request of ids of the tokenizer. What is too long is cut from the left, the continuation too if it must be.
+        """Return a request of the tokenizer's ids, cut from the left to the model's input, also in the continuation.
 
-        HFLM fails on a continuation that is longer than the model's input. One document would then be the end of all.
+        HFLM fails on a continuation that is longer than the model's input, so that one document would end the
+        evaluation.
         """
         if not continuation:
             raise InvalidData(
-                "its continuation has no tokens of its own: the tokenizer joins it to the context; change the "
+                "its continuation has no separate tokens: the tokenizer joins it to the context; change the "
                 "benchmark's delimiter"
             )
         whole = [*context, *continuation]
@@ -162,23 +164,23 @@ class TextEncoding:
         return Scored(requests, len(kept) < len(whole), len(continuation) > self.max_length)
 
     def windows(self, text: str) -> Scored:
-        """A text as a whole, in windows as long as the model's input; each token is scored once.
+        """Return a whole text in windows as long as the model's input; each token is scored once.
 
-        Its first token follows `prefix`. Unlike HFLM with `add_bos_token` this does not also score the `bos` itself.
+        The first token follows `prefix`. Unlike HFLM with `add_bos_token`, `bos` itself is not scored.
         """
         pairs = get_rolling_token_windows(self.tokenizer.encode(text), self.prefix, self.max_length, context_len=1)
         requests = (Request(*map(self._rows, make_disjoint_window(pair))) for pair in pairs)
         return Scored(tuple(requests), cut=False)
 
     def prompted(self, context: Sequence[int], options: Mapping[str, object]) -> Prompted:
-        """A generation after ids of the tokenizer. What leaves no room for it is cut from the left."""
+        """Return a generation request after ids of the tokenizer, cut from the left to leave room for new ids."""
         wanted = dict(normalize_gen_kwargs(options, MAX_GEN_TOKS))
         max_tokens, until = int(wanted.pop("max_gen_toks")), wanted.pop("until")
         room = self.max_length - max_tokens
         if room < 1 or max_tokens < 1:
             raise InvalidData(
-                f"it asks for {max_tokens} tokens, the model's input and output together are {self.max_length}; set "
-                "`max_gen_toks` in the benchmark's `generation_kwargs`"
+                f"it requests {max_tokens} tokens, but the model's input and output together have {self.max_length}; "
+                "set `max_gen_toks` in the benchmark's `generation_kwargs`"
             )
         end = None if self.end is None else self.tokenizer.decode([self.end], skip_special=False)
         terms = tuple(term for term in handle_stop_sequences(list(until), eos=end) if term)
@@ -190,7 +192,7 @@ class TextEncoding:
 
 
 class _Contexts:
-    """Requests one after the other: the options of a question share a context, which is encoded once."""
+    """Encoder of consecutive requests: the options of a question share a context, which is encoded once."""
 
     def __init__(self, encoding: TextEncoding) -> None:
         self._encoding = encoding
@@ -206,10 +208,10 @@ class _Contexts:
             return encoding.prompted(self._encode(context) or [encoding.prefix], options)
         if instance.request_type == "loglikelihood":
             return encoding.scored(*self._pair(*instance.args))
-        raise InvalidData(f"it is of the kind {instance.request_type!r}, which is not answered here")
+        raise InvalidData(f"it is of the kind {instance.request_type!r}, which is not supported; remove the benchmark")
 
     def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """As TemplateLM's `loglikelihood`: both are encoded together and parted where the context alone ends."""
+        """Encode as TemplateLM's `loglikelihood`: both texts together, split where the context alone ends."""
         if not context:
             prefix, ids = self._encoding.prefix, self._encoding.tokenizer.encode(continuation)
             return (ids[:1], ids[1:]) if ids[:1] == [prefix] else ([prefix], ids)
@@ -225,12 +227,12 @@ class _Contexts:
 
 
 def _sampling(options: dict[str, Any]) -> SamplingParams:
-    """What is left of a generation's options after its length and its ends."""
+    """Return the sampling parameters from a generation's remaining options."""
     sampled, temperature = options.pop("do_sample", False), options.pop("temperature", 0.0)
     top_k, top_p = options.pop("top_k", None), options.pop("top_p", None)
     for name, value in options.items():
         if name not in NEUTRAL or value not in (None, NEUTRAL[name]):
-            raise InvalidData(f"its generation option {name}: {value!r} has no meaning here; take it out")
+            raise InvalidData(f"its generation option {name}: {value!r} is not supported; remove the option")
     if not sampled or not temperature:
         return SamplingParams(temperature=0)
     return SamplingParams(temperature, top_k or None, top_p)

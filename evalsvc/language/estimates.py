@@ -1,7 +1,7 @@
-"""From the documents' values of one metric to a number and its error: lm-eval's aggregations, and the errors they lack.
+"""From the documents' values of one metric to a number and its error, by lm-eval's aggregations.
 
-Values are lm-eval's. Errors are its closed forms where it has them, and otherwise a small bootstrap in this process:
-its own is 100,000 resamples over all cores.
+Values are lm-eval's. Errors are lm-eval's closed forms where available, and otherwise a small bootstrap in this
+process: lm-eval's bootstrap has 100,000 resamples over all cores.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
 from evalsvc.metrics.shares import standard_error
 
 RESAMPLES = 200
-"""Of the bootstrap for what has no closed form; the error is then known to 5 %."""
+"""Number of bootstrap samples for aggregations without a closed form; the error is then known to 5 %."""
 
 LN2 = math.log(2)
 
@@ -32,16 +32,17 @@ class Estimate:
     ratio: Ratio
     kind: Literal["mean", "bits", "loss", "weighted loss", "other"]
     """`mean` of the documents' numbers; `bits`, a ratio of two sums in bits; e to a mean `loss`, or to a `weighted
-    loss`, in nats; or none of these."""
+    loss`, in nats; or none of these.
+    """
     numbers: Sequence[tuple[float, ...]] = ()
-    """What each document adds: its number, NaN where it has none; or a sum and a weight. Empty of the kind `other`."""
+    """Numbers of each document: its value, NaN without a value; or a sum and a weight. Empty for the kind `other`."""
 
 
 def estimate(aggregation: Aggregation, values: Sequence[Any]) -> Estimate | None:
-    """Return what lm-eval's aggregation makes of the documents' values, with its error; None where that is no number.
+    """Return lm-eval's aggregation of the documents' values, with its error; None where the result is no number.
 
-    Perplexities are taken by our own formulas, which are theirs, since e to the loss of a hopeless model overflows. A
-    Brier score is the mean of the documents' own, and is taken as such.
+    Perplexities use evalsvc's formulas, equal to lm-eval's, since e to the loss of a very bad model overflows. A Brier
+    score is the mean of the documents' Brier scores.
     """
     if aggregation is metrics.bypass_agg or not values:
         return None
@@ -68,7 +69,7 @@ def estimate(aggregation: Aggregation, values: Sequence[Any]) -> Estimate | None
 
 
 def is_number(value: Any) -> bool:
-    """Whether it counts as one; numpy's do."""
+    """Return whether a value is a number, including numpy's numbers."""
     try:
         float(value)
     except (TypeError, ValueError):
@@ -77,7 +78,7 @@ def is_number(value: Any) -> bool:
 
 
 def _of_losses(numbers: Sequence[tuple[float, ...]], kind: Literal["bits", "loss", "weighted loss"]) -> Estimate | None:
-    """Return the estimate of documents' losses, with the words or bytes of each where they are weighted."""
+    """Return the estimate of documents' losses, with the words or bytes of each document where weighted."""
     weights = [1] * len(numbers) if kind == "loss" else [weight for _, weight in numbers]
     loss = ratio_of_sums([loss for loss, *_ in numbers], weights)
     if loss is None:
@@ -94,14 +95,14 @@ def _standard_error(aggregation: Aggregation, values: Sequence[Any]) -> float | 
 
 
 def _bootstrap(aggregation: Aggregation, values: Sequence[Any]) -> float | None:
-    """The standard deviation of the value over resamples; always the same. None where it is not defined on one."""
+    """Return the standard deviation of the value over seeded resamples; None where a resample has no value."""
     chance = random.Random(0)
-    found = []
+    resampled = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a resample may lack a class
         for _ in range(RESAMPLES):
             try:
-                found.append(float(aggregation(chance.choices(values, k=len(values)))))
+                resampled.append(float(aggregation(chance.choices(values, k=len(values)))))
             except (ValueError, ArithmeticError):
                 return None
-    return statistics.stdev(found) if all(map(math.isfinite, found)) else None
+    return statistics.stdev(resampled) if all(map(math.isfinite, resampled)) else None

@@ -1,9 +1,9 @@
-"""Benchmarks on a model, in parts that can be restarted. The tasks of a suite that ask benchmarks are made of this.
+"""Benchmarks on a model, in parts that can be restarted: the core of a suite's tasks with benchmarks.
 
     plan_documents → asked_documents → answer_requests, shard by shard → merge_answers
 
 Documents of all benchmarks are one list, in the order of the suite, and a shard is a range of it: small benchmarks
-share shards, and large ones are cut. Only `answer_requests` needs a model.
+share shards, and large benchmarks are cut. Only `answer_requests` needs a model.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from evalsvc.spec.protocol import canonical_json, digest
 
 @dataclass(frozen=True)
 class DocumentRange:
-    """A range of the documents of all benchmarks, and what the numbers depend on."""
+    """Range of the documents of all benchmarks, with the inputs of the numbers."""
 
     start: int
     stop: int
     digest: str
-    """Digest of what the benchmarks ask."""
+    """Digest of the benchmarks' requests."""
     encoding: EncodingIdentity
     ids: IdCounts
 
@@ -44,20 +44,21 @@ class DocumentRange:
 
 @dataclass(frozen=True)
 class DocumentAnswers:
-    """What a model answers to a range of documents."""
+    """Answers of a model to a range of documents."""
 
     answers: Sequence[Sequence[AnswerRow]]
-    """The answers to each request: one, or several where a random draw is repeated."""
+    """Answers to each request: one, or several where a random draw is repeated."""
 
 
 def plan_documents(loaded: Loaded, encoding: TextEncoding, shard_size: int) -> list[DocumentRange]:
     """Cut the documents of all benchmarks into ranges of `shard_size`.
 
-    Every request is encoded, so that what cannot be asked is told before anything is scored.
+    Every request is encoded, so that impossible requests fail before any scoring.
 
     Raises:
-        InvalidData: names benchmark and document: nothing of a continuation is left as tokens of its own, it is longer
-            than the model's input, or the options of a generation are not understood.
+        InvalidData: no token of a continuation is separate from its context, the continuation is longer than the
+            model's
+            input, or an option of a generation is not supported; the message names benchmark and document.
     """
     for benchmark in loaded.benchmarks:
         _require_encodable(benchmark, encoding)
@@ -68,12 +69,12 @@ def plan_documents(loaded: Loaded, encoding: TextEncoding, shard_size: int) -> l
 
 
 def asked_documents(loaded: Loaded, planned: DocumentRange, encoding: TextEncoding) -> list[tuple[str, Instance]]:
-    """Return the requests of a range of `plan_documents`, document by document, each after its digest.
+    """Return the requests of a range of `plan_documents`, document by document, each with its digest.
 
-    The digest is of all that an answer depends on beside model and encoding: requests with the same get the same.
+    The digest covers everything that an answer depends on except model and encoding: equal digests get equal answers.
 
     Raises:
-        DataChanged: the benchmarks or the tokenizer are not what was planned.
+        DataChanged: the benchmarks or the tokenizer are not those of the plan.
     """
     require_planned(loaded, planned)
     if encoding.identity != planned.encoding:
@@ -89,10 +90,10 @@ def asked_documents(loaded: Loaded, planned: DocumentRange, encoding: TextEncodi
 def answer_requests(
     lm: OpenLM, asked: Mapping[str, Instance], report: Callable[[int], None]
 ) -> dict[str, list[AnswerRow]]:
-    """Return the model's answers by the requests' digests. `report` gets the requests done, of `len(asked)`.
+    """Return the model's answers by the requests' digests. `report` gets the number of answered requests.
 
     Raises:
-        NonFinite: names benchmark, document and the first part of the model that is at fault.
+        NonFinite: names benchmark, document and the first part of the model with NaN or infinity.
     """
     copies = [instance for instance in asked.values() for _ in range(_draws(instance))]
     lm.report = lambda done: report(done * len(asked) // max(len(copies), 1))
@@ -108,11 +109,11 @@ def merge_answers(
     outputs: Sequence[DocumentAnswers],
     protocol: Mapping[str, object],
 ) -> Results:
-    """Metrics and items of all ranges, in the order of the plan. `protocol` is what the task adds to it.
+    """Return metrics and items of all ranges, in the plan's order. `protocol` has the task's entries.
 
     Raises:
-        DataChanged: the benchmarks are not what was planned.
-        InvalidData: a benchmark's own code fails on an answer.
+        DataChanged: the benchmarks are not those of the plan.
+        InvalidData: a benchmark's code fails on an answer.
     """
     for part in planned:
         require_planned(loaded, part)
@@ -121,14 +122,14 @@ def merge_answers(
 
 
 def require_planned(loaded: Loaded, planned: DocumentRange) -> None:
-    """Raise DataChanged unless the benchmarks are what was planned."""
+    """Raise DataChanged unless the benchmarks are those of the plan."""
     if _digest(loaded) != planned.digest:
         names = ", ".join(benchmark.name for benchmark in loaded.benchmarks)
         raise DataChanged.since_planned(f"what {names} ask", "YAML, data or lm-eval")
 
 
 _encodable: set[str] = set()
-"""What this process has encoded without a complaint: the next checkpoint is asked the same."""
+"""Keys that this process has encoded without an error: the next checkpoint gets the same requests."""
 
 
 def _require_encodable(benchmark: Benchmark, encoding: TextEncoding) -> None:
@@ -143,7 +144,7 @@ def _digest(loaded: Loaded) -> str:
 
 
 def _request_digest(instance: Instance) -> str:
-    """A generation at random depends on which request of which document it is, too: its noise does."""
+    """Return the digest of a request. For a random generation it includes document and request, as its noise does."""
     asked = [instance.request_type, *instance.args]
     if _is_random(instance):
         asked += [instance.task_name, instance.doc_id, instance.idx, instance.repeats]
@@ -151,7 +152,7 @@ def _request_digest(instance: Instance) -> str:
 
 
 def _draws(instance: Instance) -> int:
-    """How often a request is put to the model: repeating what is not random gives the same again."""
+    """Return how often the model answers a request: repeating a deterministic request gives the same answer."""
     return int(instance.repeats or 1) if _is_random(instance) else 1
 
 

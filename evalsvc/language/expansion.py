@@ -1,4 +1,4 @@
-"""From a name to benchmarks: what groups and tags stand for, as lm-eval resolves them, without loading any data."""
+"""Expansion of names to benchmarks, groups and tags as in lm-eval, without loading any data."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from evalsvc.language.catalog import Entry, Registry
 from evalsvc.language.definitions import MAX_DEPTH, Config, Rules, read_definition
 
 MAX_MEMBERS = 8192
-"""Members of a group, those of its tags included."""
+"""Largest number of members of a group, including those of its tags."""
 
 _OF_GROUPS = {item.name for item in fields(GroupConfig)}
-"""Keys of a group's file that are about the group; all others are for its members."""
+"""Keys of a group's file that describe the group; all other keys are for its members."""
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """One benchmark."""
+    """Benchmark with the changes of the groups around it."""
 
     name: str
     path: Path | None
-    """Its YAML file; None: a group's file has all of it."""
+    """YAML file of the benchmark; None if a group's file defines it."""
     overrides: Config = field(default_factory=dict)
-    """What the groups around it say in place of the file."""
+    """Keys of the groups around the benchmark that replace those of the file."""
     closed: bool = False
-    """Whether a group of a submitter's changes the file, which then has to keep to `schema`, lm-eval's own too."""
+    """Whether a submitter's group changes the file, which then must keep to `schema`, also for lm-eval's files."""
     unsafe: bool = False
-    """Whether a group around it says `unsafe_code`."""
+    """Whether a group around the benchmark says `unsafe_code`."""
 
     def leaves(self) -> Iterator[Leaf]:
         yield self
@@ -39,10 +39,10 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Branch:
-    """A group."""
+    """Group with its members."""
 
     config: Config
-    """As lm-eval's GroupConfig takes it."""
+    """Configuration for lm-eval's GroupConfig."""
     members: tuple[Leaf | Branch, ...]
 
     def leaves(self) -> Iterator[Leaf]:
@@ -51,25 +51,25 @@ class Branch:
 
 
 def expand(name: str, registry: Registry, rules: Rules) -> tuple[Leaf | Branch, ...]:
-    """What a name stands for: itself, a group, or the benchmarks of a tag.
+    """Return what a name stands for: a benchmark, a group, or the benchmarks of a tag.
 
     Raises:
-        UnknownName: there is nothing of this name; or a group lists it.
+        UnknownName: the name, or a name that a group lists, does not exist.
         InvalidData: a group's file cannot be used, or a group has no members.
     """
-    found = _Expansion(registry, rules).of(registry.find(name), _Within(), 0)
-    if not any(True for item in found for _ in item.leaves()):
-        raise InvalidData(f"{name!r} stands for no benchmark at all; see `evalsvc benchmarks list {name}`")
-    return found
+    expanded = _Expansion(registry, rules).of(registry.find(name), _Within(), 0)
+    if not any(True for item in expanded for _ in item.leaves()):
+        raise InvalidData(f"{name!r} stands for no benchmark; see `evalsvc benchmarks list {name}`")
+    return expanded
 
 
 @dataclass(frozen=True)
 class _Within:
-    """What the groups around a member make of it."""
+    """Changes that the groups around a member make."""
 
     overrides: Config = field(default_factory=dict)
     trusted: bool = True
-    """Whether all of them are lm-eval's, or the operator's."""
+    """Whether all of these groups are lm-eval's or the operator's."""
     unsafe: bool = False
 
     @property
@@ -90,12 +90,12 @@ class _Expansion:
     registry: Registry
     rules: Rules
     opened: set[str] = field(default_factory=set)
-    """Groups that were met: two that list each other twice would otherwise stand for any number of benchmarks."""
+    """Groups that were expanded: two groups that list each other twice would stand for any number of benchmarks."""
 
     def of(self, entry: Entry, within: _Within, depth: int) -> tuple[Leaf | Branch, ...]:
         if entry.kind == "tag":
-            found = (self.registry.get(name) for name in entry.members)
-            return tuple(within.leaf(item.name, item.path) for item in found if item)
+            members = (self.registry.get(name) for name in entry.members)
+            return tuple(within.leaf(item.name, item.path) for item in members if item)
         if entry.kind == "benchmark" or entry.path is None:
             return (within.leaf(entry.name, entry.path),)
         definition = read_definition(entry.path, self.rules, functions=True, closed=within.closed)
@@ -108,15 +108,15 @@ class _Expansion:
         if name in self.opened or depth > MAX_DEPTH:
             raise InvalidData(f"the group {name!r} is a member of itself, or a member twice; list it once")
         self.opened.add(name)
-        own = {key: value for key, value in config.items() if key in _OF_GROUPS} | {"group": name}
+        group_config = {key: value for key, value in config.items() if key in _OF_GROUPS} | {"group": name}
         inner = within.changed({key: value for key, value in config.items() if key not in _OF_GROUPS}, outer_wins=True)
         listed = config.get("task")
         members: list[Leaf | Branch] = []
         for item in listed if isinstance(listed, list) else [listed]:
             members += self.member(name, item, inner, depth + 1)
             if len(members) > MAX_MEMBERS:
-                raise InvalidData(f"the group {name!r} has more than {MAX_MEMBERS:,} members; make several of it")
-        return Branch(own, tuple(members))
+                raise InvalidData(f"the group {name!r} has more than {MAX_MEMBERS:,} members; split the group")
+        return Branch(group_config, tuple(members))
 
     def member(self, group: str, item: object, within: _Within, depth: int) -> tuple[Leaf | Branch, ...]:
         content = item if isinstance(item, dict) else {"task": item}
@@ -124,7 +124,7 @@ class _Expansion:
         name = content.get(key)
         if not isinstance(name, str):
             raise InvalidData(f"the group {group!r} lists {type(item).__name__}; a member is a name, or has a `task`")
-        # `task` must not be passed on: lm-eval then calls every member of a nested group or tag by its name.
+        # `task` must not be passed on: lm-eval then gives every member of a nested group or tag its name.
         merged = within.changed({other: value for other, value in content.items() if other != key})
         entry = self.registry.get(name)
         if entry is not None:

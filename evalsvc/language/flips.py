@@ -1,4 +1,4 @@
-"""Documents on which two models are right and wrong in turn: the question, both answers and the right one, in words."""
+"""Documents on which only one of two models is right: the question, both answers and the right answer, in words."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from evalsvc.language.questions import question_text, right_options
 from evalsvc.metrics.item_numbers import Item
 
 Kind = Literal["lost", "gained"]
-"""`lost`: only the base is right, `gained`: only the checkpoint."""
+"""Kind of flip. `lost`: only the base is right; `gained`: only the checkpoint is right."""
 
 
 @dataclass(frozen=True)
 class Flip:
-    """A document on which two models are right and wrong in turn."""
+    """Document on which only one of two models is right."""
 
     benchmark: str
     index: int
     flip: Kind | None
-    """Over all ids; None: both models are alike there."""
+    """Kind of flip over all ids; None if both models are right or both are wrong."""
     flip_within: Kind | None
     question: str
     options: Sequence[str] | None
-    """None: it is no multiple choice."""
+    """Options; None for a document without options."""
     right: Sequence[str]
-    """Right answers; empty where only the benchmark's own code knows."""
+    """Right answers; empty where only the benchmark's code knows them."""
     base: str
     checkpoint: str
     base_within: str
     checkpoint_within: str
 
     def to_json(self) -> dict[str, object]:
-        """Return the fields, without `options` where there are none."""
+        """Return the fields, without `options` if None."""
         return {name: value for name, value in vars(self).items() if value is not None or name != "options"}
 
 
-def flips(benchmark: Benchmark, key: str, base: Sequence[Item], own: Sequence[Item]) -> Iterator[Flip]:
+def flips(benchmark: Benchmark, key: str, base: Sequence[Item], checkpoint: Sequence[Item]) -> Iterator[Flip]:
     """Yield the documents whose value under `key` or `key_within` differs between two results, in the data's order."""
     before, after = (
-        {item["index"]: item for item in items if item["benchmark"] == benchmark.name} for items in (base, own)
+        {item["index"]: item for item in items if item["benchmark"] == benchmark.name} for items in (base, checkpoint)
     )
     for document in benchmark.documents:
         old, new = before.get(document.index), after.get(document.index)
@@ -60,7 +60,7 @@ def flips(benchmark: Benchmark, key: str, base: Sequence[Item], own: Sequence[It
 
 
 def _flip(old: Item, new: Item, key: str) -> Kind | None:
-    """A model that is all text has no numbers within text: they are the same."""
+    """Return the kind of flip. A model with only text rows has no separate numbers within text."""
     before, after = (item.get(key, item.get(key.replace("_within", ""))) for item in (old, new))
     if before is None or after is None or before == after:
         return None
@@ -86,7 +86,7 @@ def _answer(asked: Sequence[Instance], options: Sequence[str] | None, item: Item
     if "scores" not in item:
         texts = item.get("text_within", item["text"]) if within else item["text"]
         return str(texts[0]).strip()
-    # A row of scores is logprob and greedy, over all ids and then, where there are others, within text.
+    # A row of scores has logprob and greedy over all ids, followed by both within text for tables with other rows.
     scores = [row[-2:] if within else row[:2] for row in item["scores"]]
     if options is not None:
         chosen = [logprob for logprob, _ in scores[: len(options)]]

@@ -1,8 +1,8 @@
-"""Datasets of the Hugging Face hub: fetched by `evalsvc benchmarks prepare`, and in an evaluation never.
+"""Datasets of the Hugging Face hub, which only `evalsvc benchmarks prepare` fetches, never an evaluation.
 
-An evaluation finds them in the cache of the package `datasets` (HF_HOME, HF_DATASETS_CACHE). Without a network that
-cache finds again only what was asked for by name alone; where `dataset_kwargs` says more (`data_files`, …), a copy is
-kept in the same folder.
+An evaluation finds them in the cache of the package `datasets` (HF_HOME, HF_DATASETS_CACHE). Without a network, that
+cache only finds datasets that were requested by name alone; for datasets with `dataset_kwargs` (`data_files`, …), a
+copy is kept in the same folder.
 """
 
 from __future__ import annotations
@@ -35,36 +35,36 @@ from evalsvc.spec.protocol import digest
 log = logging.getLogger(__name__)
 
 LOADING = (OSError, ValueError, RuntimeError, DatasetsError)
-"""What `datasets.load_dataset` raises where the dataset is at fault, or the way to it."""
+"""Exceptions of `datasets.load_dataset` where the dataset or the network is at fault."""
 
 REACH_SECONDS = 10.0
-"""How long the hub gets to answer at all, before a download is tried: its own client tries for half a minute."""
+"""Timeout of the first contact with the hub before a download, whose client would retry for half a minute."""
 
 Rows = Mapping[str, datasets.Dataset]
-"""A dataset's splits."""
+"""Splits of a dataset."""
 
 _this_thread = threading.local()
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a benchmark's rows come from, as `datasets.load_dataset` is told."""
+    """Source of a benchmark's rows, as arguments of `datasets.load_dataset`."""
 
     path: str
     name: str | None
-    """Of the configuration; None: the dataset's only one, or its default."""
+    """Name of the configuration; None for the only or default configuration."""
     options: Mapping[str, object]
     splits: tuple[str, ...]
-    """What is used of it."""
+    """Splits that are used."""
 
     @property
     def arguments(self) -> dict[str, object]:
-        """`options`, less what `datasets` 4 and later refuse (scripts) and what would not be kept (streaming)."""
+        """`options` without those that `datasets` 4 and later refuse (scripts) or does not keep (streaming)."""
         return {key: value for key, value in self.options.items() if key not in ("trust_remote_code", "streaming")}
 
     @property
     def remote(self) -> bool:
-        """Whether it lies on another machine."""
+        """Whether the dataset is on another machine."""
         local = self.path in BUILDERS or Path(self.path).is_dir()
         return not local or "://" in str(self.options.get("data_files"))
 
@@ -79,18 +79,18 @@ _PART = re.compile(r"(?!\.\.$)[\w*?\[\]{}.,:+=@ ()-]{1,256}")
 
 
 def require_named(source: Source) -> None:
-    """Make sure that a source of a submitter's benchmark names a dataset of the hub, and nothing on this machine.
+    """Raise unless a source of a submitter's benchmark names a dataset of the hub, and nothing on this machine.
 
-    `datasets` takes a name for a folder where there is one, and for a loader of local files where it has one.
+    `datasets` reads a name as a folder if such a folder exists, and as a loader of local files if it has such a loader.
 
     Raises:
-        InvalidData: the dataset, its configuration or its files are none that the hub can have.
+        InvalidData: the dataset, its configuration or its files cannot be names on the hub.
     """
     local = source.path in LOADERS or os.path.exists(source.path)
     if local or not _DATASET.fullmatch(source.path):
         raise InvalidData(
             "`dataset_path` is neither a dataset of the hub, such as allenai/ai2_arc, nor one of "
-            f"{', '.join(BUILDERS)} with the paths of its `data_files`; correct it"
+            f"{', '.join(BUILDERS)} with the paths of its `data_files`; correct `dataset_path`"
         )
     files = source.options.get("data_files") or []
     parts = [source.name or "default", *(name for names in by_split(files).values() for name in names)]
@@ -101,11 +101,11 @@ def require_named(source: Source) -> None:
 
 
 def cached(source: Source) -> Rows:
-    """A dataset out of the cache, without a network.
+    """Return a dataset from the cache, without a network.
 
     Raises:
-        AssetMissing: it is not there, or not all of it.
-        InvalidData: `datasets` cannot read what is there.
+        AssetMissing: the dataset or a part is not in the cache.
+        InvalidData: `datasets` cannot read the cached files.
     """
     copy = _copy(source)
     with offline():
@@ -118,10 +118,10 @@ def cached(source: Source) -> Rows:
 
 
 def fetch(source: Source) -> Rows:
-    """Download a dataset into the cache; what `cached` finds there is left as it is.
+    """Download a dataset into the cache, unless `cached` finds it.
 
     Raises:
-        AssetMissing: the hub cannot be reached, or has no such dataset, or not for this user.
+        AssetMissing: the hub cannot be reached, or has no such dataset for this user.
     """
     try:
         return cached(source)
@@ -145,13 +145,13 @@ def require_hub() -> None:
     except httpx.HTTPError as error:
         raise AssetMissing(
             f"the Hugging Face hub {endpoint} cannot be reached ({one_line(error)}); try again on a machine with a "
-            "network and carry its cache over (HF_HOME), or set HF_ENDPOINT to a mirror"
+            "network and copy its cache (HF_HOME) to this machine, or set HF_ENDPOINT to a mirror"
         ) from error
 
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """No network in this thread, whatever the environment says: neither the hub's clients nor anything beside them."""
+    """Block the network in this thread within the context, for the hub's clients and any other code."""
     before = getattr(_this_thread, "offline", False)
     _guard_sockets()
     with hub_offline(True):
@@ -163,14 +163,14 @@ def offline() -> Iterator[None]:
 
 
 online = partial(hub_offline, False)
-"""The hub's clients may use the network, whatever the environment says."""
+"""Context in which the hub's clients may use the network, regardless of the environment."""
 
 
 @cache
 def _guard_sockets() -> None:
-    """Add an audit hook, since code that benchmarks bring along downloads by any means.
+    """Add an audit hook, since code of benchmarks may download in any way.
 
-    It stays as long as the process, and leaves every thread alone that is not in `offline`.
+    The hook lives as long as the process, and only affects threads in `offline`.
     """
     sys.addaudithook(_refuse_network)
 
@@ -178,13 +178,13 @@ def _guard_sockets() -> None:
 def _refuse_network(event: str, arguments: tuple[object, ...]) -> None:
     if event in ("socket.connect", "socket.getaddrinfo") and getattr(_this_thread, "offline", False):
         if event == "socket.connect" and isinstance(arguments[1], (str, bytes)):
-            return  # a socket of this machine
+            return  # a local socket
         raise ConnectionRefusedError("the network is not used in an evaluation")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """What lm-eval, `datasets` and the code of benchmarks print and log goes to our log, at debug level."""
+    """Redirect output and logs of lm-eval, `datasets` and the code of benchmarks to evalsvc's log, at debug level."""
     printed = io.StringIO()
     try:
         with redirect_stdout(printed), redirect_stderr(printed), warnings.catch_warnings(), _forwarded():
@@ -224,14 +224,14 @@ def _copy(source: Source) -> Path:
 
 
 def _keep(rows: Rows, folder: Path) -> None:
-    """Save `rows` as `folder`: whole or not at all."""
+    """Save `rows` as `folder`, whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder.parent) as temporary:
         datasets.DatasetDict(rows).save_to_disk(f"{temporary}/rows")
-        with contextlib.suppress(OSError):  # someone else was faster
+        with contextlib.suppress(OSError):  # another process was faster
             os.replace(f"{temporary}/rows", folder)
 
 
 def one_line(error: Exception) -> str:
-    """Return what an exception says, in a line that is not too long; its class where it says nothing."""
+    """Return an exception's message as one line of limited length; its class if the message is empty."""
     return (" ".join(str(error).split()) or type(error).__name__)[:300]

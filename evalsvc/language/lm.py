@@ -1,8 +1,8 @@
-"""Our models under lm-eval: packed scoring and cached generation behind its `LM`.
+"""evalsvc's models under lm-eval: packed scoring and cached generation behind lm-eval's `LM`.
 
     lm_eval.evaluator.evaluate(OpenLM(model, encoding), tasks)
 
-works in a notebook, and gives HFLM's numbers. The tasks of evalsvc ask `answers` instead, which has every score twice,
+works in a notebook, and gives HFLM's numbers. The tasks of evalsvc call `answers` instead, which has every score twice,
 over all ids and within the text ids.
 """
 
@@ -24,41 +24,42 @@ from evalsvc.sampling import Continuation, complete
 from evalsvc.scoring import Score, score
 
 BATCH_TOKENS = 16384
-"""Where nobody says how many tokens fit; a CPU takes fewer in any case, see `score`."""
+"""Default number of tokens per batch; a CPU takes fewer in any case, see `score`."""
 
 LOOK_BACK = 2
-"""Tokens beyond a stop string's own in which it is looked for: it may be drawn in other tokens. HFLM's number."""
+"""Number of tokens beyond a stop string's own in which it is searched: it may be drawn as other tokens. HFLM's number.
+"""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """To a log-likelihood request."""
+    """Answer to a log-likelihood request."""
 
     score: Score
     tokens: int
-    """Of the continuation."""
+    """Number of tokens of the continuation."""
     cut: bool
-    """The context had lost its beginning."""
+    """Whether the context lost its beginning."""
     continuation_cut: bool = False
-    """So had the continuation."""
+    """Whether the continuation lost its beginning."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """To a generation request."""
+    """Answer to a generation request."""
 
     text: str
     text_within: str
-    """What is drawn when only text ids can come."""
+    """Text that is drawn when only text ids are allowed."""
     cut: bool
 
 
 AnswerRow = tuple[float, bool, float, bool, float, int, bool, bool] | tuple[str, str, bool]
-"""An answer as it travels: a score and the other fields of `Answer`, or the fields of `Generation`."""
+"""Answer in transit: a score and the other fields of `Answer`, or the fields of `Generation`."""
 
 
 class OpenLM(LM):  # type: ignore[misc]
-    """A model of evalsvc as a model of lm-eval."""
+    """Model of evalsvc as a model of lm-eval."""
 
     def __init__(
         self,
@@ -68,8 +69,13 @@ class OpenLM(LM):  # type: ignore[misc]
         batch_tokens: int = BATCH_TOKENS,
         report: Callable[[int], None] = lambda done: None,
     ) -> None:
-        """`batch_tokens`: how many tokens, padding included, are computed at once. `report` gets the number of
-        requests that are answered, while `answers` works; what it raises (e.g. Cancelled) ends the work."""
+        """Wrap a model with its encoding.
+
+        Args:
+            batch_tokens: number of tokens, padding included, that are computed together.
+            report: gets the number of answered requests while `answers` works; its exceptions (e.g. Cancelled) end the
+                work.
+        """
         super().__init__()
         self.model = model
         self.encoding = encoding
@@ -77,26 +83,26 @@ class OpenLM(LM):  # type: ignore[misc]
         self.report = report
 
     def answers(self, instances: Sequence[Instance]) -> list[Answer | Generation]:
-        """The answer to each request, in their order.
+        """Return the answer to each request, in order.
 
-        A generation that draws its ids at random draws others each time that its instance is given.
+        A random generation draws other ids each time that its instance is given.
 
         Raises:
-            InvalidData: names the request: see `TextEncoding.encode_all`; where llama_rotary's table ends.
-            NonFinite: names the request and the first part of the model that is at fault.
+            InvalidData: see `TextEncoding.encode_all`, or a position is beyond llama_rotary's table; names the request.
+            NonFinite: names the request and the first part of the model with NaN or infinity.
         """
         encoded = list(self.encoding.encode_all(instances))
-        scored = {index: one for index, one in enumerate(encoded) if isinstance(one, Scored)}
-        prompted = {index: one for index, one in enumerate(encoded) if isinstance(one, Prompted)}
-        found: dict[int, Answer | Generation] = dict(self._score(scored, instances))
-        found |= self._generate(prompted, _noise_ids(instances), len(scored))
-        return [found[index] for index in range(len(instances))]
+        scored = {index: request for index, request in enumerate(encoded) if isinstance(request, Scored)}
+        prompted = {index: request for index, request in enumerate(encoded) if isinstance(request, Prompted)}
+        answers: dict[int, Answer | Generation] = dict(self._score(scored, instances))
+        answers |= self._generate(prompted, _noise_ids(instances), len(scored))
+        return [answers[index] for index in range(len(instances))]
 
     def score_requests(self, instances: Sequence[Instance]) -> list[Score]:
-        """The score of each log-likelihood request; that of a text is the sum over its windows."""
+        """Return the score of each log-likelihood request; the score of a text is the sum over its windows."""
         return [answer.score for answer in self.answers(instances) if isinstance(answer, Answer)]
 
-    # what lm-eval asks of a model
+    # lm-eval's interface of a model
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         return [(score.logprob, score.greedy) for score in self.score_requests(requests)]
@@ -107,50 +113,53 @@ class OpenLM(LM):  # type: ignore[misc]
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         return [answer.text for answer in self.answers(requests) if isinstance(answer, Generation)]
 
-    # how it is answered
+    # answering
 
     def _score(self, scored: dict[int, Scored], instances: Sequence[Instance]) -> dict[int, Answer]:
-        owners = [index for index, one in scored.items() for _ in one.requests]
+        owners = [index for index, asked in scored.items() for _ in asked.requests]
         scores = score(
             self.model,
             self.encoding.layout,
-            [request for one in scored.values() for request in one.requests],
+            [request for asked in scored.values() for request in asked.requests],
             self.batch_tokens,
-            # Of a text in windows some may be done: it counts when the last one is.
+            # A text in windows counts as done when its last window is.
             lambda done: self.report(done * len(scored) // max(len(owners), 1)),
             name=lambda place: request_name(instances[owners[place]]),
         )
         parts = iter(scores)
         return {
-            index: Answer(_sum([next(parts) for _ in one.requests]), one.tokens, one.cut, one.continuation_cut)
-            for index, one in scored.items()
+            index: Answer(_sum([next(parts) for _ in asked.requests]), asked.tokens, asked.cut, asked.continuation_cut)
+            for index, asked in scored.items()
         }
 
     def _generate(self, prompted: dict[int, Prompted], noise_ids: Sequence[str], before: int) -> dict[int, Generation]:
-        """`before` is how many requests were answered already."""
-        found: dict[int, Generation] = {}
+        """Return the generations; `before` requests were answered before."""
+        answers: dict[int, Generation] = {}
         by_params = sorted(prompted, key=lambda index: repr(prompted[index].params))
         for _, group in groupby(by_params, key=lambda index: prompted[index].params):
             asked = {index: prompted[index] for index in group}
-            found |= self._generate_alike(asked, noise_ids, before + len(found))
-        return found
+            answers |= self._generate_alike(asked, noise_ids, before + len(answers))
+        return answers
 
     def _generate_alike(
         self, asked: dict[int, Prompted], noise_ids: Sequence[str], before: int
     ) -> dict[int, Generation]:
-        """Of requests with the same params."""
+        """Return the generations of requests with the same parameters."""
         drawn = self._complete(asked, noise_ids, None, lambda completed: self.report(before + completed))
-        # Noise belongs to an id, so what is all text is drawn again within text, but where the choice is narrowed.
-        again = {index: one for index, one in asked.items() if self._may_differ(one, drawn[index])}
+        # Noise belongs to an id, so a text-only draw is the same within text, except where top-k or top-p narrows the
+        # choice.
+        again = {index: request for index, request in asked.items() if self._may_differ(request, drawn[index])}
         text, done = self.encoding.layout.text_ids, before + len(asked)
         within = drawn | self._complete(again, noise_ids, text, lambda completed: self.report(done))
         return {
-            index: Generation(self._text(drawn[index], one.until), self._text(within[index], one.until), one.cut)
-            for index, one in asked.items()
+            index: Generation(
+                self._text(drawn[index], request.until), self._text(within[index], request.until), request.cut
+            )
+            for index, request in asked.items()
         }
 
-    def _may_differ(self, one: Prompted, rows: Sequence[int]) -> bool:
-        narrowed = one.params.top_k is not None or one.params.top_p is not None
+    def _may_differ(self, request: Prompted, rows: Sequence[int]) -> bool:
+        narrowed = request.params.top_k is not None or request.params.top_p is not None
         return self.encoding.within_differs and (narrowed or not set(rows) <= set(self.encoding.layout.text_ids))
 
     def _complete(
@@ -160,14 +169,14 @@ class OpenLM(LM):  # type: ignore[misc]
         allowed: range | None,
         report: Callable[[int], None],
     ) -> dict[int, list[int]]:
-        """Rows of the table that are drawn for each request of `asked`; all have the same params."""
+        """Return the table rows drawn for each request of `asked`; all requests have the same parameters."""
         if not asked:
             return {}
-        ends = [_Ends(self.encoding, one.until) for one in asked.values()]
+        ends = [_Ends(self.encoding, request.until) for request in asked.values()]
         end = self.encoding.end
         drawn = complete(
             self.model,
-            [Continuation(noise_ids[index], one.ids, one.max_tokens) for index, one in asked.items()],
+            [Continuation(noise_ids[index], request.ids, request.max_tokens) for index, request in asked.items()],
             next(iter(asked.values())).params,
             batch_tokens=self.batch_tokens,
             allowed=allowed,
@@ -183,7 +192,7 @@ class OpenLM(LM):  # type: ignore[misc]
 
 
 class _Ends:
-    """Whether a generation has come to one of its stop strings, as HFLM looks for them."""
+    """Detector of a generation's stop strings, as in HFLM."""
 
     def __init__(self, encoding: TextEncoding, until: Sequence[str]) -> None:
         self.encoding = encoding
@@ -191,7 +200,7 @@ class _Ends:
 
     def reached(self, rows: Sequence[int]) -> bool:
         offset, size = self.encoding.layout.text.offset, self.encoding.tokenizer.size
-        # A stop string does not go on beyond what is no text.
+        # A stop string does not span ids that are no text.
         ids = [row - offset for row in takewhile(lambda row: 0 <= row - offset < size, reversed(rows))]
         decode = self.encoding.tokenizer.decode
         return any(term in decode(ids[:length][::-1], skip_special=False) for term, length in self.terms.items())
@@ -210,7 +219,7 @@ def _sum(scores: Sequence[Score]) -> Score:
 
 
 def _noise_ids(instances: Sequence[Instance]) -> list[str]:
-    """What the noise of each generation is drawn for: benchmark, document, request, and which repetition it is."""
+    """Return the noise's id of each generation: benchmark, document, request and repetition."""
     seen = Counter[str]()
     ids = []
     for instance in instances:
@@ -221,11 +230,11 @@ def _noise_ids(instances: Sequence[Instance]) -> list[str]:
 
 
 def to_row(answer: Answer | Generation) -> AnswerRow:
-    """Return an answer as the row that travels."""
+    """Return an answer as a row for transit."""
     if isinstance(answer, Generation):
         return answer.text, answer.text_within, answer.cut
-    found = answer.score
-    columns = found.logprob, found.greedy, found.logprob_within, found.greedy_within, found.image_mass
+    score = answer.score
+    columns = score.logprob, score.greedy, score.logprob_within, score.greedy_within, score.image_mass
     return *columns, answer.tokens, answer.cut, answer.continuation_cut
 
 

@@ -1,7 +1,7 @@
-"""What is taken from places of lm-eval, datasets and huggingface_hub that are not public.
+"""Private parts of lm-eval, datasets and huggingface_hub that evalsvc uses.
 
-Any of their releases may move them. `tests/language/test_private.py` has a test for each, and says what to do where one
-fails; no other module of `language` touches such a place.
+Any release may change them. `tests/language/test_private.py` has a test for each part, which says what to do when it
+fails; no other module of `language` uses private parts.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.tasks._yaml_loader import load_yaml as load_yaml
 
 LOADERS = frozenset(_PACKAGED_DATASETS_MODULES)
-"""Names that `datasets` takes for a loader of local files, and not for a dataset of the hub."""
+"""Names that `datasets` reads as a loader of local files instead of a dataset of the hub."""
 
 KEPT = 1024
-"""Compiled templates that a process keeps."""
+"""Number of compiled templates that a process keeps."""
 
 
 class Templates(ImmutableSandboxedEnvironment):
-    """lm-eval's environment, but that a template reaches nothing beyond the document that it is given."""
+    """lm-eval's template environment, restricted to the document that a template is given."""
 
     def __init__(self) -> None:
-        theirs = utils.env
-        super().__init__(undefined=theirs.undefined, keep_trailing_newline=theirs.keep_trailing_newline)
-        self.filters.update(theirs.filters)
-        # lm-eval compiles its template for every document anew, which is most of the time that requests take.
+        original = utils.env
+        super().__init__(undefined=original.undefined, keep_trailing_newline=original.keep_trailing_newline)
+        self.filters.update(original.filters)
+        # lm-eval compiles its template again for every document, which takes most of the time of requests.
         self._compiled = lru_cache(maxsize=KEPT)(super().from_string)
 
     def from_string(self, source: Any, *arguments: Any, **options: Any) -> Template:
@@ -45,10 +45,10 @@ class Templates(ImmutableSandboxedEnvironment):
 
 
 def sandbox() -> None:
-    """Have lm-eval render every template in a sandbox.
+    """Make lm-eval render every template in a sandbox.
 
-    Its own environment lets a template of any YAML file reach Python's built-ins by way of `''.__class__`, and
-    `apply_template` takes the environment from the module, so this is the one place where it can be replaced.
+    lm-eval's environment lets a template of any YAML file reach Python's built-ins through `''.__class__`, and
+    `apply_template` reads the environment from the module, so the module's variable is the only place to replace it.
     """
     if not isinstance(utils.env, Templates):
         utils.env = Templates()
@@ -56,8 +56,8 @@ def sandbox() -> None:
 
 @contextmanager
 def hub_offline(wanted: bool) -> Iterator[None]:
-    """Keep the hub's clients off the network, or let them use it, whatever the environment says."""
-    # The variables HF_HUB_OFFLINE and the like count when these modules are imported; later it is their constants.
+    """Keep the hub's clients off the network, or let them use it, regardless of the environment."""
+    # Variables such as HF_HUB_OFFLINE are read when these modules are imported; later their constants count.
     evaluate = sys.modules.get("evaluate.config")
     places = [(huggingface_hub.constants, "HF_HUB_OFFLINE"), (datasets.config, "HF_HUB_OFFLINE")]
     places += [(evaluate, "HF_EVALUATE_OFFLINE")] if evaluate else []
@@ -72,7 +72,7 @@ def hub_offline(wanted: bool) -> Iterator[None]:
 
 
 def metric_functions(task: Task) -> Mapping[str, object]:
-    """Return the function of each metric, None where a metric has none; empty for a benchmark that is a program."""
+    """Return the function of each metric, None where absent; empty for a benchmark that is a program."""
     return getattr(task, "_metric_fn_list", {})
 
 
@@ -87,11 +87,11 @@ def filter_names(task: Task) -> list[str]:
 
 
 def filter_responses(task: Task, answered: list[Instance]) -> None:
-    """Put what each filter of a task makes of the responses into `filtered_resps`; `answered` become the task's own."""
+    """Put the filtered responses into `filtered_resps`; `answered` become the task's instances."""
     task._instances = answered
     task.apply_filters()
 
 
 def example_pool(task: ConfigurableTask) -> tuple[int, bool]:
-    """Return how many solved examples a task has, and whether the document that is asked about is one of them."""
+    """Return the number of a task's solved examples, and whether the document in question is one of them."""
     return len(task.sampler.df), task.fewshot_cfg.split == task.config.test_split

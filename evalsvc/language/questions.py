@@ -1,7 +1,7 @@
-"""What a benchmark asks of a model, document by document, checked before anything is scored.
+"""Requests of a benchmark, document by document, checked before anything is scored.
 
-All documents are asked, the first ones, named ones, or a sample that is stratified. A sample is the beginning of a
-fixed order of all documents, so a larger one holds every smaller one, and every checkpoint is asked the same.
+A selection is all documents, the first documents, named documents, or a stratified sample. A sample is the beginning of
+a fixed order of all documents, so a larger sample holds every smaller one, and every checkpoint gets the same requests.
 """
 
 from __future__ import annotations
@@ -21,67 +21,68 @@ from evalsvc.language.private import metric_functions, metric_options
 from evalsvc.spec.protocol import canonical_json
 
 DESIGN = "stratified/1"
-"""In the protocol: how a sample is drawn. Another version draws other documents. It is what the draw is seeded by."""
+"""Version of the sampling design in the protocol, and seed of the draw: another version draws other documents."""
 
 ERROR = "finite population/1"
-"""In the protocol of a sample: how its standard error is computed. n documents of N have the factor √(1 − n / N)."""
+"""Version of a sample's standard error in the protocol: n documents of N have the factor √(1 − n / N)."""
 
 LENGTHS = 4
-"""Classes of the questions' lengths, of about as many documents each."""
+"""Number of classes of the questions' lengths, each with about the same number of documents."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What of a benchmark is used; of the three at most one is given, and none is all of it."""
+    """Used documents of a benchmark; at most one field is given, and none selects all documents."""
 
     limit: int | None = None
-    """The first so many documents."""
+    """Number of first documents."""
     samples: tuple[int, ...] | None = None
-    """These documents, counted from 0."""
+    """Indices of the documents, counted from 0."""
     sample: int | None = None
-    """So many documents, drawn by strata."""
+    """Number of documents drawn by strata."""
 
     def __bool__(self) -> bool:
         return self != Selection()
 
 
 Stratum = tuple[int | None, int]
-"""Place of the right answer among the options, None where there are none; and class of the question's length."""
+"""Place of the right answer among the options, None without options; and class of the question's length."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """One document's place in the benchmark."""
+    """Position of a document in the benchmark."""
 
     index: int
-    """Its number in the benchmark's data, from 0; also where only some of them are used."""
+    """Number in the benchmark's data, from 0, also where only some documents are used."""
     requests: slice
-    """Which of the benchmark's instances are its own."""
+    """Slice of the benchmark's instances that belong to the document."""
 
 
 @dataclass(frozen=True)
 class Questions:
-    """All that a benchmark asks."""
+    """Requests of a benchmark."""
 
     instances: list[Instance]
     """All requests, document by document."""
     documents: list[Document]
     total: int
-    """Documents in the data, used or not."""
+    """Number of documents in the data, used or not."""
     sampled: bool = False
     """Whether the documents are a sample of the data, drawn by strata."""
 
 
 def ask(name: str, task: Task, selection: Selection) -> Questions:
-    """The requests of the selected documents. Solved examples are drawn in this order, as lm-eval draws them: a part
-    of the documents must be cut from the result, never asked for by itself.
+    """Return the requests of the selected documents.
 
-    A sample is such a part: its documents are asked as they are where all are, with the same solved examples.
+    Solved examples are drawn in the order of the documents, as in lm-eval: a part of the documents must be cut from the
+    result, never requested alone. A sample is such a part: its documents have the requests, with the solved examples,
+    that they have among all documents.
 
     Raises:
-        InvalidData: names the document: a template or the benchmark's code does not fit it, it has an option without
-            text, or its right answer is none of its options. Or a sample is not there.
-        MissingPackage: the benchmark's code needs it.
+        InvalidData: a template or the benchmark's code does not fit the document, an option has no text, or the right
+            answer is none of the options; the message names the document. Or a sample does not exist.
+        MissingPackage: the benchmark's code needs a package.
     """
     with blamed(name, "its data"):
         rows = task.task_docs if isinstance(task, ConfigurableTask) else task.eval_docs
@@ -92,7 +93,7 @@ def ask(name: str, task: Task, selection: Selection) -> Questions:
             asked[index] = _requests(name, task, index, row)
         _check_answers(name, task, index, asked[index])
     if not asked:
-        raise InvalidData(f"benchmark {name!r} has no documents; give it data")
+        raise InvalidData(f"benchmark {name!r} has no documents; give data with rows")
     sampled = selection.sample is not None and selection.sample < total
     if sampled:
         asked = {index: asked[index] for index in sorted(_drawn(name, task, asked)[: selection.sample])}
@@ -104,7 +105,7 @@ def ask(name: str, task: Task, selection: Selection) -> Questions:
 
 
 def question_digest(task: Task, questions: Questions) -> str:
-    """SHA-256 over everything that the model is asked and what counts as right, 64 hexadecimal digits."""
+    """Return the SHA-256 of all requests and of the right answers, 64 hexadecimal digits."""
     sha = hashlib.sha256(canonical_json(_scoring(task)).encode())
     for document in questions.documents:
         made = questions.instances[document.requests]
@@ -115,7 +116,7 @@ def question_digest(task: Task, questions: Questions) -> str:
 
 
 def chance_level(task: Task, questions: Questions) -> float:
-    """Accuracy of a model that knows nothing: the mean of right options / options; 0 where there are no options."""
+    """Return the accuracy of a model without knowledge: the mean of right options / options; 0 without options."""
     if task.OUTPUT_TYPE != "multiple_choice" or not isinstance(task, ConfigurableTask):
         return 0.0
     rows = [questions.instances[document.requests][0].doc for document in questions.documents]
@@ -123,12 +124,12 @@ def chance_level(task: Task, questions: Questions) -> float:
 
 
 def is_plain(task: Task) -> bool:
-    """Whether lm-eval itself decides what is asked and what is right, and no code of the benchmark's."""
+    """Return whether lm-eval alone decides requests and right answers, without code of the benchmark."""
     return type(task) is ConfigurableTask and not callable(task.config.process_results)
 
 
 def right_options(task: Task, row: object) -> list[int] | None:
-    """Which options of a multiple choice are right, by their place; None where only the benchmark's own code knows."""
+    """Return the indices of the right options of a multiple choice; None where only the benchmark's code knows them."""
     if task.OUTPUT_TYPE != "multiple_choice" or not is_plain(task):
         return None
     gold, choices = _gold(task, row), task.doc_to_choice(row)
@@ -137,32 +138,32 @@ def right_options(task: Task, row: object) -> list[int] | None:
 
 
 def question_text(task: Task, row: object) -> str:
-    """What a document asks, without its options and without solved examples.
+    """Return the question of a document, without its options and solved examples.
 
-    Where the options are contexts of one continuation, that is the continuation.
+    Where the options are contexts of one continuation, the question is the continuation.
     """
     text = task.doc_to_text(row)
     return text if isinstance(text, str) else str(task.doc_to_target(row))
 
 
 def strata(right: Sequence[int | None], lengths: Sequence[int]) -> list[Stratum]:
-    """The stratum of each document, from the place of its right answer and the length of its question in characters.
+    """Return the stratum of each document: place of its right answer, and class of its question's length in characters.
 
-    Both move what a model that has forgotten its language gets right: it takes the first option, or the shortest.
+    Both affect the score of a model that has forgotten its language: it takes the first option, or the shortest.
     """
     bounds = statistics.quantiles(lengths, n=LENGTHS) if len(lengths) > 1 else []
     return [(place, bisect_left(bounds, length)) for place, length in zip(right, lengths, strict=True)]
 
 
 def drawing_order(of: Sequence[Hashable], seed: str) -> list[int]:
-    """All documents, by index, in an order whose every beginning is a sample; `of` has the stratum of each.
+    """Return the indices of all documents in an order whose every beginning is a sample; `of` has each stratum.
 
     The j-th of a stratum's N_h documents, put into a random order, has the place (j + ½) / N_h on a circle, and the
-    order goes once around the circle from a random place on. So
+    order goes once around the circle from a random place. So
 
     - every n-th place is of stratum h with probability N_h / N, and each document is among the first n with
       probability n / N exactly: the plain mean over a sample is unbiased for the mean over all documents;
-    - n places in a row have n N_h / N documents of stratum h but for a few, so the sample is allocated in proportion.
+    - n consecutive places have about n N_h / N documents of stratum h, so the sample is allocated in proportion.
 
     Source: W. G. Cochran, Sampling Techniques, 3rd edition: proportional allocation to strata (chapter 5) by a
     systematic sample with a random start (chapter 8), here of interleaved strata, so that samples are nested.
@@ -177,13 +178,13 @@ def drawing_order(of: Sequence[Hashable], seed: str) -> list[int]:
     return [index for _, index in circle[start:] + circle[:start]]
 
 
-def _random(seed: str, what: object) -> int:
-    """The same on every machine and with every version of Python, whose own generator promises neither."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{what}".encode()).digest())
+def _random(seed: str, name: object) -> int:
+    """Return a pseudo-random number that is the same on every machine and in every version of Python."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest())
 
 
 def _drawn(name: str, task: Task, asked: Mapping[int, Sequence[Instance]]) -> list[int]:
-    """All documents in the order in which samples are drawn; what the strata are must not depend on solved examples."""
+    """Return all documents in the order of the draw; the strata must not depend on solved examples."""
     right, lengths = list[int | None](), list[int]()
     for index, made in asked.items():
         with blamed(name, f"document {index}"):
@@ -194,7 +195,7 @@ def _drawn(name: str, task: Task, asked: Mapping[int, Sequence[Instance]]) -> li
 
 
 def _length(task: Task, row: object) -> int:
-    """Of a question in characters. Contexts that are options differ in a few characters only."""
+    """Return the length of a question in characters. Contexts as options differ only in a few characters."""
     if isinstance(task, ConfigurableTask) and task.multiple_input:
         return len(task.doc_to_choice(row)[0])
     return len(question_text(task, row))
@@ -212,14 +213,15 @@ def _chosen(name: str, rows: Sequence[object], total: int, selection: Selection)
         return
     if max(samples) >= total:
         raise InvalidData(
-            f"benchmark {name!r} has {total} documents, `samples` names {max(samples)}; count from 0 to {total - 1}"
+            f"benchmark {name!r} has {total} documents, but `samples` names {max(samples)}; give indices from 0 to "
+            f"{total - 1}"
         )
     for index in sorted(set(samples)):
         yield index, rows[index]
 
 
 def _requests(name: str, task: Task, index: int, row: object) -> list[Instance]:
-    """As lm-eval's `build_all_requests` makes them, which names no document and calls the n-th sample document n."""
+    """Make the requests as lm-eval's `build_all_requests`, but with the document's index in the data."""
     context = task.fewshot_context(
         row,
         num_fewshot=task.config.num_fewshot or 0,
@@ -240,13 +242,13 @@ def _requests(name: str, task: Task, index: int, row: object) -> list[Instance]:
 
 
 def _check_answers(name: str, task: Task, index: int, made: Sequence[Instance]) -> None:
-    """lm-eval fails on an empty continuation without a name, and scores a wrong right answer as never reached."""
+    """Raise InvalidData for empty continuations and wrong right answers, which lm-eval does not report by document."""
     where = f"benchmark {name!r}, document {index}"
     if not made:
-        raise InvalidData(f"{where} has no options; give it at least one")
+        raise InvalidData(f"{where} has no options; give at least one option")
     for number, each in enumerate(made):
         if each.request_type == "loglikelihood" and not each.arguments[1]:
-            raise InvalidData(f"{where}, option {number} has no text to score; give every option some")
+            raise InvalidData(f"{where}, option {number} has no text to score; give every option a text")
     if not isinstance(task, ConfigurableTask) or callable(task.config.process_results):
         return
     with blamed(name, f"document {index}"):
@@ -260,7 +262,7 @@ def _check_answers(name: str, task: Task, index: int, made: Sequence[Instance]) 
 
 def _check_choices(where: str, choices: object) -> None:
     if not isinstance(choices, list) or not choices:
-        raise InvalidData(f"{where} has {_kind(choices)} as its options; they must be a list of texts")
+        raise InvalidData(f"{where} has {_kind(choices)} as its options; give a list of texts")
     for number, choice in enumerate(choices):
         if not isinstance(choice, str) or not choice:
             raise InvalidData(
@@ -279,7 +281,7 @@ def _check_gold(where: str, gold: object, choices: Sequence[str]) -> None:
 
 
 def _kind(value: object) -> str:
-    """Say what a value of a row is and nothing of what it holds: a submitter may not be allowed to read the row."""
+    """Describe a value of a row without its content: a submitter may not be allowed to read the row."""
     if isinstance(value, str):
         return f"a text of {len(value)} characters"
     if value is None or isinstance(value, bool):
@@ -288,13 +290,13 @@ def _kind(value: object) -> str:
 
 
 def _gold(task: ConfigurableTask, row: object) -> int | str | list[int | str]:
-    # Of a question with one continuation and several contexts, `doc_to_text` is the index of the right context.
+    # For a question with one continuation and several contexts, `doc_to_text` is the index of the right context.
     gold: int | str | list[int | str] = task.doc_to_text(row) if task.multiple_input else task.doc_to_target(row)
     return gold
 
 
 def _right(task: Task, row: object) -> object:
-    """What an answer is compared with; all of the document where the benchmark's own code compares."""
+    """Return the value that an answer is compared with; the whole document where the benchmark's code compares."""
     if not isinstance(task, ConfigurableTask) or callable(task.config.process_results):
         return row
     return _gold(task, row)
@@ -320,7 +322,7 @@ def _scoring(task: Task) -> dict[str, object]:
 
 
 def _plain(value: object) -> object:
-    """`value` as JSON that is the same on every machine: functions by their names, what is no text by its type."""
+    """Return `value` as JSON that is the same on every machine: functions by name, other objects by type."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):

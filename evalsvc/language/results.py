@@ -1,4 +1,4 @@
-"""From answers to metrics, for all benchmarks of a task, their groups, and the mean over them."""
+"""From answers to metrics, for all benchmarks of a task, their groups, and the mean over benchmarks."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from evalsvc.metrics.ratio import Ratio, mean_of
 from evalsvc.spec.protocol import Direction, MetricValue, Protocol
 
 ESTIMATOR = "lm-eval/1"
-"""In the protocol: how answers become numbers. Another version is another series."""
+"""Version in the protocol of how answers become numbers. Another version is another series."""
 
 
 ROUNDING = 1e-6
-"""How far the rounding of shares may move a value; one that is farther from its shares is another number."""
+"""Largest relative change of a value by the rounding of shares; a larger difference means another number."""
 
 
 @dataclass(frozen=True)
 class Notes:
-    """What a reader of the results should know."""
+    """Notes for readers of the results."""
 
     documents: int
     contexts_cut: Mapping[str, int]
-    """By benchmark, how many documents have a context that has lost its beginning."""
+    """Number of documents with a context that lost its beginning, by benchmark."""
     continuations_cut: Mapping[str, int]
-    """By benchmark, how many documents have a continuation that has."""
+    """Number of documents with a continuation that lost its beginning, by benchmark."""
     metrics_left_out: Sequence[str]
     """Metrics whose aggregation gives no number."""
     rows: Mapping[str, RowForm]
-    """By benchmark, whose columns its local file has where there is a choice."""
+    """Form of the rows in the local file, by benchmark, where several forms are possible."""
 
     def to_json(self) -> dict[str, object]:
-        """Return the notes for the provenance, without `rows` where there are none."""
+        """Return the notes for the provenance, without `rows` if empty."""
         return {name: value for name, value in vars(self).items() if value or name != "rows"}
 
 
@@ -53,20 +53,21 @@ class Notes:
 class Results:
     metrics: list[MetricValue]
     items: list[Item]
-    """One a document: `benchmark`, `index`, its value of each metric and what else metrics are made of; `scores` of
-    its requests as [logprob, greedy, logprob_within, greedy_within], or `text` and `text_within` of its generations."""
+    """One item per document: `benchmark`, `index`, its value of each metric and other inputs of metrics; `scores` of
+    its requests as [logprob, greedy, logprob_within, greedy_within], or `text` and `text_within` of its generations.
+    """
     notes: Notes
 
 
 def results(
     loaded: Loaded, answers: Sequence[Sequence[Answer | Generation]], ids: IdCounts, protocol: Mapping[str, object]
 ) -> Results:
-    """Metrics and items of all benchmarks and groups. `answers` are those to all instances, benchmark by benchmark.
+    """Return metrics and items of all benchmarks and groups, from the answers to all instances, benchmark by benchmark.
 
-    `protocol` is what is common to the protocols of all.
+    `protocol` has the common entries of all protocols.
 
     Raises:
-        InvalidData: names the benchmark whose own code fails on an answer.
+        InvalidData: names the benchmark whose code fails on an answer.
     """
     scored: dict[str, ScoredBenchmark] = {}
     place = 0
@@ -91,36 +92,36 @@ def _notes(scored: Mapping[str, ScoredBenchmark]) -> Notes:
     return Notes(sum(len(scores.items) for scores in scored.values()), contexts, continuations, left_out, forms)
 
 
-def plain_mean(task: str, wanted: Sequence[str], loaded: Loaded, found: Results) -> list[MetricValue]:
-    """Return `<task>/mean` over the benchmarks, of the first of the `wanted` metrics that each has; also within text.
+def plain_mean(task: str, wanted: Sequence[str], loaded: Loaded, evaluated: Results) -> list[MetricValue]:
+    """Return `<task>/mean` over the benchmarks, of each one's first of the `wanted` metrics; also within text.
 
-    A group that aggregates its members' metrics counts once, by its own value. `require_mean` has checked that each
-    has one. The documents' shares of the mean are put into the items of `found`.
+    A group that aggregates its members' metrics counts once, by its value. `require_mean` has checked that each has
+    such a metric. The documents' shares of the mean are put into the items of `evaluated`.
     """
-    by_name = {metric.name: metric for metric in found.metrics}
+    by_name = {metric.name: metric for metric in evaluated.metrics}
     means = []
     for suffix in ("", "_within"):
         chosen: list[MetricValue] = []
         for member in _members(loaded):
             names = (f"{member.name}/{named(*_parsed(metric), suffix)}" for metric in wanted)
             chosen += [by_name[name] for name in names if name in by_name][:1]
-        means += _mean(f"{task}/mean{suffix}", chosen, found.items)
+        means += _mean(f"{task}/mean{suffix}", chosen, evaluated.items)
     return means
 
 
 def require_mean(wanted: Sequence[str], loaded: Loaded) -> None:
-    """Raise InvalidSuite for a benchmark or group that will have none of the `wanted` metrics."""
+    """Raise InvalidSuite for a benchmark or group without any of the `wanted` metrics."""
     for member in _members(loaded):
         known = _metric_names(member)
         if not known & set(wanted):
             raise InvalidSuite(
                 f"`mean` names {', '.join(wanted)}; {member.name!r} has none of these, but {', '.join(sorted(known))}; "
-                "add one of them, or take the benchmark out"
+                "add one of them, or remove the benchmark"
             )
 
 
 def _members(loaded: Loaded) -> list[Benchmark | Group]:
-    """What a mean is over: outermost groups that aggregate, and the benchmarks that are in none of them."""
+    """Return the members of a mean: outermost groups that aggregate, and benchmarks outside these groups."""
     groups: list[Group] = []
     covered: set[str] = set()
     for group in loaded.groups:  # outer ones come first
@@ -161,8 +162,8 @@ def _shared(
 ) -> tuple[str, ...]:
     """Put each document's share of a weighted sum into the items, under the metric's name; return `MetricValue.items`.
 
-    `members` are the weights with what they weigh. Where a member is made of no documents, or `value`, which may be
-    lm-eval's, is not the sum, nothing is put there, and comparisons are not paired.
+    `members` are weights with their values. Where a member has no documents, or `value`, which may be lm-eval's, is not
+    the sum, no shares are stored, and comparisons are not paired.
     """
     known = [(weight, member) for weight, member in members if member is not None]
     total = math.fsum(weight * member.value for weight, member in known)
@@ -184,7 +185,7 @@ def _protocol(benchmark: Benchmark, common: Mapping[str, object]) -> dict[str, o
         "version": benchmark.version,
         "digest": benchmark.digest,
         "num_fewshot": benchmark.num_fewshot,
-        # A limit that leaves nothing out is none.
+        # A limit that excludes no document is no limit.
         "limit": len(indices) if first and len(indices) < benchmark.total and not sampled else None,
         "samples": None if first or sampled else indices,
         **({"sample": drawn} if sampled else {}),
@@ -192,20 +193,24 @@ def _protocol(benchmark: Benchmark, common: Mapping[str, object]) -> dict[str, o
 
 
 def _group_metrics(group: Group, members: Sequence[ScoredBenchmark], scope: Scope) -> Iterator[MetricValue]:
-    """What lm-eval makes of the metrics of a group's members, weighted by size or not, as the group says."""
+    """Yield lm-eval's metrics of a group from its members' metrics, weighted by size or not, as the group says."""
     if not group.has_aggregation:
         return
     scored = {member.benchmark.name: member for member in members}
     items = [item for member in members for item in member.items]
-    found = {name: member.own[scope] for name, member in scored.items()}
+    by_member = {name: member.by_scope[scope] for name, member in scored.items()}
     sizes = {member.benchmark.name: member.benchmark.total for member in members if member.benchmark.sampled}
     by_size = {each.metric: each.weight_by_size for each in group.aggregate_metric_list or []}
-    values, chances = (_lm_eval_table(found, sizes, attribute) for attribute in ("value", "baseline"))
+    values, chances = (_lm_eval_table(by_member, sizes, attribute) for attribute in ("value", "baseline"))
     aggregated, chance = group.aggregate(values), group.aggregate(chances)
     protocol = Protocol(_group_protocol(group, {member.benchmark.name: member.protocol.id for member in members}))
     for key, n in aggregated.get("sample_count", {}).items():
         metric, _, filtered = key.partition(",")
-        members_have = {name: own[metric, filtered] for name, own in found.items() if (metric, filtered) in own}
+        members_have = {
+            name: values_of[metric, filtered]
+            for name, values_of in by_member.items()
+            if (metric, filtered) in values_of
+        }
         of = list(members_have.values())
         stderr, directions = aggregated[f"{metric}_stderr,{filtered}"], {each.direction for each in of}
         if sizes:
@@ -223,30 +228,30 @@ def _group_metrics(group: Group, members: Sequence[ScoredBenchmark], scope: Scop
 
 
 def _weights(table: Mapping[str, Mapping[str, float | str]], members: Iterable[str], by_size: bool) -> dict[str, float]:
-    """Return what each member counts for in lm-eval's mean over a group; `table` is what lm-eval is given."""
+    """Return the weight of each member in lm-eval's mean over a group; `table` is the input of lm-eval."""
     sizes = {name: float(table[name]["sample_len"]) if by_size else 1.0 for name in members}
     total = math.fsum(sizes.values())
     return {name: size / total if total else 0.0 for name, size in sizes.items()}
 
 
 def _weighted_stderr(members: Mapping[str, MetricValue], sizes: Mapping[str, int]) -> float | str:
-    """Of a mean over samples of independent members, each weighted by the `sizes` of what it was drawn from."""
+    """Return the error of a mean over samples of independent members, each weighted by the `sizes` of its data."""
     weights = {name: sizes.get(name, metric.n) for name, metric in members.items()}
     errors = [metric.stderr * weights[name] for name, metric in members.items() if metric.stderr is not None]
     return math.hypot(*errors) / sum(weights.values()) if len(errors) == len(members) else "N/A"
 
 
 def _lm_eval_table(
-    found: Mapping[str, Mapping[tuple[str, str], MetricValue]], sizes: Mapping[str, int], attribute: str
+    by_member: Mapping[str, Mapping[tuple[str, str], MetricValue]], sizes: Mapping[str, int], attribute: str
 ) -> dict[str, dict[str, float | str]]:
-    """Metrics as lm-eval hands them to its groups; what a member has no number for is left out of its row.
+    """Return the metrics as lm-eval gives them to its groups; a missing number of a member is left out of its row.
 
-    A member that is a sample weighs as much as what it was drawn from (`sizes`): small ones are sampled more.
+    A sampled member has the weight of its whole data (`sizes`), since small benchmarks have larger samples.
     """
     table: dict[str, dict[str, float | str]] = {}
-    for name, own in found.items():
-        row = table[name] = {"sample_len": sizes.get(name, max((metric.n for metric in own.values()), default=0))}
-        for (metric, filtered), value in own.items():
+    for name, metrics in by_member.items():
+        row = table[name] = {"sample_len": sizes.get(name, max((metric.n for metric in metrics.values()), default=0))}
+        for (metric, filtered), value in metrics.items():
             if (number := getattr(value, attribute)) is not None:
                 row[f"{metric},{filtered}"] = number
                 row[f"{metric}_stderr,{filtered}"] = "N/A" if value.stderr is None else value.stderr

@@ -1,10 +1,10 @@
-"""Rows of benchmarks: plain JSON values, whatever file or dataset they come from.
+"""Rows of benchmarks as plain JSON values, from any file or dataset.
 
-Files are read and checked here: Arrow says neither in which line it stumbled nor over what. No error quotes a value,
-since whoever names a file in a suite may not be allowed to read it.
+Files are read and checked here: Arrow reports neither line nor cause of an error. No error quotes a value, since a
+person who names a file in a suite may not be allowed to read it.
 
-The columns of a file that a suite names by a benchmark's `data` decide by which definition a benchmark is asked that
-ships with evalsvc: the one in `evalsvc/text_tasks`, whose prompts are llm-foundry's, or lm-eval's own.
+The columns of a file that a suite gives as a benchmark's `data` decide which definition of a benchmark that ships with
+evalsvc is used: the definition in `evalsvc/text_tasks`, with llm-foundry's prompts, or lm-eval's.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from evalsvc.language.definitions import Config, Rules, read_definition
 from evalsvc.spec.paths import PACKAGE
 
 MAX_BYTES = 1 << 30
-"""Bytes of a data file, and of what a parquet file says that it unpacks to."""
+"""Largest size in bytes of a data file, and of a parquet file's declared unpacked size."""
 
 TEXT_TASKS: Final = PACKAGE / "text_tasks"
 """Definitions of the benchmarks that ship with evalsvc, for llm-foundry's rows."""
@@ -48,13 +48,14 @@ _UNDEFINED = re.compile(r"'([A-Za-z_]\w*)' is undefined")
 
 
 def read_rows(paths: Sequence[Path], allow: Allow = anywhere) -> datasets.Dataset:
-    """The rows of JSONL, JSON, CSV, TSV and parquet files, in memory; one file after the other.
+    """Read the rows of JSONL, JSON, CSV, TSV and parquet files into memory, one file after the other.
 
-    `allow` is asked of every file that is opened.
+    `allow` checks every file that is opened.
 
     Raises:
-        InvalidData: names the file and, where it has lines, the line: it is broken, or has other columns or types than
-            the lines before it. Or there are no rows. Or what `allow` raises.
+        InvalidData: a file is broken, has other columns or types than the lines before, or has no rows; the message
+            names
+            the file and, for text files, the line. Or as `allow` raises.
     """
     parts = [_read(path, identify_file(path, "data file"), allow) for path in paths]
     if not sum(len(part) for part in parts):
@@ -66,9 +67,9 @@ def read_rows(paths: Sequence[Path], allow: Allow = anywhere) -> datasets.Datase
 
 
 def plain_rows(rows: datasets.Dataset) -> datasets.Dataset:
-    """Return a dataset without the columns that hold anything but plain JSON values: images, sounds, bytes, dates.
+    """Return a dataset without columns of other values than plain JSON: images, sounds, bytes, dates.
 
-    A template that is handed a picture can write it to any path.
+    A template that is given a picture can write it to any path.
     """
     return rows.select_columns([name for name, feature in rows.features.items() if _is_plain(feature)])
 
@@ -81,26 +82,26 @@ def foundry_columns() -> Mapping[str, frozenset[str]]:
 
 
 def find_form(name: str, data: Path, registry: Registry, allow: Allow) -> RowForm | None:
-    """Return whose rows a file of the benchmark `name` has; None where the definition is not in doubt.
+    """Return the form of the rows in a file of the benchmark `name`; None where only one definition is possible.
 
-    A benchmark that is not lm-eval's is llm-foundry's, whatever columns the file has.
+    A benchmark that is not lm-eval's always has llm-foundry's form.
 
     Raises:
         InvalidData: the file cannot be read, or holds no rows.
     """
-    if name not in foundry_columns() or registry.is_own(name):
+    if name not in foundry_columns() or registry.is_local(name):
         return None
-    found = foundry_columns()[name] <= set(read_rows([data], allow).column_names)
-    return "llm-foundry" if found or registry.get(name) is None else "lm-eval"
+    has_columns = foundry_columns()[name] <= set(read_rows([data], allow).column_names)
+    return "llm-foundry" if has_columns or registry.get(name) is None else "lm-eval"
 
 
 def explain_columns(
     name: str, config: Config, data: Path, form: RowForm | None, error: InvalidData, allow: Allow
 ) -> InvalidData:
-    """Return the error that names file, row and columns in place of `error`, where a row lacks a column.
+    """Return an error that names file, row and columns instead of `error`, where a row lacks a column.
 
-    All rows of a file have the same columns, so the first row lacks the column too. Where the error does not tell which
-    column, the definition `config` does, unless a function of the benchmark's makes columns of its own.
+    All rows of a file have the same columns, so the first row lacks the column too. Where the error does not name the
+    column, the definition `config` does, unless a function of the benchmark creates columns.
     """
     if error.__cause__ is None:
         return error
@@ -134,7 +135,7 @@ _PLAIN |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 @lru_cache(maxsize=CACHED_FILES)
 def _read(path: Path, identity: Identity, allow: Allow) -> datasets.Dataset:
-    # `identity` is there to make the cache forget a file that was written anew.
+    # `identity` invalidates the cache when the file changes.
     if identity.size > MAX_BYTES:
         raise InvalidData(f"{path} has {identity.size:,} bytes; a benchmark's data file has at most {MAX_BYTES:,}")
     suffix = path.suffix.lower()
@@ -152,7 +153,7 @@ def _read(path: Path, identity: Identity, allow: Allow) -> datasets.Dataset:
 
 
 def _json_rows(path: Path, allow: Allow) -> Iterator[tuple[str, dict[str, object]]]:
-    """Each object and where it is: those of a JSON list, else one a line."""
+    """Yield each object and its place: the entries of a JSON list, else one object per line."""
     content = read_bytes(path, allow) if path.suffix.lower() == ".json" else b""
     if content.lstrip()[:1] != b"[":
         for number, line in read_lines(path, allow):
@@ -161,7 +162,7 @@ def _json_rows(path: Path, allow: Allow) -> Iterator[tuple[str, dict[str, object
     try:
         rows = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise InvalidData(f"{path} is not valid JSON: {error}") from None
+        raise InvalidData(f"{path} is not valid JSON: {error}; correct the file") from None
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise InvalidData(f"{path}, row {number} is {_kind(row)}; it must be an object")
@@ -169,7 +170,7 @@ def _json_rows(path: Path, allow: Allow) -> Iterator[tuple[str, dict[str, object
 
 
 def _like_the_first(path: Path, rows: Iterator[tuple[str, dict[str, object]]]) -> Iterator[dict[str, object]]:
-    """The rows, which must have the same keys, with values of the same kind."""
+    """Yield the rows, which must have the same keys, with values of the same kind."""
     first, seen = "", dict[str, object]()
     for where, row in rows:
         first = first or where
@@ -184,11 +185,13 @@ def _like_the_first(path: Path, rows: Iterator[tuple[str, dict[str, object]]]) -
 
 
 def _merge(seen: object, value: object, where: str, key: str) -> object:
-    """What is known of a column after one more value. Missing values and empty lists say nothing of their kind."""
+    """Return the known kind of a column after one more value. Missing values and empty lists have no kind."""
     if value is None:
         return seen
     if seen is not None and _kind(seen) != _kind(value):
-        raise InvalidData(f"{where}: `{key}` is {_kind(value)}, in a row before it is {_kind(seen)}; make them equal")
+        raise InvalidData(
+            f"{where}: `{key}` is {_kind(value)}, but in an earlier row it is {_kind(seen)}; use one kind"
+        )
     if isinstance(value, str):
         check_text(where, value, key)
     if isinstance(value, list):
@@ -202,7 +205,7 @@ def _merge(seen: object, value: object, where: str, key: str) -> object:
 
 
 def _merge_fields(seen: dict[str, object], row: dict[str, object], where: str, above: str) -> dict[str, object]:
-    """Return what is known of the columns of an object after one more; `above` is what their names begin with."""
+    """Return the known kinds of an object's columns after one more row; `above` is the prefix of their names."""
     return seen | {name: _merge(seen.get(name), each, where, f"{above}{_shown(name)}") for name, each in row.items()}
 
 
@@ -212,8 +215,8 @@ def _shown(key: str) -> str:
 
 def _no_columns(path: Path) -> InvalidData:
     return InvalidData(
-        f"{path} does not fit into columns of text and numbers: one of them holds values of several kinds, of another "
-        "kind, or whole numbers of more than 64 bits; make them equal, or write them as text"
+        f"{path} does not fit into columns of text and numbers: a column holds values of several kinds, of another "
+        "kind, or whole numbers of more than 64 bits; use one kind per column, or write the values as text"
     )
 
 
@@ -229,11 +232,11 @@ def _kind(value: object) -> str:
 def _read_csv(path: Path, allow: Allow, separator: str) -> datasets.Dataset:
     try:
         with open_file(path, "data file", allow).stream as stream:
-            # Empty cells are missing; "NA" and the like, which pandas takes for missing too, are words.
+            # Empty cells are missing values; "NA" and similar words, which pandas reads as missing, stay words.
             frame = pandas.read_csv(stream, sep=separator, keep_default_na=False, na_values=[""])
-    except pandas.errors.ParserError as error:  # has the line, and nothing of it
+    except pandas.errors.ParserError as error:  # names the line without its content
         where = " ".join(str(error).split())
-        raise InvalidData(f"{path} is not a table of values between {separator!r}: {where}") from None
+        raise InvalidData(f"{path} is not a table of values between {separator!r}: {where}; correct the file") from None
     except UnicodeDecodeError:
         raise InvalidData(f"{path} is not UTF-8; save the file as UTF-8") from None
     except (OSError, ValueError):
@@ -255,20 +258,20 @@ def _read_parquet(path: Path, allow: Allow) -> datasets.Dataset:
         except (OSError, ValueError, TypeError, pyarrow.ArrowException):
             raise InvalidData(f"{path} is not a parquet file, or is broken; correct the file") from None
     try:
-        # What the file says of its columns beside their types, such as that they are pictures, is left behind.
+        # Metadata of columns, such as that they are pictures, is dropped.
         rows = datasets.Dataset(table.replace_schema_metadata(None))
     except (ValueError, TypeError, NotImplementedError):
         raise _no_columns(path) from None
     for name in set(rows.column_names) - set(plain_rows(rows).column_names):
         raise InvalidData(
             f"{path}, column {show_name(name)} holds neither text, numbers, true or false, nor lists or objects of "
-            "them; convert the column or leave it out"
+            "them; convert the column or remove it"
         )
     return rows
 
 
 def _lacking(cause: BaseException | None) -> str | None:
-    """Return the name that a template or a function of a benchmark missed in a row."""
+    """Return the name of a missing column from an exception of a template or function."""
     if isinstance(cause, UndefinedError):
         undefined = _UNDEFINED.fullmatch(str(cause))
         return undefined[1] if undefined else None
@@ -288,7 +291,7 @@ def _columns(config: Config) -> frozenset[str]:
 
 def _named(value: object) -> Iterator[str]:
     if isinstance(value, str) and "{{" in value:
-        with suppress(TemplateSyntaxError, RecursionError):  # which is told where the template is used
+        with suppress(TemplateSyntaxError, RecursionError):  # reported where the template is used
             yield from meta.find_undeclared_variables(ImmutableSandboxedEnvironment().parse(value))
     elif isinstance(value, str) and value.isidentifier():
         yield value

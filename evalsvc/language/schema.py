@@ -1,8 +1,8 @@
-"""What a benchmark's YAML file may say, unless it is one of lm-eval's own: a closed list of keys and kinds of values.
+"""Schema of a benchmark's YAML file outside lm-eval: a closed list of keys and kinds of values.
 
-Anyone who may post a suite may have written such a file, or may point at a file of somebody else's. So whatever is not
-listed here is refused, whether or not it would run code, and no refusal quotes a value. lm-eval's own documentation
-explains the keys: https://github.com/EleutherAI/lm-evaluation-harness/blob/main/docs/task_guide.md.
+Anyone who may post a suite may have written such a file, or may name another person's file. So every key that is not
+listed is refused, whether or not it would run code, and no refusal quotes a value. lm-eval's documentation explains the
+keys: https://github.com/EleutherAI/lm-evaluation-harness/blob/main/docs/task_guide.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 from evalsvc.errors import InvalidData, UnknownName
 
 BUILDERS = ("json", "csv", "parquet")
-"""Values of `dataset_path` that stand for local files; any other is the name of a dataset on the hub."""
+"""Values of `dataset_path` for local files; any other value is the name of a dataset on the hub."""
 
 ALLOW = "or have the operator set EVALSVC_ALLOW_BENCHMARK_CODE=1"
 
@@ -28,10 +28,10 @@ _CODE = (
     "trust_remote_code",
     "hf_evaluate",
 )
-"""Keys that are refused as `runs code`; every other key is unknown."""
+"""Keys that are refused as `runs code`; every other unlisted key is unknown."""
 
 Text = Annotated[str, Field(max_length=100_000)]
-"""A template or another text."""
+"""Template or other text."""
 
 
 def _compiled(pattern: str) -> str:
@@ -43,7 +43,7 @@ def _compiled(pattern: str) -> str:
 
 
 Pattern = Annotated[str, Field(max_length=10_000), AfterValidator(_compiled)]
-"""A regular expression, which lm-eval compiles when the first answer is there."""
+"""Regular expression, which lm-eval compiles at the first answer."""
 
 Name = Annotated[str, Field(max_length=256)]
 
@@ -51,14 +51,14 @@ Name = Annotated[str, Field(max_length=256)]
 Metric = Literal["acc", "acc_all", "acc_bytes", "acc_mutual_info", "acc_norm", "bits_per_byte", "bleu", "brier_score",
                  "bypass", "byte_perplexity", "chrf", "chrf++", "exact_match", "f1", "likelihood", "mcc", "perplexity",
                  "ter", "word_perplexity"]
-"""Metrics that lm-eval computes itself. Any other name is one of the library evaluate, which is a program."""
+"""Metrics that lm-eval computes itself. Any other name is a metric of the library evaluate, which is a program."""
 
 Aggregation = Literal["bits_per_byte", "bleu", "brier_score", "bypass", "chrf", "chrf++", "f1", "matthews_corrcoef",
                       "mean", "median", "nanmean", "perplexity", "ter", "weighted_perplexity"]
 
 Filter = Literal["format_span", "lowercase", "majority_vote", "map", "multi_choice_regex", "regex", "regex_pos",
                  "remove_whitespace", "take_first", "take_first_k", "uppercase"]
-"""lm-eval's filters but for `custom`, which calls a function."""
+"""lm-eval's filters except `custom`, which calls a function."""
 # fmt: on
 
 
@@ -134,7 +134,7 @@ class FewshotOptions(_Closed):
 
 
 class BenchmarkFile(_Closed):
-    """A file that defines a benchmark, a group, or a part of one that other files include."""
+    """File that defines a benchmark, a group, or a part that other files include."""
 
     include: Name | list[Name] | None = None
     group: Name | None = None
@@ -171,7 +171,7 @@ class BenchmarkFile(_Closed):
 
 
 def by_split(files: object) -> dict[str, list[str]]:
-    """Return the names in `data_files` by the split that they are for."""
+    """Return the names in `data_files` by split."""
     splits = files if isinstance(files, dict) else {"train": files}
     return {
         str(split): [str(name) for name in (names if isinstance(names, list) else [names])]
@@ -180,9 +180,9 @@ def by_split(files: object) -> dict[str, list[str]]:
 
 
 def check_benchmark_file(where: str, content: object) -> dict[str, object]:
-    """Return what a benchmark file says, as plain values of the kinds that are listed above.
+    """Return the content of a benchmark file as plain values of the kinds above.
 
-    `where` is how messages call the file.
+    `where` names the file in messages.
 
     Raises:
         InvalidData: names the first key that is unknown, runs code, or has another kind of value.
@@ -194,11 +194,11 @@ def check_benchmark_file(where: str, content: object) -> dict[str, object]:
 
 
 def _first_problem(error: ValidationError) -> str:
-    """Describe a key and what is wrong with its value; where it may be of several kinds, the deepest problem."""
+    """Describe a key and the problem of its value; for values of several possible kinds, the deepest problem."""
     problem = max(error.errors(include_url=False, include_input=False), key=lambda item: len(item["loc"]))
     unknown = problem["type"] == "extra_forbidden"
     *above, last = problem["loc"] or ("the file",)
-    # pydantic puts the kinds of value that it tried between the keys.
+    # pydantic puts the attempted kinds of value between the keys.
     places = [part for part in above if isinstance(part, int) or part in _KEYS]
     known = next((_BELOW[part] for part in reversed(places) if part in _BELOW), BenchmarkFile).model_fields
     places += [last] if unknown or isinstance(last, int) or last in _KEYS or not places else []
@@ -213,7 +213,7 @@ def _first_problem(error: ValidationError) -> str:
 
 
 _SHOWN = re.compile(r"[A-Za-z_]\w{0,39}|\d{1,6}")
-"""Keys that look like keys. Others are not shown: the file may be of another kind, and a secret of somebody else's."""
+"""Pattern of names that look like keys. Others are not shown: the file may hold another person's secret."""
 
 _BELOW: dict[object, type[_Closed]] = {
     "aggregate_metric_list": GroupMetric,
@@ -224,9 +224,9 @@ _BELOW: dict[object, type[_Closed]] = {
     "generation_kwargs": GenerationOptions,
     "metric_list": MetricEntry,
 }
-"""What the keys of a mapping are, by the key that it stands under."""
+"""Models of nested mappings, by the key that holds them."""
 
 _PROGRAMS = ("metric", "aggregation", "function")
-"""Keys whose values, where they are none of the listed ones, name a program."""
+"""Keys whose unlisted values name a program."""
 
 _KEYS = frozenset(BenchmarkFile.model_fields).union(*(model.model_fields for model in _BELOW.values()))

@@ -95,7 +95,7 @@ def test_samples_are_the_documents_of_the_data(tmp_path: Path) -> None:
     assert [each.index for each in benchmark.documents] == [1, 4]
     assert {instance.doc_id for instance in benchmark.instances} == {1, 4}
     assert "what is 4?" in benchmark.instances[3].arguments[0]
-    with pytest.raises(InvalidData, match=r"has 5 documents, `samples` names 5; count from 0 to 4"):
+    with pytest.raises(InvalidData, match=r"has 5 documents, but `samples` names 5; give indices from 0 to 4"):
         load_one(tmp_path, "a", samples=[5])
 
 
@@ -189,7 +189,7 @@ def test_local_rows_take_the_place_of_every_split(tmp_path: Path) -> None:
     for instance in benchmark.instances:
         assert instance.arguments[0].count(f"goal {instance.doc_id}") == 1
         assert instance.arguments[0].count("goal") == 5
-    with pytest.raises(InvalidData, match=r"5 solved examples are asked for, its data have 4 beside the one"):
+    with pytest.raises(InvalidData, match=r"5 solved examples are requested, but its data have 4 without the"):
         load_one(tmp_path, "piqa", data=str(path), num_fewshot=5)
 
 
@@ -283,7 +283,7 @@ def choice(**fields: Any) -> list[dict[str, Any]]:
         (choice(), {"test_split": "dev"}, r"uses the split 'dev', its data have 'test'; correct its YAML"),
         (choice(), {"test_split": None}, r"names no `test_split` and no `validation_split`"),
         (choice(), {"dataset_path": None, "dataset_kwargs": None}, r"has no `dataset_path`"),
-        (choice(), {"num_fewshot": 3}, r"3 solved examples are asked for, its data have 2 beside"),
+        (choice(), {"num_fewshot": 3}, r"3 solved examples are requested, but its data have 2 without"),
         (choice(), {"num_fewshot": 1, "fewshot_split": "dev"}, r"uses the split 'dev'"),
     ],
 )
@@ -334,10 +334,10 @@ def test_what_the_hub_has_is_named_with_the_command(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("specs", "message"),
     [
-        (["a", {"name": "a", "limit": 1}], "'a' is there twice, by 'a' and by 'a'"),
-        (["a", "both"], "'a' is there twice, by 'a' and by 'both'"),
+        (["a", {"name": "a", "limit": 1}], "'a' is selected twice, by 'a' and by 'a'"),
+        (["a", "both"], "'a' is selected twice, by 'a' and by 'both'"),
         ([{"name": "both", "data": "/x"}], "`data` is given for 'both', which stands for 2 benchmarks"),
-        ([{"name": "fda", "data": __file__}], "'fda' is a program that finds its own data"),
+        ([{"name": "fda", "data": __file__}], "'fda' is a program that loads its data itself"),
     ],
 )
 def test_a_choice_that_contradicts_itself(tmp_path: Path, specs: list[Any], message: str) -> None:

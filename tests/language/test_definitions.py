@@ -180,7 +180,7 @@ def test_unsafe_code_counts_wherever_it_is_said() -> None:
         ("include: gone.yaml\n", r"gone\.yaml does not exist or cannot be read"),
         ("include: a.yaml\n", r"a\.yaml is included twice"),
         ("include: .\n", r"is a folder; give a file"),
-        ("include: many0.yaml\n", r"includes more than 100 files; put them into one"),
+        ("include: many0.yaml\n", r"includes more than 100 files; merge them"),
         ("include: pipe\n", r"is not a regular file; give a file on a disk"),
         ("include: /dev/zero\n", r"is not a regular file; give a file on a disk"),
         ("include: large\n", rf"large has more than {MAX_FILE:,} bytes"),

@@ -132,10 +132,10 @@ def _runs_code(path: Path) -> bool:
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{{ choices[question] }}", "something that a template names is undefined"),
+        ("{{ choices[question] }}", "a name in a template is undefined"),
         ("{{ choices.index(question) }}", "does not fit what lm-eval makes of it"),
         ("{% include question %}", "does not fit what lm-eval makes of it"),
-        ("{{ question.__class__ }}", "uses what is unsafe"),
+        ("{{ question.__class__ }}", "uses an unsafe attribute"),
         ("{{ question.format_map({}) }}{{ '{0.__class__}'.format(question) }}", ""),
     ],
 )
@@ -168,7 +168,7 @@ ELSEWHERE = "relative paths within it"
         ("json", "datasets:../../secret.txt", OUTSIDE),
         ("json", "/proc/self/environ", OUTSIDE),
         ("json", "file://{out}/secret.txt", "has an address"),
-        ("json", None, "has no `data_files`"),
+        ("json", None, "without `data_files`"),
         ("text", "{out}/secret.txt", UNKNOWN),
         ("pandas", "x.pkl", UNKNOWN),
         ("{out}", None, UNKNOWN),

@@ -253,14 +253,14 @@ def refused(lm: OpenLM, *requests: Instance) -> str:
 def test_what_cannot_be_asked_names_its_request(shared: Path, model: Transformer, ours: OpenLM) -> None:
     joined = refused(ours, *likelihoods(("The dog", " ran"), ("The", "y")))
     assert joined == (
-        "benchmark 'asked', document 1, request 0: its continuation has no tokens of its own: the tokenizer joins it "
+        "benchmark 'asked', document 1, request 0: its continuation has no separate tokens: the tokenizer joins it "
         "to the context; change the benchmark's delimiter"
     )
     narrow = stories.open_lm(shared, model, max_length=8)
     room = refused(narrow, instance("generate_until", "The", {"max_gen_toks": 8}))
-    assert "it asks for 8 tokens, the model's input and output together are 8; set `max_gen_toks`" in room
+    assert "it requests 8 tokens, but the model's input and output together have 8; set `max_gen_toks`" in room
     beams = refused(ours, instance("generate_until", "The", {"max_gen_toks": 8, "num_beams": 4}))
-    assert "its generation option num_beams: 4 has no meaning here; take it out" in beams
+    assert "its generation option num_beams: 4 is not supported; remove the option" in beams
     hot = refused(ours, instance("generate_until", "The", {"max_gen_toks": 8, "do_sample": True, "temperature": -1.0}))
     assert "temperature is -1.0; it must be 0, or 0.001 or more" in hot
 
@@ -268,7 +268,7 @@ def test_what_cannot_be_asked_names_its_request(shared: Path, model: Transformer
 def test_an_encoding_is_of_the_models_tokenizer(shared: Path, ours: OpenLM) -> None:
     """One of another size asks about rows that mean something else."""
     large = read_tokenizer(shared / "golden" / "tokenizer" / "20B_tokenizer.json")
-    with pytest.raises(InvalidData, match=r"has 50277 ids, the layout has 512 text rows; give the tokenizer that"):
+    with pytest.raises(InvalidData, match=r"has 50277 ids, but the layout has 512 text rows; give the tokenizer that"):
         TextEncoding(large, ours.encoding.layout, 512)
     with pytest.raises(InvalidData, match=r"^bos is 512; the tokenizer .* has the ids 0…511$"):
         TextEncoding(ours.encoding.tokenizer, ours.encoding.layout, 512, bos=512)

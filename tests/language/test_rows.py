@@ -72,10 +72,10 @@ def test_a_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
     [
         ("a.jsonl", b'{"a": 1}\n{"a": 2\n', r"a\.jsonl, line 2 is not valid JSON"),
         ("a.jsonl", b'{"a": 1}\n[2]\n', r"a\.jsonl, line 2 is list; it must be an object"),
-        ("a.jsonl", b'{"a": 1}\n\n{"a": "2"}\n', r"line 3: `a` is a string, in a row before it is a number"),
-        ("a.jsonl", b'{"a": 1}\n{"a": true}\n', r"line 2: `a` is true or false, in a row before it is a number"),
-        ("a.jsonl", b'{"a": ["x"]}\n{"a": ["y", 3]}\n', r"line 2: `a\[\]` is a number, in a row before it is a string"),
-        ("a.jsonl", b'{"a": {"b": 1}}\n{"a": {"b": []}}\n', r"line 2: `a\.b` is a list, in a row before"),
+        ("a.jsonl", b'{"a": 1}\n\n{"a": "2"}\n', r"line 3: `a` is a string, but in an earlier row it is a number"),
+        ("a.jsonl", b'{"a": 1}\n{"a": true}\n', r"line 2: `a` is true or false, but in an earlier row it is a number"),
+        ("a.jsonl", b'{"a": ["x"]}\n{"a": ["y", 3]}\n', r"line 2: `a\[\]` is a number, but in an earlier row"),
+        ("a.jsonl", b'{"a": {"b": 1}}\n{"a": {"b": []}}\n', r"line 2: `a\.b` is a list, but in an earlier row"),
         ("a.jsonl", b'{"a": 1, "b": 2}\n{"a": 1}\n', r"line 2 has no `b`, which line 1 has; give all rows"),
         ("a.jsonl", b'{"a": 1}\n{"a": 1, "b": 2}\n', r"line 2 has `b`, which line 1 has not"),
         ("a.jsonl", b'{"a": "\\ud800"}\n', r"line 1: `a` holds half of a surrogate pair"),
@@ -281,7 +281,7 @@ def test_too_few_rows_are_not_taken_for_a_missing_column(tmp_path: Path) -> None
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(FOUNDRY[0]) + "\n")
     spec = BenchmarkSpec(name="arc_easy", data=str(path), num_fewshot=3)
-    with pytest.raises(InvalidData, match="3 solved examples are asked for"):
+    with pytest.raises(InvalidData, match="3 solved examples are requested"):
         load_benchmarks([spec], LoadOptions())
 
 

@@ -142,7 +142,7 @@ def test_cut_continuations_are_counted(folder: Path) -> None:
     ("benchmark", "parameters", "message"),
     [
         ("number", {}, "unknown_name: no benchmark is named 'number'; did you mean 'numbers'"),
-        ("joins", {}, "invalid_data: benchmark 'joins', document 0, request 1: its continuation has no tokens of its"),
+        ("joins", {}, "invalid_data: benchmark 'joins', document 0, request 1: its continuation has no separate"),
         ("numbers", {"mean": ["f1"]}, "invalid_suite: `mean` names f1; 'numbers' has none of these, but acc, acc_"),
         ("numbers", {"bos": 512}, "invalid_data: bos is 512; the tokenizer"),
     ],
