@@ -97,7 +97,7 @@ def delete_checkpoint(session: Session, checkpoint_id: int, cancel: bool) -> Del
     _hold(session, rows, name, cancel)
     if runs := runs_based_on(session, checkpoint):
         raise Conflict(
-            f"{name} is the base of {first_few(runs, NAMED)}; give that another base first: evalsvc base {runs[0]} "
+            f"{name} is the base of {first_few(runs, NAMED)}; give that another base first: evalsvc runs base {runs[0]} "
             "STEP --of RUN, or delete the run"
         )
     _require_no_children(session, rows, name)
