@@ -221,7 +221,7 @@ class TestThere:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(assets, "_receive", full)
-        with pytest.raises(DataDirectoryUnusable, match="no space left on device; make room"):
+        with pytest.raises(DataDirectoryUnusable, match="no space left on device; free disk space"):
             pull("decoder", tmp_path)
 
 

@@ -29,7 +29,7 @@ def test_what_workers_may_use_is_not_overwritten(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     (tmp_path / "key.pem").unlink()
     (tmp_path / "cert.pem").unlink()
-    with pytest.raises(InvalidRequest, match=r"ca\.pem: there already"):
+    with pytest.raises(InvalidRequest, match=r"ca\.pem: exists already"):
         write_certificates(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["ca.pem"]
 

@@ -68,15 +68,15 @@ def test_torch_is_not_asked_for_cards_where_there_is_no_driver(monkeypatch: pyte
             "",
             r"there is no device 'cuda:0'; this machine has 0 CUDA cards; use all, cpu, or cards such",
         ),
-        ("cuda", "", "the device 'cuda' is not there"),
+        ("cuda", "", "there is no device 'cuda'"),
         ("cpu,cuda:2", "3,5", "there is no device 'cuda:2'; this machine has 2 CUDA cards"),
         (
             "gpu",
             "3",
             r"--devices \(EVALSVC_DEVICES\) names 'gpu', which is not a device; use all, cpu, or cards such as",
         ),
-        ("cpu:0", "", "names 'cpu:0', which is no device"),
-        ("cuda:-1", "3", "names 'cuda:-1', which is no device"),
+        ("cpu:0", "", "names 'cpu:0', which is not a device"),
+        ("cuda:-1", "3", "names 'cuda:-1', which is not a device"),
         (",", "", r"--devices \(EVALSVC_DEVICES\) names no device; use all"),
     ],
 )

@@ -174,9 +174,9 @@ def test_a_port_that_is_taken_and_an_address_that_is_not_here_are_named(machines
         run_scheduler(settings, "127.0.0.1", machines.port, print)
     with pytest.raises(InvalidRequest, match=r"--host 192\.0\.2\.1: this machine lacks the address"):
         run_scheduler(settings, "192.0.2.1", 0, print)
-    with pytest.raises(InvalidRequest, match="give --tls-ca FILE"):
+    with pytest.raises(InvalidRequest, match="set --tls-ca FILE"):
         run_scheduler(Settings(), "127.0.0.1", 0, print)
-    with pytest.raises(InvalidRequest, match="the device 'cuda:99' is not there"):
+    with pytest.raises(InvalidRequest, match="there is no device 'cuda:99'"):
         run_workers(replace(settings, device="cuda:99"), "tls://x:1", print)
 
 

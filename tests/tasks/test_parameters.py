@@ -60,13 +60,25 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("text_to_image", {"guidance_scale": [1, -2]}, "guidance_scale is -2"),
     ("text_to_image", {"guidance_scale": [1, 3, 1.0]}, "with a scale twice"),
     ("text_to_image", {"metrics": ["fid46"]}, "no metric is named 'fid46'; did you mean 'fid64'"),
-    ("text_to_image", {"metrics": ["fid64", "fid64"]}, "named twice"),
+    ("text_to_image", {"metrics": ["fid64", "fid64"]}, "is listed twice"),
     ("text_to_image", {"until": {"metric": "kid", "stderr": 1.0}}, "until: no metric is named 'kid'"),
-    ("text_to_image", {"until": {"metric": "fid64", "stderr": 1.0}, "guidance_scale": [1, 3]}, "one guidance scale"),
-    ("text_to_image", {"reference": "x", "reference_of": "captions"}, "`captions`, and a folder or file of images"),
+    (
+        "text_to_image",
+        {"until": {"metric": "fid64", "stderr": 1.0}, "guidance_scale": [1, 3]},
+        "a single guidance scale",
+    ),
+    ("text_to_image", {"reference": "x", "reference_of": "captions"}, "set `captions`, and `reference` to a folder"),
     ("text_to_image", {"protocol": "llamagen"}, "no protocol is named 'llamagen'; did you mean 'llamagen-coco'"),
-    ("text_to_image", {"protocol": "llamagen-coco", "top_k": 500}, "top_k is 500, the protocol llamagen-coco has 1000"),
-    ("text_to_image", {"protocol": "llamagen-coco", "samples": 30_001}, "samples is 30001, the protocol llamagen-coco"),
+    (
+        "text_to_image",
+        {"protocol": "llamagen-coco", "top_k": 500},
+        "top_k is 500, but the protocol llamagen-coco has 1000",
+    ),
+    (
+        "text_to_image",
+        {"protocol": "llamagen-coco", "samples": 30_001},
+        "samples is 30001, but the protocol llamagen-coco",
+    ),
     ("text_to_image", {"name": "fid-30k"}, "'fid-30k' promises 30,000 images, `samples` is 96"),
 ]
 

@@ -207,7 +207,7 @@ class TestForeign:
 
     def test_no_npz(self, tmp_path: Path) -> None:
         np.save(tmp_path / "x.npy", np.zeros(3))
-        with pytest.raises(InvalidData, match="is one array"):
+        with pytest.raises(InvalidData, match="is a single array"):
             import_npz(tmp_path / "x.npy", "theirs", tmp_path)
         with pytest.raises(InvalidData, match="cannot be read"):
             import_npz(tmp_path / "nowhere.npz", "theirs", tmp_path)

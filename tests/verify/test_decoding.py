@@ -89,10 +89,10 @@ def test_the_decoder_of_a_recorded_task_is_verified() -> None:
 @pytest.mark.parametrize(
     ("kind", "changes", "reason"),
     [
-        ("movqgan", {}, "no spatial norms where embed_dim is not z_channels"),
-        ("movqgan", {"z_channels": 3, "add_conv": True}, "no add_conv"),
-        ("vqgan", {"ch_mult": [2, 1, 1]}, "no ch_mult that does not begin with 1"),
-        ("vqgan", {"resamp_with_conv": False}, "no resamp_with_conv false"),
+        ("movqgan", {}, "spatial norms where embed_dim is not z_channels"),
+        ("movqgan", {"z_channels": 3, "add_conv": True}, "add_conv"),
+        ("vqgan", {"ch_mult": [2, 1, 1]}, "ch_mult that does not begin with 1"),
+        ("vqgan", {"resamp_with_conv": False}, "resamp_with_conv false"),
     ],
 )
 def test_what_diffusers_does_not_compute_is_told(kind: str, changes: dict[str, Any], reason: str) -> None:

@@ -39,6 +39,6 @@ def test_a_folder_in_use_is_not_written_to(tmp_path: Path) -> None:
     with image_folders(32) as folders:
         folders.write(noise(2), noise(2))
         folders.keep(tmp_path / "new")
-        with pytest.raises(InvalidRequest, match="name a new folder"):
+        with pytest.raises(InvalidRequest, match="choose a new folder"):
             folders.keep(tmp_path / "new")
     assert len(list((tmp_path / "new" / "sampled").iterdir())) == 2

@@ -287,7 +287,7 @@ def test_a_real_model_tells_its_documented_story_and_its_widened_copy_the_same(
 @pytest.mark.parametrize(
     ("text", "parameters", "message"),
     [
-        ({"tokenizer": None}, {}, "task 'says' needs text, but there is no tokenizer; give the task's `tokenizer`"),
+        ({"tokenizer": None}, {}, "task 'says' needs text, but there is no tokenizer; set the task's `tokenizer`"),
         ({"tokenizer": "/nowhere.json"}, {}, "/nowhere.json"),
         ({"tokenizer_sha256": "0" * 64}, {}, "give the tokenizer that the model was trained with"),
         ({"size": 511}, {}, "has 512 ids, but the layout has 511 text rows"),
