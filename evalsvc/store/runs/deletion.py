@@ -97,8 +97,8 @@ def delete_checkpoint(session: Session, checkpoint_id: int, cancel: bool) -> Del
     _hold(session, rows, name, cancel)
     if runs := runs_based_on(session, checkpoint):
         raise Conflict(
-            f"{name} is the base of {first_few(runs, NAMED)}; give that another base first: evalsvc runs base {runs[0]} "
-            "STEP --of RUN, or delete the run"
+            f"{name} is the base of {first_few(runs, NAMED)}; give that another base first: evalsvc runs base "
+            f"{runs[0]} STEP --of RUN, or delete the run"
         )
     _require_no_children(session, rows, name)
     touch_history(session, checkpoint.run_id)
