@@ -221,7 +221,7 @@ async def _receive(request: Request, state: State, writer: PartWriter) -> int:
     """
     run = state.threads.run
     announced = request.headers.get("content-length", "0")
-    _require_fits(int(announced) if announced.isdigit() else 0, writer)
+    _require_fits(int(announced) if announced.isdecimal() else 0, writer)
     try:
         piece = bytearray()
         async for chunk in request.stream():
