@@ -146,7 +146,7 @@ def test_no_more_text_breaks_a_rule(rule: str) -> None:
         ("a function's docstring has no verb", 'def f() -> None:\n    """What it is."""'),
         ("a function's docstring has no verb", 'async def f(\n    x: int,\n) -> None:\n    """The sum."""'),
         ("a function's docstring has no verb", '    @cache\n    def f(self) -> int:\n        """Whether it is."""'),
-        ("a house word", "find_model_config = 1"),
+        ("a house word", "find_elsewhere = 1"),
         ("a house word", "MAX_BESIDE = 1"),
         ("a house word", "class WorkerDuty: ..."),
         ("a house word", "# The shard runs elsewhere."),

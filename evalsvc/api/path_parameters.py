@@ -15,6 +15,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "evaluation_id": "The id of the evaluation.",
     "artifact_id": "The id of the artifact.",
     "protocol_id": "The id of the protocol.",
+    "upload_id": "The id of the upload.",
 }
 """The description of each parameter, by name; a parameter that a route describes keeps that description."""
 

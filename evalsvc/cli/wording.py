@@ -40,6 +40,8 @@ ROUTES = (
     (rf"GET /v1/suites/({_NAME})", "evalsvc suites show \\1"),
     (r"GET /v1/suites", "evalsvc suites list --service"),
     (r"POST /v1/prune", "evalsvc artifacts prune"),
+    (rf"DELETE /v1/uploads/({_NAME})", "Client.delete_upload(\\1)"),
+    (r"POST /v1/uploads", "evalsvc submit RUN STEP FILE --upload"),
 )
 """Routes, and the commands that ask for them. A longer path stands before its beginning."""
 

@@ -12,6 +12,9 @@ def test_every_route_refuses_parameters_that_it_does_not_have(app: App) -> None:
         for method, operation in operations.items():
             address = re.sub(r"\{\w+\}", "1", path)
             answer = app.http.request(method, address, params={"zzz": "secret"})
+            if method == "head":  # the answer has no body
+                assert answer.status_code == 422
+                continue
             detail = refused(answer, 422, "invalid_request", "'zzz'")
             assert "secret" not in detail
             known = [item["name"] for item in operation.get("parameters", ()) if item["in"] == "query"]

@@ -18,7 +18,7 @@ def test_all_kinds_are_a_row_of_a_table_each() -> None:
     shown = run()
     assert shown.exit_code == 0, shown.output
     for kind in catalog.COMPONENTS["tasks"]:
-        assert f"  {kind} " in shown.stdout
+        assert f"\n{kind} " in shown.stdout
     assert "evalsvc suites new --task KIND" in shown.stdout
     kinds = [item["kind"] for item in json.loads(run("--format", "json").stdout)]
     assert kinds == catalog.names("tasks")

@@ -223,7 +223,7 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path: object) -> None:
     with pytest.raises(InvalidRequest, match="needs TLS; set --tls-ca FILE"):
         Watched(Settings(scheduler="tls://127.0.0.1:1")).start()
     with pytest.raises(InvalidRequest, match="must begin with tls://"):
-        run_workers(Settings(), "tcp://127.0.0.1:1")
+        run_workers(Settings(), "tcp://127.0.0.1:1", print)
 
 
 @pytest.mark.usefixtures("child_process")

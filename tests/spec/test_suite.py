@@ -249,7 +249,7 @@ def test_a_headline_names_metrics_of_the_tasks(metric: str) -> None:
         (["text"], "no metric is named 'text'"),
         ([""], "no metric is named ''"),
         (["loss/text\x1b[2J"], "no metric is named"),
-        (["loss/" + "x" * 100_000], "a text of 100,005 characters; give at most 20,000"),
+        (["loss/" + "x" * 100_000], "a text of 100,005 characters; use at most 20,000"),
         (["loss/" + "x" * 10_000], "headline has a metric of 10,005 characters"),
     ],
 )

@@ -130,7 +130,7 @@ class TestForeign:
         with pytest.raises(InvalidData, match="cannot be read as an npz file"):
             load_reference("a", KeptFolder(tmp_path))
         write_foreign(tmp_path / "b.npz", mu=np.zeros(64))
-        with pytest.raises(InvalidData, match="no file of reference statistics"):
+        with pytest.raises(InvalidData, match="not a file of reference statistics"):
             load_reference("b", KeptFolder(tmp_path))
 
     def test_unknown(self, tmp_path: Path) -> None:

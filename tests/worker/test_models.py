@@ -55,7 +55,7 @@ def test_a_virtual_checkpoint_whose_parents_turn_differently_fails_in_its_plan(
         (
             lambda path: os.utime(path, (1, 1)),
             "checkpoint_changed",
-            "bytes of 1970-01-01 00:00:01 UTC, was posted with",
+            "bytes of 1970-01-01 00:00:01 UTC, but was posted with",
         ),
     ],
 )

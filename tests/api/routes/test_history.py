@@ -155,7 +155,7 @@ class TestImport:
             ({"steps": [1]}, "series.0.steps: no field has this name"),
             ({"metric": "a\0b"}, "series.0.metric: the text 'a\\x00b' has a character that cannot be stored"),
             ({"metric": "fid\x1b[2J"}, "series.0.metric: 'fid\\x1b[2J' has the control character \\x1b at position 3"),
-            ({"unit": "\u202e"}, "series.0.unit: '\\u202e' has the control character \\u202e at position 0; leave it"),
+            ({"unit": "\u202e"}, "series.0.unit: '\\u202e' has the control character \\u202e at position 0; remove it"),
             ({"protocol": "a\nb"}, "has the control character \\x0a at position 1"),
             ({"variant": "a b"}, "series.0.variant: 'a b' is not a name"),
         ]:

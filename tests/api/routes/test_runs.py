@@ -52,7 +52,7 @@ def test_runs_and_a_run(app: App, weights: Path) -> None:
     (run,) = app.http.get("/v1/runs").json()["runs"]
     assert {"name": "run-a", "checkpoints": 2, "last_step": 50, "values": 2}.items() <= run.items()
     document = app.http.get("/v1/runs/run-a").json()
-    assert document["plan"] == {"suites": [], "when_behind": "all"}
+    assert document["plan"] == {"suites": [], "when_behind": "all", "at_most": 1}
     assert [(item["step"], item["tokens_seen"]) for item in document["checkpoints"]] == [(25, 10), (50, None)]
     assert document["checkpoints"][1]["evaluations"] == [{"id": 1, "suite": "loss", "state": "succeeded"}]
 
@@ -105,6 +105,7 @@ class TestBase:
 class TestPlan:
     def test_may_come_before_the_first_checkpoint(self, app: App) -> None:
         plan = {"suites": [{"suite": "loss", "every": 500, "first": 1000, "last": None}], "when_behind": "newest"}
+        plan["at_most"] = 1
         assert app.http.put("/v1/runs/run-a/plan", json=plan).json() == plan
         assert app.http.get("/v1/runs/run-a/plan").json() == plan
         assert app.http.get("/v1/runs").json()["runs"][0]["checkpoints"] == 0
@@ -115,7 +116,7 @@ class TestPlan:
             ({"suites": [{"suite": "loss", "every": 0}]}, 422, "invalid_request", "suites.0.every: input should be"),
             ({"suites": [{"suite": "loss", "evry": 5}]}, 422, "invalid_request", "did you mean 'every'?"),
             ({"suites": [{"suite": "loss"}]}, 422, "invalid_request", "suites.0.every is missing"),
-            ({"suites": [], "when_behind": "latest"}, 422, "invalid_request", "'all' or 'newest', found 'latest'"),
+            ({"suites": [], "when_behind": "latest"}, 422, "invalid_request", "'all', 'newest' or 'refuse', found 'latest'"),
         ]:
             refused(app.http.put("/v1/runs/run-a/plan", json=plan), status, code, words)
         assert app.http.get("/v1/runs").json()["runs"] == []

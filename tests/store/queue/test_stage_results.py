@@ -52,5 +52,5 @@ def test_what_is_no_result_is_refused() -> None:
     for stored in (None, OutputFile(1, 2, 3, "ab", 4), b"\x80"):
         with pytest.raises(Unreadable, match="no PlanResult"):
             from_row(PLAN, stored)
-    with pytest.raises(TypeError, match="it is a MergeResult, not a LookResult"):
+    with pytest.raises(TypeError, match="the value is a MergeResult, not a LookResult"):
         to_row(MergeResult([], {}, [], {}, [Artifact("grid", "g.png", "image/png", b"png")], []))

@@ -416,10 +416,10 @@ def test_a_decoder_of_another_model_is_refused(miniature: CheckpointRef) -> None
     work = LossWork(pairs(decoder=str(next(golden.glob("*.ckpt")))))
     with pytest.raises(InvalidData) as caught:
         work.plan(context_of(miniature))
-    assert "the checkpoint has 64 image ids from row 512 on, the decoder " in caught.value.message
+    assert "the checkpoint has 64 image ids from row 512 on, but the decoder " in caught.value.message
     assert "has 256; set `decoder` to the decoder that the run was trained with" in caught.value.message
     plain = CheckpointRef(miniature.path)
-    with pytest.raises(InvalidData, match="the checkpoint has 0 image ids, the decoder"):
+    with pytest.raises(InvalidData, match="the checkpoint has 0 image ids, but the decoder"):
         LossWork(pairs(tokenizer=str(ROOT / "tokenizer.json"))).plan(context_of(plain))
 
 
