@@ -34,7 +34,8 @@ def page() -> str:
 
 def public_methods() -> dict[str, Callable[..., Any]]:
     """Return the client's public methods by name, in the order of the code."""
-    return {name: member for name, member in vars(Client).items() if name[0] != "_" and callable(member)}
+    members = [item for group in Client.__mro__ for item in vars(group).items()]
+    return {name: member for name, member in members if name[0] != "_" and callable(member)}
 
 
 def _declaration(name: str, function: Callable[..., Any]) -> str:

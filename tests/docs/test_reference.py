@@ -65,7 +65,7 @@ def remove_service_metric(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def remove_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "Client", type("Client", (), without(vars(Client), "prune")))
+    monkeypatch.setattr(client, "Client", type("Client", (), vars(Client) | without(public_methods(), "prune")))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,170 @@
+"""Methods of the client that post, upload, list and delete checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from evalsvc.client.transport import MAX_PAGE, MethodGroup, query_of
+from evalsvc.client.uploads import UPLOAD_PATIENCE, Uploader, repeat_transient
+from evalsvc.errors import RunBehind, UploadNotFound
+from evalsvc.files.uploads.local import LocalFile, Report
+from evalsvc.spec import documents
+
+
+class CheckpointMethods(MethodGroup):
+    """Checkpoints: posted by path, expression or upload."""
+
+    def submit(
+        self,
+        run: str | None,
+        step: int | None,
+        uri: str,
+        *,
+        variant: str | None = None,
+        suites: Sequence[str] | None = None,
+        model: str | Mapping[str, object] | None = None,
+        layout: str | Mapping[str, object] | None = None,
+        tokens_seen: int | None = None,
+        sha256: str | None = None,
+        spool: str = "none",
+        priority: int = 0,
+        tags: Mapping[str, str] | None = None,
+        replace: bool = False,
+        patience: float = 0.0,
+        upload: bool = False,
+        report: Report | None = None,
+    ) -> documents.Posted:
+        """Post a checkpoint for evaluation. Posting the same checkpoint again changes nothing.
+
+        `uri` is a path or address that the service can read, or an expression over checkpoints of the service, such as
+        `lerp(run@0, run@5000, 0.3)`. For an expression, `run` and `step` may be None: the default is the first run in
+        the expression and that run's last step.
+
+        With `upload`, `uri` is a file of this machine that the service cannot read. The client sends the file, see
+        `upload`, unless the service already has the file. `model` is then required, because no configuration lies next
+        to an uploaded file.
+
+        A run whose plan says `when_behind: refuse` refuses posts while its evaluations are behind. The client repeats
+        such a post for up to `patience` seconds, at the intervals that the service asks for.
+
+        Raises:
+            RunBehind: the run is still behind after `patience` seconds.
+        """
+        fields = {
+            "run": run,
+            "step": step,
+            "uri": uri,
+            "variant": variant,
+            "suites": suites,
+            "model": model,
+            "layout": layout,
+            "tokens_seen": tokens_seen,
+            "sha256": sha256,
+            "spool": spool,
+            "priority": priority,
+            "tags": tags or {},
+            "replace": replace,
+        }
+        body = {key: value for key, value in fields.items() if value is not None}
+        if upload:
+            return self._submit_upload(uri, body, patience, report)
+        return self._post(body, patience)
+
+    def upload(
+        self,
+        path: str,
+        *,
+        sha256: str | None = None,
+        patience: float = UPLOAD_PATIENCE,
+        report: Report | None = None,
+    ) -> documents.Upload:
+        """Send a file to the service, or resume an upload that another call or another process began.
+
+        Post the file as a checkpoint with `uri` `upload:SHA256`. Give `sha256` if it is known; otherwise the file is
+        read twice. After `patience` seconds without progress the upload is given up; the service keeps the bytes that
+        arrived for a day. `report` is called with the activity (`reading` or `sending`), the bytes done and all bytes.
+
+        Raises:
+            InvalidRequest: the file cannot be read, or is empty or a folder.
+            CheckpointChanged: the file changed while it was sent.
+            Forbidden: the service takes no uploads.
+            StorageFull: the service has no room for the file.
+        """
+        with LocalFile(path) as file:
+            uploader = Uploader(self._transport)
+            uploader.require_enabled()
+            return uploader.send(file, (sha256 or file.sha256(report)).lower(), patience, report)
+
+    def uploads(self, sha256: str | None = None) -> list[documents.Upload]:
+        """Return the uploads of this token that are not posted yet, or those of the file with a digest."""
+        return Uploader(self._transport).unposted(sha256)
+
+    def delete_upload(self, upload: str) -> None:
+        """Delete an upload with its bytes."""
+        Uploader(self._transport).delete(upload)
+
+    def checkpoint(self, checkpoint: int) -> documents.Checkpoint:
+        """Return a checkpoint; `in_use` says whether its file is still needed."""
+        return self._transport.get(documents.Checkpoint, f"/v1/checkpoints/{checkpoint}")
+
+    def checkpoints(
+        self,
+        run: str | None = None,
+        *,
+        variant: str | None = None,
+        state: str | None = None,
+        first: int | None = None,
+        last: int | None = None,
+        page_size: int = MAX_PAGE,
+    ) -> Iterator[documents.ListedCheckpoint]:
+        """Yield the current checkpoints by run, step and variant, and request `page_size` of them at a time.
+
+        `state` keeps the checkpoints that have an evaluation in that state. `first` and `last` are the smallest and the
+        largest step.
+        """
+        query = query_of(run=run, variant=variant, state=state, to=last, **{"from": first})
+        for page in self._transport.pages(documents.Checkpoints, "/v1/checkpoints", query, page_size):
+            yield from page.checkpoints
+
+    def delete_checkpoint(self, checkpoint: int, *, confirm: str, cancel: bool = False) -> documents.DeletedCheckpoint:
+        """Delete a checkpoint with its evaluations and their results. A deletion cannot be undone.
+
+        `confirm` is the checkpoint's name, RUN@STEP or RUN@STEP:VARIANT. `cancel` allows the deletion while evaluations
+        are queued or running, and cancels these evaluations.
+        """
+        query = query_of(confirm=confirm, cancel=cancel)
+        return self._transport.fetch(
+            documents.DeletedCheckpoint, "DELETE", f"/v1/checkpoints/{checkpoint}", query=query
+        )
+
+    def _post(self, body: Mapping[str, object], patience: float) -> documents.Posted:
+        """Post a checkpoint; while the run is behind, repeat the post for up to `patience` seconds."""
+        until = time.monotonic() + patience
+        while True:
+            try:
+                return self._transport.fetch(documents.Posted, "POST", "/v1/checkpoints", body)
+            except RunBehind as error:
+                wait = max(1, error.retry_after or 0)
+                if time.monotonic() + wait > until:
+                    raise
+            time.sleep(wait)
+
+    def _submit_upload(
+        self, path: str, body: Mapping[str, object], patience: float, report: Report | None
+    ) -> documents.Posted:
+        with LocalFile(path) as file:
+            uploader = Uploader(self._transport)
+            uploader.require_enabled()
+            sha256 = str(body.get("sha256") or file.sha256(report)).lower()
+            body = {**body, "uri": f"upload:{sha256}"}
+
+            def post() -> documents.Posted:
+                return self._post(body, patience)
+
+            try:
+                # The first post shows every other mistake in the request before the file is sent.
+                return post()
+            except UploadNotFound:
+                uploader.send(file, sha256, UPLOAD_PATIENCE, report)
+            return repeat_transient(post, UPLOAD_PATIENCE)

@@ -1,0 +1,116 @@
+"""Methods of the client that start, follow and list evaluations."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from evalsvc.client.event_stream import follow_events
+from evalsvc.client.transport import MAX_PAGE, MethodGroup, query_of
+from evalsvc.errors import DeadlineExceeded
+from evalsvc.spec import documents
+from evalsvc.spec.documents.fields import OVER
+
+
+class EvaluationMethods(MethodGroup):
+    """Evaluations: one suite on one checkpoint."""
+
+    def evaluate(self, checkpoint: int, suite: str, priority: int = 0) -> documents.Evaluation:
+        """Evaluate a posted checkpoint with a suite."""
+        body = {"checkpoint": checkpoint, "suite": suite, "priority": priority}
+        return self._transport.fetch(documents.Evaluation, "POST", "/v1/evaluations", body)
+
+    def evaluation(self, evaluation: int) -> documents.Evaluation:
+        """Return an evaluation with its state, its progress and the results of its tasks."""
+        return self._transport.get(documents.Evaluation, f"/v1/evaluations/{evaluation}")
+
+    def evaluations(
+        self,
+        run: str | None = None,
+        *,
+        suite: str | None = None,
+        state: str | None = None,
+        first: int | None = None,
+        last: int | None = None,
+        page_size: int = MAX_PAGE,
+    ) -> Iterator[documents.ListedEvaluation]:
+        """Yield the evaluations, the newest first, and request `page_size` of them at a time.
+
+        `first` and `last` are the smallest and the largest step of the checkpoints.
+        """
+        query = query_of(run=run, suite=suite, state=state, to=last, **{"from": first})
+        for page in self._transport.pages(documents.Evaluations, "/v1/evaluations", query, page_size):
+            yield from page.evaluations
+
+    def evaluated_suite(self, evaluation: int) -> documents.EvaluatedSuite:
+        """Return the suite as it was when the evaluation started, even if the suite was replaced or deleted since."""
+        return self._transport.get(documents.EvaluatedSuite, f"/v1/evaluations/{evaluation}/suite")
+
+    def interim(self, evaluation: int) -> dict[str, documents.Interim]:
+        """Return the interim results of the tasks that are running, by task.
+
+        Each look at the samples replaces the interim result before, and interim results do not enter the history. A
+        task without a look so far, and a task that has ended, have no interim result.
+        """
+        return {task.name: task.interim for task in self.evaluation(evaluation).tasks if task.interim is not None}
+
+    def wait(
+        self,
+        evaluation: int,
+        *,
+        every: float = 1.0,
+        timeout: float | None = None,
+        report: Callable[[documents.Evaluation], None] | None = None,
+    ) -> documents.Evaluation:
+        """Wait until an evaluation has ended, successfully or not, and return the evaluation.
+
+        The client asks for the state `every` so many seconds, and calls `report` with each answer.
+
+        Raises:
+            DeadlineExceeded: the evaluation has not ended within `timeout` seconds.
+        """
+        begun = time.monotonic()
+        while True:
+            current = self.evaluation(evaluation)
+            if report is not None:
+                report(current)
+            if current.state in OVER:
+                return current
+            if timeout is not None and time.monotonic() - begun > timeout:
+                raise DeadlineExceeded(f"evaluation {evaluation} is {current.state} after {timeout:g} s; it goes on")
+            time.sleep(every)
+
+    def events(self, evaluation: int, *, after: int = 0, patience: float = 60.0) -> Iterator[documents.Event]:
+        """Yield the events of an evaluation as they happen; the last event is `end`.
+
+        After a lost connection or a restart of the service, the client asks for the events after the last one that it
+        read. `after` is the id of the last event that the caller has.
+
+        Raises:
+            ServiceUnreachable: the service did not answer for `patience` seconds.
+        """
+        return follow_events(self._transport, evaluation, after, patience)
+
+    def cancel(self, evaluation: int) -> documents.Evaluation:
+        """Cancel a queued or running evaluation; finished shards keep their results."""
+        return self._transport.fetch(documents.Evaluation, "POST", f"/v1/evaluations/{evaluation}/cancel")
+
+    def retry(self, evaluation: int) -> documents.Evaluation:
+        """Queue failed and cancelled shards again; finished shards keep their results."""
+        return self._transport.fetch(documents.Evaluation, "POST", f"/v1/evaluations/{evaluation}/retry")
+
+    def items(
+        self,
+        evaluation: int,
+        *,
+        task: str | None = None,
+        benchmark: str | None = None,
+        columns: Sequence[str] = (),
+    ) -> documents.Items:
+        """Return the results per item of the tasks of an evaluation that have succeeded.
+
+        `columns` chooses keys of the items. `pandas.DataFrame(client.items(evaluation).items[task])` is a table of the
+        items of a task.
+        """
+        query = query_of(task=task, benchmark=benchmark, columns=columns)
+        return self._transport.get(documents.Items, f"/v1/evaluations/{evaluation}/items", query)

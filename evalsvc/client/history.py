@@ -1,0 +1,111 @@
+"""Methods of the client that read the history of runs, and import values of other programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from evalsvc.client.transport import MAX_PAGE, MethodGroup, query_of, segment
+from evalsvc.spec import documents
+
+
+class HistoryMethods(MethodGroup):
+    """Metrics along the steps of a run."""
+
+    def history(
+        self,
+        run: str,
+        names: Sequence[str] = (),
+        *,
+        variant: str | None = None,
+        x: str = "step",
+        first: int | None = None,
+        last: int | None = None,
+    ) -> documents.History:
+        """Return the series of a run as columns along `x` (`step` or `tokens`), from `first` to `last`.
+
+        Names may be patterns such as `arc_*/acc`. NaN and infinities are strings.
+        """
+        query = query_of(x=x, metric=names, variant=variant, to=last, **{"from": first})
+        return self._transport.get(documents.History, f"/v1/runs/{segment(run)}/metrics", query)
+
+    def buckets(
+        self,
+        run: str,
+        names: Sequence[str] = (),
+        *,
+        points: int,
+        variant: str | None = None,
+        x: str = "step",
+        first: int | None = None,
+        last: int | None = None,
+    ) -> documents.Buckets:
+        """Return the series of a run in at most `points` buckets of equal width; see `history` for the arguments.
+
+        A bucket has the `min`, the `max`, the `mean` and the `last` of its values.
+        """
+        query = query_of(x=x, metric=names, variant=variant, points=points, to=last, **{"from": first})
+        return self._transport.get(documents.Buckets, f"/v1/runs/{segment(run)}/metrics", query)
+
+    def history_pages(
+        self, run: str, names: Sequence[str] = (), *, limit: int, variant: str | None = None, x: str = "step"
+    ) -> Iterator[documents.History]:
+        """Yield pages of `history`, each with at most `limit` values; a series may continue on the next page."""
+        query = query_of(x=x, metric=names, variant=variant)
+        return self._transport.pages(documents.History, f"/v1/runs/{segment(run)}/metrics", query, limit)
+
+    def summary(
+        self, run: str, names: Sequence[str] = (), *, variant: str | None = None
+    ) -> list[documents.SummarySeries]:
+        """Return the `latest` and the `best` value of each series of a run."""
+        query = query_of(metric=names, variant=variant)
+        return self._transport.get(documents.Summary, f"/v1/runs/{segment(run)}/summary", query).series
+
+    def headline(self, run: str) -> documents.Headline:
+        """Return the headline metrics of a run, and those of them that could not be measured."""
+        return self._transport.get(documents.Headline, f"/v1/runs/{segment(run)}/headline")
+
+    def import_values(
+        self, run: str, source: str, series: Sequence[Mapping[str, object]], *, replace: bool = False
+    ) -> documents.ImportOutcome:
+        """Import values that another program measured. Either all values are imported or none.
+
+        A series is `{"metric", "step": […], "value": […]}`. Give `stderr`, `n`, `unit`, `direction`, `variant` and
+        `protocol` (in words) where they are known. `source` names the program or file that the values are from.
+        `replace` allows the import to replace other values at the same steps.
+        """
+        body = {"source": source, "series": list(series), "replace": replace}
+        return self._transport.fetch(documents.ImportOutcome, "POST", f"/v1/runs/{segment(run)}/metrics", body)
+
+    def table(
+        self, runs: Sequence[str] = (), metrics: Sequence[str] = (), *, variant: str | None = None
+    ) -> dict[str, list[object]]:
+        """Return the history of runs as columns for `pandas.DataFrame`, with one row per value.
+
+        The columns are the fields of `documents.TableColumns`. NaN and infinities are floats.
+        """
+        query = query_of(run=runs, metric=metrics, variant=variant)
+        columns = self._transport.get(documents.Table, "/v1/table", query).columns
+        return vars(replace(columns, value=list(map(float, columns.value))))
+
+    def completions(
+        self, run: str, *, variant: str | None = None, prompt: str | None = None
+    ) -> list[documents.StepCompletions]:
+        """Return the completions of fixed prompts by the checkpoints of a run, by step.
+
+        `previous` of a completion says how the completion differs from that of the step before.
+        """
+        query = query_of(variant=variant, prompt=prompt)
+        return self._transport.get(documents.Completions, f"/v1/runs/{segment(run)}/completions", query).steps
+
+    def protocols(
+        self, run: str | None = None, metrics: Sequence[str] = (), *, page_size: int = MAX_PAGE
+    ) -> Iterator[documents.ListedProtocol]:
+        """Yield the protocols by id; with `run` or `metrics`, only those of the run's or the metrics' values."""
+        query = query_of(run=run, metric=metrics)
+        for page in self._transport.pages(documents.Protocols, "/v1/protocols", query, page_size):
+            yield from page.protocols
+
+    def protocol(self, protocol: str) -> dict[str, object]:
+        """Return the content of a protocol by its id."""
+        return self._transport.read(self._transport.request("GET", f"/v1/protocols/{segment(protocol)}"))

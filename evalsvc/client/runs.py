@@ -1,0 +1,59 @@
+"""Methods of the client for runs, their plans and bases, and the state of the service."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from evalsvc.client.transport import MethodGroup, query_of, segment
+from evalsvc.spec import documents
+from evalsvc.spec.documents.reading import content_of
+
+
+class RunMethods(MethodGroup):
+    """Runs, and the service as a whole."""
+
+    def status(self) -> documents.Status:
+        """Return the state of the service: missing parts, workers, the queue, running tasks and the last failures."""
+        return self._transport.get(documents.Status, "/v1/status")
+
+    def runs(self) -> list[documents.RunSummary]:
+        """Return all runs, by name."""
+        return [run for page in self._transport.pages(documents.Runs, "/v1/runs") for run in page.runs]
+
+    def run(self, run: str) -> documents.Run:
+        """Return a run with all of its checkpoints, its plan and its base."""
+        document = self._transport.get(documents.Run, f"/v1/runs/{segment(run)}")
+        if document.checkpoint_count <= len(document.checkpoints):
+            return document
+        pages = self._transport.pages(documents.Checkpoints, "/v1/checkpoints", query_of(run=run))
+        return replace(document, checkpoints=[checkpoint for page in pages for checkpoint in page.checkpoints])
+
+    def rename_run(self, run: str, name: str) -> documents.Run:
+        """Rename a run, also in expressions over its checkpoints and where the run is the base of other runs."""
+        return self._transport.fetch(documents.Run, "PATCH", f"/v1/runs/{segment(run)}", {"name": name})
+
+    def delete_run(self, run: str, *, cancel: bool = False) -> documents.Deleted:
+        """Delete a run with its checkpoints, evaluations and results. A deletion cannot be undone.
+
+        `cancel` allows the deletion while evaluations are queued or running, and cancels these evaluations.
+        """
+        query = query_of(confirm=run, cancel=cancel)
+        return self._transport.fetch(documents.Deleted, "DELETE", f"/v1/runs/{segment(run)}", query=query)
+
+    def plan(self, run: str) -> documents.Plan:
+        """Return the plan of a run: the suites that its checkpoints are evaluated with."""
+        return self._transport.get(documents.Plan, f"/v1/runs/{segment(run)}/plan")
+
+    def put_plan(self, run: str, plan: documents.Plan | Mapping[str, object]) -> documents.Plan:
+        """Set the plan of a run: `{"suites": [{"suite", "every"}], "when_behind"}`.
+
+        `when_behind` is `all`, `newest` or `refuse`; `refuse` needs `at_most`.
+        """
+        body = content_of(plan) if isinstance(plan, documents.Plan) else plan
+        return self._transport.fetch(documents.Plan, "PUT", f"/v1/runs/{segment(run)}/plan", body)
+
+    def set_base(self, run: str, step: int, *, of: str | None = None, variant: str = "raw") -> documents.Base:
+        """Set the base of a run: the checkpoint of this run, or of the run `of`, that checkpoints are compared with."""
+        body = {"step": step, "variant": variant, **({} if of is None else {"run": of})}
+        return self._transport.fetch(documents.Base, "PUT", f"/v1/runs/{segment(run)}/base", body)

@@ -1,0 +1,225 @@
+"""Requests to the service: from a path to a document, or to the error that the service answered with."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import quote
+
+import httpx
+
+from evalsvc.connection_errors import service_unreachable, speaks_tls, without_password
+from evalsvc.errors import EvalsvcError, InvalidRequest, ServiceUnreachable, leaves, os_reason
+from evalsvc.spec import documents
+from evalsvc.spec.documents.reading import read
+
+D = TypeVar("D", bound=documents.Document)
+P = TypeVar(
+    "P",
+    documents.Runs,
+    documents.Checkpoints,
+    documents.Evaluations,
+    documents.Artifacts,
+    documents.Protocols,
+    documents.Suites,
+    documents.History,
+)
+
+Query = Sequence[tuple[str, str]]
+"""Names and values of query parameters; a parameter with several values is repeated."""
+
+MAX_PAGE = 1000
+"""Largest number of rows that a request for a page of a list may ask for."""
+
+MAX_RETRY_AFTER = 3600
+"""Largest number of seconds that the client takes over from a header `Retry-After`."""
+
+_ERRORS = {leaf.code: leaf for leaf in leaves()}
+
+
+class Transport:
+    """The connection to a service, shared by all methods of a client."""
+
+    def __init__(
+        self, url: str, token: str | None, ca: str | None, timeout: float, transport: httpx.BaseTransport | None
+    ) -> None:
+        """Prepare the connection; see `Client` for the arguments. The first request opens the connection.
+
+        Raises:
+            InvalidRequest: `ca` is no file of certificates.
+        """
+        self.url = url.rstrip("/")
+        self.shown_url = without_password(self.url)
+        self._ca = ca
+        self._is_direct = transport is None
+        # A proxy for the internet would look for 127.0.0.1 on its own machine, so no proxy is used. Redirects are not
+        # followed: the token must reach no other address.
+        self._http = httpx.Client(
+            timeout=timeout,
+            transport=transport,
+            trust_env=False,
+            follow_redirects=False,
+            headers={"Authorization": f"Bearer {token}"} if token else None,
+            # Plain http needs no certificates, and loading the system's authorities takes longer than a request.
+            verify=_tls_context(ca) if ca else not self.url.lower().startswith("http://"),
+        )
+
+    @property
+    def timeout(self) -> httpx.Timeout:
+        """The time limits of a request, in seconds."""
+        return self._http.timeout
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def get(self, kind: type[D], path: str, query: Query = ()) -> D:
+        """Return the document at a path."""
+        return self.fetch(kind, "GET", path, query=query)
+
+    def fetch(
+        self,
+        kind: type[D],
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None = None,
+        *,
+        query: Query = (),
+        yaml: str | None = None,
+    ) -> D:
+        """Send a request with a JSON body or a YAML text, and return the document that the service answers with."""
+        arguments: dict[str, Any] = {}
+        if body is not None:
+            arguments["json"] = body
+        if yaml is not None:
+            arguments |= {"content": yaml.encode(), "headers": {"Content-Type": "application/yaml"}}
+        return self.parse(kind, self.read(self.request(method, path, query, **arguments)), method, path)
+
+    def pages(self, kind: type[P], path: str, query: Query = (), page_size: int = MAX_PAGE) -> Iterator[P]:
+        """Yield the pages of a list, and request each page with the cursor of the page before."""
+        cursor: str | None = None
+        while True:
+            page = self.get(kind, path, [*query, *query_of(limit=page_size, cursor=cursor)])
+            yield page
+            if (cursor := page.next_cursor) is None:
+                return
+
+    def request(self, method: str, path: str, query: Query = (), **arguments: Any) -> httpx.Response:
+        """Send a request, with `arguments` of `httpx.Client.request`, and return the answer, an error included.
+
+        Raises:
+            ServiceUnreachable: no answer came.
+        """
+        try:
+            return self._http.request(method, self.url + path, params=list(query) or None, **arguments)
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise self._unreachable(error) from None
+
+    @contextmanager
+    def stream(self, path: str, query: Query, silence: float) -> Iterator[httpx.Response]:
+        """Open an answer that arrives over time; more than `silence` seconds without a byte are an error.
+
+        Raises:
+            ServiceUnreachable: no answer came, or the connection was lost.
+        """
+        timeout = httpx.Timeout(self.timeout.connect, read=silence)
+        try:
+            with self._http.stream("GET", self.url + path, params=list(query) or None, timeout=timeout) as response:
+                yield response
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise self._unreachable(error) from None
+
+    def read(self, response: httpx.Response) -> dict[str, object]:
+        """Return the JSON object of an answer.
+
+        Raises:
+            EvalsvcError: the answer is an error of the service; the error's own class is raised.
+            ServiceUnreachable: the answer is not from an evaluation service.
+        """
+        try:
+            content = response.json()
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            self.refuse(response)
+        if response.is_success:
+            return content
+        kind = _ERRORS.get(str(content.get("code")))
+        if kind is None:
+            self.refuse(response)
+        raise _with_retry_after(kind(str(content.get("detail"))), response.headers.get("retry-after", ""))
+
+    def parse(self, kind: type[D], content: object, method: str, path: str) -> D:
+        """Return a document, checked against the fields of `kind`.
+
+        Raises:
+            ServiceUnreachable: a field is missing or has another type, as in another version's document.
+        """
+        try:
+            return read(kind, content)
+        except ValueError as problem:
+            raise ServiceUnreachable(
+                f"what answers at {self.shown_url} is no evalsvc of this version ({method} {path}: {problem}); "
+                "check --url (EVALSVC_URL), or install the version of the service"
+            ) from None
+
+    def refuse(self, response: httpx.Response) -> NoReturn:
+        """Raise ServiceUnreachable for an answer that no evaluation service of this version gives."""
+        raise ServiceUnreachable(
+            f"what answers at {self.shown_url} is no evalsvc of this version "
+            f"({response.status_code} {response.reason_phrase}); check --url (EVALSVC_URL)"
+        )
+
+    def _unreachable(self, error: Exception) -> ServiceUnreachable:
+        """Return the error to raise where no answer came; see `service_unreachable`."""
+        is_cut_off = isinstance(error, httpx.RemoteProtocolError | httpx.ReadError)
+        if is_cut_off and self._is_direct and self.url.lower().startswith("http://") and speaks_tls(self.url):
+            return ServiceUnreachable(
+                f"no evaluation service answers at {self.shown_url} (it speaks https, not http); "
+                f"give https://{self.shown_url.partition('://')[2]} by --url (EVALSVC_URL)"
+            )
+        return service_unreachable(error, self.url, self._ca, self.timeout.read)
+
+
+class MethodGroup:
+    """Methods of `Client` on one subject. All groups of a client share one transport."""
+
+    _transport: Transport
+
+
+def query_of(**parameters: str | float | Sequence[str] | None) -> list[tuple[str, str]]:
+    """Return query parameters. None is left out, and a list repeats the parameter."""
+    pairs: list[tuple[str, str]] = []
+    for name, value in parameters.items():
+        if isinstance(value, bool):
+            pairs.append((name, str(value).lower()))
+        elif isinstance(value, (str, int, float)):
+            pairs.append((name, str(value)))
+        else:
+            pairs += [(name, text) for text in value or ()]
+    return pairs
+
+
+def segment(name: str) -> str:
+    """Return a name as one segment of a path: slashes and other special characters are escaped."""
+    return quote(name, safe="")
+
+
+def _with_retry_after(error: EvalsvcError, header: str) -> EvalsvcError:
+    """Return the error with the seconds of a header `Retry-After`, where the header is a number."""
+    if header.isascii() and header.isdecimal():
+        error.retry_after = min(int(header[:9]), MAX_RETRY_AFTER)
+    return error
+
+
+def _tls_context(ca: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:  # `ssl.SSLError`, for a file without certificates, is an OSError too
+        reason = os_reason(error)
+        raise InvalidRequest(
+            f"EVALSVC_HTTPS_CA {ca} is no file of certificates: {reason}; give the PEM file of the authority that has "
+            "signed the service's certificate"
+        ) from None
