@@ -1,17 +1,21 @@
-"""How far two checkpoints are apart: metric by metric, with an interval of the difference and what it says.
+"""Comparison of two checkpoints: the difference in every metric, its interval, and a verdict.
 
-A pure function over two results, the same for files and in the service; which of them is the better one is not
-presumed, as it is by the gate. Metrics that were measured by different protocols are refused, with the fields that
-differ, unless they are forced side by side. Of a metric that is right or wrong on each item there are also the counts
-of McNemar's test, and the items on which the two differ.
+`compare_results` is a pure function of two results, from files or from the service. Unlike the gate, it treats both
+sides alike. Metrics that were measured by different protocols are refused, with the fields that differ, unless `force`
+is set. A metric that is right or wrong on each item also gets the counts of McNemar's test, and the items on which the
+two sides differ.
 
-Each verdict holds at its own level. Of many verdicts some are wrong by chance alone: `Comparison` counts how many that
-would be if nothing had changed, and the family `holm` judges all metrics together, so that with the probability `level`
-none is wrong in that case.
+Each verdict holds at its own level, so some of many verdicts are wrong by chance. `Comparison` says how many to expect
+if nothing had changed. The family `holm` judges all metrics together: if nothing changed, no verdict is wrong with
+probability `level`.
+
+Companions, such as a perplexity next to its loss, say nothing that their main metric does not say. They are not counted
+as verdicts and do not enlarge the family, unless the user names them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
@@ -19,6 +23,7 @@ from fnmatch import fnmatchcase
 from evalsvc.compare.contrast import Contrast, contrast_results, paired_numbers
 from evalsvc.compare.result import Measured, Result, task_of
 from evalsvc.errors import NotComparable, UnknownName
+from evalsvc.metrics.definitions import main_metric
 from evalsvc.metrics.distance import Distance, judge
 from evalsvc.metrics.intervals import LEVEL, Spread, require_level, value_interval
 from evalsvc.metrics.item_numbers import aligned
@@ -46,39 +51,40 @@ from evalsvc.spec.protocol import (
 
 @dataclass(frozen=True)
 class Options:
-    """What is compared, and how."""
+    """Choice of metrics, and the statistics of a comparison."""
 
     metrics: tuple[str, ...] = ()
-    """Names, or patterns such as `coco/*`; none: all."""
+    """Names of metrics, or patterns such as `coco/*`; empty for all metrics."""
     tasks: tuple[str, ...] = ()
-    """Only what these tasks measured; none: all."""
+    """Names of tasks; empty for the metrics of all tasks."""
     level: float = LEVEL
-    """How often the interval of a difference holds the truth, each by itself."""
+    """Probability that the interval of one difference holds the true difference."""
     force: bool = False
-    """Compare what was measured by different protocols, too; unpaired."""
+    """Whether values of different protocols are compared too, without pairs."""
     flipped: int = 0
-    """How many of the items that only one of the two gets right are named, of each side."""
+    """Largest number of items to name, per side, that only this side gets right."""
     family: Family = "none"
-    """What verdicts hold for: `none`, each metric by itself; `holm`, all metrics of the comparison together."""
+    """Scope of the error rate: `none` for each metric alone, `holm` for all judged metrics together."""
 
     def wants(self, name: str) -> bool:
-        """Say whether the metric is compared."""
+        """Return whether the metric is compared."""
         return not self.metrics or any(name == metric or fnmatchcase(name, metric) for metric in self.metrics)
 
 
 def compare_results(a: Result, b: Result, options: Options = Options()) -> Comparison:
-    """Compare every metric of both that the options want.
+    """Compare all metrics of two results that the options want.
 
     Raises:
-        UnknownName: neither has a metric, or a task, of a name that is asked for.
+        UnknownName: neither side has a metric or a task that the options name.
         InvalidRequest: the level is not between 0 and 1.
-        ItemsLost: results per item that the service once had are gone.
+        ItemsLost: the service has lost results per item.
     """
     require_known([*a.document.metrics, *b.document.metrics], options, f"{a.name} or {b.name}")
-    found = list(contrast_results(a, b, options.wants, options.tasks, force=options.force))
-    rows = [_row(contrast, options) for contrast in found]
-    rows = _told_apart(_judged_together(_corrected(rows), found, options), a, b)
-    judged = sum(row.p is not None for row in rows)
+    contrasts = list(contrast_results(a, b, options.wants, options.tasks, force=options.force))
+    rows = _corrected([_row(contrast, options) for contrast in contrasts])
+    mains = _main_rows(rows, options.metrics)
+    judged = sum(row.p is not None and not main for row, main in zip(rows, mains, strict=True))
+    rows = _told_apart(_judged_together(rows, contrasts, mains, options), a, b)
     tasks = {row.task for row in rows}
     return Comparison(
         a=a.name,
@@ -94,9 +100,9 @@ def compare_results(a: Result, b: Result, options: Options = Options()) -> Compa
 
 
 def require_comparable(comparison: Comparison, *, all_of_it: bool = True) -> None:
-    """Raise NotComparable where metrics were measured by different protocols, with the fields.
+    """Raise NotComparable where metrics were measured by different protocols; the message names the fields.
 
-    Without `all_of_it`, only where nothing else can be compared.
+    If `all_of_it` is False, raise only where no metric can be compared.
     """
     refused = [row for row in comparison.contrasts if row.verdict == "other_protocol"]
     compared = any(row.a and row.b and row.verdict != "other_protocol" for row in comparison.contrasts)
@@ -106,16 +112,21 @@ def require_comparable(comparison: Comparison, *, all_of_it: bool = True) -> Non
 
 
 def other_protocols(a: str, b: str, reasons: Iterable[tuple[str, str]]) -> NotComparable:
-    """Return the error of two sides that were measured by different protocols; `reasons` are by metric."""
-    found = "; ".join(f"{metric}: {reason}" for metric, reason in reasons)
+    """Return the error for two sides that were measured by different protocols; `reasons` are pairs with a metric."""
+    fields = "; ".join(f"{metric}: {reason}" for metric, reason in reasons)
     return NotComparable(
-        f"{a} and {b} were measured by different protocols: {found}; evaluate one of the two again, or compare them "
+        f"{a} and {b} were measured by different protocols: {fields}; evaluate one of the two again, or compare them "
         "all the same: --force (force=true)"
     )
 
 
 def require_known(metrics: Sequence[TaskMetric], options: Options, whose: str) -> None:
-    """Raise unless each metric and task that is asked for is among the metrics, and the level is one."""
+    """Check the options against the metrics of both sides.
+
+    Raises:
+        UnknownName: no metric has a name, or a task, that the options name.
+        InvalidRequest: the level is not between 0 and 1.
+    """
     require_level(options.level)
     names = dict.fromkeys(metric.name for metric in metrics)
     for wanted in options.metrics:
@@ -128,37 +139,37 @@ def require_known(metrics: Sequence[TaskMetric], options: Options, whose: str) -
 
 
 def _warnings(result: Result, tasks: Collection[str]) -> list[TaskWarning]:
-    return [one for task, warnings in result.document.warnings.items() if task in tasks for one in warnings]
+    return [warning for task, warnings in result.document.warnings.items() if task in tasks for warning in warnings]
 
 
 def _row(contrast: Contrast, options: Options) -> MetricDifference:
-    metric, found = contrast.metric, contrast.distance
+    metric, distance = contrast.metric, contrast.distance
     row = MetricDifference(
         metric=metric.name,
         task=task_of(metric),
         unit=metric.unit,
         direction=metric.direction,
         verdict=contrast.verdict(options.level),
-        a=_side(contrast.a, options.level, compared=found is not None),
-        b=_side(contrast.b, options.level, compared=found is not None),
+        a=_side(contrast.a, options.level, compared=distance is not None),
+        b=_side(contrast.b, options.level, compared=distance is not None),
         differing=plain_json(differences_to_json(contrast.differing)),
     )
-    if found is None:
+    if distance is None:
         return row
-    interval = found.interval(options.level)
+    interval = distance.interval(options.level)
     return replace(
         row,
-        difference=number_to_json(found.value),
-        stderr=number_to_json(found.stderr),
+        difference=number_to_json(distance.value),
+        stderr=number_to_json(distance.stderr),
         interval=None if interval is None else DifferenceInterval(**plain_json(asdict(interval))),
-        p=found.p_value(),
-        basis=found.basis,
-        no_error=found.why_no_error("A", "B"),
-        n=found.n,
-        groups=found.groups,
-        n_only_a=found.n_only_a,
-        n_only_b=found.n_only_b,
-        answers=_answers(contrast, found, options.flipped),
+        p=distance.p_value(),
+        basis=distance.basis,
+        no_error=distance.why_no_error("A", "B"),
+        n=distance.n,
+        groups=distance.groups,
+        n_only_a=distance.n_only_a,
+        n_only_b=distance.n_only_b,
+        answers=_answers(contrast, distance, options.flipped),
     )
 
 
@@ -166,7 +177,7 @@ def _side(measured: Measured | None, level: float, *, compared: bool) -> Compare
     if measured is None:
         return None
     metric = measured.metric
-    # The items of a value that is not compared are not worth reading.
+    # Results per item may be a large file, which a value without a comparison does not justify reading.
     items: Spread | None = measured.spread if compared else None
     interval = value_interval(measured.estimate, metric.unit, level, items)
     return ComparedSide(
@@ -180,9 +191,9 @@ def _side(measured: Measured | None, level: float, *, compared: bool) -> Compare
     )
 
 
-def _answers(contrast: Contrast, found: Distance, flipped: int) -> RightAnswers | None:
-    """Return the right answers of paired items; `_corrected` knows `holm` and `tests`."""
-    if found.flips is None or contrast.a is None or contrast.b is None:
+def _answers(contrast: Contrast, distance: Distance, flipped: int) -> RightAnswers | None:
+    """Return the right answers of paired items, for one test; `_corrected` sets `holm` and `tests`."""
+    if distance.flips is None or contrast.a is None or contrast.b is None:
         return None
     pairs = paired_numbers(contrast.a, contrast.b)
     assert pairs is not None, "items that are right or wrong are paired"
@@ -190,13 +201,13 @@ def _answers(contrast: Contrast, found: Distance, flipped: int) -> RightAnswers 
     rows = list(zip(a.items, a.columns[0], b.columns[0], strict=True))
     only_a = [index for (_, index), x, y in rows if x > y]
     only_b = [index for (_, index), x, y in rows if y > x]
-    counts = found.flips.counts
+    counts = distance.flips.counts
     named = FlippedItems(only_a=only_a[:flipped], only_b=only_b[:flipped])
     return RightAnswers(**asdict(counts), p=counts.p, holm=counts.p, tests=1, flipped=named)
 
 
 def _corrected(rows: Sequence[MetricDifference]) -> list[MetricDifference]:
-    """Return the rows with the p-values of right answers corrected over the benchmarks of each metric (`acc`)."""
+    """Return the rows with the p-values of right answers corrected over all benchmarks with the metric (`acc`)."""
     families: dict[str, list[float]] = {}
     for row in rows:
         if row.answers is not None:
@@ -211,25 +222,55 @@ def _corrected(rows: Sequence[MetricDifference]) -> list[MetricDifference]:
     ]
 
 
+def _main_rows(rows: Sequence[MetricDifference], named: Collection[str]) -> list[list[int]]:
+    """Return, for each row, the positions of the rows that the row is a companion of; none for other rows.
+
+    A companion belongs to the rows of its main metric under the same protocol; a companion with only one row belongs to
+    all rows of its main metric. A metric that the user names is no companion.
+    """
+    positions: dict[str, list[int]] = {}
+    for position, row in enumerate(rows):
+        positions.setdefault(row.metric, []).append(position)
+    mains: list[list[int]] = []
+    for row in rows:
+        main = None if row.metric in named else main_metric(row.metric, positions)
+        candidates = positions.get(str(main), [])
+        same = [position for position in candidates if _protocol(rows[position]) == _protocol(row)]
+        mains.append(same or (candidates if len(positions[row.metric]) == 1 else []))
+    return mains
+
+
+def _protocol(row: MetricDifference) -> str | None:
+    side = row.a or row.b
+    return None if side is None else side.protocol
+
+
 def _judged_together(
-    rows: Sequence[MetricDifference], contrasts: Sequence[Contrast], options: Options
+    rows: Sequence[MetricDifference], contrasts: Sequence[Contrast], mains: Sequence[Sequence[int]], options: Options
 ) -> list[MetricDifference]:
-    """Return the rows with p-values corrected over all that have one, and with verdicts by these for a family."""
-    corrected = iter(holm([row.p for row in rows if row.p is not None]))
+    """Return the rows with `p_holm`, and with the verdicts by `p_holm` for the family `holm`.
+
+    The correction is over the rows that are no companions. A companion has the `p_holm` of its main row, or its own p
+    where that is larger.
+    """
+    p_values = [math.nan if row.p is None or main else row.p for row, main in zip(rows, mains, strict=True)]
+    corrected = holm(p_values)
     judged = []
-    for row, contrast in zip(rows, contrasts, strict=True):
+    for position, (row, contrast) in enumerate(zip(rows, contrasts, strict=True)):
         if row.p is None or contrast.distance is None:
             judged.append(row)
             continue
-        p = next(corrected)
-        family = options.family == "holm"
-        verdict = judge(contrast.distance.value, p, options.level, row.direction) if family else row.verdict
+        of_mains = [corrected[main] for main in mains[position] if not math.isnan(corrected[main])]
+        p = max([row.p, *of_mains]) if mains[position] else corrected[position]
+        verdict = row.verdict
+        if options.family == "holm":
+            verdict = judge(contrast.distance.value, p, options.level, row.direction)
         judged.append(replace(row, p_holm=p, verdict=verdict))
     return judged
 
 
 def _told_apart(rows: Sequence[MetricDifference], a: Result, b: Result) -> list[MetricDifference]:
-    """Return the rows with `differs`."""
+    """Return the rows with `differs`, the fields that distinguish the protocols of a metric with several rows."""
     contents = {**b.document.protocols, **a.document.protocols}
     places = [(row.metric, side.protocol) for row in rows if (side := row.a or row.b)]
     differs = tell_apart(places, contents)

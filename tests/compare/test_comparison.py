@@ -154,6 +154,27 @@ class TestFamilies:
         assert alone[1].p_holm == pytest.approx(39 * (alone[1].p or 0))
         assert (alone[-1].metric, alone[-1].p, alone[-1].p_holm) == ("t/nan", None, None)
 
+    def test_companions_are_neither_counted_nor_part_of_the_family(self) -> None:
+        """A perplexity counted its loss twice: in the number of verdicts, and in the correction of all p-values."""
+        sides = []
+        for name, shift in (("a", 0.0), ("b", 2.6 * math.sqrt(2))):
+            losses = [value("t/text", 5.0 + shift, 1.0, n=10_000), value("t/image", 5.0 + shift / 2, 1.0, n=10_000)]
+            companion = value("t/text_perplexity", math.exp(5.0 + shift), math.exp(5.0 + shift), n=10_000)
+            sides.append(result(*losses, replace(companion, unit="perplexity"), name=name))
+        for family in ("none", "holm"):
+            found = compare_results(*sides, Options(family=family))
+            assert found.judged == 2
+            text, image, perplexity = found.contrasts
+            assert (text.p_holm, image.p_holm) == (pytest.approx(2 * (text.p or 0)), image.p)
+            assert perplexity.p == pytest.approx(text.p, rel=0.01)
+            assert perplexity.p_holm == text.p_holm
+            assert perplexity.verdict == text.verdict
+        named = compare_results(*sides, Options(("t/text", "t/text_perplexity"), family="holm"))
+        assert named.judged == 2, "a metric that the user names is judged"
+        assert named.contrasts[1].p_holm == pytest.approx(2 * (named.contrasts[1].p or 0))
+        alone = compare_results(*sides, Options(("*_perplexity",)))
+        assert alone.judged == 1, "without its loss a perplexity stands alone"
+
 
 class TestProtocol:
     def guided(self, scale: float, number: float = 1.0, **more: Any) -> MetricValue:

@@ -101,7 +101,8 @@ class MetricDifference(Document):
     """Two-sided p-value of no difference, which decides `verdict`: McNemar's exact p-value for right or wrong items,
     otherwise 1 − level of the widest interval that excludes zero. Null if the standard error is unknown."""
     p_holm: Annotated[float | None, Example(3.4e-43)] = None
-    """`p` corrected by Holm's method over all metrics of the comparison that have a p-value."""
+    """`p` corrected by Holm's method over the `judged` metrics of the comparison. A companion has the corrected p-value of
+    its main metric, or its own `p` if that is larger."""
     basis: Basis = "none"
     """Source of `stderr`."""
     no_error: Annotated[str, Example("")] = ""
@@ -137,7 +138,8 @@ class Comparison(Document):
     level: Level
     family: Family = "none"
     judged: Annotated[Count, Example(1)] = 0
-    """Number of metrics whose verdict could be due to chance."""
+    """Number of metrics whose verdict could be due to chance. A companion, such as the perplexity of a loss, does not
+    count unless the request names it."""
     expected_by_chance: Annotated[float | None, Example(0.05)] = None
     """Number of `better`, `worse` and `different` verdicts expected by chance alone: (1 − level) · `judged`. The number
     holds however the metrics depend on each other; exact tests give fewer. Null for a family, where with probability
