@@ -1,8 +1,8 @@
-"""How far two values are apart: with which error, on which basis, and what that says.
+"""The contrast of two values: their difference, its standard error and basis, and the verdict.
 
-Comparisons of checkpoints, the gate, curves of differences and the forgetting task ask this module. `contrast_results`
-matches the metrics of two results by their protocols; `apart` compares two values, paired over the items that both are
-made of. The arithmetic is in `metrics.distance`.
+Comparisons of checkpoints, the gate, curves of differences and the forgetting task share this module.
+`contrast_results` matches the metrics of two results by protocol. `apart` compares two values, paired over their shared
+items. The arithmetic is in `metrics.distance`.
 """
 
 from __future__ import annotations
@@ -22,28 +22,30 @@ from evalsvc.spec.protocol import differences
 _NO_RESULT = Result("", ResultDocument(metrics=[]))
 
 APART = ("better", "worse", "different")
-"""Verdicts of a difference that has left the noise."""
+"""Verdicts on a difference that exceeds the noise."""
 
 Differences = Mapping[str, tuple[object, object]]
-"""The fields in which two protocols differ, by dotted key; see `protocol.differences`."""
+"""Fields in which two protocols differ, by dotted key; see `protocol.differences`."""
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """One metric of two results, or of the only one that has the metric."""
+    """A metric of two results, under one protocol or under the two nearest protocols."""
 
     a: Measured | None
+    """Value of a; None if a lacks the metric."""
     b: Measured | None
+    """Value of b; None if b lacks the metric."""
     distance: Distance | None = None
-    """How far b is from a; None where one side lacks the metric, or where the protocols differ and `force` is off."""
+    """Difference b − a with its error; None if a side lacks the metric, or if the protocols differ without `force`."""
     differing: Differences = field(default_factory=dict)
-    """The fields in which the protocols of the two sides differ; empty where both have one protocol."""
+    """Fields in which the protocols of the two sides differ; empty if both sides have the same protocol."""
 
     @property
     def measured(self) -> Measured:
-        """The side whose name, unit and direction count: a where a has the metric, else b."""
+        """The side that gives name, unit and direction: a if a has the metric, otherwise b."""
         side = self.a or self.b
-        assert side is not None, "one side has the metric"
+        assert side is not None, "a or b has the metric"
         return side
 
     @property
@@ -52,14 +54,14 @@ class Contrast:
         return self.measured.metric
 
     def without_items(self) -> Contrast:
-        """Return the contrast without its results, which hold all results per item."""
+        """Return a copy without the two results, which would keep all results per item in memory."""
         a, b = (side and Measured(side.metric, _NO_RESULT) for side in (self.a, self.b))
         return replace(self, a=a, b=b)
 
     def worse(self, higher_is_better: bool) -> float:
-        """Return how much worse b is than a, 0 if both are equal; NaN is as bad as a value gets.
+        """Return the worsening from a to b in the metric's unit, 0 if both are equal; a value of NaN is infinitely bad.
 
-        NaN where the two are not compared.
+        Return NaN if the two sides are not compared.
         """
         if self.a is None or self.b is None or self.distance is None:
             return math.nan
@@ -72,7 +74,7 @@ class Contrast:
         return sign * self.distance.value
 
     def verdict(self, level: float) -> Verdict:
-        """Return what the difference says of b at a level; each verdict holds by itself."""
+        """Return the verdict on b relative to a at a level, for this metric alone."""
         if self.a is None or self.b is None:
             return "only_b" if self.a is None else "only_a"
         if self.distance is None:
@@ -80,7 +82,7 @@ class Contrast:
         direction = self.metric.direction
         if math.isfinite(self.distance.value):
             return self.distance.verdict(level, direction) or "no_error_known"
-        # An infinity is no matter of chance.
+        # An infinite difference is not due to chance, so no p-value is needed.
         if direction == "none":
             return "different"
         worse = self.worse(direction == "higher")
@@ -95,12 +97,12 @@ def apart(
     unit: str = "",
     drawn_from: int | None = None,
 ) -> Distance:
-    """Return how far the value b is from a; `pairs` are the items of both sides. See `metrics.distance.distance`."""
+    """Return the difference b − a with its error; `pairs` are both sides' items. See `metrics.distance.distance`."""
     return distance(a, b, pairs, unit=unit, drawn_from=drawn_from)
 
 
 def distance_between(a: Measured, b: Measured) -> Distance:
-    """Return how far a metric of b is from that of a, paired over the items that both have.
+    """Return the difference b − a of a metric with its error, paired over the items that both sides have.
 
     Raises:
         ItemsLost: the service has lost a table of results per item.
@@ -128,11 +130,11 @@ def contrast_results(
     *,
     force: bool = False,
 ) -> Iterator[Contrast]:
-    """Yield a contrast for each metric and protocol of either result: in the order of a, then what only b has.
+    """Yield a contrast for each metric and protocol of either result: in the order of a, followed by values of b alone.
 
-    Values pair by their protocol. A protocol that b lacks is held against the nearest one that a lacks, each of those
-    once, and named as another protocol; with `force`, such values are compared, unpaired. `wants` chooses metrics by
-    their names, `tasks` by what measured them (none: all).
+    Values with the same protocol are compared. A value of a whose protocol b lacks is matched with the value of b under
+    the nearest protocol that a lacks, each at most once. Such a match is compared only with `force`, without pairs.
+    `wants` chooses metrics by name, and `tasks` by the task that measured them; without `tasks`, all are chosen.
 
     Raises:
         ItemsLost: the service has lost a table of results per item.
@@ -140,7 +142,7 @@ def contrast_results(
     for name in {**a.values, **b.values}:
         if not wants(name):
             continue
-        ours, theirs = (
+        before, after = (
             {
                 protocol: Measured(metric, side)
                 for protocol, metric in side.values.get(name, {}).items()
@@ -148,34 +150,35 @@ def contrast_results(
             }
             for side in (a, b)
         )
-        yield from _contrast_protocols(ours, theirs, force)
+        yield from _contrast_protocols(before, after, force)
 
 
-def _contrast_protocols(ours: Mapping[str, Measured], theirs: dict[str, Measured], force: bool) -> Iterator[Contrast]:
-    """Contrast the values of one metric, which are given by protocol; `theirs` is used up."""
-    for protocol, before in ours.items():
-        if protocol in theirs:
-            after = theirs.pop(protocol)
+def _contrast_protocols(of_a: Mapping[str, Measured], of_b: Mapping[str, Measured], force: bool) -> Iterator[Contrast]:
+    """Yield the contrasts of one metric, whose values are given by protocol."""
+    unmatched = dict(of_b)
+    for protocol, before in of_a.items():
+        if protocol in unmatched:
+            after = unmatched.pop(protocol)
             yield Contrast(before, after, distance_between(before, after))
             continue
-        strange = [other for identity, other in theirs.items() if identity not in ours]
-        if not strange:
+        candidates = [value for identity, value in unmatched.items() if identity not in of_a]
+        if not candidates:
             yield Contrast(before, None)
             continue
-        after, differing = _nearest(before, strange)
-        del theirs[after.metric.protocol]
+        after, differing = _nearest(before, candidates)
+        del unmatched[after.metric.protocol]
         forced = apart(before.estimate, after.estimate, unit=before.metric.unit) if force else None
         yield Contrast(before, after, forced, differing)
-    for after in theirs.values():
+    for after in unmatched.values():
         yield Contrast(None, after)
 
 
-def _nearest(before: Measured, others: Sequence[Measured]) -> tuple[Measured, Differences]:
-    """Return the value whose protocol differs least from that of `before`, and the fields that differ.
+def _nearest(before: Measured, candidates: Sequence[Measured]) -> tuple[Measured, Differences]:
+    """Return the value whose protocol differs in the fewest fields from that of `before`, and these fields.
 
-    Files may lack the contents of protocols; the field that differs is then the protocol itself.
+    A file may lack the contents of protocols. The only field is then `protocol`, with both ids.
     """
     content = before.result.protocol(before.metric.protocol)
-    found = [(other, differences(content, other.result.protocol(other.metric.protocol))) for other in others]
-    after, differing = min(found, key=lambda pair: len(pair[1]))
+    pairs = [(value, differences(content, value.result.protocol(value.metric.protocol))) for value in candidates]
+    after, differing = min(pairs, key=lambda pair: len(pair[1]))
     return after, differing or {"protocol": (before.metric.protocol, after.metric.protocol)}

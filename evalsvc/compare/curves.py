@@ -1,4 +1,4 @@
-"""Several runs on one curve: a metric's series side by side where they have one protocol, and refused where not."""
+"""Curves of a metric over several runs: series with the same protocol share a curve, and others are refused."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.protocol import describe_differences, describe_fields, differences, distinguishing, labelled
 
 Content = Callable[[str], Mapping[str, object]]
-"""What is behind a protocol's id."""
+"""Function that returns the content of a protocol by its id."""
 
 
 class RunSeries(ValueSeries):
-    """A series of one of several runs; `differs` tells its protocol from those of all runs."""
+    """A series of one of several runs; `differs` distinguishes its protocol from the protocols of all these runs."""
 
     run: str
 
@@ -29,8 +29,9 @@ class Curve(Document):
     unit: str
     direction: Direction
     protocol: str | None
-    """None: forced onto one curve from several protocols, which `differs` of each series tells apart."""
+    """Id of the protocol; None if `force` put several protocols on the curve, see `differs` of each series."""
     differs: dict[str, object]
+    """Fields that distinguish the protocol from other protocols of the metric."""
     series: list[RunSeries]
 
 
@@ -40,11 +41,12 @@ class JoinedHistories(Document):
     runs: list[str]
     x: Axis
     forced: bool
+    """Whether runs without a common protocol share a curve."""
     curves: list[Curve]
     refused: dict[str, str]
-    """By metric of which the runs have no protocol in common, the reason."""
+    """Reason why the runs have no common protocol, by metric."""
     imports: dict[str, dict[str, ImportSource]]
-    """By run and id of an import, where imported values are from."""
+    """Sources of imported values, by run and by id of the import."""
 
 
 class TradeoffPoint(Document):
@@ -53,26 +55,29 @@ class TradeoffPoint(Document):
     value: float | Word
     stderr: float | None
     import_: int | None
-    """Id of the import that the value is from; None where the value was measured."""
+    """Id of the import that the value is from; None if the value was measured."""
 
 
 class Tradeoff(Document):
-    """Histories as points along a metric, one for each of its values."""
+    """Histories against a metric: one row of the other metrics' values for each value of the metric."""
 
     x: Axis
     against: str
+    """Name of the metric that the other metrics are shown against."""
     columns: list[str]
-    """Labels of the other curves: the metric, and how it was measured where that was in several ways."""
+    """Labels of the other curves: the metric, with the fields that distinguish its protocol if it has several."""
     rows: list[dict[str, object]]
-    """Each with `run`, `variant` and the place on the axis, and by `against` and column a `TradeoffPoint` or None."""
+    """Rows with `run`, `variant` and the place on the axis, and a `TradeoffPoint` or None for `against` and for each
+    column."""
     imports: dict[str, dict[str, ImportSource]]
+    """Sources of imported values, by run and by id of the import."""
 
 
 def join_histories(histories: Sequence[History], content: Content, force: bool = False) -> JoinedHistories:
-    """Join histories of several runs.
+    """Join histories of several runs into curves.
 
-    A metric of which the runs have no protocol in common is refused; with `force` it is one curve. `content` is asked
-    only where protocols differ.
+    A metric for which the runs have no common protocol is refused, or with `force` put on one curve. `content` is
+    called only where protocols differ.
     """
     by_metric: dict[str, list[RunSeries]] = {}
     for history in histories:
@@ -80,15 +85,15 @@ def join_histories(histories: Sequence[History], content: Content, force: bool =
             by_metric.setdefault(series.metric, []).append(RunSeries(**vars(series), run=history.run))
     curves: list[Curve] = []
     refused: dict[str, str] = {}
-    for metric, found in by_metric.items():
-        told_apart = _tell_apart(found, content)
-        strangers = _strangers(found)
-        if strangers is None:
-            curves += _by_protocol(told_apart)
+    for metric, all_series in by_metric.items():
+        labelled_series = _with_differs(all_series, content)
+        unrelated = _without_common_protocol(all_series)
+        if unrelated is None:
+            curves += _by_protocol(labelled_series)
         elif force:
-            curves.append(_curve(told_apart, None))
+            curves.append(_curve(labelled_series, None))
         else:
-            refused[metric] = _reason(*strangers, content)
+            refused[metric] = _reason(*unrelated, content)
     return JoinedHistories(
         runs=[history.run for history in histories],
         x=histories[0].x,
@@ -100,21 +105,24 @@ def join_histories(histories: Sequence[History], content: Content, force: bool =
 
 
 def tabulate(joined: JoinedHistories, metric: str) -> Tradeoff:
-    """Put joined histories along one of their metrics.
+    """Return joined histories with one of their metrics as the axis.
 
     Raises:
-        NotComparable: the metric was measured by several protocols, so there is no one axis.
-        UnknownName: it was not measured.
+        NotComparable: the metric was measured by several protocols, so its values share no axis.
+        UnknownName: no run has the metric.
     """
-    mine = [curve for curve in joined.curves if curve.metric == metric]
+    axis = [curve for curve in joined.curves if curve.metric == metric]
     others = [curve for curve in joined.curves if curve.metric != metric]
     if reason := joined.refused.get(metric):
-        raise NotComparable(f"{metric} is no axis for these runs: {reason}")
-    if not mine:
+        raise NotComparable(f"{metric} is no axis for these runs: {reason}; choose another metric for --against")
+    if not axis:
         raise UnknownName.among("metric", metric, {curve.metric for curve in others})
-    if len(mine) > 1 or mine[0].protocol is None:
-        told = "; ".join(describe_fields(curve.differs) for curve in mine)
-        raise NotComparable(f"{metric} was measured by several protocols, so nothing is shown against it: {told}")
+    if len(axis) > 1 or axis[0].protocol is None:
+        protocols = "; ".join(describe_fields(curve.differs) for curve in axis)
+        raise NotComparable(
+            f"{metric} was measured by several protocols ({protocols}), so it is no axis; choose another metric for "
+            "--against"
+        )
     columns = {labelled(curve.metric, curve.differs): _by_place(curve) for curve in others}
     rows: list[dict[str, object]] = [
         {
@@ -124,17 +132,17 @@ def tabulate(joined: JoinedHistories, metric: str) -> Tradeoff:
             metric: point,
             **{label: points.get((run, variant, at)) for label, points in columns.items()},
         }
-        for (run, variant, at), point in _by_place(mine[0]).items()
+        for (run, variant, at), point in _by_place(axis[0]).items()
     ]
     return Tradeoff(x=joined.x, against=metric, columns=list(columns), rows=rows, imports=joined.imports)
 
 
 def require_comparable(joined: JoinedHistories) -> None:
-    """NotComparable where `join_histories` refused a metric; the fields that differ are in the message."""
+    """Raise NotComparable if `join_histories` refused a metric; the message names the fields that differ."""
     if joined.refused:
-        found = "; ".join(f"{metric}: {reason}" for metric, reason in joined.refused.items())
+        reasons = "; ".join(f"{metric}: {reason}" for metric, reason in joined.refused.items())
         raise NotComparable(
-            f"runs that were measured by different protocols are not put on one curve: {found}; evaluate one of them "
+            f"runs that were measured by different protocols are not put on one curve: {reasons}; evaluate one of them "
             "again, or read them side by side with --force"
         )
 
@@ -149,21 +157,21 @@ def _by_place(curve: Curve) -> dict[tuple[str, str, int], dict[str, object]]:
 
 
 def origins(series: ValueSeries) -> Sequence[int | None]:
-    """Return of each value of a series the id of its import; None where it was measured."""
+    """Return the id of the import of each value of a series; None for a value that was measured."""
     return series.import_ or [None] * len(series.x)
 
 
-def _tell_apart(found: Sequence[RunSeries], content: Content) -> list[RunSeries]:
-    """The series with `differs` over all runs, not only over their own."""
-    ids = dict.fromkeys(series.protocol for series in found)
+def _with_differs(all_series: Sequence[RunSeries], content: Content) -> list[RunSeries]:
+    """Return the series of a metric with `differs` over the protocols of all runs, not only of their own run."""
+    ids = dict.fromkeys(series.protocol for series in all_series)
     differs = distinguishing({identity: content(identity) if len(ids) > 1 else {} for identity in ids})
-    return [replace(series, differs=differs[series.protocol]) for series in found]
+    return [replace(series, differs=differs[series.protocol]) for series in all_series]
 
 
-def _strangers(found: Iterable[RunSeries]) -> tuple[RunSeries, RunSeries] | None:
-    """A series of the first run and one of a run that shares no protocol with it, or with those before."""
+def _without_common_protocol(all_series: Iterable[RunSeries]) -> tuple[RunSeries, RunSeries] | None:
+    """Return a series of the first run and a series of the run where the common protocols end; None if some remain."""
     by_run: dict[str, dict[str, RunSeries]] = {}
-    for series in found:
+    for series in all_series:
         by_run.setdefault(series.run, {})[series.protocol] = series
     first, *others = by_run.values()
     common = dict(first)
@@ -174,9 +182,9 @@ def _strangers(found: Iterable[RunSeries]) -> tuple[RunSeries, RunSeries] | None
     return None
 
 
-def _by_protocol(found: Iterable[RunSeries]) -> list[Curve]:
+def _by_protocol(all_series: Iterable[RunSeries]) -> list[Curve]:
     by_protocol: dict[str, list[RunSeries]] = {}
-    for series in found:
+    for series in all_series:
         by_protocol.setdefault(series.protocol, []).append(series)
     return [_curve(members, identity) for identity, members in by_protocol.items()]
 
@@ -193,7 +201,7 @@ def _curve(members: list[RunSeries], protocol: str | None) -> Curve:
     )
 
 
-def _reason(one: RunSeries, other: RunSeries, content: Content) -> str:
-    found = differences(content(one.protocol), content(other.protocol))
-    fields = describe_differences(found) or f"{one.protocol} → {other.protocol}"
-    return f"{one.run} and {other.run} differ in {fields}"
+def _reason(first: RunSeries, second: RunSeries, content: Content) -> str:
+    differing = differences(content(first.protocol), content(second.protocol))
+    fields = describe_differences(differing) or f"{first.protocol} → {second.protocol}"
+    return f"{first.run} and {second.run} differ in {fields}"

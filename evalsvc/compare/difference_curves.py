@@ -1,15 +1,16 @@
-"""How far two runs are apart, step by step, and at which step their difference leaves the noise or re-enters it.
+"""Differences between two runs, step by step, and the steps at which a difference enters or leaves the noise.
 
-At each step the two checkpoints are compared as `compare` does it, paired over their items. What is asked of the curve
-is where the difference is indistinguishable from zero: the text-loss gap of two runs closes at the first such step, and
-for good at the step from which on it always is. An indistinguishable difference does not say that there is none, only
-that none was found with so many items; and the noise is that of the items, not of another training.
+At each step the two checkpoints are compared as by `evalsvc compare`, paired over their items. The curve answers from
+which step on the difference is indistinguishable from zero: the first such step is where a gap in the text loss closes,
+and the gap stays closed from the step on after which all differences are indistinguishable. An indistinguishable
+difference is not shown to be zero; it is smaller than this number of items can show. The noise covers the sampling of
+items, not a repetition of the training.
 
-Every step is a look, and of many looks some are off by chance. A *pointwise* interval holds the truth at its own step
-with the probability `level`; a *simultaneous* band holds it at all steps at once with at least that: each of its k
-intervals has the level 1 − (1 − level) / k, by Bonferroni, however the steps depend on each other. What is said of
-several steps (that the difference changed its sign, or stayed on one side of the noise to the end) rests on the
-simultaneous band, whichever band is shown.
+With many steps, some differences exceed the noise by chance. A *pointwise* interval holds the true difference at its
+step with probability `level`. A *simultaneous* band holds all true differences together with at least this probability:
+each of its k intervals has the level 1 − (1 − level) / k, by Bonferroni, however the steps depend on each other.
+Statements about several steps (a change of sign, or no further crossing up to the last step) always use the
+simultaneous band, whichever band is displayed.
 """
 
 from __future__ import annotations
@@ -34,22 +35,24 @@ from evalsvc.spec.documents.results import TaskMetric
 from evalsvc.spec.protocol import describe_differences, number_to_json, plain_json, tell_apart
 
 Place = tuple[str, str]
-"""A metric and the id of its protocol, or those of both sides where they differ."""
+"""Key of a curve: a metric, and the id of its protocol, or both ids where the sides differ."""
 
 
 @dataclass
-class _Along:
-    """What the steps of two runs have in common."""
+class _Steps:
+    """Contrasts of two runs at the steps that were read so far."""
 
     curves: dict[Place, list[tuple[int, Contrast]]] = field(default_factory=dict)
+    """Steps with their contrasts, by curve."""
     metrics: dict[tuple[str, str], TaskMetric] = field(default_factory=dict)
-    """One of each name and task, on either side."""
+    """Metrics of either side, by name and task."""
     contents: dict[str, Mapping[str, object]] = field(default_factory=dict)
-    """Protocols by id."""
+    """Contents of protocols, by id."""
     refused: dict[str, str] = field(default_factory=dict)
+    """Reason why a metric is left out at some step, by metric."""
 
     def add(self, step: int, before: Result, after: Result, options: Options) -> None:
-        """Add the contrasts of one step; the results per item of the step are not kept."""
+        """Add the contrasts of one step, without the results per item, to save memory."""
         for metric in (*before.document.metrics, *after.document.metrics):
             self.metrics.setdefault((metric.name, task_of(metric)), metric)
         self.contents |= {**before.document.protocols, **after.document.protocols}
@@ -66,21 +69,22 @@ def difference_curves(
 ) -> RunComparison:
     """Compare two runs at the steps of `pairs`, which are (step, result of a, result of b).
 
-    A metric that was measured by different protocols at a step is left out there, and `refused` has the fields.
+    A metric that was measured by different protocols at a step is left out at that step, and `refused` names the fields
+    that differ.
 
     Raises:
-        NotComparable: no metric was measured by one protocol on both sides at any step.
-        UnknownName: a metric or a task that is asked for is on neither side.
+        NotComparable: at no step do both sides have a metric under the same protocol.
+        UnknownName: neither side has a metric or a task that the options name.
         InvalidRequest: the level is not between 0 and 1.
-        ItemsLost: results per item that the service once had are gone.
+        ItemsLost: the service has lost results per item.
     """
-    along = _Along()
+    steps = _Steps()
     for step, before, after in pairs:
-        along.add(step, before, after, options)
-    require_known(list(along.metrics.values()), options, f"{a} or {b}")
-    if along.refused and not along.curves:
-        raise other_protocols(a, b, along.refused.items())
-    differs = tell_apart(along.curves, along.contents)
+        steps.add(step, before, after, options)
+    require_known(list(steps.metrics.values()), options, f"{a} or {b}")
+    if steps.refused and not steps.curves:
+        raise other_protocols(a, b, steps.refused.items())
+    differs = tell_apart(steps.curves, steps.contents)
     return RunComparison(
         a=a,
         b=b,
@@ -89,13 +93,13 @@ def difference_curves(
         band=band,
         crossings_rest_on=CrossingBands(first_indistinguishable=band, first_apart=band),
         forced=options.force,
-        curves=[_curve(rows, options.level, band, plain_json(differs[place])) for place, rows in along.curves.items()],
-        refused=along.refused,
+        curves=[_curve(rows, options.level, band, plain_json(differs[place])) for place, rows in steps.curves.items()],
+        refused=steps.refused,
     )
 
 
 def _place(contrast: Contrast) -> Place:
-    """Return what the curve of the contrast is known by."""
+    """Return the key of the curve that a contrast belongs to."""
     ids = [side.metric.protocol for side in (contrast.a, contrast.b) if side is not None]
     return contrast.metric.name, " → ".join(dict.fromkeys(ids))
 
@@ -104,13 +108,13 @@ def _curve(
     rows: Sequence[tuple[int, Contrast]], level: float, band: Band, differs: dict[str, object]
 ) -> DifferenceCurve:
     steps, contrasts = [step for step, _ in rows], [contrast for _, contrast in rows]
-    found = [contrast.distance for contrast in contrasts if contrast.distance is not None]
-    simultaneous_level = level_of_looks(level, sum(one.p_value() is not None for one in found))
+    distances = [contrast.distance for contrast in contrasts if contrast.distance is not None]
+    simultaneous_level = level_of_looks(level, sum(distance.p_value() is not None for distance in distances))
     simultaneous = [contrast.verdict(simultaneous_level) for contrast in contrasts]
     step_level, shown = level, [contrast.verdict(level) for contrast in contrasts]
     if band == "simultaneous":
         step_level, shown = simultaneous_level, simultaneous
-    intervals = [one.interval(step_level) for one in found]
+    intervals = [distance.interval(step_level) for distance in distances]
     first = contrasts[0].metric
     return DifferenceCurve(
         metric=first.name,
@@ -126,32 +130,32 @@ def _curve(
         a_stderr=[contrast.a.metric.stderr for contrast in contrasts if contrast.a],
         b=[contrast.b.metric.value for contrast in contrasts if contrast.b],
         b_stderr=[contrast.b.metric.stderr for contrast in contrasts if contrast.b],
-        difference=[number_to_json(one.value) for one in found],
-        stderr=[number_to_json(one.stderr) for one in found],
+        difference=[number_to_json(distance.value) for distance in distances],
+        stderr=[number_to_json(distance.stderr) for distance in distances],
         low=[None if interval is None else number_to_json(interval.low) for interval in intervals],
         high=[None if interval is None else number_to_json(interval.high) for interval in intervals],
         verdict=shown,
-        basis=[one.basis for one in found],
-        n=[one.n for one in found],
-        groups=[one.groups for one in found],
-        n_only_a=[one.n_only_a for one in found],
-        n_only_b=[one.n_only_b for one in found],
-        **vars(crossings(steps, shown, simultaneous, [one.value for one in found])),
+        basis=[distance.basis for distance in distances],
+        n=[distance.n for distance in distances],
+        groups=[distance.groups for distance in distances],
+        n_only_a=[distance.n_only_a for distance in distances],
+        n_only_b=[distance.n_only_b for distance in distances],
+        **vars(crossings(steps, shown, simultaneous, [distance.value for distance in distances])),
     )
 
 
 def level_of_looks(level: float, looks: int) -> float:
-    """Return the level of each of so many intervals that hold all together with at least `level`, by Bonferroni."""
+    """Return the level of single intervals, of which `looks` together hold with at least `level`, by Bonferroni."""
     return 1 - (1 - level) / max(looks, 1)
 
 
 def crossings(
     steps: Sequence[int], shown: Sequence[Verdict], simultaneous: Sequence[Verdict], differences: Sequence[float]
 ) -> Crossings:
-    """Return where the verdicts change, in the order of `steps`. A step without a verdict is on neither side.
+    """Return the steps at which the verdicts change, in the order of `steps`.
 
-    `shown` are the verdicts at the level of the band that is shown, `simultaneous` those at the level of the
-    simultaneous band.
+    `shown` are the verdicts in the displayed band, and `simultaneous` those in the simultaneous band. A step without a
+    verdict counts neither as apart nor as indistinguishable.
     """
     sides = [
         (step, difference > 0)
@@ -169,14 +173,14 @@ def crossings(
 
 
 def _first(steps: Sequence[int], holds: Sequence[bool]) -> int | None:
-    return next((step for step, here in zip(steps, holds, strict=True) if here), None)
+    return next((step for step, holds_here in zip(steps, holds, strict=True) if holds_here), None)
 
 
 def _from(steps: Sequence[int], holds: Sequence[bool]) -> int | None:
-    """Return the step from which on it holds to the last, at two steps or more."""
-    found = None
-    for step, here in zip(reversed(steps), reversed(holds), strict=True):
-        if not here:
+    """Return the first step of the last unbroken series of steps with `holds`; None if it has fewer than two steps."""
+    first = None
+    for step, holds_here in zip(reversed(steps), reversed(holds), strict=True):
+        if not holds_here:
             break
-        found = step
-    return found if steps and found != steps[-1] else None
+        first = step
+    return first if steps and first != steps[-1] else None

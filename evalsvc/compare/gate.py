@@ -1,8 +1,8 @@
-"""Is a checkpoint worse than a baseline? Metric by metric, beyond a tolerance and beyond the noise.
+"""The gate: whether a checkpoint is worse than a baseline by more than the tolerance and the noise, metric by metric.
 
-`run_gate` reads two results, files or what the service holds, and compares them by rules into a Report, whose outcome
-is the exit code. `gate_rules` says what a rule is, `gate_verdict` what the difference of one metric says by its rule;
-`reports` writes the report down.
+`run_gate` reads two results, from files or from the service, and compares them by rules. The outcome of the `Report` is
+the exit code. `gate_rules` defines rules, `gate_verdict` judges one metric by its rule, and `reports` formats the
+report.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from evalsvc.spec.protocol import describe_differences, labelled, tell_apart
 
 
 class Outcome(IntEnum):
-    """What came of it, and the exit code that says so."""
+    """Outcome of a gate, and its exit code."""
 
     PASSED = 0
     REGRESSION = 1
     NOT_JUDGED = 2
-    """A metric is missing, was measured by another protocol, has neither a known noise nor a tolerance, or is less
-    certain than its rule asks; or nothing was compared."""
+    """Outcome where a metric is missing, was measured by another protocol, has neither a known noise nor a tolerance,
+    or is less certain than its rule asks, and where nothing was compared."""
     NO_BASELINE = 3
     TIME_OUT = 4
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric under one protocol."""
+    """Comparison of one metric under one protocol."""
 
     metric: str
     task: str
     verdict: Verdict
     reason: str
-    """A sentence."""
+    """Explanation of the verdict, as a sentence."""
     protocol: str
     unit: str
     direction: str
@@ -54,88 +54,90 @@ class Comparison:
     candidate: float | None = None
     difference: Difference | None = None
     differs: Mapping[str, object] = field(default_factory=dict)
-    """The fields that tell this protocol apart from the others of the metric, where several rows are of one metric."""
+    """Fields that distinguish the protocol from other protocols of the metric, where the metric has several rows."""
 
     @property
     def label(self) -> str:
-        """The metric's name for people, with what tells its protocol apart."""
+        """The metric's name for people, with the fields that distinguish its protocol."""
         return labelled(self.metric, self.differs)
 
     @property
     def basis(self) -> Basis:
-        """Where the standard error of the difference comes from; `none`, too, where nothing was compared."""
+        """The source of the difference's standard error; `none` also where nothing was compared."""
         return "none" if self.difference is None else self.difference.basis
 
 
 @dataclass(frozen=True)
 class Look:
-    """One metric at one of the looks at samples that are still drawn; see `gate_until`."""
+    """State of one metric at one look, while samples are still drawn; see `gate_until`."""
 
     metric: str
     units: int
-    """Samples of each side so far."""
+    """Number of samples of each side so far."""
     total: int
-    """Of so many at most."""
+    """Largest number of samples of each side."""
     unit: str
     difference: float
-    """Candidate minus baseline."""
+    """Value of the candidate minus value of the baseline."""
     stderr: float | None
     basis: Basis
     low: float | None
-    """The lower end of the interval that holds at all looks together; None: not known."""
+    """Lower end of the interval that holds at all looks together; None if the interval is not known."""
     high: float | None
     standard_errors: float
-    """The boundary of this look: the standard errors of a normal distribution whose tail each end may miss with."""
+    """Boundary of this look: the tail of a normal distribution beyond so many standard errors is the probability with
+    which each end of the interval may miss the true difference."""
     level: float
-    """The chance that all looks at this metric together call it worse though it did not change; either end of all its
-    intervals together misses with this chance."""
+    """Probability that all looks at this metric together call an unchanged metric worse. Each end of all intervals of
+    the metric together misses the true difference with this probability."""
     verdict: Verdict | Literal["undecided"]
     differs: Mapping[str, object] = field(default_factory=dict)
-    """The fields that tell this protocol apart from the others of the metric, where several rows are of one metric."""
+    """Fields that distinguish the protocol from other protocols of the metric, where the metric has several rows."""
 
     @property
     def label(self) -> str:
-        """The metric's name for people, with what tells its protocol apart."""
+        """The metric's name for people, with the fields that distinguish its protocol."""
         return labelled(self.metric, self.differs)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """How many samples of a task the verdicts took."""
+    """Number of samples of a task that the verdicts took."""
 
     task: str
     units: int
-    """Of each side."""
+    """Number of samples of each side that were drawn."""
     total: int
+    """Largest number of samples of each side."""
     unit: str
     looks: int
 
     @property
     def saved(self) -> float:
-        """The share that was not needed."""
+        """The share of the samples that was not needed."""
         return 1 - self.units / self.total
 
 
 @dataclass(frozen=True)
 class Alarms:
-    """How often a gate as a whole fails a checkpoint that did not change: its metrics times their level."""
+    """False alarms: how often the gate as a whole fails a checkpoint that did not change."""
 
     family: Literal["none", "holm", "bonferroni"]
-    """`none`: the level of a rule is that of each metric; else it is that of all metrics together."""
+    """Scope of a rule's level: `none` for each metric alone, otherwise all metrics together."""
     metrics: int
-    """The metrics that chance can decide."""
+    """Number of judged metrics whose verdict could be due to chance."""
     lowest: float
-    """The smallest of their levels."""
+    """Smallest level of a metric."""
     highest: float
-    """The largest of their levels."""
+    """Largest level of a metric."""
     if_independent: float
-    """The chance that at least one is called worse, if the metrics were independent: 1 − Π (1 − level)."""
+    """Probability that at least one unchanged metric is called worse, for independent metrics: 1 − Π (1 − level)."""
     at_most: float
-    """The same chance however the metrics depend on each other: Σ level."""
+    """Upper bound of the same probability for metrics that depend on each other: Σ level."""
 
     @classmethod
     def of(cls, levels: Sequence[float], family: Literal["none", "holm", "bonferroni"]) -> Alarms | None:
-        """Return the chances from the level of each metric; None without any."""
+        """Return the false alarms of metrics with these levels; None without metrics."""
         if not levels:
             return None
         passes = math.fsum(math.log1p(-level) for level in levels)
@@ -145,26 +147,26 @@ class Alarms:
 
 @dataclass(frozen=True)
 class Report:
-    """What the gate found."""
+    """Report of a gate."""
 
     candidate: str
     baseline: str
     comparisons: tuple[Comparison, ...] = ()
-    """In the order of the baseline's metrics."""
+    """Comparisons in the order of the baseline's metrics."""
     problems: tuple[str, ...] = ()
-    """Why it could not be judged, beside what single comparisons say."""
+    """Reasons why the gate could not judge, in addition to the reasons of single comparisons."""
     failed: Outcome | None = None
-    """Why nothing could be compared at all."""
+    """Outcome of a gate that compared nothing; None if something was compared."""
     looks: tuple[Look, ...] = ()
-    """Of a gate that samples until it is decided: every metric at every look until its decision."""
+    """Looks at every metric until its decision, for a gate that samples until every metric is decided."""
     samples: tuple[Samples, ...] = ()
-    """Likewise, by task."""
+    """Samples of each task, for a gate that samples until every metric is decided."""
     alarms: Alarms | None = None
-    """How often it fails a checkpoint that did not change; None where no metric is judged by its noise."""
+    """False alarms; None where no metric is judged by its noise."""
 
     @property
     def outcome(self) -> Outcome:
-        """A regression counts before what could not be judged."""
+        """The outcome; a regression takes precedence over a metric that could not be judged."""
         verdicts = {comparison.verdict for comparison in self.comparisons}
         if self.failed is not None:
             return self.failed
@@ -179,10 +181,10 @@ class Report:
 
 
 def run_gate(candidate: str, baseline: str, rules: Sequence[Rule], service: Service, family: Family = "none") -> Report:
-    """Compare two results, each a file or RUN@STEP[:VARIANT]; evaluations that are not over are waited for.
+    """Compare two results, each a file or RUN@STEP[:VARIANT], and wait for evaluations that have not ended.
 
     Raises:
-        UnknownName: there is no such candidate or suite.
+        UnknownName: the candidate or the suite does not exist.
         InvalidData: a file is not a result.
         InvalidRequest: a rule needs a `direction`.
         ServiceUnreachable: the service does not answer.
@@ -191,7 +193,7 @@ def run_gate(candidate: str, baseline: str, rules: Sequence[Rule], service: Serv
     try:
         before = read_result(baseline, service, deadline)
     except UnknownName as error:
-        # A name that is wrong for both is no first run: that there is a candidate is found out too.
+        # A missing baseline is normal in a first run. If the candidate or the suite is missing too, a name is wrong.
         read_result(candidate, service)
         _require_suite(candidate, service)
         return _failed(candidate, baseline, Outcome.NO_BASELINE, error.message)
@@ -209,7 +211,8 @@ def run_gate(candidate: str, baseline: str, rules: Sequence[Rule], service: Serv
 def without_baseline(candidate: str, baseline: Result) -> Report:
     """Return the report on a baseline that has no values.
 
-    Where suite, data or options were wrong, there is none because it could not be measured: that is no first run.
+    The outcome is NO_BASELINE, as in a first run, unless wrong suites, data or options kept the baseline from being
+    measured: then the outcome is NOT_JUDGED.
     """
     errors = baseline.document.errors
     reasons = "".join(f"; {task}: {error.message}" for task, error in errors.items())
@@ -219,7 +222,11 @@ def without_baseline(candidate: str, baseline: Result) -> Report:
 
 
 def _require_suite(candidate: str, service: Service) -> None:
-    """Raise UnknownName for a suite that the service does not have, where the candidate is a file and does not tell."""
+    """Check that the service has the suite, unless reading the candidate from the service has checked it.
+
+    Raises:
+        UnknownName: the service has no such suite.
+    """
     if service.suite is not None and CHECKPOINT.fullmatch(candidate) is None:
         names = [suite.name for suite in service.client.suites()]
         if service.suite not in names:
@@ -235,12 +242,13 @@ def _failed(candidate: str, baseline: str, outcome: Outcome, problem: str) -> Re
 
 @dataclass(frozen=True)
 class Stage:
-    """When a comparison is made: after all samples, or at a look at some of them."""
+    """Stage of a comparison: after all samples, or at a look at the first samples."""
 
     chances: Callable[[Rule, int], tuple[float, float]]
-    """With which chance each end of an interval may miss now, and the level of the metric over all looks, by the rule
-    and the number of metrics on both sides."""
+    """Function of a rule and the number of metrics on both sides. The first result is the probability with which each
+    end of an interval may miss at this stage, the second is the level of the metric over all looks."""
     last: bool
+    """Whether no further samples follow."""
 
 
 AT_THE_END = Stage(lambda rule, metrics: (rule.level, rule.level), last=True)
@@ -271,9 +279,10 @@ def compare(
 
 
 def _ruled(candidate: Result, baseline: Result, rules: Sequence[Rule]) -> Iterator[tuple[Rule, Contrast]]:
-    """Yield what the rules ask for, each with the first rule that matches the metric.
+    """Yield the contrasts that the rules ask for, each with the first rule that matches the metric.
 
-    A value that only the candidate has is new only where the baseline's values of the metric all have theirs.
+    A value that only the candidate has is yielded, as new, only if no value of the baseline was refused for its
+    protocol: otherwise the value is the other side of the refusal.
     """
 
     known = {**baseline.values, **candidate.values}
@@ -299,7 +308,7 @@ def _ruled(candidate: Result, baseline: Result, rules: Sequence[Rule]) -> Iterat
 def _judge_all(
     contrasts: Sequence[tuple[Rule, Contrast]], candidate: Result, family: Family, stage: Stage
 ) -> tuple[list[Comparison], list[float]]:
-    """Return all comparisons, in their order, and the levels of those that chance can decide."""
+    """Return all comparisons, in the order of the contrasts, and the levels of those that chance can decide."""
     gaps = [Gap(rule, contrast, contrast.distance) for rule, contrast in contrasts if contrast.distance is not None]
     chances = [stage.chances(gap.rule, len(gaps)) for gap in gaps]
     levels = [level for _, level in chances]
@@ -321,12 +330,14 @@ def tell_comparisons_apart(
     comparisons: Sequence[Comparison], contents: Mapping[str, Mapping[str, object]]
 ) -> tuple[Comparison, ...]:
     """Return the comparisons with `differs`; `contents` are the protocols by id."""
-    differs = tell_apart([(one.metric, one.protocol) for one in comparisons], contents)
-    return tuple(replace(one, differs=differs[one.metric, one.protocol]) for one in comparisons)
+    differs = tell_apart([(comparison.metric, comparison.protocol) for comparison in comparisons], contents)
+    return tuple(
+        replace(comparison, differs=differs[comparison.metric, comparison.protocol]) for comparison in comparisons
+    )
 
 
 def _require_sides(rule: Rule, baseline: Result) -> None:
-    """A rule that matches nothing but descriptions would silently do nothing."""
+    """Raise InvalidRequest for a rule that matches only metrics without a better side: the rule would do nothing."""
     matched = [name for name in baseline.values if rule.matches(name)]
     if matched and not any(_has_side(rule, name, baseline) for name in matched):
         raise InvalidRequest(
@@ -336,24 +347,24 @@ def _require_sides(rule: Rule, baseline: Result) -> None:
 
 
 def _has_side(rule: Rule, name: str, result: Result) -> bool:
-    """Whether better can be told from worse."""
+    """Return whether a rule, or else the metric, says which side is better."""
     return rule.direction is not None or any(
         metric.direction != "none" for metric in result.values.get(name, {}).values()
     )
 
 
 def _unmatched(rule: Rule, candidate: Result, baseline: Result) -> Iterator[str]:
-    """A rule for nothing is a mistake in the rule, or the baseline lacks what should be compared."""
+    """Yield the problem of a rule that matches no metric of the baseline, unless the rule says `missing: ignore`."""
     if rule.missing == "ignore" or any(rule.matches(name) for name in baseline.values):
         return
     if any(rule.matches(name) for name in candidate.values):
-        yield f"the rule for {rule.metric} matches no metric of the baseline; make the baseline anew"
+        yield f"the rule for {rule.metric} matches no metric of the baseline; measure the baseline again"
     else:
         yield f"a rule matches nothing: {UnknownName.among('metric', rule.metric, baseline.values).message}"
 
 
 def _not_compared(rule: Rule, contrast: Contrast, candidate: Result) -> Comparison:
-    """Report a metric that one side lacks, or that the sides have under different protocols."""
+    """Return the comparison for a metric that one side lacks, or that the sides have under different protocols."""
     if contrast.a is None:
         return _comparison(contrast, "new", "the baseline has no such value")
     if contrast.b is not None:
@@ -364,7 +375,7 @@ def _not_compared(rule: Rule, contrast: Contrast, candidate: Result) -> Comparis
     error = candidate.error(task)
     reason = f"the candidate's task {task} failed: {error.message}" if error else "not in the candidate"
     if error is not None and error.code == NonFinite.code:
-        # Weights that compute no number are the worst that there can be, and no missing measurement.
+        # Weights that compute NaN are a regression, not a missing measurement.
         return replace(_comparison(contrast, "worse", reason, rule.direction), candidate=math.nan)
     return _comparison(contrast, "missing" if rule.missing == "fail" else "ignored", reason, rule.direction)
 

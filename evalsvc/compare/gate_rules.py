@@ -1,4 +1,4 @@
-"""What a gate is asked to find: rules for metrics, and the file that has them."""
+"""Rules of the gate: how much worse each metric may be, and the file that lists the rules."""
 
 from __future__ import annotations
 
@@ -19,88 +19,95 @@ from evalsvc.spec.suite import check_keys, validation_message
 
 
 class Rule(BaseModel):
-    """How much worse a metric may be.
+    """Limit of how much worse a metric may be.
 
     A metric is a regression if it is worse by more than the tolerance, which is the larger of `absolute` and
-    `relative`, and by more than the noise. The noise is the distance from the difference to its one-sided bound, which
-    misses the truth as often as a normal variable exceeds `standard_errors` standard deviations: 3 are a level of
-    0.00135, 2 are 0.023. The bound is that of Student's t, guarded against skew; of items that are right or wrong, that
-    of McNemar's exact test. So the level holds for few items, too, and it is the level of one metric: see `Family`.
+    `relative`, and by more than the noise. The noise is the distance from the difference to its one-sided bound. The
+    bound misses the true difference as often as a normal variable exceeds `standard_errors` standard deviations: 3 are
+    a level of 0.00135, 2 are a level of 0.023. The bound is that of Student's t, guarded against skew, or that of
+    McNemar's exact test for items that are right or wrong, so the level also holds for few items. The level is that of
+    one metric; see `Family`.
 
-    If the noise is not known (no standard error, fewer than 8 items), a tolerance that the rule states decides alone;
-    without one, the metric is not judged.
+    If the noise is not known (no standard error, or fewer than 8 items), a tolerance that the rule states decides
+    alone. Without such a tolerance, the metric is not judged.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     judges_companions: ClassVar[bool] = True
-    """Whether the rule also judges perplexities and the like, which say of a change what their loss says."""
+    """Whether the rule judges companions too, such as the perplexity of a loss, which repeat their metric's verdict."""
 
     metric: str = Field(min_length=1)
-    """A metric's name, or a pattern for several: `arc_*/acc`. Of several rules the first that matches counts."""
+    """Name of a metric, or a pattern for several metrics: `arc_*/acc`. The first rule that matches a metric applies."""
     direction: Literal["lower", "higher"] | None = None
-    """Which way is better [the metric's own]."""
+    """Better direction [the metric's own]."""
     absolute: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """So much worse is tolerated, in the metric's unit."""
+    """Tolerated worsening in the metric's unit."""
     relative: float = Field(default=0.001, ge=0, allow_inf_nan=False)
-    """So much worse is tolerated, as a share of the baseline's value. Rounding on another device moves less."""
+    """Tolerated worsening as a share of the baseline's value. The default exceeds rounding on another device."""
     standard_errors: float = Field(default=3.0, ge=0, allow_inf_nan=False)
-    """The level, as standard errors of a normal distribution; 0: nothing is noise. An unchanged checkpoint is called
-    worse on a metric in one build of 44 at 2, and in one of 740 at 3; with several metrics, more often."""
+    """Level of the rule, as standard errors of a normal distribution; 0 turns the noise off. With 2, an unchanged
+    metric is called worse in one build of 44, with 3 in one of 740; with several metrics a build fails more often."""
     missing: Literal["fail", "ignore"] = "fail"
-    """What it means that the candidate, or the baseline, has no such value."""
+    """Handling of a metric that the candidate or the baseline lacks."""
     inconclusive: Literal["pass", "fail"] = "pass"
-    """What it means that a metric is within the noise, so that it may be worse by more than the tolerance. `fail`: it
-    is not judged, and the gate does not pass."""
+    """Handling of a metric within the noise, which may be worse by more than the tolerance. With `fail` the metric is
+    not judged, and the gate does not pass."""
     max_noise: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """With more noise than this, in the metric's unit, a metric within the noise is not judged [any noise]."""
+    """Largest noise, in the metric's unit, with which a metric within the noise is still judged [any noise]."""
 
     @property
     def states_tolerance(self) -> bool:
-        """Whether the rule gives a tolerance of its own; the default one is for rounding only."""
+        """Whether the rule states a tolerance; the default tolerance covers rounding only."""
         return not self.model_fields_set.isdisjoint(("absolute", "relative"))
 
     @property
     def level(self) -> float:
-        """The chance that a metric that did not change is called worse."""
+        """The probability that an unchanged metric is called worse."""
         return upper_tail(self.standard_errors, math.inf)
 
     def matches(self, name: str) -> bool:
+        """Return whether the rule is for the metric `name`."""
         return name == self.metric or fnmatchcase(name, self.metric)
 
 
 class DefaultRule(Rule):
-    """The rule for a gate without rules."""
+    """Rule of a gate without a file of rules."""
 
     judges_companions: ClassVar[bool] = False
 
 
 EVERYTHING = (DefaultRule(metric="*"),)
-"""Without rules: every metric that has a better side and is not shown next to another one, as a perplexity is."""
+"""Rules of a gate without a file of rules: every metric that has a better side is judged, except companions."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """A file of rules."""
+    """Content of a file of rules."""
 
     rules: tuple[Rule, ...] = EVERYTHING
     family: Family = "none"
+    """Scope of the rules' levels: `none` for each metric alone, `holm` for all metrics together."""
 
 
 def read_rules(path: Path | None) -> Rules:
-    """Read a YAML file, `{rules: [{metric: …, …}, …], family: holm}`; None: `EVERYTHING`.
+    """Read a YAML file `{rules: [{metric: …, …}, …], family: holm}`; without a file, return `EVERYTHING`.
 
     Raises:
-        InvalidRequest: says which key of which rule is wrong, with near misses.
+        InvalidRequest: the file cannot be read, or a key of a rule is wrong.
     """
     if path is None:
         return Rules()
     try:
         content = yaml.safe_load(path.read_bytes())
     except OSError as error:
-        raise InvalidRequest(f"the rules {path} cannot be read: {os_reason(error)}") from None
+        raise InvalidRequest(
+            f"the rules {path} cannot be read: {os_reason(error)}; check the path after --rules"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"the rules {path} are not valid YAML: {' '.join(str(error).split())}") from None
+        raise InvalidRequest(
+            f"the rules {path} are not valid YAML: {' '.join(str(error).split())}; correct the file"
+        ) from None
     if not isinstance(content, Mapping):
         raise InvalidRequest(f"the rules {path} are {type(content).__name__}; give a mapping with a list `rules`")
     check_keys(f"the rules {path}", content, ("rules", "family"), InvalidRequest)
@@ -114,7 +121,7 @@ def read_rules(path: Path | None) -> Rules:
 
 def _parse_rule(where: str, rule: object) -> Rule:
     if not isinstance(rule, Mapping):
-        raise InvalidRequest(f"{where} is {rule!r}; it must be a mapping with the key `metric`")
+        raise InvalidRequest(f"{where} is {rule!r}; write a mapping with the key `metric`, e.g. `- metric: pairs/*`")
     check_keys(where, rule, Rule.model_fields, InvalidRequest)
     try:
         return Rule.model_validate(dict(rule))

@@ -1,11 +1,11 @@
-"""The gate with as few samples as it takes: both checkpoints are sampled side by side until it is decided.
+"""The gate with as few samples as possible: both checkpoints are sampled in step until every metric is decided.
 
-    walk_task, twice → at each look `compare`, with the noise that a look at this place allows → settled, or go on
+    walk_task for each side → `compare` at each look, with the bound of that look → decided, or further samples
 
-Both sides draw the same prompts with the same noise, so every look compares equal numbers of paired images. How much of
-the rule's level a look may spend comes from `metrics.sequential`, and the bound that misses with that chance from
-Student's t with the items of that look, so that all looks at a metric together call it worse without a change as often
-as one look at the end would.
+Both sides draw the same prompts with the same noise, so every look compares equal numbers of paired images.
+`metrics.sequential` divides the rule's level among the looks. The bound of a look is that of Student's t with the items
+of the look, at the share of the level that the look may spend. All looks at an unchanged metric together call the
+metric worse as often as a single look at the end.
 
 Source of the boundaries for few items: C. Jennison, B. W. Turnbull, Group Sequential Methods with Applications to
 Clinical Trials (2000), section 3.8: the tails of the normal boundaries, with the t distribution of each look.
@@ -43,53 +43,61 @@ Progress = Callable[[str, int, int, str], None]
 
 @dataclass(frozen=True)
 class Sides:
-    """What is compared, and by what."""
+    """Two checkpoints, and the suite and rules to compare them by."""
 
     candidate: CheckpointRef
     baseline: CheckpointRef
     suite: Suite
     rules: Sequence[Rule]
     spending: Spending = DEFAULT_SPENDING
+    """Division of a rule's level among the looks."""
     family: Family = "none"
-    """`holm`: the level is that of all metrics together, by Bonferroni: each task has an equal share of it, and each of
-    its metrics an equal share of the task's. Holm's steps would need all metrics at one look."""
+    """Scope of a rule's level. For `holm`, the level is divided by Bonferroni: equally among the tasks, and a task's
+    share equally among its metrics. Holm's steps would need all metrics at the same look."""
 
 
 @dataclass(frozen=True)
 class Both:
-    """Both sides at one look."""
+    """Results of both sides at one look."""
 
     candidate: Result
     baseline: Result
     units: int
+    """Number of samples of each side so far."""
     total: int
+    """Largest number of samples of each side."""
     unit: str
     last: bool
+    """Whether no further samples follow."""
 
 
 @dataclass
 class Trial:
-    """One task while it is sampled: what is settled of it, and the looks so far."""
+    """State of a task while both sides are sampled."""
 
     task: str
     rules: Sequence[Rule]
     spending: Spending = DEFAULT_SPENDING
+    """Division of a rule's level among the looks."""
     tasks: int | None = None
-    """With how many tasks and all their metrics the level is shared; None: every metric has the whole level."""
+    """Number of tasks that share the level with all their metrics; None if every metric has the whole level."""
     fractions: list[float] = field(default_factory=list)
+    """Share of the samples at each look so far, in (0, 1]."""
     settled: dict[tuple[str, int], Comparison] = field(default_factory=dict)
+    """Comparisons that are decided, by metric and by number among the comparisons of the metric."""
     looks: list[Look] = field(default_factory=list)
+    """Looks at all metrics so far."""
     metrics: int = 0
-    """The metrics of the task so far, those included that are waited for."""
+    """Number of metrics of the task so far, including metrics that need further samples."""
     protocols: dict[str, Mapping[str, object]] = field(default_factory=dict)
-    """The contents of the protocols at all looks, by id."""
+    """Contents of the protocols at all looks, by id."""
 
     def level(self, rule: Rule) -> float:
-        """Return the chance with which all looks together may call a metric worse that did not change."""
+        """Return the probability with which all looks together may call an unchanged metric worse."""
         return rule.level if self.tasks is None else rule.level / (self.tasks * max(self.metrics, 1))
 
     def boundary(self, rule: Rule) -> float:
-        """Return the standard errors of a normal distribution that the newest look asks for, infinity included."""
+        """Return the boundary of the newest look in standard errors of a normal distribution; may be infinite."""
         level = 2 * self.level(rule)
         if not self.fractions or not 0 < level < 1:
             return rule.standard_errors
@@ -97,15 +105,15 @@ class Trial:
 
 
 def run_gate_until(sides: Sides, settings: Settings, progress: Progress, show: Callable[[Look], None]) -> Report:
-    """Sample both checkpoints task by task until every metric that the rules judge is decided, or one is worse.
+    """Sample both checkpoints, task by task, until every metric that the rules judge is decided or a metric is worse.
 
-    A metric is decided at a look when its whole interval is beyond the tolerance, to whichever side, or when no part of
-    the interval is worse by more than the tolerance. The first decision stands. At its last look a metric is judged as
-    by `compare`: there the estimate must be beyond the tolerance, and the interval beyond zero. A metric without a
-    standard error is not judged before that; one that needs more images than there are so far is waited for where a
-    rule begins with the task's name.
+    A look decides a metric if the whole interval is beyond the tolerance, on either side, or if no part of the interval
+    is worse by more than the tolerance. The first decision stands. The last look judges a metric as `compare` does: the
+    estimate must be beyond the tolerance, and the interval beyond zero. A metric without a standard error is judged at
+    the last look only. If the name in a rule begins with the task's name and no metric matches yet, the metric needs
+    further samples, and sampling goes on.
 
-    `progress` gets what `run_suite` reports; `show` gets every metric at every look.
+    `progress` is called as by `run_suite`, and `show` with every metric at every look.
 
     Raises:
         InvalidRequest: a rule needs a `direction`.
@@ -123,7 +131,8 @@ def run_gate_until(sides: Sides, settings: Settings, progress: Progress, show: C
     if not baseline.values:
         return without_baseline(candidate.name, baseline)
     comparisons = [comparison for end in ends for comparison in end.comparisons]
-    levels = [one.difference.level for one in comparisons if one.difference and one.difference.level is not None]
+    differences = [comparison.difference for comparison in comparisons if comparison.difference is not None]
+    levels = [difference.level for difference in differences if difference.level is not None]
     return replace(
         compare(candidate, baseline, sides.rules),
         comparisons=tell_comparisons_apart(comparisons, dict(ChainMap(*(trial.protocols for trial in trials)))),
@@ -135,12 +144,13 @@ def run_gate_until(sides: Sides, settings: Settings, progress: Progress, show: C
 
 @dataclass(frozen=True)
 class _End:
-    """One task when its sampling stopped."""
+    """State of a task when its sampling stopped."""
 
     pair: tuple[TaskLook, TaskLook]
+    """Last look at the candidate and at the baseline."""
     comparisons: list[Comparison]
     samples: Samples | None
-    """None where a side failed."""
+    """Samples that were drawn; None where a side failed."""
 
 
 def _sample_task(
@@ -150,28 +160,31 @@ def _sample_task(
         both = _results(pair, sides)
         trial.protocols |= {**both.candidate.document.protocols, **both.baseline.document.protocols}
         before = len(trial.looks)
-        found = judge_look(trial, both)
+        comparisons = judge_look(trial, both)
         for look in trial.looks[before:]:
             show(look)
-        if found is not None:
+        if comparisons is not None:
             samples = Samples(trial.task, both.units, both.total, both.unit, len(trial.fractions))
-            return _End(pair, found, samples if both.units else None)
+            return _End(pair, comparisons, samples if both.units else None)
     raise AssertionError("the last look settles everything")
 
 
 def judge_look(trial: Trial, both: Both) -> list[Comparison] | None:
-    """The comparisons to report, if this look settles the task; else None, and `trial` knows more than before."""
+    """Judge all metrics of a task at one look, and record the look in `trial`.
+
+    Return the comparisons to report if the look settles the task, otherwise None.
+    """
     if both.units:
         trial.fractions.append(both.units / both.total)
-    awaited = [rule for rule in trial.rules if _awaited(rule, trial.task, both)]
+    awaited = [rule for rule in trial.rules if _is_awaited(rule, trial.task, both)]
 
     def chances(rule: Rule, metrics: int) -> tuple[float, float]:
         trial.metrics = max(trial.metrics, metrics + len(awaited))
         return tail_of(trial.boundary(rule)), trial.level(rule)
 
     stage = Stage(chances, both.last)
-    found = list(_numbered(compare(both.candidate, both.baseline, trial.rules, stage=stage).comparisons))
-    for key, comparison in found:
+    comparisons = list(_numbered(compare(both.candidate, both.baseline, trial.rules, stage=stage).comparisons))
+    for key, comparison in comparisons:
         if key not in trial.settled:
             rule = next(rule for rule in trial.rules if rule.matches(comparison.metric))
             decided = _decision(comparison, rule, both.last)
@@ -180,16 +193,18 @@ def judge_look(trial: Trial, both: Both) -> list[Comparison] | None:
             if comparison.difference is not None and both.units:
                 trial.looks.append(_look(comparison, both, trial.boundary(rule), trial.level(rule), decided))
     verdicts = {comparison.verdict for comparison in trial.settled.values()}
-    open_ = [comparison for key, comparison in found if key not in trial.settled and _may_hold_up(comparison)]
-    if both.last or "worse" in verdicts or (trial.settled and not open_ and not awaited):
-        return [trial.settled.get(key) or _left_open(comparison) for key, comparison in found]
+    undecided = [
+        comparison for key, comparison in comparisons if key not in trial.settled and _may_need_samples(comparison)
+    ]
+    if both.last or "worse" in verdicts or (trial.settled and not undecided and not awaited):
+        return [trial.settled.get(key) or _left_open(comparison) for key, comparison in comparisons]
     return None
 
 
 def _walk_both(
     task: TaskSpec, sides: Sides, settings: Settings, progress: Progress
 ) -> Iterator[tuple[TaskLook, TaskLook]]:
-    if "until" in task.parameters:  # each side would stop by its own error, at another n
+    if "until" in task.parameters:  # each side would stop at its own n, and the items would not pair
         task = replace(task, parameters={**task.parameters, "until": None})
 
     def walk(checkpoint: CheckpointRef, side: str) -> Iterator[TaskLook]:
@@ -202,27 +217,27 @@ def _walk_both(
 
 
 def _results(pair: tuple[TaskLook, TaskLook], sides: Sides) -> Both:
-    """Where one side failed, its error is its result, and there is no more to come."""
-    ours, theirs = pair
+    """Return the results of both sides at a look. A failed side's result is its error, and the look is the last."""
+    candidate, baseline = pair
     return Both(
-        Result(sides.candidate.label, result_document(sides.suite, sides.candidate, [ours])),
-        Result(sides.baseline.label, result_document(sides.suite, sides.baseline, [theirs])),
-        min(ours.units, theirs.units),
-        max(ours.total, theirs.total),
-        ours.unit or theirs.unit,
-        ours.last or theirs.last,
+        Result(sides.candidate.label, result_document(sides.suite, sides.candidate, [candidate])),
+        Result(sides.baseline.label, result_document(sides.suite, sides.baseline, [baseline])),
+        min(candidate.units, baseline.units),
+        max(candidate.total, baseline.total),
+        candidate.unit or baseline.unit,
+        candidate.last or baseline.last,
     )
 
 
 def _decision(comparison: Comparison, rule: Rule, last: bool) -> Comparison | None:
-    """What is to be reported of a metric, if this look decides it."""
+    """Return the comparison to report if this look decides the metric, otherwise None."""
     difference = comparison.difference
     if last or comparison.verdict == "other_protocol":
         return comparison
-    # What is not finite now will not be so at the end.
+    # Further samples do not make a value finite.
     if difference is not None and not _is_finite(comparison):
         return comparison
-    # Items that are all alike so far have an error of zero, which proves nothing of the next ones.
+    # If all items are alike so far, the error is zero, but further items may differ.
     if difference is None or difference.low is None or not difference.stderr or rule.standard_errors == 0:
         return None
     return comparison if comparison.verdict in ("worse", "better", "within_tolerance") else None
@@ -233,24 +248,25 @@ def _is_finite(comparison: Comparison) -> bool:
     return all(value is not None and math.isfinite(value) for value in sides)
 
 
-def _may_hold_up(comparison: Comparison) -> bool:
+def _may_need_samples(comparison: Comparison) -> bool:
+    """Return whether further samples may decide a metric: they cannot where there is no standard error."""
     return comparison.difference is not None and comparison.difference.stderr is not None
 
 
-def _awaited(rule: Rule, task: str, both: Both) -> bool:
-    """Whether the rule is for a metric of this task that is not there yet."""
-    ours = rule.metric.startswith(f"{task}/") and rule.missing == "fail"
-    return ours and not any(rule.matches(name) for name in both.baseline.values)
+def _is_awaited(rule: Rule, task: str, both: Both) -> bool:
+    """Return whether a rule is for a metric of the task that needs further samples."""
+    is_for_task = rule.metric.startswith(f"{task}/") and rule.missing == "fail"
+    return is_for_task and not any(rule.matches(name) for name in both.baseline.values)
 
 
 def _left_open(comparison: Comparison) -> Comparison:
-    """A metric that was not decided when the sampling stopped for another reason."""
+    """Return the comparison of a metric that was undecided when another metric ended the sampling."""
     difference = comparison.difference
     if difference is not None and difference.low is not None:
-        return replace(comparison, reason=f"{comparison.reason}; it was not decided when the sampling stopped")
+        return replace(comparison, reason=f"{comparison.reason}; undecided when the sampling stopped")
     if difference is None or comparison.verdict == "not_judged":
         return comparison
-    reason = "what is noise is not known, so a part of the samples does not judge it"
+    reason = "the noise is not known, and only a part of the samples was drawn"
     return replace(comparison, verdict="ignored", reason=reason)
 
 
@@ -274,7 +290,10 @@ def _look(comparison: Comparison, both: Both, standard_errors: float, level: flo
 
 
 def _numbered(comparisons: Iterable[Comparison]) -> Iterator[tuple[tuple[str, int], Comparison]]:
-    """Each with its name and its place among those of this name; protocols may say n and differ from look to look."""
+    """Yield each comparison with its metric and its number among the comparisons of that metric.
+
+    The key names a row at all looks. The id of the protocol does not: protocols with the number of samples change.
+    """
     seen: Counter[str] = Counter()
     for comparison in comparisons:
         yield (comparison.metric, seen[comparison.metric]), comparison

@@ -1,6 +1,7 @@
-"""What the difference of one metric says by a rule: worse, better, harmless, or nothing beyond the noise.
+"""Verdict of the gate on one metric: worse, better, within the tolerance, or within the noise.
 
-All is said of one interval, whose two ends each miss the truth with the level of the rule.
+The verdict rests on one interval of the difference. Each end of the interval misses the true difference with the level
+of the rule.
 """
 
 from __future__ import annotations
@@ -28,90 +29,93 @@ Verdict = Literal[
     "new",
     "ignored",
 ]
-"""`worse`, `better`: beyond the tolerance and beyond the noise. `within_tolerance`: nowhere in its interval is the
-metric worse by more than the tolerance, or nothing changed at all. `within_noise`: none of these, so the metric may be
-worse by more than the tolerance. `not_judged`: the noise is not known and the rule states no tolerance, or the rule
-asks for more certainty than there is. `new`: only the candidate has the value. `ignored`: missing, as the rule
-allows."""
+"""Verdict on a metric. `worse`, `better`: beyond the tolerance and beyond the noise. `within_tolerance`: the metric is
+worse by more than the tolerance at no point of its interval, or did not change. `within_noise`: none of these, so the
+metric may be worse by more than the tolerance. `not_judged`: the noise is not known and the rule states no tolerance,
+or the rule asks for more certainty than there is. `new`: only the candidate has the value. `ignored`: the value is
+missing, and the rule allows that."""
 
 LEAST_TAIL = 1e-300
-"""No bound is asked for with a smaller chance: it would be no number in float64."""
+"""Smallest probability that a bound is computed for: quantiles of smaller ones overflow in float64."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Candidate minus baseline, what is known of its error, and what would have been a regression."""
+    """Value of the candidate minus value of the baseline, with its error and the limits of the rule."""
 
     value: float
     stderr: float | None
-    """None: no error is known, and only a tolerance that the rule states can decide."""
+    """Standard error; None if it is not known, so that only a tolerance that the rule states can decide."""
     basis: Basis
     n: int
-    """Items that are paired; else those of the smaller side."""
+    """Number of paired items; without pairs, the number of items of the smaller side."""
     groups: int | None
-    """Independent groups of these items; None: every item is one."""
+    """Independent groups of the `n` items; None if every item is its own group."""
     low: float | None
-    """The lower end of the interval, which lies above the truth with a chance of `level`; None: not known."""
+    """Lower end of the interval, which is above the true difference with probability `level`; None if not known."""
     high: float | None
-    """The upper end of the interval, which lies below the truth with a chance of `level`; None: not known."""
+    """Upper end of the interval, which is below the true difference with probability `level`; None if not known."""
     level: float | None
-    """The chance that the metric is called worse though it did not change; None: not known."""
+    """Probability that an unchanged metric is called worse; None if the noise is not known."""
     p: float | None
-    """The exact two-sided p-value of no difference, where there is one; it then decides what is noise."""
+    """Exact two-sided p-value of no difference, which then decides whether the difference is noise; None if no exact
+    test applies."""
     tolerance: float
-    """How much worse the rule tolerates."""
+    """Tolerated worsening, in the metric's unit."""
     noise: float | None
-    """How much worse the metric may look by chance; None: not known."""
+    """Worsening, in the metric's unit, that chance alone may show; None if not known."""
     fails_at: float | None
-    """About the smallest difference to the bad side that would have been a regression: the larger of tolerance and
-    noise; None: nothing would, since the metric is not judged."""
+    """Approximate smallest worsening that would have been a regression: the larger of tolerance and noise. None if the
+    metric is not judged."""
 
 
 @dataclass(frozen=True)
 class Gap:
-    """How far the candidate's value of a metric is from the baseline's, and the rule for the metric."""
+    """Distance between the candidate's and the baseline's value of a metric, with the rule for the metric."""
 
     rule: Rule
     contrast: Contrast
-    """The baseline is a, the candidate is b."""
-    found: Distance
-    """The distance of the contrast, which both sides have."""
+    """Contrast with the baseline as a and the candidate as b."""
+    distance: Distance
+    """Distance of the contrast."""
 
     @property
     def higher_is_better(self) -> bool:
-        """Which way is better, by the rule or else by the metric."""
+        """Whether higher values are better, by the rule's direction, or by the metric's where the rule has none."""
         return (self.rule.direction or self.contrast.metric.direction) == "higher"
 
     @cached_property
     def worse(self) -> float:
-        """How much worse the candidate is, 0 if both are equal; NaN is as bad as it gets."""
+        """The worsening of the candidate in the metric's unit, 0 if the values are equal; NaN is infinitely bad."""
         return self.contrast.worse(self.higher_is_better)
 
     @property
     def tolerance(self) -> float:
-        """How much worse the rule tolerates, in the metric's unit."""
+        """The tolerated worsening, in the metric's unit."""
         baseline = self.contrast.measured.estimate.value
         relative = self.rule.relative * abs(baseline) if math.isfinite(baseline) else 0.0
         return max(self.rule.absolute, relative)
 
     @property
     def has_noise(self) -> bool:
-        """Whether chance decides: the noise, or an exact p-value, is known, and the rule asks for it."""
+        """Whether chance can decide: the rule considers noise, and the noise or an exact p-value is known."""
         return self.rule.standard_errors > 0 and math.isfinite(self.worse) and self._p is not None
 
     @property
     def alike(self) -> bool:
-        """Whether there is nothing to judge: equal values, and no item says that they are so by chance."""
-        found = self.found
-        if self.worse or found.basis != "paired":
+        """Whether the values are equal, and paired items, if there are any, are equal one by one."""
+        distance = self.distance
+        if self.worse or distance.basis != "paired":
             return not self.worse
-        return not found.stderr if found.flips is None else not (found.flips.counts.only_a or found.flips.counts.only_b)
+        if distance.flips is None:
+            return not distance.stderr
+        return not (distance.flips.counts.only_a or distance.flips.counts.only_b)
 
     def bounds(self, tail: float) -> tuple[float, float] | None:
-        """Return the interval of how much worse the candidate is; None where it is not known."""
+        """Return the interval of the worsening, whose ends each miss with probability `tail`; None if not known."""
         if self.rule.standard_errors == 0:
             return (self.worse, self.worse) if math.isfinite(self.worse) else None
-        reach = self.found.reach(max(tail, LEAST_TAIL)) if math.isfinite(self.worse) else None
+        reach = self.distance.reach(max(tail, LEAST_TAIL)) if math.isfinite(self.worse) else None
         if reach is None:
             return None
         below, above = reversed(reach) if self.higher_is_better else reach
@@ -125,7 +129,7 @@ class Gap:
         return p / 2 if self.worse > 0 else 1 - p / 2
 
     def beyond_noise(self, tail: float) -> bool:
-        """Say whether the difference, to whichever side, is none that chance alone would make."""
+        """Return whether the difference, on either side, exceeds the noise at the one-sided level `tail`."""
         if self.rule.standard_errors == 0:
             return True
         p = self._p
@@ -133,15 +137,16 @@ class Gap:
 
     @property
     def _p(self) -> float | None:
-        return self.found.p_value() if self.found.independent >= MIN_ITEMS else None
+        return self.distance.p_value() if self.distance.independent >= MIN_ITEMS else None
 
 
 def tails(gaps: Sequence[Gap], levels: Sequence[float], family: Family) -> list[float]:
-    """Return with which one-sided chance each metric's bounds may miss; `levels` are those of each metric alone.
+    """Return the one-sided probability with which each metric's bounds may miss; `levels` are those of single metrics.
 
-    `holm`: all metrics together call one of them worse that is not with a chance of the mean level at most. The metrics
-    are taken in the order of their p-values over levels. Each is held against its level times the mean level over the
-    sum of the levels of those that are not beyond theirs; where one is not beyond it, none of the later ones is.
+    With `holm`, the probability that any unchanged metric is called worse is at most the mean level. Metrics are tested
+    in ascending order of p-value over level. A metric is tested at its level, times the mean level, divided by the sum
+    of the levels of the metrics that are not rejected yet. After the first metric that is not rejected, no later metric
+    is rejected.
 
     Source: S. Holm, Scandinavian Journal of Statistics 6 (1979) 65–70, section 3, with the levels as weights.
     """
@@ -164,11 +169,11 @@ def tails(gaps: Sequence[Gap], levels: Sequence[float], family: Family) -> list[
 
 
 def judge(gap: Gap, tail: float, level: float, *, last: bool = True) -> tuple[Verdict, str, Difference]:
-    """Return the verdict of one metric, a sentence that says why, and the numbers.
+    """Return the verdict on one metric, the reason as a sentence, and the numbers.
 
-    `tail` is the chance with which each bound may miss, `level` what is said of the metric: at one of several looks the
-    former is smaller. Before the `last` look a metric is worse, or better, only where its whole interval is beyond the
-    tolerance: the many looks give an estimate many chances to be beyond it.
+    `tail` is the probability with which each bound may miss, and `level` the level to report. At one of several looks,
+    `tail` is smaller than `level`. Before the `last` look, a metric is worse or better only if its whole interval is
+    beyond the tolerance, because repeated looks give the estimate repeated chances to exceed the tolerance.
     """
     bounds = gap.bounds(tail)
     noise = None if bounds is None else max(gap.worse - bounds[0], 0.0)
@@ -177,17 +182,17 @@ def judge(gap: Gap, tail: float, level: float, *, last: bool = True) -> tuple[Ve
     ends: tuple[float | None, float | None] = (None, None)
     if bounds is not None:
         ends = (-bounds[1], -bounds[0]) if gap.higher_is_better else bounds
-    found = gap.found
+    distance = gap.distance
     difference = Difference(
-        value=found.value,
-        stderr=found.stderr,
-        basis=found.basis,
-        n=found.n,
-        groups=found.groups,
+        value=distance.value,
+        stderr=distance.stderr,
+        basis=distance.basis,
+        n=distance.n,
+        groups=distance.groups,
         low=ends[0],
         high=ends[1],
         level=level if gap.has_noise else None,
-        p=found.p,
+        p=distance.p,
         tolerance=gap.tolerance,
         noise=noise,
         fails_at=max(gap.tolerance, noise or 0.0) if judged and math.isfinite(gap.worse) else None,
@@ -197,12 +202,12 @@ def judge(gap: Gap, tail: float, level: float, *, last: bool = True) -> tuple[Ve
 
 def _verdict(gap: Gap, bounds: tuple[float, float] | None, tail: float, last: bool) -> tuple[Verdict, str]:
     worse, tolerance = gap.worse, gap.tolerance
-    # What is alike so far need not stay so; at the end it is all that there is.
+    # Before the last look, further samples may differ where all samples so far are alike.
     if gap.alike and (last or bounds is None):
         return "within_tolerance", "equal"
     side = f"{'worse' if worse > 0 else 'better'} by {abs(worse):.3g}" if worse else "equal in the mean"
     if not math.isfinite(worse):
-        return ("worse" if worse > 0 else "better"), f"{side}: what is not finite is no matter of chance"
+        return ("worse" if worse > 0 else "better"), f"{side}: a value that is not finite is not due to chance"
     if bounds is None:
         return _without_bounds(gap, side, tail)
     noise = max(worse - bounds[0], 0.0)
@@ -220,49 +225,49 @@ def _limits(gap: Gap, bounds: tuple[float, float]) -> str:
 
 
 def _exact(gap: Gap) -> str:
-    return "" if gap.found.p is None else f" (exact p {gap.found.p:.2g})"
+    return "" if gap.distance.p is None else f" (exact p {gap.distance.p:.2g})"
 
 
 def _inconclusive(gap: Gap, side: str, noise: float, bounds: tuple[float, float]) -> tuple[Verdict, str]:
-    """A metric that may be worse by more than the tolerance, and may be no worse at all or by less."""
-    rule, worse, tolerance, n = gap.rule, gap.worse, gap.tolerance, gap.found.n
+    """Judge a metric whose interval reaches on both sides of the tolerance."""
+    rule, worse, tolerance, n = gap.rule, gap.worse, gap.tolerance, gap.distance.n
     within = f"the noise {noise:.2g}" if worse <= 0 or bounds[0] <= 0 else f"the tolerance {tolerance:.2g}"
-    found = f"{side}, within {within}{_exact(gap)}; worse by up to {bounds[1]:.3g} is not ruled out"
+    result = f"{side}, within {within}{_exact(gap)}; worse by up to {bounds[1]:.3g} is not ruled out"
     if rule.max_noise is not None and noise > rule.max_noise:
-        wanted = f"measure about {_items(n, noise, rule.max_noise)}"
-        return "not_judged", f"{side}, but the noise {noise:.2g} is above max_noise {rule.max_noise:g}; {wanted}"
+        cure = f"measure about {_items_for(n, noise, rule.max_noise)}"
+        return "not_judged", f"{side}, but the noise {noise:.2g} is above max_noise {rule.max_noise:g}; {cure}"
     if rule.inconclusive == "fail":
         reach, room = bounds[1] - worse, tolerance - worse
-        wanted = f"measure about {_items(n, reach, room)}, or give" if room > 0 else "measure more items, or give"
-        remedy = f"{wanted} its rule a larger tolerance or `inconclusive: pass`"
-        return "not_judged", f"{found}, and the tolerance is {tolerance:.2g}; {remedy}"
-    return "within_noise", found
+        more = f"measure about {_items_for(n, reach, room)}, or give" if room > 0 else "measure more items, or give"
+        cure = f"{more} its rule a larger tolerance or `inconclusive: pass`"
+        return "not_judged", f"{result}, and the tolerance is {tolerance:.2g}; {cure}"
+    return "within_noise", result
 
 
-def _items(n: int, noise: float, wanted: float) -> str:
-    """Of how many items the noise would be as small as wanted: it falls with their square root."""
+def _items_for(n: int, noise: float, wanted: float) -> str:
+    """Return the number of items at which the noise is `wanted`; `n` items have `noise`, which falls with √n."""
     return f"{math.ceil(n * (noise / wanted) ** 2):,} items"
 
 
 def _without_bounds(gap: Gap, side: str, tail: float) -> tuple[Verdict, str]:
-    """Judge by an exact p-value where there is one, else by a tolerance that the rule states."""
+    """Judge a metric without an interval by an exact p-value, or else by a tolerance that the rule states."""
     rule, worse, tolerance = gap.rule, gap.worse, gap.tolerance
-    unknown = gap.found.why_no_error("the baseline", "the candidate")
+    unknown = gap.distance.why_no_error("the baseline", "the candidate")
     within = abs(worse) <= tolerance
-    if within and gap.found.stderr == 0 and gap.found.independent >= MIN_ITEMS:
+    if within and gap.distance.stderr == 0 and gap.distance.independent >= MIN_ITEMS:
         return "within_tolerance", f"{side} in every item alike, within the tolerance {tolerance:.2g}"
     verdict: Verdict = "within_tolerance" if within else "worse" if worse > 0 else "better"
     if gap.has_noise and not within:
         if gap.beyond_noise(tail):
             return verdict, f"{side} in every item alike, beyond the tolerance {tolerance:.2g}{_exact(gap)}"
-        few = f"{side} in every item alike, which {gap.found.n} items may be by chance{_exact(gap)}"
+        few = f"{side} in every item alike, which {gap.distance.n} items may be by chance{_exact(gap)}"
         if rule.inconclusive == "fail" or rule.max_noise is not None:
             return "not_judged", f"{few}; measure more items"
         return "within_noise", few
     if not rule.states_tolerance:
-        remedy = "give its rule (--rules) a tolerance, `absolute` or `relative`, which then decides alone"
-        return "not_judged", f"{side}, but it is not known what is noise: {unknown}; {remedy}"
+        cure = "give its rule (--rules) a tolerance, `absolute` or `relative`, which then decides alone"
+        return "not_judged", f"{side}, but the noise is not known: {unknown}; {cure}"
     if rule.max_noise is not None:
-        return "not_judged", f"{side}, but max_noise asks for the noise, which is not known: {unknown}"
+        return "not_judged", f"{side}, but max_noise needs the noise, which is not known: {unknown}"
     beyond = "within" if within else "beyond"
     return verdict, f"{side}, {beyond} the tolerance {tolerance:.2g}, which alone decides: {unknown}"

@@ -1,4 +1,4 @@
-"""What the gate found, for people and for CI: text, JSON, JUnit XML, Markdown, GitHub annotations."""
+"""The report of a gate for people and for CI, as text, JSON, JUnit XML, Markdown and GitHub annotations."""
 
 from __future__ import annotations
 
@@ -23,48 +23,48 @@ WORDS = {
     "new": "new",
     "ignored": "ignored",
 }
-"""What tables call each verdict, in the order in which they show them."""
+"""Words for the verdicts in tables, in the order of a table's rows."""
 
 QUIET = ("within_noise", "within_tolerance")
-"""Verdicts that Markdown folds away."""
+"""Verdicts whose rows are folded in Markdown."""
 
 UNJUDGED = ("missing", "other_protocol", "not_judged")
-"""Verdicts of what should have been judged and was not."""
+"""Verdicts on metrics that should have been judged but could not be."""
 
 COLUMNS = ("", "metric", "baseline", "candidate", "change", "error", "basis", "n", "fails at", "why")
-"""`error`: the standard error of the change; `basis`: where that comes from; `fails at`: about the smallest change to
-the bad side that would have been a regression."""
+"""Columns of the table of comparisons. `error`: standard error of the change. `basis`: source of the standard error.
+`fails at`: approximate smallest worsening that would have been a regression."""
 
 DROP = ("n", "basis", "error", "fails at")
-"""Columns that go, in this order, where a terminal is too narrow for all."""
+"""Columns of `COLUMNS` that a narrow terminal drops, in this order."""
 
 LOOK_COLUMNS = ("metric", "n", "change", "interval", "basis", "errors", "level", "")
-"""Of the looks at samples that were still drawn; `basis`: where the standard error comes from; `errors`: the boundary
-of the look, in standard errors of a normal distribution; `level`: how often all looks at the metric together call it
-worse although it did not change."""
+"""Columns of the table of looks. `basis`: source of the standard error. `errors`: boundary of the look, in standard
+errors of a normal distribution. `level`: probability that all looks at an unchanged metric together call the metric
+worse."""
 
 LOOKS_DROP = ("level", "errors", "basis")
-"""Columns of `LOOK_COLUMNS` that go, in this order, where a terminal is too narrow for all."""
+"""Columns of `LOOK_COLUMNS` that a narrow terminal drops, in this order."""
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""Characters that XML 1.0 has no way to write (section 2.2)."""
+"""Pattern of characters that XML 1.0 cannot represent (section 2.2)."""
 
 
 def headline(report: Report) -> str:
-    """The outcome in one line."""
+    """Return the outcome, the number of metrics per verdict, and the problems, in one line."""
     counts = Counter[str](comparison.verdict for comparison in report.comparisons)
-    found = [f"{counts[verdict]} {word.lower()}" for verdict, word in WORDS.items() if counts[verdict]]
-    parts = [", ".join(found)] if found else []
+    numbers = [f"{counts[verdict]} {word.lower()}" for verdict, word in WORDS.items() if counts[verdict]]
+    parts = [", ".join(numbers)] if numbers else []
     return f"{report.outcome.name.lower().replace('_', ' ')}: {'; '.join([*parts, *report.problems])}"
 
 
 def looks_table(report: Report) -> list[list[str]]:
-    """Rows of `LOOK_COLUMNS`: how each metric came to its verdict."""
+    """Return the rows of `LOOK_COLUMNS`, one for each metric at each look."""
     return [look_row(look) for look in report.looks]
 
 
 def look_row(look: Look) -> list[str]:
-    """The difference at one look, and the interval that holds at all looks together."""
+    """Return a row of `LOOK_COLUMNS`: the difference at one look, and the interval that holds at all looks together."""
     interval = "" if look.low is None or look.high is None else f"{look.low:+.4g} … {look.high:+.4g}"
     n = f"{look.units:,} of {look.total:,} {look.unit}"
     errors = f"{look.standard_errors:.2f}"
@@ -74,7 +74,7 @@ def look_row(look: Look) -> list[str]:
 
 
 def effort(report: Report) -> list[str]:
-    """What it took, a line a task."""
+    """Return the number of samples that the verdicts took, one line per task."""
     return [
         f"{item.task}: {item.units:,} of {item.total:,} {item.unit} of each side, {item.looks} "
         f"look{'s' if item.looks != 1 else ''}, {item.saved:.0%} saved"
@@ -83,7 +83,7 @@ def effort(report: Report) -> list[str]:
 
 
 def levels(report: Report) -> str:
-    """How often the gate as a whole fails a checkpoint that did not change; nothing where no chance decides."""
+    """Return a sentence on how often the gate fails an unchanged checkpoint; empty where chance decides no metric."""
     alarms = report.alarms
     if alarms is None:
         return ""
@@ -93,23 +93,23 @@ def levels(report: Report) -> str:
         level += f" to {alarms.highest:.3g}"
     how = {"none": "", "holm": " or, by Holm's steps, more", "bonferroni": ", by Bonferroni"}[alarms.family]
     each = "" if alarms.metrics == 1 else "each "
-    said = f"false alarms: {metrics}, {each}at a level of {level}{how}"
+    sentence = f"false alarms: {metrics}, {each}at a level of {level}{how}"
     if alarms.metrics == 1:
-        return said
+        return sentence
     return (
-        f"{said}; an unchanged checkpoint fails with a chance of {alarms.if_independent:.2g} if the metrics are "
+        f"{sentence}; an unchanged checkpoint fails with a chance of {alarms.if_independent:.2g} if the metrics are "
         f"independent, and of {alarms.at_most:.2g} at most"
     )
 
 
 def table(comparisons: Iterable[Comparison]) -> list[list[str]]:
-    """Rows of `COLUMNS`, what matters most first."""
+    """Return the rows of `COLUMNS` in the order of `WORDS`: the worst verdicts first."""
     order = list(WORDS)
     return [_row(comparison) for comparison in sorted(comparisons, key=lambda item: order.index(item.verdict))]
 
 
 def to_json(report: Report) -> str:
-    """One document; NaN and infinities are strings."""
+    """Return the report as a JSON document, in which NaN and infinities are strings."""
     document = {
         "outcome": report.outcome.name.lower(),
         "exit_code": int(report.outcome),
@@ -125,9 +125,10 @@ def to_json(report: Report) -> str:
 
 
 def to_junit(report: Report) -> bytes:
-    """A test case per metric: worse is a failure, what could not be judged an error, what is new or ignored skipped.
+    """Return the report as JUnit XML with one test case per metric.
 
-    Valid by the schema that Jenkins' xUnit plug-in and pytest share.
+    `worse` is a failure; a metric that could not be judged is an error; `new` and `ignored` are skipped. The document
+    is valid by the schema that Jenkins' xUnit plug-in and pytest share.
     """
     cases = [_case(comparison) for comparison in report.comparisons]
     for number, problem in enumerate(report.problems, 1):
@@ -150,10 +151,10 @@ def to_junit(report: Report) -> bytes:
 
 
 def to_markdown(report: Report) -> str:
-    """A section to append to a page, such as GitHub's step summary; what is within noise or tolerance is folded."""
+    """Return a Markdown section for a page such as GitHub's step summary; rows of `QUIET` verdicts are folded."""
     lines = [f"### Gate: {_cell(headline(report))}", "", f"{_code(report.candidate)} against {_code(report.baseline)}"]
-    if said := levels(report):
-        lines += ["", _cell(said)]
+    if false_alarms := levels(report):
+        lines += ["", _cell(false_alarms)]
     if loud := [comparison for comparison in report.comparisons if comparison.verdict not in QUIET]:
         lines += ["", *_markdown_table(loud)]
     for verdict in QUIET:
@@ -169,9 +170,10 @@ def to_markdown(report: Report) -> str:
 
 
 def to_annotations(report: Report) -> list[str]:
-    """Workflow commands that GitHub shows beside a commit, the gravest first since it shows ten of a kind.
+    """Return workflow commands that GitHub displays as annotations of a commit.
 
-    Source of the escaping: `@actions/core`, command.ts.
+    The worst verdicts come first, because GitHub displays only ten annotations of a kind. Source of the escaping:
+    `@actions/core`, command.ts.
     """
     unjudged = dict.fromkeys(UNJUDGED, "error")
     kinds = {"worse": "error", **unjudged, "ignored": "warning", "better": "notice"}
@@ -234,7 +236,7 @@ def _markdown_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> lis
 
 
 def _cell(text: str) -> str:
-    """As it stands, in a cell or a line: no markup, no line breaks."""
+    """Return text for a cell or a line of Markdown: markup is escaped, and line breaks become spaces."""
     return re.sub(r"([\\|`*_<>\[\]])", r"\\\1", " ".join(text.split()))
 
 

@@ -1,4 +1,4 @@
-"""The result of a checkpoint, as `evalsvc run --output` writes it or the service keeps it, and its results per item."""
+"""The result of a checkpoint, from the service or from a file of `evalsvc run --output`, with its results per item."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from evalsvc.metrics.ratio import Ratio
 from evalsvc.spec.documents.results import Error, ResultDocument, TaskMetric
 
 Item = tuple[object, object]
-"""`benchmark` and `index` of a result per item, by which the items of two results match."""
+"""Fields `benchmark` and `index` of a result per item, by which the items of two results are matched."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,10 @@ class Result:
     """The result of a checkpoint, read from a file or from the service."""
 
     name: str
+    """Path of the file, or name of the checkpoint, RUN@STEP or RUN@STEP:VARIANT."""
     document: ResultDocument
     tables: Mapping[str, Callable[[], ItemTable]] = field(default_factory=dict)
-    """Results per item by task, read when they are needed, of a document that does not have them."""
+    """Functions that read the results per item of a task, by task, for a document without these results."""
     _numbers: dict[tuple[str | None, ...], Numbers] = field(default_factory=dict, init=False, repr=False)
     _read_tables: dict[str, ItemTable] = field(default_factory=dict, init=False, repr=False)
     _items: dict[tuple[str, str | None], tuple[list[int], list[Item]]] = field(
@@ -35,26 +36,26 @@ class Result:
     @cached_property
     def values(self) -> dict[str, dict[str, TaskMetric]]:
         """The metrics by name and by protocol id."""
-        found: dict[str, dict[str, TaskMetric]] = {}
+        values: dict[str, dict[str, TaskMetric]] = {}
         for metric in self.document.metrics:
-            found.setdefault(metric.name, {})[metric.protocol] = metric
-        return found
+            values.setdefault(metric.name, {})[metric.protocol] = metric
+        return values
 
     def error(self, task: str) -> Error | None:
-        """Return why the task failed. Where several suites have a task of this name, theirs begin with the suite's."""
+        """Return why the task failed, or None. `SUITE/TASK` and `TASK` name the same task."""
         errors = self.document.errors.items()
         return next((error for name, error in errors if name.rpartition("/")[2] == task.rpartition("/")[2]), None)
 
     def protocol(self, identity: str) -> Mapping[str, object]:
-        """Return the content of a protocol; empty where a file does not have it."""
+        """Return the content of a protocol by its id; empty if a file lacks the content."""
         return self.document.protocols.get(identity, {})
 
     def numbers(self, metric: TaskMetric) -> Numbers:
-        """What the metric is made of, as its `items` say; `item_numbers` of the task's table.
+        """Return the numbers of a metric, item by item: the columns of the task's table that `metric.items` names.
 
         Raises:
             ItemsLost: the service has lost the table.
-            InvalidData: the table of a file has values that are no numbers.
+            InvalidData: the table of a file has values that are not numbers.
         """
         task, keys, grouped_by = task_of(metric), tuple(metric.items), metric.grouped_by
         benchmark = None if is_share(keys) else metric.name.partition("/")[0]
@@ -70,68 +71,71 @@ class Result:
         return self._read_tables[task]
 
     def _read_numbers(self, task: str, benchmark: str | None, keys: Sequence[str], grouped_by: str | None) -> Numbers:
-        """Return the numbers of the items of a benchmark, or of every benchmark where that is None."""
+        """Return the numbers of the items of a benchmark, or of all benchmarks for None.
+
+        Items without a value in one of the columns are left out.
+        """
         table = self._table(task)
-        positions, items = self._of_benchmark(task, benchmark)
+        positions, items = self._items_of(task, benchmark)
         columns = [[column[position] for position in positions] for column in map(table.column, keys)]
         if any(None in column for column in columns):
-            there = [place for place, row in enumerate(zip(*columns, strict=True)) if None not in row]
-            columns = [[column[place] for place in there] for column in columns]
-            items = [items[place] for place in there]
-            positions = [positions[place] for place in there]
+            complete = [place for place, row in enumerate(zip(*columns, strict=True)) if None not in row]
+            columns = [[column[place] for place in complete] for column in columns]
+            items = [items[place] for place in complete]
+            positions = [positions[place] for place in complete]
         groups = None
         if grouped_by is not None:
-            named = table.column(grouped_by)
-            groups = groups_of(items, [_hashable(named[position]) for position in positions])
+            group_names = table.column(grouped_by)
+            groups = groups_of(items, [_hashable(group_names[position]) for position in positions])
         try:
             return Numbers(items, [list(map(float, column)) for column in columns], groups)
         except (TypeError, ValueError, OverflowError):
             raise InvalidData(
-                f"{self.name}: the results per item of task {task!r} have values under {', '.join(keys)} that are no "
-                "numbers; write the result anew by `evalsvc run SUITE --output FILE`"
+                f"{self.name}: the results per item of task {task!r} have values under {', '.join(keys)} that are not "
+                "numbers; write the file again with `evalsvc run SUITE --output FILE`"
             ) from None
 
-    def _of_benchmark(self, task: str, benchmark: str | None) -> tuple[list[int], list[Item]]:
-        """Return which rows of the table may be the metric's, and the items that they are."""
+    def _items_of(self, task: str, benchmark: str | None) -> tuple[list[int], list[Item]]:
+        """Return the positions of a benchmark's rows in the table of a task, and the items of these rows."""
         if (task, benchmark) not in self._items:
             table = self._table(task)
             rows = enumerate(zip(table.column("benchmark"), table.column("index"), strict=True))
-            found = [
-                (at, item)
-                for at, item in rows
+            chosen = [
+                (position, item)
+                for position, item in rows
                 if (benchmark is None or item[0] in (None, benchmark)) and item[1] is not None
             ]
-            self._items[task, benchmark] = [at for at, _ in found], [item for _, item in found]
+            self._items[task, benchmark] = [position for position, _ in chosen], [item for _, item in chosen]
         return self._items[task, benchmark]
 
 
 MANY = 2000
-"""Independent items from which on the interval of a value is the normal one to within a percent or two of its width,
-however skewed or unequal the items are within reason, so that they are not read for it."""
+"""Number of independent items from which on the normal interval of a value is used without reading the items: for items
+of moderate skewness, its width is then right to within 2 %."""
 
 
 def task_of(metric: TaskMetric) -> str:
-    """The task that measured it."""
+    """Return the name of the task that measured the metric."""
     return metric.task or metric.name.partition("/")[0]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A metric together with the result that it is of, so that its items are looked up on no other side."""
+    """A metric with the result that has it, so that the metric's items are read from the same result."""
 
     metric: TaskMetric
     result: Result
 
     @property
     def estimate(self) -> Ratio:
-        """The value with its standard error and n; NaN and infinities are strings in JSON."""
+        """The value with its standard error and number of items, as floats."""
         metric = self.metric
         error = None if metric.stderr is None else float(metric.stderr)
         return Ratio(float(metric.value), error, metric.n, metric.groups)
 
     @property
     def spread(self) -> Spread | None:
-        """The errors of the value as its items show them; None where it is not made of items, or of `MANY`.
+        """The spread of the items of the value; None if the value has no items, or at least `MANY`.
 
         Raises:
             ItemsLost: the service has lost the table of results per item.
@@ -141,5 +145,5 @@ class Measured:
 
 
 def _hashable(name: object) -> str | int | float | None:
-    """Return the name of a group as it is, or its text where a file has put something else in its place."""
+    """Return the name of a group, or its text where a file has a list or an object in its place."""
     return name if isinstance(name, str | int | float | None) else str(name)

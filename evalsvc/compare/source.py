@@ -1,4 +1,4 @@
-"""Where a result comes from: the file that `evalsvc run --output` wrote, or RUN@STEP[:VARIANT] of the service."""
+"""Reading a result from a file of `evalsvc run --output`, or of RUN@STEP[:VARIANT] from the service."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from evalsvc.spec.documents.reading import read
 from evalsvc.spec.names import CHECKPOINT, parse_checkpoint
 
 MAX_BYTES = 1 << 30
-"""Bytes of the file of a result; 100,000 items with all their scores have a hundredth of that."""
+"""Largest size of a result file in bytes; a file with 100,000 items and all their scores has a hundredth of this."""
 
 MAX_COUNT = 10**15
-"""Items that a value may rest on."""
+"""Largest number of items of a value."""
 
 MAX_NUMBER = 1e150
-"""A finite value or standard error whose square is finite too."""
+"""Largest finite value or standard error: its square is finite too."""
 
 MAX_DEPTH = 32
-"""Objects and lists inside one another, in the content of a protocol."""
+"""Largest depth of nested objects and lists in the content of a protocol."""
 
 MAX_KEYS = 2
-"""Numbers of an item that a metric is made of: those of a mean, or of a ratio of sums."""
+"""Largest number of columns that a metric is computed from: one for a mean, two for a ratio of sums."""
 
 
 AnyResult = TypeVar("AnyResult", bound=ResultDocument)
@@ -38,28 +38,29 @@ AnyResult = TypeVar("AnyResult", bound=ResultDocument)
 
 @dataclass(frozen=True)
 class Service:
-    """Where RUN@STEP is looked up."""
+    """The service that results of RUN@STEP are read from, and how to wait for them."""
 
     client: Client
     suite: str | None = None
-    """Only this suite's values."""
+    """Name of the suite whose values are read; None for all suites."""
     timeout: float = 3600.0
-    """Seconds to wait for evaluations that are not over, of both sides together."""
+    """Seconds to wait for evaluations that have not ended, for both sides together."""
     report: Callable[[Evaluation], None] | None = None
-    """Gets an evaluation that is waited for, each time it is looked at."""
+    """Function to call with an evaluation that has not ended, each time its state is read."""
     every: float = 5.0
-    """Seconds between two looks."""
+    """Seconds between two requests for the state of an evaluation."""
 
 
 def read_result(name: str, service: Service, deadline: float | None = None) -> Result:
-    """A result by its file, or by RUN@STEP[:VARIANT] from the service.
+    """Read a result from a file, or of RUN@STEP[:VARIANT] from the service.
 
-    Evaluations that are not over are waited for until `deadline`, by `time.monotonic`; without one they are not.
+    With a `deadline` (by `time.monotonic`), wait until then for evaluations that have not ended; without a deadline, do
+    not wait.
 
     Raises:
         UnknownName: there is no such file, run, step or suite.
         InvalidData: the file is not a result.
-        DeadlineExceeded: evaluations were not over in time.
+        DeadlineExceeded: an evaluation has not ended in time.
     """
     if CHECKPOINT.fullmatch(name) is None:
         return Result(name, read_file(Path(name), ResultDocument))
@@ -78,7 +79,7 @@ def read_result(name: str, service: Service, deadline: float | None = None) -> R
 
 
 def read_file(path: Path, kind: type[AnyResult]) -> AnyResult:
-    """Read the file of a result, which may be anybody's: its size, types, numbers and depth are checked.
+    """Read a result file, which may come from a stranger: its size, types, numbers and depth are checked.
 
     Raises:
         UnknownName: there is no such file.
@@ -89,35 +90,40 @@ def read_file(path: Path, kind: type[AnyResult]) -> AnyResult:
             content = stream.read(MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise UnknownName(
-            f"there is no file {path}; write one by `evalsvc run SUITE --output {path}`, or name a checkpoint of the "
+            f"there is no file {path}; write one with `evalsvc run SUITE --output {path}`, or name a checkpoint of the "
             "service, RUN@STEP"
         ) from None
     except OSError as error:
-        raise InvalidData(f"{path} cannot be read: {os_reason(error)}") from None
+        raise InvalidData(f"{path} cannot be read: {os_reason(error)}; give a file of `evalsvc run --output`") from None
     if len(content) > MAX_BYTES:
-        raise InvalidData(f"{path} has more than {MAX_BYTES:,} bytes; a result of `evalsvc run --output` has fewer")
+        raise InvalidData(f"{path} has more than {MAX_BYTES:,} bytes; give a file of `evalsvc run --output`")
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise InvalidData(f"{path} is not JSON: {' '.join(str(error).split())}") from None
+        reason = " ".join(str(error).split())
+        raise InvalidData(f"{path} is not JSON: {reason}; give a file of `evalsvc run --output`") from None
     try:
-        found = read(kind, document)
-        _check(found)
+        result = read(kind, document)
+        _check(result)
     except (ValueError, OverflowError) as error:
         raise InvalidData(
-            f"{path} is no result of `evalsvc run --output`: {error}; write the file anew by `evalsvc run SUITE "
+            f"{path} is no result of `evalsvc run --output`: {error}; write the file again with `evalsvc run SUITE "
             f"--output {path}`"
         ) from None
-    return found
+    return result
 
 
 def _check(document: ResultDocument) -> None:
-    """Raise ValueError or OverflowError for what the types of the document's fields do not say."""
+    """Check limits that the types of the fields do not express.
+
+    Raises:
+        ValueError, OverflowError: a count, a number, a depth or a name of an item is out of bounds.
+    """
     for metric in document.metrics:
         counts = (metric.n, metric.groups or 0, metric.drawn_from or 0)
         if not all(0 <= count <= MAX_COUNT for count in counts) or len(metric.items) > MAX_KEYS:
             raise ValueError(f"metrics: {metric.name[:80]!r} counts {counts} items, or is made of {metric.items}"[:200])
-        # Perplexities are compared by their logarithms.
+        # Perplexities are compared by their logarithms, so large perplexities are harmless.
         is_loss = metric.unit != "perplexity" or not float(metric.value) > 0
         for number in (metric.value, metric.stderr, metric.baseline):
             if MAX_NUMBER < abs(float(number or 0)) < math.inf and is_loss:

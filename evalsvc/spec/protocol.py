@@ -40,7 +40,7 @@ class Protocol:
 
     @property
     def id(self) -> str:
-        """Return the first 16 hexadecimal digits of the content's digest."""
+        """The first 16 hexadecimal digits of the content's digest."""
         return digest(self.content)[:16]
 
 

@@ -53,7 +53,7 @@ class SamplingParams:
 
     @property
     def guided(self) -> bool:
-        """Return whether the unconditional prompt is run as well."""
+        """Whether the unconditional prompt is run as well."""
         return self.guidance_scale != 1.0
 
     def to_json(self) -> dict[str, JsonValue]:

@@ -1,4 +1,4 @@
-"""Suites: what to evaluate, as YAML or JSON, checked when they are given and identified by their content."""
+"""Suites in YAML or JSON: parsing, checking, and identification by content."""
 
 from __future__ import annotations
 
@@ -19,55 +19,61 @@ from evalsvc.spec.protocol import digest
 from evalsvc.spec.yaml_text import YamlError, read_yaml
 
 SHIPPED_SUITES = Path(str(resources.files("evalsvc") / "suites"))
-"""The folder of the suites that come with evalsvc."""
+"""Folder of the suites that come with evalsvc."""
 
 MAX_TASKS = 256
-"""In a suite, which is checked within a request."""
+"""Maximum number of tasks in a suite. A suite is checked within a request."""
 
 MAX_YAML = 1 << 17
-"""Characters of a suite in YAML, which takes forty times as long to read as JSON."""
+"""Maximum number of characters of a suite in YAML, which takes forty times as long to read as JSON."""
 
 MAX_YAML_VALUES = 10_000
-"""Values, keys and containers of a suite in YAML: 256 tasks of 19 parameters. This many take a third of a second."""
+"""Maximum number of values, keys and containers of a suite in YAML: 256 tasks of 19 parameters. Reading this many takes
+a third of a second."""
 
 MAX_FINDINGS = 8
-"""Of wrong parameters, how many a message tells."""
+"""Maximum number of wrong parameters that a message lists."""
 
 MAX_HEADLINE = 6
-"""Metrics that a suite names as its headline."""
+"""Maximum number of metrics in a suite's headline."""
 
 MAX_METRIC_NAME = 256
-"""Characters of a metric in a headline: names are held against patterns, which takes long for long ones."""
+"""Maximum number of characters of a metric in a headline. Matching names against patterns is slow for long names."""
 
 _SUITE_KEYS = ("name", "description", "headline", "tasks")
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One task of a suite, checked: `parameters` holds every parameter, defaults filled in."""
+    """A checked task of a suite."""
 
     kind: str
     name: str
     parameters: Mapping[str, Any]
+    """All parameters except the name, including those that have their default."""
 
 
 @dataclass(frozen=True)
 class Suite:
+    """A checked suite."""
+
     name: str
     description: str
     tasks: tuple[TaskSpec, ...]
     headline: tuple[str, ...] = ()
-    """Metrics to show first, the most important one first."""
+    """Metrics to show first, the most important metric first."""
 
     @property
     def digest(self) -> str:
-        """Identity: the digest of the tasks. Name, description and headline do not move a number."""
+        """The digest of the tasks, which identifies the suite. Name, description and headline change no number."""
         return digest([[task.kind, task.name, dict(task.parameters)] for task in self.tasks])
 
     def tasks_to_json(self) -> list[dict[str, object]]:
+        """Return the tasks as JSON, with all parameters."""
         return [{"kind": task.kind, "name": task.name, **task.parameters} for task in self.tasks]
 
     def to_json(self) -> dict[str, object]:
+        """Return the suite as JSON, which `parse_suite` reads again."""
         headline = {"headline": list(self.headline)} if self.headline else {}
         return {"name": self.name, "description": self.description, **headline, "tasks": self.tasks_to_json()}
 
@@ -78,13 +84,14 @@ def parse_suite(
     base: Path | None = None,
     allowed: Callable[[str], object] | None = None,
 ) -> Suite:
-    """A suite from YAML, JSON or a mapping; `base` is the folder that relative data paths start from.
+    """Parse and check a suite in YAML or JSON, or as a mapping.
 
-    `allowed` gets every data path and raises where it may not be read.
+    `base` is the folder that relative data paths start from. `allowed` is called with every data path, and raises an
+    error for a path that may not be read.
 
     Raises:
-        InvalidSuite: says which key or parameter of which task is wrong, with near misses.
-        UnknownName: there is no task of this kind.
+        InvalidSuite: a key or a parameter is wrong; the message names the task and similar names.
+        UnknownName: no task has this kind.
     """
     mapping = _read_mapping(content, name)
     check_keys(f"suite {name!r}", mapping, _SUITE_KEYS)
@@ -99,7 +106,7 @@ def examine_suite(
     base: Path | None = None,
     allowed: Callable[[str], object] | None = None,
 ) -> tuple[list[TaskSpec], list[EvalsvcError]]:
-    """Return the tasks of a suite that can be read, and everything for which `parse_suite` refuses the suite."""
+    """Return the valid tasks of a suite, and all errors for which `parse_suite` refuses the suite."""
     errors: list[EvalsvcError] = []
     try:
         mapping = _read_mapping(content, name)
@@ -118,9 +125,9 @@ def examine_suite(
             specs.append(_parse_task(name, index, known, context))
         except InvalidSuite as error:
             errors.append(error)
-        except EvalsvcError as error:  # of the catalog, which does not know where the kind stands
+        except EvalsvcError as error:  # raised by the catalog, which does not know the number of the task
             errors.append(InvalidSuite(f"suite {name!r}, task {index + 1}: {error.message}"))
-    if errors:  # a metric of a task that cannot be read is no mistake of the headline
+    if errors:  # the headline may name metrics of tasks that were refused
         mapping = {key: value for key, value in mapping.items() if key != "headline"}
     try:
         _assembled(name, mapping, specs)
@@ -132,15 +139,15 @@ def examine_suite(
 def _read_mapping(content: str | bytes | Mapping[str, object], name: str) -> Mapping[str, object]:
     mapping = _read_yaml(content, name) if isinstance(content, (str, bytes)) else content
     if not isinstance(mapping, Mapping):
-        raise InvalidSuite(f"suite {name!r} is {type(mapping).__name__}; it must be a mapping with a list `tasks`")
+        raise InvalidSuite(f"suite {name!r} is {type(mapping).__name__}; write a mapping with a list `tasks`")
     return mapping
 
 
 def _listed_tasks(name: str, mapping: Mapping[str, object]) -> list[Any]:
-    """Return the tasks of a suite, none of which is looked at."""
+    """Return the tasks of a suite unchecked; only their number and size are checked."""
     if not NAME.fullmatch(name):
         raise InvalidSuite(
-            f"suite name {name!r}: use letters, digits, '.', '_' and '-', at most 128, a letter or digit first"
+            f"suite name {name!r}: use at most 128 letters, digits, '.', '_' and '-', a letter or digit first"
         )
     if mapping.get("name", name) != name:
         raise InvalidSuite(
@@ -151,7 +158,7 @@ def _listed_tasks(name: str, mapping: Mapping[str, object]) -> list[Any]:
         raise InvalidSuite(f"suite {name!r} has no list `tasks`; give at least one, e.g. `- kind: loss`")
     if len(tasks) > MAX_TASKS:
         raise InvalidSuite(
-            f"suite {name!r} has {len(tasks):,} tasks; give at most {MAX_TASKS}, and the rest in another one"
+            f"suite {name!r} has {len(tasks):,} tasks; give at most {MAX_TASKS}, and the rest in another suite"
         )
     _require_bounded(name, mapping)
     return tasks
@@ -165,13 +172,13 @@ def _assembled(name: str, mapping: Mapping[str, object], specs: Sequence[TaskSpe
         raise InvalidSuite(f"suite {name!r}: the description is {type(description).__name__}; put it in quotes")
     headline = _headline(f"suite {name!r}", mapping.get("headline"), specs)
     suite = Suite(name, (description or "").strip(), tuple(specs), headline)
-    # The service keeps a suite with its defaults filled in, and reads that again.
+    # The service stores a suite with all defaults, and parses the stored suite again.
     _require_bounded(name, suite.to_json())
     return suite
 
 
 def _headline(where: str, content: object, specs: Sequence[TaskSpec]) -> tuple[str, ...]:
-    """Return the metrics of a headline, each of which one of the tasks may measure."""
+    """Return the metrics of a headline after checking that the tasks may measure them."""
     if content is None:
         return ()
     if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
@@ -183,7 +190,7 @@ def _headline(where: str, content: object, specs: Sequence[TaskSpec]) -> tuple[s
             f"{where}: headline has a metric of {longest:,} characters; a metric's name has at most {MAX_METRIC_NAME}"
         )
     if (twice := first_repeated(content)) is not None:
-        raise InvalidSuite(f"{where}: headline has {shortened(twice)} twice; leave one out")
+        raise InvalidSuite(f"{where}: headline has {shortened(twice)} twice; remove one of the two")
     tasks = [build_task(spec) for spec in specs] if content else []
     for name in content:
         if not any(task.may_measure(name) for task in tasks):
@@ -193,35 +200,44 @@ def _headline(where: str, content: object, specs: Sequence[TaskSpec]) -> tuple[s
 
 
 def build_task(spec: TaskSpec) -> Any:
-    """The `Task` of a checked spec."""
+    """Return the `Task` object of a checked task."""
     return catalog.load("tasks", spec.kind)(name=spec.name, **spec.parameters)
 
 
 def suite_files(folder: Path | None) -> dict[str, Path]:
-    """The suite files by name: the shipped ones, and those of `folder` before them.
+    """Return the suite files by name: those of `folder`, and the shipped files whose names `folder` does not have.
 
-    None of them is read, so that a broken one disturbs no other.
+    The files are not read, so a broken suite does not affect the others.
+
+    Raises:
+        InvalidSuite: `folder` does not exist.
     """
     if folder is not None and not folder.is_dir():
         raise InvalidSuite(f"the suite folder {folder} does not exist; create it or change --suites (EVALSVC_SUITES)")
     folders = (SHIPPED_SUITES, folder) if folder else (SHIPPED_SUITES,)
-    return {path.stem: path for each in folders for path in sorted(each.glob("*.yaml"))}
+    return {path.stem: path for suites in folders for path in sorted(suites.glob("*.yaml"))}
 
 
 def load_suite(path: Path) -> Suite:
-    """The suite in a YAML or JSON file; its name is the file's stem."""
+    """Read a suite from a YAML or JSON file, and name the suite after the file.
+
+    Raises:
+        InvalidSuite: the file cannot be read or is no valid suite.
+        UnknownName: no task has a kind that the suite names.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InvalidSuite(f"the suite file {path} cannot be read: {os_reason(error)}") from None
+        raise InvalidSuite(f"the suite file {path} cannot be read: {os_reason(error)}; check the path") from None
     return parse_suite(content, path.stem, path.parent)
 
 
 def find_suite(name: str, folder: Path | None) -> Suite:
-    """A suite by name (from `folder`, else shipped) or by the path of its file.
+    """Return a suite by the path of its file, or by name from `folder` or from the shipped suites.
 
     Raises:
-        UnknownName: there is none; near misses are named.
+        UnknownName: no suite has this name; the message lists similar names.
+        InvalidSuite: the suite is not valid.
     """
     if name.endswith((".yaml", ".yml", ".json")):
         return load_suite(Path(name))
@@ -235,19 +251,21 @@ def _task_class(suite: str, index: int, content: Any) -> type[BaseModel]:
     """Return the class of a task's parameters.
 
     Raises:
-        InvalidSuite: the task is no mapping, or has no kind.
-        UnknownName: there is no task of this kind.
+        InvalidSuite: the task is not a mapping, or has no kind.
+        UnknownName: no task has this kind.
     """
     where = f"suite {suite!r}, task {index + 1}"
     if not isinstance(content, Mapping):
-        raise InvalidSuite(f"{where} is {shortened(content)}; it must be a mapping with the key `kind`")
+        raise InvalidSuite(f"{where} is {shortened(content)}; write a mapping with the key `kind`, e.g. `- kind: loss`")
     if "kind" not in content:
-        raise InvalidSuite(f"{where} has no `kind`; it is one of: {', '.join(catalog.names('tasks'))}")
+        raise InvalidSuite(f"{where} has no `kind`; choose one of: {', '.join(catalog.names('tasks'))}")
     kind = content["kind"]
     if not isinstance(kind, str):
-        raise InvalidSuite(f"{where}: the kind is {shortened(kind)}; it is one of: {', '.join(catalog.names('tasks'))}")
-    found: type[BaseModel] = catalog.load("tasks", kind)
-    return found
+        raise InvalidSuite(
+            f"{where}: the kind is {shortened(kind)}; choose one of: {', '.join(catalog.names('tasks'))}"
+        )
+    task_class: type[BaseModel] = catalog.load("tasks", kind)
+    return task_class
 
 
 def _parse_task(suite: str, index: int, content: Any, context: Mapping[str, object]) -> TaskSpec:
@@ -256,9 +274,7 @@ def _parse_task(suite: str, index: int, content: Any, context: Mapping[str, obje
     parameters = {str(key): value for key, value in content.items() if key != "kind"}
     name = parameters.setdefault("name", kind)
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise InvalidSuite(
-            f"{where}: the name {shortened(name)} must be letters, digits, '.', '_' and '-', at most 128"
-        )
+        raise InvalidSuite(f"{where}: the name is {shortened(name)}; use at most 128 letters, digits, '.', '_' and '-'")
     check_keys(f"{where} ({kind})", parameters, task_class.model_fields)
     try:
         task = task_class.model_validate(parameters, context=dict(context))
@@ -268,15 +284,18 @@ def _parse_task(suite: str, index: int, content: Any, context: Mapping[str, obje
 
 
 def validation_message(error: ValidationError, *, quoting: bool = True) -> str:
-    """pydantic's first findings as a line: `field: what is wrong, found …; …`; without `quoting` no values."""
+    """Return pydantic's first findings on one line: `field: what is wrong, found …; …`.
+
+    Without `quoting`, the message holds no values.
+    """
     lines = []
     findings = error.errors(include_url=False)
     for item in findings[:MAX_FINDINGS]:
         field = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         silent = not quoting or item["type"] in ("missing", "value_error")
-        found = "" if silent else f", found {shortened(item['input'])}"
-        lines.append(f"{field}: {message[:1].lower()}{message[1:]}{found}" if field else message)
+        value = "" if silent else f", found {shortened(item['input'])}"
+        lines.append(f"{field}: {message[:1].lower()}{message[1:]}{value}" if field else message)
     if len(findings) > MAX_FINDINGS:
         lines.append(f"and {len(findings) - MAX_FINDINGS:,} more")
     return "; ".join(lines)
@@ -285,7 +304,7 @@ def validation_message(error: ValidationError, *, quoting: bool = True) -> str:
 def check_keys(
     where: str, mapping: Mapping[str, object], known: Iterable[str], error: type[EvalsvcError] = InvalidSuite
 ) -> None:
-    """Raise `error` for a key of `mapping` that is not one of `known`, with its near misses."""
+    """Raise `error` for a key of `mapping` that is not in `known`; the message lists similar keys."""
     for unknown in _unknown_keys(where, mapping, known, error):
         raise unknown
 

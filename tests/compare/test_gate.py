@@ -131,7 +131,7 @@ class TestRules:
         assert found.outcome == Outcome.NOT_JUDGED
         assert "no metric is named 'pairs/imgae'; did you mean 'pairs/image'" in found.problems[0]
         new = report([*metrics, value("a/b", 1.0)], metrics, Rule(metric="pairs/*"), Rule(metric="a/*"))
-        assert new.problems == ("the rule for a/* matches no metric of the baseline; make the baseline anew",)
+        assert new.problems == ("the rule for a/* matches no metric of the baseline; measure the baseline again",)
         ignored = report(metrics, metrics, Rule(metric="pairs/image"), Rule(metric="x/y", missing="ignore"))
         assert ignored.outcome == Outcome.PASSED
 
@@ -284,7 +284,7 @@ class TestFiles:
         empty = self.write(tmp_path, "empty.json", document(errors={"a": "no such file"}))
         missing = run_gate(candidate, str(tmp_path / "nowhere.json"), EVERYTHING, service)
         assert missing.outcome == Outcome.NO_BASELINE
-        assert f"there is no file {tmp_path}/nowhere.json; write one by `evalsvc run" in missing.problems[0]
+        assert f"there is no file {tmp_path}/nowhere.json; write one with `evalsvc run" in missing.problems[0]
         failed = run_gate(candidate, empty, EVERYTHING, service)
         assert (failed.outcome, failed.problems) == (Outcome.NO_BASELINE, (f"{empty} has no values; a: no such file",))
 

@@ -208,7 +208,7 @@ class TestCertainty:
         rule = Rule(metric="x", max_noise=0.02, absolute=0.5)
         verdict, reason, _ = said(apart(0.01, rule, None))
         assert verdict == "not_judged"
-        assert "max_noise asks for the noise, which is not known: neither the baseline nor the candidate" in reason
+        assert "max_noise needs the noise, which is not known: neither the baseline nor the candidate" in reason
 
 
 class TestHolm:

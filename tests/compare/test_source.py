@@ -42,7 +42,7 @@ def test_a_file_and_a_checkpoint_of_the_service(app: App, service: Service, tmp_
 
 
 def test_what_is_not_there(app: App, service: Service) -> None:
-    with pytest.raises(UnknownName, match=r"there is no file nowhere\.json; write one by `evalsvc run SUITE"):
+    with pytest.raises(UnknownName, match=r"there is no file nowhere\.json; write one with `evalsvc run SUITE"):
         read_result("nowhere.json", service)
     with pytest.raises(UnknownName, match="no run is named 'run-a'; there is no run yet"):
         read_result("run-a@0", service)

@@ -93,7 +93,7 @@ def test_more_tasks_than_a_request_can_check() -> None:
     """Each is checked, while whoever posts waits: a body of a megabyte held the service for a minute and a half."""
     tasks = [{"kind": "loss", "data": "datasets:a", "name": f"t{index}"} for index in range(10_000)]
     begun = time.monotonic()
-    assert "has 10,000 tasks; give at most 256, and the rest in another one" in refused({"tasks": tasks}).message
+    assert "has 10,000 tasks; give at most 256, and the rest in another suite" in refused({"tasks": tasks}).message
     assert time.monotonic() - begun < 5
 
 

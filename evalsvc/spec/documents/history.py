@@ -165,7 +165,7 @@ class Buckets(Document):
 
 
 class LeftOutMetric(Document):
-    """A metric that an evaluation was asked for and could not measure."""
+    """A metric that a suite asks for but an evaluation could not measure."""
 
     metric: Annotated[str, Example("coco/fid")]
     step: Step
@@ -186,7 +186,7 @@ class Headline(Document):
     names: list[KnownMetric]
     """All metrics of the run."""
     left_out: list[LeftOutMetric]
-    """Metrics that the newest evaluation of a suite was asked for and could not measure."""
+    """Metrics that a suite asks for but its newest evaluation could not measure."""
 
 
 class Point(Document):

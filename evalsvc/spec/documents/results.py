@@ -134,14 +134,15 @@ class ResultDocument(Document):
 
 
 class TaskOrigin(Document):
-    """What the values of a task follow from: a later run takes them over where all of that is the same."""
+    """Inputs of a task, by which `--reuse` recognises values that need not be measured again."""
 
     inputs: Annotated[dict[str, str], Example({"checkpoint": "9f2c…", "layout": "4c1a…", "plan": "77b0…"})]
-    """Digests by name: of weights, model, layout, parameters, data, and what the task adds; the version of evalsvc."""
+    """Digests of weights, model, layout, parameters, data and inputs that the task adds, and the version of evalsvc, by
+    name."""
     content: Digest
     """Digest of the task's metrics, protocols, results per item and warnings."""
     reused_from: Annotated[str | None, Example(None)] = None
-    """The result file that the values were taken over from; null: this run measured them."""
+    """Path of the result file that the values were copied from; null if this run measured the values."""
 
 
 class ResultFile(ResultDocument):
@@ -152,7 +153,7 @@ class ResultFile(ResultDocument):
     artifacts: Annotated[dict[str, list[dict[str, object]]], Example({"pairs": []})]
     """Files for people to look at, by task, each with its path next to the result file."""
     origins: Annotated[dict[str, TaskOrigin], Example({})] = field(default_factory=dict)
-    """What the values of each task follow from; a task without an origin is measured again by `--reuse`."""
+    """Inputs of each task, by task; `--reuse` measures a task without an origin again."""
 
 
 class StoredCheckpoint(ResultCheckpoint):

@@ -16,17 +16,17 @@ class Upload(Document):
     id: Annotated[str, Example("5d41402abc4b2a76b9719d911017c592")]
     """The last part of the upload's address, `/v1/uploads/{id}`."""
     name: Annotated[str | None, Example("epoch_25.pt")]
-    """What the client calls the file; shown, and never used as a path."""
+    """Name of the file on the client's side, for display; never used as a path."""
     length: Bytes
-    """Bytes of the whole file."""
+    """Size of the whole file in bytes."""
     offset: Annotated[Bytes, Example(8_388_608)]
-    """Bytes that the service has on its disk; the next part starts there."""
+    """Number of bytes that the service has on its disk. The next part starts at this offset."""
     sha256: Digest
     """SHA-256 of the whole file, as announced."""
     complete: Annotated[bool, Example(False)]
     """Whether all bytes have arrived with the announced digest, so that the upload can be posted as a checkpoint."""
     expires_at: Time
-    """When the service deletes the upload, unless more bytes arrive or the upload is posted."""
+    """Time at which the service deletes the upload, unless more bytes arrive or the upload is posted."""
 
 
 class Uploads(Document):
