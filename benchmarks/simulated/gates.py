@@ -10,7 +10,8 @@ from typing import get_args
 
 import numpy as np
 
-from evalsvc.compare.gate import Outcome, Report, compare
+from evalsvc.compare.gate import compare
+from evalsvc.compare.gate_report import Outcome, Report
 from evalsvc.compare.gate_rules import EVERYTHING, Rule
 from evalsvc.compare.gate_until import Both, Trial, judge_look
 from evalsvc.compare.result import Result

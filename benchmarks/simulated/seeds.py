@@ -16,7 +16,8 @@ import torch
 from side_by_side import machine, print_last_line
 
 from evalsvc.checkpoints.reference import CheckpointRef
-from evalsvc.compare.gate import Outcome, Report, compare
+from evalsvc.compare.gate import compare
+from evalsvc.compare.gate_report import Outcome, Report
 from evalsvc.compare.result import Result
 from evalsvc.miniature import ROOT
 from evalsvc.spec.documents import ResultDocument

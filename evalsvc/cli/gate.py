@@ -27,7 +27,8 @@ from evalsvc.cli.progress import Bars, show_bars
 from evalsvc.cli.terminal import print_table, say
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
 from evalsvc.compare import reports as gate_reports
-from evalsvc.compare.gate import Look, Outcome, Report, run_gate
+from evalsvc.compare.gate import run_gate
+from evalsvc.compare.gate_report import Look, Outcome, Report
 from evalsvc.compare.gate_rules import Rules, read_rules
 from evalsvc.compare.source import Service
 from evalsvc.config import Settings

@@ -1,8 +1,8 @@
 """The gate: whether a checkpoint is worse than a baseline by more than the tolerance and the noise, metric by metric.
 
-`run_gate` reads two results, from files or from the service, and compares them by rules. The outcome of the `Report` is
-the exit code. `gate_rules` defines rules, `gate_verdict` judges one metric by its rule, and `reports` formats the
-report.
+`run_gate` reads two results, from files or from the service, and compares them by rules. `gate_rules` defines rules,
+`gate_verdict` judges one metric by its rule, `gate_report` holds the report, whose outcome is the exit code, and
+`reports` formats the report.
 """
 
 from __future__ import annotations
@@ -10,174 +10,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import IntEnum
-from typing import Literal
+from dataclasses import dataclass, replace
 
 from evalsvc.compare.contrast import Contrast, contrast_results
+from evalsvc.compare.gate_report import Alarms, Comparison, Outcome, Report
 from evalsvc.compare.gate_rules import EVERYTHING, Rule
 from evalsvc.compare.gate_verdict import Difference, Gap, Verdict, judge, tails
 from evalsvc.compare.result import Result, task_of
 from evalsvc.compare.source import Service, read_result
 from evalsvc.errors import DeadlineExceeded, InvalidRequest, NonFinite, UnknownName, is_untried
 from evalsvc.metrics.definitions import main_metric
-from evalsvc.spec.documents.comparisons import Basis, Family
+from evalsvc.spec.documents.comparisons import Family
 from evalsvc.spec.names import CHECKPOINT
-from evalsvc.spec.protocol import describe_differences, labelled, tell_apart
-
-
-class Outcome(IntEnum):
-    """Outcome of a gate, and its exit code."""
-
-    PASSED = 0
-    REGRESSION = 1
-    NOT_JUDGED = 2
-    """Outcome where a metric is missing, was measured by another protocol, has neither a known noise nor a tolerance,
-    or is less certain than its rule asks, and where nothing was compared."""
-    NO_BASELINE = 3
-    TIME_OUT = 4
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Comparison of one metric under one protocol."""
-
-    metric: str
-    task: str
-    verdict: Verdict
-    reason: str
-    """Explanation of the verdict, as a sentence."""
-    protocol: str
-    unit: str
-    direction: str
-    baseline: float | None = None
-    candidate: float | None = None
-    difference: Difference | None = None
-    differs: Mapping[str, object] = field(default_factory=dict)
-    """Fields that distinguish the protocol from other protocols of the metric, where the metric has several rows."""
-
-    @property
-    def label(self) -> str:
-        """The metric's name for people, with the fields that distinguish its protocol."""
-        return labelled(self.metric, self.differs)
-
-    @property
-    def basis(self) -> Basis:
-        """The source of the difference's standard error; `none` also where nothing was compared."""
-        return "none" if self.difference is None else self.difference.basis
-
-
-@dataclass(frozen=True)
-class Look:
-    """State of one metric at one look, while samples are still drawn; see `gate_until`."""
-
-    metric: str
-    units: int
-    """Number of samples of each side so far."""
-    total: int
-    """Largest number of samples of each side."""
-    unit: str
-    difference: float
-    """Value of the candidate minus value of the baseline."""
-    stderr: float | None
-    basis: Basis
-    low: float | None
-    """Lower end of the interval that holds at all looks together; None if the interval is not known."""
-    high: float | None
-    standard_errors: float
-    """Boundary of this look: the tail of a normal distribution beyond so many standard errors is the probability with
-    which each end of the interval may miss the true difference."""
-    level: float
-    """Probability that all looks at this metric together call an unchanged metric worse. Each end of all intervals of
-    the metric together misses the true difference with this probability."""
-    verdict: Verdict | Literal["undecided"]
-    differs: Mapping[str, object] = field(default_factory=dict)
-    """Fields that distinguish the protocol from other protocols of the metric, where the metric has several rows."""
-
-    @property
-    def label(self) -> str:
-        """The metric's name for people, with the fields that distinguish its protocol."""
-        return labelled(self.metric, self.differs)
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Number of samples of a task that the verdicts took."""
-
-    task: str
-    units: int
-    """Number of samples of each side that were drawn."""
-    total: int
-    """Largest number of samples of each side."""
-    unit: str
-    looks: int
-
-    @property
-    def saved(self) -> float:
-        """The share of the samples that was not needed."""
-        return 1 - self.units / self.total
-
-
-@dataclass(frozen=True)
-class Alarms:
-    """False alarms: how often the gate as a whole fails a checkpoint that did not change."""
-
-    family: Literal["none", "holm", "bonferroni"]
-    """Scope of a rule's level: `none` for each metric alone, otherwise all metrics together."""
-    metrics: int
-    """Number of judged metrics whose verdict could be due to chance."""
-    lowest: float
-    """Smallest level of a metric."""
-    highest: float
-    """Largest level of a metric."""
-    if_independent: float
-    """Probability that at least one unchanged metric is called worse, for independent metrics: 1 − Π (1 − level)."""
-    at_most: float
-    """Upper bound of the same probability for metrics that depend on each other: Σ level."""
-
-    @classmethod
-    def of(cls, levels: Sequence[float], family: Literal["none", "holm", "bonferroni"]) -> Alarms | None:
-        """Return the false alarms of metrics with these levels; None without metrics."""
-        if not levels:
-            return None
-        passes = math.fsum(math.log1p(-level) for level in levels)
-        bounded = min(1.0, math.fsum(levels))
-        return cls(family, len(levels), min(levels), max(levels), -math.expm1(passes), bounded)
-
-
-@dataclass(frozen=True)
-class Report:
-    """Report of a gate."""
-
-    candidate: str
-    baseline: str
-    comparisons: tuple[Comparison, ...] = ()
-    """Comparisons in the order of the baseline's metrics."""
-    problems: tuple[str, ...] = ()
-    """Reasons why the gate could not judge, in addition to the reasons of single comparisons."""
-    failed: Outcome | None = None
-    """Outcome of a gate that compared nothing; None if something was compared."""
-    looks: tuple[Look, ...] = ()
-    """Looks at every metric until its decision, for a gate that samples until every metric is decided."""
-    samples: tuple[Samples, ...] = ()
-    """Samples of each task, for a gate that samples until every metric is decided."""
-    alarms: Alarms | None = None
-    """False alarms; None where no metric is judged by its noise."""
-
-    @property
-    def outcome(self) -> Outcome:
-        """The outcome; a regression takes precedence over a metric that could not be judged."""
-        verdicts = {comparison.verdict for comparison in self.comparisons}
-        if self.failed is not None:
-            return self.failed
-        if "worse" in verdicts:
-            return Outcome.REGRESSION
-        if self.problems or verdicts & {"missing", "other_protocol", "not_judged"}:
-            return Outcome.NOT_JUDGED
-        return Outcome.PASSED
-
-
-# reading and comparing
+from evalsvc.spec.protocol import describe_differences, tell_apart
 
 
 def run_gate(candidate: str, baseline: str, rules: Sequence[Rule], service: Service, family: Family = "none") -> Report:
@@ -235,9 +80,6 @@ def _require_suite(candidate: str, service: Service) -> None:
 
 def _failed(candidate: str, baseline: str, outcome: Outcome, problem: str) -> Report:
     return Report(candidate, baseline, problems=(problem,), failed=outcome)
-
-
-# comparison
 
 
 @dataclass(frozen=True)

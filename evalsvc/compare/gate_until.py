@@ -19,17 +19,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from evalsvc.checkpoints.reference import CheckpointRef
-from evalsvc.compare.gate import (
-    Alarms,
-    Comparison,
-    Look,
-    Report,
-    Samples,
-    Stage,
-    compare,
-    tell_comparisons_apart,
-    without_baseline,
-)
+from evalsvc.compare.gate import Stage, compare, tell_comparisons_apart, without_baseline
+from evalsvc.compare.gate_report import Alarms, Comparison, Look, Report, Samples
 from evalsvc.compare.gate_rules import Rule
 from evalsvc.compare.result import Result
 from evalsvc.config import Settings

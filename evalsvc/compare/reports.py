@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from xml.etree import ElementTree
 
-from evalsvc.compare.gate import Comparison, Look, Report
+from evalsvc.compare.gate_report import Comparison, Look, Report
 from evalsvc.spec.protocol import plain_json
 
 WORDS = {

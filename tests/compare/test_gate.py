@@ -17,7 +17,8 @@ from gate_documents import document, read_document, result, value
 
 from evalsvc.cli import app
 from evalsvc.client import Client
-from evalsvc.compare.gate import Comparison, Outcome, Report, compare, run_gate, without_baseline
+from evalsvc.compare.gate import compare, run_gate, without_baseline
+from evalsvc.compare.gate_report import Comparison, Outcome, Report
 from evalsvc.compare.gate_rules import EVERYTHING, Rule, read_rules
 from evalsvc.compare.source import Service
 from evalsvc.errors import InvalidRequest, UnknownName

@@ -10,7 +10,8 @@ from gate_documents import read_document
 from metric_items import value_of_items
 
 from evalsvc.checkpoints.reference import CheckpointRef, identify
-from evalsvc.compare.gate import Outcome, compare
+from evalsvc.compare.gate import compare
+from evalsvc.compare.gate_report import Outcome
 from evalsvc.compare.result import Result
 from evalsvc.miniature import ROOT
 from evalsvc.spec.documents.reading import content_of

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from evalsvc.checkpoints.reference import CheckpointRef, identify
 from evalsvc.cli import app
-from evalsvc.compare.gate import Comparison, Outcome, Report
+from evalsvc.compare.gate_report import Comparison, Outcome, Report
 from evalsvc.compare.gate_rules import Rule
 from evalsvc.compare.gate_until import Both, Sides, Trial, judge_look, run_gate_until
 from evalsvc.compare.reports import LOOK_COLUMNS, effort, looks_table, to_json, to_markdown

@@ -6,7 +6,8 @@ import math
 import pytest
 from gate_documents import read_junit, result, value
 
-from evalsvc.compare.gate import Outcome, Report, compare
+from evalsvc.compare.gate import compare
+from evalsvc.compare.gate_report import Outcome, Report
 from evalsvc.compare.gate_rules import Family, Rule
 from evalsvc.compare.reports import COLUMNS, headline, levels, table, to_annotations, to_json, to_junit, to_markdown
 from evalsvc.spec.protocol import MetricValue, Protocol

@@ -16,7 +16,8 @@ from task_runs import run_task
 from evalsvc.assets import ASSETS
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.compare.comparison import compare_results
-from evalsvc.compare.gate import Outcome, compare
+from evalsvc.compare.gate import compare
+from evalsvc.compare.gate_report import Outcome
 from evalsvc.compare.gate_rules import Rule
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidSuite
