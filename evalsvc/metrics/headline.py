@@ -1,4 +1,4 @@
-"""Which metrics of a run are shown first where no suite names a headline."""
+"""The default headline of a run: the metrics to show first where no suite names a headline."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from evalsvc.metrics.definitions import ANY, DEFINITIONS, main_metric
 from evalsvc.spec.documents.fields import Direction
 
 MOST = 6
-"""Metrics that the rule chooses."""
+"""Maximum number of metrics in a default headline."""
 
 
 def default_headline(metrics: Mapping[str, Direction]) -> list[str]:
@@ -19,8 +19,8 @@ def default_headline(metrics: Mapping[str, Direction]) -> list[str]:
     the table of definitions, then the next one. Perplexities, unigram losses and other companions are left out, and so
     are metrics without a better side where other metrics have one.
     """
-    own = [name for name in metrics if main_metric(name, metrics) is None]
-    candidates = [name for name in own if metrics[name] != "none"] or own
+    mains = [name for name in metrics if main_metric(name, metrics) is None]
+    candidates = [name for name in mains if metrics[name] != "none"] or mains
     groups: dict[str, list[tuple[int, str]]] = {}
     for name in candidates:
         first, _, second = name.partition("/")
@@ -32,5 +32,6 @@ def default_headline(metrics: Mapping[str, Direction]) -> list[str]:
 
 def _rank(name: str) -> int:
     """Return the place of a metric in the table of definitions, by the second half of its name."""
-    places = (place for place, one in enumerate(DEFINITIONS) if one.names != ANY and one.matches(name))
+    entries = enumerate(DEFINITIONS)
+    places = (place for place, definition in entries if definition.names != ANY and definition.matches(name))
     return next(places, len(DEFINITIONS))

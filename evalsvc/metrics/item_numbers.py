@@ -15,7 +15,7 @@ class Numbers:
     """Numbers of a metric per item."""
 
     items: Sequence[tuple[Any, Any]]
-    """`benchmark` and `index` of each item, by which items match."""
+    """Fields `benchmark` and `index` of each item, by which items are matched."""
     columns: Sequence[Sequence[float]]
     """Numbers per key of `MetricValue.items`, each as long as `items`."""
     groups: Sequence[Hashable] | None = None

@@ -22,7 +22,7 @@ DIGITS = 7
 """Significant digits of the largest share; all shares of a value have the decimals of the largest."""
 
 ItemName = tuple[Any, Any]
-"""`benchmark` and `index` of an item."""
+"""Fields `benchmark` and `index` of an item."""
 
 
 @dataclass(frozen=True)

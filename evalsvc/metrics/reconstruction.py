@@ -18,10 +18,12 @@ C2 = (0.03 * PEAK) ** 2
 
 
 class CodebookUse(NamedTuple):
+    """The use of a codebook's codes over a set of images."""
+
     fraction: float
     """Share of the codebook's codes that occur."""
     perplexity: float
-    """e to the entropy of the codes' frequencies: the number of equally used codes that would be as varied."""
+    """Perplexity of the codes' frequencies, e to their entropy: the number of equally used codes with that entropy."""
 
 
 def psnr(

@@ -13,6 +13,8 @@ CHUNK_BYTES = 64 << 20
 
 
 class Nearest(NamedTuple):
+    """The nearest rows of a table to each of Q queries."""
+
     rows: Tensor
     """Nearest rows, the nearest first, [Q, k] int64."""
     cosines: Tensor
@@ -20,12 +22,14 @@ class Nearest(NamedTuple):
 
 
 class Overlap(NamedTuple):
+    """The share of Q queries within a subspace, as squared lengths."""
+
     inside: Tensor
     """Squared length of each query within the subspace, from the queries' mean, [Q] float64."""
     whole: Tensor
     """Squared length of each query, from the queries' mean, [Q] float64."""
     directions: int
-    """Dimensions of the subspace."""
+    """Number of dimensions of the subspace."""
 
 
 def nearest_rows(

@@ -150,12 +150,12 @@ class VocabularyLayout(BaseModel):
 
     @cached_property
     def text_ids(self) -> range:
-        """Return the rows of the text tokens, in the order of the tokenizer's ids."""
+        """The rows of the text tokens, in the order of the tokenizer's ids."""
         return range(self.text.offset, self.text.offset + self.text.size)
 
     @cached_property
     def image_ids(self) -> range | tuple[int, ...] | None:
-        """Return the rows of a resolved layout's image tokens, in the order of the codes; None without `image`."""
+        """The rows of a resolved layout's image tokens, in the order of the codes; None without `image`."""
         if self.image is None:
             return None
         if self.image.map is not None:
@@ -164,12 +164,12 @@ class VocabularyLayout(BaseModel):
 
     @property
     def image_range(self) -> range | None:
-        """Return the rows of the image block. A map permutes rows within the block."""
+        """The rows of the image block. A map permutes rows within the block."""
         return None if self.image is None else range(self.image.offset, self.image.offset + self.image.size)
 
     @property
     def special_ids(self) -> Mapping[str, int]:
-        """Return the rows of a resolved layout's special tokens, including `pad`."""
+        """The rows of a resolved layout's special tokens, including `pad`."""
         return self.special
 
     @property
@@ -178,7 +178,7 @@ class VocabularyLayout(BaseModel):
 
     @cached_property
     def digest(self) -> str:
-        """Return the digest of the layout without the path of its tokenizer."""
+        """The digest of the layout without the path of its tokenizer."""
         content = self.to_json()
         for key in ("tokenizer", "tokenizer_sha256"):
             content["text"].pop(key, None)

@@ -83,18 +83,17 @@ class ModelConfig(BaseModel):
 
     @property
     def head_dim(self) -> int:
-        """Return the width of one head. hidden_dim need not be a multiple of n_heads; the remainder is dropped."""
+        """The width of one head. hidden_dim need not be a multiple of n_heads; the remainder is dropped."""
         return self.hidden_dim // self.n_heads
 
     @property
     def attention_dim(self) -> int:
-        """Return the width of all heads together; less than hidden_dim in open_lm_87m (480 of 488)."""
+        """The width of all heads together; less than hidden_dim in open_lm_87m (480 of 488)."""
         return self.n_heads * self.head_dim
 
     @property
     def ffn_dim(self) -> int:
-        """Return the width inside the feed-forward layer: 4·D for gelu, otherwise 8·D/3 rounded up to a multiple of
-        256."""
+        """The width inside the feed-forward layer: 4·D for gelu, otherwise 8·D/3 rounded up to a multiple of 256."""
         if self.ffn_type == "gelu":
             return 4 * self.hidden_dim
         return 256 * ((int(8 * self.hidden_dim / 3) + 255) // 256)

@@ -198,11 +198,11 @@ def distinguishing(contents: Mapping[str, Mapping[str, object]]) -> dict[str, di
     for fields in leaves.values():
         for path, value in fields.items():
             values.setdefault(path, set()).add(_spelling(value))
-    told = {path for path, different in values.items() if len(different) > 1}
+    paths = {path for path, different in values.items() if len(different) > 1}
     # An empty protocol is shown by its id; otherwise every field of the other protocols would count as a difference.
-    told |= _told_by_presence({frozenset(fields) for fields in leaves.values() if fields})
+    paths |= _fields_of_some({frozenset(fields) for fields in leaves.values() if fields})
     distinctive = {
-        identity: {".".join(path): value for path, value in fields.items() if path in told}
+        identity: {".".join(path): value for path, value in fields.items() if path in paths}
         for identity, fields in leaves.items()
     }
     words = {identity: describe_fields(fields) for identity, fields in distinctive.items()}
@@ -256,14 +256,14 @@ def _leaves(content: Mapping[str, object], path: _Path = ()) -> Iterator[tuple[_
             yield (*path, key), value
 
 
-def _told_by_presence(forms: Set[frozenset[_Path]]) -> set[_Path]:
+def _fields_of_some(forms: Set[frozenset[_Path]]) -> set[_Path]:
     """Return the fields that some protocols have and others lack; for each pair of protocols, those of one side."""
-    told: set[_Path] = set()
+    paths: set[_Path] = set()
     for form, other in permutations(forms, 2) if len(forms) <= FORMS else ():
-        only_one, only_other = form - other, other - form
-        if not only_other or len(only_one) <= len(only_other):
-            told |= only_one
-    return told
+        only_form, only_other = form - other, other - form
+        if not only_other or len(only_form) <= len(only_other):
+            paths |= only_form
+    return paths
 
 
 def describe_fields(fields: Mapping[str, object]) -> str:

@@ -47,7 +47,7 @@ def run_suite(
 
     `report` gets the task's name, the units done, the total units, and the name of the unit; `interim` gets results of
     a task before its end. A task that fails is an entry of `errors`. See `result_document` for the result. If
-    `settings` is None, they are read from the environment. Values of `earlier` that still hold are taken over.
+    `settings` is None, they are read from the environment. Values of `earlier` whose inputs are unchanged are reused.
     """
     settings = settings or Settings.load()
     if earlier is not None:
@@ -68,7 +68,7 @@ def run_suite(
                 ends.append(look)
             elif interim is not None:
                 interim(look)
-        if earlier is None:  # the weights are loaded now, and need not be read for their digest
+        if earlier is None:  # the weights are loaded by now, so their digest is known
             inputs[task.name] = task_inputs(task, planned, checkpoint, base, settings)
     return with_origins(result_document(suite, checkpoint, ends), suite, inputs, earlier, reused)
 

@@ -32,6 +32,8 @@ from evalsvc.spec.protocol import canonical_json
 
 @dataclass(frozen=True)
 class LoadedModel:
+    """A model in the cache."""
+
     source: tuple[Any, ...]
     """Identity of the checkpoint: path, identity, configuration, and its parents."""
     form: tuple[str, str, str]

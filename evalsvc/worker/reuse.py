@@ -1,4 +1,4 @@
-"""Values of an earlier `evalsvc run` that hold for this run too: what they follow from, and how they are taken over."""
+"""Reuse of values from an earlier `evalsvc run`: comparing the inputs of each task, and copying values that hold."""
 
 from __future__ import annotations
 
@@ -19,30 +19,31 @@ from evalsvc.tasks.task import work_of
 from evalsvc.worker.context import ShardContext
 
 Inputs = Mapping[str, str]
-"""Digests by name of all that the values of a task follow from; empty where that cannot be told."""
+"""Digests of the inputs that determine the values of a task, by name; empty if the inputs cannot be read."""
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """The result of an earlier run, from which values may be taken over."""
+    """The result of an earlier run, whose values may be reused."""
 
     document: ResultFile
     path: str
-    """The file that the result was read from."""
+    """Path of the file that the result was read from."""
     say: Callable[[str], None]
-    """Gets a line for each task: whether its values are taken over, and why not."""
+    """Function that is called with a line per task: whether its values are reused, or why not."""
 
     def holds(self, task: str, inputs: Inputs) -> bool:
-        """Return whether the values of a task follow from these inputs and are as they were written."""
+        """Return whether the values of a task have these inputs and were not edited, and report the answer."""
         reason = self._why_not(task, inputs)
-        said = f"values are taken over from {self.path}" if reason is None else f"measured again, since {reason}"
-        self.say(f"{task}: {said}")
+        line = f"values are reused from {self.path}" if reason is None else f"measured again: {reason}"
+        self.say(f"{task}: {line}")
         return reason is None
 
     def _why_not(self, task: str, inputs: Inputs) -> str | None:
+        """Return why the values of a task must be measured again; None if they can be reused."""
         origin = self.document.origins.get(task)
         if origin is None:
-            return f"{self.path} has no such task, or does not say what its values follow from"
+            return f"{self.path} has no such task, or does not record the inputs of the task"
         if not inputs:
             return "the task cannot be planned, or the checkpoint cannot be read"
         names = [name for name in {**inputs, **origin.inputs} if inputs.get(name) != origin.inputs.get(name)]
@@ -54,7 +55,7 @@ class Earlier:
 
 
 def with_digest(checkpoint: CheckpointRef, settings: Settings) -> CheckpointRef:
-    """Return a checkpoint with the SHA-256 of its files, which whatever loads the weights is then held to.
+    """Return a checkpoint with the SHA-256 of its files; loading other weights then fails.
 
     Raises:
         CheckpointGone, CheckpointChanged, CheckpointNotAllowed, SourceUnreachable: the files cannot be read.
@@ -66,7 +67,7 @@ def with_digest(checkpoint: CheckpointRef, settings: Settings) -> CheckpointRef:
 def task_inputs(
     task: TaskSpec, planned: ShardResult, checkpoint: CheckpointRef, base: CheckpointRef | None, settings: Settings
 ) -> Inputs:
-    """Return what the values of a planned task follow from."""
+    """Return the inputs of a planned task; empty if the plan failed or the files cannot be read."""
     if not isinstance(planned.output, PlanResult):
         return {}
     wanted = [checkpoint] if base is None else [checkpoint, base]
@@ -75,16 +76,16 @@ def task_inputs(
             context = ShardContext(local, settings, _ignore, others[0] if others else None)
             work = work_of(build_task(task))
             shards = [work.shard_codec.from_json(shard) for shard in planned.output.shards]
-            found = {
+            contents = {
                 "evalsvc": __version__,
                 "parameters": [task.kind, dict(task.parameters)],
                 **_weights_of(context, ""),
                 **({} if context.base is None else _weights_of(context.base, "base's ")),
                 **work.inputs(context, shards),
             }
-    except (EvalsvcError, OSError):  # the task itself says what is wrong, when it runs
+    except (EvalsvcError, OSError):  # the task reports the error when it runs
         return {}
-    return {name: value if isinstance(value, str) else digest(plain_json(value)) for name, value in found.items()}
+    return {name: value if isinstance(value, str) else digest(plain_json(value)) for name, value in contents.items()}
 
 
 def content_digest(document: ResultDocument, task: str) -> str:
@@ -102,16 +103,16 @@ def content_digest(document: ResultDocument, task: str) -> str:
 def with_origins(
     measured: ResultFile, suite: Suite, inputs: Mapping[str, Inputs], earlier: Earlier | None, reused: Collection[str]
 ) -> ResultFile:
-    """Return a result with the values of the tasks `reused` in their places, and with what all values follow from."""
+    """Return a result with the earlier values of the tasks in `reused`, and with the origins of all values."""
     before = measured if earlier is None else _without_contents(earlier.document)
     sources = {task.name: before if task.name in reused else measured for task in suite.tasks}
     metrics = [metric for name, source in sources.items() for metric in source.metrics if metric.task == name]
-    taken = {metric.protocol: metric for metric in metrics if metric.protocol not in measured.protocols}
+    missing = {metric.protocol: metric for metric in metrics if metric.protocol not in measured.protocols}
     known = before.protocols
     whole = replace(
         measured,
         metrics=metrics,
-        protocols={**measured.protocols, **{identity: known[identity] for identity in taken if identity in known}},
+        protocols={**measured.protocols, **{identity: known[identity] for identity in missing if identity in known}},
         items={name: source.items[name] for name, source in sources.items() if name in source.items},
         artifacts={name: source.artifacts[name] for name, source in sources.items() if name in source.artifacts},
         warnings={name: source.warnings[name] for name, source in sources.items() if name in source.warnings},
@@ -124,24 +125,26 @@ def with_origins(
             reused_from=earlier.path if earlier and name in reused else None,
         )
         for name in sources
-        if name not in measured.errors and inputs.get(name) and (name in reused or _is_of(whole, name, inputs[name]))
+        if name not in measured.errors
+        and inputs.get(name)
+        and (name in reused or _has_weights(whole, name, inputs[name]))
     }
     return replace(whole, origins=origins)
 
 
 def _without_contents(document: ResultFile) -> ResultFile:
-    """Return a result whose artifacts have no contents: what a file holds there is not written anywhere."""
+    """Return a result without contents of artifacts, because contents from a file of a stranger are never written."""
     artifacts = {
-        task: [{key: value for key, value in artifact.items() if key != "content"} for artifact in left]
-        for task, left in document.artifacts.items()
+        task: [{key: value for key, value in artifact.items() if key != "content"} for artifact in of_task]
+        for task, of_task in document.artifacts.items()
     }
     return replace(document, artifacts=artifacts)
 
 
-def _is_of(measured: ResultFile, task: str, inputs: Inputs) -> bool:
-    """Return whether all weights that were loaded are those of the inputs: the file may have been replaced since."""
+def _has_weights(measured: ResultFile, task: str, inputs: Inputs) -> bool:
+    """Return whether all shards loaded the weights of the inputs; the file may have been replaced in the meantime."""
     shards = measured.provenance[task]["shards"]
-    assert isinstance(shards, list), "run_suite wrote it"
+    assert isinstance(shards, list), "run_suite writes a list"
     return all(shard["checkpoint_sha256"] == inputs["checkpoint"] for shard in shards if shard["dtype"] is not None)
 
 
@@ -154,4 +157,4 @@ def _weights_of(context: ShardContext, whose: str) -> dict[str, object]:
 
 
 def _ignore(done: int) -> None:
-    """Take no notice of progress."""
+    """Ignore progress."""

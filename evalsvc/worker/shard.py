@@ -1,6 +1,6 @@
 """Running one shard of an evaluation. Read this module first.
 
-    run_shard(request, report, settings) → the task's plan, run or merge → ShardResult, an error in it if there was one
+    run_shard(request, report, settings) → the task's plan, run or merge → ShardResult with an output or an error
 
 The service runs every shard by `run_shard` in its worker processes, and `evalsvc run` does in its own process
 (`local.py`). A worker process runs one shard at a time and caches the last model, and that of the run's base, for the

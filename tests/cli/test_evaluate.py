@@ -78,7 +78,7 @@ def test_what_an_earlier_run_measured_is_taken_over(command: Command, suite: str
     measured = json.loads((tmp_path / "r.json").read_text())
     second = command(*options)
     assert (second.code, second.out) == (0, first.out)
-    assert "loss: values are taken over from r.json\n" in second.err
+    assert "loss: values are reused from r.json\n" in second.err
     again = json.loads((tmp_path / "r.json").read_text())
     assert again["origins"]["loss"].pop("reused_from") == "r.json"
     measured["origins"]["loss"].pop("reused_from")

@@ -51,7 +51,7 @@ def test_every_key(tmp_path: Path) -> None:
         ("rules: [{metric: a/b, max_noise: 0}]", "rule 1: max_noise: .*greater than 0, found 0"),
         ("{rules: [{metric: a/b}], family: hol}", "no family is named 'hol'; did you mean 'holm'"),
         ("{rules: [{metric: a/b}], family: [1]}", r"no family is named '\[1\]'; available: holm, none"),
-        ("rules: [a/b]", "rule 1 is 'a/b'; it must be a mapping with the key `metric`"),
+        ("rules: [a/b]", "rule 1 is 'a/b'; write a mapping with the key `metric`"),
         ("rules: []", "has no list `rules`; give at least one"),
         ("- metric: a/b", "are list; give a mapping with a list `rules`"),
         ("rules: [", "are not valid YAML: "),

@@ -60,7 +60,7 @@ def test_data_paths_start_from_the_suites_file(tmp_path: Path) -> None:
     [
         ("tasks: [", InvalidSuite, ["suite 'small' is not valid YAML", "line 1"]),
         (b"\xff\xfe\x00", InvalidSuite, ["is not valid YAML"]),
-        ("- kind: loss", InvalidSuite, ["is list; it must be a mapping with a list `tasks`"]),
+        ("- kind: loss", InvalidSuite, ["is list; write a mapping with a list `tasks`"]),
         ("", InvalidSuite, ["is NoneType"]),
         ({}, InvalidSuite, ["has no list `tasks`; give at least one"]),
         ({"tasks": []}, InvalidSuite, ["has no list `tasks`"]),
@@ -68,7 +68,7 @@ def test_data_paths_start_from_the_suites_file(tmp_path: Path) -> None:
         ({"tasks": [LOSS], "description": {}}, InvalidSuite, ["the description is dict; put it in quotes"]),
         ({"task": [LOSS]}, InvalidSuite, ["'task'", "did you mean 'tasks'"]),
         ({"name": "big", "tasks": [LOSS]}, InvalidSuite, ["suite 'small' calls itself 'big'"]),
-        ({"tasks": ["loss"]}, InvalidSuite, ["task 1 is 'loss'; it must be a mapping with the key `kind`"]),
+        ({"tasks": ["loss"]}, InvalidSuite, ["task 1 is 'loss'; write a mapping with the key `kind`"]),
         ({"tasks": [LOSS, {"data": "/d"}]}, InvalidSuite, ["task 2 has no `kind`; choose one of: ", "loss"]),
         ({"tasks": [{"kind": "los"}]}, UnknownName, ["no task is named 'los'", "did you mean 'loss'"]),
         ({"tasks": [{**LOSS, "dtyp": "x"}]}, InvalidSuite, ["task 1 (loss)", "'dtyp'", "did you mean 'dtype'"]),

@@ -1,4 +1,4 @@
-"""`evalsvc run --reuse`: values are taken over where all that they follow from is the same, and nowhere else."""
+"""`evalsvc run --reuse`: values are reused if all inputs of the task are the same."""
 
 import json
 from collections.abc import Callable
@@ -41,7 +41,7 @@ class Build:
         return self.as_json(run_suite(self.suite, self.checkpoint, lambda *now: None, base, earlier=earlier))
 
     def reused(self, base: CheckpointRef | None = None) -> list[str]:
-        """The tasks whose values are taken over."""
+        """Return the tasks whose values are reused."""
         origins = self.again(base)["origins"]
         return [task for task, origin in origins.items() if origin["reused_from"] is not None]
 
@@ -51,12 +51,12 @@ def build(checkpoint: CheckpointRef, suite: Suite) -> Build:
     return Build(checkpoint, suite)
 
 
-def test_what_is_unchanged_is_taken_over_and_what_failed_is_tried_again(build: Build) -> None:
+def test_what_is_unchanged_is_reused_and_what_failed_is_tried_again(build: Build) -> None:
     before, after = build.first, build.again()
     assert build.said == [
-        "pairs: values are taken over from first.json",
-        "missing: measured again, since first.json has no such task, or does not say what its values follow from",
-        "few: values are taken over from first.json",
+        "pairs: values are reused from first.json",
+        "missing: measured again: first.json has no such task, or does not record the inputs of the task",
+        "few: values are reused from first.json",
     ]
     assert {task: origin["reused_from"] for task, origin in after["origins"].items()} == {
         "pairs": "first.json",
@@ -75,7 +75,7 @@ def test_other_weights_are_measured(build: Build, tmp_path: Path) -> None:
     assert hash_files(other) != hash_files(Path(build.checkpoint.path))
     build.checkpoint = replace(build.checkpoint, path=str(other))
     build.again()
-    assert build.said[0] == "pairs: measured again, since checkpoint differs"
+    assert build.said[0] == "pairs: measured again: checkpoint differs"
 
 
 def test_a_copy_under_another_name_is_the_same_checkpoint(build: Build, tmp_path: Path) -> None:
@@ -94,11 +94,11 @@ def test_other_data_parameters_and_layout_are_measured(build: Build, tmp_path: P
     lines = (tmp_path / "data.jsonl").read_text().splitlines()
     (tmp_path / "data.jsonl").write_text("\n".join([*lines[:-1], '{"text_ids": [9, 9, 8]}']) + "\n")
     build.again()
-    assert build.said[0] == "pairs: measured again, since plan differs"
+    assert build.said[0] == "pairs: measured again: plan differs"
     tasks = [{"kind": "loss", "name": "pairs", "data": "data.jsonl", "shards": 1}]
     build.suite = parse_suite({"tasks": tasks}, "small", tmp_path)
     build.again()
-    assert build.said == ["pairs: measured again, since parameters, plan differ"]
+    assert build.said == ["pairs: measured again: parameters, plan differ"]
 
 
 def test_a_base_is_part_of_what_values_follow_from(build: Build) -> None:
@@ -125,7 +125,7 @@ def test_a_base_is_part_of_what_values_follow_from(build: Build) -> None:
         (lambda first: first["origins"]["pairs"]["inputs"].update(more="x"), "more differs"),
         (lambda first: first["origins"]["pairs"].update(inputs={}), "differ"),
         (lambda first: first["origins"].update(pairs=first["origins"]["few"]), "parameters, plan differ"),
-        (lambda first: first.pop("origins"), "does not say what its values follow from"),
+        (lambda first: first.pop("origins"), "does not record the inputs of the task"),
     ],
 )
 def test_an_edited_result_is_measured_again(build: Build, edit: Edit, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""All uploads of a service: how many there may be, whose they are, and when they end."""
+"""All uploads of a service: their number and size, their owners, and their expiry."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ from evalsvc.files.uploads.stored import (
 )
 
 MAX_UPLOADS, MAX_UPLOADS_OF_OWNER = 64, 16
-"""Uploads that may be there at the same time, of all tokens and of one token, finished ones that are not posted yet
-among them."""
+"""Maximum number of simultaneous uploads of all tokens and of one token, including finished uploads that are not posted
+yet."""
 
 SWEEP_EVERY = 600.0
-"""Seconds between two looks for uploads that have expired; `create` looks, too."""
+"""Seconds between two sweeps of expired uploads; `create` sweeps too."""
 
 UNFINISHED_SECONDS = 3600.0
-"""Age from which a folder without `about.json` is removed: the service was killed while it made the upload."""
+"""Age in seconds from which a folder without `about.json` is removed: the service was killed while creating it."""
 
 RESERVE_BYTES = 256 << 20
-"""Bytes of the disk that uploads leave for the database and for results."""
+"""Bytes of the disk that uploads leave free for the database and for results."""
 
 
 @dataclass(frozen=True)
 class LockedUpload:
-    """An upload that nobody else changes."""
+    """An upload that is locked against changes by other requests."""
 
     upload: StoredUpload
     folder: int
@@ -59,25 +59,25 @@ class LockedUpload:
 
 
 class UploadFolder:
-    """The folder of a service's uploads. Each method may run in any thread, next to the others."""
+    """The folder of a service's uploads. Methods may run simultaneously in several threads."""
 
     def __init__(self, folder: Path, limit: int) -> None:
-        """`limit`: bytes that uploads, and the checkpoints made of uploads, may take together."""
+        """Use `folder`. `limit` is the maximum number of bytes of uploads and of checkpoints from uploads together."""
         self.folder = folder
         self._limit = limit
         self._creating = threading.Lock()
         self._hashes: dict[str, tuple[int, hashlib._Hash]] = {}
-        """By id, how many bytes of an upload this process has seen from the first on, and the hash of these bytes."""
+        """Number of bytes from the start of an upload that this process has received, and their hash, by id."""
 
     def create(self, length: int, sha256: str, name: str | None, owner: str | None, kept_bytes: int) -> StoredUpload:
-        """Make an upload.
+        """Create an upload.
 
         Args:
-            length: bytes of the whole file, at least 1.
+            length: size of the whole file in bytes, at least 1.
             sha256: digest of the whole file in lower-case hexadecimal digits.
-            name: what the client calls the file.
+            name: name of the file on the client's side.
             owner: name of the client's token.
-            kept_bytes: bytes of uploaded checkpoints that are in the spool.
+            kept_bytes: size of the uploaded checkpoints in the spool, in bytes.
 
         Raises:
             StorageFull: the bytes, the number of uploads or the disk leave no room.
@@ -105,25 +105,26 @@ class UploadFolder:
         Raises:
             UploadNotFound: no such upload, or the upload expired or belongs to another owner.
         """
-        found = read_upload(self.folder / upload_id) if UPLOAD_ID.fullmatch(upload_id) else None
-        if found is None or found.owner != owner or found.is_expired:
+        upload = read_upload(self.folder / upload_id) if UPLOAD_ID.fullmatch(upload_id) else None
+        if upload is None or upload.owner != owner or upload.is_expired:
             raise UploadNotFound(
                 f"there is no upload {upload_id[:64]!r}: it expired, was deleted, became a checkpoint, or belongs to "
                 "another token; create a new upload with POST /v1/uploads"
             )
-        return found
+        return upload
 
     def of_owner(self, owner: str | None, sha256: str | None = None) -> list[StoredUpload]:
-        """Return the uploads of an owner, or those with a digest, the upload with the most bytes first."""
-        found = (upload for upload in self._all() if upload.owner == owner and not upload.is_expired)
-        return sorted((upload for upload in found if sha256 in (None, upload.sha256)), key=lambda one: -one.offset)
+        """Return the uploads of an owner, or only those with the digest `sha256`; the one with the most bytes first."""
+        current = (upload for upload in self._all() if upload.owner == owner and not upload.is_expired)
+        chosen = [upload for upload in current if sha256 in (None, upload.sha256)]
+        return sorted(chosen, key=lambda upload: -upload.offset)
 
     def path(self, upload: StoredUpload) -> Path:
         """Return the path of a verified upload's file."""
         return self.folder / upload.id / VERIFIED
 
     def verified(self, sha256: str, owner: str | None) -> StoredUpload | None:
-        """Return an upload of the file with a digest, of which all bytes are there; None where there is none.
+        """Return a complete upload of the file with a digest after verifying it; None if there is none.
 
         Raises:
             UploadConflict, CheckpointChanged: see `verify`.
@@ -132,14 +133,14 @@ class UploadFolder:
         return None if whole is None else self.verify(whole.id, owner)
 
     def verify(self, upload_id: str, owner: str | None) -> StoredUpload:
-        """Compare the digest of an upload, of which all bytes are there, with the announced digest.
+        """Compare the digest of an upload with the announced digest, once all bytes have arrived.
 
-        The file is read unless this process has seen all of its bytes.
+        The file is read unless this process has received all of its bytes.
 
         Raises:
             UploadNotFound: see `find`.
             UploadConflict: bytes are missing, or another request is writing to the upload.
-            CheckpointChanged: the digest is another one; the upload is deleted.
+            CheckpointChanged: the digests differ; the upload is deleted.
         """
         with translated_os_errors(self.folder), self.locked(upload_id, owner) as locked:
             upload = locked.upload
@@ -147,12 +148,12 @@ class UploadFolder:
                 return upload
             if upload.remaining:
                 raise UploadConflict(
-                    f"upload {upload_id} has {upload.offset:,} of {upload.length:,} bytes; send the others first"
+                    f"upload {upload_id} has {upload.offset:,} of {upload.length:,} bytes; send the missing bytes first"
                 )
             with opened_file(CONTENT, os.O_RDWR, locked.folder) as content:
                 os.ftruncate(content, upload.length)
                 self._require_digest(upload, content)
-                # A file has the same identity whenever it is sent.
+                # The identity of a file includes its time, and must be the same for every upload of the same content.
                 os.utime(content, ns=(0, 0))
                 os.fsync(content)
             os.rename(CONTENT, VERIFIED, src_dir_fd=locked.folder, dst_dir_fd=locked.folder)
@@ -172,7 +173,7 @@ class UploadFolder:
             self._remove(upload_id)
 
     def sweep(self) -> int:
-        """Remove what has expired, and what a killed service left half made or half removed; return how many."""
+        """Remove expired uploads, and folders that a killed service left incomplete; return their number."""
         removed = 0
         for name in _names(self.folder):
             upload = read_upload(self.folder / name) if UPLOAD_ID.fullmatch(name) else None
@@ -186,7 +187,7 @@ class UploadFolder:
 
     @contextmanager
     def locked(self, upload_id: str, owner: str | None) -> Iterator[LockedUpload]:
-        """Keep all other requests from an upload.
+        """Lock an upload against changes by other requests.
 
         Raises:
             UploadNotFound: see `find`.
@@ -197,27 +198,27 @@ class UploadFolder:
             yield LockedUpload(self.find(upload_id, owner), folder, offset_file)
 
     def hash_of(self, upload: StoredUpload) -> hashlib._Hash | None:
-        """Return a hash of the bytes that are there; None unless this process has seen all of them."""
+        """Return the hash of the bytes that have arrived; None unless this process has received all of them."""
         if upload.offset == 0:
             return hashlib.sha256()
         known, digest = self._hashes.get(upload.id, (0, None))
         return digest.copy() if digest is not None and known == upload.offset else None
 
     def keep_hash(self, upload_id: str, offset: int, digest: hashlib._Hash | None) -> None:
-        """Keep the hash of the first `offset` bytes until the next part; None: this process has not seen all bytes."""
+        """Keep the hash of the first `offset` bytes for the next part; None if this process did not receive all."""
         if digest is None:
             self._hashes.pop(upload_id, None)
         else:
             self._hashes[upload_id] = offset, digest
 
     def require_free_disk(self) -> None:
-        """Raise StorageFull where the disk has less left than uploads leave for others."""
+        """Raise StorageFull if less than `RESERVE_BYTES` of the disk are free."""
         if shutil.disk_usage(self.folder).free < RESERVE_BYTES:
             raise disk_full(f"less than {RESERVE_BYTES:,} bytes are free")
 
     @contextmanager
     def _lock_of(self, upload_id: str) -> Iterator[tuple[int, int]]:
-        """Give the descriptors of an upload's folder and of its locked file `offset`."""
+        """Lock an upload, and yield the descriptors of its folder and of its file `offset`."""
         path = self.folder / upload_id
         with ExitStack() as stack:
             try:
@@ -235,28 +236,30 @@ class UploadFolder:
                 yield upload
 
     def _require_digest(self, upload: StoredUpload, content: int) -> None:
-        """Raise CheckpointChanged, and delete the upload, where its digest is not the announced one."""
+        """Raise CheckpointChanged, and delete the upload, if its digest is not the announced digest."""
         digest = self.hash_of(upload)
         if digest is None:
             with open(content, "rb", closefd=False) as stream:
                 stream.seek(0)
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         else:
-            found = digest.hexdigest()
-        if found != upload.sha256:
+            sha256 = digest.hexdigest()
+        if sha256 != upload.sha256:
             self._remove(upload.id)
             raise CheckpointChanged(
-                f"upload {upload.id} ({upload.name or 'without a name'}) arrived with sha256 {found}, and "
+                f"upload {upload.id} ({upload.name or 'without a name'}) arrived with sha256 {sha256}, and "
                 f"{upload.sha256} was announced; the upload is deleted: check that nothing writes to the file, and "
                 "send the file again"
             )
 
     def _require_room(self, uploads: Sequence[StoredUpload], length: int, owner: str | None, kept_bytes: int) -> None:
-        own = sum(upload.owner == owner for upload in uploads)
-        if own >= MAX_UPLOADS_OF_OWNER or len(uploads) >= MAX_UPLOADS:
-            whose, number = ("of this client", own) if own >= MAX_UPLOADS_OF_OWNER else ("in all", len(uploads))
+        of_owner = sum(upload.owner == owner for upload in uploads)
+        if of_owner >= MAX_UPLOADS_OF_OWNER or len(uploads) >= MAX_UPLOADS:
+            whose, number = (
+                ("of this client", of_owner) if of_owner >= MAX_UPLOADS_OF_OWNER else ("in all", len(uploads))
+            )
             raise StorageFull(
-                f"there are {number} uploads {whose}, as many as may be; finish and post them, delete some with "
+                f"there are {number} uploads {whose}, which is the limit; finish and post them, delete some with "
                 f"DELETE /v1/uploads/{{id}}, or wait: an upload expires {LIFETIME / 3600:g} hours after its last byte"
             )
         open_bytes = sum(upload.length for upload in uploads)
@@ -274,7 +277,7 @@ class UploadFolder:
             )
 
     def _remove(self, upload_id: str) -> None:
-        """Remove a folder. Under its new name the folder is no upload any more, however far the removal gets."""
+        """Remove a folder. It is renamed first, so an interrupted removal leaves no damaged upload."""
         self._hashes.pop(upload_id, None)
         gone = self.folder / f"{upload_id}.gone"
         (self.folder / upload_id).rename(gone)
@@ -282,7 +285,7 @@ class UploadFolder:
 
 
 def _remove_unfinished(path: Path) -> bool:
-    """Remove a folder that is no upload, unless it is being made; return whether it was removed."""
+    """Remove a folder that is not an upload, unless it is being created; return whether it was removed."""
     try:
         if path.suffix != ".gone" and time.time() - path.lstat().st_mtime < UNFINISHED_SECONDS:
             return False

@@ -1,4 +1,4 @@
-"""A file that a client sends: read in parts, and watched for changes."""
+"""A file that a client sends: read in parts, and checked for changes during the upload."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pathlib import Path
 from evalsvc.errors import CheckpointChanged, InvalidRequest, os_reason
 
 BLOCK_BYTES = 8 << 20
-"""Bytes that are read at a time."""
+"""Number of bytes that are read at a time."""
 
 Report = Callable[[str, int, int], None]
-"""Called with what is being done (`reading` or `sending`), the bytes done and all bytes of the file."""
+"""Function that is called with the activity (`reading` or `sending`), the bytes done and the size of the file."""
 
 
 class LocalFile:
-    """A file of this machine, open for reading. Use as a context."""
+    """A file of this machine, open for reading. Use it as a context manager."""
 
     def __init__(self, path: str | Path) -> None:
         """Open the file.
 
         Raises:
-            InvalidRequest: nothing is there, the file cannot be read, or is empty, a folder or no file on a disk.
+            InvalidRequest: the file does not exist, cannot be read, is empty, or is a folder or another special file.
         """
         self.path = Path(path).expanduser()
         try:
@@ -42,7 +42,7 @@ class LocalFile:
 
     @property
     def name(self) -> str:
-        """The name that the service shows."""
+        """The name that the service displays, with `?` for characters that cannot be displayed."""
         return "".join(letter if letter.isprintable() else "?" for letter in self.path.name)[:200]
 
     def sha256(self, report: Report | None = None) -> str:
@@ -61,10 +61,10 @@ class LocalFile:
         return digest.hexdigest()
 
     def part(self, offset: int, size: int) -> bytes:
-        """Return at most `size` bytes from an offset on; nothing at the end.
+        """Return at most `size` bytes from an offset; no bytes at the end of the file.
 
         Raises:
-            CheckpointChanged: the file is shorter than it was.
+            CheckpointChanged: the file was truncated since it was opened.
         """
         part = os.pread(self._file, min(size, self.size - offset), offset)
         if len(part) < min(size, self.size - offset):
@@ -72,7 +72,7 @@ class LocalFile:
         return part
 
     def require_unchanged(self) -> None:
-        """Raise CheckpointChanged where the file was written to since it was opened."""
+        """Raise CheckpointChanged if the file was changed since it was opened."""
         now = os.fstat(self._file)
         if (now.st_size, now.st_mtime_ns) != (self._stat.st_size, self._stat.st_mtime_ns):
             raise CheckpointChanged(
@@ -91,7 +91,7 @@ class LocalFile:
 
 
 def _problem(status: os.stat_result) -> str | None:
-    """Return what keeps a file from being sent, and what to do."""
+    """Return the reason why a file cannot be sent, with a remedy; None if the file can be sent."""
     if stat.S_ISDIR(status.st_mode):
         return "is a folder, and one file can be uploaded; give the file with the weights"
     if not stat.S_ISREG(status.st_mode):

@@ -1,4 +1,4 @@
-"""A part of an upload as it arrives: written in pieces, and counted once the pieces are on the disk."""
+"""Writing a part of an upload: pieces are appended as they arrive, and counted once they are on the disk."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from evalsvc.files.uploads.folder import UploadFolder
 from evalsvc.files.uploads.stored import CONTENT, opened_file, translated_os_errors, write_offset
 
 SYNC_BYTES = 8 << 20
-"""Bytes after which pieces go from memory to the disk. More at a time would make the database wait for the disk."""
+"""Number of bytes after which pieces are flushed from memory to the disk. Larger flushes would delay the database."""
 
 ALGORITHMS = ("sha256", "sha1")
-"""Digests that a part may come with; tus asks for sha1."""
+"""Algorithms that the checksum of a part may use; tus requires sha1."""
 
 
 @dataclass(frozen=True)
 class Checksum:
-    """The digest that a client gives a part."""
+    """The client's checksum of a part."""
 
     algorithm: str
-    """One of `ALGORITHMS`."""
+    """Name of an algorithm in `ALGORITHMS`."""
     digest: bytes
 
 
 class PartWriter:
-    """Appends one part to an upload, which nobody else changes until `close`. Used by one thread at a time."""
+    """Writer that appends one part to an upload, and locks the upload until `close`. Use from one thread at a time."""
 
     def __init__(
         self, uploads: UploadFolder, upload_id: str, owner: str | None, offset: int, checksum: Checksum | None = None
@@ -58,15 +58,15 @@ class PartWriter:
 
     @property
     def room(self) -> int:
-        """Bytes that the upload still takes."""
+        """The number of bytes until the announced size is reached."""
         return self.upload.length - self._written
 
     def write(self, piece: bytes | bytearray) -> None:
         """Append at most `room` bytes.
 
         Raises:
-            StorageFull: the disk is full; what was written before is kept.
-            DataDirectoryUnusable: the disk refuses to write.
+            StorageFull: the disk is full; earlier bytes are kept.
+            DataDirectoryUnusable: the file cannot be written.
         """
         with translated_os_errors(self._uploads.folder):
             rest = memoryview(piece)
@@ -82,12 +82,12 @@ class PartWriter:
                 self._uploads.require_free_disk()
 
     def keep(self, *, complete: bool = True) -> int:
-        """Count what was written; return the new offset.
+        """Count the written bytes, and return the new offset.
 
-        `complete`: whether the whole part has arrived. Half a part with a checksum is not counted.
+        `complete` says whether the whole part has arrived. An incomplete part with a checksum is not counted.
 
         Raises:
-            ChecksumMismatch: the part has another digest than the client gave; the part is not counted.
+            ChecksumMismatch: the part does not match the client's checksum, and is not counted.
             StorageFull, DataDirectoryUnusable: see `write`.
         """
         with translated_os_errors(self._uploads.folder):
@@ -100,11 +100,11 @@ class PartWriter:
         return self._kept
 
     def close(self) -> None:
-        """Let others at the upload."""
+        """Release the lock, and close the files."""
         self._open.close()
 
     def _sync(self) -> None:
-        """Have the disk take what was written, then count that, unless a checksum is still to be compared."""
+        """Flush the written bytes to the disk, and count them unless a checksum must be compared first."""
         os.fdatasync(self._content)
         self._unsynced = 0
         if self._checksum is None:

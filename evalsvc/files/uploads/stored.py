@@ -1,10 +1,10 @@
 """An upload on the disk: a folder with a random name, which is the upload's id.
 
-- `about.json`: what the client announced; written once.
-- `offset`: how many bytes of `content` are on the disk. Whoever changes the upload holds a lock on this file; the
-  kernel releases the lock when the process dies. The modification time says when the upload last grew.
-- `content`: the bytes. Bytes behind `offset` do not count, and the next part overwrites them.
-- `verified`: `content` under another name, once all bytes are there and have the announced SHA-256.
+- `about.json`: the client's announcement; written once.
+- `offset`: the number of bytes of `content` that are on the disk. A request that changes the upload locks this file;
+  the kernel releases the lock when the process dies. The modification time is the time of the last new byte.
+- `content`: the bytes. Bytes after `offset` do not count, and the next part overwrites them.
+- `verified`: the name of `content` once all bytes have arrived with the announced SHA-256.
 
 Files are opened by their name in the open folder, and links are never followed.
 """
@@ -32,43 +32,45 @@ LIFETIME = 86_400.0
 ABOUT, OFFSET, CONTENT, VERIFIED = "about.json", "offset", "content", "verified"
 
 MAX_ABOUT = 64 << 10
-"""Bytes of `about.json` that are read."""
+"""Maximum number of bytes of `about.json` that are read."""
 
 DIGITS = 20
-"""Length of the file `offset`, whatever the number: it is written in place in one step."""
+"""Length of the file `offset` in bytes. The length is constant, so that one write replaces the number."""
 
 
 @dataclass(frozen=True)
 class StoredUpload:
-    """An upload as it is on the disk."""
+    """The state of an upload on the disk."""
 
     id: str
     length: int
-    """Bytes of the whole file, as announced."""
+    """Announced size of the whole file in bytes."""
     sha256: str
-    """SHA-256 of the whole file, as announced, in hexadecimal digits."""
+    """Announced SHA-256 of the whole file in hexadecimal digits."""
     name: str | None
-    """What the client calls the file. A text to show, never a path."""
+    """Name of the file on the client's side, for display; never used as a path."""
     owner: str | None
-    """Name of the token that made the upload; None: the service had no tokens."""
+    """Name of the token that created the upload; None if the service had no tokens."""
     offset: int
-    """Bytes that are on the disk."""
+    """Number of bytes on the disk."""
     is_verified: bool
-    """Whether all bytes are there and have the announced digest."""
+    """Whether all bytes have arrived with the announced digest."""
     expires_at: datetime
+    """Time from which the upload may be removed."""
 
     @property
     def remaining(self) -> int:
-        """Bytes that are still to come."""
+        """The number of bytes that have not arrived yet."""
         return self.length - self.offset
 
     @property
     def is_expired(self) -> bool:
+        """Whether the upload may be removed."""
         return self.expires_at <= datetime.now(UTC)
 
 
 def read_upload(folder: Path) -> StoredUpload | None:
-    """Return the upload in a folder; None where a file is missing, damaged or a link."""
+    """Return the upload in a folder; None if a file is missing, damaged or a link."""
     try:
         with opened_folder(folder) as here:
             with opened_file(ABOUT, os.O_RDONLY, here) as file:
@@ -119,17 +121,17 @@ def lock_upload(offset_file: int, upload_id: str) -> None:
 
 
 def write_offset(offset_file: int, offset: int) -> None:
-    """Count the first `offset` bytes, which are on the disk."""
+    """Record that the first `offset` bytes are on the disk."""
     os.pwrite(offset_file, b"%0*d" % (DIGITS, offset), 0)
 
 
 @contextmanager
 def translated_os_errors(folder: Path) -> Iterator[None]:
-    """Raise what the operating system refuses as an error that says what to do.
+    """Translate errors of the operating system to errors that say what to do.
 
     Raises:
         StorageFull: the disk, or the quota of the service's user, is full.
-        DataDirectoryUnusable: anything else.
+        DataDirectoryUnusable: any other error.
     """
     try:
         yield
@@ -143,7 +145,7 @@ def translated_os_errors(folder: Path) -> Iterator[None]:
 
 
 def disk_full(reason: str) -> StorageFull:
-    """Return the error to raise where the disk has no room for more of an upload."""
+    """Return the error for a disk without room for the rest of an upload."""
     return StorageFull(
         f"the disk of the data folder is full ({reason}); make room there and resume the upload: the bytes that "
         "HEAD /v1/uploads/{id} counts are kept"
@@ -151,7 +153,7 @@ def disk_full(reason: str) -> StorageFull:
 
 
 def _size(name: str, folder: int) -> int:
-    """Return the size of a file, or -1 where there is none."""
+    """Return the size of a file in bytes; -1 for a missing file."""
     try:
         return os.stat(name, dir_fd=folder, follow_symlinks=False).st_size
     except FileNotFoundError:

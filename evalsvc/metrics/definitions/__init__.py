@@ -48,7 +48,7 @@ DEFINITIONS: tuple[Definition, ...] = (
     *ALIGNMENT,
 )
 
-_COMPANIONS = tuple(one for one in DEFINITIONS if one.companion_of is not None)
+_COMPANIONS = tuple(definition for definition in DEFINITIONS if definition.companion_of is not None)
 
 
 def find_definitions(wanted: str) -> list[Definition]:
@@ -67,9 +67,9 @@ def find_definitions(wanted: str) -> list[Definition]:
 
 
 def main_metric(name: str, known: Collection[str]) -> str | None:
-    """Return which of the `known` metrics a metric is shown next to, by full names.
+    """Return the main metric that a companion, such as a perplexity, is shown next to; both by their full names.
 
-    None: the metric has a row of its own, since it is no companion of another metric or the other one is not known.
+    Return None if the metric is no companion, or if its main metric is not in `known`: the metric then has a row.
     """
     first, slash, second = name.rpartition("/")
     for definition in _COMPANIONS:
@@ -88,14 +88,15 @@ def may_return(kind: str, name: str) -> bool:
     """
     if kind not in KINDS:
         return True
-    of_kind = [one for one in DEFINITIONS if one.kind == kind]
-    if any(one.matches(name) for one in of_kind if one.names != ANY):
+    of_kind = [definition for definition in DEFINITIONS if definition.kind == kind]
+    if any(definition.matches(name) for definition in of_kind if definition.names != ANY):
         return True
-    return any(one.names == ANY for one in of_kind) and not near_misses(name, plain_names(kind), cutoff=0.8)
+    takes_any = any(definition.names == ANY for definition in of_kind)
+    return takes_any and not near_misses(name, plain_names(kind), cutoff=0.8)
 
 
 def plain_names(kind: str | None = None) -> list[str]:
     """Return the names of metrics without optional parts in brackets, except names with a placeholder `<…>`."""
-    chosen = (one for one in DEFINITIONS if kind in (None, one.kind))
+    chosen = (definition for definition in DEFINITIONS if kind in (None, definition.kind))
     names = (re.sub(r"\[[^]]*\]", "", name) for definition in chosen for name in definition.names)
     return list(dict.fromkeys(name for name in names if "<" not in name))

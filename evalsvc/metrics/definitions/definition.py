@@ -57,10 +57,10 @@ class Definition:
     grouped_by: str = ""
     """Key of the task's items that names each item's group; empty where items name no group."""
     pairs: str = ITEMS
-    """`items` where two checkpoints are compared item by item, else the reason why items are not paired."""
+    """Reason why items of two checkpoints are not paired; `items` if they are paired."""
     companion_of: tuple[str, str] | None = None
-    """The metric next to which tables show this one, as a yardstick or in another unit: a regular expression of the
-    part of the name to replace, and the replacement. None: the metric has a row of its own."""
+    """Rule for the name of the main metric, next to which tables show the metric: a regular expression for the part of
+    the name to replace, and the replacement. None if the metric is no companion and has a row."""
 
     @property
     def title(self) -> str:

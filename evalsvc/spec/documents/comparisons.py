@@ -76,7 +76,7 @@ class RightAnswers(Document):
     p: Annotated[float, Example(3.4e-43)]
     """Two-sided exact p-value of McNemar's test that a and b are equally often the only right side."""
     holm: Annotated[float, Example(2.0e-42)]
-    """`p` corrected by Holm's method over the `tests` benchmarks that have the metric."""
+    """The p-value `p`, corrected by Holm's method over the `tests` benchmarks that have the metric."""
     tests: Annotated[Count, Example(6)]
     flipped: FlippedItems
 
@@ -101,8 +101,8 @@ class MetricDifference(Document):
     """Two-sided p-value of no difference, which decides `verdict`: McNemar's exact p-value for right or wrong items,
     otherwise 1 − level of the widest interval that excludes zero. Null if the standard error is unknown."""
     p_holm: Annotated[float | None, Example(3.4e-43)] = None
-    """`p` corrected by Holm's method over the `judged` metrics of the comparison. A companion has the corrected p-value
-    of its main metric, or its own `p` if that is larger."""
+    """The p-value `p`, corrected by Holm's method over the `judged` metrics of the comparison. A companion has the
+    corrected p-value of its main metric, or its own `p` if that is larger."""
     basis: Basis = "none"
     """Source of `stderr`."""
     no_error: Annotated[str, Example("")] = ""

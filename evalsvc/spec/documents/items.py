@@ -37,7 +37,7 @@ class Completion(Document):
 
     prompt: str
     way: str
-    """`greedy`, or the seed that the completion was drawn with."""
+    """Seed that the completion was drawn with, or `greedy`."""
     text: str = ""
     drawn: int | None = None
     """Number of ids in the completion."""

@@ -59,7 +59,7 @@ class Plan(Document):
 
     suites: list[PlannedSuite]
     when_behind: Annotated[WhenBehind, Example("newest")] = "all"
-    """What a new checkpoint does to planned evaluations of older checkpoints that still wait: `all` keeps them,
+    """Effect of a new checkpoint on queued evaluations of older checkpoints by the plan: `all` keeps them,
     `newest` cancels them, and `refuse` keeps them and refuses the new checkpoint (429) while `at_most` other steps of
     the run have unfinished evaluations."""
     at_most: Annotated[int, Example(1, minimum=1)] = 1

@@ -256,7 +256,7 @@ def test_a_client_that_creates_uploads_without_end(app: App, monkeypatch: pytest
         if number < 3:
             assert response.status_code == 201
         else:
-            refused(response, 507, "storage_full", "3 uploads of this client", "as many as may be")
+            refused(response, 507, "storage_full", "3 uploads of this client", "which is the limit")
     assert len(folders(app)) == 3
 
 
