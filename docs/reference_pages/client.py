@@ -25,17 +25,25 @@ INTRODUCTION = """\
 def page() -> str:
     """Return docs/reference/client.md."""
     constructor = indent(_declaration("__init__", Client.__init__), "    ")
-    parts = [INTRODUCTION, block("python check", f"class {Client.__name__}:\n{constructor}")]
+    parts = [INTRODUCTION, "## Client", block("python check", f"class Client:\n{constructor}")]
     parts += [_text(Client), _text(Client.__init__)]
-    for name, method in public_methods().items():
-        parts += [f"## `{name}`", block("python check", _declaration(name, method)), _text(method)]
+    for group in Client.__mro__:
+        methods = _public_methods_of(group)
+        if methods and group is not Client:
+            parts += [f"## {group.__name__.removesuffix('Methods')} methods", _text(group)]
+        for name, method in methods.items():
+            parts += [f"### `{name}`", block("python check", _declaration(name, method)), _text(method)]
     return "\n\n".join([*parts, *documents.sections()]) + "\n"
 
 
 def public_methods() -> dict[str, Callable[..., Any]]:
-    """Return the client's public methods by name, in the order of the code."""
-    members = [item for group in Client.__mro__ for item in vars(group).items()]
-    return {name: member for name, member in members if name[0] != "_" and callable(member)}
+    """Return the client's public methods by name, in the order of the page."""
+    return {name: method for group in Client.__mro__ for name, method in _public_methods_of(group).items()}
+
+
+def _public_methods_of(group: type) -> dict[str, Callable[..., Any]]:
+    """Return the public methods that a class defines, without those of its base classes."""
+    return {name: member for name, member in vars(group).items() if name[0] != "_" and callable(member)}
 
 
 def _declaration(name: str, function: Callable[..., Any]) -> str:

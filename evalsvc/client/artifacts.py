@@ -22,7 +22,7 @@ class ArtifactContent:
 
 
 class ArtifactMethods(MethodGroup):
-    """Artifacts: grids, tables and other files that evaluations write."""
+    """Methods for artifacts: grids, tables and other files that evaluations write for people to look at."""
 
     def artifacts(self, run: str, kind: str | None = None, step: int | None = None) -> list[documents.Artifact]:
         """Return the artifacts of a run, by step; see `artifact_content` for the content."""

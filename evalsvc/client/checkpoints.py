@@ -13,7 +13,7 @@ from evalsvc.spec import documents
 
 
 class CheckpointMethods(MethodGroup):
-    """Checkpoints: posted by path, expression or upload."""
+    """Methods that post, upload, list and delete checkpoints."""
 
     def submit(
         self,

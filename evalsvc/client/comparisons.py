@@ -9,7 +9,7 @@ from evalsvc.spec import documents
 
 
 class ComparisonMethods(MethodGroup):
-    """Results of single checkpoints, and differences between checkpoints and between runs."""
+    """Methods that read the result of a checkpoint, and compare checkpoints and runs."""
 
     def results(
         self, run: str, step: int, *, variant: str = "raw", suite: str | None = None

@@ -13,7 +13,7 @@ from evalsvc.spec.documents.fields import OVER
 
 
 class EvaluationMethods(MethodGroup):
-    """Evaluations: one suite on one checkpoint."""
+    """Methods that start, follow and list evaluations. An evaluation is one suite on one checkpoint."""
 
     def evaluate(self, checkpoint: int, suite: str, priority: int = 0) -> documents.Evaluation:
         """Evaluate a posted checkpoint with a suite."""

@@ -10,7 +10,7 @@ from evalsvc.spec import documents
 
 
 class HistoryMethods(MethodGroup):
-    """Metrics along the steps of a run."""
+    """Methods that read metrics along the steps of runs, and import values of other programs."""
 
     def history(
         self,

@@ -11,7 +11,7 @@ from evalsvc.spec.documents.reading import content_of
 
 
 class RunMethods(MethodGroup):
-    """Runs, and the service as a whole."""
+    """Methods for runs, their plans and bases, and for the state of the service."""
 
     def status(self) -> documents.Status:
         """Return the state of the service: missing parts, workers, the queue, running tasks and the last failures."""

@@ -9,7 +9,7 @@ from evalsvc.spec import documents
 
 
 class SuiteMethods(MethodGroup):
-    """Suites: those of evalsvc, of the service's folder, and those that clients put."""
+    """Methods for suites: those of evalsvc, those in the folder of the service, and those that clients put."""
 
     def suites(self) -> list[documents.SuiteSummary | documents.BrokenSuite]:
         """Return all suites, by name."""
