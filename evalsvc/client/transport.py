@@ -193,10 +193,8 @@ def query_of(**parameters: str | float | Sequence[str] | None) -> list[tuple[str
     """Return query parameters. None is left out, and a list repeats the parameter."""
     pairs: list[tuple[str, str]] = []
     for name, value in parameters.items():
-        if isinstance(value, bool):
-            pairs.append((name, str(value).lower()))
-        elif isinstance(value, (str, int, float)):
-            pairs.append((name, str(value)))
+        if isinstance(value, (str, int, float)):
+            pairs.append((name, str(value).lower() if isinstance(value, bool) else str(value)))
         else:
             pairs += [(name, text) for text in value or ()]
     return pairs

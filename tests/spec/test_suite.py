@@ -76,7 +76,7 @@ def test_data_paths_start_from_the_suites_file(tmp_path: Path) -> None:
         ({"tasks": [{"kind": "loss"}]}, InvalidSuite, ["task 1 (loss): data: field required"]),
         ({"tasks": [{**LOSS, "limit": 0}]}, InvalidSuite, ["limit: input should be greater than", "found 0"]),
         ({"tasks": [{**LOSS, "name": "a/b"}]}, InvalidSuite, ["the name is 'a/b'; use at most 128 letters"]),
-        ({"tasks": [{**LOSS, "name": 5}]}, InvalidSuite, ["the name 5"]),
+        ({"tasks": [{**LOSS, "name": 5}]}, InvalidSuite, ["the name is 5"]),
         ({"tasks": [LOSS, LOSS]}, InvalidSuite, ["two tasks named 'loss'; give one of them another `name`"]),
         ({"tasks": [{**LOSS, "data": "p.jsonl"}]}, InvalidSuite, ["data: 'p.jsonl' is relative", "datasets:NAME"]),
     ],
@@ -107,7 +107,7 @@ def test_a_suite_is_examined_to_its_end() -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "-a", "a/b", "x" * 129])
 def test_names_that_do_not_fit_an_address(name: str) -> None:
-    with pytest.raises(InvalidSuite, match="use letters, digits"):
+    with pytest.raises(InvalidSuite, match="use at most 128 letters, digits"):
         parse_suite({"tasks": [LOSS]}, name)
 
 
