@@ -1,1 +1,1 @@
-"""Watching a folder in which a training job leaves its checkpoints, and posting each of them once."""
+"""Watcher of the folder of a training job, which posts every checkpoint once."""

@@ -1,4 +1,4 @@
-"""Whether a file or folder is a checkpoint, whether it is complete, and which step and weights it is."""
+"""Decide whether a file or folder is a complete checkpoint, and read its step and variant."""
 
 from __future__ import annotations
 
@@ -20,47 +20,49 @@ from evalsvc.watch.memory import Memory
 from evalsvc.watch.naming import Named, StepPattern, is_checkpoint_name, read_averaged_name, read_name
 
 NO_STEP = (
-    "does not say its step, by name or content; give --steps-per-epoch N where its name has the epoch, or "
-    "--step-pattern 'REGEX' with a group for the step"
+    "has no step in its name or content; give --steps-per-epoch N if its name has the epoch, or --step-pattern 'REGEX' "
+    "with a group for the step"
 )
 
 Outline = Mapping[str, object]
-"""What a file of torch.save says of itself; empty for other formats."""
+"""Top-level entries of a file of torch.save; empty for other formats."""
 
 
 @dataclass(frozen=True)
 class Verdict:
+    """Result of the classification of a file or folder."""
+
     kind: Literal["checkpoint", "waits", "no checkpoint"]
     reason: str = ""
-    """Worth saying, once; empty: not worth it."""
+    """Reason to print once; empty if the user need not know."""
     step: int = 0
     variant: str = "raw"
 
 
 @dataclass
 class Classifier:
-    """Tells checkpoints from other files, and complete ones from those that are still written."""
+    """Classifier of files and folders: complete checkpoints, incomplete checkpoints, and other files."""
 
     memory: Memory
     settle: float = 10.0
-    """Seconds in which a file must not have changed."""
+    """Seconds without a change after which a file counts as complete."""
     marker: str | None = None
-    """Name of a file that says that another one is complete, with `{}` for that one's name."""
+    """Name of a file that marks a checkpoint as complete, with `{}` for the name of the checkpoint."""
     step_pattern: StepPattern | None = None
-    """Where given, what it matches is a checkpoint, and nothing else."""
+    """Pattern for names of checkpoints; if given, other names are no checkpoints."""
     steps_per_epoch: int | None = None
     averaged: bool = True
-    """Post averaged weights too."""
+    """Whether averaged weights are posted too."""
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     _seen: dict[str, tuple[str, float]] = field(default_factory=dict)
-    """By uri: how it looked, and since when by the clock."""
+    """Last mark of a candidate, and the time of the clock since which the mark is unchanged, by URI."""
 
     def classify(self, candidate: Candidate) -> Verdict:
-        """Return what `candidate` is now.
+        """Return the verdict about a candidate as it is now.
 
         Raises:
-            InvalidRequest: the step pattern matches what is no number.
+            InvalidRequest: the group of the step pattern matches no number.
         """
         named = None if self.step_pattern is None else self.step_pattern.read(candidate.name)
         if named is None and (self.step_pattern is not None or not is_checkpoint_name(candidate.name)):
@@ -68,7 +70,7 @@ class Classifier:
         if not self._is_settled(candidate):
             return Verdict("waits")
         if candidate.size == 0:
-            return Verdict("waits", "is empty; it is posted once it is written")
+            return Verdict("waits", "is empty; evalsvc posts the file when it is written")
         if candidate.problem is not None:
             return Verdict("waits", f"is not complete: {candidate.problem}")
         try:
@@ -80,7 +82,7 @@ class Classifier:
         if "av_model_sd" in outline:
             return self._placed_average(candidate, named or Named())
         if "epoch" in outline and "state_dict" not in outline:
-            return Verdict("no checkpoint")  # optimizer_N.pt or stats_N.pt by another name
+            return Verdict("no checkpoint")  # a renamed optimizer_N.pt or stats_N.pt
         named = named or read_name(candidate.name)
         step = named.step
         if step is None and named.epoch is not None:
@@ -90,7 +92,10 @@ class Classifier:
         return Verdict("no checkpoint", NO_STEP) if step is None else _checkpoint(step, named.variant or "raw")
 
     def _is_settled(self, candidate: Candidate) -> bool:
-        """Whether its marker is there, or it has not changed for long enough, as it was seen here or by its date."""
+        """Return whether the marker exists, or the candidate is unchanged for `settle` seconds.
+
+        The time without a change is measured by this process, or by the modification time of the file.
+        """
         mark, since = self._seen.get(candidate.uri, ("", 0.0))
         if mark != candidate.mark:
             since = self.clock()
@@ -103,17 +108,17 @@ class Classifier:
         return candidate.modified is not None and self.wall() - candidate.modified >= self.settle
 
     def _placed_average(self, candidate: Candidate, named: Named) -> Verdict:
-        """Place averaged weights, which do not say their step: the epoch's own file does."""
+        """Return the verdict about averaged weights, whose step is in the file of their epoch."""
         if not self.averaged:
             return Verdict("no checkpoint")
-        said = read_averaged_name(candidate.name)
-        step, variant = named.step, named.variant or said.variant
+        averaged = read_averaged_name(candidate.name)
+        step, variant = named.step, named.variant or averaged.variant
         if variant is None:
             return Verdict("no checkpoint", f"holds averaged weights, and {NO_STEP}")
-        if step is None and said.epoch is not None:
-            step = self._step_of_epoch(candidate, said.epoch, {})
+        if step is None and averaged.epoch is not None:
+            step = self._step_of_epoch(candidate, averaged.epoch, {})
         if step is None:
-            reason = f"waits for epoch_{said.epoch}.pt, which says its step; or give --steps-per-epoch N"
+            reason = f"waits for epoch_{averaged.epoch}.pt, which has its step; or give --steps-per-epoch N"
             return Verdict("waits", reason)
         return _checkpoint(step, variant)
 
@@ -130,11 +135,11 @@ class Classifier:
 
 
 def read_complete(path: Path) -> Outline:
-    """Return what a file of torch.save says of itself; nothing for other formats.
+    """Return the top-level entries of a complete file of torch.save, or nothing for other formats.
 
     Raises:
-        NotACheckpoint, ShardedCheckpoint: the file, or one of the folder, is cut off or missing.
-        OSError: it cannot be read.
+        NotACheckpoint, ShardedCheckpoint: the file, or a file of the folder, is truncated or missing.
+        OSError: the file cannot be read.
     """
     if path.is_dir():
         names = {entry.name for entry in path.iterdir()}
@@ -155,10 +160,10 @@ def read_complete(path: Path) -> Outline:
 
 
 def whole_folder(names: Collection[str], read: Callable[[str], bytes], shown: str) -> Sequence[str]:
-    """Return the weights in a Hugging Face folder with these files, which `read` reads.
+    """Return the names of the weights in a Hugging Face folder with the files `names`, which `read` reads.
 
     Raises:
-        NotACheckpoint, ShardedCheckpoint: a file is missing or damaged, or the folder is of another kind.
+        NotACheckpoint, ShardedCheckpoint: a file is missing or damaged, or the folder has another format.
     """
     if ".metadata" in names or any(name.endswith(".distcp") for name in names):
         raise sharded(shown)
@@ -170,7 +175,7 @@ def whole_folder(names: Collection[str], read: Callable[[str], bytes], shown: st
     try:
         wanted = sorted({str(name) for name in json.loads(read(first))["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise NotACheckpoint(f"its {first} is cut off or damaged") from None
+        raise NotACheckpoint(f"its {first} is truncated or damaged") from None
     if missing := [name for name in wanted if name not in names]:
         raise NotACheckpoint(f"{', '.join(missing[:3])} is not there yet")
     return wanted
@@ -182,7 +187,7 @@ def _step_in(outline: Outline) -> int | None:
 
 
 def _step_next_to(folder: Path, epoch: int) -> int | None:
-    """Return what the files of an epoch, as open_lm calls them, say of its step."""
+    """Return the step of an epoch by the files that open_lm writes; None if they do not have the step."""
     for name in (f"epoch_{epoch}.pt", f"stats_{epoch}.pt"):
         with suppress(OSError, EvalsvcError):
             if (step := _step_in(read_outline(folder / name))) is not None:
@@ -193,5 +198,5 @@ def _step_next_to(folder: Path, epoch: int) -> int | None:
 def _checkpoint(step: int, variant: str) -> Verdict:
     if NAME.fullmatch(variant):
         return Verdict("checkpoint", step=step, variant=variant)
-    reason = f"its name makes {variant!r} of the variant; use --step-pattern with (?P<variant>…)"
+    reason = f"its name gives the variant {variant!r}, which is no valid name; give --step-pattern with (?P<variant>…)"
     return Verdict("no checkpoint", reason)

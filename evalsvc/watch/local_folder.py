@@ -1,4 +1,4 @@
-"""What lies in the folder that is watched: files and folders that may be checkpoints, as they look now."""
+"""Local folder that is watched, and its files and folders that may be checkpoints."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from evalsvc.errors import CheckpointError
 FILE_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 INSIDE = "checkpoints"
-"""Where open_lm puts them below a run's folder."""
+"""Folder of checkpoints in the folder of an open_lm run."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file or folder."""
+    """File or folder that may be a checkpoint."""
 
     name: str
     uri: str
-    """As it is posted: an absolute path, or an address."""
+    """Absolute path, or address in a store, as posted to the service."""
     mark: str
-    """Another one where the content is another, as far as names, sizes and times tell."""
+    """Fingerprint of the content by names, sizes and times: a changed mark means changed content."""
     size: int
-    """Bytes; of a folder, of all its files."""
+    """Size in bytes; for a folder, the size of all its files."""
     modified: float | None
-    """When it was last written to, in seconds since 1970; None where its place does not say."""
+    """Time of the last change, in seconds since 1970; None in a store."""
     path: Path | None
-    """None: it lies in a store."""
+    """Local path; None in a store."""
     is_folder: bool
     problem: str | None = None
-    """Why it is not complete, where its place can tell."""
+    """Reason why the candidate is not complete; None if no reason is known."""
 
 
 class LocalFolder:
-    """A folder of this machine, and `checkpoints` in it. It may not be there yet."""
+    """Folder of this machine, and its folder `checkpoints`. The folder need not exist yet."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -49,12 +49,12 @@ class LocalFolder:
         return self.folder.is_dir()
 
     def list(self) -> Sequence[Candidate]:
-        """What is there, in no order. What goes away meanwhile is left out."""
+        """Return the candidates in no order, without files that are removed meanwhile."""
         return [candidate for folder in (self.folder, self.folder / INSIDE) for candidate in _inside(folder)]
 
 
 def look_at(path: Path) -> Candidate | None:
-    """A file or folder as it is now; None where it is none, or is gone."""
+    """Return the file or folder at a path as it is now; None if the path is neither or was removed."""
     try:
         is_folder = path.is_dir()
         if is_folder:
@@ -70,7 +70,7 @@ def look_at(path: Path) -> Candidate | None:
 def _inside(folder: Path) -> Iterator[Candidate]:
     try:
         with os.scandir(folder) as entries:
-            paths = [Path(entry.path) for entry in entries if _may_be_one(entry)]
+            paths = [Path(entry.path) for entry in entries if _may_be_checkpoint(entry)]
     except OSError:
         return
     for path in paths:
@@ -78,7 +78,7 @@ def _inside(folder: Path) -> Iterator[Candidate]:
             yield candidate
 
 
-def _may_be_one(entry: os.DirEntry[str]) -> bool:
+def _may_be_checkpoint(entry: os.DirEntry[str]) -> bool:
     if entry.name.startswith("."):
         return False
     return entry.name.endswith(FILE_ENDINGS) or (entry.is_dir() and entry.name != INSIDE)

@@ -1,6 +1,6 @@
-"""What a watcher keeps between its starts: digests that cost time, and the steps of epochs whose files are gone.
+"""Memory of a watcher between its starts: digests of files, and the steps of epochs whose files were removed.
 
-The service knows what was posted, so a lost memory costs nothing but time.
+The service knows the posted checkpoints, so a lost memory costs only time.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from evalsvc.watch.local_folder import Candidate
 class _Content(BaseModel):
     format: Literal[1] = 1
     digests: dict[str, tuple[str, str]] = {}
-    """Mark and SHA-256 by uri."""
+    """Mark and SHA-256 by URI."""
     steps: dict[int, int] = {}
-    """By epoch."""
+    """Step by epoch."""
 
 
 class Memory:
-    """One file, written whole or not at all; one that is missing, damaged or of another version is begun anew."""
+    """Memory in a file, which is replaced atomically. A missing, damaged or incompatible file counts as empty."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -41,7 +41,7 @@ class Memory:
         return cls(data_home / "watch" / f"{name}.json")
 
     def digest(self, candidate: Candidate) -> str | None:
-        """Return the SHA-256 of a content that was digested before; None if it was not, or has changed."""
+        """Return the known SHA-256 of a candidate; None if the content was never digested or has changed."""
         mark, sha256 = self._content.digests.get(candidate.uri, ("", ""))
         return sha256 if mark == candidate.mark else None
 
@@ -58,7 +58,7 @@ class Memory:
             self._write()
 
     def forget_others(self, uris: Collection[str]) -> None:
-        """Drop the digests of what is not there any more."""
+        """Remove the digests of all URIs except `uris`."""
         digests = self._content.digests
         self._content.digests = {uri: kept for uri, kept in digests.items() if uri in uris}
 

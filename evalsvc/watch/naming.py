@@ -1,4 +1,4 @@
-"""What a checkpoint's name says: its step or its epoch, and whether it is one at all."""
+"""Step, epoch and variant in the name of a file, and names that are no checkpoints."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from evalsvc.errors import InvalidRequest
 
 COMPANIONS = frozenset(("optimizer", "optim", "stats", "scheduler", "scaler", "rng", "random", "training"))
-"""First words of the names of files next to checkpoints that are none."""
+"""First words in names of files that a training job writes next to its checkpoints."""
 
 MOVING = frozenset(("latest", "last", "best", "newest", "recent"))
-"""Words in the names of copies and links that lead to another checkpoint from time to time."""
+"""Words in names of copies and links whose content changes to another checkpoint."""
 
 UNFINISHED = frozenset(("tmp", "temp", "partial", "part", "incomplete"))
 
@@ -25,7 +25,7 @@ _SHARD = re.compile(r"-\d+-of-\d+\.")
 
 @dataclass(frozen=True)
 class Named:
-    """What is in a name; None: nothing of it."""
+    """Parts of a name; None for parts that the name does not have."""
 
     step: int | None = None
     epoch: int | None = None
@@ -33,22 +33,26 @@ class Named:
 
 
 class StepPattern:
-    """A regular expression of the user's: its group `step` or `epoch`, or its first one as a step, is a number."""
+    """Regular expression of the user. The group `step` or `epoch`, or else the first group as a step, is a number."""
 
     def __init__(self, pattern: str) -> None:
-        """Raises InvalidRequest: it is no regular expression, or has no group."""
+        """Raise InvalidRequest if `pattern` is no regular expression or has no group."""
         try:
             self._pattern = re.compile(pattern)
         except re.error as error:
-            raise InvalidRequest(f"--step-pattern {pattern}: is no regular expression ({error})") from None
+            raise InvalidRequest(
+                f"--step-pattern {pattern} is no regular expression: {error}; correct the pattern"
+            ) from None
         if not self._pattern.groups:
-            raise InvalidRequest(f"--step-pattern {pattern}: has no group for the step; write e.g. 'iter(\\d+)\\.pt'")
+            raise InvalidRequest(
+                f"--step-pattern {pattern} has no group for the step; write, for example, 'iter(\\d+)\\.pt'"
+            )
 
     def read(self, name: str) -> Named | None:
-        """Return what is in a name that matches; None if it does not.
+        """Return the parts of a name; None if the pattern does not match the name.
 
         Raises:
-            InvalidRequest: what the group matches is no number.
+            InvalidRequest: the group matches text that is no number.
         """
         if (match := self._pattern.search(name)) is None:
             return None
@@ -57,25 +61,25 @@ class StepPattern:
         number = groups[kind] if kind else match[1]
         if not re.fullmatch(r"\d+", number or "", re.ASCII):
             raise InvalidRequest(
-                f"--step-pattern {self._pattern.pattern}: matches {number!r} in {name}, which is no step; "
-                "put the digits alone into the group"
+                f"the group of --step-pattern {self._pattern.pattern} matches {number!r} in {name}, which is no step; "
+                "put only the digits into the group"
             )
         return Named(**{kind or "step": int(number)}, variant=groups.get("variant"))
 
 
 def is_checkpoint_name(name: str) -> bool:
-    """Whether it can be one; what is unfinished, moving or a companion is not."""
+    """Return whether a name can be that of a checkpoint: not unfinished, not moving, and no companion."""
     words = re.split(r"[._=-]+", name.lower())
     return not (words[0] in COMPANIONS or {*words} & (MOVING | UNFINISHED) or _SHARD.search(name))
 
 
 def read_name(name: str) -> Named:
-    """`epoch_3.pt` has an epoch, `checkpoint-500` and `step=500.ckpt` a step."""
+    """Return the step in a name such as `checkpoint-500` or `step=500.ckpt`, or the epoch in `epoch_3.pt`."""
     step, epoch = _STEP.search(name), _EPOCH.search(name)
     return Named(step=int(step[1]) if step else None, epoch=int(epoch[1]) if epoch and not step else None)
 
 
 def read_averaged_name(name: str) -> Named:
-    """`ema_0.9999_1_3.pt`, of an open_lm averager: which one, and the epoch."""
+    """Return the variant `ema_0.9999_1` and the epoch 3 in `ema_0.9999_1_3.pt`, a name of open_lm's averagers."""
     match = _NUMBERED.fullmatch(name)
     return Named() if match is None else Named(epoch=int(match["number"]), variant=match["stem"])

@@ -1,4 +1,4 @@
-"""What lies in a folder of an object store or a hub that is watched."""
+"""Folder of an object store or a hub that is watched."""
 
 from __future__ import annotations
 
@@ -15,15 +15,22 @@ from evalsvc.watch.local_folder import FILE_ENDINGS, INSIDE, Candidate
 
 
 class RemoteFolder:
-    """A folder in a store, and `checkpoints` in it. An object is complete; only folders are looked into."""
+    """Folder in a store, and its folder `checkpoints`. Objects are always complete; folders are inspected."""
 
     def __init__(self, uri: str, settings: Settings) -> None:
-        """Raises CheckpointNotAllowed, see `parse_remote`; InvalidRequest: what is there cannot be listed."""
+        """Open the folder without a request.
+
+        Raises:
+            CheckpointNotAllowed: see `parse_remote`.
+            InvalidRequest: addresses with this scheme cannot be listed.
+        """
         self.uri = parse_remote(uri.rstrip("/"), settings)
         if self.uri.scheme in HTTP:
-            raise InvalidRequest(f"{uri}: {self.uri.scheme} has no folders to list; watch s3://, gs:// or hf://")
+            raise InvalidRequest(
+                f"{uri} cannot be listed by {self.uri.scheme}; watch a folder at s3://, gs:// or hf://"
+            )
         self._whole: dict[str, Candidate] = {}
-        """By address, the Hugging Face folders that have all their files: they are not looked into again."""
+        """Complete Hugging Face folders by address; they are not inspected again."""
 
     def __str__(self) -> str:
         return str(self.uri)
@@ -32,10 +39,10 @@ class RemoteFolder:
         return True
 
     def list(self) -> Sequence[Candidate]:
-        """What is there; nothing where the folder is not there yet.
+        """Return the candidates in the folder, or none if the folder does not exist yet.
 
         Raises:
-            SourceUnreachable, CheckpointNotAllowed, MissingPackage: as posts of such addresses do.
+            SourceUnreachable, CheckpointNotAllowed, MissingPackage: as for posts of such addresses.
         """
         candidates: list[Candidate] = []
         for place in (self.uri, _below(self.uri, INSIDE)):

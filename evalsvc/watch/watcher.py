@@ -1,4 +1,4 @@
-"""The loop of a watcher: looks at its place, posts what is new and complete, and outlives a service that is down."""
+"""Loop of a watcher, which posts new complete checkpoints and waits for a service that is down."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ from evalsvc.watch.remote_folder import RemoteFolder
 from evalsvc.watch.wide_table import require_layout
 
 FIRST_DELAY, MAX_DELAY = 1.0, 60.0
-"""Seconds between the tries to reach a service that is down."""
+"""Least and greatest seconds between two tries to reach a service that is down."""
 
 DOWN = (ServiceUnreachable, DatabaseUnusable, RateLimited, RunBehind)
-"""No other checkpoint would be taken either."""
+"""Errors that every other post would raise too, so that the watcher waits before it tries again."""
 
 IN_STORE = "posted"
-"""Stands for the digest of an object in a store, which is not read: that this very object was posted."""
+"""Value in place of the digest of a posted object in a store; objects are not read for a digest."""
 
 Place = LocalFolder | RemoteFolder
-"""What is watched."""
+"""Folder that a watcher watches."""
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Posting:
-    """What every post says."""
+    """Fields that all posts of a watcher have in common."""
 
     run: str
     suites: Sequence[str] | None = None
-    """None: those that the run's plan has due."""
+    """Names of suites; None for the suites of the run's plan."""
     spool: Spool = "link"
     model: Mapping[str, object] | None = None
     layout: Mapping[str, object] | None = None
@@ -61,12 +61,12 @@ class Posting:
 
 
 class Watcher:
-    """Posts each checkpoint once: what the service has is not posted again, by whomever it was posted."""
+    """Watcher that posts each checkpoint once, and no checkpoint that another client has posted."""
 
     def __init__(
         self, place: Place, client: Client, posting: Posting, classifier: Classifier, say: Say, complain: Say
     ) -> None:
-        """`say` gets a line per post, `complain` what somebody may have to do something about."""
+        """`say` gets a line per post; `complain` gets lines about problems."""
         self._place = place
         self._client = client
         self._posting = posting
@@ -75,61 +75,63 @@ class Watcher:
         self._complain = complain
         self._spool = posting.spool
         self._done: dict[str, str] = {}
-        """By uri: the mark of what needs no more looking at."""
-        self._said: dict[str, str] = {}
+        """Marks of candidates that are finished, by URI."""
+        self._last_complaints: dict[str, str] = {}
+        """Mark and text of the last complaint about a candidate, by URI."""
         self._known: dict[tuple[int, str], Checkpoint | RunCheckpoint] | None = None
-        """The service's checkpoints of the run by step and variant; None: to be asked for."""
+        """Checkpoints of the run by step and variant; None if the service is to be asked."""
         self._suites = posting.suites
-        """The suites that are given, or else those of the run's plan; None: the plan is to be asked for."""
+        """Suites that are given, or else those of the run's plan; None if the service is to be asked for the plan."""
         self._has_layout = posting.layout is not None
-        """Whether nothing is left to ask about the layout."""
+        """Whether the layout is given or known to be unnecessary."""
         self._delay: float | None = None
-        """Seconds to the next try; None: the service answers."""
+        """Seconds until the next try; None while the service answers."""
         self.refused = 0
-        """Posts that the service answered with what is to be done about them."""
+        """Number of posts that the service refused."""
         self._news = 0
-        """Lines said of posts and evaluations."""
+        """Number of lines about posts and evaluations."""
         self._unchanged = 0
-        """Checkpoints of which the service has everything."""
+        """Number of checkpoints for which nothing was left to post."""
 
     def watch(self, every: float) -> None:
-        """Look every so many seconds, for ever.
+        """Look at the folder every `every` seconds, without end.
 
         Raises:
             InvalidRequest: see `look`.
-            Unauthorized, Forbidden: the service lets nobody in by this token.
+            Unauthorized, Forbidden: the service refuses the token.
         """
         while True:
             self.look()
             time.sleep(every if self._delay is None else self._delay)
 
     def post_all(self, every: float) -> None:
-        """Post what is there now, with what is still being written for as long as that takes to settle.
+        """Post the checkpoints that exist now, and wait a while for checkpoints that are still being written.
 
         Raises:
-            EvalsvcError: see `look`; or the service does not answer, or lets nobody in.
+            EvalsvcError: see `look`; or the service does not answer, or refuses the token.
         """
         settled_by = self._classifier.clock() + 2 * self._classifier.settle
         while (waiting := self._look_when_not_behind()) and self._classifier.clock() < settled_by:
             time.sleep(min(every, self._classifier.settle / 2))
         for name in waiting:
-            self._complain(f"{name} is still being written, and is not posted")
+            self._complain(f"{name} is still being written and is not posted; run the command again later")
         if not (self._news or self.refused or waiting):
-            what = f"the service has all {self._unchanged} checkpoints" if self._unchanged else "no checkpoint is"
-            self._complain(f"nothing to post: {what} in {self._place}")
+            reason = f"the service has all {self._unchanged} checkpoints" if self._unchanged else "no checkpoint is"
+            self._complain(f"nothing to post: {reason} in {self._place}")
 
     def look(self, patient: bool = True) -> list[str]:
-        """Post what is new and complete, in the order of steps; the names of what may be so soon.
+        """Post new complete checkpoints in the order of steps, and return the names of files that may become complete.
 
-        Where `patient`, a service or store that does not answer is asked again at a later look.
+        With `patient`, a service or store that does not answer is asked again at the next look.
 
         Raises:
             InvalidRequest: no suite is given and the run has no plan, or a layout is needed and not given.
-            Unauthorized, Forbidden: and, where not `patient`, ServiceUnreachable and its like.
+            Unauthorized, Forbidden: the service refuses the token.
+            EvalsvcError: without `patient`, an error of `DOWN`, or the store does not answer.
         """
         waiting: list[str] = []
         try:
-            new = self._new(waiting)  # files settle while the service is down
+            new = self._new(waiting)  # before the first request: files settle while the service is down
             self._require_suites()
             for candidate, verdict in new:
                 self._post_one(candidate, verdict, patient)
@@ -144,7 +146,7 @@ class Watcher:
         return waiting
 
     def _look_when_not_behind(self) -> list[str]:
-        """Look once without patience; wait and look again where the plan of the run refuses checkpoints for now."""
+        """Look once without patience. While the plan of the run refuses checkpoints, wait and look again."""
         while True:
             try:
                 return self.look(patient=False)
@@ -153,9 +155,9 @@ class Watcher:
                 time.sleep(self._delay or FIRST_DELAY)
 
     def _new(self, waiting: list[str]) -> list[tuple[Candidate, Verdict]]:
-        """What is to be posted; puts the names of what is not complete yet into `waiting`."""
+        """Return the checkpoints to post, and append the names of incomplete files to `waiting`."""
         if not self._place.exists():
-            self._say_once(str(self._place), "", f"{self._place} is not there yet")
+            self._say_once(str(self._place), "", f"{self._place} does not exist yet")
             return []
         everything = self._place.list()
         self._classifier.memory.forget_others({candidate.uri for candidate in everything})
@@ -177,7 +179,7 @@ class Watcher:
     def _post_one(self, candidate: Candidate, verdict: Verdict, patient: bool) -> None:
         sha256 = None if candidate.path is None else self._digest(candidate)
         if candidate.path is not None and sha256 is None:
-            return  # it changed meanwhile, and is not complete after all
+            return  # the file changed while it was read, so it is not complete
         known = self._known_checkpoint(candidate, verdict, sha256)
         if known is not None and self._is_done(known):
             self._unchanged += 1
@@ -198,13 +200,13 @@ class Watcher:
             except EvalsvcError as error:
                 if not patient:
                     raise
-                text = f"{candidate.name} is not posted: {error.message}; trying again"
+                text = f"{candidate.name} is not posted: {error.message}; evalsvc tries again"
                 self._say_once(candidate.uri, candidate.mark, text)
                 return
         self._done[candidate.uri] = candidate.mark
 
     def _digest(self, candidate: Candidate) -> str | None:
-        """The SHA-256 of its content; None where it changed while that was made."""
+        """Return the SHA-256 of a candidate; None if the content changed while it was read."""
         assert candidate.path is not None
         sha256 = self._classifier.memory.digest(candidate)
         if sha256 is not None:
@@ -222,9 +224,9 @@ class Watcher:
     def _known_checkpoint(
         self, candidate: Candidate, verdict: Verdict, sha256: str | None
     ) -> Checkpoint | RunCheckpoint | None:
-        """Return the service's checkpoint with this very content at this step, under whatever name it was posted.
+        """Return the checkpoint of the service with the same step, variant and content; None if the service has none.
 
-        Of one that was posted without a digest it cannot be told: posting it again does no harm.
+        A checkpoint that was posted without a digest counts as another one. To post a checkpoint twice does no harm.
         """
         known = self._history().get((verdict.step, verdict.variant))
         if known is None:
@@ -244,7 +246,7 @@ class Watcher:
         return self._known
 
     def _require_suites(self) -> None:
-        """Raise InvalidRequest where no post could lead to an evaluation."""
+        """Raise InvalidRequest if no suite is given and the run has no plan, so that nothing would be evaluated."""
         run = self._posting.run
         if self._suites or self._posting.suites is not None:
             return
@@ -255,28 +257,28 @@ class Watcher:
         if not self._suites:
             names = first_few([suite.name for suite in self._client.suites()], 12)
             raise InvalidRequest(
-                f"run {run!r} has no plan, so no checkpoint would be evaluated; give --suite NAME, or give the run a "
-                f"plan first (PUT /v1/runs/{run}/plan); suites of the service: {names}"
+                f"run {run!r} has no plan, so no checkpoint would be evaluated; give --suite NAME, or set a plan: "
+                f"evalsvc plan set {run} SUITE/EVERY; suites of the service: {names}"
             )
 
     def _check_layout(self, candidate: Candidate) -> None:
-        """Raise InvalidRequest where the first checkpoint of this machine needs a layout; see `require_layout`."""
+        """Raise InvalidRequest if the first checkpoint needs a layout and none is given; see `require_layout`."""
         if self._has_layout or candidate.path is None:
             return
         require_layout(self._client, candidate.path, self._posting.model, self._suites or ())
         self._has_layout = True
 
     def _is_done(self, known: Checkpoint | RunCheckpoint) -> bool:
-        """Whether the service has all that a post of this content would tell it."""
+        """Return whether a post of the checkpoint would tell the service nothing new."""
         return not self._missing_suites(known) and not self._is_described_anew(known)
 
     def _missing_suites(self, known: Checkpoint | RunCheckpoint) -> list[str]:
-        """Return the suites that are given and have not evaluated the checkpoint."""
+        """Return the given suites that have not evaluated the checkpoint."""
         evaluated = {evaluation.suite for evaluation in known.evaluations}
         return [suite for suite in dict.fromkeys(self._posting.suites or ()) if suite not in evaluated]
 
     def _is_described_anew(self, known: Checkpoint | RunCheckpoint) -> bool:
-        """Whether a model or layout is given that is not the one that the checkpoint was posted with."""
+        """Return whether the given model or layout differs from that of the posted checkpoint."""
         given = {"model": self._posting.model, "layout": self._posting.layout}
         if given == {"model": None, "layout": None}:
             return False
@@ -284,12 +286,12 @@ class Watcher:
         return any(value is not None and dict(value) != getattr(posted, name) for name, value in given.items())
 
     def _evaluate(self, candidate: Candidate, known: Checkpoint | RunCheckpoint) -> None:
-        """Evaluate a checkpoint that was posted before with the suites that are missing."""
+        """Evaluate a posted checkpoint with the given suites that have not evaluated it."""
         checkpoints, self._known = self._history(), None
-        asked = [
+        evaluations = [
             self._client.evaluate(known.id, suite, self._posting.priority) for suite in self._missing_suites(known)
         ]
-        new = [EvaluationSummary(id=item.id, suite=item.suite.name, state=item.state) for item in asked]
+        new = [EvaluationSummary(id=item.id, suite=item.suite.name, state=item.state) for item in evaluations]
         evaluated = dataclasses.replace(known, evaluations=[*known.evaluations, *new])
         self._known = checkpoints | {(known.step, known.variant): evaluated}
         self._news += 1
@@ -297,18 +299,18 @@ class Watcher:
         self._say(f"{candidate.name}: {place}; {', '.join(item.suite for item in new)}")
 
     def _post(self, candidate: Candidate, verdict: Verdict, sha256: str | None) -> None:
-        """Post a checkpoint, by a link where that can be, else by a copy."""
+        """Post a checkpoint, and copy its weights if the spool refuses the link."""
         try:
             self._submit(candidate, verdict, sha256, self._spool)
         except InvalidRequest:
             if self._spool != "link":
                 raise
             self._submit(candidate, verdict, sha256, "copy")
-            self._spool = "copy"  # the link was refused, and nothing else
+            self._spool = "copy"  # only the link was refused
 
     def _submit(self, candidate: Candidate, verdict: Verdict, sha256: str | None, spool: Spool) -> None:
         posting, step = self._posting, verdict.step
-        # What others have posted meanwhile is asked for again, should this be refused or lost.
+        # If the post is refused or lost, ask the service again: another client may have posted meanwhile.
         known, self._known = self._history(), None
         posted = self._client.submit(
             posting.run,
@@ -332,14 +334,14 @@ class Watcher:
 
     def _wait_longer(self, error: EvalsvcError) -> None:
         if self._delay is None:
-            self._complain(f"{error.message}; trying again")
+            self._complain(f"{error.message}; evalsvc tries again")
         longer = FIRST_DELAY if self._delay is None else min(2 * self._delay, MAX_DELAY)
-        # A run that is behind catches up at a pace of which the service knows more.
+        # The service says how long a run that is behind needs; a growing delay would wait longer.
         least = FIRST_DELAY if isinstance(error, RunBehind) else longer
         self._delay = max(least, error.retry_after or 0)
         self._known = None
 
     def _say_once(self, uri: str, mark: str, text: str) -> None:
-        if self._said.get(uri) != mark + text:
-            self._said[uri] = mark + text
+        if self._last_complaints.get(uri) != mark + text:
+            self._last_complaints[uri] = mark + text
             self._complain(text)

@@ -84,7 +84,7 @@ def test_averaged_weights_take_their_step_from_their_epoch(tmp_path: Path) -> No
     """The epoch's file may come later, and may be deleted before the averaged one is looked at."""
     save_filled(tmp_path / "ema_0.99_1_3.pt", {"av_model_sd": {"w": [0.0]}, "step_counter": 1})
     looks = Looks(tmp_path)
-    waits = "waits for epoch_3.pt, which says its step; or give --steps-per-epoch N"
+    waits = "waits for epoch_3.pt, which has its step; or give --steps-per-epoch N"
     assert looks.second("ema_0.99_1_3.pt") == Verdict("waits", waits)
     save_filled(tmp_path / "epoch_3.pt", {"state_dict": {}, "epoch": 3, "step": 900})
     assert looks.second("ema_0.99_1_3.pt") == checkpoint(900, "ema_0.99_1")
@@ -101,7 +101,7 @@ def test_a_hugging_face_folder_is_whole_when_all_its_shards_are(tmp_path: Path) 
     (tmp_path / "checkpoint-500").mkdir()
     for name, content, words in [
         ("optimizer.pt", b"x", "it has none of model.safetensors.index.json"),
-        ("model.safetensors.index.json", b'{"weight_map"', "is cut off or damaged"),
+        ("model.safetensors.index.json", b'{"weight_map"', "is truncated or damaged"),
         ("model.safetensors.index.json", json.dumps({"weight_map": {"a": one, "b": two}}).encode(), f"{one}, {two} is"),
         (one, whole, f"{two} is not there yet"),
         (two, b"", f"{two} is empty"),

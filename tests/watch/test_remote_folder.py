@@ -91,5 +91,5 @@ def test_a_folder_waits_for_all_its_shards(app: App, tmp_path: Path) -> None:
 def test_what_may_not_be_read_or_cannot_be_listed() -> None:
     with pytest.raises(CheckpointNotAllowed, match="EVALSVC_SCHEMES"):
         RemoteFolder("s3://bucket/run", Settings())
-    with pytest.raises(InvalidRequest, match="has no folders to list"):
+    with pytest.raises(InvalidRequest, match="cannot be listed by"):
         RemoteFolder("https://example.org/run", Settings(schemes="https"))

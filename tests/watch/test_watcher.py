@@ -105,7 +105,7 @@ def test_an_empty_file_is_said_once_and_posted_when_it_is_written(scene: Scene) 
     watcher = scene.watcher()
     for _ in range(3):
         scene.look(watcher)
-    assert scene.noted == ["epoch_1.pt is empty; it is posted once it is written"]
+    assert scene.noted == ["epoch_1.pt is empty; evalsvc posts the file when it is written"]
     scene.write("epoch_1.pt", step=5)
     scene.look(watcher)
     assert set(scene.posted()) == {(5, "raw")}
@@ -246,7 +246,7 @@ def test_a_run_that_is_behind_is_waited_for(scene: Scene, monkeypatch: pytest.Mo
     assert slept[0] == 30
     assert max(slept) == 30, "the second wait is no longer than the service says"
     assert len(scene.noted) == 2
-    assert scene.noted[0].endswith("post step 6 again in 30 s; trying again")
+    assert scene.noted[0].endswith("post step 6 again in 30 s; evalsvc tries again")
     assert scene.noted[1] == "the service takes posts again"
 
 
@@ -295,7 +295,8 @@ class TestSuites:
         scene.app.http.put("/v1/runs/run-a/plan", json={"suites": []}).raise_for_status()
         scene.write("epoch_1.pt", step=5)
         with pytest.raises(
-            InvalidRequest, match=r"run 'run-a' has no plan, .*; give --suite NAME.*of the service: .*loss"
+            InvalidRequest,
+            match=r"run 'run-a' has no plan, .*; give --suite NAME, or .*: evalsvc plan set run-a SUITE/EVERY; .*loss",
         ):
             scene.look(scene.watcher())
         assert scene.rows() == 0
@@ -348,6 +349,6 @@ class TestSuites:
     def test_a_layout_is_asked_for_before_anything_is_posted(self, scene: Scene) -> None:
         scene.write("epoch_1.pt", step=5)
         wide = {"vocab_size": 66_816}
-        with pytest.raises(InvalidRequest, match=r"the table has 66,816 rows .* say by --layout FILE"):
+        with pytest.raises(InvalidRequest, match=r"the table has 66,816 rows .* name the image rows by --layout FILE"):
             scene.look(scene.watcher(suites=["loss"], model=wide))
         assert scene.rows() == 0

@@ -27,7 +27,7 @@ def test_a_table_that_is_wider_than_the_tokenizer_of_open_lm(client: Client, wei
         require_layout(client, weights, {"vocab_size": 66_816}, [])
     said = caught.value.message
     assert said.startswith(
-        "epoch_1.pt: the table has 66,816 rows and open_lm's tokenizer 50,277 ids; say by --layout FILE"
+        "epoch_1.pt: the table has 66,816 rows and open_lm's tokenizer 50,277 ids; name the image rows by --layout FILE"
     )
     assert "evalsvc doctor layout CHECKPOINT --pairs PAIRS" in said
     everything_is_text = json.loads(said.partition("give --layout '")[2].removesuffix("'"))
