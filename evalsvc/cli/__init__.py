@@ -1,4 +1,4 @@
-"""The command line: `program` says which commands there are. A command's module is imported when it is run."""
+"""The command line. `program` lists the commands; the module of a command is imported when the command runs."""
 
 from evalsvc.cli.program import app, main
 

@@ -1,4 +1,4 @@
-"""Which checkpoints `evalsvc evaluations again` evaluates, and how long that takes by the history of the suite."""
+"""Checkpoints that `evalsvc evaluations again` evaluates, and the time that earlier evaluations by the suite took."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from evalsvc.spec.documents.fields import OVER
 from evalsvc.spec.names import RUN, STEPS
 
 MEASURED = 20
-"""Ended evaluations by the suite, the newest, whose median duration is the estimate."""
+"""Number of newest evaluations by the suite whose median duration is the estimate."""
 
 
 @dataclass(frozen=True)
@@ -27,32 +27,32 @@ class Selection:
     first: int | None
     last: int | None
     stride: int
-    """Keep steps whose distance from `first` is a multiple of this."""
+    """Distance of the selected steps from each other, counted from `first`."""
 
 
 @dataclass(frozen=True)
 class Repetition:
-    """What `evaluations again` would post, and what was evaluated before."""
+    """Evaluations that `evaluations again` would post, and counts of earlier evaluations."""
 
     suite: str
     checkpoints: Sequence[ListedCheckpoint]
     """The checkpoints to evaluate."""
     matching: int
-    """Checkpoints that the name matches."""
+    """Number of checkpoints that the name matches."""
     succeeded: int
-    """Those of them that the present version of the suite has evaluated."""
+    """Number of matching checkpoints that the present version of the suite has evaluated."""
     outdated: int
-    """Those that only an earlier version of the suite has evaluated."""
+    """Number of matching checkpoints that only an earlier version of the suite has evaluated."""
     open: int
-    """Those whose evaluation by the suite waits or runs."""
+    """Number of matching checkpoints whose evaluation by the suite is queued or running."""
     seconds: float | None
-    """Median duration of an evaluation by the suite; None: none has ended."""
+    """Median duration of an evaluation by the suite; None if no evaluation has ended."""
     measured: int
-    """Evaluations that the median is of."""
+    """Number of evaluations behind the median."""
 
 
 def parse_selection(name: str) -> Selection:
-    """Read RUN, RUN@STEP, RUN@A..B or RUN@A..B/EVERY, each with or without :VARIANT.
+    """Read RUN, RUN@STEP, RUN@A..B or RUN@A..B/EVERY, with or without :VARIANT.
 
     Raises:
         InvalidRequest: `name` has another form, B is below A, or EVERY is 0.
@@ -70,26 +70,28 @@ def parse_selection(name: str) -> Selection:
     stride = int(steps["stride"] or 1)
     if last < first or not stride:
         wrong = f"/{stride}" if not stride else f"{first}..{last}"
-        raise InvalidRequest(f"{name!r} has {wrong}; the last step is at least the first, and EVERY is at least 1")
+        raise InvalidRequest(
+            f"{name!r} has {wrong}; give a last step that is not below the first, and an EVERY of at least 1"
+        )
     return Selection(steps["run"], steps["variant"] or "raw", first, last, stride)
 
 
 def plan_repetition(client: Client, name: str, suite: str, missing: bool) -> Repetition:
-    """Find the checkpoints to evaluate with a suite; with `missing`, those that its present version has not evaluated.
+    """Find the checkpoints to evaluate; with `missing`, only those that the present suite has not evaluated.
 
     Raises:
         InvalidRequest: `name` names no checkpoints.
-        UnknownName: there is no such suite or run, or the run has no checkpoint there.
+        UnknownName: the suite or run does not exist, or the run has no such checkpoint.
     """
     selection = parse_selection(name)
     digest = client.suite(suite).digest
     matching = _matching(client, selection, name)
-    before = client.evaluations(selection.run, suite=suite, first=selection.first, last=selection.last)
-    states = _states(before, digest)
-    of = [states.get(checkpoint.id, set()) for checkpoint in matching]
+    earlier = client.evaluations(selection.run, suite=suite, first=selection.first, last=selection.last)
+    states = _states(earlier, digest)
+    states_of_matching = [states.get(checkpoint.id, set()) for checkpoint in matching]
     chosen = [
         checkpoint
-        for checkpoint, known in zip(matching, of, strict=True)
+        for checkpoint, known in zip(matching, states_of_matching, strict=True)
         if "open" not in known and not (missing and "succeeded" in known)
     ]
     seconds = _durations(client, suite)
@@ -97,26 +99,26 @@ def plan_repetition(client: Client, name: str, suite: str, missing: bool) -> Rep
         suite,
         chosen,
         len(matching),
-        sum("succeeded" in known for known in of),
-        sum("outdated" in known and "succeeded" not in known for known in of),
-        sum("open" in known for known in of),
+        sum("succeeded" in known for known in states_of_matching),
+        sum("outdated" in known and "succeeded" not in known for known in states_of_matching),
+        sum("open" in known for known in states_of_matching),
         median(seconds) if seconds else None,
         len(seconds),
     )
 
 
 def _matching(client: Client, selection: Selection, name: str) -> list[ListedCheckpoint]:
-    found = client.checkpoints(selection.run, variant=selection.variant, first=selection.first, last=selection.last)
+    posted = client.checkpoints(selection.run, variant=selection.variant, first=selection.first, last=selection.last)
     start = selection.first or 0
-    matching = [checkpoint for checkpoint in found if (checkpoint.step - start) % selection.stride == 0]
+    matching = [checkpoint for checkpoint in posted if (checkpoint.step - start) % selection.stride == 0]
     if not matching:
-        client.run(selection.run)  # an unknown run has near misses
+        client.run(selection.run)  # raises UnknownName with similar names if the run does not exist
         raise UnknownName(f"no checkpoint matches {name}; evalsvc checkpoints list {selection.run} shows the steps")
     return matching
 
 
 def _states(evaluations: Iterable[ListedEvaluation], digest: str) -> dict[int, set[str]]:
-    """Return what is known of each checkpoint, by its id: `open`, `succeeded`, `outdated`."""
+    """Return the states of each checkpoint, by its id: `open`, `succeeded`, `outdated`."""
     states: dict[int, set[str]] = {}
     for evaluation in evaluations:
         if evaluation.state not in OVER:
@@ -131,7 +133,7 @@ def _durations(client: Client, suite: str) -> list[float]:
     """Return the seconds that the newest evaluations by a suite took."""
     ended = islice(client.evaluations(suite=suite, state="succeeded", page_size=MEASURED), MEASURED)
     return [
-        (datetime.fromisoformat(one.finished_at) - datetime.fromisoformat(one.started_at)).total_seconds()
-        for one in ended
-        if one.started_at is not None and one.finished_at is not None
+        (datetime.fromisoformat(item.finished_at) - datetime.fromisoformat(item.started_at)).total_seconds()
+        for item in ended
+        if item.started_at is not None and item.finished_at is not None
     ]

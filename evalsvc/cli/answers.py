@@ -1,4 +1,4 @@
-"""How answers of the service are printed: as a table, as CSV or as JSON, on standard output or into a file."""
+"""Answers of the service, printed as a table, as CSV or as JSON, on standard output or into a file."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ D = TypeVar("D", bound=Document)
 
 @contextmanager
 def printed_to(output: Path | None) -> Iterator[None]:
-    """Write to the file of --output what is printed inside; without a file, print.
+    """Write the output of a block to the file of --output; without a file, to standard output.
 
-    The file is written when the block ends. A block that raises leaves the file as it was.
+    The file is written when the block ends. A block that raises an error leaves the file unchanged.
 
     Raises:
         InvalidRequest: the file cannot be written.
@@ -40,16 +40,16 @@ def printed_to(output: Path | None) -> Iterator[None]:
 
 
 def page_size(limit: int) -> int:
-    """Return how many rows to ask the service for at once, where `limit` are shown: `first_rows` takes one more."""
+    """Return the size of a page of rows where `limit` rows are shown: `first_rows` reads one row more."""
     return min(limit + 1, MAX_PAGE)
 
 
 def first_rows(rows: Iterable[D], limit: int) -> list[D]:
-    """Return at most `limit` documents, with a line on stderr if there are more."""
-    found = list(islice(rows, limit + 1))
-    if len(found) > limit:
+    """Return at most `limit` documents, and say on stderr if more documents exist."""
+    first = list(islice(rows, limit + 1))
+    if len(first) > limit:
         say(f"the first {limit:,} are shown; --limit shows more", err=True)
-    return found[:limit]
+    return first[:limit]
 
 
 def print_rows(
@@ -57,8 +57,8 @@ def print_rows(
 ) -> None:
     """Print rows that all have the same columns.
 
-    JSON has the rows below `key`; `nothing` is the table without rows; `drop` are the columns that a narrow terminal
-    goes without, in this order.
+    JSON has the rows below `key`. The table says `nothing` if no rows exist. A narrow terminal shows the table without
+    the columns in `drop`, which are left out in this order.
     """
     if form == "json":
         say_json({key: list(rows)})
@@ -77,8 +77,8 @@ def print_list(
 ) -> None:
     """Print documents of one type.
 
-    `cells` are the columns of the table by name; CSV has all fields. As JSON, the list is below `key`, as in the
-    answer of the service. `nothing` is what the table says where there are no documents.
+    `cells` returns the cells of a row of the table by column. CSV has every field. JSON has the list below `key`, as in
+    the answer of the service. The table says `nothing` if no documents exist.
     """
     if form == "table":
         print_rows([cells(row) for row in rows], form, key, nothing)
@@ -87,7 +87,7 @@ def print_list(
 
 
 def print_one(document: D, form: Format, table: Callable[[D], None] = print_document) -> None:
-    """Print a document: as text by `table`; as CSV, its fields in one row; as JSON, as the service answered."""
+    """Print a document: as text by `table`, as one row of CSV, or as the JSON that the service answered."""
     if form == "json":
         say_json(content_of(document))
     elif form == "csv":
@@ -97,7 +97,7 @@ def print_one(document: D, form: Format, table: Callable[[D], None] = print_docu
 
 
 def flat(content: Mapping[str, object]) -> dict[str, object]:
-    """Return the fields of a document for a row of CSV: lists and objects as JSON."""
+    """Return the fields of a document for a row of CSV, with lists and objects written as JSON."""
     return {
         key: json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
         for key, value in content.items()

@@ -1,4 +1,4 @@
-"""`evalsvc artifacts`: image grids, samples and pages are listed, fetched, kept and pruned."""
+"""`evalsvc artifacts`: list, fetch, keep and prune image grids, samples and pages."""
 
 from __future__ import annotations
 
@@ -37,18 +37,19 @@ ENDINGS = {
     "text/csv": ".csv",
     "application/json": ".json",
 }
-"""Ends of the names of files, by media type. The names that a service gives its artifacts are not trusted with that."""
+"""Endings of file names by media type. A file name that the service sends is not trusted to have the right ending."""
 
 File = Annotated[
-    Path | None, typer.Option("--output", help="File to write; - is standard output.", show_default="a new file here")
+    Path | None,
+    typer.Option("--output", help="File to write; - is standard output.", show_default="a new file in this folder"),
 ]
 
 
 @artifacts_app.command("list")
 def list_artifacts(
     run: RunArgument,
-    kind: Annotated[str | None, typer.Option(help="Only this kind, such as grid.", show_default="all")] = None,
-    step: Annotated[int | None, typer.Option(min=0, help="Only this step.", show_default="all")] = None,
+    kind: Annotated[str | None, typer.Option(help="Show only this kind, such as grid.", show_default="all")] = None,
+    step: Annotated[int | None, typer.Option(min=0, help="Show only this step.", show_default="all")] = None,
     limit: Limit = 100,
     form: Form = "table",
     output: Output = None,
@@ -56,8 +57,8 @@ def list_artifacts(
 ) -> None:
     """List the artifacts of a run, by step."""
     with connect(url) as client, printed_to(output):
-        found = first_rows(client.artifacts(run, kind, step), limit)
-        print_list(found, form, "artifacts", _row, f"run {run} has no such artifact")
+        artifacts = first_rows(client.artifacts(run, kind, step), limit)
+        print_list(artifacts, form, "artifacts", _row, f"run {run} has no such artifact")
 
 
 def _row(artifact: Artifact) -> dict[str, str]:
@@ -74,38 +75,40 @@ def _row(artifact: Artifact) -> dict[str, str]:
 
 @artifacts_app.command()
 def get(
-    artifact: Annotated[int, typer.Argument(metavar="ID", min=1, help="The artifact's id.")],
+    artifact: Annotated[int, typer.Argument(metavar="ID", min=1, help="Id of the artifact.")],
     output: File = None,
     url: Url = None,
 ) -> None:
-    """Fetch an artifact into a file; by default `artifact-ID` with the ending of its type, in this folder."""
+    """Fetch an artifact into a file, by default `artifact-ID` with the ending of its type in this folder."""
     _check_folder(output)
     with connect(url) as client:
-        found = client.artifact_content(artifact)
-    _write(found, output, f"artifact-{artifact}")
+        content = client.artifact_content(artifact)
+    _write(content, output, f"artifact-{artifact}")
 
 
 @artifacts_app.command()
 def grid(
     checkpoint: CheckpointArgument,
-    task: Annotated[str | None, typer.Option(help="Task of the grid.", show_default="the only one")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Task that made the grid.", show_default="the only task with a grid")
+    ] = None,
     output: File = None,
     url: Url = None,
 ) -> None:
-    """Fetch the image grid of a checkpoint into a file; by default `RUN-STEP.png`, in this folder."""
+    """Fetch the image grid of a checkpoint into a file, by default `RUN-STEP.png` in this folder."""
     _check_folder(output)
     with connect(url) as client:
         artifact = _find_grid(client, checkpoint, task)
-        found = client.artifact_content(artifact.id)
-    _write(found, output, f"{artifact.run}-{artifact.step}")
+        content = client.artifact_content(artifact.id)
+    _write(content, output, f"{artifact.run}-{artifact.step}")
 
 
 def _find_grid(client: Client, checkpoint: str, task: str | None) -> Artifact:
-    """Return the newest grid of a checkpoint that was not pruned, of a task.
+    """Return the newest grid of a checkpoint by a task; pruned grids do not count.
 
     Raises:
         UnknownName: the checkpoint has no grid of the task.
-        InvalidRequest: several tasks have one, and none is named.
+        InvalidRequest: several tasks have a grid, and no task is named.
     """
     posted = find_checkpoint(client, checkpoint)
     grids = [
@@ -118,11 +121,13 @@ def _find_grid(client: Client, checkpoint: str, task: str | None) -> Artifact:
         raise UnknownName.among("task with a grid", task, by_task)
     if not by_task:
         raise UnknownName(
-            f"{checkpoint} has no image grid; evaluate it with a suite that has a task of kind text_to_image, or list "
-            f"what there is: evalsvc artifacts list {posted.run} --step {posted.step}"
+            f"{checkpoint} has no image grid; evaluate the checkpoint with a suite that has a task of kind "
+            f"text_to_image, or list its artifacts: evalsvc artifacts list {posted.run} --step {posted.step}"
         )
     if task is None and len(by_task) > 1:
-        raise InvalidRequest(f"{checkpoint} has grids of the tasks {first_few(list(by_task), 10)}; name one by --task")
+        raise InvalidRequest(
+            f"{checkpoint} has grids of the tasks {first_few(list(by_task), 10)}; name a task by --task"
+        )
     return by_task[task] if task is not None else next(iter(by_task.values()))
 
 
@@ -131,38 +136,47 @@ def _check_folder(output: Path | None) -> None:
         require_folders({"--output": output})
 
 
-def _write(found: ArtifactContent, output: Path | None, stem: str) -> None:
+def _write(artifact: ArtifactContent, output: Path | None, stem: str) -> None:
     if str(output) == "-":
-        sys.stdout.buffer.write(found.content)
+        sys.stdout.buffer.write(artifact.content)
         sys.stdout.buffer.flush()
         return
-    path = output or Path(stem + ENDINGS.get(found.media_type.partition(";")[0].strip(), ".bin"))
+    path = output or Path(stem + ENDINGS.get(artifact.media_type.partition(";")[0].strip(), ".bin"))
     if output is None and path.exists():
-        raise InvalidRequest(f"the file {path} exists; name another by --output, or remove the file first")
+        raise InvalidRequest(f"the file {path} exists; name another file by --output, or remove the file first")
     if path.is_dir():
         raise InvalidRequest(f"{path} cannot be written: it is a folder; name a file by --output")
     try:
-        write_whole(path, found.content, mode=0o644)
+        write_whole(path, artifact.content, mode=0o644)
     except OSError as error:
         raise InvalidRequest(f"{path} cannot be written: {os_reason(error)}; name another file by --output") from None
-    say(f"{path}: {found.media_type}, {len(found.content):,} bytes")
+    say(f"{path}: {artifact.media_type}, {len(artifact.content):,} bytes")
 
 
 @artifacts_app.command()
 def keep(
     run: RunArgument,
     last: Annotated[
-        int | None, typer.Option(min=1, help="This many of the highest steps.", show_default="none")
+        int | None, typer.Option(min=1, help="Keep the artifacts of this many highest steps.", show_default="none")
     ] = None,
-    every: Annotated[int | None, typer.Option(min=1, help="Steps that are multiples.", show_default="none")] = None,
+    every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Keep the artifacts of steps that are multiples of this.", show_default="none"),
+    ] = None,
     days: Annotated[
-        float | None, typer.Option(help="What was evaluated in this many days.", show_default="none")
+        float | None, typer.Option(help="Keep artifacts for this many days after the evaluation.", show_default="none")
     ] = None,
     best: Annotated[
         str | None,
-        typer.Option(help="The step where this metric is best.", show_default="none", autocompletion=complete_metric),
+        typer.Option(
+            help="Keep the artifacts of the step where this metric is best.",
+            show_default="none",
+            autocompletion=complete_metric,
+        ),
     ] = None,
-    default: Annotated[bool, typer.Option("--default", help="Follow the service's rule again.")] = False,
+    default: Annotated[
+        bool, typer.Option("--default", help="Remove the rule of the run, so that the rule of the service holds.")
+    ] = False,
     url: Url = None,
 ) -> None:
     """Show or set which artifacts of a run are kept.
@@ -172,7 +186,9 @@ def keep(
     given = {"last": last, "every": every, "days": days, "best": best}
     rule = {name: value for name, value in given.items() if value is not None}
     if rule and default:
-        raise InvalidRequest("--default takes the run's own rule away; leave the others out")
+        raise InvalidRequest(
+            "--default removes the rule of the run and is given with other options; give --default alone"
+        )
     with connect(url) as client:
         retention = client.put_retention(run, rule or None) if rule or default else client.retention(run)
     if retention.keep is None:
@@ -185,12 +201,12 @@ def keep(
 @artifacts_app.command()
 def prune(
     run: Annotated[
-        str | None, typer.Option(help="Only this run.", show_default="all", autocompletion=complete_run)
+        str | None, typer.Option(help="Prune only this run.", show_default="all", autocompletion=complete_run)
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be pruned.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how much would be pruned.")] = False,
     url: Url = None,
 ) -> None:
-    """Remove the artifacts that the rules do not keep; the service does it by itself every hour."""
+    """Remove the artifacts that no rule keeps. The service also prunes by itself, every hour."""
     with connect(url) as client:
         pruned = client.prune(run, dry_run=dry_run)
     for name, count in pruned.runs.items():

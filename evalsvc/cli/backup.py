@@ -23,15 +23,15 @@ def backup(
     file: Annotated[Path, typer.Argument(help="File to write, a tar that only its owner may read.")],
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     spool: Annotated[
-        bool, typer.Option(help="Include the service's copies of checkpoints, which may be large.")
+        bool, typer.Option(help="Include the checkpoints that the service keeps, which may be large.")
     ] = True,
 ) -> None:
     """Write the database and the data folder to one file, consistent with each other, while the service runs.
 
-    The file has the hashes of tokens, and all results. Weights that were pulled, data sets, caches and checkpoints that
-    were posted without `spool` are not in it.
+    The backup has all results, and the hashes of tokens. Assets, data sets, caches and checkpoints that were posted
+    without --spool are not part of the backup.
     """
     written = write_backup(Settings.load(data_dir=data_dir, database_url=database_url), file, force=force, spool=spool)
     _warn_of_lost(written.manifest)
@@ -46,7 +46,7 @@ def restore(
 ) -> None:
     """Restore a backup into an empty database, SQLite or PostgreSQL, and a new data folder.
 
-    Nothing counts as restored before all of it has been checked. Stop the service of that database first.
+    Stop the service of that database first. The database stays empty until the whole backup has been checked.
     """
     settings = Settings.load(data_dir=data_dir, database_url=database_url)
     manifest = restore_backup(settings, file)

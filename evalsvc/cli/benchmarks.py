@@ -1,6 +1,6 @@
-"""`evalsvc benchmarks`: what lm-eval can ask, and fetching what that needs.
+"""`evalsvc benchmarks`: list the benchmarks of lm-eval, and fetch their data.
 
-lm-eval is a package of workers, so that what knows it is imported when a command runs, and `--help` works without.
+Modules that import lm-eval are imported when a command runs, since lm-eval is installed on workers only.
 """
 
 from __future__ import annotations
@@ -22,24 +22,26 @@ commands = typer.Typer()
 benchmarks_app = typer.Typer(
     cls=CommandGroup,
     no_args_is_help=True,
-    help="List and prepare lm-eval's benchmarks, which the task `language` asks.",
+    help="List and prepare lm-eval's benchmarks, for tasks of kind language.",
 )
 commands.add_typer(benchmarks_app, name="benchmarks")
 
 IncludePath = Annotated[
     list[Path] | None,
-    typer.Option(help="Folder of lm-eval YAML files of your own; repeat for several.", show_default="none"),
+    typer.Option(help="Folder with your own lm-eval YAML files; repeat for several.", show_default="none"),
 ]
 
 
 @benchmarks_app.command(name="list")
 def list_benchmarks(
-    words: Annotated[str | None, typer.Argument(metavar="FILTER", help="Only names with this in them.")] = None,
+    words: Annotated[
+        str | None, typer.Argument(metavar="FILTER", help="Show only names that contain this text.")
+    ] = None,
     include_path: IncludePath = None,
     form: Form = "table",
     output: Output = None,
 ) -> None:
-    """List benchmarks, and the groups and tags that stand for several."""
+    """List benchmarks, and the groups and tags that stand for several benchmarks."""
     from evalsvc.language.catalog import Registry
 
     entries = Registry(include_path or []).search(words or "")
@@ -55,7 +57,7 @@ def prepare_benchmarks(
     ],
     include_path: IncludePath = None,
 ) -> None:
-    """Fetch what benchmarks need from the Hugging Face hub into its cache; an evaluation downloads nothing."""
+    """Download the data of benchmarks into the cache of the Hugging Face hub; evaluations download nothing."""
     from evalsvc.language.benchmarks import LoadOptions, prepare
     from evalsvc.language.definitions import Rules
 

@@ -1,4 +1,4 @@
-"""Which metrics of which steps `evalsvc history` shows."""
+"""Metrics and steps that `evalsvc history` shows."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from evalsvc.spec.documents.history import Axis, LeftOutMetric, ValueSeries
 
 @dataclass(frozen=True)
 class Steps:
-    """The part of the axis that is shown."""
+    """Part of the axis that is shown."""
 
     first: int | None = None
     until: int | None = None
     last: int | None = None
-    """Number of places to show, the highest ones; None: all."""
+    """Number of highest steps to show; None for all steps."""
 
     def cut(self, history: History) -> History:
-        """Return a history without the places before the `last` ones of all its series together."""
+        """Return a history with only the `last` highest steps of all its series together."""
         if self.last is None:
             return history
         places = sorted({at for series in history.series for at in series.x})[-self.last :]
@@ -34,23 +34,23 @@ class Steps:
 
 @dataclass(frozen=True)
 class Choice:
-    """The metrics that a command shows."""
+    """Metrics that a command shows."""
 
     names: Sequence[str] = ()
     """Names and patterns of the metrics that have rows or columns; empty: all metrics."""
     companions: Sequence[str] = ()
-    """Perplexities and the like, which are shown next to these metrics."""
+    """Perplexities and other companions, which are shown next to these metrics."""
     hidden: int = 0
-    """Number of the other metrics of the runs."""
+    """Number of metrics of the runs that are not shown."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user asked for."""
+    """Arguments and options of `evalsvc history`."""
 
     runs: Sequence[str]
     metrics: Sequence[str]
-    """Names and patterns; empty: the headline in a table, else every metric."""
+    """Names and patterns of metrics; empty for the headline in a table, and for every metric in CSV and JSON."""
     everything: bool
     against: str | None
     variant: str | None
@@ -59,13 +59,13 @@ class Asked:
     format: Format
 
     def choose(self, headlines: Sequence[Headline]) -> Choice:
-        """Choose the metrics by the headlines of the runs; without any headline, those that were named, or all."""
+        """Choose the metrics that were named, or else those of the headlines, or else every metric."""
         firsts = dict.fromkeys(name for headline in headlines for name in headline.metrics)
         if not self.metrics and (self.everything or not firsts):
             return Choice()
         known = dict.fromkeys(metric.name for headline in headlines for metric in headline.names)
         wanted = self._with_axis(self.metrics or list(firsts))
-        shown = [name for name in known if any(name == one or fnmatchcase(name, one) for one in wanted)]
+        shown = [name for name in known if any(name == pattern or fnmatchcase(name, pattern) for pattern in wanted)]
         companions = [name for name in known if name not in shown and main_metric(name, known) in shown]
         hidden = 0 if self.metrics else len(known) - len(shown) - len(companions)
         return Choice(wanted, companions, hidden)
@@ -77,19 +77,19 @@ class Asked:
         has = {headline.run: {metric.name for metric in headline.names} for headline in headlines}
         histories = []
         for run in self.runs:
-            own = names if self.metrics or run not in has else [name for name in names if name in has[run]]
+            names_of_run = names if self.metrics or run not in has else [name for name in names if name in has[run]]
             # Without any name, the service would return every metric.
-            is_empty = bool(names) and not own
-            histories.append(_empty(run, self.x) if is_empty else self._read(client, run, own))
+            is_empty = bool(names) and not names_of_run
+            histories.append(_empty(run, self.x) if is_empty else self._read(client, run, names_of_run))
         return histories
 
     def _read(self, client: Client, run: str, names: Sequence[str]) -> History:
         first, last = self.steps.first, self.steps.until
-        found = client.history(run, names, variant=self.variant, x=self.x, first=first, last=last)
-        return self.steps.cut(_in_order(found, [] if self.metrics else names))
+        history = client.history(run, names, variant=self.variant, x=self.x, first=first, last=last)
+        return self.steps.cut(_in_order(history, [] if self.metrics else names))
 
     def without_value(self, headlines: Sequence[Headline]) -> list[LeftOutMetric]:
-        """Return the metrics that could not be measured, of those that were asked for."""
+        """Return the metrics that the user asked for and that could not be measured."""
         return [
             lack
             for headline in headlines
@@ -113,7 +113,7 @@ def _empty(run: str, x: Axis) -> History:
 
 
 def _after(series: ValueSeries, first: int) -> ValueSeries:
-    """Return a series without the places before `first`; all its columns are by place."""
+    """Return a series without the steps before `first`."""
     start = next((place for place, at in enumerate(series.x) if at >= first), len(series.x))
     columns = {
         name: value[start:]

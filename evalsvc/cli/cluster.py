@@ -1,4 +1,4 @@
-"""`evalsvc worker`, `scheduler` and `certificates`: what a service on several machines consists of."""
+"""`evalsvc worker`, `scheduler` and `certificates`: the parts of a service on several machines."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ commands = typer.Typer()
 
 @commands.command()
 def worker(
-    scheduler: Annotated[str, typer.Argument(help="The Dask scheduler, tls://HOST:PORT.")],
+    scheduler: Annotated[str, typer.Argument(help="Address of the Dask scheduler, tls://HOST:PORT.")],
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     devices: Devices = None,
-    device: Annotated[str | None, typer.Option(help="Only one, such as cuda:0 or cpu.", show_default="all")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Run one worker, on this device, such as cuda:0 or cpu.", show_default="all devices"),
+    ] = None,
     threads: Threads = None,
 ) -> None:
-    """Run workers for an existing scheduler, and start again whatever ends, until SIGTERM or Ctrl-C.
+    """Run workers for an existing scheduler, and restart a worker that ends, until SIGTERM or Ctrl-C.
 
-    Then running shards are finished and no other is taken; a second signal ends them at once.
+    After the signal the workers finish their running shards and take no others. A second signal ends them immediately.
     """
     settings = Settings.load(
         tls_ca=tls_ca,
@@ -53,9 +56,10 @@ def scheduler(
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
 ) -> None:
-    """Run the scheduler between a service and workers of other machines, until interrupted.
+    """Run the scheduler between a service and the workers of other machines, until interrupted.
 
-    It lets in only who has the certificates, and keeps nothing: where it dies, start another at the same address.
+    The scheduler accepts only processes that have the certificates. The scheduler stores nothing: if it dies, start a
+    new one at the same address.
     """
     settings = Settings.load(tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key)
     drop_secrets()
@@ -68,7 +72,7 @@ def scheduler(
 
 
 @commands.command()
-def certificates(folder: Annotated[Path, typer.Argument(help="Where to write ca.pem, cert.pem and key.pem.")]) -> None:
-    """Make the certificates that scheduler, service and workers share. Whoever has key.pem is let in."""
+def certificates(folder: Annotated[Path, typer.Argument(help="Folder for ca.pem, cert.pem and key.pem.")]) -> None:
+    """Make the certificates that scheduler, service and workers share. Anyone with key.pem can connect."""
     for path in write_certificates(folder).values():
         say(str(path))

@@ -1,4 +1,4 @@
-"""Perplexities, unigram losses and chance, which tables show next to the metric that they are a yardstick of."""
+"""Companions of metrics, such as perplexities, unigram losses and chance: tables show them next to the metric."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from evalsvc.spec.documents.fields import Number
 
 @dataclass(frozen=True)
 class Place:
-    """What tells a value or a series of a metric from the others."""
+    """Key of a value or a series in a table."""
 
     metric: str
     variant: str
@@ -20,24 +20,25 @@ class Place:
 
 @dataclass(frozen=True)
 class TableRows:
-    """Which values have a row of their own, and which are shown in the rows of others."""
+    """Values that have rows, and companions that are shown in these rows."""
 
-    own: Sequence[int]
-    """Positions of the values with a row."""
+    shown: Sequence[int]
+    """Positions of the values that have a row."""
     companions: Mapping[int, Sequence[int]]
-    """By the position of a value with a row, the positions of the values that are shown next to it."""
+    """Positions of companions, by the position of the value whose row shows them."""
 
 
 def divide_rows(places: Sequence[Place], named: Collection[str] = ()) -> TableRows:
-    """Divide values into rows and companions; the metrics in `named` have rows of their own.
+    """Divide values into rows and companions; every metric in `named` has a row.
 
-    A companion has the variant of its metric, and the same protocol or the only one of the companion.
+    A companion belongs to the value of its metric that has the same variant and protocol. If the companion has only one
+    protocol, it belongs to every value of its metric with the same variant.
     """
     known = {place.metric for place in places}
     positions: dict[tuple[str, str], list[int]] = {}
     for position, place in enumerate(places):
         positions.setdefault((place.metric, place.variant), []).append(position)
-    own, companions = [], dict[int, list[int]]()
+    shown, companions = [], dict[int, list[int]]()
     for position, place in enumerate(places):
         main = None if place.metric in named else main_metric(place.metric, known)
         mains = positions.get((str(main), place.variant), [])
@@ -47,24 +48,24 @@ def divide_rows(places: Sequence[Place], named: Collection[str] = ()) -> TableRo
         for at in same:
             companions.setdefault(at, []).append(position)
         if not same:
-            own.append(position)
-    return TableRows(own, companions)
+            shown.append(position)
+    return TableRows(shown, companions)
 
 
 def companion_name(metric: str, main: str) -> str:
-    """Return what a companion is called next to its metric: `perplexity` of `loss/text_perplexity`."""
-    second, own = metric.rpartition("/")[2], main.rpartition("/")[2]
-    return second.removeprefix(f"{own}_").replace("_", " ")
+    """Return the short name of a companion next to its metric: `perplexity` for `loss/text_perplexity`."""
+    name, main_name = metric.rpartition("/")[2], main.rpartition("/")[2]
+    return name.removeprefix(f"{main_name}_").replace("_", " ")
 
 
 def yardsticks(companions: Sequence[tuple[str, Number]], chance: Number | None) -> str:
-    """Return the cell of a row, `perplexity 10.1; chance 4.16`, from companions with their names, and from chance."""
-    found = [*companions, *([] if chance is None else [("chance", chance)])]
-    return "; ".join(f"{name} {_short(value)}" for name, value in found)
+    """Return the cell for companions with their names and for chance: `perplexity 10.1; chance 4.16`."""
+    named = [*companions, *([] if chance is None else [("chance", chance)])]
+    return "; ".join(f"{name} {_short(value)}" for name, value in named)
 
 
 def _short(value: Number) -> str:
-    """Return a number with four digits, a large one with all that are before the point."""
+    """Return a number with four significant digits, or a large number rounded to an integer."""
     if not isinstance(value, float):
         return str(value)
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"

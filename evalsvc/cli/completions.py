@@ -1,4 +1,4 @@
-"""`evalsvc completions`: what a run's checkpoints make of fixed prompts."""
+"""`evalsvc completions`: texts that the checkpoints of a run generate from fixed prompts."""
 
 from __future__ import annotations
 
@@ -19,17 +19,22 @@ commands = typer.Typer()
 @commands.command()
 def completions(
     run: RunArgument,
-    prompt: Annotated[str | None, typer.Option(help="Only prompts that hold this text.", show_default="all")] = None,
-    variant: Annotated[str | None, typer.Option(help="Only these weights.", show_default="all")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Show seeded completions, too.")] = False,
+    prompt: Annotated[
+        str | None, typer.Option(help="Show only prompts that contain this text.", show_default="all")
+    ] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="Show only this variant of the weights.", show_default="all")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also show seeded completions.")] = False,
     form: Form = "table",
     output: Output = None,
     url: Url = None,
 ) -> None:
-    """Show what a run's checkpoints made of fixed prompts, prompt by prompt: the base first, then a line per step.
+    """Show the completions of fixed prompts by the checkpoints of a run: for each prompt the base, then the steps.
 
-    image: ids of images. seq-rep-4: share of 4-grams that repeat. base loss: in nats/token, of the text that it begins
-    with, and of how many ids. kept, edits: ids that it begins with like the step before, and the edit distance to it.
+    Columns: `ids` and `image` are numbers of sampled ids and of image ids among them. `seq-rep-4` is the share of
+    repeated 4-grams. `base loss` is the loss of the base on the text before the first image id, in nats/token, over
+    `of ids` ids. `kept` and `edits` compare with the step before: length of the common prefix, and edit distance.
     """
     with connect(url) as client:
         steps = client.completions(run, variant=variant, prompt=prompt)
@@ -52,10 +57,9 @@ COMPLETION_COLUMNS = ("ids", "image", "seq-rep-4", "base loss", "of ids", "kept"
 
 
 def print_completions(steps: Sequence[StepCompletions], everything: bool) -> None:
-    """Prompt by prompt, a line each: its numbers, and the text whatever characters the model wrote.
+    """Print the completions of each prompt, a line each: numbers, and the text on one line.
 
-    `kept` and `edits` compare with the step before: how many ids both begin with, and how many must change to make one
-    of the other. What no line of a prompt has is no column.
+    Columns that no line of a prompt has are left out. Without `everything`, print greedy completions only.
     """
     lines: dict[tuple[str, str], dict[str, tuple[Mapping[str, str], str]]] = {}
     for step in steps:
@@ -65,7 +69,10 @@ def print_completions(steps: Sequence[StepCompletions], everything: bool) -> Non
             of_prompt = lines.setdefault((step.task, item.prompt), {})
             if item.base is not None:
                 of_prompt[_completion_label("base", "raw", item.way)] = _base_numbers(item), item.base
-            of_prompt[_completion_label(f"step {step.step}", step.variant, item.way)] = _own_numbers(item), item.text
+            of_prompt[_completion_label(f"step {step.step}", step.variant, item.way)] = (
+                _sampled_numbers(item),
+                item.text,
+            )
     for (_, prompt), completions in lines.items():
         say(prompt)
         _print_answers_to(completions)
@@ -73,7 +80,7 @@ def print_completions(steps: Sequence[StepCompletions], everything: bool) -> Non
 
 
 def _print_answers_to(completions: Mapping[str, tuple[Mapping[str, str], str]]) -> None:
-    """The base's first."""
+    """Print the completions of a prompt, those of the base first."""
     columns = [name for name in COMPLETION_COLUMNS if any(numbers.get(name) for numbers, _ in completions.values())]
     rows = [
         (label, [numbers.get(name, "") for name in columns], text)
@@ -88,8 +95,8 @@ def _print_answers_to(completions: Mapping[str, tuple[Mapping[str, str], str]]) 
         say(f"  {label:{first}}{numbers} │ {one_line(text)}".rstrip())
 
 
-def _own_numbers(item: Completion) -> dict[str, str]:
-    """The columns of a completion; empty where it has no such number."""
+def _sampled_numbers(item: Completion) -> dict[str, str]:
+    """Return the cells of a completion by column; a cell without a number is empty."""
     previous = item.previous
     return {
         "ids": _shown(item.drawn),
@@ -111,7 +118,7 @@ def _shown(number: int | None) -> str:
 
 
 def _judged(nll: float | None, scored: int | None) -> dict[str, str]:
-    """The base's loss in nats/token, and on how many ids."""
+    """Return the loss of the base in nats/token, and the number of ids behind the loss."""
     loss = f"{nll / scored:.2f}" if nll is not None and scored else ""
     return {"base loss": loss, "of ids": _shown(scored)}
 

@@ -1,4 +1,4 @@
-"""Questions before something is changed for good."""
+"""Questions before an irrevocable change."""
 
 from __future__ import annotations
 
@@ -10,30 +10,36 @@ from evalsvc.errors import InvalidRequest
 
 
 def confirm(what: str, yes: bool) -> None:
-    """Ask whether to go on, unless `yes`; `what` is what would be done, such as `queue 5 evaluations`.
+    """Ask for confirmation of `what`, such as `queue 5 evaluations`, unless `yes` is set.
 
     Raises:
-        InvalidRequest: nobody can be asked, since standard input is no terminal.
+        InvalidRequest: standard input is no terminal, so nobody can be asked.
         typer.Exit: the answer is no.
     """
     if yes:
         return
     if not sys.stdin.isatty():
-        raise InvalidRequest(f"this would {what}, and nobody can be asked: give --yes")
+        raise InvalidRequest(
+            f"the command would {what}, and standard input is no terminal to ask for confirmation; give --yes"
+        )
     if not typer.confirm(f"{what}?", err=True):
         raise typer.Exit(1)
 
 
 def confirm_by_name(what: str, name: str, yes: bool) -> None:
-    """Ask for the name of what would be deleted, unless `yes`; `what` is what would be deleted.
+    """Ask the user to type the name of `what`, which would be deleted, unless `yes` is set.
 
     Raises:
-        InvalidRequest: nobody can be asked, since standard input is no terminal, or another name is typed.
+        InvalidRequest: standard input is no terminal, so nobody can be asked, or another name is typed.
     """
     if yes:
         return
     if not sys.stdin.isatty():
-        raise InvalidRequest(f"{what} would be deleted for good; give --yes if that is meant")
-    typed = typer.prompt(f"{what} would be deleted for good; type its name to go on", err=True)
+        raise InvalidRequest(
+            f"{what} would be deleted, and standard input is no terminal to ask for confirmation; give --yes"
+        )
+    typed = typer.prompt(f"{what} would be deleted irrevocably; type {name} to confirm", err=True)
     if typed != name:
-        raise InvalidRequest(f"{typed!r} is not {name!r}; nothing was deleted")
+        raise InvalidRequest(
+            f"{typed!r} was typed instead of {name!r}, so nothing was deleted; run the command again to delete"
+        )

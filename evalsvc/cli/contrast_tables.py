@@ -23,13 +23,14 @@ CONTRAST_WORDS = {
     "only_a": "only in A",
     "only_b": "only in B",
 }
-"""What a table calls these verdicts; the others are words already."""
+"""Words of a table for verdicts that are no words."""
 
 
 def print_contrasts(comparison: Comparison, *, named: Collection[str] = (), whole: bool = False) -> None:
-    """Print a comparison of two checkpoints, a row per metric; of the columns at the end, those that a row needs.
+    """Print a comparison of two checkpoints, a row per metric, without the optional columns that are empty.
 
-    Perplexities and the like, which have the verdict of their loss, have a row only where `named` or with `whole`.
+    Companions such as perplexities, whose verdict is that of their loss, have a row if `named` has them, or with
+    `whole`.
     """
     say(f"A: {comparison.a}\nB: {comparison.b}")
     together = comparison.family == "holm"
@@ -45,27 +46,27 @@ def print_contrasts(comparison: Comparison, *, named: Collection[str] = (), whol
         print_table([*columns, *optional], rows, ["interval of A", "interval of B", *optional], drop, below)
         explain_groups([*columns, *optional], rows)
         if hidden := len(comparison.contrasts) - len(rows):
-            say(f"yardsticks that are not shown, such as perplexities: {hidden:,}; --all shows them", err=True)
+            say(f"{hidden:,} companions, such as perplexities, are not shown; --all shows every metric", err=True)
         _explain_verdicts(comparison)
     else:
-        say("neither has any metrics")
+        say("A and B have no metrics")
     print_warnings(comparison.warnings.a, "A, ")
     print_warnings(comparison.warnings.b, "B, ")
 
 
 def _with_rows(contrasts: Sequence[MetricDifference], named: Collection[str]) -> list[MetricDifference]:
     places = [Place(contrast.metric, "", _protocol_of(contrast)) for contrast in contrasts]
-    return [contrasts[place] for place in divide_rows(places, named).own]
+    return [contrasts[place] for place in divide_rows(places, named).shown]
 
 
 def _protocol_of(contrast: MetricDifference) -> str:
-    """Return the id of the protocol of the side that has the metric."""
+    """Return the id of the protocol of the metric."""
     side = contrast.a or contrast.b
     return "" if side is None else side.protocol
 
 
 def _explain_verdicts(comparison: Comparison) -> None:
-    """Say how many of the verdicts chance alone would give; a service of an older version does not know."""
+    """Say how many verdicts chance alone would give; a service of an older version does not send that number."""
     judged, expected = comparison.judged, comparison.expected_by_chance
     if not judged:
         return
@@ -104,20 +105,20 @@ def _contrast_row(contrast: MetricDifference, together: bool) -> list[str]:
 
 
 def _p_values(contrast: MetricDifference, together: bool) -> str:
-    """The p-value with the corrected one: over all metrics, or McNemar's over the benchmarks of the metric."""
+    """Return the p-value and the corrected p-value: over all metrics, or McNemar's over the benchmarks of a metric."""
     answers = contrast.answers
     p, holm = (contrast.p, contrast.p_holm) if together else (answers and answers.p, answers and answers.holm)
     return "" if p is None or holm is None else f"{p:.2g} ({holm:.2g})"
 
 
 def _left_out(contrast: MetricDifference) -> str:
-    """How many items of each side the other lacks, which the difference leaves out."""
+    """Return the numbers of items that only one side has; the difference leaves these items out."""
     counts = {"A": contrast.n_only_a, "B": contrast.n_only_b}
-    return ", ".join(f"{count:,} only {side} has" for side, count in counts.items() if count)
+    return ", ".join(f"{count:,} only in {side}" for side, count in counts.items() if count)
 
 
 def _side(side: ComparedSide | None) -> tuple[str, str]:
-    """Return the value and its interval; without an interval, the standard error."""
+    """Return the value and its interval, or its standard error if there is no interval."""
     if side is None:
         return "", ""
     value = shown_number(side.value)
@@ -149,11 +150,11 @@ def _contrast_line(contrast: MetricDifference) -> dict[str, object]:
 
 
 SIDE_COLUMNS = ("low", "high", "n", "groups", "protocol")
-"""Of the fields of a side, those that CSV has after the value and its standard error."""
+"""Fields of a side that CSV has after the value and its standard error."""
 
 
 def print_difference_curves(comparison: RunComparison) -> None:
-    """Print two runs along their steps: a table per metric, and where the difference enters and leaves the noise."""
+    """Print two runs along their steps: a table per metric, and the steps where the difference crosses the noise."""
     say(f"A: {comparison.a}\nB: {comparison.b}")
     for curve in comparison.curves:
         say_curve(curve)
@@ -165,9 +166,9 @@ def print_difference_curves(comparison: RunComparison) -> None:
             say(line)
         say()
     for metric, reason in comparison.refused.items():
-        say(f"{metric} is left out where its protocols differ: {reason}")
+        say(f"{metric} has steps of different protocols, which are left out: {reason}")
     if not comparison.curves and not comparison.refused:
-        say("they have no metric in common at any step")
+        say("the runs have no metric in common at any step")
 
 
 def _step_row(curve: DifferenceCurve, place: int) -> list[str]:
@@ -184,23 +185,23 @@ def _step_row(curve: DifferenceCurve, place: int) -> list[str]:
 
 
 def _crossing_lines(curve: DifferenceCurve) -> Iterator[str]:
-    for first, always, what in (
+    for first, always, statement in (
         (curve.first_indistinguishable, curve.indistinguishable_from, "the interval covers zero"),
         (curve.first_apart, curve.apart_from, "the difference is beyond noise"),
     ):
-        yield f"{what} at no step" if first is None else f"{what} first at step {first}"
+        yield f"{statement} at no step" if first is None else f"{statement} first at step {first}"
         if always is not None:
-            yield f"simultaneous band: {what} from step {always} on always"
+            yield f"simultaneous band: {statement} at every step from {always} on"
     for before, after in curve.sign_changes:
         yield f"simultaneous band: the difference changes its sign between steps {before} and {after}"
 
 
 def write_difference_curves_csv(comparison: RunComparison) -> None:
     """Print two runs along their steps as CSV, a line per metric and step."""
-    said = ("metric", "task", "unit", "direction", "protocol", "step_level")
+    constant = ("metric", "task", "unit", "direction", "protocol", "step_level")
     rows: list[dict[str, object]] = []
     for curve in comparison.curves:
-        about = {name: getattr(curve, name) for name in said} | {"differs": describe_fields(curve.differs)}
+        about = {name: getattr(curve, name) for name in constant} | {"differs": describe_fields(curve.differs)}
         for place, step in enumerate(curve.x):
             rows.append(about | {comparison.x: step} | {name: getattr(curve, name)[place] for name in STEP_COLUMNS})
     write_rows(rows)
@@ -210,4 +211,4 @@ STEP_COLUMNS = (
     *("a", "a_stderr", "b", "b_stderr", "difference", "stderr", "low", "high"),
     *("verdict", "basis", "n", "groups", "n_only_a", "n_only_b"),
 )
-"""The columns of a curve along its steps."""
+"""Columns of CSV with a value for each step of a curve."""

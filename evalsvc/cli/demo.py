@@ -1,7 +1,7 @@
-"""`evalsvc demo`: the whole service on the miniature run that comes with it.
+"""`evalsvc demo`: evaluate the bundled miniature runs with a service.
 
-Starts a service in a folder of its own, posts every checkpoint of both runs, waits, and shows the history. At the end
-other programs compute a FID of the last checkpoint.
+The demo starts a service with a new data folder, posts every checkpoint of both runs, waits, and shows the history. At
+the end, torch-fidelity and clean-fid compute the FID of the last checkpoint.
 """
 
 from __future__ import annotations
@@ -54,61 +54,61 @@ COLUMNS = {
     "fid64": "digits/fid64",
     "agreement": "digits/agreement",
 }
-"""What the table shows, and of which metric."""
+"""Columns of the table, and the metric of each column."""
 
 KEPT_KINDS = ("grid", "forgetting", "completions")
 """Kinds of artifacts that the demo leaves as files: image grids, and pages to read."""
 
 VERIFIED = "digits/fid64"
-"""The metric that other programs compute at the end."""
+"""Metric that other programs compute at the end."""
 
 VERIFIED_ON = 66
-"""Images that it is computed on: more than 64, and few enough for some seconds."""
+"""Number of images for `VERIFIED`: more than the 64 features, and few enough for a few seconds."""
 
 WIDTH = 80
-"""Characters of the demo's lines about completions."""
+"""Width of the lines about completions, in characters."""
 
 
-DataDir = Annotated[Path | None, typer.Option(help="Folder of the service.", show_default="a temporary one")]
+DataDir = Annotated[Path | None, typer.Option(help="Data folder of the service.", show_default="a temporary folder")]
 Output = Annotated[
     Path | None,
-    typer.Option(help="Folder for image grids and pages.", show_default="a new one, which stays"),
+    typer.Option(help="Folder for image grids and pages.", show_default="a new folder, which is kept"),
 ]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One checkpoint in the table."""
+    """A checkpoint in the table."""
 
     run: str
     step: int
     cells: Mapping[str, str]
-    """By the names of `COLUMNS`; value ± standard error."""
+    """Value ± standard error, by the names of `COLUMNS`."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a run's checkpoints make of one prompt."""
+    """Completions of one prompt by the checkpoints of a run."""
 
     prompt: str
     run: str
     by_step: Mapping[int, str]
-    """Greedy completions."""
+    """Greedy completion by training step."""
 
 
 @commands.command()
 def demo(
-    leave: Annotated[bool, typer.Option("--exit", help="End after the table instead of serving on.")] = False,
+    leave: Annotated[bool, typer.Option("--exit", help="Stop the service when everything is shown.")] = False,
     data_dir: DataDir = None,
     output: Output = None,
-    devices: Annotated[str, typer.Option(help="Worker processes.")] = "cpu,cpu",
+    devices: Annotated[str, typer.Option(help="Devices with one worker process each.")] = "cpu,cpu",
 ) -> None:
-    """Evaluate the miniature run that comes with evalsvc, end to end: losses, images, FID, what is left of its English.
+    """Evaluate the small run that comes with evalsvc: losses, images, FID, and forgotten English.
 
-    Computes a FID of the last checkpoint a second time by torch-fidelity and clean-fid, where both are installed. Image
-    grids and pages to read are written into a folder, which stays when the demo has ended.
+    If torch-fidelity and clean-fid are installed, they compute the FID of the last checkpoint a second time. Image
+    grids and pages are written into a folder, which is kept when the demo ends.
 
-    Needs the asset `inception`: evalsvc assets pull inception.
+    The demo needs the asset `inception`: evalsvc assets pull inception.
     """
     with tempfile.TemporaryDirectory(prefix="evalsvc-demo-") as temporary:
         folder = data_dir or Path(temporary)
@@ -137,11 +137,11 @@ def demo(
 
 @contextmanager
 def started_service(data_dir: Path, devices: str, assets: Path) -> Iterator[str]:
-    """A service process on a free port; gives its address, ends it afterwards.
+    """Start a service process on a free port, yield its address, and stop the process at the end of the block.
 
     Raises:
-        AssetMissing: the suite's feature extractor is not in `assets`; said before anything is started.
-        InternalError: it did not start; the message has its last line.
+        AssetMissing: the feature extractor of the suite is not in `assets`; no process is started.
+        InternalError: the service did not start; the message has the last line of its log.
     """
     locate_asset(EXTRACTOR, assets)
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,7 @@ def started_service(data_dir: Path, devices: str, assets: Path) -> Iterator[str]
             [*command, "--devices", devices],
             stdout=stream,
             stderr=subprocess.STDOUT,
-            # The demo's folder is its own, other people's weights are not.
+            # The data folder is new; assets that are installed need no second download.
             env=os.environ | {"EVALSVC_ASSETS": str(assets)},
         )
     try:
@@ -163,13 +163,13 @@ def started_service(data_dir: Path, devices: str, assets: Path) -> Iterator[str]
 
 
 def checkpoints() -> list[tuple[str, int, Path]]:
-    """(run, step, file) of every checkpoint of the miniature, by step."""
+    """Return (run, step, file) of every checkpoint of the miniature, by step."""
     files = [(run, step, file) for run in RUNS for step, file in _steps(ROOT / "runs" / run / "checkpoints")]
     return sorted(files, key=lambda entry: (entry[1], entry[0]))
 
 
 def post_all(client: Client) -> dict[int, str]:
-    """Post every checkpoint of both runs; evaluation id → what it is of."""
+    """Post every checkpoint of both runs, and return the checkpoints' names by the id of the evaluation."""
     evaluations = {}
     for run, step, file in checkpoints():
         posted = client.submit(run, step, str(file), suites=[SUITE], layout=str(ROOT / "runs" / "layout.yaml"))
@@ -179,22 +179,25 @@ def post_all(client: Client) -> dict[int, str]:
 
 
 def wait_all(client: Client, evaluations: Mapping[int, str], report: Callable[[int, str], None]) -> list[str]:
-    """Wait for all; `report` gets how many are over and what runs. Returns what failed, a line each."""
-    open_ones = dict(evaluations)
+    """Wait for all evaluations, and return a line for each failed task.
+
+    `report` gets the number of ended evaluations and the name of a running evaluation.
+    """
+    waiting = dict(evaluations)
     failures: list[str] = []
-    while open_ones:
+    while waiting:
         running = ""
-        for evaluation, name in list(open_ones.items()):
+        for evaluation, name in list(waiting.items()):
             document = client.evaluation(evaluation)
             if document.state in ("queued", "running"):
                 running = running or (name if document.state == "running" else "")
                 continue
-            del open_ones[evaluation]
+            del waiting[evaluation]
             failures += [
                 f"{name}, {task.name}: {task.error.message}" for task in document.tasks if task.error is not None
             ]
-        report(len(evaluations) - len(open_ones), running)
-        if open_ones:
+        report(len(evaluations) - len(waiting), running)
+        if waiting:
             time.sleep(0.5)
     return failures
 
@@ -214,7 +217,7 @@ def read_table(client: Client) -> list[Row]:
 
 
 def write_files(client: Client, folder: Path) -> list[Path]:
-    """Write image grids and pages of every checkpoint into `folder`; return the paths, those of high steps last."""
+    """Write the image grids and pages of every checkpoint into `folder`, and return the paths by run and step."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for run in RUNS:
@@ -227,7 +230,7 @@ def write_files(client: Client, folder: Path) -> list[Path]:
 
 
 def read_answers(client: Client) -> list[Answers]:
-    """Prompt by prompt, the greedy completions of both runs."""
+    """Return the greedy completions of both runs, by prompt."""
     texts: dict[tuple[str, str], dict[int, str]] = {}
     for run in RUNS:
         for step in client.completions(run):
@@ -240,9 +243,9 @@ def read_answers(client: Client) -> list[Answers]:
 
 
 def verify_last(client: Client, devices: str) -> list[str]:
-    """Compute VERIFIED of the last checkpoint a second time, on fewer images, and print what is found.
+    """Compute VERIFIED of the last checkpoint a second time, on fewer images, and print the findings.
 
-    Returns a line if something differs. Where the other programs are missing, says what to run instead.
+    Return a line if a value differs. If the other programs are not installed, print how to install and run them.
     """
     step = max(step for run, step, _ in checkpoints() if run == RUNS[0])
     name = f"{RUNS[0]}@{step}"
@@ -250,12 +253,12 @@ def verify_last(client: Client, devices: str) -> list[str]:
         command = f"evalsvc verify {name} --metric {VERIFIED}"
         say(f"to have other programs compute the FID: {pip_install('reference')}, then {command}")
         return []
-    # PyTorch takes seconds, which the demo has for the workers alone until here.
+    # PyTorch takes seconds to import, and until here the workers need the processor.
     from evalsvc.verify.recorded import VerifyRequest, read_recorded, verify_tasks
 
     say(f"evalsvc verify {name} --metric {VERIFIED} --n {VERIFIED_ON}")
     device = devices.partition(",")[0]
-    # One thread, as each of two workers on two cores has: another number may round to other codes.
+    # One thread, like each of two workers on two cores: another number may round to other image codes.
     settings = Settings.load(device=None if device == "all" else device, threads=1)
     request = VerifyRequest(settings, (VERIFIED,), VERIFIED_ON)
     findings = verify_tasks(read_recorded(client, name, settings, SUITE), request)
@@ -265,7 +268,7 @@ def verify_last(client: Client, devices: str) -> list[str]:
 
 
 def _steps(folder: Path) -> Sequence[tuple[int, Path]]:
-    """The files and their training steps, from the index next to them: a file's name has its epoch only."""
+    """Return the training steps and files of a folder by its index `steps.txt`: a file's name has only its epoch."""
     lines = (line.split() for line in (folder.parent / "steps.txt").read_text().splitlines())
     return [(int(step), folder / name) for name, step in lines]
 
@@ -283,32 +286,32 @@ def _wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:
             return match[1]
         time.sleep(0.05)
     last = (log.read_text().strip().splitlines() or ["nothing"])[-1]
-    raise InternalError(f"the demo's service did not start; it said: {last}")
+    raise InternalError(f"the service of the demo did not start; the last line of {log} is: {last}")
 
 
 def _print_rows(rows: Sequence[Row]) -> None:
     """Print a table for each run, a line per checkpoint."""
-    for run, own in groupby(rows, lambda row: row.run):
+    for run, rows_of_run in groupby(rows, lambda row: row.run):
         say(run)
         print_table(
-            ["step", *COLUMNS], [[str(row.step), *(row.cells.get(name, "") for name in COLUMNS)] for row in own]
+            ["step", *COLUMNS], [[str(row.step), *(row.cells.get(name, "") for name in COLUMNS)] for row in rows_of_run]
         )
 
 
 def _say_files(paths: Sequence[Path]) -> None:
-    """Say where the files are, and name those of the last checkpoint of each run."""
+    """Print the folder of the files, and the names of the files of each run's last checkpoint."""
     if not paths:
         return
     say(f"image grids and pages of every checkpoint are in {paths[0].parent}:")
     for run in RUNS:
-        own = [path.name for path in paths if path.name.startswith(f"{run}-")]
-        for name in own[-len(KEPT_KINDS) :]:
+        names = [path.name for path in paths if path.name.startswith(f"{run}-")]
+        for name in names[-len(KEPT_KINDS) :]:
             say(f"  {name}")
     say()
 
 
 def _print_answers(answers: Sequence[Answers]) -> None:
-    """Print a line per run and step, with as much of the text as a narrow terminal has room for."""
+    """Print a line per run and step, with the beginning of the text that fits into WIDTH."""
     for prompt, runs in groupby(answers, lambda answer: answer.prompt):
         say("\n".join(wrapped(one_line(prompt), WIDTH)))
         for answer in runs:

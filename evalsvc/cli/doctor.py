@@ -1,4 +1,4 @@
-"""`evalsvc doctor`: what is missing for an evaluation, and which layout a checkpoint has."""
+"""`evalsvc doctor`: settings, missing requirements of evaluations, and the layout of a checkpoint."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ SETUP = "setup"
 
 
 class SuitesOrCommand(DefaultGroup):
-    """`doctor`, `doctor SUITE…` and `doctor --option` mean `doctor setup`."""
+    """Group in which `doctor`, `doctor SUITE…` and `doctor --option` mean `doctor setup`."""
 
     default = SETUP
 
@@ -59,24 +59,26 @@ commands = typer.Typer()
 doctor_app = typer.Typer(
     cls=SuitesOrCommand,
     subcommand_metavar="[SUITE]... | COMMAND",
-    help="Show every setting, and what is missing for an evaluation: `evalsvc doctor [SUITE]...`, in full "
-    "`evalsvc doctor setup`.",
+    help="Show settings and anything that is missing for an evaluation, or find the layout of a checkpoint.\n\n"
+    "`evalsvc doctor [SUITE]...` is short for `evalsvc doctor setup [SUITE]...`.",
 )
 commands.add_typer(doctor_app, name="doctor")
 
 
 @doctor_app.command(name=SETUP)
 def doctor(
-    suite: Annotated[list[str] | None, typer.Argument(help="Only these suites' data.", show_default="all")] = None,
+    suite: Annotated[
+        list[str] | None, typer.Argument(help="Check the data of these suites only.", show_default="all")
+    ] = None,
     suites: Suites = None,
     form: Form = "table",
     output: AnswerFile = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Show every setting, and what is missing for an evaluation.
+    """Show every setting, and anything that is missing for an evaluation.
 
-    The exit code is 1 when something that is needed is missing.
+    The exit code is 1 if something that is needed is missing.
     """
     given: dict[str, Any] = {"suites": suites, "data_dir": data_dir, "database_url": database_url}
     settings = Settings.load(**given)
@@ -121,20 +123,29 @@ def _setting_rows(settings: Settings, given: set[str]) -> list[dict[str, object]
     ]
 
 
-Pairs = Annotated[Path, typer.Option(help="Real pairs: `text_ids` and `image_codes` on each line, or safetensors.")]
+Pairs = Annotated[
+    Path, typer.Option(help="File of real pairs: JSON lines with `text_ids` and `image_codes`, or safetensors.")
+]
 TextSizes = Annotated[
     list[int] | None,
-    typer.Option(min=1, help="Rows of the text block; repeat to try several.", show_default="inferred"),
+    typer.Option(
+        min=1, help="Number of rows of the text block; repeat to try several numbers.", show_default="inferred"
+    ),
 ]
-CodebookSize = Annotated[int | None, typer.Option(min=1, help="Codes of the image tokenizer.", show_default="inferred")]
+CodebookSize = Annotated[
+    int | None, typer.Option(min=1, help="Number of codes of the image tokenizer.", show_default="inferred")
+]
 Layouts = Annotated[
     list[str] | None,
-    typer.Option(help="A layout to try next to the presets; repeat for several.", show_default="none"),
+    typer.Option(help="Layout to try in addition to the presets; repeat for several.", show_default="none"),
 ]
 Tokenizer = Annotated[
-    Path | None, typer.Option(help="The tokenizer.json for pairs that hold `text`.", show_default="none")
+    Path | None,
+    typer.Option(help="File tokenizer.json, for pairs with `text` instead of `text_ids`.", show_default="none"),
 ]
-Output = Annotated[Path | None, typer.Option(help="Write the layout here, for --layout; only if it is decided.")]
+Output = Annotated[
+    Path | None, typer.Option(help="File to write the layout to, for --layout; written only if the layout is decided.")
+]
 Report = Annotated[
     Path | None, typer.Option("--findings", help="File to write all findings to, as JSON.", show_default="none")
 ]
@@ -142,13 +153,13 @@ Report = Annotated[
 
 @doctor_app.command(name="layout")
 def find_layout(
-    checkpoint: Annotated[str, typer.Argument(help="The weights: a path or a file:// uri.")],
+    checkpoint: Annotated[str, typer.Argument(help="Weights: a path or a file:// URI.")],
     pairs: Pairs,
     model: Model = None,
     text_size: TextSizes = None,
     codebook_size: CodebookSize = None,
     layout: Layouts = None,
-    limit: Annotated[int, typer.Option(min=2, help="Use the first so many pairs.")] = 16,
+    limit: Annotated[int, typer.Option(min=2, help="Number of pairs to use, from the start of the file.")] = 16,
     tokenizer: Tokenizer = None,
     output: Output = None,
     findings: Report = None,
@@ -158,7 +169,7 @@ def find_layout(
 ) -> None:
     """Find the vocabulary layout that a checkpoint was trained with, by the losses of real pairs.
 
-    The exit code is 1 when it is not decided: a wrong layout poisons every number, so it is never guessed.
+    The exit code is 1 if the layout is not decided. A layout is never guessed, since every number depends on it.
     """
     report = output_of(findings, json_file, "--findings")
     require_folders({"--output": output, "--findings": report})

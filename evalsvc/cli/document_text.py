@@ -1,4 +1,4 @@
-"""Any document as text: a line for each field, and a table for each list of documents."""
+"""Documents as text: a line for each field, and a table for each list of documents."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def print_document(document: Document) -> None:
 
 
 def print_documents(rows: Sequence[Document]) -> None:
-    """Print documents of one type as a table, without the columns that no row has anything in."""
+    """Print documents of one type as a table, without the columns that are empty."""
     columns = [json_name(name) for name in vars(rows[0])]
     cells = [[_text(value) for value in vars(row).values()] for row in rows]
     print_table(columns, cells, optional=columns)
@@ -36,13 +36,13 @@ def _text(value: object) -> str:
     if value is None or value == [] or value == {}:
         return ""
     if isinstance(value, Document):
-        return ", ".join(f"{json_name(name)} {text}" for name, one in vars(value).items() if (text := _text(one)))
+        return ", ".join(f"{json_name(name)} {text}" for name, field in vars(value).items() if (text := _text(field)))
     if isinstance(value, list):
         return "; ".join(map(_text, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
-        return json.dumps({key: _plain(one) for key, one in value.items()}, ensure_ascii=False)
+        return json.dumps({key: _plain(item) for key, item in value.items()}, ensure_ascii=False)
     return str(value)
 
 

@@ -1,4 +1,4 @@
-"""`evalsvc run`: measuring here and now, without a service."""
+"""`evalsvc run`: evaluate a checkpoint in this process, without a service."""
 
 from __future__ import annotations
 
@@ -28,27 +28,31 @@ commands = typer.Typer()
 
 
 Base = Annotated[
-    str | None, typer.Option(help="Weights to compare with, e.g. those before training.", show_default="none")
+    str | None, typer.Option(help="Weights to compare with, such as those before training.", show_default="none")
 ]
-BaseModel = Annotated[str | None, typer.Option(help="open_lm model of the base.", show_default="the base's folder")]
-BaseLayout = Annotated[str | None, typer.Option(help="Vocabulary layout of the base.", show_default="the checkpoint's")]
+BaseModel = Annotated[
+    str | None, typer.Option(help="open_lm model of the base.", show_default="from the folder of the base")
+]
+BaseLayout = Annotated[
+    str | None, typer.Option(help="Vocabulary layout of the base.", show_default="that of the checkpoint")
+]
 Reuse = Annotated[
     Path | None,
     typer.Option(
-        help="Result of an earlier run: take over the values of tasks whose data, parameters and weights are the same.",
+        help="Result of an earlier run, whose values are kept for tasks with unchanged data, parameters and weights.",
         show_default="measure everything",
     ),
 ]
 Output = Annotated[
-    Path | None, typer.Option(help="Write the whole result here, as JSON, and artifacts into a folder beside it.")
+    Path | None, typer.Option(help="File to write the result to, as JSON; artifacts go into a folder of the same name.")
 ]
 
 
 @commands.command(name="run")
 def run_here(
-    suite: Annotated[str, typer.Argument(help="A suite's name, or its YAML file.")],
+    suite: Annotated[str, typer.Argument(help="Suite: a name, or a YAML file.")],
     checkpoint: Annotated[
-        str, typer.Option(help="The weights: a path, a uri, or an expression, e.g. lerp(a.pt, b.pt, 0.3).")
+        str, typer.Option(help="Weights: a path, a URI, or an expression, such as lerp(a.pt, b.pt, 0.3).")
     ],
     model: Model = None,
     layout: Layout = None,
@@ -61,22 +65,22 @@ def run_here(
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Evaluate a checkpoint here and now, without a service.
+    """Evaluate a checkpoint on this machine, without a service.
 
-    The exit code is 1 when a task failed, and 2 when nothing is known of the weights: a wrong option, suite or data
-    file, or a missing package or asset.
+    The exit code is 1 if a task failed. The exit code is 2 if no task could start, because an option, the suite or a
+    data file is wrong, or a package or asset is missing.
     """
     require_folders({"--output": output})
     if base is None and (option := "--base-model" if base_model else "--base-layout" if base_layout else None):
-        raise InvalidRequest(f"{option} is given without --base; name the weights that it describes")
+        raise InvalidRequest(f"{option} is given without --base; name the weights of the base by --base")
     settings = Settings.load(suites=suites, device=device, threads=threads)
-    read_layout = inline_layout(layout)
-    beside = None
+    checkpoint_layout = inline_layout(layout)
+    base_reference = None
     if base is not None:
-        own_layout = read_layout if base_layout is None else inline_layout(base_layout, "--base-layout")
-        beside = checkpoint_reference(base, inline_model(base_model, "--base-model"), own_layout, settings)
-    reference = checkpoint_reference(checkpoint, inline_model(model), read_layout, settings, beside)
-    result = _write_result(_run_suite(settings, suite, reference, beside, reuse), output)
+        layout_of_base = checkpoint_layout if base_layout is None else inline_layout(base_layout, "--base-layout")
+        base_reference = checkpoint_reference(base, inline_model(base_model, "--base-model"), layout_of_base, settings)
+    reference = checkpoint_reference(checkpoint, inline_model(model), checkpoint_layout, settings, base_reference)
+    result = _write_result(_run_suite(settings, suite, reference, base_reference, reuse), output)
     print_metrics(result.metrics, result.protocols)
     for warnings in result.warnings.values():
         print_warnings(warnings)
@@ -92,7 +96,7 @@ def _run_suite(
 ) -> ResultFile:
     suite = find_suite(suite_name, settings.suites_path)
     document = None if reuse is None else _read_earlier(reuse)
-    # Its PyTorch takes seconds, for which neither `--help` nor a mistyped option waits, and is not on every machine.
+    # PyTorch takes seconds to import and is not on every machine; `--help` and a mistyped option need no PyTorch.
     from evalsvc.worker.local import run_suite
     from evalsvc.worker.reuse import Earlier
 
@@ -102,24 +106,24 @@ def _run_suite(
 
 
 def _read_earlier(path: Path) -> ResultFile | None:
-    """Read the result that `--reuse` names; None where there is none yet, as in the first build of a CI."""
+    """Read the result that `--reuse` names; return None if the file does not exist yet, as in the first CI build."""
     try:
         return read_file(path, ResultFile)
     except UnknownName:
-        warn(f"--reuse {path}: there is no such file; everything is measured")
+        warn(f"--reuse {path}: the file does not exist; every task is measured")
         return None
 
 
 def _write_result(result: ResultFile, output: Path | None) -> ResultFile:
-    """Return the result without the contents of artifacts, and write it, with them in files next to it."""
+    """Write the result to `output` and its artifacts next to it; return the result without the artifacts' contents."""
     artifacts = {
         task: [
             _write_artifact(artifact, None if output is None else output.with_suffix("") / task)
             if "content" in artifact
-            else artifact  # of a task that was not measured again
-            for artifact in left
+            else artifact  # from a task whose values were reused
+            for artifact in artifacts_of_task
         ]
-        for task, left in result.artifacts.items()
+        for task, artifacts_of_task in result.artifacts.items()
     }
     written = replace(result, artifacts=artifacts)
     if output is not None:
@@ -128,7 +132,10 @@ def _write_result(result: ResultFile, output: Path | None) -> ResultFile:
 
 
 def _write_artifact(artifact: Mapping[str, object], folder: Path | None) -> dict[str, object]:
-    """Return the artifact with the path of its content in place of the content; without a folder, with neither."""
+    """Write an artifact's content into a folder, and return the artifact with the path in place of the content.
+
+    Without a folder, return the artifact with neither.
+    """
     written = {key: value for key, value in artifact.items() if key != "content"}
     content = artifact["content"]
     if folder is None:

@@ -1,4 +1,4 @@
-"""`evalsvc evaluations`: evaluations are listed, shown, cancelled, retried, and done again."""
+"""`evalsvc evaluations`: list, show, cancel, retry and repeat evaluations."""
 
 from __future__ import annotations
 
@@ -49,9 +49,12 @@ Ids = Annotated[list[int], typer.Argument(metavar="ID", min=1, help="Ids of eval
 def list_evaluations(
     run: OfRun = None,
     suite: Annotated[
-        str | None, typer.Option(help="Only by this suite.", show_default="all", autocompletion=complete_suite)
+        str | None,
+        typer.Option(help="Show only evaluations by this suite.", show_default="all", autocompletion=complete_suite),
     ] = None,
-    state: Annotated[State | None, typer.Option(help="Only in this state.", show_default="any")] = None,
+    state: Annotated[
+        State | None, typer.Option(help="Show only evaluations in this state.", show_default="any")
+    ] = None,
     first: FirstStep = None,
     last: LastStep = None,
     limit: Limit = 100,
@@ -61,8 +64,10 @@ def list_evaluations(
 ) -> None:
     """List evaluations, the newest first."""
     with connect(url) as client, printed_to(output):
-        found = client.evaluations(run, suite=suite, state=state, first=first, last=last, page_size=page_size(limit))
-        print_list(first_rows(found, limit), form, "evaluations", _row, "there is no such evaluation")
+        evaluations = client.evaluations(
+            run, suite=suite, state=state, first=first, last=last, page_size=page_size(limit)
+        )
+        print_list(first_rows(evaluations, limit), form, "evaluations", _row, "no evaluation matches")
 
 
 def _row(evaluation: ListedEvaluation) -> dict[str, str]:
@@ -85,7 +90,7 @@ def _took(started: str | None, finished: str | None) -> str:
 
 @evaluations_app.command()
 def show(evaluation: EvaluationId, form: Form = "table", output: Output = None, url: Url = None) -> None:
-    """Show an evaluation: its tasks, what failed and what to do about it, and the metrics."""
+    """Show an evaluation: its tasks, its failures with their cures, and its metrics."""
     with connect(url) as client, printed_to(output):
         print_one(client.evaluation(evaluation), form, _print_evaluation)
 
@@ -122,20 +127,20 @@ def _print_failures(evaluation: Evaluation) -> None:
     for task in evaluation.tasks:
         if task.retry is not None:
             cause = in_options(task.retry.error.message)
-            say(f"task {task.name} is tried again at {moment(task.retry.at)} UTC: {cause}")
+            say(f"task {task.name} is retried at {moment(task.retry.at)} UTC: {cause}")
     if failures and evaluation.state in OVER:
-        say(f"when the cause is removed: evalsvc evaluations retry {evaluation.id}")
+        say(f"after the cause is removed: evalsvc evaluations retry {evaluation.id}")
 
 
 def _meaning(error: Error) -> str:
-    """Return what an error's code means and what to do, as docs/reference/errors.md has it."""
+    """Return the meaning of an error's code, with the cure, as in docs/reference/errors.md."""
     kinds = {leaf.code: leaf for leaf in leaves()}
     return " ".join((kinds[error.code].__doc__ or "").split()) if error.code in kinds else ""
 
 
 @evaluations_app.command("suite")
 def show_suite(evaluation: EvaluationId, form: Form = "table", output: Output = None, url: Url = None) -> None:
-    """Show the suite as the evaluation began with it, whatever became of the suite since."""
+    """Show the suite with which an evaluation started, even if the suite was replaced or deleted since."""
     with connect(url) as client, printed_to(output):
         print_one(client.evaluated_suite(evaluation), form, _print_evaluated_suite)
 
@@ -148,9 +153,9 @@ def _print_evaluated_suite(suite: EvaluatedSuite) -> None:
 
 @evaluations_app.command()
 def wait(evaluations: Ids, url: Url = None) -> None:
-    """Wait for evaluations and show their metrics.
+    """Wait for evaluations, and show their metrics.
 
-    The exit code is 1 when an evaluation did not succeed.
+    The exit code is 1 if an evaluation did not succeed.
     """
     with connect(url) as client:
         if not wait_for(client, evaluations):
@@ -159,7 +164,7 @@ def wait(evaluations: Ids, url: Url = None) -> None:
 
 @evaluations_app.command()
 def cancel(evaluations: Ids, url: Url = None) -> None:
-    """Cancel evaluations that wait or run; finished shards keep their results."""
+    """Cancel evaluations that are queued or running. The results of finished shards are kept."""
     with connect(url) as client:
         for evaluation in evaluations:
             say(f"evaluation {evaluation}: {client.cancel(evaluation).state}")
@@ -167,7 +172,7 @@ def cancel(evaluations: Ids, url: Url = None) -> None:
 
 @evaluations_app.command()
 def retry(evaluations: Ids, url: Url = None) -> None:
-    """Queue again what failed or was cancelled; finished shards keep their results."""
+    """Retry evaluations that failed or were cancelled. The results of finished shards are kept."""
     with connect(url) as client:
         for evaluation in evaluations:
             say(f"evaluation {evaluation}: {client.retry(evaluation).state}")
@@ -179,22 +184,25 @@ def again(
         str,
         typer.Argument(
             metavar="RUN@A..B",
-            help="Checkpoints: RUN@A..B, RUN@A..B/EVERY, RUN@STEP or RUN, with :VARIANT if not raw.",
+            help="Checkpoints: RUN@A..B, RUN@A..B/EVERY, RUN@STEP or RUN, each with :VARIANT unless raw.",
             autocompletion=complete_run,
         ),
     ],
-    suite: Annotated[str, typer.Option(help="The suite.", autocompletion=complete_suite)],
+    suite: Annotated[str, typer.Option(help="Name of the suite.", autocompletion=complete_suite)],
     missing: Annotated[
-        bool, typer.Option("--missing", help="Only checkpoints that this version of the suite has not evaluated.")
+        bool,
+        typer.Option(
+            "--missing", help="Evaluate only checkpoints that the present version of the suite has not evaluated."
+        ),
     ] = False,
-    priority: Annotated[int, typer.Option(help="Higher first.")] = 0,
+    priority: Annotated[int, typer.Option(help="Priority; higher priorities are evaluated first.")] = 0,
     yes: Yes = False,
     url: Url = None,
 ) -> None:
     """Evaluate posted checkpoints with a suite, whether or not they were evaluated before.
 
-    Says first how many checkpoints these are, which were evaluated before, and how long similar evaluations took, and
-    asks. Checkpoints whose evaluation by the suite waits or runs are left out.
+    The command first prints the number of checkpoints, how many were evaluated before, and the estimated time, and
+    asks for confirmation. Checkpoints whose evaluation by the suite is queued or running are left out.
     """
     with connect(url) as client:
         repetition = plan_repetition(client, name, suite, missing)
@@ -210,15 +218,15 @@ def again(
 
 
 def repetition_lines(repetition: Repetition) -> list[str]:
-    """Return what `evaluations again` says before it asks."""
+    """Return the lines that `evaluations again` prints before it asks for confirmation."""
     lines = [
         f"{repetition.matching:,} checkpoints match: {repetition.succeeded:,} succeeded by the present version of "
-        f"suite {repetition.suite}, {repetition.outdated:,} by an earlier one; {repetition.open:,} wait or run and are "
-        "left out"
+        f"suite {repetition.suite}, {repetition.outdated:,} by an earlier one; {repetition.open:,} are queued or "
+        "running and are left out"
     ]
     count = len(repetition.checkpoints)
     if not count:
-        return [*lines, "nothing is left to evaluate"]
+        return [*lines, "no checkpoint is left to evaluate"]
     if repetition.seconds is None:
         return [*lines, f"{count:,} evaluations; no evaluation by this suite has ended yet, so the time is unknown"]
     about = duration(count * repetition.seconds)

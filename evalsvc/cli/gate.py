@@ -1,4 +1,4 @@
-"""`evalsvc gate`: whether a checkpoint is worse than a baseline, for people and for CI."""
+"""`evalsvc gate`: pass or fail a checkpoint by a comparison with a baseline, for people and for CI."""
 
 from __future__ import annotations
 
@@ -42,48 +42,55 @@ commands = typer.Typer()
 
 
 Spending = Literal["obrien-fleming", "pocock"]
-"""That of `metrics.sequential`, which needs NumPy."""
+"""Names of spending functions, repeated from `metrics.sequential`, which imports NumPy."""
 
 
 Candidate = Annotated[
     str,
     typer.Argument(
         metavar="CANDIDATE",
-        help="The file of a result (run --output), or RUN@STEP[:VARIANT] of the service; with --until, weights.",
+        help="Result file of `evalsvc run --output`, or RUN@STEP[:VARIANT] of the service; with --until, weights.",
         autocompletion=complete_run,
     ),
 ]
 RulesFile = Annotated[
     Path | None,
-    typer.Option(help="YAML file: how much worse which metric may be.", show_default="all that have a better side"),
+    typer.Option(
+        help="YAML file of rules: how much worse each metric may be.", show_default="every metric with a direction"
+    ),
 ]
 OfSuite = Annotated[
     str | None,
     typer.Option(
-        help="Of RUN@STEP, only this suite's values; with --until, what is evaluated.",
+        help="Judge only values by this suite, for RUN@STEP; with --until, the suite to evaluate.",
         show_default="all suites",
         autocompletion=complete_suite,
     ),
 ]
 UntilDecided = Annotated[
     Literal["decided"] | None,
-    typer.Option(help="Sample both checkpoints here, side by side, until it is decided.", show_default="no"),
+    typer.Option(help="Sample both checkpoints on this machine until every metric is decided.", show_default="no"),
 ]
 OfFamily = Annotated[
     Family | None,
     typer.Option(
-        help="Whether a rule's level is that of each metric (none) or of all metrics together (holm).",
-        show_default="what the file of rules says, else none",
+        help="Whether the level of a rule holds for each metric (none) or for all metrics together (holm).",
+        show_default="that of --rules, else none",
     ),
 ]
-Timeout = Annotated[float, typer.Option(min=0, help="Seconds to wait for evaluations that are not over.")]
+Timeout = Annotated[float, typer.Option(min=0, help="Seconds to wait for evaluations that have not ended.")]
 ReportFile = Annotated[
     Path | None, typer.Option("--output", help="File to write the report to, as JSON.", show_default="none")
 ]
-JunitFile = Annotated[Path | None, typer.Option(help="Write the report here, as JUnit XML.")]
-MarkdownFile = Annotated[Path | None, typer.Option(help="Append the report to this file, e.g. $GITHUB_STEP_SUMMARY.")]
+JunitFile = Annotated[Path | None, typer.Option(help="File to write the report to, as JUnit XML.")]
+MarkdownFile = Annotated[
+    Path | None, typer.Option(help="File to append the report to, as Markdown, such as $GITHUB_STEP_SUMMARY.")
+]
 Annotations = Annotated[
-    bool, typer.Option("--annotations", help="Print GitHub's commands that mark what is worse or missing.")
+    bool,
+    typer.Option(
+        "--annotations", help="Print workflow commands by which GitHub marks metrics that are worse or missing."
+    ),
 ]
 
 
@@ -91,13 +98,13 @@ Annotations = Annotated[
 def gate(
     candidate: Candidate,
     baseline: Annotated[
-        str, typer.Option(help="What CANDIDATE is compared with, given likewise.", autocompletion=complete_run)
+        str, typer.Option(help="Checkpoint to compare CANDIDATE with, in the same form.", autocompletion=complete_run)
     ],
     rules: RulesFile = None,
     suite: OfSuite = None,
     until: UntilDecided = None,
     spending: Annotated[
-        Spending, typer.Option(help="With --until: how the error is spent over the looks.")
+        Spending, typer.Option(help="With --until: function that spends the error probability over the looks.")
     ] = "obrien-fleming",
     family: OfFamily = None,
     model: Model = None,
@@ -113,16 +120,16 @@ def gate(
     annotations: Annotations = False,
     url: Url = None,
 ) -> None:
-    """Pass or fail a checkpoint by its distance from a baseline, e.g. in CI.
+    """Pass or fail a checkpoint by a comparison with a baseline, as in CI.
 
-    The exit code is 0 when nothing is worse, 1 when something is (weights that compute NaN or infinity are), 2 when the
-    gate could not judge (a metric is missing, was measured by another protocol, has neither a known noise nor a
-    tolerance, or is less certain than its rule asks; a wrong option, suite, rule or file; no service), 3 when there is
-    no baseline, 4 when it took too long.
+    The exit code is 0 if no metric is worse. It is 1 if a metric is worse, and for weights that compute NaN or
+    infinity. It is 2 if the gate could not judge: a metric is missing, was measured by another protocol, has neither a
+    known noise nor a tolerance, or is less certain than its rule asks; or an option, suite, rule or file is wrong; or
+    the service does not answer. It is 3 if there is no baseline, and 4 after --timeout.
 
     With --until decided, CANDIDATE and --baseline are weights. Both are sampled on the same prompts with the same
-    noise, looked at eight times at most, and no further than it takes to decide every metric that the rules judge, or
-    to find one worse.
+    noise. The gate looks at the values at most eight times, and stops when every metric of the rules is decided or a
+    metric is worse.
     """
     output = output_of(output, json_file)
     require_folders({"--output": output, "--junit": junit, "--markdown": markdown})
@@ -143,7 +150,7 @@ def gate(
 
 @dataclass(frozen=True)
 class _Here:
-    """What `--until decided` samples with; of a gate of results, `suite` alone."""
+    """Options for sampling by `--until decided`. A gate of results uses only `suite`."""
 
     suite: str | None
     model: str | None
@@ -169,13 +176,13 @@ def _print_report(report: Report, annotations: bool) -> None:
 
 
 def _print_states(bars: Bars) -> Callable[[Evaluation], None]:
-    """Return what prints, on stderr, which evaluation is waited for, its state when that changes, and its progress."""
-    said: dict[int, str] = {}
+    """Return a function that prints on stderr the state of an evaluation when the state changes, and its progress."""
+    last_states: dict[int, str] = {}
 
     def report(evaluation: Evaluation) -> None:
         number, state = evaluation.id, evaluation.state
-        if said.get(number) != state:
-            said[number] = state
+        if last_states.get(number) != state:
+            last_states[number] = state
             say(f"evaluation {number} ({evaluation.suite.name}) is {state}", err=True)
         for task in evaluation.tasks if state == "running" else ():
             now = task.progress
@@ -185,15 +192,17 @@ def _print_states(bars: Bars) -> Callable[[Evaluation], None]:
 
 
 def _print_look(look: Look) -> None:
-    """A metric of both sides while they are sampled, on stderr."""
+    """Print an interim comparison of a metric on stderr."""
     metric, n, change, interval, *_, verdict = gate_reports.look_row(look)
     say(f"{metric} after {n}: {change} ({interval}), {verdict}", err=True)
 
 
 def _gate_measured(candidate: str, baseline: str, rules: Rules, here: _Here, timeout: float, url: str | None) -> Report:
-    """Judge two results by files or by the service."""
+    """Judge two results that files or the service hold."""
     if here.model or here.layout or here.suites or here.device or here.threads:
-        raise InvalidRequest("--model, --layout, --suites, --device, --threads are for --until decided; leave them out")
+        raise InvalidRequest(
+            "--model, --layout, --suites, --device or --threads is given without --until decided; leave the option out"
+        )
     with connect(url) as client, show_bars() as bars:
         service = Service(client, here.suite, timeout, _print_states(bars))
         return run_gate(candidate, baseline, rules.rules, service, rules.family)
@@ -201,23 +210,30 @@ def _gate_measured(candidate: str, baseline: str, rules: Rules, here: _Here, tim
 
 def _gate_until(candidate: str, baseline: str, rules: Rules, here: _Here, spending: Spending) -> Report:
     """Judge two checkpoints that are sampled in this process."""
-    # It samples with PyTorch, which neither another gate nor `--help` needs.
+    # PyTorch takes seconds to import; a gate of results and `--help` do not need it.
     from evalsvc.compare.gate_until import Sides, run_gate_until
 
     settings = Settings.load(suites=here.suites, device=here.device, threads=here.threads)
-    ours, theirs = (_weights(side, here, settings) for side in (candidate, baseline))
+    candidate_weights, baseline_weights = (_weights(side, here, settings) for side in (candidate, baseline))
     if here.suite is None:
-        raise InvalidRequest("--until decided evaluates both checkpoints here; say with what: --suite NAME")
+        raise InvalidRequest(
+            "--until decided is given without --suite; name the suite that evaluates both checkpoints: --suite NAME"
+        )
     suite = find_suite(here.suite, settings.suites_path)
     with show_bars() as bars:
         return run_gate_until(
-            Sides(ours, theirs, suite, rules.rules, spending, rules.family), settings, bars.show, _print_look
+            Sides(candidate_weights, baseline_weights, suite, rules.rules, spending, rules.family),
+            settings,
+            bars.show,
+            _print_look,
         )
 
 
 def _weights(uri: str, here: _Here, settings: Settings) -> CheckpointRef:
     if CHECKPOINT.fullmatch(uri) and not Path(uri).exists():
-        raise InvalidRequest(f"{uri} is of the service, and --until decided samples here; give the path of its weights")
+        raise InvalidRequest(
+            f"{uri} names a checkpoint of the service, and --until decided samples files; give the path of its weights"
+        )
     return checkpoint_reference(uri, inline_model(here.model), inline_layout(here.layout), settings)
 
 
@@ -229,4 +245,4 @@ def _write(option: str, path: Path | None, content: bytes, mode: Literal["wb", "
             stream.write(content)
     except OSError as error:
         reason = os_reason(error)
-        raise InvalidRequest(f"{option} {path} cannot be written: {reason}") from None
+        raise InvalidRequest(f"{option} {path} cannot be written: {reason}; name another file") from None

@@ -1,10 +1,10 @@
-"""Files with values along steps that other tools write, as series to import.
+"""Files of other tools with values by training step, read as series to import.
 
-Three forms, told apart by their columns, as CSV with a head or as JSON lines:
-- *long*: `step`, `metric`, `value`, and where they are known `stderr`, `n`, `unit`, `direction`, `variant`, `protocol`;
-- *wide*: a step (`step`, `Step`, `_step`, `global_step`) and a column per metric, as Weights & Biases exports them; its
-  `run - metric`, `…__MIN` and `…__MAX` are understood;
-- *TensorBoard*: `Wall time`, `Step`, `Value`, of one metric that the file does not name.
+A file is CSV with a header line, or JSON lines. Its columns decide between three forms:
+- *long*: `step`, `metric`, `value`, and optionally `stderr`, `n`, `unit`, `direction`, `variant`, `protocol`;
+- *wide*: a column of steps (`step`, `Step`, `_step`, `global_step`) and a column per metric, as Weights & Biases
+  exports; columns `run - metric` are read, and `…__MIN` and `…__MAX` are skipped;
+- *TensorBoard*: `Wall time`, `Step`, `Value`, for one metric that the file does not name.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from evalsvc.errors import InvalidData, UnknownName
 from evalsvc.spec.protocol import number_to_json
 
 STEPS = ("step", "Step", "_step", "global_step")
-"""What the column of steps is called."""
+"""Names of the column of steps."""
 
 TENSORBOARD = ("Wall time", "Step", "Value")
 
 VALUES_AT_ONCE = 50_000
-"""In a request: 3 MB at most, of the 16 that the service takes."""
+"""Values in a request: at most 3 MB of the 16 MB that the service accepts."""
 
 Cells = Mapping[str, object]
-"""The cells of a line by column; text in CSV, any JSON in JSON lines."""
+"""Cells of a line by column: text in CSV, any JSON value in JSON lines."""
 
 Row = tuple[int, Cells]
-"""Number of the line, and its cells."""
+"""Number of a line, and the cells of the line."""
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a file does not say."""
+    """Properties of a series that the file does not state."""
 
     unit: str = ""
     direction: str = "none"
@@ -48,14 +48,14 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Head(Defaults):
-    """What tells the series of a file apart."""
+    """Properties that distinguish the series of a file."""
 
     metric: str = ""
 
 
 @dataclass
 class FileSeries:
-    """The values of one series, in columns."""
+    """Values of one series, in columns."""
 
     head: Head
     step: list[int] = field(default_factory=list)
@@ -63,33 +63,35 @@ class FileSeries:
     stderr: list[float | None] = field(default_factory=list)
     n: list[int | None] = field(default_factory=list)
     lines: dict[int, int] = field(default_factory=dict)
-    """Where each step was found."""
+    """Number of the line by step."""
 
     def part(self, first: int, last: int) -> dict[str, object]:
-        """The values in these places, as `POST /v1/runs/{run}/metrics` takes them."""
+        """Return a slice of the values in the form of `POST /v1/runs/{run}/metrics`."""
         columns: dict[str, Sequence[object]] = {"step": self.step, "value": self.value}
         columns |= {"stderr": self.stderr, "n": self.n}
         return {**vars(self.head), **{name: column[first:last] for name, column in columns.items()}}
 
 
 def read_series(path: Path, metrics: Sequence[str], defaults: Defaults) -> list[FileSeries]:
-    """The series in a file, of these metrics where some are named; of a TensorBoard file, the name of its one.
+    """Read the series of a file, or only those of `metrics`; for a TensorBoard file, `metrics` is the metric's name.
 
     Raises:
-        InvalidData: it cannot be read, its columns are of no form above, or a cell is no number; with its line.
-        UnknownName: it has no such metric.
+        InvalidData: the file cannot be read, its columns have none of the three forms, or a cell is no number.
+        UnknownName: the file has no metric of that name.
     """
     rows = iter(list(_rows(path)))
     first = next(rows, None)
     if first is None:
-        raise InvalidData(f"{path} has no values; give a CSV file with a head and lines, or JSON lines")
+        raise InvalidData(f"{path} has no values; give a CSV file with a header line and values, or JSON lines")
     columns = list(first[1])
     read = _form(path, columns, metrics)
     by_head: dict[Head, FileSeries] = {}
     for line, cells in (first, *rows):
         for entry in read(line, cells):
             if not entry.get("metric"):
-                raise InvalidData(f"{path} line {line} names no metric; write one, or remove the line")
+                raise InvalidData(
+                    f"{path} line {line} names no metric; write the name of the metric, or remove the line"
+                )
             given = {name: str(entry.get(name) or default) for name, default in vars(defaults).items()}
             head = Head(metric=str(entry["metric"]), **given)
             _add(path, line, by_head.setdefault(head, FileSeries(head)), entry)
@@ -101,7 +103,7 @@ def read_series(path: Path, metrics: Sequence[str], defaults: Defaults) -> list[
 
 
 def requests(series: Sequence[FileSeries]) -> Iterator[list[dict[str, object]]]:
-    """The series in parts of at most VALUES_AT_ONCE values."""
+    """Yield the series in parts of at most VALUES_AT_ONCE values."""
     batch: list[dict[str, object]] = []
     size = 0
     for item in series:
@@ -124,14 +126,16 @@ def _rows(path: Path) -> Iterator[Row]:
     except OSError as error:
         raise unreadable(path, error) from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InvalidData(f"{path} is no CSV or JSON lines in UTF-8: {error}") from None
+        raise InvalidData(f"{path} is neither CSV nor JSON lines in UTF-8: {error}; export the file again") from None
 
 
 def _csv(stream: TextIO) -> Iterator[Row]:
     reader = csv.DictReader(stream)
     for cells in reader:
         if None in cells:
-            raise InvalidData(f"{stream.name} line {reader.line_num} has more cells than the head has columns")
+            raise InvalidData(
+                f"{stream.name} line {reader.line_num} has more cells than the header has columns; correct it"
+            )
         yield reader.line_num, cells
 
 
@@ -142,14 +146,14 @@ def _json_lines(path: Path, stream: TextIO) -> Iterator[Row]:
         try:
             cells = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise InvalidData(f"{path} line {line} is not JSON: {error}") from None
+            raise InvalidData(f"{path} line {line} is not JSON: {error}; write one JSON object per line") from None
         if not isinstance(cells, dict):
-            raise InvalidData(f"{path} line {line} is {str(cells)[:40]}; each line is an object")
+            raise InvalidData(f"{path} line {line} is {str(cells)[:40]}; write one JSON object per line")
         yield line, cells
 
 
 Read = Callable[[int, Cells], Iterator[Cells]]
-"""The values in a line: `step`, `metric`, `value`, and what else is known of them."""
+"""Function that yields the values of a line: `step`, `metric`, `value`, and optional properties."""
 
 
 def _form(path: Path, columns: Sequence[str], metrics: Sequence[str]) -> Read:
@@ -158,14 +162,14 @@ def _form(path: Path, columns: Sequence[str], metrics: Sequence[str]) -> Read:
     if set(columns) == set(TENSORBOARD):
         if len(metrics) != 1:
             raise InvalidData(
-                f"{path} is an export of TensorBoard, which does not name its metric; name it by --metric"
+                f"{path} is an export of TensorBoard, which does not name its metric; name the metric by --metric"
             )
         return lambda line, cells: iter([{"step": cells["Step"], "metric": metrics[0], "value": cells["Value"]}])
     step = next((name for name in STEPS if name in columns), None)
     if step is None:
         raise InvalidData(
-            f"{path} has the columns {', '.join(columns)[:200]}; one is to be called {' or '.join(STEPS)}, and the "
-            "others metric and value, or as the metrics are"
+            f"{path} has the columns {', '.join(columns)[:200]}; none of them is a step; name the column of "
+            f"steps {' or '.join(STEPS)}, and the others metric and value, or by the metrics' names"
         )
     return _wide(path, step, metrics)
 
@@ -184,10 +188,10 @@ def _wide(path: Path, step: str, metrics: Sequence[str]) -> Read:
                 runs.add(run if dash else "")
                 if len(runs) > 1:
                     raise InvalidData(
-                        f"{path} has columns of several runs: {', '.join(sorted(runs))}; export or keep one run a file"
+                        f"{path} has columns of several runs: {', '.join(sorted(runs))}; export a file for each run"
                     )
             if names[column].startswith("_"):
-                continue  # the clock, and the step once more
+                continue  # the time, or a second column of steps
             if value not in (None, "") and (not metrics or names[column] in metrics):
                 yield {"step": cells.get(step), "metric": names[column], "value": value}
 
@@ -198,7 +202,7 @@ def _add(path: Path, line: int, series: FileSeries, entry: Cells) -> None:
     where = f"{path} line {line}, {series.head.metric}"
     step = _whole(where, "step", entry.get("step"))
     if step in series.lines:
-        raise InvalidData(f"{where}: step {step} was there already, in line {series.lines[step]}; leave one")
+        raise InvalidData(f"{where}: step {step} is also in line {series.lines[step]}; remove one of the lines")
     series.lines[step] = line
     series.step.append(step)
     value = number_to_json(_number(where, "value", entry.get("value")))
@@ -223,5 +227,5 @@ def _whole(where: str, name: str, cell: object) -> int:
     number = _number(where, name, cell)
     if not number.is_integer() or number < 0:
         raise InvalidData(f"{where}: {name} is {str(cell)[:40]!r}; write a whole number of at least 0")
-    digits = str(cell).strip()  # a whole number above 2^53 is not what `float` makes of it
+    digits = str(cell).strip()  # `float` rounds whole numbers above 2^53
     return int(digits) if digits.isdigit() else int(number)

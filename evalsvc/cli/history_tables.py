@@ -1,4 +1,4 @@
-"""Histories of runs as tables and as CSV."""
+"""Histories of runs, printed as tables and as CSV."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from evalsvc.spec.documents.reading import read
 from evalsvc.spec.protocol import describe_fields
 
 NOT_MEASURED = "not measured"
-"""Value of a metric that an evaluation was asked for and could not measure."""
+"""Cell in place of a value that an evaluation could not measure."""
 
 REASON = "why there is no value"
 
@@ -30,14 +30,15 @@ REASON = "why there is no value"
 def print_history(
     history: History, *, named: Collection[str] = (), left_out: Sequence[LeftOutMetric] = (), whole: bool = False
 ) -> None:
-    """Print the values of a run, a row each, with where imported values are from, and why others are missing.
+    """Print a row for each value of a run, with the source of imported values and the reasons of missing values.
 
-    Perplexities and other companions are shown next to their metric; those in `named` have rows, and with `whole` all.
+    Perplexities and other companions are shown next to their metric. Companions in `named` have rows; with `whole`,
+    all companions have rows.
     """
     columns = ["metric", "variant", "protocol", "differs", history.x, "value", "± stderr"]
     columns += [YARDSTICKS, "n", "unit", "imported from", REASON]
-    own = _own_rows(history.series, [one.metric for one in history.series] if whole else named)
-    rows = [row for series, companions in own for row in _series_rows(history, series, companions)]
+    with_rows = _series_with_rows(history.series, [series.metric for series in history.series] if whole else named)
+    rows = [row for series, companions in with_rows for row in _series_rows(history, series, companions)]
     rows += [
         [lack.metric, lack.variant, "", "", str(lack.step), NOT_MEASURED, "", "", "", "", "", one_line(lack.message)]
         for lack in left_out
@@ -55,11 +56,11 @@ def print_history(
 
 
 SHOWN_GAPS = 20
-"""Rows about checkpoints without values; the highest steps come last, and of more gaps these stay."""
+"""Most rows about checkpoints without values; if more checkpoints lack values, the highest steps are shown."""
 
 
 def _print_gaps(history: History) -> None:
-    """Print the checkpoints that lack values which others have, and why."""
+    """Print the checkpoints that lack values, with the reasons."""
     gaps = sorted(history.gaps, key=lambda gap: gap.step)
     if gaps:
         columns = ["step without values", "variant", "suite", "evaluation", "why", "message"]
@@ -73,7 +74,7 @@ def _print_gaps(history: History) -> None:
 
 
 def _series_rows(history: History, series: ValueSeries, companions: Sequence[ValueSeries]) -> Iterator[list[str]]:
-    """Yield the row of each value of a series."""
+    """Yield a row for each value of a series."""
     head = [series.metric, series.variant, series.protocol, describe_fields(series.differs)]
     shown_next = _shown_next(series, companions)
     for (at, value, stderr, n, groups, origin), shown in zip(_values(series), shown_next, strict=True):
@@ -82,26 +83,27 @@ def _series_rows(history: History, series: ValueSeries, companions: Sequence[Val
         yield [*head, *numbers, series.unit, source, ""]
 
 
-def _own_rows(
-    found: Sequence[ValueSeries], named: Collection[str]
+def _series_with_rows(
+    every: Sequence[ValueSeries], named: Collection[str]
 ) -> Iterator[tuple[ValueSeries, Sequence[ValueSeries]]]:
     """Yield each series that has rows, with the series that are shown next to it."""
-    divided = divide_rows([Place(series.metric, series.variant, series.protocol) for series in found], named)
-    for place in divided.own:
-        yield found[place], [found[at] for at in divided.companions.get(place, ())]
+    divided = divide_rows([Place(series.metric, series.variant, series.protocol) for series in every], named)
+    for place in divided.shown:
+        yield every[place], [every[at] for at in divided.companions.get(place, ())]
 
 
 def _shown_next(series: ValueSeries, companions: Sequence[ValueSeries]) -> Iterator[str]:
-    """Yield what is shown next to each value of a series: its companions at the same place, and chance."""
+    """Yield the text next to each value of a series: companions at the same step, and chance."""
     by_place = [
-        (companion_name(one.metric, series.metric), dict(zip(one.x, one.value, strict=True))) for one in companions
+        (companion_name(companion.metric, series.metric), dict(zip(companion.x, companion.value, strict=True)))
+        for companion in companions
     ]
     for at in series.x:
         yield yardsticks([(name, values[at]) for name, values in by_place if at in values], series.baseline)
 
 
 def print_buckets(buckets: Buckets) -> None:
-    """Print the ranges that `--points` makes of a run's values, a row each."""
+    """Print a row for each range of steps that `--points` makes."""
     columns = ["metric", "variant", "protocol", "differs", f"up to {buckets.x}", "last", "least", "most", "mean"]
     rows = [
         [
@@ -122,7 +124,7 @@ def print_buckets(buckets: Buckets) -> None:
 
 
 def write_buckets_csv(buckets: Buckets) -> None:
-    """Print the ranges that `--points` makes of a run's values as CSV, a line each."""
+    """Print a line of CSV for each range of steps that `--points` makes."""
     write_rows(
         [
             {
@@ -148,12 +150,12 @@ def write_buckets_csv(buckets: Buckets) -> None:
 def _ranges(
     series: BucketSeries,
 ) -> Iterator[tuple[int, float | Word, float | None, float | None, float | None, int]]:
-    """Yield the last place, the last value, the least, the largest and the mean value, and the number of values."""
+    """Yield the last step, the last, least, largest and mean value, and the number of values of each range."""
     return zip(series.x, series.last, series.min, series.max, series.mean, series.count, strict=True)
 
 
 def print_curves(joined: JoinedHistories) -> None:
-    """Print several runs: a table per curve, with a row per step and a column per series."""
+    """Print several runs: a table for each curve, with a row per step and a column per series."""
     for curve in joined.curves:
         chances = {series.baseline for series in curve.series}
         say_curve(curve, chances.pop() if len(chances) == 1 else None)
@@ -167,22 +169,22 @@ def print_curves(joined: JoinedHistories) -> None:
 
 
 def print_tradeoff(tradeoff: Tradeoff) -> None:
-    """A line per checkpoint: a metric, and others beside it."""
-    named, metrics = ["run", "variant", tradeoff.x], [tradeoff.against, *tradeoff.columns]
+    """Print a row per checkpoint, with the metric of `--against` first."""
+    keys, metrics = ["run", "variant", tradeoff.x], [tradeoff.against, *tradeoff.columns]
     rows = [
-        [*(str(row[name]) for name in named), *(_shown_point(_point(row[metric])) for metric in metrics)]
+        [*(str(row[key]) for key in keys), *(_shown_point(_point(row[metric])) for metric in metrics)]
         for row in tradeoff.rows
     ]
-    print_table([*named, *metrics], rows)
+    print_table([*keys, *metrics], rows)
 
 
 def write_history_csv(history: History) -> None:
-    """A history, a line per value."""
+    """Print a history as CSV, a line per value."""
     write_rows([row for series in history.series for row in _csv_rows(series, history.x, history.imports)])
 
 
 def write_curves_csv(joined: JoinedHistories) -> None:
-    """Histories of several runs, a line per value."""
+    """Print the histories of several runs as CSV, a line per value."""
     every = [series for curve in joined.curves for series in curve.series]
     rows = [(series.run, row) for series in every for row in _csv_rows(series, joined.x, joined.imports[series.run])]
     write_rows([{"run": run, **row} for run, row in rows])
@@ -210,13 +212,13 @@ def _csv_rows(series: ValueSeries, x: Axis, imports: Mapping[str, ImportSource])
 def _values(
     series: ValueSeries,
 ) -> Iterator[tuple[int, float | Word, float | None, int | None, int | None, int | None]]:
-    """Yield x, value, standard error, n, groups and import of each value."""
+    """Yield the step, value, standard error, n, groups and import id of each value."""
     groups = series.groups or [None] * len(series.x)
     return zip(series.x, series.value, series.stderr, series.n, groups, origins(series), strict=True)
 
 
 def write_tradeoff_csv(tradeoff: Tradeoff) -> None:
-    """A line per checkpoint, with a column for each value and each standard error."""
+    """Print a line of CSV per checkpoint, with columns for values and standard errors."""
     rows = []
     for row in tradeoff.rows:
         plain = {key: row[key] for key in ("run", "variant", tradeoff.x)}
@@ -237,23 +239,23 @@ def _shown_point(point: TradeoffPoint | None) -> str:
 
 
 def _cell(value: float | Word, stderr: float | None, origin: int | None) -> str:
-    """A value with its error; one that was not measured here is marked."""
+    """Return a value with its error; imported values are marked."""
     return " ".join(filter(None, [shown_number(value), error_bar(stderr), "" if origin is None else "(imported)"]))
 
 
 def _source(imports: Mapping[str, ImportSource], origin: int | None) -> str | None:
-    """Where an imported value is from; None where it was measured."""
+    """Return the source of an imported value; None for a measured value."""
     return None if origin is None else imports[str(origin)].source
 
 
 def _print_omitted(series: Sequence[ValueSeries]) -> None:
-    if omitted := sum(one.omitted for one in series):
+    if omitted := sum(item.omitted for item in series):
         say(f"{omitted} values of checkpoints that were posted without tokens_seen are not shown")
 
 
-def _series_label(series: RunSeries, several: bool) -> str:
+def _series_label(series: RunSeries, has_protocols: bool) -> str:
     variant = series.variant if series.variant != "raw" else ""
-    return " ".join(filter(None, [series.run, variant, describe_fields(series.differs) if several else ""]))
+    return " ".join(filter(None, [series.run, variant, describe_fields(series.differs) if has_protocols else ""]))
 
 
 def _cells(series: RunSeries) -> dict[int, str]:

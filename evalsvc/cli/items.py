@@ -1,4 +1,4 @@
-"""`evalsvc items`: results per item of an evaluation, for people and for notebooks."""
+"""`evalsvc items`: results of an evaluation per item."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ items_app = typer.Typer(
 )
 commands.add_typer(items_app, name="items")
 
-Task = Annotated[str | None, typer.Option(help="Only this task.", show_default="all")]
+Task = Annotated[str | None, typer.Option(help="Show only this task.", show_default="all")]
 
 LONGEST = 60
-"""Characters of a cell in the table. CSV and JSON have all of them."""
+"""Most characters of a cell in the table. CSV and JSON have the whole value."""
 
 
 @items_app.command("list")
@@ -30,13 +30,13 @@ def list_tables(
 ) -> None:
     """List the tasks of an evaluation that have results per item, with their columns."""
     with connect(url) as client, printed_to(output):
-        found = client.items(evaluation, task=task)
+        results = client.items(evaluation, task=task)
         rows = [
             {"task": name, "items": len(items), "columns": ", ".join(_columns(items))}
-            for name, items in found.items.items()
+            for name, items in results.items.items()
             if items
         ]
-        nothing = f"evaluation {evaluation} has no results per item; its state is {found.state}"
+        nothing = f"evaluation {evaluation} has no results per item; its state is {results.state}"
         print_rows(rows, form, "tasks", nothing)
 
 
@@ -44,31 +44,33 @@ def list_tables(
 def get_items(
     evaluation: EvaluationId,
     task: Task = None,
-    benchmark: Annotated[str | None, typer.Option(help="Only this benchmark.", show_default="all")] = None,
+    benchmark: Annotated[str | None, typer.Option(help="Show only this benchmark.", show_default="all")] = None,
     column: Annotated[
-        list[str] | None, typer.Option(help="Only this column; repeat for several.", show_default="all")
+        list[str] | None, typer.Option(help="Show only this column; repeat for several.", show_default="all")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Rows of each task in the table; CSV and JSON have all.")] = 20,
+    limit: Annotated[
+        int, typer.Option(min=1, help="Most rows of each task in the table; CSV and JSON have every row.")
+    ] = 20,
     form: Form = "table",
     output: Output = None,
     url: Url = None,
 ) -> None:
-    """Fetch the results per item of an evaluation, of the tasks that have succeeded."""
+    """Fetch the results per item of the tasks of an evaluation that succeeded."""
     with connect(url) as client, printed_to(output):
-        found = client.items(evaluation, task=task, benchmark=benchmark, columns=column or ())
+        results = client.items(evaluation, task=task, benchmark=benchmark, columns=column or ())
         if form == "csv":
-            _write_csv(found)
+            _write_csv(results)
         else:
-            print_one(found, form, lambda items: print_items(items, limit))
+            print_one(results, form, lambda items: print_items(items, limit))
 
 
 def _columns(items: list[dict[str, object]]) -> list[str]:
     return list(dict.fromkeys(name for item in items for name in item))
 
 
-def print_items(found: Items, limit: int) -> None:
-    """Print the first items of each task as a table, long values cut."""
-    for task, items in found.items.items():
+def print_items(results: Items, limit: int) -> None:
+    """Print the first items of each task as a table, with long values cut."""
+    for task, items in results.items.items():
         say(f"{task}: {len(items):,} items")
         columns = _columns(items)
         rows = [[_cell(item.get(name)) for name in columns] for item in items[:limit]]
@@ -78,13 +80,13 @@ def print_items(found: Items, limit: int) -> None:
             say(f"the first {limit:,} are shown; --format csv --output FILE writes all")
 
 
-def _write_csv(found: Items) -> None:
-    """Write a row per item, the task first: all tasks under the columns that any of them has."""
-    columns = list(dict.fromkeys(name for items in found.items.values() for name in _columns(items)))
+def _write_csv(results: Items) -> None:
+    """Print a line of CSV per item, with the name of the task and the columns of all tasks."""
+    columns = list(dict.fromkeys(name for items in results.items.values() for name in _columns(items)))
     write_rows(
         [
             {"task": task, **flat({key: item.get(key) for key in columns})}
-            for task, items in found.items.items()
+            for task, items in results.items.items()
             for item in items
         ]
     )

@@ -1,4 +1,4 @@
-"""Groups of commands: plain help, commands that are imported when they run, a default command, and old names."""
+"""Groups of commands, with plain help, lazily imported commands, default commands, and former names."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from evalsvc.cli.terminal import warn
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a command is, and its line in the list of commands."""
+    """Module of a command, and the line of the command in the list of commands."""
 
     module: str
-    """Dotted name of a module with a `typer.Typer` that is called `commands`."""
+    """Dotted name of a module with a `typer.Typer` named `commands`."""
     section: str
     """Title above the command in the list."""
     help: str
-    """What the command does, in one line."""
+    """Purpose of the command, in one line."""
 
 
 class CommandGroup(TyperGroup):
-    """A group whose help shows the first paragraph of every command, whole."""
+    """Group whose help shows the whole first paragraph of every command."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write a row for each command."""
@@ -40,50 +40,50 @@ class CommandGroup(TyperGroup):
 
 
 class Announced(TyperCommand):
-    """Stands for a command until the command runs: its name and its line in the list."""
+    """Placeholder of a command until the command runs, with the command's name and line in the list."""
 
     def __init__(self, name: str, entry: Entry) -> None:
         super().__init__(name, help=entry.help)
         self.entry = entry
 
     def load(self) -> Any:
-        """Import the module, and return the command itself."""
+        """Import the module of the command, and return the command."""
         info = TyperInfo(import_module(self.entry.module).commands)
-        # Rich's help has six columns and cuts the names of options on a narrow terminal; plain help wraps.
+        # Help by rich cuts the names of options on a narrow terminal; plain help wraps.
         group = get_group_from_info(info, pretty_exceptions_short=True, suggest_commands=True, rich_markup_mode=None)
         command = group.commands[str(self.name)]
         _name_arguments(command)
         return command
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
-        """Begin to run the command, or to complete its arguments: from here on it is the command itself."""
+        """Load the command, and make the context in which the command runs or completes its arguments."""
         return self.load().make_context(*arguments, **options)
 
 
 class LazyGroup(CommandGroup):
-    """Lists commands, for help and for the completion of their names, without importing any."""
+    """Group that lists commands, for help and completion, without importing their modules."""
 
     entries: Mapping[str, Entry]
-    """By the name of the command, in the order in which help lists them."""
+    """Entries by the name of the command, in the order of the list of commands."""
     old_names: Mapping[str, str]
-    """By the old name of a command: the words that replace the name."""
+    """Present words by the former name of a command."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.commands = {name: Announced(name, entry) for name, entry in self.entries.items()}
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command that the words name. An old name is replaced, with a line on stderr."""
+        """Find the command that the words name. A former name is replaced, with a warning on stderr."""
         if (new := self.old_names.get(args[0])) is not None:
             if not ctx.resilient_parsing:
-                warn(f"`evalsvc {args[0]}` is called `evalsvc {new}`; the old name goes with the next version")
+                warn(f"`evalsvc {args[0]}` is a former name that the next version removes; use `evalsvc {new}`")
             args = [*new.split(), *args[1:]]
         return super().resolve_command(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the commands by section, without the few options of `evalsvc` itself: the help is one screen.
+        """Write the commands by section.
 
-        The usage line and the epilogue name these options.
+        The options of `evalsvc` itself are named by the usage line and the epilogue, so that the help fits a screen.
         """
         formatter.write_paragraph()
         for title, rows in self._sections():
@@ -98,18 +98,18 @@ class LazyGroup(CommandGroup):
 
 
 class DefaultGroup(CommandGroup):
-    """A group that runs its command `default` where none is named; `GROUP --help` is the help of the group."""
+    """Group that runs its command `default` if no command is named; `GROUP --help` shows the help of the group."""
 
     default: str
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the default command before arguments that name no command."""
-        is_own = args[0] in self.commands or args[0] in ctx.help_option_names if args else self.no_args_is_help
-        return super().parse_args(ctx, args if is_own else [self.default, *args])
+        is_complete = args[0] in self.commands or args[0] in ctx.help_option_names if args else self.no_args_is_help
+        return super().parse_args(ctx, args if is_complete else [self.default, *args])
 
 
 def _name_arguments(command: Any) -> None:
-    """Have help and errors call the arguments of a command RUN and not `{run}`."""
+    """Give the arguments of a command names such as RUN instead of `{run}`, in help and in errors."""
     command.context_class = _Context
     for parameter in command.params:
         if parameter.param_type_name == "argument":

@@ -1,4 +1,4 @@
-"""`evalsvc metrics`: what the metrics are, for people."""
+"""`evalsvc metrics`: definitions of the metrics."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def metrics(
         str | None,
         typer.Argument(
             metavar="PATTERN",
-            help="A metric's name, such as captions/text or arc_easy/acc, or a pattern such as '*unigram*'.",
+            help="Name of a metric, such as captions/text or arc_easy/acc, or a pattern such as '*unigram*'.",
             show_default="all, in a table",
         ),
     ] = None,
     form: Annotated[
         Literal["table", "csv", "json", "markdown"],
-        typer.Option("--format", help="How to print the answer; markdown is the page of the documentation."),
+        typer.Option("--format", help="Format of the answer; markdown is the page of the documentation."),
     ] = "table",
     output: Output = None,
 ) -> None:
-    """Show how metrics are defined: formula, unit, items, standard error, and how two checkpoints are compared."""
+    """Show the definitions of metrics: formula, unit, items, standard error, and comparison of two checkpoints."""
     definitions = DEFINITIONS if pattern is None else find_definitions(pattern)
     if not definitions:
-        hint = "any other name behind a benchmark's is a metric of lm-eval; '<metric>' shows what is known of it"
+        hint = "metrics of lm-eval itself, such as <benchmark>/<metric>, are described by: evalsvc metrics '<metric>'"
         raise UnknownName.among("metric", pattern or "", plain_names(), hint)
     with printed_to(output):
         if form == "markdown":

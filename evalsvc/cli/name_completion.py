@@ -1,6 +1,6 @@
-"""Completion of names in the shell: runs, checkpoints, suites, metrics and tasks that the service has.
+"""Completion of names in the shell: runs, checkpoints, suites, metrics and tasks of the service.
 
-The service is asked with a short timeout. Where it does not answer, or refuses, the shell is offered nothing.
+Requests have a short timeout. If the service does not answer, or answers with an error, no names are offered.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from evalsvc.client import Client
 from evalsvc.config import Settings
 
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:/+-]{0,255}")
-"""Names that are offered. A shell evaluates what it is offered, and anybody who may post chooses names of metrics."""
+"""Names that are safe to offer: a shell evaluates them, and anyone who may post chooses names of metrics."""
 
 TIMEOUT, DEADLINE = 1.0, 2.0
-"""Seconds after which nothing is offered: without a sign of the service, and without its whole answer."""
+"""Seconds until no names are offered: without any byte from the service, and without the whole answer."""
 
 MOST = 500
-"""Names that are offered at most."""
+"""Most names that are offered."""
 
 
 def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -48,23 +48,23 @@ def complete_task(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def _offered(ctx: typer.Context, incomplete: str, names: Callable[[Client], Iterable[str]]) -> list[str]:
-    found: list[str] = []
-    # A service that answers byte by byte keeps every timeout of a connection.
-    asking = Thread(target=_ask, args=(found, ctx.params.get("url"), names), daemon=True)
+    answered: list[str] = []
+    # A service that answers byte by byte never exceeds the timeout of a connection; the thread has a deadline.
+    asking = Thread(target=_ask, args=(answered, ctx.params.get("url"), names), daemon=True)
     asking.start()
     asking.join(DEADLINE)
-    offered = dict.fromkeys(name for name in list(found) if name.startswith(incomplete) and SAFE.fullmatch(name))
+    offered = dict.fromkeys(name for name in list(answered) if name.startswith(incomplete) and SAFE.fullmatch(name))
     return list(islice(offered, MOST))
 
 
-def _ask(found: list[str], url: str | None, names: Callable[[Client], Iterable[str]]) -> None:
-    """Put the names that the service answers into `found`."""
-    # The shell would show a message in the middle of the line that is typed.
+def _ask(answered: list[str], url: str | None, names: Callable[[Client], Iterable[str]]) -> None:
+    """Append the names that the service answers to `answered`."""
+    # The shell would show a message in the middle of the command line.
     with suppress(Exception):
         settings = Settings.load(url=url)
         ca = settings.https_ca or None
         with Client(settings.url, token=settings.client_token(), ca=ca, timeout=TIMEOUT) as client:
-            found += names(client)
+            answered += names(client)
 
 
 def _runs(client: Client) -> list[str]:
@@ -77,7 +77,7 @@ def _checkpoints(client: Client, run: str) -> list[str]:
 
 def _metrics(client: Client, ctx: typer.Context) -> list[str]:
     """Return the metrics of the first run, or of the run of the first checkpoint, that the command line names."""
-    # Behind an option without its value, arguments are not parsed yet.
+    # If an option lacks its value, the arguments are not parsed yet.
     given = [*(ctx.params.get(name) for name in ("runs", "run", "name", "a", "candidate")), ctx.args]
     named = next((value for value in given if value), None)
     name = named[0] if isinstance(named, (list, tuple)) else named

@@ -1,4 +1,4 @@
-"""What several commands take, and how it is read."""
+"""Options and arguments that several commands take, and the functions that read them."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from evalsvc.spec.documents import Document
 from evalsvc.spec.documents.reading import content_of
 
 FAILED = 1
-"""Exit code: the evaluation failed."""
+"""Exit code of a command whose evaluation failed."""
 
 WRONG_USE = 2
-"""Exit code: the command could not be tried, because an option, a suite or a data file is wrong."""
+"""Exit code of a command that could not start because an option, a suite or a data file is wrong."""
 
 
 Format = Literal["table", "csv", "json"]
-"""How an answer of the service is printed."""
+"""Formats of a printed answer."""
 
-Form = Annotated[Format, typer.Option("--format", help="How to print the answer.")]
+Form = Annotated[Format, typer.Option("--format", help="Format of the answer.")]
 AsJson = Annotated[bool, typer.Option("--json", hidden=True, help="Former spelling of --format json.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", hidden=True, help="Former spelling of --output.")]
 Output = Annotated[
     Path | None, typer.Option("--output", help="File to write the answer to.", show_default="standard output")
 ]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 Url = Annotated[str | None, typer.Option(help="Address of the service.", show_default="http://127.0.0.1:8321")]
 DataDir = Annotated[
     Path | None, typer.Option(help="Data folder of the service.", show_default="~/.local/share/evalsvc")
@@ -40,7 +40,9 @@ DataDir = Annotated[
 DatabaseUrl = Annotated[
     str | None, typer.Option(help="SQLAlchemy URL of the database.", show_default="SQLite in the data folder")
 ]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The training run.", autocompletion=complete_run)]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="Name of the training run.", autocompletion=complete_run)
+]
 CheckpointArgument = Annotated[
     str,
     typer.Argument(
@@ -49,23 +51,27 @@ CheckpointArgument = Annotated[
 ]
 OfRun = Annotated[
     str | None,
-    typer.Argument(metavar="RUN", help="Only this run.", show_default="all", autocompletion=complete_run),
+    typer.Argument(metavar="RUN", help="Show only this run.", show_default="all", autocompletion=complete_run),
 ]
 FirstStep = Annotated[int | None, typer.Option("--from", min=0, help="First step.", show_default="the lowest")]
 LastStep = Annotated[int | None, typer.Option("--to", min=0, help="Last step.", show_default="the highest")]
-Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Rows to show at most.")]
-EvaluationId = Annotated[int, typer.Argument(metavar="ID", min=1, help="The evaluation's id.")]
+Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Most rows to show.")]
+EvaluationId = Annotated[int, typer.Argument(metavar="ID", min=1, help="Id of the evaluation.")]
 Suite = Annotated[
     list[str] | None,
-    typer.Option(help="Suite; repeat for several.", show_default="the run's plan", autocompletion=complete_suite),
+    typer.Option(
+        help="Name of a suite; repeat for several.", show_default="the run's plan", autocompletion=complete_suite
+    ),
 ]
-Device = Annotated[str | None, typer.Option(help="Such as cuda:0 or cpu.", show_default="cuda, else cpu")]
+Device = Annotated[str | None, typer.Option(help="Device, such as cuda:0 or cpu.", show_default="cuda, else cpu")]
 Devices = Annotated[
     str | None,
-    typer.Option(help="One worker process each: all, or a list such as cuda:0,cuda:1.", show_default="all"),
+    typer.Option(
+        help="Devices with one worker process each: all, or a list such as cuda:0,cuda:1.", show_default="all"
+    ),
 ]
-Suites = Annotated[Path | None, typer.Option(help="Folder with suites of your own, one YAML file each.")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads of a worker.", show_default="cores / workers")]
+Suites = Annotated[Path | None, typer.Option(help="Folder with your own suites, a YAML file for each.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of each process.", show_default="cores / workers")]
 TlsCa = Annotated[Path | None, typer.Option(help="Certificate authority of the scheduler.")]
 TlsCert = Annotated[Path | None, typer.Option(help="Certificate for the scheduler.")]
 TlsKey = Annotated[Path | None, typer.Option(help="Private key for the scheduler.")]
@@ -82,23 +88,23 @@ Layout = Annotated[
 
 
 def connect(url: str | None) -> Client:
-    """The client of the service at `url` [EVALSVC_URL], with the token of the settings."""
+    """Return a client of the service at `url`, or at EVALSVC_URL if None, with the token of the settings."""
     settings = Settings.load(url=url)
     return Client(settings.url, token=settings.client_token(), ca=settings.https_ca or None)
 
 
 def form_of(form: Format, as_json: bool) -> Format:
-    """Return how to print an answer where the former option --json may be given."""
+    """Return the format of an answer; the former option --json stands for `json`."""
     if as_json:
         warn("--json is written --format json; the former spelling goes with the next version")
     return "json" if as_json else form
 
 
 def output_of(output: Path | None, json_file: Path | None, option: str = "--output") -> Path | None:
-    """Return the file of `option` where the former option --json may be given.
+    """Return the file that `option`, or its former spelling --json, names.
 
     Raises:
-        InvalidRequest: both are given.
+        InvalidRequest: both options are given.
     """
     if json_file is None:
         return output
@@ -117,7 +123,7 @@ def print_document(
     table: Callable[[Answer], None],
     csv: Callable[[Answer], None],
 ) -> None:
-    """Print what the service answered."""
+    """Print an answer of the service in a format, by `table` or `csv` where it is no JSON."""
     if format == "json":
         say_json(content_of(document) if isinstance(document, Document) else document)
     elif format == "csv":
@@ -127,15 +133,15 @@ def print_document(
 
 
 def write_output(option: str, path: Path, text: str) -> None:
-    """Write a text to the file that an option names; raise InvalidRequest where that cannot be done."""
+    """Write a text to the file that an option names; raise InvalidRequest if the file cannot be written."""
     try:
         path.write_text(text)
     except OSError as error:
-        raise InvalidRequest(f"{option} {path} cannot be written: {os_reason(error)}") from None
+        raise InvalidRequest(f"{option} {path} cannot be written: {os_reason(error)}; name another file") from None
 
 
 def require_folders(files: Mapping[str, Path | None]) -> None:
-    """Raise InvalidRequest where the folder of a file that is to be written is not there; `files` are by option."""
+    """Raise InvalidRequest if the folder of a file to write does not exist; `files` has the files by option."""
     for option, path in files.items():
         if path is not None and not path.parent.is_dir():
-            raise InvalidRequest(f"{option} {path}: there is no folder {path.parent}; make it first")
+            raise InvalidRequest(f"{option} {path}: the folder {path.parent} does not exist; create the folder first")

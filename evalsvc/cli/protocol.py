@@ -1,4 +1,4 @@
-"""`evalsvc protocol`: how values were measured, in words, and how two protocols differ."""
+"""`evalsvc protocol`: show how values were measured, and how two protocols differ."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ from evalsvc.spec.protocol import ABSENT, differences, differences_to_json, shor
 
 commands = typer.Typer()
 protocol_app = typer.Typer(
-    cls=CommandGroup, no_args_is_help=True, help="Show how a value was measured, and what differs."
+    cls=CommandGroup, no_args_is_help=True, help="Show how values were measured, and how two protocols differ."
 )
 commands.add_typer(protocol_app, name="protocol")
 
-Name = Annotated[
-    str,
-    typer.Argument(metavar="ID", help="A protocol's id, or a checkpoint as RUN@STEP.", autocompletion=complete_run),
-]
+NAME_HELP = "Id of a protocol, or a checkpoint as RUN@STEP."
+Name = Annotated[str, typer.Argument(metavar="ID", help=NAME_HELP, autocompletion=complete_run)]
+A = Annotated[str, typer.Argument(metavar="A", help=NAME_HELP, autocompletion=complete_run)]
+B = Annotated[str, typer.Argument(metavar="B", help="Second protocol, in the same form.", autocompletion=complete_run)]
 Metric = Annotated[
     str | None,
-    typer.Option(help="Of RUN@STEP, only this metric's.", show_default="all", autocompletion=complete_metric),
+    typer.Option(
+        help="Show only the protocols of this metric, for RUN@STEP.", show_default="all", autocompletion=complete_metric
+    ),
 ]
 
 LONGEST = 120
-"""Characters of a value that are shown. JSON has all of them."""
+"""Most characters of a value that are shown. JSON has the whole value."""
 
 
 @protocol_app.command("list")
@@ -42,7 +44,9 @@ def list_protocols(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only of this metric; repeat for several.", show_default="all", autocompletion=complete_metric
+            help="Show only protocols of this metric; repeat for several.",
+            show_default="all",
+            autocompletion=complete_metric,
         ),
     ] = None,
     limit: Limit = 100,
@@ -52,8 +56,8 @@ def list_protocols(
 ) -> None:
     """List protocols with the metrics that were measured by them."""
     with connect(url) as client, printed_to(output):
-        found = first_rows(client.protocols(run, metric or (), page_size=page_size(limit)), limit)
-        print_list(found, form, "protocols", _row, "there is no such protocol")
+        protocols = first_rows(client.protocols(run, metric or (), page_size=page_size(limit)), limit)
+        print_list(protocols, form, "protocols", _row, "no protocol matches")
 
 
 def _row(protocol: ListedProtocol) -> dict[str, str]:
@@ -68,29 +72,30 @@ def show(
     output: Output = None,
     url: Url = None,
 ) -> None:
-    """Show everything that moves a number measured by a protocol, with files and assets next to their digests.
+    """Show every field of a protocol, with the names of files and assets next to their digests.
 
-    RUN@STEP shows the protocols of a checkpoint's metrics. Only then is it known which files the digests are of.
+    RUN@STEP shows the protocols of the metrics of a checkpoint. The names of files are known only for RUN@STEP, since a
+    protocol holds only digests.
     """
     with connect(url) as client, printed_to(output):
         if CHECKPOINT.fullmatch(name):
-            found = measured_by(client, name, metric)
+            measured = measured_by(client, name, metric)
         elif metric is not None:
-            raise InvalidRequest(f"--metric is for RUN@STEP, and {name} is none; leave the option out")
+            raise InvalidRequest(f"--metric is given with {name}, which is not RUN@STEP; leave --metric out")
         else:
-            found = [Measured(name, client.protocol(name), (), known_files())]
+            measured = [Measured(name, client.protocol(name), (), known_files())]
         if form == "json":
-            say_json({"protocols": [{"id": each.protocol, "content": each.content} for each in found]})
+            say_json({"protocols": [{"id": item.protocol, "content": item.content} for item in measured]})
         elif form == "csv":
             rows = [
-                {"protocol": each.protocol, "field": field, "value": value, "file": file}
-                for each in found
-                for field, value, file in each.fields()
+                {"protocol": item.protocol, "field": field, "value": value, "file": file}
+                for item in measured
+                for field, value, file in item.fields()
             ]
             print_rows(rows, form, "protocols", "")
         else:
-            for each in found:
-                _print(each)
+            for item in measured:
+                _print(item)
 
 
 def _print(measured: Measured) -> None:
@@ -103,10 +108,11 @@ def _print(measured: Measured) -> None:
 
 @protocol_app.command()
 def diff(
-    a: Name,
-    b: Name,
+    a: A,
+    b: B,
     metric: Annotated[
-        str | None, typer.Option(help="The metric, where RUN@STEP is given.", autocompletion=complete_metric)
+        str | None,
+        typer.Option(help="Metric whose protocols are compared, for RUN@STEP.", autocompletion=complete_metric),
     ] = None,
     form: Form = "table",
     output: Output = None,
@@ -114,14 +120,14 @@ def diff(
 ) -> None:
     """Show the fields in which two protocols differ."""
     with connect(url) as client, printed_to(output):
-        found = differences(protocol_of(client, a, metric), protocol_of(client, b, metric))
+        differing = differences(protocol_of(client, a, metric), protocol_of(client, b, metric))
         if form == "json":
-            say_json(differences_to_json(found))
+            say_json(differences_to_json(differing))
             return
         sides = ("a", "b") if a == b or form == "csv" else (a, b)
         rows = [
             {"field": field, **{side: _shown(value) for side, value in zip(sides, values, strict=True)}}
-            for field, values in found.items()
+            for field, values in differing.items()
         ]
         print_rows(rows, form, "differences", f"{a} and {b} are the same protocol")
 

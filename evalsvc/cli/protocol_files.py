@@ -1,4 +1,4 @@
-"""Which files and assets the digests of a protocol are of."""
+"""Names of the files and assets whose digests a protocol holds."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ DIGEST = re.compile(r"[0-9a-f]{32,64}")
 
 @dataclass(frozen=True)
 class Measured:
-    """A protocol, and what was measured by it."""
+    """A protocol, and the metrics that were measured by the protocol."""
 
     protocol: str
     """Id of the protocol."""
     content: Mapping[str, object]
     metrics: Sequence[str]
     files: Mapping[str, str]
-    """Names of files, assets and checkpoints, by digest and by name of the task's parameter."""
+    """Names of files, assets and checkpoints, by digest and by the name of a task's parameter."""
 
     def fields(self) -> Iterator[tuple[str, str, str]]:
-        """Yield every field as its dotted name, its value, and the file that the value is the digest of, or ""."""
+        """Yield the dotted name and value of every field, and the name of the file whose digest is the value, or ""."""
         for path, value in _leaves(self.content):
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             yield ".".join(path), text, self._file(path, value)
@@ -41,28 +41,28 @@ class Measured:
 
 
 def measured_by(client: Client, name: str, metric: str | None) -> list[Measured]:
-    """Return the protocols of the metrics of RUN@STEP[:VARIANT], or of one metric, by the newest evaluations.
+    """Return the protocols of the metrics of RUN@STEP[:VARIANT] by its newest evaluations, or only those of `metric`.
 
     Raises:
-        UnknownName: there is no such checkpoint, it has no evaluation, or no such metric.
+        UnknownName: the checkpoint does not exist, or has no evaluation or no such metric.
     """
     checkpoint = find_checkpoint(client, name)
-    found: list[Measured] = []
+    measured: list[Measured] = []
     known: set[str] = set()
     for evaluation in _newest(client, checkpoint):
         suite = client.evaluated_suite(evaluation.id)
         parameters = {str(task.get("name")): task for task in suite.tasks}
         for task in client.evaluation(evaluation.id).tasks:
             names: dict[str, list[str]] = {}
-            for each in task.metrics or []:
-                known.add(each.name)
-                if metric in (None, each.name):
-                    names.setdefault(each.protocol, []).append(each.name)
+            for value in task.metrics or []:
+                known.add(value.name)
+                if metric in (None, value.name):
+                    names.setdefault(value.protocol, []).append(value.name)
             files = known_files(checkpoint, parameters.get(task.name, {}))
-            found += [Measured(key, task.protocols.get(key, {}), metrics, files) for key, metrics in names.items()]
-    if metric is not None and not found:
+            measured += [Measured(key, task.protocols.get(key, {}), metrics, files) for key, metrics in names.items()]
+    if metric is not None and not measured:
         raise UnknownName.among(f"metric of {name}", metric, known)
-    return found
+    return measured
 
 
 def _newest(client: Client, checkpoint: Checkpoint) -> list[ListedEvaluation]:
@@ -77,29 +77,33 @@ def _newest(client: Client, checkpoint: Checkpoint) -> list[ListedEvaluation]:
             newest.setdefault(evaluation.suite.name, evaluation)
     if not newest:
         name = checkpoint_name(checkpoint.run, checkpoint.step, checkpoint.variant)
-        raise UnknownName(f"{name} has no evaluation yet; ask for one: evalsvc evaluations again {name} --suite SUITE")
+        raise UnknownName(
+            f"{name} has no evaluation yet; evaluate the checkpoint: evalsvc evaluations again {name} --suite SUITE"
+        )
     return list(newest.values())
 
 
 def protocol_of(client: Client, name: str, metric: str | None) -> Mapping[str, object]:
-    """Return the content of a protocol: by its id, or that of a metric of RUN@STEP.
+    """Return the content of a protocol, which an id or a metric of RUN@STEP names.
 
     Raises:
-        InvalidRequest: a checkpoint is named without a metric, or the metric has several protocols there.
+        InvalidRequest: RUN@STEP is given without a metric, or the metric has several protocols.
     """
     if not CHECKPOINT.fullmatch(name):
         return client.protocol(name)
     if metric is None:
-        raise InvalidRequest(f"{name} is a checkpoint, whose metrics have protocols of their own; name one by --metric")
-    found = measured_by(client, name, metric)
-    if len(found) > 1:
-        ids = ", ".join(each.protocol for each in found)
+        raise InvalidRequest(
+            f"{name} is a checkpoint, whose metrics have different protocols; name a metric by --metric"
+        )
+    measured = measured_by(client, name, metric)
+    if len(measured) > 1:
+        ids = ", ".join(item.protocol for item in measured)
         raise InvalidRequest(f"{metric} of {name} has the protocols {ids}; give one of these ids instead of {name}")
-    return found[0].content
+    return measured[0].content
 
 
 def known_files(checkpoint: Checkpoint | None = None, task: Mapping[str, object] | None = None) -> dict[str, str]:
-    """Return what digests are of: assets and a checkpoint by their digests, a task's parameters by their names."""
+    """Return the names of assets and of a checkpoint by digest, and the files of a task by parameter."""
     files = {
         digest: f"asset {asset.name}"
         for asset in ASSETS.values()

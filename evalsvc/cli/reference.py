@@ -21,13 +21,15 @@ commands.add_typer(reference_app, name="reference")
 
 @reference_app.command(name="import")
 def import_reference(
-    file: Annotated[Path, typer.Argument(help="An npz file with mu and sigma of Inception features.")],
-    name: Annotated[str, typer.Option(help="What suites call it.")],
-    n: Annotated[int | None, typer.Option(help="How many images it rests on.", show_default="unknown")] = None,
+    file: Annotated[Path, typer.Argument(help="File .npz with mu and sigma of Inception features.")],
+    name: Annotated[str, typer.Option(help="Name by which suites refer to the statistics.")],
+    n: Annotated[
+        int | None, typer.Option(help="Number of images behind the statistics.", show_default="unknown")
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Take over someone else's reference statistics. They are marked as foreign wherever they are used."""
-    # What reads the file is a worker's, and needs NumPy.
+    """Import reference statistics that another program computed. Protocols that use them say so."""
+    # The reader is a module of workers, and needs NumPy.
     from evalsvc.tasks.reference_statistics import import_npz
 
     say(f"{name}: {import_npz(file, name, Settings.load(data_dir=data_dir).statistics_path, n)}")

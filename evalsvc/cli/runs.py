@@ -1,4 +1,4 @@
-"""`evalsvc runs`: runs are listed, shown, renamed and deleted, and get a base."""
+"""`evalsvc runs`: list, show, rename and delete runs, and set their bases."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ commands.add_typer(runs_app, name="runs")
 def list_runs(form: Form = "table", output: Output = None, url: Url = None) -> None:
     """List all runs."""
     with connect(url) as client, printed_to(output):
-        print_list(client.runs(), form, "runs", _run_row, "there is no run yet; evalsvc submit posts a checkpoint")
+        print_list(client.runs(), form, "runs", _run_row, "no run exists yet; evalsvc submit posts a checkpoint")
 
 
 def _run_row(run: documents.RunSummary) -> dict[str, str]:
@@ -47,9 +47,7 @@ def _run_row(run: documents.RunSummary) -> dict[str, str]:
 def show(
     name: Annotated[
         str,
-        typer.Argument(
-            metavar="RUN", help="The run, or one of its checkpoints as RUN@STEP.", autocompletion=complete_run
-        ),
+        typer.Argument(metavar="RUN", help="Run, or a checkpoint as RUN@STEP.", autocompletion=complete_run),
     ],
     form: Form = "table",
     output: Output = None,
@@ -58,7 +56,7 @@ def show(
 ) -> None:
     """Show a run with its plan, its base and its checkpoints.
 
-    RUN@STEP shows one checkpoint, as `evalsvc checkpoints show` does.
+    RUN@STEP shows a checkpoint, like `evalsvc checkpoints show`.
     """
     with connect(url) as client, printed_to(output):
         if CHECKPOINT.fullmatch(name):
@@ -72,17 +70,21 @@ def summary(
     run: RunArgument,
     metric: Annotated[
         list[str] | None,
-        typer.Option(help="Only this metric; repeat for several.", show_default="all", autocompletion=complete_metric),
+        typer.Option(
+            help="Show only this metric; repeat for several.", show_default="all", autocompletion=complete_metric
+        ),
     ] = None,
-    variant: Annotated[str | None, typer.Option(help="Only these weights.", show_default="all")] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="Show only this variant of the weights.", show_default="all")
+    ] = None,
     form: Form = "table",
     output: Output = None,
     url: Url = None,
 ) -> None:
     """Show the latest and the best value of each metric of a run."""
     with connect(url) as client, printed_to(output):
-        found = client.summary(run, metric or (), variant=variant)
-        print_list(found, form, "series", _summary_row, f"run {run} has no values yet")
+        series = client.summary(run, metric or (), variant=variant)
+        print_list(series, form, "series", _summary_row, f"run {run} has no values yet")
 
 
 def _summary_row(series: documents.SummarySeries) -> dict[str, str]:
@@ -100,12 +102,12 @@ def _summary_row(series: documents.SummarySeries) -> dict[str, str]:
 @runs_app.command()
 def rename(
     run: RunArgument,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The new name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="New name.")],
     url: Url = None,
 ) -> None:
-    """Give a run another name.
+    """Rename a run.
 
-    The name changes wherever the run is named: in its history, in expressions, and as the base of other runs.
+    The name also changes in expressions, and where the run is the base of other runs.
     """
     with connect(url) as client:
         client.rename_run(run, name)
@@ -115,35 +117,39 @@ def rename(
 @runs_app.command(cls=StepCommand)
 def base(
     run: RunArgument,
-    step: Annotated[int | None, typer.Argument(help="Step of the base.", show_default="show the base")] = None,
+    step: Annotated[
+        int | None, typer.Argument(help="Step of the base; without a step, the command shows the base.")
+    ] = None,
     of: Annotated[
         str | None, typer.Option(help="Run of the base.", show_default="this run", autocompletion=complete_run)
     ] = None,
-    variant: Annotated[str, typer.Option(help="Weights of the step, such as ema_0.9999.")] = "raw",
+    variant: Annotated[str, typer.Option(help="Variant of the weights of the base, such as ema_0.9999.")] = "raw",
     url: Url = None,
 ) -> None:
-    """Show or set the base of a run: the checkpoint that others are compared with.
+    """Show or set the base of a run: the checkpoint that its other checkpoints are compared with.
 
-    The base is, for example, the language model that the run began from. By default it is the run's own step 0.
+    The base is, for example, the language model from which the training started. The default base is step 0 of the run.
     """
     if step is None and of is not None:
         raise InvalidRequest(f"--of {of} is given without a step; give both: evalsvc runs base {run} STEP --of {of}")
     with connect(url) as client:
-        found = client.run(run).base if step is None else client.set_base(run, step, of=of, variant=variant)
-    posted = "not posted yet" if found.checkpoint is None else f"checkpoint {found.checkpoint}"
-    say(f"base of {run}: {found.run} step {found.step} {found.variant} ({posted})")
+        present = client.run(run).base if step is None else client.set_base(run, step, of=of, variant=variant)
+    posted = "not posted yet" if present.checkpoint is None else f"checkpoint {present.checkpoint}"
+    say(f"base of {run}: {present.run} step {present.step} {present.variant} ({posted})")
 
 
 @runs_app.command()
 def delete(
     run: RunArgument,
     yes: Yes = False,
-    cancel: Annotated[bool, typer.Option("--cancel", help="Stop evaluations that wait or run.")] = False,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="Cancel its evaluations that are queued or running.")
+    ] = False,
     url: Url = None,
 ) -> None:
-    """Delete a run with its checkpoints, evaluations, history and artifacts, for good.
+    """Delete a run with its checkpoints, evaluations, history and artifacts, irrevocably.
 
-    Files that were posted stay where they are.
+    The files that were posted are not deleted.
     """
     with connect(url) as client:
         count = client.run(run).checkpoint_count

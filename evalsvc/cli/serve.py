@@ -1,4 +1,4 @@
-"""`evalsvc serve`: the service and its workers."""
+"""`evalsvc serve`: run the service and its workers."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ commands = typer.Typer()
 Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8321")]
 Scheduler = Annotated[
-    str | None, typer.Option(help="An existing Dask scheduler, tls://HOST:PORT.", show_default="a cluster of its own")
+    str | None,
+    typer.Option(help="Address of a Dask scheduler, tls://HOST:PORT.", show_default="a new scheduler and its workers"),
 ]
-HttpsCert = Annotated[Path | None, typer.Option(help="Certificate: listen by https.")]
+HttpsCert = Annotated[Path | None, typer.Option(help="Certificate to serve https with.")]
 HttpsKey = Annotated[Path | None, typer.Option(help="Private key of --https-cert.")]
 ReadOnly = Annotated[
-    bool, typer.Option("--read-only", help="Answer reads alone, next to the service that has the database.")
+    bool, typer.Option("--read-only", help="Only answer reads, next to the service that owns the database.")
 ]
-Migrate = Annotated[bool, typer.Option("--migrate", help="Bring an older database to this version first.")]
+Migrate = Annotated[bool, typer.Option("--migrate", help="Migrate an older database to this version before the start.")]
 NewDataFolder = Annotated[
     bool,
     typer.Option(
-        "--new-data-folder", help="Begin an empty data folder though the database has runs: its own one is lost."
+        "--new-data-folder",
+        help="Start with an empty data folder, although the database has runs whose data folder is lost.",
     ),
 ]
 Insecure = Annotated[
-    bool, typer.Option("--insecure", help="Listen on an address that others reach though there is no token.")
+    bool,
+    typer.Option("--insecure", help="Listen on an address that other machines can reach, although no token exists."),
 ]
 
 
@@ -79,13 +82,13 @@ def serve(
 def _serve(settings: Settings, migrate: bool, insecure: bool, new_data_folder: bool) -> None:
     drop_secrets()
     configure_logs(settings.log_format, settings.log_level)
-    # FastAPI, SQLAlchemy and Dask take two seconds, for which `--help` and completion do not wait.
+    # FastAPI, SQLAlchemy and Dask take two seconds to import; `--help` and completion do not need them.
     from evalsvc.api.server import Started
     from evalsvc.api.server import serve as serve_settings
     from evalsvc.cli.service_banner import describe_service
 
     def announce(started: Started) -> None:
-        # In one piece: who reads the address alone may close the pipe.
+        # One write: a program that reads only the address may then close the pipe.
         say("\n".join(describe_service(settings, started)))
 
     serve_settings(settings, announce, migrate=migrate, insecure=insecure, new_data_folder=new_data_folder)

@@ -1,4 +1,4 @@
-"""What `evalsvc serve` prints once the service answers: where it listens, what it uses, and how to stop it."""
+"""Lines that `evalsvc serve` prints when the service answers: its address, its resources, and how to stop it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from evalsvc.cluster.devices import device_list
 from evalsvc.config import Settings, shown_url
 
 WIDTH = 80
-"""Columns of a line. A longer word, such as a path, has a line of its own and is not cut."""
+"""Width of a line in characters. A longer word, such as a path, gets a whole line and is not cut."""
 
 
 def describe_service(settings: Settings, started: Started) -> list[str]:
-    """Return the lines: the address first, then a fact each."""
+    """Return the lines: the address, then a fact per line."""
     facts = {
         "data folder": str(settings.data_path),
         "database": shown_url(settings.database),
@@ -40,7 +40,7 @@ def describe_service(settings: Settings, started: Started) -> list[str]:
 
 def _workers(settings: Settings) -> dict[str, str]:
     if settings.read_only:
-        return {"devices": "none: this service only answers reads"}
+        return {"devices": "none: the service only answers reads"}
     if settings.scheduler:
         return {"scheduler": settings.scheduler}
     return {"devices": ", ".join(device_list(settings.devices))}

@@ -1,4 +1,4 @@
-"""The state of a service as one screen of text."""
+"""State of a service as a screen of text."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from evalsvc.spec import documents
 from evalsvc.spec.names import checkpoint_name
 
 SHOWN_RUNS = 8
-"""Lines for runs with a queue; the longest queues come first."""
+"""Most lines for runs with a queue; the longest queues come first."""
 
 NARROW = 40
-"""Characters below which lines are not made narrower."""
+"""Least width of a line, in characters."""
 
 
 def status_screen(status: documents.Status, url: str, width: int | None = None) -> list[str]:
-    """Return the lines; a line that is longer than `width` goes on, indented, in the next ones."""
+    """Return the lines; a line that is longer than `width` continues, indented, on further lines."""
     lines = list(_lines(status, url))
     if width is None:
         return lines
@@ -29,14 +29,14 @@ def _continued(line: str, width: int) -> list[str]:
 
 
 def line_style(line: str) -> str:
-    """Return the colour of a line: red for failures and for what keeps the service from evaluating."""
+    """Return the colour of a line: red for failures and for reasons why the service cannot evaluate."""
     if line.startswith(("failed last:", "  ! ")) or ": NOT READY" in line:
         return "red"
     return "yellow" if line.startswith("suspicious:") else ""
 
 
 def duration(seconds: float) -> str:
-    """Two units at most: `45 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
+    """Return a duration in at most two units: `45 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
     whole = round(seconds)
     if whole < 90:
         return f"{whole} s"
@@ -70,8 +70,8 @@ def _workers(workers: Sequence[documents.Worker]) -> Iterator[str]:
         what = "idle"
         if work is not None:
             what = f"{work.run}@{work.step}, {work.task} ({work.stage}) for {duration(work.seconds)}"
-        leaves = "" if worker.takes_shards else "; drains, or is silent"
-        yield f"  {worker.name} on {worker.host}: {what}{leaves}"
+        unavailable = "" if worker.takes_shards else "; drains, or sends no heartbeat"
+        yield f"  {worker.name} on {worker.host}: {what}{unavailable}"
 
 
 def _queue(queue: documents.Queue) -> Iterator[str]:
@@ -124,7 +124,7 @@ def _failed(failed: Sequence[documents.FailedEvaluation]) -> Iterator[str]:
 
 
 def _warned(warned: Sequence[documents.WarnedTask]) -> Iterator[str]:
-    """A line for each of the tasks that ended last with a suspicion about their result: the first suspicion."""
+    """Yield a line with the first warning of each task that ended last with warnings about its result."""
     if warned:
         yield "suspicious:"
     for task in warned:

@@ -1,4 +1,4 @@
-"""Tasks of a suite as text."""
+"""Tasks of a suite, printed as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`evalsvc suites`: write a new suite, check one, list those that there are."""
+"""`evalsvc suites`: write, check and list suites, and upload suites to the service."""
 
 from __future__ import annotations
 
@@ -23,33 +23,34 @@ from evalsvc.spec.new_suite import new_suite
 from evalsvc.spec.suite import SHIPPED_SUITES, load_suite, suite_files
 
 commands = typer.Typer()
-suites_app = typer.Typer(
-    cls=CommandGroup, no_args_is_help=True, help="Write, check and list suites; keep them in the service."
-)
+suites_app = typer.Typer(cls=CommandGroup, no_args_is_help=True, help="Write, check, list and upload suites.")
 commands.add_typer(suites_app, name="suites")
 
 SuiteArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the suite.", autocompletion=complete_suite)]
 
 SUITE_ENDINGS = (".yaml", ".yml", ".json")
 MAX_SUITE = 1_000_000
-"""Bytes of a suite's file that are read."""
+"""Most bytes of a suite's file."""
 
 
 @suites_app.command(name="new")
 def write_suite(
-    task: Annotated[list[str], typer.Option(help="Kind of task, see `evalsvc tasks`; repeat for several.")],
+    task: Annotated[list[str], typer.Option(help="Kind of task (see `evalsvc tasks`); repeat for several.")],
     output: Annotated[
-        Path | None, typer.Option(help="File to write; its stem is the suite's name.", show_default="standard output")
+        Path | None,
+        typer.Option(
+            help="File to write; its name without .yaml is the name of the suite.", show_default="standard output"
+        ),
     ] = None,
     brief: Annotated[bool, typer.Option("--brief", help="Leave out the parameters that have a default.")] = False,
 ) -> None:
-    """Write a suite with the given tasks, in which every parameter is explained."""
+    """Write a new suite with the given tasks and an explanation of every parameter."""
     text = new_suite(task, brief=brief)
     if output is None:
         say(text.rstrip("\n"))
         return
     if output.exists():
-        raise InvalidRequest(f"--output {output}: the file exists; choose another name, or remove the file first")
+        raise InvalidRequest(f"--output {output}: the file exists; name another file, or remove the file first")
     require_folders({"--output": output})
     write_whole(output, text.encode(), mode=0o644)
     say(f"wrote {output}; replace the paths in it, then run: evalsvc suites check {output}")
@@ -57,13 +58,13 @@ def write_suite(
 
 @suites_app.command(name="check")
 def check_suite(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A suite's file, or the name of a suite.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="File of the suite, or its name.")],
     suites: Suites = None,
 ) -> None:
-    """Say everything that is wrong with a suite, or missing for it, before anything runs.
+    """Report everything that is wrong with a suite or missing for its tasks.
 
-    Keys and values are checked, and that data files, assets, packages and benchmarks are there. The exit code is 1 when
-    something is wrong or missing.
+    The check covers keys, values, data files, assets, packages and benchmarks. The exit code is 1 if something is wrong
+    or missing.
     """
     settings = Settings.load(suites=suites)
     path = _suite_path(file, settings)
@@ -82,20 +83,20 @@ def check_suite(
 
 @suites_app.command(name="list")
 def list_suites(
-    service: Annotated[bool, typer.Option("--service", help="List what the service has instead.")] = False,
+    service: Annotated[bool, typer.Option("--service", help="List the suites of the service instead.")] = False,
     suites: Suites = None,
     form: Form = "table",
     output: Output = None,
     url: Url = None,
 ) -> None:
-    """List the suites that are known by name: those that come with evalsvc, and those of the folder of suites."""
+    """List the suites that come with evalsvc and those in the folder --suites, or the suites of the service."""
     if service:
         with connect(url) as client:
             rows = [_kept(suite) for suite in client.suites()]
     else:
         rows = [_listed(path) for path in suite_files(Settings.load(suites=suites).suites_path).values()]
     with printed_to(output):
-        print_rows(rows, form, "suites", "there is no suite")
+        print_rows(rows, form, "suites", "no suite exists")
 
 
 def _listed(path: Path) -> dict[str, object]:
@@ -135,32 +136,36 @@ def _print_suite(suite: Suite) -> None:
 
 @suites_app.command(name="put")
 def put_suite(
-    file: Annotated[Path, typer.Argument(help="The suite, a YAML or JSON file.")],
+    file: Annotated[Path, typer.Argument(help="File of the suite, YAML or JSON.")],
     name: Annotated[
-        str | None, typer.Option(help="Name of the suite.", show_default="the file's, less the end")
+        str | None, typer.Option(help="Name of the suite.", show_default="the file's, without .yaml")
     ] = None,
     replace_shipped: Annotated[
-        bool, typer.Option("--replace-shipped", help="Also under the name of a suite that comes with evalsvc.")
+        bool, typer.Option("--replace-shipped", help="Allow the name of a suite that comes with evalsvc.")
     ] = False,
     url: Url = None,
 ) -> None:
-    """Keep a suite in the service, under a name that plans and posts can give."""
+    """Upload a suite to the service, for plans and posted checkpoints."""
     if file.suffix not in SUITE_ENDINGS or not file.is_file():
-        raise InvalidRequest(f"{file} is no suite's file; give a file that ends in {' or '.join(SUITE_ENDINGS)}")
+        raise InvalidRequest(
+            f"{file} is not the file of a suite; give a file that ends in {' or '.join(SUITE_ENDINGS)}"
+        )
     if file.stat().st_size > MAX_SUITE:
-        raise InvalidRequest(f"{file} has {file.stat().st_size:,} bytes, and a suite at most {MAX_SUITE:,}; shorten it")
+        raise InvalidRequest(
+            f"{file} has {file.stat().st_size:,} bytes, more than the {MAX_SUITE:,} of a suite; shorten the file"
+        )
     try:
         text = file.read_text()
     except (OSError, ValueError) as error:
-        raise InvalidRequest(f"{file} cannot be read as text: {error}") from None
+        raise InvalidRequest(f"{file} cannot be read as text: {error}; give a file in UTF-8") from None
     with connect(url) as client:
         suite = client.put_suite(name or file.stem, text, replace_shipped=replace_shipped)
-    say(f"suite {suite.name} is kept: {len(suite.tasks)} tasks, digest {suite.digest[:12]}")
+    say(f"suite {suite.name} is uploaded: {len(suite.tasks)} tasks, digest {suite.digest[:12]}")
 
 
 @suites_app.command(name="delete")
 def delete_suite(name: SuiteArgument, yes: Yes = False, url: Url = None) -> None:
-    """Delete a suite that was kept in the service; evaluations keep what they began with."""
+    """Delete an uploaded suite from the service. Evaluations keep the suite with which they started."""
     confirm(f"delete suite {name} of the service", yes)
     with connect(url) as client:
         deleted = client.delete_suite(name)

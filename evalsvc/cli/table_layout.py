@@ -10,10 +10,10 @@ from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
 GAP = 2
-"""Spaces between two columns; 1 where that alone makes the table fit."""
+"""Spaces between two columns; 1 if only that makes the table fit."""
 
 WHOLE = 20
-"""Characters to which cells with spaces are narrowed before a column is dropped: `-0.21 … +0.33` stays on one line."""
+"""Least width of cells with spaces before a column is dropped, so that `-0.21 … +0.33` stays on one line."""
 
 INDENT = "    "
 """Spaces before a sentence below its row."""
@@ -23,21 +23,21 @@ STYLES: Mapping[str, str] = {
     **dict.fromkeys(("partly failed", "not tried", "different", "cancelled", "not measured"), "yellow"),
     **dict.fromkeys(("better", "ok", "succeeded"), "green"),
 }
-"""Colours of cells that are one of these words, in any case and with any remark in parentheses behind the word."""
+"""Colours of cells by their word, in upper or lower case, with or without a remark in parentheses."""
 
 _REMARK = re.compile(r" \(.*\)$")
 _BREAKS = re.compile(r"(?<=[/_,:;=@-])|(?<=\.)(?!\d)")
-"""Places at which a name that is wider than the terminal goes on in the next line: not within a number."""
+"""Places where a name that is wider than the terminal may break: never within a number."""
 _SPACES = re.compile(r"(?<!±) (?!…)")
-"""Spaces at which a cell wraps: not behind `±`, and not before `…`."""
+"""Spaces where a cell may wrap: not after `±`, and not before `…`."""
 
 Grid = Sequence[Sequence[str]]
-"""Rows of cells, the head first."""
+"""Rows of cells, with the header first."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A table as lines of text, and the columns that the terminal has no room for."""
+    """A table as lines of text, and the columns that do not fit the terminal."""
 
     lines: list[Text]
     dropped: list[str]
@@ -52,9 +52,9 @@ def lay_out(
 ) -> Layout:
     """Lay out a table; without a `width`, every row is one line.
 
-    Where the table is wider, sentences wrap first. Then the columns in `below` become lines below their rows, and the
-    columns in `drop` go, in this order, until the others fit. Then every cell wraps at its spaces, and what is still
-    too wide at `/`, `_` and the like.
+    If the table is wider than `width`, sentences wrap first. Then the columns in `below` become lines below their rows,
+    and the columns in `drop` are left out in this order until the others fit. Then every cell wraps at its spaces, and
+    names that are still too wide break at `/`, `_` and similar characters.
     """
     grid = [columns, *rows]
     if width is None:
@@ -65,15 +65,15 @@ def lay_out(
         if name is not None and name in columns and len(under) + len(dropped) + 1 < len(columns):
             (under if name in below else dropped).append(name)
         shown = _without(grid, [*under, *dropped])
-        if (found := _fitted(shown, width)) is not None:
+        if (fitted := _fitted(shown, width)) is not None:
             break
-    widths, gap = found or (_narrowed(shown, width - len(shown[0]) + 1), 1)
+    widths, gap = fitted or (_narrowed(shown, width - len(shown[0]) + 1), 1)
     notes = {number: _notes(columns, row, under, width) for number, row in enumerate(rows)}
     return Layout(_lines(shown, widths, gap, notes), dropped)
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Break a text into lines of at most `width` cells, at spaces where there are any, and without losing anything."""
+    """Break a text into lines of at most `width` cells, at spaces if possible, without losing characters."""
     lines = [""]
     for word in _SPACES.split(text):
         joined = f"{lines[-1]} {word}" if lines[-1] else word
@@ -96,7 +96,7 @@ def _without(grid: Grid, names: Sequence[str]) -> Grid:
 
 
 def _fitted(grid: Grid, width: int) -> tuple[list[int], int] | None:
-    """Return the widths with which only sentences wrap, and the gap; None where these do not fit."""
+    """Return the widths with which only sentences wrap, and the gap; None if these widths do not fit."""
     natural = _natural(grid)
     least = [
         max(_longest_word(head), *(max(_longest_word(cell), min(WHOLE, cell_len(cell))) for cell in cells), 0)
@@ -110,18 +110,18 @@ def _fitted(grid: Grid, width: int) -> tuple[list[int], int] | None:
 
 
 def _narrowed(grid: Grid, room: int) -> list[int]:
-    """Return the widths of columns that do not fit: cells wrap at spaces, then names at `/` and the like."""
+    """Return the widths of columns that do not fit: cells wrap at spaces, then names break at `/` and the like."""
     words = [max(map(_longest_word, cells)) for cells in zip(*grid, strict=True)]
     if sum(words) <= room:
         return _shared(_natural(grid), words, room)
-    # The widest column gives way until the table fits; one cell is the least that shows anything.
+    # The widest column shrinks until the table fits; a column of width 0 would show nothing.
     while sum(words) > room and max(words) > 1:
         words[words.index(max(words))] -= 1
     return words
 
 
 def _shared(natural: Sequence[int], least: Sequence[int], room: int) -> list[int]:
-    """Return widths between the least and the natural ones: no column gets more than its share while others lack."""
+    """Return widths between `least` and `natural` that share the room: narrow columns get their natural width first."""
     widths = list(least)
     order = sorted(range(len(widths)), key=natural.__getitem__)
     for rank, place in enumerate(order):
@@ -141,9 +141,9 @@ def _longest_word(cell: str) -> int:
 
 
 def _notes(columns: Sequence[str], row: Sequence[str], under: Sequence[str], width: int) -> list[str]:
-    """Return the lines below a row: of each column in `under` that has something, its name and the text."""
-    told = [f"{name}: {text}" for name, text in zip(columns, row, strict=True) if name in under and text]
-    return [f"{INDENT}{line}" for text in told for line in wrapped(text, max(width - len(INDENT), 1))]
+    """Return the lines below a row: the name and text of each column in `under` whose cell is not empty."""
+    remarks = [f"{name}: {text}" for name, text in zip(columns, row, strict=True) if name in under and text]
+    return [f"{INDENT}{line}" for text in remarks for line in wrapped(text, max(width - len(INDENT), 1))]
 
 
 def _lines(grid: Grid, widths: Sequence[int], gap: int, notes: Mapping[int, Sequence[str]]) -> list[Text]:
@@ -163,16 +163,16 @@ def _row(cells: Sequence[str], widths: Sequence[int], gap: int, style: str = "")
     styles = [style or style_of(cell) for cell in cells]
     for number in range(max(map(len, parts))):
         line = Text()
-        for part, width, own in zip(parts, widths, styles, strict=True):
+        for part, width, colour in zip(parts, widths, styles, strict=True):
             text = part[number] if number < len(part) else ""
-            line.append(text, own)
+            line.append(text, colour)
             line.append(" " * (width - cell_len(text) + gap))
         line.rstrip()
         yield line
 
 
 def _broken(word: str, width: int) -> list[str]:
-    """Break a word that is too wide behind `/`, `_` and the like, else anywhere."""
+    """Break a word that is too wide after `/`, `_` and the like, or else anywhere."""
     lines = [""]
     for piece in _BREAKS.split(word):
         if cell_len(lines[-1] + piece) <= width:

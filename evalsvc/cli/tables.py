@@ -1,4 +1,4 @@
-"""Metrics as tables, and cells that several tables have."""
+"""Tables of metrics, and cells that several tables use."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from evalsvc.spec.documents.fields import Number
 from evalsvc.spec.protocol import describe_fields, labels
 
 YARDSTICKS = "for comparison"
-"""Column of perplexities, unigram losses and chance, next to the metric that they belong to."""
+"""Column for the companions of a metric: perplexities, unigram losses and chance."""
 
 
 def print_metrics(metrics: Sequence[Metric], protocols: Mapping[str, Mapping[str, object]]) -> None:
-    """Print a row per metric; several protocols of one metric with what tells them apart. `protocols` are by id."""
+    """Print a row per metric, with the fields that distinguish several protocols of a metric.
+
+    `protocols` has the contents of protocols by id.
+    """
     columns = ["metric", "value", "± stderr", YARDSTICKS, "n", "unit"]
     names = labels(metrics, protocols)
     divided = divide_rows([Place(metric.name, "", metric.protocol) for metric in metrics])
     rows = []
-    for place in divided.own:
+    for place in divided.shown:
         metric = metrics[place]
         others = [metrics[at] for at in divided.companions.get(place, ())]
-        shown = yardsticks([(companion_name(one.name, metric.name), one.value) for one in others], metric.baseline)
+        named = [(companion_name(companion.name, metric.name), companion.value) for companion in others]
+        shown = yardsticks(named, metric.baseline)
         numbers = [shown_number(metric.value), error_bar(metric.stderr), shown]
         rows.append([names[place], *numbers, shown_items(metric.n, metric.groups), metric.unit])
     if rows:
@@ -34,13 +38,13 @@ def print_metrics(metrics: Sequence[Metric], protocols: Mapping[str, Mapping[str
 
 
 def print_warnings(warnings: Iterable[TaskWarning], whose: str = "") -> None:
-    """Print what is suspicious about a task's result, on stderr."""
+    """Print the warnings about a task's result on stderr."""
     for warning in warnings:
         warn(f"{whose}{warning.metric}: {one_line(warning.message)}")
 
 
 def print_left_out(evaluations: Iterable[Evaluation]) -> None:
-    """Print the metrics that evaluations were asked for and could not measure, a line each, with the reason."""
+    """Print a line with the reason for each metric that evaluations could not measure."""
     for evaluation in evaluations:
         for warning in (warning for task in evaluation.tasks for warning in task.warnings):
             if warning.code == "left_out":
@@ -48,10 +52,10 @@ def print_left_out(evaluations: Iterable[Evaluation]) -> None:
 
 
 def say_curve(curve: Curve | DifferenceCurve, chance: Number | None = None) -> None:
-    """Print what is above the table of a curve: the metric, its unit, chance, and how it was measured."""
+    """Print the line above the table of a curve: the metric, its unit, chance and its protocol."""
     protocol = "of several protocols, forced" if curve.protocol is None else f"protocol {curve.protocol}"
-    said = ", ".join(filter(None, [curve.unit, yardsticks([], chance), protocol, describe_fields(curve.differs)]))
-    say(f"{curve.metric} ({said})")
+    about = ", ".join(filter(None, [curve.unit, yardsticks([], chance), protocol, describe_fields(curve.differs)]))
+    say(f"{curve.metric} ({about})")
 
 
 def shown_number(value: float | str | None) -> str:
@@ -65,14 +69,14 @@ def error_bar(stderr: float | str | None) -> str:
 
 
 def shown_items(n: int | None, groups: int | None) -> str:
-    """Return the number of items, `300 in 60` where they are in fewer independent groups."""
+    """Return the number of items, or `300 in 60` for items in fewer independent groups."""
     if n is None:
         return ""
     return f"{n:,}" if groups is None or groups >= n else f"{n:,} in {groups:,}"
 
 
 def explain_groups(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Say what `300 in 60` means, where a row has it in the column `n`."""
+    """Explain a cell such as `300 in 60` in the column `n`, if a row has one."""
     place = columns.index("n")
     grouped = next((row[place] for row in rows if " in " in row[place]), None)
     if grouped is not None:

@@ -1,4 +1,4 @@
-"""`evalsvc tasks`: the kinds of tasks that a suite may have, and their parameters."""
+"""`evalsvc tasks`: kinds of tasks, and their parameters."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ PARAMETER_COLUMNS = ("parameter", "type", "default", "meaning")
 @commands.command()
 def tasks(
     kind: Annotated[
-        str | None, typer.Argument(metavar="KIND", help="A kind of task, such as loss.", show_default="all, in a table")
+        str | None, typer.Argument(metavar="KIND", help="Kind of task, such as loss.", show_default="all, in a table")
     ] = None,
     form: Annotated[
         Literal["table", "csv", "json", "markdown"],
-        typer.Option("--format", help="How to print the answer; markdown is the page of the documentation."),
+        typer.Option("--format", help="Format of the answer; markdown is the page of the documentation."),
     ] = "table",
     output: Output = None,
 ) -> None:
@@ -46,7 +46,7 @@ def _show(kind: str | None, form: str) -> None:
     elif form == "json":
         say_json(describe_task(kind).to_json())
     elif form == "csv":
-        rows = [row for one in describe_task(kind).parameters for row in _rows(one, "")]
+        rows = [row for parameter in describe_task(kind).parameters for row in _rows(parameter, "")]
         write_rows([dict(zip(PARAMETER_COLUMNS, row, strict=True)) for row in rows])
     elif form == "markdown":
         say(section(describe_task(kind)))
@@ -55,7 +55,7 @@ def _show(kind: str | None, form: str) -> None:
 
 
 def _print_all(form: str) -> None:
-    rows = [{"kind": kind, "measures": what, "needs": needs} for kind, what, needs in task_summaries()]
+    rows = [{"kind": kind, "measures": measures, "needs": needs} for kind, measures, needs in task_summaries()]
     if form == "markdown":
         say(page().rstrip("\n"))
     elif form == "json":
@@ -64,7 +64,7 @@ def _print_all(form: str) -> None:
         write_rows(rows)
     else:
         print_table(list(rows[0]), [list(row.values()) for row in rows])
-        say("parameters and metrics of one kind: evalsvc tasks KIND; a suite of them: evalsvc suites new --task KIND")
+        say("parameters and metrics of a kind: evalsvc tasks KIND; a new suite: evalsvc suites new --task KIND")
 
 
 def _print_task(task: TaskDescription) -> None:
@@ -73,7 +73,7 @@ def _print_task(task: TaskDescription) -> None:
         say(f"\n{task.about}")
     if task.needs:
         say(f"\nneeds: {task.needs}")
-    print_table(PARAMETER_COLUMNS, [row for one in task.parameters for row in _rows(one, "")])
+    print_table(PARAMETER_COLUMNS, [row for parameter in task.parameters for row in _rows(parameter, "")])
     if task.metrics:
         print_table(["metric", "value"], task.metrics)
 

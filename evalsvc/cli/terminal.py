@@ -1,4 +1,4 @@
-"""What the command line prints: results on stdout, all else on stderr."""
+"""Output of the command line: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def print_table(
     drop: Sequence[str] = (),
     below: Sequence[str] = (),
 ) -> None:
-    """Print a table, with control characters of names and messages written out.
+    """Print a table, with control characters escaped.
 
-    A column whose name is in `optional` is left out where no row has anything in that column. In a pipe every row is
-    one line, whatever its width. In a terminal, lines wrap. Where that is not enough, the columns in `below` become
-    lines below their rows, and the columns in `drop` are left out, in this order, until the others fit; a line below
-    the table names them. No name is cut.
+    A column in `optional` is left out if all its cells are empty. In a pipe, every row is one line of any width. In a
+    terminal, lines wrap. If that is not enough, the columns in `below` become lines below their rows, and the columns
+    in `drop` are left out in this order until the others fit; a line below the table names the missing columns. No
+    name is cut.
     """
     shown = [place for place, name in enumerate(columns) if name not in optional or any(row[place] for row in rows)]
     head = [visible_line(columns[place]) for place in shown]
@@ -43,12 +43,12 @@ def print_table(
 
 
 def terminal_width() -> int | None:
-    """Return the columns of the terminal that stdout is; None in a pipe or a file, where lines have no end."""
+    """Return the width of the terminal on stdout in characters; None for a pipe or a file."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def write_rows(rows: Sequence[Mapping[str, object]]) -> None:
-    """Print rows as CSV, under the names of the first one's columns."""
+    """Print rows as CSV, with the columns of the first row."""
     if rows:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(map(_csv_cell, rows[0]))
@@ -60,9 +60,9 @@ def _csv_cell(value: object) -> object:
 
 
 def say(text: str = "", *, err: bool = False, style: str = "") -> None:
-    """Print a text immediately, with its control characters written out: all output but tables and bars.
+    """Print a text immediately, with control characters escaped. Tables and bars are printed by other functions.
 
-    `style` is a colour, such as `red`, for terminals.
+    `style` is a colour for terminals, such as `red`.
     """
     if style:
         # As `Text`, brackets are no markup.
@@ -72,20 +72,20 @@ def say(text: str = "", *, err: bool = False, style: str = "") -> None:
 
 
 def say_json(document: object) -> None:
-    """Print a document as JSON, which escapes all control characters but one."""
+    """Print a document as JSON. `json.dumps` escapes every control character except DEL."""
     print(json.dumps(document, indent=2).replace("\x7f", "\\u007f"), flush=True)
 
 
 def complain(message: str) -> None:
-    """Print an error on stderr, its first word in red where stderr is a terminal.
+    """Print an error on stderr, with its first word in red if stderr is a terminal.
 
-    Options and commands take the place of the fields and routes in a service's message.
+    Fields and routes in a message of the service are replaced by options and commands.
     """
     _say_labelled("error:", "bold red", in_options(message))
 
 
 def warn(message: str) -> None:
-    """Print a warning on stderr, its first word in yellow where stderr is a terminal."""
+    """Print a warning on stderr, with its first word in yellow if stderr is a terminal."""
     _say_labelled("warning:", "bold yellow", message)
 
 
@@ -95,5 +95,5 @@ def _say_labelled(label: str, style: str, message: str) -> None:
 
 
 def one_line(text: str) -> str:
-    """Return the text with its line breaks shown."""
+    """Return a text as one line, with `⏎` for line breaks."""
     return visible_line(text.replace("\n", "⏎"))

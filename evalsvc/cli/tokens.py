@@ -1,4 +1,4 @@
-"""`evalsvc tokens`: access tokens by name."""
+"""`evalsvc tokens`: make, list and revoke access tokens."""
 
 from __future__ import annotations
 
@@ -24,24 +24,28 @@ commands = typer.Typer()
 tokens_app = typer.Typer(
     cls=CommandGroup,
     no_args_is_help=True,
-    help="Make, list and revoke access tokens.\n\nThe commands work on the database of the service, which does not "
-    "have to run and follows a change within seconds. Once there is a token, the service refuses requests without one.",
+    help="Make, list and revoke access tokens.\n\nThe commands change the database of the service; a running "
+    "service follows within seconds. As soon as a token exists, the service refuses requests without a token.",
 )
 commands.add_typer(tokens_app, name="tokens")
 
 
 @tokens_app.command()
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the token, such as the job that uses it.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the token, such as the job that uses the token.")
+    ],
     scope: Annotated[
         TokenScope,
-        typer.Option(help="What the token allows: read; submit: also post; admin: also delete, rename, set rules."),
+        typer.Option(
+            help="Scope: read; submit, which can also post; admin, which can also delete, rename and set rules."
+        ),
     ] = "read",
     days: Annotated[float | None, typer.Option(help="Days until the token expires.", show_default="never")] = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Make a token and show it once, on standard output.
+    """Make a token, and print the token once, on standard output.
 
     The database keeps only the hash of the token.
     """
@@ -49,8 +53,8 @@ def create(
         token = create_token(session, name, scope, days)
     say(token)
     say(
-        f"token {name!r} of scope {scope} is shown only here; pass it on as EVALSVC_TOKEN, or in a file that only its "
-        "owner may read (EVALSVC_TOKEN_FILE)",
+        f"token {name!r} with scope {scope} is shown only this time; give it to clients as EVALSVC_TOKEN, or in a "
+        "file that only its owner may read as EVALSVC_TOKEN_FILE",
         err=True,
     )
 
@@ -59,10 +63,10 @@ def create(
 def list_tokens(
     form: Form = "table", output: Output = None, data_dir: DataDir = None, database_url: DatabaseUrl = None
 ) -> None:
-    """List tokens, revoked and expired ones too, without the tokens themselves."""
+    """List the names, scopes and states of tokens, including revoked and expired tokens."""
     with _opened(data_dir, database_url) as store, store.reading() as session:
         tokens = all_tokens(session)
-    nothing = "there is no token: the service is open to this machine; evalsvc tokens create NAME closes it"
+    nothing = "no token exists, so anyone on this machine can use the service; evalsvc tokens create NAME closes it"
     with printed_to(output):
         print_rows([_row(token) for token in tokens], form, "tokens", nothing)
 
@@ -83,7 +87,7 @@ def revoke(
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Revoke a token; the service refuses it within seconds."""
+    """Revoke a token. The service refuses the token within seconds."""
     with _opened(data_dir, database_url) as store, store.transaction() as session:
         revoke_token(session, name)
     say(f"token {name!r} is revoked")

@@ -1,4 +1,4 @@
-"""`evalsvc verify`: numbers computed a second time, by other programs or against golden values."""
+"""`evalsvc verify`: compute numbers a second time, by other programs or against golden values."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ if TYPE_CHECKING:
     from evalsvc.verify.recorded import RecordedTask
 
 UNTRIED = 2
-"""Exit code: nothing could be computed a second time."""
+"""Exit code of a command that could compute no number a second time."""
 
 CHECKPOINT = "checkpoint"
 
 
 class CheckpointOrCommand(DefaultGroup):
-    """`verify RUN@STEP` and `verify --checkpoint FILE` mean `verify checkpoint`."""
+    """Group in which `verify RUN@STEP` and `verify --checkpoint FILE` mean `verify checkpoint`."""
 
     default = CHECKPOINT
 
@@ -59,51 +59,53 @@ verify_app = typer.Typer(
     cls=CheckpointOrCommand,
     no_args_is_help=True,
     subcommand_metavar="RUN@STEP | COMMAND",
-    help="Compute numbers a second time: `evalsvc verify machine`, or `evalsvc verify RUN@STEP`, in full "
-    "`evalsvc verify checkpoint RUN@STEP`.",
+    help="Check the numbers of this machine against golden values, or those of a checkpoint against other "
+    "programs.\n\n`evalsvc verify RUN@STEP` is short for `evalsvc verify checkpoint RUN@STEP`.",
 )
 commands.add_typer(verify_app, name="verify")
 
 Findings = Annotated[
     Path | None,
-    typer.Option("--output", help="File ending in .json to write the findings to; - is stdout.", show_default="none"),
+    typer.Option("--output", help="File .json to write the findings to; - is standard output.", show_default="none"),
 ]
 Name = Annotated[
     str | None,
     typer.Argument(
         metavar="RUN@STEP",
-        help="A checkpoint of the service, as RUN@STEP[:VARIANT].",
+        help="Checkpoint of the service, as RUN@STEP[:VARIANT].",
         autocompletion=complete_run,
     ),
 ]
 Checkpoint = Annotated[
-    str | None, typer.Option(help="The weights to evaluate here, without a service.", show_default="none")
+    str | None, typer.Option(help="Weights to evaluate on this machine, without a service.", show_default="none")
 ]
 Suite = Annotated[
     str | None,
-    typer.Option(help="The suite: a name, or with --checkpoint also a file.", show_default="all that were evaluated"),
+    typer.Option(help="Suite: a name, or with --checkpoint also a file.", show_default="all suites that evaluated it"),
 ]
 Metrics = Annotated[
-    list[str] | None, typer.Option(help="Verify this metric, such as coco/fid; repeat for several.", show_default="all")
+    list[str] | None,
+    typer.Option(help="Verify only this metric, such as coco/fid; repeat for several.", show_default="all"),
 ]
-Files = Annotated[Path | None, typer.Option(help="New folder to keep the compared files in.", show_default="none")]
+Files = Annotated[Path | None, typer.Option(help="New folder for the files that are compared.", show_default="none")]
 
 
 @verify_app.command(name="machine")
 def verify_machine(
     device: Device = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; more make the small models slower.", show_default="1")
+        int | None,
+        typer.Option(min=1, help="CPU threads; the small models are slower with more threads.", show_default="1"),
     ] = None,
     output: Findings = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Check that this installation computes right on this machine.
+    """Check that this installation computes the right numbers on this machine.
 
-    Compares models, sampling, decoding, features, metrics and benchmarks on bundled data with golden values, which the
-    programs that the field cites computed. The result is kept in the data folder, where `evalsvc doctor` reads it.
+    The command runs models, sampling, decoding, features, metrics and benchmarks on bundled data, and compares the
+    values with those of reference programs. The result is kept in the data folder for `evalsvc doctor`.
 
-    The exit code is 0 when everything agrees, 1 when something differs, 2 when nothing could be tried.
+    The exit code is 0 if all values agree, 1 if a value differs, and 2 if no value could be compared.
     """
     output = _checked_output(output, json_file)
     settings = Settings.load(device=device, threads=threads)
@@ -113,20 +115,22 @@ def verify_machine(
 
 
 def _verify_machine(settings: Settings) -> tuple[list[Finding], dict[str, object]]:
-    """Return the findings, and what is to be known of the machine.
+    """Return the findings, and a description of the machine.
 
-    The tasks have a data folder of their own, since cached statistics of other evaluations would hide what is wrong.
-    They have no other settings, since EVALSVC_ROOTS or a batch size says nothing about the machine.
+    The tasks get an empty data folder, since cached statistics of other evaluations would hide errors. The tasks ignore
+    settings such as EVALSVC_ROOTS and batch sizes, which say nothing about the machine.
     """
-    import evalsvc.worker  # noqa: F401  # first: it says how to install PyTorch, which the others need
+    import evalsvc.worker  # noqa: F401  # first, since its error says how to install PyTorch
     from evalsvc.verify.golden_files import Golden
     from evalsvc.verify.machine import describe_machine, prepared_device, verify_machine
 
     device = prepared_device(settings.device, settings.threads)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="evalsvc-verify-") as folder, show_bars() as bars:
-        own = Settings(data_dir=folder, assets=str(settings.assets_path), device=device, threads=settings.threads)
-        golden = Golden(device, settings=own)
+        machine_settings = Settings(
+            data_dir=folder, assets=str(settings.assets_path), device=device, threads=settings.threads
+        )
+        golden = Golden(device, settings=machine_settings)
         findings = verify_machine(golden, lambda name, done, total: bars.show("machine", done, total, name))
     about = describe_machine(device) | {"versions": present_versions()}
     about |= {"at": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -135,11 +139,11 @@ def _verify_machine(settings: Settings) -> tuple[list[Finding], dict[str, object
 
 
 def _keep(data_folder: Path, document: Mapping[str, object]) -> None:
-    """Keep the result for the doctor; where the data folder cannot be written, the result is shown all the same."""
+    """Keep the result for `evalsvc doctor`; warn if the data folder cannot be written."""
     try:
         keep_verification(data_folder, document)
     except OSError as error:
-        warn(f"the result is not kept for `evalsvc doctor`: {data_folder}: {os_reason(error)}")
+        warn(f"the result is not kept for `evalsvc doctor`: {data_folder} cannot be written: {os_reason(error)}")
 
 
 @verify_app.command(name=CHECKPOINT)
@@ -148,7 +152,9 @@ def verify_checkpoint(
     checkpoint: Checkpoint = None,
     suite: Suite = None,
     metric: Metrics = None,
-    n: Annotated[int, typer.Option("--n", min=2, help="Compute the second time on so many images or documents.")] = 256,
+    n: Annotated[
+        int, typer.Option("--n", min=2, help="Number of images or documents for the second computation.")
+    ] = 256,
     model: Model = None,
     layout: Layout = None,
     suites: Suites = None,
@@ -159,16 +165,18 @@ def verify_checkpoint(
     json_file: JsonFile = None,
     url: Url = None,
 ) -> None:
-    """Compute a checkpoint's metrics a second time, by the programs that the field cites.
+    """Compute the metrics of a checkpoint a second time, by reference programs such as torch-fidelity.
 
-    The exit code is 0 when everything agrees, 1 when something differs, 2 when nothing could be tried.
+    The exit code is 0 if all values agree, 1 if a value differs, and 2 if no value could be computed a second time.
     """
     output = _checked_output(output, json_file)
     if (name is None) == (checkpoint is None):
-        found = "both are given" if name else "neither is given"
-        raise InvalidRequest(f"verify needs either RUN@STEP or --checkpoint FILE, and {found}; give one of them")
+        given = "both are given" if name else "neither is given"
+        raise InvalidRequest(f"verify needs either RUN@STEP or --checkpoint FILE, and {given}; give one of them")
     if checkpoint is not None and suite is None:
-        raise InvalidRequest("--checkpoint evaluates here; say with what: --suite NAME")
+        raise InvalidRequest(
+            "--checkpoint is given without --suite; name the suite that evaluates the checkpoint: --suite NAME"
+        )
     settings = Settings.load(suites=suites, device=device, threads=threads)
     _check_new(files)
     if checkpoint is None or suite is None:
@@ -186,7 +194,7 @@ def _verify_checkpoint(
     n: int,
     files: Path | None,
 ) -> list[Finding]:
-    # PyTorch takes seconds, for which neither `--help` nor a mistyped option waits, and is not on every machine.
+    # PyTorch takes seconds to import and is not on every machine; `--help` and a mistyped option need no PyTorch.
     from evalsvc.verify.recorded import VerifyRequest, verify_tasks
 
     tasks = read_tasks()
@@ -215,27 +223,27 @@ def _read_unrecorded(
 
 
 def _check_new(files: Path | None) -> None:
-    """Raise InvalidRequest before minutes of work where the folder of the compared files is in use."""
+    """Raise InvalidRequest, before minutes of work, if the folder for the compared files exists."""
     require_folders({"--files": files})
     if files is not None and files.exists():
-        raise InvalidRequest(f"--files {files} is there already; name a new folder")
+        raise InvalidRequest(f"--files {files} exists; name a new folder")
 
 
 def _checked_output(output: Path | None, json_file: Path | None) -> Path | None:
     """Return the file for the findings, checked before minutes of work.
 
     Raises:
-        InvalidRequest: the folder of the file does not exist, or --output names a folder, as it did before --files.
+        InvalidRequest: the folder of the file does not exist, or --output names no .json file.
     """
     if output is not None and str(output) != "-" and output.suffix != ".json":
         raise InvalidRequest(
-            f"--output {output} gets the findings as JSON, and its name does not end in .json; to keep the compared "
-            f"files in a folder, give --files {output}"
+            f"--output {output} does not end in .json; name a .json file for the findings, or give --files {output} to "
+            "keep the compared files in a folder"
         )
-    found = output_of(output, json_file)
-    if str(found) != "-":
-        require_folders({"--output": found})
-    return found
+    file = output_of(output, json_file)
+    if str(file) != "-":
+        require_folders({"--output": file})
+    return file
 
 
 def _report(findings: Sequence[Finding], about: Mapping[str, object], output: Path | None) -> int:
@@ -258,7 +266,7 @@ def _report(findings: Sequence[Finding], about: Mapping[str, object], output: Pa
 
 
 def headline(findings: Sequence[Finding]) -> str:
-    """Return the last line that a terminal shows: what agrees, and the names of what does not."""
+    """Return the last line of the report: the number of values that agree, and the names of those that differ."""
     tried = [finding for finding in findings if isinstance(finding, Agreement)]
     wrong = [finding.quantity for finding in tried if not finding.agrees]
     untried = f"; {len(findings) - len(tried)} could not be tried" if len(tried) < len(findings) else ""
@@ -268,7 +276,7 @@ def headline(findings: Sequence[Finding]) -> str:
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
-    """Return 0 where everything tried agrees, FAILED where something differs, UNTRIED where nothing was tried."""
+    """Return 0 if all compared values agree, FAILED if a value differs, UNTRIED if no value was compared."""
     tried = [finding for finding in findings if isinstance(finding, Agreement)]
     if not tried:
         return UNTRIED

@@ -1,4 +1,4 @@
-"""`evalsvc watch`: a folder of checkpoints is watched, and what comes into it is posted."""
+"""`evalsvc watch`: watch a folder, and post the checkpoints that appear."""
 
 from __future__ import annotations
 
@@ -29,47 +29,59 @@ from evalsvc.watch.watcher import Place, Posting, Watcher
 commands = typer.Typer()
 
 
-Settle = Annotated[float, typer.Option(min=0, help="Seconds without a change after which a file is whole.")]
+Settle = Annotated[float, typer.Option(min=0, help="Seconds without a change after which a file is complete.")]
 Marker = Annotated[
-    str | None, typer.Option(help="Instead: the file that says so, e.g. '{}.done'.", show_default="none")
+    str | None,
+    typer.Option(
+        help="Name of a file that marks a checkpoint as complete, such as '{}.done', instead of --settle.",
+        show_default="none",
+    ),
 ]
 StepsPerEpoch = Annotated[
-    int | None, typer.Option(min=1, help="Steps in an epoch of the name.", show_default="what the file says")
+    int | None,
+    typer.Option(min=1, help="Steps per epoch, for names with an epoch.", show_default="the step in the file"),
 ]
 Pattern = Annotated[
-    str | None, typer.Option(help="Regular expression with a group for the step; nothing else is a checkpoint.")
+    str | None,
+    typer.Option(help="Regular expression with a group for the step; only names that match are checkpoints."),
 ]
-TokensPerStep = Annotated[int | None, typer.Option(min=1, help="Tokens of a step, for tokens_seen.")]
-Replace = Annotated[bool, typer.Option("--replace", help="Replace another file at a step and variant.")]
+TokensPerStep = Annotated[
+    int | None, typer.Option(min=1, help="Tokens per training step, from which tokens_seen is computed.")
+]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="Replace another file that was posted for the same step and variant.")
+]
 
 
 @commands.command()
 def watch(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="Where checkpoints appear: a folder, or s3://….")],
-    run: Annotated[str, typer.Option(help="The training run.", autocompletion=complete_run)],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder where checkpoints appear: a path, or s3://….")],
+    run: Annotated[str, typer.Option(help="Name of the training run.", autocompletion=complete_run)],
     suite: Suite = None,
-    once: Annotated[bool, typer.Option("--once", help="Post what is there and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Post the checkpoints that exist now, and end.")] = False,
     settle: Settle = 10,
     marker: Marker = None,
-    every: Annotated[float, typer.Option(min=0.05, help="Seconds between two looks.")] = 5,
+    every: Annotated[float, typer.Option(min=0.05, help="Seconds between two looks at the folder.")] = 5,
     steps_per_epoch: StepsPerEpoch = None,
     step_pattern: Pattern = None,
     tokens_per_step: TokensPerStep = None,
-    averaged: Annotated[bool, typer.Option(help="Post averaged weights too, each as a variant.")] = True,
-    spool: Annotated[Spool, typer.Option(help="Keep the weights until they are evaluated.")] = "link",
+    averaged: Annotated[bool, typer.Option(help="Also post averaged weights, as variants.")] = True,
+    spool: Annotated[
+        Spool, typer.Option(help="Keep the weights until their evaluation ends, by a hard link or a copy.")
+    ] = "link",
     model: Model = None,
     layout: Layout = None,
-    priority: Annotated[int, typer.Option(help="Higher first.")] = 0,
+    priority: Annotated[int, typer.Option(help="Priority; higher priorities are evaluated first.")] = 0,
     replace: Replace = False,
     url: Url = None,
 ) -> None:
-    """Post every checkpoint that appears in a folder, once, with a line for each.
+    """Post every checkpoint that appears in a folder once, with a line for each.
 
-    Give --suite, or give the run a plan first: without either there is nothing to evaluate, and the exit code is 2. A
-    checkpoint that was posted before is evaluated with the suites that it lacks.
+    Give --suite, or set a plan first (evalsvc plan set): without suites no checkpoint would be evaluated, and the exit
+    code is 2. A checkpoint that was posted before is evaluated with the suites that have not evaluated it yet.
 
-    Ends by Ctrl-C or SIGTERM, and goes on where it was when it is started again. With --once the exit code is 1 when
-    the service refused a checkpoint.
+    The command ends by Ctrl-C or SIGTERM, and continues where it stopped when it is started again. With --once, the
+    exit code is 1 if the service refused a checkpoint.
     """
     _check_marker(marker, folder)
     settings = Settings.load()
@@ -84,11 +96,11 @@ def watch(
 
 def _check_marker(marker: str | None, folder: str) -> None:
     if marker is not None and "{}" not in marker:
-        raise InvalidRequest(f"--marker {marker}: has no {{}} for the checkpoint's name; write e.g. '{{}}.done'")
-    if marker is not None and is_remote(folder):
         raise InvalidRequest(
-            f"--marker is given for {folder}; a store shows an object when it is whole, so leave it out"
+            f"--marker {marker} has no {{}} for the name of the checkpoint; write, for example, '{{}}.done'"
         )
+    if marker is not None and is_remote(folder):
+        raise InvalidRequest(f"--marker is given for {folder}, whose objects are always complete; leave --marker out")
 
 
 def _watch(place: Place, classifier: Classifier, posting: Posting, every: float, once: bool, url: str | None) -> None:
@@ -99,7 +111,7 @@ def _watch(place: Place, classifier: Classifier, posting: Posting, every: float,
         if not once:
             watcher.watch(every)
         if not place.exists():
-            raise InvalidRequest(f"{place} is no folder; give the one in which checkpoints appear")
+            raise InvalidRequest(f"{place} is no folder; give the folder where checkpoints appear")
         watcher.post_all(every)
         if watcher.refused:
             raise typer.Exit(FAILED)

@@ -1,4 +1,4 @@
-"""Checkpoints, models and layouts as arguments: a path, a uri, an expression, a name, a file or JSON."""
+"""Arguments that name checkpoints, models and layouts: paths, URIs, expressions, names, files and JSON."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.model_config import read_model_spec
 
 Description: TypeAlias = Mapping[str, object] | None
-"""A model or a layout as the service takes it, checked; None: none is given."""
+"""Checked model or layout in the form that the service accepts; None if none is given."""
 
 
 def absolute_uri(uri: str) -> str:
-    """A relative path is meant from this folder, which the service does not know; an expression stays as it is."""
+    """Return a path as an absolute path, since the service runs in another folder; keep URIs and expressions."""
     if is_virtual(uri):
         return uri
     return uri if "://" in uri or "::" in uri else str(Path(uri).expanduser().absolute())
 
 
 def local_file(uri: str) -> Path | None:
-    """Return the file or folder of this machine that an argument names; None where there is none."""
+    """Return the file or folder of this machine that an argument names; None if it does not exist."""
     path = Path(absolute_uri(uri).removeprefix("file://"))
     return path if not is_virtual(uri) and path.exists() else None
 
 
 def is_virtual(uri: str) -> bool:
-    """Whether an argument is an expression over checkpoints, and not a file of this folder that looks like one."""
+    """Return whether an argument is an expression over checkpoints and not the path of an existing file."""
     return is_expression(uri) and not os.path.exists(uri)
 
 
 def checkpoint_reference(
     uri: str, model: Description, layout: Description, settings: Settings, base: CheckpointRef | None = None
 ) -> CheckpointRef:
-    """The weights in a file or folder, or an expression over such; `base` is what that means in it."""
+    """Return a reference to weights: a file, a folder, or an expression, in which `base` stands for `base`."""
     if is_virtual(uri):
         return _virtual_reference(uri, model, layout, settings, base)
     path, identity = locate_checkpoint(absolute_uri(uri), settings)
@@ -60,12 +60,12 @@ def _virtual_reference(
             parents[str(leaf)] = checkpoint_reference(leaf.path, model, layout, settings)
         elif not isinstance(leaf, Base):
             raise InvalidRequest(
-                f"{leaf} is a checkpoint of a service, and none is asked here; give the path of its weights, or post "
-                "the expression: evalsvc submit RUN STEP EXPRESSION"
+                f"{leaf} names a checkpoint of the service, and this command reads files; give the path of its "
+                "weights, or post the expression: evalsvc submit RUN STEP EXPRESSION"
             )
         elif base is None or base.virtual is not None:
-            problem = "an expression itself: write it out" if base else "not given: name its weights by --base"
-            raise InvalidRequest(f"{uri} is made of base, which is {problem}")
+            problem = "an expression; write the expression out" if base else "not given; name its weights by --base"
+            raise InvalidRequest(f"{uri} uses base, which is {problem}")
         else:
             parents[str(leaf)] = base
     text = canonical(expression)
@@ -73,27 +73,27 @@ def _virtual_reference(
 
 
 def inline_model(text: str | None, option: str = "--model") -> Description:
-    """The model that an argument describes."""
+    """Return the model that an argument describes."""
     return None if text is None else _inline(option, text, read_model_spec)
 
 
 def inline_layout(text: str | None, option: str = "--layout") -> Description:
-    """The layout that an argument describes."""
+    """Return the layout that an argument describes."""
     return None if text is None else read_layout(text, option)
 
 
 def read_layout(text: str, option: str = "--layout") -> Mapping[str, object]:
-    """The layout that a text describes."""
+    """Return the layout that a text describes."""
     return _inline(option, text, lambda spec, base: parse_layout(spec, base).to_json())
 
 
 def _inline(
     option: str, text: str, read: Callable[[str | Mapping[str, object], Path], Mapping[str, object]]
 ) -> Mapping[str, object]:
-    """What a name, a file of this machine or JSON stands for, checked here: the service need not find the file."""
+    """Read and check a name, a file of this machine or JSON, so that the service does not need the file."""
     if not text.lstrip().startswith("{"):
         return read(text, Path.cwd())
     try:
         return read(json.loads(text), Path.cwd())
     except ValueError as error:
-        raise InvalidRequest(f"{option} is not JSON: {error}") from None
+        raise InvalidRequest(f"{option} is not JSON: {error}; correct the JSON, or give the name of a file") from None

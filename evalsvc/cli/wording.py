@@ -1,4 +1,4 @@
-"""Messages of the service in the words of the command line: an option is `--replace`, not `replace=true`."""
+"""Messages of the service in the words of the command line, such as `--replace` for `replace=true`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 FIELDS = ("replace", "cancel", "force", "dry_run")
-"""Fields of requests that are options without a value."""
+"""Fields of requests whose options have no value."""
 
 _NAME = r"(?:\{[a-z_]+\}|[^\s/{}'\",;:()`]+)"
 """A name in the path of a route: `{run}`, or the name of a run."""
@@ -43,12 +43,12 @@ ROUTES = (
     (rf"DELETE /v1/uploads/({_NAME})", "Client.delete_upload(\\1)"),
     (r"POST /v1/uploads", "evalsvc submit RUN STEP FILE --upload"),
 )
-"""Routes, and the commands that ask for them. A longer path stands before its beginning."""
+"""Routes, and the commands that use them. A longer path precedes a path with which it begins."""
 
 _FLAG = "|".join(FIELDS)
 _RULES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(rf"(--[a-z-]+) \((?:{_FLAG})=true\)|\b(?:{_FLAG})=true \((--[a-z-]+)\)"), r"\1\2"),
-    (re.compile(rf"\b({_FLAG})(?:=true\b|: true\b)"), lambda found: "--" + found[1].replace("_", "-")),
+    (re.compile(rf"\b({_FLAG})(?:=true\b|: true\b)"), lambda match: "--" + match[1].replace("_", "-")),
     (re.compile(r"\bspool=(link|copy)\b"), r"--spool \1"),
     (re.compile(r"\??\breplace_shipped=true\b"), "--replace-shipped"),
     *((re.compile(route), command) for route, command in ROUTES),
@@ -57,7 +57,7 @@ _PLACEHOLDER = re.compile(r"(evalsvc [^\n`{}]{1,80})\{([a-z_]{1,40})\}")
 
 
 def in_options(message: str) -> str:
-    """Return a message with options and commands in place of fields and routes."""
+    """Return a message with fields and routes replaced by options and commands."""
     for pattern, replacement in _RULES:
         message = pattern.sub(replacement, message)
-    return _PLACEHOLDER.sub(lambda found: found[1] + found[2].upper(), message)
+    return _PLACEHOLDER.sub(lambda match: match[1] + match[2].upper(), message)

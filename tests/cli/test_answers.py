@@ -69,5 +69,8 @@ def test_an_answer_is_written_whole_or_not_at_all(tmp_path: Path, capsys: pytest
     assert json.loads(path.read_text())["step"] == 25
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", f"wrote {path}\n")
-    with pytest.raises(InvalidRequest, match=r"--output .*: there is no folder"), printed_to(tmp_path / "no" / "a"):
+    with (
+        pytest.raises(InvalidRequest, match=r"--output .*: the folder .* does not exist"),
+        printed_to(tmp_path / "no" / "a"),
+    ):
         raise AssertionError("the service is not asked")

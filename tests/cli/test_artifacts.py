@@ -59,7 +59,7 @@ class TestContent:
         assert command("artifacts", "grid", "run-a@5").out == "run-a-5.png: image/png, 3 bytes\n"
         assert (tmp_path / "run-a-5.png").read_bytes() == b"one"
         refused = command("artifacts", "grid", "run-a@5")
-        assert (refused.code, "the file run-a-5.png exists; name another by --output" in refused.err) == (2, True)
+        assert (refused.code, "the file run-a-5.png exists; name another file by --output" in refused.err) == (2, True)
         assert (
             "has grids of the tasks loss-0, loss-1; name one by --task" in command("artifacts", "grid", "run-a@10").err
         )

@@ -7,11 +7,11 @@ LOSS, PERPLEXITY, UNIGRAM = (Place(f"pairs/text{end}", "raw", "p1") for end in (
 
 def test_companions_have_the_row_of_their_metric() -> None:
     divided = divide_rows([PERPLEXITY, LOSS, UNIGRAM])
-    assert (divided.own, divided.companions) == ([1], {1: [0, 2]})
+    assert (divided.shown, divided.companions) == ([1], {1: [0, 2]})
     named = divide_rows([PERPLEXITY, LOSS], named=["pairs/text_perplexity"])
-    assert (named.own, named.companions) == ([0, 1], {})
-    assert divide_rows([PERPLEXITY]).own == [0], "without its metric it has a row"
-    assert divide_rows([LOSS, Place("other/text_perplexity", "raw", "p1")]).own == [0, 1], "of another task"
+    assert (named.shown, named.companions) == ([0, 1], {})
+    assert divide_rows([PERPLEXITY]).shown == [0], "without its metric it has a row"
+    assert divide_rows([LOSS, Place("other/text_perplexity", "raw", "p1")]).shown == [0, 1], "of another task"
 
 
 def test_a_companion_of_another_protocol_or_variant_is_not_taken_for_ones_own() -> None:
@@ -21,8 +21,8 @@ def test_a_companion_of_another_protocol_or_variant_is_not_taken_for_ones_own() 
     shared = Place("pairs/text_unigram", "raw", "of the data")
     assert divide_rows([one, two, shared]).companions == {0: [2], 1: [2]}
     several = [shared, Place("pairs/text_unigram", "raw", "of other data")]
-    assert divide_rows([one, *several]).own == [0, 1, 2]
-    assert divide_rows([one, Place("pairs/text_perplexity", "ema", "p1")]).own == [0, 1]
+    assert divide_rows([one, *several]).shown == [0, 1, 2]
+    assert divide_rows([one, Place("pairs/text_perplexity", "ema", "p1")]).shown == [0, 1]
 
 
 def test_the_cell() -> None:

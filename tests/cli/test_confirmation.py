@@ -20,7 +20,7 @@ def test_without_a_terminal_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     with pytest.raises(InvalidRequest, match=r"this would queue 5 evaluations, .* give --yes"):
         confirm("queue 5 evaluations", yes=False)
-    with pytest.raises(InvalidRequest, match="run a would be deleted for good; give --yes"):
+    with pytest.raises(InvalidRequest, match=r"run a would be deleted, and .*; give --yes"):
         confirm_by_name("run a", "a", yes=False)
     confirm("queue 5 evaluations", yes=True)
     confirm_by_name("run a", "a", yes=True)
@@ -40,5 +40,5 @@ def test_a_deletion_wants_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", Terminal("run-a\n"))
     confirm_by_name("run run-a", "run-a", yes=False)
     monkeypatch.setattr(sys, "stdin", Terminal("run-b\n"))
-    with pytest.raises(InvalidRequest, match="'run-b' is not 'run-a'; nothing was deleted"):
+    with pytest.raises(InvalidRequest, match="'run-b' was typed instead of 'run-a', so nothing was deleted"):
         confirm_by_name("run run-a", "run-a", yes=False)

@@ -31,7 +31,7 @@ def test_a_comparison_says_which_items_it_leaves_out_and_how_many_verdicts_are_c
     print_contrasts(compare_results(*sides))
     shown = capsys.readouterr().out
     (first, second) = (line for line in shown.splitlines() if "t/x" in line or "t/y" in line)
-    assert "3 only A has, 1 only B has" in first
+    assert "3 only in A, 1 only in B" in first
     assert "only" not in second
     assert "2 metrics have a verdict at level 0.95, each by itself: if nothing had changed, about 0.1 would be" in shown
 
@@ -56,7 +56,7 @@ def test_right_answers_and_verdicts_on_all_metrics_together(capsys: pytest.Captu
             (2.0, 1.0, 1.0),
             [
                 "the interval covers zero first at step 10",
-                "simultaneous band: the interval covers zero from step 10 on always",
+                "simultaneous band: the interval covers zero at every step from 10 on",
                 "the difference is beyond noise first at step 0",
             ],
         ),
@@ -65,7 +65,7 @@ def test_right_answers_and_verdicts_on_all_metrics_together(capsys: pytest.Captu
             [
                 "the interval covers zero at no step",
                 "the difference is beyond noise first at step 0",
-                "simultaneous band: the difference is beyond noise from step 0 on always",
+                "simultaneous band: the difference is beyond noise at every step from 0 on",
                 "simultaneous band: the difference changes its sign between steps 0 and 10",
             ],
         ),

@@ -31,7 +31,7 @@ def test_evaluations_are_listed(command: Command) -> None:
     assert "checkpoint_changed" in command("evaluations", "list", "run-a", "--state", "failed").out
     found = json.loads(command("evaluations", "list", "--from", "50", "--format", "json").out)
     assert [evaluation["id"] for evaluation in found["evaluations"]] == [2]
-    assert "there is no such evaluation" in command("evaluations", "list", "--state", "cancelled").out
+    assert "no evaluation matches" in command("evaluations", "list", "--state", "cancelled").out
     refused = command("evaluations", "list", "--state", "broken")
     assert (refused.code, "'partly_failed'" in refused.err) == (2, True)
 
@@ -42,7 +42,7 @@ def test_a_failure_is_shown_whole_with_its_cure(command: Command) -> None:
     assert "evaluation 1 of run-a@25 by suite loss: failed" in shown
     assert "failed: the file has another size; post it with --replace [checkpoint_changed]" in shown
     assert "  checkpoint_changed: " in shown, "the meaning of the code"
-    assert "when the cause is removed: evalsvc evaluations retry 1" in shown
+    assert "after the cause is removed: evalsvc evaluations retry 1" in shown
     assert json.loads(command("evaluations", "show", "1", "--format", "json").out)["state"] == "failed"
     assert "there is no evaluation 9" in command("evaluations", "show", "9").err
 
@@ -80,24 +80,24 @@ def test_again_says_what_it_costs_and_asks(command: Command, service: Any, weigh
     assert asked.code == 2
     first, second = asked.out.splitlines()
     assert first == (
-        "3 checkpoints match: 1 succeeded by the present version of suite loss, 0 by an earlier one; 1 wait or run and "
-        "are left out"
+        "3 checkpoints match: 1 succeeded by the present version of suite loss, 0 by an earlier one; 1 are queued "
+        "or running and are left out"
     )
     assert second.startswith("2 evaluations take about ")
-    assert "this would queue 2 evaluations, and nobody can be asked: give --yes" in asked.err
+    assert "the command would queue 2 evaluations, and standard input is no terminal" in asked.err
     posted = command("evaluations", "again", "run-a@10..30", "--suite", "loss", "--missing", "--yes").out
     assert posted.splitlines()[-1] == "evaluation 3 of run-a@30: queued"
     again = command("evaluations", "again", "run-a@10..40/20", "--suite", "loss", "--yes").out
     assert again.splitlines()[-1] == "evaluation 4 of run-a@10: queued"
     nothing = command("evaluations", "again", "run-a@20..30", "--suite", "loss")
-    assert (nothing.code, nothing.out.splitlines()[-1]) == (0, "nothing is left to evaluate")
+    assert (nothing.code, nothing.out.splitlines()[-1]) == (0, "no checkpoint is left to evaluate")
 
 
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("run-a@5..1", (), "'run-a@5..1' has 5..1; the last step is at least the first"),
-        ("run-a@1..5/0", (), "'run-a@1..5/0' has /0; the last step"),
+        ("run-a@5..1", (), "'run-a@5..1' has 5..1; give a last step that is not below the first"),
+        ("run-a@1..5/0", (), "'run-a@1..5/0' has /0; give a last step"),
         ("../run-a", (), "'../run-a' names no checkpoints; give RUN@A..B"),
         ("run-a@6..9", (), "no checkpoint matches run-a@6..9; evalsvc checkpoints list run-a shows the steps"),
         ("run-b", (), "no run is named 'run-b'; did you mean 'run-a'?"),

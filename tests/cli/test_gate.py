@@ -86,7 +86,10 @@ class TestGate:
         ("options", "words"),
         [
             (["--rules", "nowhere.yaml"], "the rules nowhere.yaml cannot be read: no such file"),
-            (["--junit", "no/report.xml"], "--junit no/report.xml: there is no folder no; make it first"),
+            (
+                ["--junit", "no/report.xml"],
+                "--junit no/report.xml: the folder no does not exist; create the folder first",
+            ),
             (["--output", "."], "--output . cannot be written: is a directory [invalid_request]"),
         ],
     )

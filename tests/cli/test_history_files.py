@@ -79,20 +79,28 @@ def test_large_steps_are_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("a.csv", "", "a.csv has no values; give a CSV file with a head and lines, or JSON lines"),
+        ("a.csv", "", "a.csv has no values; give a CSV file with a header line and values, or JSON lines"),
         ("a.csv", "step,metric,value\n", "has no values"),
         ("a.csv", "step,metric,value\n1,a,x\n", "line 2, a: value is 'x'; write a number, NaN, Inf"),
         ("a.csv", "step,metric,value\n1.5,a,1\n", "line 2, a: step is '1.5'; write a whole number of at"),
         ("a.csv", "step,metric,value\n-1,a,1\n", "step is '-1'; write a whole number"),
         ("a.csv", "step,metric,value\n1,a\n", "line 2, a: value is 'None'"),
-        ("a.csv", "step,metric,value\n1,a,1,2\n", "line 2 has more cells than the head has columns"),
-        ("a.csv", "step,metric,value\n1,,1\n", "line 2 names no metric; write one, or remove the line"),
-        ("a.csv", "step,metric,value\n1,a,1\n2,a,1\n1,a,2\n", "line 4, a: step 1 was there already, in"),
-        ("a.csv", "epoch,loss\n1,2\n", "has the columns epoch, loss; one is to be called step or Step or"),
-        ("a.csv", TENSORBOARD, "which does not name its metric; name it by --metric"),
+        ("a.csv", "step,metric,value\n1,a,1,2\n", "line 2 has more cells than the header has columns"),
+        (
+            "a.csv",
+            "step,metric,value\n1,,1\n",
+            "line 2 names no metric; write the name of the metric, or remove the line",
+        ),
+        ("a.csv", "step,metric,value\n1,a,1\n2,a,1\n1,a,2\n", "line 4, a: step 1 is also in line 2; remove one"),
+        (
+            "a.csv",
+            "epoch,loss\n1,2\n",
+            "has the columns epoch, loss; none of them is a step; name the column of steps step or Step or",
+        ),
+        ("a.csv", TENSORBOARD, "which does not name its metric; name the metric by --metric"),
         ("a.csv", "Step,a - loss,b - loss\n1,2,3\n", "has columns of several runs: a, b; export or"),
         ("a.jsonl", "{", "line 1 is not JSON"),
-        ("a.jsonl", "[1]", "line 1 is [1]; each line is an object"),
+        ("a.jsonl", "[1]", "line 1 is [1]; write one JSON object per line"),
         ("a.jsonl", '{"step": true, "metric": "a", "value": 1}', "step is 'True'; write a number"),
         ("a.jsonl", '{"step": 1, "loss": [1]}', "line 1, loss: value is '[1]'"),
         ("a.csv", "\x00\xff", ""),
@@ -106,7 +114,7 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, name: str, text: s
 
 def test_what_is_no_text_or_not_there(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"step,metric,value\n1,\xff,2\n")
-    with pytest.raises(InvalidData, match=r"a.csv is no CSV or JSON lines in UTF-8"):
+    with pytest.raises(InvalidData, match=r"a.csv is neither CSV nor JSON lines in UTF-8"):
         read_series(tmp_path / "a.csv", (), Defaults())
     with pytest.raises(InvalidData, match=r"b.csv cannot be read: no such file or directory"):
         read_series(tmp_path / "b.csv", (), Defaults())

@@ -50,6 +50,6 @@ def test_an_old_name_works_and_says_the_new_one(command: Command, name: str) -> 
     """Scripts of the version before go on, and stdout is as before."""
     result = command(name, "--help")
     assert (result.code, result.out.split()[:3]) == (0, ["Usage:", "evalsvc", OLD_NAMES[name].split()[0]])
-    said = f"warning: `evalsvc {name}` is called `evalsvc {OLD_NAMES[name]}`; the old name goes with the next version"
+    said = f"warning: `evalsvc {name}` is a former name that the next version removes; use `evalsvc {OLD_NAMES[name]}`"
     assert result.err == said + "\n"
     assert name not in COMMANDS

@@ -37,4 +37,4 @@ def test_an_unknown_name_has_near_misses_and_says_where_else_to_look() -> None:
     error = run("captions/imaeg_mass").exception
     assert isinstance(error, UnknownName)
     assert "did you mean 'image_mass'" in error.message
-    assert "'<metric>' shows what is known of it" in error.message
+    assert "evalsvc metrics '<metric>'" in error.message

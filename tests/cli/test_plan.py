@@ -44,15 +44,15 @@ def test_a_planned_suite(text: str, planned: PlannedSuite) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "names no suite of a plan"),
-        ("loss/", "names no suite"),
-        ("loss@5", "names no suite"),
-        ("loss/-5", "names no suite"),
-        ("loss/٥", "names no suite"),
-        ("loss/0", "EVERY is at least 1"),
-        ("loss@9..5", "LAST at least FIRST"),
-        ("loss/9999999999999999", "no step is above"),
-        ("loss/" + "9" * 5000, "names no suite"),
+        ("", "is no suite of a plan"),
+        ("loss/", "is no suite of a plan"),
+        ("loss@5", "is no suite of a plan"),
+        ("loss/-5", "is no suite of a plan"),
+        ("loss/٥", "is no suite of a plan"),
+        ("loss/0", "an EVERY of at least 1"),
+        ("loss@9..5", "a LAST not below FIRST"),
+        ("loss/9999999999999999", "steps up to 999"),
+        ("loss/" + "9" * 5000, "is no suite of a plan"),
     ],
 )
 def test_what_is_no_planned_suite(text: str, words: str) -> None:

@@ -50,7 +50,7 @@ def test_two_protocols_are_told_apart(command: Command) -> None:
     by_name = command("protocol", "diff", "run-a@5", "run-a@10", "--metric", "loss-0/fid").out
     assert "run-a@10" in by_name
     assert command("protocol", "diff", A.id, A.id).out == f"{A.id} and {A.id} are the same protocol\n"
-    assert "name one by --metric" in command("protocol", "diff", "run-a@5", B.id).err
+    assert "name a metric by --metric" in command("protocol", "diff", "run-a@5", B.id).err
 
 
 def test_protocols_are_listed(command: Command) -> None:
@@ -62,4 +62,4 @@ def test_protocols_are_listed(command: Command) -> None:
 def test_what_is_not_there_has_near_misses(command: Command) -> None:
     assert f"did you mean '{A.id}'" in command("protocol", "show", A.id[:-1] + "x").err
     assert "did you mean 'loss-0/fid'" in command("protocol", "show", "run-a@5", "--metric", "loss-0/fd").err
-    assert "--metric is for RUN@STEP" in command("protocol", "show", A.id, "--metric", "loss-0/fid").err
+    assert "leave --metric out" in command("protocol", "show", A.id, "--metric", "loss-0/fid").err

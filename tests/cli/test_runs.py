@@ -9,7 +9,7 @@ from queue_steps import enter, measure, submission, suite
 
 
 def test_runs_are_listed(command: Command, service: Any, tmp_path: Path) -> None:
-    assert command("runs", "list").out == "there is no run yet; evalsvc submit posts a checkpoint\n"
+    assert command("runs", "list").out == "no run exists yet; evalsvc submit posts a checkpoint\n"
     enter(service.store, submission(5), suite())
     rows = [line.split()[:3] for line in command("runs", "list").out.splitlines()]
     assert ["run-a", "1", "5"] in rows
@@ -51,8 +51,8 @@ def test_renaming_and_deleting(command: Command, service: Any) -> None:
     enter(service.store, submission(5))
     assert command("runs", "rename", "run-a", "run-z").out == "run run-a is called run-z\n"
     asked = command("runs", "delete", "run-z")
-    would = "run run-z with 1 checkpoints would be deleted for good"
-    assert (asked.code, asked.err) == (2, f"error: {would}; give --yes if that is meant [invalid_request]\n")
+    would = "run run-z with 1 checkpoints would be deleted, and standard input is no terminal to ask for confirmation"
+    assert (asked.code, asked.err) == (2, f"error: {would}; give --yes [invalid_request]\n")
     counts = "1 checkpoints, 0 evaluations, 0 values, 0 artifacts, 0 bytes of files"
     assert command("runs", "delete", "run-z", "--yes").out == f"run run-z is deleted: {counts}\n"
     assert "no run is named 'run-z'" in command("runs", "delete", "run-z", "--yes").err
@@ -74,7 +74,7 @@ def test_a_base_is_set_and_shown(command: Command, service: Any, weights: Path) 
     assert command("base", "run-b").out == said, "the former name"
     for arguments, words in [
         (["run-a", "--of", "run-b"], "--of run-b is given without a step; give both: evalsvc runs base run-a STEP"),
-        (["run-a", "-1"], "step -1: a step is a whole number of at least 0"),
+        (["run-a", "-1"], "step -1 is not a step; give a whole number of at least 0"),
     ]:
         refused = command("runs", "base", *arguments)
         assert (refused.code, refused.out, words in refused.err) == (2, "", True)

@@ -50,7 +50,7 @@ def test_it_shows_no_password() -> None:
 
 def test_workers_of_others_and_none() -> None:
     assert facts(scheduler="tls://10.0.0.1:8786")["scheduler"] == "tls://10.0.0.1:8786"
-    assert facts(read_only=1)["devices"] == "none: this service only answers reads"
+    assert facts(read_only=1)["devices"] == "none: the service only answers reads"
 
 
 @pytest.mark.parametrize("roots", [":".join(f"/runs/{name}" for name in range(40)), "/" + "x" * 200])

@@ -58,7 +58,7 @@ def test_everything_is_on_one_screen() -> None:
     assert screen(STATUS, "http://127.0.0.1:8321") == [
         "evalsvc 1.0 at http://127.0.0.1:8321: ready, database sqlite",
         "workers: 2, 1 at work",
-        "  cpu#0 on 127.0.0.1: idle; drains, or is silent",
+        "  cpu#0 on 127.0.0.1: idle; drains, or sends no heartbeat",
         "  cpu#1 on 127.0.0.1: few@50, loss (run) for 2 min",
         "queue: 3 evaluations wait, the oldest for 67 min; 1 run; 12 in the last hour, about 20 min left",
         "  many: 2 wait (the oldest for 67 min), 0 run",

@@ -68,7 +68,7 @@ SUITE = "description: mine\ntasks:\n  - {kind: loss, name: pairs, data: /data.js
 
 def test_a_suite_is_kept_in_the_service_shown_and_deleted(command: Command, service: Any, tmp_path: Path) -> None:
     (tmp_path / "captions.yaml").write_text(SUITE)
-    assert command("suites", "put", "captions.yaml").out.startswith("suite captions is kept: 1 tasks, digest ")
+    assert command("suites", "put", "captions.yaml").out.startswith("suite captions is uploaded: 1 tasks, digest ")
     assert command("suites", "put", "captions.yaml", "--name", "other").code == 0
     shown = command("suites", "show", "captions").out
     assert shown.startswith("suite captions (put), digest ")
@@ -93,9 +93,9 @@ def test_a_shipped_suite_is_not_hidden_by_a_slip(command: Command, service: Any,
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.txt", b"x", "a.txt is no suite's file; give a file that ends in .yaml or .yml or .json"),
-        ("a.yaml", None, "a.yaml is no suite's file"),
-        ("a.yaml", b"x" * 1_000_001, "a.yaml has 1,000,001 bytes, and a suite at most 1,000,000"),
+        ("a.txt", b"x", "a.txt is not the file of a suite; give a file that ends in .yaml or .yml or .json"),
+        ("a.yaml", None, "a.yaml is not the file of a suite"),
+        ("a.yaml", b"x" * 1_000_001, "a.yaml has 1,000,001 bytes, more than the 1,000,000 of a suite"),
         ("a.yaml", b"\xff\xfe", "a.yaml cannot be read as text"),
         ("a.yaml", b"tasks: [", "not valid YAML"),
     ],

@@ -21,7 +21,7 @@ def test_a_token_is_shown_once_alone_on_standard_output(tmp_path: Path) -> None:
     assert made.exit_code == 0, made.output
     token = made.stdout.strip()
     assert TOKEN.fullmatch(token)
-    assert "token 'trainer' of scope submit is shown only here" in made.stderr
+    assert "token 'trainer' with scope submit is shown only this time" in made.stderr
     listed = run(tmp_path, "list")
     assert token not in listed.output
     assert hash_token(token) not in listed.output
@@ -30,7 +30,7 @@ def test_a_token_is_shown_once_alone_on_standard_output(tmp_path: Path) -> None:
 
 def test_from_the_first_to_the_last(tmp_path: Path) -> None:
     """On a database that is not there yet: the first token may be made before the service is started."""
-    assert "there is no token: the service is open to this machine" in run(tmp_path / "new", "list").stdout
+    assert "no token exists, so anyone on this machine can use the service" in run(tmp_path / "new", "list").stdout
     run(tmp_path / "new", "create", "ci")
     assert run(tmp_path / "new", "revoke", "ci").stdout == "token 'ci' is revoked\n"
     assert "revoked" in run(tmp_path / "new", "list").stdout

@@ -94,7 +94,7 @@ class TestMachine:
         (["machine", "--threads", "0"], "--threads"),
         (["mine@3", "--checkpoint", "a.pt"], "verify needs either RUN@STEP or --checkpoint FILE, and both are given"),
         (["--suite", "loss"], "verify needs either RUN@STEP or --checkpoint FILE, and neither is given"),
-        (["--checkpoint", "a.pt"], "--checkpoint evaluates here; say with what: --suite NAME"),
+        (["--checkpoint", "a.pt"], "--checkpoint is given without --suite; name the suite"),
     ],
 )
 def test_bad_arguments(command: Command, arguments: list[str], words: str) -> None:

@@ -40,7 +40,7 @@ def test_weights_are_verified_without_a_service(
 def test_a_folder_in_use_is_refused_before_anything_is_sampled(command: Command, tmp_path: Path) -> None:
     result = command(*HERE, "--files", str(tmp_path))
     assert (result.code, result.out) == (2, "")
-    assert "is there already; name a new folder" in " ".join(result.err.split())
+    assert "exists; name a new folder" in " ".join(result.err.split())
 
 
 def test_an_unknown_metric_is_refused(command: Command) -> None:

@@ -93,10 +93,10 @@ def test_once_says_what_was_refused_by_its_exit_code(folder: Path, command: Comm
 @pytest.mark.parametrize(
     ("place", "options", "words"),
     [
-        ("checkpoints", ["--marker", "done"], "has no {} for the checkpoint's name"),
+        ("checkpoints", ["--marker", "done"], "has no {} for the name of the checkpoint"),
         ("nowhere", [], "nowhere is no folder"),
         # It would be looked for in vain, and nothing ever posted.
-        ("s3://bucket/run", ["--marker", "{}.done"], "leave it out"),
+        ("s3://bucket/run", ["--marker", "{}.done"], "leave --marker out"),
     ],
 )
 def test_wrong_use_is_one_line(folder: Path, command: Command, place: str, options: list[str], words: str) -> None:
