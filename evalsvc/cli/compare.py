@@ -1,4 +1,4 @@
-"""`evalsvc compare`: how far two checkpoints, or two runs, are apart."""
+"""`evalsvc compare`: differences between two checkpoints, or between two runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from evalsvc.cli.answers import printed_to
 from evalsvc.cli.contrast_tables import (
     print_contrasts,
     print_difference_curves,
@@ -15,7 +16,7 @@ from evalsvc.cli.contrast_tables import (
     write_difference_curves_csv,
 )
 from evalsvc.cli.name_completion import complete_metric, complete_run, complete_suite, complete_task
-from evalsvc.cli.options import Format, Url, connect, print_document
+from evalsvc.cli.options import Form, Format, Output, Url, connect, print_document, require_folders
 from evalsvc.client import Client
 from evalsvc.compare.comparison import Options, compare_results, require_comparable
 from evalsvc.compare.source import Service, read_result
@@ -30,7 +31,7 @@ A = Annotated[
     str,
     typer.Argument(
         metavar="A",
-        help="The file of a result (run --output), or of the service RUN@STEP[:VARIANT] or RUN[:VARIANT].",
+        help="Result file of `evalsvc run --output`, or RUN@STEP[:VARIANT] or RUN[:VARIANT] of the service.",
         autocompletion=complete_run,
     ),
 ]
@@ -38,8 +39,8 @@ B = Annotated[
     str | None,
     typer.Argument(
         metavar="B",
-        help="What is compared with A, given likewise.",
-        show_default="of a run, its base",
+        help="Second side of the comparison, in the same form.",
+        show_default="the base, if A is a run",
         autocompletion=complete_run,
     ),
 ]
@@ -47,7 +48,7 @@ Metrics = Annotated[
     list[str] | None,
     typer.Option(
         "--metric",
-        help="A metric, or a pattern such as coco/*; repeat for several.",
+        help="Compare only this metric, or metrics that match a pattern such as coco/*; repeat for several.",
         show_default="all",
         autocompletion=complete_metric,
     ),
@@ -56,34 +57,38 @@ Tasks = Annotated[
     list[str] | None,
     typer.Option(
         "--task",
-        help="Only what this task measured; repeat for several.",
+        help="Compare only metrics of this task; repeat for several.",
         show_default="all",
         autocompletion=complete_task,
     ),
 ]
-Level = Annotated[float, typer.Option(help="How often the interval of a difference holds the truth.")]
+Level = Annotated[float, typer.Option(help="Confidence level of the intervals.")]
 OfFamily = Annotated[
     Family,
-    typer.Option(help="Of checkpoints: verdicts that hold each by itself, or (holm) for all metrics together."),
+    typer.Option(help="With two checkpoints: judge metrics one by one (none), or together by Holm's method (holm)."),
 ]
 OfBand = Annotated[
     Band,
-    typer.Option(help="Of runs: intervals that hold at their own step, or (simultaneous) at all steps at once."),
+    typer.Option(
+        help="With runs: intervals that hold at one step (pointwise), or at all steps together (simultaneous)."
+    ),
 ]
 Flipped = Annotated[
     int,
-    typer.Option(min=0, max=10_000, help="How many items that only one gets right are named, with --format json."),
+    typer.Option(
+        min=0, max=10_000, help="Most items to name that only one side answers correctly, with --format json."
+    ),
 ]
-Force = Annotated[
-    bool, typer.Option("--force", help="Compare what was measured by different protocols, too; unpaired.")
-]
+Force = Annotated[bool, typer.Option("--force", help="Also compare values of different protocols, unpaired.")]
 Everything = Annotated[
-    bool, typer.Option("--all", help="In the table of two checkpoints, show perplexities and other yardsticks, too.")
+    bool, typer.Option("--all", help="With two checkpoints: also show perplexities and other companions in the table.")
 ]
 OfSuite = Annotated[
     str | None,
     typer.Option(
-        help="Of RUN@STEP, only this suite's values.", show_default="all suites", autocompletion=complete_suite
+        help="Compare only values by this suite, for RUN@STEP.",
+        show_default="all suites",
+        autocompletion=complete_suite,
     ),
 ]
 
@@ -101,30 +106,36 @@ def compare(
     force: Force = False,
     suite: OfSuite = None,
     everything: Everything = False,
-    format: Annotated[Format, typer.Option(help="How to print it.")] = "table",  # noqa: A002
+    form: Form = "table",
+    output: Output = None,
     url: Url = None,
 ) -> None:
-    """Say how far two checkpoints are apart: the difference B − A of every metric, its interval, and a verdict.
+    """Compare two checkpoints: the difference B − A of every metric, its interval, and a verdict.
 
-    Differences are paired over the items that both share. B is better or worse than A, or indistinguishable from it
-    where the interval covers zero. The line below the table says how many verdicts chance alone would give. What was
-    measured by different protocols is refused with the fields that differ, and the exit code is 2, unless --force is
-    given.
+    Differences are paired over the items that A and B share. The verdict is `better`, `worse`, or `indistinguishable`
+    if the interval covers zero. The line below the table says how many verdicts chance alone would give. Values of
+    different protocols are not compared: the answer names the fields that differ, and the exit code is 2. --force
+    compares such values.
 
-    Two runs are compared at the steps that both have, and one run with its base. It is said at which step the interval
-    first covers zero, from which step on it always does, and likewise where it does not. What is said of several steps
-    rests on intervals that hold at all steps at once.
+    Two runs are compared at the steps that both runs have; a run alone is compared with its base. The lines below the
+    table name the first step where the interval covers zero, and the step from which the interval always covers zero;
+    and likewise for differences beyond noise. Statements about several steps rest on simultaneous intervals.
     """
+    require_folders({"--output": output})
     options = Options(tuple(metrics or ()), tuple(tasks or ()), level, force, flipped, family)
     with connect(url) as client:
         if _is_run(a) and (b is None or _is_run(b)):
-            _compare_runs(a, b, options, band, client, suite, format)
+            with printed_to(output):
+                _compare_runs(a, b, options, band, client, suite, form)
             return
         if b is None:
-            raise InvalidRequest(f"{a} is compared with nothing; give a second checkpoint or file, or a run alone")
+            raise InvalidRequest(
+                f"{a} has nothing to be compared with; give a second checkpoint or file as B, or give a run as A"
+            )
         comparison = _compare_checkpoints(a, b, options, client, suite)
     table = partial(print_contrasts, named=options.metrics, whole=everything)
-    print_document(format, comparison, table, write_contrasts_csv)
+    with printed_to(output):
+        print_document(form, comparison, table, write_contrasts_csv)
     require_comparable(comparison)
 
 
@@ -135,10 +146,12 @@ def _compare_runs(
     band: Band,
     client: Client,
     suite: str | None,
-    format: Format,  # noqa: A002
+    form: Format,
 ) -> None:
     if options.family != "none":
-        raise InvalidRequest("--family is for two checkpoints; along runs, use --band simultaneous")
+        raise InvalidRequest(
+            "--family judges two checkpoints, and two runs are given; leave --family out, or give --band simultaneous"
+        )
     comparison = client.compare_runs(
         a,
         b,
@@ -149,11 +162,11 @@ def _compare_runs(
         band=band,
         force=options.force,
     )
-    print_document(format, comparison, print_difference_curves, write_difference_curves_csv)
+    print_document(form, comparison, print_difference_curves, write_difference_curves_csv)
 
 
 def _compare_checkpoints(a: str, b: str, options: Options, client: Client, suite: str | None) -> Comparison:
-    """By the service where it has both; else here."""
+    """Compare two checkpoints by the service if it has both, else in this process."""
     if CHECKPOINT.fullmatch(a) and CHECKPOINT.fullmatch(b):
         return client.compare(
             a,
@@ -171,5 +184,5 @@ def _compare_checkpoints(a: str, b: str, options: Options, client: Client, suite
 
 
 def _is_run(name: str) -> bool:
-    """Whether it names a run of the service: no file, no step, and nothing that looks like the file of a result."""
+    """Return whether an argument names a run of the service, and neither a checkpoint nor a result file."""
     return bool(RUN.fullmatch(name)) and not name.endswith(".json") and not Path(name).exists()

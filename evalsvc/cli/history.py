@@ -1,4 +1,4 @@
-"""`evalsvc history` and `evalsvc import`: numbers come out, and numbers of other tools go in."""
+"""`evalsvc history` and `evalsvc import`: show the values of runs, and enter values of other tools."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from evalsvc.cli.answers import printed_to
 from evalsvc.cli.chosen_metrics import Asked, Choice, Steps
 from evalsvc.cli.history_files import Defaults, read_series, requests
 from evalsvc.cli.history_tables import (
@@ -21,7 +22,7 @@ from evalsvc.cli.history_tables import (
     write_tradeoff_csv,
 )
 from evalsvc.cli.name_completion import complete_metric, complete_run
-from evalsvc.cli.options import Format, Url, connect, print_document
+from evalsvc.cli.options import FirstStep, Form, LastStep, Output, Url, connect, print_document, require_folders
 from evalsvc.cli.terminal import say
 from evalsvc.compare.curves import join_histories, require_comparable, tabulate
 from evalsvc.errors import InvalidRequest
@@ -35,20 +36,22 @@ Metrics = Annotated[
     list[str] | None,
     typer.Option(
         "--metric",
-        help="<task>/<metric>, or a pattern; repeat for several.",
+        help="Show only this metric, <task>/<metric>, or metrics that match a pattern; repeat for several.",
         show_default="the headline",
         autocompletion=complete_metric,
     ),
 ]
 Everything = Annotated[
-    bool, typer.Option("--all", help="Show every metric, perplexities and other companions as rows, too.")
+    bool, typer.Option("--all", help="Show every metric; perplexities and other companions get rows.")
 ]
-First = Annotated[int | None, typer.Option("--from", min=0, help="Show nothing before this step.")]
-Until = Annotated[int | None, typer.Option("--to", min=0, help="Show nothing after this step.")]
-Last = Annotated[int | None, typer.Option(min=1, help="Show the last so many steps.", show_default="all")]
+Last = Annotated[int | None, typer.Option(min=1, help="Show only this number of highest steps.", show_default="all")]
 Points = Annotated[
     int | None,
-    typer.Option(min=1, max=10_000, help="Show at most so many ranges of steps, with last, least, most and mean."),
+    typer.Option(
+        min=1,
+        max=10_000,
+        help="Show at most this number of ranges of steps, each with its last, least, largest and mean value.",
+    ),
 ]
 
 
@@ -57,76 +60,90 @@ def history(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...", help="The training run, or several on one curve.", autocompletion=complete_run
+            metavar="RUN",
+            help="Name of the training run; several runs share each curve.",
+            autocompletion=complete_run,
         ),
     ],
     metric: Metrics = None,
     everything: Everything = False,
-    variant: Annotated[str | None, typer.Option(help="Only these weights.", show_default="all")] = None,
-    x: Annotated[Axis, typer.Option("--x", help="Along training steps or tokens.")] = "step",
-    first: First = None,
-    until: Until = None,
+    variant: Annotated[
+        str | None, typer.Option(help="Show only this variant of the weights.", show_default="all")
+    ] = None,
+    x: Annotated[Axis, typer.Option("--x", help="Axis: training steps or tokens.")] = "step",
+    first: FirstStep = None,
+    until: LastStep = None,
     last: Last = None,
     points: Points = None,
     against: Annotated[
         str | None,
-        typer.Option(help="A metric: a row per checkpoint, with the other metrics next to it.", show_default="no"),
+        typer.Option(
+            help="Show a row per checkpoint, with this metric first and the others next to it.", show_default="no"
+        ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="With several runs, show values of different protocols, too.")
+        bool, typer.Option("--force", help="With several runs, also show values of different protocols.")
     ] = False,
-    format: Annotated[Format, typer.Option(help="How to print it.")] = "table",  # noqa: A002
+    form: Form = "table",
+    output: Output = None,
     url: Url = None,
 ) -> None:
-    """Show a run's metrics along its training, or those of several runs side by side.
+    """Show the metrics of a run by training step, or those of several runs next to each other.
 
-    The table has the metrics that the suites of the run name as their headline; without a headline, six are chosen.
-    `--all` shows the others. Perplexities, unigram losses and chance stand next to their metric. The formats csv and
-    json have every metric.
+    The table shows the headline of the suites of the run, or six metrics if no suite names a headline. Perplexities,
+    unigram losses and chance are shown next to their metric. `--all` shows every metric. CSV and JSON always have every
+    metric.
 
-    Values of different protocols are never on one curve. Those of one run are shown apart, with the fields that differ.
-    Those of several runs are refused with the fields that differ, and the exit code is 2, unless --force is given.
+    Values of different protocols never share a curve. For one run, they are shown separately, with the fields that
+    differ. For several runs, they are left out with the fields that differ, and the exit code is 2, unless --force is
+    given.
     """
+    require_folders({"--output": output})
     names = tuple(dict.fromkeys(runs))
-    asked = Asked(names, tuple(metric or ()), everything, against, variant, x, Steps(first, until, last), format)
+    asked = Asked(names, tuple(metric or ()), everything, against, variant, x, Steps(first, until, last), form)
     if points is not None:
-        _print_points(asked, points, url)
+        _print_points(asked, points, output, url)
         return
     with connect(url) as client:
-        headlines = [client.headline(run) for run in names] if format == "table" else []
+        headlines = [client.headline(run) for run in names] if form == "table" else []
         choice = asked.choose(headlines)
         histories = asked.read(client, choice, headlines)
         if against is None and len(names) == 1:
             left_out = asked.without_value(headlines)
             table = partial(print_history, named=asked.metrics, left_out=left_out, whole=everything)
-            print_document(format, histories[0], table, write_history_csv)
+            with printed_to(output):
+                print_document(form, histories[0], table, write_history_csv)
             _say_hidden(choice)
             return
         joined = join_histories(histories, client.protocol, force)
-    if against is None:
-        print_document(format, joined, print_curves, write_curves_csv)
-    else:
-        print_document(format, tabulate(joined, against), print_tradeoff, write_tradeoff_csv)
+    with printed_to(output):
+        if against is None:
+            print_document(form, joined, print_curves, write_curves_csv)
+        else:
+            print_document(form, tabulate(joined, against), print_tradeoff, write_tradeoff_csv)
     _say_hidden(choice)
     require_comparable(joined)
 
 
-def _print_points(asked: Asked, points: int, url: str | None) -> None:
-    """Print one run in ranges of steps."""
+def _print_points(asked: Asked, points: int, output: Path | None, url: str | None) -> None:
+    """Print a run in ranges of steps."""
     if len(asked.runs) > 1 or asked.against is not None or asked.steps.last is not None:
-        raise InvalidRequest("--points is for one run, without --against and --last; leave the others out")
+        raise InvalidRequest(
+            "--points shows one run, and several runs, --against or --last is given; leave the others out"
+        )
     (run,) = asked.runs
     with connect(url) as client:
         headlines = [client.headline(run)] if asked.format == "table" else []
         choice = asked.choose(headlines)
         steps = {"first": asked.steps.first, "last": asked.steps.until}
-        found = client.buckets(run, choice.names, points=points, variant=asked.variant, x=asked.x, **steps)
-    print_document(asked.format, found, print_buckets, write_buckets_csv)
+        buckets = client.buckets(run, choice.names, points=points, variant=asked.variant, x=asked.x, **steps)
+    with printed_to(output):
+        print_document(asked.format, buckets, print_buckets, write_buckets_csv)
     _say_hidden(choice)
 
 
 def _say_hidden(choice: Choice) -> None:
-    """Say that there are more metrics than the table has."""
+    """Say how many metrics the table does not show."""
     if choice.hidden:
         metrics = "metric is" if choice.hidden == 1 else "metrics are"
         say(f"{choice.hidden:,} more {metrics} not in the headline; --all shows every metric", err=True)
@@ -137,28 +154,34 @@ def import_history(
     run: Annotated[
         str,
         typer.Argument(
-            metavar="RUN", help="The training run; it begins here where there is none.", autocompletion=complete_run
+            metavar="RUN",
+            help="Name of the training run, which is created if it does not exist.",
+            autocompletion=complete_run,
         ),
     ],
-    file: Annotated[Path, typer.Argument(help="CSV with a head, or JSON lines.")],
+    file: Annotated[Path, typer.Argument(help="CSV file with a header line, or JSON lines.")],
     metric: Annotated[
-        list[str] | None, typer.Option(help="Only these; of a TensorBoard export, the name.", show_default="all")
+        list[str] | None,
+        typer.Option(
+            help="Import only this metric; repeat for several. With an export of TensorBoard: the name of its metric.",
+            show_default="all",
+        ),
     ] = None,
-    source: Annotated[
-        str | None, typer.Option(help="Where the values are from.", show_default="the file's name")
-    ] = None,
-    protocol: Annotated[str, typer.Option(help="How they were measured, in words.")] = "not stated",
-    unit: Annotated[str, typer.Option(help="Their unit.", show_default="none")] = "",
-    direction: Annotated[Direction, typer.Option(help="Which way is better.")] = "none",
-    variant: Annotated[str, typer.Option(help="Which weights they are of.")] = "raw",
-    replace: Annotated[bool, typer.Option("--replace", help="Put them in the place of other values.")] = False,
+    source: Annotated[str | None, typer.Option(help="Origin of the values.", show_default="the file's name")] = None,
+    protocol: Annotated[str, typer.Option(help="How the values were measured, in words.")] = "not stated",
+    unit: Annotated[str, typer.Option(help="Unit of the values.", show_default="none")] = "",
+    direction: Annotated[Direction, typer.Option(help="Which direction is better.")] = "none",
+    variant: Annotated[str, typer.Option(help="Variant of the weights that were measured.")] = "raw",
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace other values of the same steps, measured values too.")
+    ] = False,
     url: Url = None,
 ) -> None:
-    """Enter values that were measured elsewhere into a run's history, where they are marked as imported.
+    """Import values that another tool measured into the history of a run, which marks them as imported.
 
-    The columns are step, metric and value, and where they are known stderr, n, unit, direction, variant and protocol;
-    or a step and a column per metric, as Weights & Biases exports them; or those of TensorBoard's exports. The same
-    again changes nothing, so that an import which was cut off is done again whole.
+    The file has one of three forms: the columns step, metric and value, and optionally stderr, n, unit, direction,
+    variant and protocol; or a column of steps and a column for each metric, as Weights & Biases exports; or an export
+    of TensorBoard. A repeated import changes nothing, so repeat an import that was interrupted.
     """
     defaults = Defaults(unit, direction, variant, protocol)
     series = read_series(file, metric or [], defaults)
@@ -167,6 +190,6 @@ def import_history(
     new, replaced, unchanged = (sum(getattr(part, name) for part in done) for name in ("new", "replaced", "unchanged"))
     metrics = len({item.head.metric for item in series})
     say(
-        f"{new + replaced + unchanged:,} values of {metrics} metrics: {new:,} entered, {replaced:,} replaced, "
-        f"{unchanged:,} there already"
+        f"{new + replaced + unchanged:,} values of {metrics} metrics: {new:,} new, {replaced:,} replaced, "
+        f"{unchanged:,} unchanged"
     )

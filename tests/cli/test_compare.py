@@ -40,6 +40,9 @@ def test_table_and_refusal(command: Command, results: None) -> None:
     assert " basis " in result.out
     assert result.code == 2
     assert "measured by different protocols: coco/kid: limit 1 → 2; evaluate one" in result.err
+    written = command("compare", "before.json", "after.json", "--output", "table.txt")
+    assert (written.code, written.out, written.err) == (2, "", f"wrote table.txt\n{result.err}")
+    assert Path("table.txt").read_text() == result.out, "values of one protocol were compared"
     forced = command("compare", "before.json", "after.json", "--force")
     assert (forced.code, forced.err) == (0, "")
     assert "worse (forced)" in forced.out
@@ -86,11 +89,14 @@ def test_runs_step_by_step(command: Command, service: Any) -> None:
     assert "A: run-b@0\nB: run-b\n" in command("compare", "run-b").out
     refused = command("compare", "run-a", "run-b", "--family", "holm")
     assert refused.code == 2
-    assert "--family is for two checkpoints; along runs, use --band simultaneous" in refused.err
+    assert "leave --family out, or give --band simultaneous" in refused.err
 
 
 def test_one_checkpoint_is_compared_with_nothing(command: Command, results: None) -> None:
     for name in ("before.json", "run-a@0"):
         result = command("compare", name)
         assert (result.code, result.out) == (2, "")
-        assert f"{name} is compared with nothing; give a second checkpoint or file, or a run alone" in result.err
+        assert (
+            f"{name} has nothing to be compared with; give a second checkpoint or file as B, or give a run as A"
+            in result.err
+        )

@@ -39,16 +39,27 @@ def test_table_csv_and_json(command: Command, measured: None) -> None:
     assert [series["metric"] for series in found["series"]] == ["loss/image", "loss/text"]
 
 
+def test_a_file_gets_the_table_or_the_rows(command: Command, measured: None) -> None:
+    table = command("history", "run-a").out
+    written = command("history", "run-a", "--output", "table.txt")
+    assert (written.code, written.out, written.err) == (0, "", "wrote table.txt\n")
+    assert Path("table.txt").read_text() == table
+    assert command("history", "run-a", "run-a", "--points", "1", "--format", "csv", "--output", "points.csv").code == 0
+    assert Path("points.csv").read_text().startswith("metric,variant,protocol,")
+    refused = command("history", "run-a", "--output", "no/table.txt")
+    assert (refused.code, "--output no/table.txt: the folder no does not exist" in refused.err) == (2, True)
+
+
 def test_import_of_a_file(command: Command, service: Any, tmp_path: Path) -> None:
     """An import that was cut off is begun again from the start; what was entered before stays as it is."""
     (tmp_path / "old.csv").write_text("step,metric,value\n10,coco/fid,31.5\n0,coco/fid,NaN\n")
     arguments = ("import", "run-a", "old.csv", "--direction", "lower", "--protocol", "30,000 captions")
-    assert command(*arguments).out == "2 values of 1 metrics: 2 entered, 0 replaced, 0 there already\n"
-    assert command(*arguments).out == "2 values of 1 metrics: 0 entered, 0 replaced, 2 there already\n"
+    assert command(*arguments).out == "2 values of 1 metrics: 2 new, 0 replaced, 0 unchanged\n"
+    assert command(*arguments).out == "2 values of 1 metrics: 0 new, 0 replaced, 2 unchanged\n"
     (tmp_path / "old.csv").write_text("step,metric,value\n10,coco/fid,30\n")
     refused = command(*arguments)
     assert (refused.code, "coco/fid at step 10 is 31.5, imported, and not 30.0" in refused.err) == (2, True)
-    assert "0 entered, 1 replaced" in command(*arguments, "--replace", "--source", "jane").out
+    assert "0 new, 1 replaced" in command(*arguments, "--replace", "--source", "jane").out
     found = json.loads(command("history", "run-a", "--format", "json").out)
     assert [item["source"] for item in found["imports"].values()] == ["old.csv", "jane"]
 
@@ -59,8 +70,8 @@ def test_imported_values_are_marked_wherever_they_are_shown(
     """In one series with measured ones, or beside another run's, nothing else tells them apart."""
     (tmp_path / "old.csv").write_text("step,metric,value\n0,coco/fid,31.5\n50,coco/fid,30\n")
     arguments = ("old.csv", "--direction", "lower")
-    assert "2 entered" in command("import", "run-a", *arguments, "--source", "wandb").out
-    assert "2 entered" in command("import", "run-b", *arguments, "--source", "jane").out
+    assert "2 new" in command("import", "run-a", *arguments, "--source", "wandb").out
+    assert "2 new" in command("import", "run-b", *arguments, "--source", "jane").out
 
     def values(*options: str) -> list[dict[str, Any]]:
         return list(csv.DictReader(io.StringIO(command("history", *options, "--format", "csv").out)))
@@ -223,9 +234,9 @@ def test_a_part_of_the_steps(command: Command, with_headline: None) -> None:
     ("options", "words"),
     [
         (("--from", "20", "--to", "10"), "from=20 lies behind to=10; swap them"),
-        (("--points", "3", "--last", "2"), "--points is for one run, without --against and --last"),
-        (("run-b", "--points", "3"), "--points is for one run"),
-        (("--points", "3", "--against", "pairs/text"), "--points is for one run"),
+        (("--points", "3", "--last", "2"), "--points shows one run, and several runs, --against or --last is given"),
+        (("run-b", "--points", "3"), "--points shows one run"),
+        (("--points", "3", "--against", "pairs/text"), "--points shows one run"),
         (("--points", "0"), "'--points': Input should be greater than or equal to 1"),
         (("--points", "9" * 20), "'--points': Input should be less than or equal to 10000"),
         (("--last", "0"), "'--last': Input should be greater than or equal to 1"),
