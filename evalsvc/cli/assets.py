@@ -1,7 +1,8 @@
-"""`evalsvc assets`: weights of other people's networks."""
+"""`evalsvc assets`: weights of published networks, such as Inception."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from evalsvc.assets import ASSETS, find_asset, locate_asset, pull, read_record
 from evalsvc.cli.answers import print_rows, printed_to
 from evalsvc.cli.lazy_group import CommandGroup
 from evalsvc.cli.options import Form, Output
-from evalsvc.cli.progress import Bars, show_bars
+from evalsvc.cli.progress import show_transfer
 from evalsvc.cli.terminal import say
 from evalsvc.config import Settings
 from evalsvc.errors import AssetCorrupt, AssetMissing, InvalidRequest
@@ -22,7 +23,7 @@ assets_app = typer.Typer(
 )
 commands.add_typer(assets_app, name="assets")
 
-Assets = Annotated[Path | None, typer.Option(help="Folder of the assets.", show_default="assets in the data folder")]
+Assets = Annotated[Path | None, typer.Option(help="Folder of the assets.", show_default="`assets` in the data folder")]
 
 
 @assets_app.command(name="pull")
@@ -30,36 +31,34 @@ def pull_assets(
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="Names of assets; see `evalsvc assets list`.")],
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="Take this file or folder instead.", show_default="its official address"),
+        typer.Option(
+            "--from", help="File or folder to copy the asset from.", show_default="download from its official address"
+        ),
     ] = None,
     assets: Assets = None,
 ) -> None:
-    """Fetch assets and verify them. A download that was cut off goes on where it stopped."""
+    """Fetch assets and verify their digests. An interrupted download resumes where it stopped."""
     if source is not None and len(names) > 1:
-        raise InvalidRequest(f"--from {source} is one file and {len(names)} assets are named; name one")
+        raise InvalidRequest(f"--from {source} holds one asset, and {len(names)} assets are named; name one asset")
     folder = Settings.load(assets=assets).assets_path
     for name in names:
         find_asset(name)
     for name in names:
-        with show_bars() as bars:
-
-            def report(done: int, total: int | None, bars: Bars = bars, name: str = name) -> None:
-                bars.show(name, done // 1_000_000, None if total is None else total // 1_000_000, "MB")
-
-            path = pull(name, folder, source, report)
+        with show_transfer() as report:
+            path = pull(name, folder, source, partial(report, name))
         say(f"{name}: {path}")
 
 
 @assets_app.command(name="list")
 def list_assets(assets: Assets = None, form: Form = "table", output: Output = None) -> None:
-    """List what can be pulled, what is there, and where it came from."""
+    """List the assets that can be pulled, whether they are installed, and their sources."""
     folder = Settings.load(assets=assets).assets_path
     rows: list[dict[str, object]] = []
     for asset in ASSETS.values():
         try:
             locate_asset(asset.name, folder)
             record = read_record(asset.name, folder)
-            state, source = "there", f"{record.source} (sha256 {record.source_sha256})" if record else ""
+            state, source = "installed", f"{record.source} (sha256 {record.source_sha256})" if record else ""
         except (AssetMissing, AssetCorrupt) as error:
             state, source = ("-" if isinstance(error, AssetMissing) else "CORRUPT"), asset.address
         rows.append(

@@ -1,4 +1,4 @@
-"""What the command line prints on stderr while a command waits: progress, and interim results."""
+"""Progress and interim results, printed on stderr while a command waits."""
 
 from __future__ import annotations
 
@@ -28,18 +28,22 @@ if TYPE_CHECKING:
 
 
 EVERY = 10.0
-"""Seconds between two lines about the progress where stderr is no terminal."""
+"""Seconds between two lines about the progress if stderr is no terminal."""
+
+
+Transfer = Callable[[str, int, int | None], None]
+"""Function that gets the name of a transfer, the bytes that are transferred, and all bytes if known."""
 
 
 class Bars(Protocol):
-    """Shows how far tasks are."""
+    """Display of the progress of tasks."""
 
     def show(self, task: str, done: int, total: int | None, unit: str) -> None:
-        """Say how far a task is, in units of its work; `total` is None until the task is planned."""
+        """Show the progress of a task in units of work; `total` is None until the task is planned."""
 
 
 class _TerminalBars:
-    """One progress bar per task, made when the task is first heard of."""
+    """Progress bars, one per task."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -52,9 +56,9 @@ class _TerminalBars:
 
 
 class ProgressLines:
-    """A line about all tasks now and then, and at the end, for a log.
+    """Lines about the progress of all tasks, for a log: one every few seconds, and one at the end.
 
-    A thread prints the lines, since work may be silent for longer than the time between two of them.
+    A thread prints the lines, since a task may report nothing for longer than the time between two lines.
     """
 
     def __init__(self, every: float = EVERY) -> None:
@@ -83,13 +87,13 @@ class ProgressLines:
             self._print_line()
 
     def _print_line(self) -> None:
-        found = "; ".join(self._tasks.values()) or "nothing has begun yet"
-        say(f"after {duration(time.monotonic() - self._begun)}: {found}", err=True)
+        progress = "; ".join(self._tasks.values()) or "nothing has begun yet"
+        say(f"after {duration(time.monotonic() - self._begun)}: {progress}", err=True)
 
 
 @contextmanager
 def show_bars() -> Iterator[Bars]:
-    """Show progress on stderr, so that stdout holds the result alone: bars in a terminal, else a line now and then."""
+    """Show progress on stderr, since stdout is for results: bars in a terminal, else a line every `EVERY` seconds."""
     if not sys.stderr.isatty():
         with ProgressLines(EVERY) as lines:
             yield lines
@@ -106,20 +110,42 @@ def show_bars() -> Iterator[Bars]:
         yield _TerminalBars(progress)
 
 
+@contextmanager
+def show_transfer() -> Iterator[Transfer]:
+    """Yield a function that shows, as `show_bars` does, how many MB of a file are transferred."""
+    totals: dict[str, int] = {}
+    with show_bars() as bars:
+
+        def report(name: str, done: int, total: int | None) -> None:
+            if total is not None:
+                totals[name] = total
+            bars.show(name, _megabytes(done), None if total is None else _megabytes(total), "MB")
+
+        yield report
+        # A report precedes the part of the file that it counts, so the last part has no report.
+        for name, total in totals.items():
+            report(name, total, total)
+
+
+def _megabytes(size: int) -> int:
+    """Return a size in whole MB, rounded up so that a small file has one."""
+    return -(-size // 1_000_000)
+
+
 def print_interim(look: TaskLook) -> None:
-    """Print what a task has found so far, on stderr."""
+    """Print the interim results of a task on stderr."""
     if isinstance(look.result.output, LookResult):
-        found = read(Interim, {"done": look.units, **asdict(look.result.output)})
-        _say_so_far(f"{look.task} after {look.units:,} of {look.total:,} {look.unit}", found)
+        interim = read(Interim, {"done": look.units, **asdict(look.result.output)})
+        _say_so_far(f"{look.task} after {look.units:,} of {look.total:,} {look.unit}", interim)
 
 
 def print_news() -> Callable[[Evaluation], None]:
-    """Return what prints, on stderr and once each, what tasks have found so far and why one waits to be tried again."""
-    said: set[tuple[object, ...]] = set()
+    """Return a function that prints, on stderr, each interim result and each retry of an evaluation once."""
+    printed: set[tuple[object, ...]] = set()
 
     def is_new(*news: object) -> bool:
-        known = news in said
-        said.add(news)
+        known = news in printed
+        printed.add(news)
         return not known
 
     def report(evaluation: Evaluation) -> None:
@@ -127,7 +153,7 @@ def print_news() -> Callable[[Evaluation], None]:
             retry, interim = task.retry, task.interim
             if retry is not None and is_new(evaluation.id, task.name, retry.at):
                 when = datetime.fromisoformat(retry.at).astimezone()
-                again = f"{task.name} is tried again at {when:%H:%M:%S}"
+                again = f"{task.name} is retried at {when:%H:%M:%S}"
                 say(f"{again}: {retry.error.message} [{retry.error.code}]", err=True)
             if interim is not None and is_new(evaluation.id, task.name, interim.done):
                 _say_so_far(f"{task.name} after {interim.done:,} {task.progress.unit}", interim)
@@ -135,11 +161,11 @@ def print_news() -> Callable[[Evaluation], None]:
     return report
 
 
-def _say_so_far(when: str, found: Interim) -> None:
-    """Print metrics with an error, which says how far they may be from the end."""
+def _say_so_far(when: str, interim: Interim) -> None:
+    """Print the interim metrics that have a standard error; without the error, an interim value says little."""
     values = [
         f"{label.partition('/')[2]} {shown_number(metric.value)} {error_bar(metric.stderr)}"
-        for label, metric in zip(labels(found.metrics, found.protocols), found.metrics, strict=True)
+        for label, metric in zip(labels(interim.metrics, interim.protocols), interim.metrics, strict=True)
         if isinstance(metric.stderr, float)
     ]
     if values:

@@ -23,11 +23,11 @@ def test_pull_from_a_file(command: Command, monkeypatch: pytest.MonkeyPatch, tmp
     assert command("assets", "pull", "decoder", "--from", "mine.ckpt").out == f"decoder: {pulled}\n"
     assert pulled.read_bytes() == b"weights"
     (line,) = (line for line in command("assets", "list").out.splitlines() if line.split()[:1] == ["decoder"])
-    assert line.split()[1] == "there"
+    assert line.split()[1] == "installed"
     assert str(tmp_path / "mine.ckpt") in line
 
 
 def test_a_file_is_one_asset(command: Command) -> None:
     result = command("assets", "pull", "inception", "movqgan-67M", "--from", "a.pt")
     assert (result.code, result.out) == (2, "")
-    assert "is one file and 2 assets are named; name one" in result.err
+    assert "holds one asset, and 2 assets are named; name one asset" in result.err

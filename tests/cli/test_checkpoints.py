@@ -22,7 +22,7 @@ class TestSubmit:
         assert result.out == "checkpoint 1: run-a step 25 raw\nevaluation 1: loss queued\n"
 
     def test_says_when_nothing_is_due(self, command: Command, service: Any, weights: Path) -> None:
-        assert "name one with --suite" in command("submit", "run-a", "25", str(weights)).out
+        assert "name a suite by --suite" in command("submit", "run-a", "25", str(weights)).out
 
     def test_model_and_layout_from_files_of_this_machine(
         self, command: Command, service: Any, weights: Path, tmp_path: Path
@@ -49,8 +49,8 @@ class TestSubmit:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            (["-5"], "error: step -5: a step is a whole number of at least 0 [invalid_request]"),
-            (["25", "--tag", "lr"], "--tag lr: write it as KEY=VALUE"),
+            (["-5"], "error: step -5 is not a step; give a whole number of at least 0 [invalid_request]"),
+            (["25", "--tag", "lr"], "--tag lr has no `=`; write the tag as KEY=VALUE"),
             (["25", "--model", "open_lm_1bb"], "did you mean 'open_lm_1b'"),
             (["25", "--model", "{"], "--model is not JSON"),
             (["25", "--layout", "nowhere.yaml"], "nowhere.yaml does not exist or cannot be read"),
@@ -140,7 +140,7 @@ class TestList:
 
     def test_one_is_deleted_after_its_name(self, command: Command) -> None:
         asked = command("checkpoints", "delete", "run-b@5")
-        assert "checkpoint run-b@5 with 0 evaluations would be deleted for good; give --yes" in asked.err
+        assert "checkpoint run-b@5 with 0 evaluations would be deleted, and standard input is no terminal" in asked.err
         deleted = command("checkpoints", "delete", "run-b@5", "--yes")
         assert deleted.out.startswith("checkpoint run-b@5 is deleted: 0 evaluations, 0 values"), deleted.err
         refused = command("checkpoints", "delete", "run-a@5", "--yes")

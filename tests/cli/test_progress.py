@@ -1,12 +1,15 @@
 """What the command line says while it waits."""
 
+import io
+import re
+import sys
 import time
 
 import pytest
 from example_documents import example
 
 from evalsvc.cli import progress
-from evalsvc.cli.progress import print_news, show_bars
+from evalsvc.cli.progress import print_news, show_bars, show_transfer
 from evalsvc.spec.documents import Error, Evaluation, Interim, Metric, Progress, Retry, Task
 
 
@@ -29,7 +32,7 @@ def test_news_are_told_once(capsys: pytest.CaptureFixture[str]) -> None:
         report(evaluation(interim=Interim(done=256, metrics=[metric], protocols={})))
     report(evaluation())
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(" at ")[0] for line in lines if "tried again" in line] == ["loss is tried again"] * 2
+    assert [line.split(" at ")[0] for line in lines if "retried" in line] == ["loss is retried"] * 2
     assert lines[0].endswith(":00: the worker ran out of memory [out_of_memory]")
     assert sum("after 256 sequences: text 1.5" in line for line in lines) == 1
 
@@ -72,3 +75,39 @@ def test_work_of_a_moment_has_one_line(capsys: pytest.CaptureFixture[str]) -> No
     with show_bars():
         pass
     assert capsys.readouterr().err == "", "no work, no line"
+
+
+def test_a_transfer_in_a_pipe_ends_with_all_its_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    """A report comes before the part of the file that it counts; a small file has a whole MB."""
+    with show_transfer() as report:
+        report("reading", 0, 300_000)
+        report("sending", 2_000_000, 5_200_000)
+    assert capsys.readouterr().err == "after 0 s: reading 1 of 1 MB; sending 6 of 6 MB\n"
+
+
+def test_a_transfer_that_fails_does_not_seem_whole(capsys: pytest.CaptureFixture[str]) -> None:
+
+    def send() -> None:
+        with show_transfer() as report:
+            report("sending", 2_000_000, 5_200_000)
+            raise OSError("lost")
+
+    with pytest.raises(OSError, match="lost"):
+        send()
+    assert capsys.readouterr().err == "after 0 s: sending 2 of 6 MB\n"
+
+
+def test_a_terminal_gets_a_bar_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    with show_transfer() as report:
+        report("sending", 500_000_000, 2_000_000_000)
+    lines = re.split("[\r\n]", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue()))
+    assert "500/2000 MB" in terminal.getvalue()
+    assert max(map(len, lines)) <= 80
