@@ -20,7 +20,7 @@ MEASURED = 20
 
 @dataclass(frozen=True)
 class Selection:
-    """Checkpoints of a run, as RUN, RUN@STEP or RUN@A..B/EVERY names them."""
+    """Selection of checkpoints that RUN, RUN@STEP or RUN@A..B/EVERY names."""
 
     run: str
     variant: str

@@ -27,7 +27,7 @@ artifacts_app = typer.Typer(
 commands.add_typer(artifacts_app, name="artifacts")
 
 GRID = "grid"
-"""The kind of artifact that shows images side by side."""
+"""Kind of artifacts that show images side by side."""
 
 ENDINGS = {
     "image/png": ".png",
@@ -58,7 +58,7 @@ def list_artifacts(
     """List the artifacts of a run, by step."""
     with connect(url) as client, printed_to(output):
         artifacts = first_rows(client.artifacts(run, kind, step), limit)
-        print_list(artifacts, form, "artifacts", _row, f"run {run} has no such artifact")
+        print_list(artifacts, form, "artifacts", _row, f"no artifact of run {run} matches")
 
 
 def _row(artifact: Artifact) -> dict[str, str]:
@@ -181,7 +181,7 @@ def keep(
 ) -> None:
     """Show or set which artifacts of a run are kept.
 
-    An artifact that any of the options keeps is kept; the others are pruned.
+    The options add up: an artifact is kept if any option keeps it, and is pruned otherwise.
     """
     given = {"last": last, "every": every, "days": days, "best": best}
     rule = {name: value for name, value in given.items() if value is not None}

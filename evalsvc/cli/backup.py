@@ -62,4 +62,4 @@ def _contents(manifest: Manifest) -> str:
 def _warn_of_lost(manifest: Manifest) -> None:
     if manifest.lost:
         names = first_few(manifest.lost_names, 5)
-        warn(f"{manifest.lost:,} files that the database names were missing or damaged already: {names}")
+        warn(f"{manifest.lost:,} files that the database names were missing or damaged before the backup: {names}")

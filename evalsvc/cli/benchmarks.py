@@ -66,4 +66,4 @@ def prepare_benchmarks(
     for name in names:
         for ready in prepare(name, LoadOptions(tuple(include_path or []), rules=rules)):
             rows = ", ".join(f"{count:,} rows of {split!r}" for split, count in ready.splits.items())
-            say(f"{ready.name}: {ready.source}, {rows}" if rows else f"{ready.name}: asks for no dataset of the hub")
+            say(f"{ready.name}: {ready.source}, {rows}" if rows else f"{ready.name}: needs no data set of the hub")

@@ -145,7 +145,7 @@ def sweep(
     """
     if points < 2 or 100 % (points - 1):
         raise InvalidRequest(
-            f"--points {points}: steps are whole percents, so give 2, 3, 5, 6, 11, 21, 26, 51 or 101 points"
+            f"--points {points} does not give steps of whole percents; give 2, 3, 5, 6, 11, 21, 26, 51 or 101 points"
         )
     with connect(url) as client:
         evaluations: list[int] = []

@@ -71,7 +71,7 @@ class Asked:
         return Choice(wanted, companions, hidden)
 
     def read(self, client: Client, choice: Choice, headlines: Sequence[Headline]) -> list[History]:
-        """Read the histories of the runs. A headline is narrowed to the metrics that a run has."""
+        """Read the histories of the runs. For each run, a headline is reduced to the metrics of the run."""
         with_companions = len(self.runs) == 1 and self.against is None
         names = [*choice.names, *(choice.companions if with_companions else ())]
         has = {headline.run: {metric.name for metric in headline.names} for headline in headlines}

@@ -57,7 +57,7 @@ COLUMNS = {
 """Columns of the table, and the metric of each column."""
 
 KEPT_KINDS = ("grid", "forgetting", "completions")
-"""Kinds of artifacts that the demo leaves as files: image grids, and pages to read."""
+"""Kinds of artifacts that the demo writes into files: image grids and pages."""
 
 VERIFIED = "digits/fid64"
 """Metric that other programs compute at the end."""

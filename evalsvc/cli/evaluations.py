@@ -76,7 +76,7 @@ def _row(evaluation: ListedEvaluation) -> dict[str, str]:
         "checkpoint": checkpoint_name(evaluation.run, evaluation.step, evaluation.variant),
         "suite": evaluation.suite.name,
         "state": evaluation.state,
-        "asked for": moment(evaluation.created_at),
+        "requested": moment(evaluation.created_at),
         "took": _took(evaluation.started_at, evaluation.finished_at),
         "error": "" if evaluation.error is None else evaluation.error.code,
     }
@@ -99,7 +99,7 @@ def _print_evaluation(evaluation: Evaluation) -> None:
     checkpoint = checkpoint_name(evaluation.run, evaluation.step, evaluation.variant)
     took = _took(evaluation.started_at, evaluation.finished_at)
     say(f"evaluation {evaluation.id} of {checkpoint} by suite {evaluation.suite.name}: {evaluation.state}")
-    say(f"asked for {moment(evaluation.created_at)} UTC" + (f", took {took}" if took else ""))
+    say(f"requested {moment(evaluation.created_at)} UTC" + (f", took {took}" if took else ""))
     columns = ["task", "kind", "state", "done", "unit", "attempts"]
     print_table(columns, [_task_row(task) for task in evaluation.tasks], optional=columns)
     _print_failures(evaluation)

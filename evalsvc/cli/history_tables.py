@@ -70,7 +70,7 @@ def _print_gaps(history: History) -> None:
         ]
         print_table(columns, rows, drop=("variant",), below=("message",))
     if history.more_gaps or len(gaps) > SHOWN_GAPS:
-        say("there are more steps without values: --from and --to, or --format json", err=True)
+        say("more steps have no values; select steps by --from and --to, or give --format json", err=True)
 
 
 def _series_rows(history: History, series: ValueSeries, companions: Sequence[ValueSeries]) -> Iterator[list[str]]:

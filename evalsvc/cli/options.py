@@ -96,7 +96,7 @@ def connect(url: str | None) -> Client:
 def form_of(form: Format, as_json: bool) -> Format:
     """Return the format of an answer; the former option --json stands for `json`."""
     if as_json:
-        warn("--json is written --format json; the former spelling goes with the next version")
+        warn("--json is a former spelling that the next version removes; give --format json")
     return "json" if as_json else form
 
 
@@ -110,7 +110,7 @@ def output_of(output: Path | None, json_file: Path | None, option: str = "--outp
         return output
     if output is not None:
         raise InvalidRequest(f"{option} {output} and --json {json_file} are both given; leave --json out")
-    warn(f"--json is written {option}; the former spelling goes with the next version")
+    warn(f"--json is a former spelling that the next version removes; give {option}")
     return json_file
 
 

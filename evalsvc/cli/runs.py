@@ -111,7 +111,7 @@ def rename(
     """
     with connect(url) as client:
         client.rename_run(run, name)
-    say(f"run {run} is called {name}")
+    say(f"run {run} is renamed to {name}")
 
 
 @runs_app.command(cls=StepCommand)

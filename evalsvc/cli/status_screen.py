@@ -115,7 +115,7 @@ def _failed(failed: Sequence[documents.FailedEvaluation]) -> Iterator[str]:
     if failed:
         yield "failed last:"
     for evaluation in failed:
-        error = evaluation.error or documents.Error(code="unknown", message="no reason was kept")
+        error = evaluation.error or documents.Error(code="unknown", message="the reason is not recorded")
         when = (evaluation.finished_at or "")[:16].replace("T", " ")
         yield (
             f"  {when} evaluation {evaluation.id}: {_place(evaluation)}, {evaluation.suite}: "

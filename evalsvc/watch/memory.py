@@ -36,7 +36,7 @@ class Memory:
 
     @classmethod
     def of(cls, data_home: Path, place: str, run: str) -> Memory:
-        """Return the memory of a watcher of a place for a run."""
+        """Return the memory for the watcher of a folder and a run."""
         name = hashlib.sha256(f"{place}\n{run}".encode()).hexdigest()[:16]
         return cls(data_home / "watch" / f"{name}.json")
 

@@ -141,7 +141,7 @@ class Watcher:
             self._wait_longer(error)
         else:
             if self._delay is not None:
-                self._complain("the service takes posts again")
+                self._complain("the service accepts posts again")
             self._delay = None
         return waiting
 

@@ -51,8 +51,8 @@ def test_what_was_lost_is_said_twice(command: Command, tmp_path: Path) -> None:
     [path] = (tmp_path / "data" / "artifacts").glob("*/*")
     assert path == artifact_path(tmp_path / "data" / "artifacts", path.name)
     path.unlink()
-    warning = f"warning: 1 files that the database names were missing or damaged already: artifacts/{path.name}\n"
-    assert command("backup", "b.tar", "--data-dir", "data").err == warning
+    warning = "warning: 1 files that the database names were missing or damaged before the backup: artifacts/"
+    assert command("backup", "b.tar", "--data-dir", "data").err == f"{warning}{path.name}\n"
     (tmp_path / "restored").mkdir()
     copy_migrated(tmp_path / "restored" / "evalsvc.db")
     assert command("restore", "b.tar", "--data-dir", "restored").err == warning

@@ -21,4 +21,4 @@ def test_prepare_of_what_is_local(command: Command, tmp_path: Path) -> None:
     write_benchmark(tmp_path, "mine", dataset_kwargs={"data_files": {"test": "datasets:rows.jsonl"}})
     write_rows(rows, questions(2))
     result = command("benchmarks", "prepare", "mine", "--include-path", ".")
-    assert (result.code, result.out, result.err) == (0, "mine: asks for no dataset of the hub\n", "")
+    assert (result.code, result.out, result.err) == (0, "mine: needs no data set of the hub\n", "")

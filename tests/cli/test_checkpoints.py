@@ -86,7 +86,7 @@ class TestVirtual:
     def test_sweep_is_one_curve_against_a_metric(self, command: Command, service: Any, parents: None) -> None:
         refused = command("sweep", "mix", "run-a@0", "run-a@20", "--points", "4")
         assert (refused.code, refused.out) == (2, "")
-        assert "--points 4: steps are whole percents, so give 2, 3, 5" in refused.err
+        assert "--points 4 does not give steps of whole percents; give 2, 3, 5" in refused.err
         assert command("sweep", "mix", "run-a@0", "run-a@20", "--points", "3", "--suite", "loss").code == 0
         evaluate_whole(service.store, metric(2.0), metric(1.25, "loss/image", stderr=None))
         again = command("sweep", "mix", "run-a@0", "run-a@20", "--points", "3", "--suite", "loss", "--wait")

@@ -18,9 +18,9 @@ def test_a_file_that_cannot_be_written_is_named_by_its_option(tmp_path: Path) ->
 
 def test_former_spellings_work_and_say_the_present_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert (form_of("csv", False), form_of("table", True)) == ("csv", "json")
-    assert "--json is written --format json" in capsys.readouterr().err
+    assert "the next version removes; give --format json" in capsys.readouterr().err
     assert output_of(Path("a"), None) == Path("a")
     assert output_of(None, Path("b"), "--findings") == Path("b")
-    assert "--json is written --findings" in capsys.readouterr().err
+    assert "the next version removes; give --findings" in capsys.readouterr().err
     with pytest.raises(InvalidRequest, match="--output a and --json b are both given; leave --json out"):
         output_of(Path("a"), Path("b"))

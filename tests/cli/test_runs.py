@@ -49,7 +49,7 @@ def test_what_is_not_there_is_not_shown(command: Command, service: Any) -> None:
 
 def test_renaming_and_deleting(command: Command, service: Any) -> None:
     enter(service.store, submission(5))
-    assert command("runs", "rename", "run-a", "run-z").out == "run run-a is called run-z\n"
+    assert command("runs", "rename", "run-a", "run-z").out == "run run-a is renamed to run-z\n"
     asked = command("runs", "delete", "run-z")
     would = "run run-z with 1 checkpoints would be deleted, and standard input is no terminal to ask for confirmation"
     assert (asked.code, asked.err) == (2, f"error: {would}; give --yes [invalid_request]\n")

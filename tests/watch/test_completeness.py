@@ -103,7 +103,7 @@ def test_a_hugging_face_folder_is_whole_when_all_its_shards_are(tmp_path: Path) 
         ("optimizer.pt", b"x", "it has none of model.safetensors.index.json"),
         ("model.safetensors.index.json", b'{"weight_map"', "is truncated or damaged"),
         ("model.safetensors.index.json", json.dumps({"weight_map": {"a": one, "b": two}}).encode(), f"{one}, {two} is"),
-        (one, whole, f"{two} is not there yet"),
+        (one, whole, f"{two} does not exist yet"),
         (two, b"", f"{two} is empty"),
         (two, whole[:-1], "its tensors end at byte"),
     ]:

@@ -193,7 +193,7 @@ def test_a_service_that_is_down_costs_no_checkpoint(scene: Scene) -> None:
     watcher.look()  # it was entered, and nobody heard of it
     transport.lose_answers = False
     watcher.look()
-    assert scene.noted[-1] == "the service takes posts again"
+    assert scene.noted[-1] == "the service accepts posts again"
     assert scene.rows() == 1
     evaluations = scene.posted()[5, "raw"]["evaluations"]
     assert len(evaluations) == 1
@@ -247,7 +247,7 @@ def test_a_run_that_is_behind_is_waited_for(scene: Scene, monkeypatch: pytest.Mo
     assert max(slept) == 30, "the second wait is no longer than the service says"
     assert len(scene.noted) == 2
     assert scene.noted[0].endswith("post step 6 again in 30 s; evalsvc tries again")
-    assert scene.noted[1] == "the service takes posts again"
+    assert scene.noted[1] == "the service accepts posts again"
 
 
 def test_an_instruction_is_said_once_and_others_go_on(tmp_path: Path) -> None:
