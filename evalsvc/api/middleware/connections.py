@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,11 @@ from evalsvc.api.errors import STATUS, problem
 from evalsvc.api.middleware.rates import address_key
 from evalsvc.config import Network
 from evalsvc.errors import EvalsvcError, NotReady, RateLimited
+
+log = logging.getLogger(__name__)
+
+TLS_HANDSHAKE = b"\x16\x03"
+"""First bytes of a TLS connection; no HTTP request begins with them."""
 
 CONNECTIONS = 1000
 """The most connections. A further connection is answered with 503 until others are closed."""
@@ -57,6 +63,14 @@ class TimeoutProtocol(H11Protocol):
         self._watch()
 
     def data_received(self, data: bytes) -> None:
+        if self.scheme == "http" and self.conn.their_state is h11.IDLE and data.startswith(TLS_HANDSHAKE):
+            log.warning(
+                "a client at %s speaks https, and the service listens by http; give the client an address that begins "
+                "with http://, or start the service with --https-cert and --https-key",
+                self.client[0] if self.client else "an unknown address",
+            )
+            self.send_400_response("The service listens by http, not by https.")
+            return
         super().data_received(data)
         self._watch()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -97,6 +98,22 @@ def test_a_head_that_is_too_long_is_refused(port: int) -> None:
         except OSError:
             return
         assert connection.recv(1000).startswith((b"HTTP/1.1 400", b""))
+
+
+def test_https_to_a_service_by_http_says_what_to_do(port: int, caplog: pytest.LogCaptureFixture) -> None:
+    """uvicorn says only that a request is invalid."""
+    context = ssl.create_default_context()
+    for _ in range(2):
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=10) as connection,
+            pytest.raises(ssl.SSLError, match="WRONG_VERSION_NUMBER"),
+        ):
+            context.wrap_socket(connection, server_hostname="localhost")
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(messages) == 2
+    assert messages[0].startswith("a client at 127.0.0.1 speaks https, and the service listens by http; give the ")
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        assert ask(connection).startswith(b"HTTP/1.1 200")
 
 
 def test_a_client_that_does_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
