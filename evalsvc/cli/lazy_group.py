@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import groupby
@@ -15,6 +15,9 @@ from typer.main import get_group_from_info
 from typer.models import TyperInfo
 
 from evalsvc.cli.terminal import warn
+
+_TYPE = re.compile(r"<list\[(\w+)\]>|<(\w+) range>")
+_DEFAULT = re.compile(r"\[default: \(([^()]*)\)")
 
 
 @dataclass(frozen=True)
@@ -119,15 +122,29 @@ def _name_arguments(command: Any) -> None:
 
 
 class _Context(typer.Context):
+    """Context whose help is simpler than typer's.
+
+    Arguments are `RUN`, not `{run}`. Types are `<int>`, not `<list[int]>` or `<int range>`. Defaults are
+    `[default: all]`, not `[default: (all)]`.
+    """
+
     def make_formatter(self) -> Any:
         formatter: Any = super().make_formatter()
-        write = formatter.write_usage
+        write, write_rows = formatter.write_usage, formatter.write_dl
 
         def write_usage(program: str, arguments: str = "", prefix: str | None = None) -> None:
             write(program, re.sub(r"\{([^{}]*)\}", r"\1", arguments), prefix)
 
-        formatter.write_usage = write_usage
+        def write_dl(rows: Sequence[tuple[str, str]], *spacing: int, **widths: int) -> None:
+            simpler = [(_TYPE.sub(_plain_type, name), _DEFAULT.sub(r"[default: \1", text)) for name, text in rows]
+            write_rows(simpler, *spacing, **widths)
+
+        formatter.write_usage, formatter.write_dl = write_usage, write_dl
         return formatter
+
+
+def _plain_type(match: re.Match[str]) -> str:
+    return f"<{(match[1] or match[2]).lower()}>"
 
 
 def _first_paragraph(text: str) -> str:

@@ -62,6 +62,7 @@ def test_help_fits_and_nothing_is_cut(words: tuple[str, ...]) -> None:
     lines = text.splitlines()
     too_long = [line for line in lines if len(line) > 80 and not re.match(r"  --[a-z-]+ <", line)]
     assert too_long == []
+    assert re.findall(r"default: \(|<list\[|range>", text) == [], "a stranger need not know typer's words"
     assert "…" not in re.sub(r"s3://…|\{…\}", "", text)
     assert [line for line in lines if re.search(r"[a-z]\.\.\.$", line) and not line.startswith("Usage")] == []
     for item in options(words):
