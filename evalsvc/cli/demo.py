@@ -141,7 +141,7 @@ def started_service(data_dir: Path, devices: str, assets: Path) -> Iterator[str]
 
     Raises:
         AssetMissing: the feature extractor of the suite is not in `assets`; no process is started.
-        InternalError: the service did not start; the message has the last line of its log.
+        InternalError: the service did not start; the message has the last line of the log.
     """
     locate_asset(EXTRACTOR, assets)
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -286,7 +286,9 @@ def _wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:
             return match[1]
         time.sleep(0.05)
     last = (log.read_text().strip().splitlines() or ["nothing"])[-1]
-    raise InternalError(f"the service of the demo did not start; the last line of {log} is: {last}")
+    raise InternalError(
+        f"the service of the demo did not start, and its log ends with: {last}; keep the log by --data-dir DIR"
+    )
 
 
 def _print_rows(rows: Sequence[Row]) -> None:

@@ -112,8 +112,22 @@ def test_https_to_a_service_by_http_says_what_to_do(port: int, caplog: pytest.Lo
     messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(messages) == 2
     assert messages[0].startswith("a client at 127.0.0.1 speaks https, and the service listens by http; give the ")
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        assert ask(connection).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "parts", [(b"\x16\x03",), (b"\x16", b"\x03\x01\x00"), (b"GET / HTTP/1.1\r\nA: ", b"\x16\x03\r\n\r\n")]
+)
+def test_bytes_like_those_of_https_are_refused_and_harm_nobody(port: int, parts: tuple[bytes, ...]) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        for part in parts:
+            connection.sendall(part)
+            time.sleep(0.05)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 400")
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n")
+        time.sleep(0.05)
+        connection.sendall(b"\x16\x03")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200"), "a body may have these bytes"
 
 
 def test_a_client_that_does_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
