@@ -177,7 +177,7 @@ def whole_folder(names: Collection[str], read: Callable[[str], bytes], shown: st
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise NotACheckpoint(f"its {first} is truncated or damaged") from None
     if missing := [name for name in wanted if name not in names]:
-        raise NotACheckpoint(f"{', '.join(missing[:3])} does not exist yet")
+        raise NotACheckpoint(f"the folder lacks {', '.join(missing[:3])}")
     return wanted
 
 

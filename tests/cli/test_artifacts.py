@@ -22,7 +22,7 @@ def test_a_rule_is_given_shown_and_taken_away(command: Command, service: Any) ->
 
 
 def test_the_services_rule_and_one_of_ones_own_exclude_each_other(command: Command) -> None:
-    assert "leave the others out" in command("artifacts", "keep", "run-a", "--default", "--last", "3").err
+    assert "give --default alone" in command("artifacts", "keep", "run-a", "--default", "--last", "3").err
 
 
 def test_a_metric_that_does_not_exist_is_refused(command: Command, service: Any) -> None:
@@ -60,9 +60,7 @@ class TestContent:
         assert (tmp_path / "run-a-5.png").read_bytes() == b"one"
         refused = command("artifacts", "grid", "run-a@5")
         assert (refused.code, "the file run-a-5.png exists; name another file by --output" in refused.err) == (2, True)
-        assert (
-            "has grids of the tasks loss-0, loss-1; name one by --task" in command("artifacts", "grid", "run-a@10").err
-        )
+        assert "has grids of the tasks loss-0, loss-1; name a task" in command("artifacts", "grid", "run-a@10").err
         assert command("artifacts", "grid", "run-a@10", "--task", "loss-1", "--output", "two.png").code == 0
         assert (tmp_path / "two.png").read_bytes() == b"two"
         assert "did you mean 'loss-1'" in command("artifacts", "grid", "run-a@10", "--task", "loss-2").err
@@ -79,7 +77,7 @@ class TestContent:
         ("arguments", "words"),
         [
             (["get", "9"], "there is no artifact 9; evalsvc artifacts list RUN lists"),
-            (["get", "1", "--output", "no/a.png"], "--output no/a.png: there is no folder no"),
+            (["get", "1", "--output", "no/a.png"], "--output no/a.png: the folder no does not exist"),
             (["get", "1", "--output", "."], ". cannot be written"),
             (["get", "0"], "Invalid value for 'ID'"),
             (["grid", "run-a@6"], "no checkpoint is named 'run-a@6'"),

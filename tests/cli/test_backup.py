@@ -55,7 +55,7 @@ def test_what_was_lost_is_said_twice(command: Command, tmp_path: Path) -> None:
     assert command("backup", "b.tar", "--data-dir", "data").err == f"{warning}{path.name}\n"
     (tmp_path / "restored").mkdir()
     copy_migrated(tmp_path / "restored" / "evalsvc.db")
-    assert command("restore", "b.tar", "--data-dir", "restored").err == warning
+    assert command("restore", "b.tar", "--data-dir", "restored").err == f"{warning}{path.name}\n"
 
 
 def test_half_a_backup(command: Command, tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ class TestList:
         for name in ("run-a@10:ema", "2"):
             assert "variant: ema" in command("checkpoints", "show", name).out
         assert "no checkpoint is named 'run-a@6'; did you mean" in command("checkpoints", "show", "run-a@6").err
-        assert "'run-a' is not a checkpoint" in command("checkpoints", "show", "run-a").err
+        assert "'run-a' is not a checkpoint; write RUN@STEP" in command("checkpoints", "show", "run-a").err
 
     def test_a_result_is_a_file_that_compare_reads(self, command: Command, service: Any, tmp_path: Path) -> None:
         evaluate_whole(service.store, metric(2.0))

@@ -18,7 +18,7 @@ class Terminal(io.StringIO):
 def test_without_a_terminal_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that waits for an answer for ever is worse than one that fails."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
-    with pytest.raises(InvalidRequest, match=r"this would queue 5 evaluations, .* give --yes"):
+    with pytest.raises(InvalidRequest, match=r"the command would queue 5 evaluations, .* give --yes"):
         confirm("queue 5 evaluations", yes=False)
     with pytest.raises(InvalidRequest, match=r"run a would be deleted, and .*; give --yes"):
         confirm_by_name("run a", "a", yes=False)

@@ -66,7 +66,7 @@ class TestDoctorLayout:
         ("arguments", "words"),
         [
             ([CHECKPOINT, "--pairs", "nowhere.jsonl"], "nowhere.jsonl"),
-            ([CHECKPOINT, *PAIRS, "--output", "no/where.yaml"], "--output no/where.yaml: there is no folder no"),
+            ([CHECKPOINT, *PAIRS, "--output", "no/where.yaml"], "--output no/where.yaml: the folder no does not exist"),
             ([CHECKPOINT, *PAIRS, "--layout", "image-then-specail"], "did you mean 'image-then-special' or"),
         ],
     )

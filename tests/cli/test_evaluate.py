@@ -74,7 +74,7 @@ def test_a_wrong_layout_is_no_failure_of_the_weights(command: Command, suite: st
 def test_what_an_earlier_run_measured_is_taken_over(command: Command, suite: str, tmp_path: Path) -> None:
     options = ("run", suite, "--checkpoint", str(GOLDEN), "--device", "cpu", "--reuse", "r.json", "--output", "r.json")
     first = command(*options)
-    assert (first.code, "warning: --reuse r.json: there is no such file" in first.err) == (0, True)
+    assert (first.code, "warning: --reuse r.json: the file does not exist" in first.err) == (0, True)
     measured = json.loads((tmp_path / "r.json").read_text())
     second = command(*options)
     assert (second.code, second.out) == (0, first.out)

@@ -90,7 +90,7 @@ class TestGate:
                 ["--junit", "no/report.xml"],
                 "--junit no/report.xml: the folder no does not exist; create the folder first",
             ),
-            (["--output", "."], "--output . cannot be written: is a directory [invalid_request]"),
+            (["--output", "."], "--output . cannot be written: is a directory; name another file [invalid_request]"),
         ],
     )
     def test_bad_argument(self, command: Command, options: list[str], words: str) -> None:

@@ -98,7 +98,7 @@ def test_large_steps_are_whole(tmp_path: Path) -> None:
             "has the columns epoch, loss; none of them is a step; name the column of steps step or Step or",
         ),
         ("a.csv", TENSORBOARD, "which does not name its metric; name the metric by --metric"),
-        ("a.csv", "Step,a - loss,b - loss\n1,2,3\n", "has columns of several runs: a, b; export or"),
+        ("a.csv", "Step,a - loss,b - loss\n1,2,3\n", "has columns of several runs: a, b; export a file for each run"),
         ("a.jsonl", "{", "line 1 is not JSON"),
         ("a.jsonl", "[1]", "line 1 is [1]; write one JSON object per line"),
         ("a.jsonl", '{"step": true, "metric": "a", "value": 1}', "step is 'True'; write a number"),

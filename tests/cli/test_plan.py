@@ -51,7 +51,7 @@ def test_a_planned_suite(text: str, planned: PlannedSuite) -> None:
         ("loss/٥", "is no suite of a plan"),
         ("loss/0", "an EVERY of at least 1"),
         ("loss@9..5", "a LAST not below FIRST"),
-        ("loss/9999999999999999", "steps up to 999"),
+        ("loss/9999999999999999", "steps up to 9007199254740991"),
         ("loss/" + "9" * 5000, "is no suite of a plan"),
     ],
 )

@@ -76,7 +76,7 @@ def test_a_suite_is_kept_in_the_service_shown_and_deleted(command: Command, serv
     assert '  data: "/data.jsonl"' in shown
     listed = command("suites", "list", "--service", "--format", "json")
     assert {"captions", "other", "loss"} <= {suite["suite"] for suite in json.loads(listed.out)["suites"]}
-    assert "this would delete suite other of the service" in command("suites", "delete", "other").err
+    assert "the command would delete suite other of the service" in command("suites", "delete", "other").err
     assert command("suites", "delete", "other", "--yes").out == "suite other is deleted\n"
     assert "no suite is named 'other'" in command("suites", "show", "other").err
 

@@ -41,7 +41,7 @@ def test_a_file_is_sent_with_its_model(command: Command, taking: Any) -> None:
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("s3://bucket/a.pt", "--upload sends a file of this machine, and s3://bucket/a.pt is none"),
+        ("s3://bucket/a.pt", "--upload sends a file of this machine, and s3://bucket/a.pt is no such file"),
         ("avg(a@1, a@2)", "leave --upload out"),
         (str(RUN), "is a folder, and one file can be uploaded"),
         ("nowhere.pt", "--model"),

@@ -90,7 +90,7 @@ class TestMachine:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["machine", "--output", "no/where.json"], "--output no/where.json: there is no folder no"),
+        (["machine", "--output", "no/where.json"], "--output no/where.json: the folder no does not exist"),
         (["machine", "--threads", "0"], "--threads"),
         (["mine@3", "--checkpoint", "a.pt"], "verify needs either RUN@STEP or --checkpoint FILE, and both are given"),
         (["--suite", "loss"], "verify needs either RUN@STEP or --checkpoint FILE, and neither is given"),

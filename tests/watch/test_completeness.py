@@ -102,8 +102,12 @@ def test_a_hugging_face_folder_is_whole_when_all_its_shards_are(tmp_path: Path) 
     for name, content, words in [
         ("optimizer.pt", b"x", "it has none of model.safetensors.index.json"),
         ("model.safetensors.index.json", b'{"weight_map"', "is truncated or damaged"),
-        ("model.safetensors.index.json", json.dumps({"weight_map": {"a": one, "b": two}}).encode(), f"{one}, {two} is"),
-        (one, whole, f"{two} does not exist yet"),
+        (
+            "model.safetensors.index.json",
+            json.dumps({"weight_map": {"a": one, "b": two}}).encode(),
+            f"the folder lacks {one}, {two}",
+        ),
+        (one, whole, f"the folder lacks {two}"),
         (two, b"", f"{two} is empty"),
         (two, whole[:-1], "its tensors end at byte"),
     ]:

@@ -82,7 +82,7 @@ def test_a_folder_waits_for_all_its_shards(app: App, tmp_path: Path) -> None:
     scene.watcher.look()
     assert scene.said == []
     assert scene.noted[0].startswith("checkpoint-500 is not complete: it has none of model.safetensors.index.json")
-    assert scene.noted[1:] == ["checkpoint-500 is not complete: model-2.safetensors does not exist yet"]
+    assert scene.noted[1:] == ["checkpoint-500 is not complete: the folder lacks model-2.safetensors"]
     write("checkpoint-500/model-2.safetensors")
     scene.watcher.look()
     assert [line.partition(":")[0] for line in scene.said] == ["checkpoint-500"], scene.noted
