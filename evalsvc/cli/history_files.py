@@ -134,7 +134,7 @@ def _csv(stream: TextIO) -> Iterator[Row]:
     for cells in reader:
         if None in cells:
             raise InvalidData(
-                f"{stream.name} line {reader.line_num} has more cells than the header has columns; correct it"
+                f"{stream.name} line {reader.line_num} has more cells than the header has columns; correct the line"
             )
         yield reader.line_num, cells
 

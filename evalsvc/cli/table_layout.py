@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import gt
 
 from rich.cells import cell_len, chop_cells
 from rich.text import Text
@@ -26,7 +27,7 @@ STYLES: Mapping[str, str] = {
 """Colours of cells by their word, in upper or lower case, with or without a remark in parentheses."""
 
 _REMARK = re.compile(r" \(.*\)$")
-_BREAKS = re.compile(r"(?<=[/_,:;=@-])|(?<=\.)(?!\d)")
+_BREAKS = re.compile(r"(?<=[/_,:;=@])|(?<=[.-])(?!\d)")
 """Places where a name that is wider than the terminal may break: never within a number."""
 _SPACES = re.compile(r"(?<!±) (?!…)")
 """Spaces where a cell may wrap: not after `±`, and not before `…`."""
@@ -114,9 +115,12 @@ def _narrowed(grid: Grid, room: int) -> list[int]:
     words = [max(map(_longest_word, cells)) for cells in zip(*grid, strict=True)]
     if sum(words) <= room:
         return _shared(_natural(grid), words, room)
-    # The widest column shrinks until the table fits; a column of width 0 would show nothing.
-    while sum(words) > room and max(words) > 1:
-        words[words.index(max(words))] -= 1
+    pieces = [max(map(_longest_piece, cells)) for cells in zip(*grid, strict=True)]
+    # Names break before words do: `captions/` and `text` are legible, `indistinguishab` and `le` are not.
+    for least in (pieces, [1] * len(words)):
+        while sum(words) > room and any(map(gt, words, least)):
+            _, widest = max((width, place) for place, width in enumerate(words) if width > least[place])
+            words[widest] -= 1
     return words
 
 
@@ -138,6 +142,11 @@ def _natural(grid: Grid) -> list[int]:
 
 def _longest_word(cell: str) -> int:
     return max(map(cell_len, _SPACES.split(cell)))
+
+
+def _longest_piece(cell: str) -> int:
+    """Return the width of the longest part of a cell that has no space and no place where a name may break."""
+    return max(cell_len(piece) for word in _SPACES.split(cell) for piece in _BREAKS.split(word))
 
 
 def _notes(columns: Sequence[str], row: Sequence[str], under: Sequence[str], width: int) -> list[str]:

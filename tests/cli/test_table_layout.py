@@ -49,6 +49,17 @@ def test_wrapping_loses_nothing(text: str, width: int) -> None:
     assert "".join("".join(lines).split()) == "".join(text.split())
 
 
+def test_names_break_before_words_and_numbers_do() -> None:
+    """`indistinguishab` and `le` were two lines at 80 columns."""
+    row = ["indistinguishable", "captions/image_within", "0.000628188", "0.000784557", "-0.0001564", "-0.948 … +0.266"]
+    for width in (80, 60):
+        lines = [line.plain for line in lay_out(["B is", "metric", "A", "B", "B − A", "interval"], [row], width).lines]
+        assert max(map(cell_len, lines)) <= width
+        assert {"indistinguishable"} <= set(" ".join(lines).split()) or width < 80
+        assert [word for word in " ".join(lines).split() if word == "-"] == []
+    assert wrapped("-0.07557", 7) == ["-0.0755", "7"]
+
+
 def test_a_name_that_is_too_wide_breaks_behind_its_signs() -> None:
     assert wrapped("pairs/general_text_gap", 10) == ["pairs/", "general_", "text_gap"]
 
