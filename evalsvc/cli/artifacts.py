@@ -14,6 +14,7 @@ from evalsvc.cli.lazy_group import CommandGroup
 from evalsvc.cli.name_completion import complete_metric, complete_run
 from evalsvc.cli.options import CheckpointArgument, Form, Limit, Output, RunArgument, Url, connect, require_folders
 from evalsvc.cli.terminal import say
+from evalsvc.cli.wording import counted
 from evalsvc.client import ArtifactContent, Client
 from evalsvc.errors import InvalidRequest, UnknownName, first_few, os_reason
 from evalsvc.files.atomic import write_whole
@@ -210,8 +211,8 @@ def prune(
     with connect(url) as client:
         pruned = client.prune(run, dry_run=dry_run)
     for name, count in pruned.runs.items():
-        say(f"{name}: {count:,} artifacts")
+        say(f"{name}: {counted(count, 'artifact')}")
     if dry_run:
-        say(f"{pruned.artifacts:,} artifacts would be pruned, {pruned.bytes:,} bytes")
+        say(f"{counted(pruned.artifacts, 'artifact')} would be pruned, {counted(pruned.bytes, 'byte')}")
     else:
-        say(f"{pruned.artifacts:,} artifacts are pruned, {pruned.freed_bytes:,} bytes freed")
+        say(f"pruned {counted(pruned.artifacts, 'artifact')}, freed {counted(pruned.freed_bytes, 'byte')}")

@@ -9,6 +9,7 @@ import typer
 
 from evalsvc.cli.options import DatabaseUrl, DataDir
 from evalsvc.cli.terminal import say, warn
+from evalsvc.cli.wording import counted
 from evalsvc.config import Settings
 from evalsvc.errors import first_few
 from evalsvc.store.backup.manifest import Manifest
@@ -56,10 +57,11 @@ def restore(
 
 def _contents(manifest: Manifest) -> str:
     rows = sum(table.rows for table in manifest.tables)
-    return f"{rows:,} rows and {manifest.files:,} files"
+    return f"{counted(rows, 'row')} and {counted(manifest.files, 'file')}"
 
 
 def _warn_of_lost(manifest: Manifest) -> None:
     if manifest.lost:
         names = first_few(manifest.lost_names, 5)
-        warn(f"{manifest.lost:,} files that the database names were missing or damaged before the backup: {names}")
+        lost = counted(manifest.lost, "file")
+        warn(f"{lost} of the data folder missing or damaged before the backup: {names}")

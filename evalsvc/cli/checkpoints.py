@@ -38,6 +38,7 @@ from evalsvc.cli.tables import print_left_out, print_metrics, print_warnings
 from evalsvc.cli.terminal import complain, say
 from evalsvc.cli.uploads import uploaded_model, uploaded_path
 from evalsvc.cli.weights import absolute_uri, inline_layout, inline_model, local_file
+from evalsvc.cli.wording import counted
 from evalsvc.client import OVER, Client
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec.documents import Checkpoint, CheckpointResult, Evaluation, ListedCheckpoint, Posted
@@ -258,12 +259,13 @@ def delete_checkpoint(
     with connect(url) as client:
         checkpoint = find_checkpoint(client, name)
         full_name = checkpoint_name(checkpoint.run, checkpoint.step, checkpoint.variant)
-        what = f"checkpoint {full_name} with {len(checkpoint.evaluations):,} evaluations"
+        what = f"checkpoint {full_name} with {counted(len(checkpoint.evaluations), 'evaluation')}"
         confirm_by_name(what, full_name, yes)
         deleted = client.delete_checkpoint(checkpoint.id, confirm=full_name, cancel=cancel)
     say(
-        f"checkpoint {full_name} is deleted: {deleted.evaluations:,} evaluations, {deleted.values:,} values, "
-        f"{deleted.artifacts:,} artifacts, {deleted.freed_bytes:,} bytes of files"
+        f"checkpoint {full_name} is deleted: {counted(deleted.evaluations, 'evaluation')}, "
+        f"{counted(deleted.values, 'value')}, {counted(deleted.artifacts, 'artifact')}, "
+        f"{counted(deleted.freed_bytes, 'byte')} of files"
     )
 
 

@@ -30,7 +30,7 @@ from evalsvc.cli.status_screen import duration
 from evalsvc.cli.suite_text import print_suite_tasks
 from evalsvc.cli.tables import print_metrics
 from evalsvc.cli.terminal import print_table, say
-from evalsvc.cli.wording import in_options
+from evalsvc.cli.wording import counted, in_options
 from evalsvc.errors import leaves
 from evalsvc.spec.documents import Error, EvaluatedSuite, Evaluation, ListedEvaluation, Task
 from evalsvc.spec.documents.fields import OVER, State
@@ -210,7 +210,7 @@ def again(
             say(line)
         if not repetition.checkpoints:
             return
-        confirm(f"queue {len(repetition.checkpoints):,} evaluations", yes)
+        confirm(f"queue {counted(len(repetition.checkpoints), 'evaluation')}", yes)
         for checkpoint in repetition.checkpoints:
             evaluation = client.evaluate(checkpoint.id, suite, priority)
             place = checkpoint_name(evaluation.run, evaluation.step, evaluation.variant)
@@ -220,18 +220,19 @@ def again(
 def repetition_lines(repetition: Repetition) -> list[str]:
     """Return the lines that `evaluations again` prints before it asks for confirmation."""
     lines = [
-        f"{repetition.matching:,} checkpoints match: {repetition.succeeded:,} succeeded by the present version of "
-        f"suite {repetition.suite}, {repetition.outdated:,} by an earlier one; {repetition.open:,} are queued or "
-        "running and are left out"
+        f"{counted(repetition.matching, 'checkpoint')} in the selection: {repetition.succeeded:,} evaluated by the "
+        f"present version of suite {repetition.suite}, {repetition.outdated:,} only by an earlier version; "
+        f"{repetition.open:,} queued or running, which are left out"
     ]
     count = len(repetition.checkpoints)
     if not count:
         return [*lines, "no checkpoint is left to evaluate"]
+    evaluations = counted(count, "evaluation")
     if repetition.seconds is None:
-        return [*lines, f"{count:,} evaluations; no evaluation by this suite has ended yet, so the time is unknown"]
+        return [*lines, f"{evaluations}; no evaluation by this suite has ended yet, so the time is unknown"]
     about = duration(count * repetition.seconds)
     return [
         *lines,
-        f"{count:,} evaluations take about {about}: {duration(repetition.seconds)} each, the median of the last "
+        f"{evaluations} in about {about}: {duration(repetition.seconds)} each, the median of the last "
         f"{repetition.measured:,} by this suite",
     ]

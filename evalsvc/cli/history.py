@@ -24,6 +24,7 @@ from evalsvc.cli.history_tables import (
 from evalsvc.cli.name_completion import complete_metric, complete_run
 from evalsvc.cli.options import FirstStep, Form, LastStep, Output, Url, connect, print_document, require_folders
 from evalsvc.cli.terminal import say
+from evalsvc.cli.wording import counted
 from evalsvc.compare.curves import join_histories, require_comparable, tabulate
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.documents.fields import Direction
@@ -188,8 +189,8 @@ def import_history(
     with connect(url) as client:
         done = [client.import_values(run, source or file.name, part, replace=replace) for part in requests(series)]
     new, replaced, unchanged = (sum(getattr(part, name) for part in done) for name in ("new", "replaced", "unchanged"))
-    metrics = len({item.head.metric for item in series})
+    metrics = counted(len({item.head.metric for item in series}), "metric")
     say(
-        f"{new + replaced + unchanged:,} values of {metrics} metrics: {new:,} new, {replaced:,} replaced, "
+        f"{counted(new + replaced + unchanged, 'value')} of {metrics}: {new:,} new, {replaced:,} replaced, "
         f"{unchanged:,} unchanged"
     )

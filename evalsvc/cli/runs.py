@@ -14,6 +14,7 @@ from evalsvc.cli.name_completion import complete_metric, complete_run
 from evalsvc.cli.options import AsJson, Form, Output, RunArgument, Url, Yes, connect, form_of
 from evalsvc.cli.tables import shown_number
 from evalsvc.cli.terminal import say
+from evalsvc.cli.wording import counted
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec import documents
 from evalsvc.spec.names import CHECKPOINT
@@ -153,9 +154,10 @@ def delete(
     """
     with connect(url) as client:
         count = client.run(run).checkpoint_count
-        confirm_by_name(f"run {run} with {count:,} checkpoints", run, yes)
+        confirm_by_name(f"run {run} with {counted(count, 'checkpoint')}", run, yes)
         deleted = client.delete_run(run, cancel=cancel)
     say(
-        f"run {run} is deleted: {deleted.checkpoints:,} checkpoints, {deleted.evaluations:,} evaluations, "
-        f"{deleted.values:,} values, {deleted.artifacts:,} artifacts, {deleted.freed_bytes:,} bytes of files"
+        f"run {run} is deleted: {counted(deleted.checkpoints, 'checkpoint')}, "
+        f"{counted(deleted.evaluations, 'evaluation')}, {counted(deleted.values, 'value')}, "
+        f"{counted(deleted.artifacts, 'artifact')}, {counted(deleted.freed_bytes, 'byte')} of files"
     )

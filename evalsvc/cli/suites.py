@@ -14,6 +14,7 @@ from evalsvc.cli.name_completion import complete_suite
 from evalsvc.cli.options import FAILED, Form, Output, Suites, Url, Yes, connect, require_folders
 from evalsvc.cli.suite_text import print_suite_tasks
 from evalsvc.cli.terminal import say
+from evalsvc.cli.wording import counted
 from evalsvc.config import Settings
 from evalsvc.doctor.suite_checks import check_suite_file
 from evalsvc.errors import EvalsvcError, InvalidRequest, UnknownName
@@ -74,11 +75,9 @@ def check_suite(
     for problem in report.problems:
         say(f"- {problem}")
     if report.problems:
-        count = len(report.problems)
-        say(f"suite {path.stem}: {count} problem{'s' if count > 1 else ''}")
+        say(f"suite {path.stem}: {counted(len(report.problems), 'problem')}")
         raise typer.Exit(FAILED)
-    count = len(report.tasks)
-    say(f"suite {path.stem}: nothing is wrong or missing in its {count} task{'s' if count > 1 else ''}")
+    say(f"suite {path.stem}: nothing is wrong or missing in its {counted(len(report.tasks), 'task')}")
 
 
 @suites_app.command(name="list")
@@ -160,7 +159,7 @@ def put_suite(
         raise InvalidRequest(f"{file} cannot be read as text: {error}; give a file in UTF-8") from None
     with connect(url) as client:
         suite = client.put_suite(name or file.stem, text, replace_shipped=replace_shipped)
-    say(f"suite {suite.name} is uploaded: {len(suite.tasks)} tasks, digest {suite.digest[:12]}")
+    say(f"suite {suite.name} is uploaded: {counted(len(suite.tasks), 'task')}, digest {suite.digest[:12]}")
 
 
 @suites_app.command(name="delete")

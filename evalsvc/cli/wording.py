@@ -1,4 +1,4 @@
-"""Messages of the service in the words of the command line, such as `--replace` for `replace=true`."""
+"""Words of the command line: `--replace` for `replace=true` in messages of the service, and counted nouns."""
 
 from __future__ import annotations
 
@@ -56,6 +56,11 @@ _RULES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     *((re.compile(route), command) for route, command in ROUTES),
 ]
 _PLACEHOLDER = re.compile(r"(evalsvc [^\n`{}]{1,80})\{([a-z_]{1,40})\}")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 task`, `1,200 tasks`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def in_options(message: str) -> str:

@@ -16,7 +16,7 @@ def test_a_rule_is_given_shown_and_taken_away(command: Command, service: Any) ->
     shown = "run run-a keeps last 5, every 1000, days 30.0, best coco/fid (the run's rule)\n"
     assert command("artifacts", "keep", "run-a", *rule).out == shown
     assert command("artifacts", "keep", "run-a").out == shown
-    assert command("artifacts", "prune").out == "0 artifacts are pruned, 0 bytes freed\n"
+    assert command("artifacts", "prune").out == "pruned 0 artifacts, freed 0 bytes\n"
     assert command("artifacts", "prune", "--dry-run").out == "0 artifacts would be pruned, 0 bytes\n"
     assert command("artifacts", "keep", "run-a", "--default").out == "run run-a keeps all artifacts\n"
 

@@ -25,7 +25,7 @@ def test_there_and_back(command: Command, tmp_path: Path) -> None:
     made = command("backup", "b.tar", "--data-dir", "data")
     assert made.code == 0, made.err
     assert made.out.startswith(f"b.tar: {(tmp_path / 'b.tar').stat().st_size:,} bytes, ")
-    assert made.out.endswith(" rows and 1 files\n")
+    assert made.out.endswith(" rows and 1 file\n")
     again = command("backup", "b.tar", "--data-dir", "data")
     assert (again.code, again.out) == (2, "")
     assert "b.tar is there already; choose another name, or add --force" in again.err
@@ -36,7 +36,7 @@ def test_there_and_back(command: Command, tmp_path: Path) -> None:
     restored = command("restore", "b.tar", "--data-dir", "restored", "--database-url", url)
     assert restored.code == 0, restored.err
     assert restored.out.startswith("restored ")
-    assert "rows and 1 files, backed up 20" in restored.out
+    assert "rows and 1 file, backed up 20" in restored.out
     assert restored.out.endswith("data folder: restored\n")
     assert (tmp_path / "restored" / "database.json").is_file()
     assert not (tmp_path / "restored" / "evalsvc.db").exists()
@@ -51,7 +51,7 @@ def test_what_was_lost_is_said_twice(command: Command, tmp_path: Path) -> None:
     [path] = (tmp_path / "data" / "artifacts").glob("*/*")
     assert path == artifact_path(tmp_path / "data" / "artifacts", path.name)
     path.unlink()
-    warning = "warning: 1 files that the database names were missing or damaged before the backup: artifacts/"
+    warning = "warning: 1 file of the data folder missing or damaged before the backup: artifacts/"
     assert command("backup", "b.tar", "--data-dir", "data").err == f"{warning}{path.name}\n"
     (tmp_path / "restored").mkdir()
     copy_migrated(tmp_path / "restored" / "evalsvc.db")

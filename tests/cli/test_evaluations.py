@@ -80,10 +80,10 @@ def test_again_says_what_it_costs_and_asks(command: Command, service: Any, weigh
     assert asked.code == 2
     first, second = asked.out.splitlines()
     assert first == (
-        "3 checkpoints match: 1 succeeded by the present version of suite loss, 0 by an earlier one; 1 are queued "
-        "or running and are left out"
+        "3 checkpoints in the selection: 1 evaluated by the present version of suite loss, 0 only by an earlier "
+        "version; 1 queued or running, which are left out"
     )
-    assert second.startswith("2 evaluations take about ")
+    assert second.startswith("2 evaluations in about ")
     assert "the command would queue 2 evaluations, and standard input is no terminal" in asked.err
     posted = command("evaluations", "again", "run-a@10..30", "--suite", "loss", "--missing", "--yes").out
     assert posted.splitlines()[-1] == "evaluation 3 of run-a@30: queued"

@@ -54,8 +54,8 @@ def test_import_of_a_file(command: Command, service: Any, tmp_path: Path) -> Non
     """An import that was cut off is begun again from the start; what was entered before stays as it is."""
     (tmp_path / "old.csv").write_text("step,metric,value\n10,coco/fid,31.5\n0,coco/fid,NaN\n")
     arguments = ("import", "run-a", "old.csv", "--direction", "lower", "--protocol", "30,000 captions")
-    assert command(*arguments).out == "2 values of 1 metrics: 2 new, 0 replaced, 0 unchanged\n"
-    assert command(*arguments).out == "2 values of 1 metrics: 0 new, 0 replaced, 2 unchanged\n"
+    assert command(*arguments).out == "2 values of 1 metric: 2 new, 0 replaced, 0 unchanged\n"
+    assert command(*arguments).out == "2 values of 1 metric: 0 new, 0 replaced, 2 unchanged\n"
     (tmp_path / "old.csv").write_text("step,metric,value\n10,coco/fid,30\n")
     refused = command(*arguments)
     assert (refused.code, "coco/fid at step 10 is 31.5, imported, and not 30.0" in refused.err) == (2, True)

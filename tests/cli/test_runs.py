@@ -51,9 +51,9 @@ def test_renaming_and_deleting(command: Command, service: Any) -> None:
     enter(service.store, submission(5))
     assert command("runs", "rename", "run-a", "run-z").out == "run run-a is renamed to run-z\n"
     asked = command("runs", "delete", "run-z")
-    would = "run run-z with 1 checkpoints would be deleted, and standard input is no terminal to ask for confirmation"
+    would = "run run-z with 1 checkpoint would be deleted, and standard input is no terminal to ask for confirmation"
     assert (asked.code, asked.err) == (2, f"error: {would}; give --yes [invalid_request]\n")
-    counts = "1 checkpoints, 0 evaluations, 0 values, 0 artifacts, 0 bytes of files"
+    counts = "1 checkpoint, 0 evaluations, 0 values, 0 artifacts, 0 bytes of files"
     assert command("runs", "delete", "run-z", "--yes").out == f"run run-z is deleted: {counts}\n"
     assert "no run is named 'run-z'" in command("runs", "delete", "run-z", "--yes").err
 

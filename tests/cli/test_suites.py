@@ -68,7 +68,7 @@ SUITE = "description: mine\ntasks:\n  - {kind: loss, name: pairs, data: /data.js
 
 def test_a_suite_is_kept_in_the_service_shown_and_deleted(command: Command, service: Any, tmp_path: Path) -> None:
     (tmp_path / "captions.yaml").write_text(SUITE)
-    assert command("suites", "put", "captions.yaml").out.startswith("suite captions is uploaded: 1 tasks, digest ")
+    assert command("suites", "put", "captions.yaml").out.startswith("suite captions is uploaded: 1 task, digest ")
     assert command("suites", "put", "captions.yaml", "--name", "other").code == 0
     shown = command("suites", "show", "captions").out
     assert shown.startswith("suite captions (put), digest ")

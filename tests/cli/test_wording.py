@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import evalsvc
-from evalsvc.cli.wording import in_options
+from evalsvc.cli.wording import counted, in_options
 
 OF_REST = re.compile(r"\b(GET|PUT|POST|DELETE|PATCH) /v1/|\b[a-z_]+=true\b")
 
@@ -52,6 +52,11 @@ def test_no_error_sends_a_user_of_the_command_line_to_a_route() -> None:
     of_rest = [text for text in raised_texts() if OF_REST.search(text)]
     assert len(of_rest) >= 10, "the errors are found"
     assert [text for text in of_rest if OF_REST.search(in_options(text))] == []
+
+
+@pytest.mark.parametrize(("number", "shown"), [(0, "0 tasks"), (1, "1 task"), (1200, "1,200 tasks")])
+def test_a_noun_has_its_number(number: int, shown: str) -> None:
+    assert counted(number, "task") == shown
 
 
 def test_a_message_of_a_stranger_is_read_quickly() -> None:
