@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import math
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -20,6 +22,9 @@ log = logging.getLogger(__name__)
 
 TLS_HANDSHAKE = b"\x16\x03"
 """First bytes of a TLS connection; no HTTP request begins with them."""
+
+TLS_WARNING_SECONDS = 60.0
+"""Seconds between two warnings about clients that speak https, since anyone can cause one."""
 
 CONNECTIONS = 1000
 """The most connections. A further connection is answered with 503 until others are closed."""
@@ -48,6 +53,9 @@ read would occupy."""
 class TimeoutProtocol(H11Protocol):
     """uvicorn's HTTP protocol with time limits for the head of a request and for the reading of an answer."""
 
+    _warned_at: ClassVar[float] = -math.inf
+    """Time of the last warning about a client that speaks https, by `time.monotonic`."""
+
     def __init__(self, *args: Any, proxies: Sequence[Network] = (), **kwargs: Any) -> None:
         """`proxies`: networks without a limit of connections for each address."""
         super().__init__(*args, **kwargs)
@@ -64,11 +72,7 @@ class TimeoutProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.scheme == "http" and self.conn.their_state is h11.IDLE and data.startswith(TLS_HANDSHAKE):
-            log.warning(
-                "a client at %s speaks https, and the service listens by http; give the client an address that begins "
-                "with http://, or start the service with --https-cert and --https-key",
-                self.client[0] if self.client else "an unknown address",
-            )
+            self._warn_of_https()
             self.send_400_response("The service listens by http, not by https.")
             return
         super().data_received(data)
@@ -89,6 +93,16 @@ class TimeoutProtocol(H11Protocol):
             self._writing.cancel()
             self._writing = None
         super().resume_writing()
+
+    def _warn_of_https(self) -> None:
+        if time.monotonic() - TimeoutProtocol._warned_at < TLS_WARNING_SECONDS:
+            return
+        TimeoutProtocol._warned_at = time.monotonic()
+        log.warning(
+            "a client at %s speaks https, and the service listens by http; give the client an address that begins "
+            "with http://, or start the service with --https-cert and --https-key",
+            self.client[0] if self.client else "an unknown address",
+        )
 
     def _admit(self) -> None:
         """Refuse the connection with a reason if too many connections are open."""

@@ -100,8 +100,11 @@ def test_a_head_that_is_too_long_is_refused(port: int) -> None:
         assert connection.recv(1000).startswith((b"HTTP/1.1 400", b""))
 
 
-def test_https_to_a_service_by_http_says_what_to_do(port: int, caplog: pytest.LogCaptureFixture) -> None:
-    """uvicorn says only that a request is invalid."""
+def test_https_to_a_service_by_http_says_what_to_do(
+    port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uvicorn says only that a request is invalid; a flood of connections would fill the log with warnings."""
+    monkeypatch.setattr(TimeoutProtocol, "_warned_at", -1e9)
     context = ssl.create_default_context()
     for _ in range(2):
         with (
@@ -110,7 +113,7 @@ def test_https_to_a_service_by_http_says_what_to_do(port: int, caplog: pytest.Lo
         ):
             context.wrap_socket(connection, server_hostname="localhost")
     messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert len(messages) == 2
+    assert len(messages) == 1
     assert messages[0].startswith("a client at 127.0.0.1 speaks https, and the service listens by http; give the ")
 
 
