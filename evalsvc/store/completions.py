@@ -22,13 +22,16 @@ Item = dict[str, object]
 def read_completions(
     session: Session, folder: Path, run: Run, variant: str | None = None, prompt: str | None = None
 ) -> Completions:
-    """Read the completions of fixed prompts by the run's current checkpoints, by step, from each task's newest
-    evaluation.
+    """Read the completions of fixed prompts by the run's current checkpoints, in the order of steps.
 
-    Args: folder: has the files of results per item. prompt: chooses the prompts that contain this text.
+    The newest evaluation with a task of this name gives the completions of the task at a step.
+
+    Args:
+        folder: the folder with the files of results per item.
+        prompt: keep only prompts that contain this text.
 
     Raises:
-        UnknownName: there are no completions of the variant or the prompt; near names are listed.
+        UnknownName: the run has no completions of the variant or of the prompt; near names are listed.
     """
     steps = list(_read_steps(session, folder, run))
     if variant is not None:
@@ -67,9 +70,10 @@ def _with_prompt(steps: Iterable[StepCompletions], prompt: str) -> list[StepComp
 
 
 def _with_previous(steps: Iterable[StepCompletions]) -> Iterator[StepCompletions]:
-    """Yield the steps. `previous` of a completion says what changed since the completion before.
+    """Yield the steps, with the change since the previous completion as `previous` of each completion.
 
-    The completion before has the same variant, task, prompt, way and protocol; without one, `previous` is None.
+    The previous completion has the same variant, task, prompt, way and protocol. `previous` of the first completion
+    is None.
     """
     last: dict[tuple[object, ...], tuple[int, list[int]]] = {}
     for step in steps:

@@ -1,4 +1,4 @@
-"""The data folder, which belongs to one database. A starting service removes files that the database does not name."""
+"""The data folder of a database. A starting service removes files from the folder that the database does not name."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ RESTORING = "restore.unfinished"
 
 
 def make_data_folder(folder: Path) -> None:
-    """Make the data folder, readable for the service's user alone. An existing folder keeps its permissions.
+    """Create the data folder, accessible to the service's user only. An existing folder keeps its permissions.
 
     Raises:
-        DataDirectoryUnusable: the folder cannot be made or written.
+        DataDirectoryUnusable: the folder cannot be created or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -32,35 +32,36 @@ def make_data_folder(folder: Path) -> None:
 
 
 def claim_data_folder(folder: Path, database_id: str, url: str, *, may_begin: bool = True) -> None:
-    """Claim the folder for a database. Files of another database's folder would be removed, so such a folder is
-    refused.
+    """Claim the folder for a database. Refuse the folder of another database, whose files the service would remove.
 
-    Args: database_id: as `store.lock.database_id` returns. url: of the database, for the message that another database
-    gets. may_begin: whether the database may claim a folder without an owner.
+    Args:
+        database_id: the id that `store.lock.database_id` returns.
+        url: the URL of the database, which another database's error message shows.
+        may_begin: whether the database may claim a folder without an owner.
 
     Raises:
-        DataDirectoryUnusable: the folder belongs to another database, has an unfinished restore, has no owner while
-            `may_begin` is not set, or cannot be written.
+        DataDirectoryUnusable: the folder belongs to another database, holds an unfinished restore, has no owner while
+            `may_begin` is False, or cannot be written.
     """
     if (folder / RESTORING).exists():
         raise DataDirectoryUnusable(
-            f"the folder {folder} has a restore that did not end; run the same `evalsvc restore` again, which begins "
-            "anew, or choose another folder with --data-dir (EVALSVC_DATA_DIR)"
+            f"the folder {folder} holds an unfinished restore; run the same `evalsvc restore` again, which starts "
+            "over, or choose another folder with --data-dir (EVALSVC_DATA_DIR)"
         )
     if require_owner(folder, database_id, url):
         return
     if not may_begin:
         raise DataDirectoryUnusable(
-            f"the database {shown_url(url)} has runs, and the folder {folder} is not its data folder: there is no "
-            f"{OWNER}, and none of the files that the database names; give its folder with --data-dir "
-            "(EVALSVC_DATA_DIR), or restore both with `evalsvc restore`; if that folder is lost for good, add "
-            "--new-data-folder: metrics stay, artifacts and results per item that were files are gone"
+            f"the database {shown_url(url)} has runs, and the folder {folder} is not its data folder: the folder has "
+            f"no {OWNER} and none of the files that the database names; name the data folder with --data-dir "
+            "(EVALSVC_DATA_DIR), or restore a backup with `evalsvc restore`; if the data folder is lost for good, add "
+            "--new-data-folder: metrics stay, but artifacts and results per item in files are lost"
         )
     write_owner(folder, database_id, url)
 
 
 def write_owner(folder: Path, database_id: str, url: str) -> None:
-    """Claim the folder for a database, whichever database owned the folder before.
+    """Claim the folder for a database, even if another database owns the folder.
 
     Raises:
         DataDirectoryUnusable: the folder cannot be written.
@@ -74,7 +75,11 @@ def write_owner(folder: Path, database_id: str, url: str) -> None:
 
 
 def require_owner(folder: Path, database_id: str, url: str) -> bool:
-    """Raise DataDirectoryUnusable if the folder belongs to another database. Returns whether it belongs to this one."""
+    """Return whether the folder belongs to this database: False for a folder without an owner.
+
+    Raises:
+        DataDirectoryUnusable: the folder belongs to another database, or cannot be read.
+    """
     path = folder / OWNER
     try:
         owner = json.loads(path.read_bytes()) if path.exists() else None
@@ -84,12 +89,12 @@ def require_owner(folder: Path, database_id: str, url: str) -> bool:
         raise unwritable(str(path), error) from None
     except ValueError:
         owner = None
-    found = owner if isinstance(owner, dict) else {}
-    if found.get("id") != database_id:
+    content = owner if isinstance(owner, dict) else {}
+    if content.get("id") != database_id:
         raise DataDirectoryUnusable(
-            f"the folder {folder} has the artifacts of another database, {found.get('url', f'see {path}')}, and "
-            f"{shown_url(url)} would remove them; choose another folder with --data-dir (EVALSVC_DATA_DIR), or, if "
-            f"that database is gone for good, remove {path}"
+            f"the folder {folder} has the artifacts of another database, {content.get('url', f'see {path}')}, and a "
+            f"service on {shown_url(url)} would remove them; choose another folder with --data-dir "
+            f"(EVALSVC_DATA_DIR), or remove {path} if the other database is lost for good"
         )
     return True
 

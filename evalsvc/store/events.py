@@ -1,8 +1,8 @@
-"""Events of evaluations: changes of state and interim results, in their order.
+"""Events of evaluations: changes of state and interim results, in the order of the changes.
 
-An event is written in the transaction that makes the change, and is numbered within its evaluation. The number comes
-from the evaluation's row, which stays locked until the transaction ends. A follower that has seen number n has seen all
-events up to n, and a follower that returns with its last number misses no event, even after a restart.
+The transaction that makes a change also writes the event, and numbers the event within its evaluation. The number comes
+from the evaluation's row, which stays locked until the transaction ends. A client that has event n therefore has all
+events up to n, and a client that reconnects with its last number misses no event, even after a restart.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from evalsvc.store.queue.stage_results import LOOK, from_row
 from evalsvc.store.tables import OVER, Evaluation, EvaluationEvent, Shard, Task, now
 
 PAGE = 100
-"""The most events of one page."""
+"""The most events on a page."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Page:
 
     @property
     def is_last(self) -> bool:
-        """Whether no event follows the page, unless the evaluation is retried."""
+        """Whether this is the last page, unless the evaluation is retried."""
         seen = self.events[-1].number if self.events else self.newest
         return self.state in OVER and seen == self.newest
 
@@ -46,7 +46,7 @@ def read_events(session: Session, evaluation_id: int, after: int) -> Page | None
     ).one_or_none()
     if row is None:
         return None
-    # Read second: where the two are not on one snapshot there may be more events than `newest` says, never fewer.
+    # Read the events after the count: without a common snapshot there may be more events than `newest`, never fewer.
     events = session.scalars(
         select(EvaluationEvent)
         .where(EvaluationEvent.evaluation_id == evaluation_id, EvaluationEvent.number > after)
@@ -66,7 +66,7 @@ def newest_events(session: Session, evaluation_ids: Iterable[int]) -> dict[int, 
 
 @dataclass(frozen=True)
 class TaskProgress:
-    """Progress of a running task, without the work of shards that run."""
+    """Progress of a running task, without the work of running shards."""
 
     id: int
     evaluation_id: int
@@ -77,7 +77,7 @@ class TaskProgress:
 
 
 def read_progress(session: Session, task_ids: Iterable[int], evaluation_ids: Iterable[int]) -> list[TaskProgress]:
-    """Return the progress of the running ones among these tasks, of these evaluations."""
+    """Return the progress of the tasks that are running, among the given tasks of the given evaluations."""
     rows = session.execute(
         select(Task.id, Task.evaluation_id, Task.name, Task.total, Task.unit, func.sum(Shard.units))
         .join(Shard, Shard.task_id == Task.id)
@@ -104,8 +104,7 @@ class _Change:
     """The position of the task in its evaluation."""
 
     def place(self) -> tuple[int, int, int, str]:
-        """Return the sort key: by evaluation; interim results before the state of their task, the end of an evaluation
-        last."""
+        """Return the sort key: the evaluation, then the order of `note_events`, interim results before task states."""
         if self.kind == "state":
             return self.evaluation_id, 2 if self.state in OVER else 0, 0, ""
         return self.evaluation_id, 1, self.index, self.kind
@@ -114,12 +113,12 @@ class _Change:
 def note_events(session: Session, _context: object) -> None:
     """Write the events of a flush: changed states, and interim results of looks.
 
-    The end of an evaluation comes after the ends of its tasks; any other state of the evaluation comes before.
+    The final state of an evaluation comes after the states of its tasks, any other state before them.
     """
     connection = session.connection()
-    found = [change for item in (*session.new, *session.dirty) for change in _changes_of(connection, item)]
-    for evaluation, changes in groupby(sorted(found, key=_Change.place), lambda change: change.evaluation_id):
-        _write(connection, evaluation, list(changes))
+    changes = [change for item in (*session.new, *session.dirty) for change in _changes_of(connection, item)]
+    for evaluation, group in groupby(sorted(changes, key=_Change.place), lambda change: change.evaluation_id):
+        _write(connection, evaluation, list(group))
 
 
 def _changes_of(connection: Connection, item: object) -> list[_Change]:
@@ -138,8 +137,8 @@ def _changes_of(connection: Connection, item: object) -> list[_Change]:
         return []
     query = select(Task.evaluation_id, Task.name, Task.index).where(Task.id == item.task_id)
     evaluation, name, index = connection.execute(query).one()
-    found = {"done": (item.payload or {})["done"], **asdict(from_row(LOOK, item.output))}
-    return [_Change(evaluation, "interim", name, data=found, index=index)]
+    result = {"done": (item.payload or {})["done"], **asdict(from_row(LOOK, item.output))}
+    return [_Change(evaluation, "interim", name, data=result, index=index)]
 
 
 def _error(item: Evaluation | Task) -> dict[str, object] | None:
@@ -147,7 +146,7 @@ def _error(item: Evaluation | Task) -> dict[str, object] | None:
 
 
 def _findings(task: Task) -> dict[str, object] | None:
-    """Return the error of a failed task, or the warnings of a result."""
+    """Return the error of a failed task or the warnings of a succeeded one, as the data of an event."""
     return _error(task) or ({"warnings": task.warnings} if task.state == "succeeded" and task.warnings else None)
 
 

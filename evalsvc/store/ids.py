@@ -1,7 +1,8 @@
 """Ids that are never reused, even after their rows were deleted.
 
-SQLite gives a new row the largest id of its table plus one, so the ids of deleted newest rows would be reused: a late
-result would be stored for another shard, and a client would find another evaluation. PostgreSQL's sequences only grow.
+SQLite gives a new row the largest id of its table plus one. After the newest rows were deleted, SQLite would reuse
+their ids: a late result would be stored for another shard, and a client would get another evaluation. PostgreSQL's
+sequences only grow.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from sqlalchemy.orm import Session
 from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, IdFloor, Shard, Task
 
 KEPT_APART = (Checkpoint, Evaluation, Task, Shard, Artifact)
-"""Tables whose ids are known outside of the database: in addresses, in names of files, by workers."""
+"""Tables whose ids are used outside of the database: in URLs, in names of files, and on workers."""
 
 
 def raise_floors(session: Session) -> None:
-    """Record the largest ids. Call the function before rows are deleted, so that new rows get larger ids."""
+    """Record the largest ids. Call this function before you delete rows, so that new rows get larger ids."""
     if session.get_bind().dialect.name != "sqlite":
         return
     for kind in KEPT_APART:
@@ -30,7 +31,7 @@ def raise_floors(session: Session) -> None:
 
 
 def start_beyond_floors(session: Session, _context: object, _instances: object) -> None:
-    """Give ids to new rows, before a flush, if SQLite would reuse ids of deleted rows."""
+    """Set the ids of new rows before a flush, where SQLite would reuse ids of deleted rows."""
     new = [item for item in session.new if isinstance(item, KEPT_APART) and item.id is None]
     if not new or session.get_bind().dialect.name != "sqlite":
         return

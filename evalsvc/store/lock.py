@@ -1,8 +1,9 @@
 """The lock that makes one process the coordinator of a database, which dispatches shards and stores results.
 
-The lock belongs to a session in PostgreSQL, and to a file next to SQLite's: the lock ends with its process. A process
-that acquires the lock begins a term, a number in the database, and each transaction of a coordinator checks that its
-term is the newest. A process that lost the lock unnoticed stores nothing once another process has it.
+In PostgreSQL the lock belongs to a session; with SQLite, the process locks a file next to the database. Both locks end
+with the process. A process that acquires the lock begins a term, which is a number in the database. Each transaction of
+a coordinator checks that the coordinator's term is the newest, so a process that lost the lock unnoticed can store
+nothing once another process has begun a term.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from evalsvc.store.tables import Term, now
 log = logging.getLogger(__name__)
 
 KEY = int.from_bytes(b"evalsvc", "big")
-"""The key of the advisory lock, which PostgreSQL keeps apart for each database."""
+"""The key of the advisory lock. PostgreSQL has separate keys for each database."""
 
 POLL = 0.1
 """Seconds between two attempts to acquire the lock."""
 
 
 class CoordinatorLock:
-    """The lock and the term of one process. One thread uses the object, except for transactions of `fence`."""
+    """The lock and the term of one process. Only transactions of `fence` may use the object in several threads."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -51,24 +52,24 @@ class CoordinatorLock:
         self._term: int | None = None
 
     def acquire(self, patience: float = 0.0) -> None:
-        """Acquire the lock; a process that just ended may need `patience` seconds to release it.
+        """Acquire the lock; retry for `patience` seconds, since a process that just ended may still have the lock.
 
         Raises:
             DatabaseInUse: another process has the lock; the message names the process.
             DatabaseUnusable: the database does not answer.
-            DataDirectoryUnusable: the file of the lock cannot be made.
+            DataDirectoryUnusable: the lock file cannot be created.
         """
         deadline = time.monotonic() + patience
         while not self._lock.try_acquire():
             if time.monotonic() >= deadline:
                 raise DatabaseInUse(
-                    f"the database {shown_url(self._url)} is served by another evalsvc{self._holder()}; stop that one, "
-                    "or start this one with --read-only"
+                    f"the database {shown_url(self._url)} is served by another evalsvc{self._holder()}; stop the other "
+                    "service, or start this one with --read-only"
                 )
             time.sleep(POLL)
 
     def is_held(self) -> bool:
-        """Tell whether this process still has the lock. A lost lock has to be acquired again."""
+        """Tell whether this process still has the lock. After a loss, call `acquire` again."""
         if not self._lock.is_held():
             self._term = None
             return False
@@ -78,7 +79,7 @@ class CoordinatorLock:
         return self._term is not None
 
     def begin_term(self, store: Store) -> None:
-        """Begin a term, with the lock held: the process that had the lock before can store nothing more."""
+        """Begin a term while the lock is held. The process with the previous term can store nothing from now on."""
         with store.transaction() as session:
             row = _row(session)
             row.number, row.holder, row.since = row.number + 1, _who(), now()
@@ -90,12 +91,13 @@ class CoordinatorLock:
         return _FencedStore(store, self)
 
     def require_term(self, session: Session) -> None:
-        # The row's lock lets no other term begin before this transaction has ended.
+        # While this transaction locks the row, no other process can begin a term.
         newest = session.scalar(select(Term.number).with_for_update(read=True))
         if self._term is None or newest != self._term:
             self._term = None
             raise DatabaseInUse(
-                f"the database {shown_url(self._url)} is not this process's any more: it lost the lock{self._holder()}"
+                f"this process lost the lock of the database {shown_url(self._url)}, which is served by another evalsvc"
+                f"{self._holder()}; stop this service, or restart this service once the other one has ended"
             )
 
     def release(self) -> None:
@@ -110,7 +112,7 @@ class CoordinatorLock:
                 row = session.scalar(select(Term))
                 return "" if row is None else f" ({row.holder}, since {row.since:%Y-%m-%d %H:%M} UTC)"
         except SQLAlchemyError:
-            return ""  # of another schema version
+            return ""  # a database of another schema version may have no such table
         finally:
             store.close()
 
@@ -135,7 +137,7 @@ class _FileLock:
     """A lock on a file next to the database. Closing the database file itself would drop SQLite's own locks."""
 
     def __init__(self, database: Path | None) -> None:
-        """`database` is None for a database in memory, which no other process reaches."""
+        """Take the path of the database; None for a database in memory, which no other process can open."""
         self._path = None if database is None else database.with_name(database.name + ".lock")
         self._file: int | None = None
 
@@ -156,7 +158,7 @@ class _FileLock:
         return self.is_held()
 
     def is_held(self) -> bool:
-        """Tell whether the lock is held. If its file was removed, another process can lock a new file in its place."""
+        """Tell whether the lock is held. If the lock file was removed, another process may lock a new file."""
         if self._path is None:
             return True
         if self._file is None:
@@ -173,11 +175,11 @@ class _FileLock:
 
 
 class _SessionLock:
-    """An advisory lock of a connection that has no other use."""
+    """An advisory lock on a dedicated connection."""
 
     def __init__(self, url: str) -> None:
         self._url = url
-        # Without a transaction, which would be open for as long as the service lives.
+        # Autocommit, or a transaction would stay open as long as the service runs.
         self._engine = create_engine(
             url,
             poolclass=NullPool,
@@ -195,7 +197,7 @@ class _SessionLock:
         except SQLAlchemyError as error:
             raise database_unusable(self._url, error) from None
         try:
-            # The server, too, must notice a machine that fell silent, or nobody could take over for hours.
+            # Without keepalives, the server would keep the lock of an unreachable machine for hours.
             assert connection is not None
             for setting, value in (("idle", 10), ("interval", 5), ("count", 3)):
                 connection.exec_driver_sql(f"SET tcp_keepalives_{setting} = {value}")
@@ -209,13 +211,13 @@ class _SessionLock:
         return self._connection is not None
 
     def is_held(self) -> bool:
-        """Tell whether the lock is held, which its connection's end alone changes."""
+        """Tell whether the lock is held: PostgreSQL releases the lock when the connection ends."""
         if self._connection is None:
             return False
         try:
             self._connection.exec_driver_sql("SELECT 1")
         except SQLAlchemyError as error:
-            log.warning("the lock of the coordinator is lost: %s", database_unusable(self._url, error))
+            log.warning("the coordinator lost its lock: %s", database_unusable(self._url, error))
             self.release()
             return False
         return True
@@ -228,7 +230,7 @@ class _SessionLock:
 
 
 def database_id(store: Store) -> str:
-    """Return the random id of the database, which copies and moves keep."""
+    """Return the random id of the database. A copied or moved database has the same id."""
     with store.transaction() as session:
         row = _row(session)
         row.database_id = row.database_id or uuid.uuid4().hex

@@ -1,4 +1,4 @@
-"""Rows by their names: runs, checkpoints, evaluations. An unknown name is an error with near misses."""
+"""Find runs, checkpoints and evaluations by name or id. The error for an unknown name lists near names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from evalsvc.errors import UnknownName, WrongState
 from evalsvc.store.tables import Checkpoint, Evaluation, Run
 
 NEAR_STEPS = 4
-"""Steps that are named in the message about an unknown step."""
+"""The number of steps that the message about an unknown step names."""
 
 
 def get_or_create_run(session: Session, name: str) -> Run:
@@ -23,11 +23,11 @@ def get_or_create_run(session: Session, name: str) -> Run:
 
 
 def find_run(session: Session, name: str) -> Run:
-    """Return a run by name; raise UnknownName with near misses."""
+    """Return a run by name; raise UnknownName with near names."""
     run = session.scalar(select(Run).where(Run.name == name))
     if run is None:
         raise UnknownName.among(
-            "run", name, session.scalars(select(Run.name)), "a run begins with its first checkpoint"
+            "run", name, session.scalars(select(Run.name)), "the first checkpoint that is posted creates a run"
         )
     return run
 
@@ -64,7 +64,7 @@ def find_step(session: Session, run: Run, step: int, variant: str) -> Checkpoint
         raise UnknownName.among(f"variant of run {run.name!r} at step {step}", variant, variants)
     steps = {row.step for row in posted if row.variant == variant} or {row.step for row in posted}
     nearest = sorted(sorted(steps, key=lambda other: abs(other - step))[:NEAR_STEPS])
-    near = f"the nearest are {', '.join(map(str, nearest))}" if nearest else "it has none yet"
+    near = f"the nearest steps are {', '.join(map(str, nearest))}" if nearest else "the run has no checkpoint yet"
     raise UnknownName(f"run {run.name!r} has no checkpoint at step {step}, variant {variant!r}; {near}")
 
 
@@ -106,6 +106,6 @@ def require_current_parents(checkpoint: Checkpoint) -> None:
     old = [str(step_of(parent)) for parent in checkpoint.parents if parent.replaced_at is not None]
     if old:
         raise WrongState(
-            f"checkpoint {checkpoint.id} is made of {', '.join(old)}, replaced by another file since; post its "
-            "expression again with replace=true"
+            f"checkpoint {checkpoint.id} is computed from {', '.join(old)}, replaced by another file since; post the "
+            "checkpoint's expression again with replace=true"
         )

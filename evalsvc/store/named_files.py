@@ -1,4 +1,4 @@
-"""Files of the data folder that the database names. All other files are orphans, and may be removed."""
+"""Files of the data folder that the database names. All other files are orphans, which may be removed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from evalsvc.files.outputs import OutputFile
 from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Run, Shard, Task, Term
 
 Named = Callable[[Collection[str]], Collection[str]]
-"""A function that returns those of some digests that the database names."""
+"""A function that takes digests, and returns those that the database names."""
 
 
 def asked_anew(reading: Callable[[], AbstractContextManager[Session]], named: Callable[..., Collection[str]]) -> Named:
-    """Return a function that calls `named_artifacts` or `named_items`, each time in a session of its own."""
+    """Return a function that calls `named` (`named_artifacts` or `named_items`) in a new session each time."""
 
     def ask(digests: Collection[str]) -> Collection[str]:
         with reading() as session:
@@ -28,7 +28,7 @@ def asked_anew(reading: Callable[[], AbstractContextManager[Session]], named: Ca
 
 
 def named_outputs(session: Session) -> set[OutputFile]:
-    """Return the files with outputs that a merge may still read; all others are orphans."""
+    """Return the output files that a merge may still read; all other output files are orphans."""
     rows = session.scalars(
         select(Shard.output)
         .join(Task)
@@ -40,25 +40,25 @@ def named_outputs(session: Session) -> set[OutputFile]:
 
 
 def named_artifacts(session: Session, digests: Collection[str] | None = None) -> set[str]:
-    """Return the digests, all or some of these, of artifacts that were not pruned; other contents are orphans."""
+    """Return the digests of artifacts that were not pruned, of all artifacts or among `digests`."""
     query = select(Artifact.sha256).where(Artifact.pruned_at.is_(None)).distinct()
     return set(session.scalars(query if digests is None else query.where(Artifact.sha256.in_(digests))))
 
 
 def named_items(session: Session, digests: Collection[str] | None = None) -> set[str]:
-    """Return the digests, all or some of these, of files with results per item; all other files are orphans."""
+    """Return the digests of files with results per item, of all tasks or among `digests`."""
     named = Task.items_sha256.is_not(None) if digests is None else Task.items_sha256.in_(digests)
     return {sha256 for sha256 in session.scalars(select(Task.items_sha256).where(named)) if sha256 is not None}
 
 
 SAMPLED = 20
-"""The number of newest files of a kind that are looked up."""
+"""The number of newest files that `may_begin_folder` looks for, artifacts and results per item each."""
 
 
 def may_begin_folder(session: Session, artifacts: Path, items: Path) -> bool:
-    """Tell whether the database may claim a data folder without an owner that has these subfolders.
+    """Tell whether the database may claim the data folder with these subfolders, which has no owner.
 
-    A database with runs that was served before has a data folder somewhere. The database may only claim a folder with
+    A database with runs that was served before already has a data folder. Such a database may only claim a folder with
     files that the database names.
     """
     identity = session.scalar(select(Term.database_id))

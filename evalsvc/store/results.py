@@ -22,22 +22,22 @@ from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Task
 from evalsvc.store.views import artifact_view, document_of, protocols_view
 
 WORST_FIRST: tuple[State, ...] = ("running", "queued", "failed", "partly_failed", "cancelled", "succeeded")
-"""States of evaluations, the first of which wins for several: none is over while one is queued or running."""
+"""States of evaluations, in order of precedence for the joint state of several evaluations."""
 
 Values = tuple[documents.CheckpointResult, Mapping[str, Callable[[], ItemTable]]]
-"""A result without its results per item and artifacts; and functions that read results per item, by task."""
+"""A result without results per item and artifacts, and functions that read the results per item, by task."""
 
 STEPS_AT_ONCE = 100
-"""Checkpoints whose evaluations one query reads, and that are in memory together."""
+"""The number of checkpoints whose evaluations one query reads."""
 
 
 def read_results(
     session: Session, folder: Path, run: str, step: int, variant: str, suite: str | None = None
 ) -> documents.CheckpointResult:
-    """Return the result of a checkpoint, by the newest evaluation of each suite.
+    """Return the result of a checkpoint from the newest evaluation of each suite.
 
-    Results of several suites are joined. A task name of two suites becomes `<suite>/<task>`; each metric names its task
-    in `task`. `folder` has the files of results per item.
+    The results of several suites are joined. Where two suites have a task of the same name, the task is named
+    `<suite>/<task>`; `task` of each metric names its task. `folder` has the files of results per item.
 
     Raises:
         UnknownName: there is no such run, step or variant, or no evaluation of the checkpoint (by the suite).
@@ -51,11 +51,10 @@ def read_results(
 
 
 def read_values(session: Session, folder: Path, run: str, step: int, variant: str, suite: str | None = None) -> Values:
-    """Return the result of `read_results` without results per item and artifacts; and functions that read results per
-    item.
+    """Return the result of a checkpoint without artifacts, and functions that read its results per item.
 
     Raises:
-        UnknownName: as `read_results`.
+        UnknownName: there is no such run, step or variant, or no evaluation of the checkpoint (by the suite).
     """
     checkpoint = find_step(session, find_run(session, run), step, variant)
     return _values(session, folder, checkpoint, suite, {})
@@ -64,20 +63,19 @@ def read_values(session: Session, folder: Path, run: str, step: int, variant: st
 def read_values_along(
     session: Session, folder: Path, run: str, steps: Sequence[int], variant: str, suite: str | None = None
 ) -> Iterator[Values]:
-    """Yield the result of `read_values` at each of some steps at which the run was evaluated, read STEPS_AT_ONCE
-    together.
+    """Yield the result of `read_values` for each of `steps`; one query reads STEPS_AT_ONCE checkpoints.
 
     Raises:
-        UnknownName: there is no such run, or one of the steps has no evaluation (by the suite).
+        UnknownName: there is no such run, or a step has no evaluation (by the suite).
     """
-    row = find_run(session, run)
+    run_id = find_run(session, run).id
     protocols: dict[str, dict[str, object]] = {}
     for start in range(0, len(steps), STEPS_AT_ONCE):
         piece = steps[start : start + STEPS_AT_ONCE]
-        current = (Checkpoint.run_id == row.id, Checkpoint.variant == variant, Checkpoint.replaced_at.is_(None))
+        current = (Checkpoint.run_id == run_id, Checkpoint.variant == variant, Checkpoint.replaced_at.is_(None))
         loaded = selectinload(Checkpoint.evaluations).selectinload(Evaluation.tasks)
-        found = session.scalars(select(Checkpoint).where(*current, Checkpoint.step.in_(piece)).options(loaded))
-        checkpoints = {checkpoint.step: checkpoint for checkpoint in found}
+        rows = session.scalars(select(Checkpoint).where(*current, Checkpoint.step.in_(piece)).options(loaded))
+        checkpoints = {checkpoint.step: checkpoint for checkpoint in rows}
         for step in piece:
             yield _values(session, folder, checkpoints[step], suite, protocols)
 
@@ -95,9 +93,9 @@ def _document(
     evaluations: Sequence[Evaluation],
     protocols: dict[str, dict[str, object]],
 ) -> documents.CheckpointResult:
-    """Return the result without results per item and artifacts.
+    """Return the result of a checkpoint without results per item and artifacts.
 
-    `protocols` has the contents that are known, and gets the contents that are read.
+    `protocols` caches the contents of protocols by id: contents that are missing are read and added.
     """
     tasks = _tasks_by_name(evaluations)
     metrics = _metrics(tasks)
@@ -126,11 +124,10 @@ def _document(
 
 
 def evaluated_steps(session: Session, run: str, variant: str, suite: str | None = None) -> list[int]:
-    """Return the steps at which a run's current checkpoints have an evaluation (by the suite), finished or not, in
-    order.
+    """Return the sorted steps at which a run's current checkpoints have an evaluation (by the suite), in any state.
 
     Raises:
-        UnknownName: there is no such run, or the run has nothing of this variant or by this suite.
+        UnknownName: there is no such run, or no evaluation of this variant or by this suite.
     """
     query = (
         select(Checkpoint.step, Checkpoint.variant, Evaluation.suite)
@@ -146,7 +143,8 @@ def evaluated_steps(session: Session, run: str, variant: str, suite: str | None 
     steps = sorted({row.step for row in rows if row.variant == variant and suite in (None, row.suite)})
     if not steps:
         raise UnknownName(
-            f"suite {suite!r} evaluated nothing of run {run!r} in variant {variant!r}; leave one of them out"
+            f"suite {suite!r} evaluated no checkpoint of run {run!r} with variant {variant!r}; leave out the suite, or "
+            "name another variant"
         )
     return steps
 
@@ -166,31 +164,36 @@ def read_task_items(evaluation: Evaluation, folder: Path, task: str | None = Non
 
 
 def _newest_by_suite(checkpoint: Checkpoint, suite: str | None) -> list[Evaluation]:
-    """Return the newest evaluation of each suite, in the order in which they were entered."""
+    """Return the newest evaluation of each suite, in the order of creation."""
     newest = {evaluation.suite: evaluation for evaluation in checkpoint.evaluations}
     if suite is not None:
         if suite not in newest:
             raise UnknownName.among(f"suite that evaluated {checkpoint_label(checkpoint)}", suite, newest)
         return [newest[suite]]
     if not newest:
-        raise UnknownName(f"{checkpoint_label(checkpoint)} has no evaluation yet; ask for one by POST /v1/evaluations")
+        label = checkpoint_label(checkpoint)
+        raise UnknownName(f"{label} has no evaluation yet; request an evaluation with POST /v1/evaluations")
     return sorted(newest.values(), key=lambda evaluation: evaluation.id)
 
 
 def _tasks_by_name(evaluations: Iterable[Evaluation]) -> dict[str, Task]:
-    """Return the tasks by name; the name of its suite is added to a name that two suites have."""
+    """Return the tasks by name, or by `<suite>/<task>` where two suites have a task of the same name."""
     tasks = [(evaluation.suite, task) for evaluation in evaluations for task in evaluation.tasks]
     names = Counter(task.name for _, task in tasks)
     return {task.name if names[task.name] == 1 else f"{suite}/{task.name}": task for suite, task in tasks}
 
 
 def _tables(folder: Path, tasks: Mapping[str, Task]) -> dict[str, Callable[[], ItemTable]]:
-    """Return functions that read results per item, by task."""
+    """Return a function for each task with results that reads the task's results per item."""
     return {name: partial(read_table, folder, task) for name, task in tasks.items() if task.metrics is not None}
 
 
 def read_table(folder: Path, task: Task) -> ItemTable:
-    """Read the results per item of a task; raises ItemsLost."""
+    """Read the results per item of a task.
+
+    Raises:
+        ItemsLost: the file of the results is missing or damaged.
+    """
     kept = task.items if task.items_sha256 is None else task.items_sha256
     if kept is None:
         return ItemTable.of(())
@@ -207,24 +210,26 @@ def _suite(evaluations: Sequence[Evaluation]) -> documents.ResultSuite:
 
 
 def _metrics(tasks: Mapping[str, Task]) -> list[documents.TaskMetric]:
-    """Return every metric with its task; of one that two tasks give under one protocol, the newer value."""
+    """Return every metric with its task. If two tasks measured a metric by one protocol, return the newer value."""
     known = set(hints_of(documents.TaskMetric))
-    found = {}
+    newest = {}
     for name, task in tasks.items():
         for metric in task.metrics or []:
             fields = {key: value for key, value in metric.items() if key in known}
-            found[metric["name"], metric["protocol"]] = documents.TaskMetric(**fields | {"task": name})
-    return list(found.values())
+            newest[metric["name"], metric["protocol"]] = documents.TaskMetric(**fields | {"task": name})
+    return list(newest.values())
 
 
 def _artifacts(session: Session, tasks: Mapping[str, Task]) -> dict[str, list[documents.Artifact]]:
     names = {task.id: name for name, task in tasks.items()}
-    found: dict[str, list[documents.Artifact]] = {name: [] for name, task in tasks.items() if task.metrics is not None}
+    artifacts: dict[str, list[documents.Artifact]] = {
+        name: [] for name, task in tasks.items() if task.metrics is not None
+    }
     for artifact in session.scalars(select(Artifact).where(Artifact.task_id.in_(names)).order_by(Artifact.id)):
-        found.setdefault(names[artifact.task_id], []).append(artifact_view(artifact))
-    return found
+        artifacts.setdefault(names[artifact.task_id], []).append(artifact_view(artifact))
+    return artifacts
 
 
 def _error(task: Task) -> dict[str, Any] | None:
-    """Return why a task has no metrics; the reason of a cancelled task is its evaluation's."""
+    """Return the error of a task without metrics: for a cancelled task, the error of its evaluation."""
     return task.error or (task.evaluation.error if task.state == "cancelled" else None)

@@ -1,6 +1,7 @@
 """The database: connection settings, transactions, and the schema version.
 
-The service process is the only writer. Every write goes through `Store.transaction`, which commits or rolls back whole.
+The service process is the only writer. Every write goes through `Store.transaction`, which commits all of its changes
+or none.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from evalsvc.store.writes import Writes
 BUSY_TIMEOUT_MS = 10_000
 
 POOL = {"pool_size": 20, "max_overflow": 40}
-"""Connections in the pool, and further ones. The web server's threads, 40, and the coordinator and the spooler need one
-each, so nothing waits for a connection. PostgreSQL allows 100 by default."""
+"""Connections in the pool, and further connections under load. The 40 threads of the web server, the coordinator and
+the spooler need a connection each, so that no thread waits. PostgreSQL allows 100 connections by default."""
 
 SILENCE = {
     "connect_timeout": 10,
@@ -44,7 +45,8 @@ SILENCE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 25_000,
 }
-"""libpq's parameters, in seconds, the last one in ms. Without them, requests would wait minutes for a dead server."""
+"""Parameters of libpq in seconds; `tcp_user_timeout` is in milliseconds. By libpq's defaults, requests would wait
+minutes for a dead server."""
 
 DATA_CORRUPTED = ("XX001", "XX002")
 """SQLSTATE codes of damaged tables and indexes."""
@@ -65,14 +67,14 @@ NETWORK_FILE_SYSTEMS = (
 
 
 ON_FLUSH = (
-    ("before_flush", start_beyond_floors),  # no id is given twice
-    ("after_flush", note_events),  # what followers of evaluations are told, whichever function changes a state
+    ("before_flush", start_beyond_floors),  # never reuse an id
+    ("after_flush", note_events),  # write an event whichever function changes a state
 )
-"""Listeners of every writing transaction; reading sessions have none."""
+"""Listeners of every writing transaction. Reading sessions have no listeners."""
 
 
 class _WritingSession(Session):
-    """The session of `Store.transaction`, which alone has the listeners of ON_FLUSH."""
+    """The session of `Store.transaction`, with the listeners of ON_FLUSH."""
 
 
 for _moment, _listener in ON_FLUSH:
@@ -86,8 +88,8 @@ class Store:
         """Connect to `url` (an SQLAlchemy URL). Call `migrate` or `check_schema` before anything else.
 
         Raises:
-            DatabaseUnusable: not a database URL, or SQLite on a network file system.
-            DataDirectoryUnusable: the folder of the SQLite file cannot be made.
+            DatabaseUnusable: `url` is no database URL, or names an SQLite file on a network file system.
+            DataDirectoryUnusable: the folder of the SQLite file cannot be created.
         """
         self.url = url
         self.engine = _create_engine(url)
@@ -95,7 +97,7 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """Yield a session that may write: committed at the end, rolled back on an exception."""
+        """Yield a session for writing. Commit at the end; roll back on an exception."""
         engine = self.engine.execution_options(writes=True)
         try:
             with _WritingSession(engine, expire_on_commit=False) as session, session.begin():
@@ -120,7 +122,7 @@ class Store:
             raise database_unusable(self.url, error) from None
 
     def schema_version(self) -> str | None:
-        """Return the migration of the database's schema; None for an empty database."""
+        """Return the revision of the newest migration that the database has; None for an empty database."""
         try:
             with self.engine.connect() as connection:
                 return MigrationContext.configure(connection).get_current_revision()
@@ -128,16 +130,16 @@ class Store:
             raise database_unusable(self.url, error) from None
 
     def check_schema(self) -> None:
-        """Raise SchemaVersionMismatch unless the database stands at this program's schema version."""
-        found, expected = self.schema_version(), _head()
-        if found == expected:
+        """Raise SchemaVersionMismatch unless the database has this program's schema version."""
+        revision, expected = self.schema_version(), _head()
+        if revision == expected:
             return
-        if found is not None and not is_known_revision(found):
-            do = f"a newer evalsvc made it: start that one ({newer_version()})"
+        if revision is not None and not is_known_revision(revision):
+            do = f"a newer evalsvc made the database: start that version ({newer_version()})"
         else:
-            do = "back it up and start `evalsvc serve --migrate`, or start the evalsvc that made it"
+            do = "back up the database and start `evalsvc serve --migrate`, or start the evalsvc that made the database"
         raise SchemaVersionMismatch(
-            f"the database {shown_url(self.url)} has schema version {found or 'none'}, this evalsvc needs "
+            f"the database {shown_url(self.url)} has schema version {revision or 'none'}, this evalsvc needs "
             f"{expected}; {do}"
         )
 
@@ -146,11 +148,12 @@ class Store:
 
         Raises:
             SchemaVersionMismatch: a newer evalsvc made the database.
-            DatabaseUnusable: the database refuses the migration, for want of space for example, and stays as it was.
+            DatabaseUnusable: the database refuses the migration, for example because the disk is full, and stays
+                unchanged.
             DataDirectoryUnusable: a file in the data folder cannot be written.
         """
-        found = self.schema_version()
-        if found is not None and not is_known_revision(found):
+        revision = self.schema_version()
+        if revision is not None and not is_known_revision(revision):
             self.check_schema()
         try:
             with translated(self.url):
@@ -163,9 +166,10 @@ class Store:
 
 
 def open_store(url: str, migrate: bool, *, read_only: bool = False) -> Store:
-    """Return the store at `url`, ready: set up an empty database, and migrate an older one if `migrate` is set.
+    """Open the store at `url` and check its schema version.
 
-    `read_only`: do neither.
+    An empty database gets its tables, and a database of an older version is migrated if `migrate` is set. With
+    `read_only`, the database is not changed.
     """
     store = Store(url)
     try:
@@ -180,7 +184,7 @@ def open_store(url: str, migrate: bool, *, read_only: bool = False) -> Store:
 
 @contextmanager
 def translated(url: str) -> Iterator[None]:
-    """Raise DatabaseUnusable for errors of SQLAlchemy that say the database is unreachable, full or damaged."""
+    """Translate errors of SQLAlchemy that mean an unreachable, full or damaged database to DatabaseUnusable."""
     try:
         yield
     except SQLAlchemyError as error:
@@ -198,19 +202,19 @@ def alembic_config(url: str) -> Config:
 
 
 def _migrations() -> Path:
-    # In a checkout the migrations lie at its root; in a wheel, inside the package.
+    # The migrations are inside the package in a wheel, and next to the package in a checkout.
     packaged = Path(str(resources.files("evalsvc"))) / "migrations"
     return packaged if packaged.is_dir() else packaged.parents[1] / "migrations"
 
 
 @cache
 def _scripts() -> ScriptDirectory:
-    """Return the migrations, read once: each is a module, and every readiness check asks for the newest."""
+    """Return the migrations, cached: reading imports a module each, and every readiness check needs the newest."""
     return ScriptDirectory(str(_migrations()))
 
 
 def is_known_revision(revision: str) -> bool:
-    """Tell whether this program has a migration, which may be older than the newest one."""
+    """Tell whether this program has the migration with this revision, of its own or of an older version."""
     return revision in {item.revision for item in _scripts().walk_revisions()}
 
 
@@ -227,12 +231,12 @@ def _create_engine(url: str) -> Engine:
         if parsed.get_backend_name() != "sqlite":
             arguments = connect_arguments(url)
             return create_engine(parsed, pool_pre_ping=True, hide_parameters=True, connect_args=arguments, **POOL)
-    except (ArgumentError, ImportError, ValueError) as error:  # the last one of a port that is no number
+    except (ArgumentError, ImportError, ValueError) as error:  # ValueError: the port is no number
         if isinstance(error, ImportError) and url.startswith("postgresql+psycopg:"):
             raise missing_package("psycopg", "a PostgreSQL database", "postgresql") from None
         raise DatabaseUnusable(
             f"EVALSVC_DATABASE_URL ({shown_url(url)}) is no database URL; use sqlite:////folder/file.db or "
-            "postgresql://USER:PASSWORD@HOST:PORT/NAME, with %40 for an @ in the password, and %2F, %3A, %3F for / : ?"
+            "postgresql://USER:PASSWORD@HOST:PORT/NAME; in the password, write %40 for @, and %2F, %3A, %3F for / : ?"
         ) from None
     file = Path(parsed.database or "")
     make_data_folder(file.parent)
@@ -247,23 +251,22 @@ def _create_engine(url: str) -> Engine:
 
 
 def _require_escaped(parsed: URL, url: str) -> None:
-    """Raise DatabaseUnusable if a part of the password would be taken for the host, which errors show."""
+    """Raise DatabaseUnusable if an unescaped @ makes a part of the password the host, which error messages show."""
     if parsed.password is not None and "@" in f"{parsed.host}{parsed.database}":
         raise DatabaseUnusable(
-            f"EVALSVC_DATABASE_URL ({shown_url(url)}): the password has an @ as it is; write %40 in its place, and "
+            f"EVALSVC_DATABASE_URL ({shown_url(url)}): the password has an unescaped @; write %40 for @, and "
             "%2F, %3A, %3F for / : ?"
         )
 
 
 def connect_arguments(url: str) -> dict[str, int | str]:
-    """Return the parameters of connections to a server, so that a silent server is noticed within seconds; those in the
-    URL win."""
+    """Return connection parameters that detect a dead server within seconds, without those that the URL sets."""
     query = make_url(url).query
     return {name: value for name, value in SILENCE.items() if name not in query}
 
 
 def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # the driver's own BEGIN comes too late to be immediate
+    connection.isolation_level = None  # the driver would begin the transaction before the first write only
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={BUSY_TIMEOUT_MS}", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
@@ -271,7 +274,8 @@ def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # A transaction that reads before it writes must take the lock first, or it fails when another one wrote between.
+    # A transaction that reads and then writes needs the write lock from its beginning: if another transaction wrote in
+    # between, SQLite would refuse the write.
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
@@ -280,13 +284,13 @@ def _require_local(folder: Path) -> None:
     if (kind := _file_system(folder)) in NETWORK_FILE_SYSTEMS:
         raise DatabaseUnusable(
             f"the folder {folder} is on a network file system ({kind}), where SQLite loses data; "
-            "choose a local --data-dir, or PostgreSQL by EVALSVC_DATABASE_URL"
+            "choose a local folder with --data-dir, or use PostgreSQL with --database-url (EVALSVC_DATABASE_URL)"
         )
 
 
 def _make_private(file: Path) -> None:
-    """Make the file of a new database readable for its owner alone. SQLite gives the same permissions to its other
-    files."""
+    """Create the file of a new database, accessible to its owner only. SQLite gives its other files the same
+    permissions."""
     try:
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except FileExistsError:
@@ -308,13 +312,13 @@ def _file_system(folder: Path) -> str:
 
 
 def is_outage(error: Exception) -> bool:
-    """Tell whether an error says that the database is unreachable, full or damaged, so that a retry may succeed."""
+    """Tell whether an error means that the database is unreachable, full or damaged. A retry may succeed."""
     gone = isinstance(error, DBAPIError) and error.connection_invalidated
     return gone or isinstance(error, (OperationalError, InterfaceError, NoConnection)) or is_damage(error)
 
 
 def is_damage(error: Exception) -> bool:
-    """Tell whether an error says that stored data is unreadable or gone."""
+    """Tell whether an error means that stored data is unreadable or lost."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     code = getattr(cause, "sqlite_errorcode", None)
     if code is None:
@@ -323,25 +327,25 @@ def is_damage(error: Exception) -> bool:
 
 
 def database_unusable(url: str, error: Exception) -> DatabaseUnusable:
-    """Return the error to raise for an error of the database or its driver, without passwords."""
+    """Return the DatabaseUnusable to raise for an error of the database or its driver, without passwords."""
     cause = str(error.orig) if isinstance(error, DBAPIError) else str(error)
     for secret in _secrets_in(url):
         cause = cause.replace(secret, "***")
     cause = " ".join(cause.split()).rstrip(".?")
     if is_damage(error):
         return DatabaseUnusable(
-            f"the database {shown_url(url)} is damaged: {cause}; stop the service, and put the database back from a "
-            "backup; without one, `sqlite3 FILE .recover` saves what can still be read of SQLite's"
+            f"the database {shown_url(url)} is damaged: {cause}; stop the service and restore a backup; without a "
+            "backup, `sqlite3 FILE .recover` saves what can still be read of an SQLite file"
         )
     return DatabaseUnusable(
-        f"the database {shown_url(url)} cannot be used: {cause}; see to it and try again, "
+        f"the database {shown_url(url)} cannot be used: {cause}; fix the cause and try again, "
         "nothing that was stored is lost"
     )
 
 
 def _secrets_in(url: str) -> set[str]:
-    """Return the password of a URL, as it is and as the URL writes it."""
+    """Return the passwords in a URL, decoded and percent-encoded."""
     parsed = make_url(url)
-    found = [parsed.password, parsed.query.get("password"), parsed.query.get("sslpassword")]
-    secrets = {str(secret) for secret in found if secret}
+    passwords = [parsed.password, parsed.query.get("password"), parsed.query.get("sslpassword")]
+    secrets = {str(secret) for secret in passwords if secret}
     return secrets | {quote_plus(secret) for secret in secrets} | {quote(secret, safe="") for secret in secrets}

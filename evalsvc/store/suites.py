@@ -1,4 +1,4 @@
-"""Suites that were put by REST, each under its name."""
+"""Suites in the database, which clients stored with `PUT /v1/suites/{name}`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from evalsvc.store.tables import Evaluation, Run
 from evalsvc.store.tables import Suite as SuiteRow
 
 NAMED = 5
-"""How many runs are named whose plans are in the way."""
+"""The most runs that an error message names."""
 
 
 def put_suite(session: Session, suite: Suite) -> bool:
-    """Keep a suite under its name; True where the name is new. Evaluations keep the suite that they began with."""
+    """Store a suite under its name; return whether the name is new. Existing evaluations keep their own suite."""
     row = session.get(SuiteRow, suite.name)
     if row is None:
         session.add(SuiteRow(name=suite.name, content=suite.to_json(), digest=suite.digest))
@@ -28,17 +28,17 @@ def put_suite(session: Session, suite: Suite) -> bool:
 
 
 def kept_suites(session: Session) -> Sequence[str]:
-    """The names of the suites that were put."""
+    """Return the names of the stored suites."""
     return session.scalars(select(SuiteRow.name)).all()
 
 
 def kept_suite(session: Session, name: str) -> Mapping[str, object]:
-    """The content of a suite that was put, which may name a task that is no longer installed."""
+    """Return the content of a stored suite, which may name a task that is no longer installed."""
     return session.get_one(SuiteRow, name).content
 
 
 def delete_suite(session: Session, name: str) -> str:
-    """Delete a suite that was put; return its digest. Evaluations keep the suite that they began with.
+    """Delete a stored suite; return its digest. Existing evaluations keep their own suite.
 
     Raises:
         Conflict: plans of runs name the suite.
@@ -47,8 +47,8 @@ def delete_suite(session: Session, name: str) -> str:
     runs = [run for run, plan in plans if plan and any(entry["suite"] == name for entry in plan["suites"])]
     if runs:
         raise Conflict(
-            f"suite {name!r} is in the plans of {first_few(runs, NAMED)}; take the suite out of these first: PUT "
-            f"/v1/runs/{runs[0]}/plan"
+            f"suite {name!r} is in the plans of {first_few(runs, NAMED)}; remove the suite from each plan first: "
+            f"PUT /v1/runs/{runs[0]}/plan"
         )
     row = session.get_one(SuiteRow, name)
     session.delete(row)
@@ -56,6 +56,6 @@ def delete_suite(session: Session, name: str) -> str:
 
 
 def evaluated_suite(evaluation: Evaluation) -> Suite:
-    """Return the suite that an evaluation began with, without the description, which moves no number."""
+    """Return the suite that an evaluation began with, without its description, which changes no result."""
     specs = (TaskSpec(task.kind, task.name, task.parameters) for task in evaluation.tasks)
     return Suite(evaluation.suite, "", tuple(specs))

@@ -1,8 +1,8 @@
 """The database tables. `series` and `metric_values` are the history; the other tables record how it was measured.
 
 run ─< checkpoint ─< evaluation ─< task ─< shard ─< attempt
-checkpoint >─< checkpoint (a virtual one and its parents)
-run ─< series (run, variant, metric, protocol) ─< metric_value (keyed by step) >─ evaluation or import
+checkpoint >─< checkpoint (a virtual checkpoint and its parents)
+run ─< series (run, variant, metric, protocol) ─< metric_value (key: series and step) >─ evaluation or import
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from evalsvc.spec.documents.fields import OVER as OVER
 from evalsvc.spec.documents.fields import Direction, State
 
 FINITE, NAN, POSITIVE_INFINITY, NEGATIVE_INFINITY = range(4)
-"""Values of `metric_values.kind`. The databases disagree on NaN and infinities, so such values are stored as a kind."""
+"""Values of `metric_values.kind`, which stores NaN and infinities in place of `value`: databases disagree on them."""
 
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC time. SQLite forgets the zone."""
+    """A time in UTC with a time zone, also from SQLite, which stores no zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -92,11 +92,11 @@ checkpoint_parents = Table(
     Column("checkpoint_id", ForeignKey("checkpoints.id"), primary_key=True),
     Column("parent_id", ForeignKey("checkpoints.id"), primary_key=True, index=True),
 )
-"""The parents of virtual checkpoints: the rows that an expression named when it was posted."""
+"""The parents of virtual checkpoints: the checkpoints that the expression named when it was posted."""
 
 
 def _partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
-    """Return a partial index: of the rows that fulfil a condition. Both databases have partial indexes."""
+    """Return an index of the rows that fulfil a condition."""
     return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
 
 
@@ -112,7 +112,7 @@ class Run(Base):
     base: Mapped[dict[str, Any] | None]
     """The base of the run's checkpoints, `{"run", "step", "variant"}`; None for the run's own step 0."""
     retention: Mapped[dict[str, Any] | None]
-    """The rule by which artifacts are kept, see `spec.artifact_policy.Retention`; None for the service's own rule."""
+    """The retention rule of the run's artifacts, a `spec.artifact_policy.Retention`; None for the service's rule."""
     history_version: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     """A number that grows with every transaction that changes the run's history; see `history.version.touch_history`.
     """
@@ -122,7 +122,7 @@ class Run(Base):
 
 
 class Checkpoint(Base):
-    """A run's weights at a step. A replaced checkpoint stays, for the record of its evaluations."""
+    """A run's weights at a step. The row of a replaced checkpoint stays, with its evaluations."""
 
     __tablename__ = "checkpoints"
     __table_args__ = (
@@ -136,21 +136,21 @@ class Checkpoint(Base):
     uri: Mapped[str] = mapped_column(Text)
     """The posted uri; for a virtual checkpoint, its expression over the parents in canonical form."""
     path: Mapped[str] = mapped_column(Text)
-    """The file that the uri named when it was posted, with links resolved; for a virtual checkpoint, the uri itself."""
+    """The path of the file with links resolved when the checkpoint was posted; for a virtual checkpoint, its uri."""
     size: Mapped[int] = mapped_column(BigInteger)
     mtime_ns: Mapped[int] = mapped_column(BigInteger)
     """Modification time of the file; 0 if `etag` identifies the content."""
     etag: Mapped[str | None] = mapped_column(String(128))
-    """Identity of a remote object's posted content, in the words of its store; None for a local file."""
+    """The ETag of the posted content in a remote store; None for a local file."""
     sha256: Mapped[str | None] = mapped_column(String(64))
-    """Digest of the file, from the client or from the first worker that read the file."""
+    """The SHA-256 of the file, from the client or from the first worker that read the file."""
     model: Mapped[dict[str, Any] | None]
     layout: Mapped[dict[str, Any] | None]
     tokens_seen: Mapped[int | None] = mapped_column(BigInteger)
     tags: Mapped[dict[str, str]] = mapped_column(default=dict)
     spool: Mapped[str] = mapped_column(String(8), default="none")
     spool_state: Mapped[str | None] = mapped_column(String(8))
-    """State of the copy: None | copying | ready | failed | released."""
+    """State of the spooled copy: None | copying | ready | failed | released."""
     created_at: Mapped[datetime] = mapped_column(default=now)
     replaced_at: Mapped[datetime | None]
 
@@ -174,7 +174,7 @@ class Checkpoint(Base):
 
 
 class Suite(Base):
-    """A suite that was put by `PUT /v1/suites/{name}`, which takes precedence over a file or a shipped suite of its
+    """A suite that a client stored with `PUT /v1/suites/{name}`. It hides a file or a shipped suite of the same
     name."""
 
     __tablename__ = "suites"
@@ -195,7 +195,7 @@ class Evaluation(Base):
     suite: Mapped[str] = mapped_column(String(128))
     suite_digest: Mapped[str] = mapped_column(String(64))
     planned: Mapped[bool] = mapped_column(default=False)
-    """Whether the run's plan asked for the evaluation, so that `when_behind: newest` may drop it."""
+    """Whether the run's plan asked for the evaluation. `when_behind: newest` drops planned evaluations only."""
     priority: Mapped[int] = mapped_column(default=0)
     state: Mapped[State] = mapped_column(String(16), default="queued", index=True)
     error: Mapped[dict[str, str] | None]
@@ -210,7 +210,7 @@ class Evaluation(Base):
 
 
 class EvaluationEvent(Base):
-    """A change of an evaluation, which its followers receive, numbered from 1 without gaps."""
+    """An event of an evaluation. The numbers of an evaluation's events start at 1 and have no gaps."""
 
     __tablename__ = "evaluation_events"
 
@@ -226,7 +226,7 @@ class EvaluationEvent(Base):
 
 
 class Task(Base):
-    """A task of an evaluation, with its results at that time; the series may have newer values."""
+    """A task of an evaluation, with its results. The series may have newer values from a later evaluation."""
 
     __tablename__ = "tasks"
     __table_args__ = (
@@ -244,16 +244,16 @@ class Task(Base):
     total: Mapped[int | None]
     unit: Mapped[str | None] = mapped_column(String(64))
     looks: Mapped[bool | None]
-    """Whether the task's plan has looks; kept here because a plan of many shards is long. None before there is a plan,
-    or for rows of old versions."""
+    """Whether the task's plan has looks, so that a query need not load a long plan. None before the task is planned,
+    and in rows of old versions."""
     metrics: Mapped[list[Any] | None]
     items: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
-    """Results per item, packed (`items.ItemTable`), if they are small enough for a row. Loaded on access only."""
+    """Packed results per item (`items.ItemTable`), if small enough for a row. Loaded on access only."""
     items_sha256: Mapped[str | None] = mapped_column(String(64))
-    """Digest of the file with the results per item, if they are too large for a row. Without either, there are no
-    results per item."""
+    """Digest of the file with the results per item, if too large for a row. A task without `items` and `items_sha256`
+    has no results per item."""
     warnings: Mapped[list[Any] | None]
-    """Suspicions about the result, each `{"code", "metric", "message"}`; None if there are none."""
+    """Warnings about the result, a list of `{"code", "metric", "message"}`; None without warnings."""
     provenance: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, str] | None]
 
@@ -262,7 +262,7 @@ class Task(Base):
 
 
 class Shard(Base):
-    """A restartable part of a task: its planning, a piece of its work, a look, or its merging."""
+    """A restartable part of a task. `stage` is plan, run (a piece of the work), look or merge."""
 
     __tablename__ = "shards"
     __table_args__ = (UniqueConstraint("task_id", "stage", "index"), Index("ix_shards_state", "state"))
@@ -273,17 +273,17 @@ class Shard(Base):
     index: Mapped[int]
     state: Mapped[str] = mapped_column(String(16), default="queued")
     attempt: Mapped[int] = mapped_column(default=0)
-    """The number of the newest attempt, by which late results of older attempts are rejected."""
+    """The number of the newest attempt. Results of older attempts are rejected."""
     failed_attempts: Mapped[int] = mapped_column("strikes", default=0)
-    """Attempts that killed their worker, exceeded the deadline, or failed by a transient error. The loss of the service
-    or the scheduler does not count."""
+    """The number of attempts that killed their worker, exceeded the deadline, or failed with a transient error. The
+    loss of the service or the scheduler does not count."""
     not_before: Mapped[datetime | None]
-    """The time from which a failed shard may be retried; None if the shard need not wait."""
+    """The earliest time of the next retry; None without a back-off."""
     payload: Mapped[dict[str, Any] | None]
     units: Mapped[int | None]
-    """Units of work done, once the shard has succeeded."""
+    """Units of work of a succeeded shard."""
     output: Mapped[KeptOutput | None] = mapped_column(Packed)
-    """The output: of a run shard as its task packed it, of other stages as in `queue.stage_results`."""
+    """The output, packed by the task for a run shard, and by `queue.stage_results` for other stages."""
     provenance: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
 
@@ -301,29 +301,29 @@ class Attempt(Base):
     started_at: Mapped[datetime] = mapped_column(default=now)
     finished_at: Mapped[datetime | None]
     outcome: Mapped[str | None] = mapped_column(String(32))
-    """The end of the attempt: succeeded | failed | cancelled | worker_died | deadline_exceeded | lost (the service or
-    the scheduler went away)."""
+    """How the attempt ended: succeeded | failed | cancelled | worker_died | deadline_exceeded | lost (the service or
+    the scheduler stopped)."""
 
     shard: Mapped[Shard] = relationship(back_populates="attempts")
 
 
 class Term(Base):
-    """The owner of the database: one row, with the newest coordinator."""
+    """The newest coordinator of the database. The table has one row."""
 
     __tablename__ = "terms"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     number: Mapped[int] = mapped_column(BigInteger)
-    """A number that grows with every new coordinator; an older coordinator can store nothing."""
+    """A number that grows with every new coordinator. A coordinator with a lower number can store nothing."""
     holder: Mapped[str] = mapped_column(String(256))
     """The coordinator's process and host, for messages."""
     since: Mapped[datetime]
     database_id: Mapped[str | None] = mapped_column(String(32))
-    """A random id that the data folder has too; None before the first start of a service on the database."""
+    """A random id of the database, which its data folder also has; None before the first start of a service."""
 
 
 class AttemptTotal(Base):
-    """A count of attempts by how they ended. Rows of deleted runs go, and the counts stay."""
+    """A count of ended attempts. The counts keep the attempts of deleted runs."""
 
     __tablename__ = "attempt_totals"
 
@@ -342,7 +342,7 @@ class AttemptTotal(Base):
 
 
 class Artifact(Base):
-    """An artifact. Its content is a file of the data folder, named by the content's digest."""
+    """An artifact. The file of its content in the data folder is named by the content's digest."""
 
     __tablename__ = "artifacts"
     __table_args__ = (UniqueConstraint("task_id", "name"),)
@@ -356,7 +356,7 @@ class Artifact(Base):
     size: Mapped[int] = mapped_column(BigInteger)
     details: Mapped[dict[str, Any]]
     pruned_at: Mapped[datetime | None]
-    """The time at which the run's rule removed the content, unless another artifact has the same content."""
+    """The time at which the retention rule pruned the artifact; None for an artifact with its content."""
 
     task: Mapped[Task] = relationship()
 
@@ -394,14 +394,14 @@ class Import(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"), index=True)
     source: Mapped[str] = mapped_column(String(256))
-    """The source of the values, in the words of the person who imported them."""
+    """A description of the source of the values, from the client."""
     values: Mapped[int]
-    """The number of imported values, some of which may be replaced since."""
+    """The number of imported values. Some of the values may have been replaced since."""
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
 class MetricValue(Base):
-    """The value of a series at a step. Rows are clustered by series and step, the order in which they are read.
+    """The value of a series at a step. Rows are clustered by series and step, which is the order of reads.
 
     A value comes from an evaluation or from an import, never from both.
     """
@@ -420,13 +420,13 @@ class MetricValue(Base):
     n: Mapped[int | None]
     """The number of items behind the value; None for a value that was imported without the number."""
     groups: Mapped[int | None]
-    """The number of independent groups of the items; None if each item is a group, or if groups are unknown."""
+    """The number of independent groups of items; None if every item is independent, or the groups are unknown."""
     evaluation_id: Mapped[int | None] = mapped_column(ForeignKey("evaluations.id"), index=True)
     import_id: Mapped[int | None] = mapped_column(ForeignKey("imports.id"))
 
 
 class IdFloor(Base):
-    """The largest id that a table on SQLite ever had; see `ids`."""
+    """The largest id that a table ever had, in an SQLite database; see `ids`."""
 
     __tablename__ = "id_floors"
 
@@ -435,7 +435,8 @@ class IdFloor(Base):
 
 
 class Token(Base):
-    """An access token. A revoked token stays, so that its holder can be told and the service stays closed."""
+    """An access token. The row of a revoked token stays: its holder gets an error that names the cause, and a service
+    whose tokens are all revoked does not become open."""
 
     __tablename__ = "tokens"
     __table_args__ = (_partial_index("uq_tokens_current", "name", where="revoked_at IS NULL", unique=True),)
@@ -444,9 +445,9 @@ class Token(Base):
     name: Mapped[str] = mapped_column(String(128))
     scope: Mapped[TokenScope] = mapped_column(String(8))
     sha256: Mapped[str] = mapped_column(String(64), unique=True)
-    """The token's hash; the token itself is stored nowhere."""
+    """The SHA-256 of the token. The token itself is not stored."""
     created_at: Mapped[datetime] = mapped_column(default=now)
     expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
-    """The time of the last use, to a minute."""
+    """The time of the last use, accurate to a minute."""
     revoked_at: Mapped[datetime | None]

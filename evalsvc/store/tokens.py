@@ -1,4 +1,4 @@
-"""Tokens in the database. Commands create, list and revoke tokens, in short transactions next to the service's."""
+"""Tokens in the database. Commands create, list and revoke tokens in short transactions while the service runs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MAX_DAYS = 36_500
 
 
 def create_token(session: Session, name: str, scope: TokenScope, days: float | None = None) -> str:
-    """Create a token and return it; the token cannot be read again.
+    """Create a token and return its text, which is not stored.
 
     Raises:
-        InvalidRequest: the name is invalid, or the token would have expired already.
+        InvalidRequest: the name or the number of days is invalid.
         Conflict: a valid token has this name.
     """
     if not NAME.fullmatch(name):
@@ -27,10 +27,11 @@ def create_token(session: Session, name: str, scope: TokenScope, days: float | N
             f"{name[:160]!r} is not a name; use letters, digits, '.', '_' and '-', at most 128, a letter or digit first"
         )
     if days is not None and not 0 < days <= MAX_DAYS:
-        raise InvalidRequest(f"--days {days:g}: give a number above 0 and up to {MAX_DAYS:,}, or leave it out")
+        raise InvalidRequest(f"--days {days:g}: give a number above 0 and up to {MAX_DAYS:,}, or leave --days out")
     if _current(session, name) is not None:
         raise Conflict(
-            f"there is a token named {name!r}; revoke it first (evalsvc tokens revoke {name}) or name another"
+            f"a token named {name!r} exists; revoke that token first (evalsvc tokens revoke {name}), or choose another "
+            "name"
         )
     token = new_token()
     expires = None if days is None else now() + timedelta(days=days)
@@ -42,7 +43,7 @@ def revoke_token(session: Session, name: str) -> Token:
     """Revoke a token. Its row stays, so that revoking all tokens does not open the service.
 
     Raises:
-        UnknownName: no valid token has this name; near misses are named.
+        UnknownName: no valid token has this name; near names are listed.
     """
     token = _current(session, name)
     if token is None:
@@ -53,12 +54,12 @@ def revoke_token(session: Session, name: str) -> Token:
 
 
 def all_tokens(session: Session) -> list[Token]:
-    """Return all tokens by age, including revoked and expired ones."""
+    """Return all tokens, the oldest first, including revoked and expired tokens."""
     return list(session.scalars(select(Token).order_by(Token.id)))
 
 
 def has_tokens(session: Session) -> bool:
-    """Tell whether a token was ever created: from then on every request needs a token."""
+    """Tell whether a token was ever created. From then on, every request needs a token."""
     return session.scalar(select(Token.id).limit(1)) is not None
 
 

@@ -1,4 +1,4 @@
-"""JSON documents of rows."""
+"""Documents of the REST interface, made from rows."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ D = TypeVar("D", bound=Document)
 
 
 def document_of(kind: type[D], row: object, **given: object) -> D:
-    """Return the document of a row: a field that is not given is the row's attribute of the same name.
+    """Return the document of a row. A field that is not in `given` is the row's attribute of the same name.
 
-    Moments become text, and JSON columns become the documents that the fields have.
+    Times become text, and JSON columns become documents where the field is a document.
     """
     return filled(kind, lambda name: shown(getattr(row, name)), given)
 
 
 def shown(value: object) -> object:
-    """Return a column's value as documents have it."""
+    """Return a column's value as in documents: a time becomes text, other values stay."""
     return value.isoformat(timespec="milliseconds") if isinstance(value, datetime) else value
 
 
 @dataclass(frozen=True)
 class LiveTask:
-    """The current work of a task, from the coordinator. The database has the finished work."""
+    """The work of a task's running shards, from the coordinator. The database only has the finished work."""
 
     done: int
     """Units done in running shards."""
     per_second: float | None
-    """Units per second since the coordinator first saw the task; None before the first."""
+    """Units per second since the coordinator first saw the task; None before the first unit."""
 
 
 def evaluation_view(session: Session, evaluation: Evaluation, live: Mapping[int, LiveTask]) -> documents.Evaluation:
-    """Return an evaluation with its tasks: progress, results, errors. `live` is keyed by task id."""
+    """Return an evaluation with the progress, results and errors of its tasks. `live` has running tasks by id."""
     ids = [task.id for task in evaluation.tasks]
     unfinished = [task.id for task in evaluation.tasks if task.state not in OVER]
     counts, interim, retries = _count_shards(session, ids), _interim(session, unfinished), _retries(session, unfinished)
@@ -75,7 +75,7 @@ def evaluation_view(session: Session, evaluation: Evaluation, live: Mapping[int,
 
 
 def checkpoint_view(session: Session, checkpoint: Checkpoint) -> documents.Checkpoint:
-    """Return a checkpoint as it was posted, whether its file is needed, its parents, and its evaluations."""
+    """Return a posted checkpoint with its parents and evaluations, and whether its file is needed."""
     return document_of(
         documents.Checkpoint,
         checkpoint,
@@ -90,10 +90,10 @@ def checkpoint_view(session: Session, checkpoint: Checkpoint) -> documents.Check
 
 
 def in_use(session: Session, checkpoint: Checkpoint) -> bool:
-    """Tell whether the posted file is needed.
+    """Tell whether the service still needs the posted file.
 
-    The file is needed while an evaluation of the checkpoint, or of a virtual checkpoint made of it, is unfinished,
-    while the file is copied, and while a run names the checkpoint as its base.
+    The service needs the file while an evaluation of the checkpoint, or of a virtual checkpoint computed from the
+    checkpoint, is unfinished, while the file is being copied, and while a run names the checkpoint as its base.
     """
     if checkpoint.spool_state == "ready" or checkpoint.parents:
         return False
@@ -119,7 +119,7 @@ def artifact_view(artifact: Artifact) -> documents.Artifact:
 
 
 def plan_view(run: Run) -> documents.Plan:
-    """Return a run's plan. A run without a plan only evaluates what a post asks for."""
+    """Return a run's plan. For a run without a plan, the plan has no suites."""
     return read(documents.Plan, run.plan or {"suites": [], "when_behind": "all"})
 
 
@@ -132,13 +132,13 @@ def _progress(task: Task, finished: int, live: LiveTask | None) -> documents.Pro
 
 
 def progress_view(done: int, total: int | None, unit: str | None, speed: float | None) -> documents.Progress:
-    """Return how far a task is, in units and never in shards: `total` is None until the task is planned."""
+    """Return the progress of a task in units of work. `total` is None until the task is planned."""
     left = (total - done) / speed if speed and total is not None else None
     return documents.Progress(done=done, total=total, unit=unit, per_second=speed, seconds_left=left)
 
 
 def _interim(session: Session, task_ids: Iterable[int]) -> dict[int, documents.Interim]:
-    """Return the newest interim result of each unfinished task, with the units behind it."""
+    """Return the newest interim result of each unfinished task, with the number of units that the result covers."""
     rows = session.execute(
         select(Shard.task_id, Shard.payload, Shard.output)
         .where(Shard.task_id.in_(task_ids), Shard.stage == "look", Shard.state == "succeeded")
@@ -149,14 +149,14 @@ def _interim(session: Session, task_ids: Iterable[int]) -> dict[int, documents.I
 
 
 def _retries(session: Session, task_ids: Iterable[int]) -> dict[int, documents.Retry]:
-    """Return the number of shards that wait for a retry, by task, with the first one's time and error."""
+    """Return the number of shards that wait for a retry by task, with time and error of the next retry."""
     rows = session.execute(
         select(Shard.task_id, Shard.not_before, Shard.error)
         .where(Shard.task_id.in_(task_ids), Shard.state == "queued", Shard.not_before > now())
         .order_by(Shard.not_before)
     ).all()
     waiting = Counter(row.task_id for row in rows)
-    # The first of a task is the last that is entered.
+    # In reverse order, the next retry of a task overwrites later ones.
     return {
         row.task_id: read(
             documents.Retry, {"shards": waiting[row.task_id], "at": shown(row.not_before), "error": row.error}
@@ -166,10 +166,7 @@ def _retries(session: Session, task_ids: Iterable[int]) -> dict[int, documents.R
 
 
 def _count_shards(session: Session, task_ids: Iterable[int]) -> dict[int, dict[str, int]]:
-    """Return counts by task: run shards by state, all attempts, and finished units.
-
-    Shards that plan and merge are not counted, since they are no pieces of the work.
-    """
+    """Return counts of run shards by task: by state, of attempts, and of finished units."""
     names = ("total", "succeeded", "running", "queued", "failed", "cancelled", "skipped", "attempts", "units")
     counts = {task_id: dict.fromkeys(names, 0) for task_id in task_ids}
     rows = session.execute(

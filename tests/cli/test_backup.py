@@ -28,7 +28,7 @@ def test_there_and_back(command: Command, tmp_path: Path) -> None:
     assert made.out.endswith(" rows and 1 file\n")
     again = command("backup", "b.tar", "--data-dir", "data")
     assert (again.code, again.out) == (2, "")
-    assert "b.tar is there already; choose another name, or add --force" in again.err
+    assert "b.tar exists; choose another name, or add --force" in again.err
     assert command("backup", "b.tar", "--data-dir", "data", "--force", "--no-spool").code == 0
 
     copy_migrated(tmp_path / "name.db")

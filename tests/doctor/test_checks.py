@@ -127,7 +127,7 @@ def test_unknown_suite_and_folder(tmp_path: Path) -> None:
         check("", tmp_path, suites=str(tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize(("version", "do"), [("0003", "--migrate"), ("9999", "a newer evalsvc made it")])
+@pytest.mark.parametrize(("version", "do"), [("0003", "--migrate"), ("9999", "a newer evalsvc made the database")])
 def test_database_of_another_version(tmp_path: Path, version: str, do: str) -> None:
     store = open_store(f"sqlite:///{tmp_path}/evalsvc.db", migrate=False)
     with store.engine.begin() as connection:

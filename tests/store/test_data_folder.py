@@ -43,7 +43,7 @@ def test_a_database_that_has_a_folder_begins_no_other_one(tmp_path: Path) -> Non
 def test_a_folder_with_half_a_restore_is_nobodys(tmp_path: Path) -> None:
     claim_data_folder(tmp_path, "a" * 32, "sqlite:///x")
     (tmp_path / RESTORING).touch()
-    with pytest.raises(DataDirectoryUnusable, match="has a restore that did not end; run the same `evalsvc restore`"):
+    with pytest.raises(DataDirectoryUnusable, match="holds an unfinished restore; run the same `evalsvc restore`"):
         claim_data_folder(tmp_path, "a" * 32, "sqlite:///x")
 
 

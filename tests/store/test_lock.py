@@ -59,7 +59,10 @@ def test_who_lost_the_lock_stores_nothing_once_another_has_it(
     with fenced.transaction() as session:
         session.add(Run(name="nobody else has begun"))
     second.begin_term(store)
-    with pytest.raises(DatabaseInUse, match="not this process's any more"), fenced.transaction() as session:
+    with (
+        pytest.raises(DatabaseInUse, match="this process lost the lock of the database"),
+        fenced.transaction() as session,
+    ):
         session.add(Run(name="too late"))
     with store.reading() as session:
         assert set(session.scalars(sa.select(Run.name))) == {"before", "nobody else has begun"}

@@ -33,7 +33,7 @@ def test_a_revoked_name_is_free_and_its_row_stays(store: Store) -> None:
     with store.transaction() as session:
         assert not has_tokens(session)
         first = create_token(session, "ci", "read")
-        with pytest.raises(Conflict, match=r"named 'ci'; revoke it first \(evalsvc tokens revoke ci\)"):
+        with pytest.raises(Conflict, match=r"named 'ci' exists; revoke that token first \(evalsvc tokens revoke ci\)"):
             create_token(session, "ci", "read")
         revoke_token(session, "ci")
     with store.transaction() as session:

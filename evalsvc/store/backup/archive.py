@@ -1,9 +1,9 @@
-"""The container of a backup: a plain tar with regular files alone, and a manifest at its end.
+"""The archive of a backup: a plain tar of regular files, with a manifest at its end.
 
-`tar -tf` lists a backup, but only what `ArchiveWriter` writes is read back. Every header is compared byte for byte with
-the one that a member of this name and size has, so there are no links, devices, folders, sparse files and extended
-headers. Names are on an allow-list and strictly ascend, so none comes twice. The manifest has size and SHA-256 of every
-member, and nothing follows it but the 1,024 zeros of a tar's end: a file that was cut off anywhere is refused.
+`tar -tf` lists a backup, but `open_archive` only accepts what `ArchiveWriter` writes. Every header must equal, byte for
+byte, the header of a regular file with this name and size, so an archive has no links, devices, folders, sparse files
+or extended headers. Names must match an allow-list and strictly ascend, so no name repeats. The manifest has the size
+and SHA-256 of every member, and only the 1,024 zeros of a tar's end follow the manifest: a truncated file is refused.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ from evalsvc.store.backup.members import (
 )
 
 PIECE = 1 << 20
-"""Bytes that are read or written together."""
+"""Bytes in one read or write."""
 
 END = bytes(2 * BLOCK)
 
 MAX_LINE = 1 << 20
-"""Bytes of a line of the manifest."""
+"""The most bytes in a line of the manifest."""
 
 
 class Damaged(Exception):
-    """A file has another size or other bytes than it must have; it is not in the archive."""
+    """A file does not have the expected size or digest, and was not added to the archive."""
 
 
 class ArchiveWriter:
-    """Writes members one after the other, in the order of the sections and of their names."""
+    """A writer of members, which must come in the order of the sections and of names."""
 
     def __init__(self, stream: BinaryIO, lines: IO[bytes]) -> None:
-        """Begin an archive in a file that can be truncated. Call `close` at the end.
+        """Begin an archive in `stream`, a file that can be truncated. Call `close` at the end.
 
         Args:
-            lines: an empty file for the lines of the manifest, which are millions where files are small.
+            lines: an empty file for the lines of the manifest, of which there may be millions.
         """
         self._stream = stream
         self._lines = lines
@@ -74,12 +74,12 @@ class ArchiveWriter:
         """Add `size` bytes of `content` as the member `name`.
 
         Args:
-            sha256: what the digest must be; None: whatever it is.
+            sha256: the expected digest; None accepts any content.
             path, mtime_ns: see `Member`.
 
         Raises:
-            Damaged: the content ends early or has another digest; the archive is as it was before.
-            OSError: no space.
+            Damaged: the content ends early or has another digest; the archive is unchanged.
+            OSError: the disk is full.
         """
         begin = self._stream.tell()
         self._stream.write(header(name, size))
@@ -102,7 +102,7 @@ class ArchiveWriter:
         self.files += member.section != "tables"
 
     def close(self, manifest: str) -> None:
-        """Write the manifest, whose first line is given, and the end of the tar."""
+        """Write the manifest with the first line `manifest`, and the end of the tar."""
         first = manifest.encode() + b"\n"
         size = len(first) + self._lines.tell()
         self._stream.write(header(MANIFEST, size) + first)
@@ -113,17 +113,17 @@ class ArchiveWriter:
 
 
 class Archive:
-    """A verified backup file. Make one with `open_archive`."""
+    """A verified backup file, from `open_archive`."""
 
     def __init__(self, stream: BinaryIO, shown: str, index: IO[bytes], manifest: bytes) -> None:
         self._stream = stream
         self._shown = shown
         self._index = index
         self.manifest = manifest
-        """First line of the manifest."""
+        """The first line of the manifest."""
 
     def members(self, sections: tuple[str, ...]) -> Iterator[Member]:
-        """Iterate over the members of some sections, in the order of the archive, to be read one after the other."""
+        """Yield the members of `sections` in the order of the archive. Read a member before you ask for the next."""
         self._index.seek(0)
         offset = 0
         for line in self._index:
@@ -134,7 +134,7 @@ class Archive:
                 yield member
 
     def copy(self, member: Member, write: Callable[[bytes], object]) -> None:
-        """Give the content of the member that `members` has just returned to `write`, in pieces.
+        """Call `write` with pieces of the content of the member that `members` has just yielded.
 
         Raises:
             BackupUnusable: the file was changed since it was verified.
@@ -147,35 +147,35 @@ class Archive:
         except _Refused as error:
             raise self.unusable(str(error)) from None
         if digest.hexdigest() != member.sha256:
-            raise BackupUnusable(f"{self._shown} was changed while it was read; restore from an unchanged file")
+            raise BackupUnusable(f"{self._shown} was changed during the restore; restore from an unchanged file")
 
     def read(self, member: Member) -> bytes:
-        """Return the content of a member, see `copy`."""
+        """Return the content of the member that `members` has just yielded; see `copy` for the errors."""
         content = BytesIO()
         self.copy(member, content.write)
         return content.getvalue()
 
     def unusable(self, problem: str) -> BackupUnusable:
-        """Return the error to raise for a file that is no whole backup."""
+        """Return the BackupUnusable to raise for a file that is not a whole backup."""
         return _unusable(self._shown, problem)
 
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[Archive]:
-    """Open a backup file and check all of it: names, sizes and digests of all members.
+    """Open a backup file and check the names, sizes and digests of all members.
 
     Raises:
-        InvalidRequest: there is no such file, or it cannot be read.
-        BackupUnusable: it is no backup, or not a whole one.
+        InvalidRequest: the file does not exist or cannot be read.
+        BackupUnusable: the file is not a whole backup.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise InvalidRequest(f"{path}: {os_reason(error)}; name a file that `evalsvc backup` has written") from None
+        raise InvalidRequest(f"{path}: {os_reason(error)}; name a file that `evalsvc backup` wrote") from None
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        raise InvalidRequest(f"{path} is no regular file; name a file that `evalsvc backup` has written")
+        raise InvalidRequest(f"{path} is no regular file; name a file that `evalsvc backup` wrote")
     with os.fdopen(descriptor, "rb") as stream, tempfile.TemporaryFile() as seen, tempfile.TemporaryFile() as index:
         try:
             manifest_size = _walk(stream, status.st_size, seen)
@@ -186,7 +186,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
 
 
 class _Refused(Exception):
-    """What is wrong with an archive, in words."""
+    """A problem of an archive, described by the message."""
 
 
 def _unusable(shown: str, problem: str) -> BackupUnusable:
@@ -194,7 +194,7 @@ def _unusable(shown: str, problem: str) -> BackupUnusable:
 
 
 def _walk(stream: BinaryIO, file_size: int, seen: IO[bytes]) -> int:
-    """Read the archive up to its manifest, and write a line per member to `seen`. Returns the manifest's size."""
+    """Read the archive up to its manifest, and write a line per member to `seen`. Return the manifest's size."""
     last: Place | None = None
     while True:
         name, size = _read_header(stream)
@@ -216,17 +216,17 @@ def _walk(stream: BinaryIO, file_size: int, seen: IO[bytes]) -> int:
 
 
 def _match(stream: BinaryIO, size: int, seen: IO[bytes], index: IO[bytes]) -> bytes:
-    """Compare the manifest with the members that were seen, and write its lines to `index`. Returns its first line."""
+    """Compare the manifest with the members in `seen`, and write its lines to `index`. Return the first line."""
     seen.seek(0)
     rest = size
 
     def line() -> bytes:
         nonlocal rest
-        found = stream.readline(min(MAX_LINE, rest))
-        rest -= len(found)
-        if not found.endswith(b"\n"):
+        content = stream.readline(min(MAX_LINE, rest))
+        rest -= len(content)
+        if not content.endswith(b"\n"):
             raise _Refused("its manifest has a line that is cut off or too long")
-        return found
+        return content
 
     first = line()
     for expected in seen:
@@ -235,44 +235,44 @@ def _match(stream: BinaryIO, size: int, seen: IO[bytes], index: IO[bytes]) -> by
         try:
             member = Member.from_line(listed)
         except (ValueError, RecursionError) as error:
-            raise _Refused(f"its manifest does not list {name!r} as it should: {error}") from None
+            raise _Refused(f"its manifest has an invalid line for {name!r}: {error}") from None
         if [member.name, member.size, member.sha256] != [name, *rest_of_member]:
             raise _Refused(f"{name!r} has another size or SHA-256 than the manifest says, or is not in the manifest")
         index.write(listed)
     if rest:
-        raise _Refused("its manifest lists members that are not there")
+        raise _Refused("its manifest lists members that are missing")
     _require_zeros(stream, padding(size) + END, MANIFEST)
     return first
 
 
 def _read_header(stream: BinaryIO) -> tuple[str, int]:
-    """Read the header of a member: its name and size."""
+    """Read the header of a member; return its name and size."""
     block = stream.read(BLOCK)
     if len(block) < BLOCK or block == bytes(BLOCK):
         raise _Refused("it ends before its manifest")
     try:
-        found = tarfile.TarInfo.frombuf(block, "ascii", "strict")
+        info = tarfile.TarInfo.frombuf(block, "ascii", "strict")
     except (tarfile.HeaderError, ValueError):
-        raise _Refused("a header in it is none of a tar file") from None
-    if found.type != tarfile.REGTYPE or found.linkname:
-        raise _Refused(f"{found.name!r} is no regular file")
-    if found.name != MANIFEST and section_of(found.name) is None:
-        raise _Refused(f"a backup has no member with the name {found.name!r}")
-    if found.size < 0 or block != header(found.name, found.size):
-        raise _Refused(f"the header of {found.name!r} is none that `evalsvc backup` writes")
-    return found.name, found.size
+        raise _Refused("it has an invalid tar header") from None
+    if info.type != tarfile.REGTYPE or info.linkname:
+        raise _Refused(f"{info.name!r} is no regular file")
+    if info.name != MANIFEST and section_of(info.name) is None:
+        raise _Refused(f"a backup has no member with the name {info.name!r}")
+    if info.size < 0 or block != header(info.name, info.size):
+        raise _Refused(f"the header of {info.name!r} differs from the header that `evalsvc backup` writes")
+    return info.name, info.size
 
 
 def _require_zeros(stream: BinaryIO, zeros: bytes, name: str) -> None:
     if stream.read(len(zeros)) != zeros:
-        raise _Refused(f"something hides behind {name!r}")
+        raise _Refused(f"other bytes than zeros follow {name!r}")
 
 
 def _pieces(stream: IO[bytes], size: int) -> Iterator[bytes]:
     """Yield `size` bytes of a stream, in pieces.
 
     Raises:
-        _Refused: it ends before that.
+        _Refused: the stream ends early.
     """
     while size:
         piece = stream.read(min(size, PIECE))

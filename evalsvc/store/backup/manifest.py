@@ -1,4 +1,4 @@
-"""What a backup says of itself in the first line of its manifest."""
+"""The first line of a backup's manifest, which describes the backup."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 FORMAT: Final = "evalsvc-backup/1"
 
 Kind = Literal["boolean", "bytes", "integer", "json", "number", "text", "time"]
-"""What a column holds, whichever database it is in."""
+"""The kind of a column's values, the same in SQLite and PostgreSQL."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,63}$")]
 Count = Annotated[int, Field(ge=0)]
 
 LARGEST_ID = 2**31 - 1
-"""Largest id that a row can have: ids are integers of 32 bits in PostgreSQL."""
+"""The largest id of a row: PostgreSQL's ids are integers of 32 bits."""
 
 NAMED = 20
-"""Most files that a manifest names as lost."""
+"""The most lost files that a manifest names."""
 
 
 class _Part(BaseModel):
@@ -27,11 +27,11 @@ class _Part(BaseModel):
 
 
 class TableRows(_Part):
-    """A table of the backup."""
+    """The columns of a table, and the number of its rows."""
 
     name: Name
     columns: dict[Name, Kind]
-    """Kinds of the columns by name, in the order of the values of a row."""
+    """The kind of each column by name, in the order of a row's values."""
     rows: Count
 
 
@@ -40,25 +40,25 @@ class Manifest(_Part):
 
     format: Literal["evalsvc-backup/1"]
     evalsvc: Annotated[str, Field(max_length=64)]
-    """Version of evalsvc that made the backup."""
+    """The version of evalsvc that made the backup."""
     made_at: AwareDatetime
     database: Literal["sqlite", "postgresql"]
     revision: Annotated[str, Field(pattern=r"^[0-9a-z_]{1,32}$")]
-    """Migration that the database stood at."""
+    """The schema version of the database: the revision of its newest migration."""
     tables: Annotated[list[TableRows], Field(max_length=99)]
-    """All tables, each after those that its foreign keys refer to."""
+    """All tables, each after the tables that its foreign keys refer to."""
     ids: dict[Name, Annotated[int, Field(ge=0, le=LARGEST_ID)]]
-    """Largest id that was ever given to a row, by table; no id is given twice."""
+    """The largest id that a row of each table ever had, so that a restored database reuses no id."""
     members: Count
     files: Count
-    """Number of members that are files of the data folder."""
+    """The number of members that are files of the data folder."""
     lost: Count
-    """Number of files that the database names and that were missing or damaged when the backup was made."""
+    """The number of files that the database names and that were missing or damaged at the time of the backup."""
     lost_names: Annotated[list[Annotated[str, Field(max_length=512)]], Field(max_length=NAMED)]
 
     @property
     def made(self) -> str:
-        """When and by which version the backup was made, for messages."""
+        """The time and the version of evalsvc that made the backup, for messages."""
         when: datetime = self.made_at
         return f"{when:%Y-%m-%d %H:%M} UTC by evalsvc {self.evalsvc}"
 
@@ -67,7 +67,7 @@ def parse_manifest(line: bytes) -> Manifest:
     """Read the first line of a manifest.
 
     Raises:
-        ValueError: the line is none that `evalsvc backup` writes; the message says why, in one line.
+        ValueError: the line is not valid; the message has one line.
     """
     try:
         return Manifest.model_validate_json(line)

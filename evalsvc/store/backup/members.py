@@ -1,4 +1,4 @@
-"""Members of a backup's archive: which names there are, in which order, and what the manifest says of each."""
+"""Members of a backup's archive: their names, their order, and their lines in the manifest."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ SECTIONS = {
     "spool": re.compile(r"spool/[0-9]{1,18}/[0-9]{6}"),
     "statistics": re.compile(r"statistics/[0-9]{9}"),
 }
-"""Names of members by section, in the order of the archive. Those of `spool` and `statistics` are numbers: the manifest
-has their paths, which are longer than a tar's header takes."""
+"""Patterns of the names of members by section, in the order of the archive. The names of `spool` and `statistics` are
+numbers, and the manifest has the paths, which may be too long for a tar header."""
 
 STATISTICS_PATH = re.compile(rf"{NAME.pattern}\.npz|answers/[0-9a-f]{{64}}/[0-9a-f]{{64}}\.json")
 
 BLOCK = 512
-"""Bytes of a tar's block."""
+"""Bytes in a block of a tar file."""
 
 _ORDER = list(SECTIONS)
 
 Place = tuple[int, list[str]]
-"""Place of a member in the order of the archive."""
+"""The sort key of a member in the order of the archive."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,16 @@ class Member:
     size: int
     sha256: str
     path: str | None = None
-    """Path within its section's folder, of members whose name is a number."""
+    """The path within the section's folder, for a member of `spool` or `statistics`."""
     mtime_ns: int | None = None
-    """Time of change that the restored file gets; None: its own."""
+    """The modification time that the restored file gets; None for the time of the restore."""
 
     @property
     def section(self) -> str:
         return self.name.partition("/")[0]
 
     def to_line(self) -> bytes:
-        """Return the line of the manifest, without `path` and `mtime_ns` where there are none."""
+        """Return the line of the manifest, without `path` and `mtime_ns` where both are None."""
         extra = [] if self.path is None else [self.path, self.mtime_ns]
         return json.dumps([self.name, self.size, self.sha256, *extra]).encode() + b"\n"
 
@@ -59,7 +59,7 @@ class Member:
         """Read a line of the manifest.
 
         Raises:
-            ValueError: the line describes no member that an archive may have.
+            ValueError: the line has wrong fields, or a path that is not allowed.
         """
         fields = json.loads(line)
         if not isinstance(fields, list) or len(fields) not in (3, 5):
@@ -72,9 +72,9 @@ class Member:
         return member
 
     def check_path(self) -> None:
-        """Raise ValueError unless the path is there where it must be, and stays below its section's folder."""
+        """Raise ValueError for a missing or unexpected path, and for a path outside of the section's folder."""
         if (self.section in ("spool", "statistics")) != (self.path is not None):
-            raise ValueError("a path is missing, or is there and must not be")
+            raise ValueError("a path is missing or not allowed")
         if self.path is None:
             return
         if type(self.path) is not str or type(self.mtime_ns) is not int or not 0 <= self.mtime_ns < 1 << 63:
@@ -84,42 +84,42 @@ class Member:
         if not is_safe or "\0" in self.path:
             raise ValueError("the path leads out of its folder")
         if self.section == "statistics" and not STATISTICS_PATH.fullmatch(self.path):
-            raise ValueError("there is no such file of statistics")
+            raise ValueError("the path is no name of a statistics file")
 
 
 def header(name: str, size: int) -> bytes:
-    """Return the header of a member, which depends on nothing but name and size."""
+    """Return the tar header of a member, which depends on name and size only."""
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o600
     return info.tobuf(tarfile.GNU_FORMAT, "ascii", "strict")
 
 
 def section_of(name: str) -> str | None:
-    """Return the section that a member is in; None: no member has this name."""
+    """Return the section of a member; None for a name that no member may have."""
     section = name.partition("/")[0]
     return section if section in SECTIONS and SECTIONS[section].fullmatch(name) else None
 
 
 def place_after(name: str, last: Place | None) -> Place:
-    """Return the place of a member, which must come after the last one's.
+    """Return the place of the member `name`, which must come after `last`.
 
     Raises:
-        ValueError: no member has this name, or it is there twice or out of order.
+        ValueError: no member may have this name, or the name is repeated or out of order.
     """
     section = section_of(name)
     if section is None:
         raise ValueError(f"a backup has no member with the name {name!r}")
     place = (_ORDER.index(section), name.split("/"))
     if last is not None and place <= last:
-        raise ValueError(f"{name!r} is there twice, or out of order")
+        raise ValueError(f"{name!r} is repeated or out of order")
     return place
 
 
 def padded(size: int) -> int:
-    """Return how many bytes content of a size takes in the archive."""
+    """Return the bytes that content of this size takes in the archive: whole blocks."""
     return -(-size // BLOCK) * BLOCK
 
 
 def padding(size: int) -> bytes:
-    """Return the zeros behind content of a size."""
+    """Return the zeros that fill the last block of content of this size."""
     return bytes(padded(size) - size)

@@ -1,6 +1,6 @@
-"""Which files of the data folder the rows of a database name, asked of the columns that its schema has.
+"""Files of the data folder that the rows of a database name, read from a schema of any known version.
 
-`store.named_files` asks the newest schema for files to keep; a backup is also made of a database of an older schema.
+`store.named_files` queries the newest schema only. A backup may be of a database with an older schema.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ _OUTPUTS = (
 
 @dataclass(frozen=True)
 class NamedFile:
-    """A file or, of a spooled checkpoint, perhaps a folder."""
+    """A file, or the folder of a spooled checkpoint."""
 
     name: str
-    """Name of the member in the archive; of a spooled checkpoint, the folder of its members."""
+    """The name of the member in the archive; for a spooled checkpoint, the folder of its members."""
     place: Path
-    """Path relative to the data folder."""
+    """The path relative to the data folder."""
 
 
 def content_place(section: str, sha256: str) -> Path:
-    """Return where the artifact or the results per item with a digest lie in the data folder."""
+    """Return the path in the data folder of the artifact or the results per item with this digest."""
     return artifact_path(Path(section), sha256)
 
 
 def named_files(connection: Connection, schema: Mapping[str, Columns], *, spool: bool) -> Iterator[NamedFile]:
-    """Yield the files that the database names, with ready copies of checkpoints if `spool` is set.
+    """Yield the files that the database names, including ready copies of checkpoints if `spool` is set.
 
     Raises:
-        ValueError: a row names a file that cannot be: it is no digest, or leads out of its folder.
+        ValueError: a row has an invalid digest, or names a path outside of its folder.
     """
     kept = " WHERE pruned_at IS NULL" if "pruned_at" in schema["artifacts"].kinds else ""
     for sha256 in connection.scalars(text(f"SELECT DISTINCT sha256 FROM artifacts{kept}"), execution_options=STREAMED):
@@ -68,7 +68,7 @@ def named_files(connection: Connection, schema: Mapping[str, Columns], *, spool:
 def require_safe_row(table: str, row: Mapping[str, object]) -> None:
     """Raise ValueError if a row from a backup names a file outside of the data folder.
 
-    The service deletes what the rows of a deleted run name, so a path in the place of a digest would delete any file.
+    The service deletes the files that rows of a deleted run name: with a path as digest, it would delete any file.
     """
     if table == "artifacts":
         _content("artifacts", str(row["sha256"]))
@@ -77,7 +77,7 @@ def require_safe_row(table: str, row: Mapping[str, object]) -> None:
     if table == "shards" and isinstance(packed := row["output"], bytes):
         try:
             output = from_column(packed)
-        except Exception as error:  # MessagePack's own errors, and those of an `OutputFile` with other fields
+        except Exception as error:  # errors of MessagePack, or of an `OutputFile` with other fields
             raise ValueError(f"a row of shards has an output that cannot be read ({type(error).__name__})") from None
         if isinstance(output, OutputFile):
             _output(output)
@@ -92,9 +92,9 @@ def _content(section: str, sha256: str) -> NamedFile:
 
 
 def _output(output: OutputFile) -> NamedFile:
-    """Return the file of an output, whose fields may be anything that MessagePack has."""
+    """Return the file of an output. Its fields come from the backup and may have any type of MessagePack."""
     numbers = (output.task, output.shard, output.attempt)
     if not all(type(number) is int and 0 <= number < 10**18 for number in numbers):
-        raise ValueError("a row of shards names an output whose numbers are none")
+        raise ValueError("a row of shards names an output file with invalid numbers")
     place = output_path(Path("outputs"), *numbers)
     return NamedFile(str(place), place)

@@ -1,8 +1,8 @@
-"""Files that a backup reads are first linked into a folder of its own, so that the service may delete them meanwhile.
+"""Hard links to the files that a backup reads, so that the service may delete the files meanwhile.
 
-Copying a large data folder takes minutes to hours, in which artifacts are pruned, runs deleted and outputs merged. A
-hard link costs neither space nor a copy, and the service replaces files and never writes into one, so what is linked
-stays as it was. On a file system without hard links the files are copied.
+Copying a large data folder takes minutes to hours. In this time the service prunes artifacts, deletes runs and merges
+outputs. A hard link needs neither time nor space, and the service never writes into an existing file, so a linked file
+does not change. On a file system without hard links, the files are copied.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from evalsvc.store.backup.named import NamedFile
 from evalsvc.store.data_folder import unwritable
 
 FOLDER = "backup"
-"""Folder in the data folder, which is there while a backup is made."""
+"""The folder of links in the data folder, which exists during a backup."""
 
 _NO_LINKS = (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class PinnedFiles:
-    """The links of one backup. Make one with `pinned_files`."""
+    """The links of a backup, from `pinned_files`."""
 
     def __init__(self, data_folder: Path, folder: Path) -> None:
         self._data_folder = data_folder
         self._folder = folder
 
     def pin(self, files: Iterable[NamedFile]) -> set[str]:
-        """Link these files, and none that were linked before. Returns the names of those that are not there.
+        """Link these files in place of all earlier links. Return the names of the files that do not exist.
 
         Raises:
             OSError: a link cannot be made.
@@ -48,17 +48,17 @@ class PinnedFiles:
         return missing
 
     def of(self, section: str) -> Iterator[tuple[str, Path]]:
-        """Yield the linked files of a section: the path within its folder, and where the link is, in order of path."""
+        """Yield the path within the section's folder and the path of the link for each linked file, sorted by path."""
         for path in _files_below(self._folder / section):
             yield str(path.relative_to(self._folder / section)), path
 
 
 @contextmanager
 def pinned_files(data_folder: Path) -> Iterator[PinnedFiles]:
-    """Make the folder of links, and remove it at the end; one that a killed backup left behind is taken over.
+    """Create the folder of links, and remove the folder at the end. The folder of a killed backup is reused.
 
     Raises:
-        DataDirectoryUnusable: the data folder cannot be written, or another backup of it is being made.
+        DataDirectoryUnusable: the data folder cannot be written, or another backup of the data folder is running.
     """
     folder = data_folder / FOLDER
     try:
@@ -73,7 +73,7 @@ def pinned_files(data_folder: Path) -> Iterator[PinnedFiles]:
 
 
 def _lock(folder: Path) -> int:
-    """Lock the folder, which is made if it is not there: the lock is gone with the process, however that ends."""
+    """Create the folder if necessary, and lock it. The lock ends with the process, even with a killed process."""
     while True:
         folder.mkdir(mode=0o700, exist_ok=True)
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -82,13 +82,13 @@ def _lock(folder: Path) -> int:
         except BlockingIOError:
             os.close(lock)
             raise DataDirectoryUnusable(
-                f"another backup of the data folder is being made, {folder} is locked; wait for that one to end"
+                f"another backup of the data folder is running, which has locked {folder}; wait until that backup ends"
             ) from None
         try:
             if os.path.samestat(os.fstat(lock), os.stat(folder)):
                 return lock
         except FileNotFoundError:
-            pass  # the backup before this one has removed it in between
+            pass  # the previous backup removed the folder before this one locked it
         os.close(lock)
 
 
@@ -98,7 +98,7 @@ def _empty(folder: Path) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Link a file, or all files of a folder, under a new name."""
+    """Link a file, or all files of a folder, to a new path."""
     if source.is_dir():
         for path in list(_files_below(source)):
             _link(path, target / path.relative_to(source))
@@ -113,7 +113,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files in a folder and below, in the order of their paths' parts."""
+    """Yield the files in a folder and its subfolders, sorted by the parts of their paths."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""Restoring a backup into an empty database and an empty data folder, of either kind of database.
+"""Restore a backup into an empty database and an empty data folder. A backup of SQLite fits PostgreSQL and vice versa.
 
-The file is verified as a whole first. Then the data folder is marked, its files are written, and all rows are inserted
-in one transaction, which is committed last: a restore that fails leaves the database empty and removes its files, and
-one that is killed leaves the mark, with which no service starts and from which the next restore begins anew.
+First the whole file is verified. Then the data folder is marked, its files are written, and one transaction inserts all
+rows and is committed last. A failed restore leaves the database empty and removes its files. A killed restore leaves
+the mark: no service starts on the folder, and the next restore starts over.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from evalsvc.store.lock import CoordinatorLock, database_id
 from evalsvc.store.session import Store, alembic_config, is_known_revision, is_outage, translated
 
 FILES = ("artifacts", "items", "outputs", "spool", "statistics")
-"""Folders of the data folder that a backup has, and that must be empty before it is restored."""
+"""Folders of the data folder that a backup contains. The folders must be empty before a restore."""
 
 FREE = 64 << 20
 """Bytes that must stay free on the disk of the data folder."""
 
 
 def restore_backup(settings: Settings, path: Path) -> Manifest:
-    """Restore a backup file into the database and the data folder of the settings. Returns what the backup says.
+    """Restore a backup file into the database and the data folder of the settings. Return the backup's manifest.
 
     Raises:
-        InvalidRequest: the file is not there, or cannot be read.
-        BackupUnusable: the file is no whole backup.
+        InvalidRequest: the file does not exist or cannot be read.
+        BackupUnusable: the file is not a whole backup.
         SchemaVersionMismatch: a newer evalsvc made the backup, or the empty database.
         TargetNotEmpty: the database has rows, or the data folder has files.
         DatabaseInUse: a service runs on the database.
@@ -79,8 +79,8 @@ def _read_manifest(archive: Archive) -> Manifest:
         raise archive.unusable(str(error)) from None
     if not is_known_revision(manifest.revision):
         raise SchemaVersionMismatch(
-            f"the backup was made {manifest.made}, whose database has schema version {manifest.revision}, which this "
-            "evalsvc does not know; restore it with that version or a newer one"
+            f"the backup, made {manifest.made}, has schema version {manifest.revision}, which this evalsvc does not "
+            "know; restore the backup with that version of evalsvc or a newer one"
         )
     return manifest
 
@@ -92,7 +92,7 @@ def _locked(store: Store) -> Iterator[None]:
         lock.acquire()
     except DatabaseInUse as error:
         in_use, _, _ = error.message.partition(";")
-        raise DatabaseInUse(f"{in_use}; stop that service before the restore") from None
+        raise DatabaseInUse(f"{in_use}; stop that service, then restore") from None
     try:
         yield
     finally:
@@ -100,18 +100,18 @@ def _locked(store: Store) -> Iterator[None]:
 
 
 def _prepare_database(store: Store, folder: Path, manifest: Manifest) -> None:
-    """Check that the database is empty, and give it the tables that the backup has."""
-    found = store.schema_version()
-    if found is not None and not is_known_revision(found):
+    """Check that the database is empty, and create the tables of the backup's schema version."""
+    revision = store.schema_version()
+    if revision is not None and not is_known_revision(revision):
         store.check_schema()
     with store.engine.execution_options(writes=True).begin() as connection:
         schema = read_schema(connection)
         _require_empty(connection, schema, store.url)
         identity = connection.scalar(sa.text("SELECT database_id FROM terms")) if _has_identity(schema) else None
         require_owner(folder, identity or "none yet", store.url)
-        if found == manifest.revision:
+        if revision == manifest.revision:
             return
-        if found is not None:
+        if revision is not None:
             tables = sa.MetaData()
             tables.reflect(connection, only=[*schema, "alembic_version"])
             tables.drop_all(connection)
@@ -119,31 +119,34 @@ def _prepare_database(store: Store, folder: Path, manifest: Manifest) -> None:
 
 
 def _has_identity(schema: Mapping[str, Columns]) -> bool:
-    """Tell whether databases of a schema know who they are."""
+    """Tell whether a schema stores the id of the database."""
     return "terms" in schema and "database_id" in schema["terms"].kinds
 
 
 def _require_empty(connection: Connection, schema: Mapping[str, Columns], url: str) -> None:
-    """Raise TargetNotEmpty unless no table has a row, but for the one with which a service says that it has started."""
+    """Raise TargetNotEmpty if a table has rows. The table `terms` may have the row of a started service."""
     for name, columns in schema.items():
         if name != "terms" and connection.scalar(sa.select(sa.literal(1)).select_from(columns.clause()).limit(1)):
             raise TargetNotEmpty(
-                f"the database {shown_url(url)} has rows in the table {name}; restore into an empty database and a new "
-                "data folder: --database-url, --data-dir"
+                f"the database {shown_url(url)} has rows in the table {name}; restore into an empty database "
+                "(--database-url) and a new data folder (--data-dir)"
             )
 
 
 @contextmanager
 def _marked(folder: Path, archive: Archive) -> Iterator[None]:
-    """Mark the data folder, which stays marked; if what is done then fails, remove the files that were written."""
+    """Mark the data folder. If the body fails, remove the mark and the written files; otherwise the mark stays.
+
+    Raises:
+        TargetNotEmpty: the data folder has files.
+        DataDirectoryUnusable: the disk is full, or the data folder cannot be written.
+    """
     mark = folder / RESTORING
-    if mark.exists():  # of a restore that was killed, before which these folders were empty
+    if mark.exists():  # a restore was killed, and these folders were empty before
         _remove_files(folder)
     for name in FILES:
         if next((path for path in (folder / name).rglob("*") if not path.is_dir()), None) is not None:
-            raise TargetNotEmpty(
-                f"the folder {folder / name} has files already; restore into a new data folder (--data-dir)"
-            )
+            raise TargetNotEmpty(f"the folder {folder / name} has files; restore into a new data folder (--data-dir)")
     _require_room(folder, archive)
     try:
         write_whole(mark, b"", durable=True)
@@ -161,8 +164,8 @@ def _require_room(folder: Path, archive: Archive) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DataDirectoryUnusable(
-            f"the disk of the data folder {folder} has {free:,} bytes left, and the restore needs {needed:,}; make "
-            "room, or choose another folder with --data-dir (EVALSVC_DATA_DIR)"
+            f"the disk of the data folder {folder} has {free:,} free bytes, and the restore needs {needed:,}; free "
+            "some space, or choose another folder with --data-dir (EVALSVC_DATA_DIR)"
         )
 
 
@@ -183,7 +186,7 @@ def _write_files(folder: Path, archive: Archive, manifest: Manifest) -> None:
 
 
 def _insert_rows(store: Store, folder: Path, archive: Archive, manifest: Manifest) -> None:
-    """Insert all rows in one transaction, which is committed if they and the files fit together."""
+    """Insert all rows in one transaction, and commit if the rows name the restored files."""
     with store.engine.execution_options(writes=True).begin() as connection:
         schema = read_schema(connection)
         _require_same_tables(archive, manifest, schema)
@@ -196,12 +199,12 @@ def _insert_rows(store: Store, folder: Path, archive: Archive, manifest: Manifes
             raise archive.unusable(str(error)) from None
         _require_named_files(connection, schema, folder, archive, manifest)
         if _has_identity(schema):
-            # The database that was backed up may live on. With one identity, each would take the other's data folder.
+            # The original database may still be in use. With the same id, each could claim the other's data folder.
             connection.execute(sa.text("UPDATE terms SET database_id = :new"), {"new": uuid.uuid4().hex})
 
 
 def _finish(store: Store, folder: Path) -> None:
-    """Bring the database to this program's schema, and have the data folder be its own and no longer marked."""
+    """Migrate the database to this program's schema version, claim the data folder, and remove the mark."""
     store.migrate()
     try:
         write_owner(folder, database_id(store), store.url)
@@ -212,12 +215,12 @@ def _finish(store: Store, folder: Path) -> None:
 
 
 def _write_file(folder: Path, archive: Archive, member: Member) -> None:
-    """Write a member to its place in the data folder."""
+    """Write the content of a member to its path in the data folder."""
     name = Path(member.name)
     if member.section in ("artifacts", "items"):
         target = content_place(member.section, name.name)
         if member.sha256 != name.name:
-            raise archive.unusable(f"{member.name!r} has another SHA-256 than its name says")
+            raise archive.unusable(f"the SHA-256 of {member.name!r} differs from its name")
     elif member.path is not None:
         target = (name.parent if member.section == "spool" else Path(member.section)) / member.path
     else:
@@ -229,7 +232,7 @@ def _write_file(folder: Path, archive: Archive, member: Member) -> None:
 
 
 def _require_same_tables(archive: Archive, manifest: Manifest, schema: Mapping[str, Columns]) -> None:
-    """Raise BackupUnusable unless the backup has the tables and columns of its schema version, and no others."""
+    """Raise BackupUnusable unless the backup has exactly the tables and columns of its schema version."""
     listed = {table.name: table.columns for table in manifest.tables}
     if len(listed) != len(manifest.tables) or set(listed) != set(schema):
         odd = ", ".join(sorted(set(listed) ^ set(schema))) or "one table twice"
@@ -237,7 +240,9 @@ def _require_same_tables(archive: Archive, manifest: Manifest, schema: Mapping[s
     for name, columns in schema.items():
         if listed[name] != dict(columns.kinds):
             odd = ", ".join(sorted({column for column, _ in listed[name].items() ^ columns.kinds.items()}))
-            raise archive.unusable(f"table {name} has not the columns of schema version {manifest.revision}: {odd}")
+            raise archive.unusable(
+                f"the columns of table {name} are not those of schema version {manifest.revision}: {odd}"
+            )
 
 
 def _insert_members(
@@ -249,15 +254,15 @@ def _insert_members(
     for member in archive.members(("tables",)):
         table = tables.get(member.name.split("/")[1])
         if table is None or member.size > MAX_CHUNK:
-            raise archive.unusable(f"{member.name!r} is of no table of the manifest, or too large")
+            raise archive.unusable(f"{member.name!r} belongs to no table of the manifest, or is too large")
         rows[table.name] += _insert_chunk(connection, archive, member, table, schema[table.name])
     wrong = [table.name for table in manifest.tables if rows[table.name] != table.rows]
     if wrong:
-        raise archive.unusable(f"it has not as many rows as its manifest says in {', '.join(wrong)}")
+        raise archive.unusable(f"its manifest has other numbers of rows for {', '.join(wrong)}")
 
 
 def _insert_chunk(connection: Connection, archive: Archive, member: Member, table: TableRows, columns: Columns) -> int:
-    # In the order of the backup's columns, which may be another one in the other kind of database.
+    # The backup's columns may have another order than the columns of this database.
     listed = Columns(table.name, table.columns, columns.key)
     try:
         rows = load_rows(listed, archive.read(member))
@@ -272,7 +277,7 @@ def _insert_chunk(connection: Connection, archive: Archive, member: Member, tabl
     except (SQLAlchemyError, ValueError, OverflowError) as error:
         if is_outage(error):
             raise
-        raise archive.unusable(f"the database does not take a row of {member.name!r}: {_first_line(error)}") from None
+        raise archive.unusable(f"the database refuses a row of {member.name!r}: {_first_line(error)}") from None
     return len(rows)
 
 
@@ -283,7 +288,7 @@ def _first_line(error: Exception) -> str:
 def _require_named_files(
     connection: Connection, schema: Mapping[str, Columns], folder: Path, archive: Archive, manifest: Manifest
 ) -> None:
-    """Raise BackupUnusable unless the files of the backup are those that its rows name, less those that were lost."""
+    """Raise BackupUnusable unless the rows name every restored file, and no other files than those listed as lost."""
     named = missing = 0
     for file in named_files(connection, schema, spool=False):
         named += 1

@@ -1,6 +1,6 @@
-"""Rows of tables as lines of JSON, the same for every database: what SQLite wrote, PostgreSQL takes, and vice versa.
+"""Rows of tables as lines of JSON, in the same format for SQLite and PostgreSQL.
 
-The columns are those that the database has, which may be of an older schema, and not those of `store.tables`.
+Columns are read from the database, not from `store.tables`, because the database may have an older schema.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from evalsvc.store.backup.manifest import LARGEST_ID, Kind
 from evalsvc.store.tables import Base, Json, UtcDateTime
 
 CHUNK = 4 << 20
-"""Bytes from which rows begin another member of the archive."""
+"""Bytes of rows after which a new member of the archive begins."""
 
 MAX_CHUNK = 64 << 20
-"""Most bytes of a member with rows: a row is never cut, and may be large."""
+"""The most bytes of a member with rows. A member may exceed CHUNK by one row, which is never split."""
 
 AT_ONCE = 500
-"""Rows that are read or inserted together."""
+"""The number of rows in one read or insert."""
 
 STREAMED = {"yield_per": AT_ONCE}
-"""Execution options of queries with many rows, which are not to be in memory together."""
+"""Execution options of queries with many rows: at most AT_ONCE rows are in memory."""
 
 _KINDS: list[tuple[type[TypeEngine[Any]], Kind]] = [
     (sa.JSON, "json"),
@@ -41,7 +41,7 @@ _KINDS: list[tuple[type[TypeEngine[Any]], Kind]] = [
     (Float, "number"),
     (String, "text"),
 ]
-"""Kinds by the types that the database reports, the special before the general."""
+"""Kinds by the types that the database reports. Subclasses come before their base classes."""
 
 _TYPES: dict[Kind, TypeEngine[Any]] = {
     "json": Json,
@@ -56,21 +56,21 @@ _TYPES: dict[Kind, TypeEngine[Any]] = {
 
 @dataclass(frozen=True)
 class Columns:
-    """A table as the database has it."""
+    """The columns of a table in the database."""
 
     table: str
     kinds: Mapping[str, Kind]
-    """By the name of the column, in the database's order."""
+    """The kind of each column by name, in the database's order."""
     key: tuple[str, ...]
-    """Columns of the primary key."""
+    """The columns of the primary key."""
 
     def clause(self) -> sa.TableClause:
-        """Return the table for statements."""
+        """Return the table as a clause for SQL statements."""
         return sa.table(self.table, *(sa.column(name, _TYPES[kind]) for name, kind in self.kinds.items()))
 
 
 def read_schema(connection: Connection) -> dict[str, Columns]:
-    """Return evalsvc's tables that the database has, each after those that it refers to."""
+    """Return evalsvc's tables in the database, each after the tables that its foreign keys refer to."""
     inspector = sa.inspect(connection)
     present = set(inspector.get_table_names())
     return {
@@ -84,12 +84,12 @@ def read_schema(connection: Connection) -> dict[str, Columns]:
     }
 
 
-def _kind_of(found: object) -> Kind:
-    return next(kind for type_, kind in _KINDS if isinstance(found, type_))
+def _kind_of(reported: object) -> Kind:
+    return next(kind for type_, kind in _KINDS if isinstance(reported, type_))
 
 
 def dump_rows(connection: Connection, columns: Columns) -> Iterator[bytes]:
-    """Yield the rows of a table as lines, in the order of the primary key."""
+    """Yield each row of a table as a line of JSON, in the order of the primary key."""
     table = columns.clause()
     query = sa.select(table).order_by(*(table.c[name] for name in columns.key))
     rows = connection.execute(query, execution_options=STREAMED)
@@ -103,7 +103,7 @@ def dump_rows(connection: Connection, columns: Columns) -> Iterator[bytes]:
 
 
 def chunks_of(lines: Iterable[bytes]) -> Iterator[tuple[bytes, int]]:
-    """Join lines to chunks of at least CHUNK bytes, but for the last one. Yields each with its number of lines."""
+    """Yield chunks of joined lines with their number of lines. Every chunk but the last has at least CHUNK bytes."""
     joined: list[bytes] = []
     size = 0
     for line in lines:
@@ -117,10 +117,10 @@ def chunks_of(lines: Iterable[bytes]) -> Iterator[tuple[bytes, int]]:
 
 
 def load_rows(columns: Columns, content: bytes) -> list[dict[str, object]]:
-    """Read lines of `dump_rows` as values to insert.
+    """Return the rows in lines of `dump_rows`, as values by column.
 
     Raises:
-        ValueError: a line has other columns, or values of other types, than the table.
+        ValueError: a line does not have the table's columns, or a value does not have its column's type.
     """
     return [_load_row(columns, number, line) for number, line in enumerate(content.splitlines(), 1)]
 
@@ -131,7 +131,7 @@ def _load_row(columns: Columns, number: int, line: bytes) -> dict[str, object]:
     except (ValueError, RecursionError):
         raise ValueError(f"line {number} is not JSON") from None
     if not isinstance(values, list) or len(values) != len(columns.kinds):
-        raise ValueError(f"line {number} has not the {len(columns.kinds)} columns of table {columns.table}")
+        raise ValueError(f"line {number} does not have the {len(columns.kinds)} columns of table {columns.table}")
     row = {}
     for (name, kind), value in zip(columns.kinds.items(), values, strict=True):
         try:
@@ -149,11 +149,15 @@ _JSON_TYPES: Mapping[Kind, Collection[type]] = {
     "text": (str,),
     "time": (str,),
 }
-"""Types of the values of a kind in JSON; those of the kind `json` have any."""
+"""Types of a kind's values in JSON. A value of the kind `json` may have any type."""
 
 
 def _read_value(kind: Kind, value: object) -> object:
-    """Raise ValueError, TypeError or OverflowError for a value of another kind."""
+    """Return a value of a line as the value to insert.
+
+    Raises:
+        ValueError, TypeError, OverflowError: the value is not of this kind.
+    """
     if kind != "json" and type(value) not in _JSON_TYPES[kind]:
         raise TypeError
     return _READERS[kind](value) if kind in _READERS else value
@@ -186,7 +190,7 @@ _WRITERS: Mapping[Kind, Callable[[Any], str]] = {
 
 
 def largest_ids(connection: Connection, schema: Mapping[str, Columns]) -> dict[str, int]:
-    """Return the largest id that was ever given to a row of each table with ids."""
+    """Return the largest id that a row ever had, for each table with ids."""
     ids = {}
     floors = _floors(connection, schema)
     for name, columns in schema.items():
@@ -210,7 +214,11 @@ def _floors(connection: Connection, schema: Mapping[str, Columns]) -> dict[str, 
 
 
 def begin_ids_after(connection: Connection, schema: Mapping[str, Columns], ids: Mapping[str, int]) -> None:
-    """Have new rows get ids beyond `ids`, the largest ones that `largest_ids` found, and beyond those of all rows."""
+    """Make new rows get ids above those of existing rows and above `ids`, the result of `largest_ids`.
+
+    Raises:
+        ValueError: an id is greater than LARGEST_ID.
+    """
     present = largest_ids(connection, schema)
     for name, largest in present.items():
         wanted = max(largest, ids.get(name, 0))

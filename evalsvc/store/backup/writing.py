@@ -1,9 +1,9 @@
-"""Making a backup: one snapshot of the database, and the files of the data folder that its rows name.
+"""Write a backup: a snapshot of the database, and the files of the data folder that the rows name.
 
-The service keeps running. The snapshot is a read transaction, which makes no writer wait. While it is open the named
-files are linked into a folder of the backup's own (`pinned_files`), and what the service deletes afterwards is still
-there. A file that went away between snapshot and link has been pruned or deleted, so the next snapshot does not name
-it: snapshots are taken until one finds its files. What two of them in a row miss was lost before, as the manifest says.
+The service keeps running, because the snapshot is a read transaction, which blocks no writer. While the transaction is
+open, the named files are linked into a folder of the backup (`pinned_files`), so the service may delete the originals.
+A file that is deleted between the snapshot and its link is not named by the next snapshot, so snapshots are taken until
+no further file is missing. The manifest lists files that are missing in two consecutive snapshots as lost.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from evalsvc.store.data_folder import OWNER, require_owner
 from evalsvc.store.session import Store, is_known_revision, translated
 
 SNAPSHOTS = 20
-"""Most snapshots that are taken until one finds all of its files."""
+"""The most snapshots until all files of a snapshot must be linked."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """A backup that was made."""
+    """A finished backup."""
 
     path: Path
     size: int
-    """Bytes of the file."""
+    """The bytes of the file."""
     manifest: Manifest
 
     @property
@@ -53,7 +53,7 @@ class Written:
 
 @dataclass
 class _Part:
-    """What the manifest will say, as far as it is known."""
+    """The parts of the manifest that are collected while the backup is written."""
 
     tables: list[TableRows] = field(default_factory=list)
     ids: dict[str, int] = field(default_factory=dict)
@@ -61,22 +61,22 @@ class _Part:
 
 
 def write_backup(settings: Settings, path: Path, *, force: bool = False, spool: bool = True) -> Written:
-    """Write the database and the data folder of the settings to the file `path`, whole or not at all.
+    """Write a backup of the settings' database and data folder to the file `path`. A failed backup leaves no file.
 
     Args:
-        force: whether a file that is there is replaced.
-        spool: whether copies of checkpoints that were posted with `spool` are included.
+        force: whether to replace an existing file.
+        spool: whether to include copies of checkpoints that were posted with `spool`.
 
     Raises:
-        InvalidRequest: `path` is there already, or cannot be written.
-        DatabaseUnusable: there is no database, or it does not answer.
-        SchemaVersionMismatch: the database was made by a newer evalsvc.
+        InvalidRequest: `path` exists or cannot be written.
+        DatabaseUnusable: the database does not exist or does not answer.
+        SchemaVersionMismatch: a newer evalsvc made the database.
         DataDirectoryUnusable: the data folder belongs to another database, or cannot be written.
     """
     if path.exists() and not (force and path.is_file()):
-        raise InvalidRequest(f"{path} is there already; choose another name, or add --force to replace a backup")
+        raise InvalidRequest(f"{path} exists; choose another name, or add --force to replace the file")
     if not path.parent.is_dir():
-        raise InvalidRequest(f"{path}: there is no folder {path.parent}; make it first")
+        raise InvalidRequest(f"{path}: the folder {path.parent} does not exist; create the folder first")
     store = _open_store(settings)
     try:
         revision = _require_schema(store)
@@ -91,8 +91,8 @@ def write_backup(settings: Settings, path: Path, *, force: bool = False, spool: 
             except OSError as error:
                 where = error.filename or path
                 raise InvalidRequest(
-                    f"the backup {path} cannot be made: {where}: {os_reason(error)}; make room, choose another place, "
-                    "or run the command as the user of the service"
+                    f"the backup {path} cannot be written: {where}: {os_reason(error)}; free some space, choose "
+                    "another path, or run the command as the user of the service"
                 ) from None
     finally:
         store.close()
@@ -100,18 +100,27 @@ def write_backup(settings: Settings, path: Path, *, force: bool = False, spool: 
 
 
 def _open_store(settings: Settings) -> Store:
-    """Open the database, and make none where there is none."""
+    """Open an existing database.
+
+    Raises:
+        DatabaseUnusable: the database does not exist.
+    """
     url = make_url(settings.database) if "://" in settings.database else None
     if url is not None and url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
         raise DatabaseUnusable(
-            f"there is no database {shown_url(settings.database)}; say with --data-dir or --database-url "
-            "(EVALSVC_DATA_DIR, EVALSVC_DATABASE_URL) where the service has it"
+            f"there is no database {shown_url(settings.database)}; name the service's database with --data-dir or "
+            "--database-url (EVALSVC_DATA_DIR, EVALSVC_DATABASE_URL)"
         )
     return Store(settings.database)
 
 
 def _require_schema(store: Store) -> str:
-    """Return the migration that the database stands at, which may be an older one."""
+    """Return the schema version of the database, which may be older than this program's.
+
+    Raises:
+        DatabaseUnusable: the database is empty.
+        SchemaVersionMismatch: a newer evalsvc made the database.
+    """
     revision = store.schema_version()
     if revision is None:
         raise DatabaseUnusable(f"the database {shown_url(store.url)} is empty; there is nothing to back up")
@@ -123,7 +132,7 @@ def _require_schema(store: Store) -> str:
 def _write(
     store: Store, settings: Settings, revision: str, pinned: PinnedFiles, archive: ArchiveWriter, *, spool: bool
 ) -> Manifest:
-    """Write all but the manifest's own member, and return the manifest."""
+    """Write all members but the manifest, and return the manifest."""
     part = _Part()
     with _consistent(store, settings, pinned, part, spool=spool) as (connection, schema):
         part.tables = [
@@ -153,7 +162,7 @@ def _write(
 def _consistent(
     store: Store, settings: Settings, pinned: PinnedFiles, part: _Part, *, spool: bool
 ) -> Iterator[tuple[Connection, dict[str, Columns]]]:
-    """Open a snapshot of the database whose files are pinned; `part.lost` is what is missing for good."""
+    """Yield a snapshot of the database whose files are pinned. `part.lost` has the names of lost files."""
     before: set[str] = set()
     for _ in range(SNAPSHOTS):
         with _snapshot(store) as connection:
@@ -165,31 +174,31 @@ def _consistent(
                 return
         before = part.lost
     raise DataDirectoryUnusable(
-        f"files of the data folder {settings.data_path} go away faster than they are linked, {SNAPSHOTS} times in a "
-        "row; make the backup when fewer runs are deleted or pruned"
+        f"the service deletes files of the data folder {settings.data_path} faster than the backup links them, "
+        f"{SNAPSHOTS} times in a row; make the backup when fewer runs are deleted or pruned"
     )
 
 
 @contextmanager
 def _snapshot(store: Store) -> Iterator[Connection]:
-    """A transaction that sees the database as it is at its first query, and makes nobody wait."""
+    """Yield a transaction that reads one snapshot of the database and blocks no writer."""
     options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     with store.engine.connect() as connection:
-        if store.engine.dialect.name != "sqlite":  # where a transaction is a snapshot anyway, as its log is ahead
+        if store.engine.dialect.name != "sqlite":  # every transaction of SQLite reads one snapshot
             connection = connection.execution_options(**options)
         with connection.begin():
             yield connection
 
 
 def _require_own_folder(connection: Connection, schema: dict[str, Columns], settings: Settings, url: str) -> None:
-    """Raise DataDirectoryUnusable if the data folder is not the database's own, so that its files would be missed."""
+    """Raise DataDirectoryUnusable if the data folder does not belong to the database."""
     if "terms" not in schema or "database_id" not in schema["terms"].kinds:
         return
     identity = connection.scalar(text("SELECT database_id FROM terms"))
     if identity is not None and not require_owner(settings.data_path, identity, url):
         raise DataDirectoryUnusable(
-            f"the folder {settings.data_path} is not the data folder of the database {shown_url(url)}: it has no "
-            f"{OWNER}; say with --data-dir (EVALSVC_DATA_DIR) where that is"
+            f"the folder {settings.data_path} is not the data folder of the database {shown_url(url)}: the folder has "
+            f"no {OWNER}; name the data folder with --data-dir (EVALSVC_DATA_DIR)"
         )
 
 
@@ -198,8 +207,8 @@ def _write_table(archive: ArchiveWriter, connection: Connection, name: str, colu
     for number, (chunk, lines) in enumerate(chunks_of(dump_rows(connection, columns))):
         if len(chunk) > MAX_CHUNK:
             raise DatabaseUnusable(
-                f"a row of table {columns.table} has more than {MAX_CHUNK - CHUNK:,} bytes, and no backup takes it; "
-                "use the database's own backup, and report this"
+                f"a row of table {columns.table} has more than {MAX_CHUNK - CHUNK:,} bytes, too many for this backup; "
+                "use a backup tool of the database, and report this bug"
             )
         archive.add(f"tables/{name}/{number:06d}.jsonl", BytesIO(chunk), len(chunk))
         rows += lines
@@ -207,7 +216,7 @@ def _write_table(archive: ArchiveWriter, connection: Connection, name: str, colu
 
 
 def _write_named(archive: ArchiveWriter, pinned: PinnedFiles, part: _Part) -> None:
-    """Write artifacts, results per item and outputs; what is damaged is lost."""
+    """Write artifacts, results per item and outputs. Damaged files are listed as lost."""
     for section in ("artifacts", "items", "outputs"):
         for place, path in pinned.of(section):
             sha256 = None if section == "outputs" else path.name
@@ -220,19 +229,19 @@ def _write_named(archive: ArchiveWriter, pinned: PinnedFiles, part: _Part) -> No
 
 
 def _write_spool(archive: ArchiveWriter, pinned: PinnedFiles, part: _Part) -> None:
-    """Write the spooled checkpoints, each a file or a folder with files, whose names others chose."""
+    """Write the spooled checkpoints: files, or folders of files with names of any length."""
     count: dict[str, int] = {}
     for place, path in pinned.of("spool"):
         checkpoint, _, rest = place.partition("/")
         number = count[checkpoint] = count.get(checkpoint, -1) + 1
         try:
             _write_file(archive, f"spool/{checkpoint}/{number:06d}", path, rest)
-        except Damaged:  # a link to a file that its owner has just written to
+        except Damaged:  # the file was written to during the backup
             part.lost.add(f"spool/{checkpoint}")
 
 
 def _write_statistics(archive: ArchiveWriter, folder: Path) -> None:
-    """Write reference statistics and kept answers as they are now: each is whole, and no row names them."""
+    """Write all reference statistics and cached answers. No row names these files."""
     number = 0
     for path in sorted(folder.rglob("*")):
         place = path.relative_to(folder).as_posix()
@@ -242,7 +251,7 @@ def _write_statistics(archive: ArchiveWriter, folder: Path) -> None:
             _write_file(archive, f"statistics/{number:09d}", path, place)
             number += 1
         except FileNotFoundError:
-            continue  # the oldest answers are deleted to make room
+            continue  # the service deletes the oldest answers to free space
 
 
 def _write_file(archive: ArchiveWriter, name: str, path: Path, place: str) -> None:
@@ -252,7 +261,7 @@ def _write_file(archive: ArchiveWriter, name: str, path: Path, place: str) -> No
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the file's new name on the disk, too."""
+    """Write the folder's entries to the disk, so that the file's new name survives a crash."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""What a history is read along: the training step, or the tokens that its checkpoints have seen."""
+"""The x axis of a history: the training step, or the number of tokens that the checkpoints have seen."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ Columns = TypeVarTuple("Columns")
 
 @dataclass(frozen=True)
 class Window:
-    """The part of an axis that is read, both ends included."""
+    """A range of the x axis, both ends included."""
 
     x: Axis = "step"
     first: int | None = None
-    """None: from the beginning."""
+    """The lowest x; None for no bound."""
     last: int | None = None
-    """None: to the end."""
+    """The highest x; None for no bound."""
 
     def __post_init__(self) -> None:
-        """Raise InvalidRequest where the ends are the wrong way round."""
+        """Raise InvalidRequest if `first` is greater than `last`."""
         if self.first is not None and self.last is not None and self.first > self.last:
-            raise InvalidRequest(f"from={self.first} lies behind to={self.last}; swap them")
+            raise InvalidRequest(f"from={self.first} is greater than to={self.last}; swap the two")
 
     @property
     def column(self) -> SQLColumnExpression[int | None]:
-        """The x of a value."""
+        """The column with the x of a value."""
         return MetricValue.step if self.x == "step" else Checkpoint.tokens_seen
 
     def narrow(self, query: Select[*Columns], series: Sequence[int]) -> Select[*Columns]:
-        """Narrow a query of values to those of some series in the window. Values without an x are left out."""
+        """Limit a query of values to the window and to series with these ids. Values without an x are left out."""
         chosen = MetricValue.series_id.in_(series) if len(series) != 1 else MetricValue.series_id == series[0]
         query = query.select_from(MetricValue).where(chosen)
         if self.x == "tokens":
@@ -51,7 +51,7 @@ class Window:
         return query
 
     def require_tokens(self, session: Session, chosen: Chosen) -> None:
-        """Raise InvalidRequest where x is tokens and no checkpoint of the run says how many it has seen."""
+        """Raise InvalidRequest if x is tokens and no checkpoint of the run was posted with `tokens_seen`."""
         run = chosen.run
         if self.x == "step" or not chosen.heads:
             return
@@ -62,12 +62,12 @@ class Window:
             )
 
     def count_omitted(self, session: Session, series: Sequence[int]) -> Mapping[int, int]:
-        """By series, how many of its values have no place on the axis, in the window or out of it."""
+        """Return the number of values without an x by series, whatever the window."""
         if self.x == "step":
             return {}
-        placed = func.count(Checkpoint.tokens_seen)
+        with_x = func.count(Checkpoint.tokens_seen)
         rows = session.execute(
-            select(MetricValue.series_id, (func.count() - placed).label("omitted"))
+            select(MetricValue.series_id, (func.count() - with_x).label("omitted"))
             .join(Series, Series.id == MetricValue.series_id)
             .outerjoin(Checkpoint, _is_of_value())
             .where(MetricValue.series_id.in_(series))
@@ -80,7 +80,7 @@ WHOLE = Window()
 
 
 def _is_of_value() -> ColumnElement[bool]:
-    """The current checkpoint at a value's run, variant and step."""
+    """Return the condition that joins a value with the current checkpoint of its run, variant and step."""
     return and_(
         Checkpoint.run_id == Series.run_id,
         Checkpoint.variant == Series.variant,

@@ -1,8 +1,8 @@
-"""A history in buckets: what a curve of many values needs to be drawn, computed where the values are.
+"""A history in buckets, computed by the database, for drawing curves of many values.
 
-The window, or without one the x from the first to the last value of all series that are asked for, is cut into at most
-`points` ranges of equal width w = ⌈range / points⌉, whole numbers; bucket i holds first + i·w ≤ x < first + (i + 1)·w.
-All series of an answer have the same ranges, and of ranges without values there is no bucket.
+The window is cut into at most `points` ranges of equal integer width w = ⌈range / points⌉: bucket i has the values with
+first + i·w ≤ x < first + (i + 1)·w. Without a window, the range extends from the first to the last x of all requested
+series. All series of an answer have the same ranges. A range without values has no bucket.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from evalsvc.store.lists.pages import INT64
 from evalsvc.store.tables import FINITE, NAN, NEGATIVE_INFINITY, POSITIVE_INFINITY, MetricValue
 
 LARGE = 1e290
-"""Values from here on are summed apart, divided by SHRINK: PostgreSQL fails where a sum overflows, SQLite goes on with
-an infinity, and it is the mean that is asked for, which does not overflow."""
+"""Values of at least this magnitude are divided by SHRINK and summed separately. Their sum would overflow, although
+their mean does not: PostgreSQL raises an error, and SQLite returns infinity."""
 
 SHRINK = 2.0**32
 
@@ -38,10 +38,11 @@ def read_buckets(
     window: Window = WHOLE,
     points: int = 500,
 ) -> Buckets:
-    """Read what `reading.read_history` reads in at most `points` buckets a series.
+    """Read a run's series in at most `points` buckets each; `names` may be patterns, and by default all are read.
 
     Raises:
-        UnknownName, InvalidRequest: as `read_history`.
+        UnknownName: there is no such run, metric or variant; near names are listed.
+        InvalidRequest: x is tokens, and no checkpoint of the run was posted with `tokens_seen`.
     """
     chosen = choose_series(session, run, names, variant)
     window.require_tokens(session, chosen)
@@ -61,11 +62,11 @@ def read_buckets(
 
 
 def _ranges(session: Session, window: Window, ids: Sequence[int], points: int) -> tuple[int, int]:
-    """The beginning of the first bucket and the width of all."""
+    """Return the lower end of the first bucket and the width of all buckets."""
     start, end = window.first, window.last
     if start is None or end is None:
-        # Each end of each series apart: the database finds it by the key. It walks all values for both in one query, or
-        # for those of many series.
+        # One query for each end of each series: the database reads the end from the key. A query for both ends or for
+        # several series would scan all values.
         column = window.column
         firsts, lasts = (
             [
@@ -82,7 +83,7 @@ def _ranges(session: Session, window: Window, ids: Sequence[int], points: int) -
 
 @dataclass(frozen=True)
 class _Columns:
-    """Buckets of several series, by series and place, with what sums give of each."""
+    """Columns of buckets with their sums, ordered by series and number of the bucket."""
 
     series: list[int]
     number: list[int]
@@ -95,21 +96,21 @@ class _Columns:
     imported: list[int]
 
     def have_special(self) -> bool:
-        """Tell whether a value is large or not finite."""
+        """Tell whether any bucket has a value that is large or not finite."""
         ends = [end for end in (*self.min, *self.max) if end is not None]
         return self.count != self.finite or not all(-LARGE < end < LARGE for end in ends)
 
 
 @dataclass(frozen=True)
 class _Buckets:
-    """Buckets of several series, with all that an answer has."""
+    """Complete buckets of several series."""
 
     sums: _Columns
     last: list[float | Word]
     special: list[_Special]
 
     def of(self, series: int, head: SeriesHead, omitted: int) -> BucketSeries:
-        """Return the buckets of one series."""
+        """Return the buckets of the series with this id."""
         sums = self.sums
         part = slice(bisect_left(sums.series, series), bisect_right(sums.series, series))
         special = self.special[part]
@@ -131,36 +132,37 @@ class _Buckets:
 
 
 class _Query:
-    """The queries for the buckets of some series."""
+    """The queries for the buckets of the series with these ids."""
 
     def __init__(self, session: Session, window: Window, ids: Sequence[int], start: int, width: int) -> None:
         self.session, self.window, self.ids = session, window, ids
-        # One bucket of all steps that there can be is wider than the largest number that a database has.
+        # The width of a single bucket for all possible steps exceeds the largest integer of a database.
         self.number = (window.column - start) // width if width < INT64 else window.column - window.column
 
     def read(self) -> _Buckets:
-        """Read the buckets, by series and place."""
+        """Read the buckets, ordered by series and number of the bucket."""
         sums = self._sums()
         if self.window.x == "tokens":
-            found = _Columns(*read_columns(self.session, sums.order_by("series", "number")))
-            last = self._last_along_tokens(found)
+            buckets = _Columns(*read_columns(self.session, sums.order_by("series", "number")))
+            last = self._last_along_tokens(buckets)
         else:
-            # Without the window's conditions, which hold anyway: with them, SQLite walks all values for each bucket.
+            # The window's conditions are left out because they hold here. With them, SQLite would scan all values for
+            # each bucket.
             ends = sums.subquery()
             value_of = and_(MetricValue.series_id == ends.c.series, MetricValue.step == ends.c.x)
             query = select(*ends.c, MetricValue.value, MetricValue.kind).join(MetricValue, value_of)
             *columns, values, kinds = read_columns(self.session, query.order_by(ends.c.series, ends.c.number))
-            found = _Columns(*columns)
+            buckets = _Columns(*columns)
             pairs = zip(values, kinds, strict=True)
             last = [number_or_word(value, kind) for value, kind in pairs] if any(kinds) else values
-        special = self._special() if found.have_special() else {}
-        keys = zip(found.series, found.number, strict=True)
-        return _Buckets(found, last, [special.get(key, _NOTHING) for key in keys])
+        special = self._special() if buckets.have_special() else {}
+        keys = zip(buckets.series, buckets.number, strict=True)
+        return _Buckets(buckets, last, [special.get(key, _NOTHING) for key in keys])
 
     def _sums(self) -> Select[*tuple[object, ...]]:
-        """Return a query of the fields of `_Columns`."""
+        """Return the query of the fields of `_Columns`."""
         value = MetricValue.value
-        # Of one series alone the database need not sort by it, which is a fifth of the time.
+        # Without grouping by the only series, the database need not sort by series, which takes a fifth of the time.
         alone = len(self.ids) == 1
         series = literal(self.ids[0]) if alone else MetricValue.series_id
         columns: list[SQLColumnExpression[object]] = [
@@ -177,15 +179,15 @@ class _Query:
         return self.window.narrow(select(*columns), self.ids).group_by(self.number, *([] if alone else [series]))
 
     def _last_along_tokens(self, buckets: _Columns) -> list[float | Word]:
-        """Several checkpoints may have seen equally many tokens; the value of the last step is the last."""
+        """Return the last value of each bucket. Among checkpoints with equal tokens, the highest step is last."""
         query = select(MetricValue.series_id, self.number, MetricValue.value, MetricValue.kind)
         query = self.window.narrow(query, self.ids).order_by(self.window.column, MetricValue.step)
         rows = zip(*read_columns(self.session, query), strict=True)
-        found = {(series, number): pair for series, number, *pair in rows}
-        return [number_or_word(*found[key]) for key in zip(buckets.series, buckets.number, strict=True)]
+        pairs = {(series, number): pair for series, number, *pair in rows}
+        return [number_or_word(*pairs[key]) for key in zip(buckets.series, buckets.number, strict=True)]
 
     def _special(self) -> dict[tuple[int, int], _Special]:
-        """By series and number of the bucket, of those that have values that are large or not finite."""
+        """Return the counts of the buckets with large or non-finite values, by series and number of the bucket."""
         value, kind = MetricValue.value, MetricValue.kind
         kinds = (NAN, POSITIVE_INFINITY, NEGATIVE_INFINITY)
         counts = [func.sum(case((kind == code, 1), else_=0)) for code in kinds]
@@ -200,10 +202,10 @@ class _Query:
 
 @dataclass(frozen=True)
 class _Special:
-    """What few buckets have, and all would pay for."""
+    """Counts of large and non-finite values, which few buckets have, and which a separate query reads."""
 
     large: float
-    """The sum of the finite values from LARGE on, divided by SHRINK."""
+    """The sum of the finite values of at least the magnitude LARGE, divided by SHRINK."""
     nan: int
     positive_infinity: int
     negative_infinity: int
@@ -213,8 +215,8 @@ _NOTHING = _Special(0.0, 0, 0, 0)
 
 
 def _mean(total: float | None, large: float, finite: int, low: float | None, high: float | None) -> float | None:
-    if low is None or high is None:  # of a bucket without finite values
+    if low is None or high is None:  # the bucket has no finite values
         return None
     mean = (total or 0.0) / finite + large / finite * SHRINK
-    # Rounding may carry it past the ends, and past the largest number to infinity.
+    # Rounding may push the mean beyond the lowest or highest value, or to infinity.
     return min(max(mean, low), high)

@@ -1,8 +1,8 @@
-"""Why values are missing from a history: steps of a run that lack values which other steps have.
+"""Gaps of a history: steps of a run without values that other steps have, each with its reason.
 
-A gap is the newest evaluation of a checkpoint by a suite of which no evaluation of the checkpoint succeeded. The newest
-succeeded evaluation by the suite, of another checkpoint, tells which series the evaluation would have values in; at
-least one of these series has no value at the step. Values may be there from another suite or from an import.
+A gap stands for a checkpoint and a suite without a succeeded evaluation, and is the newest evaluation of the two. The
+newest succeeded evaluation of another checkpoint by the suite tells which series the suite has values in. A step only
+is a gap if one of these series has no value at the step: another suite or an import may have given the values.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from evalsvc.store.runs.posting import is_skipped
 from evalsvc.store.tables import Checkpoint, Evaluation, MetricValue, Run, Task
 
 MOST = 500
-"""Gaps of an answer: those of the highest steps."""
+"""The most gaps in an answer, which has the gaps of the highest steps."""
 
 AT_ONCE = MOST + 1
-"""Evaluations that are read together."""
+"""The number of evaluations that one query reads."""
 
 LONGEST = 300
-"""Characters of a message."""
+"""The most characters of a message."""
 
 Place = tuple[str, str]
 """The digest of a suite, and a variant."""
 
-Found = Row[*tuple[object, ...]]
+EvaluationRow = Row[*tuple[object, ...]]
 """An evaluation that did not succeed, with the step and variant of its checkpoint."""
 
 
 @dataclass(frozen=True)
 class Gaps:
-    """Gaps by step, and whether gaps of lower steps are left out."""
+    """Gaps in the order of steps, and whether gaps of lower steps are left out."""
 
     gaps: list[Gap]
     more_gaps: bool
 
 
 def read_gaps(session: Session, chosen: Chosen, window: Window) -> Gaps:
-    """Return the gaps of some series of a run in a window: those of the highest steps, at most MOST."""
+    """Return the gaps of the chosen series in a window, at most MOST gaps, which are those of the highest steps."""
     wanted = _series_by_suite(session, chosen)
     gaps: list[Gap] = []
-    last: Found | None = None
+    last: EvaluationRow | None = None
     while wanted and len(gaps) <= MOST:
         rows = _unsucceeded(session, chosen, window, last)
         gaps += _gaps(session, rows, wanted)
@@ -59,10 +59,10 @@ def read_gaps(session: Session, chosen: Chosen, window: Window) -> Gaps:
 
 
 def gaps_mark(session: Session, run: Run) -> list[int]:
-    """Return numbers that differ whenever the gaps of a run do, for the tag of an answer.
+    """Return numbers that change whenever the gaps of a run change, for the tag of an answer.
 
-    An evaluation leaves the set by succeeding or with its checkpoint, joins the set under a new id, and has one event
-    more after every change of its state.
+    The numbers cover all evaluations that did not succeed. A new evaluation has a new id, a change of state adds an
+    event, and an evaluation that succeeds or is deleted changes the count.
     """
     query = (
         select(func.count(), func.coalesce(func.max(Evaluation.id), 0))
@@ -75,10 +75,10 @@ def gaps_mark(session: Session, run: Run) -> list[int]:
 
 
 def _series_by_suite(session: Session, chosen: Chosen) -> dict[Place, set[int]]:
-    """Return the ids of the chosen series that each suite has values in.
+    """Return the ids of the chosen series that each suite measures, by suite and variant.
 
-    The newest evaluation of the run in which all tasks of a suite succeeded tells; without one, the newest in which
-    some tasks did.
+    The newest succeeded evaluation of the run by the suite tells which metrics the suite measures, or else the newest
+    partly failed evaluation.
     """
     newest: dict[str, int] = {}
     for state in ("partly_failed", "succeeded"):
@@ -93,21 +93,23 @@ def _series_by_suite(session: Session, chosen: Chosen) -> dict[Place, set[int]]:
     series: dict[tuple[str, str], list[tuple[str, int]]] = {}
     for key, head in chosen.heads.items():
         series.setdefault((head.metric, head.protocol), []).append((head.variant, key))
-    found: defaultdict[Place, set[int]] = defaultdict(set)
+    series_ids: defaultdict[Place, set[int]] = defaultdict(set)
     measured = select(Task.evaluation_id, Task.metrics).where(
         Task.evaluation_id.in_(digests), Task.metrics.is_not(None)
     )
     for evaluation, metrics in session.execute(measured):
         for metric in metrics or ():
             for variant, key in series.get((metric["name"], metric["protocol"]), ()):
-                found[digests[evaluation], variant].add(key)
-    return found
+                series_ids[digests[evaluation], variant].add(key)
+    return series_ids
 
 
-def _unsucceeded(session: Session, chosen: Chosen, window: Window, last: Found | None) -> Sequence[Found]:
-    """Return the newest evaluation of each checkpoint by each suite, where none succeeded.
+def _unsucceeded(
+    session: Session, chosen: Chosen, window: Window, last: EvaluationRow | None
+) -> Sequence[EvaluationRow]:
+    """Return the newest evaluation of each checkpoint and suite without a succeeded evaluation, at most AT_ONCE rows.
 
-    They are ordered by falling step and id, and begin after `last`.
+    The rows begin after `last` and are ordered by step and id, both descending.
     """
     other = aliased(Evaluation)
     is_other = (other.checkpoint_id == Evaluation.checkpoint_id, other.suite_digest == Evaluation.suite_digest)
@@ -131,17 +133,17 @@ def _unsucceeded(session: Session, chosen: Chosen, window: Window, last: Found |
     return session.execute(query).all()
 
 
-def _gaps(session: Session, rows: Sequence[Found], wanted: Mapping[Place, set[int]]) -> list[Gap]:
-    """Return the gaps that some evaluations are, in their order."""
+def _gaps(session: Session, rows: Sequence[EvaluationRow], wanted: Mapping[Place, set[int]]) -> list[Gap]:
+    """Return a gap for each evaluation whose step lacks a value, in the order of `rows`."""
     steps: defaultdict[Place, set[int]] = defaultdict(set)
     for row in rows:
         steps[row.suite_digest, row.variant].add(row.step)
-    # Counted by the database: steps that lack nothing may be many, and their values would all be sent.
+    # The database counts: many steps may be complete, and reading their values would take long.
     complete = {
         (*place, row.step)
-        for place, some in steps.items()
+        for place, suite_steps in steps.items()
         if place in wanted
-        for row in session.execute(_counts(wanted[place], some))
+        for row in session.execute(_counts(wanted[place], suite_steps))
         if row.number == len(wanted[place])
     }
     return [
@@ -152,13 +154,13 @@ def _gaps(session: Session, rows: Sequence[Found], wanted: Mapping[Place, set[in
 
 
 def _counts(series: set[int], steps: set[int]) -> Select[int, int]:
-    """Return a query of how many of some series have a value, by step."""
+    """Return the query of the number of series with a value, by step."""
     query = select(MetricValue.step, func.count().label("number")).group_by(MetricValue.step)
     return query.where(MetricValue.series_id.in_(sorted(series)), MetricValue.step.in_(sorted(steps)))
 
 
-def _gap(row: Found) -> Gap:
-    message = (row.error or {}).get("message", "the service kept no reason")
+def _gap(row: EvaluationRow) -> Gap:
+    message = (row.error or {}).get("message", "the service has no record of the reason")
     why: Why = "failed"
     if row.state in ("queued", "running"):
         why = "pending"

@@ -1,4 +1,4 @@
-"""Which metrics of a run to show first, and which were asked for and could not be measured."""
+"""The headline of a run: the metrics to show first, and the requested metrics that could not be measured."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ MEASURED: tuple[State, ...] = ("succeeded", "partly_failed")
 """States of evaluations that have results."""
 
 HeadlineOf = Callable[[str], Sequence[str]]
-"""The headline of a suite, by the suite's name; empty where the suite has none, is broken, or is gone."""
+"""A function that returns the headline of a suite by name; empty for a suite without one, broken or deleted."""
 
 
 def read_headline(session: Session, run: str, headline_of: HeadlineOf) -> Headline:
     """Return the metrics of a run to show first: the headlines of the suites that evaluated the run's checkpoints.
 
-    Metrics without a value are left out. Where no headline has a metric with a value, `default_headline` chooses.
+    Metrics without a value are left out. If no headline has a metric with a value, `default_headline` chooses.
 
     Raises:
-        UnknownName: there is no such run; near misses are named.
+        UnknownName: there is no such run; near names are listed.
     """
     row = find_run(session, run)
     rows = session.execute(
@@ -46,7 +46,7 @@ def read_headline(session: Session, run: str, headline_of: HeadlineOf) -> Headli
 
 
 def _suites(session: Session, run: Run) -> Sequence[str]:
-    """Return the names of the suites that evaluated the run's current checkpoints, the first one first."""
+    """Return the names of the suites that evaluated the run's current checkpoints, in the order of first use."""
     return session.scalars(
         select(Evaluation.suite)
         .join(Checkpoint)
@@ -57,9 +57,9 @@ def _suites(session: Session, run: Run) -> Sequence[str]:
 
 
 def _left_out(session: Session, run: Run) -> list[LeftOutMetric]:
-    """Return the metrics that the newest evaluation of each suite was asked for and could not measure.
+    """Return the requested metrics that the newest evaluation of each suite could not measure.
 
-    An evaluation that failed says nothing about them.
+    Evaluations that failed are ignored.
     """
     newest = (
         select(func.max(Evaluation.id))

@@ -1,4 +1,4 @@
-"""Values that were measured elsewhere: entered all or none, never in the place of others unless that is said."""
+"""Import of values that other programs measured: all or none, and only with `replace` in place of other values."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from evalsvc.store.lookup import get_or_create_run
 from evalsvc.store.tables import Import, MetricValue, Series
 
 NAMED = 3
-"""How many of the values that stand in the way are named."""
+"""The most conflicting values that an error message names."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """The values of one series. Columns of equal length; the steps may come in any order, each once."""
+    """The values of a series in columns of equal length. Steps may have any order, but must not repeat."""
 
     metric: str
     unit: str
@@ -43,40 +43,44 @@ class Imported:
 
 
 Entry = tuple[float | Word, float | None, int | None]
-"""Value, standard error and n."""
+"""A value, its standard error and its number of items."""
 
 
 @dataclass
-class _Found:
-    """The values of a series that are to be entered, and what stands in their way."""
+class _Changes:
+    """The changes that an import makes to a series."""
 
     series: int
+    """The id of the series."""
     new: dict[int, Entry] = field(default_factory=dict)
+    """Values at steps without a value, by step."""
     changed: dict[int, Entry] = field(default_factory=dict)
+    """Values that would replace other values, by step."""
     unchanged: int = 0
+    """The number of values that the series already has."""
 
 
 def import_values(session: Session, run: str, source: str, given: Sequence[Imported], replace: bool) -> ImportOutcome:
-    """Enter the values of several series of a run, which begins here where there is none. The same again does nothing.
+    """Import the values of several series of a run, and create the run if necessary. A repeated import changes nothing.
 
     Raises:
-        Conflict: a step has another value already, measured or imported, and `replace` is not set; the series has
-            another unit or direction; or another writer was at the same series at the same moment.
+        Conflict: a step has another value, measured or imported, and `replace` is not set; the series has another unit
+            or direction; or another transaction wrote the same values concurrently.
     """
     row = get_or_create_run(session, run)
     lock_history(session, row.id)
     write_protocols(session, {item.protocol.id: item.protocol.content for item in given})
-    found = []
+    changes = []
     for item in given:
         key = SeriesKey(row.id, item.metric, item.variant, item.protocol.id)
         series = session.get_one(Series, series_id(session, key, item.unit, item.direction, item.baseline))
         _require_alike(run, series, item)
-        found.append(_compare(session, series.id, item))
-    new, replaced = sum(len(item.new) for item in found), sum(len(item.changed) for item in found)
+        changes.append(_compare(session, series.id, item))
+    new, replaced = sum(len(item.new) for item in changes), sum(len(item.changed) for item in changes)
     if replaced and not replace:
-        raise Conflict(_describe(session, run, given, found, replaced))
-    identity = _write(session, row.id, source, found) if new or replaced else None
-    unchanged = sum(item.unchanged for item in found)
+        raise Conflict(_describe(session, run, given, changes, replaced))
+    identity = _write(session, row.id, source, changes) if new or replaced else None
+    unchanged = sum(item.unchanged for item in changes)
     return ImportOutcome(run=run, import_=identity, series=len(given), new=new, replaced=replaced, unchanged=unchanged)
 
 
@@ -85,42 +89,43 @@ def _require_alike(run: str, series: Series, item: Imported) -> None:
         if getattr(series, name) != getattr(item, name):
             raise Conflict(
                 f"{item.metric} of run {run!r} has the {name} {getattr(series, name)!r} under this protocol, not "
-                f"{getattr(item, name)!r}; send it as the run has it, or under another protocol"
+                f"{getattr(item, name)!r}; send the run's {name}, or another protocol"
             )
 
 
-def _compare(session: Session, series: int, item: Imported) -> _Found:
+def _compare(session: Session, series: int, item: Imported) -> _Changes:
+    """Compare imported values with the values of their series."""
     entries: dict[int, Entry] = dict(zip(item.step, zip(item.value, item.stderr, item.n, strict=True), strict=True))
-    there = _entries(session, series, min(item.step), max(item.step))
-    if not there:
-        return _Found(series, new=entries)
-    found = _Found(series)
+    stored_entries = _entries(session, series, min(item.step), max(item.step))
+    if not stored_entries:
+        return _Changes(series, new=entries)
+    changes = _Changes(series)
     for step, entry in entries.items():
-        if step not in there:
-            found.new[step] = entry
-        elif there[step] == entry:
-            found.unchanged += 1
+        if step not in stored_entries:
+            changes.new[step] = entry
+        elif stored_entries[step] == entry:
+            changes.unchanged += 1
         else:
-            found.changed[step] = entry
-    return found
+            changes.changed[step] = entry
+    return changes
 
 
 def _entries(session: Session, series: int, first: int, last: int) -> dict[int, Entry]:
-    """What a series has, by step."""
+    """Return the values of a series between two steps, by step."""
     query = select(MetricValue.step, MetricValue.value, MetricValue.kind, MetricValue.stderr, MetricValue.n)
     query = query.where(MetricValue.series_id == series, MetricValue.step.between(first, last))
     rows = zip(*read_columns(session, query), strict=True)
     return {step: (number_or_word(value, kind), stderr, n) for step, value, kind, stderr, n in rows}
 
 
-def _write(session: Session, run_id: int, source: str, found: Sequence[_Found]) -> int:
-    """Enter new values and replace those that changed; returns the id of the import."""
+def _write(session: Session, run_id: int, source: str, changes: Sequence[_Changes]) -> int:
+    """Insert new values and replace changed values. Return the id of the import."""
     touch_history(session, run_id)
-    entered = Import(run_id=run_id, source=source, values=sum(len(item.new) + len(item.changed) for item in found))
-    session.add(entered)
+    record = Import(run_id=run_id, source=source, values=sum(len(item.new) + len(item.changed) for item in changes))
+    session.add(record)
     session.flush()
-    new = [row for item in found for row in _rows(item.series, item.new, entered.id)]
-    changed = [row for item in found for row in _rows(item.series, item.changed, entered.id)]
+    new = [row for item in changes for row in _rows(item.series, item.new, record.id)]
+    changed = [row for item in changes for row in _rows(item.series, item.changed, record.id)]
     if new:
         _insert_new(session, new)
     if changed:
@@ -129,23 +134,27 @@ def _write(session: Session, run_id: int, source: str, found: Sequence[_Found]) 
         session.connection().execute(
             statement.on_conflict_do_update(index_elements=["series_id", "step"], set_=update), changed
         )
-    return entered.id
+    return record.id
 
 
 def _insert_new(session: Session, rows: Sequence[dict[str, object]]) -> None:
-    """By a plain INSERT: a value that has come between must stop the import, and not be overwritten."""
+    """Insert rows without ON CONFLICT, so that a value of a concurrent writer is never overwritten.
+
+    Raises:
+        Conflict: another transaction wrote some of the values.
+    """
     connection = session.connection()
     driver: Any = connection.dialect.dbapi
     try:
         if connection.dialect.name == "postgresql":
-            # Two to three times as fast as a statement a row, during which no other request may write.
+            # COPY is two to three times as fast as a statement for each row, and blocks other writers for less time.
             with connection.connection.cursor().copy(f"COPY metric_values ({', '.join(rows[0])}) FROM STDIN") as copy:
                 for row in rows:
                     copy.write_row(tuple(row.values()))
         else:
             connection.execute(plain_insert(MetricValue), rows)
     except (IntegrityError, driver.IntegrityError):
-        raise Conflict("another writer entered some of these values at the same moment; send them again") from None
+        raise Conflict("another request wrote some of these values concurrently; send the import again") from None
 
 
 def _rows(series: int, entries: Mapping[int, Entry], identity: int) -> list[dict[str, object]]:
@@ -156,23 +165,21 @@ def _rows(series: int, entries: Mapping[int, Entry], identity: int) -> list[dict
     ]
 
 
-def _describe(session: Session, run: str, given: Sequence[Imported], found: Sequence[_Found], number: int) -> str:
-    """Which values stand in the way."""
+def _describe(session: Session, run: str, given: Sequence[Imported], changes: Sequence[_Changes], number: int) -> str:
+    """Return the message of the conflict, with the first conflicting values."""
     named = [
-        (item, places.series, step)
-        for item, places in zip(given, found, strict=True)
-        for step in islice(sorted(places.changed), NAMED)
+        (item, change.series, step)
+        for item, change in zip(given, changes, strict=True)
+        for step in islice(sorted(change.changed), NAMED)
     ][:NAMED]
     lines = []
     for item, series, step in named:
-        there = session.get_one(MetricValue, (series, step))
-        origin = "imported" if there.evaluation_id is None else f"measured by evaluation {there.evaluation_id}"
+        row = session.get_one(MetricValue, (series, step))
+        origin = "imported" if row.evaluation_id is None else f"measured by evaluation {row.evaluation_id}"
         sent = item.value[list(item.step).index(step)]
-        lines.append(
-            f"{item.metric} at step {step} is {number_or_word(there.value, there.kind)}, {origin}, and not {sent}"
-        )
+        lines.append(f"{item.metric} at step {step} is {number_or_word(row.value, row.kind)}, {origin}, and not {sent}")
     more = f" and {number - len(lines):,} more" if number > len(lines) else ""
     return (
-        f"run {run!r} has other values for {number:,} of these: {'; '.join(lines)}{more}; nothing was entered; leave "
-        "them out, or send replace=true"
+        f"{number:,} of the values differ from the values of run {run!r}: {'; '.join(lines)}{more}; nothing was "
+        "imported; leave these values out, or send replace=true"
     )

@@ -1,4 +1,4 @@
-"""The history of any runs as one long table, a row per value, for notebooks."""
+"""The history of runs as a long table with a row for each value, for notebooks."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from evalsvc.store.tables import Checkpoint, Evaluation, Import, MetricValue, Ru
 COLUMNS = tuple(hints_of(TableColumns))
 
 ROWS = 1000
-"""Rows of a page; a step with more of them is a page of its own."""
+"""The most rows on a page, except for a page with a single step."""
 
 SERIES = 1000
-"""Series that one query names."""
+"""The most ids in a query."""
 
 
 @dataclass(frozen=True)
 class TableSeries:
-    """What a table says of each value of a series."""
+    """The columns of a table that are the same for all values of a series."""
 
     id: int
     variant: str
@@ -42,7 +42,7 @@ class TableSeries:
 
 @dataclass(frozen=True)
 class TableRun:
-    """A run and those of its series that a table shows."""
+    """A run, with its series in a table."""
 
     name: str
     series: Sequence[TableSeries]
@@ -50,7 +50,7 @@ class TableRun:
 
 @dataclass(frozen=True)
 class Page:
-    """The steps of a run from `first` to `last`."""
+    """A page of a table: the steps of a run from `first` to `last`."""
 
     run: TableRun
     first: int
@@ -58,10 +58,12 @@ class Page:
 
 
 def find_series(session: Session, runs: Sequence[str], metrics: Sequence[str], variant: str | None) -> list[TableRun]:
-    """The runs and series of these names (metrics may be patterns such as `arc_*/acc`), by name; without any, all.
+    """Return runs, sorted by name, with the series of metrics and a variant.
+
+    Metrics may be patterns such as `arc_*/acc`. Without runs, metrics or a variant, all are returned.
 
     Raises:
-        UnknownName: there is no such run; none of these runs has such a metric or variant. Near ones are named.
+        UnknownName: there is no such run, or no such metric or variant in these runs; near names are listed.
     """
     query = select(
         Run.name,
@@ -87,9 +89,10 @@ def find_series(session: Session, runs: Sequence[str], metrics: Sequence[str], v
 
 
 def cut_pages(session: Session, run: TableRun) -> list[Page]:
-    """The pages of a run, by its steps.
+    """Return the pages of a run in the order of steps.
 
-    What is written later at steps between two of them is on one of the pages; nothing moves to another page.
+    The pages cover all steps up to the last one without gaps. Values that are written later move no value to another
+    page.
     """
     sizes: Counter[int] = Counter()
     for ids in _parts([series.id for series in run.series]):
@@ -108,14 +111,14 @@ def cut_pages(session: Session, run: TableRun) -> list[Page]:
 
 
 def read_page(session: Session, page: Page) -> list[list[object]]:
-    """The rows of COLUMNS on a page, by step, variant and metric; NaN and infinities are strings."""
+    """Return the rows of COLUMNS on a page by step, variant and metric. NaN and infinities are strings."""
     series = {item.id: item for item in page.run.series}
     values = [row for ids in _parts(list(series)) for row in session.execute(_values(ids, page))]
     tasks = _tasks(session, {row.evaluation for row in values if row.evaluation is not None})
 
     pairs = [(series[row.series_id], row) for row in values]
     pairs.sort(key=lambda pair: (pair[1].step, pair[0].variant, pair[0].metric, pair[0].id))
-    return [_cells(page.run.name, own, row, tasks) for own, row in pairs]
+    return [_cells(page.run.name, head, row, tasks) for head, row in pairs]
 
 
 def _values(ids: Sequence[int], page: Page) -> Executable:
@@ -140,7 +143,7 @@ def _values(ids: Sequence[int], page: Page) -> Executable:
 
 
 def _cells(run: str, series: TableSeries, row: Row[*tuple[object, ...]], tasks: Mapping[object, str]) -> list[object]:
-    """A row of COLUMNS."""
+    """Return a row of COLUMNS."""
     task = tasks.get((row.evaluation, series.metric, series.protocol))
     value = number_or_word(row.value, row.kind)
     before = [run, row.step, series.variant, row.tokens, task, series.metric, value, row.stderr, row.n, row.groups]
@@ -148,7 +151,7 @@ def _cells(run: str, series: TableSeries, row: Row[*tuple[object, ...]], tasks: 
 
 
 def _tasks(session: Session, evaluations: Collection[int]) -> dict[object, str]:
-    """Which task of an evaluation measured what, by its id, metric and protocol."""
+    """Return the name of the task that measured each metric, by evaluation, metric and protocol."""
     rows = [
         row
         for ids in _parts(sorted(evaluations))
@@ -164,5 +167,5 @@ def _tasks(session: Session, evaluations: Collection[int]) -> dict[object, str]:
 
 
 def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    """As many ids as a query takes."""
+    """Yield parts of `ids` that fit a query."""
     return (ids[start : start + SERIES] for start in range(0, len(ids), SERIES))

@@ -1,4 +1,4 @@
-"""The history: values of series along training steps, read in columns, whole or page by page."""
+"""Read the history of a run: values of series by training step, in columns, as a whole or page by page."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from evalsvc.store.tables import Import, MetricValue, Protocol, Run
 from evalsvc.store.views import document_of
 
 PIECE = 500
-"""Rows that are turned into columns at once. Of many that are alive together the garbage collector walks all again and
-again: 100,000 take 145 ms by 2,000 and 66 ms by 500."""
+"""The number of rows that are turned into columns together. With more rows in memory, the garbage collector slows down:
+100,000 rows take 145 ms in pieces of 2,000, and 66 ms in pieces of 500."""
 
 
 def read_history(
@@ -35,17 +35,20 @@ def read_history(
     limit: int | None = None,
     cursor: str | None = None,
 ) -> History:
-    """Read a run's series in columns ordered by x; all of its metrics where `names` (which may be patterns) is empty.
+    """Read a run's series in columns ordered by x.
 
-    Along tokens, checkpoints posted without `tokens_seen` have no place on the axis; `omitted` counts them.
-
-    With `limit`, at most so many values, with `next_cursor` for those that follow; a series of which none is among them
-    is left out. Pages go by series, the oldest first, and by x: what is written meanwhile moves nothing.
+    Args:
+        names: metrics, or patterns of metrics; empty for all metrics.
+        window: the axis and its range. Along tokens, values of checkpoints without `tokens_seen` have no x; `omitted`
+            of a series counts such values.
+        limit: the most values on a page, over all series; series without a value on the page are left out. Pages are
+            ordered by series, the oldest first, and by x, so that new values move no value to another page.
+        cursor: `next_cursor` of the page before; None for the first page.
 
     Raises:
-        UnknownName: no such run, metric or variant; near misses are named.
-        InvalidRequest: x is tokens and no checkpoint of the run says how many it has seen; the cursor is from another
-            question.
+        UnknownName: there is no such run, metric or variant; near names are listed.
+        InvalidRequest: x is tokens, and no checkpoint of the run was posted with `tokens_seen`; or the cursor is from
+            a request with other parameters.
     """
     chosen = choose_series(session, run, names, variant)
     window.require_tokens(session, chosen)
@@ -70,7 +73,7 @@ def read_history(
 
 
 def read_protocol(session: Session, protocol_id: str) -> Mapping[str, object]:
-    """The content of a protocol by its id."""
+    """Return the content of a protocol; raise UnknownName for an unknown id."""
     row = session.get(Protocol, protocol_id)
     if row is None:
         raise UnknownName.among("protocol", protocol_id, session.scalars(select(Protocol.id)))
@@ -78,13 +81,13 @@ def read_protocol(session: Session, protocol_id: str) -> Mapping[str, object]:
 
 
 def read_imports(session: Session, run: Run) -> dict[str, ImportSource]:
-    """Return where and when the values that were not measured here came from, by id, which in JSON is text."""
+    """Return source and time of each import into a run, by the id of the import as a string."""
     rows = session.scalars(select(Import).where(Import.run_id == run.id).order_by(Import.id))
     return {str(row.id): document_of(ImportSource, row) for row in rows}
 
 
 def number_or_word(value: float | None, kind: int) -> float | Word:
-    """Return what `metric_values` holds, as JSON has it."""
+    """Return the value in a row of `metric_values`: a number, or the word of NaN or an infinity."""
     if kind in WORDS:
         return WORDS[kind]
     assert value is not None
@@ -92,11 +95,11 @@ def number_or_word(value: float | None, kind: int) -> float | Word:
 
 
 def read_columns(session: Session, query: Executable) -> list[list[Any]]:
-    """Return the rows of a query as lists, one a column."""
-    # Not by session.execute, which looks at every row for objects that it knows: that takes as long as all the rest.
-    found = session.connection().execute(query)
-    columns: list[list[Any]] = [[] for _ in found.keys()]  # noqa: SIM118
-    while rows := found.fetchmany(PIECE):
+    """Return the rows of a query as a list for each column."""
+    # session.execute would search every row for mapped objects, which doubles the time.
+    result = session.connection().execute(query)
+    columns: list[list[Any]] = [[] for _ in result.keys()]  # noqa: SIM118
+    while rows := result.fetchmany(PIECE):
         for column, piece in zip(columns, zip(*rows, strict=True), strict=True):
             column.extend(piece)
     return columns
@@ -104,17 +107,17 @@ def read_columns(session: Session, query: Executable) -> list[list[Any]]:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a value is in the order of pages."""
+    """The position of a value in the order of pages."""
 
     series: int
     x: int
     step: int
-    """Two checkpoints may have seen equally many tokens."""
+    """The step of the value, since two checkpoints may have seen equally many tokens."""
 
 
 @dataclass(frozen=True)
 class _Values:
-    """Values of several series in one column each, by series, x and step."""
+    """Columns of values of several series, ordered by series, x and step."""
 
     series: list[int]
     x: list[int]
@@ -124,10 +127,10 @@ class _Values:
     n: list[int | None]
     groups: list[int | None]
     import_: list[int | None]
-    """Empty: nothing was imported."""
+    """The import of each value, or None; empty if the run has no imports."""
 
     def of(self, series: int, head: SeriesHead, omitted: int) -> ValueSeries:
-        """Return the values of one series."""
+        """Return the values of the series with this id."""
         part = slice(bisect_left(self.series, series), bisect_right(self.series, series))
         groups, imports = self.groups[part], self.import_[part]
         return ValueSeries(
@@ -145,7 +148,7 @@ class _Values:
 def _read_values(
     session: Session, window: Window, ids: Sequence[int], after: _Place | None, limit: int | None, with_imports: bool
 ) -> tuple[_Values, bool]:
-    """Return the values of the series behind a place, and whether there are more of them than `limit`."""
+    """Return at most `limit` values of the series, beginning after `after`, and whether more values follow."""
     names = (MetricValue.value, MetricValue.kind, MetricValue.stderr, MetricValue.n, MetricValue.groups)
     query = select(MetricValue.series_id, window.column, *names)
     query = query.add_columns(MetricValue.step) if window.x == "tokens" else query
@@ -159,7 +162,7 @@ def _read_values(
     more = limit is not None and len(columns[0]) > limit
     series, x, value, kind, stderr, n, groups, *optional = (column[:limit] for column in columns)
     if any(kind):
-        value = [WORDS[what] if what else number for number, what in zip(value, kind, strict=True)]
+        value = [WORDS[code] if code else number for number, code in zip(value, kind, strict=True)]
     step = optional.pop(0) if window.x == "tokens" else x
     return _Values(series, x, step, value, stderr, n, groups, *(optional or [[]])), more
 
@@ -167,8 +170,8 @@ def _read_values(
 def _parts(window: Window, query: Select[*Columns], ids: Sequence[int], after: _Place | None) -> list[Select[*Columns]]:
     if after is None:
         return [window.narrow(query, ids)]
-    # The rest of the series in which the last page ended comes apart: in one query with the others, the database
-    # would walk it from its beginning for every page.
+    # A query of its own reads the rest of the series in which the last page ended. In a joint query with later series,
+    # the database would scan this series from its beginning for every page.
     behind = tuple_(window.column, MetricValue.step) > tuple_(after.x, after.step)
     later = [identity for identity in ids if identity > after.series]
     rest = [after.series] if after.series in ids else []

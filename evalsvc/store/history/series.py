@@ -1,4 +1,4 @@
-"""Which series of a run are meant, and what tells those of one metric apart."""
+"""Choose series of a run by metric and variant, and tell the protocols of a metric apart."""
 
 from __future__ import annotations
 
@@ -20,25 +20,29 @@ from evalsvc.store.views import document_of
 
 @dataclass(frozen=True)
 class Chosen:
-    """Some series of a run."""
+    """The series of a run that a request names."""
 
     run: Run
     heads: Mapping[int, SeriesHead]
-    """By the ids of the series, in the order of the answer: by metric, variant and age."""
+    """The heads of the series by id, in the order of the answer: by metric, variant and age."""
     names: list[KnownMetric]
-    """All metrics of the run."""
+    """All metrics of the run, chosen or not."""
 
     @property
     def ids(self) -> list[int]:
-        """The ids of the series, ascending."""
+        """The sorted ids of the series."""
         return sorted(self.heads)
 
 
 def choose_series(session: Session, run: str, names: Sequence[str], variant: str | None) -> Chosen:
-    """Choose a run's series of the metrics `names` (or patterns, `arc_*/acc`; none: all) and of the variant.
+    """Choose a run's series by metric and variant.
+
+    Args:
+        names: metrics, or patterns such as `arc_*/acc`; empty for all metrics.
+        variant: the variant of the weights; None for all variants.
 
     Raises:
-        UnknownName: there is no such run, metric or variant; near ones are named.
+        UnknownName: there is no such run, metric or variant; near names are listed.
     """
     row = find_run(session, run)
     query = select(Series).where(Series.run_id == row.id).order_by(Series.metric, Series.variant, Series.id)
@@ -60,24 +64,24 @@ def choose_series(session: Session, run: str, names: Sequence[str], variant: str
 
 
 def wanted_metrics(metrics: Set[str], names: Sequence[str]) -> Set[str]:
-    """Those of the metrics that `names` (or patterns) ask for; without any, all.
+    """Return the metrics that match a name or pattern in `names`, or all metrics if `names` is empty.
 
     Raises:
-        UnknownName: there is no such metric; near ones are named.
+        UnknownName: a name or pattern matches no metric; near names are listed.
     """
     for name in names:
         if not any(matches(metric, name) for metric in metrics):
-            raise UnknownName.among("metric", name, metrics, "it appears once an evaluation has measured it")
+            raise UnknownName.among("metric", name, metrics, "a metric appears once an evaluation has measured it")
     return {metric for metric in metrics if any(matches(metric, name) for name in names)} if names else metrics
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether a metric's name is the pattern, or fits it."""
+    """Tell whether the name of a metric equals or matches a pattern."""
     return name == pattern or fnmatchcase(name, pattern)
 
 
 def _differing(session: Session, series: Iterable[Series]) -> dict[tuple[str, str], dict[str, object]]:
-    """By metric and protocol: the fields that tell the protocols of a metric apart."""
+    """Return the fields that tell the protocols of a metric apart, by metric and protocol."""
     places = dict.fromkeys((item.metric, item.protocol_id) for item in series)
     several = Counter(metric for metric, _ in places)
     ids = {identity for metric, identity in places if several[metric] > 1}

@@ -20,13 +20,14 @@ DIRECTIONS = ("lower", "higher")
 
 
 def read_summary(session: Session, run: str, names: Sequence[str] = (), variant: str | None = None) -> Summary:
-    """Return the number of values of each series, and its newest and its best value.
+    """Return the number of values, the newest value and the best value of each series.
 
-    The best is the lowest or highest finite one by the metric's direction, of equals the first; None where the metric
-    has no direction or no finite value. Names may be patterns; without any, all metrics.
+    The best value is the lowest or the highest finite value, by the metric's direction, and the first of equal values.
+    A metric without a direction or without finite values has no best value. Names may be patterns; empty `names` stand
+    for all metrics.
 
     Raises:
-        UnknownName: no such run, metric or variant; near misses are named.
+        UnknownName: there is no such run, metric or variant; near names are listed.
     """
     chosen = choose_series(session, run, names, variant)
     query = select(MetricValue.series_id, func.count().label("size")).where(MetricValue.series_id.in_(chosen.ids))
@@ -45,25 +46,25 @@ def read_summary(session: Session, run: str, names: Sequence[str] = (), variant:
 
 
 def _latest(ids: Sequence[int]) -> Subquery:
-    """The last step of each series."""
+    """Return the query of the last step of each series."""
     query = select(MetricValue.series_id, func.max(MetricValue.step).label("step"))
     return query.where(MetricValue.series_id.in_(ids)).group_by(MetricValue.series_id).subquery()
 
 
 def _best(ids: Sequence[int], direction: str) -> Subquery:
-    """The first step at which each series has its best value."""
+    """Return the query of the first step at which each series has its best value."""
     finite = (MetricValue.series_id.in_(ids), MetricValue.kind == FINITE)
     extreme = func.min(MetricValue.value) if direction == "lower" else func.max(MetricValue.value)
     extremes = (
         select(MetricValue.series_id, extreme.label("value")).where(*finite).group_by(MetricValue.series_id).subquery()
     )
-    has_it = and_(extremes.c.series_id == MetricValue.series_id, extremes.c.value == MetricValue.value)
-    query = select(MetricValue.series_id, func.min(MetricValue.step).label("step")).join(extremes, has_it)
+    is_best = and_(extremes.c.series_id == MetricValue.series_id, extremes.c.value == MetricValue.value)
+    query = select(MetricValue.series_id, func.min(MetricValue.step).label("step")).join(extremes, is_best)
     return query.where(*finite).group_by(MetricValue.series_id).subquery()
 
 
 def _values(session: Session, places: Subquery) -> dict[int, Point]:
-    """By series, its value at a step."""
+    """Return the value of each series at its step in `places`, by series."""
     rows = session.scalars(
         select(MetricValue).join(
             places, and_(places.c.series_id == MetricValue.series_id, places.c.step == MetricValue.step)

@@ -1,4 +1,4 @@
-"""Writing values into series: those of evaluations, and what every writer of the history needs."""
+"""Write the values of evaluations into series, and functions that every writer of the history shares."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from evalsvc.store.tables import (
 )
 
 WORDS: Mapping[int, Word] = {NAN: "NaN", POSITIVE_INFINITY: "Infinity", NEGATIVE_INFINITY: "-Infinity"}
-"""How JSON has the kinds of values that are not finite."""
+"""The words in JSON for the kinds of values that are not finite."""
 
 _KINDS = {word: kind for kind, word in WORDS.items()}
 
 VALUE_COLUMNS = ("value", "kind", "stderr", "n", "groups", "evaluation_id", "import_id")
-"""All of a value but its place."""
+"""The columns of `metric_values` that are not part of the key."""
 
 
 def write_values(
@@ -40,10 +40,9 @@ def write_values(
     metrics: Sequence[Mapping[str, object]],
     protocols: Mapping[str, Mapping[str, object]],
 ) -> None:
-    """Put an evaluation's metrics (as `MetricValue.to_json` writes them) into their series at its step.
+    """Write an evaluation's metrics, in the form of `MetricValue.to_json`, into their series at the checkpoint's step.
 
-    A value that a later evaluation wrote stays: re-evaluation replaces, whatever the order of finishing. An imported
-    value gives way to a measured one.
+    The values replace imported values, and values of evaluations with a lower id, whichever evaluation ends first.
     """
     write_protocols(session, protocols)
     if not metrics:
@@ -80,7 +79,7 @@ def _row(session: Session, evaluation: Evaluation, metric: Metric) -> dict[str, 
 
 @dataclass(frozen=True)
 class SeriesKey:
-    """What is one series."""
+    """The unique key of a series."""
 
     run_id: int
     metric: str
@@ -89,32 +88,31 @@ class SeriesKey:
 
 
 def series_id(session: Session, key: SeriesKey, unit: str, direction: str, baseline: float | Word | None) -> int:
-    """The id of a series; it begins here where there is none. Another writer may begin it at the same moment."""
+    """Return the id of a series, which is created if necessary, also by a concurrent writer."""
     query = select(Series.id).filter_by(**vars(key))
-    found = session.scalar(query)
-    if found is None:
+    identity = session.scalar(query)
+    if identity is None:
         new = {**vars(key), "unit": unit, "direction": direction, "baseline": baseline}
         session.execute(insert(session, Series).values(new).on_conflict_do_nothing())
-        found = session.scalar(query)
-        assert found is not None
-    return found
+        identity = session.scalar(query)
+        assert identity is not None
+    return identity
 
 
 def write_protocols(session: Session, protocols: Mapping[str, Mapping[str, object]]) -> None:
-    """Keep what protocol ids stand for."""
+    """Store the contents of protocols by id. Existing protocols stay."""
     for protocol_id, content in protocols.items():
         new = {"id": protocol_id, "content": dict(content)}
         session.execute(insert(session, Protocol).values(new).on_conflict_do_nothing(index_elements=["id"]))
 
 
 def stored(value: float | Word) -> tuple[float | None, int]:
-    """Return a number as JSON has it as `metric_values.value` and `kind` hold it."""
+    """Return the columns `value` and `kind` of `metric_values` for a number, or for the word of NaN or an infinity."""
     return (None, _KINDS[value]) if isinstance(value, str) else (value, FINITE)
 
 
 def insert(session: Session, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
-    """Return an INSERT that may say ON CONFLICT."""
-    # The two dialects spell it alike, but in classes of their own.
+    """Return an INSERT of the database's dialect, which supports ON CONFLICT."""
     if session.get_bind().dialect.name == "postgresql":
         return postgresql.insert(table)
     return sqlite.insert(table)

@@ -1,4 +1,4 @@
-"""A number that changes whenever reading a run's history would give something else; its ETag is made of it."""
+"""The version of a run's history, which grows with every change of the history. The ETag of answers contains it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from evalsvc.store.tables import Run
 
 
 def touch_history(session: Session, run_id: int) -> None:
-    """Say in this transaction that a run's history changes.
+    """Increment the version of a run's history, as a part of this transaction.
 
-    Call it before the first row of the history is written: the run's row is locked by it, so that two writers of one
-    run wait for each other here and not, crosswise, at its values.
+    Call this function before you write the first row of the history. The function locks the run's row, so that two
+    writers of a run wait for each other here, and cannot deadlock on the values.
     """
     session.execute(
         update(Run)
@@ -24,16 +24,16 @@ def touch_history(session: Session, run_id: int) -> None:
 
 
 def lock_history(session: Session, run_id: int) -> None:
-    """Keep other writers of a run's history out until this transaction is over, which may not change it after all."""
+    """Block other writers of a run's history until the transaction ends, without a new version of the history."""
     session.execute(select(Run.id).where(Run.id == run_id).with_for_update(key_share=True))
 
 
 def history_tag(run: Run, program: str, question: object) -> str:
-    """What stays the same as long as the answer of this program to a question about a run's history does.
+    """Return a tag that changes whenever this program's answer to a question about a run's history may change.
 
-    Read it before the history: where both are not on one snapshot, the tag is then the older of the two, and all that
-    happens is that the answer is asked for once more.
+    Compute the tag before you read the history. Without a common snapshot, the tag may then be older than the history,
+    so that a client asks once more than necessary, but never keeps an old answer.
     """
-    # An id is given again after its run was deleted; the moment at which a run began is not.
+    # SQLite may reuse the id of a deleted run, but the time of creation differs.
     begun = run.created_at.isoformat()
     return digest([program, run.id, begun, run.history_version, question])[:32]

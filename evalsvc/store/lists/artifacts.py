@@ -1,4 +1,4 @@
-"""The lists of artifacts: of an evaluation, and of a run."""
+"""Lists of the artifacts of an evaluation or a run."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from evalsvc.store.views import document_of
 def evaluation_artifacts(
     session: Session, evaluation_id: int, kind: str | None, page: PageRequest
 ) -> documents.Artifacts:
-    """Return a page of an evaluation's artifacts, in the order in which its tasks gave them.
+    """Return a page of an evaluation's artifacts, in the order of the evaluation's tasks.
 
     Raises:
-        UnknownName: the evaluation has artifacts, and no artifact of the service is of this kind.
+        UnknownName: the evaluation has artifacts, and no artifact of the service has this kind.
         InvalidRequest: the cursor is from another list or from other filters.
     """
     query = _described().where(Task.evaluation_id == evaluation_id)
@@ -29,10 +29,10 @@ def evaluation_artifacts(
 def run_artifacts(
     session: Session, run: Run, kind: str | None, step: int | None, page: PageRequest
 ) -> documents.Artifacts:
-    """Return a page of the artifacts of a run's current checkpoints, by step; of repeated evaluations, all.
+    """Return a page of the artifacts of all evaluations of a run's current checkpoints, ordered by step.
 
     Raises:
-        UnknownName: the run has artifacts, and no artifact of the service is of this kind.
+        UnknownName: the run has artifacts, and no artifact of the service has this kind.
         InvalidRequest: the cursor is from another list or from other filters.
     """
     query = _described().where(Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None))
@@ -43,7 +43,7 @@ def run_artifacts(
 
 
 def _described() -> AnySelect:
-    """Return a query of artifacts with the names of what they belong to."""
+    """Return the query of artifacts with their task, evaluation, run, step and variant."""
     return (
         select(
             Artifact,
@@ -85,7 +85,7 @@ def _page(
 
 
 def _require_kind(session: Session, query: AnySelect, kind: str) -> None:
-    """Raise UnknownName for a kind that no artifact has, unless there is no artifact to choose from."""
+    """Raise UnknownName for a kind that no artifact of the service has, unless the query has no artifacts."""
     if session.scalar(select(Artifact.id).where(Artifact.kind == kind).limit(1)) is not None:
         return
     kinds = session.scalars(query.with_only_columns(Artifact.kind).distinct()).all()

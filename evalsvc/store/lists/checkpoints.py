@@ -1,4 +1,4 @@
-"""The list of checkpoints, and the checkpoints in the document of their run."""
+"""The list of checkpoints, and the document of a run with its checkpoints."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from evalsvc.store.tables import Checkpoint, Evaluation, Run
 from evalsvc.store.views import document_of, plan_view
 
 MAX_CHECKPOINTS = 500
-"""Checkpoints in the document of a run."""
+"""The most checkpoints in the document of a run."""
 
 MAX_EVALUATIONS = 20
-"""Evaluations of each checkpoint in a list: a page stays small however often a checkpoint is evaluated."""
+"""The most evaluations of each checkpoint in a list, so that a page stays small."""
 
 IN_RUN = (Checkpoint.step, Checkpoint.variant)
-"""The order of the checkpoints of a run that were not replaced."""
+"""The order of a run's current checkpoints."""
 
 
 def checkpoints_view(session: Session, filters: Filters, page: PageRequest) -> documents.Checkpoints:
-    """Return a page of the checkpoints that were not replaced, by run (the oldest first), step and variant.
+    """Return a page of the current checkpoints, ordered by run (the oldest first), step and variant.
 
     Raises:
-        UnknownName: a filter names no run or variant.
+        UnknownName: a filter names an unknown run or variant.
         InvalidRequest: the cursor is from another list or from other filters.
     """
     query = select(Checkpoint, Run.name).join(Run).where(Checkpoint.replaced_at.is_(None))
@@ -55,7 +55,7 @@ def checkpoints_view(session: Session, filters: Filters, page: PageRequest) -> d
 
 
 def run_view(session: Session, run: Run) -> documents.Run:
-    """Return a run with its plan, its base, and its last checkpoints by step with the states of their evaluations."""
+    """Return a run with its plan, its base, and the checkpoints of the highest steps with their newest evaluations."""
     current = (Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None))
     newest_first = select(Checkpoint).where(*current).order_by(*(column.desc() for column in IN_RUN))
     checkpoints = session.scalars(newest_first.limit(MAX_CHECKPOINTS)).all()[::-1]
@@ -76,7 +76,7 @@ def run_view(session: Session, run: Run) -> documents.Run:
 def _newest_evaluations(
     session: Session, checkpoint_ids: Collection[int]
 ) -> dict[int, list[documents.EvaluationSummary]]:
-    """Return the newest evaluations of each checkpoint by its id, the oldest of them first."""
+    """Return the newest MAX_EVALUATIONS evaluations of each checkpoint in ascending order, by checkpoint id."""
     age = func.row_number().over(partition_by=Evaluation.checkpoint_id, order_by=Evaluation.id.desc())
     columns = (Evaluation.id, Evaluation.checkpoint_id, Evaluation.suite, Evaluation.state)
     ranked = select(*columns, age.label("age")).where(Evaluation.checkpoint_id.in_(checkpoint_ids)).subquery()

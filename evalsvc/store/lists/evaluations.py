@@ -15,10 +15,10 @@ from evalsvc.store.views import document_of
 
 
 def evaluations_view(session: Session, filters: Filters, page: PageRequest) -> documents.Evaluations:
-    """Return a page of the evaluations, the newest first, those of replaced checkpoints included.
+    """Return a page of the evaluations, the newest first, including evaluations of replaced checkpoints.
 
     Raises:
-        UnknownName: a filter names no run or variant.
+        UnknownName: a filter names an unknown run or variant.
         InvalidRequest: the cursor is from another list or from other filters.
     """
     query = select(Evaluation, Run.name.label("run"), Checkpoint.step, Checkpoint.variant)

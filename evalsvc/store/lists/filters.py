@@ -1,4 +1,4 @@
-"""Filters of lists. A filter by a name that does not exist is an error with near misses, never an empty list."""
+"""Filters of lists. A filter by an unknown name is an error that lists near names, never an empty list."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from evalsvc.store.tables import Checkpoint, Evaluation
 
 @dataclass(frozen=True)
 class Filters:
-    """Which checkpoints, or which evaluations of checkpoints, are listed; a field that is None keeps all."""
+    """Conditions on the checkpoints, or on the evaluations, in a list. A field that is None is no condition."""
 
     run: str | None = None
     variant: str | None = None
     suite: str | None = None
-    """For evaluations alone."""
+    """The suite of the evaluations; for lists of evaluations only."""
     state: State | None = None
-    """State of an evaluation; for checkpoints, of at least one of theirs."""
+    """The state of the evaluations; for a list of checkpoints, the state of at least one evaluation of each."""
     first: int | None = None
     """The lowest step."""
     last: int | None = None
@@ -32,13 +32,13 @@ class Filters:
     def __post_init__(self) -> None:
         """Raise InvalidRequest if the range of steps is empty."""
         if self.first is not None and self.last is not None and self.first > self.last:
-            raise InvalidRequest(f"from={self.first} is greater than to={self.last}; swap them")
+            raise InvalidRequest(f"from={self.first} is greater than to={self.last}; swap the two")
 
     def of_checkpoints(self, session: Session) -> Iterator[ColumnElement[bool]]:
         """Yield the conditions on a checkpoint's run, variant and step.
 
         Raises:
-            UnknownName: no such run; no checkpoint (of the run) has such a variant.
+            UnknownName: there is no such run, or no checkpoint (of the run) has this variant.
         """
         if self.run is not None:
             yield Checkpoint.run_id == find_run(session, self.run).id
@@ -61,7 +61,7 @@ def _require_variant(session: Session, run: str | None, variant: str) -> None:
 
 
 def require_suite(session: Session, suite: str, named: Iterable[str]) -> None:
-    """Raise UnknownName unless the suite is one of `named`, or evaluated a checkpoint before it was deleted."""
+    """Raise UnknownName unless the suite is in `named`, or has evaluated a checkpoint and was deleted since."""
     known = set(named)
     evaluated = select(Evaluation.suite).distinct()
     if suite not in known and session.scalar(evaluated.where(Evaluation.suite == suite).limit(1)) is None:

@@ -1,7 +1,7 @@
-"""Pages of a list: the rows behind a place in the list's order, and the cursor that names the place.
+"""Pages of a list by keyset pagination: a page begins after the key of the last row of the page before.
 
-A page begins behind the key of the last row of the page before (keyset pagination). Rows that are inserted or deleted
-between two requests move no other row to another page, and the database skips the earlier rows by an index.
+The cursor of a page contains this key. Rows that are inserted or deleted between two requests move no other row to
+another page, and the database skips the earlier rows by an index.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from evalsvc.spec.protocol import digest
 from evalsvc.spec.visible_text import CONTROL
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
-"""Rows of a page: without a limit in the request, and at most."""
+"""Rows on a page: the default, and the maximum."""
 
 MAX_CURSOR = 512
-"""Characters of a cursor. The longest key is the name of a file, 255 bytes."""
+"""The most characters of a cursor. The longest key is the name of a file, with 255 bytes."""
 
 INT64 = 2**63
-"""Every id, step and number of tokens is less than this number."""
+"""The exclusive upper bound of ids, steps and numbers of tokens."""
 
 AnySelect = Select[*tuple[Any, ...]]
 
 Key = int | str
-"""A value of a column by which a list is ordered: a number from 0 on, or a name without control characters."""
+"""A value in the key of a row: a number from 0 on, or a name without control characters."""
 
 
 @dataclass(frozen=True)
 class PageRequest:
-    """Which page of a list is read."""
+    """The requested page of a list."""
 
     limit: int = DEFAULT_LIMIT
     cursor: str | None = None
@@ -46,7 +46,7 @@ class PageRequest:
 
 @dataclass(frozen=True)
 class Order:
-    """The order of a list: columns whose values together are unique."""
+    """The order of a list: columns that together form a unique key."""
 
     columns: Sequence[InstrumentedAttribute[Any]]
     descending: bool = False
@@ -55,9 +55,12 @@ class Order:
 def read_page(
     session: Session, query: AnySelect, order: Order, question: object, page: PageRequest
 ) -> tuple[Sequence[Row[*tuple[Any, ...]]], str | None]:
-    """Return the rows of a page of `query`, and the cursor of the next page or None.
+    """Return the rows of a page of `query`, and the cursor of the next page; None for the last page.
 
-    `question` is JSON that names the list and its filters. Each row ends with the values of the order's columns.
+    Each row ends with the values of the order's columns.
+
+    Args:
+        question: JSON that names the list and its filters. A cursor is only valid for the same question.
 
     Raises:
         InvalidRequest: the cursor is from another list or from other filters, or was changed.
@@ -77,7 +80,9 @@ def read_page(
 
 
 def page_of_names(names: Iterable[str], question: object, page: PageRequest) -> tuple[list[str], str | None]:
-    """Return a page of names that are not in one table, in their order, and the cursor of the next page or None.
+    """Return a page of `names`, sorted, and the cursor of the next page; None for the last page.
+
+    Use this function for names from several sources. `read_page` reads pages of one query.
 
     Raises:
         InvalidRequest: the cursor is from another list, or was changed.
@@ -89,26 +94,26 @@ def page_of_names(names: Iterable[str], question: object, page: PageRequest) -> 
 
 
 def write_cursor(question: object, key: Sequence[Key]) -> str:
-    """Return the cursor of the rows behind `key` in the list that `question` names."""
+    """Return the cursor of the rows after `key` in the list that `question` names."""
     text = json.dumps([_checksum(question, key), *key], separators=(",", ":"), ensure_ascii=False)
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def read_cursor(cursor: str, question: object, kinds: Sequence[type]) -> list[Key]:
-    """Return the key in a cursor: a value of each of `kinds`, `int` or `str`.
+    """Return the key in a cursor, with values of the types `kinds`, each `int` or `str`.
 
-    A client that knows the format can make a cursor, so every value is checked before the database gets the value.
+    A client that knows the format can forge a cursor. Every value is therefore checked before a query contains it.
 
     Raises:
-        InvalidRequest: the cursor is none that `write_cursor` gave for this question.
+        InvalidRequest: the cursor is not a result of `write_cursor` for this question.
     """
     checksum, *key = _content(cursor) or [None]
     is_key = len(key) == len(kinds) and all(map(_is_value, key, kinds))
     if is_key and checksum == _checksum(question, key):
         return key
     raise InvalidRequest(
-        f"the cursor {cursor[:80]!r} does not belong to this list with these filters; start again without cursor, and "
-        "give `next_cursor` of each answer as `cursor` of the next request, with the same filters"
+        f"the cursor {cursor[:80]!r} does not belong to this list with these filters; start again without `cursor`, "
+        "and send `next_cursor` of each answer as `cursor` of the next request, with the same filters"
     )
 
 

@@ -15,16 +15,20 @@ from evalsvc.store.tables import Protocol, Series
 from evalsvc.store.views import protocols_view
 
 MAX_METRICS = 100
-"""Metrics that are named for each protocol."""
+"""The most metrics in the entry of a protocol."""
 
 
 def listed_protocols(
     session: Session, run: str | None, metrics: Sequence[str], page: PageRequest
 ) -> documents.Protocols:
-    """Return a page of the protocols, by id: of a run, and of metrics (which may be patterns), if they are given.
+    """Return a page of the protocols, ordered by id.
+
+    Args:
+        run: list only protocols by which this run has values.
+        metrics: list only protocols of these metrics, or of metrics that match these patterns.
 
     Raises:
-        UnknownName: no such run; no series (of the run) has such a metric.
+        UnknownName: there is no such run, or no series (of the run) has such a metric.
         InvalidRequest: the cursor is from another list or from other filters.
     """
     question = ["protocols", run, list(metrics)]
@@ -55,9 +59,9 @@ def listed_protocols(
 
 
 def _measured_by(session: Session, run: str | None, metrics: Sequence[str]) -> set[str]:
-    """Return the ids of the protocols of a run's series, or of all series, whose metrics are wanted.
+    """Return the ids of the protocols of the given metrics, of a run or of all runs.
 
-    Patterns are compared here: thousands of matching names would take longer as parameters of a query.
+    Patterns are matched in Python, since a query with thousands of matching names as parameters would be slower.
     """
     series = select(Series.metric, Series.protocol_id).distinct()
     if run is not None:

@@ -12,7 +12,7 @@ from evalsvc.store.views import document_of
 
 
 def runs_view(session: Session, page: PageRequest) -> documents.Runs:
-    """Return a page of the runs, by name, with the numbers of their checkpoints and values."""
+    """Return a page of the runs, ordered by name, with their numbers of checkpoints and values."""
     query = select(Run.id, Run.created_at)
     rows, next_cursor = read_page(session, query, Order([Run.name]), ["runs"], page)
     ids = [row.id for row in rows]

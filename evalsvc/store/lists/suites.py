@@ -1,4 +1,4 @@
-"""The list of suites that were put."""
+"""Loading of stored suites for the list of suites."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from evalsvc.store.tables import Suite
 
 
 def loaded_suites(session: Session, names: Collection[str]) -> Sequence[Suite]:
-    """Load suites by one query. While the caller keeps the rows, reading one of the suites needs no query."""
+    """Load suites with one query. While the caller keeps the returned rows, reading a suite needs no further query."""
     return session.scalars(select(Suite).where(Suite.name.in_(names))).all()

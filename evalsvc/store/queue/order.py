@@ -1,9 +1,9 @@
 """The order of the queue.
 
-The highest priority comes first. Between runs, the run with the fewest shards on workers comes first, then a run with a
-checkpoint that a free worker has loaded, then the run that has waited longest for its turn. Within a run, begun
-evaluations come first, or a run that posts faster than its checkpoints are evaluated would have no result at all; then
-the newest checkpoint. A look comes before run shards, which the look may make unnecessary.
+The highest priority comes first. Among runs, the order is: the fewest shards on workers, a checkpoint that a free
+worker has loaded, the longest wait for a turn. Within a run, begun evaluations come first, so that a run which posts
+faster than the workers evaluate gets results, and then the highest step. A look comes before run shards, because the
+look may make the run shards unnecessary.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from evalsvc.store.tables import Checkpoint, Evaluation, Shard, Task
 
 @dataclass(frozen=True)
 class WorkerState:
-    """What the order depends on in addition to the queue."""
+    """The state of the workers, on which the order of dispatch depends."""
 
     loaded: frozenset[int] = frozenset()
-    """Ids of checkpoints that free workers have loaded."""
+    """The ids of checkpoints that free workers have loaded."""
     busy: Mapping[int, int] = field(default_factory=dict)
-    """Number of shards on workers, by run id."""
+    """The number of shards on workers by run id."""
     turns: Mapping[int, float] = field(default_factory=dict)
-    """The time of a run's last dispatch of a new evaluation, by run id, on any monotonic clock."""
+    """The time of the last dispatch of a new evaluation by run id, on any monotonic clock."""
 
 
 def next_shard(session: Session, worker_state: WorkerState) -> Shard | None:
-    """Return the shard to dispatch next; None if no shard waits. Takes milliseconds with 10,000 queued evaluations."""
+    """Return the shard to dispatch next; None if no shard waits. The time is milliseconds with 10,000 evaluations."""
     passed: set[int] = set()
     while rows := _first_of_each_run(session, worker_state.loaded, passed):
         best = min(rows, key=lambda row: _rank(row, worker_state))
         shard = _first_shard(session, best.evaluation_id)
         if shard is not None:
             return shard
-        # A worker still has its only shard, from before a retry; or all of them wait to be tried again.
+        # All shards of the evaluation back off, or still run on a worker from before a retry.
         passed.add(best.evaluation_id)
     return None
 
@@ -55,10 +55,10 @@ def _rank(row: Row[tuple[int, ...]], worker_state: WorkerState) -> tuple[float, 
 
 
 def _first_of_each_run(session: Session, loaded: frozenset[int], passed: Collection[int]) -> list[Row[tuple[int, ...]]]:
-    """Return the first evaluation of each run, and the oldest one.
+    """Return the evaluation of each run that comes first, with the id of the run's oldest evaluation.
 
-    Begun evaluations are looked up by their shards, which are few. For waiting evaluations only the evaluation and its
-    checkpoint are read: a join with all shards would take seconds if the database plans the query badly.
+    A subquery looks up begun evaluations by their shards, of which there are few. Waiting evaluations are joined with
+    their checkpoints only: with a bad query plan, a join with all shards would take seconds.
     """
     waiting_shard = select(Shard.id).join(Task).where(Task.evaluation_id == Evaluation.id, _is_waiting()).exists()
     running = session.scalars(select(Evaluation.id).where(Evaluation.state == "running", waiting_shard)).all()
@@ -93,7 +93,7 @@ def _first_of_each_run(session: Session, loaded: frozenset[int], passed: Collect
 
 def _first_shard(session: Session, evaluation_id: int) -> Shard | None:
     """Return the first shard of an evaluation; None if no shard may be dispatched."""
-    # The ids alone are put in order: with all that is read of the first one, a thousand shards are a large table.
+    # The subquery sorts ids only. Sorting a thousand shards with all joined columns would be slow.
     first = (
         select(Shard.id)
         .join(Task)
@@ -108,5 +108,5 @@ def _first_shard(session: Session, evaluation_id: int) -> Shard | None:
 
 
 def _is_waiting() -> ColumnElement[bool]:
-    """Return the condition that the checkpoint allows the dispatch of a shard."""
+    """Return the condition that a shard waits for dispatch: queued, not backing off, and of an unfinished task."""
     return and_(Shard.state == "queued", is_due(), Task.state.in_(("queued", "running")))

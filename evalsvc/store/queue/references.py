@@ -1,4 +1,4 @@
-"""References by which workers open checkpoints, from rows."""
+"""References to checkpoints for workers, made from rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from evalsvc.store.tables import Checkpoint
 
 
 def checkpoint_reference(checkpoint: Checkpoint, spooled: Callable[[Checkpoint], Path]) -> CheckpointRef:
-    """Return what a worker needs to open a checkpoint, or all parents of a virtual checkpoint."""
+    """Return the reference by which a worker opens a checkpoint, or all parents of a virtual checkpoint.
+
+    `spooled` returns the path of a checkpoint's copy in the spool.
+    """
     if checkpoint.parents:
         return CheckpointRef(
             path=checkpoint.uri,

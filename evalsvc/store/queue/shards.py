@@ -1,7 +1,7 @@
-"""The queue: shards that wait and run, and their results.
+"""The queue: dispatch of shards, and storage of their results.
 
-`advance` derives every state from the shards, so it may be called at any time: after a result, a restart or a retry.
-Only the current, running attempt of a shard can store a result (the fence).
+`advance` derives the next step of a task from the states of its shards, and may be called at any time: after a result,
+a restart or a retry. Only the current, running attempt of a shard can store a result (the fence).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from evalsvc.store.tables import (
 
 @dataclass(frozen=True)
 class Assignment:
-    """A dispatched shard: the work, and the attempt that alone may store the result."""
+    """A dispatched shard, with the number of the attempt that may store the result."""
 
     evaluation_id: int
     task_id: int
@@ -71,7 +71,7 @@ class Assignment:
 def take(
     session: Session, spooled: Callable[[Checkpoint], Path], worker_state: WorkerState | None = None
 ) -> Assignment | None:
-    """Dispatch the next shard by `order`; return None if no shard waits, or if the next one was just cancelled."""
+    """Dispatch the next shard of the queue; return None if no shard waits, or its evaluation was just cancelled."""
     shard = next_shard(session, worker_state or WorkerState())
     if shard is None:
         return None
@@ -97,10 +97,10 @@ def take(
 
 
 def finish(session: Session, assignment: Assignment, result: ShardResult, max_attempts: int = 1) -> bool:
-    """Store the result of an attempt and everything that follows; return False, and store nothing, for a late result.
+    """Store the result of an attempt, and advance its task; return False, and store nothing, for a late result.
 
-    A result that an earlier transaction stored, whose answer was lost, is not stored again, and the answer is True. A
-    shard that failed by a transient error backs off and is retried, up to `max_attempts` attempts.
+    Return True without storing if an earlier transaction already stored the same result. A shard that failed with a
+    transient error backs off and is retried, up to `max_attempts` attempts.
     """
     shard = _fenced(session, assignment)
     if shard is None:
@@ -111,7 +111,7 @@ def finish(session: Session, assignment: Assignment, result: ShardResult, max_at
     shard.provenance = dict(result.provenance)
     if error is not None:
         if outcome == "cancelled":
-            # Who retries what was cancelled may be faster than the attempt that was told to stop.
+            # The evaluation may have been retried before the cancelled attempt stopped.
             shard.state = _waiting(task)
             shard.error = None if shard.state == "queued" else error.to_json()
         elif is_transient(error.code):
@@ -135,10 +135,11 @@ def finish(session: Session, assignment: Assignment, result: ShardResult, max_at
 def give_up(
     session: Session, assignment: Assignment, outcome: str, error: ShardError | None, max_attempts: int
 ) -> bool:
-    """Queue a shard again whose attempt ended without a result.
+    """Requeue a shard whose attempt ended without a result; return False for an attempt that is not current.
 
-    Args: outcome: `lost` (the service or the scheduler went away), `cancelled`, `worker_died` or `deadline_exceeded`.
-    error: fails the task once the shard has failed `max_attempts` times; None does not count as a failure.
+    Args:
+        outcome: `lost` (the service or the scheduler stopped), `cancelled`, `worker_died` or `deadline_exceeded`.
+        error: the error of the task once the shard has failed `max_attempts` times; None does not count as a failure.
     """
     shard = _fenced(session, assignment)
     if shard is None:
@@ -147,7 +148,7 @@ def give_up(
     shard.state = _waiting(shard.task)
     if error is not None:
         _count_failure(shard, error, max_attempts)
-        # A worker that dies is most often not the shard's fault: the first time, nobody waits.
+        # The first retry has no back-off, since the shard is rarely the cause of a worker's death.
         shard.not_before = wait_until(shard.failed_attempts - 1) if shard.failed_attempts > 1 else None
     session.flush()
     advance(session, shard.task)
@@ -155,7 +156,7 @@ def give_up(
 
 
 def _count_failure(shard: Shard, error: ShardError, max_attempts: int, tried_before: int = 0) -> None:
-    """Count a failed attempt: queue the shard again, or fail the shard after its last attempt."""
+    """Count a failed attempt. Requeue the shard, or fail the shard after `max_attempts` failures."""
     shard.failed_attempts += 1
     shard.state, shard.error = _waiting(shard.task), error.to_json()
     if shard.failed_attempts >= max_attempts and shard.state == "queued":
@@ -164,7 +165,7 @@ def _count_failure(shard: Shard, error: ShardError, max_attempts: int, tried_bef
 
 
 def _fail(shard: Shard, error: ShardError) -> None:
-    """Skip a failed look, which does not fail its task."""
+    """Mark a shard as failed, and its task unless the shard is a look."""
     shard.state, shard.error = "failed", error.to_json()
     if shard.stage != "look":
         fail_task(shard.task, error)
@@ -173,11 +174,11 @@ def _fail(shard: Shard, error: ShardError) -> None:
 def run_again(
     session: Session, assignment: Assignment, lost: Sequence[OutputFile], error: ShardError, max_attempts: int
 ) -> bool:
-    """Queue shards whose outputs are lost again, and take back the merge that reads the outputs until the shards have
-    run.
+    """Requeue shards whose outputs are lost; return False for an attempt that is not current.
 
-    An output that is lost `max_attempts` times fails its task with `error`. For a look that reads the outputs, only the
-    look fails: a waiting merge keeps its outputs, and notices lost ones itself.
+    The attempt is of a shard that reads the outputs. A merge is deleted, and is inserted again after the shards have
+    run. A look fails, and no shard is requeued: the later merge finds the lost outputs itself. The task fails with
+    `error` if an output is lost `max_attempts` times.
     """
     reader = _fenced(session, assignment)
     if reader is None:
@@ -204,9 +205,9 @@ def run_again(
 
 
 def requeue_running(session: Session, held: Mapping[int, int]) -> int:
-    """Queue shards again that run by the database and are not `held` on a worker, without counting a failure.
+    """Requeue running shards that no worker runs, without counting a failure; return their number.
 
-    `held` has the attempts by shard id. Returns the number of shards.
+    `held` has the attempts on workers by shard id.
     """
     hold_all(session, Evaluation.id.in_(select(Task.evaluation_id).join(Shard).where(Shard.state == "running")))
     running = session.scalars(select(Shard).where(Shard.state == "running"))
@@ -218,10 +219,10 @@ def requeue_running(session: Session, held: Mapping[int, int]) -> int:
 
 
 def advance(session: Session, task: Task) -> None:
-    """Take the next step of a task by the states of its shards: run shards after the plan, then a merge, then the
-    results.
+    """Take the next step of a task by the states of its shards.
 
-    Looks come in between, if the plan has looks. A failed look is skipped.
+    The steps are: insert run shards after the plan has succeeded, insert due looks, insert the merge after all run
+    shards have ended, store the result after the merge has succeeded. A failed look is ignored.
     """
     if task.state in OVER:
         _close_evaluation(task.evaluation)
@@ -247,7 +248,7 @@ def advance(session: Session, task: Task) -> None:
 
 
 def _only_waits(session: Session, task: Task) -> bool:
-    """Tell whether shards remain to run and no look is due before, without reading all shards each time."""
+    """Tell whether a task without looks has unfinished run shards, without loading all shards."""
     if task.looks is not False:
         return False
     still_to_run = (Shard.task_id == task.id, Shard.stage == "run", Shard.state.not_in(("succeeded", "skipped")))
@@ -255,12 +256,12 @@ def _only_waits(session: Session, task: Task) -> bool:
 
 
 def is_queued(session: Session) -> bool:
-    """Tell whether an evaluation is not over, so that there is or will be something to dispatch."""
+    """Tell whether an evaluation is queued or running, so that there are or will be shards to dispatch."""
     return session.scalar(select(Evaluation.id).where(Evaluation.state.in_(("queued", "running"))).limit(1)) is not None
 
 
 def fail_task(task: Task, error: ShardError) -> None:
-    """Mark a task failed by its first error. Waiting shards are not dispatched; a retry queues them."""
+    """Mark a task as failed with its first error. Its queued shards are not dispatched before a retry."""
     if task.state not in OVER:
         task.state, task.error = "failed", error.to_json()
 
@@ -275,8 +276,7 @@ def fail_checkpoint(session: Session, checkpoint_id: int, error: ShardError) -> 
 
 
 def unwanted(session: Session, shard_ids: Iterable[int]) -> set[int]:
-    """Return the shards to stop: their evaluation was cancelled, a look made them unnecessary, or their run was
-    deleted."""
+    """Return the ids of shards to stop: shards of cancelled evaluations, skipped shards, and deleted shards."""
     ids = set(shard_ids)
     wanted = (
         select(Shard.id)
@@ -290,10 +290,10 @@ def unwanted(session: Session, shard_ids: Iterable[int]) -> set[int]:
 def _record_digests(session: Session, checkpoint: Checkpoint, provenance: Mapping[str, Any]) -> None:
     if (sha256 := provenance.get("checkpoint_sha256")) and checkpoint.sha256 is None:
         record_digest(session, checkpoint.id, sha256)
-    found = provenance.get("parents_sha256", {})
-    for parent in checkpoint.parents if found else ():
-        # Where its run was renamed meanwhile, it is under the old name; the next worker finds it.
-        if sha256 := found.get(str(step_of(parent))):
+    digests = provenance.get("parents_sha256", {})
+    for parent in checkpoint.parents if digests else ():
+        # A digest under the old name of a renamed run is ignored. The next worker sends the digest again.
+        if sha256 := digests.get(str(step_of(parent))):
             record_digest(session, parent.id, sha256)
 
 
@@ -310,13 +310,13 @@ def _request(task: Task, shard: Shard, reference: CheckpointRef) -> ShardRequest
 
 
 def _output(shard: Shard) -> KeptOutput:
-    assert shard.output is not None, "what is merged has run"
+    assert shard.output is not None, "only succeeded shards are merged"
     return shard.output
 
 
 def _fenced(session: Session, assignment: Assignment) -> Shard | None:
-    """Lock and return the shard of an attempt until the transaction ends; None unless the attempt is current and
-    running."""
+    """Lock the shard of an attempt until the transaction ends, and return the shard; None unless the attempt is current
+    and running."""
     hold(session, assignment.evaluation_id)
     return session.scalar(
         select(Shard)
@@ -332,19 +332,19 @@ def _is_stored(session: Session, assignment: Assignment) -> bool:
 
 
 def _waiting(task: Task) -> str:
-    """Return the state of a shard that is to be retried, which depends on its evaluation."""
+    """Return the state of a requeued shard: `queued`, or `cancelled` in a cancelled task."""
     return "cancelled" if task.state == "cancelled" else "queued"
 
 
 def _close_attempt(session: Session, shard: Shard, outcome: str, code: str = "") -> None:
-    """`code`: of the error that ended the attempt."""
+    """Record the end and the outcome of a shard's current attempt. `code` is the code of its error."""
     attempt = session.get(Attempt, (shard.id, shard.attempt))
     if attempt is not None:
         attempt.finished_at, attempt.outcome = now(), outcome
         units = units_of(shard.payload) if shard.payload and shard.stage == "run" and outcome == "succeeded" else 0
         seconds = (attempt.finished_at - attempt.started_at).total_seconds()
-        way = {"kind": shard.task.kind, "stage": shard.stage, "outcome": outcome, "code": code}
-        count_attempt(session, **way, seconds=seconds, units=units)
+        labels = {"kind": shard.task.kind, "stage": shard.stage, "outcome": outcome, "code": code}
+        count_attempt(session, **labels, seconds=seconds, units=units)
 
 
 def _insert_runs(session: Session, task: Task, plan: PlanResult) -> None:
@@ -354,10 +354,10 @@ def _insert_runs(session: Session, task: Task, plan: PlanResult) -> None:
 
 
 def _look(session: Session, task: Task, plan: PlanResult, runs: Sequence[Shard], looks: Sequence[Shard]) -> bool:
-    """Queue the looks that are due, and skip the remaining run shards once a look says so; tell whether the merge must
-    wait.
+    """Insert the looks that are due, and skip the remaining run shards if a look ends the task. Return whether the
+    merge must wait.
 
-    Looks decide in their order, whichever is done first, so that the number of samples does not depend on chance.
+    Looks decide in the order of the plan, whichever finishes first, so that the number of samples is reproducible.
     """
     until = plan.until
     if any(shard.state == "skipped" for shard in runs):
@@ -376,15 +376,15 @@ def _look(session: Session, task: Task, plan: PlanResult, runs: Sequence[Shard],
         if until is None or look is None or look.state != "succeeded":
             continue
         if reason := until.reached(from_row(LOOK, look.output).metrics):
-            said = stop_note(reason, units, plan.looks[-1][1], plan.unit)
-            look.payload = {**(look.payload or {}), "stopped": said}
+            note = stop_note(reason, units, plan.looks[-1][1], plan.unit)
+            look.payload = {**(look.payload or {}), "stopped": note}
             _skip(session, [*runs[shards:], *looks[looks.index(look) + 1 :]])
             return False
     return False
 
 
 def _skip(session: Session, shards: Iterable[Shard]) -> None:
-    """Skip a shard that is not needed any more. The coordinator stops a running attempt, whose result is late."""
+    """Skip shards that are no longer needed. The coordinator stops running attempts, whose results are discarded."""
     for shard in shards:
         if shard.state == "running":
             _close_attempt(session, shard, "cancelled")
@@ -413,7 +413,7 @@ def _store_result(
     evaluation = task.evaluation
     if evaluation.checkpoint.replaced_at is None:
         write_values(session, evaluation, result.metrics, result.protocols)
-    # The task now holds what the shards' outputs were for.
+    # The task has the result, so the outputs of shards are no longer needed.
     merge.output = None
     for shard in [*runs, *looks]:
         shard.output = None

@@ -1,4 +1,4 @@
-"""Results of stages in the rows of shards: packed where they are stored, typed where the queue reads them."""
+"""Conversion of stage results between typed objects and the packed column of a shard's row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ MERGE: Codec[KeptResult] = Codec(KeptResult)
 
 
 def to_row(output: ShardOutput | None) -> KeptOutput | None:
-    """Return what the row of a shard stores of an output. Raises TypeError for a merge whose artifacts are not kept."""
+    """Pack the output of a stage for the row of its shard.
+
+    Raises:
+        TypeError: the output is the result of a merge whose artifacts are not yet stored.
+    """
     if isinstance(output, PlanResult):
         return PLAN.pack(output)
     if isinstance(output, KeptResult):
@@ -25,7 +29,11 @@ def to_row(output: ShardOutput | None) -> KeptOutput | None:
 
 
 def from_row(codec: Codec[Result], stored: KeptOutput | None) -> Result:
-    """Return the result that a row has of a plan, look or merge that succeeded. Raises Unreadable."""
+    """Return the stored result of a plan, look or merge.
+
+    Raises:
+        Unreadable: the row has no result of this type.
+    """
     if stored is None or isinstance(stored, OutputFile):
         raise Unreadable(f"no {codec.name} in the row")
     return codec.unpack(stored)

@@ -1,4 +1,4 @@
-"""The state of the whole queue: waiting, running and failed evaluations, and the pace."""
+"""The state of the queue: waiting, running and failed evaluations, and the rate of finished evaluations."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from evalsvc.store.tables import OVER, Checkpoint, Evaluation, Run, Shard, Task,
 from evalsvc.store.views import LiveTask, document_of, evaluation_view
 
 SHOWN_RUNNING, SHOWN_FAILED, SHOWN_WARNED = 20, 5, 5
-"""The most evaluations or tasks that are listed: running, failed, with warnings."""
+"""The most running evaluations, failed evaluations, and tasks with warnings in a list."""
 
 WINDOW = timedelta(hours=1)
-"""The time over which the pace is measured."""
+"""The period over which the rate of finished evaluations is measured."""
 
 OPEN = ("queued", "running")
 
 
 class AtWork(Protocol):
-    """The shard that a worker runs, as the coordinator knows it."""
+    """The shard that a worker runs, from the coordinator."""
 
     @property
     def task_id(self) -> int: ...
@@ -35,7 +35,7 @@ class AtWork(Protocol):
 
 
 def queue_view(session: Session) -> documents.Queue:
-    """Return the numbers of unfinished evaluations, in total and by run, and their time at the last hour's pace."""
+    """Return the numbers of unfinished evaluations, in total and by run, and an estimate of the remaining time."""
     rows = session.execute(
         select(
             Run.name, Evaluation.state, func.count().label("number"), func.min(Evaluation.created_at).label("oldest")
@@ -72,22 +72,21 @@ def queue_view(session: Session) -> documents.Queue:
 
 
 def seconds_per_evaluation(session: Session) -> float | None:
-    """Return how long evaluations took in the last hour while any ran; None where none came to an end."""
+    """Return the busy seconds of the last hour for each finished evaluation; None if no evaluation finished."""
     moment = now()
     finished = finished_lately(session, moment)
     return _busy_seconds(session, moment) / finished if finished else None
 
 
 def finished_lately(session: Session, moment: datetime) -> int:
-    """Return the number of evaluations that ended within the last hour and were not cancelled."""
+    """Return the number of evaluations that ended in the hour before `moment` and were not cancelled."""
     ended = (Evaluation.state.in_([state for state in OVER if state != "cancelled"]),)
     query = select(func.count()).select_from(Evaluation).where(*ended, Evaluation.finished_at >= moment - WINDOW)
     return session.scalar(query) or 0
 
 
 def _busy_seconds(session: Session, moment: datetime) -> float:
-    """Return the seconds of the last hour in which some evaluation was running, since idle time says nothing of the
-    pace."""
+    """Return the seconds of the last hour in which at least one evaluation was running."""
     since = moment - WINDOW
     begun = (Evaluation.started_at.is_not(None), Evaluation.started_at < moment)
     unfinished = and_(Evaluation.finished_at.is_(None), Evaluation.state == "running")
@@ -121,7 +120,7 @@ def running_view(session: Session, live: Mapping[int, LiveTask]) -> list[documen
 
 
 def failed_view(session: Session) -> list[documents.FailedEvaluation]:
-    """Return the last failed evaluations, the newest first, with their errors."""
+    """Return the newest failed evaluations, the last one first, with their errors."""
     query = (
         select(Evaluation)
         .where(Evaluation.state.in_(("failed", "partly_failed")))
@@ -135,7 +134,7 @@ def failed_view(session: Session) -> list[documents.FailedEvaluation]:
 
 
 def warned_view(session: Session) -> list[documents.WarnedTask]:
-    """Return the last tasks with warnings, the newest first."""
+    """Return the newest tasks with warnings, the last one first."""
     query = (
         select(Task.name.label("task"), Task.warnings, Evaluation.id, Evaluation.suite)
         .add_columns(Run.name.label("run"), Checkpoint.step, Checkpoint.variant)
@@ -150,7 +149,7 @@ def warned_view(session: Session) -> list[documents.WarnedTask]:
 
 
 def work_view(session: Session, at_work: Mapping[str, AtWork]) -> dict[str, documents.Work]:
-    """Return the shard that each worker runs, by the worker's address."""
+    """Return the shard that each worker runs, by the address of the worker."""
     ids = sorted({work.task_id for work in at_work.values()})
     query = (
         select(Task.id, Task.name.label("task"), Task.evaluation_id.label("evaluation"))
@@ -180,5 +179,5 @@ def _shards(session: Session) -> documents.OpenShards:
 
 
 def _seconds(since: datetime, moment: datetime) -> float:
-    """Return the age of a moment in seconds; at least 0, whatever the clock says."""
+    """Return the seconds from `since` to `moment`; at least 0, even if the clock was set back."""
     return max(0.0, round((moment - since).total_seconds(), 1))

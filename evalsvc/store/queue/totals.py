@@ -1,7 +1,7 @@
-"""The counts behind the service's metrics: the depth of the queue, and the ends of all attempts so far.
+"""Counts for the service's Prometheus metrics: the depth of the queue, and all ended attempts.
 
-The transaction that ends an attempt updates the sums. Counting rows instead would take longer with each evaluation, and
-the counts would shrink with each deleted run.
+The transaction that ends an attempt updates the counts. Counting rows would become slower with each evaluation, and the
+counts would decrease with each deleted run.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from evalsvc.store.history.values import insert
 from evalsvc.store.tables import AttemptTotal, Evaluation, Shard, Task, now
 
 SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0)
-"""Upper bounds of the buckets of durations; a last bucket has the rest. Changing the bounds needs a migration."""
+"""Upper bounds of the buckets of durations; the last bucket has no bound. A change of the bounds needs a migration."""
 
 
 def count_attempt(
     session: Session, *, kind: str, stage: str, outcome: str, code: str, seconds: float, units: int
 ) -> None:
-    """Count an ended attempt; the parameters are columns of `AttemptTotal`."""
-    # A clock that was set back meanwhile must not take away what others took.
+    """Count an ended attempt. The parameters are columns of `AttemptTotal`."""
+    # The duration is negative if the clock was set back.
     seconds = max(0.0, seconds)
-    way = {"kind": kind, "stage": stage, "outcome": outcome, "code": code, "bucket": bisect_left(SECONDS, seconds)}
-    row = way | {"attempts": 1, "seconds": seconds, "units": units}
+    key = {"kind": kind, "stage": stage, "outcome": outcome, "code": code, "bucket": bisect_left(SECONDS, seconds)}
+    row = key | {"attempts": 1, "seconds": seconds, "units": units}
     statement = insert(session, AttemptTotal).values(row)
     session.execute(
         statement.on_conflict_do_update(
-            index_elements=list(way),
-            set_={name: getattr(AttemptTotal, name) + statement.excluded[name] for name in row.keys() - way.keys()},
+            index_elements=list(key),
+            set_={name: getattr(AttemptTotal, name) + statement.excluded[name] for name in row.keys() - key.keys()},
         )
     )
 
 
 @dataclass(frozen=True)
 class Depths:
-    """The depths of the queue."""
+    """The numbers of evaluations and shards in the queue."""
 
     evaluations: dict[str, int]
-    """Number of evaluations by state."""
+    """The number of evaluations by state."""
     shards: dict[str, int]
-    """Number of shards that wait or run, by state."""
+    """The number of queued and running shards by state."""
     oldest_seconds: float
-    """Seconds since the oldest evaluation with a waiting shard was entered."""
+    """The age of the oldest evaluation with a queued shard, in seconds; 0 without such an evaluation."""
 
 
 def read_depths(session: Session) -> Depths:
@@ -54,7 +54,7 @@ def read_depths(session: Session) -> Depths:
     states = ("queued", "running")
     shards = select(Shard.state, func.count()).where(Shard.state.in_(states)).group_by(Shard.state)
     waits = select(Shard.id).join(Task).where(Task.evaluation_id == Evaluation.id, Shard.state == "queued").exists()
-    # By the id, which grows with time, the first that is found is the oldest: none other is looked at.
+    # Ids grow with time, so the query stops at the first row in the order of ids, which is the oldest.
     oldest = session.scalar(
         select(Evaluation.created_at).where(Evaluation.state.in_(states), waits).order_by(Evaluation.id).limit(1)
     )

@@ -1,4 +1,7 @@
-"""The base of a run: the checkpoint, of any run, that its checkpoints are compared with; by default its own step 0."""
+"""The base of a run: the checkpoint, of any run, with which the run's checkpoints are compared.
+
+By default, the base is step 0 of the same run.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ FIRST_STEP = 0
 
 
 def name_base(session: Session, run: Run, of: str, step: int, variant: str) -> Checkpoint:
-    """Make a checkpoint of the run named `of` the base of `run`.
+    """Set a checkpoint of the run named `of` as the base of `run`.
 
     Raises:
-        UnknownName: there is no such run, step or variant; near ones are named.
+        UnknownName: there is no such run, step or variant; near names are listed.
     """
     base = find_step(session, find_run(session, of), step, variant)
     run.base = {"run": of, "step": step, "variant": variant}
@@ -26,23 +29,23 @@ def name_base(session: Session, run: Run, of: str, step: int, variant: str) -> C
 
 
 def find_base(session: Session, checkpoint: Checkpoint) -> Checkpoint | None:
-    """Return the checkpoint that a checkpoint is compared with; see `base_of`."""
+    """Return the base of a checkpoint: the checkpoint to compare it with. See `base_of`."""
     return base_of(session, checkpoint.run, checkpoint.variant)
 
 
 def base_of(session: Session, run: Run, variant: str) -> Checkpoint | None:
-    """Return the checkpoint that a run's checkpoints of a variant are compared with; None if there is none.
+    """Return the base of a run's checkpoints of a variant; None if the base was not posted.
 
-    Without a named base, that is the run's step 0 of the variant, or else of `raw`.
+    For a run without a named base, the base is step 0 of the variant, or else step 0 of the variant `raw`.
     """
     if run.base is not None:
         return _current(session, Step(**run.base))
-    found = (current_checkpoint(session, run.id, FIRST_STEP, name) for name in dict.fromkeys((variant, "raw")))
-    return next((base for base in found if base is not None), None)
+    bases = (current_checkpoint(session, run.id, FIRST_STEP, name) for name in dict.fromkeys((variant, "raw")))
+    return next((base for base in bases if base is not None), None)
 
 
 def is_first(session: Session, checkpoint: Checkpoint, base: Checkpoint | None) -> bool:
-    """Tell whether a checkpoint is its own `base`, another run's base, or of the smallest step of its run."""
+    """Tell whether a checkpoint is its own `base`, a base that a run names, or at the lowest step of its run."""
     if base is not None and base.id == checkpoint.id:
         return True
     earlier = select(Checkpoint.id).where(
@@ -52,15 +55,16 @@ def is_first(session: Session, checkpoint: Checkpoint, base: Checkpoint | None) 
 
 
 def base_view(session: Session, run: Run) -> documents.Base:
-    """Return a run's base, whether it was named, and the checkpoint that the base is now."""
+    """Return the document of a run's base, with the id of the current checkpoint if the base was posted."""
     base = Step(**run.base) if run.base is not None else Step(run.name, FIRST_STEP)
-    found = _current(session, base)
-    is_named, checkpoint = run.base is not None, None if found is None else found.id
-    return documents.Base(**vars(base), named=is_named, checkpoint=checkpoint)
+    checkpoint = _current(session, base)
+    return documents.Base(
+        **vars(base), named=run.base is not None, checkpoint=None if checkpoint is None else checkpoint.id
+    )
 
 
 def is_named_base(session: Session, checkpoint: Checkpoint) -> bool:
-    """Tell whether a run names the checkpoint, or a virtual checkpoint that is made of the checkpoint, as its base."""
+    """Tell whether a run names the checkpoint, or a virtual checkpoint computed from the checkpoint, as its base."""
     places = [step_of(item) for item in (checkpoint, *checkpoint.children) if item.replaced_at is None]
     return bool(places) and any(base in places for base in _named(session).values())
 
@@ -68,7 +72,7 @@ def is_named_base(session: Session, checkpoint: Checkpoint) -> bool:
 def runs_based_on(session: Session, checkpoint: Checkpoint) -> list[str]:
     """Return the names of the runs whose base is this checkpoint.
 
-    A step 0 is the base of its run by default, as long as other checkpoints of the run are compared with the step 0.
+    A checkpoint at step 0 is the default base of its run if other checkpoints of the run are compared with it.
     """
     if checkpoint.replaced_at is not None:
         return []
@@ -85,7 +89,7 @@ def runs_based_on(session: Session, checkpoint: Checkpoint) -> list[str]:
 
 
 def base_ids(session: Session) -> set[int]:
-    """Return the bases of all runs and the parents of virtual bases: their copies must outlive their evaluations."""
+    """Return the ids of the bases of all runs and of their parents, whose spooled copies must be kept."""
     named = [_current(session, base) for base in _named(session).values()]
     default = (
         select(Checkpoint.id)
@@ -98,7 +102,7 @@ def base_ids(session: Session) -> set[int]:
 
 
 def awaiting_parents() -> Select[tuple[int]]:
-    """Return the virtual checkpoints with a parent that is being copied to the spool."""
+    """Return the query of the ids of virtual checkpoints with a parent that is being copied to the spool."""
     return (
         select(checkpoint_parents.c.checkpoint_id)
         .join(Checkpoint, Checkpoint.id == checkpoint_parents.c.parent_id)
@@ -107,8 +111,8 @@ def awaiting_parents() -> Select[tuple[int]]:
 
 
 def runs_awaiting_base(session: Session) -> set[int]:
-    """Return the runs whose base is being copied to the spool. A shard that begins now would lose the base when the
-    copy is ready."""
+    """Return the ids of runs whose base is being copied to the spool. Their shards wait, because the path of the base
+    changes when the copy is ready."""
     copying = session.scalars(
         select(Checkpoint).where(
             or_(Checkpoint.spool_state == "copying", Checkpoint.id.in_(awaiting_parents())),
@@ -123,7 +127,7 @@ def runs_awaiting_base(session: Session) -> set[int]:
 
 
 def _named(session: Session) -> dict[int, Step]:
-    """Return the bases that runs name, by the run's id."""
+    """Return the named bases by run id."""
     rows = session.execute(select(Run.id, Run.base).where(Run.base.is_not(None)))
     return {row.id: Step(**row.base) for row in rows}
 

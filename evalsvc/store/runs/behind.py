@@ -1,4 +1,4 @@
-"""Refuse checkpoints of a run that is evaluated more slowly than it posts, where the plan of the run says so."""
+"""Refuse checkpoints of a run that is behind: `when_behind: refuse` of the run's plan."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from evalsvc.store.queue.status import seconds_per_evaluation
 from evalsvc.store.tables import OVER, Checkpoint, Evaluation, Run
 
 NAMED = 5
-"""Steps that a message names."""
+"""The most steps that a message names."""
 
 UNKNOWN_PACE = 30
-"""Seconds to wait where no evaluation has ended lately."""
+"""Seconds to wait if no evaluation finished in the last hour."""
 
 SHORTEST, LONGEST = 1, 600
-"""Bounds of the seconds that a caller is told to wait: the pace of the last hour may be that of other suites."""
+"""Bounds of the seconds in `Retry-After`, since the estimate may rest on evaluations by other suites."""
 
 
 def require_room(session: Session, run: Run, plan: Plan, step: int) -> None:
-    """Raise RunBehind while as many other steps of a run as its plan allows have evaluations that are not over.
+    """Raise RunBehind if `at_most` other steps of the run, or more, have unfinished evaluations.
 
-    Checkpoints of one step, such as averaged weights, count as one.
+    Several checkpoints at a step, such as averaged weights, count as one step.
     """
     open_steps = (
         select(Checkpoint.step, func.count().label("evaluations"))
@@ -37,15 +37,14 @@ def require_room(session: Session, run: Run, plan: Plan, step: int) -> None:
     rows = session.execute(open_steps).all()
     if len(rows) < plan.at_most:
         return
-    # So many steps have to be over first.
-    ahead = len(rows) - plan.at_most + 1
-    evaluations = math.ceil(ahead * sum(row.evaluations for row in rows) / len(rows))
+    steps_ahead = len(rows) - plan.at_most + 1
+    evaluations = math.ceil(steps_ahead * sum(row.evaluations for row in rows) / len(rows))
     pace = seconds_per_evaluation(session)
     seconds = UNKNOWN_PACE if pace is None else min(max(math.ceil(evaluations * pace), SHORTEST), LONGEST)
     steps = f"{'step' if len(rows) == 1 else 'steps'} {first_few([row.step for row in rows], NAMED)}"
     error = RunBehind(
-        f"run {run.name!r} is behind: evaluations of {steps} are not over, and its plan says when_behind: refuse, "
-        f"at_most: {plan.at_most}; nothing was stored, post step {step} again in {seconds} s"
+        f"run {run.name!r} is behind: evaluations of {steps} are unfinished, and the run's plan says when_behind: "
+        f"refuse, at_most: {plan.at_most}; nothing was stored; post step {step} again in {seconds} s"
     )
     error.retry_after = seconds
     raise error

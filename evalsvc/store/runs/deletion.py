@@ -1,4 +1,4 @@
-"""Delete a run or a checkpoint, with all that came of it."""
+"""Delete a run or a checkpoint with its evaluations and results."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from evalsvc.store.tables import (
 )
 
 NAMED = 5
-"""How many of what is in the way are named."""
+"""The most names that an error message lists."""
 
 
 @dataclass(frozen=True)
 class Deleted:
-    """What is gone from the database, and what of the data folder nobody may need any more."""
+    """The numbers of deleted rows, and the files of the data folder that no other row may need."""
 
     run: str
     checkpoints: int
@@ -43,23 +43,24 @@ class Deleted:
     values: int
     artifacts: int
     spooled: Sequence[tuple[int, str]]
-    """Id and path of checkpoints of which there may be a spooled copy."""
+    """Ids and paths of checkpoints that may have a spooled copy."""
     tasks: Sequence[int]
-    """Ids, under which outputs of shards may lie."""
+    """Ids of tasks that may have output files of shards."""
     artifact_contents: Sequence[str]
+    """Digests of artifacts, which other rows may name too."""
     item_contents: Sequence[str]
-    """Digests. Other rows may name the same content."""
+    """Digests of files with results per item, which other rows may name too."""
 
 
 def delete_run(session: Session, name: str, cancel: bool) -> Deleted:
-    """Delete a run: its checkpoints, their evaluations with all results, its history and its plan.
+    """Delete a run with its checkpoints, their evaluations and results, its history and its plan.
 
-    An attempt that runs is told to stop by the coordinator, and its result is late.
+    The coordinator stops running attempts, whose results are discarded.
 
     Raises:
         UnknownName: there is no such run.
-        WrongState: evaluations of it are not over, and `cancel` is not set.
-        Conflict: another run has it as its base, or has virtual checkpoints that are made of its checkpoints.
+        WrongState: the run has unfinished evaluations, and `cancel` is not set.
+        Conflict: another run has a checkpoint of this run as its base, or virtual checkpoints computed from this run.
     """
     run = find_run(session, name)
     rows = _Rows(Checkpoint.run_id == run.id)
@@ -70,7 +71,7 @@ def delete_run(session: Session, name: str, cancel: bool) -> Deleted:
     deleted = _counted(session, name, rows, history)
     _execute(
         session,
-        # Imported values belong to no evaluation.
+        # Imported values have no evaluation.
         delete(MetricValue).where(history),
         delete(Series).where(Series.run_id == run.id),
         delete(Import).where(Import.run_id == run.id),
@@ -81,15 +82,15 @@ def delete_run(session: Session, name: str, cancel: bool) -> Deleted:
 
 
 def delete_checkpoint(session: Session, checkpoint_id: int, cancel: bool) -> Deleted:
-    """Delete a checkpoint: its evaluations with all results, and the values that they measured.
+    """Delete a checkpoint with its evaluations, their results, and their values in the history.
 
-    Imported values at the checkpoint's step stay, and so does the run. An attempt that runs is told to stop by the
-    coordinator, and its result is late.
+    Imported values at the checkpoint's step stay, and the run stays. The coordinator stops running attempts, whose
+    results are discarded.
 
     Raises:
         UnknownName: there is no such checkpoint.
-        WrongState: evaluations of the checkpoint are not over, and `cancel` is not set.
-        Conflict: the checkpoint is the base of a run, or virtual checkpoints are made of the checkpoint.
+        WrongState: the checkpoint has unfinished evaluations, and `cancel` is not set.
+        Conflict: the checkpoint is the base of a run, or virtual checkpoints are computed from the checkpoint.
     """
     checkpoint = find_checkpoint(session, checkpoint_id)
     name = f"checkpoint {checkpoint_id} ({step_of(checkpoint)})"
@@ -97,8 +98,8 @@ def delete_checkpoint(session: Session, checkpoint_id: int, cancel: bool) -> Del
     _hold(session, rows, name, cancel)
     if runs := runs_based_on(session, checkpoint):
         raise Conflict(
-            f"{name} is the base of {first_few(runs, NAMED)}; give that another base first: evalsvc runs base "
-            f"{runs[0]} STEP --of RUN, or delete the run"
+            f"{name} is the base of {first_few(runs, NAMED)}; name another base first (evalsvc runs base {runs[0]} "
+            "STEP --of RUN), or delete the run"
         )
     _require_no_children(session, rows, name)
     touch_history(session, checkpoint.run_id)
@@ -111,10 +112,10 @@ def delete_checkpoint(session: Session, checkpoint_id: int, cancel: bool) -> Del
 
 
 class _Rows:
-    """The ids of rows that belong to some checkpoints, as queries."""
+    """Queries of the ids of checkpoints and of all rows that belong to the checkpoints."""
 
     def __init__(self, which: ColumnElement[bool]) -> None:
-        """Take those of the checkpoints of which a condition holds."""
+        """Take the condition on the checkpoints."""
         self.checkpoints = select(Checkpoint.id).where(which)
         self.evaluations = select(Evaluation.id).where(Evaluation.checkpoint_id.in_(self.checkpoints))
         self.tasks = select(Task.id).where(Task.evaluation_id.in_(self.evaluations))
@@ -122,7 +123,11 @@ class _Rows:
 
 
 def _hold(session: Session, rows: _Rows, name: str, cancel: bool) -> None:
-    """Keep results from being stored for these rows; raise WrongState for an evaluation that is not over."""
+    """Lock the evaluations, so that no result is stored.
+
+    Raises:
+        WrongState: an evaluation is unfinished, and `cancel` is not set.
+    """
     hold_all(session, Evaluation.id.in_(rows.evaluations))
     if cancel:
         return
@@ -130,8 +135,8 @@ def _hold(session: Session, rows: _Rows, name: str, cancel: bool) -> None:
     open_ids = session.scalars(query.order_by(Evaluation.id)).all()
     if open_ids:
         raise WrongState(
-            f"{name} has evaluations that are not over ({first_few(open_ids, NAMED)}); wait for them, or delete it "
-            "with cancel=true (--cancel)"
+            f"{name} has unfinished evaluations ({first_few(open_ids, NAMED)}); wait until they end, or delete with "
+            "cancel=true (--cancel)"
         )
 
 
@@ -155,7 +160,7 @@ def _counted(session: Session, run: str, rows: _Rows, values: ColumnElement[bool
 
 
 def _statements(rows: _Rows) -> Sequence[Delete]:
-    """Return what removes the rows, those first that name others."""
+    """Return the statements that delete the rows, in the order of foreign keys."""
     links = checkpoint_parents.c
     return (
         delete(Attempt).where(Attempt.shard_id.in_(rows.shards)),
@@ -172,7 +177,7 @@ def _statements(rows: _Rows) -> Sequence[Delete]:
 
 
 def _execute(session: Session, *statements: Delete) -> None:
-    """Delete rows, whose ids no later rows get."""
+    """Execute statements that delete rows, and keep new rows from reusing the ids."""
     raise_floors(session)
     for statement in statements:
         session.execute(statement, execution_options={"synchronize_session": False})
@@ -180,20 +185,20 @@ def _execute(session: Session, *statements: Delete) -> None:
 
 
 def _require_no_base_of_others(session: Session, run: Run) -> None:
-    """Raise Conflict where another run names a checkpoint of this run as its base."""
+    """Raise Conflict if another run names a checkpoint of this run as its base."""
     named = session.execute(
         select(Run.name, Run.base).where(Run.base.is_not(None), Run.id != run.id).order_by(Run.name)
     )
     based = [name for name, base in named if base is not None and base["run"] == run.name]
     if based:
         raise Conflict(
-            f"run {run.name!r} has the base of {first_few(based, NAMED)}; give that another one first: evalsvc runs "
-            f"base {based[0]} STEP --of RUN, or delete it too"
+            f"run {run.name!r} has the base of {first_few(based, NAMED)}; name another base first (evalsvc runs base "
+            f"{based[0]} STEP --of RUN), or delete the other run too"
         )
 
 
 def _require_no_children(session: Session, rows: _Rows, name: str) -> None:
-    """Raise Conflict where virtual checkpoints that stay are made of those that are to be deleted."""
+    """Raise Conflict if remaining virtual checkpoints are computed from checkpoints that are to be deleted."""
     links = checkpoint_parents.c
     query = (
         select(Checkpoint)
@@ -206,7 +211,7 @@ def _require_no_children(session: Session, rows: _Rows, name: str) -> None:
     )
     children = [str(step_of(checkpoint)) for checkpoint in session.scalars(query)]
     if children:
-        raise Conflict(f"virtual checkpoints are made of {name}: {first_few(children, NAMED)}; delete these first")
+        raise Conflict(f"virtual checkpoints are computed from {name}; delete them first: {first_few(children, NAMED)}")
 
 
 def _count(session: Session, ids: Select[int]) -> int:

@@ -1,4 +1,4 @@
-"""What comes in: runs and their plans, checkpoints, evaluations, suites."""
+"""Post checkpoints and evaluations: create, replace and cancel their rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SKIPPED = "skipped, since step"
 
 @dataclass(frozen=True)
 class Submission:
-    """A checkpoint as it is posted, with its file found and its model and layout inline."""
+    """A posted checkpoint, with the identity of its file, and its model and layout as JSON."""
 
     run: str
     step: int
@@ -41,44 +41,48 @@ class Submission:
     priority: int = 0
     replace: bool = False
     parents: Sequence[int] = ()
-    """Ids of what a virtual checkpoint is made of; its uri and path are its expression."""
+    """The ids of the parents of a virtual checkpoint, whose uri and path are its expression."""
 
 
 @dataclass(frozen=True)
 class Submitted:
+    """The checkpoint and the evaluations of a post."""
+
     checkpoint: Checkpoint
     evaluations: Sequence[Evaluation]
     created: bool
-    """False: this very checkpoint was there already."""
+    """Whether the checkpoint is new; False if the same checkpoint was posted before."""
 
 
 def submit(
     session: Session, submission: Submission, suites: Sequence[Suite] | None, find: Callable[[str], Suite]
 ) -> Submitted:
-    """Enter a checkpoint and one evaluation per suite: `suites`, or where None those that the run's plan has due.
+    """Store a checkpoint with an evaluation for each suite. A repeated post returns the existing rows.
 
-    The same submission again changes nothing and gives the same rows.
+    Args:
+        suites: the suites of the evaluations; None for the suites that are due by the run's plan.
+        find: returns a suite by name, for the suites of the plan.
 
     Raises:
         Conflict: the run has another file at this step and variant, and `replace` is not set.
-        RunBehind: the plan of the run refuses the checkpoint until others are evaluated.
+        RunBehind: the run's plan refuses the checkpoint until evaluations of other steps have ended.
     """
     run = get_or_create_run(session, submission.run)
-    found = current_checkpoint(session, run.id, submission.step, submission.variant)
-    difference = None if found is None else _difference(found, submission)
+    existing = current_checkpoint(session, run.id, submission.step, submission.variant)
+    difference = None if existing is None else _difference(existing, submission)
     if difference and not submission.replace:
         raise Conflict(
             f"run {run.name!r} has a checkpoint at step {submission.step}, variant {submission.variant!r}, "
-            f"with {difference}; post another variant, or replace=true to drop that checkpoint's values"
+            f"with {difference}; post another variant, or send replace=true, which deletes that checkpoint's values"
         )
     planned, plan = suites is None, plan_view(run)
     wanted = [find(name) for name in due_suites(plan, submission.step)] if suites is None else list(suites)
-    kept, replaced = (None, found) if difference else (found, None)
+    kept, replaced = (None, existing) if difference else (existing, None)
     if planned and plan.when_behind == "refuse" and _lacks_evaluation(session, kept, wanted):
         require_room(session, run, plan, submission.step)
     skips = planned and plan.when_behind == "newest"
     older = _older(run.id, submission, [suite.name for suite in wanted]) if skips else false()
-    # All that is to be stopped at once, and before the run's row: who stores a result takes them in this order.
+    # Lock in the same order as the transaction that stores a result: all evaluations first, then the run's row.
     hold_all(session, or_(false() if replaced is None else _needs(replaced), older))
     if replaced is not None:
         replace_checkpoint(session, replaced)
@@ -89,19 +93,19 @@ def submit(
         for suite in wanted
     ]
     for evaluation in session.scalars(select(Evaluation).where(older)):
-        cancel(evaluation, f"{_SKIPPED} {submission.step} arrived and the plan says when_behind: newest")
+        cancel(evaluation, f"{_SKIPPED} {submission.step} was posted and the plan says when_behind: newest")
     return Submitted(checkpoint, evaluations, created=kept is None)
 
 
 def _lacks_evaluation(session: Session, checkpoint: Checkpoint | None, suites: Sequence[Suite]) -> bool:
-    """Tell whether a post of the checkpoint has something to evaluate; a repeated post has not."""
+    """Tell whether a post of the checkpoint would create an evaluation, unlike a repeated post."""
     return any(
         checkpoint is None or newest_evaluation(session, checkpoint.id, suite.digest) is None for suite in suites
     )
 
 
 def due_suites(plan: Plan, step: int) -> list[str]:
-    """Return the names of the suites that a plan has due at a step: multiples of `every` from `first` to `last`."""
+    """Return the names of the suites that are due at a step: a multiple of `every` from `first` to `last`."""
     return [
         entry.suite
         for entry in plan.suites
@@ -110,7 +114,7 @@ def due_suites(plan: Plan, step: int) -> list[str]:
 
 
 def evaluate(session: Session, checkpoint: Checkpoint, suite: Suite, priority: int) -> tuple[Evaluation, bool]:
-    """An evaluation that is not over, or a new one (True): asking again for what is over measures again."""
+    """Return the unfinished evaluation of a checkpoint by a suite, or create one; and whether it is new."""
     existing = newest_evaluation(session, checkpoint.id, suite.digest)
     if existing is not None and existing.state not in OVER:
         return existing, False
@@ -145,20 +149,20 @@ def insert_evaluation(
 
 
 def replace_checkpoint(session: Session, checkpoint: Checkpoint) -> None:
-    """Retire a checkpoint: its evaluations stop, its values leave the history, its record stays.
+    """Mark a checkpoint as replaced: cancel its unfinished evaluations, and delete its values from the history.
 
-    Virtual checkpoints that are made of it keep what was measured; what they still wait for is cancelled.
+    Unfinished evaluations of virtual checkpoints computed from the checkpoint are cancelled too; their values stay.
     """
     checkpoint.replaced_at = now()
     for child in checkpoint.children:
         for evaluation in child.evaluations:
             if evaluation.state not in OVER:
-                reason = f"{step_of(checkpoint)}, which it is made of, was replaced by another file"
+                reason = f"{step_of(checkpoint)}, a parent of the checkpoint, was replaced by another file"
                 cancel(evaluation, f"{reason}; post the expression again with replace=true")
     for evaluation in checkpoint.evaluations:
         if evaluation.state not in OVER:
             cancel(evaluation, f"checkpoint {checkpoint.id} was replaced by another file")
-    # In the order in which a merge takes its locks, tasks before the history; crosswise, one of the two would fail.
+    # Lock tasks before the history, as a merge does. The opposite order could deadlock.
     session.flush()
     touch_history(session, checkpoint.run_id)
     ids = [evaluation.id for evaluation in checkpoint.evaluations]
@@ -166,7 +170,7 @@ def replace_checkpoint(session: Session, checkpoint: Checkpoint) -> None:
 
 
 def cancel(evaluation: Evaluation, reason: str) -> None:
-    """Stop an evaluation: what waits is not begun; what runs is told to stop by the coordinator, its result kept."""
+    """Cancel an evaluation and its queued shards. The coordinator stops running shards."""
     evaluation.state = "cancelled"
     evaluation.finished_at = now()
     evaluation.error = {"code": "cancelled", "message": reason}
@@ -179,19 +183,19 @@ def cancel(evaluation: Evaluation, reason: str) -> None:
 
 
 def is_skipped(reason: str) -> bool:
-    """Tell from the reason of a cancelled evaluation whether the plan of the run dropped the evaluation."""
+    """Tell from the reason of a cancelled evaluation whether the run's plan skipped the evaluation."""
     return reason.startswith(_SKIPPED)
 
 
 def record_digest(session: Session, checkpoint_id: int, sha256: str) -> None:
-    """Keep the digest that the first worker found; every later one must find the same."""
+    """Store the digest from the first worker that read the file. Later workers compare their digests with it."""
     session.execute(
         update(Checkpoint).where(Checkpoint.id == checkpoint_id, Checkpoint.sha256.is_(None)).values(sha256=sha256)
     )
 
 
 def _insert(session: Session, run: Run, submission: Submission) -> Checkpoint:
-    touch_history(session, run.id)  # a history along tokens has a place for it
+    touch_history(session, run.id)  # a history along tokens reads `tokens_seen` of the checkpoint
     checkpoint = Checkpoint(
         run_id=run.id,
         run=run,
@@ -225,7 +229,7 @@ def _difference(checkpoint: Checkpoint, submission: Submission) -> str | None:
     if None not in (checkpoint.sha256, submission.sha256) and checkpoint.sha256 != submission.sha256:
         return f"the sha256 {checkpoint.sha256}"
     if {parent.id for parent in checkpoint.parents} != set(submission.parents):
-        return f"another file in the place of {', '.join(_moved(checkpoint, submission))} under the same uri"
+        return f"another file for {', '.join(_moved(checkpoint, submission))} under the same uri"
     for name in ("model", "layout"):
         posted = getattr(submission, name)
         if posted is not None and dict(posted) != getattr(checkpoint, name):
@@ -238,12 +242,12 @@ def _moved(checkpoint: Checkpoint, submission: Submission) -> list[str]:
 
 
 def _needs(checkpoint: Checkpoint) -> ColumnElement[bool]:
-    """An evaluation of this one, or of what is made of it."""
+    """Return the condition on evaluations of the checkpoint, and of virtual checkpoints computed from it."""
     return Evaluation.checkpoint_id.in_([user.id for user in (checkpoint, *checkpoint.children)])
 
 
 def _older(run_id: int, submission: Submission, suites: Sequence[str]) -> ColumnElement[bool]:
-    """An evaluation by the run's plan that need not begin any more, since this one is by the same suite."""
+    """Return the condition on queued, planned evaluations of lower steps by the same suites."""
     older = select(Checkpoint.id).where(
         Checkpoint.run_id == run_id, Checkpoint.variant == submission.variant, Checkpoint.step < submission.step
     )

@@ -1,4 +1,4 @@
-"""Pruning: which artifacts the rules of runs keep, and which they do not."""
+"""Pruning of artifacts by the retention rules of runs."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, Run, Se
 log = logging.getLogger(__name__)
 
 AT_ONCE = 500
-"""Rows of one statement."""
+"""The number of rows that one statement updates."""
 
 
 @dataclass
 class Pruned:
-    """Artifacts that were pruned, or would be."""
+    """Artifacts that were pruned, or would be pruned."""
 
     by_run: dict[str, int] = field(default_factory=dict)
-    """Number of artifacts, by run."""
+    """The number of artifacts by run."""
     ids: list[int] = field(default_factory=list)
+    """The ids of the artifacts."""
     contents: dict[str, int] = field(default_factory=dict)
-    """Sizes of the artifacts' contents by digest. Other artifacts may have the same contents."""
+    """The sizes of the contents by digest. Other artifacts may have the same contents."""
 
 
 def rule_of(run: Run, default: Retention | None) -> Retention | None:
-    """Return the rule of a run, or else the rule of the service."""
+    """Return the retention rule of a run, or the service's rule `default` for a run without a rule."""
     return default if run.retention is None else retention_of(run.retention)
 
 
@@ -47,53 +48,54 @@ def retention_view(run: Run, default: Retention | None) -> documents.Retention:
 
 
 def find_prunable(session: Session, default: Retention | None, run: str | None = None) -> Pruned:
-    """Return the artifacts that the rules, of all runs or of one, do not keep.
+    """Return the artifacts of a run, or of all runs, that no retention rule keeps.
 
     Raises:
         UnknownName: there is no such run.
     """
     runs = [find_run(session, run)] if run is not None else session.scalars(select(Run).order_by(Run.name)).all()
-    found = Pruned()
+    prunable = Pruned()
     for row in runs:
         rule = rule_of(row, default)
         if rule is not None:
-            _add(session, row, rule, found)
-    return found
+            _add(session, row, rule, prunable)
+    return prunable
 
 
 def require_metric(session: Session, name: str) -> None:
-    """Check that some run has a metric with a direction and this name or pattern.
+    """Check that a run of the service has a metric that matches `name` and has a direction.
 
-    A service without any values knows no names, and accepts every name.
+    A service without values accepts every name.
 
     Raises:
-        UnknownName: no run has such a metric; near misses are named.
+        UnknownName: no run has such a metric; near names are listed.
         InvalidRequest: the metric has no direction.
     """
     rows = session.execute(select(Series.metric, Series.direction).distinct())
     directions = {(row.metric, row.direction) for row in rows}
     fitting = {direction for metric, direction in directions if matches(metric, name)}
     if directions and not fitting:
-        hint = "its best can be kept once a run has values of it"
+        hint = "the rule can name a metric once a run has values of the metric"
         raise UnknownName.among("metric", name, {metric for metric, _ in directions}, hint)
     if fitting == {"none"}:
         raise InvalidRequest(
-            f"best is {name!r}, a metric without a direction, so that no value of it is the best; name one that is to "
-            "be low or high"
+            f"best is {name!r}, a metric without a better direction, so that no value is the best; name a metric whose "
+            "direction is lower or higher"
         )
 
 
-def mark_pruned(session: Session, found: Pruned) -> None:
-    """Mark artifacts as pruned. Their contents are removed later, unless other artifacts have the same."""
+def mark_pruned(session: Session, pruned: Pruned) -> None:
+    """Mark artifacts as pruned. The caller removes contents that no other artifact has."""
     when = now()
-    for start in range(0, len(found.ids), AT_ONCE):
-        ids = found.ids[start : start + AT_ONCE]
+    for start in range(0, len(pruned.ids), AT_ONCE):
+        ids = pruned.ids[start : start + AT_ONCE]
         session.execute(
             update(Artifact).where(Artifact.id.in_(ids), Artifact.pruned_at.is_(None)).values(pruned_at=when)
         )
 
 
-def _add(session: Session, run: Run, rule: Retention, found: Pruned) -> None:
+def _add(session: Session, run: Run, rule: Retention, prunable: Pruned) -> None:
+    """Add the artifacts of a run that its rule does not keep."""
     query = (
         select(
             Artifact.id,
@@ -122,22 +124,24 @@ def _add(session: Session, run: Run, rule: Retention, found: Pruned) -> None:
         by_step = row.step in last or (rule.every is not None and row.step % rule.every == 0)
         is_kept = row.replaced_at is None and (by_step or (row.step, row.variant) in best)
         if not is_young and not is_kept:
-            found.by_run[run.name] = found.by_run.get(run.name, 0) + 1
-            found.ids.append(row.id)
-            found.contents[row.sha256] = row.size
+            prunable.by_run[run.name] = prunable.by_run.get(run.name, 0) + 1
+            prunable.ids.append(row.id)
+            prunable.contents[row.sha256] = row.size
 
 
 def _best_steps(session: Session, run: Run, rule: Retention) -> set[tuple[int, str]] | None:
-    """Return the steps and variants at which the rule's metric is best; None if unknown, so that all artifacts are
-    kept."""
+    """Return the steps and variants at which the rule's metric is best. None means unknown: the caller keeps all
+    artifacts."""
     if rule.best is None:
         return set()
     try:
         series = read_summary(session, run.name, [rule.best]).series
     except UnknownName:
-        log.info("nothing of run %s is pruned: it has no values of %s, whose best it is to keep", run.name, rule.best)
+        log.info(
+            "no artifacts of run %s are pruned: its rule keeps the best of %s, without values", run.name, rule.best
+        )
         return None
     best = {(item.best.step, item.variant) for item in series if item.best is not None}
     if not best:
-        log.info("nothing of run %s is pruned: no value of %s is finite and the best", run.name, rule.best)
+        log.info("no artifacts of run %s are pruned: %s has no best value", run.name, rule.best)
     return best or None

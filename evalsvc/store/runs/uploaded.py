@@ -1,4 +1,4 @@
-"""Checkpoints that were uploaded: their uri is `upload:` and the SHA-256 of the file, and the spool has the file."""
+"""Checkpoints from uploads. Their uri is `upload:` and the SHA-256 of the file, and the spool has the file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from evalsvc.store.tables import OVER, Checkpoint, Run
 
 
 def uploaded_bytes(session: Session) -> int:
-    """Return the bytes of the uploaded checkpoints that are in the spool."""
+    """Return the total bytes of uploaded checkpoints in the spool."""
     kept = select(func.sum(Checkpoint.size)).where(
         Checkpoint.spool_state == "ready", Checkpoint.uri.startswith(UPLOAD, autoescape=True)
     )
@@ -19,7 +19,7 @@ def uploaded_bytes(session: Session) -> int:
 
 
 def posted_upload(session: Session, run: str, step: int, variant: str, uri: str) -> Checkpoint | None:
-    """Return the checkpoint of a run at a step, if it was made of the upload with this uri."""
+    """Return the run's checkpoint at a step and variant if it has this uri; otherwise None."""
     return session.scalar(
         select(Checkpoint)
         .join(Run)
@@ -34,6 +34,6 @@ def posted_upload(session: Session, run: str, step: int, variant: str, uri: str)
 
 
 def needs_file(submitted: Submitted) -> bool:
-    """Tell whether an uploaded checkpoint has to have its file, and has none in the spool."""
+    """Tell whether the spool needs the file of an uploaded checkpoint and does not have it."""
     waits = any(evaluation.state not in OVER for evaluation in submitted.evaluations)
     return submitted.checkpoint.spool_state != "ready" and (submitted.created or waits)

@@ -1,4 +1,4 @@
-"""Virtual checkpoints in the store: the checkpoints that an expression means when it is posted."""
+"""Resolve the expressions of virtual checkpoints to the stored checkpoints that they name."""
 
 from __future__ import annotations
 
@@ -28,40 +28,42 @@ from evalsvc.store.runs.base import base_of
 from evalsvc.store.tables import Checkpoint, checkpoint_parents
 
 NAMED = 8
-"""Steps that a message names."""
+"""The most steps that a message names."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """An expression, and the checkpoints that it means now."""
+    """An expression with the current checkpoints that it names."""
 
     expression: Expression
-    """The expression over steps alone: without ranges, `base`, and virtual checkpoints, which their own expressions
-    replace."""
+    """The expression over steps only: ranges, `base` and virtual checkpoints are replaced by the steps that they stand
+    for."""
     parents: Sequence[Checkpoint]
-    """The checkpoints, without repetition, in the order of the canonical form."""
+    """The distinct checkpoints, in the order of the canonical form."""
 
 
 def resolve_expression(session: Session, text: str) -> Resolved:
-    """Return the checkpoints of the service that an expression is made of now.
+    """Resolve an expression to the current checkpoints of the service.
 
     Raises:
         InvalidRequest: the expression does not follow the grammar, names a file, or has too many parts or levels.
-        UnknownName: there is no such run, step, variant or base; near ones are named.
-        WrongState: the expression has a virtual checkpoint whose own parents were replaced.
+        UnknownName: there is no such run, step, variant or base; near names are listed.
+        WrongState: the expression names a virtual checkpoint with a replaced parent.
     """
-    # The order in which an average was typed decides nothing, not even whose base is meant.
+    # The canonical form decides which run `base` refers to, so that the typed order of an average has no effect.
     expression = parse_expression(canonical(parse_expression(text)))
     if isinstance(expression, Leaf):
-        raise InvalidRequest(f"{text} is a checkpoint and no expression over checkpoints; see avg, lerp and graft")
-    first = next((found for found in written(expression) if isinstance(found, Step | Steps)), None)
+        raise InvalidRequest(f"{text} is a checkpoint and no expression; combine checkpoints with avg, lerp or graft")
+    first = next((part for part in written(expression) if isinstance(part, Step | Steps)), None)
     parents: dict[Leaf, Checkpoint] = {}
 
     def enter(checkpoint: Checkpoint) -> Expression:
         require_current_parents(checkpoint)
         parents.update({step_of(parent): parent for parent in checkpoint.parents or [checkpoint]})
         if len(parents) > MAX_CHECKPOINTS:
-            raise InvalidRequest(f"the expression is made of more than {MAX_CHECKPOINTS} checkpoints; name fewer")
+            raise InvalidRequest(
+                f"the expression names more than {MAX_CHECKPOINTS} checkpoints; name fewer checkpoints"
+            )
         return parse_expression(checkpoint.uri) if checkpoint.parents else step_of(checkpoint)
 
     def of_leaf(leaf: Leaf) -> Expression:
@@ -75,13 +77,13 @@ def resolve_expression(session: Session, text: str) -> Resolved:
 
 
 def has_files(session: Session, run: str, variant: str | None = None) -> bool:
-    """Tell whether a run has checkpoints (of a variant) that are not virtual; an unknown run has none."""
-    found = exists().where(
+    """Tell whether a run has checkpoints (of a variant) that are not virtual. Return False for an unknown run."""
+    query = exists().where(
         Checkpoint.run.has(name=run),
         Checkpoint.replaced_at.is_(None),
         Checkpoint.id.not_in(select(checkpoint_parents.c.checkpoint_id)),
     )
-    return bool(session.scalar(select(found if variant is None else found.where(Checkpoint.variant == variant))))
+    return bool(session.scalar(select(query if variant is None else query.where(Checkpoint.variant == variant))))
 
 
 def _find_leaf(session: Session, leaf: Leaf, first: Step | Steps | None) -> Checkpoint:
@@ -89,25 +91,30 @@ def _find_leaf(session: Session, leaf: Leaf, first: Step | Steps | None) -> Chec
         return find_step(session, find_run(session, leaf.run), leaf.step, leaf.variant)
     if isinstance(leaf, File):
         raise InvalidRequest(
-            f"{leaf} is no checkpoint of the service; name one as RUN@STEP[:VARIANT], or base. What was not posted yet "
-            "is posted first, or evaluated by `evalsvc run`"
+            f"{leaf} is no checkpoint of the service; write RUN@STEP, RUN@STEP:VARIANT or base; post a file before you "
+            "name its checkpoint, or evaluate files with `evalsvc run`"
         )
     assert isinstance(leaf, Base)
     if first is None:
         raise InvalidRequest(
-            "base is that of which run? name a checkpoint of the run in the expression too, as RUN@STEP"
+            "the expression has base and names no run; name a checkpoint of the run in the expression too, as RUN@STEP"
         )
     base = base_of(session, find_run(session, first.run), first.variant)
     if base is None:
         raise UnknownName(
-            f"run {first.run!r} has no base; post its step 0, or name one: evalsvc runs base {first.run} STEP --of RUN"
+            f"run {first.run!r} has no base; post step 0 of the run, or name a base: evalsvc runs base {first.run} "
+            "STEP --of RUN"
         )
     return base
 
 
 def _find_steps(session: Session, steps: Steps) -> Sequence[Checkpoint]:
-    """Return the checkpoints in a range by step; raise UnknownName if the range has none, or lacks a step of the
-    stride."""
+    """Return the checkpoints in a range, ordered by step.
+
+    Raises:
+        UnknownName: the range has no checkpoint, or no checkpoint at a step of the stride.
+        InvalidRequest: the range has more than MAX_CHECKPOINTS checkpoints.
+    """
     run = find_run(session, steps.run)
     current = select(Checkpoint).where(
         Checkpoint.run_id == run.id, Checkpoint.variant == steps.variant, Checkpoint.replaced_at.is_(None)
@@ -115,20 +122,24 @@ def _find_steps(session: Session, steps: Steps) -> Sequence[Checkpoint]:
     inside = current.where(Checkpoint.step >= steps.first, Checkpoint.step <= steps.last).order_by(Checkpoint.step)
     if steps.stride is not None:
         inside = inside.where((Checkpoint.step - steps.first) % steps.stride == 0)
-    found = {checkpoint.step: checkpoint for checkpoint in session.scalars(inside.limit(MAX_CHECKPOINTS + 1))}
-    if not found:
+    by_step = {checkpoint.step: checkpoint for checkpoint in session.scalars(inside.limit(MAX_CHECKPOINTS + 1))}
+    if not by_step:
         posted = session.scalars(current.with_only_columns(Checkpoint.step).order_by(Checkpoint.step)).all()
         raise UnknownName(
-            f"run {run.name!r} has no checkpoint in {steps}; of variant {steps.variant!r} it has "
-            + (f"the steps {first_few(posted, NAMED)}" if posted else "none")
+            f"run {run.name!r} has no checkpoint in {steps}; "
+            + (
+                f"name a range over its steps: {first_few(posted, NAMED)}"
+                if posted
+                else f"variant {steps.variant!r} has no checkpoint"
+            )
         )
-    count = len(found) if steps.stride is None else (steps.last - steps.first) // steps.stride + 1
+    count = len(by_step) if steps.stride is None else (steps.last - steps.first) // steps.stride + 1
     if count > MAX_CHECKPOINTS:
         raise InvalidRequest(f"{steps} has more than {MAX_CHECKPOINTS} checkpoints; give a larger stride")
-    wanted = list(found) if steps.stride is None else range(steps.first, steps.last + 1, steps.stride)
-    if missing := [step for step in wanted if step not in found]:
+    wanted = list(by_step) if steps.stride is None else range(steps.first, steps.last + 1, steps.stride)
+    if missing := [step for step in wanted if step not in by_step]:
         raise UnknownName(
-            f"run {run.name!r} has no checkpoint at {first_few(missing, NAMED)} of {steps}; it has "
-            f"{first_few(list(found), NAMED)} there; leave the stride out to take those that there are"
+            f"run {run.name!r} has no checkpoint at {first_few(missing, NAMED)} of {steps}, but at "
+            f"{first_few(list(by_step), NAMED)}; leave the stride out to take all checkpoints in the range"
         )
-    return [found[step] for step in wanted]
+    return [by_step[step] for step in wanted]

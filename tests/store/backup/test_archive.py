@@ -164,11 +164,11 @@ def test_a_member_with_another_name(name: str, parts: Parts, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("info", "message"),
     [
-        ({"mode": 0o4777}, "is none that `evalsvc backup` writes"),
-        ({"uname": "root"}, "is none that `evalsvc backup` writes"),
-        ({"mtime": 1}, "is none that `evalsvc backup` writes"),
+        ({"mode": 0o4777}, "differs from the header that `evalsvc backup` writes"),
+        ({"uname": "root"}, "differs from the header that `evalsvc backup` writes"),
+        ({"mtime": 1}, "differs from the header that `evalsvc backup` writes"),
         ({"size": 1 << 60}, "ends in the middle of .* has 1,152,921,504,606,846,976 bytes"),
-        ({"size": 3}, "hides behind|no tar|none of a tar"),
+        ({"size": 3}, "other bytes than zeros|invalid tar header"),
     ],
 )
 def test_a_header_that_is_not_its_own(info: dict[str, Any], message: str, parts: Parts, tmp_path: Path) -> None:
@@ -207,18 +207,18 @@ def long_line(parts: Parts) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (twice, "is there twice, or out of order"),
-        (out_of_order, "is there twice, or out of order"),
+        (twice, "is repeated or out of order"),
+        (out_of_order, "is repeated or out of order"),
         (not_listed, "is not in the manifest"),
-        (listed_only, "does not list 'statistics/"),
+        (listed_only, "an invalid line for 'statistics/"),
         (path_of("spool", "../../evil"), "leads out of its folder"),
         (path_of("spool", "/etc/evil"), "leads out of its folder"),
         (path_of("spool", "a\0b"), "leads out of its folder"),
         (path_of("spool", "epoch_0.pt", -1), "another type"),
         (path_of("spool", ["epoch_0.pt"]), "another type"),
         (path_of("statistics", "../artifacts/x.npz"), "leads out of its folder"),
-        (path_of("statistics", "evil.py"), "no such file of statistics"),
-        (path_of("artifacts", "../evil"), "a path is missing, or is there"),
+        (path_of("statistics", "evil.py"), "no name of a statistics file"),
+        (path_of("artifacts", "../evil"), "a path is missing or not allowed"),
         (long_line, "a line that is cut off or too long"),
     ],
 )
@@ -250,7 +250,7 @@ def test_what_is_no_backup(small_backup: Path, tmp_path: Path) -> None:
 def test_what_is_no_file(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.tar", tmp_path, Path("/dev/zero")):
         with (
-            pytest.raises(InvalidRequest, match=f"{path}.*; name a file that `evalsvc backup` has written"),
+            pytest.raises(InvalidRequest, match=f"{path}.*; name a file that `evalsvc backup` wrote"),
             open_archive(path),
         ):
             pass

@@ -110,36 +110,36 @@ def output_of(*fields: Any) -> str:
 
 
 CHANGES: list[tuple[Callable[[Parts], None], str]] = [
-    (changed, "has another SHA-256 than its name says"),
+    (changed, "the SHA-256 of .* differs from its name"),
     (not_named, "1 files that none of its rows names"),
     (missing, "1 files that its rows name are not in it"),
     (spooled_for_nobody, "names the spooled checkpoint of 'spool/77/000000'"),
     (spooled_by_another_name, "names the spooled checkpoint"),
     (unknown_table, "tables are not those of schema version .*: evil"),
-    (unknown_column, "table runs has not the columns of schema version .*: evil"),
-    (column_missing, "table tokens has not the columns .*: revoked_at"),
-    (other_kind, "table runs has not the columns .*: name"),
-    (fewer_rows, "not as many rows as its manifest says in runs"),
-    (rows_of_no_table, "is of no table of the manifest"),
-    (same_row_twice, "does not take a row of 'tables/.*-runs/000000.jsonl': UNIQUE"),
-    (value("checkpoints", "run_id", 10**6), "does not take a row"),
+    (unknown_column, "the columns of table runs are not those of schema version .*: evil"),
+    (column_missing, "the columns of table tokens are not .*: revoked_at"),
+    (other_kind, "the columns of table runs are not .*: name"),
+    (fewer_rows, "its manifest has other numbers of rows for runs"),
+    (rows_of_no_table, "belongs to no table of the manifest"),
+    (same_row_twice, "refuses a row of 'tables/.*-runs/000000.jsonl': UNIQUE"),
+    (value("checkpoints", "run_id", 10**6), "refuses a row"),
     (value("runs", "id", "1; DROP TABLE runs"), "the value of runs.id is not of kind integer"),
     (value("runs", "id", True), "runs.id is not of kind integer"),
     (value("runs", "history_version", 2**63), "runs.history_version is not of kind integer"),
     (value("tokens", "id", 2**31), "has an id beyond"),
     (value("runs", "created_at", "2026-01-01T00:00:00"), "runs.created_at is not of kind time"),
     (value("runs", "name", ["x"]), "runs.name is not of kind text"),
-    (value("runs", "name", "\ud800"), "does not take a row"),
-    (value("runs", "name", None), "does not take a row"),
+    (value("runs", "name", "\ud800"), "refuses a row"),
+    (value("runs", "name", None), "refuses a row"),
     (value("artifacts", "sha256", "../../../etc/passwd"), "names '../../../etc/passwd', which is no SHA-256"),
     (value("tasks", "items_sha256", "../x"), "names '../x', which is no SHA-256"),
-    (value("shards", "output", output_of("../../etc", 1, 1, "0" * 64, 1)), "an output whose numbers are none"),
+    (value("shards", "output", output_of("../../etc", 1, 1, "0" * 64, 1)), "an output file with invalid numbers"),
     (value("shards", "output", output_of(1, 2)), "an output that cannot be read"),
     (value("shards", "output", "%%%"), "shards.output is not of kind bytes"),
     (value("checkpoints", "path", "/a/.."), "a spooled copy without a name"),
     (text("runs", b"[" * 200_000), "line 1 is not JSON"),
-    (text("runs", b"[1,2]\n"), "line 1 has not the 7 columns of table runs"),
-    (text("runs", b'{"id": 1}\n'), "line 1 has not the 7 columns"),
+    (text("runs", b"[1,2]\n"), "line 1 does not have the 7 columns of table runs"),
+    (text("runs", b'{"id": 1}\n'), "line 1 does not have the 7 columns"),
     (text("runs", b"\xff\xfe\n"), "line 1 is not JSON"),
     (manifest("format", "evalsvc-backup/2"), "its manifest cannot be read: format"),
     (manifest("revision", "../0016"), "its manifest cannot be read: revision"),
@@ -172,6 +172,8 @@ def test_a_backup_of_a_newer_evalsvc(
 ) -> None:
     parts.manifest |= {"revision": "9999", "evalsvc": "99.0"}
     path = write_parts(tmp_path / "newer.tar", parts)
-    with pytest.raises(SchemaVersionMismatch, match=r"by evalsvc 99.0, .* version 9999, .* that version or a newer"):
+    with pytest.raises(
+        SchemaVersionMismatch, match=r"by evalsvc 99.0, .* version 9999, .* that version of evalsvc or a newer"
+    ):
         restore_backup(settings_of(empty_target, tmp_path / "restored"), path)
     assert is_untouched()

@@ -17,7 +17,7 @@ def test_one_backup_at_a_time(tmp_path: Path) -> None:
     with pinned_files(tmp_path) as pinned:
         assert pinned.pin([]) == set()
         assert not left.exists()
-        with pytest.raises(DataDirectoryUnusable, match="another backup of the data folder is being made"):
+        with pytest.raises(DataDirectoryUnusable, match="another backup of the data folder is running"):
             pinned_files(tmp_path).__enter__()
     assert list(tmp_path.iterdir()) == []
 

@@ -100,7 +100,7 @@ def test_the_target_must_be_empty(good_backup: Path, empty_target: Store, tmp_pa
     left = settings.statistics_path / "coco.npz"
     left.parent.mkdir()
     left.write_bytes(b"mine")
-    with pytest.raises(TargetNotEmpty, match="statistics has files already; restore into a new data folder"):
+    with pytest.raises(TargetNotEmpty, match="statistics has files; restore into a new data folder"):
         restore_backup(settings, good_backup)
     assert left.read_bytes() == b"mine"
     left.unlink()
@@ -122,9 +122,7 @@ def test_into_a_database_on_which_a_service_has_started(good_backup: Path, empty
     lock.acquire()
     lock.begin_term(empty_target)
     claim_data_folder(settings.data_path, database_id(empty_target), empty_target.url)
-    with pytest.raises(
-        DatabaseInUse, match=r"served by another evalsvc \(process .*; stop that service before the rest"
-    ):
+    with pytest.raises(DatabaseInUse, match=r"served by another evalsvc \(process .*; stop that service, then rest"):
         restore_backup(settings, good_backup)
     lock.release()
     restore_backup(settings, good_backup)
@@ -153,7 +151,7 @@ def test_a_restore_that_fails_leaves_nothing(
     assert is_untouched()
     with monkeypatch.context() as patch:
         patch.setattr(restoring, "FREE", 1 << 60)
-        with pytest.raises(DataDirectoryUnusable, match=r"bytes left, and the restore needs .*; make room"):
+        with pytest.raises(DataDirectoryUnusable, match=r"free bytes, and the restore needs .*; free some space"):
             restore_backup(settings, good_backup)
     assert is_untouched()
     restore_backup(settings, good_backup)
@@ -178,7 +176,7 @@ def test_a_restore_that_was_killed_is_marked_and_begins_anew(
     assert subprocess.run(arguments).returncode == -signal.SIGKILL
     assert not any(rows_of(empty_target).values())
     assert len(files_of(settings.data_path)) >= 9
-    with pytest.raises(DataDirectoryUnusable, match="a restore that did not end; run the same `evalsvc restore` again"):
+    with pytest.raises(DataDirectoryUnusable, match="an unfinished restore; run the same `evalsvc restore` again"):
         claim_data_folder(settings.data_path, database_id(empty_target), empty_target.url)
     restore_backup(settings, good_backup)
     claim_data_folder(settings.data_path, database_id(empty_target), empty_target.url, may_begin=False)
@@ -189,7 +187,7 @@ def test_killed_when_the_rows_are_there_it_stays_marked(good_backup: Path, empty
     settings = settings_of(empty_target, tmp_path / "restored")
     arguments = [sys.executable, "-c", KILLED, str(settings.data_path), str(good_backup), "_finish"]
     assert subprocess.run(arguments).returncode == -signal.SIGKILL
-    with pytest.raises(DataDirectoryUnusable, match="a restore that did not end"):
+    with pytest.raises(DataDirectoryUnusable, match="an unfinished restore"):
         claim_data_folder(settings.data_path, database_id(empty_target), empty_target.url)
     with pytest.raises(TargetNotEmpty):
         restore_backup(settings, good_backup)
@@ -213,5 +211,5 @@ def test_files_that_were_lost_before_are_counted(
 def test_a_database_of_a_newer_evalsvc_is_no_target(good_backup: Path, empty_target: Store, tmp_path: Path) -> None:
     with empty_target.transaction() as session:
         session.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(SchemaVersionMismatch, match="a newer evalsvc made it"):
+    with pytest.raises(SchemaVersionMismatch, match="a newer evalsvc made the database"):
         restore_backup(settings_of(empty_target, tmp_path / "restored"), good_backup)

@@ -71,20 +71,22 @@ def test_a_file_that_is_there_is_not_replaced(store: Store, tmp_path: Path) -> N
     settings = settings_with_folder(store, tmp_path / "data")
     path = tmp_path / "backup.tar"
     path.write_text("mine")
-    with pytest.raises(InvalidRequest, match="is there already; choose another name, or add --force"):
+    with pytest.raises(InvalidRequest, match="exists; choose another name, or add --force"):
         write_backup(settings, path)
     assert path.read_text() == "mine"
     write_backup(settings, path, force=True)
     read_parts(path)
-    with pytest.raises(InvalidRequest, match="is there already"):
+    with pytest.raises(InvalidRequest, match="exists; choose another name"):
         write_backup(settings, tmp_path, force=True)
-    with pytest.raises(InvalidRequest, match=r"there is no folder .*absent; make it first"):
+    with pytest.raises(InvalidRequest, match=r"the folder .*absent does not exist; create the folder first"):
         write_backup(settings, tmp_path / "absent" / "backup.tar")
 
 
 def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     settings = Settings(data_dir=str(tmp_path / "typo"))
-    with pytest.raises(DatabaseUnusable, match=r"there is no database sqlite:.*; say with --data-dir or"):
+    with pytest.raises(
+        DatabaseUnusable, match=r"there is no database sqlite:.*; name the service's database with --data-dir or"
+    ):
         write_backup(settings, tmp_path / "backup.tar")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "typo").mkdir()
@@ -97,7 +99,7 @@ def test_a_database_of_a_newer_evalsvc(tmp_path: Path) -> None:
     store = migrated_store(tmp_path / "evalsvc.db")
     with store.transaction() as session:
         session.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(SchemaVersionMismatch, match="a newer evalsvc made it"):
+    with pytest.raises(SchemaVersionMismatch, match="a newer evalsvc made the database"):
         write_backup(settings_of(store, tmp_path), tmp_path / "backup.tar")
     store.close()
 
@@ -161,7 +163,7 @@ def test_what_goes_away_faster_than_it_is_linked(tmp_path: Path, monkeypatch: py
     settings = settings_with_folder(store, tmp_path)
     names = iter(range(1000))
     monkeypatch.setattr(PinnedFiles, "pin", lambda *_: {f"artifacts/{next(names)}"})
-    with pytest.raises(DataDirectoryUnusable, match="go away faster than they are linked, 20 times in a row"):
+    with pytest.raises(DataDirectoryUnusable, match="faster than the backup links them, 20 times in a row"):
         write_backup(settings, tmp_path / "backup.tar")
     assert not (tmp_path / "backup.tar").exists()
     store.close()

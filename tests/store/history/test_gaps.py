@@ -77,7 +77,7 @@ def test_what_the_plan_dropped_is_skipped(store: Store) -> None:
             submit(session, submission(step), None, find=lambda name: suite())
     skipped, pending = gaps(store)
     assert (skipped.step, skipped.why, pending.why) == (20, "skipped", "pending")
-    assert skipped.message == "skipped, since step 30 arrived and the plan says when_behind: newest"
+    assert skipped.message == "skipped, since step 30 was posted and the plan says when_behind: newest"
 
 
 def test_all_three_answers_have_them(store: Store) -> None:
@@ -256,7 +256,7 @@ def test_the_mark_changes_with_every_gap(store: Store) -> None:
 def test_many_steps_are_read_fast(store: Store) -> None:
     """At 10,000 steps of which all but one were skipped; the least of three, on any machine."""
     measure(store, 1, 1.0)
-    fill(store, 2, 10_001, message="skipped, since step 9 arrived")
+    fill(store, 2, 10_001, message="skipped, since step 9 was posted")
     seconds = []
     for _ in range(3):
         begun = time.perf_counter()

@@ -78,9 +78,9 @@ def test_other_values_stand_in_the_way(store: Store) -> None:
     with pytest.raises(Conflict) as error:
         enter_values(store, (20, math.inf), (5, 9.0), (10, 1.0))
     assert error.value.message == (
-        "run 'run-a' has other values for 2 of these: loss/text at step 10 is 1.5, measured by evaluation 1, and not "
-        "1.0; loss/text at step 20 is 2.5, imported, and not Infinity; nothing was entered; leave them out, or send "
-        "replace=true"
+        "2 of the values differ from the values of run 'run-a': loss/text at step 10 is 1.5, measured by evaluation 1, "
+        "and not 1.0; loss/text at step 20 is 2.5, imported, and not Infinity; nothing was imported; leave these "
+        "values out, or send replace=true"
     )
     assert (history(store).x, history(store).value) == ([10, 20], [1.5, 2.5])
     with store.reading() as session:
@@ -121,7 +121,7 @@ def test_a_value_that_comes_between_is_not_overwritten(store: Store, monkeypatch
     """What was read is old once another writer was there; then nothing is entered, and the other's value stays."""
     enter_values(store, (10, 1.0))
     monkeypatch.setattr("evalsvc.store.history.imports._entries", lambda *_: {})
-    with pytest.raises(Conflict, match="entered some of these values at the same moment; send them again"):
+    with pytest.raises(Conflict, match="wrote some of these values concurrently; send the import again"):
         enter_values(store, (10, 2.0), (20, 2.0))
     assert history(store).value == [1.0]
 

@@ -179,9 +179,9 @@ def test_cursors_of_other_questions_are_refused(store: Store) -> None:
         read = partial(read_history, session, limit=1)
         others = (read("run-b"), read("run-a", ["lower/a"]), read("run-a", window=Window("step", 0, 5)))
         for other in others:
-            with pytest.raises(InvalidRequest, match="start again without cursor"):
+            with pytest.raises(InvalidRequest, match="start again without `cursor`"):
                 read("run-a", cursor=other.next_cursor)
-        with pytest.raises(InvalidRequest, match="from=3 lies behind to=2; swap them"):
+        with pytest.raises(InvalidRequest, match="from=3 is greater than to=2; swap the two"):
             read_history(session, "run-a", window=Window("step", 3, 2))
 
 

@@ -57,7 +57,7 @@ FORGED = {
 
 @pytest.mark.parametrize("cursor", FORGED.values(), ids=FORGED)
 def test_a_forged_cursor_is_refused_and_says_what_to_do(cursor: str) -> None:
-    with pytest.raises(InvalidRequest, match="start again without cursor") as refusal:
+    with pytest.raises(InvalidRequest, match="start again without `cursor`") as refusal:
         read_cursor(cursor, QUESTION, KINDS)
     assert len(refusal.value.message) < 400
 

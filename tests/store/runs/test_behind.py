@@ -46,8 +46,8 @@ def test_a_step_is_refused_until_the_one_before_is_over(store: Store) -> None:
     error = refuse(store, 20)
     assert error.retry_after == UNKNOWN_PACE
     assert error.message == (
-        "run 'run-a' is behind: evaluations of step 10 are not over, and its plan says when_behind: refuse, "
-        "at_most: 1; nothing was stored, post step 20 again in 30 s"
+        "run 'run-a' is behind: evaluations of step 10 are unfinished, and the run's plan says when_behind: refuse, "
+        "at_most: 1; nothing was stored; post step 20 again in 30 s"
     )
     assert checkpoints(store) == 1, "nothing of it is stored"
     evaluate_whole(store, metric(1.0))

@@ -64,12 +64,16 @@ def test_ranges_base_and_virtual_checkpoints_are_resolved_when_they_are_posted(s
         (
             "avg(run-a@10..60/10)",
             UnknownName,
-            "has no checkpoint at 40, 50, 60 of run-a@10..60/10; it has 10, 20, 30 there; leave the stride out",
+            "has no checkpoint at 40, 50, 60 of run-a@10..60/10, but at 10, 20, 30; leave the stride out",
         ),
         (f"avg(run-a@0..{2**53 - 1}/1)", InvalidRequest, f"has more than {MAX_CHECKPOINTS} checkpoints"),
-        ("avg(base, run-a@10)", UnknownName, "no base; post its step 0, or name one: evalsvc runs base run-a"),
-        ("avg(base)", InvalidRequest, "base is that of which run? name a checkpoint of the run in the expression too"),
-        ("avg(/runs/a.pt)", InvalidRequest, "/runs/a.pt is no checkpoint of the service; name one as RUN@STEP"),
+        (
+            "avg(base, run-a@10)",
+            UnknownName,
+            "no base; post step 0 of the run, or name a base: evalsvc runs base run-a",
+        ),
+        ("avg(base)", InvalidRequest, "has base and names no run; name a checkpoint of the run in the expression too"),
+        ("avg(/runs/a.pt)", InvalidRequest, "/runs/a.pt is no checkpoint of the service; write RUN@STEP"),
         ("run-a@10", InvalidRequest, "run-a@10 is a checkpoint and no expression"),
         ("avg(run-a@10", InvalidRequest, "at character 13: expected a comma or a closing bracket"),
     ],
@@ -146,7 +150,9 @@ def test_a_replaced_parent_makes_another_checkpoint(store: Store) -> None:
         state = find_evaluation(session, waits)
         assert (state.state, find_evaluation(session, done).state) == ("cancelled", "succeeded")
         assert state.error is not None
-        assert "run-a@5, which it is made of, was replaced by another file; post the expr" in state.error["message"]
+        assert (
+            "run-a@5, a parent of the checkpoint, was replaced by another file; post the expr" in state.error["message"]
+        )
         assert read_history(session, "v").series[0].value == [1.0], "it was measured, and stays"
         parents = checkpoint_view(session, find_checkpoint(session, 3)).parents
         assert [parent.replaced_at is None for parent in parents] == [True, False]
@@ -155,9 +161,9 @@ def test_a_replaced_parent_makes_another_checkpoint(store: Store) -> None:
         pytest.raises(WrongState, match="is made of run-a@5, replaced by another file"),
     ):
         retry_evaluation(session, waits)
-    with pytest.raises(WrongState, match="checkpoint 3 is made of run-a@5"):
+    with pytest.raises(WrongState, match="checkpoint 3 is computed from run-a@5"):
         resolve(store, "avg(v@30)")
-    with pytest.raises(Conflict, match=r"another file in the place of run-a@5 under the same uri; .*replace=true"):
+    with pytest.raises(Conflict, match=r"another file for run-a@5 under the same uri; .*replace=true"):
         enter_virtual(store, "v", "avg(run-a@0, run-a@5)", suite())
     enter_virtual(store, "v", "avg(run-a@0, run-a@5)", suite(), replace=True)
     with store.reading() as session:
