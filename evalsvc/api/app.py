@@ -49,7 +49,7 @@ from evalsvc.spec.suite import suite_files
 from evalsvc.store.session import Store, open_store
 
 COMPRESSED_FROM = 1_400
-"""Bytes from which an answer is compressed; fewer fit one packet uncompressed. Event streams are never compressed."""
+"""The least bytes of a compressed answer. A smaller answer fits one packet. Event streams are never compressed."""
 
 COMPRESSION = 1
 """The level of gzip. Level 1 compresses 4.8 MB of history to 44 % in 33 ms, level 9 to 41 % in 369 ms."""
@@ -81,13 +81,14 @@ MakeCoordinator = Callable[[Store, Settings], Coordinator]
 def create_app(
     settings: Settings, make_coordinator: MakeCoordinator = Coordinator, *, insecure: bool = False
 ) -> FastAPI:
-    """Return the web application; its lifespan opens the store and runs the coordinator.
+    """Return the web application, whose lifespan opens the store and runs the coordinator.
 
-    `insecure`: admit every client without a token while no token exists, even if the address is not loopback.
+    Args:
+        insecure: admit every client without a token while no token exists, even if the address is not loopback.
 
     Raises:
-        InvalidSuite: the folder of the suites does not exist.
-        InvalidRequest: EVALSVC_RETENTION is no rule.
+        InvalidSuite: the folder of suites does not exist.
+        InvalidRequest: EVALSVC_RETENTION is no retention rule.
     """
     suite_files(settings.suites_path)
     parse_retention(settings.retention)
@@ -111,7 +112,7 @@ def create_app(
 
 
 def _add_middleware(app: FastAPI, settings: Settings, insecure: bool) -> None:
-    """Add the layers that every request passes. The layer that is added last receives a request first."""
+    """Add the middleware of all requests. The middleware that is added last receives a request first."""
     app.add_middleware(BodyLimit)
     app.add_middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM, compresslevel=COMPRESSION)
     app.add_middleware(Access, settings=settings, insecure=insecure)

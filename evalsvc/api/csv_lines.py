@@ -1,4 +1,4 @@
-"""Tables as streamed CSV, which `pandas.read_csv` reads from the address."""
+"""Tables as streamed CSV, which `pandas.read_csv` reads from a URL."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def csv_response(columns: Sequence[str], rows: Iterable[Sequence[object]], threa
     """Return a CSV answer with a header and a line for each row.
 
     None becomes an empty cell, NaN and infinities become words, and lists and objects become JSON. A text that a
-    spreadsheet would read as a formula gets a leading apostrophe. `rows` is read while the answer is sent, so check
-    everything that can be wrong before.
+    spreadsheet would read as a formula gets a leading apostrophe. `rows` is read while the answer is sent, so check the
+    request before you call this function.
     """
     return StreamingResponse(threads.stream(_pieces(columns, rows)), media_type="text/csv")
 

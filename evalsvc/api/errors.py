@@ -1,4 +1,4 @@
-"""Every error as one JSON shape (RFC 9457): `{type, title, status, detail, code}`."""
+"""Answers for errors: problem documents (RFC 9457) `{type, title, status, detail, code}`."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ STATUS: dict[type[EvalsvcError], int] = {
     errors.NotReady: 503,
     errors.ServiceUnreachable: 503,
 }
-"""The HTTP status of every error class. A test fails if a class is missing."""
+"""The HTTP status of every error class. A test checks that no class is missing."""
 
 TITLES = {460: "Checksum Mismatch"}
-"""Titles of statuses that HTTP does not have: 460 is of the tus protocol."""
+"""Titles of statuses that HTTP does not define. The tus protocol defines 460."""
 
 MAX_DETAIL = 4000
 """The most characters of a problem's detail."""
@@ -88,8 +88,8 @@ PROBLEM_SCHEMA: dict[str, Any] = {
         "type": {"type": "string"},
         "title": {"type": "string", "description": "The status in words."},
         "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "What is wrong, what was found, what to do."},
-        "code": {"type": "string", "description": "Stable; what programs compare."},
+        "detail": {"type": "string", "description": "The problem, what was found, and what to do."},
+        "code": {"type": "string", "description": "A stable code, for programs."},
     },
     "example": {
         "type": "about:blank",
@@ -103,8 +103,8 @@ PROBLEM_SCHEMA: dict[str, Any] = {
 PROBLEM_CONTENT: dict[str, Any] = {"application/problem+json": {"schema": PROBLEM_SCHEMA}}
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"description": "The caller can fix it; `detail` says how.", "content": PROBLEM_CONTENT},
-    "503": {"description": "The database does not answer; the same may be asked again.", "content": PROBLEM_CONTENT},
+    "4XX": {"description": "The client can fix the request; `detail` says how.", "content": PROBLEM_CONTENT},
+    "503": {"description": "The database does not answer; send the request again later.", "content": PROBLEM_CONTENT},
 }
 """The `responses` of a router, for OpenAPI."""
 
@@ -119,7 +119,7 @@ def add_handlers(app: FastAPI) -> None:
 
 def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     if len(detail) > MAX_DETAIL:
-        # What was sent is in it, as it was sent.
+        # The detail quotes the request, which may be long.
         detail = f"{detail[:MAX_DETAIL]} … ({len(detail):,} characters)"
     content = {
         "type": "about:blank",
@@ -143,7 +143,7 @@ def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
     content_type = request.headers.get("content-type", "")
     if any(item["loc"] == ("body",) for item in findings) and "json" not in content_type:
         detail = (
-            f"the body must be JSON, found {content_type or 'no content type'}; send Content-Type: application/json"
+            f"the body must be JSON, found {content_type or 'no Content-Type'}; send Content-Type: application/json"
         )
     else:
         detail = "; ".join(_finding(item) for item in findings)
@@ -151,7 +151,7 @@ def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
 
 
 def _finding(item: ErrorDetails) -> str:
-    """Return one finding of pydantic as `field: what is wrong, found …`."""
+    """Return the message for a finding of pydantic: `FIELD: PROBLEM, found VALUE`."""
     field = ".".join(str(part) for part in item["loc"][1:])
     if item["type"] == "json_invalid":
         return f"the body is not JSON: {item['ctx']['error'].lower()} at character {field}"
@@ -165,7 +165,7 @@ def _finding(item: ErrorDetails) -> str:
 
 
 def _near_words(item: ErrorDetails) -> str:
-    """Return the near misses of an unexpected word, as the end of a message."""
+    """Return the near misses of an unexpected word, as the end of the message."""
     near = errors.near_misses(str(item["input"]), re.findall("'([^']*)'", item["ctx"]["expected"]))
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
@@ -176,21 +176,21 @@ def _shown(value: object) -> str:
 
 
 def _on_http_error(request: Request, error: Exception) -> JSONResponse:
-    """Answer what the framework refuses: an unknown path, a method, a body that is too large or unreadable."""
+    """Answer errors of the framework: an unknown path or method, and a body that is too large or unreadable."""
     assert isinstance(error, HTTPException)
     code, detail = errors.InvalidRequest.code, str(error.detail)
     if error.status_code == 404:
         code = errors.UnknownName.code
-        detail = f"there is nothing at {request.url.path}; see /docs for what there is"
+        detail = f"there is nothing at {request.url.path}; /docs lists all routes"
     elif error.status_code == 405:
         allowed = _allowed(request) or (error.headers or {}).get("Allow", "")
-        detail = f"{request.method} is not possible at {request.url.path}; possible: {allowed}"
+        detail = f"{request.method} is not possible at {request.url.path}; use one of: {allowed}"
         return problem(405, code, detail, {"Allow": allowed})
     return problem(error.status_code, code, detail, error.headers)
 
 
 def _allowed(request: Request) -> str:
-    """Return all methods of a path. The router's own answer names only those of the first route at the path."""
+    """Return all methods of a path. The router's own answer only has the methods of the first route at the path."""
     paths = request.app.openapi()["paths"]
     asked = request.url.path
     same = [asked] if asked in paths else [path for path in paths if compile_path(path)[0].match(asked)]
@@ -199,12 +199,12 @@ def _allowed(request: Request) -> str:
 
 
 def _on_bug(request: Request, error: Exception) -> JSONResponse:
-    # The framework raises it again after the answer, and the server logs the trace.
+    # After the answer, the framework raises the error again, and the server logs the traceback.
     return problem(
         500,
         errors.InternalError.code,
         f"{request.method} {request.url.path} failed by a bug in evalsvc ({type(error).__name__}); "
-        "the service's log has the details",
-        # This answer is made outside of what puts them on the others.
+        "report the bug with the traceback from the service's log",
+        # The middleware that adds these headers to other answers does not see this answer.
         {**SECURITY_HEADERS, HEADER: request_id_of(request.scope)},
     )

@@ -23,13 +23,13 @@ class JsonAnswer(JSONResponse):
 
 
 def rendered(content: object) -> bytes:
-    """Return the bytes of an answer's content. `JsonAnswer` accepts the bytes unchanged, so a caller can keep them."""
-    # Eight times as fast as the standard library where it is numbers, of which a history is made.
+    """Return content as the bytes of JSON. `JsonAnswer` takes such bytes unchanged, so a caller can cache the bytes."""
+    # Eight times as fast as the standard library for numbers, which make up a history.
     return to_json(content_of(content) if isinstance(content, Document) else content, inf_nan_mode="strings")
 
 
 def document(status: int, description: str, *kinds: type[Document]) -> dict[int | str, dict[str, Any]]:
-    """Return a route's `responses`, in which a document has one of these types; see `add_documents_to_openapi`."""
+    """Return the `responses` of a route that answers with a document of one of `kinds`."""
     schemas = [{"$ref": _SCHEMAS + kind.__name__} for kind in kinds]
     schema = {"anyOf": schemas} if len(kinds) > 1 else schemas[0]
     return {status: {"description": description, "content": {"application/json": {"schema": schema}}}}
@@ -41,10 +41,10 @@ _DOCUMENTS = {_SCHEMAS + name: kind for name, kind in vars(documents).items() if
 
 
 def add_documents_to_openapi(app: FastAPI) -> None:
-    """Add the schemas and examples of the documents that routes name to the application's OpenAPI document.
+    """Add the schemas and examples of the routes' documents to the application's OpenAPI document.
 
-    Schemas and examples are derived from the documents' types when a client asks for the OpenAPI document, so that no
-    process derives them at its start.
+    The schemas are made when a client first asks for the OpenAPI document, so that the start of a process takes no
+    longer.
     """
     plain = app.openapi
 
@@ -62,7 +62,8 @@ def _add_documents(content: dict[str, Any]) -> None:
         for response in operation["responses"].values():
             media = response.get("content", {}).get("application/json", {})
             schema = media.get("schema", {})
-            kinds = [_DOCUMENTS[one["$ref"]] for one in schema.get("anyOf", [schema]) if one.get("$ref") in _DOCUMENTS]
+            references = [option.get("$ref") for option in schema.get("anyOf", [schema])]
+            kinds = [_DOCUMENTS[reference] for reference in references if reference in _DOCUMENTS]
             named |= {kind.__name__: kind for kind in kinds}
             if len(kinds) == 1:
                 media["example"] = example_of(kinds[0])
@@ -74,7 +75,7 @@ def _add_documents(content: dict[str, Any]) -> None:
 
 @cache
 def _schemas_of(kinds: tuple[type[Document], ...]) -> dict[str, Any]:
-    """Return the JSON schemas of documents and of the documents in their fields, by the names of their types."""
+    """Return the JSON schemas of documents, and of the documents in their fields, by type name."""
     adapters: list[tuple[object, Literal["serialization"], TypeAdapter[Any]]] = [
         (kind, "serialization", TypeAdapter(kind)) for kind in kinds
     ]
@@ -85,9 +86,9 @@ def _schemas_of(kinds: tuple[type[Document], ...]) -> dict[str, Any]:
 def or_text(
     responses: dict[int | str, dict[str, Any]], media_type: str, example: str, schema_type: str = "string"
 ) -> dict[int | str, dict[str, Any]]:
-    """Return the same responses, where a client may ask for text of another type instead, such as `text/csv`.
+    """Return `responses` with a further media type, such as `text/csv`, that a client may ask for.
 
-    `schema_type` is the JSON schema type of what the text stands for.
+    `schema_type` is the JSON schema type of the content that the text represents.
     """
     for response in responses.values():
         response["content"][media_type] = {"schema": {"type": schema_type}, "example": example}

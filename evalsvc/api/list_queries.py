@@ -15,9 +15,9 @@ from evalsvc.store.lists.pages import DEFAULT_LIMIT, MAX_LIMIT, PageRequest
 
 class PageQuery(Input):
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT
-    """The most rows of the answer."""
+    """The most rows on the page."""
     cursor: str | None = None
-    """`next_cursor` of the page before, which was asked for with the same filters; without it, the first page."""
+    """`next_cursor` of the page before, from a request with the same filters. By default, the first page."""
 
     def page(self) -> PageRequest:
         return PageRequest(self.limit, self.cursor)

@@ -1,4 +1,4 @@
-"""What the parameters in the paths of routes are: a parameter means the same in every route."""
+"""Descriptions of the parameters in paths, which mean the same in every route."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ DESCRIPTIONS: Mapping[str, str] = {
     "protocol_id": "The id of the protocol.",
     "upload_id": "The id of the upload.",
 }
-"""The description of each parameter, by name; a parameter that a route describes keeps that description."""
+"""The description of each parameter by name. A description in a route takes precedence."""
 
 
 def add_path_parameters_to_openapi(app: FastAPI) -> None:
-    """Have the application's OpenAPI document describe the parameters in paths."""
+    """Add descriptions of the parameters in paths to the application's OpenAPI document."""
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:

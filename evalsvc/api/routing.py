@@ -1,4 +1,4 @@
-"""The route class: query parameters, bodies and threads of requests."""
+"""The class of all routes: checks of query parameters and bodies, and the threads of requests."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from evalsvc.errors import InvalidRequest, UnknownName
 
 
 class Route(APIRoute):
-    """A route that refuses unknown query parameters and large bodies, and runs its function in a thread.
+    """A route that refuses unknown query parameters and invalid JSON, and runs its function in a thread.
 
-    The function of a GET runs in a thread for reads, any other in a thread for writes. The function takes the `state`.
-    A coroutine runs on the event loop, and starts threads itself.
+    The function must have the parameter `state`. The function of a GET runs in a thread for reads, any other function
+    in a thread for writes. A coroutine runs on the event loop, and starts threads itself.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
@@ -43,11 +43,11 @@ class Route(APIRoute):
 
 
 router_of = functools.partial(APIRouter, route_class=Route)
-"""Return a router whose routes are of the class `Route`."""
+"""Return a router with routes of the class `Route`."""
 
 
 def _query_parameters(dependant: Dependant) -> dict[str, bool]:
-    """Return the names of a route's query parameters, and whether each may be repeated."""
+    """Return a route's query parameters: whether a parameter may be repeated, by name."""
     parameters: dict[str, bool] = {}
     for field in dependant.query_params:
         kind = field.field_info.annotation
@@ -62,16 +62,16 @@ def _query_parameters(dependant: Dependant) -> dict[str, bool]:
 
 
 def _require_known(given: QueryParams, parameters: Mapping[str, bool]) -> None:
-    """Raise InvalidRequest for a parameter that the route does not have, or that is repeated and takes one value."""
+    """Raise InvalidRequest for an unknown parameter, and for a repeated parameter that takes a single value."""
     for name, number in Counter(name for name, _ in given.multi_items()).items():
         if name not in parameters:
             raise InvalidRequest(
                 UnknownName.among("query parameter", name, parameters).message
                 if parameters
-                else f"this route has no query parameters, found {name[:160]!r}; leave the parameter out"
+                else f"the route takes no query parameters, found {name[:160]!r}; leave the parameter out"
             )
         if number > 1 and not parameters[name]:
-            raise InvalidRequest(f"the query parameter {name!r} is given {number} times; give it once")
+            raise InvalidRequest(f"the query parameter {name!r} is given {number} times; give {name} once")
 
 
 def _in_thread(function: Callable[..., Any], reads: bool) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""The bodies and parameters of requests. Unknown fields are refused with near misses."""
+"""Bodies and parameters of requests. The error for an unknown field lists near names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from evalsvc.spec.names import CHECKPOINT, MAX_STEP, NAME, RUN
 MAX_ID = 2**31 - 1
 
 MAX_METRICS = 1000
-"""Metrics and patterns in a request: each is compared with every metric of a run."""
+"""The most metrics and patterns in a request, since each is compared with every metric of a run."""
 
 
 def _check_name(name: str) -> str:
@@ -31,7 +31,7 @@ def _check_name(name: str) -> str:
 
 
 def _plain(pattern: re.Pattern[str]) -> str:
-    """Return a pattern for JSON schema, which has no named groups."""
+    """Return a pattern for JSON schema, without the names of groups, which JSON schema does not support."""
     return "^" + re.sub(r"\(\?P<\w+>", "(", pattern.pattern) + "$"
 
 
@@ -41,7 +41,7 @@ Name = Annotated[str, AfterValidator(_check_name), WithJsonSchema({"type": "stri
 Id = Annotated[int, Path(ge=1, le=MAX_ID)]
 
 Step = Annotated[int, Field(strict=True, ge=0, le=MAX_STEP)]
-"""A training step. Strict: 25.0, "25" and true are no steps."""
+"""A training step. 25.0, "25" and true are not valid."""
 
 
 async def _raw_body(request: Request) -> bytes:
@@ -49,13 +49,13 @@ async def _raw_body(request: Request) -> bytes:
 
 
 RawBody = Annotated[bytes, Depends(_raw_body)]
-"""The body as it was sent, for routes that parse the body in their own thread and not on the event loop."""
+"""The raw body, for routes that parse the body in a thread instead of on the event loop."""
 
 Priority = Annotated[int, Field(strict=True, ge=-1_000_000, le=1_000_000)]
 
 
 class Input(BaseModel):
-    """The body or the parameters of a request: known fields, with values that a database can store."""
+    """A body or the parameters of a request. Unknown fields and values that a database cannot store are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -89,18 +89,18 @@ class CheckpointInput(Input):
     )
 
     run: Name | None
-    """The training run, which begins with its first checkpoint. A virtual checkpoint has a default: the run of the
-    first checkpoint in its expression."""
+    """The training run, which is created with its first checkpoint. For a virtual checkpoint, the default is the run of
+    the first checkpoint in the expression."""
     step: Step | None
-    """The training step. Steps may come in any order. A virtual checkpoint has a default: the last step of its run in
-    its expression."""
+    """The training step. Steps may come in any order. For a virtual checkpoint, the default is the highest step of the
+    first checkpoint's run in the expression."""
     uri: Annotated[str, Field(min_length=1, max_length=4096)]
-    """An absolute path or file:// uri of the weights, complete before it is posted; s3://, gs:// or hf:// where the
-    operator allows it; `upload:SHA256` for a file that was sent to `/v1/uploads`; or an expression over checkpoints of
-    the service, such as `lerp(run@0, run@5000, 0.3)`."""
+    """The weights: an absolute path or file:// uri of a complete file; s3://, gs:// or hf:// if the operator allows
+    the scheme; `upload:SHA256` for a file that was sent to `/v1/uploads`; or an expression over checkpoints of the
+    service, such as `lerp(run@0, run@5000, 0.3)`."""
     variant: Name | None = None
-    """The variant of the step's weights, such as `ema_0.9999` [`raw`; a virtual checkpoint in a run with trained
-    checkpoints gets a variant of its own]."""
+    """The variant of the step's weights, such as `ema_0.9999`. The default is `raw`. A virtual checkpoint in a run with
+    trained checkpoints gets a variant from its expression."""
     suites: list[Name] | None = None
     """The suites to evaluate. By default, the suites that are due by the run's plan."""
     model: str | dict[str, Any] | None = None
@@ -111,16 +111,17 @@ class CheckpointInput(Input):
     tokens_seen: Step | None = None
     """The number of tokens trained on so far, for histories along tokens."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
-    """SHA-256 of the file, if the trainer knows the digest. A worker checks the digest when it loads the file."""
+    """The SHA-256 of the file, if the trainer knows the digest. The first worker that loads the file checks the
+    digest."""
     spool: Spool = "none"
-    """Keep the weights until they are evaluated: `link` makes a hard link immediately, on the same file system; `copy`
-    makes a copy in the background. A remote file can only be copied."""
+    """How the service keeps the weights until their evaluations have ended: `link` makes a hard link immediately, on
+    the same file system; `copy` makes a copy in the background. A remote file can only be copied."""
     priority: Priority = 0
     """Evaluations with a higher priority are dispatched first."""
     tags: dict[str, str] = {}
-    """Labels of the checkpoint, as strings."""
+    """Labels of the checkpoint."""
     replace: Annotated[bool, Field(strict=True)] = False
-    """Replace another checkpoint at the same step and variant, and drop the values of the replaced checkpoint."""
+    """Replace another checkpoint at the same step and variant, and delete the values of the replaced checkpoint."""
 
     @model_validator(mode="before")
     @classmethod
@@ -141,14 +142,16 @@ class EvaluationInput(Input):
     model_config = ConfigDict(json_schema_extra={"examples": [{"checkpoint": 17, "suite": "loss"}]})
 
     checkpoint: Annotated[int, Field(strict=True, ge=1, le=MAX_ID)]
-    """The checkpoint's id."""
+    """The id of the checkpoint."""
     suite: Name
+    """The name of the suite."""
     priority: Priority = 0
     """Evaluations with a higher priority are dispatched first."""
 
 
 class PlannedSuiteInput(Input):
     suite: Name
+    """The name of the suite."""
     every: Annotated[int, Field(strict=True, ge=1, le=MAX_STEP)]
     """The suite is due at steps that are multiples of this number."""
     first: Step | None = None
@@ -163,16 +166,19 @@ class PlanInput(Input):
     )
 
     suites: Annotated[list[PlannedSuiteInput], Field(max_length=256)]
+    """The suites of the run's checkpoints, with the steps at which each suite is due."""
     when_behind: WhenBehind = "all"
-    """`newest`: a checkpoint drops what older ones of its run still wait for by the plan. `refuse`: a checkpoint is
-    refused (429, with `Retry-After`) while `at_most` other steps of its run have evaluations that are not over."""
+    """What happens when the run posts faster than its checkpoints are evaluated. `all`: every checkpoint waits.
+    `newest`: a new checkpoint cancels the planned, queued evaluations of lower steps. `refuse`: a post is refused (429,
+    with `Retry-After`) while `at_most` other steps of the run have unfinished evaluations."""
     at_most: Annotated[int, Field(strict=True, ge=1, le=1000)] = 1
-    """How many steps of the run may have evaluations that are not over; for `when_behind: refuse` alone."""
+    """The number of other steps with unfinished evaluations at which posts are refused; only for `when_behind:
+    refuse`."""
 
     @model_validator(mode="after")
     def _bounds_what_it_refuses(self) -> PlanInput:
         if self.at_most != 1 and self.when_behind != "refuse":
-            raise ValueError(f"at_most is for when_behind: refuse, found {self.when_behind!r}; leave at_most out")
+            raise ValueError(f"at_most needs when_behind: refuse, found {self.when_behind!r}; leave at_most out")
         return self
 
 
@@ -185,19 +191,19 @@ class RunInput(Input):
 
 class Keep(Input):
     last: Annotated[int, Field(strict=True, ge=1, le=MAX_STEP)] | None = None
-    """Keep artifacts of this many steps, the highest ones that have artifacts."""
+    """Keep artifacts of this many steps: the highest steps with artifacts."""
     every: Annotated[int, Field(strict=True, ge=1, le=MAX_STEP)] | None = None
     """Keep artifacts of steps that are multiples of this number."""
     days: Annotated[float, Field(strict=True, gt=0, le=36_500)] | None = None
-    """Keep artifacts of evaluations of the last days, this many."""
+    """Keep artifacts of evaluations that ended within this many days."""
     best: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    """Keep artifacts of the steps at which this metric is best in each of its series. While the metric has no values,
-    all artifacts are kept."""
+    """Keep artifacts of the steps at which this metric is best, in each of its series. All artifacts are kept while the
+    metric has no values."""
 
     @model_validator(mode="after")
     def _keeps_something(self) -> Keep:
         if not self.model_dump(exclude_none=True):
-            raise ValueError("it keeps nothing; give one of last, every, days, best")
+            raise ValueError("the rule keeps nothing; give at least one of last, every, days, best")
         return self
 
 
@@ -207,33 +213,36 @@ class RetentionInput(Input):
     )
 
     keep: Keep | None
-    """The run's rule; null for the service's own rule."""
+    """The run's rule; null for the service's rule."""
 
 
 class BaseInput(Input):
     model_config = ConfigDict(json_schema_extra={"examples": [{"run": "text-1b", "step": 240_000}]})
 
     run: Name | None = None
-    """The run of the base checkpoint [the run in the address]."""
+    """The run of the base checkpoint. By default, the run in the path."""
     step: Step
+    """The training step of the base checkpoint."""
     variant: Name = "raw"
+    """The variant of the base checkpoint."""
 
 
 class SummaryQuery(Input):
     metric: Annotated[list[str], Field(max_length=MAX_METRICS)] = []
-    """A metric, `<task>/<metric>`, or a pattern such as `arc_*/acc`; repeat for several; by default, all metrics."""
+    """A metric, `<task>/<metric>`, or a pattern such as `arc_*/acc`; repeat for several metrics; by default, all
+    metrics."""
     name: Annotated[list[str], Field(max_length=MAX_METRICS, deprecated=True)] = []
-    """The older name of `metric`, removed in the next version."""
+    """The deprecated name of `metric`, which the next version removes."""
     variant: str | None = None
     """Only values of this variant of the weights."""
 
     @model_validator(mode="before")
     @classmethod
     def _read_older_name(cls, data: object) -> object:
-        """Take `name` for `metric`, so that nothing else reads the deprecated field."""
+        """Read the deprecated field `name` as `metric`."""
         if isinstance(data, dict) and "name" in data:
             if "metric" in data:
-                raise ValueError("metric and name are both given; give metric alone, name is its older name")
+                raise ValueError("metric and name are both given; give metric only: name is the deprecated name of it")
             return {("metric" if key == "name" else key): value for key, value in data.items()}
         return data
 
@@ -246,22 +255,21 @@ class HistoryQuery(SummaryQuery):
     last: Annotated[int | None, Field(alias="to", ge=0, le=MAX_STEP)] = None
     """The highest x, included."""
     points: Annotated[int | None, Field(ge=1, le=10_000)] = None
-    """The most buckets of each series. The answer then has buckets in place of values."""
+    """The most buckets of each series. With `points`, the answer has buckets instead of values."""
     limit: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
-    """The most values of the answer, over all series. By default, all values."""
+    """The most values in the answer, over all series. By default, all values."""
     cursor: str | None = None
-    """`next_cursor` of the page before, which was asked for with the same parameters."""
+    """`next_cursor` of the page before, from a request with the same parameters."""
 
     @model_validator(mode="after")
     def _has_one_form(self) -> HistoryQuery:
         if self.points is not None and (self.limit is not None or self.cursor is not None):
-            raise ValueError("points gives the whole of every series in buckets; leave limit and cursor out")
+            raise ValueError("points gives whole series in buckets, without pages; leave limit and cursor out")
         if self.cursor is not None and self.limit is None:
-            raise ValueError("a cursor needs the limit of the next page; give both")
+            raise ValueError("cursor is given without limit; give the limit of the page too")
         return self
 
 
-# Python's names of groups are not JSON schema's.
 NamedCheckpoint = Annotated[str, WithJsonSchema({"type": "string", "pattern": _plain(CHECKPOINT)})]
 
 NamedRun = Annotated[str, WithJsonSchema({"type": "string", "pattern": _plain(RUN)})]
@@ -283,16 +291,16 @@ class CompareQuery(Input):
     force: bool = False
     """Also compare values of different protocols, without pairing."""
     flipped: Annotated[int, Field(ge=0, le=10_000)] = 0
-    """The most items to name, for each side, that only that side gets right."""
+    """The most items to list that only one side gets right, for each side."""
     family: Literal["none", "holm"] = "none"
-    """The scope of verdicts: each metric by itself, or with `holm` all metrics of the comparison together."""
+    """The correction of verdicts for the number of compared metrics: none, or by Holm."""
 
 
 class CurvesQuery(Input):
     a: NamedRun
     """The first run, RUN or RUN:VARIANT."""
     b: NamedRun | None = None
-    """The run that is compared with the first run, at the steps that both have. By default, the first run's base."""
+    """The run that is compared with the first run, at the steps of both runs. By default, the first run's base."""
     metric: list[str] = []
     """A metric, or a pattern such as `*/text`; repeat for several metrics; by default, all metrics."""
     task: list[str] = []
@@ -300,11 +308,11 @@ class CurvesQuery(Input):
     suite: str | None = None
     """Only values of this suite."""
     level: float = LEVEL
-    """The probability with which intervals hold the true difference: at each step, or at all steps together; see
+    """The probability with which the intervals hold the true difference, at each step or at all steps together; see
     `band`."""
     band: Literal["pointwise", "simultaneous"] = "pointwise"
-    """The intervals of the answer: for each step by itself, or with `simultaneous` for all steps together, by
-    Bonferroni."""
+    """The intervals in the answer: for each step separately, or with `simultaneous` for all steps together, corrected
+    by Bonferroni."""
     force: bool = False
     """Also compare values of different protocols, without pairing."""
 
@@ -326,13 +334,13 @@ class ItemsQuery(Input):
     benchmark: str | None = None
     """Only items of this benchmark, such as `arc_easy`."""
     columns: list[str] = []
-    """A key of the items; repeat for several keys; by default, all keys."""
+    """Only this key of the items; repeat for several keys; by default, all keys."""
     format: Literal["json", "csv"] = "json"
     """Objects in JSON, or CSV with a line for each item."""
 
 
 def check_storable(data: object) -> None:
-    """Raise ValueError for JSON that no database stores: NaN, infinities, NUL, halves of surrogate pairs."""
+    """Raise ValueError for JSON that a database cannot store: NaN, infinities, NUL, unpaired surrogates."""
     rest = [data]
     while rest:
         item = rest.pop()
@@ -342,6 +350,6 @@ def check_storable(data: object) -> None:
         elif isinstance(item, list):
             rest.extend(item)
         elif isinstance(item, float) and not math.isfinite(item):
-            raise ValueError(f"the number {item} is not allowed; leave the field out")
+            raise ValueError(f"the number {item} is not allowed; send a finite number, or leave the field out")
         elif isinstance(item, str) and ("\0" in item or any("\ud800" <= char <= "\udfff" for char in item)):
-            raise ValueError(f"the text {item[:80]!r} has a character that cannot be stored")
+            raise ValueError(f"the text {item[:80]!r} has a NUL or an unpaired surrogate; leave the character out")

@@ -1,4 +1,4 @@
-"""The web server. Everything that can be wrong is checked before anything is started."""
+"""The web server. All settings are checked before the service starts."""
 
 from __future__ import annotations
 
@@ -38,27 +38,27 @@ from evalsvc.store.tokens import has_tokens
 log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 5
-"""Seconds that running requests get when the service stops."""
+"""Seconds for which running requests may go on when the service stops."""
 
 LOCK_PATIENCE = 3.0
-"""Seconds that a service which just ended may take to release the database."""
+"""Seconds to wait for a service that just ended to release the database."""
 
 SWITCH_SECONDS = 0.0005
-"""Seconds after which a computing thread yields to another thread. With Python's 5 ms the event loop waits for each
-thread of a request in turn, whenever the loop has something to do."""
+"""Seconds after which a computing thread yields to another thread. By Python's default of 5 ms, the event loop would
+wait up to 5 ms for each running thread."""
 
 KEEP_ALIVE_SECONDS = 75
-"""Seconds for which a connection may be idle. A client that asks at the moment of its end gets an error in place of an
-answer; with uvicorn's 5 s that would be any client that asks every few seconds."""
+"""Seconds for which a connection may be idle. A client that sends a request at the moment of the end gets an error. By
+uvicorn's default of 5 s, many clients that poll every few seconds would get such errors."""
 
 
 @dataclass(frozen=True)
 class Started:
-    """A service that answers."""
+    """The state of a service that has started."""
 
     url: str
     has_tokens: bool
-    """Whether a request needs a token."""
+    """Whether requests need a token."""
 
 
 def serve(
@@ -69,9 +69,11 @@ def serve(
     insecure: bool = False,
     new_data_folder: bool = False,
 ) -> None:
-    """Serve until a signal; `announce` is called once the service answers.
+    """Run the service until a signal.
 
-    `new_data_folder`: let a database with runs claim an empty data folder, if its own folder is lost.
+    Args:
+        announce: is called once the service answers requests.
+        new_data_folder: let a database with runs claim an empty data folder, in place of a lost one.
 
     Raises:
         PortInUse, DataDirectoryUnusable, DatabaseUnusable, DatabaseInUse, SchemaVersionMismatch, InvalidSuite,
@@ -96,7 +98,7 @@ def _coordinator_lock(settings: Settings) -> Iterator[CoordinatorLock | None]:
     if settings.read_only:
         yield None
         return
-    lock = CoordinatorLock(Store(settings.database).url)  # a store finds what is wrong with the address
+    lock = CoordinatorLock(Store(settings.database).url)  # the store checks the URL
     lock.acquire(LOCK_PATIENCE)
     try:
         yield lock
@@ -105,7 +107,7 @@ def _coordinator_lock(settings: Settings) -> Iterator[CoordinatorLock | None]:
 
 
 def _check_database(settings: Settings, migrate: bool, insecure: bool, new_data_folder: bool) -> bool:
-    """Check the database, the address and the data folder before anything starts; return whether there are tokens."""
+    """Check the database, the address and the data folder before the service starts; return whether tokens exist."""
     store = open_store(settings.database, migrate, read_only=bool(settings.read_only))
     try:
         with translated(store.url), store.reading() as session:
@@ -129,11 +131,11 @@ def _claim_folder(settings: Settings, store: Store, new_data_folder: bool) -> No
 
 def _run(settings: Settings, app: FastAPI, listener: socket.socket, on_started: Callable[[], None]) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
-    allow_open_files(2 * CONNECTIONS)  # each may have a file or a database behind it
+    allow_open_files(2 * CONNECTIONS)  # a connection may need a socket, and a file or a database connection
     server = _Server(server_config(settings, app), app, on_started)
     server.run(sockets=[listener])
     if not server.started:
-        raise InternalError("the service could not start; its log above says why")
+        raise InternalError("the service could not start; fix the cause that the log above names")
 
 
 def server_config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
@@ -150,7 +152,7 @@ def server_config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
         log_level="warning",
         access_log=False,
         server_header=False,
-        # uvicorn's default believes any client of this machine, and a variable that is not ours.
+        # By default, uvicorn trusts every client on this machine, and reads an environment variable.
         proxy_headers=bool(proxies),
         forwarded_allow_ips=[str(network) for network in proxies],
         ssl_certfile=settings.https_cert or None,
@@ -166,33 +168,33 @@ def check_proxies(settings: Settings) -> None:
 
 
 def check_address(settings: Settings, has_tokens: bool, insecure: bool) -> None:
-    """Refuse an address that other machines can reach while there is no token, unless `insecure` is set.
+    """Check that a service without tokens listens on loopback only, unless `insecure` is set.
 
     Raises:
-        InvalidRequest.
+        InvalidRequest: other machines can reach the address.
     """
     if is_loopback(settings.host):
         return
     if not has_tokens and not insecure:
         raise InvalidRequest(
-            f"--host {settings.host}: everyone who reaches this address could use the service, which has no token yet; "
-            "make one first (evalsvc tokens create NAME --scope submit), or use 127.0.0.1 and an SSH tunnel, or add "
-            "--insecure"
+            f"--host {settings.host}: anyone who reaches this address could use the service, which has no tokens; "
+            "create a token first (evalsvc tokens create NAME --scope submit), or use 127.0.0.1 and an SSH tunnel, or "
+            "add --insecure"
         )
     if has_tokens and not settings.https_cert:
         log.warning(
-            "tokens come to %s in the clear, for everyone on the way to read; give --https-cert and --https-key, or "
-            "put a proxy that speaks https in front of 127.0.0.1",
+            "clients send tokens to %s unencrypted, so that the network can read them; give --https-cert and "
+            "--https-key, or run an https proxy in front of 127.0.0.1",
             settings.host,
         )
 
 
 def warn_of_roots(settings: Settings, has_tokens: bool) -> None:
-    """Log problems of the roots: readable by every holder of a token, or inside the data folder."""
+    """Log warnings about roots: no roots in a service with tokens, and roots inside the data folder."""
     if has_tokens and not settings.has_roots:
         log.warning(OPEN_ROOTS)
     for root in settings.useless_roots:
-        log.warning("nothing is read below the root %s, which is in the data folder; move what is to be read", root)
+        log.warning("files below the root %s are not read, since it is in the data folder; move the files", root)
 
 
 def check_certificate(settings: Settings) -> None:
@@ -202,32 +204,32 @@ def check_certificate(settings: Settings) -> None:
         return
     for option, file in (("--https-cert", certificate), ("--https-key", key)):
         if not file:
-            raise InvalidRequest(f"{option} is missing; https needs a certificate and its private key")
+            raise InvalidRequest(f"{option} is missing; give both --https-cert and --https-key")
         if not os.access(file, os.R_OK) or not Path(file).is_file():
-            raise InvalidRequest(f"{option} {file}: there is no such file, or it cannot be read")
+            raise InvalidRequest(f"{option} {file}: the file does not exist or cannot be read; name a readable file")
     try:
-        # Without the function that asks for a password, a key that has one would wait for somebody to type it.
+        # Without a password function, OpenSSL would prompt for the password of an encrypted key.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: "")
     except (ssl.SSLError, OSError, ValueError):
         raise InvalidRequest(
-            f"--https-cert {certificate} and --https-key {key} are no certificate and its unencrypted private key; "
-            "give both as PEM"
+            f"--https-cert {certificate} and --https-key {key} are not a certificate and its unencrypted private key; "
+            "give both as PEM files"
         ) from None
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket, so that no other program can take the port between the check and the start.
+    """Return a listening socket. The service takes over the socket, so no other program can take the port meanwhile.
 
     Raises:
         PortInUse: another program has the port.
-        InvalidRequest: there is no such port or address on this machine.
+        InvalidRequest: the port is out of range, or this machine does not have the address.
     """
     if not 0 <= port <= 65535:
-        raise InvalidRequest(f"--port {port}: a port lies between 0 and 65535; 0 takes a free one")
+        raise InvalidRequest(f"--port {port}: give a port from 0 to 65535; 0 takes a free port")
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-        # Its connections inherit this. Without it, head and body of an answer travel apart, and the second waits for
-        # the client's delayed acknowledgement of the first: 40 ms on each request of a kept connection.
+        # Connections inherit the options. Without TCP_NODELAY, the body of an answer would wait for the client's
+        # delayed acknowledgement of the head, which adds 40 ms to each request on a kept connection.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
         return listener
@@ -235,17 +237,17 @@ def listen(host: str, port: int) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             raise PortInUse(
                 f"port {port} of {host} is in use by another program, perhaps another evalsvc; "
-                "choose another with --port (EVALSVC_PORT), 0 takes a free one"
+                "choose another port with --port (EVALSVC_PORT); 0 takes a free port"
             ) from None
         reason = os_reason(error)
         raise InvalidRequest(f"cannot listen on {host} port {port}: {reason}; change --host or --port") from None
 
 
 class _Server(uvicorn.Server):
-    """A server that announces its address once the service answers.
+    """A server that calls `on_started` once the service answers.
 
-    At the first signal the server drains, and still answers; at the second the process exits immediately, which loses
-    nothing.
+    After the first signal, the coordinator drains while the server still answers. After the second signal, the process
+    exits immediately; running shards are run again later.
     """
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, on_started: Callable[[], None]) -> None:
@@ -268,7 +270,7 @@ class _Server(uvicorn.Server):
     def _is_drained(self) -> bool:
         state: State = self._app.state.state
         if not state.coordinator.draining():
-            log.info("stopping once what runs is stored; a second signal stops at once")
+            log.info("stopping once running shards are stored; a second signal stops immediately")
             self._drained_by = time.monotonic() + state.settings.grace + STOP_PATIENCE
             state.coordinator.drain()
         return not state.coordinator.alive() or time.monotonic() > self._drained_by
@@ -279,7 +281,7 @@ class _Server(uvicorn.Server):
             self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # It would wait for the ends of streams.
+        # Otherwise uvicorn would wait for the ends of event streams.
         self._app.state.followers.stop()
         await super().shutdown(sockets)
 

@@ -1,4 +1,4 @@
-"""The state of the application, for every route: the settings, the store, and the coordinator."""
+"""The state of the application, which routes share: settings, store and coordinator."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ from evalsvc.store.session import BUSY_TIMEOUT_MS, Store, translated
 
 @dataclass(frozen=True)
 class State:
+    """The objects that routes share."""
+
     settings: Settings
     store: Store
     coordinator: Coordinator
     uploads: UploadFolder
     lock: threading.Lock = field(default_factory=threading.Lock)
-    """The lock of writing requests, so that two concurrent posts of a new run do not both create the run."""
+    """The lock of writing requests. Without the lock, two concurrent posts of a new run would both create the run."""
     threads: Threads = field(default_factory=Threads)
     answers: Answers = field(default_factory=Answers)
 
@@ -36,14 +38,14 @@ class State:
         """Yield the session of a request's transaction.
 
         Raises:
-            DatabaseUnusable: the database does not answer, or other requests have been writing for too long.
+            DatabaseUnusable: the database does not answer, or other requests hold the lock for too long.
             ReadOnly: another service writes to the database.
         """
         self.require_writer()
         if not self.lock.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
-            # Behind one that waits for the database all others would take a thread each, until none is left for reads.
+            # Without a timeout, requests that wait for a hanging database would occupy all threads for writes.
             raise DatabaseUnusable(
-                f"the database {shown_url(self.store.url)} is busy with what others write; try again in a moment"
+                f"the database {shown_url(self.store.url)} is busy with other writes; try again in a moment"
             )
         try:
             with translated(self.store.url), self.store.transaction() as session:
@@ -52,11 +54,13 @@ class State:
             self.lock.release()
 
     def require_writer(self) -> None:
-        """Raise ReadOnly where writing is for another service."""
+        """Raise ReadOnly if this service may not write to the database."""
         if self.settings.read_only:
-            raise ReadOnly("this service answers reads alone (--read-only); write to the other one of its database")
+            raise ReadOnly("this service is read-only (--read-only); send writes to the other service of its database")
         if self.coordinator.displaced():
-            raise ReadOnly("another service has taken over the database; write to that one, and stop this one")
+            raise ReadOnly(
+                "another service has taken over the database; send writes to that service, and stop this one"
+            )
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -65,7 +69,7 @@ class State:
             yield session
 
 
-async def _state(request: Request) -> State:  # on the event loop: no thread is needed for it
+async def _state(request: Request) -> State:  # a coroutine, since FastAPI would run a function in a thread
     state: State = request.app.state.state
     return state
 

@@ -1,4 +1,4 @@
-"""Headers of the tus protocol, version 1.0.0 (https://tus.io/protocols/resumable-upload): what a request may say."""
+"""Parsing of the request headers of the tus protocol 1.0.0 (https://tus.io/protocols/resumable-upload)."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ VERSION = "1.0.0"
 EXTENSIONS = "creation,checksum,expiration,termination"
 
 PART_TYPE = "application/offset+octet-stream"
-"""Content type of a part."""
+"""The content type of a part."""
 
 UNSUPPORTED = ("upload-concat", "upload-defer-length")
-"""Headers of extensions that this service does not have; ignored, they would be taken for granted."""
+"""Headers of extensions that the service does not support. A client must not believe that they had an effect."""
 
 MAX_METADATA = 4096
-"""Characters of `Upload-Metadata`."""
+"""The most characters of `Upload-Metadata`."""
 
 MAX_NAME = 255
-"""Characters of a file's name."""
+"""The most characters of a file's name."""
 
 MAX_BYTES = 2**53 - 1
-"""Largest length and offset: what JSON holds as a whole number in every language."""
+"""The largest length and offset: larger integers in JSON are inexact in some languages."""
 
 EXAMPLE_METADATA = "sha256 " + base64.b64encode(hashlib.sha256(b"weights").hexdigest().encode()).decode()
 
@@ -43,29 +43,29 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Announced:
-    """What `Upload-Metadata` says of the file that is to come."""
+    """The content of `Upload-Metadata`: digest and name of the announced file."""
 
     sha256: str
     name: str | None
 
 
 def number(text: object) -> int:
-    """Return a length or an offset.
+    """Return the value of a header with a length or an offset.
 
     Raises:
-        ValueError: not a whole number from 0 on, or larger than `MAX_BYTES`.
+        ValueError: the value is not a whole number from 0 to `MAX_BYTES`.
     """
     if not isinstance(text, str) or not re.fullmatch(r"[0-9]{1,16}", text) or int(text) > MAX_BYTES:
-        raise ValueError(f"{str(text)[:40]!r} is no number of bytes; give a whole number from 0 to {MAX_BYTES:,}")
+        raise ValueError(f"{str(text)[:40]!r} is not a number of bytes; give a whole number from 0 to {MAX_BYTES:,}")
     return int(text)
 
 
 def require_version(given: str | None, headers: Mapping[str, str]) -> None:
-    """Refuse another version of the protocol, and extensions that this service does not have.
+    """Refuse other versions of the protocol and unsupported extensions. A request without a version is accepted.
 
     Raises:
-        HTTPException: 412 for another version. A request without a version is taken for one of this version.
-        InvalidRequest: the request asks for an extension.
+        HTTPException: 412 for another version.
+        InvalidRequest: the request has a header of an unsupported extension.
     """
     if given not in (None, VERSION):
         raise HTTPException(
@@ -80,12 +80,13 @@ def require_version(given: str | None, headers: Mapping[str, str]) -> None:
 
 
 def read_metadata(text: str | None) -> Announced:
-    """Read `Upload-Metadata`: pairs `key base64(value)`, separated by commas, of which `sha256` must be there.
+    """Read `Upload-Metadata`: pairs `key base64(value)`, separated by commas.
 
-    Keys other than `sha256` and `filename` are ignored.
+    The key `sha256` is required, `filename` is optional, and other keys are ignored.
 
     Raises:
-        InvalidRequest: a pair is none, or `sha256` is missing or no digest, or the name cannot be shown.
+        InvalidRequest: a pair is invalid or repeated, `sha256` is missing or no digest, or the name has characters that
+            cannot be shown.
     """
     if len(text or "") > MAX_METADATA:
         raise InvalidRequest(f"Upload-Metadata has {len(text or ''):,} characters; send at most {MAX_METADATA:,}")
@@ -105,28 +106,33 @@ def read_metadata(text: str | None) -> Announced:
 
 
 def read_checksum(text: str | None) -> Checksum | None:
-    """Read `Upload-Checksum`: an algorithm and the base64 of a part's digest.
+    """Read `Upload-Checksum`: an algorithm, and a part's digest in base64.
 
     Raises:
-        InvalidRequest: another algorithm, or no digest of its length.
+        InvalidRequest: the algorithm is not supported, or the digest has another length.
     """
     if text is None:
         return None
     algorithm, _, encoded = text.strip().partition(" ")
     if algorithm not in ALGORITHMS:
-        raise InvalidRequest(f"Upload-Checksum: the algorithm {algorithm[:40]!r} is not one of {', '.join(ALGORITHMS)}")
+        raise InvalidRequest(
+            f"Upload-Checksum: the algorithm {algorithm[:40]!r} is not supported; use one of {', '.join(ALGORITHMS)}"
+        )
     try:
         digest = base64.b64decode(encoded.strip(), validate=True)
     except (binascii.Error, ValueError):
         digest = b""
     size = {"sha256": 32, "sha1": 20}[algorithm]
     if len(digest) != size:
-        raise InvalidRequest(f"Upload-Checksum: send `{algorithm} BASE64`, where BASE64 encodes the {size} bytes of it")
+        raise InvalidRequest(
+            f"Upload-Checksum: {encoded[:80]!r} is no {algorithm} digest; send `{algorithm} BASE64`, where BASE64 "
+            f"encodes the {size} bytes of the digest"
+        )
     return Checksum(algorithm, digest)
 
 
 def http_date(moment: datetime) -> str:
-    """Return a moment as headers have it (RFC 9110, 5.6.7)."""
+    """Return a time in the format of HTTP headers (RFC 9110, section 5.6.7)."""
     return format_datetime(moment, usegmt=True)
 
 
@@ -135,7 +141,7 @@ def _decoded(key: str, encoded: str) -> str:
         return base64.b64decode(encoded, validate=True).decode()
     except (binascii.Error, UnicodeDecodeError, ValueError):
         raise InvalidRequest(
-            f"Upload-Metadata: the value of {key} is {encoded[:80]!r}; send the value's UTF-8 in base64"
+            f"Upload-Metadata: the value of {key} is {encoded[:80]!r}; send the UTF-8 of the value in base64"
         ) from None
 
 

@@ -19,7 +19,7 @@ def test_unknown_path_and_wrong_method(app: App) -> None:
     """The methods of the first route at a path alone would hide that a suite can be put."""
     refused(app.http.get("/v2/runs"), 404, "unknown_name", "there is nothing at /v2/runs")
     response = app.http.delete("/v1/runs")
-    refused(response, 405, "invalid_request", "DELETE is not possible at /v1/runs", "possible: GET")
+    refused(response, 405, "invalid_request", "DELETE is not possible at /v1/runs", "use one of: GET")
     response = app.http.patch("/v1/suites/mine")
     refused(response, 405, "invalid_request", "possible: DELETE, GET, HEAD, PUT")
     assert response.headers["allow"] == "DELETE, GET, HEAD, PUT"

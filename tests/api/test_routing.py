@@ -18,7 +18,7 @@ def test_every_route_refuses_parameters_that_it_does_not_have(app: App) -> None:
             detail = refused(answer, 422, "invalid_request", "'zzz'")
             assert "secret" not in detail
             known = [item["name"] for item in operation.get("parameters", ()) if item["in"] == "query"]
-            assert ("this route has no query parameters" in detail) is (not known), (method, path)
+            assert ("the route takes no query parameters" in detail) is (not known), (method, path)
             if known:
                 assert f"available: {', '.join(sorted(known))}" in detail, (method, path)
 
@@ -32,7 +32,7 @@ def test_near_misses_of_parameters_and_of_their_words(app: App) -> None:
         "/v1/evaluations?state=faild": "found 'faild'; did you mean 'failed'?",
         "/v1/checkpoints?states=failed": "did you mean 'state'?",
         f"/v1/checkpoints?{'n' * 5000}=1": "no query parameter is named 'nnn",
-        "/v1/status?x=1": "this route has no query parameters, found 'x'; leave the parameter out",
+        "/v1/status?x=1": "the route takes no query parameters, found 'x'; leave the parameter out",
         "/v1/runs?cursor=1&%63ursor=2": "'cursor' is given 2 times",
     }.items():
         assert len(refused(app.http.get(query), 422, "invalid_request", words)) < 600

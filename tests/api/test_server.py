@@ -29,7 +29,7 @@ def test_addresses_that_cannot_be_listened_on() -> None:
         with pytest.raises(PortInUse, match=f"port {port} of 127.0.0.1 is in use.*--port"):
             listen("127.0.0.1", port)
     for host, port, words in [
-        ("127.0.0.1", 70000, "a port lies between 0 and 65535"),
+        ("127.0.0.1", 70000, "give a port from 0 to 65535"),
         ("203.0.113.1", 0, "cannot listen on 203.0.113.1"),
         ("no.such.host.invalid", 0, "cannot listen on no.such.host.invalid"),
     ]:
@@ -40,12 +40,14 @@ def test_addresses_that_cannot_be_listened_on() -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "gpu-node"])
 def test_others_only_with_a_token_or_when_that_is_asked_for(host: str, caplog: pytest.LogCaptureFixture) -> None:
     check_address(Settings(host="localhost"), has_tokens=False, insecure=False)
-    with pytest.raises(InvalidRequest, match=r"no token yet; make one first \(evalsvc tokens create .* --insecure"):
+    with pytest.raises(
+        InvalidRequest, match=r"has no tokens; create a token first \(evalsvc tokens create .* --insecure"
+    ):
         check_address(Settings(host=host), has_tokens=False, insecure=False)
     check_address(Settings(host=host), has_tokens=False, insecure=True)
     assert caplog.text == ""
     check_address(Settings(host=host), has_tokens=True, insecure=False)
-    assert f"tokens come to {host} in the clear" in caplog.text
+    assert f"clients send tokens to {host} unencrypted" in caplog.text
     caplog.clear()
     check_address(Settings(host=host, https_cert="cert.pem"), has_tokens=True, insecure=False)
     assert caplog.text == ""
@@ -60,7 +62,7 @@ def test_roots_that_are_open_to_every_token(caplog: pytest.LogCaptureFixture, tm
     assert "EVALSVC_ROOTS IS NOT SET: anyone with the submit scope can make the service" in caplog.text
     caplog.clear()
     warn_of_roots(Settings(roots=f"{tmp_path}/data/runs", data_dir=f"{tmp_path}/data"), has_tokens=False)
-    assert f"nothing is read below the root {tmp_path}/data/runs, which is in the data folder" in caplog.text
+    assert f"files below the root {tmp_path}/data/runs are not read, since it is in the data folder" in caplog.text
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +97,8 @@ def test_certificates_are_looked_at_before_anything_starts(certificate: tuple[st
     wrong = {
         "--https-key is missing": ("cert.pem", ""),
         "--https-cert is missing": ("", "key.pem"),
-        "nowhere.pem: there is no such file": ("cert.pem", "nowhere.pem"),
-        "are no certificate and its unencrypted private key": ("key.pem", "key.pem"),
+        "nowhere.pem: the file does not exist": ("cert.pem", "nowhere.pem"),
+        "are not a certificate and its unencrypted private key": ("key.pem", "key.pem"),
         "its unencrypted private key; give both as PEM": ("cert.pem", "locked.pem"),
     }
     for words, names in wrong.items():

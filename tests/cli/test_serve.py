@@ -18,7 +18,7 @@ def test_port_in_use(command: Command) -> None:
 
 def test_address_that_others_reach(command: Command) -> None:
     result = command("serve", "--host", "0.0.0.0", "--port", "0")
-    assert (result.code, "which has no token yet; make one first" in result.err) == (2, True)
+    assert (result.code, "which has no tokens; create a token first" in result.err) == (2, True)
 
 
 def test_missing_suites_folder(command: Command, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ OF_REST = re.compile(r"\b(GET|PUT|POST|DELETE|PATCH) /v1/|\b[a-z_]+=true\b")
     [
         ("post it again with replace=true", "post it again with --replace"),
         ("Post with `replace: true` to", "Post with `--replace` to"),
-        ("delete it with cancel=true (--cancel)", "delete it with --cancel"),
+        ("delete with cancel=true (--cancel)", "delete with --cancel"),
         ("all the same: --force (force=true)", "all the same: --force"),
         ("add ?replace_shipped=true", "add --replace-shipped"),
         ("spool=copy if its store", "--spool copy if its store"),

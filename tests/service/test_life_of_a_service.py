@@ -23,7 +23,7 @@ def test_a_second_service_is_refused_and_a_reader_beside_it_only_reads(
     second = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert second.returncode == 2
     assert f"is served by another evalsvc (process {first.process.pid} on " in second.stderr
-    assert "stop that one, or start this one with --read-only [database_in_use]" in second.stderr
+    assert "stop the other service, or start this one with --read-only [database_in_use]" in second.stderr
     elsewhere = [*command, "--database-url", f"sqlite:///{tmp_path / 'other.db'}"]
     third = subprocess.run(elsewhere, capture_output=True, text=True, timeout=60)
     assert third.returncode == 2
@@ -36,7 +36,7 @@ def test_a_second_service_is_refused_and_a_reader_beside_it_only_reads(
     assert (ready["workers"], ready["read_only"]) == (0, True)
     refused = reader.ask("PUT", "/v1/suites/other", json={"tasks": [{"kind": "steps", "log": "x"}]})
     assert (refused.status_code, refused.json()["code"]) == (503, "read_only")
-    assert "write to the other one of its database" in refused.json()["detail"]
+    assert "send writes to the other service of its database" in refused.json()["detail"]
     first.kill()
     assert reader.history("run") != {}
     first.start()
@@ -83,7 +83,7 @@ def test_a_second_signal_ends_it_at_once(
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=10) == 128 + signal.SIGTERM
     assert "Traceback" not in service.log.read_text()
-    assert "a second signal stops at once" in service.log.read_text()
+    assert "a second signal stops immediately" in service.log.read_text()
     assert psutil.wait_procs(workers, timeout=30)[1] == []
     service.process = None
     service.start()

@@ -109,7 +109,7 @@ def test_another_writer_holds_sqlite_for_longer_than_a_request_waits(
     assert refused
     assert {answer.json()["code"] for answer in refused} == {"database_unusable"}
     details = " ".join(answer.json()["detail"] for answer in refused)
-    assert "cannot be used: database is locked" in details or "is busy with what others write" in details
+    assert "cannot be used: database is locked" in details or "is busy with other writes" in details
     assert {answer.status_code for answer in answers} <= {200, 201, 503}
     [posted] = service.post("run", 2, CHECKPOINT, ["steps"])
     for number in (evaluation, posted):
@@ -191,7 +191,7 @@ def test_a_full_disk_in_the_middle_of_a_migration_loses_nothing(
     command.downgrade(alembic_config(url), "0009")
     before = store.schema_version()
     filler = fill(folder)
-    assert "database or disk is full; see to it and try again, nothing that was stored is lost" in start_once(
+    assert "database or disk is full; fix the cause and try again, nothing that was stored is lost" in start_once(
         folder, "--migrate"
     )
     assert store.schema_version() == before

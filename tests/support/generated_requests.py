@@ -44,7 +44,7 @@ REFUSED_BY_MEANING = {
 """Operations that refuse, by 422, what their schema allows, and why no schema can say so."""
 
 
-NOT_STORABLE = ("has a NUL character", "has a character that cannot be stored")
+NOT_STORABLE = ("has a NUL character", "has a NUL or an unpaired surrogate")
 """Nor do schemas say that a text has none of these, which no database keeps."""
 
 

@@ -1,7 +1,7 @@
-"""Access: the scope that each route needs, and the check of every request's token.
+"""Access control: the scope that each route needs, and the check of every request's token.
 
-A service is open while no token was ever created and only this machine reaches its address. From the first token on,
-every request needs a token, except for the routes of `OPEN`.
+A service is open until the first token is created, if only this machine can reach its address. From then on, every
+request needs a token, except for the routes in `OPEN`.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ SCOPES: Mapping[tuple[str, str], TokenScope] = {
     ("GET", "/v1/status"): "read",
     ("GET", "/metrics"): "read",
 }
-"""The scope that each route needs. A route that is missing needs `admin`, and a test fails."""
+"""The scope that each route needs. A missing route needs `admin`, and a test checks that no route is missing."""
 
 READY = "/readyz"
 
@@ -87,19 +87,19 @@ OPEN = ("/healthz", READY, "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bu
 """Routes that need no token. `/readyz` shows details only to requests with a valid token."""
 
 FAILURES, FAILURES_EVERY = 10, 6.0
-"""Wrong tokens that an address may send in a burst, and seconds until the address may send another one."""
+"""The number of invalid tokens that an address may send in a burst, and the seconds for each further one."""
 
 BURST_SECONDS = 10
-"""Seconds of the allowed rate that may come in one burst."""
+"""The size of a burst, in seconds of the allowed rate."""
 
 _WHO = "evalsvc.token"
 
 
 class Access:
-    """Refuse requests without the right token, before any of the body is read."""
+    """Refuse requests without a token of the needed scope, before the body is read."""
 
     def __init__(self, app: ASGIApp, settings: Settings, insecure: bool = False) -> None:
-        """`insecure`: admit every client without a token while no token exists."""
+        """Wrap the application. `insecure`: admit every client without a token while no token exists."""
         self.app = app
         self.tokens = KnownTokens()
         self._settings = settings
@@ -113,7 +113,7 @@ class Access:
         await (refusal or self.app)(scope, receive, send)
 
     async def _refusal(self, scope: Scope) -> Response | None:
-        """Return the answer to a request that is refused; None if the request is admitted."""
+        """Return the answer that refuses a request; None for an admitted request."""
         client = address_key((scope["client"] or ("unknown", 0))[0])
         try:
             if scope["path"] in OPEN:
@@ -121,25 +121,27 @@ class Access:
                 return None if self._local else self._too_many(client)
             token = scope[_WHO] = await self._who(scope)
             if b"%00" in scope["query_string"]:
-                # PostgreSQL takes none in a text that it is to look for.
-                raise InvalidRequest("the query has a NUL character (%00); leave it out")
+                # PostgreSQL accepts no NUL in the parameters of queries.
+                raise InvalidRequest("the query has a NUL character (%00); leave the character out")
             if token is None:
                 return None if self._local else self._too_many(client)
             _require_scope(token, scope)
             return self._too_many(f"token {token.name}")
         except Unauthorized as error:
             if wait := self._failures.take(client):
-                return _later("too many requests without a valid token came from this address", wait)
+                return _later("this address sent too many requests without a valid token", wait)
             shown = ', error="invalid_token"' if "authorization" in Headers(scope=scope) else ""
             return problem(401, error.code, error.message, {"WWW-Authenticate": f'Bearer realm="evalsvc"{shown}'})
         except EvalsvcError as error:
             return problem(STATUS[type(error)], error.code, error.message)
 
     async def _who(self, scope: Scope) -> Token | None:
-        """Return the token of a request; None if the service is open to the request.
+        """Return the token of a request; None if the service is open.
 
         Raises:
-            Unauthorized, Forbidden, DatabaseUnusable.
+            Unauthorized: the request has no valid token.
+            Forbidden: a web page of another site sends the request to an open service.
+            DatabaseUnusable: the tokens cannot be read.
         """
         headers = Headers(scope=scope)
         store = scope["app"].state.state.store
@@ -155,7 +157,7 @@ class Access:
         return token
 
     async def _recognise(self, scope: Scope) -> None:
-        """Record the token of a request to an open route, for routes that answer more to a request with a token."""
+        """Record the token of a request to a route in `OPEN`, which may show more details to a request with a token."""
         if scope["path"] in (READY, DOCUMENT):
             with suppress(Unauthorized, Forbidden):
                 try:
@@ -168,7 +170,9 @@ class Access:
         if wait := self._rates.take(key):
             rate = self._settings.rate_limit
             return _later(
-                f"more than {rate:g} requests a second came for {key}; the operator sets EVALSVC_RATE_LIMIT", wait
+                f"{key} sent more than {rate:g} requests a second, the limit that the operator sets with "
+                "EVALSVC_RATE_LIMIT",
+                wait,
             )
         return None
 
@@ -184,12 +188,12 @@ def _require_scope(token: Token, scope: Scope) -> None:
     if needed is not None and not includes(token.scope, needed):
         raise Forbidden(
             f"the token {token.name!r} has the scope {token.scope}, and {method} {path} needs {needed}; ask the "
-            f"operator for one: evalsvc tokens create NAME --scope {needed}"
+            f"operator for another token: evalsvc tokens create NAME --scope {needed}"
         )
 
 
 def needed_scope(scope: Scope) -> TokenScope | None:
-    """Return the scope that a request needs; None if no route has the path and the method."""
+    """Return the scope that a request needs; None if no route has its path and method."""
     for pattern, needed in _PATTERNS.get(scope["method"], ()):
         if pattern.match(scope["path"]):
             return needed
@@ -216,15 +220,16 @@ async def _token_name(request: Request) -> str | None:
 
 
 TokenName = Annotated[str | None, Depends(_token_name)]
-"""Name of the token that a request shows; None: the service is open."""
+"""The name of the request's token; None if the service is open."""
 
 
 def describe_access(document: dict[str, Any], is_open: bool) -> dict[str, Any]:
-    """Return the OpenAPI document with the refusals of this layer, and with the scope that each operation needs."""
+    """Add the answers of refused requests, and the scope that each operation needs, to an OpenAPI document."""
     document.setdefault("components", {}).setdefault("securitySchemes", {})["token"] = {
         "type": "http",
         "scheme": "bearer",
-        "description": "Made by `evalsvc tokens create NAME --scope read|submit|admin`. A service without any is open.",
+        "description": "A token from `evalsvc tokens create NAME --scope read|submit|admin`. A service without tokens "
+        "is open.",
     }
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
@@ -245,16 +250,18 @@ def _described(text: str, **headers: str) -> dict[str, object]:
 
 
 _REFUSALS = {
-    "401": _described("No token, or one that is not known, revoked or expired.", **{"WWW-Authenticate": "Bearer."}),
-    "403": _described("The token's scope is too small, or what is asked for is not allowed; `detail` says which."),
-    "429": _described("Too many requests.", **{"Retry-After": "Seconds until the next one."}),
+    "401": _described("The token is missing, unknown, revoked or expired.", **{"WWW-Authenticate": "Bearer."}),
+    "403": _described(
+        "The token's scope is too small, or the operator does not allow the request; `detail` says which."
+    ),
+    "429": _described("Too many requests.", **{"Retry-After": "Seconds until the next request."}),
 }
 
 _TOO_LARGE = {"413": _described("The body is too large.")}
 
 
 def add_access_to_openapi(app: FastAPI) -> None:
-    """Add the refusals and scopes of this layer to the application's OpenAPI document."""
+    """Add the answers of refused requests and the scopes to the application's OpenAPI document."""
     plain = app.openapi
     app.state.is_open = True
     app.openapi = lambda: describe_access(plain(), app.state.is_open)  # type: ignore[method-assign]

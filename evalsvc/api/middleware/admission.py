@@ -10,15 +10,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from evalsvc.api.middleware.threads import READS
 
 AT_ONCE = ("/healthz", "/readyz", "/v1/table")
-"""Routes without this limit: probes, and the table, whose pieces have a limit of their own."""
+"""Routes without the limit: probes, and the table, whose pieces have a separate limit."""
 
 
 class Admission:
-    """Begin as many reads as there are threads, in order of arrival, and begin all other requests immediately.
+    """Start at most as many reads as there are threads, in the order of arrival. Start other requests immediately.
 
-    Without the limit, two hundred concurrent clients would each take a step in every turn of the event loop, and a
-    probe would wait for all of them at each of its own steps. A read frees its place when its answer begins, so slow
-    readers and event streams hold no place. A read with a body takes no place, since the body may never come.
+    Without the limit, each of two hundred concurrent clients would take a step in every turn of the event loop, and a
+    probe would wait for all clients at each of its steps. A read frees its place when its answer begins, so slow
+    clients and event streams hold no place. A read with a body takes no place, since its body may never arrive.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,4 +1,4 @@
-"""Limits of a request's body: its size, the time it takes, and the depth of its JSON."""
+"""Limits of request bodies: the size, the time of arrival, and the depth of JSON."""
 
 from __future__ import annotations
 
@@ -16,32 +16,31 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 MAX_BODY = 1_000_000
 
 MAX_IMPORT = 16_000_000
-"""Bytes of an import; 100,000 values with steps, errors and n are 5 MB."""
+"""The most bytes of an import. An import of 100,000 values with steps, standard errors and n has 5 MB."""
 
 IMPORTS = compile_path("/v1/runs/{run}/metrics")[0]
-"""The path of the route whose POST takes a body of MAX_IMPORT bytes."""
+"""The path of the route for imports, whose POST takes bodies of up to MAX_IMPORT bytes."""
 
 UPLOADS = compile_path("/v1/uploads/{upload_id}")[0]
-"""Path of the route that takes parts of uploads, by PATCH. A part has no limit but the length of its upload: the route
-writes the part to the disk as it comes."""
+"""The path of the route for parts of uploads, whose PATCH takes bodies of any length: the route checks the length of
+the upload, and writes the body to the disk as it arrives."""
 
 SECONDS = 30.0
-"""Seconds in which a body must be complete, plus one second for each `SLOWEST` bytes.
-
-Between two pieces of an upload's part, the same time may pass.
-"""
+"""Seconds in which a body must be complete, plus one second for each `SLOWEST` bytes. Also the most seconds between two
+pieces of an upload's part."""
 
 SLOWEST = 20_000
+"""The lowest accepted speed of a body, in bytes per second."""
 
 MAX_DEPTH = 64
-"""The most levels of lists and objects in the JSON of a body."""
+"""The most nested levels of lists and objects in a JSON body."""
 
 MAX_DIGITS = 4300
-"""The most digits of a whole number, which is Python's own limit: reading time grows with their square."""
+"""The most digits of a number in JSON. Python has the same limit, since the parsing time grows with the square."""
 
 
 class BodyLimit:
-    """Refuse a body that is too large or too slow, having read no more than the limit."""
+    """Refuse bodies that are too large or too slow, without reading more than the limit."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -53,7 +52,7 @@ class BodyLimit:
 
 
 def max_body(method: str, path: str) -> int | None:
-    """Return the most bytes that the body of a request may have; None where the route has a limit of its own."""
+    """Return the most bytes of a request's body; None if the route checks the size itself."""
     if method == "PATCH" and UPLOADS.match(path):
         return None
     return MAX_IMPORT if method == "POST" and IMPORTS.match(path) else MAX_BODY
@@ -66,16 +65,18 @@ def _limited(receive: Receive, headers: Headers, limit: int | None) -> Receive:
     async def receive_limited() -> Message:
         nonlocal read, complete
         if complete:
-            # What comes after the body is that the client went away, for which a stream waits as long as it takes.
+            # After the body, an event stream waits without a limit for the message that the client disconnected.
             return await receive()
         if limit is not None and announced.isdigit() and int(announced) > limit:
             raise _too_large(limit)
         patience = begun + SECONDS + read / SLOWEST - time.monotonic()
-        # What an upload has sent fast buys no time to send nothing.
+        # Fast pieces of an upload do not extend the time for the next piece.
         with anyio.move_on_after(patience if limit is not None else min(patience, SECONDS)) as waiting:
             message = await receive()
         if waiting.cancelled_caught:
-            raise HTTPException(408, f"the body did not come within {SECONDS:g} s; send it faster, or less of it")
+            raise HTTPException(
+                408, f"the body did not arrive within {SECONDS:g} s; send the body faster, or send a smaller body"
+            )
         read += len(message.get("body", b""))
         if limit is not None and read > limit:
             raise _too_large(limit)
@@ -86,14 +87,12 @@ def _limited(receive: Receive, headers: Headers, limit: int | None) -> Receive:
 
 
 def _too_large(limit: int) -> HTTPException:
-    smaller = (
-        "send it in parts, which may come in any order" if limit == MAX_IMPORT else "name a large file by its path"
-    )
+    smaller = "split the import into several requests" if limit == MAX_IMPORT else "name a large file by its path"
     return HTTPException(413, f"the body is larger than {limit:,} bytes; {smaller}")
 
 
 class JsonRequest(Request):
-    """A request with bounded JSON, whose refusal says what is wrong and where."""
+    """A request that refuses JSON beyond the limits, with an error that names the position."""
 
     async def json(self) -> object:
         return parse_json(await self.body())
@@ -103,20 +102,20 @@ def parse_json(body: bytes) -> object:
     """Return the content of a JSON body.
 
     Raises:
-        JSONDecodeError: the body is no JSON.
-        HTTPException: the body is not UTF-8, nested too deeply, or has a number of too many digits.
+        JSONDecodeError: the body is not JSON.
+        HTTPException: the body is not UTF-8, is nested too deeply, or has a number with too many digits.
     """
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise _unreadable(
-            f"is not UTF-8: byte 0x{body[error.start]:02x} at place {error.start}; send the text as UTF-8"
+            f"is not UTF-8: byte 0x{body[error.start]:02x} at position {error.start}; send the text as UTF-8"
         ) from None
     try:
         content = json.loads(text)
     except json.JSONDecodeError:
         raise
-    except (ValueError, RecursionError):  # more digits than Python makes a number of, or deeper than it goes
+    except (ValueError, RecursionError):  # too many digits, or nested too deeply for Python
         raise _unreadable(_excess(text)) from None
     if _is_deep(content):
         raise _unreadable(_excess(text))
@@ -128,7 +127,7 @@ def _unreadable(what: str) -> HTTPException:
 
 
 def _is_deep(content: object) -> bool:
-    """Tell whether content is nested too deeply. Levels are walked one by one, since a recursion would be as deep."""
+    """Tell whether content is nested too deeply. The loop visits level after level, without recursion."""
     level = [content]
     for _ in range(MAX_DEPTH + 1):
         level = [
@@ -143,19 +142,19 @@ def _is_deep(content: object) -> bool:
 
 
 def _excess(text: str) -> str:
-    """Return where a text exceeds a limit, as a message."""
+    """Return the message for JSON that exceeds a limit, with the position."""
     depth = 0
     for token in _TOKENS.finditer(text):
         mark = token[0][0]
         if mark in "[{":
             depth += 1
             if depth > MAX_DEPTH:
-                return f"is nested more than {MAX_DEPTH} levels deep at character {token.start()}; send it flatter"
+                return f"is nested more than {MAX_DEPTH} levels deep at character {token.start()}; nest it less"
         elif mark in "]}":
             depth -= 1
         elif len(token[0]) > MAX_DIGITS and mark != '"':
             return (
-                f"has a number of {len(token[0]):,} characters at character {token.start()}; give at most "
+                f"has a number of {len(token[0]):,} characters at character {token.start()}; send numbers of at most "
                 f"{MAX_DIGITS:,} digits"
             )
     return f"cannot be read; send JSON of at most {MAX_DEPTH} levels and numbers of at most {MAX_DIGITS:,} digits"

@@ -1,8 +1,8 @@
-"""Protection against other sites' pages in a browser, and against content that an evaluation left.
+"""Protection against web pages of other sites, and against active content in artifacts.
 
-A browser on this machine reaches the loopback address for any page, and a page can map its own host name to that
-address (DNS rebinding). An open service, which has no tokens, therefore checks the host names in requests. A service
-with tokens needs no such check, since no page of another site has a token.
+A browser on this machine sends requests of any web page to the loopback address, and a page can map its own host name
+to this address (DNS rebinding). An open service therefore checks the host names in requests. A service with tokens
+needs no check, since no page of another site has a token.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from evalsvc.config import Settings
 from evalsvc.errors import Forbidden
 
 SECURITY_HEADERS: Mapping[str, str] = {
-    # Answers are data: what a browser takes for a page all the same loads and runs nothing, in no frame.
+    # Answers are data. If a browser shows an answer as a page, the page must not load or run anything.
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -26,7 +26,7 @@ SECURITY_HEADERS: Mapping[str, str] = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-"""Headers of every answer that does not set them itself."""
+"""Default headers of every answer. A route may set other values."""
 
 
 class SecurityHeaders:
@@ -47,7 +47,7 @@ class SecurityHeaders:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach an address."""
+    """Tell whether a host is a loopback address, which only this machine can reach."""
     name = host.lower().rstrip(".")
     try:
         return ipaddress.ip_address(name.strip("[]")).is_loopback
@@ -56,17 +56,17 @@ def is_loopback(host: str) -> bool:
 
 
 def check_browser(method: str, headers: Headers, settings: Settings) -> None:
-    """Refuse requests that another site's page makes a browser send to an open service.
+    """Refuse requests to an open service that a web page of another site makes a browser send.
 
     Raises:
-        Forbidden: the request names another host, or a page of another site posts the request.
+        Forbidden: the request names another host, or a page of another site sends a request that writes.
     """
     names = settings.allowed_host_names
     host = headers.get("host", "")
-    if (is_loopback(settings.host) or names) and not _is_ours(host, names):
+    if (is_loopback(settings.host) or names) and not _is_allowed(host, names):
         raise Forbidden(
-            f"the request is for the host {host[:100]!r}, and this service goes by localhost only, so that no web page "
-            "reaches it by a name of its own; use the address that `evalsvc serve` prints, or name the host in "
+            f"the request is for the host {host[:100]!r}, and this service only accepts localhost, as a protection "
+            "against web pages of other sites; use the address that `evalsvc serve` prints, or add the host to "
             "EVALSVC_ALLOWED_HOSTS"
         )
     if method in ("GET", "HEAD", "OPTIONS"):
@@ -75,12 +75,12 @@ def check_browser(method: str, headers: Headers, settings: Settings) -> None:
     foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
     if foreign or site not in ("same-origin", "none"):
         raise Forbidden(
-            f"a web page of {(origin or 'another site')[:100]!r} has a browser post here, which only this service's "
-            "own pages may; to post from another page, give the service tokens and use one: evalsvc tokens create NAME"
+            f"a web page of {(origin or 'another site')[:100]!r} sent this request by a browser, and only pages of "
+            "this service may; to send requests from other pages, use tokens: evalsvc tokens create NAME"
         )
 
 
-def _is_ours(host: str, names: tuple[str, ...]) -> bool:
+def _is_allowed(host: str, names: tuple[str, ...]) -> bool:
     name = urlsplit(f"//{host}").hostname if _is_host(host) else None
     return name is not None and (is_loopback(name) or name.rstrip(".") in names)
 

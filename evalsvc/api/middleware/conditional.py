@@ -1,7 +1,6 @@
-"""Conditional requests: an ETag that is known before the content is read, and 304 if the content has not changed.
+"""Conditional requests: an ETag that needs no read of the content, and 304 if the content has not changed.
 
-The service also caches the newest answers: clients that watch a run ask the same question, and Python renders one
-answer at a time.
+The service also caches recent answers, because clients that watch a run send the same request.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 KEPT_BYTES = 32 << 20
-"""Bytes of all cached answers together. Beyond the limit, the least recently used answers are dropped."""
+"""The most bytes of all cached answers together. Beyond the limit, the least recently used answers are dropped."""
 
 
 class Answers:
@@ -25,11 +24,11 @@ class Answers:
         self._bytes = 0
 
     def get(self, run: str, tag: str, make: Callable[[], bytes]) -> bytes:
-        """Return the cached answer about a run with a tag, or make and cache the answer."""
+        """Return the cached answer for a run and a tag. Without one, call `make` and cache the result."""
         key = (run, tag)
         with self._lock:
             if (body := self._kept.pop(key, None)) is not None:
-                self._kept[key] = body  # put at the end, so the dictionary is in the order of use
+                self._kept[key] = body  # the dictionary is in the order of use
                 return body
         body = make()
         self._keep(key, body)
@@ -44,13 +43,13 @@ class Answers:
 
 
 def caching_headers(tag: str) -> dict[str, str]:
-    """Return the headers of an answer, or of the 304 in its place; a cache must revalidate before reuse."""
-    # Weak: an answer that was compressed on the way has other bytes and the same content.
+    """Return the headers of an answer or a 304 that make caches revalidate before reuse."""
+    # A weak tag, since a compressed answer has other bytes and the same content.
     return {"ETag": f'W/"{tag}"', "Cache-Control": "private, no-cache"}
 
 
 def not_modified(request: Request, tag: str) -> Response | None:
-    """Return a 304 for a client that has the newest content (RFC 9110, 13.1.2); None for any other client."""
+    """Return a 304 if the client has the content with this tag (RFC 9110, section 13.1.2); otherwise None."""
     known = request.headers.get("if-none-match", "")
     tags = {part.strip().removeprefix("W/").strip('"') for part in known.split(",")}
     if known.strip() != "*" and tag not in tags:

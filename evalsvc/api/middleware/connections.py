@@ -1,4 +1,4 @@
-"""Limits of connections: their number, the time until a request is read, and the time until an answer is read."""
+"""Limits of connections: their number, and the times for sending a request and for reading an answer."""
 
 from __future__ import annotations
 
@@ -27,27 +27,26 @@ TLS_WARNING_SECONDS = 60.0
 """Seconds between two warnings about clients that speak https, since anyone can cause one."""
 
 CONNECTIONS = 1000
-"""The most connections. A further connection is answered with 503 until others are closed."""
+"""The most open connections. Further connections are answered with 503."""
 
 PER_ADDRESS = 400
-"""The most connections from one address, or from one IPv6 network of 64 bits."""
+"""The most open connections from an address, or from an IPv6 network of 64 bits."""
 
 REFUSED = 100
-"""The most refused connections that get an answer concurrently; further connections are closed without an answer."""
+"""The most concurrent answers to refused connections. Further connections are closed without an answer."""
 
 REFUSED_SECONDS = 2.0
 """Seconds in which the head of a request must arrive on a refused connection."""
 
 HEAD_SECONDS = 20.0
-"""Seconds in which the head of a request must arrive, from the start of the connection or the end of the last answer.
-"""
+"""Seconds in which the head of a request must arrive after the connection was opened or the last answer ended."""
 
 WRITE_SECONDS = 30.0
-"""Seconds in which a client must read some of the waiting answer; otherwise the connection is closed."""
+"""Seconds in which a client must read a part of the pending answer. Otherwise the connection is closed."""
 
 SEND_BYTES = 128 << 10
-"""Bytes of an answer that the system buffers for a client. The system's default is megabytes, which clients that never
-read would occupy."""
+"""Bytes of an answer that the system buffers for each client. By the system's default of megabytes, clients that never
+read would take up much memory."""
 
 
 class TimeoutProtocol(H11Protocol):
@@ -57,7 +56,7 @@ class TimeoutProtocol(H11Protocol):
     """Time of the last warning about a client that speaks https, by `time.monotonic`."""
 
     def __init__(self, *args: Any, proxies: Sequence[Network] = (), **kwargs: Any) -> None:
-        """`proxies`: networks without a limit of connections for each address."""
+        """Take the arguments of H11Protocol. `proxies`: networks without a limit of connections for each address."""
         super().__init__(*args, **kwargs)
         self._proxies = proxies
         self._waiting: asyncio.TimerHandle | None = None
@@ -105,7 +104,7 @@ class TimeoutProtocol(H11Protocol):
         )
 
     def _admit(self) -> None:
-        """Refuse the connection with a reason if too many connections are open."""
+        """Refuse the connection, with a reason, if too many connections are open."""
         host = self.client[0] if self.client else "unknown"
         self.address = address_key(host)
         others = [other for other in self.connections if isinstance(other, TimeoutProtocol) and other is not self]
@@ -113,22 +112,22 @@ class TimeoutProtocol(H11Protocol):
         same = sum(other.address == self.address for other in admitted)
         error: type[EvalsvcError] = NotReady
         if len(admitted) >= CONNECTIONS:
-            reason = f"{CONNECTIONS:,} connections to the service are open, as many as it takes"
+            reason = f"{CONNECTIONS:,} connections to the service are open, which is the limit"
         elif same >= PER_ADDRESS and not is_among(host, self._proxies):
             error = RateLimited
-            reason = f"{PER_ADDRESS:,} connections from {self.address} are open, as many as it may have"
+            reason = f"{PER_ADDRESS:,} connections from {self.address} are open, which is the limit for an address"
         else:
             return
         self.is_refused = True
         if len(others) - len(admitted) >= REFUSED:
             self.transport.abort()
-        detail = f"{reason}; close some, or try again in 30 s"
+        detail = f"{reason}; close some connections, or try again in 30 s"
         self.app = problem(STATUS[error], error.code, detail, {"Retry-After": "30", "Connection": "close"})
 
     def _watch(self) -> None:
-        """Start the timer of the head of a request when a head is due, and keep the timer while bytes arrive.
+        """Start the timer for the head of a request, and stop the timer once the head is complete.
 
-        The timer also limits the rest of a body whose request is answered already, since nothing reads that rest.
+        The timer also limits the rest of a body after the request was answered, since no code reads this rest.
         """
         answered = self.conn.their_state is h11.SEND_BODY and self.conn.our_state is h11.DONE
         if self.conn.their_state is not h11.IDLE and not answered:

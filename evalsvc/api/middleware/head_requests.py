@@ -22,8 +22,8 @@ class HeadAsGet:
                 if message["type"] == "http.response.start":
                     await send(message)
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
-                    # A stream of events would go on for minutes, and a table would be read to its end.
+                    # Otherwise an event stream would go on for minutes, and a table would be read to its end.
                     rest.cancel()
 
-            # A copy: the server reads the method of its own scope to know that no body follows.
+            # A copy of the scope: the server reads the method from its scope to know that no body follows.
             await self.app({**scope, "method": "GET"}, receive, send_head)

@@ -20,23 +20,22 @@ from evalsvc.store.tokens import all_tokens, note_use
 log = logging.getLogger(__name__)
 
 LIFETIME = 2.0
-"""Seconds until the copy is read again: the delay until a new token is admitted, or a revoked token refused."""
+"""Seconds until the copy is renewed, which is the delay until a new token is accepted or a revoked token refused."""
 
 PATIENCE = 2.0
-"""Seconds that a request waits for a newer copy if there is an older one, so that a hanging database delays nobody
-further."""
+"""Seconds that a request waits for a newer copy before it uses the older one, if the database hangs."""
 
 FIRST_PATIENCE = 15.0
-"""Seconds that a request waits for the first copy; more than the timeout of a locked SQLite database."""
+"""Seconds that a request waits for the first copy, which is more than the timeout of a locked SQLite database."""
 
 NOTE_EVERY = 60.0
 """Seconds between two records of a token's use."""
 
 
 class KnownTokens:
-    """A copy of the table of tokens, read and written in threads that no request can occupy.
+    """A copy of the table of tokens, which dedicated threads read and write.
 
-    While the database does not answer, the last copy stays valid: no token can be revoked then either.
+    While the database does not answer, the last copy stays valid, since no token can be revoked either.
     """
 
     def __init__(self) -> None:
@@ -49,7 +48,7 @@ class KnownTokens:
         self._begun = datetime.now(UTC), time.monotonic()
 
     def now(self) -> datetime:
-        """Return the time by which tokens expire. Setting the clock back does not revive an expired token."""
+        """Return the current time for the expiry of tokens, which does not go back when the clock is set back."""
         begun, ticks = self._begun
         return max(datetime.now(UTC), begun + timedelta(seconds=time.monotonic() - ticks))
 
@@ -57,25 +56,25 @@ class KnownTokens:
         """Return all tokens by hash, including revoked and expired ones.
 
         Raises:
-            DatabaseUnusable: the database does not answer, and never answered.
+            DatabaseUnusable: the database does not answer, and has never answered.
         """
         if self._tokens is None:
             await self._read_first(store)
         elif time.monotonic() - self._read_at > LIFETIME and not self._is_refreshing():
-            # One at a time: a database that hangs must not hold up every request.
+            # Only one request waits for the refresh, so a hanging database does not delay every request.
             await asyncio.wait({asyncio.wrap_future(self._begin_refresh(store))}, timeout=PATIENCE)
         assert self._tokens is not None
         return self._tokens
 
     def note_use(self, token: Token, store: Store) -> Future[None] | None:
-        """Record the use of a token in another thread; return None if the last minute has a record already."""
+        """Record the use of a token in another thread; return None if a use was recorded within the last minute."""
         if time.monotonic() - self._noted.get(token.id, -NOTE_EVERY) < NOTE_EVERY:
             return None
         self._noted[token.id] = time.monotonic()
         return self._writer.submit(_write_use, store, token, datetime.now(UTC))
 
     async def _read_first(self, store: Store) -> None:
-        """Wait for the first copy, which all waiting requests share."""
+        """Wait for the first copy of the table. Concurrent requests wait for the same read."""
         refresh = self._refresh if self._is_refreshing() else None
         waiting = asyncio.wrap_future(refresh or self._begin_refresh(store))
         await asyncio.wait({waiting}, timeout=FIRST_PATIENCE)
@@ -96,11 +95,11 @@ class KnownTokens:
         try:
             with store.reading() as session:
                 self._tokens = {token.sha256: token for token in all_tokens(session)}
-        except Exception as error:  # whatever it is, the next look may succeed
-            log.warning("the tokens could not be read; those of the last look hold: %s", type(error).__name__)
+        except Exception as error:  # the next read may succeed
+            log.warning("the tokens could not be read, so the last copy stays valid: %s", type(error).__name__)
             return error
         finally:
-            # After a failure too: the next look is after the lifetime, not at every request.
+            # After a failure too, the next read is after LIFETIME and not at the next request.
             self._read_at = asked
         return None
 
@@ -110,7 +109,7 @@ def _write_use(store: Store, token: Token, when: datetime) -> None:
         with store.transaction() as session:
             note_use(session, token.id, when)
     except SQLAlchemyError as error:
-        log.warning("the use of token %s could not be noted: %s", token.name, type(error).__name__)
+        log.warning("the use of token %s could not be recorded: %s", token.name, type(error).__name__)
 
 
 def find_token(tokens: Mapping[str, Token], authorization: str | None, now: datetime) -> Token:
@@ -122,23 +121,23 @@ def find_token(tokens: Mapping[str, Token], authorization: str | None, now: date
     if authorization is None:
         raise Unauthorized(
             "this service needs a token; send `Authorization: Bearer TOKEN`, or set EVALSVC_TOKEN for "
-            "the client and the command line; the operator makes one: evalsvc tokens create NAME"
+            "the client and the command line; the operator creates a token: evalsvc tokens create NAME"
         )
     scheme, _, shown = authorization.partition(" ")
     if scheme.lower() != "bearer":
-        # Not what it is instead: that may be the token itself.
+        # The message does not quote the header, which may contain the token.
         raise Unauthorized("the Authorization header holds no bearer token; send `Authorization: Bearer TOKEN`")
     token = tokens.get(hash_token(shown.strip()))
     if token is None:
         raise Unauthorized(
-            "the token is not one of this service; check that it was copied whole and is meant for this address, or "
-            "ask the operator for one: evalsvc tokens create NAME"
+            "this service does not know the token; check that the token was copied whole and is for this address, or "
+            "ask the operator for a token: evalsvc tokens create NAME"
         )
-    # Whoever comes so far has had the token, and may be told what became of it.
+    # The client has a token that was valid once, and may learn why the token is refused.
     if token.revoked_at is not None:
-        raise Unauthorized(f"the token {token.name!r} was revoked; ask the operator for another one")
+        raise Unauthorized(f"the token {token.name!r} was revoked; ask the operator for another token")
     if token.expires_at is not None and token.expires_at <= now:
         raise Unauthorized(
-            f"the token {token.name!r} expired on {token.expires_at:%Y-%m-%d}; ask the operator for another one"
+            f"the token {token.name!r} expired on {token.expires_at:%Y-%m-%d}; ask the operator for another token"
         )
     return token

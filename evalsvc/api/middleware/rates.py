@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 
 KEPT = 10_000
-"""The most buckets. One more bucket drops the least recently used one, which begins full again."""
+"""The most buckets. A further bucket drops the least recently used bucket, whose key starts with a full one again."""
 
 
 class Rates:
-    """A bucket for each key, which holds `burst` requests and refills by `rate` a second. A rate of 0 is no limit."""
+    """A token bucket for each key, with `burst` requests and a refill of `rate` a second. A rate of 0 is no limit."""
 
     def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate = rate
@@ -21,14 +21,14 @@ class Rates:
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def take(self, key: str) -> int:
-        """Take one request from a key's bucket; return 0, or the seconds until the bucket has a request, rounded up."""
+        """Take a request from a key's bucket; return 0, or the seconds until the bucket has a request, rounded up."""
         if self._rate <= 0:
             return 0
         now = self._clock()
         left, before = self._buckets.pop(key, (self._burst, now))
         left = min(self._burst, left + (now - before) * self._rate)
         wait = 0 if left >= 1 else math.ceil((1 - left) / self._rate)
-        # Put at the end, so the dictionary is in the order of use.
+        # The dictionary is in the order of use.
         self._buckets[key] = (left if wait else left - 1, now)
         if len(self._buckets) > KEPT:
             del self._buckets[next(iter(self._buckets))]
@@ -36,7 +36,7 @@ class Rates:
 
 
 def address_key(host: str) -> str:
-    """Return the key of an address: for IPv6 its network, since one machine has all addresses of a network."""
+    """Return the key of an address: for IPv6 its network of 64 bits, whose addresses may all be of one machine."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

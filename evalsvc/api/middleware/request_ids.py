@@ -1,4 +1,4 @@
-"""An id for every request, in the answer and with the client's address in each log line about the request."""
+"""An id for every request, in the answer and in each log line about the request."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 HEADER = "X-Request-ID"
 
 GIVEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-"""Ids that are accepted from a client or a proxy. Any other request gets a new id."""
+"""Ids that are accepted from a client or a proxy. A request with another id gets a new one."""
 
 ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}(%[A-Za-z0-9._-]{1,16})?")
-"""Addresses that are logged. A trusted proxy passes on whatever its client wrote as X-Forwarded-For."""
+"""Addresses that are logged. A trusted proxy may pass on any text that its client sent as X-Forwarded-For."""
 
 _KEY = "evalsvc.request_id"
 
@@ -39,7 +39,7 @@ class RequestIds:
         given = Headers(scope=scope).get(HEADER, "")
         is_name = GIVEN.fullmatch(given) and not TOKEN.search(given)
         request_id = scope[_KEY] = given if is_name else uuid.uuid4().hex
-        # Not taken back: the server logs a bug after this is left, and each request has a context of its own.
+        # The fields are not reset: the server logs a bug after this call, and each request has its own context.
         note(request=request_id, **_client(scope))
         begun, status = time.perf_counter(), 500
 
@@ -55,12 +55,12 @@ class RequestIds:
         finally:
             seconds = round(time.perf_counter() - begun, 4)
             fields = {"method": scope["method"], "path": scope["path"], "status": status, "seconds": seconds}
-            # Without the query: addresses are where people put what should not be in a log.
+            # The query is not logged, since it may contain secrets.
             log.info("%s %s: %d", scope["method"], scope["path"], status, extra={"fields": fields})
 
 
 def _client(scope: Scope) -> dict[str, str]:
-    """Return the log field of the client's address: the proxy's, unless EVALSVC_TRUSTED_PROXIES has the proxy."""
+    """Return the log field with the client's address, or the proxy's address if the proxy is not trusted."""
     host = str((scope.get("client") or ("",))[0])
     return {"client": host} if ADDRESS.fullmatch(host) else {}
 

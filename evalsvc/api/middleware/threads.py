@@ -1,7 +1,7 @@
 """The threads of requests, with a limit for each kind of work, so that no kind delays another.
 
-Python runs one thread at a time: a further thread does no further work, and makes each other thread and the event loop
-wait longer. The limits are therefore small.
+Python runs one thread at a time. More threads do not finish more work, and delay other threads and the event loop, so
+the limits are small.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ READS = 4
 """The most concurrent reads."""
 
 WRITES = 8
-"""The most concurrent writing requests. One of them holds the database; others read files or a remote store."""
+"""The most concurrent writing requests. One writes to the database, while others read files or a remote store."""
 
 STREAMS = 1
-"""The most tables whose pieces are made concurrently, however many clients read one."""
+"""The most pieces of tables that are made concurrently, for all clients together."""
 
 UPLOADS = 4
-"""Parts of uploads that are written at once; the disk makes them wait, not the others."""
+"""The most pieces of uploads that are written to the disk concurrently."""
 
 DIGESTS = 2
-"""Uploads whose digest is computed from the disk at once, which takes seconds for a large file."""
+"""The most uploads whose digest is computed concurrently, which takes seconds for a large file."""
 
 PROBES = 2
 """The most concurrent readiness checks."""
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class Threads:
-    """Limits of one application. A request beyond a limit waits, the first one first."""
+    """The limits of an application. Requests beyond a limit wait in the order of arrival."""
 
     def __init__(self) -> None:
         numbers: dict[Kind, int] = {
@@ -51,12 +51,12 @@ class Threads:
         self._limits = {kind: CapacityLimiter(number) for kind, number in numbers.items()}
 
     async def stream(self, pieces: Iterator[T]) -> AsyncIterator[T]:
-        """Yield the pieces of an answer. No thread is held between two pieces, while the client reads."""
+        """Yield the pieces of an answer. No thread is occupied between two pieces, while the client reads."""
         while (piece := await self.run("stream", _next, pieces)) is not None:
             yield piece
 
     async def run(self, kind: Kind, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return the result of a function that is called in a thread of its kind."""
+        """Call a function in a thread for this kind of work, and return the result."""
         return await to_thread.run_sync(partial(function, *args, **kwargs), limiter=self._limits[kind])
 
 

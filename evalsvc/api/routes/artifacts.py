@@ -1,4 +1,4 @@
-"""Artifacts: lists of them, their content, and the rules by which they are kept."""
+"""Routes of artifacts: lists, contents, retention rules and pruning."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from evalsvc.store.runs.pruning import require_metric, retention_view
 from evalsvc.store.tables import Artifact
 
 _POLICY = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
-"""The Content-Security-Policy of an artifact. A page runs no script, since its origin would be that of this service."""
+"""The Content-Security-Policy of an artifact. A page runs no scripts, since they would have the service's origin."""
 
 _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]+(; charset=[a-z0-9-]+)?")
 
@@ -36,9 +36,10 @@ router = router_of(prefix="/v1", tags=["artifacts"], responses=PROBLEMS)
 
 @router.get(
     "/evaluations/{evaluation_id}/artifacts",
-    summary="What an evaluation left to be looked at",
-    description="In the order of the evaluation's tasks. A pruned artifact keeps its description, with `pruned_at`.",
-    responses=document(200, "Descriptions; the content is at /v1/artifacts/{id}.", documents.Artifacts),
+    summary="List the artifacts of an evaluation",
+    description="Artifacts are files for people to look at, such as grids of images. The list is in the order of the "
+    "evaluation's tasks. A pruned artifact stays in the list, with `pruned_at`.",
+    responses=document(200, "A page of artifacts; the contents are at /v1/artifacts/{id}.", documents.Artifacts),
 )
 def list_evaluation_artifacts(
     evaluation_id: Id, query: Annotated[ArtifactsQuery, Query()], state: CurrentState
@@ -50,10 +51,10 @@ def list_evaluation_artifacts(
 
 @router.get(
     "/runs/{run}/artifacts",
-    summary="A run's artifacts, by step",
-    description="Those of checkpoints that were not replaced, of every evaluation. A pruned artifact keeps its "
-    "description, with `pruned_at`.",
-    responses=document(200, "Descriptions; the content is at /v1/artifacts/{id}.", documents.Artifacts),
+    summary="List a run's artifacts, by step",
+    description="The artifacts of all evaluations of the run's current checkpoints. Checkpoints that were replaced by "
+    "another file are left out. A pruned artifact stays in the list, with `pruned_at`.",
+    responses=document(200, "A page of artifacts; the contents are at /v1/artifacts/{id}.", documents.Artifacts),
 )
 def list_run_artifacts(run: Name, query: Annotated[RunArtifactsQuery, Query()], state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
@@ -62,9 +63,9 @@ def list_run_artifacts(run: Name, query: Annotated[RunArtifactsQuery, Query()], 
 
 @router.get(
     "/runs/{run}/retention",
-    summary="Which artifacts of a run are kept",
-    description="A run without a rule of its own has the service's (`EVALSVC_RETENTION`).",
-    responses=document(200, "The rule, and whose it is: the run's own, or the service's.", documents.Retention),
+    summary="Get the retention rule of a run's artifacts",
+    description="For a run without a rule, the rule of the service applies (`EVALSVC_RETENTION`).",
+    responses=document(200, "The rule, and whether it is the run's or the service's.", documents.Retention),
 )
 def get_retention(run: Name, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
@@ -73,11 +74,11 @@ def get_retention(run: Name, state: CurrentState) -> JsonAnswer:
 
 @router.put(
     "/runs/{run}/retention",
-    summary="Say which artifacts of a run are kept",
-    description="What any part of the rule keeps is kept; the others are pruned within the hour, or now by "
-    "`POST /v1/prune`. Without `keep`, the rule is the service's own (`EVALSVC_RETENTION`). Metrics and "
-    "results per item always stay. `best` is a metric that some run has values of; as long as this run has none, all "
-    "of its artifacts are kept.",
+    summary="Set the retention rule of a run's artifacts",
+    description="An artifact is kept if any part of the rule keeps it. The service prunes other artifacts within an "
+    "hour, and `POST /v1/prune` prunes them immediately. If `keep` is null, the rule of the service applies "
+    "(`EVALSVC_RETENTION`). Metrics and results per item always stay. `best` must be a metric with values in at least "
+    "one run; all artifacts of this run are kept while the run has no values of the metric.",
     responses=document(200, "The rule.", documents.Retention),
 )
 def put_retention(run: Name, body: RetentionInput, state: CurrentState) -> JsonAnswer:
@@ -91,27 +92,28 @@ def put_retention(run: Name, body: RetentionInput, state: CurrentState) -> JsonA
 
 @router.post(
     "/prune",
-    summary="Prune artifacts by the rules now",
-    description="The service does it by itself every hour. A content that several artifacts have goes with the last.",
-    responses=document(200, "How much was, or would be, pruned.", documents.Pruned),
+    summary="Prune artifacts by the retention rules now",
+    description="The service also prunes every hour. A content that several artifacts have is deleted with the last "
+    "of these artifacts.",
+    responses=document(200, "The number and bytes of the artifacts that were, or would be, pruned.", documents.Pruned),
 )
 def post_prune(
     state: CurrentState,
-    run: Annotated[Name | None, Query(description="Only of this run.")] = None,
-    dry_run: Annotated[bool, Query(description="Only say what would be pruned.")] = False,
+    run: Annotated[Name | None, Query(description="Only prune artifacts of this run.")] = None,
+    dry_run: Annotated[bool, Query(description="Only report what would be pruned.")] = False,
 ) -> JsonAnswer:
     return JsonAnswer(prune(state.settings, state.writing, state.reading, run=run, dry_run=dry_run))
 
 
 @router.get(
-    "/artifacts/{artifact_id:int}",  # what is no number is another route's
-    summary="The content of an artifact",
-    description="The content never changes, so a browser keeps it. A pruned artifact is answered with 410.",
+    "/artifacts/{artifact_id:int}",  # other words are no artifacts: 404
+    summary="Get the content of an artifact",
+    description="The content never changes, so browsers cache it. The answer for a pruned artifact is 410.",
     response_model=None,
     response_class=Response,
     responses={
         200: {
-            "description": "As it was left, of the type that it has.",
+            "description": "The content, with the media type of the artifact.",
             "content": {"*/*": {"schema": {}, "example": "the bytes of grid.png"}},
         }
     },
@@ -120,15 +122,17 @@ def get_artifact(artifact_id: Id, state: CurrentState) -> Response:
     with state.reading() as session:
         artifact = session.get(Artifact, artifact_id)
         if artifact is None:
-            raise UnknownName(f"there is no artifact {artifact_id}; GET /v1/runs/{{run}}/artifacts lists a run's")
+            raise UnknownName(
+                f"there is no artifact {artifact_id}; GET /v1/runs/{{run}}/artifacts lists the artifacts of a run"
+            )
         if artifact.pruned_at is not None:
             raise ArtifactPruned(
                 f"artifact {artifact_id} ({artifact.name} of evaluation {artifact.task.evaluation_id}) was pruned at "
-                f"{artifact.pruned_at:%Y-%m-%d %H:%M} UTC by the rule of its run; evaluate the checkpoint again by "
-                "POST /v1/evaluations, and keep more by PUT /v1/runs/{run}/retention"
+                f"{artifact.pruned_at:%Y-%m-%d %H:%M} UTC by the retention rule of its run; evaluate the checkpoint "
+                "again with POST /v1/evaluations, and change the rule with PUT /v1/runs/{run}/retention"
             )
     headers = {
-        # Content under a digest never changes.
+        # The ETag is the digest, so the content never changes.
         "ETag": f'"{artifact.sha256}"',
         "Cache-Control": "private, max-age=31536000, immutable",
         "Content-Security-Policy": _POLICY,
@@ -142,17 +146,17 @@ def _content(artifact: Artifact, folder: Path) -> bytes:
     try:
         return read_content(folder, artifact.sha256, artifact.size)
     except DamagedContent:
-        problem = "is not what was written, and is not shown"
+        problem = "is damaged"
     except OSError:
-        problem = "is no longer there"
+        problem = "is missing"
     path = artifact_path(folder, artifact.sha256)
     raise UnknownName(
-        f"the content of artifact {artifact.id}, {path}, {problem}; put the file back from a backup of the data "
-        "folder, or evaluate again"
+        f"the content of artifact {artifact.id}, {path}, {problem}; restore the file from a backup of the data folder, "
+        "or evaluate the checkpoint again"
     )
 
 
 def _disposition(name: str) -> str:
-    """Return the Content-Disposition header, in which a foreign name cannot become another header."""
+    """Return the Content-Disposition header with the name quoted, so that the name cannot add another header."""
     quoted = quote(name, safe="")
     return f'inline; filename="{name}"' if quoted == name else f"inline; filename*=utf-8''{quoted}"

@@ -1,4 +1,4 @@
-"""Checkpoints: posting them and listing them. A request only looks at files with stat and never reads a large one."""
+"""Routes that post and list checkpoints. A request calls stat on files, but never reads a large file."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ from evalsvc.store.views import checkpoint_view, evaluation_summary
 
 UNREACHABLE: dict[int | str, dict[str, Any]] = {
     503: {
-        "description": "The checkpoint's store does not answer in time, or the package for it is not installed.",
+        "description": "The checkpoint's remote store does not answer in time, or its package is not installed.",
         "content": PROBLEM_CONTENT,
     }
 }
@@ -63,21 +63,22 @@ router = router_of(prefix="/v1/checkpoints", tags=["checkpoints"], responses=PRO
 @router.post(
     "",
     status_code=201,
-    summary="Post a checkpoint and have it evaluated",
-    description="The same post again changes nothing and answers 200 with the same ids. Another file at the same run, "
+    summary="Post a checkpoint for evaluation",
+    description="A repeated post changes nothing and answers 200 with the same ids. Another file at the same run, "
     "step and variant is a conflict unless `replace` is true.\n\nA `uri` such as `avg(run@1000..2000/100)`, "
-    "`lerp(run@0, run@5000, 0.3)` or `graft(run@5000, base, layers=0-11)` posts a virtual checkpoint: its weights are "
-    "computed from those of other checkpoints when it is evaluated.\n\nA `uri` such as `upload:SHA256` posts a file "
-    "that was sent to `/v1/uploads`. The service keeps the file until nothing needs it. Such a post before the file is "
-    "sent is checked in full and refused with `upload_not_found`.\n\nWithout `suites`, the plan of the run applies: "
-    "with `when_behind: refuse`, a post is answered with 429 (`run_behind`) and `Retry-After`, and nothing is stored, "
-    "while other steps of the run have evaluations that are not over.",
-    responses=document(201, "The checkpoint and one evaluation per suite.", documents.Posted)
-    | document(200, "It was there already: the same checkpoint, the same evaluations.", documents.Posted)
+    "`lerp(run@0, run@5000, 0.3)` or `graft(run@5000, base, layers=0-11)` posts a virtual checkpoint, whose weights "
+    "are computed from the weights of other checkpoints when the checkpoint is evaluated.\n\nA `uri` such as "
+    "`upload:SHA256` posts a file that was sent to `/v1/uploads`. The service keeps the file as long as an evaluation "
+    "or a base needs the file. A post before the file was sent is checked and then refused with "
+    "`upload_not_found`.\n\nWithout `suites`, the plan of the run applies. If the plan says `when_behind: refuse` and "
+    "other steps of the run have unfinished evaluations, nothing is stored, and the answer is 429 (`run_behind`) with "
+    "`Retry-After`.",
+    responses=document(201, "The checkpoint, with an evaluation for each suite.", documents.Posted)
+    | document(200, "The checkpoint and the evaluations of an earlier, equal post.", documents.Posted)
     | UNREACHABLE,
 )
 def post_checkpoint(body: CheckpointInput, state: CurrentState, owner: TokenName) -> JsonAnswer:
-    # Files are looked at before the database is locked.
+    # Check files before the database is locked.
     sha256 = uploaded_sha256(body.uri)
     if sha256 is not None:
         content, created = _post_upload(body, sha256, state, owner)
@@ -93,9 +94,9 @@ def post_checkpoint(body: CheckpointInput, state: CurrentState, owner: TokenName
 
 @router.get(
     "",
-    summary="Checkpoints of any run",
-    description="Checkpoints that were not replaced, by run (the oldest first), step and variant. `evaluations` has "
-    "the newest 20 of each checkpoint; `GET /v1/evaluations` lists all.",
+    summary="List checkpoints",
+    description="Checkpoints that were not replaced, ordered by run (the oldest first), step and variant. "
+    "`evaluations` has the newest 20 evaluations of each checkpoint; `GET /v1/evaluations` lists all evaluations.",
     responses=document(200, "A page of the checkpoints.", documents.Checkpoints),
 )
 def list_checkpoints(query: Annotated[CheckpointsQuery, Query()], state: CurrentState) -> JsonAnswer:
@@ -105,10 +106,10 @@ def list_checkpoints(query: Annotated[CheckpointsQuery, Query()], state: Current
 
 @router.get(
     "/{checkpoint_id}",
-    summary="A checkpoint, whether its file is still needed, and its evaluations",
-    description="A checkpoint that was replaced by another file stays readable under its id, with `replaced_at`. A "
-    "virtual checkpoint lists its `parents`.",
-    responses=document(200, "As it was posted.", documents.Checkpoint),
+    summary="Get a checkpoint with its evaluations",
+    description="`in_use` says whether the service still needs the posted file. A checkpoint that was replaced by "
+    "another file stays readable under its id, with `replaced_at`. A virtual checkpoint lists its `parents`.",
+    responses=document(200, "The checkpoint.", documents.Checkpoint),
 )
 def get_checkpoint(checkpoint_id: Id, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
@@ -123,7 +124,7 @@ def _posted(session: Session, submitted: Submitted) -> documents.Posted:
 
 
 def _post_upload(body: CheckpointInput, sha256: str, state: State, owner: str | None) -> tuple[documents.Posted, bool]:
-    """Make an uploaded file a checkpoint; return what the post answers, and whether the checkpoint is new.
+    """Post a checkpoint from an uploaded file. Return the answer, and whether the checkpoint is new.
 
     Raises:
         UploadNotFound: the file is needed, and no finished upload of this owner has this digest.
@@ -141,7 +142,7 @@ def _post_upload(body: CheckpointInput, sha256: str, state: State, owner: str | 
             submitted.checkpoint.spool_state = "ready"
         content = _posted(session, submitted)
     if upload is not None:
-        with suppress(EvalsvcError):  # the post is stored; what is left of the upload expires
+        with suppress(EvalsvcError):  # the post is stored, and the rest of the upload expires
             state.uploads.delete(upload.id, owner)
     return content, submitted.created
 
@@ -150,21 +151,23 @@ def _uploaded_submission(
     session: Session, body: CheckpointInput, sha256: str, upload: StoredUpload | None, settings: Settings
 ) -> Submission:
     if body.sha256 is not None and body.sha256.lower() != sha256:
-        raise InvalidRequest(f"sha256 is {body.sha256}, and uri names the file with sha256 {sha256}; leave sha256 out")
+        raise InvalidRequest(f"sha256 is {body.sha256}, but uri names the SHA-256 {sha256}; leave sha256 out")
     if body.spool != "none":
-        raise InvalidRequest("spool is given for an uploaded file, which the service keeps anyway; leave spool out")
-    assert body.run is not None, "the schema"
-    assert body.step is not None, "the schema"
+        raise InvalidRequest(
+            f"spool is {body.spool!r} for an uploaded file, which the service always keeps; leave spool out"
+        )
+    assert body.run is not None, "required by the schema"
+    assert body.step is not None, "required by the schema"
     uri, variant = UPLOAD + sha256, body.variant or "raw"
     before = posted_upload(session, body.run, body.step, variant, uri)
     if body.model is None and before is None:
         raise InvalidRequest(
-            "model is missing, and nothing lies next to an uploaded file that says what the model is; give model: a "
-            "registered name of open_lm, or the fields of the model's JSON"
+            "model is missing, and an uploaded file has no model configuration next to it; give model: a registered "
+            "name of open_lm, or the fields of the model's JSON"
         )
     model = None if body.model is None else _model(body.model, settings)
     known = model if before is None else before.model
-    size = 0 if before is None else before.size  # without a file the post is refused once all else is checked
+    size = 0 if before is None else before.size  # without an upload, the post is refused after all other checks
     return Submission(
         run=body.run,
         step=body.step,
@@ -184,8 +187,8 @@ def _uploaded_submission(
 
 def _not_uploaded(sha256: str) -> UploadNotFound:
     return UploadNotFound(
-        f"no finished upload of yours has the sha256 {sha256}: the file was not sent, its upload expired, or another "
-        "post has used the upload; send the file first: POST /v1/uploads, or evalsvc submit RUN STEP FILE --upload"
+        f"you have no finished upload with the SHA-256 {sha256}: the file was not sent, its upload expired, or another "
+        "post used the upload; send the file first with POST /v1/uploads, or with evalsvc submit RUN STEP FILE --upload"
     )
 
 
@@ -207,13 +210,13 @@ def _submission(body: CheckpointInput, settings: Settings) -> Submission:
     path, identity = locate_checkpoint(body.uri, settings)
     if identity.etag is not None and body.spool == "link":
         raise InvalidRequest(
-            "spool=link only links files of this machine, and the checkpoint is in a remote store; give spool=copy if "
-            "the store may lose the checkpoint before it is evaluated"
+            "spool is 'link', and the checkpoint is in a remote store, from which no file can be linked; give "
+            "spool=copy if the store may delete the checkpoint before its evaluation"
         )
-    model = _model_beside(path, identity, settings) if body.model is None else _model(body.model, settings)
+    model = _adjacent_model(path, identity, settings) if body.model is None else _model(body.model, settings)
     layout = None if body.layout is None else _layout(body.layout, model, settings)
-    assert body.run is not None, "the schema"
-    assert body.step is not None, "the schema"
+    assert body.run is not None, "required by the schema"
+    assert body.step is not None, "required by the schema"
     return Submission(
         run=body.run,
         step=body.step,
@@ -233,18 +236,21 @@ def _submission(body: CheckpointInput, settings: Settings) -> Submission:
 
 
 def _virtual_submission(session: Session, body: CheckpointInput, settings: Settings) -> Submission:
-    """Return the submission of an expression, whose parents are the current checkpoints and must still exist."""
-    for name, why in {"model": "its parents have it", "sha256": "it follows from its parents'"}.items():
+    """Return the submission of a virtual checkpoint. Its parents are current checkpoints, whose files must exist."""
+    for name in ("model", "sha256"):
         if getattr(body, name) is not None:
-            raise InvalidRequest(f"{name} is given for a virtual checkpoint, and {why}; leave it out")
+            raise InvalidRequest(
+                f"{name} cannot be set for a virtual checkpoint, since its parents determine it; leave {name} out"
+            )
     if body.spool != "none":
         raise InvalidRequest(
-            "spool is given for a virtual checkpoint, whose parents are kept as they were posted; leave it out"
+            f"spool is {body.spool!r} for a virtual checkpoint, which has no file; post its parents with spool "
+            "instead, and leave spool out here"
         )
     resolved = resolve_expression(session, body.uri)
     parents, first = resolved.parents, resolved.parents[0]
     for parent in parents:
-        verify(checkpoint_reference(parent, lambda found: spool_path(settings.data_path, found.id, found.path)))
+        verify(checkpoint_reference(parent, lambda row: spool_path(settings.data_path, row.id, row.path)))
     _require_sound(resolved)
     run = body.run or first.run.name
     step = max(parent.step for parent in parents if parent.run_id == first.run_id) if body.step is None else body.step
@@ -271,14 +277,19 @@ def _virtual_variant(session: Session, body: CheckpointInput, run: str, resolved
     variant = body.variant or (default_variant(resolved.expression) if has_files(session, run) else "raw")
     if has_files(session, run, variant):
         raise InvalidRequest(
-            f"run {run!r} has checkpoints of variant {variant!r} that are no virtual ones, and values of both would be "
-            "in one series; name another variant, or leave it out"
+            f"variant {variant!r} of run {run!r} has trained checkpoints, whose values would be in one series with "
+            "those of the virtual checkpoint; name another variant, or leave variant out"
         )
     return variant
 
 
 def _require_sound(resolved: Resolved) -> None:
-    """Raise the errors known without the files: CheckpointMismatch, InvalidRequest. A worker checks the rest."""
+    """Check an expression as far as possible without the files. A worker checks the rest.
+
+    Raises:
+        CheckpointMismatch: the parents have different models.
+        InvalidRequest: the expression names parts that the model does not have.
+    """
     models = {str(step_of(parent)): {**(parent.model or {})} for parent in resolved.parents}
     for model in models.values():
         model.pop("precision", None)
@@ -289,17 +300,21 @@ def _require_sound(resolved: Resolved) -> None:
 
 
 def _one_layout(parents: Sequence[Checkpoint], given: Mapping[str, object] | None) -> Mapping[str, object] | None:
-    """Return the layout of all parents. A given layout also holds for parents that were posted without one."""
+    """Return the layout of all parents. A given layout also applies to parents that were posted without a layout.
+
+    Raises:
+        InvalidLayout: two layouts differ.
+    """
     wanted = given or parents[0].layout
     other = next((parent for parent in parents if parent.layout != wanted and (parent.layout or not given)), None)
     if other is None:
         return wanted
     keys = sorted({*(wanted or {}), *(other.layout or {})})
     differing = [key for key in keys if (wanted or {}).get(key) != (other.layout or {}).get(key)]
-    ours = "the given layout" if given else f"that of {step_of(parents[0])}"
+    expected = "the given layout" if given else f"the layout of {step_of(parents[0])}"
     raise InvalidLayout(
-        f"{step_of(other)} has another layout than {ours}: they differ in {', '.join(differing)}; only checkpoints "
-        "with one meaning of their ids can be combined"
+        f"the layout of {step_of(other)} differs from {expected} in {', '.join(differing)}; combine only checkpoints "
+        "with the same layout"
     )
 
 
@@ -308,7 +323,7 @@ def _tokens_seen(parents: Sequence[Checkpoint], run: str, step: int) -> int | No
     return next(at, None)
 
 
-def _model_beside(path: str, identity: Identity, settings: Settings) -> Mapping[str, object] | None:
+def _adjacent_model(path: str, identity: Identity, settings: Settings) -> Mapping[str, object] | None:
     """Return the model configuration next to a checkpoint, in a local folder or a remote store."""
     if identity.etag is not None:
         return find_remote_model_config(path, settings)
@@ -320,14 +335,14 @@ def _model_beside(path: str, identity: Identity, settings: Settings) -> Mapping[
 def _model(model: str | Mapping[str, object], settings: Settings) -> Mapping[str, object]:
     if isinstance(model, str) and _names_file(model):
         model = str(locate(model, settings.root_paths, settings.private_paths))
-    # Without the base, a name could be a file of the folder that the service happens to run in.
+    # With the base /, a name never refers to a file in the working directory of the service.
     return read_model_spec(model, base=Path("/"))
 
 
 def _layout(
     layout: str | Mapping[str, object], model: Mapping[str, object] | None, settings: Settings
 ) -> Mapping[str, object]:
-    """Return the layout as JSON, checked against the model's table if the table's size is known."""
+    """Return the layout as JSON, checked against the size of the model's vocabulary if the size is known."""
     if isinstance(layout, str) and _names_file(layout):
         layout = str(locate(layout, settings.root_paths, settings.private_paths))
     image = layout.get("image") if isinstance(layout, Mapping) else None

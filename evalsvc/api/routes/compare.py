@@ -1,4 +1,4 @@
-"""Comparisons: of two checkpoints, and of two runs along their steps."""
+"""Routes that compare two checkpoints, or two runs along their steps."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ router = router_of(prefix="/v1", tags=["comparison"], responses=PROBLEMS)
 
 @router.get(
     "/compare",
-    summary="How far two checkpoints are apart",
-    description="Of every metric the difference b − a, paired over the items that both share, its interval and a "
-    "verdict of b at `level`, from the p-value `p`. Items that one side lacks (`n_only_a`, `n_only_b`) are in no pair, "
-    "and below 8 items there is no interval. Of `judged` metrics `expected_by_chance` would be better, worse or "
-    "different if nothing had changed; with `family=holm` verdicts are from `p_holm`, p corrected by Holm over all of "
-    "them. Of a metric that is right or wrong on each item, `answers` has the counts and the exact p of McNemar's "
-    "test, and p corrected by Holm over the benchmarks that have the metric, `tests` of them; `flipped` names as many "
-    "of the items that only one side gets right. What was measured by different protocols has the verdict "
-    "`other_protocol` and the fields that differ; where nothing else is left, that is an error.",
-    responses=document(200, "The metrics of a in their order, then what only b has.", documents.Comparison),
+    summary="Compare two checkpoints",
+    description="For every metric, the answer has the difference b − a, paired over the items of both checkpoints, an "
+    "interval, and a verdict on b at `level` from the p-value `p`. Items of one checkpoint only (`n_only_a`, "
+    "`n_only_b`) are in no pair. With fewer than 8 items there is no interval. `expected_by_chance` is the number of "
+    "the `judged` metrics whose verdict would be better, worse or different if nothing had changed. With "
+    "`family=holm`, verdicts are from `p_holm`, which is p corrected by Holm over all judged metrics.\n\nFor a metric "
+    "that is right or wrong on each item, `answers` has the counts, the exact p of McNemar's test, and p corrected by "
+    "Holm over the `tests` benchmarks with the metric. `flipped` lists items that only one checkpoint gets right."
+    "\n\nMetrics with different protocols have the verdict `other_protocol` and the fields that differ. If all metrics "
+    "have different protocols, the answer is an error.",
+    responses=document(200, "The metrics of a in their order, then metrics that only b has.", documents.Comparison),
 )
 def get_comparison(query: Annotated[CompareQuery, Query()], state: CurrentState) -> JsonAnswer:
     chosen = tuple(query.metric), tuple(query.task)
@@ -55,15 +56,15 @@ def get_comparison(query: Annotated[CompareQuery, Query()], state: CurrentState)
 
 @router.get(
     "/compare/curves",
-    summary="How far two runs are apart, step by step, and where their difference enters or leaves the noise",
-    description="The differences of `/v1/compare` at the steps that both runs have; without `b`, of the run's "
-    "checkpoints against its base. `first_indistinguishable` is the first step at which the interval covers zero, "
-    "`indistinguishable_from` the step from which on every one does, null where that is the last step alone; "
-    "`first_apart` and `apart_from` likewise where it does not; `sign_changes` has the steps between which the "
-    "difference went from one side of zero to the other. Each interval of the band that is shown has the level "
-    "`step_level`. What is said of several steps rests on the simultaneous band (`crossings_rest_on`), whose intervals "
+    summary="Compare two runs step by step",
+    description="The differences of `/v1/compare` at the steps of both runs; without `b`, between the run's "
+    "checkpoints and its base. `first_indistinguishable` is the first step at which the interval covers zero. "
+    "`indistinguishable_from` is the step from which on every interval covers zero; null if only the last interval "
+    "does. `first_apart` and `apart_from` are the same for intervals that do not cover zero. `sign_changes` has the "
+    "pairs of steps between which the difference changed its sign.\n\nThe intervals of the chosen band have the level "
+    "`step_level`. Statements about several steps use the simultaneous band (`crossings_rest_on`), whose intervals "
     "have the level `simultaneous_level`.",
-    responses=document(200, "A curve per metric and protocol, in columns along the steps.", documents.RunComparison),
+    responses=document(200, "A curve for each metric and protocol, in columns by step.", documents.RunComparison),
 )
 def get_curves(query: Annotated[CurvesQuery, Query()], state: CurrentState) -> JsonAnswer:
     options = Options(tuple(query.metric), tuple(query.task), query.level, query.force)
@@ -87,8 +88,8 @@ def _results_along(
     session: Session, folder: Path, run: str, steps: Sequence[int], variant: str, suite: str | None
 ) -> Iterator[Result]:
     along = read_values_along(session, folder, run, steps, variant, suite)
-    for step, (found, tables) in zip(steps, along, strict=True):
-        yield Result(f"{run}@{step}:{variant}", found, tables)
+    for step, (values, tables) in zip(steps, along, strict=True):
+        yield Result(f"{run}@{step}:{variant}", values, tables)
 
 
 def _in_step(session: Session, folder: Path, a: str, b: str, suite: str | None) -> Pairs:
@@ -98,13 +99,13 @@ def _in_step(session: Session, folder: Path, a: str, b: str, suite: str | None) 
         UnknownName: there is no such run or variant, or the runs have no step in common.
     """
     runs = [parse_run(name) for name in (a, b)]
-    ours, theirs = (evaluated_steps(session, *run, suite) for run in runs)
-    common = [step for step in ours if step in set(theirs)]
+    steps_a, steps_b = (evaluated_steps(session, *run, suite) for run in runs)
+    common = [step for step in steps_a if step in set(steps_b)]
     if not common:
-        steps = (", ".join(map(str, steps[:8])) + (", …" if len(steps) > 8 else "") for steps in (ours, theirs))
+        texts = (", ".join(map(str, steps[:8])) + (", …" if len(steps) > 8 else "") for steps in (steps_a, steps_b))
         raise UnknownName(
-            f"{a} and {b} have no evaluated step in common: {a} has {next(steps)}; {b} has {next(steps)}; "
-            "compare two checkpoints by RUN@STEP"
+            f"{a} and {b} have no evaluated step in common: {a} has {next(texts)}; {b} has {next(texts)}; "
+            "compare two checkpoints as RUN@STEP"
         )
     before, after = (_results_along(session, folder, run, common, variant, suite) for run, variant in runs)
     yield from zip(common, before, after, strict=True)
@@ -121,8 +122,8 @@ def _against_base(session: Session, folder: Path, query: CurvesQuery) -> tuple[s
     base = find_base(session, find_step(session, find_run(session, run), steps[0], variant))
     if base is None:
         raise UnknownName(
-            f"run {run!r} has no base to be compared with: nothing was posted at its step 0; post it, name another one "
-            f"by PUT /v1/runs/{run}/base, or give a second run"
+            f"run {run!r} has no base to compare with: no checkpoint was posted at step 0; post step 0, name another "
+            f"base with PUT /v1/runs/{run}/base, or give a second run as b"
         )
     place = (base.run.name, base.step, base.variant)
     name = checkpoint_name(*place)

@@ -1,4 +1,4 @@
-"""Delete a run or a checkpoint, with the files that only they needed."""
+"""Routes that delete a run or a checkpoint, with the files that only the deleted rows need."""
 
 from __future__ import annotations
 
@@ -23,29 +23,30 @@ from evalsvc.store.views import document_of
 
 router = router_of(prefix="/v1", responses=PROBLEMS)
 
-Cancel = Annotated[bool, Query(description="Also where evaluations wait or run; they are stopped.")]
+Cancel = Annotated[bool, Query(description="Cancel unfinished evaluations instead of refusing the deletion.")]
 
 
 @router.delete(
     "/runs/{run}",
     tags=["runs"],
-    summary="Delete a run with all that came of it",
-    description="Its checkpoints, evaluations, history, artifacts and spooled files; the files that were posted stay "
-    "where they are. There is no way back. Evaluations that wait or run are in the way unless `cancel` is true, and so "
-    "are other runs whose base or virtual checkpoints need it.",
-    responses=document(200, "How much is gone.", documents.Deleted),
-    operation_id="delete_run__v1_runs__run__delete",  # by which generated clients call this route
+    summary="Delete a run with its checkpoints and results",
+    description="Deletes the run's checkpoints, evaluations, history, artifacts and spooled files. The posted files "
+    "stay. A deletion cannot be undone.\n\nThe deletion is refused with 409 while the run has unfinished evaluations, "
+    "unless `cancel` is true, and while the base or a virtual checkpoint of another run needs a checkpoint of this "
+    "run.",
+    responses=document(200, "The numbers of deleted rows, and the freed bytes.", documents.Deleted),
+    operation_id="delete_run__v1_runs__run__delete",  # the name that generated clients use
 )
 def delete_run(
     run: Name,
     state: CurrentState,
-    confirm: Annotated[str, Query(description="The run's name once more.")],
+    confirm: Annotated[str, Query(description="The name of the run, as a confirmation.")],
     cancel: Cancel = False,
 ) -> JsonAnswer:
     _require_confirmed(confirm, f"the run is {run!r}", run)
     with state.writing() as session:
         deleted = deletion.delete_run(session, run, cancel)
-    state.coordinator.wake()  # attempts that run are told to stop
+    state.coordinator.wake()  # to stop running attempts
     return JsonAnswer(document_of(documents.Deleted, deleted, freed_bytes=_drop_files(deleted, state)))
 
 
@@ -53,17 +54,19 @@ def delete_run(
     "/checkpoints/{checkpoint_id}",
     tags=["checkpoints"],
     summary="Delete a checkpoint with its evaluations",
-    description="What is deleted: the evaluations of the checkpoint, the values that they measured, their artifacts, "
-    "and the spooled copy of the weights. The posted file stays where it is, and so do imported values. There is no "
-    "way back.\n\nThe deletion is refused with 409 while evaluations of the checkpoint wait or run, unless `cancel` is "
-    "true; while the checkpoint is the base of a run; and while virtual checkpoints are made of the checkpoint. A "
-    "watcher that is started again posts the file again if the file is still in its folder.",
-    responses=document(200, "How much is gone.", documents.DeletedCheckpoint),
+    description="Deletes the evaluations of the checkpoint, their values and artifacts, and the spooled copy of the "
+    "weights. The posted file and imported values stay. A deletion cannot be undone.\n\nThe deletion is refused with "
+    "409 while the checkpoint has unfinished evaluations, unless `cancel` is true; while the checkpoint is the base of "
+    "a run; and while virtual checkpoints are computed from the checkpoint. A watcher that is started again posts the "
+    "file again if the file is still in its folder.",
+    responses=document(200, "The numbers of deleted rows, and the freed bytes.", documents.DeletedCheckpoint),
 )
 def delete_checkpoint(
     checkpoint_id: Id,
     state: CurrentState,
-    confirm: Annotated[str, Query(description="The checkpoint's name: RUN@STEP, or RUN@STEP:VARIANT.")],
+    confirm: Annotated[
+        str, Query(description="The name of the checkpoint, as a confirmation: RUN@STEP, or RUN@STEP:VARIANT.")
+    ],
     cancel: Cancel = False,
 ) -> JsonAnswer:
     with state.writing() as session:
@@ -79,16 +82,16 @@ def delete_checkpoint(
     )
 
 
-def _require_confirmed(confirm: str, found: str, *names: str) -> None:
-    """Raise InvalidRequest unless the name of what is to be deleted was given."""
+def _require_confirmed(confirm: str, target: str, *names: str) -> None:
+    """Raise InvalidRequest unless `confirm` is one of the names of the target."""
     if confirm not in names:
-        raise InvalidRequest(f"confirm is {confirm[:160]!r} and {found}; give confirm={names[0]} to delete it")
+        raise InvalidRequest(f"confirm is {confirm[:160]!r}, and {target}; to delete, give confirm={names[0]}")
 
 
 def _drop_files(deleted: deletion.Deleted, state: State) -> int:
-    """Remove the files that only deleted rows needed; return the bytes that became free.
+    """Remove the files that only the deleted rows needed; return the freed bytes.
 
-    A service that dies meanwhile sweeps the rest when it starts.
+    If the service stops before the end, its next start removes the rest.
     """
     settings = state.settings
     for checkpoint, _ in deleted.spooled:

@@ -1,7 +1,7 @@
-"""`/docs`: the OpenAPI document to read and to try, by Swagger UI.
+"""`/docs`: Swagger UI for reading the OpenAPI document and trying the routes.
 
-The package fastapi-swagger carries the files of a release of Swagger UI. Two of these files are served, and the page
-loads nothing from another address: people put their tokens into the page, and a machine may have no internet.
+The package fastapi-swagger contains the files of Swagger UI, and the service serves two of these files. The page loads
+nothing from another host, because users enter their tokens on the page, and the machine may have no internet access.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from starlette.responses import FileResponse, HTMLResponse
 PACKAGE = "fastapi_swagger"
 
 FILES = {"/docs/swagger-ui.css": "text/css", "/docs/swagger-ui-bundle.js": "text/javascript"}
-"""The media types of the files that are served, by path; each has the file's name in the package."""
+"""The media types of the served files, by path. The last part of a path is the name of the file in the package."""
 
 CACHED = "public, max-age=3600"
-"""How long a browser keeps the files: another release of Swagger UI has the same names."""
+"""The Cache-Control of the files. Another release of Swagger UI has the same file names."""
 
 _SCRIPT = (
     'SwaggerUIBundle({url: "/openapi.json", dom_id: "#ui", deepLinking: true, layout: "BaseLayout", '
@@ -41,7 +41,7 @@ _HEAD = """<!DOCTYPE html>
 _PAGE = f"""{_HEAD}<link rel="stylesheet" href="/docs/swagger-ui.css">
 </head>
 <body>
-<div id="ui"><p>This page needs JavaScript. What it shows is at <a href="/openapi.json">/openapi.json</a>.</p></div>
+<div id="ui"><p>This page needs JavaScript. It shows the document <a href="/openapi.json">/openapi.json</a>.</p></div>
 <script src="/docs/swagger-ui-bundle.js"></script>
 <script>{_SCRIPT}</script>
 </body>
@@ -51,7 +51,7 @@ _PAGE = f"""{_HEAD}<link rel="stylesheet" href="/docs/swagger-ui.css">
 _PAGE_WITHOUT_FILES = f"""{_HEAD}</head>
 <body>
 <p>Swagger UI is not installed on the machine of this service; run <code>pip install fastapi-swagger</code> there and
-restart the service. What this page would show is at <a href="/openapi.json">/openapi.json</a>.</p>
+restart the service. Without Swagger UI, read the document <a href="/openapi.json">/openapi.json</a>.</p>
 </body>
 </html>
 """
@@ -76,7 +76,7 @@ _POLICY = "; ".join(
 
 
 def add_docs(app: FastAPI) -> None:
-    """Add the page, and the files of Swagger UI if they are installed."""
+    """Add the route of the page, and routes of Swagger UI's files if the package is installed."""
     folder = swagger_folder()
     app.add_route("/docs", partial(_show, _PAGE if folder else _PAGE_WITHOUT_FILES), include_in_schema=False)
     if folder is not None:
@@ -93,7 +93,7 @@ def _send_file(file: Path, media_type: str, _request: Request) -> FileResponse:
 
 
 def swagger_folder() -> Path | None:
-    """Return the folder of the installed package that has the files of Swagger UI; None where a file is missing."""
+    """Return the folder with Swagger UI in the installed package; None if the package or a file is missing."""
     package = find_spec(PACKAGE)
     if package is None or package.origin is None:
         return None

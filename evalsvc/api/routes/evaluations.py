@@ -1,4 +1,4 @@
-"""Evaluations: their lists, progress and results, and how to begin, cancel and retry them."""
+"""Routes of evaluations: begin, list, read, cancel and retry evaluations, and read results per item."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ _YAML = "# Suite loss as evaluation 40 began with it, digest 4f0c…\ntasks:\n- 
     "",
     status_code=201,
     summary="Evaluate a posted checkpoint with a suite",
-    description="While an evaluation with this suite is not over, it is answered with 200; afterwards a new one "
-    "measures again.",
+    description="If the checkpoint has an unfinished evaluation by the suite, the answer is 200 with this evaluation. "
+    "Otherwise a new evaluation measures again.",
     responses=document(201, "A new evaluation.", documents.Evaluation)
-    | document(200, "The one that is not over.", documents.Evaluation),
+    | document(200, "The unfinished evaluation.", documents.Evaluation),
 )
 def post_evaluation(body: EvaluationInput, state: CurrentState) -> JsonAnswer:
     with state.writing() as session:
         checkpoint = find_checkpoint(session, body.checkpoint)
         if checkpoint.replaced_at is not None:
-            raise WrongState(f"checkpoint {checkpoint.id} was replaced by another file; evaluate the new one")
+            raise WrongState(f"checkpoint {checkpoint.id} was replaced by another file; evaluate the new checkpoint")
         require_current_parents(checkpoint)
         suite = find_suite(session, state.settings, body.suite)
         evaluation, created = evaluate(session, checkpoint, suite, body.priority)
@@ -63,9 +63,9 @@ def post_evaluation(body: EvaluationInput, state: CurrentState) -> JsonAnswer:
 
 @router.get(
     "",
-    summary="Evaluations of any run, the newest first",
-    description="Without their tasks, and with those of replaced checkpoints. `error` is the whole message of an "
-    "evaluation that failed.",
+    summary="List evaluations, the newest first",
+    description="The list includes evaluations of replaced checkpoints, and leaves out tasks. `error` has the whole "
+    "message of a failed evaluation.",
     responses=document(200, "A page of the evaluations.", documents.Evaluations),
 )
 def list_evaluations(query: Annotated[EvaluationsQuery, Query()], state: CurrentState) -> JsonAnswer:
@@ -77,12 +77,12 @@ def list_evaluations(query: Annotated[EvaluationsQuery, Query()], state: Current
 
 @router.get(
     "/{evaluation_id}",
-    summary="An evaluation",
-    description="A task that goes on may have an `interim` result: its metrics after `done` units of work. It is "
-    "replaced at every look and removed at the end, and never enters the history. `retry` says how many of its shards "
-    "failed by what may pass and wait to be tried again, from when on, and what the first of them failed by. "
-    "`warnings` say what is suspicious about a task's result: numbers that cannot be right, or rest on too little.",
-    responses=document(200, "Its state, progress and results.", documents.Evaluation),
+    summary="Get an evaluation with its tasks",
+    description="A running task may have an `interim` result, its metrics after `done` units of work. Every look "
+    "replaces the interim result, the end of the task removes it, and it never enters the history. `retry` has the "
+    "number of shards that failed with a transient error and wait for a retry, the time of the next retry, and the "
+    "error of its shard. `warnings` name suspicious results: values that cannot be right, or rest on too few items.",
+    responses=document(200, "The evaluation, with progress and results of its tasks.", documents.Evaluation),
 )
 def get_evaluation(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
@@ -91,13 +91,13 @@ def get_evaluation(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
 
 @router.get(
     "/{evaluation_id}/suite",
-    summary="The suite that an evaluation began with",
-    description="The suite stays readable although the suite of this name was replaced or deleted since: "
-    "`current_digest` says what the name stands for now. As YAML, the answer can be put under a name, or given to "
+    summary="Get the suite that an evaluation began with",
+    description="The suite stays readable after the suite of this name was replaced or deleted. `current_digest` is "
+    "the digest of the suite that has the name now. The YAML format is valid for `PUT /v1/suites/{name}` and for "
     "`evalsvc run`.",
     response_model=None,
     responses=or_text(
-        document(200, "The tasks with all their parameters.", documents.EvaluatedSuite),
+        document(200, "The tasks with all parameters.", documents.EvaluatedSuite),
         "application/yaml",
         _YAML,
         schema_type="object",
@@ -107,7 +107,7 @@ def get_evaluated_suite(
     evaluation_id: Id,
     state: CurrentState,
     format: Annotated[  # noqa: A002
-        Literal["json", "yaml"], Query(description="The document in JSON, or the suite alone as YAML.")
+        Literal["json", "yaml"], Query(description="The document as JSON, or only the suite as YAML.")
     ] = "json",
 ) -> Response:
     with state.reading() as session:
@@ -124,18 +124,18 @@ def get_evaluated_suite(
 
 
 def _as_yaml(suite: documents.EvaluatedSuite) -> str:
-    """Return a suite as a file of suites has it; the name is that of the file."""
+    """Return a suite in the format of suite files, in which the file name is the name of the suite."""
     head = f"# Suite {suite.name} as evaluation {suite.evaluation} began with it, digest {suite.digest}\n"
     return head + yaml.safe_dump({"tasks": suite.tasks}, sort_keys=False, allow_unicode=True)
 
 
 @router.get(
     "/{evaluation_id}/items",
-    summary="An evaluation's results per item",
-    description="Of the tasks that have succeeded. Paired comparisons of two checkpoints rest on them. `columns` "
-    "chooses keys of the items. As CSV, the first column is the task, what an item lacks is empty, and lists are JSON.",
+    summary="Get an evaluation's results per item",
+    description="The results of succeeded tasks, which paired comparisons of two checkpoints use. `columns` chooses "
+    "keys of the items. In CSV, the first column is the task, missing keys are empty cells, and lists are JSON.",
     response_model=None,
-    responses=or_text(document(200, "By task, in the order of the data.", Items), "text/csv", _CSV),
+    responses=or_text(document(200, "The items by task, in the order of the data.", Items), "text/csv", _CSV),
 )
 def list_items(evaluation_id: Id, query: Annotated[ItemsQuery, Query()], state: CurrentState) -> Response:
     with state.reading() as session:
@@ -156,7 +156,7 @@ def list_items(evaluation_id: Id, query: Annotated[ItemsQuery, Query()], state: 
 
 
 def _with_benchmark(tables: dict[str, ItemTable], benchmark: str, evaluation_id: int) -> dict[str, ItemTable]:
-    """Return the items of a benchmark, by task."""
+    """Return the items of a benchmark by task; raise UnknownName if no task has the benchmark."""
     known = {str(name) for table in tables.values() for name in table.column("benchmark") if name is not None}
     if benchmark not in known:
         raise UnknownName.among(f"benchmark of evaluation {evaluation_id}", benchmark, known)
@@ -168,8 +168,8 @@ def _with_benchmark(tables: dict[str, ItemTable], benchmark: str, evaluation_id:
     "/{evaluation_id}/cancel",
     status_code=202,
     summary="Cancel an evaluation",
-    description="What waits is not begun, what runs is told to stop; finished shards keep their results.",
-    responses=document(202, "Cancelled; running shards stop soon.", documents.Evaluation),
+    description="Queued shards do not start, and running shards stop. Finished shards keep their results.",
+    responses=document(202, "The cancelled evaluation; running shards stop soon.", documents.Evaluation),
 )
 def post_cancel(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
     return _changed(state, evaluation_id, cancel_evaluation)
@@ -178,9 +178,9 @@ def post_cancel(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
 @router.post(
     "/{evaluation_id}/retry",
     status_code=202,
-    summary="Try again what failed or was cancelled",
-    description="Finished shards keep their results and do not run again.",
-    responses=document(202, "Queued again.", documents.Evaluation),
+    summary="Retry a failed or cancelled evaluation",
+    description="Failed and cancelled shards are queued again. Finished shards keep their results.",
+    responses=document(202, "The queued evaluation.", documents.Evaluation),
 )
 def post_retry(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
     return _changed(state, evaluation_id, retry_evaluation)

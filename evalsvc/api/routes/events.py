@@ -1,7 +1,7 @@
-"""Server-sent events of an evaluation, which a disconnected client resumes after the last event that it has.
+"""Server-sent events of an evaluation. A client that reconnects gets the events after the last one that it received.
 
-One task of the event loop polls the database for all streams, and only while there is a stream. A waiting stream holds
-a socket, but no thread and no connection to the database.
+While there are streams, one task on the event loop polls the database for all of them. A waiting stream occupies a
+socket, but no thread and no connection to the database.
 """
 
 from __future__ import annotations
@@ -36,40 +36,40 @@ from evalsvc.store.views import LiveTask, progress_view
 log = logging.getLogger(__name__)
 
 STREAMS = 250
-"""The most streams, a quarter of all connections. Further clients are asked to come back later."""
+"""The most streams, a quarter of all connections. Further clients are told to retry later."""
 
 LOOK_EVERY = 0.5
 """Seconds between two polls of the database, for all streams together."""
 
 PROGRESS_EVERY = 2.0
-"""Seconds between two events of progress in a stream."""
+"""Seconds between two `progress` events in a stream."""
 
 HEARTBEAT_EVERY = 15.0
 """Seconds of silence after which a comment is sent, since proxies close silent connections."""
 
 LIFETIME = 900.0
-"""Seconds after which a stream ends and its client reconnects, with a token that may be revoked by then."""
+"""Seconds after which a stream ends and its client reconnects, so that a revoked token is noticed."""
 
 RETRY_SECONDS = 2
 """Seconds that clients wait before they reconnect."""
 
 BUSY_SECONDS = 30
-"""Seconds that clients wait if there are too many streams."""
+"""Seconds that clients wait when there are too many streams."""
 
 READERS = 4
-"""Threads that read the database for streams, apart from the threads of other requests."""
+"""The number of threads that read the database for streams, separate from the threads of other requests."""
 
 router = router_of(prefix="/v1/evaluations", tags=["evaluations"], responses=PROBLEMS)
 
 Progress = dict[str, documents.Progress]
-"""Progress of running tasks by name."""
+"""The progress of running tasks by name."""
 
 T = TypeVar("T")
 
 
 @dataclass(eq=False)
 class Follower:
-    """A stream. `stirred` is set when there may be something to send."""
+    """The state of a stream."""
 
     evaluation_id: int
     seen: int
@@ -78,6 +78,7 @@ class Follower:
     """The number of the evaluation's newest event at the last poll; None before the first poll."""
     progress: Progress = field(default_factory=dict)
     stirred: asyncio.Event = field(default_factory=asyncio.Event)
+    """A flag that is set when there may be something to send."""
 
 
 class Followers:
@@ -94,7 +95,7 @@ class Followers:
         return len(self._followers)
 
     def stop(self) -> None:
-        """End all streams. Their clients reconnect to the next service."""
+        """End all streams. Clients reconnect, after a restart to the new service."""
         self._stopping = True
         for follower in self._followers:
             follower.stirred.set()
@@ -105,15 +106,16 @@ class Followers:
             await self._looking
 
     async def read(self, question: Callable[[Session], T]) -> T:
-        """Ask the database in one of the streams' own threads.
+        """Call `question` with a session in a thread for streams, and return the result.
 
         Raises:
-            DatabaseUnusable.
+            DatabaseUnusable: the database does not answer.
         """
         return await to_thread.run_sync(self._read, question, limiter=self._readers)
 
     @contextlib.contextmanager
     def following(self, evaluation_id: int, after: int) -> Iterator[Follower]:
+        """Register a stream of the events after number `after` while the context is active."""
         follower = Follower(evaluation_id, after)
         self._followers.add(follower)
         if self._looking is None:
@@ -124,7 +126,7 @@ class Followers:
             self._followers.discard(follower)
 
     async def stream(self, follower: Follower) -> AsyncIterator[bytes]:
-        """Yield the frames that a follower has not seen, until the evaluation is over."""
+        """Yield the frames of events that the follower has not received, until the evaluation has ended."""
         until = time.monotonic() + LIFETIME
         told, next_progress = Progress(), time.monotonic()
         yield format_sse_event(retry=RETRY_SECONDS * 1000)
@@ -134,11 +136,11 @@ class Followers:
                 try:
                     page = await self.read(lambda session: read_events(session, follower.evaluation_id, follower.seen))
                 except EvalsvcError as error:
-                    log.warning("a stream of events waits for the database: %s", error)
+                    log.warning("an event stream waits for the database: %s", error)
                     await asyncio.sleep(LOOK_EVERY)
                     continue
                 if page is None:
-                    return  # deleted meanwhile, of which its client is told when it comes back
+                    return  # the evaluation was deleted, and the client gets 404 when it reconnects
                 for event in page.events:
                     yield _frame(event.kind, _data_of(event), event.number)
                     follower.seen = event.number
@@ -165,7 +167,7 @@ class Followers:
                 try:
                     await self._look_once()
                 except EvalsvcError as error:
-                    log.warning("events cannot be read: %s", error)
+                    log.warning("events could not be read: %s", error)
                 except Exception:
                     log.exception("events could not be read; trying again")
         finally:
@@ -176,16 +178,14 @@ class Followers:
         live = dict(self._state.coordinator.live())
         newest, progress = await self.read(lambda session: _look_at(session, ids, live))
         for follower in self._followers:
-            # One that was deleted has none, and its streams find out for themselves.
-            follower.newest = newest.get(follower.evaluation_id)
+            follower.newest = newest.get(follower.evaluation_id)  # None for a deleted evaluation
             follower.progress = progress.get(follower.evaluation_id, {})
             if follower.newest != follower.seen or follower.progress:
                 follower.stirred.set()
 
 
 class EventStream(Response):
-    """The response that streams an evaluation's events as long as the client listens; refused if there are too many
-    streams."""
+    """A response that streams the events of an evaluation, or refuses the request if there are too many streams."""
 
     def __init__(self, followers: Followers, evaluation_id: int, after: int) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ class EventStream(Response):
         self._after = after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Not in the route: between that and this others come in.
+        # Checked here because other streams may begin between the route and this call.
         if len(self._followers) >= STREAMS:
             await _too_many()(scope, receive, send)
             return
@@ -206,14 +206,14 @@ class EventStream(Response):
 
 def _too_many() -> Response:
     detail = (
-        f"{STREAMS} streams of events are open already; try again in {BUSY_SECONDS} s, or ask "
-        "GET /v1/evaluations/{id} now and then"
+        f"{STREAMS} event streams are open, which is the limit; try again in {BUSY_SECONDS} s, or poll "
+        "GET /v1/evaluations/{id}"
     )
     return problem(STATUS[RateLimited], RateLimited.code, detail, {"Retry-After": str(BUSY_SECONDS)})
 
 
 async def _stirred(follower: Follower) -> bool:
-    """Wait until there may be something to send; return False if nothing came for HEARTBEAT_EVERY seconds."""
+    """Wait until there may be something to send; return False after HEARTBEAT_EVERY seconds of silence."""
     try:
         await asyncio.wait_for(follower.stirred.wait(), HEARTBEAT_EVERY)
     except TimeoutError:
@@ -224,7 +224,7 @@ async def _stirred(follower: Follower) -> bool:
 def _look_at(
     session: Session, ids: set[int], live: Mapping[int, LiveTask]
 ) -> tuple[dict[int, int], dict[int, Progress]]:
-    """Return the newest event of each followed evaluation, and the progress of their running tasks."""
+    """Return the number of the newest event and the progress of running tasks for each followed evaluation."""
     progress: dict[int, Progress] = {}
     for task in read_progress(session, live, ids) if live else ():
         now = live[task.id]
@@ -236,8 +236,8 @@ def _look_at(
 def _data_of(event: EvaluationEvent) -> dict[str, object]:
     """Return the fields of `EventData` that the event has."""
     at = event.created_at.isoformat(timespec="milliseconds")
-    own = {"at": at, "task": event.task, "state": event.state}
-    known = {name: value for name, value in own.items() if value is not None}
+    fields = {"at": at, "task": event.task, "state": event.state}
+    known = {name: value for name, value in fields.items() if value is not None}
     return {"evaluation": event.evaluation_id, **known, **(event.data or {})}
 
 
@@ -268,45 +268,53 @@ _EVENT = {
         "event": {"type": "string", "enum": list(get_args(EventKind))},
         "data": {"type": "string", "contentMediaType": "application/json"},
     },
-    "description": "One of the stream; `data` is JSON, an object.",
+    "description": "An event of the stream. `data` is a JSON object.",
 }
 
-Seen = Annotated[int, Query(ge=0, le=MAX_ID, description="The id of the last event that you have; begin after it.")]
+Seen = Annotated[
+    int, Query(ge=0, le=MAX_ID, description="The id of the last event that you received; the stream begins after it.")
+]
 
 SeenHeader = Annotated[
     int,
-    Header(alias="Last-Event-ID", ge=0, le=MAX_ID, description="The same, as browsers send it when they come back."),
+    Header(
+        alias="Last-Event-ID",
+        ge=0,
+        le=MAX_ID,
+        description="The same as `last_event_id`; browsers send it when they reconnect.",
+    ),
 ]
 
 
 @router.get(
     "/{evaluation_id}/events",
-    summary="Follow an evaluation",
-    description="Server-sent events: `state` and `task` say to which state the evaluation or a task of it came, with "
-    "the error of what failed and the warnings of a result; `interim` has what a task that goes on has found so far; "
-    "`progress`, every two seconds at most, how far the tasks are that run; `end` is the last one, and then the stream "
-    "ends. Events but `progress` have an id. A client that comes back with the last one that it has, also after "
-    "the service was started anew, misses none. A stream that lasts long ends without `end`; come back likewise.",
+    summary="Follow an evaluation by server-sent events",
+    description="The events are: `state` and `task`, with the new state of the evaluation or of a task, the error of a "
+    "failure and the warnings of a result; `interim`, with the interim result of a running task; `progress`, at most "
+    "every two seconds, with the progress of running tasks; and `end`, after which the stream ends.\n\nAll events but "
+    "`progress` have an id. A client that reconnects with the id of the last event that it received misses no event, "
+    "even after a restart of the service. A stream also ends after 15 minutes without `end`; reconnect in the same "
+    "way.",
     response_model=None,
     response_class=Response,
     responses={
         200: {"description": "The events.", "content": {"text/event-stream": {"schema": _EVENT, "example": _EXAMPLE}}},
-        204: {"description": "It is over, and you have all: there is nothing to come back for."},
+        204: {"description": "The evaluation has ended, and you have all of its events: do not reconnect."},
     },
 )
 async def get_events(
     evaluation_id: Id, request: Request, last_event_id: Seen = 0, last_event_id_header: SeenHeader = 0
 ) -> Response:
     followers: Followers = request.app.state.followers
-    # A browser that comes back asks the address that it was given, and says in the header what is newer.
+    # A browser that reconnects uses the original URL, and sends the newer id in the header.
     seen = last_event_id_header or last_event_id
     page = await followers.read(lambda session: read_events(session, evaluation_id, seen))
     if page is None:
         raise UnknownName(f"there is no evaluation {evaluation_id}; GET /v1/evaluations lists the evaluations")
     if seen > page.newest:
         raise InvalidRequest(
-            f"the last event of evaluation {evaluation_id} is {page.newest}, and you have {seen}, of another database; "
-            "leave last_event_id out to get them all"
+            f"last_event_id is {seen}, and the newest event of evaluation {evaluation_id} is {page.newest}; leave "
+            "last_event_id out to get all events"
         )
     if seen and page.is_last and not page.events:
         return Response(status_code=204)

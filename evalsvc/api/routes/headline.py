@@ -1,4 +1,4 @@
-"""The metrics of a run that tables and dashboards show first."""
+"""The route of a run's headline: the metrics that tables and dashboards show first."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)
 
 @router.get(
     "/runs/{run}/headline",
-    summary="The metrics of a run to show first",
-    description="The headlines of the suites that evaluated the run's checkpoints, as the suites name them now. Where "
-    "no suite names a metric that has a value, a rule chooses at most six metrics: every task and benchmark has its "
-    "turn, and of each the metrics come in the order of their definitions, those with a better side first. `left_out` "
-    "has the metrics that the newest evaluation of each suite was asked for and could not measure.",
-    responses=document(200, "The metrics, the most important one first.", Headline),
+    summary="Get the metrics of a run to show first",
+    description="The answer has the metrics in the current headlines of the suites that evaluated the run's "
+    "checkpoints. If no headline has a metric with a value, a rule chooses at most six metrics, in turn from each "
+    "task and benchmark, and metrics with a direction first. `left_out` lists requested metrics that the newest "
+    "evaluation of each suite could not measure.",
+    responses=document(200, "The metrics, the most important metric first.", Headline),
 )
 def get_headline(run: Name, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
@@ -38,5 +38,5 @@ def get_headline(run: Name, state: CurrentState) -> JsonAnswer:
 def _headline_of(session: Session, settings: Settings, suite: str) -> Sequence[str]:
     try:
         return find_suite(session, settings, suite).headline
-    except EvalsvcError:  # the suite is broken, or gone since the evaluation
+    except EvalsvcError:  # the suite is broken or was deleted
         return ()

@@ -1,4 +1,4 @@
-"""Health checks: whether the service answers, and whether the service can evaluate."""
+"""Routes for health checks: liveness and readiness."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ router = router_of(tags=["health"])
 
 @router.get(
     "/healthz",
-    summary="The service answers",
-    description="Asks neither the database nor the workers: for probes that restart a service which hangs.",
-    responses=document(200, "It does.", documents.Health),
+    summary="Check that the service answers",
+    description="A liveness probe, for restarting a service that hangs. The check reads neither the database nor the "
+    "state of workers.",
+    responses=document(200, "The service answers.", documents.Health),
 )
 async def healthz() -> JsonAnswer:
     return JsonAnswer(documents.Health(status="ok", version=__version__))
@@ -28,17 +29,17 @@ async def healthz() -> JsonAnswer:
 
 @router.get(
     "/readyz",
-    summary="The service can evaluate: database, schema and workers are there",
-    description="For probes that send no requests while a part is missing. A service with tokens tells details "
-    "only to requests with a token.",
+    summary="Check that the service can evaluate",
+    description="A readiness probe of the database, its schema version, the coordinator and the workers. A service "
+    "with tokens shows details only to requests with a token.",
     response_model=None,
-    responses=document(200, "It can.", documents.Ready, documents.ReadOnlyReady, documents.Alive)
+    responses=document(200, "The service can evaluate.", documents.Ready, documents.ReadOnlyReady, documents.Alive)
     | {503: {"description": "`detail` says which part is missing.", "content": PROBLEM_CONTENT}},
 )
 async def readyz(state: CurrentState, may_see: MaySee) -> JSONResponse:
     missing = await state.threads.run("probe", missing_parts, state)
     if missing:
-        shown = missing if may_see else ["a request with a token is told what is missing"]
+        shown = missing if may_see else ["send a token to see what is missing"]
         return problem(503, NotReady.code, "not ready: " + "; ".join(shown))
     if not may_see:
         return JsonAnswer(documents.Alive(status="ok"))
@@ -51,7 +52,7 @@ async def readyz(state: CurrentState, may_see: MaySee) -> JSONResponse:
 
 
 def missing_parts(state: State) -> list[str]:
-    """Return what keeps the service from evaluating, each with what to do."""
+    """Return the problems that keep the service from evaluating, each with what to do."""
     missing = []
     try:
         state.store.ping()
@@ -65,11 +66,15 @@ def missing_parts(state: State) -> list[str]:
     if state.coordinator.displaced():
         missing.append("another service has taken over the database; stop this one")
     if state.coordinator.draining():
-        missing.append("draining: it ends once what runs is stored, or EVALSVC_GRACE is over; what is posted is kept")
+        missing.append(
+            "the service is draining: it stops once running shards are stored, at the latest after EVALSVC_GRACE, and "
+            "keeps posted checkpoints; wait for the next start"
+        )
     if not state.coordinator.alive():
-        missing.append("the coordinator dispatches no shards any more; restart the service, its log says why")
+        missing.append("the coordinator has stopped; restart the service, whose log names the cause")
     if not state.coordinator.workers():
         missing.append(
-            "no live worker; one that starts takes some seconds, `evalsvc doctor` says what keeps one from starting"
+            "no live worker; wait some seconds for a starting worker, or find out with `evalsvc doctor` why no "
+            "worker starts"
         )
     return missing

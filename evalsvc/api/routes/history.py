@@ -1,4 +1,4 @@
-"""The history of a run, which is what the service exists for: read whole, in pages or in buckets, and imported."""
+"""Routes that read the history of a run: whole, in pages, in buckets, or as a summary."""
 
 from __future__ import annotations
 
@@ -27,27 +27,28 @@ from evalsvc.store.lookup import find_run
 router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)
 
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
-    304: {"description": "It is what `If-None-Match` says that you have: the `ETag` of an earlier answer."}
+    304: {"description": "The answer has not changed: its `ETag` equals `If-None-Match`."}
 }
 
 
 @router.get(
     "/runs/{run}/metrics",
-    summary="A run's history: values of metrics along training steps or tokens",
-    description="One series per metric, variant and protocol: values in one series are comparable. `differs` has the "
-    "fields that tell several protocols of a metric apart. NaN and infinities are strings. `omitted` counts values "
-    "without a place on the axis. Values that were imported have in `import` the id of their import.\n\n"
-    "With `points`, the x from `from` to `to`, by default those of the first and the last value, are cut into at most "
-    "so many ranges of `width` = ⌈range / points⌉, the same for all series, and a series has a bucket for each that "
-    "has values: `x` of the last of them, `last` itself, `min`, `max` and `mean` of the finite ones, the `count` of "
-    "all, and how many are `nan`, `positive_infinity`, `negative_infinity` and `imported`.\n\n"
-    "With `limit`, a page: give `next_cursor` as `cursor` of the next request. Values that are written meanwhile move "
-    "nothing from one page to another.\n\n"
-    "`gaps` says why a step has no values that other steps have: the evaluation `failed`, was `skipped` by the run's "
-    "plan, was `cancelled`, or is `pending`. At most 500 gaps are listed, those of the highest steps; `more_gaps` says "
-    "whether there are others.",
+    summary="Get a run's history: metrics by training step or tokens",
+    description="The answer has a series for each metric, variant and protocol. The values of a series are comparable. "
+    "`differs` has the fields in which the protocols of a metric differ. NaN and infinities are strings. `omitted` is "
+    "the number of values without an x, since their checkpoints were posted without `tokens_seen`. `import` has the id "
+    "of the import for imported values.\n\n"
+    "With `points`, the range of x from `from` to `to`, by default from the first to the last value, is cut into at "
+    "most `points` ranges of `width` = ⌈range / points⌉, the same for all series. A series has a bucket for each range "
+    "with values: the `last` value and its `x`, `min`, `max` and `mean` of the finite values, the `count` of all "
+    "values, and the numbers of values that are `nan`, `positive_infinity`, `negative_infinity` and `imported`.\n\n"
+    "With `limit`, the answer is a page: send `next_cursor` as `cursor` of the next request. New values move no value "
+    "to another page.\n\n"
+    "`gaps` gives the reason why a step has no values: the evaluation `failed`, was `skipped` by the run's plan, was "
+    "`cancelled`, or is `pending`. The answer has at most 500 gaps, of the highest steps; `more_gaps` says whether "
+    "there are more.",
     response_model=None,
-    responses=document(200, "Columns ordered by x.", History, Buckets) | NOT_MODIFIED,
+    responses=document(200, "Series with columns ordered by x.", History, Buckets) | NOT_MODIFIED,
 )
 def get_history(run: Name, query: Annotated[HistoryQuery, Query()], request: Request, state: CurrentState) -> Response:
     with state.reading() as session:
@@ -59,7 +60,7 @@ def get_history(run: Name, query: Annotated[HistoryQuery, Query()], request: Req
 
 
 def _tag(session: Session, run: str, query: SummaryQuery) -> str:
-    """Return what stays the same as long as the answer to a question about a run's history does."""
+    """Return a tag that changes whenever the answer to a question about a run's history may change."""
     row = find_run(session, run)
     question = [type(query).__name__, query.model_dump(), gaps_mark(session, row)]
     return history_tag(row, __version__, question)
@@ -74,11 +75,11 @@ def _read(session: Session, run: str, query: HistoryQuery) -> bytes:
 
 @router.get(
     "/runs/{run}/summary",
-    summary="The newest and the best value of every metric of a run",
-    description="`best` is the lowest or the highest finite value, by the metric's direction, and of equal ones the "
-    "first; null where the metric has no direction or no finite value. `gaps` are those of the history.",
+    summary="Get the newest and the best value of every metric of a run",
+    description="`best` is the lowest or the highest finite value, by the metric's direction, and the first of equal "
+    "values; null for a metric without a direction or without finite values. `gaps` are the gaps of the history.",
     response_model=None,
-    responses=document(200, "A series per metric, variant and protocol.", Summary) | NOT_MODIFIED,
+    responses=document(200, "A series for each metric, variant and protocol.", Summary) | NOT_MODIFIED,
 )
 def get_summary(run: Name, query: Annotated[SummaryQuery, Query()], request: Request, state: CurrentState) -> Response:
     with state.reading() as session:

@@ -1,4 +1,4 @@
-"""Import of values that other programs measured, many in one request."""
+"""The route that imports values which other programs measured."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)
 T = TypeVar("T")
 
 NAMED = 10
-"""The most findings of a body in a message; each value may have one."""
+"""The most findings that an error message lists. Each value of a body may have a finding."""
 
 
 def _storable(value: T) -> T:
@@ -46,8 +46,8 @@ SizeOfValue = Annotated[int, Field(ge=1, le=MAX_ID)]
 
 
 class _Strict(BaseModel):
-    """A model that converts nothing: "1" is no number. Unlike `schemas.Input`, the check does not walk columns in
-    Python."""
+    """A model without conversions: "1" is no number. Pydantic checks long columns faster than `schemas.Input`, which
+    walks over all values in Python."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
@@ -56,29 +56,33 @@ class ImportedSeries(_Strict):
     metric: Text
     """The name of the metric, `<task>/<metric>`."""
     step: Annotated[list[StepOfValue], Field(min_length=1)]
-    """The steps of the values, in any order, without repetition."""
+    """The steps of the values, in any order, without duplicates."""
     value: list[Finite | Word]
-    """The values, as many as steps."""
+    """The values, one for each step."""
     stderr: list[Finite | None] | None = None
+    """The standard errors, one for each step; null if unknown."""
     n: list[SizeOfValue | None] | SizeOfValue | None = None
-    """The number of items behind each value: a list, one number for all values, or null if unknown."""
+    """The number of items behind each value: a list, a number for all values, or null if unknown."""
     unit: Annotated[str, Field(max_length=64), AfterValidator(_storable), AfterValidator(check_visible)] = ""
+    """The unit of the values; empty for values without a unit."""
     direction: Direction = "none"
-    """The better direction."""
+    """Whether lower or higher values are better, or neither."""
     variant: Name = "raw"
+    """The variant of the weights."""
     protocol: Annotated[dict[str, Any] | Text, AfterValidator(_storable)] = "not stated"
-    """The protocol of the values: words, which never equal a protocol of the service; or the content of a protocol,
-    which puts the values into one series with values that the service measured by that protocol."""
+    """The protocol of the values: a text, which never equals a protocol of the service; or the content of a protocol,
+    which puts the values into the same series as values that the service measured by this protocol."""
     baseline: Finite | None = None
     """The value of a model that knows nothing."""
 
 
 class ImportInput(_Strict):
     source: Text
-    """The source of the values, for later readers."""
+    """A description of the source of the values, for readers of the history."""
     series: Annotated[list[ImportedSeries], Field(min_length=1)]
+    """The values by series."""
     replace: bool = False
-    """Replace values at the same steps, measured ones included. The record of an evaluation keeps its own values."""
+    """Replace existing values at the same steps, including measured values. Evaluations keep their own results."""
 
 
 _EXAMPLE = {
@@ -98,7 +102,7 @@ _EXAMPLE = {
 
 
 def _schema() -> dict[str, object]:
-    """The JSON schema of the body, in one piece, since OpenAPI has no place for its definitions here."""
+    """Return the JSON schema of the body without references, since a request body in OpenAPI has no definitions."""
     schema: dict[str, Any] = ImportInput.model_json_schema()
     definitions = schema.pop("$defs")
     schema["properties"]["series"]["items"] = definitions["ImportedSeries"]
@@ -108,12 +112,12 @@ def _schema() -> dict[str, object]:
 @router.post(
     "/runs/{run}/metrics",
     summary="Import values that other programs measured",
-    description="All values of the body are entered, or none. They are marked as imported, and the same again changes "
-    "nothing. A step that has another value, measured or imported, is a conflict, unless `replace` is set. Steps may "
-    "come in any order; a later evaluation by the same protocol replaces them.",
+    description="The service imports all values of the body, or none, and marks the values as imported. A repeated "
+    "import changes nothing. A step with another value, measured or imported, is a conflict unless `replace` is true. "
+    "Steps may come in any order. A later evaluation by the same protocol replaces imported values.",
     status_code=201,
-    responses=document(201, "Values were entered.", ImportOutcome)
-    | document(200, "All of them were there already.", ImportOutcome),
+    responses=document(201, "Values were imported.", ImportOutcome)
+    | document(200, "The run already has all values.", ImportOutcome),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -139,7 +143,7 @@ def parse_import(body: bytes) -> ImportInput:
     """Return the values in a body.
 
     Raises:
-        InvalidRequest: something is wrong; the message names the series and the place.
+        InvalidRequest: the body is invalid; the message names the series and the position.
     """
     try:
         return ImportInput.model_validate_json(body)
@@ -150,7 +154,7 @@ def parse_import(body: bytes) -> ImportInput:
 
 
 def _finding(item: ErrorDetails) -> str:
-    """Return one finding of pydantic as `series.0.value.17: what is expected, found …`."""
+    """Return the message for a finding of pydantic: `series.0.value.17: EXPECTED, found VALUE`."""
     place = list(item["loc"])
     if item["type"] == "json_invalid":
         return f"the body is not JSON: {item['ctx']['error']}"
@@ -161,7 +165,7 @@ def _finding(item: ErrorDetails) -> str:
         place = [part for part in place if part in place[:3] or isinstance(part, int)]
         message = "n is a whole number from 1 on, or a list of such numbers and nulls"
     elif item["type"] == "extra_forbidden":
-        return f"{_dotted(place)}: no field has this name"
+        return f"{_dotted(place)}: there is no such field; leave the field out"
     elif item["type"] == "missing":
         return f"{_dotted(place)} is missing"
     else:
@@ -172,7 +176,7 @@ def _finding(item: ErrorDetails) -> str:
 
 
 def _dotted(place: Sequence[int | str]) -> str:
-    """Return the fields and places of a finding, without the names of the types that pydantic tried."""
+    """Return the location of a finding in the body, without the names of the types that pydantic tried."""
     return ".".join(str(part) for part in place if isinstance(part, int) or str(part).isidentifier())
 
 
@@ -183,12 +187,14 @@ def _imported(place: int, item: ImportedSeries) -> Imported:
     for name, column in (("value", item.value), ("stderr", stderr), ("n", n)):
         if len(column) != size:
             raise InvalidRequest(
-                f"series.{place}: {size} steps and {len(column)} entries in {name}; each step has one of each"
+                f"series.{place}: step has {size} entries and {name} has {len(column)}; give an entry for each step"
             )
     if len(set(item.step)) < size:
         step, _ = Counter(item.step).most_common(1)[0]
         places = ", ".join(str(index) for index, other in enumerate(item.step) if other == step)
-        raise InvalidRequest(f"series.{place}.step: step {step} is there several times, at {places}; leave one")
+        raise InvalidRequest(
+            f"series.{place}.step: step {step} is repeated at the positions {places}; keep one of them"
+        )
     content = {"stated": item.protocol} if isinstance(item.protocol, str) else item.protocol
     return Imported(
         metric=item.metric,
@@ -210,7 +216,7 @@ def _require_distinct(series: Sequence[Imported]) -> None:
         key = (item.metric, item.variant, item.protocol.id)
         if key in places:
             raise InvalidRequest(
-                f"series.{place} is series.{places[key]} again: {item.metric}, variant {item.variant!r}, of one "
-                "protocol; put their values into one"
+                f"series.{place} and series.{places[key]} are the same series: {item.metric}, variant "
+                f"{item.variant!r}, by one protocol; send their values as one series"
             )
         places[key] = place

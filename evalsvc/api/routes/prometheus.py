@@ -1,4 +1,4 @@
-"""The service's own metrics, for Prometheus: the queue, ended attempts, requests, disks and the process."""
+"""The route of the service's metrics for Prometheus: queue, attempts, requests, disks and process."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from evalsvc.store.queue.totals import SECONDS, Depths, kinds_of, read_depths, r
 from evalsvc.store.tables import AttemptTotal
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-"""Methods that are counted by name. All other words count as `other`, since each would be a series."""
+"""Methods that are counted by name. All other methods count as `other`, to bound the number of series."""
 
 REQUEST_SECONDS = (0.005, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 NO_ROUTE = "none"
-"""The route label of requests that were refused or that match no route."""
+"""The route label of refused requests, and of requests that match no route."""
 
-# Each counter would bring a second one along that says when it began.
+# Otherwise each counter would have a second series with the time of its creation.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 router = router_of(tags=["health"], responses=PROBLEMS)
@@ -81,7 +81,7 @@ FAMILIES: Mapping[str, Family] = {
     "evalsvc_disk_free_bytes": Family("gauge", "Free bytes of the disk of a folder of the service.", ("folder",)),
     "evalsvc_disk_total_bytes": Family("gauge", "Size in bytes of the disk of a folder of the service.", ("folder",)),
     "evalsvc_build_info": Family("gauge", "Always 1; the labels are the versions in use.", ("version", "python")),
-    # The rest are those of prometheus_client, which reads them from /proc: none are shown on other systems than Linux.
+    # The following metrics are from prometheus_client, which reads /proc and shows them on Linux only.
     "process_virtual_memory_bytes": Family("gauge", "Virtual memory size in bytes."),
     "process_resident_memory_bytes": Family("gauge", "Resident memory size in bytes."),
     "process_start_time_seconds": Family("gauge", "Start time of the process since unix epoch in seconds."),
@@ -89,19 +89,20 @@ FAMILIES: Mapping[str, Family] = {
     "process_max_fds": Family("gauge", "Maximum number of open file descriptors."),
     "process_open_fds": Family("gauge", "Number of open file descriptors."),
 }
-"""Every metric of the service by name. Prometheus shows a counter with the suffix `_total`."""
+"""Every metric of the service by name. In the answer, names of counters have the suffix `_total`."""
 
 
 @dataclass(frozen=True)
 class DiskUsage:
-    """Bytes of a disk. `free` counts what this user may still write."""
+    """The size and the free space of a disk, in bytes."""
 
     total: int
     free: int
+    """The bytes that the service's user may still write."""
 
 
 class Requests:
-    """Counts of this process's requests."""
+    """Counts and durations of the requests to this process."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -119,7 +120,7 @@ class Requests:
 
 
 class CountRequests:
-    """Count every request with the route that it took and how it was answered."""
+    """Count every request by method, route and status."""
 
     def __init__(self, app: ASGIApp, requests: Requests) -> None:
         self.app = app
@@ -149,7 +150,7 @@ class CountRequests:
 
 
 def _route_of(scope: Scope) -> str:
-    """Return the template of the route, never the path, since each run would be a series."""
+    """Return the template of a request's route. The path itself would make a series for each run."""
     path = getattr(scope.get("route"), "path_format", None)
     return path if isinstance(path, str) else NO_ROUTE
 
@@ -163,7 +164,7 @@ class _ServiceCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         coordinator = self._state.coordinator
-        if not self._state.settings.read_only:  # there the coordinator is never started, and 0 would be an alarm
+        if not self._state.settings.read_only:  # a read-only service has no coordinator, and 0 could raise an alarm
             yield _gauge("evalsvc_workers", coordinator.workers())
             yield _gauge("evalsvc_coordinator_up", int(coordinator.alive()))
         yield _gauge("evalsvc_event_streams", self._streams)
@@ -175,21 +176,21 @@ class _ServiceCollector(Collector):
                 depths, totals = read_depths(session), read_totals(session)
                 kinds = kinds_of(session, live) if live else {}
         except EvalsvcError:
-            # What does not need it is told all the same, to whoever looks for what is wrong.
+            # Metrics that do not need the database are still shown.
             yield _gauge("evalsvc_database_up", 0)
             return
         yield _gauge("evalsvc_database_up", 1)
         yield from _depths(depths)
         yield from _totals(totals)
         speeds: Sums[str] = Sums()
-        for task, what in live.items():
+        for task, work in live.items():
             if task in kinds:
-                speeds[kinds[task]] += what.per_second or 0.0  # type: ignore[assignment]
+                speeds[kinds[task]] += work.per_second or 0.0  # type: ignore[assignment]
         yield _labelled("evalsvc_units_per_second", speeds.items())
 
 
 def _disks(settings: Settings) -> Iterator[Metric]:
-    """Yield free and total bytes of the disks of the data folder and the spool, which may be one disk."""
+    """Yield free and total bytes of the disks of the data folder and of the spool, which may be the same disk."""
     spool, _ = settings.kept_paths
     usages = {"data": _usage(settings.data_path), "spool": _usage(spool)}
     known = {folder: usage for folder, usage in usages.items() if usage is not None}
@@ -198,10 +199,10 @@ def _disks(settings: Settings) -> Iterator[Metric]:
 
 
 def _usage(folder: Path) -> DiskUsage | None:
-    """Return the usage of the disk that a folder is on, or will be on once it is made; None: the disk is away."""
-    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    """Return the usage of a folder's disk, even before the folder exists; None if the disk cannot be read."""
+    existing = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     try:
-        usage = shutil.disk_usage(there)
+        usage = shutil.disk_usage(existing)
     except OSError:
         return None
     return DiskUsage(usage.total, usage.free)
@@ -240,10 +241,10 @@ def _totals(totals: Iterable[AttemptTotal]) -> Iterator[Metric]:
             family.add_metric(values, number)
         yield family
     seconds_of = FAMILIES["evalsvc_attempt_seconds"]
-    took = HistogramMetricFamily("evalsvc_attempt_seconds", seconds_of.help, labels=seconds_of.labels)
+    durations = HistogramMetricFamily("evalsvc_attempt_seconds", seconds_of.help, labels=seconds_of.labels)
     for stage, counts in sorted(buckets.items()):
-        took.add_metric([stage], _cumulative(counts), seconds[stage])
-    yield took
+        durations.add_metric([stage], _cumulative(counts), seconds[stage])
+    yield durations
 
 
 def _cumulative(counts: list[int]) -> list[tuple[str, float]]:
@@ -264,14 +265,14 @@ def _labelled(name: str, values: Iterable[tuple[str, float]]) -> GaugeMetricFami
 
 @router.get(
     "/metrics",
-    summary="The service's own metrics, for Prometheus",
-    description="Counts of shards are read from the database, so they go on after a restart and after runs were "
-    "deleted.",
+    summary="Get the service's metrics for Prometheus",
+    description="Counts of attempts and units are read from the database. A restart or the deletion of runs does not "
+    "reset these counts.",
     response_model=None,
     response_class=PlainTextResponse,
     responses={
         200: {
-            "description": "In Prometheus' text format.",
+            "description": "The metrics in the text format of Prometheus.",
             "content": {"text/plain": {"schema": {"type": "string"}, "example": "evalsvc_workers 2.0\n"}},
         }
     },

@@ -1,4 +1,4 @@
-"""Protocols: what moves a number beyond its error, by the id that values carry."""
+"""Routes of protocols: everything that changes a value beyond its standard error, by the id in values."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ router = router_of(prefix="/v1", tags=["runs"], responses=PROBLEMS)
 
 @router.get(
     "/protocols",
-    summary="Protocols, with the metrics and the number of runs that have values by them",
-    description="With `run` or `metric`, the protocols by which the run or the metric has values. `metrics` and `runs` "
-    "of a protocol cover all runs, whichever run is asked for.",
-    responses=document(200, "A page of the protocols, by id.", documents.Protocols),
+    summary="List protocols with their metrics and number of runs",
+    description="With `run` or `metric`, the list only has protocols of values of the run or the metric. `metrics` and "
+    "`runs` of a protocol cover all runs, whatever the filter.",
+    responses=document(200, "A page of the protocols, ordered by id.", documents.Protocols),
 )
 def list_protocols(query: Annotated[ProtocolsQuery, Query()], state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
@@ -33,12 +33,12 @@ def list_protocols(query: Annotated[ProtocolsQuery, Query()], state: CurrentStat
 
 @router.get(
     "/protocols/{protocol_id}",
-    summary="What a protocol's id stands for",
-    description="All that moves a number: the task with its parameters, digests of data and networks, and versions. "
-    "Two values are comparable only if they have the same protocol.",
+    summary="Get the content of a protocol",
+    description="The content has everything that changes a value: the task with its parameters, digests of data and "
+    "networks, and versions. Two values are comparable only if they have the same protocol.",
     responses={
         200: {
-            "description": "What moves a number that was measured by it.",
+            "description": "The content of the protocol.",
             "content": {"application/json": {"schema": {"type": "object"}, "example": {"task": "loss", "version": 1}}},
         }
     },

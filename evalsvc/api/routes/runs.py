@@ -1,4 +1,4 @@
-"""Runs: their checkpoints, plans, bases and results."""
+"""Routes of runs: lists, names, plans, bases, results and completions."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ router = router_of(prefix="/v1", tags=["runs"], responses=PROBLEMS)
 
 @router.get(
     "/runs",
-    summary="Every run",
-    description="With the number of checkpoints and of values, and the highest step. `GET /v1/runs/{run}` has the "
-    "checkpoints.",
-    responses=document(200, "A page of the runs, by name.", documents.Runs),
+    summary="List runs",
+    description="Each run has the numbers of its checkpoints and values, and its highest step. `GET /v1/runs/{run}` "
+    "has the checkpoints.",
+    responses=document(200, "A page of the runs, ordered by name.", documents.Runs),
 )
 def list_runs(query: Annotated[PageQuery, Query()], state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
@@ -45,11 +45,11 @@ def list_runs(query: Annotated[PageQuery, Query()], state: CurrentState) -> Json
 
 @router.get(
     "/runs/{run}",
-    summary="A run: its checkpoints, how far their evaluations are, and its plan",
-    description="`checkpoints` has the 500 checkpoints of the highest steps, by step, and `checkpoint_count` is the "
-    "number of all; `GET /v1/checkpoints?run=` lists all. Checkpoints that were replaced by another file are left out. "
-    "The values are in `GET /v1/runs/{run}/metrics`.",
-    responses=document(200, "The run; its last checkpoints by step.", documents.Run),
+    summary="Get a run with its plan, checkpoints and evaluations",
+    description="`checkpoints` has the 500 checkpoints of the highest steps, ordered by step. `checkpoint_count` is "
+    "the number of all checkpoints, which `GET /v1/checkpoints?run=` lists. Checkpoints that were replaced by another "
+    "file are left out. `GET /v1/runs/{run}/metrics` has the values.",
+    responses=document(200, "The run.", documents.Run),
 )
 def get_run(run: Name, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
@@ -58,10 +58,10 @@ def get_run(run: Name, state: CurrentState) -> JsonAnswer:
 
 @router.patch(
     "/runs/{run}",
-    summary="Give a run another name",
-    description="Wherever it is named: in its history, in the expressions of virtual checkpoints, and as the base of "
-    "other runs. Nothing is measured again.",
-    responses=document(200, "The run under its new name.", documents.Run),
+    summary="Rename a run",
+    description="The new name also replaces the old name in expressions of virtual checkpoints and in bases of other "
+    "runs. No value is measured again.",
+    responses=document(200, "The renamed run.", documents.Run),
 )
 def patch_run(run: Name, body: RunInput, state: CurrentState) -> JsonAnswer:
     with state.writing() as session:
@@ -71,9 +71,9 @@ def patch_run(run: Name, body: RunInput, state: CurrentState) -> JsonAnswer:
 
 @router.get(
     "/runs/{run}/plan",
-    summary="A run's plan",
-    description="Which suites a checkpoint gets that is posted without `suites`. A run without a plan has an empty "
-    "list.",
+    summary="Get a run's plan",
+    description="The plan says which suites evaluate a checkpoint that is posted without `suites`. A run without a "
+    "plan has an empty list.",
     responses=document(200, "The plan.", documents.Plan),
 )
 def get_plan(run: Name, state: CurrentState) -> JsonAnswer:
@@ -83,11 +83,11 @@ def get_plan(run: Name, state: CurrentState) -> JsonAnswer:
 
 @router.put(
     "/runs/{run}/plan",
-    summary="Say which suites a run's checkpoints get",
-    description="The plan may come before the run's first checkpoint, and applies to checkpoints that are posted from "
-    "now on. `when_behind` says what happens where a run posts faster than it is evaluated: every checkpoint waits "
-    "(`all`), a checkpoint drops what older ones still wait for (`newest`), or a post is refused with 429 and "
-    "`Retry-After` (`refuse`).",
+    summary="Set a run's plan",
+    description="The plan may be set before the run's first checkpoint, and applies to checkpoints that are posted "
+    "later. `when_behind` says what happens when the run posts faster than its checkpoints are evaluated: every "
+    "checkpoint waits (`all`), a new checkpoint cancels planned, queued evaluations of lower steps (`newest`), or a "
+    "post is refused with 429 and `Retry-After` (`refuse`).",
     responses=document(200, "The plan.", documents.Plan),
 )
 def put_plan(run: Name, body: PlanInput, state: CurrentState) -> JsonAnswer:
@@ -101,18 +101,19 @@ def put_plan(run: Name, body: PlanInput, state: CurrentState) -> JsonAnswer:
 
 @router.put(
     "/runs/{run}/base",
-    summary="Say what a run's checkpoints are compared with",
-    description="Any checkpoint of any run; until it is said, the run's own step 0. It may come before the run's first "
-    "checkpoint, and holds for what is evaluated from now on. Its weights must stay: those that were posted with "
-    "`spool` are kept, and of others `in_use` stays true.",
-    responses=document(200, "The base, and the checkpoint that it is now.", documents.Base),
+    summary="Set the base of a run: the checkpoint to compare with",
+    description="The base may be any checkpoint of any run, and is step 0 of the same run by default. The base may be "
+    "set before the run's first checkpoint, and applies to later evaluations. Keep the base's weights for as long as "
+    "the run is evaluated: for a base that was posted with `spool` the service keeps a copy; for other bases `in_use` "
+    "stays true.",
+    responses=document(200, "The base, with the id of its current checkpoint.", documents.Base),
 )
 def put_base(run: Name, body: BaseInput, state: CurrentState) -> JsonAnswer:
     with state.writing() as session:
         row = get_or_create_run(session, run)
         base = name_base(session, row, body.run or run, body.step, body.variant)
         folder = state.settings.data_path
-        verify(checkpoint_reference(base, lambda found: spool_path(folder, found.id, found.path)))
+        verify(checkpoint_reference(base, lambda row: spool_path(folder, row.id, row.path)))
         content = base_view(session, row)
     state.coordinator.wake()
     return JsonAnswer(content)
@@ -120,17 +121,18 @@ def put_base(run: Name, body: BaseInput, state: CurrentState) -> JsonAnswer:
 
 @router.get(
     "/runs/{run}/results/{step}",
-    summary="All that is known of a checkpoint, in one document",
-    description="As `evalsvc run --output` writes it: metrics, protocols, results per item, artifacts as references. "
-    "Of every suite that evaluated the checkpoint, the newest evaluation; `state` is the worst of theirs.",
+    summary="Get the whole result of a checkpoint",
+    description="The document has the format of `evalsvc run --output`: metrics, protocols, results per item, and "
+    "references to artifacts, from the newest evaluation by each suite. `state` is the joint state of these "
+    "evaluations.",
     responses=document(200, "The result.", documents.CheckpointResult),
 )
 def get_results(
     run: Name,
     step: Annotated[int, Path(ge=0, le=MAX_STEP)],
     state: CurrentState,
-    variant: Annotated[Name, Query(description="Which weights of the step.")] = "raw",
-    suite: Annotated[str | None, Query(description="Only of this suite.")] = None,
+    variant: Annotated[Name, Query(description="The variant of the step's weights.")] = "raw",
+    suite: Annotated[str | None, Query(description="Only results of this suite.")] = None,
 ) -> JsonAnswer:
     with state.reading() as session:
         return JsonAnswer(read_results(session, state.settings.items_path, run, step, variant, suite))
@@ -138,16 +140,16 @@ def get_results(
 
 @router.get(
     "/runs/{run}/completions",
-    summary="What a run's checkpoints made of fixed prompts, by step",
-    description="From the tasks of kind `completions`; of each, the newest evaluation of a checkpoint. `previous` says "
-    "how a completion differs, in ids, from that of the step before which was drawn in the same way.",
-    responses=document(200, "By step; the base's with the checkpoint's.", Completions),
+    summary="Get the completions of fixed prompts by a run's checkpoints",
+    description="The completions are from tasks of kind `completions`, in the newest evaluation of each checkpoint. "
+    "`previous` is the difference in ids to the completion at the previous step that was drawn in the same way.",
+    responses=document(200, "The completions by step, of the checkpoint and of its base.", Completions),
 )
 def get_completions(
     run: Name,
     state: CurrentState,
-    variant: Annotated[str | None, Query(description="Only these weights.")] = None,
-    prompt: Annotated[str | None, Query(description="Only of prompts that hold this text.")] = None,
+    variant: Annotated[str | None, Query(description="Only completions by this variant of the weights.")] = None,
+    prompt: Annotated[str | None, Query(description="Only prompts that contain this text.")] = None,
 ) -> JsonAnswer:
     with state.reading() as session:
         folder = state.settings.items_path

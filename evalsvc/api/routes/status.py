@@ -1,4 +1,4 @@
-"""The state of the whole service in one answer, for people."""
+"""The route of the service's state: workers, queue, running and failed evaluations."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ router = router_of(prefix="/v1/status", tags=["health"], responses=PROBLEMS)
 
 @router.get(
     "",
-    summary="How the service is: workers, queue, what runs, what failed last, what is suspicious",
-    description="`missing` says what keeps it from evaluating, as `/readyz` does; `seconds_left` is how long the queue "
-    "takes at the pace of the last hour, idle time left out.",
-    responses=document(200, "The state.", documents.Status),
+    summary="Get the state of the service",
+    description="The answer has the workers, the queue, the running evaluations, the last failed evaluations and the "
+    "last warnings. `missing` lists what keeps the service from evaluating, as `/readyz` does. `seconds_left` is an "
+    "estimate for the queue from the rate of the last hour without idle time.",
+    responses=document(200, "The state of the service.", documents.Status),
 )
 def get_status(state: CurrentState) -> JsonAnswer:
     missing = missing_parts(state)

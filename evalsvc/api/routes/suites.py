@@ -1,4 +1,4 @@
-"""Suites: those that were put come before a file of the folder, and that before a shipped one."""
+"""Routes of suites. A stored suite hides a file in the folder of suites, and a file hides a suite of evalsvc."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ router = router_of(prefix="/v1/suites", tags=["suites"], responses=PROBLEMS)
 _INPUT = {"tasks": [{"kind": "loss", "data": "datasets:heldout_text.jsonl"}]}
 
 _TASK = {"type": "object", "required": ["kind"], "properties": {"kind": {"type": "string"}}}
-"""A task's kind has its own parameters."""
+"""The schema of a task. The parameters depend on the kind."""
 
 _INPUT_SCHEMA = {
     "type": "object",
@@ -52,16 +52,17 @@ Source = Literal["put"] | FileSource
 
 @dataclass(frozen=True)
 class Entry:
-    """A suite that can be named; it is read only when it is asked for."""
+    """A suite that requests can name."""
 
     source: Source
     load: Callable[[], Suite]
+    """A function that reads the suite, and raises InvalidSuite for a broken suite."""
     shadows: FileSource | None = None
-    """Source of a suite of the same name that this suite hides."""
+    """The source of the suite of the same name that this suite hides."""
 
 
 def suite_entries(session: Session, settings: Settings) -> dict[str, Entry]:
-    """Every suite, by name. None is read, so that a broken one disturbs no other."""
+    """Return all suites by name, without reading them, so that a broken suite affects no other suite."""
     entries = {}
     for name, path in suite_files(settings.suites_path).items():
         source = _source_of(path)
@@ -83,12 +84,17 @@ def _load_kept(session: Session, name: str) -> Suite:
 
 
 def find_suite(session: Session, settings: Settings, name: str) -> Suite:
-    """A suite by its name; UnknownName with near misses, InvalidSuite where it is broken."""
+    """Return a suite by name.
+
+    Raises:
+        UnknownName: there is no such suite; near names are listed.
+        InvalidSuite: the suite is broken.
+    """
     return _find_entry(session, settings, name).load()
 
 
 def current_digest(session: Session, settings: Settings, name: str) -> str | None:
-    """Return the digest of the suite that has a name; None where no suite has the name, or the suite is broken."""
+    """Return the digest of the current suite of this name; None for a missing or broken suite."""
     try:
         return find_suite(session, settings, name).digest
     except EvalsvcError:
@@ -98,33 +104,32 @@ def current_digest(session: Session, settings: Settings, name: str) -> str | Non
 def _find_entry(session: Session, settings: Settings, name: str) -> Entry:
     entries = suite_entries(session, settings)
     if name not in entries:
-        raise UnknownName.among("suite", name, entries, "PUT /v1/suites/{name} makes one")
+        raise UnknownName.among("suite", name, entries, "PUT /v1/suites/{name} stores a suite")
     return entries[name]
 
 
 @router.get(
     "",
-    summary="Every suite that can be named",
-    description="A suite that was put hides a file of the same name in the service's folder of suites, and the file "
-    "hides a suite that comes with evalsvc: `source` says where a suite is from, `shadows` which other one is hidden.",
-    responses=document(
-        200, "A page of the suites, by name. A broken suite has an error and disturbs no other.", documents.Suites
-    ),
+    summary="List suites",
+    description="A suite that was stored with PUT hides a file of the same name in the service's folder of suites, "
+    "and such a file hides a suite that comes with evalsvc. `source` is the origin of a suite, and `shadows` is the "
+    "origin of the hidden suite. A broken suite has an `error` in place of its tasks.",
+    responses=document(200, "A page of the suites, ordered by name.", documents.Suites),
 )
 def list_suites(query: Annotated[PageQuery, Query()], state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
         entries = suite_entries(session, state.settings)
         names, next_cursor = page_of_names(entries, ["suites"], query.page())
-        _kept = loaded_suites(session, names)
+        _rows = loaded_suites(session, names)  # keeps the rows in the session while the suites are read
         suites = [_summary(name, entries[name]) for name in names]
         return JsonAnswer(documents.Suites(suites=suites, next_cursor=next_cursor))
 
 
 @router.get(
     "/{name}",
-    summary="A suite with its tasks and all their parameters",
-    description="As the suite is now; `GET /v1/evaluations/{evaluation_id}/suite` has the suite that an evaluation "
-    "began with.",
+    summary="Get a suite with its tasks and all parameters",
+    description="The answer is the current suite. `GET /v1/evaluations/{evaluation_id}/suite` has the suite that an "
+    "evaluation began with.",
     responses=document(200, "The suite.", documents.Suite),
 )
 def get_suite(name: Name, state: CurrentState) -> JsonAnswer:
@@ -135,13 +140,13 @@ def get_suite(name: Name, state: CurrentState) -> JsonAnswer:
 
 @router.put(
     "/{name}",
-    summary="Keep a suite under a name",
-    description="The body is the suite as YAML or JSON. Evaluations that have begun keep the suite they began with. "
-    "The name of a suite that comes with evalsvc is refused, unless `replace_shipped` is set; `shadows` of the answer "
-    "then says so.",
+    summary="Store a suite under a name",
+    description="The body is the suite as YAML or JSON. Existing evaluations keep the suite that they began with. The "
+    "name of a suite that comes with evalsvc is refused with 409 unless `replace_shipped` is true; `shadows` of the "
+    "answer is then `shipped`.",
     status_code=201,
-    responses=document(201, "The name is new.", documents.Suite)
-    | document(200, "The name was there.", documents.Suite),
+    responses=document(201, "The stored suite; the name is new.", documents.Suite)
+    | document(200, "The stored suite, which replaced a suite of the same name.", documents.Suite),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -158,7 +163,7 @@ def keep_suite(
     body: RawBody,
     state: CurrentState,
     replace_shipped: Annotated[
-        bool, Query(description="Also where the name is that of a suite which comes with evalsvc, for all who name it.")
+        bool, Query(description="Hide a suite that comes with evalsvc, for all clients that name it.")
     ] = False,
 ) -> JsonAnswer:
     if not replace_shipped:
@@ -178,10 +183,10 @@ def keep_suite(
 
 @router.delete(
     "/{name}",
-    summary="Delete a suite that was put",
-    description="Evaluations keep the suite that they began with. If the deleted suite hid a suite of the folder or of "
-    "evalsvc, that one has the name again, as `uncovered` says. The deletion is refused with 409 while the plan of a "
-    "run names the suite, and for suites that were not put.",
+    summary="Delete a stored suite",
+    description="Existing evaluations keep the suite that they began with. If the deleted suite hid a suite of the "
+    "folder or of evalsvc, the name stands for the hidden suite again, and `uncovered` is its origin. The deletion is "
+    "refused with 409 while the plan of a run names the suite, and for suites that were not stored with PUT.",
     responses=document(200, "The deleted suite.", documents.DeletedSuite),
 )
 def remove_suite(name: Name, state: CurrentState) -> JsonAnswer:
@@ -189,24 +194,31 @@ def remove_suite(name: Name, state: CurrentState) -> JsonAnswer:
         entry = _find_entry(session, state.settings, name)
         if entry.source != "put":
             where = "comes with evalsvc" if entry.source == "shipped" else "is a file in the service's folder of suites"
-            do = "only suites that were put can be deleted" if entry.source == "shipped" else "remove the file there"
+            do = (
+                "only suites that were stored with PUT can be deleted"
+                if entry.source == "shipped"
+                else "remove the file"
+            )
             raise WrongState(f"suite {name!r} {where}; {do}")
         digest = delete_suite(session, name)
     return JsonAnswer(documents.DeletedSuite(name=name, digest=digest, uncovered=entry.shadows))
 
 
 def _require_own_name(name: str, settings: Settings) -> None:
-    """Raise Conflict for the name of a shipped suite: everyone who names it means that one."""
+    """Raise Conflict for the name of a suite that comes with evalsvc, since other clients may use this suite."""
     file = suite_files(settings.suites_path).get(name)
     if file is not None and file.parent == SHIPPED_SUITES:
         raise Conflict(
-            f"{name!r} is a suite that comes with evalsvc, and all who name it would get this one in its place; PUT it "
-            f"under another name, such as my-{name}, or add ?replace_shipped=true"
+            f"{name!r} is a suite that comes with evalsvc, and every client that names it would get the new suite; use "
+            f"another name, such as my-{name}, or add ?replace_shipped=true"
         )
 
 
 def _content(body: bytes, name: str, content_type: str) -> Any:
-    """JSON that says so or looks so is read as JSON: as YAML it would stumble over tabs."""
+    """Parse a body as JSON if its Content-Type or first character says so; otherwise return the body for YAML.
+
+    JSON with tabs is not valid YAML.
+    """
     says_json = "json" in content_type
     if says_json or body.lstrip().startswith(b"{"):
         try:

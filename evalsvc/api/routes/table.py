@@ -1,4 +1,4 @@
-"""The history of any runs as one long table, for notebooks and spreadsheets."""
+"""The route of the long table: the history of any runs, for notebooks and spreadsheets."""
 
 from __future__ import annotations
 
@@ -28,11 +28,14 @@ _CSV = (
 
 @router.get(
     "/table",
-    summary="The history of any runs as one long table",
-    description="A row per value, by run, step, variant and metric: `pandas.read_csv` of the address with "
-    "`format=csv`, or `DataFrame` of the columns. NaN and infinities are words, as pandas reads them.",
+    summary="Get the history of runs as a long table",
+    description="The table has a row for each value, ordered by run, step, variant and metric. Read the table with "
+    "`pandas.read_csv` from the URL with `format=csv`, or with `DataFrame` from the columns in JSON. NaN and "
+    "infinities are words that pandas reads.",
     response_model=None,
-    responses=or_text(document(200, "Columns of equal length; as CSV, a line per value.", Table), "text/csv", _CSV),
+    responses=or_text(
+        document(200, "Columns of equal length, or CSV with a line for each value.", Table), "text/csv", _CSV
+    ),
 )
 async def get_table(query: Annotated[TableQuery, Query()], state: CurrentState) -> Response:
     runs = await state.threads.run("read", _find, state, query)
@@ -48,7 +51,7 @@ def _find(state: State, query: TableQuery) -> list[TableRun]:
 
 
 def _rows(state: State, runs: Iterable[TableRun]) -> Iterator[list[object]]:
-    """Yield the rows. Each page is read in a session of its own, so a client that stops reading holds no connection."""
+    """Yield the rows. Each page has a new session, so a client that stops reading occupies no database connection."""
     for run in runs:
         with state.reading() as session:
             pages = cut_pages(session, run)

@@ -1,4 +1,4 @@
-"""Uploads: files that clients send in parts, by the tus protocol. Parts go to the disk in pieces as they come."""
+"""Routes of uploads: clients send files in parts by the tus protocol, and parts are written to the disk in pieces."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from evalsvc.spec import documents
 from evalsvc.store.runs.uploaded import uploaded_bytes
 
 PIECE_BYTES = 1 << 20
-"""Bytes of a part that are in memory at a time, and written in one go."""
+"""The size of a piece: the bytes of a part that are buffered in memory and written together."""
 
 FULL: dict[int | str, dict[str, Any]] = {
-    507: {"description": "The disk, or what uploads may take of it, is full.", "content": PROBLEM_CONTENT}
+    507: {"description": "The disk or the space for uploads is full.", "content": PROBLEM_CONTENT}
 }
 
 router = router_of(prefix="/v1/uploads", tags=["uploads"], responses=PROBLEMS)
@@ -53,7 +53,7 @@ class UploadsQuery(Input):
 @router.options(
     "",
     status_code=204,
-    summary="What the service supports of tus",
+    summary="Get the supported features of tus",
     description="`Tus-Extension` lists the extensions of the protocol, and `Tus-Max-Size` is `EVALSVC_UPLOAD_BYTES`.",
     responses={204: {"description": "The headers say what is supported."}},
 )
@@ -71,10 +71,10 @@ async def options(state: CurrentState) -> Response:
     "",
     status_code=201,
     summary="Create an upload",
-    description="Announce a file by its length and SHA-256; the file follows in parts, by `PATCH` to the address in "
-    "`Location`. Once all bytes are there, post the checkpoint with `uri: upload:SHA256`. Uploads need "
-    "`EVALSVC_UPLOAD_BYTES`, and expire a day after their last byte.",
-    responses=document(201, "The upload; `Location` is its address.", documents.Upload) | FULL,
+    description="Announce a file by its length and SHA-256, and then send the file in parts by `PATCH` to the URL in "
+    "`Location`. After the last byte, post the checkpoint with `uri: upload:SHA256`. The operator enables uploads with "
+    "`EVALSVC_UPLOAD_BYTES`. An upload expires a day after its last byte.",
+    responses=document(201, "The upload; `Location` is its URL.", documents.Upload) | FULL,
 )
 async def post_upload(
     request: Request,
@@ -97,7 +97,7 @@ async def post_upload(
     state.require_writer()
     tus.require_version(version, request.headers)
     if "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0":
-        raise InvalidRequest("POST /v1/uploads takes no body; send the file by PATCH to the address in Location")
+        raise InvalidRequest("POST /v1/uploads takes no body; send the file by PATCH to the URL in Location")
     announced = tus.read_metadata(metadata)
     _require_size(length, state.settings.upload_bytes)
     upload = await state.threads.run("upload", _create, state, length, announced, owner)
@@ -107,9 +107,9 @@ async def post_upload(
 
 @router.get(
     "",
-    summary="The uploads that are not posted yet",
-    description="The uploads of the token that asks. A client that was restarted finds its upload here by the digest "
-    "of the file, and resumes from `offset`.",
+    summary="List unfinished uploads, and finished uploads without a checkpoint",
+    description="The list has the uploads of the request's token. A restarted client finds its upload by the digest of "
+    "the file, and resumes from `offset`.",
     responses=document(200, "At most 16 uploads.", documents.Uploads),
 )
 async def list_uploads(query: Annotated[UploadsQuery, Query()], state: CurrentState, owner: TokenName) -> JsonAnswer:
@@ -121,8 +121,8 @@ async def list_uploads(query: Annotated[UploadsQuery, Query()], state: CurrentSt
 
 @router.head(
     "/{upload_id}",
-    summary="How many bytes of an upload are there",
-    description="`Upload-Offset` counts the bytes that are on the disk: the next part starts there.",
+    summary="Get the offset of an upload",
+    description="`Upload-Offset` is the number of bytes on the disk, at which the next part starts.",
     response_class=Response,
     responses={200: {"description": "`Upload-Offset`, `Upload-Length` and `Upload-Expires`."}},
 )
@@ -137,8 +137,9 @@ async def head_upload(
 
 @router.get(
     "/{upload_id}",
-    summary="An upload: its offset, its length, and whether it is complete",
-    description="The same as `HEAD`, as a document.",
+    summary="Get an upload with its offset and length",
+    description="The answer has the content of the headers of `HEAD` as a document, and says whether the upload is "
+    "complete.",
     responses=document(200, "The upload.", documents.Upload),
 )
 async def get_upload(upload_id: UploadId, state: CurrentState, owner: TokenName) -> JsonAnswer:
@@ -151,9 +152,10 @@ async def get_upload(upload_id: UploadId, state: CurrentState, owner: TokenName)
     "/{upload_id}",
     status_code=204,
     summary="Send a part of an upload",
-    description="The body is the part that starts at `Upload-Offset`, of any length up to the rest of the file. What "
-    "arrives of a part that breaks off is kept, unless the part has an `Upload-Checksum`, which makes it all or "
-    "nothing. The last part is answered once the digest of the whole file was compared with the announced digest.",
+    description="The body is the part that starts at `Upload-Offset`, of any length up to the rest of the file. If the "
+    "connection breaks, the received bytes of the part are kept; a part with `Upload-Checksum` is kept as a whole or "
+    "not at all. The answer to the last part comes after the digest of the whole file was compared with the announced "
+    "digest.",
     responses=FULL | {204: {"description": "The part is on the disk; `Upload-Offset` is the new offset."}},
     openapi_extra={
         "requestBody": {
@@ -167,7 +169,7 @@ async def patch_upload(
     request: Request,
     state: CurrentState,
     owner: TokenName,
-    offset: Annotated[Bytes, Header(alias="Upload-Offset", description="Bytes that were sent before this part.")],
+    offset: Annotated[Bytes, Header(alias="Upload-Offset", description="The number of bytes before this part.")],
     checksum: Annotated[
         str | None,
         WithJsonSchema({"type": "string", "pattern": "^(sha256|sha1) [A-Za-z0-9+/]+=*$"}),
@@ -199,7 +201,7 @@ async def patch_upload(
     "/{upload_id}",
     status_code=204,
     summary="Delete an upload",
-    description="Deletes the bytes of the upload. A checkpoint that was made of an upload stays.",
+    description="Deletes the bytes of the upload. A checkpoint that was posted from the upload stays.",
     responses={204: {"description": "The upload is deleted."}},
 )
 async def delete_upload(
@@ -233,11 +235,11 @@ async def _receive(request: Request, state: State, writer: PartWriter) -> int:
         if piece:
             await run("upload", writer.write, piece)
     except (ClientDisconnect, HTTPException, EvalsvcError) as error:
-        with suppress(EvalsvcError):  # the disk may take no more
+        with suppress(EvalsvcError):  # the disk may be full
             await run("upload", writer.keep, complete=False)
         if isinstance(error, ClientDisconnect):
             raise HTTPException(
-                408, "the connection broke; ask for the offset with HEAD, and resume from there"
+                408, "the connection broke; get the offset with HEAD, and resume from the offset"
             ) from None
         raise
     return await run("upload", writer.keep)
@@ -252,20 +254,20 @@ def _create(state: State, length: int, announced: tus.Announced, owner: str | No
 def _require_on(state: State) -> None:
     if state.settings.upload_bytes <= 0:
         raise Forbidden(
-            "this service takes no uploads, since EVALSVC_UPLOAD_BYTES is 0; post the file by a path that the service "
-            "can read (a shared disk, or s3://, gs://, hf:// or https:// where EVALSVC_SCHEMES allows it), or have the "
-            "operator set EVALSVC_UPLOAD_BYTES to the bytes that uploads may take"
+            "this service takes no uploads, since EVALSVC_UPLOAD_BYTES is 0; post a path that the service can read (a "
+            "shared disk, or s3://, gs://, hf:// or https:// if EVALSVC_SCHEMES allows the scheme), or ask the "
+            "operator to set EVALSVC_UPLOAD_BYTES to the bytes that uploads may take"
         )
 
 
 def _require_size(length: int, limit: int) -> None:
     if length < 1:
-        raise InvalidRequest("Upload-Length is 0; an empty file is no checkpoint: check that it was written")
+        raise InvalidRequest("Upload-Length is 0, and an empty file is no checkpoint; check that the file was written")
     if length > limit:
         raise HTTPException(
             413,
-            f"the file has {length:,} bytes, and all uploads together may take {limit:,} (EVALSVC_UPLOAD_BYTES); have "
-            "the operator raise EVALSVC_UPLOAD_BYTES, or post the file by a path that the service can read",
+            f"the file has {length:,} bytes, and all uploads together may take {limit:,} (EVALSVC_UPLOAD_BYTES); ask "
+            "the operator to raise EVALSVC_UPLOAD_BYTES, or post a path that the service can read",
         )
 
 
@@ -273,8 +275,8 @@ def _require_fits(size: int, writer: PartWriter) -> None:
     if size > writer.room:
         raise HTTPException(
             413,
-            f"the part goes beyond the {writer.upload.length:,} bytes that upload {writer.upload.id} was announced "
-            f"with; send at most {writer.room:,} bytes more, or delete the upload and announce the right length",
+            f"the part exceeds the announced length of upload {writer.upload.id}, {writer.upload.length:,} bytes; send "
+            f"at most {writer.room:,} bytes more, or delete the upload and announce the right length",
         )
 
 

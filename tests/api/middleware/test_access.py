@@ -82,7 +82,7 @@ def test_open_routes_tell_only_that_the_service_lives(app: App, token: Tokens) -
     app.coordinator.processes = 0
     assert app.http.get("/healthz").json()["status"] == "ok"
     assert app.http.get("/docs").status_code == 200
-    assert refused(app.http.get("/readyz"), 503, "not_ready").endswith("a request with a token is told what is missing")
+    assert refused(app.http.get("/readyz"), 503, "not_ready").endswith("send a token to see what is missing")
     refused(app.http.get("/readyz", headers=headers), 503, "not_ready", "no live worker")
     app.coordinator.processes = 1
     assert app.http.get("/readyz").json() == {"status": "ok"}
@@ -119,10 +119,10 @@ def test_an_address_that_others_reach_is_open_if_that_is_asked_for(start_app: St
 def test_what_is_no_token_here(app: App, token: Tokens) -> None:
     token()
     for header, words in (
-        ("Bearer evalsvc_wrong", "not one of this service; check that it was copied whole"),
-        ("Bearer ", "not one of this service"),
-        ("Bearer", "not one of this service"),
-        ("bearer ÿ", "not one of this service"),
+        ("Bearer evalsvc_wrong", "does not know the token; check that the token was copied whole"),
+        ("Bearer ", "does not know the token"),
+        ("Bearer", "does not know the token"),
+        ("bearer ÿ", "does not know the token"),
         ("Basic dXNlcjpwYXNz", "holds no bearer token; send `Authorization: Bearer TOKEN`"),
         ("", "holds no bearer token"),
     ):
@@ -236,7 +236,7 @@ def test_a_token_that_asks_too_often_is_told_when_to_ask_again(start_app: Start)
         one, other = (create_token(session, name, "read") for name in ("one", "other"))
     asked = [app.http.get("/v1/runs", headers={"Authorization": f"Bearer {one}"}) for _ in range(3)]
     assert [response.status_code for response in asked] == [200, 429, 429]
-    words = ("more than 0.1 requests a second came for token one", "try again in 10 s")
+    words = ("token one sent more than 0.1 requests a second", "try again in 10 s")
     refused(asked[1], 429, "rate_limited", *words)
     assert asked[1].headers["retry-after"] == "10"
     assert app.http.get("/v1/runs", headers={"Authorization": f"Bearer {other}"}).status_code == 200

@@ -75,7 +75,7 @@ def test_a_body_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(HTTPException) as error:
             await read_all()
         assert error.value.status_code == 408
-        assert "the body did not come within" in error.value.detail
+        assert "the body did not arrive within" in error.value.detail
         assert time.monotonic() - begun < 2
 
     asyncio.run(BodyLimit(app)({"type": "http", "method": "PUT", "path": "/", "headers": []}, receive, None))  # type: ignore[arg-type]

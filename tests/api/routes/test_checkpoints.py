@@ -301,7 +301,7 @@ class TestVirtual:
         assert (other["variant"] != found["variant"], other["tokens_seen"]) == (True, 0)
 
     def test_its_values_never_land_among_those_of_trained_checkpoints(self, app: App, weights: Path) -> None:
-        words = ("run 'run-a' has checkpoints of variant 'raw' that are no virtual ones", "leave it out")
+        words = ("variant 'raw' of run 'run-a' has trained checkpoints", "leave variant out")
         refused(self.post(app, "avg(run-a@0..20)", step=15, variant="raw"), 422, "invalid_request", *words)
         assert self.post(app, "avg(run-a@0..20)", step=15, variant="swa").status_code == 201
         app.post(weights, run="other", step=1, model=MODEL)
@@ -313,9 +313,9 @@ class TestVirtual:
         ("fields", "code", "words"),
         [
             ({"uri": "avg(run-a@0"}, "invalid_request", "in 'avg(run-a@0' at character 12: expected a comma or"),
-            ({"model": MODEL}, "invalid_request", "model is given for a virtual checkpoint, and its parents have it"),
-            ({"sha256": "0" * 64}, "invalid_request", "sha256 is given for a virtual checkpoint"),
-            ({"spool": "link"}, "invalid_request", "spool is given for a virtual checkpoint"),
+            ({"model": MODEL}, "invalid_request", "model cannot be set for a virtual checkpoint"),
+            ({"sha256": "0" * 64}, "invalid_request", "sha256 cannot be set for a virtual checkpoint"),
+            ({"spool": "link"}, "invalid_request", "spool is 'link' for a virtual checkpoint"),
             ({"uri": "graft(run-a@0, run-a@10, layers=1)"}, "invalid_request", "layers=1, but the model has 1 layers"),
             ({"layout": {"text": {"size": 101}}}, "invalid_layout", "exceeds the table of 100 rows"),
         ],
@@ -331,11 +331,11 @@ class TestVirtual:
         refused(response, 422, "checkpoint_mismatch", words)
         for run, size in (("one", 60), ("two", 70)):
             app.post(weights, run=run, step=0, model=MODEL, layout={"text": {"size": size}})
-        for uri, ours in (("avg(one@0, two@0)", "one@0"), ("avg(run-a@0, two@0)", "run-a@0")):
-            response = self.post(app, uri)
-            refused(response, 422, "invalid_layout", f"two@0 has another layout than that of {ours}: they differ in")
+        for uri, first in (("avg(one@0, two@0)", "one@0"), ("avg(run-a@0, two@0)", "run-a@0")):
+            words = f"the layout of two@0 differs from the layout of {first} in"
+            refused(self.post(app, uri), 422, "invalid_layout", words)
         given = {"layout": {"text": {"size": 60}}}
-        refused(self.post(app, "avg(run-a@0, two@0)", **given), 422, "invalid_layout", "than the given layout")
+        refused(self.post(app, "avg(run-a@0, two@0)", **given), 422, "invalid_layout", "from the given layout")
         found = self.post(app, "avg(run-a@0, one@0)", **given).json()["checkpoint"]
         assert found["layout"]["text"]["size"] == 60
         assert self.post(app, "avg(one@0)").json()["checkpoint"]["layout"] == found["layout"]
@@ -350,7 +350,7 @@ class TestVirtual:
         other.write_bytes(b"other")
         app.post(other, step=0, model=MODEL, replace=True)
         response = app.http.post("/v1/evaluations", json={"checkpoint": number, "suite": "loss"})
-        refused(response, 409, "wrong_state", "made of run-a@0, replaced by another file since; post its")
+        refused(response, 409, "wrong_state", "computed from run-a@0, replaced by another file since; post the")
         assert self.post(app, "avg(run-a@0)", run="v", step=1, replace=True).status_code == 201
 
 
@@ -382,7 +382,7 @@ class TestARunThatIsBehind:
             ({"when_behind": "refuse", "at_most": 10**9}, "at_most: input should be less than or equal to 1000"),
             ({"when_behind": "refuse", "at_most": True}, "at_most: input should be a valid integer, found True"),
             ({"when_behind": "refuse", "at_most": "1"}, "at_most: input should be a valid integer, found '1'"),
-            ({"when_behind": "newest", "at_most": 2}, "at_most is for when_behind: refuse, found 'newest'"),
+            ({"when_behind": "newest", "at_most": 2}, "at_most needs when_behind: refuse, found 'newest'"),
             ({"at_mots": 2}, "no field is named 'at_mots'; did you mean 'at_most'?"),
         ]:
             answer = app.http.put("/v1/runs/run-a/plan", json={"suites": [], **plan})

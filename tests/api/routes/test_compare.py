@@ -162,7 +162,7 @@ class TestCurves:
         cases: list[tuple[dict[str, str], int, str, str]] = [
             ({"a": "run-a@0", "b": "late"}, 422, "invalid_request", "'run-a@0' is not a run; write RUN or RUN:VARIANT"),
             ({"a": "run-a", "b": "late"}, 404, "unknown_name", "no evaluated step in common: run-a has 0; late has 99"),
-            ({"a": "late"}, 404, "unknown_name", "run 'late' has no base to be compared with: nothing was posted at"),
+            ({"a": "late"}, 404, "unknown_name", "run 'late' has no base to compare with: no checkpoint was posted"),
             ({"a": "run-a", "band": "wide"}, 422, "invalid_request", "band"),
         ]
         for query, status, code, words in cases:
@@ -172,4 +172,4 @@ class TestCurves:
 def test_a_checkpoint_that_was_not_evaluated(app: App, files: dict[str, Result], weights: Path) -> None:
     app.post(weights, run="run-a", step=50, suites=[])
     response = app.http.get("/v1/compare", params={"a": "run-a@50", "b": "run-b@25"})
-    refused(response, 404, "unknown_name", "run 'run-a' step 50 has no evaluation yet; ask for one by POST")
+    refused(response, 404, "unknown_name", "run 'run-a' step 50 has no evaluation yet; request an evaluation with POST")

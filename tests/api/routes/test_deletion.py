@@ -65,7 +65,13 @@ def test_what_is_not_confirmed_stays(app: App, weights: Path) -> None:
 def test_what_waits_is_deleted_only_if_that_is_meant(app: App, weights: Path) -> None:
     app.post(weights, suites=["loss"]).raise_for_status()
     woken = app.coordinator.woken
-    refused(app.http.delete(CHECKPOINT + "?confirm=run-a@25"), 409, "wrong_state", "not over (1)", "cancel=true")
+    refused(
+        app.http.delete(CHECKPOINT + "?confirm=run-a@25"),
+        409,
+        "wrong_state",
+        "unfinished evaluations (1)",
+        "cancel=true",
+    )
     assert app.http.delete(CHECKPOINT + "?confirm=run-a@25:raw&cancel=true").json()["evaluations"] == 1
     assert app.coordinator.woken > woken, "an attempt that runs is told to stop"
 

@@ -304,7 +304,7 @@ def test_too_many_streams_are_refused(service: Service, monkeypatch: pytest.Monk
     with following(service.url, service.evaluation) as one, following(service.url, service.evaluation) as two:
         next(one), next(two)
         response = httpx.get(path, trust_env=False)
-        refused(response, 429, "rate_limited", "2 streams of events are open already; try again in 30 s")
+        refused(response, 429, "rate_limited", "2 event streams are open, which is the limit; try again in 30 s")
         assert response.headers["retry-after"] == "30"
     wait_for(lambda: len(service.streams) == 0)
     with following(service.url, service.evaluation) as lines:

@@ -24,8 +24,8 @@ def test_alive_and_ready(app: App) -> None:
     [
         ("processes", 0, ["no live worker", "evalsvc doctor"]),
         # Its thread had died of an exception, and nothing said so: posts were taken and never evaluated.
-        ("living", False, ["the coordinator dispatches no shards any more; restart"]),
-        ("leaving", True, ["draining: it ends once what runs is stored", "EVALSVC_GRACE"]),
+        ("living", False, ["the coordinator has stopped; restart"]),
+        ("leaving", True, ["the service is draining: it stops once", "EVALSVC_GRACE"]),
     ],
 )
 def test_not_ready_while_nothing_is_evaluated(
@@ -67,7 +67,7 @@ def test_not_ready_while_nothing_can_be_written(app: App, weights: Path, monkeyp
 def test_not_ready_on_a_full_disk(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether or not somebody has tried to write."""
     monkeypatch.setattr(writes, "ROOM", 2**62)
-    refused(app.http.get("/readyz"), 503, "not_ready", "bytes left, and writes fail or are about to; make room")
+    refused(app.http.get("/readyz"), 503, "not_ready", "bytes are free, fewer than", "free some space")
 
 
 def test_not_ready_while_another_writer_keeps_all_out(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def test_a_damaged_database_is_no_bug(app: App, weights: Path) -> None:
     with file.open("r+b") as stream:
         stream.seek(4096)
         stream.write(b"\xa5" * (file.stat().st_size - 4096))
-    words = ("evalsvc.db is damaged: database disk image is malformed; stop the service, and put the database back",)
+    words = ("evalsvc.db is damaged: database disk image is malformed; stop the service and restore a backup",)
     for answer in (app.http.get("/v1/runs"), app.post(weights, step=26)):
         assert "nothing that was stored is lost" not in refused(answer, 503, "database_unusable", *words)
     refused(app.http.get("/readyz"), 503, "not_ready", "is damaged")
@@ -102,12 +102,14 @@ def test_a_reader_is_ready_without_workers_and_writes_nothing(start_app: Callabl
     reader.coordinator.processes, reader.coordinator.living = 0, False
     ready = reader.http.get("/readyz").json()
     assert ready == {"status": "ok", "database": "ok", "schema": "ok", "workers": 0, "read_only": True}
-    refused(reader.post(weights), 503, "read_only", "answers reads alone (--read-only); write to the other one")
+    refused(reader.post(weights), 503, "read_only", "is read-only (--read-only); send writes to the other")
     assert reader.http.get("/v1/runs").json()["runs"] == []
 
 
 def test_who_lost_the_database_takes_no_posts(app: App, weights: Path) -> None:
     """They would be taken twice, or by a service that nobody looks at any more."""
     app.coordinator.replaced = True
-    refused(app.post(weights), 503, "read_only", "another service has taken over the database; write to that one")
+    refused(
+        app.post(weights), 503, "read_only", "another service has taken over the database; send writes to that service"
+    )
     refused(app.http.get("/readyz"), 503, "not_ready", "another service has taken over the database; stop this one")

@@ -27,13 +27,18 @@ def curve(app: App) -> None:
 def test_bad_question(app: App, curve: None) -> None:
     for query, status, code, words in [
         ({"points": 0}, 422, "invalid_request", "points: input should be greater than or equal to 1, found '0'"),
-        ({"points": 5, "limit": 5}, 422, "invalid_request", "points gives the whole of every series in buckets; leave"),
-        ({"cursor": "abc"}, 422, "invalid_request", "a cursor needs the limit of the next page"),
+        (
+            {"points": 5, "limit": 5},
+            422,
+            "invalid_request",
+            "points gives whole series in buckets, without pages; leave",
+        ),
+        ({"cursor": "abc"}, 422, "invalid_request", "cursor is given without limit; give the limit"),
         (
             {"cursor": "abc", "limit": 1},
             422,
             "invalid_request",
-            "start again without cursor",
+            "start again without `cursor`",
         ),
         ({"from": 2**63}, 422, "invalid_request", "from: input should be less than or equal to"),
         ({"first": 5}, 422, "invalid_request", "no query parameter is named 'first'"),
@@ -145,15 +150,15 @@ class TestImport:
             ({"value": [True, "x"]}, "series.0.value.1: a value is a finite number or one of NaN"),
             ({"step": [3, "1"]}, "series.0.step.1: input should be a valid integer, found '1'"),
             ({"step": [3, -1]}, "series.0.step.1: input should be greater than or equal to 0, found -1"),
-            ({"step": [3, 3]}, "series.0.step: step 3 is there several times, at 0, 1; leave one"),
-            ({"step": [3]}, "series.0: 1 steps and 2 entries in value; each step has one of each"),
+            ({"step": [3, 3]}, "series.0.step: step 3 is repeated at the positions 0, 1; keep one"),
+            ({"step": [3]}, "series.0: step has 1 entries and value has 2; give an entry"),
             ({"step": [], "value": []}, "series.0.step: list should have at least 1 item"),
-            ({"stderr": [0.1]}, "series.0: 2 steps and 1 entries in stderr"),
+            ({"stderr": [0.1]}, "series.0: step has 2 entries and stderr has 1"),
             ({"n": [1, 0]}, "series.0.n.1: n is a whole number from 1 on"),
             ({"n": 1.5}, "series.0.n: n is a whole number from 1 on"),
             ({"direction": "up"}, "series.0.direction: input should be 'lower', 'higher' or 'none', found 'up'"),
-            ({"steps": [1]}, "series.0.steps: no field has this name"),
-            ({"metric": "a\0b"}, "series.0.metric: the text 'a\\x00b' has a character that cannot be stored"),
+            ({"steps": [1]}, "series.0.steps: there is no such field; leave"),
+            ({"metric": "a\0b"}, "series.0.metric: the text 'a\\x00b' has a NUL or an unpaired surrogate"),
             ({"metric": "fid\x1b[2J"}, "series.0.metric: 'fid\\x1b[2J' has the control character \\x1b at position 3"),
             ({"unit": "\u202e"}, "series.0.unit: '\\u202e' has the control character \\u202e at position 0; remove it"),
             ({"protocol": "a\nb"}, "has the control character \\x0a at position 1"),
@@ -192,7 +197,7 @@ class TestImport:
 
     def test_a_body_beyond_its_limit(self, app: App) -> None:
         sent = app.http.post(HISTORY, content=b" " * 16_000_001)
-        words = "larger than 16,000,000 bytes; send it in parts, which may come in any order"
+        words = "larger than 16,000,000 bytes; split the import into several requests"
         refused(sent, 413, "invalid_request", words)
         for method, path in (("POST", "/v1/checkpoints"), ("PUT", "/v1/suites/large")):
             sent = app.http.request(method, path, content=b" " * 1_000_001)

@@ -66,7 +66,7 @@ def test_limits_cursors_and_filters_that_are_refused(filled: App) -> None:
         path: filled.http.get(path, params={"limit": 1}).json()["next_cursor"]
         for path in ("/v1/runs", "/v1/checkpoints", "/v1/evaluations", "/v1/suites")
     }
-    again = "start again without cursor"
+    again = "start again without `cursor`"
     for limit in ("0", "-1", "1001", "1e3", "9" * 5000, "١٢٣x", "", "NaN"):
         refused(filled.http.get("/v1/runs", params={"limit": limit}), 422, "invalid_request", "limit: ")
     for path in LISTS:
@@ -97,8 +97,8 @@ FILTERS = [
     ("protocols?metric=lower/", 404, "no metric is named 'lower/'; did you mean 'lower/"),
     ("protocols?run=run-a&metric=lower/0", 404, "no metric is named 'lower/0'"),
     ("protocols?name=lower/0", 422, "no query parameter is named 'name'"),
-    ("runs/run-b/metrics?name=lower/0&metric=lower/1", 422, "metric and name are both given; give metric alone"),
-    ("runs/run-b/summary?name=x&metric=x", 422, "metric and name are both given; give metric alone"),
+    ("runs/run-b/metrics?name=lower/0&metric=lower/1", 422, "metric and name are both given; give metric only"),
+    ("runs/run-b/summary?name=x&metric=x", 422, "metric and name are both given; give metric only"),
 ]
 """Queries, the status of each answer, and words of its detail."""
 

@@ -43,7 +43,7 @@ def test_bad_question(app: App, weights: Path) -> None:
 
 def test_unknown_run_where_there_is_none_says_how_one_begins(app: App) -> None:
     response = app.http.get("/v1/runs/run-a/metrics")
-    refused(response, 404, "unknown_name", "there is no run yet; a run begins with its first checkpoint")
+    refused(response, 404, "unknown_name", "there is no run yet; the first checkpoint that is posted")
 
 
 def test_runs_and_a_run(app: App, weights: Path) -> None:

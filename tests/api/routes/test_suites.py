@@ -65,7 +65,7 @@ def test_a_shipped_suite_is_replaced_only_where_that_is_meant(app: App) -> None:
     before = app.http.get("/v1/suites/loss").json()
     words = (
         "'loss' is a suite that comes with evalsvc",
-        "under another name, such as my-loss",
+        "use another name, such as my-loss",
         "?replace_shipped=true",
     )
     refused(app.http.put("/v1/suites/loss", content=GOOD), 409, "conflict", *words)
@@ -136,7 +136,7 @@ def test_broken_file_disturbs_no_other(with_folder: Callable[..., App], weights:
             json.dumps({"tasks": [{"kind": "completions", "prompts": ["a\0b"]}]}),
             422,
             "invalid_suite",
-            "has a character that cannot be stored",
+            "has a NUL or an unpaired surrogate",
         ),
     ],
 )

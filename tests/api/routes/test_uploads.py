@@ -172,7 +172,7 @@ def test_the_same_again_changes_nothing_and_another_place_needs_the_file_again(a
     again = post(app, uri, suites=["loss"])
     assert (first.status_code, again.status_code) == (201, 200)
     assert first.json()["checkpoint"]["id"] == again.json()["checkpoint"]["id"]
-    refused(post(app, uri, step=50), 404, "upload_not_found", "another post has used the upload")
+    refused(post(app, uri, step=50), 404, "upload_not_found", "another post used the upload")
     upload(app)
     assert post(app, uri, suites=["loss"]).status_code == 200, "sent again, and not needed"
     assert folders(app) == []
@@ -409,7 +409,7 @@ def test_a_method_in_a_header_is_no_method(app: App) -> None:
 
 def test_a_service_that_only_reads_takes_no_uploads(start_app: Callable[..., App]) -> None:
     app = start_app(upload_bytes=LIMIT, read_only=1)
-    refused(app.http.post("/v1/uploads", headers=announced()), 503, "read_only", "write to the other one")
+    refused(app.http.post("/v1/uploads", headers=announced()), 503, "read_only", "send writes to the other service")
 
 
 def test_unknown_parameters_are_refused(app: App) -> None:
