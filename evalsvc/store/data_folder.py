@@ -103,5 +103,5 @@ def unwritable(what: str, error: OSError) -> DataDirectoryUnusable:
     """Return the error to raise for a file or folder of the data folder that cannot be written."""
     return DataDirectoryUnusable(
         f"{what} cannot be written: {os_reason(error)}; "
-        "change its permissions or choose another with --data-dir (EVALSVC_DATA_DIR)"
+        "change the permissions, or choose another data folder with --data-dir (EVALSVC_DATA_DIR)"
     )

@@ -106,7 +106,7 @@ def post_prune(
 
 
 @router.get(
-    "/artifacts/{artifact_id:int}",  # other words are no artifacts: 404
+    "/artifacts/{artifact_id:int}",  # any other word gets 404
     summary="Get the content of an artifact",
     description="The content never changes, so browsers cache it. The answer for a pruned artifact is 410.",
     response_model=None,

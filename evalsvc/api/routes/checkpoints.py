@@ -243,10 +243,7 @@ def _virtual_submission(session: Session, body: CheckpointInput, settings: Setti
                 f"{name} cannot be set for a virtual checkpoint, since its parents determine it; leave {name} out"
             )
     if body.spool != "none":
-        raise InvalidRequest(
-            f"spool is {body.spool!r} for a virtual checkpoint, which has no file; post its parents with spool "
-            "instead, and leave spool out here"
-        )
+        raise InvalidRequest(f"spool is {body.spool!r} for a virtual checkpoint, which has no file; leave spool out")
     resolved = resolve_expression(session, body.uri)
     parents, first = resolved.parents, resolved.parents[0]
     for parent in parents:

@@ -192,8 +192,8 @@ def _require_no_base_of_others(session: Session, run: Run) -> None:
     based = [name for name, base in named if base is not None and base["run"] == run.name]
     if based:
         raise Conflict(
-            f"run {run.name!r} has the base of {first_few(based, NAMED)}; name another base first (evalsvc runs base "
-            f"{based[0]} STEP --of RUN), or delete the other run too"
+            f"a checkpoint of run {run.name!r} is the base of {first_few(based, NAMED)}; name another base first "
+            f"(evalsvc runs base {based[0]} STEP --of RUN), or delete the other run too"
         )
 
 

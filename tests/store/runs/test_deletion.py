@@ -140,7 +140,7 @@ def test_other_runs_that_need_it_are_named(store: Store) -> None:
     enter(store, submission(25, run="run-b"), suite())
     with store.transaction() as session:
         name_base(session, find_run(session, "run-b"), "run-a", 25, "raw")
-    with pytest.raises(Conflict, match="has the base of run-b; name another base first"):
+    with pytest.raises(Conflict, match="is the base of run-b; name another base first"):
         delete(store, cancel=True)
     with store.transaction() as session:
         find_run(session, "run-b").base = None
