@@ -192,9 +192,9 @@ def _on_http_error(request: Request, error: Exception) -> JSONResponse:
 def _allowed(request: Request) -> str:
     """Return all methods of a path. The router's own answer only has the methods of the first route at the path."""
     paths = request.app.openapi()["paths"]
-    asked = request.url.path
-    same = [asked] if asked in paths else [path for path in paths if compile_path(path)[0].match(asked)]
-    methods = {method.upper() for path in same for method in paths[path]}
+    requested = request.url.path
+    matching = [requested] if requested in paths else [path for path in paths if compile_path(path)[0].match(requested)]
+    methods = {method.upper() for path in matching for method in paths[path]}
     return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 

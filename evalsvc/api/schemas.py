@@ -111,8 +111,7 @@ class CheckpointInput(Input):
     tokens_seen: Step | None = None
     """The number of tokens trained on so far, for histories along tokens."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
-    """The SHA-256 of the file, if the trainer knows the digest. The first worker that loads the file checks the
-    digest."""
+    """The SHA-256 of the file, if the trainer knows the digest. Workers check the digest when they load the file."""
     spool: Spool = "none"
     """How the service keeps the weights until their evaluations have ended: `link` makes a hard link immediately, on
     the same file system; `copy` makes a copy in the background. A remote file can only be copied."""

@@ -287,5 +287,5 @@ class _Server(uvicorn.Server):
 
 
 def _address(settings: Settings, listener: socket.socket) -> str:
-    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"{'https' if settings.https_cert else 'http'}://{shown}:{listener.getsockname()[1]}"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{'https' if settings.https_cert else 'http'}://{host}:{listener.getsockname()[1]}"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 def common_prefix(before: Sequence[int], after: Sequence[int]) -> int:
     """Return the number of leading ids that both sequences share."""
     shorter = min(len(before), len(after))
-    return next((place for place in range(shorter) if before[place] != after[place]), shorter)
+    return next((position for position in range(shorter) if before[position] != after[position]), shorter)
 
 
 def edit_distance(before: Sequence[int], after: Sequence[int]) -> int:
@@ -20,13 +20,13 @@ def edit_distance(before: Sequence[int], after: Sequence[int]) -> int:
     Source: Hyyrö, "Explaining and Extending the Bit-parallel Approximate String Matching Algorithm of Myers" (2001),
     figure 3.
     """
-    places: dict[int, int] = {}
-    for place, token in enumerate(before):
-        places[token] = places.get(token, 0) | 1 << place
+    positions: dict[int, int] = {}
+    for position, token in enumerate(before):
+        positions[token] = positions.get(token, 0) | 1 << position
     used = (1 << len(before)) - 1
     rises, falls = used, 0
     for token in after:
-        matches = places.get(token, 0)
+        matches = positions.get(token, 0)
         diagonal = (((matches & rises) + rises) ^ rises) | matches | falls
         grows, shrinks = (falls | ~(diagonal | rises)) << 1 | 1, (rises & diagonal) << 1
         rises, falls = (shrinks | ~(diagonal | grows)) & used, grows & diagonal & used

@@ -103,9 +103,9 @@ def checkpoint_label(checkpoint: Checkpoint) -> str:
 
 def require_current_parents(checkpoint: Checkpoint) -> None:
     """Raise WrongState if a parent of a virtual checkpoint was replaced."""
-    old = [str(step_of(parent)) for parent in checkpoint.parents if parent.replaced_at is not None]
-    if old:
+    replaced = [str(step_of(parent)) for parent in checkpoint.parents if parent.replaced_at is not None]
+    if replaced:
         raise WrongState(
-            f"checkpoint {checkpoint.id} is computed from {', '.join(old)}, replaced by another file since; post the "
-            "checkpoint's expression again with replace=true"
+            f"checkpoint {checkpoint.id} is computed from {', '.join(replaced)}, replaced by another file since; post "
+            "the checkpoint's expression again with replace=true"
         )

@@ -156,10 +156,10 @@ def read_task_items(evaluation: Evaluation, folder: Path, task: str | None = Non
         UnknownName: the evaluation has no such task.
         ItemsLost: a file of results per item is missing or damaged.
     """
-    names = [each.name for each in evaluation.tasks]
+    names = [row.name for row in evaluation.tasks]
     if task is not None and task not in names:
         raise UnknownName.among(f"task of evaluation {evaluation.id}", task, names)
-    chosen = {each.name: each for each in evaluation.tasks if task in (None, each.name)}
+    chosen = {row.name: row for row in evaluation.tasks if task in (None, row.name)}
     return {name: read() for name, read in _tables(folder, chosen).items()}
 
 
@@ -194,10 +194,10 @@ def read_table(folder: Path, task: Task) -> ItemTable:
     Raises:
         ItemsLost: the file of the results is missing or damaged.
     """
-    kept = task.items if task.items_sha256 is None else task.items_sha256
-    if kept is None:
+    content = task.items if task.items_sha256 is None else task.items_sha256
+    if content is None:
         return ItemTable.of(())
-    return read_items(folder, kept, f"task {task.name!r} of evaluation {task.evaluation_id}")
+    return read_items(folder, content, f"task {task.name!r} of evaluation {task.evaluation_id}")
 
 
 def _suite(evaluations: Sequence[Evaluation]) -> documents.ResultSuite:

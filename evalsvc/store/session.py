@@ -109,7 +109,7 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """Yield a session that only reads, on one snapshot."""
+        """Yield a session that only reads. With SQLite, all queries of the session read one snapshot."""
         with Session(self.engine, expire_on_commit=False) as session:
             yield session
 
@@ -135,12 +135,14 @@ class Store:
         if revision == expected:
             return
         if revision is not None and not is_known_revision(revision):
-            do = f"a newer evalsvc made the database: start that version ({newer_version()})"
+            advice = f"a newer evalsvc made the database: start that version ({newer_version()})"
         else:
-            do = "back up the database and start `evalsvc serve --migrate`, or start the evalsvc that made the database"
+            advice = (
+                "back up the database and start `evalsvc serve --migrate`, or start the evalsvc that made the database"
+            )
         raise SchemaVersionMismatch(
             f"the database {shown_url(self.url)} has schema version {revision or 'none'}, this evalsvc needs "
-            f"{expected}; {do}"
+            f"{expected}; {advice}"
         )
 
     def migrate(self) -> None:
@@ -313,8 +315,8 @@ def _file_system(folder: Path) -> str:
 
 def is_outage(error: Exception) -> bool:
     """Tell whether an error means that the database is unreachable, full or damaged. A retry may succeed."""
-    gone = isinstance(error, DBAPIError) and error.connection_invalidated
-    return gone or isinstance(error, (OperationalError, InterfaceError, NoConnection)) or is_damage(error)
+    disconnected = isinstance(error, DBAPIError) and error.connection_invalidated
+    return disconnected or isinstance(error, (OperationalError, InterfaceError, NoConnection)) or is_damage(error)
 
 
 def is_damage(error: Exception) -> bool:

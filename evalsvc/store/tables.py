@@ -221,7 +221,7 @@ class EvaluationEvent(Base):
     """The name of the task; None for an event of the evaluation itself."""
     state: Mapped[State | None] = mapped_column(String(16))
     data: Mapped[dict[str, Any] | None]
-    """The error, or the interim result of a look."""
+    """The error, the warnings, or the interim result of a look; None for an event without data."""
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -356,7 +356,7 @@ class Artifact(Base):
     size: Mapped[int] = mapped_column(BigInteger)
     details: Mapped[dict[str, Any]]
     pruned_at: Mapped[datetime | None]
-    """The time at which the retention rule pruned the artifact; None for an artifact with its content."""
+    """The time at which the retention rule pruned the artifact; None for an artifact that was not pruned."""
 
     task: Mapped[Task] = relationship()
 

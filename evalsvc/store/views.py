@@ -133,8 +133,8 @@ def _progress(task: Task, finished: int, live: LiveTask | None) -> documents.Pro
 
 def progress_view(done: int, total: int | None, unit: str | None, speed: float | None) -> documents.Progress:
     """Return the progress of a task in units of work. `total` is None until the task is planned."""
-    left = (total - done) / speed if speed and total is not None else None
-    return documents.Progress(done=done, total=total, unit=unit, per_second=speed, seconds_left=left)
+    seconds_left = (total - done) / speed if speed and total is not None else None
+    return documents.Progress(done=done, total=total, unit=unit, per_second=speed, seconds_left=seconds_left)
 
 
 def _interim(session: Session, task_ids: Iterable[int]) -> dict[int, documents.Interim]:

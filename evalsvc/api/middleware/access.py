@@ -242,11 +242,11 @@ def describe_access(document: dict[str, Any], is_open: bool) -> dict[str, Any]:
     return document
 
 
-def _described(text: str, **headers: str) -> dict[str, object]:
+def _described(answer: str, **headers: str) -> dict[str, object]:
     described: dict[str, object] = {
-        name: {"description": what, "schema": {"type": "string"}} for name, what in headers.items()
+        name: {"description": description, "schema": {"type": "string"}} for name, description in headers.items()
     }
-    return {"description": text, "content": PROBLEM_CONTENT, **({"headers": described} if described else {})}
+    return {"description": answer, "content": PROBLEM_CONTENT, **({"headers": described} if described else {})}
 
 
 _REFUSALS = {

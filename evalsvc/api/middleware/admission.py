@@ -30,12 +30,12 @@ class Admission:
             await self.app(scope, receive, send)
             return
         await self._places.acquire()
-        held = True
+        has_place = True
 
         def leave() -> None:
-            nonlocal held
-            if held:
-                held = False
+            nonlocal has_place
+            if has_place:
+                has_place = False
                 self._places.release()
 
         async def answer(message: Message) -> None:

@@ -109,11 +109,11 @@ class TimeoutProtocol(H11Protocol):
         self.address = address_key(host)
         others = [other for other in self.connections if isinstance(other, TimeoutProtocol) and other is not self]
         admitted = [other for other in others if not other.is_refused]
-        same = sum(other.address == self.address for other in admitted)
+        from_address = sum(other.address == self.address for other in admitted)
         error: type[EvalsvcError] = NotReady
         if len(admitted) >= CONNECTIONS:
             reason = f"{CONNECTIONS:,} connections to the service are open, which is the limit"
-        elif same >= PER_ADDRESS and not is_among(host, self._proxies):
+        elif from_address >= PER_ADDRESS and not is_among(host, self._proxies):
             error = RateLimited
             reason = f"{PER_ADDRESS:,} connections from {self.address} are open, which is the limit for an address"
         else:

@@ -123,11 +123,11 @@ def find_token(tokens: Mapping[str, Token], authorization: str | None, now: date
             "this service needs a token; send `Authorization: Bearer TOKEN`, or set EVALSVC_TOKEN for "
             "the client and the command line; the operator creates a token: evalsvc tokens create NAME"
         )
-    scheme, _, shown = authorization.partition(" ")
+    scheme, _, text = authorization.partition(" ")
     if scheme.lower() != "bearer":
         # The message does not quote the header, which may contain the token.
         raise Unauthorized("the Authorization header holds no bearer token; send `Authorization: Bearer TOKEN`")
-    token = tokens.get(hash_token(shown.strip()))
+    token = tokens.get(hash_token(text.strip()))
     if token is None:
         raise Unauthorized(
             "this service does not know the token; check that the token was copied whole and is for this address, or "

@@ -159,15 +159,15 @@ def _uploaded_submission(
     assert body.run is not None, "required by the schema"
     assert body.step is not None, "required by the schema"
     uri, variant = UPLOAD + sha256, body.variant or "raw"
-    before = posted_upload(session, body.run, body.step, variant, uri)
-    if body.model is None and before is None:
+    existing = posted_upload(session, body.run, body.step, variant, uri)
+    if body.model is None and existing is None:
         raise InvalidRequest(
             "model is missing, and an uploaded file has no model configuration next to it; give model: a registered "
             "name of open_lm, or the fields of the model's JSON"
         )
     model = None if body.model is None else _model(body.model, settings)
-    known = model if before is None else before.model
-    size = 0 if before is None else before.size  # without an upload, the post is refused after all other checks
+    known_model = model if existing is None else existing.model
+    size = 0 if existing is None else existing.size  # without an upload, the post is refused after all other checks
     return Submission(
         run=body.run,
         step=body.step,
@@ -177,7 +177,7 @@ def _uploaded_submission(
         variant=variant,
         sha256=sha256,
         model=model,
-        layout=None if body.layout is None else _layout(body.layout, known, settings),
+        layout=None if body.layout is None else _layout(body.layout, known_model, settings),
         tokens_seen=body.tokens_seen,
         tags=body.tags,
         priority=body.priority,
@@ -316,8 +316,8 @@ def _one_layout(parents: Sequence[Checkpoint], given: Mapping[str, object] | Non
 
 
 def _tokens_seen(parents: Sequence[Checkpoint], run: str, step: int) -> int | None:
-    at = (parent.tokens_seen for parent in parents if parent.run.name == run and parent.step == step)
-    return next(at, None)
+    counts = (parent.tokens_seen for parent in parents if parent.run.name == run and parent.step == step)
+    return next(counts, None)
 
 
 def _adjacent_model(path: str, identity: Identity, settings: Settings) -> Mapping[str, object] | None:

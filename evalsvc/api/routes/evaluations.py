@@ -160,8 +160,8 @@ def _with_benchmark(tables: dict[str, ItemTable], benchmark: str, evaluation_id:
     known = {str(name) for table in tables.values() for name in table.column("benchmark") if name is not None}
     if benchmark not in known:
         raise UnknownName.among(f"benchmark of evaluation {evaluation_id}", benchmark, known)
-    of = {task: table.where("benchmark", benchmark) for task, table in tables.items()}
-    return {task: table for task, table in of.items() if len(table)}
+    filtered = {task: table.where("benchmark", benchmark) for task, table in tables.items()}
+    return {task: table for task, table in filtered.items() if len(table)}
 
 
 @router.post(

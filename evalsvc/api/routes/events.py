@@ -127,10 +127,10 @@ class Followers:
 
     async def stream(self, follower: Follower) -> AsyncIterator[bytes]:
         """Yield the frames of events that the follower has not received, until the evaluation has ended."""
-        until = time.monotonic() + LIFETIME
-        told, next_progress = Progress(), time.monotonic()
+        end = time.monotonic() + LIFETIME
+        sent_progress, next_progress = Progress(), time.monotonic()
         yield format_sse_event(retry=RETRY_SECONDS * 1000)
-        while not self._stopping and time.monotonic() < until:
+        while not self._stopping and time.monotonic() < end:
             follower.stirred.clear()
             if follower.newest != follower.seen:
                 try:
@@ -149,9 +149,9 @@ class Followers:
                     return
                 if follower.seen < page.newest:
                     continue
-            if follower.progress != told and time.monotonic() >= next_progress:
-                told, next_progress = follower.progress, time.monotonic() + PROGRESS_EVERY
-                yield _frame("progress", {"evaluation": follower.evaluation_id, "tasks": told})
+            if follower.progress != sent_progress and time.monotonic() >= next_progress:
+                sent_progress, next_progress = follower.progress, time.monotonic() + PROGRESS_EVERY
+                yield _frame("progress", {"evaluation": follower.evaluation_id, "tasks": sent_progress})
             if not await _stirred(follower):
                 yield format_sse_event(comment="still here")
 
@@ -227,9 +227,9 @@ def _look_at(
     """Return the number of the newest event and the progress of running tasks for each followed evaluation."""
     progress: dict[int, Progress] = {}
     for task in read_progress(session, live, ids) if live else ():
-        now = live[task.id]
-        shown = progress_view(task.finished + now.done, task.total, task.unit, now.per_second)
-        progress.setdefault(task.evaluation_id, {})[task.name] = shown
+        work = live[task.id]
+        task_progress = progress_view(task.finished + work.done, task.total, task.unit, work.per_second)
+        progress.setdefault(task.evaluation_id, {})[task.name] = task_progress
     return newest_events(session, ids), progress
 
 

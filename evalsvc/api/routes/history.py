@@ -53,8 +53,8 @@ NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
 def get_history(run: Name, query: Annotated[HistoryQuery, Query()], request: Request, state: CurrentState) -> Response:
     with state.reading() as session:
         tag = _tag(session, run, query)
-        if (same := not_modified(request, tag)) is not None:
-            return same
+        if (unchanged := not_modified(request, tag)) is not None:
+            return unchanged
         body = state.answers.get(run, tag, lambda: _read(session, run, query))
         return JsonAnswer(body, headers=caching_headers(tag))
 
@@ -84,7 +84,7 @@ def _read(session: Session, run: str, query: HistoryQuery) -> bytes:
 def get_summary(run: Name, query: Annotated[SummaryQuery, Query()], request: Request, state: CurrentState) -> Response:
     with state.reading() as session:
         tag = _tag(session, run, query)
-        if (same := not_modified(request, tag)) is not None:
-            return same
+        if (unchanged := not_modified(request, tag)) is not None:
+            return unchanged
         body = state.answers.get(run, tag, lambda: rendered(read_summary(session, run, query.metric, query.variant)))
         return JsonAnswer(body, headers=caching_headers(tag))

@@ -132,7 +132,7 @@ def post_metrics(run: Name, body: RawBody, request: Request, state: CurrentState
             f"the body must be JSON, found {content_type or 'no content type'}; send Content-Type: application/json"
         )
     given = parse_import(body)
-    series = [_imported(place, item) for place, item in enumerate(given.series)]
+    series = [_imported(index, item) for index, item in enumerate(given.series)]
     _require_distinct(series)
     with state.writing() as session:
         done = import_values(session, run, given.source, series, given.replace)
@@ -155,45 +155,45 @@ def parse_import(body: bytes) -> ImportInput:
 
 def _finding(item: ErrorDetails) -> str:
     """Return the message for a finding of pydantic: `series.0.value.17: EXPECTED, found VALUE`."""
-    place = list(item["loc"])
+    location = list(item["loc"])
     if item["type"] == "json_invalid":
         return f"the body is not JSON: {item['ctx']['error']}"
-    if place[2:3] == ["value"] and len(place) > 4:
-        place = place[:4]
+    if location[2:3] == ["value"] and len(location) > 4:
+        location = location[:4]
         message = f"a value is a finite number or one of {', '.join(get_args(Word))}"
-    elif place[2:3] == ["n"]:
-        place = [part for part in place if part in place[:3] or isinstance(part, int)]
+    elif location[2:3] == ["n"]:
+        location = [part for part in location if part in location[:3] or isinstance(part, int)]
         message = "n is a whole number from 1 on, or a list of such numbers and nulls"
     elif item["type"] == "extra_forbidden":
-        return f"{_dotted(place)}: there is no such field; leave the field out"
+        return f"{_dotted(location)}: there is no such field; leave the field out"
     elif item["type"] == "missing":
-        return f"{_dotted(place)} is missing"
+        return f"{_dotted(location)} is missing"
     else:
         message = item["msg"].removeprefix("Value error, ")
         message = message[:1].lower() + message[1:]
     shown = repr(item["input"])
-    return f"{_dotted(place) or 'the body'}: {message}, found {shown if len(shown) <= 80 else shown[:80] + '…'}"
+    return f"{_dotted(location) or 'the body'}: {message}, found {shown if len(shown) <= 80 else shown[:80] + '…'}"
 
 
-def _dotted(place: Sequence[int | str]) -> str:
+def _dotted(location: Sequence[int | str]) -> str:
     """Return the location of a finding in the body, without the names of the types that pydantic tried."""
-    return ".".join(str(part) for part in place if isinstance(part, int) or str(part).isidentifier())
+    return ".".join(str(part) for part in location if isinstance(part, int) or str(part).isidentifier())
 
 
-def _imported(place: int, item: ImportedSeries) -> Imported:
+def _imported(index: int, item: ImportedSeries) -> Imported:
     size = len(item.step)
     stderr = [None] * size if item.stderr is None else item.stderr
     n = item.n if isinstance(item.n, list) else [item.n] * size
     for name, column in (("value", item.value), ("stderr", stderr), ("n", n)):
         if len(column) != size:
             raise InvalidRequest(
-                f"series.{place}: step has {size} entries and {name} has {len(column)}; give an entry for each step"
+                f"series.{index}: step has {size} entries and {name} has {len(column)}; give an entry for each step"
             )
     if len(set(item.step)) < size:
         step, _ = Counter(item.step).most_common(1)[0]
-        places = ", ".join(str(index) for index, other in enumerate(item.step) if other == step)
+        places = ", ".join(str(position) for position, other in enumerate(item.step) if other == step)
         raise InvalidRequest(
-            f"series.{place}.step: step {step} is repeated at the positions {places}; keep one of them"
+            f"series.{index}.step: step {step} is repeated at the positions {places}; keep one of them"
         )
     content = {"stated": item.protocol} if isinstance(item.protocol, str) else item.protocol
     return Imported(
@@ -211,12 +211,12 @@ def _imported(place: int, item: ImportedSeries) -> Imported:
 
 
 def _require_distinct(series: Sequence[Imported]) -> None:
-    places: dict[tuple[str, str, str], int] = {}
-    for place, item in enumerate(series):
+    indexes: dict[tuple[str, str, str], int] = {}
+    for index, item in enumerate(series):
         key = (item.metric, item.variant, item.protocol.id)
-        if key in places:
+        if key in indexes:
             raise InvalidRequest(
-                f"series.{place} and series.{places[key]} are the same series: {item.metric}, variant "
+                f"series.{index} and series.{indexes[key]} are the same series: {item.metric}, variant "
                 f"{item.variant!r}, by one protocol; send their values as one series"
             )
-        places[key] = place
+        indexes[key] = index

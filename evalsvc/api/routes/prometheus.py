@@ -249,7 +249,7 @@ def _totals(totals: Iterable[AttemptTotal]) -> Iterator[Metric]:
 
 def _cumulative(counts: list[int]) -> list[tuple[str, float]]:
     ends = [*map(str, SECONDS), "+Inf"]
-    return [(end, float(sum(counts[: place + 1]))) for place, end in enumerate(ends)]
+    return [(end, float(sum(counts[: index + 1]))) for index, end in enumerate(ends)]
 
 
 def _gauge(name: str, value: float) -> GaugeMetricFamily:

@@ -193,13 +193,15 @@ def remove_suite(name: Name, state: CurrentState) -> JsonAnswer:
     with state.writing() as session:
         entry = _find_entry(session, state.settings, name)
         if entry.source != "put":
-            where = "comes with evalsvc" if entry.source == "shipped" else "is a file in the service's folder of suites"
-            do = (
+            origin = (
+                "comes with evalsvc" if entry.source == "shipped" else "is a file in the service's folder of suites"
+            )
+            advice = (
                 "only suites that were stored with PUT can be deleted"
                 if entry.source == "shipped"
                 else "remove the file"
             )
-            raise WrongState(f"suite {name!r} {where}; {do}")
+            raise WrongState(f"suite {name!r} {origin}; {advice}")
         digest = delete_suite(session, name)
     return JsonAnswer(documents.DeletedSuite(name=name, digest=digest, uncovered=entry.shadows))
 
@@ -236,10 +238,10 @@ def _summary(name: str, entry: Entry) -> documents.SuiteSummary | documents.Brok
         problem = documents.Error(code=error.code, message=error.message)
         return documents.BrokenSuite(name=name, source=entry.source, error=problem)
     tasks = [task.name for task in suite.tasks]
-    more = {"shadows": entry.shadows, "headline": list(suite.headline), "tasks": tasks}
-    return document_of(documents.SuiteSummary, suite, source=entry.source, **more)
+    fields = {"shadows": entry.shadows, "headline": list(suite.headline), "tasks": tasks}
+    return document_of(documents.SuiteSummary, suite, source=entry.source, **fields)
 
 
 def _view(suite: Suite, entry: Entry) -> documents.Suite:
-    more = {"shadows": entry.shadows, "headline": list(suite.headline), "tasks": suite.tasks_to_json()}
-    return document_of(documents.Suite, suite, source=entry.source, **more)
+    fields = {"shadows": entry.shadows, "headline": list(suite.headline), "tasks": suite.tasks_to_json()}
+    return document_of(documents.Suite, suite, source=entry.source, **fields)

@@ -64,6 +64,6 @@ def _rows(state: State, runs: Iterable[TableRun]) -> Iterator[list[object]]:
 def _column_pieces(rows: Iterable[list[object]]) -> Iterator[str]:
     columns = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
     yield '{"columns":{'
-    for place, (name, values) in enumerate(zip(COLUMNS, columns, strict=True)):
-        yield f"{',' if place else ''}{json.dumps(name)}:{json.dumps(values, ensure_ascii=False)}"
+    for index, (name, values) in enumerate(zip(COLUMNS, columns, strict=True)):
+        yield f"{',' if index else ''}{json.dumps(name)}:{json.dumps(values, ensure_ascii=False)}"
     yield "}}"

@@ -185,13 +185,13 @@ async def patch_upload(
         raise HTTPException(
             415, f"Content-Type is {content_type[:80] or 'missing'}; a part is sent as Content-Type: {tus.PART_TYPE}"
         )
-    given = tus.read_checksum(checksum)
-    writer = await state.threads.run("upload", PartWriter, state.uploads, upload_id, owner, offset, given)
+    part_checksum = tus.read_checksum(checksum)
+    writer = await state.threads.run("upload", PartWriter, state.uploads, upload_id, owner, offset, part_checksum)
     try:
-        kept = await _receive(request, state, writer)
+        new_offset = await _receive(request, state, writer)
     finally:
         writer.close()
-    if kept == writer.upload.length:
+    if new_offset == writer.upload.length:
         await state.threads.run("digest", state.uploads.verify, upload_id, owner)
     upload = await state.threads.run("upload", state.uploads.find, upload_id, owner)
     return Response(status_code=204, headers=_headers(upload))

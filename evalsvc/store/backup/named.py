@@ -48,8 +48,10 @@ def named_files(connection: Connection, schema: Mapping[str, Columns], *, spool:
     Raises:
         ValueError: a row has an invalid digest, or names a path outside of its folder.
     """
-    kept = " WHERE pruned_at IS NULL" if "pruned_at" in schema["artifacts"].kinds else ""
-    for sha256 in connection.scalars(text(f"SELECT DISTINCT sha256 FROM artifacts{kept}"), execution_options=STREAMED):
+    condition = " WHERE pruned_at IS NULL" if "pruned_at" in schema["artifacts"].kinds else ""
+    for sha256 in connection.scalars(
+        text(f"SELECT DISTINCT sha256 FROM artifacts{condition}"), execution_options=STREAMED
+    ):
         yield _content("artifacts", sha256)
     if "items_sha256" in schema["tasks"].kinds:
         query = "SELECT DISTINCT items_sha256 FROM tasks WHERE items_sha256 IS NOT NULL"

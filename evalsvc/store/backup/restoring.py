@@ -235,13 +235,13 @@ def _require_same_tables(archive: Archive, manifest: Manifest, schema: Mapping[s
     """Raise BackupUnusable unless the backup has exactly the tables and columns of its schema version."""
     listed = {table.name: table.columns for table in manifest.tables}
     if len(listed) != len(manifest.tables) or set(listed) != set(schema):
-        odd = ", ".join(sorted(set(listed) ^ set(schema))) or "one table twice"
-        raise archive.unusable(f"its tables are not those of schema version {manifest.revision}: {odd}")
+        differing = ", ".join(sorted(set(listed) ^ set(schema))) or "one table twice"
+        raise archive.unusable(f"its tables are not those of schema version {manifest.revision}: {differing}")
     for name, columns in schema.items():
         if listed[name] != dict(columns.kinds):
-            odd = ", ".join(sorted({column for column, _ in listed[name].items() ^ columns.kinds.items()}))
+            differing = ", ".join(sorted({column for column, _ in listed[name].items() ^ columns.kinds.items()}))
             raise archive.unusable(
-                f"the columns of table {name} are not those of schema version {manifest.revision}: {odd}"
+                f"the columns of table {name} are not those of schema version {manifest.revision}: {differing}"
             )
 
 

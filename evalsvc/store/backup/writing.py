@@ -163,16 +163,16 @@ def _consistent(
     store: Store, settings: Settings, pinned: PinnedFiles, part: _Part, *, spool: bool
 ) -> Iterator[tuple[Connection, dict[str, Columns]]]:
     """Yield a snapshot of the database whose files are pinned. `part.lost` has the names of lost files."""
-    before: set[str] = set()
+    missing_before: set[str] = set()
     for _ in range(SNAPSHOTS):
         with _snapshot(store) as connection:
             schema = read_schema(connection)
             _require_own_folder(connection, schema, settings, store.url)
             part.lost = pinned.pin(named_files(connection, schema, spool=spool))
-            if part.lost <= before:
+            if part.lost <= missing_before:
                 yield connection, schema
                 return
-        before = part.lost
+        missing_before = part.lost
     raise DataDirectoryUnusable(
         f"the service deletes files of the data folder {settings.data_path} faster than the backup links them, "
         f"{SNAPSHOTS} times in a row; make the backup when fewer runs are deleted or pruned"

@@ -70,9 +70,9 @@ def _ranges(session: Session, window: Window, ids: Sequence[int], points: int) -
         column = window.column
         firsts, lasts = (
             [
-                at
+                x
                 for identity in ids
-                if (at := session.scalar(window.narrow(select(extreme(column)), [identity]))) is not None
+                if (x := session.scalar(window.narrow(select(extreme(column)), [identity]))) is not None
             ]
             for extreme in (func.min, func.max)
         )

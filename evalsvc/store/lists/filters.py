@@ -56,8 +56,8 @@ def _require_variant(session: Session, run: str | None, variant: str) -> None:
     if run is not None:
         posted = posted.where(Checkpoint.run_id == find_run(session, run).id)
     if session.scalar(posted.where(Checkpoint.variant == variant).limit(1)) is None:
-        what = "variant" if run is None else f"variant of run {run!r}"
-        raise UnknownName.among(what, variant, session.scalars(posted.distinct()))
+        kind = "variant" if run is None else f"variant of run {run!r}"
+        raise UnknownName.among(kind, variant, session.scalars(posted.distinct()))
 
 
 def require_suite(session: Session, suite: str, named: Iterable[str]) -> None:

@@ -27,10 +27,10 @@ def checkpoint_reference(checkpoint: Checkpoint, spooled: Callable[[Checkpoint],
                 {str(step_of(parent)): checkpoint_reference(parent, spooled) for parent in checkpoint.parents},
             ),
         )
-    kept = checkpoint.spool_state == "ready"
+    is_spooled = checkpoint.spool_state == "ready"
     return CheckpointRef(
-        path=str(spooled(checkpoint)) if kept else checkpoint.path,
-        identity=Identity(checkpoint.size, checkpoint.mtime_ns, None if kept else checkpoint.etag),
+        path=str(spooled(checkpoint)) if is_spooled else checkpoint.path,
+        identity=Identity(checkpoint.size, checkpoint.mtime_ns, None if is_spooled else checkpoint.etag),
         sha256=checkpoint.sha256,
         model=checkpoint.model,
         layout=checkpoint.layout,

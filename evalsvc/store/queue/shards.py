@@ -160,8 +160,8 @@ def _count_failure(shard: Shard, error: ShardError, max_attempts: int, tried_bef
     shard.failed_attempts += 1
     shard.state, shard.error = _waiting(shard.task), error.to_json()
     if shard.failed_attempts >= max_attempts and shard.state == "queued":
-        often = f" (tried {shard.failed_attempts} times)" if tried_before else ""
-        _fail(shard, replace(error, message=error.message + often))
+        suffix = f" (tried {shard.failed_attempts} times)" if tried_before else ""
+        _fail(shard, replace(error, message=error.message + suffix))
 
 
 def _fail(shard: Shard, error: ShardError) -> None:

@@ -51,14 +51,14 @@ def queue_view(session: Session) -> documents.Queue:
     ages = {row.name: _seconds(row.oldest, moment) for row in rows if row.state == "queued"}
     queued, running = (sum(row.number for row in rows if row.state == state) for state in OPEN)
     finished = finished_lately(session, moment)
-    left = queued + running
+    unfinished = queued + running
     return documents.Queue(
         queued=queued,
         running=running,
         oldest_seconds=max(ages.values(), default=None),
         shards=_shards(session),
         finished_last_hour=finished,
-        seconds_left=left * _busy_seconds(session, moment) / finished if left and finished else None,
+        seconds_left=unfinished * _busy_seconds(session, moment) / finished if unfinished and finished else None,
         runs=[
             documents.RunQueue(
                 run=name,

@@ -111,8 +111,8 @@ def awaiting_parents() -> Select[tuple[int]]:
 
 
 def runs_awaiting_base(session: Session) -> set[int]:
-    """Return the ids of runs whose base is being copied to the spool. Their shards wait, because the path of the base
-    changes when the copy is ready."""
+    """Return the ids of runs whose base is being copied to the spool. Their shards wait for the copy, since the client
+    may delete the original file once the copy is ready."""
     copying = session.scalars(
         select(Checkpoint).where(
             or_(Checkpoint.spool_state == "copying", Checkpoint.id.in_(awaiting_parents())),

@@ -77,8 +77,8 @@ def submit(
         )
     planned, plan = suites is None, plan_view(run)
     wanted = [find(name) for name in due_suites(plan, submission.step)] if suites is None else list(suites)
-    kept, replaced = (None, existing) if difference else (existing, None)
-    if planned and plan.when_behind == "refuse" and _lacks_evaluation(session, kept, wanted):
+    unchanged, replaced = (None, existing) if difference else (existing, None)
+    if planned and plan.when_behind == "refuse" and _lacks_evaluation(session, unchanged, wanted):
         require_room(session, run, plan, submission.step)
     skips = planned and plan.when_behind == "newest"
     older = _older(run.id, submission, [suite.name for suite in wanted]) if skips else false()
@@ -86,7 +86,7 @@ def submit(
     hold_all(session, or_(false() if replaced is None else _needs(replaced), older))
     if replaced is not None:
         replace_checkpoint(session, replaced)
-    checkpoint = kept or _insert(session, run, submission)
+    checkpoint = unchanged or _insert(session, run, submission)
     evaluations = [
         newest_evaluation(session, checkpoint.id, suite.digest)
         or insert_evaluation(session, checkpoint, suite, submission.priority, planned)
@@ -94,7 +94,7 @@ def submit(
     ]
     for evaluation in session.scalars(select(Evaluation).where(older)):
         cancel(evaluation, f"{_SKIPPED} {submission.step} was posted and the plan says when_behind: newest")
-    return Submitted(checkpoint, evaluations, created=kept is None)
+    return Submitted(checkpoint, evaluations, created=unchanged is None)
 
 
 def _lacks_evaluation(session: Session, checkpoint: Checkpoint | None, suites: Sequence[Suite]) -> bool:

@@ -12,10 +12,10 @@ from evalsvc.store.tables import OVER, Checkpoint, Run
 
 def uploaded_bytes(session: Session) -> int:
     """Return the total bytes of uploaded checkpoints in the spool."""
-    kept = select(func.sum(Checkpoint.size)).where(
+    query = select(func.sum(Checkpoint.size)).where(
         Checkpoint.spool_state == "ready", Checkpoint.uri.startswith(UPLOAD, autoescape=True)
     )
-    return int(session.scalar(kept) or 0)
+    return int(session.scalar(query) or 0)
 
 
 def posted_upload(session: Session, run: str, step: int, variant: str, uri: str) -> Checkpoint | None:
