@@ -14,6 +14,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "checkpoint_id": "The id of the checkpoint.",
     "evaluation_id": "The id of the evaluation.",
     "artifact_id": "The id of the artifact.",
+    "upload_id": "The id of the upload.",
     "protocol_id": "The id of the protocol.",
     "upload_id": "The id of the upload.",
 }

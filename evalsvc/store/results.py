@@ -68,11 +68,11 @@ def read_values_along(
     Raises:
         UnknownName: there is no such run, or a step has no evaluation (by the suite).
     """
-    run_id = find_run(session, run).id
+    run_row = find_run(session, run)  # kept for the loop, so that `checkpoint.run` needs no query
     protocols: dict[str, dict[str, object]] = {}
     for start in range(0, len(steps), STEPS_AT_ONCE):
         piece = steps[start : start + STEPS_AT_ONCE]
-        current = (Checkpoint.run_id == run_id, Checkpoint.variant == variant, Checkpoint.replaced_at.is_(None))
+        current = (Checkpoint.run_id == run_row.id, Checkpoint.variant == variant, Checkpoint.replaced_at.is_(None))
         loaded = selectinload(Checkpoint.evaluations).selectinload(Evaluation.tasks)
         rows = session.scalars(select(Checkpoint).where(*current, Checkpoint.step.in_(piece)).options(loaded))
         checkpoints = {checkpoint.step: checkpoint for checkpoint in rows}

@@ -21,7 +21,7 @@ def test_unknown_path_and_wrong_method(app: App) -> None:
     response = app.http.delete("/v1/runs")
     refused(response, 405, "invalid_request", "DELETE is not possible at /v1/runs", "use one of: GET")
     response = app.http.patch("/v1/suites/mine")
-    refused(response, 405, "invalid_request", "possible: DELETE, GET, HEAD, PUT")
+    refused(response, 405, "invalid_request", "use one of: DELETE, GET, HEAD, PUT")
     assert response.headers["allow"] == "DELETE, GET, HEAD, PUT"
     assert app.http.get("/v1/prune").headers["allow"] == "POST"
 

@@ -133,7 +133,7 @@ def test_what_failed_or_was_cancelled_says_why(store: Store) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"step": 24}, "has no checkpoint at step 24, variant 'raw'; the nearest are 25"),
+        ({"step": 24}, "has no checkpoint at step 24, variant 'raw'; the nearest steps are 25"),
         ({"suite": "quik"}, "no suite that evaluated run 'run-a' step 25 is named 'quik'; did you mean 'quick'?"),
         ({"step": 50}, "run 'run-a' step 50 has no evaluation yet"),
     ],
@@ -173,7 +173,7 @@ def test_evaluated_steps(store: Store) -> None:
     with store.reading() as session:
         assert evaluated_steps(session, "run-a", "raw") == [0, 50]
         assert evaluated_steps(session, "run-a", "ema", "quick") == [25]
-        with pytest.raises(UnknownName, match="suite 'slow' evaluated nothing of run 'run-a' in variant 'ema'"):
+        with pytest.raises(UnknownName, match="suite 'slow' evaluated no checkpoint of run 'run-a' with variant 'ema'"):
             evaluated_steps(session, "run-a", "ema", "slow")
         with pytest.raises(
             UnknownName, match="no evaluated variant of run 'run-a' is named 'emma'; did you mean 'ema'"

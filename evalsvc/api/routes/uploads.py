@@ -32,7 +32,7 @@ FULL: dict[int | str, dict[str, Any]] = {
 
 router = router_of(prefix="/v1/uploads", tags=["uploads"], responses=PROBLEMS)
 
-UploadId = Annotated[str, Path(description="The upload's id.", examples=["5d41402abc4b2a76b9719d911017c592"])]
+UploadId = Annotated[str, Path(examples=["5d41402abc4b2a76b9719d911017c592"])]
 
 Bytes = Annotated[
     int, BeforeValidator(tus.number), WithJsonSchema({"type": "integer", "minimum": 0, "maximum": tus.MAX_BYTES})

@@ -128,7 +128,7 @@ def _find_steps(session: Session, steps: Steps) -> Sequence[Checkpoint]:
         raise UnknownName(
             f"run {run.name!r} has no checkpoint in {steps}; "
             + (
-                f"name a range over its steps: {first_few(posted, NAMED)}"
+                f"name steps of variant {steps.variant!r}: {first_few(posted, NAMED)}"
                 if posted
                 else f"variant {steps.variant!r} has no checkpoint"
             )

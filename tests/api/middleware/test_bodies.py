@@ -119,7 +119,7 @@ def test_json_that_is_made_to_be_expensive(app: App) -> None:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b"[" * 900_000, "the body is nested more than 64 levels deep at character 64; send it flatter"),
+        (b"[" * 900_000, "the body is nested more than 64 levels deep at character 64; nest it less"),
         (
             START.encode() + b'"model": {"[[": ' + b"[" * 70 + b"]" * 70 + b"}}",
             "the body is nested more than 64 levels deep at character 124",
@@ -127,9 +127,9 @@ def test_json_that_is_made_to_be_expensive(app: App) -> None:
         (b'{"a": ' * 65 + b"1" + b"}" * 65, "the body is nested more than 64 levels deep at character 384"),
         (
             START.encode() + b'"tags": {"99": "' + b"1" * 5000 + b'"}, "tokens_seen": -' + b"9" * 5000 + b"}",
-            "the body has a number of 5,001 characters at character 5081; give at most 4,300 digits",
+            "the body has a number of 5,001 characters at character 5081; send numbers of at most 4,300 digits",
         ),
-        (b'{"run": "\xff"}', "the body is not UTF-8: byte 0xff at place 9; send the text as UTF-8"),
+        (b'{"run": "\xff"}', "the body is not UTF-8: byte 0xff at position 9; send the text as UTF-8"),
         (b'{"run": "r",}', "the body is not JSON"),
     ],
     ids=lambda value: repr(value[-12:]),

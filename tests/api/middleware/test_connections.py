@@ -216,7 +216,7 @@ def test_an_address_has_so_many_connections(monkeypatch: pytest.MonkeyPatch) -> 
         refused = ask(third)
         assert refused.startswith(b"HTTP/1.1 429")
         assert b'"code":"rate_limited"' in refused
-        assert b"2 connections from 127.0.0.1 are open, as many as it may have; close some" in refused
+        assert b"2 connections from 127.0.0.1 are open, which is the limit for an address; close some" in refused
         assert third.recv(100) == b"", "it is closed"
         assert ask(first).endswith(b"ok"), "those that are there go on"
         second.close()
@@ -231,7 +231,7 @@ def test_a_trusted_proxy_has_as_many_as_there_are(monkeypatch: pytest.MonkeyPatc
         for status in (200, 200, 200, 503):
             answer = ask(stack.enter_context(socket.create_connection(("127.0.0.1", port))))
             assert answer.startswith(b"HTTP/1.1 %d" % status)
-        assert b"3 connections to the service are open, as many as it takes" in answer
+        assert b"3 connections to the service are open, which is the limit" in answer
 
 
 def test_connections_that_are_refused_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ def test_a_use_that_cannot_be_written_disturbs_nobody(
 
     monkeypatch.setattr(known_tokens, "note_use", locked)
     asyncio.run(use(KnownTokens(), store))
-    assert "the use of token first could not be noted: OperationalError" in caplog.text
+    assert "the use of token first could not be recorded: OperationalError" in caplog.text
 
 
 def test_uses_are_written_at_most_once_a_minute(store: Store, later: list[float]) -> None:

@@ -96,8 +96,8 @@ def test_bad_field(app: App, weights: Path) -> None:
         ({"spool": "lnk"}, "spool: input should be 'none', 'link' or 'copy', found 'lnk'"),
         ({"sha256": "abc"}, "sha256: string should match pattern"),
         ({"uri": "/" + "a" * 4096}, "uri: string should have at most 4096 characters"),
-        ({"uri": "/weights\0.pt"}, "cannot be stored"),
-        ({"tags": {"a": "\ud800"}}, "cannot be stored"),
+        ({"uri": "/weights\0.pt"}, "has a NUL or an unpaired surrogate"),
+        ({"tags": {"a": "\ud800"}}, "has a NUL or an unpaired surrogate"),
         ({"model": {"norm_eps": float("nan")}}, "the number nan is not allowed"),
         ({"priority": 10**9}, "priority: input should be less than or equal to 1000000"),
     ]:

@@ -47,7 +47,7 @@ def test_what_is_not_confirmed_stays(app: App, weights: Path) -> None:
     app.post(weights, suites=["loss"]).raise_for_status()
     app.coordinator.work()
     for query in ("", "?confirm=", "?confirm=1", "?confirm=run-a", "?confirm=run-a@50", "?confirm=run-a@25:ema"):
-        words = "confirm is missing" if not query else "checkpoint 1 is run-a@25; give confirm=run-a@25 to delete it"
+        words = "confirm is missing" if not query else "checkpoint 1 is run-a@25; to delete, give confirm=run-a@25"
         refused(app.http.delete(CHECKPOINT + query), 422, "invalid_request", words)
     for query in ("?confirm=run-a@025", "?confirm=run-a@25%0d%0a", "?confirm=" + "a" * 4000, "?confirm=RUN-A@25"):
         assert len(refused(app.http.delete(CHECKPOINT + query), 422, "invalid_request", "confirm is '")) < 400

@@ -193,7 +193,12 @@ class TestImport:
 
     def test_the_same_series_twice(self, app: App) -> None:
         body = self.BODY | {"series": self.BODY["series"] * 2}
-        refused(app.http.post(HISTORY, json=body), 422, "invalid_request", "series.1 is series.0 again: coco/fid")
+        refused(
+            app.http.post(HISTORY, json=body),
+            422,
+            "invalid_request",
+            "series.1 and series.0 are the same series: coco/fid",
+        )
 
     def test_a_body_beyond_its_limit(self, app: App) -> None:
         sent = app.http.post(HISTORY, content=b" " * 16_000_001)

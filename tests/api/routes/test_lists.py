@@ -90,7 +90,7 @@ FILTERS = [
     (f"checkpoints?run={'r' * 20_000}", 404, "no run is named"),
     ("checkpoints?variant=RAW", 404, "no variant is named 'RAW'; available: raw"),
     ("checkpoints?state=done", 422, "state: input should be 'queued', 'running'"),
-    ("checkpoints?from=5&to=4", 422, "from=5 is greater than to=4; swap them"),
+    ("checkpoints?from=5&to=4", 422, "from=5 is greater than to=4; swap the two"),
     ("checkpoints?from=99999999999999999999", 422, "from: input should be less than or equal to"),
     ("evaluations?suite=los", 404, "no suite is named 'los'; did you mean 'loss'"),
     ("evaluations?run=run-a&run=run-b", 422, "'run' is given 2 times"),

@@ -26,8 +26,10 @@ def test_delete_takes_the_files_that_nobody_else_needs(app: App, weights: Path) 
     spool = app.settings.data_path / "spool"
     assert (spool / "3").is_dir()
     refused(app.http.delete("/v1/runs/run-a"), 422, "invalid_request", "confirm")
-    refused(app.http.delete("/v1/runs/run-a?confirm=run-b"), 422, "invalid_request", "give confirm=run-a to delete it")
-    refused(app.http.delete("/v1/runs/run-a?confirm=run-a"), 409, "wrong_state", "not over (3)", "cancel=true")
+    refused(app.http.delete("/v1/runs/run-a?confirm=run-b"), 422, "invalid_request", "to delete, give confirm=run-a")
+    refused(
+        app.http.delete("/v1/runs/run-a?confirm=run-a"), 409, "wrong_state", "unfinished evaluations (3)", "cancel=true"
+    )
     response = app.http.delete("/v1/runs/run-a?confirm=run-a&cancel=true")
     assert response.json() == {
         "run": "run-a",
@@ -50,7 +52,7 @@ def test_a_kept_history_is_out_of_date_after_renaming(app: App, weights: Path) -
     app.coordinator.work()
     app.post(weights, run="run-b", suites=[]).raise_for_status()
     tag = app.http.get("/v1/runs/run-a/metrics").headers["etag"]
-    refused(app.http.patch("/v1/runs/run-a", json={"name": "run-b"}), 409, "conflict", "there is a run 'run-b' already")
+    refused(app.http.patch("/v1/runs/run-a", json={"name": "run-b"}), 409, "conflict", "a run 'run-b' exists")
     refused(app.http.patch("/v1/runs/run-a", json={"name": "a b"}), 422, "invalid_request", "is not a name")
     assert app.http.patch("/v1/runs/run-a", json={"name": "run-z"}).json()["name"] == "run-z"
     again = app.http.get("/v1/runs/run-z/metrics", headers={"If-None-Match": tag})

@@ -24,7 +24,7 @@ def test_bad_question(app: App, weights: Path) -> None:
         "/v1/runs/run-a/metrics?variant=row": "no variant is named 'row'; did you mean 'raw'?",
         "/v1/runs/run-b": "no run is named 'run-b'; did you mean 'run-a'?",
         "/v1/runs/run-b/plan": "no run is named 'run-b'",
-        "/v1/runs/run-a/results/24": "no checkpoint at step 24, variant 'raw'; the nearest are 25",
+        "/v1/runs/run-a/results/24": "no checkpoint at step 24, variant 'raw'; the nearest steps are 25",
         "/v1/runs/run-a/results/25?suite=los": "is named 'los'; did you mean 'loss'?",
         "/v1/runs/run-b/completions": "no run is named 'run-b'",
         "/v1/protocols/0123456789abcdef": "no protocol is named '0123456789abcdef'",
@@ -105,9 +105,8 @@ class TestBase:
 class TestPlan:
     def test_may_come_before_the_first_checkpoint(self, app: App) -> None:
         plan = {"suites": [{"suite": "loss", "every": 500, "first": 1000, "last": None}], "when_behind": "newest"}
-        plan["at_most"] = 1
-        assert app.http.put("/v1/runs/run-a/plan", json=plan).json() == plan
-        assert app.http.get("/v1/runs/run-a/plan").json() == plan
+        assert app.http.put("/v1/runs/run-a/plan", json=plan).json() == plan | {"at_most": 1}
+        assert app.http.get("/v1/runs/run-a/plan").json() == plan | {"at_most": 1}
         assert app.http.get("/v1/runs").json()["runs"][0]["checkpoints"] == 0
 
     def test_refused(self, app: App) -> None:
@@ -116,7 +115,12 @@ class TestPlan:
             ({"suites": [{"suite": "loss", "every": 0}]}, 422, "invalid_request", "suites.0.every: input should be"),
             ({"suites": [{"suite": "loss", "evry": 5}]}, 422, "invalid_request", "did you mean 'every'?"),
             ({"suites": [{"suite": "loss"}]}, 422, "invalid_request", "suites.0.every is missing"),
-            ({"suites": [], "when_behind": "latest"}, 422, "invalid_request", "'all', 'newest' or 'refuse', found 'latest'"),
+            (
+                {"suites": [], "when_behind": "latest"},
+                422,
+                "invalid_request",
+                "'all', 'newest' or 'refuse', found 'latest'",
+            ),
         ]:
             refused(app.http.put("/v1/runs/run-a/plan", json=plan), status, code, words)
         assert app.http.get("/v1/runs").json()["runs"] == []

@@ -157,7 +157,7 @@ def test_a_whole_upload_that_was_not_verified_is_verified_by_the_post(app: App) 
 def test_a_wrong_post_is_refused_before_the_file_is_sent(app: App) -> None:
     """Else a client would learn of a typing error after hours."""
     refused(post(app, suites=["los"]), 404, "unknown_name", "did you mean 'loss'")
-    refused(post(app, model=None), 422, "invalid_request", "model is missing", "next to an uploaded file")
+    refused(post(app, model=None), 422, "invalid_request", "model is missing", "an uploaded file has no model")
     refused(post(app, spool="copy"), 422, "invalid_request", "leave spool out")
     refused(post(app, sha256="0" * 64), 422, "invalid_request", "leave sha256 out")
     refused(post(app, "upload:abc"), 403, "checkpoint_not_allowed", "64 hexadecimal digits")
@@ -275,7 +275,7 @@ def test_a_part_that_is_refused(app: App) -> None:
         ({"Upload-Offset": "-1"}, 422, "invalid_request", "whole number"),
         ({"Upload-Offset": "0x0"}, 422, "invalid_request", "whole number"),
         ({"Content-Type": "application/json"}, 415, "invalid_request", "application/offset+octet-stream"),
-        ({"Upload-Checksum": "crc32 AAAA"}, 422, "invalid_request", "not one of sha256, sha1"),
+        ({"Upload-Checksum": "crc32 AAAA"}, 422, "invalid_request", "use one of sha256, sha1"),
         ({"Upload-Checksum": "sha256 " + base64.b64encode(bytes(32)).decode()}, 460, "checksum_mismatch", "again"),
         ({"Tus-Resumable": "0.2.2"}, 412, "invalid_request", "1.0.0"),
         ({"Upload-Concat": "partial"}, 422, "invalid_request", "not supported"),

@@ -148,7 +148,7 @@ def test_a_filter_by_what_is_not_there_says_what_is_near(store: Store) -> None:
             read(session)
     with store.reading() as session:
         require_suite(session, "quick", [])
-    with pytest.raises(InvalidRequest, match="from=3 is greater than to=2; swap them"):
+    with pytest.raises(InvalidRequest, match="from=3 is greater than to=2; swap the two"):
         Filters(first=3, last=2)
 
 

@@ -167,10 +167,10 @@ def test_cancelling_during_the_merge_of_one_task_leaves_the_others_to_the_retry(
 
 def test_what_is_over_cannot_be_cancelled_and_what_succeeded_cannot_be_retried(store: Store) -> None:
     [evaluation] = enter(store, submission(), suite())
-    with store.transaction() as session, pytest.raises(WrongState, match="is queued; only what failed"):
+    with store.transaction() as session, pytest.raises(WrongState, match="is queued; only failed"):
         retry_evaluation(session, evaluation)
     evaluate_whole(store, metric(1.0))
-    with store.transaction() as session, pytest.raises(WrongState, match="is succeeded; only a queued or running"):
+    with store.transaction() as session, pytest.raises(WrongState, match="is succeeded; only queued and running"):
         cancel_evaluation(session, evaluation)
     with store.transaction() as session, pytest.raises(WrongState, match="is succeeded; only what failed"):
         retry_evaluation(session, evaluation)

@@ -68,14 +68,14 @@ def test_variants_of_a_step_are_one(store: Store) -> None:
     """The averaged weights of a step come in posts of their own."""
     post(store, 10)
     post(store, 10, variant="ema")
-    assert "evaluations of step 10 are not over" in refuse(store, 20).message
+    assert "evaluations of step 10 are unfinished" in refuse(store, 20).message
 
 
 def test_as_many_as_the_plan_says(store: Store) -> None:
     set_plan(store, at_most=3)
     for step in (10, 20, 30):
         post(store, step)
-    assert "evaluations of steps 10, 20, 30 are not over" in refuse(store, 40).message
+    assert "evaluations of steps 10, 20, 30 are unfinished" in refuse(store, 40).message
 
 
 def test_what_measures_nothing_new_is_taken(store: Store) -> None:

@@ -85,7 +85,9 @@ def test_a_metric_that_nobody_has_is_not_kept_by(store: Store) -> None:
         with pytest.raises(UnknownName, match=r"no metric is named 'loss/txt'; did you mean 'loss/text'\?.*once a run"):
             require_metric(session, "loss/txt")
         session.execute(sa.update(Series).values(direction="none"))
-        with pytest.raises(InvalidRequest, match=r"best is 'loss/text', a metric without a direction.*; name one"):
+        with pytest.raises(
+            InvalidRequest, match=r"best is 'loss/text', a metric without a better direction.*; name a metric"
+        ):
             require_metric(session, "loss/text")
 
 

@@ -73,6 +73,6 @@ def test_a_worker_that_knows_the_old_name_does_no_harm(store: Store) -> None:
 def test_a_name_that_is_taken(store: Store) -> None:
     enter(store, submission(25))
     enter(store, submission(25, run="run-z"))
-    with pytest.raises(Conflict, match="there is a run 'run-z' already"):
+    with pytest.raises(Conflict, match="a run 'run-z' exists"):
         rename(store)
     rename(store, "run-a", "run-a")

@@ -57,10 +57,10 @@ def test_ranges_base_and_virtual_checkpoints_are_resolved_when_they_are_posted(s
 @pytest.mark.parametrize(
     ("text", "error", "words"),
     [
-        ("avg(run-a@15)", UnknownName, "no checkpoint at step 15, variant 'raw'; the nearest are 10, 20"),
+        ("avg(run-a@15)", UnknownName, "no checkpoint at step 15, variant 'raw'; the nearest steps are 10, 20"),
         ("avg(run-b@1..5)", UnknownName, "no run is named 'run-b'"),
-        ("avg(run-a@11..19/3:ema)", UnknownName, "in run-a@11..19/3:ema; of variant 'ema' it has the steps 10"),
-        ("avg(run-a@0..20:swa)", UnknownName, "of variant 'swa' it has none"),
+        ("avg(run-a@11..19/3:ema)", UnknownName, "in run-a@11..19/3:ema; name steps of variant 'ema': 10"),
+        ("avg(run-a@0..20:swa)", UnknownName, "variant 'swa' has no checkpoint"),
         (
             "avg(run-a@10..60/10)",
             UnknownName,
@@ -158,7 +158,7 @@ def test_a_replaced_parent_makes_another_checkpoint(store: Store) -> None:
         assert [parent.replaced_at is None for parent in parents] == [True, False]
     with (
         store.transaction() as session,
-        pytest.raises(WrongState, match="is made of run-a@5, replaced by another file"),
+        pytest.raises(WrongState, match="is computed from run-a@5, replaced by another file"),
     ):
         retry_evaluation(session, waits)
     with pytest.raises(WrongState, match="checkpoint 3 is computed from run-a@5"):
