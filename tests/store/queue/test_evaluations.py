@@ -172,7 +172,7 @@ def test_what_is_over_cannot_be_cancelled_and_what_succeeded_cannot_be_retried(s
     evaluate_whole(store, metric(1.0))
     with store.transaction() as session, pytest.raises(WrongState, match="is succeeded; only queued and running"):
         cancel_evaluation(session, evaluation)
-    with store.transaction() as session, pytest.raises(WrongState, match="is succeeded; only what failed"):
+    with store.transaction() as session, pytest.raises(WrongState, match="is succeeded; only failed"):
         retry_evaluation(session, evaluation)
     with store.transaction() as session, pytest.raises(UnknownName, match="there is no evaluation 77"):
         cancel_evaluation(session, 77)
