@@ -42,8 +42,6 @@ ROUTES = (
     (rf"DELETE /v1/uploads/{_NAME}", "Client.delete_upload"),
     (r"(?:create a new upload with )?POST /v1/uploads", "send the file again: evalsvc submit RUN STEP FILE --upload"),
     (r"POST /v1/prune", "evalsvc artifacts prune"),
-    (rf"DELETE /v1/uploads/({_NAME})", "Client.delete_upload(\\1)"),
-    (r"POST /v1/uploads", "evalsvc submit RUN STEP FILE --upload"),
 )
 """Routes, and the commands that use them. A longer path precedes a path with which it begins."""
 

@@ -233,7 +233,7 @@ def test_a_part_of_the_steps(command: Command, with_headline: None) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--from", "20", "--to", "10"), "from=20 lies behind to=10; swap them"),
+        (("--from", "20", "--to", "10"), "from=20 is greater than to=10; swap the two"),
         (("--points", "3", "--last", "2"), "--points shows one run, and several runs, --against or --last is given"),
         (("run-b", "--points", "3"), "--points shows one run"),
         (("--points", "3", "--against", "pairs/text"), "--points shows one run"),

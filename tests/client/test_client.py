@@ -152,7 +152,7 @@ def test_base_results_items_and_completions(app: App, client: Client, weights: P
     assert client.completions("run-a", variant=None, prompt=None) == []
     assert client.set_base("run-b", 25, of="run-a").checkpoint == 1
     assert client.run("run-b").base.run == "run-a"
-    with pytest.raises(UnknownName, match="the nearest are 25"):
+    with pytest.raises(UnknownName, match="the nearest steps are 25"):
         client.results("run-a", 26)
 
 
