@@ -16,7 +16,6 @@ DESCRIPTIONS: Mapping[str, str] = {
     "artifact_id": "The id of the artifact.",
     "upload_id": "The id of the upload.",
     "protocol_id": "The id of the protocol.",
-    "upload_id": "The id of the upload.",
 }
 """The description of each parameter by name. A description in a route takes precedence."""
 
