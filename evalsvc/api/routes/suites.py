@@ -40,7 +40,9 @@ _INPUT_SCHEMA = {
     "required": ["tasks"],
     "properties": {
         "description": {"anyOf": [{"type": "string"}, {"type": "null"}]},
-        "headline": {"type": "array", "maxItems": MAX_HEADLINE, "items": {"type": "string"}},
+        "headline": {
+            "anyOf": [{"type": "array", "maxItems": MAX_HEADLINE, "items": {"type": "string"}}, {"type": "null"}]
+        },
         "tasks": {"type": "array", "minItems": 1, "items": _TASK},
     },
 }
