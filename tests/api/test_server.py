@@ -123,7 +123,7 @@ def test_a_service_by_https(certificate: tuple[str, str], tmp_path: Path) -> Non
             assert client.runs() == []
         with Client(service.url, token=token) as client, pytest.raises(ServiceUnreachable, match="certificate"):
             client.runs()
-        with Client(service.url, ca=cert) as client, pytest.raises(Unauthorized, match="nobody in without a token"):
+        with Client(service.url, ca=cert) as client, pytest.raises(Unauthorized, match="this service needs a token"):
             client.runs()
         assert token not in service.log.read_text()
         assert "EVALSVC_ROOTS IS NOT SET" in service.log.read_text()

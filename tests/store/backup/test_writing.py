@@ -215,7 +215,9 @@ def test_no_space_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(writing, "_write_statistics", full)
-    with pytest.raises(InvalidRequest, match=r"backup.tar cannot be written: .*no space left on device; free"):
+    with pytest.raises(
+        InvalidRequest, match=r"backup.tar cannot be written: .*no space left on device; free some space"
+    ):
         write_backup(settings, tmp_path / "backup.tar")
     assert sorted(path.name for path in tmp_path.iterdir() if "evalsvc.db" not in path.name) == ["data"]
     store.close()
