@@ -42,6 +42,8 @@ ROUTES = (
     (rf"DELETE /v1/uploads/{_NAME}", "Client.delete_upload"),
     (r"(?:create a new upload with )?POST /v1/uploads", "send the file again: evalsvc submit RUN STEP FILE --upload"),
     (r"POST /v1/prune", "evalsvc artifacts prune"),
+    (r"POST /v1/uploads", "evalsvc submit RUN STEP FILE --upload"),
+    (rf"DELETE /v1/uploads/{_NAME}", "curl -X DELETE URL/v1/uploads/ID"),
 )
 """Routes, and the commands that use them. A longer path precedes a path with which it begins."""
 
@@ -50,6 +52,8 @@ _RULES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(rf"(--[a-z-]+) \((?:{_FLAG})=true\)|\b(?:{_FLAG})=true \((--[a-z-]+)\)"), r"\1\2"),
     (re.compile(rf"\b({_FLAG})(?:=true\b|: true\b)"), lambda match: "--" + match[1].replace("_", "-")),
     (re.compile(r"\bspool=(link|copy)\b"), r"--spool \1"),
+    (re.compile(r"\b(from|to)=(?=\d)"), r"--\1 "),
+    (re.compile(r"\bx=step\b"), "--x step"),
     (re.compile(r"\??\breplace_shipped=true\b"), "--replace-shipped"),
     *((re.compile(route), command) for route, command in ROUTES),
 ]

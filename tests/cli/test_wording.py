@@ -23,6 +23,8 @@ OF_REST = re.compile(r"\b(GET|PUT|POST|DELETE|PATCH) /v1/|\b[a-z_]+=true\b")
         ("all the same: --force (force=true)", "all the same: --force"),
         ("add ?replace_shipped=true", "add --replace-shipped"),
         ("spool=copy if its store", "--spool copy if its store"),
+        ("from=300 is greater than to=10; swap them", "--from 300 is greater than --to 10; swap them"),
+        ("read the history with x=step", "read the history with --x step"),
         ("name one by PUT /v1/runs/mine/base, or", "name one by evalsvc runs base mine STEP, or"),
         ("GET /v1/runs/{run}/artifacts lists", "evalsvc artifacts list RUN lists"),
         ("(POST /v1/evaluations).", "(evalsvc evaluations again RUN@STEP --suite SUITE)."),
@@ -34,14 +36,17 @@ def test_fields_and_routes_become_options_and_commands(message: str, shown: str)
     assert in_options(message) == shown
 
 
-def raised_texts() -> Iterator[str]:
-    """Yield the text of every error of the package outside the command line, with NAME for what is filled in."""
+def raised_texts(naming: re.Pattern[str] = OF_REST, folder: str = "") -> Iterator[str]:
+    """Yield the text of every error in files that match `naming`, with NAME for what is filled in.
+
+    The command line itself is left out.
+    """
     package = Path(evalsvc.__file__).parent
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted((package / folder).rglob("*.py")):
         if "cli" in path.relative_to(package).parts:
             continue
         source = path.read_text()
-        for node in ast.walk(ast.parse(source)) if OF_REST.search(source) else ():
+        for node in ast.walk(ast.parse(source)) if naming.search(source) else ():
             if isinstance(node, ast.Raise):
                 for part in ast.walk(node):
                     if isinstance(part, ast.JoinedStr):
@@ -57,6 +62,13 @@ def test_no_error_sends_a_user_of_the_command_line_to_a_route() -> None:
 @pytest.mark.parametrize(("number", "shown"), [(0, "0 tasks"), (1, "1 task"), (1200, "1,200 tasks")])
 def test_a_noun_has_its_number(number: int, shown: str) -> None:
     assert counted(number, "task") == shown
+
+
+@pytest.mark.parametrize("folder", ["api/routes", "store/runs", "store/queue", "store/lists", "store/history"])
+def test_no_answer_of_rest_sends_its_client_to_a_command(folder: str) -> None:
+    """A command in the answer to a request helps no one who has REST alone; the command line translates routes."""
+    command = re.compile(r"\bevalsvc (runs|checkpoints|evaluations|plan|history|artifacts|items|protocol|suites) ")
+    assert [text for text in raised_texts(command, folder) if command.search(text)] == []
 
 
 def test_a_message_of_a_stranger_is_read_quickly() -> None:

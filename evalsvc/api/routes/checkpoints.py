@@ -188,7 +188,7 @@ def _uploaded_submission(
 def _not_uploaded(sha256: str) -> UploadNotFound:
     return UploadNotFound(
         f"you have no finished upload with the SHA-256 {sha256}: the file was not sent, its upload expired, or another "
-        "post used the upload; send the file first with POST /v1/uploads, or with evalsvc submit RUN STEP FILE --upload"
+        "post used the upload; send the file first: POST /v1/uploads"
     )
 
 

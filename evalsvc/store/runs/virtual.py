@@ -102,8 +102,7 @@ def _find_leaf(session: Session, leaf: Leaf, first: Step | Steps | None) -> Chec
     base = base_of(session, find_run(session, first.run), first.variant)
     if base is None:
         raise UnknownName(
-            f"run {first.run!r} has no base; post step 0 of the run, or name a base: evalsvc runs base {first.run} "
-            "STEP --of RUN"
+            f"run {first.run!r} has no base; post step 0 of the run, or name a base: PUT /v1/runs/{first.run}/base"
         )
     return base
 

@@ -232,9 +232,7 @@ def test_a_base_stays(store: Store) -> None:
         name_base(session, find_run(session, "run-a"), "run-a", 25, "raw")
         name_base(session, find_run(session, "run-b"), "run-a", 25, "raw")
     assert delete_step(store, 0).checkpoints == 1
-    with pytest.raises(
-        Conflict, match=r"run-a@25\) is the base of run-a, run-b; .*evalsvc runs base run-a STEP --of RUN"
-    ):
+    with pytest.raises(Conflict, match=r"run-a@25\) is the base of run-a, run-b; .* \(PUT /v1/runs/run-a/base\)"):
         delete_step(store, 25)
     with store.transaction() as session:
         find_run(session, "run-a").base = find_run(session, "run-b").base = None
