@@ -75,6 +75,9 @@ MAX_COMPARED = 100
 MAX_LIKELY, MAX_CLOSELY = 500, 20
 """Numbers of names that are preselected, and that are compared letter by letter, in a search for similar names."""
 
+MAX_LISTED = 20
+"""Most names that a message lists. If there are more, and some are similar, the message has the similar ones only."""
+
 MAX_SHOWN = 160
 """Characters of a name that a message quotes."""
 
@@ -134,22 +137,22 @@ class UnknownName(InputError):
 
     @classmethod
     def among(cls, kind: str, name: str, known: Iterable[str], hint: str = "") -> UnknownName:
-        """Return an error for `name`, which is not in `known`. The message lists similar names.
+        """Return an error for `name`, which is not in `known`. The message lists similar names, and all names if there
+        are few.
 
         `hint` says how to make such an object, and ends the message.
         """
         choices = sorted(known)
         near = near_misses(name, choices)
-        parts = [f"no {kind} is named {_shortened(name)!r}"]
+        begin = f"no {kind} is named {_shortened(name)!r}; "
+        parts = [hint] if hint else []
         if near:
-            parts.append("did you mean " + " or ".join(map(repr, near)) + "?")
-        if choices:
-            parts.append(f"available: {first_few(list(map(_shortened, choices)), 20)}")
-        else:
-            parts.append(f"there is no {kind} yet")
-        if hint:
-            parts.append(hint)
-        return cls("; ".join(parts))
+            begin += f"did you mean {' or '.join(map(repr, near))}? "
+        if not choices:
+            parts.insert(0, f"there is no {kind} yet")
+        elif not near or len(choices) <= MAX_LISTED:
+            parts.insert(0, f"available: {first_few(list(map(_shortened, choices)), MAX_LISTED)}")
+        return cls((begin + "; ".join(parts)).rstrip("; "))
 
 
 class Conflict(InputError):

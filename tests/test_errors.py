@@ -71,3 +71,13 @@ def test_what_has_changed_since_the_plan_is_evaluated_again() -> None:
     assert DataChanged.since_planned("what arc asks", "YAML or data").message == (
         "what arc asks has changed since this evaluation was planned (YAML or data); evaluate again"
     )
+
+
+def test_a_long_list_does_not_bury_the_similar_names() -> None:
+    names = [f"pairs/metric_{number}" for number in range(30)]
+    message = UnknownName.among("metric", "pairs/metrik_7", names, "measure it").message
+    assert message.startswith("no metric is named 'pairs/metrik_7'; did you mean 'pairs/metric_7' or ")
+    assert message.endswith("'? measure it")
+    assert len(message) < 160
+    assert UnknownName.among("metric", "x", []).message == "no metric is named 'x'; there is no metric yet"
+    assert UnknownName.among("run", "pretraned", ["pretrained"]).message.endswith("'pretrained'? available: pretrained")

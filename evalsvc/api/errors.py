@@ -95,7 +95,7 @@ PROBLEM_SCHEMA: dict[str, Any] = {
         "type": "about:blank",
         "title": "Not Found",
         "status": 404,
-        "detail": "no suite is named 'los'; did you mean 'loss'?; available: loss",
+        "detail": "no suite is named 'los'; did you mean 'loss'? available: loss",
         "code": "unknown_name",
     },
 }

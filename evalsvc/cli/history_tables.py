@@ -50,7 +50,7 @@ def print_history(
         print_table(columns, rows, optional, drop, below=(YARDSTICKS, REASON))
         explain_groups(columns, rows)
     else:
-        say(f"run {history.run} has no values yet")
+        say(f"run {history.run} has no values yet; evalsvc evaluations list {history.run} shows its evaluations")
     _print_gaps(history)
     _print_omitted(history.series)
 

@@ -83,6 +83,14 @@ class LazyGroup(CommandGroup):
             args = [*new.split(), *args[1:]]
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that the words name. An argument or option with a wrong value is told with this value."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = _with_value(error)
+            raise
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the commands by section.
 
@@ -145,6 +153,17 @@ class _Context(typer.Context):
 
 def _plain_type(match: re.Match[str]) -> str:
     return f"<{(match[1] or match[2]).lower()}>"
+
+
+def _with_value(error: typer.BadParameter) -> str:
+    """Return what is wrong with a value, and the value: pydantic's message alone has neither name nor value."""
+    findings = getattr(error.__cause__, "errors", None)
+    if findings is None:
+        return error.message
+    finding = findings()[0]
+    message = str(finding["msg"]).removeprefix("Value error, ")
+    shown = repr(finding["input"])[:160]
+    return message if shown in message else f"{message}, found {shown}"
 
 
 def _first_paragraph(text: str) -> str:

@@ -23,6 +23,9 @@ def explain_scheduler(error: BaseException, address: str) -> str:
     cause = find_cause(error, urlsplit(address).hostname or address)
     if cause is None:
         innermost = error.__cause__ or error
-        text = f"{type(innermost).__name__}: {innermost}"
+        if isinstance(innermost, TimeoutError):
+            text = "no answer in time"
+        else:
+            text = f"{type(innermost).__name__}: {innermost}".removesuffix(": ")
         return f"{text}; check that `evalsvc scheduler` runs at this address, and the --tls-… files"
     return f"{cause.text}; {CURES.get(cause.kind, cause.cure)}"

@@ -22,7 +22,7 @@ from fnmatch import fnmatchcase
 
 from evalsvc.compare.contrast import Contrast, contrast_results, paired_numbers
 from evalsvc.compare.result import Measured, Result, task_of
-from evalsvc.errors import NotComparable, UnknownName
+from evalsvc.errors import NotComparable, UnknownName, first_few
 from evalsvc.metrics.definitions import main_metric
 from evalsvc.metrics.distance import Distance, judge
 from evalsvc.metrics.intervals import LEVEL, Spread, require_level, value_interval
@@ -99,6 +99,10 @@ def compare_results(a: Result, b: Result, options: Options = Options()) -> Compa
     )
 
 
+NAMED = 3
+"""Metrics with one reason that an error names."""
+
+
 def require_comparable(comparison: Comparison, *, all_of_it: bool = True) -> None:
     """Raise NotComparable where metrics were measured by different protocols; the message names the fields.
 
@@ -112,8 +116,14 @@ def require_comparable(comparison: Comparison, *, all_of_it: bool = True) -> Non
 
 
 def other_protocols(a: str, b: str, reasons: Iterable[tuple[str, str]]) -> NotComparable:
-    """Return the error for two sides that were measured by different protocols; `reasons` are pairs with a metric."""
-    fields = "; ".join(f"{metric}: {reason}" for metric, reason in reasons)
+    """Return the error for two sides that were measured by different protocols; `reasons` are pairs with a metric.
+
+    Metrics with the same reason share the reason.
+    """
+    metrics_of: dict[str, list[str]] = {}
+    for metric, reason in reasons:
+        metrics_of.setdefault(reason, []).append(metric)
+    fields = "; ".join(f"{first_few(metrics, NAMED)}: {reason}" for reason, metrics in metrics_of.items())
     return NotComparable(
         f"{a} and {b} were measured by different protocols: {fields}; evaluate one of the two again, or compare them "
         "all the same: --force (force=true)"

@@ -237,8 +237,9 @@ def _create_engine(url: str) -> Engine:
         if isinstance(error, ImportError) and url.startswith("postgresql+psycopg:"):
             raise missing_package("psycopg", "a PostgreSQL database", "postgresql") from None
         raise DatabaseUnusable(
-            f"EVALSVC_DATABASE_URL ({shown_url(url)}) is no database URL; use sqlite:////folder/file.db or "
-            "postgresql://USER:PASSWORD@HOST:PORT/NAME; in the password, write %40 for @, and %2F, %3A, %3F for / : ?"
+            f"--database-url (EVALSVC_DATABASE_URL) is {shown_url(url)!r}, which is no database URL; use "
+            "sqlite:////folder/file.db or postgresql://USER:PASSWORD@HOST:PORT/NAME; in the password, write %40 for @, "
+            "and %2F, %3A, %3F for / : ?"
         ) from None
     file = Path(parsed.database or "")
     make_data_folder(file.parent)
@@ -256,8 +257,8 @@ def _require_escaped(parsed: URL, url: str) -> None:
     """Raise DatabaseUnusable if an unescaped @ makes a part of the password the host, which error messages show."""
     if parsed.password is not None and "@" in f"{parsed.host}{parsed.database}":
         raise DatabaseUnusable(
-            f"EVALSVC_DATABASE_URL ({shown_url(url)}): the password has an unescaped @; write %40 for @, and "
-            "%2F, %3A, %3F for / : ?"
+            f"--database-url (EVALSVC_DATABASE_URL) is {shown_url(url)!r}, whose password has an unescaped @; write "
+            "%40 for @, and %2F, %3A, %3F for / : ?"
         )
 
 

@@ -44,11 +44,11 @@ def worse_than_guessing(metrics: Iterable[MetricValue], names: Iterable[str], re
         )
 
 
-UNTRAINED_IMAGES = ". It is right only for image ids that were never trained"
+UNTRAINED_IMAGES = ". Such a loss is right only for image ids that were never trained"
 
 AT_FIRST = (
-    ". The checkpoint is the run's base or first step, where nothing is forgotten yet: it is right only for weights "
-    "that were never trained on text"
+    ". The checkpoint is the run's base or first step, where nothing is forgotten yet: such a loss is right only for "
+    "weights that were never trained on text"
 )
 
 

@@ -102,7 +102,7 @@ def test_imported_values_are_marked_wherever_they_are_shown(
 
 def test_run_without_values(command: Command, service: Any) -> None:
     enter(service.store, submission(25))
-    assert command("history", "run-a").out == "run run-a has no values yet\n"
+    assert command("history", "run-a").out.startswith("run run-a has no values yet; ")
     assert command("history", "run-a", "--format", "csv").out == ""
     enter(service.store, submission(25, run="run-b"))
     assert command("history", "run-a", "run-b").out == "runs run-a, run-b have no values yet\n"
@@ -233,7 +233,7 @@ def test_a_part_of_the_steps(command: Command, with_headline: None) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--from", "20", "--to", "10"), "from=20 is greater than to=10; swap the two"),
+        (("--from", "20", "--to", "10"), "--from 20 is greater than --to 10; swap the two"),
         (("--points", "3", "--last", "2"), "--points shows one run, and several runs, --against or --last is given"),
         (("run-b", "--points", "3"), "--points shows one run"),
         (("--points", "3", "--against", "pairs/text"), "--points shows one run"),

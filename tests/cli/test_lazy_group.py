@@ -53,3 +53,19 @@ def test_an_old_name_works_and_says_the_new_one(command: Command, name: str) -> 
     said = f"warning: `evalsvc {name}` is a former name that the next version removes; use `evalsvc {OLD_NAMES[name]}`"
     assert result.err == said + "\n"
     assert name not in COMMANDS
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["submit", "mine", "abc", "x.pt"], "'STEP': Input should be a valid integer"),
+        (["submit", "mine", "abc", "x.pt"], ", found 'abc'"),
+        (["history", "mine", "--last", "0"], "'--last': Input should be greater than or equal to 1, found '0'"),
+        (["runs", "list", "--format", "yaml"], "'--format': 'yaml' is not one of 'table', 'csv', 'json'"),
+    ],
+)
+def test_a_wrong_value_is_shown(command: Command, words: list[str], shown: str) -> None:
+    result = command(*words)
+    assert result.code == 2
+    assert shown in result.err
+    assert "Value error" not in result.err

@@ -11,7 +11,7 @@ import pytest
 from gate_documents import document, read_document, result, value
 from paired_items import numbers
 
-from evalsvc.compare.comparison import Options, compare_results, require_comparable
+from evalsvc.compare.comparison import Options, compare_results, other_protocols, require_comparable
 from evalsvc.compare.result import Result
 from evalsvc.errors import InvalidRequest, NotComparable, UnknownName
 from evalsvc.metrics.intervals import MIN_ITEMS, value_interval
@@ -193,6 +193,13 @@ class TestProtocol:
             NotComparable, match=r"coco/fid: sampling.guidance_scale 1.5 → 3.0, limit \(none\) → 64; evalua"
         ):
             require_comparable(found)
+
+    def test_metrics_with_one_reason_share_it(self) -> None:
+        """Seventeen metrics of a task with another base are one line."""
+        reasons = [*((f"forgetting/m{number}", "base a → b") for number in range(5)), ("coco/fid", "seed 0 → 1")]
+        assert (
+            "protocols: forgetting/m0, forgetting/m1, forgetting/m2 and 2 more: base a → b; coco/fid: seed 0 → 1;"
+        ) in other_protocols("a", "b", reasons).message
 
     def test_forced_it_is_unpaired_and_marked(self) -> None:
         items = {"coco": [{"index": index, "fid": 1.0} for index in range(100)]}

@@ -141,7 +141,7 @@ def test_database_of_another_version(tmp_path: Path, version: str, do: str) -> N
 
 @pytest.mark.parametrize(
     ("url", "words"),
-    [("postgresql://user:secret@127.0.0.1:9/evalsvc", "cannot be used"), ("nonsense", "is no database URL")],
+    [("postgresql://user:secret@127.0.0.1:9/evalsvc", "cannot be used"), ("nonsense", "which is no database URL")],
 )
 def test_database_that_does_not_answer(tmp_path: Path, url: str, words: str) -> None:
     found = check("database", tmp_path, database_url=url)

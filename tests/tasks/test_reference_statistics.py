@@ -139,7 +139,7 @@ class TestForeign:
         folder = tmp_path / "statistics"
         import_npz(source, "coco", folder)
         (folder / f"{'ab' * 32}.moments.npz").touch()
-        with pytest.raises(UnknownName, match=r"did you mean 'coco'\?; available: coco; .*evalsvc reference import"):
+        with pytest.raises(UnknownName, match=r"did you mean 'coco'\? available: coco; .*evalsvc reference import"):
             load_reference("cocoo", KeptFolder(folder))
 
     def test_folder_that_cannot_be_written(self, tmp_path: Path) -> None:

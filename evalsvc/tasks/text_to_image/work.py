@@ -238,7 +238,9 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         lacking = {metric.name: reason for metric, reason in reasons.items() if reason is not None}
         if self.task.metrics is not None and lacking:
             name, reason = next(iter(lacking.items()))
-            raise InvalidData(f"{name} cannot be measured: {reason}; add it, or remove {name} from `metrics`")
+            raise InvalidData(
+                f"{name} cannot be measured: {reason}; give what is missing, or remove {name} from `metrics`"
+            )
         expected = [metric.name for metric in reasons if metric.name in lacking and given.means(metric)]
         return [metric for metric, reason in reasons.items() if reason is None], lacking, expected
 
