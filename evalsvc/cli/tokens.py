@@ -16,6 +16,7 @@ from evalsvc.cli.lazy_group import CommandGroup
 from evalsvc.cli.options import DatabaseUrl, DataDir, Form, Output
 from evalsvc.cli.terminal import say
 from evalsvc.config import Settings
+from evalsvc.store.data_folder import require_database
 from evalsvc.store.session import Store, open_store, translated
 from evalsvc.store.tables import Token
 from evalsvc.store.tokens import all_tokens, create_token, revoke_token
@@ -49,7 +50,7 @@ def create(
 
     The database keeps only the hash of the token.
     """
-    with _opened(data_dir, database_url) as store, store.transaction() as session:
+    with _opened(data_dir, database_url, may_create=True) as store, store.transaction() as session:
         token = create_token(session, name, scope, days)
     say(token)
     say(
@@ -94,8 +95,12 @@ def revoke(
 
 
 @contextmanager
-def _opened(data_dir: Path | None, database_url: str | None) -> Iterator[Store]:
-    store = open_store(Settings.load(data_dir=data_dir, database_url=database_url).database, migrate=False)
+def _opened(data_dir: Path | None, database_url: str | None, may_create: bool = False) -> Iterator[Store]:
+    """Open the database of the service. With `may_create`, a missing one is created: tokens can precede the service."""
+    database = Settings.load(data_dir=data_dir, database_url=database_url).database
+    if not may_create:
+        require_database(database)
+    store = open_store(database, migrate=False)
     try:
         with translated(store.url):
             yield store

@@ -7,6 +7,7 @@ from typer.testing import CliRunner, Result
 
 from evalsvc.access_tokens import TOKEN, hash_token
 from evalsvc.cli import app
+from evalsvc.errors import DatabaseUnusable
 from evalsvc.store.session import open_store
 from evalsvc.store.tokens import all_tokens, create_token
 
@@ -30,7 +31,6 @@ def test_a_token_is_shown_once_alone_on_standard_output(tmp_path: Path) -> None:
 
 def test_from_the_first_to_the_last(tmp_path: Path) -> None:
     """On a database that is not there yet: the first token may be made before the service is started."""
-    assert "no token exists, so anyone on this machine can use the service" in run(tmp_path / "new", "list").stdout
     run(tmp_path / "new", "create", "ci")
     assert run(tmp_path / "new", "revoke", "ci").stdout == "token 'ci' is revoked\n"
     assert "revoked" in run(tmp_path / "new", "list").stdout
@@ -41,8 +41,19 @@ def test_from_the_first_to_the_last(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_mistyped_data_folder_is_no_service_without_tokens(tmp_path: Path) -> None:
+    """Nothing is created, and nobody believes that the service is open."""
+    for words in (["list"], ["revoke", "ci"]):
+        found = run(tmp_path / "mistyped", *words)
+        assert isinstance(found.exception, DatabaseUnusable)
+        assert "there is no database" in found.exception.message
+    assert not (tmp_path / "mistyped").exists()
+    open_store(f"sqlite:///{tmp_path / 'evalsvc.db'}", migrate=False).close()
+    assert "there is no token: the service is open to this machine" in run(tmp_path, "list").stdout
+
+
 def test_expired_tokens_are_listed_as_such(tmp_path: Path) -> None:
-    run(tmp_path, "list")
+    open_store(f"sqlite:///{tmp_path / 'evalsvc.db'}", migrate=False).close()
     store = open_store(f"sqlite:///{tmp_path / 'evalsvc.db'}", migrate=False)
     with store.transaction() as session:
         create_token(session, "old", "read", 1e-9)

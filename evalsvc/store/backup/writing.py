@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 
-from sqlalchemy import Connection, make_url, text
+from sqlalchemy import Connection, text
 
 from evalsvc import __version__
 from evalsvc.config import Settings, shown_url
@@ -30,7 +30,7 @@ from evalsvc.store.backup.members import STATISTICS_PATH
 from evalsvc.store.backup.named import named_files
 from evalsvc.store.backup.pinned_files import PinnedFiles, pinned_files
 from evalsvc.store.backup.rows import CHUNK, MAX_CHUNK, Columns, chunks_of, dump_rows, largest_ids, read_schema
-from evalsvc.store.data_folder import OWNER, require_owner
+from evalsvc.store.data_folder import OWNER, require_database, require_owner
 from evalsvc.store.session import Store, is_known_revision, translated
 
 SNAPSHOTS = 20
@@ -105,12 +105,7 @@ def _open_store(settings: Settings) -> Store:
     Raises:
         DatabaseUnusable: the database does not exist.
     """
-    url = make_url(settings.database) if "://" in settings.database else None
-    if url is not None and url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
-        raise DatabaseUnusable(
-            f"there is no database {shown_url(settings.database)}; name the service's database with --data-dir or "
-            "--database-url (EVALSVC_DATA_DIR, EVALSVC_DATABASE_URL)"
-        )
+    require_database(settings.database)
     return Store(settings.database)
 
 
