@@ -98,8 +98,8 @@ def delete_checkpoint(session: Session, checkpoint_id: int, cancel: bool) -> Del
     _hold(session, rows, name, cancel)
     if runs := runs_based_on(session, checkpoint):
         raise Conflict(
-            f"{name} is the base of {first_few(runs, NAMED)}; name another base first (PUT /v1/runs/{runs[0]}/base), or "
-            "delete the run"
+            f"{name} is the base of {first_few(runs, NAMED)}; name another base first "
+            f"(PUT /v1/runs/{runs[0]}/base), or delete the run"
         )
     _require_no_children(session, rows, name)
     touch_history(session, checkpoint.run_id)
