@@ -28,7 +28,7 @@ def test_a_post_again_is_the_same_and_another_object_is_a_conflict(app: App) -> 
 @pytest.mark.parametrize(
     ("uri", "fields", "status", "code", "words"),
     [
-        ("posted/x.pt", {"spool": "link"}, 422, "invalid_request", "only links files of this machine"),
+        ("posted/x.pt", {"spool": "link"}, 422, "invalid_request", "from which no file can be linked"),
         ("posted/none.pt", {}, 422, "checkpoint_not_found", "does not exist"),
         ("another/x.pt", {}, 403, "checkpoint_not_allowed", "outside the allowed locations"),
         ("k:hunter2@posted/x.pt", {}, 403, "checkpoint_not_allowed", "holds a user or password"),

@@ -49,7 +49,7 @@ def test_a_mistyped_data_folder_is_no_service_without_tokens(tmp_path: Path) -> 
         assert "there is no database" in found.exception.message
     assert not (tmp_path / "mistyped").exists()
     open_store(f"sqlite:///{tmp_path / 'evalsvc.db'}", migrate=False).close()
-    assert "there is no token: the service is open to this machine" in run(tmp_path, "list").stdout
+    assert "no token exists, so anyone on this machine can use the service" in run(tmp_path, "list").stdout
 
 
 def test_expired_tokens_are_listed_as_such(tmp_path: Path) -> None:

@@ -65,14 +65,15 @@ def test_pruned_artifacts_say_what_became_of_them(app: App) -> None:
     assert rows[new] is None
     assert rows[old] is not None
     for artifact in (old, shared):
-        detail = refused(app.http.get(f"/v1/artifacts/{artifact}"), 410, ArtifactPruned.code, "by the rule of its run")
+        answer = app.http.get(f"/v1/artifacts/{artifact}")
+        detail = refused(answer, 410, ArtifactPruned.code, "by the retention rule of its run")
         assert "evaluate the checkpoint again" in detail
     assert app.http.get(f"/v1/artifacts/{new}").content == b"shared"
     assert app.http.get("/v1/runs/run-a/metrics").json()["series"][0]["x"] == [50, 100]
 
 
 def test_a_rule_that_keeps_nothing_is_refused(app: App) -> None:
-    refused(app.http.put("/v1/runs/run-a/retention", json={"keep": {}}), 422, "invalid_request", "it keeps nothing")
+    refused(app.http.put("/v1/runs/run-a/retention", json={"keep": {}}), 422, "invalid_request", "rule keeps nothing")
     body = {"keep": {"lest": 3}}
     refused(app.http.put("/v1/runs/run-a/retention", json=body), 422, "invalid_request", "did you mean 'last'")
     refused(app.http.put("/v1/runs/run-a/retention", json={}), 422, "invalid_request", "keep")

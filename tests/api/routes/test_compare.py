@@ -110,7 +110,14 @@ def test_what_is_not_there(app: App, files: dict[str, Result]) -> None:
 def test_other_protocols(app: App, files: dict[str, Result]) -> None:
     put(app.store, "run-c", 0, 3, 0.5, limit=2)
     query: dict[str, Any] = {"a": "run-a@0", "b": "run-c@0"}
-    refused(app.http.get("/v1/compare", params=query), 409, "not_comparable", "arc/acc: limit 1 → 2", "--force")
+    refused(
+        app.http.get("/v1/compare", params=query),
+        409,
+        "not_comparable",
+        "arc/acc, arc/bits_per_byte",
+        "limit 1 → 2",
+        "--force",
+    )
     forced = app.http.get("/v1/compare", params=query | {"force": "true"}).json()["contrasts"]
     assert {(one["basis"], one["answers"]) for one in forced} == {("unpaired", None)}
     assert forced[0]["differing"] == {"limit": {"a": 1, "b": 2}}
