@@ -15,7 +15,7 @@ WIDTH = 80
 
 
 def describe_service(settings: Settings, started: Started) -> list[str]:
-    """Return the lines: the address, then a fact per line."""
+    """Return the lines: the address, then a fact per line; the address alone next to a log in JSON."""
     facts = {
         "data folder": str(settings.data_path),
         "database": shown_url(settings.database),
@@ -26,6 +26,8 @@ def describe_service(settings: Settings, started: Started) -> list[str]:
         "stop": f"Ctrl-C, or kill {os.getpid()}; running shards get {settings.grace:g} s to finish",
     }
     lines = [f"evalsvc listens on {started.url}"]
+    if settings.log_format == "json":
+        return lines
     for name, fact in facts.items():
         lines += textwrap.wrap(
             fact,

@@ -37,6 +37,10 @@ def test_it_says_where_it_is_what_it_uses_and_how_to_stop_it(tmp_path: Path) -> 
     }
 
 
+def test_a_log_in_json_has_the_address_next_to_it_alone() -> None:
+    assert facts(log_format="json") == {}
+
+
 def test_it_says_who_can_use_it_and_what_it_may_read() -> None:
     assert facts()["roots"] == "/ (every file that this process can read)"
     assert facts(host="0.0.0.0")["tokens"] == "none: anyone who reaches 0.0.0.0 can use the service"

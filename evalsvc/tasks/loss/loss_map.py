@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont, features
 
 from evalsvc.files.artifacts import Artifact
-from evalsvc.spec.visible_text import visible_line
 
 Colour = tuple[int, int, int]
 
@@ -34,9 +33,6 @@ FONT_SIZE = 13
 LEAST_WIDTH = 568
 """Pixels that the title needs."""
 
-MAX_LABEL = 52
-"""Characters of the checkpoint's name in the title."""
-
 MAX_TICKS = 8
 
 
@@ -50,12 +46,13 @@ class LossGrid:
     columns: int
     sequences: int
     """Sequences that the means are over."""
-    label: str
-    """Name of the checkpoint."""
 
 
 def loss_map(grid: LossGrid) -> Artifact:
-    """Draw the grid as a PNG. The smallest loss is black and the largest nearly white."""
+    """Draw the grid as a PNG. The smallest loss is black and the largest nearly white.
+
+    The picture does not name the checkpoint: equal losses give equal bytes, which are stored once.
+    """
     known = [loss for loss in grid.losses if loss is not None]
     low, high = min(known), max(known)
     cell = max(2, GRID_SIDE // max(grid.rows, grid.columns))
@@ -110,9 +107,7 @@ class _Pen:
         self._draw.rectangle((x - 1, y - 1, x + width, y + height), outline=INK)
 
     def title(self, grid: LossGrid) -> None:
-        label = visible_line(grid.label)  # a path may hold line breaks, which cannot be drawn
-        self.text(LEFT, 12, label if len(label) <= MAX_LABEL else "…" + label[1 - MAX_LABEL :])
-        self.text(LEFT, 34, f"loss by image code, mean over sequences ({grid.sequences:,})")
+        self.text(LEFT, 22, f"loss by image code, mean over sequences ({grid.sequences:,})")
 
     def axes(self, grid: LossGrid, cell: int) -> None:
         bottom = TOP + grid.rows * cell

@@ -139,9 +139,9 @@ def profile_metrics(
 
 
 def profile_artifacts(
-    profile: Profile, grid: Grid | None, ids: Mapping[str, int], unigrams: Mapping[str, Unigrams], label: str
+    profile: Profile, grid: Grid | None, ids: Mapping[str, int], unigrams: Mapping[str, Unigrams]
 ) -> list[Artifact]:
-    """Return the profile as JSON, with columns per group, and an image of the grid; `label` names the checkpoint."""
+    """Return the profile as JSON, with columns per group, and an image of the grid."""
     groups = {group: _columns(bins, exact=group != "image_cell") for group, bins in profile.items()}
     losses = {kind: {name: asdict(loss) for name, loss in by_name.items()} for kind, by_name in unigrams.items()}
     # PostgreSQL may change the order of keys in a plan; sort them, so that the digest stays the same.
@@ -154,7 +154,7 @@ def profile_artifacts(
         cells = profile["image_cell"]
         means = [None if cell is None else cell.loss.value for cell in cells]
         sequences = max(cell.loss.n for cell in cells if cell is not None)
-        artifacts.append(loss_map(LossGrid(means, *grid, sequences, label)))
+        artifacts.append(loss_map(LossGrid(means, *grid, sequences)))
     return artifacts
 
 

@@ -165,7 +165,7 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
             grid, groups_of_bins = data.shard.grid, self.task.profile_metrics
             metrics += profile_metrics(self.task.name, data.profile, groups_of_bins, ids["all"], protocol.content, grid)
             profile = {**data.profile, **(_renamed_profile(general) if general else {})}
-            artifacts = profile_artifacts(profile, grid, ids, unigrams, context.checkpoint.label)
+            artifacts = profile_artifacts(profile, grid, ids, unigrams)
         notes = {**_notes(data, general), **({"unigrams": said} if (said := scarce(unigrams)) else {})}
         warnings = [*self._suspicions(context, metrics), *self._cut(data, general)]
         return TaskResult(metrics, items, notes, artifacts, warnings)

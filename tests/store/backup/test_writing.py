@@ -84,9 +84,7 @@ def test_a_file_that_is_there_is_not_replaced(store: Store, tmp_path: Path) -> N
 
 def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     settings = Settings(data_dir=str(tmp_path / "typo"))
-    with pytest.raises(
-        DatabaseUnusable, match=r"there is no database sqlite:.*; name the service's database with --data-dir or"
-    ):
+    with pytest.raises(DatabaseUnusable, match=r"there is no database sqlite:.*; say with --data-dir or"):
         write_backup(settings, tmp_path / "backup.tar")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "typo").mkdir()

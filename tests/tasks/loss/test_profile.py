@@ -283,7 +283,7 @@ def test_the_largest_artifact_is_bounded_and_the_papers_is_small() -> None:
         mask = torch.ones(2, ids.shape[1] - 1, dtype=torch.bool)
         losses = torch.rand(int(mask.sum()), generator=torch.Generator().manual_seed(0))
         sums.add(ids, mask, TokenLosses(losses, losses, losses))
-        profile, loss_map = profile_artifacts(add_up([sums.columns()]), (side, side), {}, {}, "run-a step 1")
+        profile, loss_map = profile_artifacts(add_up([sums.columns()]), (side, side), {}, {})
         sizes.append(len(profile.content))
         assert len(json.loads(profile.content)["text_position"]["start"]) == 127 + 6, "of 4,999 positions"
         assert max(Image.open(io.BytesIO(loss_map.content)).size) <= 600
@@ -296,7 +296,7 @@ def test_a_profile_has_one_digest_in_whatever_order_the_database_keeps_keys() ->
     loss = UnigramLoss(1.0, None, 2, None, 9, 3, 0.0)
     ids, unigrams = {"text": 3, "image": 5}, {"text": {"unigram": loss, "unigram_by_place": loss}, "image": {}}
     others = {"image": 5, "text": 3}, {"image": {}, "text": {"unigram_by_place": loss, "unigram": loss}}
-    [one], [same] = (profile_artifacts({}, None, *said, "run-a step 1") for said in ((ids, unigrams), others))
+    [one], [same] = (profile_artifacts({}, None, *said) for said in ((ids, unigrams), others))
     assert one.content == same.content
 
 
@@ -306,7 +306,7 @@ def test_the_map_shows_the_grid() -> None:
     ids = torch.tensor([layout.sequence([7], [3] * 6).ids])
     losses = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     sums.add(ids, torch.ones(1, 6, dtype=torch.bool), TokenLosses(losses, losses, losses))
-    [_, loss_map] = profile_artifacts(add_up([sums.columns()]), (2, 3), {}, {}, "run-a step 1")
+    [_, loss_map] = profile_artifacts(add_up([sums.columns()]), (2, 3), {}, {})
     assert (loss_map.kind, loss_map.media_type) == ("loss_map", "image/png")
     assert loss_map.details == {"grid": (2, 3), "black": 1.0, "white": 6.0, "unit": "nats/token"}
     shown = Image.open(io.BytesIO(loss_map.content))
