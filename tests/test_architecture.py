@@ -28,7 +28,7 @@ FLOORS = (
     ("spec",),
     ("log", "checkpoints", "metrics", "client"),
     ("cluster", "data", "models"),
-    ("compare", "decoders", "features", "messages", "watch"),
+    ("compare", "decoders", "features", "messages", "watch", "web"),
     ("assets", "sampling", "scoring", "store"),
     ("language", "service"),
     ("tasks",),

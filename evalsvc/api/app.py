@@ -40,6 +40,7 @@ from evalsvc.api.routes import (
     uploads,
 )
 from evalsvc.api.routes.docs import add_docs
+from evalsvc.api.routes.pages import add_pages
 from evalsvc.api.state import State
 from evalsvc.config import Settings
 from evalsvc.files.uploads.folder import UploadFolder
@@ -100,15 +101,21 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    for noun in NOUNS:
-        app.include_router(noun.router)
-    add_handlers(app)
+    add_routes(app)
     add_docs(app)
+    add_pages(app, add_routes)
     add_documents_to_openapi(app)
     add_path_parameters_to_openapi(app)
     add_access_to_openapi(app)
     _add_middleware(app, settings, insecure)
     return app
+
+
+def add_routes(app: FastAPI) -> None:
+    """Add the REST routes and the handlers of their errors."""
+    for noun in NOUNS:
+        app.include_router(noun.router)
+    add_handlers(app)
 
 
 def _add_middleware(app: FastAPI, settings: Settings, insecure: bool) -> None:

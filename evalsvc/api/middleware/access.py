@@ -76,6 +76,15 @@ SCOPES: Mapping[tuple[str, str], TokenScope] = {
     ("GET", "/v1/table"): "read",
     ("GET", "/v1/status"): "read",
     ("GET", "/metrics"): "read",
+    ("GET", "/"): "read",
+    ("GET", "/runs/{run}"): "read",
+    ("GET", "/runs/{run}/images"): "read",
+    ("GET", "/runs/{run}/text"): "read",
+    ("GET", "/compare"): "read",
+    ("GET", "/evaluations/{evaluation}"): "read",
+    ("GET", "/protocols/{protocol}"): "read",
+    ("GET", "/status"): "read",
+    ("GET", "/panels/{file}"): "read",
 }
 """The scope that each route needs. A missing route needs `admin`, and a test checks that no route is missing."""
 
@@ -85,6 +94,9 @@ DOCUMENT = "/openapi.json"
 
 OPEN = ("/healthz", READY, "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", DOCUMENT)
 """Routes that need no token. `/readyz` shows details only to requests with a valid token."""
+
+OPEN_FOLDERS = ("/static/", "/vega/")
+"""Paths of files that are the same for everybody, and need no token."""
 
 FAILURES, FAILURES_EVERY = 10, 6.0
 """The number of invalid tokens that an address may send in a burst, and the seconds for each further one."""
@@ -116,7 +128,7 @@ class Access:
         """Return the answer that refuses a request; None for an admitted request."""
         client = address_key((scope["client"] or ("unknown", 0))[0])
         try:
-            if scope["path"] in OPEN:
+            if _is_open(scope["path"]):
                 await self._recognise(scope)
                 return None if self._local else self._too_many(client)
             token = scope[_WHO] = await self._who(scope)
@@ -198,7 +210,11 @@ def needed_scope(scope: Scope) -> TokenScope | None:
         if pattern.match(scope["path"]):
             return needed
     hidden = any(route.matches(scope)[0] is Match.FULL for route in scope["app"].routes)
-    return "admin" if hidden and scope["path"] not in OPEN else None
+    return "admin" if hidden and not _is_open(scope["path"]) else None
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN or path.startswith(OPEN_FOLDERS)
 
 
 _PATTERNS: dict[str, list[tuple[Any, TokenScope]]] = {}

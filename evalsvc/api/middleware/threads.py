@@ -27,10 +27,13 @@ UPLOADS = 4
 DIGESTS = 2
 """The most uploads whose digest is computed concurrently, which takes seconds for a large file."""
 
+PAGES = 4
+"""The most pages of the dashboard that are made at once. A page waits for reads, and so has threads of its own kind."""
+
 PROBES = 2
 """The most concurrent readiness checks."""
 
-Kind = Literal["read", "write", "stream", "upload", "digest", "probe"]
+Kind = Literal["read", "write", "stream", "upload", "digest", "page", "probe"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,6 +49,7 @@ class Threads:
             "stream": STREAMS,
             "upload": UPLOADS,
             "digest": DIGESTS,
+            "page": PAGES,
             "probe": PROBES,
         }
         self._limits = {kind: CapacityLimiter(number) for kind, number in numbers.items()}

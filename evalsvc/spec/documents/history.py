@@ -70,6 +70,12 @@ class BucketSeries(SeriesHead):
     """Position of the last value of each bucket."""
     last: Annotated[list[Number], Example([6.54, 6.31])]
     """Last value of each bucket."""
+    stderr: Annotated[list[float | None], Example([None, 0.02])] = field(default_factory=list)
+    """Standard error of the last value of each bucket."""
+    n: Annotated[list[Count | None], Example([400, 400])] = field(default_factory=list)
+    """Number of items behind the last value of each bucket."""
+    groups: Annotated[list[Count | None] | None, Example([None, 80])] = None
+    """Independent groups of the items; null if no last value has groups."""
     min: Bucketed
     max: Annotated[list[float | None], Example([9.7, 6.48])]
     mean: Annotated[list[float | None], Example([7.21, 6.4])]

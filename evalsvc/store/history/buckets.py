@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Select, SQLColumnExpression, and_, case, func, literal, or_, select
 from sqlalchemy.orm import Session
@@ -102,11 +103,32 @@ class _Columns:
 
 
 @dataclass(frozen=True)
+class _Last:
+    """The last value of each bucket, by series and place."""
+
+    value: list[float | Word]
+    stderr: list[float | None]
+    n: list[int | None]
+    groups: list[int | None]
+
+
+_LAST = (MetricValue.value, MetricValue.kind, MetricValue.stderr, MetricValue.n, MetricValue.groups)
+
+
+def _last_of(columns: Sequence[list[Any]]) -> _Last:
+    """Return last values from the columns `_LAST`."""
+    values, kinds, *errors = columns
+    if any(kinds):
+        values = [number_or_word(value, kind) for value, kind in zip(values, kinds, strict=True)]
+    return _Last(values, *errors)
+
+
+@dataclass(frozen=True)
 class _Buckets:
     """Complete buckets of several series."""
 
     sums: _Columns
-    last: list[float | Word]
+    last: _Last
     special: list[_Special]
 
     def of(self, series: int, head: SeriesHead, omitted: int) -> BucketSeries:
@@ -115,10 +137,14 @@ class _Buckets:
         part = slice(bisect_left(sums.series, series), bisect_right(sums.series, series))
         special = self.special[part]
         means = zip(sums.total[part], special, sums.finite[part], sums.min[part], sums.max[part], strict=True)
+        groups = self.last.groups[part]
         return BucketSeries(
             **vars(head),
             x=sums.x[part],
-            last=self.last[part],
+            last=self.last.value[part],
+            stderr=self.last.stderr[part],
+            n=self.last.n[part],
+            groups=groups if any(groups) else None,
             min=sums.min[part],
             max=sums.max[part],
             mean=[_mean(total, rest.large, finite, low, high) for total, rest, finite, low, high in means],
@@ -150,11 +176,10 @@ class _Query:
             # each bucket.
             ends = sums.subquery()
             value_of = and_(MetricValue.series_id == ends.c.series, MetricValue.step == ends.c.x)
-            query = select(*ends.c, MetricValue.value, MetricValue.kind).join(MetricValue, value_of)
-            *columns, values, kinds = read_columns(self.session, query.order_by(ends.c.series, ends.c.number))
-            buckets = _Columns(*columns)
-            pairs = zip(values, kinds, strict=True)
-            last = [number_or_word(value, kind) for value, kind in pairs] if any(kinds) else values
+            query = select(*ends.c, *_LAST).join(MetricValue, value_of)
+            columns = read_columns(self.session, query.order_by(ends.c.series, ends.c.number))
+            buckets = _Columns(*columns[: -len(_LAST)])
+            last = _last_of(columns[-len(_LAST) :])
         special = self._special() if buckets.have_special() else {}
         keys = zip(buckets.series, buckets.number, strict=True)
         return _Buckets(buckets, last, [special.get(key, _NOTHING) for key in keys])
@@ -178,13 +203,15 @@ class _Query:
         ]
         return self.window.narrow(select(*columns), self.ids).group_by(self.number, *([] if alone else [series]))
 
-    def _last_along_tokens(self, buckets: _Columns) -> list[float | Word]:
+    def _last_along_tokens(self, buckets: _Columns) -> _Last:
         """Return the last value of each bucket. Among checkpoints with equal tokens, the highest step is last."""
-        query = select(MetricValue.series_id, self.number, MetricValue.value, MetricValue.kind)
+        query = select(MetricValue.series_id, self.number, *_LAST)
         query = self.window.narrow(query, self.ids).order_by(self.window.column, MetricValue.step)
         rows = zip(*read_columns(self.session, query), strict=True)
-        pairs = {(series, number): pair for series, number, *pair in rows}
-        return [number_or_word(*pairs[key]) for key in zip(buckets.series, buckets.number, strict=True)]
+        last = {(series, number): rest for series, number, *rest in rows}
+        keys = zip(buckets.series, buckets.number, strict=True)
+        columns = [list(column) for column in zip(*(last[key] for key in keys), strict=True)]
+        return _last_of(columns or [[] for _ in _LAST])
 
     def _special(self) -> dict[tuple[int, int], _Special]:
         """Return the counts of the buckets with large or non-finite values, by series and number of the bucket."""

@@ -1,0 +1,1 @@
+"""The dashboard: pages, panels and charts of what the REST API answers."""

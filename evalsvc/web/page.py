@@ -1,0 +1,105 @@
+"""Pages: what a page needs, and its HTML.
+
+A page is one file in `pages/`, one template, and one line in `PAGES`. The service and the static copy render pages from
+the same classes; only the links differ.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import ClassVar
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from evalsvc import __version__
+from evalsvc.client import Client
+from evalsvc.web import shown
+from evalsvc.web.query import Query
+
+PAGES: Mapping[str, str] = {
+    "/": "evalsvc.web.pages.runs:RunsPage",
+    "/runs/{run}": "evalsvc.web.pages.run:RunPage",
+    "/runs/{run}/images": "evalsvc.web.pages.images:ImagesPage",
+    "/runs/{run}/text": "evalsvc.web.pages.text:TextPage",
+    "/compare": "evalsvc.web.pages.compare:ComparePage",
+    "/evaluations/{evaluation}": "evalsvc.web.pages.evaluation:EvaluationPage",
+    "/protocols/{protocol}": "evalsvc.web.pages.protocol:ProtocolPage",
+    "/status": "evalsvc.web.pages.status:StatusPage",
+}
+"""The class of each page, by the pattern of its path."""
+
+HERE = Path(__file__).parent
+
+STATIC = HERE / "static"
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a template is filled with."""
+
+    title: str
+    values: Mapping[str, object]
+    """Variables of the template."""
+    watched: Sequence[str] = field(default_factory=list)
+    """REST addresses that change when the page's content changes."""
+
+
+class Page(Query):
+    """The parameters of a page: those of its path and of its query."""
+
+    template: ClassVar[str]
+
+    def content(self, client: Client) -> Content:
+        """Return the page's content, from a service.
+
+        Raises:
+            UnknownName, InvalidRequest: see the REST routes that the page asks.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What pages of one place share: a service, or a folder of files."""
+
+    vega: str | None
+    """Address of the script that draws charts; None without the extra `dashboard`."""
+    url: str
+    """Address of the service, for the lines to copy."""
+    static: str = "/static"
+    is_copy: bool = False
+    """Whether the pages are files, without a service."""
+
+
+def page_class(pattern: str) -> type[Page]:
+    """Return the class of the page with a path pattern."""
+    module, _, attribute = PAGES[pattern].partition(":")
+    found: type[Page] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def html_of(template: str, content: Content, around: Surroundings) -> str:
+    """Return a page as HTML."""
+    return (
+        _templates()
+        .get_template(template)
+        .render(**content.values, title=content.title, watched=content.watched, around=around, version=__version__)
+    )
+
+
+@cache
+def _templates() -> Environment:
+    """Return the templates. Every value is escaped, and a variable that is missing is an error."""
+    found = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters.update(shown.FILTERS)
+    return found

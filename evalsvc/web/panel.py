@@ -1,0 +1,121 @@
+"""Panels: a chart, the table with the same numbers, and the lines that make both again.
+
+A panel is one file in `panels/` and one line in `PANELS`. Every page, every address `/panels/NAME.FORMAT`, the static
+copy and `evalsvc plot` take panels from here.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from evalsvc.client import Client
+from evalsvc.errors import UnknownName
+from evalsvc.files.csv_cells import plain_cell
+from evalsvc.web.charts import Spec
+from evalsvc.web.query import Query
+
+PANELS: Mapping[str, str] = {
+    "curve": "evalsvc.web.panels.curve:CurveQuery",
+    "difference": "evalsvc.web.panels.difference:DifferenceQuery",
+    "contrasts": "evalsvc.web.panels.contrasts:ContrastsQuery",
+}
+"""The query class of each panel."""
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """The numbers of a chart."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+    def to_csv(self) -> str:
+        """Return the table as CSV. A text that a spreadsheet reads as a formula gets a leading apostrophe."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows([[plain_cell(cell) for cell in row] for row in self.rows])
+        return out.getvalue()
+
+
+@dataclass(frozen=True)
+class Commands:
+    """Lines that get the numbers of a panel by other ways."""
+
+    cli: str
+    rest: str
+    """Path and query of the REST route."""
+
+    def shown(self, url: str) -> Mapping[str, str]:
+        """Return the lines by the name of the program that they are for."""
+        address = url + self.rest
+        return {
+            "command line": self.cli,
+            "curl": f"curl -s {shlex.quote(address)}",
+            "Python": f"import httpx; httpx.get({address!r}).json()",
+        }
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A chart with its table."""
+
+    name: str
+    title: str
+    query: str
+    """Query of the panel's own address."""
+    spec: Spec | None
+    """The chart; None if there is nothing to draw."""
+    table: Table
+    commands: Commands
+    notes: Sequence[str] = field(default_factory=list)
+    """Sentences about what the chart leaves out or cannot compare."""
+    protocols: Sequence[str] = field(default_factory=list)
+    """Ids of the protocols that the values were measured by."""
+
+    def address(self, kind: str) -> str:
+        """Return the panel's address as `html`, `json`, `csv`, `svg` or `png`."""
+        return f"/panels/{self.name}.{kind}?{self.query}"
+
+
+class PanelQuery(Query):
+    """What a panel shows."""
+
+    name: ClassVar[str]
+
+    def panel(self, client: Client) -> Panel:
+        """Return the panel with values from a service.
+
+        Raises:
+            UnknownName, InvalidRequest, NotComparable: see the REST route that the panel asks.
+        """
+        raise NotImplementedError
+
+
+RunNames = Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Field(min_length=1, max_length=8)]
+"""Up to eight runs: as many as there are colours."""
+
+MetricName = Annotated[str, Field(min_length=1, max_length=300)]
+
+
+def panel_class(name: str) -> type[PanelQuery]:
+    """Return the query class of a panel.
+
+    Raises:
+        UnknownName: no panel has the name.
+    """
+    if name not in PANELS:
+        raise UnknownName.among("panel", name, PANELS)
+    module, _, attribute = PANELS[name].partition(":")
+    found: type[PanelQuery] = getattr(importlib.import_module(module), attribute)
+    return found

@@ -1,0 +1,74 @@
+"""The differences between two checkpoints, metric by metric."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Annotated, ClassVar
+from urllib.parse import urlencode
+
+from pydantic import Field
+
+from evalsvc.client import Client
+from evalsvc.spec.documents.comparisons import Comparison
+from evalsvc.web.charts import contrast_chart
+from evalsvc.web.panel import Commands, Panel, PanelQuery, Table
+
+CheckpointName = Annotated[str, Field(min_length=1, max_length=500)]
+
+
+class ContrastsQuery(PanelQuery):
+    """The differences b − a between two checkpoints."""
+
+    name: ClassVar = "contrasts"
+
+    a: CheckpointName
+    """Checkpoint that the other one is compared with, as RUN@STEP or RUN@STEP:VARIANT."""
+    b: CheckpointName
+    """Checkpoint that is compared."""
+
+    def panel(self, client: Client) -> Panel:
+        """Return the chart of all differences in standard errors, with a table of the differences."""
+        comparison = client.compare(self.a, self.b)
+        spec = contrast_chart(comparison.contrasts)
+        return Panel(
+            name=self.name,
+            title=f"{self.b} against {self.a}",
+            query=self.to_query(),
+            spec=spec if comparison.contrasts else None,
+            table=_table(comparison),
+            commands=Commands(
+                cli=f"evalsvc compare {shlex.quote(self.a)} {shlex.quote(self.b)}",
+                rest="/v1/compare?" + urlencode({"a": self.a, "b": self.b}),
+            ),
+            notes=_notes(comparison),
+        )
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    """Return what a reader must know about the verdicts."""
+    notes = [f"verdicts are at the level {comparison.level:g}"]
+    if comparison.expected_by_chance:
+        notes.append(
+            f"of {comparison.judged} metrics, {comparison.expected_by_chance:.2g} differ by chance alone on average"
+        )
+    return notes
+
+
+def _table(comparison: Comparison) -> Table:
+    columns = ["metric", "a", "b", "b − a", "± stderr", "unit", "verdict", "basis", "n", "differing"]
+    rows = [
+        [
+            row.metric,
+            None if row.a is None else row.a.value,
+            None if row.b is None else row.b.value,
+            row.difference,
+            row.stderr,
+            row.unit,
+            row.verdict.replace("_", " "),
+            row.basis,
+            row.n,
+            "; ".join(f"{key}: {sides.get('a', '–')} / {sides.get('b', '–')}" for key, sides in row.differing.items()),
+        ]
+        for row in comparison.contrasts
+    ]
+    return Table(columns, rows)
