@@ -18,6 +18,8 @@ SHOWN_RUNS = 50
 
 SPARK_POINTS = 40
 
+RunName = Annotated[str, Field(max_length=128)]
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -56,12 +58,18 @@ class RunsPage(Page):
     """Only runs whose name contains this text."""
     sort: Literal["name", "newest", "steps"] = "name"
     """Order of the rows."""
+    only: Annotated[tuple[RunName, ...], Field(max_length=SHOWN_RUNS)] = ()
+    """Only these runs."""
     page: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Number of the page, of SHOWN_RUNS rows each."""
 
     def content(self, client: Client) -> Content:
         """Return the rows."""
-        runs = [run for run in client.runs() if self.find.lower() in run.name.lower()]
+        runs = [
+            run
+            for run in client.runs()
+            if self.find.lower() in run.name.lower() and (not self.only or run.name in self.only)
+        ]
         if self.sort == "newest":
             runs.sort(key=lambda run: run.created_at, reverse=True)
         elif self.sort == "steps":

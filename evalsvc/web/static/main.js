@@ -1,6 +1,7 @@
 // What every page runs. A page without JavaScript has the same content as tables and forms.
 
 import { watch } from "./charts.js";
+import { wall } from "./images.js";
 import { follow } from "./live.js";
 import { slide } from "./slider.js";
 
@@ -32,5 +33,6 @@ function findMetrics() {
 copyButtons();
 findMetrics();
 slide();
+wall();
 watch();
 follow();
