@@ -42,7 +42,7 @@ def curve_chart(
 ) -> Spec:
     """Return the chart of one metric of several runs, with intervals.
 
-    The chart has two parameters: `zoom`, the selection that scales follow, and `cursor`, a step to mark or null. On a
+    The chart has two parameters: `zoom`, the selection that scales follow, and `at`, a step to mark or null. On a
     logarithmic scale values up to zero are left out.
     """
     labels = list(dict.fromkeys(curve.label for curve in curves))
@@ -55,7 +55,7 @@ def curve_chart(
         "description": _description(curves),
         "datasets": {"points": rows, "gaps": _gap_rows(gaps) if axis == "step" else []},
         "data": {"name": "points"},
-        "params": [{"name": "cursor", "value": None}],
+        "params": [{"name": "at", "value": None}],
         "layer": list(_curve_layers(curves, labels, axis, scale)),
         "resolve": {"scale": {"y": "shared"}},
     }
@@ -138,7 +138,7 @@ def _curve_layers(curves: Sequence[Curve], labels: Sequence[str], axis: Axis, sc
     }
     yield {
         "data": {"values": [{}]},
-        "transform": [{"calculate": "cursor", "as": "x"}, {"filter": "isValid(datum.x)"}],
+        "transform": [{"calculate": "at", "as": "x"}, {"filter": "isValid(datum.x)"}],
         "mark": {"type": "rule", "strokeDash": [2, 2]},
         "encoding": {"x": {"field": "x", "type": "quantitative"}},
     }
@@ -250,7 +250,7 @@ def difference_chart(curve: DifferenceCurve) -> Spec:
         "description": f"difference in {curve.metric} along training, with its interval at each step",
         "datasets": {"points": rows},
         "data": {"name": "points"},
-        "params": [{"name": "cursor", "value": None}],
+        "params": [{"name": "at", "value": None}],
         "layer": [
             {
                 "transform": [{"filter": "isNumber(datum.low)"}],

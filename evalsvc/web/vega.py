@@ -38,7 +38,7 @@ _INK: Mapping[Theme, tuple[str, str, str]] = {
 }
 """Colours of text, of lines and of the background."""
 
-SNIPPET = "window.vegaEmbed = vegaEmbed; window.vega = vega;"
+SNIPPET = "window.vegaEmbed = vegaEmbed;"
 
 
 def is_installed() -> bool:

@@ -75,7 +75,7 @@ class TextPage(Page):
         run = client.run(self.run)
         found = [
             (step.step, step.variant, read(Completion, item))
-            for step in client.completions(self.run).steps
+            for step in client.completions(self.run)
             for item in step.completions
         ]
         prompts = list(dict.fromkeys(completion.prompt for _, _, completion in found))
@@ -113,7 +113,7 @@ class TextPage(Page):
         """Return the completions of a prompt by another run, by step."""
         return {
             completion.step: text
-            for completion in client.completions(run).steps
+            for completion in client.completions(run)
             for text in (_text(item, prompt, self.way) for item in completion.completions)
             if text is not None
         }

@@ -10,6 +10,9 @@ const MANY = 2000;
 
 const LEAD = "600px";
 
+/** Vega's level for errors alone: a chart without gaps or baselines has empty layers, of which Vega warns. */
+const ERRORS = 1;
+
 /** @returns {Record<string, unknown>} Colours of the page for Vega's configuration. */
 function colours() {
   const style = getComputedStyle(document.documentElement);
@@ -49,6 +52,7 @@ async function draw(element) {
   const { view } = await /** @type {any} */ (window).vegaEmbed(element, spec, {
     ast: true,
     actions: false,
+    logLevel: ERRORS,
     defaultStyle: false,
     renderer: many ? "canvas" : "svg",
     tooltip: { disableDefaultStyle: true },
@@ -58,7 +62,7 @@ async function draw(element) {
   element.dispatchEvent(new CustomEvent("drawn", { bubbles: true }));
 }
 
-/** Give every drawn chart the newest values. The view keeps its signals, and so zoom and cursor. */
+/** Give every drawn chart the newest values. The view keeps its signals, and so zoom and mark. */
 export async function refresh() {
   for (const [element, { view, address }] of drawn) {
     if (!element.isConnected) {
@@ -68,10 +72,7 @@ export async function refresh() {
     }
     const spec = await specOf(address);
     if (!spec) continue;
-    const all = () => true;
-    for (const [name, rows] of Object.entries(spec.datasets)) {
-      view.change(name, /** @type {any} */ (window).vega.changeset().remove(all).insert(rows));
-    }
+    for (const [name, rows] of Object.entries(spec.datasets)) view.data(name, rows);
     await view.runAsync();
     element.dispatchEvent(new CustomEvent("drawn", { bubbles: true }));
   }

@@ -1,4 +1,4 @@
-// The slider over steps: it moves a cursor through all charts, and shows the values at its step.
+// The slider over steps: it moves a mark through all charts, and shows the values at its step.
 
 import { drawn } from "./charts.js";
 
@@ -9,7 +9,7 @@ let at = null;
 function mark(element) {
   const view = drawn.get(element)?.view;
   if (!view || at === null) return;
-  view.signal("cursor", at).run();
+  view.signal("at", at).run();
   const output = element.closest(".panel")?.querySelector(".at-step");
   if (!output) return;
   const here = view.data("points").filter((/** @type {any} */ row) => row.x === at);
