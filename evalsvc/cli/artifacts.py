@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from evalsvc.cli.answers import first_rows, print_list, printed_to
-from evalsvc.cli.checkpoints import find_checkpoint
 from evalsvc.cli.lazy_group import CommandGroup
 from evalsvc.cli.name_completion import complete_metric, complete_run
 from evalsvc.cli.options import CheckpointArgument, Form, Limit, Output, RunArgument, Url, connect, require_folders
@@ -20,6 +19,7 @@ from evalsvc.errors import InvalidRequest, UnknownName, first_few, os_reason
 from evalsvc.files.atomic import write_whole
 from evalsvc.spec.documents import Artifact
 from evalsvc.spec.names import checkpoint_name
+from evalsvc.web.protocol_files import find_checkpoint
 
 commands = typer.Typer()
 artifacts_app = typer.Typer(

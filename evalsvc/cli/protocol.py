@@ -10,12 +10,12 @@ from evalsvc.cli.answers import first_rows, page_size, print_list, print_rows, p
 from evalsvc.cli.lazy_group import CommandGroup
 from evalsvc.cli.name_completion import complete_metric, complete_run
 from evalsvc.cli.options import Form, Limit, OfRun, Output, Url, connect
-from evalsvc.cli.protocol_files import Measured, known_files, measured_by, protocol_of
 from evalsvc.cli.terminal import say, say_json
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.documents import ListedProtocol
 from evalsvc.spec.names import CHECKPOINT
 from evalsvc.spec.protocol import ABSENT, differences, differences_to_json, short_json
+from evalsvc.web.protocol_files import Measured, known_files, measured_by, protocol_of
 
 commands = typer.Typer()
 protocol_app = typer.Typer(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from evalsvc.cli.companions import Place, companion_name, divide_rows, yardsticks
 from evalsvc.cli.terminal import one_line, print_table, say, warn
 from evalsvc.compare.curves import Curve
+from evalsvc.metrics.companions import Place, companion_name, divide_rows, yardsticks
 from evalsvc.spec.documents import Evaluation, Metric, TaskWarning
 from evalsvc.spec.documents.comparisons import DifferenceCurve
 from evalsvc.spec.documents.fields import Number

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from evalsvc.assets import ASSETS
-from evalsvc.cli.checkpoints import find_checkpoint
 from evalsvc.client import Client
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec.documents import Checkpoint, ListedEvaluation
-from evalsvc.spec.names import CHECKPOINT, checkpoint_name
+from evalsvc.spec.names import CHECKPOINT, checkpoint_name, parse_checkpoint
 
 DIGEST = re.compile(r"[0-9a-f]{32,64}")
 
@@ -38,6 +37,22 @@ class Measured:
         if not (isinstance(value, str) and DIGEST.fullmatch(value)):
             return ""
         return self.files.get(value) or next((self.files[key] for key in reversed(path) if key in self.files), "")
+
+
+def find_checkpoint(client: Client, name: str) -> Checkpoint:
+    """Return the checkpoint that RUN@STEP[:VARIANT] or an id names.
+
+    Raises:
+        InvalidRequest: `name` has another form.
+        UnknownName: there is no such checkpoint; the message has near misses.
+    """
+    if name.isdecimal():
+        return client.checkpoint(int(name))
+    run, step, variant = parse_checkpoint(name)
+    for checkpoint in client.checkpoints(run, variant=variant, first=step, last=step):
+        return client.checkpoint(checkpoint.id)
+    posted = [checkpoint_name(run, one.step, one.variant) for one in client.run(run).checkpoints]
+    raise UnknownName.among("checkpoint", checkpoint_name(run, step, variant), posted)
 
 
 def measured_by(client: Client, name: str, metric: str | None) -> list[Measured]:

@@ -1,6 +1,6 @@
 """Which files the digests of a protocol are of."""
 
-from evalsvc.cli.protocol_files import Measured
+from evalsvc.web.protocol_files import Measured
 
 DIGEST = "ab" * 32
 

@@ -1,6 +1,6 @@
 """Which values are shown next to others, and which have a row."""
 
-from evalsvc.cli.companions import Place, companion_name, divide_rows, yardsticks
+from evalsvc.metrics.companions import Place, companion_name, divide_rows, yardsticks
 
 LOSS, PERPLEXITY, UNIGRAM = (Place(f"pairs/text{end}", "raw", "p1") for end in ("", "_perplexity", "_unigram"))
 
