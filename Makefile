@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo serve check test test-all test-long soak bench docs gpu clean
 
-demo: $(VENV)/reference
+demo: $(VENV)/demo
 	$(BIN)/evalsvc assets pull inception
 	$(BIN)/evalsvc demo --exit
 
@@ -59,7 +59,7 @@ bench: $(VENV)/all
 docs: $(VENV)/docs
 	$(BIN)/python -m zensical build --strict
 
-$(VENV)/worker $(VENV)/reference $(VENV)/docs $(VENV)/all: pyproject.toml
+$(VENV)/worker $(VENV)/demo $(VENV)/docs $(VENV)/all: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[$(notdir $@)]'

@@ -11,11 +11,13 @@ import pytest
 from process_guard import ProcessGuard
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
     from postgresql_server import PostgresqlServer
 
 TESTS = Path(__file__).parent
 
 FULL = {
+    "chromium",
     "compiler",
     "child_process",
     "postgresql_server",
@@ -30,7 +32,7 @@ FULL = {
 }
 """Fixtures of what is slow to start or may be missing: a test that uses one runs under `make test-all` only."""
 
-MAY_START = {"child_process", "short_process", "compiler"}
+MAY_START = {"child_process", "short_process", "chromium", "compiler"}
 """Fixtures of tests that may start processes."""
 
 guard = ProcessGuard()
@@ -65,6 +67,18 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def child_process() -> None:
     """Lets a test start processes: services, workers, clusters, programs."""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium, driven by playwright. Where TESTS_REQUIRE names `chromium`, a test fails without.
+
+    Not kept for the whole session: while playwright runs, no other test of the process can call `asyncio.run`.
+    """
+    from chromium import started_chromium
+
+    with started_chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -117,6 +117,7 @@ def test_the_wheel_has_every_file_of_the_package_and_no_other(built: Built) -> N
     notes = {name.partition(".dist-info/")[2] for name in found} - {""}
     assert notes == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
     assert {"evalsvc/py.typed", "evalsvc/migrations/env.py", "evalsvc/suites/miniature.yaml"} <= set(ours)
+    assert {"evalsvc/web/templates/base.html", "evalsvc/web/static/main.js", "evalsvc/web/static/icon.svg"} <= set(ours)
 
 
 def test_the_source_distribution_builds_the_same_wheel(built: Built, tmp_path: Path) -> None:
@@ -243,7 +244,7 @@ def test_the_service_runs_from_the_wheel_without_torch(base: Environment, tmp_pa
 @pytest.mark.timeout(3600)
 def test_the_demo_runs_from_the_wheel(built: Built, tmp_path: Path) -> None:
     """With what the extras bring, and nothing of the environment of the tests."""
-    made = environment_with(tmp_path, built.wheel, "[reference]")
+    made = environment_with(tmp_path, built.wheel, "[demo]")
     assert made.run("python", "-m", "pip", "check").strip() == "No broken requirements found."
     made.run("evalsvc", "assets", "pull", "inception")
     shown = made.run("evalsvc", "demo", "--exit")

@@ -155,9 +155,11 @@ def app_on_port(data_dir: Path, database_url: str = "", **settings: Any) -> Iter
         thread.start()
         while not server.started:
             assert thread.is_alive()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.state
-        server.should_exit = True
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.state
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def refused(response: httpx.Response, status: int, code: str, *words: str) -> str:

@@ -1,0 +1,210 @@
+"""A service with a small history of everything that the dashboard shows, among it texts of somebody hostile."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app_in_process import InlineCoordinator, app_on_port
+from history_reference import Point, imported
+from queue_steps import enter, enter_virtual, evaluate_whole, metric, submission, suite
+
+from evalsvc.api.state import State
+from evalsvc.config import Settings
+from evalsvc.files.artifacts import KeptArtifact, keep_content
+from evalsvc.messages import ShardError
+from evalsvc.spec.protocol import MetricValue, Protocol
+from evalsvc.store.history.imports import import_values
+from evalsvc.store.session import Store
+
+RUN, OTHER, LONG, VIRTUAL = "digits", "digits-2", "imported", "mean"
+"""Names of the runs: two that are alike, one with a long imported history, and one that was computed from others."""
+
+STEPS = (0, 1000, 2000, 3000, 4000)
+
+MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)> 🐈 {{ 7 * 7 }} \"'&lt;"
+"""The name of a metric that a page must show as text."""
+
+HOSTILE = f"{MARKUP} \u202eright to left\u202c"
+"""A prompt, a completion and an error that a page must show as text. Names have no control characters."""
+
+LONG_PROMPT = "a seven " * 1250
+"""10,000 characters."""
+
+PROMPTS = ("a red seven", HOSTILE, LONG_PROMPT, "eine größe Acht")
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """A service with the history, on a port."""
+
+    url: str
+    state: State
+
+    @property
+    def coordinator(self) -> InlineCoordinator:
+        assert isinstance(self.state.coordinator, InlineCoordinator)
+        return self.state.coordinator
+
+    def evaluate(self, run: str, step: int) -> None:
+        """Evaluate one more checkpoint, as a trainer that goes on posts them."""
+        _evaluate(self.state.store, self.state.settings, run, step, seed=7)
+
+
+@contextmanager
+def dashboard_on_port(folder: Path, **settings: Any) -> Iterator[Dashboard]:
+    """Start a service with the history in this process, with workers of none."""
+    with app_on_port(folder, **settings) as (url, state):
+        fill(state)
+        yield Dashboard(url, state)
+
+
+def fill(state: State) -> None:
+    """Write the history."""
+    store, settings = state.store, state.settings
+    for seed, run in enumerate((RUN, OTHER)):
+        for step in STEPS:
+            _evaluate(store, settings, run, step, seed)
+    enter(store, submission(4000, run=RUN, variant="ema", uri="/ema.pt", path="/ema.pt"), suite("quick"))
+    evaluate_whole(store, *losses(random.Random(5), 4000))
+    enter_virtual(store, VIRTUAL, f"avg({RUN}@3000, {RUN}@4000)", suite("quick"), step=4000)
+    evaluate_whole(store, *losses(random.Random(6), 4000))
+    _import(store)
+    _fail(state)
+
+
+def _evaluate(store: Store, settings: Settings, run: str, step: int, seed: int) -> None:
+    """Evaluate a checkpoint in all kinds of tasks."""
+    path = f"/checkpoints/{run}/epoch_{step}.pt"
+    tokens = step * 2048 + 1
+    posted = submission(step, run=run, uri=path, path=path, tokens_seen=tokens, tags={"seed": seed, "lr": 1e-4})
+    own = random.Random(f"{run} {step}")
+    warnings = [{"code": "inputs_cut", "metric": "loss/text", "message": f"12 of 2,376 inputs were cut: {HOSTILE}"}]
+    enter(store, posted, suite("quick"))
+    evaluate_whole(store, *losses(own, step), warnings=warnings if step == STEPS[-1] else [])
+    enter(store, posted, suite("text", kind="language"))
+    rows = answers(seed, step)
+    evaluate_whole(store, *accuracies(rows), items=rows)
+    enter(store, posted, suite("images", kind="text_to_image"))
+    evaluate_whole(store, fid(own, step), artifacts=pictures(settings, run, step))
+    enter(store, posted, suite("words", kind="completions"))
+    evaluate_whole(store, metric(0.1, "completions/seq_rep_4", unit="fraction"), items=completions(run, step))
+    enter(store, posted, suite("memory", kind="forgetting"))
+    evaluate_whole(store, metric(0.9, "retained/acc", unit="fraction"), artifacts=forgetting(settings))
+
+
+def losses(own: random.Random, step: int) -> list[MetricValue]:
+    """Return losses that fall, one that is no number, and one with a hostile name."""
+    fall = math.exp(-step / 3000)
+    return [
+        metric(3 + 4 * fall + own.gauss(0, 0.02), baseline=11.1, stderr=0.02),
+        metric(5 + 2 * fall + own.gauss(0, 0.02), "loss/image", stderr=0.02),
+        metric(math.nan if step == 2000 else 1 + fall, "loss/special", stderr=None),
+        metric(fall, f"loss/{MARKUP}", stderr=None),
+    ]
+
+
+def answers(seed: int, step: int, n: int = 40) -> list[dict[str, Any]]:
+    """Return answers to questions that are as hard for every run."""
+    own = random.Random(seed)
+    ease = [random.Random(index).random() + 0.2 * own.random() for index in range(n)]
+    return [{"benchmark": "arc", "index": i, "acc": float(ease[i] < 0.3 + step / 8000)} for i in range(n)]
+
+
+def accuracies(rows: Sequence[Mapping[str, Any]]) -> list[MetricValue]:
+    right = [row["acc"] for row in rows]
+    share = sum(right) / len(right)
+    error = math.sqrt(share * (1 - share) / (len(right) - 1))
+    fields: dict[str, Any] = {"unit": "fraction", "direction": "higher", "baseline": 0.25, "items": ("acc",)}
+    return [metric(share, "arc/acc", stderr=error, **{**fields, "n": len(right)})]
+
+
+def fid(own: random.Random, step: int) -> MetricValue:
+    protocol = Protocol({"sampling": {"seed": 0, "temperature": 1.0}, "limit": 2})
+    return metric(80 - step / 100 + own.random(), "text_to_image/fid64", unit="distance", stderr=1.5, protocol=protocol)
+
+
+def pictures(settings: Settings, run: str, step: int) -> list[KeptArtifact]:
+    """Return a grid and a sample of each prompt."""
+    sampling = {"seed": 0, "temperature": 1.0, "guidance_scale": 3.0}
+    content = png((step // 20 % 256, 90, 200 if run == RUN else 20))
+    samples = [
+        _kept(settings, "sample", f"{i:05d}.png", "image/png", content, {"id": str(i), "prompt": prompt, **sampling})
+        for i, prompt in enumerate(PROMPTS)
+    ]
+    details = {"images": len(PROMPTS), "columns": 4, "prompts": list(PROMPTS), **sampling}
+    return [_kept(settings, "grid", "grid.png", "image/png", content, details), *samples]
+
+
+def png(colour: tuple[int, int, int], size: int = 16) -> bytes:
+    """Return an image of one colour as PNG."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = (b"\0" + bytes(colour) * size) * size
+    header = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def completions(run: str, step: int) -> list[dict[str, Any]]:
+    """Return completions that change by a few words from step to step."""
+    words = f"a {run} of step {step} says hello to the world".split()
+    return [
+        {
+            "index": index,
+            "prompt": prompt,
+            "way": "greedy",
+            "text": " ".join([*words[: 3 + index], HOSTILE]),
+            "ids": [step, index, 7],
+            "drawn": 32,
+            "image_ids": index,
+            "base": "a base says hello",
+        }
+        for index, prompt in enumerate(PROMPTS)
+    ]
+
+
+def forgetting(settings: Settings) -> list[KeptArtifact]:
+    """Return the page of forgetting with its table and its flipped questions."""
+    flip = {"benchmark": "arc", "index": 3, "kind": "lost", "question": HOSTILE, "base": "yes", "checkpoint": "no"}
+    details = {"base": f"{RUN}@0", "checkpoint": f"{RUN}@1000"}
+    files = [
+        ("forgetting", "forgetting.txt", "text/plain; charset=utf-8", "base  digits@0\n"),
+        ("table", "forgetting.csv", "text/csv; charset=utf-8", "benchmark,base,checkpoint\narc,0.5,0.4\n"),
+        ("flipped", "flipped.jsonl", "application/jsonl; charset=utf-8", json.dumps(flip) + "\n"),
+    ]
+    return [_kept(settings, kind, name, of, text.encode(), details) for kind, name, of, text in files]
+
+
+def _kept(
+    settings: Settings, kind: str, name: str, media_type: str, content: bytes, details: Mapping[str, object]
+) -> KeptArtifact:
+    sha256 = keep_content(settings.artifacts_path, content)
+    return KeptArtifact(kind, name, media_type, details, sha256, len(content))
+
+
+def _import(store: Store) -> None:
+    """Import two thousand steps of a metric: more than a chart has pixels."""
+    points = [Point(step, 2 + math.exp(-step / 500), 0.01, 400) for step in range(2000)]
+    with store.transaction() as session:
+        import_values(session, LONG, "tracker", [imported("lower/loss", points)], replace=False)
+
+
+def _fail(state: State) -> None:
+    """Leave a failed evaluation and one that waits."""
+    coordinator = state.coordinator
+    assert isinstance(coordinator, InlineCoordinator)
+    coordinator.error = ShardError("out_of_memory", f"the card has too little memory for {HOSTILE}")
+    enter(state.store, submission(5000, run=RUN, uri="/failed.pt", path="/failed.pt"), suite("quick"))
+    coordinator.work()
+    coordinator.error = None
+    enter(state.store, submission(6000, run=RUN, uri="/waits.pt", path="/waits.pt"), suite("quick"))
