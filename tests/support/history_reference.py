@@ -101,6 +101,8 @@ def _bucket(rows: Sequence[tuple[int, Point]]) -> dict[str, Any]:
     return {
         "x": rows[-1][0],
         "last": number_to_json(values[-1]),
+        "stderr": rows[-1][1].stderr,
+        "n": rows[-1][1].n,
         "min": min(finite, default=None),
         "max": max(finite, default=None),
         "mean": mean,
@@ -109,6 +111,7 @@ def _bucket(rows: Sequence[tuple[int, Point]]) -> dict[str, Any]:
         "positive_infinity": values.count(math.inf),
         "negative_infinity": values.count(-math.inf),
         "imported": len(rows),
+        "virtual": False,
     }
 
 

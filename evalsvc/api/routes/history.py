@@ -40,7 +40,7 @@ NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
     "of the import for imported values.\n\n"
     "With `points`, the range of x from `from` to `to`, by default from the first to the last value, is cut into at "
     "most `points` ranges of `width` = ⌈range / points⌉, the same for all series. A series has a bucket for each range "
-    "with values: the `last` value and its `x`, `min`, `max` and `mean` of the finite values, the `count` of all "
+    "with values: the `last` value with its `x`, `stderr`, `n` and `groups`, whether its checkpoint is `virtual`, `min`, `max` and `mean` of the finite values, the `count` of all "
     "values, and the numbers of values that are `nan`, `positive_infinity`, `negative_infinity` and `imported`.\n\n"
     "With `limit`, the answer is a page: send `next_cursor` as `cursor` of the next request. New values move no value "
     "to another page.\n\n"

@@ -87,6 +87,8 @@ class BucketSeries(SeriesHead):
     negative_infinity: Annotated[list[Count], Example([0, 0])]
     imported: Annotated[list[Count], Example([1, 0])]
     """Number of imported values in each bucket."""
+    virtual: Annotated[list[bool], Example([False, False])] = field(default_factory=list)
+    """Whether the last value of each bucket is of a virtual checkpoint."""
     omitted: Annotated[Count, Example(0)]
     """Number of values without a position on the axis."""
 

@@ -8,7 +8,7 @@ series. All series of an answer have the same ranges. A range without values has
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,16 @@ from evalsvc.store.history.gaps import read_gaps
 from evalsvc.store.history.reading import number_or_word, read_columns
 from evalsvc.store.history.series import choose_series
 from evalsvc.store.lists.pages import INT64
-from evalsvc.store.tables import FINITE, NAN, NEGATIVE_INFINITY, POSITIVE_INFINITY, MetricValue
+from evalsvc.store.tables import (
+    FINITE,
+    NAN,
+    NEGATIVE_INFINITY,
+    POSITIVE_INFINITY,
+    Checkpoint,
+    MetricValue,
+    Run,
+    checkpoint_parents,
+)
 
 LARGE = 1e290
 """Values of at least this magnitude are divided by SHRINK and summed separately. Their sum would overflow, although
@@ -49,6 +58,7 @@ def read_buckets(
     window.require_tokens(session, chosen)
     start, width = _ranges(session, window, chosen.ids, points)
     buckets = _Query(session, window, chosen.ids, start, width).read()
+    virtual = _virtual_steps(session, chosen.run)
     omitted = window.count_omitted(session, chosen.ids)
     return Buckets(
         run=run,
@@ -56,7 +66,10 @@ def read_buckets(
         sampled=True,
         start=start,
         width=width,
-        series=[buckets.of(identity, head, omitted.get(identity, 0)) for identity, head in chosen.heads.items()],
+        series=[
+            buckets.of(identity, head, omitted.get(identity, 0), virtual.get(head.variant, frozenset()))
+            for identity, head in chosen.heads.items()
+        ],
         names=chosen.names,
         **vars(read_gaps(session, chosen, window)),
     )
@@ -80,6 +93,19 @@ def _ranges(session: Session, window: Window, ids: Sequence[int], points: int) -
         start = min(firsts, default=0) if start is None else start
         end = max(lasts, default=start) if end is None else end
     return start, max(1, -(-(end - start + 1) // points))
+
+
+def _virtual_steps(session: Session, run: Run) -> dict[str, set[int]]:
+    """Return the steps of a run's current checkpoints that are computed from others, by variant."""
+    query = select(Checkpoint.variant, Checkpoint.step).where(
+        Checkpoint.run_id == run.id,
+        Checkpoint.replaced_at.is_(None),
+        Checkpoint.id.in_(select(checkpoint_parents.c.checkpoint_id)),
+    )
+    steps: dict[str, set[int]] = {}
+    for variant, step in session.execute(query):
+        steps.setdefault(variant, set()).add(step)
+    return steps
 
 
 @dataclass(frozen=True)
@@ -106,21 +132,29 @@ class _Columns:
 class _Last:
     """The last value of each bucket, by series and place."""
 
+    step: list[int]
     value: list[float | Word]
     stderr: list[float | None]
     n: list[int | None]
     groups: list[int | None]
 
 
-_LAST = (MetricValue.value, MetricValue.kind, MetricValue.stderr, MetricValue.n, MetricValue.groups)
+_LAST = (
+    MetricValue.step,
+    MetricValue.value,
+    MetricValue.kind,
+    MetricValue.stderr,
+    MetricValue.n,
+    MetricValue.groups,
+)
 
 
 def _last_of(columns: Sequence[list[Any]]) -> _Last:
     """Return last values from the columns `_LAST`."""
-    values, kinds, *errors = columns
+    steps, values, kinds, *errors = columns
     if any(kinds):
         values = [number_or_word(value, kind) for value, kind in zip(values, kinds, strict=True)]
-    return _Last(values, *errors)
+    return _Last(steps, values, *errors)
 
 
 @dataclass(frozen=True)
@@ -131,8 +165,8 @@ class _Buckets:
     last: _Last
     special: list[_Special]
 
-    def of(self, series: int, head: SeriesHead, omitted: int) -> BucketSeries:
-        """Return the buckets of the series with this id."""
+    def of(self, series: int, head: SeriesHead, omitted: int, virtual: Set[int]) -> BucketSeries:
+        """Return the buckets of the series with this id; `virtual` has the steps of virtual checkpoints."""
         sums = self.sums
         part = slice(bisect_left(sums.series, series), bisect_right(sums.series, series))
         special = self.special[part]
@@ -153,6 +187,7 @@ class _Buckets:
             positive_infinity=[rest.positive_infinity for rest in special],
             negative_infinity=[rest.negative_infinity for rest in special],
             imported=sums.imported[part],
+            virtual=[step in virtual for step in self.last.step[part]],
             omitted=omitted,
         )
 

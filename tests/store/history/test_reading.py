@@ -20,6 +20,8 @@ from history_reference import (
 from history_reference import (
     History as Values,
 )
+from queue_steps import enter, enter_virtual, evaluate_whole, submission, suite
+from queue_steps import metric as measured
 
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.documents.document import hints_of
@@ -34,7 +36,7 @@ from evalsvc.store.session import Store
 
 SEEDS = range(4)
 
-COLUMNS = [name for name in hints_of(BucketSeries) if name not in {*hints_of(SeriesHead), "omitted"}]
+COLUMNS = [name for name in hints_of(BucketSeries) if name not in {*hints_of(SeriesHead), "omitted", "groups"}]
 
 
 def ones(**steps: Iterable[int]) -> Values:
@@ -108,6 +110,22 @@ def test_ranges_are_equal_shares_of_what_all_series_span(store: Store) -> None:
         assert [series.x for series in found.series] == [[11, 29], []]
         found = read_buckets(session, "run-a", window=Window("step", 0, MOST), points=1)
         assert [series.count for series in found.series] == [[3], [1]]
+
+
+@pytest.mark.parametrize("x", ["step", "tokens"])
+def test_the_last_value_of_a_bucket_has_its_error_groups_and_origin(store: Store, x: str) -> None:
+    """An interval that ignores groups is too narrow, and an average of checkpoints is no step of training."""
+    for step, groups, stderr in ((10, 4, 0.5), (11, None, 0.25), (20, 5, 0.125)):
+        enter(store, submission(step, tokens_seen=step), suite())
+        evaluate_whole(store, measured(float(step), groups=groups, stderr=stderr))
+    enter_virtual(store, "run-a", "avg(run-a@10, run-a@20)", suite(), step=30, tokens_seen=30)
+    evaluate_whole(store, measured(30.0))
+    with store.reading() as session:
+        [item] = read_buckets(session, "run-a", window=Window(x, 10, 39), points=3).series
+        assert (item.x, item.last, item.stderr) == ([11, 20, 30], [11.0, 20.0, 30.0], [0.25, 0.125, 0.1])
+        assert (item.groups, item.virtual) == ([None, 5, None], [False, False, True])
+        [item] = read_buckets(session, "run-a", window=Window(x, 11, 11), points=1).series
+        assert (item.last, item.groups, item.virtual) == ([11.0], None, [False])
 
 
 @pytest.mark.parametrize("x", ["step", "tokens"])
