@@ -7,16 +7,16 @@ print. Texts and axes have no colours here: `vega.DARK` and `vega.LIGHT` give th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import inf, isfinite
 from typing import Literal, TypeVar
 
 from evalsvc.spec.documents.comparisons import DifferenceCurve, MetricDifference
-from evalsvc.spec.documents.history import Axis, Gap
-from evalsvc.web.curves import Curve
+from evalsvc.spec.documents.history import Axis
+from evalsvc.web.curve_rows import Rows, gap_rows, line_rows, point_rows
+from evalsvc.web.curves import Curve, Line, Missing
 
 Spec = dict[str, object]
 """A Vega-Lite spec, as JSON."""
-
-Rows = list[dict[str, object]]
 
 Scale = Literal["linear", "log"]
 
@@ -34,253 +34,270 @@ HEIGHT = 220
 AXIS_TITLES: Mapping[Axis, str] = {"step": "training step", "tokens": "training tokens"}
 
 VERDICT_COLOURS = {"better": "#009e73", "worse": "#d55e00"}
+VERDICT_SHAPES = {"better": "triangle-up", "worse": "triangle-down"}
 OTHER_COLOUR = "#7f7f7f"
 
 
 def curve_chart(
-    curves: Sequence[Curve], gaps: Sequence[Gap] = (), *, axis: Axis = "step", scale: Scale = "linear"
+    curves: Sequence[Curve],
+    missing: Sequence[Missing] = (),
+    lines: Sequence[Line] = (),
+    *,
+    axis: Axis = "step",
+    scale: Scale = "linear",
+    smooth: bool = False,
 ) -> Spec:
     """Return the chart of one metric of several runs, with intervals.
 
-    The chart has two parameters: `zoom`, the selection that scales follow, and `at`, a step to mark or null. On a
-    logarithmic scale values up to zero are left out.
+    The chart has two parameters: `zoom`, the selection that scales follow, and `at`, a place to mark or null. On a
+    logarithmic scale values up to zero are left out. Gaps have steps, and so no place along tokens.
     """
     labels = list(dict.fromkeys(curve.label for curve in curves))
-    rows = [row for curve in curves for row in _rows(curve, scale)]
-    return {
-        "$schema": SCHEMA,
-        "width": "container",
-        "height": HEIGHT,
-        "autosize": {"type": "fit-x", "contains": "padding"},
-        "description": _description(curves),
-        "datasets": {"points": rows, "gaps": _gap_rows(gaps) if axis == "step" else []},
-        "data": {"name": "points"},
+    floor = 0.0 if scale == "log" else -inf
+    datasets = {
+        "points": point_rows(curves, floor),
+        "lines": line_rows(lines, floor),
+        "gaps": gap_rows(missing) if axis == "step" else [],
+    }
+    return _spec(_description(curves, axis), []) | {
+        "datasets": datasets,
         "params": [{"name": "at", "value": None}],
-        "layer": list(_curve_layers(curves, labels, axis, scale)),
-        "resolve": {"scale": {"y": "shared"}},
+        "layer": list(_curve_layers(curves, labels, axis, scale, smooth)),
     }
 
 
-def _curve_layers(curves: Sequence[Curve], labels: Sequence[str], axis: Axis, scale: Scale) -> Iterator[Spec]:
-    x = {"field": "x", "type": "quantitative", "title": AXIS_TITLES[axis], "axis": {"format": "~s"}}
-    y_scale = {"type": "log"} if scale == "log" else {"zero": False}
-    title = curves[0].unit if curves else None
-    y: Spec = {"field": "y", "type": "quantitative", "title": title, "scale": y_scale}
-    several = len(labels) > 1
-    colour: Spec = {
-        "field": "run",
-        "type": "nominal",
-        "scale": {"domain": list(labels), "range": _repeated(COLOURS, len(labels))},
-        "legend": {"orient": "top", "title": None, "labelLimit": 400} if several else None,
+def _curve_layers(
+    curves: Sequence[Curve], labels: Sequence[str], axis: Axis, scale: Scale, smooth: bool
+) -> Iterator[Spec]:
+    x = _x_of(axis)
+    title = next((curve.unit for curve in curves if curve.unit), None)
+    y: Spec = {
+        "field": "y",
+        "type": "quantitative",
+        "title": title,
+        "scale": {"type": "log"} if scale == "log" else {"zero": False},
+        "axis": {"labelExpr": SHORT, "tickCount": 6},
     }
-    dash: Spec = {
-        "field": "run",
-        "type": "nominal",
-        "scale": {"domain": list(labels), "range": _repeated(DASHES, len(labels))},
-        "legend": None,
-    }
-    smooth = any(point.smooth is not None for curve in curves for point in curve.points)
-    lines: Spec = {"x": x, "y": y, "color": colour, "strokeDash": dash, "detail": {"field": "series"}}
-    finite = [{"filter": "datum.y !== null"}]
-    yield _band("range", "least", "most", 0.12, x, y, colour)
-    yield _band("interval", "low", "high", 0.25, x, y, colour)
-    for baseline in sorted({curve.baseline for curve in curves if isinstance(curve.baseline, float)}):
-        if scale == "linear" or baseline > 0:
-            yield from _baseline(baseline, y)
+    place: Spec = {"x": x, "y": y, "color": _by_run(labels, COLOURS), "detail": {"field": "series"}}
+    path: Spec = place | {"strokeDash": _by_run(labels, DASHES)}
+    yield _band("range", "least", "most", 0.12, place)
+    yield _band("interval", "low", "high", 0.22, place)
+    yield _bars(place)
+    yield from _lines(y)
     yield {
-        "name": "lines",
-        "transform": finite,
-        "mark": {"type": "line", "strokeWidth": 1 if smooth else 2, "opacity": 0.35 if smooth else 1},
-        "encoding": lines,
-        "params": [{"name": "zoom", "select": "interval", "bind": "scales"}],
+        "name": "curves",
+        "mark": {"type": "line", "strokeWidth": 1 if smooth else 2, "opacity": 0.4 if smooth else 1, "clip": True},
+        "encoding": path,
+        "params": [{"name": "zoom", "select": ZOOM, "bind": "scales"}],
     }
     if smooth:
         yield {
-            "transform": [{"filter": "datum.smooth !== null"}],
-            "mark": {"type": "line", "strokeWidth": 2.5},
-            "encoding": {**lines, "y": {**y, "field": "smooth"}},
+            "transform": [{"filter": "isValid(datum.smooth)"}],
+            "mark": {"type": "line", "strokeWidth": 2.5, "clip": True},
+            "encoding": path | {"y": y | {"field": "smooth"}},
         }
     yield {
-        "transform": finite,
-        "mark": {"type": "point", "size": 26, "opacity": 1},
-        "encoding": {
-            "x": x,
-            "y": y,
-            "color": colour,
-            "shape": {
-                "field": "kind",
-                "type": "nominal",
-                "scale": {"domain": ["measured", "imported", "virtual"], "range": ["circle", "square", "triangle-up"]},
-                "legend": None,
-            },
-            "tooltip": [{"field": name, "title": title} for name, title in TOOLTIP.items()],
+        "transform": [{"filter": "isValid(datum.y)"}],
+        "mark": {
+            "type": "point",
+            "filled": True,
+            "opacity": 0.55 if smooth else 1,
+            "clip": True,
+            "tooltip": {"expr": _tooltip(axis)},
         },
+        "encoding": place | {"shape": SHAPE, "size": SIZE},
     }
     yield {  # values that are no number stand at the lower edge, so that nobody takes them for a gap
-        "transform": [{"filter": "datum.word !== null"}],
-        "mark": {"type": "text", "fontSize": 9, "dy": -4},
-        "encoding": {
-            "x": x,
-            "y": {"value": HEIGHT},
-            "text": {"field": "word"},
-            "color": colour,
-            "tooltip": [{"field": name, "title": title} for name, title in TOOLTIP.items()],
-        },
+        "transform": [{"filter": "isValid(datum.word)"}],
+        "mark": {"type": "text", "fontSize": 10, "dy": -6, "clip": True, "tooltip": {"expr": _tooltip(axis)}},
+        "encoding": {"x": x, "y": {"value": HEIGHT}, "text": {"field": "word"}, "color": _by_run(labels, COLOURS)},
     }
     yield {
         "data": {"name": "gaps"},
-        "mark": {"type": "tick", "thickness": 2, "height": 10, "yOffset": -5, "color": OTHER_COLOUR},
-        "encoding": {
-            "x": {**x, "field": "step"},
-            "y": {"value": HEIGHT},
-            "tooltip": [{"field": name} for name in ("step", "run", "why", "message")],
+        "mark": {
+            "type": "point",
+            "shape": CROSS,
+            "size": 60,
+            "strokeWidth": 1.5,
+            "yOffset": -8,
+            "clip": True,
+            "color": OTHER_COLOUR,
+            "tooltip": {"expr": GAP_TOOLTIP},
         },
+        "encoding": {"x": x, "y": {"value": HEIGHT}},
     }
-    yield {
-        "data": {"values": [{}]},
-        "transform": [{"calculate": "at", "as": "x"}, {"filter": "isValid(datum.x)"}],
-        "mark": {"type": "rule", "strokeDash": [2, 2]},
-        "encoding": {"x": {"field": "x", "type": "quantitative"}},
-    }
+    yield _cursor(x)
 
 
-TOOLTIP = {
-    "run": "run",
-    "x": "at",
-    "shown": "value",
-    "stderr": "± stderr",
-    "n": "n",
-    "count": "values",
-    "kind": "",
+SHORT = "format(datum.value, abs(datum.value) >= 1e4 ? '~s' : datum.value && abs(datum.value) < 1e-3 ? '~e' : '~g')"
+"""Label of an axis: 4000 as it is, 40000 as 40k, and 0.0004 as 4e-4."""
+
+ZOOM: Spec = {
+    "type": "interval",
+    "zoom": "wheel![event.ctrlKey || event.metaKey || event.shiftKey]",
+    "translate": "[pointerdown[event.pointerType == 'mouse'], window:pointerup] > window:pointermove!",
+}
+"""A wheel without a key scrolls the page, and so does a finger."""
+
+SHAPE: Spec = {
+    "field": "kind",
+    "type": "nominal",
+    "scale": {"domain": ["imported", "virtual"], "range": ["square", "triangle-up"], "unknown": "circle"},
+    "legend": None,
 }
 
+ABOVE = "scale('y', datum.y) < 14 ? 9 : -6"
 
-def _band(name: str, low: str, high: str, opacity: float, x: Spec, y: Spec, colour: Spec) -> Spec:
+SIZE: Spec = {
+    "condition": [{"test": "datum.crowd == 1", "value": 16}, {"test": "datum.crowd == 2", "value": 5}],
+    "value": 36,
+}
+
+CROSS = "M-1,-1L1,1M-1,1L1,-1"
+
+GAP_TOOLTIP = "{'step': format(datum.x, ','), 'run': datum.run, 'no value': datum.why, 'reason': datum.message}"
+
+
+def _tooltip(axis: Axis) -> str:
+    """Return the expression of a tooltip: only what a point has."""
+    parts = (
+        f"{{'run': datum.run, '{axis}': format(datum.x, ',')}}",
+        "{'value': isValid(datum.word) ? datum.word : format(datum.y, '.6~g')}",
+        "isValid(datum.stderr) ? {'± stderr': format(datum.stderr, '.2~g')} : {}",
+        "isValid(datum.low) ? {'95 %': format(datum.low, '.5~g') + ' to ' + format(datum.high, '.5~g')} : {}",
+        "isValid(datum.n) ? {'n': format(datum.n, ',')} : {}",
+        "isValid(datum.next) ? {'also': datum.next} : {}",
+        "isValid(datum.count) ? {'last of': format(datum.count, ',') + ' values'} : {}",
+        "isValid(datum.least) ? {'others': format(datum.least, '.5~g') + ' to ' + format(datum.most, '.5~g')} : {}",
+        "isValid(datum.kind) ? {'origin': datum.kind} : {}",
+    )
+    return f"merge({', '.join(parts)})"
+
+
+def _x_of(axis: Axis) -> Spec:
+    # A billion is B for tokens, and not the G of physical units.
+    label = f"replace({SHORT}, 'G', 'B')" if axis == "tokens" else SHORT
     return {
-        "name": name,
-        "transform": [{"filter": f"datum.{low} !== null"}],
-        "mark": {"type": "area", "opacity": opacity},
-        "encoding": {
-            "x": x,
-            "y": {**y, "field": low},
-            "y2": {"field": high},
-            "color": colour,
-            "detail": {"field": "series"},
-        },
+        "field": "x",
+        "type": "quantitative",
+        "title": AXIS_TITLES[axis],
+        "scale": {"zero": False, "nice": False, "padding": 6},
+        "axis": {"labelExpr": label, "tickCount": {"expr": "max(2, floor(width / 80))"}, "labelFlush": True},
     }
 
 
-def _baseline(value: float, y: Spec) -> Iterator[Spec]:
-    line: Spec = {"data": {"values": [{"y": value, "text": f"knows nothing: {value:.4g}"}]}}
-    yield {**line, "mark": {"type": "rule", "strokeDash": [4, 3], "color": OTHER_COLOUR}, "encoding": {"y": y}}
-    yield {
-        **line,
-        "mark": {"type": "text", "align": "right", "dy": -5, "fontSize": 10, "color": OTHER_COLOUR},
+def _by_run(labels: Sequence[str], choices: Sequence[T]) -> Spec:
+    """Return the encoding that tells runs apart, with one legend for colours and dashes."""
+    legend: Spec = {
+        "orient": "top",
+        "title": None,
+        "symbolType": "stroke",
+        "symbolOpacity": 1,
+        "symbolStrokeWidth": 2.5,
+        "symbolSize": 260,
+        "columns": {"expr": "max(1, floor(width / 170))"},
+        "labelLimit": {"expr": "max(90, min(360, width - 40))"},
+    }
+    return {
+        "field": "run",
+        "type": "nominal",
+        "scale": {"domain": list(labels), "range": _repeated(choices, len(labels))},
+        "legend": legend if len(labels) > 1 else None,
+    }
+
+
+def _bars(place: Spec) -> Spec:
+    """Return the intervals of single points, for curves of few: a band needs neighbours."""
+    y = place["y"]
+    assert isinstance(y, dict)
+    return {
+        "transform": [{"filter": "isValid(datum.low) && !isValid(datum.crowd)"}],
+        "mark": {"type": "rule", "strokeWidth": 1, "opacity": 0.5, "clip": True},
+        "encoding": {**place, "y": y | {"field": "low"}, "y2": {"field": "high"}},
+    }
+
+
+def _band(name: str, low: str, high: str, opacity: float, place: Spec) -> Spec:
+    y = place["y"]
+    assert isinstance(y, dict)
+    return {
+        "name": name,
+        "mark": {"type": "area", "opacity": opacity, "clip": True},
+        "encoding": place | {"y": y | {"field": low}, "y2": {"field": high}},
+    }
+
+
+def _lines(y: Spec) -> Iterator[Spec]:
+    """Yield lines across the chart, each with its text above its right end, or below where there is no room."""
+    data: Spec = {"data": {"name": "lines"}}
+    yield data | {
+        "mark": {"type": "rule", "strokeDash": [4, 3], "color": OTHER_COLOUR, "clip": True},
+        "encoding": {"y": y},
+    }
+    yield data | {
+        "mark": {"type": "text", "align": "right", "dx": -3, "dy": {"expr": ABOVE}, "fontSize": 11, "clip": True},
         "encoding": {"y": y, "x": {"value": "width"}, "text": {"field": "text"}},
     }
 
 
-def _rows(curve: Curve, scale: Scale) -> Iterator[dict[str, object]]:
-    series = f"{curve.label} {curve.protocol}"
-    floor = 0.0 if scale == "log" else float("-inf")
-
-    def drawn(value: object) -> object:
-        return value if isinstance(value, float) and value > floor else None
-
-    for point in curve.points:
-        low = drawn(point.low)
-        yield {
-            "run": curve.label,
-            "series": series,
-            "x": point.x,
-            "y": drawn(point.value),
-            "low": low,
-            "high": point.high if low is not None else None,
-            "least": drawn(point.least),
-            "most": point.most if drawn(point.least) is not None else None,
-            "smooth": drawn(point.smooth),
-            "word": None if isinstance(point.value, float) else point.value,
-            "shown": f"{point.value:.6g}" if isinstance(point.value, float) else point.value,
-            "stderr": point.stderr,
-            "n": point.n,
-            "count": point.count,
-            "kind": "imported" if point.imported else "virtual" if point.virtual else "measured",
-        }
+def _cursor(x: Spec) -> Spec:
+    """Return the line at the place that the parameter `at` names."""
+    return {
+        "data": {"values": [{}]},
+        "transform": [{"calculate": "at", "as": "x"}, {"filter": "isValid(datum.x)"}],
+        "mark": {"type": "rule", "strokeDash": [2, 2], "clip": True},
+        "encoding": {"x": x},
+    }
 
 
-def _gap_rows(gaps: Sequence[Gap]) -> Rows:
-    return [{"step": gap.step, "run": gap.variant, "why": gap.why, "message": gap.message[:160]} for gap in gaps]
-
-
-def _description(curves: Sequence[Curve]) -> str:
+def _description(curves: Sequence[Curve], axis: Axis) -> str:
     """Return the text that a screen reader reads for the chart."""
-    if not curves:
+    drawn = [curve for curve in curves if curve.points]
+    if not drawn:
         return "no values"
-    runs = ", ".join(dict.fromkeys(curve.label for curve in curves))
+    runs = ", ".join(dict.fromkeys(curve.label for curve in drawn))
     newest = "; ".join(
-        f"{curve.label} ends at {curve.points[-1].value} (step {curve.points[-1].x:,})"
-        for curve in curves
-        if curve.points
+        f"{curve.label} has {len(curve.points):,} points and ends at {curve.points[-1].value} ({axis} "
+        f"{curve.points[-1].x:,})"
+        for curve in drawn
     )
-    return f"{curves[0].metric} of {runs} along training, in {curves[0].unit or 'no unit'}. {newest}"
+    return f"{drawn[0].metric} of {runs} along {AXIS_TITLES[axis]}, in {drawn[0].unit or 'no unit'}. {newest}"
 
 
 def difference_chart(curve: DifferenceCurve) -> Spec:
     """Return the chart of the difference between two runs, with intervals and a line at zero."""
-    rows: Rows = [
-        {
-            "x": x,
-            "y": curve.difference[i] if isinstance(curve.difference[i], float) else None,
-            "low": curve.low[i],
-            "high": curve.high[i],
-            "verdict": curve.verdict[i],
-            "basis": curve.basis[i],
-            "n": curve.n[i],
-        }
-        for i, x in enumerate(curve.x)
+    columns = ("low", "high", "verdict", "basis", "n")
+    rows = [
+        {"x": x, "y": y if isinstance(y, float) else None} | {name: getattr(curve, name)[i] for name in columns}
+        for i, (x, y) in enumerate(zip(curve.x, curve.difference, strict=True))
     ]
-    x: Spec = {"field": "x", "type": "quantitative", "title": AXIS_TITLES["step"], "axis": {"format": "~s"}}
+    x = _x_of("step")
     y: Spec = {"field": "y", "type": "quantitative", "title": f"b − a, {curve.unit}"}
-    verdicts = list(dict.fromkeys(curve.verdict))
-    return {
-        "$schema": SCHEMA,
-        "width": "container",
-        "height": HEIGHT,
-        "autosize": {"type": "fit-x", "contains": "padding"},
-        "description": f"difference in {curve.metric} along training, with its interval at each step",
-        "datasets": {"points": rows},
-        "data": {"name": "points"},
+    return _spec(f"difference in {curve.metric} along training, with its interval at each step", rows) | {
         "params": [{"name": "at", "value": None}],
         "layer": [
             {
-                "transform": [{"filter": "isNumber(datum.low)"}],
-                "mark": {"type": "area", "opacity": 0.25, "color": COLOURS[0]},
-                "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}},
+                "transform": [{"filter": "isNumber(datum.low) && isNumber(datum.high)"}],
+                "mark": {"type": "area", "opacity": 0.22, "color": COLOURS[0], "clip": True},
+                "encoding": {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}},
             },
             {
-                "mark": {"type": "line", "color": COLOURS[0]},
+                "mark": {"type": "line", "color": COLOURS[0], "clip": True},
                 "encoding": {"x": x, "y": y},
-                "params": [{"name": "zoom", "select": "interval", "bind": "scales"}],
+                "params": [{"name": "zoom", "select": ZOOM, "bind": "scales"}],
             },
             {
-                "mark": {"type": "point", "filled": True, "size": 40, "opacity": 1},
-                "encoding": {
-                    "x": x,
-                    "y": y,
-                    "color": {
-                        "field": "verdict",
-                        "type": "nominal",
-                        "title": None,
-                        "legend": {"orient": "top"},
-                        "scale": {
-                            "domain": verdicts,
-                            "range": [VERDICT_COLOURS.get(verdict, OTHER_COLOUR) for verdict in verdicts],
-                        },
-                    },
-                    "tooltip": [{"field": name} for name in ("x", "y", "low", "high", "verdict", "basis", "n")],
-                },
+                "transform": [{"filter": "isValid(datum.y)"}],
+                "mark": {"type": "point", "filled": True, "size": 45, "opacity": 1, "clip": True},
+                "encoding": _by_verdict(curve.verdict)
+                | {"x": x, "y": y, "tooltip": [{"field": name} for name in ("x", "y", *columns)]},
             },
-            {"data": {"values": [{"y": 0}]}, "mark": {"type": "rule", "color": OTHER_COLOUR}, "encoding": {"y": y}},
+            {
+                "data": {"values": [{"y": 0}]},
+                "mark": {"type": "rule", "color": OTHER_COLOUR},
+                "encoding": {"y": y},
+            },
+            _cursor(x),
         ],
     }
 
@@ -294,49 +311,52 @@ def contrast_chart(rows: Sequence[MetricDifference]) -> Spec:
     values: Rows = []
     for row in rows:
         if isinstance(row.difference, float) and isinstance(row.stderr, float) and row.stderr > 0:
-            sign = -1 if row.direction == "lower" else 1
-            values.append(
-                {
-                    "metric": row.metric,
-                    "z": sign * row.difference / row.stderr,
-                    "verdict": row.verdict,
-                    "difference": f"{row.difference:.4g} ± {row.stderr:.2g} {row.unit}",
-                }
-            )
-    verdicts = list(dict.fromkeys(str(row["verdict"]) for row in values))
-    y: Spec = {"field": "metric", "type": "nominal", "title": None, "sort": None, "axis": {"labelLimit": 260}}
-    return {
-        "$schema": SCHEMA,
-        "width": "container",
+            z = (-1 if row.direction == "lower" else 1) * row.difference / row.stderr
+            text = f"{row.difference:.4g} ± {row.stderr:.2g} {row.unit}"
+            if isfinite(z):
+                values.append({"metric": row.metric, "z": z, "verdict": row.verdict, "difference": text})
+    y: Spec = {"field": "metric", "type": "nominal", "title": None, "sort": None, "axis": {"labelLimit": 220}}
+    x: Spec = {"field": "z", "type": "quantitative", "title": "difference in standard errors, better →"}
+    colour = _by_verdict([str(row["verdict"]) for row in values])["color"]
+    return _spec("differences between two checkpoints in standard errors, better to the right", values) | {
         "height": {"step": 18},
-        "autosize": {"type": "fit-x", "contains": "padding"},
-        "description": "differences between two checkpoints in standard errors, better to the right",
-        "datasets": {"points": values},
-        "data": {"name": "points"},
         "layer": [
-            {
-                "mark": {"type": "rule", "color": OTHER_COLOUR},
-                "encoding": {"x": {"datum": 0}},
-            },
+            {"mark": {"type": "rule", "color": OTHER_COLOUR}, "encoding": {"x": {"datum": 0}}},
             {
                 "mark": {"type": "bar", "height": 8},
                 "encoding": {
                     "y": y,
-                    "x": {"field": "z", "type": "quantitative", "title": "difference in standard errors, better →"},
-                    "color": {
-                        "field": "verdict",
-                        "type": "nominal",
-                        "title": None,
-                        "legend": {"orient": "top"},
-                        "scale": {
-                            "domain": verdicts,
-                            "range": [VERDICT_COLOURS.get(verdict, OTHER_COLOUR) for verdict in verdicts],
-                        },
-                    },
+                    "x": x,
+                    "color": colour,
                     "tooltip": [{"field": name} for name in ("metric", "difference", "verdict")],
                 },
             },
         ],
+    }
+
+
+def _spec(description: str, points: Rows) -> Spec:
+    """Return what all charts have: a width that follows the page, and the data `points`."""
+    return {
+        "$schema": SCHEMA,
+        "width": "container",
+        "height": HEIGHT,
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "description": description,
+        "datasets": {"points": points},
+        "data": {"name": "points"},
+    }
+
+
+def _by_verdict(verdicts: Sequence[str]) -> Spec:
+    """Return the encodings that tell verdicts apart, by colour and by shape."""
+    names = list(dict.fromkeys(verdicts))
+    field: Spec = {"field": "verdict", "type": "nominal", "title": None, "legend": {"orient": "top"}}
+    colours = [VERDICT_COLOURS.get(name, OTHER_COLOUR) for name in names]
+    shapes = [VERDICT_SHAPES.get(name, "circle") for name in names]
+    return {
+        "color": field | {"scale": {"domain": names, "range": colours}},
+        "shape": field | {"scale": {"domain": names, "range": shapes}},
     }
 
 

@@ -1,23 +1,25 @@
-"""Series of runs as points of a chart."""
+"""Series of runs as points of a chart, with the lines and gaps around them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from math import inf
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf, isfinite
 
+from evalsvc.metrics.companions import companion_name
+from evalsvc.metrics.definitions import main_metric
 from evalsvc.metrics.intervals import LEVEL, Spread
-from evalsvc.spec.documents.fields import Direction, Number, Word
-from evalsvc.spec.documents.history import Buckets, BucketSeries, Gap
+from evalsvc.spec.documents.fields import Direction, Number
+from evalsvc.spec.documents.history import Buckets, BucketSeries, Gap, KnownMetric
 from evalsvc.spec.protocol import describe_fields
 
 
 @dataclass(frozen=True)
 class Point:
-    """A bucket of a series: its last value, and the range of its other values."""
+    """A bucket of a series: its last value, and the range of its values."""
 
     x: int
-    value: float | Word
+    value: Number
     low: float | None
     """Lower end of the value's interval; None if the value has no standard error."""
     high: float | None
@@ -34,6 +36,13 @@ class Point:
     """Whether the checkpoint was computed from others."""
     smooth: float | None = None
     """Moving average up to the point; None without smoothing, and for values that are not finite."""
+    companions: Mapping[str, Number] | None = None
+    """Values that are read next to the value, such as its perplexity, by their short names."""
+
+    @property
+    def kind(self) -> str:
+        """Origin of the value."""
+        return "imported" if self.imported else "virtual" if self.virtual else "measured"
 
 
 @dataclass(frozen=True)
@@ -58,17 +67,27 @@ class Curve:
         return self.run if self.variant == "raw" else f"{self.run}:{self.variant}"
 
 
-def curves_of(buckets: Buckets, smoothing: float = 0.0, virtual: Collection[tuple[int, str]] = ()) -> Iterator[Curve]:
-    """Yield the curves of a run.
+@dataclass(frozen=True)
+class Line:
+    """A value that curves are held against: chance, the unigram loss, a base."""
 
-    Args:
-        buckets: the run's history in buckets.
-        smoothing: weight of the past in the moving average, from 0 (no average) to 1 (excluded).
-        virtual: steps and variants of checkpoints that were computed from others.
-    """
+    value: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A gap of one curve."""
+
+    label: str
+    """Label of the curve."""
+    gap: Gap
+
+
+def curves_of(buckets: Buckets, smoothing: float = 0.0) -> Iterator[Curve]:
+    """Yield the curves of a run; `smoothing` is the weight of the past in the moving average, from 0 (none) to 1."""
     for series in buckets.series:
-        steps = {step for step, variant in virtual if variant == series.variant} if buckets.x == "step" else set()
-        points = list(_points(series, steps))
+        points = list(_points(series))
         yield Curve(
             buckets.run,
             series.variant,
@@ -82,17 +101,64 @@ def curves_of(buckets: Buckets, smoothing: float = 0.0, virtual: Collection[tupl
         )
 
 
-def gaps_of(buckets: Buckets, curves: Sequence[Curve]) -> list[Gap]:
+def companions_of(metric: str, known: Sequence[KnownMetric]) -> list[str]:
+    """Return the metrics that are read next to a metric and have no panel of their own, such as its perplexity."""
+    return [other.name for other in known if main_metric(other.name, {metric}) == metric]
+
+
+def with_companions(curve: Curve, companions: Sequence[Curve]) -> Curve:
+    """Return a curve whose points have the values of its companions at the same places, but for those that are lines.
+
+    A companion has the curve's variant, and the same protocol or the only one of the companion.
+    """
+    values: dict[int, dict[str, Number]] = {}
+    for other in _own(curve, companions):
+        if _level(curve, other) is None:
+            for point in other.points:
+                values.setdefault(point.x, {})[companion_name(other.metric, curve.metric)] = point.value
+    return replace(curve, points=[replace(point, companions=values.get(point.x)) for point in curve.points])
+
+
+def lines_of(curve: Curve, companions: Sequence[Curve]) -> Iterator[Line]:
+    """Yield the lines of a curve: chance, and companions in the same unit that never change, such as unigram losses."""
+    if isinstance(curve.baseline, float) and isfinite(curve.baseline):
+        yield Line(curve.baseline, f"chance {curve.baseline:.4g}")
+    for other in _own(curve, companions):
+        if (level := _level(curve, other)) is not None:
+            yield Line(level, f"{companion_name(other.metric, curve.metric)} {level:.4g}")
+
+
+def _level(curve: Curve, companion: Curve) -> float | None:
+    """Return the value of a companion in the curve's unit that never changes; None for any other companion."""
+    values = {point.value for point in companion.points}
+    level = values.pop() if companion.unit == curve.unit and len(values) == 1 else None
+    return level if isinstance(level, float) else None
+
+
+def _own(curve: Curve, companions: Sequence[Curve]) -> Iterator[Curve]:
+    of_variant = [other for other in companions if other.variant == curve.variant]
+    for name in dict.fromkeys(other.metric for other in of_variant):
+        named = [other for other in of_variant if other.metric == name]
+        same = [other for other in named if other.protocol == curve.protocol]
+        yield from same or (named if len(named) == 1 else ())
+
+
+def missing_of(buckets: Buckets, curves: Sequence[Curve]) -> list[Missing]:
     """Return the gaps at steps where the curves of a run have no value."""
-    measured = {(point.x, curve.variant) for curve in curves for point in curve.points if curve.run == buckets.run}
-    return [gap for gap in buckets.gaps if (gap.step, gap.variant) not in measured]
+    labels = {curve.variant: curve.label for curve in curves}
+    measured = {(point.x, curve.variant) for curve in curves for point in curve.points}
+    return [
+        Missing(labels[gap.variant], gap)
+        for gap in buckets.gaps
+        if gap.variant in labels and (gap.step, gap.variant) not in measured
+    ]
 
 
-def _points(series: BucketSeries, virtual: Collection[int]) -> Iterator[Point]:
+def _points(series: BucketSeries) -> Iterator[Point]:
     for i, x in enumerate(series.x):
-        value, stderr, n, count = series.last[i], series.stderr[i], series.n[i], series.count[i]
+        value, stderr, n = series.last[i], series.stderr[i], series.n[i]
         low, high = _interval(value, stderr, (series.groups[i] if series.groups else None) or n)
-        several = count > 1
+        several = series.count[i] > 1
         yield Point(
             x=x,
             value=value,
@@ -100,35 +166,36 @@ def _points(series: BucketSeries, virtual: Collection[int]) -> Iterator[Point]:
             high=high,
             stderr=stderr,
             n=n,
-            count=count,
+            count=series.count[i],
             least=series.min[i] if several else None,
             most=series.max[i] if several else None,
             imported=series.imported[i] > 0,
-            virtual=x in virtual,
+            virtual=bool(series.virtual) and series.virtual[i],
         )
 
 
-def _interval(value: float | Word, stderr: float | None, independent: int | None) -> tuple[float | None, float | None]:
+def _interval(value: Number, stderr: float | None, independent: int | None) -> tuple[float | None, float | None]:
     """Return the interval of a value at the level `LEVEL`; see `metrics.intervals.Spread`."""
     if stderr is None or not isinstance(value, float):
         return None, None
     dof = inf if independent is None else max(1, independent - 1)
     below, above = Spread(stderr, dof).reach((1 - LEVEL) / 2)
-    return value - below, value + above
+    low, high = value - below, value + above
+    return (low, high) if isfinite(low) and isfinite(high) else (None, None)
 
 
 def _smoothed(points: Sequence[Point], weight: float) -> list[Point]:
     """Return the points with the exponential moving average of the finite values.
 
     The average after k values is Σ wⁱ v₍ₖ₋ᵢ₎ / Σ wⁱ: dividing by the sum of the weights keeps the first values from
-    being drawn to zero (D. Kingma and J. Ba, Adam, section 3).
+    being drawn to zero (D. Kingma and J. Ba, Adam, section 3). Each average is made of the one before by shares that
+    add up to 1, so no sum overflows.
     """
-    total = weights = 0.0
+    average = weights = 0.0
     smoothed = []
     for point in points:
-        average = None
         if isinstance(point.value, float):
-            total, weights = weight * total + point.value, weight * weights + 1
-            average = total / weights
-        smoothed.append(Point(**{**vars(point), "smooth": average}))
+            weights = weight * weights + 1
+            average = average * (1 - 1 / weights) + point.value / weights
+        smoothed.append(replace(point, smooth=average if isinstance(point.value, float) else None))
     return smoothed

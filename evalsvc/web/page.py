@@ -78,8 +78,8 @@ class Surroundings:
 def page_class(pattern: str) -> type[Page]:
     """Return the class of the page with a path pattern."""
     module, _, attribute = PAGES[pattern].partition(":")
-    found: type[Page] = getattr(importlib.import_module(module), attribute)
-    return found
+    page: type[Page] = getattr(importlib.import_module(module), attribute)
+    return page
 
 
 def html_of(template: str, content: Content, around: Surroundings) -> str:
@@ -94,12 +94,12 @@ def html_of(template: str, content: Content, around: Surroundings) -> str:
 @cache
 def _templates() -> Environment:
     """Return the templates. Every value is escaped, and a variable that is missing is an error."""
-    found = Environment(
+    templates = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters.update(shown.FILTERS)
-    return found
+    templates.filters.update(shown.FILTERS)
+    return templates

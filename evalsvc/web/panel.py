@@ -21,11 +21,13 @@ from evalsvc.errors import UnknownName
 from evalsvc.files.csv_cells import plain_cell
 from evalsvc.web.charts import Spec
 from evalsvc.web.query import Query
+from evalsvc.web.vega import Theme
 
 PANELS: Mapping[str, str] = {
     "curve": "evalsvc.web.panels.curve:CurveQuery",
     "difference": "evalsvc.web.panels.difference:DifferenceQuery",
     "contrasts": "evalsvc.web.panels.contrasts:ContrastsQuery",
+    "origin": "evalsvc.web.panels.origin:OriginQuery",
 }
 """The query class of each panel."""
 
@@ -55,14 +57,16 @@ class Commands:
     cli: str
     rest: str
     """Path and query of the REST route."""
+    more: Mapping[str, str] = field(default_factory=dict)
+    """Other lines, by what they are for."""
 
-    def shown(self, url: str) -> Mapping[str, str]:
-        """Return the lines by the name of the program that they are for."""
-        address = url + self.rest
+    def shown(self, url: str, table: str) -> Mapping[str, str]:
+        """Return the lines by the name of the program that they are for; `table` is the address of the CSV table."""
         return {
             "command line": self.cli,
-            "curl": f"curl -s {shlex.quote(address)}",
-            "Python": f"import httpx; httpx.get({address!r}).json()",
+            "curl": f"curl -s {shlex.quote(url + self.rest)}",
+            "pandas": f"import pandas; pandas.read_csv({url + table!r})",
+            **self.more,
         }
 
 
@@ -82,16 +86,23 @@ class Panel:
     """Sentences about what the chart leaves out or cannot compare."""
     protocols: Sequence[str] = field(default_factory=list)
     """Ids of the protocols that the values were measured by."""
+    origin: str | None = None
+    """Address of the panel that tells how the newest value was made."""
+    watched: Sequence[str] = field(default_factory=list)
+    """REST addresses that change when the values change."""
 
-    def address(self, kind: str) -> str:
+    def address(self, kind: str, theme: Theme = "light") -> str:
         """Return the panel's address as `html`, `json`, `csv`, `svg` or `png`."""
-        return f"/panels/{self.name}.{kind}?{self.query}"
+        return f"/panels/{self.name}.{kind}?{self.query}" + ("&theme=dark" if theme == "dark" else "")
 
 
 class PanelQuery(Query):
     """What a panel shows."""
 
     name: ClassVar[str]
+
+    theme: Theme = "light"
+    """Colours of the chart as SVG and PNG; in a browser, charts follow the page."""
 
     def panel(self, client: Client) -> Panel:
         """Return the panel with values from a service.
@@ -117,5 +128,5 @@ def panel_class(name: str) -> type[PanelQuery]:
     if name not in PANELS:
         raise UnknownName.among("panel", name, PANELS)
     module, _, attribute = PANELS[name].partition(":")
-    found: type[PanelQuery] = getattr(importlib.import_module(module), attribute)
-    return found
+    query: type[PanelQuery] = getattr(importlib.import_module(module), attribute)
+    return query

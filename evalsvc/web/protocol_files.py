@@ -1,4 +1,4 @@
-"""Names of the files and assets whose digests a protocol holds."""
+"""How values were measured: their protocols, the files that the digests of a protocol are of, and the tasks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,21 @@ from dataclasses import dataclass
 from evalsvc.assets import ASSETS
 from evalsvc.client import Client
 from evalsvc.errors import InvalidRequest, UnknownName
-from evalsvc.spec.documents import Checkpoint, ListedEvaluation
+from evalsvc.spec.documents import Checkpoint, Evaluation, ListedEvaluation, Task
 from evalsvc.spec.names import CHECKPOINT, checkpoint_name, parse_checkpoint
 
 DIGEST = re.compile(r"[0-9a-f]{32,64}")
+
+
+@dataclass(frozen=True)
+class MeasuredTask:
+    """A task of an evaluation that measured something."""
+
+    evaluation: Evaluation
+    checkpoint: Checkpoint
+    result: Task
+    parameters: Mapping[str, object]
+    """The task as its suite wrote it."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +37,13 @@ class Measured:
     metrics: Sequence[str]
     files: Mapping[str, str]
     """Names of files, assets and checkpoints, by digest and by the name of a task's parameter."""
+    task: MeasuredTask | None = None
+    """Task that measured the values; None for a protocol that is not read from an evaluation."""
 
     def fields(self) -> Iterator[tuple[str, str, str]]:
         """Yield the dotted name and value of every field, and the name of the file whose digest is the value, or ""."""
-        for path, value in _leaves(self.content):
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            yield ".".join(path), text, self._file(path, value)
+        for path, value in leaves(self.content):
+            yield ".".join(path), in_words(value), self._file(path, value)
 
     def _file(self, path: Sequence[str], value: object) -> str:
         if not (isinstance(value, str) and DIGEST.fullmatch(value)):
@@ -51,8 +63,13 @@ def find_checkpoint(client: Client, name: str) -> Checkpoint:
     run, step, variant = parse_checkpoint(name)
     for checkpoint in client.checkpoints(run, variant=variant, first=step, last=step):
         return client.checkpoint(checkpoint.id)
-    posted = [checkpoint_name(run, one.step, one.variant) for one in client.run(run).checkpoints]
+    posted = [checkpoint_name(run, each.step, each.variant) for each in client.run(run).checkpoints]
     raise UnknownName.among("checkpoint", checkpoint_name(run, step, variant), posted)
+
+
+def in_words(value: object) -> str:
+    """Return a text as it is, and any other value as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def measured_by(client: Client, name: str, metric: str | None) -> list[Measured]:
@@ -64,17 +81,21 @@ def measured_by(client: Client, name: str, metric: str | None) -> list[Measured]
     checkpoint = find_checkpoint(client, name)
     measured: list[Measured] = []
     known: set[str] = set()
-    for evaluation in _newest(client, checkpoint):
-        suite = client.evaluated_suite(evaluation.id)
+    for listed in _newest(client, checkpoint):
+        suite = client.evaluated_suite(listed.id)
         parameters = {str(task.get("name")): task for task in suite.tasks}
-        for task in client.evaluation(evaluation.id).tasks:
+        evaluation = client.evaluation(listed.id)
+        for task in evaluation.tasks:
             names: dict[str, list[str]] = {}
             for value in task.metrics or []:
                 known.add(value.name)
                 if metric in (None, value.name):
                     names.setdefault(value.protocol, []).append(value.name)
-            files = known_files(checkpoint, parameters.get(task.name, {}))
-            measured += [Measured(key, task.protocols.get(key, {}), metrics, files) for key, metrics in names.items()]
+            own = MeasuredTask(evaluation, checkpoint, task, parameters.get(task.name, {}))
+            files = known_files(checkpoint, own.parameters)
+            measured += [
+                Measured(key, task.protocols.get(key, {}), metrics, files, own) for key, metrics in names.items()
+            ]
     if metric is not None and not measured:
         raise UnknownName.among(f"metric of {name}", metric, known)
     return measured
@@ -133,9 +154,10 @@ def known_files(checkpoint: Checkpoint | None = None, task: Mapping[str, object]
     return files
 
 
-def _leaves(content: Mapping[str, object], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+def leaves(content: Mapping[str, object], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Yield the values of nested content, each with the names that lead to it."""
     for key, value in content.items():
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, (*path, key))
+            yield from leaves(value, (*path, key))
         else:
             yield (*path, key), value

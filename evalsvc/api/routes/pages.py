@@ -88,20 +88,20 @@ def _show_panel(request: Request, client: Client) -> Response:
     try:
         if kind not in KINDS:
             raise UnknownName.among("format", kind, KINDS)
-        panel = panel_class(name).parse(request.query_params.multi_items()).panel(client)
-        return _conditional(request, _panel_as(panel, kind, request), KINDS[kind])
+        query = panel_class(name).parse(request.query_params.multi_items())
+        return _conditional(request, _panel_as(query.panel(client), kind, query.theme, request), KINDS[kind])
     except EvalsvcError as error:
         return _problem(request, error)
 
 
-def _panel_as(panel: Panel, kind: str, request: Request) -> bytes:
+def _panel_as(panel: Panel, kind: str, theme: vega.Theme, request: Request) -> bytes:
     """Return a panel in a format.
 
     Raises:
         MissingPackage: `svg` and `png` need the extra `dashboard`.
     """
     if kind == "html":
-        return html_of("panel.html", Content(panel.title, {"panel": panel}), _around(request)).encode()
+        return html_of("panel.html", Content(panel.title, {"panel": panel}, panel.watched), _around(request)).encode()
     if kind == "json":
         return json.dumps(panel.spec, ensure_ascii=False).encode()
     if kind == "csv":
@@ -109,7 +109,7 @@ def _panel_as(panel: Panel, kind: str, request: Request) -> bytes:
     drawn: Literal["svg", "png"] = "svg" if kind == "svg" else "png"
     if panel.spec is None:
         raise UnknownName(f"{panel.title} has no values to draw; the table has the reasons: {panel.address('html')}")
-    return vega.render(panel.spec, drawn)
+    return vega.render(panel.spec, drawn, theme)
 
 
 async def _vega(request: Request) -> Response:

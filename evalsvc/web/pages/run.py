@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, ClassVar
-from urllib.parse import quote, urlencode
 
 from pydantic import Field
 
 from evalsvc.client import Client
+from evalsvc.errors import InvalidRequest
+from evalsvc.metrics.definitions import main_metric
 from evalsvc.spec import documents
 from evalsvc.spec.documents.history import Axis
-from evalsvc.spec.names import MAX_STEP
+from evalsvc.spec.names import checkpoint_name
 from evalsvc.web.charts import Scale
 from evalsvc.web.page import Content, Page
-from evalsvc.web.panels.curve import CurveQuery
+from evalsvc.web.panel import Panel
+from evalsvc.web.panels.curve import Bound, CurveQuery, Weight, watched
 
 MAX_OVERLAID = 7
+
+SHOWN_ROWS = 20
+"""Rows of a table below a chart; the panel's own page has all."""
+
+WEIGHTS = (0.6, 0.9, 0.97)
+"""Weights of the past that the page offers for smoothing."""
 
 RunName = Annotated[str, Field(max_length=128)]
 
@@ -27,63 +35,105 @@ class RunPage(Page):
     template: ClassVar = "run.html"
 
     run: RunName
-    also: Annotated[
-        tuple[Annotated[str, Field(max_length=128)], ...], Field(max_length=MAX_OVERLAID, alias="with")
-    ] = ()
+    also: Annotated[tuple[RunName, ...], Field(max_length=MAX_OVERLAID, alias="with")] = ()
     """Other runs, drawn over the run."""
     x: Axis = "step"
     scale: Scale = "linear"
-    smooth: Annotated[float, Field(ge=0, le=0.99)] = 0.0
-    step: Annotated[int, Field(ge=0, le=MAX_STEP)] | None = None
-    """Step that is marked in all charts."""
+    smooth: Weight = 0.0
+    first: Annotated[Bound, Field(alias="from")] = None
+    """First step or token."""
+    last: Annotated[Bound, Field(alias="to")] = None
+    """Last step or token."""
+    step: Bound = None
+    """Step, or number of tokens, that is marked in all charts."""
+    find: Annotated[str, Field(max_length=200)] = ""
+    """Words that the names of the metrics below the headline must have."""
 
     def content(self, client: Client) -> Content:
         """Return the headline panels with their tables, and the addresses of the other panels.
 
         Raises:
             UnknownName: there is no such run.
+            InvalidRequest: the steps are in the wrong order.
         """
         run = client.run(self.run)
         headline = client.headline(self.run)
-        panels = [self._query(metric).panel(client) for metric in headline.metrics]
-        rest = [self._query(known.name) for known in headline.names if known.name not in headline.metrics]
-        others = [other.name for other in client.runs() if other.name != self.run]
-        steps = sorted({checkpoint.step for checkpoint in run.checkpoints})
+        names = [known.name for known in headline.names]
+        base = self._base(run)
+        warnings = list(_warnings(client, run))
+        try:
+            panels = [self._query(metric, base).panel(client) for metric in headline.metrics]
+        except InvalidRequest as error:
+            if self.x == "step":
+                raise
+            warnings.insert(0, error.message)
+            panels = []
         values = {
             "query": self,
             "run": run,
             "headline": headline,
             "panels": panels,
-            "rest": rest,
-            "others": others,
-            "steps": steps,
-            "warnings": _warnings(client, run),
+            "facts": _facts(panels),
+            "rest": [self._query(name, base) for name in self._rest(names, headline.metrics)],
+            "hidden": _companions(names),
+            "others": [other.name for other in client.runs() if other.name != self.run],
+            "warnings": warnings,
+            "weights": sorted({*WEIGHTS, *([self.smooth] if self.smooth else [])}),
+            "shown_rows": SHOWN_ROWS,
         }
-        watched = [_watched(name, headline.metrics[:1]) for name in (self.run, *self.also)]
-        return Content(self.run, values, watched)
+        return Content(self.run, values, [watched(name) for name in (self.run, *self.also)])
 
-    def _query(self, metric: str) -> CurveQuery:
+    def _query(self, metric: str, base: str | None) -> CurveQuery:
         """Return the query of a metric's panel; runs without the metric are not drawn."""
-        return CurveQuery.model_validate(
-            {
-                "run": (self.run, *self.also),
-                "metric": metric,
-                "x": self.x,
-                "scale": self.scale,
-                "smooth": self.smooth,
-            }
-        )
+        given = {
+            "run": tuple(dict.fromkeys((self.run, *self.also))),
+            "metric": metric,
+            "base": base,
+            "x": self.x,
+            "scale": self.scale,
+            "smooth": self.smooth,
+            "from": self.first,
+            "to": self.last,
+        }
+        return CurveQuery.model_validate(given)
+
+    def _base(self, run: documents.Run) -> str | None:
+        """Return the base to draw as a line: one that was named, and that is no point of a drawn run."""
+        base = run.base
+        if not base.named or base.run in (self.run, *self.also):
+            return None
+        return checkpoint_name(base.run, base.step, base.variant)
+
+    def _rest(self, names: Sequence[str], headline: Sequence[str]) -> Iterator[str]:
+        """Yield the metrics below the headline; companions of other metrics come last."""
+        companions = _companions(names)
+        words = self.find.lower().split()
+        for name in sorted(set(names) - set(headline), key=lambda name: (name in companions, name)):
+            if all(word in name.lower() for word in words):
+                yield name
 
 
-def _watched(run: str, metrics: Sequence[str]) -> str:
-    """Return a REST address whose answer is small and changes with a run's history."""
-    query = urlencode({"points": 2, "metric": metrics}, doseq=True)
-    return f"/v1/runs/{quote(run, safe='')}/metrics?{query}"
+def _companions(names: Sequence[str]) -> set[str]:
+    """Return the metrics that are shown with another one, and have a panel of their own for those who look for it."""
+    return {name for name in names if main_metric(name, names) is not None}
 
 
-def _warnings(client: Client, run: documents.Run) -> list[str]:
-    """Return what is suspicious about the results of the newest checkpoint; metrics that are left out come apart."""
-    newest = run.checkpoints[-1].evaluations if run.checkpoints else []
-    tasks = [task for evaluation in newest for task in client.evaluation(evaluation.id).tasks]
-    warnings = [warning for task in tasks for warning in task.warnings if warning.code != "left_out"]
-    return list(dict.fromkeys(f"{warning.metric}: {warning.message}" for warning in warnings))
+def _facts(panels: Sequence[Panel]) -> list[str]:
+    """Return the notes that all panels share, which the page shows once."""
+    if len(panels) < 2:
+        return []
+    return [note for note in panels[0].notes if all(note in panel.notes for panel in panels)]
+
+
+def _warnings(client: Client, run: documents.Run) -> Iterator[str]:
+    """Yield what is suspicious about the newest results; metrics that are left out come apart."""
+    for checkpoint in reversed(run.checkpoints):
+        newest = {
+            each.suite: each.id for each in checkpoint.evaluations if each.state in ("succeeded", "partly_failed")
+        }
+        if newest:
+            name = checkpoint_name(run.name, checkpoint.step, checkpoint.variant)
+            tasks = [task for evaluation in newest.values() for task in client.evaluation(evaluation).tasks]
+            warnings = [warning for task in tasks for warning in task.warnings if warning.code != "left_out"]
+            yield from dict.fromkeys(f"{name}, {warning.metric}: {warning.message}" for warning in warnings)
+            return

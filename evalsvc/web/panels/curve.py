@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import quote, urlencode
 
 from pydantic import Field
 
-from evalsvc.checkpoints.expression_parser import is_expression
 from evalsvc.client import Client
-from evalsvc.spec.documents.history import Axis, Gap
-from evalsvc.spec.names import MAX_STEP
+from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.spec.documents.fields import Number
+from evalsvc.spec.documents.history import Axis, Buckets
+from evalsvc.spec.names import MAX_STEP, parse_checkpoint
 from evalsvc.web.charts import Scale, curve_chart
-from evalsvc.web.curves import Curve, curves_of, gaps_of
+from evalsvc.web.curves import Curve, Line, Missing, companions_of, curves_of, lines_of, missing_of, with_companions
 from evalsvc.web.panel import Commands, MetricName, Panel, PanelQuery, RunNames, Table
 
 POINTS = 500
 """Buckets of a series: about one per pixel that a chart has."""
 
 Bound = Annotated[int, Field(ge=0, le=MAX_STEP)] | None
+
+Weight = Annotated[float, Field(ge=0, le=0.99)]
+
+
+@dataclass
+class _Drawn:
+    """What the chart of a metric has."""
+
+    curves: list[Curve] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """Sentences about what the chart leaves out."""
 
 
 class CurveQuery(PanelQuery):
@@ -36,12 +51,14 @@ class CurveQuery(PanelQuery):
     """Id of the protocol; by default, the protocol of the first run's newest value."""
     variant: Annotated[str, Field(max_length=128)] | None = None
     """Variant of the weights; by default, every variant."""
+    base: Annotated[str, Field(max_length=500)] | None = None
+    """Checkpoint whose value is drawn as a line, as RUN@STEP or RUN@STEP:VARIANT."""
     x: Axis = "step"
     """Axis: training steps or training tokens."""
     scale: Scale = "linear"
     """Scale of the values."""
-    smooth: Annotated[float, Field(ge=0, le=0.99)] = 0.0
-    """Weight of the past in the moving average that is drawn over the points."""
+    smooth: Weight = 0.0
+    """Weight of the past in the moving average that is drawn next to the points."""
     first: Annotated[Bound, Field(alias="from")] = None
     """First step or token."""
     last: Annotated[Bound, Field(alias="to")] = None
@@ -50,44 +67,93 @@ class CurveQuery(PanelQuery):
     """Most points of a curve; a longer history is drawn in buckets."""
 
     def panel(self, client: Client) -> Panel:
-        """Return the chart of a metric, with a table of its values."""
-        curves: list[Curve] = []
-        gaps: list[Gap] = []
-        for run in self.run:
-            buckets = client.buckets(
-                run,
-                [self.metric],
-                points=self.points,
-                variant=self.variant,
-                x=self.x,
-                first=self.first,
-                last=self.last,
-            )
-            checkpoints = client.run(run).checkpoints if self.x == "step" else []
-            virtual = [(point.step, point.variant) for point in checkpoints if is_expression(point.uri)]
-            found = [curve for curve in curves_of(buckets, self.smooth, virtual) if curve.metric == self.metric]
-            curves += found
-            gaps += gaps_of(buckets, found)
-        protocol = self.protocol or _newest_protocol(curves)
-        drawn = [curve for curve in curves if curve.protocol == protocol]
+        """Return the chart of a metric, with a table of its values.
+
+        Runs after the first that lack the metric are left out, with a note.
+        """
+        drawn = self._read(client)
+        protocol = self.protocol or _newest_protocol(drawn.curves)
+        curves = [curve for curve in drawn.curves if curve.protocol == protocol]
+        has_points = any(curve.points for curve in curves)
+        spec = curve_chart(curves, drawn.missing, drawn.lines, axis=self.x, scale=self.scale, smooth=self.smooth > 0)
         return Panel(
             name=self.name,
             title=self.metric,
             query=self.to_query(),
-            spec=curve_chart(drawn, gaps, axis=self.x, scale=self.scale) if any(c.points for c in drawn) else None,
-            table=_table(drawn, gaps, self.x),
+            spec=spec if has_points or drawn.missing else None,
+            table=_table(curves, drawn.missing, self.x),
             commands=self._commands(),
-            notes=list(_notes(curves, drawn, protocol, self.scale)),
+            notes=[*drawn.notes, *_notes(drawn.curves, curves, protocol, self.scale)],
             protocols=[protocol] if protocol else [],
+            origin=_origin(curves),
+            watched=[watched(run) for run in self.run],
         )
+
+    def _read(self, client: Client) -> _Drawn:
+        """Return the curves of all runs, of every protocol, and what is drawn around them."""
+        drawn = _Drawn()
+        for run in self.run:
+            try:
+                buckets = self._buckets(client, run, [self.metric])
+            except (UnknownName, InvalidRequest) as error:
+                if run == self.run[0]:
+                    raise
+                drawn.notes.append(f"{run} is not drawn: {error.message}")
+                continue
+            curves = [curve for curve in curves_of(buckets, self.smooth) if curve.metric == self.metric]
+            companions = self._companions(client, run, buckets)
+            drawn.curves += [with_companions(curve, companions) for curve in curves]
+            drawn.lines += [line for curve in curves if curve.points for line in lines_of(curve, companions)]
+            drawn.missing += missing_of(buckets, curves)
+            if buckets.more_gaps:
+                drawn.notes.append(f"{run} has more gaps, at lower steps")
+            drawn.notes += _omitted(buckets)
+        if self.base is not None:
+            self._add_base(client, drawn, self.base)
+        return drawn
+
+    def _buckets(self, client: Client, run: str, metrics: Sequence[str]) -> Buckets:
+        return client.buckets(
+            run, metrics, points=self.points, variant=self.variant, x=self.x, first=self.first, last=self.last
+        )
+
+    def _companions(self, client: Client, run: str, buckets: Buckets) -> list[Curve]:
+        """Return the metrics that are read next to the metric, at the places of its points."""
+        names = companions_of(self.metric, buckets.names)
+        if not names:
+            return []
+        both = self._buckets(client, run, [self.metric, *names])  # so both have the same ranges
+        return [curve for curve in curves_of(both) if curve.metric != self.metric]
+
+    def _add_base(self, client: Client, drawn: _Drawn, base: str) -> None:
+        """Add the value of a checkpoint as a line, where it was measured by the protocol of a curve."""
+        run, step, variant = parse_checkpoint(base)
+        protocols = {curve.protocol for curve in drawn.curves}
+        try:
+            buckets = client.buckets(run, [self.metric], points=2, variant=variant, first=step, last=step)
+            own = [curve for curve in curves_of(buckets) if curve.protocol in protocols]
+        except UnknownName:
+            own = []
+        values = [point.value for curve in own for point in curve.points if isinstance(point.value, float)]
+        if values:
+            drawn.lines.append(Line(values[0], f"base {values[0]:.4g}"))
+        else:
+            drawn.notes.append(f"the base {base} has no value that is comparable with these")
 
     def _commands(self) -> Commands:
         runs = " ".join(map(shlex.quote, self.run))
+        names = {"--x": self.x if self.x != "step" else None, "--variant": self.variant}
+        options = "".join(f" {name} {shlex.quote(value)}" for name, value in names.items() if value)
         query = urlencode({"metric": self.metric, "x": self.x})
         return Commands(
-            cli=f"evalsvc history {runs} --metric {shlex.quote(self.metric)}",
+            cli=f"evalsvc history {runs} --metric {shlex.quote(self.metric)}{options}",
             rest=f"/v1/runs/{quote(self.run[0], safe='')}/metrics?{query}",
         )
+
+
+def watched(run: str) -> str:
+    """Return a REST address whose answer is small and changes with a run's history and gaps."""
+    return f"/v1/runs/{quote(run, safe='')}/metrics?limit=1"
 
 
 def _newest_protocol(curves: Sequence[Curve]) -> str | None:
@@ -97,26 +163,58 @@ def _newest_protocol(curves: Sequence[Curve]) -> str | None:
     return max(own, key=lambda curve: curve.points[-1].x).protocol if own else None
 
 
+def _origin(curves: Sequence[Curve]) -> str | None:
+    """Return the address that tells how the first curve's newest measured value was made."""
+    for curve in curves:
+        steps = [point.x for point in curve.points if not point.imported]
+        if steps:
+            query = {"run": curve.run, "metric": curve.metric, "variant": curve.variant, "protocol": curve.protocol}
+            return "/panels/origin.html?" + urlencode(query)
+    return None
+
+
+def _omitted(buckets: Buckets) -> Iterator[str]:
+    """Yield how many values of a run have no place on the axis."""
+    omitted = sum(series.omitted for series in buckets.series)
+    if omitted:
+        yield f"{omitted:,} values of {buckets.run} are of checkpoints that were posted without tokens_seen"
+
+
 def _notes(curves: Sequence[Curve], drawn: Sequence[Curve], protocol: str | None, scale: Scale) -> Iterator[str]:
-    """Yield what the chart leaves out."""
+    """Yield what the chart leaves out, and what its marks mean."""
     others = {curve.protocol: curve for curve in curves if curve.protocol != protocol and curve.points}
     for other in others.values():
-        words = other.differs or "see its page"
+        words = other.differs or "its page says in what"
         yield (
-            f"{other.label} was also measured by protocol {other.protocol} ({words}), whose values are not "
-            "comparable with these"
+            f"{other.label} was also measured by protocol {other.protocol}, which differs ({words}): those values are "
+            "not comparable with these"
         )
+    points = [point for curve in drawn for point in curve.points]
     if scale == "log":
-        hidden = sum(isinstance(p.value, float) and p.value <= 0 for curve in drawn for p in curve.points)
+        hidden = sum(isinstance(point.value, float) and point.value <= 0 for point in points)
         if hidden:
-            yield f"{hidden} values up to zero have no place on a logarithmic scale"
-    if any(point.count > 1 for curve in drawn for point in curve.points):
-        yield "each point is the last value of several; the light band is the range of the others"
+            yield f"{hidden:,} values up to zero have no place on a logarithmic scale"
+        cut = sum(point.low is not None and point.low <= 0 < _number(point.value) for point in points)
+        if cut:
+            yield f"{cut:,} intervals that reach down to zero are not drawn on a logarithmic scale"
+    if any(point.count > 1 for point in points):
+        yield "each point is the last value of several steps; the light band is their range"
+    if any(point.stderr is not None for point in points):
+        yield "the band around a curve is the interval of each value at the level 95 %"
+    kinds = {point.kind for point in points}
+    marks = {"imported": "a square is an imported value", "virtual": "a triangle is of weights computed from others"}
+    yield from (words for kind, words in marks.items() if kind in kinds)
 
 
-def _table(curves: Sequence[Curve], gaps: Sequence[Gap], axis: Literal["step", "tokens"]) -> Table:
-    columns = ["run", axis, "value", "± stderr", "low", "high", "n", "values", "kind"]
-    rows = [
+def _number(value: Number) -> float:
+    return value if isinstance(value, float) else 0.0
+
+
+def _table(curves: Sequence[Curve], missing: Sequence[Missing], axis: Literal["step", "tokens"]) -> Table:
+    """Return the values and gaps, newest first."""
+    names = list(dict.fromkeys(name for curve in curves for point in curve.points for name in point.companions or ()))
+    columns = ["run", axis, "value", "± stderr", "low", "high", "n", "values", "origin", *names]
+    rows: list[list[str | int | float | None]] = [
         [
             curve.label,
             point.x,
@@ -126,10 +224,17 @@ def _table(curves: Sequence[Curve], gaps: Sequence[Gap], axis: Literal["step", "
             point.high,
             point.n,
             point.count,
-            "imported" if point.imported else "virtual" if point.virtual else "measured",
+            point.kind,
+            *((point.companions or {}).get(name) for name in names),
         ]
         for curve in curves
         for point in curve.points
     ]
-    rows += [["", gap.step, None, None, None, None, None, None, f"{gap.why}: {gap.message}"] for gap in gaps]
+    if axis == "step":
+        rows += [
+            [each.label, each.gap.step, *[None] * 6, f"{each.gap.why}: {each.gap.message}", *(None for _ in names)]
+            for each in missing
+        ]
+    order = {label: -at for at, label in enumerate(dict.fromkeys(str(row[0]) for row in rows))}
+    rows.sort(key=lambda row: (int(row[1] or 0), order[str(row[0])]), reverse=True)
     return Table(columns, rows)

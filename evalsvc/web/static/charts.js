@@ -1,16 +1,25 @@
 // Charts: each is drawn when it comes near the viewport, and gets new values without losing its zoom.
 
-/** @typedef {{view: any, address: string}} Drawn */
+/**
+ * A chart that is drawn. `shape` is its spec without data: a chart with another shape is drawn anew.
+ * @typedef {{view: any, address: string, shape: string, marks: boolean}} Drawn
+ */
 
 /** Charts that are drawn, by their element. @type {Map<Element, Drawn>} */
 export const drawn = new Map();
+
+/** Charts that came near the viewport and had no values. @type {Set<Element>} */
+const empty = new Set();
+
+/** Charts that the service gave no answer for. @type {Set<Element>} */
+const unanswered = new Set();
 
 /** Number of marks above which a canvas is faster than SVG. */
 const MANY = 2000;
 
 const LEAD = "600px";
 
-/** Vega's level for errors alone: a chart without gaps or baselines has empty layers, of which Vega warns. */
+/** Vega's level for errors alone: a chart without gaps or lines has empty layers, of which Vega warns. */
 const ERRORS = 1;
 
 /** @returns {Record<string, unknown>} Colours of the page for Vega's configuration. */
@@ -30,56 +39,86 @@ function colours() {
 }
 
 /**
- * Return the spec of a chart: from the page itself in a copy, else from the service.
+ * Return the spec of a chart, from the page itself in a copy, else from the service; null without values, and undefined
+ * if the service does not answer.
  * @param {string} address
  */
 async function specOf(address) {
   const inline = document.querySelector(`script[type="application/json"][data-spec="${CSS.escape(address)}"]`);
   if (inline) return JSON.parse(inline.textContent ?? "null");
-  const answer = await fetch(address, { cache: "no-cache" });
-  return answer.ok ? await answer.json() : null;
+  try {
+    const answer = await fetch(address, { cache: "no-cache" });
+    return answer.ok ? await answer.json() : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** @param {any} spec */
+function shapeOf(spec) {
+  return JSON.stringify({ ...spec, datasets: null, description: null });
 }
 
 /** @param {Element} element */
 async function draw(element) {
   const address = element.getAttribute("data-spec") ?? "";
-  const spec = await specOf(address);
-  if (!spec || !spec.datasets) {
-    element.textContent = "No values to draw.";
+  await put(element, address, await specOf(address));
+}
+
+/** @param {Element} element @param {string} address @param {any} spec */
+async function put(element, address, spec) {
+  drawn.get(element)?.view.finalize();
+  drawn.delete(element);
+  empty.delete(element);
+  unanswered.delete(element);
+  if (!spec?.datasets) {
+    (spec === undefined ? unanswered : empty).add(element);
+    element.textContent = spec === undefined ? "The service did not answer; trying again." : "No values to draw.";
     return;
   }
-  const many = spec.datasets.points.length > MANY;
   const { view } = await /** @type {any} */ (window).vegaEmbed(element, spec, {
     ast: true,
     actions: false,
     logLevel: ERRORS,
     defaultStyle: false,
-    renderer: many ? "canvas" : "svg",
+    renderer: spec.datasets.points.length > MANY ? "canvas" : "svg",
     tooltip: { disableDefaultStyle: true },
     config: colours(),
   });
-  drawn.set(element, { view, address });
+  const marks = (spec.params ?? []).some((/** @type {any} */ param) => param.name === "at");
+  drawn.set(element, { view, address, shape: shapeOf(spec), marks });
+  element.setAttribute("aria-label", spec.description);
+  element.dispatchEvent(new CustomEvent("embedded", { bubbles: true }));
   element.dispatchEvent(new CustomEvent("drawn", { bubbles: true }));
+}
+
+/** @param {Element} element @param {Drawn} chart */
+async function renew(element, chart) {
+  const spec = await specOf(chart.address);
+  if (spec === undefined) return;
+  if (!spec || shapeOf(spec) !== chart.shape) return put(element, chart.address, spec);
+  for (const [name, rows] of Object.entries(spec.datasets)) chart.view.data(name, rows);
+  await chart.view.runAsync();
+  element.setAttribute("aria-label", spec.description);
+  element.dispatchEvent(new CustomEvent("drawn", { bubbles: true }));
+}
+
+/** Ask again for the charts that the service gave no answer for. */
+export async function askAgain() {
+  await Promise.all([...unanswered].map(draw));
 }
 
 /** Give every drawn chart the newest values. The view keeps its signals, and so zoom and mark. */
 export async function refresh() {
-  for (const [element, { view, address }] of drawn) {
-    if (!element.isConnected) {
-      view.finalize();
-      drawn.delete(element);
-      continue;
-    }
-    const spec = await specOf(address);
-    if (!spec) continue;
-    for (const [name, rows] of Object.entries(spec.datasets)) view.data(name, rows);
-    await view.runAsync();
-    element.dispatchEvent(new CustomEvent("drawn", { bubbles: true }));
-  }
+  const again = [...empty].map(draw);
+  await Promise.all([...again, ...[...drawn].map(([element, chart]) => renew(element, chart))]);
 }
 
-/** Draw the charts of the page as they come near the viewport. */
-export function watch() {
+/**
+ * Draw the charts below some elements as they come near the viewport.
+ * @param {Iterable<ParentNode>} places
+ */
+export function watch(places) {
   if (!(/** @type {any} */ (window).vegaEmbed)) return;
   const observer = new IntersectionObserver(
     (entries) => {
@@ -91,12 +130,12 @@ export function watch() {
     },
     { rootMargin: LEAD },
   );
-  for (const element of document.querySelectorAll(".chart")) observer.observe(element);
+  for (const place of places) for (const element of place.querySelectorAll(".chart")) observer.observe(element);
+}
+
+/** Draw the charts again when the colours of the page change. */
+export function followColours() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-    for (const element of [...drawn.keys()]) {
-      drawn.get(element)?.view.finalize();
-      drawn.delete(element);
-      void draw(element);
-    }
+    for (const element of [...drawn.keys()]) void draw(element);
   });
 }

@@ -1,26 +1,32 @@
 // New values without a reload: the page asks small addresses, and takes the new content where one has changed.
 
-import { refresh } from "./charts.js";
+import { askAgain, refresh, watch } from "./charts.js";
 
-const SECONDS = 5;
+const SECONDS = 3;
 
 /** Tags of the watched addresses. @type {Map<string, string | null>} */
 const tags = new Map();
 
-/** @param {string} address @returns {Promise<boolean>} Whether the content of an address has changed. */
-async function changed(address) {
+/** @typedef {"same" | "unknown" | "new"} News */
+
+/**
+ * Tell whether the content of an address has changed since the last call; at the first call nobody knows.
+ * @param {string} address
+ * @returns {Promise<News>}
+ */
+async function newsOf(address) {
   const known = tags.get(address);
   const headers = known ? { "If-None-Match": known } : undefined;
   const answer = await fetch(address, { cache: "no-store", headers });
-  if (answer.status === 304 || !answer.ok) return false;
+  if (answer.status === 304 || !answer.ok) return "same";
   const tag = answer.headers.get("etag") ?? (await answer.text());
   tags.set(address, tag);
-  return known !== undefined && known !== tag;
+  return known === undefined ? "unknown" : known === tag ? "same" : "new";
 }
 
 /** Replace the content of the elements with `data-live` by that of the newest page. */
 async function replace() {
-  const answer = await fetch(location.href, { cache: "no-store" });
+  const answer = await fetch(location.href, { cache: "no-cache" });
   if (!answer.ok) return;
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const element of document.querySelectorAll("[data-live]")) {
@@ -28,6 +34,22 @@ async function replace() {
     const newer = page.querySelector(`[data-live="${CSS.escape(name)}"]`);
     if (newer && newer.innerHTML !== element.innerHTML) element.replaceChildren(...newer.childNodes);
   }
+  for (const place of document.querySelectorAll(".panels[id]")) append(place, page);
+}
+
+/**
+ * Append the panels of metrics that are measured for the first time.
+ * @param {Element} place
+ * @param {Document} page
+ */
+function append(place, page) {
+  const known = new Set([...place.children].map((panel) => panel.getAttribute("data-name")));
+  const newer = page.getElementById(place.id)?.children ?? [];
+  const added = [...newer].filter((panel) => !known.has(panel.getAttribute("data-name")));
+  if (!added.length) return;
+  place.append(...added);
+  place.closest("section")?.removeAttribute("hidden");
+  watch(added);
 }
 
 /** @param {string} text */
@@ -40,10 +62,11 @@ async function look() {
   if (document.visibilityState !== "visible") return;
   const watched = (document.body.dataset.watched ?? "").split(" ").filter(Boolean);
   try {
-    const results = await Promise.all(watched.map(changed));
-    if (results.some(Boolean)) {
+    const news = await Promise.all(watched.map(newsOf));
+    await askAgain();
+    if (news.some((each) => each !== "same")) {
       await Promise.all([replace(), refresh()]);
-      say(`new values at ${new Date().toLocaleTimeString()}`);
+      if (news.includes("new")) say(`new values at ${new Date().toLocaleTimeString()}`);
     } else if (document.getElementById("live")?.textContent?.startsWith("the service")) {
       say("");
     }
@@ -55,7 +78,7 @@ async function look() {
 /** Look for new values every few seconds while the page is visible. */
 export function follow() {
   if (!document.body.dataset.watched) return;
-  void look();
+  // The first look is for values that came while the page loaded.
   setInterval(look, SECONDS * 1000);
   document.addEventListener("visibilitychange", look);
 }

@@ -1,38 +1,54 @@
 // What every page runs. A page without JavaScript has the same content as tables and forms.
 
-import { watch } from "./charts.js";
+import { followColours, watch } from "./charts.js";
 import { wall } from "./images.js";
 import { follow } from "./live.js";
-import { slide } from "./slider.js";
+import { remember, slide } from "./slider.js";
 
 /** Copy buttons: hidden without JavaScript, since they would do nothing. */
 function copyButtons() {
-  for (const button of document.querySelectorAll("button.copy")) {
-    button.removeAttribute("hidden");
-    button.addEventListener("click", async () => {
-      const text = button.previousElementSibling?.textContent ?? "";
-      await navigator.clipboard.writeText(text);
-      button.textContent = "Copied";
-      setTimeout(() => (button.textContent = "Copy"), 1500);
-    });
-  }
+  for (const button of document.querySelectorAll("button.copy")) button.removeAttribute("hidden");
+  document.addEventListener("click", async ({ target }) => {
+    const button = target instanceof Element ? target.closest("button.copy") : null;
+    if (!button) return;
+    await navigator.clipboard.writeText(button.previousElementSibling?.textContent ?? "");
+    button.textContent = "Copied";
+    setTimeout(() => (button.textContent = "Copy"), 1500);
+  });
 }
 
-/** Show only the metrics whose name has all typed words. */
+/** Show only the metrics whose name has all typed words; companions of other metrics only if words are typed. */
 function findMetrics() {
   const field = /** @type {HTMLInputElement | null} */ (document.getElementById("find-metric"));
-  field?.addEventListener("input", () => {
-    const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
+  const find = () => {
+    const words = (field?.value ?? "").toLowerCase().split(/\s+/).filter(Boolean);
     for (const panel of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("#rest .panel"))) {
       const name = (panel.dataset.name ?? "").toLowerCase();
-      panel.hidden = !words.every((word) => name.includes(word));
+      const asked = words.length > 0 || panel.dataset.companion === undefined;
+      panel.hidden = !asked || !words.every((word) => name.includes(word));
     }
-  });
+    remember("find", words.join(" "));
+  };
+  field?.addEventListener("input", find);
+}
+
+/** Forms that only choose what a page shows: short addresses, and no button for a choice of one of several. */
+function chooseViews() {
+  for (const form of /** @type {NodeListOf<HTMLFormElement>} */ (document.querySelectorAll("form.controls"))) {
+    form.addEventListener("formdata", ({ formData }) => {
+      for (const name of new Set(formData.keys())) if (formData.get(name) === "") formData.delete(name);
+    });
+    for (const choice of form.querySelectorAll("select:not([multiple])")) {
+      choice.addEventListener("change", () => form.requestSubmit());
+    }
+  }
 }
 
 copyButtons();
 findMetrics();
+chooseViews();
 slide();
 wall();
-watch();
+watch([document]);
+followColours();
 follow();

@@ -1,45 +1,207 @@
-// The slider over steps: it moves a mark through all charts, and shows the values at its step.
+// The slider over steps, and the pointer over charts: both mark a place in all charts and show the values there.
 
 import { drawn } from "./charts.js";
 
-/** @type {number | null} */
-let at = null;
+/** Steps, or numbers of tokens, that a chart has a value or a gap at, ascending. @type {number[]} */
+let places = [];
+
+/** The place that is kept; null for the newest values. @type {number | null} */
+let kept = null;
+
+/** The place that the pointer is at. @type {number | null} */
+let pointed = null;
+
+/** Pixels that a pointer moves during a click, at most. */
+const STILL = 4;
+
+/**
+ * Keep a state of the page in its address.
+ * @param {string} name
+ * @param {string} state
+ */
+export function remember(name, state) {
+  const url = new URL(location.href);
+  if (state) url.searchParams.set(name, state);
+  else url.searchParams.delete(name);
+  try {
+    history.replaceState(null, "", url);
+  } catch {
+    // a page on a disk has one address
+  }
+}
+
+/** @param {any} view @param {string} name @returns {any[]} */
+function rows(view, name) {
+  try {
+    return view.data(name);
+  } catch {
+    return []; // this chart has no such data
+  }
+}
+
+/** @param {any} row */
+function value(row) {
+  const shown = row.word ?? String(Number((row.y ?? row.shown).toPrecision(5)));
+  const error = row.stderr === undefined ? "" : ` ± ${Number(row.stderr.toPrecision(2))}`;
+  return shown + error + (row.next ? ` (${row.next})` : "");
+}
+
+/**
+ * Return the values of a chart at a place, one line per curve; without a place, the newest values.
+ * @param {any} view
+ * @param {number | null} at
+ */
+function lines(view, at) {
+  const points = rows(view, "points").filter((row) => row.run !== undefined);
+  const several = new Set(points.map((row) => row.run)).size > 1;
+  return [...new Set(points.map((row) => row.series))].map((series) => {
+    const own = points.filter((row) => row.series === series);
+    const here = at === null ? own.at(-1) : own.find((row) => row.x === at);
+    const name = several ? `${own[0].run}: ` : "";
+    if (here) return name + value(here) + (at === null ? ` at ${here.x.toLocaleString("en")}` : "");
+    const gap = rows(view, "gaps").find((row) => row.x === at && row.run === own[0].run);
+    return name + (gap ? `no value, ${gap.why}: ${gap.message}` : `no value at ${at?.toLocaleString("en")}`);
+  });
+}
 
 /** @param {Element} element */
 function mark(element) {
-  const view = drawn.get(element)?.view;
-  if (!view || at === null) return;
-  view.signal("at", at).run();
+  const chart = drawn.get(element);
+  if (!chart?.marks) return;
+  const at = pointed ?? kept;
+  if (chart.view.signal("at") !== at) chart.view.signal("at", at).runAsync();
   const output = element.closest(".panel")?.querySelector(".at-step");
   if (!output) return;
-  const here = view.data("points").filter((/** @type {any} */ row) => row.x === at);
-  output.textContent = here
-    .map((/** @type {any} */ row) => {
-      const error = row.stderr === null ? "" : ` ± ${Number(row.stderr.toPrecision(2))}`;
-      return `${here.length > 1 ? `${row.run} ` : ""}${row.shown}${error}`;
-    })
-    .join(" · ") || `no value at step ${at.toLocaleString()}`;
+  output.replaceChildren(
+    ...lines(chart.view, at).map((text) => {
+      const line = document.createElement("span");
+      line.textContent = text;
+      return line;
+    }),
+  );
 }
 
-/** Make the slider of the page work. */
-export function slide() {
+function markAll() {
+  for (const element of drawn.keys()) mark(element);
+  place();
+}
+
+/** Have the slider show the place that is marked. */
+function place() {
+  const slider = /** @type {HTMLInputElement | null} */ (document.getElementById("step"));
+  const shown = document.getElementById("step-shown");
+  if (!slider || !shown) return;
+  const at = pointed ?? kept;
+  slider.value = String(at === null ? places.length - 1 : places.indexOf(at));
+  const text = at === null ? "newest" : at.toLocaleString("en");
+  shown.textContent = text;
+  slider.setAttribute("aria-valuetext", text);
+}
+
+/** @param {number | null} at */
+function keep(at) {
+  kept = at;
+  markAll();
+  remember("step", String(at ?? ""));
+  const field = /** @type {HTMLInputElement | null} */ (document.querySelector("#controls [name=step]"));
+  if (field) field.value = String(at ?? "");
+}
+
+/** Take the places of a chart that was drawn, or got new values, into the slider. @param {Element} element */
+function extend(element) {
+  const view = drawn.get(element)?.view;
+  if (!drawn.get(element)?.marks) return;
+  const own = [...rows(view, "points"), ...rows(view, "gaps")].map((row) => row.x);
+  const all = new Set([...places, ...own, ...(kept === null ? [] : [kept])]);
+  if (all.size !== places.length) places = [...all].sort((one, other) => one - other);
   const slider = /** @type {HTMLInputElement | null} */ (document.getElementById("step"));
   if (!slider) return;
-  const steps = (slider.dataset.steps ?? "").split(" ").map(Number);
-  const shown = document.getElementById("step-shown");
-  const move = () => {
-    at = steps[Number(slider.value)] ?? null;
-    if (shown) shown.textContent = at === null ? "" : at.toLocaleString();
-    slider.setAttribute("aria-valuetext", at === null ? "" : `step ${at}`);
-    for (const element of drawn.keys()) mark(element);
-    const url = new URL(location.href);
-    url.searchParams.set("step", String(at));
-    history.replaceState(null, "", url);
-  };
-  const asked = slider.dataset.at ? steps.indexOf(Number(slider.dataset.at)) : -1;
-  if (asked >= 0) slider.value = String(asked);
-  slider.closest(".slider")?.removeAttribute("hidden");
-  slider.addEventListener("input", move);
-  document.addEventListener("drawn", (event) => mark(/** @type {Element} */ (event.target)));
-  if (asked >= 0) move();
+  slider.max = String(places.length - 1);
+  const box = slider.closest(".slider");
+  if (box && places.length > 1) box.removeAttribute("hidden");
+}
+
+/** Return the place of a chart's points that is nearest to the pointer. @param {Element} element @param {PointerEvent} event */
+function nearest(element, event) {
+  const view = drawn.get(element)?.view;
+  const box = element.querySelector("svg, canvas")?.getBoundingClientRect();
+  if (!box) return null;
+  const across = event.clientX - box.left - view.origin()[0];
+  if (across < 0 || across > view.width()) return null;
+  const at = view.scale("x").invert(across);
+  let best = null;
+  for (const { x } of [...rows(view, "points"), ...rows(view, "gaps")]) {
+    if (best === null || Math.abs(x - at) < Math.abs(best - at)) best = x;
+  }
+  return best;
+}
+
+/** @param {Element} element Chart whose pointer events move the mark. */
+function followPointer(element) {
+  if (element.hasAttribute("data-pointed")) return;
+  element.setAttribute("data-pointed", "");
+  let waiting = false;
+  let pressed = [0, 0];
+  const chart = /** @type {HTMLElement} */ (element);
+  chart.addEventListener("pointermove", (event) => {
+    if (waiting || event.pointerType !== "mouse") return;
+    waiting = true;
+    requestAnimationFrame(() => {
+      waiting = false;
+      const at = nearest(element, event);
+      if (at === pointed) return;
+      pointed = at;
+      markAll();
+    });
+  });
+  chart.addEventListener("pointerleave", () => {
+    // After a frame that a movement asked for.
+    requestAnimationFrame(() => {
+      pointed = null;
+      markAll();
+    });
+  });
+  chart.addEventListener("pointerdown", (event) => (pressed = [event.clientX, event.clientY]));
+  chart.addEventListener("click", (event) => {
+    const moved = Math.hypot(event.clientX - (pressed[0] ?? 0), event.clientY - (pressed[1] ?? 0));
+    if (moved < STILL) keep(nearest(element, /** @type {PointerEvent} */ (event)));
+  });
+}
+
+/** Have the fields From and To follow the zoom of a chart, so that the button narrows all charts. @param {Element} element */
+function followZoom(element) {
+  const view = drawn.get(element)?.view;
+  const [from, to] = ["from", "to"].map(
+    (name) => /** @type {HTMLInputElement | null} */ (document.querySelector(`#controls [name=${name}]`)),
+  );
+  if (!from || !to || !Object.keys(view.getState().signals).includes("zoom_x")) return;
+  view.addSignalListener("zoom_x", (/** @type {string} */ _, /** @type {number[] | null} */ range) => {
+    from.value = range?.length ? String(Math.max(0, Math.floor(Math.min(...range)))) : "";
+    to.value = range?.length ? String(Math.max(0, Math.ceil(Math.max(...range)))) : "";
+  });
+}
+
+/** Forget places of the other axis. @param {HTMLElement} form */
+function clear(form) {
+  for (const field of /** @type {NodeListOf<HTMLInputElement>} */ (form.querySelectorAll("[name=step], [name=from], [name=to]"))) {
+    field.value = "";
+  }
+}
+
+/** Make the slider and the charts of the page mark places. */
+export function slide() {
+  const slider = /** @type {HTMLInputElement | null} */ (document.getElementById("step"));
+  if (slider?.dataset.at) kept = Number(slider.dataset.at);
+  slider?.addEventListener("input", () => keep(places[Number(slider.value)] ?? null));
+  const form = document.getElementById("controls");
+  form?.addEventListener("change", ({ target }) => target instanceof HTMLSelectElement && target.name === "x" && clear(form), true);
+  document.getElementById("step-clear")?.addEventListener("click", () => keep(null));
+  document.addEventListener("drawn", (event) => {
+    const element = /** @type {Element} */ (event.target);
+    extend(element);
+    followPointer(element);
+    mark(element);
+    place();
+  });
+  document.addEventListener("embedded", (event) => followZoom(/** @type {Element} */ (event.target)));
 }

@@ -1,0 +1,92 @@
+"""The page of a run as HTML: what it shows, what it leaves to the panels, and what it asks."""
+
+import re
+from collections.abc import Iterator
+from html import unescape
+
+import pytest
+from app_in_process import App, app_in_process
+from queue_steps import enter, evaluate_whole, metric, submission, suite
+from told_run import FAILURE, OTHER, RUN, fill, losses
+
+from evalsvc.web.pages.run import SHOWN_ROWS
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    with app_in_process(tmp_path_factory.mktemp("told") / "data") as app:
+        fill(app)
+        yield app
+
+
+def page(app: App, query: str = "", run: str = RUN) -> str:
+    answer = app.http.get(f"/runs/{run}{query}")
+    assert answer.status_code == 200, answer.text
+    return answer.text
+
+
+def headline(text: str) -> list[str]:
+    return re.findall(r'<figure class="panel" data-name="[^"]*">\s*<figcaption>\s*<h3>([^<]*)</h3>', text)
+
+
+def rest(text: str) -> dict[str, bool]:
+    """Return the metrics below the headline, and whether each is shown before anybody looks for it."""
+    below = text[text.index('id="rest"') :]
+    found = re.findall(r'<figure class="panel" data-name="([^"]*)"( data-companion hidden)?>', below)
+    return {name: not hidden for name, hidden in found}
+
+
+def test_a_companion_is_shown_with_its_metric(told: App) -> None:
+    text = page(told)
+    assert headline(text) == ["loss/image", "loss/text"] or headline(text) == ["loss/text", "loss/image"]
+    assert rest(text) == {"loss/text_perplexity": False, "loss/text_unigram": False}
+    assert rest(page(told, "?find=perp")) == {"loss/text_perplexity": True}
+    assert "No metric has “nothing” in its name." in page(told, "?find=nothing")
+
+
+def test_the_state_of_the_page_is_in_the_addresses_of_its_charts(told: App) -> None:
+    text = page(told, f"?with={OTHER}&scale=log&smooth=0.6&from=100&to=300")
+    addresses = [unescape(found) for found in re.findall(r'data-spec="([^"]*)"', text)] or [
+        unescape(found) for found in re.findall(r'href="(/panels/curve[.]csv[^"]*)"', text)
+    ]
+    assert addresses
+    for address in addresses:
+        for part in (f"run={RUN}&run={OTHER}", "scale=log", "smooth=0.6", "from=100", "to=300", "base=text-1b%400"):
+            assert part in address
+        assert told.http.get(address).status_code == 200
+
+
+def test_a_table_below_a_chart_has_the_newest_rows(told: App) -> None:
+    for step in range(1000, 1000 + SHOWN_ROWS):
+        enter(told.store, submission(step, run="many"), suite())
+        evaluate_whole(told.store, metric(float(step)))
+    enter(told.store, submission(2000, run="many"), suite())
+    evaluate_whole(told.store, metric(5.0), warnings=[{"code": "few", "metric": "loss/text", "message": "too <few>"}])
+    text = page(told, run="many")
+    assert f"The newest {SHOWN_ROWS} of {SHOWN_ROWS + 1} rows." in text
+    assert "<td>1,000</td>" not in text
+    assert '<p class="warning" role="note">many@2000, loss/text: too &lt;few&gt;</p>' in text
+
+
+def test_a_reason_is_text(told: App) -> None:
+    text = page(told)
+    assert "too little memory &lt;b&gt;for&lt;/b&gt; a batch" in text
+    assert FAILURE not in text
+
+
+def test_a_run_without_tokens_says_so(told: App) -> None:
+    enter(told.store, submission(5, run="bare"), suite())
+    evaluate_whole(told.store, *losses(5))
+    assert "read the history with x=step" in page(told, "?x=tokens", "bare")
+    assert headline(page(told, "?x=tokens")), "a run with tokens has its panels"
+
+
+def test_what_the_page_cannot_show_is_refused(told: App) -> None:
+    for query in ("?smooth=2", "?x=time", "?from=5&to=3", "?with=" + "&with=".join("abcdefgh"), "?bogus=1"):
+        assert told.http.get(f"/runs/{RUN}{query}").status_code in (400, 422), query
+    assert told.http.get("/runs/nobody").status_code == 404
+
+
+def test_an_empty_run_waits_for_its_values(told: App) -> None:
+    enter(told.store, submission(5, run="empty"), suite())
+    assert "This run has no values yet." in page(told, run="empty")

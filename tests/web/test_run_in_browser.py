@@ -1,0 +1,224 @@
+"""The page of a run in a real browser: new values, the slider, the pointer, and metrics that are found by typing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import pytest
+from app_in_process import app_on_port
+from chromium import Visit
+from history_reference import Point, write
+from queue_steps import cancel, metric
+from told_run import FAILURE, OTHER, RUN, fail, fill, losses, post
+
+from evalsvc.api.state import State
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator
+
+SOON = 5_000
+"""Milliseconds in which an open page shows a new value."""
+
+
+@dataclass(frozen=True)
+class Service:
+    url: str
+    state: State
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with app_on_port(tmp_path_factory.mktemp("told") / "data") as (url, state):
+        fill(state)
+        yield Service(url, state)
+
+
+def panel(visit: Visit, metric_name: str) -> Locator:
+    return visit.page.locator(f'.panel[data-name="{metric_name}"]')
+
+
+def points(panel: Locator) -> int:
+    """Return the number of points that a chart has, gaps among them."""
+    return panel.locator("svg .role-mark.mark-symbol path").count()
+
+
+def labels(panel: Locator) -> list[str]:
+    """Return the labels of the axis below a chart."""
+    texts = panel.locator("svg .role-axis").first.locator(".role-axis-label text").all_text_contents()
+    assert texts
+    return texts
+
+
+def drag_free(visit: Visit, panel: Locator) -> tuple[float, float]:
+    """Scroll to a chart, and return a point inside it."""
+    panel.scroll_into_view_if_needed()
+    box = panel.locator(".chart").bounding_box()
+    assert box is not None
+    return box["x"] + 0.6 * box["width"], box["y"] + 0.5 * box["height"]
+
+
+def test_new_values_come_to_an_open_page_and_leave_its_zoom(chromium: Browser, service: Service) -> None:
+    """Late and repeated values took no place at all in other trackers, and a reload threw the zoom away."""
+    store = service.state.store
+    for step in (0, 100, 300):
+        post(store, "live", step, losses(step))
+    with Visit(chromium) as visit:
+        visit.open(f"{service.url}/runs/live")
+        text = panel(visit, "loss/text")
+        assert points(text) == 3
+        x, y = drag_free(visit, text)
+        visit.page.mouse.move(x, y)
+        visit.page.keyboard.down("Control")
+        visit.page.mouse.wheel(0, -200)
+        visit.page.keyboard.up("Control")
+        visit.page.wait_for_timeout(300)
+        zoomed, scrolled = labels(text), visit.page.evaluate("scrollY")
+        visit.page.mouse.move(0, 0)
+        visit.page.get_by_text("Table, files and commands").first.click()
+
+        post(store, "live", 400, losses(400))
+        text.get_by_text("5 ± 0.1 (perplexity 32) at 400").wait_for(timeout=SOON)
+        post(store, "live", 200, losses(200))  # a late one
+        visit.page.wait_for_function("() => document.querySelector('.panel table').rows.length == 6", timeout=SOON)
+        post(store, "live", 400, [replace(value, value=1.5) for value in losses(400)], name="again")
+        text.get_by_text("1.5 ± 0.1", exact=False).wait_for(timeout=SOON)
+        fail(service.state, "live", 500)
+        [evaluation] = post(store, "live", 600)
+        cancel(store, evaluation)
+        text.get_by_text(f"failed: {FAILURE}").wait_for(state="attached", timeout=SOON)
+        text.get_by_text("cancelled: ").wait_for(state="attached", timeout=SOON)
+        visit.page.wait_for_timeout(500)
+
+        assert points(text) == 7
+        assert labels(text) == zoomed
+        assert visit.page.evaluate("scrollY") == scrolled
+        assert visit.page.locator("details[open]").count() >= 1, "what was open stays open"
+        visit.page.mouse.dblclick(x, y)
+        visit.page.wait_for_timeout(300)
+        assert labels(text) != zoomed
+        assert (visit.messages, visit.failures, visit.violations) == ([], [], [])
+
+
+def test_the_first_values_come_to_a_page_that_has_none(chromium: Browser, service: Service) -> None:
+    post(service.state.store, "young", 0)
+    with Visit(chromium) as visit:
+        visit.open(f"{service.url}/runs/young")
+        visit.page.get_by_text("This run has no values yet.").wait_for()
+        post(service.state.store, "young", 0, losses(0), name="again")
+        panel(visit, "loss/text").locator("svg").wait_for(timeout=2 * SOON)
+        assert visit.page.get_by_text("This run has no values yet.").count() == 0
+        assert visit.messages == []
+
+
+def test_the_slider_says_what_every_chart_has_at_a_step(chromium: Browser, service: Service) -> None:
+    with Visit(chromium) as visit:
+        visit.open(f"{service.url}/runs/{RUN}?with={OTHER}")
+        text = panel(visit, "loss/text").locator(".at-step")
+        image = panel(visit, "loss/image").locator(".at-step")
+        slider = visit.page.get_by_label("Step", exact=True)
+        slider.focus()
+        visit.page.keyboard.press("Home")
+        visit.page.keyboard.press("ArrowRight")
+        visit.page.keyboard.press("ArrowRight")
+        assert "step=200" in visit.page.url
+        assert text.locator("span").all_text_contents() == [
+            f"{RUN}: 7 ± 0.1 (perplexity 128)",
+            f"{OTHER}: 7.5 ± 0.1 (perplexity 181)",
+        ]
+        assert image.locator("span").first.text_content() == f"{RUN}: NaN ± 0.1"
+        visit.page.keyboard.press("End")
+        visit.page.keyboard.press("ArrowLeft")
+        assert text.locator("span").all_text_contents() == [
+            f"{RUN}: no value, failed: {FAILURE}",
+            f"{OTHER}: no value at 400",
+        ]
+        visit.page.reload()
+        visit.drawn()
+        text.get_by_text("no value at 400").wait_for()
+        assert visit.page.locator("#step-shown").text_content() == "400"
+        visit.page.get_by_role("button", name="Newest").click()
+        assert "step=" not in visit.page.url
+        newest = text.locator("span").first.text_content()
+        assert newest == f"{RUN}: 5.5 ± 0.1 (perplexity 45.25) at 350"
+
+
+def test_the_pointer_reads_all_charts_at_a_place(chromium: Browser, service: Service) -> None:
+    with Visit(chromium) as visit:
+        visit.open(f"{service.url}/runs/{RUN}")
+        x, y = drag_free(visit, panel(visit, "loss/image"))
+        visit.page.mouse.move(x, y)
+        panel(visit, "loss/text").get_by_text("6 ± 0.1 (perplexity 64)", exact=True).wait_for()
+        assert visit.page.locator(".mark-rule.role-mark line").count() >= 2
+        visit.page.mouse.click(x, y)
+        assert re.search(r"[?&]step=300", visit.page.url)
+        visit.page.mouse.move(0, 0)
+        panel(visit, "loss/text").get_by_text("6 ± 0.1 (perplexity 64)", exact=True).wait_for()
+
+
+def test_a_tooltip_says_what_a_point_is(chromium: Browser, service: Service) -> None:
+    with Visit(chromium) as visit:
+        visit.open(f"{service.url}/runs/{RUN}")
+        text = panel(visit, "loss/text")
+        for at, words in ((4, ("5.5", "virtual", "perplexity 45.25", "400")), (5, ("failed", FAILURE))):
+            text.locator("svg .role-mark.mark-symbol path").nth(at).hover()
+            tip = visit.page.locator("#vg-tooltip-element.visible")
+            tip.wait_for()
+            for word in words:
+                assert word in (tip.text_content() or ""), tip.text_content()
+            visit.page.mouse.move(0, 0)
+
+
+def test_a_metric_is_found_by_typing_and_drawn_when_it_is_seen(chromium: Browser, service: Service) -> None:
+    many = [metric(float(index), f"probe/m{index:02d}") for index in range(30)]
+    for step in (0, 100):
+        post(service.state.store, "wide", step, [*losses(step), *many])
+    with Visit(chromium) as visit:
+        visit.open(f"{service.url}/runs/wide")
+        specs = [asked for asked in visit.requests if "/panels/curve.json" in asked]
+        assert len(specs) < 20, "what is far below is not asked for"
+        assert not panel(visit, "loss/text_perplexity").is_visible()
+        visit.page.get_by_label("Find").fill("text PERP")
+        panel(visit, "loss/text_perplexity").locator("svg").wait_for()
+        assert visit.page.locator("#rest .panel:visible").count() == 1
+        assert "find=text+perp" in visit.page.url
+        visit.page.reload()
+        assert visit.page.locator("#rest .panel:visible").count() == 1
+
+
+def test_a_long_history_is_drawn_on_a_canvas(chromium: Browser, service: Service) -> None:
+    values = {"lower/a": [Point(step, float(step % 7), 0.1, 50) for step in range(3000)]}
+    runs = [f"long-{index}" for index in range(5)]
+    for run in runs:
+        write(service.state.store, values, run=run)
+    query = "&".join(f"with={run}" for run in runs[1:])
+    with Visit(chromium) as visit:
+        visit.open(f"{service.url}/runs/{runs[0]}")
+        assert visit.page.locator(".chart svg").count() == 1
+        visit.open(f"{service.url}/runs/{runs[0]}?{query}")
+        assert visit.page.locator(".chart canvas").count() == 1
+        assert visit.page.locator(".chart").first.get_attribute("aria-label").startswith("lower/a of long-0, long-1")
+
+
+def test_charts_follow_the_colours_of_the_page(chromium: Browser, service: Service) -> None:
+    with Visit(chromium, color_scheme="light") as visit:
+        visit.open(f"{service.url}/runs/{RUN}")
+        label = panel(visit, "loss/text").locator(".role-axis-label text").first
+        light = label.get_attribute("fill")
+        visit.page.emulate_media(color_scheme="dark")
+        visit.page.wait_for_function(
+            "light => document.querySelector('.role-axis-label text')?.getAttribute('fill') != light", arg=light
+        )
+
+
+def test_a_choice_is_a_short_address(chromium: Browser, service: Service) -> None:
+    with Visit(chromium) as visit:
+        visit.open(f"{service.url}/runs/{RUN}")
+        visit.page.get_by_label("Scale").select_option("log")
+        visit.page.wait_for_url("**/runs/digits?scale=log")
+        visit.page.get_by_text("Overlay other runs").click()
+        visit.page.get_by_label(OTHER).check()
+        visit.page.get_by_role("button", name="Show").click()
+        visit.page.wait_for_url("**/runs/digits?scale=log&with=digits-2")
