@@ -29,18 +29,12 @@ def losses(step: int, start: float = 9.0) -> list[MetricValue]:
 
 
 def post(
-    store: Store,
-    run: str,
-    step: int,
-    values: Sequence[MetricValue] | None = None,
-    name: str = "quick",
-    **fields: object,
+    store: Store, run: str, step: int, values: Sequence[MetricValue] = (), limit: int = 1, **fields: object
 ) -> list[int]:
-    """Post a checkpoint for a suite, and evaluate it if there are values; return the ids of its evaluations."""
+    """Post a checkpoint for a suite and evaluate it if there are values; return the ids of its evaluations."""
     path = f"/{run}/{step}.pt"
-    evaluations = enter(
-        store, submission(step, run=run, uri=path, path=path, tokens_seen=step * 1000, **fields), suite()
-    )
+    posted = submission(step, run=run, uri=path, path=path, tokens_seen=step * 1000, **fields)
+    evaluations = enter(store, posted, suite(limit=limit))
     if values:
         evaluate_whole(store, *values)
     return evaluations

@@ -83,7 +83,7 @@ def test_new_values_come_to_an_open_page_and_leave_its_zoom(chromium: Browser, s
         text.get_by_text("5 ± 0.1 (perplexity 32) at 400").wait_for(timeout=SOON)
         post(store, "live", 200, losses(200))  # a late one
         visit.page.wait_for_function("() => document.querySelector('.panel table').rows.length == 6", timeout=SOON)
-        post(store, "live", 400, [replace(value, value=1.5) for value in losses(400)], name="again")
+        post(store, "live", 400, [replace(value, value=1.5) for value in losses(400)], limit=2)
         text.get_by_text("1.5 ± 0.1", exact=False).wait_for(timeout=SOON)
         fail(service.state, "live", 500)
         [evaluation] = post(store, "live", 600)
@@ -107,7 +107,7 @@ def test_the_first_values_come_to_a_page_that_has_none(chromium: Browser, servic
     with Visit(chromium) as visit:
         visit.open(f"{service.url}/runs/young")
         visit.page.get_by_text("This run has no values yet.").wait_for()
-        post(service.state.store, "young", 0, losses(0), name="again")
+        post(service.state.store, "young", 0, losses(0), limit=2)
         panel(visit, "loss/text").locator("svg").wait_for(timeout=2 * SOON)
         assert visit.page.get_by_text("This run has no values yet.").count() == 0
         assert visit.messages == []

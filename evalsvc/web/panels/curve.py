@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import quote, urlencode
 
@@ -21,6 +22,9 @@ from evalsvc.web.panel import Commands, MetricName, Panel, PanelQuery, RunNames,
 
 POINTS = 500
 """Buckets of a series: about one per pixel that a chart has."""
+
+MOST_BUCKETS = 10_000
+"""Most buckets that the service makes of a series."""
 
 Bound = Annotated[int, Field(ge=0, le=MAX_STEP)] | None
 
@@ -113,9 +117,12 @@ class CurveQuery(PanelQuery):
         return drawn
 
     def _buckets(self, client: Client, run: str, metrics: Sequence[str]) -> Buckets:
-        return client.buckets(
-            run, metrics, points=self.points, variant=self.variant, x=self.x, first=self.first, last=self.last
-        )
+        """Return series in buckets; in narrower ones where values are few and merely close to one another."""
+        read = partial(client.buckets, run, metrics, variant=self.variant, x=self.x, first=self.first, last=self.last)
+        buckets = read(points=self.points)
+        counts = [sum(series.count) for series in buckets.series]
+        is_merged = any(count > len(series.x) for count, series in zip(counts, buckets.series, strict=True))
+        return read(points=MOST_BUCKETS) if is_merged and max(counts) <= self.points else buckets
 
     def _companions(self, client: Client, run: str, buckets: Buckets) -> list[Curve]:
         """Return the metrics that are read next to the metric, at the places of its points."""

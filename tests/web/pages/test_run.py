@@ -60,12 +60,12 @@ def test_a_table_below_a_chart_has_the_newest_rows(told: App) -> None:
     for step in range(1000, 1000 + SHOWN_ROWS):
         enter(told.store, submission(step, run="many"), suite())
         evaluate_whole(told.store, metric(float(step)))
-    enter(told.store, submission(2000, run="many"), suite())
+    enter(told.store, submission(1000 + SHOWN_ROWS, run="many"), suite())
     evaluate_whole(told.store, metric(5.0), warnings=[{"code": "few", "metric": "loss/text", "message": "too <few>"}])
     text = page(told, run="many")
     assert f"The newest {SHOWN_ROWS} of {SHOWN_ROWS + 1} rows." in text
     assert "<td>1,000</td>" not in text
-    assert '<p class="warning" role="note">many@2000, loss/text: too &lt;few&gt;</p>' in text
+    assert f'<p class="warning" role="note">many@{1000 + SHOWN_ROWS}, loss/text: too &lt;few&gt;</p>' in text
 
 
 def test_a_reason_is_text(told: App) -> None:

@@ -94,8 +94,8 @@ def test_runs_are_drawn_over_each_other(told: App) -> None:
     )
     with pytest.raises(UnknownName):
         panel(told, ("run", "nobody"), ("metric", "loss/text"))
-    with pytest.raises(InvalidRequest, match="posted with tokens_seen"):
-        panel(told, ("run", BASE), ("metric", "loss/text"), ("x", "tokens"), ("from", "5"), ("to", "3"))
+    with pytest.raises(InvalidRequest, match="from=5 lies behind to=3; swap them"):
+        panel(told, *TEXT, ("from", "5"), ("to", "3"))
 
 
 def test_values_of_another_protocol_are_not_on_the_curve(app: App) -> None:
@@ -113,7 +113,7 @@ def test_a_late_value_and_a_repeated_one_take_their_place(app: App) -> None:
     for step in (100, 300, 200):
         post(app.store, RUN, step, losses(step))
     assert [(row["x"], row["y"]) for row in data(panel(app, *TEXT), "points")] == [(100, 8.0), (200, 7.0), (300, 6.0)]
-    post(app.store, RUN, 200, [replace(value, value=1.5) for value in losses(200)], name="again")
+    post(app.store, RUN, 200, [replace(value, value=1.5) for value in losses(200)], limit=2)
     assert [(row["x"], row["y"]) for row in data(panel(app, *TEXT), "points")] == [(100, 8.0), (200, 1.5), (300, 6.0)]
 
 
@@ -126,6 +126,15 @@ def test_a_long_history_comes_in_buckets_with_their_range(app: App) -> None:
     assert "each point is the last value of several steps; the light band is their range" in found.notes
     part = panel(app, ("run", "run-a"), ("metric", "lower/a"), ("from", "100"), ("to", "199"))
     assert [row["x"] for row in data(part, "points")] == list(range(100, 200))
+
+
+def test_few_values_that_lie_close_to_one_another_are_points_of_their_own(app: App) -> None:
+    """A run of 50,000 steps was evaluated every 10 steps at its beginning."""
+    steps = [*range(0, 300, 10), 50_000]
+    write(app.store, {"lower/a": [Point(step, 1.0, None, None) for step in steps]})
+    found = panel(app, ("run", "run-a"), ("metric", "lower/a"))
+    assert [row["x"] for row in data(found, "points")] == steps
+    assert all("count" not in row for row in data(found, "points"))
 
 
 def test_the_lines_to_copy(told: App) -> None:

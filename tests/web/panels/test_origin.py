@@ -50,7 +50,7 @@ def test_the_newest_value_unless_a_step_is_named(app: App) -> None:
 def test_a_number_that_nothing_here_made(app: App) -> None:
     write(app.store, {"lower/a": [Point(5, 1.0, None, None)]}, run="other")
     for pairs, words in (
-        ((("run", "other"), ("metric", "lower/a")), "checkpoint"),
+        ((("run", "other"), ("metric", "lower/a")), "variant of run 'other'"),
         ((*TEXT, ("protocol", "0" * 16)), "has no value of loss/text by the protocol"),
         (
             (("run", RUN), ("metric", "loss/text"), ("step", "100"), ("protocol", "0" * 16)),
