@@ -86,7 +86,7 @@ def _curve_layers(
     yield from _lines(y)
     yield {
         "name": "curves",
-        "mark": {"type": "line", "strokeWidth": 1 if smooth else 2, "opacity": 0.4 if smooth else 1, "clip": True},
+        "mark": {"type": "line", "strokeWidth": 1 if smooth else 2, "opacity": 0.5 if smooth else 1, "clip": True},
         "encoding": path,
         "params": [{"name": "zoom", "select": ZOOM, "bind": "scales"}],
     }
@@ -101,7 +101,7 @@ def _curve_layers(
         "mark": {
             "type": "point",
             "filled": True,
-            "opacity": 0.55 if smooth else 1,
+            "opacity": 0.85 if smooth else 1,
             "clip": True,
             "tooltip": {"expr": _tooltip(axis)},
         },
@@ -195,8 +195,8 @@ def _by_run(labels: Sequence[str], choices: Sequence[T]) -> Spec:
         "symbolOpacity": 1,
         "symbolStrokeWidth": 2.5,
         "symbolSize": 260,
-        "columns": {"expr": "max(1, floor(width / 170))"},
-        "labelLimit": {"expr": "max(90, min(360, width - 40))"},
+        "columns": 2,
+        "labelLimit": {"expr": "max(80, width / 2 - 40)"},
     }
     return {
         "field": "run",

@@ -47,7 +47,7 @@ def points(panel: Locator) -> int:
 
 def labels(panel: Locator) -> list[str]:
     """Return the labels of the axis below a chart."""
-    texts = panel.locator("svg .role-axis").first.locator(".role-axis-label text").all_text_contents()
+    texts = panel.locator("svg .role-axis-label").first.locator("text").all_text_contents()
     assert texts
     return texts
 
