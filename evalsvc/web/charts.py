@@ -117,8 +117,9 @@ def _curve_layers(
         "mark": {
             "type": "point",
             "shape": CROSS,
-            "size": 60,
-            "strokeWidth": 1.5,
+            "filled": True,
+            "size": 90,
+            "opacity": 1,
             "yOffset": -8,
             "clip": True,
             "color": OTHER_COLOUR,
@@ -153,7 +154,7 @@ SIZE: Spec = {
     "value": 36,
 }
 
-CROSS = "M-1,-1L1,1M-1,1L1,-1"
+CROSS = "M-1,-.7L-.7,-1L0,-.3L.7,-1L1,-.7L.3,0L1,.7L.7,1L0,.3L-.7,1L-1,.7L-.3,0Z"
 
 GAP_TOOLTIP = "{'step': format(datum.x, ','), 'run': datum.run, 'no value': datum.why, 'reason': datum.message}"
 

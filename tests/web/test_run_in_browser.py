@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -123,7 +122,7 @@ def test_the_slider_says_what_every_chart_has_at_a_step(chromium: Browser, servi
         visit.page.keyboard.press("Home")
         visit.page.keyboard.press("ArrowRight")
         visit.page.keyboard.press("ArrowRight")
-        assert "step=200" in visit.page.url
+        visit.page.wait_for_url("**&step=200")
         assert text.locator("span").all_text_contents() == [
             f"{RUN}: 7 ± 0.1 (perplexity 128)",
             f"{OTHER}: 7.5 ± 0.1 (perplexity 181)",
@@ -140,7 +139,7 @@ def test_the_slider_says_what_every_chart_has_at_a_step(chromium: Browser, servi
         text.get_by_text("no value at 400").wait_for()
         assert visit.page.locator("#step-shown").text_content() == "400"
         visit.page.get_by_role("button", name="Newest").click()
-        assert "step=" not in visit.page.url
+        visit.page.wait_for_url(lambda url: "step=" not in url)
         newest = text.locator("span").first.text_content()
         assert newest == f"{RUN}: 5.5 ± 0.1 (perplexity 45.25) at 350"
 
@@ -153,7 +152,7 @@ def test_the_pointer_reads_all_charts_at_a_place(chromium: Browser, service: Ser
         panel(visit, "loss/text").get_by_text("6 ± 0.1 (perplexity 64)", exact=True).wait_for()
         assert visit.page.locator(".mark-rule.role-mark line").count() >= 2
         visit.page.mouse.click(x, y)
-        assert re.search(r"[?&]step=300", visit.page.url)
+        visit.page.wait_for_url("**/runs/digits?step=300")
         visit.page.mouse.move(0, 0)
         panel(visit, "loss/text").get_by_text("6 ± 0.1 (perplexity 64)", exact=True).wait_for()
 
@@ -183,7 +182,7 @@ def test_a_metric_is_found_by_typing_and_drawn_when_it_is_seen(chromium: Browser
         visit.page.get_by_label("Find").fill("text PERP")
         panel(visit, "loss/text_perplexity").locator("svg").wait_for()
         assert visit.page.locator("#rest .panel:visible").count() == 1
-        assert "find=text+perp" in visit.page.url
+        visit.page.wait_for_url("**?find=text+perp")
         visit.page.reload()
         assert visit.page.locator("#rest .panel:visible").count() == 1
 
@@ -216,7 +215,7 @@ def test_charts_follow_the_colours_of_the_page(chromium: Browser, service: Servi
 def test_a_choice_is_a_short_address(chromium: Browser, service: Service) -> None:
     with Visit(chromium) as visit:
         visit.open(f"{service.url}/runs/{RUN}")
-        visit.page.get_by_label("Scale").select_option("log")
+        visit.page.get_by_label("Scale", exact=False).and_(visit.page.locator("select")).select_option("log")
         visit.page.wait_for_url("**/runs/digits?scale=log")
         visit.page.get_by_text("Overlay other runs").click()
         visit.page.get_by_label(OTHER).check()

@@ -76,6 +76,7 @@ function mark(element) {
     ...lines(chart.view, at).map((text) => {
       const line = document.createElement("span");
       line.textContent = text;
+      line.title = text;
       return line;
     }),
   );
@@ -161,11 +162,12 @@ function followPointer(element) {
       markAll();
     });
   });
-  chart.addEventListener("pointerdown", (event) => (pressed = [event.clientX, event.clientY]));
+  // On the way down: Vega stops events of its own marks on the way up.
+  chart.addEventListener("pointerdown", (event) => (pressed = [event.clientX, event.clientY]), true);
   chart.addEventListener("click", (event) => {
     const moved = Math.hypot(event.clientX - (pressed[0] ?? 0), event.clientY - (pressed[1] ?? 0));
     if (moved < STILL) keep(nearest(element, /** @type {PointerEvent} */ (event)));
-  });
+  }, true);
 }
 
 /** Have the fields From and To follow the zoom of a chart, so that the button narrows all charts. @param {Element} element */
