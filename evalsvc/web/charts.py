@@ -320,7 +320,7 @@ def contrast_chart(rows: Sequence[MetricDifference]) -> Spec:
     x: Spec = {"field": "z", "type": "quantitative", "title": "difference in standard errors, better →"}
     colour = _by_verdict([str(row["verdict"]) for row in values])["color"]
     return _spec("differences between two checkpoints in standard errors, better to the right", values) | {
-        "height": {"step": 18},
+        "height": 18 * max(1, len(values)),
         "layer": [
             {"mark": {"type": "rule", "color": OTHER_COLOUR}, "encoding": {"x": {"datum": 0}}},
             {

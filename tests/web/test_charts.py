@@ -6,10 +6,10 @@ import sys
 from dataclasses import replace
 
 from curve_series import curves, gap, series
+from example_documents import example
 from programs import lacking
 
 from evalsvc.spec.documents.comparisons import DifferenceCurve, MetricDifference
-from evalsvc.spec.documents.document import Document, hints_of
 from evalsvc.web import vega
 from evalsvc.web.charts import Spec, contrast_chart, curve_chart, difference_chart
 from evalsvc.web.curves import Line, Missing
@@ -17,12 +17,6 @@ from evalsvc.web.curves import Line, Missing
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
 GAP = Missing("run-a", gap(25, message="long " * 60))
-
-
-def example(kind: type[Document], **fields: object) -> Document:
-    """Return the document of the examples of its fields."""
-    found = {name: hint.__metadata__[0].value for name, hint in hints_of(kind).items() if hasattr(hint, "__metadata__")}
-    return kind(**{**found, **fields})
 
 
 def rows(spec: Spec, name: str) -> list[dict[str, object]]:
