@@ -75,8 +75,8 @@ def _curve_layers(
         "field": "y",
         "type": "quantitative",
         "title": title,
-        "scale": {"type": "log"} if scale == "log" else {"zero": False},
-        "axis": {"labelExpr": SHORT, "tickCount": 6},
+        "scale": {"type": "log", "nice": False, "padding": 12} if scale == "log" else {"zero": False},
+        "axis": {"labelExpr": SHORT, "tickCount": 6, "labelOverlap": True},
     }
     place: Spec = {"x": x, "y": y, "color": _by_run(labels, COLOURS), "detail": {"field": "series"}}
     path: Spec = place | {"strokeDash": _by_run(labels, DASHES)}
@@ -86,7 +86,7 @@ def _curve_layers(
     yield from _lines(y)
     yield {
         "name": "curves",
-        "mark": {"type": "line", "strokeWidth": 1 if smooth else 2, "opacity": 0.5 if smooth else 1, "clip": True},
+        "mark": {"type": "line", "strokeWidth": 1 if smooth else 2, "opacity": 0.3 if smooth else 1, "clip": True},
         "encoding": path,
         "params": [{"name": "zoom", "select": ZOOM, "bind": "scales"}],
     }
@@ -101,11 +101,10 @@ def _curve_layers(
         "mark": {
             "type": "point",
             "filled": True,
-            "opacity": 0.85 if smooth else 1,
             "clip": True,
             "tooltip": {"expr": _tooltip(axis)},
         },
-        "encoding": place | {"shape": SHAPE, "size": SIZE},
+        "encoding": place | {"shape": SHAPE, "size": SIZE, "opacity": FAINT if smooth else {"value": 1}},
     }
     yield {  # values that are no number stand at the lower edge, so that nobody takes them for a gap
         "transform": [{"filter": "isValid(datum.word)"}],
@@ -153,6 +152,12 @@ SIZE: Spec = {
     "condition": [{"test": "datum.crowd == 1", "value": 16}, {"test": "datum.crowd == 2", "value": 5}],
     "value": 36,
 }
+
+FAINT: Spec = {
+    "condition": [{"test": "datum.crowd == 1", "value": 0.5}, {"test": "datum.crowd == 2", "value": 0.3}],
+    "value": 0.85,
+}
+"""Opacity of points over an average, so that neither hides the other."""
 
 CROSS = "M-1,-.7L-.7,-1L0,-.3L.7,-1L1,-.7L.3,0L1,.7L.7,1L0,.3L-.7,1L-1,.7L-.3,0Z"
 

@@ -23,6 +23,9 @@ MAX_OVERLAID = 7
 SHOWN_ROWS = 20
 """Rows of a table below a chart; the panel's own page has all."""
 
+MEASURED = ("succeeded", "partly_failed")
+"""States of evaluations that have results."""
+
 WEIGHTS = (0.6, 0.9, 0.97)
 """Weights of the past that the page offers for smoothing."""
 
@@ -74,6 +77,8 @@ class RunPage(Page):
             "headline": headline,
             "panels": panels,
             "facts": _facts(panels),
+            "base": checkpoint_name(run.base.run, run.base.step, run.base.variant),
+            "newest": _newest(run),
             "rest": [self._query(name, base) for name in self._rest(names, headline.metrics)],
             "hidden": _companions(names),
             "others": [other.name for other in client.runs() if other.name != self.run],
@@ -125,12 +130,18 @@ def _facts(panels: Sequence[Panel]) -> list[str]:
     return [note for note in panels[0].notes if all(note in panel.notes for panel in panels)]
 
 
+def _newest(run: documents.Run) -> str | None:
+    """Return the name of the last checkpoint that an evaluation has measured."""
+    for checkpoint in reversed(run.checkpoints):
+        if any(each.state in MEASURED for each in checkpoint.evaluations):
+            return checkpoint_name(run.name, checkpoint.step, checkpoint.variant)
+    return None
+
+
 def _warnings(client: Client, run: documents.Run) -> Iterator[str]:
     """Yield what is suspicious about the newest results; metrics that are left out come apart."""
     for checkpoint in reversed(run.checkpoints):
-        newest = {
-            each.suite: each.id for each in checkpoint.evaluations if each.state in ("succeeded", "partly_failed")
-        }
+        newest = {each.suite: each.id for each in checkpoint.evaluations if each.state in MEASURED}
         if newest:
             name = checkpoint_name(run.name, checkpoint.step, checkpoint.variant)
             tasks = [task for evaluation in newest.values() for task in client.evaluation(evaluation).tasks]

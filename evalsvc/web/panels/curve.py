@@ -184,7 +184,9 @@ def _omitted(buckets: Buckets) -> Iterator[str]:
     """Yield how many values of a run have no place on the axis."""
     omitted = sum(series.omitted for series in buckets.series)
     if omitted:
-        yield f"{omitted:,} values of {buckets.run} are of checkpoints that were posted without tokens_seen"
+        yield f"values of {buckets.run} whose checkpoints were posted without tokens_seen, left out: {omitted:,}"
+    if buckets.x == "tokens" and buckets.gaps:
+        yield f"gaps of {buckets.run} are shown along steps only: {len(buckets.gaps):,}"
 
 
 def _notes(curves: Sequence[Curve], drawn: Sequence[Curve], protocol: str | None, scale: Scale) -> Iterator[str]:
@@ -200,10 +202,10 @@ def _notes(curves: Sequence[Curve], drawn: Sequence[Curve], protocol: str | None
     if scale == "log":
         hidden = sum(isinstance(point.value, float) and point.value <= 0 for point in points)
         if hidden:
-            yield f"{hidden:,} values up to zero have no place on a logarithmic scale"
+            yield f"values up to zero, which have no place on a logarithmic scale: {hidden:,}"
         cut = sum(point.low is not None and point.low <= 0 < _number(point.value) for point in points)
         if cut:
-            yield f"{cut:,} intervals that reach down to zero are not drawn on a logarithmic scale"
+            yield f"intervals that reach down to zero, which a logarithmic scale cannot show: {cut:,}"
     if any(point.count > 1 for point in points):
         yield "each point is the last value of several steps; the light band is their range"
     if any(point.stderr is not None for point in points):

@@ -90,7 +90,8 @@ def test_runs_are_drawn_over_each_other(told: App) -> None:
     assert max(row["x"] for row in data(found, "points")) == 300_000
     assert any(note.startswith("nobody is not drawn: no run") for note in found.notes), found.notes
     assert any(
-        "1 values of digits are of checkpoints that were posted without tokens_seen" in note for note in found.notes
+        "values of digits whose checkpoints were posted without tokens_seen, left out: 1" in note
+        for note in found.notes
     )
     with pytest.raises(UnknownName):
         panel(told, ("run", "nobody"), ("metric", "loss/text"))
