@@ -71,6 +71,7 @@ class RunPage(Page):
                 raise
             warnings.insert(0, error.message)
             panels = []
+        others = [other.name for other in client.runs() if other.name != self.run]
         values = {
             "query": self,
             "run": run,
@@ -81,12 +82,12 @@ class RunPage(Page):
             "newest": _newest(run),
             "rest": [self._query(name, base) for name in self._rest(names, headline.metrics)],
             "hidden": _companions(names),
-            "others": [other.name for other in client.runs() if other.name != self.run],
+            "others": others,
             "warnings": warnings,
             "weights": sorted({*WEIGHTS, *([self.smooth] if self.smooth else [])}),
             "shown_rows": SHOWN_ROWS,
         }
-        return Content(self.run, values, [watched(name) for name in (self.run, *self.also)])
+        return Content(self.run, values, [watched(self.run), *(watched(name) for name in self.also if name in others)])
 
     def _query(self, metric: str, base: str | None) -> CurveQuery:
         """Return the query of a metric's panel; runs without the metric are not drawn."""

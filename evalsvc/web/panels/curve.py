@@ -35,6 +35,7 @@ Weight = Annotated[float, Field(ge=0, le=0.99)]
 class _Drawn:
     """What the chart of a metric has."""
 
+    runs: list[str] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
@@ -90,7 +91,7 @@ class CurveQuery(PanelQuery):
             notes=[*drawn.notes, *_notes(drawn.curves, curves, protocol, self.scale)],
             protocols=[protocol] if protocol else [],
             origin=_origin(curves),
-            watched=[watched(run) for run in self.run],
+            watched=[watched(run) for run in drawn.runs],
         )
 
     def _read(self, client: Client) -> _Drawn:
@@ -104,6 +105,7 @@ class CurveQuery(PanelQuery):
                     raise
                 drawn.notes.append(f"{run} is not drawn: {error.message}")
                 continue
+            drawn.runs.append(run)
             curves = [curve for curve in curves_of(buckets, self.smooth) if curve.metric == self.metric]
             companions = self._companions(client, run, buckets)
             drawn.curves += [with_companions(curve, companions) for curve in curves]

@@ -65,7 +65,7 @@ class OriginQuery(PanelQuery):
             title=f"How {self.metric} of {name} was made",
             query=self.to_query(),
             spec=None,
-            table=Table(["", "value", "file"], list(self._rows(measured, task))),
+            table=Table(["field", "value", "file or name"], list(self._rows(measured, task))),
             commands=Commands(
                 cli=f"evalsvc protocol show {shlex.quote(name)} --metric {shlex.quote(self.metric)}",
                 rest=f"/v1/evaluations/{task.evaluation.id}",

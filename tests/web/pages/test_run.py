@@ -82,9 +82,23 @@ def test_a_run_without_tokens_says_so(told: App) -> None:
 
 
 def test_what_the_page_cannot_show_is_refused(told: App) -> None:
-    for query in ("?smooth=2", "?x=time", "?from=5&to=3", "?with=" + "&with=".join("abcdefgh"), "?bogus=1"):
+    for query in (
+        "?smooth=2",
+        "?x=time",
+        "?from=5&to=3",
+        "?with=" + "&with=".join("abcdefgh"),
+        "?bogus=1",
+        "?smooth=nan",
+    ):
         assert told.http.get(f"/runs/{RUN}{query}").status_code in (400, 422), query
     assert told.http.get("/runs/nobody").status_code == 404
+    hostile = "<script>alert(1)</script>"
+    for field in ("base", "variant", "protocol", "metric", "points", "theme", "from"):
+        query = {"run": RUN, "metric": "loss/text", field: hostile}
+        answer = told.http.get("/panels/curve.html", params=query)
+        assert answer.status_code in (200, 400, 404, 422), field
+        assert "<script>alert" not in answer.text, field
+    assert told.http.get("/panels/curve.html", params={"run": RUN, "metric": "m" * 10_000}).status_code == 422
 
 
 def test_an_empty_run_waits_for_its_values(told: App) -> None:
