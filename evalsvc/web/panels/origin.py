@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, ClassVar
 
 import yaml
@@ -81,7 +81,7 @@ class OriginQuery(PanelQuery):
             protocols=[measured.protocol],
         )
 
-    def _rows(self, measured: Measured, task: MeasuredTask) -> Iterator[list[Cell]]:
+    def _rows(self, measured: Measured, task: MeasuredTask) -> Iterator[Sequence[Cell]]:
         evaluation = task.evaluation
         yield from ([self.metric, _shown(metric), ""] for metric in task.result.metrics or [] if self._is(metric))
         yield ["checkpoint", task.checkpoint.sha256 or "not hashed", task.checkpoint.uri]
