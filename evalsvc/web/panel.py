@@ -43,8 +43,9 @@ class Table:
 
     def to_csv(self) -> str:
         """Return the table as CSV. A text that a spreadsheet reads as a formula gets a leading apostrophe."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
+        out = io.StringIO(newline="")
+        # With lines that end by "\n" alone, Python leaves a "\r" within a text unquoted, and readers begin a row there.
+        writer = csv.writer(out, lineterminator="\r\n")
         writer.writerow(self.columns)
         writer.writerows([[plain_cell(cell) for cell in row] for row in self.rows])
         return out.getvalue()
