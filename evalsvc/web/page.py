@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evalsvc import __version__
 from evalsvc.client import Client
+from evalsvc.installation import pip_install
 from evalsvc.web import shown
 from evalsvc.web.query import Query
 
@@ -84,11 +85,9 @@ def page_class(pattern: str) -> type[Page]:
 
 def html_of(template: str, content: Content, around: Surroundings) -> str:
     """Return a page as HTML."""
-    return (
-        _templates()
-        .get_template(template)
-        .render(**content.values, title=content.title, watched=content.watched, around=around, version=__version__)
-    )
+    values = {"title": content.title, "watched": content.watched, "around": around, "version": __version__}
+    install = None if around.vega else pip_install("dashboard")
+    return _templates().get_template(template).render(**content.values, **values, install=install)
 
 
 @cache

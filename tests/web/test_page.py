@@ -1,0 +1,47 @@
+"""Pages: which there are, and that no template is forgiving."""
+
+import re
+
+import pytest
+from jinja2 import UndefinedError
+from markupsafe import escape
+
+from evalsvc.api.middleware.access import SCOPES
+from evalsvc.installation import pip_install
+from evalsvc.web.page import HERE, PAGES, Content, Surroundings, html_of, page_class
+
+AROUND = Surroundings(vega=None, url="http://host")
+
+
+@pytest.mark.parametrize("pattern", PAGES)
+def test_every_page_has_its_parameters_its_template_and_its_scope(pattern: str) -> None:
+    """A page without a line in the table of scopes would be shown to admins only."""
+    page = page_class(pattern)
+    assert set(re.findall(r"{(\w+)}", pattern)) <= set(page.model_fields)
+    assert (HERE / "templates" / page.template).is_file()
+    assert SCOPES["GET", pattern] == "read"
+
+
+def test_what_a_page_shows_is_text() -> None:
+    hostile = "<script>alert(1)</script>\"'"
+    shown = html_of("problem.html", Content(hostile, {"detail": hostile}), AROUND)
+    assert "<script>alert" not in shown
+    assert shown.count("&lt;script&gt;alert(1)&lt;/script&gt;&#34;&#39;") == 3, "the title, the heading and the detail"
+
+
+def test_a_variable_that_is_missing_is_an_error() -> None:
+    with pytest.raises(UndefinedError, match="'detail' is undefined"):
+        html_of("problem.html", Content("a problem", {}), AROUND)
+
+
+def test_without_the_package_of_charts_a_page_says_how_to_install_it() -> None:
+    content = Content("a problem", {"detail": ""})
+    assert str(escape(pip_install("dashboard"))) in html_of("problem.html", content, AROUND)
+    assert "[dashboard]" not in html_of("problem.html", content, Surroundings("/vega/vega-1.js", "http://host"))
+
+
+def test_a_copy_has_no_modules_and_no_addresses_of_the_service() -> None:
+    content = Content("a problem", {"detail": ""})
+    shown = html_of("problem.html", content, Surroundings(None, "http://host", is_copy=True))
+    assert 'type="module"' not in shown
+    assert "/status" not in shown
