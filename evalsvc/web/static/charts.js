@@ -5,7 +5,10 @@
  * @typedef {{view: any, address: string, shape: string, marks: boolean}} Drawn
  */
 
-/** Charts that are drawn, by their element. @type {Map<Element, Drawn>} */
+/**
+ * Charts that are drawn, by their element.
+ * @type {Map<Element, Drawn>}
+ */
 export const drawn = new Map();
 
 /** Charts that came near the viewport and had no values. @type {Set<Element>} */

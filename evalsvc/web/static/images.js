@@ -1,6 +1,9 @@
 // Two images of the same prompt and seed over each other, with a wipe between them; and a sample at full size.
 
-/** The links of the chosen samples, at most two. @type {HTMLAnchorElement[]} */
+/**
+ * The links of the chosen samples, at most two.
+ * @type {HTMLAnchorElement[]}
+ */
 let chosen = [];
 
 /** @param {string} tag @param {string} [text] */

@@ -4,7 +4,10 @@ import { askAgain, refresh, watch } from "./charts.js";
 
 const SECONDS = 3;
 
-/** Tags of the watched addresses. @type {Map<string, string | null>} */
+/**
+ * Tags of the watched addresses.
+ * @type {Map<string, string | null>}
+ */
 const tags = new Map();
 
 /** @typedef {"same" | "unknown" | "new"} News */
