@@ -49,7 +49,7 @@ def is_installed() -> bool:
 def require_installed() -> None:
     """Raise MissingPackage unless charts can be drawn."""
     if not is_installed():
-        raise missing_package("vl-convert-python", "charts", "dashboard")
+        raise missing_package("vl-convert-python", "a chart", "dashboard")
 
 
 def script_name() -> str:

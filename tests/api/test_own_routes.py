@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from anyio import to_thread
@@ -100,12 +100,12 @@ def counted(monkeypatch: pytest.MonkeyPatch, at_once: list[int]) -> Iterator[Non
 def test_pages_that_hang_hold_up_neither_probes_nor_posts(
     app: App, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, ended = threading.Semaphore(0), threading.Event()
+    begun, ended, view = threading.Semaphore(0), threading.Event(), runs.runs_view
 
-    def hang(*_: object) -> list[object]:
+    def hang(*arguments: Any) -> Any:
         begun.release()
         ended.wait(30)
-        return []
+        return view(*arguments)
 
     monkeypatch.setattr(runs, "runs_view", hang)
     with ThreadPoolExecutor(CROWD) as crowd:

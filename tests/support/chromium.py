@@ -74,6 +74,14 @@ class Visit:
         if self.page.evaluate("() => Boolean(window.vegaEmbed)") is True:
             self.page.wait_for_function(CHARTS_IN_VIEW_ARE_DRAWN)
 
+    def draw_all(self) -> None:
+        """Scroll through the page, so that every chart is drawn, and back to its begin."""
+        if self.page.evaluate("() => Boolean(window.vegaEmbed)") is True:
+            for chart in self.page.locator(".chart").all():
+                chart.scroll_into_view_if_needed()
+                self.drawn()
+            self.page.evaluate("() => scrollTo(0, 0)")
+
     @property
     def violations(self) -> list[str]:
         """What the content security policy forbade."""

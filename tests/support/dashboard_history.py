@@ -15,7 +15,18 @@ from typing import Any
 
 from app_in_process import InlineCoordinator, app_on_port
 from history_reference import Point, imported
-from queue_steps import enter, enter_virtual, evaluate_whole, metric, submission, suite
+from queue_steps import (
+    dispatched,
+    enter,
+    enter_virtual,
+    evaluate_whole,
+    metric,
+    plan,
+    ran,
+    store_result,
+    submission,
+    suite,
+)
 
 from evalsvc.api.state import State
 from evalsvc.config import Settings
@@ -54,9 +65,11 @@ class Dashboard:
         assert isinstance(self.state.coordinator, InlineCoordinator)
         return self.state.coordinator
 
-    def evaluate(self, run: str, step: int) -> None:
+    def evaluate(self, step: int, run: str = OTHER) -> None:
         """Evaluate one more checkpoint, as a trainer that goes on posts them."""
-        _evaluate(self.state.store, self.state.settings, run, step, seed=7)
+        path = f"/checkpoints/{run}/epoch_{step}.pt"
+        enter(self.state.store, submission(step, run=run, uri=path, path=path), suite("quick"))
+        evaluate_whole(self.state.store, *losses(random.Random(step), step))
 
 
 @contextmanager
@@ -200,11 +213,14 @@ def _import(store: Store) -> None:
 
 
 def _fail(state: State) -> None:
-    """Leave a failed evaluation and one that waits."""
+    """Leave a failed evaluation and one in the middle of its work."""
     coordinator = state.coordinator
     assert isinstance(coordinator, InlineCoordinator)
     coordinator.error = ShardError("out_of_memory", f"the card has too little memory for {HOSTILE}")
     enter(state.store, submission(5000, run=RUN, uri="/failed.pt", path="/failed.pt"), suite("quick"))
     coordinator.work()
     coordinator.error = None
-    enter(state.store, submission(6000, run=RUN, uri="/waits.pt", path="/waits.pt"), suite("quick"))
+    enter(state.store, submission(6000, run=RUN, uri="/runs.pt", path="/runs.pt"), suite("quick"))
+    store_result(state.store, dispatched(state.store, "plan"), plan(4))
+    first, *_ = [dispatched(state.store, "run") for _ in range(4)]
+    store_result(state.store, first, ran(sum=1))
