@@ -41,10 +41,12 @@ COMMANDS = {
     "evaluations": Entry("evalsvc.cli.evaluations", HOLD, "List, show, cancel, retry and repeat evaluations."),
     "plan": Entry("evalsvc.cli.plan", HOLD, "Show or set the suites that evaluate a run's checkpoints."),
     "history": Entry("evalsvc.cli.history", READ, "Show the metrics of runs by training step."),
+    "plot": Entry("evalsvc.cli.plot", READ, "Draw a metric of runs, in the terminal or as a picture."),
     "compare": Entry("evalsvc.cli.compare", READ, "Compare checkpoints or runs, with intervals and verdicts."),
     "gate": Entry("evalsvc.cli.gate", READ, "Fail if a checkpoint is worse than a baseline, as in CI."),
     "completions": Entry("evalsvc.cli.completions", READ, "Show the completions of fixed prompts by step."),
     "artifacts": Entry("evalsvc.cli.artifacts", READ, "List, fetch, keep and prune image grids and pages."),
+    "export": Entry("evalsvc.cli.export", READ, "Write the dashboard's pages of runs as files."),
     "items": Entry("evalsvc.cli.items", READ, "Fetch results per item: per image, caption or question."),
     "protocol": Entry("evalsvc.cli.protocol", READ, "Show how values were measured, and how two protocols differ."),
     "demo": Entry("evalsvc.cli.demo", ALONE, "Evaluate the small run that comes with evalsvc."),
@@ -84,9 +86,8 @@ app = typer.Typer(
     options_metavar="[-h] [--version [--verbose]]",
     help="Evaluate the checkpoints of auto-regressive text-to-image models, and keep one history of metrics per "
     "training step.",
-    epilog="`evalsvc COMMAND -h` shows a command and its options. Options that are settings can also be "
-    "set by variables EVALSVC_NAME, which `evalsvc doctor` lists. `evalsvc --install-completion` has the shell "
-    "complete commands, options and names.",
+    epilog="`evalsvc COMMAND -h` shows the options of a command. Settings can also be given as variables EVALSVC_NAME; "
+    "`evalsvc doctor` lists them. `evalsvc --install-completion` has the shell complete commands, options and names.",
 )
 
 WRONG_USE, INTERRUPTED = 2, 130

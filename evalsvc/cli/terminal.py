@@ -42,6 +42,12 @@ def print_table(
     print(flush=True)
 
 
+def print_lines(lines: Sequence[Text]) -> None:
+    """Print lines of text, with their colours where stdout is a terminal. Control characters must be written out."""
+    Console().print(Text("\n").join(lines), soft_wrap=True)
+    print(end="", flush=True)
+
+
 def terminal_width() -> int | None:
     """Return the width of the terminal on stdout in characters; None for a pipe or a file."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

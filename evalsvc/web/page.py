@@ -26,6 +26,7 @@ PAGES: Mapping[str, str] = {
     "/runs/{run}": "evalsvc.web.pages.run:RunPage",
     "/runs/{run}/images": "evalsvc.web.pages.images:ImagesPage",
     "/runs/{run}/text": "evalsvc.web.pages.text:TextPage",
+    "/runs/{run}/checkpoints": "evalsvc.web.pages.checkpoints:CheckpointsPage",
     "/compare": "evalsvc.web.pages.compare:ComparePage",
     "/evaluations/{evaluation}": "evalsvc.web.pages.evaluation:EvaluationPage",
     "/protocols/{protocol}": "evalsvc.web.pages.protocol:ProtocolPage",
@@ -74,6 +75,8 @@ class Surroundings:
     static: str = "/static"
     is_copy: bool = False
     """Whether the pages are files, without a service."""
+    links: Mapping[str, str] = field(default_factory=dict)
+    """Addresses of pages that every page links to, by the text of the link."""
 
 
 def page_class(pattern: str) -> type[Page]:

@@ -7,194 +7,267 @@ the pages run.
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, urlencode
 
 from evalsvc.client import Client
-from evalsvc.errors import EvalsvcError, InvalidRequest
-from evalsvc.files.atomic import write_whole
+from evalsvc.errors import ArtifactPruned, EvalsvcError, InvalidRequest, UnknownName
+from evalsvc.spec.names import NAME
 from evalsvc.web import vega
-from evalsvc.web.page import STATIC, Content, Page, Surroundings, html_of, page_class
-from evalsvc.web.panel import panel_class
+from evalsvc.web.classic_script import classic_script
+from evalsvc.web.page import PAGES, STATIC, Content, Page, Surroundings, html_of, page_class
+from evalsvc.web.pages.run import MAX_OVERLAID
+from evalsvc.web.panel import Panel, PanelQuery, panel_class
+from evalsvc.web.query import Query
 from evalsvc.web.shown import segment
+from evalsvc.web.site_files import Site, emptied_on_failure
 
-MODULES = ("charts.js", "live.js", "slider.js", "images.js", "main.js")
-"""Modules of the pages, each after those that it imports."""
+MAX_RUNS = 50
+"""Runs of a copy: as many as the first page shows."""
 
-_ATTRIBUTE = re.compile(r'\b(href|src|data-spec)="(/[^"]*)"')
+MAX_STATES = 1000
+"""Pages with a query that are copied, such as charts alone and the second page of a run's images. Links to others lead
+to the page without its query."""
+
+_LINK = re.compile(r'\b(href|src|data-spec)="([/?][^"]*)"')
+"""Attributes that lead to an address of the service. Values have no literal quotes: Jinja escapes them."""
+
+_PICTURE = re.compile(r'<a\b[^>]*\bhref="/panels/[^"]*\.(?:svg|png)\?[^>]*>[^<]*</a>')
+"""Links to pictures of charts, which a copy does not have: its pages draw the charts."""
 
 _FORM = re.compile(r"<form\b.*?</form>", re.DOTALL)
 
 _ENDINGS = {"image/png": "png", "text/csv": "csv", "text/plain": "txt", "application/jsonl": "jsonl"}
-"""Endings of artifacts' files by media type; other artifacts are left out."""
+"""Endings of artifacts' files by media type. Artifacts of other types are left out."""
 
 
-@dataclass
-class Site:
-    """Files of a copy, by the addresses that they stand for."""
+def export_site(
+    client: Client, url: str, runs: Sequence[str], folder: Path, report: Callable[[int, int, str], None]
+) -> Site:
+    """Write the pages of some runs into a folder; return what was written.
 
-    client: Client
-    folder: Path
-    vega: str | None
-    pages: dict[str, str] = field(default_factory=dict)
-    """Names of the pages' files, by path."""
-    bytes: int = 0
-    """Size of all files that were written."""
-
-    def write(self, name: str, content: bytes) -> None:
-        """Write a file below the folder of the site."""
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)
-        self.bytes += len(content)
-
-
-def export_site(client: Client, url: str, runs: Sequence[str], folder: Path, report: Callable[[str], None]) -> int:
-    """Write the pages of some runs into a folder; return the size of the files in bytes.
+    A copy that cannot be written whole is removed again.
 
     Args:
         client: the service.
         url: address of the service, for the lines to copy.
         runs: names of the runs.
         folder: a folder that is empty or does not exist.
-        report: called with the path of each page before the page is written.
+        report: called before each page with the number of pages that are written, the number of pages that are known
+            so far, and the address of the page.
 
     Raises:
-        InvalidRequest: the folder has files.
+        InvalidRequest: the folder has files or cannot be written, or a run has no name that a run can have.
         UnknownName: there is no such run.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise InvalidRequest(f"--output {folder} has files; give a folder that is empty or does not exist")
+    if len(runs) > MAX_RUNS:
+        raise InvalidRequest(f"{len(runs)} runs are given, and a copy has at most {MAX_RUNS}; make several copies")
     for run in runs:
+        if not NAME.fullmatch(run):
+            raise InvalidRequest(f"{run!r} is not the name of a run; give names that `evalsvc runs list` shows")
         client.run(run)
-    site = Site(client, folder, vega.script_name() if vega.is_installed() else None)
-    site.pages = dict(_page_names(client, runs))
-    if site.vega is not None:
-        made = vega.script(folder / "static")
+    script = vega.script_name() if vega.is_installed() else None
+    around = Surroundings(f"/static/{script}" if script else None, url, is_copy=True, links=_links(runs))
+    with emptied_on_failure(folder):
+        site = Site(client, around, folder, runs)
+        _write_static(site, script)
+        _name_pages(site)
+        done = 0
+        while site.waiting:
+            address = site.waiting.popleft()
+            report(done, done + len(site.waiting) + 1, address)
+            _write_page(site, address)
+            done += 1
+        return site
+
+
+def _links(runs: Sequence[str]) -> Mapping[str, str]:
+    """Return the addresses of the pages that show all runs of the copy together: there are no forms to ask for them."""
+    if not 1 < len(runs) <= MAX_OVERLAID + 1:
+        return {}
+    first, *others = runs
+    links = {"Over each other": f"/runs/{segment(first)}?" + urlencode([("with", run) for run in others])}
+    if len(others) == 1:
+        links["Compare"] = "/compare?" + urlencode({"a": others[0], "b": first})
+    return links
+
+
+def _write_static(site: Site, script: str | None) -> None:
+    """Write what all pages share."""
+    if script is not None:
+        made = vega.script(site.folder / "static")
+        made.chmod(0o644)
+        site.files += 1
         site.bytes += made.stat().st_size
     for name in ("style.css", "icon.svg"):
         site.write(f"static/{name}", (STATIC / name).read_bytes())
     site.write("static/site.js", classic_script().encode())
-    for path, name in site.pages.items():
-        report(path)
-        _write_page(site, url, path, name, runs)
-    return site.bytes
 
 
-def classic_script() -> str:
-    """Return all modules of the pages as one script that is no module."""
-    parts = []
-    for name in MODULES:
-        text = (STATIC / name).read_text()
-        text = re.sub(r"^import .*?;\n", "", text, flags=re.MULTILINE)
-        parts.append(re.sub(r"^export ", "", text, flags=re.MULTILINE))
-    return '"use strict";\n(() => {\n' + "\n".join(parts) + "\n})();\n"
-
-
-def _page_names(client: Client, runs: Sequence[str]) -> Mapping[str, str]:
-    """Return the names of the pages' files by path."""
-    names = {"/": "index.html"}
-    for run in runs:
-        names[f"/runs/{segment(run)}"] = f"runs/{run}.html"
-        names[f"/runs/{segment(run)}/images"] = f"runs/{run}.images.html"
-        names[f"/runs/{segment(run)}/text"] = f"runs/{run}.text.html"
-        for protocol in client.protocols(run):
-            names[f"/protocols/{protocol.id}"] = f"protocols/{protocol.id}.html"
-        for checkpoint in client.run(run).checkpoints:
+def _name_pages(site: Site) -> None:
+    """Name the files of the pages that every copy has."""
+    site.name("/", "index")
+    for title, address in site.around.links.items():
+        site.name(address, title.lower())
+    for run in site.runs:
+        for view in ("", "/images", "/text", "/checkpoints"):
+            site.name(f"/runs/{segment(run)}{view}", f"runs/{run}{view or '/index'}")
+        for protocol in site.client.protocols(run):
+            site.name(f"/protocols/{segment(protocol.id)}", "protocols/" + protocol.id.replace("/", "_"))
+        for checkpoint in site.client.run(run).checkpoints:
             for evaluation in checkpoint.evaluations:
-                names[f"/evaluations/{evaluation.id}"] = f"evaluations/{evaluation.id}.html"
-    return names
+                site.name(f"/evaluations/{evaluation.id}", f"evaluations/{evaluation.id}")
 
 
-def _write_page(site: Site, url: str, path: str, name: str, runs: Sequence[str]) -> None:
-    page = _page_at(path, runs)
-    content = page.content(site.client)
-    around = Surroundings(f"/static/{site.vega}" if site.vega else None, url, is_copy=True)
-    text = html_of(page.template, Content(content.title, content.values), around)
-    text = _FORM.sub("", text)
+def _write_page(site: Site, address: str) -> None:
+    """Write a page, and name the files that it leads to."""
+    name = site.names[address]
+    template, content = _content(site, address)
+    text = html_of(template, Content(content.title, content.values), site.around)
     specs: dict[str, str] = {}
 
     def local(match: re.Match[str]) -> str:
-        attribute, address = match[1], html.unescape(match[2])
+        attribute, target = match[1], html.unescape(match[2])
+        if target.startswith("?"):
+            target = address.partition("?")[0] + target
         if attribute == "data-spec":
-            specs[address] = _spec(site, address)
+            specs[target] = _spec(site, target)
             return match[0]
-        target = _file_of(site, address)
-        if target is None:
+        # Pages with a query lead to no further ones: all combinations of parameters would be too many.
+        file = _file_of(site, target, may_add="?" not in address)
+        if file is None:
             return ""
-        return f'{attribute}="{html.escape(os.path.relpath(target, os.path.dirname(name) or "."))}"'
+        return f'{attribute}="{html.escape(os.path.relpath(file, os.path.dirname(name) or "."))}"'
 
-    text = _ATTRIBUTE.sub(local, text)
+    text = _LINK.sub(local, _PICTURE.sub("", _FORM.sub("", text)))
     data = "".join(
-        f'<script type="application/json" data-spec="{html.escape(address)}">{spec}</script>\n'
-        for address, spec in specs.items()
+        f'<script type="application/json" data-spec="{html.escape(target)}">{spec}</script>\n'
+        for target, spec in specs.items()
     )
     site.write(name, text.replace("</body>", f"{data}</body>").encode())
 
 
-def _page_at(path: str, runs: Sequence[str]) -> Page:
-    """Return the page at a path of `_page_names`."""
-    parts = [unquote(part) for part in path.strip("/").split("/") if part]
-    match parts:
-        case []:
-            return page_class("/").parse([("only", run) for run in runs])
-        case ["runs", run]:
-            return page_class("/runs/{run}").parse([("run", run)])
-        case ["runs", run, view]:
-            return page_class(f"/runs/{{run}}/{view}").parse([("run", run)])
-        case ["protocols", protocol]:
-            return page_class("/protocols/{protocol}").parse([("protocol", protocol)])
-        case _:
-            return page_class("/evaluations/{evaluation}").parse([("evaluation", parts[1])])
+def _content(site: Site, address: str) -> tuple[str, Content]:
+    """Return the template of a page with what fills it."""
+    if address.startswith("/panels/"):
+        panel = _panel(site, address)
+        return "panel.html", Content(panel.title, {"panel": panel})
+    page = _parse(site, address)
+    return page.template, page.content(site.client)
 
 
-def _file_of(site: Site, address: str) -> str | None:
-    """Return the file that stands for an address, written if it was not; None if the copy has no such file."""
+def _parse(site: Site, address: str) -> Page:
+    """Return the page at an address.
+
+    Raises:
+        UnknownName: no page has such an address.
+        InvalidRequest: the page has no such parameters.
+    """
     path, _, query = address.partition("?")
-    if path in site.pages and not query:
-        return site.pages[path]
+    parts = path.split("/")
+    for pattern in PAGES:
+        places = pattern.split("/")
+        if len(places) != len(parts):
+            continue
+        pairs = [(place[1:-1], unquote(part)) for place, part in zip(places, parts, strict=True) if place[:1] == "{"]
+        if all(place[:1] == "{" or place == part for place, part in zip(places, parts, strict=True)):
+            only = [("only", run) for run in site.runs] if pattern == "/" else []
+            return page_class(pattern).parse([*pairs, *only, *parse_qsl(query)])
+    raise UnknownName(f"no page has the address {path}")
+
+
+def _file_of(site: Site, address: str, *, may_add: bool) -> str | None:
+    """Return the file that stands for an address; None if the copy has no such file.
+
+    Args:
+        may_add: whether a page that is not in the copy may be added.
+    """
+    address, mark, fragment = address.partition("#")
+    path, _, query = address.partition("?")
     if path.startswith("/static/"):
         return path[1:]
-    if path.startswith("/v1/artifacts/"):
-        return _artifact(site, int(path.rpartition("/")[2]))
-    if path.startswith("/panels/") and path.endswith((".csv", ".svg", ".png")):
-        return _panel_file(site, path.rpartition("/")[2], query)
-    return None
+    if path.startswith("/v1/artifacts/") and (number := path.removeprefix("/v1/artifacts/")).isdecimal():
+        return _artifact(site, int(number))
+    if path.startswith("/panels/") and path.endswith(".csv"):
+        return _table(site, address)
+    name = site.names.get(address)
+    if name is None and query and may_add and site.states < MAX_STATES and _is_of_runs(site, address):
+        site.states += 1
+        stem = (site.names.get(path) or path.strip("/")).removesuffix(".html")
+        name = site.name(address, f"{stem}-{hashlib.sha256(address.encode()).hexdigest()[:12]}")
+    name = name or site.names.get(path)
+    return None if name is None else name + mark + fragment
+
+
+def _is_of_runs(site: Site, address: str) -> bool:
+    """Tell whether an address is that of a page or a panel that shows the runs of the copy alone."""
+    path = address.partition("?")[0]
+    try:
+        if path.startswith("/panels/"):
+            query: Query = _panel_query(address)
+        elif path in site.names or path == "/compare":
+            query = _parse(site, address)
+        else:
+            return False
+    except EvalsvcError:
+        return False
+    run = getattr(query, "run", ())
+    named = [run] if isinstance(run, str) else [*run]
+    named += [*getattr(query, "also", ()), *(re.split("[@:]", getattr(query, side, ""))[0] for side in ("a", "b"))]
+    return all(name in site.runs for name in named if name)
 
 
 def _artifact(site: Site, artifact: int) -> str | None:
-    try:
-        content = site.client.artifact_content(artifact)
-    except EvalsvcError:  # it was pruned
-        return None
-    ending = _ENDINGS.get(content.media_type.partition(";")[0])
-    if ending is None:
-        return None
-    name = f"artifacts/{content.sha256}.{ending}"
-    if not (site.folder / name).exists():
-        site.write(name, content.content)
-    return name
+    """Return the file of an artifact; None if it was pruned or is of a type that a copy does not have."""
+    if artifact not in site.artifacts:
+        site.artifacts[artifact] = None
+        with suppress(UnknownName, ArtifactPruned):
+            content = site.client.artifact_content(artifact)
+            ending = _ENDINGS.get(content.media_type.partition(";")[0])
+            if ending is not None:
+                name = f"artifacts/{content.sha256}.{ending}"
+                if name not in site.taken:
+                    site.taken.add(name)
+                    site.write(name, content.content)
+                site.artifacts[artifact] = name
+    return site.artifacts[artifact]
 
 
-def _panel_file(site: Site, file: str, query: str) -> str | None:
-    """Return the table of a panel as a file. Pictures are left out: the page draws the chart."""
-    panel_name, _, kind = file.rpartition(".")
-    if kind != "csv":
-        return None
-    panel = panel_class(panel_name).parse(parse_qsl(query)).panel(site.client)
-    name = f"tables/{re.sub(r'[^A-Za-z0-9._-]+', '_', panel.query)[:120]}.csv"
-    site.write(name, panel.table.to_csv().encode())
-    return name
+def _table(site: Site, address: str) -> str:
+    """Return the table of a panel as a file."""
+    if address not in site.names:
+        panel = _panel(site, address)
+        site.names[address] = site.claim(f"tables/{panel.title}", "csv")
+        site.write(site.names[address], panel.table.to_csv().encode())
+    return site.names[address]
+
+
+def _panel_query(address: str) -> PanelQuery:
+    """Return the query of the panel at an address.
+
+    Raises:
+        UnknownName, InvalidRequest: no panel has such an address.
+    """
+    path, _, query = address.partition("?")
+    return panel_class(path.removeprefix("/panels/").rpartition(".")[0]).parse(parse_qsl(query))
+
+
+def _panel(site: Site, address: str) -> Panel:
+    """Return the panel at an address."""
+    query = _panel_query(address)
+    key = f"{query.name}?{query.to_query()}"
+    if key not in site.panels:
+        site.panels[key] = query.panel(site.client)
+    return site.panels[key]
 
 
 def _spec(site: Site, address: str) -> str:
     """Return the spec of a chart as JSON that may stand in a page."""
-    path, _, query = address.partition("?")
-    panel = panel_class(path.removeprefix("/panels/").removesuffix(".json")).parse(parse_qsl(query)).panel(site.client)
-    return json.dumps(panel.spec, ensure_ascii=True).replace("<", "\\u003c")
+    return json.dumps(_panel(site, address).spec, allow_nan=False).replace("<", "\\u003c")

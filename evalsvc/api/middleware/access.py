@@ -80,6 +80,7 @@ SCOPES: Mapping[tuple[str, str], TokenScope] = {
     ("GET", "/runs/{run}"): "read",
     ("GET", "/runs/{run}/images"): "read",
     ("GET", "/runs/{run}/text"): "read",
+    ("GET", "/runs/{run}/checkpoints"): "read",
     ("GET", "/compare"): "read",
     ("GET", "/evaluations/{evaluation}"): "read",
     ("GET", "/protocols/{protocol}"): "read",

@@ -1,0 +1,134 @@
+"""`evalsvc plot`: a metric along training, in the terminal or as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from evalsvc.cli.name_completion import complete_metric, complete_run
+from evalsvc.cli.options import FirstStep, LastStep, Url, connect, require_folders
+from evalsvc.cli.terminal import print_lines, say, terminal_width
+from evalsvc.cli.terminal_plot import draw, plot_of
+from evalsvc.client import Client
+from evalsvc.errors import InvalidRequest, UnknownName, os_reason
+from evalsvc.files.atomic import write_whole
+from evalsvc.spec.documents.history import Axis
+from evalsvc.web import vega
+from evalsvc.web.charts import AXIS_TITLES, Scale
+from evalsvc.web.panel import Panel
+from evalsvc.web.panels.curve import CurveQuery
+from evalsvc.web.panels.difference import DifferenceQuery
+
+commands = typer.Typer()
+
+MOST_RUNS = 8
+"""Number of colours of a chart."""
+
+IN_PIPES = 80
+"""Columns of a plot where no terminal says how wide it is."""
+
+KINDS: dict[str, Literal["svg", "png"]] = {".svg": "svg", ".png": "png"}
+
+Weight = Annotated[
+    float,
+    typer.Option("--smooth", min=0, max=0.99, help="Weight of the past in a moving average, drawn over the points."),
+]
+
+
+@commands.command()
+def plot(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="The training run, or up to eight.", autocompletion=complete_run),
+    ],
+    metric: Annotated[
+        str | None,
+        typer.Option(help="<task>/<metric>.", show_default="first of the headline", autocompletion=complete_metric),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="A run: draw the difference from it.", show_default="no", autocompletion=complete_run),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File to draw, .svg or .png.", show_default="the terminal")
+    ] = None,
+    x: Annotated[Axis, typer.Option("--x", help="Along training steps or tokens.")] = "step",
+    scale: Annotated[Scale, typer.Option(help="Scale of the values.")] = "linear",
+    smooth: Weight = 0.0,
+    variant: Annotated[str | None, typer.Option(help="Only these weights.", show_default="all")] = None,
+    first: FirstStep = None,
+    last: LastStep = None,
+    theme: Annotated[vega.Theme | None, typer.Option(help="Colours of the file.", show_default="light")] = None,
+    url: Url = None,
+) -> None:
+    """Draw a metric of one or several runs along training, with intervals, chance and gaps.
+
+    Without --output the plot is made of characters, for a terminal. A file has the chart that the dashboard shows, and
+    needs the extra `dashboard` on this machine.
+    """
+    if output is None and theme is not None:
+        raise InvalidRequest("--theme is for files; give --output, or leave --theme out")
+    if output is not None:
+        _check_output(output)
+    if len(runs) > MOST_RUNS:
+        raise InvalidRequest(f"{len(runs)} runs are given, and a plot has colours for {MOST_RUNS}; name fewer")
+    with connect(url) as client:
+        name = metric or _first_of_headline(client, runs[0])
+        if against is None:
+            given = {"x": x, "scale": scale, "smooth": smooth, "variant": variant, "from": first, "to": last}
+            panel = _curve(client, runs, name, given)
+        else:
+            if len(runs) > 1 or (x, scale, smooth, variant, first, last) != ("step", "linear", 0.0, None, None, None):
+                raise InvalidRequest("--against is for one run, with --metric, --output and --theme alone")
+            panel = DifferenceQuery(a=against, b=runs[0], metric=name).panel(client)
+    if panel.spec is None:
+        raise UnknownName(f"there is nothing to draw of {name}: {'; '.join(panel.notes) or 'it has no value here'}")
+    if output is None:
+        print_lines(draw(plot_of(panel.spec, panel.title, AXIS_TITLES[x], log=scale == "log"), _columns()))
+    else:
+        _write(output, vega.render(panel.spec, KINDS[output.suffix.lower()], theme or "light"))
+    for note in panel.notes:
+        say(f"note: {note}", err=True)
+
+
+def _columns() -> int:
+    return terminal_width() or IN_PIPES
+
+
+def _check_output(path: Path) -> None:
+    """Refuse a file that cannot be drawn before the service is asked."""
+    if path.suffix.lower() not in KINDS:
+        raise InvalidRequest(f"--output {path} does not end in .svg or .png; name a file that does")
+    require_folders({"--output": path})
+    vega.require_installed()
+
+
+def _first_of_headline(client: Client, run: str) -> str:
+    metrics = client.headline(run).metrics
+    if not metrics:
+        raise UnknownName(f"run {run} has no values yet")
+    return metrics[0]
+
+
+def _curve(client: Client, runs: list[str], metric: str, given: dict[str, object]) -> Panel:
+    """Return the chart of a metric.
+
+    Raises:
+        UnknownName: none of the runs has the metric.
+    """
+    known = dict.fromkeys(item.name for run in dict.fromkeys(runs) for item in client.headline(run).names)
+    if metric not in known:
+        raise UnknownName.among("metric", metric, known)
+    pairs = [("run", run) for run in dict.fromkeys(runs)] + [("metric", metric)]
+    pairs += [(name, str(value)) for name, value in given.items() if value is not None]
+    return CurveQuery.parse(pairs).panel(client)
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        write_whole(path, content, mode=0o644)
+    except OSError as error:
+        raise InvalidRequest(f"--output {path} cannot be written: {os_reason(error)}; name another file") from None
+    say(f"{path}: {len(content):,} bytes")

@@ -1,0 +1,214 @@
+"""The static copy: files that lead nowhere but to each other, with the numbers of the service."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from chromium import Visit
+from dashboard_history import MARKUP, OTHER, RUN, Dashboard
+
+from evalsvc.client import Client
+from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.web import vega
+from evalsvc.web.pages.protocol import ProtocolPage
+from evalsvc.web.site import export_site
+from evalsvc.web.site_files import Site
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+
+def ignore(done: int, total: int, address: str) -> None:
+    """Report nothing."""
+
+
+def export(dashboard: Dashboard, folder: Path, *runs: str) -> Site:
+    with Client(dashboard.url) as client:
+        return export_site(client, dashboard.url, runs or (RUN, OTHER), folder, ignore)
+
+
+@pytest.fixture(scope="module")
+def tables(dashboard: Dashboard, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy without charts, which starts no process."""
+    folder = tmp_path_factory.mktemp("site") / "tables"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vega, "is_installed", lambda: False)
+        export(dashboard, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def charts(child_process: None, dashboard: Dashboard, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy with charts."""
+    folder = tmp_path_factory.mktemp("site") / "charts"
+    made = export(dashboard, folder)
+    on_disk = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    assert (made.files, made.bytes) == (len(on_disk), sum(on_disk))
+    return folder
+
+
+class Links(HTMLParser):
+    """The elements of a page, and what they lead to."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.targets: list[str] = []
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.targets += [value or "" for name, value in attrs if name in ("href", "src", "action", "srcset", "poster")]
+
+
+def test_every_link_leads_to_a_file_of_the_copy(tables: Path) -> None:
+    pages = list(tables.rglob("*.html"))
+    assert {path.relative_to(tables).as_posix() for path in pages} >= {
+        "index.html",
+        f"runs/{RUN}/index.html",
+        f"runs/{RUN}/images.html",
+        f"runs/{OTHER}/text.html",
+    }
+    for path in pages:
+        links = Links(path)
+        assert "form" not in links.tags
+        assert "frame-src" not in path.read_text()
+        for target in links.targets:
+            parts = urlsplit(target)
+            assert (parts.scheme, parts.netloc) == ("", ""), (path, target)
+            if parts.path:
+                file = (path.parent / unquote(parts.path)).resolve()
+                assert file.is_file(), (path, target)
+                assert file.is_relative_to(tables)
+
+
+def test_every_page_can_be_reached(tables: Path) -> None:
+    reached: set[Path] = set()
+    waiting = [tables / "index.html"]
+    while waiting:
+        path = waiting.pop()
+        if path in reached:
+            continue
+        reached.add(path)
+        targets = [urlsplit(target).path for target in Links(path).targets]
+        waiting += [(path.parent / unquote(target)).resolve() for target in targets if target.endswith(".html")]
+    assert reached == {path.resolve() for path in tables.rglob("*.html")}
+
+
+def test_a_copy_has_other_runs_only_as_words(dashboard: Dashboard, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(vega, "is_installed", lambda: False)
+    export(dashboard, tmp_path / "one", OTHER)
+    assert [path.name for path in (tmp_path / "one" / "runs").iterdir()] == [OTHER]
+    assert f'href="runs/{RUN}/' not in (tmp_path / "one" / "index.html").read_text()
+
+
+def test_a_policy_keeps_a_hosted_copy_from_other_addresses(tables: Path) -> None:
+    for path in tables.rglob("*.html"):
+        text = path.read_text()
+        assert text.index("Content-Security-Policy") < text.index("<title>")
+        assert "connect-src" not in text
+        assert "unsafe" not in text
+
+
+def test_hostile_names_are_text(tables: Path) -> None:
+    for path in tables.rglob("*.html"):
+        assert "<script>alert" not in path.read_text()
+    assert html.escape(MARKUP, quote=False)[:20] in (tables / "runs" / RUN / "index.html").read_text()
+
+
+def test_a_folder_with_files_is_refused(dashboard: Dashboard, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InvalidRequest, match="has files; give a folder"):
+        export(dashboard, tmp_path)
+    with pytest.raises(InvalidRequest, match=r"notes\.txt cannot be used"):
+        export(dashboard, tmp_path / "notes.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("existed", [True, False])
+def test_half_a_copy_is_removed(dashboard: Dashboard, tmp_path: Path, monkeypatch: Any, existed: bool) -> None:
+    monkeypatch.setattr(vega, "is_installed", lambda: False)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ProtocolPage, "content", interrupted)
+    folder = tmp_path / "site"
+    if existed:
+        folder.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        export(dashboard, folder)
+    assert list(tmp_path.rglob("*")) == ([folder] if existed else [])
+
+
+@pytest.mark.parametrize("run", ["..", "../digits", "/etc/passwd", "a/b", "", "x" * 200, "a\n", ".hidden"])
+def test_names_that_no_run_has_are_refused(dashboard: Dashboard, tmp_path: Path, run: str) -> None:
+    with pytest.raises(InvalidRequest, match="is not the name of a run"):
+        export(dashboard, tmp_path / "site", RUN, run)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_run_is_refused_before_anything_is_written(dashboard: Dashboard, tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="no run is named 'nope'"):
+        export(dashboard, tmp_path / "site", RUN, "nope")
+    assert list(tmp_path.iterdir()) == []
+
+
+def values_of(text: str) -> dict[tuple[str, str], dict[int, Any]]:
+    """Return the values in the charts of a page, by metric and run, then by step."""
+    found: dict[tuple[str, str], dict[int, Any]] = {}
+    for address, spec in re.findall(r'<script type="application/json" data-spec="([^"]*)">(.*?)</script>', text):
+        metric = re.search(r"[?&]metric=([^&]*)", html.unescape(address))
+        document = json.loads(spec)
+        for row in document["datasets"]["points"] if document and metric else []:
+            of_run = found.setdefault((unquote(metric[1].replace("+", " ")), row["run"]), {})
+            of_run[row["x"]] = (row["y"], row["stderr"])
+    return found
+
+
+def test_numbers_are_those_of_rest(charts: Path, dashboard: Dashboard) -> None:
+    shown = values_of((charts / "runs" / RUN / "index.html").read_text())
+    with Client(dashboard.url) as client:
+        history = client.history(RUN, variant="raw").series
+    compared = 0
+    for series in history:
+        found = shown[series.metric, RUN]
+        for step, value, stderr in zip(series.x, series.value, series.stderr, strict=True):
+            assert found[step] == (value if isinstance(value, float) else None, stderr), (series.metric, step)
+            compared += 1
+    assert compared > 20
+    table = next((charts / "tables").glob("arc_acc*"))
+    rows = [line.split(",") for line in table.read_text().splitlines()[1:]]
+    [accuracy] = [series for series in history if series.metric == "arc/acc"]
+    assert [float(row[2]) for row in rows if row[0] == RUN] == accuracy.value
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_copy_opens_from_a_disk_without_a_network(
+    chromium: Browser, charts: Path, dashboard: Dashboard, scheme: str
+) -> None:
+    with Visit(chromium, offline=True, color_scheme=scheme) as visit:
+        for path in sorted(charts.rglob("*.html")):
+            visit.open(path.as_uri())
+            broken = "() => [...document.images].filter((image) => image.complete && !image.naturalWidth).length"
+            assert visit.page.evaluate(broken) == 0, path
+            assert visit.violations == [], path
+        assert (visit.messages, visit.failures) == ([], [])
+        outside = [asked for asked in visit.requests if not asked.startswith((charts.as_uri(), "data:"))]
+        assert outside == []
+        visit.open((charts / "runs" / RUN / "index.html").as_uri())
+        assert visit.page.locator(".chart svg").count() > 3
+        visit.page.keyboard.press("Tab")
+        visit.page.locator("#step").focus()
+        visit.page.keyboard.press("Home")
+        with Client(dashboard.url) as client:
+            [accuracy] = client.history(RUN, ["arc/acc"], variant="raw").series
+        shown = visit.page.locator('figure:has(h3:text-is("arc/acc")) .at-step').inner_text()
+        assert shown.startswith(f"{accuracy.value[0]:.6g}")
