@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 demo: $(VENV)/demo
 	$(BIN)/evalsvc assets pull inception
-	$(BIN)/evalsvc demo --exit
+	if [ -t 1 ]; then $(BIN)/evalsvc demo; else $(BIN)/evalsvc demo --exit; fi  # in a terminal, with the dashboard
 
 serve: $(VENV)/worker
 	$(BIN)/evalsvc serve

@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlencode
 
 import typer
 
@@ -38,6 +39,7 @@ from evalsvc.spec.documents.items import Completion
 from evalsvc.spec.documents.reading import read
 from evalsvc.verify.agreement import COLUMNS as COLUMNS_OF_FINDINGS
 from evalsvc.verify.agreement import DROP, table_row
+from evalsvc.web import vega
 
 commands = typer.Typer()
 
@@ -64,6 +66,9 @@ VERIFIED = "digits/fid64"
 
 VERIFIED_ON = 66
 """Number of images for `VERIFIED`: more than the 64 features, and few enough for a few seconds."""
+
+DASHBOARD = f"/runs/{RUNS[0]}?" + urlencode({"with": RUNS[1]})
+"""Address of the page to look at first: the curves of both runs over each other."""
 
 WIDTH = 80
 """Width of the lines about completions, in characters."""
@@ -98,7 +103,7 @@ class Answers:
 
 @commands.command()
 def demo(
-    leave: Annotated[bool, typer.Option("--exit", help="Stop the service when everything is shown.")] = False,
+    leave: Annotated[bool, typer.Option("--exit", help="End after the numbers, without a dashboard.")] = False,
     data_dir: DataDir = None,
     output: Output = None,
     devices: Annotated[str, typer.Option(help="Devices with one worker process each.")] = "cpu,cpu",
@@ -106,7 +111,8 @@ def demo(
     """Evaluate the small run that comes with evalsvc: losses, images, FID, and forgotten English.
 
     If torch-fidelity and clean-fid are installed, they compute the FID of the last checkpoint a second time. Image
-    grids and pages are written into a folder, which is kept when the demo ends.
+    grids and pages are written into a folder, which is kept when the demo ends. The service runs until Ctrl-C, and the
+    last line is the address of its dashboard.
 
     The demo needs the asset `inception`: evalsvc assets pull inception.
     """
@@ -129,7 +135,7 @@ def demo(
             for failure in failures:
                 complain(failure)
             if not leave and not failures:
-                say(f"serving on {url}; Ctrl-C ends the demo")
+                _say_dashboard(url)
                 _wait_for_interrupt()
         if failures:
             raise typer.Exit(FAILED)
@@ -329,6 +335,14 @@ def _beginning(text: str, length: int) -> str:
 
 def _unit(running: str) -> str:
     return f"checkpoints, now {running}" if running else "checkpoints"
+
+
+def _say_dashboard(url: str) -> None:
+    """Say what the service still does; the last line is the address to open."""
+    if not vega.is_installed():
+        say(f"the dashboard has tables, and no charts; for charts: {pip_install('dashboard')}")
+    say("serving until Ctrl-C; open the dashboard in a browser:")
+    say(url + DASHBOARD)
 
 
 def _wait_for_interrupt() -> None:

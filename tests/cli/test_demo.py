@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from queue_steps import metric, next_shard, plan, ran, result, store_result
@@ -11,6 +12,8 @@ from evalsvc.cli import demo, terminal
 from evalsvc.client import Client
 from evalsvc.errors import AssetMissing
 from evalsvc.installation import pip_install
+from evalsvc.web import vega
+from evalsvc.web.pages.run import RunPage
 
 
 def test_every_checkpoint_has_its_step() -> None:
@@ -118,6 +121,20 @@ def test_without_the_other_programs_the_demo_says_how_to_get_them(
     printed = capsys.readouterr().out
     assert pip_install("reference") in printed
     assert "evalsvc verify pretrained@3000 --metric digits/fid64" in printed
+
+
+def test_the_last_line_is_the_address_of_a_page(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    demo._say_dashboard("http://127.0.0.1:8321")
+    address = urlsplit(capsys.readouterr().out.splitlines()[-1])
+    assert (address.scheme, address.netloc) == ("http", "127.0.0.1:8321")
+    _, runs, run = address.path.split("/")
+    page = RunPage.parse([("run", run), *parse_qsl(address.query)])
+    assert (runs, page.run, page.also) == ("runs", *demo.RUNS[:1], demo.RUNS[1:])
+    monkeypatch.setattr(vega, "is_installed", lambda: False)
+    demo._say_dashboard("http://127.0.0.1:8321")
+    assert pip_install("dashboard") in capsys.readouterr().out
 
 
 def test_missing_weights_are_said_before_anything_starts(tmp_path: Path) -> None:
