@@ -201,3 +201,12 @@ def test_a_worker_of_the_services_own_gets_no_features_and_another_one_gets_each
     outputs = 512 * 2048 * 4
     assert document["own kid"]["received"] < outputs / 4
     assert outputs < document["elsewhere kid"]["received"] < 2 * outputs
+
+
+@pytest.mark.long
+def test_the_first_chart_of_a_history_is_waited_for(chromium: object) -> None:
+    """Without the peers, which are other people's programs: whether pages are opened and charts are noticed."""
+    document = last_line("trackers", "--only")
+    assert document["ratios"] == {}
+    assert 0 < document["first"]["evalsvc"] <= document["in_view"]["evalsvc"]
+    assert document["other_hosts"] == {"evalsvc": []}
