@@ -244,7 +244,8 @@ def _table(site: Site, address: str) -> str:
     """Return the table of a panel as a file."""
     if address not in site.names:
         panel = _panel(site, address)
-        site.names[address] = site.claim(f"tables/{panel.title}", "csv")
+        stem = f"{panel.title} {panel.query}".replace("/", "_")
+        site.names[address] = site.claim(f"tables/{stem}", "csv")
         site.write(site.names[address], panel.table.to_csv().encode())
     return site.names[address]
 
