@@ -12,13 +12,16 @@ import html
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import parse_qsl, unquote, urlencode
 
 from evalsvc.client import Client
-from evalsvc.errors import ArtifactPruned, EvalsvcError, InvalidRequest, UnknownName
+from evalsvc.errors import ArtifactPruned, EvalsvcError, InputError, InvalidRequest, RateLimited, UnknownName
 from evalsvc.spec.names import NAME
 from evalsvc.web import vega
 from evalsvc.web.classic_script import classic_script
@@ -29,8 +32,13 @@ from evalsvc.web.query import Query
 from evalsvc.web.shown import segment
 from evalsvc.web.site_files import Site, emptied_on_failure
 
+T = TypeVar("T")
+
 MAX_RUNS = 50
 """Runs of a copy: as many as the first page shows."""
+
+LONGEST_WAIT = 16.0
+"""Seconds until the service is asked again that has refused one request too many."""
 
 MAX_STATES = 1000
 """Pages with a query that are copied, such as charts alone and the second page of a run's images. Links to others lead
@@ -155,12 +163,25 @@ def _write_page(site: Site, address: str) -> None:
 
 
 def _content(site: Site, address: str) -> tuple[str, Content]:
-    """Return the template of a page with what fills it."""
-    if address.startswith("/panels/"):
-        panel = _panel(site, address)
-        return "panel.html", Content(panel.title, {"panel": panel})
-    page = _parse(site, address)
-    return page.template, page.content(site.client)
+    """Return the template of a page with what fills it. A page that the service refuses says why, as in the service."""
+    try:
+        if address.startswith("/panels/"):
+            panel = _panel(site, address)
+            return "panel.html", Content(panel.title, {"panel": panel})
+        page = _parse(site, address)
+        return page.template, _patiently(lambda: page.content(site.client))
+    except InputError as error:
+        return "problem.html", Content(error.code.replace("_", " "), {"detail": error.message})
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """Return what the service answers, as soon as the service does not ask to wait."""
+    for attempt in count():
+        try:
+            return ask()
+        except RateLimited as error:
+            time.sleep(max(error.retry_after or 0, min(2.0**attempt, LONGEST_WAIT)))
+    raise AssertionError
 
 
 def _parse(site: Site, address: str) -> Page:
@@ -229,7 +250,7 @@ def _artifact(site: Site, artifact: int) -> str | None:
     if artifact not in site.artifacts:
         site.artifacts[artifact] = None
         with suppress(UnknownName, ArtifactPruned):
-            content = site.client.artifact_content(artifact)
+            content = _patiently(lambda: site.client.artifact_content(artifact))
             ending = _ENDINGS.get(content.media_type.partition(";")[0])
             if ending is not None:
                 name = f"artifacts/{content.sha256}.{ending}"
@@ -265,10 +286,14 @@ def _panel(site: Site, address: str) -> Panel:
     query = _panel_query(address)
     key = f"{query.name}?{query.to_query()}"
     if key not in site.panels:
-        site.panels[key] = query.panel(site.client)
+        site.panels[key] = _patiently(lambda: query.panel(site.client))
     return site.panels[key]
 
 
 def _spec(site: Site, address: str) -> str:
-    """Return the spec of a chart as JSON that may stand in a page."""
-    return json.dumps(_panel(site, address).spec, allow_nan=False).replace("<", "\\u003c")
+    """Return the spec of a chart as JSON that may stand in a page; null if there is nothing to draw."""
+    try:
+        spec = _panel(site, address).spec
+    except InputError:
+        return "null"
+    return json.dumps(spec, allow_nan=False).replace("<", "\\u003c")

@@ -15,8 +15,9 @@ from chromium import Visit
 from dashboard_history import MARKUP, OTHER, RUN, Dashboard
 
 from evalsvc.client import Client
-from evalsvc.errors import InvalidRequest, UnknownName
-from evalsvc.web import vega
+from evalsvc.errors import InvalidRequest, RateLimited, UnknownName
+from evalsvc.web import site, vega
+from evalsvc.web.page import Content
 from evalsvc.web.pages.protocol import ProtocolPage
 from evalsvc.web.site import export_site
 from evalsvc.web.site_files import Site
@@ -224,3 +225,36 @@ def test_charts_and_slider_of_a_copy_work(chromium: Browser, charts: Path, dashb
         visit.page.keyboard.press("Home")
         shown = visit.page.locator('figure:has(h3:text-is("arc/acc")) .at-step').inner_text()
         assert f"{accuracy.value[0]:.6g}" in shown
+
+
+def test_a_page_that_the_service_refuses_says_why(dashboard: Dashboard, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(vega, "is_installed", lambda: False)
+
+    def refuse(*_: object) -> None:
+        raise UnknownName("the protocol was <b>forgotten</b>")
+
+    monkeypatch.setattr(ProtocolPage, "content", refuse)
+    export(dashboard, tmp_path / "site", OTHER)
+    texts = [path.read_text() for path in (tmp_path / "site" / "protocols").iterdir()]
+    assert texts
+    assert all("the protocol was &lt;b&gt;forgotten&lt;/b&gt;" in text for text in texts)
+
+
+def test_a_service_that_asks_to_wait_is_asked_again(dashboard: Dashboard, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(vega, "is_installed", lambda: False)
+    waits: list[float] = []
+    monkeypatch.setattr(site.time, "sleep", waits.append)
+    original, refused = ProtocolPage.content, iter([True, True, False] * 1000)
+
+    def content(page: ProtocolPage, client: Client) -> Content:
+        if next(refused):
+            error = RateLimited("too many requests")
+            error.retry_after = 3
+            raise error
+        return original(page, client)
+
+    monkeypatch.setattr(ProtocolPage, "content", content)
+    export(dashboard, tmp_path / "site", OTHER)
+    assert waits
+    assert set(waits) == {3}
+    assert "comparable" in next((tmp_path / "site" / "protocols").iterdir()).read_text()
