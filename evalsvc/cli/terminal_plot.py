@@ -48,6 +48,8 @@ class Mark:
     most: float | None = None
     shown: str = ""
     """The value in words."""
+    word: str = ""
+    """`NaN` and the like; empty for numbers."""
     stderr: float | None = None
     smooth: float | None = None
     """Moving average up to the mark; None without smoothing."""
@@ -80,9 +82,10 @@ def plot_of(spec: Mapping[str, Any], title: str, x_title: str, *, log: bool = Fa
     by_label: dict[str, list[Mark]] = {}
     for row in spec["datasets"]["points"]:
         by_label.setdefault(str(row.get("run", "difference")), []).append(_mark(row))
-    constants = [layer["data"]["values"][0] for layer in spec["layer"] if "values" in layer.get("data", {})]
-    guides = {float(row["y"]): str(row.get("text", "")) for row in constants if "y" in row}
-    gaps = [float(row["step"]) for row in spec["datasets"].get("gaps", ())]
+    constants = [row for layer in spec["layer"] for row in layer.get("data", {}).get("values", ()) if "y" in row]
+    horizontal = [*constants, *spec["datasets"].get("lines", ())]
+    guides = {float(row["y"]): str(row.get("text", "")) for row in horizontal}
+    gaps = [float(row["x"]) for row in spec["datasets"].get("gaps", ())]
     lines = [Line(label, marks) for label, marks in by_label.items()]
     units = (layer.get("encoding", {}).get("y", {}).get("title") for layer in spec["layer"])
     unit = next(filter(None, units), "")
@@ -110,9 +113,10 @@ def draw(plot: Plot, width: int) -> list[Text]:
 def _mark(row: Mapping[str, Any]) -> Mark:
     names = ("y", "low", "high", "least", "most", "smooth")
     values = {name: value if isinstance(value := row.get(name), int | float) else None for name in names}
-    value = values["y"]
-    shown = str(row.get("shown") or ("" if value is None else f"{value:.6g}"))
-    return Mark(x=float(row["x"]), shown=shown, stderr=row.get("stderr"), **values)
+    word = str(row.get("word") or "")
+    number = values["y"] if values["y"] is not None else row.get("shown")
+    shown = word or (f"{number:.6g}" if isinstance(number, int | float) else "")
+    return Mark(x=float(row["x"]), shown=shown, word=word, stderr=row.get("stderr"), **values)
 
 
 def _heights(plot: Plot) -> list[float]:
@@ -213,7 +217,7 @@ class _Cells:
                 if self._has_place(mark.y, plot.log):
                     assert mark.y is not None
                     self._put(column, self._row(mark.y), MARKS[number % len(MARKS)], style)
-                elif mark.y is None and mark.shown:
+                elif mark.word:
                     self._put(column, HEIGHT - 1, NO_NUMBER, style)
 
     def _has_place(self, value: float | None, log: bool) -> bool:
@@ -291,7 +295,7 @@ def _meanings(plot: Plot) -> Iterable[tuple[str, str]]:
         yield LINE, "moving average"
     for text in filter(None, plot.guides.values()):
         yield GUIDE, visible_line(text)
-    if any(mark.y is None and mark.shown for mark in marks):
+    if any(mark.word for mark in marks):
         yield NO_NUMBER, "a value that is no finite number"
     if plot.gaps:
         steps = "1 step" if len(plot.gaps) == 1 else f"{len(plot.gaps):,} steps"

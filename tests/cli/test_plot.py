@@ -22,7 +22,7 @@ def measured(service: Any) -> None:
 
 def test_a_pipe_gets_80_columns_without_colours(command: Command, measured: None) -> None:
     done = command("plot", "run-a", "run-b", "--metric", "loss/text")
-    assert (done.code, done.err) == (0, "")
+    assert done.code == 0, done.err
     lines = done.out.splitlines()
     assert max(map(len, lines)) <= 80
     assert "\x1b" not in done.out

@@ -14,16 +14,15 @@ from evalsvc.cli.terminal_plot import HEIGHT, NARROWEST, WIDEST, Plot, draw, plo
 
 
 def point(x: float, y: float | None, run: str = "a", **fields: Any) -> dict[str, Any]:
-    unknown = dict.fromkeys(("low", "high", "least", "most", "smooth", "stderr"))
-    return {"run": run, "x": x, "y": y, "shown": "NaN" if y is None else f"{y:.6g}", **unknown, **fields}
+    return {"run": run, "x": x, "y": y, **({"word": "NaN"} if y is None else {}), **fields}
 
 
 def plot(
     *points: dict[str, Any], log: bool = False, guides: tuple[float, ...] = (), gaps: tuple[int, ...] = ()
 ) -> Plot:
-    layers: list[dict[str, Any]] = [{"data": {"values": [{"y": guide, "text": "chance"}]}} for guide in guides]
-    layers.append({"encoding": {"y": {"title": "nats"}}})
-    spec = {"datasets": {"points": list(points), "gaps": [{"step": gap} for gap in gaps]}, "layer": layers}
+    layers: list[dict[str, Any]] = [{"data": {"values": [{}]}}, {"encoding": {"y": {"title": "nats"}}}]
+    lines = [{"y": guide, "text": "chance"} for guide in guides]
+    spec = {"datasets": {"points": points, "lines": lines, "gaps": [{"x": gap} for gap in gaps]}, "layer": layers}
     return plot_of(spec, "loss", "training step", log=log)
 
 
@@ -142,7 +141,7 @@ def test_labels_of_an_axis_do_not_touch() -> None:
 
 
 def test_control_characters_of_names_are_written_out() -> None:
-    shown = lines(plot(point(0, 1.0, "\x1b[31mred\n"), point(0, None, "b", shown="\x1b]0;title\x07")))
+    shown = lines(plot(point(0, 1.0, "\x1b[31mred\n"), point(0, None, "b", word="\x1b]0;title\x07")))
     assert not any("\x1b" in line or "\n" in line for line in shown)
     assert any("\\x1b[31mred" in line for line in shown)
 

@@ -170,7 +170,7 @@ def values_of(text: str) -> dict[tuple[str, str], dict[int, Any]]:
         document = json.loads(spec)
         for row in document["datasets"]["points"] if document and metric else []:
             of_run = found.setdefault((unquote(metric[1].replace("+", " ")), row["run"]), {})
-            of_run[row["x"]] = (row["y"], row["stderr"])
+            of_run[row["x"]] = (row["y"], row.get("stderr"))
     return found
 
 
