@@ -98,7 +98,7 @@ def _evaluate(store: Store, settings: Settings, run: str, step: int, seed: int) 
     """Evaluate a checkpoint in all kinds of tasks."""
     path = f"/checkpoints/{run}/epoch_{step}.pt"
     tokens = step * 2048 + 1
-    posted = submission(step, run=run, uri=path, path=path, tokens_seen=tokens, tags={"seed": seed, "lr": 1e-4})
+    posted = submission(step, run=run, uri=path, path=path, tokens_seen=tokens, tags={"seed": str(seed), "lr": "1e-4"})
     own = random.Random(f"{run} {step}")
     warnings = [{"code": "inputs_cut", "metric": "loss/text", "message": f"12 of 2,376 inputs were cut: {HOSTILE}"}]
     enter(store, posted, suite("quick"))
