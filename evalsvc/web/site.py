@@ -140,6 +140,8 @@ def _write_page(site: Site, address: str) -> None:
     template, content = _content(site, address)
     text = html_of(template, Content(content.title, content.values), site.around)
     specs: dict[str, str] = {}
+    # Other pages with a query lead to no further ones: all combinations of parameters would be too many.
+    leads_on = "?" not in address or address in site.around.links.values()
 
     def local(match: re.Match[str]) -> str:
         attribute, target = match[1], html.unescape(match[2])
@@ -148,8 +150,7 @@ def _write_page(site: Site, address: str) -> None:
         if attribute == "data-spec":
             specs[target] = _spec(site, target)
             return match[0]
-        # Pages with a query lead to no further ones: all combinations of parameters would be too many.
-        file = _file_of(site, target, may_add="?" not in address)
+        file = _file_of(site, target, may_add=leads_on)
         if file is None:
             return ""
         return f'{attribute}="{html.escape(os.path.relpath(file, os.path.dirname(name) or "."))}"'
