@@ -46,4 +46,4 @@ def site(
             output,
             lambda done, total, address: bars.show("pages", done, total, f"pages, now {address}"),
         )
-    say(f"{output / 'index.html'}: {made.files:,} files, {bytes_(made.bytes)}")
+    say(f"{output / 'index.html'}: {made.files:,} files, {bytes_(made.size)}")

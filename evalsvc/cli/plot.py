@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -112,7 +113,7 @@ def _first_of_headline(client: Client, run: str) -> str:
     return metrics[0]
 
 
-def _curve(client: Client, runs: list[str], metric: str, given: dict[str, object]) -> Panel:
+def _curve(client: Client, runs: list[str], metric: str, given: Mapping[str, object]) -> Panel:
     """Return the chart of a metric.
 
     Raises:

@@ -113,7 +113,7 @@ def _write_static(site: Site, script: str | None) -> None:
         made = vega.script(site.folder / "static")
         made.chmod(0o644)
         site.files += 1
-        site.bytes += made.stat().st_size
+        site.size += made.stat().st_size
     for name in ("style.css", "icon.svg"):
         site.write(f"static/{name}", (STATIC / name).read_bytes())
     site.write("static/site.js", classic_script().encode())

@@ -37,7 +37,8 @@ class Site:
     """Names of artifacts' files, by id; None for artifacts that are left out."""
     states: int = 0
     files: int = 0
-    bytes: int = 0
+    size: int = 0
+    """Bytes of all files."""
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file below the folder of the site.
@@ -53,7 +54,7 @@ class Site:
         except OSError as error:
             raise InvalidRequest(f"{path} cannot be written: {os_reason(error)}; give another folder") from None
         self.files += 1
-        self.bytes += len(content)
+        self.size += len(content)
 
     def claim(self, stem: str, ending: str) -> str:
         """Return a name for a file that no other file of the site has, of characters that every disk takes."""

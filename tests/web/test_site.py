@@ -52,7 +52,7 @@ def charts(child_process: None, dashboard: Dashboard, tmp_path_factory: pytest.T
     folder = tmp_path_factory.mktemp("site") / "charts"
     made = export(dashboard, folder)
     on_disk = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-    assert (made.files, made.bytes) == (len(on_disk), sum(on_disk))
+    assert (made.files, made.size) == (len(on_disk), sum(on_disk))
     return folder
 
 

@@ -46,4 +46,4 @@ def test_files_can_be_read_by_others(site: Site) -> None:
     """A host of files runs as another user."""
     site.write("index.html", b"content")
     assert (site.folder / "index.html").stat().st_mode & 0o444 == 0o444
-    assert (site.files, site.bytes) == (1, 7)
+    assert (site.files, site.size) == (1, 7)
