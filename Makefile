@@ -50,6 +50,7 @@ bench: $(VENV)/all
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/roofline.py
 	$(BIN)/python benchmarks/history.py
+	$(BIN)/python benchmarks/trackers.py
 	$(BIN)/python benchmarks/service.py
 	$(BIN)/python benchmarks/looks.py
 	$(BIN)/python benchmarks/crowd.py

@@ -60,7 +60,7 @@ VIEW = {"width": 1280, "height": 800}
 
 @dataclass(frozen=True)
 class Sizes:
-    runs: int = 8
+    runs: int = 5
     metrics: int = 50
     steps: int = 2_000
     turns: int = 5
@@ -254,7 +254,7 @@ def _write_by(program: Path, script: str, folder: Path, curves: Curves, **variab
 @contextmanager
 def trackio_side(program: Path, folder: Path, curves: Curves) -> Iterator[Side]:
     """Log the history by Trackio's package, and show its dashboard."""
-    variables = {"TRACKIO_DIR": str(folder / "trackio"), "HF_HUB_OFFLINE": "1", "TRACKIO_LOGO_LIGHT_URL": ""}
+    variables = {"TRACKIO_DIR": str(folder / "trackio"), "HF_HUB_OFFLINE": "1"}
     _write_by(program, TRACKIO, folder, curves, **variables)
     port = _free_port()
     script = (
