@@ -50,7 +50,13 @@ _LINK = re.compile(r'\b(href|src|data-spec)="([/?][^"]*)"')
 _PICTURE = re.compile(r'<a\b[^>]*\bhref="/panels/[^"]*\.(?:svg|png)\?[^>]*>[^<]*</a>')
 """Links to pictures of charts, which a copy does not have: its pages draw the charts."""
 
-_FORM = re.compile(r"<form\b.*?</form>", re.DOTALL)
+_FORM = re.compile(
+    r"<form\b.*?</form>"
+    r'|<input type="checkbox"[^>]*\bform="[^>]*>'
+    r'|<button\b[^>]*\bform="[^>]*>[^<]*</button>',
+    re.DOTALL,
+)
+"""Forms, and the parts of forms that stand outside of them: nothing answers in a copy."""
 
 _ENDINGS = {"image/png": "png", "text/csv": "csv", "text/plain": "txt", "application/jsonl": "jsonl"}
 """Endings of artifacts' files by media type. Artifacts of other types are left out."""

@@ -81,6 +81,7 @@ def test_every_link_leads_to_a_file_of_the_copy(tables: Path) -> None:
     for path in pages:
         links = Links(path)
         assert "form" not in links.tags
+        assert not re.search(r'<(?:button|input type="checkbox")[^>]* form=', path.read_text())
         assert "frame-src" not in path.read_text()
         for target in links.targets:
             parts = urlsplit(target)
