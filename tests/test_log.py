@@ -213,7 +213,7 @@ def test_a_line_from_within_a_request_says_who_asked(
 ) -> None:
     """In the thread that answers too."""
 
-    def told(session: object, page: object) -> list[object]:
+    def told(*_: object) -> list[object]:
         log.warning("told")
         return []
 

@@ -14,6 +14,11 @@ from evalsvc.spec import documents
 from evalsvc.spec.documents.document import Document, example_of
 from evalsvc.spec.documents.reading import content_of
 
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
+    304: {"description": "It is what `If-None-Match` says that you have: the `ETag` of an earlier answer."}
+}
+"""The response of routes that answer conditional requests."""
+
 
 class JsonAnswer(JSONResponse):
     """A document as JSON. A NaN or an infinity becomes a string, never an error."""

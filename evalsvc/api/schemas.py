@@ -21,6 +21,15 @@ MAX_ID = 2**31 - 1
 MAX_METRICS = 1000
 """The most metrics and patterns in a request, since each is compared with every metric of a run."""
 
+MAX_RUNS = 50
+"""The most runs in a request for headlines."""
+
+MAX_COMPARE_SECONDS = 5
+"""The most seconds that comparisons may take in a request for headlines."""
+
+MAX_HEADLINE = 20
+"""The most metrics in a request for headlines."""
+
 
 def _check_name(name: str) -> str:
     if not NAME.fullmatch(name):
@@ -267,6 +276,20 @@ class HistoryQuery(SummaryQuery):
         if self.cursor is not None and self.limit is None:
             raise ValueError("cursor is given without limit; give the limit of the page too")
         return self
+
+
+class HeadlinesQuery(Input):
+    run: Annotated[list[str], Field(min_length=1, max_length=MAX_RUNS)]
+    """A run; repeat for several runs."""
+    metric: Annotated[list[str], Field(max_length=MAX_HEADLINE)] = []
+    """A metric in place of the headline of each run; repeat for several. A run that lacks the metric leaves it out."""
+    points: Annotated[int | None, Field(ge=1, le=200)] = None
+    """The most values of each series along training. By default, none."""
+    last: Annotated[int | None, Field(alias="to", ge=0, le=MAX_STEP)] = None
+    """The highest step: values of later steps are left out."""
+    compare: Annotated[float, Field(ge=0, le=MAX_COMPARE_SECONDS, allow_inf_nan=False)] = 0.0
+    """Seconds for comparing the newest values with the best ones and with those of the base. Verdicts that the service
+    has kept from earlier requests take no time; without more time, they are all."""
 
 
 NamedCheckpoint = Annotated[str, WithJsonSchema({"type": "string", "pattern": _plain(CHECKPOINT)})]

@@ -8,6 +8,9 @@ from dataclasses import replace
 from evalsvc.client.transport import MAX_PAGE, MethodGroup, query_of, segment
 from evalsvc.spec import documents
 
+HEADLINE_RUNS = 50
+"""The most runs that a request for headlines may name."""
+
 
 class HistoryMethods(MethodGroup):
     """Methods that read metrics along the steps of runs, and import values of other programs."""
@@ -64,6 +67,28 @@ class HistoryMethods(MethodGroup):
     def headline(self, run: str) -> documents.Headline:
         """Return the headline metrics of a run, and those of them that could not be measured."""
         return self._transport.get(documents.Headline, f"/v1/runs/{segment(run)}/headline")
+
+    def headlines(
+        self,
+        runs: Sequence[str],
+        metrics: Sequence[str] = (),
+        *,
+        points: int | None = None,
+        last: int | None = None,
+        compare: float = 0.0,
+    ) -> list[documents.RunHeadlines]:
+        """Return the headline metrics of several runs, or the named metrics, in the order of `runs`.
+
+        With `points`, each series has at most so many values along training. Values of steps after `last` are left out.
+        `compare` is the time in seconds that the service may take for verdicts on the newest values, for each
+        `HEADLINE_RUNS` runs.
+        """
+        query = query_of(metric=metrics, points=points, to=last, compare=compare)
+        headlines: list[documents.RunHeadlines] = []
+        for start in range(0, len(runs), HEADLINE_RUNS):
+            part = [*query, *query_of(run=runs[start : start + HEADLINE_RUNS])]
+            headlines += self._transport.get(documents.Headlines, "/v1/headlines", part).runs
+        return headlines
 
     def import_values(
         self, run: str, source: str, series: Sequence[Mapping[str, object]], *, replace: bool = False

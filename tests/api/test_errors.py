@@ -40,7 +40,7 @@ def test_body_that_is_no_request(app: App) -> None:
 def test_bug_says_so_without_a_trace(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who reports it can be told by the name of the request which trace in the log is theirs."""
 
-    def broken(session: object, page: object) -> None:
+    def broken(*_: object) -> None:
         raise RuntimeError("secret detail")
 
     monkeypatch.setattr("evalsvc.api.routes.runs.runs_view", broken)

@@ -69,6 +69,7 @@ SCOPES: Mapping[tuple[str, str], TokenScope] = {
     ("GET", "/v1/runs/{run}/summary"): "read",
     ("GET", "/v1/runs/{run}/headline"): "read",
     ("GET", "/v1/runs/{run}/artifacts"): "read",
+    ("GET", "/v1/headlines"): "read",
     ("GET", "/v1/protocols"): "read",
     ("GET", "/v1/protocols/{protocol_id}"): "read",
     ("GET", "/v1/compare"): "read",

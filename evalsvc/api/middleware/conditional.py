@@ -14,6 +14,9 @@ from starlette.responses import Response
 KEPT_BYTES = 32 << 20
 """The most bytes of all cached answers together. Beyond the limit, the least recently used answers are dropped."""
 
+ENTRY_BYTES = 400
+"""Bytes that an entry of the cache counts besides its answer, so that many small answers stay within the limit too."""
+
 
 class Answers:
     """A cache of recent answers."""
@@ -25,21 +28,26 @@ class Answers:
 
     def get(self, run: str, tag: str, make: Callable[[], bytes]) -> bytes:
         """Return the cached answer for a run and a tag. Without one, call `make` and cache the result."""
-        key = (run, tag)
-        with self._lock:
-            if (body := self._kept.pop(key, None)) is not None:
-                self._kept[key] = body  # the dictionary is in the order of use
-                return body
-        body = make()
-        self._keep(key, body)
+        if (body := self.kept(run, tag)) is None:
+            body = make()
+            self._keep((run, tag), body)
         return body
+
+    def kept(self, run: str, tag: str) -> bytes | None:
+        """Return the cached answer about a run with a tag; None if there is none."""
+        with self._lock:
+            if (body := self._kept.pop((run, tag), None)) is not None:
+                self._kept[run, tag] = body  # put at the end, so the dictionary is in the order of use
+            return body
 
     def _keep(self, key: tuple[str, str], body: bytes) -> None:
         with self._lock:
-            self._bytes += len(body) - len(self._kept.pop(key, b""))
+            if (older := self._kept.pop(key, None)) is not None:
+                self._bytes -= len(older) + ENTRY_BYTES
             self._kept[key] = body
+            self._bytes += len(body) + ENTRY_BYTES
             while self._bytes > KEPT_BYTES:
-                self._bytes -= len(self._kept.pop(next(iter(self._kept))))
+                self._bytes -= len(self._kept.pop(next(iter(self._kept)))) + ENTRY_BYTES
 
 
 def caching_headers(tag: str) -> dict[str, str]:

@@ -7,11 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import Query
+from fastapi import Query, Request
+from fastapi.responses import Response
 from sqlalchemy.orm import Session
 
+from evalsvc import __version__
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import JsonAnswer, document
+from evalsvc.api.json_answer import NOT_MODIFIED, JsonAnswer, document, rendered
+from evalsvc.api.middleware.conditional import caching_headers, not_modified
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import CompareQuery, CurvesQuery
 from evalsvc.api.state import CurrentState
@@ -21,9 +24,12 @@ from evalsvc.compare.result import Result
 from evalsvc.errors import UnknownName
 from evalsvc.spec import documents
 from evalsvc.spec.names import checkpoint_name, parse_checkpoint, parse_run
+from evalsvc.spec.protocol import digest
+from evalsvc.store.history.gaps import gaps_mark
+from evalsvc.store.history.version import history_tag
 from evalsvc.store.lookup import find_run, find_step
 from evalsvc.store.results import evaluated_steps, read_values, read_values_along
-from evalsvc.store.runs.base import find_base
+from evalsvc.store.runs.base import base_step, find_base
 
 router = router_of(prefix="/v1", tags=["comparison"], responses=PROBLEMS)
 
@@ -40,18 +46,38 @@ router = router_of(prefix="/v1", tags=["comparison"], responses=PROBLEMS)
     "Holm over the `tests` benchmarks with the metric. `flipped` lists items that only one checkpoint gets right."
     "\n\nMetrics with different protocols have the verdict `other_protocol` and the fields that differ. If all metrics "
     "have different protocols, the answer is an error.",
-    responses=document(200, "The metrics of a in their order, then metrics that only b has.", documents.Comparison),
+    response_model=None,
+    responses=document(200, "The metrics of a in their order, then metrics that only b has.", documents.Comparison)
+    | NOT_MODIFIED,
 )
-def get_comparison(query: Annotated[CompareQuery, Query()], state: CurrentState) -> JsonAnswer:
+def get_comparison(query: Annotated[CompareQuery, Query()], request: Request, state: CurrentState) -> Response:
     chosen = tuple(query.metric), tuple(query.task)
     options = Options(*chosen, query.level, query.force, query.flipped, query.family)
     names = {name: parse_checkpoint(name) for name in (query.a, query.b)}
     with state.reading() as session:
+        run = names[query.b][0]
+        tag = _tag(session, (names[query.a][0], run), query)
+        if (same := not_modified(request, tag)) is not None:
+            return same
         read = partial(_result, session, state.settings.items_path, query.suite)
-        a, b = (read(name, *names[name]) for name in (query.a, query.b))
-        comparison = compare_results(a, b, options)
-    require_comparable(comparison, all_of_it=False)
-    return JsonAnswer(comparison)
+
+        def make() -> bytes:
+            a, b = (read(name, *names[name]) for name in (query.a, query.b))
+            comparison = compare_results(a, b, options)
+            require_comparable(comparison, all_of_it=False)
+            return rendered(comparison)
+
+        return JsonAnswer(state.answers.get(run, tag, make), headers=caching_headers(tag))
+
+
+def _tag(session: Session, runs: Sequence[str], query: CompareQuery | CurvesQuery) -> str:
+    """Return a text that changes whenever the comparison of two runs does.
+
+    The newest evaluation of each suite counts, also before it ends; see `gaps_mark`.
+    """
+    rows = [find_run(session, name) for name in dict.fromkeys(runs)]
+    question = [type(query).__name__, query.model_dump()]
+    return digest([history_tag(row, __version__, [question, row.base, gaps_mark(session, row)]) for row in rows])[:32]
 
 
 @router.get(
@@ -64,17 +90,31 @@ def get_comparison(query: Annotated[CompareQuery, Query()], state: CurrentState)
     "pairs of steps between which the difference changed its sign.\n\nThe intervals of the chosen band have the level "
     "`step_level`. Statements about several steps use the simultaneous band (`crossings_rest_on`), whose intervals "
     "have the level `simultaneous_level`.",
-    responses=document(200, "A curve for each metric and protocol, in columns by step.", documents.RunComparison),
+    response_model=None,
+    responses=document(200, "A curve for each metric and protocol, in columns by step.", documents.RunComparison)
+    | NOT_MODIFIED,
 )
-def get_curves(query: Annotated[CurvesQuery, Query()], state: CurrentState) -> JsonAnswer:
+def get_curves(query: Annotated[CurvesQuery, Query()], request: Request, state: CurrentState) -> Response:
     options = Options(tuple(query.metric), tuple(query.task), query.level, query.force)
+    run = parse_run(query.a)[0]
     with state.reading() as session:
-        folder = state.settings.items_path
-        if query.b is None:
-            a, pairs = _against_base(session, folder, query)
-            return JsonAnswer(difference_curves(a, query.a, pairs, options, query.band))
-        pairs = _in_step(session, folder, query.a, query.b, query.suite)
-        return JsonAnswer(difference_curves(query.a, query.b, pairs, options, query.band))
+        other = base_step(find_run(session, run)).run if query.b is None else parse_run(query.b)[0]
+        tag = _tag(session, (run, other), query)
+        if (same := not_modified(request, tag)) is not None:
+            return same
+
+        def make() -> bytes:
+            return rendered(_curves(session, state.settings.items_path, query, options))
+
+        return JsonAnswer(state.answers.get(run, tag, make), headers=caching_headers(tag))
+
+
+def _curves(session: Session, folder: Path, query: CurvesQuery, options: Options) -> documents.RunComparison:
+    if query.b is None:
+        a, pairs = _against_base(session, folder, query)
+        return difference_curves(a, query.a, pairs, options, query.band)
+    pairs = _in_step(session, folder, query.a, query.b, query.suite)
+    return difference_curves(query.a, query.b, pairs, options, query.band)
 
 
 Pairs = Iterator[tuple[int, Result, Result]]

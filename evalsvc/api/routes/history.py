@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Query, Request
 from fastapi.responses import Response
@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from evalsvc import __version__
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import JsonAnswer, document, rendered
+from evalsvc.api.json_answer import NOT_MODIFIED, JsonAnswer, document, rendered
 from evalsvc.api.middleware.conditional import caching_headers, not_modified
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import HistoryQuery, Name, SummaryQuery
@@ -25,10 +25,6 @@ from evalsvc.store.history.version import history_tag
 from evalsvc.store.lookup import find_run
 
 router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)
-
-NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
-    304: {"description": "The answer has not changed: its `ETag` equals `If-None-Match`."}
-}
 
 
 @router.get(

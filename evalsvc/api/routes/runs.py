@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Path, Query
+from fastapi import Path, Query, Request
+from fastapi.responses import Response
 
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import JsonAnswer, document
+from evalsvc.api.json_answer import NOT_MODIFIED, JsonAnswer, document
 from evalsvc.api.list_queries import PageQuery
+from evalsvc.api.middleware.conditional import caching_headers, not_modified
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import BaseInput, Name, PlanInput, RunInput
@@ -20,7 +22,7 @@ from evalsvc.spec.documents.items import Completions
 from evalsvc.spec.names import MAX_STEP
 from evalsvc.store.completions import read_completions
 from evalsvc.store.lists.checkpoints import run_view
-from evalsvc.store.lists.runs import runs_view
+from evalsvc.store.lists.runs import runs_tag, runs_view
 from evalsvc.store.lookup import find_run, get_or_create_run
 from evalsvc.store.queue.references import checkpoint_reference
 from evalsvc.store.results import read_results
@@ -34,13 +36,17 @@ router = router_of(prefix="/v1", tags=["runs"], responses=PROBLEMS)
 @router.get(
     "/runs",
     summary="List runs",
-    description="Each run has the numbers of its checkpoints and values, and its highest step. `GET /v1/runs/{run}` "
-    "has the checkpoints.",
-    responses=document(200, "A page of the runs, ordered by name.", documents.Runs),
+    description="Each run has the numbers of its checkpoints and values, its highest steps, the numbers of steps that "
+    "wait and that failed, the tags of its newest checkpoint, and its base. `GET /v1/runs/{run}` has the checkpoints.",
+    response_model=None,
+    responses=document(200, "A page of the runs, ordered by name.", documents.Runs) | NOT_MODIFIED,
 )
-def list_runs(query: Annotated[PageQuery, Query()], state: CurrentState) -> JsonAnswer:
+def list_runs(query: Annotated[PageQuery, Query()], request: Request, state: CurrentState) -> Response:
     with state.reading() as session:
-        return JsonAnswer(runs_view(session, query.page()))
+        tag = runs_tag(session, query.page())
+        if (same := not_modified(request, tag)) is not None:
+            return same
+        return JsonAnswer(runs_view(session, query.page(), state.answers.get), headers=caching_headers(tag))
 
 
 @router.get(

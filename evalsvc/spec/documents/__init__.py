@@ -36,8 +36,13 @@ from evalsvc.spec.documents.events import Event as Event
 from evalsvc.spec.documents.history import Buckets as Buckets
 from evalsvc.spec.documents.history import Gap as Gap
 from evalsvc.spec.documents.history import Headline as Headline
+from evalsvc.spec.documents.history import Headlines as Headlines
+from evalsvc.spec.documents.history import HeadlineSeries as HeadlineSeries
 from evalsvc.spec.documents.history import History as History
 from evalsvc.spec.documents.history import ImportOutcome as ImportOutcome
+from evalsvc.spec.documents.history import NewestVerdict as NewestVerdict
+from evalsvc.spec.documents.history import Point as Point
+from evalsvc.spec.documents.history import RunHeadlines as RunHeadlines
 from evalsvc.spec.documents.history import Summary as Summary
 from evalsvc.spec.documents.history import SummarySeries as SummarySeries
 from evalsvc.spec.documents.history import Table as Table

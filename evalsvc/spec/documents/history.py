@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Literal
 
+from evalsvc.spec.documents.comparisons import Basis, Verdict
 from evalsvc.spec.documents.document import Document, Example
 from evalsvc.spec.documents.fields import (
     Count,
@@ -215,6 +216,60 @@ class SummarySeries(SeriesHead):
     count: Count
     latest: Point | None
     best: Point | None
+
+
+OtherSide = Literal["best", "base"]
+"""The value that the newest one is held against: the best value of the run, or the value of its base."""
+
+
+class NewestVerdict(Document):
+    """The newest value of a series against another value, under one protocol."""
+
+    side: Annotated[OtherSide, Example("best")]
+    checkpoint: Annotated[str, Example("t2i-1b-pretrained@2000")]
+    """Name of the checkpoint of the other value."""
+    difference: Annotated[Number, Example(0.012)]
+    """Newest value minus the other value."""
+    stderr: Annotated[Number | None, Example(0.008)]
+    """Standard error of the difference; null if it is unknown."""
+    verdict: Annotated[Verdict, Example("indistinguishable")]
+    """Verdict on the newest value at the level 0.95. The best of several values is partly luck, so the newest value is
+    called `worse` than the best one more often than the level says."""
+    basis: Basis
+    """Source of `stderr`."""
+
+
+class HeadlineSeries(SeriesHead):
+    """The series of a headline metric that has the newest value, with the values that a table of runs shows."""
+
+    latest: Point
+    best: Point | None
+    """Best finite value by the metric's direction, the first of equal ones; null if the metric has no direction or no
+    finite value."""
+    base: Point | None
+    """Value of the run's base under the same protocol; null if the base has no such value."""
+    base_name: Annotated[str | None, Example("text-1b@240000")]
+    """Name of the checkpoint that `base` belongs to; null without `base`."""
+    x: Annotated[list[Count], Example([0, 2500])]
+    """Steps of `values`; empty unless the request has `points`."""
+    values: Annotated[list[Number], Example([9.7, 6.31])]
+    """Last value of each of at most `points` equal ranges of steps."""
+    verdicts: list[NewestVerdict] | None = None
+    """Verdicts on the newest value, which has none against itself; null without `compare`, or if the time was over."""
+
+
+class RunHeadlines(Document):
+    """The headline metrics of one run of several."""
+
+    run: RunName
+    series: list[HeadlineSeries]
+    """One series per metric, most important metric first."""
+
+
+class Headlines(Document):
+    """The headline metrics of several runs, in the order of the request."""
+
+    runs: list[RunHeadlines]
 
 
 class Summary(Document):

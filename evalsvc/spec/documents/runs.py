@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Annotated, Literal
 
 from evalsvc.spec.documents.document import Document, Example
@@ -21,8 +22,20 @@ from evalsvc.spec.documents.fields import (
 from evalsvc.spec.documents.results import EvaluationSummary
 
 
+class Base(Document):
+    """The checkpoint that a run's checkpoints are compared with."""
+
+    run: Annotated[RunName, Example("text-1b")]
+    step: Annotated[Step, Example(240_000)]
+    variant: Variant
+    named: Annotated[bool, Example(True)]
+    """Whether the base was set explicitly; otherwise the base is the run's own step 0."""
+    checkpoint: Annotated[Id | None, Example(3)]
+    """Id of the base's checkpoint; null if the checkpoint has not been posted yet."""
+
+
 class RunSummary(Document):
-    """A run, with counts of its checkpoints and values."""
+    """A run, with counts of its checkpoints, values and evaluations."""
 
     name: RunName
     checkpoints: Count
@@ -32,6 +45,17 @@ class RunSummary(Document):
     values: Annotated[Count, Example(180)]
     """Number of metric values in the history."""
     created_at: Time
+    last_value_step: Annotated[Step | None, Example(2500)] = None
+    """Highest step with a value, measured or imported; null if the run has no value."""
+    waiting: Annotated[Count, Example(2)] = 0
+    """Number of current checkpoints with an evaluation that is queued or running."""
+    failed: Annotated[Count, Example(1)] = 0
+    """Number of current checkpoints with a suite of which the newest evaluation failed, wholly or partly, and none
+    succeeded."""
+    tags: Annotated[dict[str, str], Example({"seed": "1"})] = field(default_factory=dict)
+    """Tags of the current checkpoint with the highest step; of several variants, the tags of `raw`."""
+    base: Base | None = None
+    """The checkpoint that the run's checkpoints are compared with; null in answers of an older service."""
 
 
 class Runs(Document):
@@ -64,18 +88,6 @@ class Plan(Document):
     the run have unfinished evaluations."""
     at_most: Annotated[int, Example(1, minimum=1)] = 1
     """Maximum number of other steps with unfinished evaluations, for `when_behind: refuse`."""
-
-
-class Base(Document):
-    """The checkpoint that a run's checkpoints are compared with."""
-
-    run: Annotated[RunName, Example("text-1b")]
-    step: Annotated[Step, Example(240_000)]
-    variant: Variant
-    named: Annotated[bool, Example(True)]
-    """Whether the base was set explicitly; otherwise the base is the run's own step 0."""
-    checkpoint: Annotated[Id | None, Example(3)]
-    """Id of the base's checkpoint; null if the checkpoint has not been posted yet."""
 
 
 class RunCheckpoint(Document):

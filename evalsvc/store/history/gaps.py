@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from sqlalchemy import Row, Select, func, or_, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
+from evalsvc.spec.documents.fields import State
 from evalsvc.spec.documents.history import Gap, Why
 from evalsvc.store.history.axis import Window
 from evalsvc.store.history.series import Chosen
@@ -28,6 +29,9 @@ AT_ONCE = MOST + 1
 
 LONGEST = 300
 """The most characters of a message."""
+
+UNSUCCEEDED: tuple[State, ...] = ("queued", "running", "partly_failed", "failed", "cancelled")
+"""Every state but `succeeded`, named one by one: by these the database finds the few evaluations with its index."""
 
 Place = tuple[str, str]
 """The digest of a suite, and a variant."""
@@ -59,19 +63,24 @@ def read_gaps(session: Session, chosen: Chosen, window: Window) -> Gaps:
 
 
 def gaps_mark(session: Session, run: Run) -> list[int]:
-    """Return numbers that change whenever the gaps of a run change, for the tag of an answer.
+    """Return numbers that change whenever the gaps of a run change, for the tag of an answer; see `gaps_marks`."""
+    return gaps_marks(session, [run.id])[run.id]
+
+
+def gaps_marks(session: Session, run_ids: Sequence[int]) -> dict[int, list[int]]:
+    """Return numbers that change whenever the gaps of a run change, by the run's id.
 
     The numbers cover all evaluations that did not succeed. A new evaluation has a new id, a change of state adds an
     event, and an evaluation that succeeds or is deleted changes the count.
     """
     query = (
-        select(func.count(), func.coalesce(func.max(Evaluation.id), 0))
-        .add_columns(func.coalesce(func.sum(Evaluation.event_count), 0))
-        .select_from(Evaluation)
+        select(Checkpoint.run_id, func.count(), func.max(Evaluation.id), func.sum(Evaluation.event_count))
         .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
-        .where(Checkpoint.run_id == run.id, Evaluation.state != "succeeded")
+        .where(Checkpoint.run_id.in_(run_ids), Evaluation.state.in_(UNSUCCEEDED))
+        .group_by(Checkpoint.run_id)
     )
-    return [int(number) for number in session.execute(query).one()]
+    marks = {run_id: [0, 0, 0] for run_id in run_ids}
+    return marks | {run_id: [int(number) for number in numbers] for run_id, *numbers in session.execute(query)}
 
 
 def _series_by_suite(session: Session, chosen: Chosen) -> dict[Place, set[int]]:

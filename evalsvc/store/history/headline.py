@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -34,18 +34,24 @@ def read_headline(session: Session, run: str, headline_of: HeadlineOf) -> Headli
         select(Series.metric, Series.unit, Series.direction).where(Series.run_id == row.id).order_by(Series.metric)
     )
     names = {metric: KnownMetric(name=metric, unit=unit, direction=direction) for metric, unit, direction in rows}
-    named = dict.fromkeys(metric for suite in _suites(session, row) for metric in headline_of(suite))
-    chosen = [metric for metric in named if metric in names]
+    directions = {metric: known.direction for metric, known in names.items()}
+    chosen = named_metrics(directions, evaluated_by(session, row), headline_of)
     return Headline(
         run=run,
-        metrics=chosen or default_headline({metric: known.direction for metric, known in names.items()}),
+        metrics=chosen or default_headline(directions),
         chosen_by="suites" if chosen else "rule",
         names=list(names.values()),
         left_out=_left_out(session, row),
     )
 
 
-def _suites(session: Session, run: Run) -> Sequence[str]:
+def named_metrics(known: Collection[str], suites: Sequence[str], headline_of: HeadlineOf) -> list[str]:
+    """Return the metrics that the headlines of suites name, as far as they are known."""
+    named = dict.fromkeys(metric for suite in suites for metric in headline_of(suite))
+    return [metric for metric in named if metric in known]
+
+
+def evaluated_by(session: Session, run: Run) -> Sequence[str]:
     """Return the names of the suites that evaluated the run's current checkpoints, in the order of first use."""
     return session.scalars(
         select(Evaluation.suite)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Subquery, and_, func, select
+from sqlalchemy import Subquery, and_, func, select, tuple_
 from sqlalchemy.orm import Session
 
+from evalsvc.spec.documents.fields import Direction
 from evalsvc.spec.documents.history import Point, Summary, SummarySeries
 from evalsvc.store.history.axis import WHOLE
 from evalsvc.store.history.gaps import read_gaps
@@ -33,10 +34,7 @@ def read_summary(session: Session, run: str, names: Sequence[str] = (), variant:
     query = select(MetricValue.series_id, func.count().label("size")).where(MetricValue.series_id.in_(chosen.ids))
     counts = {row.series_id: row.size for row in session.execute(query.group_by(MetricValue.series_id))}
     latest = _values(session, _latest(chosen.ids))
-    best: dict[int, Point] = {}
-    for direction in DIRECTIONS:
-        ids = [identity for identity, head in chosen.heads.items() if head.direction == direction]
-        best |= _values(session, _best(ids, direction))
+    best = best_points(session, {identity: head.direction for identity, head in chosen.heads.items()})
     series = [
         SummarySeries(**vars(head), count=counts.get(key, 0), latest=latest.get(key), best=best.get(key))
         for key, head in chosen.heads.items()
@@ -45,15 +43,34 @@ def read_summary(session: Session, run: str, names: Sequence[str] = (), variant:
     return Summary(run=run, series=series, imports=read_imports(session, chosen.run), **vars(gaps))
 
 
+def best_points(session: Session, directions: Mapping[int, Direction], last: int | None = None) -> dict[int, Point]:
+    """Return the best value of each series, up to the step `last`, by the ids of the series with their directions.
+
+    Series without a direction or a finite value are left out.
+    """
+    best: dict[int, Point] = {}
+    for direction in DIRECTIONS:
+        ids = [identity for identity, own in directions.items() if own == direction]
+        best |= _values(session, _best(ids, direction, last)) if ids else {}
+    return best
+
+
+def points_at(session: Session, places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Point]:
+    """Return values by their places: the id of the series, and the step. Places without a value are left out."""
+    query = select(MetricValue).where(tuple_(MetricValue.series_id, MetricValue.step).in_(places))
+    return {(row.series_id, row.step): _point(row) for row in session.scalars(query)}
+
+
 def _latest(ids: Sequence[int]) -> Subquery:
     """Return the query of the last step of each series."""
     query = select(MetricValue.series_id, func.max(MetricValue.step).label("step"))
     return query.where(MetricValue.series_id.in_(ids)).group_by(MetricValue.series_id).subquery()
 
 
-def _best(ids: Sequence[int], direction: str) -> Subquery:
-    """Return the query of the first step at which each series has its best value."""
-    finite = (MetricValue.series_id.in_(ids), MetricValue.kind == FINITE)
+def _best(ids: Sequence[int], direction: str, last: int | None) -> Subquery:
+    """Return the query of the first step, up to `last`, at which each series has its best value."""
+    up_to = [] if last is None else [MetricValue.step <= last]
+    finite = (MetricValue.series_id.in_(ids), MetricValue.kind == FINITE, *up_to)
     extreme = func.min(MetricValue.value) if direction == "lower" else func.max(MetricValue.value)
     extremes = (
         select(MetricValue.series_id, extreme.label("value")).where(*finite).group_by(MetricValue.series_id).subquery()
@@ -70,7 +87,8 @@ def _values(session: Session, places: Subquery) -> dict[int, Point]:
             places, and_(places.c.series_id == MetricValue.series_id, places.c.step == MetricValue.step)
         )
     )
-    return {
-        row.series_id: document_of(Point, row, value=number_or_word(row.value, row.kind), import_=row.import_id)
-        for row in rows
-    }
+    return {row.series_id: _point(row) for row in rows}
+
+
+def _point(row: MetricValue) -> Point:
+    return document_of(Point, row, value=number_or_word(row.value, row.kind), import_=row.import_id)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from evalsvc.spec.protocol import digest
 from evalsvc.store.tables import Run
+
+Remember = Callable[[str, str, Callable[[], bytes]], bytes]
+"""A cache of contents: a function of the name of a run, of a tag that changes whenever the content does, and of a
+function that makes the content."""
 
 
 def touch_history(session: Session, run_id: int) -> None:

@@ -2,43 +2,133 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+import json
+from collections.abc import Sequence
 
+from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy.orm import Session, aliased
+
+from evalsvc import __version__
 from evalsvc.spec import documents
+from evalsvc.spec.documents.fields import State
+from evalsvc.spec.protocol import digest
+from evalsvc.store.history.gaps import UNSUCCEEDED
+from evalsvc.store.history.version import Remember, history_tag
 from evalsvc.store.lists.pages import Order, PageRequest, read_page
-from evalsvc.store.tables import Checkpoint, MetricValue, Run, Series
+from evalsvc.store.runs.base import base_views
+from evalsvc.store.tables import Checkpoint, Evaluation, MetricValue, Run, Series
 from evalsvc.store.views import document_of
 
+OPEN: tuple[State, ...] = ("queued", "running")
 
-def runs_view(session: Session, page: PageRequest) -> documents.Runs:
-    """Return a page of the runs, ordered by name, with their numbers of checkpoints and values."""
-    query = select(Run.id, Run.created_at)
-    rows, next_cursor = read_page(session, query, Order([Run.name]), ["runs"], page)
-    ids = [row.id for row in rows]
+FAILED: tuple[State, ...] = ("failed", "partly_failed")
+
+
+def runs_view(
+    session: Session, page: PageRequest, remember: Remember = lambda run, tag, make: make()
+) -> documents.Runs:
+    """Return a page of the runs, ordered by name.
+
+    Counting the values of a run takes longer than all else, so the count is asked of `remember`.
+    """
+    rows, next_cursor = read_page(session, select(Run), Order([Run.name]), ["runs"], page)
+    runs = [row.Run for row in rows]
+    ids = [run.id for run in runs]
     posted = session.execute(
         select(Checkpoint.run_id, func.count().label("number"), func.max(Checkpoint.step).label("last_step"))
         .where(Checkpoint.run_id.in_(ids), Checkpoint.replaced_at.is_(None))
         .group_by(Checkpoint.run_id)
     )
     checkpoints = {row.run_id: row for row in posted}
-    measured = session.execute(
-        select(Series.run_id, func.count())
-        .join(MetricValue, MetricValue.series_id == Series.id)
-        .where(Series.run_id.in_(ids))
-        .group_by(Series.run_id)
-    )
-    values = dict(measured.all())
-    return documents.Runs(
-        runs=[
+    tags = _newest_tags(session, {run_id: row.last_step for run_id, row in checkpoints.items()})
+    waiting = _checkpoints_with(session, ids, Evaluation.state.in_(OPEN))
+    failed = _checkpoints_with(session, ids, Evaluation.state.in_(FAILED), ~_is_mended())
+    bases = base_views(session, runs)
+    summaries = []
+    for run in runs:
+        values, last_value_step = _measured(session, run, remember)
+        summaries.append(
             document_of(
                 documents.RunSummary,
-                row,
-                checkpoints=checkpoints[row.id].number if row.id in checkpoints else 0,
-                last_step=checkpoints[row.id].last_step if row.id in checkpoints else None,
-                values=values.get(row.id, 0),
+                run,
+                checkpoints=checkpoints[run.id].number if run.id in checkpoints else 0,
+                last_step=checkpoints[run.id].last_step if run.id in checkpoints else None,
+                values=values,
+                last_value_step=last_value_step,
+                waiting=waiting.get(run.id, 0),
+                failed=failed.get(run.id, 0),
+                tags=tags.get(run.id, {}),
+                base=bases[run.id],
             )
-            for row in rows
+        )
+    return documents.Runs(runs=summaries, next_cursor=next_cursor)
+
+
+def runs_tag(session: Session, page: PageRequest) -> str:
+    """Return a text that changes whenever a page of the runs does, found without reading the history."""
+    runs = select(Run.created_at, Run.id, Run.name, Run.history_version, Run.base).order_by(Run.id)
+    marks = (
+        select(func.count()).select_from(Checkpoint).where(Checkpoint.replaced_at.is_(None)).scalar_subquery(),
+        select(func.max(Checkpoint.id)).scalar_subquery(),
+    )
+    unsucceeded = select(func.count(), func.max(Evaluation.id), func.sum(Evaluation.event_count))
+    question = [
+        __version__,
+        list(vars(page).values()),
+        [
+            [row.id, row.name, row.created_at.isoformat(), row.history_version, row.base]
+            for row in session.execute(runs)
         ],
-        next_cursor=next_cursor,
+        list(map(_number, session.execute(select(*marks)).one())),
+        list(map(_number, session.execute(unsucceeded.where(Evaluation.state.in_(UNSUCCEEDED))).one())),
+    ]
+    return digest(question)[:32]
+
+
+def _number(value: object) -> int:
+    return int(str(value or 0))
+
+
+def _measured(session: Session, run: Run, remember: Remember) -> tuple[int, int | None]:
+    """Return the number of a run's values, and the highest step with a value."""
+
+    def make() -> bytes:
+        query = select(func.count(), func.max(MetricValue.step)).join(Series, Series.id == MetricValue.series_id)
+        return json.dumps(list(session.execute(query.where(Series.run_id == run.id)).one())).encode()
+
+    count, last = json.loads(remember(run.name, history_tag(run, __version__, ["measured"]), make))
+    return count, last
+
+
+def _newest_tags(session: Session, last_steps: dict[int, int]) -> dict[int, dict[str, str]]:
+    """Return the tags of each run's checkpoint with the highest step, by the run's id."""
+    newest = {}
+    for run_id, step in last_steps.items():
+        query = select(Checkpoint.tags).where(
+            Checkpoint.run_id == run_id, Checkpoint.step == step, Checkpoint.replaced_at.is_(None)
+        )
+        tags = session.scalars(query.order_by((Checkpoint.variant == "raw").desc()).limit(1)).one()
+        newest[run_id] = {key: str(value) for key, value in tags.items()}
+    return newest
+
+
+def _checkpoints_with(session: Session, run_ids: Sequence[int], *conditions: ColumnElement[bool]) -> dict[int, int]:
+    """Return the number of current checkpoints that have an evaluation with some conditions, by run."""
+    query = (
+        select(Checkpoint.run_id, func.count(Checkpoint.id.distinct()).label("number"))
+        .join(Evaluation, Evaluation.checkpoint_id == Checkpoint.id)
+        .where(*conditions, Checkpoint.replaced_at.is_(None), Checkpoint.run_id.in_(run_ids))
+        .group_by(Checkpoint.run_id)
+    )
+    return {row.run_id: row.number for row in session.execute(query)}
+
+
+def _is_mended() -> ColumnElement[bool]:
+    """Return whether the checkpoint has a newer evaluation by the same suite, or one that succeeded."""
+    other = aliased(Evaluation)
+    return (
+        select(other.id)
+        .where(other.checkpoint_id == Evaluation.checkpoint_id, other.suite_digest == Evaluation.suite_digest)
+        .where(or_(other.state == "succeeded", other.id > Evaluation.id))
+        .exists()
     )

@@ -5,7 +5,9 @@ By default, the base is step 0 of the same run.
 
 from __future__ import annotations
 
-from sqlalchemy import Select, or_, select
+from collections.abc import Sequence
+
+from sqlalchemy import Select, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from evalsvc.checkpoints.expression import Step
@@ -56,11 +58,30 @@ def is_first(session: Session, checkpoint: Checkpoint, base: Checkpoint | None) 
 
 def base_view(session: Session, run: Run) -> documents.Base:
     """Return the document of a run's base, with the id of the current checkpoint if the base was posted."""
-    base = Step(**run.base) if run.base is not None else Step(run.name, FIRST_STEP)
-    checkpoint = _current(session, base)
-    return documents.Base(
-        **vars(base), named=run.base is not None, checkpoint=None if checkpoint is None else checkpoint.id
+    return base_views(session, [run])[run.id]
+
+
+def base_views(session: Session, runs: Sequence[Run]) -> dict[int, documents.Base]:
+    """Return the bases of several runs, by the run's id; see `base_view`."""
+    bases = {run.id: base_step(run) for run in runs}
+    wanted = sorted({(base.run, base.step, base.variant) for base in bases.values()})
+    query = (
+        select(Checkpoint.id, Run.name, Checkpoint.step, Checkpoint.variant)
+        .join(Run, Run.id == Checkpoint.run_id)
+        .where(tuple_(Run.name, Checkpoint.step, Checkpoint.variant).in_(wanted), Checkpoint.replaced_at.is_(None))
     )
+    checkpoints = {Step(row.name, row.step, row.variant): row.id for row in session.execute(query)}
+    return {
+        run.id: documents.Base(
+            **vars(bases[run.id]), named=run.base is not None, checkpoint=checkpoints.get(bases[run.id])
+        )
+        for run in runs
+    }
+
+
+def base_step(run: Run) -> Step:
+    """Return the place of a run's base, whether or not a checkpoint is there: the named one, or the run's step 0."""
+    return Step(run.name, FIRST_STEP) if run.base is None else Step(**run.base)
 
 
 def is_named_base(session: Session, checkpoint: Checkpoint) -> bool:

@@ -61,6 +61,7 @@ def test_runs_that_take_each_others_names(app: App) -> None:
 
 def test_kept_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conditional, "KEPT_BYTES", 100)
+    monkeypatch.setattr(conditional, "ENTRY_BYTES", 10)
     answers, made = Answers(), []
 
     def ask(tag: str, size: int = 40) -> None:
@@ -72,3 +73,12 @@ def test_kept_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     ask("huge", 1000)
     ask("one")
     assert made[-2:] == ["huge", "one"]
+
+
+def test_many_small_answers_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts of a few bytes each would fill the memory long before their bytes reach the limit."""
+    monkeypatch.setattr(conditional, "KEPT_BYTES", 10 * conditional.ENTRY_BYTES)
+    answers = Answers()
+    for number in range(100):
+        answers.get("run-a", str(number), lambda: b"")
+    assert [number for number in range(100) if answers.kept("run-a", str(number)) is not None] == list(range(90, 100))

@@ -46,6 +46,20 @@ def test_the_numbers_are_those_of_the_files(app: App, files: dict[str, Result]) 
         assert {one["basis"] for one in found["contrasts"]} == {"paired"}
 
 
+@pytest.mark.parametrize("address", ["/v1/compare?a=run-a@0&b=run-b@25", "/v1/compare/curves?a=run-a&b=run-b"])
+def test_a_comparison_is_kept_until_one_of_the_runs_changes(app: App, address: str) -> None:
+    for run in ("run-a", "run-b"):
+        for step in (0, 25):
+            put(app.store, run, step, step, 0.7)
+    for run in ("run-a", "run-b"):
+        first = app.http.get(address)
+        tag = first.headers["etag"]
+        assert app.http.get(address).content == first.content
+        assert app.http.get(address, headers={"If-None-Match": tag}).status_code == 304
+        put(app.store, run, 0 if run == "run-a" else 25, 9, 0.2, limit=2)
+        assert app.http.get(address, headers={"If-None-Match": tag}).status_code == 200
+
+
 def test_a_task_whose_name_two_suites_share_is_still_paired(app: App, files: dict[str, Result]) -> None:
     """On one side the task is called `<suite>/<task>`; its items were then looked for on the other side."""
     alone = compare(app)

@@ -152,7 +152,7 @@ def test_requests_by_their_routes(app: App) -> None:
 
 
 def test_a_bug_is_counted(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(session: object, page: object) -> None:
+    def broken(*_: object) -> None:
         raise RuntimeError
 
     monkeypatch.setattr("evalsvc.api.routes.runs.runs_view", broken)

@@ -51,10 +51,20 @@ def test_runs_and_a_run(app: App, weights: Path) -> None:
     app.post(weights, step=25, tokens_seen=10)
     (run,) = app.http.get("/v1/runs").json()["runs"]
     assert {"name": "run-a", "checkpoints": 2, "last_step": 50, "values": 2}.items() <= run.items()
+    assert run["last_value_step"] == 50
     document = app.http.get("/v1/runs/run-a").json()
     assert document["plan"] == {"suites": [], "when_behind": "all", "at_most": 1}
     assert [(item["step"], item["tokens_seen"]) for item in document["checkpoints"]] == [(25, 10), (50, None)]
     assert document["checkpoints"][1]["evaluations"] == [{"id": 1, "suite": "loss", "state": "succeeded"}]
+
+
+def test_runs_that_did_not_change(app: App, weights: Path) -> None:
+    measured(app, weights, 50, 1.0)
+    tag = app.http.get("/v1/runs").headers["etag"]
+    assert app.http.get("/v1/runs", headers={"If-None-Match": tag}).status_code == 304
+    assert app.http.get("/v1/runs?limit=7", headers={"If-None-Match": tag}).status_code == 200
+    measured(app, weights, 75, 1.0)
+    assert app.http.get("/v1/runs", headers={"If-None-Match": tag}).json()["runs"][0]["last_step"] == 75
 
 
 def test_result_of_a_checkpoint(app: App, weights: Path) -> None:

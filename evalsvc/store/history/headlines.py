@@ -1,0 +1,158 @@
+"""The headline metrics of several runs, for a table with a row per run.
+
+The answer about a run depends on the run's history, on the history of the run's base, and on the headlines of suites.
+`marked_runs` reads numbers that change with the first two, so that the service can keep an answer until one changes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from evalsvc import __version__
+from evalsvc.checkpoints.expression import Step
+from evalsvc.metrics.headline import MOST, default_headline
+from evalsvc.spec.documents.fields import Direction, Number
+from evalsvc.spec.documents.history import HeadlineSeries, Point, RunHeadlines
+from evalsvc.store.history.gaps import gaps_marks
+from evalsvc.store.history.headline import HeadlineOf, evaluated_by, named_metrics
+from evalsvc.store.history.reading import number_or_word
+from evalsvc.store.history.series import Chosen, choose_series
+from evalsvc.store.history.summary import best_points, points_at
+from evalsvc.store.history.version import Remember, history_tag
+from evalsvc.store.lookup import find_run
+from evalsvc.store.runs.base import base_step
+from evalsvc.store.tables import MetricValue, Run, Series
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of every run."""
+
+    metrics: tuple[str, ...] = ()
+    """Names of metrics; empty for the headline of each run. Names that a run lacks are left out."""
+    points: int | None = None
+    """Most values of each series along training; None for none."""
+    last: int | None = None
+    """Highest step; None for all steps."""
+
+
+@dataclass(frozen=True)
+class MarkedRun:
+    """A run with numbers that change whenever the answer about the run may."""
+
+    run: Run
+    mark: Sequence[object]
+
+    def tag(self, question: object) -> str:
+        """Return a text that is the same as long as the answer to a question about the run is."""
+        return history_tag(self.run, __version__, [question, self.mark])
+
+
+def marked_runs(session: Session, names: Sequence[str]) -> list[MarkedRun]:
+    """Return runs in the order of their names.
+
+    Raises:
+        UnknownName: there is no such run; near misses are named.
+    """
+    rows = {run.name: run for run in session.scalars(select(Run).where(Run.name.in_(names)))}
+    runs = [rows[name] if name in rows else find_run(session, name) for name in dict.fromkeys(names)]
+    bases = {run.id: base_step(run) for run in runs}
+    others = session.scalars(select(Run).where(Run.name.in_({base.run for base in bases.values()}))).all()
+    gaps = gaps_marks(session, [run.id for run in (*runs, *others)])
+    marks = {run.name: [run.id, run.created_at.isoformat(), run.history_version, gaps[run.id]] for run in others}
+    return [MarkedRun(run, [gaps[run.id], list(astuple(bases[run.id])), marks.get(bases[run.id].run)]) for run in runs]
+
+
+def headline_of_run(session: Session, marked: MarkedRun, headline_of: HeadlineOf, remember: Remember) -> list[str]:
+    """Return the metrics of a run to show first, at most `MOST`; see `headline.read_headline`."""
+
+    def make() -> bytes:
+        rows = session.execute(
+            select(Series.metric, Series.direction).where(Series.run_id == marked.run.id).order_by(Series.metric)
+        )
+        return json.dumps([dict(rows.all()), list(evaluated_by(session, marked.run))]).encode()
+
+    directions, suites = json.loads(remember(marked.run.name, marked.tag("suites"), make))
+    return (named_metrics(directions, suites, headline_of) or default_headline(directions))[:MOST]
+
+
+def read_run_headlines(session: Session, run: Run, question: Question) -> RunHeadlines:
+    """Return the newest series of each metric of a run, with the newest, the best and the base's value."""
+    chosen = choose_series(session, run.name, (), None)
+    wanted = {identity: head for identity, head in chosen.heads.items() if head.metric in question.metrics}
+    newest = _newest(session, Chosen(run, wanted, []), question)
+    directions: dict[int, Direction] = {identity: wanted[identity].direction for identity in newest}
+    latest = points_at(session, list(newest.items()))
+    best = best_points(session, directions, question.last)
+    along = _along(session, newest, question.points) if question.points else {}
+    series = []
+    for identity, step in newest.items():
+        base = _base_value(session, run, chosen, identity)
+        x, values = along.get(identity, ([], []))
+        series.append(
+            HeadlineSeries(
+                **vars(wanted[identity]),
+                latest=latest[identity, step],
+                best=best.get(identity),
+                base=None if base is None else base[1],
+                base_name=None if base is None else base[0],
+                x=x,
+                values=values,
+            )
+        )
+    order = {metric: place for place, metric in enumerate(question.metrics)}
+    return RunHeadlines(run=run.name, series=sorted(series, key=lambda item: order[item.metric]))
+
+
+def _newest(session: Session, chosen: Chosen, question: Question) -> dict[int, int]:
+    """Return the series of each metric with the highest step, by id with the step; of equal ones, that of `raw`."""
+    best: dict[str, tuple[int, bool, int]] = {}
+    for identity, head in chosen.heads.items():
+        # One query for each series: so the database finds the step by the key, and walks no values.
+        query = select(func.max(MetricValue.step)).where(MetricValue.series_id == identity)
+        step = session.scalar(query if question.last is None else query.where(MetricValue.step <= question.last))
+        if step is not None:
+            best[head.metric] = max(best.get(head.metric, (-1, False, 0)), (step, head.variant == "raw", identity))
+    return {identity: step for step, _, identity in best.values()}
+
+
+def _base_value(session: Session, run: Run, chosen: Chosen, series: int) -> tuple[str, Point] | None:
+    """Return the name of a run's base and its value of a series; None if the base has no value by the same protocol.
+
+    Without a named base, that is the run's step 0 of the variant, or else of `raw`.
+    """
+    head = chosen.heads[series]
+    base = base_step(run)
+    variants = (head.variant, "raw") if run.base is None else (base.variant,)
+    for variant in dict.fromkeys(variants):
+        query = (
+            select(Series.id)
+            .join(Run, Run.id == Series.run_id)
+            .where(Run.name == base.run, Series.metric == head.metric)
+            .where(Series.variant == variant, Series.protocol_id == head.protocol)
+        )
+        identity = session.scalar(query)
+        points = {} if identity is None else points_at(session, [(identity, base.step)])
+        for point in points.values():
+            return str(Step(base.run, base.step, variant)), point
+    return None
+
+
+def _along(session: Session, newest: Mapping[int, int], points: int) -> dict[int, tuple[list[int], list[Number]]]:
+    """Return the last value of each of at most `points` equal ranges of steps, by series: the steps, and the values."""
+    value = MetricValue
+    along: dict[int, tuple[list[int], list[Number]]] = {}
+    for identity, last in newest.items():
+        first = session.scalar(select(func.min(value.step)).where(value.series_id == identity)) or 0
+        width = max(1, -(-(last - first + 1) // points))
+        within = (value.series_id == identity, value.step <= last)
+        ends = select(func.max(value.step)).where(*within).group_by((value.step - first) // width)
+        query = select(value.step, value.value, value.kind).where(value.series_id == identity, value.step.in_(ends))
+        rows = session.execute(query.order_by(value.step)).all()
+        along[identity] = [row.step for row in rows], [number_or_word(row.value, row.kind) for row in rows]
+    return along
