@@ -17,6 +17,11 @@ def number(value: object) -> str:
     return f"{value:.5g}"
 
 
+def signed(difference: object) -> str:
+    """Return a difference with its sign and three significant digits; a dash if the difference is unknown."""
+    return f"{difference:+.3g}".replace("-", "−") if isinstance(difference, float) else "–"
+
+
 def error(stderr: object) -> str:
     """Return a standard error as ±, with two significant digits; empty if the error is unknown."""
     return f"± {stderr:.2g}" if isinstance(stderr, float) else ""
@@ -60,6 +65,7 @@ def sparkline(values: Sequence[object], width: int = 96, height: int = 22) -> st
 FILTERS: Mapping[str, Callable[..., str]] = {
     "number": number,
     "error": error,
+    "signed": signed,
     "bytes": bytes_,
     "duration": duration,
     "segment": segment,

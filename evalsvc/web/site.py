@@ -206,7 +206,7 @@ def _parse(site: Site, address: str) -> Page:
             continue
         pairs = [(place[1:-1], unquote(part)) for place, part in zip(places, parts, strict=True) if place[:1] == "{"]
         if all(place[:1] == "{" or place == part for place, part in zip(places, parts, strict=True)):
-            only = [("only", run) for run in site.runs] if pattern == "/" else []
+            only = [*(("only", run) for run in site.runs), ("verdicts", "all")] if pattern == "/" else []
             return page_class(pattern).parse([*pairs, *only, *parse_qsl(query)])
     raise UnknownName(f"no page has the address {path}")
 

@@ -1,52 +1,81 @@
-"""The first page: a row per run, with its headline metrics."""
+"""The first page: a row per run with its headline metrics, or a row per group of runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from datetime import datetime
+from functools import partial
+from math import inf, isfinite
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from urllib.parse import urlencode
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from evalsvc.client import Client
-from evalsvc.spec import documents
-from evalsvc.spec.documents.fields import Number
+from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.spec.documents import HeadlineSeries, RunHeadlines, RunSummary
+from evalsvc.web.groups import Way, grouped, groups_of
 from evalsvc.web.page import Content, Page
+from evalsvc.web.pages.run import MAX_OVERLAID
+from evalsvc.web.shown import segment
 
-SHOWN_RUNS = 50
-"""Rows of a page: each row asks the service for the run and its headline."""
+SHOWN = 50
+"""Rows of a page."""
 
 SPARK_POINTS = 40
 
+COLUMNS = 6
+"""Metrics of a page."""
+
+QUICK_SECONDS, SECONDS = 0.3, 2.0
+"""Time that a request for headlines may take for comparisons. The service keeps verdicts, so that a next request has
+more of them."""
+
+WORDS: Mapping[str, str] = {
+    "better": "better",
+    "worse": "worse",
+    "different": "different",
+    "indistinguishable": "within noise",
+}
+"""Verdicts as the page shows them; of all others no error is known."""
+
+MANY_TAGS = 50
+"""Tags that a form offers."""
+
 RunName = Annotated[str, Field(max_length=128)]
+Text = Annotated[str, Field(max_length=300)]
+
+Key = Callable[[RunSummary], Any]
+
+T = TypeVar("T")
+
+ORDERS: Mapping[str, tuple[str, Key]] = {
+    "name": ("name", lambda run: run.name),
+    "newest": ("newest first", lambda run: -datetime.fromisoformat(run.created_at).timestamp()),
+    "steps": ("last step", lambda run: -_or_none(run.last_step)),
+    "evaluated": ("last step with a value", lambda run: -_or_none(run.last_value_step)),
+    "waiting": ("most waiting first", lambda run: -run.waiting),
+    "failed": ("most failures first", lambda run: -run.failed),
+}
+"""Orders of the rows that need no metric: the words, and the key by which runs are sorted."""
+
+BY_METRIC = "metric:"
+"""Beginning of the orders by a metric's newest value, the best value first."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A headline metric of a run."""
-
-    metric: str
-    unit: str
-    direction: str
-    latest: documents.Point | None
-    best: documents.Point | None
-    values: Sequence[Number]
-    """Values along training, in at most SPARK_POINTS buckets."""
+def _or_none(step: int | None) -> int:
+    return -1 if step is None else step
 
 
 @dataclass(frozen=True)
 class Row:
     """A run."""
 
-    run: documents.RunSummary
-    evaluated: int | None
-    """Highest step with a value; None if nothing was evaluated yet."""
-    waiting: int
-    """Steps whose evaluations have not ended."""
-    failed: int
-    """Steps whose evaluation failed."""
-    base: documents.Base
-    cells: Sequence[Cell]
+    run: RunSummary
+    series: Mapping[str, HeadlineSeries]
+    """Headline series by metric."""
 
 
 class RunsPage(Page):
@@ -56,54 +85,137 @@ class RunsPage(Page):
 
     find: Annotated[str, Field(max_length=128)] = ""
     """Only runs whose name contains this text."""
-    sort: Literal["name", "newest", "steps"] = "name"
-    """Order of the rows."""
-    only: Annotated[tuple[RunName, ...], Field(max_length=SHOWN_RUNS)] = ()
+    tag: Annotated[tuple[Text, ...], Field(max_length=8)] = ()
+    """Only runs with this tag, as KEY or KEY=VALUE; repeat for several tags."""
+    only: Annotated[tuple[RunName, ...], Field(max_length=SHOWN)] = ()
     """Only these runs."""
+    metric: Annotated[tuple[Text, ...], Field(max_length=COLUMNS)] = ()
+    """Metrics of the columns; by default, the headline metrics that most runs have."""
+    sort: Text = "name"
+    """Order of the rows: a key of `ORDERS`, or `metric:NAME` for the newest value, the best first."""
+    reverse: bool = False
+    """Whether the order is reversed. Runs without a value of the metric stay last."""
+    group: Annotated[str, Field(max_length=310, pattern=r"^((by|across):.+)?$")] = ""
+    """`by:TAG`: a row for the runs with the same value of a tag. `across:TAG`: a row for the runs that have all other
+    tags in common, such as those that differ in the seed alone."""
     page: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """Number of the page, of SHOWN_RUNS rows each."""
+    """Number of the page, of SHOWN rows each."""
+    verdicts: Literal["quick", "all"] = "quick"
+    """Which comparisons the page waits for: those of QUICK_SECONDS, or all."""
+
+    @field_validator("sort")
+    @classmethod
+    def _is_order(cls, value: str) -> str:
+        if value not in ORDERS and not value.startswith(BY_METRIC):
+            raise InvalidRequest(UnknownName.among("order", value, [*ORDERS, BY_METRIC + "NAME"]).message)
+        return value
 
     def content(self, client: Client) -> Content:
-        """Return the rows."""
-        runs = [
-            run
-            for run in client.runs()
-            if self.find.lower() in run.name.lower() and (not self.only or run.name in self.only)
+        """Return the rows, or the groups, of one page."""
+        everything = client.runs()
+        runs = self._sorted(client, [run for run in everything if self._wants(run)])
+        tags = Counter(key for run in everything for key in run.tags)
+        values = {
+            "query": self,
+            "orders": ORDERS,
+            "tags": sorted(tag for tag, _ in tags.most_common(MANY_TAGS)),
+            "shown": SHOWN,
+            "link": self.link,
+            "overlay": overlay_address,
+            "words": WORDS,
+            **(self._groups(client, runs) if self.group else self._rows(client, runs)),
+        }
+        return Content("Runs", values, ["/v1/runs?limit=1"])
+
+    def link(self, **changes: object) -> str:
+        """Return the address of this page with other parameters."""
+        query = self.model_copy(update={"page": 1, "verdicts": "quick", **changes}).to_query()
+        return f"/?{query}" if query else "/"
+
+    def _wants(self, run: RunSummary) -> bool:
+        return (
+            self.find.lower() in run.name.lower()
+            and (not self.only or run.name in self.only)
+            and all(_has_tag(run, tag) for tag in self.tag)
+        )
+
+    def _sorted(self, client: Client, runs: list[RunSummary]) -> list[RunSummary]:
+        if self.sort in ORDERS:
+            return sorted(runs, key=ORDERS[self.sort][1], reverse=self.reverse)
+        metric = self.sort.removeprefix(BY_METRIC)
+        rows = client.headlines([run.name for run in runs], [metric])
+        values = {row.run: _badness(series, self.reverse) for row in rows for series in row.series}
+        return sorted(runs, key=lambda run: values.get(run.name, (2, 0.0)))
+
+    def _rows(self, client: Client, runs: Sequence[RunSummary]) -> Mapping[str, object]:
+        part = self._part(runs)
+        headlines = self._headlines(client, [run.name for run in part]) if part else []
+        rows = [
+            Row(run, {item.metric: item for item in found.series}) for run, found in zip(part, headlines, strict=True)
         ]
-        if self.sort == "newest":
-            runs.sort(key=lambda run: run.created_at, reverse=True)
-        elif self.sort == "steps":
-            runs.sort(key=lambda run: -(run.last_step or 0))
-        first = (self.page - 1) * SHOWN_RUNS
-        rows = [_row(client, run) for run in runs[first : first + SHOWN_RUNS]]
-        columns = list(dict.fromkeys(cell.metric for row in rows for cell in row.cells))[:6]
-        values = {"query": self, "rows": rows, "columns": columns, "number_of_runs": len(runs), "size": SHOWN_RUNS}
-        return Content("Runs", values, ["/v1/runs?limit=1000", "/v1/status"])
+        columns = self.metric or _columns(series for row in rows for series in row.series)
+        units = {item.metric: (item.unit, item.direction) for row in rows for item in row.series.values()}
+        return {
+            "rows": rows,
+            "groups": [],
+            "columns": columns,
+            "units": units,
+            "total": len(runs),
+            "open": _open(headlines),
+        }
+
+    def _headlines(self, client: Client, names: Sequence[str]) -> list[RunHeadlines]:
+        """Return the headlines of runs, with all verdicts if the page waits for them."""
+        ask = partial(client.headlines, names, self.metric, points=SPARK_POINTS)
+        headlines, left = ask(compare=QUICK_SECONDS), len(names) + 1
+        while self.verdicts == "all" and 0 < _open(headlines) < left:
+            left = _open(headlines)
+            headlines = ask(compare=SECONDS)
+        return headlines
+
+    def _groups(self, client: Client, runs: Sequence[RunSummary]) -> Mapping[str, object]:
+        kind, _, tag = self.group.partition(":")
+        way: Way = "by" if kind == "by" else "across"
+        groups = grouped(runs, way, tag)
+        part = dict(self._part(list(groups.items())))
+        rows = list(groups_of(client, part, self.metric))
+        columns = self.metric or _columns(metric for group in rows for metric in group.spreads)
+        empty: Mapping[str, object] = {"rows": [], "units": {}, "open": 0}
+        return {**empty, "groups": rows, "columns": columns, "total": len(groups)}
+
+    def _part(self, items: Sequence[T]) -> Sequence[T]:
+        first = (self.page - 1) * SHOWN
+        return items[first : first + SHOWN]
 
 
-def _row(client: Client, run: documents.RunSummary) -> Row:
-    base = client.run(run.name).base
-    metrics = client.headline(run.name).metrics[:6]
-    cells: list[Cell] = []
-    gaps: list[documents.Gap] = []
-    evaluated: list[int] = []
-    if metrics:
-        buckets = client.buckets(run.name, metrics, points=SPARK_POINTS)
-        summary = {(s.metric, s.variant, s.protocol): s for s in client.summary(run.name, metrics)}
-        gaps = buckets.gaps
-        for metric in metrics:
-            series = [s for s in buckets.series if s.metric == metric and s.x]
-            if not series:
-                continue
-            newest = max(series, key=lambda s: (s.x[-1], s.variant == "raw"))
-            evaluated.append(newest.x[-1])
-            point = summary[newest.metric, newest.variant, newest.protocol]
-            cells.append(Cell(metric, newest.unit, newest.direction, point.latest, point.best, newest.last))
-    return Row(
-        run,
-        max(evaluated, default=None),
-        len({gap.step for gap in gaps if gap.why == "pending"}),
-        len({gap.step for gap in gaps if gap.why == "failed"}),
-        base,
-        cells,
-    )
+def overlay_address(names: Sequence[str]) -> str | None:
+    """Return the address of the curves of runs over each other; None unless there are as many as a chart can show."""
+    if not 1 < len(names) <= 1 + MAX_OVERLAID:
+        return None
+    return f"/runs/{segment(names[0])}?{urlencode([('with', name) for name in names[1:]])}"
+
+
+def _has_tag(run: RunSummary, tag: str) -> bool:
+    key, equals, value = tag.partition("=")
+    return key in run.tags and (not equals or run.tags[key] == value)
+
+
+def _open(headlines: Iterable[RunHeadlines]) -> int:
+    """Return the number of runs without verdicts."""
+    return sum(any(item.verdicts is None for item in run.series) for run in headlines)
+
+
+def _columns(metrics: Iterable[str]) -> list[str]:
+    """Return the metrics that most rows have, in the order of their first row."""
+    counts = Counter(metrics)
+    chosen = {metric for metric, _ in counts.most_common(COLUMNS)}
+    return [metric for metric in counts if metric in chosen]
+
+
+def _badness(series: HeadlineSeries, reverse: bool) -> tuple[int, float]:
+    """Return a number that is lower for better values, by the metric's direction; values that are no numbers last."""
+    value = series.latest.value
+    if not isinstance(value, float) or not isfinite(value):
+        return 1, inf
+    sign = -1 if series.direction == "higher" else 1
+    return 0, sign * value * (-1 if reverse else 1)

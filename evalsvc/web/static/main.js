@@ -3,6 +3,7 @@
 import { followColours, watch } from "./charts.js";
 import { wall } from "./images.js";
 import { follow } from "./live.js";
+import { runs } from "./runs.js";
 import { remember, slide } from "./slider.js";
 
 /** Copy buttons: hidden without JavaScript, since they would do nothing. */
@@ -49,6 +50,7 @@ findMetrics();
 chooseViews();
 slide();
 wall();
+runs();
 watch([document]);
 followColours();
 follow();
