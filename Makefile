@@ -54,6 +54,7 @@ bench: $(VENV)/all
 	$(BIN)/python benchmarks/service.py
 	$(BIN)/python benchmarks/looks.py
 	$(BIN)/python benchmarks/crowd.py
+	$(BIN)/python benchmarks/dashboard.py
 	$(BIN)/python benchmarks/calibration.py
 
 # The documentation's site, in build/site: a dead link ends it with an error.

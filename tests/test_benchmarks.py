@@ -196,6 +196,16 @@ def test_a_crowd_leaves_something_to_the_others() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("chromium")
+def test_every_page_of_a_long_history_is_drawn_and_known_the_second_time() -> None:
+    document = last_line("dashboard")
+    assert set(document["figures"]) == set(document["limits"]) == set(document["met"])
+    assert all(document["not_modified"].values())
+    assert min(document["charts"][page] for page in ("a run", "eight runs over each other", "one chart")) > 0
+
+
+@pytest.mark.long
 def test_a_worker_of_the_services_own_gets_no_features_and_another_one_gets_each_once() -> None:
     document = last_line("looks")
     outputs = 512 * 2048 * 4
