@@ -107,9 +107,9 @@ class _RunPart:
         return read_run_headlines(self.session, self.marked.run, self.question)
 
     def _compared(self) -> bytes:
-        found = self._read()
+        headlines = self._read()
         read = cache(partial(_result, self.session, self.state.settings.items_path))
-        return rendered(replace(found, series=with_verdicts(found.run, found.series, read)))
+        return rendered(replace(headlines, series=with_verdicts(headlines.run, headlines.series, read)))
 
 
 def _result(session: Session, folder: Path, name: str) -> Result | None:

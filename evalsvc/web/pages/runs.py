@@ -150,9 +150,7 @@ class RunsPage(Page):
     def _rows(self, client: Client, runs: Sequence[RunSummary]) -> Mapping[str, object]:
         part = self._part(runs)
         headlines = self._headlines(client, [run.name for run in part]) if part else []
-        rows = [
-            Row(run, {item.metric: item for item in found.series}) for run, found in zip(part, headlines, strict=True)
-        ]
+        rows = [Row(run, {item.metric: item for item in row.series}) for run, row in zip(part, headlines, strict=True)]
         columns = self.metric or _columns(series for row in rows for series in row.series)
         units = {item.metric: (item.unit, item.direction) for row in rows for item in row.series.values()}
         return {
