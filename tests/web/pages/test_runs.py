@@ -179,6 +179,7 @@ def test_pages_of_many_runs(app: App) -> None:
     first, second = names(page(app)), names(page(app, "?page=2"))
     assert (len(first), len(second)) == (50, 10)
     assert 'href="/?page=2"' in page(app)
+    assert names(page(app, "?sort=metric:loss/text")) == first, "of more runs than a request may name"
 
 
 def test_runs_that_are_not_compared_yet_have_a_link(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
