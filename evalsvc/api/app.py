@@ -47,6 +47,7 @@ from evalsvc.files.uploads.folder import UploadFolder
 from evalsvc.service.coordinator import Coordinator
 from evalsvc.spec.artifact_policy import parse_retention
 from evalsvc.spec.suite import suite_files
+from evalsvc.store.disk_use import DiskUse
 from evalsvc.store.session import Store, open_store
 
 COMPRESSED_FROM = 1_400
@@ -142,7 +143,7 @@ def _lifespan(
         if not reads:
             coordinator.start()
         folder = UploadFolder(settings.uploads_path, settings.upload_bytes)
-        app.state.state = State(settings, store, coordinator, folder)
+        app.state.state = State(settings, store, coordinator, folder, DiskUse(settings.data_path, store))
         app.state.followers = events.Followers(app.state.state)
         try:
             yield

@@ -17,6 +17,7 @@ from evalsvc.config import Settings, shown_url
 from evalsvc.errors import DatabaseUnusable, ReadOnly
 from evalsvc.files.uploads.folder import UploadFolder
 from evalsvc.service.coordinator import Coordinator
+from evalsvc.store.disk_use import DiskUse
 from evalsvc.store.session import BUSY_TIMEOUT_MS, Store, translated
 
 
@@ -28,6 +29,7 @@ class State:
     store: Store
     coordinator: Coordinator
     uploads: UploadFolder
+    disk: DiskUse
     lock: threading.Lock = field(default_factory=threading.Lock)
     """The lock of writing requests. Without the lock, two concurrent posts of a new run would both create the run."""
     threads: Threads = field(default_factory=Threads)

@@ -7,6 +7,7 @@ from textwrap import wrap
 
 from evalsvc.spec import documents
 from evalsvc.spec.names import checkpoint_name
+from evalsvc.web.shown import bytes_ as shown_bytes
 
 SHOWN_RUNS = 8
 """Most lines for runs with a queue; the longest queues come first."""
@@ -55,11 +56,23 @@ def _lines(status: documents.Status, url: str) -> Iterator[str]:
     yield f"evalsvc {status.version} at {url}: {ready}, database {status.database}"
     for missing in status.missing:
         yield f"  ! {_one_line(missing)}"
+    yield from _disk(status.disk)
     yield from _workers(status.workers)
     yield from _queue(status.queue)
     yield from _running(status.running, status.queue.running)
     yield from _failed(status.failed)
     yield from _warned(status.warned)
+
+
+def _disk(disk: documents.Disk | None) -> Iterator[str]:
+    if disk is None:
+        return
+    at_least = "" if disk.data_complete else "more than "
+    database = "" if disk.database_bytes is None else f", the database {shown_bytes(disk.database_bytes)}"
+    yield (
+        f"disk: {shown_bytes(disk.free_bytes)} of {shown_bytes(disk.total_bytes)} free; "
+        f"the data folder has {at_least}{shown_bytes(disk.data_bytes)}{database}"
+    )
 
 
 def _workers(workers: Sequence[documents.Worker]) -> Iterator[str]:

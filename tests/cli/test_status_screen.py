@@ -47,6 +47,13 @@ STATUS: dict[str, Any] = {
     "running": [evaluation(7, 50, "ema_0.99", started_at=None, tasks=[{"name": "loss", "progress": PROGRESS}])],
     "failed": [evaluation(6, 40, state="failed", finished_at="2026-01-02T03:04:05.678+00:00", error=ERROR)],
     "warned": [evaluation(5, 30, task="loss", warnings=[WARNING] * 3)],
+    "disk": {
+        "free_bytes": 812_000_000_000,
+        "total_bytes": 1_920_000_000_000,
+        "data_bytes": 48_100_000_000,
+        "data_complete": False,
+        "database_bytes": 212_000_000,
+    },
 }
 
 
@@ -57,6 +64,7 @@ def screen(status: dict[str, Any], url: str, width: int | None = None) -> list[s
 def test_everything_is_on_one_screen() -> None:
     assert screen(STATUS, "http://127.0.0.1:8321") == [
         "evalsvc 1.0 at http://127.0.0.1:8321: ready, database sqlite",
+        "disk: 812 GB of 1.92 TB free; the data folder has more than 48.1 GB, the database 212 MB",
         "workers: 2, 1 at work",
         "  cpu#0 on 127.0.0.1: idle; drains, or sends no heartbeat",
         "  cpu#1 on 127.0.0.1: few@50, loss (run) for 2 min",
@@ -87,7 +95,7 @@ def test_lines_go_on_where_the_terminal_ends(width: int) -> None:
 def test_an_idle_service_that_cannot_work() -> None:
     empty = {**QUEUE, "queued": 0, "running": 0, "runs": [], "seconds_left": None}
     status = {**STATUS, "status": "not_ready", "missing": ["no live worker"], "workers": [], "queue": empty}
-    lines = screen({**status, "running": [], "failed": [], "warned": []}, "http://x")
+    lines = screen({**status, "running": [], "failed": [], "warned": [], "disk": None}, "http://x")
     assert lines == [
         "evalsvc 1.0 at http://x: NOT READY, database sqlite",
         "  ! no live worker",

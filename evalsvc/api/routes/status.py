@@ -20,7 +20,8 @@ router = router_of(prefix="/v1/status", tags=["health"], responses=PROBLEMS)
     summary="Get the state of the service",
     description="The answer has the workers, the queue, the running evaluations, the last failed evaluations and the "
     "last warnings. `missing` lists what keeps the service from evaluating, as `/readyz` does. `seconds_left` is an "
-    "estimate for the queue from the rate of the last hour without idle time.",
+    "estimate for the queue from the rate of the last hour without idle time. `disk` is measured at most once a "
+    "minute.",
     responses=document(200, "The state of the service.", documents.Status),
 )
 def get_status(state: CurrentState) -> JsonAnswer:
@@ -39,5 +40,6 @@ def get_status(state: CurrentState) -> JsonAnswer:
             running=running_view(session, live),
             failed=failed_view(session),
             warned=warned_view(session),
+            disk=state.disk.view(session),
         )
     return JsonAnswer(content)

@@ -74,6 +74,7 @@ from evalsvc.spec.documents.runs import RunCheckpoint as RunCheckpoint
 from evalsvc.spec.documents.runs import Runs as Runs
 from evalsvc.spec.documents.runs import RunSummary as RunSummary
 from evalsvc.spec.documents.service import Alive as Alive
+from evalsvc.spec.documents.service import Disk as Disk
 from evalsvc.spec.documents.service import FailedEvaluation as FailedEvaluation
 from evalsvc.spec.documents.service import Health as Health
 from evalsvc.spec.documents.service import OpenShards as OpenShards

@@ -138,6 +138,20 @@ class WarnedTask(Document):
     task: Annotated[TaskName, Example("captions")]
 
 
+class Disk(Document):
+    """The disk of the data folder, measured at most once a minute."""
+
+    free_bytes: Annotated[Count, Example(812_000_000_000)]
+    """Free bytes of the disk."""
+    total_bytes: Annotated[Count, Example(1_920_000_000_000)]
+    data_bytes: Annotated[Count, Example(48_100_000_000)]
+    """Bytes of the files in the data folder."""
+    data_complete: Annotated[bool, Example(True)]
+    """Whether all files were counted; otherwise `data_bytes` is a lower bound."""
+    database_bytes: Annotated[Count | None, Example(212_000_000)]
+    """Bytes of the database; null if the size is unknown."""
+
+
 class Status(Document):
     """The state of the service as a whole."""
 
@@ -153,3 +167,5 @@ class Status(Document):
     """Most recently failed evaluations, newest first."""
     warned: list[WarnedTask] = field(default_factory=list)
     """Most recently finished tasks with suspicions, newest first."""
+    disk: Disk | None = None
+    """Null until the disk is measured for the first time, or if the disk cannot be read."""
