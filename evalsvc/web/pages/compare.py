@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from evalsvc.client import Client
-from evalsvc.errors import InvalidRequest
+from evalsvc.errors import EvalsvcError, InvalidRequest, UnknownName
+from evalsvc.metrics.companions import Place, divide_rows
 from evalsvc.spec import documents
-from evalsvc.spec.names import CHECKPOINT
+from evalsvc.spec.documents.comparisons import Family
+from evalsvc.spec.names import CHECKPOINT, checkpoint_name, parse_run
+from evalsvc.spec.protocol import short_json
 from evalsvc.web.page import Content, Page
-from evalsvc.web.panel import Panel
 from evalsvc.web.panels.contrasts import ContrastsQuery
 from evalsvc.web.panels.difference import DifferenceQuery
+from evalsvc.web.protocol_files import measured_by
 
 Side = Annotated[str, Field(max_length=500)]
+
+MAX_METRICS = 8
+"""Most metrics of two runs that a page compares: each reads the items of all steps."""
+
+MAX_FILES = 4
+"""Most groups of differing protocols whose files are looked up."""
+
+EVALUATED = ("succeeded", "partly_failed")
+
+VERDICTS = ("better", "worse", "different", "indistinguishable", "no_error_known", "other_protocol", "only_a", "only_b")
+
+
+@dataclass(frozen=True)
+class FieldDifference:
+    """A field in which two protocols differ."""
+
+    name: str
+    a: str
+    a_file: str
+    """File that the value is the digest of; empty if unknown."""
+    b: str
+    b_file: str
+
+
+@dataclass(frozen=True)
+class OtherProtocols:
+    """Metrics that were measured by different protocols, with the fields that differ."""
+
+    metrics: Sequence[str]
+    fields: Sequence[FieldDifference]
 
 
 class ComparePage(Page):
@@ -28,6 +63,12 @@ class ComparePage(Page):
     """Checkpoint or run that the other one is compared with."""
     b: Side = ""
     """Checkpoint or run that is compared."""
+    to: Literal["", "base", "best"] = ""
+    """With the run `b` alone: compare its newest evaluated checkpoint with the run's base, or with its best one."""
+    family: Family = "none"
+    """Verdicts on each metric alone, or on all metrics together by Holm's method."""
+    metric: Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Field(max_length=MAX_METRICS)] = ()
+    """Metrics of two runs; by default, the headline metrics."""
 
     def content(self, client: Client) -> Content:
         """Return the form, and the comparison if both sides are given.
@@ -36,24 +77,151 @@ class ComparePage(Page):
             InvalidRequest: one side is a checkpoint and the other one is a run.
             UnknownName, NotComparable: see `GET /v1/compare`.
         """
-        runs = [run.name for run in client.runs()]
-        comparison, panels = self._compared(client)
-        title = f"{self.b} against {self.a}" if self.a and self.b else "Compare"
-        values = {"query": self, "runs": runs, "comparison": comparison, "panels": panels}
+        asked, note = self._resolved(client) if self.to else (self, "")
+        values: dict[str, object] = {
+            "query": asked,
+            "note": note,
+            "swapped": asked.model_copy(update={"a": asked.b, "b": asked.a}).to_query(),
+            "names": [run.name for run in client.runs()],
+            "comparison": None,
+            "curves": None,
+            "panels": [],
+        }
+        if asked.a and asked.b:
+            values |= asked._compared(client)
+        title = f"{asked.b} against {asked.a}" if asked.a and asked.b else "Compare"
         return Content(title, values)
 
-    def _compared(self, client: Client) -> tuple[documents.Comparison | None, Sequence[Panel]]:
-        if not (self.a and self.b):
-            return None, []
+    def _compared(self, client: Client) -> Mapping[str, object]:
         are_checkpoints = [CHECKPOINT.fullmatch(side) is not None for side in (self.a, self.b)]
         if all(are_checkpoints):
-            return client.compare(self.a, self.b), [ContrastsQuery(a=self.a, b=self.b).panel(client)]
+            return self._checkpoints(client)
         if any(are_checkpoints):
             raise InvalidRequest(
                 f"one side of {self.a!r} and {self.b!r} is a checkpoint and the other one is a run; give two "
                 "checkpoints (RUN@STEP) or two runs (RUN)"
             )
-        shared = [curve.metric for curve in client.compare_runs(self.a, self.b).curves]
-        headline = [metric for metric in client.headline(self.a).metrics if metric in shared]
-        metrics = list(dict.fromkeys(headline or shared))[:12]
-        return None, [DifferenceQuery(a=self.a, b=self.b, metric=metric).panel(client) for metric in metrics]
+        return self._runs(client)
+
+    def _checkpoints(self, client: Client) -> Mapping[str, object]:
+        """Return the comparison of two checkpoints, with the companions of metrics apart."""
+        comparison = client.compare(self.a, self.b, family=self.family)
+        rows = comparison.contrasts
+        own = set(divide_rows([Place(row.metric, "", _protocol(row)) for row in rows]).own)
+        counts = Counter(row.verdict for row in rows)
+        panel = ContrastsQuery(a=self.a, b=self.b, family=self.family).panel_of(comparison)
+        return {
+            "comparison": comparison,
+            "rows": [row for place, row in enumerate(rows) if place in own],
+            "yardsticks": [row for place, row in enumerate(rows) if place not in own],
+            "counts": [(verdict, counts[verdict]) for verdict in VERDICTS if counts[verdict]],
+            "other_protocols": list(_other_protocols(client, self.a, self.b, rows)),
+            "panels": [panel],
+        }
+
+    def _runs(self, client: Client) -> Mapping[str, object]:
+        """Return the differences between two runs along their steps, in the chosen metrics."""
+        first, second = (client.headline(parse_run(side)[0]) for side in (self.a, self.b))
+        others = {known.name for known in second.names}
+        shared = [known.name for known in first.names if known.name in others]
+        chosen = self.metric or [name for name in first.metrics if name in others] or shared
+        chosen = list(chosen)[:MAX_METRICS]
+        if not chosen:
+            raise UnknownName(f"{self.a} and {self.b} have no metric in common; choose other runs")
+        curves = client.compare_runs(self.a, self.b, chosen)
+        panels = [DifferenceQuery(a=self.a, b=self.b, metric=name).panel_of(curves) for name in chosen]
+        return {"curves": curves, "shared": shared, "chosen": chosen, "panels": panels}
+
+    def _resolved(self, client: Client) -> tuple[ComparePage, str]:
+        """Return the page with both checkpoints in place of `to`, and a note if there is nothing to compare.
+
+        Raises:
+            InvalidRequest: `b` is no run.
+            UnknownName: the run has no evaluated checkpoint, no base, or no best one.
+        """
+        run, variant = parse_run(self.b)
+        newest = _newest(client, run, variant)
+        if self.to == "base":
+            other, word = _base(client, run), "the base of the run"
+        else:
+            other, metric = _best(client, run, variant)
+            word = f"the best one so far by {metric}"
+        if other == newest:
+            return ComparePage(b=newest), f"{newest}, the newest evaluated checkpoint, is {word}."
+        return self.model_copy(update={"a": other, "b": newest, "to": ""}), ""
+
+
+def _protocol(row: documents.MetricDifference) -> str:
+    side = row.a or row.b
+    return "" if side is None else side.protocol
+
+
+def _newest(client: Client, run: str, variant: str) -> str:
+    checkpoints = [
+        checkpoint
+        for checkpoint in client.run(run).checkpoints
+        if checkpoint.variant == variant and any(each.state in EVALUATED for each in checkpoint.evaluations)
+    ]
+    if not checkpoints:
+        raise UnknownName(f"no checkpoint of {run} has been evaluated yet; wait for the first evaluation to end")
+    return checkpoint_name(run, checkpoints[-1].step, variant)
+
+
+def _base(client: Client, run: str) -> str:
+    base = client.run(run).base
+    if base.checkpoint is None:
+        raise UnknownName(
+            f"the base of {run}, {base.run}@{base.step}, has not been posted; post it, or name another one: "
+            f"evalsvc runs base {run} STEP"
+        )
+    return checkpoint_name(base.run, base.step, base.variant)
+
+
+def _best(client: Client, run: str, variant: str) -> tuple[str, str]:
+    """Return the checkpoint with the best value of the first headline metric that has a direction, and the metric."""
+    for metric in client.headline(run).metrics:
+        series = [
+            each for each in client.summary(run, [metric], variant=variant) if each.metric == metric and each.best
+        ]
+        if series:
+            newest = max(series, key=lambda each: each.latest.step if each.latest else -1)
+            assert newest.best is not None
+            return checkpoint_name(run, newest.best.step, variant), metric
+    raise UnknownName(f"no headline metric of {run} has a best value; compare two checkpoints by RUN@STEP")
+
+
+def _other_protocols(
+    client: Client, a: str, b: str, rows: Sequence[documents.MetricDifference]
+) -> Iterator[OtherProtocols]:
+    """Yield the differences between protocols, for each set of differing fields with the metrics that have it."""
+    groups: dict[str, list[documents.MetricDifference]] = {}
+    for row in rows:
+        if row.differing:
+            groups.setdefault(repr(row.differing), []).append(row)
+    for number, group in enumerate(groups.values()):
+        metric = group[0].metric
+        files = [_files(client, side, metric) if number < MAX_FILES else {} for side in (a, b)]
+        fields = [
+            FieldDifference(
+                name,
+                _value(sides, "a"),
+                files[0].get(name, ""),
+                _value(sides, "b"),
+                files[1].get(name, ""),
+            )
+            for name, sides in group[0].differing.items()
+        ]
+        yield OtherProtocols([row.metric for row in group], fields)
+
+
+def _value(sides: Mapping[str, object], side: str) -> str:
+    return short_json(sides[side]) if side in sides else "(none)"
+
+
+def _files(client: Client, checkpoint: str, metric: str) -> Mapping[str, str]:
+    """Return the files of a protocol's digests by field; empty where they are unknown, as for imported values."""
+    try:
+        measured = measured_by(client, checkpoint, metric)
+    except EvalsvcError:
+        return {}
+    return {name: file for each in measured for name, _, file in each.fields() if file}

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from pydantic import Field
 
 from evalsvc.client import Client
-from evalsvc.spec.documents.comparisons import Comparison
+from evalsvc.spec.documents.comparisons import Comparison, Family
 from evalsvc.web.charts import contrast_chart
 from evalsvc.web.panel import Commands, Panel, PanelQuery, Table
 
@@ -25,10 +25,16 @@ class ContrastsQuery(PanelQuery):
     """Checkpoint that the other one is compared with, as RUN@STEP or RUN@STEP:VARIANT."""
     b: CheckpointName
     """Checkpoint that is compared."""
+    family: Family = "none"
+    """Verdicts on each metric alone, or on all metrics together by Holm's method."""
 
     def panel(self, client: Client) -> Panel:
         """Return the chart of all differences in standard errors, with a table of the differences."""
-        comparison = client.compare(self.a, self.b)
+        return self.panel_of(client.compare(self.a, self.b, family=self.family))
+
+    def panel_of(self, comparison: Comparison) -> Panel:
+        """Return the panel of a comparison that was read already."""
+        family = {"family": self.family} if self.family != "none" else {}
         spec = contrast_chart(comparison.contrasts)
         return Panel(
             name=self.name,
@@ -37,8 +43,9 @@ class ContrastsQuery(PanelQuery):
             spec=spec if comparison.contrasts else None,
             table=_table(comparison),
             commands=Commands(
-                cli=f"evalsvc compare {shlex.quote(self.a)} {shlex.quote(self.b)}",
-                rest="/v1/compare?" + urlencode({"a": self.a, "b": self.b}),
+                cli=f"evalsvc compare {shlex.quote(self.a)} {shlex.quote(self.b)}"
+                + "".join(f" --{name} {value}" for name, value in family.items()),
+                rest="/v1/compare?" + urlencode({"a": self.a, "b": self.b, **family}),
             ),
             notes=_notes(comparison),
         )

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from evalsvc.client import Client
 from evalsvc.errors import UnknownName
-from evalsvc.spec.documents.comparisons import DifferenceCurve
+from evalsvc.spec.documents.comparisons import DifferenceCurve, RunComparison
 from evalsvc.web.charts import difference_chart
 from evalsvc.web.panel import Commands, MetricName, Panel, PanelQuery, Table
 
@@ -35,7 +35,14 @@ class DifferenceQuery(PanelQuery):
         Raises:
             UnknownName: the runs do not share the metric.
         """
-        comparison = client.compare_runs(self.a, self.b, [self.metric])
+        return self.panel_of(client.compare_runs(self.a, self.b, [self.metric]))
+
+    def panel_of(self, comparison: RunComparison) -> Panel:
+        """Return the panel of a comparison that was read already.
+
+        Raises:
+            UnknownName: the runs do not share the metric.
+        """
         curves = [curve for curve in comparison.curves if curve.metric == self.metric]
         if not curves and self.metric not in comparison.refused:
             raise UnknownName.among("metric", self.metric, [curve.metric for curve in comparison.curves])

@@ -1,0 +1,111 @@
+"""The page that compares two checkpoints or two runs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from app_in_process import App, app_in_process
+from compared_runs import put
+from queue_steps import enter, evaluate_whole, metric, submission, suite
+
+from evalsvc.client import Client
+from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.spec.protocol import Protocol
+from evalsvc.web.page import Surroundings, html_of
+from evalsvc.web.pages.compare import ComparePage
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[App]:
+    """Two runs of three steps each."""
+    with app_in_process(tmp_path / "data") as app:
+        for seed, step in enumerate((0, 25, 50)):
+            put(app.store, "run-a", step, seed, 0.7)
+            put(app.store, "run-b", step, seed + 3, 0.3)
+        yield app
+
+
+@pytest.fixture
+def client(app: App) -> Iterator[Client]:
+    with Client("http://evalsvc", transport=app.transport) as client:
+        yield client
+
+
+def page(client: Client, **query: Any) -> str:
+    content = ComparePage(**query).content(client)
+    return html_of("compare.html", content, Surroundings(None, "http://evalsvc"))
+
+
+def test_two_checkpoints_have_the_verdicts_of_rest(client: Client) -> None:
+    compared = client.compare("run-a@0", "run-b@0")
+    content = ComparePage(a="run-a@0", b="run-b@0").content(client)
+    assert content.values["rows"] == compared.contrasts
+    shown = page(client, a="run-a@0", b="run-b@0")
+    worse = sum(row.verdict == "worse" for row in compared.contrasts)
+    assert worse
+    assert f'<strong class="worse">{worse} worse</strong>' in shown
+    for row in compared.contrasts:
+        assert row.interval is not None
+        assert f"{row.interval.low:.5g} … {row.interval.high:.5g}" in shown
+    (accuracy,) = [row for row in compared.contrasts if row.metric == "arc/acc"]
+    assert accuracy.answers is not None
+    assert f"<td>{accuracy.answers.only_a} / {accuracy.answers.only_b}</td>" in shown
+    assert "by chance alone" in shown
+
+
+def test_sides_are_swapped_by_a_link(client: Client) -> None:
+    shown = page(client, a="run-a@0", b="run-b@0", family="holm")
+    assert 'href="/compare?a=run-b%400&amp;b=run-a%400&amp;family=holm"' in shown
+    assert "judged together by Holm" in shown
+    forth, back = client.compare("run-a@0", "run-b@0"), client.compare("run-b@0", "run-a@0")
+    assert forth.contrasts[0].difference == pytest.approx(-float(back.contrasts[0].difference or 0))
+
+
+def test_other_protocols_are_told_field_by_field(app: App, client: Client) -> None:
+    for step, limit in ((0, 1), (25, 2)):
+        enter(app.store, submission(step, run="run-c"), suite())
+        image = Protocol({"limit": limit, "data": f"{limit}" * 64})
+        evaluate_whole(app.store, metric(1.0), metric(2.0, "loss/image", protocol=image))
+    content = ComparePage(a="run-c@0", b="run-c@25").content(client)
+    (group,) = content.values["other_protocols"]  # type: ignore[misc]
+    assert group.metrics == ["loss/image"]
+    assert [(field.name, field.a, field.b) for field in group.fields] == [
+        ("limit", "1", "2"),
+        ("data", f'"{"1" * 15}…', f'"{"2" * 15}…'),
+    ]
+    assert [field.a_file for field in group.fields] == ["", "/data.jsonl"], "the digest is of a file of the suite"
+    assert "Not compared: loss/image" in page(client, a="run-c@0", b="run-c@25")
+
+
+def test_two_runs_say_where_they_enter_and_leave_the_noise(client: Client) -> None:
+    compared = client.compare_runs("run-a", "run-b", ["arc/acc"])
+    (curve,) = compared.curves
+    content = ComparePage(a="run-a", b="run-b", metric=("arc/acc",)).content(client)
+    assert content.values["curves"] == compared
+    shown = page(client, a="run-a", b="run-b", metric=("arc/acc",))
+    if curve.apart_from is not None:
+        assert f"<td>step {curve.apart_from}</td>" in shown
+    assert "piqa/acc</option>" in shown, "other metrics can be chosen"
+    assert len(ComparePage(a="run-a", b="run-b").content(client).values["panels"]) == 4  # type: ignore[arg-type]
+
+
+def test_from_a_run_to_its_base_and_its_best(client: Client) -> None:
+    base = ComparePage(b="run-b", to="base").content(client)
+    assert base.title == "run-b@50 against run-b@0"
+    best = client.summary("run-b", [client.headline("run-b").metrics[0]])[0].best
+    assert best is not None
+    if best.step != 50:
+        assert ComparePage(b="run-b", to="best").content(client).title == f"run-b@50 against run-b@{best.step}"
+
+
+def test_what_cannot_be_compared_is_told(app: App, client: Client) -> None:
+    put(app.store, "run-e", 0, 1, 0.5)
+    assert "run-e@0, the newest evaluated checkpoint, is the base of the run." in page(client, b="run-e", to="base")
+    with pytest.raises(UnknownName, match="run is named 'run-x'"):
+        ComparePage(b="run-x", to="base").content(client)
+    with pytest.raises(InvalidRequest, match="one side of 'run-a@0' and 'run-b' is a checkpoint"):
+        ComparePage(a="run-a@0", b="run-b").content(client)
+    with pytest.raises(InvalidRequest, match="is not a run"):
+        ComparePage(b="run-a@0", to="base").content(client)
+    assert "<table" not in page(client)
