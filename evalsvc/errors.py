@@ -220,8 +220,8 @@ class Unauthorized(InputError):
 
 
 class Forbidden(InputError):
-    """The token's scope is too small, a web page of another origin sent the request to a service without tokens, or
-    uploads are off.
+    """The token's scope is too small, a web page of another origin sent the request, a form is not from the session of
+    the browser, or uploads are off.
     """
 
     code = "forbidden"
@@ -524,6 +524,12 @@ def leaves(root: type[EvalsvcError] = EvalsvcError) -> list[type[EvalsvcError]]:
     """Return every error class without subclasses, in the order of the tree above."""
     children = root.__subclasses__()
     return [root] if not children else [leaf for child in children for leaf in leaves(child)]
+
+
+def meaning(code: str) -> str:
+    """Return what an error's code means and what to do, as docs/reference/errors.md has it; empty if the code is
+    unknown."""
+    return next((" ".join((leaf.__doc__ or "").split()) for leaf in leaves() if leaf.code == code), "")
 
 
 def os_reason(error: Exception) -> str:

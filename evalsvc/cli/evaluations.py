@@ -31,7 +31,7 @@ from evalsvc.cli.suite_text import print_suite_tasks
 from evalsvc.cli.tables import print_metrics
 from evalsvc.cli.terminal import print_table, say
 from evalsvc.cli.wording import counted, in_options
-from evalsvc.errors import leaves
+from evalsvc.errors import leaves, meaning
 from evalsvc.spec.documents import Error, EvaluatedSuite, Evaluation, ListedEvaluation, Task
 from evalsvc.spec.documents.fields import OVER, State
 from evalsvc.spec.names import checkpoint_name
@@ -122,20 +122,14 @@ def _print_failures(evaluation: Evaluation) -> None:
         failures = [("the evaluation", evaluation.error)]
     for name, error in failures:
         say(in_options(f"{name} failed: {error.message} [{error.code}]"))
-        if meaning := _meaning(error):
-            say(in_options(f"  {error.code}: {meaning}"))
+        if words := meaning(error.code):
+            say(in_options(f"  {error.code}: {words}"))
     for task in evaluation.tasks:
         if task.retry is not None:
             cause = in_options(task.retry.error.message)
             say(f"task {task.name} is retried at {moment(task.retry.at)} UTC: {cause}")
     if failures and evaluation.state in OVER:
         say(f"after the cause is removed: evalsvc evaluations retry {evaluation.id}")
-
-
-def _meaning(error: Error) -> str:
-    """Return the meaning of an error's code, with the cure, as in docs/reference/errors.md."""
-    kinds = {leaf.code: leaf for leaf in leaves()}
-    return " ".join((kinds[error.code].__doc__ or "").split()) if error.code in kinds else ""
 
 
 @evaluations_app.command("suite")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from evalsvc.client import Client
 from evalsvc.web.page import Content, Page
+from evalsvc.web.protocol_files import Measured, known_files
 
 
 class ProtocolPage(Page):
@@ -20,19 +20,12 @@ class ProtocolPage(Page):
     protocol: Annotated[str, Field(max_length=64)]
 
     def content(self, client: Client) -> Content:
-        """Return the fields of the protocol by their dotted names.
+        """Return the fields of the protocol by their dotted names, with the assets that digests are of.
 
         Raises:
             UnknownName: there is no such protocol.
         """
         content = client.protocol(self.protocol)
-        values = {"protocol": self.protocol, "fields": list(_leaves(content)), "json": json.dumps(content, indent=2)}
+        fields = list(Measured(self.protocol, content, (), known_files()).fields())
+        values = {"protocol": self.protocol, "fields": fields, "json": json.dumps(content, indent=2)}
         return Content(f"Protocol {self.protocol}", values)
-
-
-def _leaves(content: Mapping[str, object], path: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in content.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,11 +1,14 @@
-"""The service: its workers, its queue, and what failed last."""
+"""The service: its workers, its queue, its disk, and what failed last."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
 from evalsvc.client import Client
+from evalsvc.errors import meaning
+from evalsvc.spec import documents
 from evalsvc.web.page import Content, Page
+from evalsvc.web.shown import duration
 
 
 class StatusPage(Page):
@@ -15,4 +18,22 @@ class StatusPage(Page):
 
     def content(self, client: Client) -> Content:
         """Return the state as `GET /v1/status` has it."""
-        return Content("Status", {"status": client.status()}, ["/v1/status"])
+        status = client.status()
+        values = {
+            "status": status,
+            "busy": sum(worker.runs is not None for worker in status.workers),
+            "runs": sorted(status.queue.runs, key=lambda run: (-run.queued, -run.running, run.run)),
+            "time_left": time_left(status.queue),
+            "meaning": meaning,
+        }
+        return Content("Status", values, ["/v1/status"])
+
+
+def time_left(queue: documents.Queue) -> str:
+    """Return how long the queue takes, with what the estimate rests on."""
+    if not queue.queued and not queue.running:
+        return "the queue is empty"
+    if queue.seconds_left is None:
+        return "unknown: no evaluation ended in the last hour"
+    few = "; few evaluations ended, so this may be far off" if queue.finished_last_hour < 5 else ""
+    return f"about {duration(queue.seconds_left)} at the pace of the last hour, idle time left out{few}"
