@@ -59,6 +59,9 @@ class Settings:
     allowed_hosts: str = _setting(
         "", "Host names other than localhost that a service without tokens accepts, separated by ','"
     )
+    open_reads: int = _setting(
+        0, "With 1, reading needs no token: the dashboard, and each route that needs the scope `read`"
+    )
     rate_limit: float = _setting(
         100.0, "Requests per second of each token, with bursts of ten times as many; 0: no limit"
     )

@@ -41,6 +41,7 @@ from evalsvc.api.routes import (
 )
 from evalsvc.api.routes.docs import add_docs
 from evalsvc.api.routes.pages import add_pages
+from evalsvc.api.routes.sign_in import add_sign_in
 from evalsvc.api.state import State
 from evalsvc.config import Settings
 from evalsvc.files.uploads.folder import UploadFolder
@@ -105,9 +106,10 @@ def create_app(
     add_routes(app)
     add_docs(app)
     add_pages(app, add_routes)
+    add_sign_in(app)
     add_documents_to_openapi(app)
     add_path_parameters_to_openapi(app)
-    add_access_to_openapi(app)
+    add_access_to_openapi(app, bool(settings.open_reads))
     _add_middleware(app, settings, insecure)
     return app
 

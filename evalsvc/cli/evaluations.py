@@ -31,8 +31,8 @@ from evalsvc.cli.suite_text import print_suite_tasks
 from evalsvc.cli.tables import print_metrics
 from evalsvc.cli.terminal import print_table, say
 from evalsvc.cli.wording import counted, in_options
-from evalsvc.errors import leaves, meaning
-from evalsvc.spec.documents import Error, EvaluatedSuite, Evaluation, ListedEvaluation, Task
+from evalsvc.errors import meaning
+from evalsvc.spec.documents import EvaluatedSuite, Evaluation, ListedEvaluation, Task
 from evalsvc.spec.documents.fields import OVER, State
 from evalsvc.spec.names import checkpoint_name
 

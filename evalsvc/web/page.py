@@ -65,6 +65,20 @@ class Page(Query):
 
 
 @dataclass(frozen=True)
+class Visitor:
+    """The reader of a page."""
+
+    may_submit: bool = False
+    """Whether pages have forms that cancel and begin evaluations."""
+    name: str | None = None
+    """Name of the token that the browser signed in with; None if the browser did not sign in."""
+    form_key: str = ""
+    """Text that forms carry, so that no page of another site can send them; empty in a service without tokens."""
+    may_sign_in: bool = False
+    """Whether signing in shows more than this page."""
+
+
+@dataclass(frozen=True)
 class Surroundings:
     """What pages of one place share: a service, or a folder of files."""
 
@@ -77,6 +91,7 @@ class Surroundings:
     """Whether the pages are files, without a service."""
     links: Mapping[str, str] = field(default_factory=dict)
     """Addresses of pages that every page links to, by the text of the link."""
+    visitor: Visitor = Visitor()
 
 
 def page_class(pattern: str) -> type[Page]:

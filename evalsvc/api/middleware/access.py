@@ -1,7 +1,8 @@
 """Access control: the scope that each route needs, and the check of every request's token.
 
 A service is open until the first token is created, if only this machine can reach its address. From then on, every
-request needs a token, except for the routes in `OPEN`.
+request needs a token or the session of a browser that signed in with a token, except for the routes in `OPEN`. With the
+setting `open_reads`, reads need neither.
 """
 
 from __future__ import annotations
@@ -18,12 +19,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from evalsvc.access_tokens import TokenScope, includes
 from evalsvc.api.errors import PROBLEM_CONTENT, STATUS, problem
+from evalsvc.api.middleware.authentication import SIGN_IN, SIGN_OUT, Authentication, Caller, sign_in_page
 from evalsvc.api.middleware.browsers import check_browser, is_loopback
-from evalsvc.api.middleware.known_tokens import KnownTokens, find_token
 from evalsvc.api.middleware.rates import Rates, address_key
 from evalsvc.config import Settings
 from evalsvc.errors import DatabaseUnusable, EvalsvcError, Forbidden, InvalidRequest, RateLimited, Unauthorized
-from evalsvc.log import note
 from evalsvc.store.tables import Token
 
 SCOPES: Mapping[tuple[str, str], TokenScope] = {
@@ -87,6 +87,7 @@ SCOPES: Mapping[tuple[str, str], TokenScope] = {
     ("GET", "/protocols/{protocol}"): "read",
     ("GET", "/status"): "read",
     ("GET", "/panels/{file}"): "read",
+    ("POST", "/evaluations/{evaluation}/{act}"): "submit",
 }
 """The scope that each route needs. A missing route needs `admin`, and a test checks that no route is missing."""
 
@@ -94,19 +95,20 @@ READY = "/readyz"
 
 DOCUMENT = "/openapi.json"
 
-OPEN = ("/healthz", READY, "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", DOCUMENT)
+OPEN = ("/healthz", READY, "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", DOCUMENT, SIGN_IN, SIGN_OUT)
 """Routes that need no token. `/readyz` shows details only to requests with a valid token."""
 
 OPEN_FOLDERS = ("/static/", "/vega/")
 """Paths of files that are the same for everybody, and need no token."""
 
-FAILURES, FAILURES_EVERY = 10, 6.0
-"""The number of invalid tokens that an address may send in a burst, and the seconds for each further one."""
-
 BURST_SECONDS = 10
 """The size of a burst, in seconds of the allowed rate."""
 
-_WHO = "evalsvc.token"
+CALLER = "evalsvc.caller"
+"""Key of a request's scope that holds the `Caller` of an admitted request."""
+
+AUTHENTICATION = "evalsvc.authentication"
+"""Key of a request's scope that holds the `Authentication`, for the routes that sign in and out."""
 
 
 class Access:
@@ -115,70 +117,71 @@ class Access:
     def __init__(self, app: ASGIApp, settings: Settings, insecure: bool = False) -> None:
         """Wrap the application. `insecure`: admit every client without a token while no token exists."""
         self.app = app
-        self.tokens = KnownTokens()
+        self.authentication = Authentication(settings, insecure)
         self._settings = settings
         self._local = is_loopback(settings.host)
-        self._may_be_open = self._local or insecure
         self._rates = Rates(settings.rate_limit, settings.rate_limit * BURST_SECONDS)
-        self._failures = Rates(1 / FAILURES_EVERY, FAILURES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[AUTHENTICATION] = self.authentication
         refusal = await self._refusal(scope) if scope["type"] == "http" else None
         await (refusal or self.app)(scope, receive, send)
 
     async def _refusal(self, scope: Scope) -> Response | None:
         """Return the answer that refuses a request; None for an admitted request."""
-        client = address_key((scope["client"] or ("unknown", 0))[0])
+        client = client_key(scope)
         try:
             if _is_open(scope["path"]):
                 await self._recognise(scope)
                 return None if self._local else self._too_many(client)
-            token = scope[_WHO] = await self._who(scope)
+            caller = scope[CALLER] = await self._admitted(scope)
             if b"%00" in scope["query_string"]:
                 # PostgreSQL accepts no NUL in the parameters of queries.
                 raise InvalidRequest("the query has a NUL character (%00); leave the character out")
-            if token is None:
+            if caller.token is None:
                 return None if self._local else self._too_many(client)
-            _require_scope(token, scope)
-            return self._too_many(f"token {token.name}")
+            _require_scope(caller.token, scope)
+            return self._too_many(f"token {caller.token.name}")
         except Unauthorized as error:
-            if wait := self._failures.take(client):
-                return _later("this address sent too many requests without a valid token", wait)
-            shown = ', error="invalid_token"' if "authorization" in Headers(scope=scope) else ""
-            return problem(401, error.code, error.message, {"WWW-Authenticate": f'Bearer realm="evalsvc"{shown}'})
+            return self._unauthorized(scope, client, error)
         except EvalsvcError as error:
             return problem(STATUS[type(error)], error.code, error.message)
 
-    async def _who(self, scope: Scope) -> Token | None:
-        """Return the token of a request; None if the service is open.
+    async def _admitted(self, scope: Scope) -> Caller:
+        """Return who sends a request; with the setting `open_reads`, anybody reads.
 
         Raises:
             Unauthorized: the request has no valid token.
             Forbidden: a web page of another site sends the request to an open service.
             DatabaseUnusable: the tokens cannot be read.
         """
-        headers = Headers(scope=scope)
-        store = scope["app"].state.state.store
-        tokens = await self.tokens.read(store)
-        is_open = scope["app"].state.is_open = not tokens and self._may_be_open
-        if is_open:
-            check_browser(scope["method"], headers, self._settings)
-            return None
-        token = find_token(tokens, headers.get("authorization"), self.tokens.now())
-        note(token=token.name)
-        if not self._settings.read_only:
-            self.tokens.note_use(token, store)
-        return token
+        try:
+            return await self.authentication.caller(scope)
+        except Unauthorized:
+            shows_token = "authorization" in Headers(scope=scope)
+            if shows_token or not self._settings.open_reads or needed_scope(scope) != "read":
+                raise
+            check_browser(scope["method"], Headers(scope=scope), self._settings)
+            return Caller(None)
+
+    def _unauthorized(self, scope: Scope, client: str, error: Unauthorized) -> Response:
+        """Return the answer to a request without a valid token: a page leads to the sign-in."""
+        if (leading := sign_in_page(scope)) is not None:
+            return leading if self._local else self._too_many(client) or leading
+        if wait := self.authentication.failures.take(client):
+            return _later("too many requests without a valid token came from this address", wait)
+        shown = ', error="invalid_token"' if "authorization" in Headers(scope=scope) else ""
+        return problem(401, error.code, error.message, {"WWW-Authenticate": f'Bearer realm="evalsvc"{shown}'})
 
     async def _recognise(self, scope: Scope) -> None:
-        """Record the token of a request to a route in `OPEN`, which may show more details to a request with a token."""
+        """Record the caller of a request to a route in `OPEN`, which may show more details to a request with a token."""
         if scope["path"] in (READY, DOCUMENT):
             with suppress(Unauthorized, Forbidden):
                 try:
-                    scope[_WHO] = await self._who(scope)
+                    scope[CALLER] = await self.authentication.caller(scope)
                 except DatabaseUnusable:
                     if self._local:
-                        scope[_WHO] = None
+                        scope[CALLER] = Caller(None)
 
     def _too_many(self, key: str) -> Response | None:
         if wait := self._rates.take(key):
@@ -189,6 +192,11 @@ class Access:
                 wait,
             )
         return None
+
+
+def client_key(scope: Scope) -> str:
+    """Return the key of the address that a request comes from."""
+    return address_key((scope["client"] or ("unknown", 0))[0])
 
 
 def _later(reason: str, seconds: int) -> Response:
@@ -226,23 +234,29 @@ for (_method, _path), _scope in SCOPES.items():
 
 async def _may_see(request: Request) -> bool:
     """Tell whether a request may see details: the service is open, or the request has a valid token."""
-    return _WHO in request.scope
+    return CALLER in request.scope
 
 
 MaySee = Annotated[bool, Depends(_may_see)]
 
 
 async def _token_name(request: Request) -> str | None:
-    token = request.scope.get(_WHO)
-    return None if token is None else token.name
+    caller: Caller | None = request.scope.get(CALLER)
+    return None if caller is None or caller.token is None else caller.token.name
 
 
 TokenName = Annotated[str | None, Depends(_token_name)]
 """The name of the request's token; None if the service is open."""
 
 
-def describe_access(document: dict[str, Any], is_open: bool) -> dict[str, Any]:
-    """Add the answers of refused requests, and the scope that each operation needs, to an OpenAPI document."""
+def describe_access(document: dict[str, Any], is_open: bool, open_reads: bool = False) -> dict[str, Any]:
+    """Return the OpenAPI document with the refusals of this layer, and with the scope that each operation needs.
+
+    Args:
+        document: the document without access.
+        is_open: whether no request needs a token.
+        open_reads: whether requests that need the scope `read` need no token.
+    """
     document.setdefault("components", {}).setdefault("securitySchemes", {})["token"] = {
         "type": "http",
         "scheme": "bearer",
@@ -254,7 +268,7 @@ def describe_access(document: dict[str, Any], is_open: bool) -> dict[str, Any]:
             if path in OPEN:
                 continue
             needed = SCOPES.get((method.upper(), path), "admin")
-            operation["security"] = [{"token": []}, *([{}] if is_open else [])]
+            operation["security"] = [{"token": []}, *([{}] if is_open or (open_reads and needed == "read") else [])]
             operation["x-scope"] = needed
             operation["responses"] |= _REFUSALS | (_TOO_LARGE if "requestBody" in operation else {})
     return document
@@ -278,8 +292,8 @@ _REFUSALS = {
 _TOO_LARGE = {"413": _described("The body is too large.")}
 
 
-def add_access_to_openapi(app: FastAPI) -> None:
-    """Add the answers of refused requests and the scopes to the application's OpenAPI document."""
+def add_access_to_openapi(app: FastAPI, open_reads: bool) -> None:
+    """Add the refusals and scopes of this layer to the application's OpenAPI document; see `describe_access`."""
     plain = app.openapi
     app.state.is_open = True
-    app.openapi = lambda: describe_access(plain(), app.state.is_open)  # type: ignore[method-assign]
+    app.openapi = lambda: describe_access(plain(), app.state.is_open, open_reads)  # type: ignore[method-assign]

@@ -80,6 +80,24 @@ def check_browser(method: str, headers: Headers, settings: Settings) -> None:
         )
 
 
+def check_same_origin(headers: Headers) -> None:
+    """Refuse a form unless a page of this service made the browser send it.
+
+    Browsers send `Sec-Fetch-Site` by https and to this machine, and `Origin` with every form.
+
+    Raises:
+        Forbidden: the form is from another page, or from no browser.
+    """
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    host = headers.get("host", "").lower()
+    is_own = site in ("same-origin", "none") if site else origin and urlsplit(origin).netloc.lower() == host
+    if not is_own:
+        raise Forbidden(
+            f"a page of {(origin or 'another site')[:100]!r} sent this form to the host {host[:100]!r}, and only pages "
+            "of this service may; open the page here and send its form, and have a proxy pass on the header Host"
+        )
+
+
 def _is_allowed(host: str, names: tuple[str, ...]) -> bool:
     name = urlsplit(f"//{host}").hostname if _is_host(host) else None
     return name is not None and (is_loopback(name) or name.rstrip(".") in names)

@@ -127,7 +127,15 @@ def find_token(tokens: Mapping[str, Token], authorization: str | None, now: date
     if scheme.lower() != "bearer":
         # The message does not quote the header, which may contain the token.
         raise Unauthorized("the Authorization header holds no bearer token; send `Authorization: Bearer TOKEN`")
-    token = tokens.get(hash_token(text.strip()))
+    return require_current(tokens.get(hash_token(text.strip())), now)
+
+
+def require_current(token: Token | None, now: datetime) -> Token:
+    """Return a token that is known, not revoked and not expired.
+
+    Raises:
+        Unauthorized: the token is unknown, revoked or expired.
+    """
     if token is None:
         raise Unauthorized(
             "this service does not know the token; check that the token was copied whole and is for this address, or "

@@ -9,17 +9,19 @@ from typing import Any, Literal
 
 from fastapi import FastAPI
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from evalsvc.api.errors import STATUS
 from evalsvc.api.middleware.conditional import caching_headers, not_modified
 from evalsvc.api.own_routes import URL, OwnRoutes, routes_alone
+from evalsvc.api.routes.forms import check_form_key, read_form, visitor_of
 from evalsvc.api.state import State
 from evalsvc.client import Client
 from evalsvc.errors import EvalsvcError, UnknownName
 from evalsvc.web import vega
 from evalsvc.web.page import PAGES, STATIC, Content, Surroundings, html_of, page_class
+from evalsvc.web.pages.evaluation import EvaluationPage, act_on
 from evalsvc.web.panel import Panel, panel_class
 
 POLICY = "; ".join(
@@ -39,6 +41,12 @@ POLICY = "; ".join(
 KINDS = {"html": "text/html", "json": "application/json", "csv": "text/csv", "svg": "image/svg+xml", "png": "image/png"}
 """Media types of a panel's formats."""
 
+PAGE_HEADERS = {
+    "Content-Security-Policy": POLICY,
+    # The default of this service, no referrer at all, has browsers send forms without their origin.
+    "Referrer-Policy": "same-origin",
+}
+
 FOREVER = "public, max-age=31536000, immutable"
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -49,6 +57,7 @@ def add_pages(app: FastAPI, add_routes: Callable[[FastAPI], None]) -> None:
     client = Client(URL, transport=OwnRoutes(routes_alone(app, add_routes)))
     for pattern in PAGES:
         app.add_route(pattern, _page(pattern, client), include_in_schema=False)
+    app.add_route("/evaluations/{evaluation}/{act}", _act(client), methods=["POST"], include_in_schema=False)
     app.add_route("/panels/{file}", _panel(client), include_in_schema=False)
     app.add_route("/vega/{file}", _vega, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
@@ -70,7 +79,23 @@ def _show_page(pattern: str, request: Request, client: Client) -> Response:
         content = page.content(client)
     except EvalsvcError as error:
         return _problem(request, error)
-    return _conditional(request, html_of(page.template, content, _around(request)).encode(), "text/html")
+    return _conditional(request, html_of(page.template, content, around(request)).encode(), "text/html")
+
+
+def _act(client: Client) -> Handler:
+    """Return the handler of the forms that cancel, retry and repeat an evaluation."""
+
+    async def act(request: Request) -> Response:
+        state: State = request.app.state.state
+        try:
+            check_form_key(request, await read_form(request))
+            evaluation = EvaluationPage.parse([("evaluation", request.path_params["evaluation"])]).evaluation
+            shown = await state.threads.run("page", act_on, client, evaluation, request.path_params["act"])
+        except EvalsvcError as error:
+            return _problem(request, error)
+        return RedirectResponse(f"/evaluations/{shown}", 303, headers={"Cache-Control": "no-store"})
+
+    return act
 
 
 def _panel(client: Client) -> Handler:
@@ -101,7 +126,7 @@ def _panel_as(panel: Panel, kind: str, theme: vega.Theme, request: Request) -> b
         MissingPackage: `svg` and `png` need the extra `dashboard`.
     """
     if kind == "html":
-        return html_of("panel.html", Content(panel.title, {"panel": panel}, panel.watched), _around(request)).encode()
+        return html_of("panel.html", Content(panel.title, {"panel": panel}, panel.watched), around(request)).encode()
     if kind == "json":
         return json.dumps(panel.spec, ensure_ascii=False).encode()
     if kind == "csv":
@@ -124,9 +149,10 @@ async def _vega(request: Request) -> Response:
     return FileResponse(path, media_type="text/javascript", headers={"Cache-Control": FOREVER})
 
 
-def _around(request: Request) -> Surroundings:
+def around(request: Request) -> Surroundings:
+    """Return what the pages of this service share, for the sender of a request."""
     script = f"/vega/{vega.script_name()}" if vega.is_installed() else None
-    return Surroundings(script, str(request.base_url).rstrip("/"))
+    return Surroundings(script, str(request.base_url).rstrip("/"), visitor=visitor_of(request))
 
 
 def _conditional(request: Request, body: bytes, media_type: str) -> Response:
@@ -134,11 +160,11 @@ def _conditional(request: Request, body: bytes, media_type: str) -> Response:
     tag = hashlib.sha256(body).hexdigest()[:32]
     if (same := not_modified(request, tag)) is not None:
         return same
-    return Response(body, media_type=media_type, headers=caching_headers(tag) | {"Content-Security-Policy": POLICY})
+    return Response(body, media_type=media_type, headers=caching_headers(tag) | PAGE_HEADERS)
 
 
 def _problem(request: Request, error: EvalsvcError) -> Response:
     status = STATUS[type(error)]
     content = Content(f"{status}: {error.code.replace('_', ' ')}", {"detail": error.message})
-    body = html_of("problem.html", content, _around(request))
-    return Response(body, status, media_type="text/html", headers={"Content-Security-Policy": POLICY})
+    body = html_of("problem.html", content, around(request))
+    return Response(body, status, media_type="text/html", headers=PAGE_HEADERS | {"Cache-Control": "no-store"})

@@ -21,6 +21,7 @@ async function newsOf(address) {
   const known = tags.get(address);
   const headers = known ? { "If-None-Match": known } : undefined;
   const answer = await fetch(address, { cache: "no-store", headers });
+  if (answer.status === 401) location.reload(); // the session has ended, and the page leads to the sign-in
   if (answer.status === 304 || !answer.ok) return "same";
   const tag = answer.headers.get("etag") ?? (await answer.text());
   tags.set(address, tag);
@@ -28,7 +29,7 @@ async function newsOf(address) {
 }
 
 /** Replace the content of the elements with `data-live` by that of the newest page. */
-async function replace() {
+export async function replace() {
   const answer = await fetch(location.href, { cache: "no-cache" });
   if (!answer.ok) return;
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");

@@ -1,6 +1,7 @@
 // What every page runs. A page without JavaScript has the same content as tables and forms.
 
 import { followColours, watch } from "./charts.js";
+import { followEvents } from "./events.js";
 import { wall } from "./images.js";
 import { follow } from "./live.js";
 import { runs } from "./runs.js";
@@ -54,3 +55,4 @@ runs();
 watch([document]);
 followColours();
 follow();
+followEvents();

@@ -1,0 +1,402 @@
+"""Attacks on the pages, on the forms and on the sessions of the dashboard."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+from app_in_process import App, refused
+from signed_in import SAME_ORIGIN, Browser, get_exactly, new_token, signed_in
+
+from evalsvc.access_tokens import TokenScope
+from evalsvc.api.middleware import known_tokens
+from evalsvc.api.middleware.sessions import SESSIONS_OF_TOKEN
+from evalsvc.api.routes.forms import MAX_FORM
+from evalsvc.web.page import PAGES
+
+Start = Callable[..., App]
+
+SCRIPT = "<script>alert(1)</script>"
+
+HOSTILE = {
+    "markup": SCRIPT,
+    "attribute": '"><img src=x onerror=alert(1)>',
+    "template": "{{ 1337 * 1337 }}{% raw %}",
+    "nul": "a\0b",
+    "newline": "a\r\nSet-Cookie: a=b",
+    "long": "x" * 10_000,
+    "right-to-left": "\u202etxt.exe",
+    "emoji": "🦊" * 50,
+    "dots": "../../../../etc/passwd",
+    "format": "%s%n{0.__class__}",
+    "sql": "' OR 1=1 --",
+    "address": "//evil.example/",
+    "scheme": "javascript:alert(1)",
+}
+
+CANCEL = "/evaluations/1/cancel"
+
+
+@pytest.fixture(autouse=True)
+def _no_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_tokens, "LIFETIME", -1.0)
+
+
+@pytest.fixture
+def waiting(app: App, weights: Path) -> App:
+    """An application whose evaluation 1 waits."""
+    app.post(weights, suites=["loss"]).raise_for_status()
+    return app
+
+
+def state(app: App, browser: Browser) -> str:
+    """The state of evaluation 1."""
+    found: str = browser.get("/v1/evaluations/1").json()["state"]
+    return found
+
+
+def told(response: httpx.Response, status: int, *words: str) -> None:
+    """Check a refusal in HTML."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"].startswith("text/html")
+    for word in words:
+        assert word in response.text, response.text
+
+
+# Forms
+
+
+def test_the_own_form_works(waiting: App) -> None:
+    """What the attacks below differ from by one thing each."""
+    browser = signed_in(waiting, "submit")
+    answer = browser.post(CANCEL, {"key": browser.form_key("/evaluations/1")})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/evaluations/1")
+    assert state(waiting, browser) == "cancelled"
+
+
+@pytest.mark.parametrize("key", ["", "x", "0" * 43, "ÿ", "\0"])
+def test_a_form_without_the_key_of_its_session(waiting: App, key: str) -> None:
+    browser = signed_in(waiting, "submit")
+    told(browser.post(CANCEL, {"key": key}), 403, "forbidden", "the form is not from this session")
+    told(browser.post(CANCEL, {}), 403, "forbidden")
+    told(browser.post(CANCEL + "?key=" + browser.form_key(), {}), 403, "forbidden")
+    assert state(waiting, browser) == "queued"
+
+
+def test_a_form_with_the_key_of_another_session(waiting: App) -> None:
+    browser, other = signed_in(waiting, "submit", "me"), signed_in(waiting, "submit", "other")
+    told(browser.post(CANCEL, {"key": other.form_key()}), 403, "forbidden", "not from this session")
+    assert state(waiting, browser) == "queued"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"},
+        {"Origin": "https://evil.example", "Sec-Fetch-Site": ""},
+        {"Origin": "http://evalsvc:9999", "Sec-Fetch-Site": "same-site"},
+        {"Origin": "http://evalsvc.evil.example", "Sec-Fetch-Site": ""},
+        {"Origin": "null", "Sec-Fetch-Site": ""},
+        {"Origin": "", "Sec-Fetch-Site": ""},
+        {"Origin": "http://evalsvc", "Sec-Fetch-Site": "cross-site"},
+    ],
+)
+def test_forms_of_other_pages(waiting: App, headers: dict[str, str]) -> None:
+    """With the right key, which another page cannot know: each of the two walls holds alone."""
+    browser = signed_in(waiting, "submit")
+    key = browser.form_key()
+    refused(browser.post(CANCEL, {"key": key}, **headers), 403, "forbidden", "only pages of this service may")
+    told(browser.post("/sign-out", {"key": key}, **headers), 403, "only pages of this service may")
+    stranger = Browser(waiting)
+    told(stranger.post("/sign-in", {"token": new_token(waiting, "read")}, **headers), 403, "only pages of this service")
+    assert state(waiting, browser) == "queued"
+
+
+def test_forms_of_other_pages_at_an_open_service(waiting: App) -> None:
+    headers = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
+    refused(waiting.http.post(CANCEL, headers=headers), 403, "forbidden", "a web page of")
+    assert waiting.http.post(CANCEL, headers=SAME_ORIGIN).status_code == 303
+
+
+def test_a_session_of_a_read_token_changes_nothing(waiting: App) -> None:
+    browser = signed_in(waiting, "read")
+    page = browser.get("/evaluations/1").text
+    assert "/evaluations/1/cancel" not in page
+    for act in ("cancel", "retry", "again"):
+        answer = browser.post(f"/evaluations/1/{act}", {"key": browser.form_key()})
+        refused(answer, 403, "forbidden", "has the scope read", "needs submit")
+    assert state(waiting, browser) == "queued"
+
+
+@pytest.mark.parametrize("scope", ["submit", "admin"])
+def test_a_session_does_not_change_anything_by_rest(waiting: App, scope: TokenScope) -> None:
+    """A page that another page runs a script in could else do all that the token may."""
+    browser = signed_in(waiting, scope)
+    for method, path in (
+        ("POST", "/v1/evaluations/1/cancel"),
+        ("DELETE", "/v1/runs/run-a?confirm=run-a"),
+        ("PUT", "/v1/suites/loss"),
+        ("POST", "/v1/checkpoints"),
+    ):
+        headers = {"Cookie": browser.cookie, "X-HTTP-Method-Override": "POST"} | SAME_ORIGIN
+        refused(waiting.http.request(method, path, headers=headers, json={}), 401, "unauthorized")
+    assert state(waiting, browser) == "queued"
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type", "word"),
+    [
+        (b'{"key": "x"}', "application/json", "must be a form"),
+        (b"--a\r\n\r\n--a--", "multipart/form-data; boundary=a", "must be a form"),
+        (b"key=" + b"x" * MAX_FORM, "application/x-www-form-urlencoded", "larger than"),
+        (b"&".join([b"a=b"] * 1000), "application/x-www-form-urlencoded", "more than"),
+        (b"key=\xff", "application/x-www-form-urlencoded", "not UTF-8"),
+        (b"key=%ff%fe", "application/x-www-form-urlencoded", "not from this session"),
+        (b"x", "", "must be a form"),
+    ],
+)
+def test_bodies_that_are_no_form(waiting: App, body: bytes, media_type: str, word: str) -> None:
+    browser = signed_in(waiting, "submit")
+    headers = {"Cookie": browser.cookie, "Content-Type": media_type} | SAME_ORIGIN
+    answer = waiting.http.post(CANCEL, content=body, headers=headers)
+    told(answer, 403 if word == "not from this session" else 422, word)
+    assert waiting.http.post("/sign-in", content=body, headers=headers).status_code in (401, 422)
+    assert state(waiting, browser) == "queued"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/evaluations/1/delete", 404),
+        ("/evaluations/1/__class__", 404),
+        ("/evaluations/4711/cancel", 404),
+        ("/evaluations/-1/cancel", 422),
+        ("/evaluations/1e3/cancel", 422),
+        ("/evaluations/99999999999999999999/cancel", 422),
+        ("/evaluations/1%00/cancel", 422),
+        ("/evaluations/1/retry", 409),
+    ],
+)
+def test_acts_that_there_are_not(waiting: App, path: str, status: int) -> None:
+    browser = signed_in(waiting, "submit")
+    told(browser.post(path, {"key": browser.form_key()}), status)
+    assert state(waiting, browser) == "queued"
+
+
+# Sessions
+
+
+def test_a_planted_cookie_is_not_taken_over(app: App) -> None:
+    """Fixation: who knows the cookie before the sign-in must not share the session after it."""
+    browser = Browser(app, cookie="evalsvc=" + "A" * 43)
+    assert browser.sign_in(new_token(app, "read")).status_code == 303
+    assert browser.cookie != "evalsvc=" + "A" * 43
+    assert Browser(app, cookie="evalsvc=" + "A" * 43).get("/status").status_code == 303
+
+
+def test_signing_in_again_ends_the_session_before(app: App) -> None:
+    browser = signed_in(app, "read", "one")
+    before = browser.cookie
+    assert browser.sign_in(new_token(app, "submit")).status_code == 303
+    assert Browser(app, cookie=before).get("/status").status_code == 303
+
+
+def test_a_second_cookie_of_another_host_ends_nothing_and_opens_nothing(app: App) -> None:
+    mine, attackers = signed_in(app, "read", "me"), signed_in(app, "read", "attacker")
+    assert Browser(app, cookie=f"{attackers.cookie}; {mine.cookie}").get("/status").status_code == 303
+    assert mine.get("/status").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "cookie",
+    [
+        *("evalsvc=", "evalsvc", "=", ";;;=;", "evalsvc=" + "x" * 60_000, "; ".join(["evalsvc=a"] * 5_000)),
+        *("evalsvc=../../etc/passwd", 'evalsvc="; Path=/', "EVALSVC=a", "__Host-evalsvc=a", "evalsvc=a\tb"),
+        "; ".join(f"a{number}=b" for number in range(5_000)),
+    ],
+    ids=lambda cookie: cookie[:20],
+)
+def test_cookies_that_are_none(app: App, cookie: str) -> None:
+    new_token(app, "read")
+    assert Browser(app, cookie=cookie).get("/status").status_code == 303
+
+
+def test_a_token_or_its_hash_is_no_cookie(app: App) -> None:
+    token = new_token(app, "read")
+    for value in (token, token.removeprefix("evalsvc_")):
+        assert Browser(app, cookie=f"evalsvc={value}").get("/status").status_code == 303
+
+
+def test_many_sign_ins_leave_few_sessions(app: App) -> None:
+    token = new_token(app, "read")
+    browsers = [Browser(app) for _ in range(SESSIONS_OF_TOKEN + 5)]
+    for browser in browsers:
+        browser.sign_in(token)
+    alive = [browser.get("/status").status_code == 200 for browser in browsers]
+    assert alive == [False] * 5 + [True] * SESSIONS_OF_TOKEN
+
+
+@pytest.mark.parametrize("site", ["same-site", "cross-site"])
+def test_a_script_of_another_page_reads_nothing(app: App, site: str) -> None:
+    """A page on another port of this host is of the same site, and its requests have the cookie."""
+    browser = signed_in(app, "read")
+    headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"}
+    refused(browser.get("/v1/runs", **headers), 401, "unauthorized")
+    assert "evalsvc " not in browser.get("/status", **headers).text
+
+
+# Redirects and what is shown of requests
+
+
+@pytest.mark.parametrize("target", ["//evil.example", "/\\evil.example", "https://evil.example", "/\r\nX-Evil: 1", "é"])
+def test_the_sign_in_leads_nowhere_else(app: App, target: str) -> None:
+    token = new_token(app, "read")
+    browser = Browser(app)
+    form = browser.get("/sign-in?next=" + quote(target, safe=""))
+    assert 'name="next" value="/"' in form.text
+    answer = browser.sign_in(token, target)
+    assert answer.headers["location"] == "/"
+    assert "x-evil" not in answer.headers
+    assert browser.get("/sign-in?next=" + quote(target, safe="")).headers["location"] == "/"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["//evil.example", "//evil.example/..", "//evil.example/%2e%2e/status", "/%2f%2fevil.example", "/\\evil.example"],
+)
+def test_an_address_with_two_slashes_leads_nowhere(app: App, path: str) -> None:
+    new_token(app, "read")
+    for site in ("none", "cross-site"):
+        status, headers, body = get_exactly(app, path, **{"Sec-Fetch-Site": site})
+        assert status == 401
+        assert "location" not in headers
+        assert b"refresh" not in body
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_text_in_every_place(waiting: App, text: str) -> None:
+    """Each page and panel answers, and shows what it was sent as text or not at all."""
+    browser = signed_in(waiting, "submit")
+    shown = quote(text, safe="")
+    places = [re.sub(r"\{\w+\}", shown, path) for path in PAGES if "{" in path]
+    places += [f"{path}?{name}={shown}" for path in ("/", "/compare", "/status") for name in ("a", "find", shown)]
+    places += [f"/panels/curve.html?run={shown}&metric={shown}", f"/panels/{shown}.html", f"/panels/curve.{shown}"]
+    places += [f"/compare?a={shown}&b={shown}", f"/compare?b={shown}&to=base", f"/sign-in?next={shown}"]
+    places += [f"/vega/{shown}", f"/static/{shown}", f"/evaluations/1?{shown}={shown}"]
+    for place in places:
+        answer = browser.get(place)
+        assert answer.status_code < 500, (place, answer.text)
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "set-cookie" not in answer.headers, place
+        if answer.headers.get("content-type", "").startswith("text/html"):
+            assert "<script>alert" not in answer.text, place
+            assert "<img src=x" not in answer.text, place
+            assert "1787569" not in answer.text, place
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_text_at_the_sign_in(app: App, text: str) -> None:
+    new_token(app, "read")
+    answer = Browser(app).post("/sign-in", {"token": text, "next": text, text[:100]: text[:1000]})
+    assert answer.status_code == (422 if len(text) > 5_000 else 401)
+    assert "<script>alert" not in answer.text
+    assert "<img src=x" not in answer.text
+    assert "set-cookie" not in answer.headers
+
+
+def test_a_hostile_host_is_text(waiting: App) -> None:
+    """A service with tokens takes any host name, since proxies give it whatever they like."""
+    waiting.coordinator.work()
+    browser = signed_in(waiting, "read")
+    answer = browser.get("/panels/curve.html?run=run-a&metric=loss/text", Host=f'a">{SCRIPT}')
+    assert answer.status_code == 200
+    assert "<script>alert" not in answer.text
+
+
+# Headers, paths and methods
+
+
+def test_every_page_is_private_and_in_no_frame(waiting: App) -> None:
+    browser = signed_in(waiting, "submit")
+    places = ["/", "/runs/run-a", "/runs/run-a/images", "/runs/run-a/text", "/compare", "/evaluations/1", "/status"]
+    places += ["/runs/nothing", "/sign-in?next=/nothing"]
+    for place in places:
+        answer = browser.get(place)
+        headers = answer.headers
+        assert "frame-ancestors 'none'" in headers["content-security-policy"], place
+        assert "default-src 'none'" in headers["content-security-policy"], place
+        assert "unsafe" not in headers["content-security-policy"], place
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cross-origin-opener-policy"] == "same-origin"
+        assert re.search("private|no-store", headers["cache-control"]), place
+        assert "access-control-allow-origin" not in headers
+
+
+def test_an_unchanged_page_is_not_that_of_another_session(waiting: App) -> None:
+    """The tag of a page is of its whole content, with the key of its forms."""
+    browser, other = signed_in(waiting, "submit", "me"), signed_in(waiting, "submit", "other")
+    tag = browser.get("/evaluations/1").headers["etag"]
+    assert browser.get("/evaluations/1", **{"If-None-Match": tag}).status_code == 304
+    answer = other.get("/evaluations/1", **{"If-None-Match": tag})
+    assert answer.status_code == 200
+    assert "other" in answer.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/static/../page.py", "/static/%2e%2e/page.py", "/static/..%2fpage.py", "/static/....//page.py"),
+        *("/static//etc/passwd", "/static/%00", "/static/style.css%00.html", "/static/..\\page.py", "/static/"),
+        *("/vega/../static/style.css", "/vega/%2e%2e%2fevalsvc.db", "/vega/..%2f..%2fevalsvc.db", "/vega/vega-0.js"),
+        *("/static/../v1/runs", "/vega/../v1/runs", "/vega/", "/static/templates/base.html"),
+    ],
+)
+def test_paths_of_files_lead_to_no_other_file(app: App, path: str) -> None:
+    """Files need no token: nothing but what is the same for everybody may come out of these folders."""
+    new_token(app, "read")
+    status, headers, body = get_exactly(app, path)
+    assert status in (307, 404), body
+    assert "location" not in headers or headers["location"].startswith("http://evalsvc/")
+    assert b"from __future__" not in body
+    assert b"root:" not in body
+    assert b"{" not in body or headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    "path", ["/panels/__init__.html", "/panels/.html", "/panels/curve", "/panels/curve.exe", "/panels/os.json"]
+)
+def test_panels_that_there_are_not(app: App, path: str) -> None:
+    told(app.http.get(path), 404)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"])
+def test_pages_answer_reads_alone(waiting: App, method: str) -> None:
+    for path in ("/", "/status", "/compare", "/evaluations/1", "/panels/curve.html", "/static/style.css"):
+        answer = waiting.http.request(method, path, headers=SAME_ORIGIN)
+        assert answer.status_code == 405, (method, path)
+
+
+@pytest.mark.parametrize("path", [CANCEL, "/evaluations/1/again", "/sign-out"])
+def test_a_link_does_nothing(waiting: App, path: str) -> None:
+    """A preloading browser, a crawler and an image of another page all send GET."""
+    browser = signed_in(waiting, "submit")
+    for method in ("GET", "HEAD"):
+        headers = {"Cookie": browser.cookie, "X-HTTP-Method-Override": "POST"} | SAME_ORIGIN
+        answer: Any = waiting.http.request(method, f"{path}?_method=POST&key={browser.form_key()}", headers=headers)
+        assert answer.status_code in (401, 404, 405)
+    assert state(waiting, browser) == "queued"
+    assert browser.get("/status").status_code == 200
+
+
+def test_head_is_get_without_a_body(waiting: App) -> None:
+    browser = signed_in(waiting, "read")
+    for path in ("/", "/status", "/evaluations/1", "/sign-in"):
+        headers = {"Cookie": browser.cookie} | SAME_ORIGIN
+        full, head = (waiting.http.request(method, path, headers=headers) for method in ("GET", "HEAD"))
+        assert (head.status_code, head.content) == (full.status_code, b""), path
+        assert head.headers.get("etag") == full.headers.get("etag"), path
+    assert waiting.http.head("/status").headers["location"] == "/sign-in?next=%2Fstatus"

@@ -1,0 +1,105 @@
+"""The page of an evaluation: what it says of each state, and what its forms do."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from app_in_process import App, app_in_process
+from queue_steps import enter, evaluate_whole, metric, submission, suite
+
+from evalsvc.client import Client
+from evalsvc.errors import UnknownName, WrongState
+from evalsvc.messages import ShardError
+from evalsvc.spec.protocol import Protocol
+from evalsvc.web.page import Surroundings, Visitor, html_of
+from evalsvc.web.pages.evaluation import EvaluationPage, act_on
+
+
+@pytest.fixture
+def app(tmp_path: Path, weights: Path) -> Iterator[App]:
+    """Evaluation 1 waits."""
+    with app_in_process(tmp_path / "data", roots=str(tmp_path)) as app:
+        app.post(weights, suites=["loss"]).raise_for_status()
+        yield app
+
+
+@pytest.fixture
+def client(app: App) -> Iterator[Client]:
+    with Client("http://evalsvc", transport=app.transport) as client:
+        yield client
+
+
+SUBMITTER = Visitor(may_submit=True, form_key="k3y")
+
+
+def html(client: Client, number: int = 1, visitor: Visitor = SUBMITTER) -> str:
+    content = EvaluationPage(evaluation=number).content(client)
+    return html_of("evaluation.html", content, Surroundings(None, "http://evalsvc", visitor=visitor))
+
+
+def test_what_is_not_over_is_followed_and_may_be_cancelled(client: Client) -> None:
+    page = html(client)
+    assert 'data-events="/v1/evaluations/1/events"' in page
+    assert 'data-watched=""' in page, "events take the place of questions"
+    assert 'action="/evaluations/1/cancel"' in page
+    assert '<input type="hidden" name="key" value="k3y">' in page
+    assert "/retry" not in page
+
+
+def test_progress_is_of_the_running_task(app: App, client: Client) -> None:
+    app.coordinator.step()
+    app.coordinator.step()
+    page = html(client)
+    assert '<progress max="8" value="4"' in page
+    assert "1 succeeded" in page
+
+
+def test_a_failure_is_whole_and_has_its_cure(app: App, client: Client) -> None:
+    app.coordinator.error = ShardError("out_of_memory", "<b>no</b> memory " + "x" * 3000)
+    app.coordinator.work()
+    page = html(client)
+    assert "&lt;b&gt;no&lt;/b&gt; memory " + "x" * 3000 in page
+    assert "EVALSVC_BATCH_TOKENS" in page, "what the kind of error says to do"
+    assert 'action="/evaluations/1/retry"' in page
+    assert 'action="/evaluations/1/again"' in page
+    assert "data-events" not in page
+
+
+def test_only_who_may_submit_has_forms(client: Client) -> None:
+    assert "<form" not in html(client, visitor=Visitor())
+    page = html(client, visitor=Visitor(may_sign_in=True))
+    assert '<a href="/sign-in?next=/evaluations/1">Sign in</a> to cancel' in page
+
+
+def test_protocols_show_what_they_share_once(app: App, client: Client) -> None:
+    """Ten metrics of a task differ in a field or two of forty."""
+    shared = {"task": "loss", "data": "d" * 64}
+    enter(app.store, submission(50), suite())
+    first, second = (metric(1.0, f"loss/{n}", protocol=Protocol({**shared, "resize": n})) for n in ("a", "b"))
+    evaluate_whole(app.store, first, second)
+    (number,) = [each.id for each in client.evaluations("run-a", first=50)]
+    made = EvaluationPage(evaluation=number).content(client).values["made"]
+    assert isinstance(made, dict)
+    how = made["loss-0"]
+    assert how.shared == [("task", "loss", ""), ("data", "d" * 64, "/data.jsonl")]
+    assert [(own.metrics, own.fields) for own in how.protocols] == [
+        (["loss/a"], [("resize", "a", "")]),
+        (["loss/b"], [("resize", "b", "")]),
+    ]
+    page = html(client, number)
+    assert page.count("/data.jsonl</td>") == 1
+
+
+def test_acts(app: App, client: Client) -> None:
+    assert act_on(client, 1, "cancel") == 1
+    assert client.evaluation(1).state == "cancelled"
+    assert act_on(client, 1, "retry") == 1
+    assert client.evaluation(1).state == "queued"
+    app.coordinator.work()
+    again = act_on(client, 1, "again")
+    assert again == 2
+    assert client.evaluation(2).checkpoint == client.evaluation(1).checkpoint
+    with pytest.raises(WrongState, match="only what failed or was cancelled is retried"):
+        act_on(client, 1, "retry")
+    with pytest.raises(UnknownName, match="act is named 'cancle'; did you mean 'cancel'"):
+        act_on(client, 1, "cancle")
