@@ -22,7 +22,7 @@ def describe_service(settings: Settings, started: Started) -> list[str]:
         **_workers(settings),
         "suites": f"those of evalsvc, and {settings.suites_path}" if settings.suites_path else "those of evalsvc",
         "roots": settings.roots if settings.has_roots else f"{settings.roots} (every file that this process can read)",
-        "tokens": "needed" if started.has_tokens else f"none: {_everyone(settings.host)} can use the service",
+        "tokens": _tokens(settings, started.has_tokens),
         "stop": f"Ctrl-C, or kill {os.getpid()}; running shards get {settings.grace:g} s to finish",
     }
     lines = [f"evalsvc listens on {started.url}"]
@@ -46,6 +46,13 @@ def _workers(settings: Settings) -> dict[str, str]:
     if settings.scheduler:
         return {"scheduler": settings.scheduler}
     return {"devices": ", ".join(device_list(settings.devices))}
+
+
+def _tokens(settings: Settings, has_tokens: bool) -> str:
+    everyone = _everyone(settings.host)
+    if not has_tokens:
+        return f"none: {everyone} can use the service"
+    return f"needed, except for reading: {everyone} can read" if settings.open_reads else "needed"
 
 
 def _everyone(host: str) -> str:

@@ -45,6 +45,8 @@ def test_it_says_who_can_use_it_and_what_it_may_read() -> None:
     assert facts()["roots"] == "/ (every file that this process can read)"
     assert facts(host="0.0.0.0")["tokens"] == "none: anyone who reaches 0.0.0.0 can use the service"
     assert facts(has_tokens=True)["tokens"] == "needed"
+    open_reads = facts(has_tokens=True, open_reads=1)["tokens"]
+    assert open_reads == "needed, except for reading: anyone on this machine can read"
 
 
 def test_it_shows_no_password() -> None:

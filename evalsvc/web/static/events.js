@@ -13,17 +13,17 @@ const REFUSED = 15_000;
 /** @typedef {{done: number, total: number | null, unit: string | null, per_second: number | null, seconds_left: number | null}} Progress */
 
 /** @param {number} value */
-const short = (value) => Number(value.toPrecision(3)).toLocaleString("en");
+const rounded = (value) => Number(value.toPrecision(3)).toLocaleString("en");
 
 /** @param {string} task @param {Progress} progress */
-function show(task, progress) {
+function showProgress(task, progress) {
   const bar = /** @type {HTMLProgressElement | null} */ (document.querySelector(`[data-task="${CSS.escape(task)}"]`));
   const text = document.querySelector(`[data-progress="${CSS.escape(task)}"]`);
   if (!bar || !text || progress.total === null) return;
   bar.max = progress.total;
   bar.value = progress.done;
-  const pace = progress.per_second ? `, ${short(progress.per_second)} a second` : "";
-  const left = progress.seconds_left === null ? "" : `, about ${short(Math.ceil(progress.seconds_left))} s left`;
+  const pace = progress.per_second ? `, ${rounded(progress.per_second)} a second` : "";
+  const left = progress.seconds_left === null ? "" : `, about ${rounded(Math.ceil(progress.seconds_left))} s left`;
   const unit = progress.unit ? ` ${progress.unit}` : "";
   text.textContent = `${progress.done.toLocaleString("en")} of ${progress.total.toLocaleString("en")}${unit}${pace}${left}`;
 }
@@ -41,7 +41,7 @@ export function followEvents() {
     });
   }
   source.addEventListener("progress", (event) => {
-    for (const [task, progress] of Object.entries(JSON.parse(event.data).tasks)) show(task, progress);
+    for (const [task, progress] of Object.entries(JSON.parse(event.data).tasks)) showProgress(task, progress);
   });
   source.addEventListener("end", () => source.close());
   source.addEventListener("error", () => {
