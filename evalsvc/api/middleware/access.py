@@ -174,7 +174,7 @@ class Access:
         return problem(401, error.code, error.message, {"WWW-Authenticate": f'Bearer realm="evalsvc"{shown}'})
 
     async def _recognise(self, scope: Scope) -> None:
-        """Record the caller of a request to a route in `OPEN`, which may show more details to a request with a token."""
+        """Record the caller of a request to a route in `OPEN`, which may show more details to a caller with a token."""
         if scope["path"] in (READY, DOCUMENT):
             with suppress(Unauthorized, Forbidden):
                 try:
