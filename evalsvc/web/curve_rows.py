@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from evalsvc.metrics.companions import yardsticks
 from evalsvc.spec.documents.fields import Number
 from evalsvc.web.curves import Curve, Line, Missing, Point
 
@@ -55,8 +56,7 @@ def _rows(curve: Curve, floor: float) -> Iterator[dict[str, object]]:
 
 def _next_to(point: Point) -> str | None:
     """Return the companions of a value as `perplexity 10.1; unigram 6.2`."""
-    pairs = (point.companions or {}).items()
-    return "; ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in pairs)
+    return yardsticks(list(point.companions.items()), None) if point.companions else None
 
 
 def _above(floor: float, value: Number | None) -> float | None:

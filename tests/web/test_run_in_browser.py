@@ -79,7 +79,7 @@ def test_new_values_come_to_an_open_page_and_leave_its_zoom(chromium: Browser, s
         visit.page.get_by_text("Table, files and commands").first.click()
 
         post(store, "live", 400, losses(400))
-        text.get_by_text("5 ± 0.1 (perplexity 32) at 400").wait_for(timeout=SOON)
+        text.get_by_text("5 ± 0.1 at 400 (perplexity 32)").wait_for(timeout=SOON)
         post(store, "live", 200, losses(200))  # a late one
         visit.page.wait_for_function("() => document.querySelector('.panel table').rows.length == 6", timeout=SOON)
         post(store, "live", 400, [replace(value, value=1.5) for value in losses(400)], limit=2)
@@ -141,7 +141,7 @@ def test_the_slider_says_what_every_chart_has_at_a_step(chromium: Browser, servi
         visit.page.get_by_role("button", name="Newest").click()
         visit.page.wait_for_url(lambda url: "step=" not in url)
         newest = text.locator("span").first.text_content()
-        assert newest == f"{RUN}: 5.5 ± 0.1 (perplexity 45.25) at 350"
+        assert newest == f"{RUN}: 5.5 ± 0.1 at 350 (perplexity 45.25)"
 
 
 def test_the_pointer_reads_all_charts_at_a_place(chromium: Browser, service: Service) -> None:

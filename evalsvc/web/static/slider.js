@@ -39,11 +39,11 @@ function rows(view, name) {
   }
 }
 
-/** @param {any} row */
-function value(row) {
+/** @param {any} row @param {string} [where] */
+function value(row, where = "") {
   const shown = row.word ?? String(Number((row.y ?? row.shown).toPrecision(5)));
   const error = row.stderr === undefined ? "" : ` ± ${Number(row.stderr.toPrecision(2))}`;
-  return shown + error + (row.next ? ` (${row.next})` : "");
+  return shown + error + where + (row.next ? ` (${row.next})` : "");
 }
 
 /**
@@ -58,7 +58,7 @@ function lines(view, at) {
     const own = points.filter((row) => row.series === series);
     const here = at === null ? own.at(-1) : own.find((row) => row.x === at);
     const name = several ? `${own[0].run}: ` : "";
-    if (here) return name + value(here) + (at === null ? ` at ${here.x.toLocaleString("en")}` : "");
+    if (here) return name + value(here, at === null ? ` at ${here.x.toLocaleString("en")}` : "");
     const gap = rows(view, "gaps").find((row) => row.x === at && row.run === own[0].run);
     return name + (gap ? `no value, ${gap.why}: ${gap.message}` : `no value at ${at?.toLocaleString("en")}`);
   });
