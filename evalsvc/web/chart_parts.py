@@ -32,6 +32,9 @@ OTHER_COLOUR = "#7f7f7f"
 SHORT = "format(datum.value, abs(datum.value) >= 1e4 ? '~s' : datum.value && abs(datum.value) < 1e-3 ? '~e' : '~g')"
 """Label of an axis: 4000 as it is, 40000 as 40k, and 0.0004 as 4e-4."""
 
+POWERS = [0, *(10**power for power in range(16))]
+"""Ticks of a logarithmic axis."""
+
 ZOOM: Spec = {
     "type": "interval",
     "zoom": "wheel![event.ctrlKey || event.metaKey || event.shiftKey]",
@@ -80,16 +83,17 @@ def _tooltip(axis: Axis) -> str:
     return f"merge({', '.join(parts)})"
 
 
-def x_of(axis: Axis) -> Spec:
-    """Return the encoding of steps or tokens."""
+def x_of(axis: Axis, scale: Scale = "linear") -> Spec:
+    """Return the encoding of steps or tokens. A logarithmic axis is linear up to 1, since many runs begin at 0."""
     # A billion is B for tokens, and not the G of physical units.
+    ticks: Spec = {"values": POWERS} if scale == "log" else {"tickCount": {"expr": "max(2, floor(width / 80))"}}
     label = f"replace({SHORT}, 'G', 'B')" if axis == "tokens" else SHORT
     return {
         "field": "x",
         "type": "quantitative",
         "title": AXIS_TITLES[axis],
-        "scale": {"zero": False, "nice": False, "padding": 6},
-        "axis": {"labelExpr": label, "tickCount": {"expr": "max(2, floor(width / 80))"}, "labelFlush": True},
+        "scale": {"type": "symlog" if scale == "log" else "linear", "zero": False, "nice": False, "padding": 6},
+        "axis": {"labelExpr": label, "labelFlush": True, "labelOverlap": True} | ticks,
     }
 
 

@@ -43,9 +43,12 @@ def curve_chart(
     *,
     axis: Axis = "step",
     scale: Scale = "linear",
+    along: Scale = "linear",
     smooth: bool = False,
 ) -> Spec:
     """Return the chart of one metric of several runs, with intervals.
+
+    `scale` is that of the values, and `along` that of the axis.
 
     The chart has two parameters: `zoom`, the selection that scales follow, and `at`, a place to mark or null. On a
     logarithmic scale values up to zero are left out. Gaps have steps, and so no place along tokens.
@@ -60,14 +63,13 @@ def curve_chart(
     return _spec(_description(curves, axis), []) | {
         "datasets": datasets,
         "params": [{"name": "at", "value": None}],
-        "layer": list(_curve_layers(curves, labels, axis, scale, smooth)),
+        "layer": list(_curve_layers(curves, labels, x_of(axis, along), axis, scale, smooth)),
     }
 
 
 def _curve_layers(
-    curves: Sequence[Curve], labels: Sequence[str], axis: Axis, scale: Scale, smooth: bool
+    curves: Sequence[Curve], labels: Sequence[str], x: Spec, axis: Axis, scale: Scale, smooth: bool
 ) -> Iterator[Spec]:
-    x = x_of(axis)
     y = y_of(scale, next((curve.unit for curve in curves if curve.unit), None))
     place: Spec = {"x": x, "y": y, "color": by_run(labels, COLOURS), "detail": {"field": "series"}}
     path: Spec = place | {"strokeDash": by_run(labels, DASHES)}

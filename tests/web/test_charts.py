@@ -84,7 +84,7 @@ def test_vega_lite_draws_every_spec_without_a_warning(child_process: None) -> No
     specs = [
         curve_chart([one], [GAP], [Line(2.0, "chance 2")]),
         *(
-            curve_chart(several, [GAP], [Line(2.0, "chance 2")], axis=axis, scale="log", smooth=True)
+            curve_chart(several, [GAP], [Line(2.0, "chance 2")], axis=axis, scale="log", along="log", smooth=True)
             for axis in ("step", "tokens")
         ),
         difference_chart(example(DifferenceCurve)),

@@ -42,6 +42,7 @@ class RunPage(Page):
     """Other runs, drawn over the run."""
     x: Axis = "step"
     scale: Scale = "linear"
+    along: Scale = "linear"
     smooth: Weight = 0.0
     first: Annotated[Bound, Field(alias="from")] = None
     """First step or token."""
@@ -97,6 +98,7 @@ class RunPage(Page):
             "base": base,
             "x": self.x,
             "scale": self.scale,
+            "along": self.along,
             "smooth": self.smooth,
             "from": self.first,
             "to": self.last,

@@ -62,6 +62,8 @@ class CurveQuery(PanelQuery):
     """Axis: training steps or training tokens."""
     scale: Scale = "linear"
     """Scale of the values."""
+    along: Scale = "linear"
+    """Scale of the axis."""
     smooth: Weight = 0.0
     """Weight of the past in the moving average that is drawn next to the points."""
     first: Annotated[Bound, Field(alias="from")] = None
@@ -80,7 +82,9 @@ class CurveQuery(PanelQuery):
         protocol = self.protocol or _newest_protocol(drawn.curves)
         curves = [curve for curve in drawn.curves if curve.protocol == protocol]
         has_points = any(curve.points for curve in curves)
-        spec = curve_chart(curves, drawn.missing, drawn.lines, axis=self.x, scale=self.scale, smooth=self.smooth > 0)
+        spec = curve_chart(
+            curves, drawn.missing, drawn.lines, axis=self.x, scale=self.scale, along=self.along, smooth=self.smooth > 0
+        )
         return Panel(
             name=self.name,
             title=self.metric,

@@ -45,13 +45,21 @@ def test_a_companion_is_shown_with_its_metric(told: App) -> None:
 
 
 def test_the_state_of_the_page_is_in_the_addresses_of_its_charts(told: App) -> None:
-    text = page(told, f"?with={OTHER}&scale=log&smooth=0.6&from=100&to=300")
+    text = page(told, f"?with={OTHER}&scale=log&along=log&smooth=0.6&from=100&to=300")
     addresses = [unescape(found) for found in re.findall(r'data-spec="([^"]*)"', text)] or [
         unescape(found) for found in re.findall(r'href="(/panels/curve[.]csv[^"]*)"', text)
     ]
     assert addresses
     for address in addresses:
-        for part in (f"run={RUN}&run={OTHER}", "scale=log", "smooth=0.6", "from=100", "to=300", "base=text-1b%400"):
+        for part in (
+            f"run={RUN}&run={OTHER}",
+            "scale=log",
+            "along=log",
+            "smooth=0.6",
+            "from=100",
+            "to=300",
+            "base=text-1b%400",
+        ):
             assert part in address
         assert told.http.get(address).status_code == 200
 
