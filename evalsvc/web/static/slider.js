@@ -129,10 +129,12 @@ function nearest(element, event) {
   if (!box) return null;
   const across = event.clientX - box.left - view.origin()[0];
   if (across < 0 || across > view.width()) return null;
-  const at = view.scale("x").invert(across);
+  const scale = view.scale("x");
   let best = null;
+  let least = Infinity;
   for (const { x } of [...rows(view, "points"), ...rows(view, "gaps")]) {
-    if (best === null || Math.abs(x - at) < Math.abs(best - at)) best = x;
+    const distance = Math.abs(scale(x) - across);
+    if (distance < least) [best, least] = [x, distance];
   }
   return best;
 }
