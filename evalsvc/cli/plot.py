@@ -89,7 +89,8 @@ def plot(
     if output is None:
         print_lines(draw(plot_of(panel.spec, panel.title, AXIS_TITLES[x], log=scale == "log"), _columns()))
     else:
-        _write(output, vega.render(panel.spec, KINDS[output.suffix.lower()], theme or "light"))
+        titled = panel.spec | {"title": panel.title}  # a page has the title above the chart
+        _write(output, vega.render(titled, KINDS[output.suffix.lower()], theme or "light"))
     for note in panel.notes:
         say(f"note: {note}", err=True)
 

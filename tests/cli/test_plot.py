@@ -91,4 +91,5 @@ def test_a_file_has_the_chart(command: Command, measured: None, child_process: N
     assert done.out == f"{name}: {len(content):,} bytes\n"
     if name.endswith("svg"):
         assert b"run-b" in content
+        assert b"loss/text" in content
         assert b"#0d1117" in content
