@@ -39,7 +39,7 @@ def addresses(client: Client, run: str, other: str) -> Mapping[str, str]:
     newest = client.run(run).checkpoints[-1]
     return {
         "runs": "/",
-        "run": f"/runs/{run}?with={other}",
+        "run": f"/runs/{run}?with={other}&along=log",
         "images": f"/runs/{run}/images",
         "text": f"/runs/{run}/text",
         "compare": f"/compare?a={run}%40{client.run(run).checkpoints[0].step}&b={run}%40{newest.step}",

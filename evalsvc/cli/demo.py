@@ -67,8 +67,8 @@ VERIFIED = "digits/fid64"
 VERIFIED_ON = 66
 """Number of images for `VERIFIED`: more than the 64 features, and few enough for a few seconds."""
 
-DASHBOARD = f"/runs/{RUNS[0]}?" + urlencode({"with": RUNS[1]})
-"""Address of the page to look at first: the curves of both runs over each other."""
+DASHBOARD = f"/runs/{RUNS[0]}?" + urlencode({"with": RUNS[1], "along": "log"})
+"""Address of the page to look at first: both runs over each other, on an axis that shows the first steps, too."""
 
 WIDTH = 80
 """Width of the lines about completions, in characters."""

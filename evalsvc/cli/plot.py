@@ -57,6 +57,7 @@ def plot(
     ] = None,
     x: Annotated[Axis, typer.Option("--x", help="Along training steps or tokens.")] = "step",
     scale: Annotated[Scale, typer.Option(help="Scale of the values.")] = "linear",
+    along: Annotated[Scale, typer.Option(help="Scale of the axis.")] = "linear",
     smooth: Weight = 0.0,
     variant: Annotated[str | None, typer.Option(help="Only these weights.", show_default="all")] = None,
     first: FirstStep = None,
@@ -78,16 +79,25 @@ def plot(
     with connect(url) as client:
         name = metric or _first_of_headline(client, runs[0])
         if against is None:
-            given = {"x": x, "scale": scale, "smooth": smooth, "variant": variant, "from": first, "to": last}
+            given = {
+                "x": x,
+                "scale": scale,
+                "along": along,
+                "smooth": smooth,
+                "variant": variant,
+                "from": first,
+                "to": last,
+            }
             panel = _curve(client, runs, name, given)
         else:
-            if len(runs) > 1 or (x, scale, smooth, variant, first, last) != ("step", "linear", 0.0, None, None, None):
+            if len(runs) > 1 or _differs(x, scale, along, smooth, variant, first, last):
                 raise InvalidRequest("--against is for one run, with --metric, --output and --theme alone")
             panel = DifferenceQuery(a=against, b=runs[0], metric=name).panel(client)
     if panel.spec is None:
         raise UnknownName(f"there is nothing to draw of {name}: {'; '.join(panel.notes) or 'it has no value here'}")
     if output is None:
-        print_lines(draw(plot_of(panel.spec, panel.title, AXIS_TITLES[x], log=scale == "log"), _columns()))
+        drawn = plot_of(panel.spec, panel.title, AXIS_TITLES[x], log=scale == "log", log_x=along == "log")
+        print_lines(draw(drawn, terminal_width() or IN_PIPES))
     else:
         titled = panel.spec | {"title": panel.title}  # a page has the title above the chart
         _write(output, vega.render(titled, KINDS[output.suffix.lower()], theme or "light"))
@@ -95,8 +105,9 @@ def plot(
         say(f"note: {note}", err=True)
 
 
-def _columns() -> int:
-    return terminal_width() or IN_PIPES
+def _differs(*given: object) -> bool:
+    """Tell whether an option has another value than its default."""
+    return any(value not in ("step", "linear", 0.0, None) for value in given)
 
 
 def _check_output(path: Path) -> None:

@@ -75,9 +75,12 @@ class Plot:
     gaps: Sequence[float] = ()
     """Places that lack a value."""
     log: bool = False
+    """Whether the values have a logarithmic scale."""
+    log_x: bool = False
+    """Whether the axis has a logarithmic scale, of x + 1: training begins at 0."""
 
 
-def plot_of(spec: Mapping[str, Any], title: str, x_title: str, *, log: bool = False) -> Plot:
+def plot_of(spec: Mapping[str, Any], title: str, x_title: str, *, log: bool = False, log_x: bool = False) -> Plot:
     """Return the plot of a chart's spec; see `web.charts`."""
     by_label: dict[str, list[Mark]] = {}
     for row in spec["datasets"]["points"]:
@@ -89,7 +92,7 @@ def plot_of(spec: Mapping[str, Any], title: str, x_title: str, *, log: bool = Fa
     lines = [Line(label, marks) for label, marks in by_label.items()]
     units = (layer.get("encoding", {}).get("y", {}).get("title") for layer in spec["layer"])
     unit = next(filter(None, units), "")
-    return Plot(f"{title} ({unit})" if unit else title, x_title, lines, guides, gaps, log)
+    return Plot(f"{title} ({unit})" if unit else title, x_title, lines, guides, gaps, log, log_x)
 
 
 def draw(plot: Plot, width: int) -> list[Text]:
@@ -99,7 +102,9 @@ def draw(plot: Plot, width: int) -> list[Text]:
     labels = {HEIGHT - 1 - y_axis.place(value, HEIGHT): text for value, text in y_axis.ticks(5)}
     margin = max(map(len, labels.values()), default=0) + 2
     columns = width - margin
-    x_axis = _Axis.of([mark.x for line in plot.lines for mark in line.marks] + list(plot.gaps), log=False)
+    x_axis = _Axis.of(
+        [mark.x for line in plot.lines for mark in line.marks] + list(plot.gaps), log=plot.log_x, shift=1.0
+    )
     cells = _Cells(columns, x_axis, y_axis)
     cells.draw(plot)
     rows = [Text(visible_line(plot.title), no_wrap=True)]
@@ -133,18 +138,23 @@ class _Axis:
     low: float
     high: float
     log: bool
+    shift: float = 0.0
+    """Added to values before their logarithm is taken."""
 
     @classmethod
-    def of(cls, values: Sequence[float], *, log: bool) -> _Axis:
+    def of(cls, values: Sequence[float], *, log: bool, shift: float = 0.0) -> _Axis:
         low, high = (min(values), max(values)) if values else (0.1, 1.0)
         if low == high:
-            low, high = (low / 2, high * 2) if log else (low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2)
-        return cls(low, high, log)
+            low, high = (
+                (low / 2, high * 2) if log and not shift else (low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2)
+            )
+        return cls(low, high, log, shift)
 
     def share(self, value: float) -> float:
         """Return where a value is, from 0 at the lower end to 1 at the upper end."""
         if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
+            low, high = self.low + self.shift, self.high + self.shift
+            return math.log((value + self.shift) / low) / math.log(high / low)
         # Halves, since the difference of two large numbers of opposite signs is infinite.
         return (value / 2 - self.low / 2) / (self.high / 2 - self.low / 2)
 
@@ -155,13 +165,15 @@ class _Axis:
     def ticks(self, count: int) -> list[tuple[float, str]]:
         """Return round values on the axis with their labels."""
         if self.log:
-            decades = math.log10(self.high / self.low)
-            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            least = max(self.low, self.shift)
+            decades = math.log10(self.high / least) if self.high > least else 0.0
+            powers = range(math.floor(math.log10(least)), math.ceil(math.log10(max(self.high, least))) + 1)
             digits = (1, 2, 5) if decades < 2 else (1,)
-            values = [digit * 10.0**power for power in powers for digit in digits]
+            values = [0.0] * (self.low <= 0) + [digit * 10.0**power for power in powers for digit in digits]
             inside = [value for value in values if self.low <= value <= self.high]
             if len(inside) > 1:
-                return [(value, f"{value:g}") for value in inside[:: math.ceil(len(inside) / (2 * count))]]
+                chosen = inside[:: math.ceil(len(inside) / (2 * count))]
+                return [(value, _tick(value, 0) if self.shift else f"{value:g}") for value in chosen]
         rough = self.high / count - self.low / count
         if rough < sys.float_info.min:  # too small for a power of ten
             return [(value, f"{value:.6g}") for value in (self.low, self.high)]

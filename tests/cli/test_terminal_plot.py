@@ -97,6 +97,14 @@ def test_on_a_logarithmic_scale_decades_are_apart_alike() -> None:
     assert labels == ["10", "1", "0.1", "0.01", "0.001"]
 
 
+def test_on_a_logarithmic_axis_the_first_steps_are_apart() -> None:
+    points = [point(x, float(place)) for place, x in enumerate((0, 9, 99, 999, 9999))]
+    shown = plot_of({"datasets": {"points": points}, "layer": []}, "loss", "training step", log_x=True)
+    columns = sorted(row.index("●") for row in rows(shown) if "●" in row)
+    assert columns == pytest.approx([place * columns[-1] / 4 for place in range(5)], abs=1)
+    assert lines(shown)[2 + HEIGHT].split() == ["0", "1", "10", "100", "1,000"]
+
+
 def test_values_up_to_zero_have_no_place_on_a_logarithmic_scale() -> None:
     shown = plot(point(0, 0.0), point(1, -1.0, low=-2.0, high=1.0), point(2, 1.0), guides=(0.0,), log=True)
     assert sum(row.count("●") for row in rows(shown)) == 1
