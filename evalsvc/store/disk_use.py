@@ -80,7 +80,8 @@ def _sizes(folder: Path) -> Iterator[int]:
 def _database_bytes(session: Session, url: str) -> int | None:
     """Return the size of the database: by PostgreSQL's own count, or that of SQLite's files."""
     if session.get_bind().dialect.name == "postgresql":
-        return session.scalar(text("SELECT pg_database_size(current_database())"))
+        size: int | None = session.scalar(text("SELECT pg_database_size(current_database())"))
+        return size
     file = re.fullmatch(r"sqlite(\+\w+)?:///([^?]+).*", url)
     if file is None:
         return None

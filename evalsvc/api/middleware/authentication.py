@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlencode
 
 from starlette.datastructures import Headers
@@ -140,7 +139,7 @@ def sign_in_page(scope: Scope) -> Response | None:
 
 def _address(scope: Scope) -> str:
     """Return the path and the query of a request, as the browser sent both."""
-    path: Any = scope.get("raw_path") or scope["path"].encode()
+    path: bytes = scope.get("raw_path") or scope["path"].encode()
     query: bytes = scope["query_string"]
     return (path + (b"?" + query if query else b"")).decode("latin-1")
 

@@ -68,7 +68,7 @@ def test_other_protocols_are_told_field_by_field(app: App, client: Client) -> No
         image = Protocol({"limit": limit, "data": f"{limit}" * 64})
         evaluate_whole(app.store, metric(1.0), metric(2.0, "loss/image", protocol=image))
     content = ComparePage(a="run-c@0", b="run-c@25").content(client)
-    (group,) = content.values["other_protocols"]  # type: ignore[misc]
+    (group,) = content.values["other_protocols"]
     assert group.metrics == ["loss/image"]
     assert [(field.name, field.a, field.b) for field in group.fields] == [
         ("limit", "1", "2"),
@@ -87,7 +87,7 @@ def test_two_runs_say_where_they_enter_and_leave_the_noise(client: Client) -> No
     if curve.apart_from is not None:
         assert f"<td>step {curve.apart_from}</td>" in shown
     assert "piqa/acc</option>" in shown, "other metrics can be chosen"
-    assert len(ComparePage(a="run-a", b="run-b").content(client).values["panels"]) == 4  # type: ignore[arg-type]
+    assert len(ComparePage(a="run-a", b="run-b").content(client).values["panels"]) == 4
 
 
 def test_from_a_run_to_its_base_and_its_best(client: Client) -> None:
