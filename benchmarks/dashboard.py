@@ -38,7 +38,6 @@ from playwright.sync_api import Browser, sync_playwright
 from side_by_side import machine, print_last_line
 
 from evalsvc.config import Settings
-from evalsvc.store.session import open_store
 
 LIMITS = {"paint": 1.0, "charts": 2.0, "memory": 150.0, "idle": 1.0}
 """Seconds, seconds, MB and per cent of a core."""
@@ -233,10 +232,8 @@ def main() -> None:
     sizes = QUICK if arguments.quick else Sizes()
     with tempfile.TemporaryDirectory(prefix="evalsvc-dashboard-") as folder:
         settings = Settings(data_dir=folder)
-        store = open_store(settings.database, migrate=False)
         begun = time.perf_counter()
-        fill(store, sizes.history)
-        store.close()
+        fill(settings, sizes.history)
         size = (settings.data_path / "evalsvc.db").stat().st_size
         print(f"{sizes.history}; {sizes.turns} turns; {machine()}")
         print(f"written in {time.perf_counter() - begun:.0f} s, {size / 1e6:,.0f} MB\n", flush=True)

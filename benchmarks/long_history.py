@@ -10,7 +10,10 @@ from typing import Any
 
 from sqlalchemy import insert
 
-from evalsvc.store.session import Store
+from evalsvc.config import Settings
+from evalsvc.store.data_folder import claim_data_folder
+from evalsvc.store.lock import database_id
+from evalsvc.store.session import Store, open_store
 from evalsvc.store.tables import Checkpoint, Evaluation, Protocol, Run, Series, Task
 
 PROTOCOL = "00000000000000aa"
@@ -31,12 +34,15 @@ class History:
         return f"{self.runs} runs × {self.metrics} metrics × {self.steps:,} steps"
 
 
-def fill(store: Store, history: History) -> None:
+def fill(settings: Settings, history: History) -> None:
     """Write the history. Rows go to the tables directly: evaluating 100,000 checkpoints would take days."""
+    store = open_store(settings.database, migrate=False)
+    claim_data_folder(settings.data_path, database_id(store), store.url)
     with store.transaction() as session:
         session.add(Protocol(id=PROTOCOL, content={"synthetic": True}))
     for number in range(history.runs):
         _fill_run(store, number, history)
+    store.close()
 
 
 def _fill_run(store: Store, number: int, history: History) -> None:
