@@ -1,9 +1,10 @@
-"""`evalsvc submit`, `sweep` and `checkpoints`: checkpoints are posted, listed and shown."""
+"""`evalsvc submit`, `sweep` and `checkpoints`: post, list, show and delete checkpoints."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -32,11 +33,12 @@ from evalsvc.cli.options import (
     Yes,
     connect,
 )
-from evalsvc.cli.progress import print_news, show_bars
+from evalsvc.cli.progress import Transfer, print_news, show_bars, show_transfer
 from evalsvc.cli.tables import print_left_out, print_metrics, print_warnings
 from evalsvc.cli.terminal import complain, say
-from evalsvc.cli.uploads import show_upload, uploaded_model, uploaded_path
+from evalsvc.cli.uploads import uploaded_model, uploaded_path
 from evalsvc.cli.weights import absolute_uri, inline_layout, inline_model, local_file
+from evalsvc.cli.wording import counted
 from evalsvc.client import OVER, Client
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.documents import CheckpointResult, Evaluation, ListedCheckpoint, Posted
@@ -51,50 +53,58 @@ commands.add_typer(checkpoints_app, name="checkpoints")
 
 Weights = Annotated[
     str,
-    typer.Argument(metavar="FILE", help="The weights: a path, a uri, or an expression, e.g. lerp(run@0, run@9, 0.3)."),
+    typer.Argument(metavar="FILE", help="Weights: a path, a URI, or an expression, such as lerp(run@0, run@9, 0.3)."),
 ]
-Variant = Annotated[str | None, typer.Option(help="Which weights of the step, e.g. ema_0.9999.", show_default="raw")]
+Variant = Annotated[str | None, typer.Option(help="Variant of the weights, such as ema_0.9999.", show_default="raw")]
 
 
 class StepCommand(TyperCommand):
-    """Says what is wrong with a negative step, which would else be read as an option that does not exist."""
+    """Command that refuses a negative step by name; typer would read the number as an unknown option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         for before, argument in zip(["", *args], args, strict=False):
             if re.fullmatch(r"-\d+(\.\d+)?", argument) and not before.startswith("--"):
-                raise InvalidRequest(f"step {argument}: a step is a whole number of at least 0")
+                raise InvalidRequest(f"step {argument} is not a step; give a whole number of at least 0")
         return super().parse_args(ctx, args)
 
 
 @commands.command(cls=StepCommand)
 def submit(
     run: RunArgument,
-    step: Annotated[int, typer.Argument(metavar="STEP", help="The training step.")],
+    step: Annotated[int, typer.Argument(metavar="STEP", help="Training step.")],
     uri: Weights,
     suite: Suite = None,
     variant: Variant = None,
     model: Model = None,
     layout: Layout = None,
-    tokens_seen: Annotated[int | None, typer.Option(help="Tokens trained on so far.")] = None,
-    sha256: Annotated[str | None, typer.Option(help="The file's digest; a worker checks it.")] = None,
-    spool: Annotated[Spool, typer.Option(help="Keep the weights until they are evaluated.")] = "none",
-    priority: Annotated[int, typer.Option(help="Higher first.")] = 0,
-    tag: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; repeat for several.")] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace another file at this step and variant.")] = False,
-    upload: Annotated[
-        bool, typer.Option("--upload", help="Send the file to the service, which cannot read this machine's files.")
+    tokens_seen: Annotated[
+        int | None, typer.Option(help="Number of tokens that the model was trained on so far.")
+    ] = None,
+    sha256: Annotated[str | None, typer.Option(help="SHA-256 of the file, which a worker checks.")] = None,
+    spool: Annotated[
+        Spool, typer.Option(help="Keep the weights until their evaluation ends, by a hard link or a copy.")
+    ] = "none",
+    priority: Annotated[int, typer.Option(help="Priority; higher priorities are evaluated first.")] = 0,
+    tag: Annotated[list[str] | None, typer.Option(help="Tag as KEY=VALUE; repeat for several.")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace another file that was posted for this step and variant.")
     ] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the evaluations and show their metrics.")] = False,
+    upload: Annotated[
+        bool,
+        typer.Option("--upload", help="Upload the file, for a service that cannot read the files of this machine."),
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the evaluations, and show their metrics.")] = False,
     url: Url = None,
 ) -> None:
     """Post a checkpoint to the service and have it evaluated.
 
-    With --wait the exit code is 1 when an evaluation did not succeed.
+    With --wait, the exit code is 1 if an evaluation did not succeed.
     """
     with connect(url) as client:
         if layout is None and (path := local_file(uri)) is not None:
             require_layout(client, path, inline_model(model), suite or ())
-        with show_upload() as report:
+        transfer: AbstractContextManager[Transfer | None] = show_transfer() if upload else nullcontext()
+        with transfer as report:
             posted = client.submit(
                 run,
                 step,
@@ -119,23 +129,25 @@ def submit(
 
 @commands.command()
 def sweep(
-    run: Annotated[str, typer.Argument(help="The run to make of it.")],
-    first: Annotated[str, typer.Argument(help="RUN@STEP, base, or an expression.")],
-    second: Annotated[str, typer.Argument(help="What it goes to, given likewise.")],
-    points: Annotated[int, typer.Option(help="How many, with both ends: 2, 3, 5, 6, 11, 21, 26, 51 or 101.")] = 11,
+    run: Annotated[str, typer.Argument(help="Name of the run to post to.")],
+    first: Annotated[str, typer.Argument(help="First checkpoint: RUN@STEP, base, or an expression.")],
+    second: Annotated[str, typer.Argument(help="Second checkpoint, in the same form.")],
+    points: Annotated[
+        int, typer.Option(help="Number of points, both ends included: 2, 3, 5, 6, 11, 21, 26, 51 or 101.")
+    ] = 11,
     suite: Suite = None,
-    variant: Annotated[str, typer.Option(help="What to call these weights.")] = "raw",
+    variant: Annotated[str, typer.Option(help="Variant under which the weights are posted.")] = "raw",
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the evaluations.")] = False,
     url: Url = None,
 ) -> None:
-    """Post what lies on the straight line between two checkpoints' weights, evenly spaced.
+    """Post evenly spaced mixtures of the weights of two checkpoints.
 
-    RUN's step is the percentage of SECOND: step 30 is lerp(FIRST, SECOND, 0.3). With --wait the exit code is 1 when an
-    evaluation did not succeed.
+    The step in RUN is the percentage of SECOND: step 30 is lerp(FIRST, SECOND, 0.3). With --wait, the exit code is 1 if
+    an evaluation did not succeed.
     """
     if points < 2 or 100 % (points - 1):
         raise InvalidRequest(
-            f"--points {points}: steps are whole percents, so give 2, 3, 5, 6, 11, 21, 26, 51 or 101 points"
+            f"--points {points} does not give steps of whole percents; give 2, 3, 5, 6, 11, 21, 26, 51 or 101 points"
         )
     with connect(url) as client:
         evaluations: list[int] = []
@@ -151,9 +163,11 @@ def sweep(
 @checkpoints_app.command("list")
 def list_checkpoints(
     run: OfRun = None,
-    variant: Annotated[str | None, typer.Option(help="Only these weights.", show_default="all")] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="Show only this variant of the weights.", show_default="all")
+    ] = None,
     state: Annotated[
-        State | None, typer.Option(help="Only with an evaluation in this state.", show_default="any")
+        State | None, typer.Option(help="Show only checkpoints with an evaluation in this state.", show_default="any")
     ] = None,
     first: FirstStep = None,
     last: LastStep = None,
@@ -164,18 +178,18 @@ def list_checkpoints(
 ) -> None:
     """List checkpoints with the states of their evaluations, by run and step."""
     with connect(url) as client, printed_to(output):
-        found = client.checkpoints(
+        checkpoints = client.checkpoints(
             run, variant=variant, state=state, first=first, last=last, page_size=page_size(limit)
         )
-        nothing = "there is no such checkpoint; evalsvc submit posts one"
-        print_list(first_rows(found, limit), form, "checkpoints", _checkpoint_row, nothing)
+        nothing = "no checkpoint matches; evalsvc submit posts a checkpoint"
+        print_list(first_rows(checkpoints, limit), form, "checkpoints", _checkpoint_row, nothing)
 
 
 def _checkpoint_row(checkpoint: ListedCheckpoint) -> dict[str, str]:
     return {
         "checkpoint": checkpoint_name(checkpoint.run, checkpoint.step, checkpoint.variant),
         "id": str(checkpoint.id),
-        "evaluations": ", ".join(f"{one.suite} {one.state}" for one in checkpoint.evaluations),
+        "evaluations": ", ".join(f"{item.suite} {item.state}" for item in checkpoint.evaluations),
         "posted": moment(checkpoint.created_at),
         "tokens seen": "" if checkpoint.tokens_seen is None else f"{checkpoint.tokens_seen:,}",
         "weights": checkpoint.uri,
@@ -186,13 +200,15 @@ def _checkpoint_row(checkpoint: ListedCheckpoint) -> dict[str, str]:
 def show_checkpoint(
     name: Annotated[
         str,
-        typer.Argument(metavar="RUN@STEP", help="RUN@STEP, RUN@STEP:VARIANT, or an id.", autocompletion=complete_run),
+        typer.Argument(
+            metavar="RUN@STEP", help="Checkpoint: RUN@STEP, RUN@STEP:VARIANT, or an id.", autocompletion=complete_run
+        ),
     ],
     form: Form = "table",
     output: Output = None,
     url: Url = None,
 ) -> None:
-    """Show a checkpoint: where its weights are, whether they are still needed, and its evaluations."""
+    """Show a checkpoint: the place of its weights, whether the service needs them, and its evaluations."""
     with connect(url) as client, printed_to(output):
         print_checkpoint(client, name, form)
 
@@ -201,16 +217,17 @@ def show_checkpoint(
 def show_result(
     name: CheckpointArgument,
     suite: Annotated[
-        str | None, typer.Option(help="Only by this suite.", show_default="all", autocompletion=complete_suite)
+        str | None,
+        typer.Option(help="Show only results by this suite.", show_default="all", autocompletion=complete_suite),
     ] = None,
     form: Form = "table",
     output: Output = None,
     url: Url = None,
 ) -> None:
-    """Show what is known of a checkpoint by the newest evaluation of each suite.
+    """Show the metrics of a checkpoint by the newest evaluation of each suite.
 
-    With --format json --output FILE, the file is a result as `evalsvc run --output` writes it, which `compare` and
-    `gate` read.
+    With --format json --output FILE, the file has the format of `evalsvc run --output`, which `evalsvc compare` and
+    `evalsvc gate` read.
     """
     run, step, variant = parse_checkpoint(name)
     with connect(url) as client, printed_to(output):
@@ -231,31 +248,34 @@ def _print_result(result: CheckpointResult) -> None:
 def delete_checkpoint(
     name: CheckpointArgument,
     yes: Yes = False,
-    cancel: Annotated[bool, typer.Option("--cancel", help="Stop evaluations that wait or run.")] = False,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="Cancel its evaluations that are queued or running.")
+    ] = False,
     url: Url = None,
 ) -> None:
-    """Delete a checkpoint with its evaluations and what they measured, for good.
+    """Delete a checkpoint with its evaluations and their values, irrevocably.
 
-    The file that was posted stays where it is.
+    The file that was posted is not deleted.
     """
     with connect(url) as client:
         checkpoint = find_checkpoint(client, name)
         full_name = checkpoint_name(checkpoint.run, checkpoint.step, checkpoint.variant)
-        what = f"checkpoint {full_name} with {len(checkpoint.evaluations):,} evaluations"
+        what = f"checkpoint {full_name} with {counted(len(checkpoint.evaluations), 'evaluation')}"
         confirm_by_name(what, full_name, yes)
         deleted = client.delete_checkpoint(checkpoint.id, confirm=full_name, cancel=cancel)
     say(
-        f"checkpoint {full_name} is deleted: {deleted.evaluations:,} evaluations, {deleted.values:,} values, "
-        f"{deleted.artifacts:,} artifacts, {deleted.freed_bytes:,} bytes of files"
+        f"checkpoint {full_name} is deleted: {counted(deleted.evaluations, 'evaluation')}, "
+        f"{counted(deleted.values, 'value')}, {counted(deleted.artifacts, 'artifact')}, "
+        f"{counted(deleted.freed_bytes, 'byte')} of files"
     )
 
 
 def print_checkpoint(client: Client, name: str, form: Format) -> None:
-    """Print a checkpoint by its name; a table also says which metrics could not be measured, and why."""
+    """Print a checkpoint by its name; a table also names the metrics that could not be measured, with the reasons."""
     checkpoint = find_checkpoint(client, name)
     print_one(checkpoint, form)
     if form == "table":
-        print_left_out(client.evaluation(found.id) for found in checkpoint.evaluations if found.state in OVER)
+        print_left_out(client.evaluation(item.id) for item in checkpoint.evaluations if item.state in OVER)
 
 
 def show_posted(posted: Posted) -> None:
@@ -265,7 +285,7 @@ def show_posted(posted: Posted) -> None:
     for evaluation in posted.evaluations:
         say(f"evaluation {evaluation.id}: {evaluation.suite} {evaluation.state}")
     if not posted.evaluations:
-        say("no suite is due at this step by the run's plan; name one with --suite")
+        say("the plan of the run has no suite for this step, so nothing is evaluated; name a suite by --suite")
 
 
 def show_finished(evaluation: Evaluation) -> None:
@@ -282,9 +302,9 @@ def show_finished(evaluation: Evaluation) -> None:
 
 
 def wait_for(client: Client, evaluations: Sequence[int], show: bool = True) -> bool:
-    """Wait for evaluations with a bar per task, then print their metrics; return whether all succeeded.
+    """Wait for evaluations with a progress bar for each task, print their metrics, and return whether all succeeded.
 
-    Without `show`, only what failed is printed.
+    Without `show`, print only the evaluations that did not succeed.
     """
     say_news = print_news()
     with show_bars() as bars:
@@ -305,5 +325,5 @@ def wait_for(client: Client, evaluations: Sequence[int], show: bool = True) -> b
 def _tags(pairs: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         if "=" not in pair:
-            raise InvalidRequest(f"--tag {pair}: write it as KEY=VALUE")
+            raise InvalidRequest(f"--tag {pair} has no `=`; write the tag as KEY=VALUE")
     return dict(pair.split("=", 1) for pair in pairs)

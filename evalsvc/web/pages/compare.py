@@ -107,7 +107,7 @@ class ComparePage(Page):
         """Return the comparison of two checkpoints, with the companions of metrics apart."""
         comparison = client.compare(self.a, self.b, family=self.family)
         rows = comparison.contrasts
-        own = set(divide_rows([Place(row.metric, "", _protocol(row)) for row in rows]).own)
+        own = set(divide_rows([Place(row.metric, "", _protocol(row)) for row in rows]).shown)
         counts = Counter(row.verdict for row in rows)
         panel = ContrastsQuery(a=self.a, b=self.b, family=self.family).panel_of(comparison)
         return {
