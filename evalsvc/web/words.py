@@ -45,7 +45,8 @@ def word_diff(before: str, after: str) -> Iterator[Piece]:
 
 def _words(text: str) -> tuple[list[str], str]:
     """Return the words of a text and what follows the last one that is compared."""
-    words, end = [], 0
+    words: list[str] = []
+    end = 0
     for match in _WORD.finditer(text):
         if len(words) == MAX_WORDS:
             break

@@ -108,7 +108,7 @@ class ComparePage(Page):
         comparison = client.compare(self.a, self.b, family=self.family)
         rows = comparison.contrasts
         own = set(divide_rows([Place(row.metric, "", _protocol(row)) for row in rows]).shown)
-        counts = Counter(row.verdict for row in rows)
+        counts = Counter[str](row.verdict for row in rows)
         panel = ContrastsQuery(a=self.a, b=self.b, family=self.family).panel_of(comparison)
         return {
             "comparison": comparison,
