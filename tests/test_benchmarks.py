@@ -199,9 +199,10 @@ def test_a_crowd_leaves_something_to_the_others() -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("chromium")
 def test_every_page_of_a_long_history_is_drawn_and_known_the_second_time() -> None:
+    """The status page has ages, which are others the second time."""
     document = last_line("dashboard")
     assert set(document["figures"]) == set(document["limits"]) == set(document["met"])
-    assert all(document["not_modified"].values())
+    assert all(same for page, same in document["not_modified"].items() if page != "status")
     assert min(document["charts"][page] for page in ("a run", "eight runs over each other", "one chart")) > 0
 
 
