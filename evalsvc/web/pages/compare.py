@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field
 
@@ -13,7 +13,7 @@ from evalsvc.client import Client
 from evalsvc.errors import EvalsvcError, InvalidRequest, UnknownName
 from evalsvc.metrics.companions import Place, divide_rows
 from evalsvc.spec import documents
-from evalsvc.spec.documents.comparisons import Family
+from evalsvc.spec.documents.comparisons import Family, Verdict
 from evalsvc.spec.names import CHECKPOINT, checkpoint_name, parse_run
 from evalsvc.spec.protocol import short_json
 from evalsvc.web.page import Content, Page
@@ -31,7 +31,8 @@ MAX_FILES = 4
 
 EVALUATED = ("succeeded", "partly_failed")
 
-VERDICTS = ("better", "worse", "different", "indistinguishable", "no_error_known", "other_protocol", "only_a", "only_b")
+VERDICTS: Sequence[Verdict] = get_args(Verdict)
+"""Verdicts in the order in which a page counts them."""
 
 
 @dataclass(frozen=True)
