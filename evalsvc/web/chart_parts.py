@@ -27,6 +27,9 @@ HEIGHT = 220
 
 AXIS_TITLES: Mapping[Axis, str] = {"step": "training step", "tokens": "training tokens"}
 
+UNREAD: Spec = {"aria": False}
+"""Mark that a screen reader passes over: it has no text of its own, and the table has its numbers."""
+
 OTHER_COLOUR = "#7f7f7f"
 
 SHORT = "format(datum.value, abs(datum.value) >= 1e4 ? '~s' : datum.value && abs(datum.value) < 1e-3 ? '~e' : '~g')"
@@ -134,7 +137,7 @@ def bars(place: Spec) -> Spec:
     assert isinstance(y, dict)
     return {
         "transform": [{"filter": "isValid(datum.low) && !isValid(datum.crowd)"}],
-        "mark": {"type": "rule", "strokeWidth": 1, "opacity": 0.5, "clip": True},
+        "mark": {"type": "rule", "strokeWidth": 1, "opacity": 0.5, "clip": True, **UNREAD},
         "encoding": {**place, "y": y | {"field": "low"}, "y2": {"field": "high"}},
     }
 
@@ -145,7 +148,7 @@ def band(name: str, low: str, high: str, opacity: float, place: Spec) -> Spec:
     assert isinstance(y, dict)
     return {
         "name": name,
-        "mark": {"type": "area", "opacity": opacity, "clip": True},
+        "mark": {"type": "area", "opacity": opacity, "clip": True, **UNREAD},
         "encoding": place | {"y": y | {"field": low}, "y2": {"field": high}},
     }
 
@@ -154,7 +157,7 @@ def level_lines(y: Spec) -> Iterator[Spec]:
     """Yield lines across the chart, each with its text above its right end, or below where there is no room."""
     data: Spec = {"data": {"name": "lines"}}
     yield data | {
-        "mark": {"type": "rule", "strokeDash": [4, 3], "color": OTHER_COLOUR, "clip": True},
+        "mark": {"type": "rule", "strokeDash": [4, 3], "color": OTHER_COLOUR, "clip": True, **UNREAD},
         "encoding": {"y": y},
     }
     yield data | {
@@ -196,7 +199,7 @@ def cursor(x: Spec) -> Spec:
     return {
         "data": {"values": [{}]},
         "transform": [{"calculate": "at", "as": "x"}, {"filter": "isValid(datum.x)"}],
-        "mark": {"type": "rule", "strokeDash": [2, 2], "clip": True},
+        "mark": {"type": "rule", "strokeDash": [2, 2], "clip": True, **UNREAD},
         "encoding": {"x": x},
     }
 
