@@ -13,7 +13,6 @@ from evalsvc.web.chart_parts import (
     DASHES,
     HEIGHT,
     OTHER_COLOUR,
-    UNREAD,
     ZOOM,
     band,
     bars,
@@ -124,7 +123,7 @@ def difference_chart(curve: DifferenceCurve) -> Spec:
         "layer": [
             {
                 "transform": [{"filter": "isNumber(datum.low) && isNumber(datum.high)"}],
-                "mark": {"type": "area", "opacity": 0.22, "color": COLOURS[0], "clip": True, **UNREAD},
+                "mark": {"type": "area", "opacity": 0.22, "color": COLOURS[0], "clip": True, "aria": False},
                 "encoding": {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}},
             },
             {
@@ -140,7 +139,7 @@ def difference_chart(curve: DifferenceCurve) -> Spec:
             },
             {
                 "data": {"values": [{"y": 0}]},
-                "mark": {"type": "rule", "color": OTHER_COLOUR, **UNREAD},
+                "mark": {"type": "rule", "color": OTHER_COLOUR, "aria": False},
                 "encoding": {"y": y},
             },
             cursor(x),
@@ -167,7 +166,7 @@ def contrast_chart(rows: Sequence[MetricDifference]) -> Spec:
     return _spec("differences between two checkpoints in standard errors, better to the right", values) | {
         "height": 18 * max(1, len(values)),
         "layer": [
-            {"mark": {"type": "rule", "color": OTHER_COLOUR, **UNREAD}, "encoding": {"x": {"datum": 0}}},
+            {"mark": {"type": "rule", "color": OTHER_COLOUR, "aria": False}, "encoding": {"x": {"datum": 0}}},
             {
                 "mark": {"type": "bar", "height": 8},
                 "encoding": {
