@@ -189,7 +189,7 @@ def gap_marks(x: Spec) -> Spec:
     mark: Spec = {"type": "point", "shape": CROSS, "filled": True, "size": 90, "opacity": 1, "yOffset": -8}
     return {
         "data": {"name": "gaps"},
-        "mark": mark | {"clip": True, "color": OTHER_COLOUR, "tooltip": {"expr": GAP_TOOLTIP}},
+        "mark": mark | {"clip": True, "color": OTHER_COLOUR, "tooltip": {"expr": GAP_TOOLTIP}} | UNREAD,
         "encoding": {"x": x, "y": {"value": HEIGHT}},
     }
 

@@ -17,7 +17,7 @@ from generated_requests import REFUSED_BY_MEANING, Found, generate
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 from evalsvc.api.app import create_app
-from evalsvc.api.middleware import access
+from evalsvc.api.middleware import access, authentication
 from evalsvc.api.middleware.access import OPEN
 from evalsvc.api.routes import events
 from evalsvc.config import Settings
@@ -56,7 +56,7 @@ def _short_streams(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _as_many_wrong_tokens_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access, "FAILURES", 1_000_000)
+    monkeypatch.setattr(authentication, "FAILURES", 1_000_000)
 
 
 @pytest.fixture

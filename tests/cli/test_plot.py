@@ -51,7 +51,7 @@ def test_a_difference_is_drawn_with_its_noise(command: Command, measured: None) 
         (("--metric", "loss/txt"), "no metric is named 'loss/txt'; did you mean 'loss/text'"),
         (("--theme", "dark"), "--theme is for files; give --output"),
         (("--output", "plot.jpg"), "does not end in .svg or .png"),
-        (("--output", "nowhere/plot.svg"), "there is no folder nowhere"),
+        (("--output", "nowhere/plot.svg"), "the folder nowhere does not exist"),
         (("run-b", "--against", "run-a", "--metric", "loss/text"), "--against is for one run"),
         (("--against", "run-b", "--scale", "log", "--metric", "loss/text"), "--against is for one run"),
         (tuple(f"run-{i}" for i in range(9)), "10 runs are given, and a plot has colours for 8"),

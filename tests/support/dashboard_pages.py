@@ -29,6 +29,7 @@ PANEL_QUERIES: Mapping[str, str] = {
     "curve": f"run={RUN}&run={OTHER}&metric=loss/text&smooth=0.6",
     "difference": f"a={RUN}&b={OTHER}&metric=loss/text",
     "contrasts": f"a={RUN}%404000&b={OTHER}%404000",
+    "origin": f"run={RUN}&metric=loss/text",
 }
 """A query of each panel."""
 

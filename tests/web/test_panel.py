@@ -49,12 +49,14 @@ def test_negative_numbers_stay_numbers() -> None:
 
 @pytest.mark.parametrize("name", ["a b", "a'; touch x; '", "$(touch x)", "`x`", "a\nb", '"', "ü🐈"])
 def test_a_copied_line_runs_nothing_but_itself(name: str) -> None:
-    lines = Commands(f"evalsvc history {shlex.quote(name)}", f"/v1/runs/{name}/metrics").shown("http://host:1")
+    lines = Commands(f"evalsvc history {shlex.quote(name)}", f"/v1/runs/{name}/metrics").shown(
+        "http://host:1", f"/panels/curve.csv?run={name}"
+    )
     address = f"http://host:1/v1/runs/{name}/metrics"
     assert shlex.split(lines["command line"]) == ["evalsvc", "history", name]
     assert shlex.split(lines["curl"]) == ["curl", "-s", address]
-    literals = [node.value for node in ast.walk(ast.parse(lines["Python"])) if isinstance(node, ast.Constant)]
-    assert literals == [address]
+    literals = [node.value for node in ast.walk(ast.parse(lines["pandas"])) if isinstance(node, ast.Constant)]
+    assert literals == [f"http://host:1/panels/curve.csv?run={name}"]
 
 
 def test_a_panel_has_an_address_in_each_format() -> None:

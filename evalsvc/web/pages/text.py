@@ -73,15 +73,15 @@ class TextPage(Page):
             UnknownName: there is no such run.
         """
         run = client.run(self.run)
-        found = [
+        completions = [
             (step.step, step.variant, read(Completion, item))
             for step in client.completions(self.run)
             for item in step.completions
         ]
-        prompts = list(dict.fromkeys(completion.prompt for _, _, completion in found))
-        ways = list(dict.fromkeys(completion.way for _, _, completion in found))
+        prompts = list(dict.fromkeys(completion.prompt for _, _, completion in completions))
+        ways = list(dict.fromkeys(completion.way for _, _, completion in completions))
         prompt = prompts[min(self.prompt, len(prompts) - 1)] if prompts else ""
-        own = [each for each in found if each[2].prompt == prompt and each[2].way == self.way]
+        own = [each for each in completions if each[2].prompt == prompt and each[2].way == self.way]
         pages = [page for page in client.artifacts(self.run, "forgetting") if page.pruned_at is None]
         values = {
             "query": self,

@@ -43,7 +43,7 @@ def test_what_fetches_data_is_refused_and_not_led_away(app: App) -> None:
     refused(app.http.get("/panels/curve.json?run=a&metric=b"), 401, "unauthorized")
     assert app.http.get("/panels/curve.html?run=a&metric=b").status_code == 303
     wrong = {"Authorization": "Bearer evalsvc_wrong"}
-    refused(app.http.get("/", headers=wrong), 401, "unauthorized", "not one of this service")
+    refused(app.http.get("/", headers=wrong), 401, "unauthorized", "does not know the token")
 
 
 def test_a_link_from_another_site_is_followed_once_more(app: App) -> None:
@@ -80,7 +80,7 @@ def test_wrong_tokens_are_told_and_slowed_down(app: App) -> None:
     browser = Browser(app)
     answers = [browser.sign_in("evalsvc_wrong") for _ in range(12)]
     assert [answer.status_code for answer in answers] == [401] * 10 + [429] * 2
-    assert "the token is not one of this service" in answers[0].text
+    assert "this service does not know the token" in answers[0].text
     assert "evalsvc_wrong" not in answers[0].text
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 6
     assert "set-cookie" not in answers[-1].headers
@@ -105,7 +105,7 @@ def test_reads_are_open_where_that_is_set(start_app: Start, weights: Path) -> No
     assert '<a href="/sign-in">Sign in</a>' in app.http.get("/").text
     refused(app.post(weights), 401, "unauthorized")
     refused(app.http.post("/evaluations/1/cancel", headers=SAME_ORIGIN), 401, "unauthorized")
-    refused(app.http.get("/v1/runs", headers={"Host": "evil.example"}), 403, "forbidden", "goes by localhost only")
+    refused(app.http.get("/v1/runs", headers={"Host": "evil.example"}), 403, "forbidden", "only accepts localhost")
     operations = app.http.get("/openapi.json").json()["paths"]
     assert {} in operations["/v1/runs"]["get"]["security"]
     assert {} not in operations["/v1/checkpoints"]["post"]["security"]

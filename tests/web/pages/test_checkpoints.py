@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import httpx
 import pytest
 from dashboard_history import RUN, Dashboard
 
@@ -16,7 +17,7 @@ from evalsvc.web.pages.checkpoints import CheckpointsPage
 def test_every_evaluation_of_a_run_is_linked(dashboard: Dashboard) -> None:
     with Client(dashboard.url) as client:
         run = client.run(RUN)
-        page = client._http.get(f"{dashboard.url}/runs/{RUN}/checkpoints").text
+    page = httpx.get(f"{dashboard.url}/runs/{RUN}/checkpoints").text
     wanted = {evaluation.id for checkpoint in run.checkpoints for evaluation in checkpoint.evaluations}
     assert {int(number) for number in re.findall(r'href="/evaluations/(\d+)"', page)} == wanted
     assert "failed</span>" in page

@@ -99,7 +99,7 @@ def test_acts(app: App, client: Client) -> None:
     again = act_on(client, 1, "again")
     assert again == 2
     assert client.evaluation(2).checkpoint == client.evaluation(1).checkpoint
-    with pytest.raises(WrongState, match="only what failed or was cancelled is retried"):
+    with pytest.raises(WrongState, match="only failed and cancelled evaluations can be retried"):
         act_on(client, 1, "retry")
     with pytest.raises(UnknownName, match="act is named 'cancle'; did you mean 'cancel'"):
         act_on(client, 1, "cancle")

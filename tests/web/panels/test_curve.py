@@ -95,7 +95,7 @@ def test_runs_are_drawn_over_each_other(told: App) -> None:
     )
     with pytest.raises(UnknownName):
         panel(told, ("run", "nobody"), ("metric", "loss/text"))
-    with pytest.raises(InvalidRequest, match="from=5 lies behind to=3; swap them"):
+    with pytest.raises(InvalidRequest, match="from=5 is greater than to=3; swap the two"):
         panel(told, *TEXT, ("from", "5"), ("to", "3"))
 
 
