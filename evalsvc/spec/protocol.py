@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
@@ -101,10 +102,14 @@ class MetricValue:
         }
 
 
+_NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
+
+
 def plain_json(value: object) -> Any:
     """Convert `value` to what every JSON reader and every database can hold.
 
-    NaN and infinities become strings, tuples become lists, and NUL characters, which PostgreSQL refuses, become U+FFFD.
+    NaN and infinities become strings, and tuples become lists. NUL characters, which PostgreSQL refuses, and unpaired
+    surrogates, which UTF-8 cannot encode, become U+FFFD.
 
     Raises:
         TypeError: a part of the value is not JSON-able.
@@ -114,7 +119,7 @@ def plain_json(value: object) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain_json(item) for item in value]
     if isinstance(value, str):
-        return value.replace("\0", "\ufffd")
+        return _NOT_STORABLE.sub("\ufffd", value)
     if isinstance(value, float):
         return number_to_json(value)
     if value is None or isinstance(value, int):

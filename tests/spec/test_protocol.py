@@ -16,6 +16,7 @@ from evalsvc.spec.protocol import (
     digest,
     distinguishing,
     number_to_json,
+    plain_json,
 )
 
 
@@ -151,3 +152,8 @@ class TestToldApart:
 
     def test_an_equal_number_of_another_type_differs(self) -> None:
         assert differences({"n": 1}, {"n": True}) == {"n": (1, True)}
+
+
+def test_texts_that_no_database_or_no_reader_holds_are_replaced() -> None:
+    """Half of a surrogate pair in a completion made every answer with the completion an internal error."""
+    assert plain_json({"a\0": ["b\ud800c", "🐈"]}) == {"a\ufffd": ["b\ufffdc", "🐈"]}

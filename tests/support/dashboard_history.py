@@ -188,11 +188,29 @@ def completions(run: str, step: int) -> list[dict[str, Any]]:
 
 def forgetting(settings: Settings) -> list[KeptArtifact]:
     """Return the page of forgetting with its table and its flipped questions."""
-    flip = {"benchmark": "arc", "index": 3, "kind": "lost", "question": HOSTILE, "base": "yes", "checkpoint": "no"}
+    flip = {
+        "benchmark": "arc",
+        "index": 3,
+        "flip": "lost",
+        "flip_within": None,
+        "question": HOSTILE,
+        "right": ["yes"],
+        "base": "yes",
+        "checkpoint": "no",
+        "base_within": "yes",
+        "checkpoint_within": "yes",
+    }
+    head = "what,metric,scope,unit,n,base,base_stderr,checkpoint,checkpoint_stderr,change,change_low,change_high"
+    rows = (
+        f"{head},lost,gained,p_corrected,verdict,retained,retained_low,retained_high",
+        "arc,acc,all,fraction,300,0.5,0.02,0.4,0.03,-0.1,-0.15,-0.05,40,10,0.0001,lost,0.6,0.4,0.8",
+        "arc,acc,text,fraction,300,0.5,0.02,0.49,0.03,-0.01,-0.05,0.03,12,10,0.8,indistinguishable,,,",
+        "text,loss,all,nats/token,114,6.85,0.01,6.2,0.19,-0.65,-0.8,-0.5,4,110,1e-20,gained,,,",
+    )
     details = {"base": f"{RUN}@0", "checkpoint": f"{RUN}@1000"}
     files = [
         ("forgetting", "forgetting.txt", "text/plain; charset=utf-8", "base  digits@0\n"),
-        ("table", "forgetting.csv", "text/csv; charset=utf-8", "benchmark,base,checkpoint\narc,0.5,0.4\n"),
+        ("table", "forgetting.csv", "text/csv; charset=utf-8", "\n".join(rows) + "\n"),
         ("flipped", "flipped.jsonl", "application/jsonl; charset=utf-8", json.dumps(flip) + "\n"),
     ]
     return [_kept(settings, kind, name, of, text.encode(), details) for kind, name, of, text in files]

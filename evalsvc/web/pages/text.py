@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -12,22 +9,17 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from evalsvc.client import Client
-from evalsvc.spec.documents.items import Completion
+from evalsvc.spec.documents.items import Completion, StepCompletions
 from evalsvc.spec.documents.reading import read
 from evalsvc.spec.documents.results import Artifact
 from evalsvc.spec.names import MAX_STEP
+from evalsvc.web.forgetting import read_forgetting
 from evalsvc.web.page import Content, Page
 from evalsvc.web.pages.run import RunName
-from evalsvc.web.panel import Table
 from evalsvc.web.words import Piece, word_diff
 
-SHOWN_FLIPS = 30
-
-KINDS = ("table", "flipped")
-"""Artifacts of the forgetting task that the page reads."""
-
-MAX_ARTIFACT = 4 << 20
-"""Bytes of a table or a list of flipped questions that a page reads."""
+MAX_SHOWN = 100
+"""Maximum number of completions that are shown: the newest."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +30,8 @@ class Shown:
     variant: str
     pieces: Sequence[Piece]
     completion: Completion
-
-
-@dataclass(frozen=True)
-class Forgetting:
-    """What a checkpoint has forgotten, from the artifacts of the forgetting task."""
-
-    step: int
-    task: str
-    page: Artifact
-    table: Table
-    flipped: Sequence[Mapping[str, object]]
+    note: str
+    """Why there is no difference; empty if there is one."""
 
 
 class TextPage(Page):
@@ -73,15 +56,11 @@ class TextPage(Page):
             UnknownName: there is no such run.
         """
         run = client.run(self.run)
-        completions = [
-            (step.step, step.variant, read(Completion, item))
-            for step in client.completions(self.run)
-            for item in step.completions
-        ]
-        prompts = list(dict.fromkeys(completion.prompt for _, _, completion in completions))
-        ways = list(dict.fromkeys(completion.way for _, _, completion in completions))
+        drawn = list(_completions(client.completions(self.run)))
+        prompts = list(dict.fromkeys(completion.prompt for _, _, completion in drawn))
+        ways = list(dict.fromkeys(completion.way for _, _, completion in drawn))
         prompt = prompts[min(self.prompt, len(prompts) - 1)] if prompts else ""
-        own = [each for each in completions if each[2].prompt == prompt and each[2].way == self.way]
+        own = [each for each in drawn if each[2].prompt == prompt and each[2].way == self.way]
         pages = [page for page in client.artifacts(self.run, "forgetting") if page.pruned_at is None]
         values = {
             "query": self,
@@ -89,9 +68,10 @@ class TextPage(Page):
             "prompts": prompts,
             "prompt": prompt,
             "ways": ways,
-            "shown": list(self._compared(client, own, prompt)),
+            "shown": list(self._compared(client, own, prompt))[-MAX_SHOWN:],
+            "left_out": max(0, len(own) - MAX_SHOWN),
             "others": [other.name for other in client.runs() if other.name != self.run],
-            "forgetting": [_forgetting(client, page) for page in self._of_step(pages)],
+            "forgetting": [read_forgetting(client, page) for page in self._of_step(pages)],
             "forgetting_steps": sorted({page.step for page in pages}),
         }
         return Content(f"{self.run}: text", values)
@@ -102,20 +82,21 @@ class TextPage(Page):
         before: dict[str, str] = {}
         for step, variant, completion in own:
             if self.against == "previous":
-                other = before.get(variant)
+                other, missing = before.get(variant), "the first step"
+            elif self.against == "base":
+                other, missing = completion.base, "the base has no completion that was drawn this way"
             else:
-                other = completion.base if self.against == "base" else others.get(step)
-            pieces = [Piece("same", completion.text)] if other is None else list(word_diff(other, completion.text))
-            yield Shown(step, variant, pieces, completion)
+                other, missing = others.get(step), f"{self.against} has no completion at this step"
+            pieces = [Piece("same", completion.text)] if other is None else word_diff(other, completion.text)
+            yield Shown(step, variant, pieces, completion, missing if other is None else "")
             before[variant] = completion.text
 
     def _texts_of(self, client: Client, run: str, prompt: str) -> Mapping[int, str]:
         """Return the completions of a prompt by another run, by step."""
         return {
-            completion.step: text
-            for completion in client.completions(run)
-            for text in (_text(item, prompt, self.way) for item in completion.completions)
-            if text is not None
+            step: completion.text
+            for step, _, completion in _completions(client.completions(run, prompt=prompt))
+            if completion.way == self.way
         }
 
     def _of_step(self, pages: Sequence[Artifact]) -> Sequence[Artifact]:
@@ -124,24 +105,11 @@ class TextPage(Page):
         return [page for page in pages if page.step == step]
 
 
-def _text(item: Mapping[str, object], prompt: str, way: str) -> str | None:
-    """Return the text of a completion if it has the prompt and was drawn the same way."""
-    completion = read(Completion, item)
-    return completion.text if (completion.prompt, completion.way) == (prompt, way) else None
-
-
-def _forgetting(client: Client, page: Artifact) -> Forgetting:
-    near = [
-        artifact
-        for artifact in client.evaluation_artifacts(page.evaluation)
-        if artifact.task == page.task and artifact.size <= MAX_ARTIFACT and artifact.pruned_at is None
-    ]
-    by_kind = {artifact.kind: _content(client, artifact) for artifact in near if artifact.kind in KINDS}
-    rows = list(csv.reader(io.StringIO(by_kind.get("table", ""))))
-    lines = by_kind.get("flipped", "").splitlines()[:SHOWN_FLIPS]
-    table = Table(rows[0], rows[1:]) if rows else Table([], [])
-    return Forgetting(page.step, page.task, page, table, [json.loads(line) for line in lines])
-
-
-def _content(client: Client, artifact: Artifact) -> str:
-    return client.artifact_content(artifact.id).content.decode(errors="replace")
+def _completions(steps: Sequence[StepCompletions]) -> Iterator[tuple[int, str, Completion]]:
+    """Yield the completions with their step and variant. Results of a task that have other fields are left out."""
+    for step in steps:
+        for item in step.completions:
+            try:
+                yield step.step, step.variant, read(Completion, item)
+            except ValueError:
+                continue
