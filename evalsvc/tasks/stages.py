@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeAlias, overload
 
 from evalsvc.errors import DataChanged, InternalError
@@ -93,7 +94,8 @@ def _result(result: TaskResult, stage: Stage) -> LookResult | MergeResult:
         return LookResult(metrics, protocols)
     warnings = plain_json([warning.to_json() for warning in few_warnings(result.warnings)])
     items, notes = plain_json(list(result.items)), plain_json(result.notes)
-    return MergeResult(metrics, protocols, items, notes, result.artifacts, warnings)
+    artifacts = [replace(artifact, details=plain_json(artifact.details)) for artifact in result.artifacts]
+    return MergeResult(metrics, protocols, items, notes, artifacts, warnings)
 
 
 @contextmanager

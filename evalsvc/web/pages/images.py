@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlencode
 
 from pydantic import Field
 
 from evalsvc.client import Client
 from evalsvc.spec.documents.results import Artifact
 from evalsvc.spec.names import MAX_STEP
+from evalsvc.web.image_changes import IMAGE_TYPES, change_between
 from evalsvc.web.page import Content, Page
 from evalsvc.web.pages.run import RunName
 
@@ -20,15 +22,33 @@ COLUMNS = 8
 ROWS = 12
 """Prompts of a page."""
 
+COMPARED = 64
+"""Maximum number of rows whose images are compared to order them."""
+
+MAX_LINKS = 200
+"""Maximum number of steps that the page links to one by one."""
+
+MAX_FIELDS, MAX_VALUE = 40, 300
+"""Maximum number of an image's parameters that are shown, and of characters of each."""
+
+Step = Annotated[int, Field(ge=0, le=MAX_STEP)]
+
 
 @dataclass(frozen=True)
 class Column:
-    """A checkpoint with images."""
+    """A checkpoint."""
 
     run: str
     step: int
-    variant: str
-    samples: Sequence[Artifact]
+    variant: str = "raw"
+    samples: Mapping[str, Artifact] = field(default_factory=dict)
+    """Images by name; the name is the same for the same prompt and seed."""
+    pictures: Sequence[Artifact] = ()
+    """Other images of the checkpoint: its grid, and maps of its losses."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """How the images were drawn."""
+    missing: bool = False
+    """Whether the checkpoint has no images, or does not exist."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +56,10 @@ class Row:
     """A prompt, with its image in each column; None where a checkpoint has no image of the prompt."""
 
     name: str
-    """Name of the files, which is the same for the same prompt and seed."""
     prompt: str
     images: Sequence[Artifact | None]
+    change: float | None = None
+    """How much the images of the two compared columns differ, from 0 to 1; None if they are not compared."""
 
 
 class ImagesPage(Page):
@@ -49,12 +70,18 @@ class ImagesPage(Page):
     run: RunName
     also: Annotated[tuple[RunName, ...], Field(max_length=3, alias="with")] = ()
     """Other runs, whose checkpoints are columns, too."""
-    step: Annotated[tuple[Annotated[int, Field(ge=0, le=MAX_STEP)], ...], Field(max_length=COLUMNS)] = ()
+    step: Annotated[tuple[Step, ...], Field(max_length=COLUMNS)] = ()
     """Steps to show; by default, the first, the last, and others evenly between."""
+    at: Step | None = None
+    """Only this step, of each run, whether it has images or not."""
     task: Annotated[str, Field(max_length=128)] = ""
     """Task that sampled the images; by default, the first."""
     find: Annotated[str, Field(max_length=200)] = ""
     """Only prompts that contain this text."""
+    order: Literal["prompt", "changed"] = "prompt"
+    """Order of the rows: that of the prompts, or those first that changed most between two columns."""
+    between: Annotated[tuple[Annotated[int, Field(ge=1, le=COLUMNS)], ...], Field(max_length=2)] = ()
+    """Numbers of the two columns that are compared; by default, the first and the last."""
     page: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Number of the page, of ROWS prompts each."""
 
@@ -64,54 +91,107 @@ class ImagesPage(Page):
         Raises:
             UnknownName: there is no such run.
         """
-        run = client.run(self.run)
-        grids = [grid for name in (self.run, *self.also) for grid in client.artifacts(name, "grid")]
-        grids = [grid for grid in grids if grid.pruned_at is None]
+        runs = [client.run(name) for name in dict.fromkeys((self.run, *self.also))]
+        grids = [grid for run in runs for grid in client.artifacts(run.name, "grid") if grid.pruned_at is None]
         tasks = sorted({grid.task for grid in grids})
         task = self.task or (tasks[0] if tasks else "")
-        steps = sorted({grid.step for grid in grids if grid.task == task})
-        chosen = [step for step in self.step if step in steps] or _evenly(steps, COLUMNS // (1 + len(self.also)))
-        columns = _columns(client, grids, task, chosen)
-        rows = [row for row in _rows(columns) if self.find.lower() in row.prompt.lower()]
-        first = (self.page - 1) * ROWS
+        grids = [grid for grid in grids if grid.task == task]
+        steps = sorted({grid.step for grid in grids})
+        places = sorted({*steps, *(checkpoint.step for run in runs for checkpoint in run.checkpoints)})
+        chosen = [step for step in self.step if step in steps] or _evenly(steps, COLUMNS // len(runs))
+        columns = self._columns(client, grids, chosen if self.at is None else [self.at])
+        rows, compared = self._ordered(client, _rows(columns, self.find), len(columns))
         values = {
             "query": self,
-            "run": run,
+            "run": runs[0],
             "tasks": tasks,
             "task": task,
             "steps": steps,
+            "places": places,
+            "max_links": MAX_LINKS,
             "chosen": chosen,
             "columns": columns,
-            "rows": rows[first : first + ROWS],
+            "compared": compared,
+            "limit": COMPARED,
+            "rows": rows[(self.page - 1) * ROWS : self.page * ROWS],
+            "count": len(rows),
             "pages": -(-len(rows) // ROWS),
             "others": [other.name for other in client.runs() if other.name != self.run],
+            "details": _details,
+            "is_image": lambda artifact: artifact.media_type in IMAGE_TYPES,
         }
         return Content(f"{self.run}: images", values)
 
-
-def _columns(client: Client, grids: Sequence[Artifact], task: str, steps: Sequence[int]) -> list[Column]:
-    """Return the columns by step, and of one step by run."""
-    places = {(grid.step, grid.run, grid.variant): grid for grid in grids if grid.task == task and grid.step in steps}
-    columns = []
-    for (step, run, variant), grid in sorted(places.items(), key=lambda item: item[0][0]):
-        samples = [
-            sample
-            for sample in client.artifacts(run, "sample", step)
-            if sample.task == task and sample.variant == variant and sample.evaluation == grid.evaluation
+    def address(self, **changes: Any) -> str:
+        """Return the address of the page with other parameters, as its own links have it."""
+        given = self.model_copy(update=changes).model_dump(by_alias=True)
+        pairs = [
+            (name, value)
+            for name, value in given.items()
+            if name != "run" and value not in ("", None, ()) and (name, value) not in (("page", 1), ("order", "prompt"))
         ]
-        columns.append(Column(run, step, variant, samples))
-    return columns[:COLUMNS]
+        return "?" + urlencode(pairs, doseq=True)
+
+    def _columns(self, client: Client, grids: Sequence[Artifact], steps: Sequence[int]) -> list[Column]:
+        """Return the columns by step, and of one step by run."""
+        latest = {(grid.step, grid.run, grid.variant): grid for grid in grids if grid.step in steps}
+        columns = [_column(client, grid) for _, grid in sorted(latest.items(), key=lambda item: item[0][0])]
+        if self.at is not None:
+            shown = {column.run for column in columns}
+            columns += [Column(run, self.at, missing=True) for run in (self.run, *self.also) if run not in shown]
+        return columns[:COLUMNS]
+
+    def _ordered(self, client: Client, rows: list[Row], columns: int) -> tuple[list[Row], tuple[int, int] | None]:
+        """Return the rows in their order, and the numbers of the columns that are compared, if any."""
+        numbers = self.between if len(self.between) == 2 else (1, columns)
+        first, second = (min(number, columns) for number in numbers)
+        if self.order != "changed" or first == second:
+            return rows, None
+        compared = [
+            replace(row, change=change_between(client, row.images[first - 1], row.images[second - 1]))
+            for row in rows[:COMPARED]
+        ]
+        compared.sort(key=lambda row: -1.0 if row.change is None else row.change, reverse=True)
+        return [*compared, *rows[COMPARED:]], (first, second)
 
 
-def _rows(columns: Sequence[Column]) -> list[Row]:
-    by_name = [{sample.name: sample for sample in column.samples} for column in columns]
-    names = sorted({name for samples in by_name for name in samples})
+def _column(client: Client, grid: Artifact) -> Column:
+    """Return the column of a checkpoint that has a grid."""
+    own = [
+        artifact
+        for artifact in client.artifacts(grid.run, step=grid.step)
+        if artifact.variant == grid.variant and artifact.pruned_at is None
+    ]
+    samples = {
+        sample.name: sample
+        for sample in own
+        if sample.kind == "sample" and (sample.task, sample.evaluation) == (grid.task, grid.evaluation)
+    }
+    pictures = [grid, *(each for each in own if each.kind not in ("grid", "sample") and each.media_type in IMAGE_TYPES)]
+    settings = {name: value for name, value in _details(grid).items() if name not in ("images", "columns", "prompts")}
+    return Column(grid.run, grid.step, grid.variant, samples, pictures, settings)
+
+
+def _rows(columns: Sequence[Column], find: str) -> list[Row]:
+    """Return a row per prompt that contains a text."""
     rows = []
-    for name in names:
-        images = [samples.get(name) for samples in by_name]
+    for name in sorted({name for column in columns for name in column.samples}):
+        images = [column.samples.get(name) for column in columns]
         details = next(image.details for image in images if image is not None) or {}
-        rows.append(Row(name, str(details.get("prompt", "")), images))
+        prompt = str(details.get("prompt", ""))
+        if find.lower() in prompt.lower():
+            rows.append(Row(name, prompt, images))
     return rows
+
+
+def _details(artifact: Artifact, prompt: str = "") -> dict[str, str]:
+    """Return the parameters of an image as texts, without a prompt that its row shows."""
+    given = [(name, value) for name, value in (artifact.details or {}).items() if (name, value) != ("prompt", prompt)]
+    return {name[:MAX_VALUE]: _cut("–" if value is None else str(value)) for name, value in given[:MAX_FIELDS]}
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_VALUE else text[:MAX_VALUE] + "…"
 
 
 def _evenly(steps: Sequence[int], number: int) -> list[int]:

@@ -1,0 +1,174 @@
+"""The image wall as HTML: what is in view, in which order, and what it does with files that are no images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from html import unescape
+from typing import Any
+
+import pytest
+from app_in_process import App, app_in_process
+from dashboard_history import MARKUP, png
+from queue_steps import enter, evaluate_whole, metric, submission, suite
+
+from evalsvc.files.artifacts import KeptArtifact, artifact_path, keep_content
+from evalsvc.web.image_changes import reduced
+
+PROMPTS = ["a one", MARKUP, "a three " * 1250, "\u202eruof a\u202c 🐈 =1+1"]
+
+HTML = b"<script>alert(1)</script>"
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
+
+
+def kept(app: App, kind: str, name: str, content: bytes, of: str = "image/png", **details: Any) -> KeptArtifact:
+    folder = app.settings.artifacts_path
+    return KeptArtifact(kind, name, of, details, keep_content(folder, content), len(content))
+
+
+def store(app: App, step: int, samples: Sequence[KeptArtifact], run: str = "run-a") -> None:
+    path = f"/{run}/epoch_{step}.pt"
+    enter(app.store, submission(step, run=run, uri=path, path=path), suite("images", kind="text_to_image"))
+    grid = kept(app, "grid", "grid.png", png((step % 256, 0, 0)), prompts=PROMPTS, seed=0, temperature=1.0)
+    evaluate_whole(app.store, metric(1.0, "text_to_image/fid64", unit="distance"), artifacts=[grid, *samples])
+
+
+def samples(app: App, brightness: Sequence[int]) -> list[KeptArtifact]:
+    """Return a sample of each prompt, in grey of some brightness."""
+    return [
+        kept(app, "sample", f"{i:05d}.png", png((grey,) * 3), prompt=PROMPTS[i], seed=0)
+        for i, grey in enumerate(brightness)
+    ]
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    with app_in_process(tmp_path_factory.mktemp("images") / "data") as app:
+        store(app, 100, samples(app, [0, 0, 0, 0]))
+        store(app, 200, samples(app, [51, 255, 0, 102]))
+        store(app, 100, samples(app, [9, 9, 9, 9]), run="run-b")
+        enter(app.store, submission(300, run="run-a", uri="/late.pt", path="/late.pt"), suite("quick"))
+        evaluate_whole(app.store, metric(1.0))
+        yield app
+
+
+def page(app: App, query: str = "", run: str = "run-a") -> str:
+    answer = app.http.get(f"/runs/{run}/images{query}")
+    assert answer.status_code == 200, answer.text
+    return answer.text
+
+
+def prompts(text: str) -> list[str]:
+    return [unescape(prompt) for prompt in re.findall(r'<tr data-prompt="([^"]*)"', text)]
+
+
+def heads(text: str) -> list[str]:
+    return re.findall(r'<th scope="col">(?!prompt)([^/]*)</th>', text)
+
+
+def test_the_rows_that_changed_most_come_first(app: App) -> None:
+    assert prompts(page(app)) == PROMPTS
+    text = page(app, "?order=changed")
+    assert prompts(text) == [PROMPTS[1], PROMPTS[3], PROMPTS[0], PROMPTS[2]]
+    assert re.findall(r"([\d.]+) % changed", text) == ["100.0", "40.0", "20.0", "0.0"]
+    assert prompts(page(app, "?order=changed&between=2&between=2")) == PROMPTS, "nothing to compare"
+
+
+def test_a_step_without_images_shows_none(app: App) -> None:
+    """A slider that goes on with the image of another step has people read what is not there."""
+    text = page(app, "?at=300")
+    assert "run-a has no images at step 300." in text
+    assert "<img" not in text
+    assert 'data-steps="100 200 300" data-shown="100 200"' in text
+
+
+def test_one_step_of_several_runs(app: App) -> None:
+    assert heads(page(app, "?at=100&with=run-b")) == ["run-a<br>step 100", "run-b<br>step 100"]
+    text = page(app, "?at=200&with=run-b")
+    assert heads(text) == ["run-a<br>step 200", "run-b<br>step 200"]
+    assert "run-b has no images at step 200." in text
+
+
+def test_links_of_the_page_keep_its_state(app: App) -> None:
+    text = page(app, "?at=100&with=run-b&find=one")
+    links = [unescape(link) for link in re.findall(r'href="([?][^"]*)"', text)]
+    assert links
+    for link in links:
+        assert "with=run-b" in link
+        assert "find=one" in link
+        page(app, link)
+
+
+def test_images_out_of_view_are_not_loaded(app: App) -> None:
+    images = re.findall(r"<img[^>]*>", page(app))
+    assert images
+    assert all('loading="lazy"' in image and "width=" in image and "height=" in image for image in images)
+
+
+def test_prompts_are_text(app: App) -> None:
+    text = page(app)
+    assert "<script>alert" not in text
+    assert "<img src=x" not in text
+
+
+WRONG = {
+    "HTML": (HTML, "text/html"),
+    "SVG": (SVG, "image/svg+xml"),
+    "no type": (png((1, 2, 3)), "<b>"),
+    "HTML as PNG": (HTML, "image/png"),
+    "SVG as PNG": (SVG, "image/png"),
+    "half a PNG": (png((1, 2, 3), 64)[:60], "image/png"),
+    "nothing": (b"", "image/png"),
+    "a bomb": (png((0, 0, 0), 1)[:16] + b"\x00\x00\xff\xff\x00\x00\xff\xff" + png((0, 0, 0), 1)[24:], "image/png"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_file_that_is_no_image(app: App, name: str) -> None:
+    """Opened directly, a script in it has no origin; in the wall it is a picture that is broken, or words."""
+    content, of = WRONG[name]
+    run = f"wrong-{list(WRONG).index(name)}"
+    for step, first in enumerate((content, png((7, 7, 7)))):
+        wrong = kept(
+            app, "sample", "00000.png", first, of if step == 0 else "image/png", prompt="a one", seed=HTML.decode()
+        )
+        store(app, step, [wrong], run)
+    text = page(app, "?order=changed", run)
+    assert "<script>alert" not in text
+    assert "not compared" in text or name == "no type"
+    assert ("no image: " in text) == (of != "image/png")
+    addresses = set(re.findall(r'(?:src|href)="(/v1/artifacts/\d+)"', text))
+    for address in addresses:
+        headers = app.http.get(address).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["content-security-policy"].endswith("; sandbox")
+        assert "script-src" not in headers["content-security-policy"]
+    assert addresses
+
+
+def test_a_lost_image_leaves_the_rest_of_the_page(app: App) -> None:
+    lost = kept(app, "sample", "00000.png", png((77, 1, 1)), prompt="a one")
+    store(app, 1, [lost], "lost")
+    store(app, 2, samples(app, [3]), "lost")
+    artifact_path(app.settings.artifacts_path, lost.sha256).unlink()
+    assert "not compared" in page(app, "?order=changed", "lost")
+
+
+def test_odd_details_are_text(app: App) -> None:
+    odd = {"prompt": ["a"], "x" * 5000: "y" * 5000, "nested": {"a": [HTML.decode()]}, "nothing": None}
+    odd |= {f"field {i}": i for i in range(1000)}
+    store(app, 1, [kept(app, "sample", "00000.png", png((5, 5, 5)), **odd)], "odd")
+    text = page(app, run="odd")
+    assert "<script>alert" not in text
+    assert "y" * 400 not in text
+    assert "field 900" not in text
+
+
+@pytest.mark.parametrize("query", ["?at=-1", "?at=a", "?order=x", "?between=0", "?between=9", "?step=1e9", "?page=0"])
+def test_addresses_that_no_page_has(app: App, query: str) -> None:
+    assert app.http.get(f"/runs/run-a/images{query}").status_code == 422
+
+
+def test_an_image_is_reduced_within_bounds() -> None:
+    assert reduced(png((10, 20, 30), 4)) == bytes((10, 20, 30)) * 1024
+    assert reduced(WRONG["a bomb"][0]) is None
