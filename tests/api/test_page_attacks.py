@@ -340,7 +340,12 @@ def test_an_unchanged_page_is_not_that_of_another_session(waiting: App) -> None:
     """The tag of a page is of its whole content, with the key of its forms."""
     browser, other = signed_in(waiting, "submit", "me"), signed_in(waiting, "submit", "other")
     tag = browser.get("/evaluations/1").headers["etag"]
-    assert browser.get("/evaluations/1", **{"If-None-Match": tag}).status_code == 304
+    same = browser.get("/evaluations/1", **{"If-None-Match": tag})
+    assert same.status_code == 304
+    policy = "content-security-policy"
+    assert same.headers[policy] == browser.get("/evaluations/1").headers[policy], (
+        "or a page opened twice has no scripts"
+    )
     answer = other.get("/evaluations/1", **{"If-None-Match": tag})
     assert answer.status_code == 200
     assert "other" in answer.text

@@ -159,6 +159,8 @@ def _conditional(request: Request, body: bytes, media_type: str) -> Response:
     """Return an answer, or 304 for a browser that has the same content."""
     tag = hashlib.sha256(body).hexdigest()[:32]
     if (same := not_modified(request, tag)) is not None:
+        # A browser takes the headers of a 304 for the page that it has, so the page would get the policy of data.
+        same.headers.update(PAGE_HEADERS)
         return same
     return Response(body, media_type=media_type, headers=caching_headers(tag) | PAGE_HEADERS)
 
