@@ -100,8 +100,8 @@ def _rows(old: Sequence[str], new: Sequence[str]) -> Iterator[int]:
     row = every
     yield row
     for word in new:
-        found = row & places.get(word, 0)
-        row = (row + found | row - found) & every
+        matches = row & places.get(word, 0)
+        row = (row + matches | row - matches) & every
         yield row
 
 
