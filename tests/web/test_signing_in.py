@@ -51,7 +51,7 @@ def test_sign_in_act_and_sign_out(chromium: Browser, service: tuple[str, State],
         visit.page.goto(f"{url}/evaluations/1")
         assert visit.page.url == f"{url}/sign-in?next=%2Fevaluations%2F1"
         sign_in(visit, "evalsvc_wrong")
-        assert "not one of this service" in visit.page.get_by_role("alert").inner_text()
+        assert "does not know the token" in visit.page.get_by_role("alert").inner_text()
         sign_in(visit, shown)
         visit.page.wait_for_url(f"{url}/evaluations/1")
         (cookie,) = visit.context.cookies()

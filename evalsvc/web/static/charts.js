@@ -11,10 +11,16 @@
  */
 export const drawn = new Map();
 
-/** Charts that came near the viewport and had no values. @type {Set<Element>} */
+/**
+ * Charts that came near the viewport and had no values.
+ * @type {Set<Element>}
+ */
 const empty = new Set();
 
-/** Charts that the service gave no answer for. @type {Set<Element>} */
+/**
+ * Charts that the service gave no answer for.
+ * @type {Set<Element>}
+ */
 const unanswered = new Set();
 
 /** Number of marks above which a canvas is faster than SVG. */

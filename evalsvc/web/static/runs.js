@@ -1,6 +1,9 @@
 // The table of runs: the button that draws the chosen runs over each other, and verdicts that take a while.
 
-/** Names of the chosen runs, which stay chosen when the table gets new content. @type {Set<string>} */
+/**
+ * Names of the chosen runs, which stay chosen when the table gets new content.
+ * @type {Set<string>}
+ */
 const chosen = new Set();
 
 /** Runs that one chart has colours for. */
@@ -11,7 +14,10 @@ function boxes() {
   return document.querySelectorAll("input.choose");
 }
 
-/** Enable the button if a chart can show the chosen runs. @param {HTMLButtonElement} button */
+/**
+ * Enable the button if a chart can show the chosen runs.
+ * @param {HTMLButtonElement} button
+ */
 function enable(button) {
   button.disabled = chosen.size < 2 || chosen.size > MOST;
   button.title = chosen.size > MOST ? `at most ${MOST} runs` : "";

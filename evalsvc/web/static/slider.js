@@ -2,13 +2,22 @@
 
 import { drawn } from "./charts.js";
 
-/** Steps, or numbers of tokens, that a chart has a value or a gap at, ascending. @type {number[]} */
+/**
+ * Steps, or numbers of tokens, that a chart has a value or a gap at, ascending.
+ * @type {number[]}
+ */
 let places = [];
 
-/** The place that is kept; null for the newest values. @type {number | null} */
+/**
+ * The place that is kept; null for the newest values.
+ * @type {number | null}
+ */
 let kept = null;
 
-/** The place that the pointer is at. @type {number | null} */
+/**
+ * The place that the pointer is at.
+ * @type {number | null}
+ */
 let pointed = null;
 
 /** Pixels that a pointer moves during a click, at most. */
@@ -108,7 +117,10 @@ function keep(at) {
   if (field) field.value = String(at ?? "");
 }
 
-/** Take the places of a chart that was drawn, or got new values, into the slider. @param {Element} element */
+/**
+ * Take the places of a chart that was drawn, or got new values, into the slider.
+ * @param {Element} element
+ */
 function extend(element) {
   const view = drawn.get(element)?.view;
   if (!drawn.get(element)?.marks) return;
@@ -122,7 +134,10 @@ function extend(element) {
   if (box && places.length > 1) box.removeAttribute("hidden");
 }
 
-/** Return the place of a chart's points that is nearest to the pointer. @param {Element} element @param {PointerEvent} event */
+/**
+ * Return the place of a chart's points that is nearest to the pointer.
+ * @param {Element} element @param {PointerEvent} event
+ */
 function nearest(element, event) {
   const view = drawn.get(element)?.view;
   const box = element.querySelector("svg, canvas")?.getBoundingClientRect();
@@ -172,7 +187,10 @@ function followPointer(element) {
   }, true);
 }
 
-/** Have the fields From and To follow the zoom of a chart, so that the button narrows all charts. @param {Element} element */
+/**
+ * Have the fields From and To follow the zoom of a chart, so that the button narrows all charts.
+ * @param {Element} element
+ */
 function followZoom(element) {
   const view = drawn.get(element)?.view;
   const [from, to] = ["from", "to"].map(
@@ -185,7 +203,10 @@ function followZoom(element) {
   });
 }
 
-/** Forget places of the other axis. @param {HTMLElement} form */
+/**
+ * Forget places of the other axis.
+ * @param {HTMLElement} form
+ */
 function clear(form) {
   for (const field of /** @type {NodeListOf<HTMLInputElement>} */ (form.querySelectorAll("[name=step], [name=from], [name=to]"))) {
     field.value = "";
