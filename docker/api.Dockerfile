@@ -3,8 +3,8 @@
 ARG BASE_IMAGE=docker.io/library/python:3.12-slim-trixie
 
 FROM ${BASE_IMAGE} AS build
-# PostgreSQL, and stores of remote checkpoints: the service looks at a checkpoint when it is posted.
-ARG EXTRAS=postgresql,s3,gs,hf
+# PostgreSQL; charts of the pages; and stores of remote checkpoints: the service looks at a checkpoint when it is posted.
+ARG EXTRAS=postgresql,dashboard,s3,gs,hf
 RUN python3 -m venv /opt/tools && python3 -m venv --without-pip /opt/evalsvc
 WORKDIR /src
 # The dependencies first and alone: a change to the code does not install them again.
