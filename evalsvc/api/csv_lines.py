@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -11,7 +9,7 @@ from itertools import islice
 from fastapi.responses import StreamingResponse
 
 from evalsvc.api.middleware.threads import Threads
-from evalsvc.files.csv_cells import plain_cell
+from evalsvc.files.csv_cells import csv_text
 from evalsvc.spec.protocol import number_to_json, plain_json
 
 LINES = 1000
@@ -29,16 +27,10 @@ def csv_response(columns: Sequence[str], rows: Iterable[Sequence[object]], threa
 
 
 def _pieces(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    yield _lines([[plain_cell(name) for name in columns]])
+    yield csv_text([columns])
     rest = iter(rows)
     while piece := [[_cell(value) for value in row] for row in islice(rest, LINES)]:
-        yield _lines(piece)
-
-
-def _lines(rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+        yield csv_text(piece)
 
 
 def _cell(value: object) -> object:
@@ -46,4 +38,4 @@ def _cell(value: object) -> object:
         return number_to_json(value)
     if isinstance(value, (list, dict)):
         return json.dumps(plain_json(value), ensure_ascii=False)
-    return plain_cell(value)
+    return value

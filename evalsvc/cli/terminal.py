@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 import sys
@@ -13,7 +12,7 @@ from rich.text import Text
 
 from evalsvc.cli.table_layout import lay_out
 from evalsvc.cli.wording import in_options
-from evalsvc.files.csv_cells import plain_cell
+from evalsvc.files.csv_cells import csv_text
 from evalsvc.spec.visible_text import visible, visible_line
 
 
@@ -56,13 +55,10 @@ def terminal_width() -> int | None:
 def write_rows(rows: Sequence[Mapping[str, object]]) -> None:
     """Print rows as CSV, with the columns of the first row."""
     if rows:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(map(_csv_cell, rows[0]))
-        writer.writerows([_csv_cell(row.get(name)) for name in rows[0]] for row in rows)
-
-
-def _csv_cell(value: object) -> object:
-    return plain_cell(visible(value) if isinstance(value, str) else value)
+        names = list(rows[0])
+        lines: list[list[object]] = [[*names], *([row.get(name) for name in names] for row in rows)]
+        cells = [[visible(cell) if isinstance(cell, str) else cell for cell in line] for line in lines]
+        print(csv_text(cells), end="")
 
 
 def say(text: str = "", *, err: bool = False, style: str = "") -> None:

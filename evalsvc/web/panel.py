@@ -6,9 +6,7 @@ copy and `evalsvc plot` take panels from here.
 
 from __future__ import annotations
 
-import csv
 import importlib
-import io
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +16,7 @@ from pydantic import Field
 
 from evalsvc.client import Client
 from evalsvc.errors import UnknownName
-from evalsvc.files.csv_cells import plain_cell
+from evalsvc.files.csv_cells import csv_text
 from evalsvc.web.charts import Spec
 from evalsvc.web.query import Query
 from evalsvc.web.vega import Theme
@@ -43,12 +41,7 @@ class Table:
 
     def to_csv(self) -> str:
         """Return the table as CSV. A text that a spreadsheet reads as a formula gets a leading apostrophe."""
-        out = io.StringIO(newline="")
-        # With lines that end by "\n" alone, Python leaves a "\r" within a text unquoted, and readers begin a row there.
-        writer = csv.writer(out, lineterminator="\r\n")
-        writer.writerow(self.columns)
-        writer.writerows([[plain_cell(cell) for cell in row] for row in self.rows])
-        return out.getvalue()
+        return csv_text([self.columns, *self.rows])
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,11 @@
 """Cells that spreadsheets would run."""
 
+import csv
+import io
+
 import pytest
 
-from evalsvc.files.csv_cells import plain_cell
+from evalsvc.files.csv_cells import csv_text, plain_cell
 
 
 @pytest.mark.parametrize(
@@ -19,3 +22,11 @@ def test_what_would_be_a_formula_is_text(text: str) -> None:
 def test_numbers_and_other_text_stay(value: object) -> None:
     """pandas reads them as they are."""
     assert plain_cell(value) is value
+
+
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
+def test_an_end_of_line_within_a_cell_begins_no_row(end: str) -> None:
+    rows = [["metric", "message"], ["coco/fid", f"first{end}=second"], ["loss", "plain"]]
+    text = csv_text(rows)
+    assert list(csv.reader(io.StringIO(text, newline=""))) == rows
+    assert text.startswith("metric,message\n"), "other rows are as short as before"

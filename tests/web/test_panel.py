@@ -44,7 +44,7 @@ def test_no_text_begins_a_row(end: str) -> None:
 
 
 def test_negative_numbers_stay_numbers() -> None:
-    assert Table(["x"], [[-1.5], ["-Infinity"], [-3]]).to_csv() == "x\r\n-1.5\r\n-Infinity\r\n-3\r\n"
+    assert Table(["x"], [[-1.5], ["-Infinity"], [-3]]).to_csv() == "x\n-1.5\n-Infinity\n-3\n"
 
 
 @pytest.mark.parametrize("name", ["a b", "a'; touch x; '", "$(touch x)", "`x`", "a\nb", '"', "ü🐈"])

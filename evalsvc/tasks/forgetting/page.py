@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
 from evalsvc.files.artifacts import Artifact
-from evalsvc.files.csv_cells import plain_cell
+from evalsvc.files.csv_cells import csv_text
 from evalsvc.language.flips import Flip
 from evalsvc.metrics.distance import Distance
 from evalsvc.metrics.intervals import MIN_ITEMS, Interval
@@ -316,8 +314,5 @@ def _table(head: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequenc
 
 def _csv(rows: Sequence[Row]) -> str:
     """Return all columns of all rows as CSV; missing values are empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [each.name for each in fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: plain_cell(value) for name, value in asdict(row).items()} for row in rows)
-    return text.getvalue()
+    columns = [each.name for each in fields(Row)]
+    return csv_text([columns, *(list(asdict(row).values()) for row in rows)])
