@@ -35,6 +35,9 @@ SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 VERDICT_COLOURS = {"better": "#009e73", "worse": "#d55e00"}
 VERDICT_SHAPES = {"better": "triangle-up", "worse": "triangle-down"}
 
+STANDARD_ERRORS = [sign * size for sign in (-1, 1) for size in (2, 10, 100, 1000, 10_000, 100_000)] + [0]
+"""Labels of an axis that is linear near zero and logarithmic beyond."""
+
 
 def curve_chart(
     curves: Sequence[Curve],
@@ -151,7 +154,8 @@ def contrast_chart(rows: Sequence[MetricDifference]) -> Spec:
     """Return the chart of the differences between two checkpoints, a line per metric, in standard errors.
 
     Metrics have different units. Divided by its standard error each difference has the same unit, and better is always
-    to the right: the sign is turned for metrics of which lower is better.
+    to the right: the sign is turned for metrics of which lower is better. The axis is linear near zero, where verdicts
+    turn, and logarithmic beyond, since some differences are thousands of standard errors.
     """
     values: Rows = []
     for row in rows:
@@ -159,9 +163,16 @@ def contrast_chart(rows: Sequence[MetricDifference]) -> Spec:
             z = (-1 if row.direction == "lower" else 1) * row.difference / row.stderr
             text = f"{row.difference:.4g} ± {row.stderr:.2g} {row.unit}"
             if isfinite(z):
-                values.append({"metric": row.metric, "z": z, "verdict": row.verdict, "difference": text})
+                verdict = row.verdict.replace("_", " ")
+                values.append({"metric": row.metric, "z": z, "verdict": verdict, "difference": text})
     y: Spec = {"field": "metric", "type": "nominal", "title": None, "sort": None, "axis": {"labelLimit": 220}}
-    x: Spec = {"field": "z", "type": "quantitative", "title": "difference in standard errors, better →"}
+    x: Spec = {
+        "field": "z",
+        "type": "quantitative",
+        "title": "difference in standard errors, better →",
+        "scale": {"type": "symlog", "constant": 2},
+        "axis": {"values": STANDARD_ERRORS, "labelOverlap": True},
+    }
     colour = _by_verdict([str(row["verdict"]) for row in values])["color"]
     return _spec("differences between two checkpoints in standard errors, better to the right", values) | {
         "height": 18 * max(1, len(values)),

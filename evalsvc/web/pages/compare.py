@@ -11,13 +11,12 @@ from pydantic import Field
 
 from evalsvc.client import Client
 from evalsvc.errors import EvalsvcError, InvalidRequest, UnknownName
-from evalsvc.metrics.companions import Place, divide_rows
 from evalsvc.spec import documents
 from evalsvc.spec.documents.comparisons import Family, Verdict
 from evalsvc.spec.names import CHECKPOINT, checkpoint_name, parse_run
 from evalsvc.spec.protocol import short_json
 from evalsvc.web.page import Content, Page
-from evalsvc.web.panels.contrasts import ContrastsQuery
+from evalsvc.web.panels.contrasts import ContrastsQuery, divided
 from evalsvc.web.panels.difference import DifferenceQuery
 from evalsvc.web.protocol_files import measured_by
 
@@ -107,16 +106,15 @@ class ComparePage(Page):
     def _checkpoints(self, client: Client) -> Mapping[str, object]:
         """Return the comparison of two checkpoints, with the companions of metrics apart."""
         comparison = client.compare(self.a, self.b, family=self.family)
-        rows = comparison.contrasts
-        own = set(divide_rows([Place(row.metric, "", _protocol(row)) for row in rows]).shown)
-        counts = Counter[str](row.verdict for row in rows)
+        rows, yardsticks = divided(comparison.contrasts)
+        counts = Counter[str](row.verdict for row in comparison.contrasts)
         panel = ContrastsQuery(a=self.a, b=self.b, family=self.family).panel_of(comparison)
         return {
             "comparison": comparison,
-            "rows": [row for place, row in enumerate(rows) if place in own],
-            "yardsticks": [row for place, row in enumerate(rows) if place not in own],
+            "rows": rows,
+            "yardsticks": yardsticks,
             "counts": [(verdict, counts[verdict]) for verdict in VERDICTS if counts[verdict]],
-            "other_protocols": list(_other_protocols(client, self.a, self.b, rows)),
+            "other_protocols": list(_other_protocols(client, self.a, self.b, comparison.contrasts)),
             "panels": [panel],
         }
 
@@ -150,11 +148,6 @@ class ComparePage(Page):
         if other == newest:
             return ComparePage(b=newest), f"{newest}, the newest evaluated checkpoint, is {word}."
         return self.model_copy(update={"a": other, "b": newest, "to": ""}), ""
-
-
-def _protocol(row: documents.MetricDifference) -> str:
-    side = row.a or row.b
-    return "" if side is None else side.protocol
 
 
 def _newest(client: Client, run: str, variant: str) -> str:

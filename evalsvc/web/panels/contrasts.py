@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import Annotated, ClassVar
 from urllib.parse import urlencode
 
 from pydantic import Field
 
 from evalsvc.client import Client
-from evalsvc.spec.documents.comparisons import Comparison, Family
+from evalsvc.metrics.companions import Place, divide_rows
+from evalsvc.spec.documents.comparisons import Comparison, Family, MetricDifference
 from evalsvc.web.charts import contrast_chart
 from evalsvc.web.panel import Commands, Panel, PanelQuery, Table
 
@@ -35,12 +37,12 @@ class ContrastsQuery(PanelQuery):
     def panel_of(self, comparison: Comparison) -> Panel:
         """Return the panel of a comparison that was read already."""
         family = {"family": self.family} if self.family != "none" else {}
-        spec = contrast_chart(comparison.contrasts)
+        rows, _ = divided(comparison.contrasts)
         return Panel(
             name=self.name,
             title=f"{self.b} against {self.a}",
             query=self.to_query(),
-            spec=spec if comparison.contrasts else None,
+            spec=contrast_chart(rows) if rows else None,
             table=_table(comparison),
             commands=Commands(
                 cli=f"evalsvc compare {shlex.quote(self.a)} {shlex.quote(self.b)}"
@@ -49,6 +51,13 @@ class ContrastsQuery(PanelQuery):
             ),
             notes=_notes(comparison),
         )
+
+
+def divided(rows: Sequence[MetricDifference]) -> tuple[list[MetricDifference], list[MetricDifference]]:
+    """Return the differences with a verdict of their own, and those of companions, such as perplexities of a loss."""
+    places = [Place(row.metric, "", side.protocol if (side := row.a or row.b) else "") for row in rows]
+    own = set(divide_rows(places).shown)
+    return [row for at, row in enumerate(rows) if at in own], [row for at, row in enumerate(rows) if at not in own]
 
 
 def _notes(comparison: Comparison) -> list[str]:
