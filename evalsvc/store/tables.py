@@ -191,7 +191,7 @@ class Evaluation(Base):
     __tablename__ = "evaluations"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    checkpoint_id: Mapped[int] = mapped_column(ForeignKey("checkpoints.id"), index=True)
+    checkpoint_id: Mapped[int] = mapped_column(ForeignKey("checkpoints.id"))
     suite: Mapped[str] = mapped_column(String(128))
     suite_digest: Mapped[str] = mapped_column(String(64))
     planned: Mapped[bool] = mapped_column(default=False)
@@ -207,6 +207,9 @@ class Evaluation(Base):
 
     checkpoint: Mapped[Checkpoint] = relationship(back_populates="evaluations")
     tasks: Mapped[list[Task]] = relationship(back_populates="evaluation", order_by="Task.index")
+
+    # With an index of the checkpoint alone, PostgreSQL reads the index of states once for each checkpoint of a run.
+    __table_args__ = (Index("ix_evaluations_checkpoint_id_state", "checkpoint_id", "state"),)
 
 
 class EvaluationEvent(Base):
