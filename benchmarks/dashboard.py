@@ -175,13 +175,22 @@ class Measured:
     idle: Mapping[str, float]
 
 
+def until_ready(http: httpx.Client, patience: float = 60.0) -> None:
+    """Return when the service is ready and has been so for three seconds: its workers start meanwhile."""
+    latest = time.monotonic() + patience
+    while (answer := http.get("/readyz")).is_error:
+        if time.monotonic() > latest:
+            answer.raise_for_status()
+        time.sleep(0.2)
+    time.sleep(3)
+
+
 def measure(settings: Settings, chromium: str, sizes: Sizes) -> Measured:
     pages = {name: Visits() for name in addresses(sizes.history)}
     first: dict[str, float] = {}
     with service(settings) as url, httpx.Client(base_url=url, timeout=600, trust_env=False) as http:
         own = service_process(settings)
-        http.get("/readyz").raise_for_status()
-        time.sleep(3)
+        until_ready(http)
         idle, _ = megabytes(own)
         for name, path in addresses(sizes.history).items():
             ask(http, path, found := Visits())
