@@ -68,7 +68,8 @@ def runs_tag(session: Session, page: PageRequest) -> str:
     """Return a text that changes whenever a page of the runs does, found without reading the history."""
     runs = select(Run.created_at, Run.id, Run.name, Run.history_version, Run.base).order_by(Run.id)
     marks = (
-        select(func.count()).select_from(Checkpoint).where(Checkpoint.replaced_at.is_(None)).scalar_subquery(),
+        # Of all checkpoints: one that replaces another is new, and which are replaced takes a scan to know.
+        select(func.count()).select_from(Checkpoint).scalar_subquery(),
         select(func.max(Checkpoint.id)).scalar_subquery(),
     )
     unsucceeded = select(func.count(), func.max(Evaluation.id), func.sum(Evaluation.event_count))
