@@ -112,7 +112,8 @@ def _matching(client: Client, selection: Selection, name: str) -> list[ListedChe
     start = selection.first or 0
     matching = [checkpoint for checkpoint in posted if (checkpoint.step - start) % selection.stride == 0]
     if not matching:
-        client.run(selection.run)  # raises UnknownName with similar names if the run does not exist
+        # Raises UnknownName with similar names if the run does not exist.
+        client.run(selection.run, all_checkpoints=False)
         raise UnknownName(f"no checkpoint matches {name}; evalsvc checkpoints list {selection.run} shows the steps")
     return matching
 

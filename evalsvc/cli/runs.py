@@ -134,7 +134,10 @@ def base(
     if step is None and of is not None:
         raise InvalidRequest(f"--of {of} is given without a step; give both: evalsvc runs base {run} STEP --of {of}")
     with connect(url) as client:
-        present = client.run(run).base if step is None else client.set_base(run, step, of=of, variant=variant)
+        if step is None:
+            present = client.run(run, all_checkpoints=False).base
+        else:
+            present = client.set_base(run, step, of=of, variant=variant)
     posted = "not posted yet" if present.checkpoint is None else f"checkpoint {present.checkpoint}"
     say(f"base of {run}: {present.run} step {present.step} {present.variant} ({posted})")
 
@@ -153,7 +156,7 @@ def delete(
     The files that were posted are not deleted.
     """
     with connect(url) as client:
-        count = client.run(run).checkpoint_count
+        count = client.run(run, all_checkpoints=False).checkpoint_count
         confirm_by_name(f"run {run} with {counted(count, 'checkpoint')}", run, yes)
         deleted = client.delete_run(run, cancel=cancel)
     say(

@@ -21,10 +21,13 @@ class RunMethods(MethodGroup):
         """Return all runs, by name."""
         return [run for page in self._transport.pages(documents.Runs, "/v1/runs") for run in page.runs]
 
-    def run(self, run: str) -> documents.Run:
-        """Return a run with all of its checkpoints, its plan and its base."""
+    def run(self, run: str, *, all_checkpoints: bool = True) -> documents.Run:
+        """Return a run with its checkpoints, its plan and its base.
+
+        With `all_checkpoints=False` one request returns the 500 checkpoints of the highest steps.
+        """
         document = self._transport.get(documents.Run, f"/v1/runs/{segment(run)}")
-        if document.checkpoint_count <= len(document.checkpoints):
+        if not all_checkpoints or document.checkpoint_count <= len(document.checkpoints):
             return document
         pages = self._transport.pages(documents.Checkpoints, "/v1/checkpoints", query_of(run=run))
         return replace(document, checkpoints=[checkpoint for page in pages for checkpoint in page.checkpoints])

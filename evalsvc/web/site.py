@@ -86,7 +86,7 @@ def export_site(
     for run in runs:
         if not NAME.fullmatch(run):
             raise InvalidRequest(f"{run!r} is not the name of a run; give names that `evalsvc runs list` shows")
-        client.run(run)
+        client.run(run, all_checkpoints=False)
     script = vega.script_name() if vega.is_installed() else None
     around = Surroundings(f"/static/{script}" if script else None, url, is_copy=True, links=_links(runs))
     with emptied_on_failure(folder):

@@ -188,7 +188,7 @@ def test_a_metric_is_found_by_typing_and_drawn_when_it_is_seen(chromium: Browser
 
 
 def test_a_long_history_is_drawn_on_a_canvas(chromium: Browser, service: Service) -> None:
-    values = {"lower/a": [Point(step, float(step % 7), 0.1, 50) for step in range(3000)]}
+    values = {"lower/a": [Point(step, float(step % 7), 0.1, 50) for step in range(500)]}
     runs = [f"long-{index}" for index in range(5)]
     for run in runs:
         write(service.state.store, values, run=run)

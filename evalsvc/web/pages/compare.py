@@ -162,7 +162,7 @@ def _newest(client: Client, run: str, variant: str) -> str:
 
 
 def _base(client: Client, run: str) -> str:
-    base = client.run(run).base
+    base = client.run(run, all_checkpoints=False).base
     if base.checkpoint is None:
         raise UnknownName(
             f"the base of {run}, {base.run}@{base.step}, has not been posted; post it, or name another one: "

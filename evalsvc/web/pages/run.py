@@ -60,7 +60,7 @@ class RunPage(Page):
             UnknownName: there is no such run.
             InvalidRequest: the steps are in the wrong order.
         """
-        run = client.run(self.run)
+        run = client.run(self.run, all_checkpoints=False)
         headline = client.headline(self.run)
         names = [known.name for known in headline.names]
         base = self._base(run)

@@ -20,8 +20,14 @@ from evalsvc.web.charts import Scale, curve_chart
 from evalsvc.web.curves import Curve, Line, Missing, companions_of, curves_of, lines_of, missing_of, with_companions
 from evalsvc.web.panel import Commands, MetricName, Panel, PanelQuery, RunNames, Table
 
-POINTS = 500
-"""Buckets of a series: about one per pixel that a chart has."""
+EXACT = 500
+"""Most values of a curve that are all drawn; a curve of more values is drawn in buckets."""
+
+BUCKETS = 250
+"""Most buckets of a curve: about one per pixel that a chart of a page has."""
+
+BUCKETS_OF_ALL = 500
+"""Most buckets of all runs in a chart: what a page takes to make and to draw grows with their number."""
 
 MOST_BUCKETS = 10_000
 """Most buckets that the service makes of a series."""
@@ -70,8 +76,9 @@ class CurveQuery(PanelQuery):
     """First step or token."""
     last: Annotated[Bound, Field(alias="to")] = None
     """Last step or token."""
-    points: Annotated[int, Field(ge=2, le=2000)] = POINTS
-    """Most points of a curve; a longer history is drawn in buckets."""
+    points: Annotated[int | None, Field(ge=2, le=2000)] = None
+    """Most points of a curve; a longer history is drawn in buckets. None: all of 500 values, but 250 buckets of more,
+    and fewer buckets for each of several runs."""
 
     def panel(self, client: Client) -> Panel:
         """Return the chart of a metric, with a table of its values.
@@ -125,10 +132,10 @@ class CurveQuery(PanelQuery):
     def _buckets(self, client: Client, run: str, metrics: Sequence[str]) -> Buckets:
         """Return series in buckets; in narrower ones where values are few and merely close to one another."""
         read = partial(client.buckets, run, metrics, variant=self.variant, x=self.x, first=self.first, last=self.last)
-        buckets = read(points=self.points)
+        buckets = read(points=self.points or min(BUCKETS, BUCKETS_OF_ALL // len(self.run)))
         counts = [sum(series.count) for series in buckets.series]
         is_merged = any(count > len(series.x) for count, series in zip(counts, buckets.series, strict=True))
-        return read(points=MOST_BUCKETS) if is_merged and max(counts) <= self.points else buckets
+        return read(points=MOST_BUCKETS) if is_merged and max(counts) <= (self.points or EXACT) else buckets
 
     def _companions(self, client: Client, run: str, buckets: Buckets) -> list[Curve]:
         """Return the metrics that are read next to the metric, at the places of its points."""

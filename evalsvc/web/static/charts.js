@@ -112,6 +112,15 @@ async function renew(element, chart) {
   element.dispatchEvent(new CustomEvent("drawn", { bubbles: true }));
 }
 
+/**
+ * Tell whether more than the edge of an element is in the viewport.
+ * @param {Element} element
+ */
+function inView(element) {
+  const { top, bottom, height } = element.getBoundingClientRect();
+  return bottom > height / 3 && top < innerHeight - height / 3;
+}
+
 /** Ask again for the charts that the service gave no answer for. */
 export async function askAgain() {
   await Promise.all([...unanswered].map(draw));
@@ -124,18 +133,18 @@ export async function refresh() {
 }
 
 /**
- * Draw the charts below some elements as they come near the viewport.
+ * Draw the charts below some elements as they come near the viewport: first those in it, since all share a processor.
  * @param {Iterable<ParentNode>} places
  */
 export function watch(places) {
   if (!(/** @type {any} */ (window).vegaEmbed)) return;
   const observer = new IntersectionObserver(
-    (entries) => {
-      for (const { isIntersecting, target } of entries) {
-        if (!isIntersecting) continue;
-        observer.unobserve(target);
-        void draw(target);
-      }
+    async (entries) => {
+      const near = entries.filter((entry) => entry.isIntersecting).map((entry) => entry.target);
+      for (const element of near) observer.unobserve(element);
+      const seen = near.filter(inView);
+      await Promise.all(seen.map(draw));
+      for (const element of near) if (!seen.includes(element)) await draw(element);
     },
     { rootMargin: LEAD },
   );

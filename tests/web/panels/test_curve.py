@@ -122,11 +122,23 @@ def test_a_long_history_comes_in_buckets_with_their_range(app: App) -> None:
     write(app.store, {"lower/a": [Point(step, float(step % 7), 0.1, 50) for step in range(5000)]})
     found = panel(app, ("run", "run-a"), ("metric", "lower/a"), ("smooth", "0.9"))
     points = data(found, "points")
-    assert len(points) == 500
-    assert (points[0]["least"], points[0]["most"], points[0]["count"], points[0]["kind"]) == (0.0, 6.0, 10, "imported")
+    assert len(points) == 250
+    assert (points[0]["least"], points[0]["most"], points[0]["count"], points[0]["kind"]) == (0.0, 6.0, 20, "imported")
     assert "each point is the last value of several steps; the light band is their range" in found.notes
     part = panel(app, ("run", "run-a"), ("metric", "lower/a"), ("from", "100"), ("to", "199"))
     assert [row["x"] for row in data(part, "points")] == list(range(100, 200))
+
+
+def test_all_of_a_few_hundred_values_are_drawn_and_longer_histories_share_the_buckets(app: App) -> None:
+    drawn = []
+    for steps in (500, 501):
+        runs = [f"{steps}-{index}" for index in range(4)]
+        for run in runs:
+            write(app.store, {"lower/a": [Point(step, 1.0, 0.1, 50) for step in range(steps)]}, run=run)
+        found = panel(app, *(("run", run) for run in runs), ("metric", "lower/a"))
+        drawn.append(len(data(found, "points")))
+    assert drawn[0] == 4 * 500
+    assert 250 < drawn[1] <= 500
 
 
 def test_few_values_that_lie_close_to_one_another_are_points_of_their_own(app: App) -> None:
