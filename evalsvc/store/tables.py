@@ -149,7 +149,7 @@ class Checkpoint(Base):
     tokens_seen: Mapped[int | None] = mapped_column(BigInteger)
     tags: Mapped[dict[str, str]] = mapped_column(default=dict)
     spool: Mapped[str] = mapped_column(String(8), default="none")
-    spool_state: Mapped[str | None] = mapped_column(String(8))
+    spool_state: Mapped[str | None] = mapped_column(String(8), index=True)
     """State of the spooled copy: None | copying | ready | failed | released."""
     created_at: Mapped[datetime] = mapped_column(default=now)
     replaced_at: Mapped[datetime | None]

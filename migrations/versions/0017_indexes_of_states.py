@@ -1,4 +1,4 @@
-"""the index of evaluations by checkpoint has their state too"""
+"""indexes: a checkpoint's evaluations by state, and checkpoints by the state of their copy"""
 
 from alembic import op
 
@@ -11,8 +11,10 @@ depends_on = None
 def upgrade() -> None:
     op.create_index("ix_evaluations_checkpoint_id_state", "evaluations", ["checkpoint_id", "state"])
     op.drop_index("ix_evaluations_checkpoint_id", "evaluations")
+    op.create_index("ix_checkpoints_spool_state", "checkpoints", ["spool_state"])
 
 
 def downgrade() -> None:
+    op.drop_index("ix_checkpoints_spool_state", "checkpoints")
     op.create_index("ix_evaluations_checkpoint_id", "evaluations", ["checkpoint_id"])
     op.drop_index("ix_evaluations_checkpoint_id_state", "evaluations")
