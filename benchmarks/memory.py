@@ -31,11 +31,12 @@ from torch import nn
 from evalsvc.decoders import load_decoder, to_uint8
 from evalsvc.decoders.config import REGISTERED
 from evalsvc.decoders.movqgan import MoVQGAN
+from evalsvc.families.open_lm import registered_models
 from evalsvc.models import Transformer, load_model
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams
 from evalsvc.sampling.fitting import BatchShape, generate_fitting
 from evalsvc.sampling.memory import footprint
-from evalsvc.spec.model_config import ModelConfig, registered_models
+from evalsvc.spec.model_config import ModelConfig
 
 LIMIT = 8_000_000_000
 TOLERANCE = 0.1

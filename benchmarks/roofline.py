@@ -24,13 +24,14 @@ from dataclasses import dataclass, replace
 import torch
 from side_by_side import copy_bandwidth, gemm_rate, machine, print_last_line, read_bandwidth, seconds
 
+from evalsvc.families.open_lm import registered_models
 from evalsvc.models import Transformer
 from evalsvc.models.packing import layer_weights
 from evalsvc.precision import use_full_float32
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, generate
 from evalsvc.sampling.memory import footprint
 from evalsvc.spec.layout import image_then_special
-from evalsvc.spec.model_config import ModelConfig, registered_models
+from evalsvc.spec.model_config import ModelConfig
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8": 1}
 COCO = 30_000

@@ -26,6 +26,7 @@ FLOORS = (
     ("secret_files", "connection_errors"),
     ("config", "files", "installation"),
     ("spec",),
+    ("families",),
     ("log", "checkpoints", "metrics", "client"),
     ("cluster", "data", "models"),
     ("compare", "decoders", "features", "messages", "watch"),
@@ -168,7 +169,7 @@ def test_the_service_starts_and_checks_suites_without_torch() -> None:
     Commands that measure on this machine import the worker when they run.
     """
     rooms = ("api", "cli", "client", "cluster", "compare", "doctor", "service", "store", "watch")
-    modules = [*modules_of(*rooms), "evalsvc.data.tokens", "evalsvc.spec.layout", "evalsvc.spec.model_config"]
+    modules = [*modules_of(*rooms), "evalsvc.data.tokens", "evalsvc.spec.layout", *modules_of("families")]
     run_blocked(WORKER_PACKAGES, modules, CHECK_SUITES)
 
 

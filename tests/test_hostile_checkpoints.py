@@ -16,8 +16,8 @@ from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, InvalidModelConfig
+from evalsvc.families.reading import read_model_spec
 from evalsvc.spec.documents.reading import content_of
-from evalsvc.spec.model_config import read_model_spec
 from evalsvc.spec.suite import parse_suite
 from evalsvc.worker.local import run_suite
 

@@ -18,7 +18,7 @@ from on_card.tiny_models import few_threads
 GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden"
 OPEN_LM_CASES = 10
 OPEN_LM_ERROR = 1e-5
-"""Largest difference of logits, keys and values in float32, as in tests/models/test_open_lm.py."""
+"""Largest difference of logits, keys and values in float32, as in tests/models/test_transformer.py."""
 BFLOAT16_ERROR = 5e-2
 DECODER_ERROR = 3e-5
 """Largest difference of pixels in -1…1 and of latents, as in tests/decoders/test_movqgan.py."""

@@ -37,8 +37,9 @@ from evalsvc.errors import (
     NotACheckpoint,
     os_reason,
 )
+from evalsvc.families.config_files import MAX_JSON_FILES
+from evalsvc.families.open_lm_files import recorded_model
 from evalsvc.files.opened import OPEN_FILES, Allow, anywhere, real_path
-from evalsvc.spec.model_config import MAX_JSON_FILES, recorded_model
 
 NEIGHBOURS = ("params.txt", "config.json", ".metadata")
 """Files next to a checkpoint that are read by name and must lie inside the roots. Other JSON files outside the roots

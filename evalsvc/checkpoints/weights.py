@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -273,12 +273,20 @@ def _strip(key: str, prefixes: Iterable[str]) -> str:
 # from a file's tensors to a module's
 
 
-def copied(path: Path | str, tensors: dict[str, Tensor], dtype: torch.dtype, device: str) -> dict[str, Tensor]:
+def emptied(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yield names and tensors, and remove each, so that there are never two copies of all weights."""
+    for name in list(tensors):
+        yield name, tensors.pop(name)
+
+
+def copied(
+    path: Path | str, tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype, device: str
+) -> dict[str, Tensor]:
     """Copy tensors from the mapped file, one at a time: the training run may replace the file while the model is used.
 
-    Empties `tensors`, so that there are never two copies of all weights. Raises NonFinite.
+    Raises NonFinite.
     """
-    copies = {name: tensors.pop(name).to(device=device, dtype=dtype, copy=True) for name in list(tensors)}
+    copies = {name: tensor.to(device=device, dtype=dtype, copy=True) for name, tensor in tensors}
     broken = [name for name, tensor in copies.items() if not is_finite(tensor)]
     if broken:
         raise NonFinite(

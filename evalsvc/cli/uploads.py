@@ -6,7 +6,7 @@ from pathlib import Path
 
 from evalsvc.cli.weights import Description, inline_model, is_virtual
 from evalsvc.errors import InvalidRequest
-from evalsvc.spec.model_config import find_model_config
+from evalsvc.families.reading import find_model_config
 
 
 def uploaded_path(uri: str) -> str:

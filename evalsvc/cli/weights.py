@@ -14,8 +14,8 @@ from evalsvc.checkpoints.reference import CheckpointRef, Virtual
 from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
+from evalsvc.families.reading import read_model_spec
 from evalsvc.spec.layout import parse_layout
-from evalsvc.spec.model_config import read_model_spec
 
 Description: TypeAlias = Mapping[str, object] | None
 """Checked model or layout in the form that the service accepts; None if none is given."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evalsvc.checkpoints.weights import DTYPES, Weights, copied, is_plain, listed, read_weights, some
+from evalsvc.checkpoints.weights import DTYPES, Weights, copied, emptied, is_plain, listed, read_weights, some
 from evalsvc.decoders.config import resolve_config
 from evalsvc.decoders.decoder import ImageDecoder
 from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, UnknownName, UnsupportedModel, show_name
@@ -50,7 +50,7 @@ def load_decoder(
         decoder = kind.from_config(content)
     tensors, ignored = _matched(path, weights, decoder, ema)
     del weights  # `tensors` then holds the last reference to each tensor
-    decoder.load_state_dict(copied(path, tensors, DTYPES[dtype], device), assign=True)
+    decoder.load_state_dict(copied(path, emptied(tensors), DTYPES[dtype], device), assign=True)
     decoder.ignored = ignored
     if torch.device(device).type == "cpu":
         decoder = decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 from transformers.utils import logging
 
-from evalsvc.checkpoints.weights import copied, is_plain, listed, read_weights, tensor_digest
+from evalsvc.checkpoints.weights import copied, emptied, is_plain, listed, read_weights, tensor_digest
 from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, json_reason, os_reason, show_name
 from evalsvc.spec.protocol import canonical_json
 
@@ -187,7 +187,7 @@ def load_network(kind: Any, config: Any, folder: Path, device: str) -> tuple[Any
     if problems:
         raise CheckpointMismatch(f"the weights in {folder} cannot be loaded; {'; '.join(problems)}")
     _require_about_as_large(kind, config, folder, sum(tensor.numel() for tensor in named.values()))
-    tensors = copied(folder, named, torch.float32, "cpu")
+    tensors = copied(folder, emptied(named), torch.float32, "cpu")
     digest = tensor_digest(tensors)
     with _without_progress_bar():
         network, report = kind.from_pretrained(

@@ -3,8 +3,8 @@
 from evalsvc.models.decoding import DecodePath, DecodeStep, WeightLayout, can_compile, compiled
 from evalsvc.models.kv_cache import KVCache
 from evalsvc.models.loading import load_model
-from evalsvc.models.open_lm import Transformer
 from evalsvc.models.packing import WeightFormat, packed_bytes, worth_packing
+from evalsvc.models.transformer import Transformer
 from evalsvc.models.tree import Carried, read_trie, tree_hidden
 from evalsvc.models.trie import build_trie
 from evalsvc.spec.model_config import ModelConfig

@@ -24,11 +24,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from evalsvc.models import private
+from evalsvc.models.attention import grouped_attention
+from evalsvc.models.feed_forward import silu_gated
 from evalsvc.models.graphs import Graphs
 from evalsvc.models.kv_cache import KVCache
-from evalsvc.models.layer import EAGER, Block, Kernels, Products, RMSNorm, add_norm, rms_norm, silu_gated, turn
-from evalsvc.models.open_lm import Transformer
+from evalsvc.models.layer import EAGER, Block, Kernels, Products, add_norm
+from evalsvc.models.norms import RMSNorm
 from evalsvc.models.packing import Linear, WeightFormat, int8_linear, packed_linear, plain_linear
+from evalsvc.models.rotation import turn
+from evalsvc.models.transformer import Transformer
 
 DecodePath = Literal["plain", "packed", "compiled", "graph"]
 
@@ -94,8 +98,8 @@ def _make(model: Transformer, layout: WeightLayout) -> LaidOut:
 def _products(layer: Block, layout: WeightLayout) -> Products:
     linear, attention, feed_forward = layout.linear, layer.attention, layer.feed_forward
     return Products(
-        linear(attention.in_proj.weight),
-        linear(attention.out_proj.weight),
+        linear(attention.in_proj.weight, attention.in_proj.bias),
+        linear(attention.out_proj.weight, attention.out_proj.bias),
         linear(*feed_forward.parameters_into()),
         linear(*feed_forward.parameters_out()),
     )
@@ -110,16 +114,20 @@ def _index(image_ids: Sequence[int], model: Transformer) -> slice | Tensor:
 
 def blocked_attention(
     queries: Tensor,  # [R, H, head_dim]
-    keys: Tensor,  # [R, H, S / BLOCK, head_dim, BLOCK]
-    values: Tensor,  # [R, H, head_dim / width, S, width]
+    keys: Tensor,  # [R, KV, S / BLOCK, head_dim, BLOCK]
+    values: Tensor,  # [R, KV, head_dim / width, S, width]
     bias: Tensor,  # [R, S], 0 to attend and -inf not to
     span: int,  # slots to look at, a multiple of BLOCK
 ) -> Tensor:  # [R, H·head_dim], in the arithmetic's dtype
-    """Compute softmax(q·K / √head_dim)·V over the first `span` slots, in float32 at least."""
+    """Compute softmax(q·K / √head_dim)·V over the first `span` slots, in float32 at least.
+
+    Each head of keys serves H / KV heads of queries.
+    """
+    queries = queries.unflatten(1, (keys.shape[1], -1))  # [R, KV, H / KV, head_dim]
     wide = torch.promote_types(keys.dtype, torch.float32)
-    scores = (queries.to(wide)[:, :, None, :, None] * keys[:, :, : span // BLOCK].to(wide)).sum(3).flatten(2)
-    weights = (scores * queries.shape[-1] ** -0.5 + bias[:, None, :span].to(wide)).softmax(-1)
-    mixed: Tensor = (weights[:, :, None, :, None] * values[:, :, :, :span].to(wide)).sum(3)
+    scores = (queries.to(wide)[:, :, :, None, :, None] * keys[:, :, None, : span // BLOCK].to(wide)).sum(4).flatten(3)
+    weights = (scores * queries.shape[-1] ** -0.5 + bias[:, None, None, :span].to(wide)).softmax(-1)
+    mixed: Tensor = (weights[:, :, :, None, :, None] * values[:, :, None, :, :span].to(wide)).sum(4)
     return mixed.flatten(1)
 
 
@@ -136,14 +144,16 @@ def compiled(function: Callable[..., Any], dynamic: bool = False) -> Callable[..
 
 
 @functools.cache
-def compiled_attention(rows: int, heads: int, head_dim: int) -> Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]:
+def compiled_attention(
+    rows: int, heads: int, kv_heads: int, head_dim: int
+) -> Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]:
     """Return `blocked_attention` compiled for all spans of one batch shape, with the fixed sizes as constants."""
 
     def attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, span: int) -> Tensor:
         width = BLOCK if head_dim % BLOCK == 0 else head_dim
         queries = queries.reshape(rows, heads, head_dim)
-        keys = keys.view(rows, heads, -1, head_dim, BLOCK)
-        values = values.view(rows, heads, head_dim // width, -1, width)
+        keys = keys.view(rows, kv_heads, -1, head_dim, BLOCK)
+        values = values.view(rows, kv_heads, head_dim // width, -1, width)
         return blocked_attention(queries, keys, values, bias, span)
 
     return compiled(attention, dynamic=True)
@@ -158,13 +168,15 @@ def compiled_add_norm(x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple
     """Compute `add_norm`, in one kernel where the norm is an RMSNorm."""
     if delta is None or not isinstance(norm, RMSNorm):
         return add_norm(x, delta, norm)
-    added: tuple[Tensor, Tensor] = compiled(add_rms)(x, delta, norm.weight, norm.eps)
+    added: tuple[Tensor, Tensor] = compiled(add_rms)(x, delta, norm.weight, norm.eps, norm.arithmetic)
     return added
 
 
-def add_rms(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def add_rms(
+    x: Tensor, delta: Tensor, weight: Tensor, eps: float, norm: Callable[[Tensor, Tensor, float], Tensor]
+) -> tuple[Tensor, Tensor]:
     x = x + delta
-    return x, rms_norm(x, weight, eps)
+    return x, norm(x, weight, eps)
 
 
 @functools.cache
@@ -192,8 +204,8 @@ class DecodeCache(Protocol):
         self,
         layer: int,
         queries: Tensor,  # [R, H, head_dim]
-        keys: Tensor,  # [R, H, head_dim]
-        values: Tensor,  # [R, H, head_dim]
+        keys: Tensor,  # [R, KV, head_dim]
+        values: Tensor,  # [R, KV, head_dim]
         slot: Slot,
         bias: Tensor,  # [R, capacity]
     ) -> Tensor:  # [R, H·head_dim]
@@ -215,7 +227,7 @@ class StraightCache:
 
     def __init__(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
         # Zeros: slots that are not live yet may be read with weight 0, which NaN would survive.
-        self.keys = torch.zeros(tuple(shape), dtype=dtype, device=device)  # [layers, R, H, capacity, head_dim]
+        self.keys = torch.zeros(tuple(shape), dtype=dtype, device=device)  # [layers, R, KV, capacity, head_dim]
         self.values = torch.zeros_like(self.keys)
 
     def load(self, rows: slice, prefix: KVCache) -> None:
@@ -230,11 +242,11 @@ class StraightCache:
         else:
             live_keys.index_copy_(2, slot.index, keys[:, :, None].to(live_keys.dtype))
             live_values.index_copy_(2, slot.index, values[:, :, None].to(live_keys.dtype))
-        mixed = functional.scaled_dot_product_attention(
+        mixed = grouped_attention(
             queries[:, :, None].to(live_keys.dtype),
             live_keys[:, :, : slot.span],
             live_values[:, :, : slot.span],
-            attn_mask=bias[:, None, None, : slot.span],
+            bias[:, None, None, : slot.span],
         )
         return mixed.flatten(1)
 
@@ -242,12 +254,13 @@ class StraightCache:
 class BlockedCache:
     """Cache in blocks of 16 slots for keys and of 16 dimensions for values: both sums run along whole registers."""
 
-    def __init__(self, shape: Sequence[int], dtype: torch.dtype) -> None:
-        layers, rows, heads, capacity, head_dim = shape
+    def __init__(self, shape: Sequence[int], heads: int, dtype: torch.dtype) -> None:
+        """Make a cache of `shape` [layers, R, KV, capacity, head_dim], for `heads` heads of queries."""
+        layers, rows, kv_heads, capacity, head_dim = shape
         self.width = BLOCK if head_dim % BLOCK == 0 else head_dim
-        self.keys = torch.zeros(layers, rows, heads, capacity // BLOCK, head_dim, BLOCK, dtype=dtype)
-        self.values = torch.zeros(layers, rows, heads, head_dim // self.width, capacity, self.width, dtype=dtype)
-        self.attention = compiled_attention(rows, heads, head_dim)
+        self.keys = torch.zeros(layers, rows, kv_heads, capacity // BLOCK, head_dim, BLOCK, dtype=dtype)
+        self.values = torch.zeros(layers, rows, kv_heads, head_dim // self.width, capacity, self.width, dtype=dtype)
+        self.attention = compiled_attention(rows, heads, kv_heads, head_dim)
 
     def load(self, rows: slice, prefix: KVCache) -> None:
         length = prefix.length
@@ -287,10 +300,12 @@ class DecodeStep:
         self.weights = lay_out(model, layout)
         capacity = rounded_slots(capacity, path)
         self.kernels = compiled_kernels() if path == "compiled" else EAGER
-        shape = (config.n_layers, layout.rows, config.n_heads, capacity, config.head_dim)
+        shape = (config.n_layers, layout.rows, config.kv_heads, capacity, config.head_dim)
         dtype = cache_dtype or weight.dtype
         self.cache: DecodeCache = (
-            BlockedCache(shape, dtype) if path == "compiled" else StraightCache(shape, dtype, weight.device)
+            BlockedCache(shape, config.n_heads, dtype)
+            if path == "compiled"
+            else StraightCache(shape, dtype, weight.device)
         )
         self.bias = torch.zeros(layout.rows, capacity, dtype=dtype, device=weight.device)
         self.graphs = Graphs(layout.rows, weight.device) if path == "graph" else None

@@ -18,7 +18,7 @@ class KVCache:
         self,
         n_layers: int,
         batch: int,
-        n_heads: int,
+        kv_heads: int,
         capacity: int,
         head_dim: int,
         *,
@@ -28,7 +28,7 @@ class KVCache:
         shape = (
             n_layers,
             batch,
-            n_heads,
+            kv_heads,
             capacity,
             head_dim,
         )  # slots next to head_dim, so that attention reads in order
@@ -43,10 +43,10 @@ class KVCache:
     def write(
         self,
         layer: int,
-        keys: Tensor,  # [B, H, T, head_dim]
-        values: Tensor,  # [B, H, T, head_dim]
+        keys: Tensor,  # [B, KV, T, head_dim]
+        values: Tensor,  # [B, KV, T, head_dim]
     ) -> tuple[Tensor, Tensor]:
-        """Store T new tokens of one layer; return its live keys and values, views of [B, H, length + T, head_dim]."""
+        """Store T new tokens of one layer; return its live keys and values, views of [B, KV, length + T, head_dim]."""
         end = self.length + keys.shape[2]
         self.keys[layer, :, :, self.length : end] = keys
         self.values[layer, :, :, self.length : end] = values

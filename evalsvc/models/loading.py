@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -12,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evalsvc.checkpoints.weights import DTYPES, Weights, copied, is_finite, is_plain, listed, read_weights
+from evalsvc.checkpoints.weights import DTYPES, copied, is_finite, read_weights
 from evalsvc.errors import CheckpointMismatch, NonFinite, UnknownName
-from evalsvc.models.layer import LayerNorm, RMSNorm
-from evalsvc.models.open_lm import INV_FREQ_DTYPES, Transformer, inv_freq_table
-from evalsvc.spec.model_config import ModelConfig, registered_models, resolve_config
+from evalsvc.families.reading import resolve_config
+from evalsvc.models.file_tensors import INV_FREQ, matched, open_lm_frequencies, values
+from evalsvc.models.norms import LayerNorm, RMSNorm
+from evalsvc.models.rotation import inv_freq_table
+from evalsvc.models.transformer import INV_FREQ_DTYPES, Transformer
+from evalsvc.spec.model_config import ModelConfig
 
-INV_FREQ = ".attention.pos_embed.inv_freq"
 SAME_FREQUENCY = 5e-7
 """Relative difference up to which two frequencies are equal: four units in the last place of float32, since devices
 compute powers differently. At position 2,048 the difference is a thousandth of a radian.
@@ -35,11 +36,11 @@ def load_model(
 ) -> Transformer:
     """Return the model in `path`, in eval mode and without gradients, as one copy of the weights on `device`.
 
-    The rotary frequencies are those of the file; see `saved_frequencies`.
+    The rotary frequencies are those of the file, where it saves them; see `saved_frequencies`.
 
     Args:
-        config: a registered open_lm name, the path of a model JSON, its fields, or None for the JSON next to the
-            checkpoint.
+        config: a registered open_lm name, the path of a model JSON or a Hugging Face `config.json`, its fields, or None
+            for the JSON next to the checkpoint.
 
     Raises:
         CheckpointError: as `resolve_config` and `read_weights`.
@@ -56,7 +57,7 @@ def load_model(
     if (saved := saved_frequencies(path, config, weights.tensors)) is not None:
         model.use_frequencies(saved)
     del weights  # `tensors` then holds the last reference to each tensor
-    return filled(model, path, tensors, dtype, device)
+    return filled(model, path, values(tensors), dtype, device)
 
 
 def empty_model(config: ModelConfig, dtype: str, rotary_inv_freq_dtype: str) -> Transformer:
@@ -67,76 +68,13 @@ def empty_model(config: ModelConfig, dtype: str, rotary_inv_freq_dtype: str) -> 
         return Transformer(config, rotary_inv_freq_dtype)
 
 
-def filled(model: Transformer, name: Path | str, tensors: dict[str, Tensor], dtype: str, device: str) -> Transformer:
-    """Fill `model` with copies of `tensors`, which is empty afterwards. Raises NonFinite with `name` in the message."""
+def filled(
+    model: Transformer, name: Path | str, tensors: Iterable[tuple[str, Tensor]], dtype: str, device: str
+) -> Transformer:
+    """Fill `model` with copies of `tensors`, taken one at a time. Raises NonFinite with `name` in the message."""
     model.load_state_dict(copied(name, tensors, DTYPES[dtype], device), strict=False, assign=True)
     model.tie_weights()
     return model.to(device).requires_grad_(False).eval()
-
-
-def matched(path: Path, config: ModelConfig, weights: Weights, model: Transformer) -> dict[str, Tensor]:
-    """Return the file's tensors under the model's names, each exactly once. Raises CheckpointMismatch."""
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    known = expected | _inv_freq_shapes(config)
-    tensors, pairs = _one_name_each(config, weights.tensors)
-    shapes_in_file = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    wrong = [name for name in shapes_in_file if name in known and shapes_in_file[name] != known[name]]
-    problems = listed("missing", (name for name in expected if name not in shapes_in_file))
-    problems += listed("unexpected", (name for name in shapes_in_file if name not in known))
-    shapes = (f"{name} {list(shapes_in_file[name])} instead of {list(known[name])}" for name in wrong)
-    problems += listed("wrongly shaped", shapes)
-    problems += listed(
-        "no plain floating-point tensor", (name for name in shapes_in_file if not is_plain(tensors[name]))
-    )
-    # Compare values last: comparing reads the data, which is worthwhile only when all shapes are right.
-    problems = problems or listed("saved under two names with different values", _unequal(pairs))
-    if problems:
-        raise CheckpointMismatch(_mismatch(path, config, weights, problems))
-    tied = {"output.weight"} if config.weight_tying else set()
-    return {name: tensors[name] for name in expected if name not in tied}
-
-
-def _inv_freq_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of open_lm's saved rotary buffers, the only sign of the number of heads in a file."""
-    if config.positional_embedding_type not in ("rotary", "head_rotary"):
-        return {}
-    return {f"layers.{layer}{INV_FREQ}": (config.head_dim // 2,) for layer in range(config.n_layers)}
-
-
-def _one_name_each(
-    config: ModelConfig, tensors: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], list[tuple[str, Tensor, Tensor]]]:
-    """Return `tensors` by the model's names, and the pairs that the file has under both of open_lm's names."""
-    renamed = dict(tensors)
-    pairs = []
-    for name, other in _twins(config):
-        if name in tensors and other in tensors:
-            pairs.append((f"{name} and {other}", tensors[name], tensors[other]))
-        if other in renamed:
-            renamed.setdefault(name, renamed.pop(other))
-    if config.weight_tying and "tok_embeddings.weight" in renamed:
-        renamed["output.weight"] = renamed["tok_embeddings.weight"]
-    return renamed, pairs
-
-
-def _unequal(pairs: Iterable[tuple[str, Tensor, Tensor]]) -> list[str]:
-    # NaN counts as equal to NaN: NaN has its own error later.
-    return [
-        names
-        for names, first, second in pairs
-        if first.shape != second.shape
-        or first.dtype != second.dtype
-        or not torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)
-    ]
-
-
-def _twins(config: ModelConfig) -> Iterator[tuple[str, str]]:
-    if config.weight_tying:
-        yield "tok_embeddings.weight", "output.weight"
-    if config.ffn_type == "gelu":
-        for layer in range(config.n_layers):
-            yield f"layers.{layer}.feed_forward.0.weight", f"layers.{layer}._ff_w1.weight"
-            yield f"layers.{layer}.feed_forward.2.weight", f"layers.{layer}._ff_w2.weight"
 
 
 # rotary frequencies
@@ -145,7 +83,7 @@ def _twins(config: ModelConfig) -> Iterator[tuple[str, str]]:
 def saved_frequencies(
     path: Path, config: ModelConfig, tensors: Mapping[str, Tensor]
 ) -> Tensor | None:  # [head_dim / 2] float32
-    """Return the rotary frequencies of a file that differ from open_lm's table; None means the table.
+    """Return the rotary frequencies of a file that differ from open_lm's table; None: those of the configuration.
 
     open_lm computes with the saved values on every GPU. Values that equal the table in float32, or its rounding to
     bfloat16 or float16, add nothing to the configuration.
@@ -154,22 +92,13 @@ def saved_frequencies(
         CheckpointMismatch: the layers do not all save the same frequencies.
         NonFinite: a frequency is NaN or infinite.
     """
-    if config.positional_embedding_type != "rotary":
-        return None  # head_rotary rotates queries and keys alike, so its frequencies have no effect
-    shapes = _inv_freq_shapes(config)
-    usable = {
-        name: tensors[name]
-        for name, shape in shapes.items()
-        if name in tensors
-        and tuple(tensors[name].shape) == shape
-        and is_plain(tensors[name])  # `matched` reports any other
-    }
-    saved = {name: tensor.to(torch.float32, copy=True) for name, tensor in usable.items()}
+    by_layer = open_lm_frequencies(config, tensors)
+    saved = {name: frequencies for name, frequencies in by_layer.items() if frequencies is not None}
     if all(_is_table(frequencies) for frequencies in saved.values()):
         return None
     if broken := [name for name, frequencies in saved.items() if not is_finite(frequencies)]:
         raise NonFinite(f"{path} has NaN or infinity in {broken[0]}; write the model's rotary frequencies there")
-    first, *others = shapes
+    first, *others = by_layer
     if first not in saved or any(
         name not in saved or not same_frequencies(saved[name], saved[first]) for name in others
     ):
@@ -194,49 +123,6 @@ def _is_table(saved: Tensor) -> bool:
     # Rounding keeps order: values between two bounds stay between the bounds when all are rounded.
     rounded = ((low.to(dtype).float(), high.to(dtype).float()) for dtype in INV_FREQ_DTYPES.values())
     return any(bool(((least <= saved) & (saved <= most)).all()) for least, most in rounded)
-
-
-# what a mismatch says
-
-
-def _mismatch(path: Path, config: ModelConfig, weights: Weights, problems: list[str]) -> str:
-    given = f"hidden_dim {config.hidden_dim}, n_layers {config.n_layers}, vocab_size {config.vocab_size}"
-    parts = [f"{path} ({weights.format}) does not match the model configuration ({given})", *problems]
-    shape = _shape_of(weights.tensors)
-    if not shape:
-        parts.append("the file holds no tok_embeddings.weight [vocab_size, hidden_dim]: it is not an open_lm model")
-        return "; ".join(parts)
-    parts.append("the file holds " + ", ".join(f"{key} {value}" for key, value in shape.items()))
-    if shape["vocab_size"] != config.vocab_size:
-        relation = "smaller" if config.vocab_size < shape["vocab_size"] else "larger"
-        parts.append(f"vocab_size {config.vocab_size} is {relation} than its {shape['vocab_size']} rows: correct it")
-    parts.append(f"the nearest registered model is {_nearest(shape)}")
-    return "; ".join(parts)
-
-
-def _shape_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Return hidden_dim, n_layers, vocab_size, and head_dim where known; empty if the table is missing."""
-    table = tensors.get("tok_embeddings.weight", tensors.get("output.weight"))
-    if table is None or table.dim() != 2:
-        return {}
-    indices = {key.split(".")[1] for key in tensors if key.startswith("layers.")}
-    shape = {"hidden_dim": table.shape[1], "n_layers": len(indices), "vocab_size": table.shape[0]}
-    buffers = [tensor for key, tensor in tensors.items() if key.endswith(INV_FREQ)]
-    return shape | ({"head_dim": 2 * buffers[0].numel()} if buffers else {})
-
-
-def _nearest(shape: Mapping[str, int]) -> str:
-    """Return the registered name with the nearest shape. The vocabulary does not count, since models are widened."""
-
-    def distance(fields: Mapping[str, int]) -> float:
-        head_dim = fields["hidden_dim"] // fields["n_heads"]
-        total = sum(abs(math.log(fields[key] / max(shape[key], 1))) for key in ("hidden_dim", "n_layers"))
-        return total + (0.1 if head_dim != shape.get("head_dim", head_dim) else 0.0)
-
-    models = registered_models()
-    name = min(models, key=lambda candidate: distance(models[candidate]))
-    fields = models[name]
-    return f"{name} (hidden_dim {fields['hidden_dim']}, n_layers {fields['n_layers']}, n_heads {fields['n_heads']})"
 
 
 # why logits are NaN

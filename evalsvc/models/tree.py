@@ -16,9 +16,9 @@ from itertools import zip_longest
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from evalsvc.models.open_lm import Transformer
+from evalsvc.models.attention import grouped_attention
+from evalsvc.models.transformer import Transformer
 from evalsvc.models.trie import NOTHING, Batch, Ints, Row, Trie
 
 PADDING = 1.25
@@ -42,7 +42,7 @@ def read_trie(model: Transformer, trie: Trie) -> Iterator[tuple[Batch, Tensor]]:
 
 @dataclass(frozen=True, eq=False)
 class Carried:
-    """Keys and values of nodes, by layer [P, H, head_dim]; empty without nodes."""
+    """Keys and values of nodes, by layer [P, KV, head_dim]; empty without nodes."""
 
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
@@ -58,7 +58,7 @@ def tree_hidden(
 ) -> tuple[Tensor, Carried]:  # [N, D]
     """Return the output of the final norm for the nodes of a batch, and keys and values of the nodes `kept`.
 
-    `carried` has the keys and values of `batch.carried`. Raises InvalidData for positions beyond llama_rotary's table.
+    `carried` has the keys and values of `batch.carried`. Raises InvalidData as `Positions.require_rows`.
     """
     weight = model.tok_embeddings.weight
     span = slice(batch.start, batch.stop)
@@ -97,7 +97,7 @@ class _Group:
     def mix(
         self,
         queries: Tensor,  # [·, H, head_dim]
-        keys: Tensor,
+        keys: Tensor,  # [·, KV, head_dim]
         values: Tensor,
     ) -> Tensor:  # [B·T, H, head_dim]
         rows, seen, mixed = (
@@ -112,12 +112,8 @@ class _Group:
             if bias is None and start:
                 shape = stop - start, stop
                 bias = torch.full(shape, -torch.inf, dtype=rows.dtype, device=rows.device).triu_(start + 1)
-            part = functional.scaled_dot_product_attention(
-                rows[:, :, start:stop],
-                seen[:, :, :span],
-                mixed[:, :, :span],
-                attn_mask=bias,
-                is_causal=bias is None,
+            part = grouped_attention(
+                rows[:, :, start:stop], seen[:, :, :span], mixed[:, :, :span], bias, causal=bias is None
             )
             parts.append(part.transpose(1, 2))
         return torch.cat(parts, dim=1).flatten(0, 1)

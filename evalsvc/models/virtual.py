@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from evalsvc.checkpoints.expression import Expression, canonical, coefficients, leaves, part_of, require_parts
-from evalsvc.checkpoints.weights import is_finite, read_weights
+from evalsvc.checkpoints.weights import emptied, is_finite, read_weights
 from evalsvc.errors import CheckpointMismatch, NonFinite
-from evalsvc.models.loading import empty_model, filled, matched, same_frequencies, saved_frequencies
-from evalsvc.models.open_lm import Transformer, trained_inv_freq_dtype
-from evalsvc.spec.model_config import ModelConfig, require_one_model
+from evalsvc.families.reading import require_one_model
+from evalsvc.models.file_tensors import matched
+from evalsvc.models.loading import empty_model, filled, same_frequencies, saved_frequencies
+from evalsvc.models.transformer import Transformer, trained_inv_freq_dtype
+from evalsvc.spec.model_config import ModelConfig
 
 BLOCK = 1 << 18
 """Number of values in float64 at a time."""
@@ -54,13 +56,13 @@ def load_virtual(
         frequencies[parent] = saved_frequencies(parents[parent], config, weights.tensors)
         del weights
         for name in list(tensors):
-            tensor = tensors.pop(name)
+            tensor = tensors.pop(name).value()
             if counts[name]:
                 _require_finite(parents[parent], name, tensor)
                 _add(sums, name, tensor, counts[name], precise)
     if (saved := _agreed_frequencies(frequencies)) is not None:
         model.use_frequencies(saved)
-    return filled(model, canonical(expression), sums, dtype, device)
+    return filled(model, canonical(expression), emptied(sums), dtype, device)
 
 
 def virtual_frequencies(

@@ -139,7 +139,7 @@ def generate(
     Raises:
         InvalidRequest: a prompt is empty, names a row that the model does not have, or shares its id with another.
         NonFinite: names the prompt and the image code whose logits are not finite.
-        InvalidData: a position is beyond llama_rotary's table.
+        InvalidData: a position is beyond llama_rotary's table or the window of attention.
     """
     _check_prompts(prompts, spec, model.config.vocab_size)
     return _batches(model, prompts, spec, on_step)
@@ -147,7 +147,7 @@ def generate(
 
 def cache_bytes(config: ModelConfig, rows: int, length: int, dtype: torch.dtype) -> int:
     """Return the bytes of keys and values of `rows` sequences with `length` tokens each."""
-    return 2 * config.n_layers * rows * config.attention_dim * length * dtype.itemsize
+    return 2 * config.n_layers * rows * config.kv_dim * length * dtype.itemsize
 
 
 def _batches(

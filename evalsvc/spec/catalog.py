@@ -1,8 +1,8 @@
 """Table of all components by name, one `"name": "module:attribute"` line each.
 
 A component is imported only when it is loaded, so listing components needs neither torch nor their packages.
-Installed packages add components by entry points of the groups `evalsvc.decoders`, `evalsvc.features`,
-`evalsvc.metrics`, `evalsvc.models`, `evalsvc.programs` and `evalsvc.tasks`.
+Installed packages add components by entry points of the groups `evalsvc.decoders`, `evalsvc.families`,
+`evalsvc.features`, `evalsvc.metrics`, `evalsvc.models`, `evalsvc.programs` and `evalsvc.tasks`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ COMPONENTS: dict[str, dict[str, str]] = {
     "decoders": {
         "movqgan": "evalsvc.decoders.movqgan:MoVQGAN",
         "vqgan": "evalsvc.decoders.vqgan:VQGAN",
+    },
+    "families": {
+        "open_lm": "evalsvc.families.open_lm:OPEN_LM",
     },
     "features": {
         "clean-fid": "evalsvc.features.clean_fid:CleanFID",
@@ -88,7 +91,7 @@ def load(group: str, name: str) -> Any:
     """
     targets = _targets(group)
     if name not in targets:
-        raise UnknownName.among(group.removesuffix("s"), name, targets)
+        raise UnknownName.among(_singular(group), name, targets)
     module, _, attribute = targets[name].partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -96,8 +99,12 @@ def load(group: str, name: str) -> Any:
         if (error.name or "").partition(".")[0] == "evalsvc":
             raise
         missing = str(error.name).partition(".")[0]
-        purpose = f"{group.removesuffix('s')} {name!r}"
+        purpose = f"{_singular(group)} {name!r}"
         raise missing_package(missing, purpose, EXTRAS.get(missing, "worker")) from None
+
+
+def _singular(group: str) -> str:
+    return {"families": "family"}.get(group, group.removesuffix("s"))
 
 
 def _targets(group: str) -> dict[str, str]:

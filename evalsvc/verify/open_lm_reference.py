@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from evalsvc.checkpoints.opening import opened
 from evalsvc.checkpoints.weights import listed, read_weights
 from evalsvc.errors import CheckpointMismatch, MissingPackage
-from evalsvc.models.open_lm import INV_FREQ_DTYPES, Transformer
+from evalsvc.models.transformer import INV_FREQ_DTYPES, Transformer
 from evalsvc.spec.model_config import ModelConfig
 from evalsvc.tasks.task import Context
 

@@ -63,7 +63,7 @@ def on_cpu(model: Transformer, dtype: str) -> Transformer:
     copy = empty_model(model.config, dtype, model.rotary_inv_freq_dtype)
     if model.saved_inv_freq:
         copy.use_frequencies(torch.tensor(model.saved_inv_freq))
-    return filled(copy, "the model", dict(model.state_dict()), dtype, "cpu")
+    return filled(copy, "the model", model.state_dict().items(), dtype, "cpu")
 
 
 def _logits(model: Transformer, ids: Tensor) -> Tensor:  # [T, V] float64, not rounded to float32 as by `head`

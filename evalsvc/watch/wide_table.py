@@ -8,8 +8,8 @@ from pathlib import Path
 from evalsvc.client import Client
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.errors import EvalsvcError, InvalidRequest
+from evalsvc.families.reading import find_model_config
 from evalsvc.spec.layout import TOKENIZER_SIZE
-from evalsvc.spec.model_config import find_model_config
 
 SPARE_ROWS = 512
 """Most padding rows of a table of text. The table of GPT-NeoX has 155 rows more than its tokenizer has ids."""

@@ -24,7 +24,7 @@ from evalsvc.features import FeatureExtractor, load_extractor
 from evalsvc.features.digit_classifier import DigitClassifier, load_classifier
 from evalsvc.files.kept import KeptFiles, KeptFolder
 from evalsvc.files.opened import Allow, anywhere
-from evalsvc.models.open_lm import Transformer
+from evalsvc.models.transformer import Transformer
 from evalsvc.precision import use_full_float32
 from evalsvc.spec.layout import VocabularyLayout, parse_layout, text_only
 from evalsvc.spec.model_config import ModelConfig

@@ -23,10 +23,11 @@ from evalsvc.checkpoints.reference import (
 )
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointGone, os_reason
+from evalsvc.families.reading import resolve_config
 from evalsvc.models.loading import load_model, saved_frequencies
-from evalsvc.models.open_lm import Transformer
+from evalsvc.models.transformer import Transformer
 from evalsvc.models.virtual import agreed_config, load_virtual, virtual_frequencies
-from evalsvc.spec.model_config import ModelConfig, resolve_config
+from evalsvc.spec.model_config import ModelConfig
 from evalsvc.spec.protocol import canonical_json
 
 

@@ -12,8 +12,8 @@ from evalsvc.checkpoints import opening
 from evalsvc.checkpoints.opening import opened, opened_weights
 from evalsvc.checkpoints.reference import MAX_FILES, CheckpointRef, files_of, hash_files, locate
 from evalsvc.errors import CheckpointChanged, CheckpointGone, CheckpointNotAllowed, InvalidData, NotACheckpoint
+from evalsvc.families.reading import find_model_config
 from evalsvc.files.opened import Allow, anywhere
-from evalsvc.spec.model_config import find_model_config
 
 
 @pytest.fixture

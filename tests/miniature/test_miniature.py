@@ -20,12 +20,12 @@ from evalsvc.data.captions import read_captions
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.data.tokens import read_tokens
 from evalsvc.decoders import ImageDecoder, load_decoder, to_uint8
+from evalsvc.families.reading import resolve_config
 from evalsvc.features.digit_classifier import DigitClassifier, load_classifier
 from evalsvc.miniature import ROOT
 from evalsvc.models import load_model
 from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.layout import VocabularyLayout, parse_layout
-from evalsvc.spec.model_config import resolve_config
 from evalsvc.spec.suite import parse_suite
 from evalsvc.worker.local import run_suite
 

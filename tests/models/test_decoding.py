@@ -74,7 +74,7 @@ def part(prefix: Any, index: int) -> Any:
 def leave_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a compiled step by the functions that would be compiled."""
     monkeypatch.setattr("evalsvc.models.decoding.compiled_kernels", lambda: EAGER)
-    monkeypatch.setattr("evalsvc.models.decoding.compiled_attention", lambda rows, heads, head_dim: blocked_attention)
+    monkeypatch.setattr("evalsvc.models.decoding.compiled_attention", lambda *shape: blocked_attention)
 
 
 ARCHITECTURES: list[dict[str, Any]] = [
@@ -83,6 +83,11 @@ ARCHITECTURES: list[dict[str, Any]] = [
     {"positional_embedding_type": "llama_rotary", "model_norm": "rms_norm", "ffn_type": "gemma_geglu"},
     {"positional_embedding_type": "none", "ffn_type": "gelu", "post_embed_norm": True, "weight_tying": True},
     {"hidden_dim": 50, "qk_norm": True, "model_norm": "rms_norm"},  # heads of 12, not a multiple of a block
+    {"n_kv_heads": 2, "head_size": 24, "model_norm": "rms_norm", "ffn_type": "gated", "ffn_size": 40},
+    {"n_kv_heads": 1, "norm_place": "after", "model_norm": "rms_norm", "qk_norm": True, "ffn_type": "gated"},
+    {"n_kv_heads": 2, "qk_norm": True, "qk_norm_per_head": True, "model_norm": "rms_norm_plus_one"},
+    {"parallel_residual": True, "rotary_dims": 6, "attention_bias": True, "output_bias": True},
+    {"ffn_type": "plain", "ffn_activation": "gelu_tanh", "ffn_bias": True, "embedding_scale": 8.0},
 ]
 
 
@@ -116,7 +121,7 @@ def test_blocked_attention_equals_sdpa(monkeypatch: pytest.MonkeyPatch) -> None:
     leave_uncompiled(monkeypatch)
     shape, generator = (1, 2, 3, 48, 32), torch.Generator().manual_seed(0)
     straight = StraightCache(shape, torch.float64, torch.device("cpu"))
-    blocked = BlockedCache(shape, torch.float64)
+    blocked = BlockedCache(shape, shape[2], torch.float64)
     bias = torch.full((2, 48), float("-inf"), dtype=torch.float64)
     for slot in range(40):
         queries, keys, values = torch.randn(3, 2, 3, 32, dtype=torch.float64, generator=generator)

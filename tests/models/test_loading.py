@@ -12,9 +12,10 @@ from torch import Tensor
 
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointMismatch, NonFinite, UnknownName
+from evalsvc.families.reading import find_model_config
 from evalsvc.models import DecodePath, DecodeStep, Transformer, WeightLayout, build_trie, load_model, read_trie
 from evalsvc.models.loading import find_nonfinite
-from evalsvc.spec.model_config import ModelConfig, find_model_config
+from evalsvc.spec.model_config import ModelConfig
 
 Change = Callable[[dict[str, Tensor]], Any]
 

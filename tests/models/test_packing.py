@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from evalsvc.errors import InvalidRequest
+from evalsvc.families.reading import resolve_config
 from evalsvc.models import packing, private
 from evalsvc.models.packing import (
     can_pack,
@@ -15,7 +16,6 @@ from evalsvc.models.packing import (
     product,
     whole_number_product,
 )
-from evalsvc.spec.model_config import resolve_config
 
 CPU = torch.device("cpu")
 

@@ -34,6 +34,16 @@ def test_equals_each_sequence_alone(kind: str, budget: int | None) -> None:
         torch.testing.assert_close(hidden[torch.tensor(path)], alone, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("kv_heads", [1, 3])
+def test_heads_that_share_keys(kv_heads: int) -> None:
+    model, sequences = build_model("rotary", n_heads=6, n_kv_heads=kv_heads), random_sequences()
+    trie = build_trie(sequences, 20)
+    hidden = torch.cat([part for _, part in read_trie(model, trie)])
+    for sequence, path in zip(sequences, trie.paths, strict=True):
+        alone = model.hidden(torch.tensor([sequence]))[0]
+        torch.testing.assert_close(hidden[torch.tensor(path)], alone, rtol=0, atol=1e-12)
+
+
 def test_keys_and_values_are_those_of_a_cache() -> None:
     """With which a generation goes on."""
     model, sequence = build_model("rotary"), (5, 6, 7, 8)

@@ -12,12 +12,13 @@ from torch import Tensor
 from evalsvc.checkpoints.expression import leaves
 from evalsvc.checkpoints.expression_parser import parse_expression
 from evalsvc.errors import CheckpointMismatch, InvalidRequest, NonFinite
+from evalsvc.families.reading import resolve_config
 from evalsvc.miniature import ROOT
 from evalsvc.models import Transformer, load_model
-from evalsvc.models.loading import INV_FREQ
-from evalsvc.models.open_lm import inv_freq_table
+from evalsvc.models.file_tensors import INV_FREQ
+from evalsvc.models.rotation import inv_freq_table
 from evalsvc.models.virtual import agreed_config, load_virtual
-from evalsvc.spec.model_config import ModelConfig, resolve_config
+from evalsvc.spec.model_config import ModelConfig
 
 CONFIG = {
     "hidden_dim": 16,

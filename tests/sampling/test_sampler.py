@@ -13,12 +13,13 @@ from sampling_reference import make_prompts, tiny_model
 from torch import Tensor
 
 from evalsvc.errors import Cancelled, InvalidRequest, NonFinite, UnknownName
+from evalsvc.families.reading import resolve_config
 from evalsvc.models import DecodeStep, Transformer, packed_bytes
 from evalsvc.models.decoding import DecodeCache, StraightCache, blocked_attention
 from evalsvc.models.layer import EAGER
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, cache_bytes, generate
 from evalsvc.sampling.sampler import FINITE_CHECK_STEPS, chosen_path, runnable_path
-from evalsvc.spec.model_config import ModelConfig, resolve_config
+from evalsvc.spec.model_config import ModelConfig
 
 IMAGE_ROWS = range(20, 36)
 UNCONDITIONAL = (36, 37)

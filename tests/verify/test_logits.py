@@ -13,9 +13,9 @@ from torch import Tensor
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.config import Settings
 from evalsvc.errors import CheckpointMismatch, MissingPackage
+from evalsvc.families.reading import resolve_config
 from evalsvc.miniature import ROOT
 from evalsvc.models import load_model
-from evalsvc.spec.model_config import resolve_config
 from evalsvc.tasks.loss.spec import Loss
 from evalsvc.verify import logits
 from evalsvc.verify.agreement import Agreement, Finding, Untried, all_agree

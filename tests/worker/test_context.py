@@ -11,10 +11,10 @@ from worker_stages import LAYOUT, MODEL, ignore, refused, run_stage, turned, vir
 
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files
 from evalsvc.config import Settings
+from evalsvc.families.reading import find_model_config
 from evalsvc.messages import ShardRequest
 from evalsvc.miniature import ROOT
 from evalsvc.spec.documents.reading import content_of
-from evalsvc.spec.model_config import find_model_config
 from evalsvc.spec.suite import Suite, parse_suite
 from evalsvc.worker.context import ShardContext
 from evalsvc.worker.local import run_suite

@@ -36,10 +36,10 @@ from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.checkpoints.remote.model_files import find_remote_model_config
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, InvalidLayout, InvalidRequest, UploadNotFound
+from evalsvc.families.reading import find_model_config, read_model_spec, require_one_model
 from evalsvc.files.uploads.stored import StoredUpload
 from evalsvc.spec import documents
 from evalsvc.spec.layout import parse_layout
-from evalsvc.spec.model_config import find_model_config, read_model_spec, require_one_model
 from evalsvc.spec.paths import local_data
 from evalsvc.store.lists.checkpoints import checkpoints_view
 from evalsvc.store.lookup import find_checkpoint, step_of

@@ -12,7 +12,8 @@ from evalsvc.checkpoints.remote.source import METADATA_SECONDS, RemoteFile, with
 from evalsvc.checkpoints.remote.uri import HTTP, RemoteUri, parse_remote
 from evalsvc.config import Settings
 from evalsvc.errors import CheckpointNotAllowed, InvalidModelConfig
-from evalsvc.spec.model_config import MAX_CONFIG_BYTES, find_model_config
+from evalsvc.families.config_files import MAX_CONFIG_BYTES
+from evalsvc.families.reading import find_model_config
 
 MAX_MODEL_FILES = 20
 """Maximum number of JSON files in a remote folder that is searched for a model's. Folders with more hold data."""

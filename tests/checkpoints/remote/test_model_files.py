@@ -11,7 +11,7 @@ from evalsvc.checkpoints.remote import model_files
 from evalsvc.checkpoints.remote.model_files import MAX_MODEL_FILES, find_remote_model_config
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidModelConfig, SourceUnreachable
-from evalsvc.spec.model_config import find_model_config
+from evalsvc.families.reading import find_model_config
 
 SETTINGS = Settings(schemes="memory")
 MODEL = {

@@ -16,12 +16,12 @@ from task_runs import error, items, metrics, notes, run_stage, run_task
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.data.tokenizer import read_tokenizer
+from evalsvc.families.reading import resolve_config
 from evalsvc.metrics.ngrams import distinct_n, seq_rep
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.metrics.shares import share_stderr
 from evalsvc.miniature import ROOT
 from evalsvc.models.loading import load_model
-from evalsvc.spec.model_config import resolve_config
 from evalsvc.spec.suite import parse_suite
 from evalsvc.tasks.completions.spec import TABLE_1
 from evalsvc.worker.local import run_suite

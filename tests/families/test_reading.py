@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from evalsvc.errors import InvalidModelConfig, UnknownName, UnsupportedModel
-from evalsvc.spec.model_config import ModelConfig, find_model_config, read_model_spec, registered_models, resolve_config
+from evalsvc.families.open_lm import registered_models
+from evalsvc.families.reading import find_model_config, read_model_spec, resolve_config
+from evalsvc.spec.model_config import ModelConfig
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "open_lm"
 SHAPE: dict[str, Any] = {

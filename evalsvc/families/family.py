@@ -1,0 +1,106 @@
+"""What a family of models is: a reader of its configurations, and the names of its tensors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from evalsvc.errors import InvalidModelConfig, UnsupportedModel, near_misses
+from evalsvc.spec.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Fields = TypeVar("Fields", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Tensors of a file from which a parameter of the Transformer is made."""
+
+    names: tuple[str, ...]
+    """Names of tensors whose rows, one tensor after the other, are the parameter's."""
+    rows: tuple[int, ...] = ()
+    """Number of rows of each tensor. Needed for several."""
+    aliases: tuple[str, ...] = ()
+    """Other names of the only tensor. A file may have any of the names, or several with equal values."""
+    arrange: Callable[[Tensor], Tensor] | None = None
+    """Change of the order of the rows, from the file's to the parameter's."""
+
+
+class Family(ABC):
+    """A family of models. The catalog lists an instance under each `model_type` of its configurations."""
+
+    @abstractmethod
+    def read(self, fields: Mapping[str, object], source: str, shown: Mapping[str, object]) -> ModelConfig:
+        """Return the configuration that `fields` of a file or request describe; `source` names it in messages.
+
+        Messages quote only values in `shown`: those of a request, never those of a file.
+
+        Raises:
+            InvalidModelConfig: a field is missing or wrong, or two fields contradict each other.
+            UnsupportedModel: the model has a part that the Transformer does not compute.
+        """
+
+    @abstractmethod
+    def sources(self, config: ModelConfig) -> Mapping[str, Source]:
+        """Return the tensors of a file for each parameter of the Transformer, by the parameter's name.
+
+        A parameter that is left out has the same name in the file. Names are without the prefixes `module.`,
+        `_orig_mod.` and `model.`, which are removed from all names of a file.
+        """
+
+    def ignores(self, name: str) -> bool:
+        """Return whether a tensor of a file is no parameter, such as a buffer that older versions saved."""
+        del name
+        return False
+
+
+class RefusedFamily(Family):
+    """A family that is known, and that the Transformer does not compute."""
+
+    def __init__(self, reason: str) -> None:
+        """Set the `reason`, the end of a sentence that begins with the configuration."""
+        self.reason = reason
+
+    def read(self, fields: Mapping[str, object], source: str, shown: Mapping[str, object]) -> ModelConfig:
+        raise UnsupportedModel(f"{source} {self.reason}")
+
+    def sources(self, config: ModelConfig) -> Mapping[str, Source]:
+        raise UnsupportedModel(f"the model configuration {self.reason}")
+
+
+def validated(
+    kind: type[Fields], fields: Mapping[str, object], source: str, shown: Mapping[str, object], what: str
+) -> Fields:
+    """Return `fields` as an instance of `kind`. Raises InvalidModelConfig, which calls the configuration `what`."""
+    try:
+        return kind.model_validate(dict(fields))
+    except ValidationError as error:
+        problems = "; ".join(
+            _problem(kind, fields, shown, item["loc"], item["type"], item["msg"]) for item in error.errors()
+        )
+        raise InvalidModelConfig(f"{source} is not {what}: {problems}") from error
+
+
+def _problem(
+    kind: type[BaseModel],
+    fields: Mapping[str, object],
+    shown: Mapping[str, object],
+    location: tuple[int | str, ...],
+    error: str,
+    message: str,
+) -> str:
+    name = str(location[0]) if location else ""
+    if error == "missing":
+        unknown = [key for key in fields if key not in kind.model_fields]
+        near = near_misses(name, unknown, cutoff=0.5)
+        return f"{name} is missing" + (f" (found {', '.join(near)}: is one of these meant?)" if near else "")
+    if not name:
+        return message.removeprefix("Value error, ")
+    shown_value = f" is {str(shown[name])[:60]!r}" if name in shown else ""
+    return f"{name}{shown_value}: {message[0].lower()}{message[1:]}"

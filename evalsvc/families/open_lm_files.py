@@ -1,0 +1,132 @@
+"""The files of an open_lm run that describe its model.
+
+open_lm splits the configuration between two files. The model JSON has the shape and may fix norm, qk-norm, positions
+and feed-forward. Everything else comes from the command line, which a run records in `params.txt`. The JSON overrides
+`params.txt`, and `params.txt` overrides open_lm's defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evalsvc.errors import InvalidModelConfig, UnsupportedModel, show_name
+from evalsvc.families.config_files import MAX_CONFIG_BYTES, read_json
+from evalsvc.families.open_lm import registered_models
+
+MAMBA = "{source} is a mamba model; evalsvc evaluates open_lm's attention models only"
+
+
+def describes_open_lm(fields: Mapping[str, object]) -> bool:
+    """Return whether the fields of a `config.json` are those of open_lm or of one of its wrappers."""
+    flat = fields.get("model_type") == "openlm" or ("dim" in fields and "n_layers" in fields)
+    return flat or "hidden_dim" in fields or isinstance(fields.get("params_args_dict"), Mapping)
+
+
+def open_lm_fields(fields: Mapping[str, object], source: str, folders: tuple[Path, ...]) -> dict[str, object]:
+    """Translate `fields` from any of the three formats to open_lm's names."""
+    args = fields.get("params_args_dict")
+    if isinstance(args, Mapping):
+        fields = _from_arguments(args, source, folders)
+    elif "hidden_dim" not in fields and ("dim" in fields or fields.get("model_type") == "openlm"):
+        fields = _from_params_dataclass(fields)
+    elif "hidden_dim" not in fields and {"d_model", "n_layer"} <= fields.keys():
+        raise UnsupportedModel(MAMBA.format(source=source))
+    return dict(fields)
+
+
+def _from_params_dataclass(fields: Mapping[str, object]) -> dict[str, object]:
+    """Translate the flat format of open_lm/hf, with the field names and defaults of open_lm's Params."""
+    defaults = {"dim": 512, "n_layers": 8, "n_heads": 8, "vocab_size": -1, "seq_len": 2048}
+    translated = defaults | {"post_embed_norm": False, "weight_tying": False} | dict(fields)
+    for old_name, new_name in (("dim", "hidden_dim"), ("norm_type", "model_norm"), ("apply_qk_norm", "qk_norm")):
+        if old_name in translated:
+            translated[new_name] = translated.pop(old_name)
+    return translated
+
+
+def _from_arguments(args: Mapping[str, object], source: str, folders: tuple[Path, ...]) -> dict[str, object]:
+    """Translate the format of utils/transformers: the command line, with the model by name."""
+    name = args.get("model")
+    model = by_stem(name, folders) if isinstance(name, str) else None
+    if model is None:
+        raise InvalidModelConfig(
+            f"{source} names only the model {show_name(str(name))} (params_args_dict.model), which is not "
+            "registered and has no JSON in the same folder; add the JSON, or set `model` to its path"
+        )
+    return _training_flags({key: _python_value(value) for key, value in args.items()}) | model[0]
+
+
+# files
+
+
+def params_file(checkpoint: Path) -> Path | None:
+    """Return the `params.txt` in the folder of a checkpoint or its parent; None if there is none."""
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    return next((path for path in (folder / "params.txt", folder.parent / "params.txt") if path.is_file()), None)
+
+
+def with_training_flags(fields: dict[str, object], checkpoint: Path) -> dict[str, object]:
+    """Return `fields`, completed by those that the `params.txt` of the checkpoint's run sets."""
+    params = params_file(checkpoint)
+    if params is None:
+        return fields
+    return _training_flags(_read_params(params)) | fields
+
+
+def _training_flags(args: Mapping[str, object]) -> dict[str, object]:
+    """Return the model fields that a run's command line sets."""
+    names = ("model_norm", "qk_norm", "positional_embedding_type", "ffn_type", "moe_freq", "precision")
+    flags = {name: args[name] for name in names if args.get(name) is not None}
+    if args.get("fsdp") is True and (args.get("fsdp_amp") is True or args.get("fsdp_pure_bf16") is True):
+        # FSDP's mixed-precision policy casts the inv_freq buffers too, whatever --precision says.
+        flags["precision"] = "fsdp_bf16"
+    return flags
+
+
+def _read_params(path: Path) -> dict[str, object]:
+    """Read `params.txt`: one `key: value` per line, where a value is Python's str() of the argument."""
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise InvalidModelConfig(
+            f"{path} is larger than {MAX_CONFIG_BYTES:,} bytes, too many for a params.txt; check the file"
+        )
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    pairs = (line.partition(":") for line in lines if ":" in line)
+    return {key.strip(): _python_value(value.strip()) for key, _, value in pairs}
+
+
+def _python_value(text: Any) -> Any:
+    if text in ("None", ""):
+        return None
+    if text in ("True", "False"):
+        return text == "True"
+    return int(text) if isinstance(text, str) and text.isdecimal() and len(text) < 20 else text
+
+
+def recorded_model(checkpoint: Path) -> str | None:
+    """Return the model that the `params.txt` of a checkpoint's run names; None if there is no file or no name.
+
+    Raises:
+        InvalidModelConfig: the file is too large.
+    """
+    params = params_file(checkpoint)
+    stem = _read_params(params).get("model") if params else None
+    return _stem(stem) if isinstance(stem, str) else None
+
+
+def _stem(name: str) -> str:
+    return name.rsplit("/", 1)[-1].removesuffix(".json")
+
+
+def by_stem(stem: str, folders: tuple[Path, ...]) -> tuple[dict[str, object], str] | None:
+    """Find the model that open_lm recorded as `stem`, the name of the JSON without its folder."""
+    name = _stem(stem)
+    if "mamba" in name:
+        raise UnsupportedModel(MAMBA.format(source=f"model {show_name(name)}"))
+    for folder in folders:
+        path = folder / f"{name}.json"
+        if path.is_file():
+            return open_lm_fields(read_json(path), str(path), ()), str(path)
+    registered = registered_models()
+    return (registered[name], f"model {name!r}") if name in registered else None

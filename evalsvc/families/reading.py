@@ -1,0 +1,192 @@
+"""Finding and reading the configuration of a checkpoint's model, of any family.
+
+A configuration that was read is passed on as JSON-able fields: those of open_lm's model JSON, or those of `ModelConfig`
+with the name of another family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, UnknownName, UnsupportedModel
+from evalsvc.families.config_files import is_file, json_files, read_json
+from evalsvc.families.family import Family, RefusedFamily, validated
+from evalsvc.families.open_lm import OpenLM, registered_models
+from evalsvc.families.open_lm_files import (
+    MAMBA,
+    by_stem,
+    describes_open_lm,
+    open_lm_fields,
+    params_file,
+    recorded_model,
+    with_training_flags,
+)
+from evalsvc.spec import catalog
+from evalsvc.spec.model_config import OPEN_LM, ModelConfig
+
+THE_GIVEN = "the given model configuration"
+
+
+def family_of(config: ModelConfig) -> Family:
+    """Return the family of a configuration. Raises UnknownName if it is not installed."""
+    return _family(config.family)
+
+
+def read_model_spec(model: str | Mapping[str, object], base: Path | None = None) -> dict[str, object]:
+    """Return the fields of `model`: a registered name, a JSON file, or the fields themselves.
+
+    Relative paths start from `base`. A configuration of Hugging Face is translated, by its `model_type`. Of an open_lm
+    model the result has only the fields that `model` sets, so that `params.txt` can supply the rest later.
+    Raises UnknownName, InvalidModelConfig, UnsupportedModel.
+    """
+    if isinstance(model, str):
+        fields, source = _read_named(model, base)
+        shown: Mapping[str, object] = {}
+    else:
+        fields, source, shown = _translated(model, THE_GIVEN, (), model), THE_GIVEN, model
+    _config(fields, source, shown)
+    return fields
+
+
+def resolve_config(model: str | Mapping[str, object] | None, checkpoint: Path) -> ModelConfig:
+    """Return the complete configuration of the model in `checkpoint` (a file or a Hugging Face folder).
+
+    If `model` is None, the configuration is searched for in the checkpoint's folder, see `find_model_config`. A
+    `params.txt` of an open_lm run (in the same folder or its parent) always supplies the fields that the model does not
+    set. Raises UnknownName, InvalidModelConfig, UnsupportedModel.
+    """
+    if model is None:
+        discovered = _find_fields(checkpoint)
+        if discovered is None:
+            raise InvalidModelConfig(
+                f"no model configuration was given for {checkpoint} and none was found in its folder or the parent "
+                "folder (config.json, params.txt with its model JSON, or one *.json with hidden_dim); "
+                f"{_passed_over(checkpoint)}"
+                "set `model` to a registered name such as 'open_lm_1b', the path of a model JSON, or its fields"
+            )
+        fields, source = discovered
+    else:
+        fields = read_model_spec(model)
+        source = f"model {model!r}" if isinstance(model, str) else THE_GIVEN
+    shown = model if isinstance(model, Mapping) else {}
+    return _config(_completed(fields, checkpoint), source, shown)
+
+
+def require_one_model(models: Mapping[str, Mapping[str, object]]) -> None:
+    """Raise CheckpointMismatch if two of `models`, keyed by their checkpoints' names, differ in a field that both
+    have."""
+    (first, first_fields), *rest = models.items()
+    for name, fields in rest:
+        common = [key for key in first_fields if key in fields]
+        if differing := [
+            f"{key} {first_fields[key]} and {fields[key]}" for key in common if first_fields[key] != fields[key]
+        ]:
+            raise CheckpointMismatch(
+                f"{first} and {name} are different models: {', '.join(differing)}; only checkpoints of one model "
+                "configuration can be combined"
+            )
+
+
+def find_model_config(checkpoint: Path) -> dict[str, object] | None:
+    """Search the folder of `checkpoint` for its configuration; return plain JSON values, or None if there is none.
+
+    Searched in this order: a Hugging Face `config.json` in the folder; `params.txt` in the folder or its parent, with
+    the `<model>.json` next to it or the registered name that it gives; the only *.json with `hidden_dim` in the folder,
+    then in its parent. Raises InvalidModelConfig if a file is broken or the choice is ambiguous, and UnsupportedModel.
+    """
+    discovered = _find_fields(checkpoint)
+    if discovered is None:
+        return None
+    fields, source = discovered
+    return _config(_completed(fields, checkpoint), source).model_dump(mode="json")
+
+
+def _family(name: str) -> Family:
+    return cast(Family, catalog.load("families", name))
+
+
+def _config(fields: Mapping[str, object], source: str, shown: Mapping[str, object] | None = None) -> ModelConfig:
+    """Validate a configuration. Messages quote only values in `shown`."""
+    if _is_open_lm(fields):
+        return _family(OPEN_LM).read(fields, source, shown or {})
+    config = validated(ModelConfig, fields, source, shown or {}, "a model configuration")
+    family_of(config)
+    return config
+
+
+def _is_open_lm(fields: Mapping[str, object]) -> bool:
+    return fields.get("family", OPEN_LM) == OPEN_LM
+
+
+def _completed(fields: dict[str, object], checkpoint: Path) -> dict[str, object]:
+    return with_training_flags(fields, checkpoint) if _is_open_lm(fields) else fields
+
+
+def _translated(
+    fields: Mapping[str, object], source: str, folders: tuple[Path, ...], shown: Mapping[str, object] | None = None
+) -> dict[str, object]:
+    """Translate `fields` of any format to open_lm's names, or to those of `ModelConfig` with the family's name."""
+    kind = _model_type(fields)
+    if kind is None:
+        return open_lm_fields(fields, source, folders)
+    return _family(kind).read(fields, source, shown or {}).model_dump(mode="json")
+
+
+def _model_type(fields: Mapping[str, object]) -> str | None:
+    """Return the `model_type` of a Hugging Face configuration if it has a family; None for any other."""
+    kind = fields.get("model_type")
+    return kind if isinstance(kind, str) and kind != OPEN_LM and kind in catalog.names("families") else None
+
+
+def _read_named(model: str, base: Path | None) -> tuple[dict[str, object], str]:
+    registered = registered_models()
+    if model in registered:
+        return registered[model], f"model {model!r}"
+    if "mamba" in model.rsplit("/", 1)[-1]:
+        raise UnsupportedModel(MAMBA.format(source=f"model {model!r}"))
+    path = (base or Path()) / model
+    if is_file(path):
+        return _translated(read_json(path), str(path), (path.parent,)), str(path)
+    if "/" in model or model.endswith(".json"):
+        raise InvalidModelConfig(f"there is no model JSON at {path}; give a path, a registered name, or the fields")
+    raise UnknownName.among("model", model, registered, hint="or give the path of a model JSON")
+
+
+def _find_fields(checkpoint: Path) -> tuple[dict[str, object], str] | None:
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    hf_config = folder / "config.json"
+    if hf_config.is_file():
+        fields = read_json(hf_config)
+        if _model_type(fields) is not None or describes_open_lm(fields):
+            return _translated(fields, str(hf_config), (folder,)), str(hf_config)
+    params, stem = params_file(checkpoint), recorded_model(checkpoint)
+    if params and stem is not None:
+        recorded = by_stem(stem, (params.parent, folder))
+        if recorded is not None:
+            return recorded
+    return _only_json((folder, folder.parent))
+
+
+def _passed_over(checkpoint: Path) -> str:
+    """Return what a message says of a `config.json` that is there, but of no family."""
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    if not is_file(folder / "config.json"):
+        return ""
+    known = [name for name in catalog.names("families") if not isinstance(_family(name), OpenLM | RefusedFamily)]
+    return f"the config.json there has none of the model types {', '.join(known)}; "
+
+
+def _only_json(folders: tuple[Path, ...]) -> tuple[dict[str, object], str] | None:
+    for folder in folders:
+        candidates = [(path, fields) for path, fields in json_files(folder) if "hidden_dim" in fields]
+        if len(candidates) > 1:
+            names = ", ".join(path.name for path, _ in candidates[:5])
+            raise InvalidModelConfig(
+                f"{len(candidates)} model JSONs are in {folder}: {names}; set `model` to one of them"
+            )
+        if candidates:
+            path, fields = candidates[0]
+            return open_lm_fields(fields, str(path), ()), str(path)
+    return None

@@ -1,0 +1,83 @@
+"""Attention of several queries to keys in torch's layout, where several heads of queries may share keys and values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from evalsvc.errors import InternalError
+from evalsvc.models.kv_cache import KVCache
+
+
+def attend(
+    bias: Tensor | None,  # [B or 1, 1, T, S]
+    cache: KVCache | None,
+    layer: int,
+    queries: Tensor,  # [B, T, H, head_dim]
+    keys: Tensor,  # [B, T, KV, head_dim]
+    values: Tensor,
+) -> Tensor:  # [B, T, H·head_dim]
+    """Attend from new tokens to each other and to the tokens in `cache`, which then holds the new tokens too."""
+    queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
+    if cache is not None:
+        keys, values = cache.write(layer, keys, values)
+        queries = queries.to(keys.dtype)
+    # SDPA's causal flag covers one case: several tokens without a mask or earlier tokens. A single token attends to all
+    # earlier tokens and needs no mask; every other case has a bias.
+    causal = bias is None and queries.shape[2] > 1
+    bias = bias if bias is None else bias.to(queries.dtype)
+    return grouped_attention(queries, keys, values, bias, causal=causal).transpose(1, 2).flatten(2)
+
+
+def grouped_attention(
+    queries: Tensor,  # [B, H, T, head_dim]
+    keys: Tensor,  # [B, KV, S, head_dim]
+    values: Tensor,  # [B, KV, S, head_dim]
+    bias: Tensor | None = None,  # [B or 1, 1, T, S]
+    *,
+    causal: bool = False,
+) -> Tensor:  # [B, H, T, head_dim]
+    """Compute torch's scaled dot-product attention, where each head of keys serves H / KV heads of queries.
+
+    The keys and values are not repeated in memory. A single query of each head is attended to as one of several
+    queries of the shared head, which reads the keys once for all of them.
+    """
+    shape, shared = queries.shape, keys.shape[1]
+    if shape[1] == shared:
+        return functional.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, is_causal=causal)
+    if shape[2] == 1:
+        queries = queries.reshape(shape[0], shared, -1, shape[3])
+        return functional.scaled_dot_product_attention(queries, keys, values, attn_mask=bias).reshape(shape)
+    return functional.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=bias, is_causal=causal, enable_gqa=True
+    )
+
+
+def attention_bias(
+    mask: Tensor | None,  # [B, S] bool, or [B, T, S] with all pairs
+    batch: int,
+    new: int,
+    past: int,
+    like: Tensor,
+) -> Tensor | None:  # [B or 1, 1, T, S], 0 to attend and -inf not to
+    """Return the bias added to the scores; None where SDPA needs no mask, or only its causal flag.
+
+    The result's presence depends on shapes and on whether there is a mask, never on the mask's values: the arithmetic
+    of a row is independent of other rows.
+    """
+    total = past + new
+    if mask is None and (past == 0 or new == 1):
+        return None
+    allowed = torch.ones(new, total, dtype=torch.bool, device=like.device).tril(past)[None, None]
+    if mask is not None:
+        shapes = (batch, total), (batch, new, total)
+        if mask.shape not in shapes or mask.dtype != torch.bool:
+            actual, expected = f"{list(mask.shape)} {mask.dtype}", " or ".join(str(list(shape)) for shape in shapes)
+            raise InternalError(
+                f"mask is {actual}, expected {expected} torch.bool: one column per cached and new token"
+            )
+        allowed = mask[:, None] if mask.ndim == 3 else allowed & mask[:, None, None, :]
+        # A padded query attends to no token, and its softmax would be NaN: it attends to everything, as in open_lm.
+        allowed = allowed | ~allowed.any(-1, keepdim=True)
+    return torch.zeros_like(allowed, dtype=like.dtype).masked_fill_(~allowed, float("-inf"))

@@ -1,0 +1,91 @@
+"""The norms of a transformer: layer norms as open_lm has them, and root mean square norms."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from evalsvc.spec.model_config import ModelConfig
+
+
+class LayerNorm(nn.Module):
+    """Layer norm with or without gain and bias.
+
+    With `low_precision` the output keeps autocast's dtype, where torch's layer norm would return float32.
+    """
+
+    def __init__(self, width: int, eps: float, *, gain: bool, bias: bool, low_precision: bool) -> None:
+        super().__init__()
+        self.shape = (width,)
+        self.eps = eps
+        self.low_precision = low_precision
+        self.weight = nn.Parameter(torch.ones(width)) if gain else None
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        device = x.device.type
+        weight: Tensor | None = self.weight
+        bias: Tensor | None = self.bias
+        if not self.low_precision or not torch.is_autocast_enabled(device):
+            return functional.layer_norm(x, self.shape, weight, bias, self.eps)
+        if device != "cpu":  # open_lm uses only CUDA's autocast, so on a CPU no tensor is cast
+            dtype = torch.get_autocast_dtype(device)
+            x, weight, bias = x.to(dtype), _cast(weight, dtype), _cast(bias, dtype)
+        with torch.autocast(device, enabled=False):
+            return functional.layer_norm(x, self.shape, weight, bias, self.eps)
+
+
+def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if tensor is None else tensor.to(dtype)
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm. With `plus_one`, as in Gemma, the gain is 1 + weight, and applied before rounding."""
+
+    def __init__(self, width: int, eps: float, *, plus_one: bool = False) -> None:
+        super().__init__()
+        self.eps = eps
+        self.arithmetic = rms_norm_plus_one if plus_one else rms_norm
+        self.weight = nn.Parameter(torch.zeros(width) if plus_one else torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.arithmetic(x, self.weight, self.eps)
+
+
+def rms_norm(
+    x: Tensor,  # [..., D]
+    weight: Tensor,  # [D]
+    eps: float,
+) -> Tensor:
+    """Compute x over its root mean square, in float32 at least (Zhang, Sennrich, 2019)."""
+    return _normed(x, eps).to(x.dtype) * weight
+
+
+def rms_norm_plus_one(
+    x: Tensor,  # [..., D]
+    weight: Tensor,  # [D]
+    eps: float,
+) -> Tensor:
+    """Compute `rms_norm` with the gain 1 + `weight`, in float32 at least up to the last rounding."""
+    normed = _normed(x, eps)
+    return (normed * (1 + weight.to(normed.dtype))).to(x.dtype)
+
+
+def _normed(x: Tensor, eps: float) -> Tensor:
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+
+
+def build_norm(config: ModelConfig, width: int) -> LayerNorm | RMSNorm:
+    """Return a norm of vectors of `width` values, with neutral values."""
+    kind = config.model_norm
+    if kind in ("rms_norm", "rms_norm_plus_one"):
+        return RMSNorm(width, config.norm_eps, plus_one=kind == "rms_norm_plus_one")
+    return LayerNorm(
+        width,
+        config.norm_eps,
+        gain=kind != "no_wb_layer_norm",
+        bias=kind in ("default_layer_norm", "lp_layer_norm"),
+        low_precision="lp_" in kind,
+    )
