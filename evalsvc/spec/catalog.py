@@ -24,7 +24,17 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "vqgan": "evalsvc.decoders.vqgan:VQGAN",
     },
     "families": {
+        "gemma": "evalsvc.families.gemma:GEMMA",
+        "gemma2": "evalsvc.families.gemma:GEMMA_2_AND_3",
+        "gemma3": "evalsvc.families.gemma:GEMMA_2_AND_3",
+        "gemma3_text": "evalsvc.families.gemma:GEMMA_2_AND_3",
+        "gpt_neox": "evalsvc.families.gpt_neox:GPT_NEOX",
+        "llama": "evalsvc.families.llama:LLAMA",
+        "mistral": "evalsvc.families.llama:MISTRAL",
+        "olmo2": "evalsvc.families.olmo2:OLMO2",
         "open_lm": "evalsvc.families.open_lm:OPEN_LM",
+        "qwen2": "evalsvc.families.qwen:QWEN2",
+        "qwen3": "evalsvc.families.qwen:QWEN3",
     },
     "features": {
         "clean-fid": "evalsvc.features.clean_fid:CleanFID",

@@ -1,0 +1,126 @@
+"""A small model of every family with random weights, in a folder as Hugging Face's.
+
+`write_theirs` needs transformers, which then writes the folder; `write_ours` needs the family's names only. The weights
+leave no parameter without effect: biases and gains are random too.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from evalsvc.families.reading import family_of, resolve_config
+from evalsvc.models import Transformer
+from evalsvc.spec.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ROWS = 96
+SHAPE: dict[str, Any] = {
+    "vocab_size": ROWS,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": False,
+    "pad_token_id": None,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+UNGROUPED = {"num_key_value_heads": 6}
+
+MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "llama": ("llama", "Llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}),
+    "llama-3": ("llama", "Llama", {"rope_parameters": LLAMA3, "head_dim": 16, "tie_word_embeddings": True}),
+    "llama-linear": ("llama", "Llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
+    "llama-biases": ("llama", "Llama", {"attention_bias": True, "mlp_bias": True, "hidden_act": "gelu", **UNGROUPED}),
+    "mistral": ("mistral", "Mistral", {"sliding_window": 100, "head_dim": 12}),
+    "qwen2": ("qwen2", "Qwen2", {"tie_word_embeddings": True}),
+    "qwen3": ("qwen3", "Qwen3", {"head_dim": 16}),
+    "olmo2": ("olmo2", "Olmo2", {}),
+    "olmo2-biases": ("olmo2", "Olmo2", {"attention_bias": True, **UNGROUPED}),
+    "gemma": ("gemma", "Gemma", {"head_dim": 16, "num_key_value_heads": 1, "tie_word_embeddings": True}),
+    "gpt_neox": ("gpt_neox", "GPTNeoX", UNGROUPED),
+    "gpt_neox-serial": (
+        "gpt_neox",
+        "GPTNeoX",
+        {"use_parallel_residual": False, "attention_bias": False, "hidden_act": "gelu_new", **UNGROUPED},
+    ),
+}
+"""By name: `model_type`, class of transformers, and what the configuration has besides `SHAPE`."""
+
+
+def describe(name: str, **changes: Any) -> dict[str, Any]:
+    """The `config.json` of the model of this name."""
+    kind, _, fields = MODELS[name]
+    return {"model_type": kind, **SHAPE, **fields, **changes}
+
+
+def fill(model: nn.Module, seed: int = 0) -> None:
+    """Fill a model with random values, those of gains near 1, or near 0 where 1 is added."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            neutral = parameter.flatten()[0].item() if parameter.dim() == 1 else 0.0
+            parameter.copy_(neutral + 0.3 * noise if parameter.dim() == 1 else noise / parameter.shape[1] ** 0.5)
+    model.requires_grad_(False)
+    model.train(False)
+
+
+def write_theirs(
+    name: str, folder: Path, shard: str = "5GB", dtype: torch.dtype = torch.float32, **changes: Any
+) -> PreTrainedModel:
+    """Have transformers write the model of this name into `folder`, and return it in float32."""
+    import transformers
+
+    fields = describe(name, **changes)
+    fields.pop("model_type")
+    kind = MODELS[name][1]
+    config = getattr(transformers, f"{kind}Config")(**fields)
+    config._attn_implementation = "eager"
+    model: PreTrainedModel = getattr(transformers, f"{kind}ForCausalLM")(config)
+    fill(model)
+    model.to(dtype).save_pretrained(folder, max_shard_size=shard)
+    return model.float()
+
+
+def write_ours(name: str, folder: Path, seed: int = 0, **changes: Any) -> Transformer:
+    """Write a model of this project into `folder` under the names of its family, and return it."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(describe(name, **changes)))
+    model = Transformer(resolve_config(None, folder))
+    fill(model, seed)
+    save_file(file_tensors(model.config, dict(model.state_dict())), folder / "model.safetensors")
+    return model
+
+
+def file_tensors(config: ModelConfig, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file for the Transformer's parameters, by the family's names."""
+    tensors: dict[str, Tensor] = {}
+    sources = family_of(config).sources(config)
+    if config.weight_tying:
+        parameters.pop("output.weight")
+    for name, value in parameters.items():
+        source = sources[name]
+        if source.arrange is not None:
+            value = value[source.arrange(torch.arange(len(value))).argsort()]
+        parts = value.split(source.rows or len(value))
+        tensors |= {part: rows.contiguous().clone() for part, rows in zip(source.names, parts, strict=True)}
+    return tensors
