@@ -113,8 +113,8 @@ class CheckpointInput(Input):
     suites: list[Name] | None = None
     """The suites to evaluate. By default, the suites that are due by the run's plan."""
     model: str | dict[str, Any] | None = None
-    """The open_lm model: a registered name, the path of a JSON file, or the fields. By default, the configuration file
-    next to the weights."""
+    """The model: a registered open_lm name, the path of a JSON file such as a Hugging Face `config.json`, or fields.
+    By default, the configuration file next to the weights."""
     layout: str | dict[str, Any] | None = None
     """The vocabulary layout: the path of a file, or the fields. By default, every id is text."""
     tokens_seen: Step | None = None

@@ -97,10 +97,11 @@ def _read_file(path: Path) -> Weights:
 
 def _reader(path: Path, head: bytes) -> Callable[[Path], Weights]:
     """Return the function that reads a file which begins with `head`."""
-    if head.startswith((torch_file.ZIP, b"\x80")):
-        return _read_torch
+    # Before pickles: the length of a safetensors header may begin with the byte that a pickle begins with.
     if head[8:9] == b"{" and head[5:8] == b"\0\0\0":
         return _read_safetensors
+    if head.startswith((torch_file.ZIP, b"\x80")):
+        return _read_torch
     if head.lstrip().startswith(b"{"):
         return _read_index
     if not head.strip(b"\0"):
@@ -164,7 +165,8 @@ def _read_safetensors(path: Path) -> Weights:
 
 def _read_index(path: Path) -> Weights:
     """Read the files that a Hugging Face index names, which lie next to the index."""
-    shards = _shard_names(path)
+    mapping = _weight_map(path)
+    shards = sorted(set(mapping.values()))
     tensors: dict[str, Tensor] = {}
     for name in shards:
         shard = path.parent / name
@@ -177,10 +179,19 @@ def _read_index(path: Path) -> Weights:
         if twice:
             raise CheckpointMismatch(f"{twice[0]} is in two of the files that {path} names; remove it from {name}")
         tensors |= part
+        if moved := sorted(tensor for tensor in part if mapping.get(tensor, name) != name):
+            raise CheckpointMismatch(
+                f"{path} says that {moved[0]} is in {mapping[moved[0]]}, but it is in {name}; write the index again"
+            )
+    if absent := sorted(mapping.keys() - tensors.keys()):
+        raise CheckpointMismatch(
+            f"{path} names {len(absent)} tensors that its files do not hold: {some(absent)}; copy the files again"
+        )
     return Weights(tensors, step=None, epoch=None, format="sharded Hugging Face folder", metadata={})
 
 
-def _shard_names(path: Path) -> list[str]:
+def _weight_map(path: Path) -> dict[str, str]:
+    """Return the file of each tensor, by the tensor's name without wrappers' prefixes."""
     if path.stat().st_size > MAX_INDEX:
         raise NotACheckpoint(f"{path} is JSON of more than {MAX_INDEX:,} bytes; use the checkpoint file itself")
     try:
@@ -190,14 +201,13 @@ def _shard_names(path: Path) -> list[str]:
     mapping = content.get("weight_map")
     if not isinstance(mapping, dict) or not mapping:
         raise NotACheckpoint(f"{path} is JSON without a weight_map, so it holds no weights; use a checkpoint file")
-    names = sorted({str(name) for name in mapping.values()})
-    for name in names:
+    for name in sorted({str(name) for name in mapping.values()}):
         # An index may name files in its own folder only, and no other index, which could be itself.
         if Path(name).name != name or name in ("", "..") or name.endswith(".json"):
             raise NotACheckpoint(
                 f"{path} names {name!r}, which is not a weights file in the same folder; correct the index"
             )
-    return names
+    return {_strip(str(tensor), PREFIXES): str(name) for tensor, name in mapping.items()}
 
 
 # common to all

@@ -30,9 +30,7 @@ commands = typer.Typer()
 Base = Annotated[
     str | None, typer.Option(help="Weights to compare with, such as those before training.", show_default="none")
 ]
-BaseModel = Annotated[
-    str | None, typer.Option(help="open_lm model of the base.", show_default="from the folder of the base")
-]
+BaseModel = Annotated[str | None, typer.Option(help="Model of the base.", show_default="from the folder of the base")]
 BaseLayout = Annotated[
     str | None, typer.Option(help="Vocabulary layout of the base.", show_default="that of the checkpoint")
 ]

@@ -78,7 +78,8 @@ TlsKey = Annotated[Path | None, typer.Option(help="Private key for the scheduler
 Model = Annotated[
     str | None,
     typer.Option(
-        help="open_lm model: a registered name, a JSON file, or JSON.", show_default="the checkpoint's folder"
+        help="Model: a registered open_lm name, a JSON file such as config.json, or JSON.",
+        show_default="the checkpoint's folder",
     ),
 ]
 Layout = Annotated[

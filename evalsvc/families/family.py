@@ -35,6 +35,11 @@ class Source:
 class Family(ABC):
     """A family of models. The catalog lists an instance under each `model_type` of its configurations."""
 
+    embedding: str = "tok_embeddings.weight"
+    """Name of the embedding table in a file."""
+    head: str = "output.weight"
+    """Name of the output table in a file; a file of tied tables may have either name, or both."""
+
     @abstractmethod
     def read(self, fields: Mapping[str, object], source: str, shown: Mapping[str, object]) -> ModelConfig:
         """Return the configuration that `fields` of a file or request describe; `source` names it in messages.

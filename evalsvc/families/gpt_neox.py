@@ -60,16 +60,16 @@ class GPTNeoXFields(HuggingFaceFields):
 class GPTNeoX(Family):
     """Models of GPT-NeoX."""
 
+    embedding = "gpt_neox.embed_in.weight"
+    head = "embed_out.weight"
+
     def read(self, fields: Mapping[str, object], source: str, shown: Mapping[str, object]) -> ModelConfig:
         return read_fields(NAME, GPTNeoXFields, fields, source, shown)
 
     def sources(self, config: ModelConfig) -> Mapping[str, Source]:
-        # Files before transformers 5 call the head embed_out.
-        heads = ("embed_out.weight", "lm_head.weight")
+        heads = (self.head, "lm_head.weight")  # the latter since transformers 5
         sources = {
-            "tok_embeddings.weight": Source(
-                ("gpt_neox.embed_in.weight",), aliases=heads if config.weight_tying else ()
-            ),
+            "tok_embeddings.weight": Source((self.embedding,), aliases=heads if config.weight_tying else ()),
             "output.weight": Source(heads[:1], aliases=heads[1:]),
             "norm.weight": Source(("gpt_neox.final_layer_norm.weight",)),
             "norm.bias": Source(("gpt_neox.final_layer_norm.bias",)),

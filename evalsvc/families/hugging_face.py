@@ -134,6 +134,9 @@ class LayerNames:
 class LlamaNamed(Family):
     """A family whose tensors have the names that Llama's have, with separate products for queries, keys and values."""
 
+    embedding = "embed_tokens.weight"
+    head = "lm_head.weight"
+
     def __init__(self, name: str, fields: type[HuggingFaceFields], norms: LayerNames | None = None) -> None:
         """Describe the family that the catalog lists as `name`."""
         self.name = name
@@ -144,11 +147,11 @@ class LlamaNamed(Family):
         return read_fields(self.name, self.fields, fields, source, shown)
 
     def sources(self, config: ModelConfig) -> Mapping[str, Source]:
-        tied = ("lm_head.weight",) if config.weight_tying else ()
+        tied = (self.head,) if config.weight_tying else ()
         sources = {
-            "tok_embeddings.weight": Source(("embed_tokens.weight",), aliases=tied),
+            "tok_embeddings.weight": Source((self.embedding,), aliases=tied),
             "norm.weight": Source(("norm.weight",)),
-            "output.weight": Source(("lm_head.weight",)),
+            "output.weight": Source((self.head,)),
         }
         for layer in range(config.n_layers):
             sources |= {f"layers.{layer}.{name}": source for name, source in self._layer(config, f"layers.{layer}")}

@@ -24,9 +24,13 @@ from evalsvc.families.open_lm_files import (
     with_training_flags,
 )
 from evalsvc.spec import catalog
-from evalsvc.spec.model_config import OPEN_LM, ModelConfig
+from evalsvc.spec.model_config import OPEN_LM, OPEN_LM_FIELDS, ModelConfig
 
 THE_GIVEN = "the given model configuration"
+SWITCHES: dict[str, object] = {
+    name: field.default for name, field in ModelConfig.model_fields.items() if name not in OPEN_LM_FIELDS
+}
+"""Switches with the values that they have in open_lm."""
 
 
 def family_of(config: ModelConfig) -> Family:
@@ -75,9 +79,11 @@ def resolve_config(model: str | Mapping[str, object] | None, checkpoint: Path) -
 
 
 def require_one_model(models: Mapping[str, Mapping[str, object]]) -> None:
-    """Raise CheckpointMismatch if two of `models`, keyed by their checkpoints' names, differ in a field that both
-    have."""
-    (first, first_fields), *rest = models.items()
+    """Raise CheckpointMismatch if two of `models`, keyed by their checkpoints' names, differ in a field that both have.
+
+    A switch that is left out counts as open_lm's.
+    """
+    (first, first_fields), *rest = ((name, {**SWITCHES, **fields}) for name, fields in models.items())
     for name, fields in rest:
         common = [key for key in first_fields if key in fields]
         if differing := [

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from evalsvc.checkpoints.weights import read_weights, strip_prefixes
 from evalsvc.errors import CheckpointMismatch
+from evalsvc.families.family import Family
+from evalsvc.spec import catalog
 
 TABLES = {"input": "tok_embeddings.weight", "output": "output.weight"}
-"""Names of the tables in a state dict."""
+"""Names of the tables in the Transformer."""
 
 
 @dataclass(frozen=True)
@@ -88,18 +90,30 @@ def _are_rows(tensors: Mapping[str, Tensor], table_rows: int) -> bool:
     return bool(tensors["values"].isfinite().all() and (rows >= 0).all() and (rows < table_rows).all())
 
 
+def _tables(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tables of a state dict by the Transformer's names, whatever its family calls them."""
+    families: list[Family] = [catalog.load("families", name) for name in catalog.names("families")]
+    names = {family.embedding: TABLES["input"] for family in families}
+    names |= {family.head: TABLES["output"] for family in families}
+    return {names[name]: tensor for name, tensor in tensors.items() if name in names}
+
+
 @torch.no_grad()
 def put_image_rows(state_dict: Mapping[str, Tensor], path: str | Path) -> None:
-    """Write the rows in the file `path` into the table of an open_lm state dict, in place and in the table's dtype.
+    """Write the rows in the file `path` into the table of a state dict, in place and in the table's dtype.
 
-    Wrappers' prefixes (`module.`, …) are ignored. A table that is saved under two names is written under both. Raises
-    CheckpointMismatch where the state dict has no such table, or a table of another shape.
+    The state dict has the names of any family. Wrappers' prefixes (`module.`, …) are ignored. A table that is saved
+    under two names is written under both. Raises CheckpointMismatch where the state dict has no such table, or a table
+    of another shape.
     """
     given = read_image_rows(path)
     tensors = strip_prefixes(state_dict.items(), Path("the state dict"))
-    if given.table not in tensors:
-        raise CheckpointMismatch(f"the state dict has no {given.table}, the table of {path}; give open_lm's state dict")
-    table, width = tensors[given.table], given.values.shape[1]
+    tables = _tables(tensors)
+    if given.table not in tables:
+        raise CheckpointMismatch(
+            f"the state dict has no {given.table}, the table of {path}; give the state dict of the whole model"
+        )
+    table, width = tables[given.table], given.values.shape[1]
     if list(table.shape) != [given.table_rows, width] or bool(
         (given.rows >= len(table)).any() or (given.rows < 0).any()
     ):
@@ -107,7 +121,7 @@ def put_image_rows(state_dict: Mapping[str, Tensor], path: str | Path) -> None:
             f"{given.table} is {list(table.shape)}, {path} is for a table {[given.table_rows, width]}; "
             "widen the model with the layout that the rows were learned with"
         )
-    others = [tensors[name] for name in TABLES.values() if name != given.table and name in tensors]
+    others = [other for name, other in tables.items() if name != given.table]
     same = [other for other in others if other.shape == table.shape and torch.equal(other, table)]
     for copy in (table, *same):
         copy[given.rows] = given.values.to(copy)

@@ -20,7 +20,7 @@ from evalsvc.checkpoints.opening import opened
 from evalsvc.checkpoints.weights import listed, read_weights
 from evalsvc.errors import CheckpointMismatch, MissingPackage
 from evalsvc.models.transformer import INV_FREQ_DTYPES, Transformer
-from evalsvc.spec.model_config import ModelConfig
+from evalsvc.spec.model_config import OPEN_LM, ModelConfig
 from evalsvc.tasks.task import Context
 
 INSTALL = "pip install --no-deps xformers 'open_lm @ git+https://github.com/mlfoundations/open_lm'"
@@ -38,6 +38,8 @@ def build_open_lm(config: ModelConfig, tensors: Mapping[str, Tensor], rotary_inv
         MissingPackage: open_lm or xformers is not installed, or cannot be imported.
         CheckpointMismatch: the tensors are not those of open_lm's model.
     """
+    if config.family != OPEN_LM:
+        raise CheckpointMismatch(f"the model is a {config.family} model, which open_lm does not compute")
     with _quiet():
         try:
             names = ("attention", "model", "norms")

@@ -297,6 +297,40 @@ def test_index_whose_shards_overlap(tensors: dict[str, Tensor], tmp_path: Path) 
     refused(tmp_path, CheckpointMismatch, "is in two of the files")
 
 
+def test_index_that_contradicts_its_files(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    """Another program goes by the index, and would take the values from the other file."""
+    write_sharded(tmp_path, tensors)
+    index = tmp_path / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    first = next(iter(tensors))
+    content["weight_map"][first] = "model-00002-of-00002.safetensors"
+    index.write_text(json.dumps(content))
+    refused(tmp_path, CheckpointMismatch, f"says that {first} is in model-00002.*, but it is in model-00001")
+    content["weight_map"][first] = "model-00001-of-00002.safetensors"
+    index.write_text(
+        json.dumps(content | {"weight_map": content["weight_map"] | {"model.more": content["weight_map"][first]}})
+    )
+    refused(tmp_path, CheckpointMismatch, "names 1 tensors that its files do not hold: more")
+
+
+def test_a_folder_with_two_sets_of_weights(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    """Programs differ in which they read."""
+    write_sharded(tmp_path, tensors)
+    save_file(tensors, tmp_path / "model.safetensors")
+    refused(tmp_path, NotACheckpoint, "two sets of weights; remove the one")
+
+
+def test_a_header_whose_length_begins_as_a_pickle(tmp_path: Path) -> None:
+    """One in 32 safetensors files: the length of the header is a multiple of 8, and may end in the byte 0x80."""
+    path = tmp_path / "a.safetensors"
+    for length in range(64):
+        save_file({"x": torch.arange(3.0)}, path, {"padding": "x" * length})
+        assert read_weights(path).tensors["x"].tolist() == [0, 1, 2]
+        if path.read_bytes()[0] == 0x80:
+            return
+    pytest.fail("no header was 128 bytes long")
+
+
 @pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "..", "", "model.safetensors.index.json"])
 def test_index_that_leaves_its_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))

@@ -64,6 +64,20 @@ def test_only_the_named_rows_of_the_table_change(tmp_path: Path, prefix: str, dt
     assert all(torch.equal(state[name], before[name]) for name in before)
 
 
+@pytest.mark.parametrize(
+    ("embedding", "head"),
+    [("model.embed_tokens.weight", "lm_head.weight"), ("gpt_neox.embed_in.weight", "embed_out.weight")],
+)
+def test_other_families_have_other_names(tmp_path: Path, embedding: str, head: str) -> None:
+    names = {"tok_embeddings.weight": embedding, "output.weight": head, "norm.weight": "model.norm.weight"}
+    for table, name in ((table, names[table]) for table in ("tok_embeddings.weight", "output.weight")):
+        state = {names[key]: tensor for key, tensor in state_dict().items()}
+        put_image_rows(state, write(tmp_path / "rows.safetensors", image_rows(table)))
+        assert state.pop(name)[ROWS].tolist() == image_rows().values.tolist()
+        before = {names[key]: tensor for key, tensor in state_dict().items()}
+        assert all(torch.equal(state[key], before[key]) for key in state)
+
+
 def test_the_output_table_is_another_one(tmp_path: Path) -> None:
     state, before = state_dict(), state_dict()
     put_image_rows(state, write(tmp_path / "rows.safetensors", image_rows("output.weight")))

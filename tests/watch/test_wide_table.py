@@ -45,6 +45,17 @@ def test_the_tokenizer_that_a_suite_names_counts_first(client: Client, weights: 
         require_layout(client, weights, {"vocab_size": 2_000}, ["smal"])
 
 
+def test_another_family_is_compared_with_its_own_tokenizer(client: Client, tmp_path: Path) -> None:
+    """The table of a Llama has more rows than open_lm's tokenizer, and all of them are text."""
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = {"model_type": "llama", "vocab_size": 128_256, "max_position_embeddings": 8, **shape}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    require_layout(client, tmp_path, None, [])
+    (tmp_path / "tokenizer.json").write_bytes((ROOT / "tokenizer.json").read_bytes())
+    with pytest.raises(InvalidRequest, match="the table has 128,256 rows and the model's tokenizer"):
+        require_layout(client, tmp_path, None, [])
+
+
 def test_the_configuration_is_read_from_next_to_the_checkpoint(client: Client, weights: Path) -> None:
     config = json.loads((ROOT / "runs" / "pretrained" / "open_lm_miniature.json").read_text())
     (weights.parent / "model.json").write_text(json.dumps({**config, "vocab_size": 66_816}))

@@ -1,0 +1,227 @@
+"""What a config.json says, in every family: switches, and what is refused before any weight is read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, UnknownName, UnsupportedModel
+from evalsvc.families.reading import family_of, find_model_config, read_model_spec, require_one_model, resolve_config
+from evalsvc.spec import catalog
+from evalsvc.spec.model_config import ModelConfig
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+GPT_NEOX = {key: value for key, value in SHAPE.items() if key != "num_key_value_heads"} | {"model_type": "gpt_neox"}
+KINDS = ("gemma", "gpt_neox", "llama", "mistral", "olmo2", "qwen2", "qwen3")
+
+
+def read(kind: str, **fields: Any) -> ModelConfig:
+    shape = GPT_NEOX if kind == "gpt_neox" else SHAPE
+    return resolve_config(shape | {"model_type": kind} | fields, Path("nowhere"))
+
+
+def refused(kind: str, error: type[Exception], message: str, **fields: Any) -> None:
+    with pytest.raises(error, match=message):
+        read(kind, **fields)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_configuration_is_found_in_its_folder_and_can_be_given_later(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps((GPT_NEOX if kind == "gpt_neox" else SHAPE) | {"model_type": kind})
+    )
+    found = find_model_config(tmp_path)
+    assert found is not None
+    assert found["family"] == kind
+    (tmp_path / "params.txt").write_text("qk_norm: False\nmodel_norm: default_layer_norm\nmodel: open_lm_1b\n")
+    for model in (None, json.loads(json.dumps(found)), str(tmp_path / "config.json")):
+        assert resolve_config(model, tmp_path) == read(kind)
+    assert resolve_config(None, tmp_path / "model.safetensors") == read(kind)
+    assert read_model_spec(found) == found
+
+
+def test_every_family_of_the_catalog_is_here() -> None:
+    refused_kinds = {"gemma2", "gemma3", "gemma3_text"}
+    assert {*KINDS, "open_lm", *refused_kinds} == set(catalog.COMPONENTS["families"])
+
+
+def test_configurations_of_open_lm_are_written_as_before() -> None:
+    """Stored configurations, and digests of them, must not change with every new switch."""
+    config = resolve_config("open_lm_1b", Path("nowhere"))
+    assert len(config.model_dump(mode="json")) == 13
+    assert set(config.model_dump(exclude={"precision"})) == set(config.model_dump()) - {"precision"}
+
+
+def test_no_key_of_an_open_lm_file_is_a_switch() -> None:
+    fields = {"hidden_dim": 24, "n_layers": 2, "n_heads": 4, "seq_len": 64, "vocab_size": 80, "weight_tying": False}
+    spec = {**fields, "post_embed_norm": False, "n_kv_heads": 2, "rotary_base": 5.0, "parallel_residual": True}
+    config = resolve_config(spec, Path("nowhere"))
+    assert (config.kv_heads, config.rotary_base, config.parallel_residual) == (4, 10_000.0, False)
+
+
+def test_models_that_differ_in_a_switch_are_not_combined() -> None:
+    """A switch that is as in open_lm is left out of a configuration, and must count all the same."""
+    models = {"a": read("llama").model_dump(), "b": read("llama", rope_theta=500_000.0).model_dump()}
+    with pytest.raises(CheckpointMismatch, match=r"rotary_base 10000\.0 and 500000\.0"):
+        require_one_model(models)
+    require_one_model({"a": models["a"], "b": dict(models["a"])})
+
+
+# rotary positions
+
+
+def test_both_spellings_of_the_rotary_positions() -> None:
+    scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+    older = read("llama", rope_theta=500_000.0, rope_scaling={"type": "llama3", **scaling})
+    newer = read("llama", rope_parameters={"rope_type": "llama3", "rope_theta": 500_000.0, **scaling})
+    assert older == newer
+    assert older.rotary_base == 500_000.0
+    assert older.rotary_scaling is not None
+    assert older.rotary_scaling.original_length == 32
+    assert read("llama", rope_theta=100_000).rotary_base == 100_000.0
+    assert read("llama").rotary_base == 10_000.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, UnsupportedModel, "rope_type 'yarn'; evalsvc computes def"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, UnsupportedModel, "rope_type 'dynamic'"),
+        ({"rope_scaling": {"type": "linear"}}, InvalidModelConfig, "factor of the rotary frequencies is missing"),
+        ({"rope_scaling": {"type": "linear", "factor": "8"}}, InvalidModelConfig, "factor of the rotary"),
+        ({"rope_scaling": {"type": "linear", "factor": 10**40}}, InvalidModelConfig, "not finite or too large"),
+        ({"rope_scaling": {"type": "linear", "factor": -1.0}}, InvalidModelConfig, "rotary_scaling"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, UnsupportedModel, "differ by kind of layer"),
+        ({"partial_rotary_factor": 0.5}, UnsupportedModel, "only gpt_neox models turn a part of a head"),
+        ({"rope_theta": 0.5}, InvalidModelConfig, "rotary_base"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_theta": 5.0}},
+            InvalidModelConfig,
+            "rope_scaling and rope_parameters differ",
+        ),
+    ],
+)
+def test_rotary_positions_that_are_refused(fields: dict[str, Any], error: type[Exception], message: str) -> None:
+    refused("llama", error, message, **fields)
+
+
+@pytest.mark.parametrize(("share", "dims"), [(0.25, 2), (0.5, 4), (1.0, None)])
+def test_gpt_neox_turns_a_share_of_the_heads(share: float, dims: int | None) -> None:
+    older = read("gpt_neox", rotary_pct=share, rotary_emb_base=500)
+    newer = read("gpt_neox", rope_parameters={"rope_theta": 500.0, "partial_rotary_factor": share})
+    assert older == newer
+    assert (older.rotary_dims, older.rotary_base) == (dims, 500.0)
+
+
+# windows
+
+
+def test_a_window_shortens_the_sequences() -> None:
+    assert read("mistral").attention_window == 4096, "transformers' default"
+    assert read("mistral").seq_len == 128
+    short = read("mistral", sliding_window=100)
+    assert (short.attention_window, short.seq_len) == (100, 100)
+    assert read("mistral", sliding_window=None).attention_window is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "window"),
+    [
+        ({}, None),
+        ({"sliding_window": 64}, None),
+        ({"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1}, 64),
+        ({"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 2}, None),
+        ({"use_sliding_window": True, "sliding_window": 64, "layer_types": ["full_attention"] * 2}, None),
+        ({"use_sliding_window": True, "sliding_window": 64, "layer_types": ["sliding_attention"] * 2}, 64),
+    ],
+)
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+def test_a_window_of_qwen_counts_where_a_layer_uses_it(kind: str, fields: dict[str, Any], window: int | None) -> None:
+    assert read(kind, **fields).attention_window == window
+
+
+# what is refused
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"hidden_size": 10**12}, InvalidModelConfig, f"hidden_size is '{10**12}': input should be less than"),
+        ({"num_hidden_layers": 5000}, InvalidModelConfig, "num_hidden_layers is '5000'"),
+        ({"vocab_size": 0}, InvalidModelConfig, "vocab_size is '0'"),
+        ({"num_attention_heads": "6"}, InvalidModelConfig, "num_attention_heads is '6'"),
+        ({"hidden_act": "relu2"}, UnsupportedModel, "hidden_act is 'relu2'; evalsvc computes silu"),
+        ({"quantization_config": {"bits": 4}}, UnsupportedModel, "are quantised .*; save them in bfloat16"),
+        ({"auto_map": {"AutoModelForCausalLM": "a.B"}}, UnsupportedModel, "code of its own .* never runs"),
+        ({"layer_types": ["linear_attention"]}, UnsupportedModel, "layer_types has 'linear_attention'"),
+    ],
+)
+def test_what_every_family_refuses(kind: str, fields: dict[str, Any], error: type[Exception], message: str) -> None:
+    refused(kind, error, message, **fields)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "error", "message"),
+    [
+        ("llama", {"num_key_value_heads": 4}, InvalidModelConfig, "n_heads 6 is no multiple of the 4 heads of keys"),
+        ("llama", {"head_dim": 7}, InvalidModelConfig, "an even width"),
+        ("gemma", {"use_bidirectional_attention": True}, UnsupportedModel, "causal attention only"),
+        ("gpt_neox", {"num_key_value_heads": 2}, UnsupportedModel, "gpt_neox has no grouped heads"),
+        ("gpt_neox", {"rotary_pct": 2.0}, InvalidModelConfig, "rotary_pct is '2.0'"),
+    ],
+)
+def test_what_one_family_refuses(kind: str, fields: dict[str, Any], error: type[Exception], message: str) -> None:
+    refused(kind, error, message, **fields)
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "gemma3", "gemma3_text"])
+def test_other_gemmas_are_refused_by_name(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(SHAPE | {"model_type": kind}))
+    with pytest.raises(UnsupportedModel, match=r"config\.json is a Gemma 2 or 3 model, which caps its logits"):
+        find_model_config(tmp_path)
+
+
+def test_a_missing_shape_is_not_made_up() -> None:
+    fields = {key: value for key, value in SHAPE.items() if key != "intermediate_size"} | {"model_type": "llama"}
+    with pytest.raises(InvalidModelConfig, match="is not a llama configuration: intermediate_size is missing"):
+        read_model_spec(fields)
+
+
+def test_no_message_quotes_a_value_of_a_file(tmp_path: Path) -> None:
+    scaling = {"rope_scaling": {"type": "linear", "factor": "hunter2"}}
+    for fields in ({"hidden_size": "hunter2"}, scaling, {"hidden_act": "(a hunter2)"}):
+        (tmp_path / "config.json").write_text(json.dumps(SHAPE | {"model_type": "llama"} | fields))
+        with pytest.raises((InvalidModelConfig, UnsupportedModel)) as caught:
+            find_model_config(tmp_path)
+        assert "hunter2" not in caught.value.message
+
+
+def test_a_family_that_is_not_installed() -> None:
+    fields = read("llama").model_dump(mode="json") | {"family": "lama"}
+    with pytest.raises(UnknownName, match="no family is named 'lama'; did you mean 'llama'"):
+        read_model_spec(fields)
+
+
+def test_a_config_of_no_family_is_named_where_no_other_is_found(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(InvalidModelConfig, match="has none of the model types gemma, gpt_neox, llama, mistral"):
+        resolve_config(None, tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_has_its_tensors(kind: str) -> None:
+    """Nothing of another family's names is left, which would be reported as missing under a wrong name."""
+    config = read(kind)
+    names = [name for source in family_of(config).sources(config).values() for name in source.names]
+    assert len(names) == len(set(names))
+    assert not [name for name in names if "in_proj" in name or "w12" in name]
