@@ -348,14 +348,14 @@ def weights_among(names: Collection[str], folder: str) -> str:
     """
     if ".metadata" in names or any(name.endswith(".distcp") for name in names):
         raise sharded(folder)
-    found = [name for name in FOLDER_FILES if name in names]
+    weights = [name for name in FOLDER_FILES if name in names]
     for index, whole in (FOLDER_FILES[:2], FOLDER_FILES[2:]):
-        if found[:2] == [index, whole]:
+        if weights[:2] == [index, whole]:
             raise NotACheckpoint(
                 f"{folder} holds {index} and {whole}, two sets of weights; remove the one that is not the model's"
             )
-    if found:
-        return found[0]
+    if weights:
+        return weights[0]
     checkpoints = sorted(name for name in names if name.endswith((".pt", ".pth", ".bin", ".safetensors")))
     if checkpoints:
         listing = f"it holds {', '.join(checkpoints[:5])}: post one of these files"

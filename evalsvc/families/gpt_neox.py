@@ -103,7 +103,7 @@ def _by_kind(
     fused: Tensor,  # [H·3·head_dim, D] or [H·3·head_dim]
 ) -> Tensor:
     """Return rows ordered as all queries, all keys, all values, from queries, keys and values of one head at a time."""
-    return fused.unflatten(0, (n_heads, 3, head_dim)).transpose(0, 1).flatten(0, 2)
+    return fused.reshape(n_heads, 3, head_dim, *fused.shape[1:]).transpose(0, 1).flatten(0, 2)
 
 
 GPT_NEOX = GPTNeoX()

@@ -123,7 +123,7 @@ def blocked_attention(
 
     Each head of keys serves H / KV heads of queries.
     """
-    queries = queries.unflatten(1, (keys.shape[1], -1))  # [R, KV, H / KV, head_dim]
+    queries = queries.reshape(len(queries), keys.shape[1], -1, queries.shape[-1])  # [R, KV, H / KV, head_dim]
     wide = torch.promote_types(keys.dtype, torch.float32)
     scores = (queries.to(wide)[:, :, :, None, :, None] * keys[:, :, None, : span // BLOCK].to(wide)).sum(4).flatten(3)
     weights = (scores * queries.shape[-1] ** -0.5 + bias[:, None, None, :span].to(wide)).softmax(-1)

@@ -68,6 +68,24 @@ def matched(path: Path, config: ModelConfig, weights: Weights, model: nn.Module)
     return {each: Stored(tuple(tensors[name] for name in source.names), source) for each, source in sources.items()}
 
 
+def named_as_in_file(config: ModelConfig, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a file for the Transformer's parameters: the opposite of `matched`.
+
+    A tied table has the embedding's name only.
+    """
+    given = family_of(config).sources(config)
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in parameters.items():
+        if name == "output.weight" and config.weight_tying:
+            continue
+        source, value = given.get(name, Source((name,))), parameter
+        if source.arrange is not None:
+            value = value[source.arrange(torch.arange(len(value), device=value.device)).argsort()]
+        parts = torch.split(value, list(source.rows or value.shape[:1]))
+        tensors |= {part: rows.contiguous() for part, rows in zip(source.names, parts, strict=True)}
+    return tensors
+
+
 def _shapes(source: Source, shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield the tensors of a file for a parameter of this shape, with their shapes."""
     for name, rows in zip(source.names, source.rows or shape[:1], strict=True):

@@ -136,14 +136,19 @@ class Attention(nn.Module):
         if rotation is not None:
             both = kernels.turn(both, *rotation, self.interleaved)
         # A norm may have returned float32 under autocast.
-        queries, keys = both.to(values.dtype).split(self.counts, dim=-2)
+        queries, keys = _parts(both.to(values.dtype), self.counts, -2)
         return queries, keys, values.view(*values.shape[:-1], self.counts[1], self.head_dim)
 
     def _normed(self, both: Tensor, sizes: tuple[int, int], dim: int) -> Tensor:
         if self.q_norm is None or self.k_norm is None:
             return both
-        queries, keys = both.split(sizes, dim=dim)
+        queries, keys = _parts(both, sizes, dim)
         return torch.cat((self.q_norm(queries), self.k_norm(keys)), dim=dim)
+
+
+def _parts(both: Tensor, sizes: tuple[int, int], dim: int) -> tuple[Tensor, Tensor]:
+    """Return queries and keys, of these sizes along `dim`, as views."""
+    return both.narrow(dim, 0, sizes[0]), both.narrow(dim, sizes[0], sizes[1])
 
 
 def add_norm(x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:

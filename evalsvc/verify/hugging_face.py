@@ -1,8 +1,8 @@
-"""open_lm models as transformers models: the same weights in independent implementations.
+"""Models as transformers models: the same weights in independent implementations.
 
-Three classes of transformers can compute open_lm's models without change: Llama (RMS norms), StableLM (layer norms) and
-GPT-NeoX (layer norms and a feed-forward layer without gate). Weights that open_lm lacks are set to neutral values: a
-bias of zeros, a gain of ones.
+Of open_lm's models, three classes of transformers can compute most without change: Llama (RMS norms), StableLM (layer
+norms) and GPT-NeoX (layer norms and a feed-forward layer without gate). Weights that open_lm lacks are set to neutral
+values: a bias of zeros, a gain of ones. A model of another family is given to the class of its family.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from evalsvc.errors import UnsupportedModel
 from evalsvc.models import Transformer
-from evalsvc.spec.model_config import ModelConfig
+from evalsvc.spec.model_config import OPEN_LM, ModelConfig
+from evalsvc.verify.hugging_face_families import build_family
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,11 +40,14 @@ def write_hugging_face(
         UnsupportedModel: no class computes this model; the message has the reason.
     """
     config = ours.config
-    family = _require_family(config)
     tensors = {name: tensor.float().cpu() for name, tensor in ours.state_dict().items()}
     chosen = slice(None) if rows is None else torch.tensor(list(rows))
     embedding, output = _embeddings(config, tensors)[chosen], tensors["output.weight"][chosen]
-    model, weights = family(config, tensors, embedding, output)
+    if config.family == OPEN_LM:
+        model, weights = _require_family(config)(config, tensors, embedding, output)
+    else:
+        tables = {"tok_embeddings.weight": embedding, "output.weight": output}
+        model, weights = build_family(config, tensors | tables)
     model.load_state_dict({name: tensor.contiguous() for name, tensor in weights.items()}, strict=True)
     turns = config.positional_embedding_type in ("rotary", "llama_rotary")
     frequencies = ours.positions.inv_freq.cpu()

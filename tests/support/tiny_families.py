@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from evalsvc.families.reading import family_of, resolve_config
+from evalsvc.families.reading import resolve_config
 from evalsvc.models import Transformer
-from evalsvc.spec.model_config import ModelConfig
+from evalsvc.models.file_tensors import named_as_in_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -107,20 +107,6 @@ def write_ours(name: str, folder: Path, seed: int = 0, **changes: Any) -> Transf
     (folder / "config.json").write_text(json.dumps(describe(name, **changes)))
     model = Transformer(resolve_config(None, folder))
     fill(model, seed)
-    save_file(file_tensors(model.config, dict(model.state_dict())), folder / "model.safetensors")
+    tensors = named_as_in_file(model.config, model.state_dict())
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / "model.safetensors")
     return model
-
-
-def file_tensors(config: ModelConfig, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file for the Transformer's parameters, by the family's names."""
-    tensors: dict[str, Tensor] = {}
-    sources = family_of(config).sources(config)
-    if config.weight_tying:
-        parameters.pop("output.weight")
-    for name, value in parameters.items():
-        source = sources[name]
-        if source.arrange is not None:
-            value = value[source.arrange(torch.arange(len(value))).argsort()]
-        parts = value.split(source.rows or len(value))
-        tensors |= {part: rows.contiguous().clone() for part, rows in zip(source.names, parts, strict=True)}
-    return tensors

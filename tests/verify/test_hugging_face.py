@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_families import MODELS, write_ours
 
 from evalsvc.errors import UnsupportedModel
 from evalsvc.models import Transformer, load_model
@@ -53,6 +54,19 @@ def difference(ours: Transformer, theirs: Any, length: int = 50) -> float:
     ids = torch.randint(ours.config.vocab_size, (2, length), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         return float((ours(ids) - theirs(ids).logits).abs().max())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_of_another_family_goes_to_its_own_class(name: str, tmp_path: Path) -> None:
+    ours = write_ours(name, tmp_path)
+    theirs = write_hugging_face(ours)
+    assert type(theirs).__name__ == f"{MODELS[name][1]}ForCausalLM"
+    assert difference(ours, theirs) < 1e-5
+    chosen = [40, 3, 17, 95]
+    some = write_hugging_face(ours, chosen)
+    ids = torch.tensor([[0, 1, 2, 3, 0]])
+    expected = ours(torch.tensor(chosen)[ids])[..., chosen]
+    assert float((some(ids).logits - expected).abs().max()) < 1e-5
 
 
 @pytest.mark.parametrize(
