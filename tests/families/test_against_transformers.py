@@ -123,12 +123,14 @@ def test_a_trie(pair: Pair) -> None:
 @pytest.mark.parametrize("name", MODELS)
 @torch.inference_mode()
 def test_bfloat16_and_several_files(name: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
     theirs = write_theirs(name, tmp_path, "20KB", torch.bfloat16)
     assert (tmp_path / "model.safetensors.index.json").is_file()
     expected = theirs(some_ids()).logits
     assert difference(load_model(tmp_path)(some_ids()), expected) < TOLERANCE
-    narrow = load_model(tmp_path, dtype="bfloat16")
-    ours, rounded = narrow(some_ids()), theirs.bfloat16()(some_ids()).logits.float()
-    assert float((ours - rounded).abs().mean()) < 5e-2
-    # Rounding differs by the order of sums; neither program is nearer to the exact logits.
+    narrow = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16, attn_implementation="eager")
+    ours, rounded = load_model(tmp_path, dtype="bfloat16")(some_ids()), narrow(some_ids()).logits.float()
+    assert float((ours - rounded).norm() / rounded.norm()) < 5e-2
+    # The order of sums differs, and so does rounding; neither program is nearer to the exact logits.
     assert float((ours - expected).abs().mean()) < 1.2 * float((rounded - expected).abs().mean())

@@ -87,7 +87,7 @@ def fill(model: nn.Module, seed: int = 0) -> None:
 def write_theirs(
     name: str, folder: Path, shard: str = "5GB", dtype: torch.dtype = torch.float32, **changes: Any
 ) -> PreTrainedModel:
-    """Have transformers write the model of this name into `folder`, and return it in float32."""
+    """Have transformers write the model of this name into `folder`, and return it in float32 with the file's values."""
     import transformers
 
     fields = describe(name, **changes)
@@ -97,8 +97,11 @@ def write_theirs(
     config._attn_implementation = "eager"
     model: PreTrainedModel = getattr(transformers, f"{kind}ForCausalLM")(config)
     fill(model)
-    model.to(dtype).save_pretrained(folder, max_shard_size=shard)
-    return model.float()
+    for parameter in model.parameters():  # not `model.to`, which would round the rotary frequencies too
+        parameter.copy_(parameter.to(dtype))
+    state = {key: value.to(dtype) for key, value in model.state_dict().items()}
+    model.save_pretrained(folder, max_shard_size=shard, state_dict=state)
+    return model
 
 
 def write_ours(name: str, folder: Path, seed: int = 0, **changes: Any) -> Transformer:
