@@ -6,7 +6,8 @@ that of `Transformer.mixed`; the paths differ in the layout of weights, keys and
 - plain: the model's weights, and SDPA over the live slots.
 - packed: weights in oneDNN's layout.
 - compiled: packed, keys and values in blocks of 16, and torch.compile for the functions between the products. Attention
-  is a sum of products in float32, since SDPA is several times slower there for one query.
+  is a sum of products in float32, since SDPA is several times slower there for one query. Heads that share keys have
+  several queries for each key, where SDPA is faster and takes keys and values as they are.
 - graph: tensors never move and the attended span grows by whole spans, so that a CUDA graph of each span can be
   replayed.
 """
@@ -114,20 +115,16 @@ def _index(image_ids: Sequence[int], model: Transformer) -> slice | Tensor:
 
 def blocked_attention(
     queries: Tensor,  # [R, H, head_dim]
-    keys: Tensor,  # [R, KV, S / BLOCK, head_dim, BLOCK]
-    values: Tensor,  # [R, KV, head_dim / width, S, width]
+    keys: Tensor,  # [R, H, S / BLOCK, head_dim, BLOCK]
+    values: Tensor,  # [R, H, head_dim / width, S, width]
     bias: Tensor,  # [R, S], 0 to attend and -inf not to
     span: int,  # slots to look at, a multiple of BLOCK
 ) -> Tensor:  # [R, H·head_dim], in the arithmetic's dtype
-    """Compute softmax(q·K / √head_dim)·V over the first `span` slots, in float32 at least.
-
-    Each head of keys serves H / KV heads of queries.
-    """
-    queries = queries.reshape(len(queries), keys.shape[1], -1, queries.shape[-1])  # [R, KV, H / KV, head_dim]
+    """Compute softmax(q·K / √head_dim)·V over the first `span` slots, in float32 at least."""
     wide = torch.promote_types(keys.dtype, torch.float32)
-    scores = (queries.to(wide)[:, :, :, None, :, None] * keys[:, :, None, : span // BLOCK].to(wide)).sum(4).flatten(3)
-    weights = (scores * queries.shape[-1] ** -0.5 + bias[:, None, None, :span].to(wide)).softmax(-1)
-    mixed: Tensor = (weights[:, :, :, None, :, None] * values[:, :, None, :, :span].to(wide)).sum(4)
+    scores = (queries.to(wide)[:, :, None, :, None] * keys[:, :, : span // BLOCK].to(wide)).sum(3).flatten(2)
+    weights = (scores * queries.shape[-1] ** -0.5 + bias[:, None, :span].to(wide)).softmax(-1)
+    mixed: Tensor = (weights[:, :, None, :, None] * values[:, :, :, :span].to(wide)).sum(3)
     return mixed.flatten(1)
 
 
@@ -144,16 +141,14 @@ def compiled(function: Callable[..., Any], dynamic: bool = False) -> Callable[..
 
 
 @functools.cache
-def compiled_attention(
-    rows: int, heads: int, kv_heads: int, head_dim: int
-) -> Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]:
+def compiled_attention(rows: int, heads: int, head_dim: int) -> Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]:
     """Return `blocked_attention` compiled for all spans of one batch shape, with the fixed sizes as constants."""
 
     def attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, span: int) -> Tensor:
         width = BLOCK if head_dim % BLOCK == 0 else head_dim
         queries = queries.reshape(rows, heads, head_dim)
-        keys = keys.view(rows, kv_heads, -1, head_dim, BLOCK)
-        values = values.view(rows, kv_heads, head_dim // width, -1, width)
+        keys = keys.view(rows, heads, -1, head_dim, BLOCK)
+        values = values.view(rows, heads, head_dim // width, -1, width)
         return blocked_attention(queries, keys, values, bias, span)
 
     return compiled(attention, dynamic=True)
@@ -252,15 +247,17 @@ class StraightCache:
 
 
 class BlockedCache:
-    """Cache in blocks of 16 slots for keys and of 16 dimensions for values: both sums run along whole registers."""
+    """Cache in blocks of 16 slots for keys and of 16 dimensions for values: both sums run along whole registers.
 
-    def __init__(self, shape: Sequence[int], heads: int, dtype: torch.dtype) -> None:
-        """Make a cache of `shape` [layers, R, KV, capacity, head_dim], for `heads` heads of queries."""
-        layers, rows, kv_heads, capacity, head_dim = shape
+    Each head of queries has keys of its own.
+    """
+
+    def __init__(self, shape: Sequence[int], dtype: torch.dtype) -> None:
+        layers, rows, heads, capacity, head_dim = shape
         self.width = BLOCK if head_dim % BLOCK == 0 else head_dim
-        self.keys = torch.zeros(layers, rows, kv_heads, capacity // BLOCK, head_dim, BLOCK, dtype=dtype)
-        self.values = torch.zeros(layers, rows, kv_heads, head_dim // self.width, capacity, self.width, dtype=dtype)
-        self.attention = compiled_attention(rows, heads, kv_heads, head_dim)
+        self.keys = torch.zeros(layers, rows, heads, capacity // BLOCK, head_dim, BLOCK, dtype=dtype)
+        self.values = torch.zeros(layers, rows, heads, head_dim // self.width, capacity, self.width, dtype=dtype)
+        self.attention = compiled_attention(rows, heads, head_dim)
 
     def load(self, rows: slice, prefix: KVCache) -> None:
         length = prefix.length
@@ -302,11 +299,8 @@ class DecodeStep:
         self.kernels = compiled_kernels() if path == "compiled" else EAGER
         shape = (config.n_layers, layout.rows, config.kv_heads, capacity, config.head_dim)
         dtype = cache_dtype or weight.dtype
-        self.cache: DecodeCache = (
-            BlockedCache(shape, config.n_heads, dtype)
-            if path == "compiled"
-            else StraightCache(shape, dtype, weight.device)
-        )
+        blocked = path == "compiled" and config.kv_heads == config.n_heads
+        self.cache: DecodeCache = BlockedCache(shape, dtype) if blocked else StraightCache(shape, dtype, weight.device)
         self.bias = torch.zeros(layout.rows, capacity, dtype=dtype, device=weight.device)
         self.graphs = Graphs(layout.rows, weight.device) if path == "graph" else None
 

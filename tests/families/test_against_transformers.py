@@ -97,15 +97,28 @@ def test_every_path_of_decoding(pair: Pair, path: DecodePath, monkeypatch: pytes
     monkeypatch.setattr("evalsvc.models.decoding.compiled_kernels", lambda: EAGER)
     monkeypatch.setattr("evalsvc.models.decoding.compiled_attention", lambda *shape: blocked_attention)
     theirs, ours = pair
-    ids, rows = some_ids(), range(ROWS)
-    prefix = ours.new_cache(2, PROMPT)
-    ours.hidden(ids[:, :PROMPT], cache=prefix)
-    ours.packed = None
-    step = DecodeStep(ours, WeightLayout(rows, 2, packed=path != "plain"), LENGTH, path)
+    assert difference(stepped_logits(ours, path), theirs(some_ids()).logits[:, PROMPT:]) < TOLERANCE
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("name", ["llama-3", "olmo2", "gemma", "gpt_neox"])
+@torch.inference_mode()
+def test_the_compiled_path(name: str, tmp_path: Path) -> None:
+    theirs = write_theirs(name, tmp_path)
+    found = stepped_logits(load_model(tmp_path), "compiled")
+    assert difference(found, theirs(some_ids()).logits[:, PROMPT:]) < TOLERANCE
+
+
+def stepped_logits(model: Transformer, path: DecodePath) -> Tensor:
+    """The logits after each token behind the prompt, one step at a time."""
+    ids = some_ids()
+    prefix = model.new_cache(2, PROMPT)
+    model.hidden(ids[:, :PROMPT], cache=prefix)
+    model.packed = None
+    step = DecodeStep(model, WeightLayout(range(ROWS), 2, packed=path != "plain"), LENGTH, path)
     step.begin([(slice(0, 2), prefix)], torch.ones(2, PROMPT, dtype=torch.bool))
     slots = range(PROMPT, LENGTH)
-    found = torch.stack([step(ids[:, slot], torch.tensor([slot] * 2), slot) for slot in slots], dim=1)
-    assert difference(found, theirs(ids).logits[:, PROMPT:]) < TOLERANCE
+    return torch.stack([step(ids[:, slot], torch.tensor([slot] * 2), slot) for slot in slots], dim=1)
 
 
 @torch.inference_mode()

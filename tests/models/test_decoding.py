@@ -121,7 +121,7 @@ def test_blocked_attention_equals_sdpa(monkeypatch: pytest.MonkeyPatch) -> None:
     leave_uncompiled(monkeypatch)
     shape, generator = (1, 2, 3, 48, 32), torch.Generator().manual_seed(0)
     straight = StraightCache(shape, torch.float64, torch.device("cpu"))
-    blocked = BlockedCache(shape, shape[2], torch.float64)
+    blocked = BlockedCache(shape, torch.float64)
     bias = torch.full((2, 48), float("-inf"), dtype=torch.float64)
     for slot in range(40):
         queries, keys, values = torch.randn(3, 2, 3, 32, dtype=torch.float64, generator=generator)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_families import write_ours
 from torch import Tensor
 
 from evalsvc.checkpoints.expression import leaves
@@ -74,6 +75,21 @@ def test_the_average_of_two_is_the_mean_of_the_tensors_to_the_last_bit() -> None
     assert {tensor.dtype for tensor in first.values()} >= {torch.bfloat16}
     for name, tensor in found.items():
         assert torch.equal(tensor, ((first[name].double() + last[name].double()) / 2).float()), name
+
+
+@pytest.mark.parametrize("name", ["llama-3", "gpt_neox"])
+def test_folders_of_another_family_are_combined(name: str, tmp_path: Path) -> None:
+    parents = {f"r@{seed}": tmp_path / str(seed) for seed in (1, 2)}
+    one, two = (write_ours(name, path, seed) for seed, path in enumerate(parents.values(), 1))
+    expression = parse_expression("graft(avg(r@1, r@2), r@2, layers=1)")
+    model = load_virtual(expression, parents, one.config)
+    for key, tensor in tensors_of(model).items():
+        first, second = one.state_dict()[key], two.state_dict()[key]
+        expected = second if key.startswith("layers.1.") else ((first.double() + second.double()) / 2).float()
+        assert torch.equal(tensor, expected), key
+    other = write_ours(name, tmp_path / "3", rope_parameters={"rope_type": "default", "rope_theta": 300.0})
+    with pytest.raises(CheckpointMismatch, match="are different models: rotary_"):
+        agreed_config({"r@1": one.config, "r@3": other.config})
 
 
 def test_functions_inside_one_another_equal_plain_arithmetic(parents: dict[str, Path]) -> None:
