@@ -101,7 +101,7 @@ class Work:
 
     def bytes_read(self, context: int) -> int:
         """Of one step: weights, and keys and values of all rows."""
-        per_token = 2 * self.config.n_layers * self.config.attention_dim * ITEM_BYTES[self.cache_dtype or self.dtype]
+        per_token = 2 * self.config.n_layers * self.config.kv_dim * ITEM_BYTES[self.cache_dtype or self.dtype]
         return self.weights * ITEM_BYTES[self.dtype] + self.rows * context * per_token
 
     def operations(self, context: int) -> int:

@@ -128,7 +128,7 @@ def _attention_rate(kit: Kit, subject: Subject, batch: int, window: Window, foun
     slots = subject.padded + window.profiled[-1]
     span = -(-slots // SPAN) * SPAN
     config = subject.config
-    count = 2 * config.n_layers * batch * config.attention_dim * span * subject.dtype.itemsize
+    count = 2 * config.n_layers * batch * config.kv_dim * span * subject.dtype.itemsize
     rate = count * len(window.profiled) / (found.parts["attention"] * 1e-6)
     return figure(
         f"{what}: attention reads",

@@ -126,7 +126,8 @@ def _prefill_bytes(config: ModelConfig, spec: SamplerSpec, prompt_length: int, d
 
     The prompts' keys and values, and the widest point of a layer; later a second copy of the keys, for the steps.
     """
-    widest = 2 * config.hidden_dim + max(9 * config.attention_dim, 4 * config.ffn_dim)
+    projected = config.attention_dim + 2 * config.kv_dim
+    widest = 2 * config.hidden_dim + max(3 * projected, 4 * config.ffn_dim)
     activations = spec.batch * prompt_length * widest * dtype.itemsize
     prefix = cache_bytes(config, spec.batch, prompt_length, _cache_dtype(spec, dtype))
     return prefix + max(activations, prefix // 2)

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from evalsvc.errors import InvalidRequest
 from evalsvc.families.reading import resolve_config
-from evalsvc.models import packing, private
+from evalsvc.models import ModelConfig, Transformer, packing, private
 from evalsvc.models.packing import (
     can_pack,
     int8_linear,
@@ -110,6 +110,16 @@ def test_packed_bytes_count_every_product() -> None:
         assert packed_bytes(config, 16_384, torch.float32, "int8") == count
         tiny = resolve_config("open_lm_test_tiny", Path("none"))
         assert packed_bytes(tiny, 16, torch.float32) == 0, "it lies in the caches"
+
+
+def test_the_weights_of_a_layer_are_those_of_its_products() -> None:
+    """With heads that share keys, heads of a width of their own, and a feed-forward layer without gate."""
+    shape = {"hidden_dim": 48, "n_layers": 2, "n_heads": 6, "seq_len": 8, "vocab_size": 9, "post_embed_norm": False}
+    switches = {"n_kv_heads": 2, "head_size": 16, "ffn_size": 70}
+    for kind in ("gated", "plain"):
+        config = ModelConfig.model_validate({**shape, **switches, "weight_tying": False, "ffn_type": kind})
+        matrices = [tensor for name, tensor in Transformer(config).named_parameters() if "layers" in name]
+        assert layer_weights(config) == sum(tensor.numel() for tensor in matrices if tensor.dim() == 2)
 
 
 @pytest.mark.parametrize("bias", [True, False])
