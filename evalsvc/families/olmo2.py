@@ -16,6 +16,7 @@ class Olmo2Fields(HuggingFaceFields):
     def switches(self) -> dict[str, Any]:
         """Add the place of the norms, the norms of queries and keys, and the biases."""
         return super().switches() | {
+            "model_norm": "rms_norm_wide",
             "norm_place": "after",
             "qk_norm": True,
             "attention_bias": self.attention_bias,

@@ -30,7 +30,7 @@ from evalsvc.models.feed_forward import silu_gated
 from evalsvc.models.graphs import Graphs
 from evalsvc.models.kv_cache import KVCache
 from evalsvc.models.layer import EAGER, Block, Kernels, Products, add_norm
-from evalsvc.models.norms import RMSNorm
+from evalsvc.models.norms import RMSArithmetic, RMSNorm
 from evalsvc.models.packing import Linear, WeightFormat, int8_linear, packed_linear, plain_linear
 from evalsvc.models.rotation import turn
 from evalsvc.models.transformer import Transformer
@@ -167,9 +167,7 @@ def compiled_add_norm(x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple
     return added
 
 
-def add_rms(
-    x: Tensor, delta: Tensor, weight: Tensor, eps: float, norm: Callable[[Tensor, Tensor, float], Tensor]
-) -> tuple[Tensor, Tensor]:
+def add_rms(x: Tensor, delta: Tensor, weight: Tensor, eps: float, norm: RMSArithmetic) -> tuple[Tensor, Tensor]:
     x = x + delta
     return x, norm(x, weight, eps)
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from evalsvc.spec.model_config import ModelConfig
+
+RMSArithmetic = Callable[[Tensor, Tensor, float], Tensor]
+"""Function of values, gain and epsilon to the normed values."""
 
 
 class LayerNorm(nn.Module):
@@ -41,13 +46,13 @@ def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 class RMSNorm(nn.Module):
-    """Root mean square norm. With `plus_one`, as in Gemma, the gain is 1 + weight, and applied before rounding."""
+    """Root mean square norm, by one of the functions below."""
 
-    def __init__(self, width: int, eps: float, *, plus_one: bool = False) -> None:
+    def __init__(self, width: int, eps: float, arithmetic: RMSArithmetic) -> None:
         super().__init__()
         self.eps = eps
-        self.arithmetic = rms_norm_plus_one if plus_one else rms_norm
-        self.weight = nn.Parameter(torch.zeros(width) if plus_one else torch.ones(width))
+        self.arithmetic = arithmetic
+        self.weight = nn.Parameter(torch.zeros(width) if arithmetic is rms_norm_plus_one else torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.arithmetic(x, self.weight, self.eps)
@@ -62,12 +67,22 @@ def rms_norm(
     return _normed(x, eps).to(x.dtype) * weight
 
 
+def rms_norm_wide(
+    x: Tensor,  # [..., D]
+    weight: Tensor,  # [D]
+    eps: float,
+) -> Tensor:
+    """Compute `rms_norm` with the gain applied before rounding, as in OLMo 2."""
+    normed = _normed(x, eps)
+    return (normed * weight.to(normed.dtype)).to(x.dtype)
+
+
 def rms_norm_plus_one(
     x: Tensor,  # [..., D]
     weight: Tensor,  # [D]
     eps: float,
 ) -> Tensor:
-    """Compute `rms_norm` with the gain 1 + `weight`, in float32 at least up to the last rounding."""
+    """Compute `rms_norm_wide` with the gain 1 + `weight`, as in Gemma."""
     normed = _normed(x, eps)
     return (normed * (1 + weight.to(normed.dtype))).to(x.dtype)
 
@@ -77,11 +92,18 @@ def _normed(x: Tensor, eps: float) -> Tensor:
     return wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
 
 
+RMS_NORMS: dict[str, RMSArithmetic] = {
+    "rms_norm": rms_norm,
+    "rms_norm_wide": rms_norm_wide,
+    "rms_norm_plus_one": rms_norm_plus_one,
+}
+
+
 def build_norm(config: ModelConfig, width: int) -> LayerNorm | RMSNorm:
     """Return a norm of vectors of `width` values, with neutral values."""
     kind = config.model_norm
-    if kind in ("rms_norm", "rms_norm_plus_one"):
-        return RMSNorm(width, config.norm_eps, plus_one=kind == "rms_norm_plus_one")
+    if kind in RMS_NORMS:
+        return RMSNorm(width, config.norm_eps, RMS_NORMS[kind])
     return LayerNorm(
         width,
         config.norm_eps,

@@ -18,6 +18,7 @@ ModelNorm = Literal[
     "gain_only_lp_layer_norm",
     "no_wb_layer_norm",
     "rms_norm",
+    "rms_norm_wide",
     "rms_norm_plus_one",
 ]
 PositionalEmbedding = Literal["rotary", "head_rotary", "llama_rotary", "none"]

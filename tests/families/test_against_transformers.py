@@ -146,4 +146,4 @@ def test_bfloat16_and_several_files(name: str, tmp_path: Path) -> None:
     ours, rounded = load_model(tmp_path, dtype="bfloat16")(some_ids()), narrow(some_ids()).logits.float()
     assert float((ours - rounded).norm() / rounded.norm()) < 5e-2
     # The order of sums differs, and so does rounding; neither program is nearer to the exact logits.
-    assert float((ours - expected).abs().mean()) < 1.2 * float((rounded - expected).abs().mean())
+    assert float((ours - expected).abs().mean()) < 1.1 * float((rounded - expected).abs().mean())

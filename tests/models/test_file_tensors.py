@@ -1,11 +1,14 @@
 """Tensors of Hugging Face folders as parameters, and files that do not fit."""
 
 import json
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from doc_blocks import find_block
 from safetensors.torch import load_file, save_file
 from tiny_families import MODELS, describe, write_ours
 from torch import Tensor
@@ -13,6 +16,7 @@ from torch import Tensor
 from evalsvc.errors import CheckpointMismatch
 from evalsvc.families.reading import resolve_config
 from evalsvc.models import Transformer, load_model
+from evalsvc.spec import catalog
 
 Change = Callable[[dict[str, Tensor]], object]
 
@@ -115,6 +119,24 @@ def test_a_widened_table_whose_configuration_was_not(rows: int, relation: str, t
 def test_a_table_may_be_of_any_size(tmp_path: Path) -> None:
     write_ours("qwen2", tmp_path, vocab_size=163)
     assert load_model(tmp_path)(torch.tensor([[162]])).shape == (1, 1, 163)
+
+
+def test_tables_of_images_are_joined_by_a_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the family that docs/how-to/models.md tells of."""
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "models.md"
+    module = types.ModuleType("split_llama")
+    exec(find_block(page, "python", "class SplitLlama"), module.__dict__)
+    monkeypatch.setitem(sys.modules, "split_llama", module)
+    monkeypatch.setitem(catalog.COMPONENTS["families"], "split_llama", "split_llama:SPLIT_LLAMA")
+    written = write_ours("llama", tmp_path)
+
+    def split(tensors: dict[str, Tensor]) -> None:
+        for text, images in (("embed_tokens.weight", "image_embed.weight"), ("lm_head.weight", "image_head.weight")):
+            tensors[text], tensors[images] = tensors[text][:32].clone(), tensors[text][32:].clone()
+
+    rewrite(tmp_path, split)
+    (tmp_path / "config.json").write_text(json.dumps(describe("llama") | {"model_type": "split_llama"}))
+    assert equal(written, load_model(tmp_path))
 
 
 def test_sizes_are_compared_before_memory_is_taken(tmp_path: Path) -> None:
