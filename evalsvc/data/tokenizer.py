@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from evalsvc.data.files import CACHED_FILES, identify_file
 from evalsvc.errors import EvalsvcError, InvalidData, os_reason
 from evalsvc.files.opened import Allow, anywhere, open_file
 from evalsvc.installation import missing_package
+from evalsvc.spec.bounds import Beginning
 from evalsvc.spec.layout import TextBlock, VocabularyLayout
 
 END_OF_TEXT = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>")
@@ -32,7 +33,11 @@ PANIC = "PanicException"
 
 @dataclass(frozen=True)
 class TextTokenizer:
-    """Tokenizer from a `tokenizer.json`, without truncation, padding and post-processing: all tokens are text."""
+    """Tokenizer from a `tokenizer.json`, without truncation, padding and post-processing: all tokens are text.
+
+    A post-processor may put a token before every text; here the layout decides, see `beginning`. Chat templates are in
+    other files, which are not read.
+    """
 
     path: str
     size: int
@@ -51,6 +56,34 @@ class TextTokenizer:
         """Return the text of ids; `skip_special` leaves out the tokenizer's special tokens."""
         with translated(self.path):
             return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special))
+
+    @cached_property
+    def added_before(self) -> list[int]:
+        """The ids that the file's post-processor would put before a text."""
+        with translated(self.path):
+            plain, processed = (self._tokenizer.encode("a", add_special_tokens=added).ids for added in (False, True))
+        starts = range(len(processed) - len(plain) + 1)
+        return list(processed[: next((i for i in starts if processed[i : i + len(plain)] == plain), 0)])
+
+    def beginning(self, bos: Beginning | None) -> int | None:
+        """Return the id that stands before a text; None: no token.
+
+        Args:
+            bos: decision of the task or the layout; None if neither decides.
+
+        Raises InvalidData if the tokenizer lacks the id, or if neither decides and the tokenizer's post-processor would
+        add tokens.
+        """
+        if bos is None and self.added_before:
+            ids = ", ".join(map(str, self.added_before))
+            raise InvalidData(
+                f"the tokenizer {self.path} puts {ids} before every text by itself, and neither the layout nor the "
+                f"task decides what stands before a text; set the layout's `text.bos` to {self.added_before[0]}, or to "
+                "`none` if the model was trained without"
+            )
+        if isinstance(bos, int) and bos >= self.size:
+            raise InvalidData(f"bos is {bos}; the tokenizer {self.path} has the ids 0…{self.size - 1}")
+        return bos if isinstance(bos, int) else None
 
     def to_json(self) -> str:
         """Return the content of a `tokenizer.json`, for other libraries."""

@@ -28,6 +28,7 @@ from evalsvc.data.tokenizer import TextTokenizer, read_tokenizer
 from evalsvc.errors import CheckpointGone, InvalidData, show_name
 from evalsvc.files.opened import Allow, anywhere, open_file
 from evalsvc.installation import missing_package
+from evalsvc.spec.bounds import Beginning
 
 if TYPE_CHECKING:
     import numpy
@@ -57,6 +58,8 @@ class TokenData:
     """Digest of all ids and codes and nothing else: the same tokens have the same digest in every format."""
     tokenizer_digest: str | None
     """Digest of the tokenizer's file, if text was tokenized."""
+    bos: int | None
+    """Id of the tokenizer before every text, if text was tokenized; None: no token."""
 
     def texts(self, limit: int | None, parameter: str) -> tuple[Record, ...]:
         """Return the first `limit` records. Raises InvalidData unless all are only text, which `parameter` needs."""
@@ -70,11 +73,12 @@ class TokenData:
 
 
 def read_tokens(
-    path: str | Path, tokenizer: str | Path | None = None, bos: int | None = None, allow: Allow = anywhere
+    path: str | Path, tokenizer: str | Path | None = None, bos: Beginning | None = None, allow: Allow = anywhere
 ) -> TokenData:
     """Read the records of a JSONL file, or of a file with the suffix .safetensors, once per process and file.
 
-    `tokenizer` (a `tokenizer.json`) is for records with `text`; `bos` is put before the text's ids.
+    `tokenizer` (a `tokenizer.json`) is for records with `text`; `bos` is put before the text's ids, see
+    `TextTokenizer.beginning`.
 
     Raises:
         InvalidData: a file is missing or empty, or a record is not as described above; the message names file and line.
@@ -90,7 +94,7 @@ def read_tokens(
 
 @lru_cache(maxsize=CACHED_FILES)
 def _read_tokens(
-    path: Path, identity: Identity, tokenizer: Path | None, stamp: Identity | None, bos: int | None, allow: Allow
+    path: Path, identity: Identity, tokenizer: Path | None, stamp: Identity | None, bos: Beginning | None, allow: Allow
 ) -> TokenData:
     # `identity` and `stamp` invalidate the cache when a file changes.
     encoder = TextEncoder(path, tokenizer, bos, allow)
@@ -98,7 +102,7 @@ def _read_tokens(
     records = tuple(_read_safetensors(path, allow) if packed else _read_jsonl(path, encoder, allow))
     if not records:
         raise InvalidData(f"{path} holds no records; each is an object with `text_ids`, `text` or `image_codes`")
-    return TokenData(str(path), records, _digest(records), encoder.digest)
+    return TokenData(str(path), records, _digest(records), encoder.digest, encoder.bos)
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ def read_pairs(
     path: str | Path,
     source: ImageSource,
     tokenizer: str | Path | None = None,
-    bos: int | None = None,
+    bos: Beginning | None = None,
     allow: Allow = anywhere,
 ) -> PairData:
     """Read the captions of a COCO annotation file, a CSV or a JSONL file, with their images.
@@ -139,13 +143,13 @@ def read_pairs(
 
 @lru_cache(maxsize=CACHED_FILES)
 def _read_texts(
-    path: Path, identity: Identity, tokenizer: Path | None, stamp: Identity | None, bos: int | None, allow: Allow
+    path: Path, identity: Identity, tokenizer: Path | None, stamp: Identity | None, bos: Beginning | None, allow: Allow
 ) -> TokenData:
     # `identity` and `stamp` as in `_read_tokens`.
     encoder = TextEncoder(path, tokenizer, bos, allow)
     captions = read_captions(path, allow).captions
     records = tuple(Record(array("i", encoder(caption.text)), None, caption.where) for caption in captions)
-    return TokenData(str(path), records, _digest(records), encoder.digest)
+    return TokenData(str(path), records, _digest(records), encoder.digest, encoder.bos)
 
 
 def _image_indices(path: Path, captions: Iterable[Caption], source: ImageSource) -> Iterator[int]:
@@ -169,17 +173,20 @@ def stamp_of(tokenizer: str | Path | None) -> Identity | None:
 class TextEncoder:
     """Encoder from texts of the file `path` to ids of `tokenizer`, which is opened when the first text comes.
 
-    Texts are tokenized unchanged, without truncation, padding or added tokens, except for `bos` before the ids.
+    Texts are tokenized unchanged, without truncation, padding or added tokens, except for `bos` before the ids. The
+    tokenizer must allow `bos`, see `TextTokenizer.beginning`.
     """
 
     def __init__(
-        self, path: str | Path, tokenizer: str | Path | None, bos: int | None = None, allow: Allow = anywhere
+        self, path: str | Path, tokenizer: str | Path | None, bos: Beginning | None = None, allow: Allow = anywhere
     ) -> None:
         self._path = path
         self._tokenizer = tokenizer
-        self._prefix = [] if bos is None else [bos]
+        self._wanted = bos
         self._allow = allow
         self._opened: TextTokenizer | None = None
+        self.bos: int | None = None
+        """Id before every text, once a text was tokenized."""
 
     @property
     def digest(self) -> str | None:
@@ -194,7 +201,8 @@ class TextEncoder:
             )
         if self._opened is None:
             self._opened = read_tokenizer(self._tokenizer, self._allow)
-        return self._prefix + self._opened.encode(text)
+            self.bos = self._opened.beginning(self._wanted)
+        return [*([] if self.bos is None else [self.bos]), *self._opened.encode(text)]
 
 
 def _read_jsonl(path: Path, encode: TextEncoder, allow: Allow) -> Iterator[Record]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -38,6 +38,9 @@ Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 TokenId = Annotated[int, Field(ge=0, le=MAX_ID)]
 """An id of the tokenizer."""
+
+Beginning = TokenId | Literal["none"]
+"""The id of the tokenizer that stands before every text, or `none` for no token."""
 
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 """Side of an image in pixels."""

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
 from evalsvc.errors import InvalidData, InvalidLayout, UnknownName, UnsupportedModel, json_reason, os_reason
 from evalsvc.files.opened import Allow, anywhere, open_file
+from evalsvc.spec.bounds import Beginning
 from evalsvc.spec.protocol import digest
 from evalsvc.spec.suite import check_keys, validation_message
 from evalsvc.spec.yaml_text import YamlError, read_yaml
@@ -54,6 +55,20 @@ class TextBlock(BaseModel):
     identity."""
     tokenizer_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """SHA-256 of the tokenizer's file; any other tokenizer is refused. Not part of the layout's identity."""
+    bos: Annotated[StrictInt, Field(ge=0)] | Literal["none"] | None = None
+    """Id of the tokenizer that stands before every text, such as Llama 3's `<|begin_of_text|>`; `none` for no token
+    [none; needed for a tokenizer that adds tokens by itself]. Not part of the layout's identity: protocols have the
+    id."""
+
+    @model_validator(mode="after")
+    def _check_bos(self) -> TextBlock:
+        if isinstance(self.bos, int) and self.bos >= self.size:
+            raise InvalidLayout(f"text.bos is {self.bos}, but there are {self.size} text ids; correct `bos` or `size`")
+        return self
+
+    def beginning(self, of_task: Beginning | None) -> Beginning | None:
+        """Return what stands before a text: the parameter `bos` of a task, or else the layout's."""
+        return self.bos if of_task is None else of_task
 
 
 class ImageBlock(BaseModel):
@@ -178,17 +193,18 @@ class VocabularyLayout(BaseModel):
 
     @cached_property
     def digest(self) -> str:
-        """The digest of the layout without the path of its tokenizer."""
+        """The digest of the layout without its tokenizer and without `text.bos`."""
         content = self.to_json()
-        for key in ("tokenizer", "tokenizer_sha256"):
+        for key in ("tokenizer", "tokenizer_sha256", "bos"):
             content["text"].pop(key, None)
         return digest(content)
 
     def to_json(self) -> dict[str, Any]:
         """Return the layout as a mapping that `parse_layout` reads."""
         content = self.model_dump(mode="json")
-        if content["text"]["tokenizer_sha256"] is None:
-            del content["text"]["tokenizer_sha256"]  # layouts without a digest keep their old form
+        for key in ("tokenizer_sha256", "bos"):
+            if content["text"][key] is None:
+                del content["text"][key]  # layouts without them keep their old form
         return content
 
     def sequence(self, text_ids: Sequence[int] | None, image_codes: Sequence[int] | None) -> TokenSequence:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from evalsvc.spec.bounds import MAX_TOKENS, TokenId
+from evalsvc.spec.bounds import MAX_TOKENS, Beginning, TokenId
 from evalsvc.spec.paths import DataPath
 from evalsvc.tasks.task import Task
 
@@ -16,8 +16,8 @@ class TextTask(Task):
 
     tokenizer: DataPath | None = None
     """The `tokenizer.json` that the model was trained with [the layout's]."""
-    bos: TokenId | None = None
-    """Id of the tokenizer to put before every text that the model continues [none]."""
+    bos: Beginning | None = None
+    """Id of the tokenizer to put before every text that the model continues, or `none` [the layout's `text.bos`]."""
     end_of_text: TokenId | None = None
     """Id of the tokenizer that ends a completion, and that replaces an empty context without `bos` [the
     tokenizer's]."""

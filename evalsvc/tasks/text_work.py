@@ -38,6 +38,13 @@ class TextWork(Work[TextParameters, ShardKind, Output], Generic[TextParameters, 
         tokenizer.require_fits(text)
         return tokenizer
 
+    def bos(self, context: Context, tokenizer: TextTokenizer) -> int | None:
+        """Return the tokenizer's id before every text: the task's, or the layout's; None: no token.
+
+        Raises InvalidData if the tokenizer lacks the id, or adds tokens by itself and neither decides.
+        """
+        return tokenizer.beginning(context.layout().text.beginning(self.task.bos))
+
     def tokenizer_path(self, context: Context, text: TextBlock) -> str | None:
         """Return the path of the tokenizer: the task's own, or that of `text`."""
         return text.tokenizer if self.task.tokenizer is None else context.dataset(self.task.tokenizer)

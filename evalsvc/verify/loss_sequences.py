@@ -33,13 +33,14 @@ def loss_sequences(context: Context, task: Loss, n: int) -> Iterator[LossSequenc
     Raises the errors of reading the data.
     """
     path, tokenizer = context.dataset(task.data), _tokenizer(context, task)
+    bos = context.layout().text.beginning(task.bos)
     shards = LossWork(task).plan(context).shards
     protocols = {type(shard): shard.protocol for shard in shards}
     if task.images is None:
-        data = read_tokens(path, tokenizer, task.bos, context.readable)
+        data = read_tokens(path, tokenizer, bos, context.readable)
         yield _part(context, data, data.records[: task.limit], n, protocols[DataShard])
     else:
-        pairs = read_pairs(path, context.images(task.images), tokenizer, task.bos, context.readable)
+        pairs = read_pairs(path, context.images(task.images), tokenizer, bos, context.readable)
         assert task.decoder is not None, "images come with a decoder"
         decoder = context.decoder(task.decoder, task.decoder_config, task.decoder_ema)
         coder = ImageCoder(decoder, task.size, task.crop, task.filter)
@@ -48,7 +49,7 @@ def loss_sequences(context: Context, task: Loss, n: int) -> Iterator[LossSequenc
         coded = [replace(record, image_codes=row) for record, row in zip(records, codes, strict=False)]
         yield _part(context, pairs.texts, [*coded, *records[len(coded) :]], n, protocols[DataShard])
     if task.general_text is not None:
-        data = read_tokens(context.dataset(task.general_text), tokenizer, task.bos, context.readable)
+        data = read_tokens(context.dataset(task.general_text), tokenizer, bos, context.readable)
         texts = data.texts(task.general_text_limit, GENERAL_TEXT)
         yield replace(_part(context, data, texts, n, protocols[TextShard]), general=True)
 

@@ -55,6 +55,54 @@ def test_byte_fallback_and_special_tokens(shared: Path) -> None:
     assert render([200, 201], text_only(512), tokenizer) == "\ufffd\ufffd"
 
 
+# what stands before a text
+
+BEGIN = {"id": "<s>", "type_id": 0}
+TEXT, END = {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}
+SPECIAL = {name: {"id": name, "ids": [number], "tokens": [name]} for number, name in ((4, "<s>"), (5, "</s>"))}
+
+
+def adding(path: Path, *parts: dict[str, Any]) -> Path:
+    """The miniature's tokenizer with a post-processor in the form that published ones have."""
+    content = json.loads((ROOT / "tokenizer.json").read_text())
+    template = {"type": "TemplateProcessing", "single": list(parts), "pair": [TEXT], "special_tokens": SPECIAL}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+    content["post_processor"] = {"type": "Sequence", "processors": [byte_level, template]}
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("parts", "before"),
+    [
+        ([{"SpecialToken": BEGIN}, TEXT], [4]),  # Llama 3, Gemma
+        ([{"SpecialToken": BEGIN}, TEXT, END], [4]),  # BERT
+        ([TEXT, END], []),  # T5
+    ],
+)
+def test_a_post_processor_adds_nothing_and_what_it_would_add_is_known(
+    tmp_path: Path, parts: list[dict[str, Any]], before: list[int]
+) -> None:
+    tokenizer = read_tokenizer(adding(tmp_path / "tokenizer.json", *parts))
+    for text in ("", "a zebra", "<s>"):
+        assert tokenizer.encode(text) == TOKENIZER.encode(text)
+    assert tokenizer.added_before == before
+
+
+def test_who_decides_on_the_beginning_of_a_text(tmp_path: Path) -> None:
+    """A model that was trained with a first token is far off without it, and nothing in its numbers says so."""
+    tokenizer = read_tokenizer(adding(tmp_path / "tokenizer.json", {"SpecialToken": BEGIN}, TEXT))
+    assert [tokenizer.beginning(4), tokenizer.beginning(0), tokenizer.beginning("none")] == [4, 0, None]
+    with pytest.raises(
+        InvalidData, match=r"puts 4 before every text by itself, and neither .* `text\.bos` to 4, or to"
+    ):
+        tokenizer.beginning(None)
+    with pytest.raises(InvalidData, match=r"bos is 512; the tokenizer .* has the ids 0…511"):
+        tokenizer.beginning(512)
+    assert TOKENIZER.added_before == []
+    assert TOKENIZER.beginning(None) is None
+
+
 # files that are out to harm who opens them
 
 

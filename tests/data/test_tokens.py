@@ -77,18 +77,24 @@ def test_other_tokens_have_another_digest(tmp_path: Path, others: list[Any]) -> 
 def test_text_is_tokenised_as_it_stands(tmp_path: Path, tokenizer: Path) -> None:
     """Truncation set in the tokenizer's file would drop tokens unseen, and its own BOS would come twice."""
     path = write(tmp_path, {"text": "a b a b a", "image_codes": [4]})
-    plain = read_tokens(path, tokenizer)
+    plain = read_tokens(path, tokenizer, bos="none")
     assert plain.records[0].text_ids == array("i", [1, 2, 1, 2, 1])
     assert plain.records[0].image_codes == array("i", [4])
     assert plain.tokenizer_digest is not None
     assert len(plain.tokenizer_digest) == 64
-    assert read_tokens(path, tokenizer, bos=0).records[0].text_ids == array("i", [0, 1, 2, 1, 2, 1])
+    with_bos = read_tokens(path, tokenizer, bos=0)
+    assert with_bos.records[0].text_ids == array("i", [0, 1, 2, 1, 2, 1])
+    assert (plain.bos, with_bos.bos) == (None, 0)
+    with pytest.raises(InvalidData, match=r"puts 0 before every text by itself, .* set the layout's `text\.bos` to 0"):
+        read_tokens(path, tokenizer)
+    with pytest.raises(InvalidData, match=r"bos is 3; the tokenizer .* has the ids 0…2"):
+        read_tokens(path, tokenizer, bos=3)
 
 
 def test_ids_need_no_tokenizer(tmp_path: Path) -> None:
     tokens = read_tokens(write(tmp_path, {"text_ids": [1]}), tmp_path / "not there.json", bos=7)
     assert tokens.records[0].text_ids == array("i", [1])
-    assert tokens.tokenizer_digest is None
+    assert (tokens.tokenizer_digest, tokens.bos) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +201,7 @@ def test_pairs(tmp_path: Path, tokenizer: Path, images: Path) -> None:
     captions = write(
         tmp_path, {"text": "a b", "image": 2}, {"text": "", "image": 0}, {"text": "b", "image": "2"}, name="a.jsonl"
     )
-    pairs = read_pairs(captions, read_images(images), tokenizer)
+    pairs = read_pairs(captions, read_images(images), tokenizer, "none")
     assert pairs.captions == ("a b", "", "b")
     assert [list(record.text_ids or ()) for record in pairs.texts.records] == [[1, 2], [], [2]]
     assert [record.image_codes for record in pairs.texts.records] == [None] * 3
@@ -215,7 +221,7 @@ def test_captions_that_fit_no_image_are_named(tmp_path: Path, tokenizer: Path, i
     ):
         path = write(tmp_path, {"text": "a", "image": 0}, record, name="captions.jsonl")
         with pytest.raises(InvalidData, match=fragment):
-            read_pairs(path, read_images(images), tokenizer)
+            read_pairs(path, read_images(images), tokenizer, "none")
     path = write(tmp_path, {"text": "a", "image": 0}, name="captions.jsonl")
     with pytest.raises(InvalidData, match="no tokenizer is given"):
         read_pairs(path, read_images(images))
@@ -225,10 +231,10 @@ def test_captions_that_fit_no_image_are_named(tmp_path: Path, tokenizer: Path, i
 
 def test_captions_are_tokenised_once_until_they_change(tmp_path: Path, tokenizer: Path, images: Path) -> None:
     path = write(tmp_path, {"text": "a", "image": 0}, name="captions.jsonl")
-    first = read_pairs(path, read_images(images), tokenizer).texts
-    assert read_pairs(path, read_images(images), tokenizer).texts is first
+    first = read_pairs(path, read_images(images), tokenizer, "none").texts
+    assert read_pairs(path, read_images(images), tokenizer, "none").texts is first
     write(tmp_path, {"text": "a b", "image": 0}, name="captions.jsonl")
-    assert read_pairs(path, read_images(images), tokenizer).texts.digest != first.digest
+    assert read_pairs(path, read_images(images), tokenizer, "none").texts.digest != first.digest
 
 
 def test_an_encoder_of_texts(tmp_path: Path, tokenizer: Path) -> None:

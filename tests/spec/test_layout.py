@@ -255,6 +255,27 @@ def test_digest_is_of_the_meaning_and_not_of_paths() -> None:
     assert negative.resolve(14).digest == positive.resolve(14).digest
 
 
+@pytest.mark.parametrize("bos", [0, 9, "none"])
+def test_the_beginning_of_texts_is_kept_and_moves_no_digest(bos: int | str) -> None:
+    """Protocols have the id itself: a suite's `bos` and a layout's make the same texts, and so one series."""
+    layout = small(text={"size": 10, "bos": bos})
+    assert parse_layout(json.loads(json.dumps(layout.to_json()))).resolve(21).text.bos == bos
+    assert layout.digest == small().digest
+    assert "bos" not in small().to_json()["text"], "layouts keep their old form"
+    assert (layout.text.beginning(None), layout.text.beginning(3), small().text.beginning(3)) == (bos, 3, 3)
+    assert small().text.beginning(None) is None
+
+
+@pytest.mark.parametrize(
+    ("bos", "fragment"),
+    [(10, "text.bos is 10, but there are 10 text ids"), (-1, "found -1"), ("<s>", "found '<s>'"), (True, "found True")],
+)
+def test_a_wrong_beginning_of_texts(bos: object, fragment: str) -> None:
+    with pytest.raises(InvalidLayout) as caught:
+        small(text={"size": 10, "bos": bos})
+    assert fragment in caught.value.message
+
+
 def test_resolving_twice_changes_nothing() -> None:
     """Properties computed before must not leak into the resolved layout."""
     layout = parse_layout({"preset": "image-at-end", "text_size": 80, "codebook_size": 16})

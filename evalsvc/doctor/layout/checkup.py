@@ -69,7 +69,7 @@ def examine(question: Question, settings: Settings, report: Callable[[int], None
     from evalsvc.tasks.loss.layout_evidence import ModelEvidence
     from evalsvc.worker.context import ShardContext
 
-    records = read_tokens(question.pairs, question.tokenizer).records[: question.limit]
+    records = read_tokens(question.pairs, question.tokenizer, "none").records[: question.limit]
     check_pairs(question.pairs, records)
     with fetched([question.checkpoint], settings, lambda _: None) as (checkpoint,):
         context = ShardContext(checkpoint, settings, lambda _: None)

@@ -115,7 +115,8 @@ class AlignmentWork(Work[Alignment, AlignmentShard, AlignmentOutput]):
         return TaskResult(metrics, [items[index] for index in sorted(items)], notes, artifacts)
 
     def _read(self, context: Context, layout: VocabularyLayout, path: str) -> TokenData:
-        return read_tokens(context.dataset(path), self._tokenizer_path(context, layout), allow=context.readable)
+        # A caption is the mean of its own ids: what stands before every text would move all captions alike.
+        return read_tokens(context.dataset(path), self._tokenizer_path(context, layout), "none", context.readable)
 
     def _tokenizer_path(self, context: Context, layout: VocabularyLayout) -> str | None:
         return layout.text.tokenizer if self.task.tokenizer is None else context.dataset(self.task.tokenizer)

@@ -56,7 +56,7 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         tokenizer = self.text_tokenizer(context)
         if context.base is not None:
             self.require_same_text(context, context.base)
-        self._encode(tokenizer)
+        self._encode(context, tokenizer)
         sources = _sources(context, context.base)
         completions = len(self.task.prompts) * len(self.task.ways()) * len(sources)
         shard = CompletionsShard(units=completions, tokenizer=tokenizer.digest, sources=sources)
@@ -74,9 +74,9 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         tokenizer = self.text_tokenizer(context)
         if tokenizer.digest != shard.tokenizer:
             raise DataChanged.since_planned(tokenizer.path)
-        layout, whole = context.layout(), self._encode(tokenizer)
+        layout, whole = context.layout(), self._encode(context, tokenizer)
         max_length = self.task.max_length or self.model(context).config.seq_len
-        prompts = [self._cut(ids, max_length) for ids in whole]
+        prompts = [self._cut(ids, max_length, self.bos(context, tokenizer)) for ids in whole]
         completions = self._complete(context, tokenizer, prompts, context.report)
         protocol = self._protocol(context, tokenizer)
         items = self._items(completions, prompts, protocol, self._end_of_text(tokenizer))
@@ -132,20 +132,21 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
             "estimator": ESTIMATOR,
             "max_tokens": self.task.max_tokens,
             "tokenizer": tokenizer.digest,
-            "bos": self.task.bos,
+            "bos": self.bos(context, tokenizer),
             "end_of_text": self._end_of_text(tokenizer),
             "layout": context.layout().digest,
             **self.protocol(context.rotary()),
         }
 
-    def _encode(self, tokenizer: TextTokenizer) -> list[list[int]]:
+    def _encode(self, context: Context, tokenizer: TextTokenizer) -> list[list[int]]:
         """Return the prompts as ids of the tokenizer, with `bos` first."""
-        for name, value in (("bos", self.task.bos), ("end_of_text", self.task.end_of_text)):
-            if value is not None and value >= tokenizer.size:
-                raise InvalidData(
-                    f"{name} is {value}; the tokenizer {tokenizer.path} only has the ids 0…{tokenizer.size - 1}"
-                )
-        prefix = [] if self.task.bos is None else [self.task.bos]
+        if self.task.end_of_text is not None and self.task.end_of_text >= tokenizer.size:
+            raise InvalidData(
+                f"end_of_text is {self.task.end_of_text}; the tokenizer {tokenizer.path} only has the ids "
+                f"0…{tokenizer.size - 1}"
+            )
+        bos = self.bos(context, tokenizer)
+        prefix = [] if bos is None else [bos]
         prompts = [[*prefix, *tokenizer.encode(prompt)] for prompt in self.task.prompts]
         if [] in prompts:
             raise InvalidData(
@@ -154,10 +155,10 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
             )
         return prompts
 
-    def _cut(self, ids: list[int], max_length: int) -> list[int]:
+    def _cut(self, ids: list[int], max_length: int, bos: int | None) -> list[int]:
         """Return the end of a prompt that leaves room for the completion, and keep `bos` at the start."""
         room = max_length - self.task.max_tokens
-        kept = ids[:0] if self.task.bos is None else ids[:1]
+        kept = ids[:0] if bos is None else ids[:1]
         if room <= len(kept):
             raise InvalidData(
                 f"max_tokens is {self.task.max_tokens} of {max_length} tokens, which leaves no room for a prompt; "

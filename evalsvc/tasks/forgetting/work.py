@@ -264,14 +264,15 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
     def _read(self, context: Context) -> tuple[TokenData, Sequence[Record]]:
         """Return the text, and the records of it that are used."""
         assert self.task.text is not None, "there is no part of text without it"
-        tokenizer = self.tokenizer_path(context, context.layout().text)
-        data = read_tokens(context.dataset(self.task.text), tokenizer, self.task.bos, context.readable)
+        text = context.layout().text
+        tokenizer, bos = self.tokenizer_path(context, text), text.beginning(self.task.bos)
+        data = read_tokens(context.dataset(self.task.text), tokenizer, bos, context.readable)
         return data, data.texts(self.task.text_limit, "text")
 
     def _text_protocol(self, context: Context, base: Context, data: TokenData, max_length: int) -> dict[str, JsonValue]:
         layout, other = context.layout().digest, base.layout().digest
         limit = self.task.text_limit
-        tokenized: dict[str, JsonValue] = {"tokenizer": data.tokenizer_digest, "bos": self.task.bos}
+        tokenized: dict[str, JsonValue] = {"tokenizer": data.tokenizer_digest, "bos": data.bos}
         return {
             "task": self.task.kind,
             "estimator": ESTIMATOR,

@@ -70,10 +70,9 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
 
         Raises InvalidData if there is no tokenizer, it is not the model's, or it lacks the id `bos`.
         """
-        max_length = self.task.max_length or context.model_config().seq_len
-        return TextEncoding(
-            self.text_tokenizer(context), context.layout(), max_length, self.task.bos, self.task.end_of_text
-        )
+        max_length, tokenizer = self.task.max_length or context.model_config().seq_len, self.text_tokenizer(context)
+        bos = self.bos(context, tokenizer)
+        return TextEncoding(tokenizer, context.layout(), max_length, bos, self.task.end_of_text)
 
     def answer(
         self,

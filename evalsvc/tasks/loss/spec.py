@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from evalsvc.spec.bounds import MAX_SIDE, Rows, Shards, TokenId
+from evalsvc.spec.bounds import MAX_SIDE, Beginning, Rows, Shards
 from evalsvc.spec.images import Crop, Filter
 from evalsvc.spec.paths import AssetName, DataPath
 from evalsvc.tasks.task import Task
@@ -47,8 +47,8 @@ class Loss(Task):
     """Filter of the resampling to `size`."""
     tokenizer: DataPath | None = None
     """The `tokenizer.json` for records that hold `text` [the layout's]."""
-    bos: TokenId | None = None
-    """Id of the tokenizer to put before the ids of a `text` [none]."""
+    bos: Beginning | None = None
+    """Id of the tokenizer to put before the ids of a `text`, or `none` [the layout's `text.bos`]."""
     limit: Rows | None = None
     """Number of sequences to use, from the beginning [all]."""
     general_text: DataPath | None = None

@@ -199,15 +199,17 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
     def _read(self, context: Context, layout: VocabularyLayout) -> tuple[TokenData, PairData | None]:
         path = context.dataset(self.task.data)
         tokenizer = layout.text.tokenizer if self.task.tokenizer is None else context.dataset(self.task.tokenizer)
+        bos = layout.text.beginning(self.task.bos)
         if self.task.images is None:
-            return read_tokens(path, tokenizer, self.task.bos, context.readable), None
-        pairs = read_pairs(path, context.images(self.task.images), tokenizer, self.task.bos, context.readable)
+            return read_tokens(path, tokenizer, bos, context.readable), None
+        pairs = read_pairs(path, context.images(self.task.images), tokenizer, bos, context.readable)
         return pairs.texts, pairs
 
     def _read_general(self, context: Context, layout: VocabularyLayout) -> tuple[TokenData, Sequence[Record]]:
         assert self.task.general_text is not None, "there is no part of general text without it"
         tokenizer = layout.text.tokenizer if self.task.tokenizer is None else context.dataset(self.task.tokenizer)
-        data = read_tokens(context.dataset(self.task.general_text), tokenizer, self.task.bos, context.readable)
+        bos = layout.text.beginning(self.task.bos)
+        data = read_tokens(context.dataset(self.task.general_text), tokenizer, bos, context.readable)
         return data, data.texts(self.task.general_text_limit, "general_text")
 
     def _coder(self, context: Context, layout: VocabularyLayout) -> ImageCoder | None:
@@ -231,7 +233,7 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
             "dtype": self.task.dtype,
             "rotary_inv_freq_dtype": self.task.rotary_inv_freq_dtype,
             **context.rotary(),
-            **({"tokenizer": data.tokenizer_digest, "bos": self.task.bos} if tokenized else {}),
+            **({"tokenizer": data.tokenizer_digest, "bos": data.bos} if tokenized else {}),
         }
 
 

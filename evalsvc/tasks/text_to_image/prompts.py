@@ -13,6 +13,7 @@ from evalsvc.data.files import CACHED_FILES, identify_file
 from evalsvc.data.tokens import TextEncoder, stamp_of
 from evalsvc.errors import InvalidData
 from evalsvc.files.opened import Allow, anywhere
+from evalsvc.spec.bounds import Beginning
 from evalsvc.spec.images import Selection
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.protocol import canonical_json
@@ -70,6 +71,8 @@ class PromptSpec:
     select: Selection
     select_seed: int
     tokenizer: str | None
+    bos: Beginning | None
+    """Decision of the layout about the id before every text."""
     codes: int
     """Number of codes of an image."""
     layout: VocabularyLayout = field(compare=False)
@@ -93,7 +96,7 @@ def _read_prompts(spec: PromptSpec, captions: Identity | None, tokenizer: Identi
     if spec.captions is None:
         return _unconditional(spec)
     data = read_captions(spec.captions, spec.allow)
-    encode = TextEncoder(data.path, spec.tokenizer, None, spec.allow)
+    encode = TextEncoder(data.path, spec.tokenizer, spec.bos, spec.allow)
     records = []
     for caption in select_captions(data, spec.select, spec.samples, spec.select_seed):
         try:

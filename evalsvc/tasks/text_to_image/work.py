@@ -200,6 +200,7 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
             self.task.select,
             self.task.select_seed,
             tokenizer,
+            layout.text.bos,
             height * width,
             layout,
             layout.digest,

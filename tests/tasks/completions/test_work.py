@@ -108,6 +108,24 @@ def test_nothing_but_the_prompt_and_the_seed_decides(monkeypatch: pytest.MonkeyP
     assert {item["way"] for item in items(other)} == {"greedy", "seed 1"}
 
 
+def test_the_layout_decides_on_the_beginning_of_texts_and_a_suite_may_decide_otherwise() -> None:
+    def told(layout_bos: Any, **parameters: Any) -> tuple[Any, Any, list[list[int]]]:
+        layout = {"text": {**LAYOUT["text"], "bos": layout_bos}}
+        result = evaluate(pretrained(0, **layout), prompts=["a", "The"], max_tokens=8, samples=0, **parameters)
+        metric = metrics(result)["says/image_share"]
+        return result["protocols"][metric["protocol"]]["bos"], metric["protocol"], [x["ids"] for x in items(result)]
+
+    plain = told(None)
+    assert plain[0] is None
+    assert told("none") == plain
+    begun = told(3)
+    assert begun[0] == 3
+    assert (begun[1] != plain[1], begun[2] != plain[2]) == (True, True)
+    assert begun == told(None, bos=3), "one series, whoever decided"
+    assert told(5, bos=3) == begun
+    assert told(5, bos="none") == plain
+
+
 def test_protocols_hold_what_moves_the_numbers_and_no_more(tmp_path: Path) -> None:
     def protocols(**parameters: Any) -> tuple[str, str]:
         found = metrics(evaluate(FIRST, FIRST, **{"max_tokens": 4, **parameters}))

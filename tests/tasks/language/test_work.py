@@ -111,6 +111,9 @@ def test_protocols_name_everything_that_moves_a_number(folder: Path) -> None:
         assert other[key] == value
         changed = {name for name in plain if other[name] != plain[name]}
         assert changed - {"digest"} == {key}
+    begun = {**LAYOUT, "text": {**LAYOUT["text"], "bos": 3}}
+    by_layout = run_task(CheckpointRef(CHECKPOINT.path, layout=begun), **language(folder, "numbers"))
+    assert by_layout["metrics"] == evaluate(language(folder, "numbers", bos=3))["metrics"], "the layout's beginning"
     some = evaluate(language(folder, {"name": "numbers", "samples": [7, 2]}, limit=5))
     assert (protocol(some, "numbers/acc")["limit"], protocol(some, "numbers/acc")["samples"]) == (None, [2, 7])
     assert [item["index"] for item in items(some)] == [2, 7]

@@ -243,6 +243,9 @@ def test_the_protocol_of_text_has_tokenizer_and_bos(checkpoint: CheckpointRef, t
     assert protocol(Loss(name="x", data=path), pictures) != content
     bare = CheckpointRef(pictures.path, model=pictures.model, layout={**layout, "text": {"size": 512}})
     assert protocol(Loss(name="x", data=path, bos=1, tokenizer=tokenizer), bare) == content
+    begun = CheckpointRef(pictures.path, model=pictures.model, layout={**layout, "text": {**layout["text"], "bos": 1}})
+    assert protocol(Loss(name="x", data=path), begun) == content
+    assert protocol(Loss(name="x", data=path, bos="none"), begun) == protocol(Loss(name="x", data=path), pictures)
     with pytest.raises(InvalidData, match="no tokenizer is given"):
         LossWork(given).plan(context_of(bare))
 
