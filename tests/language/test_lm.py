@@ -8,21 +8,18 @@ from typing import Any
 import pytest
 import stories
 import torch
+from golden_benchmarks import load_golden
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.errors import InvalidData, NonFinite
-from evalsvc.language.benchmarks import Benchmark, LoadOptions, load_benchmarks
-from evalsvc.language.definitions import Rules
+from evalsvc.language.benchmarks import Benchmark
 from evalsvc.language.encoding import TextEncoding
 from evalsvc.language.lm import Answer, Generation, OpenLM
 from evalsvc.models import Transformer
 from evalsvc.scoring import score
-from evalsvc.spec.benchmark import BenchmarkSpec
 from evalsvc.spec.layout import parse_layout
-
-TEXT_TASKS = Path(__file__).parents[2] / "evalsvc" / "text_tasks"
 
 ITEMS = 200
 """Of each benchmark."""
@@ -52,13 +49,6 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def load(shared: Path, name: str, limit: int) -> Benchmark:
-    golden = shared / "golden" / "text_tasks"
-    rules = Rules(resolve=lambda path: str(golden / path.removeprefix("datasets:text/")))
-    options = LoadOptions(include_path=(TEXT_TASKS,), limit=limit, rules=rules)
-    return load_benchmarks([BenchmarkSpec(name=name)], options).benchmarks[0]
-
-
 def instance(kind: Any, *arguments: Any, number: int = 0, repeats: int = 1) -> Instance:
     return Instance(kind, {}, arguments, 0, metadata=("asked", number, repeats))
 
@@ -80,7 +70,7 @@ def accuracy(benchmark: Benchmark, answers: Sequence[tuple[float, bool]]) -> lis
 )
 def test_scores_are_those_of_hflm(shared: Path, ours: OpenLM, theirs: HFLM, name: str) -> None:
     """Packed behind shared contexts: the log-likelihoods, the greedy flags and so the right answers are the same."""
-    benchmark = load(shared, name, ITEMS)
+    benchmark = load_golden(shared, name, ITEMS)
     requests = list(benchmark.instances)
     mine, expected = ours.loglikelihood(requests), theirs.loglikelihood(requests, disable_tqdm=True)
     assert len(benchmark.documents) == min(ITEMS, benchmark.total)
@@ -95,7 +85,7 @@ def test_contexts_are_cut_as_hflm_cuts_them(shared: Path, model: Transformer) ->
     """From the left, `bos` first, so that the continuation stays whole; and every cut is told."""
     requests = [
         each
-        for each in load(shared, "arc_easy", 40).instances
+        for each in load_golden(shared, "arc_easy", 40).instances
         if len(stories.open_lm(shared, model).encoding.encode(each.arguments[1])) < 60
     ]
     ours, theirs = stories.open_lm(shared, model, max_length=60), stories.hflm(shared, model, max_length=60)

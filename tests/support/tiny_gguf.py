@@ -1,0 +1,117 @@
+"""A random Llama of a few thousand weights in a GGUF file, as llama.cpp's conversion writes SmolLM2's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import pre_tokenizers
+from torch import Tensor
+
+LAYERS, HEADS, SHARED, WIDTH, HIDDEN = 2, 4, 2, 64, 96
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+MERGES = ("t h", "th e", "Ġ the")
+TOKENS = (*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), "th", "the", "Ġthe")
+
+
+def metadata() -> dict[str, Any]:
+    """The values of the file as its reader gives them."""
+    return {
+        "llama.context_length": 128,
+        "tokenizer.ggml.pre": "smollm",
+        "tokenizer.ggml.tokens": list(TOKENS),
+        "tokenizer.ggml.token_type": [3 if token in SPECIAL else 1 for token in TOKENS],
+        "tokenizer.ggml.merges": list(MERGES),
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.padding_token_id": 2,
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.chat_template": "{{ messages }}",
+    }
+
+
+def weights() -> dict[str, Tensor]:
+    """Weights by Hugging Face's names; only the matrices of a layer are quantised in the file."""
+    random = torch.Generator().manual_seed(0)
+    shared = WIDTH * SHARED // HEADS
+    shapes = {
+        "input_layernorm": (WIDTH,),
+        "self_attn.q_proj": (WIDTH, WIDTH),
+        "self_attn.k_proj": (shared, WIDTH),
+        "self_attn.v_proj": (shared, WIDTH),
+        "self_attn.o_proj": (WIDTH, WIDTH),
+        "post_attention_layernorm": (WIDTH,),
+        "mlp.gate_proj": (HIDDEN, WIDTH),
+        "mlp.up_proj": (HIDDEN, WIDTH),
+        "mlp.down_proj": (WIDTH, HIDDEN),
+    }
+    named = {"model.embed_tokens": (len(TOKENS), WIDTH), "model.norm": (WIDTH,)}
+    named |= {f"model.layers.{layer}.{name}": shape for layer in range(LAYERS) for name, shape in shapes.items()}
+    return {f"{name}.weight": torch.randn(shape, generator=random) / 8 for name, shape in named.items()}
+
+
+def write_tiny_gguf(path: Path) -> None:
+    """Write the file: embeddings as Q8_0, matrices of layers as Q4_1, norms as F32."""
+    from gguf import GGMLQuantizationType, GGUFWriter, quantize
+
+    values = metadata()
+    writer = GGUFWriter(path, "llama")
+    writer.add_context_length(values["llama.context_length"])
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(LAYERS)
+    writer.add_feed_forward_length(HIDDEN)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(SHARED)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(100_000.0)
+    writer.add_rope_dimension_count(WIDTH // HEADS)
+    writer.add_vocab_size(len(TOKENS))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(values["tokenizer.ggml.pre"])
+    writer.add_token_list(values["tokenizer.ggml.tokens"])
+    writer.add_token_types(values["tokenizer.ggml.token_type"])
+    writer.add_token_merges(values["tokenizer.ggml.merges"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_pad_token_id(2)
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(values["tokenizer.chat_template"])
+    kinds = {1: GGMLQuantizationType.F32, 2: GGMLQuantizationType.Q4_1}
+    for name, weight in weights().items():
+        kind = GGMLQuantizationType.Q8_0 if "embed" in name else kinds[weight.dim()]
+        writer.add_tensor(_gguf_name(name), quantize(_neighbours(name, weight), kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _neighbours(name: str, weight: Tensor) -> np.ndarray[Any, Any]:
+    """Return rows of queries and keys with the two features of a rotated pair next to each other."""
+    heads = {"q_proj": HEADS, "k_proj": SHARED}.get(name.split(".")[-2])
+    if heads is not None:
+        weight = torch.cat([torch.stack(head.chunk(2), dim=1).flatten(0, 1) for head in weight.chunk(heads)])
+    return weight.numpy()
+
+
+def _gguf_name(name: str) -> str:
+    parts = {
+        "embed_tokens": "token_embd",
+        "norm": "output_norm",
+        "input_layernorm": "attn_norm",
+        "q_proj": "attn_q",
+        "k_proj": "attn_k",
+        "v_proj": "attn_v",
+        "o_proj": "attn_output",
+        "post_attention_layernorm": "ffn_norm",
+        "gate_proj": "ffn_gate",
+        "up_proj": "ffn_up",
+        "down_proj": "ffn_down",
+    }
+    words = name.split(".")
+    block = f"blk.{words[2]}." if "layers" in words else ""
+    return f"{block}{parts[words[-2]]}.weight"
