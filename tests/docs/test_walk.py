@@ -17,6 +17,9 @@ SCRIPTS = {
 }
 WALKED = [page for page, script in SCRIPTS.items() if script]
 
+PULL = "evalsvc assets pull smollm2-135m --assets models\n"
+"""Line of a page that pulls the real model, which tests have pulled once for all."""
+
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, child_process: None) -> Iterator[ServiceProcess]:
@@ -53,10 +56,17 @@ def command_line(tmp_path: Path) -> Path:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", WALKED, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_blocks_of_a_page_run(
-    page: Path, service: ServiceProcess, checkout: Path, command_line: Path, tmp_path: Path
+    page: Path,
+    service: ServiceProcess,
+    checkout: Path,
+    command_line: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     if shutil.which("curl") is None and "curl " in SCRIPTS[page]:
         pytest.skip("needs curl")
+    if PULL in SCRIPTS[page]:
+        (checkout / "models").symlink_to(request.getfixturevalue("smollm2").parent)
     environment = os.environ | {
         "PATH": f"{command_line}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
