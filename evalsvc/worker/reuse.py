@@ -149,10 +149,13 @@ def _has_weights(measured: ResultFile, task: str, inputs: Inputs) -> bool:
 
 
 def _weights_of(context: ShardContext, whose: str) -> dict[str, object]:
+    layout = context.layout()
     return {
         f"{whose}checkpoint": context.digest(),
         f"{whose}model": context.model_config().model_dump(mode="json"),
-        f"{whose}layout": context.layout().digest,
+        f"{whose}layout": layout.digest,
+        # The layout's digest is without it, and only the protocols of the results have it.
+        **({} if layout.text.bos is None else {f"{whose}bos": layout.text.bos}),
     }
 
 

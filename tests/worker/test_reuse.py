@@ -90,6 +90,9 @@ def test_other_data_parameters_and_layout_are_measured(build: Build, tmp_path: P
     build.checkpoint = replace(build.checkpoint, layout={**layout, "length": 64})
     build.again()
     assert "layout" in build.said[0]
+    build.checkpoint = replace(build.checkpoint, layout={**layout, "text": {**layout["text"], "bos": 3}})
+    build.again()
+    assert build.said[0] == "pairs: measured again: bos differs"
     build.checkpoint = replace(build.checkpoint, layout=layout)
     lines = (tmp_path / "data.jsonl").read_text().splitlines()
     (tmp_path / "data.jsonl").write_text("\n".join([*lines[:-1], '{"text_ids": [9, 9, 8]}']) + "\n")
