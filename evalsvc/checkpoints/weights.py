@@ -13,7 +13,7 @@ import hashlib
 import json
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -45,6 +45,7 @@ SHOWN = 5  # maximum number of names of each kind in a message
 MAX_INDEX = 50_000_000  # maximum number of bytes
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile and Hugging Face, in any order
 OPTIMIZER_KEYS = ("optimizer", "optimizer_states", "scaler")
+AVERAGE = "ema"  # key of averaged weights
 VIEWS = 4
 """Maximum number of times that a file's bytes may be seen as tensors: tied weights are saved under two names, and each
 may be cast."""
@@ -61,6 +62,8 @@ class Weights:
     """Format of the file, such as "open_lm epoch" or "safetensors"."""
     metadata: dict[str, object]
     """Other content of the file: values of the training loop, or the safetensors header."""
+    averaged: dict[str, Tensor] = field(default_factory=dict)
+    """Averaged weights that the file holds under the key `ema`, as LlamaGen's training does; empty if it has none."""
 
 
 def read_weights(path: Path) -> Weights:
@@ -121,14 +124,24 @@ def _read_torch(path: Path) -> Weights:
         raise NotACheckpoint(f"{path} holds a {type(loaded).__name__}; a checkpoint is a dictionary of tensors")
     kind = "open_lm epoch" if "epoch" in content else "state_dict"
     kind = "Lightning checkpoint" if "pytorch-lightning_version" in content else kind
-    for key, named in (("state_dict", kind), ("av_model_sd", "open_lm average")):
+    averaged = _averaged(path, content)
+    kinds = {"state_dict": kind, "av_model_sd": "open_lm average", "model": "model of a training loop"}
+    for key, named in {**kinds, AVERAGE: "average of a training loop"}.items():
         if (tensors := _plain_dict(content.get(key))) is not None:
             # The optimizer state of Lightning and older open_lm files is as large as the weights and not metadata.
-            left_out = {key, *OPTIMIZER_KEYS}
-            return _weights(path, named, tensors, {str(k): v for k, v in content.items() if k not in left_out})
+            left_out = {key, AVERAGE, *OPTIMIZER_KEYS} if averaged else {key, *OPTIMIZER_KEYS}
+            weights = _weights(path, named, tensors, {str(k): v for k, v in content.items() if k not in left_out})
+            return replace(weights, averaged=averaged)
     if "epoch" in content:
         _refuse_companion(path, content)
     return _weights(path, "bare state dict", content, {})
+
+
+def _averaged(path: Path, content: Mapping[object, object]) -> dict[str, Tensor]:
+    """Return the tensors under the key `ema`; none if the key holds anything else, such as a decay rate."""
+    tensors = _plain_dict(content.get(AVERAGE)) or {}
+    plain = bool(tensors) and all(isinstance(tensor, Tensor) for tensor in tensors.values())
+    return _weights(path, "average of a training loop", tensors, {}).tensors if plain else {}
 
 
 def _plain_dict(content: object) -> dict[object, object] | None:
@@ -220,7 +233,8 @@ def _weights(path: Path, kind: str, content: Mapping[object, object], metadata: 
         other_names = [str(name) for name in content if name not in tensors]
         holds = f"other things than tensors: {', '.join(other_names[:8])}" if other_names else "nothing"
         raise NotACheckpoint(
-            f"{path} ({kind}) holds {holds}; expected tensors by name, alone or in `state_dict` or `av_model_sd`"
+            f"{path} ({kind}) holds {holds}; expected tensors by name, alone or in `state_dict`, `av_model_sd`, "
+            "`model` or `ema`"
         )
     require_backed(path, path.stat().st_size, tensors.items())
     step = _whole_number(metadata.get("step", metadata.get("global_step")))

@@ -69,6 +69,22 @@ def test_lightning_checkpoint(tensors: dict[str, Tensor], tmp_path: Path) -> Non
     assert not optimizers.keys() & weights.metadata.keys()
 
 
+def test_model_and_average_of_a_training_loop(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    """As LlamaGen's trainer saves them. A decay rate under `ema` is no average, and an average alone is the weights."""
+    averaged = {name: tensor + 1 for name, tensor in tensors.items()}
+    saved = {"model": {f"module.{name}": tensor for name, tensor in tensors.items()}, "ema": averaged, "steps": 7}
+    path = tmp_path / "0000007.pt"
+    torch.save(saved | {"optimizer": {"state": {}}}, path)
+    found = read_weights(path)
+    assert found.tensors.keys() == found.averaged.keys() == tensors.keys()
+    assert all(torch.equal(found.tensors[name] + 1, found.averaged[name]) for name in tensors)
+    assert found.metadata == {"steps": 7}
+    torch.save({"state_dict": tensors, "ema": {"decay": 0.9}}, path)
+    assert (read_weights(path).averaged, read_weights(path).metadata) == ({}, {"ema": {"decay": 0.9}})
+    torch.save({"ema": averaged}, path)
+    assert tensor_digest(read_weights(path).tensors) == tensor_digest(averaged)
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_bare_and_wrapped_state_dicts(tensors: dict[str, Tensor], tmp_path: Path, legacy: bool) -> None:
     """Under a name that says nothing: what a file is, is told by its content."""
@@ -261,7 +277,8 @@ def test_a_foreign_zip(tmp_path: Path) -> None:
     [
         ([1, 2], "holds a list; a checkpoint is a dictionary of tensors"),
         ({}, "holds nothing; expected tensors by name"),
-        ({"lr": 1.0, "model": {}}, "holds other things than tensors: lr, model; expected tensors by name"),
+        ({"lr": 1.0, "network": {}}, "holds other things than tensors: lr, network; expected tensors by name"),
+        ({"lr": 1.0, "model": {}}, "model of a training loop.* holds nothing; expected tensors by name"),
         ({"epoch": 4, "state_dict": {"a": 1}}, "open_lm epoch.* holds other things than tensors: a"),
     ],
 )
