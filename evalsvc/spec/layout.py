@@ -388,6 +388,28 @@ class Preset:
         )
 
 
+@dataclass(frozen=True)
+class WidenedPreset:
+    """A language model's table with image rows after the text rows, and no special tokens of its own: the code `c` has
+    the row `text_size + c`."""
+
+    text_size: int = TEXT_ROWS
+    codebook_size: int = CODEBOOK_SIZE
+
+    def __call__(
+        self, text_size: int | None = None, codebook_size: int | None = None, rows: int | None = None
+    ) -> VocabularyLayout:
+        """Return the layout of a table with blocks of these sizes."""
+        text_size = self.text_size if text_size is None else text_size
+        codebook_size = self.codebook_size if codebook_size is None else codebook_size
+        return VocabularyLayout(
+            rows=rows,
+            text=TextBlock(size=text_size),
+            image=ImageBlock(offset=text_size, size=codebook_size),
+            template=(TEXT, IMAGE),
+        )
+
+
 def split_tables(**_sizes: int) -> NoReturn:
     """Refuse a model whose image tokens have a table and an output head of their own."""
     raise UnsupportedModel(
@@ -411,6 +433,12 @@ PRESETS: Mapping[str, Callable[..., VocabularyLayout]] = {
     # A gap precedes the image block, which is at the end of a padded table.
     "image-at-end": Preset(("text", "special")),
     "split-tables": split_tables,
+    "widened": WidenedPreset(),
+    # Wu et al., "Liquid: Language Models are Scalable and Unified Multi-modal Generators" (arXiv 2412.04332): the 8,192
+    # codes of Chameleon's image tokenizer follow the 256,000 ids of Gemma's text tokenizer. The code in
+    # FoundationVision/Liquid adds the length of the text tokenizer to each code. Its tokens around an image are ids of
+    # the text tokenizer.
+    "liquid": WidenedPreset(text_size=256_000, codebook_size=8_192),
 }
 
 

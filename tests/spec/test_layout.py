@@ -52,6 +52,45 @@ def test_negative_ids_count_from_the_end_of_a_padded_table() -> None:
     assert layout.image_ids == range(50_432, 66_816)
 
 
+@pytest.mark.parametrize(
+    ("spec", "rows", "text", "image"),
+    [
+        ({"preset": "liquid"}, 264_192, range(256_000), range(256_000, 264_192)),
+        ({"preset": "liquid"}, 264_320, range(256_000), range(256_000, 264_192)),
+        ({"preset": "widened", "text_size": 49_152}, 65_536, range(49_152), range(49_152, 65_536)),
+        ({"preset": "widened", "text_size": 49_152, "codebook_size": 64}, 49_216, range(49_152), range(49_152, 49_216)),
+        ("widened", 66_816, range(50_432), range(50_432, 66_816)),
+    ],
+)
+def test_widened_tables_have_image_rows_after_text_rows(spec: Any, rows: int, text: range, image: range) -> None:
+    """Code and number of text rows, in a table that may be padded; the tokens of the prompt are the tokenizer's own."""
+    layout = parse_layout(spec).resolve(rows)
+    last = image.stop - image.start - 1
+    assert (layout.text_ids, layout.image_ids, layout.special_ids, layout.length) == (text, image, {}, None)
+    assert layout.sequence([2, text.stop - 1], [0, 5, last]).ids == [
+        2,
+        text.stop - 1,
+        *(image[c] for c in (0, 5, last)),
+    ]
+    assert layout.sequence(None, [1]).ids == [image[1]]
+    assert layout.sequence([7], None).ids == [7]
+    assert layout.prompt([2, 7], 1_024).ids == [2, 7]
+    for text_ids, codes, message in (([text.stop], [0], "text id"), ([0], [last + 1], "image code")):
+        with pytest.raises(InvalidData, match=message):
+            layout.sequence(text_ids, codes)
+
+
+def test_tokens_around_an_image_are_given_as_special_tokens_behind_the_image_rows() -> None:
+    spec = {"preset": "widened", "text_size": 10, "codebook_size": 4, "special": {"image": 14, "/image": 15}}
+    layout = parse_layout({**spec, "template": ["TEXT", "image", "IMAGE", "/image"]}).resolve(16)
+    assert layout.sequence([3], [0, 3]).ids == [3, 14, 10, 13, 15]
+
+
+def test_liquid_in_a_table_that_is_too_small() -> None:
+    with pytest.raises(InvalidLayout, match=r"image .256000…264191. exceeds the table of 256000 rows"):
+        parse_layout("liquid").resolve(256_000)
+
+
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "split-tables"])
 def test_every_preset_takes_sizes_and_survives_json(name: str) -> None:
     layout = parse_layout({"preset": name, "text_size": 80, "codebook_size": 16, "rows": 112}).resolve(112)

@@ -10,7 +10,17 @@ from dataclasses import dataclass, replace
 
 from evalsvc.data.tokens import Record
 from evalsvc.errors import EvalsvcError, InvalidData
-from evalsvc.spec.layout import IMAGE, PRESETS, SPECIAL, TEXT, TEXT_ROWS, TOKENIZER_SIZE, VocabularyLayout, parse_layout
+from evalsvc.spec.layout import (
+    IMAGE,
+    PRESETS,
+    SPECIAL,
+    TEXT,
+    TEXT_ROWS,
+    TOKENIZER_SIZE,
+    VocabularyLayout,
+    WidenedPreset,
+    parse_layout,
+)
 
 _TEXT_MARKED, _IMAGE_MARKED = ("text", TEXT, "/text"), ("image", IMAGE, "/image")
 
@@ -198,7 +208,8 @@ def _attempts(
 ) -> Iterator[tuple[str, str, VocabularyLayout | dict[str, object]]]:
     for name, layout in given_layouts.items():
         yield name, "its own", layout
-    for preset in PRESETS:
+    # A preset without special tokens is the bare template of `image-then-special`.
+    for preset in (name for name, build in PRESETS.items() if not isinstance(build, WidenedPreset)):
         for size in sizes.text:
             for template, parts in TEMPLATES.items():
                 # A table without special tokens lacks the rows that a preset assigns to them.
