@@ -60,18 +60,26 @@ class Asset:
         return "a folder" if self.parts else "a file"
 
 
-def _hugging_face(name: str, repository: str, megabytes: int, purpose: str, *files: str) -> Asset:
+def _hugging_face(
+    name: str, repository: str, megabytes: int, purpose: str, *files: str, role: str = "feature extractor"
+) -> Asset:
     """Return a model's folder: these files, and its weights in either of the published formats."""
     url = f"https://huggingface.co/{repository}/resolve/main/"
     weights = (Source(url + "model.safetensors", None), Source(url + "pytorch_model.bin", None))
     parts = (*((Source(url + file, None),) for file in files), weights)
-    return Asset(name, name, megabytes, f"feature extractor: {purpose}", (), parts=parts)
+    return Asset(name, name, megabytes, f"{role}: {purpose}", (), parts=parts)
 
 
 def _movqgan(size: str, megabytes: int) -> Asset:
     url = f"https://huggingface.co/ai-forever/MoVQGAN/resolve/main/movqgan_{size}.ckpt"
     purpose = f"image decoder: SBER-MoVQGAN, {size} parameters"
     return Asset(f"movqgan-{size}", f"movqgan_{size}.ckpt", megabytes, purpose, (Source(url, None),))
+
+
+def _llamagen(pixels: int, megabytes: int) -> Asset:
+    url = f"https://huggingface.co/FoundationVision/LlamaGen/resolve/main/vq_ds{pixels}_c2i.pt"
+    purpose = f"image decoder: LlamaGen's VQ-{pixels}, trained on ImageNet"
+    return Asset(f"llamagen-vq-{pixels}", f"vq_ds{pixels}_c2i.pt", megabytes, purpose, (Source(url, None),))
 
 
 _INCEPTION = Source(
@@ -104,6 +112,16 @@ ASSETS = {
         _movqgan("67M", 270),
         _movqgan("102M", 410),
         _movqgan("270M", 1080),
+        _llamagen(16, 290),
+        _llamagen(8, 280),
+        _hugging_face(
+            "janus-pro-1b",
+            "deepseek-community/Janus-Pro-1B",
+            4200,
+            "LlamaGen's VQ-16 as Janus-Pro has it, in a folder of the whole model",
+            "config.json",
+            role="image decoder",
+        ),
         _hugging_face(
             "clip-vit-b-32",
             "openai/clip-vit-base-patch32",

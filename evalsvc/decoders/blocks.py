@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -269,13 +269,20 @@ class Codebook(nn.Module):
         # entry.
         nn.init.uniform_(self.embedding.weight, -1 / size, 1 / size)
 
+    def scaled(
+        self,
+        vectors: Tensor,  # [..., C]
+    ) -> Tensor:  # [..., C]
+        """Return entries or latents as they are compared and decoded."""
+        return vectors
+
     def nearest(
         self,
         latents: Tensor,  # [B, C, h, w]
     ) -> Tensor:  # [B, h * w] int64
         """Return the codebook entry with the smallest squared distance, the first of equal ones."""
-        entries = self.embedding.weight.detach()
-        points = latents.detach().movedim(1, -1).reshape(-1, entries.shape[1])
+        entries = self.scaled(self.embedding.weight.detach())
+        points = self.scaled(latents.detach().movedim(1, -1).reshape(-1, entries.shape[1]))
         # |z - e|² less |z|², which does not depend on e.
         squares = entries.square().sum(1)
         rows = max(1, CHUNK_BYTES // (entries.element_size() * len(entries)))
@@ -287,12 +294,14 @@ class Codebook(nn.Module):
         codes: Tensor,  # [B, h * w] int64
         grid: tuple[int, int],
     ) -> Tensor:  # [B, C, h, w], channels last in memory
-        entries: Tensor = self.embedding(codes)
+        entries = self.scaled(self.embedding(codes))
         return entries.view(len(codes), *grid, entries.shape[-1]).movedim(-1, 1)
 
 
 class VQAutoencoder(ImageDecoder):
-    """Encoder, codebook and decoder; a subclass defines the decoder's norm."""
+    """Encoder, codebook and decoder; a subclass defines the decoder's norm and the codebook."""
+
+    codebook: ClassVar[type[Codebook]] = Codebook
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -303,7 +312,7 @@ class VQAutoencoder(ImageDecoder):
         self.resolution = network.resolution
         self.encoder = Encoder(network)
         self.quant_conv = nn.Conv2d(network.z_channels, config.embed_dim, 1)
-        self.quantize = Codebook(config.n_embed, config.embed_dim)
+        self.quantize = self.codebook(config.n_embed, config.embed_dim)
         self.post_quant_conv = nn.Conv2d(config.embed_dim, network.z_channels, 1)
         self.decoder = Decoder(network, self.decoder_norm(config))
 

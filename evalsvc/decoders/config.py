@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from evalsvc.errors import InvalidModelConfig, UnknownName
+from evalsvc.errors import InvalidModelConfig, UnknownName, json_reason
 from evalsvc.spec.suite import validation_message
 from evalsvc.spec.yaml_text import YamlError, read_yaml
 
 MAX_CONFIG_BYTES = 1_000_000
-DEFAULT_FILE = "config.yaml"
+MAX_JSON_BYTES = 10_000_000
+"""Maximum number of bytes of a `config.json`: Chameleon's holds the text tokenizer's vocabulary."""
+DEFAULT_FILES = ("config.yaml", "vqgan.yaml", "config.json")
+"""Names of the configuration next to the weights, in the order in which they are tried: taming-transformers' and
+MoVQGAN's, Chameleon's, and Hugging Face's."""
 GROUPS = 32  # of every group norm
+Fields = TypeVar("Fields", bound=BaseModel)
 UNSUPPORTED = {"double_z": False, "give_pre_end": False, "tanh_out": False, "use_linear_attn": False}
 """Keys of a ddconfig that change the arithmetic, with the only supported value."""
 
@@ -34,10 +41,31 @@ def _movqgan(**changes: int) -> dict[str, object]:
     return {"target": target, "embed_dim": 4, "n_embed": 16384, "ddconfig": {**_MOVQGAN_DDCONFIG, **changes}}
 
 
+def _vq(
+    target: str, embed_dim: int, n_embed: int, resolution: int, ch_mult: list[int], attends: bool
+) -> dict[str, object]:
+    """Return a VQGAN of 128 channels and two blocks a level, with attention at the lowest resolution if `attends`."""
+    ddconfig = {
+        "z_channels": 256,
+        "resolution": resolution,
+        "ch": 128,
+        "ch_mult": ch_mult,
+        "num_res_blocks": 2,
+        "attn_resolutions": [resolution >> len(ch_mult) - 1] if attends else [],
+    }
+    return {"target": target, "embed_dim": embed_dim, "n_embed": n_embed, "ddconfig": ddconfig}
+
+
+LLAMAGEN_TARGET = "tokenizer.tokenizer_image.vq_model.VQModel"
+CHAMELEON_TARGET = "chameleon.inference.vqgan.VQModel"
+
 REGISTERED: dict[str, dict[str, object]] = {
     "movqgan-67M": _movqgan(),
     "movqgan-102M": _movqgan(num_res_blocks=4),
     "movqgan-270M": _movqgan(ch=256),
+    "llamagen-vq-16": _vq(LLAMAGEN_TARGET, 8, 16384, 256, [1, 1, 2, 2, 4], attends=True),
+    "llamagen-vq-8": _vq(LLAMAGEN_TARGET, 8, 16384, 256, [1, 2, 2, 4], attends=True),
+    "chameleon-vq": _vq(CHAMELEON_TARGET, 256, 8192, 512, [1, 1, 2, 2, 4], attends=False),
 }
 
 
@@ -113,17 +141,23 @@ class AutoencoderConfig(BaseModel):
     @classmethod
     def parse(cls, content: Mapping[str, object]) -> AutoencoderConfig:
         """Parse a flat mapping. Raises InvalidModelConfig."""
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            raise InvalidModelConfig(f"decoder configuration: {validation_message(error, quoting=False)}") from error
+        return validated(cls, "decoder configuration", content)
+
+
+def validated(kind: type[Fields], where: str, content: Mapping[str, object]) -> Fields:
+    """Return `content` as a model of class `kind`. Raises InvalidModelConfig, which quotes no value."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise InvalidModelConfig(f"{where}: {validation_message(error, quoting=False)}") from error
 
 
 def resolve_config(config: str | Path | Mapping[str, object] | None, path: Path) -> dict[str, object]:
-    """Return the unchecked configuration of the weights at `path`: {target, embed_dim, n_embed, ddconfig, …}.
+    """Return the unchecked configuration of the weights at `path`: {target, embed_dim, n_embed, ddconfig, …}, or the
+    content of Hugging Face's `config.json` with its `model_type` as the target.
 
-    `config` is a registered name (`movqgan-67M`, …), the authors' YAML or JSON file, its content, or None for the
-    `config.yaml` next to the weights.
+    `config` is a registered name (`movqgan-67M`, …), the authors' YAML or JSON file, its content, or None for one of
+    `DEFAULT_FILES` next to the weights.
 
     Raises:
         InvalidModelConfig: the file is missing or holds no mapping.
@@ -132,13 +166,14 @@ def resolve_config(config: str | Path | Mapping[str, object] | None, path: Path)
     if isinstance(config, Mapping):
         return _flat(config, "the decoder configuration")
     if config is None:
-        file = (path if path.is_dir() else path.parent) / DEFAULT_FILE
-        if not file.is_file():
+        folder = path if path.is_dir() else path.parent
+        found = next((folder / name for name in DEFAULT_FILES if (folder / name).is_file()), None)
+        if found is None:
             raise InvalidModelConfig(
-                f"there is no {DEFAULT_FILE} next to {path}; give config: a YAML or JSON file, or one of "
+                f"there is no {' or '.join(DEFAULT_FILES)} next to {path}; give config: a YAML or JSON file, or one of "
                 f"{', '.join(REGISTERED)}"
             )
-        return _flat(_read(file), str(file))
+        return _flat(_read(found), str(found))
     if str(config) in REGISTERED:
         return dict(REGISTERED[str(config)])
     file = Path(config)
@@ -150,25 +185,42 @@ def resolve_config(config: str | Path | Mapping[str, object] | None, path: Path)
 
 
 def _read(file: Path) -> object:
-    """Return the content of a YAML file; JSON is YAML."""
+    """Return the content of a YAML or JSON file."""
+    is_json = file.suffix == ".json"
+    most = MAX_JSON_BYTES if is_json else MAX_CONFIG_BYTES
     try:
-        if file.stat().st_size > MAX_CONFIG_BYTES:
+        if file.stat().st_size > most:
             raise InvalidModelConfig(
-                f"{file} is larger than {MAX_CONFIG_BYTES:,} bytes; give the configuration instead of the weights"
+                f"{file} is larger than {most:,} bytes; give the configuration instead of the weights"
             )
-        return read_yaml(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, YamlError) as error:
-        reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error).partition("\n")[0]
-        raise InvalidModelConfig(f"{file} is no readable YAML ({reason}); give the decoder's configuration") from error
+        content = file.read_text(encoding="utf-8")
+        return json.loads(content) if is_json else read_yaml(content)
+    except (OSError, YamlError, ValueError, RecursionError) as error:
+        kind = "JSON" if is_json else "YAML"
+        reason = _reason(error)
+        raise InvalidModelConfig(
+            f"{file} is no readable {kind} ({reason}); give the decoder's configuration"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong with a file, without quoting the file."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    return str(error).partition("\n")[0] if isinstance(error, OSError | YamlError) else json_reason(error)
 
 
 def _flat(content: object, source: str) -> dict[str, object]:
     """Return `content` without the authors' outer layers."""
-    model = content.get("model") if isinstance(content, Mapping) else None
-    if isinstance(model, Mapping) and isinstance(model.get("params"), Mapping):
-        return {**model["params"], "target": model.get("target")}
-    if isinstance(content, Mapping) and "ddconfig" in content:
-        return dict(content)
+    if isinstance(content, Mapping):
+        model = content.get("model")
+        if isinstance(model, Mapping) and isinstance(model.get("params"), Mapping):
+            return {**model["params"], "target": model.get("target")}
+        if "ddconfig" in content:
+            return dict(content)
+        if isinstance(content.get("model_type"), str):
+            return {**content, "target": content["model_type"]}
     raise InvalidModelConfig(
-        f"{source} has neither model.params nor ddconfig; give embed_dim, n_embed and ddconfig of the decoder"
+        f"{source} has neither model.params nor ddconfig nor model_type; give embed_dim, n_embed and ddconfig of the "
+        "decoder, or Hugging Face's config.json"
     )

@@ -26,7 +26,11 @@ class ImageDecoder(nn.Module, ABC):
     targets: ClassVar[tuple[str, ...]]
     """Classes that `model.target` names in configurations of this kind."""
     telltale: ClassVar[str]
-    """Name of a parameter that only this kind has."""
+    """Name of a parameter that only this kind has; empty if the names do not tell this kind from another."""
+    prefixes: ClassVar[tuple[str, ...]] = ()
+    """Prefixes of this network's tensors in files that hold other networks as well."""
+    extras: ClassVar[tuple[str, ...]] = ()
+    """Prefixes of tensors in files of this kind that decoding does not need."""
 
     codebook_size: int
     downsampling: int
@@ -45,6 +49,15 @@ class ImageDecoder(nn.Module, ABC):
     def recognises(cls, target: str | None, names: Collection[str]) -> bool:
         """Return whether a configuration's `target`, or without a target the parameters' `names`, are of this kind."""
         return target in cls.targets if target else cls.telltale in names
+
+    @classmethod
+    def authors_name(cls, name: str) -> str:
+        """Return the name in the authors' files of a tensor called `name` in a file of another publisher."""
+        return name
+
+    def file_name(self, name: str) -> str:
+        """Return the name in the authors' files of the parameter `name`. The digest is over these names."""
+        return name
 
     @abstractmethod
     def latents(
@@ -122,8 +135,9 @@ class ImageDecoder(nn.Module, ABC):
 
     @property
     def digest(self) -> str:
-        """Identity of the current weights, see `tensor_digest`. Reads all weights, so keep the result."""
-        return tensor_digest(self.state_dict())
+        """Identity of the current weights by the authors' names, see `tensor_digest`. Reads all weights, so keep the
+        result."""
+        return tensor_digest({self.file_name(name): tensor for name, tensor in self.state_dict().items()})
 
     def _parts(self, rows: Tensor, grid: tuple[int, int]) -> tuple[Tensor, ...]:
         return torch.split(rows, self.images_at_once(grid))

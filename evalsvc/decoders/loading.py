@@ -30,7 +30,8 @@ def load_decoder(
     """Return the decoder in `path`, in eval mode and without gradients, as one copy of the weights on `device`.
 
     See `resolve_config` for `config`; its `model.target`, or without a target the file's keys, select the kind. With
-    `ema`, the averaged weights that a training checkpoint holds under `ema_…` are loaded instead of the raw weights.
+    `ema`, the averaged weights that a training checkpoint holds under `ema` or `ema_…` are loaded instead of the raw
+    weights.
 
     Raises:
         CheckpointError: as `read_weights`.
@@ -73,19 +74,40 @@ def _matched(
     path: Path, weights: Weights, decoder: ImageDecoder, ema: bool
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return the file's tensors under the decoder's names, and the names of tensors that are no part of the decoder."""
-    expected = {name: tuple(tensor.shape) for name, tensor in decoder.state_dict().items()}
-    source = {name: _ema_name(name) if ema else name for name in expected}
-    if ema and not any(key in weights.tensors for key in source.values()):
+    is_apart = ema and bool(weights.averaged)
+    held = _by_authors_name(path, weights.averaged if is_apart else weights.tensors, decoder)
+    expected = {decoder.file_name(name): tuple(tensor.shape) for name, tensor in decoder.state_dict().items()}
+    source = {name: _ema_name(name) if ema and not is_apart else name for name in expected}
+    if ema and not any(key in held for key in source.values()):
         raise CheckpointMismatch(
             f"{path} ({weights.format}) holds no averaged weights (keys such as {next(iter(source.values()))}); "
             "load the raw weights with ema=False"
         )
     used = {key: name for name, key in source.items()}
-    problems = _problems(expected, used, weights.tensors)
+    problems = _problems(expected, used, held, decoder.extras)
     if problems:
         raise CheckpointMismatch("; ".join([f"{path} ({weights.format}) does not match its configuration", *problems]))
-    tensors = {name: weights.tensors[key] for name, key in source.items()}
-    return tensors, tuple(sorted(weights.tensors.keys() - used.keys()))
+    tensors = {name: held[source[decoder.file_name(name)]] for name in decoder.state_dict()}
+    return tensors, tuple(sorted(held.keys() - used.keys()))
+
+
+def _by_authors_name(path: Path, tensors: Mapping[str, Tensor], decoder: ImageDecoder) -> dict[str, Tensor]:
+    """Return a file's tensors of the decoder, without those of other networks, by the names of the decoder's authors.
+
+    Raises CheckpointMismatch if two names of the file are one parameter.
+    """
+    prefix = next((prefix for prefix in decoder.prefixes if any(key.startswith(prefix) for key in tensors)), "")
+    named: dict[str, Tensor] = {}
+    keys: dict[str, str] = {}
+    for key, tensor in tensors.items():
+        if key.startswith(prefix):
+            name = decoder.authors_name(key.removeprefix(prefix))
+            if name in named:
+                raise CheckpointMismatch(
+                    f"{path} holds both {keys[name]} and {key}, which are one parameter; save one decoder only"
+                )
+            named[name], keys[name] = tensor, key
+    return named
 
 
 def _ema_name(name: str) -> str:
@@ -95,11 +117,15 @@ def _ema_name(name: str) -> str:
 
 
 def _problems(
-    expected: Mapping[str, tuple[int, ...]], used: Mapping[str, str], tensors: Mapping[str, Tensor]
+    expected: Mapping[str, tuple[int, ...]],
+    used: Mapping[str, str],
+    tensors: Mapping[str, Tensor],
+    extras: tuple[str, ...],
 ) -> list[str]:
     """Return the differences between `tensors` and the decoder, whose parameter `used[key]` is expected under `key`."""
     missing = [key for key in used if key not in tensors]
-    unexpected = [key for key in tensors if key not in used and key not in expected and not key.startswith(EXTRAS)]
+    known = (*EXTRAS, *extras)
+    unexpected = [key for key in tensors if key not in used and key not in expected and not key.startswith(known)]
     present = {key: (tensors[key], expected[name]) for key, name in used.items() if key in tensors}
     wrong = [
         f"{key} {list(tensor.shape)} instead of {list(shape)}"
@@ -114,7 +140,10 @@ def _problems(
 def _advice(
     present: Mapping[str, tuple[Tensor, tuple[int, ...]]], used: Mapping[str, str], missing: Collection[str]
 ) -> list[str]:
-    """Return advice from the codebook, in which decoders with similar networks differ."""
+    """Return advice from absent parts and from the codebook, in which decoders with similar networks differ."""
+    parts = {used[key].partition(".")[0] for key in present}
+    if "encoder" in parts and "decoder" not in parts:
+        return ["the file has an encoder and no decoder (decoder.…); give the authors' file, which has both"]
     key = next((key for key, name in used.items() if name == CODEBOOK), "")
     if key in missing:
         return ["without its codebook (quantize.…) the file cannot decode codes"]

@@ -20,6 +20,8 @@ from evalsvc.installation import missing_package
 
 COMPONENTS: dict[str, dict[str, str]] = {
     "decoders": {
+        "chameleon": "evalsvc.decoders.chameleon:Chameleon",
+        "llamagen": "evalsvc.decoders.llamagen:LlamaGen",
         "movqgan": "evalsvc.decoders.movqgan:MoVQGAN",
         "vqgan": "evalsvc.decoders.vqgan:VQGAN",
     },

@@ -12,6 +12,7 @@ from torch import Tensor
 from evalsvc.decoders import ImageDecoder, to_uint8
 from evalsvc.decoders.blocks import VQAutoencoder
 from evalsvc.decoders.config import GROUPS, AutoencoderConfig
+from evalsvc.decoders.loading import CODEBOOK
 from evalsvc.decoders.movqgan import MoVQGAN
 from evalsvc.errors import MissingPackage, UnsupportedModel
 from evalsvc.installation import missing_package
@@ -126,7 +127,9 @@ def write_diffusers(decoder: ImageDecoder) -> Any:
         sample_size=network.resolution,
     )
     levels, shapes = len(network.widths), model.state_dict()
-    tensors = {_name(name, levels, spatial): tensor.float().cpu() for name, tensor in decoder.state_dict().items()}
+    # diffusers scales neither entries nor latents, which makes no difference to nearest entries of one length.
+    states = decoder.state_dict() | {CODEBOOK: decoder.quantize.scaled(decoder.quantize.embedding.weight.float())}
+    tensors = {_name(name, levels, spatial): tensor.float().cpu() for name, tensor in states.items()}
     # The authors' attention projections are 1x1 convolutions, and linear layers in diffusers.
     model.load_state_dict({name: tensor.reshape(shapes[name].shape) for name, tensor in tensors.items()})
     return model.requires_grad_(False).eval()

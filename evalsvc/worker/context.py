@@ -18,7 +18,7 @@ from evalsvc.checkpoints.weights import read_weights
 from evalsvc.config import Settings
 from evalsvc.data.images import ImageSource, read_images
 from evalsvc.decoders import ImageDecoder, load_decoder
-from evalsvc.decoders.config import DEFAULT_FILE
+from evalsvc.decoders.config import DEFAULT_FILES
 from evalsvc.errors import EvalsvcError
 from evalsvc.features import FeatureExtractor, load_extractor
 from evalsvc.features.digit_classifier import DigitClassifier, load_classifier
@@ -152,15 +152,15 @@ class ShardContext(Context):
 
     def decoder(self, name: str, config: str | None = None, ema: bool = False, dtype: str = "float32") -> ImageDecoder:
         path = self.asset(name)
-        if config is None and "/" not in name:
-            config = name  # the decoder's configuration is registered under the asset's name
+        if config is None and "/" not in name and not path.is_dir():
+            config = name  # the decoder's configuration is registered under the asset's name; a folder has its own
         elif config is not None and "/" in config:
             config = self.dataset(config)
         key = (f"decoder {dtype}", path, identify(path), config, ema, self.device)
 
         def load() -> ImageDecoder:
             with ExitStack() as stack:
-                pinned = stack.enter_context(opened_weights(path, self._allow_of(name), (DEFAULT_FILE,)))
+                pinned = stack.enter_context(opened_weights(path, self._allow_of(name), DEFAULT_FILES))
                 shape = config
                 if config is not None and "/" in config:
                     shape = str(stack.enter_context(opened_weights(Path(config), self.readable)))

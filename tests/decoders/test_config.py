@@ -7,11 +7,20 @@ from tiny_decoders import tiny_config
 from evalsvc.decoders.config import REGISTERED, AutoencoderConfig, resolve_config
 from evalsvc.errors import InvalidModelConfig, UnknownName
 
+PUBLISHED = {
+    "movqgan": (16_384, 8, [False] * 3 + [True]),
+    "llamagen-vq-16": (16_384, 16, [False] * 4 + [True]),
+    "llamagen-vq-8": (16_384, 8, [False] * 3 + [True]),
+    "chameleon-vq": (8_192, 16, [False] * 5),
+}
+"""Codes, pixels of a code along each side, and attention by level."""
+
 
 @pytest.mark.parametrize("name", REGISTERED)
 def test_registered_names(name: str) -> None:
     config = AutoencoderConfig.parse(resolve_config(name, Path("x.ckpt")))
-    assert (config.n_embed, config.ddconfig.downsampling, config.ddconfig.attends) == (16384, 8, [False] * 3 + [True])
+    wanted = PUBLISHED["movqgan" if name.startswith("movqgan") else name]
+    assert (config.n_embed, config.ddconfig.downsampling, config.ddconfig.attends) == wanted
 
 
 @pytest.mark.parametrize(
@@ -44,7 +53,11 @@ def test_missing_keys_are_named() -> None:
 @pytest.mark.parametrize(
     ("config", "error", "message"),
     [
-        (None, InvalidModelConfig, "no config.yaml next to .*; give config: a YAML or JSON file, or one of movqgan"),
+        (
+            None,
+            InvalidModelConfig,
+            "no config.yaml or .* next to .*; give config: a YAML or JSON file, or one of movqgan",
+        ),
         ("movqgan-67m", UnknownName, "no decoder configuration is named 'movqgan-67m'; did you mean 'movqgan-67M'"),
         ("folder/none.yaml", InvalidModelConfig, "there is no decoder configuration at folder/none.yaml"),
         ({"model": {}}, InvalidModelConfig, "the decoder configuration has neither model.params nor ddconfig"),

@@ -104,7 +104,14 @@ def test_half_of_the_averaged_weights(states: dict[str, Tensor], tmp_path: Path)
 
 def test_an_unknown_kind(states: dict[str, Tensor], tmp_path: Path) -> None:
     target = "taming.models.vqgan.GumbelVQ"
-    refused(tmp_path, states, UnsupportedModel, f"model.target {target!r}", "one of: movqgan, vqgan", target=target)
+    refused(
+        tmp_path,
+        states,
+        UnsupportedModel,
+        f"model.target {target!r}",
+        "one of: chameleon, llamagen, movqgan, vqgan",
+        target=target,
+    )
     refused(tmp_path, {"a": torch.ones(1)}, UnsupportedModel, "keys such as a is of no known decoder", target=None)
     torch.save(states, tmp_path / "x.ckpt")
     with pytest.raises(InvalidModelConfig, match=r"model\.target is int; it must be the dotted name of a class"):

@@ -1,4 +1,4 @@
-"""VQGAN and MoVQGAN written down once more as plainly as possible: functions over a state dict.
+"""VQGAN, MoVQGAN and LlamaGen's VQ written down once more as plainly as possible: functions over a state dict.
 
 Nothing is fused, commuted or batched for speed: the latent is upsampled before the 1x1 convolutions of the spatial
 norm, attention is two matrix products, the codebook is searched with all distances written out.
@@ -70,8 +70,12 @@ def levels(p: Tensors, name: str) -> int:
     return len({key.split(".")[2] for key in p if key.startswith(f"{name}.")})
 
 
-def encode(p: Tensors, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Latents [B, C, h, w] and codes [B, h * w]."""
+def to_unit(vectors: Tensor) -> Tensor:
+    return vectors / vectors.square().sum(dim=-1, keepdim=True).sqrt()
+
+
+def encode(p: Tensors, images: Tensor, unit: bool = False) -> tuple[Tensor, Tensor]:
+    """Latents [B, C, h, w] and codes [B, h * w]; with `unit`, of entries and latents of length 1."""
     x, depth = conv(p, "encoder.conv_in", images, padding=1), levels(p, "encoder.down")
     for level in range(depth):
         x = blocks(p, f"encoder.down.{level}", x, None)
@@ -81,14 +85,17 @@ def encode(p: Tensors, images: Tensor) -> tuple[Tensor, Tensor]:
             x = functional.avg_pool2d(x, 2)
     x = swish(norm(p, "encoder.norm_out", middle(p, "encoder", x, None), None))
     latents = conv(p, "quant_conv", conv(p, "encoder.conv_out", x, padding=1))
-    points = latents.permute(0, 2, 3, 1)[..., None, :]  # [B, h, w, 1, C]
-    distances = (points - p["quantize.embedding.weight"]).square().sum(dim=-1)
+    points, entries = latents.permute(0, 2, 3, 1), p["quantize.embedding.weight"]
+    if unit:
+        points, entries = to_unit(points), to_unit(entries)
+    distances = (points[..., None, :] - entries).square().sum(dim=-1)  # [B, h, w, n]
     return latents, distances.argmin(dim=-1).flatten(1)
 
 
-def decode(p: Tensors, codes: Tensor, height: int, width: int) -> Tensor:
-    latent = p["quantize.embedding.weight"][codes].view(-1, height, width, p["quantize.embedding.weight"].shape[1])
-    latent = latent.permute(0, 3, 1, 2)
+def decode(p: Tensors, codes: Tensor, height: int, width: int, unit: bool = False) -> Tensor:
+    entries = p["quantize.embedding.weight"]
+    entries = to_unit(entries) if unit else entries
+    latent = entries[codes].view(-1, height, width, entries.shape[1]).permute(0, 3, 1, 2)
     x = conv(p, "decoder.conv_in", conv(p, "post_quant_conv", latent), padding=1)
     x = middle(p, "decoder", x, latent)
     for level in reversed(range(levels(p, "decoder.up"))):

@@ -1,11 +1,14 @@
 """Image decoders of every kind, small and with random weights that leave no parameter without effect."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from evalsvc.decoders import ImageDecoder
 from evalsvc.spec import catalog
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def tiny_config(kind: str, **changes: Any) -> dict[str, Any]:
@@ -32,7 +35,7 @@ def random_decoder(config: dict[str, Any], kind: str, seed: int = 0) -> ImageDec
 
 
 @torch.no_grad()
-def randomise(decoder: ImageDecoder, seed: int) -> ImageDecoder:
+def randomise(decoder: Network, seed: int) -> Network:
     """Convolutions that keep the variance, norms and codebook away from their trivial start."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in decoder.named_parameters():

@@ -52,9 +52,10 @@ def test_movqgan_is_that_of_diffusers(path: Path) -> None:
     assert pixels.quantity == "decoder: 2 decoded images"
 
 
-def test_vqgan_is_that_of_diffusers() -> None:
-    """Its norms are plain, which changes the names of those of attention."""
-    assert all_agree(verify(random_decoder(tiny_config("vqgan"), "vqgan")))
+@pytest.mark.parametrize("kind", ["vqgan", "chameleon", "llamagen"])
+def test_vqgan_is_that_of_diffusers(kind: str) -> None:
+    """Its norms are plain, which changes the names of those of attention; entries of LlamaGen's codebook are scaled."""
+    assert all_agree(verify(random_decoder(tiny_config(kind), kind)))
 
 
 @pytest.mark.parametrize(

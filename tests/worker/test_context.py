@@ -6,12 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from decoder_folders import janus_config, llamagen_file, to_janus, tokenizer_alone, whole_model
 from miniature_run import DECODER, pretrained
+from tiny_decoders import randomise
 from worker_stages import LAYOUT, MODEL, ignore, refused, run_stage, turned, virtual_of
 
+from evalsvc.assets import pull
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files
 from evalsvc.config import Settings
 from evalsvc.families.reading import find_model_config
+from evalsvc.decoders.llamagen import LlamaGen
+from evalsvc.errors import InvalidData
 from evalsvc.messages import ShardRequest
 from evalsvc.miniature import ROOT
 from evalsvc.spec.documents.reading import content_of
@@ -209,3 +215,24 @@ def test_networks_of_the_image_path_share_a_device(checkpoint: CheckpointRef) ->
     """The classifier once stayed on the CPU while pixels were on the GPU."""
     context = ShardContext(checkpoint, Settings.load(device="meta"), ignore)
     assert context.classifier(str(ROOT / "classifier.safetensors")).device == torch.device("meta")
+
+
+def test_image_tokenizers_of_hugging_face_and_of_their_authors(
+    checkpoint: CheckpointRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the path of a folder or file, and as an asset, which is a folder with its configuration."""
+    monkeypatch.setenv("EVALSVC_ROOTS", str(tmp_path))
+    monkeypatch.setenv("EVALSVC_ASSETS", str(tmp_path / "assets"))
+    tokenizer = randomise(LlamaGen.from_config(janus_config()), seed=3)
+    named = {tokenizer.file_name(name): tensor for name, tensor in tokenizer.state_dict().items()}
+    theirs = {to_janus(name): tensor for name, tensor in named.items()}
+    folder = tokenizer_alone(tmp_path / "alone", janus_config(), theirs)
+    pull("janus-pro-1b", tmp_path / "assets", source=folder)
+    (tmp_path / "vqgan.yaml").write_text(yaml.safe_dump(tokenizer.config.model_dump(mode="json")))
+    file = llamagen_file(tmp_path / "vq.pt", named)
+    context = ShardContext(checkpoint, Settings.load(), ignore)
+    for name in (str(whole_model(tmp_path / "whole", janus_config(), theirs)), str(folder), "janus-pro-1b", str(file)):
+        assert context.decoder(name).digest == tokenizer.digest
+    monkeypatch.setenv("EVALSVC_ROOTS", str(tmp_path / "whole"))
+    with pytest.raises(InvalidData, match="alone"):
+        ShardContext(checkpoint, Settings.load(), ignore).decoder(str(folder))

@@ -1,0 +1,199 @@
+"""Folders and files of image tokenizers that are out to harm, or to be taken for others: each is refused, by advice."""
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from decoder_folders import janus_config, llamagen_file, to_janus, tokenizer_alone, whole_model
+from hostile_files import archive, calling
+from tiny_decoders import randomise
+from torch import Tensor
+
+from evalsvc.checkpoints.opening import opened_weights
+from evalsvc.decoders import load_decoder
+from evalsvc.decoders.config import DEFAULT_FILES, LLAMAGEN_TARGET
+from evalsvc.decoders.llamagen import LlamaGen
+from evalsvc.errors import (
+    CheckpointMismatch,
+    EvalsvcError,
+    InvalidData,
+    InvalidModelConfig,
+    NonFinite,
+    NotACheckpoint,
+    UnsafeCheckpoint,
+    UnsupportedModel,
+)
+
+
+def decoder() -> LlamaGen:
+    return randomise(LlamaGen.from_config(janus_config()), seed=3).eval()
+
+
+def authors() -> dict[str, Tensor]:
+    own = decoder()
+    return {own.file_name(name): tensor for name, tensor in own.state_dict().items()}
+
+
+def theirs() -> dict[str, Tensor]:
+    return {to_janus(name): tensor for name, tensor in authors().items()}
+
+
+CONFIG = {"target": LLAMAGEN_TARGET, **decoder().config.model_dump()}
+
+
+def configured(**changes: Any) -> Callable[[Path], Path]:
+    """A folder whose `config.json` is changed, with the weights of the unchanged one."""
+    return lambda folder: tokenizer_alone(folder / "x", janus_config(**changes), theirs())
+
+
+def written(content: str) -> Callable[[Path], Path]:
+    """A folder whose `config.json` is this text."""
+
+    def make(folder: Path) -> Path:
+        path = tokenizer_alone(folder / "x", janus_config(), theirs())
+        (path / "config.json").write_text(content)
+        return path
+
+    return make
+
+
+def remote_code(folder: Path) -> Path:
+    path = configured(model_type="mine", auto_map={"AutoModel": "modeling.Mine"})(folder)
+    (path / "modeling.py").write_text(f"open({str(folder / 'it-ran')!r}, 'w')")
+    return path
+
+
+def vision_of_nothing(folder: Path) -> Path:
+    path = whole_model(folder / "x", janus_config(), theirs())
+    content = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**content, "vision_config": {"image_size": 384, "patch_size": 0}}))
+    return path
+
+
+def index_beyond(folder: Path) -> Path:
+    path = whole_model(folder / "x", janus_config(), theirs())
+    index = path / "model.safetensors.index.json"
+    weight_map = json.loads(index.read_text())["weight_map"]
+    index.write_text(json.dumps({"weight_map": {**weight_map, "model.vqmodel.x": "../y/model.safetensors"}}))
+    return path
+
+
+def shard_gone(folder: Path) -> Path:
+    path = whole_model(folder / "x", janus_config(), theirs())
+    (path / "model-00002-of-00002.safetensors").unlink()
+    return path
+
+
+def parameter_twice(folder: Path) -> Path:
+    """Under LlamaGen's name and under transformers'."""
+    name = "decoder.conv_blocks.0.res.0.conv1.bias"
+    return tokenizer_alone(folder / "x", janus_config(), {**theirs(), name: torch.zeros_like(authors()[name])})
+
+
+def levels_turned(folder: Path) -> Path:
+    """The decoder's levels counted from the highest resolution, as taming-transformers does."""
+    return tokenizer_alone(folder / "x", janus_config(channel_multiplier=[1, 2, 2]), decoder().state_dict())
+
+
+def broken(folder: Path) -> Path:
+    tensors = theirs()
+    tensors["quantize.embedding.weight"] = torch.full_like(tensors["quantize.embedding.weight"], torch.nan)
+    return tokenizer_alone(folder / "x", janus_config(), tensors)
+
+
+def quantised(folder: Path) -> Path:
+    tensors = {name: tensor.to(torch.int8) for name, tensor in theirs().items()}
+    return tokenizer_alone(folder / "x", janus_config(), tensors)
+
+
+def code_in_weights(folder: Path) -> Path:
+    archive(folder / "vq.pt", calling(os.system, f"touch {folder}/it-ran"))
+    return folder / "vq.pt"
+
+
+def arguments_of_training(folder: Path) -> Path:
+    """LlamaGen's trainer saves its command line; the guard does not tell a harmless class from another."""
+    import argparse
+
+    return llamagen_file(folder / "vq.pt", authors(), args=argparse.Namespace(lr=1))
+
+
+def code_in_folder(folder: Path) -> Path:
+    path = folder / "x"
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(janus_config()))
+    (path / "pytorch_model.bin").write_bytes(pickle.dumps({"a": os.system}, protocol=2))
+    return path
+
+
+def endless_average(folder: Path) -> Path:
+    """A tensor of stride 0 takes no room in the file, and all of the memory once it is copied."""
+    large = torch.zeros(1).expand(1 << 40)
+    return llamagen_file(folder / "vq.pt", authors(), ema={"encoder.conv_in.weight": large})
+
+
+@dataclass(frozen=True)
+class Attack:
+    make: Callable[[Path], Path]
+    error: type[EvalsvcError]
+    words: str
+    config: Any = None
+
+
+ATTACKS = {
+    "remote code": Attack(remote_code, UnsupportedModel, "is of no known decoder; give a file of one of: chameleon"),
+    "huge width": Attack(configured(base_channels=10**9), InvalidModelConfig, "ch: input should be less than"),
+    "huge number": Attack(configured(num_patches=10**400), InvalidModelConfig, "num_patches: input should be less"),
+    "many levels": Attack(configured(channel_multiplier=[1] * 10**5), InvalidModelConfig, "at most 10 items"),
+    "negative size": Attack(configured(num_res_blocks=-1), InvalidModelConfig, "num_res_blocks: input should be gr"),
+    "no size": Attack(vision_of_nothing, InvalidModelConfig, "vision_config: patch_size"),
+    "not a number": Attack(configured(embed_dim=float("nan")), InvalidModelConfig, "embed_dim: input should be a"),
+    "fraction": Attack(configured(num_embeddings=16.5), InvalidModelConfig, "num_embeddings: input should be a"),
+    "list": Attack(configured(vq_config=[1, 2]), InvalidModelConfig, "vq_config is a list; give the fields"),
+    "deep": Attack(written('{"a":' * 10**5), InvalidModelConfig, "is no readable JSON"),
+    "many digits": Attack(written('{"embed_dim": 1' + "0" * 9999 + "}"), InvalidModelConfig, "is no readable JSON"),
+    "large": Attack(written(" " * 10_000_001), InvalidModelConfig, "is larger than 10,000,000 bytes; give the"),
+    "another function": Attack(configured(double_latent=True), InvalidModelConfig, "double_z is not False"),
+    "no attention": Attack(configured(attn_type=None), InvalidModelConfig, "attn_type is not 'vanilla'"),
+    "huge codebook": Attack(configured(num_embeddings=2**24), CheckpointMismatch, "the file's codebook is 64 x 4"),
+    "index beyond": Attack(index_beyond, NotACheckpoint, "not a weights file in the same folder; correct the index"),
+    "shard gone": Attack(shard_gone, NotACheckpoint, "which is missing from the same folder; copy all 2 files"),
+    "parameter twice": Attack(parameter_twice, CheckpointMismatch, "are one parameter; save one decoder only"),
+    "levels turned": Attack(levels_turned, CheckpointMismatch, "wrongly shaped"),
+    "broken weights": Attack(broken, NonFinite, "quantize.embedding.weight; the run has diverged"),
+    "quantised": Attack(quantised, CheckpointMismatch, "no plain floating-point tensor"),
+    "code in weights": Attack(code_in_weights, UnsafeCheckpoint, "so it was not opened; save only tensors", CONFIG),
+    "command line": Attack(arguments_of_training, UnsafeCheckpoint, "would run argparse.Namespace", CONFIG),
+    "code in a folder": Attack(code_in_folder, UnsafeCheckpoint, "so it was not opened; save only tensors"),
+    "endless average": Attack(endless_average, NotACheckpoint, "save a contiguous tensor", CONFIG),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_is_refused_with_advice(name: str, tmp_path: Path) -> None:
+    attack = ATTACKS[name]
+    path = attack.make(tmp_path)
+    with pytest.raises(attack.error) as caught:
+        load_decoder(path, attack.config)
+    assert attack.words in caught.value.message
+    assert not (tmp_path / "it-ran").exists()
+
+
+@pytest.mark.parametrize("linked", ["config.json", "model.safetensors"])
+def test_links_out_of_the_roots_are_not_followed(linked: str, tmp_path: Path) -> None:
+    folder = tokenizer_alone(tmp_path / "root" / "x", janus_config(), theirs())
+    (folder / linked).rename(tmp_path / linked)
+    (folder / linked).symlink_to(tmp_path / linked)
+
+    def allow(real: Path, shown: str) -> None:
+        if not real.is_relative_to(tmp_path / "root"):
+            raise InvalidData(f"{shown} links outside the allowed folders")
+
+    with pytest.raises(InvalidData, match=f"{linked} links outside"), opened_weights(folder, allow, DEFAULT_FILES):
+        pass
