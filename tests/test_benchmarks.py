@@ -73,6 +73,14 @@ def test_both_sides_of_decoding_compute_the_same() -> None:
 
 
 @pytest.mark.long
+def test_both_sides_of_image_tokenizers_compute_the_same() -> None:
+    document = last_line("image_tokenizers")
+    assert set(document["equality"]) == {"VQ-16 encode", "VQ-16 decode", "Chameleon encode"}
+    assert document["equality"]["VQ-16 decode"] < 1e-4
+    assert document["equality"]["VQ-16 encode"] == document["equality"]["Chameleon encode"] == 1.0
+
+
+@pytest.mark.long
 def test_prompts_to_features_are_those_of_the_assembled_script() -> None:
     document = last_line("images_end_to_end")
     assert set(document["ratios"]) == {"assembled script"}
