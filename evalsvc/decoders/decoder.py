@@ -48,7 +48,7 @@ class ImageDecoder(nn.Module, ABC):
     @classmethod
     def recognises(cls, target: str | None, names: Collection[str]) -> bool:
         """Return whether a configuration's `target`, or without a target the parameters' `names`, are of this kind."""
-        return target in cls.targets if target else cls.telltale in names
+        return target in cls.targets if target else bool(cls.telltale) and cls.telltale in names
 
     @classmethod
     def authors_name(cls, name: str) -> str:
