@@ -167,13 +167,13 @@ def resolve_config(config: str | Path | Mapping[str, object] | None, path: Path)
         return _flat(config, "the decoder configuration")
     if config is None:
         folder = path if path.is_dir() else path.parent
-        found = next((folder / name for name in DEFAULT_FILES if (folder / name).is_file()), None)
-        if found is None:
+        neighbour = next((folder / name for name in DEFAULT_FILES if (folder / name).is_file()), None)
+        if neighbour is None:
             raise InvalidModelConfig(
                 f"there is no {' or '.join(DEFAULT_FILES)} next to {path}; give config: a YAML or JSON file, or one of "
                 f"{', '.join(REGISTERED)}"
             )
-        return _flat(_read(found), str(found))
+        return _flat(_read(neighbour), str(neighbour))
     if str(config) in REGISTERED:
         return dict(REGISTERED[str(config)])
     file = Path(config)

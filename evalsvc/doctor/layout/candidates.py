@@ -208,12 +208,14 @@ def _attempts(
 ) -> Iterator[tuple[str, str, VocabularyLayout | dict[str, object]]]:
     for name, layout in given_layouts.items():
         yield name, "its own", layout
-    # A preset without special tokens is the bare template of `image-then-special`.
-    for preset in (name for name, build in PRESETS.items() if not isinstance(build, WidenedPreset)):
+    for preset, build in PRESETS.items():
         for size in sizes.text:
             for template, parts in TEMPLATES.items():
-                # A table without special tokens lacks the rows that a preset assigns to them.
-                special: dict[str, object] = {} if set(parts) - {TEXT, IMAGE} else {"special": {}}
+                is_bare = not set(parts) - {TEXT, IMAGE}
+                if isinstance(build, WidenedPreset) and not is_bare:
+                    continue  # such a table has no rows for special tokens
+                # Nor has a table without special tokens those that another preset assigns to them.
+                special: dict[str, object] = {"special": {}} if is_bare else {}
                 yield (
                     f"{preset} {size}",
                     template,
