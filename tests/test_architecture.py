@@ -22,7 +22,7 @@ import evalsvc
 PACKAGE = Path(evalsvc.__file__).parent
 
 FLOORS = (
-    ("errors", "access_tokens", "precision", "miniature"),
+    ("errors", "access_tokens", "network_guard", "precision", "miniature"),
     ("secret_files", "connection_errors"),
     ("config", "files", "installation"),
     ("spec",),

@@ -12,14 +12,12 @@ import io
 import logging
 import os
 import re
-import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -30,6 +28,7 @@ from datasets.exceptions import DatasetsError
 from evalsvc.errors import AssetMissing, InvalidData
 from evalsvc.language.private import LOADERS, hub_offline
 from evalsvc.language.schema import BUILDERS, by_split
+from evalsvc.network_guard import without_network
 from evalsvc.spec.protocol import digest
 
 log = logging.getLogger(__name__)
@@ -42,8 +41,6 @@ REACH_SECONDS = 10.0
 
 Rows = Mapping[str, datasets.Dataset]
 """Splits of a dataset."""
-
-_this_thread = threading.local()
 
 
 @dataclass(frozen=True)
@@ -152,34 +149,12 @@ def require_hub() -> None:
 @contextmanager
 def offline() -> Iterator[None]:
     """Block the network in this thread within the context, for the hub's clients and any other code."""
-    before = getattr(_this_thread, "offline", False)
-    _guard_sockets()
-    with hub_offline(True):
-        _this_thread.offline = True
-        try:
-            yield
-        finally:
-            _this_thread.offline = before
+    with hub_offline(True), without_network():
+        yield
 
 
 online = partial(hub_offline, False)
 """Context in which the hub's clients may use the network, regardless of the environment."""
-
-
-@cache
-def _guard_sockets() -> None:
-    """Add an audit hook, since code of benchmarks may download in any way.
-
-    The hook lives as long as the process, and only affects threads in `offline`.
-    """
-    sys.addaudithook(_refuse_network)
-
-
-def _refuse_network(event: str, arguments: tuple[object, ...]) -> None:
-    if event in ("socket.connect", "socket.getaddrinfo") and getattr(_this_thread, "offline", False):
-        if event == "socket.connect" and isinstance(arguments[1], (str, bytes)):
-            return  # a local socket
-        raise ConnectionRefusedError("the network is not used in an evaluation")
 
 
 @contextmanager
