@@ -19,7 +19,7 @@ from lm_eval.models.utils import postprocess_generated_text
 
 from evalsvc.data.tokenizer import render
 from evalsvc.language.encoding import Prompted, Scored, TextEncoding, request_name
-from evalsvc.models import Transformer
+from evalsvc.models.language_model import LanguageModel
 from evalsvc.sampling import Continuation, complete
 from evalsvc.scoring import Score, score
 
@@ -63,7 +63,7 @@ class OpenLM(LM):  # type: ignore[misc]
 
     def __init__(
         self,
-        model: Transformer,
+        model: LanguageModel,
         encoding: TextEncoding,
         *,
         batch_tokens: int = BATCH_TOKENS,

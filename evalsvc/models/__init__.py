@@ -1,7 +1,8 @@
 """The language model: read from a training run's checkpoint, and run for inference."""
 
-from evalsvc.models.decoding import DecodePath, DecodeStep, WeightLayout, can_compile, compiled
+from evalsvc.models.decoding import DecodeStep, WeightLayout, can_compile, compiled
 from evalsvc.models.kv_cache import KVCache
+from evalsvc.models.language_model import DecodePath, LanguageModel
 from evalsvc.models.loading import load_model
 from evalsvc.models.packing import WeightFormat, packed_bytes, worth_packing
 from evalsvc.models.transformer import Transformer
@@ -14,6 +15,7 @@ __all__ = [
     "DecodePath",
     "DecodeStep",
     "KVCache",
+    "LanguageModel",
     "ModelConfig",
     "Transformer",
     "WeightFormat",

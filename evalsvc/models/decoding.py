@@ -1,7 +1,8 @@
 """Decoding step: one token of every row, with the model's weights and cache laid out for decoding.
 
-`DecodeStep.begin` loads the prompts' KVCache; each call then computes one new token of every row. The arithmetic is
-that of `Transformer.mixed`; the paths differ in the layout of weights, keys and values, and in the number of kernels:
+`DecodeStep.read` runs the prompts and loads their KVCache; each call then computes one new token of every row. The
+arithmetic is that of `Transformer.mixed`; the paths differ in the layout of weights, keys and values, and in the number
+of kernels:
 
 - plain: the model's weights, and SDPA over the live slots.
 - packed: weights in oneDNN's layout.
@@ -18,7 +19,7 @@ import functools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,13 +30,12 @@ from evalsvc.models.attention import grouped_attention
 from evalsvc.models.feed_forward import silu_gated
 from evalsvc.models.graphs import Graphs
 from evalsvc.models.kv_cache import KVCache
+from evalsvc.models.language_model import DecodePath, PaddedPrompts
 from evalsvc.models.layer import EAGER, Block, Kernels, Products, add_norm
 from evalsvc.models.norms import RMSArithmetic, RMSNorm
+from evalsvc.models.layered import Layered
 from evalsvc.models.packing import Linear, WeightFormat, int8_linear, packed_linear, plain_linear
 from evalsvc.models.rotation import turn
-from evalsvc.models.transformer import Transformer
-
-DecodePath = Literal["plain", "packed", "compiled", "graph"]
 
 BLOCK = 16
 """Slots, or dimensions, that are contiguous in a compiled step: float32 lanes of the widest vector registers."""
@@ -77,7 +77,7 @@ class WeightLayout:
         return packed_linear(weight, bias, self.rows) if self.packed else plain_linear(weight, bias)
 
 
-def lay_out(model: Transformer, layout: WeightLayout) -> LaidOut:
+def lay_out(model: Layered, layout: WeightLayout) -> LaidOut:
     """Return the model's weights in this layout, from the model's cache where the cached layout fits.
 
     The cache is an attribute of the model, so that shards share the weights. Set `model.packed` to None after changing
@@ -91,7 +91,7 @@ def lay_out(model: Transformer, layout: WeightLayout) -> LaidOut:
     return cast(LaidOut, model.packed[1])
 
 
-def _make(model: Transformer, layout: WeightLayout) -> LaidOut:
+def _make(model: Layered, layout: WeightLayout) -> LaidOut:
     layers = tuple(_products(cast(Block, layer), layout) for layer in model.layers)
     return LaidOut(layers, layout.linear(model.output.weight[_index(layout.image_ids, model)].detach()))
 
@@ -106,7 +106,7 @@ def _products(layer: Block, layout: WeightLayout) -> Products:
     )
 
 
-def _index(image_ids: Sequence[int], model: Transformer) -> slice | Tensor:
+def _index(image_ids: Sequence[int], model: Layered) -> slice | Tensor:
     """Return a slice, which reads the table in place, or an index, which copies the rows."""
     if isinstance(image_ids, range) and image_ids.step == 1:
         return slice(image_ids.start, image_ids.stop)
@@ -284,14 +284,14 @@ class DecodeStep:
 
     def __init__(
         self,
-        model: Transformer,
+        model: Layered,
         layout: WeightLayout,
         capacity: int,
         path: DecodePath,
         cache_dtype: torch.dtype | None = None,
     ) -> None:
         config, weight = model.config, model.tok_embeddings.weight
-        self.model, self.path = model, path
+        self.model, self.path, self.cache_dtype = model, path, cache_dtype
         self.weights = lay_out(model, layout)
         capacity = rounded_slots(capacity, path)
         self.kernels = compiled_kernels() if path == "compiled" else EAGER
@@ -301,6 +301,25 @@ class DecodeStep:
         self.cache: DecodeCache = BlockedCache(shape, dtype) if blocked else StraightCache(shape, dtype, weight.device)
         self.bias = torch.zeros(layout.rows, capacity, dtype=dtype, device=weight.device)
         self.graphs = Graphs(layout.rows, weight.device) if path == "graph" else None
+
+    def read(
+        self,
+        prompts: Sequence[PaddedPrompts],  # together for all rows
+    ) -> Tensor:  # [rows, codes] float32
+        """Drop the last batch, run this batch's prompts, and return the logits of the first code.
+
+        A prompt that several rows share is run once.
+        """
+        ends, masks, prefixes = [], [], []
+        for part in prompts:
+            rows = part.rows.stop - part.rows.start
+            cache = self.model.new_cache(part.ids.shape[0], part.ids.shape[1], self.cache_dtype)
+            hidden = self.model.hidden(part.ids, mask=part.mask, positions=part.positions, cache=cache)
+            ends.append(hidden[:, -1].expand(rows, -1))
+            masks.append(part.mask.expand(rows, -1))
+            prefixes.append((part.rows, cache))
+        self.begin(prefixes, torch.cat(masks))
+        return self.head(ends[0] if len(ends) == 1 else torch.cat(ends))
 
     def begin(
         self,

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from evalsvc.checkpoints.weights import DTYPES, copied, is_finite, read_weights
 from evalsvc.errors import CheckpointMismatch, NonFinite, UnknownName
 from evalsvc.families.reading import resolve_config
 from evalsvc.models.file_tensors import INV_FREQ, matched, open_lm_frequencies, values
-from evalsvc.models.norms import LayerNorm, RMSNorm
 from evalsvc.models.rotation import inv_freq_table
 from evalsvc.models.transformer import INV_FREQ_DTYPES, Transformer
 from evalsvc.spec.model_config import ModelConfig
@@ -123,42 +120,3 @@ def _is_table(saved: Tensor) -> bool:
     # Rounding keeps order: values between two bounds stay between the bounds when all are rounded.
     rounded = ((low.to(dtype).float(), high.to(dtype).float()) for dtype in INV_FREQ_DTYPES.values())
     return any(bool(((least <= saved) & (saved <= most)).all()) for least, most in rounded)
-
-
-# why logits are NaN
-
-
-def find_nonfinite(
-    model: Transformer,
-    ids: Tensor,  # [B, T] int64
-) -> str:
-    """Return the first part, in the order of the forward pass, that computes NaN or infinity for `ids`.
-
-    Names are those of the model ("layers.2.attention"); "output" is the head; "" means that everything is finite. A sum
-    of two finite parts that overflows is reported as the next norm.
-    """
-    first: list[str] = []
-
-    def note(name: str, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        if not first and not bool(torch.isfinite(output).all()):
-            first.append(name)
-
-    with ExitStack() as hooks, torch.no_grad():
-        for name, module in model.named_modules():
-            if isinstance(module, (nn.Embedding, nn.Linear, LayerNorm, RMSNorm)):
-                part = ".".join(name.split(".")[:3])  # part of a layer: attention, feed_forward or a norm
-                hooks.enter_context(module.register_forward_hook(partial(note, part)))
-        note("output", model, None, model(ids))
-    return first[0] if first else ""
-
-
-def nonfinite_cause(
-    model: Transformer,
-    ids: Tensor,  # [B, T] int64
-) -> str:
-    """Return the origin of NaN or infinity for `ids` and a remedy, as the end of an error message."""
-    part = find_nonfinite(model, ids)
-    where = f"the first part of the model with NaN or infinity is {part}" if part else "each part alone is finite"
-    dtype = str(model.tok_embeddings.weight.dtype).removeprefix("torch.")
-    advice = "the run has diverged by this step" if dtype == "float32" else f"or {dtype} is too narrow: try float32"
-    return f"{where}; {advice}"

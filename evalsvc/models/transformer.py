@@ -6,26 +6,30 @@ calls is in the KVCache that the caller passes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from evalsvc.errors import UnknownName
+from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.models.attention import attend, attention_bias
+from evalsvc.models.decoding import DecodeStep, WeightLayout
 from evalsvc.models.kv_cache import KVCache
+from evalsvc.models.language_model import DecodePath, LanguageModel, StepShape
 from evalsvc.models.layer import EAGER, Block, Kernels, Mix, Products
-from evalsvc.models.norms import build_norm
+from evalsvc.models.norms import LayerNorm, RMSNorm, build_norm
 from evalsvc.models.packing import product
 from evalsvc.models.rotation import Positions
+from evalsvc.models.tree import read_prompts, read_trie
+from evalsvc.models.trie import Batch, Trie
 from evalsvc.spec.model_config import ModelConfig
 
 INV_FREQ_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class Transformer(nn.Module):
+class Transformer(nn.Module, LanguageModel):
     """Decoder-only language model, with the switches of its configuration.
 
     `rotary_inv_freq_dtype` is the dtype of the frequencies in *training*, see `trained_inv_freq_dtype`; "auto" derives
@@ -162,6 +166,56 @@ class Transformer(nn.Module):
             dtype=dtype or weight.dtype,
             device=weight.device,
         )
+
+    # the interface of a language model
+
+    @property
+    def device(self) -> torch.device:
+        return self.tok_embeddings.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tok_embeddings.weight.dtype
+
+    @property
+    def input_table(self) -> Tensor:
+        return self.tok_embeddings.weight.detach()
+
+    @property
+    def output_table(self) -> Tensor:
+        return self.output.weight.detach()
+
+    @property
+    def is_laid_out(self) -> bool:
+        return self.packed is not None
+
+    @property
+    def only_path(self) -> DecodePath | None:
+        return None
+
+    def logits(self, ids: Tensor) -> Tensor:
+        return self.forward(ids)
+
+    def read_trie(self, trie: Trie) -> Iterator[tuple[Batch, Tensor]]:
+        return read_trie(self, trie)
+
+    def read_prompts(self, prompts: Sequence[tuple[int, ...]], capacity: int) -> tuple[Tensor, KVCache]:
+        cache = self.new_cache(len(prompts), capacity)
+        return read_prompts(self, prompts, cache), cache
+
+    def decoding(self, shape: StepShape) -> DecodeStep:
+        if shape.path in ("static", "dynamic"):
+            raise InvalidRequest(f"path {shape.path} is of a model of the package transformers; leave path out")
+        layout = WeightLayout(shape.image_ids, shape.rows, shape.path != "plain", shape.weights)
+        return DecodeStep(self, layout, shape.capacity, shape.path, shape.cache_dtype)
+
+    def require_positions(self, last: int) -> None:
+        self.positions.require_rows(last)
+
+    def named_parts(self) -> Iterator[tuple[str, nn.Module]]:
+        for name, module in self.named_modules():
+            if isinstance(module, (nn.Embedding, nn.Linear, LayerNorm, RMSNorm)):
+                yield ".".join(name.split(".")[:3]), module  # part of a layer: attention, feed_forward or a norm
 
 
 def trained_inv_freq_dtype(config: ModelConfig) -> str:

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from evalsvc.models.attention import grouped_attention
-from evalsvc.models.transformer import Transformer
-from evalsvc.models.trie import NOTHING, Batch, Ints, Row, Trie
+from evalsvc.models.kv_cache import KVCache
+from evalsvc.models.layered import Layered
+from evalsvc.models.trie import NOTHING, Batch, Ints, Row, Trie, build_trie
 
 PADDING = 1.25
 """Pairs of query and key that a group may score per wanted pair."""
@@ -31,7 +32,7 @@ GROUP_PAIRS = 4096
 """Number of extra pairs that are cheaper than another group."""
 
 
-def read_trie(model: Transformer, trie: Trie) -> Iterator[tuple[Batch, Tensor]]:  # hidden [N, D]
+def read_trie(model: Layered, trie: Trie) -> Iterator[tuple[Batch, Tensor]]:  # hidden [N, D]
     """Yield each batch with the output of the final norm for its nodes. Raises InvalidData as `tree_hidden`."""
     carried = Carried()
     for batch, following in zip_longest(trie.batches, trie.batches[1:]):
@@ -50,7 +51,7 @@ class Carried:
 
 @torch.inference_mode()
 def tree_hidden(
-    model: Transformer,
+    model: Layered,
     trie: Trie,
     batch: Batch,
     carried: Carried,
@@ -79,6 +80,26 @@ def tree_hidden(
         return mixed[results].flatten(1)
 
     return model.mixed(ids, positions, mix), carried_on
+
+
+def read_prompts(
+    model: Layered,
+    prompts: Sequence[tuple[int, ...]],
+    cache: KVCache,
+) -> Tensor:  # [B, D]
+    """Fill an empty cache with prompts, padded on the left; return the hidden states at their ends.
+
+    Padding has the keys of the prompt's first token: masked, and finite where the prompt is finite.
+    """
+    trie = build_trie(prompts)
+    [batch] = trie.batches
+    hidden, computed = tree_hidden(model, trie, batch, Carried(), np.arange(len(trie.ids)))
+    padded = max(map(len, trie.paths))
+    places = torch.tensor([[*[path[0]] * (padded - len(path)), *path] for path in trie.paths], device=hidden.device)
+    for layer, (keys, values) in enumerate(zip(computed.keys, computed.values, strict=True)):
+        cache.write(layer, keys[places].transpose(1, 2), values[places].transpose(1, 2))
+    cache.advance(padded)
+    return hidden[places[:, -1]]
 
 
 @dataclass(frozen=True, eq=False)

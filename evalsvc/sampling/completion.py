@@ -1,6 +1,6 @@
 """Text generation from prompts to drawn ids.
 
-`complete` → `_Batch.step` → `Transformer.hidden` and `logits.draw`, once per id. Prompts of any lengths run together,
+`complete` → `_Batch.step` → `LanguageModel.hidden` and `logits.draw`, once per id. Prompts of any lengths run together,
 padded on the left. A prompt draws the same ids in every batch, with any neighbours and at any place, except for
 rounding: its noise is a function of its id.
 """
@@ -11,13 +11,12 @@ import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from evalsvc.errors import InvalidRequest, NonFinite
-from evalsvc.models import Carried, KVCache, Transformer, build_trie, tree_hidden
-from evalsvc.models.loading import find_nonfinite, nonfinite_cause
+from evalsvc.models.language_model import LanguageModel
+from evalsvc.models.nonfinite import find_nonfinite, nonfinite_cause
 from evalsvc.sampling.logits import draw
 from evalsvc.sampling.noise import skip_codes, stream_keys
 from evalsvc.sampling.sampler import check_ids
@@ -40,7 +39,7 @@ class Continuation:
 
 
 def complete(
-    model: Transformer,
+    model: LanguageModel,
     prompts: Sequence[Continuation],
     params: SamplingParams,
     *,
@@ -113,7 +112,7 @@ class _Batch:
 
     def __init__(
         self,
-        model: Transformer,
+        model: LanguageModel,
         prompts: Sequence[Continuation],
         indices: Sequence[int],
         params: SamplingParams,
@@ -129,15 +128,15 @@ class _Batch:
         self.chunk = max(1, LOGITS_PER_DRAW // len(rows))
         self.position = 0  # of the next drawn id
         self.drawn: Tensor | None = None  # [B] int64, the ids before the next
-        device = model.tok_embeddings.weight.device
+        device = model.device
         self.keys = skip_codes(stream_keys(params.seed, [prompts[index].id for index in indices], device), rows.start)
         chosen = [prompts[index] for index in indices]
         self.mask = _mask(chosen, device)
         self.lengths = torch.tensor([len(prompt.ids) for prompt in chosen], device=device)
         """Lengths of the prompts with the ids computed after each prompt while live."""
         with torch.inference_mode():
-            self.cache = model.new_cache(len(indices), self.mask.shape[1])
-            self.hidden = _read(model, chosen, self.cache)  # [B, D], from which the next id is drawn
+            # [B, D], from which the next id is drawn
+            self.hidden, self.cache = model.read_prompts([prompt.ids for prompt in chosen], self.mask.shape[1])
 
     @torch.inference_mode()
     def step(self) -> dict[int, tuple[int, int]]:
@@ -197,27 +196,11 @@ def _mask(prompts: Sequence[Continuation], device: torch.device) -> Tensor:
     return torch.arange(slots, device=device) >= padding
 
 
-def _read(model: Transformer, prompts: Sequence[Continuation], cache: KVCache) -> Tensor:
-    """Fill the cache with the prompts; return hidden states at their ends, [B, D].
-
-    Padding has the keys of the prompt's first token: masked, and finite where the prompt is finite.
-    """
-    trie = build_trie([prompt.ids for prompt in prompts])
-    [batch] = trie.batches
-    hidden, computed = tree_hidden(model, trie, batch, Carried(), np.arange(len(trie.ids)))
-    padded = max(map(len, trie.paths))
-    places = torch.tensor([[*[path[0]] * (padded - len(path)), *path] for path in trie.paths], device=hidden.device)
-    for layer, (keys, values) in enumerate(zip(computed.keys, computed.values, strict=True)):
-        cache.write(layer, keys[places].transpose(1, 2), values[places].transpose(1, 2))
-    cache.advance(padded)
-    return hidden[places[:, -1]]
-
-
-def _not_finite(model: Transformer, bad: Sequence[tuple[Continuation, Sequence[int]]]) -> NonFinite:
+def _not_finite(model: LanguageModel, bad: Sequence[tuple[Continuation, Sequence[int]]]) -> NonFinite:
     """Return the error of the first prompt that is not finite alone: NaN spreads to prompts with a shared beginning."""
 
     def alone(prompt: Continuation, drawn: Sequence[int]) -> Tensor:
-        return torch.tensor([[*prompt.ids, *drawn]], device=model.tok_embeddings.weight.device)
+        return torch.tensor([[*prompt.ids, *drawn]], device=model.device)
 
     prompt, drawn = next((pair for pair in bad if find_nonfinite(model, alone(*pair))), bad[0])
     return NonFinite(

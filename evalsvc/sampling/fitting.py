@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from evalsvc.errors import OutOfMemory
-from evalsvc.models import Transformer
+from evalsvc.models.language_model import LanguageModel
 from evalsvc.sampling.memory import attempt, available_bytes, footprint, predicted_bytes, release
-from evalsvc.sampling.sampler import Prompt, SamplerSpec, Samples, chosen_path, generate
+from evalsvc.sampling.sampler import Prompt, SamplerSpec, Samples, generate, planned_path
 from evalsvc.spec.model_config import ModelConfig
 
 HEADROOM = 1.1
@@ -93,7 +93,7 @@ def _megabytes(count: int) -> str:
 
 
 def generate_fitting(
-    model: Transformer,
+    model: LanguageModel,
     prompts: Sequence[Prompt],
     spec: SamplerSpec,
     on_step: Callable[[int], None] = lambda codes: None,
@@ -119,16 +119,15 @@ class FittingBatches:
 
     def __init__(
         self,
-        model: Transformer,
+        model: LanguageModel,
         prompts: Sequence[Prompt],
         spec: SamplerSpec,
         on_step: Callable[[int], None],
         reserved: int,
         on_shape: Callable[[BatchShape], None],
     ) -> None:
-        weight = model.tok_embeddings.weight
         # Choose the path for the declared batch: a smaller batch, or the probe's few codes, might get another path.
-        path = chosen_path(model.config, spec, weight.dtype, weight.device)
+        path = planned_path(model, spec)
         self.model, self.prompts, self.spec = model, prompts, replace(spec, path=path)
         self.on_step, self.on_shape = on_step, on_shape
         self.reserved, self.declared = reserved, spec.batch
@@ -166,18 +165,18 @@ class FittingBatches:
 
     def _choose(self) -> None:
         release()  # memory left by an earlier shard would count as used
-        available = available_bytes(self._weight.device)
+        available = available_bytes(self.model.device)
         reason: Reason = "declared"
         if available is not None:
             batch = largest_batch(
                 self.model.config,
                 self.spec,
                 self._longest,
-                self._weight.dtype,
+                self.model.dtype,
                 available,
-                device=str(self._weight.device),
+                device=str(self.model.device),
                 reserved=self.reserved,
-                packed=self.model.packed is not None,
+                packed=self.model.is_laid_out,
             )
             reason = "declared" if batch == self.declared else "predicted"
             self.spec = replace(self.spec, batch=batch)
@@ -218,7 +217,7 @@ class FittingBatches:
                 raise OutOfMemory(f"memory ran out while one image at a time was {done}; {ADVICE} ({failed})")
             self.spec = replace(self.spec, batch=self.spec.batch // 2)
             release()
-            available = available_bytes(self._weight.device)
+            available = available_bytes(self.model.device)
             agreement, failed = attempt(self._agreement)
         compared = 0 if self.probe is None else self.probe[1].numel()
         self._report(reason, available, agreement, compared)
@@ -241,16 +240,12 @@ class FittingBatches:
         agreement: float | None,
         compared: int,
     ) -> None:
-        device = str(self._weight.device)
-        predicted = predicted_bytes(self.model.config, self.spec, self._longest, self._weight.dtype, device)
+        device = str(self.model.device)
+        predicted = predicted_bytes(self.model.config, self.spec, self._longest, self.model.dtype, device)
         drawn = len(self.prompts) - len(self.left)
         self.on_shape(
             BatchShape(self.spec.batch, self.declared, reason, predicted, available, drawn, agreement, compared)
         )
-
-    @property
-    def _weight(self) -> Tensor:
-        return self.model.tok_embeddings.weight
 
     @property
     def _longest(self) -> int:

@@ -1,6 +1,6 @@
 """The loop from prompts to image codes, which service, benchmarks and tests share.
 
-`generate` → `Sampler.steps` → `DecodeStep` (for the first code `Transformer.hidden`) and `logits.draw`, once per code.
+`generate` → `Sampler.steps` → a step of `LanguageModel.decoding` and `logits.draw`, once per code.
 A prompt gets the same codes with any neighbours, place, shard or restart: its noise is a function of its id, every step
 has the declared batch shape (dummies fill the last batch) and the path that follows from the declared shape, its bucket
 depends only on its length, and attention always has a mask.
@@ -10,21 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from evalsvc.errors import InvalidRequest, NonFinite, UnknownName
-from evalsvc.models import (
-    DecodePath,
-    DecodeStep,
-    KVCache,
-    Transformer,
-    WeightFormat,
-    WeightLayout,
-    can_compile,
-    worth_packing,
-)
+from evalsvc.models import WeightFormat, can_compile, worth_packing
+from evalsvc.models.language_model import DecodePath, LanguageModel, PaddedPrompts, StepShape
 from evalsvc.sampling.logits import draw
 from evalsvc.sampling.noise import stream_keys
 from evalsvc.spec.model_config import ModelConfig
@@ -42,7 +35,7 @@ CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64":
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "weights": ("plain", "int8"),
     "cache_dtype": (None, *CACHE_DTYPES),
-    "path": (None, "plain", "packed", "compiled", "graph"),
+    "path": (None, *get_args(DecodePath)),
 }
 
 
@@ -125,7 +118,7 @@ class Samples:
 
 
 def generate(
-    model: Transformer,
+    model: LanguageModel,
     prompts: Sequence[Prompt],
     spec: SamplerSpec,
     on_step: Callable[[int], None] = lambda codes: None,
@@ -151,7 +144,7 @@ def cache_bytes(config: ModelConfig, rows: int, length: int, dtype: torch.dtype)
 
 
 def _batches(
-    model: Transformer, prompts: Sequence[Prompt], spec: SamplerSpec, on_step: Callable[[int], None]
+    model: LanguageModel, prompts: Sequence[Prompt], spec: SamplerSpec, on_step: Callable[[int], None]
 ) -> Generator[Samples, None, None]:
     by_length: dict[int, list[int]] = {}
     for index, prompt in enumerate(prompts):
@@ -176,19 +169,19 @@ def _batches(
 class Sampler:
     """Buffers of one call of `generate`, for prompts padded to at most `longest` tokens."""
 
-    def __init__(self, model: Transformer, spec: SamplerSpec, longest: int) -> None:
+    def __init__(self, model: LanguageModel, spec: SamplerSpec, longest: int) -> None:
         self.model = model
         self.spec = spec
-        self.device = model.tok_embeddings.weight.device
+        self.device = model.device
         self.image_ids = torch.tensor(list(spec.image_ids), device=self.device)  # [codes]
         self.path = runnable_path(model, spec)
         on_gpu = self.device.type == "cuda" and can_compile(str(self.device))
         self.compile_noise = self.path == "compiled" or (self.path == "graph" and on_gpu)
-        self.cache_dtype = None if spec.cache_dtype is None else CACHE_DTYPES[spec.cache_dtype]
+        cache_dtype = None if spec.cache_dtype is None else CACHE_DTYPES[spec.cache_dtype]
+        capacity = longest + spec.length - 1  # the last code is drawn and never read by the model
+        shape = StepShape(spec.rows, _as_range(spec.image_ids), capacity, self.path, spec.weights, cache_dtype)
         with torch.inference_mode():
-            layout = WeightLayout(_as_range(spec.image_ids), spec.rows, self.path != "plain", spec.weights)
-            # The last code is drawn and never read by the model.
-            self.step = DecodeStep(model, layout, longest + spec.length - 1, self.path, self.cache_dtype)
+            self.step = model.decoding(shape)
             self.codes = torch.empty(spec.batch, spec.length, dtype=torch.int64, device=self.device)  # [B, length]
 
     def steps(self, prompts: Sequence[Prompt], padded: int) -> Iterator[int]:
@@ -205,7 +198,7 @@ class Sampler:
                 if position == 0:
                     logits = self._first_logits(filled, padded)
                 else:
-                    self.model.positions.require_rows(last + position)
+                    self.model.require_positions(last + position)
                     ids = self.image_ids[codes].repeat(spec.rows // spec.batch)
                     logits = self.step(ids, lengths + (position - 1), padded + position - 1)
                 codes, finite = draw(logits, spec.params, keys, position, compile_noise=self.compile_noise)
@@ -226,31 +219,19 @@ class Sampler:
         return [*(len(prompt.ids) for prompt in prompts), *without]
 
     def _first_logits(self, prompts: Sequence[Prompt], padded: int) -> Tensor:  # [rows, codes] float32
-        """Run the prompts and load their cache into the step. The unconditional prompt is run once for all rows."""
+        """Read the prompts. The unconditional prompt is the same for all of its rows."""
         batch, rows = self.spec.batch, self.spec.rows
-        hidden, mask, cache = self._run([prompt.ids for prompt in prompts], padded)
-        prefixes = [(slice(0, batch), cache)]
+        parts = [self._padded([prompt.ids for prompt in prompts], padded, slice(0, batch))]
         if self.spec.params.guided and self.spec.unconditional:
-            textless, textless_mask, textless_cache = self._run([self.spec.unconditional], padded)
-            hidden = torch.cat((hidden, textless.expand(batch, -1)))
-            mask = torch.cat((mask, textless_mask.expand(batch, -1)))
-            prefixes.append((slice(batch, rows), textless_cache))
-        self.step.begin(prefixes, mask)
-        return self.step.head(hidden)
+            parts.append(self._padded([self.spec.unconditional], padded, slice(batch, rows)))
+        return self.step.read(parts)
 
-    def _run(self, sequences: Sequence[Sequence[int]], padded: int) -> tuple[Tensor, Tensor, KVCache]:
-        """Return the last hidden state of each sequence [R, D], the mask [R, padded], and keys and values.
-
-        Sequences are padded on the left with their first token, which is finite where the sequence is finite.
-        """
+    def _padded(self, sequences: Sequence[Sequence[int]], padded: int, rows: slice) -> PaddedPrompts:
+        """Pad sequences on the left with their first token, which is finite where the sequence is finite."""
         ids = [[*[sequence[0]] * (padded - len(sequence)), *sequence] for sequence in sequences]
         padding = torch.tensor([[padded - len(sequence)] for sequence in sequences], device=self.device)  # [R, 1]
-        slots = torch.arange(padded, device=self.device)
-        cache = self.model.new_cache(len(sequences), padded, self.cache_dtype)
-        mask = slots >= padding
-        positions = (slots - padding).clamp_(min=0)
-        hidden = self.model.hidden(torch.tensor(ids, device=self.device), mask=mask, positions=positions, cache=cache)
-        return hidden[:, -1], mask, cache
+        mask = torch.arange(padded, device=self.device) >= padding
+        return PaddedPrompts(rows, torch.tensor(ids, device=self.device), mask)
 
 
 def chosen_path(config: ModelConfig, spec: SamplerSpec, dtype: torch.dtype, device: torch.device) -> DecodePath:
@@ -272,14 +253,18 @@ def compilable_bytes(config: ModelConfig, spec: SamplerSpec, dtype: torch.dtype)
     return attended + spec.length * spec.batch * len(spec.image_ids) * NOISE_BYTES
 
 
-def runnable_path(model: Transformer, spec: SamplerSpec) -> DecodePath:
-    """Return the `chosen_path`, or the nearest path that runs on this machine."""
-    weight = model.tok_embeddings.weight
-    path = chosen_path(model.config, spec, weight.dtype, weight.device)
+def runnable_path(model: LanguageModel, spec: SamplerSpec) -> DecodePath:
+    """Return the path of `planned_path`, or the nearest path that runs on this machine."""
+    path = planned_path(model, spec)
     # Call can_compile only where the result matters: the call takes seconds.
-    if path != "compiled" or (weight.device.type == "cpu" and can_compile("cpu")):
+    if path != "compiled" or (model.device.type == "cpu" and can_compile("cpu")):
         return path
     return "packed"
+
+
+def planned_path(model: LanguageModel, spec: SamplerSpec) -> DecodePath:
+    """Return the only path of a model that has one, or else the `chosen_path`."""
+    return model.only_path or chosen_path(model.config, spec, model.dtype, model.device)
 
 
 def _as_range(image_ids: Sequence[int]) -> range | tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Scoring continuations: the part that needs torch.
 
-`score` → `pack` (what requests have in common) → `read_trie` → `target_columns` (the output head)
+`score` → `pack` (what requests have in common) → `LanguageModel.read_trie` → `target_columns` (the output head)
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from evalsvc.errors import InvalidData, NonFinite
-from evalsvc.models import Transformer, read_trie
-from evalsvc.models.loading import find_nonfinite, nonfinite_cause
+from evalsvc.models.language_model import LanguageModel
+from evalsvc.models.nonfinite import find_nonfinite, nonfinite_cause
 from evalsvc.models.trie import Ints
 from evalsvc.scoring.head import COLUMNS, target_columns
 from evalsvc.scoring.packing import Packed, Request, pack
@@ -42,7 +42,7 @@ class Score:
 
 
 def score(
-    model: Transformer,
+    model: LanguageModel,
     layout: VocabularyLayout,
     requests: Sequence[Request],
     batch_tokens: int,
@@ -64,7 +64,7 @@ def score(
         if not (request.context and request.continuation):
             part = "continuation" if request.context else "context"
             raise InvalidData(f"{name(index)} has an empty {part}; add at least one token")
-    device = model.tok_embeddings.weight.device
+    device = model.device
     budget = min(batch_tokens, CPU_BATCH_TOKENS) if device.type == "cpu" else batch_tokens
     first: dict[Request, int] = {}
     for index, request in enumerate(requests):
@@ -83,13 +83,13 @@ def score(
 
 
 def _answered(
-    model: Transformer, layout: VocabularyLayout, packed: Packed, count: int
+    model: LanguageModel, layout: VocabularyLayout, packed: Packed, count: int
 ) -> Iterator[dict[int, list[float]]]:
     """Yield sums of `target_columns` over continuations by request, after each batch for the requests that it
     completes."""
-    device = model.tok_embeddings.weight.device
+    device = model.device
     sums = torch.zeros(count, COLUMNS, dtype=torch.float64, device=device)
-    for batch, hidden in read_trie(model, packed.trie):
+    for batch, hidden in model.read_trie(packed.trie):
         _add_columns(model, layout, hidden, packed.due(batch), batch.start, sums)
         totals: list[list[float]] = sums[list(batch.complete)].tolist()
         yield dict(zip(batch.complete, totals, strict=True))
@@ -97,7 +97,7 @@ def _answered(
 
 @torch.inference_mode()
 def _add_columns(
-    model: Transformer,
+    model: LanguageModel,
     layout: VocabularyLayout,
     hidden: Tensor,  # [N, D], of the nodes from `start` on
     due: Ints,  # [3, n], see `Packed.targets`
@@ -112,7 +112,7 @@ def _add_columns(
 
 
 def _not_finite(
-    model: Transformer, requests: Sequence[Request], bad: Sequence[int], name: Callable[[int], str]
+    model: LanguageModel, requests: Sequence[Request], bad: Sequence[int], name: Callable[[int], str]
 ) -> NonFinite:
     """Return the error of the first request that is not finite alone, because NaN spreads to other requests in a
     row."""
@@ -121,5 +121,5 @@ def _not_finite(
     return NonFinite(f"the log-likelihood of {name(index)} is not finite; {cause}")
 
 
-def _alone(model: Transformer, request: Request) -> Tensor:  # [1, T]
-    return torch.tensor([request.read], device=model.tok_embeddings.weight.device)
+def _alone(model: LanguageModel, request: Request) -> Tensor:  # [1, T]
+    return torch.tensor([request.read], device=model.device)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from evalsvc.decoders import ImageDecoder
     from evalsvc.features import FeatureExtractor
     from evalsvc.features.digit_classifier import DigitClassifier
-    from evalsvc.models import Transformer
+    from evalsvc.models.language_model import LanguageModel
 
 
 def require_few_shards(count: int) -> None:
@@ -145,7 +145,7 @@ class Context(ABC):
         """Return the SHA-256 of the checkpoint's files."""
 
     @abstractmethod
-    def model(self, *, dtype: str, rotary_inv_freq_dtype: str) -> Transformer:
+    def model(self, *, dtype: str, rotary_inv_freq_dtype: str) -> LanguageModel:
         """Return the checkpoint's model, loaded once per worker process."""
 
     @abstractmethod

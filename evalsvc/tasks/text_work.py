@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from evalsvc.data.tokenizer import TextTokenizer, read_tokenizer, tokenizer_digest
 from evalsvc.errors import InvalidData
-from evalsvc.models import Transformer
+from evalsvc.models.language_model import LanguageModel
 from evalsvc.spec.layout import TextBlock
 from evalsvc.tasks.task import Context, Output, ShardKind, Work
 from evalsvc.tasks.text_task import TextTask
@@ -20,7 +20,7 @@ TextParameters = TypeVar("TextParameters", bound=TextTask)
 class TextWork(Work[TextParameters, ShardKind, Output], Generic[TextParameters, ShardKind, Output]):
     """The work of a task that puts text to a model."""
 
-    def model(self, context: Context) -> Transformer:
+    def model(self, context: Context) -> LanguageModel:
         """Load the model of `context` in the task's dtype and form."""
         return context.model(dtype=self.task.dtype, rotary_inv_freq_dtype=self.task.rotary_inv_freq_dtype)
 

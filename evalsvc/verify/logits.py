@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from evalsvc.checkpoints.weights import read_weights
-from evalsvc.errors import CheckpointMismatch, MissingPackage
+from evalsvc.errors import CheckpointMismatch, MissingPackage, UnsupportedModel
 from evalsvc.models import Transformer
 from evalsvc.models.loading import load_model
 from evalsvc.spec.model_config import ModelConfig
@@ -26,6 +26,7 @@ from evalsvc.verify.agreement import Agreement, Finding, Untried, release
 from evalsvc.verify.loss_sequences import LossSequences, loss_sequences
 from evalsvc.verify.losses import Sums, loss_sums, loss_values
 from evalsvc.verify.open_lm_reference import build_open_lm, checkpoint_tensors
+from evalsvc.verify.own_model import own_model
 from evalsvc.verify.recorded_values import RecordedValues
 from evalsvc.verify.rounding import MEASURED, NOTE, Rounding, measure_rounding
 
@@ -60,11 +61,11 @@ def verify_losses(context: Context, task: Loss, recorded: RecordedValues, n: int
     Raises the errors of reading the data and the checkpoint, and NonFinite.
     """
     program = release("open_lm")
-    ours = context.model(dtype="float32", rotary_inv_freq_dtype=task.rotary_inv_freq_dtype)
     try:
+        ours = own_model(context, task.rotary_inv_freq_dtype)
         with checkpoint_tensors(context, ours) as tensors:
             theirs = build_open_lm(ours.config, tensors, ours.rotary_inv_freq_dtype)
-    except (MissingPackage, CheckpointMismatch) as error:
+    except (MissingPackage, CheckpointMismatch, UnsupportedModel) as error:
         return [Untried(f"{task.name}: losses", program, error.message)]
     findings: list[Finding] = []
     for part in loss_sequences(context, task, n):

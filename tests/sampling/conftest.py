@@ -24,7 +24,7 @@ def buffers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[weakref.ref[Any]]]
             cache: Any = self.cache
             references.extend(weakref.ref(part) for part in (self, cache, cache.keys))
 
-    monkeypatch.setattr("evalsvc.sampling.sampler.DecodeStep", WatchedStep)
+    monkeypatch.setattr("evalsvc.models.transformer.DecodeStep", WatchedStep)
     gc.collect()
     gc.disable()
     yield references

@@ -26,7 +26,7 @@ from evalsvc.metrics.contrastive import (
     permutation_test,
 )
 from evalsvc.metrics.row_geometry import Nearest, nearest_rows, subspace_overlap
-from evalsvc.models import Transformer
+from evalsvc.models.language_model import LanguageModel
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.tasks.alignment.shards import OverlapParts, TableMeasures
 from evalsvc.tasks.alignment.spec import Alignment
@@ -59,9 +59,9 @@ class Tables:
         return self.text[: self.known]
 
 
-def tables_of(model: Transformer, layout: VocabularyLayout, output: bool, known: int) -> Tables:
+def tables_of(model: LanguageModel, layout: VocabularyLayout, output: bool, known: int) -> Tables:
     """Return the rows of the input table or the output table. The layout must have images."""
-    table = (model.output if output else model.tok_embeddings).weight.detach()
+    table = model.output_table if output else model.input_table
     text = table[layout.text_ids.start : layout.text_ids.stop]
     image = torch.tensor(layout.image_ids, device=table.device)
     return Tables(text, table[image], known)

@@ -12,8 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 from evalsvc.errors import InvalidData, NonFinite
 from evalsvc.metrics.divergence import divergences
 from evalsvc.metrics.token_loss import chunk_rows, token_losses
-from evalsvc.models import Transformer
-from evalsvc.models.loading import nonfinite_cause
+from evalsvc.models.language_model import LanguageModel
+from evalsvc.models.nonfinite import nonfinite_cause
 from evalsvc.scoring.packing import token_batches
 from evalsvc.spec.layout import VocabularyLayout
 
@@ -26,7 +26,7 @@ class Side:
 
     label: str
     """Label of the model in messages."""
-    model: Transformer
+    model: LanguageModel
     layout: VocabularyLayout
     device: str
 
@@ -192,7 +192,7 @@ def _hidden(side: Side, rows: Sequence[Passage], which: int) -> Tensor:
     """Return the hidden state before each target, [N, D], so that the head processes no other positions."""
     ids = pad_sequence([torch.tensor(row.inputs[which], dtype=torch.int64) for row in rows], batch_first=True)  # [B, T]
     if not ids.numel():
-        return side.model.tok_embeddings.weight[:0]
+        return side.model.input_table[:0]
     places = torch.arange(ids.shape[1])
     stops = torch.tensor([len(row.inputs[which]) for row in rows])[:, None]
     counts = torch.tensor([len(row.targets) for row in rows])[:, None]

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from evalsvc.errors import OutOfMemory
 from evalsvc.metrics.table_rows import RowStatistics, row_statistics
-from evalsvc.models import Transformer
+from evalsvc.models.language_model import LanguageModel
 from evalsvc.sampling.memory import is_out_of_memory
 from evalsvc.scoring.packing import token_batches
 from evalsvc.spec.layout import VocabularyLayout
@@ -21,7 +21,7 @@ from evalsvc.tasks.task import Context
 class ModelEvidence:
     """Evidence of a model for the layout doctor, with the batches and the device of `context`."""
 
-    def __init__(self, context: Context, model: Transformer) -> None:
+    def __init__(self, context: Context, model: LanguageModel) -> None:
         self._context = context
         self._model = model
 
@@ -46,8 +46,7 @@ class ModelEvidence:
 
     def rows(self) -> RowStatistics:
         """Return statistics of the rows of both tables: untrained rows, and borders between blocks."""
-        embedding, output = self._model.tok_embeddings.weight, self._model.output.weight
-        return row_statistics(embedding.detach(), output.detach())
+        return row_statistics(self._model.input_table, self._model.output_table)
 
     def _masses(self, prefixes: Sequence[Sequence[int]], groups: Sequence[Sequence[int]]) -> list[list[float]]:
         device = self._context.device

@@ -10,8 +10,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from evalsvc.errors import NonFinite
 from evalsvc.metrics.token_loss import TokenLosses, belongs, chunk_rows, token_losses
-from evalsvc.models import Transformer
-from evalsvc.models.loading import nonfinite_cause
+from evalsvc.models.language_model import LanguageModel
+from evalsvc.models.nonfinite import nonfinite_cause
 from evalsvc.scoring.packing import token_batches
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.tasks.loss.profile import POSITION_STARTS, Grid
@@ -152,7 +152,7 @@ def _bin_sums(batch: int, owners: Tensor, bins: Tensor, values: Tensor, count: i
 
 def sequence_sums(
     context: Context,
-    model: Transformer,
+    model: LanguageModel,
     layout: VocabularyLayout,
     sequences: Sequence[Sequence[int]],
     names: Sequence[str],
@@ -207,7 +207,7 @@ def _target_mask(ids: Tensor, lengths: Tensor, pad_id: int | None) -> Tensor:
     return real if pad_id is None else real & (ids[:, 1:] != pad_id)
 
 
-def _batch_losses(model: Transformer, layout: VocabularyLayout, ids: Tensor, target_mask: Tensor) -> TokenLosses:
+def _batch_losses(model: LanguageModel, layout: VocabularyLayout, ids: Tensor, target_mask: Tensor) -> TokenLosses:
     hidden = model.hidden(ids[:, :-1])[target_mask]  # [N, D]: the head processes no padding
     chunk = chunk_rows(model.config.vocab_size)
     return token_losses(hidden, ids[:, 1:][target_mask], model.head, layout.text_ids, layout.image_range, chunk)
@@ -223,6 +223,6 @@ def _columns(losses: TokenLosses, targets: Tensor, layout: VocabularyLayout) -> 
     return torch.cat((types.double(), nll.double(), within.double(), mass[:, None]), dim=1)
 
 
-def _not_finite(context: Context, model: Transformer, ids: Tensor, name: str) -> NonFinite:
+def _not_finite(context: Context, model: LanguageModel, ids: Tensor, name: str) -> NonFinite:
     cause = nonfinite_cause(model, ids)
     return NonFinite(f"{context.checkpoint.label}: the loss of {name} is not finite; {cause}")

@@ -102,7 +102,7 @@ def _sample(
 ) -> None:
     """Sample all records and pass the images to `post_processing`."""
     model = context.model(dtype=task.dtype, rotary_inv_freq_dtype=task.rotary_inv_freq_dtype)
-    device = model.tok_embeddings.weight.device
+    device = model.device
     shapes: list[object] = []
     overlap = overlaps(device)
     how: dict[str, object] = {"batches": shapes, "overlapped": overlap}

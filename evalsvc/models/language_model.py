@@ -1,0 +1,185 @@
+"""The interface of a language model: everything that tasks, sampling and scoring compute with.
+
+Two classes implement the interface. `Transformer` has evalsvc's own arithmetic, with fast paths for decoding and for
+sequences with common beginnings. `TransformersModel` runs a model of the package transformers. No caller asks which of
+the two it has.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from evalsvc.models.packing import WeightFormat
+from evalsvc.models.trie import Batch, Trie
+from evalsvc.spec.model_config import ModelConfig
+
+DecodePath = Literal["plain", "packed", "compiled", "graph", "static", "dynamic"]
+"""Way of computing a decoding step. "static" and "dynamic" are the caches of transformers, the others are evalsvc's."""
+
+
+class PromptCache(Protocol):
+    """Keys and values of the tokens so far, for rows that continue."""
+
+    length: int
+    """Number of slots that are filled."""
+
+    def keep(
+        self,
+        rows: Tensor,  # [R] int64
+    ) -> None:
+        """Keep only these rows of the batch."""
+
+
+@dataclass(frozen=True, eq=False)
+class PaddedPrompts:
+    """Prompts for some rows of a decoding step, padded on the left to one length."""
+
+    rows: slice
+    """Rows of the step."""
+    ids: Tensor
+    """Ids [R, padded] int64; [1, padded] if all rows share one prompt."""
+    mask: Tensor
+    """Real tokens, bool, in the shape of `ids`."""
+
+    @property
+    def positions(self) -> Tensor:  # int64, in the shape of `ids`
+        """Return the positions of the tokens; padding has position 0."""
+        return (self.mask.cumsum(1) - 1).clamp_(min=0)
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """Shape and arithmetic of a decoding step."""
+
+    rows: int
+    """Number of sequences in the step."""
+    image_ids: range | tuple[int, ...]
+    """Rows of the output table whose logits the step returns."""
+    capacity: int
+    """Number of slots per row, padding included."""
+    path: DecodePath
+    weights: WeightFormat = "plain"
+    cache_dtype: torch.dtype | None = None
+    """Dtype of keys and values; None: the model's dtype."""
+
+
+class Decoding(Protocol):
+    """Decoding of one new token of every row per call, in inference mode."""
+
+    def read(
+        self,
+        prompts: Sequence[PaddedPrompts],  # together for all rows
+    ) -> Tensor:  # [rows, codes] float32
+        """Drop the last batch, read this batch's prompts, and return the logits of the first code."""
+
+    def __call__(
+        self,
+        ids: Tensor,  # [rows] int64
+        positions: Tensor,  # [rows] int64
+        slot: int,
+    ) -> Tensor:  # [rows, codes] float32
+        """Return the logits after the tokens `ids`, which are stored at `slot`; all slots before `slot` are filled."""
+
+    def close(self) -> None:
+        """Drop the buffers, since an error's traceback may keep this object alive for long."""
+
+
+class LanguageModel(ABC):
+    """Causal language model in inference, without gradients."""
+
+    config: ModelConfig
+    saved_inv_freq: tuple[float, ...]
+    """Rotary frequencies of the checkpoint that differ from those of the configuration, for the provenance."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Return the device of the weights."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Return the dtype of the weights."""
+
+    @property
+    @abstractmethod
+    def input_table(self) -> Tensor:  # [V, D]
+        """Return the rows that embed ids."""
+
+    @property
+    @abstractmethod
+    def output_table(self) -> Tensor:  # [V, D]
+        """Return the rows that the head multiplies."""
+
+    @property
+    @abstractmethod
+    def is_laid_out(self) -> bool:
+        """Return whether copies of the weights for decoding exist."""
+
+    @property
+    @abstractmethod
+    def only_path(self) -> DecodePath | None:
+        """Return the path of all decoding steps; None if the sampler chooses the path."""
+
+    @abstractmethod
+    def logits(
+        self,
+        ids: Tensor,  # [B, T] int64
+    ) -> Tensor:  # [B, T, V] float32
+        """Return the logits of every position."""
+
+    @abstractmethod
+    def hidden(
+        self,
+        ids: Tensor,  # [B, T] int64
+        *,
+        mask: Tensor | None = None,  # [B, S] bool, True = real; S counts cached and new tokens
+        positions: Tensor | None = None,  # [B, T] int64
+        cache: Any = None,  # of `new_cache` or `read_prompts`
+    ) -> Tensor:  # [B, T, D]
+        """Return the input of the head for T new tokens, causal among themselves and after those in `cache`.
+
+        With a cache, keys and values are stored and the cache advances by T. The output at a padded position is
+        meaningless.
+        """
+
+    @abstractmethod
+    def head(
+        self,
+        hidden: Tensor,  # [N, D]
+        rows: Tensor | slice | None = None,
+    ) -> Tensor:  # [N, V] or [N, len(rows)] float32
+        """Return the logits of all ids or of `rows`."""
+
+    @abstractmethod
+    def read_trie(self, trie: Trie) -> Iterator[tuple[Batch, Tensor]]:  # hidden [N, D]
+        """Yield each batch with the hidden states of its nodes."""
+
+    @abstractmethod
+    def read_prompts(
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        capacity: int,
+    ) -> tuple[Tensor, PromptCache]:  # [B, D]
+        """Return the hidden state at the end of each prompt, and a cache of `capacity` slots that holds the prompts.
+
+        The cache has every prompt at the last slots of the longest prompt's length.
+        """
+
+    @abstractmethod
+    def decoding(self, shape: StepShape) -> Decoding:
+        """Return a decoding step with its buffers. Raises InvalidRequest for a shape that the model does not have."""
+
+    @abstractmethod
+    def require_positions(self, last: int) -> None:
+        """Raise InvalidData if position `last` is beyond the positions that the model has."""
+
+    @abstractmethod
+    def named_parts(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield the parts whose outputs are tensors, with names for messages, in the order of the modules."""
