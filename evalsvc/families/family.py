@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from evalsvc.errors import InvalidModelConfig, UnsupportedModel, near_misses
+from evalsvc.errors import InvalidModelConfig, near_misses
 from evalsvc.spec.model_config import ModelConfig
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class Source:
 class Family(ABC):
     """A family of models. The catalog lists an instance under each `model_type` of its configurations."""
 
+    runs: str = "evalsvc"
+    """Name in the catalog's group `models` of the function that loads and runs the models of the family."""
     embedding: str = "tok_embeddings.weight"
     """Name of the embedding table in a file."""
     head: str = "output.weight"
@@ -63,20 +65,6 @@ class Family(ABC):
         """Return whether a tensor of a file is no parameter, such as a buffer that older versions saved."""
         del name
         return False
-
-
-class RefusedFamily(Family):
-    """A family that is known, and that the Transformer does not compute."""
-
-    def __init__(self, reason: str) -> None:
-        """Set the `reason`, the end of a sentence that begins with the configuration."""
-        self.reason = reason
-
-    def read(self, fields: Mapping[str, object], source: str, shown: Mapping[str, object]) -> ModelConfig:
-        raise UnsupportedModel(f"{source} {self.reason}")
-
-    def sources(self, config: ModelConfig) -> Mapping[str, Source]:
-        raise UnsupportedModel(f"the model configuration {self.reason}")
 
 
 def validated(

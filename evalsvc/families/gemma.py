@@ -10,7 +10,6 @@ from typing import Any
 from pydantic import Field
 
 from evalsvc.errors import UnsupportedModel
-from evalsvc.families.family import RefusedFamily
 from evalsvc.families.hugging_face import HuggingFaceFields, LlamaNamed
 from evalsvc.spec.model_config import Activation
 
@@ -46,7 +45,3 @@ class GemmaFields(HuggingFaceFields):
 
 
 GEMMA = LlamaNamed("gemma", GemmaFields)
-GEMMA_2_AND_3 = RefusedFamily(
-    "is a Gemma 2 or 3 model, which caps its logits or slides its attention in every other layer; evalsvc computes the "
-    "first Gemma only"
-)

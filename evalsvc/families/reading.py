@@ -12,8 +12,8 @@ from typing import cast
 
 from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, UnknownName, UnsupportedModel
 from evalsvc.families.config_files import is_file, json_files, read_json
-from evalsvc.families.family import Family, RefusedFamily, validated
-from evalsvc.families.open_lm import OpenLM, registered_models
+from evalsvc.families.family import Family, validated
+from evalsvc.families.open_lm import registered_models
 from evalsvc.families.open_lm_files import (
     MAMBA,
     by_stem,
@@ -23,10 +23,13 @@ from evalsvc.families.open_lm_files import (
     recorded_model,
     with_training_flags,
 )
+from evalsvc.families.transformers import TRANSFORMERS_FAMILY
 from evalsvc.spec import catalog
-from evalsvc.spec.model_config import OPEN_LM, OPEN_LM_FIELDS, ModelConfig
+from evalsvc.spec.model_config import OPEN_LM, OPEN_LM_FIELDS, TRANSFORMERS, ModelConfig
 
 THE_GIVEN = "the given model configuration"
+BY_TRANSFORMERS: dict[str, object] = {"family": TRANSFORMERS}
+"""Fields of `model: transformers`, which takes all others from the checkpoint's `config.json`."""
 SWITCHES: dict[str, object] = {
     name: field.default for name, field in ModelConfig.model_fields.items() if name not in OPEN_LM_FIELDS
 }
@@ -50,7 +53,8 @@ def read_model_spec(model: str | Mapping[str, object], base: Path | None = None)
         shown: Mapping[str, object] = {}
     else:
         fields, source, shown = _translated(model, THE_GIVEN, (), model), THE_GIVEN, model
-    _config(fields, source, shown)
+    if fields != BY_TRANSFORMERS:
+        _config(fields, source, shown)
     return fields
 
 
@@ -67,13 +71,15 @@ def resolve_config(model: str | Mapping[str, object] | None, checkpoint: Path) -
             raise InvalidModelConfig(
                 f"no model configuration was given for {checkpoint} and none was found in its folder or the parent "
                 "folder (config.json, params.txt with its model JSON, or one *.json with hidden_dim); "
-                f"{_passed_over(checkpoint)}"
                 "set `model` to a registered name such as 'open_lm_1b', the path of a model JSON, or its fields"
             )
         fields, source = discovered
     else:
         fields = read_model_spec(model)
         source = f"model {model!r}" if isinstance(model, str) else THE_GIVEN
+        if fields == BY_TRANSFORMERS:
+            config_file = _folder_of(checkpoint) / "config.json"
+            return TRANSFORMERS_FAMILY.read(read_json(config_file), str(config_file), {})
     shown = model if isinstance(model, Mapping) else {}
     return _config(_completed(fields, checkpoint), source, shown)
 
@@ -98,9 +104,10 @@ def require_one_model(models: Mapping[str, Mapping[str, object]]) -> None:
 def find_model_config(checkpoint: Path) -> dict[str, object] | None:
     """Search the folder of `checkpoint` for its configuration; return plain JSON values, or None if there is none.
 
-    Searched in this order: a Hugging Face `config.json` in the folder; `params.txt` in the folder or its parent, with
-    the `<model>.json` next to it or the registered name that it gives; the only *.json with `hidden_dim` in the folder,
-    then in its parent. Raises InvalidModelConfig if a file is broken or the choice is ambiguous, and UnsupportedModel.
+    Searched in this order: a Hugging Face `config.json` of a family in the folder; `params.txt` in the folder or its
+    parent, with the `<model>.json` next to it or the registered name that it gives; the only *.json with `hidden_dim`
+    in the folder, then in its parent; a `config.json` of any other model, for the package transformers. Raises
+    InvalidModelConfig if a file is broken or the choice is ambiguous, and UnsupportedModel.
     """
     discovered = _find_fields(checkpoint)
     if discovered is None:
@@ -117,6 +124,8 @@ def _config(fields: Mapping[str, object], source: str, shown: Mapping[str, objec
     """Validate a configuration. Messages quote only values in `shown`."""
     if _is_open_lm(fields):
         return _family(OPEN_LM).read(fields, source, shown or {})
+    if fields["family"] == TRANSFORMERS:
+        return TRANSFORMERS_FAMILY.reread(fields, source, shown or {})
     config = validated(ModelConfig, fields, source, shown or {}, "a model configuration")
     family_of(config)
     return config
@@ -135,9 +144,9 @@ def _translated(
 ) -> dict[str, object]:
     """Translate `fields` of any format to open_lm's names, or to those of `ModelConfig` with the family's name."""
     kind = _model_type(fields)
-    if kind is None:
+    if kind is None and (describes_open_lm(fields) or not isinstance(fields.get("model_type"), str)):
         return open_lm_fields(fields, source, folders)
-    return _family(kind).read(fields, source, shown or {}).model_dump(mode="json")
+    return _family(kind or TRANSFORMERS).read(fields, source, shown or {}).model_dump(mode="json")
 
 
 def _model_type(fields: Mapping[str, object]) -> str | None:
@@ -147,6 +156,8 @@ def _model_type(fields: Mapping[str, object]) -> str | None:
 
 
 def _read_named(model: str, base: Path | None) -> tuple[dict[str, object], str]:
+    if model == TRANSFORMERS:
+        return BY_TRANSFORMERS, "model 'transformers'"
     registered = registered_models()
     if model in registered:
         return registered[model], f"model {model!r}"
@@ -161,27 +172,25 @@ def _read_named(model: str, base: Path | None) -> tuple[dict[str, object], str]:
 
 
 def _find_fields(checkpoint: Path) -> tuple[dict[str, object], str] | None:
-    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    folder = _folder_of(checkpoint)
     hf_config = folder / "config.json"
-    if hf_config.is_file():
-        fields = read_json(hf_config)
-        if _model_type(fields) is not None or describes_open_lm(fields):
-            return _translated(fields, str(hf_config), (folder,)), str(hf_config)
+    hf_fields = read_json(hf_config) if hf_config.is_file() else {}
+    if _model_type(hf_fields) is not None or describes_open_lm(hf_fields):
+        return _translated(hf_fields, str(hf_config), (folder,)), str(hf_config)
     params, stem = params_file(checkpoint), recorded_model(checkpoint)
     if params and stem is not None:
         recorded = by_stem(stem, (params.parent, folder))
         if recorded is not None:
             return recorded
-    return _only_json((folder, folder.parent))
+    if (only := _only_json((folder, folder.parent))) is not None:
+        return only
+    # A model_type without a family: the package transformers may have the model.
+    known = isinstance(hf_fields.get("model_type"), str)
+    return (_translated(hf_fields, str(hf_config), (folder,)), str(hf_config)) if known else None
 
 
-def _passed_over(checkpoint: Path) -> str:
-    """Return what a message says of a `config.json` that is there, but of no family."""
-    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    if not is_file(folder / "config.json"):
-        return ""
-    known = [name for name in catalog.names("families") if not isinstance(_family(name), OpenLM | RefusedFamily)]
-    return f"the config.json there has none of the model types {', '.join(known)}; "
+def _folder_of(checkpoint: Path) -> Path:
+    return checkpoint if checkpoint.is_dir() else checkpoint.parent
 
 
 def _only_json(folders: tuple[Path, ...]) -> tuple[dict[str, object], str] | None:

@@ -78,7 +78,7 @@ def footprint(
     where = torch.device(device)
     path = chosen_path(config, spec, dtype, where)
     capacity = rounded_slots(prompt_length + spec.length - 1, path)
-    laid_out = path != "plain" or spec.weights != "plain"
+    laid_out = path in ("packed", "compiled", "graph") or spec.weights != "plain"
     return Footprint(
         weights=weight_count(config) * dtype.itemsize,
         packed=packed_bytes(config, len(spec.image_ids), dtype, spec.weights, where) if laid_out else 0,

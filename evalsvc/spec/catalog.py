@@ -27,9 +27,6 @@ COMPONENTS: dict[str, dict[str, str]] = {
     },
     "families": {
         "gemma": "evalsvc.families.gemma:GEMMA",
-        "gemma2": "evalsvc.families.gemma:GEMMA_2_AND_3",
-        "gemma3": "evalsvc.families.gemma:GEMMA_2_AND_3",
-        "gemma3_text": "evalsvc.families.gemma:GEMMA_2_AND_3",
         "gpt_neox": "evalsvc.families.gpt_neox:GPT_NEOX",
         "llama": "evalsvc.families.llama:LLAMA",
         "mistral": "evalsvc.families.llama:MISTRAL",
@@ -37,6 +34,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "open_lm": "evalsvc.families.open_lm:OPEN_LM",
         "qwen2": "evalsvc.families.qwen:QWEN2",
         "qwen3": "evalsvc.families.qwen:QWEN3",
+        "transformers": "evalsvc.families.transformers:TRANSFORMERS_FAMILY",
     },
     "features": {
         "clean-fid": "evalsvc.features.clean_fid:CleanFID",
@@ -61,7 +59,8 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "recall": "evalsvc.metrics.prdc:RECALL",
     },
     "models": {
-        "open_lm": "evalsvc.models.loading:load_model",
+        "evalsvc": "evalsvc.models.loading:load_model",
+        "transformers": "evalsvc.models.transformers_loading:load_transformers",
     },
     "programs": {
         "clean-fid": "evalsvc.metrics.clean_fid:CLEAN_FID",

@@ -28,6 +28,9 @@ Activation = Literal["silu", "gelu", "gelu_tanh"]
 OPEN_LM = "open_lm"
 """Family of a configuration that names none."""
 
+TRANSFORMERS = "transformers"
+"""Family of models that the package transformers computes."""
+
 
 class RotaryScaling(BaseModel):
     """Change of the rotary frequencies with which a model was trained beyond its first length.
@@ -112,6 +115,8 @@ class ModelConfig(BaseModel):
     """Whether attention and feed-forward layer get normed inputs, or give normed outputs."""
     parallel_residual: bool = False
     """Whether attention and feed-forward layer both start from the input of the layer."""
+    transformers_config: str | None = Field(default=None, max_length=1_000_000)
+    """Checked `config.json`, as JSON, of a model that the package transformers computes."""
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:

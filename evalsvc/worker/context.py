@@ -24,7 +24,7 @@ from evalsvc.features import FeatureExtractor, load_extractor
 from evalsvc.features.digit_classifier import DigitClassifier, load_classifier
 from evalsvc.files.kept import KeptFiles, KeptFolder
 from evalsvc.files.opened import Allow, anywhere
-from evalsvc.models.transformer import Transformer
+from evalsvc.models.language_model import LanguageModel
 from evalsvc.precision import use_full_float32
 from evalsvc.spec.layout import VocabularyLayout, parse_layout, text_only
 from evalsvc.spec.model_config import ModelConfig
@@ -88,7 +88,7 @@ class ShardContext(Context):
         loaded = _models.loaded(self.checkpoint)
         return loaded.digests[""] if loaded else known_digest(self.checkpoint)
 
-    def model(self, *, dtype: str, rotary_inv_freq_dtype: str) -> Transformer:
+    def model(self, *, dtype: str, rotary_inv_freq_dtype: str) -> LanguageModel:
         self.dtype = dtype
         model = _models.get(self.checkpoint, dtype, self.device, rotary_inv_freq_dtype, self._companion)
         self._frequencies = model.saved_inv_freq

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -23,12 +23,22 @@ from evalsvc.checkpoints.reference import (
 )
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointGone, os_reason
-from evalsvc.families.reading import resolve_config
-from evalsvc.models.loading import load_model, saved_frequencies
-from evalsvc.models.transformer import Transformer
+from evalsvc.families.reading import family_of, resolve_config
+from evalsvc.models.language_model import LanguageModel
+from evalsvc.models.loading import saved_frequencies
 from evalsvc.models.virtual import agreed_config, load_virtual, virtual_frequencies
+from evalsvc.spec import catalog
 from evalsvc.spec.model_config import ModelConfig
 from evalsvc.spec.protocol import canonical_json
+
+
+class Load(Protocol):
+    """Function of the catalog's group `models`."""
+
+    def __call__(
+        self, path: Path, config: ModelConfig, *, dtype: str, device: str, rotary_inv_freq_dtype: str
+    ) -> LanguageModel:
+        """Return the model in `path` for inference."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,7 @@ class LoadedModel:
     """Identity of the checkpoint: path, identity, configuration, and its parents."""
     form: tuple[str, str, str]
     """Form of the weights: dtype, device, rotary_inv_freq_dtype."""
-    model: Transformer
+    model: LanguageModel
     digests: Mapping[str, str]
     """SHA-256 of a virtual checkpoint's parents by their names, and of the checkpoint itself by ""."""
 
@@ -62,7 +72,7 @@ class ModelCache:
         device: str,
         rotary_inv_freq_dtype: str,
         companion: CheckpointRef | None = None,
-    ) -> Transformer:
+    ) -> LanguageModel:
         """Load the checkpoint's model. All cached models except that of `companion` are dropped first, because memory
         is limited.
 
@@ -128,12 +138,12 @@ def _load(checkpoint: CheckpointRef, form: tuple[str, str, str]) -> LoadedModel:
     return LoadedModel(source, form, model, digests.result())
 
 
-def _load_model(checkpoint: CheckpointRef, form: tuple[str, str, str]) -> Transformer:
+def _load_model(checkpoint: CheckpointRef, form: tuple[str, str, str]) -> LanguageModel:
     dtype, device, rotary = form
     config = resolve_config_of(checkpoint)
     if checkpoint.virtual is None:
-        path = Path(checkpoint.path)
-        return load_model(path, config, dtype=dtype, device=device, rotary_inv_freq_dtype=rotary)
+        load: Load = catalog.load("models", family_of(config).runs)
+        return load(Path(checkpoint.path), config, dtype=dtype, device=device, rotary_inv_freq_dtype=rotary)
     paths = {name: Path(parent.path) for name, parent in checkpoint.virtual.parents.items()}
     expression = checkpoint.virtual.expression
     return load_virtual(expression, paths, config, dtype=dtype, device=device, rotary_inv_freq_dtype=rotary)

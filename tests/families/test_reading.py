@@ -296,9 +296,14 @@ def test_hugging_face_config_whose_model_is_elsewhere(tmp_path: Path) -> None:
     assert resolve_config(None, tmp_path).hidden_dim == 24
 
 
-def test_config_of_another_family_is_passed_over(tmp_path: Path) -> None:
-    write(tmp_path / "config.json", {"model_type": "gpt2", "n_embd": 768})
-    assert find_model_config(tmp_path) is None
+def test_config_of_no_family_is_the_last_choice(tmp_path: Path) -> None:
+    """It may be that of a wrapper around a model of open_lm, whose own JSON is next to it."""
+    sizes = {"n_embd": 768, "n_layer": 12, "vocab_size": 50257}
+    write(tmp_path / "config.json", {"model_type": "gpt2", **sizes})
+    config = resolve_config(None, tmp_path)
+    assert (config.family, config.hidden_dim, config.n_layers) == ("transformers", 768, 12)
+    write(tmp_path / "mine.json", SHAPE)
+    assert resolve_config(None, tmp_path).family == "open_lm"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,158 @@
+"""Any model of the package transformers, for configurations that no other family reads.
+
+The package computes the model; see `evalsvc.models.transformers_model`. The configuration is checked here without the
+package: nothing in the file may name code, other files or ways of computing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+
+from evalsvc.errors import InvalidModelConfig, UnsupportedModel, show_name
+from evalsvc.families.family import Family, Source, validated
+from evalsvc.spec.model_config import TRANSFORMERS, ModelConfig
+
+SIZES = {
+    "hidden_dim": ("hidden_size", "n_embd", "d_model"),
+    "n_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers"),
+    "n_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "decoder_attention_heads"),
+    "n_kv_heads": ("num_key_value_heads", "num_kv_heads"),
+    "head_size": ("head_dim",),
+    "seq_len": ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx"),
+    "ffn_size": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "decoder_ffn_dim"),
+    "vocab_size": ("vocab_size",),
+    "weight_tying": ("tie_word_embeddings",),
+}
+"""Names of each size in the configurations of transformers. They are used to predict memory, and for the layout."""
+
+ABSENT: dict[str, object] = {
+    "seq_len": 2048,
+    "n_heads": 1,
+    "weight_tying": False,
+    "post_embed_norm": False,
+    "positional_embedding_type": "none",
+}
+"""Sizes for configurations that give none; the length is open_lm's default."""
+
+DROPPED = frozenset(
+    {
+        "architectures",
+        "attn_implementation",
+        "dtype",
+        "experts_implementation",
+        "fusion_config",
+        "gradient_checkpointing",
+        "kernel_config",
+        "name_or_path",
+        "output_attentions",
+        "output_hidden_states",
+        "return_dict",
+        "torch_dtype",
+        "transformers_version",
+        "transformers_weights",
+        "use_cache",
+        "use_kernels",
+    }
+)
+"""Fields that say how or where to run a model, and not what it computes; fields that begin with `_` are dropped too."""
+
+MAX_DEPTH = 8
+MAX_WHOLE = 2**31
+MAX_EXPERTS = 2**16
+"""Maximum number of experts in all layers together: each may be a module."""
+
+
+class TransformersFamily(Family):
+    """Models that the package transformers computes."""
+
+    runs = "transformers"
+
+    def read(self, fields: Mapping[str, object], source: str, shown: Mapping[str, object]) -> ModelConfig:
+        """Return the sizes of the model, with the checked configuration as `transformers_config`."""
+        _require_plain(fields, source)
+        settings = {name: value for name, value in fields.items() if name not in DROPPED and not name.startswith("_")}
+        _require_bounded(settings, source)
+        sizes = {**ABSENT, **_sizes(settings)}
+        for field in ("hidden_dim", "n_layers", "vocab_size"):
+            if field not in sizes:
+                raise InvalidModelConfig(f"{source} sets none of {', '.join(SIZES[field])}; add the size of the model")
+        config = validated(ModelConfig, sizes, source, shown, "a configuration of a causal language model")
+        if config.n_layers * max(_experts(settings), default=0) > MAX_EXPERTS:
+            raise InvalidModelConfig(
+                f"{source} gives more than {MAX_EXPERTS:,} experts in {config.n_layers} layers; correct the number"
+            )
+        return config.model_copy(
+            update={"family": TRANSFORMERS, "transformers_config": json.dumps(settings, sort_keys=True)}
+        )
+
+    def reread(self, fields: Mapping[str, object], source: str, shown: Mapping[str, object]) -> ModelConfig:
+        """Return the configuration of a model whose fields were read before, checked again: anyone may post fields."""
+        try:
+            settings = json.loads(str(fields.get("transformers_config")))
+        except (ValueError, RecursionError):
+            settings = None
+        if not isinstance(settings, dict):
+            raise InvalidModelConfig(
+                f"{source} has no transformers_config that is a JSON object; give `model: transformers`, or the "
+                "config.json of the model"
+            )
+        return self.read(settings, source, shown)
+
+    def sources(self, config: ModelConfig) -> Mapping[str, Source]:
+        """Raise UnsupportedModel: the Transformer does not compute these models."""
+        raise UnsupportedModel(
+            "a model of the package transformers cannot be combined with others; give a checkpoint of a family"
+        )
+
+
+TRANSFORMERS_FAMILY = TransformersFamily()
+
+
+def _require_plain(fields: Mapping[str, object], source: str) -> None:
+    """Refuse code, quantised weights, and models of several parts."""
+    if "auto_map" in fields:
+        raise UnsupportedModel(
+            f"{source} names code of its own (auto_map), and a checkpoint's code is never run; save the model with a "
+            "class of transformers, or install a package with a family for it"
+        )
+    for name in ("quantization_config", "compression_config"):
+        if fields.get(name) is not None:
+            raise UnsupportedModel(f"{source} has quantised weights ({name}); save the model without quantisation")
+    if fields.get("is_encoder_decoder") is True:
+        raise UnsupportedModel(f"{source} is an encoder with a decoder; evaluate a decoder-only language model")
+    parts = [name for name, value in fields.items() if isinstance(value, Mapping) and value.get("model_type")]
+    if parts:
+        raise UnsupportedModel(
+            f"{source} describes a model of several parts ({show_name(parts[0])}); save the language model alone"
+        )
+    if not isinstance(fields.get("model_type"), str):
+        raise InvalidModelConfig(f"{source} gives no model_type; add the name of the model in transformers")
+
+
+def _require_bounded(settings: object, source: str, depth: int = 0) -> None:
+    """Refuse numbers and nesting that no model has."""
+    if depth > MAX_DEPTH:
+        raise InvalidModelConfig(f"{source} nests more than {MAX_DEPTH} levels; correct the file")
+    if isinstance(settings, float) and not math.isfinite(settings):
+        raise InvalidModelConfig(f"{source} has a number that is not finite; correct the file")
+    if isinstance(settings, int) and abs(settings) > MAX_WHOLE:
+        raise InvalidModelConfig(f"{source} has a whole number beyond {MAX_WHOLE:,}; correct the file")
+    children = settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else ()
+    for child in children:
+        _require_bounded(child, source, depth + 1)
+
+
+def _sizes(settings: Mapping[str, object]) -> dict[str, object]:
+    found = {
+        field: next((settings[name] for name in names if settings.get(name) is not None), None)
+        for field, names in SIZES.items()
+    }
+    return {field: value for field, value in found.items() if value is not None}
+
+
+def _experts(settings: Mapping[str, object]) -> Iterator[int]:
+    for name, value in settings.items():
+        if "expert" in name and isinstance(value, int):
+            yield value

@@ -1,0 +1,256 @@
+"""Loading a checkpoint as a model of the package transformers.
+
+The package gets a checked configuration and the tensors, never a path: it opens no file, runs no code of the
+checkpoint, and does not reach the network.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging as package_log
+
+from evalsvc.checkpoints.weights import DTYPES, Weights, copied, is_plain, listed, read_weights
+from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, UnknownName, UnsupportedModel
+from evalsvc.models.transformers_model import CacheKind, TransformersModel
+from evalsvc.network_guard import without_network
+from evalsvc.spec.model_config import ModelConfig
+
+MAX_BUFFERS = 1 << 28
+"""Maximum number of values in a module's buffers, such as tables of positions, which no file holds."""
+
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
+"""Largest difference of hidden states between two ways of computing, relative to their largest value."""
+
+PROBE_IDS, PADDING, PROMPT = 12, 3, 6
+"""Numbers of ids, of padding, and of ids read before single steps, in the trial of a cache."""
+
+
+def load_transformers(
+    path: str | Path,
+    config: ModelConfig,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    rotary_inv_freq_dtype: str = "auto",
+) -> TransformersModel:
+    """Return the model in `path`, in eval mode and without gradients.
+
+    The package computes the rotary frequencies, whatever `rotary_inv_freq_dtype` is.
+
+    Raises:
+        CheckpointError: as `read_weights`.
+        CheckpointMismatch: names, shapes or sizes differ between the configuration and the weights.
+        InvalidModelConfig: the package refuses the configuration.
+        UnsupportedModel: the package has no such model, or the model computes other numbers with a cache or padding.
+        NonFinite: a weight is NaN or infinite.
+        UnknownName: an unknown dtype.
+    """
+    del rotary_inv_freq_dtype
+    path = Path(path)
+    if dtype not in DTYPES:
+        raise UnknownName.among("dtype", dtype, DTYPES)
+    settings = json.loads(config.transformers_config or "{}")
+    weights = read_weights(path)
+    with without_network(), _quiet():
+        empty = _empty(path, settings)
+        _require_room(path, empty, weights)
+        tensors = {name: tensor for name, tensor in weights.tensors.items() if is_plain(tensor)}
+        others = sorted(weights.tensors.keys() - tensors.keys())
+        if others:
+            raise CheckpointMismatch(
+                f"{path} has {listed('tensors that are no plain floating-point numbers', others)[0]}; save the model "
+                "without quantisation, in float32, bfloat16 or float16"
+            )
+        del weights
+        module = _filled(path, empty, copied(path, tensors.items(), DTYPES[dtype], device), DTYPES[dtype])
+        cast(nn.Module, module).to(device).requires_grad_(False).eval()
+        return _tried(config, module)
+
+
+def _empty(path: Path, settings: Mapping[str, Any]) -> PreTrainedModel:
+    """Build the model without values. Raises UnsupportedModel and InvalidModelConfig."""
+    kind = str(settings.get("model_type", ""))
+    try:
+        config = AutoConfig.for_model(**settings)
+    except Exception as error:  # each model checks its configuration in its own way
+        raise _refused(path, kind, error) from None
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise UnsupportedModel(
+            f"transformers {transformers.__version__} has no causal language model of the model_type {kind!r}; "
+            "evaluate a decoder-only language model"
+        )
+    try:
+        with torch.device("meta"):
+            return _built(config)
+    except Exception as error:
+        raise _refused(path, kind, error) from None
+
+
+def _built(config: PreTrainedConfig) -> PreTrainedModel:
+    """Build the module with torch's attention where the model has it; the file's own choice is dropped before."""
+    try:
+        return _with_attention(config, "sdpa")
+    except ValueError:
+        return _with_attention(config, "eager")
+
+
+def _with_attention(config: PreTrainedConfig, attention: str) -> PreTrainedModel:
+    build: Any = AutoModelForCausalLM.from_config
+    module: PreTrainedModel = build(config, attn_implementation=attention, trust_remote_code=False)
+    return module
+
+
+def _refused(path: Path, kind: str, error: Exception) -> InvalidModelConfig:
+    # The package's message would quote the file.
+    return InvalidModelConfig(
+        f"transformers {transformers.__version__} refuses the configuration of {path} for the model_type {kind!r} "
+        f"({type(error).__name__}); correct its config.json"
+    )
+
+
+def _require_room(path: Path, module: PreTrainedModel, weights: Weights) -> None:
+    """Refuse a configuration that would need memory for more values than the file has."""
+    wanted = sum(parameter.numel() for parameter in set(module.parameters()))
+    actual = sum(tensor.numel() for tensor in weights.tensors.values())
+    if wanted > actual:
+        raise CheckpointMismatch(
+            f"{path} has {actual:,} values and its config.json describes a model of {wanted:,}; correct the sizes "
+            "(vocab_size counts the rows of a widened table), or save the whole model"
+        )
+    buffers = sum(buffer.numel() for buffer in module.buffers())
+    if buffers > MAX_BUFFERS:
+        raise InvalidModelConfig(
+            f"the config.json of {path} needs tables of {buffers:,} values that are in no file, more than "
+            f"{MAX_BUFFERS:,}; correct its number of positions"
+        )
+
+
+def _filled(path: Path, empty: PreTrainedModel, tensors: dict[str, Tensor], dtype: torch.dtype) -> PreTrainedModel:
+    """Return the model with `tensors`. Raises CheckpointMismatch."""
+    try:
+        load: Any = type(empty).from_pretrained
+        module, info = load(
+            None,
+            config=empty.config,
+            state_dict=tensors,
+            dtype=dtype,
+            attn_implementation=empty.config._attn_implementation,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointMismatch(
+            f"{path} does not match its config.json ({reason}); correct the sizes in config.json"
+        ) from None
+    problems = listed("missing", sorted(info["missing_keys"]))
+    problems += listed("unexpected", sorted(info["unexpected_keys"]))
+    problems += listed("wrongly shaped", sorted(str(key) for key in info["mismatched_keys"]))
+    if problems:
+        raise CheckpointMismatch(
+            f"{path} does not match its config.json: {'; '.join(problems)}; correct config.json, or save the model "
+            "with `save_pretrained`"
+        )
+    loaded: PreTrainedModel = module
+    return loaded
+
+
+# the trial of a cache
+
+
+@dataclass(frozen=True)
+class _Trial:
+    difference: float
+    """Largest difference, relative to the largest hidden state; NaN if the way failed."""
+    error: str
+    """Class of the exception; empty if there was none."""
+
+
+def _tried(config: ModelConfig, module: PreTrainedModel) -> TransformersModel:
+    """Return the model with the first cache that changes no number: not every model of the package has every cache.
+
+    Raises UnsupportedModel.
+    """
+    failures = []
+    # The flag says whether the module was written for a static cache. Without it, numbers may be right up to a length.
+    kinds: list[CacheKind] = ["static", "dynamic"] if module._can_compile_fullgraph else ["dynamic"]
+    for kind in kinds:
+        model = TransformersModel(config, module, kind)
+        trial = _try(model)
+        if trial.difference <= TOLERANCE[model.dtype]:
+            return model
+        failures.append(f"{kind}: {trial.error or f'differs by {trial.difference:.1g}'}")
+    raise UnsupportedModel(
+        f"{type(module).__name__} computes other numbers for padded prompts with a cache than for whole sequences "
+        f"({', '.join(failures)}), so that results would depend on batches; evaluate another kind of model"
+    )
+
+
+@torch.inference_mode()
+def _try(model: TransformersModel) -> _Trial:
+    ids = torch.arange(2 * PROBE_IDS, device=model.device).view(2, -1) % model.config.vocab_size
+    try:
+        whole = model.logits(ids)
+        hidden = model.hidden(ids)
+        few = slice(0, min(3, model.config.vocab_size))
+        pairs = [
+            (model.head(hidden.flatten(0, 1)).view(*ids.shape, -1), whole),
+            (model.head(hidden[:, -1], few), whole[:, -1, few]),
+            (_cached(model, ids), hidden),
+        ]
+        return _Trial(max(_difference(*pair) for pair in pairs), "")
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a cache that a model does not have fails in many ways
+        return _Trial(math.nan, type(error).__name__)
+
+
+def _cached(model: TransformersModel, ids: Tensor) -> Tensor:  # [B, T, D]
+    """Compute hidden states after padding on the left, a prompt first and then token by token."""
+    batch, length = ids.shape
+    padded = torch.cat((ids[:, :1].expand(-1, PADDING), ids), dim=1)
+    mask = torch.arange(PADDING + length, device=ids.device).expand(batch, -1) >= PADDING
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    cache = model.new_cache(PADDING + length)
+    stops = [PADDING + PROMPT, *range(PADDING + PROMPT + 1, PADDING + length + 1)]
+    starts = [0, *stops]
+    parts = [
+        model.hidden(padded[:, start:stop], mask=mask[:, :stop], positions=positions[:, start:stop], cache=cache)
+        for start, stop in zip(starts, stops, strict=False)
+    ]
+    return torch.cat(parts, dim=1)[:, PADDING:]
+
+
+def _difference(first: Tensor, second: Tensor) -> float:
+    """Return the largest difference, relative to the largest value; infinite if the shapes differ."""
+    if first.shape != second.shape:
+        return math.inf
+    if not bool(second.isfinite().all()):
+        return 0.0  # the task that computes NaN names the part of the model at fault
+    return float((first.double() - second.double()).abs().max() / second.double().abs().max().clamp(min=1e-30))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Suppress the package's progress bars, and its warnings, which quote the checkpoint's names."""
+    before, bars = package_log.get_verbosity(), package_log.is_progress_bar_enabled()
+    package_log.set_verbosity(logging.CRITICAL)
+    package_log.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        package_log.set_verbosity(before)
+        if bars:
+            package_log.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,0 +1,318 @@
+"""Language model of the package transformers: any `AutoModelForCausalLM` that is part of the package.
+
+The package computes everything, so a step is slower than with evalsvc's own `Transformer`. A model is split at the
+input of its output table: `hidden` runs the part before, and `head` the rest, with scales and caps of the logits.
+Prompts are padded, and keys and values are in the package's caches.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from inspect import signature
+from types import SimpleNamespace
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import Cache, DynamicCache, PreTrainedModel, StaticCache
+
+from evalsvc.errors import InternalError, InvalidData, InvalidRequest, UnsupportedModel
+from evalsvc.models.language_model import DecodePath, LanguageModel, PaddedPrompts, StepShape
+from evalsvc.models.trie import Batch, Trie
+from evalsvc.spec.model_config import ModelConfig
+
+CacheKind = Literal["static", "dynamic"]
+
+ROW_TOKENS = 4096
+"""Number of tokens, padding included, of the sequences of a trie that are computed together."""
+
+
+class TransformersModel(LanguageModel):
+    """Model of the package transformers, in eval mode and without gradients."""
+
+    def __init__(self, config: ModelConfig, module: PreTrainedModel, cache_kind: CacheKind) -> None:
+        """Split `module` into its body and its head.
+
+        Raises:
+            UnsupportedModel: the module has no separate body, or no tables of ids.
+        """
+        self.config, self.module, self.cache_kind = config, module, cache_kind
+        self.saved_inv_freq: tuple[float, ...] = ()
+        self._body: nn.Module = module.base_model
+        self._embedding = _input_embedding(module)
+        self._head = _Head(module)
+        parameters = signature(self._body.forward).parameters
+        self._takes_positions = "position_ids" in parameters
+        self._cache_name = "cache" if "cache" in parameters else "past_key_values"  # of newer and older releases
+        self._positions = _number_of_positions(config, self._body, self._embedding)
+
+    @property
+    def device(self) -> torch.device:
+        return self.output_table.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.output_table.dtype
+
+    @property
+    def input_table(self) -> Tensor:
+        return self._embedding.weight.detach()
+
+    @property
+    def output_table(self) -> Tensor:
+        return self._head.table
+
+    @property
+    def is_laid_out(self) -> bool:
+        return False
+
+    @property
+    def only_path(self) -> DecodePath:
+        return self.cache_kind
+
+    def logits(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self.module(input_ids=ids, use_cache=False).logits
+        return logits.float()
+
+    def hidden(
+        self,
+        ids: Tensor,  # [B, T] int64
+        *,
+        mask: Tensor | None = None,  # [B, S] bool
+        positions: Tensor | None = None,  # [B, T] int64
+        cache: FilledCache | None = None,
+    ) -> Tensor:  # [B, T, D]
+        past, new = 0 if cache is None else cache.length, ids.shape[1]
+        if self._positions is not None:
+            self.require_positions(past + new - 1 if positions is None else int(positions.max()))
+        arguments: dict[str, Any] = {}
+        if mask is not None:
+            if mask.shape != (len(ids), past + new):
+                raise InternalError(f"mask is {list(mask.shape)}, expected {[len(ids), past + new]}")
+            arguments["attention_mask"] = mask.long()
+        if positions is not None and self._takes_positions:
+            arguments["position_ids"] = positions.expand(len(ids), -1)
+        if cache is not None:
+            arguments[self._cache_name] = cache.cache
+        hidden: Tensor = self._body(input_ids=ids, use_cache=cache is not None, return_dict=True, **arguments)[0]
+        if cache is not None:
+            cache.length += new
+        return hidden
+
+    def head(self, hidden: Tensor, rows: Tensor | slice | None = None) -> Tensor:
+        return self._head(hidden, self._head.of_rows(rows))
+
+    def read_trie(self, trie: Trie) -> Iterator[tuple[Batch, Tensor]]:
+        """Compute each sequence from its beginning, without sharing, in rows padded on the right."""
+        for batch in trie.batches:
+            paths = sorted({tuple(trie.paths[index]) for index in batch.complete}, key=len, reverse=True)
+            yield batch, self._of_nodes(trie, batch, paths)
+
+    @torch.inference_mode()
+    def _of_nodes(self, trie: Trie, batch: Batch, paths: Sequence[tuple[int, ...]]) -> Tensor:  # [N, D]
+        """Return the hidden states of a batch's nodes; `paths` to their last descendants in the batch cover them."""
+        hidden = torch.empty(batch.stop - batch.start, self._head.width, dtype=self.dtype, device=self.device)
+        for start, stop in _chunks([len(path) for path in paths], ROW_TOKENS):
+            rows = [torch.tensor(path) for path in paths[start:stop]]
+            nodes = pad_sequence(rows, batch_first=True, padding_value=-1)  # [B, T]
+            ids = torch.from_numpy(trie.ids)[nodes.clamp(min=0)]
+            computed = self.hidden(ids.to(self.device))
+            due = nodes >= batch.start
+            hidden[(nodes[due] - batch.start).to(self.device)] = computed[due.to(self.device)]
+        return hidden
+
+    def read_prompts(self, prompts: Sequence[tuple[int, ...]], capacity: int) -> tuple[Tensor, FilledCache]:
+        longest = max(map(len, prompts))
+        # Padding repeats the prompt's first token, which is finite where the prompt is finite.
+        ids = torch.tensor([[*[prompt[0]] * (longest - len(prompt)), *prompt] for prompt in prompts])
+        lengths = torch.tensor([[len(prompt)] for prompt in prompts])
+        mask = torch.arange(longest) >= longest - lengths
+        padded = PaddedPrompts(slice(0, len(prompts)), ids.to(self.device), mask.to(self.device))
+        cache = self.new_cache(capacity)
+        hidden = self.hidden(padded.ids, mask=padded.mask, positions=padded.positions, cache=cache)
+        return hidden[:, -1], cache
+
+    def new_cache(self, capacity: int) -> FilledCache:
+        """Return an empty cache for `capacity` tokens per row."""
+        if self.cache_kind == "static":
+            return FilledCache(StaticCache(config=self.module.config, max_cache_len=capacity))
+        return FilledCache(DynamicCache(config=self.module.config))
+
+    def decoding(self, shape: StepShape) -> TransformersDecoding:
+        if shape.weights != "plain":
+            raise InvalidRequest(f"weights: {shape.weights} needs a model of a family; give weights: plain")
+        if shape.cache_dtype not in (None, self.dtype):
+            raise InvalidRequest(
+                f"cache_dtype is not the model's dtype, and a model of the package transformers has keys and values in "
+                f"{str(self.dtype).removeprefix('torch.')}; leave cache_dtype out"
+            )
+        if shape.path != self.cache_kind:
+            raise InvalidRequest(
+                f"path is {shape.path!r}, and this model of the package transformers has only {self.cache_kind!r}; "
+                "leave path out"
+            )
+        return TransformersDecoding(self, shape)
+
+    def codes_head(self, image_ids: range | tuple[int, ...]) -> Mapping[str, Tensor]:
+        """Return the head's parameters for the rows `image_ids`, without a copy where they are a range."""
+        if isinstance(image_ids, range):
+            return self._head.of_rows(slice(image_ids.start, image_ids.stop))
+        return self._head.of_rows(torch.tensor(image_ids, device=self.device))
+
+    def codes_logits(self, hidden: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:  # [N, codes] float32
+        """Return the logits of the rows of `codes_head`."""
+        return self._head(hidden, parameters)
+
+    def require_positions(self, last: int) -> None:
+        if self._positions is not None and last >= self._positions:
+            raise InvalidData(
+                f"position {last} is beyond the {self._positions} positions of the model's configuration; use shorter "
+                "sequences"
+            )
+
+    def named_parts(self) -> Iterator[tuple[str, nn.Module]]:
+        return ((name, part) for name, part in self.module.named_modules() if not any(part.children()))
+
+
+class FilledCache:
+    """Cache of the package transformers with the number of its slots in use."""
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache = cache
+        self.length = 0
+
+    def keep(self, rows: Tensor) -> None:
+        self.cache.reorder_cache(cast(torch.LongTensor, rows))
+
+
+class TransformersDecoding:
+    """Decoding step of a model of the package transformers; see `language_model.Decoding`."""
+
+    def __init__(self, model: TransformersModel, shape: StepShape) -> None:
+        self.model, self.shape = model, shape
+        self.parameters = model.codes_head(shape.image_ids)
+        self.mask = torch.zeros(shape.rows, shape.capacity, dtype=torch.bool, device=model.device)
+        self.cache: FilledCache | None = None
+
+    def read(self, prompts: Sequence[PaddedPrompts]) -> Tensor:
+        self.cache = None  # free the last batch's memory first
+        ids, mask, positions = (
+            torch.cat([part.expand(prompt.rows.stop - prompt.rows.start, -1) for part, prompt in column])
+            for column in (
+                [(prompt.ids, prompt) for prompt in prompts],
+                [(prompt.mask, prompt) for prompt in prompts],
+                [(prompt.positions, prompt) for prompt in prompts],
+            )
+        )
+        self.mask.zero_()
+        self.mask[:, : mask.shape[1]] = mask
+        self.cache = self.model.new_cache(self.shape.capacity)
+        hidden = self.model.hidden(ids, mask=mask, positions=positions, cache=self.cache)
+        return self.model.codes_logits(hidden[:, -1], self.parameters)
+
+    def __call__(self, ids: Tensor, positions: Tensor, slot: int) -> Tensor:
+        if self.cache is None or self.cache.length != slot:
+            raise InternalError(f"slot {slot} does not follow the filled slots; read the prompts first")
+        self.mask[:, slot] = True
+        seen = self.mask[:, : slot + 1]
+        hidden = self.model.hidden(ids[:, None], mask=seen, positions=positions[:, None], cache=self.cache)
+        return self.model.codes_logits(hidden[:, -1], self.parameters)
+
+    def close(self) -> None:
+        self.cache = None
+        del self.mask, self.parameters
+
+
+class _Head:
+    """The part of a module after its body, for some rows of the output table."""
+
+    def __init__(self, module: PreTrainedModel) -> None:
+        layer = module.get_output_embeddings()  # type: ignore[no-untyped-call]
+        if not isinstance(layer, nn.Linear) or module.base_model is module:
+            raise UnsupportedModel(
+                f"{type(module).__name__} has no body followed by a linear output table, which evaluation needs; "
+                "evaluate another kind of model"
+            )
+        self.layer = layer
+        self.name = next(name for name, part in module.named_modules() if part is layer)
+        # A copy of the module without its body, which returns the hidden states that it is given.
+        self.tail = copy.copy(module)
+        self.tail._modules = {**module._modules, module.base_model_prefix: _Given()}
+
+    @property
+    def table(self) -> Tensor:
+        return self.layer.weight.detach()
+
+    @property
+    def width(self) -> int:
+        return int(self.table.shape[1])
+
+    def of_rows(self, rows: Tensor | slice | None) -> dict[str, Tensor]:
+        """Return the parameters of the output layer, by name, for some rows."""
+        parameters = {"weight": self.layer.weight}
+        if self.layer.bias is not None:
+            parameters["bias"] = self.layer.bias
+        return {
+            f"{self.name}.{name}": parameter.detach() if rows is None else parameter.detach()[rows]
+            for name, parameter in parameters.items()
+        }
+
+    def __call__(
+        self,
+        hidden: Tensor,  # [N, D]
+        parameters: Mapping[str, Tensor],
+    ) -> Tensor:  # [N, rows] float32
+        inputs = {"inputs_embeds": hidden[None], "use_cache": False, "return_dict": True}
+        # The parameters are an argument: no call changes what another call sees.
+        output = torch.func.functional_call(self.tail, dict(parameters), (), inputs, tie_weights=False)
+        logits: Tensor = output.logits[0]
+        return logits.float()
+
+
+class _Given(nn.Module):
+    """Body that returns the hidden states which it is given as embeddings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        object.__setattr__(self, "decoder", self)  # some heads call the decoder of the body
+
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> Any:
+        return _Output(inputs_embeds)
+
+
+class _Output(SimpleNamespace):
+    """Output of a body: the hidden states as first item and as attribute, and None for all else."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__(last_hidden_state=hidden)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.last_hidden_state if place == 0 else ()
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+def _input_embedding(module: PreTrainedModel) -> nn.Embedding:
+    embedding = module.get_input_embeddings()
+    if not isinstance(embedding, nn.Embedding):
+        raise UnsupportedModel(f"{type(module).__name__} has no table of ids; evaluate another kind of model")
+    return embedding
+
+
+def _number_of_positions(config: ModelConfig, body: nn.Module, table: nn.Module) -> int | None:
+    """Return the number of positions where the body has a table of positions; None where it computes them."""
+    tables = [part for part in body.modules() if isinstance(part, nn.Embedding) and part is not table]
+    buffers = [buffer for buffer in body.buffers() if config.seq_len in buffer.shape]
+    return config.seq_len if tables or buffers else None
+
+
+def _chunks(lengths: Sequence[int], tokens: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of rows, the longest first, with at most `tokens` tokens including padding, or of one row."""
+    start = 0
+    for stop in range(1, len(lengths) + 1):
+        if stop == len(lengths) or (stop + 1 - start) * lengths[start] > tokens:
+            yield start, stop
+            start = stop

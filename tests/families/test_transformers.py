@@ -1,0 +1,117 @@
+"""Configurations of models that no family reads, for the package transformers; none of these needs the package."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evalsvc.errors import EvalsvcError, InvalidModelConfig, MissingPackage, UnsupportedModel
+from evalsvc.families.reading import family_of, find_model_config, read_model_spec, resolve_config
+from evalsvc.spec import catalog
+
+GPT2: dict[str, Any] = {
+    "model_type": "gpt2",
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    "vocab_size": 80,
+    "resid_pdrop": 0.1,
+}
+
+
+def write(folder: Path, fields: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(fields))
+    return folder
+
+
+def refused(tmp_path: Path, **changes: Any) -> EvalsvcError:
+    with pytest.raises((InvalidModelConfig, UnsupportedModel)) as caught:
+        resolve_config("transformers", write(tmp_path, {**GPT2, **changes}))
+    assert "hunter2" not in caught.value.message, "no value of a file is shown"
+    return caught.value
+
+
+def test_a_model_type_without_a_family(tmp_path: Path) -> None:
+    """The API stores what it finds, and a worker reads it again."""
+    found = find_model_config(write(tmp_path, GPT2))
+    assert found is not None
+    for model in (None, found, "transformers", {"family": "transformers"}, str(tmp_path / "config.json"), GPT2):
+        config = resolve_config(model, tmp_path)
+        assert (config.family, config.hidden_dim, config.n_layers, config.n_heads) == ("transformers", 32, 2, 4)
+        assert (config.vocab_size, config.seq_len) == (80, 64)
+        assert json.loads(config.transformers_config or "") == GPT2
+    assert family_of(config).runs == "transformers"
+
+
+def test_a_family_may_be_run_by_transformers_too(tmp_path: Path) -> None:
+    fields = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1, "vocab_size": 8}
+    assert resolve_config("transformers", write(tmp_path, fields)).family == "transformers"
+    assert read_model_spec("transformers") == {"family": "transformers"}
+
+
+def test_fields_that_say_how_to_run_a_model_are_dropped(tmp_path: Path) -> None:
+    """They name files, other repositories' kernels, and ways of computing."""
+    ways = {
+        "_attn_implementation": "some-one/kernel",
+        "_name_or_path": "some-one/model",
+        "attn_implementation": "some-one/kernel",
+        "transformers_weights": "../other.safetensors",
+        "fusion_config": {"patch_embeddings": True},
+        "torch_dtype": "float16",
+        "use_kernels": True,
+    }
+    config = resolve_config("transformers", write(tmp_path, {**GPT2, **ways}))
+    assert json.loads(config.transformers_config or "") == GPT2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"auto_map": {"AutoModel": "hunter2"}}, "code of its own"),
+        ({"quantization_config": {"bits": 4}}, "quantised weights"),
+        ({"is_encoder_decoder": True}, "an encoder with a decoder"),
+        ({"text_config": {"model_type": "llama"}}, "several parts"),
+        ({"model_type": None}, "no model_type"),
+        ({"a": [[[[[[[[[1]]]]]]]]]}, "nests more than 8 levels"),
+        ({"a": float("inf")}, "not finite"),
+        ({"a": 2**40}, "a whole number beyond"),
+        ({"n_layer": 4097}, "n_layers"),
+        ({"n_layer": "hunter2"}, "n_layers"),
+        ({"n_layer": None}, "sets none of num_hidden_layers"),
+        ({"n_embd": -1}, "hidden_dim"),
+        ({"vocab_size": 2.5}, "vocab_size"),
+        ({"n_layer": 1000, "num_local_experts": 1000}, "experts"),
+    ],
+)
+def test_what_is_refused(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    assert words in refused(tmp_path, **changes).message
+
+
+def test_posted_fields_are_checked_again(tmp_path: Path) -> None:
+    """Whoever posts a checkpoint may write anything where the service would have put a checked file."""
+    config = resolve_config("transformers", write(tmp_path, GPT2)).model_dump(mode="json")
+    for hostile in ({**GPT2, "auto_map": {"AutoModel": "a.B"}}, {**GPT2, "vocab_size": 2**40}):
+        with pytest.raises((UnsupportedModel, InvalidModelConfig)):
+            read_model_spec({**config, "transformers_config": json.dumps(hostile)})
+    for broken in (None, "{", "[]", "[" * 100_000, 7):
+        with pytest.raises(InvalidModelConfig, match="transformers_config"):
+            read_model_spec({**config, "transformers_config": broken})
+    smaller = {**GPT2, "n_embd": 16}
+    assert resolve_config({**config, "transformers_config": json.dumps(smaller)}, tmp_path).hidden_dim == 16
+
+
+def test_without_a_config_json(tmp_path: Path) -> None:
+    with pytest.raises(InvalidModelConfig, match=r"config\.json is not a file"):
+        resolve_config("transformers", tmp_path)
+
+
+def test_the_package_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("evalsvc.models.transformers_")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingPackage, match=r"model 'transformers' needs the package 'transformers'; run: .*features"):
+        catalog.load("models", "transformers")

@@ -1,0 +1,166 @@
+"""Every task and every way of decoding, once for each family and once for `model: transformers`, with equal numbers.
+
+The models are small and random, as wide as the miniature's layout, and written by transformers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_families
+import torch
+from benchmark_files import questions, write_benchmark
+from miniature_run import DECODER, LAYOUT
+from task_runs import items, metrics, run_task
+
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.config import Settings
+from evalsvc.miniature import ROOT
+from evalsvc.models import DecodePath, LanguageModel, can_compile
+from evalsvc.sampling import Continuation, Prompt, SamplerSpec, SamplingParams, complete, generate
+from evalsvc.scoring import Request, score
+from evalsvc.spec.layout import parse_layout
+from evalsvc.worker.context import ShardContext
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "olmo2", "gemma", "gpt_neox")
+TRANSFORMERS = {"family": "transformers"}
+ROWS = 583
+SIZES = {"vocab_size": ROWS, "max_position_embeddings": 256}
+WIDE = parse_layout(dict(LAYOUT), ROOT).resolve(ROWS)
+SPEC = SamplerSpec(WIDE.image_ids or (), 9, SamplingParams(seed=3, guidance_scale=2.0), 3, (512, 514), bucket=4)
+PROMPTS = [Prompt(str(row), tuple(range(5 + row, 7 + 3 * row))) for row in range(5)]
+DIGITS = {
+    "decoder": DECODER,
+    "classifier": str(ROOT / "classifier.safetensors"),
+    "metrics": [],
+    "samples": 8,
+    "batch": 4,
+}
+PAIRS = str(ROOT / "heldout_pairs.jsonl")
+TEXT = str(ROOT / "heldout_text.jsonl")
+TASKS: dict[str, dict[str, Any]] = {
+    "loss": {"data": PAIRS, "limit": 6},
+    "text_to_image": {"captions": str(ROOT / "captions.jsonl"), **DIGITS, "guidance_scale": 2.0},
+    "completions": {"max_tokens": 6, "prompts": ["one", "a red three"]},
+    "language": {"benchmarks": ["sums", "free"]},
+    "forgetting": {"benchmarks": ["sums"], "text": TEXT, "text_limit": 3},
+    "alignment": {"data": PAIRS, "limit": 60, "permutations": 9},
+}
+
+pytestmark = pytest.mark.usefixtures("reference_models", "one_thread")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of each family in Hugging Face's layout."""
+    path = tmp_path_factory.mktemp(request.param) / "model"
+    tiny_families.write_theirs(request.param, path, **SIZES)
+    return path
+
+
+@pytest.fixture(scope="module")
+def both(folder: Path) -> tuple[LanguageModel, LanguageModel]:
+    """The same weights by the family and by transformers."""
+    return load(folder, None), load(folder, TRANSFORMERS)
+
+
+def reference(folder: Path, model: dict[str, Any] | None) -> CheckpointRef:
+    return CheckpointRef(str(folder), model=model, layout=LAYOUT, label="the checkpoint")
+
+
+def load(folder: Path, model: dict[str, Any] | None, dtype: str = "float64") -> LanguageModel:
+    context = ShardContext(reference(folder, model), Settings(device="cpu", threads=1), lambda done: None)
+    return context.model(dtype=dtype, rotary_inv_freq_dtype="auto")
+
+
+def codes(model: LanguageModel, path: DecodePath | None = None) -> list[list[int]]:
+    drawn: dict[int, list[int]] = {}
+    for samples in generate(model, PROMPTS, replace(SPEC, path=path)):
+        drawn |= dict(zip(samples.indices, samples.codes.tolist(), strict=True))
+    return [drawn[index] for index in range(len(PROMPTS))]
+
+
+def test_codes_are_the_same_on_every_path(both: tuple[LanguageModel, LanguageModel]) -> None:
+    """Prompts of several lengths, guided, in batches with dummies."""
+    own, theirs = both
+    assert theirs.only_path == "static"
+    expected = codes(theirs)
+    assert len({tuple(row) for row in expected}) > 1
+    paths: list[DecodePath] = ["plain", "packed", "graph"]
+    assert {path: codes(own, path) for path in paths} == dict.fromkeys(paths, expected)
+
+
+@pytest.mark.usefixtures("compiler")
+def test_codes_are_the_same_when_compiled(tmp_path: Path) -> None:
+    """One family for all: compiling takes a minute, and tests/families compare what is compiled for each family."""
+    assert can_compile("cpu")
+    tiny_families.write_theirs("llama", tmp_path / "model", **SIZES)
+    own, theirs = (load(tmp_path / "model", model, "float32") for model in (None, TRANSFORMERS))
+    assert codes(own, "compiled") == codes(theirs)
+
+
+def test_scores_are_the_same(both: tuple[LanguageModel, LanguageModel]) -> None:
+    """Requests with common beginnings, in batches of a few tokens."""
+    context = tuple(range(20, 40))
+    requests = [Request(context, (row, 2, row)) for row in range(6)]
+    requests += [Request(context[:9], (520, 7)), Request((3,), (4,)), Request((*context, 1, 2), (1,))]
+    found = [score(model, WIDE, requests, 32) for model in both]
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours.greedy, ours.greedy_within) == (theirs.greedy, theirs.greedy_within)
+        for name in ("logprob", "logprob_within", "image_mass"):
+            assert getattr(ours, name) == pytest.approx(getattr(theirs, name), abs=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_completions_are_the_same(both: tuple[LanguageModel, LanguageModel], temperature: float) -> None:
+    """Rows end at different times, so that the cache loses rows."""
+    prompts = [Continuation(str(row), tuple(range(9 + row, 12 + 2 * row)), 3 + 2 * row) for row in range(4)]
+    params = SamplingParams(seed=1, temperature=temperature)
+    ours, theirs = (complete(model, prompts, params, batch_tokens=400, allowed=WIDE.text_ids) for model in both)
+    assert ours == theirs
+    assert [len(ids) for ids in ours] == [3, 5, 7, 9]
+
+
+def test_logits_of_a_model_in_half_precision(folder: Path) -> None:
+    ids = torch.arange(24).view(2, 12)
+    exact, *half = (
+        load(folder, *form).logits(ids) for form in ((None, "float32"), (None, "bfloat16"), (TRANSFORMERS, "bfloat16"))
+    )
+    for logits in half:
+        assert (logits - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_every_task_gives_the_same_numbers(
+    kind: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one protocol, so that they are one series in a history."""
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("EVALSVC_DEVICE", "cpu")
+    task = {"kind": kind, "name": kind, **TASKS[kind]}
+    if "benchmarks" in task:
+        write_benchmark(tmp_path, "sums", questions(4), fewshot_split="test")
+        free = {"output_type": "generate_until", "doc_to_choice": None, "doc_to_target": "{{choices[gold]}}"}
+        accuracy = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
+        stops = {"until": ["\n\n"], "max_gen_toks": 3}
+        write_benchmark(tmp_path, "free", questions(3), **free, generation_kwargs=stops, metric_list=[accuracy])
+        task["include_path"] = [str(tmp_path)]
+    base = None
+    if kind == "forgetting":
+        base = tmp_path / "base"
+        tiny_families.write_ours(folder.parent.name.rstrip("0123456789"), base, seed=1, **SIZES)
+    ours, theirs = (
+        run_task(reference(folder, model), None if base is None else reference(base, model), **task)
+        for model in (None, TRANSFORMERS)
+    )
+    by_name = metrics(theirs)
+    assert metrics(ours).keys() == by_name.keys() != set()
+    for name, metric in metrics(ours).items():
+        assert metric["value"] == pytest.approx(by_name[name]["value"], rel=2e-3, abs=1e-4), name
+        assert ours["protocols"][metric["protocol"]] == theirs["protocols"][by_name[name]["protocol"]]
+    assert [item.keys() for item in items(ours)] == [item.keys() for item in items(theirs)]
+    for drawn in ("codes", "ids", "text"):
+        assert [item.get(drawn) for item in items(ours)] == [item.get(drawn) for item in items(theirs)]

@@ -1,0 +1,214 @@
+"""Models of the package transformers, of many kinds: their numbers, their caches, and what is refused."""
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from evalsvc.checkpoints.expression import Average, File
+from evalsvc.checkpoints.reference import CheckpointRef, Virtual
+from evalsvc.config import Settings
+from evalsvc.errors import CheckpointMismatch, InvalidData, InvalidModelConfig, InvalidRequest, UnsupportedModel
+from evalsvc.families.reading import resolve_config
+from evalsvc.models import LanguageModel
+from evalsvc.models.language_model import StepShape
+from evalsvc.models.nonfinite import find_nonfinite
+from evalsvc.worker.context import ShardContext
+
+pytestmark = pytest.mark.usefixtures("reference_models")
+
+ROWS = 80
+NAMED: dict[str, Any] = {"vocab_size": ROWS, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+LLAMA: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+WINDOW = {"head_dim": 8, "sliding_window": 5}
+
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    # model_type: the cache that is chosen, and the shape
+    "bloom": ("dynamic", {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
+    "cohere": ("static", {**LLAMA, "logit_scale": 0.25}),
+    "gemma2": ("static", {**LLAMA, **WINDOW}),
+    "gemma3_text": ("static", {**LLAMA, **WINDOW}),
+    "gpt2": ("static", GPT2),
+    "gpt_neo": (
+        "dynamic",
+        {
+            "hidden_size": 32,
+            "num_layers": 2,
+            "num_heads": 4,
+            "max_position_embeddings": 64,
+            "attention_types": [[["global", "local"], 1]],
+            "window_size": 5,
+        },
+    ),
+    "gptj": ("static", {**GPT2, "rotary_dim": 4}),
+    "granite": ("static", {**LLAMA, "logits_scaling": 4.0}),
+    "mistral": ("static", {**LLAMA, "sliding_window": 5}),
+    "mixtral": ("static", {**LLAMA, "num_local_experts": 4}),
+    "mpt": ("dynamic", {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64}),
+    "opt": (
+        "static",
+        {
+            "hidden_size": 32,
+            "ffn_dim": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 64,
+            "word_embed_proj_dim": 32,
+        },
+    ),
+    "phi": ("static", {**LLAMA, "num_key_value_heads": 4}),
+}
+
+
+def write(kind: str, folder: Path, fields: dict[str, Any]) -> Any:
+    """Have transformers write a model of random weights, and return it."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    build: Any = AutoModelForCausalLM.from_config
+    model = build(AutoConfig.for_model(kind, **NAMED, **fields))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    model.requires_grad_(False).eval().save_pretrained(folder)
+    return model
+
+
+def load(folder: Path, dtype: str = "float32") -> LanguageModel:
+    reference = CheckpointRef(str(folder), model={"family": "transformers"}, label="step 1")
+    context = ShardContext(reference, Settings(device="cpu", threads=1), lambda done: None)
+    return context.model(dtype=dtype, rotary_inv_freq_dtype="auto")
+
+
+@pytest.fixture
+def gpt2(tmp_path: Path) -> Path:
+    write("gpt2", tmp_path / "gpt2", GPT2)
+    return tmp_path / "gpt2"
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_numbers_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
+    """With a head for some rows, prompts padded on the left, and single steps that the cache serves."""
+    cache, fields = MODELS[kind]
+    theirs = write(kind, tmp_path / "model", fields)
+    ours = load(tmp_path / "model")
+    assert ours.only_path == cache
+    ids = torch.arange(22).view(2, 11) * 3 % ROWS
+    expected = theirs(ids, use_cache=False).logits
+    torch.testing.assert_close(ours.logits(ids), expected)
+    with torch.inference_mode():
+        hidden = ours.hidden(ids)
+        for rows in (slice(3, 9), torch.tensor([70, 3, 5])):
+            torch.testing.assert_close(ours.head(hidden[:, -1], rows), expected[:, -1, rows])
+        prompts = [tuple(ids[0, :4].tolist()), tuple(ids[1, :7].tolist())]
+        last, filled = ours.read_prompts(prompts, 11)
+        torch.testing.assert_close(ours.head(last), torch.stack([expected[0, 3], expected[1, 6]]))
+        for step in range(4):
+            mask = torch.arange(8 + step) >= torch.tensor([[3], [0]])
+            positions = torch.tensor([[4 + step], [7 + step]])
+            new = torch.stack([ids[0, 4 + step], ids[1, 7 + step]])[:, None]
+            last = ours.hidden(new, mask=mask, positions=positions, cache=filled)[:, -1]
+            torch.testing.assert_close(ours.head(last), torch.stack([expected[0, 4 + step], expected[1, 7 + step]]))
+
+
+def test_rows_leave_a_cache(gpt2: Path) -> None:
+    ours = load(gpt2)
+    prompts = [(1, 2, 3), (4, 5, 6), (7, 8, 9)]
+    with torch.inference_mode():
+        _, cache = ours.read_prompts(prompts, 8)
+        cache.keep(torch.tensor([2, 0]))
+        mask, positions = torch.ones(2, 4, dtype=torch.bool), torch.full((2, 1), 3)
+        last = ours.hidden(torch.tensor([[10], [11]]), mask=mask, positions=positions, cache=cache)[:, -1]
+        whole = ours.hidden(torch.tensor([[7, 8, 9, 10], [1, 2, 3, 11]]))[:, -1]
+    torch.testing.assert_close(last, whole)
+
+
+def test_the_network_is_not_reached(gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where the configuration names a kernel of the hub."""
+    fields = json.loads((gpt2 / "config.json").read_text())
+    fields |= {"_attn_implementation": "kernels-community/flash-attn", "use_kernels": True}
+    (gpt2 / "config.json").write_text(json.dumps(fields))
+    calls: list[Any] = []
+    monkeypatch.setattr(socket.socket, "connect", lambda *found: calls.append(found))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *found, **more: calls.append(found))
+    load(gpt2)
+    assert calls == []
+
+
+def test_positions_end(gpt2: Path) -> None:
+    ours = load(gpt2)
+    ours.require_positions(63)
+    with pytest.raises(InvalidData, match="position 64 is beyond the 64 positions of the model's configuration"):
+        ours.hidden(torch.zeros(1, 65, dtype=torch.int64))
+
+
+def test_the_part_with_nan_has_a_name(gpt2: Path) -> None:
+    ours: Any = load(gpt2)
+    ours.module.transformer.h[1].ln_1.weight[:] = float("nan")
+    assert find_nonfinite(ours, torch.arange(4)[None]) == "transformer.h.1.ln_1"
+
+
+def test_what_only_the_transformer_has_is_refused(gpt2: Path) -> None:
+    ours = load(gpt2)
+    for changes, words in (
+        ({"weights": "int8"}, "weights: int8 needs a model of a family"),
+        ({"cache_dtype": torch.bfloat16}, "leave cache_dtype out"),
+        ({"path": "packed"}, "has only 'static'"),
+    ):
+        fields: dict[str, Any] = {"rows": 2, "image_ids": range(9), "capacity": 8, "path": "static"}
+        with pytest.raises(InvalidRequest, match=words):
+            ours.decoding(StepShape(**{**fields, **changes}))
+    parent = CheckpointRef(str(gpt2), model={"family": "transformers"}, label="a")
+    average = Virtual(Average((File("a"), File("b"))), {"a": parent, "b": parent})
+    virtual = CheckpointRef("virtual", virtual=average, label="step 1")
+    with pytest.raises(UnsupportedModel, match="cannot be combined"):
+        ShardContext(virtual, Settings(device="cpu", threads=1), lambda done: None).model(
+            dtype="float32", rotary_inv_freq_dtype="auto"
+        )
+
+
+def test_sizes_beyond_the_file_are_refused_before_memory_is_taken(gpt2: Path) -> None:
+    fields = json.loads((gpt2 / "config.json").read_text())
+    for changes, error, words in (
+        ({"vocab_size": 2**26}, CheckpointMismatch, "describes a model of"),
+        ({"n_layer": 3}, CheckpointMismatch, "describes a model of"),
+        ({"n_positions": 32}, CheckpointMismatch, "does not match its config.json"),
+        ({"n_head": 5}, InvalidModelConfig, "refuses the configuration"),
+        ({"model_type": "gpt_nothing"}, InvalidModelConfig, "for the model_type 'gpt_nothing'"),
+        ({"model_type": "vit"}, UnsupportedModel, "no causal language model of the model_type 'vit'"),
+    ):
+        (gpt2 / "config.json").write_text(json.dumps({**fields, **changes}))
+        with pytest.raises(error, match=words):
+            load(gpt2)
+
+
+def test_tables_of_positions_that_no_file_holds_are_bounded(tmp_path: Path) -> None:
+    write("gptj", tmp_path / "gptj", MODELS["gptj"][1])
+    fields = json.loads((tmp_path / "gptj" / "config.json").read_text())
+    (tmp_path / "gptj" / "config.json").write_text(json.dumps({**fields, "n_positions": 2**26}))
+    with pytest.raises(InvalidModelConfig, match="correct its number of positions"):
+        load(tmp_path / "gptj")
+
+
+@pytest.mark.parametrize("kind", ["bert", "mamba"])
+def test_a_model_whose_numbers_depend_on_padding_is_refused(kind: str, tmp_path: Path) -> None:
+    """A BERT attends to later tokens, and a state-space model reads padding."""
+    fields = {"bert": {**LLAMA}, "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}}[kind]
+    fields.pop("num_key_value_heads", None)
+    write(kind, tmp_path / "model", fields)
+    with pytest.raises(UnsupportedModel, match="computes other numbers for padded prompts with a cache"):
+        load(tmp_path / "model")
+
+
+def test_the_layout_fits_the_rows(gpt2: Path) -> None:
+    assert resolve_config("transformers", gpt2).vocab_size == load(gpt2).output_table.shape[0] == ROWS
