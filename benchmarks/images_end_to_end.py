@@ -34,8 +34,8 @@ from features import read_weights, torch_fidelitys
 from loss import Case as Shape
 from loss import build_ours, build_theirs
 from PIL import Image
-from sampling import Case as Sampling
-from sampling import make_prompts, their_codes
+from sampling_cases import Case as Sampling
+from sampling_sides import Steps, hugging_face
 from side_by_side import interleaved, machine, medians, print_last_line, ratios, seconds
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
@@ -44,9 +44,8 @@ from vq_model import build_vq_model
 from evalsvc.decoders import ImageDecoder, to_uint8
 from evalsvc.features.inception import Inception
 from evalsvc.models import DecodePath, Transformer
-from evalsvc.sampling import Prompt, SamplingParams
+from evalsvc.sampling import Prompt
 from evalsvc.sampling.fitting import generate_fitting
-from evalsvc.sampling.sampler import runnable_path
 from evalsvc.spec.layout import image_then_special
 
 OURS, THEIRS = "evalsvc", "assembled script"
@@ -58,6 +57,7 @@ WARM_UP_CODES = 16
 
 @dataclass(frozen=True)
 class Case:
+    shape: Shape
     sampling: Sampling
     decoding: Decoding
 
@@ -70,9 +70,10 @@ class Case:
 def make_case(quick: bool, codes: int | None, repetitions: int) -> Case:
     if quick:
         shape = Shape(64, 2, 2, image_then_special(511, 256).resolve(774), 8, 3)
-        return Case(Sampling("small", shape, torch.float32, 2, codes or 16, 1), SMALL_DECODERS[0])
+        return Case(shape, Sampling("small", torch.float32, 2, codes or 16, 1, shape.layout), SMALL_DECODERS[0])
     shape = Shape(768, 12, 12, image_then_special().resolve(66_823), 8, 3)
-    return Case(Sampling("160m", shape, torch.float32, 16, codes or 1_024, repetitions), DECODERS[0])
+    sampling = Sampling("160m", torch.float32, 16, codes or 1_024, repetitions, shape.layout)
+    return Case(shape, sampling, DECODERS[0])
 
 
 @dataclass
@@ -94,7 +95,7 @@ class Ours:
     model: Transformer
     decoder: ImageDecoder
     extractor: Inception
-    path: DecodePath
+    path: DecodePath | None
     """Of the steps for whole images; the warm-up would choose another for its few codes, and compile nothing."""
 
     def run(self, case: Case, prompts: Sequence[Prompt], clock: Clock) -> Tensor:  # [B, 2048]
@@ -103,7 +104,7 @@ class Ours:
         return clock.timed("features", lambda: self.features(images))
 
     def codes(self, case: Sampling, prompts: Sequence[Prompt]) -> Tensor:  # [B, N]
-        spec = replace(case.spec(SamplingParams()), path=self.path)
+        spec = replace(case.spec(self.model), path=self.path)
         batches = list(generate_fitting(self.model, prompts, spec))
         return torch.cat([samples.codes for samples in batches])
 
@@ -119,9 +120,12 @@ class Theirs:
     """FID's, as clean-fid calls it."""
 
     def run(self, case: Case, prompts: Sequence[Prompt], clock: Clock) -> Tensor:
-        codes = clock.timed("sampling", lambda: their_codes(case.sampling, self.model, list(prompts)))
+        codes = clock.timed("sampling", lambda: self.codes(case.sampling, prompts))
         images = clock.timed("decoding", lambda: self.images(codes))
         return self.measure(images, clock)
+
+    def codes(self, case: Sampling, prompts: Sequence[Prompt]) -> Tensor:  # [B, N]
+        return hugging_face(self.model, prompts, case.image_ids)(case.length, 1.0, Steps())
 
     def images(self, codes: Tensor) -> Tensor:  # [B, 3, H, W] uint8
         """A few at once: all of them would be no faster, and not fit into a small machine."""
@@ -149,13 +153,12 @@ def write_files(images: Tensor, folder: Path) -> Tensor:
 def build(case: Case) -> tuple[Ours, Theirs]:
     tensors, origin = read_weights()
     print(f"features  FID's network, {origin}\n", flush=True)
-    model = build_ours(case.sampling.shape)
+    model = build_ours(case.shape)
     decoder = build_decoder(case.decoding)
     their_decoder = build_vq_model(case.decoding.config, decoder.state_dict())
-    path = runnable_path(model, case.sampling.spec(SamplingParams()))
     network = clean_fid_network(torch_fidelitys(tensors))
-    theirs = Theirs(build_theirs(case.sampling.shape, model), their_decoder, network)
-    return Ours(model, decoder, Inception(tensors), path), theirs
+    theirs = Theirs(build_theirs(case.shape, model), their_decoder, network)
+    return Ours(model, decoder, Inception(tensors), case.sampling.spec(model).path), theirs
 
 
 def clean_fid_network(trunk: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -175,7 +178,7 @@ def compare(case: Case, ours: Ours, theirs: Theirs, prompts: list[Prompt]) -> fl
     short = replace(case, sampling=replace(case.sampling, length=WARM_UP_CODES))
     print("warm-up, on images of 4 x 4 codes")
     ours.run(short, prompts, Clock(OURS))
-    codes = their_codes(short.sampling, theirs.model, prompts)
+    codes = theirs.codes(short.sampling, prompts)
     wanted = theirs.measure(theirs.images(codes), Clock(THEIRS))
     found = ours.features(to_uint8(ours.decoder.decode(codes, short.grid)))
     error = float((found - wanted).norm() / wanted.norm())
@@ -193,7 +196,7 @@ def main() -> None:
     case = make_case(arguments.quick, arguments.codes, arguments.repetitions)
     print_card(case)
     ours, theirs = build(case)
-    prompts = make_prompts(case.sampling)
+    prompts = case.sampling.prompts()
     error = compare(case, ours, theirs, prompts)
     clocks = {OURS: Clock(OURS), THEIRS: Clock(THEIRS)}
     print("\nturns")
@@ -208,7 +211,7 @@ def main() -> None:
 
 
 def print_card(case: Case) -> None:
-    sampling, shape = case.sampling, case.sampling.shape
+    sampling, shape = case.sampling, case.shape
     print(f"model     {shape.hidden_dim} wide, {shape.n_layers} layers, {shape.n_heads} heads, {shape.rows:,} rows")
     print(f"decoder   MoVQGAN {case.decoding.name}; both with random weights, float32")
     print(f"draws     {sampling.batch} images of {sampling.length:,} codes")

@@ -5,12 +5,13 @@ part of it. HFLM has the batch size that suits each case best here, and its cach
 forward pass. Log-likelihoods, greedy flags and the options chosen are compared before anything is timed, with HFLM's
 cache off: with it some requests get another's answer.
 
-    python benchmarks/text.py [--quick] [--case NAME]
+    python benchmarks/text.py [--quick] [--case NAME] [--model FOLDER]
 
-Cases are items of public benchmarks on a Llama of 79 million weights, and a whole suite on a real model of 260
-thousand, all in ../shared/golden. Without it, and with --quick, words are drawn at random. Prints a card, a table with
-the ratios of time and of work and where our time goes, the distance from the matrix product that this machine manages,
-and as last line one JSON document; `ratios` has HFLM's time over ours by case, above 1 when ours is faster.
+Cases are items of public benchmarks on a Llama of 79 million random weights, or on the Llama in `--model`, and a whole
+suite on a real model of 260 thousand, all in ../shared/golden. Without it, and with --quick, words are drawn at
+random. Prints a card, a table with the ratios of time and of work and where our time goes, the distance from the matrix
+product that this machine manages, and as last line one JSON document; `ratios` has HFLM's time over ours by case, above
+1 when ours is faster.
 """
 
 from __future__ import annotations
@@ -32,41 +33,26 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
-from loss import Case as Shape
-from loss import build_ours, build_theirs
 from side_by_side import gemm_rate, interleaved, machine, medians, peak_bytes, print_last_line, seconds
 from text_cases import STORIES, TOKENIZER, Case, load_suite, public_cases, random_cases, write_tokenizer
-from transformers import PreTrainedTokenizerFast
+from text_models import FULL, QUICK, Sides, folder_sides, open_stories, random_sides, stories_sides
 
-from evalsvc.data.tokenizer import read_tokenizer
-from evalsvc.language.encoding import Scored, TextEncoding
+from evalsvc.language.encoding import Scored
 from evalsvc.language.lm import OpenLM
 from evalsvc.language.results import results
 from evalsvc.language.scoring import IdCounts
-from evalsvc.models import Transformer, load_model, read_trie
+from evalsvc.models import Transformer, read_trie
 from evalsvc.scoring import Request
 from evalsvc.scoring.head import target_columns
 from evalsvc.scoring.packing import Packed, pack
 from evalsvc.scoring.scorer import CPU_BATCH_TOKENS
-from evalsvc.spec.layout import text_only
 
 HFLM_NAME = "lm-eval's HFLM"
 SUITE = "suite on stories260K"
-MAX_LENGTH = 1_024
-TOLERANCE = 1e-4
-RELATIVE = 2.5e-7
 BATCH_SIZES = (4, 8, 16, 32)
 MEMORY_LIMIT = 2_000_000_000
 """Bytes that our side of the suite must stay below, weights and libraries included."""
 
-
-def make_shape(width: int, layers: int, heads: int, rows: int) -> Shape:
-    return Shape(width, layers, heads, text_only(rows), sequences=1, repetitions=3)
-
-
-# A Llama of 79M parameters with the NeoX tokenizer's rows, and a small one that shows only that the benchmark works.
-FULL = make_shape(512, 8, 8, 50_432)
-QUICK = make_shape(64, 2, 4, 512)
 
 Answer = tuple[float, bool]
 """Log-likelihood of a continuation, and whether it is the greedy one."""
@@ -140,12 +126,13 @@ def answer(lm: LM, requests: list[Instance]) -> list[Answer]:
 
 
 def measure(
-    ours: OpenLM, theirs: HFLM, requests: list[Instance], choices: Callable[[Sequence[float]], list[int]], turns: int
+    both: Sides, requests: list[Instance], choices: Callable[[Sequence[float]], list[int]], turns: int
 ) -> Found:
+    ours, theirs = both.ours, both.theirs
     theirs.logits_cache = True
     batch_size = choose_batch_size(theirs, requests)
     theirs.logits_cache = False
-    difference = compare(answer(ours, requests), answer(theirs, requests), choices)  # also the warm-up
+    difference = compare(both, answer(ours, requests), answer(theirs, requests), choices)  # also the warm-up
     theirs.logits_cache = True
     sides = {"evalsvc": lambda: answer(ours, requests), HFLM_NAME: lambda: answer(theirs, requests)}
     times = interleaved(sides, turns)
@@ -176,14 +163,13 @@ def choose_batch_size(lm: HFLM, requests: Sequence[Instance]) -> int:
     return int(lm.batch_size_per_gpu)
 
 
-def compare(ours: Sequence[Answer], theirs: Sequence[Answer], choices: Callable[[Sequence[float]], list[int]]) -> float:
-    """The largest difference of two log-likelihoods; ends the benchmark where it, a flag or a choice is wrong.
-
-    Of long options, hundreds of nats, float32 itself is not sure to 1e-4, and HFLM is further from float64 than we are.
-    """
+def compare(
+    both: Sides, ours: Sequence[Answer], theirs: Sequence[Answer], choices: Callable[[Sequence[float]], list[int]]
+) -> float:
+    """The largest difference of two log-likelihoods; ends the benchmark where it, a flag or a choice is wrong."""
     pairs = list(zip(ours, theirs, strict=True))
     worst = max(abs(mine[0] - other[0]) for mine, other in pairs)
-    wrong = sum(abs(mine[0] - other[0]) > TOLERANCE + RELATIVE * abs(other[0]) for mine, other in pairs)
+    wrong = sum(abs(mine[0] - other[0]) > both.tolerance + both.relative * abs(other[0]) for mine, other in pairs)
     flags = sum(mine[1] != other[1] for mine, other in pairs)
     chosen, expected = (choices([score for score, _ in side]) for side in (ours, theirs))
     moved = sum(one != other for one, other in zip(chosen, expected, strict=True))
@@ -228,26 +214,16 @@ def stage_seconds(lm: OpenLM, requests: Sequence[Instance]) -> tuple[dict[str, f
 # cases
 
 
-def run_cases(shape: Shape, cases: Sequence[Case], tokenizer: Path, turns: int) -> Iterator[tuple[str, Found]]:
-    model = build_ours(shape)
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    print(
-        f"model     {shape.hidden_dim} wide, {shape.n_layers} layers, {shape.n_heads} heads, {shape.rows:,} rows, "
-        f"{weights / 1e6:.1f} M weights, float32"
-    )
-    ours = OpenLM(model, TextEncoding(read_tokenizer(tokenizer), shape.layout, MAX_LENGTH))
-    fast = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer), eos_token="<|endoftext|>")
-    theirs = HFLM(build_theirs(shape, model), tokenizer=fast, max_length=MAX_LENGTH)
+def run_cases(both: Sides, cases: Sequence[Case], turns: int) -> Iterator[tuple[str, Found]]:
+    print(both.card())
     for case in cases:
-        yield case.name, show(case.name, case.goal, measure(ours, theirs, case.requests, case.choices, turns))
+        yield case.name, show(case.name, case.goal, measure(both, case.requests, case.choices, turns))
 
 
 def run_suite(turns: int) -> Iterator[tuple[str, Found]]:
     """All items on a real model: the forward pass is small, and what is around it shows."""
-    ours, loaded, requests = open_stories(), load_suite(), suite_requests()
-    shape = make_shape(ours.model.config.hidden_dim, ours.model.config.n_layers, ours.model.config.n_heads, 512)
-    fast = PreTrainedTokenizerFast(tokenizer_file=str(STORIES / "tokenizer.json"), eos_token="</s>", pad_token="</s>")
-    theirs = HFLM(build_theirs(shape, ours.model), tokenizer=fast, max_length=MAX_LENGTH)
+    both, loaded, requests = stories_sides(), load_suite(), suite_requests()
+    ours = both.ours
 
     documents: list[range] = []
     start = 0
@@ -259,7 +235,7 @@ def run_suite(turns: int) -> Iterator[tuple[str, Found]]:
     def choices(scores: Sequence[float]) -> list[int]:
         return [max(places, key=scores.__getitem__) for places in documents]
 
-    found = measure(ours, theirs, requests, choices, turns)
+    found = measure(both, requests, choices, turns)
     answers = [[one] for one in ours.answers(requests)]
     counting = seconds(lambda: results(loaded, answers, IdCounts.of(ours.encoding.layout), {}))
     found.stages = {**found.stages, "count": counting}
@@ -270,14 +246,6 @@ def run_suite(turns: int) -> Iterator[tuple[str, Found]]:
     yield SUITE, show(SUITE, 2.5, found)
     if found.more["peak_bytes"] > MEMORY_LIMIT:
         raise SystemExit(f"the suite took {found.more['peak_bytes'] / 1e9:.2f} GB, more than {MEMORY_LIMIT / 1e9:.0f}")
-
-
-def open_stories() -> OpenLM:
-    config = json.loads((STORIES / "stories260k_rotary.json").read_text())
-    model = load_model(STORIES / "stories260k_rotary.pt", config, dtype="float32", device="cpu")
-    # HFLM stops at a continuation that is longer than the model's 512 positions, and one is. Both get more.
-    tokenizer = read_tokenizer(STORIES / "tokenizer.json")
-    return OpenLM(model, TextEncoding(tokenizer, text_only(512), MAX_LENGTH, end_of_text=2))
 
 
 def suite_requests() -> list[Instance]:
@@ -311,6 +279,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="a small model: shows that the benchmark works")
     parser.add_argument("--case", help="only the cases whose name has this in it")
+    parser.add_argument("--model", type=Path, help="Hugging Face folder of a Llama, for the public items")
     parser.add_argument("--turns", type=int, default=3, help="how often each side is timed [3]")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -319,7 +288,7 @@ def main() -> None:
         alone()
         return
     print(f"machine   {machine()}")
-    found = dict(run(options.quick or not STORIES.exists(), options.case or "", options.turns))
+    found = dict(run(options))
     if not found:
         parser.error(f"--case {options.case}: no case has this in its name")
     ceiling = gemm_rate(torch.float32)
@@ -337,19 +306,23 @@ def main() -> None:
     )
 
 
-def run(synthetic: bool, wanted: str, turns: int) -> Iterator[tuple[str, Found]]:
-    if synthetic:
+def run(options: argparse.Namespace) -> Iterator[tuple[str, Found]]:
+    wanted = options.case or ""
+    if options.quick or not STORIES.exists():
+        cases = [case for case in random_cases(QUICK.rows, 10) if wanted in case.name]
+        print(HEADER)
         with tempfile.TemporaryDirectory() as folder:
-            cases = [case for case in random_cases(QUICK.rows, 10) if wanted in case.name]
-            print(HEADER)
-            yield from run_cases(QUICK, cases, write_tokenizer(QUICK.rows, folder), turns=2)
+            words = write_tokenizer(QUICK.rows, folder)
+            both = folder_sides(options.model) if options.model else random_sides(QUICK, words)
+            yield from run_cases(both, cases, turns=2)
         return
     print(HEADER)
     cases = [case for case in public_cases() if wanted in case.name]
     if cases:
-        yield from run_cases(FULL, cases, TOKENIZER, turns)
-    if wanted in SUITE:
-        yield from run_suite(turns)
+        both = folder_sides(options.model) if options.model else random_sides(FULL, TOKENIZER)
+        yield from run_cases(both, cases, options.turns)
+    if wanted in SUITE and not options.model:
+        yield from run_suite(options.turns)
 
 
 if __name__ == "__main__":

@@ -40,10 +40,15 @@ def test_both_sides_of_the_loss_compute_the_same() -> None:
 
 
 @pytest.mark.long
-def test_both_sides_of_sampling_choose_the_same_codes() -> None:
+def test_all_sides_of_sampling_choose_the_same_codes() -> None:
+    """CTranslate2 is a peer where it is installed."""
     document = last_line("sampling")
-    assert set(document["ratios"]) == {"fp32-32", "bf16-32", "fp32-1"}
-    assert document["equal_greedy_codes"]["fp32-32"] == document["equal_greedy_codes"]["fp32-1"] == 1.0
+    cases = {ratio.partition(",")[0] for ratio in document["ratios"]}
+    assert cases == {"fp32-32", "bf16-32", "fp32-1", "real-32", "grouped-32"}
+    equal = {name: share for name, share in document["equal_greedy_codes"].items() if name != "bf16-32"}
+    assert set(equal.values()) == {1.0}
+    grouped, repeated = document["cases"]["grouped-32"]["cache_bytes"].values()
+    assert repeated == 3 * grouped, "three heads of queries share one of keys and values"
 
 
 @pytest.mark.long
@@ -54,6 +59,101 @@ def test_both_sides_of_text_score_the_same() -> None:
     assert work["texts"][0] == 1, "what is plain is read once by both"
     assert 2 < work["0 shots"][0] < work["fixed shots"][0] < work["fixed shots"][1]
     assert document["difference"] < 1e-4
+
+
+@pytest.mark.long
+def test_both_sides_of_text_score_the_same_with_a_llama_in_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from tiny_llama import write_tiny_llama
+
+    write_tiny_llama(tmp_path)
+    document = last_line("text", "--model", str(tmp_path))
+    assert set(document["ratios"]) == {"0 shots", "fixed shots", "texts"}
+    assert document["difference"] < 1e-4
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_forgetting_is_tabulated_by_step(tmp_path: Path) -> None:
+    """A tiny Llama, trained for four steps, by a service."""
+    document = last_line("real_forgetting", "--work", str(tmp_path))
+    assert document["ratios"] == {}
+    values = document["values"]
+    assert {"cloze/acc", "forgetting/kl", "pairs/image", "completions/image_share"} <= set(values)
+    assert all(set(steps) == {"0", "2", "4"} for metric, steps in values.items() if "retained" not in metric)
+    low, high = values["cloze/acc"]["4"]["interval"]
+    assert low < values["cloze/acc"]["4"]["value"] < high
+    assert values["forgetting/kl"]["0"]["value"] == 0 < values["forgetting/kl"]["4"]["value"]
+    assert all(set(texts) == {"0", "2", "4"} for texts in document["completions"].values())
+    assert "| step 0 | step 2 | step 4 |" in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "forgetting-kl.svg").read_text().startswith("<svg")
+
+
+def test_an_interrupted_training_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Order and learning rate depend on the step alone, and weights and moments are kept."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import continued_llama
+    from safetensors.torch import load_file
+    from tiny_llama import write_tiny_llama
+
+    write_tiny_llama(tmp_path / "tiny")
+    recipe = continued_llama.Recipe(kept=(0, 2, 5), rate=1e-2, warmup=3)
+    whole = continued_llama.train(tmp_path / "tiny", tmp_path / "whole", recipe)
+
+    step = continued_llama.Training._step
+
+    def interrupted(training: continued_llama.Training, index: int) -> None:
+        if index == 4:
+            raise KeyboardInterrupt
+        step(training, index)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(continued_llama.Training, "_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            continued_llama.train(tmp_path / "tiny", tmp_path / "parts", recipe)
+    resumed = continued_llama.train(tmp_path / "tiny", tmp_path / "parts", recipe)
+
+    assert resumed.losses == whole.losses
+    ends = [
+        load_file(continued_llama.checkpoint_folder(tmp_path / name, 5) / "model.safetensors")
+        for name in ("whole", "parts")
+    ]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    assert not (tmp_path / "parts" / "state.pt").exists()
+
+
+def test_repeated_heads_compute_what_shared_ones_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from repeated_heads import repeat_heads
+    from tiny_llama import write_tiny_llama
+    from widened_llama import widen
+
+    write_tiny_llama(tmp_path)
+    shared = widen(tmp_path, 64, seed=0)
+    repeated = repeat_heads(shared.model)
+    ids = torch.arange(40).view(2, 20) * 14
+    with torch.inference_mode():
+        assert torch.allclose(repeated(ids).logits, shared.model(ids).logits, atol=1e-5)
+    assert repeated.model.layers[0].self_attn.k_proj.weight.shape == (48, 48)
+
+
+def test_a_widened_llama_keeps_its_text_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from tiny_llama import TEXT_ROWS, write_tiny_llama
+    from transformers import LlamaForCausalLM
+    from widened_llama import widen
+
+    write_tiny_llama(tmp_path)
+    known = LlamaForCausalLM.from_pretrained(tmp_path).get_input_embeddings().weight.detach()
+    widened = widen(tmp_path, 64, seed=0)
+    table = widened.model.get_input_embeddings().weight.detach()
+    assert widened.layout.rows == len(table) == TEXT_ROWS + 64 + 7
+    assert widened.model.get_output_embeddings().weight.data_ptr() == table.data_ptr(), "the table is tied"
+    assert torch.equal(table[:TEXT_ROWS], known)
+    assert float(table[TEXT_ROWS:].std()) == pytest.approx(float(known.std()), rel=0.1)
+    assert torch.equal(table, widen(tmp_path, 64, seed=0).model.get_input_embeddings().weight.detach())
 
 
 def test_all_sides_of_the_frechet_distance_agree() -> None:

@@ -1,0 +1,153 @@
+"""The table of `real_forgetting.py`: metrics of a run by step with 95 % intervals, and the completions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evalsvc.client import Client
+from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS, Interval, Spread, confidence_interval, value_interval
+from evalsvc.metrics.ratio import Ratio
+from evalsvc.spec.documents.history import ValueSeries
+from evalsvc.spec.documents.items import Completion
+from evalsvc.spec.documents.reading import read
+
+OF_BENCHMARK = {"acc": "right answers", "acc_within": "right answers, text ids only"}
+TITLES = {
+    "forgetting/text_retained": "accuracy above chance that is left",
+    "forgetting/text_retained_within": "the same, text ids only",
+    "forgetting/kl": "KL(step 0 ‖ step) on English",
+    "forgetting/kl_within": "the same, text ids only",
+    "forgetting/image_mass": "probability of image ids within English",
+    "forgetting/loss": "loss of English",
+    "forgetting/loss_within": "the same, text ids only",
+    "pairs/text": "loss of captions",
+    "pairs/image": "loss of image codes",
+    "completions/image_share": "image ids in completions",
+}
+"""Rows after those of the benchmarks, and what they show."""
+RATIOS = {"forgetting/text_retained", "forgetting/text_retained_within"}
+"""Metrics in the unit of a share that are none."""
+CHARTS = ("arc_easy/acc", "cloze/acc", "forgetting/text_retained", "forgetting/kl", "pairs/image")
+
+
+@dataclass(frozen=True)
+class Value:
+    """A metric's value at a step."""
+
+    value: float
+    stderr: float | None
+    n: int | None
+    interval: Interval | None
+
+    def __str__(self) -> str:
+        if self.interval is None or self.interval.low == self.interval.high:
+            return _short(self.value)
+        return f"{_short(self.value)} ({_short(self.interval.low)}–{_short(self.interval.high)})"
+
+    def to_json(self) -> dict[str, Any]:
+        bounds = None if self.interval is None else [self.interval.low, self.interval.high]
+        return {"value": self.value, "stderr": self.stderr, "n": self.n, "interval": bounds}
+
+
+@dataclass(frozen=True)
+class Table:
+    """All values by metric and step, and the greedy completions by prompt and step."""
+
+    steps: Sequence[int]
+    values: Mapping[str, Mapping[int, Value]]
+    units: Mapping[str, str]
+    chance: Mapping[str, float]
+    """By metric, where a model that knows nothing has a value."""
+    completions: Mapping[str, Mapping[int, str]]
+
+    def has(self, metric: str) -> bool:
+        return metric in self.values
+
+    def to_json(self) -> dict[str, Any]:
+        values = {
+            metric: {str(step): value.to_json() for step, value in found.items()}
+            for metric, found in self.values.items()
+        }
+        completions = {
+            prompt: {str(step): text for step, text in found.items()} for prompt, found in self.completions.items()
+        }
+        about = {"level": LEVEL, "units": dict(self.units), "chance": dict(self.chance)}
+        return {**about, "values": values, "completions": completions}
+
+    def markdown(self) -> str:
+        return "\n".join([*self._numbers(), "", *self._texts()]) + "\n"
+
+    def _numbers(self) -> Iterator[str]:
+        yield "| metric | " + " | ".join(f"step {step}" for step in self.steps) + " |"
+        yield "|---" * (1 + len(self.steps)) + "|"
+        for metric, values in self.values.items():
+            cells = [str(values[step]) if step in values else "–" for step in self.steps]
+            yield f"| {self._title(metric)} | " + " | ".join(cells) + " |"
+
+    def _title(self, metric: str) -> str:
+        first, _, second = metric.partition("/")
+        title = TITLES.get(metric) or f"{first}, {OF_BENCHMARK[second]}"
+        found = {value.n for value in self.values[metric].values() if value.n is not None}
+        notes = [f"n = {found.pop():,}"] if len(found) == 1 else []
+        if metric in self.chance and metric not in TITLES:
+            notes.append(f"chance {self.chance[metric]:.2f}")
+        return f"{title} (`{metric}`{''.join(f'; {note}' for note in notes)})"
+
+    def _texts(self) -> Iterator[str]:
+        for prompt, texts in self.completions.items():
+            yield f"`{_one_line(prompt)}`"
+            yield ""
+            yield from ("| step | completion |", "|---|---|")
+            yield from (f"| {step} | `{_one_line(text)}` |" for step, text in sorted(texts.items()))
+            yield ""
+
+
+def read_table(client: Client, run: str, benchmarks: Sequence[str]) -> Table:
+    """Read the table from the service."""
+    metrics = [f"{name}/{metric}" for name in benchmarks for metric in OF_BENCHMARK] + list(TITLES)
+    series = {one.metric: one for one in client.history(run, metrics).series}
+    found = {metric: series[metric] for metric in metrics if metric in series}
+    return Table(
+        steps=sorted({step for one in found.values() for step in one.x}),
+        values={metric: _values(one) for metric, one in found.items()},
+        units={metric: one.unit for metric, one in found.items()},
+        chance={metric: one.baseline for metric, one in found.items() if isinstance(one.baseline, float)},
+        completions=_completions(client, run),
+    )
+
+
+def _values(series: ValueSeries) -> dict[int, Value]:
+    groups = series.groups or [None] * len(series.x)
+    rows = zip(series.x, series.value, series.stderr, series.n, groups, strict=True)
+    return {
+        step: Value(float(value), stderr, n, _interval(series, Ratio(float(value), stderr, n or 0, of)))
+        for step, value, stderr, n, of in rows
+    }
+
+
+def _interval(series: ValueSeries, ratio: Ratio) -> Interval | None:
+    if series.metric not in RATIOS:
+        return value_interval(ratio, series.unit)
+    if ratio.stderr is None or ratio.independent < MIN_ITEMS:
+        return None
+    return confidence_interval(ratio.value, Spread(ratio.stderr, ratio.independent - 1))
+
+
+def _completions(client: Client, run: str) -> dict[str, dict[int, str]]:
+    found: dict[str, dict[int, str]] = {}
+    for step in client.completions(run):
+        for item in (read(Completion, row) for row in step.completions):
+            found.setdefault(item.prompt, {})[step.step] = item.text
+    return found
+
+
+def _short(number: float) -> str:
+    """Three digits, or two decimals of what is above 1."""
+    return f"{number:.3f}" if abs(number) < 1 else f"{number:.2f}"
+
+
+def _one_line(text: str) -> str:
+    """The text in a cell: line ends shown, and no character that ends a cell or a code span."""
+    return text.replace("\n", "⏎").replace("|", "¦").replace("`", "ˋ")
