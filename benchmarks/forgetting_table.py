@@ -107,7 +107,7 @@ class Table:
 def read_table(client: Client, run: str, benchmarks: Sequence[str]) -> Table:
     """Read the table from the service."""
     metrics = [f"{name}/{metric}" for name in benchmarks for metric in OF_BENCHMARK] + list(TITLES)
-    series = {one.metric: one for one in client.history(run, metrics).series}
+    series = {one.metric: one for one in client.history(run).series}
     found = {metric: series[metric] for metric in metrics if metric in series}
     return Table(
         steps=sorted({step for one in found.values() for step in one.x}),
