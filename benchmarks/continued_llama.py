@@ -44,6 +44,8 @@ class Recipe:
     warmup: int = 10
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.1
+    autocast: bool = True
+    """Whether products are in bfloat16; weights, moments and sums stay in float32."""
     clip: float = 1.0
     """Largest norm of a gradient."""
     seed: int = 0
@@ -138,7 +140,7 @@ class Training:
                 (self.work / "state.pt").unlink(missing_ok=True)
                 return
             self._step(step)
-            if self.record.step in kept or self.record.step % (2 * EVERY) == 0:
+            if self.record.step in kept or self.record.step % EVERY == 0:
                 self._write_state()
 
     def _step(self, step: int) -> None:
@@ -146,8 +148,10 @@ class Training:
         ids, targets = _batch(self.widened.layout, self.pairs, step, self.recipe)
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.rate * min(1.0, (step + 1) / self.recipe.warmup)
-        hidden = self.model.model(ids, use_cache=False).last_hidden_state[targets != IGNORED]
-        loss = functional.cross_entropy(self.model.lm_head(hidden), targets[targets != IGNORED])
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.autocast):
+            hidden = self.model.model(ids, use_cache=False).last_hidden_state[targets != IGNORED]
+            logits = self.model.lm_head(hidden)
+        loss = functional.cross_entropy(logits.float(), targets[targets != IGNORED])
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
