@@ -37,7 +37,7 @@ from continued_llama import Recipe, Record, checkpoint_folder, read_pairs, read_
 from forgetting_table import CHARTS, Table, read_table
 from side_by_side import machine, print_last_line
 from tiny_llama import write_tiny_llama
-from widened_llama import LAYOUT, WEIGHTS
+from widened_llama import LAYOUT
 
 from evalsvc.client import Client
 from evalsvc.miniature import ROOT
@@ -128,13 +128,11 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
 def evaluate(client: Client, plan: Plan, work: Path) -> None:
     """Post every checkpoint, and wait. What is evaluated already is not evaluated again."""
     client.put_suite(SUITE, plan.suite(work))
-    posted = [
-        client.submit(
-            RUN, step, str(checkpoint_folder(work, step) / WEIGHTS), suites=[SUITE], layout=str(work / LAYOUT)
-        )
-        for step in plan.recipe.kept
-    ]
-    for step, checkpoint in zip(plan.recipe.kept, posted, strict=True):
+    posted = {}
+    for step in plan.recipe.kept:
+        folder = checkpoint_folder(work, step)
+        posted[step] = client.submit(RUN, step, str(folder), suites=[SUITE], layout=str(work / LAYOUT))
+    for step, checkpoint in posted.items():
         for evaluation in checkpoint.evaluations:
             done = client.wait(evaluation.id)
             if done.state != "succeeded":

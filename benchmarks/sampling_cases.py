@@ -19,7 +19,7 @@ from repeated_heads import repeat_heads
 from sampling_sides import PROMPT_LENGTH, Draw
 from tiny_llama import write_tiny_llama
 from transformers import LlamaForCausalLM
-from widened_llama import TOKENIZER, WEIGHTS, save_folder, widen
+from widened_llama import TOKENIZER, save_folder, widen
 
 from evalsvc.models import Transformer, load_model
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams
@@ -148,7 +148,7 @@ def grouped_contest(name: str, folder: Path, work: Path, quick: bool) -> Contest
 def _ours(model: LlamaForCausalLM, tokenizer: Path, folder: Path) -> Transformer:
     save_folder(model, folder)
     shutil.copy(tokenizer, folder / TOKENIZER)
-    return load_model(folder / WEIGHTS)
+    return load_model(folder)
 
 
 NEED_MODEL: dict[str, Callable[[str, Path, Path, bool], Contest]] = {

@@ -12,7 +12,7 @@ from loss import Case as Shape
 from loss import build_ours, build_theirs
 from text_cases import STORIES
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
-from widened_llama import TOKENIZER, WEIGHTS
+from widened_llama import TOKENIZER
 
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.language.encoding import TextEncoding
@@ -75,7 +75,7 @@ def folder_sides(folder: Path) -> Sides:
     encoding = TextEncoding(tokenizer, text_only(theirs.config.vocab_size), MAX_LENGTH)
     fast = PreTrainedTokenizerFast(tokenizer_file=str(folder / TOKENIZER), eos_token="<|endoftext|>")
     hflm = HFLM(theirs.requires_grad_(False).eval(), tokenizer=fast, max_length=MAX_LENGTH)
-    return Sides(OpenLM(load_model(folder / WEIGHTS), encoding), hflm, tolerance=1e-3, relative=1e-5)
+    return Sides(OpenLM(load_model(folder), encoding), hflm, tolerance=1e-3, relative=1e-5)
 
 
 def stories_sides() -> Sides:

@@ -16,7 +16,6 @@ from evalsvc.spec.layout import VocabularyLayout, image_then_special
 
 TOKENIZER = "tokenizer.json"
 LAYOUT = "layout.yaml"
-WEIGHTS = "model.safetensors"
 LENGTH = 1_024
 """Longest sequence of the layout: enough for a benchmark's question with solved examples."""
 
