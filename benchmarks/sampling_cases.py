@@ -6,7 +6,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,7 +56,7 @@ class Case:
 
     def spec(self, model: Transformer) -> SamplerSpec:
         spec = SamplerSpec(self.image_ids, self.length, SamplingParams(), self.batch, bucket=PROMPT_LENGTH)
-        return SamplerSpec(**{**vars(spec), "path": runnable_path(model, spec)})
+        return replace(spec, path=runnable_path(model, spec))
 
     def prompts(self) -> list[Prompt]:
         pick = random.Random(0)

@@ -67,7 +67,7 @@ def save_folder(model: LlamaForCausalLM, folder: Path) -> None:
 
 
 def write_layout(layout: VocabularyLayout, tokenizer: Path, path: Path) -> None:
-    """Write the layout with the path of its tokenizer."""
+    """Write the layout with the path of its tokenizer; no token stands before a text, as in training."""
     content = layout.to_json()
-    content["text"]["tokenizer"] = str(tokenizer.resolve())
+    content["text"] |= {"tokenizer": str(tokenizer.resolve()), "bos": "none"}
     path.write_text(yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
