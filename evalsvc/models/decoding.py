@@ -32,8 +32,8 @@ from evalsvc.models.graphs import Graphs
 from evalsvc.models.kv_cache import KVCache
 from evalsvc.models.language_model import DecodePath, PaddedPrompts
 from evalsvc.models.layer import EAGER, Block, Kernels, Products, add_norm
-from evalsvc.models.norms import RMSArithmetic, RMSNorm
 from evalsvc.models.layered import Layered
+from evalsvc.models.norms import RMSArithmetic, RMSNorm
 from evalsvc.models.packing import Linear, WeightFormat, int8_linear, packed_linear, plain_linear
 from evalsvc.models.rotation import turn
 

@@ -15,9 +15,9 @@ from worker_stages import LAYOUT, MODEL, ignore, refused, run_stage, turned, vir
 from evalsvc.assets import pull
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files
 from evalsvc.config import Settings
-from evalsvc.families.reading import find_model_config
 from evalsvc.decoders.llamagen import LlamaGen
 from evalsvc.errors import InvalidData
+from evalsvc.families.reading import find_model_config
 from evalsvc.messages import ShardRequest
 from evalsvc.miniature import ROOT
 from evalsvc.spec.documents.reading import content_of
