@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from evalsvc.checkpoints import torch_file
-from evalsvc.checkpoints.reference import sharded, weights_among
+from evalsvc.checkpoints.reference import MAX_FILES, sharded, weights_among
 from evalsvc.checkpoints.safetensors_file import read_header
 from evalsvc.errors import (
     CheckpointError,
@@ -42,6 +42,7 @@ DTYPES = {
     "float64": torch.float64,
 }
 SHOWN = 5  # maximum number of names of each kind in a message
+MAX_SHOWN = 200  # maximum number of characters of a name in a message
 MAX_INDEX = 50_000_000  # maximum number of bytes
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile and Hugging Face, in any order
 OPTIMIZER_KEYS = ("optimizer", "optimizer_states", "scaler")
@@ -181,26 +182,32 @@ def _read_index(path: Path) -> Weights:
     mapping = _weight_map(path)
     shards = sorted(set(mapping.values()))
     tensors: dict[str, Tensor] = {}
+    formats = set()
     for name in shards:
         shard = path.parent / name
         if not shard.is_file():
             raise NotACheckpoint(
-                f"{path} names {name}, which is missing from the same folder; copy all {len(shards)} files"
+                f"{path} names {shown(name)}, which is missing from the same folder; copy all {len(shards)} files"
             )
-        part = _read_file(shard).tensors
+        weights = _read_file(shard)
+        part = weights.tensors
+        formats.add(weights.format)
         twice = sorted(tensors.keys() & part.keys())
         if twice:
-            raise CheckpointMismatch(f"{twice[0]} is in two of the files that {path} names; remove it from {name}")
+            raise CheckpointMismatch(
+                f"{shown(twice[0])} is in two of the files that {path} names; remove it from {name}"
+            )
         tensors |= part
         if moved := sorted(tensor for tensor in part if mapping.get(tensor, name) != name):
             raise CheckpointMismatch(
-                f"{path} says that {moved[0]} is in {mapping[moved[0]]}, but it is in {name}; write the index again"
+                f"{path} says that {shown(moved[0])} is in {shown(mapping[moved[0]])}, but it is in {name}; write the "
+                "index again"
             )
     if absent := sorted(mapping.keys() - tensors.keys()):
         raise CheckpointMismatch(
             f"{path} names {len(absent)} tensors that its files do not hold: {some(absent)}; copy the files again"
         )
-    return Weights(tensors, step=None, epoch=None, format="sharded Hugging Face folder", metadata={})
+    return Weights(tensors, step=None, epoch=None, format=f"sharded {' and '.join(sorted(formats))}", metadata={})
 
 
 def _weight_map(path: Path) -> dict[str, str]:
@@ -214,11 +221,14 @@ def _weight_map(path: Path) -> dict[str, str]:
     mapping = content.get("weight_map")
     if not isinstance(mapping, dict) or not mapping:
         raise NotACheckpoint(f"{path} is JSON without a weight_map, so it holds no weights; use a checkpoint file")
-    for name in sorted({str(name) for name in mapping.values()}):
+    names = {str(name) for name in mapping.values()}
+    if len(names) > MAX_FILES:
+        raise NotACheckpoint(f"{path} names {len(names):,} files, more than {MAX_FILES:,}; correct the index")
+    for name in sorted(names):
         # An index may name files in its own folder only, and no other index, which could be itself.
         if Path(name).name != name or name in ("", "..") or name.endswith(".json"):
             raise NotACheckpoint(
-                f"{path} names {name!r}, which is not a weights file in the same folder; correct the index"
+                f"{path} names {shown(name)!r}, which is not a weights file in the same folder; correct the index"
             )
     return {_strip(str(tensor), PREFIXES): str(name) for tensor, name in mapping.items()}
 
@@ -280,8 +290,8 @@ def strip_prefixes(tensors: Iterable[tuple[object, Tensor]], path: Path) -> dict
         name = _strip(str(key), PREFIXES)
         if name in stripped:
             raise CheckpointMismatch(
-                f"{path} holds both {original[name]} and {key}, which are one parameter without their prefixes; "
-                "save one model only"
+                f"{path} holds both {shown(original[name])} and {shown(str(key))}, which are one parameter without "
+                "their prefixes; save one model only"
             )
         stripped[name], original[name] = tensor, str(key)
     return stripped
@@ -352,4 +362,10 @@ def listed(kind: str, names: Iterable[str]) -> list[str]:
 
 def some(names: list[str]) -> str:
     """Join the first names, and say how many more there are."""
-    return first_few(names, SHOWN)
+    return first_few([shown(name) for name in names], SHOWN)
+
+
+def shown(name: str) -> str:
+    """Return a tensor's name as messages show it: short, and without control characters, since strangers choose it."""
+    cut = name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}…"
+    return cut if cut.isprintable() else ascii(cut)
