@@ -113,7 +113,7 @@ class CheckpointInput(Input):
     suites: list[Name] | None = None
     """The suites to evaluate. By default, the suites that are due by the run's plan."""
     model: str | dict[str, Any] | None = None
-    """The model: a registered open_lm name, the path of a JSON file such as a Hugging Face `config.json`, or fields.
+    """The model: `transformers`, a registered open_lm name, the path of a JSON file such as `config.json`, or fields.
     By default, the configuration file next to the weights."""
     layout: str | dict[str, Any] | None = None
     """The vocabulary layout: the path of a file, or the fields. By default, every id is text."""

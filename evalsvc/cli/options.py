@@ -78,7 +78,7 @@ TlsKey = Annotated[Path | None, typer.Option(help="Private key for the scheduler
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Model: a registered open_lm name, a JSON file such as config.json, or JSON.",
+        help="Model: transformers, a registered open_lm name, a JSON file such as config.json, or JSON.",
         show_default="the checkpoint's folder",
     ),
 ]

@@ -13,22 +13,38 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as package_log
 
 from evalsvc.checkpoints.weights import DTYPES, Weights, copied, is_plain, listed, read_weights
-from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, UnknownName, UnsupportedModel
+from evalsvc.errors import (
+    CheckpointMismatch,
+    InvalidModelConfig,
+    MissingPackage,
+    NotACheckpoint,
+    UnknownName,
+    UnsupportedModel,
+)
 from evalsvc.models.transformers_model import CacheKind, TransformersModel
 from evalsvc.network_guard import without_network
 from evalsvc.spec.model_config import ModelConfig
 
-MAX_BUFFERS = 1 << 28
-"""Maximum number of values in a module's buffers, such as tables of positions, which no file holds."""
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+OLDEST = 5
+"""Oldest major version of the package whose ways of loading and caching are used here."""
+
+SAFE = ("safetensors", "sharded safetensors")
+"""Formats of weights that are read for the package."""
+
+MAX_BUFFERS = 1 << 29
+"""Maximum number of bytes of a module's buffers, such as tables of positions, which no file holds."""
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
 """Largest difference of hidden states between two ways of computing, relative to their largest value."""
@@ -55,6 +71,8 @@ def load_transformers(
         InvalidModelConfig: the package refuses the configuration.
         UnsupportedModel: the package has no such model, or the model computes other numbers with a cache or padding.
         NonFinite: a weight is NaN or infinite.
+        NotACheckpoint: the weights are no safetensors.
+        MissingPackage: the package is too old.
         UnknownName: an unknown dtype.
     """
     del rotary_inv_freq_dtype
@@ -62,7 +80,14 @@ def load_transformers(
     if dtype not in DTYPES:
         raise UnknownName.among("dtype", dtype, DTYPES)
     settings = json.loads(config.transformers_config or "{}")
+    if int(transformers.__version__.partition(".")[0]) < OLDEST:
+        raise MissingPackage(
+            f"model 'transformers' needs transformers {OLDEST} or later, and {transformers.__version__} is installed; "
+            "run: pip install --upgrade transformers"
+        )
     weights = read_weights(path)
+    if weights.format not in SAFE:
+        raise NotACheckpoint(f"{path} is a {weights.format}; save the model as safetensors, by `save_pretrained`")
     with without_network(), _quiet():
         empty = _empty(path, settings)
         _require_room(path, empty, weights)
@@ -129,10 +154,10 @@ def _require_room(path: Path, module: PreTrainedModel, weights: Weights) -> None
             f"{path} has {actual:,} values and its config.json describes a model of {wanted:,}; correct the sizes "
             "(vocab_size counts the rows of a widened table), or save the whole model"
         )
-    buffers = sum(buffer.numel() for buffer in module.buffers())
+    buffers = sum(buffer.nbytes for buffer in module.buffers())
     if buffers > MAX_BUFFERS:
         raise InvalidModelConfig(
-            f"the config.json of {path} needs tables of {buffers:,} values that are in no file, more than "
+            f"the config.json of {path} needs tables of {buffers:,} bytes that are in no file, more than "
             f"{MAX_BUFFERS:,}; correct its number of positions"
         )
 

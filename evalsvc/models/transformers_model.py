@@ -198,13 +198,11 @@ class TransformersDecoding:
 
     def read(self, prompts: Sequence[PaddedPrompts]) -> Tensor:
         self.cache = None  # free the last batch's memory first
+        counts = [prompt.rows.stop - prompt.rows.start for prompt in prompts]
+        columns = zip(*((prompt.ids, prompt.mask, prompt.positions) for prompt in prompts), strict=True)
         ids, mask, positions = (
-            torch.cat([part.expand(prompt.rows.stop - prompt.rows.start, -1) for part, prompt in column])
-            for column in (
-                [(prompt.ids, prompt) for prompt in prompts],
-                [(prompt.mask, prompt) for prompt in prompts],
-                [(prompt.positions, prompt) for prompt in prompts],
-            )
+            torch.cat([part.expand(count, -1) for part, count in zip(column, counts, strict=True)])
+            for column in columns
         )
         self.mask.zero_()
         self.mask[:, : mask.shape[1]] = mask

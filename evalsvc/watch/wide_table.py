@@ -8,7 +8,7 @@ from pathlib import Path
 from evalsvc.client import Client
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.errors import EvalsvcError, InvalidRequest
-from evalsvc.families.reading import find_model_config
+from evalsvc.families.reading import BY_TRANSFORMERS, find_model_config
 from evalsvc.spec.layout import TOKENIZER_SIZE
 from evalsvc.spec.model_config import OPEN_LM
 
@@ -44,7 +44,8 @@ def require_layout(client: Client, checkpoint: Path, model: Mapping[str, object]
 def _config(checkpoint: Path, model: Mapping[str, object] | None) -> Mapping[str, object]:
     """Return the model's configuration; empty if the configuration is not found."""
     try:
-        return model or find_model_config(checkpoint) or {}
+        has_sizes = model and model != BY_TRANSFORMERS
+        return (model if has_sizes else find_model_config(checkpoint)) or {}
     except (EvalsvcError, OSError):  # the service reports a wrong configuration
         return {}
 

@@ -7,11 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from evalsvc.checkpoints.expression import Average, File
 from evalsvc.checkpoints.reference import CheckpointRef, Virtual
 from evalsvc.config import Settings
-from evalsvc.errors import CheckpointMismatch, InvalidData, InvalidModelConfig, InvalidRequest, UnsupportedModel
+from evalsvc.errors import (
+    CheckpointMismatch,
+    InvalidData,
+    InvalidModelConfig,
+    InvalidRequest,
+    MissingPackage,
+    NotACheckpoint,
+    UnsupportedModel,
+)
 from evalsvc.families.reading import resolve_config
 from evalsvc.models import LanguageModel
 from evalsvc.models.language_model import StepShape
@@ -145,6 +154,14 @@ def test_the_network_is_not_reached(gpt2: Path, monkeypatch: pytest.MonkeyPatch)
     assert calls == []
 
 
+def test_weights_in_a_pickle_are_not_read(gpt2: Path) -> None:
+    tensors = load_file(gpt2 / "model.safetensors")
+    (gpt2 / "model.safetensors").unlink()
+    torch.save(tensors, gpt2 / "pytorch_model.bin")
+    with pytest.raises(NotACheckpoint, match="save the model as safetensors"):
+        load(gpt2)
+
+
 def test_positions_end(gpt2: Path) -> None:
     ours = load(gpt2)
     ours.require_positions(63)
@@ -208,6 +225,12 @@ def test_a_model_whose_numbers_depend_on_padding_is_refused(kind: str, tmp_path:
     write(kind, tmp_path / "model", fields)
     with pytest.raises(UnsupportedModel, match="computes other numbers for padded prompts with a cache"):
         load(tmp_path / "model")
+
+
+def test_an_old_package_is_named(gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.__version__", "4.57.1")
+    with pytest.raises(MissingPackage, match=r"needs transformers 5 or later, and 4\.57\.1 is installed; run: pip"):
+        load(gpt2)
 
 
 def test_the_layout_fits_the_rows(gpt2: Path) -> None:

@@ -52,8 +52,9 @@ def test_another_family_is_compared_with_its_own_tokenizer(client: Client, tmp_p
     (tmp_path / "config.json").write_text(json.dumps(config))
     require_layout(client, tmp_path, None, [])
     (tmp_path / "tokenizer.json").write_bytes((ROOT / "tokenizer.json").read_bytes())
-    with pytest.raises(InvalidRequest, match="the table has 128,256 rows and the model's tokenizer"):
-        require_layout(client, tmp_path, None, [])
+    for model in (None, {"family": "transformers"}):
+        with pytest.raises(InvalidRequest, match="the table has 128,256 rows and the model's tokenizer"):
+            require_layout(client, tmp_path, model, [])
 
 
 def test_the_configuration_is_read_from_next_to_the_checkpoint(client: Client, weights: Path) -> None:
