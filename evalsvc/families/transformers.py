@@ -145,11 +145,12 @@ def _require_bounded(settings: object, source: str, depth: int = 0) -> None:
 
 
 def _sizes(settings: Mapping[str, object]) -> dict[str, object]:
-    found = {
-        field: next((settings[name] for name in names if settings.get(name) is not None), None)
-        for field, names in SIZES.items()
-    }
-    return {field: value for field, value in found.items() if value is not None}
+    """Return each size that the configuration gives, by the first of its names."""
+    sizes: dict[str, object] = {}
+    for field, names in SIZES.items():
+        values = [settings[name] for name in names if settings.get(name) is not None]
+        sizes |= {field: values[0]} if values else {}
+    return sizes
 
 
 def _experts(settings: Mapping[str, object]) -> Iterator[int]:
