@@ -5,6 +5,7 @@ The models are small and random, as wide as the miniature's layout, and written 
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,7 @@ def test_every_task_gives_the_same_numbers(
     base = None
     if kind == "forgetting":
         base = tmp_path / "base"
-        tiny_families.write_ours(folder.parent.name.rstrip("0123456789"), base, seed=1, **SIZES)
+        tiny_families.write_ours(json.loads((folder / "config.json").read_text())["model_type"], base, seed=1, **SIZES)
     ours, theirs = (
         run_task(reference(folder, model), None if base is None else reference(base, model), **task)
         for model in (None, TRANSFORMERS)
