@@ -46,8 +46,8 @@ TASKS: dict[str, dict[str, Any]] = {
     "loss": {"data": PAIRS, "limit": 6},
     "text_to_image": {"captions": str(ROOT / "captions.jsonl"), **DIGITS, "guidance_scale": 2.0},
     "completions": {"max_tokens": 6, "prompts": ["one", "a red three"]},
-    "language": {"benchmarks": ["sums", "free"]},
-    "forgetting": {"benchmarks": ["sums"], "text": TEXT, "text_limit": 3},
+    "language": {"benchmarks": ["sums", "free"], "max_length": 100},
+    "forgetting": {"benchmarks": ["sums"], "text": TEXT, "text_limit": 3, "max_length": 100},
     "alignment": {"data": PAIRS, "limit": 60, "permutations": 9},
 }
 
