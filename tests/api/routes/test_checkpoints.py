@@ -182,6 +182,24 @@ def test_a_model_by_name_and_by_path(app: App, weights: Path, tmp_path: Path) ->
     assert app.post(weights, step=26, model=str(file)).json()["checkpoint"]["model"] == MODEL
 
 
+def test_a_model_that_transformers_computes(app: App, tmp_path: Path) -> None:
+    """The configuration is stored with the checkpoint, or left in its folder where the model is given by name."""
+    config = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 80}
+    folder = tmp_path / "gpt2"
+    folder.mkdir()
+    (folder / "model.safetensors").write_text("{}")
+    (folder / "config.json").write_text(json.dumps(config))
+    stored = app.post(folder).json()["checkpoint"]["model"]
+    assert (stored["family"], json.loads(stored["transformers_config"])) == ("transformers", config)
+    assert app.post(folder, step=2, model=stored).json()["checkpoint"]["model"] == stored
+    named = app.post(folder, step=3, model="transformers").json()["checkpoint"]["model"]
+    assert named == {"family": "transformers"}
+    hostile = json.dumps({**config, "auto_map": {"AutoModel": "modeling.Model"}})
+    refused(app.post(folder, step=4, model={**stored, "transformers_config": hostile}), 422, "unsupported_model")
+    (folder / "config.json").write_text(hostile)
+    refused(app.post(folder, step=4), 422, "unsupported_model", "code of its own")
+
+
 @pytest.mark.parametrize(
     ("names", "words"),
     [
