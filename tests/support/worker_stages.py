@@ -11,8 +11,8 @@ from evalsvc.checkpoints.expression_parser import parse_expression
 from evalsvc.checkpoints.reference import CheckpointRef, Virtual
 from evalsvc.config import Settings
 from evalsvc.messages import PlanResult, ShardDocument, ShardRequest, ShardResult, Stage
+from evalsvc.models import loading
 from evalsvc.spec.suite import Suite
-from evalsvc.worker import models
 from evalsvc.worker.shard import run_shard
 
 MODEL = {
@@ -57,8 +57,8 @@ def refused(result: ShardResult, code: str, *words: str) -> str:
 
 def count_loads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     loads: list[int] = []
-    load = models.load_model
-    monkeypatch.setattr(models, "load_model", lambda *given, **named: loads.append(1) or load(*given, **named))
+    load = loading.load_model
+    monkeypatch.setattr(loading, "load_model", lambda *given, **named: loads.append(1) or load(*given, **named))
     return loads
 
 

@@ -12,6 +12,7 @@ from evalsvc.checkpoints.expression import digest_of
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files, identify
 from evalsvc.config import Settings
 from evalsvc.messages import ShardRequest, Stage
+from evalsvc.models import loading
 from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.suite import Suite
 from evalsvc.worker import models
@@ -81,14 +82,14 @@ def test_a_checkpoint_replaced_while_it_is_read(
     checkpoint: CheckpointRef, suite: Suite, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is half old and half new fails in any way or in none; that it was replaced must be said."""
-    load = models.load_model
+    load = loading.load_model
     original = weights.read_bytes()
 
     def replace_then_load(path: Path, *given: Any, **named: Any) -> Any:
         weights.write_bytes(b"something else")
         return load(path, *given, **named)
 
-    monkeypatch.setattr(models, "load_model", replace_then_load)
+    monkeypatch.setattr(loading, "load_model", replace_then_load)
     refused(run_stage(checkpoint, suite, "run"), "checkpoint_changed")
 
     def load_then_replace(path: Path, *given: Any, **named: Any) -> Any:
@@ -97,7 +98,7 @@ def test_a_checkpoint_replaced_while_it_is_read(
         return model
 
     weights.write_bytes(original)
-    monkeypatch.setattr(models, "load_model", load_then_replace)
+    monkeypatch.setattr(loading, "load_model", load_then_replace)
     refused(run_stage(replace(checkpoint, identity=identify(weights)), suite, "run"), "checkpoint_changed")
 
 
@@ -105,7 +106,7 @@ def test_hash_and_weights_are_of_one_file(
     checkpoint: CheckpointRef, suite: Suite, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file of the same size and time that takes the name between hashing and loading, and gives it back."""
-    load, digest = models.load_model, hash_files(weights)
+    load, digest = loading.load_model, hash_files(weights)
 
     def load_meanwhile(path: Path, *given: Any, **named: Any) -> Any:
         weights.parent.rename(weights.parent.with_name("kept"))
@@ -117,7 +118,7 @@ def test_hash_and_weights_are_of_one_file(
         weights.parent.with_name("kept").rename(weights.parent)
         return model
 
-    monkeypatch.setattr(models, "load_model", load_meanwhile)
+    monkeypatch.setattr(loading, "load_model", load_meanwhile)
     result = run_stage(replace(checkpoint, model={**MODEL, "precision": "fp32"}), suite, "run")
     assert result.error is None
     assert result.provenance["checkpoint_sha256"] == digest
