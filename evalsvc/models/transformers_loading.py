@@ -86,22 +86,40 @@ def load_transformers(
             "run: pip install --upgrade transformers"
         )
     weights = read_weights(path)
-    if weights.format not in SAFE:
-        raise NotACheckpoint(f"{path} is a {weights.format}; save the model as safetensors, by `save_pretrained`")
+    _require_safe(path, config, weights)
     with without_network(), _quiet():
         empty = _empty(path, settings)
         _require_room(path, empty, weights)
-        tensors = {name: tensor for name, tensor in weights.tensors.items() if is_plain(tensor)}
-        others = sorted(weights.tensors.keys() - tensors.keys())
-        if others:
-            raise CheckpointMismatch(
-                f"{path} has {listed('tensors that are no plain floating-point numbers', others)[0]}; save the model "
-                "without quantisation, in float32, bfloat16 or float16"
-            )
+        tensors = _plain(path, empty, weights)
         del weights
         module = _filled(path, empty, copied(path, tensors.items(), DTYPES[dtype], device), DTYPES[dtype])
         cast(nn.Module, module).to(device).requires_grad_(False).eval()
         return _tried(config, module)
+
+
+def _require_safe(path: Path, config: ModelConfig, weights: Weights) -> None:
+    """Refuse pickles, and more layers than the file can have before as many modules are built."""
+    if weights.format not in SAFE:
+        raise NotACheckpoint(f"{path} is a {weights.format}; save the model as safetensors, by `save_pretrained`")
+    if config.n_layers > len(weights.tensors):
+        raise CheckpointMismatch(
+            f"{path} has {len(weights.tensors):,} tensors and its config.json describes a model of {config.n_layers:,} "
+            "layers; correct config.json, or save the whole model"
+        )
+
+
+def _plain(path: Path, module: PreTrainedModel, weights: Weights) -> dict[str, Tensor]:
+    """Return the floating-point tensors. Others are buffers of older releases, unless a parameter has the name."""
+    tensors = {name: tensor for name, tensor in weights.tensors.items() if is_plain(tensor)}
+    parameters = {name for name, _ in module.named_parameters()}
+    others = weights.tensors.keys() - tensors.keys()
+    quantised = [name for name in others if name in parameters or f"{module.base_model_prefix}.{name}" in parameters]
+    if quantised:
+        names = listed("parameters that are no plain floating-point numbers", sorted(quantised))
+        raise CheckpointMismatch(
+            f"{path} has {names[0]}; save the model without quantisation, in float32, bfloat16 or float16"
+        )
+    return tensors
 
 
 def _empty(path: Path, settings: Mapping[str, Any]) -> PreTrainedModel:

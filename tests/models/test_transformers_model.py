@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from evalsvc.checkpoints.expression import Average, File
 from evalsvc.checkpoints.reference import CheckpointRef, Virtual
@@ -162,6 +162,21 @@ def test_weights_in_a_pickle_are_not_read(gpt2: Path) -> None:
         load(gpt2)
 
 
+def test_buffers_of_older_releases_are_passed_over(gpt2: Path) -> None:
+    ids = torch.arange(6)[None]
+    expected = load(gpt2).logits(ids)
+    tensors = load_file(gpt2 / "model.safetensors")
+    older = {"transformer.h.0.attn.bias": torch.ones(1, 1, 4, 4), "transformer.h.1.attn.bias": torch.ones(9).bool()}
+    save_file({**tensors, **older}, gpt2 / "model.safetensors", {"format": "pt"})
+    assert torch.equal(load(gpt2).logits(ids), expected)
+    for name, words in (("transformer.wte.weight", "no plain floating-point"), ("transformer.other", "unexpected")):
+        value = torch.ones(80, 32, dtype=torch.int8) if name in tensors else torch.ones(3)
+        filler = {"transformer.h.0.attn.masked_bias": torch.ones(80 * 32)}
+        save_file({**tensors, **filler, name: value}, gpt2 / "model.safetensors", {"format": "pt"})
+        with pytest.raises(CheckpointMismatch, match=words):
+            load(gpt2)
+
+
 def test_positions_end(gpt2: Path) -> None:
     ours = load(gpt2)
     ours.require_positions(63)
@@ -199,6 +214,7 @@ def test_sizes_beyond_the_file_are_refused_before_memory_is_taken(gpt2: Path) ->
     for changes, error, words in (
         ({"vocab_size": 2**26}, CheckpointMismatch, "describes a model of"),
         ({"n_layer": 3}, CheckpointMismatch, "describes a model of"),
+        ({"n_layer": 4096}, CheckpointMismatch, "describes a model of 4,096 layers"),
         ({"n_positions": 32}, CheckpointMismatch, "does not match its config.json"),
         ({"n_head": 5}, InvalidModelConfig, "refuses the configuration"),
         ({"model_type": "gpt_nothing"}, InvalidModelConfig, "for the model_type 'gpt_nothing'"),
