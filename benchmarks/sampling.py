@@ -4,7 +4,7 @@ All sides run the same weights from the same prompts, taking turns in one proces
 Before anything is timed their likeliest codes (temperature 0) are compared; what is compiled is compiled then too, and
 the seconds are printed.
 
-    python benchmarks/sampling.py [--case NAME] [--model FOLDER] [--output FILE] [--quick]
+    python benchmarks/sampling.py [--case NAME] [--model FOLDER] [--turns N] [--output FILE] [--quick]
 
 | case | model | draws | peers |
 |---|---|---|---|
@@ -97,7 +97,7 @@ def draw_seconds(case: Case, path: str) -> float:
         return statistics.median([seconds(one(position)) for position in range(24)][4:])
 
 
-def run_case(found: Contest) -> dict[str, Any]:
+def run_case(found: Contest, turns: int | None) -> dict[str, Any]:
     case = found.case
     print_card(found)
     shares = compare(found)
@@ -107,7 +107,7 @@ def run_case(found: Contest) -> dict[str, Any]:
     def turn(name: str) -> Callable[[], object]:
         return lambda: found.sides[name](case.length, 1.0, steps[name])
 
-    times = interleaved({name: turn(name) for name in found.sides}, case.repetitions)
+    times = interleaved({name: turn(name) for name in found.sides}, turns or case.repetitions)
     noise = draw_seconds(case, found.spec.path or "")
     return print_results(found, shares, times, steps, roofline, noise)
 
@@ -203,6 +203,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small model: shows that the benchmark works")
     parser.add_argument("--case", choices=[*KINDS, *NEED_MODEL], help="one case alone [all]")
     parser.add_argument("--model", type=Path, help="Hugging Face folder of a Llama, for real-32 and grouped-32")
+    parser.add_argument("--turns", type=int, help="how often each side is timed [3]")
     parser.add_argument("--output", type=Path, help="a file that gets the last line, after every case")
     arguments = parser.parse_args()
     if arguments.case in NEED_MODEL and not (arguments.model or arguments.quick):
@@ -210,7 +211,7 @@ def main() -> None:
     results: dict[str, dict[str, Any]] = {}
     for name in [arguments.case] if arguments.case else case_names(arguments.model, arguments.quick):
         with contest(name, arguments.model, arguments.quick) as found:
-            results[name] = run_case(found)
+            results[name] = run_case(found, arguments.turns)
         if arguments.output:
             arguments.output.write_text(json.dumps(results))
     print()
