@@ -203,7 +203,7 @@ def _read(file: Path) -> object:
         ) from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: OSError | YamlError | ValueError | RecursionError) -> str:
     """Return what is wrong with a file, without quoting the file."""
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8"
