@@ -145,4 +145,4 @@ def test_sizes_are_compared_before_memory_is_taken(tmp_path: Path) -> None:
     huge = {"hidden_size": 2**20, "intermediate_size": 2**24, "num_attention_heads": 2**10, "num_key_value_heads": 2}
     (tmp_path / "config.json").write_text(json.dumps(describe("llama", **huge)))
     assert resolve_config(None, tmp_path).hidden_dim == 2**20
-    assert "instead of [1048576, 1048576]" in mismatch(tmp_path)
+    assert "instead of [16777216, 1048576]" in mismatch(tmp_path)

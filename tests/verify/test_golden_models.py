@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor
 
-from evalsvc.models import layer
+from evalsvc.models import norms, rotation
 from evalsvc.verify.agreement import Finding
 from evalsvc.verify.golden_files import GOLDEN, Golden
 from evalsvc.verify.golden_models import verify_case, verify_miniature
@@ -58,11 +59,13 @@ def unturned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize(("function", "other"), [("rms_norm", other_eps), ("rotate_halves", unturned)])
+@pytest.mark.parametrize(
+    ("module", "function", "other"), [(norms, "rms_norm", other_eps), (rotation, "rotate_halves", unturned)]
+)
 def test_wrong_arithmetic_is_found(
-    function: str, other: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch, wrong: Wrong
+    module: ModuleType, function: str, other: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch, wrong: Wrong
 ) -> None:
-    monkeypatch.setattr(layer, function, other)
+    monkeypatch.setattr(module, function, other)
     assert wrong(list(verify_case(Golden("cpu"), SMALLEST))) == BOTH_OF_SMALLEST
 
 
