@@ -18,14 +18,11 @@ from evalsvc.files.atomic import write_whole
 from evalsvc.spec.documents.history import Axis
 from evalsvc.web import vega
 from evalsvc.web.charts import AXIS_TITLES, Scale
-from evalsvc.web.panel import Panel
+from evalsvc.web.panel import MOST_RUNS, Panel
 from evalsvc.web.panels.curve import CurveQuery
 from evalsvc.web.panels.difference import DifferenceQuery
 
 commands = typer.Typer()
-
-MOST_RUNS = 8
-"""Number of colours of a chart."""
 
 IN_PIPES = 80
 """Columns of a plot where no terminal says how wide it is."""

@@ -6,11 +6,12 @@ the same classes; only the links differ.
 
 from __future__ import annotations
 
-import importlib
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import ClassVar
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -55,13 +56,13 @@ class Page(Query):
 
     template: ClassVar[str]
 
+    @abstractmethod
     def content(self, client: Client) -> Content:
         """Return the page's content, from a service.
 
         Raises:
             UnknownName, InvalidRequest: see the REST routes that the page asks.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,7 @@ class Surroundings:
 
 def page_class(pattern: str) -> type[Page]:
     """Return the class of the page with a path pattern."""
-    module, _, attribute = PAGES[pattern].partition(":")
-    page: type[Page] = getattr(importlib.import_module(module), attribute)
+    page: type[Page] = resolve_name(PAGES[pattern])
     return page
 
 

@@ -6,10 +6,11 @@ copy and `evalsvc plot` take panels from here.
 
 from __future__ import annotations
 
-import importlib
 import shlex
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pkgutil import resolve_name
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -98,17 +99,19 @@ class PanelQuery(Query):
     theme: Theme = "light"
     """Colours of the chart as SVG and PNG; in a browser, charts follow the page."""
 
+    @abstractmethod
     def panel(self, client: Client) -> Panel:
         """Return the panel with values from a service.
 
         Raises:
             UnknownName, InvalidRequest, NotComparable: see the REST route that the panel asks.
         """
-        raise NotImplementedError
 
 
-RunNames = Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Field(min_length=1, max_length=8)]
-"""Up to eight runs: as many as there are colours."""
+MOST_RUNS = 8
+"""Runs of a chart: as many as there are colours."""
+
+RunNames = Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Field(min_length=1, max_length=MOST_RUNS)]
 
 MetricName = Annotated[str, Field(min_length=1, max_length=300)]
 
@@ -121,6 +124,5 @@ def panel_class(name: str) -> type[PanelQuery]:
     """
     if name not in PANELS:
         raise UnknownName.among("panel", name, PANELS)
-    module, _, attribute = PANELS[name].partition(":")
-    query: type[PanelQuery] = getattr(importlib.import_module(module), attribute)
+    query: type[PanelQuery] = resolve_name(PANELS[name])
     return query

@@ -15,10 +15,10 @@ from evalsvc.spec.documents.history import Axis
 from evalsvc.spec.names import checkpoint_name
 from evalsvc.web.charts import Scale
 from evalsvc.web.page import Content, Page
-from evalsvc.web.panel import Panel
+from evalsvc.web.panel import MOST_RUNS, Panel
 from evalsvc.web.panels.curve import Bound, CurveQuery, Weight, watched
 
-MAX_OVERLAID = 7
+MAX_OVERLAID = MOST_RUNS - 1
 
 SHOWN_ROWS = 20
 """Rows of a table below a chart; the panel's own page has all."""
