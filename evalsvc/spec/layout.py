@@ -395,6 +395,7 @@ class WidenedPreset:
 
     text_size: int = TEXT_ROWS
     codebook_size: int = CODEBOOK_SIZE
+    bos: int | None = None
 
     def __call__(
         self, text_size: int | None = None, codebook_size: int | None = None, rows: int | None = None
@@ -404,7 +405,7 @@ class WidenedPreset:
         codebook_size = self.codebook_size if codebook_size is None else codebook_size
         return VocabularyLayout(
             rows=rows,
-            text=TextBlock(size=text_size),
+            text=TextBlock(size=text_size, bos=self.bos),
             image=ImageBlock(offset=text_size, size=codebook_size),
             template=(TEXT, IMAGE),
         )
@@ -437,8 +438,8 @@ PRESETS: Mapping[str, Callable[..., VocabularyLayout]] = {
     # Wu et al., "Liquid: Language Models are Scalable and Unified Multi-modal Generators" (arXiv 2412.04332): the 8,192
     # codes of Chameleon's image tokenizer follow the 256,000 ids of Gemma's text tokenizer. The code in
     # FoundationVision/Liquid adds the length of the text tokenizer to each code. Its tokens around an image are ids of
-    # the text tokenizer.
-    "liquid": WidenedPreset(text_size=256_000, codebook_size=8_192),
+    # the text tokenizer; Gemma's `<bos>`, the id 2, stands before a text.
+    "liquid": WidenedPreset(text_size=256_000, codebook_size=8_192, bos=2),
 }
 
 
