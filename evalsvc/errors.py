@@ -298,7 +298,7 @@ class CheckpointMismatch(CheckpointError):
 
 
 class UnsupportedModel(CheckpointError):
-    """The model has a mixture of experts, Mamba layers or split embedding tables, which evalsvc does not support."""
+    """The model or decoder has parts that evalsvc cannot compute exactly. The message names the field or tensor."""
 
     code = "unsupported_model"
 
