@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -59,13 +58,19 @@ def unturned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize(
-    ("module", "function", "other"), [(norms, "rms_norm", other_eps), (rotation, "rotate_halves", unturned)]
-)
+def with_other_eps(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(norms.RMS_NORMS, "rms_norm", other_eps)
+
+
+def without_rotation(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(rotation, "rotate_halves", unturned)
+
+
+@pytest.mark.parametrize("change", [with_other_eps, without_rotation])
 def test_wrong_arithmetic_is_found(
-    module: ModuleType, function: str, other: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch, wrong: Wrong
+    change: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch, wrong: Wrong
 ) -> None:
-    monkeypatch.setattr(module, function, other)
+    change(monkeypatch)
     assert wrong(list(verify_case(Golden("cpu"), SMALLEST))) == BOTH_OF_SMALLEST
 
 
