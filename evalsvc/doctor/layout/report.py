@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import yaml
 
+from evalsvc.doctor.layout.candidates import Candidate
 from evalsvc.doctor.layout.checkup import Checkup
 from evalsvc.doctor.layout.scores import Behind, Scored
 from evalsvc.metrics.ratio import Ratio
@@ -108,8 +109,9 @@ def _shown(ranking: Sequence[Behind]) -> list[Behind]:
             variants += 1
             new = variants <= NEIGHBOURS
         else:
-            new = candidate.name not in names
-            names.add(candidate.name)
+            tried = {candidate.name, *_names_of_same(candidate)}
+            new = not tried <= names
+            names |= tried
         if new:
             shown.append(rival)
     return shown
@@ -128,8 +130,13 @@ def _row(checkup: Checkup, scored: Scored, rival: Behind | None) -> list[str]:
         "" if rival is None else f"{rival.standard_errors:.1f} s.e.",
         f"{len(tables.seen)}/{len(tables.borders)}",
         f"{tables.cold}/{tables.targets}",
-        ", ".join(dict.fromkeys(label.partition(" (")[0] for label in candidate.same)),
+        ", ".join(_names_of_same(candidate)),
     ]
+
+
+def _names_of_same(candidate: Candidate) -> list[str]:
+    """Return the names of the layouts that give the data the same ids, without their templates."""
+    return list(dict.fromkeys(label.partition(" (")[0] for label in candidate.same))
 
 
 def _loss(ratio: Ratio | None) -> str:
