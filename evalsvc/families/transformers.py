@@ -44,10 +44,14 @@ DROPPED = frozenset(
         "experts_implementation",
         "fusion_config",
         "gradient_checkpointing",
+        "id2label",
         "kernel_config",
+        "label2id",
         "name_or_path",
+        "num_labels",
         "output_attentions",
         "output_hidden_states",
+        "problem_type",
         "return_dict",
         "torch_dtype",
         "transformers_version",
@@ -56,10 +60,16 @@ DROPPED = frozenset(
         "use_kernels",
     }
 )
-"""Fields that say how or where to run a model, and not what it computes; fields that begin with `_` are dropped too."""
+"""Fields without influence on the logits: how or where a model is run, and the labels of a classifier, of which the
+package makes a list as long as `num_labels`. Fields that begin with `_` are dropped too."""
 
 MAX_DEPTH = 8
 MAX_WHOLE = 2**31
+"""Largest whole number in a field whose name has one of `WORDS_OF_SIZES`."""
+MAX_COUNT = 2**17
+"""Largest whole number in any other field, such as a number of layers: the package makes lists of counts."""
+WORDS_OF_SIZES = ("base", "context", "ctx", "length", "position", "seq", "size", "theta", "token", "vocab", "window")
+MAX_LAYERS = 4096
 MAX_EXPERTS = 2**16
 """Maximum number of experts in all layers together: each may be a module."""
 
@@ -82,6 +92,10 @@ class TransformersFamily(Family):
         if config.n_layers * max(_experts(settings), default=0) > MAX_EXPERTS:
             raise InvalidModelConfig(
                 f"{source} gives more than {MAX_EXPERTS:,} experts in {config.n_layers} layers; correct the number"
+            )
+        if sum(_repeated_kinds(settings)) > MAX_LAYERS:
+            raise InvalidModelConfig(
+                f"{source} gives the kinds of more than {MAX_LAYERS:,} layers (attention_types); correct the numbers"
             )
         return config.model_copy(
             update={"family": TRANSFORMERS, "transformers_config": json.dumps(settings, sort_keys=True)}
@@ -131,17 +145,20 @@ def _require_plain(fields: Mapping[str, object], source: str) -> None:
         raise InvalidModelConfig(f"{source} gives no model_type; add the name of the model in transformers")
 
 
-def _require_bounded(settings: object, source: str, depth: int = 0) -> None:
-    """Refuse numbers and nesting that no model has."""
+def _require_bounded(settings: object, source: str, name: str = "", depth: int = 0) -> None:
+    """Refuse numbers and nesting that no model has. `name` is that of the field whose value `settings` is."""
     if depth > MAX_DEPTH:
         raise InvalidModelConfig(f"{source} nests more than {MAX_DEPTH} levels; correct the file")
     if isinstance(settings, float) and not math.isfinite(settings):
         raise InvalidModelConfig(f"{source} has a number that is not finite; correct the file")
-    if isinstance(settings, int) and abs(settings) > MAX_WHOLE:
-        raise InvalidModelConfig(f"{source} has a whole number beyond {MAX_WHOLE:,}; correct the file")
-    children = settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else ()
-    for child in children:
-        _require_bounded(child, source, depth + 1)
+    most = MAX_WHOLE if any(word in name for word in WORDS_OF_SIZES) else MAX_COUNT
+    if isinstance(settings, int) and abs(settings) > most:
+        raise InvalidModelConfig(f"{source} has a whole number beyond {most:,}; correct the file")
+    if isinstance(settings, dict):
+        for key, child in settings.items():
+            _require_bounded(child, source, str(key), depth + 1)
+    for child in settings if isinstance(settings, list) else ():
+        _require_bounded(child, source, name, depth + 1)
 
 
 def _sizes(settings: Mapping[str, object]) -> dict[str, object]:
@@ -157,3 +174,12 @@ def _experts(settings: Mapping[str, object]) -> Iterator[int]:
     for name, value in settings.items():
         if "expert" in name and isinstance(value, int):
             yield value
+
+
+def _repeated_kinds(settings: Mapping[str, object]) -> Iterator[int]:
+    """Yield the number of layers that each item of GPT-Neo's `attention_types`, [kinds, repetitions], stands for."""
+    items = settings.get("attention_types")
+    for item in items if isinstance(items, list) else ():
+        match item:
+            case [list() | dict() | str() as kinds, int(repetitions), *_]:
+                yield len(kinds) * max(repetitions, 0)

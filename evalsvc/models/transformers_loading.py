@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as package_log
 
@@ -29,6 +31,7 @@ from evalsvc.errors import (
     NotACheckpoint,
     UnknownName,
     UnsupportedModel,
+    show_name,
 )
 from evalsvc.models.transformers_model import CacheKind, TransformersModel
 from evalsvc.network_guard import without_network
@@ -45,6 +48,9 @@ SAFE = ("safetensors", "sharded safetensors")
 
 MAX_BUFFERS = 1 << 29
 """Maximum number of bytes of a module's buffers, such as tables of positions, which no file holds."""
+
+MODULES_PER_TENSOR, SPARE_MODULES, MAX_MODULES = 16, 1_000, 1 << 18
+"""Number of modules that a model may have for each tensor of its file and in addition, and at most."""
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
 """Largest difference of hidden states between two ways of computing, relative to their largest value."""
@@ -88,7 +94,7 @@ def load_transformers(
     weights = read_weights(path)
     _require_safe(path, config, weights)
     with without_network(), _quiet():
-        empty = _empty(path, settings)
+        empty = _empty(path, settings, len(weights.tensors))
         _require_room(path, empty, weights)
         tensors = _plain(path, empty, weights)
         del weights
@@ -122,23 +128,61 @@ def _plain(path: Path, module: PreTrainedModel, weights: Weights) -> dict[str, T
     return tensors
 
 
-def _empty(path: Path, settings: Mapping[str, Any]) -> PreTrainedModel:
-    """Build the model without values. Raises UnsupportedModel and InvalidModelConfig."""
+def _empty(path: Path, settings: Mapping[str, Any], tensors: int) -> PreTrainedModel:
+    """Build the model without values, for a file of so many tensors.
+
+    Raises UnsupportedModel, InvalidModelConfig, and CheckpointMismatch for more modules than the file can fill.
+    """
     kind = str(settings.get("model_type", ""))
     try:
         config = AutoConfig.for_model(**settings)
+    except MemoryError:
+        raise
     except Exception as error:  # each model checks its configuration in its own way
         raise _refused(path, kind, error) from None
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise UnsupportedModel(
-            f"transformers {transformers.__version__} has no causal language model of the model_type {kind!r}; "
-            "evaluate a decoder-only language model"
+            f"transformers {transformers.__version__} has no causal language model of the model_type "
+            f"{show_name(kind)}; evaluate a decoder-only language model"
         )
+    most = min(MODULES_PER_TENSOR * tensors + SPARE_MODULES, MAX_MODULES)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _at_most_modules(most):
             return _built(config)
+    except MemoryError:
+        raise
+    except _TooManyModules:
+        raise CheckpointMismatch(
+            f"{path} has {tensors:,} tensors and its config.json describes a model of more than {most:,} modules; "
+            "correct the numbers of layers and experts in config.json, or save the whole model"
+        ) from None
     except Exception as error:
         raise _refused(path, kind, error) from None
+
+
+class _TooManyModules(Exception):
+    """A configuration asks for more modules than its file can fill."""
+
+
+@contextmanager
+def _at_most_modules(most: int) -> Iterator[None]:
+    """Raise _TooManyModules in the context when this thread has registered more than `most` modules.
+
+    Configurations count layers, experts and codebooks in fields of many names, so the modules themselves are counted.
+    """
+    thread, count = threading.get_ident(), 0
+
+    def register(_module: nn.Module, _name: str, _submodule: nn.Module | None) -> None:
+        nonlocal count
+        count += threading.get_ident() == thread
+        if count > most:
+            raise _TooManyModules
+
+    handle = register_module_module_registration_hook(register)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _built(config: PreTrainedConfig) -> PreTrainedModel:
@@ -158,8 +202,8 @@ def _with_attention(config: PreTrainedConfig, attention: str) -> PreTrainedModel
 def _refused(path: Path, kind: str, error: Exception) -> InvalidModelConfig:
     # The package's message would quote the file.
     return InvalidModelConfig(
-        f"transformers {transformers.__version__} refuses the configuration of {path} for the model_type {kind!r} "
-        f"({type(error).__name__}); correct its config.json"
+        f"transformers {transformers.__version__} refuses the configuration of {path} for the model_type "
+        f"{show_name(kind)} ({type(error).__name__}); correct its config.json"
     )
 
 

@@ -47,6 +47,11 @@ def test_a_model_type_without_a_family(tmp_path: Path) -> None:
     assert family_of(config).runs == "transformers"
 
 
+def test_sizes_may_be_larger_than_counts(tmp_path: Path) -> None:
+    large = {"vocab_size": 262_144, "n_positions": 10_485_760, "rope_theta": 10_000_000, "eos_token_id": [262_143]}
+    assert resolve_config("transformers", write(tmp_path, {**GPT2, **large})).seq_len == 10_485_760
+
+
 def test_a_family_may_be_run_by_transformers_too(tmp_path: Path) -> None:
     fields = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1, "vocab_size": 8}
     assert resolve_config("transformers", write(tmp_path, fields)).family == "transformers"
@@ -61,6 +66,8 @@ def test_fields_that_say_how_to_run_a_model_are_dropped(tmp_path: Path) -> None:
         "attn_implementation": "some-one/kernel",
         "transformers_weights": "../other.safetensors",
         "fusion_config": {"patch_embeddings": True},
+        "id2label": {"0": "LABEL_0"},
+        "num_labels": 2**31 - 1,
         "torch_dtype": "float16",
         "use_kernels": True,
     }
@@ -79,6 +86,8 @@ def test_fields_that_say_how_to_run_a_model_are_dropped(tmp_path: Path) -> None:
         ({"a": [[[[[[[[[1]]]]]]]]]}, "nests more than 8 levels"),
         ({"a": float("inf")}, "not finite"),
         ({"a": 2**40}, "a whole number beyond"),
+        ({"decoder_layers": 2**31 - 1}, "a whole number beyond 131,072"),
+        ({"attention_types": [[["global", "local"], 2**16]]}, "more than 4,096 layers"),
         ({"n_layer": 4097}, "n_layers"),
         ({"n_layer": "hunter2"}, "n_layers"),
         ({"n_layer": None}, "sets none of num_hidden_layers"),
