@@ -46,7 +46,8 @@ class TransformersModel(LanguageModel):
         parameters = signature(self._body.forward).parameters
         self._takes_positions = "position_ids" in parameters
         self._cache_name = "cache" if "cache" in parameters else "past_key_values"  # of newer and older releases
-        self._positions = _number_of_positions(config, self._body, self._embedding)
+        limits = (_number_of_positions(config, self._body, self._embedding), _steady_positions(config, module))
+        self._positions = min((limit for limit in limits if limit is not None), default=None)
 
     @property
     def device(self) -> torch.device:
@@ -168,8 +169,9 @@ class TransformersModel(LanguageModel):
     def require_positions(self, last: int) -> None:
         if self._positions is not None and last >= self._positions:
             raise InvalidData(
-                f"position {last} is beyond the {self._positions} positions of the model's configuration; use shorter "
-                "sequences"
+                f"position {last} is beyond the {self._positions} positions of the model's configuration, or beyond "
+                "those within which its rotary frequencies do not depend on other rows; use shorter sequences, by "
+                "`max_length` where the task has it"
             )
 
     def named_parts(self) -> Iterator[tuple[str, nn.Module]]:
@@ -305,6 +307,26 @@ def _number_of_positions(config: ModelConfig, body: nn.Module, table: nn.Module)
     tables = [part for part in body.modules() if isinstance(part, nn.Embedding) and part is not table]
     buffers = [buffer for buffer in body.buffers() if config.seq_len in buffer.shape]
     return config.seq_len if tables or buffers else None
+
+
+def _steady_positions(config: ModelConfig, module: PreTrainedModel) -> int | None:
+    """Return the number of positions within which rotary frequencies are fixed; None where they always are.
+
+    Beyond this number, the package chooses the frequencies of all rows by the longest row of the batch (`longrope`), or
+    by the longest row since the model was loaded (`dynamic`), so that a row's numbers depend on other rows.
+    """
+    parameters = getattr(module.config, "rope_parameters", None)
+    parameters = parameters if isinstance(parameters, Mapping) else {}
+    by_kind = [parameters, *(part for part in parameters.values() if isinstance(part, Mapping))]
+    longest = getattr(module.config, "max_position_embeddings", config.seq_len)
+    limits = []
+    for part in by_kind:
+        kind = str(part.get("rope_type", ""))
+        if kind == "longrope":
+            limits.append(int(part.get("original_max_position_embeddings", longest)))
+        elif "dynamic" in kind:
+            limits.append(int(longest))
+    return min(limits, default=None)
 
 
 def _chunks(lengths: Sequence[int], tokens: int) -> Iterator[tuple[int, int]]:

@@ -184,6 +184,35 @@ def test_positions_end(gpt2: Path) -> None:
         ours.hidden(torch.zeros(1, 65, dtype=torch.int64))
 
 
+@pytest.mark.parametrize(
+    ("kind", "scaling", "limit"),
+    [
+        ("llama", {"rope_type": "dynamic", "factor": 2.0}, 64),
+        (
+            "phi3",
+            {
+                "rope_type": "longrope",
+                "short_factor": [1.0] * 4,
+                "long_factor": [2.0] * 4,
+                "original_max_position_embeddings": 32,
+            },
+            32,
+        ),
+    ],
+)
+def test_frequencies_that_change_with_a_batch_end_the_positions(
+    kind: str, scaling: dict[str, Any], limit: int, tmp_path: Path
+) -> None:
+    """A short row next to a long one would be turned by the frequencies of the long one."""
+    fields = {**LLAMA, "rope_parameters": {"rope_theta": 10_000.0, **scaling}}
+    fields |= {"original_max_position_embeddings": 32} if kind == "phi3" else {}
+    write(kind, tmp_path / "model", fields)
+    ours = load(tmp_path / "model")
+    ours.require_positions(limit - 1)
+    with pytest.raises(InvalidData, match=f"position {limit} is beyond the {limit} positions"):
+        ours.hidden(torch.zeros(1, limit + 1, dtype=torch.int64))
+
+
 def test_the_part_with_nan_has_a_name(gpt2: Path) -> None:
     ours: Any = load(gpt2)
     ours.module.transformer.h[1].ln_1.weight[:] = float("nan")
