@@ -27,6 +27,7 @@ from evalsvc.checkpoints.weights import DTYPES, Weights, copied, is_plain, liste
 from evalsvc.errors import (
     CheckpointMismatch,
     InvalidModelConfig,
+    InvalidRequest,
     MissingPackage,
     NotACheckpoint,
     UnknownName,
@@ -69,7 +70,7 @@ def load_transformers(
 ) -> TransformersModel:
     """Return the model in `path`, in eval mode and without gradients.
 
-    The package computes the rotary frequencies, whatever `rotary_inv_freq_dtype` is.
+    The package computes the rotary frequencies, in float32.
 
     Raises:
         CheckpointError: as `read_weights`.
@@ -80,8 +81,14 @@ def load_transformers(
         NotACheckpoint: the weights are no safetensors.
         MissingPackage: the package is too old.
         UnknownName: an unknown dtype.
+        InvalidRequest: `rotary_inv_freq_dtype` asks for rounded frequencies.
     """
-    del rotary_inv_freq_dtype
+    if rotary_inv_freq_dtype not in ("auto", "float32"):
+        # Protocols have the parameter: numbers of rounded and of exact frequencies would be one series.
+        raise InvalidRequest(
+            f"rotary_inv_freq_dtype is {rotary_inv_freq_dtype}, and the package transformers computes rotary "
+            "frequencies in float32; leave rotary_inv_freq_dtype out, or give a model of a family"
+        )
     path = Path(path)
     if dtype not in DTYPES:
         raise UnknownName.among("dtype", dtype, DTYPES)

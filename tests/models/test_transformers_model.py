@@ -93,10 +93,10 @@ def write(kind: str, folder: Path, fields: dict[str, Any]) -> Any:
     return model
 
 
-def load(folder: Path, dtype: str = "float32") -> LanguageModel:
+def load(folder: Path, dtype: str = "float32", rotary: str = "auto") -> LanguageModel:
     reference = CheckpointRef(str(folder), model={"family": "transformers"}, label="step 1")
     context = ShardContext(reference, Settings(device="cpu", threads=1), lambda done: None)
-    return context.model(dtype=dtype, rotary_inv_freq_dtype="auto")
+    return context.model(dtype=dtype, rotary_inv_freq_dtype=rotary)
 
 
 @pytest.fixture
@@ -236,6 +236,13 @@ def test_what_only_the_transformer_has_is_refused(gpt2: Path) -> None:
         ShardContext(virtual, Settings(device="cpu", threads=1), lambda done: None).model(
             dtype="float32", rotary_inv_freq_dtype="auto"
         )
+
+
+def test_rounded_frequencies_are_refused(gpt2: Path) -> None:
+    """The protocol would say that they are rounded."""
+    load(gpt2, rotary="float32")
+    with pytest.raises(InvalidRequest, match="leave rotary_inv_freq_dtype out"):
+        load(gpt2, rotary="bfloat16")
 
 
 def test_sizes_beyond_the_file_are_refused_before_memory_is_taken(gpt2: Path) -> None:
