@@ -297,11 +297,11 @@ def strip_prefixes(tensors: Iterable[tuple[object, Tensor]], path: Path) -> dict
     return stripped
 
 
-def _strip(key: str, prefixes: Iterable[str]) -> str:
-    for prefix in prefixes:
-        if key.startswith(prefix):
-            return _strip(key[len(prefix) :], prefixes)
-    return key
+def _strip(key: str, prefixes: tuple[str, ...]) -> str:
+    start = 0  # a loop, because a hostile name may repeat a prefix more often than functions may call themselves
+    while prefix := next((prefix for prefix in prefixes if key.startswith(prefix, start)), ""):
+        start += len(prefix)
+    return key[start:]
 
 
 # from a file's tensors to a module's

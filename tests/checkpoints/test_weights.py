@@ -121,6 +121,11 @@ def test_prefixes_in_any_order(tensors: dict[str, Tensor], tmp_path: Path, prefi
     assert same(read_weights(tmp_path / "x.pt").tensors, tensors)
 
 
+def test_a_prefix_may_be_repeated_often(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save({f"{'model.' * 5_000}{name}": tensor for name, tensor in tensors.items()}, tmp_path / "x.pt")
+    assert read_weights(tmp_path / "x.pt").tensors.keys() == tensors.keys()
+
+
 def test_prefixes_that_hide_two_models(tensors: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(tensors | {"module.norm.weight": tensors["norm.weight"]}, tmp_path / "x.pt")
     with pytest.raises(CheckpointMismatch, match=r"both norm\.weight and module\.norm\.weight"):
