@@ -7,6 +7,7 @@ with the name of another family.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import cast
 
@@ -39,6 +40,20 @@ SWITCHES: dict[str, object] = {
 def family_of(config: ModelConfig) -> Family:
     """Return the family of a configuration. Raises UnknownName if it is not installed."""
     return _family(config.family)
+
+
+def computed_by(config: ModelConfig) -> dict[str, str]:
+    """Return the version of the package transformers if the package computes the model; empty for other models.
+
+    The same checkpoint may have other numbers with another version, so answers and values that are kept for later
+    evaluations are kept with the version.
+    """
+    if config.family != TRANSFORMERS:
+        return {}
+    try:
+        return {"transformers": metadata.version("transformers")}
+    except metadata.PackageNotFoundError:  # loading the model fails, by an error that names the package
+        return {"transformers": ""}
 
 
 def read_model_spec(model: str | Mapping[str, object], base: Path | None = None) -> dict[str, object]:

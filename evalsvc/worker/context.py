@@ -20,6 +20,7 @@ from evalsvc.data.images import ImageSource, read_images
 from evalsvc.decoders import ImageDecoder, load_decoder
 from evalsvc.decoders.config import DEFAULT_FILES
 from evalsvc.errors import EvalsvcError
+from evalsvc.families.reading import computed_by
 from evalsvc.features import FeatureExtractor, load_extractor
 from evalsvc.features.digit_classifier import DigitClassifier, load_classifier
 from evalsvc.files.kept import KeptFiles, KeptFolder
@@ -92,6 +93,7 @@ class ShardContext(Context):
         self.dtype = dtype
         model = _models.get(self.checkpoint, dtype, self.device, rotary_inv_freq_dtype, self._companion)
         self._frequencies = model.saved_inv_freq
+        self.provenance |= computed_by(model.config)
         return model
 
     def rotary(self) -> Mapping[str, str]:

@@ -10,6 +10,7 @@ from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.checkpoints.remote.fetch import fetched
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, first_few
+from evalsvc.families.reading import computed_by
 from evalsvc.messages import PlanResult, ShardResult
 from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.documents.results import ResultDocument, ResultFile, TaskOrigin
@@ -149,10 +150,11 @@ def _has_weights(measured: ResultFile, task: str, inputs: Inputs) -> bool:
 
 
 def _weights_of(context: ShardContext, whose: str) -> dict[str, object]:
-    layout = context.layout()
+    layout, config = context.layout(), context.model_config()
     return {
         f"{whose}checkpoint": context.digest(),
-        f"{whose}model": context.model_config().model_dump(mode="json"),
+        f"{whose}model": config.model_dump(mode="json"),
+        **{f"{whose}{package}": version for package, version in computed_by(config).items()},
         f"{whose}layout": layout.digest,
         # The layout's digest is without it, and only the protocols of the results have it.
         **({} if layout.text.bos is None else {f"{whose}bos": layout.text.bos}),

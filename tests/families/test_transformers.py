@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from evalsvc.errors import EvalsvcError, InvalidModelConfig, MissingPackage, UnsupportedModel
-from evalsvc.families.reading import family_of, find_model_config, read_model_spec, resolve_config
+from evalsvc.families.reading import computed_by, family_of, find_model_config, read_model_spec, resolve_config
 from evalsvc.spec import catalog
 
 GPT2: dict[str, Any] = {
@@ -50,6 +50,13 @@ def test_a_model_type_without_a_family(tmp_path: Path) -> None:
 def test_sizes_may_be_larger_than_counts(tmp_path: Path) -> None:
     large = {"vocab_size": 262_144, "n_positions": 10_485_760, "rope_theta": 10_000_000, "eos_token_id": [262_143]}
     assert resolve_config("transformers", write(tmp_path, {**GPT2, **large})).seq_len == 10_485_760
+
+
+def test_what_is_kept_is_kept_with_the_version_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers of one version of the package are not answers of another."""
+    monkeypatch.setattr("importlib.metadata.version", lambda package: "5.1.0")
+    assert computed_by(resolve_config("transformers", write(tmp_path, GPT2))) == {"transformers": "5.1.0"}
+    assert computed_by(resolve_config("open_lm_11m", tmp_path)) == {}
 
 
 def test_a_family_may_be_run_by_transformers_too(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from lm_eval.api.instance import Instance
 
 from evalsvc import __version__
 from evalsvc.errors import NonFinite
+from evalsvc.families.reading import computed_by
 from evalsvc.language.benchmarks import Loaded, LoadOptions, load_benchmarks
 from evalsvc.language.definitions import Rules
 from evalsvc.language.encoding import TextEncoding
@@ -140,10 +141,12 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
 
     def _kept_under(self, context: Context, encoding: TextEncoding) -> dict[str, object]:
         """Return everything that an answer depends on in addition to the question."""
+        config = context.model_config()
         return {
             "evalsvc": __version__,
+            **computed_by(config),
             "checkpoint": context.digest(),
-            "model": context.model_config().model_dump(mode="json"),
+            "model": config.model_dump(mode="json"),
             "encoding": asdict(encoding.identity),
             **self.protocol(context.rotary()),
         }
