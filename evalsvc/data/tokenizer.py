@@ -48,9 +48,11 @@ class TextTokenizer:
     """Id of the token that ends a text; None where the tokenizer has none of the usual names."""
     _tokenizer: Any
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, bos: int | None = None) -> list[int]:
+        """Return the ids of a text, with `bos` first. A text that begins with `bos` gets no second, as in HFLM."""
         with translated(self.path):
-            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+            ids = list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Return the text of ids; `skip_special` leaves out the tokenizer's special tokens."""

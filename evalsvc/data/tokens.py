@@ -202,7 +202,7 @@ class TextEncoder:
         if self._opened is None:
             self._opened = read_tokenizer(self._tokenizer, self._allow)
             self.bos = self._opened.beginning(self._wanted)
-        return [*([] if self.bos is None else [self.bos]), *self._opened.encode(text)]
+        return self._opened.encode(text, self.bos)
 
 
 def _read_jsonl(path: Path, encode: TextEncoder, allow: Allow) -> Iterator[Record]:

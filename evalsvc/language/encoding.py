@@ -128,9 +128,8 @@ class TextEncoding:
         return EncodingIdentity(self.tokenizer.digest, self.bos, self.end, self.max_length, self.layout.digest)
 
     def encode(self, text: str) -> list[int]:
-        """Return ids of the tokenizer with `bos` first. A text that begins with `bos` gets no second, as in HFLM."""
-        ids = self.tokenizer.encode(text)
-        return ids if self.bos is None or ids[:1] == [self.bos] else [self.bos, *ids]
+        """Return ids of the tokenizer with `bos` first, see `TextTokenizer.encode`."""
+        return self.tokenizer.encode(text, self.bos)
 
     def encode_all(self, instances: Sequence[Instance]) -> Iterator[Scored | Prompted]:
         """Yield every request of `instances`, encoded.

@@ -89,6 +89,13 @@ def test_a_post_processor_adds_nothing_and_what_it_would_add_is_known(
     assert tokenizer.added_before == before
 
 
+def test_a_text_that_has_its_beginning_gets_no_second() -> None:
+    """As in HFLM; in benchmarks, prompts, captions and records alike."""
+    ids = TOKENIZER.encode("a zebra")
+    assert TOKENIZER.encode("a zebra", bos=4) == [4, *ids]
+    assert TOKENIZER.encode("a zebra", bos=ids[0]) == ids
+
+
 def test_who_decides_on_the_beginning_of_a_text(tmp_path: Path) -> None:
     """A model that was trained with a first token is far off without it, and nothing in its numbers says so."""
     tokenizer = read_tokenizer(adding(tmp_path / "tokenizer.json", {"SpecialToken": BEGIN}, TEXT))

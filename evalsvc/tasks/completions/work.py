@@ -146,8 +146,7 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
                 f"0…{tokenizer.size - 1}"
             )
         bos = self.bos(context, tokenizer)
-        prefix = [] if bos is None else [bos]
-        prompts = [[*prefix, *tokenizer.encode(prompt)] for prompt in self.task.prompts]
+        prompts = [tokenizer.encode(prompt, bos) for prompt in self.task.prompts]
         if [] in prompts:
             raise InvalidData(
                 f"prompt {prompts.index([]) + 1} is empty, and a model needs at least one id; set `bos`, or write "
