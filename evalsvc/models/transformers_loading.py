@@ -242,16 +242,22 @@ def _filled(path: Path, empty: PreTrainedModel, tensors: dict[str, Tensor], dtyp
             dtype=dtype,
             attn_implementation=empty.config._attn_implementation,
             local_files_only=True,
+            # Without it, the package raises an error that does not name the tensors. They are refused below.
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # each model converts its weights in its own way
+        # The package's message would quote the file, or refer to a report that is suppressed here.
         raise CheckpointMismatch(
-            f"{path} does not match its config.json ({reason}); correct the sizes in config.json"
+            f"{path} does not match its config.json: transformers {transformers.__version__} cannot fill the model "
+            f"with the weights ({type(error).__name__}); correct config.json, or save the model with `save_pretrained`"
         ) from None
     problems = listed("missing", sorted(info["missing_keys"]))
     problems += listed("unexpected", sorted(info["unexpected_keys"]))
-    problems += listed("wrongly shaped", sorted(str(key) for key in info["mismatched_keys"]))
+    wrong = (f"{name} {list(shape)} instead of {list(wanted)}" for name, shape, wanted in info["mismatched_keys"])
+    problems += listed("wrongly shaped", sorted(wrong))
     if problems:
         raise CheckpointMismatch(
             f"{path} does not match its config.json: {'; '.join(problems)}; correct config.json, or save the model "
