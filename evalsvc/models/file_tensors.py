@@ -63,8 +63,7 @@ def matched(path: Path, config: ModelConfig, weights: Weights, model: nn.Module)
     # Compare values last: comparing reads the data, which is worthwhile only when all shapes are right.
     problems = problems or listed("saved under two names with different values", _unequal(pairs))
     if problems:
-        table = sources[TABLE].names[0]
-        raise CheckpointMismatch(_mismatch(path, config, weights, problems, table))
+        raise CheckpointMismatch(_mismatch(path, config, weights, problems, sources[TABLE]))
     return {each: Stored(tuple(tensors[name] for name in source.names), source) for each, source in sources.items()}
 
 
@@ -142,6 +141,7 @@ def _unequal(pairs: Iterable[tuple[str, Tensor, Tensor]]) -> list[str]:
         for names, first, second in pairs
         if first.shape != second.shape
         or first.dtype != second.dtype
+        or not is_plain(second)  # a sparse tensor of the same shape cannot be compared
         or not torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)
     ]
 
@@ -149,13 +149,13 @@ def _unequal(pairs: Iterable[tuple[str, Tensor, Tensor]]) -> list[str]:
 # what a mismatch says
 
 
-def _mismatch(path: Path, config: ModelConfig, weights: Weights, problems: list[str], table: str) -> str:
+def _mismatch(path: Path, config: ModelConfig, weights: Weights, problems: list[str], table: Source) -> str:
     given = f"hidden_dim {config.hidden_dim}, n_layers {config.n_layers}, vocab_size {config.vocab_size}"
     parts = [f"{path} ({weights.format}) does not match the model configuration ({given})", *problems]
     shape = _shape_of(weights.tensors, table)
     if not shape:
         kind = "an open_lm" if config.family == OPEN_LM else f"a {config.family}"
-        parts.append(f"the file holds no {table} [vocab_size, hidden_dim]: it is not {kind} model")
+        parts.append(f"the file holds no {table.names[0]} [vocab_size, hidden_dim]: it is not {kind} model")
         return "; ".join(parts)
     parts.append("the file holds " + ", ".join(f"{key} {value}" for key, value in shape.items()))
     if shape["vocab_size"] != config.vocab_size:
@@ -166,9 +166,10 @@ def _mismatch(path: Path, config: ModelConfig, weights: Weights, problems: list[
     return "; ".join(parts)
 
 
-def _shape_of(tensors: Mapping[str, Tensor], table: str) -> dict[str, int]:
-    """Return hidden_dim, n_layers, vocab_size, and head_dim where known; empty if the table is missing."""
-    rows = tensors.get(table, tensors.get("output.weight"))
+def _shape_of(tensors: Mapping[str, Tensor], table: Source) -> dict[str, int]:
+    """Return hidden_dim, n_layers, vocab_size, and head_dim where known; empty if the file has no table of ids."""
+    names = (*table.names, *table.aliases, "output.weight")
+    rows = next((tensors[name] for name in names if name in tensors), None)
     if rows is None or rows.dim() != 2:
         return {}
     indices = {key.partition("layers.")[2].partition(".")[0] for key in tensors if "layers." in key}

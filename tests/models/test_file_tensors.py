@@ -106,6 +106,23 @@ def test_what_does_not_fit(name: str, change: Change, message: str, tmp_path: Pa
     assert message in mismatch(tmp_path)
 
 
+def test_a_tied_table_under_the_name_of_the_head_is_measured(tmp_path: Path) -> None:
+    write_ours("llama-3", tmp_path)
+    rewrite(tmp_path, lambda t: t.update({"lm_head.weight": t.pop("embed_tokens.weight"), "x": torch.ones(1)}))
+    assert "1 unexpected: x" in mismatch(tmp_path)
+    assert "it is not a llama model" not in mismatch(tmp_path)
+
+
+def test_a_sparse_twin_of_a_tied_table_is_refused(tmp_path: Path) -> None:
+    """Comparing it would fail in torch."""
+    write_ours("llama-3", tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    table = tensors["embed_tokens.weight"]
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({**tensors, "lm_head.weight": table.to_sparse()}, tmp_path / "pytorch_model.bin")
+    assert "saved under two names with different values: embed_tokens.weight and lm_head.weight" in mismatch(tmp_path)
+
+
 @pytest.mark.parametrize(("rows", "relation"), [(90, "smaller"), (112, "larger")])
 def test_a_widened_table_whose_configuration_was_not(rows: int, relation: str, tmp_path: Path) -> None:
     write_ours("llama", tmp_path)
