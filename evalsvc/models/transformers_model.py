@@ -13,6 +13,7 @@ from inspect import signature
 from types import SimpleNamespace
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -119,9 +120,11 @@ class TransformersModel(LanguageModel):
             rows = [torch.tensor(path) for path in paths[start:stop]]
             nodes = pad_sequence(rows, batch_first=True, padding_value=-1)  # [B, T]
             ids = torch.from_numpy(trie.ids)[nodes.clamp(min=0)]
-            computed = self.hidden(ids.to(self.device))
-            due = nodes >= batch.start
-            hidden[(nodes[due] - batch.start).to(self.device)] = computed[due.to(self.device)]
+            computed = self.hidden(ids.to(self.device)).flatten(0, 1)
+            # A shared node is computed in several rows, which differ by rounding: the first is taken, not any.
+            places, first = (torch.from_numpy(part) for part in np.unique(nodes.flatten().numpy(), return_index=True))
+            due = places >= batch.start
+            hidden[(places[due] - batch.start).to(self.device)] = computed[first[due].to(self.device)]
         return hidden
 
     def read_prompts(self, prompts: Sequence[tuple[int, ...]], capacity: int) -> tuple[Tensor, FilledCache]:
