@@ -36,7 +36,7 @@ class OpenLM(Family):
         return {name: Source((name,), aliases=(other,)) for name, other in twins.items()}
 
 
-OPEN_LM = OpenLM()
+OPEN_LM_FAMILY = OpenLM()
 
 
 # registered models

@@ -31,7 +31,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "llama": "evalsvc.families.llama:LLAMA",
         "mistral": "evalsvc.families.llama:MISTRAL",
         "olmo2": "evalsvc.families.olmo2:OLMO2",
-        "open_lm": "evalsvc.families.open_lm:OPEN_LM",
+        "open_lm": "evalsvc.families.open_lm:OPEN_LM_FAMILY",
         "qwen2": "evalsvc.families.qwen:QWEN2",
         "qwen3": "evalsvc.families.qwen:QWEN3",
         "transformers": "evalsvc.families.transformers:TRANSFORMERS_FAMILY",
