@@ -33,12 +33,12 @@ EVERY = 25
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the training goes on."""
+    """Parameters of the training."""
 
     kept: Sequence[int] = (0, 10, 20, 50, 100, 200)
-    """Steps of the checkpoints; the last one ends the training."""
+    """Steps at which checkpoints are written; the last step ends the training."""
     batch: int = 4
-    """Captioned digits a step."""
+    """Number of captioned digits in a step."""
     rate: float = 5e-4
     """Learning rate after the warm-up; constant, so that a checkpoint does not depend on the number of steps."""
     warmup: int = 10
@@ -53,11 +53,11 @@ class Recipe:
 
 @dataclass
 class Record:
-    """What a training has done so far, as the file `training.json` has it."""
+    """Progress of a training, in the file `training.json`."""
 
     step: int = 0
     seconds: float = 0.0
-    """Of the steps alone, without saving."""
+    """Seconds of all steps, without the time of saving."""
     threads: int = 0
     losses: list[float] = field(default_factory=list)
     """Mean loss of each step, in nats a token."""
@@ -85,7 +85,7 @@ def checkpoint_folder(work: Path, step: int) -> Path:
 
 
 def train(model_folder: Path, work: Path, recipe: Recipe) -> Record:
-    """Train up to the last step of `recipe.kept`, from where an interrupted training has stopped."""
+    """Train up to the last step of `recipe.kept`, starting where an interrupted training stopped."""
     known = work / "training.json"
     record = Record(**json.loads(known.read_text())) if known.exists() else Record()
     if record.step == recipe.kept[-1] and all(checkpoint_folder(work, step).exists() for step in recipe.kept):
@@ -185,7 +185,7 @@ def _optimizer(model: LlamaForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
 def _batch(layout: VocabularyLayout, pairs: Sequence[Pair], step: int, recipe: Recipe) -> tuple[Tensor, Tensor]:
     """Return the ids and the targets of a step, [batch, T] each.
 
-    Pairs come in a new order each time round. Padding is on the right, where no real token sees it.
+    All pairs are used once, in random order, before any is used again. No token attends to the padding on the right.
     """
     places = range(step * recipe.batch, (step + 1) * recipe.batch)
     sequences = [layout.sequence(*pairs[_pair_at(place, len(pairs), recipe.seed)]).ids for place in places]

@@ -28,7 +28,7 @@ TITLES = {
 }
 """Rows after those of the benchmarks, and what they show."""
 RATIOS = {"forgetting/text_retained", "forgetting/text_retained_within"}
-"""Metrics in the unit of a share that are none."""
+"""Metrics whose unit is that of a share, and whose values may be below 0 or above 1."""
 CHARTS = ("arc_easy/acc", "cloze/acc", "forgetting/text_retained", "forgetting/kl", "pairs/image")
 
 
@@ -59,7 +59,7 @@ class Table:
     values: Mapping[str, Mapping[int, Value]]
     units: Mapping[str, str]
     chance: Mapping[str, float]
-    """By metric, where a model that knows nothing has a value."""
+    """Value of a model that knows nothing, by metric, for the metrics that have such a value."""
     completions: Mapping[str, Mapping[int, str]]
 
     def has(self, metric: str) -> bool:
@@ -67,11 +67,11 @@ class Table:
 
     def to_json(self) -> dict[str, Any]:
         values = {
-            metric: {str(step): value.to_json() for step, value in found.items()}
-            for metric, found in self.values.items()
+            metric: {str(step): value.to_json() for step, value in by_step.items()}
+            for metric, by_step in self.values.items()
         }
         completions = {
-            prompt: {str(step): text for step, text in found.items()} for prompt, found in self.completions.items()
+            prompt: {str(step): text for step, text in by_step.items()} for prompt, by_step in self.completions.items()
         }
         about = {"level": LEVEL, "units": dict(self.units), "chance": dict(self.chance)}
         return {**about, "values": values, "completions": completions}
@@ -89,8 +89,8 @@ class Table:
     def _title(self, metric: str) -> str:
         first, _, second = metric.partition("/")
         title = TITLES.get(metric) or f"{first}, {OF_BENCHMARK[second]}"
-        found = {value.n for value in self.values[metric].values() if value.n is not None}
-        notes = [f"n = {found.pop():,}"] if len(found) == 1 else []
+        sizes = {value.n for value in self.values[metric].values() if value.n is not None}
+        notes = [f"n = {sizes.pop():,}"] if len(sizes) == 1 else []
         if metric in self.chance and metric not in TITLES:
             notes.append(f"chance {self.chance[metric]:.2f}")
         return f"{title} (`{metric}`{''.join(f'; {note}' for note in notes)})"
@@ -107,13 +107,13 @@ class Table:
 def read_table(client: Client, run: str, benchmarks: Sequence[str]) -> Table:
     """Read the table from the service."""
     metrics = [f"{name}/{metric}" for name in benchmarks for metric in OF_BENCHMARK] + list(TITLES)
-    series = {one.metric: one for one in client.history(run).series}
-    found = {metric: series[metric] for metric in metrics if metric in series}
+    by_metric = {series.metric: series for series in client.history(run).series}
+    shown = {metric: by_metric[metric] for metric in metrics if metric in by_metric}
     return Table(
-        steps=sorted({step for one in found.values() for step in one.x}),
-        values={metric: _values(one) for metric, one in found.items()},
-        units={metric: one.unit for metric, one in found.items()},
-        chance={metric: one.baseline for metric, one in found.items() if isinstance(one.baseline, float)},
+        steps=sorted({step for series in shown.values() for step in series.x}),
+        values={metric: _values(series) for metric, series in shown.items()},
+        units={metric: series.unit for metric, series in shown.items()},
+        chance={metric: series.baseline for metric, series in shown.items() if isinstance(series.baseline, float)},
         completions=_completions(client, run),
     )
 
@@ -136,18 +136,18 @@ def _interval(series: ValueSeries, ratio: Ratio) -> Interval | None:
 
 
 def _completions(client: Client, run: str) -> dict[str, dict[int, str]]:
-    found: dict[str, dict[int, str]] = {}
+    by_prompt: dict[str, dict[int, str]] = {}
     for step in client.completions(run):
         for item in (read(Completion, row) for row in step.completions):
-            found.setdefault(item.prompt, {})[step.step] = item.text
-    return found
+            by_prompt.setdefault(item.prompt, {})[step.step] = item.text
+    return by_prompt
 
 
 def _short(number: float) -> str:
-    """Three digits, or two decimals of what is above 1."""
+    """Return a number with three decimals, or with two if its size is 1 or more."""
     return f"{number:.3f}" if abs(number) < 1 else f"{number:.2f}"
 
 
 def _one_line(text: str) -> str:
-    """The text in a cell: line ends shown, and no character that ends a cell or a code span."""
+    """Return a text for a cell: with visible line ends, and without characters that end a cell or a code span."""
     return text.replace("\n", "⏎").replace("|", "¦").replace("`", "ˋ")

@@ -49,21 +49,21 @@ BENCHMARKS = ("arc_easy", "piqa", "lambada_openai")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained and asked."""
+    """The training, and the questions to its checkpoints."""
 
     model: Path
     recipe: Recipe
     benchmarks: Sequence[Mapping[str, str]]
     include_path: Sequence[str]
     sample: int
-    """Questions of each benchmark."""
+    """Number of questions of each benchmark."""
     texts: int
-    """Passages of text, and captioned images."""
+    """Number of passages of text, and of captioned images."""
     max_tokens: int
-    """Of a completion."""
+    """Maximum number of tokens of a completion."""
 
     def suite(self, work: Path) -> dict[str, Any]:
-        """The suite that every checkpoint is evaluated with."""
+        """Return the suite that every checkpoint is evaluated with."""
         forgetting = {
             "kind": "forgetting",
             "benchmarks": list(self.benchmarks),
@@ -99,7 +99,7 @@ def write_data(work: Path) -> None:
 
 @contextmanager
 def started_service(folder: Path, threads: int | None) -> Iterator[Client]:
-    """A service on a free port with one worker on the CPU, whose data folder stays."""
+    """Start a service on a free port with one worker on the CPU, and stop it at the end; its data folder is kept."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "service.log"
     options = ["--port", "0", "--data-dir", str(folder), "--devices", "cpu"]
@@ -118,15 +118,15 @@ def started_service(folder: Path, threads: int | None) -> Iterator[Client]:
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + START_SECONDS
-    while not (found := re.search(r"listens on (https?://\S+)", log.read_text())):
+    while not (line := re.search(r"listens on (https?://\S+)", log.read_text())):
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(log.read_text()[-2000:])
         time.sleep(0.1)
-    return found[1]
+    return line[1]
 
 
 def evaluate(client: Client, plan: Plan, work: Path) -> None:
-    """Post every checkpoint, and wait. What is evaluated already is not evaluated again."""
+    """Post every checkpoint, and wait. Checkpoints that an earlier run has evaluated are not evaluated again."""
     client.put_suite(SUITE, plan.suite(work))
     posted = {}
     for step in plan.recipe.kept:
@@ -164,7 +164,7 @@ def run(plan: Plan, work: Path, threads: int | None) -> tuple[Record, Table]:
 
 
 def document(plan: Plan, record: Record, table: Table) -> dict[str, Any]:
-    """What `forgetting.json` and the last line hold."""
+    """Return the content of `forgetting.json` and of the last line."""
     training = {"seconds": record.seconds, "threads": record.threads, "losses": record.losses}
     recipe = asdict(plan.recipe)
     return {"machine": machine(), "recipe": recipe, "training": training, "sample": plan.sample, **table.to_json()}

@@ -23,5 +23,5 @@ def repeat_heads(model: LlamaForCausalLM) -> LlamaForCausalLM:
 
 
 def _repeated(weight: torch.Tensor, heads: int, times: int) -> torch.Tensor:
-    """The rows of each head, so many times in a row."""
+    """Return the rows of each head, repeated `times` times."""
     return weight.unflatten(0, (heads, -1)).repeat_interleave(times, dim=0).flatten(0, 1)

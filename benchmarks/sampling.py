@@ -39,11 +39,12 @@ from evalsvc.sampling.logits import draw
 from evalsvc.sampling.noise import stream_keys
 
 COMPARED_LENGTH = 32
-"""Codes an image whose likeliest choices are compared."""
+"""Number of codes per image whose likeliest values are compared."""
 EQUAL_SHARE = 0.9
-"""Of the likeliest codes, in float32: rounding may swap two that are nearly equal, and the rest of an image differs."""
+"""Smallest share of equal likeliest codes, in float32: after rounding has swapped two codes of nearly equal logits, the
+rest of the image differs too."""
 LIVE = (128, 512, 1_024)
-"""Positions whose cost is shown."""
+"""Numbers of live positions at which the cost of a step is shown."""
 
 
 @dataclass(frozen=True)
@@ -51,22 +52,24 @@ class Roofline:
     """The shortest time that the machine allows: memory at its bandwidth, or products at their rate."""
 
     weights: int
-    """That a step multiplies by: all but the tables, and the image rows of the head."""
+    """Number of weights that a step multiplies by: all but the tables, and the image rows of the head."""
     weight_bytes: int
     cache_bytes: int
-    """Of keys and values at one position of all images."""
+    """Bytes of keys and values at one position of all images."""
     attended: int
-    """Products of attention for one position of all images."""
+    """Number of multiplications of attention for one position of all images."""
     bandwidth: float
+    """Bytes per second that the machine reads."""
     rate: float
+    """Operations per second of a large matrix product."""
 
     def step(self, case: Case, live: int) -> float:
-        """Seconds of a step in which so many positions are live."""
+        """Return the seconds of a step in which `live` positions are attended to."""
         memory = (self.weight_bytes + self.cache_bytes * live) / self.bandwidth
         return max(memory, 2 * (case.batch * self.weights + self.attended * live) / self.rate)
 
     def whole(self, case: Case) -> float:
-        """Seconds of all steps of a batch."""
+        """Return the seconds of all steps of a batch."""
         return sum(self.step(case, PROMPT_LENGTH + position) for position in range(case.length))
 
 
@@ -85,7 +88,7 @@ def measure_roofline(case: Case, model: Transformer) -> Roofline:
 
 
 def draw_seconds(case: Case, path: str) -> float:
-    """What drawing a batch of codes from their logits costs, noise and all."""
+    """Return the seconds of drawing a batch of codes from their logits, with the noise."""
     logits = torch.randn(case.batch, len(case.image_ids), generator=torch.Generator().manual_seed(0))
     keys = stream_keys(0, [str(row) for row in range(case.batch)], torch.device("cpu"))
     compiled = path == "compiled"
@@ -113,7 +116,7 @@ def run_case(found: Contest, turns: int | None) -> dict[str, Any]:
 
 
 def compare(found: Contest) -> dict[str, float]:
-    """By peer, the share of likeliest codes that are ours; also the warm-up of all sides."""
+    """Return by peer the share of likeliest codes that equal ours. The call also warms up all sides."""
     case, (ours, *peers) = found.case, found.sides
     length = min(case.length, COMPARED_LENGTH)
 
@@ -146,7 +149,7 @@ def print_card(found: Contest) -> None:
 
 
 def cache_sizes(found: Contest) -> dict[str, int]:
-    """Bytes of keys and values at the end, by side of evalsvc."""
+    """Return the bytes of keys and values at the end, by side of evalsvc."""
     case = found.case
     length = PROMPT_LENGTH + case.length - 1
     return {name: cache_bytes(model.config, case.batch, length, case.dtype) for name, model in found.caches.items()}
@@ -221,7 +224,7 @@ def main() -> None:
 
 
 def by_peer(results: dict[str, dict[str, Any]], figure: str) -> dict[str, float]:
-    """A figure by case, and by case and peer where a case has several."""
+    """Return a figure by case, and by case and peer where a case has several peers."""
     return {
         name if len(result[figure]) == 1 else f"{name}, {peer}": value
         for name, result in results.items()

@@ -34,13 +34,13 @@ CODES = 64
 
 @dataclass(frozen=True)
 class Case:
-    """What is drawn."""
+    """The number of images and codes that are drawn, and their layout."""
 
     name: str
     dtype: torch.dtype
     batch: int
     length: int
-    """Codes of an image."""
+    """Number of codes of an image."""
     repetitions: int
     layout: VocabularyLayout
 
@@ -70,11 +70,11 @@ class Contest:
 
     case: Case
     model: Transformer
-    """Of the first side."""
+    """Model of the first side."""
     spec: SamplerSpec
     sides: dict[str, Draw]
     caches: dict[str, Transformer]
-    """By side of evalsvc, the model whose keys and values are counted."""
+    """Model whose keys and values are counted, by side of evalsvc."""
 
 
 @contextmanager
@@ -98,7 +98,7 @@ KINDS = {"fp32-32": (torch.float32, 32), "bf16-32": (torch.bfloat16, 32), "fp32-
 
 
 def random_contest(name: str, quick: bool) -> Contest:
-    """Random weights against Hugging Face's Llama with the same ones."""
+    """Build a contest of random weights against Hugging Face's Llama with the same weights."""
     dtype, batch = KINDS[name]
     shape = QUICK_SHAPE if quick else FULL_SHAPE
     case = (
@@ -118,7 +118,7 @@ def real_case(name: str, layout: VocabularyLayout, quick: bool) -> Case:
 
 
 def real_contest(name: str, folder: Path, work: Path, quick: bool) -> Contest:
-    """A widened real Llama against Hugging Face's static cache, and CTranslate2 where that is installed."""
+    """Build a contest of a widened Llama against Hugging Face's static cache, and CTranslate2 if installed."""
     widened = widen(folder, CODES, seed=0)
     case = real_case(name, widened.layout, quick)
     model = _ours(widened.model, widened.tokenizer, work / "widened")
@@ -133,7 +133,7 @@ def real_contest(name: str, folder: Path, work: Path, quick: bool) -> Contest:
 
 
 def grouped_contest(name: str, folder: Path, work: Path, quick: bool) -> Contest:
-    """A real Llama whose query heads share keys and values, against the same with a copy for every query head."""
+    """Build a contest of a Llama whose query heads share keys against one with a copy for every query head."""
     widened = widen(folder, CODES, seed=0)
     case = real_case(name, widened.layout, quick)
     grouped = _ours(widened.model, widened.tokenizer, work / "grouped")
@@ -158,5 +158,5 @@ NEED_MODEL: dict[str, Callable[[str, Path, Path, bool], Contest]] = {
 
 
 def case_names(folder: Path | None, quick: bool) -> Sequence[str]:
-    """The cases that can run with this folder."""
+    """Return the names of the cases that can run with this folder."""
     return [*KINDS, *NEED_MODEL] if quick or folder else list(KINDS)

@@ -17,12 +17,12 @@ from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, generate
 
 PROMPT_LENGTH = 32
 AROUND = 8
-"""Steps on either side whose median is the cost at a position."""
+"""Number of steps before and after a position whose median is the cost at the position."""
 
 
 @dataclass
 class Steps:
-    """Seconds between the steps of every turn of one side; none where a side does not tell."""
+    """Seconds between the steps of every turn of one side; empty where the side does not report its steps."""
 
     turns: list[list[float]] = field(default_factory=list)
 
@@ -30,19 +30,19 @@ class Steps:
         self.turns.append([later - earlier for earlier, later in pairwise(times)])
 
     def at(self, live: int) -> float | None:
-        """The median step in which so many positions were live; None where the case is shorter."""
+        """Return the median seconds of steps at about `live` live positions; None where the case is shorter."""
         place = live - PROMPT_LENGTH - 1
         near = [turn[max(0, place - AROUND) : place + AROUND] for turn in self.turns]
-        found = [step for steps in near for step in steps]
-        return statistics.median(found) if found else None
+        seconds = [step for steps in near for step in steps]
+        return statistics.median(seconds) if seconds else None
 
 
 Draw = Callable[[int, float, Steps], torch.Tensor]
-"""Draws so many codes an image at a temperature, and notes its steps: codes [images, length]."""
+"""Function that draws a number of codes per image at a temperature, and records its steps: codes [images, length]."""
 
 
 def ours(model: Transformer, prompts: Sequence[Prompt], spec: SamplerSpec) -> Draw:
-    """evalsvc's `generate`, in one batch."""
+    """Return the side of evalsvc: `generate`, in one batch."""
 
     def draw(length: int, temperature: float, steps: Steps) -> torch.Tensor:
         times: list[float] = []
@@ -56,7 +56,7 @@ def ours(model: Transformer, prompts: Sequence[Prompt], spec: SamplerSpec) -> Dr
 
 
 class ImageRowsOnly(LogitsProcessor):
-    """Takes the other rows out, so that both sides draw from one distribution; notes when it is called."""
+    """Processor that excludes all rows but the image rows, and records the time of every call."""
 
     def __init__(self, rows: int, image_ids: range) -> None:
         self.bias = only(rows, image_ids)
@@ -68,14 +68,14 @@ class ImageRowsOnly(LogitsProcessor):
 
 
 def only(rows: int, image_ids: range) -> torch.Tensor:
-    """What is added to the logits of all rows so that none but the image rows is drawn."""
+    """Return the bias on the logits of all rows with which only image rows are drawn."""
     bias = torch.full((rows,), float("-inf"))
     bias[image_ids.start : image_ids.stop] = 0
     return bias
 
 
 def hugging_face(model: LlamaForCausalLM, prompts: Sequence[Prompt], image_ids: range) -> Draw:
-    """Hugging Face's `generate` with its static cache."""
+    """Return the side of Hugging Face: `generate` with its static cache."""
     ids = torch.tensor([prompt.ids for prompt in prompts])
 
     def draw(length: int, temperature: float, steps: Steps) -> torch.Tensor:
@@ -100,9 +100,9 @@ def hugging_face(model: LlamaForCausalLM, prompts: Sequence[Prompt], image_ids: 
 
 
 def ctranslate2(folder: Path, work: Path, prompts: Sequence[Prompt], image_ids: range) -> Draw:
-    """CTranslate2's `Generator` on the Llama in `folder`, in float32, converted into `work`.
+    """Return the side of CTranslate2: its `Generator` on the Llama in `folder`, in float32, converted into `work`.
 
-    The head gets a bias that leaves the image rows alone. The time of single steps is not known.
+    A bias on the logits excludes all rows but the image rows. CTranslate2 does not report the time of single steps.
     """
     from ctranslate2 import Generator
     from ctranslate2.converters import TransformersConverter
@@ -121,9 +121,9 @@ def ctranslate2(folder: Path, work: Path, prompts: Sequence[Prompt], image_ids: 
 
     def draw(length: int, temperature: float, steps: Steps) -> torch.Tensor:
         sampling = {"sampling_topk": 0, "sampling_temperature": temperature} if temperature else {"sampling_topk": 1}
-        found = generator.generate_batch(
+        results = generator.generate_batch(
             tokens, min_length=length, max_length=length, beam_size=1, include_prompt_in_result=False, **sampling
         )
-        return torch.tensor([one.sequences_ids[0] for one in found]) - image_ids.start
+        return torch.tensor([result.sequences_ids[0] for result in results]) - image_ids.start
 
     return draw

@@ -34,21 +34,21 @@ QUICK = make_shape(64, 2, 4, 512)
 
 @dataclass(frozen=True)
 class Sides:
-    """Both sides, and the difference of two log-likelihoods up to which they agree."""
+    """Both sides, and the difference up to which two log-likelihoods agree."""
 
     ours: OpenLM
     theirs: HFLM
     tolerance: float = 1e-4
-    """In nats."""
+    """Largest difference of two log-likelihoods, in nats."""
     relative: float = 2.5e-7
-    """Of the log-likelihood, in addition: of hundreds of nats, float32 itself is not sure to 1e-4."""
+    """Allowed difference in addition, relative to the log-likelihood: float32 rounds hundreds of nats to about 1e-4."""
 
     @property
     def model(self) -> Transformer:
         return self.ours.model
 
     def card(self) -> str:
-        """The line about the model."""
+        """Return the line that describes the model."""
         config = self.model.config
         weights = sum(parameter.numel() for parameter in self.model.parameters())
         return (
@@ -58,7 +58,7 @@ class Sides:
 
 
 def random_sides(shape: Shape, tokenizer: Path) -> Sides:
-    """Random weights."""
+    """Return both sides with random weights."""
     model = build_ours(shape)
     encoding = TextEncoding(read_tokenizer(tokenizer), shape.layout, MAX_LENGTH)
     fast = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer), eos_token="<|endoftext|>")
@@ -66,7 +66,7 @@ def random_sides(shape: Shape, tokenizer: Path) -> Sides:
 
 
 def folder_sides(folder: Path) -> Sides:
-    """The Llama in a Hugging Face folder.
+    """Return both sides with the Llama in a Hugging Face folder.
 
     Rounding adds up over its 30 layers, so log-likelihoods may differ by more than those of the small models.
     """
@@ -79,7 +79,7 @@ def folder_sides(folder: Path) -> Sides:
 
 
 def stories_sides() -> Sides:
-    """A real model of 260 thousand weights."""
+    """Return both sides with a real model of 260 thousand weights."""
     ours = open_stories()
     config = ours.model.config
     shape = make_shape(config.hidden_dim, config.n_layers, config.n_heads, 512)
