@@ -120,13 +120,16 @@ class Training:
         return self.widened.model
 
     def resume(self) -> None:
-        """Take weights and moments from `state.pt`, where an interrupted training left one."""
-        if self.record.step:
-            state = torch.load(self.work / "state.pt", weights_only=True)
-            if state["step"] != self.record.step:
-                raise SystemExit(f"state.pt is of step {state['step']}, training.json of another; remove {self.work}")
+        """Take weights, moments and progress from `state.pt`, where an interrupted training left one."""
+        path = self.work / "state.pt"
+        if path.exists():
+            # The progress is in the same file: training.json may be older if the training was interrupted in between.
+            state = torch.load(path, weights_only=True)
+            self.record = Record(**state["record"])
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+        elif self.record.step:
+            raise SystemExit(f"{path} is missing, and training.json is of step {self.record.step}; remove {self.work}")
 
     def run(self) -> None:
         self.model.train()
@@ -165,7 +168,7 @@ class Training:
     def _write_state(self) -> None:
         part = self.work / "state.part"
         content = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        torch.save({"step": self.record.step, **content}, part)
+        torch.save({"record": vars(self.record), **content}, part)
         part.replace(self.work / "state.pt")
         self._write_record()
 
