@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Fields = TypeVar("Fields", bound=BaseModel)
 
+OTHERWISE = "give `transformers` as the model: that package may compute it, slower"
+"""Advice for a model that the Transformer does not compute, as the end of a message."""
+
 
 @dataclass(frozen=True)
 class Source:

@@ -41,7 +41,9 @@ class GemmaFields(HuggingFaceFields):
         """Refuse attention to later tokens too."""
         super().refuse_unknown_parts()
         if self.use_bidirectional_attention:
-            raise UnsupportedModel("use_bidirectional_attention is set; evalsvc computes causal attention only")
+            raise UnsupportedModel(
+                "use_bidirectional_attention is set; evalsvc computes causal attention only: evaluate a causal model"
+            )
 
 
 GEMMA = LlamaNamed("gemma", GemmaFields)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from evalsvc.errors import UnsupportedModel
-from evalsvc.families.family import Family, Source
+from evalsvc.families.family import OTHERWISE, Family, Source
 from evalsvc.families.hugging_face import HuggingFaceFields, read_fields
 from evalsvc.spec.model_config import ModelConfig
 
@@ -32,7 +32,9 @@ class GPTNeoXFields(HuggingFaceFields):
     def switches(self) -> dict[str, Any]:
         """Replace what is not as in Llama: norms, feed-forward layer and residual."""
         if self.num_key_value_heads not in (None, self.num_attention_heads):
-            raise UnsupportedModel("num_key_value_heads is not num_attention_heads; gpt_neox has no grouped heads")
+            raise UnsupportedModel(
+                f"num_key_value_heads is not num_attention_heads; gpt_neox has no grouped heads; {OTHERWISE}"
+            )
         return super().switches() | {
             "n_kv_heads": None,
             "head_size": None,
@@ -46,7 +48,7 @@ class GPTNeoXFields(HuggingFaceFields):
         }
 
     def rotary_switches(self, length: int) -> dict[str, Any]:
-        """Return the switches with the share of the heads that is turned, by the fields' own names."""
+        """Return the switches with the rotated share of each head, from the fields that only this family has."""
         parameters = {
             "rope_theta": self.rotary_emb_base,
             "partial_rotary_factor": self.rotary_pct,

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from evalsvc.errors import InvalidModelConfig, UnsupportedModel, show_name
-from evalsvc.families.family import Family, Source, validated
+from evalsvc.families.family import OTHERWISE, Family, Source, validated
 from evalsvc.families.rotary_fields import RotaryFields
 from evalsvc.spec.model_config import Activation, ModelConfig
 
@@ -82,7 +82,7 @@ class HuggingFaceFields(RotaryFields):
         """Return the activation by this project's name. Raises UnsupportedModel."""
         if self.hidden_act not in ACTIVATIONS:
             raise UnsupportedModel(
-                f"hidden_act is {show_name(self.hidden_act)}; evalsvc computes {', '.join(ACTIVATIONS)}"
+                f"hidden_act is {show_name(self.hidden_act)}; evalsvc computes {', '.join(ACTIVATIONS)}; {OTHERWISE}"
             )
         return ACTIVATIONS[self.hidden_act]
 
@@ -99,7 +99,7 @@ class HuggingFaceFields(RotaryFields):
         if others:
             raise UnsupportedModel(
                 f"layer_types has {show_name(others[0])}; evalsvc computes full attention, and sliding_attention "
-                "within its window"
+                f"within its window; {OTHERWISE}"
             )
 
 

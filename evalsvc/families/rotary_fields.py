@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from evalsvc.errors import InvalidModelConfig, UnsupportedModel, show_name
+from evalsvc.families.family import OTHERWISE
 
 SCALINGS = ("default", "linear", "llama3")
 """Types of scaling that the Transformer computes."""
@@ -30,12 +31,14 @@ class RotaryFields(BaseModel):
         """Return the switches of `ModelConfig` for the rotary positions of a model of sequences of `length` tokens.
 
         Raises:
-            UnsupportedModel: the frequencies are scaled in another way, by layer, or turn a part of the heads only.
+            UnsupportedModel: the frequencies are scaled in another way or by layer, or rotate a part of each head only.
             InvalidModelConfig: a number of the scaling is missing or no number, or the two spellings contradict.
         """
         parameters = self.rotary_parameters()
         if self.share(parameters) != 1:
-            raise UnsupportedModel("partial_rotary_factor is not 1; only gpt_neox models turn a part of a head")
+            raise UnsupportedModel(
+                f"partial_rotary_factor is not 1; evalsvc rotates a part of each head only for gpt_neox; {OTHERWISE}"
+            )
         return self.frequency_switches(parameters, length)
 
     def frequency_switches(self, parameters: Mapping[str, Any], length: int) -> dict[str, Any]:
@@ -45,7 +48,7 @@ class RotaryFields(BaseModel):
         if kind not in SCALINGS:
             raise UnsupportedModel(
                 f"the rotary frequencies have the rope_type {show_name(str(kind))}; evalsvc computes "
-                f"{', '.join(SCALINGS)}"
+                f"{', '.join(SCALINGS)}; {OTHERWISE}"
             )
         if kind == "default":
             return {"rotary_base": base}
@@ -63,11 +66,13 @@ class RotaryFields(BaseModel):
             raise InvalidModelConfig("rope_scaling and rope_parameters differ; keep the one that the model has")
         parameters = older or newer or {}
         if any(isinstance(value, Mapping) for value in parameters.values()):
-            raise UnsupportedModel("the rotary frequencies differ by kind of layer; evalsvc turns all layers alike")
+            raise UnsupportedModel(
+                f"the rotary frequencies differ by kind of layer; evalsvc has one set for all layers; {OTHERWISE}"
+            )
         return parameters
 
     def share(self, parameters: Mapping[str, Any]) -> float:
-        """Return the share of each head that is turned."""
+        """Return the share of each head's dimensions that is rotated."""
         return _number(parameters, "partial_rotary_factor", self.partial_rotary_factor)
 
 

@@ -107,7 +107,7 @@ def test_both_spellings_of_the_rotary_positions() -> None:
         ({"rope_scaling": {"type": "linear", "factor": 10**40}}, InvalidModelConfig, "not finite or too large"),
         ({"rope_scaling": {"type": "linear", "factor": -1.0}}, InvalidModelConfig, "rotary_scaling"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, UnsupportedModel, "differ by kind of layer"),
-        ({"partial_rotary_factor": 0.5}, UnsupportedModel, "only gpt_neox models turn a part of a head"),
+        ({"partial_rotary_factor": 0.5}, UnsupportedModel, "rotates a part of each head only for gpt_neox"),
         ({"rope_theta": 0.5}, InvalidModelConfig, "rotary_base"),
         (
             {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_theta": 5.0}},
