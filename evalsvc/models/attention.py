@@ -40,8 +40,8 @@ def grouped_attention(
 ) -> Tensor:  # [B, H, T, head_dim]
     """Compute torch's scaled dot-product attention, where each head of keys serves H / KV heads of queries.
 
-    The keys and values are not repeated in memory. A single query of each head is attended to as one of several
-    queries of the shared head, which reads the keys once for all of them.
+    A single query of each head is attended to as one of several queries of the shared head, which reads the keys once
+    for all of them. Several queries of each head read shared keys if a fused kernel can, or else repeated keys.
     """
     shape, shared = queries.shape, keys.shape[1]
     if shape[1] == shared:
@@ -49,9 +49,23 @@ def grouped_attention(
     if shape[2] == 1:
         queries = queries.reshape(shape[0], shared, -1, shape[3])
         return functional.scaled_dot_product_attention(queries, keys, values, attn_mask=bias).reshape(shape)
+    shares = reads_shared_keys(queries, bias)
+    if not shares:
+        keys, values = (part.repeat_interleave(shape[1] // shared, dim=1) for part in (keys, values))
     return functional.scaled_dot_product_attention(
-        queries, keys, values, attn_mask=bias, is_causal=causal, enable_gqa=True
+        queries, keys, values, attn_mask=bias, is_causal=causal, enable_gqa=shares
     )
+
+
+def reads_shared_keys(queries: Tensor, bias: Tensor | None) -> bool:
+    """Return whether torch has a fused kernel for several queries of heads that share keys.
+
+    On CUDA that is only flash attention, for half precision, no bias, and heads of up to 256 dimensions. In all other
+    cases `enable_gqa` selects torch's unfused kernel, which repeats the keys and holds the scores of all pairs.
+    """
+    if queries.device.type != "cuda":
+        return True
+    return bias is None and queries.dtype in (torch.float16, torch.bfloat16) and queries.shape[-1] <= 256
 
 
 def attention_bias(
