@@ -36,7 +36,7 @@ class Asset:
     """Conversion of the downloaded file: FID's network to safetensors, or a language model in a GGUF file to a Hugging
     Face folder; None if the file is kept unchanged."""
     tensors: str = ""
-    """Digest of the converted tensors (`weights.tensor_digest`), which does not depend on the file format."""
+    """Digest of the converted tensors (`tensors.tensor_digest`), which does not depend on the file format."""
     parts: tuple[tuple[Source, ...], ...] = ()
     """Addresses of each file of a downloaded folder, in the order in which they are tried; such a folder has no
     `sources`."""

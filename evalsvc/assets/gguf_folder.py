@@ -20,7 +20,7 @@ from torch import Tensor
 
 from evalsvc.assets.download import Progress
 from evalsvc.assets.gguf_tokenizer import tokenizer_content, tokenizer_settings
-from evalsvc.checkpoints.weights import tensor_digest
+from evalsvc.checkpoints.tensors import tensor_digest
 
 NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",

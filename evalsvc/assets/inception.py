@@ -20,7 +20,7 @@ def write_inception(asset: Asset, path: Path, target: Path) -> None:
     try:
         from safetensors.torch import save_file
 
-        from evalsvc.checkpoints.weights import tensor_digest
+        from evalsvc.checkpoints.tensors import tensor_digest
         from evalsvc.features.inception_weights import read_inception, trunk
     except ModuleNotFoundError as error:
         raise missing_package(error.name or "torch", f"the asset {asset.name}") from None

@@ -9,10 +9,9 @@ the memory-mapped file, so reading is cheap until they are copied.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
@@ -25,24 +24,9 @@ from torch import Tensor
 from evalsvc.checkpoints import torch_file
 from evalsvc.checkpoints.reference import MAX_FILES, sharded, weights_among
 from evalsvc.checkpoints.safetensors_file import read_header
-from evalsvc.errors import (
-    CheckpointError,
-    CheckpointMismatch,
-    CheckpointNotFound,
-    NonFinite,
-    NotACheckpoint,
-    first_few,
-    os_reason,
-)
+from evalsvc.checkpoints.tensors import shown, some
+from evalsvc.errors import CheckpointError, CheckpointMismatch, CheckpointNotFound, NotACheckpoint, os_reason
 
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float64": torch.float64,
-}
-SHOWN = 5  # maximum number of names of each kind in a message
-MAX_SHOWN = 200  # maximum number of characters of a name in a message
 MAX_INDEX = 50_000_000  # maximum number of bytes
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile and Hugging Face, in any order
 OPTIMIZER_KEYS = ("optimizer", "optimizer_states", "scaler")
@@ -302,70 +286,3 @@ def _strip(key: str, prefixes: tuple[str, ...]) -> str:
     while prefix := next((prefix for prefix in prefixes if key.startswith(prefix, start)), ""):
         start += len(prefix)
     return key[start:]
-
-
-# from a file's tensors to a module's
-
-
-def emptied(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yield names and tensors, and remove each, so that there are never two copies of all weights."""
-    for name in list(tensors):
-        yield name, tensors.pop(name)
-
-
-def copied(
-    path: Path | str, tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype, device: str
-) -> dict[str, Tensor]:
-    """Copy tensors from the mapped file, one at a time: the training run may replace the file while the model is used.
-
-    Raises NonFinite.
-    """
-    copies = {name: tensor.to(device=device, dtype=dtype, copy=True) for name, tensor in tensors}
-    broken = [name for name, tensor in copies.items() if not is_finite(tensor)]
-    if broken:
-        raise NonFinite(
-            f"{path} has NaN or infinity in {len(broken)} of {len(copies)} tensors, read as {str(dtype)[6:]}: "
-            f"{some(broken)}; the run has diverged, or the values do not fit the dtype"
-        )
-    return copies
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Return whether a tensor has neither NaN nor infinity."""
-    # One pass without a temporary, unlike isfinite: min and max propagate NaN and infinities.
-    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
-
-
-def is_plain(tensor: Tensor) -> bool:
-    """Return whether a tensor can be a parameter: floating-point, dense, and with data."""
-    return tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_meta
-
-
-def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 over name, shape and little-endian float32 values, by sorted name: 64 hexadecimal digits.
-
-    The digest identifies weights, not files: the same weights in other containers or dtypes have the same digest.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        values = tensors[name].detach().to("cpu", torch.float32).contiguous().numpy()
-        digest.update(f"{name} {list(values.shape)}\n".encode())
-        digest.update(values.astype("<f4", copy=False).tobytes())
-    return digest.hexdigest()
-
-
-def listed(kind: str, names: Iterable[str]) -> list[str]:
-    """Return `2 missing: a, b` as a part of a message, or an empty list without names."""
-    names = list(names)
-    return [f"{len(names)} {kind}: {some(names)}"] if names else []
-
-
-def some(names: list[str]) -> str:
-    """Join the first names, and say how many more there are."""
-    return first_few([shown(name) for name in names], SHOWN)
-
-
-def shown(name: str) -> str:
-    """Return a tensor's name as messages show it: short, and without control characters, since strangers choose it."""
-    cut = name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}…"
-    return cut if cut.isprintable() else ascii(cut)

@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from evalsvc.checkpoints.weights import tensor_digest
+from evalsvc.checkpoints.tensors import tensor_digest
 from evalsvc.errors import InvalidData
 from evalsvc.precision import full_precision
 

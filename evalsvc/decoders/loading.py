@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evalsvc.checkpoints.weights import DTYPES, Weights, copied, emptied, is_plain, listed, read_weights, some
+from evalsvc.checkpoints.tensors import DTYPES, copied, emptied, is_plain, listed, some
+from evalsvc.checkpoints.weights import Weights, read_weights
 from evalsvc.decoders.config import resolve_config
 from evalsvc.decoders.decoder import ImageDecoder
 from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, UnknownName, UnsupportedModel, show_name

@@ -20,7 +20,7 @@ import torch
 from cleanfid.resize import build_resizer
 from torch import Tensor
 
-from evalsvc.checkpoints.weights import tensor_digest
+from evalsvc.checkpoints.tensors import tensor_digest
 from evalsvc.features import torch_fidelity
 from evalsvc.features.extractor import FeatureExtractor
 from evalsvc.features.inception import TAPS

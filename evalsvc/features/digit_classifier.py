@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from evalsvc.checkpoints.weights import read_weights, tensor_digest
+from evalsvc.checkpoints.tensors import tensor_digest
+from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointMismatch, InvalidData, show_name
 
 GRID = 8

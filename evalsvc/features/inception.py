@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evalsvc.checkpoints.weights import tensor_digest
+from evalsvc.checkpoints.tensors import tensor_digest
 from evalsvc.errors import CheckpointMismatch
 from evalsvc.features.extractor import FeatureExtractor
 from evalsvc.features.inception_weights import CLASSIFIER, read_inception, require_finite, trunk

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evalsvc.checkpoints.tensors import is_plain, listed, some
 from evalsvc.checkpoints.torch_file import require_short_tuples
-from evalsvc.checkpoints.weights import VIEWS, is_plain, listed, read_weights, require_backed, some
+from evalsvc.checkpoints.weights import VIEWS, read_weights, require_backed
 from evalsvc.errors import CheckpointMismatch, NonFinite, NotACheckpoint, UnsafeCheckpoint
 
 PARTS = ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")

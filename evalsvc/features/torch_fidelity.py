@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from evalsvc.checkpoints.weights import tensor_digest
+from evalsvc.checkpoints.tensors import tensor_digest
 from evalsvc.errors import CheckpointMismatch
 from evalsvc.features.extractor import FeatureExtractor
 from evalsvc.features.inception import LOGITS, TAPS

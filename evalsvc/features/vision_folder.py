@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 from transformers.utils import logging
 
-from evalsvc.checkpoints.weights import copied, emptied, is_plain, listed, read_weights, tensor_digest
+from evalsvc.checkpoints.tensors import copied, emptied, is_plain, listed, tensor_digest
+from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, json_reason, os_reason, show_name
 from evalsvc.spec.protocol import canonical_json
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from evalsvc.checkpoints.weights import Weights, is_plain, listed
+from evalsvc.checkpoints.tensors import is_plain, listed
+from evalsvc.checkpoints.weights import Weights
 from evalsvc.errors import CheckpointMismatch
 from evalsvc.families.family import Source
 from evalsvc.families.open_lm import registered_models

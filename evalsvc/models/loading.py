@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evalsvc.checkpoints.weights import DTYPES, copied, is_finite, read_weights
+from evalsvc.checkpoints.tensors import DTYPES, copied, is_finite
+from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointMismatch, NonFinite, UnknownName
 from evalsvc.families.reading import resolve_config
 from evalsvc.models.file_tensors import INV_FREQ, matched, open_lm_frequencies, values

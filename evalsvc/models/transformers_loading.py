@@ -23,7 +23,8 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as package_log
 
-from evalsvc.checkpoints.weights import DTYPES, Weights, copied, is_plain, listed, read_weights
+from evalsvc.checkpoints.tensors import DTYPES, copied, is_plain, listed
+from evalsvc.checkpoints.weights import Weights, read_weights
 from evalsvc.errors import (
     CheckpointMismatch,
     InvalidModelConfig,

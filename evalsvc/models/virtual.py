@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from evalsvc.checkpoints.expression import Expression, canonical, coefficients, leaves, part_of, require_parts
-from evalsvc.checkpoints.weights import emptied, is_finite, read_weights
+from evalsvc.checkpoints.tensors import emptied, is_finite
+from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointMismatch, NonFinite
 from evalsvc.families.reading import require_one_model
 from evalsvc.models.file_tensors import matched

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from evalsvc.checkpoints.weights import tensor_digest
+from evalsvc.checkpoints.tensors import tensor_digest
 from evalsvc.data.images import ImageSource, fit_pixels
 from evalsvc.decoders import to_uint8
 from evalsvc.errors import DataChanged, InvalidData

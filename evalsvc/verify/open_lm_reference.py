@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from evalsvc.checkpoints.opening import opened
-from evalsvc.checkpoints.weights import listed, read_weights
+from evalsvc.checkpoints.tensors import listed
+from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointMismatch, MissingPackage
 from evalsvc.models.transformer import INV_FREQ_DTYPES, Transformer
 from evalsvc.spec.model_config import OPEN_LM, ModelConfig

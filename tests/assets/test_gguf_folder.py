@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_gguf import HEADS, SHARED, TOKENS, WIDTH, weights, write_tiny_gguf
 
-from evalsvc.checkpoints.weights import tensor_digest
+from evalsvc.checkpoints.tensors import tensor_digest
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.spec.layout import parse_layout
 

@@ -15,7 +15,7 @@ from smollm2 import TEXTS
 from tiny_gguf import write_tiny_gguf
 
 from evalsvc.assets import ASSETS, Asset, locate_asset, pull, read_record, wheel
-from evalsvc.checkpoints.weights import tensor_digest
+from evalsvc.checkpoints.tensors import tensor_digest
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.errors import AssetCorrupt, AssetMissing, MissingPackage
 from evalsvc.installation import pip_install

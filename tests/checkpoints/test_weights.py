@@ -16,7 +16,8 @@ from hostile_files import LEGACY_TORCH_MAGIC
 from safetensors.torch import save_file
 from torch import Tensor
 
-from evalsvc.checkpoints.weights import read_weights, tensor_digest
+from evalsvc.checkpoints.tensors import tensor_digest
+from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import (
     CheckpointError,
     CheckpointMismatch,

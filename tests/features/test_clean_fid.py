@@ -10,7 +10,7 @@ from nvidia_program import nvidia_program, small_tensors
 from smoke_images import read_smoke_images
 from torch import Tensor, nn
 
-from evalsvc.checkpoints.weights import tensor_digest
+from evalsvc.checkpoints.tensors import tensor_digest
 from evalsvc.errors import CheckpointError, CheckpointMismatch, NonFinite
 from evalsvc.features import clean_fid, load_extractor
 
