@@ -71,14 +71,23 @@ class Family(ABC):
 
 
 def validated(
-    kind: type[Fields], fields: Mapping[str, object], source: str, shown: Mapping[str, object], what: str
+    kind: type[Fields],
+    fields: Mapping[str, object],
+    source: str,
+    shown: Mapping[str, object],
+    what: str,
+    names: Mapping[str, str] | None = None,
 ) -> Fields:
-    """Return `fields` as an instance of `kind`. Raises InvalidModelConfig, which calls the configuration `what`."""
+    """Return `fields` as an instance of `kind`. Raises InvalidModelConfig, which calls the configuration `what`.
+
+    `names` are those of fields in the source, where they differ from those of `kind`.
+    """
     try:
         return kind.model_validate(dict(fields))
     except ValidationError as error:
         problems = "; ".join(
-            _problem(kind, fields, shown, item["loc"], item["type"], item["msg"]) for item in error.errors()
+            _problem(kind, fields, shown, names or {}, item["loc"], item["type"], item["msg"])
+            for item in error.errors()
         )
         raise InvalidModelConfig(f"{source} is not {what}: {problems}") from error
 
@@ -87,6 +96,7 @@ def _problem(
     kind: type[BaseModel],
     fields: Mapping[str, object],
     shown: Mapping[str, object],
+    names: Mapping[str, str],
     location: tuple[int | str, ...],
     error: str,
     message: str,
@@ -98,5 +108,6 @@ def _problem(
         return f"{name} is missing" + (f" (found {', '.join(near)}: is one of these meant?)" if near else "")
     if not name:
         return message.removeprefix("Value error, ")
+    name = names.get(name, name)
     shown_value = f" is {str(shown[name])[:60]!r}" if name in shown else ""
     return f"{name}{shown_value}: {message[0].lower()}{message[1:]}"

@@ -84,11 +84,12 @@ class TransformersFamily(Family):
         _require_plain(fields, source)
         settings = {name: value for name, value in fields.items() if name not in DROPPED and not name.startswith("_")}
         _require_bounded(settings, source)
-        sizes = {**ABSENT, **_sizes(settings)}
+        names = _names_of_sizes(settings)
+        sizes = {**ABSENT, **{field: _largest(settings[name]) for field, name in names.items()}}
         for field in ("hidden_dim", "n_layers", "vocab_size"):
             if field not in sizes:
                 raise InvalidModelConfig(f"{source} sets none of {', '.join(SIZES[field])}; add the size of the model")
-        config = validated(ModelConfig, sizes, source, shown, "a configuration of a causal language model")
+        config = validated(ModelConfig, sizes, source, shown, "a configuration of a causal language model", names)
         if config.n_layers * max(_experts(settings), default=0) > MAX_EXPERTS:
             raise InvalidModelConfig(
                 f"{source} gives more than {MAX_EXPERTS:,} experts in {config.n_layers} layers; correct the number"
@@ -161,13 +162,16 @@ def _require_bounded(settings: object, source: str, name: str = "", depth: int =
         _require_bounded(child, source, name, depth + 1)
 
 
-def _sizes(settings: Mapping[str, object]) -> dict[str, object]:
-    """Return each size that the configuration gives, by the first of its names."""
-    sizes: dict[str, object] = {}
-    for field, names in SIZES.items():
-        values = [settings[name] for name in names if settings.get(name) is not None]
-        sizes |= {field: values[0]} if values else {}
-    return sizes
+def _names_of_sizes(settings: Mapping[str, object]) -> dict[str, str]:
+    """Return the name under which the configuration gives each size, the first of several."""
+    given = {field: [name for name in names if settings.get(name) is not None] for field, names in SIZES.items()}
+    return {field: names[0] for field, names in given.items() if names}
+
+
+def _largest(value: object) -> object:
+    """Return the largest number of a size that is given for each layer; any other value as it is."""
+    numbers = [item for item in value if isinstance(item, int)] if isinstance(value, list) else []
+    return max(numbers) if numbers else value
 
 
 def _experts(settings: Mapping[str, object]) -> Iterator[int]:

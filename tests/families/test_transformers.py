@@ -65,6 +65,12 @@ def test_a_family_may_be_run_by_transformers_too(tmp_path: Path) -> None:
     assert read_model_spec("transformers") == {"family": "transformers"}
 
 
+def test_the_largest_of_sizes_by_layer_is_taken(tmp_path: Path) -> None:
+    """Gemma 3n gives the width of each layer's feed-forward part."""
+    config = resolve_config("transformers", write(tmp_path, {**GPT2, "intermediate_size": [48, 96]}))
+    assert config.ffn_size == 96
+
+
 def test_fields_that_say_how_to_run_a_model_are_dropped(tmp_path: Path) -> None:
     """They name files, other repositories' kernels, and ways of computing."""
     ways = {
@@ -95,10 +101,10 @@ def test_fields_that_say_how_to_run_a_model_are_dropped(tmp_path: Path) -> None:
         ({"a": 2**40}, "a whole number beyond"),
         ({"decoder_layers": 2**31 - 1}, "a whole number beyond 131,072"),
         ({"attention_types": [[["global", "local"], 2**16]]}, "more than 4,096 layers"),
-        ({"n_layer": 4097}, "n_layers"),
-        ({"n_layer": "hunter2"}, "n_layers"),
+        ({"n_layer": 4097}, "n_layer: input should be less"),
+        ({"n_layer": "hunter2"}, "n_layer: input should be a valid integer"),
         ({"n_layer": None}, "sets none of num_hidden_layers"),
-        ({"n_embd": -1}, "hidden_dim"),
+        ({"n_embd": -1}, "n_embd: input should be greater"),
         ({"vocab_size": 2.5}, "vocab_size"),
         ({"n_layer": 1000, "num_local_experts": 1000}, "experts"),
     ],
