@@ -47,7 +47,7 @@ def locate_asset(name: str, folder: Path) -> Path:
 
 
 def is_there(asset: Asset, path: Path) -> bool:
-    """Say whether the path is of the asset's kind, a file or a folder."""
+    """Return whether a file, or for an asset of several files a folder, is at the path."""
     return path.is_dir() if asset.is_folder else path.is_file()
 
 

@@ -26,13 +26,13 @@ class Source:
     """Tensors of a file from which a parameter of the Transformer is made."""
 
     names: tuple[str, ...]
-    """Names of tensors whose rows, one tensor after the other, are the parameter's."""
+    """Names of the tensors whose rows, concatenated, are the rows of the parameter."""
     rows: tuple[int, ...] = ()
-    """Number of rows of each tensor. Needed for several."""
+    """Number of rows of each tensor; required if there are several tensors."""
     aliases: tuple[str, ...] = ()
-    """Other names of the only tensor. A file may have any of the names, or several with equal values."""
+    """Other names of a single tensor. A file may have the tensor under any of the names, or equal under several."""
     arrange: Callable[[Tensor], Tensor] | None = None
-    """Change of the order of the rows, from the file's to the parameter's."""
+    """Function that reorders the rows of the file as those of the parameter."""
 
 
 class Family(ABC):

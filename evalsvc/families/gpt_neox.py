@@ -1,4 +1,4 @@
-"""GPT-NeoX (Pythia), with layer norms, biases, a parallel residual, and one fused product by head."""
+"""GPT-NeoX (Pythia): layer norms, biases, a parallel residual, and one product for queries, keys and values."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class GPTNeoXFields(HuggingFaceFields):
     attention_bias: bool = True
 
     def switches(self) -> dict[str, Any]:
-        """Replace what is not as in Llama: norms, feed-forward layer and residual."""
+        """Replace the switches that differ from Llama's: norms, feed-forward layer and residual."""
         if self.num_key_value_heads not in (None, self.num_attention_heads):
             raise UnsupportedModel(
                 f"num_key_value_heads is not num_attention_heads; gpt_neox has no grouped heads; {OTHERWISE}"

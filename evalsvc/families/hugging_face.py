@@ -1,4 +1,4 @@
-"""Models in Hugging Face's layout: what the `config.json` of several families have in common, and their names.
+"""Models in Hugging Face's layout: the fields that several families share in `config.json`, and names of tensors.
 
 A family gives its fields, a subclass of `HuggingFaceFields` that turns them into switches, and its names of tensors.
 Fields that are not set have the defaults of transformers, except for the shape, which must be set.
@@ -75,7 +75,7 @@ class HuggingFaceFields(RotaryFields):
         }
 
     def window(self) -> int | None:
-        """Return the length from which attention slides; None if it never does."""
+        """Return the number of tokens that sliding attention is limited to; None if no layer slides."""
         return None
 
     def activation(self) -> Activation:
@@ -108,14 +108,14 @@ def _unless(value: int | None, usual: int) -> int | None:
 
 
 class SlidingFields(HuggingFaceFields):
-    """Fields of the families of Qwen, whose upper layers may slide."""
+    """Fields of Qwen's families, in which the upper layers may have sliding attention."""
 
     use_sliding_window: bool = False
     sliding_window: int | None = Field(default=4096, gt=0, le=2**26)
     max_window_layers: int = 28
 
     def window(self) -> int | None:
-        """Return the window if any layer has one; transformers goes by `layer_types` where it is set."""
+        """Return the window if a layer has sliding attention, by `layer_types` where set, as in transformers."""
         if not self.use_sliding_window or self.sliding_window is None:
             return None
         by_number = self.max_window_layers < self.num_hidden_layers
@@ -185,11 +185,11 @@ def read_fields(
     shown: Mapping[str, object],
 ) -> ModelConfig:
     """Return the configuration that the `fields` of a `config.json` describe. Raises as `Family.read`."""
-    own = validated(kind, fields, source, shown, f"a {name} configuration")
+    parsed = validated(kind, fields, source, shown, f"a {name} configuration")
     try:
-        own.refuse_unknown_parts()
-        switches = {"family": name, **own.switches()}
+        parsed.refuse_unknown_parts()
+        switches = {"family": name, **parsed.switches()}
     except (InvalidModelConfig, UnsupportedModel) as error:
         raise type(error)(f"{source}: {error.message}") from None
-    set_ones = {key: value for key, value in switches.items() if value is not None}
-    return validated(ModelConfig, set_ones, source, {}, f"a {name} configuration that evalsvc can compute")
+    given = {key: value for key, value in switches.items() if value is not None}
+    return validated(ModelConfig, given, source, {}, f"a {name} configuration that evalsvc can compute")

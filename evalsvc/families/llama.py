@@ -1,4 +1,4 @@
-"""Llama, and the families with its names and arithmetic: Mistral; SmolLM2 and Llama 3 are Llama by their files."""
+"""Llama and Mistral, which have the same names and arithmetic. SmolLM2 and Llama 3 have the `model_type` llama."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class LlamaFields(HuggingFaceFields):
     mlp_bias: bool = False
 
     def switches(self) -> dict[str, Any]:
-        """Add the biases: `attention_bias` is one of all four products of attention."""
+        """Add the biases; `attention_bias` stands for the biases of all four products of attention."""
         return super().switches() | {
             "attention_bias": self.attention_bias,
             "output_bias": self.attention_bias,
@@ -25,7 +25,7 @@ class LlamaFields(HuggingFaceFields):
 
 
 class MistralFields(HuggingFaceFields):
-    """Fields of MistralConfig, whose attention slides in every layer."""
+    """Fields of MistralConfig, which has sliding attention in every layer."""
 
     num_key_value_heads: int | None = Field(default=8, gt=0, le=2**16)
     sliding_window: int | None = Field(default=4096, gt=0, le=2**26)

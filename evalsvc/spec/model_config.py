@@ -33,10 +33,10 @@ TRANSFORMERS = "transformers"
 
 
 class RotaryScaling(BaseModel):
-    """Change of the rotary frequencies with which a model was trained beyond its first length.
+    """Scaling of the rotary frequencies of a model whose training continued on longer sequences.
 
-    `linear` divides every frequency by `factor`. `llama3` divides low frequencies, keeps high ones, and interpolates
-    between the two.
+    `linear` divides every frequency by `factor`. `llama3` divides low frequencies, keeps high frequencies, and
+    interpolates between the two.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -44,11 +44,11 @@ class RotaryScaling(BaseModel):
     kind: Literal["linear", "llama3"]
     factor: float = Field(gt=0, le=2**20)
     low_freq_factor: float = Field(default=1.0, gt=0, le=2**20)
-    """Turns within `original_length` up to which a frequency is divided."""
+    """Number of rotations within `original_length` below which a frequency is divided by `factor`."""
     high_freq_factor: float = Field(default=4.0, gt=0, le=2**20)
-    """Turns within `original_length` from which a frequency is kept."""
+    """Number of rotations within `original_length` above which a frequency is kept."""
     original_length: int = Field(default=8192, gt=0, le=2**26)
-    """Length of the sequences before the change, in tokens."""
+    """Length of the sequences before the training continued, in tokens."""
 
     @model_validator(mode="after")
     def _band(self) -> Self:
@@ -89,7 +89,7 @@ class ModelConfig(BaseModel):
     embedding_scale: float = Field(default=1.0, gt=0, le=2**20)
     """Factor on the embeddings, rounded to the model's dtype."""
     n_kv_heads: int | None = Field(default=None, gt=0, le=2**16)
-    """Number of heads of keys and values; each serves as many heads of queries. None: one for each head of queries."""
+    """Number of heads of keys and values; n_heads / n_kv_heads heads of queries share a head. None: n_heads."""
     head_size: int | None = Field(default=None, gt=0, le=2**16)
     """Width of a head. None: hidden_dim / n_heads."""
     attention_bias: bool = False
@@ -97,14 +97,14 @@ class ModelConfig(BaseModel):
     output_bias: bool = False
     """Whether the product out of attention has a bias."""
     qk_norm_per_head: bool = False
-    """Whether `qk_norm` norms each head by itself instead of all heads together."""
+    """Whether `qk_norm` normalises each head separately instead of all heads together."""
     rotary_base: float = Field(default=10_000.0, gt=1, le=1e12)
     """Base of the rotary frequencies, theta."""
     rotary_dims: int | None = Field(default=None, gt=0, le=2**16)
     """Number of leading dimensions of each head that are rotated. None: all."""
     rotary_scaling: RotaryScaling | None = None
     attention_window: int | None = Field(default=None, gt=0, le=2**26)
-    """Length from which the model would attend to the last tokens only; longer sequences are refused."""
+    """Number of tokens that sliding attention is limited to; longer sequences are refused. None: no layer slides."""
     ffn_size: int | None = Field(default=None, gt=0, le=2**24)
     """Width inside the feed-forward layer. None: open_lm's rule."""
     ffn_activation: Activation = "silu"
@@ -112,7 +112,7 @@ class ModelConfig(BaseModel):
     ffn_bias: bool = False
     """Whether the products of the feed-forward types `gated` and `plain` have biases."""
     norm_place: Literal["before", "after"] = "before"
-    """Whether attention and feed-forward layer get normed inputs, or give normed outputs."""
+    """Whether norms are applied to the inputs of attention and feed-forward layer, or to their outputs."""
     parallel_residual: bool = False
     """Whether attention and feed-forward layer both start from the input of the layer."""
     transformers_config: str | None = Field(default=None, max_length=1_000_000)
