@@ -6,7 +6,7 @@ from pathlib import Path
 
 from evalsvc.cli.weights import Description, inline_model, is_virtual
 from evalsvc.errors import InvalidRequest
-from evalsvc.families.reading import find_model_config
+from evalsvc.families.reading import BY_TRANSFORMERS, find_model_config, resolve_config
 
 
 def uploaded_path(uri: str) -> str:
@@ -29,7 +29,10 @@ def uploaded_model(uri: str, model: str | None) -> Description:
         InvalidRequest: neither describes the model.
         InvalidModelConfig: see `find_model_config`.
     """
-    description = find_model_config(Path(uploaded_path(uri))) if model is None else inline_model(model)
+    path = Path(uploaded_path(uri))
+    description = find_model_config(path) if model is None else inline_model(model)
+    if description == BY_TRANSFORMERS:  # the rest of the description is in the config.json next to the checkpoint
+        description = resolve_config(BY_TRANSFORMERS, path).model_dump(mode="json")
     if description is None:
         raise InvalidRequest(
             f"no file next to {uri} describes its model: there is no params.txt, config.json or JSON file with "

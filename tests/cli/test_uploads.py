@@ -9,6 +9,8 @@ import pytest
 from app_in_process import app_on_port
 from console import Command
 
+from evalsvc.cli.uploads import uploaded_model
+
 RUN = Path(__file__).parents[2] / "evalsvc" / "miniature" / "runs" / "pretrained"
 FILE = RUN / "checkpoints" / "epoch_1.pt"
 
@@ -36,6 +38,17 @@ def test_a_file_is_sent_with_its_model(command: Command, taking: Any) -> None:
     [spooled] = (taking.settings.data_path / "spool" / "1").iterdir()
     assert spooled.read_bytes() == FILE.read_bytes()
     assert command("submit", "sent", "25", str(FILE), "--upload", "--suite", "loss").out == result.out
+
+
+def test_a_model_that_transformers_computes_is_sent_with_its_configuration(tmp_path: Path) -> None:
+    """A worker finds no config.json next to an uploaded file."""
+    fields = '{"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 80}'
+    (tmp_path / "config.json").write_text(fields)
+    (tmp_path / "model.safetensors").touch()
+    description = uploaded_model(str(tmp_path / "model.safetensors"), "transformers")
+    assert description is not None
+    assert (description["family"], description["vocab_size"]) == ("transformers", 80)
+    assert "transformers_config" in description
 
 
 @pytest.mark.parametrize(
