@@ -110,7 +110,8 @@ def _short(value: object) -> str:
 def require_one_model(models: Mapping[str, Mapping[str, object]]) -> None:
     """Raise CheckpointMismatch if two of `models`, keyed by their checkpoints' names, differ in a field that both have.
 
-    A switch that is left out counts as open_lm's.
+    A switch that is left out counts as open_lm's. Raises UnsupportedModel if the package transformers computes the
+    models, since the names of their parameters are not known.
     """
     (first, first_fields), *rest = ((name, {**SWITCHES, **fields}) for name, fields in models.items())
     for name, fields in rest:
@@ -124,6 +125,10 @@ def require_one_model(models: Mapping[str, Mapping[str, object]]) -> None:
                 f"{first} and {name} are different models: {', '.join(differing)}; only checkpoints of one model "
                 "configuration can be combined"
             )
+    if first_fields["family"] == TRANSFORMERS:
+        raise UnsupportedModel(
+            f"{first} is a model of the package transformers, which cannot be combined; combine checkpoints of a family"
+        )
 
 
 def find_model_config(checkpoint: Path) -> dict[str, object] | None:

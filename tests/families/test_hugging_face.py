@@ -82,6 +82,13 @@ def test_a_message_shows_the_beginning_of_a_long_value() -> None:
         require_one_model(models)
 
 
+def test_models_of_the_package_transformers_are_not_combined() -> None:
+    """Refused when an expression is posted, and not by a worker later."""
+    model = {"family": "transformers"}
+    with pytest.raises(UnsupportedModel, match="a is a model of the package transformers, which cannot be combined"):
+        require_one_model({"a": model, "b": model})
+
+
 # rotary positions
 
 
