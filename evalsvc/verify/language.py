@@ -30,7 +30,7 @@ from evalsvc.tasks.task import Context, work_of
 from evalsvc.verify.agreement import Agreement, Finding, Untried
 from evalsvc.verify.hflm import Hflm, build_hflm, build_hflm_of_open_lm, hflm_program, whole_tokens
 from evalsvc.verify.open_lm_reference import build_open_lm, checkpoint_tensors
-from evalsvc.verify.own_model import own_model
+from evalsvc.verify.own_model import require_own
 from evalsvc.verify.recorded_values import RecordedValues
 from evalsvc.verify.rounding import MEASURED, NOTE, Rounding, measure_rounding
 
@@ -54,8 +54,9 @@ def verify_benchmarks(context: Context, task: BenchmarkTask, recorded: RecordedV
     if not task.benchmarks:
         return []
     encoding, loaded = work.encoding(context), work.load(context)
+    model = context.model(dtype="float32", rotary_inv_freq_dtype=task.rotary_inv_freq_dtype)
     try:
-        ours = own_model(context, task.rotary_inv_freq_dtype)
+        ours = require_own(model)
         theirs = _models(context, ours, encoding)
     except (CheckpointMismatch, MissingPackage, UnsupportedModel) as error:
         return [Untried(f"{task.name}: benchmarks", hflm_program(), error.message)]
@@ -164,7 +165,7 @@ def _rounding(benchmark: Benchmark, lm: OpenLM) -> Rounding:
         else list(request.ids)
         for request in encoded
     ]
-    assert isinstance(lm.model, Transformer), "it is `own_model`"
+    assert isinstance(lm.model, Transformer), "`verify_benchmarks` requires it"
     return measure_rounding(lm.model, [sequence for sequence in sequences if len(sequence) > 1])
 
 

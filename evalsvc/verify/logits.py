@@ -26,7 +26,7 @@ from evalsvc.verify.agreement import Agreement, Finding, Untried, release
 from evalsvc.verify.loss_sequences import LossSequences, loss_sequences
 from evalsvc.verify.losses import Sums, loss_sums, loss_values
 from evalsvc.verify.open_lm_reference import build_open_lm, checkpoint_tensors
-from evalsvc.verify.own_model import own_model
+from evalsvc.verify.own_model import require_own
 from evalsvc.verify.recorded_values import RecordedValues
 from evalsvc.verify.rounding import MEASURED, NOTE, Rounding, measure_rounding
 
@@ -61,8 +61,9 @@ def verify_losses(context: Context, task: Loss, recorded: RecordedValues, n: int
     Raises the errors of reading the data and the checkpoint, and NonFinite.
     """
     program = release("open_lm")
+    model = context.model(dtype="float32", rotary_inv_freq_dtype=task.rotary_inv_freq_dtype)
     try:
-        ours = own_model(context, task.rotary_inv_freq_dtype)
+        ours = require_own(model)
         with checkpoint_tensors(context, ours) as tensors:
             theirs = build_open_lm(ours.config, tensors, ours.rotary_inv_freq_dtype)
     except (MissingPackage, CheckpointMismatch, UnsupportedModel) as error:
