@@ -118,7 +118,8 @@ class TransformersFamily(Family):
     def sources(self, config: ModelConfig) -> Mapping[str, Source]:
         """Raise UnsupportedModel: the Transformer does not compute these models."""
         raise UnsupportedModel(
-            "a model of the package transformers cannot be combined with others; give a checkpoint of a family"
+            "the package transformers computes this model: it cannot be combined with others or loaded by load_model; "
+            "give a checkpoint of a family, or load it by evalsvc.models.transformers_loading.load_transformers"
         )
 
 
