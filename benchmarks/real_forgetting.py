@@ -10,7 +10,7 @@ language: benchmarks with 95 % intervals, the change against step 0, completions
 `--items` has rows of llm-foundry's `arc_easy.jsonl`, `piqa.jsonl` and `lambada_openai.jsonl`. Everything is in the work
 folder: an interrupted run goes on where it stopped when it is started again. Of the folder, `table.md`,
 `forgetting.json` and the charts are the result; the checkpoints take 0.5 GB each and may be deleted. Training takes
-about ten minutes on two cores, and the evaluation of six checkpoints half an hour.
+about six minutes on two cores, and the evaluation of six checkpoints twenty.
 
 `--quick` trains a tiny random Llama for four steps and asks the miniature's questions: it shows that the benchmark
 works. The last line of the output is one JSON document; `ratios` is empty, since there is no peer.
