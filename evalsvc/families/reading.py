@@ -26,13 +26,12 @@ from evalsvc.families.open_lm_files import (
 )
 from evalsvc.families.transformers import TRANSFORMERS_FAMILY
 from evalsvc.spec import catalog
+from evalsvc.spec.bounds import shortened
 from evalsvc.spec.model_config import OPEN_LM, OPEN_LM_FIELDS, TRANSFORMERS, ModelConfig
 
 THE_GIVEN = "the given model configuration"
 BY_TRANSFORMERS: dict[str, object] = {"family": TRANSFORMERS}
 """Fields of `model: transformers`, which takes all others from the checkpoint's `config.json`."""
-MAX_SHOWN = 60
-"""Maximum number of characters of a value in a message."""
 SWITCHES: dict[str, object] = {
     name: field.default for name, field in ModelConfig.model_fields.items() if name not in OPEN_LM_FIELDS
 }
@@ -101,12 +100,6 @@ def resolve_config(model: str | Mapping[str, object] | None, checkpoint: Path) -
     return _config(_completed(fields, checkpoint), source, shown)
 
 
-def _short(value: object) -> str:
-    """Return a value as a message shows it: `transformers_config` may have a million characters."""
-    text = str(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
-
-
 def require_one_model(models: Mapping[str, Mapping[str, object]]) -> None:
     """Raise CheckpointMismatch if two of `models`, keyed by their checkpoints' names, differ in a field that both have.
 
@@ -117,7 +110,7 @@ def require_one_model(models: Mapping[str, Mapping[str, object]]) -> None:
     for name, fields in rest:
         common = [key for key in first_fields if key in fields]
         if differing := [
-            f"{key} {_short(first_fields[key])} and {_short(fields[key])}"
+            f"{key} {shortened(first_fields[key])} and {shortened(fields[key])}"
             for key in common
             if first_fields[key] != fields[key]
         ]:

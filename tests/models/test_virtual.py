@@ -209,7 +209,7 @@ def test_configurations_that_differ_are_named_with_their_fields() -> None:
 def test_how_a_run_was_trained_matters_only_for_its_rotary_frequencies() -> None:
     ours = ModelConfig.model_validate(CONFIG)
     assert agreed_config({"a@1": ours, "b@2": ours.model_copy(update={"precision": "fp32"})}) == ours
-    with pytest.raises(CheckpointMismatch, match="rotary_inv_freq_dtype float32 and bfloat16"):
+    with pytest.raises(CheckpointMismatch, match="rotary_inv_freq_dtype 'float32' and 'bfloat16'"):
         agreed_config({"a@1": ours, "b@2": ours.model_copy(update={"precision": "fsdp_bf16"})})
 
 
