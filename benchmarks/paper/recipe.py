@@ -42,7 +42,7 @@ class Replay:
 class Recipe:
     """Everything that decides the weights of a training. Equal recipes give equal files on the same machine."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     """Name of the run, in its checkpoints."""
     steps: Annotated[int, Field(ge=0, le=10**8)]
     """Number of updates."""
@@ -59,7 +59,7 @@ class Recipe:
     """Vocabulary layout. The model is widened to its rows [all rows are text; only without `data`]."""
     data: Path | None = None
     """Captions with images: a folder of shards as `evalsvc prepare` writes them, JSONL or safetensors of pairs as the
-    task `loss` reads them, or safetensors of a pool, see `sequences.py` [only text; needs `replay` with the share 1]."""
+    task `loss` reads them, or safetensors of a pool, see `sequences.py` [only text: `replay` with the share 1]."""
     floor: Share = 0.03
     """Learning rate at the end of the cosine, as a share of the highest; 1: constant after the warm-up."""
     warm_up: Annotated[int, Field(ge=0)] = 40
@@ -106,7 +106,9 @@ class Recipe:
         if self.start == RANDOM and self.model is None:
             raise ValueError("`start: random` needs a `model`, whose shape is built")
         if beyond := [step for step in self.checkpoint_steps if step > self.steps]:
-            raise ValueError(f"checkpoint_steps has {beyond[0]}, beyond the last step {self.steps}; correct one of them")
+            raise ValueError(
+                f"checkpoint_steps has {beyond[0]}, beyond the last step {self.steps}; correct one of them"
+            )
         return self
 
     @property
