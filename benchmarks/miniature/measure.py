@@ -15,12 +15,17 @@ from evalsvc.features.digit_classifier import DigitClassifier
 from evalsvc.models import Transformer
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, generate
 from evalsvc.spec.layout import VocabularyLayout
-from language_model import pad
 from topics import encode
 
 BATCH = 100
 LENGTH = 64
 """Codes an image."""
+
+
+def pad(sequences: list[list[int]], pad_id: int) -> Tensor:  # [B, T] int64
+    """Return the sequences as rows, padded on the right, where no real token sees the padding."""
+    width = max(map(len, sequences))
+    return torch.tensor([ids + [pad_id] * (width - len(ids)) for ids in sequences])
 
 
 @torch.no_grad()

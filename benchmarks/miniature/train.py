@@ -12,18 +12,21 @@ products on the same machine and torch; other machines round otherwise.
     codes        every training image encoded, plainly and in eleven warped variants
     runs         `pretrained` and `random-init` side by side, on the same batches in the same order
     package      what evalsvc ships, and a table of what it reached
+
+`recipes/` has the trainings of the language model, which `benchmarks/paper/train.py` does.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +40,6 @@ import cloze
 import digits
 import heldout_text
 import image_tokenizer
-import language_model
 import topics
 from evalsvc.data.captions import read_captions
 from evalsvc.decoders import load_decoder, to_uint8
@@ -46,18 +48,26 @@ from evalsvc.miniature import ROOT
 from evalsvc.models import load_model
 from evalsvc.spec.layout import VocabularyLayout, image_then_special, parse_layout
 from measure import Reader, losses
-from open_lm_files import epoch_file, write_run
 
-IMAGE_STEPS, TEXT_STEPS, RUN_STEPS = 480, 1_000, 3_000
-KEPT = (0, 10, 20, 80, 300)
-"""Steps of the runs' checkpoints, beside the last: a coarser grid hides how fast text is forgotten."""
+PAPER = Path(__file__).parents[1] / "paper"
+sys.path.append(str(PAPER))
+from checkpoint_files import save, saved_checkpoints  # noqa: E402 - on the path from the line above
+from sequences import write_pool  # noqa: E402
+
+IMAGE_STEPS = 480
+SEQUENCE = 132
+"""Longest sequence: a held-out text of 128 tokens and its four markers."""
+RECIPES = Path(__file__).with_name("recipes")
+MODEL = "open_lm_miniature.json"
 RUNS = ("pretrained", "random-init")
-RATE = 5e-3
+TRAININGS = ("text", *RUNS)
 VARIANTS = 12
 WARP = digits.Warp(shift=1.0, rotation=6, scale=0.06)
 GAMMA, RIDGE = 0.25, 0.01
 """Of the classifier; any value near them reads the validation images as well."""
 GUIDANCE = 2.0
+INTERVALS = {f"loss_{of}_{end}_95": -1.0 for of in ("sequences", "tokens") for end in ("lower", "upper")}
+"""What open_lm writes when it is not asked for confidence intervals."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,9 @@ class Workshop:
     def file(self, stage: str) -> Path:
         return self.work / f"{stage}.pt"
 
+    def is_done(self, stage: str) -> bool:
+        return (self.work / f"{stage}.seconds").exists()
+
     def load(self, stage: str) -> Any:
         return torch.load(self.file(stage), weights_only=True)
 
@@ -103,6 +116,7 @@ def make_data(shop: Workshop) -> None:
         topics.write_topics(shop.out / "topics.json", shop.seed)
     topics.train_tokenizer(list(shop.topics["train"].values()), shop.tokenizer)
     write_layout(shop)
+    write_recipes(shop)
     write_images(shop)
     write_captions(shop)
     write_classifier(shop)
@@ -120,10 +134,22 @@ def write_held_out(shop: Workshop) -> None:
 def write_layout(shop: Workshop) -> None:
     content = image_then_special(topics.VOCABULARY, image_tokenizer.CODES).to_json()
     content["rows"] = max(content["special"].values()) + 1
-    content["length"] = language_model.SEQUENCE
+    content["length"] = SEQUENCE
     content["text"]["tokenizer"] = "../tokenizer.json"
     del content["image"]["map"]
     (shop.out / "runs" / "layout.yaml").write_text(yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
+
+
+def write_recipes(shop: Workshop) -> None:
+    """Write the recipes with the seed, and next to them the text, the layout and the model that they name."""
+    for name in TRAININGS:
+        recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+        recipe |= {"seed": shop.seed + (name in RUNS), "order_seed": shop.seed}
+        (shop.work / f"{name}.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    shutil.copy(RECIPES / MODEL, shop.work)
+    shutil.copy(shop.out / "runs" / "layout.yaml", shop.work)
+    texts = topics.encode(shop.tokenizer, list(shop.topics["train"].values()))
+    write_lines(shop.work / "topics.jsonl", [{"text_ids": ids} for ids in texts])
 
 
 def write_images(shop: Workshop) -> None:
@@ -166,22 +192,19 @@ def write_classifier(shop: Workshop) -> None:
 # stages, each in a process of its own
 
 
-def train_images(shop: Workshop) -> Any:
-    return image_tokenizer.train(shop.digits.images[shop.digits.train], IMAGE_STEPS, shop.seed)
+def train_images(shop: Workshop) -> None:
+    save(image_tokenizer.train(shop.digits.images[shop.digits.train], IMAGE_STEPS, shop.seed), shop.file("images"))
 
 
-def train_text(shop: Workshop) -> Any:
-    stream = topics.stream(shop.tokenizer, list(shop.topics["train"].values()))
-    return language_model.pretrain(stream, topics.VOCABULARY, TEXT_STEPS, shop.seed)
-
-
-def make_codes(shop: Workshop) -> Any:
-    """uint8 [VARIANTS, images, 64]: the training images' codes, the plain ones first."""
-    decoder = load_decoder(packed_decoder(shop))
-    plain = digits.to_input(shop.digits.images[shop.digits.train])
+def make_codes(shop: Workshop) -> None:
+    """Write the codes of all training images, plain and then warped, with all captions of each image."""
+    decoder, data = load_decoder(packed_decoder(shop)), shop.digits
+    plain = digits.to_input(data.images[data.train])
     generator = torch.Generator().manual_seed(shop.seed)
     variants = [plain] + [WARP.apply(plain, generator) for _ in range(VARIANTS - 1)]
-    return torch.stack([encode_all(decoder.encode, images) for images in variants])
+    codes = torch.stack([encode_all(decoder.encode, images) for images in variants])
+    captions = [topics.encode(shop.tokenizer, digits.captions(label)) for label in range(10)]
+    write_pool(shop.work / "pool.safetensors", codes, [captions[int(data.labels[image])] for image in data.train])
 
 
 def encode_all(encode: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:  # [n, 64] uint8
@@ -194,26 +217,8 @@ def packed_decoder(shop: Workshop) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     image_tokenizer.write_config(folder / "config.yaml")
     weights = {name: tensor.to(torch.bfloat16) for name, tensor in shop.load("images").items()}
-    language_model.save(weights, folder / "movqgan_miniature.ckpt")
+    save(weights, folder / "movqgan_miniature.ckpt")
     return folder / "movqgan_miniature.ckpt"
-
-
-def train_run(shop: Workshop, name: str) -> Any:
-    """The content of every kept checkpoint, by epoch; both runs see the same batches."""
-    layout, data = shop.layout, shop.digits
-    assert layout.rows is not None
-    model = language_model.build(layout.rows, shop.seed + 1)
-    if name == "pretrained":
-        language_model.widen(shop.load("text"), model)
-    captions = [topics.encode(shop.tokenizer, digits.captions(label)) for label in range(10)]
-    batches = language_model.Batches(layout, shop.load("codes"), data.labels[data.train], captions, shop.seed)
-    validation = validation_pairs(shop)
-    epochs: list[dict[str, Any]] = []
-    for step, train_loss in language_model.train_run(model, batches, RUN_STEPS, KEPT, RATE):
-        found = losses(model, layout, validation)
-        print(f"{name} step {step}: training loss {train_loss:.3f}, validation {found}", flush=True)
-        epochs.append(epoch_file(model, name, len(epochs), step, step * language_model.BATCH, {"loss": found["all"]}))
-    return epochs
 
 
 def validation_pairs(shop: Workshop) -> list[tuple[list[int], list[int] | None]]:
@@ -229,24 +234,27 @@ def pairs(
     return list(zip(topics.encode(shop.tokenizer, texts), codes, strict=True))
 
 
-STAGES: dict[str, Callable[[Workshop], Any]] = {
-    "images": train_images,
-    "text": train_text,
-    "codes": make_codes,
-    **{name: partial(train_run, name=name) for name in RUNS},
-}
+def train_language_model(shop: Workshop, name: str) -> None:
+    command = [str(PAPER / "train.py"), str(shop.work / f"{name}.yaml"), "--work", str(shop.work / name)]
+    subprocess.run([sys.executable, *command, "--threads", "1"], check=True)
+
+
+STAGES = ("images", "codes", *TRAININGS)
 
 
 def run_stage(shop: Workshop, stage: str) -> None:
     started = time.perf_counter()
-    language_model.save(STAGES[stage](shop), shop.file(stage))
+    if stage in TRAININGS:
+        train_language_model(shop, stage)
+    else:
+        {"images": train_images, "codes": make_codes}[stage](shop)
     (shop.work / f"{stage}.seconds").write_text(f"{time.perf_counter() - started:.0f}")
 
 
 def run_side_by_side(shop: Workshop, *stages: str) -> None:
     """Stages that are not done yet, each in a process with one thread."""
     command = [sys.executable, __file__, "--work", str(shop.work), "--out", str(shop.out), "--seed", str(shop.seed)]
-    waiting = [stage for stage in stages if not shop.file(stage).exists()]
+    waiting = [stage for stage in stages if not shop.is_done(stage)]
     processes = [subprocess.Popen([*command, "--stage", stage]) for stage in waiting]
     failed = [stage for stage, process in zip(waiting, processes, strict=True) if process.wait()]
     if failed:
@@ -264,14 +272,28 @@ def write_package(shop: Workshop) -> None:
     write_pairs(shop.out / "heldout_pairs.jsonl", test)
     write_pairs(shop.out / "training_pairs.jsonl", training_pairs(shop, decoder.encode))
     for name in RUNS:
-        epochs = shop.load(name)
-        folder = shop.out / "runs" / name
-        write_run(folder, {**language_model.SHAPE, "vocab_size": shop.layout.rows}, training_parameters(shop, epochs))
-        (folder / "checkpoints").mkdir(exist_ok=True)
-        for content in epochs:
-            language_model.save(content, folder / "checkpoints" / f"epoch_{content['epoch']}.pt")
-        index = [f"epoch_{content['epoch']}.pt {content['step']}\n" for content in epochs]
-        (folder / "steps.txt").write_text("".join(index))
+        write_packed_run(shop, name)
+
+
+def write_packed_run(shop: Workshop, name: str) -> None:
+    """Write a run with weights in bfloat16, to be small, and with the loss of the validation images."""
+    trained, folder = shop.work / name, shop.out / "runs" / name
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    shutil.copy(trained / MODEL, folder)
+    (folder / "params.txt").write_text((trained / "params.txt").read_text().replace(str(shop.work), "/runs"))
+    validation, index = validation_pairs(shop), []
+    for saved in saved_checkpoints(trained):
+        content = torch.load(saved.path, weights_only=True)
+        loss = losses(load_model(saved.path), shop.layout, validation)["all"]
+        content["evaluation_metrics"] = [{"loss": loss, **INTERVALS, "val_data": ["validation_captions.jsonl"]}]
+        content["state_dict"] = {key: packed(key, tensor) for key, tensor in content["state_dict"].items()}
+        save(content, folder / "checkpoints" / saved.path.name)
+        index.append(f"{saved.path.name} {saved.step}\n")
+    (folder / "steps.txt").write_text("".join(index))
+
+
+def packed(name: str, tensor: Tensor) -> Tensor:
+    return tensor if name.endswith("inv_freq") else tensor.to(torch.bfloat16)
 
 
 def write_pairs(path: Path, found: list[tuple[list[int], list[int] | None]]) -> None:
@@ -285,26 +307,6 @@ def training_pairs(shop: Workshop, encode: Callable[[Tensor], Tensor]) -> list[t
     texts = [digits.draw_caption(int(data.labels[index]), generator) for index in data.train]
     codes = encode_all(encode, digits.to_input(data.images[data.train])).tolist()
     return list(zip(topics.encode(shop.tokenizer, texts), codes, strict=True))
-
-
-def training_parameters(shop: Workshop, epochs: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "beta1": language_model.BETAS[0],
-        "beta2": language_model.BETAS[1],
-        "dataset_type": "jsonl",
-        "epochs": epochs[-1]["epoch"],
-        "force_min_lr": language_model.RUN_FLOOR * RATE,
-        "global_batch_size": language_model.BATCH,
-        "grad_clip_norm": language_model.CLIP,
-        "lr": RATE,
-        "per_gpu_batch_size": language_model.BATCH,
-        "pretrained": "text.pt" if epochs[0]["name"] == "pretrained" else None,
-        "seed": shop.seed,
-        "train_num_samples": epochs[-1]["samples_seen"],
-        "val_data": ["validation_captions.jsonl"],
-        "warmup": language_model.WARMUP,
-        "wd": language_model.WEIGHT_DECAY,
-    }
 
 
 def report(shop: Workshop) -> None:
