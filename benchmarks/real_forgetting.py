@@ -29,11 +29,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from continued_llama import Recipe, Record, checkpoint_folder, read_pairs, read_texts, train
+from continued_llama import RECIPE, Record, checkpoint_folder, kept_steps, read_pairs, read_texts, train
 from forgetting_table import CHARTS, Table, read_table
 from side_by_side import machine, print_last_line
 from tiny_llama import write_tiny_llama
@@ -52,7 +52,7 @@ class Plan:
     """The training, and the questions to its checkpoints."""
 
     model: Path
-    recipe: Recipe
+    recipe: Mapping[str, Any]
     benchmarks: Sequence[Mapping[str, str]]
     include_path: Sequence[str]
     sample: int
@@ -80,12 +80,12 @@ class Plan:
 
 def real_plan(model: Path, items: Path, sample: int) -> Plan:
     benchmarks = [{"name": name, "data": str(items.resolve() / f"{name}.jsonl")} for name in BENCHMARKS]
-    return Plan(model, Recipe(), benchmarks, (), sample, texts=100, max_tokens=48)
+    return Plan(model, RECIPE, benchmarks, (), sample, texts=100, max_tokens=48)
 
 
 def quick_plan(work: Path) -> Plan:
     write_tiny_llama(work / "tiny")
-    recipe = Recipe(kept=(0, 2, 4), rate=1e-2, warmup=1)
+    recipe = {**RECIPE, "steps": 4, "checkpoint_steps": [0, 2], "learning_rate": 1e-2, "warm_up": 1}
     return Plan(work / "tiny", recipe, [{"name": "cloze"}], (str(ROOT),), sample=20, texts=8, max_tokens=8)
 
 
@@ -129,7 +129,7 @@ def evaluate(client: Client, plan: Plan, work: Path) -> None:
     """Post every checkpoint, and wait. Checkpoints that an earlier run has evaluated are not evaluated again."""
     client.put_suite(SUITE, plan.suite(work))
     posted = {}
-    for step in plan.recipe.kept:
+    for step in kept_steps(plan.recipe):
         folder = checkpoint_folder(work, step)
         posted[step] = client.submit(RUN, step, str(folder), suites=[SUITE], layout=str(work / LAYOUT))
     for step, checkpoint in posted.items():
@@ -166,8 +166,13 @@ def run(plan: Plan, work: Path, threads: int | None) -> tuple[Record, Table]:
 def document(plan: Plan, record: Record, table: Table) -> dict[str, Any]:
     """Return the content of `forgetting.json` and of the last line."""
     training = {"seconds": record.seconds, "threads": record.threads, "losses": record.losses}
-    recipe = asdict(plan.recipe)
-    return {"machine": machine(), "recipe": recipe, "training": training, "sample": plan.sample, **table.to_json()}
+    return {
+        "machine": machine(),
+        "recipe": dict(plan.recipe),
+        "training": training,
+        "sample": plan.sample,
+        **table.to_json(),
+    }
 
 
 def main() -> None:

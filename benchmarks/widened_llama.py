@@ -37,8 +37,7 @@ def widen(folder: Path, codes: int, seed: int) -> Widened:
     logging.disable_progress_bar()
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     rows = model.config.vocab_size
-    layout = image_then_special(rows, codes).model_copy(update={"length": LENGTH})
-    layout = layout.resolve(max(layout.special.values()) + 1)
+    layout = widened_layout(rows, codes)
     assert layout.rows is not None
     model.resize_token_embeddings(layout.rows, mean_resizing=False)
     generator = torch.Generator().manual_seed(seed)
@@ -46,6 +45,12 @@ def widen(folder: Path, codes: int, seed: int) -> Widened:
     for table in tables.values():
         _draw_rows(table, rows, generator)
     return Widened(model, layout, folder / TOKENIZER)
+
+
+def widened_layout(rows: int, codes: int) -> VocabularyLayout:
+    """Return the layout of a table of `rows` text rows, `codes` image rows after them, and the special tokens' rows."""
+    layout = image_then_special(rows, codes).model_copy(update={"length": LENGTH})
+    return layout.resolve(max(layout.special.values()) + 1)
 
 
 def _draw_rows(table: nn.Module, known: int, generator: torch.Generator) -> None:
