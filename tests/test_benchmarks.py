@@ -91,39 +91,6 @@ def test_forgetting_is_tabulated_by_step(tmp_path: Path) -> None:
     assert (tmp_path / "forgetting-kl.svg").read_text().startswith("<svg")
 
 
-def test_an_interrupted_training_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Order and learning rate depend on the step alone, and weights and moments are kept."""
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    import continued_llama
-    from safetensors.torch import load_file
-    from tiny_llama import write_tiny_llama
-
-    write_tiny_llama(tmp_path / "tiny")
-    recipe = continued_llama.Recipe(kept=(0, 2, 5), rate=1e-2, warmup=3)
-    whole = continued_llama.train(tmp_path / "tiny", tmp_path / "whole", recipe)
-
-    step = continued_llama.Training._step
-
-    def interrupted(training: continued_llama.Training, index: int) -> None:
-        if index == 4:
-            raise KeyboardInterrupt
-        step(training, index)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(continued_llama.Training, "_step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            continued_llama.train(tmp_path / "tiny", tmp_path / "parts", recipe)
-    resumed = continued_llama.train(tmp_path / "tiny", tmp_path / "parts", recipe)
-
-    assert resumed.losses == whole.losses
-    ends = [
-        load_file(continued_llama.checkpoint_folder(tmp_path / name, 5) / "model.safetensors")
-        for name in ("whole", "parts")
-    ]
-    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
-    assert not (tmp_path / "parts" / "state.pt").exists()
-
-
 def test_repeated_heads_compute_what_shared_ones_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from repeated_heads import repeat_heads

@@ -52,7 +52,6 @@ class Kinds:
         for kind, rows in ((TEXT, layout.text_ids), (IMAGE, layout.image_range)):
             if rows is not None:
                 self.of_row[rows.start : rows.stop] = kind
-        self.of_row[list(layout.special_ids.values())] = SPECIAL
         self.of_row = self.of_row.to(device)
 
     def of(self, batch: Batch) -> Tensor:  # [B, T] int64

@@ -156,7 +156,7 @@ class Poster:
 def _reason(error: urllib.error.HTTPError) -> str:
     try:
         return str(json.loads(error.read(MAX_ANSWER))["detail"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return "what answered is no evalsvc; correct --server"
 
 

@@ -28,7 +28,7 @@ from posting import Poster, Target
 from recipe import Recipe, read_recipe
 from training import Training
 
-from evalsvc.errors import Conflict, EvalsvcError
+from evalsvc.errors import Conflict, EvalsvcError, InvalidRequest
 from evalsvc.files.atomic import PARTIAL, write_whole
 
 
@@ -118,6 +118,11 @@ def main() -> None:
 
 def run(options: argparse.Namespace) -> None:
     recipe = read_recipe(options.recipe)
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InvalidRequest(f"--device {options.device} cannot be used: {reason}; give cpu or cuda") from None
     if options.server is None:
         train(recipe, options.work, device=options.device)
         return

@@ -42,7 +42,7 @@ def test_the_training_computes_what_evaluations_compute(tmp_path: Path, name: st
         plain = functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
     model.requires_grad_(True)
     loss = next_token_loss(model, batch, Kinds(text_only(ROWS), "cpu")).total
-    assert float(loss) == pytest.approx(float(plain), abs=1e-5)
+    assert loss.item() == pytest.approx(float(plain), abs=1e-5)
     trained = gradients(model, loss)
     all_logits = model(batch.ids).flatten(0, 1)
     expected = gradients(model, functional.cross_entropy(all_logits, batch.targets.flatten(), ignore_index=IGNORED))
@@ -53,7 +53,7 @@ def test_the_training_computes_what_evaluations_compute(tmp_path: Path, name: st
 
 @pytest.mark.parametrize("name", ["llama-3", "gpt_neox", "gemma"])
 def test_gradients_are_the_slope_of_the_loss(tmp_path: Path, name: str) -> None:
-    """In float64, along a random direction over all parameters."""
+    """Along a random direction over all parameters. Weights are float64, and logits float32 as always."""
     model = write_ours(name, tmp_path).double().requires_grad_(True)
     batch, kinds = random_batch(ROWS), Kinds(text_only(ROWS), "cpu")
     slopes = gradients(model, next_token_loss(model, batch, kinds).total)
@@ -67,10 +67,10 @@ def test_gradients_are_the_slope_of_the_loss(tmp_path: Path, name: str) -> None:
             loss = next_token_loss(model, batch, kinds).total
             for key, parameter in model.named_parameters():
                 parameter -= distance * direction[key]
-        return float(loss)
+        return loss.item()
 
     slope = sum(float((slopes[key] * direction[key]).sum()) for key in slopes)
-    assert (moved(1e-6) - moved(-1e-6)) / 2e-6 == pytest.approx(slope, rel=1e-5)
+    assert (moved(1e-4) - moved(-1e-4)) / 2e-4 == pytest.approx(slope, rel=5e-3)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_the_loss_is_the_mean_of_its_parts_weighted_by_their_tokens(tmp_path: Pa
     loss = next_token_loss(model, batch, Kinds(layout, "cpu"))
     assert set(loss.parts) == set(KINDS)
     weighted = sum(part.loss * part.tokens for part in loss.parts.values()) / loss.tokens
-    assert weighted == pytest.approx(float(loss.total), abs=1e-6)
+    assert weighted == pytest.approx(loss.total.item(), abs=1e-6)
     assert loss.tokens == int((batch.targets != IGNORED).sum())
     assert loss.parts["image"].tokens == 4 * 4, "four images of four codes"
     assert loss.parts["replay"].tokens == 4 * 8, "four windows of eight predicted tokens"

@@ -45,7 +45,7 @@ class Service:
                 status, content = service.answers.pop(0) if len(service.answers) > 1 else service.answers[0]
                 data = content if isinstance(content, bytes) else json.dumps(content).encode()
                 self.send_response(status)
-                if status == 307:
+                if status == 302:
                     self.send_header("Location", "/v1/other")
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
@@ -142,7 +142,7 @@ def test_a_service_that_hangs_does_not_hold_up_the_training(tmp_path: Path, monk
     [
         ((403, {"detail": "not below EVALSVC_ROOTS"}), "not below EVALSVC_ROOTS (HTTP 403)"),
         ((404, b"<html>"), "what answered is no evalsvc; correct --server (HTTP 404)"),
-        ((307, b""), "what answered is no evalsvc; correct --server (HTTP 307)"),
+        ((302, b""), "what answered is no evalsvc; correct --server (HTTP 302)"),
         ((200, b"<html>"), "what answered is no evalsvc; correct --server"),
         ((200, b"[" * 50_000), "what answered is no evalsvc; correct --server"),
     ],

@@ -69,7 +69,7 @@ def test_a_wrong_field_is_named(tmp_path: Path, change: dict[str, Any], message:
         ("name: [", "is not valid YAML"),
         ("a: !!python/object/apply:os.system [true]", "is not valid YAML"),
         (
-            "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(f"b{n}: &a [*a, *a, *a, *a]\n" for n in range(20)),
+            "a0: &a0 [x, x]\n" + "".join(f"a{n + 1}: &a{n + 1} [*a{n}, *a{n}, *a{n}]\n" for n in range(20)),
             "more than",
         ),
         ("x" * 1_000_001, "more than 1,000,000 bytes"),

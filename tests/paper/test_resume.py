@@ -42,7 +42,7 @@ def test_a_training_that_is_killed_again_and_again_ends_with_the_same_bytes(tmp_
     subprocess.run(command(tmp_path, "whole", "--threads", "1"), check=True, env=environment)
     pick, kills = random.Random(0), 0
     log = tmp_path / "parts" / "log.jsonl"
-    while kills < 6:
+    while kills < 4:
         process = subprocess.Popen(command(tmp_path, "parts", "--threads", "1"), env=environment)
         begun = len(log.read_text().splitlines()) if log.exists() else 0
         deadline = time.monotonic() + 60
@@ -57,20 +57,3 @@ def test_a_training_that_is_killed_again_and_again_ends_with_the_same_bytes(tmp_
         kills += 1
     subprocess.run(command(tmp_path, "parts", "--threads", "1"), check=True, env=environment)
     assert checkpoint_bytes(tmp_path / "parts") == checkpoint_bytes(tmp_path / "whole")
-
-
-@pytest.mark.parametrize(
-    ("options", "changes", "message"),
-    [
-        ((), {"data": "no.jsonl"}, "no.jsonl does not exist"),
-        ((), {"start": "no.pt", "model": "tiny.json"}, "there is no checkpoint at"),
-        (("--server", "localhost"), {}, "--server localhost is no address"),
-    ],
-)
-def test_an_error_is_one_line(tmp_path: Path, options: tuple[str, ...], changes: dict[str, Any], message: str) -> None:
-    write_recipe(tmp_path, **changes)
-    done = subprocess.run(command(tmp_path, "run", *options), capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
