@@ -285,7 +285,9 @@ def write_packed_run(shop: Workshop, name: str) -> None:
     for saved in saved_checkpoints(trained):
         content = torch.load(saved.path, weights_only=True)
         loss = losses(load_model(saved.path), shop.layout, validation)["all"]
-        content["evaluation_metrics"] = [{"loss": loss, **INTERVALS, "val_data": ["validation_captions.jsonl"]}]
+        content["evaluation_metrics"] = [
+            {"loss": loss, **INTERVALS, "val_data": ["validation_captions.jsonl"], "model": MODEL}
+        ]
         content["state_dict"] = {key: packed(key, tensor) for key, tensor in content["state_dict"].items()}
         save(content, folder / "checkpoints" / saved.path.name)
         index.append(f"{saved.path.name} {saved.step}\n")

@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,8 +131,13 @@ class Poster:
                 return False
             else:
                 self._posted.add(str(saved.path))
-                write_whole(self.folder / POSTED, json.dumps(sorted(self._posted), indent=0).encode(), mode=0o644)
+                self._write_posted()
         return True
+
+    def _write_posted(self) -> None:
+        content = json.dumps(sorted(self._posted), indent=0).encode()
+        with suppress(OSError):  # without the file, the next call posts again, which changes nothing
+            write_whole(self.folder / POSTED, content, mode=0o644)
 
     def _post(self, saved: Saved) -> None:
         body: dict[str, Any] = {"run": self.target.run, "step": saved.step, "variant": saved.variant}

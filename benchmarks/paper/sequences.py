@@ -16,6 +16,7 @@ from __future__ import annotations
 import gzip
 import json
 import tarfile
+import zlib
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +39,7 @@ IGNORED = -100
 """Target of positions that predict nothing, as in torch."""
 POOL = {"codes", "captions", "caption_lengths"}
 MANIFEST = "manifest.jsonl"
-MAX_MEMBER = 64_000_000
+MAX_MEMBER = 4_000_000
 """Maximum number of bytes of a record in a shard; far more than a sequence has."""
 
 Ids = Sequence[int]
@@ -188,14 +189,14 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                stream = tar.extractfile(member)
+                stream = tar.extractfile(member) if member.isreg() else None
                 if stream is None or not member.name.endswith(".json.gz"):
                     raise InvalidData(
                         f"{path} has the member {member.name!r}; shards have files named KEY.json.gz only"
                     )
                 with gzip.open(stream) as content:
                     yield member.name, content.read(MAX_MEMBER)
-    except (OSError, EOFError, tarfile.TarError) as error:
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         reason = os_reason(error) if isinstance(error, OSError) else "it is no tar file, or is cut off"
         raise InvalidData(f"the shard {path} cannot be read: {reason}; prepare the data again") from None
 

@@ -26,7 +26,7 @@ import torch
 from checkpoint_files import FOLDER, RAW, RECIPE, saved_checkpoints
 from posting import Poster, Target
 from recipe import Recipe, read_recipe
-from training import Training
+from training import STATE, Training
 
 from evalsvc.errors import Conflict, EvalsvcError, InvalidRequest
 from evalsvc.files.atomic import PARTIAL, write_whole
@@ -79,8 +79,9 @@ def claimed(folder: Path, recipe: Recipe) -> Iterator[None]:
         except BlockingIOError:
             raise Conflict(f"another training runs in {folder}; wait for it, or use another folder") from None
         _require_recipe(folder / RECIPE, recipe)
-        for leftover in [*folder.glob(f"*{PARTIAL}"), *(folder / FOLDER).glob(f"*{PARTIAL}")]:
-            leftover.unlink()
+        for pattern in (f"{STATE}.*{PARTIAL}", f"{FOLDER}/*{PARTIAL}"):  # the thread that posts writes files too
+            for leftover in folder.glob(pattern):
+                leftover.unlink()
         yield
 
 
@@ -114,6 +115,8 @@ def main() -> None:
         run(options)
     except EvalsvcError as error:
         sys.exit(f"error: {error.message}")
+    except OSError as error:
+        sys.exit(f"error: --work {options.work} cannot be used: {error}; check space and permissions")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -214,6 +214,43 @@ def test_sequences_of_another_layout_are_refused(tmp_path: Path) -> None:
         open_batches(replace(recipe, data=tmp_path / "shards"), small).draw(0)
 
 
+def write_member(path: Path, member: tarfile.TarInfo, content: bytes) -> None:
+    member.size = len(content)
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        tar.addfile(member, io.BytesIO(content))
+
+
+def link(name: str, target: str, kind: bytes) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "message"),
+    [
+        (link("1.json.gz", "/etc/passwd", tarfile.SYMTYPE), b"", "shards have files named KEY.json.gz only"),
+        (link("1.json.gz", "2.json.gz", tarfile.LNKTYPE), b"", "shards have files named KEY.json.gz only"),
+        (tarfile.TarInfo("1.txt"), b"[1]", "shards have files named KEY.json.gz only"),
+        (tarfile.TarInfo("1.json.gz"), b"[1, 2]", "cannot be read"),
+        (tarfile.TarInfo("1.json.gz"), gzip.compress(b"[1, 2]")[:-9], "cannot be read"),
+        (tarfile.TarInfo("1.json.gz"), b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 50, "cannot be read"),
+        (tarfile.TarInfo("1.json.gz"), gzip.compress(b"[" + b"1," * 3_000_000 + b"1]"), "is no list of rows"),
+        (tarfile.TarInfo("1.json.gz"), gzip.compress(b"[" * 100_000), "is no list of rows"),
+        (tarfile.TarInfo("1.json.gz"), gzip.compress(b"[1, true]"), "is no list of rows"),
+        (tarfile.TarInfo("1.json.gz"), gzip.compress(b"[1, 35]"), "is no list of rows"),
+    ],
+)
+def test_a_hostile_shard_is_refused(tmp_path: Path, member: tarfile.TarInfo, content: bytes, message: str) -> None:
+    """Nothing in a shard leads out of it, takes much memory, or ends in a traceback."""
+    recipe = tiny_recipe(tmp_path, data="shards")
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "manifest.jsonl").write_text('{"shard": "00000001", "num_sequences": 1}\n')
+    write_member(tmp_path / "shards" / "00000001.tar", member, content)
+    with pytest.raises(InvalidData, match=message):
+        drawn(recipe, 1)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
