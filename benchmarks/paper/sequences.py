@@ -39,6 +39,7 @@ IGNORED = -100
 """Target of positions that predict nothing, as in torch."""
 POOL = {"codes", "captions", "caption_lengths"}
 MANIFEST = "manifest.jsonl"
+DATASHEET = "prepare.json"
 MAX_MEMBER = 4_000_000
 """Maximum number of bytes of a record in a shard; far more than a sequence has."""
 
@@ -129,6 +130,7 @@ class Shards(Images):
 
     def __init__(self, folder: Path, layout: VocabularyLayout) -> None:
         self.layout = layout
+        _require_layout(folder / DATASHEET, layout)
         self.paths, counts = zip(*_read_manifest(folder / MANIFEST), strict=True)
         self.groups = counts
         self.starts = [sum(counts[:place]) for place in range(len(counts))]
@@ -183,6 +185,21 @@ def _read_manifest(path: Path) -> list[tuple[Path, int]]:
     if names or not shards:
         raise InvalidData(f"{path} lists no shards, or wrong ones; give a folder of `evalsvc prepare`")
     return shards
+
+
+def _require_layout(path: Path, layout: VocabularyLayout) -> None:
+    """Compare a layout with that of the datasheet. Shards of another program have none."""
+    if not path.exists():
+        return
+    try:
+        prepared = json.loads(path.read_text())["settings"]["layout"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise InvalidData(f"{path} is no datasheet of `evalsvc prepare`; prepare the data again") from None
+    if prepared != layout.digest:
+        raise InvalidData(
+            f"{path.parent} was prepared with the layout {str(prepared)[:12]}, the recipe's layout is "
+            f"{layout.digest[:12]}; prepare the data with the recipe's layout, or give the layout of the data"
+        )
 
 
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:

@@ -187,9 +187,23 @@ def test_a_shard_is_read_through_before_the_next(tmp_path: Path) -> None:
     assert order == [shard for shard in order[::4] for _ in range(4)]
 
 
+def test_shards_that_were_prepared_with_another_layout_are_refused(tmp_path: Path) -> None:
+    """Ids of a layout with the same rows in another order would be read as other tokens."""
+    recipe = tiny_recipe(tmp_path)
+    write_shards(tmp_path / "shards", recipe, (12,))
+    sharded = replace(recipe, data=tmp_path / "shards")
+    datasheet = tmp_path / "shards" / "prepare.json"
+    datasheet.write_text(json.dumps({"settings": {"layout": layout_of(recipe).digest}}))
+    opened(sharded)
+    datasheet.write_text(json.dumps({"settings": {"layout": "0" * 64}}))
+    with pytest.raises(InvalidData, match="was prepared with the layout 000000000000, the recipe's layout is"):
+        opened(sharded)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("prepare.json", "[]", "is no datasheet"),
         ("manifest.jsonl", "", "lists no shards"),
         ("manifest.jsonl", "[]", "is no manifest"),
         ("manifest.jsonl", '{"shard": "../00000001", "num_sequences": 12}', "lists no shards, or wrong ones"),
