@@ -73,9 +73,11 @@ class Poster:
 
     def __init__(self, target: Target, folder: Path, patience: float = 10.0) -> None:
         self.target, self.folder, self.patience = target, folder, patience
+        self._address = f"{target.server.rstrip('/')}/v1/checkpoints"
         self.refused: dict[str, str] = {}
         """Reason for each path that the service refused."""
         self._posted: set[str] = set(_read_posted(folder / POSTED))
+        self._announced = False
         self._news = threading.Event()
         self._closing = threading.Event()
         self._deadline = float("inf")
@@ -96,21 +98,28 @@ class Poster:
 
     def announce(self, _step: int, _path: Path) -> None:
         """Tell the thread that a step has been written. Returns immediately."""
+        self._announced = True
         self._news.set()
 
     def waiting(self) -> list[Saved]:
         """Return the weights that the service does not have."""
-        return [saved for saved in saved_checkpoints(self.folder) if str(saved.path) not in self._posted]
+        saved = saved_checkpoints(self.folder) if self._announced else []
+        return [weights for weights in saved if self._key(weights) not in self._posted]
+
+    def _key(self, saved: Saved) -> str:
+        return f"{self._address} {self.target.run} {saved.path}"
 
     def _work(self) -> None:
         wait = FIRST_WAIT
-        while True:
+        self._news.wait()
+        while self._announced:  # a folder of another recipe announces nothing
             self._news.clear()
+            closing = self._closing.is_set()  # before posting: what is written then is posted
             answered = self._post_all()
             wait = FIRST_WAIT if answered else min(2 * wait, LONGEST_WAIT)
-            if self._closing.is_set() and (answered or time.monotonic() + FIRST_WAIT > self._deadline):
+            if closing and (answered or time.monotonic() + FIRST_WAIT > self._deadline):
                 return
-            if self._closing.is_set():
+            if closing:
                 time.sleep(FIRST_WAIT)
             elif answered:
                 self._news.wait()
@@ -130,7 +139,7 @@ class Poster:
             except (OSError, http.client.HTTPException):  # down, or busy
                 return False
             else:
-                self._posted.add(str(saved.path))
+                self._posted.add(self._key(saved))
                 self._write_posted()
         return True
 
@@ -147,8 +156,7 @@ class Poster:
         headers = {"Content-Type": "application/json"}
         if token := os.environ.get("EVALSVC_TOKEN"):
             headers["Authorization"] = f"Bearer {token}"
-        address = f"{self.target.server.rstrip('/')}/v1/checkpoints"
-        request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+        request = urllib.request.Request(self._address, json.dumps(body).encode(), headers)
         try:
             with OPENER.open(request, timeout=TIMEOUT) as response:
                 if not _is_checkpoint(response.read(MAX_ANSWER)):

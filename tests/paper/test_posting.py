@@ -17,11 +17,12 @@ from posting import Poster, Target
 from tiny_trainings import tiny_recipe
 
 from evalsvc.api.schemas import CheckpointInput
-from evalsvc.errors import InvalidRequest
+from evalsvc.errors import Conflict, InvalidRequest
 from train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+CHANGES: dict[str, Any] = {"ema": [0.5], "checkpoint_steps": [3]}
 POSTED = {"checkpoint": {"id": 1}, "evaluations": []}
 
 
@@ -71,7 +72,7 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def train_and_post(folder: Path, server: str, patience: float = 10.0, **target: Any) -> Poster:
-    recipe = tiny_recipe(folder / "data", ema=[0.5], checkpoint_steps=[3])
+    recipe = tiny_recipe(folder / "data", **CHANGES)
     with Poster(Target(server, "mine", **target), folder / "run", patience) as poster:
         train(recipe, folder / "run", on_checkpoint=poster.announce)
     return poster
@@ -117,6 +118,23 @@ def test_a_service_that_is_down_costs_no_time_and_gets_the_rest_later(
     with service.running() as address:
         assert train_and_post(tmp_path, address).waiting() == []
     assert len(service.bodies) == 4
+
+
+def test_another_run_gets_the_checkpoints_too(tmp_path: Path) -> None:
+    service = Service()
+    with service.running() as address:
+        train_and_post(tmp_path, address)
+        with Poster(Target(address, "other"), tmp_path / "run") as poster:
+            train(tiny_recipe(tmp_path / "data", **CHANGES), tmp_path / "run", on_checkpoint=poster.announce)
+    assert [body["run"] for body in service.bodies] == ["mine"] * 4 + ["other"] * 4
+
+
+def test_a_folder_of_another_recipe_is_not_posted(tmp_path: Path) -> None:
+    train(tiny_recipe(tmp_path / "data"), tmp_path / "run")
+    service = Service()
+    with service.running() as address, pytest.raises(Conflict):
+        train_and_post(tmp_path, address)
+    assert service.bodies == []
 
 
 def test_a_busy_service_is_asked_again(tmp_path: Path) -> None:
