@@ -15,11 +15,13 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 import numpy
 import PIL.Image
@@ -31,7 +33,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from evalsvc.checkpoints.safetensors_file import read_header
-from evalsvc.data.files import CACHED_FILES, unreadable
+from evalsvc.data.files import CACHED_FILES, read_bytes, unreadable
 from evalsvc.errors import CheckpointError, InvalidData, show_name
 from evalsvc.files.opened import Allow, OpenFile, anywhere, open_file, opened_folder
 from evalsvc.spec.images import Crop, Fit
@@ -43,12 +45,26 @@ TENSOR = "images"
 
 MAX_PIXELS = 89_478_485
 """Largest number of pixels of one image, a quarter of a gigabyte decoded: Pillow's limit for decompression bombs."""
+MAX_STORED_BYTES = 1 << 28
+"""Largest number of bytes of a stored image that is read as a whole: those of MAX_PIXELS without compression."""
 MAX_NAMES = 5_000_000
 """Largest number of files and folders that are listed for the images of a folder."""
 KEPT_DIGESTS = 1 << 16
 
 THREADS = 4
 """Number of threads that read and resize ahead; Pillow releases the interpreter's lock for both."""
+
+Loaded = TypeVar("Loaded")
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """One reading of an image: the pixels are those of the bytes that the digest is of."""
+
+    digest: str
+    """SHA-256 of the stored image, as `ImageSource.content_digest` returns it."""
+    pixels: Callable[[Fit], NDArray[numpy.uint8]]
+    """Function that returns the image as uint8 [3, size, size]. Raises InvalidData for what is no image to measure."""
 
 
 class ImageSource(ABC):
@@ -75,6 +91,10 @@ class ImageSource(ABC):
     def content_digest(self, index: int) -> str:
         """Return the SHA-256 of the stored image."""
 
+    @abstractmethod
+    def stored(self, index: int) -> StoredImage:
+        """Read an image once, for its digest and its pixels. Raises InvalidData for more than MAX_STORED_BYTES."""
+
     def digest(self, indices: Sequence[int]) -> str:
         """Return the identity of these images in this order: a digest of their content, without their names."""
         return hashlib.sha256("".join(self.content_digest(index) for index in indices).encode()).hexdigest()
@@ -89,22 +109,29 @@ class ImageSource(ABC):
 
     def _loaded(self, indices: Sequence[int], fit: Fit, ahead: int, threads: int) -> Iterator[NDArray[numpy.uint8]]:
         """Yield the images one by one, while up to `ahead` more images are being loaded."""
-        pending: deque[Future[NDArray[numpy.uint8]]] = deque()
-        executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="images")
-        try:
-            for index in indices:
-                pending.append(executor.submit(self.load, index, fit))
-                if len(pending) > ahead:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            executor.shutdown(wait=True, cancel_futures=True)
+        return loaded_ahead(lambda index: self.load(index, fit), indices, ahead, threads)
 
     def _checked(self, index: int) -> int:
         if not 0 <= index < len(self):
             raise InvalidData(f"{self.path} has no image {index}; give one of 0…{len(self) - 1}")
         return index
+
+
+def loaded_ahead(
+    load: Callable[[int], Loaded], indices: Iterable[int], ahead: int, threads: int = THREADS
+) -> Iterator[Loaded]:
+    """Yield `load(index)` in the order of `indices`, while threads load up to `ahead` more."""
+    pending: deque[Future[Loaded]] = deque()
+    executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="images")
+    try:
+        for index in indices:
+            pending.append(executor.submit(load, index))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
 
 
 def read_images(path: str | Path, allow: Allow = anywhere) -> ImageSource:
@@ -170,6 +197,10 @@ class _Folder(ImageSource):
                     raise unreadable(path, error) from None
             return _digests[key]
 
+    def stored(self, index: int) -> StoredImage:
+        path = self._file(index)
+        return stored_image(read_bytes(path, self._allow, MAX_STORED_BYTES), str(path))
+
     def _file(self, index: int) -> Path:
         return Path(self.path) / self._names[index]
 
@@ -229,8 +260,11 @@ class _Packed(ImageSource):
         return fit_pixels(self._pixels(index), fit)
 
     def content_digest(self, index: int) -> str:
+        return _pixel_digest(self._pixels(index))
+
+    def stored(self, index: int) -> StoredImage:
         pixels = self._pixels(index)
-        return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+        return StoredImage(_pixel_digest(pixels), partial(fit_pixels, pixels))
 
     def _pixels(self, index: int) -> NDArray[numpy.uint8]:
         pixels: NDArray[numpy.uint8] = self._content.get_slice(TENSOR)[index]
@@ -247,25 +281,35 @@ def load_image(path: str | Path, fit: Fit, allow: Allow = anywhere) -> NDArray[n
             raises.
     """
     path = Path(path)
-    file = open_file(path, "image", allow)
-    with file.stream as stream:
-        try:
-            with PIL.Image.open(stream, formats=FORMATS) as image:
-                _check_size(str(path), *image.size)
-                frames = getattr(image, "n_frames", 1)
-                if frames > 1:
-                    raise InvalidData(f"{path} has {frames} frames; save a single frame")
-                image.load()
-                upright = PIL.ImageOps.exif_transpose(image)
-        except (MemoryError, InvalidData):
-            raise
-        except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
-            raise _too_large(str(path), "too many") from None
-        except PIL.UnidentifiedImageError:
-            raise InvalidData(f"{path} is not a JPEG, PNG, WebP or BMP image; save it as one of these") from None
-        except Exception:  # each of Pillow's formats raises other errors, and some quote the file
-            raise InvalidData(f"{path} is not an image that can be read, or is truncated; save it again") from None
-    return _fitted(_opaque_rgb(path, upright), fit)
+    with open_file(path, "image", allow).stream as stream:
+        return _decoded(stream, str(path), fit)
+
+
+def stored_image(content: bytes, shown: str) -> StoredImage:
+    """Return the image file in `content`, which messages name `shown`; its pixels are those of `load_image`."""
+    digest = hashlib.sha256(content).hexdigest()
+    return StoredImage(digest, lambda fit: _decoded(BytesIO(content), shown, fit))
+
+
+def _decoded(stream: BinaryIO, shown: str, fit: Fit) -> NDArray[numpy.uint8]:
+    """Return uint8 [3, size, size] of an image file; see `load_image`."""
+    try:
+        with PIL.Image.open(stream, formats=FORMATS) as image:
+            _check_size(shown, *image.size)
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1:
+                raise InvalidData(f"{shown} has {frames} frames; save a single frame")
+            image.load()
+            upright = PIL.ImageOps.exif_transpose(image)
+    except (MemoryError, InvalidData):
+        raise
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
+        raise _too_large(shown, "too many") from None
+    except PIL.UnidentifiedImageError:
+        raise InvalidData(f"{shown} is not a JPEG, PNG, WebP or BMP image; save it as one of these") from None
+    except Exception:  # each of Pillow's formats raises other errors, and some quote the file
+        raise InvalidData(f"{shown} is not an image that can be read, or is truncated; save it again") from None
+    return _fitted(_opaque_rgb(shown, upright), fit)
 
 
 def fit_pixels(
@@ -291,15 +335,15 @@ def _too_large(where: str, size: str) -> InvalidData:
     )
 
 
-def _opaque_rgb(path: Path, image: Image) -> Image:
+def _opaque_rgb(shown: str, image: Image) -> Image:
     if image.mode.startswith(("I", "F")):
-        raise InvalidData(f"{path} has pixels of mode {image.mode}; save it with 8 bits per channel")
+        raise InvalidData(f"{shown} has pixels of mode {image.mode}; save it with 8 bits per channel")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         least = image.getchannel("A").getextrema()[0]
         if least != 255:
             raise InvalidData(
-                f"{path} has an alpha channel that is not opaque (down to {least} of 255), so its colours depend on a "
+                f"{shown} has an alpha channel that is not opaque (down to {least} of 255), so its colours depend on a "
                 "background; flatten the image onto a background and save it without alpha"
             )
     return image.convert("RGB")
@@ -314,6 +358,10 @@ def _fitted(image: Image, fit: Fit) -> NDArray[numpy.uint8]:
     if image.size != (fit.size, fit.size):
         image = image.resize((fit.size, fit.size), PIL.Image.Resampling[fit.filter.upper()])
     return numpy.ascontiguousarray(numpy.asarray(image).transpose(2, 0, 1))
+
+
+def _pixel_digest(pixels: NDArray[numpy.uint8]) -> str:
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
 def _half(margin: int, crop: Crop) -> int:

@@ -274,6 +274,24 @@ def test_digests_are_of_content_and_order(folder: Path, packed: Path) -> None:
     assert read_images(packed).digest([0, 1]) != read_images(packed).digest([0, 2])
 
 
+def test_one_reading_has_digest_and_pixels(folder: Path, packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is replaced between two readings would have the pixels of one image and the digest of another."""
+    for path, index in ((folder, 1), (packed, 3)):
+        source = read_images(path)
+        stored = source.stored(index)
+        assert stored.digest == source.content_digest(index)
+        assert np.array_equal(stored.pixels(Fit(6)), source.load(index, Fit(6)))
+    stored = read_images(folder).stored(1)
+    before = stored.pixels(Fit(6))
+    (folder / "b.png").write_bytes(b"replaced")
+    assert np.array_equal(stored.pixels(Fit(6)), before)
+    with pytest.raises(InvalidData, match=r"b\.png is not a JPEG, PNG, WebP or BMP image"):
+        read_images(folder).stored(1).pixels(Fit(6))
+    monkeypatch.setattr(images, "MAX_STORED_BYTES", 5)
+    with pytest.raises(InvalidData, match=r"b\.png has more than 5 bytes"):
+        read_images(folder).stored(1)
+
+
 def test_real_photographs(shared: Path) -> None:
     source = read_images(shared / "golden" / "coco_smoke" / "images")
     assert len(source) == 85
