@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,7 @@ from evalsvc.checkpoints.reference import CheckpointRef, Virtual, identify, name
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.config import Settings
 from evalsvc.data.images import ImageSource, read_images
-from evalsvc.decoders import ImageDecoder, load_decoder
-from evalsvc.decoders.config import DEFAULT_FILES
+from evalsvc.decoders import ImageDecoder
 from evalsvc.errors import EvalsvcError
 from evalsvc.families.reading import computed_by
 from evalsvc.features import FeatureExtractor, load_extractor
@@ -32,6 +30,7 @@ from evalsvc.spec.model_config import ModelConfig
 from evalsvc.spec.paths import Readable, local_data
 from evalsvc.spec.protocol import plain_json
 from evalsvc.tasks.task import Context
+from evalsvc.worker.decoders import find_decoder
 from evalsvc.worker.models import CompanionCache, ModelCache, known_digest, resolve_config_of, saved_frequencies_of
 
 Report = Callable[[int], None]
@@ -153,22 +152,9 @@ class ShardContext(Context):
         return Path(self.dataset(name)) if "/" in name else locate_asset(name, self._settings.assets_path)
 
     def decoder(self, name: str, config: str | None = None, ema: bool = False, dtype: str = "float32") -> ImageDecoder:
-        path = self.asset(name)
-        if config is None and "/" not in name and not path.is_dir():
-            config = name  # the decoder's configuration is registered under the asset's name; a folder has its own
-        elif config is not None and "/" in config:
-            config = self.dataset(config)
-        key = (f"decoder {dtype}", path, identify(path), config, ema, self.device)
-
-        def load() -> ImageDecoder:
-            with ExitStack() as stack:
-                pinned = stack.enter_context(opened_weights(path, self._allow_of(name), DEFAULT_FILES))
-                shape = config
-                if config is not None and "/" in config:
-                    shape = str(stack.enter_context(opened_weights(Path(config), self.readable)))
-                return load_decoder(pinned, shape, ema, dtype=dtype, device=self.device)
-
-        decoder: ImageDecoder = _companions.get(key, load)
+        file = find_decoder(self._settings, name, config)
+        key = (f"decoder {dtype}", file.path, identify(file.path), file.config, ema, self.device)
+        decoder: ImageDecoder = _companions.get(key, lambda: file.load(ema, dtype, self.device))
         return decoder
 
     def extractor(self, name: str, kind: str = "inception") -> FeatureExtractor:
