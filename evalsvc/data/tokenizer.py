@@ -67,6 +67,13 @@ class TextTokenizer:
         starts = range(len(processed) - len(plain) + 1)
         return list(processed[: next((i for i in starts if processed[i : i + len(plain)] == plain), 0)])
 
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The ids of the file's special tokens, whose text in a caption would become one of these ids."""
+        with translated(self.path):
+            added = self._tokenizer.get_added_tokens_decoder()
+            return frozenset(token for token, content in added.items() if content.special)
+
     def beginning(self, bos: Beginning | None) -> int | None:
         """Return the id that stands before a text; None: no token.
 

@@ -170,3 +170,16 @@ def test_what_a_tokenizers_file_holds_is_not_quoted(tmp_path: Path, content: str
     with pytest.raises(InvalidData) as caught:
         read_tokenizer(tmp_path / "tokenizer.json")
     assert "hunter2" not in caught.value.message
+
+
+def test_special_tokens_are_told_from_other_added_tokens(tmp_path: Path) -> None:
+    """NeoX's tokenizer adds runs of blanks, which are text."""
+    content = json.loads((ROOT / "tokenizer.json").read_text())
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = (("<|endoftext|>", True), ("    ", False))
+    content["added_tokens"] = [
+        {"id": 512 + place, "content": text, "special": special, **flags} for place, (text, special) in enumerate(added)
+    ]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    assert read_tokenizer(tmp_path / "tokenizer.json").special_ids == {512}
+    assert TOKENIZER.special_ids == frozenset()
