@@ -34,7 +34,7 @@ FLOORS = (
     ("language", "service", "web"),
     ("tasks",),
     ("worker",),
-    ("doctor", "verify"),
+    ("doctor", "prepare", "verify"),
     ("api",),
     ("compare.gate_until",),
     ("cli",),

@@ -51,6 +51,7 @@ COMMANDS = {
     "protocol": Entry("evalsvc.cli.protocol", READ, "Show how values were measured, and how two protocols differ."),
     "demo": Entry("evalsvc.cli.demo", ALONE, "Evaluate the small run that comes with evalsvc."),
     "run": Entry("evalsvc.cli.evaluate", ALONE, "Evaluate a checkpoint on this machine."),
+    "prepare": Entry("evalsvc.cli.prepare", ALONE, "Make training data for open_lm from images and captions."),
     "verify": Entry("evalsvc.cli.verify", ALONE, "Check numbers against other programs and golden values."),
     "doctor": Entry("evalsvc.cli.doctor", ALONE, "Show settings and missing requirements; find a layout."),
     "suites": Entry("evalsvc.cli.suites", WRITE, "Write, check, list and upload suites."),
@@ -84,8 +85,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     options_metavar="[-h] [--version [--verbose]]",
-    help="Evaluate the checkpoints of auto-regressive text-to-image models, and keep one history of metrics per "
-    "training step.",
+    help="Evaluate auto-regressive text-to-image models and keep a history of metrics.",
     epilog="`evalsvc COMMAND -h` shows the options of a command. Settings can also be given as variables EVALSVC_NAME; "
     "`evalsvc doctor` lists them. `evalsvc --install-completion` has the shell complete commands, options and names.",
 )
