@@ -66,11 +66,11 @@ def targets(chunk: Tensor, seq_len: int, mask_left: int | None = None) -> Tensor
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("loader")
-    prepared(write_folder(folder / "images", 11), folder / "out", shard_size=4, records=133)
+    prepared(write_folder(folder / "images", 12), folder / "out", shard_size=4, records=133)
     return folder / "out"
 
 
-@pytest.mark.parametrize(("seq_len", "rows"), [(132, 11), (133, 0)])
+@pytest.mark.parametrize(("seq_len", "rows"), [(132, 12), (133, 0)])
 def test_webdataset_gives_every_record_once(output: Path, seq_len: int, rows: int) -> None:
     """A record of 133 ids is dropped by a model of 133 positions: the last id is a target only."""
     ids = [row for batch in batches(output, seq_len, 583, 4) for row in batch.tolist()]
@@ -78,11 +78,11 @@ def test_webdataset_gives_every_record_once(output: Path, seq_len: int, rows: in
 
 
 def test_masks_leave_what_is_learned(output: Path) -> None:
-    [chunk] = batches(output, 132, 583, 11)
+    [chunk] = batches(output, 132, 583, 12)
     everything = targets(chunk, 132)
     assert torch.equal((everything == IGNORED).sum(1), (chunk == PAD).sum(1))
     images = targets(chunk, 132, IMAGE)
-    assert (images != IGNORED).sum(1).tolist() == [64 + 2] * 11
+    assert (images != IGNORED).sum(1).tolist() == [64 + 2] * 12
     assert set(images[images != IGNORED].tolist()) <= {*range(512, 576), 577, 581}
 
 
@@ -94,12 +94,12 @@ def test_open_lm_itself_reads_the_manifest_and_the_shards(output: Path) -> None:
 
     manifest = str(output / "manifest.jsonl")
     assert count_small_shards(manifest) == 0
-    shards, counts, following = get_string_for_epoch(11, [0], [manifest], None, 1, 1)
-    assert (counts, following) == ([11], [3])
+    shards, counts, following = get_string_for_epoch(12, [0], [manifest], None, 1, 1)
+    assert (counts, following) == ([12], [3])
     args = SimpleNamespace(
         train_data=shards,
         val_data=None,
-        train_num_samples=11,
+        train_num_samples=12,
         train_data_mix_weights=None,
         train_data_upsampling_factors=None,
         dataset_resampled=False,
@@ -109,7 +109,7 @@ def test_open_lm_itself_reads_the_manifest_and_the_shards(output: Path) -> None:
         rank=0,
         workers=0,
         world_size=1,
-        per_gpu_batch_size=11,
+        per_gpu_batch_size=12,
         vocab_size=583,
         seq_len=132,
         target_mask_left=IMAGE,
