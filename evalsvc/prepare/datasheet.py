@@ -163,11 +163,11 @@ def _pair_counts(contents: Contents) -> PairCounts:
 
 
 def _image_counts(contents: Contents) -> ImageCounts:
-    records, encoded = contents.records, contents.encoded
+    records = contents.records
     training, held_out = ({record.pixels for record in part} for part in (records.training, records.held_out))
-    used = {pair.image for pair in contents.data.pairs} & encoded.files.keys()
-    repeated = max(len(used) - len(training) - len(held_out), 0)
-    return ImageCounts(len(training), len(held_out), len(encoded.refused), repeated)
+    named = {record.index for record in (*records.training, *records.held_out)}
+    refused = len(contents.encoded.refused)
+    return ImageCounts(len(training), len(held_out), refused, len(named) - len(training) - len(held_out))
 
 
 def _caption_counts(contents: Contents) -> CaptionCounts:

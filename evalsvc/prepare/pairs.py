@@ -23,7 +23,7 @@ from evalsvc.errors import InvalidData, InvalidRequest
 from evalsvc.files.opened import Allow, open_file, opened_folder
 from evalsvc.prepare.caption_texts import MAX_CAPTION_BYTES, caption_of, problem_of
 from evalsvc.prepare.refusals import Refusal
-from evalsvc.prepare.tars import TarImages, read_samples
+from evalsvc.prepare.tars import Sample, TarImages, read_samples
 
 MAX_CAPTION_FILE = 1 << 30
 """Largest number of bytes of a file of captions, which is parsed as a whole."""
@@ -62,7 +62,7 @@ def read_source(source: Path, images: Path | None, allow: Allow) -> PairData:
     if images is not None and (is_folder or tars):
         raise InvalidRequest(f"--images is given, but {source} holds its own images; leave --images out")
     if tars:
-        return _read_tars(tars, allow)
+        return _read_tars(source, tars, allow)
     return _read_folder(source, allow) if is_folder else _read_caption_file(source, images, allow)
 
 
@@ -91,15 +91,30 @@ def _read_text(folder: Path, image: str, allow: Allow) -> str | Refusal:
         return Refusal.of_error(f"{image.rpartition('.')[0]}.txt", error, str(path))
 
 
-def _read_tars(tars: Sequence[Path], allow: Allow) -> PairData:
+def _read_tars(source: Path, tars: Sequence[Path], allow: Allow) -> PairData:
     refused: list[Refusal] = []
-    samples = [sample for tar in tars for sample in read_samples(tar, allow, refused.append)]
+
+    def refuse(refusal: Refusal) -> None:
+        refused.append(refusal)
+        _require_few(refused, source, "members that are left out")
+
+    samples: list[Sample] = []
+    for tar in tars:
+        for sample in read_samples(tar, allow, refuse):
+            samples.append(sample)
+            _require_few(samples, source, "pairs")
     if not samples:
         reason = f"; the first of {len(refused):,} problems: {refused[0]}" if refused else ""
-        raise InvalidData(f"{tars[0].parent} has no tar file with images and captions{reason}")
-    source = TarImages(tars, [sample.image for sample in samples], allow)
-    data = _judged(source, ((sample.image.shown, index, sample.caption) for index, sample in enumerate(samples)))
-    return PairData(source, data.pairs, [*refused, *data.refused])
+        raise InvalidData(f"{source} has no images with captions{reason}")
+    images = TarImages(source, [sample.image for sample in samples], allow)
+    data = _judged(images, ((sample.image.shown, index, sample.caption) for index, sample in enumerate(samples)))
+    return PairData(images, data.pairs, [*refused, *data.refused])
+
+
+def _require_few(items: Sequence[object], source: Path | str, what: str) -> None:
+    """Raise InvalidData for more than MAX_PAIRS items, before they fill the memory."""
+    if len(items) > MAX_PAIRS:
+        raise InvalidData(f"{source} has more than {MAX_PAIRS:,} {what}; cut it into several sources")
 
 
 def _read_caption_file(path: Path, images: Path | None, allow: Allow) -> PairData:
@@ -130,8 +145,7 @@ def _judged(source: ImageSource, captions: Iterable[tuple[str, int | str, str | 
     caption has no image."""
     refused: list[Refusal] = []
     pairs = list(_usable(captions, refused))
-    if len(pairs) > MAX_PAIRS:
-        raise InvalidData(f"{source.path}: the source has more than {MAX_PAIRS:,} pairs; cut it into several sources")
+    _require_few(pairs, source.path, "pairs")
     return PairData(source, pairs, refused)
 
 

@@ -37,6 +37,8 @@ class PairRecord:
     """SHA-256 of the stored image, by which the store has the codes."""
     pixels: str
     """SHA-256 of the cropped pixels: what the image is, whatever its name and its format."""
+    index: int
+    """Index of the image in the source."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def _records(
         pixels = store.pixels(file)
         times[pixels, pair.caption] = number = times.get((pixels, pair.caption), 0) + 1
         key = hashlib.sha256(f"{pixels} {number} {pair.caption}".encode()).hexdigest()[:KEY_LENGTH]
-        yield PairRecord(key, pair.caption, ids, names[pixels], file, pixels)
+        yield PairRecord(key, pair.caption, ids, names[pixels], file, pixels, pair.image)
 
 
 def _first_names(images: ImageSource, encoded: EncodedImages, store: CodeStore) -> Mapping[str, str]:

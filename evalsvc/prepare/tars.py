@@ -81,8 +81,8 @@ class Sample:
 class TarImages(ImageSource):
     """Images in tar files, each read from its place."""
 
-    def __init__(self, tars: Sequence[Path], members: Sequence[Member], allow: Allow) -> None:
-        self.path = str(tars[0] if len(tars) == 1 else tars[0].parent)
+    def __init__(self, source: Path, members: Sequence[Member], allow: Allow) -> None:
+        self.path = str(source)
         self._members = members
         self._allow = allow
 

@@ -286,11 +286,23 @@ def test_a_sample_that_is_none(kind: str, tmp_path: Path) -> None:
 def test_archives_are_not_unpacked(tmp_path: Path) -> None:
     """A compressed tar of zeros is a thousand times as large as its file."""
     (tmp_path / "a.tar").write_bytes(gzip.compress(bytes(50_000_000)))
-    with pytest.raises(
-        InvalidData, match=r"has no tar file with images and captions; the first of 1 problems: a\.tar: "
-    ):
+    with pytest.raises(InvalidData, match=r"has no images with captions; the first of 1 problems: a\.tar: "):
         prepared(tmp_path / "a.tar", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("what", ["pairs", "members that are left out"])
+def test_a_source_of_too_many(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are counted while they are read, since a tar of nothing but headers has two million in a gigabyte."""
+    monkeypatch.setattr("evalsvc.prepare.pairs.MAX_PAIRS", 3)
+    samples = [member for number in range(4) for member in sample(f"{number}", number)]
+    links = [(header(f"{number}", tarfile.SYMTYPE, linkname="x"), b"") for number in range(4)]
+    path = write_tar(tmp_path / "a.tar", samples if what == "pairs" else links)
+    with pytest.raises(InvalidData, match=f"has more than 3 {what}; cut it into several sources"):
+        read_source(path, None, Readable(Settings()))
+    folder = write_folder(tmp_path / "images", 4)
+    with pytest.raises(InvalidData, match="has more than 3 pairs; cut it into several sources"):
+        read_source(folder, None, Readable(Settings()))
 
 
 def test_a_tar_that_is_replaced_while_its_images_are_read(tmp_path: Path) -> None:

@@ -24,9 +24,7 @@ from evalsvc.spec.layout import VocabularyLayout, parse_layout
 from evalsvc.tasks.image_codes import to_signed
 
 # webdataset leaves the shards open.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 IGNORED = -100
 PAD, IMAGE = LAYOUT.special["pad"], LAYOUT.special["image"]

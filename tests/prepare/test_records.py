@@ -27,7 +27,7 @@ def test_the_order_is_drawn_and_fixed() -> None:
 
 
 def test_the_digest_tells_data_sets_apart() -> None:
-    first, second = (PairRecord(key, "a", array("i", [1]), "a.png", "f", "p") for key in "ab")
+    first, second = (PairRecord(key, "a", array("i", [1]), "a.png", "f", "p", 0) for key in "ab")
     records = Records([first, second], [], [], 0)
     others = [
         replace(records, training=[second, first]),
