@@ -1,13 +1,13 @@
 """The folder of the training data: who may write into it, and what is left of an interrupted run.
 
-00000001.tar …       shards
-manifest.jsonl       number of sequences of each shard, for open_lm
-held_out.jsonl       held-out pairs as ids and codes, for the task `loss`
-held_out_captions.jsonl   the same captions as texts, for the task `text_to_image`
-refused.jsonl        captions and images that were left out, with reasons
-prepare.json         the datasheet; a folder with this file is complete
-settings.json        settings, which later runs into the folder must have
-codes/               codes of images, for later runs
+- `00000001.tar` …: shards
+- `manifest.jsonl`: number of sequences of each shard, for open_lm
+- `held_out.jsonl`: held-out pairs as ids and codes, for the task `loss`
+- `held_out_captions.jsonl`: the same captions as texts, for the task `text_to_image`
+- `refused.jsonl`: captions and images that were left out, with reasons
+- `prepare.json`: the datasheet; a folder with this file is complete
+- `settings.json`: settings, which later runs into the folder must have
+- `codes/`: codes of images, for later runs
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def read_source(source: Path, images: Path | None, allow: Allow) -> PairData:
         InvalidRequest: `images` is missing for a file of captions, or is given for another source.
         InvalidData: the source is missing or broken, is none of the kinds above, or has more than MAX_PAIRS captions.
     """
-    is_folder, tars = source.is_dir(), _tars(source, allow)
+    is_folder, tars = os.path.isdir(source), _tars(source, allow)
     if images is not None and (is_folder or tars):
         raise InvalidRequest(f"--images is given, but {source} holds its own images; leave --images out")
     if tars:
@@ -68,7 +68,7 @@ def read_source(source: Path, images: Path | None, allow: Allow) -> PairData:
 
 def _tars(source: Path, allow: Allow) -> list[Path]:
     """Return the tar files that a source is, or has directly in its folder, in the order of their names."""
-    if not source.is_dir():
+    if not os.path.isdir(source):
         return [source] if source.suffix == ".tar" else []
     with opened_folder(source, "source", allow) as folder:
         return [source / name for name in sorted(os.listdir(folder)) if name.endswith(".tar") and name[0] != "."]

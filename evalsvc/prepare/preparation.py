@@ -9,6 +9,7 @@ image is encoded twice, no shard is written twice, and the result has the same b
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -117,14 +118,15 @@ def prepare(request: Request, settings: Settings, show: Show) -> Prepared:
 
 def _require_apart(request: Request) -> None:
     """Raise InvalidRequest if the output lies in the source, or the other way round."""
-    output = request.output.resolve()
-    if not output.parent.is_dir():
+    # os.path raises nothing for links that form a loop, and for folders that cannot be searched.
+    output = Path(os.path.realpath(request.output))
+    if not os.path.isdir(output.parent):
         raise InvalidRequest(f"--output {request.output}: the folder {output.parent} does not exist; create it first")
     for option, path in (("the source", request.source), ("--images", request.images)):
-        if path is None or not path.is_dir():
+        if path is None or not os.path.isdir(path):
             continue
-        folder = path.resolve()
-        if output.is_relative_to(folder) or folder.is_relative_to(output):
+        folder = os.path.realpath(path)
+        if output.is_relative_to(folder) or Path(folder).is_relative_to(output):
             raise InvalidRequest(
                 f"--output {request.output} and {option} {path} lie in each other; name another folder"
             )

@@ -36,6 +36,8 @@ MAX_METADATA = 1_000_000
 MAX_EXTENDED = 1 << 16
 """Largest number of bytes of an extended header."""
 MAX_NAME = 255
+MAX_MEMBERS = 100
+"""Largest number of members of a sample."""
 
 HARMLESS = {"mtime", "atime", "ctime", "uid", "gid", "uname", "gname"}
 """Keywords of extended headers that change neither a member's name nor its size."""
@@ -145,7 +147,8 @@ def _grouped(members: Iterator[Member]) -> Iterator[tuple[str, list[Member]]]:
             yield key, group
             group = []
         key = following
-        group.append(member)
+        if len(group) <= MAX_MEMBERS:  # one more than allowed tells that there are too many
+            group.append(member)
     if group:
         yield key, group
 
@@ -159,6 +162,8 @@ def _key_and_ending(name: str) -> tuple[str, str]:
 
 def _sample(shown: str, stream: BinaryIO, members: Sequence[Member]) -> Sample | Refusal:
     """Return the image and the caption of a sample, or why there is none."""
+    if len(members) > MAX_MEMBERS:
+        return Refusal(shown, f"the sample has more than {MAX_MEMBERS} members")
     by_ending: dict[str, Member] = {}
     for member in members:
         ending = _key_and_ending(member.name)[1]

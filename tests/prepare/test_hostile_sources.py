@@ -271,6 +271,7 @@ SAMPLES = {
     ),
     "a caption that is a list": ([("a.jpg", picture(1)), ("a.json", b'{"caption": []}')], "`caption` is list"),
     "half a character": ([("a.jpg", picture(1)), ("a.json", b'{"caption": "\\ud800"}')], "half of a surrogate pair"),
+    "many members": ([(f"a.{number}", b"") for number in range(101)], "the sample has more than 100 members"),
     "a key again": ([*sample("b", 2), ("c.txt", b"x"), *sample("b", 3)], "the key occurs twice in the tar"),
 }
 

@@ -253,13 +253,19 @@ class TestRefused:
         ("changes", "words"),
         [
             ({"records": 131}, "--records is 131, but the layout's length is 132; give this number, or 133"),
-            ({"images": Path()}, "--images is given"),
+            ({"images": DECODER.parent}, "--images is given"),
+            ({"output": Path("loop/out")}, "--output loop/out: the folder "),
+            ({"source": Path("loop")}, "the source loop does not exist or cannot be read"),
             ({"output": Path("/nowhere/out")}, "the folder /nowhere does not exist; create it first"),
         ],
     )
-    def test_options(self, changes: dict[str, Any], words: str, source: Path, tmp_path: Path) -> None:
+    def test_options(
+        self, changes: dict[str, Any], words: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("loop").symlink_to("loop")
         given = {"source": source, "output": tmp_path / "out", **changes}
-        with pytest.raises(InvalidRequest) as caught:
+        with pytest.raises((InvalidRequest, InvalidData)) as caught:
             prepared(**given)
         assert words in caught.value.message
         assert not (tmp_path / "out" / "prepare.json").exists()
