@@ -148,6 +148,13 @@ def test_both_sides_of_image_tokenizers_compute_the_same() -> None:
 
 
 @pytest.mark.long
+def test_preparing_gives_the_codes_of_the_encoder_alone() -> None:
+    document = last_line("prepare")
+    assert set(document["ratios"]) == {"first stage of prepare"}
+    assert document["sequences_per_second"] > 0
+
+
+@pytest.mark.long
 def test_prompts_to_features_are_those_of_the_assembled_script() -> None:
     document = last_line("images_end_to_end")
     assert set(document["ratios"]) == {"assembled script"}
