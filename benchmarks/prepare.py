@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small decoder: shows that the benchmark works")
     parser.add_argument("--images", type=Path, help="folder of images; default: drawn ones")
     parser.add_argument("--count", type=int, help="number of images; default: all, or 8 drawn ones")
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=int, help="default: 3, or 1 with --quick")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     with TemporaryDirectory() as name:
@@ -127,7 +127,7 @@ def main() -> None:
         began = time.perf_counter()
         sides.check_equal()  # and warm up
         print(f"warm-up   {time.perf_counter() - began:.1f} s; codes of both sides are equal\n", flush=True)
-        times = interleaved({ENCODER: sides.encoder, STAGE: sides.stage}, options.turns)
+        times = interleaved({ENCODER: sides.encoder, STAGE: sides.stage}, options.turns or (1 if options.quick else 3))
         print_rows(times, count)
         rate = sequences_per_second(sides.store, sides.coder.codes, decoder.codebook_size, folder)
         print(f"  second stage: {rate:,.0f} sequences a second, one process")
