@@ -1,4 +1,4 @@
-# The words of the house: demo, serve, check, test, test-all, test-long, soak, bench, docs, gpu. Each sets up what it needs in .venv.
+# The words of the house: demo, serve, check, test, test-all, test-long, soak, bench, bench-quick, docs, gpu. Each sets up what it needs in .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTS_AT_ONC
 # Tests start some hundred processes, none of which is to compile the package anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo serve check test test-all test-long soak bench docs gpu clean
+.PHONY: demo serve check test test-all test-long soak bench bench-quick docs gpu clean
 
 demo: $(VENV)/demo
 	$(BIN)/evalsvc assets pull inception
@@ -57,6 +57,12 @@ bench: $(VENV)/all
 	$(BIN)/python benchmarks/crowd.py
 	$(BIN)/python benchmarks/dashboard.py
 	$(BIN)/python benchmarks/calibration.py
+
+# What CI asks of each commit, below three minutes: quality and speed, each worse than its baseline or not.
+bench-quick: $(VENV)/all
+	$(BIN)/python benchmarks/bench.py benchmarks/suites/quick.yaml --output build/bench $(BENCH)
+	$(BIN)/evalsvc gate build/bench/candidate.json --baseline build/bench/baseline.json \
+	    --rules benchmarks/suites/rules.yaml --output build/bench/gate.json --junit build/bench/gate.xml $(GATE)
 
 # The documentation's site, in build/site: a dead link ends it with an error.
 docs: $(VENV)/docs

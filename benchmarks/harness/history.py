@@ -1,0 +1,131 @@
+"""The history: what the harness measured, by commit, in a file of JSON lines that CI keeps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from evalsvc.errors import InvalidData, os_reason
+from evalsvc.files.atomic import write_whole
+from evalsvc.metrics.intervals import value_interval
+from evalsvc.metrics.ratio import Ratio as Estimate
+from evalsvc.spec.documents.document import Document, Example
+from evalsvc.spec.documents.fields import Count, Direction, Number
+from evalsvc.spec.documents.reading import content_of, read
+from harness.document import BenchDocument, Ratio
+
+MOST = 2000
+"""Largest number of entries that the file keeps; the oldest go first."""
+
+MAX_BYTES = 64 << 20
+"""Largest size of the file in bytes."""
+
+
+class Value(Document):
+    """A value of quality at a commit."""
+
+    value: Annotated[Number, Example(1.76)]
+    stderr: Annotated[Number | None, Example(0.01)]
+    n: Count
+    unit: Annotated[str, Example("nats/token")]
+    direction: Direction
+    protocol: Annotated[str, Example("9a3f0c1d2e4b5a69")]
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The interval of the value, at 95 %; None without a standard error."""
+        error = None if self.stderr is None else float(self.stderr)
+        ends = value_interval(Estimate(float(self.value), error, self.n), self.unit)
+        return None if ends is None else (ends.low, ends.high)
+
+
+class Entry(Document):
+    """A measurement of a commit by a suite."""
+
+    commit: Annotated[str, Example("5f0c…")]
+    time: Annotated[str, Example("2026-11-28T04:31:00Z")]
+    suite: Annotated[str, Example("quick")]
+    baseline_code: Annotated[str, Example("f293…")]
+    """Commit whose code the ratios are against."""
+    processor: Annotated[str, Example("AMD EPYC 9R14")]
+    ratios: Annotated[dict[str, Ratio], Example({})]
+    """Ratio of processor times, by timed task."""
+    values: Annotated[dict[str, Value], Example({})]
+    """Values of quality, by metric."""
+
+
+def entry_of(document: BenchDocument) -> Entry:
+    """Return the entry of a measurement, without its items and turns."""
+    times = {timed.name for timed in document.timed}
+    values = {
+        metric.name: Value(
+            value=metric.value,
+            stderr=metric.stderr,
+            n=metric.n,
+            unit=metric.unit,
+            direction=metric.direction,
+            protocol=metric.protocol,
+        )
+        for metric in document.metrics
+        if metric.task not in times
+    }
+    return Entry(
+        commit=document.code.commit,
+        time=document.time,
+        suite=document.suite.name,
+        baseline_code=document.baseline_code,
+        processor=document.machine.processor,
+        ratios={timed.name: timed.cpu for timed in document.timed if timed.cpu is not None},
+        values=values,
+    )
+
+
+def read_history(path: Path) -> list[Entry]:
+    """Return the entries of a history, oldest first; none if the file does not exist yet.
+
+    Raises:
+        InvalidData: the file cannot be read, or a line is no entry; the message has the line's number.
+    """
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InvalidData(f"--history {path} cannot be read: {os_reason(error)}; name another file") from None
+    if len(content) > MAX_BYTES:
+        raise InvalidData(f"--history {path} has more than {MAX_BYTES:,} bytes; name another file")
+    return [_read_line(path, number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
+
+
+def append(path: Path, entry: Entry) -> list[Entry]:
+    """Add an entry to the file, in place of an earlier one of the same commit and suite, and return all entries.
+
+    Raises:
+        InvalidData: the file is no history; the file is then unchanged.
+        OSError: the file cannot be written.
+    """
+    kept = [old for old in read_history(path) if (old.commit, old.suite) != (entry.commit, entry.suite)]
+    entries = [*kept, entry][-MOST:]
+    lines = [json.dumps(content_of(each), sort_keys=True, separators=(",", ":")) + "\n" for each in entries]
+    write_whole(path, "".join(lines).encode(), mode=0o644)
+    return entries
+
+
+def of_suite(entries: Sequence[Entry], suite: str) -> list[Entry]:
+    """Return the entries of a suite, with the ratios of those only that are against the code of the newest."""
+    chosen = [entry for entry in entries if entry.suite == suite]
+    against = chosen[-1].baseline_code if chosen else ""
+    return [entry if entry.baseline_code == against else replace(entry, ratios={}) for entry in chosen]
+
+
+def _read_line(path: Path, number: int, line: bytes) -> Entry:
+    try:
+        return read(Entry, json.loads(line))
+    except (ValueError, RecursionError) as error:
+        raise InvalidData(
+            f"--history {path}, line {number} is no entry: {str(error)[:200]}; remove the line, or name another file"
+        ) from None
