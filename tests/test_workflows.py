@@ -15,7 +15,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 ACTION = ROOT / "action.yml"
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-TRUSTED = re.compile(r"actions/[\w-]+@v\d+|\./")
+TRUSTED = re.compile(r"actions/[\w-]+(/(restore|save))?@v\d+|\./")
 """What may be used: GitHub's own actions by their major version, and the action of this repository."""
 
 FIXED = re.compile(r"\$\{\{ matrix\.[\w-]+ \}\}")
@@ -70,4 +70,18 @@ def test_workflows_use_the_words_of_the_makefile() -> None:
     scripts = [step["run"] for file in WORKFLOWS for step in steps(file) if "run" in step]
     used = {word for script in scripts for word in re.findall(r"\bmake ([\w-]+)", script)}
     assert used <= targets
-    assert {"check", "test", "test-all", "test-long", "soak", "docs"} <= used
+    assert {"check", "test", "test-all", "test-long", "soak", "bench-quick", "docs"} <= used
+
+
+def test_the_history_of_benchmarks_is_restored_extended_and_kept() -> None:
+    """A key that the next build does not look for would begin a new history each time, unseen."""
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "checks.yml").read_text())["jobs"]["bench"]
+    restored, saved = (
+        next(step for step in job["steps"] if step.get("uses", "").startswith(f"actions/cache/{what}@"))
+        for what in ("restore", "save")
+    )
+    assert restored["with"]["path"] == saved["with"]["path"] == job["env"]["BENCH"].split()[1]
+    assert saved["with"]["key"].startswith(restored["with"]["restore-keys"])
+    assert "github.ref == 'refs/heads/main'" in saved["if"]
+    [checkout] = [step for step in job["steps"] if step.get("uses", "").startswith("actions/checkout@")]
+    assert checkout["with"]["fetch-depth"] == 0, "the code of the stored commit is in the history"
