@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
+from harness.baseline import FOLDER, read_quality
 from harness.suite import MAX_BYTES, name_of, read_bench
 
 from evalsvc.compare.gate_rules import read_rules
@@ -50,6 +51,19 @@ def test_the_rules_and_the_headline_are_about_what_a_suite_measures(name: str) -
     for metric in bench.headline:
         assert any(task.may_measure(metric) for task in tasks), metric
         assert any(rule.matches(metric) for rule in rules), metric
+
+
+@pytest.mark.parametrize("name", ["quick", "full"])
+def test_the_stored_values_are_those_that_the_rules_and_the_headline_name(name: str) -> None:
+    """A baseline without a value would let the gate judge nothing of it, or fail each build."""
+    bench = read_bench(SUITES / f"{name}.yaml")
+    stored = read_quality(FOLDER / f"{name}.json")
+    names = {metric.name for metric in stored.metrics}
+    assert set(bench.headline) <= names
+    assert {metric.task for metric in stored.metrics} >= {name_of(task) for task in bench.quality}
+    for rule in read_rules(SUITES / "rules.yaml").rules:
+        matched = [metric for metric in names if rule.matches(metric)]
+        assert matched or rule.missing == "ignore" or rule.metric.startswith("speed-"), rule.metric
 
 
 def test_each_seed_is_a_task_of_its_own_where_a_task_draws(tmp_path: Path) -> None:
