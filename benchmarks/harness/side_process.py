@@ -27,6 +27,9 @@ from evalsvc.worker.local import run_suite
 
 Question = dict[str, Any]
 
+MESSAGE = 1000
+"""Most characters of an error that a child tells: the pipe must take its answer whole."""
+
 
 def main() -> None:
     tree, slower = Path(sys.argv[1]).resolve(), float(sys.argv[2])
@@ -72,8 +75,8 @@ def _in_child(measure: Callable[[], tuple[float, float]]) -> tuple[float, float]
         try:
             answer: Question = {"seconds": measure()}
         except BaseException as error:
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        os.write(writer, json.dumps(answer).encode()[:4000])
+            answer = {"error": f"{type(error).__name__}: {error}"[:MESSAGE]}
+        os.write(writer, json.dumps(answer).encode())
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as stream:
