@@ -1,4 +1,6 @@
 # The words of the house: demo, serve, check, test, test-all, test-long, soak, bench, bench-quick, docs, gpu. Each sets up what it needs in .venv.
+# The words of the house: demo, serve, check, test, test-all, test-long, soak, bench, paper, paper-real, docs, gpu. Each
+# sets up what it needs in .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -10,6 +12,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTS_AT_ONC
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo serve check test test-all test-long soak bench bench-quick docs gpu clean
+.PHONY: demo serve check test test-all test-long soak bench paper paper-real docs gpu clean
 
 demo: $(VENV)/demo
 	$(BIN)/evalsvc assets pull inception
@@ -63,6 +66,15 @@ bench-quick: $(VENV)/all
 	$(BIN)/python benchmarks/bench.py benchmarks/suites/quick.yaml --output build/bench $(BENCH)
 	$(BIN)/evalsvc gate build/bench/candidate.json --baseline build/bench/baseline.json \
 	    --rules benchmarks/suites/rules.yaml --output build/bench/gate.json --junit build/bench/gate.xml $(GATE)
+# The paper's figures and tables in miniature, and three of them on a real language model; both resume where they were
+# interrupted. PAPER='--estimate' prints how long it takes. ITEMS is a folder with rows of llm-foundry's benchmarks.
+paper: $(VENV)/all
+	$(BIN)/evalsvc assets pull inception
+	$(BIN)/python benchmarks/paper/paper.py $(PAPER)
+
+paper-real: $(VENV)/all
+	$(BIN)/evalsvc assets pull smollm2-135m
+	$(BIN)/python benchmarks/paper/paper.py --scale real --items $(ITEMS) $(PAPER)
 
 # The documentation's site, in build/site: a dead link ends it with an error.
 docs: $(VENV)/docs

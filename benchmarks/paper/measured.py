@@ -1,0 +1,170 @@
+"""What the findings read: curves, values, differences, items and artifacts, all from the REST interface of the service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import sqrt
+from statistics import fmean, stdev
+
+from evalsvc.client import Client
+from evalsvc.metrics.intervals import LEVEL
+from evalsvc.metrics.student import critical_value
+from evalsvc.spec.documents.comparisons import DifferenceCurve, MetricDifference
+from evalsvc.spec.documents.items import Completion
+from evalsvc.spec.documents.reading import read
+from evalsvc.web.curves import Curve, Point, curves_of
+
+EVERY_STEP = 10_000
+"""Number of buckets of a curve: at most one step in each, since no run has as many steps."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Reader of the history of the paper's runs."""
+
+    client: Client
+
+    def curve(self, run: str, metric: str, variant: str = "raw", label: str | None = None) -> Curve:
+        """Return a metric of a run along its steps; `label` replaces the name of the run in figures.
+
+        Raises:
+            LookupError: the run does not have exactly one series of the metric.
+        """
+        buckets = self.client.buckets(run, [metric], points=EVERY_STEP, variant=variant)
+        curves = [curve for curve in curves_of(buckets) if curve.metric == metric]
+        if len(curves) != 1:
+            raise LookupError(f"{run}:{variant} has {len(curves)} series of {metric}, and a figure needs 1")
+        return replace(curves[0], run=label or run, variant="raw" if label else variant)
+
+    def last(self, run: str, metric: str, variant: str = "raw") -> Point:
+        """Return the value at the last step."""
+        return self.curve(run, metric, variant).points[-1]
+
+    def first(self, run: str, metric: str) -> Point:
+        """Return the value at the first step."""
+        return self.curve(run, metric).points[0]
+
+    def differences(self, a: str, b: str, metric: str) -> DifferenceCurve:
+        """Return the differences b − a along the steps that both runs have.
+
+        Raises:
+            LookupError: the runs do not have exactly one curve of differences.
+        """
+        curves = self.client.compare_runs(a, b, [metric]).curves
+        if len(curves) != 1:
+            raise LookupError(f"{a} and {b} have {len(curves)} curves of {metric}, and a figure needs 1")
+        return curves[0]
+
+    def contrast(self, a: str, b: str, metric: str) -> MetricDifference:
+        """Return the difference b − a of a metric between two checkpoints, each RUN@STEP."""
+        return next(row for row in self.client.compare(a, b, [metric]).contrasts if row.metric == metric)
+
+    def token_counts(self, run: str, step: int, suite: str, task: str) -> dict[str, int]:
+        """Return the number of measured tokens of each type, summed over the items of a loss task."""
+        evaluations = self.client.evaluations(run, suite=suite, state="succeeded", first=step, last=step)
+        evaluation = next(item.id for item in evaluations if item.variant == "raw")
+        columns = {kind: f"n_{kind}" for kind in ("text", "image", "special")}
+        rows = self.client.items(evaluation, task=task, columns=["index", *columns.values()]).items[task]
+        return {kind: sum(int(str(row.get(column, 0))) for row in rows) for kind, column in columns.items()}
+
+    def completions(self, run: str) -> dict[str, dict[int, str]]:
+        """Return the greedy completions of a run, by prompt and step."""
+        texts: dict[str, dict[int, str]] = {}
+        for step in self.client.completions(run, variant="raw"):
+            for item in (read(Completion, row) for row in step.completions):
+                if item.way == "greedy":
+                    texts.setdefault(item.prompt, {})[step.step] = item.text
+        return texts
+
+    def artifact(self, run: str, step: int, kind: str, name: str) -> bytes:
+        """Return the content of an artifact. Raises LookupError if the checkpoint has no such artifact."""
+        for artifact in self.client.artifacts(run, kind, step):
+            if artifact.name.endswith(name):
+                return self.client.artifact_content(artifact.id).content
+        raise LookupError(f"{run}@{step} has no artifact {name} of the kind {kind}")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval of 95 %, and what the interval covers."""
+
+    value: float
+    low: float | None
+    high: float | None
+    deviation: float | None = None
+    """Standard deviation between seeds; None for a single seed."""
+
+    @property
+    def covers_zero(self) -> bool:
+        """Tell whether zero is in the interval; without an interval nothing excludes zero."""
+        return self.low is None or self.high is None or self.low <= 0 <= self.high
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return short(self.value)
+        return f"{short(self.value)} ({short(self.low)} to {short(self.high)})"
+
+
+def over_seeds(values: Sequence[float], level: float = LEVEL) -> Estimate:
+    """Return the mean of values of several seeds with Student's interval between seeds; no interval for one seed."""
+    mean = fmean(values)
+    if len(values) < 2:
+        return Estimate(mean, None, None)
+    deviation = stdev(values)
+    reach = critical_value((1 - level) / 2, len(values) - 1) * deviation / sqrt(len(values))
+    return Estimate(mean, mean - reach, mean + reach, deviation)
+
+
+def of_point(point: Point) -> Estimate:
+    """Return a value of the history with the interval of its items."""
+    return Estimate(finite(point.value), point.low, point.high)
+
+
+def finite(value: float | str) -> float:
+    """Return a number of the history. Raises LookupError for NaN and infinities, which the history has as words."""
+    if isinstance(value, str):
+        raise LookupError(f"the history has {value} where a finding needs a number")
+    return value
+
+
+def short(number: float) -> str:
+    """Return a number with three significant digits, and with a minus sign instead of a hyphen."""
+    digits = f"{number:.3g}" if abs(number) < 100 else f"{number:,.0f}"
+    return digits.replace("-", "−")
+
+
+def mean_curve(curves: Sequence[Curve], label: str) -> Curve:
+    """Return the mean of the curves of several seeds, with intervals between seeds; of one curve, the curve itself."""
+    if len(curves) == 1:
+        return replace(curves[0], run=label)
+    columns = zip(*(curve.points for curve in curves), strict=True)
+    return replace(curves[0], run=label, points=[_mean_point(column) for column in columns])
+
+
+def _mean_point(points: Sequence[Point]) -> Point:
+    """Return the mean of the points of several seeds at one step."""
+    assert len({point.x for point in points}) == 1, "runs of all seeds have the same checkpoints"
+    estimate = over_seeds([finite(point.value) for point in points])
+    return replace(points[0], value=estimate.value, low=estimate.low, high=estimate.high, stderr=None, n=len(points))
+
+
+def plain_curve(label: str, metric: str, unit: str, rows: Iterable[tuple[int, Estimate]]) -> Curve:
+    """Return a curve of estimates that are no series of the history, such as differences."""
+    points = [
+        Point(
+            x=step,
+            value=estimate.value,
+            low=estimate.low,
+            high=estimate.high,
+            stderr=None,
+            n=None,
+            count=1,
+            least=None,
+            most=None,
+            imported=False,
+            virtual=False,
+        )
+        for step, estimate in rows
+    ]
+    return Curve(label, "raw", metric, label, unit, "none", None, "", points)

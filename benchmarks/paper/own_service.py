@@ -1,0 +1,82 @@
+"""A service of evalsvc for the paper's runs: on a free port of this machine, with its data in the work folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from guarded import start_guarded
+
+from evalsvc.client import Client
+from evalsvc.config import Settings
+
+START_SECONDS = 240.0
+"""Longest time until the service answers. The service of an interrupted run may still be ending."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Worker processes of the service, all on the CPU."""
+
+    count: int
+    threads: int
+    """Number of threads of each worker."""
+
+
+@contextmanager
+def started_service(folder: Path, workers: Workers) -> Iterator[Client]:
+    """Start the service, yield a client, and stop the service at the end of the block. The data folder is kept.
+
+    Raises:
+        SystemExit: the service does not start; the message has the end of its log.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    log = folder / "service.log"
+    process, address = _start(folder, workers, log), None
+    while address is None:
+        if process.poll() is not None:
+            _require_time(deadline, log)
+            time.sleep(2)
+            process = _start(folder, workers, log)
+        _require_time(deadline, log)
+        time.sleep(0.1)
+        address = _address(log)
+    try:
+        with Client(address) as client:
+            yield client
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _start(folder: Path, workers: Workers, log: Path) -> subprocess.Popen[bytes]:
+    folder.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
+    options = ["--port", "0", "--data-dir", str(folder), "--threads", str(workers.threads)]
+    options += ["--devices", ",".join(["cpu"] * workers.count)]
+    command = [sys.executable, "-m", "evalsvc.cli", "serve", *options]
+    # The folder of assets would otherwise be the data folder's own, which is empty.
+    return start_guarded(command, log, os.environ | {"EVALSVC_ASSETS": str(assets_folder())})
+
+
+def assets_folder() -> Path:
+    """Return the folder that `evalsvc assets pull` writes to."""
+    return Settings.load().assets_path
+
+
+def _address(log: Path) -> str | None:
+    match = re.search(r"listens on (https?://\S+)", log.read_text()) if log.exists() else None
+    return None if match is None else match[1]
+
+
+def _require_time(deadline: float, log: Path) -> None:
+    if time.monotonic() > deadline:
+        end = log.read_text()[-2000:] if log.exists() else ""
+        raise SystemExit(f"the service did not start within {START_SECONDS:g} s; its log {log} ends with:\n{end}")

@@ -1,0 +1,144 @@
+"""Table 1 and section 2.2: completions at every step, and what is left of the language by benchmark.
+
+    python benchmarks/paper/table_1.py --work DIR [--scale miniature|quick|real]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fig_3 import TITLES
+from finding import Agrees, Figure, Finding, Report, Row
+from material import Material
+from measured import Measured, finite, of_point, short
+from runs import PRETRAINED, STARTS, PlannedRun, main_name, main_runs, replay_run
+from scales import Scale
+
+from evalsvc.web.charts import curve_chart
+from evalsvc.web.curves import Curve, Line, Point
+
+REPLAY = "replay-0"
+
+
+def runs(scale: Scale, material: Material) -> list[PlannedRun]:
+    """Return the main runs and the counter-experiment, where the scale has one."""
+    return [*main_runs(scale, material), *([replay_run(scale, material)] if scale.replay else [])]
+
+
+def labelled(scale: Scale) -> dict[str, str]:
+    """Return the runs whose language is measured, with their labels."""
+    labels = {main_name(start, scale.seeds[0]): TITLES[start] for start in STARTS}
+    return labels | ({REPLAY: f"pre-trained, {scale.replay:.0%} plain text"} if scale.replay else {})
+
+
+def report(measured: Measured, scale: Scale, material: Material) -> Report:
+    """Read accuracies, the loss of English, and the completions."""
+    labels = labelled(scale)
+    figures = [
+        _figure(measured, labels, f"{name}/acc", f"Right answers to {name}", f"table_1-{name}")
+        for name in scale.benchmarks
+    ]
+    figures.append(_figure(measured, labels, "forgetting/loss", "Loss of held-out English", "table_1-loss"))
+    curves = {name: measured.curve(main_name(PRETRAINED, scale.seeds[0]), f"{name}/acc") for name in scale.benchmarks}
+    gone = {name: forgotten_from(curve) for name, curve in curves.items()}
+    tables = [_accuracies(measured, labels, scale), *_completions(measured, labels)]
+    numbers = {f"{name}_last": finite(curve.points[-1].value) for name, curve in curves.items()}
+    if scale.replay:
+        numbers["replay_last"] = finite(measured.last(REPLAY, f"{scale.benchmarks[0]}/acc").value)
+    return Report(_row(measured, scale, curves, gone), figures, tables, numbers)
+
+
+def _figure(measured: Measured, labels: dict[str, str], metric: str, title: str, name: str) -> Figure:
+    curves = [measured.curve(run, metric, label=label) for run, label in labels.items()]
+    chance = curves[0].baseline if metric.endswith("/acc") else None
+    lines = [Line(chance, f"chance {chance:.4g}")] if isinstance(chance, float) else []
+    return Figure(name, title, curve_chart(curves, lines=lines, along="log"))
+
+
+def forgotten_from(curve: Curve) -> int | None:
+    """Return the step from which on the interval of an accuracy holds chance; None if the last one does not."""
+    chance = curve.baseline if isinstance(curve.baseline, float) else 0.0
+    first = None
+    for point in reversed(curve.points):
+        if point.low is None or point.low > chance:
+            break
+        first = point.x
+    return first
+
+
+def _accuracies(measured: Measured, labels: dict[str, str], scale: Scale) -> str:
+    metrics = [f"{name}/acc" for name in scale.benchmarks] + ["forgetting/text_retained", "forgetting/loss"]
+    lines = ["| run | step | " + " | ".join(metrics) + " |", "|---|---" + "|---" * len(metrics) + "|"]
+    for run, label in labels.items():
+        columns = {metric: _by_step(measured, run, metric) for metric in metrics}
+        for step in columns[metrics[0]]:
+            cells = (str(of_point(columns[metric][step])) if step in columns[metric] else "–" for metric in metrics)
+            lines.append(f"| {label} | {step:,} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _by_step(measured: Measured, run: str, metric: str) -> dict[int, Point]:
+    """Return the finite values of a metric by step; empty if the run lacks the metric."""
+    try:
+        points = measured.curve(run, metric).points
+    except LookupError:
+        return {}
+    return {point.x: point for point in points if isinstance(point.value, float)}
+
+
+def _completions(measured: Measured, labels: dict[str, str]) -> list[str]:
+    """Return a table of the completions of each prompt."""
+    texts = {run: measured.completions(run) for run in labels}
+    tables = []
+    for prompt in next(iter(texts.values())):
+        lines = [f"`{one_line(prompt)}`", "", "| run | step | completion |", "|---|---|---|"]
+        for run, label in labels.items():
+            rows = sorted(texts[run].get(prompt, {}).items())
+            lines += [f"| {label} | {step:,} | `{one_line(text)}` |" for step, text in rows]
+        tables.append("\n".join(lines))
+    return tables
+
+
+def one_line(text: str) -> str:
+    """Return a text for a cell: with visible line ends, and without characters that end a cell or a code span."""
+    plain = text.replace("\n", "⏎").replace("|", "¦").replace("`", "ˋ")
+    return "".join(character if character.isprintable() else "�" for character in plain) or " "
+
+
+def _row(measured: Measured, scale: Scale, curves: dict[str, Curve], gone: dict[str, int | None]) -> Row:
+    parts = [
+        f"{name}: {of_point(curve.points[0])} at step 0, {of_point(curve.points[-1])} at step {curve.points[-1].x:,}, "
+        + ("above chance to the end" if gone[name] is None else f"chance from step {gone[name]:,} on")
+        for name, curve in curves.items()
+    ]
+    if scale.replay:
+        kept = of_point(measured.last(REPLAY, f"{scale.benchmarks[0]}/acc"))
+        image = [finite(measured.last(run, "pairs/image").value) for run in (REPLAY, main_name(PRETRAINED, 0))]
+        parts.append(
+            f"with {scale.replay:.0%} plain text among the captions {kept}, image loss {short(image[0])} against "
+            f"{short(image[1])}"
+        )
+    return Row(
+        paper="After 5 of 100 billion tokens the model no longer completes text: Table 1's completions are noise.",
+        here="; ".join(parts) + ".",
+        agrees=_agrees(list(gone.values())),
+        limits="The language model is small; benchmarks above chance at step 0 are the ones that can show forgetting. "
+        "The step is not comparable with tokens of a model of a billion parameters.",
+    )
+
+
+def _agrees(gone: Sequence[int | None]) -> Agrees:
+    if all(step is not None for step in gone):
+        return "yes"
+    return "in part" if any(step is not None for step in gone) else "no"
+
+
+FINDING = Finding(
+    "table_1", "Table 1: what is left of the language", runs, report, frozenset({"quick", "miniature", "real"})
+)
+
+
+if __name__ == "__main__":
+    from computing import main
+
+    main([FINDING], __doc__)

@@ -1,0 +1,308 @@
+"""The paper's findings: gaps and their intervals, verdicts, figures, the page, and the independent check."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _paper(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks" / "paper")
+
+
+@pytest.fixture
+def material(tmp_path: Path) -> Any:
+    from material import miniature_material
+
+    return miniature_material(tmp_path, whole=False)
+
+
+def difference(values: list[float], reach: float = 0.05) -> Any:
+    """Return the curve of differences of one seed, with intervals of the same width."""
+    from evalsvc.spec.documents.comparisons import DifferenceCurve
+
+    count = len(values)
+    return DifferenceCurve(
+        metric="pairs/image",
+        task="pairs",
+        unit="nats/token",
+        direction="lower",
+        protocol="0" * 16,
+        differs={},
+        step_level=0.95,
+        simultaneous_level=0.95,
+        x=[0, 10, 100][:count],
+        a=[2.0] * count,
+        a_stderr=[0.1] * count,
+        b=[2.0 + value for value in values],
+        b_stderr=[0.1] * count,
+        difference=list(values),
+        stderr=[reach / 2] * count,
+        low=[value - reach for value in values],
+        high=[value + reach for value in values],
+        verdict=["indistinguishable"] * count,
+        basis=["paired"] * count,
+        n=[300] * count,
+        groups=[None] * count,
+        n_only_a=[0] * count,
+        n_only_b=[0] * count,
+        first_indistinguishable=None,
+        indistinguishable_from=None,
+        first_apart=None,
+        apart_from=None,
+        sign_changes=[],
+    )
+
+
+def test_an_interval_between_seeds_is_students() -> None:
+    """t of 2 degrees of freedom is 4.3027 for 95 %; mean 2, deviation 1, n = 3."""
+    from measured import over_seeds
+
+    estimate = over_seeds([1.0, 2.0, 3.0])
+    assert estimate.value == 2.0
+    assert estimate.deviation == 1.0
+    assert estimate.high == pytest.approx(2 + 4.3027 / 3**0.5, rel=1e-4)
+    assert estimate.low == pytest.approx(2 - 4.3027 / 3**0.5, rel=1e-4)
+
+
+def test_one_seed_has_no_interval_between_seeds() -> None:
+    from measured import over_seeds
+
+    estimate = over_seeds([1.5])
+    assert (estimate.value, estimate.low, estimate.deviation) == (1.5, None, None)
+
+
+def test_a_gap_rests_on_the_spread_between_seeds() -> None:
+    """At step 100 each seed's items exclude zero, and the seeds contradict each other: nothing is shown."""
+    from gaps import GapCurve
+
+    gap = GapCurve("pairs/image", [difference([-3.0, -0.5, 0.1]), difference([-3.1, -0.4, -0.1])])
+    assert [estimate.covers_zero for estimate in gap.estimates] == [False, True, True]
+    assert gap.closed_from() == 10
+    assert gap.item_errors == [0.025] * 3
+    assert "from step 10 on" in gap.sentence()
+
+
+def test_a_gap_of_one_seed_has_the_interval_of_its_items() -> None:
+    from fig_3 import verdict
+    from gaps import GapCurve
+
+    gap = GapCurve("pairs/image", [difference([-3.0, 0.02, -0.2])])
+    assert gap.last.low == pytest.approx(-0.25)
+    assert gap.closed_from() is None, "zero is left again after step 10"
+    assert verdict(gap) == "in part"
+    assert verdict(GapCurve("pairs/image", [difference([-1.0, -1.0, -0.9])])) == "no"
+    assert verdict(GapCurve("pairs/image", [difference([-1.0, -1.0, 0.01])])) == "yes"
+
+
+def test_forgetting_begins_where_chance_stays_in_the_interval() -> None:
+    from measured import Estimate, plain_curve
+    from table_1 import forgotten_from
+
+    rows = [(0, Estimate(0.8, 0.75, 0.85)), (10, Estimate(0.3, 0.24, 0.36)), (20, Estimate(0.26, 0.2, 0.32))]
+    curve = plain_curve("pretrained", "cloze/acc", "fraction", rows)
+    assert forgotten_from(curve) is None, "without chance, 0.2 is above it"
+    from dataclasses import replace
+
+    assert forgotten_from(replace(curve, baseline=0.25)) == 10
+    assert forgotten_from(replace(curve, baseline=0.1)) is None
+
+
+def test_runs_that_findings_share_are_trained_once(material: Any) -> None:
+    import paper
+    from runs import distinct
+    from scales import QUICK
+
+    runs = distinct(run for finding in paper.FINDINGS for run in finding.runs(QUICK, material))
+    names = [run.name for run in runs]
+    assert len(names) == len(set(names))
+    by_name = {run.name: run for run in runs}
+    assert by_name["pretrained-0"].suites(0, "raw") == ["losses", "language", "alignment"]
+    assert by_name["pretrained-0"].suites(QUICK.main.steps, "raw") == ["losses", "language", "images"]
+    assert by_name["pretrained-0"].suites(0, "ema_0.5") == ["losses"]
+    assert names[-1] == "aligned-0", "its image rows come out of another run"
+    assert by_name["aligned-0"].recipe.image_rows == material.aligned_rows("pretrained-0")
+
+
+def test_both_starts_of_a_seed_see_the_same_batches(material: Any) -> None:
+    from runs import main_runs
+    from scales import MINIATURE
+
+    recipes = {run.name: run.recipe for run in main_runs(MINIATURE, material)}
+    assert len(recipes) == 6
+    for seed in (0, 1, 2):
+        pretrained, random = recipes[f"pretrained-{seed}"], recipes[f"random-{seed}"]
+        assert pretrained.batch_seed == random.batch_seed == seed
+        changed = {name for name, value in pretrained.to_json().items() if random.to_json()[name] != value}
+        assert changed == {"name", "start", "model"}
+
+
+def test_all_findings_fit_into_their_time(material: Any) -> None:
+    import paper
+    from computing import estimated_minutes
+    from runs import distinct
+    from scales import MINIATURE, QUICK
+
+    def minutes(scale: Any) -> float:
+        return sum(
+            estimated_minutes(
+                scale, distinct(run for finding in paper.FINDINGS for run in finding.runs(scale, material))
+            )
+        )
+
+    assert minutes(MINIATURE) < 100
+    assert minutes(QUICK) < 4
+
+
+def test_suites_of_the_findings_are_valid(material: Any, tmp_path: Path) -> None:
+    from scales import MINIATURE, QUICK
+    from suites import suites
+
+    from evalsvc.spec.suite import parse_suite
+
+    for scale in (MINIATURE, QUICK):
+        for name, content in suites(scale, material).items():
+            assert parse_suite(dict(content), name).tasks
+
+
+def test_the_text_base_has_the_shipped_rows_of_text_alone(material: Any) -> None:
+    from evalsvc.miniature import ROOT as MINIATURE
+    from evalsvc.models import load_model
+
+    narrow = load_model(material.start)
+    wide = load_model(MINIATURE / "runs" / "pretrained" / "checkpoints" / "epoch_0.pt")
+    for name, tensor in narrow.state_dict().items():
+        assert torch.equal(tensor, wide.state_dict()[name][: len(tensor)])
+    assert len(narrow.state_dict()["output.weight"]) == 512
+
+
+def test_the_real_layout_is_that_of_the_widened_table(tmp_path: Path) -> None:
+    from material import write_real_layout
+
+    from evalsvc.spec.layout import parse_layout
+
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 1_000}))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    write_real_layout(tmp_path, tmp_path / "layout.yaml")
+    layout = parse_layout(str(tmp_path / "layout.yaml"))
+    assert layout.rows == 1_000 + 64 + 7
+    assert layout.text.bos == "none"
+    assert layout.text.tokenizer == str(tmp_path / "tokenizer.json")
+
+
+def test_the_plain_model_of_the_check_is_the_transformer() -> None:
+    """The check shares no code with evalsvc, so that both would have to be wrong in the same way."""
+    from plain_model import PlainModel
+
+    from evalsvc.miniature import ROOT as MINIATURE
+    from evalsvc.models import load_model
+
+    run = MINIATURE / "runs" / "pretrained"
+    checkpoint = run / "checkpoints" / "epoch_3.pt"
+    ids = list(range(3, 120, 2))
+    plain = PlainModel(checkpoint, run / "open_lm_miniature.json").losses(ids)
+    with torch.inference_mode():
+        logits = load_model(checkpoint)(torch.tensor([ids[:-1]])).double()[0]
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
+    assert torch.allclose(plain, expected, atol=2e-5)
+
+
+def test_the_plain_sequences_of_the_check_are_the_layouts() -> None:
+    import yaml
+    from check import sequence
+
+    from evalsvc.miniature import ROOT as MINIATURE
+    from evalsvc.spec.layout import parse_layout
+
+    path = MINIATURE / "runs" / "layout.yaml"
+    plain, layout = yaml.safe_load(path.read_text()), parse_layout(str(path)).resolve(583)
+    assert sequence(plain, [5, 6], [0, 63]) == layout.sequence([5, 6], [0, 63]).ids
+    assert sequence(plain, [5, 6], None) == layout.sequence([5, 6], None).ids
+
+
+def test_the_paired_error_of_the_check_is_that_of_the_metrics() -> None:
+    from check import mean, paired_error
+
+    from evalsvc.metrics.ratio import ratio_of_sums
+
+    before = [(10.0, 5), (12.0, 4), (9.0, 6), (20.0, 9)]
+    after = [(11.0, 5), (11.5, 4), (10.0, 6), (19.0, 9)]
+    counts = [row[1] for row in before]
+    moved = ratio_of_sums([b[0] - a[0] for a, b in zip(before, after, strict=True)], counts)
+    assert moved is not None
+    assert moved.stderr == pytest.approx(paired_error(before, after))
+    assert moved.value == pytest.approx(mean(after) - mean(before))
+
+
+def results(scale: str, agrees: str) -> dict[str, Any]:
+    row = {"paper": "the same", "here": "0.1 | 0.2", "agrees": agrees, "limits": "small"}
+    content = {"title": "Figure 3", "row": row, "figures": [{"name": "fig_3", "title": "Gap"}], "tables": ["| a |"]}
+    return {"scale": scale, "seconds": 600, "cores": 2, "findings": {"fig_3": content}}
+
+
+def test_a_page_keeps_the_parts_of_other_scales(tmp_path: Path) -> None:
+    from page import write_page
+
+    (tmp_path / "fig_3.svg").write_text("<svg/>")
+    page = tmp_path / "docs" / "paper.md"
+    page.parent.mkdir()
+    write_page(page, results("miniature", "yes"), tmp_path)
+    write_page(page, results("real", "in part"), tmp_path)
+    write_page(page, results("miniature", "no"), tmp_path)
+    text = page.read_text()
+    assert text.count("## In miniature") == text.count("## On a real language model") == 1
+    assert "| no |" in text
+    assert "| in part |" in text
+    assert "| yes |" not in text
+    assert "0.1 \\| 0.2" in text, "a bar would end the cell"
+    assert (page.parent / "images/paper/real/fig_3.svg").exists()
+    assert "](images/paper/real/fig_3.svg)" in text
+
+
+def test_dots_have_their_intervals_and_lines() -> None:
+    from dot_chart import Dot, dot_chart
+    from measured import Estimate
+
+    from evalsvc.web.curves import Line
+
+    dots = [Dot("seed 0", "random", Estimate(1.0, 0.5, 1.5)), Dot("seed 1", "pre-trained", Estimate(2.0, None, None))]
+    spec = dot_chart(dots, "fid64", [Line(0.0, "no difference")])
+    datasets = spec["datasets"]
+    assert isinstance(datasets, dict)
+    assert datasets["points"][0] == {"label": "seed 0", "group": "random", "x": 1.0, "low": 0.5, "high": 1.5}
+    assert "seed 0 1 (0.5 to 1.5)" in str(spec["description"])
+
+
+def test_completions_cannot_break_a_table() -> None:
+    from table_1 import one_line
+
+    assert one_line("a\nb|c`d\x1b[0m") == "a⏎b¦cˋd�[0m"
+    assert one_line("") == " "
+
+
+def test_published_values_name_source_and_family() -> None:
+    from fig_1 import PROTOCOL, PUBLISHED
+
+    assert len({value.run for value in PUBLISHED}) == len(PUBLISHED)
+    assert all("arXiv" in value.source for value in PUBLISHED)
+    assert {value.family for value in PUBLISHED} == {"auto-regressive", "diffusion"}
+    assert "30,000" in PROTOCOL
+
+
+def modules() -> list[ModuleType]:
+    import paper
+
+    return [module for name, module in vars(paper).items() if hasattr(module, "FINDING")]
+
+
+def test_every_finding_says_how_it_is_run_alone() -> None:
+    for module in modules():
+        assert f"benchmarks/paper/{module.FINDING.name}.py --work DIR" in str(module.__doc__)

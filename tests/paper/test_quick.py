@@ -1,0 +1,79 @@
+"""All findings in the shortest form, as a person computes them: interrupted, resumed, drawn and checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAPER = ROOT / "benchmarks" / "paper"
+
+
+def command(work: Path, *options: str) -> list[str]:
+    return [sys.executable, str(PAPER / "paper.py"), "--quick", "--work", str(work), *options]
+
+
+def interrupted(work: Path, environment: dict[str, str]) -> set[Path]:
+    """Kill the command once a few trainings have ended, and return the files of the checkpoints so far."""
+    with (work.with_suffix(".log")).open("wb") as stream:
+        process = subprocess.Popen(command(work), env=environment, stdout=stream, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 300
+    while len(list(work.glob("trainings/*/done"))) < 3:
+        assert process.poll() is None, work.with_suffix(".log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return set(work.glob("trainings/*/checkpoints/epoch_*"))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("child_process")
+def test_all_findings_are_computed_once_although_the_command_is_killed(inception_path: Path, tmp_path: Path) -> None:
+    """After SIGKILL, trainings and the service end by themselves, and the same command finishes the rest."""
+    work = tmp_path / "work"
+    environment = os.environ | {"EVALSVC_ASSETS": str(inception_path.parent), "PYTHONPATH": str(ROOT)}
+    times = {path: path.stat().st_mtime_ns for path in interrupted(work, environment)}
+    page = tmp_path / "paper.md"
+    done = subprocess.run(command(work, "--write", str(page)), env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    kept = {path: path.stat().st_mtime_ns for path in times if path.exists()}
+    assert kept == times, "checkpoints of before are not written again"
+
+    results = json.loads((work / "results.json").read_text())
+    assert set(results["findings"]) == {"fig_1", "fig_3", "fig_4", "table_1", "fid", "fig_6", "fig_7", "section_2_1"}
+    for content in results["findings"].values():
+        assert set(content["row"]) == {"paper", "here", "agrees", "limits"}
+        for figure in content["figures"]:
+            assert (work / "figures" / f"{figure['name']}.svg").read_text().startswith("<svg")
+            assert (work / "figures" / f"{figure['name']}.png").read_bytes()[:4] == b"\x89PNG"
+            assert f"images/paper/quick/{figure['name']}.svg" in page.read_text()
+    assert results["findings"]["fig_4"]["numbers"]["identity_error"] < 1e-6
+
+    check = [sys.executable, str(PAPER / "check.py"), "--work", str(work), "--data", str(ROOT / "evalsvc/miniature")]
+    checked = subprocess.run([*check, "--limit", "24"], env=environment, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert checked.stdout.count("equal") == 5
+
+
+@pytest.mark.usefixtures("short_process")
+def test_a_guarded_command_ends_with_its_parent(tmp_path: Path) -> None:
+    """A service that outlived the command would hold the database of the next one."""
+    sign = tmp_path / "pid"
+    child = f"import os, time; open({str(sign)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    guard = subprocess.Popen([sys.executable, str(PAPER / "guarded.py"), sys.executable, "-c", child], stdin=subprocess.PIPE)
+    while not sign.exists() or not sign.read_text():
+        time.sleep(0.02)
+    assert guard.stdin is not None
+    guard.stdin.close()  # as the system closes it when the parent ends
+    guard.wait(10)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(sign.read_text()), 0)
