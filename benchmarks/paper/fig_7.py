@@ -74,7 +74,7 @@ def _learned(measured: Measured, source: str) -> tuple[Curve, Curve]:
 def _nearest(measured: Measured, source: str) -> str:
     """Return the first lines of the page of nearest text tokens, before and after the alignment."""
     pages = {
-        "random rows": measured.artifact(source, 0, "nearest_tokens", "/nearest_tokens.txt").decode(),
+        "random rows": measured.artifact(source, 0, "nearest_tokens", "nearest_tokens.txt").decode(),
         "aligned rows": measured.artifact(source, 0, "nearest_tokens", "learned_nearest_tokens.txt").decode(),
     }
     lines = ["| rows | nearest text tokens of the first image tokens |", "|---|---|"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
+from pathlib import PurePosixPath
 from statistics import fmean, stdev
 
 from evalsvc.client import Client
@@ -80,7 +81,7 @@ class Measured:
     def artifact(self, run: str, step: int, kind: str, name: str) -> bytes:
         """Return the content of an artifact. Raises LookupError if the checkpoint has no such artifact."""
         for artifact in self.client.artifacts(run, kind, step):
-            if artifact.name.endswith(name):
+            if PurePosixPath(artifact.name).name == name:
                 return self.client.artifact_content(artifact.id).content
         raise LookupError(f"{run}@{step} has no artifact {name} of the kind {kind}")
 
