@@ -73,9 +73,7 @@ def recomputed(work: Path, data: Path, limit: int | None) -> dict[str, float]:
     general = [sequence(layout, row["text_ids"], None) for row in texts]
     config = data / "runs" / "pretrained" / "open_lm_miniature.json"
     folders = {start: work / "trainings" / f"{start}-0" for start in ("pretrained", "random")}
-    rows = {
-        start: sums(PlainModel(last_checkpoint(folder), config), records) for start, folder in folders.items()
-    }
+    rows = {start: sums(PlainModel(last_checkpoint(folder), config), records) for start, folder in folders.items()}
     first = PlainModel(folders["pretrained"] / "checkpoints" / "epoch_0.pt", config)
     text_block = range(layout["text"]["offset"], layout["text"]["offset"] + layout["text"]["size"])
     return {

@@ -23,7 +23,7 @@ from measured import Measured
 from own_service import assets_folder, started_service
 from runs import PlannedRun, distinct
 from scales import SCALES, Scale
-from suites import suites
+from suites import suite_name, suites
 from training_pool import Pool
 
 from evalsvc.assets import locate_asset
@@ -61,7 +61,7 @@ class Computation:
         with self._clock(), started_service(self.work / "service", self.scale.workers) as client:
             print(f"dashboard {client.url}", flush=True)
             for name, suite in suites(self.scale, self.material).items():
-                client.put_suite(name, suite)
+                client.put_suite(suite_name(name), suite)
             pool = Pool(client, self.scale, self.material.layout, self.work)
             pool.train(runs, lambda run: self._prepare(run, pool))
             pool.wait()
@@ -190,4 +190,6 @@ def compute(findings: Sequence[Finding], options: argparse.Namespace) -> Computa
             computation.compute(chosen)
     except EvalsvcError as error:
         raise SystemExit(error.message) from None
+    except LookupError as error:
+        raise SystemExit(f"{error}; the history lacks what a figure shows") from None
     return computation

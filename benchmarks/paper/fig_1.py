@@ -55,8 +55,8 @@ PUBLISHED = (
     Published("DALL·E 2", DIFFUSION, 10.39, 2022, "arXiv 2204.06125"),
     Published("Imagen", DIFFUSION, 7.27, 2022, "arXiv 2205.11487"),
 )
-PAPER = (Line(12.21, "12.21 pre-trained"),)
-"""The paper's own result. The random start's 12.27 is not to be told apart from it in a figure."""
+PAPER = (Line(12.21, "this paper: 12.21, random start 12.27"),)
+"""Result of the paper. A second line at 12.27 could not be told apart from the first one."""
 
 
 def runs(scale: Scale, material: Material) -> list[PlannedRun]:
@@ -82,7 +82,8 @@ def report(measured: Measured, scale: Scale, material: Material) -> Report:
     import_published(measured.client)
     fids = {value.model: finite(measured.last(value.run, METRIC).value) for value in PUBLISHED}
     dots = [
-        Dot(f"{value.model} ({value.year})", value.family, Estimate(fids[value.model], None, None)) for value in PUBLISHED
+        Dot(f"{value.model} ({value.year})", value.family, Estimate(fids[value.model], None, None))
+        for value in PUBLISHED
     ]
     title = "Published zero-shot COCO FID, each by its authors' protocol"
     figure = Figure("fig_1", title, dot_chart(dots, "FID, other protocols", PAPER))

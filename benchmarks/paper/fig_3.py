@@ -1,6 +1,6 @@
 """Figure 3: perplexity by training step, pre-trained against random.
 
-    python benchmarks/paper/fig_3.py --work DIR [--scale miniature|quick|real]
+python benchmarks/paper/fig_3.py --work DIR [--scale miniature|quick|real]
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from evalsvc.web.curves import Curve, Line
 
 TITLES = {PRETRAINED: "pre-trained", RANDOM: "random"}
 METRIC, PERPLEXITY = "pairs/total", "pairs/total_perplexity"
+SMALL = 0.1
+"""Share of the gap before the training below which a gap counts as small."""
 NO_DIFFERENCE = Line(0.0, "no difference")
 
 
@@ -73,10 +75,15 @@ def _ema_sentence(curves: list[Curve], averages: list[Curve]) -> str:
 
 
 def verdict(gap: GapCurve) -> Agrees:
-    """Return whether the gap closes: `yes` if it covers zero at the end, `in part` if it is a tenth of the first gap."""
-    if gap.last.covers_zero:
+    """Return whether the gap closes.
+
+    `yes`: the last interval covers zero and is narrow, with no end beyond `SMALL` of the first gap. `in part`: the last
+    interval covers zero and is wider, or the last gap is below `SMALL` of the first one. `no`: anything else.
+    """
+    last, small = gap.last, SMALL * abs(gap.first.value)
+    if last.covers_zero and last.farthest <= small:
         return "yes"
-    return "in part" if abs(gap.last.value) < abs(gap.first.value) / 10 else "no"
+    return "in part" if last.covers_zero or abs(last.value) < small else "no"
 
 
 def _row(gap: GapCurve, numbers: dict[str, float], scale: Scale) -> Row:

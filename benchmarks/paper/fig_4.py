@@ -1,6 +1,6 @@
 """Figure 4: losses of text and image tokens apart, and how much each weighs in the total.
 
-    python benchmarks/paper/fig_4.py --work DIR [--scale miniature|quick|real]
+python benchmarks/paper/fig_4.py --work DIR [--scale miniature|quick|real]
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from material import Material
 from measured import Measured, finite, mean_curve, short
 from runs import PRETRAINED, RANDOM, STARTS, main_name, main_runs
 from scales import Scale
+from suites import suite_name
 
 from evalsvc.web.charts import curve_chart
 from evalsvc.web.curves import Curve
@@ -35,7 +36,7 @@ def report(measured: Measured, scale: Scale, material: Material) -> Report:
         Figure(f"fig_4-{names[kind]}-gap", f"Gap of the loss of {names[kind]}", gap_chart(gap))
         for kind, gap in gaps.items()
     ]
-    counts = measured.token_counts(main_name(PRETRAINED, scale.seeds[0]), 0, "losses", "pairs")
+    counts = measured.token_counts(main_name(PRETRAINED, scale.seeds[0]), 0, suite_name("losses"), "pairs")
     numbers = _identity(measured, scale, counts) | _simplicity(measured, scale)
     numbers["tokens_ratio"] = counts["image"] / counts["text"]
     return Report(_row(gaps, numbers), figures, [_table(measured, scale, numbers)], numbers)
@@ -71,9 +72,7 @@ def _table(measured: Measured, scale: Scale, numbers: dict[str, float]) -> str:
     lines = ["| run | step | captions | images | total | general text |", "|---|---|---|---|---|---|"]
     for start in STARTS:
         run = main_name(start, scale.seeds[0])
-        columns = [
-            measured.curve(run, f"pairs/{name}").points for name in ("text", "image", "total", "general_text")
-        ]
+        columns = [measured.curve(run, f"pairs/{name}").points for name in ("text", "image", "total", "general_text")]
         for points in zip(*columns, strict=True):
             cells = " | ".join(short(finite(point.value)) for point in points)
             lines.append(f"| {run} | {points[0].x:,} | {cells} |")
@@ -95,15 +94,15 @@ def _agrees(gaps: dict[str, GapCurve], numbers: dict[str, float]) -> Agrees:
 def _row(gaps: dict[str, GapCurve], numbers: dict[str, float]) -> Row:
     captions, general = numbers["caption_random_last"], numbers["general_pretrained_first"]
     return Row(
-        paper="The image loss is the same for both starts; the text loss is lower for the pre-trained one only at first. "
-        "There are some 30 image tokens for each text token, and captions are simpler than general text.",
+        paper="The image loss is the same for both starts; the text loss is lower for the pre-trained one only at "
+        "first. There are some 30 image tokens for each text token, and captions are simpler than general text.",
         here=f"Images: {gaps['image'].sentence()}. Captions: {gaps['text'].first} at step 0, then "
         f"{gaps['text'].sentence()}. {numbers['tokens_ratio']:.1f} image tokens for each text token. The random start "
-        f"ends at {short(captions)} nats/token of captions; before the training, the language model has {short(general)} "
-        "on general text.",
+        f"ends at {short(captions)} nats/token of captions; before the training, the language model has "
+        f"{short(general)} on general text.",
         agrees=_agrees(gaps, numbers),
-        limits="Captions come from ten templates, and an image has 64 tokens, so that text weighs more in the total than "
-        "in the paper.",
+        limits="Captions come from ten templates, and an image has 64 tokens, so that text weighs more in the total "
+        "than in the paper.",
     )
 
 

@@ -1,6 +1,6 @@
 """Figure 6: images without captions, with parts of the pre-trained model tuned.
 
-    python benchmarks/paper/fig_6.py --work DIR [--scale miniature|quick]
+python benchmarks/paper/fig_6.py --work DIR [--scale miniature|quick]
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ def _table(ends: dict[str, Estimate], gaps: dict[str, Estimate]) -> str:
 def _row(ends: dict[str, Estimate], gaps: dict[str, Estimate]) -> Row:
     order = " < ".join(labels()[run] for run, _ in sorted(ends.items(), key=lambda item: item[1].value))
     return Row(
-        paper="On image tokens alone the pre-trained weights are no more effective than random ones, whichever parts are "
-        "tuned.",
+        paper="On image tokens alone the pre-trained weights are no more effective than random ones, whichever parts "
+        "are tuned.",
         here=f"Image loss at the end, from low to high: {order}. All parts tuned, pre-trained − random: "
         f"{gaps['images-all']}.",
         agrees=_agrees(gaps),
-        limits="One seed and a third of the main runs' steps; intervals are those of the held-out images, not of another "
-        "training.",
+        limits="One seed and a third of the main runs' steps; intervals are those of the held-out images, not of "
+        "another training.",
     )
 
 

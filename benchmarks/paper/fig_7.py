@@ -1,6 +1,6 @@
 """Figure 7: contrastive alignment of image tokens with text tokens, and the aligned rows as initialisation.
 
-    python benchmarks/paper/fig_7.py --work DIR [--scale miniature|quick]
+python benchmarks/paper/fig_7.py --work DIR [--scale miniature|quick]
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import csv
 import io
 import math
 
-from finding import Agrees, Figure, Finding, Report, Row
 from fig_3 import NO_DIFFERENCE
+from finding import Agrees, Figure, Finding, Report, Row
 from gaps import of_items
 from material import Material
 from measured import Estimate, Measured, finite, of_point, plain_curve, short
@@ -42,9 +42,7 @@ def report(measured: Measured, scale: Scale, material: Material) -> Report:
     line = [Line(training, f"ln batch {training:.3g}")] if isinstance(training, float) else []
     gap = of_items(measured.differences(source, ALIGNED, "pairs/image"))
     steps = [point.x for point in measured.curve(ALIGNED, "pairs/image").points]
-    gap_curve = plain_curve(
-        "seed 0", "pairs/image", "aligned − random rows, nats/token", zip(steps, gap, strict=True)
-    )
+    gap_curve = plain_curve("seed 0", "pairs/image", "aligned − random rows, nats/token", zip(steps, gap, strict=True))
     figures = [
         Figure("fig_7-loss", "Contrastive loss by step", curve_chart([losses], lines=line)),
         Figure("fig_7-temperature", "Learned temperature by step", curve_chart([temperatures])),
@@ -63,7 +61,8 @@ def _learned(measured: Measured, source: str) -> tuple[Curve, Curve]:
     content = measured.artifact(source, 0, "loss_by_step", "learned_loss.csv").decode()
     rows = list(csv.DictReader(io.StringIO(content)))
     loss, temperature = (
-        [(int(row["step"]), Estimate(float(row[column]), None, None)) for row in rows] for column in ("loss", "temperature")
+        [(int(row["step"]), Estimate(float(row[column]), None, None)) for row in rows]
+        for column in ("loss", "temperature")
     )
     return (
         plain_curve("training batches", "loss", "nats/pair", loss),
@@ -89,11 +88,11 @@ def _row(measured: Measured, source: str, known_nothing: float, gap: list[Estima
     share, chance = of_point(hits.points[0]), finite(hits.baseline if hits.baseline is not None else "NaN")
     p = finite(measured.first(source, f"{TASK}/learned_neighbour_p_value").value)
     return Row(
-        paper="The contrastive loss stops falling early, the nearest text tokens of image tokens are noise, and aligned "
-        "rows are no better a start than random ones.",
-        here=f"Held-out contrastive loss {loss}, with nothing known {short(known_nothing)} nats/pair. Nearest text tokens "
-        f"occur in the captions of an image token with the share {share}, by chance {short(chance)} (p = {short(p)}). "
-        f"Image loss, aligned − random rows: {gap[0]} at step 0, {gap[-1]} at the end.",
+        paper="The contrastive loss stops falling early, the nearest text tokens of image tokens are noise, and "
+        "aligned rows are no better a start than random ones.",
+        here=f"Held-out contrastive loss {loss}, with nothing known {short(known_nothing)} nats/pair. Nearest text "
+        f"tokens occur in the captions of an image token with the share {share}, by chance {short(chance)} "
+        f"(p = {short(p)}). Image loss, aligned − random rows: {gap[0]} at step 0, {gap[-1]} at the end.",
         agrees=_agrees(loss, known_nothing, gap),
         limits="Ten digits and ten templates: captions say little but the digit, and 64 image tokens are shared by all "
         "digits. Whether bags of words of rich captions align cannot be seen here.",

@@ -9,6 +9,7 @@ next one.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _end_with_parent(process: subprocess.Popen[bytes]) -> None:
     """End the command as soon as standard input is closed."""
-    while sys.stdin.buffer.read(4096):
+    while os.read(0, 4096):  # a buffered reader would hold a lock when the interpreter ends
         pass
     _end(process)
 

@@ -1,8 +1,8 @@
 """The data of the findings: what trainings begin with and learn from, and what checkpoints are measured on.
 
-The miniature's material comes from what evalsvc ships: the text model, the tokenizer, the image decoder and the held-out
-data; the training images are those of scikit-learn. The real material is a Hugging Face folder with the same images,
-whose captions are tokenised anew.
+The miniature's material comes from what evalsvc ships: the text model, the tokenizer, the image decoder and the
+held-out data; the training images are those of scikit-learn. The real material is a Hugging Face folder with the same
+images, whose captions are tokenised anew.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import sequences
 import torch
 import yaml
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-import sequences
 from evalsvc.decoders import load_decoder, to_uint8
 from evalsvc.files.atomic import write_whole
 from evalsvc.miniature import ROOT
@@ -91,14 +91,16 @@ class Material:
 def miniature_material(folder: Path, *, whole: bool) -> Material:
     """Write the material of the miniature into a folder, unless it is there already.
 
-    With `whole`, training images are encoded in several variants, and the real images of the FID are all scans; without,
-    the shipped pairs and images are used as they are.
+    With `whole`, training images are encoded in several variants, and the real images of the FID are all scans;
+    without, the shipped pairs and images are used as they are.
     """
     write_text_base(folder / "text-base")
     layout = ROOT / "runs" / "layout.yaml"
     pool, captions, reference = ROOT / "training_pairs.jsonl", ROOT / "captions.jsonl", ROOT / "images.safetensors"
     if whole:
-        pool, captions, reference = (folder / name for name in ("pool.safetensors", "captions.jsonl", "real.safetensors"))
+        pool, captions, reference = (
+            folder / name for name in ("pool.safetensors", "captions.jsonl", "real.safetensors")
+        )
         _write_once(pool, write_pool)
         _write_once(captions, write_captions)
         _write_once(reference, write_reference)
@@ -214,7 +216,7 @@ def write_pool(path: Path) -> None:
 
 
 def write_captions(path: Path) -> None:
-    """Write a caption for each scan and template, in a random order, without those of the training images' own order."""
+    """Write a caption for each scan and template, in a random order."""
     import digits
 
     data = digits.load(0)

@@ -1,15 +1,17 @@
-"""What the findings read: curves, values, differences, items and artifacts, all from the REST interface of the service."""
+"""What the findings read, all from the REST interface of the service: curves, values, differences and artifacts."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from math import sqrt
 from pathlib import PurePosixPath
 from statistics import fmean, stdev
 
 from evalsvc.client import Client
-from evalsvc.metrics.intervals import LEVEL
+from evalsvc.errors import UnknownName
+from evalsvc.metrics.intervals import LEVEL, value_interval
+from evalsvc.metrics.ratio import Ratio
 from evalsvc.metrics.student import critical_value
 from evalsvc.spec.documents.comparisons import DifferenceCurve, MetricDifference
 from evalsvc.spec.documents.items import Completion
@@ -32,7 +34,10 @@ class Measured:
         Raises:
             LookupError: the run does not have exactly one series of the metric.
         """
-        buckets = self.client.buckets(run, [metric], points=EVERY_STEP, variant=variant)
+        try:
+            buckets = self.client.buckets(run, [metric], points=EVERY_STEP, variant=variant)
+        except UnknownName as error:
+            raise LookupError(error.message) from None
         curves = [curve for curve in curves_of(buckets) if curve.metric == metric]
         if len(curves) != 1:
             raise LookupError(f"{run}:{variant} has {len(curves)} series of {metric}, and a figure needs 1")
@@ -101,6 +106,11 @@ class Estimate:
         """Tell whether zero is in the interval; without an interval nothing excludes zero."""
         return self.low is None or self.high is None or self.low <= 0 <= self.high
 
+    @property
+    def farthest(self) -> float:
+        """Return the distance from zero to the farther end of the interval; infinity without an interval."""
+        return math.inf if self.low is None or self.high is None else max(abs(self.low), abs(self.high))
+
     def __str__(self) -> str:
         if self.low is None or self.high is None:
             return short(self.value)
@@ -113,13 +123,20 @@ def over_seeds(values: Sequence[float], level: float = LEVEL) -> Estimate:
     if len(values) < 2:
         return Estimate(mean, None, None)
     deviation = stdev(values)
-    reach = critical_value((1 - level) / 2, len(values) - 1) * deviation / sqrt(len(values))
+    reach = critical_value((1 - level) / 2, len(values) - 1) * deviation / math.sqrt(len(values))
     return Estimate(mean, mean - reach, mean + reach, deviation)
 
 
 def of_point(point: Point) -> Estimate:
     """Return a value of the history with the interval of its items."""
     return Estimate(finite(point.value), point.low, point.high)
+
+
+def of_share(point: Point) -> Estimate:
+    """Return a share of right answers with Wilson's interval, which stays between 0 and 1."""
+    value = finite(point.value)
+    interval = value_interval(Ratio(value, point.stderr, point.n or 0), "fraction")
+    return Estimate(value, None, None) if interval is None else Estimate(value, interval.low, interval.high)
 
 
 def finite(value: float | str) -> float:

@@ -12,9 +12,9 @@ from evalsvc.files.atomic import write_whole
 
 HEAD = """# The paper's findings
 
-Zhang, McKinzie, Gan, Shankar and Toshev (arXiv 2311.16201) trained a widened language model on image–caption pairs, from
-pre-trained and from random weights. `benchmarks/paper/` repeats their figures and tables in small. Every number below was
-read from the history of a service that evaluated the checkpoints of these trainings.
+Zhang, McKinzie, Gan, Shankar and Toshev (arXiv 2311.16201) trained a widened language model on image–caption pairs,
+from pre-trained and from random weights. `benchmarks/paper/` repeats their figures and tables in small. Every number
+below was read from the history of a service that evaluated the checkpoints of these trainings.
 """
 
 TITLES = {
@@ -64,7 +64,10 @@ def _part(results: Mapping[str, Any]) -> str:
 
 
 def _table(results: Mapping[str, Any]) -> list[str]:
-    lines = ["| finding | paper | here | agrees at this scale? | what this scale can and cannot show |", "|---" * 5 + "|"]
+    lines = [
+        "| finding | paper | here | agrees at this scale? | what this scale can and cannot show |",
+        "|---" * 5 + "|",
+    ]
     for content in results["findings"].values():
         row = content["row"]
         cells = [content["title"], row["paper"], row["here"], row["agrees"], row["limits"]]

@@ -2,8 +2,9 @@
 
     python benchmarks/paper/paper.py [--scale miniature|quick|real] [--work DIR] [--write docs/paper.md]
 
-The paper is Zhang, McKinzie, Gan, Shankar, Toshev, "Pre-trained Language Models Do Not Help Auto-regressive Text-to-Image
-Generation" (arXiv 2311.16201). `--only fig_3 fid` computes some of its findings; each file of a finding runs alone, too.
+The paper is Zhang, McKinzie, Gan, Shankar, Toshev, "Pre-trained Language Models Do Not Help Auto-regressive
+Text-to-Image Generation" (arXiv 2311.16201). `--only fig_3 fid` computes some of its findings, and each file of a
+finding runs alone, too.
 """
 
 from __future__ import annotations

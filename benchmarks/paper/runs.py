@@ -86,7 +86,7 @@ def part_runs(scale: Scale, material: Material) -> list[PlannedRun]:
 
 
 def aligned_runs(scale: Scale, material: Material) -> list[PlannedRun]:
-    """Return the pre-trained start, whose step 0 is aligned with text, and the run that begins with the aligned rows."""
+    """Return the run whose step 0 is aligned with text, and the run that begins with the aligned rows."""
     seed = scale.seeds[0]
     source = replace(_main_run(scale, material, PRETRAINED, seed), first=("alignment",))
     rows = material.aligned_rows(source.name)

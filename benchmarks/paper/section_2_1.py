@@ -1,6 +1,6 @@
 """Section 2.1: does the conclusion keep its sign with other learning rates and batches?
 
-    python benchmarks/paper/section_2_1.py --work DIR [--scale miniature|quick]
+python benchmarks/paper/section_2_1.py --work DIR [--scale miniature|quick]
 """
 
 from __future__ import annotations

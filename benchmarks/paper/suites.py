@@ -11,6 +11,11 @@ from scales import Scale
 Suite = Mapping[str, Any]
 
 
+def suite_name(part: str) -> str:
+    """Return the name on the service: some parts have the names of suites that come with evalsvc."""
+    return f"paper-{part}"
+
+
 def suites(scale: Scale, material: Material) -> dict[str, Suite]:
     """Return the suites by the names that `runs.PlannedRun` uses; only those that the material allows."""
     content: dict[str, list[dict[str, Any]]] = {"losses": [_pairs(scale, material)]}

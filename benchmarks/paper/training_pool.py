@@ -19,6 +19,7 @@ from checkpoint_files import saved_checkpoints
 from guarded import start_guarded
 from runs import PlannedRun, training_folder
 from scales import Scale
+from suites import suite_name
 
 from evalsvc.client import Client
 from evalsvc.files.atomic import write_whole
@@ -94,21 +95,20 @@ class Pool:
         folder = training_folder(self.work, run.name)
         prepare(run)
         recipe = yaml.safe_dump(run.recipe.to_json(), sort_keys=False).encode()
-        path = folder.with_suffix(".yaml")
+        path = _next_to(folder, ".yaml")
         if (folder / DONE).exists() and path.exists() and path.read_bytes() == recipe:
             self._post(run)
             return
         write_whole(path, recipe)
         threads = str(self.scale.training_threads)
-        environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        command = [sys.executable, str(TRAINER), str(path), "--work", str(folder)]
-        running[run.name] = run, start_guarded(command, folder.with_suffix(".log"), environment)
+        command = [sys.executable, str(TRAINER), str(path), "--work", str(folder), "--threads", threads]
+        running[run.name] = run, start_guarded(command, _next_to(folder, ".log"), os.environ)
         print(f"training {run.name}, {run.recipe.steps:,} steps", flush=True)
 
     def _end(self, run: PlannedRun, code: int) -> None:
         folder = training_folder(self.work, run.name)
         if code:
-            log = folder.with_suffix(".log")
+            log = _next_to(folder, ".log")
             end = log.read_text(errors="replace")[-2000:]
             raise SystemExit(f"the training of {run.name} ended with the exit code {code}; {log} ends with:\n{end}")
         (folder / DONE).touch()
@@ -125,9 +125,14 @@ class Pool:
                 saved.step,
                 str(saved.path),
                 variant=saved.variant,
-                suites=suites,
+                suites=[suite_name(part) for part in suites],
                 layout=str(self.layout),
             )
             self._posted.add(key)
             name = f"{run.name}@{saved.step}" + ("" if saved.variant == "raw" else f":{saved.variant}")
             self.evaluations |= {evaluation.id: name for evaluation in posted.evaluations}
+
+
+def _next_to(folder: Path, suffix: str) -> Path:
+    """Return the path of a file next to a folder. `with_suffix` would cut a name such as `rate-0.2-random`."""
+    return folder.with_name(f"{folder.name}{suffix}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,11 +12,6 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _paper(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks" / "paper")
 
 
 @pytest.fixture
@@ -101,19 +97,44 @@ def test_a_gap_of_one_seed_has_the_interval_of_its_items() -> None:
     assert verdict(gap) == "in part"
     assert verdict(GapCurve("pairs/image", [difference([-1.0, -1.0, -0.9])])) == "no"
     assert verdict(GapCurve("pairs/image", [difference([-1.0, -1.0, 0.01])])) == "yes"
+    assert verdict(GapCurve("pairs/image", [difference([-0.2, -1.0, 0.01])])) == "in part", "as wide as the first gap"
+
+
+def accuracies(chance: float, *shares: float, n: int = 300) -> Any:
+    """Return the curve of an accuracy at the steps 0, 10, 20, …, each of `n` questions."""
+    from measured import Estimate, plain_curve
+
+    rows = [(10 * place, Estimate(share, None, None)) for place, share in enumerate(shares)]
+    curve = plain_curve("pretrained", "cloze/acc", "fraction", rows)
+    points = [replace(point, n=n, stderr=(point.value * (1 - point.value) / (n - 1)) ** 0.5) for point in curve.points]
+    return replace(curve, baseline=chance, points=points)
 
 
 def test_forgetting_begins_where_chance_stays_in_the_interval() -> None:
-    from measured import Estimate, plain_curve
     from table_1 import forgotten_from
 
-    rows = [(0, Estimate(0.8, 0.75, 0.85)), (10, Estimate(0.3, 0.24, 0.36)), (20, Estimate(0.26, 0.2, 0.32))]
-    curve = plain_curve("pretrained", "cloze/acc", "fraction", rows)
-    assert forgotten_from(curve) is None, "without chance, 0.2 is above it"
-    from dataclasses import replace
+    assert forgotten_from(accuracies(0.25, 0.8, 0.28, 0.26)) == 10
+    assert forgotten_from(accuracies(0.25, 0.8, 0.24, 0.5, 0.26)) == 30, "a step above chance in between"
+    assert forgotten_from(accuracies(0.1, 0.8, 0.3, 0.26)) is None
 
-    assert forgotten_from(replace(curve, baseline=0.25)) == 10
-    assert forgotten_from(replace(curve, baseline=0.1)) is None
+
+def test_a_share_of_right_answers_stays_below_one() -> None:
+    from measured import of_share
+
+    share = of_share(accuracies(0.25, 0.96, n=24).points[0])
+    assert share.value == 0.96
+    assert share.low is not None
+    assert share.high is not None
+    assert share.low < 0.96 < share.high < 1
+
+
+def test_a_wide_interval_of_a_fid_is_no_agreement() -> None:
+    from fid import agrees
+    from measured import Estimate
+
+    assert agrees(Estimate(0.01, -0.02, 0.04), 0.1) == "yes"
+    assert agrees(Estimate(0.01, -0.09, 0.11), 0.1) == "in part"
+    assert agrees(Estimate(0.03, 0.01, 0.05), 0.1) == "no"
 
 
 def test_runs_that_findings_share_are_trained_once(material: Any) -> None:

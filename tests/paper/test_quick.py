@@ -69,7 +69,9 @@ def test_a_guarded_command_ends_with_its_parent(tmp_path: Path) -> None:
     """A service that outlived the command would hold the database of the next one."""
     sign = tmp_path / "pid"
     child = f"import os, time; open({str(sign)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-    guard = subprocess.Popen([sys.executable, str(PAPER / "guarded.py"), sys.executable, "-c", child], stdin=subprocess.PIPE)
+    guard = subprocess.Popen(
+        [sys.executable, str(PAPER / "guarded.py"), sys.executable, "-c", child], stdin=subprocess.PIPE
+    )
     while not sign.exists() or not sign.read_text():
         time.sleep(0.02)
     assert guard.stdin is not None
