@@ -21,14 +21,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +38,10 @@ from widened_llama import LAYOUT
 from evalsvc.client import Client
 from evalsvc.miniature import ROOT
 
+sys.path.append(str(Path(__file__).parent / "paper"))
+from own_service import Workers, started_service
+
 RUN, SUITE = "continued", "real-forgetting"
-START_SECONDS = 180.0
 BENCHMARKS = ("arc_easy", "piqa", "lambada_openai")
 
 
@@ -97,34 +95,6 @@ def write_data(work: Path) -> None:
         (work / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
-@contextmanager
-def started_service(folder: Path, threads: int | None) -> Iterator[Client]:
-    """Start a service on a free port with one worker on the CPU, and stop it at the end; its data folder is kept."""
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "service.log"
-    options = ["--port", "0", "--data-dir", str(folder), "--devices", "cpu"]
-    options += ["--threads", str(threads)] if threads else []
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "evalsvc.cli", "serve", *options], stdout=stream, stderr=subprocess.STDOUT
-        )
-    try:
-        with Client(_address(process, log)) as client:
-            yield client
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-
-
-def _address(process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + START_SECONDS
-    while not (line := re.search(r"listens on (https?://\S+)", log.read_text())):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(log.read_text()[-2000:])
-        time.sleep(0.1)
-    return line[1]
-
-
 def evaluate(client: Client, plan: Plan, work: Path) -> None:
     """Post every checkpoint, and wait. Checkpoints that an earlier run has evaluated are not evaluated again."""
     client.put_suite(SUITE, plan.suite(work))
@@ -154,7 +124,7 @@ def draw_charts(client: Client, metrics: Sequence[str], work: Path) -> list[Path
 def run(plan: Plan, work: Path, threads: int | None) -> tuple[Record, Table]:
     record = train(plan.model, work, plan.recipe)
     write_data(work)
-    with started_service(work / "service", threads) as client:
+    with started_service(work / "service", Workers(1, threads)) as client:
         evaluate(client, plan, work)
         table = read_table(client, RUN, [spec["name"] for spec in plan.benchmarks])
         draw_charts(client, [name for name in CHARTS if table.has(name)], work)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import sequences
 import torch
-import yaml
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -24,12 +23,12 @@ from torch import Tensor
 from evalsvc.decoders import load_decoder, to_uint8
 from evalsvc.files.atomic import write_whole
 from evalsvc.miniature import ROOT
-from evalsvc.spec.layout import image_then_special, parse_layout
+from evalsvc.spec.layout import parse_layout
 
 if TYPE_CHECKING:
     from digits import Digits
 
-sys.path.append(str(Path(__file__).parents[1] / "miniature"))
+sys.path += [str(Path(__file__).parents[1] / "miniature"), str(Path(__file__).parents[1])]
 
 RUN = ROOT / "runs" / "pretrained"
 MODEL_FILE = "open_lm_miniature.json"
@@ -38,8 +37,6 @@ VARIANTS = 12
 REFERENCES = 2
 """Copies of each scan among the real images of the FID: the plain one, and a warped one."""
 BATCH = 128
-REAL_LENGTH = 1_024
-"""Longest sequence of the real model's layout: enough for a benchmark's question."""
 
 
 @dataclass(frozen=True)
@@ -129,12 +126,17 @@ def real_material(folder: Path, model: Path, items: Path, benchmarks: Iterable[s
 
     `items` has the benchmarks' rows as JSONL files of their names.
     """
-    layout = folder / "layout.yaml"
-    _write_once(layout, lambda path: write_real_layout(model, path))
-    pool, pairs, text = (folder / name for name in ("pairs-train.jsonl", "pairs.jsonl", "text.jsonl"))
-    _write_once(pool, lambda path: write_plain_pairs("training_pairs.jsonl", path))
-    _write_once(pairs, lambda path: write_plain_pairs("heldout_pairs.jsonl", path))
-    _write_once(text, write_plain_text)
+    from continued_llama import CODES, read_pairs, read_texts  # imports transformers, which takes seconds
+    from widened_llama import TOKENIZER, widened_layout, write_layout
+
+    rows = json.loads((model / "config.json").read_text())["vocab_size"]
+    names = ("layout.yaml", "training_pairs.jsonl", "heldout_pairs.jsonl", "text.jsonl")
+    layout, pool, pairs, text = (folder / name for name in names)
+    _write_once(layout, lambda path: write_layout(widened_layout(rows, CODES), model / TOKENIZER, path))
+    for path in (pool, pairs):
+        plain = [{"text": caption, "image_codes": codes} for caption, codes in read_pairs(path.name)]
+        _write_once(path, lambda part, plain=plain: _write_lines(part, plain))
+    _write_once(text, lambda path: _write_lines(path, ({"text": line} for line in read_texts("heldout_text.jsonl"))))
     _write_once(folder / "replay.jsonl", write_topics)
     _write_once(folder / "image_only.jsonl", write_image_only)
     return Material(
@@ -256,37 +258,6 @@ def _require_shipped_split(data: Digits) -> None:
     shipped = json.loads((ROOT / "splits.json").read_text())
     if data.train != shipped["train"] or data.test != shipped["test"]:
         raise SystemExit("scikit-learn's digits are not those of the shipped split; install the extra `miniature`")
-
-
-# text of the miniature for another tokenizer
-
-
-def write_plain_pairs(name: str, path: Path) -> None:
-    """Write one of the miniature's files of pairs with captions as text."""
-    decode = Tokenizer.from_file(str(ROOT / "tokenizer.json")).decode
-    lines = (json.loads(line) for line in (ROOT / name).read_text().splitlines())
-    _write_lines(path, ({"text": decode(line["text_ids"]), "image_codes": line["image_codes"]} for line in lines))
-
-
-def write_plain_text(path: Path) -> None:
-    """Write the miniature's held-out text as text."""
-    decode = Tokenizer.from_file(str(ROOT / "tokenizer.json")).decode
-    lines = (json.loads(line) for line in (ROOT / "heldout_text.jsonl").read_text().splitlines())
-    _write_lines(path, ({"text": decode(line["text_ids"])} for line in lines))
-
-
-def write_real_layout(model: Path, path: Path) -> None:
-    """Write the layout of a Hugging Face folder whose table is widened by the miniature's codes.
-
-    No token stands before a text, as in training.
-    """
-    rows = json.loads((model / "config.json").read_text())["vocab_size"]
-    codes = parse_layout(str(ROOT / "runs" / "layout.yaml")).image
-    assert codes is not None, "the miniature has images"
-    content = image_then_special(rows, codes.size).model_copy(update={"length": REAL_LENGTH}).to_json()
-    content["rows"] = max(content["special"].values()) + 1
-    content["text"] |= {"tokenizer": str((model / "tokenizer.json").resolve()), "bos": "none"}
-    path.write_text(yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
 
 
 def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""A service of evalsvc for the paper's runs: on a free port of this machine, with its data in the work folder."""
+"""A service of evalsvc on a free port of this machine, with its data in a folder of the caller."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Workers:
     """Worker processes of the service, all on the CPU."""
 
     count: int
-    threads: int
-    """Number of threads of each worker."""
+    threads: int | None
+    """Number of threads of each worker; None: all cores."""
 
 
 @contextmanager
@@ -59,8 +59,8 @@ def started_service(folder: Path, workers: Workers) -> Iterator[Client]:
 def _start(folder: Path, workers: Workers, log: Path) -> subprocess.Popen[bytes]:
     folder.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
-    options = ["--port", "0", "--data-dir", str(folder), "--threads", str(workers.threads)]
-    options += ["--devices", ",".join(["cpu"] * workers.count)]
+    options = ["--port", "0", "--data-dir", str(folder), "--devices", ",".join(["cpu"] * workers.count)]
+    options += [] if workers.threads is None else ["--threads", str(workers.threads)]
     command = [sys.executable, "-m", "evalsvc.cli", "serve", *options]
     # The folder of assets would otherwise be the data folder's own, which is empty.
     return start_guarded(command, log, os.environ | {"EVALSVC_ASSETS": str(assets_folder())})

@@ -111,7 +111,7 @@ def one_line(text: str) -> str:
 def _row(measured: Measured, scale: Scale, curves: dict[str, Curve], gone: dict[str, int | None]) -> Row:
     parts = [
         f"{name}: {of_share(curve.points[0])} at step 0, {of_share(curve.points[-1])} at step {curve.points[-1].x:,}, "
-        + ("above chance to the end" if gone[name] is None else f"chance from step {gone[name]:,} on")
+        + _since(curve, gone[name])
         for name, curve in curves.items()
     ]
     if scale.replay:
@@ -124,16 +124,27 @@ def _row(measured: Measured, scale: Scale, curves: dict[str, Curve], gone: dict[
     return Row(
         paper="After 5 of 100 billion tokens the model no longer completes text: Table 1's completions are noise.",
         here="; ".join(parts) + ".",
-        agrees=_agrees(list(gone.values())),
+        agrees=agrees(list(gone.values())),
         limits="The language model is small; benchmarks above chance at step 0 are the ones that can show forgetting. "
         "The step is not comparable with tokens of a model of a billion parameters.",
     )
 
 
-def _agrees(gone: Sequence[int | None]) -> Agrees:
-    if all(step is not None for step in gone):
-        return "yes"
-    return "in part" if any(step is not None for step in gone) else "no"
+def _since(curve: Curve, gone: int | None) -> str:
+    if gone is None:
+        return "above chance to the end"
+    return "never above chance" if gone == curve.points[0].x else f"chance from step {gone:,} on"
+
+
+def agrees(gone: Sequence[int | None]) -> Agrees:
+    """Return whether the language is gone, by the steps from which benchmarks stay at chance.
+
+    A benchmark that is at chance from step 0 on shows nothing, and does not count.
+    """
+    known = [step is not None for step in gone if step != 0]
+    if not known:
+        return "not measured"
+    return "yes" if all(known) else "in part" if any(known) else "no"
 
 
 FINDING = Finding(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -118,6 +117,15 @@ def test_forgetting_begins_where_chance_stays_in_the_interval() -> None:
     assert forgotten_from(accuracies(0.1, 0.8, 0.3, 0.26)) is None
 
 
+def test_a_benchmark_that_was_never_known_shows_no_forgetting() -> None:
+    from table_1 import agrees
+
+    assert agrees([0, 20]) == "yes"
+    assert agrees([0, 20, None]) == "in part"
+    assert agrees([0, None]) == "no"
+    assert agrees([0, 0]) == "not measured"
+
+
 def test_a_share_of_right_answers_stays_below_one() -> None:
     from measured import of_share
 
@@ -203,20 +211,6 @@ def test_the_text_base_has_the_shipped_rows_of_text_alone(material: Any) -> None
     for name, tensor in narrow.state_dict().items():
         assert torch.equal(tensor, wide.state_dict()[name][: len(tensor)])
     assert len(narrow.state_dict()["output.weight"]) == 512
-
-
-def test_the_real_layout_is_that_of_the_widened_table(tmp_path: Path) -> None:
-    from material import write_real_layout
-
-    from evalsvc.spec.layout import parse_layout
-
-    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 1_000}))
-    (tmp_path / "tokenizer.json").write_text("{}")
-    write_real_layout(tmp_path, tmp_path / "layout.yaml")
-    layout = parse_layout(str(tmp_path / "layout.yaml"))
-    assert layout.rows == 1_000 + 64 + 7
-    assert layout.text.bos == "none"
-    assert layout.text.tokenizer == str(tmp_path / "tokenizer.json")
 
 
 def test_the_plain_model_of_the_check_is_the_transformer() -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,29 @@ def test_a_guarded_command_ends_with_its_parent(tmp_path: Path) -> None:
     guard.wait(10)
     with pytest.raises(ProcessLookupError):
         os.kill(int(sign.read_text()), 0)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("child_process", "reference_models")
+def test_the_real_scale_computes_its_findings_on_any_llama(shared: Path, tmp_path: Path) -> None:
+    """A tiny Llama in a Hugging Face folder and a random twin, four steps each."""
+    import paper
+    from computing import Computation
+    from material import real_material
+    from scales import REAL, Training
+    from tiny_llama import write_tiny_llama
+
+    write_tiny_llama(tmp_path / "tiny")
+    training = Training(4, (0, 2), batch=2, learning_rate=1e-3, warm_up=1)
+    scale = replace(REAL, main=training, questions=20, sequences=8, completion_tokens=4, ema=(0.5,))
+    items = shared / "golden" / "text_tasks"
+    material = real_material(tmp_path / "material", tmp_path / "tiny", items, scale.benchmarks)
+    computation = Computation(scale, tmp_path, material)
+    results = computation.compute([finding for finding in paper.FINDINGS if "real" in finding.scales])
+    assert set(results["findings"]) == {"fig_3", "fig_4", "table_1"}
+    assert results["findings"]["fig_4"]["numbers"]["identity_error"] < 1e-6
+    assert (tmp_path / "figures" / "table_1-piqa.svg").read_text().startswith("<svg")
+    assert {path.name for path in (tmp_path / "trainings" / "random-0" / "checkpoints").iterdir()} == {
+        f"step_{step}{average}" for step in (0, 2, 4) for average in ("", "-ema_0.5")
+    }
