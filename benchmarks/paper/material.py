@@ -214,7 +214,7 @@ def write_pool(path: Path) -> None:
     tokenizer = Tokenizer.from_file(str(ROOT / "tokenizer.json"))
     texts = [digits.captions(int(data.labels[image])) for image in data.train]
     ids = [[encoding.ids for encoding in tokenizer.encode_batch(captions)] for captions in texts]
-    sequences.write_pool(path, codes, ids)
+    sequences.write_pool(path, codes.to(torch.int32), ids)
 
 
 def write_captions(path: Path) -> None:
