@@ -71,15 +71,28 @@ def _learned(measured: Measured, source: str) -> tuple[Curve, Curve]:
 
 
 def _nearest(measured: Measured, source: str) -> str:
-    """Return the first lines of the page of nearest text tokens, before and after the alignment."""
-    pages = {
-        "random rows": measured.artifact(source, 0, "nearest_tokens", "nearest_tokens.txt").decode(),
-        "aligned rows": measured.artifact(source, 0, "nearest_tokens", "learned_nearest_tokens.txt").decode(),
-    }
-    lines = ["| rows | nearest text tokens of the first image tokens |", "|---|---|"]
-    for name, page in pages.items():
-        lines += [f"| {name} | `{one_line(line)}` |" for line in page.splitlines()[:SHOWN] if line.strip()]
+    """Return a table of the nearest text tokens of the most frequent image tokens, before and after the alignment."""
+    names = ("nearest_tokens.txt", "learned_nearest_tokens.txt")
+    before, after = (nearest_of(measured.artifact(source, 0, "nearest_tokens", name).decode()) for name in names)
+    lines = ["| image token | nearest text tokens, random rows | aligned rows |", "|---|---|---|"]
+    for token in list(before)[:SHOWN]:
+        cells = (f"`{one_line(text)}`" for text in (token, before[token], after.get(token, "")))
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def nearest_of(page: str) -> dict[str, str]:
+    """Return the nearest text tokens by image token, as the task's page of nearest tokens has them.
+
+    An image token has a line `‹image 29›  in 24 images`, and the line `rows …` after it has the text tokens.
+    """
+    texts, token = {}, ""
+    for line in page.splitlines():
+        if line.startswith("‹"):
+            token = line.partition("›")[0] + "›"
+        elif line.strip().startswith("rows ") and token:
+            texts[token] = line.strip().removeprefix("rows").strip()
+    return texts
 
 
 def _row(measured: Measured, source: str, known_nothing: float, gap: list[Estimate]) -> Row:

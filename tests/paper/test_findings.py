@@ -303,12 +303,25 @@ def test_completions_cannot_break_a_table() -> None:
     assert one_line("") == " "
 
 
+def test_nearest_tokens_are_read_from_the_page_of_the_task() -> None:
+    from fig_7 import nearest_of
+
+    page = (
+        "nearest text tokens of the 2 most frequent of 2 image tokens\n"
+        "by the cosine of the rows, and of the rows less the mean of their kind (centred)\n\n"
+        "‹image 29›  in 24 images\n  rows    ‹a› 0.38\n  centred ‹b› 0.36\n\n"
+        "‹image 3›  in 2 images\n  rows    ‹c› 0.1\n  centred ‹c› 0.1\n"
+    )
+    assert nearest_of(page) == {"‹image 29›": "‹a› 0.38", "‹image 3›": "‹c› 0.1"}
+
+
 def test_published_values_name_source_and_family() -> None:
     from fig_1 import PROTOCOL, PUBLISHED
 
     assert len({value.run for value in PUBLISHED}) == len(PUBLISHED)
     assert all("arXiv" in value.source for value in PUBLISHED)
-    assert {value.family for value in PUBLISHED} == {"auto-regressive", "diffusion"}
+    assert {"auto-regressive", "diffusion"} < {value.family for value in PUBLISHED}
+    assert {value.fid for value in PUBLISHED if "2311.16201" in value.source} == {12.21, 12.27}
     assert "30,000" in PROTOCOL
 
 
