@@ -65,6 +65,7 @@ PUBLISHED = (
 
 
 def runs(scale: Scale, material: Material) -> list[PlannedRun]:
+    """Return no runs: nothing is trained for the figure."""
     return []
 
 

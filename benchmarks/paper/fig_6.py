@@ -10,17 +10,13 @@ from finding import Agrees, Figure, Finding, Report, Row
 from gaps import of_items
 from material import Material
 from measured import Estimate, Measured, of_point
-from runs import PARTS, PlannedRun, part_runs
+from runs import PARTS, part_runs
 from scales import Scale
 
 from evalsvc.web.charts import curve_chart
 
 METRIC = "images/image"
 RANDOM = "images-random"
-
-
-def runs(scale: Scale, material: Material) -> list[PlannedRun]:
-    return part_runs(scale, material)
 
 
 def labels() -> dict[str, str]:
@@ -68,7 +64,7 @@ def _agrees(gaps: dict[str, Estimate]) -> Agrees:
     return "yes" if not helps else "in part" if helps == ["images-all"] else "no"
 
 
-FINDING = Finding("fig_6", "Figure 6: images alone, parts tuned", runs, report)
+FINDING = Finding("fig_6", "Figure 6: images alone, parts tuned", part_runs, report)
 
 
 if __name__ == "__main__":

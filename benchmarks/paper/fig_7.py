@@ -14,7 +14,7 @@ from finding import Agrees, Figure, Finding, Report, Row
 from gaps import of_items
 from material import Material
 from measured import Estimate, Measured, finite, of_point, plain_curve, short
-from runs import PRETRAINED, PlannedRun, aligned_runs, main_name
+from runs import PRETRAINED, aligned_runs, main_name
 from scales import Scale
 from table_1 import one_line
 
@@ -25,10 +25,6 @@ TASK = "alignment"
 ALIGNED = "aligned-0"
 SHOWN = 8
 """Number of image tokens whose nearest text tokens are shown."""
-
-
-def runs(scale: Scale, material: Material) -> list[PlannedRun]:
-    return aligned_runs(scale, material)
 
 
 def report(measured: Measured, scale: Scale, material: Material) -> Report:
@@ -119,7 +115,7 @@ def _agrees(loss: Estimate, known_nothing: float, gap: list[Estimate]) -> Agrees
     return "yes" if stuck and useless else "in part" if stuck or useless else "no"
 
 
-FINDING = Finding("fig_7", "Figure 7: contrastive alignment", runs, report)
+FINDING = Finding("fig_7", "Figure 7: contrastive alignment", aligned_runs, report)
 
 
 if __name__ == "__main__":

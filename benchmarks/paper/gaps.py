@@ -72,8 +72,8 @@ class GapCurve:
         if last.deviation is not None:
             errors += f", between seeds ± {short(last.deviation)}"
         closed = self.closed_from()
-        from_step = "never for good" if closed is None else f"from step {closed:,} on"
-        return f"{last} at step {self.steps[-1]:,} ({errors}); the interval covers zero {from_step}"
+        until = "does not cover zero at the end" if closed is None else f"covers zero from step {closed:,} on"
+        return f"{last} at step {self.steps[-1]:,} ({errors}); the interval {until}"
 
 
 def of_items(curve: DifferenceCurve) -> list[Estimate]:

@@ -33,6 +33,9 @@ DONE = "done"
 Checkpoint = tuple[str, int, str]
 """Run, step and variant."""
 
+Running = tuple[PlannedRun, subprocess.Popen[bytes]]
+"""Training in progress."""
+
 
 @dataclass
 class Pool:
@@ -45,6 +48,8 @@ class Pool:
     evaluations: dict[int, str] = field(default_factory=dict)
     """Names of the checkpoints whose evaluations were posted, by the id of the evaluation."""
     _posted: set[Checkpoint] = field(default_factory=set)
+    _running: dict[str, Running] = field(default_factory=dict)
+    """Trainings in progress, by the name of the run."""
 
     def train(self, runs: Sequence[PlannedRun], prepare: Callable[[PlannedRun], None]) -> None:
         """Train all runs and post every checkpoint. `prepare` is called before the training of a run starts.
@@ -53,23 +58,30 @@ class Pool:
             SystemExit: a training fails; the message has the end of its log. Other trainings are ended, and resume when
                 the pool is started again.
         """
-        waiting, running = list(runs), dict[str, tuple[PlannedRun, subprocess.Popen[bytes]]]()
+        waiting = list(runs)
         try:
-            while waiting or running:
-                while waiting and len(running) < self.scale.trainings_at_once:
-                    self._start(waiting.pop(0), running, prepare)
-                time.sleep(EVERY if running else 0)
-                for run, process in list(running.values()):
-                    code = process.poll()
-                    self._post(run)
-                    if code is not None:
-                        del running[run.name]
-                        self._end(run, code)
+            while waiting or self._running:
+                while waiting and len(self._running) < self.scale.trainings_at_once:
+                    self._start(waiting.pop(0), prepare)
+                self._look()
         finally:
-            for _, process in running.values():
-                process.terminate()
-            for _, process in running.values():
-                process.wait()
+            self._end_all()
+
+    def _look(self) -> None:
+        """Post what the trainings have written, and remove those that have ended."""
+        time.sleep(EVERY if self._running else 0)
+        for name, (run, process) in list(self._running.items()):
+            code = process.poll()
+            self._post(run)
+            if code is not None:
+                del self._running[name]
+                self._end(run, code)
+
+    def _end_all(self) -> None:
+        for _, process in self._running.values():
+            process.terminate()
+        for _, process in self._running.values():
+            process.wait()
 
     def wait(self, checkpoint: str | None = None) -> None:
         """Wait until all evaluations have ended, or those of one checkpoint, named RUN@STEP.
@@ -85,12 +97,7 @@ class Pool:
                 reasons = "; ".join(f"{task.name}: {task.error.message}" for task in ended.tasks if task.error)
                 raise SystemExit(f"the evaluation of {name} {ended.state}: {reasons or 'no task says why'}")
 
-    def _start(
-        self,
-        run: PlannedRun,
-        running: dict[str, tuple[PlannedRun, subprocess.Popen[bytes]]],
-        prepare: Callable[[PlannedRun], None],
-    ) -> None:
+    def _start(self, run: PlannedRun, prepare: Callable[[PlannedRun], None]) -> None:
         """Start the training of a run, unless an earlier call trained the run to its end."""
         folder = training_folder(self.work, run.name)
         prepare(run)
@@ -102,7 +109,7 @@ class Pool:
         write_whole(path, recipe)
         threads = str(self.scale.training_threads)
         command = [sys.executable, str(TRAINER), str(path), "--work", str(folder), "--threads", threads]
-        running[run.name] = run, start_guarded(command, _next_to(folder, ".log"), os.environ)
+        self._running[run.name] = run, start_guarded(command, _next_to(folder, ".log"), os.environ)
         print(f"training {run.name}, {run.recipe.steps:,} steps", flush=True)
 
     def _end(self, run: PlannedRun, code: int) -> None:
@@ -130,7 +137,10 @@ class Pool:
             )
             self._posted.add(key)
             name = f"{run.name}@{saved.step}" + ("" if saved.variant == "raw" else f":{saved.variant}")
-            self.evaluations |= {evaluation.id: name for evaluation in posted.evaluations}
+            for evaluation in posted.evaluations:
+                self.evaluations[evaluation.id] = name
+                if evaluation.state in ("failed", "cancelled"):  # by an earlier call
+                    self.client.retry(evaluation.id)
 
 
 def _next_to(folder: Path, suffix: str) -> Path:
