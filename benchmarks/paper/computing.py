@@ -7,6 +7,7 @@ the training steps since the last state (`Recipe.state_every`), and no finished 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import threading
@@ -56,9 +57,13 @@ class Computation:
         return distinct(run for finding in findings for run in finding.runs(self.scale, self.material))
 
     def compute(self, findings: Sequence[Finding]) -> dict[str, Any]:
-        """Train, evaluate and draw, and return the content of `results.json`."""
+        """Train, evaluate and draw, and return the content of `results.json`.
+
+        Raises:
+            SystemExit: another computation runs in the work folder.
+        """
         runs = self.runs(findings)
-        with self._clock(), started_service(self.work / "service", self.scale.workers) as client:
+        with self._claimed(), self._clock(), started_service(self.work / "service", self.scale.workers) as client:
             print(f"dashboard {client.url}", flush=True)
             for name, suite in suites(self.scale, self.material).items():
                 client.put_suite(suite_name(name), suite)
@@ -95,6 +100,19 @@ class Computation:
         path, clock = self.work / RESULTS, self.work / CLOCK
         content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"findings": {}}
         return content | {"seconds": json.loads(clock.read_text()) if clock.exists() else 0}
+
+    @contextmanager
+    def _claimed(self) -> Iterator[None]:
+        """Keep other computations out of the work folder; the claim ends with the process, however it ends."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        with (self.work / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise SystemExit(
+                    f"another computation runs in {self.work}; wait for it, or give another --work"
+                ) from None
+            yield
 
     @contextmanager
     def _clock(self) -> Iterator[None]:

@@ -336,6 +336,18 @@ def test_every_finding_says_how_it_is_run_alone() -> None:
         assert f"benchmarks/paper/{module.FINDING.name}.py --work DIR" in str(module.__doc__)
 
 
+def test_a_work_folder_has_one_computation_at_a_time(material: Any, tmp_path: Path) -> None:
+    """Two services on one database, or two trainings in one folder, would end each other much later."""
+    from computing import Computation
+    from scales import QUICK
+
+    computation = Computation(QUICK, tmp_path, material)
+    with computation._claimed(), pytest.raises(SystemExit, match=f"another computation runs in {tmp_path}"):
+        computation.compute([])
+    with computation._claimed():
+        pass
+
+
 @dataclass
 class PostedTo:
     """The two methods of the client that a pool posts with; every evaluation of a checkpoint at step 2 had failed."""
