@@ -36,6 +36,8 @@ ROOT = Path(__file__).parents[2]
 RESULTS = "results.json"
 REAL_MODEL, EXTRACTOR = "smollm2-135m", "inception"
 CLOCK = "seconds.json"
+TRAINER_SECONDS = 5.0
+"""Seconds on one core in which a trainer starts."""
 CLOCK_SECONDS = 5.0
 """Seconds between two times that the clock is written."""
 
@@ -139,7 +141,7 @@ class Computation:
 def estimated_minutes(scale: Scale, runs: Sequence[PlannedRun]) -> tuple[float, float]:
     """Return the minutes of training and of evaluation on two cores."""
     usual = scale.main.batch
-    training = sum(run.recipe.steps * run.recipe.batch / usual * scale.costs.step for run in runs)
+    training = sum(TRAINER_SECONDS + run.recipe.steps * run.recipe.batch / usual * scale.costs.step for run in runs)
     evaluation = scale.costs.fixed
     for run in runs:
         variants = [("raw", step) for step in run.recipe.kept]
@@ -208,6 +210,8 @@ def compute(findings: Sequence[Finding], options: argparse.Namespace) -> Computa
             computation.compute(chosen)
     except EvalsvcError as error:
         raise SystemExit(error.message) from None
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; the same command resumes") from None
     except LookupError as error:
         raise SystemExit(f"{error}; the history lacks what a figure shows") from None
     return computation

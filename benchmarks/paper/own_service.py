@@ -19,6 +19,8 @@ from evalsvc.config import Settings
 
 START_SECONDS = 240.0
 """Longest time until the service answers. The service of an interrupted run may still be ending."""
+ANSWER_SECONDS = 120.0
+"""Longest time of an answer. Trainings and workers may leave the service little of the processor."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def started_service(folder: Path, workers: Workers) -> Iterator[Client]:
         time.sleep(0.1)
         address = _address(log)
     try:
-        with Client(address) as client:
+        with Client(address, timeout=ANSWER_SECONDS) as client:
             yield client
     finally:
         process.terminate()
