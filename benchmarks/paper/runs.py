@@ -13,6 +13,8 @@ from scales import Scale, Training
 
 PRETRAINED, RANDOM = "pretrained", "random"
 STARTS = (PRETRAINED, RANDOM)
+MOST_REPEATED = 100
+"""Most steps that an interrupted training repeats."""
 
 PARTS: dict[str, tuple[str, Tuned]] = {
     "all": ("all", "all"),
@@ -147,6 +149,7 @@ def recipe_of(
         "floor": material.floor,
         "seed": seed,
         "optimizer_files": False,
+        "state_every": max(1, min(MOST_REPEATED, training.steps // 8)),
     }
     return Recipe(**{**fields, **weights, **changes})
 
