@@ -37,6 +37,14 @@ def start_guarded(command: Sequence[str], log: Path, environment: Mapping[str, s
         )
 
 
+def end_guarded(process: subprocess.Popen[bytes]) -> None:
+    """End the command of a guard unless it has ended, wait for both, and close the pipe."""
+    process.terminate()
+    process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End the command, with SIGKILL if SIGTERM does not suffice."""
     process.terminate()

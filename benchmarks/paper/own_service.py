@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from guarded import start_guarded
+from guarded import end_guarded, start_guarded
 
 from evalsvc.client import Client
 from evalsvc.config import Settings
@@ -41,21 +41,19 @@ def started_service(folder: Path, workers: Workers) -> Iterator[Client]:
     """
     deadline = time.monotonic() + START_SECONDS
     log = folder / "service.log"
-    process, address = _start(folder, workers, log), None
-    while address is None:
-        if process.poll() is not None:
-            _require_time(deadline, log)
-            time.sleep(2)
-            process = _start(folder, workers, log)
-        _require_time(deadline, log)
-        time.sleep(0.1)
-        address = _address(log)
+    process = _start(folder, workers, log)
     try:
+        while (address := _address(log)) is None:
+            _require_time(deadline, log)
+            time.sleep(0.1)
+            if process.poll() is not None:
+                end_guarded(process)
+                time.sleep(2)
+                process = _start(folder, workers, log)
         with Client(address, timeout=ANSWER_SECONDS) as client:
             yield client
     finally:
-        process.terminate()
-        process.wait()
+        end_guarded(process)
 
 
 def _start(folder: Path, workers: Workers, log: Path) -> subprocess.Popen[bytes]:

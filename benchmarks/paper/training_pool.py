@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 from checkpoint_files import saved_checkpoints
-from guarded import start_guarded
+from guarded import end_guarded, start_guarded
 from runs import PlannedRun, training_folder
 from scales import Scale
 from suites import suite_name
@@ -74,6 +74,7 @@ class Pool:
             code = process.poll()
             self._post(run)
             if code is not None:
+                end_guarded(process)
                 del self._running[name]
                 self._end(run, code)
 
@@ -81,7 +82,7 @@ class Pool:
         for _, process in self._running.values():
             process.terminate()
         for _, process in self._running.values():
-            process.wait()
+            end_guarded(process)
 
     def wait(self, checkpoint: str | None = None) -> None:
         """Wait until all evaluations have ended, or those of one checkpoint, named RUN@STEP.

@@ -396,7 +396,14 @@ def test_a_training_that_fails_ends_the_pool_with_its_log(
     from scales import QUICK
 
     class Ended:
+        stdin = None
+
         def poll(self) -> int:
+            return 3
+
+        def terminate(self) -> None: ...
+
+        def wait(self) -> int:
             return 3
 
     def start(command: list[str], log: Path, environment: object) -> Ended:
