@@ -18,7 +18,9 @@ from evalsvc.client import Client
 from evalsvc.config import Settings
 
 START_SECONDS = 240.0
-"""Longest time until the service answers. The service of an interrupted run may still be ending."""
+"""Longest time until the service answers."""
+IN_USE = "is served by another evalsvc"
+"""Part of the message of a service whose database another service has."""
 ANSWER_SECONDS = 120.0
 """Longest time of an answer. Trainings and workers may leave the service little of the processor."""
 
@@ -44,12 +46,13 @@ def started_service(folder: Path, workers: Workers) -> Iterator[Client]:
     process = _start(folder, workers, log)
     try:
         while (address := _address(log)) is None:
-            _require_time(deadline, log)
-            time.sleep(0.1)
-            if process.poll() is not None:
+            has_ended = process.poll() is not None
+            if time.monotonic() > deadline or (has_ended and IN_USE not in log.read_text()):
+                raise SystemExit(f"the service did not start; its log {log} ends with:\n{log.read_text()[-2000:]}")
+            if has_ended:  # the service of an interrupted computation is still ending
                 end_guarded(process)
-                time.sleep(2)
                 process = _start(folder, workers, log)
+            time.sleep(0.1)
         with Client(address, timeout=ANSWER_SECONDS) as client:
             yield client
     finally:
@@ -72,11 +75,5 @@ def assets_folder() -> Path:
 
 
 def _address(log: Path) -> str | None:
-    match = re.search(r"listens on (https?://\S+)", log.read_text()) if log.exists() else None
+    match = re.search(r"listens on (https?://\S+)", log.read_text())
     return None if match is None else match[1]
-
-
-def _require_time(deadline: float, log: Path) -> None:
-    if time.monotonic() > deadline:
-        end = log.read_text()[-2000:] if log.exists() else ""
-        raise SystemExit(f"the service did not start within {START_SECONDS:g} s; its log {log} ends with:\n{end}")
