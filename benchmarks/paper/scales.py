@@ -80,7 +80,7 @@ MINIATURE = Scale(
     workers=Workers(2, 1),
     trainings_at_once=2,
     training_threads=1,
-    costs=Costs(0.2, {"losses": 3, "language": 9, "images": 260, "alignment": 40, "image_only": 2}, 420),
+    costs=Costs(0.2, {"losses": 3, "language": 9, "images": 350, "alignment": 40, "image_only": 2}, 700),
 )
 
 QUICK = Scale(
