@@ -1,6 +1,5 @@
-# The words of the house: demo, serve, check, test, test-all, test-long, soak, bench, bench-quick, docs, gpu. Each sets up what it needs in .venv.
-# The words of the house: demo, serve, check, test, test-all, test-long, soak, bench, paper, paper-real, docs, gpu. Each
-# sets up what it needs in .venv.
+# The words of the house: demo, serve, check, test, test-all, test-long, soak, bench, bench-quick, paper, paper-real,
+# docs, gpu. Each sets up what it needs in .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -11,8 +10,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTS_AT_ONC
 # Tests start some hundred processes, none of which is to compile the package anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo serve check test test-all test-long soak bench bench-quick docs gpu clean
-.PHONY: demo serve check test test-all test-long soak bench paper paper-real docs gpu clean
+.PHONY: demo serve check test test-all test-long soak bench bench-quick paper paper-real docs gpu clean
 
 demo: $(VENV)/demo
 	$(BIN)/evalsvc assets pull inception
@@ -66,6 +64,7 @@ bench-quick: $(VENV)/all
 	$(BIN)/python benchmarks/bench.py benchmarks/suites/quick.yaml --output build/bench $(BENCH)
 	$(BIN)/evalsvc gate build/bench/candidate.json --baseline build/bench/baseline.json \
 	    --rules benchmarks/suites/rules.yaml --output build/bench/gate.json --junit build/bench/gate.xml $(GATE)
+
 # The paper's figures and tables in miniature, and three of them on a real language model; both resume where they were
 # interrupted. PAPER='--estimate' prints how long it takes. ITEMS is a folder with rows of llm-foundry's benchmarks.
 paper: $(VENV)/all
