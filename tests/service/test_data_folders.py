@@ -119,8 +119,9 @@ def test_features_of_real_images_are_computed_once_and_answers_are_asked_once(
     site.start_worker()
     found = site.evaluate(5, "images-again", **{**images, "samples": SAMPLES, "shard_size": 12})
     assert site.parts(found) == ["sample", "sample"], "nothing was computed again, not by the merge either"
+    # Parts of another size round features otherwise, and a small CMMD is a difference of means that are close to 1.
     assert [metric["value"] for metric in found.metrics or ()] == pytest.approx(
-        [metric["value"] for metric in computed.metrics or ()], rel=1e-5
+        [metric["value"] for metric in computed.metrics or ()], rel=1e-5, abs=1e-7
     )
     again = site.evaluate(0, "text-again", **questions, shard_size=6)
     assert again.provenance is not None
