@@ -9,22 +9,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from evalsvc.errors import InvalidSuite, os_reason
+from evalsvc.errors import InvalidSuite
 from evalsvc.metrics.intervals import MIN_ITEMS
 from evalsvc.spec import catalog
 from evalsvc.spec.bounds import Seed
 from evalsvc.spec.protocol import digest
 from evalsvc.spec.suite import check_keys, parse_suite, validation_message
-from evalsvc.spec.yaml_text import YamlError, read_yaml
+from evalsvc.spec.yaml_text import read_yaml_mapping
 
 TIMED = "speed-"
 """Beginning of the names of tasks that hold times."""
-
-MAX_BYTES = 1 << 17
-"""Largest size of a suite in bytes."""
-
-MAX_VALUES = 10_000
-"""Largest number of values, keys and containers of a suite."""
 
 Task = Mapping[str, Any]
 """A task as the suite has it. Defaults are left to the code that runs the task, which may be that of another commit."""
@@ -146,19 +140,7 @@ def name_of(task: Task) -> str:
 
 
 def _parse(path: Path) -> _Content:
-    try:
-        with path.open("rb") as stream:
-            text = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise InvalidSuite(f"the suite {path} cannot be read: {os_reason(error)}; check the path") from None
-    if len(text) > MAX_BYTES:
-        raise InvalidSuite(f"the suite {path} has more than {MAX_BYTES:,} bytes; split it")
-    try:
-        content = read_yaml(text, MAX_VALUES)
-    except YamlError as error:
-        raise InvalidSuite(f"the suite {path} is not valid YAML: {error}; correct the file") from None
-    if not isinstance(content, dict):
-        raise InvalidSuite(f"the suite {path} is {type(content).__name__}; write a mapping with the key `checkpoint`")
+    content = read_yaml_mapping(path, "suite", "seeds: [0, 1]", InvalidSuite)
     check_keys(f"the suite {path}", content, _Content.model_fields)
     try:
         return _Content.model_validate(content)

@@ -10,13 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-from evalsvc.errors import InvalidRequest, os_reason
+from evalsvc.errors import InvalidRequest
 from evalsvc.spec.suite import check_keys, validation_message
-from evalsvc.spec.yaml_text import YamlError, read_yaml
+from evalsvc.spec.yaml_text import read_yaml_mapping
 
 RANDOM = "random"
-MAX_BYTES = 1_000_000
-"""Maximum number of bytes of a recipe's file."""
 
 Tuned = Literal["all", "tables", "norms", "first-half", "feed-forward"]
 ImageRows = Literal["random", "like-text"] | Path
@@ -133,24 +131,12 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         InvalidRequest: the file cannot be read or is not YAML, a field is unknown or wrong, or fields do not fit.
     """
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise InvalidRequest(f"the recipe {path} cannot be read: {os_reason(error)}; check the path") from None
-    if len(content) > MAX_BYTES:
-        raise InvalidRequest(f"the recipe {path} has more than {MAX_BYTES:,} bytes; check the path")
-    try:
-        given = read_yaml(content)
-    except YamlError as error:
-        raise InvalidRequest(f"the recipe {path} is not valid YAML: {error}; correct the file") from None
+    given = read_yaml_mapping(path, "recipe", "steps: 100", InvalidRequest)
     return parse_recipe(given, f"the recipe {path}", path.parent)
 
 
-def parse_recipe(given: object, where: str, base: Path) -> Recipe:
+def parse_recipe(given: Mapping[str, Any], where: str, base: Path) -> Recipe:
     """Return the recipe that a mapping describes; `where` names the mapping in messages. Raises InvalidRequest."""
-    if not isinstance(given, Mapping):
-        raise InvalidRequest(f"{where} is a {type(given).__name__}; write the fields of a recipe, such as `steps: 100`")
     check_keys(where, given, [field.name for field in fields(Recipe)], InvalidRequest)
     try:
         recipe = TypeAdapter(Recipe).validate_python(dict(given))

@@ -7,13 +7,19 @@ the person who names the file may not be allowed to read.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from evalsvc.errors import EvalsvcError, os_reason
+
 MAX_NODES = 50_000
 """Maximum number of values, keys and containers, with aliases counted each time they are used. A layout may have a
 value for each image id; reading this many takes a second."""
+
+MAX_BYTES = 1_000_000
+"""Maximum number of bytes of a file that `read_yaml_mapping` reads."""
 
 MAX_DEPTH = 64
 
@@ -48,6 +54,31 @@ def read_yaml(content: str | bytes, max_nodes: int | None = None) -> Any:
         raise YamlError(f"a value is not what it looks like: {_QUOTED.sub('…', str(error))}") from None
     except (KeyError, AttributeError, TypeError, OverflowError):  # of a constructor: a tag that does not fit
         raise YamlError("a value is not what its tag says") from None
+
+
+def read_yaml_mapping(path: Path, what: str, example: str, error_type: type[EvalsvcError]) -> dict[str, Any]:
+    """Read a YAML file whose document is a mapping from names to values.
+
+    Messages call the file `what` and show `example`, a line of such a file.
+
+    Raises:
+        EvalsvcError: of `error_type`. The file cannot be read, has more than `MAX_BYTES` bytes or more than `MAX_NODES`
+            nodes, is not YAML, or holds something else.
+    """
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise error_type(f"the {what} {path} cannot be read: {os_reason(error)}; check the path") from None
+    if len(content) > MAX_BYTES:
+        raise error_type(f"the {what} {path} has more than {MAX_BYTES:,} bytes; check the path")
+    try:
+        document = read_yaml(content)
+    except YamlError as error:
+        raise error_type(f"the {what} {path} is not valid YAML: {error}; correct the file") from None
+    if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
+        raise error_type(f"the {what} {path} does not map names to values; write lines such as `{example}`")
+    return document
 
 
 def yaml_reason(error: Exception) -> str:

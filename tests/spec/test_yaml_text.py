@@ -1,11 +1,14 @@
 """YAML of others: equal to PyYAML's where it is plain, refused where it is a bomb, and never quoted."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
+from evalsvc.errors import InvalidRequest
 from evalsvc.spec import yaml_text
 from evalsvc.spec.suite import SHIPPED_SUITES
-from evalsvc.spec.yaml_text import MAX_DEPTH, YamlError, read_yaml
+from evalsvc.spec.yaml_text import MAX_BYTES, MAX_DEPTH, YamlError, read_yaml, read_yaml_mapping
 
 
 @pytest.mark.parametrize(
@@ -71,3 +74,32 @@ def test_a_value_that_is_not_what_its_tag_says_is_not_quoted(text: str) -> None:
     with pytest.raises(YamlError) as error:
         read_yaml(text)
     assert "hunter2" not in str(error.value)
+
+
+def test_a_file_with_a_mapping_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("a: 1\nb: [2]\n")
+    assert read_yaml_mapping(path, "recipe", "a: 1", InvalidRequest) == {"a": 1, "b": [2]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read: .*; check the path"),
+        (b"a: " + b"x" * MAX_BYTES, "more than 1,000,000 bytes"),
+        (b"a: [", "is not valid YAML: .* line 1"),
+        (b"a: \xff", "is not valid YAML"),
+        (b"a: !!python/object/apply:os.system [true]", "is not valid YAML"),
+        (b"a: &x [1, 1]\nb: &y [*x, *x]\nc: [" + b"*y, " * 10_000 + b"]", "more than 50,000 values"),
+        (b"- 1", "does not map names to values; write lines such as `a: 1`"),
+        (b"1: 2", "does not map names to values"),
+        (b"", "does not map names to values"),
+    ],
+    ids=["missing", "large", "broken", "no-text", "tag", "aliases", "list", "number", "empty"],
+)
+def test_a_file_without_a_mapping_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InvalidRequest, match=rf"^the recipe .*recipe\.yaml .*{message}"):
+        read_yaml_mapping(path, "recipe", "a: 1", InvalidRequest)
