@@ -37,7 +37,7 @@ RECIPE: Mapping[str, Any] = {
     "state_every": 25,
     "optimizer_files": False,
 }
-"""Fields of the recipe; see `paper/recipe.py`."""
+"""Fields of the recipe; see `paper/trainer/recipe.py`."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from evalsvc.client import Client
 from evalsvc.miniature import ROOT
 
 sys.path.append(str(Path(__file__).parent / "paper"))
-from own_service import Workers, started_service
+from study.own_service import Workers, started_service
 
 RUN, SUITE = "continued", "real-forgetting"
 BENCHMARKS = ("arc_easy", "piqa", "lambada_openai")

@@ -51,8 +51,8 @@ from measure import Reader, losses
 
 PAPER = Path(__file__).parents[1] / "paper"
 sys.path.append(str(PAPER))
-from checkpoint_files import save, saved_checkpoints  # noqa: E402 - on the path from the line above
-from sequences import write_pool  # noqa: E402
+from trainer.checkpoint_files import save, saved_checkpoints  # noqa: E402 - on the path from the line above
+from trainer.sequences import write_pool  # noqa: E402
 
 IMAGE_STEPS = 480
 SEQUENCE = 132

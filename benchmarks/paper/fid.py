@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from dot_chart import Dot, dot_chart
 from fig_3 import TITLES
-from finding import Agrees, Figure, Finding, Report, Row
-from material import Material
-from measured import Estimate, Measured, finite, of_point, of_share, over_seeds, short
-from runs import PRETRAINED, RANDOM, STARTS, main_name, main_runs
-from scales import Scale
+from study.dot_chart import Dot, dot_chart
+from study.finding import Agrees, Figure, Finding, Report, Row
+from study.material import Material
+from study.measured import Estimate, Measured, finite, of_point, of_share, over_seeds, short
+from study.runs import PRETRAINED, RANDOM, STARTS, main_name, main_runs
+from study.scales import Scale
 
 from evalsvc.spec.documents.comparisons import MetricDifference
 from evalsvc.web.curves import Point
@@ -138,6 +138,6 @@ FINDING = Finding("fid", "FID at the end", main_runs, report)
 
 
 if __name__ == "__main__":
-    from computing import main
+    from study.computing import main
 
     main([FINDING], __doc__)

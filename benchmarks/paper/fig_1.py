@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import median
 
-from dot_chart import Dot, dot_chart
-from finding import Figure, Finding, Report, Row
-from material import Material
-from measured import Estimate, Measured, finite, short
-from runs import PlannedRun
-from scales import Scale
+from study.dot_chart import Dot, dot_chart
+from study.finding import Figure, Finding, Report, Row
+from study.material import Material
+from study.measured import Estimate, Measured, finite, short
+from study.runs import PlannedRun
+from study.scales import Scale
 
 from evalsvc.client import Client
 
@@ -122,6 +122,6 @@ FINDING = Finding("fig_1", "Figure 1: published FIDs", runs, report)
 
 
 if __name__ == "__main__":
-    from computing import main
+    from study.computing import main
 
     main([FINDING], __doc__)

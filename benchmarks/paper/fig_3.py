@@ -5,12 +5,12 @@ python benchmarks/paper/fig_3.py --work DIR [--scale miniature|quick|real]
 
 from __future__ import annotations
 
-from finding import Agrees, Figure, Finding, Report, Row
-from gaps import GapCurve, gap_of
-from material import Material
-from measured import Measured, finite, mean_curve, short
-from runs import PRETRAINED, RANDOM, STARTS, main_name, main_runs
-from scales import Scale
+from study.finding import Agrees, Figure, Finding, Report, Row
+from study.gaps import GapCurve, gap_of
+from study.material import Material
+from study.measured import Measured, finite, mean_curve, short
+from study.runs import PRETRAINED, RANDOM, STARTS, main_name, main_runs
+from study.scales import Scale
 
 from evalsvc.web.charts import curve_chart
 from evalsvc.web.curves import Curve, Line
@@ -102,6 +102,6 @@ FINDING = Finding("fig_3", "Figure 3: perplexity by step", main_runs, report, fr
 
 
 if __name__ == "__main__":
-    from computing import main
+    from study.computing import main
 
     main([FINDING], __doc__)

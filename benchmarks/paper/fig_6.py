@@ -5,13 +5,13 @@ python benchmarks/paper/fig_6.py --work DIR [--scale miniature|quick]
 
 from __future__ import annotations
 
-from dot_chart import Dot, dot_chart
-from finding import Agrees, Figure, Finding, Report, Row
-from gaps import of_items
-from material import Material
-from measured import Estimate, Measured, of_point
-from runs import PARTS, part_runs
-from scales import Scale
+from study.dot_chart import Dot, dot_chart
+from study.finding import Agrees, Figure, Finding, Report, Row
+from study.gaps import of_items
+from study.material import Material
+from study.measured import Estimate, Measured, of_point
+from study.runs import PARTS, part_runs
+from study.scales import Scale
 
 from evalsvc.web.charts import curve_chart
 
@@ -68,6 +68,6 @@ FINDING = Finding("fig_6", "Figure 6: images alone, parts tuned", part_runs, rep
 
 
 if __name__ == "__main__":
-    from computing import main
+    from study.computing import main
 
     main([FINDING], __doc__)

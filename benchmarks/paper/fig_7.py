@@ -10,12 +10,12 @@ import io
 import math
 
 from fig_3 import NO_DIFFERENCE
-from finding import Agrees, Figure, Finding, Report, Row
-from gaps import of_items
-from material import Material
-from measured import Estimate, Measured, finite, of_point, plain_curve, short
-from runs import PRETRAINED, aligned_runs, main_name
-from scales import Scale
+from study.finding import Agrees, Figure, Finding, Report, Row
+from study.gaps import of_items
+from study.material import Material
+from study.measured import Estimate, Measured, finite, of_point, plain_curve, short
+from study.runs import PRETRAINED, aligned_runs, main_name
+from study.scales import Scale
 from table_1 import one_line
 
 from evalsvc.web.charts import curve_chart
@@ -119,6 +119,6 @@ FINDING = Finding("fig_7", "Figure 7: contrastive alignment", aligned_runs, repo
 
 
 if __name__ == "__main__":
-    from computing import main
+    from study.computing import main
 
     main([FINDING], __doc__)

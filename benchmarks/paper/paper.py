@@ -20,9 +20,9 @@ import fig_6
 import fig_7
 import section_2_1
 import table_1
-from computing import compute, options_of
-from finding import Finding
-from page import write_page
+from study.computing import compute, options_of
+from study.finding import Finding
+from study.page import write_page
 
 FINDINGS: Sequence[Finding] = (
     fig_1.FINDING,

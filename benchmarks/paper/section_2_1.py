@@ -5,14 +5,14 @@ python benchmarks/paper/section_2_1.py --work DIR [--scale miniature|quick]
 
 from __future__ import annotations
 
-from dot_chart import Dot, dot_chart
 from fig_3 import NO_DIFFERENCE
-from finding import Agrees, Figure, Finding, Report, Row
-from gaps import of_items
-from material import Material
-from measured import Estimate, Measured, finite, short
-from runs import PRETRAINED, RANDOM, Variation, variation_runs, variations
-from scales import Scale
+from study.dot_chart import Dot, dot_chart
+from study.finding import Agrees, Figure, Finding, Report, Row
+from study.gaps import of_items
+from study.material import Material
+from study.measured import Estimate, Measured, finite, short
+from study.runs import PRETRAINED, RANDOM, Variation, variation_runs, variations
+from study.scales import Scale
 
 METRIC = "pairs/image"
 
@@ -64,6 +64,6 @@ FINDING = Finding("section_2_1", "Section 2.1: other learning rates and batches"
 
 
 if __name__ == "__main__":
-    from computing import main
+    from study.computing import main
 
     main([FINDING], __doc__)

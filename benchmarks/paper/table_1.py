@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fig_3 import TITLES
-from finding import Agrees, Figure, Finding, Report, Row
-from gaps import last_unbroken
-from material import Material
-from measured import Measured, finite, of_point, of_share, short
-from runs import PRETRAINED, STARTS, PlannedRun, main_name, main_runs, replay_run
-from scales import Scale
+from study.finding import Agrees, Figure, Finding, Report, Row
+from study.gaps import last_unbroken
+from study.material import Material
+from study.measured import Measured, finite, of_point, of_share, short
+from study.runs import PRETRAINED, STARTS, PlannedRun, main_name, main_runs, replay_run
+from study.scales import Scale
 
 from evalsvc.web.charts import curve_chart
 from evalsvc.web.curves import Curve, Line, Point
@@ -153,6 +153,6 @@ FINDING = Finding(
 
 
 if __name__ == "__main__":
-    from computing import main
+    from study.computing import main
 
     main([FINDING], __doc__)

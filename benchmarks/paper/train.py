@@ -2,10 +2,10 @@
 
     python benchmarks/paper/train.py RECIPE.yaml --work DIR [--server URL --run NAME]
 
-`recipe.py` says what a recipe has, and `benchmarks/miniature/recipes/` has examples. The loop is in `training.py`: draw
-a batch, compute the loss by the forward pass that evaluations use too, clip, update by AdamW, average. Everything is in
-the work folder, and a training that was interrupted anywhere goes on when the same command is run again, to the same
-bytes.
+`trainer/recipe.py` says what a recipe has, and `benchmarks/miniature/recipes/` has examples. The loop is in
+`trainer/training.py`: draw a batch, compute the loss by the forward pass that evaluations use too, clip, update by
+AdamW, average. Everything is in the work folder, and a training that was interrupted anywhere goes on when the same
+command is run again, to the same bytes.
 
 With `--server`, a thread posts every checkpoint to the service, averages as variants. The training never waits for the
 service: what could not be posted is tried again, and listed at the end.
@@ -23,10 +23,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from checkpoint_files import FOLDER, RAW, RECIPE, saved_checkpoints
-from posting import Poster, Target
-from recipe import Recipe, read_recipe
-from training import STATE, Training
+from trainer.checkpoint_files import FOLDER, RAW, RECIPE, saved_checkpoints
+from trainer.posting import Poster, Target
+from trainer.recipe import Recipe, read_recipe
+from trainer.training import STATE, Training
 
 from evalsvc.errors import Conflict, EvalsvcError, InvalidRequest
 from evalsvc.files.atomic import PARTIAL, write_whole
@@ -47,7 +47,7 @@ def train(
 
     `on_checkpoint` gets the step and the path of every checkpoint in order of the steps, when all files of the step are
     written. An interrupted training calls it again for the checkpoints that an earlier call wrote. Averages lie next to
-    the checkpoint; see `checkpoint_files.saved_checkpoints`, which lists all files with step and variant.
+    the checkpoint; `saved_checkpoints` of `trainer/checkpoint_files.py` lists all files with step and variant.
 
     Raises:
         Conflict: the folder belongs to another recipe, or to a training that runs.
@@ -99,7 +99,7 @@ def _require_recipe(path: Path, recipe: Recipe) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", type=Path, help="YAML file with the fields of recipe.py")
+    parser.add_argument("recipe", type=Path, help="YAML file with the fields of trainer/recipe.py")
     parser.add_argument("--work", type=Path, required=True, help="folder of everything that is written")
     parser.add_argument("--device", default="cpu", help="device of torch, such as cuda [cpu]")
     parser.add_argument("--threads", type=int, help="threads of torch [all cores]")

@@ -65,32 +65,15 @@ def test_all_findings_are_computed_once_although_the_command_is_killed(inception
     assert checked.stdout.count("equal") == 5
 
 
-@pytest.mark.usefixtures("short_process")
-def test_a_guarded_command_ends_with_its_parent(tmp_path: Path) -> None:
-    """A service that outlived the command would hold the database of the next one."""
-    sign = tmp_path / "pid"
-    child = f"import os, time; open({str(sign)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-    guard = subprocess.Popen(
-        [sys.executable, str(PAPER / "guarded.py"), sys.executable, "-c", child], stdin=subprocess.PIPE
-    )
-    while not sign.exists() or not sign.read_text():
-        time.sleep(0.02)
-    assert guard.stdin is not None
-    guard.stdin.close()  # as the system closes it when the parent ends
-    guard.wait(10)
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(sign.read_text()), 0)
-
-
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("child_process", "reference_models")
 def test_the_real_scale_computes_its_findings_on_any_llama(shared: Path, tmp_path: Path) -> None:
     """A tiny Llama in a Hugging Face folder and a random twin, four steps each."""
     import paper
-    from computing import Computation
-    from material import real_material
-    from scales import REAL, Training
+    from study.computing import Computation
+    from study.material import real_material
+    from study.scales import REAL, Training
     from tiny_llama import write_tiny_llama
 
     write_tiny_llama(tmp_path / "tiny")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from recipe import Recipe, Replay, parse_recipe
+from trainer.recipe import Recipe, Replay, parse_recipe
 
 TEXT_ROWS, CODES, ROWS = 20, 8, 35
 """Rows of text, of images, and of the table with the seven special tokens."""

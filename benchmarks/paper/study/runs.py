@@ -1,0 +1,177 @@
+"""The trainings that the findings need, each with its recipe and the suites that its checkpoints are evaluated with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trainer.recipe import Recipe, Replay, Tuned
+
+from study.material import Material
+from study.scales import Scale, Training
+
+PRETRAINED, RANDOM = "pretrained", "random"
+STARTS = (PRETRAINED, RANDOM)
+MOST_REPEATED = 100
+"""Most steps that an interrupted training repeats."""
+
+PARTS: dict[str, tuple[str, Tuned]] = {
+    "all": ("all", "all"),
+    "1": ("1: tables", "tables"),
+    "2": ("2: 1 and norms", "norms"),
+    "3": ("3: 2 and first half", "first-half"),
+    "4": ("4: 2 and feed-forward", "feed-forward"),
+}
+"""Parts that figure 6 tunes: label in the figure, and name in the recipe, by the number in the name of the run."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A training, and what its checkpoints are evaluated with."""
+
+    recipe: Recipe
+    every: tuple[str, ...]
+    """Suites of every checkpoint and variant."""
+    raw: tuple[str, ...] = ()
+    """Suites of the trained weights of every checkpoint, in addition to `every`."""
+    first: tuple[str, ...] = ()
+    """Suites of the trained weights at step 0, in addition."""
+    last: tuple[str, ...] = ()
+    """Suites of the trained weights at the last step, in addition."""
+    needs: str | None = None
+    """Run whose image rows this one begins with, see `Material.aligned_rows`."""
+
+    @property
+    def name(self) -> str:
+        return self.recipe.name
+
+    def suites(self, step: int, variant: str) -> list[str]:
+        """Return the suites of a checkpoint."""
+        if variant != "raw":
+            return list(self.every)
+        at_step = {0: self.first, self.recipe.steps: self.last}
+        return [*self.every, *self.raw, *at_step.get(step, ())]
+
+
+def main_name(start: str, seed: int) -> str:
+    """Return the name of a main run."""
+    return f"{start}-{seed}"
+
+
+def main_runs(scale: Scale, material: Material) -> list[PlannedRun]:
+    """Return both starts at every seed. Runs of a seed see the same batches."""
+    return [_main_run(scale, material, start, seed) for seed in scale.seeds for start in STARTS]
+
+
+def _main_run(scale: Scale, material: Material, start: str, seed: int) -> PlannedRun:
+    recipe = recipe_of(material, main_name(start, seed), start, scale.main, seed=seed, ema=scale.ema)
+    language = ("language",) if seed == scale.seeds[0] else ()
+    return PlannedRun(recipe, every=("losses",), raw=language, last=("images",) if scale.images else ())
+
+
+def replay_run(scale: Scale, material: Material) -> PlannedRun:
+    """Return the pre-trained start with plain text among the captions."""
+    replay = Replay(scale.replay, material.replay_text)
+    recipe = recipe_of(material, "replay-0", PRETRAINED, scale.main, seed=scale.seeds[0], replay=replay)
+    return PlannedRun(recipe, every=("losses",), raw=("language",))
+
+
+def part_runs(scale: Scale, material: Material) -> list[PlannedRun]:
+    """Return the runs of figure 6: images without captions, with parts of the pre-trained model tuned, and random."""
+    runs = [
+        recipe_of(material, f"images-{part}", PRETRAINED, scale.variation, tuned=tuned, image_only=True)
+        for part, (_, tuned) in PARTS.items()
+    ]
+    runs.append(recipe_of(material, "images-random", RANDOM, scale.variation, image_only=True))
+    return [PlannedRun(recipe, every=("image_only",)) for recipe in runs]
+
+
+def aligned_runs(scale: Scale, material: Material) -> list[PlannedRun]:
+    """Return the run whose step 0 is aligned with text, and the run that begins with the aligned rows."""
+    seed = scale.seeds[0]
+    source = replace(_main_run(scale, material, PRETRAINED, seed), first=("alignment",))
+    rows = material.aligned_rows(source.name)
+    recipe = recipe_of(material, "aligned-0", PRETRAINED, scale.main, seed=seed, image_rows=rows)
+    return [source, PlannedRun(recipe, every=("losses",), needs=source.name)]
+
+
+@dataclass(frozen=True)
+class Variation:
+    """Settings of section 2.1 that differ from the main runs'."""
+
+    label: str
+    key: str
+    """Part of the runs' names."""
+    training: Training
+
+
+def variations(scale: Scale) -> Iterator[Variation]:
+    """Yield the settings of section 2.1: the main learning rate and batch, then one factor at a time."""
+    usual = scale.variation
+    yield Variation("usual", "usual", usual)
+    for factor in scale.rates:
+        rate = usual.learning_rate * factor
+        yield Variation(f"learning rate × {factor:g}", f"rate-{factor:g}", replace(usual, learning_rate=rate))
+    for factor in scale.batches:
+        batch = max(1, round(usual.batch * factor))
+        yield Variation(f"batch × {factor:g}", f"batch-{factor:g}", replace(usual, batch=batch))
+
+
+def variation_runs(scale: Scale, material: Material) -> list[PlannedRun]:
+    """Return both starts under every setting of section 2.1."""
+    recipes = [
+        recipe_of(material, f"{variation.key}-{start}", start, variation.training)
+        for variation in variations(scale)
+        for start in STARTS
+    ]
+    return [PlannedRun(recipe, every=("losses",)) for recipe in recipes]
+
+
+def recipe_of(
+    material: Material, name: str, start: str, training: Training, *, seed: int = 0, **changes: Any
+) -> Recipe:
+    """Return a recipe with the material's data; `changes` are further fields of `Recipe`."""
+    weights: dict[str, Any] = {"model": material.model}
+    if start == PRETRAINED:
+        weights = {"start": material.start, "image_rows": material.image_rows}
+    fields: dict[str, Any] = {
+        "name": name,
+        "steps": training.steps,
+        "checkpoint_steps": training.checkpoints,
+        "batch": training.batch,
+        "learning_rate": training.learning_rate,
+        "warm_up": training.warm_up,
+        "layout": material.layout,
+        "data": material.pool,
+        "caption_drop": material.caption_drop,
+        "autocast": material.autocast,
+        "floor": material.floor,
+        "seed": seed,
+        "optimizer_files": False,
+        "state_every": max(1, min(MOST_REPEATED, training.steps // 8)),
+    }
+    return Recipe(**{**fields, **weights, **changes})
+
+
+def distinct(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
+    """Return runs without repetitions: findings share runs. Suites of the same run are joined.
+
+    Runs that need the rows of another run come last.
+    """
+    by_name: dict[str, PlannedRun] = {}
+    for run in runs:
+        known = by_name.get(run.name, run)
+        parts = {key: _joined(getattr(known, key), getattr(run, key)) for key in ("every", "raw", "first", "last")}
+        by_name[run.name] = replace(run, **parts)
+    return sorted(by_name.values(), key=lambda run: run.needs is not None)
+
+
+def _joined(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([*first, *second]))
+
+
+def training_folder(work: Path, run: str) -> Path:
+    """Return the folder of a training."""
+    return work / "trainings" / run

@@ -1,0 +1,31 @@
+"""The trainings that the findings need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import paper
+from study.runs import distinct, main_runs
+from study.scales import MINIATURE, QUICK
+
+
+def test_runs_that_findings_share_are_trained_once(material: Any) -> None:
+    runs = distinct(run for finding in paper.FINDINGS for run in finding.runs(QUICK, material))
+    names = [run.name for run in runs]
+    assert len(names) == len(set(names))
+    by_name = {run.name: run for run in runs}
+    assert by_name["pretrained-0"].suites(0, "raw") == ["losses", "language", "alignment"]
+    assert by_name["pretrained-0"].suites(QUICK.main.steps, "raw") == ["losses", "language", "images"]
+    assert by_name["pretrained-0"].suites(0, "ema_0.5") == ["losses"]
+    assert names[-1] == "aligned-0", "its image rows come out of another run"
+    assert by_name["aligned-0"].recipe.image_rows == material.aligned_rows("pretrained-0")
+
+
+def test_both_starts_of_a_seed_see_the_same_batches(material: Any) -> None:
+    recipes = {run.name: run.recipe for run in main_runs(MINIATURE, material)}
+    assert len(recipes) == 6
+    for seed in (0, 1, 2):
+        pretrained, random = recipes[f"pretrained-{seed}"], recipes[f"random-{seed}"]
+        assert pretrained.batch_seed == random.batch_seed == seed
+        changed = {name for name, value in pretrained.to_json().items() if random.to_json()[name] != value}
+        assert changed == {"name", "start", "model"}
