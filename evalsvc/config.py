@@ -6,9 +6,10 @@ A setting is `EVALSVC_` and its name in capitals. `evalsvc doctor` and docs/refe
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -26,12 +27,22 @@ _OF_A_SERVICE = re.compile(
 )
 """Variables, as NAME=VALUE, that Kubernetes sets in every pod for a Service. EVALSVC_PORT may also be the setting."""
 
-T = TypeVar("T", str, int, float)
+N = TypeVar("N", int, float)
 
 
-def _setting(default: T, text: str, *, secret: bool = False) -> T:
+def _setting(default: str, text: str, *, secret: bool = False) -> str:
     """Declare a setting. A `secret` setting is never shown and never passed to child processes."""
     return field(default=default, repr=not secret, metadata={"help": text, "secret": secret})
+
+
+def _number(default: N, text: str, *, least: N, most: float = math.inf) -> N:
+    """Declare a setting that is a number from `least` to `most`."""
+    return field(default=default, metadata={"help": text, "secret": False, "range": (least, most)})
+
+
+def _switch(text: str) -> int:
+    """Declare a setting that is 0 or 1."""
+    return _number(0, text, least=0, most=1)
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ class Settings:
         "File that holds the URL of the store, such as a container's secret; used if EVALSVC_DATABASE_URL is not set",
     )
     host: str = _setting("127.0.0.1", "Address that the service listens on")
-    port: int = _setting(8321, "Port that the service listens on; 0 takes a free one")
+    port: int = _number(8321, "Port that the service listens on; 0 takes a free one", least=0, most=65_535)
     url: str = _setting("http://127.0.0.1:8321", "Address of the service, for the client")
     token: str = _setting("", "Token that the client sends", secret=True)
     token_file: str = _setting(
@@ -59,11 +70,11 @@ class Settings:
     allowed_hosts: str = _setting(
         "", "Host names other than localhost that a service without tokens accepts, separated by ','"
     )
-    open_reads: int = _setting(
-        0, "With 1, reading needs no token: the dashboard, and each route that needs the scope `read`"
+    open_reads: int = _switch(
+        "With 1, reading needs no token: the dashboard, and each route that needs the scope `read`"
     )
-    rate_limit: float = _setting(
-        100.0, "Requests per second of each token, with bursts of ten times as many; 0: no limit"
+    rate_limit: float = _number(
+        100.0, "Requests per second of each token, with bursts of ten times as many; 0: no limit", least=0.0
     )
     trusted_proxies: str = _setting(
         "", "Addresses or networks of the proxies whose X-Forwarded-For and -Proto are trusted, separated by ','"
@@ -79,13 +90,16 @@ class Settings:
         "file", "URI schemes of checkpoints that are allowed, separated by ',': file, s3, gs, hf, https, http"
     )
     cache: str = _setting("", "Folder of the cache of remote checkpoints [cache in the data folder]")
-    cache_bytes: int = _setting(
-        50_000_000_000, "Size limit of EVALSVC_CACHE in bytes; the least recently used checkpoint is deleted first"
+    cache_bytes: int = _number(
+        50_000_000_000,
+        "Size limit of EVALSVC_CACHE in bytes; the least recently used checkpoint is deleted first",
+        least=0,
     )
-    upload_bytes: int = _setting(
+    upload_bytes: int = _number(
         0,
         "Bytes that uploaded checkpoints may take in the data folder together, from the beginning of the upload until "
         "nothing needs the checkpoint; 0: no uploads",
+        least=0,
     )
     devices: str = _setting(
         "all", "Devices with one worker process each: all, or a list such as cuda:0,cuda:1 or cpu,cpu"
@@ -93,12 +107,11 @@ class Settings:
     device: str = _setting(
         "", "Device of a command that evaluates on this machine; for `worker`, its only one [cuda, else cpu]"
     )
-    threads: int = _setting(0, "CPU threads of a worker process [cores / workers]")
-    batch_tokens: int = _setting(
-        8192, "Tokens in a batch, padding included; changes speed and memory use, not the metrics"
+    threads: int = _number(0, "CPU threads of a worker process [cores / workers]", least=0)
+    batch_tokens: int = _number(
+        8192, "Tokens in a batch, padding included; changes speed and memory use, not the metrics", least=1
     )
-    allow_benchmark_code: int = _setting(
-        0,
+    allow_benchmark_code: int = _switch(
         "With 1, benchmarks may run code: `!function` and `class` in YAML, foreign metrics, programs of the model",
     )
     scheduler: str = _setting(
@@ -116,16 +129,16 @@ class Settings:
     log_level: str = _setting(
         "warning", "Log level of the service and its workers: debug, info (every request and shard), warning or error"
     )
-    worker_ttl: float = _setting(
-        120.0, "Seconds without a heartbeat after which the shard of a worker is rerun on another worker"
+    worker_ttl: float = _number(
+        120.0, "Seconds without a heartbeat after which the shard of a worker is rerun on another worker", least=1.0
     )
-    shard_deadline: float = _setting(7200.0, "Seconds after which a running shard is stopped and retried")
-    max_attempts: int = _setting(
-        3, "Attempts of a shard that kills its worker, exceeds its deadline, or fails with a transient error"
+    shard_deadline: float = _number(7200.0, "Seconds after which a running shard is stopped and retried", least=1.0)
+    max_attempts: int = _number(
+        3, "Attempts of a shard that kills its worker, exceeds its deadline, or fails with a transient error", least=1
     )
-    read_only: int = _setting(0, "With 1, `serve` only answers reads, next to the service that writes to the database")
-    grace: float = _setting(
-        10.0, "Seconds that running shards have to finish when they are cancelled or the service stops"
+    read_only: int = _switch("With 1, `serve` only answers reads, next to the service that writes to the database")
+    grace: float = _number(
+        10.0, "Seconds that running shards have to finish when they are cancelled or the service stops", least=0.0
     )
 
     @classmethod
@@ -137,7 +150,8 @@ class Settings:
         token, because a command that creates the token runs before the file exists.
 
         Raises:
-            InvalidRequest: a number is expected and something else was found, or the file holds no database URL.
+            InvalidRequest: a number is expected and something else was found, a number is out of its range, or the file
+                holds no database URL.
         """
         values: dict[str, Any] = {
             item.name: _parse(item.name, text, item.default)
@@ -147,10 +161,22 @@ class Settings:
         given = {name: value for name, value in overrides.items() if value is not None}
         values |= {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
         settings = cls(**values)
+        settings._check_ranges(given)
         if settings.database_url or not settings.database_url_file:
             return settings
         file = Path(settings.database_url_file).expanduser()
         return replace(settings, database_url=read_database_url(file, "EVALSVC_DATABASE_URL_FILE"))
+
+    def _check_ranges(self, given: Container[str]) -> None:
+        """Raise InvalidRequest for a number out of its range; names in `given` are options of a command."""
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, str):
+                continue
+            least, most = item.metadata["range"]
+            if not least <= value <= most:  # NaN is in no range
+                shown = f"--{item.name.replace('_', '-')}" if item.name in given else PREFIX + item.name.upper()
+                raise InvalidRequest(f"{shown} is {value}; it must be {range_words(least, most)}")
 
     def worker_threads(self, processes: int = 1) -> int:
         """Return the number of CPU threads of each of `processes` worker processes on this machine. The service and
@@ -341,6 +367,11 @@ def drop_secrets() -> None:
 def setting_help() -> list[tuple[str, str, str]]:
     """Return (variable, default, help) of every setting, in the order of the table."""
     return [(PREFIX + item.name.upper(), str(item.default), item.metadata["help"]) for item in fields(Settings)]
+
+
+def range_words(least: float, most: float) -> str:
+    """Return the range of a setting in words."""
+    return f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
 
 
 def setting_sources(environ: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -28,11 +28,20 @@ def test_variables_have_the_types_of_their_defaults_and_arguments_win() -> None:
     [
         ({"EVALSVC_PORT": "9.5"}, "EVALSVC_PORT is '9.5'; it must be a whole number"),
         ({"EVALSVC_GRACE": "long"}, "EVALSVC_GRACE is 'long'; it must be a number"),
+        ({"EVALSVC_GRACE": "nan"}, "EVALSVC_GRACE is nan; it must be at least 0"),
+        ({"EVALSVC_THREADS": "-5"}, "EVALSVC_THREADS is -5; it must be at least 0"),
+        ({"EVALSVC_PORT": "70000"}, "EVALSVC_PORT is 70000; it must be from 0 to 65535"),
+        ({"EVALSVC_READ_ONLY": "2"}, "EVALSVC_READ_ONLY is 2; it must be from 0 to 1"),
     ],
 )
 def test_wrong_variables_are_named(environ: dict[str, str], words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         Settings.load(environ)
+
+
+def test_an_option_out_of_its_range_is_named_as_it_was_typed() -> None:
+    with pytest.raises(InvalidRequest, match=r"^--upload-bytes is -1; it must be at least 0$"):
+        Settings.load({}, upload_bytes=-1)
 
 
 def test_unknown_variables_are_warned_of_and_ignored() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
 from typing import Any
 
-from evalsvc.config import PREFIX, Settings
+from evalsvc.config import PREFIX, Settings, range_words
 from reference_pages.commands import all_commands
 from reference_pages.markdown import NONE, code, codes, sentence, table
 
@@ -56,6 +56,8 @@ def options_of_settings() -> Mapping[str, Sequence[str]]:
 def _row(item: Field[Any], options: Mapping[str, Sequence[str]]) -> list[str]:
     text, _, shown = item.metadata["help"].removesuffix("]").partition(" [")
     kind = TYPES[type(item.default)] + (", secret" if item.metadata["secret"] else "")
+    if "range" in item.metadata:
+        kind += f", {range_words(*item.metadata['range'])}"
     return [
         code(PREFIX + item.name.upper()),
         _option(item.name, options.get(item.name, ())),
