@@ -23,7 +23,17 @@ FOLDERS = {
 """By kind, the fixture with weights of it. A new kind needs a line, and is tested with that."""
 
 
-@pytest.fixture(scope="module", params=catalog.names("features"))
+SLOW = pytest.mark.full
+"""Inception takes seconds a test, which is for the second tier."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(kind, marks=[SLOW] if FOLDERS.get(kind) == "inception_path" else [])
+        for kind in catalog.names("features")
+    ],
+)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
