@@ -97,8 +97,8 @@ def _table(measured: Measured, scale: Scale, gaps: dict[str, list[MetricDifferen
 
 def _row(measured: Measured, scale: Scale, gaps: dict[str, list[MetricDifference]]) -> Row:
     parts = []
-    for metric in scale.image_metrics:
-        estimate = between_seeds(gaps[metric])
+    for metric, rows in gaps.items():
+        estimate = between_seeds(rows)
         deviation = "" if estimate.deviation is None else f", between seeds ± {short(estimate.deviation)}"
         parts.append(f"{metric} of {scale.images:,} images, pre-trained − random: {estimate}{deviation}")
     return Row(
@@ -108,7 +108,8 @@ def _row(measured: Measured, scale: Scale, gaps: dict[str, list[MetricDifference
             [agrees(between_seeds(gaps[name]), _mean(measured, scale, name)) for name in scale.image_metrics]
         ),
         limits="Digits of 32 × 32 pixels, sampled without guidance. A FID of few images is biased, for both starts "
-        "alike, so that only the difference is read; FID-30K is not computed.",
+        "alike, so that only the difference is read; FID-30K is not computed. The paper has no value for agreement, "
+        "the share of images that show the digit of their caption.",
     )
 
 

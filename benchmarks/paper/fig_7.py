@@ -23,6 +23,8 @@ from evalsvc.web.curves import Curve, Line
 
 TASK = "alignment"
 ALIGNED = "aligned-0"
+POINTS = 200
+"""About the number of steps that a figure shows, evenly apart."""
 SHOWN = 8
 """Number of image tokens whose nearest text tokens are shown."""
 
@@ -56,6 +58,7 @@ def _learned(measured: Measured, source: str) -> tuple[Curve, Curve]:
     """Return loss and temperature of the alignment by step, out of the artifact of the task."""
     content = measured.artifact(source, 0, "loss_by_step", "learned_loss.csv").decode()
     rows = list(csv.DictReader(io.StringIO(content)))
+    rows = rows[:: max(1, len(rows) // POINTS)]
     loss, temperature = (
         [(int(row["step"]), Estimate(float(row[column]), None, None)) for row in rows]
         for column in ("loss", "temperature")

@@ -5,6 +5,7 @@ python benchmarks/paper/table_1.py --work DIR [--scale miniature|quick|real]
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from fig_3 import TITLES
@@ -19,6 +20,8 @@ from evalsvc.web.charts import curve_chart
 from evalsvc.web.curves import Curve, Line, Point
 
 REPLAY = "replay-0"
+WIDTH = 120
+"""Most characters of a completion in the table."""
 
 
 def runs(scale: Scale, material: Material) -> list[PlannedRun]:
@@ -97,9 +100,15 @@ def _completions(measured: Measured, labels: dict[str, str]) -> list[str]:
         lines = [f"`{one_line(prompt)}`", "", "| run | step | completion |", "|---|---|---|"]
         for run, label in labels.items():
             rows = sorted(texts[run].get(prompt, {}).items())
-            lines += [f"| {label} | {step:,} | `{one_line(text)}` |" for step, text in rows]
+            lines += [f"| {label} | {step:,} | `{one_line(shortened(text))}` |" for step, text in rows]
         tables.append("\n".join(lines))
     return tables
+
+
+def shortened(text: str) -> str:
+    """Return a completion with repeated tokens such as `‹image 7›` once, with their number, cut after `WIDTH`."""
+    text = re.sub(r"(‹[^›]+›)\1+", lambda found: f"{found[1]} × {len(found[0]) // len(found[1])} ", text)
+    return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
 
 
 def one_line(text: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from study.measured import Estimate, plain_curve
-from table_1 import agrees, forgotten_from, one_line
+from table_1 import WIDTH, agrees, forgotten_from, one_line, shortened
 
 
 def accuracies(chance: float, *shares: float, n: int = 300) -> Any:
@@ -33,3 +33,8 @@ def test_a_benchmark_that_was_never_known_shows_no_forgetting() -> None:
 def test_completions_cannot_break_a_table() -> None:
     assert one_line("a\nb|c`d\x1b[0m") == "a⏎b¦cˋd�[0m"
     assert one_line("") == " "
+
+
+def test_repeated_tokens_are_counted() -> None:
+    assert shortened("a‹image 7›‹image 7›‹image 7›‹/text›") == "a‹image 7› × 3 ‹/text›"
+    assert shortened("x" * 500) == "x" * (WIDTH - 1) + "…"
