@@ -27,7 +27,7 @@ def shown(page: Path) -> set[Path]:
 
 
 def test_every_picture_is_there_and_shown() -> None:
-    taken, charts = (set((DOCS / "images").glob(f"*.{kind}")) for kind in ("png", "svg"))
+    taken, charts = (set((DOCS / "images").rglob(f"*.{kind}")) for kind in ("png", "svg"))
     assert {path.stem for path in taken} == NAMES
     assert set.union(*map(shown, pages())) == taken | charts
     assert shown(README) <= taken
