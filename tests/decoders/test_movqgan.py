@@ -101,6 +101,7 @@ def diffusers_model(full_size: ImageDecoder) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize(("dtype", "side", "error"), [(torch.float32, 8, 1e-4), (torch.float64, 4, 1e-10)])
+@pytest.mark.usefixtures("reference_models")
 @torch.no_grad()
 def test_full_size_equals_diffusers(
     full_size: ImageDecoder, diffusers_model: torch.nn.Module, dtype: torch.dtype, side: int, error: float

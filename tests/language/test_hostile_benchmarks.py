@@ -69,6 +69,7 @@ def test_a_group_does_not_change_what_a_function_of_lm_eval_sees(root: Path) -> 
     refused(root, "g", r"hellaswag\.yaml is not YAML as a benchmark file may be: .*'!function'")
 
 
+@pytest.mark.usefixtures("many_cases")
 def test_no_benchmark_of_lm_eval_runs_code_without_saying_so() -> None:
     """Whoever gives the rows, or the checkpoint, would choose the code. SymPy's parser is `eval` by another name."""
     files = [file for file in shipped_folder().glob("*/**/*") if file.is_file() and file.suffix not in NO_CODE]
