@@ -62,8 +62,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Leave modules and collected tests out of garbage collection.
 
-    They live to the end and are millions of objects, so that a call of `gc.collect` by the code under test would take
-    longer than most tests.
+    They live to the end and are nearly a million objects, so that a call of `gc.collect` by the code under test would
+    take longer than most tests.
     """
     gc.collect()
     gc.freeze()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from fig_3 import NO_DIFFERENCE
 from study.dot_chart import Dot, dot_chart
 from study.finding import Agrees, Figure, Finding, Report, Row
-from study.gaps import Luck, gap_of, of_items
+from study.gaps import SeedSpread, gap_of, of_items
 from study.material import Material
 from study.measured import Estimate, Measured, finite, short
 from study.runs import PRETRAINED, RANDOM, PlannedRun, Variation, main_name, main_runs, variation_runs, variations
@@ -30,8 +30,8 @@ def report(measured: Measured, scale: Scale, material: Material) -> Report:
     title = f"Gap of the image loss at step {scale.variation.steps:,}"
     figure = Figure("section_2_1", title, dot_chart(dots, "pre-trained − random, nats/token", [NO_DIFFERENCE]))
     numbers = {label: gap.value for label, gap in gaps.items()}
-    luck = gap_of(measured, METRIC, scale.seeds, main_name).luck(scale.variation.steps)
-    return Report(_row(gaps, luck, scale), [figure], [_table(measured, settings, gaps)], numbers)
+    spread = gap_of(measured, METRIC, scale.seeds, main_name).seed_spread(scale.variation.steps)
+    return Report(_row(gaps, spread, scale), [figure], [_table(measured, settings, gaps)], numbers)
 
 
 def _gap(measured: Measured, setting: Variation) -> Estimate:
@@ -49,18 +49,18 @@ def _table(measured: Measured, settings: list[Variation], gaps: dict[str, Estima
     return "\n".join(lines)
 
 
-def _row(gaps: dict[str, Estimate], luck: Luck | None, scale: Scale) -> Row:
+def _row(gaps: dict[str, Estimate], spread: SeedSpread | None, scale: Scale) -> Row:
     parts = "; ".join(f"{label} {gap}" for label, gap in gaps.items())
     seeds = ""
-    if luck is not None:
+    if spread is not None:
         seeds = (
-            f" Between seeds the gap of the main runs deviates by ± {short(luck.deviation)} at step {luck.step:,}, so "
-            f"that one training's gap within ± {short(luck.reach)} shows nothing."
+            f" Between seeds the gap of the main runs deviates by ± {short(spread.deviation)} at step {spread.step:,}, "
+            f"so the gap of one training within ± {short(spread.reach)} is no evidence."
         )
     return Row(
         paper="Other learning rates and batches do not change the conclusion.",
         here=f"Gap of the image loss, pre-trained − random, at step {scale.variation.steps:,}: {parts}.{seeds}",
-        agrees=agrees(list(gaps.values()), luck.reach if luck else 0.0),
+        agrees=agrees(list(gaps.values()), spread.reach if spread else 0.0),
         limits="One seed a setting and a third of the main runs' steps, so that a gap may still be closing; intervals "
         "are those of the held-out images.",
     )

@@ -18,8 +18,8 @@ from study.measured import Estimate, Measured, finite, over_seeds, plain_curve, 
 
 
 @dataclass(frozen=True)
-class Luck:
-    """How far the gap of a single pair of trainings may be from zero by its seeds alone."""
+class SeedSpread:
+    """How far the gap of one pair of trainings may be from zero by the choice of the seed alone."""
 
     step: int
     deviation: float
@@ -65,14 +65,14 @@ class GapCurve:
         """Return the step from which on every interval covers zero; None if the last one does not."""
         return last_unbroken(self.steps, [estimate.covers_zero for estimate in self.estimates])
 
-    def luck(self, step: int) -> Luck | None:
-        """Return what seeds explain at the step nearest to `step`; None for a single seed."""
+    def seed_spread(self, step: int) -> SeedSpread | None:
+        """Return the spread between seeds at the step nearest to `step`; None for a single seed."""
         place = min(range(len(self.steps)), key=lambda place: abs(self.steps[place] - step))
         deviation = self.estimates[place].deviation
         if deviation is None:
             return None
         quantile = critical_value((1 - LEVEL) / 2, len(self.by_seed) - 1)
-        return Luck(self.steps[place], deviation, quantile * deviation)
+        return SeedSpread(self.steps[place], deviation, quantile * deviation)
 
     def curves(self) -> list[Curve]:
         """Return a curve for each seed with the intervals of its items, and the mean with that between seeds."""
