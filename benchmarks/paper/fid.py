@@ -108,8 +108,8 @@ def _row(measured: Measured, scale: Scale, gaps: dict[str, list[MetricDifference
             [agrees(between_seeds(gaps[name]), _mean(measured, scale, name)) for name in scale.image_metrics]
         ),
         limits="Digits of 32 × 32 pixels, sampled without guidance. A FID of few images is biased, for both starts "
-        "alike, so that only the difference is read; FID-30K is not computed. The paper has no value for agreement, "
-        "the share of images that show the digit of their caption.",
+        "alike, so that only the difference is read; FID-30K is not computed. The verdict is that of the "
+        "distances: the paper has no value for agreement, the share of images that show the digit of their caption.",
     )
 
 

@@ -42,8 +42,8 @@ def report(measured: Measured, scale: Scale, material: Material) -> Report:
     steps = [point.x for point in measured.curve(ALIGNED, "pairs/image").points]
     gap_curve = plain_curve("seed 0", "pairs/image", "aligned − random rows, nats/token", zip(steps, gap, strict=True))
     figures = [
-        Figure("fig_7-loss", "Contrastive loss by step", curve_chart([losses], lines=line)),
-        Figure("fig_7-temperature", "Learned temperature by step", curve_chart([temperatures])),
+        Figure("fig_7-loss", "Contrastive loss by step of the alignment", curve_chart([losses], lines=line)),
+        Figure("fig_7-temperature", "Learned temperature by step of the alignment", curve_chart([temperatures])),
         Figure(
             "fig_7-initialisation",
             "Image loss with aligned rows less that with random rows",

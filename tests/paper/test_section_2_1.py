@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from section_2_1 import agrees
-from study.measured import Estimate
 
 
-def test_a_gap_within_the_spread_of_seeds_shows_no_advantage_for_sure() -> None:
-    below, above = Estimate(-0.05, -0.06, -0.04), Estimate(0.01, -0.01, 0.03)
-    assert agrees([above, above, above], 0.02) == "yes"
-    assert agrees([below, below, above], 0.02) == "no"
-    assert agrees([below, below, above], 0.08) == "in part"
-    assert agrees([below, above, above], 0.02) == "in part"
+def test_one_setting_with_another_conclusion_leaves_agreement_in_part() -> None:
+    assert agrees(["yes", "yes", "yes"]) == "yes"
+    assert agrees(["yes", "in part", "yes"]) == "in part"
+    assert agrees(["no", "yes", "yes"]) == "in part"
+    assert agrees(["no", "no", "yes"]) == "no"

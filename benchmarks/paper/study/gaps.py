@@ -10,22 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from evalsvc.metrics.intervals import LEVEL
-from evalsvc.metrics.student import critical_value
 from evalsvc.spec.documents.comparisons import DifferenceCurve
 from evalsvc.web.curves import Curve
 from study.measured import Estimate, Measured, finite, over_seeds, plain_curve, short
-
-
-@dataclass(frozen=True)
-class SeedSpread:
-    """How far the gap of one pair of trainings may be from zero by the choice of the seed alone."""
-
-    step: int
-    deviation: float
-    """Standard deviation of the gap between seeds."""
-    reach: float
-    """Student's quantile times the deviation: 95 % of the gaps of single seeds are within it, if there is no gap."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +51,6 @@ class GapCurve:
     def closed_from(self) -> int | None:
         """Return the step from which on every interval covers zero; None if the last one does not."""
         return last_unbroken(self.steps, [estimate.covers_zero for estimate in self.estimates])
-
-    def seed_spread(self, step: int) -> SeedSpread | None:
-        """Return the spread between seeds at the step nearest to `step`; None for a single seed."""
-        place = min(range(len(self.steps)), key=lambda place: abs(self.steps[place] - step))
-        deviation = self.estimates[place].deviation
-        if deviation is None:
-            return None
-        quantile = critical_value((1 - LEVEL) / 2, len(self.by_seed) - 1)
-        return SeedSpread(self.steps[place], deviation, quantile * deviation)
 
     def curves(self) -> list[Curve]:
         """Return a curve for each seed with the intervals of its items, and the mean with that between seeds."""

@@ -17,14 +17,13 @@ STARTS = (PRETRAINED, RANDOM)
 MOST_REPEATED = 100
 """Most steps that an interrupted training repeats."""
 
-PARTS: dict[str, tuple[str, Tuned]] = {
-    "all": ("all", "all"),
-    "1": ("1: tables", "tables"),
-    "2": ("2: 1 and norms", "norms"),
-    "3": ("3: 2 and first half", "first-half"),
-    "4": ("4: 2 and feed-forward", "feed-forward"),
+PARTS: dict[Tuned, str] = {
+    "tables": "1: tables",
+    "norms": "2: 1 and norms",
+    "first-half": "3: 2 and first half",
+    "feed-forward": "4: 2 and feed-forward",
 }
-"""Parts that figure 6 tunes: label in the figure, and name in the recipe, by the number in the name of the run."""
+"""Labels of the parts that figure 6 tunes alone."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +77,21 @@ def replay_run(scale: Scale, material: Material) -> PlannedRun:
     return PlannedRun(recipe, every=("losses",), raw=("language",))
 
 
-def part_runs(scale: Scale, material: Material) -> list[PlannedRun]:
-    """Return the runs of figure 6: images without captions, with parts of the pre-trained model tuned, and random."""
-    runs = [
-        recipe_of(material, f"images-{part}", PRETRAINED, scale.variation, tuned=tuned, image_only=True)
-        for part, (_, tuned) in PARTS.items()
-    ]
-    runs.append(recipe_of(material, "images-random", RANDOM, scale.variation, image_only=True))
-    return [PlannedRun(recipe, every=("image_only",)) for recipe in runs]
+def image_only_name(what: str, seed: int) -> str:
+    """Return the name of a run without captions; `what` is a start that is tuned as a whole, or a part of `PARTS`."""
+    return f"images-{what}-{seed}"
+
+
+def image_only_runs(scale: Scale, material: Material) -> list[PlannedRun]:
+    """Return the runs of figure 6, images without captions: both starts at every seed, and each part at the first."""
+
+    def recipe(what: str, seed: int, start: str, tuned: Tuned = "all") -> Recipe:
+        name = image_only_name(what, seed)
+        return recipe_of(material, name, start, scale.variation, seed=seed, tuned=tuned, image_only=True)
+
+    whole = [recipe(start, seed, start) for seed in scale.seeds for start in STARTS]
+    parts = [recipe(part, scale.seeds[0], PRETRAINED, part) for part in PARTS]
+    return [PlannedRun(recipe, every=("image_only",)) for recipe in (*whole, *parts)]
 
 
 def aligned_runs(scale: Scale, material: Material) -> list[PlannedRun]:
@@ -106,6 +112,10 @@ class Variation:
     """Part of the runs' names."""
     training: Training
 
+    def run(self, start: str, seed: int) -> str:
+        """Return the name of a run with these settings."""
+        return f"{self.key}-{start}-{seed}"
+
 
 def variations(scale: Scale) -> Iterator[Variation]:
     """Yield the settings of section 2.1: the main learning rate and batch, then one factor at a time."""
@@ -120,10 +130,11 @@ def variations(scale: Scale) -> Iterator[Variation]:
 
 
 def variation_runs(scale: Scale, material: Material) -> list[PlannedRun]:
-    """Return both starts under every setting of section 2.1."""
+    """Return both starts at every seed under every setting of section 2.1."""
     recipes = [
-        recipe_of(material, f"{variation.key}-{start}", start, variation.training)
+        recipe_of(material, variation.run(start, seed), start, variation.training, seed=seed)
         for variation in variations(scale)
+        for seed in scale.seeds
         for start in STARTS
     ]
     return [PlannedRun(recipe, every=("losses",)) for recipe in recipes]

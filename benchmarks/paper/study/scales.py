@@ -42,6 +42,7 @@ class Scale:
     variation: Training
     """Trainings of figure 6 and section 2.1, which are many."""
     seeds: tuple[int, ...]
+    """Seeds of every pair of a pre-trained and a random start."""
     ema: tuple[float, ...]
     """Decays of the averages of the main trainings."""
     replay: float
@@ -69,7 +70,7 @@ class Scale:
 MINIATURE = Scale(
     name="miniature",
     main=Training(1_200, (0, 10, 20, 40, 80, 150, 300, 600), batch=32, learning_rate=5e-3, warm_up=40),
-    variation=Training(400, (0, 20, 80, 200), batch=32, learning_rate=5e-3, warm_up=40),
+    variation=Training(300, (0, 20, 80, 150), batch=32, learning_rate=5e-3, warm_up=40),
     seeds=(0, 1, 2),
     ema=(0.95, 0.99),
     replay=0.5,

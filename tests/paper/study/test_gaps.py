@@ -63,13 +63,3 @@ def test_a_gap_of_one_seed_has_the_interval_of_its_items() -> None:
     assert verdict(GapCurve("pairs/image", [difference([-1.0, -1.0, -0.9])])) == "no"
     assert verdict(GapCurve("pairs/image", [difference([-1.0, -1.0, 0.01])])) == "yes"
     assert verdict(GapCurve("pairs/image", [difference([-0.2, -1.0, 0.01])])) == "in part", "as wide as the first gap"
-
-
-def test_seeds_say_how_far_one_gap_may_be_from_zero() -> None:
-    """Two seeds at −0.5 and −0.4 deviate by 0.0707; t of 1 degree of freedom is 12.706 for 95 %."""
-    spread = GapCurve("pairs/image", [difference([-3.0, -0.5, 0.1]), difference([-3.1, -0.4, -0.1])]).seed_spread(40)
-    assert spread is not None
-    assert spread.step == 10, "the steps are 0, 10 and 100"
-    assert spread.deviation == pytest.approx(0.1 / 2**0.5)
-    assert spread.reach == pytest.approx(12.706 * 0.1 / 2**0.5, rel=1e-4)
-    assert GapCurve("pairs/image", [difference([-3.0, -0.5, 0.1])]).seed_spread(40) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import paper
-from study.runs import distinct, main_runs
+from study.runs import PARTS, distinct, image_only_runs, main_runs, variation_runs
 from study.scales import MINIATURE, QUICK
 
 
@@ -29,3 +29,21 @@ def test_both_starts_of_a_seed_see_the_same_batches(material: Any) -> None:
         assert pretrained.batch_seed == random.batch_seed == seed
         changed = {name for name, value in pretrained.to_json().items() if random.to_json()[name] != value}
         assert changed == {"name", "start", "model"}
+
+
+def test_a_part_tuned_alone_differs_from_the_whole_by_that_part(material: Any) -> None:
+    recipes = {run.name: run.recipe for run in image_only_runs(MINIATURE, material)}
+    assert len(recipes) == 6 + len(PARTS)
+    whole = recipes["images-pretrained-0"]
+    for part in PARTS:
+        tuned = recipes[f"images-{part}-0"]
+        changed = {name for name, value in whole.to_json().items() if tuned.to_json()[name] != value}
+        assert changed == {"name", "tuned"}
+
+
+def test_every_setting_has_a_pair_of_each_seed(material: Any) -> None:
+    recipes = {run.name: run.recipe for run in variation_runs(MINIATURE, material)}
+    assert len(recipes) == 5 * 3 * 2
+    for seed in (0, 1, 2):
+        assert recipes[f"batch-2-pretrained-{seed}"].batch_seed == seed
+        assert recipes[f"batch-2-random-{seed}"].batch == 64
