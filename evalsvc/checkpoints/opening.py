@@ -88,8 +88,8 @@ class _Open:
         self.folder = Path(stack.enter_context(TemporaryDirectory(prefix="evalsvc-")))
         self.names: dict[str, str] = {}
         """Posted names by private folder."""
-        self.stats: dict[int, os.stat_result] = {}
-        """State of each file when it was opened, by descriptor."""
+        self.states: dict[int, tuple[Path, os.stat_result]] = {}
+        """Path of each file, and its state when it was opened, by descriptor."""
         self.allow = allow
         self._stack = stack
 
@@ -119,7 +119,7 @@ class _Open:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         self._stack.callback(os.close, descriptor)
         real = real_path(file, descriptor)
-        self.stats[descriptor] = os.fstat(descriptor)
+        self.states[descriptor] = file, os.fstat(descriptor)
         if real.exists():  # a file that was deleted since it was opened keeps its content
             self.allow(real, str(file))
         name.parent.mkdir(parents=True, exist_ok=True)
@@ -238,13 +238,13 @@ def allow_open_files(count: int) -> None:
 def _require_unchanged(reference: CheckpointRef, files: _Open) -> None:
     """Raise CheckpointChanged if a file was written to. A change that restores the modification time still changes that
     of the inode, unless a link was added or removed."""
-    for descriptor, before in files.stats.items():
+    for descriptor, (file, before) in files.states.items():
         now = os.fstat(descriptor)
         content = (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
         inode = now.st_ctime_ns == before.st_ctime_ns or now.st_nlink != before.st_nlink
         if not content or not inode:
             raise CheckpointChanged(
-                f"{reference.label}: {reference.source or reference.path} was changed while it was read; post it "
+                f"{reference.label}: {reference.source or file} was changed while it was read; post the checkpoint "
                 "again with replace=true when it is complete"
             )
 

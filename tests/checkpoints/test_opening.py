@@ -166,8 +166,16 @@ def test_a_file_that_is_written_to_while_it_is_read(root: Path, same_times: bool
     """Also by somebody who sets the time of modification back: that of the inode tells."""
     file = root / "run" / "checkpoints" / "epoch_1.pt"
     before = file.stat()
-    with pytest.raises(CheckpointChanged, match="was changed while it was read"), opened(posted(file, root)):
+    with pytest.raises(CheckpointChanged, match=f": {file} was changed while"), opened(posted(file, root)):
         overwrite(file, before if same_times else None)
+
+
+def test_a_changed_file_next_to_the_weights_is_named(root: Path) -> None:
+    parameters = root / "run" / "params.txt"
+    parameters.write_text("model: small\n")
+    file = root / "run" / "checkpoints" / "epoch_1.pt"
+    with pytest.raises(CheckpointChanged, match=f": {parameters} was changed while"), opened(posted(file, root)):
+        parameters.write_text("model: large\n")
 
 
 def overwrite(file: Path, times: os.stat_result | None) -> None:

@@ -31,6 +31,7 @@ from evalsvc.models.file_tensors import named_as_in_file
 from evalsvc.spec.layout import VocabularyLayout
 from trainer import open_lm_files
 from trainer.averages import Averages
+from trainer.open_lm_files import MODE
 from trainer.recipe import Recipe, parse_recipe
 from trainer.starting import Start
 
@@ -40,7 +41,6 @@ RECIPE = "recipe.json"
 LAYOUT = "layout.yaml"
 FOLDER = "checkpoints"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-MODE = 0o644
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,13 @@ import torch
 from torch import Tensor
 
 from evalsvc.families.reading import family_of
+from evalsvc.files.atomic import write_whole
 from evalsvc.models import Transformer
 from evalsvc.spec.model_config import OPEN_LM_FIELDS, ModelConfig
 from trainer.recipe import RANDOM, Recipe
+
+MODE = 0o644
+"""Permissions of everything in the folder of a training."""
 
 PARAMETERS = """
 accum_freq: 1
@@ -134,10 +138,13 @@ def model_name(recipe: Recipe) -> str:
 
 
 def write_run(folder: Path, config: ModelConfig, recipe: Recipe) -> None:
-    """Write `params.txt` and the model's JSON, from which the configuration of every checkpoint is read."""
+    """Write `params.txt` and the model's JSON, from which the configuration of every checkpoint is read.
+
+    Both replace the files of an interrupted training: an evaluation that reads those keeps what it has opened.
+    """
     name = model_name(recipe)
     shape = config.model_dump(mode="json", include=OPEN_LM_FIELDS - NO_JSON)
-    (folder / f"{name}.json").write_text(json.dumps(shape, indent=4) + "\n")
+    write_whole(folder / f"{name}.json", (json.dumps(shape, indent=4) + "\n").encode(), mode=MODE)
     common = dict(line.split(": ", 1) for line in PARAMETERS.strip("\n").split("\n"))
     places = {
         "checkpoint_path": folder / "checkpoints",
@@ -148,7 +155,8 @@ def write_run(folder: Path, config: ModelConfig, recipe: Recipe) -> None:
         "name": recipe.name,
     }
     arguments = common | {key: shape[key] for key in TAKEN} | places | _training(recipe, config)
-    (folder / "params.txt").write_text("".join(f"{key}: {arguments[key]}\n" for key in sorted(arguments)))
+    lines = (f"{key}: {arguments[key]}\n" for key in sorted(arguments))
+    write_whole(folder / "params.txt", "".join(lines).encode(), mode=MODE)
 
 
 def _training(recipe: Recipe, config: ModelConfig) -> dict[str, Any]:

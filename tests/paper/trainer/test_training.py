@@ -13,6 +13,8 @@ from tiny_trainings import checkpoint_bytes, tiny_recipe
 from trainer.checkpoint_files import HuggingFaceFolders, saved_checkpoints
 from trainer.training import Training, learning_rate
 
+from evalsvc.checkpoints.opening import opened
+from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import Conflict, NonFinite, NotACheckpoint
 from evalsvc.models import load_model
@@ -132,6 +134,16 @@ def test_an_interrupted_training_ends_with_the_same_bytes(tmp_path: Path, stop: 
     ]
     assert losses[0] == losses[1]
     assert not (tmp_path / "parts" / "state.pt").exists()
+
+
+def test_a_resumed_training_does_not_disturb_who_reads_its_checkpoints(tmp_path: Path) -> None:
+    """Also not by the configuration next to them, which a resumed training writes again."""
+    recipe = tiny_recipe(tmp_path / "data")
+    with stopped_before(4), pytest.raises(Stopped):
+        train(recipe, tmp_path / "run")
+    with opened(CheckpointRef(str(tmp_path / "run" / "checkpoints" / "epoch_1.pt"))) as reference:
+        train(recipe, tmp_path / "run")
+        assert read_weights(Path(reference.path)).step == 3
 
 
 def test_checkpoints_are_announced_in_order_and_again(tmp_path: Path) -> None:
