@@ -30,13 +30,13 @@ def report(measured: Measured, scale: Scale, material: Material) -> Report:
 
 
 def _dots(gaps: Mapping[str, GapCurve]) -> list[Dot]:
-    """Return the mean of each setting with its interval, and the single seeds."""
-    means = [Dot(label, "mean of seeds", gap.last) for label, gap in gaps.items()]
-    return means + [
+    """Return the single seeds, and over them the mean of each setting with its interval."""
+    singles = [
         Dot(label, "single seeds", Estimate(of_items(curve)[-1].value, None, None))
         for label, gap in gaps.items()
         for curve in gap.by_seed
     ]
+    return singles + [Dot(label, "mean of seeds", gap.last) for label, gap in gaps.items()]
 
 
 def _table(settings: list[Variation], gaps: Mapping[str, GapCurve], scale: Scale) -> str:
