@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalsvc.client import Client
-from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS, Interval, Spread, confidence_interval, value_interval
-from evalsvc.metrics.ratio import Ratio
+from evalsvc.metrics.intervals import LEVEL, Interval
 from evalsvc.spec.documents.history import ValueSeries
 from evalsvc.spec.documents.items import Completion
 from evalsvc.spec.documents.reading import read
@@ -27,8 +26,6 @@ TITLES = {
     "completions/image_share": "image ids in completions",
 }
 """Rows after those of the benchmarks, and what they show."""
-RATIOS = {"forgetting/text_retained", "forgetting/text_retained_within"}
-"""Metrics whose unit is that of a share, and whose values may be below 0 or above 1."""
 CHARTS = ("arc_easy/acc", "cloze/acc", "forgetting/text_retained", "forgetting/kl", "pairs/image")
 
 
@@ -119,20 +116,11 @@ def read_table(client: Client, run: str, benchmarks: Sequence[str]) -> Table:
 
 
 def _values(series: ValueSeries) -> dict[int, Value]:
-    groups = series.groups or [None] * len(series.x)
-    rows = zip(series.x, series.value, series.stderr, series.n, groups, strict=True)
+    rows = zip(series.x, series.value, series.stderr, series.n, series.low, series.high, strict=True)
     return {
-        step: Value(float(value), stderr, n, _interval(series, Ratio(float(value), stderr, n or 0, of)))
-        for step, value, stderr, n, of in rows
+        step: Value(float(value), stderr, n, None if low is None or high is None else Interval(low, high, LEVEL))
+        for step, value, stderr, n, low, high in rows
     }
-
-
-def _interval(series: ValueSeries, ratio: Ratio) -> Interval | None:
-    if series.metric not in RATIOS:
-        return value_interval(ratio, series.unit)
-    if ratio.stderr is None or ratio.independent < MIN_ITEMS:
-        return None
-    return confidence_interval(ratio.value, Spread(ratio.stderr, ratio.independent - 1))
 
 
 def _completions(client: Client, run: str) -> dict[str, dict[int, str]]:

@@ -93,7 +93,7 @@ def _value_curves(entries: Sequence[Entry], metric: str) -> Iterator[Curve]:
     for protocol, values in known.items():
         points = []
         for place, value in values:
-            low, high = value.interval or (None, None)
+            low, high = value.low, value.high
             points.append(_point(place, value.value, low, high, value.n))
         yield _curve(metric, metric, protocol, values[-1][1].unit, points)
 

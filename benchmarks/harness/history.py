@@ -10,8 +10,6 @@ from typing import Annotated
 
 from evalsvc.errors import InvalidData, os_reason
 from evalsvc.files.atomic import write_whole
-from evalsvc.metrics.intervals import value_interval
-from evalsvc.metrics.ratio import Ratio as Estimate
 from evalsvc.spec.documents.document import Document, Example
 from evalsvc.spec.documents.fields import Count, Direction, Number
 from evalsvc.spec.documents.reading import content_of, read
@@ -29,17 +27,13 @@ class Value(Document):
 
     value: Annotated[Number, Example(1.76)]
     stderr: Annotated[Number | None, Example(0.01)]
+    low: Annotated[float | None, Example(1.74)] = None
+    """Lower end of the interval of 95 %; null if the value has no interval."""
+    high: Annotated[float | None, Example(1.78)] = None
     n: Count
     unit: Annotated[str, Example("nats/token")]
     direction: Direction
     protocol: Annotated[str, Example("9a3f0c1d2e4b5a69")]
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The interval of the value, at 95 %; None without a standard error."""
-        error = None if self.stderr is None else float(self.stderr)
-        ends = value_interval(Estimate(float(self.value), error, self.n), self.unit)
-        return None if ends is None else (ends.low, ends.high)
 
 
 class Entry(Document):
@@ -64,6 +58,8 @@ def entry_of(document: BenchDocument) -> Entry:
         metric.name: Value(
             value=metric.value,
             stderr=metric.stderr,
+            low=metric.low,
+            high=metric.high,
             n=metric.n,
             unit=metric.unit,
             direction=metric.direction,

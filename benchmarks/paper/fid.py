@@ -11,12 +11,11 @@ from fig_3 import TITLES
 from study.dot_chart import Dot, dot_chart
 from study.finding import Agrees, Figure, Finding, Report, Row
 from study.material import Material
-from study.measured import Estimate, Measured, finite, of_point, of_share, over_seeds, short
+from study.measured import Estimate, Measured, finite, of_point, over_seeds, short
 from study.runs import PRETRAINED, RANDOM, STARTS, main_name, main_runs
 from study.scales import Scale
 
 from evalsvc.spec.documents.comparisons import MetricDifference
-from evalsvc.web.curves import Point
 
 TASK = "digits"
 LARGE = 0.5
@@ -58,15 +57,11 @@ def _dots(measured: Measured, scale: Scale, metric: str) -> list[Dot]:
         Dot(
             f"seed {seed}, {TITLES[start]}",
             TITLES[start],
-            _estimate(metric, measured.last(main_name(start, seed), f"{TASK}/{metric}")),
+            of_point(measured.last(main_name(start, seed), f"{TASK}/{metric}")),
         )
         for seed in scale.seeds
         for start in STARTS
     ]
-
-
-def _estimate(metric: str, point: Point) -> Estimate:
-    return of_share(point) if metric == "agreement" else of_point(point)
 
 
 def between_seeds(rows: list[MetricDifference]) -> Estimate:
@@ -88,7 +83,7 @@ def _table(measured: Measured, scale: Scale, gaps: dict[str, list[MetricDifferen
     for metric, rows in gaps.items():
         for seed, row in zip(scale.seeds, rows, strict=True):
             points = [measured.last(main_name(start, seed), f"{TASK}/{metric}") for start in STARTS]
-            cells = " | ".join(str(_estimate(metric, point)) for point in points)
+            cells = " | ".join(str(of_point(point)) for point in points)
             count = "–" if points[0].n is None else f"{points[0].n:,}"
             verdict = row.verdict.replace("_", " ")
             lines.append(f"| {metric} | {count} | {seed} | {cells} | {of_images(row)} | {verdict} |")

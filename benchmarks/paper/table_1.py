@@ -12,7 +12,7 @@ from fig_3 import TITLES
 from study.finding import Agrees, Figure, Finding, Report, Row
 from study.gaps import last_unbroken
 from study.material import Material
-from study.measured import Measured, finite, of_point, of_share, short
+from study.measured import Measured, finite, of_point, short
 from study.runs import PRETRAINED, STARTS, PlannedRun, main_name, main_runs, replay_run
 from study.scales import Scale
 
@@ -62,7 +62,7 @@ def _figure(measured: Measured, labels: dict[str, str], metric: str, title: str,
 def forgotten_from(curve: Curve) -> int | None:
     """Return the step from which on the interval of an accuracy holds chance; None if the last one does not."""
     chance = curve.baseline if isinstance(curve.baseline, float) else 0.0
-    lowest = [of_share(point).low for point in curve.points]
+    lowest = [of_point(point).low for point in curve.points]
     return last_unbroken([point.x for point in curve.points], [low is not None and low <= chance for low in lowest])
 
 
@@ -72,15 +72,13 @@ def _accuracies(measured: Measured, labels: dict[str, str], scale: Scale) -> str
     for run, label in labels.items():
         columns = {metric: _by_step(measured, run, metric) for metric in metrics}
         for step in columns[metrics[0]]:
-            cells = (_cell(metric, columns[metric].get(step)) for metric in metrics)
+            cells = (_cell(columns[metric].get(step)) for metric in metrics)
             lines.append(f"| {label} | {step:,} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _cell(metric: str, point: Point | None) -> str:
-    if point is None:
-        return "–"
-    return str(of_share(point) if metric.endswith("/acc") else of_point(point))
+def _cell(point: Point | None) -> str:
+    return "–" if point is None else str(of_point(point))
 
 
 def _by_step(measured: Measured, run: str, metric: str) -> dict[int, Point]:
@@ -119,12 +117,12 @@ def one_line(text: str) -> str:
 
 def _row(measured: Measured, scale: Scale, curves: dict[str, Curve], gone: dict[str, int | None]) -> Row:
     parts = [
-        f"{name}: {of_share(curve.points[0])} at step 0, {of_share(curve.points[-1])} at step {curve.points[-1].x:,}, "
+        f"{name}: {of_point(curve.points[0])} at step 0, {of_point(curve.points[-1])} at step {curve.points[-1].x:,}, "
         + _since(curve, gone[name])
         for name, curve in curves.items()
     ]
     if scale.replay:
-        kept = of_share(measured.last(REPLAY, f"{scale.benchmarks[0]}/acc"))
+        kept = of_point(measured.last(REPLAY, f"{scale.benchmarks[0]}/acc"))
         image = [finite(measured.last(run, "pairs/image").value) for run in (REPLAY, main_name(PRETRAINED, 0))]
         parts.append(
             f"with {scale.replay:.0%} plain text among the captions {kept}, image loss {short(image[0])} against "

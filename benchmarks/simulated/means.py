@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from evalsvc.metrics.definitions.definition import RANGES
 from evalsvc.metrics.distance import Distance, distance
-from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS, value_interval
+from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS
 from evalsvc.metrics.item_numbers import Numbers
-from evalsvc.metrics.paired import spread_of
 from evalsvc.metrics.ratio import Ratio, perplexity
+from evalsvc.metrics.value_interval import value_interval
 from simulated.cells import Cell, Draw, Generator, Simulation
 from simulated.data import PER_IMAGE, SHAPES, Shape, clustered, mean, numbers, owners, ratio, ratio_numbers
 
@@ -22,8 +23,8 @@ TOO_FEW = MIN_ITEMS - 1
 
 
 def of_value(found: Ratio, unit: str, truth: float | None, items: Numbers | None = None) -> Draw:
-    """A single value with its interval, as comparisons show it: the items say how lopsided its errors are."""
-    interval = value_interval(found, unit, items=None if items is None else spread_of(items))
+    """A single value with its interval, as it is stored: the items say how lopsided its errors are."""
+    interval = value_interval(found, unit, RANGES.get(unit, "any"), items)
     if interval is None:
         return Draw(found.value, found.stderr, truth=truth)
     return Draw(found.value, found.stderr, interval.low, interval.high, truth)
@@ -107,7 +108,7 @@ def unpaired_mean(shape: Shape, n_a: int, n_b: int, scale: float = 1.0) -> Simul
 def single_mean(shape: Shape, n: int) -> Simulation:
     def draw(random: Generator) -> Draw:
         values = shape(random, n)
-        return of_value(mean(values), "nats/token", 0.0, numbers(values))
+        return of_value(mean(values), "score", 0.0, numbers(values))
 
     return draw
 
@@ -187,6 +188,29 @@ def share_of_clusters(images: int) -> Simulation:
         chances = np.repeat(random.beta(2, 2, images), PER_IMAGE)
         right = random.random(len(groups)) < chances
         return of_value(mean(right, groups), "fraction", 0.5, numbers(right, groups))
+
+    return draw
+
+
+def weighted_share(n: int, truth: float) -> Simulation:
+    """The share of a text's tokens on which two checkpoints agree, in texts of skewed lengths."""
+
+    def draw(random: Generator) -> Draw:
+        tokens = np.maximum(2, np.round(np.exp(3.4 + 0.8 * random.standard_normal(n))))
+        agreeing = random.binomial(tokens.astype(int), random.beta(5 * truth, 5 - 5 * truth, n))
+        items = ratio_numbers(agreeing.astype(float), tokens)
+        return of_value(ratio(items), "fraction", truth, items)
+
+    return draw
+
+
+def skewed_mean(n: int, sigma: float) -> Simulation:
+    """A mean over tokens of a number that cannot be negative and is rarely large: a KL, the mass of image ids."""
+
+    def draw(random: Generator) -> Draw:
+        tokens = np.maximum(2, np.round(np.exp(3.4 + 0.8 * random.standard_normal(n))))
+        items = ratio_numbers(tokens * np.exp(sigma * random.standard_normal(n) - sigma * sigma / 2), tokens)
+        return of_value(ratio(items), "nats/token", 1.0, items)
 
     return draw
 
@@ -296,6 +320,17 @@ def _answers() -> Iterator[Cell]:
             said = f"{text} (one p)" if (text := before.get((name, n))) else ""
             data, claims = f"{name}: {band[0]:g} to {band[1]:g}", n >= MIN_ITEMS
             yield Cell(SHARE, data, f"{n}", share(n, band), 4_000, None, claims, said)
+    for truth in (0.9, 0.5):
+        for n in (TOO_FEW, MIN_ITEMS, 20, 50):
+            said = {(0.9, 8): ".832", (0.9, 20): ".878", (0.5, 8): ".866"}.get((truth, n), "")
+            cell, claims = weighted_share(n, truth), n >= MIN_ITEMS
+            yield Cell(SHARE, f"weighted by lognormal lengths, {truth:g}", f"{n}", cell, 4_000, None, claims, said)
+    for sigma, said in ((1, ".887 (n=8)"), (2, ".69 (n=8), .82 (n=20), .90 (n=50)")):
+        for n in (TOO_FEW, MIN_ITEMS, 20, 50, 200):
+            tails = "few items do not show a tail as heavy as this" if sigma == 2 and n <= 50 else ""
+            cell, claims = skewed_mean(n, sigma), n >= MIN_ITEMS
+            data = f"lognormal({sigma}), of lognormal lengths"
+            yield Cell("mean of numbers above 0", data, f"{n}", cell, 4_000, None, claims, said, tails)
     for images in (TOO_FEW, MIN_ITEMS, 60):
         yield Cell(
             SHARE, "clustered", f"{images} × {PER_IMAGE}", share_of_clusters(images), 4_000, None, images >= MIN_ITEMS

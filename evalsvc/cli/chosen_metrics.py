@@ -117,7 +117,7 @@ def _after(series: ValueSeries, first: int) -> ValueSeries:
     start = next((place for place, at in enumerate(series.x) if at >= first), len(series.x))
     columns = {
         name: value[start:]
-        for name in ("x", "value", "stderr", "n", "groups", "import_")
+        for name in ("x", "value", "stderr", "low", "high", "n", "groups", "import_")
         if (value := getattr(series, name)) is not None
     }
     return replace(series, **columns)

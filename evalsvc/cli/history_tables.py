@@ -77,7 +77,7 @@ def _series_rows(history: History, series: ValueSeries, companions: Sequence[Val
     """Yield a row for each value of a series."""
     head = [series.metric, series.variant, series.protocol, describe_fields(series.differs)]
     shown_next = _shown_next(series, companions)
-    for (at, value, stderr, n, groups, origin), shown in zip(_values(series), shown_next, strict=True):
+    for (at, value, stderr, _, _, n, groups, origin), shown in zip(_values(series), shown_next, strict=True):
         source = _source(history.imports, origin) or ""
         numbers = [str(at), shown_number(value), error_bar(stderr), shown, shown_items(n, groups)]
         yield [*head, *numbers, series.unit, source, ""]
@@ -191,7 +191,7 @@ def write_curves_csv(joined: JoinedHistories) -> None:
 
 
 def _csv_rows(series: ValueSeries, x: Axis, imports: Mapping[str, ImportSource]) -> Iterator[dict[str, object]]:
-    for at, value, stderr, n, groups, origin in _values(series):
+    for at, value, stderr, low, high, n, groups, origin in _values(series):
         yield {
             "metric": series.metric,
             "variant": series.variant,
@@ -200,6 +200,8 @@ def _csv_rows(series: ValueSeries, x: Axis, imports: Mapping[str, ImportSource])
             x: at,
             "value": value,
             "stderr": stderr,
+            "low": low,
+            "high": high,
             "n": n,
             "groups": groups,
             "unit": series.unit,
@@ -209,22 +211,24 @@ def _csv_rows(series: ValueSeries, x: Axis, imports: Mapping[str, ImportSource])
         }
 
 
-def _values(
-    series: ValueSeries,
-) -> Iterator[tuple[int, float | Word, float | None, int | None, int | None, int | None]]:
-    """Yield the step, value, standard error, n, groups and import id of each value."""
-    groups = series.groups or [None] * len(series.x)
-    return zip(series.x, series.value, series.stderr, series.n, groups, origins(series), strict=True)
+_Value = tuple[int, float | Word, float | None, float | None, float | None, int | None, int | None, int | None]
+
+
+def _values(series: ValueSeries) -> Iterator[_Value]:
+    """Yield the step, value, standard error, ends of the interval, n, groups and import id of each value."""
+    errors = series.stderr, series.low, series.high, series.n, series.groups or [None] * len(series.x)
+    return zip(series.x, series.value, *errors, origins(series), strict=True)
 
 
 def write_tradeoff_csv(tradeoff: Tradeoff) -> None:
-    """Print a line of CSV per checkpoint, with columns for values and standard errors."""
+    """Print a line of CSV per checkpoint, with columns for values, standard errors and ends of intervals."""
     rows = []
     for row in tradeoff.rows:
         plain = {key: row[key] for key in ("run", "variant", tradeoff.x)}
         for metric in (tradeoff.against, *tradeoff.columns):
             point = _point(row[metric])
             plain |= {metric: point and point.value, f"{metric} stderr": point and point.stderr}
+            plain |= {f"{metric} low": point and point.low, f"{metric} high": point and point.high}
             plain |= {f"{metric} source": point and _source(tradeoff.imports[str(row["run"])], point.import_)}
         rows.append(plain)
     write_rows(rows)

@@ -25,7 +25,7 @@ from evalsvc.compare.result import Measured, Result, task_of
 from evalsvc.errors import NotComparable, UnknownName, first_few
 from evalsvc.metrics.definitions import main_metric
 from evalsvc.metrics.distance import Distance, judge
-from evalsvc.metrics.intervals import LEVEL, Spread, require_level, value_interval
+from evalsvc.metrics.intervals import LEVEL, require_level
 from evalsvc.metrics.item_numbers import aligned
 from evalsvc.metrics.mcnemar import holm
 from evalsvc.spec.documents.comparisons import (
@@ -58,7 +58,8 @@ class Options:
     tasks: tuple[str, ...] = ()
     """Names of tasks; empty for the metrics of all tasks."""
     level: float = LEVEL
-    """Probability that the interval of one difference holds the true difference."""
+    """Probability that the interval of one difference holds the true difference. Intervals of single values are stored
+    with the values, at 95 %."""
     force: bool = False
     """Whether values of different protocols are compared too, without pairs."""
     flipped: int = 0
@@ -160,8 +161,8 @@ def _row(contrast: Contrast, options: Options) -> MetricDifference:
         unit=metric.unit,
         direction=metric.direction,
         verdict=contrast.verdict(options.level),
-        a=_side(contrast.a, options.level, compared=distance is not None),
-        b=_side(contrast.b, options.level, compared=distance is not None),
+        a=_side(contrast.a),
+        b=_side(contrast.b),
         differing=plain_json(differences_to_json(contrast.differing)),
     )
     if distance is None:
@@ -183,18 +184,15 @@ def _row(contrast: Contrast, options: Options) -> MetricDifference:
     )
 
 
-def _side(measured: Measured | None, level: float, *, compared: bool) -> ComparedSide | None:
+def _side(measured: Measured | None) -> ComparedSide | None:
     if measured is None:
         return None
     metric = measured.metric
-    # Results per item may be a large file, which a value without a comparison does not justify reading.
-    items: Spread | None = measured.spread if compared else None
-    interval = value_interval(measured.estimate, metric.unit, level, items)
     return ComparedSide(
         value=metric.value,
         stderr=metric.stderr,
-        low=None if interval is None else number_to_json(interval.low),
-        high=None if interval is None else number_to_json(interval.high),
+        low=metric.low,
+        high=metric.high,
         n=metric.n,
         groups=metric.groups,
         protocol=metric.protocol,

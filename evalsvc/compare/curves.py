@@ -54,6 +54,8 @@ class TradeoffPoint(Document):
 
     value: float | Word
     stderr: float | None
+    low: float | None
+    high: float | None
     import_: int | None
     """Id of the import that the value is from; None if the value was measured."""
 
@@ -150,9 +152,13 @@ def require_comparable(joined: JoinedHistories) -> None:
 def _by_place(curve: Curve) -> dict[tuple[str, str, int], dict[str, object]]:
     """Return the points of a curve as JSON, by run, variant and x."""
     return {
-        (series.run, series.variant, at): content_of(TradeoffPoint(value=value, stderr=stderr, import_=origin))
+        (series.run, series.variant, at): content_of(
+            TradeoffPoint(value=value, stderr=stderr, low=low, high=high, import_=origin)
+        )
         for series in curve.series
-        for at, value, stderr, origin in zip(series.x, series.value, series.stderr, origins(series), strict=True)
+        for at, value, stderr, low, high, origin in zip(
+            series.x, series.value, series.stderr, series.low, series.high, origins(series), strict=True
+        )
     }
 
 

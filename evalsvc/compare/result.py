@@ -8,9 +8,7 @@ from functools import cached_property
 
 from evalsvc.errors import InvalidData
 from evalsvc.files.items import ItemTable
-from evalsvc.metrics.intervals import Spread
 from evalsvc.metrics.item_numbers import Numbers, groups_of, is_share
-from evalsvc.metrics.paired import spread_of
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.spec.documents.results import Error, ResultDocument, TaskMetric
 
@@ -109,11 +107,6 @@ class Result:
         return self._items[task, benchmark]
 
 
-MANY = 2000
-"""Number of independent items from which on the normal interval of a value is used without reading the items: for items
-of moderate skewness, its width is then right to within 2 %."""
-
-
 def task_of(metric: TaskMetric) -> str:
     """Return the name of the task that measured the metric."""
     return metric.task or metric.name.partition("/")[0]
@@ -132,16 +125,6 @@ class Measured:
         metric = self.metric
         error = None if metric.stderr is None else float(metric.stderr)
         return Ratio(float(metric.value), error, metric.n, metric.groups)
-
-    @property
-    def spread(self) -> Spread | None:
-        """The spread of the items of the value; None if the value has no items, or at least `MANY`.
-
-        Raises:
-            ItemsLost: the service has lost the table of results per item.
-        """
-        few = self.metric.items and self.estimate.independent < MANY
-        return spread_of(self.result.numbers(self.metric)) if few else None
 
 
 def _hashable(name: object) -> str | int | float | None:

@@ -1,18 +1,16 @@
-"""Intervals of values and of differences that keep their level with few items and with skewed items.
+"""Intervals that keep their level with few items and with skewed items.
 
 value ± z · stderr misses too often where items are few, since their standard error is uncertain, or skewed. Student's t
-corrects for the first, Hall's transformation for the second.
+corrects for the first, Hall's transformation for the second. Intervals of single values are in `value_interval`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from statistics import NormalDist
+from dataclasses import dataclass
 
 from evalsvc.errors import InvalidRequest
-from evalsvc.metrics.ratio import Ratio, exp_or_infinity
 from evalsvc.metrics.student import critical_value, upper_tail
 
 LEVEL = 0.95
@@ -106,42 +104,7 @@ def confidence_interval(value: float, spread: Spread, level: float = LEVEL) -> I
     return Interval(value - below, value + above, level)
 
 
-def value_interval(ratio: Ratio, unit: str, level: float = LEVEL, items: Spread | None = None) -> Interval | None:
-    """Return the interval of a single value; None without a standard error or below `MIN_ITEMS` independent items.
-
-    A share (`unit` is `fraction`, the value in [0, 1]) has Wilson's interval, with the number of independent items that
-    gives the value's error, p (1 − p) / stderr². A perplexity has e to the ends of the interval of the loss. Any other
-    value has Student's interval, corrected for skewness where the errors of the value's items are known (`items`).
-
-    Source: E. B. Wilson, Journal of the American Statistical Association 22 (1927) 209–212.
-
-    Raises:
-        InvalidRequest: `level` is not between 0 and 1.
-    """
-    require_level(level)
-    value, stderr, independent = ratio.value, ratio.stderr, ratio.independent
-    if stderr is None or not math.isfinite(value) or not math.isfinite(stderr) or independent < MIN_ITEMS:
-        return None
-    if unit == "fraction" and 0 <= value <= 1:
-        return _wilson(value, stderr, independent, level)
-    spread = items or Spread(stderr, independent - 1)
-    if spread.dof < 1:
-        return None
-    if unit == "perplexity" and value > 0:
-        loss = confidence_interval(math.log(value), replace(spread, stderr=stderr / value), level)
-        return Interval(math.exp(loss.low), exp_or_infinity(loss.high), level)
-    return confidence_interval(value, replace(spread, stderr=stderr), level)
-
-
 def require_level(level: float) -> None:
     """Raise InvalidRequest unless `level` is between 0 and 1."""
     if not 0 < level < 1:
         raise InvalidRequest(f"the level of an interval is {level:g}; give a number between 0 and 1, such as {LEVEL}")
-
-
-def _wilson(share: float, stderr: float, independent: int, level: float) -> Interval:
-    n = share * (1 - share) / stderr**2 if 0 < share < 1 and stderr > 0 else independent
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Interval(max(0.0, centre - reach), min(1.0, centre + reach), level)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from textwrap import fill
 
-from evalsvc.metrics.definitions import DEFINITIONS, ERRORS, ITEMS, OF_METRIC, Definition, Kind
+from evalsvc.metrics.definitions import DEFINITIONS, ERRORS, ITEMS, OF_METRIC, Definition, Kind, Range
 from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS
 
 WIDTH = 120
@@ -18,6 +18,14 @@ BETTER = {
     "none": "no side is better",
     OF_METRIC: f"the better side is {OF_METRIC}",
 }
+
+INTERVALS: Mapping[Range, str] = {
+    "distance": "not below 0",
+    "positive": "of the logarithm, since the numbers behind the value cannot be negative",
+    "probability": "of the logarithm, since the numbers behind the value cannot be negative; not above 1",
+    "share": "Wilson's where each item is 1 or 0 and counts alone; otherwise between 0 and 1",
+}
+"""Intervals that differ from Student's, by the range of the metric."""
 
 ABOUT: Mapping[Kind, str] = {
     "loss": (
@@ -78,12 +86,13 @@ Every metric that the tasks return. `evalsvc metrics --format markdown` prints t
 A value has a standard error and `n`, the number of items behind the value. Items that depend on each other, such as
 the captions of one image, are one group, and the error counts groups (`groups`, in every result).
 
-An interval ({100 * LEVEL:g} % unless you ask for another) needs {MIN_ITEMS} independent items or groups. With fewer
-there is a value and no interval, and a comparison has a verdict only from an exact test. Intervals are Student's, with
-one degree of freedom less than there are independent items; where a few items have most of the weight, as long texts
-have of a loss, their effective number counts, (Σ w)² / Σ w² (L. Kish, Survey Sampling, 1965). Intervals reach farther
-on the side to which skewed items make a mean err (P. Hall, JRSS B 54, 1992). The interval of a share is Wilson's. The
-interval of a perplexity is e to the ends of the interval of the loss.
+An interval of {100 * LEVEL:g} % is stored with every value that rests on at least {MIN_ITEMS} independent items or
+groups, which are not all equal. With fewer there is a value and no interval, and a comparison has a verdict only from
+an exact test. Intervals are Student's, with one degree of freedom less than there are independent items; where a few
+items have most of the weight, as long texts have of a loss, their effective number counts, (Σ w)² / Σ w² (L. Kish,
+Survey Sampling, 1965). Intervals reach farther on the side to which skewed items make a mean err (P. Hall, JRSS B 54,
+1992). Another interval is named with the metric. The interval of a perplexity is e to the ends of the interval of the
+loss.
 
 Two checkpoints are compared over the items that both have. The error of the difference is that of the items'
 differences, which is far below the error that both values' standard errors suggest. Items that only one side has are
@@ -117,6 +126,8 @@ def facts(definition: Definition) -> Iterator[tuple[str, str]]:
         key = f"; the items name it under `{definition.grouped_by}`" if definition.grouped_by else ""
         yield "one group", f"{definition.group}{key}"
     yield "standard error", definition.error
+    if (of := definition.range_in(definition.unit)) != "any":
+        yield "interval", INTERVALS[of]
     if definition.pairs == ITEMS:
         yield "two checkpoints", "compared item by item"
     else:

@@ -75,6 +75,10 @@ class MetricValue:
     drawn_from: int | None = None
     """Size of the population that the `n` items were drawn from without replacement, if the standard error takes this
     into account."""
+    ends: tuple[float | None, float | None] | None = None
+    """Lower and upper end of the interval of 95 %; two times None if there is no interval. A task sets the ends of an
+    interval that does not follow from the items, such as Fieller's. None: the ends follow from the items, or from the
+    error of a value without items; see `metrics.value_interval`."""
 
     def __post_init__(self) -> None:
         """Refuse control characters in the name and unit, because terminals display both."""
@@ -90,6 +94,7 @@ class MetricValue:
             "name": self.name,
             "value": number_to_json(self.value),
             "stderr": number_to_json(self.stderr),
+            **({} if self.ends is None else dict(zip(("low", "high"), self.ends, strict=True))),
             "n": self.n,
             "unit": self.unit,
             "direction": self.direction,

@@ -420,6 +420,9 @@ class MetricValue(Base):
     value: Mapped[float | None] = mapped_column(Float(53))
     kind: Mapped[int] = mapped_column(default=FINITE)
     stderr: Mapped[float | None] = mapped_column(Float(53))
+    low: Mapped[float | None] = mapped_column(Float(53))
+    """The lower end of the interval of 95 %; None for a value without an interval, or of a version that stored none."""
+    high: Mapped[float | None] = mapped_column(Float(53))
     n: Mapped[int | None]
     """The number of items behind the value; None for a value that was imported without the number."""
     groups: Mapped[int | None]

@@ -14,6 +14,7 @@ from evalsvc.errors import DataChanged, InternalError
 from evalsvc.files.codec import Codec, Unreadable
 from evalsvc.files.outputs import KeptOutput, OutputFile, OutputLost, OutputsLost
 from evalsvc.messages import LookResult, MergeResult, PlanResult, ShardOutput, ShardRequest, Stage
+from evalsvc.metrics.value_interval import with_intervals
 from evalsvc.spec.protocol import plain_json
 from evalsvc.tasks.suspicions import few_warnings
 from evalsvc.tasks.task import Context, Output, TaskResult, Work
@@ -43,7 +44,8 @@ def run_stage(work: AnyWork, request: ShardRequest, context: Context, read: Read
         output = work.run(context, shards[0])
         with _returned(work, "run"):
             return work.output_codec.pack(output)
-    return _result(work.merge(context, shards, Outputs(request, work.output_codec, read)), request.stage)
+    result = work.merge(context, shards, Outputs(request, work.output_codec, read))
+    return _result(result, request.stage, work.task.kind)
 
 
 class Outputs(Sequence[Output]):
@@ -87,8 +89,8 @@ class Outputs(Sequence[Output]):
                 yield kept
 
 
-def _result(result: TaskResult, stage: Stage) -> LookResult | MergeResult:
-    metrics = [metric.to_json() for metric in result.metrics]
+def _result(result: TaskResult, stage: Stage, kind: str) -> LookResult | MergeResult:
+    metrics = [metric.to_json() for metric in with_intervals(result.metrics, kind, result.items)]
     protocols = {metric.protocol.id: dict(metric.protocol.content) for metric in result.metrics}
     if stage == "look":
         return LookResult(metrics, protocols)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf, isfinite
+from math import isfinite
 
 from evalsvc.metrics.companions import companion_name
 from evalsvc.metrics.definitions import main_metric
-from evalsvc.metrics.intervals import LEVEL, Spread
 from evalsvc.spec.documents.fields import Direction, Number
 from evalsvc.spec.documents.history import Buckets, BucketSeries, Gap, KnownMetric
 from evalsvc.spec.protocol import describe_fields
@@ -21,7 +20,7 @@ class Point:
     x: int
     value: Number
     low: float | None
-    """Lower end of the value's interval; None if the value has no standard error."""
+    """Lower end of the value's interval; None if the value has no interval."""
     high: float | None
     stderr: float | None
     n: int | None
@@ -156,32 +155,20 @@ def missing_of(buckets: Buckets, curves: Sequence[Curve]) -> list[Missing]:
 
 def _points(series: BucketSeries) -> Iterator[Point]:
     for i, x in enumerate(series.x):
-        value, stderr, n = series.last[i], series.stderr[i], series.n[i]
-        low, high = _interval(value, stderr, (series.groups[i] if series.groups else None) or n)
         several = series.count[i] > 1
         yield Point(
             x=x,
-            value=value,
-            low=low,
-            high=high,
-            stderr=stderr,
-            n=n,
+            value=series.last[i],
+            low=series.low[i],
+            high=series.high[i],
+            stderr=series.stderr[i],
+            n=series.n[i],
             count=series.count[i],
             least=series.min[i] if several else None,
             most=series.max[i] if several else None,
             imported=series.imported[i] > 0,
             virtual=bool(series.virtual) and series.virtual[i],
         )
-
-
-def _interval(value: Number, stderr: float | None, independent: int | None) -> tuple[float | None, float | None]:
-    """Return the interval of a value at the level `LEVEL`; see `metrics.intervals.Spread`."""
-    if stderr is None or not isinstance(value, float):
-        return None, None
-    dof = inf if independent is None else max(1, independent - 1)
-    below, above = Spread(stderr, dof).reach((1 - LEVEL) / 2)
-    low, high = value - below, value + above
-    return (low, high) if isfinite(low) and isfinite(high) else (None, None)
 
 
 def _smoothed(points: Sequence[Point], weight: float) -> list[Point]:

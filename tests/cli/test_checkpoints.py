@@ -98,9 +98,13 @@ class TestVirtual:
         rows = [line.split() for line in command(*arguments).out.splitlines() if "raw" in line]
         assert rows == [["mix", "raw", step, "2", "±", "0.1", "1.25"] for step in ("0", "50", "100")]
         rows = list(csv.reader(io.StringIO(command(*arguments, "--format", "csv").out)))
-        columns = [f"{name}{end}" for name in ("loss/text", "loss/image") for end in ("", " stderr", " source")]
+        columns = [
+            f"{name}{end}"
+            for name in ("loss/text", "loss/image")
+            for end in ("", " stderr", " low", " high", " source")
+        ]
         assert rows[0] == ["run", "variant", "step", *columns]
-        assert rows[2] == ["mix", "raw", "50", "2.0", "0.1", "", "1.25", "", ""]
+        assert rows[2] == ["mix", "raw", "50", "2.0", "0.1", "1.75", "2.25", "", "1.25", "", "", "", ""]
         found = json.loads(command("history", "mix", "--against", "loss/text", "--format", "json").out)
         assert [row["loss/image"]["value"] for row in found["rows"]] == [1.25] * 3
         assert "did you mean 'loss/text'" in command("history", "mix", "--against", "loss/txt").err

@@ -19,7 +19,7 @@ from evalsvc.spec.protocol import Protocol
 def results(tmp_path: Path) -> None:
     for name, fid, limit in (("before", 12.21, 1), ("after", 12.27, 2)):
         metrics = [
-            metric_value("coco/fid", fid, 0.1, n=30_000),
+            metric_value("coco/fid", fid, 0.1, n=30_000, ends=(fid - 0.196, fid + 0.196)),
             metric_value("coco/kid", fid, protocol=Protocol({"limit": limit})),
         ]
         (tmp_path / f"{name}.json").write_text(json.dumps(document(*metrics)))

@@ -1,12 +1,16 @@
 """The demo, with one checkpoint of the twelve; all of them are what `make demo` runs."""
 
 import os
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from queue_steps import metric, next_shard, plan, ran, result, store_result
+from shown_intervals import shown_intervals, stored_intervals
 
 from evalsvc.cli import demo, terminal
 from evalsvc.client import Client
@@ -80,7 +84,11 @@ def test_a_checkpoint_goes_from_post_to_table(
         [row] = demo.read_table(client)
         answers = demo.read_answers(client)
         files = demo.write_files(client, tmp_path / "files")
+        stored = stored_intervals(client, "pretrained@0")
+        shown = shown_intervals(client, url, "pretrained@0", partial(run_command, url))
         assert demo.verify_last(client, "cpu,cpu") == []
+    assert {place: ends for place, ends in shown.items() if ends != stored} == {}, "one value has one interval"
+    assert sum(low is not None for low, _ in stored.values()) > 0.7 * len(stored) > 60
     printed = capsys.readouterr().out
     assert printed.startswith("evalsvc verify pretrained@0 --metric digits/fid64 --n 20\n")
     assert "all 3 agree; 1 could not be tried" in printed
@@ -93,6 +101,12 @@ def test_a_checkpoint_goes_from_post_to_table(
     assert all(kept.values())
     assert [found.prompt.split()[0] for found in answers] == ["Simply", "Translate"]
     assert all(found.by_step.keys() == {0} and "‹image" in found.by_step[0] for found in answers)
+
+
+def run_command(url: str, *arguments: str) -> str:
+    """Run a command on the service at `url`, and return what it prints."""
+    command, env = [sys.executable, "-m", "evalsvc.cli", *arguments], os.environ | {"EVALSVC_URL": url}
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
 
 
 def test_lines_fit_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,8 @@ SERIES = RunSeries(
     x=[1],
     value=[1.5],
     stderr=[None],
+    low=[None],
+    high=[None],
     n=[3],
     unit=EVIL,
     direction="lower",
@@ -44,7 +46,7 @@ SERIES = RunSeries(
 
 METRIC = example(Metric, name=EVIL, unit=EVIL)
 
-SIDE = {"value": 1.5, "stderr": 0.1, "import": 7}
+SIDE = {"value": 1.5, "stderr": 0.1, "low": 1.2, "high": 1.8, "import": 7}
 
 POSTED = Posted(
     checkpoint=example(

@@ -26,6 +26,8 @@ def history(run: str, *series: tuple[str, str], **fields: Any) -> History:
         "x": [0, 25],
         "value": [2.0, 1.0],
         "stderr": [None, None],
+        "low": [None, None],
+        "high": [None, None],
         "n": [None, None],
         "import_": None,
         "differs": {},
@@ -92,15 +94,22 @@ def test_a_run_without_values_is_no_stranger() -> None:
 def test_points_along_a_metric_are_those_of_one_checkpoint() -> None:
     """A value of step 25 beside one of step 0 would be a point that no checkpoint has."""
     later = history("run-a", ("loss/text", "p1"), x=[25, 50], value=["NaN", 4.0], stderr=[0.1, None])
-    image = history("run-a", ("loss/image", "p1"), value=[9.0, 3.0], stderr=[0.2, 0.3], import_=[None, 1])
-    other = history("run-b", ("loss/image", "p1"), x=[25], value=[5.0], stderr=[None])
+    errors = {"stderr": [0.2, 0.3], "low": [8.6, None], "high": [9.4, None]}
+    image = history("run-a", ("loss/image", "p1"), value=[9.0, 3.0], import_=[None, 1], **errors)
+    other = history("run-b", ("loss/image", "p1"), x=[25], value=[5.0], stderr=[None], low=[None], high=[None])
+    none = {"low": None, "high": None}
     joined = join(replace(image, series=image.series + later.series), other)
     found = tabulate(joined, "loss/image")
     assert (found.x, found.against, found.columns) == ("step", "loss/image", ["loss/text"])
     assert [(row["run"], row["step"], row["loss/image"], row["loss/text"]) for row in found.rows] == [
-        ("run-a", 0, {"value": 9.0, "stderr": 0.2, "import": None}, None),
-        ("run-a", 25, {"value": 3.0, "stderr": 0.3, "import": 1}, {"value": "NaN", "stderr": 0.1, "import": None}),
-        ("run-b", 25, {"value": 5.0, "stderr": None, "import": None}, None),
+        ("run-a", 0, {"value": 9.0, "stderr": 0.2, "low": 8.6, "high": 9.4, "import": None}, None),
+        (
+            "run-a",
+            25,
+            {"value": 3.0, "stderr": 0.3, **none, "import": 1},
+            {"value": "NaN", "stderr": 0.1, **none, "import": None},
+        ),
+        ("run-b", 25, {"value": 5.0, "stderr": None, **none, "import": None}, None),
     ]
     assert found.imports["run-a"]["1"].source == "sheet of run-a"
 

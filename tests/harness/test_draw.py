@@ -20,7 +20,8 @@ def entries() -> list[Entry]:
         return Ratio(median=mean, mean=mean, low=mean - 0.02, high=mean + 0.02, level=0.95, turns=12)
 
     def value(number: float, protocol: str) -> Value:
-        return Value(value=number, stderr=0.02, n=300, unit="nats/token", direction="lower", protocol=protocol)
+        ends = {"low": number - 0.04, "high": number + 0.04}
+        return Value(value=number, stderr=0.02, n=300, unit="nats/token", direction="lower", protocol=protocol, **ends)
 
     return [
         Entry(

@@ -1,6 +1,7 @@
 """The table of definitions is held to the code: to the catalog, to what every task returns, and to the page."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,10 +33,12 @@ from evalsvc.metrics.definitions import (
     find_definitions,
     main_metric,
     may_return,
+    range_of,
 )
 from evalsvc.metrics.frechet import Moments
 from evalsvc.metrics.image_metric import FeatureSets, ImageMetric
 from evalsvc.metrics.reference_page import ABOUT
+from evalsvc.metrics.value_interval import LIMITS, with_intervals
 from evalsvc.miniature import ROOT
 from evalsvc.spec import catalog
 from evalsvc.spec.layout import parse_layout
@@ -291,7 +294,8 @@ SMALL: Mapping[Kind, Callable[[Evaluate, Path], Results]] = {
 def test_what_a_task_returns_is_what_its_definitions_say(kind: Kind, evaluate: Evaluate, tmp_path: Path) -> None:
     """Every metric has a definition that agrees, and every definition is of a metric that there is."""
     used: dict[int, list[MetricValue]] = {}
-    for metric in (metric for result in SMALL[kind](evaluate, tmp_path) for metric in result.metrics):
+    results = SMALL[kind](evaluate, tmp_path)
+    for metric in (metric for result in results for metric in with_intervals(result.metrics, kind, result.items)):
         definition = definition_of(metric.protocol.content["task"], metric.name)
         assert definition is not None, f"{metric.name} has no definition"
         _require_agreement(definition, metric)
@@ -318,4 +322,10 @@ def _require_agreement(definition: Definition, metric: MetricValue) -> None:
     versions = [content[key] for key in ("estimator", "comparison") if key in content]
     assert " + ".join(versions) == definition.estimator, metric.name
     assert metric.n >= definition.least, metric.name
+    assert metric.ends is not None
+    low, high = metric.ends
+    least, most = LIMITS[range_of(str(content["task"]), metric.name.partition("/")[2], metric.unit)]
+    inside = [least, low, metric.value, high, most]
+    assert low is None or inside == sorted(inside), f"{metric.name}: {inside}"
+    assert least <= metric.value <= most or math.isnan(metric.value), f"{metric.name} is {metric.value}"
     assert (metric.stderr is None) <= (metric.n < 2 or definition.error == "there is none"), metric.name

@@ -7,8 +7,7 @@ import pytest
 from scipy import stats
 
 from evalsvc.errors import InvalidRequest
-from evalsvc.metrics.intervals import MIN_ITEMS, Spread, bend_of, confidence_interval, value_interval
-from evalsvc.metrics.ratio import Ratio, perplexity
+from evalsvc.metrics.intervals import MIN_ITEMS, Spread, bend_of, confidence_interval
 
 Draw = Callable[[random.Random], float]
 """A number whose mean is 0."""
@@ -84,40 +83,6 @@ class TestBend:
 
     def test_of_equal_or_few_items_is_zero(self) -> None:
         assert bend_of([1.0] * 9) == bend_of([1.0, 5.0]) == bend_of([]) == 0.0
-
-
-class TestValueInterval:
-    @pytest.mark.parametrize(("right", "n", "stderr"), [(20, 20, 0.05), (57, 60, math.sqrt(0.95 * 0.05 / 60))])
-    def test_of_a_share_is_wilsons(self, right: int, n: int, stderr: float) -> None:
-        """20 right of 20 are not 1 ± 0."""
-        found = value_interval(Ratio(right / n, stderr, n), "fraction")
-        expected = stats.binomtest(right, n).proportion_ci(method="wilson")
-        assert found is not None
-        assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-
-    def test_of_a_perplexity_is_that_of_the_loss(self) -> None:
-        loss = Ratio(2.0, 0.3, 25)
-        found, of_loss = value_interval(perplexity(loss), "perplexity"), value_interval(loss, "nats/token")
-        assert found is not None
-        assert of_loss is not None
-        assert (found.low, found.high) == pytest.approx((math.exp(of_loss.low), math.exp(of_loss.high)))
-
-    def test_counts_groups(self) -> None:
-        found = value_interval(Ratio(2.0, 0.3, 100, 10), "nats/token")
-        assert found == confidence_interval(2.0, Spread(0.3, 9))
-
-    def test_of_known_items_is_guarded_against_their_skew_and_weights(self) -> None:
-        items = Spread(0.3, 4, 0.1)
-        assert value_interval(Ratio(2.0, 0.3, 100), "nats/token", items=items) == confidence_interval(2.0, items)
-        assert value_interval(Ratio(2.0, 0.3, 100), "nats/token", items=Spread(0.3, 0.5)) is None
-
-    @pytest.mark.parametrize(
-        "ratio",
-        [Ratio(0.5, 0.1, MIN_ITEMS - 1), Ratio(0.5, None, 99), Ratio(math.nan, 0.1, 99), Ratio(0.5, 0.1, 99, 7)],
-        ids=["few items", "no error", "no number", "few groups"],
-    )
-    def test_no_claim(self, ratio: Ratio) -> None:
-        assert value_interval(ratio, "nats/token") is None
 
 
 @pytest.mark.parametrize("level", [0, 1, -0.5, math.nan])

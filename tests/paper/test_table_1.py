@@ -11,10 +11,12 @@ from table_1 import WIDTH, agrees, forgotten_from, one_line, shortened
 
 def accuracies(chance: float, *shares: float, n: int = 300) -> Any:
     """Return the curve of an accuracy at the steps 0, 10, 20, …, each of `n` questions."""
-    rows = [(10 * place, Estimate(share, None, None)) for place, share in enumerate(shares)]
-    curve = plain_curve("pretrained", "cloze/acc", "fraction", rows)
-    points = [replace(point, n=n, stderr=(point.value * (1 - point.value) / (n - 1)) ** 0.5) for point in curve.points]
-    return replace(curve, baseline=chance, points=points)
+    errors = [1.96 * (share * (1 - share) / (n - 1)) ** 0.5 for share in shares]
+    rows = [
+        (10 * place, Estimate(share, share - error, share + error))
+        for place, (share, error) in enumerate(zip(shares, errors, strict=True))
+    ]
+    return replace(plain_curve("pretrained", "cloze/acc", "fraction", rows), baseline=chance)
 
 
 def test_forgetting_begins_where_chance_stays_in_the_interval() -> None:

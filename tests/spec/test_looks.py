@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evalsvc.metrics.intervals import value_interval
+from evalsvc.metrics.item_numbers import Numbers
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.metrics.shares import share_stderr
+from evalsvc.metrics.value_interval import value_interval
 from evalsvc.spec.looks import FEWEST_UNITS, MOST, Until, schedule
 
 
@@ -92,7 +93,8 @@ class TestUntil:
         for counts in random.binomial(np.diff(ns, prepend=0), chance, (400, len(ns))).cumsum(axis=1).tolist():
             looks = list(zip(counts, ns, strict=True))
             hits, n = next((look for look in looks if until.reached([self.share(*look)])), looks[-1])
-            interval = value_interval(Ratio(hits / n, share_stderr(hits, n), n), "fraction")
+            answers = Numbers([], [[0.0, 1.0]])
+            interval = value_interval(Ratio(hits / n, share_stderr(hits, n), n), "fraction", "share", answers)
             assert interval is not None
             held += interval.low <= chance <= interval.high
             biases.append((hits / n - chance) / until.stderr)

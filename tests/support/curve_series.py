@@ -21,6 +21,8 @@ def series(
         "x": [10 * (at + 1) for at in range(size)],
         "last": values,
         "stderr": [None] * size,
+        "low": [None] * size,
+        "high": [None] * size,
         "n": [None] * size,
         "min": finite,
         "max": finite,

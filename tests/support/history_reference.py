@@ -9,6 +9,8 @@ from typing import Any
 
 from queue_steps import enter, submission
 
+from evalsvc.metrics.ratio import Ratio
+from evalsvc.metrics.value_interval import ends_of, value_interval
 from evalsvc.spec.protocol import Protocol, number_to_json
 from evalsvc.store.history.imports import Imported, import_values
 from evalsvc.store.session import Store
@@ -27,6 +29,12 @@ class Point:
     value: float
     stderr: float | None
     n: int | None
+
+    @property
+    def ends(self) -> tuple[float | None, float | None]:
+        """Ends of the interval of a value without items."""
+        known = self.stderr is not None and self.n is not None
+        return ends_of(value_interval(Ratio(self.value, self.stderr, self.n or 0))) if known else (None, None)
 
 
 History = dict[str, list[Point]]
@@ -102,6 +110,8 @@ def _bucket(rows: Sequence[tuple[int, Point]]) -> dict[str, Any]:
         "x": rows[-1][0],
         "last": number_to_json(values[-1]),
         "stderr": rows[-1][1].stderr,
+        "low": rows[-1][1].ends[0],
+        "high": rows[-1][1].ends[1],
         "n": rows[-1][1].n,
         "min": min(finite, default=None),
         "max": max(finite, default=None),

@@ -1,5 +1,6 @@
 """The steps of an evaluation done by hand, for tests of the store without workers."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -74,7 +75,9 @@ def metric(value: float, name: str = "loss/text", limit: int = 1, **fields: Any)
         "direction": "lower",
         "protocol": Protocol({"limit": limit}),
     }
-    return MetricValue(name, value, **(defaults | fields))
+    given = defaults | fields
+    has_interval = given["stderr"] is not None and math.isfinite(value)
+    return MetricValue(name, value, **{"ends": (value - 0.25, value + 0.25) if has_interval else None} | given)
 
 
 def ran(**output: Any) -> ShardResult:

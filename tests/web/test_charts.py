@@ -26,7 +26,7 @@ def rows(spec: Spec, name: str) -> list[dict[str, object]]:
 
 
 def test_a_row_has_only_what_a_point_has() -> None:
-    given = series([5.0, "NaN"], stderr=[0.5, None], n=[100, None], imported=[0, 1])
+    given = series([5.0, "NaN"], stderr=[0.5, None], low=[4.0, None], high=[6.0, None], n=[100, None], imported=[0, 1])
     first, second = rows(curve_chart(curves(given)), "points")
     assert first.keys() == {"run", "series", "x", "y", "low", "high", "stderr", "n"}
     assert second == {"run": "run-a", "series": "run-a p1", "x": 20, "y": None, "word": "NaN", "kind": "imported"}
@@ -34,7 +34,7 @@ def test_a_row_has_only_what_a_point_has() -> None:
 
 def test_a_logarithmic_scale_has_no_place_for_zero() -> None:
     """A band to zero would reach down to minus infinity."""
-    given = curves(series([5.0, 0.0, -1.0], stderr=[9.0, None, None]))
+    given = curves(series([5.0, 0.0, -1.0], stderr=[9.0, None, None], low=[-9.0, None, None], high=[19.0, None, None]))
     spec = curve_chart(given, lines=[Line(0.0, "chance 0")], scale="log")
     found = rows(spec, "points")
     assert [row["y"] for row in found] == [5.0, None, None]

@@ -1,12 +1,10 @@
 """Series as points of a chart: intervals, averages, companions, lines and gaps."""
 
-import math
 import random
 
 import pytest
 from curve_series import buckets, curves, gap, series
 
-from evalsvc.metrics.student import critical_value
 from evalsvc.spec.documents.fields import Number
 from evalsvc.spec.documents.history import KnownMetric
 from evalsvc.web.curves import (
@@ -44,27 +42,11 @@ def test_an_average_lies_among_its_values_however_large_they_are() -> None:
     assert [point.smooth for point in plain.points] == [None, None]
 
 
-def test_an_interval_counts_independent_groups() -> None:
-    given = series([5.0, 5.0, 5.0, "NaN", 5.0], stderr=[0.5, 0.5, 0.5, 0.5, None], n=[100, 100, None, 100, 100])
-    [curve] = curves(given)
-    [grouped] = curves(series([5.0], stderr=[0.5], n=[100], groups=[4]))
-    reaches = [None if point.high is None else point.high - 5 for point in (*curve.points, *grouped.points)]
-    hundred, four, known = (0.5 * critical_value(0.025, dof) for dof in (99, 3, math.inf))
-    assert reaches == [
-        pytest.approx(hundred),
-        pytest.approx(hundred),
-        pytest.approx(known),
-        None,
-        None,
-        pytest.approx(four),
-    ]
-    assert curve.points[0].low == pytest.approx(5 - hundred)
-
-
-def test_an_interval_without_ends_is_left_out() -> None:
-    """JSON has no infinity, and a chart no place for one."""
-    [curve] = curves(series([1e308], stderr=[1e308], n=[3]))
-    assert (curve.points[0].low, curve.points[0].high, curve.points[0].stderr) == (None, None, 1e308)
+def test_an_interval_is_the_one_that_is_stored_with_the_value() -> None:
+    """value ± t · stderr left [0, 1] in fifty bands of shares, and reached down to zero in others."""
+    ends = {"low": [0.91, None, None], "high": [0.995, None, None]}
+    [curve] = curves(series([0.98, 0.5, "NaN"], stderr=[0.02, 0.1, None], **ends))
+    assert [(point.low, point.high) for point in curve.points] == [(0.91, 0.995), (None, None), (None, None)]
 
 
 def test_a_bucket_has_the_range_of_its_values() -> None:

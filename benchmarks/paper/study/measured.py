@@ -10,8 +10,7 @@ from statistics import fmean, stdev
 
 from evalsvc.client import Client
 from evalsvc.errors import UnknownName
-from evalsvc.metrics.intervals import LEVEL, value_interval
-from evalsvc.metrics.ratio import Ratio
+from evalsvc.metrics.intervals import LEVEL
 from evalsvc.metrics.student import critical_value
 from evalsvc.spec.documents.comparisons import DifferenceCurve, MetricDifference
 from evalsvc.spec.documents.items import Completion
@@ -130,13 +129,6 @@ def over_seeds(values: Sequence[float], level: float = LEVEL) -> Estimate:
 def of_point(point: Point) -> Estimate:
     """Return a value of the history with the interval of its items."""
     return Estimate(finite(point.value), point.low, point.high)
-
-
-def of_share(point: Point) -> Estimate:
-    """Return a share of right answers with Wilson's interval, which stays between 0 and 1."""
-    value = finite(point.value)
-    interval = value_interval(Ratio(value, point.stderr, point.n or 0), "fraction")
-    return Estimate(value, None, None) if interval is None else Estimate(value, interval.low, interval.high)
 
 
 def finite(value: float | str) -> float:

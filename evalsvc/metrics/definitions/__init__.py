@@ -15,7 +15,7 @@ from itertools import islice
 from evalsvc.errors import near_misses
 from evalsvc.metrics.definitions.alignment import ALIGNMENT
 from evalsvc.metrics.definitions.completions import COMPLETIONS
-from evalsvc.metrics.definitions.definition import ANY, ITEMS, KINDS, OF_METRIC, Definition, Kind
+from evalsvc.metrics.definitions.definition import ANY, ITEMS, KINDS, OF_METRIC, Definition, Kind, Range
 from evalsvc.metrics.definitions.forgetting import FORGETTING
 from evalsvc.metrics.definitions.language import LANGUAGE
 from evalsvc.metrics.definitions.loss import LOSS
@@ -32,10 +32,12 @@ __all__ = [
     "OF_METRIC",
     "Definition",
     "Kind",
+    "Range",
     "find_definitions",
     "main_metric",
     "may_return",
     "plain_names",
+    "range_of",
 ]
 
 DEFINITIONS: tuple[Definition, ...] = (
@@ -77,6 +79,18 @@ def main_metric(name: str, known: Collection[str]) -> str | None:
             main = f"{first}{slash}{definition.main_name(second)}"
             return main if main in known else None
     return None
+
+
+@lru_cache(maxsize=4096)
+def range_of(kind: str | None, name: str, unit: str) -> Range:
+    """Return the range of a metric of a kind of task by the second half of its name; `any` for an unknown metric.
+
+    Another kind's definition counts where the kind has none: forgetting returns the benchmarks' metrics too.
+    """
+    for definition in sorted(DEFINITIONS, key=lambda each: each.kind != kind):
+        if definition.names != ANY and definition.matches(name):
+            return definition.range_in(unit)
+    return "any"
 
 
 @lru_cache(maxsize=1024)

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Final, Literal, get_args
 
 from evalsvc.spec.protocol import Direction
+
+Range = Literal["any", "distance", "positive", "probability", "share"]
+"""Values that a metric may have, which decide on its interval; see `value_interval`. `distance`: from 0 on.
+`positive`, `probability`: means of numbers that cannot be negative. `share`: from 0 to 1, with Wilson's interval where
+every item is 1 or 0."""
+
+RANGES: Mapping[str, Range] = {
+    "fraction": "share",
+    "probability": "probability",
+    "distance": "distance",
+    **dict.fromkeys(("nats/token", "nats/pair", "bits/byte", "tokens"), "positive"),
+}
+"""Usual ranges, by unit; `any` for other units."""
 
 Kind = Literal["loss", "text_to_image", "reconstruction", "language", "forgetting", "completions", "alignment"]
 """Kind of task, which a metric's protocol has under `task`."""
@@ -45,6 +59,8 @@ class Definition:
     """Kind of item that `n` counts."""
     error: str
     """Method of the standard error: a key of `ERRORS`, or a description in words."""
+    range: Range | None = None
+    """Values that the metric may have; None for the usual ones of its unit."""
     source: str = ""
     """Publication that defines the metric; empty where the formula is the whole definition."""
     estimator: str = ""
@@ -61,6 +77,10 @@ class Definition:
     companion_of: tuple[str, str] | None = None
     """Rule for the name of the main metric, next to which tables show the metric: a regular expression for the part of
     the name to replace, and the replacement. None if the metric is no companion and has a row."""
+
+    def range_in(self, unit: str) -> Range:
+        """Return the values that the metric may have in a unit; `any` in another unit than the definition's."""
+        return self.range or RANGES.get(unit, "any") if self.unit in (unit, OF_METRIC) else "any"
 
     @property
     def title(self) -> str:

@@ -23,6 +23,7 @@ _forgetting = partial(
     Definition,
     kind="forgetting",
     unit="fraction",
+    range="any",
     direction="higher",
     item="document",
     error=SHARE,
@@ -38,6 +39,7 @@ FORGETTING = (
     ),
     _text(
         names=("loss_change", "loss_within_change"),
+        range="any",
         formula="loss of the checkpoint less that of the base, on the same tokens",
         error=DIFFERENCE,
     ),
@@ -64,12 +66,14 @@ FORGETTING = (
     ),
     _text(
         names=("icl_loss",),
+        range="any",
         formula="mean over texts of the loss at the later of two places less that at the earlier one [500 and 50]",
         item="text that reaches the later place",
         source="C. Olsson et al., arXiv 2209.11895, 2022",
     ),
     _text(
         names=("icl_loss_change",),
+        range="any",
         formula="`icl_loss` of the checkpoint less that of the base",
         item="text that reaches the later place",
         error=DIFFERENCE,
@@ -92,11 +96,13 @@ FORGETTING = (
     ),
     _forgetting(
         names=("<benchmark>_lost[_within]",),
+        range="share",
         formula="share of the documents that only the base answers right, or better where answers are right in part",
         direction="lower",
     ),
     _forgetting(
         names=("<benchmark>_gained[_within]",),
+        range="share",
         formula="share of the documents that only the checkpoint answers right, or better where answers are right "
         "in part",
     ),

@@ -90,6 +90,7 @@ LOSS = (
     ),
     _general(
         names=("general_text_gap[_within]",),
+        range="any",
         formula="loss of the general text less that of the captions' text",
         direction="none",
         item="general text or caption",

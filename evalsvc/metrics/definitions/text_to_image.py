@@ -65,6 +65,7 @@ TEXT_TO_IMAGE = (
     ),
     _image(
         names=("fid_infinity",),
+        range="any",
         formula=f"{INFINITY}, on all 2,048 features of Inception",
         error=INFINITY_ERROR,
         estimator="fid_infinity/2",
@@ -73,6 +74,7 @@ TEXT_TO_IMAGE = (
     ),
     _image(
         names=("fid64_infinity",),
+        range="any",
         formula=f"{INFINITY}, on the first 64 features of Inception",
         error=INFINITY_ERROR,
         estimator="fid64_infinity/2",
@@ -81,6 +83,7 @@ TEXT_TO_IMAGE = (
     ),
     _image(
         names=("kid",),
+        range="any",
         formula="mean k(x, x') + mean k(y, y') − 2 mean k(x, y) with k(x, y) = (x·y / 2048 + 1)³, of sampled images x "
         "and real images y, over disjoint blocks of at most 1,000; pairs of an image with itself do not count",
         estimator="kid/2",

@@ -42,9 +42,9 @@ class ComparedSide(Document):
 
     value: Annotated[Number, Example(0.431)]
     stderr: Annotated[Number | None, Example(0.0102)]
-    low: Annotated[Number | None, Example(0.411)] = None
-    """Lower end of the interval of `value`; null if the value has no interval."""
-    high: Annotated[Number | None, Example(0.451)] = None
+    low: Annotated[float | None, Example(0.411)] = None
+    """Lower end of the interval of `value`, of 95 % at any `level`; null if the value has no interval."""
+    high: Annotated[float | None, Example(0.451)] = None
     n: Annotated[Count, Example(2376)]
     groups: Annotated[Count | None, Example(None)] = None
     """Independent groups of the `n` items; null if every item is its own group."""

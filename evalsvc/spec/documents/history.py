@@ -54,6 +54,9 @@ class ValueSeries(SeriesHead):
     x: Steps
     value: Annotated[list[Number], Example(["NaN", 6.31])]
     stderr: Annotated[list[float | None], Example([None, 0.02])]
+    low: Annotated[list[float | None], Example([None, 6.27])]
+    """Lower end of the interval of each value, of 95 %; null where a value has no interval."""
+    high: Annotated[list[float | None], Example([None, 6.35])]
     n: Annotated[list[Count | None], Example([400, 400])]
     """Number of items behind each value."""
     groups: Annotated[list[Count | None] | None, Example([None, 80])] = None
@@ -73,6 +76,9 @@ class BucketSeries(SeriesHead):
     """Last value of each bucket."""
     stderr: Annotated[list[float | None], Example([None, 0.02])] = field(default_factory=list)
     """Standard error of the last value of each bucket."""
+    low: Annotated[list[float | None], Example([None, 6.27])] = field(default_factory=list)
+    """Lower end of the interval of the last value of each bucket, of 95 %; null where a value has no interval."""
+    high: Annotated[list[float | None], Example([None, 6.35])] = field(default_factory=list)
     n: Annotated[list[Count | None], Example([400, 400])] = field(default_factory=list)
     """Number of items behind the last value of each bucket."""
     groups: Annotated[list[Count | None] | None, Example([None, 80])] = None
@@ -204,6 +210,9 @@ class Point(Document):
     step: Step
     value: Number
     stderr: Stderr
+    low: Annotated[float | None, Example(6.27)] = None
+    """Lower end of the interval of 95 %; null if the value has no interval."""
+    high: Annotated[float | None, Example(6.35)] = None
     n: Items
     groups: Groups
     import_: Annotated[Id | None, Example(None)]
@@ -309,6 +318,9 @@ class TableColumns(Document):
     metric: list[MetricName]
     value: list[Number]
     stderr: Annotated[list[float | None], Example([0.02])]
+    low: Annotated[list[float | None], Example([6.27])]
+    """Lower end of the interval of 95 %; null where a value has no interval."""
+    high: Annotated[list[float | None], Example([6.35])]
     n: Annotated[list[Count | None], Example([400])]
     """Number of items behind the value."""
     groups: Annotated[list[Count | None], Example([80])]

@@ -27,6 +27,9 @@ class Metric(Document):
     name: Annotated[str, Example("pairs/text")]
     value: Annotated[Number, Example(5.17)]
     stderr: Annotated[Number | None, Example(0.03)]
+    low: Annotated[float | None, Example(5.11)] = None
+    """Lower end of the interval of 95 %; null if the value has no interval."""
+    high: Annotated[float | None, Example(5.23)] = None
     n: Annotated[int, Example(360, minimum=0)]
     unit: Annotated[str, Example("nats/token")]
     direction: Direction

@@ -135,6 +135,8 @@ class _Last:
     step: list[int]
     value: list[float | Word]
     stderr: list[float | None]
+    low: list[float | None]
+    high: list[float | None]
     n: list[int | None]
     groups: list[int | None]
 
@@ -144,6 +146,8 @@ _LAST = (
     MetricValue.value,
     MetricValue.kind,
     MetricValue.stderr,
+    MetricValue.low,
+    MetricValue.high,
     MetricValue.n,
     MetricValue.groups,
 )
@@ -177,6 +181,8 @@ class _Buckets:
             x=sums.x[part],
             last=self.last.value[part],
             stderr=self.last.stderr[part],
+            low=self.last.low[part],
+            high=self.last.high[part],
             n=self.last.n[part],
             groups=groups if any(groups) else None,
             min=sums.min[part],

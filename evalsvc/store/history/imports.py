@@ -13,6 +13,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import Conflict
+from evalsvc.metrics.definitions import range_of
+from evalsvc.metrics.ratio import Ratio
+from evalsvc.metrics.value_interval import ends_of, value_interval
 from evalsvc.spec.documents.fields import Word
 from evalsvc.spec.documents.history import ImportOutcome
 from evalsvc.spec.protocol import Protocol
@@ -52,6 +55,7 @@ class _Changes:
 
     series: int
     """The id of the series."""
+    given: Imported
     new: dict[int, Entry] = field(default_factory=dict)
     """Values at steps without a value, by step."""
     changed: dict[int, Entry] = field(default_factory=dict)
@@ -98,8 +102,8 @@ def _compare(session: Session, series: int, item: Imported) -> _Changes:
     entries: dict[int, Entry] = dict(zip(item.step, zip(item.value, item.stderr, item.n, strict=True), strict=True))
     stored_entries = _entries(session, series, min(item.step), max(item.step))
     if not stored_entries:
-        return _Changes(series, new=entries)
-    changes = _Changes(series)
+        return _Changes(series, item, new=entries)
+    changes = _Changes(series, item)
     for step, entry in entries.items():
         if step not in stored_entries:
             changes.new[step] = entry
@@ -124,8 +128,8 @@ def _write(session: Session, run_id: int, source: str, changes: Sequence[_Change
     record = Import(run_id=run_id, source=source, values=sum(len(item.new) + len(item.changed) for item in changes))
     session.add(record)
     session.flush()
-    new = [row for item in changes for row in _rows(item.series, item.new, record.id)]
-    changed = [row for item in changes for row in _rows(item.series, item.changed, record.id)]
+    new = [row for item in changes for row in _rows(item, item.new, record.id)]
+    changed = [row for item in changes for row in _rows(item, item.changed, record.id)]
     if new:
         _insert_new(session, new)
     if changed:
@@ -157,12 +161,23 @@ def _insert_new(session: Session, rows: Sequence[dict[str, object]]) -> None:
         raise Conflict("another request wrote some of these values concurrently; send the import again") from None
 
 
-def _rows(series: int, entries: Mapping[int, Entry], identity: int) -> list[dict[str, object]]:
-    names = ("series_id", "step", "value", "kind", "stderr", "n", "groups", "evaluation_id", "import_id")
+def _rows(changes: _Changes, entries: Mapping[int, Entry], identity: int) -> list[dict[str, object]]:
+    names = ("series_id", "step", *VALUE_COLUMNS)
     return [
-        dict(zip(names, (series, step, *stored(value), stderr, n, None, None, identity), strict=True))
+        dict(zip(names, (changes.series, step, *stored(value), stderr, *ends, n, None, None, identity), strict=True))
         for step, (value, stderr, n) in entries.items()
+        for ends in [_ends(changes.given, value, stderr, n)]
     ]
+
+
+def _ends(
+    given: Imported, value: float | Word, stderr: float | None, n: int | None
+) -> tuple[float | None, float | None]:
+    """Return the ends of the interval of a value without items; None and None where errors or items are not known."""
+    if stderr is None or n is None:
+        return None, None
+    of = range_of(None, given.metric.partition("/")[2], given.unit)
+    return ends_of(value_interval(Ratio(float(value), stderr, n), given.unit, of))
 
 
 def _describe(session: Session, run: str, given: Sequence[Imported], changes: Sequence[_Changes], number: int) -> str:

@@ -130,6 +130,8 @@ def _values(ids: Sequence[int], page: Page) -> Executable:
             MetricValue.value,
             MetricValue.kind,
             MetricValue.stderr,
+            MetricValue.low,
+            MetricValue.high,
             MetricValue.n,
             MetricValue.groups,
             MetricValue.evaluation_id.label("evaluation"),
@@ -146,8 +148,10 @@ def _cells(run: str, series: TableSeries, row: Row[*tuple[object, ...]], tasks: 
     """Return a row of COLUMNS."""
     task = tasks.get((row.evaluation, series.metric, series.protocol))
     value = number_or_word(row.value, row.kind)
-    before = [run, row.step, series.variant, row.tokens, task, series.metric, value, row.stderr, row.n, row.groups]
-    return [*before, series.unit, series.direction, series.baseline, series.protocol, row.evaluation, row.source]
+    before = [run, row.step, series.variant, row.tokens, task, series.metric, value]
+    errors = [row.stderr, row.low, row.high, row.n, row.groups]
+    behind = [series.unit, series.direction, series.baseline, series.protocol, row.evaluation, row.source]
+    return [*before, *errors, *behind]
 
 
 def _tasks(session: Session, evaluations: Collection[int]) -> dict[object, str]:

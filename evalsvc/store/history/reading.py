@@ -124,6 +124,8 @@ class _Values:
     step: list[int]
     value: list[float | Word]
     stderr: list[float | None]
+    low: list[float | None]
+    high: list[float | None]
     n: list[int | None]
     groups: list[int | None]
     import_: list[int | None]
@@ -138,6 +140,8 @@ class _Values:
             x=self.x[part],
             value=self.value[part],
             stderr=self.stderr[part],
+            low=self.low[part],
+            high=self.high[part],
             n=self.n[part],
             groups=groups if any(groups) else None,
             import_=imports if any(imports) else None,
@@ -149,8 +153,8 @@ def _read_values(
     session: Session, window: Window, ids: Sequence[int], after: _Place | None, limit: int | None, with_imports: bool
 ) -> tuple[_Values, bool]:
     """Return at most `limit` values of the series, beginning after `after`, and whether more values follow."""
-    names = (MetricValue.value, MetricValue.kind, MetricValue.stderr, MetricValue.n, MetricValue.groups)
-    query = select(MetricValue.series_id, window.column, *names)
+    names = ("value", "kind", "stderr", "low", "high", "n", "groups")
+    query = select(MetricValue.series_id, window.column, *(getattr(MetricValue, name) for name in names))
     query = query.add_columns(MetricValue.step) if window.x == "tokens" else query
     query = query.add_columns(MetricValue.import_id) if with_imports else query
     query = query.order_by(MetricValue.series_id, window.column, MetricValue.step)
@@ -160,11 +164,12 @@ def _read_values(
         rest = read_columns(session, part.limit(None if limit is None else limit + 1 - len(columns[0])))
         columns = [[*column, *more] for column, more in zip(columns, rest, strict=True)]
     more = limit is not None and len(columns[0]) > limit
-    series, x, value, kind, stderr, n, groups, *optional = (column[:limit] for column in columns)
+    series, x, value, kind, *rest_of_value = (column[:limit] for column in columns)
+    errors, optional = rest_of_value[:5], rest_of_value[5:]
     if any(kind):
         value = [WORDS[code] if code else number for number, code in zip(value, kind, strict=True)]
     step = optional.pop(0) if window.x == "tokens" else x
-    return _Values(series, x, step, value, stderr, n, groups, *(optional or [[]])), more
+    return _Values(series, x, step, value, *errors, *(optional or [[]])), more
 
 
 def _parts(window: Window, query: Select[*Columns], ids: Sequence[int], after: _Place | None) -> list[Select[*Columns]]:

@@ -30,7 +30,7 @@ WORDS: Mapping[int, Word] = {NAN: "NaN", POSITIVE_INFINITY: "Infinity", NEGATIVE
 
 _KINDS = {word: kind for kind, word in WORDS.items()}
 
-VALUE_COLUMNS = ("value", "kind", "stderr", "n", "groups", "evaluation_id", "import_id")
+VALUE_COLUMNS = ("value", "kind", "stderr", "low", "high", "n", "groups", "evaluation_id", "import_id")
 """The columns of `metric_values` that are not part of the key."""
 
 
@@ -70,6 +70,8 @@ def _row(session: Session, evaluation: Evaluation, metric: Metric) -> dict[str, 
         "value": value,
         "kind": kind,
         "stderr": None if isinstance(metric.stderr, str) else metric.stderr,
+        "low": metric.low,
+        "high": metric.high,
         "n": metric.n,
         "groups": metric.groups,
         "evaluation_id": evaluation.id,

@@ -10,7 +10,7 @@ from evalsvc.files.artifacts import Artifact
 from evalsvc.files.csv_cells import csv_text
 from evalsvc.language.flips import Flip
 from evalsvc.metrics.distance import Distance
-from evalsvc.metrics.intervals import MIN_ITEMS, Interval
+from evalsvc.metrics.intervals import MIN_ITEMS
 from evalsvc.spec.protocol import MetricValue
 from evalsvc.tasks.forgetting.rows import ALPHA, BITS, NAMED, NATS, Parts, Row, what_is_gone
 
@@ -52,9 +52,9 @@ class Report:
     parts: list[Parts] = field(default_factory=list)
     recovered: Mapping[str, float] = field(default_factory=dict)
     """P-values by benchmark, see `rows.recovered`."""
-    over_benchmarks: list[tuple[MetricValue, Interval | None]] = field(default_factory=list)
+    over_benchmarks: list[MetricValue] = field(default_factory=list)
     """Metrics over several benchmarks."""
-    of_text: list[tuple[MetricValue, Interval | None]] = field(default_factory=list)
+    of_text: list[MetricValue] = field(default_factory=list)
     """Metrics of the text that are not differences of two values."""
     flipped: list[Flipped] = field(default_factory=list)
 
@@ -236,10 +236,9 @@ def _named(row: Row, name: str) -> str:
     return name if row.scope == "all" else ""
 
 
-def _summaries(metrics: Sequence[tuple[MetricValue, Interval | None]]) -> Iterator[str]:
+def _summaries(metrics: Sequence[MetricValue]) -> Iterator[str]:
     cells = [
-        [metric.name, _value(metric.value, metric.stderr), _span(interval.low, interval.high) if interval else ""]
-        for metric, interval in metrics
+        [metric.name, _value(metric.value, metric.stderr), _span(*(metric.ends or (None, None)))] for metric in metrics
     ]
     if cells:
         yield ""

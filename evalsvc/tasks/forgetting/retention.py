@@ -12,6 +12,7 @@ from evalsvc.metrics.intervals import MIN_ITEMS, Interval, Spread, confidence_in
 from evalsvc.metrics.item_shares import Linear, combined, keep_shares, linear_mean, linear_of
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.metrics.shares import share_stderr
+from evalsvc.metrics.value_interval import ends_of
 from evalsvc.spec.protocol import Direction, MetricValue, Protocol
 from evalsvc.tasks.forgetting.base_comparison import Differences
 from evalsvc.tasks.forgetting.pairs import SCOPES, Pairs, accuracy_of, accuracy_pairs
@@ -27,8 +28,6 @@ class Retained:
     """The share of the base's ability that is left, over all benchmarks."""
 
     metrics: list[MetricValue]
-    intervals: dict[str, Interval]
-    """Intervals of the metrics that have one, by name."""
     counted: list[str]
     """Benchmarks with an accuracy."""
     at_chance: list[str]
@@ -65,6 +64,7 @@ def add_retention(
             above = Protocol({**content, "chance": asdict(_chance(row))})
             left = Ratio(row.retained, row.retained_stderr, row.n)
             metric = left.as_metric(f"{task}/{row.what}_retained{suffix}", "fraction", "higher", above, 0.0)
+            metric = replace(metric, ends=(row.retained_low, row.retained_high))
             _add(differences, metric, pairs, _shares_of_retained(row, pairs))
 
 
@@ -119,7 +119,7 @@ def text_retained(
     """
     every = list(_accuracies(rows, checkpoint, base))
     of_all = [row for row, _, _ in every if row.scope == "all"]
-    retained = Retained([], {}, [row.what for row in of_all], [row.what for row in of_all if row.retained is None])
+    retained = Retained([], [row.what for row in of_all], [row.what for row in of_all if row.retained is None])
     for scope in SCOPES:
         in_scope = [each for each in every if each[0].scope == SCOPES[scope]]
         ratio = _Retention.of([(row, pairs) for row, _, pairs in in_scope])
@@ -135,9 +135,8 @@ def text_retained(
         }
         items = keep_shares(name, ratio.linear, checkpoint.items)
         left = Ratio(ratio.linear.value, ratio.stderr, ratio.n)
-        retained.metrics.append(left.as_metric(name, "fraction", "higher", Protocol(content), 0.0, items))
-        if (interval := ratio.interval()) is not None:
-            retained.intervals[name] = interval
+        metric = left.as_metric(name, "fraction", "higher", Protocol(content), 0.0, items)
+        retained.metrics.append(replace(metric, ends=ends_of(ratio.interval())))
     return retained
 
 

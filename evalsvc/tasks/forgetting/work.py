@@ -21,11 +21,7 @@ from evalsvc.language.evaluation import DocumentAnswers, plan_documents
 from evalsvc.language.flips import flips
 from evalsvc.language.results import Results
 from evalsvc.language.scoring import IdCounts
-from evalsvc.metrics.intervals import Interval, value_interval
-from evalsvc.metrics.item_numbers import Item, item_numbers
-from evalsvc.metrics.paired import spread_of
-from evalsvc.metrics.ratio import Ratio
-from evalsvc.spec.protocol import MetricValue
+from evalsvc.metrics.value_interval import with_intervals
 from evalsvc.tasks.forgetting.base_comparison import Differences
 from evalsvc.tasks.forgetting.page import Flipped, Report
 from evalsvc.tasks.forgetting.retention import add_retention, centred, text_retained
@@ -189,7 +185,8 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
         report.rows += rows
         report.parts += benchmark_parts(results, base)
         report.recovered = recovered(results, base)
-        report.over_benchmarks += [(metric, retained.intervals.get(metric.name)) for metric in above]
+        above = with_intervals(above, self.task.kind, results.items)
+        report.over_benchmarks += above
         report.flipped += self._flipped(self.load(context), rows, results, base)
         items = [{"benchmark": self.task.name, "index": index, **row} for index, row in differences.numbers.items()]
         metrics = [*results.metrics, *differences.metrics, *above]
@@ -217,18 +214,15 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
         measures = measure_text(self.task.name, self.task.icl_positions, shards, outputs)
         report.rows += measures.rows
         report.parts += measures.parts
-        report.of_text += [
-            (metric, _interval(metric, measures.items))
-            for metric in measures.metrics
-            if metric.name.rpartition("/")[2] in SHOWN_OF_TEXT
-        ]
+        metrics = with_intervals(measures.metrics, self.task.kind, measures.items)
+        report.of_text += [metric for metric in metrics if metric.name.rpartition("/")[2] in SHOWN_OF_TEXT]
         remedy = "raise `max_length` if the model allows it, or use shorter texts"
         lost = sum(output.cut for output in outputs)
         cut = cut_inputs(f"{self.task.name}/loss", "texts", lost, len(measures.items), remedy)
         # If the table has text only, its loss within text is the loss.
         loss = f"{self.task.name}/loss_within" if shards[0].within else f"{self.task.name}/loss"
         warnings = [*worse_than_guessing(measures.metrics, [loss] if context.is_first else [], AT_FIRST), *cut]
-        return TaskResult(measures.metrics, measures.items, measures.notes, warnings=warnings)
+        return TaskResult(metrics, measures.items, measures.notes, warnings=warnings)
 
     def _plan_text(self, context: Context, base: Context, is_base: bool) -> Iterator[TextShard]:
         if self.task.text is None:
@@ -298,13 +292,6 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
         return compare(
             sides[0], sides[-1], text_passages, self.task.icl_positions, context.batch_tokens, context.report
         )
-
-
-def _interval(metric: MetricValue, items: Sequence[Item]) -> Interval | None:
-    """Return the interval of a metric that is computed from `items`."""
-    numbers = item_numbers(items, metric.name, metric.items, metric.grouped_by)
-    ratio = Ratio(metric.value, metric.stderr, metric.n, metric.groups)
-    return value_interval(ratio, metric.unit, items=spread_of(numbers))
 
 
 def _planned(base: Context) -> Base:

@@ -1,11 +1,9 @@
-"""What the findings read: intervals between seeds, and of shares."""
+"""What the findings read: intervals between seeds."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
-from study.measured import Estimate, of_share, over_seeds, plain_curve
+from study.measured import over_seeds
 
 
 def test_an_interval_between_seeds_is_students() -> None:
@@ -20,12 +18,3 @@ def test_an_interval_between_seeds_is_students() -> None:
 def test_one_seed_has_no_interval_between_seeds() -> None:
     estimate = over_seeds([1.5])
     assert (estimate.value, estimate.low, estimate.deviation) == (1.5, None, None)
-
-
-def test_a_share_of_right_answers_stays_below_one() -> None:
-    point = plain_curve("pretrained", "cloze/acc", "fraction", [(0, Estimate(0.96, None, None))]).points[0]
-    share = of_share(replace(point, n=24, stderr=(0.96 * 0.04 / 23) ** 0.5))
-    assert share.value == 0.96
-    assert share.low is not None
-    assert share.high is not None
-    assert share.low < 0.96 < share.high < 1

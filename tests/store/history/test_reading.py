@@ -80,6 +80,7 @@ def test_columns_and_buckets(store: Store, x: str) -> None:
                 assert item.value == [number_to_json(point.value) for _, point in expected]
                 assert item.stderr == [point.stderr for _, point in expected]
                 assert item.n == [point.n for _, point in expected]
+                assert list(zip(item.low, item.high, strict=True)) == [point.ends for _, point in expected]
                 assert item.omitted == bucketed.omitted == len(history[item.metric]) - len(placed)
                 same_buckets(bucketed, buckets(expected, sampled.start, sampled.width))
 

@@ -39,7 +39,7 @@ def report(*flipped: Flipped) -> Report:
         [*rows, *text],
         benchmark_parts(own, base),
         recovered(own, base),
-        [(metric, retained.intervals.get(metric.name)) for metric in retained.metrics],
+        retained.metrics,
         flipped=list(flipped),
     )
 

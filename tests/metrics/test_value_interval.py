@@ -1,0 +1,224 @@
+"""The interval of a single value: that of the metric's kind of numbers, within the range of the metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from evalsvc.metrics.definitions import Range, range_of
+from evalsvc.metrics.intervals import MIN_ITEMS, Interval, Spread, confidence_interval
+from evalsvc.metrics.item_numbers import Numbers
+from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
+from evalsvc.metrics.value_interval import value_interval, with_intervals
+from evalsvc.spec.protocol import MetricValue, Protocol
+
+Array = np.ndarray
+
+
+def numbers(*columns: Sequence[float], groups: Sequence[int] | None = None) -> Numbers:
+    return Numbers([(None, index) for index in range(len(columns[0]))], columns, groups)
+
+
+def answers(right: int, n: int) -> tuple[Ratio, Numbers]:
+    values = [1.0] * right + [0.0] * (n - right)
+    ratio = ratio_of_sums(values, [1] * n)
+    assert ratio is not None
+    return ratio, numbers(values)
+
+
+def ends(interval: Interval | None) -> tuple[float, float]:
+    assert interval is not None
+    return interval.low, interval.high
+
+
+@pytest.mark.parametrize(("right", "n"), [(20, 20), (57, 60), (0, 9)])
+def test_of_answers_is_wilsons(right: int, n: int) -> None:
+    """20 right of 20 are not 1 ± 0."""
+    ratio, items = answers(right, n)
+    expected = stats.binomtest(right, n).proportion_ci(method="wilson")
+    found = ends(value_interval(ratio, "fraction", "share", items))
+    assert found == pytest.approx((expected.low, expected.high), abs=0.01), "with the sample's own variance"
+
+
+def test_a_fraction_that_is_no_share_is_not_wilsons() -> None:
+    """What is left of an ability may exceed 1 or fall below 0: .0061 ± .046 lay between .00003 and .58."""
+    left = Ratio(0.0061, 0.046, 100)
+    assert value_interval(left, "fraction") == confidence_interval(0.0061, Spread(0.046, 99))
+
+
+def test_answers_in_groups_or_with_weights_are_no_shares() -> None:
+    """Wilson's interval with the normal quantile covers the truth in .83 of eight weighted items."""
+    hits = [1.0, 0.0] * 10
+    grouped = numbers(hits, groups=[index // 2 for index in range(20)])
+    weighted = numbers(hits, [1.0 + index % 3 for index in range(20)])
+    ratio, alone = answers(8, 20)
+    wilson = ends(value_interval(ratio, "fraction", "share", alone))
+    assert all(ends(value_interval(ratio, "fraction", "share", items)) != wilson for items in (grouped, weighted))
+
+
+def test_of_a_perplexity_is_that_of_the_loss() -> None:
+    loss, items = Ratio(2.0, 0.3, 25), numbers([2.0 + 0.3 * math.sin(index) for index in range(25)])
+    found = ends(value_interval(perplexity(loss), "perplexity", "any", items))
+    low, high = ends(value_interval(loss, "nats/token", "positive", items))
+    assert found == pytest.approx((math.exp(low), math.exp(high)))
+
+
+def test_counts_groups() -> None:
+    assert value_interval(Ratio(2.0, 0.3, 100, 10)) == confidence_interval(2.0, Spread(0.3, 9))
+
+
+def test_of_known_items_is_guarded_against_their_skew_and_weights() -> None:
+    skewed = numbers([float(index**3) for index in range(20)])
+    ratio = ratio_of_sums(skewed.columns[0], [1] * 20)
+    assert ratio is not None
+    low, high = ends(value_interval(ratio, numbers=skewed))
+    assert ratio.value - low < high - ratio.value
+    one_heavy = numbers([1.0, 2.0] * 5, [1e6, *[1.0] * 9])
+    assert value_interval(Ratio(2.0, 0.3, 10), numbers=one_heavy) is None
+
+
+@pytest.mark.parametrize(
+    "ratio",
+    [
+        Ratio(0.5, 0.1, MIN_ITEMS - 1),
+        Ratio(0.5, None, 99),
+        Ratio(math.nan, 0.1, 99),
+        Ratio(0.5, 0.1, 99, 7),
+        Ratio(0.5, 0.0, 99),
+        Ratio(0.1, 1.4e-18, 99),
+    ],
+    ids=["few items", "no error", "no number", "few groups", "equal items", "equal but for rounding"],
+)
+def test_no_claim(ratio: Ratio) -> None:
+    assert value_interval(ratio) is None
+
+
+def lengths(random: np.random.Generator, n: int) -> Array:
+    return np.maximum(2, np.round(random.lognormal(3.4, 0.8, n)))
+
+
+def left(random: np.random.Generator, n: int) -> tuple[list[Array], None]:
+    """Shares of a value near 0 that is no mean of answers."""
+    return [random.normal(0.02, 0.5, n)], None
+
+
+def weighted_share(share: float) -> Callable[[np.random.Generator, int], tuple[list[Array], None]]:
+    def draw(random: np.random.Generator, n: int) -> tuple[list[Array], None]:
+        weights, chances = lengths(random, n), random.beta(5 * share, 5 - 5 * share, n)
+        return [random.binomial(weights.astype(int), chances).astype(float), weights], None
+
+    return draw
+
+
+def clustered(random: np.random.Generator, n: int) -> tuple[list[Array], Array]:
+    """Five answers of each of n groups."""
+    chances = random.beta(1.4, 0.6, n)
+    return [(random.random((n, 5)) < chances[:, None]).astype(float).ravel()], np.repeat(np.arange(n), 5)
+
+
+def lognormal(sigma: float) -> Callable[[np.random.Generator, int], tuple[list[Array], None]]:
+    def draw(random: np.random.Generator, n: int) -> tuple[list[Array], None]:
+        weights = lengths(random, n)
+        return [random.lognormal(-sigma * sigma / 2, sigma, n) * weights, weights], None
+
+    return draw
+
+
+@pytest.mark.parametrize(
+    ("draw", "of", "truth", "least"),
+    [
+        (left, "any", 0.02, 0.92),
+        (weighted_share(0.9), "share", 0.9, 0.92),
+        (weighted_share(0.5), "share", 0.5, 0.92),
+        (clustered, "share", 0.7, 0.92),
+        (lognormal(1), "positive", 1.0, 0.91),
+        (lognormal(2), "positive", 1.0, 0.84),
+    ],
+    ids=["no share", "weighted .9", "weighted .5", "clustered", "KL", "mass of images"],
+)
+@pytest.mark.parametrize("n", [8, 20, 50])
+def test_covers_the_truth(
+    draw: Callable[[np.random.Generator, int], tuple[list[Array], Array | None]],
+    of: Range,
+    truth: float,
+    least: float,
+    n: int,
+) -> None:
+    """Of 400 samples, and no end is where the metric cannot be. Wilson's interval of weighted shares covers .83 to .89
+    of .95, and the interval of skewed means without logarithms .68 to .92, with an end below zero in up to .86."""
+    random = np.random.default_rng(n)
+    held = known = 0
+    for _ in range(400):
+        columns, groups = draw(random, n)
+        items = numbers(*(column.tolist() for column in columns), groups=None if groups is None else groups.tolist())
+        weights = columns[1].tolist() if len(columns) > 1 else [1.0] * len(columns[0])
+        ratio = ratio_of_sums(columns[0].tolist(), weights, items.groups)
+        assert ratio is not None
+        interval = value_interval(ratio, "", of, items)
+        if interval is None:
+            continue
+        known += 1
+        held += interval.low <= truth <= interval.high
+        assert of == "any" or interval.low >= 0
+        assert of != "share" or interval.high <= 1
+    assert known > 390
+    assert held / known >= least
+
+
+class TestWithIntervals:
+    def metric(self, name: str, value: float, *keys: str, **fields: Any) -> MetricValue:
+        return MetricValue(name, value, 0.1, 10, "fraction", "higher", Protocol({}), items=keys, **fields)
+
+    def test_are_of_the_items_of_the_metrics_benchmark(self) -> None:
+        rows = {"a": [1.0, 0.0] * 5, "b": [0.5, 0.7] * 5}
+        items = [
+            {"benchmark": name, "index": index, "acc": value}
+            for name, row in rows.items()
+            for index, value in enumerate(row)
+        ]
+        metrics = [self.metric(f"{name}/acc", 0.5, "acc") for name in rows]
+        a, b = with_intervals(metrics, "language", items)
+        ratio = Ratio(0.5, 0.1, 10)
+        assert a.ends == ends(value_interval(ratio, "fraction", "share", numbers(rows["a"])))
+        assert b.ends == ends(value_interval(ratio, "fraction", "share", numbers(rows["b"])))
+        assert a.ends != b.ends
+
+    def test_linearised_shares_are_no_answers(self) -> None:
+        """The shares of a mean over benchmarks are all 1 if every answer is right."""
+        items = [{"benchmark": "a", "index": index, "group/acc": 1.0} for index in range(10)]
+        (found,) = with_intervals([self.metric("group/acc", 1.0, "group/acc")], "language", items)
+        assert found.ends == (confidence_interval(1.0, Spread(0.1, 9)).low, 1.0)
+
+    def test_ends_of_the_task_stay(self) -> None:
+        """Those of Fieller's interval, and none where it has no end."""
+        for own in ((0.2, 1.4), (None, None)):
+            (found,) = with_intervals([self.metric("forgetting/text_retained", 0.9, ends=own)], "forgetting")
+            assert found.ends == own
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "unit", "expected"),
+    [
+        ("loss", "text", "nats/token", "positive"),
+        ("loss", "general_text_gap", "nats/token", "any"),
+        ("forgetting", "acc_norm_within", "fraction", "share"),
+        ("forgetting", "arc_easy_acc_change", "fraction", "any"),
+        ("forgetting", "text_retained", "fraction", "any"),
+        ("forgetting", "centred", "fraction", "any"),
+        ("language", "mean", "fraction", "share"),
+        ("language", "mean", "bits/byte", "positive"),
+        ("language", "f1", "score", "any"),
+        ("text_to_image", "kid", "distance", "any"),
+        ("text_to_image", "fid64", "distance", "distance"),
+        (None, "image_mass", "probability", "probability"),
+        (None, "fid", "points", "any"),
+        ("of another package", "anything", "", "any"),
+    ],
+)
+def test_the_range_of_a_metric(kind: str | None, name: str, unit: str, expected: Range) -> None:
+    assert range_of(kind, name, unit) == expected

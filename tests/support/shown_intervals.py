@@ -1,0 +1,114 @@
+"""The intervals of a checkpoint's values on everything that shows intervals: REST, tables, CSV, charts and commands."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+
+from evalsvc.client import Client
+from evalsvc.metrics.definitions import main_metric
+from evalsvc.spec.documents import MetricDifference
+from evalsvc.spec.names import parse_checkpoint
+from evalsvc.web.shown import number
+
+Ends = tuple[float | None, float | None]
+Shown = dict[tuple[str, str], Ends]
+"""Lower and upper end by metric and id of the protocol."""
+
+Run = Callable[..., str]
+"""A function that runs a command of `evalsvc` and returns what it prints."""
+
+
+def stored_intervals(client: Client, checkpoint: str) -> Shown:
+    """Return the intervals of the result of a checkpoint."""
+    run, step, _ = parse_checkpoint(checkpoint)
+    return {(each.name, each.protocol): (each.low, each.high) for each in client.results(run, step).metrics}
+
+
+def shown_intervals(client: Client, url: str, checkpoint: str, run_command: Run) -> Mapping[str, Shown]:
+    """Return the intervals of a run with one checkpoint, by the place that shows them."""
+    run, step, _ = parse_checkpoint(checkpoint)
+    metrics = client.results(run, step).metrics
+    page = httpx.get(f"{url}/compare", params={"a": checkpoint, "b": checkpoint}).text
+    table = client.table([run])
+    columns = zip(table["metric"], table["protocol"], table["low"], table["high"], strict=True)
+    history_of = ("history", run, "--all", "--format")
+    compared = client.compare(checkpoint, checkpoint).contrasts
+    command = json.loads(run_command("compare", checkpoint, checkpoint, "--format", "json"))["contrasts"]
+    return {
+        "history": _of_series(client.history(run).series),
+        "REST": _of_json(httpx.get(f"{url}/v1/runs/{run}/metrics").json()["series"]),
+        "buckets": _of_series(client.buckets(run, points=5).series),
+        "summary": {
+            (each.metric, each.protocol): (each.latest.low, each.latest.high)
+            for each in client.summary(run)
+            if each.latest
+        },
+        "table": {(metric, protocol): (low, high) for metric, protocol, low, high in columns},
+        "comparison": {
+            (row.metric, side.protocol): (side.low, side.high) for row in compared for side in (row.a, row.b) if side
+        },
+        "compare page": _of_page(page, compared),
+        "curve.csv": _of_panels(url, run, metrics),
+        "chart": _of_charts(url, run, metrics),
+        "history --format csv": _of_rows(csv.DictReader(io.StringIO(run_command(*history_of, "csv")))),
+        "history --format json": _of_json(json.loads(run_command(*history_of, "json"))["series"]),
+        "compare --format json": {
+            (row["metric"], row["a"]["protocol"]): (row["a"]["low"], row["a"]["high"]) for row in command
+        },
+    }
+
+
+def _of_series(series: Iterable[Any]) -> Shown:
+    return {(each.metric, each.protocol): (each.low[-1], each.high[-1]) for each in series}
+
+
+def _of_json(series: Iterable[Mapping[str, Any]]) -> Shown:
+    return {(each["metric"], each["protocol"]): (each["low"][-1], each["high"][-1]) for each in series}
+
+
+def _of_rows(rows: Iterable[Mapping[str, str]]) -> Shown:
+    return {(row["metric"], row["protocol"]): (_number(row["low"]), _number(row["high"])) for row in rows}
+
+
+def _of_page(page: str, compared: Sequence[MetricDifference]) -> Shown:
+    """Return the intervals that the page shows with five digits; companions, which have no row, count as shown."""
+    sides = {row.metric: row.a for row in compared if row.a is not None}
+    shown: Shown = {}
+    for metric, side in sides.items():
+        is_shown = main_metric(metric, sides) is not None or f"{number(side.low)} … {number(side.high)}" in page
+        shown[metric, side.protocol] = (side.low, side.high) if is_shown or side.low is None else (None, None)
+    return shown
+
+
+def _number(cell: str) -> float | None:
+    return float(cell) if cell else None
+
+
+def _panel(url: str, kind: str, run: str, metric: Any) -> httpx.Response:
+    query = urlencode({"run": run, "metric": metric.name, "protocol": metric.protocol})
+    return httpx.get(f"{url}/panels/curve.{kind}?{query}").raise_for_status()
+
+
+def _of_panels(url: str, run: str, metrics: Iterable[Any]) -> Shown:
+    """Return the intervals in the file that a panel offers."""
+    shown: Shown = {}
+    for metric in metrics:
+        (row,) = csv.DictReader(io.StringIO(_panel(url, "csv", run, metric).text))
+        shown[metric.name, metric.protocol] = (_number(row["low"]), _number(row["high"]))
+    return shown
+
+
+def _of_charts(url: str, run: str, metrics: Iterable[Any]) -> Shown:
+    """Return the intervals that a chart draws as a band, and shows next to the pointer."""
+    shown: Shown = {}
+    for metric in metrics:
+        (row,) = _panel(url, "json", run, metric).json()["datasets"]["points"]
+        shown[metric.name, metric.protocol] = (row.get("low"), row.get("high"))
+    return shown
