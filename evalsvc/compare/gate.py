@@ -126,13 +126,10 @@ def _ruled(candidate: Result, baseline: Result, rules: Sequence[Rule]) -> Iterat
     A value that only the candidate has is yielded, as new, only if no value of the baseline was refused for its
     protocol: otherwise the value is the other side of the refusal.
     """
-
     known = {**baseline.values, **candidate.values}
 
     def rule_for(name: str) -> Rule | None:
-        rule = next((rule for rule in rules if rule.matches(name)), None)
-        is_judged = rule is None or rule.judges_companions or main_metric(name, known) is None
-        return rule if is_judged else None
+        return next((rule for rule in rules if rule.judges(name, known)), None)
 
     def wants(name: str) -> bool:
         rule = rule_for(name)
@@ -180,7 +177,7 @@ def tell_comparisons_apart(
 
 def _require_sides(rule: Rule, baseline: Result) -> None:
     """Raise InvalidRequest for a rule that matches only metrics without a better side: the rule would do nothing."""
-    matched = [name for name in baseline.values if rule.matches(name)]
+    matched = [name for name in baseline.values if rule.judges(name, baseline.values)]
     if matched and not any(_has_side(rule, name, baseline) for name in matched):
         raise InvalidRequest(
             f"the rule for {rule.metric}: it is not known whether lower or higher is better of {', '.join(matched)}; "
@@ -196,7 +193,17 @@ def _has_side(rule: Rule, name: str, result: Result) -> bool:
 
 
 def _unmatched(rule: Rule, candidate: Result, baseline: Result) -> Iterator[str]:
-    """Yield the problem of a rule that matches no metric of the baseline, unless the rule says `missing: ignore`."""
+    """Yield the problem of a rule that matches no metric of the baseline, unless the rule says `missing: ignore`.
+
+    A pattern that matches only companions would judge nothing, whatever the rule says.
+    """
+    mains = {name: main_metric(name, baseline.values) for name in baseline.values if rule.matches(name)}
+    if mains and not any(rule.judges(name, baseline.values) for name in mains):
+        name, main = next(iter(mains.items()))
+        yield (
+            f"the rule for {rule.metric} matches only metrics that repeat the verdict of another, such as {name}; "
+            f"write the whole name of one, or a rule for {main}"
+        )
     if rule.missing == "ignore" or any(rule.matches(name) for name in baseline.values):
         return
     if any(rule.matches(name) for name in candidate.values):

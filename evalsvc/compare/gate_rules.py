@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evalsvc.errors import InvalidRequest, UnknownName, os_reason
+from evalsvc.metrics.definitions import main_metric
 from evalsvc.metrics.student import upper_tail
 from evalsvc.spec.documents.comparisons import Family
 from evalsvc.spec.suite import check_keys, validation_message
@@ -34,11 +35,9 @@ class Rule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    judges_companions: ClassVar[bool] = True
-    """Whether the rule judges companions too, such as the perplexity of a loss, which repeat their metric's verdict."""
-
     metric: str = Field(min_length=1)
-    """Name of a metric, or a pattern for several metrics: `arc_*/acc`. The first rule that matches a metric applies."""
+    """Name of a metric, or a pattern for several metrics: `arc_*/acc`. The first rule that matches a metric applies.
+    Patterns leave out companions, such as the perplexity of a loss, which would repeat the verdict of their metric."""
     direction: Literal["lower", "higher"] | None = None
     """Better direction [the metric's own]."""
     absolute: float = Field(default=0.0, ge=0, allow_inf_nan=False)
@@ -70,14 +69,15 @@ class Rule(BaseModel):
         """Return whether the rule is for the metric `name`."""
         return name == self.metric or fnmatchcase(name, self.metric)
 
+    def judges(self, name: str, known: Collection[str]) -> bool:
+        """Return whether the rule matches a metric, and names the metric in full if the metric is a companion.
 
-class DefaultRule(Rule):
-    """Rule of a gate without a file of rules."""
+        `known` are the names of all metrics: without its main metric, a companion is none.
+        """
+        return self.matches(name) and (name == self.metric or main_metric(name, known) is None)
 
-    judges_companions: ClassVar[bool] = False
 
-
-EVERYTHING = (DefaultRule(metric="*"),)
+EVERYTHING = (Rule(metric="*"),)
 """Rules of a gate without a file of rules: every metric that has a better side is judged, except companions."""
 
 

@@ -175,9 +175,10 @@ def judge_look(trial: Trial, both: Both) -> list[Comparison] | None:
 
     stage = Stage(chances, both.last)
     comparisons = list(_numbered(compare(both.candidate, both.baseline, trial.rules, stage=stage).comparisons))
+    known = {**both.baseline.values, **both.candidate.values}
     for key, comparison in comparisons:
         if key not in trial.settled:
-            rule = next(rule for rule in trial.rules if rule.matches(comparison.metric))
+            rule = next(rule for rule in trial.rules if rule.judges(comparison.metric, known))
             decided = _decision(comparison, rule, both.last)
             if decided is not None:
                 trial.settled[key] = decided

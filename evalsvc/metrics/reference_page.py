@@ -134,7 +134,7 @@ def facts(definition: Definition) -> Iterator[tuple[str, str]]:
         yield "two checkpoints", f"not compared item by item: {definition.pairs}"
     if definition.companion_of is not None:
         mains = dict.fromkeys(str(definition.main_name(name)) for name in definition.names)
-        yield "shown", f"next to {', '.join(f'`{name}`' for name in mains)}; judged by no default rule of the gate"
+        yield "shown", f"next to {', '.join(f'`{name}`' for name in mains)}; judged by no pattern of the gate's rules"
     if definition.least > 1:
         yield "least", f"{definition.least:,} items"
     if definition.estimator:

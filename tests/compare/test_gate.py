@@ -40,17 +40,30 @@ def verdicts(found: Report) -> dict[str, str]:
     return {comparison.metric: comparison.verdict for comparison in found.comparisons}
 
 
-def test_perplexities_are_judged_by_no_default_rule() -> None:
+@pytest.mark.parametrize("rules", [EVERYTHING, (Rule(metric="pairs/*"),)])
+def test_patterns_judge_no_perplexities(rules: Sequence[Rule]) -> None:
     """A loss that got worse counted twice, and the false alarms of a gate with it."""
     sides = [result(*(value(f"pairs/{name}", number) for name in ("text", "text_perplexity"))) for number in (1.0, 2.0)]
-    found = compare(sides[1], sides[0], EVERYTHING)
+    found = compare(sides[1], sides[0], rules)
     assert verdicts(found) == {"pairs/text": "worse"}
     assert found.alarms is not None
     assert found.alarms.metrics == 1
-    asked = compare(sides[1], sides[0], (Rule(metric="*_perplexity"),))
-    assert verdicts(asked) == {"pairs/text_perplexity": "worse"}
+    named = compare(sides[1], sides[0], (*rules, Rule(metric="pairs/text_perplexity", absolute=9.0)))
+    assert verdicts(named) == {"pairs/text": "worse", "pairs/text_perplexity": "within_tolerance"}
     alone = result(value("pairs/text_perplexity", 1.0))
-    assert verdicts(compare(alone, alone, EVERYTHING)) == {"pairs/text_perplexity": "within_tolerance"}
+    assert verdicts(compare(alone, alone, rules)) == {"pairs/text_perplexity": "within_tolerance"}
+
+
+@pytest.mark.parametrize("missing", ["fail", "ignore"])
+def test_a_pattern_for_perplexities_only_is_a_problem(missing: str) -> None:
+    """Such a rule judges nothing, and must not guard nothing in silence."""
+    side = result(value("pairs/text", 1.0), value("pairs/text_perplexity", 2.0))
+    found = compare(side, side, (Rule(metric="*_perplexity", missing=missing), Rule(metric="*")))
+    assert found.outcome == Outcome.NOT_JUDGED
+    assert found.problems == (
+        "the rule for *_perplexity matches only metrics that repeat the verdict of another, such as "
+        "pairs/text_perplexity; write the whole name of one, or a rule for pairs/text",
+    )
 
 
 class TestVerdict:

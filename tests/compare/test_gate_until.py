@@ -128,6 +128,13 @@ class TestLook:
             ("t/y", "within_noise", 1024),
         ]
 
+    def test_a_named_perplexity_is_looked_at_by_the_rule_that_names_it(self) -> None:
+        """The pattern before it does not judge the perplexity, so its level is not that of the look."""
+        trial = Trial("t", [RULE.model_copy(update={"metric": "t/*"}), Rule(metric="t/text_perplexity")])
+        made = map(join, sides(noise(0.0), 256, "t/text"), sides(noise(0.0), 256, "t/text_perplexity"))
+        assert judge_look(trial, Both(*made, 256, 1024, "images", last=False)) is None
+        assert [round(seen.level, 5) for seen in trial.looks] == [0.025, 0.00135]
+
     def test_a_metric_that_a_rule_names_is_waited_for(self) -> None:
         """FID on 2,048 features begins with 2,049 images; a look before must not pass it unseen."""
         trial = Trial("t", [Rule(metric="t/fid"), RULE])
