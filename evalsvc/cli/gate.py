@@ -123,9 +123,10 @@ def gate(
     """Pass or fail a checkpoint by a comparison with a baseline, as in CI.
 
     The exit code is 0 if no metric is worse. It is 1 if a metric is worse, and for weights that compute NaN or
-    infinity. It is 2 if the gate could not judge: a metric is missing, was measured by another protocol, has neither a
-    known noise nor a tolerance, or is less certain than its rule asks; or an option, suite, rule or file is wrong; or
-    the service does not answer. It is 3 if there is no baseline, and 4 after --timeout.
+    infinity. It is 2 if the gate could not judge: a metric is missing, was measured by another protocol, has fewer than
+    8 items, has neither a known noise nor a tolerance, lacks items on a side, or is less certain than its rule asks; or
+    an option, suite, rule or file is wrong; or the service does not answer. It is 3 if there is no baseline, and 4
+    after --timeout.
 
     With --until decided, CANDIDATE and --baseline are weights. Both are sampled on the same prompts with the same
     noise. The gate looks at the values at most eight times, and stops when every metric of the rules is decided or a

@@ -29,8 +29,8 @@ class Rule(BaseModel):
     McNemar's exact test for items that are right or wrong, so the level also holds for few items. The level is that of
     one metric; see `Family`.
 
-    If the noise is not known (no standard error, or fewer than 8 items), a tolerance that the rule states decides
-    alone. Without such a tolerance, the metric is not judged.
+    If a value has no standard error, a tolerance that the rule states decides alone. Without such a tolerance, or with
+    fewer than 8 independent items, the metric is not judged.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -49,6 +49,9 @@ class Rule(BaseModel):
     metric is called worse in one build of 44, with 3 in one of 740; with several metrics a build fails more often."""
     missing: Literal["fail", "ignore"] = "fail"
     """Handling of a metric that the candidate or the baseline lacks."""
+    left_out: float = Field(default=0.0, ge=0, le=1)
+    """Largest share of the items of a side that the other side may lack, because the difference leaves such items out.
+    A metric that lacks more is not judged. A task with `until` may stop earlier on one side."""
     inconclusive: Literal["pass", "fail"] = "pass"
     """Handling of a metric within the noise, which may be worse by more than the tolerance. With `fail` the metric is
     not judged, and the gate does not pass."""

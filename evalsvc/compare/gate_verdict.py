@@ -30,10 +30,10 @@ Verdict = Literal[
     "ignored",
 ]
 """Verdict on a metric. `worse`, `better`: beyond the tolerance and beyond the noise. `within_tolerance`: the metric is
-worse by more than the tolerance at no point of its interval, or did not change. `within_noise`: none of these, so the
-metric may be worse by more than the tolerance. `not_judged`: the noise is not known and the rule states no tolerance,
-or the rule asks for more certainty than there is. `new`: only the candidate has the value. `ignored`: the value is
-missing, and the rule allows that."""
+worse by more than the tolerance at no point of its interval, or did not change and the rule states no tolerance.
+`within_noise`: none of these, so the metric may be worse by more than the tolerance. `not_judged`: there are too few
+items, or neither noise nor tolerance is known, or a side lacks items of the other, or the rule asks for more certainty
+than there is. `new`: only the candidate has the value. `ignored`: the value is missing, and the rule allows that."""
 
 LEAST_TAIL = 1e-300
 """Smallest probability that a bound is computed for: quantiles of smaller ones overflow in float64."""
@@ -45,12 +45,16 @@ class Difference:
 
     value: float
     stderr: float | None
-    """Standard error; None if it is not known, so that only a tolerance that the rule states can decide."""
+    """Standard error; None if it is not known."""
     basis: Basis
     n: int
     """Number of paired items; without pairs, the number of items of the smaller side."""
     groups: int | None
     """Independent groups of the `n` items; None if every item is its own group."""
+    n_only_baseline: int
+    """Number of items that the candidate lacks; the difference leaves them out."""
+    n_only_candidate: int
+    """Number of items that the baseline lacks; the difference leaves them out."""
     low: float | None
     """Lower end of the interval, which is above the true difference with probability `level`; None if not known."""
     high: float | None
@@ -99,7 +103,36 @@ class Gap:
     @property
     def has_noise(self) -> bool:
         """Whether chance can decide: the rule considers noise, and the noise or an exact p-value is known."""
-        return self.rule.standard_errors > 0 and math.isfinite(self.worse) and self._p is not None
+        known = math.isfinite(self.worse) and self._p is not None
+        return self.rule.standard_errors > 0 and known and not self.lacks_items
+
+    @property
+    def left_out(self) -> str:
+        """The number of items that each side lacks, as a clause; empty if no item is left out of the difference."""
+        lacking = {"the candidate": self.distance.n_only_a, "the baseline": self.distance.n_only_b}
+        n = self.distance.n
+        return " and ".join(f"{side} lacks {some:,} of {n + some:,} items" for side, some in lacking.items() if some)
+
+    @property
+    def lacks_items(self) -> bool:
+        """Whether a side lacks more items of the other side than the rule allows.
+
+        Under one protocol both sides have the same items, and which items are lost is not due to chance: a file without
+        the wrong answers would pass. Only tasks with `until` end at a number of items of their own.
+        """
+        fewer, more = sorted((self.distance.n_only_a, self.distance.n_only_b))
+        measured = self.contrast.measured
+        if not fewer and "until" in measured.result.protocol(measured.metric.protocol):
+            return False
+        return more > self.rule.left_out * (self.distance.n + more)
+
+    @property
+    def too_few(self) -> bool:
+        """Whether the value is made of items, too few of them for an interval."""
+        spread, independent = self.distance.spread, self.distance.independent
+        if spread is None and not self.contrast.measured.metric.items:
+            return False
+        return 0 < independent < MIN_ITEMS or (spread is not None and spread.dof < 1)
 
     @property
     def alike(self) -> bool:
@@ -178,6 +211,8 @@ def judge(gap: Gap, tail: float, level: float, *, last: bool = True) -> tuple[Ve
     bounds = gap.bounds(tail)
     noise = None if bounds is None else max(gap.worse - bounds[0], 0.0)
     verdict, reason = _verdict(gap, bounds, tail, last)
+    if gap.left_out and gap.left_out not in reason:
+        reason = f"{reason}; {gap.left_out}"
     judged = verdict != "not_judged"
     ends: tuple[float | None, float | None] = (None, None)
     if bounds is not None:
@@ -189,6 +224,8 @@ def judge(gap: Gap, tail: float, level: float, *, last: bool = True) -> tuple[Ve
         basis=distance.basis,
         n=distance.n,
         groups=distance.groups,
+        n_only_baseline=distance.n_only_a,
+        n_only_candidate=distance.n_only_b,
         low=ends[0],
         high=ends[1],
         level=level if gap.has_noise else None,
@@ -202,10 +239,18 @@ def judge(gap: Gap, tail: float, level: float, *, last: bool = True) -> tuple[Ve
 
 def _verdict(gap: Gap, bounds: tuple[float, float] | None, tail: float, last: bool) -> tuple[Verdict, str]:
     worse, tolerance = gap.worse, gap.tolerance
-    # Before the last look, further samples may differ where all samples so far are alike.
-    if gap.alike and (last or bounds is None):
-        return "within_tolerance", "equal"
     side = f"{'worse' if worse > 0 else 'better'} by {abs(worse):.3g}" if worse else "equal in the mean"
+    in_both = f" in the {gap.distance.n:,} items that both sides have" if gap.left_out else ""
+    if gap.lacks_items:
+        allowed = f"`left_out` of the rule allows a share of {gap.rule.left_out:g}"
+        side = f"{'equal' if gap.alike else side}{in_both}"
+        return "not_judged", f"{side}, but {gap.left_out}, and {allowed}; measure both sides again"
+    if gap.alike:
+        # What the items that are equal so far leave possible in others may be more than a tolerance.
+        is_open = gap.too_few if bounds is None else bounds[1] > tolerance
+        if (last or bounds is None) and not (is_open and gap.rule.states_tolerance):
+            return "within_tolerance", f"equal{in_both}"
+        side = "equal in every item" if gap.distance.basis == "paired" else side
     if not math.isfinite(worse):
         return ("worse" if worse > 0 else "better"), f"{side}: a value that is not finite is not due to chance"
     if bounds is None:
@@ -230,23 +275,29 @@ def _exact(gap: Gap) -> str:
 
 def _inconclusive(gap: Gap, side: str, noise: float, bounds: tuple[float, float]) -> tuple[Verdict, str]:
     """Judge a metric whose interval reaches on both sides of the tolerance."""
-    rule, worse, tolerance, n = gap.rule, gap.worse, gap.tolerance, gap.distance.n
+    rule, worse, tolerance = gap.rule, gap.worse, gap.tolerance
     within = f"the noise {noise:.2g}" if worse <= 0 or bounds[0] <= 0 else f"the tolerance {tolerance:.2g}"
     result = f"{side}, within {within}{_exact(gap)}; worse by up to {bounds[1]:.3g} is not ruled out"
     if rule.max_noise is not None and noise > rule.max_noise:
-        cure = f"measure about {_items_for(n, noise, rule.max_noise)}"
+        cure = f"measure about {_items_for(gap, noise, rule.max_noise)}"
         return "not_judged", f"{side}, but the noise {noise:.2g} is above max_noise {rule.max_noise:g}; {cure}"
     if rule.inconclusive == "fail":
         reach, room = bounds[1] - worse, tolerance - worse
-        more = f"measure about {_items_for(n, reach, room)}, or give" if room > 0 else "measure more items, or give"
+        more = f"measure about {_items_for(gap, reach, room)}, or give" if room > 0 else "measure more items, or give"
         cure = f"{more} its rule a larger tolerance or `inconclusive: pass`"
         return "not_judged", f"{result}, and the tolerance is {tolerance:.2g}; {cure}"
     return "within_noise", result
 
 
-def _items_for(n: int, noise: float, wanted: float) -> str:
-    """Return the number of items at which the noise is `wanted`; `n` items have `noise`, which falls with √n."""
-    return f"{math.ceil(n * (noise / wanted) ** 2):,} items"
+def _items_for(gap: Gap, noise: float, wanted: float) -> str:
+    """Return the number of items at which the noise, which falls with √n, is `wanted`.
+
+    The noise of n answers that are all alike is z² / (n + z²) instead.
+    """
+    fall = (noise / wanted) ** 2
+    if gap.alike and gap.distance.flips is not None:
+        fall = noise * (1 - wanted) / ((1 - noise) * wanted)
+    return f"{math.ceil(gap.distance.n * fall):,} items"
 
 
 def _without_bounds(gap: Gap, side: str, tail: float) -> tuple[Verdict, str]:
@@ -264,6 +315,8 @@ def _without_bounds(gap: Gap, side: str, tail: float) -> tuple[Verdict, str]:
         if rule.inconclusive == "fail" or rule.max_noise is not None:
             return "not_judged", f"{few}; measure more items"
         return "within_noise", few
+    if gap.too_few:
+        return "not_judged", f"{side}, but the noise is not known: {unknown}; measure more items"
     if not rule.states_tolerance:
         cure = "give its rule (--rules) a tolerance, `absolute` or `relative`, which then decides alone"
         return "not_judged", f"{side}, but the noise is not known: {unknown}; {cure}"

@@ -378,7 +378,8 @@ class TestPage:
         defaults = dict(re.findall(r"(\w+): .*\[([\w.]+)\]", example))
         assert defaults == {
             key: f"{default:g}" if isinstance(default, float) else default or "any"
-            for key in ("absolute", "relative", "standard_errors", "missing", "inconclusive", "max_noise")
+            for key in Rule.model_fields
+            if key not in ("metric", "direction")
             for default in [Rule.model_fields[key].default]
         }
 

@@ -23,6 +23,7 @@ def test_defaults(tmp_path: Path) -> None:
         relative=0.001,
         standard_errors=3.0,
         missing="fail",
+        left_out=0.0,
         inconclusive="pass",
         max_noise=None,
     )
@@ -31,10 +32,10 @@ def test_defaults(tmp_path: Path) -> None:
 
 def test_every_key(tmp_path: Path) -> None:
     """`1e-2` is a string in YAML 1.1."""
-    numbers = "absolute: 1e-2, relative: 0, standard_errors: 2, max_noise: 0.5"
+    numbers = "absolute: 1e-2, relative: 0, standard_errors: 2, max_noise: 0.5, left_out: 0.1"
     words = "direction: higher, missing: ignore, inconclusive: fail"
     found = read(tmp_path, f"{{rules: [{{metric: a/b, {numbers}, {words}}}], family: holm}}")
-    fields = {"absolute": 0.01, "relative": 0, "standard_errors": 2, "max_noise": 0.5}
+    fields = {"absolute": 0.01, "relative": 0, "standard_errors": 2, "max_noise": 0.5, "left_out": 0.1}
     rule = Rule(metric="a/b", direction="higher", missing="ignore", inconclusive="fail", **fields)
     assert found == Rules((rule,), "holm")
 
@@ -49,6 +50,7 @@ def test_every_key(tmp_path: Path) -> None:
         ("rules: [{metric: a/b, relative: .nan}]", "rule 1: relative: .*finite"),
         ("rules: [{metric: a/b, direction: up}]", "rule 1: direction: .*'lower' or 'higher', found 'up'"),
         ("rules: [{metric: a/b, max_noise: 0}]", "rule 1: max_noise: .*greater than 0, found 0"),
+        ("rules: [{metric: a/b, left_out: 5}]", "rule 1: left_out: .*less than or equal to 1, found 5"),
         ("{rules: [{metric: a/b}], family: hol}", "no family is named 'hol'; did you mean 'holm'"),
         ("{rules: [{metric: a/b}], family: [1]}", r"no family is named '\[1\]'; available: holm, none"),
         ("rules: [a/b]", "rule 1 is 'a/b'; write a mapping with the key `metric`"),

@@ -196,7 +196,7 @@ class TestLevel:
         marks = [float(index % 2) for index in range(256)]
         items = {"t": [{"index": index, "t/x": mark} for index, mark in enumerate(marks)]}
         side = result(value("t/x", 0.5, 0.03, n=256, items=("t/x",)), items=items)
-        for tolerance, reasons in ((0.001, []), (0.5, ["equal in the mean; worse by"])):
+        for tolerance, reasons in ((0.001, []), (0.5, ["equal in every item; worse "])):
             trial = Trial("t", [RULE.model_copy(update={"absolute": tolerance})])
             found = judge_look(trial, Both(side, side, 256, 512, "images", last=False))
             assert [one.reason[:27] for one in found or ()] == reasons

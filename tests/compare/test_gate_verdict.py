@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from gate_documents import result, value
+from gate_documents import PROTOCOL, result, value
 
 from evalsvc.compare.contrast import contrast_results
 from evalsvc.compare.gate_rules import Rule
@@ -14,6 +14,7 @@ from evalsvc.compare.gate_verdict import Difference, Gap, judge, tails
 from evalsvc.metrics import mcnemar
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.metrics.student import critical_value
+from evalsvc.spec.protocol import Protocol
 
 NORMAL = Rule(metric="t/x", relative=0.0)
 """No tolerance."""
@@ -22,9 +23,16 @@ PLAIN = Rule(metric="t/x")
 """No tolerance of its own."""
 
 
-def of_sides(rule: Rule, higher: bool, before: Ratio, after: Ratio, items: Sequence[Sequence[float]] = ()) -> Gap:
-    """A metric of two results, with the items of both where it is made of items."""
-    made = {"items": ("x",)} if items else {}
+def of_sides(
+    rule: Rule,
+    higher: bool,
+    before: Ratio,
+    after: Ratio,
+    items: Sequence[Sequence[float | None]] = (),
+    protocol: Protocol = PROTOCOL,
+) -> Gap:
+    """A metric of two results, with the items of both where it is made of items; a side lacks an item that is None."""
+    made: dict[str, Any] = {"protocol": protocol, **({"items": ("x",)} if items else {})}
     direction = "higher" if higher else "lower"
     rows = [[{"index": index, "x": number} for index, number in enumerate(side)] for side in items] or [[], []]
     sides = [
@@ -103,16 +111,37 @@ class TestFourVerdicts:
             assert (said(changed)[0] == "worse") is worse
 
     def test_equal_items_are_within_the_tolerance_and_equal_means_of_others_are_not(self) -> None:
-        for alike in (gap([0.0] * 20), answers(15, 0, 0, NORMAL, 5), apart(0.0, NORMAL), apart(0.0, NORMAL, None)):
+        for alike in (gap([0.0] * 20), answers(15, 0, 0, PLAIN, 5), apart(0.0, PLAIN), apart(0.0, NORMAL, None)):
             assert said(alike)[:2] == ("within_tolerance", "equal")
         for by_chance in (gap([1.0, -1.0] * 10), answers(10, 5, 5, NORMAL)):
             verdict, reason, _ = said(by_chance)
             assert verdict == "within_noise"
             assert reason.startswith("equal in the mean, within the noise")
 
+    @pytest.mark.parametrize(("n", "verdict"), [(20, "not_judged"), (880, "not_judged"), (892, "within_tolerance")])
+    def test_equal_answers_are_within_a_stated_tolerance_only_if_there_are_enough(self, n: int, verdict: str) -> None:
+        """20 of 20 alike passed a tolerance of 0.01 that had to be proved, by an interval that reached to 0.31."""
+        rule = Rule(metric="t/x", absolute=0.01, relative=0, inconclusive="fail")
+        found = said(answers(n, 0, 0, rule))
+        assert (found[0], found[1] == "equal") == (verdict, verdict == "within_tolerance")
+        assert said(answers(n, 0, 0, Rule(metric="t/x", absolute=0.5)))[:2] == ("within_tolerance", "equal")
+        if n == 20:
+            assert found[1].startswith(
+                "equal in every item, within the noise 0.31 (exact p 1); worse by up to 0.31 is not"
+            )
+            assert "the tolerance is 0.01; measure about 892 items, or give its rule" in found[1]
+            noisy = said(answers(n, 0, 0, Rule(metric="t/x", absolute=0.01, max_noise=0.05)))
+            assert noisy[0] == "not_judged"
+            assert noisy[1].endswith("above max_noise 0.05; measure about 172 items")
+
+    def test_equal_values_of_two_samples_are_within_a_stated_tolerance_only_if_the_noise_is(self) -> None:
+        for tolerance, verdict in ((0.02, "within_noise"), (0.04, "within_tolerance")):
+            assert said(apart(0.0, Rule(metric="x", absolute=tolerance, relative=0)))[0] == verdict
+
     def test_without_noise_the_tolerance_decides(self) -> None:
         for n in (3, 100):
             rule = Rule(metric="x", standard_errors=0, absolute=0.05)
+            assert said(answers(n, 0, 0, rule))[:2] == said(apart(0.0, rule, n=n))[:2] == ("within_tolerance", "equal")
             assert said(apart(0.04, rule, n=n))[0] == "within_tolerance"
             verdict, _, difference = said(apart(0.06, rule, n=n))
             assert (verdict, difference.level) == ("worse", None)
@@ -148,8 +177,40 @@ class TestFewItems:
         assert found[0] == "not_judged"
         assert "7 items are too few, an interval needs 8" in found[1]
         assert (found[2].noise, found[2].low, found[2].level, found[2].fails_at) == (None, None, None, None)
-        stated = said(gap([1.0, 1.1, 1.2, 1.3, 1.1, 1.0, 1.2], Rule(metric="x", absolute=0.5)))
-        assert (stated[0], stated[2].fails_at) == ("worse", 0.5)
+
+    @pytest.mark.parametrize("n", [1, 2, 7])
+    def test_below_eight_items_a_tolerance_decides_nothing(self, n: int) -> None:
+        """An unchanged metric of 7 answers failed in 27 of 100 builds, without a word on false alarms."""
+        rule = Rule(metric="x", absolute=0.01)
+        found = [gap([1.0 + 0.1 * index for index in range(n)], rule), answers(n, 0, 0, rule), answers(0, n, 0, rule)]
+        for verdict, reason, difference in map(said, found):
+            assert (verdict, difference.fails_at, difference.level) == ("not_judged", None, None)
+            assert reason.endswith("; measure more items")
+
+    def test_one_item_with_nearly_all_of_the_weight_is_as_few(self) -> None:
+        """It counted as ten items, whose noise is not known, so that the tolerance decided alone."""
+        weights = [1e6] + [1.0] * 9
+        items = [{"index": index, "x": weight, "w": weight} for index, weight in enumerate(weights)]
+        more = [{**item, "x": 1.1 * item["x"] + item["index"]} for item in items]
+        sides = [
+            result(value("t/x", number, n=10, items=("x", "w")), items={"t": rows})
+            for number, rows in ((1.0, items), (1.1, more))
+        ]
+        [contrast] = contrast_results(*sides)
+        assert contrast.distance is not None
+        found = said(Gap(Rule(metric="x", absolute=0.01), contrast, contrast.distance))
+        assert found[0] == "not_judged"
+        assert "one item has nearly all of the weight" in found[1]
+
+    def test_a_value_that_is_not_made_of_items_is_decided_by_its_tolerance(self) -> None:
+        """Such as the use of a codebook by three images, or an imported value whose items nobody counted."""
+        for metric in (
+            apart(0.5, Rule(metric="x", absolute=0.4), None, n=3),
+            apart(0.5, Rule(metric="x", absolute=0.4), n=0),
+        ):
+            verdict, reason, difference = said(metric)
+            assert (verdict, difference.fails_at) == ("worse", 0.4)
+            assert "which alone decides" in reason
 
     @pytest.mark.parametrize(
         ("n", "verdict"), [(7, "not_judged"), (8, "within_noise"), (9, "within_noise"), (10, "worse")]
@@ -174,6 +235,70 @@ class TestFewItems:
         assert found[2].p == pytest.approx(2.0 ** (1 - lost))
         assert found[2].noise is not None
         assert (found[2].noise <= lost / (190 + lost)) == (verdict == "worse")
+
+
+class TestLeftOut:
+    """Items that only one side has are in no pair, and which items these are is no chance."""
+
+    RIGHT = [1.0] * 43 + [0.0] * 5
+    LOST = [1.0] * 5 + [None] * 43
+    """Of an agreement of .104, the items that are right: those that are wrong are not in the file."""
+
+    def agreement(self, rule: Rule = PLAIN, protocol: Protocol = PROTOCOL, turned: bool = False) -> Gap:
+        sides = [(Ratio(43 / 48, 0.04, 48), self.RIGHT), (Ratio(5 / 48, 0.04, 48), self.LOST)]
+        before, after = reversed(sides) if turned else sides
+        return of_sides(rule, True, before[0], after[0], [before[1], after[1]], protocol)
+
+    def test_a_candidate_without_its_wrong_answers_is_not_judged(self) -> None:
+        """.896 against .104 was `equal`, and the gate passed."""
+        verdict, reason, difference = said(self.agreement())
+        assert (verdict, difference.level, difference.fails_at) == ("not_judged", None, None)
+        assert (difference.n_only_baseline, difference.n_only_candidate) == (43, 0)
+        assert reason == (
+            "equal in the 5 items that both sides have, but the candidate lacks 43 of 48 items, and `left_out` of the "
+            "rule allows a share of 0; measure both sides again"
+        )
+
+    def test_a_baseline_without_items_is_no_better(self) -> None:
+        verdict, reason, difference = said(self.agreement(turned=True))
+        assert (verdict, difference.n_only_baseline, difference.n_only_candidate) == ("not_judged", 0, 43)
+        assert "but the baseline lacks 43 of 48 items" in reason
+
+    @pytest.mark.parametrize("higher", [False, True])
+    def test_a_loss_without_its_hardest_items_is_not_judged(self, higher: bool) -> None:
+        """Worse by 1 on a tenth of the items, which the candidate lacked, was `better`; and so is the reverse."""
+        base = [float(index % 7) for index in range(200)]
+        other = [None if index < 20 else number - 0.02 - 0.01 * (index % 3) for index, number in enumerate(base)]
+        verdict, reason, _ = said(of_sides(PLAIN, higher, Ratio(3.0, 0.1, 200), Ratio(3.08, 0.1, 200), [base, other]))
+        assert verdict == "not_judged"
+        assert "by 0.03 in the 180 items that both sides have, but the candidate lacks 20 of 200 items" in reason
+
+    def test_a_rule_may_allow_a_share(self) -> None:
+        base = [float(index % 7) for index in range(200)]
+        other = [None if index < 20 else number for index, number in enumerate(base)]
+        for share, verdict in ((0.09, "not_judged"), (0.1, "within_tolerance")):
+            rule = Rule(metric="x", left_out=share)
+            metric = of_sides(rule, False, Ratio(3.0, 0.1, 200), Ratio(3.1, 0.1, 180), [base, other])
+            found = said(metric)
+            assert found[0] == verdict
+        assert found[1] == "equal in the 180 items that both sides have; the candidate lacks 20 of 200 items"
+
+    def test_chance_does_not_decide_what_is_not_judged(self) -> None:
+        gaps = [self.agreement(), gap([0.1, -0.1] * 10, PLAIN)]
+        assert tails(gaps, [PLAIN.level] * 2, "holm")[1] == pytest.approx(PLAIN.level)
+
+    def test_a_task_that_may_stop_early_has_no_number_of_items(self) -> None:
+        """Both sides of a suite with `until` stop at a number of their own, as their protocol says."""
+        until = Protocol({**PROTOCOL.content, "until": {"metric": "x", "stderr": 0.1}})
+        base = [float(index % 7) for index in range(200)]
+        sides = [[None if index >= end else number for index, number in enumerate(base)] for end in (200, 150)]
+        found = said(of_sides(PLAIN, False, Ratio(3.0, 0.1, 200), Ratio(3.0, 0.1, 150), sides, until))
+        assert found[:2] == (
+            "within_tolerance",
+            "equal in the 150 items that both sides have; the candidate lacks 50 of 200 items",
+        )
+        sides[0][0] = None
+        assert said(of_sides(PLAIN, False, Ratio(3.0, 0.1, 199), Ratio(3.0, 0.1, 150), sides, until))[0] == "not_judged"
 
 
 class TestCertainty:
@@ -202,7 +327,6 @@ class TestCertainty:
         assert said(apart(0.01, rule, 0.01 * math.sqrt(100 / wanted), wanted))[0] == "within_noise"
         assert said(apart(0.01, rule, 0.01 * math.sqrt(100 / (0.9 * wanted)), wanted))[0] == "not_judged"
         assert said(apart(0.1, rule))[0] == "worse"
-        assert said(apart(0.0, rule))[0] == "within_tolerance"
 
     def test_noise_that_is_not_known_is_not_small(self) -> None:
         rule = Rule(metric="x", max_noise=0.02, absolute=0.5)

@@ -89,6 +89,24 @@ def test_protocol_and_basis_stand_in_every_row_of_every_form() -> None:
     assert {line.split("::")[1].removeprefix("error title=") for line in to_annotations(found)} == set(expected)
 
 
+def test_left_out_items_stand_in_every_form() -> None:
+    """Of 48 items 43 were in no pair, and no report said so."""
+    items = [{"index": index, "x": 1.0} for index in range(48)]
+    sides = [
+        result(value("t/x", 1.0, items=("x",), n=48), items={"t": rows}, name=name)
+        for name, rows in (("after", items[:5]), ("before", items))
+    ]
+    found = compare(*sides)
+    assert found.outcome == Outcome.NOT_JUDGED
+    said = "the candidate lacks 43 of 48 items"
+    [difference] = [one["difference"] for one in json.loads(to_json(found))["comparisons"]]
+    assert (difference["n_only_baseline"], difference["n_only_candidate"]) == (43, 0)
+    [case] = read_junit(to_junit(found))[0]
+    texts = [case.find("error").get("message"), case.find("system-out").text]
+    for text in (*texts, to_json(found), to_markdown(found), *to_annotations(found), table(found.comparisons)[0][-1]):
+        assert said in text
+
+
 def test_json(report: Report) -> None:
     found = json.loads(to_json(report), parse_constant=pytest.fail)
     assert (found["outcome"], found["exit_code"], found["baseline"]) == ("regression", 1, "before.json")
@@ -99,6 +117,8 @@ def test_json(report: Report) -> None:
         "basis": "unpaired",
         "n": 100,
         "groups": None,
+        "n_only_baseline": 0,
+        "n_only_candidate": 0,
         "low": pytest.approx(0.495703, abs=1e-6),
         "high": pytest.approx(0.504297, abs=1e-6),
         "level": pytest.approx(0.00135, rel=1e-3),
