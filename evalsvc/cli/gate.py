@@ -78,6 +78,9 @@ OfFamily = Annotated[
         show_default="that of --rules, else none",
     ),
 ]
+AcrossSeeds = Annotated[
+    bool, typer.Option("--across-seeds", help="Also compare samples that were drawn with another seed, and only that.")
+]
 Timeout = Annotated[float, typer.Option(min=0, help="Seconds to wait for evaluations that have not ended.")]
 ReportFile = Annotated[
     Path | None, typer.Option("--output", help="File to write the report to, as JSON.", show_default="none")
@@ -107,6 +110,7 @@ def gate(
         Spending, typer.Option(help="With --until: function that spends the error probability over the looks.")
     ] = "obrien-fleming",
     family: OfFamily = None,
+    across_seeds: AcrossSeeds = False,
     model: Model = None,
     layout: Layout = None,
     suites: Suites = None,
@@ -123,10 +127,9 @@ def gate(
     """Pass or fail a checkpoint by a comparison with a baseline, as in CI.
 
     The exit code is 0 if no metric is worse. It is 1 if a metric is worse, and for weights that compute NaN or
-    infinity. It is 2 if the gate could not judge: a metric is missing, was measured by another protocol, has fewer than
-    8 items, has neither a known noise nor a tolerance, lacks items on a side, or is less certain than its rule asks; or
-    an option, suite, rule or file is wrong; or the service does not answer. It is 3 if there is no baseline, and 4
-    after --timeout.
+    infinity. It is 2 if the gate could not judge: a metric is missing, was measured by another protocol, or is not
+    judged for the reason in its row; or an option, suite, rule or file is wrong; or the service does not answer. It is
+    3 if there is no baseline, and 4 after --timeout.
 
     With --until decided, CANDIDATE and --baseline are weights. Both are sampled on the same prompts with the same
     noise. The gate looks at the values at most eight times, and stops when every metric of the rules is decided or a
@@ -139,7 +142,11 @@ def gate(
         chosen = replace(chosen, family=family)
     here = _Here(suite, model, layout, suites, device, threads)
     if until is None:
-        report = _gate_measured(candidate, baseline, chosen, here, timeout, url)
+        report = _gate_measured(candidate, baseline, chosen, here, timeout, url, across_seeds)
+    elif across_seeds:
+        raise InvalidRequest(
+            "--across-seeds is given with --until decided, which samples both sides with one seed; leave the option out"
+        )
     else:
         report = _gate_until(candidate, baseline, chosen, here, spending)
     _print_report(report, annotations)
@@ -198,7 +205,9 @@ def _print_look(look: Look) -> None:
     say(f"{metric} after {n}: {change} ({interval}), {verdict}", err=True)
 
 
-def _gate_measured(candidate: str, baseline: str, rules: Rules, here: _Here, timeout: float, url: str | None) -> Report:
+def _gate_measured(
+    candidate: str, baseline: str, rules: Rules, here: _Here, timeout: float, url: str | None, seeds: bool
+) -> Report:
     """Judge two results that files or the service hold."""
     if here.model or here.layout or here.suites or here.device or here.threads:
         raise InvalidRequest(
@@ -206,7 +215,7 @@ def _gate_measured(candidate: str, baseline: str, rules: Rules, here: _Here, tim
         )
     with connect(url) as client, show_bars() as bars:
         service = Service(client, here.suite, timeout, _print_states(bars))
-        return run_gate(candidate, baseline, rules.rules, service, rules.family)
+        return run_gate(candidate, baseline, rules.rules, service, rules.family, seeds)
 
 
 def _gate_until(candidate: str, baseline: str, rules: Rules, here: _Here, spending: Spending) -> Report:

@@ -8,7 +8,7 @@ items. The arithmetic is in `metrics.distance`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from evalsvc.compare.result import Measured, Result, task_of
@@ -37,7 +37,7 @@ class Contrast:
     b: Measured | None
     """Value of b; None if b lacks the metric."""
     distance: Distance | None = None
-    """Difference b − a with its error; None if a side lacks the metric, or if the protocols differ without `force`."""
+    """Difference b − a with its error; None if a side lacks the metric, or if other protocols are refused."""
     differing: Differences = field(default_factory=dict)
     """Fields in which the protocols of the two sides differ; empty if both sides have the same protocol."""
 
@@ -129,12 +129,14 @@ def contrast_results(
     tasks: Sequence[str] = (),
     *,
     force: bool = False,
+    across: Set[str] = frozenset(),
 ) -> Iterator[Contrast]:
     """Yield a contrast for each metric and protocol of either result: in the order of a, followed by values of b alone.
 
     Values with the same protocol are compared. A value of a whose protocol b lacks is matched with the value of b under
-    the nearest protocol that a lacks, each at most once. Such a match is compared only with `force`, without pairs.
-    `wants` chooses metrics by name, and `tasks` by the task that measured them; without `tasks`, all are chosen.
+    the nearest protocol that a lacks, each at most once. Such a match is compared like values with the same protocol if
+    the protocols differ only in the fields `across`, by dotted key; otherwise only with `force`, without pairs. `wants`
+    chooses metrics by name, and `tasks` by the task that measured them; without `tasks`, all are chosen.
 
     Raises:
         ItemsLost: the service has lost a table of results per item.
@@ -150,10 +152,12 @@ def contrast_results(
             }
             for side in (a, b)
         )
-        yield from _contrast_protocols(before, after, force)
+        yield from _contrast_protocols(before, after, force, across)
 
 
-def _contrast_protocols(of_a: Mapping[str, Measured], of_b: Mapping[str, Measured], force: bool) -> Iterator[Contrast]:
+def _contrast_protocols(
+    of_a: Mapping[str, Measured], of_b: Mapping[str, Measured], force: bool, across: Set[str]
+) -> Iterator[Contrast]:
     """Yield the contrasts of one metric, whose values are given by protocol."""
     unmatched = dict(of_b)
     for protocol, before in of_a.items():
@@ -165,20 +169,22 @@ def _contrast_protocols(of_a: Mapping[str, Measured], of_b: Mapping[str, Measure
         if not candidates:
             yield Contrast(before, None)
             continue
-        after, differing = _nearest(before, candidates)
+        after, differing = _nearest(before, candidates, across)
         del unmatched[after.metric.protocol]
         forced = apart(before.estimate, after.estimate, unit=before.metric.unit) if force else None
-        yield Contrast(before, after, forced, differing)
+        yield Contrast(
+            before, after, distance_between(before, after) if differing.keys() <= across else forced, differing
+        )
     for after in unmatched.values():
         yield Contrast(None, after)
 
 
-def _nearest(before: Measured, candidates: Sequence[Measured]) -> tuple[Measured, Differences]:
-    """Return the value whose protocol differs in the fewest fields from that of `before`, and these fields.
+def _nearest(before: Measured, candidates: Sequence[Measured], across: Set[str]) -> tuple[Measured, Differences]:
+    """Return the value whose protocol differs only in `across`, or in the fewest fields, from `before`, and the fields.
 
     A file may lack the contents of protocols. The only field is then `protocol`, with both ids.
     """
     content = before.result.protocol(before.metric.protocol)
     pairs = [(value, differences(content, value.result.protocol(value.metric.protocol))) for value in candidates]
-    after, differing = min(pairs, key=lambda pair: len(pair[1]))
+    after, differing = min(pairs, key=lambda pair: (not pair[1].keys() <= across, len(pair[1])))
     return after, differing or {"protocol": (before.metric.protocol, after.metric.protocol)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from evalsvc.compare.contrast import Contrast, contrast_results
@@ -24,9 +24,14 @@ from evalsvc.spec.documents.comparisons import Family
 from evalsvc.spec.names import CHECKPOINT
 from evalsvc.spec.protocol import describe_differences, tell_apart
 
+SEED = frozenset({"sampling.seed"})
+"""Field in which the protocols of samples that were drawn with two seeds differ."""
 
-def run_gate(candidate: str, baseline: str, rules: Sequence[Rule], service: Service, family: Family = "none") -> Report:
-    """Compare two results, each a file or RUN@STEP[:VARIANT], and wait for evaluations that have not ended.
+
+def run_gate(
+    candidate: str, baseline: str, rules: Sequence[Rule], service: Service, family: Family = "none", seeds: bool = False
+) -> Report:
+    """Compare two results, files or RUN@STEP[:VARIANT], also of two `seeds`, after evaluations that have not ended.
 
     Raises:
         UnknownName: the candidate or the suite does not exist.
@@ -50,7 +55,7 @@ def run_gate(candidate: str, baseline: str, rules: Sequence[Rule], service: Serv
         after = read_result(candidate, service, deadline)
     except DeadlineExceeded as error:
         return _failed(candidate, baseline, Outcome.TIME_OUT, error.message)
-    return compare(after, before, rules, family)
+    return compare(after, before, rules, family, across=SEED if seeds else frozenset())
 
 
 def without_baseline(candidate: str, baseline: Result) -> Report:
@@ -102,15 +107,16 @@ def compare(
     rules: Sequence[Rule] = EVERYTHING,
     family: Family = "none",
     stage: Stage = AT_THE_END,
+    across: Set[str] = frozenset(),
 ) -> Report:
-    """Judge every metric of the baseline that a rule matches.
+    """Judge every metric of the baseline that a rule matches; protocols may differ in the fields `across`.
 
     Raises:
         InvalidRequest: a rule without `direction` matches nothing but metrics that have none.
     """
     for rule in rules:
         _require_sides(rule, baseline)
-    contrasts = list(_ruled(candidate, baseline, rules))
+    contrasts = list(_ruled(candidate, baseline, rules, across))
     comparisons, levels = _judge_all(contrasts, candidate, family, stage)
     problems = [problem for rule in rules for problem in _unmatched(rule, candidate, baseline)]
     if not problems and all(comparison.verdict in ("new", "ignored") for comparison in comparisons):
@@ -120,7 +126,9 @@ def compare(
     return Report(candidate.name, baseline.name, told_apart, tuple(problems), alarms=Alarms.of(levels, family))
 
 
-def _ruled(candidate: Result, baseline: Result, rules: Sequence[Rule]) -> Iterator[tuple[Rule, Contrast]]:
+def _ruled(
+    candidate: Result, baseline: Result, rules: Sequence[Rule], across: Set[str]
+) -> Iterator[tuple[Rule, Contrast]]:
     """Yield the contrasts that the rules ask for, each with the first rule that matches the metric.
 
     A value that only the candidate has is yielded, as new, only if no value of the baseline was refused for its
@@ -136,7 +144,7 @@ def _ruled(candidate: Result, baseline: Result, rules: Sequence[Rule]) -> Iterat
         return rule is not None and (_has_side(rule, name, baseline) or _has_side(rule, name, candidate))
 
     refused: set[str] = set()
-    for contrast in contrast_results(baseline, candidate, wants):
+    for contrast in contrast_results(baseline, candidate, wants, across=across):
         name = contrast.metric.name
         if contrast.a is not None and contrast.distance is None:
             refused.add(name)
@@ -160,6 +168,8 @@ def _judge_all(
             continue
         gap, tail, level = next(judged)
         verdict, reason, difference = judge(gap, tail, level, last=stage.last)
+        if contrast.differing:
+            reason = f"{reason}; measured under two seeds: {describe_differences(contrast.differing)}"
         comparisons.append(_comparison(contrast, verdict, reason, rule.direction, difference))
     known = [level for gap, level in zip(gaps, levels, strict=True) if gap.has_noise]
     return comparisons, [level / len(known) if family == "holm" else level for level in known]
@@ -193,17 +203,12 @@ def _has_side(rule: Rule, name: str, result: Result) -> bool:
 
 
 def _unmatched(rule: Rule, candidate: Result, baseline: Result) -> Iterator[str]:
-    """Yield the problem of a rule that matches no metric of the baseline, unless the rule says `missing: ignore`.
-
-    A pattern that matches only companions would judge nothing, whatever the rule says.
-    """
+    """Yield the problem of a rule that judges no metric of the baseline, where the rule does not allow that."""
     mains = {name: main_metric(name, baseline.values) for name in baseline.values if rule.matches(name)}
     if mains and not any(rule.judges(name, baseline.values) for name in mains):
         name, main = next(iter(mains.items()))
-        yield (
-            f"the rule for {rule.metric} matches only metrics that repeat the verdict of another, such as {name}; "
-            f"write the whole name of one, or a rule for {main}"
-        )
+        cure = f"such as {name}; write the whole name of one, or a rule for {main}"
+        yield f"the rule for {rule.metric} matches only metrics that repeat the verdict of another, {cure}"
     if rule.missing == "ignore" or any(rule.matches(name) for name in baseline.values):
         return
     if any(rule.matches(name) for name in candidate.values):
@@ -219,6 +224,8 @@ def _not_compared(rule: Rule, contrast: Contrast, candidate: Result) -> Comparis
     if contrast.b is not None:
         fields = describe_differences(contrast.differing)
         reason = f"measured by another protocol and not comparable: {fields}; evaluate one of the two again"
+        if contrast.differing.keys() <= SEED:
+            reason += ", or give --across-seeds"
         return _comparison(contrast, "other_protocol", reason)
     task = task_of(contrast.metric)
     error = candidate.error(task)

@@ -19,8 +19,7 @@ class Outcome(IntEnum):
     PASSED = 0
     REGRESSION = 1
     NOT_JUDGED = 2
-    """Outcome where a metric is missing, was measured by another protocol, has fewer than 8 items, has neither a known
-    noise nor a tolerance, lacks items on a side, or is less certain than its rule asks, and where nothing was
+    """Outcome where a metric has the verdict `missing`, `other_protocol` or `not_judged`, and where nothing was
     compared."""
     NO_BASELINE = 3
     TIME_OUT = 4

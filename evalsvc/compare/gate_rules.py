@@ -50,8 +50,8 @@ class Rule(BaseModel):
     missing: Literal["fail", "ignore"] = "fail"
     """Handling of a metric that the candidate or the baseline lacks."""
     left_out: float = Field(default=0.0, ge=0, le=1)
-    """Largest share of the items of a side that the other side may lack, because the difference leaves such items out.
-    A metric that lacks more is not judged. A task with `until` may stop earlier on one side."""
+    """Largest share of the items of a side that the other side may lack; the difference leaves such items out. A task
+    with `until` may also stop earlier on one side."""
     inconclusive: Literal["pass", "fail"] = "pass"
     """Handling of a metric within the noise, which may be worse by more than the tolerance. With `fail` the metric is
     not judged, and the gate does not pass."""
@@ -73,10 +73,7 @@ class Rule(BaseModel):
         return name == self.metric or fnmatchcase(name, self.metric)
 
     def judges(self, name: str, known: Collection[str]) -> bool:
-        """Return whether the rule matches a metric, and names the metric in full if the metric is a companion.
-
-        `known` are the names of all metrics: without its main metric, a companion is none.
-        """
+        """Return whether the rule matches a metric, by its whole name if its main metric is among the `known` names."""
         return self.matches(name) and (name == self.metric or main_metric(name, known) is None)
 
 

@@ -103,36 +103,33 @@ class Gap:
     @property
     def has_noise(self) -> bool:
         """Whether chance can decide: the rule considers noise, and the noise or an exact p-value is known."""
-        known = math.isfinite(self.worse) and self._p is not None
-        return self.rule.standard_errors > 0 and known and not self.lacks_items
+        known = math.isfinite(self.worse) and self._p is not None and not self.lacks_items
+        return self.rule.standard_errors > 0 and known
 
     @property
     def left_out(self) -> str:
         """The number of items that each side lacks, as a clause; empty if no item is left out of the difference."""
         lacking = {"the candidate": self.distance.n_only_a, "the baseline": self.distance.n_only_b}
         n = self.distance.n
-        return " and ".join(f"{side} lacks {some:,} of {n + some:,} items" for side, some in lacking.items() if some)
+        return " and ".join(
+            f"{side} lacks {count:,} of {n + count:,} items" for side, count in lacking.items() if count
+        )
 
     @property
     def lacks_items(self) -> bool:
-        """Whether a side lacks more items of the other side than the rule allows.
-
-        Under one protocol both sides have the same items, and which items are lost is not due to chance: a file without
-        the wrong answers would pass. Only tasks with `until` end at a number of items of their own.
-        """
+        """Whether a side lacks more items of the other side than the rule allows, such as those that went wrong."""
         fewer, more = sorted((self.distance.n_only_a, self.distance.n_only_b))
         measured = self.contrast.measured
-        if not fewer and "until" in measured.result.protocol(measured.metric.protocol):
-            return False
-        return more > self.rule.left_out * (self.distance.n + more)
+        # Both sides of one protocol have the same items, unless the task may stop early.
+        stops = not fewer and "until" in measured.result.protocol(measured.metric.protocol)
+        return not stops and more > self.rule.left_out * (self.distance.n + more)
 
     @property
     def too_few(self) -> bool:
         """Whether the value is made of items, too few of them for an interval."""
-        spread, independent = self.distance.spread, self.distance.independent
-        if spread is None and not self.contrast.measured.metric.items:
-            return False
-        return 0 < independent < MIN_ITEMS or (spread is not None and spread.dof < 1)
+        spread, has_items = self.distance.spread, bool(self.contrast.measured.metric.items)
+        few = 0 < self.distance.independent < MIN_ITEMS
+        return few and has_items if spread is None else few or spread.dof < 1
 
     @property
     def alike(self) -> bool:
@@ -242,9 +239,8 @@ def _verdict(gap: Gap, bounds: tuple[float, float] | None, tail: float, last: bo
     side = f"{'worse' if worse > 0 else 'better'} by {abs(worse):.3g}" if worse else "equal in the mean"
     in_both = f" in the {gap.distance.n:,} items that both sides have" if gap.left_out else ""
     if gap.lacks_items:
-        allowed = f"`left_out` of the rule allows a share of {gap.rule.left_out:g}"
-        side = f"{'equal' if gap.alike else side}{in_both}"
-        return "not_judged", f"{side}, but {gap.left_out}, and {allowed}; measure both sides again"
+        cure = f"and `left_out` of the rule allows a share of {gap.rule.left_out:g}; measure what lacks items again"
+        return "not_judged", f"{'equal' if gap.alike else side}{in_both}, but {gap.left_out}, {cure}"
     if gap.alike:
         # What the items that are equal so far leave possible in others may be more than a tolerance.
         is_open = gap.too_few if bounds is None else bounds[1] > tolerance
@@ -290,13 +286,9 @@ def _inconclusive(gap: Gap, side: str, noise: float, bounds: tuple[float, float]
 
 
 def _items_for(gap: Gap, noise: float, wanted: float) -> str:
-    """Return the number of items at which the noise, which falls with √n, is `wanted`.
-
-    The noise of n answers that are all alike is z² / (n + z²) instead.
-    """
-    fall = (noise / wanted) ** 2
-    if gap.alike and gap.distance.flips is not None:
-        fall = noise * (1 - wanted) / ((1 - noise) * wanted)
+    """Return the number of items at which the noise is `wanted`; √n divides it, or, if all are equal, n + z²."""
+    equal_answers = gap.alike and gap.distance.flips is not None
+    fall = noise * (1 - wanted) / ((1 - noise) * wanted) if equal_answers else (noise / wanted) ** 2
     return f"{math.ceil(gap.distance.n * fall):,} items"
 
 

@@ -9,6 +9,8 @@ from console import Command, Result
 from gate_documents import document, read_junit
 from gate_documents import value as metric_value
 
+from evalsvc.spec.protocol import Protocol
+
 PAIRS = [{"index": index, "nll": 1.0 + index % 7} for index in range(100)]
 
 
@@ -82,6 +84,13 @@ class TestGate:
         assert json.loads(Path("report.json").read_text())["alarms"]["family"] == family
         assert "false alarms: 1 metric, at a level of 0.00135" in result.out
 
+    def test_two_seeds(self, command: Command) -> None:
+        sides = [measured(0.0, 0.2 * seed, protocol=Protocol({"sampling": {"seed": seed}})) for seed in (0, 1)]
+        refused = self.gate(command, *sides)
+        assert (refused.code, "or give --across-seeds" in refused.out) == (2, True)
+        judged = self.gate(command, *sides, "--across-seeds")
+        assert (judged.code, "measured under two seeds: sampling.seed 1 → 0" in judged.out) == (0, True)
+
     @pytest.mark.parametrize(
         ("options", "words"),
         [
@@ -89,6 +98,10 @@ class TestGate:
             (
                 ["--junit", "no/report.xml"],
                 "--junit no/report.xml: the folder no does not exist; create the folder first",
+            ),
+            (
+                ["--across-seeds", "--until", "decided"],
+                "--across-seeds is given with --until decided, which samples both sides with one seed; leave the",
             ),
             (["--output", "."], "--output . cannot be written: is a directory; name another file [invalid_request]"),
         ],

@@ -17,7 +17,7 @@ from gate_documents import document, read_document, result, value
 
 from evalsvc.cli import app
 from evalsvc.client import Client
-from evalsvc.compare.gate import compare, run_gate, without_baseline
+from evalsvc.compare.gate import SEED, compare, run_gate, without_baseline
 from evalsvc.compare.gate_report import Comparison, Outcome, Report
 from evalsvc.compare.gate_rules import EVERYTHING, Rule, read_rules
 from evalsvc.compare.source import Service
@@ -232,6 +232,41 @@ class TestProtocol:
             "measured by another protocol and not comparable: sampling.guidance_scale 1.5 → 3.0, limit (none) → 64;"
         )
         assert (one.baseline, one.candidate, one.difference) == (0.5, 1.0, None)
+
+    def seeded(self, seed: int, scale: float = 1.0, number: float = 1.0, **more: Any) -> MetricValue:
+        content = {"sampling": {"guidance_scale": scale, "seed": seed}, **more}
+        return value("digits/agreement", number, protocol=Protocol(content), items=("read",), n=20)
+
+    def test_two_seeds_are_compared_only_where_that_is_asked_for(self) -> None:
+        """Nobody could measure the noise of the sampling by the gate."""
+        sides = [
+            result(
+                self.seeded(seed, number=9.5 * seed),
+                items={"digits": [{"index": at, "read": at * seed} for at in range(20)]},
+            )
+            for seed in (1, 2)
+        ]
+        (refused,) = compare(sides[1], sides[0]).comparisons
+        assert refused.verdict == "other_protocol"
+        assert refused.reason.endswith("sampling.seed 1 → 2; evaluate one of the two again, or give --across-seeds")
+        (judged,) = compare(sides[1], sides[0], across=SEED).comparisons
+        assert (judged.verdict, judged.basis) == ("worse", "paired")
+        assert judged.reason.endswith("; measured under two seeds: sampling.seed 1 → 2")
+
+    def test_across_seeds_nothing_else_may_differ(self) -> None:
+        others = [{"scale": 3.0}, {"limit": 8}]
+        found = [compare(result(self.seeded(1, **more)), result(self.seeded(0)), across=SEED) for more in others]
+        assert [verdicts(one)["digits/agreement"] for one in found] == ["other_protocol"] * 2
+        assert not any("--across-seeds" in one.comparisons[0].reason for one in found)
+        unknown = [read_document("x", document(self.seeded(seed)) | {"protocols": {}}) for seed in (1, 2)]
+        assert verdicts(compare(*unknown, across=SEED)) == {"digits/agreement": "other_protocol"}
+
+    def test_across_seeds_a_value_stands_against_that_of_the_other_seed(self) -> None:
+        """Another guidance scale is as near, and was taken first."""
+        candidate = result(self.seeded(0, 3.0), self.seeded(1, 1.0))
+        (judged, new) = compare(candidate, result(self.seeded(0, 1.0)), across=SEED).comparisons
+        assert (judged.verdict, new.verdict) == ("within_tolerance", "new")
+        assert "sampling.seed 0 → 1" in judged.reason
 
     def test_values_pair_by_their_protocol(self) -> None:
         baseline = [self.guided(1.0, 1.0), self.guided(3.0, 2.0)]

@@ -256,7 +256,7 @@ class TestLeftOut:
         assert (difference.n_only_baseline, difference.n_only_candidate) == (43, 0)
         assert reason == (
             "equal in the 5 items that both sides have, but the candidate lacks 43 of 48 items, and `left_out` of the "
-            "rule allows a share of 0; measure both sides again"
+            "rule allows a share of 0; measure what lacks items again"
         )
 
     def test_a_baseline_without_items_is_no_better(self) -> None:
