@@ -10,6 +10,7 @@ from dataclasses import asdict
 from xml.etree import ElementTree
 
 from evalsvc.compare.gate_report import Comparison, Look, Report
+from evalsvc.errors import first_few
 from evalsvc.spec.protocol import plain_json
 
 WORDS = {
@@ -94,12 +95,14 @@ def levels(report: Report) -> str:
     how = {"none": "", "holm": " or, by Holm's steps, more", "bonferroni": ", by Bonferroni"}[alarms.family]
     each = "" if alarms.metrics == 1 else "each "
     sentence = f"false alarms: {metrics}, {each}at a level of {level}{how}"
-    if alarms.metrics == 1:
-        return sentence
-    return (
-        f"{sentence}; an unchanged checkpoint fails with a chance of {alarms.if_independent:.2g} if the metrics are "
-        f"independent, and of {alarms.at_most:.2g} at most"
-    )
+    if alarms.metrics > 1:
+        sentence += (
+            f"; an unchanged checkpoint fails with a chance of {alarms.if_independent:.2g} if the metrics are "
+            f"independent, and of {alarms.at_most:.2g} at most"
+        )
+    judged = [item for item in report.comparisons if item.difference and item.difference.fails_at is not None]
+    alone = [item.label for item in judged if item.difference and item.difference.level is None]
+    return f"{sentence}; by tolerance alone, with an unknown chance: {first_few(alone, 3)}" if alone else sentence
 
 
 def table(comparisons: Iterable[Comparison]) -> list[list[str]]:

@@ -182,6 +182,13 @@ def test_the_level_of_the_gate_is_said(count: int, family: Family, standard_erro
     assert said in to_markdown(found)
 
 
+def test_metrics_that_a_tolerance_alone_decides_are_not_in_the_chance() -> None:
+    """The chance was said to be that of the gate, which fails by such metrics too, nobody knows how often."""
+    sides = [result(*metrics(2), value("t/alone", 1.0, None), name=name) for name in ("after", "before")]
+    found = compare(*sides, [Rule(metric="*", absolute=0.1)])
+    assert levels(found).endswith("0.0027 at most; by tolerance alone, with an unknown chance: t/alone")
+
+
 def test_no_level_is_said_where_chance_decides_nothing() -> None:
     sides = [result(value("t/x", 1.0, None), name=name) for name in ("after", "before")]
     assert levels(compare(*sides)) == ""
