@@ -84,9 +84,9 @@ def gate_clusters(images: int, standard_errors: float) -> Simulation:
     return draw
 
 
-def gate_answers(n: int, standard_errors: float) -> Simulation:
+def gate_answers(n: int, standard_errors: float, **limits: float) -> Simulation:
     """Questions that are right or wrong, of which 15 % are answered otherwise by an unchanged checkpoint."""
-    rules = [Rule(metric="*", standard_errors=standard_errors)]
+    rules = [Rule(metric="*", standard_errors=standard_errors, **limits)]
 
     def draw(random: Generator) -> Draw:
         base = random.random(n) < 0.6
@@ -240,6 +240,9 @@ def _single() -> Iterator[Cell]:
         for n in (20, 100, 300):
             cell = gate_answers(n, standard_errors)
             yield Cell(family, "0/1 answers", f"{n}", cell, 20_000 if rare else 4_000, nominal, quick=not rare)
+        few = gate_answers(TOO_FEW, standard_errors, absolute=0.01)
+        data, before = "0/1 answers, tolerance .01", ".273±.016"
+        yield Cell(family, data, f"{TOO_FEW}", few, 500, nominal, claims=False, before=before)
 
 
 def _whole() -> Iterator[Cell]:

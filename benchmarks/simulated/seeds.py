@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,11 @@ import torch
 from side_by_side import machine, print_last_line
 
 from evalsvc.checkpoints.reference import CheckpointRef
-from evalsvc.compare.gate import compare
+from evalsvc.compare.gate import SEED, compare
 from evalsvc.compare.gate_report import Outcome, Report
 from evalsvc.compare.result import Result
 from evalsvc.miniature import ROOT
 from evalsvc.spec.documents import ResultDocument
-from evalsvc.spec.protocol import Protocol
 from evalsvc.spec.suite import Suite, parse_suite
 from evalsvc.worker.local import run_suite
 
@@ -98,28 +97,12 @@ def sample(work: tuple[Path, Sampling]) -> tuple[Sampling, ResultDocument]:
     document = run_suite(sampling.suite, reference, lambda *_: None)
     if document.errors:
         raise RuntimeError(f"{sampling}: {document.errors}")
-    return sampling, without_seed(document)
-
-
-def without_seed(document: ResultDocument) -> ResultDocument:
-    """The document as if every seed were one: the gate refuses to compare other seeds, since their noise differs.
-
-    That difference is what is to be seen here. Prompts are the same, so the items still pair, by prompt.
-    """
-    contents: dict[str, dict[str, object]] = {}
-    ids: dict[str, str] = {}
-    for identity, content in document.protocols.items():
-        sampled = content["sampling"]
-        assert isinstance(sampled, dict), "a protocol of samples says how they are drawn"
-        plain = Protocol({**content, "sampling": {**sampled, "seed": None}})
-        ids[identity], contents[plain.id] = plain.id, dict(plain.content)
-    metrics = [replace(metric, protocol=ids[metric.protocol]) for metric in document.metrics]
-    return ResultDocument(metrics=metrics, protocols=contents, items=document.items)
+    return sampling, document
 
 
 def gate(candidate: ResultDocument, baseline: ResultDocument) -> Report:
-    """By the default rules."""
-    return compare(Result("candidate", candidate), Result("baseline", baseline))
+    """By the default rules, across seeds: prompts are the same, so the items pair by prompt."""
+    return compare(Result("candidate", candidate), Result("baseline", baseline), across=SEED)
 
 
 def wanted(count: int, images: int, metrics: tuple[str, ...]) -> dict[str, list[tuple[Sampling, Sampling]]]:
