@@ -10,7 +10,6 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from evalsvc.files.arrays import pack_array
 from evalsvc.metrics.cmmd import CMMD
 from evalsvc.metrics.distance import distance
 from evalsvc.metrics.fid import FID64
@@ -21,7 +20,8 @@ from evalsvc.metrics.inception_score import INCEPTION_SCORE
 from evalsvc.metrics.kid import KID
 from evalsvc.metrics.prdc import COVERAGE, DENSITY, PRECISION, RECALL
 from evalsvc.metrics.ratio import Ratio
-from evalsvc.tasks.reconstruction.round_trip import SIDES, paired_distance
+from evalsvc.tasks.reconstruction.round_trip import paired_distance
+from evalsvc.tasks.reconstruction.shards import PairedFeatures
 from simulated.cells import Cell, Draw, Generator, Simulation
 from simulated.data import Array, numbers
 from simulated.means import ALPHA, of_difference, of_value
@@ -210,8 +210,7 @@ def reconstruction(n: int, noise: float) -> Simulation:
         rows = population.rows(random, n)
         originals = population.mix(rows, random)
         made = population.mix(rows + noise * random.standard_normal(rows.shape), random)
-        packed = {side: pack_array(features) for side, features in zip(SIDES, (originals, made), strict=True)}
-        return of_estimate(paired_distance([packed]), "distance", None)
+        return of_estimate(paired_distance([PairedFeatures(originals, made)]), "distance", None)
 
     return draw
 
