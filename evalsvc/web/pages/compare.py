@@ -107,7 +107,7 @@ class ComparePage(Page):
         """Return the comparison of two checkpoints, with the companions of metrics apart."""
         comparison = client.compare(self.a, self.b, family=self.family)
         rows, yardsticks = divided(comparison.contrasts)
-        counts = Counter[str](row.verdict for row in comparison.contrasts)
+        counts = Counter[str](row.verdict for row in rows)
         panel = ContrastsQuery(a=self.a, b=self.b, family=self.family).panel_of(comparison)
         return {
             "comparison": comparison,

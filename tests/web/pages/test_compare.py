@@ -54,6 +54,17 @@ def test_two_checkpoints_have_the_verdicts_of_rest(client: Client) -> None:
     assert "by chance alone" in shown
 
 
+def test_the_sentence_counts_the_rows_of_the_table(app: App, client: Client) -> None:
+    """A perplexity has the verdict of its loss: counted as well, it made two verdicts out of one."""
+    for step, loss in ((0, 1.0), (25, 2.0)):
+        enter(app.store, submission(step, run="run-c"), suite())
+        evaluate_whole(app.store, metric(loss), metric(loss, "loss/text_perplexity"))
+    content = ComparePage(a="run-c@0", b="run-c@25").content(client)
+    assert [row.metric for row in content.values["rows"]] == ["loss/text"]
+    assert content.values["counts"] == [("worse", 1)]
+    assert client.compare("run-c@0", "run-c@25").judged == 1, "as the note below the sentence counts"
+
+
 def test_sides_are_swapped_by_a_link(client: Client) -> None:
     shown = page(client, a="run-a@0", b="run-b@0", family="holm")
     assert 'href="/compare?a=run-b%400&amp;b=run-a%400&amp;family=holm"' in shown
