@@ -284,7 +284,7 @@ class HeadlinesQuery(Input):
     metric: Annotated[list[str], Field(max_length=MAX_HEADLINE)] = []
     """A metric in place of the headline of each run; repeat for several. A run that lacks the metric leaves it out."""
     points: Annotated[int | None, Field(ge=1, le=200)] = None
-    """The most values of each series along training. By default, none."""
+    """The most values of each series along training, with the first and the last one. By default, none."""
     last: Annotated[int | None, Field(alias="to", ge=0, le=MAX_STEP)] = None
     """The highest step: values of later steps are left out."""
     compare: Annotated[float, Field(ge=0, le=MAX_COMPARE_SECONDS, allow_inf_nan=False)] = 0.0

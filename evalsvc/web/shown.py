@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping
 from urllib.parse import quote
+
+from markupsafe import Markup
+
+from evalsvc.spec.documents.history import HeadlineSeries
 
 
 def number(value: object) -> str:
@@ -50,16 +55,31 @@ def segment(text: str) -> str:
     return quote(text, safe="")
 
 
-def sparkline(values: Sequence[object], width: int = 96, height: int = 22) -> str:
-    """Return the points of a line through the finite values, for the attribute `points` of an SVG polyline."""
-    finite = [(i, value) for i, value in enumerate(values) if isinstance(value, float)]
-    if len(finite) < 2:
-        return ""
-    low, high = min(value for _, value in finite), max(value for _, value in finite)
-    across, up = max(1, len(values) - 1), (high - low) or 1.0
-    return " ".join(
-        f"{1 + (width - 2) * i / across:.1f},{1 + (height - 2) * (1 - (value - low) / up):.1f}" for i, value in finite
-    )
+def sparkline(series: HeadlineSeries, width: int = 96, height: int = 22) -> Markup:
+    """Return the line through the finite values of a series, with a dot at the best one, as elements of an SVG.
+
+    Values are placed by their steps; by the logarithms of 1 + step where half of the steps are in the first tenth of
+    the range. Empty for fewer than two values.
+    """
+    values = {step: value for step, value in zip(series.x, series.values, strict=True) if isinstance(value, float)}
+    if series.best is not None and isinstance(series.best.value, float):
+        values[series.best.step] = series.best.value
+    steps = sorted(values)
+    if len(steps) < 2:
+        return Markup()
+    middle, end = steps[len(steps) // 2] - steps[0], steps[-1] - steps[0]
+    places = {step: math.log1p(step) if 10 * middle < end else step for step in steps}
+    across, low, high = places[steps[-1]] - places[steps[0]], min(values.values()), max(values.values())
+
+    def corner(step: int) -> tuple[str, str]:
+        x = (places[step] - places[steps[0]]) / across
+        y = 1 - (values[step] - low) / ((high - low) or 1.0)
+        return f"{1 + (width - 2) * x:.1f}", f"{1 + (height - 2) * y:.1f}"
+
+    line = Markup('<polyline points="{}"/>').format(" ".join(",".join(corner(step)) for step in steps))
+    if series.best is None or series.best.step not in values:
+        return line
+    return line + Markup('<circle cx="{}" cy="{}" r="2"/>').format(*corner(series.best.step))
 
 
 FILTERS: Mapping[str, Callable[..., str]] = {

@@ -1,9 +1,13 @@
 """Numbers, times and names as pages show them."""
 
 import math
+import re
+from typing import Any
 
 import pytest
 
+from evalsvc.spec.documents.fields import Number
+from evalsvc.spec.documents.history import HeadlineSeries, Point
 from evalsvc.web import shown
 
 
@@ -49,15 +53,44 @@ def test_a_name_is_one_segment_of_a_path(name: str, text: str) -> None:
     assert shown.segment(name) == text
 
 
-def test_a_sparkline_goes_through_the_finite_values_at_their_places() -> None:
-    points = shown.sparkline([1.0, "NaN", 3.0, 2.0], width=92, height=22)
-    assert points == "1.0,21.0 61.0,1.0 91.0,11.0"
+def small(steps: list[int], values: list[Number], best: int | None = None) -> str:
+    points = {
+        step: Point(step=step, value=value, stderr=None, n=None, groups=None, import_=None)
+        for step, value in zip(steps, values, strict=True)
+    }
+    head: dict[str, Any] = {"metric": "x", "variant": "raw", "protocol": "", "unit": "", "direction": "lower"}
+    head |= {"baseline": None, "differs": {}, "base": None, "base_name": None, "x": steps, "values": values}
+    return shown.sparkline(HeadlineSeries(**head, latest=points[steps[-1]], best=None if best is None else points[best]), width=92, height=22)
 
 
-@pytest.mark.parametrize("values", [[], [1.0], ["NaN", "NaN"], [None, 1.0]])
-def test_one_value_is_no_line(values: list[object]) -> None:
-    assert shown.sparkline(values) == ""
+def line(svg: str) -> list[tuple[float, float]]:
+    """Return the corners of the line of a small curve."""
+    found = re.search(r'points="([^"]*)"', svg)
+    assert found is not None
+    return [(float(x), float(y)) for x, y in (pair.split(",") for pair in found[1].split())]
+
+
+def test_a_sparkline_goes_through_the_finite_values_at_their_steps() -> None:
+    """Placed by index, values of rare late steps took as much room as those of many early ones."""
+    assert line(small([0, 10, 20, 30], [1.0, "NaN", 3.0, 2.0])) == [(1, 21), (61, 1), (91, 11)]
+    assert line(small([0, 20, 30], [1.0, 3.0, 2.0])) == [(1, 21), (61, 1), (91, 11)]
+
+
+def test_steps_of_several_decades_are_placed_by_their_logarithm() -> None:
+    steps = [0, 10, 20, 80, 300, 3000]
+    across = [x for x, _ in line(small(steps, [9.4, 7.0, 5.0, 4.0, 3.3, 3.2]))]
+    assert across == pytest.approx([1 + 90 * math.log1p(step) / math.log1p(3000) for step in steps], abs=0.1)
+
+
+def test_a_dot_marks_the_best_value() -> None:
+    assert '<circle cx="31.0" cy="21.0"' in small([0, 10, 30], [3.0, 1.0, 2.0], best=10)
+    assert "circle" not in small([0, 10, 30], [3.0, 1.0, 2.0])
+
+
+@pytest.mark.parametrize("values", [[1.0], ["NaN", "NaN"], ["NaN", 1.0]])
+def test_one_value_is_no_line(values: list[Number]) -> None:
+    assert small([*range(len(values))], values) == ""
 
 
 def test_equal_values_are_a_level_line() -> None:
-    assert {point.partition(",")[2] for point in shown.sparkline([2.0, 2.0, 2.0]).split()} == {"21.0"}
+    assert {y for _, y in line(small([0, 10, 20], [2.0, 2.0, 2.0]))} == {21.0}

@@ -262,7 +262,7 @@ class HeadlineSeries(SeriesHead):
     x: Annotated[list[Count], Example([0, 2500])]
     """Steps of `values`; empty unless the request has `points`."""
     values: Annotated[list[Number], Example([9.7, 6.31])]
-    """Last value of each of at most `points` equal ranges of steps."""
+    """All values if there are at most `points`, or else `points` values evenly by rank, with the first and the last."""
     verdicts: list[NewestVerdict] | None = None
     """Verdicts on the newest value, which has none against itself; null without `compare`, or if the time was over."""
 

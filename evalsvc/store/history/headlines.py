@@ -144,15 +144,22 @@ def _base_value(session: Session, run: Run, chosen: Chosen, series: int) -> tupl
 
 
 def _along(session: Session, newest: Mapping[int, int], points: int) -> dict[int, tuple[list[int], list[Number]]]:
-    """Return the last value of each of at most `points` equal ranges of steps, by series: the steps, and the values."""
+    """Return all values of each series if there are at most `points`, or else `points` values evenly by rank.
+
+    The first and the last value are kept. Equal ranges of steps would merge the first steps of a run whose checkpoints
+    become rarer. Returns the steps, and the values, by series.
+    """
     value = MetricValue
     along: dict[int, tuple[list[int], list[Number]]] = {}
     for identity, last in newest.items():
-        first = session.scalar(select(func.min(value.step)).where(value.series_id == identity)) or 0
-        width = max(1, -(-(last - first + 1) // points))
         within = (value.series_id == identity, value.step <= last)
-        ends = select(func.max(value.step)).where(*within).group_by((value.step - first) // width)
-        query = select(value.step, value.value, value.kind).where(value.series_id == identity, value.step.in_(ends))
+        query = select(value.step, value.value, value.kind).where(*within)
+        size = session.scalar(select(func.count()).where(*within)) or 0
+        if size > points:
+            rank = func.row_number().over(order_by=value.step).label("rank")
+            ranked = select(value.step, rank).where(*within).subquery()
+            kept = {size, *(1 + place * (size - 1) // (points - 1) for place in range(points) if points > 1)}
+            query = query.where(value.step.in_(select(ranked.c.step).where(ranked.c.rank.in_(kept))))
         rows = session.execute(query.order_by(value.step)).all()
         along[identity] = [row.step for row in rows], [number_or_word(row.value, row.kind) for row in rows]
     return along

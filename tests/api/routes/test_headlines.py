@@ -34,7 +34,7 @@ def test_runs_with_their_own_headlines(app: App) -> None:
     assert set(found["run-a"]) == {"arc/acc", "arc/bits_per_byte", "piqa/acc", "piqa/bits_per_byte"}
     accuracy = found["run-a"]["arc/acc"]
     assert [accuracy[name]["step"] for name in ("latest", "best", "base")] == [20, 10, 0]
-    assert (accuracy["base_name"], accuracy["x"], accuracy["verdicts"]) == ("run-a@0", [10, 20], None)
+    assert (accuracy["base_name"], accuracy["x"], accuracy["verdicts"]) == ("run-a@0", [0, 20], None)
     named = ask(app, metric=["lower/x", "arc/acc"])
     assert (list(named["run-a"]), list(named["imported"])) == (["arc/acc"], ["lower/x"])
     assert ask(app, to=10)["run-a"]["arc/acc"]["latest"]["step"] == 10

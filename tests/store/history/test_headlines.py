@@ -45,10 +45,21 @@ def test_values_up_to_a_step(store: Store) -> None:
     assert (x.latest.step, x.best.value, x.x) == (20, 3.0, [0, 10, 20])
 
 
+def test_small_curves_have_every_value_where_there_are_few(store: Store) -> None:
+    """Equal ranges of steps merged the first steps of a run whose checkpoints become rarer."""
+    steps = (0, 10, 20, 80, 300, 3000)
+    write(store, {"lower/x": [Point(step, step / 10, 0.1, 400) for step in steps]}, "run-a")
+    [x] = read(store, "lower/x", points=6)
+    assert (x.x, x.values) == ([*steps], [0.0, 1.0, 2.0, 8.0, 30.0, 300.0])
+    [x] = read(store, "lower/x", points=5)
+    assert x.x == [0, 10, 20, 80, 3000], "evenly by rank, with both ends"
+    assert read(store, "lower/x", points=1)[0].x == [3000]
+
+
 def test_small_curves_end_with_the_newest_value(store: Store) -> None:
     write(store, {"lower/x": points(*range(95)), "lower/y": points(math.inf)}, "run-a")
     x, y = read(store, "lower/x", "lower/y", points=10)
-    assert (len(x.x), x.x[-1], x.values[-1]) == (10, 940, 94.0)
+    assert (len(x.x), x.x[0], x.x[-1], x.values[-1]) == (10, 0, 940, 94.0)
     assert x.x == sorted(x.x)
     assert (y.x, y.values) == ([0], ["Infinity"])
     assert read(store, "lower/x")[0].values == []
