@@ -52,7 +52,7 @@ class Mark:
     """`NaN` and the like; empty for numbers."""
     stderr: float | None = None
     smooth: float | None = None
-    """Moving average up to the mark; None without smoothing."""
+    """Smoothed value; None without smoothing."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ class _Cells:
             self._put(column, row, character, style)
 
     def _connect(self, marks: Sequence[Mark], style: str) -> None:
-        """Draw dots between the marks, where nothing else is; with smoothing, between the averages."""
+        """Draw dots between the marks, where nothing else is; with smoothing, between the smoothed values."""
         places = [(self._x.place(mark.x, self._columns), self._y.share(_drawn(mark) or 0.0)) for mark in marks]
         for (start, share_before), (end, share_after) in pairwise(places):
             for column in range(start + 1, end):
@@ -304,7 +304,7 @@ def _meanings(plot: Plot) -> Iterable[tuple[str, str]]:
     if any(mark.least is not None for mark in marks):
         yield RANGE, "range of several values; the mark is the last one of them"
     if any(mark.smooth is not None for mark in marks):
-        yield LINE, "moving average"
+        yield LINE, "smoothed curve"
     for text in filter(None, plot.guides.values()):
         yield GUIDE, visible_line(text)
     if any(mark.word for mark in marks):

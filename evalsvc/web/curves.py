@@ -34,7 +34,7 @@ class Point:
     virtual: bool
     """Whether the checkpoint was computed from others."""
     smooth: float | None = None
-    """Moving average up to the point; None without smoothing, and for values that are not finite."""
+    """Smoothed value; None without smoothing, and for values that are not finite."""
     companions: Mapping[str, Number] | None = None
     """Values that are read next to the value, such as its perplexity, by their short names."""
 
@@ -84,7 +84,7 @@ class Missing:
 
 
 def curves_of(buckets: Buckets, smoothing: float = 0.0) -> Iterator[Curve]:
-    """Yield the curves of a run; `smoothing` is the weight of the past in the moving average, from 0 (none) to 1."""
+    """Yield the curves of a run; `smoothing` is the weight of neighbours in the average, from 0 (none) to 1."""
     for series in buckets.series:
         points = list(_points(series))
         yield Curve(
@@ -172,17 +172,33 @@ def _points(series: BucketSeries) -> Iterator[Point]:
 
 
 def _smoothed(points: Sequence[Point], weight: float) -> list[Point]:
-    """Return the points with the exponential moving average of the finite values.
+    """Return the points with the smoothed finite values: at each step, a line through the nearest values.
 
-    The average after k values is Σ wⁱ v₍ₖ₋ᵢ₎ / Σ wⁱ: dividing by the sum of the weights keeps the first values from
-    being drawn to zero (D. Kingma and J. Ba, Adam, section 3). Each average is made of the one before by shares that
-    add up to 1, so no sum overflows.
+    The fit weighs values by the tricube of their distance along the axis, so that the smoothed curve does not lag behind
+    a steep one, and reaches both ends (W. S. Cleveland, Journal of the American Statistical Association 74, 1979). It
+    averages over as many values as an exponential moving average with the weight, (1 + weight) / (1 − weight). The
+    nearest values are at most a quarter of all, since a curve is no line over more.
     """
-    average = weights = 0.0
-    smoothed = []
-    for point in points:
-        if isinstance(point.value, float):
-            weights = weight * weights + 1
-            average = average * (1 - 1 / weights) + point.value / weights
-        smoothed.append(replace(point, smooth=average if isinstance(point.value, float) else None))
-    return smoothed
+    known = [(point.x, point.value) for point in points if isinstance(point.value, float)]
+    largest = max((abs(value) for _, value in known), default=0.0) or 1.0
+    scaled = [(x, value / largest) for x, value in known]  # so that no sum overflows
+    size = min(round(1 + 1.41 * (1 + weight) / (1 - weight)), max(3, len(known) // 4))
+    start, smooth = 0, dict[int, float]()
+    for x, _ in known:
+        while start + size < len(known) and known[start + size][0] - x < x - known[start][0]:
+            start += 1
+        smooth[x] = largest * _line_at(x, scaled[start : start + size])
+    return [replace(point, smooth=smooth[point.x] if isinstance(point.value, float) else None) for point in points]
+
+
+def _line_at(x: int, nearest: Sequence[tuple[int, float]]) -> float:
+    """Return the value at `x` of the line through the nearest values, no farther than the values reach."""
+    reach = max(abs(other - x) for other, _ in nearest) or 1
+    weighed = [((1 - (abs(other - x) / reach) ** 3) ** 3, other - x, value) for other, value in nearest]
+    total = sum(weight for weight, _, _ in weighed)
+    centre = sum(weight * away for weight, away, _ in weighed) / total
+    level = sum(weight * value for weight, _, value in weighed) / total
+    spread = sum(weight * (away - centre) ** 2 for weight, away, _ in weighed) or 1.0
+    slope = sum(weight * (away - centre) * value for weight, away, value in weighed) / spread
+    values = [value for _, value in nearest]
+    return min(max(level - slope * centre, min(values)), max(values))

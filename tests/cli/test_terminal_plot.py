@@ -82,11 +82,11 @@ def test_chance_is_a_line_behind_the_marks() -> None:
     assert "┄ chance" in lines(shown)
 
 
-def test_a_moving_average_goes_between_the_points() -> None:
+def test_a_smoothed_curve_goes_between_the_points() -> None:
     shown = plot(point(0, 0.0, smooth=1.0), point(10, 2.0, smooth=1.0))
     middle = rows(shown)[HEIGHT // 2 - 1] + rows(shown)[HEIGHT // 2]
     assert middle.count("·") > 50
-    assert "· moving average" in lines(shown)
+    assert "· smoothed curve" in lines(shown)
 
 
 def test_on_a_logarithmic_scale_decades_are_apart_alike() -> None:

@@ -27,7 +27,7 @@ MEASURED = ("succeeded", "partly_failed")
 """States of evaluations that have results."""
 
 WEIGHTS = (0.6, 0.9, 0.97)
-"""Weights of the past that the page offers for smoothing."""
+"""Weights of neighbouring values that the page offers for smoothing."""
 
 RunName = Annotated[str, Field(max_length=128)]
 

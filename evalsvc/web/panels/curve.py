@@ -71,7 +71,8 @@ class CurveQuery(PanelQuery):
     along: Scale = "linear"
     """Scale of the axis."""
     smooth: Weight = 0.0
-    """Weight of the past in the moving average that is drawn next to the points."""
+    """Weight of neighbouring values in the smoothed curve that is drawn over the points: each smoothed value averages
+    over about (1 + smooth) / (1 − smooth) values on both sides, within at most a quarter of all."""
     first: Annotated[Bound, Field(alias="from")] = None
     """First step or token."""
     last: Annotated[Bound, Field(alias="to")] = None
