@@ -2,6 +2,10 @@
 
 Measured values are compared as `GET /v1/compare` does, paired over their items. Imported values are compared by their
 own standard errors, if both are known.
+
+The best of K values is partly luck: of 20 equal checkpoints, one of the others would be called worse than the best in a
+fifth of cases. Its verdict has the level 1 − (1 − LEVEL) / (K − 1), by Bonferroni over the values that it was chosen
+from.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from evalsvc.compare.contrast import apart, contrast_results
+from evalsvc.compare.difference_curves import level_of_looks
 from evalsvc.compare.result import Result
 from evalsvc.errors import ItemsLost
 from evalsvc.metrics.distance import Distance
@@ -25,11 +30,16 @@ Read = Callable[[str], Result | None]
 
 
 def with_verdicts(run: str, series: Sequence[HeadlineSeries], read: Read) -> list[HeadlineSeries]:
-    """Return the headline series of a run with verdicts on their newest values, at the level `LEVEL`.
+    """Return the headline series of a run with verdicts on their newest values; see `level_of_best` for the level.
 
     A newest value that is the best one, or the base's, has no verdict against itself.
     """
     return [replace(item, verdicts=list(_verdicts(run, item, read))) for item in series]
+
+
+def level_of_best(count: int) -> float:
+    """Return the level of verdicts against the best of `count` values, or against a single value, such as the base."""
+    return level_of_looks(LEVEL, count - 1)
 
 
 def _verdicts(run: str, series: HeadlineSeries, read: Read) -> Iterator[NewestVerdict]:
@@ -38,14 +48,17 @@ def _verdicts(run: str, series: HeadlineSeries, read: Read) -> Iterator[NewestVe
         if name == newest:
             continue
         distance = _distance(series, other, name, newest, read)
-        finite = math.isfinite(distance.value)
+        finite, best_of = math.isfinite(distance.value), series.best_of if side == "best" else 1
+        level = level_of_best(best_of)
         yield NewestVerdict(
             side=side,
             checkpoint=name,
             difference=number_to_json(distance.value),
             stderr=None if distance.stderr is None else number_to_json(distance.stderr),
-            verdict=(distance.verdict(LEVEL, series.direction) if finite else None) or "no_error_known",
+            verdict=(distance.verdict(level, series.direction) if finite else None) or "no_error_known",
             basis=distance.basis,
+            best_of=best_of,
+            level=level,
         )
 
 

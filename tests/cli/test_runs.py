@@ -37,7 +37,7 @@ def test_the_latest_and_the_best_values_are_shown(command: Command, service: Any
     for step, value in ((5, 2.0), (10, 3.0)):
         measure(service.store, step, value)
     rows = [line.split() for line in command("runs", "summary", "run-a").out.splitlines()]
-    assert ["loss/text", "raw", "nats/token", "3", "10", "2", "5"] in rows
+    assert ["loss/text", "raw", "nats/token", "3", "10", "2", "5", "2", "steps"] in rows
     assert "did you mean 'loss/text'" in command("runs", "summary", "run-a", "--metric", "loss/txt").err
 
 

@@ -1,9 +1,11 @@
 """Verdicts on the newest value of a run."""
 
 import json
+import random
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from compared_runs import items, metrics
 from gate_documents import document, read_document
 
@@ -64,6 +66,22 @@ def test_imported_values_are_compared_by_their_own_errors() -> None:
     assert (unknown.verdict, unknown.basis, unknown.stderr) == ("no_error_known", "none", None)
     [few] = verdicts(series(replace(latest, n=None), best))
     assert few.verdict == "no_error_known", "nobody knows how many items are behind the error"
+
+
+def test_the_newest_of_equal_values_is_rarely_worse_than_the_best_of_them() -> None:
+    """Judged as if the best had not been chosen, .20 of the newest of 20 equal checkpoints were worse."""
+    own, worse = random.Random(0), 0
+    for _ in range(1000):
+        values = [own.gauss(0.5, 0.01) for _ in range(20)]
+        best = max(range(20), key=values.__getitem__)
+        ends = (point(10 * step, values[step], import_=1, n=1000) for step in (19, best))
+        worse += [found.verdict for found in verdicts(series(*ends, best_of=20))] == ["worse"]
+    assert worse / 1000 < 0.025
+    [found] = verdicts(series(point(20, 0.5, import_=1), point(10, 0.6, import_=1), best_of=20))
+    assert (found.best_of, found.level) == (20, pytest.approx(1 - 0.05 / 19))
+    assert found.verdict == "worse", "by seven errors of the difference"
+    [best, base] = verdicts(series(point(20), point(10), point(0), best_of=3))
+    assert (best.level, base.level, base.best_of) == (pytest.approx(1 - 0.05 / 2), 0.95, 1)
 
 
 def test_a_value_has_no_verdict_against_itself() -> None:

@@ -219,12 +219,18 @@ class Point(Document):
     """Id of the import that the value comes from; null if the value was measured."""
 
 
+BestOf = Annotated[Count, Example(6)]
+"""Number of values that `best` was chosen from; 0 without `best`. The best of many values is partly luck, so its true
+value is probably worse than its printed one."""
+
+
 class SummarySeries(SeriesHead):
     """The newest and the best value of a series."""
 
     count: Count
     latest: Point | None
     best: Point | None
+    best_of: BestOf = 0
 
 
 OtherSide = Literal["best", "base"]
@@ -242,10 +248,14 @@ class NewestVerdict(Document):
     stderr: Annotated[Number | None, Example(0.008)]
     """Standard error of the difference; null if it is unknown."""
     verdict: Annotated[Verdict, Example("indistinguishable")]
-    """Verdict on the newest value at the level 0.95. The best of several values is partly luck, so the newest value is
-    called `worse` than the best one more often than the level says."""
+    """Verdict on the newest value at `level`."""
     basis: Basis
     """Source of `stderr`."""
+    best_of: Annotated[Count, Example(6)] = 1
+    """Number of values that the other value is the best of; 1 for the base."""
+    level: Annotated[float, Example(0.99)] = 0.95
+    """Level of the verdict: 0.95, and 1 − 0.05 / (K − 1) against the best of K values. So the newest of equal values is
+    called `worse` than the best of them no more often than it is called worse than the base."""
 
 
 class HeadlineSeries(SeriesHead):
@@ -255,6 +265,7 @@ class HeadlineSeries(SeriesHead):
     best: Point | None
     """Best finite value by the metric's direction, the first of equal ones; null if the metric has no direction or no
     finite value."""
+    best_of: BestOf = 0
     base: Point | None
     """Value of the run's base under the same protocol; null if the base has no such value."""
     base_name: Annotated[str | None, Example("text-1b@240000")]

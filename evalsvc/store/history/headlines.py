@@ -94,11 +94,13 @@ def read_run_headlines(session: Session, run: Run, question: Question) -> RunHea
     for identity, step in newest.items():
         base = _base_value(session, run, chosen, identity)
         x, values = along.get(identity, ([], []))
+        best_point, best_of = best.get(identity, (None, 0))
         series.append(
             HeadlineSeries(
                 **vars(wanted[identity]),
                 latest=latest[identity, step],
-                best=best.get(identity),
+                best=best_point,
+                best_of=best_of,
                 base=None if base is None else base[1],
                 base_name=None if base is None else base[0],
                 x=x,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Subquery, and_, func, select, tuple_
+from sqlalchemy import ColumnElement, Subquery, and_, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from evalsvc.spec.documents.fields import Direction
@@ -35,23 +35,28 @@ def read_summary(session: Session, run: str, names: Sequence[str] = (), variant:
     counts = {row.series_id: row.size for row in session.execute(query.group_by(MetricValue.series_id))}
     latest = _values(session, _latest(chosen.ids))
     best = best_points(session, {identity: head.direction for identity, head in chosen.heads.items()})
-    series = [
-        SummarySeries(**vars(head), count=counts.get(key, 0), latest=latest.get(key), best=best.get(key))
-        for key, head in chosen.heads.items()
-    ]
+    series = []
+    for key, head in chosen.heads.items():
+        own, of = best.get(key, (None, 0))
+        count = counts.get(key, 0)
+        series.append(SummarySeries(**vars(head), count=count, latest=latest.get(key), best=own, best_of=of))
     gaps = read_gaps(session, chosen, WHOLE)
     return Summary(run=run, series=series, imports=read_imports(session, chosen.run), **vars(gaps))
 
 
-def best_points(session: Session, directions: Mapping[int, Direction], last: int | None = None) -> dict[int, Point]:
-    """Return the best value of each series, up to the step `last`, by the ids of the series with their directions.
+def best_points(
+    session: Session, directions: Mapping[int, Direction], last: int | None = None
+) -> dict[int, tuple[Point, int]]:
+    """Return the best value of each series up to the step `last`, and the number of values that it was chosen from.
 
-    Series without a direction or a finite value are left out.
+    `directions` are those of the series, by id. Series without a direction or a finite value are left out.
     """
-    best: dict[int, Point] = {}
+    best: dict[int, tuple[Point, int]] = {}
     for direction in DIRECTIONS:
-        ids = [identity for identity, own in directions.items() if own == direction]
-        best |= _values(session, _best(ids, direction, last)) if ids else {}
+        if ids := [identity for identity, own in directions.items() if own == direction]:
+            places = _best(ids, direction, last)
+            rows = session.execute(select(MetricValue, places.c.of).join(places, _is_at(places)))
+            best |= {value.series_id: (_point(value), of) for value, of in rows}
     return best
 
 
@@ -73,21 +78,25 @@ def _best(ids: Sequence[int], direction: str, last: int | None) -> Subquery:
     finite = (MetricValue.series_id.in_(ids), MetricValue.kind == FINITE, *up_to)
     extreme = func.min(MetricValue.value) if direction == "lower" else func.max(MetricValue.value)
     extremes = (
-        select(MetricValue.series_id, extreme.label("value")).where(*finite).group_by(MetricValue.series_id).subquery()
+        select(MetricValue.series_id, extreme.label("value"), func.count().label("of"))
+        .where(*finite)
+        .group_by(MetricValue.series_id)
+        .subquery()
     )
     is_best = and_(extremes.c.series_id == MetricValue.series_id, extremes.c.value == MetricValue.value)
-    query = select(MetricValue.series_id, func.min(MetricValue.step).label("step")).join(extremes, is_best)
+    first, of = func.min(MetricValue.step).label("step"), func.min(extremes.c.of).label("of")
+    query = select(MetricValue.series_id, first, of).join(extremes, is_best)
     return query.where(*finite).group_by(MetricValue.series_id).subquery()
 
 
 def _values(session: Session, places: Subquery) -> dict[int, Point]:
     """Return the value of each series at its step in `places`, by series."""
-    rows = session.scalars(
-        select(MetricValue).join(
-            places, and_(places.c.series_id == MetricValue.series_id, places.c.step == MetricValue.step)
-        )
-    )
+    rows = session.scalars(select(MetricValue).join(places, _is_at(places)))
     return {row.series_id: _point(row) for row in rows}
+
+
+def _is_at(places: Subquery) -> ColumnElement[bool]:
+    return and_(places.c.series_id == MetricValue.series_id, places.c.step == MetricValue.step)
 
 
 def _point(row: MetricValue) -> Point:

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import Field
 
 from evalsvc.client import Client
+from evalsvc.compare.newest import level_of_best
 from evalsvc.errors import EvalsvcError, InvalidRequest, UnknownName
 from evalsvc.spec import documents
 from evalsvc.spec.documents.comparisons import Family, Verdict
@@ -67,6 +68,8 @@ class ComparePage(Page):
     """With the run `b` alone: compare its newest evaluated checkpoint with the run's base, or with its best one."""
     family: Family = "none"
     """Verdicts on each metric alone, or on all metrics together by Holm's method."""
+    best_of: Annotated[int, Field(ge=1)] = 1
+    """Number of steps that one of two checkpoints is the best of. Verdicts and intervals are corrected for it."""
     metric: Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Field(max_length=MAX_METRICS)] = ()
     """Metrics of two runs; by default, the headline metrics."""
 
@@ -105,10 +108,11 @@ class ComparePage(Page):
 
     def _checkpoints(self, client: Client) -> Mapping[str, object]:
         """Return the comparison of two checkpoints, with the companions of metrics apart."""
-        comparison = client.compare(self.a, self.b, family=self.family)
+        level = level_of_best(self.best_of)
+        comparison = client.compare(self.a, self.b, level=level, family=self.family)
         rows, yardsticks = divided(comparison.contrasts)
         counts = Counter[str](row.verdict for row in rows)
-        panel = ContrastsQuery(a=self.a, b=self.b, family=self.family).panel_of(comparison)
+        panel = ContrastsQuery(a=self.a, b=self.b, level=level, family=self.family).panel_of(comparison)
         return {
             "comparison": comparison,
             "rows": rows,
@@ -141,13 +145,13 @@ class ComparePage(Page):
         run, variant = parse_run(self.b)
         newest = _newest(client, run, variant)
         if self.to == "base":
-            other, word = _base(client, run), "the base of the run"
+            other, word, best_of = _base(client, run), "the base of the run", 1
         else:
-            other, metric = _best(client, run, variant)
-            word = f"the best one so far by {metric}"
+            other, metric, best_of = _best(client, run, variant)
+            word = f"the best of {best_of} steps by {metric}"
         if other == newest:
             return ComparePage(b=newest), f"{newest}, the newest evaluated checkpoint, is {word}."
-        return self.model_copy(update={"a": other, "b": newest, "to": ""}), ""
+        return self.model_copy(update={"a": other, "b": newest, "to": "", "best_of": best_of}), ""
 
 
 def _newest(client: Client, run: str, variant: str) -> str:
@@ -171,8 +175,11 @@ def _base(client: Client, run: str) -> str:
     return checkpoint_name(base.run, base.step, base.variant)
 
 
-def _best(client: Client, run: str, variant: str) -> tuple[str, str]:
-    """Return the checkpoint with the best value of the first headline metric that has a direction, and the metric."""
+def _best(client: Client, run: str, variant: str) -> tuple[str, str, int]:
+    """Return the checkpoint with the best value of the first headline metric that has a direction.
+
+    Also return the metric, and the number of values that the best one was chosen from.
+    """
     for metric in client.headline(run).metrics:
         series = [
             each for each in client.summary(run, [metric], variant=variant) if each.metric == metric and each.best
@@ -180,7 +187,7 @@ def _best(client: Client, run: str, variant: str) -> tuple[str, str]:
         if series:
             newest = max(series, key=lambda each: each.latest.step if each.latest else -1)
             assert newest.best is not None
-            return checkpoint_name(run, newest.best.step, variant), metric
+            return checkpoint_name(run, newest.best.step, variant), metric, newest.best_of
     raise UnknownName(f"no headline metric of {run} has a best value; compare two checkpoints by RUN@STEP")
 
 

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from evalsvc.client import Client
 from evalsvc.metrics.companions import Place, divide_rows
+from evalsvc.metrics.intervals import LEVEL
 from evalsvc.spec.documents.comparisons import Comparison, Family, MetricDifference
 from evalsvc.web.charts import contrast_chart
 from evalsvc.web.panel import Commands, Panel, PanelQuery, Table
@@ -27,16 +28,18 @@ class ContrastsQuery(PanelQuery):
     """Checkpoint that the other one is compared with, as RUN@STEP or RUN@STEP:VARIANT."""
     b: CheckpointName
     """Checkpoint that is compared."""
+    level: Annotated[float, Field(gt=0, lt=1)] = LEVEL
+    """Level of the verdicts."""
     family: Family = "none"
     """Verdicts on each metric alone, or on all metrics together by Holm's method."""
 
     def panel(self, client: Client) -> Panel:
         """Return the chart of all differences in standard errors, with a table of the differences."""
-        return self.panel_of(client.compare(self.a, self.b, family=self.family))
+        return self.panel_of(client.compare(self.a, self.b, level=self.level, family=self.family))
 
     def panel_of(self, comparison: Comparison) -> Panel:
         """Return the panel of a comparison that was read already."""
-        family = {"family": self.family} if self.family != "none" else {}
+        given = self.model_dump(include={"level", "family"}, exclude_defaults=True)
         rows, _ = divided(comparison.contrasts)
         return Panel(
             name=self.name,
@@ -46,8 +49,8 @@ class ContrastsQuery(PanelQuery):
             table=_table(comparison),
             commands=Commands(
                 cli=f"evalsvc compare {shlex.quote(self.a)} {shlex.quote(self.b)}"
-                + "".join(f" --{name} {value}" for name, value in family.items()),
-                rest="/v1/compare?" + urlencode({"a": self.a, "b": self.b, **family}),
+                + "".join(f" --{name} {value}" for name, value in given.items()),
+                rest="/v1/compare?" + urlencode({"a": self.a, "b": self.b, **given}),
             ),
             notes=_notes(comparison),
         )

@@ -44,7 +44,7 @@ def test_verdicts_are_those_of_a_comparison(app: App) -> None:
     fill(app.store)
     found = ask(app, compare=5)
     for verdict in found["run-a"]["arc/acc"]["verdicts"]:
-        query = {"a": verdict["checkpoint"], "b": "run-a@20", "metric": "arc/acc"}
+        query = {"a": verdict["checkpoint"], "b": "run-a@20", "metric": "arc/acc", "level": verdict["level"]}
         [row] = app.http.get("/v1/compare", params=query).json()["contrasts"]
         assert (verdict["verdict"], verdict["difference"]) == (row["verdict"], row["difference"])
         assert verdict["basis"] == "paired"

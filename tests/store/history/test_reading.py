@@ -1,5 +1,6 @@
 """Reading the history by SQL gives, to the last bit, what plain Python makes of the same rows, on each database."""
 
+import math
 import random
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -220,6 +221,8 @@ def test_newest_and_best(store: Store) -> None:
             expected = best(points, found[metric].direction)
             assert shown(found[metric].best) == latest_of(expected)
             assert found[metric].count == len(points)
+            finite = sum(math.isfinite(point.value) for point in points)
+            assert found[metric].best_of == (finite if found[metric].best else 0)
 
 
 def latest_of(point: Point | None) -> Any:

@@ -110,6 +110,26 @@ def test_from_a_run_to_its_base_and_its_best(client: Client) -> None:
         assert ComparePage(b="run-b", to="best").content(client).title == f"run-b@50 against run-b@{best.step}"
 
 
+def test_the_best_checkpoint_is_said_to_be_the_best_of_so_many(client: Client) -> None:
+    """The verdicts took the luckiest of all steps for a checkpoint that somebody had named beforehand."""
+    with pytest.raises(InvalidRequest, match="best_of"):
+        ComparePage.parse([("best_of", "-1")])
+    shown = page(client, a="run-a@0", b="run-b@0", best_of=21)
+    assert "One of the two is the best of 21 steps" in shown
+    assert "best_of=21" in page(client, a="run-a@0", b="run-b@0", best_of=21).split("Swap sides")[0].rpartition("<a")[2]
+    assert "99.75 % interval" in shown, "1 − 0.05 / 20"
+    assert "--level 0.9975" in shown
+    assert client.compare("run-a@0", "run-b@0", level=0.9975).contrasts == (
+        ComparePage(a="run-a@0", b="run-b@0", best_of=21).content(client).values["rows"]
+    )
+    for run in ("run-a", "run-b"):
+        content = ComparePage(b=run, to="best").content(client)
+        if content.values["query"].a:
+            assert content.values["query"].best_of == 3, "the address of the comparison keeps the number"
+        else:
+            assert "the best of 3 steps by" in content.values["note"]
+
+
 def test_what_cannot_be_compared_is_told(app: App, client: Client) -> None:
     put(app.store, "run-e", 0, 1, 0.5)
     assert "run-e@0, the newest evaluated checkpoint, is the base of the run." in page(client, b="run-e", to="base")

@@ -56,7 +56,7 @@ def test_a_row_says_how_far_a_run_is_and_how_good(app: App) -> None:
     last, queue, base, *metrics = cells(text, "run-a")
     assert (last, queue, base) == ("30 values to 20", "1 waiting", "run-a@0")
     accuracy = metrics[0]
-    assert re.fullmatch(r"0\.\d+ ± 0\.\d+ best −0\.\d+ within noise base \+0\.\d+ better", accuracy), accuracy
+    assert re.fullmatch(r"0\.\d+ ± 0\.\d+ best of 3 −0\.\d+ within noise base \+0\.\d+ better", accuracy), accuracy
     assert "fraction, higher is better" in html.unescape(text)
     assert text.count("<polyline") == len(metrics)
     assert "seed=1" in text
@@ -64,17 +64,17 @@ def test_a_row_says_how_far_a_run_is_and_how_good(app: App) -> None:
 
 def test_no_error_is_invented(app: App) -> None:
     write(app.store, {"lower/x": points(3, 1, 2, stderr=None)}, "imported")
-    assert cells(page(app), "imported")[3:] == ["2 best +1 no error known base −1 no error known"]
+    assert cells(page(app), "imported")[3:] == ["2 best of 3 +1 no error known base −1 no error known"]
 
 
 def test_the_newest_that_is_the_best(app: App) -> None:
     write(app.store, {"higher/x": points(1, 2, 3)}, "imported")
-    assert cells(page(app), "imported")[3:] == ["3 ± 0.01 best so far base +2 better"]
+    assert cells(page(app), "imported")[3:] == ["3 ± 0.01 best of 3 base +2 better"]
 
 
 def test_a_value_that_is_no_number_is_shown_as_such(app: App) -> None:
     write(app.store, {"lower/x": points(1, float("nan"))}, "imported")
-    assert cells(page(app), "imported")[3].startswith("NaN ± 0.01 best – no error known")
+    assert cells(page(app), "imported")[3].startswith("NaN ± 0.01 best of 1 – no error known")
 
 
 @pytest.fixture
