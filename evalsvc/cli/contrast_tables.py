@@ -185,13 +185,15 @@ def _step_row(curve: DifferenceCurve, place: int) -> list[str]:
 
 
 def _crossing_lines(curve: DifferenceCurve) -> Iterator[str]:
-    for first, always, statement in (
-        (curve.first_indistinguishable, curve.indistinguishable_from, "the interval covers zero"),
-        (curve.first_apart, curve.apart_from, "the difference is beyond noise"),
+    bound = curve.largest_not_excluded
+    size = "" if bound is None else f"; differences up to {float(bound):.4g} are not excluded"
+    for band, first, always, statement, more in (
+        ("pointwise", curve.first_indistinguishable, curve.indistinguishable_from, "the interval covers zero", size),
+        ("simultaneous", curve.first_apart, curve.apart_from, "the difference is beyond noise", ""),
     ):
         yield f"{statement} at no step" if first is None else f"{statement} first at step {first}"
         if always is not None:
-            yield f"simultaneous band: {statement} at every step from {always} on"
+            yield f"{band} band: {statement} at every step from {always} on{more}"
     for before, after in curve.sign_changes:
         yield f"simultaneous band: the difference changes its sign between steps {before} and {after}"
 

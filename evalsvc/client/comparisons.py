@@ -36,7 +36,8 @@ class ComparisonMethods(MethodGroup):
     ) -> documents.Comparison:
         """Return the differences between the checkpoints `a` and `b`, each RUN@STEP or RUN@STEP:VARIANT.
 
-        `family` is `none` for verdicts that hold one by one, or `holm` for verdicts that hold on all metrics together.
+        `family` is `none` for verdicts that hold one by one. With `holm`, the probability that any metric without a
+        difference is better, worse or different is at most 1 − `level`.
         `expected_by_chance` metrics would be better, worse or different if nothing had changed.
         """
         query = query_of(
@@ -67,7 +68,7 @@ class ComparisonMethods(MethodGroup):
         """Return the differences between two runs along their steps, or between a run and its base.
 
         `band` is `pointwise` for intervals that hold one by one, or `simultaneous` for intervals that hold at all steps
-        together. Results about several steps, such as `apart_from` and `sign_changes`, always use the latter.
+        together. `apart_from` and `sign_changes` always use the latter, and `indistinguishable_from` the former.
         `pandas.DataFrame({"x": curve.x, "difference": curve.difference, "low": curve.low, "high": curve.high})` is a
         curve to plot.
         """

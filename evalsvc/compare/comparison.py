@@ -6,8 +6,8 @@ is set. A metric that is right or wrong on each item also gets the counts of McN
 two sides differ.
 
 Each verdict holds at its own level, so some of many verdicts are wrong by chance. `Comparison` says how many to expect
-if nothing had changed. The family `holm` judges all metrics together: if nothing changed, no verdict is wrong with
-probability `level`.
+if nothing had changed. The family `holm` judges all metrics together: with probability `level`, no metric without a
+difference is called better, worse or different. `indistinguishable` may be wrong at any rate.
 
 Companions, such as a perplexity next to its loss, say nothing that their main metric does not say. They are not counted
 as verdicts and do not enlarge the family, unless the user names them.
@@ -65,7 +65,7 @@ class Options:
     flipped: int = 0
     """Largest number of items to name, per side, that only this side gets right."""
     family: Family = "none"
-    """Scope of the error rate: `none` for each metric alone, `holm` for all judged metrics together."""
+    """Scope of the rate of false differences: `none` for each metric alone, `holm` for all judged metrics together."""
 
     def wants(self, name: str) -> bool:
         """Return whether the metric is compared."""

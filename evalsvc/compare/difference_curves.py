@@ -3,14 +3,15 @@
 At each step the two checkpoints are compared as by `evalsvc compare`, paired over their items. The curve answers from
 which step on the difference is indistinguishable from zero: the first such step is where a gap in the text loss closes,
 and the gap stays closed from the step on after which all differences are indistinguishable. An indistinguishable
-difference is not shown to be zero; it is smaller than this number of items can show. The noise covers the sampling of
-items, not a repetition of the training.
+difference is not shown to be zero: the curve also has the largest difference that the intervals from this step on do not
+exclude. The noise covers the sampling of items, not a repetition of the training.
 
 With many steps, some differences exceed the noise by chance. A *pointwise* interval holds the true difference at its
 step with probability `level`. A *simultaneous* band holds all true differences together with at least this probability:
 each of its k intervals has the level 1 − (1 − level) / k, by Bonferroni, however the steps depend on each other.
-Statements about several steps (a change of sign, or no further crossing up to the last step) always use the
-simultaneous band, whichever band is displayed.
+That a difference changes its sign, or stays apart up to the last step, always rests on the simultaneous band, whichever
+band is displayed. That a difference stays closed rests on pointwise intervals: the simultaneous band grows with the
+number of steps, and would close every gap in a curve of many checkpoints.
 """
 
 from __future__ import annotations
@@ -111,10 +112,11 @@ def _curve(
     distances = [contrast.distance for contrast in contrasts if contrast.distance is not None]
     simultaneous_level = level_of_looks(level, sum(distance.p_value() is not None for distance in distances))
     simultaneous = [contrast.verdict(simultaneous_level) for contrast in contrasts]
-    step_level, shown = level, [contrast.verdict(level) for contrast in contrasts]
-    if band == "simultaneous":
-        step_level, shown = simultaneous_level, simultaneous
+    pointwise = [contrast.verdict(level) for contrast in contrasts]
+    step_level, shown = (level, pointwise) if band == "pointwise" else (simultaneous_level, simultaneous)
     intervals = [distance.interval(step_level) for distance in distances]
+    ends = [distance.interval(level) for distance in distances]
+    farthest = [None if end is None else max(abs(end.low), abs(end.high)) for end in ends]
     first = contrasts[0].metric
     return DifferenceCurve(
         metric=first.name,
@@ -140,7 +142,7 @@ def _curve(
         groups=[distance.groups for distance in distances],
         n_only_a=[distance.n_only_a for distance in distances],
         n_only_b=[distance.n_only_b for distance in distances],
-        **vars(crossings(steps, shown, simultaneous, [distance.value for distance in distances])),
+        **vars(crossings(steps, shown, pointwise, simultaneous, [each.value for each in distances], farthest)),
     )
 
 
@@ -150,11 +152,17 @@ def level_of_looks(level: float, looks: int) -> float:
 
 
 def crossings(
-    steps: Sequence[int], shown: Sequence[Verdict], simultaneous: Sequence[Verdict], differences: Sequence[float]
+    steps: Sequence[int],
+    shown: Sequence[Verdict],
+    pointwise: Sequence[Verdict],
+    simultaneous: Sequence[Verdict],
+    differences: Sequence[float],
+    farthest: Sequence[float | None],
 ) -> Crossings:
     """Return the steps at which the verdicts change, in the order of `steps`.
 
-    `shown` are the verdicts in the displayed band, and `simultaneous` those in the simultaneous band. A step without a
+    `shown` are the verdicts in the displayed band, and `pointwise` and `simultaneous` those in the two bands. `farthest`
+    are the ends of the pointwise intervals that are farther from zero, None without an interval. A step without a
     verdict counts neither as apart nor as indistinguishable.
     """
     sides = [
@@ -163,9 +171,13 @@ def crossings(
         if verdict in APART and math.isfinite(difference)
     ]
     changes = [[step, later] for (step, side), (later, other) in pairwise(sides) if side != other]
+    closed = _from(steps, [verdict == "indistinguishable" for verdict in pointwise])
+    ends = [] if closed is None else [end for step, end in zip(steps, farthest, strict=True) if step >= closed]
+    known = [end for end in ends if end is not None]
     return Crossings(
         first_indistinguishable=_first(steps, [verdict == "indistinguishable" for verdict in shown]),
-        indistinguishable_from=_from(steps, [verdict == "indistinguishable" for verdict in simultaneous]),
+        indistinguishable_from=closed,
+        largest_not_excluded=number_to_json(max(known)) if known and len(known) == len(ends) else None,
         first_apart=_first(steps, [verdict in APART for verdict in shown]),
         apart_from=_from(steps, [verdict in APART for verdict in simultaneous]),
         sign_changes=changes,

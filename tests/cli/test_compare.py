@@ -81,10 +81,16 @@ def test_runs_step_by_step(command: Command, service: Any) -> None:
     assert (result.code, result.err) == (0, "")
     assert "arc/acc (fraction, protocol" in result.out
     assert result.out.count(" paired ") == 2
+    put(service.store, "run-a", 20, 1, 0.5)
+    put(service.store, "run-b", 20, 3, 0.5)
+    closed = command("compare", "run-a", "run-b", "--metric", "arc/acc").out
+    (curve,) = json.loads(command("compare", "run-a", "run-b", "--metric", "arc/acc", "--format", "json").out)["curves"]
+    line = "the interval covers zero at every step from 10 on; differences up to"
+    assert f"{line} {curve['largest_not_excluded']:.4g} are not excluded" in " ".join(closed.split())
     simultaneous = [*("compare", "run-a", "run-b", "--metric", "arc/acc", "--band", "simultaneous"), "--format"]
     rows = list(csv.DictReader(io.StringIO(command(*simultaneous, "csv").out)))
-    assert [(row["step"], row["verdict"]) for row in rows] == [("0", "worse"), ("10", "indistinguishable")]
-    assert float(rows[0]["step_level"]) == pytest.approx(0.975)
+    assert [(row["step"], row["verdict"]) for row in rows] == [("0", "worse"), ("10", "indistinguishable"), ("20", "indistinguishable")]
+    assert float(rows[0]["step_level"]) == pytest.approx(1 - 0.05 / 3)
     assert json.loads(command(*simultaneous, "json").out)["curves"][0]["first_indistinguishable"] == 10
     assert "A: run-b@0\nB: run-b\n" in command("compare", "run-b").out
     refused = command("compare", "run-a", "run-b", "--family", "holm")

@@ -85,10 +85,11 @@ def _tag(session: Session, runs: Sequence[str], query: CompareQuery | CurvesQuer
     summary="Compare two runs step by step",
     description="The differences of `/v1/compare` at the steps of both runs; without `b`, between the run's "
     "checkpoints and its base. `first_indistinguishable` is the first step at which the interval covers zero. "
-    "`indistinguishable_from` is the step from which on every interval covers zero; null if only the last interval "
-    "does. `first_apart` and `apart_from` are the same for intervals that do not cover zero. `sign_changes` has the "
+    "`indistinguishable_from` is the step from which on every pointwise interval covers zero; null if only the last "
+    "interval does. `largest_not_excluded` is the size of the largest difference that these intervals do not exclude. "
+    "`first_apart` and `apart_from` are the same for intervals that do not cover zero. `sign_changes` has the "
     "pairs of steps between which the difference changed its sign.\n\nThe intervals of the chosen band have the level "
-    "`step_level`. Statements about several steps use the simultaneous band (`crossings_rest_on`), whose intervals "
+    "`step_level`. `apart_from` and `sign_changes` use the simultaneous band (`crossings_rest_on`), whose intervals "
     "have the level `simultaneous_level`.",
     response_model=None,
     responses=document(200, "A curve for each metric and protocol, in columns by step.", documents.RunComparison)

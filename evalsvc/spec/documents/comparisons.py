@@ -26,7 +26,8 @@ Basis = Literal["paired", "unpaired", "none"]
 """Source of a difference's standard error: paired items, the standard errors of both values, or none."""
 
 Family = Literal["none", "holm"]
-"""Scope of the error rate: each metric alone, or all metrics of the comparison together by Holm's method."""
+"""Scope of the rate of false differences: each metric alone, or all metrics of the comparison together by Holm's
+method."""
 
 Band = Literal["pointwise", "simultaneous"]
 """Scope of the intervals along steps: each step alone, or all steps simultaneously."""
@@ -156,8 +157,11 @@ class Crossings(Document):
     first_indistinguishable: Annotated[Count | None, Example(80)]
     """First step at which the difference is indistinguishable from zero, in the displayed band."""
     indistinguishable_from: Annotated[Count | None, Example(80)]
-    """Step from which on the difference stays indistinguishable from zero, in the simultaneous band; null if only the
-    last step is."""
+    """Step from which on the difference stays indistinguishable from zero, in the pointwise band; null if only the last
+    step is."""
+    largest_not_excluded: Annotated[Number | None, Example(0.026)] = None
+    """Size of the largest difference that the pointwise intervals from `indistinguishable_from` on do not exclude; null
+    without such a step, or if one of these steps has no interval."""
     first_apart: Annotated[Count | None, Example(0)]
     """First step at which the difference exceeds the noise, in the displayed band."""
     apart_from: Annotated[Count | None, Example(None)]
@@ -205,7 +209,7 @@ class CrossingBands(Document):
     """The band behind each field of `Crossings`."""
 
     first_indistinguishable: Band
-    indistinguishable_from: Annotated[Band, Example("simultaneous")] = "simultaneous"
+    indistinguishable_from: Annotated[Band, Example("pointwise")] = "pointwise"
     first_apart: Band
     apart_from: Annotated[Band, Example("simultaneous")] = "simultaneous"
     sign_changes: Annotated[Band, Example("simultaneous")] = "simultaneous"

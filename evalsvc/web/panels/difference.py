@@ -13,6 +13,7 @@ from evalsvc.errors import UnknownName
 from evalsvc.spec.documents.comparisons import DifferenceCurve, RunComparison
 from evalsvc.web.charts import difference_chart
 from evalsvc.web.panel import Commands, MetricName, Panel, PanelQuery, Table
+from evalsvc.web.shown import number
 
 RunName = Annotated[str, Field(min_length=1, max_length=300)]
 
@@ -68,7 +69,9 @@ def _notes(curve: DifferenceCurve) -> list[str]:
     if curve.apart_from is not None:
         notes.append(f"from step {curve.apart_from:,} on, the difference is beyond the noise")
     if curve.indistinguishable_from is not None:
-        notes.append(f"from step {curve.indistinguishable_from:,} on, the difference is within the noise")
+        bound = curve.largest_not_excluded
+        size = "" if bound is None else f"; differences up to {number(bound)} are not excluded"
+        notes.append(f"from step {curve.indistinguishable_from:,} on, the difference is within the noise{size}")
     notes += [f"the sign changes between the steps {before:,} and {after:,}" for before, after in curve.sign_changes]
     return notes
 

@@ -40,6 +40,7 @@ def difference(values: list[float], reach: float = 0.05) -> Any:
         n_only_b=[0] * count,
         first_indistinguishable=None,
         indistinguishable_from=None,
+        largest_not_excluded=None,
         first_apart=None,
         apart_from=None,
         sign_changes=[],

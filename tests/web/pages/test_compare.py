@@ -97,6 +97,8 @@ def test_two_runs_say_where_they_enter_and_leave_the_noise(client: Client) -> No
     shown = page(client, a="run-a", b="run-b", metric=("arc/acc",))
     if curve.apart_from is not None:
         assert f"<td>step {curve.apart_from}</td>" in shown
+    if curve.indistinguishable_from is not None:
+        assert f"{curve.largest_not_excluded:.5g} not excluded" in shown
     assert "piqa/acc</option>" in shown, "other metrics can be chosen"
     assert len(ComparePage(a="run-a", b="run-b").content(client).values["panels"]) == 4
 
