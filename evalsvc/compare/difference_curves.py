@@ -3,8 +3,8 @@
 At each step the two checkpoints are compared as by `evalsvc compare`, paired over their items. The curve answers from
 which step on the difference is indistinguishable from zero: the first such step is where a gap in the text loss closes,
 and the gap stays closed from the step on after which all differences are indistinguishable. An indistinguishable
-difference is not shown to be zero: the curve also has the largest difference that the intervals from this step on do not
-exclude. The noise covers the sampling of items, not a repetition of the training.
+difference is not shown to be zero: the curve also has the largest difference that the intervals from this step on do
+not exclude. The noise covers the sampling of items, not a repetition of the training.
 
 With many steps, some differences exceed the noise by chance. A *pointwise* interval holds the true difference at its
 step with probability `level`. A *simultaneous* band holds all true differences together with at least this probability:
@@ -161,9 +161,9 @@ def crossings(
 ) -> Crossings:
     """Return the steps at which the verdicts change, in the order of `steps`.
 
-    `shown` are the verdicts in the displayed band, and `pointwise` and `simultaneous` those in the two bands. `farthest`
-    are the ends of the pointwise intervals that are farther from zero, None without an interval. A step without a
-    verdict counts neither as apart nor as indistinguishable.
+    `shown` are the verdicts in the displayed band, `pointwise` and `simultaneous` those in the two bands, and `farthest`
+    the ends of the pointwise intervals that are farther from zero, None without an interval. A step without a verdict
+    counts neither as apart nor as indistinguishable.
     """
     sides = [
         (step, difference > 0)

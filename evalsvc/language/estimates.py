@@ -22,6 +22,12 @@ from evalsvc.metrics.shares import standard_error
 RESAMPLES = 200
 """Number of bootstrap samples for aggregations without a closed form; the error is then known to 5 %."""
 
+LEAST = 20
+"""Number of documents that a bootstrap needs. An F1 of 8 documents has an interval that covers .82 instead of .95."""
+
+OTHER_ESTIMATOR = "lm-eval/2"
+"""Version in the protocol of metrics of the kind `other`; see `results.ESTIMATOR` for the other kinds."""
+
 LN2 = math.log(2)
 
 Aggregation = Callable[[Sequence[Any]], Any]
@@ -62,10 +68,14 @@ def estimate(aggregation: Aggregation, values: Sequence[Any]) -> Estimate | None
     value = aggregation(values)
     if not is_number(value):
         return None
-    ratio = Ratio(float(value), _standard_error(aggregation, values), len(values))
-    if aggregation is not metrics.mean:
-        return Estimate(ratio, "other")
-    return Estimate(ratio, "mean", numbers)
+    if aggregation is metrics.mean:
+        return Estimate(
+            Ratio(float(value), standard_error([float(each) for each in values]), len(values)), "mean", numbers
+        )
+    if aggregation is metrics.acc_all:
+        right = _right_questions(values)
+        return Estimate(Ratio(float(value), standard_error(right), len(values), len(right)), "other")
+    return Estimate(Ratio(float(value), _bootstrap(aggregation, values), len(values)), "other")
 
 
 def is_number(value: Any) -> bool:
@@ -86,16 +96,23 @@ def _of_losses(numbers: Sequence[tuple[float, ...]], kind: Literal["bits", "loss
     return Estimate(loss if kind == "bits" else perplexity(loss), kind, numbers)
 
 
-def _standard_error(aggregation: Aggregation, values: Sequence[Any]) -> float | None:
-    if aggregation is metrics.mean:
-        return standard_error([float(value) for value in values])
-    if len(values) < 2:
-        return None
-    return float(metrics.acc_all_stderr(values)) if aggregation is metrics.acc_all else _bootstrap(aggregation, values)
+def _right_questions(values: Sequence[Any]) -> list[float]:
+    """Return for each question whether all of its answers are judged rightly; `acc_all` is the mean over questions."""
+    questions: dict[tuple[object, object], list[bool]] = {}
+    for judged, document in values:
+        place = document["idx"]["paragraph"], document["idx"]["question"]
+        questions.setdefault(place, []).append(judged == (document["label"] == 1))
+    return [float(all(answers)) for answers in questions.values()]
 
 
 def _bootstrap(aggregation: Aggregation, values: Sequence[Any]) -> float | None:
-    """Return the standard deviation of the value over seeded resamples; None where a resample has no value."""
+    """Return the standard deviation of the value over seeded resamples.
+
+    None for fewer than `LEAST` documents, where a resample has no value, and where no resample moves the value: such an
+    error would be 0 though the next document may change the value.
+    """
+    if len(values) < LEAST:
+        return None
     chance = random.Random(0)
     resampled = []
     with warnings.catch_warnings():
@@ -105,4 +122,4 @@ def _bootstrap(aggregation: Aggregation, values: Sequence[Any]) -> float | None:
                 resampled.append(float(aggregation(chance.choices(values, k=len(values)))))
             except (ValueError, ArithmeticError):
                 return None
-    return statistics.stdev(resampled) if all(map(math.isfinite, resampled)) else None
+    return (statistics.stdev(resampled) or None) if all(map(math.isfinite, resampled)) else None

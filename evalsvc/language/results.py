@@ -203,7 +203,7 @@ def _group_metrics(group: Group, members: Sequence[ScoredBenchmark], scope: Scop
     by_size = {each.metric: each.weight_by_size for each in group.aggregate_metric_list or []}
     values, chances = (_lm_eval_table(by_member, sizes, attribute) for attribute in ("value", "baseline"))
     aggregated, chance = group.aggregate(values), group.aggregate(chances)
-    protocol = Protocol(_group_protocol(group, {member.benchmark.name: member.protocol.id for member in members}))
+    ids = {member.benchmark.name: member.protocol.id for member in members}
     for key, n in aggregated.get("sample_count", {}).items():
         metric, _, filtered = key.partition(",")
         members_have = {
@@ -217,6 +217,8 @@ def _group_metrics(group: Group, members: Sequence[ScoredBenchmark], scope: Scop
             n = sum(each.n for each in of)
             stderr = _weighted_stderr(members_have, sizes) if by_size[metric] else stderr
         known = all(each.baseline is not None for each in of)
+        of_metric = {name: value.protocol.id for name, value in members_have.items()}
+        protocol = Protocol(_group_protocol(group, ids | of_metric))
         name, value = f"{group.name}/{named(metric, filtered, scope.suffix)}", float(aggregated[key])
         direction = directions.pop() if len(directions) == 1 else "none"
         weights = _weights(values, members_have, by_size[metric])

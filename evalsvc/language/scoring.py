@@ -17,7 +17,7 @@ from lm_eval.api.instance import Instance
 
 from evalsvc.language.benchmarks import Benchmark
 from evalsvc.language.building import blamed, seeded
-from evalsvc.language.estimates import LN2, Estimate, estimate, is_number
+from evalsvc.language.estimates import LN2, OTHER_ESTIMATOR, Estimate, estimate, is_number
 from evalsvc.language.hub import offline, quiet
 from evalsvc.language.lm import Answer, Generation
 from evalsvc.language.private import filter_responses
@@ -296,7 +296,8 @@ class ScoredBenchmark:
         """Return the metric with the error of a sample of the benchmark."""
         name, factor = f"{self.benchmark.name}/{name}", finite_factor(len(self._numbers), self._drawn_from)
         stderr = None if ratio.stderr is None else factor * ratio.stderr
-        fields = (ratio.value, stderr, ratio.n, unit, direction, self.protocol, baseline, keys)
+        protocol = self.protocol if keys else Protocol({**self.protocol.content, "estimator": OTHER_ESTIMATOR})
+        fields = (ratio.value, stderr, ratio.n, unit, direction, protocol, baseline, keys, ratio.groups)
         return MetricValue(name, *fields, drawn_from=self._drawn_from)
 
     @property

@@ -174,10 +174,10 @@ def _points(series: BucketSeries) -> Iterator[Point]:
 def _smoothed(points: Sequence[Point], weight: float) -> list[Point]:
     """Return the points with the smoothed finite values: at each step, a line through the nearest values.
 
-    The fit weighs values by the tricube of their distance along the axis, so that the smoothed curve does not lag behind
-    a steep one, and reaches both ends (W. S. Cleveland, Journal of the American Statistical Association 74, 1979). It
-    averages over as many values as an exponential moving average with the weight, (1 + weight) / (1 − weight). The
-    nearest values are at most a quarter of all, since a curve is no line over more.
+    The fit weighs values by the tricube of their distance along the axis, so that the smoothed curve does not lag, and
+    reaches both ends (W. S. Cleveland, Journal of the American Statistical Association 74, 1979). It averages over as
+    many values as an exponential moving average with the weight, (1 + weight) / (1 − weight). The nearest values are at
+    most a quarter of all, since a curve is no line over more.
     """
     known = [(point.x, point.value) for point in points if isinstance(point.value, float)]
     largest = max((abs(value) for _, value in known), default=0.0) or 1.0

@@ -89,7 +89,11 @@ def test_runs_step_by_step(command: Command, service: Any) -> None:
     assert f"{line} {curve['largest_not_excluded']:.4g} are not excluded" in " ".join(closed.split())
     simultaneous = [*("compare", "run-a", "run-b", "--metric", "arc/acc", "--band", "simultaneous"), "--format"]
     rows = list(csv.DictReader(io.StringIO(command(*simultaneous, "csv").out)))
-    assert [(row["step"], row["verdict"]) for row in rows] == [("0", "worse"), ("10", "indistinguishable"), ("20", "indistinguishable")]
+    assert [(row["step"], row["verdict"]) for row in rows] == [
+        ("0", "worse"),
+        ("10", "indistinguishable"),
+        ("20", "indistinguishable"),
+    ]
     assert float(rows[0]["step_level"]) == pytest.approx(1 - 0.05 / 3)
     assert json.loads(command(*simultaneous, "json").out)["curves"][0]["first_indistinguishable"] == 10
     assert "A: run-b@0\nB: run-b\n" in command("compare", "run-b").out

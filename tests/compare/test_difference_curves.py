@@ -76,7 +76,10 @@ def test_more_steps_do_not_close_a_gap(count: int) -> None:
     for _ in range(60):
         values = [(step, own.gauss(2.5, 1)) for step in range(count)]
         pairs = [
-            (step, *(result(value("coco/kid", x, y, n=1000), name=name) for name, x, y in (("a", 0, 0.01), ("b", gap, 1))))
+            (
+                step,
+                *(result(value("coco/kid", x, y, n=1000), name=name) for name, x, y in (("a", 0, 0.01), ("b", gap, 1))),
+            )
             for step, gap in values
         ]
         (curve,) = difference_curves("a", "b", pairs, Options()).curves

@@ -241,6 +241,9 @@ def test_protocols_tell_what_moves_a_number(lm: OpenLM, folder: Path) -> None:
     assert (member["limit"], member["samples"], member["dtype"]) == (None, None, "float32")
     assert group["members"] == {name: metrics[f"{name}/acc"].protocol.id for name in ("cloze_3", "cloze_8")}
     assert metrics["sized/acc"].n == 11
+    cloze = by_name(answered(lm, load(folder, "cloze")).metrics)
+    assert cloze["cloze/acc"].protocol.content["estimator"] == "lm-eval/1"
+    assert cloze["cloze/mcc"].protocol.content == {**cloze["cloze/acc"].protocol.content, "estimator": "lm-eval/2"}
     assert metrics["sized/acc"].baseline == 0.25
 
 

@@ -240,7 +240,7 @@ def language(evaluate: Evaluate, folder: Path) -> Results:
     choices = [{"metric": name, **mean} for name in ("acc", "acc_norm", "acc_bytes", "exact_match")]
     brier = {"metric": "brier_score", "aggregation": "brier_score", "higher_is_better": False}
     mcc = {"metric": "mcc", "aggregation": "matthews_corrcoef", "higher_is_better": True}
-    write_benchmark(folder, "sums", questions(9), metric_list=[*choices, brier, mcc])
+    write_benchmark(folder, "sums", questions(20), metric_list=[*choices, brier, mcc])
     for name in ("one", "other"):
         write_benchmark(folder, name, questions(4))
     aggregate = [{"metric": "acc", "weight_by_size": True}]
@@ -320,7 +320,7 @@ def _require_agreement(definition: Definition, metric: MetricValue) -> None:
         assert definition.group, metric.name
         assert bool(metric.grouped_by) == (definition.grouped_by != ""), metric.name
     versions = [content[key] for key in ("estimator", "comparison") if key in content]
-    assert " + ".join(versions) == definition.estimator, metric.name
+    assert " + ".join(versions) in definition.estimator.split(" or "), metric.name
     assert metric.n >= definition.least, metric.name
     assert metric.ends is not None
     low, high = metric.ends

@@ -60,7 +60,11 @@ def small(steps: list[int], values: list[Number], best: int | None = None) -> st
     }
     head: dict[str, Any] = {"metric": "x", "variant": "raw", "protocol": "", "unit": "", "direction": "lower"}
     head |= {"baseline": None, "differs": {}, "base": None, "base_name": None, "x": steps, "values": values}
-    return shown.sparkline(HeadlineSeries(**head, latest=points[steps[-1]], best=None if best is None else points[best]), width=92, height=22)
+    return shown.sparkline(
+        HeadlineSeries(**head, latest=points[steps[-1]], best=None if best is None else points[best]),
+        width=92,
+        height=22,
+    )
 
 
 def line(svg: str) -> list[tuple[float, float]]:

@@ -96,7 +96,9 @@ LANGUAGE = (
         formula="any other metric of lm-eval, as lm-eval aggregates the documents' values",
         unit="score",
         direction=OF_METRIC,
-        error="of a mean, the linearised ratio's; of another aggregation, that of 200 bootstrap samples of documents",
+        error="of a mean, the linearised ratio's; of another aggregation, that of 200 bootstrap samples of documents, "
+        "from 20 documents on and where a sample moves the value",
+        estimator="lm-eval/1 or lm-eval/2",
         source=LM_EVAL,
         pairs="the aggregation is no mean over documents; where the aggregation is a mean, documents are paired",
     ),

@@ -121,8 +121,9 @@ def test_the_best_checkpoint_is_said_to_be_the_best_of_so_many(client: Client) -
     assert "best_of=21" in page(client, a="run-a@0", b="run-b@0", best_of=21).split("Swap sides")[0].rpartition("<a")[2]
     assert "99.75 % interval" in shown, "1 − 0.05 / 20"
     assert "--level 0.9975" in shown
-    assert client.compare("run-a@0", "run-b@0", level=0.9975).contrasts == (
-        ComparePage(a="run-a@0", b="run-b@0", best_of=21).content(client).values["rows"]
+    assert (
+        client.compare("run-a@0", "run-b@0", level=0.9975).contrasts
+        == (ComparePage(a="run-a@0", b="run-b@0", best_of=21).content(client).values["rows"])
     )
     for run in ("run-a", "run-b"):
         content = ComparePage(b=run, to="best").content(client)
