@@ -161,9 +161,9 @@ def crossings(
 ) -> Crossings:
     """Return the steps at which the verdicts change, in the order of `steps`.
 
-    `shown` are the verdicts in the displayed band, `pointwise` and `simultaneous` those in the two bands, and `farthest`
-    the ends of the pointwise intervals that are farther from zero, None without an interval. A step without a verdict
-    counts neither as apart nor as indistinguishable.
+    `shown` are the verdicts in the displayed band, and `pointwise` and `simultaneous` those in the two bands.
+    `farthest` are the ends of the pointwise intervals that are farther from zero; None without an interval. A step
+    without a verdict counts neither as apart nor as indistinguishable.
     """
     sides = [
         (step, difference > 0)

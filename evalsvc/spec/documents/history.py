@@ -219,18 +219,15 @@ class Point(Document):
     """Id of the import that the value comes from; null if the value was measured."""
 
 
-BestOf = Annotated[Count, Example(6)]
-"""Number of values that `best` was chosen from; 0 without `best`. The best of many values is partly luck, so its true
-value is probably worse than its printed one."""
-
-
 class SummarySeries(SeriesHead):
     """The newest and the best value of a series."""
 
     count: Count
     latest: Point | None
     best: Point | None
-    best_of: BestOf = 0
+    best_of: Annotated[Count, Example(6)] = 0
+    """Number of values that `best` was chosen from; 0 without `best`. The best of many values is partly luck, so that
+    its true value is probably worse."""
 
 
 OtherSide = Literal["best", "base"]
@@ -265,7 +262,9 @@ class HeadlineSeries(SeriesHead):
     best: Point | None
     """Best finite value by the metric's direction, the first of equal ones; null if the metric has no direction or no
     finite value."""
-    best_of: BestOf = 0
+    best_of: Annotated[Count, Example(6)] = 0
+    """Number of values that `best` was chosen from; 0 without `best`. The best of many values is partly luck, so that
+    its true value is probably worse."""
     base: Point | None
     """Value of the run's base under the same protocol; null if the base has no such value."""
     base_name: Annotated[str | None, Example("text-1b@240000")]
