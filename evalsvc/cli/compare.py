@@ -118,9 +118,8 @@ def compare(
     compares such values.
 
     Two runs are compared at the steps that both runs have; a run alone is compared with its base. The lines below the
-    table name the first step where the interval covers zero, the step from which the interval always covers zero, and
-    the largest difference that these intervals do not exclude; and likewise for differences beyond noise, where
-    statements about several steps rest on simultaneous intervals.
+    table name the first step where the interval covers zero, the step from which it always does, and the largest
+    difference that is not excluded there; and likewise for differences beyond noise, by simultaneous intervals.
     """
     require_folders({"--output": output})
     options = Options(tuple(metrics or ()), tuple(tasks or ()), level, force, flipped, family)

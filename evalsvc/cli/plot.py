@@ -31,9 +31,7 @@ KINDS: dict[str, Literal["svg", "png"]] = {".svg": "svg", ".png": "png"}
 
 Weight = Annotated[
     float,
-    typer.Option(
-        "--smooth", min=0, max=0.99, help="Weight of neighbouring values in a smoothed curve over the points."
-    ),
+    typer.Option("--smooth", min=0, max=0.99, help="Weight of neighbouring values in a smoothed curve."),
 ]
 
 

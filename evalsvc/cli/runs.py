@@ -92,7 +92,7 @@ def _summary_row(series: documents.SummarySeries) -> dict[str, str]:
     latest, best = series.latest, series.best
     values = {"latest": latest and shown_number(latest.value), "at step": latest and str(latest.step)}
     values |= {"best": best and shown_number(best.value), "best at": best and str(best.step)}
-    values |= {"best of": f"{series.best_of:,} steps" if series.best_of else ""}
+    values |= {"best of": best and f"{best.of:,} steps"}
     return {
         "metric": labelled(series.metric, series.differs),
         "variant": series.variant,

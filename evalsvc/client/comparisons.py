@@ -36,8 +36,7 @@ class ComparisonMethods(MethodGroup):
     ) -> documents.Comparison:
         """Return the differences between the checkpoints `a` and `b`, each RUN@STEP or RUN@STEP:VARIANT.
 
-        `family` is `none` for verdicts that hold one by one. With `holm`, the probability that any metric without a
-        difference is better, worse or different is at most 1 − `level`.
+        `family` is `none` for verdicts that hold one by one, or `holm` to bound false differences over all metrics.
         `expected_by_chance` metrics would be better, worse or different if nothing had changed.
         """
         query = query_of(

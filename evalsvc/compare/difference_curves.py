@@ -9,9 +9,8 @@ not exclude. The noise covers the sampling of items, not a repetition of the tra
 With many steps, some differences exceed the noise by chance. A *pointwise* interval holds the true difference at its
 step with probability `level`. A *simultaneous* band holds all true differences together with at least this probability:
 each of its k intervals has the level 1 − (1 − level) / k, by Bonferroni, however the steps depend on each other.
-That a difference changes its sign, or stays apart up to the last step, always rests on the simultaneous band, whichever
-band is displayed. That a difference stays closed rests on pointwise intervals: the simultaneous band grows with the
-number of steps, and would close every gap in a curve of many checkpoints.
+That a difference changes its sign, or stays apart up to the last step, always rests on the simultaneous band. That it
+stays closed rests on pointwise intervals: the band grows with the number of steps, and would close every gap.
 """
 
 from __future__ import annotations
@@ -116,7 +115,7 @@ def _curve(
     step_level, shown = (level, pointwise) if band == "pointwise" else (simultaneous_level, simultaneous)
     intervals = [distance.interval(step_level) for distance in distances]
     ends = [distance.interval(level) for distance in distances]
-    farthest = [None if end is None else max(abs(end.low), abs(end.high)) for end in ends]
+    farthest = [math.inf if end is None else max(abs(end.low), abs(end.high)) for end in ends]
     first = contrasts[0].metric
     return DifferenceCurve(
         metric=first.name,
@@ -157,13 +156,13 @@ def crossings(
     pointwise: Sequence[Verdict],
     simultaneous: Sequence[Verdict],
     differences: Sequence[float],
-    farthest: Sequence[float | None],
+    farthest: Sequence[float],
 ) -> Crossings:
     """Return the steps at which the verdicts change, in the order of `steps`.
 
     `shown` are the verdicts in the displayed band, and `pointwise` and `simultaneous` those in the two bands.
-    `farthest` are the ends of the pointwise intervals that are farther from zero; None without an interval. A step
-    without a verdict counts neither as apart nor as indistinguishable.
+    `farthest` are the ends of the pointwise intervals that are farther from zero. A step without a verdict counts
+    neither as apart nor as indistinguishable.
     """
     sides = [
         (step, difference > 0)
@@ -173,11 +172,10 @@ def crossings(
     changes = [[step, later] for (step, side), (later, other) in pairwise(sides) if side != other]
     closed = _from(steps, [verdict == "indistinguishable" for verdict in pointwise])
     ends = [] if closed is None else [end for step, end in zip(steps, farthest, strict=True) if step >= closed]
-    known = [end for end in ends if end is not None]
     return Crossings(
         first_indistinguishable=_first(steps, [verdict == "indistinguishable" for verdict in shown]),
         indistinguishable_from=closed,
-        largest_not_excluded=number_to_json(max(known)) if known and len(known) == len(ends) else None,
+        largest_not_excluded=number_to_json(max(ends, default=None)),
         first_apart=_first(steps, [verdict in APART for verdict in shown]),
         apart_from=_from(steps, [verdict in APART for verdict in simultaneous]),
         sign_changes=changes,

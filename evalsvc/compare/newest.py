@@ -3,9 +3,8 @@
 Measured values are compared as `GET /v1/compare` does, paired over their items. Imported values are compared by their
 own standard errors, if both are known.
 
-The best of K values is partly luck: of 20 equal checkpoints, one of the others would be called worse than the best in a
-fifth of cases. Its verdict has the level 1 − (1 − LEVEL) / (K − 1), by Bonferroni over the values that it was chosen
-from.
+The best of K values is partly luck: at `LEVEL`, the newest of 20 equal checkpoints would be worse than the best in a
+fifth of runs. So its verdict has the level 1 − (1 − LEVEL) / (K − 1), by Bonferroni.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from evalsvc.errors import ItemsLost
 from evalsvc.metrics.distance import Distance
 from evalsvc.metrics.intervals import LEVEL
 from evalsvc.metrics.ratio import Ratio
-from evalsvc.spec.documents.history import HeadlineSeries, NewestVerdict, OtherSide, Point
+from evalsvc.spec.documents.history import BestPoint, HeadlineSeries, NewestVerdict, OtherSide, Point
 from evalsvc.spec.names import checkpoint_name
 from evalsvc.spec.protocol import number_to_json
 
@@ -30,16 +29,11 @@ Read = Callable[[str], Result | None]
 
 
 def with_verdicts(run: str, series: Sequence[HeadlineSeries], read: Read) -> list[HeadlineSeries]:
-    """Return the headline series of a run with verdicts on their newest values; see `level_of_best` for the level.
+    """Return the headline series of a run with verdicts on their newest values.
 
     A newest value that is the best one, or the base's, has no verdict against itself.
     """
     return [replace(item, verdicts=list(_verdicts(run, item, read))) for item in series]
-
-
-def level_of_best(count: int) -> float:
-    """Return the level of verdicts against the best of `count` values, or against a single value, such as the base."""
-    return level_of_looks(LEVEL, count - 1)
 
 
 def _verdicts(run: str, series: HeadlineSeries, read: Read) -> Iterator[NewestVerdict]:
@@ -48,8 +42,8 @@ def _verdicts(run: str, series: HeadlineSeries, read: Read) -> Iterator[NewestVe
         if name == newest:
             continue
         distance = _distance(series, other, name, newest, read)
-        finite, best_of = math.isfinite(distance.value), series.best_of if side == "best" else 1
-        level = level_of_best(best_of)
+        finite, best_of = math.isfinite(distance.value), other.of if isinstance(other, BestPoint) else 1
+        level = level_of_looks(LEVEL, best_of - 1)
         yield NewestVerdict(
             side=side,
             checkpoint=name,

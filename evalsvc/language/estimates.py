@@ -17,7 +17,7 @@ from typing import Any, Literal
 from lm_eval.api import metrics
 
 from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
-from evalsvc.metrics.shares import standard_error
+from evalsvc.metrics.shares import share_stderr, standard_error
 
 RESAMPLES = 200
 """Number of bootstrap samples for aggregations without a closed form; the error is then known to 5 %."""
@@ -69,12 +69,12 @@ def estimate(aggregation: Aggregation, values: Sequence[Any]) -> Estimate | None
     if not is_number(value):
         return None
     if aggregation is metrics.mean:
-        return Estimate(
-            Ratio(float(value), standard_error([float(each) for each in values]), len(values)), "mean", numbers
-        )
-    if aggregation is metrics.acc_all:
-        right = _right_questions(values)
-        return Estimate(Ratio(float(value), standard_error(right), len(values), len(right)), "other")
+        error = standard_error([float(each) for each in values])
+        return Estimate(Ratio(float(value), error, len(values)), "mean", numbers)
+    if aggregation is metrics.acc_all:  # of questions, each of which has several documents
+        questions = len({tuple(document["idx"][key] for key in ("paragraph", "question")) for _, document in values})
+        error = share_stderr(round(value * questions), questions)
+        return Estimate(Ratio(float(value), error, len(values), questions), "other")
     return Estimate(Ratio(float(value), _bootstrap(aggregation, values), len(values)), "other")
 
 
@@ -96,21 +96,8 @@ def _of_losses(numbers: Sequence[tuple[float, ...]], kind: Literal["bits", "loss
     return Estimate(loss if kind == "bits" else perplexity(loss), kind, numbers)
 
 
-def _right_questions(values: Sequence[Any]) -> list[float]:
-    """Return for each question whether all of its answers are judged rightly; `acc_all` is the mean over questions."""
-    questions: dict[tuple[object, object], list[bool]] = {}
-    for judged, document in values:
-        place = document["idx"]["paragraph"], document["idx"]["question"]
-        questions.setdefault(place, []).append(judged == (document["label"] == 1))
-    return [float(all(answers)) for answers in questions.values()]
-
-
 def _bootstrap(aggregation: Aggregation, values: Sequence[Any]) -> float | None:
-    """Return the standard deviation of the value over seeded resamples.
-
-    None for fewer than `LEAST` documents, where a resample has no value, and where no resample moves the value: such an
-    error would be 0 though the next document may change the value.
-    """
+    """Return the deviation of the value over seeded resamples; None below `LEAST`, or where none has or moves it."""
     if len(values) < LEAST:
         return None
     chance = random.Random(0)

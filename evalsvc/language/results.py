@@ -217,8 +217,8 @@ def _group_metrics(group: Group, members: Sequence[ScoredBenchmark], scope: Scop
             n = sum(each.n for each in of)
             stderr = _weighted_stderr(members_have, sizes) if by_size[metric] else stderr
         known = all(each.baseline is not None for each in of)
-        of_metric = {name: value.protocol.id for name, value in members_have.items()}
-        protocol = Protocol(_group_protocol(group, ids | of_metric))
+        own = ids | {name: value.protocol.id for name, value in members_have.items()}
+        protocol = Protocol(_group_protocol(group, own))
         name, value = f"{group.name}/{named(metric, filtered, scope.suffix)}", float(aggregated[key])
         direction = directions.pop() if len(directions) == 1 else "none"
         weights = _weights(values, members_have, by_size[metric])

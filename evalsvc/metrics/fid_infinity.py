@@ -36,9 +36,8 @@ def fid_infinity(sets: FeatureSets) -> Estimate:
         FID∞ = (g² θ₀ - 2 (g - 1)² θ₁ + (g - 2)² θ₂) / 2
 
     which is the intercept of the parabola through the three distances against one over their numbers of images. The
-    value is unbiased up to 1/n³ for features with light tails. With 64 features from Student's t of 5 degrees of
-    freedom and 260, 520 and 1,040 images, a distance of 0 comes out as .22, .26 and .08, and one of .70 as 1.00, .95
-    and .71, up to .55 of the error too large. Like KID, the value is sometimes below zero for a distance near zero.
+    value is unbiased up to 1/n³ for light tails; with t₅ tails and 64 features, .70 comes out as 1.00, .95 and .71 of
+    260, 520 and 1,040 images. Like KID, the value is sometimes below zero for a distance near zero.
 
     `per_image` holds the shares of the distance of all images, shifted to FID∞, for paired differences; their error is
     `sampling_stderr`. `stderr` also counts `remainder`, an estimate of the error of the extrapolation. A value below

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
+from statistics import fmean
 
 from evalsvc.metrics.companions import companion_name
 from evalsvc.metrics.definitions import main_metric
@@ -174,10 +175,9 @@ def _points(series: BucketSeries) -> Iterator[Point]:
 def _smoothed(points: Sequence[Point], weight: float) -> list[Point]:
     """Return the points with the smoothed finite values: at each step, a line through the nearest values.
 
-    The fit weighs values by the tricube of their distance along the axis, so that the smoothed curve does not lag, and
-    reaches both ends (W. S. Cleveland, Journal of the American Statistical Association 74, 1979). It averages over as
-    many values as an exponential moving average with the weight, (1 + weight) / (1 − weight). The nearest values are at
-    most a quarter of all, since a curve is no line over more.
+    Values weigh by the tricube of their distance (W. S. Cleveland, Journal of the American Statistical Association 74,
+    1979). The line averages over as many as an exponential moving average, (1 + weight) / (1 − weight). The nearest
+    values are at most a quarter of all, since a curve is no line over more.
     """
     known = [(point.x, point.value) for point in points if isinstance(point.value, float)]
     largest = max((abs(value) for _, value in known), default=0.0) or 1.0
@@ -193,12 +193,12 @@ def _smoothed(points: Sequence[Point], weight: float) -> list[Point]:
 
 def _line_at(x: int, nearest: Sequence[tuple[int, float]]) -> float:
     """Return the value at `x` of the line through the nearest values, no farther than the values reach."""
-    reach = max(abs(other - x) for other, _ in nearest) or 1
-    weighed = [((1 - (abs(other - x) / reach) ** 3) ** 3, other - x, value) for other, value in nearest]
-    total = sum(weight for weight, _, _ in weighed)
-    centre = sum(weight * away for weight, away, _ in weighed) / total
-    level = sum(weight * value for weight, _, value in weighed) / total
-    spread = sum(weight * (away - centre) ** 2 for weight, away, _ in weighed) or 1.0
-    slope = sum(weight * (away - centre) * value for weight, away, value in weighed) / spread
-    values = [value for _, value in nearest]
-    return min(max(level - slope * centre, min(values)), max(values))
+    away, values = [other - x for other, _ in nearest], [value for _, value in nearest]
+    reach = max(map(abs, away)) or 1
+    weights = [(1 - (abs(distance) / reach) ** 3) ** 3 for distance in away]
+    centre = fmean(away, weights)
+    tilts = [weight * (distance - centre) for weight, distance in zip(weights, away, strict=True)]
+    rise = sum(tilt * value for tilt, value in zip(tilts, values, strict=True))
+    run = sum(tilt * distance for tilt, distance in zip(tilts, away, strict=True))
+    level = fmean(values, weights) - centre * rise / (run or 1.0)
+    return min(max(level, min(values)), max(values))

@@ -58,28 +58,23 @@ def segment(text: str) -> str:
 def sparkline(series: HeadlineSeries, width: int = 96, height: int = 22) -> Markup:
     """Return the line through the finite values of a series, with a dot at the best one, as elements of an SVG.
 
-    Values are placed by their steps; by the logarithms of 1 + step where half of the steps are in the first tenth of
-    the range. Empty for fewer than two values.
+    Values are placed by step, or by log(1 + step) where half of the steps are in the first tenth of the range.
     """
+    best = series.best
     values = {step: value for step, value in zip(series.x, series.values, strict=True) if isinstance(value, float)}
-    if series.best is not None and isinstance(series.best.value, float):
-        values[series.best.step] = series.best.value
+    values |= {best.step: best.value} if best is not None and isinstance(best.value, float) else {}
     steps = sorted(values)
     if len(steps) < 2:
         return Markup()
-    middle, end = steps[len(steps) // 2] - steps[0], steps[-1] - steps[0]
-    places = {step: math.log1p(step) if 10 * middle < end else step for step in steps}
-    across, low, high = places[steps[-1]] - places[steps[0]], min(values.values()), max(values.values())
-
-    def corner(step: int) -> tuple[str, str]:
-        x = (places[step] - places[steps[0]]) / across
-        y = 1 - (values[step] - low) / ((high - low) or 1.0)
-        return f"{1 + (width - 2) * x:.1f}", f"{1 + (height - 2) * y:.1f}"
-
-    line = Markup('<polyline points="{}"/>').format(" ".join(",".join(corner(step)) for step in steps))
-    if series.best is None or series.best.step not in values:
-        return line
-    return line + Markup('<circle cx="{}" cy="{}" r="2"/>').format(*corner(series.best.step))
+    far = 10 * (steps[len(steps) // 2] - steps[0]) < steps[-1] - steps[0]
+    place = {step: math.log1p(step) if far else step for step in steps}
+    low, high = min(values.values()), max(values.values())
+    first, across = place[steps[0]], (width - 2) / (place[steps[-1]] - place[steps[0]])
+    up = (height - 2) / (high - low or 1)
+    at = {step: (1 + across * (x - first), height - 1 - up * (values[step] - low)) for step, x in place.items()}
+    line = Markup('<polyline points="{}"/>').format(" ".join(f"{x:.1f},{y:.1f}" for x, y in at.values()))
+    dot = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2"/>')
+    return line + dot.format(*at[best.step]) if best is not None and best.step in at else line
 
 
 FILTERS: Mapping[str, Callable[..., str]] = {

@@ -12,7 +12,7 @@ from gate_documents import document, read_document
 from evalsvc.compare.comparison import Options, compare_results
 from evalsvc.compare.newest import with_verdicts
 from evalsvc.compare.result import Result
-from evalsvc.spec.documents import HeadlineSeries, NewestVerdict, Point
+from evalsvc.spec.documents import BestPoint, HeadlineSeries, NewestVerdict, Point
 
 METRIC = "arc/acc"
 
@@ -33,12 +33,13 @@ def point(step: int, value: float | None = None, import_: int | None = None, **f
     return Point(step=step, value=value, import_=import_, **{"stderr": 0.01, "n": 400, "groups": None, **fields})
 
 
-def series(latest: Point, best: Point | None, base: Point | None = None, **fields: Any) -> HeadlineSeries:
+def series(latest: Point, best: Point | None, base: Point | None = None, of: int = 1, **fields: Any) -> HeadlineSeries:
     [protocol] = RESULTS["run@0"].values[METRIC]
     rest: dict[str, Any] = {"metric": METRIC, "variant": "raw", "protocol": protocol, "unit": "fraction"}
     rest |= {"direction": "higher", "baseline": None, "differs": {}, "x": [], "values": []}
     name = None if base is None else f"run@{base.step}"
-    return HeadlineSeries(**rest | fields, latest=latest, best=best, base=base, base_name=name)
+    best_of = None if best is None else BestPoint(**vars(best), of=of)
+    return HeadlineSeries(**rest | fields, latest=latest, best=best_of, base=base, base_name=name)
 
 
 def verdicts(item: HeadlineSeries) -> list[NewestVerdict]:
@@ -75,12 +76,12 @@ def test_the_newest_of_equal_values_is_rarely_worse_than_the_best_of_them() -> N
         values = [own.gauss(0.5, 0.01) for _ in range(20)]
         best = max(range(20), key=values.__getitem__)
         ends = (point(10 * step, values[step], import_=1, n=1000) for step in (19, best))
-        worse += [found.verdict for found in verdicts(series(*ends, best_of=20))] == ["worse"]
+        worse += [found.verdict for found in verdicts(series(*ends, of=20))] == ["worse"]
     assert worse / 1000 < 0.025
-    [found] = verdicts(series(point(20, 0.5, import_=1), point(10, 0.6, import_=1), best_of=20))
+    [found] = verdicts(series(point(20, 0.5, import_=1), point(10, 0.6, import_=1), of=20))
     assert (found.best_of, found.level) == (20, pytest.approx(1 - 0.05 / 19))
     assert found.verdict == "worse", "by seven errors of the difference"
-    [best, base] = verdicts(series(point(20), point(10), point(0), best_of=3))
+    [best, base] = verdicts(series(point(20), point(10), point(0), of=3))
     assert (best.level, base.level, base.best_of) == (pytest.approx(1 - 0.05 / 2), 0.95, 1)
 
 

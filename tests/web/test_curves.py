@@ -1,5 +1,6 @@
 """Series as points of a chart: intervals, averages, companions, lines and gaps."""
 
+import math
 import random
 
 import numpy as np
@@ -50,8 +51,9 @@ def test_the_average_of_a_falling_curve_stays_within_its_intervals(weight: float
     own, sides, off = random.Random(0), 0, 0.0
     for _ in range(20):
         truth = [0.8 - 0.5 * math.exp(-4 * at / 250) for at in range(250)]
-        noisy: list[Number] = [value + own.gauss(0, 0.01) for value in truth]
-        [curve] = curves(series(noisy, stderr=[0.01] * 250, n=[1000] * 250), smoothing=weight)
+        noisy = [value + own.gauss(0, 0.01) for value in truth]
+        ends = {"low": [value - 0.0196 for value in noisy], "high": [value + 0.0196 for value in noisy]}
+        [curve] = curves(series(list(noisy), **ends), smoothing=weight)
         for value, point in zip(truth, curve.points, strict=True):
             assert point.low is not None
             assert point.high is not None

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from evalsvc.spec.documents.fields import Number
-from evalsvc.spec.documents.history import HeadlineSeries, Point
+from evalsvc.spec.documents.history import BestPoint, HeadlineSeries
 from evalsvc.web import shown
 
 
@@ -55,7 +55,7 @@ def test_a_name_is_one_segment_of_a_path(name: str, text: str) -> None:
 
 def small(steps: list[int], values: list[Number], best: int | None = None) -> str:
     points = {
-        step: Point(step=step, value=value, stderr=None, n=None, groups=None, import_=None)
+        step: BestPoint(step=step, value=value, stderr=None, n=None, groups=None, import_=None)
         for step, value in zip(steps, values, strict=True)
     }
     head: dict[str, Any] = {"metric": "x", "variant": "raw", "protocol": "", "unit": "", "direction": "lower"}

@@ -55,8 +55,7 @@ def get_headline(run: Name, state: CurrentState) -> JsonAnswer:
     "names: the series with the newest value, its newest and its best value, and the value of the run's base under the "
     "same protocol. With `points`, values along training, for a small curve: all of few values, or so many evenly by "
     "rank. With `to`, all as if later steps had no values. With `compare`, verdicts on the newest values, "
-    "run by run until the time is over; ask again for the others. The best of K values is partly luck, so the level of "
-    "its verdict is 1 − 0.05 / (K − 1).",
+    "run by run until the time is over; ask again for the others; against the best of K at level 1 − 0.05 / (K − 1).",
     response_model=None,
     responses=document(200, "The runs in the order of the request.", Headlines) | NOT_MODIFIED,
 )

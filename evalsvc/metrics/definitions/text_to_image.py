@@ -20,13 +20,12 @@ FRECHET = (
     "real images"
 )
 INFINITY = (
-    "18 θ₀ − 25 θ₁ + 8 θ₂, the Fréchet distance extrapolated to infinitely many sampled images, which are divided "
-    "into six random groups: θ₀ is the distance of all, θ₁ the mean distance without a group, θ₂ that without two"
+    "18 θ₀ − 25 θ₁ + 8 θ₂, the Fréchet distance extrapolated to infinitely many images, unbiased for light tails. Of "
+    "six random groups of images, θ₀ is the distance of all, θ₁ the mean without one, θ₂ that without two"
 )
 INFINITY_ERROR = (
     "√(s² + r²), with s the error of the shares of images, and r an estimate of the extrapolation's error; at least "
-    "−value / 1.9. Two checkpoints are compared with s alone. Heavy-tailed features raise the value by up to .55 of "
-    "the error"
+    "−value / 1.9. Two checkpoints are compared with s alone"
 )
 HEUSEL = "M. Heusel et al., arXiv 1706.08500, 2017"
 KYNKAANNIEMI = "T. Kynkäänniemi et al., arXiv 1904.06991, 2019"

@@ -33,6 +33,7 @@ from evalsvc.spec.documents.evaluations import ShardCounts as ShardCounts
 from evalsvc.spec.documents.evaluations import SuiteVersion as SuiteVersion
 from evalsvc.spec.documents.evaluations import Task as Task
 from evalsvc.spec.documents.events import Event as Event
+from evalsvc.spec.documents.history import BestPoint as BestPoint
 from evalsvc.spec.documents.history import Buckets as Buckets
 from evalsvc.spec.documents.history import Gap as Gap
 from evalsvc.spec.documents.history import Headline as Headline

@@ -26,8 +26,7 @@ Basis = Literal["paired", "unpaired", "none"]
 """Source of a difference's standard error: paired items, the standard errors of both values, or none."""
 
 Family = Literal["none", "holm"]
-"""Scope of the rate of false differences: each metric alone, or all metrics of the comparison together by Holm's
-method."""
+"""Scope of the rate of false differences: each metric alone, or all metrics together by Holm's method."""
 
 Band = Literal["pointwise", "simultaneous"]
 """Scope of the intervals along steps: each step alone, or all steps simultaneously."""
@@ -160,8 +159,8 @@ class Crossings(Document):
     """Step from which on the difference stays indistinguishable from zero, in the pointwise band; null if only the last
     step is."""
     largest_not_excluded: Annotated[Number | None, Example(0.026)] = None
-    """Size of the largest difference that the pointwise intervals from `indistinguishable_from` on do not exclude; null
-    without such a step, or if one of these steps has no interval."""
+    """Size of the largest difference that the pointwise intervals from `indistinguishable_from` on do not exclude,
+    `Infinity` if one of these steps has no interval; null without such a step."""
     first_apart: Annotated[Count | None, Example(0)]
     """First step at which the difference exceeds the noise, in the displayed band."""
     apart_from: Annotated[Count | None, Example(None)]

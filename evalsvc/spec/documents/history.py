@@ -219,15 +219,19 @@ class Point(Document):
     """Id of the import that the value comes from; null if the value was measured."""
 
 
+class BestPoint(Point):
+    """The best value of a series. It is partly luck, so the true value is probably worse."""
+
+    of: Annotated[Count, Example(6)] = 1
+    """Number of values that the best one was chosen from."""
+
+
 class SummarySeries(SeriesHead):
     """The newest and the best value of a series."""
 
     count: Count
     latest: Point | None
-    best: Point | None
-    best_of: Annotated[Count, Example(6)] = 0
-    """Number of values that `best` was chosen from; 0 without `best`. The best of many values is partly luck, so that
-    its true value is probably worse."""
+    best: BestPoint | None
 
 
 OtherSide = Literal["best", "base"]
@@ -251,20 +255,16 @@ class NewestVerdict(Document):
     best_of: Annotated[Count, Example(6)] = 1
     """Number of values that the other value is the best of; 1 for the base."""
     level: Annotated[float, Example(0.99)] = 0.95
-    """Level of the verdict: 0.95, and 1 − 0.05 / (K − 1) against the best of K values. So the newest of equal values is
-    called `worse` than the best of them no more often than it is called worse than the base."""
+    """Level of the verdict: 0.95, and 1 − 0.05 / (K − 1) against the best of K values, which is partly luck."""
 
 
 class HeadlineSeries(SeriesHead):
     """The series of a headline metric that has the newest value, with the values that a table of runs shows."""
 
     latest: Point
-    best: Point | None
+    best: BestPoint | None
     """Best finite value by the metric's direction, the first of equal ones; null if the metric has no direction or no
     finite value."""
-    best_of: Annotated[Count, Example(6)] = 0
-    """Number of values that `best` was chosen from; 0 without `best`. The best of many values is partly luck, so that
-    its true value is probably worse."""
     base: Point | None
     """Value of the run's base under the same protocol; null if the base has no such value."""
     base_name: Annotated[str | None, Example("text-1b@240000")]

@@ -94,13 +94,11 @@ def read_run_headlines(session: Session, run: Run, question: Question) -> RunHea
     for identity, step in newest.items():
         base = _base_value(session, run, chosen, identity)
         x, values = along.get(identity, ([], []))
-        best_point, best_of = best.get(identity, (None, 0))
         series.append(
             HeadlineSeries(
                 **vars(wanted[identity]),
                 latest=latest[identity, step],
-                best=best_point,
-                best_of=best_of,
+                best=best.get(identity),
                 base=None if base is None else base[1],
                 base_name=None if base is None else base[0],
                 x=x,
@@ -146,11 +144,7 @@ def _base_value(session: Session, run: Run, chosen: Chosen, series: int) -> tupl
 
 
 def _along(session: Session, newest: Mapping[int, int], points: int) -> dict[int, tuple[list[int], list[Number]]]:
-    """Return all values of each series if there are at most `points`, or else `points` values evenly by rank.
-
-    The first and the last value are kept. Equal ranges of steps would merge the first steps of a run whose checkpoints
-    become rarer. Returns the steps, and the values, by series.
-    """
+    """Return the steps and the values of each series: all of at most `points`, or else so many evenly by rank."""
     value = MetricValue
     along: dict[int, tuple[list[int], list[Number]]] = {}
     for identity, last in newest.items():

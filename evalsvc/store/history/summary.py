@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import ColumnElement, Subquery, and_, func, select, tuple_
+from sqlalchemy import Row, Subquery, and_, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from evalsvc.spec.documents.fields import Direction
-from evalsvc.spec.documents.history import Point, Summary, SummarySeries
+from evalsvc.spec.documents.history import BestPoint, Point, Summary, SummarySeries
 from evalsvc.store.history.axis import WHOLE
 from evalsvc.store.history.gaps import read_gaps
 from evalsvc.store.history.reading import number_or_word, read_imports
@@ -33,30 +34,27 @@ def read_summary(session: Session, run: str, names: Sequence[str] = (), variant:
     chosen = choose_series(session, run, names, variant)
     query = select(MetricValue.series_id, func.count().label("size")).where(MetricValue.series_id.in_(chosen.ids))
     counts = {row.series_id: row.size for row in session.execute(query.group_by(MetricValue.series_id))}
-    latest = _values(session, _latest(chosen.ids))
+    rows = _rows(session, _latest(chosen.ids))
+    latest = {row.MetricValue.series_id: _point(row.MetricValue) for row in rows}
     best = best_points(session, {identity: head.direction for identity, head in chosen.heads.items()})
-    series = []
-    for key, head in chosen.heads.items():
-        own, of = best.get(key, (None, 0))
-        count = counts.get(key, 0)
-        series.append(SummarySeries(**vars(head), count=count, latest=latest.get(key), best=own, best_of=of))
+    series = [
+        SummarySeries(**vars(head), count=counts.get(key, 0), latest=latest.get(key), best=best.get(key))
+        for key, head in chosen.heads.items()
+    ]
     gaps = read_gaps(session, chosen, WHOLE)
     return Summary(run=run, series=series, imports=read_imports(session, chosen.run), **vars(gaps))
 
 
-def best_points(
-    session: Session, directions: Mapping[int, Direction], last: int | None = None
-) -> dict[int, tuple[Point, int]]:
-    """Return the best value of each series up to the step `last`, and the number of values that it was chosen from.
+def best_points(session: Session, directions: Mapping[int, Direction], last: int | None = None) -> dict[int, BestPoint]:
+    """Return the best value of each series, up to the step `last`, by the ids of the series with their directions.
 
-    `directions` are those of the series, by id. Series without a direction or a finite value are left out.
+    Series without a direction or a finite value are left out.
     """
-    best: dict[int, tuple[Point, int]] = {}
+    best: dict[int, BestPoint] = {}
     for direction in DIRECTIONS:
-        if ids := [identity for identity, own in directions.items() if own == direction]:
-            places = _best(ids, direction, last)
-            rows = session.execute(select(MetricValue, places.c.of).join(places, _is_at(places)))
-            best |= {value.series_id: (_point(value), of) for value, of in rows}
+        ids = [identity for identity, own in directions.items() if own == direction]
+        for row in _rows(session, _best(ids, direction, last)) if ids else ():
+            best[row.MetricValue.series_id] = BestPoint(**vars(_point(row.MetricValue)), of=row.of)
     return best
 
 
@@ -73,30 +71,22 @@ def _latest(ids: Sequence[int]) -> Subquery:
 
 
 def _best(ids: Sequence[int], direction: str, last: int | None) -> Subquery:
-    """Return the query of the first step, up to `last`, at which each series has its best value."""
+    """Return the query of the first step, up to `last`, at which each series has its best value, and of how many."""
     up_to = [] if last is None else [MetricValue.step <= last]
     finite = (MetricValue.series_id.in_(ids), MetricValue.kind == FINITE, *up_to)
     extreme = func.min(MetricValue.value) if direction == "lower" else func.max(MetricValue.value)
-    extremes = (
-        select(MetricValue.series_id, extreme.label("value"), func.count().label("of"))
-        .where(*finite)
-        .group_by(MetricValue.series_id)
-        .subquery()
-    )
+    columns = MetricValue.series_id, extreme.label("value"), func.count().label("of")
+    extremes = select(*columns).where(*finite).group_by(MetricValue.series_id).subquery()
     is_best = and_(extremes.c.series_id == MetricValue.series_id, extremes.c.value == MetricValue.value)
     first, of = func.min(MetricValue.step).label("step"), func.min(extremes.c.of).label("of")
     query = select(MetricValue.series_id, first, of).join(extremes, is_best)
     return query.where(*finite).group_by(MetricValue.series_id).subquery()
 
 
-def _values(session: Session, places: Subquery) -> dict[int, Point]:
-    """Return the value of each series at its step in `places`, by series."""
-    rows = session.scalars(select(MetricValue).join(places, _is_at(places)))
-    return {row.series_id: _point(row) for row in rows}
-
-
-def _is_at(places: Subquery) -> ColumnElement[bool]:
-    return and_(places.c.series_id == MetricValue.series_id, places.c.step == MetricValue.step)
+def _rows(session: Session, places: Subquery) -> Sequence[Row[Any]]:
+    """Return the value of each series at its step in `places`, with the columns of `places`."""
+    is_there = and_(places.c.series_id == MetricValue.series_id, places.c.step == MetricValue.step)
+    return session.execute(select(MetricValue, places).join(places, is_there)).all()
 
 
 def _point(row: MetricValue) -> Point:

@@ -22,11 +22,10 @@ class BenchmarkTask(TextTask):
     include_path: tuple[DataPath, ...] = Field(default=(), max_length=16)
     """Folders of lm-eval YAML files. Their benchmarks replace lm-eval's own benchmarks of the same name."""
     num_fewshot: Shots | None = None
-    """Number of solved examples before each question [the benchmark's own]. Standard errors do not cover the choice of
-    examples that all questions share."""
+    """Number of solved examples before each question [the benchmark's own]; see `fewshot` for errors."""
     fewshot: Literal["configured", "first"] = "configured"
     """Choice of the solved examples: `configured` follows the benchmark, `first` uses the first rows for every
-    question, a common choice that no standard error covers."""
+    question. No standard error covers the choice of examples that all questions share."""
     limit: Rows | None = None
     """Number of documents of each benchmark to use, from the beginning [all]."""
     sample: Rows | None = None

@@ -10,8 +10,9 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import Field
 
 from evalsvc.client import Client
-from evalsvc.compare.newest import level_of_best
+from evalsvc.compare.difference_curves import level_of_looks
 from evalsvc.errors import EvalsvcError, InvalidRequest, UnknownName
+from evalsvc.metrics.intervals import LEVEL
 from evalsvc.spec import documents
 from evalsvc.spec.documents.comparisons import Family, Verdict
 from evalsvc.spec.names import CHECKPOINT, checkpoint_name, parse_run
@@ -108,7 +109,7 @@ class ComparePage(Page):
 
     def _checkpoints(self, client: Client) -> Mapping[str, object]:
         """Return the comparison of two checkpoints, with the companions of metrics apart."""
-        level = level_of_best(self.best_of)
+        level = level_of_looks(LEVEL, self.best_of - 1)
         comparison = client.compare(self.a, self.b, level=level, family=self.family)
         rows, yardsticks = divided(comparison.contrasts)
         counts = Counter[str](row.verdict for row in rows)
@@ -176,10 +177,7 @@ def _base(client: Client, run: str) -> str:
 
 
 def _best(client: Client, run: str, variant: str) -> tuple[str, str, int]:
-    """Return the checkpoint with the best value of the first headline metric that has a direction.
-
-    Also return the metric, and the number of values that the best one was chosen from.
-    """
+    """Return the best checkpoint by the first headline metric that has a direction, the metric, and of how many."""
     for metric in client.headline(run).metrics:
         series = [
             each for each in client.summary(run, [metric], variant=variant) if each.metric == metric and each.best
@@ -187,7 +185,7 @@ def _best(client: Client, run: str, variant: str) -> tuple[str, str, int]:
         if series:
             newest = max(series, key=lambda each: each.latest.step if each.latest else -1)
             assert newest.best is not None
-            return checkpoint_name(run, newest.best.step, variant), metric, newest.best_of
+            return checkpoint_name(run, newest.best.step, variant), metric, newest.best.of
     raise UnknownName(f"no headline metric of {run} has a best value; compare two checkpoints by RUN@STEP")
 
 

@@ -71,8 +71,7 @@ class CurveQuery(PanelQuery):
     along: Scale = "linear"
     """Scale of the axis."""
     smooth: Weight = 0.0
-    """Weight of neighbouring values in the smoothed curve that is drawn over the points: each smoothed value averages
-    over about (1 + smooth) / (1 − smooth) values on both sides, within at most a quarter of all."""
+    """Weight of neighbours in the smoothed curve, which averages over about (1 + smooth) / (1 − smooth) values."""
     first: Annotated[Bound, Field(alias="from")] = None
     """First step or token."""
     last: Annotated[Bound, Field(alias="to")] = None

@@ -69,9 +69,8 @@ def _notes(curve: DifferenceCurve) -> list[str]:
     if curve.apart_from is not None:
         notes.append(f"from step {curve.apart_from:,} on, the difference is beyond the noise")
     if curve.indistinguishable_from is not None:
-        bound = curve.largest_not_excluded
-        size = "" if bound is None else f"; differences up to {number(bound)} are not excluded"
-        notes.append(f"from step {curve.indistinguishable_from:,} on, the difference is within the noise{size}")
+        size = f"differences up to {number(curve.largest_not_excluded)} are not excluded"
+        notes.append(f"from step {curve.indistinguishable_from:,} on, the difference is within the noise; {size}")
     notes += [f"the sign changes between the steps {before:,} and {after:,}" for before, after in curve.sign_changes]
     return notes
 

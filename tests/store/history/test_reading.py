@@ -221,8 +221,8 @@ def test_newest_and_best(store: Store) -> None:
             expected = best(points, found[metric].direction)
             assert shown(found[metric].best) == latest_of(expected)
             assert found[metric].count == len(points)
-            finite = sum(math.isfinite(point.value) for point in points)
-            assert found[metric].best_of == (finite if found[metric].best else 0)
+            if (best_point := found[metric].best) is not None:
+                assert best_point.of == sum(math.isfinite(point.value) for point in points)
 
 
 def latest_of(point: Point | None) -> Any:
