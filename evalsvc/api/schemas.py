@@ -239,20 +239,8 @@ class SummaryQuery(Input):
     metric: Annotated[list[str], Field(max_length=MAX_METRICS)] = []
     """A metric, `<task>/<metric>`, or a pattern such as `arc_*/acc`; repeat for several metrics; by default, all
     metrics."""
-    name: Annotated[list[str], Field(max_length=MAX_METRICS, deprecated=True)] = []
-    """The deprecated name of `metric`, which the next version removes."""
     variant: str | None = None
     """Only values of this variant of the weights."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_older_name(cls, data: object) -> object:
-        """Read the deprecated field `name` as `metric`."""
-        if isinstance(data, dict) and "name" in data:
-            if "metric" in data:
-                raise ValueError("metric and name are both given; give metric only: name is the deprecated name of it")
-            return {("metric" if key == "name" else key): value for key, value in data.items()}
-        return data
 
 
 class HistoryQuery(SummaryQuery):

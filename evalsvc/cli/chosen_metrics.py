@@ -109,7 +109,7 @@ def _in_order(history: History, names: Sequence[str]) -> History:
 
 
 def _empty(run: str, x: Axis) -> History:
-    return History(run=run, x=x, series=[], names=[], imports={}, next=None, next_cursor=None)
+    return History(run=run, x=x, series=[], names=[], imports={}, next_cursor=None)
 
 
 def _after(series: ValueSeries, first: int) -> ValueSeries:

@@ -18,11 +18,9 @@ from evalsvc.cli.options import (
     DataDir,
     Device,
     Form,
-    JsonFile,
     Model,
     Suites,
     Threads,
-    output_of,
     require_folders,
     write_output,
 )
@@ -163,7 +161,6 @@ def find_layout(
     tokenizer: Tokenizer = None,
     output: Output = None,
     findings: Report = None,
-    json_file: JsonFile = None,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
@@ -171,8 +168,7 @@ def find_layout(
 
     The exit code is 1 if the layout is not decided. A layout is never guessed, since every number depends on it.
     """
-    report = output_of(findings, json_file, "--findings")
-    require_folders({"--output": output, "--findings": report})
+    require_folders({"--output": output, "--findings": findings})
     settings = Settings.load(device=device, threads=threads)
     question = Question(
         checkpoint_reference(checkpoint, inline_model(model), None, settings),
@@ -185,8 +181,8 @@ def find_layout(
     )
     with show_bars() as bars:
         checkup = examine(question, settings, lambda done: bars.show("layouts", done, None, "scored"))
-    if report is not None:
-        write_output("--findings", report, json.dumps(to_json(checkup), indent=2) + "\n")
+    if findings is not None:
+        write_output("--findings", findings, json.dumps(to_json(checkup), indent=2) + "\n")
     if output is not None and checkup.verdict.decided:
         write_output("--output", output, layout_yaml(checkup))
     _print_checkup(checkup)

@@ -13,14 +13,12 @@ from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.cli.name_completion import complete_run, complete_suite
 from evalsvc.cli.options import (
     Device,
-    JsonFile,
     Layout,
     Model,
     Suites,
     Threads,
     Url,
     connect,
-    output_of,
     require_folders,
 )
 from evalsvc.cli.progress import Bars, show_bars
@@ -118,7 +116,6 @@ def gate(
     threads: Threads = None,
     timeout: Timeout = 3600,
     output: ReportFile = None,
-    json_file: JsonFile = None,
     junit: JunitFile = None,
     markdown: MarkdownFile = None,
     annotations: Annotations = False,
@@ -135,7 +132,6 @@ def gate(
     noise. The gate looks at the values at most eight times, and stops when every metric of the rules is decided or a
     metric is worse.
     """
-    output = output_of(output, json_file)
     require_folders({"--output": output, "--junit": junit, "--markdown": markdown})
     chosen = read_rules(rules)
     if family is not None:

@@ -1,4 +1,4 @@
-"""Groups of commands, with plain help, lazily imported commands, default commands, and former names."""
+"""Groups of commands, with plain help, lazily imported commands, and default commands."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group_from_info
 from typer.models import TyperInfo
-
-from evalsvc.cli.terminal import warn
 
 _TYPE = re.compile(r"<list\[(\w+)\]>|<(\w+) range>")
 _DEFAULT = re.compile(r"\[default: \(([^()]*)\)")
@@ -68,20 +66,10 @@ class LazyGroup(CommandGroup):
 
     entries: Mapping[str, Entry]
     """Entries by the name of the command, in the order of the list of commands."""
-    old_names: Mapping[str, str]
-    """Present words by the former name of a command."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.commands = {name: Announced(name, entry) for name, entry in self.entries.items()}
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command that the words name. A former name is replaced, with a warning on stderr."""
-        if (new := self.old_names.get(args[0])) is not None:
-            if not ctx.resilient_parsing:
-                warn(f"`evalsvc {args[0]}` is a former name that the next version removes; use `evalsvc {new}`")
-            args = [*new.split(), *args[1:]]
-        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that the words name. An argument or option with a wrong value is told with this value."""

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypeVar
 import typer
 
 from evalsvc.cli.name_completion import complete_run, complete_suite
-from evalsvc.cli.terminal import say_json, warn
+from evalsvc.cli.terminal import say_json
 from evalsvc.client import Client
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, os_reason
@@ -27,8 +27,6 @@ Format = Literal["table", "csv", "json"]
 """Formats of a printed answer."""
 
 Form = Annotated[Format, typer.Option("--format", help="Format of the answer.")]
-AsJson = Annotated[bool, typer.Option("--json", hidden=True, help="Former spelling of --format json.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", hidden=True, help="Former spelling of --output.")]
 Output = Annotated[
     Path | None, typer.Option("--output", help="File to write the answer to.", show_default="standard output")
 ]
@@ -92,27 +90,6 @@ def connect(url: str | None) -> Client:
     """Return a client of the service at `url`, or at EVALSVC_URL if None, with the token of the settings."""
     settings = Settings.load(url=url)
     return Client(settings.url, token=settings.client_token(), ca=settings.https_ca or None)
-
-
-def form_of(form: Format, as_json: bool) -> Format:
-    """Return the format of an answer; the former option --json stands for `json`."""
-    if as_json:
-        warn("--json is a former spelling that the next version removes; give --format json")
-    return "json" if as_json else form
-
-
-def output_of(output: Path | None, json_file: Path | None, option: str = "--output") -> Path | None:
-    """Return the file that `option`, or its former spelling --json, names.
-
-    Raises:
-        InvalidRequest: both options are given.
-    """
-    if json_file is None:
-        return output
-    if output is not None:
-        raise InvalidRequest(f"{option} {output} and --json {json_file} are both given; leave --json out")
-    warn(f"--json is a former spelling that the next version removes; give {option}")
-    return json_file
 
 
 Answer = TypeVar("Answer")

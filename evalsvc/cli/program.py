@@ -63,18 +63,9 @@ COMMANDS = {
 }
 """Commands in the order of `evalsvc --help`, which imports none of the modules."""
 
-OLD_NAMES = {
-    "show": "runs show",
-    "rename-run": "runs rename",
-    "delete-run": "runs delete",
-    "base": "runs base",
-    "token": "tokens",
-}
-"""Present words by the name of a command in the previous version. The next version removes these names."""
-
 
 class Commands(LazyGroup):
-    entries, old_names = COMMANDS, OLD_NAMES
+    entries = COMMANDS
 
 
 app = typer.Typer(

@@ -11,7 +11,7 @@ from evalsvc.cli.checkpoints import StepCommand, print_checkpoint
 from evalsvc.cli.confirmation import confirm_by_name
 from evalsvc.cli.lazy_group import CommandGroup
 from evalsvc.cli.name_completion import complete_metric, complete_run
-from evalsvc.cli.options import AsJson, Form, Output, RunArgument, Url, Yes, connect, form_of
+from evalsvc.cli.options import Form, Output, RunArgument, Url, Yes, connect
 from evalsvc.cli.tables import shown_number
 from evalsvc.cli.terminal import say
 from evalsvc.cli.wording import counted
@@ -52,7 +52,6 @@ def show(
     ],
     form: Form = "table",
     output: Output = None,
-    as_json: AsJson = False,
     url: Url = None,
 ) -> None:
     """Show a run with its plan, its base and its checkpoints.
@@ -61,9 +60,9 @@ def show(
     """
     with connect(url) as client, printed_to(output):
         if CHECKPOINT.fullmatch(name):
-            print_checkpoint(client, name, form_of(form, as_json))
+            print_checkpoint(client, name, form)
         else:
-            print_one(client.run(name), form_of(form, as_json))
+            print_one(client.run(name), form)
 
 
 @runs_app.command()

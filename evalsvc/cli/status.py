@@ -7,7 +7,7 @@ from functools import partial
 import typer
 
 from evalsvc.cli.answers import print_one, printed_to
-from evalsvc.cli.options import FAILED, AsJson, Form, Output, Url, connect, form_of
+from evalsvc.cli.options import FAILED, Form, Output, Url, connect
 from evalsvc.cli.status_screen import line_style, status_screen
 from evalsvc.cli.terminal import say, terminal_width
 from evalsvc.spec.documents import Status
@@ -19,7 +19,6 @@ commands = typer.Typer()
 def status(
     form: Form = "table",
     output: Output = None,
-    as_json: AsJson = False,
     url: Url = None,
 ) -> None:
     """Show the state of the service: workers and their tasks, the queue, and the last failures.
@@ -30,7 +29,7 @@ def status(
         document = client.status()
         address = client.url
     with printed_to(output):
-        print_one(document, form_of(form, as_json), partial(_print_screen, address))
+        print_one(document, form, partial(_print_screen, address))
     if document.status != "ready":
         raise typer.Exit(FAILED)
 

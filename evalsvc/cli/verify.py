@@ -19,14 +19,12 @@ from evalsvc.cli.name_completion import complete_run
 from evalsvc.cli.options import (
     FAILED,
     Device,
-    JsonFile,
     Layout,
     Model,
     Suites,
     Threads,
     Url,
     connect,
-    output_of,
     require_folders,
     write_output,
 )
@@ -98,7 +96,6 @@ def verify_machine(
         typer.Option(min=1, help="CPU threads; the small models are slower with more threads.", show_default="1"),
     ] = None,
     output: Findings = None,
-    json_file: JsonFile = None,
 ) -> None:
     """Check that this installation computes the right numbers on this machine.
 
@@ -107,7 +104,7 @@ def verify_machine(
 
     The exit code is 0 if all values agree, 1 if a value differs, and 2 if no value could be compared.
     """
-    output = _checked_output(output, json_file)
+    _check_output(output)
     settings = Settings.load(device=device, threads=threads)
     findings, about = _verify_machine(settings if settings.threads else replace(settings, threads=1))
     _keep(settings.data_path, {**about, **to_json(findings)})
@@ -162,14 +159,13 @@ def verify_checkpoint(
     output: Findings = None,
     device: Device = None,
     threads: Threads = None,
-    json_file: JsonFile = None,
     url: Url = None,
 ) -> None:
     """Compute the metrics of a checkpoint a second time, by reference programs such as torch-fidelity.
 
     The exit code is 0 if all values agree, 1 if a value differs, and 2 if no value could be computed a second time.
     """
-    output = _checked_output(output, json_file)
+    _check_output(output)
     if (name is None) == (checkpoint is None):
         given = "both are given" if name else "neither is given"
         raise InvalidRequest(f"verify needs either RUN@STEP or --checkpoint FILE, and {given}; give one of them")
@@ -229,8 +225,8 @@ def _check_new(files: Path | None) -> None:
         raise InvalidRequest(f"--files {files} exists; name a new folder")
 
 
-def _checked_output(output: Path | None, json_file: Path | None) -> Path | None:
-    """Return the file for the findings, checked before minutes of work.
+def _check_output(output: Path | None) -> None:
+    """Check the file for the findings before minutes of work.
 
     Raises:
         InvalidRequest: the folder of the file does not exist, or --output names no .json file.
@@ -240,10 +236,8 @@ def _checked_output(output: Path | None, json_file: Path | None) -> Path | None:
             f"--output {output} does not end in .json; name a .json file for the findings, or give --files {output} to "
             "keep the compared files in a folder"
         )
-    file = output_of(output, json_file)
-    if str(file) != "-":
-        require_folders({"--output": file})
-    return file
+    if str(output) != "-":
+        require_folders({"--output": output})
 
 
 def _report(findings: Sequence[Finding], about: Mapping[str, object], output: Path | None) -> int:

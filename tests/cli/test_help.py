@@ -98,7 +98,7 @@ def test_options_are_spelled_alike(words: tuple[str, ...]) -> None:
     """JSON was `--json`, `--json FILE` and `--format json`, and not to be had of twelve commands."""
     found = {name: item for item in options(words) for name in item.opts}
     assert [f"{name} is called {SPELLINGS[name]}" for name in found if name in SPELLINGS] == []
-    assert "--json" not in found or found["--json"].hidden, "--json is written --format json or --output FILE"
+    assert "--json" not in found, "--json is written --format json or --output FILE"
     if "--format" in found:
         choices = [choice for choice in found["--format"].type_descriptor.choices if choice != "markdown"]
         assert choices == FORMATS

@@ -10,7 +10,7 @@ from typer.main import get_group
 from typer.testing import CliRunner
 
 from evalsvc import cli
-from evalsvc.cli.program import COMMANDS, OLD_NAMES, app
+from evalsvc.cli.program import COMMANDS, app
 
 
 def test_no_command_is_left_out() -> None:
@@ -43,16 +43,6 @@ def test_names_are_completed_without_the_module_and_options_with_it(monkeypatch:
 def test_a_mistyped_name_has_its_near_miss(command: Command) -> None:
     result = command("sumbit")
     assert (result.code, "Did you mean 'submit'" in result.err) == (2, True)
-
-
-@pytest.mark.parametrize("name", OLD_NAMES)
-def test_an_old_name_works_and_says_the_new_one(command: Command, name: str) -> None:
-    """Scripts of the version before go on, and stdout is as before."""
-    result = command(name, "--help")
-    assert (result.code, result.out.split()[:3]) == (0, ["Usage:", "evalsvc", OLD_NAMES[name].split()[0]])
-    said = f"warning: `evalsvc {name}` is a former name that the next version removes; use `evalsvc {OLD_NAMES[name]}`"
-    assert result.err == said + "\n"
-    assert name not in COMMANDS
 
 
 @pytest.mark.parametrize(

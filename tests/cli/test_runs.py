@@ -30,7 +30,7 @@ def test_a_run_and_a_checkpoint_are_shown(command: Command, service: Any) -> Non
     shown = command("runs", "show", "run-a@5").out.splitlines()
     assert {"step: 5", 'tags: {"lr": "1e-4"}', "in_use: yes", "sha256:"} <= set(shown)
     assert ["1", "quick", "queued"] in [line.split() for line in shown]
-    assert json.loads(command("show", "run-a@10:ema", "--json").out)["variant"] == "ema", "the former spelling"
+    assert json.loads(command("runs", "show", "run-a@10:ema", "--format", "json").out)["variant"] == "ema"
 
 
 def test_the_latest_and_the_best_values_are_shown(command: Command, service: Any) -> None:
@@ -71,7 +71,7 @@ def test_a_base_is_set_and_shown(command: Command, service: Any, weights: Path) 
     assert command("runs", "base", "run-a").out == "base of run-a: run-a step 0 raw (not posted yet)\n"
     said = "base of run-b: run-a step 25 raw (checkpoint 1)\n"
     assert command("runs", "base", "run-b", "25", "--of", "run-a").out == said
-    assert command("base", "run-b").out == said, "the former name"
+    assert command("runs", "base", "run-b").out == said
     for arguments, words in [
         (["run-a", "--of", "run-b"], "--of run-b is given without a step; give both: evalsvc runs base run-a STEP"),
         (["run-a", "-1"], "step -1 is not a step; give a whole number of at least 0"),

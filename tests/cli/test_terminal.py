@@ -59,7 +59,7 @@ CURVE = Curve(metric=EVIL, unit=EVIL, direction="lower", protocol=EVIL, differs=
 
 IMPORTS = {"7": ImportSource(source=EVIL, created_at="2026-02-03T10:11:12.131+00:00")}
 
-HISTORY = History(run=EVIL, x="step", series=[SERIES], names=[], imports=IMPORTS, next=None, next_cursor=None)
+HISTORY = History(run=EVIL, x="step", series=[SERIES], names=[], imports=IMPORTS, next_cursor=None)
 
 LEFT_OUT = LeftOutMetric(metric=EVIL, step=1, variant=EVIL, message=EVIL)
 

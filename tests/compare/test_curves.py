@@ -39,7 +39,6 @@ def history(run: str, *series: tuple[str, str], **fields: Any) -> History:
         series=[ValueSeries(metric=metric, protocol=protocol, **said | fields) for metric, protocol in series],
         names=[],
         imports={"1": ImportSource(source=f"sheet of {run}", created_at="2026-02-03T10:11:12.131+00:00")},
-        next=None,
         next_cursor=None,
     )
 

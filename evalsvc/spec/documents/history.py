@@ -149,8 +149,6 @@ class History(Document):
     names: list[KnownMetric]
     """All metrics of the run."""
     imports: ImportSources
-    next: Annotated[str | None, Example(None)]
-    """Older name of `next_cursor`, kept for one version."""
     next_cursor: NextCursor
     """Cursor of the next page; null on the last page, and in answers without `limit`."""
     gaps: list[Gap] = field(default_factory=list)

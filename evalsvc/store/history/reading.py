@@ -66,7 +66,6 @@ def read_history(
         series=[item for item in series if item.x or limit is None],
         names=chosen.names,
         imports=imports,
-        next=next_cursor,
         next_cursor=next_cursor,
         **vars(gaps),
     )

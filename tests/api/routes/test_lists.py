@@ -97,8 +97,6 @@ FILTERS = [
     ("protocols?metric=lower/", 404, "no metric is named 'lower/'; did you mean 'lower/"),
     ("protocols?run=run-a&metric=lower/0", 404, "no metric is named 'lower/0'"),
     ("protocols?name=lower/0", 422, "no query parameter is named 'name'"),
-    ("runs/run-b/metrics?name=lower/0&metric=lower/1", 422, "metric and name are both given; give metric only"),
-    ("runs/run-b/summary?name=x&metric=x", 422, "metric and name are both given; give metric only"),
 ]
 """Queries, the status of each answer, and words of its detail."""
 
@@ -107,17 +105,6 @@ def test_filters_name_what_is_near(filled: App) -> None:
     for query, status, words in FILTERS:
         code = {404: "unknown_name", 422: "invalid_request"}[status]
         assert len(refused(filled.http.get(f"/v1/{query}"), status, code, words)) < 800
-
-
-def test_name_is_the_older_name_of_metric(filled: App) -> None:
-    for route in ("metrics", "summary"):
-        path = f"/v1/runs/run-b/{route}"
-        found = [filled.http.get(path, params={key: ["lower/0", "*/1"]}).json() for key in ("metric", "name")]
-        assert found[0] == found[1]
-        assert [item["metric"] for item in found[0]["series"]] == ["lower/0", "lower/1"]
-        operation = filled.http.get("/openapi.json").json()["paths"][f"/v1/runs/{{run}}/{route}"]["get"]
-        marked = {item["name"]: item.get("deprecated", False) for item in operation["parameters"]}
-        assert (marked["name"], marked["metric"]) == (True, False)
 
 
 def test_a_suite_that_evaluated_nothing_yet_has_no_evaluations(filled: App, weights: Path) -> None:

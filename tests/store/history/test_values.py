@@ -152,4 +152,4 @@ def test_a_run_without_values_has_an_empty_history(store: Store) -> None:
     enter(store, submission(), suite())
     with store.reading() as session:
         found = read_history(session, "run-a")
-    assert found == History(run="run-a", x="step", series=[], names=[], imports={}, next=None, next_cursor=None)
+    assert found == History(run="run-a", x="step", series=[], names=[], imports={}, next_cursor=None)
