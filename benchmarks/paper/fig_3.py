@@ -86,6 +86,20 @@ def verdict(gap: GapCurve) -> Agrees:
     return "in part" if last.covers_zero or abs(last.value) < small else "no"
 
 
+def no_better(gap: GapCurve) -> Agrees:
+    """Return whether the first side of a gap is no better than the other one, by the rule of `verdict`.
+
+    `yes`: the last interval reaches zero or lies above it, and its lower end is not below zero by more than `SMALL` of
+    the first gap. `in part`: the last interval reaches zero and is wider, or the last gap is below zero by less than
+    `SMALL` of the first one. `no`: anything else.
+    """
+    last, small = gap.last, SMALL * abs(gap.first.value)
+    reaches_zero = last.covers_zero or last.value > 0
+    if reaches_zero and last.low is not None and last.low >= -small:
+        return "yes"
+    return "in part" if reaches_zero or last.value > -small else "no"
+
+
 def _row(gap: GapCurve, numbers: dict[str, float], scale: Scale) -> Row:
     seeds = len(scale.seeds)
     return Row(

@@ -9,12 +9,12 @@ import csv
 import io
 import math
 
-from fig_3 import NO_DIFFERENCE
+from fig_3 import NO_DIFFERENCE, no_better
 from study.finding import Agrees, Figure, Finding, Report, Row
-from study.gaps import of_items
+from study.gaps import GapCurve
 from study.material import Material
 from study.measured import Estimate, Measured, finite, of_point, plain_curve, short
-from study.runs import PRETRAINED, aligned_runs, main_name
+from study.runs import PRETRAINED, aligned_name, aligned_runs, main_name
 from study.scales import Scale
 from table_1 import one_line
 
@@ -22,7 +22,6 @@ from evalsvc.web.charts import curve_chart
 from evalsvc.web.curves import Curve, Line
 
 TASK = "alignment"
-ALIGNED = "aligned-0"
 POINTS = 200
 """About the number of steps that a figure shows, evenly apart."""
 SHOWN = 8
@@ -38,19 +37,19 @@ def report(measured: Measured, scale: Scale, material: Material) -> Report:
     known_nothing = baseline if isinstance(baseline, float) else math.nan
     training = measured.curve(source, f"{TASK}/learned_training_loss").baseline
     line = [Line(training, f"ln batch {training:.3g}")] if isinstance(training, float) else []
-    gap = of_items(measured.differences(source, ALIGNED, "pairs/image"))
-    steps = [point.x for point in measured.curve(ALIGNED, "pairs/image").points]
-    gap_curve = plain_curve("seed 0", "pairs/image", "aligned − random rows, nats/token", zip(steps, gap, strict=True))
+    pairs = [(main_name(PRETRAINED, seed), aligned_name(seed)) for seed in scale.seeds]
+    by_seed = [measured.differences(random, aligned, "pairs/image") for random, aligned in pairs]
+    gap = GapCurve("pairs/image", by_seed, "aligned − random rows")
     figures = [
         Figure("fig_7-loss", "Contrastive loss by step of the alignment", curve_chart([losses], lines=line)),
         Figure("fig_7-temperature", "Learned temperature by step of the alignment", curve_chart([temperatures])),
         Figure(
             "fig_7-initialisation",
             "Image loss with aligned rows less that with random rows",
-            curve_chart([gap_curve], lines=[NO_DIFFERENCE], along="log"),
+            curve_chart(gap.curves(), lines=[NO_DIFFERENCE], along="log"),
         ),
     ]
-    numbers = {"held_out_loss": finite(chance.value), "ln_batch": known_nothing, "gap_last": gap[-1].value}
+    numbers = {"held_out_loss": finite(chance.value), "ln_batch": known_nothing, "gap_last": gap.last.value}
     return Report(_row(measured, source, known_nothing, gap), figures, [_nearest(measured, source)], numbers)
 
 
@@ -94,7 +93,7 @@ def nearest_of(page: str) -> dict[str, str]:
     return texts
 
 
-def _row(measured: Measured, source: str, known_nothing: float, gap: list[Estimate]) -> Row:
+def _row(measured: Measured, source: str, known_nothing: float, gap: GapCurve) -> Row:
     loss = of_point(measured.first(source, f"{TASK}/learned_loss"))
     hits = measured.curve(source, f"{TASK}/learned_neighbour_hits")
     share, chance = of_point(hits.points[0]), finite(hits.baseline if hits.baseline is not None else "NaN")
@@ -104,18 +103,17 @@ def _row(measured: Measured, source: str, known_nothing: float, gap: list[Estima
         "aligned rows are no better a start than random ones.",
         here=f"Held-out contrastive loss {loss}, with nothing known {short(known_nothing)} nats/pair. Nearest text "
         f"tokens occur in the captions of an image token with the share {share}, by chance {short(chance)} "
-        f"(p = {short(p)}). Image loss, aligned − random rows: {gap[0]} at step 0, {gap[-1]} at the end.",
+        f"(p = {short(p)}). Image loss, aligned − random rows: {gap.first} at step 0, then {gap.sentence()}.",
         agrees=_agrees(loss, known_nothing, gap),
         limits="Ten digits and ten templates: captions say little but the digit, and 64 image tokens are shared by all "
         "digits. Whether bags of words of rich captions align cannot be seen here.",
     )
 
 
-def _agrees(loss: Estimate, known_nothing: float, gap: list[Estimate]) -> Agrees:
-    """Return `yes` if more than half of the loss remains and the aligned rows are no better at the end."""
-    stuck = loss.value > known_nothing / 2
-    useless = gap[-1].covers_zero or gap[-1].value > 0
-    return "yes" if stuck and useless else "in part" if stuck or useless else "no"
+def _agrees(loss: Estimate, known_nothing: float, gap: GapCurve) -> Agrees:
+    """Return whether more than half of the loss remains and aligned rows are no better a start; `in part` for one."""
+    stuck = "yes" if loss.value > known_nothing / 2 else "no"
+    return no_better(gap) if stuck == no_better(gap) else "in part"
 
 
 FINDING = Finding("fig_7", "Figure 7: contrastive alignment", aligned_runs, report)

@@ -7,6 +7,7 @@ on the spread between seeds where there are several seeds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ class GapCurve:
 
     metric: str
     by_seed: Sequence[DifferenceCurve]
+    between: str = "pre-trained − random"
+    """The two sides of the difference."""
 
     @property
     def steps(self) -> Sequence[int]:
@@ -54,7 +57,7 @@ class GapCurve:
 
     def curves(self) -> list[Curve]:
         """Return a curve for each seed with the intervals of its items, and the mean with that between seeds."""
-        unit = f"pre-trained − random, {self.by_seed[0].unit}"
+        unit = f"{self.between}, {self.by_seed[0].unit}"
         seeds = [
             plain_curve(f"seed {number}", self.metric, unit, zip(curve.x, of_items(curve), strict=True))
             for number, curve in enumerate(self.by_seed)
@@ -65,14 +68,20 @@ class GapCurve:
         return [mean, *seeds]
 
     def sentence(self) -> str:
-        """Say how large the gap is at the end, with both errors, and from which step on it covers zero."""
+        """Say how large the gap is at the end, with both errors, and what its interval leaves open."""
         last = self.last
         errors = f"items ± {short(self.item_errors[-1])}"
         if last.deviation is not None:
             errors += f", between seeds ± {short(last.deviation)}"
         closed = self.closed_from()
-        until = "does not cover zero at the end" if closed is None else f"covers zero from step {closed:,} on"
-        return f"{last} at step {self.steps[-1]:,} ({errors}); the interval {until}"
+        until = "the interval does not cover zero at the end"
+        if closed is not None:
+            until = f"the interval covers zero from step {closed:,} on{self._not_excluded()}"
+        return f"{last} at step {self.steps[-1]:,} ({errors}); {until}"
+
+    def _not_excluded(self) -> str:
+        farthest = self.last.farthest
+        return f"; not excluded at the end: a gap of up to {short(farthest)}" if math.isfinite(farthest) else ""
 
 
 def of_items(curve: DifferenceCurve) -> list[Estimate]:
@@ -95,7 +104,9 @@ def last_unbroken(steps: Sequence[int], holds: Sequence[bool]) -> int | None:
     return first
 
 
-def gap_of(measured: Measured, metric: str, seeds: Sequence[int], name: Callable[[str, int], str]) -> GapCurve:
-    """Return the gap of a metric; `name` returns the name of the run of a start and a seed."""
-    pairs = [(name("random", seed), name("pretrained", seed)) for seed in seeds]
-    return GapCurve(metric, [measured.differences(random, pretrained, metric) for random, pretrained in pairs])
+def gap_of(
+    measured: Measured, metric: str, seeds: Sequence[int], name: Callable[[str, int], str], start: str = "pretrained"
+) -> GapCurve:
+    """Return the gap of a metric from a start to the random one; `name` returns the name of a start's run at a seed."""
+    pairs = [(name("random", seed), name(start, seed)) for seed in seeds]
+    return GapCurve(metric, [measured.differences(random, other, metric) for random, other in pairs])

@@ -24,6 +24,10 @@ TITLES = {
 }
 """Heading and command of each scale's part."""
 
+UNCORRECTED = """\
+Every interval has a level of 95 % of its own, without a correction for the number of intervals. Of twelve
+independent intervals where nothing differs, at least one excludes zero in almost half of all repetitions."""
+
 FIGURES = "images/paper"
 """Folder of the figures next to the page."""
 
@@ -57,6 +61,8 @@ def _part(results: Mapping[str, Any]) -> str:
         f"`{command}` took {minutes:.0f} minutes on a machine with {results['cores']} cores.",
         "",
         *_table(results),
+        "",
+        UNCORRECTED,
     ]
     for content in results["findings"].values():
         lines += ["", *_section(content, results["scale"])]

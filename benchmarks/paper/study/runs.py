@@ -83,24 +83,35 @@ def image_only_name(what: str, seed: int) -> str:
 
 
 def image_only_runs(scale: Scale, material: Material) -> list[PlannedRun]:
-    """Return the runs of figure 6, images without captions: both starts at every seed, and each part at the first."""
+    """Return the runs of figure 6, images without captions: both starts and each part, at every seed."""
 
     def recipe(what: str, seed: int, start: str, tuned: Tuned = "all") -> Recipe:
         name = image_only_name(what, seed)
         return recipe_of(material, name, start, scale.variation, seed=seed, tuned=tuned, image_only=True)
 
     whole = [recipe(start, seed, start) for seed in scale.seeds for start in STARTS]
-    parts = [recipe(part, scale.seeds[0], PRETRAINED, part) for part in PARTS]
+    parts = [recipe(part, seed, PRETRAINED, part) for seed in scale.seeds for part in PARTS]
     return [PlannedRun(recipe, every=("image_only",)) for recipe in (*whole, *parts)]
 
 
+def aligned_name(seed: int) -> str:
+    """Return the name of a run that begins with aligned rows."""
+    return f"aligned-{seed}"
+
+
 def aligned_runs(scale: Scale, material: Material) -> list[PlannedRun]:
-    """Return the run whose step 0 is aligned with text, and the run that begins with the aligned rows."""
-    seed = scale.seeds[0]
-    source = replace(_main_run(scale, material, PRETRAINED, seed), first=("alignment",))
+    """Return the pre-trained start at every seed, and a run of each seed that begins with aligned rows.
+
+    Before the training all seeds have the same weights, so the first seed's run is aligned for all of them.
+    """
+    source, *others = (_main_run(scale, material, PRETRAINED, seed) for seed in scale.seeds)
     rows = material.aligned_rows(source.name)
-    recipe = recipe_of(material, "aligned-0", PRETRAINED, scale.main, seed=seed, image_rows=rows)
-    return [source, PlannedRun(recipe, every=("losses",), needs=source.name)]
+    recipes = [
+        recipe_of(material, aligned_name(seed), PRETRAINED, scale.main, seed=seed, image_rows=rows)
+        for seed in scale.seeds
+    ]
+    aligned = [PlannedRun(recipe, every=("losses",), needs=source.name) for recipe in recipes]
+    return [replace(source, first=("alignment",)), *others, *aligned]
 
 
 @dataclass(frozen=True)

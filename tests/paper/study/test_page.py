@@ -27,5 +27,6 @@ def test_a_page_keeps_the_parts_of_other_scales(tmp_path: Path) -> None:
     assert "| in part |" in text
     assert "| yes |" not in text
     assert "0.1 \\| 0.2" in text, "a bar would end the cell"
+    assert text.count("without a correction for the number of intervals") == 2
     assert (page.parent / "images/paper/real/fig_3.svg").exists()
     assert "](images/paper/real/fig_3.svg)" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import paper
@@ -17,8 +18,9 @@ def test_runs_that_findings_share_are_trained_once(material: Any) -> None:
     assert by_name["pretrained-0"].suites(0, "raw") == ["losses", "language", "alignment"]
     assert by_name["pretrained-0"].suites(QUICK.main.steps, "raw") == ["losses", "language", "images"]
     assert by_name["pretrained-0"].suites(0, "ema_0.5") == ["losses"]
-    assert names[-1] == "aligned-0", "its image rows come out of another run"
-    assert by_name["aligned-0"].recipe.image_rows == material.aligned_rows("pretrained-0")
+    aligned = [f"aligned-{seed}" for seed in QUICK.seeds]
+    assert names[-len(aligned) :] == aligned, "their image rows come out of another run"
+    assert {by_name[name].recipe.image_rows for name in aligned} == {material.aligned_rows("pretrained-0")}
 
 
 def test_both_starts_of_a_seed_see_the_same_batches(material: Any) -> None:
@@ -33,10 +35,9 @@ def test_both_starts_of_a_seed_see_the_same_batches(material: Any) -> None:
 
 def test_a_part_tuned_alone_differs_from_the_whole_by_that_part(material: Any) -> None:
     recipes = {run.name: run.recipe for run in image_only_runs(MINIATURE, material)}
-    assert len(recipes) == 6 + len(PARTS)
-    whole = recipes["images-pretrained-0"]
-    for part in PARTS:
-        tuned = recipes[f"images-{part}-0"]
+    assert len(recipes) == 3 * (2 + len(PARTS))
+    for seed, part in product(MINIATURE.seeds, PARTS):
+        whole, tuned = recipes[f"images-pretrained-{seed}"], recipes[f"images-{part}-{seed}"]
         changed = {name for name, value in whole.to_json().items() if tuned.to_json()[name] != value}
         assert changed == {"name", "tuned"}
 
