@@ -27,7 +27,7 @@ _forgetting = partial(
     direction="higher",
     item="document",
     error=SHARE,
-    estimator="lm-eval/1 + forgetting/1",
+    estimator="lm-eval/1 + forgetting/2",
 )
 DCLM = "J. Li et al., DataComp-LM, arXiv 2406.11794, 2024, for accuracies above chance (CORE)"
 
@@ -121,9 +121,17 @@ FORGETTING = (
         error=DIFFERENCE,
     ),
     _forgetting(
+        names=("<benchmark>_bits_per_byte[_within]_change",),
+        formula="bits per byte of the right answers of the checkpoint less those of the base",
+        unit="bits/byte",
+        direction="lower",
+        error=DIFFERENCE,
+        estimator="lm-eval/1 + forgetting/1",
+    ),
+    _forgetting(
         names=("<benchmark>_<metric>_change",),
-        formula="the metric of the checkpoint less that of the base, for every metric of a benchmark that is a mean "
-        "over documents or a ratio of their sums, and has a better side",
+        formula="the metric of the checkpoint less that of the base, for every other metric of a benchmark that is a "
+        "mean over documents and has a better side",
         unit=OF_METRIC,
         direction=OF_METRIC,
         error=DIFFERENCE,

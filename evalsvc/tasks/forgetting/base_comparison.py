@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from evalsvc.language.results import Results
 from evalsvc.metrics.item_numbers import is_share
 from evalsvc.metrics.value_interval import ends_of
-from evalsvc.spec.protocol import MetricValue, Protocol
-from evalsvc.tasks.forgetting.pairs import SCOPES, accuracy_of, benchmarks_of, pairs_of
+from evalsvc.spec.protocol import MetricValue
+from evalsvc.tasks.forgetting.pairs import SCOPES, accuracy_of, benchmarks_of, compared, pairs_of
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Differences:
             self.add_numbers(keys[1], dict(zip(pairs.indices, pairs.weights, strict=True)))
         distance = pairs.difference()
         number = (distance.value, distance.stderr, distance.n, metric.unit, metric.direction)
-        content, ends = Protocol({**metric.protocol.content, **protocol}), ends_of(distance.interval())
+        content, ends = compared(metric, protocol), ends_of(distance.interval())
         self.metrics.append(
             MetricValue(f"{self.task}/{name}", *number, content, items=keys, drawn_from=metric.drawn_from, ends=ends)
         )

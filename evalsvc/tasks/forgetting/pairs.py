@@ -12,10 +12,14 @@ from evalsvc.metrics.item_numbers import Numbers
 from evalsvc.metrics.item_shares import finite_factor
 from evalsvc.metrics.mcnemar import McNemar
 from evalsvc.metrics.ratio import Ratio, ratio_of_sums
-from evalsvc.spec.protocol import MetricValue
+from evalsvc.spec.protocol import MetricValue, Protocol
 
 ACCURACIES = ("acc", "exact_match")
 """Names of a benchmark's accuracy; the first that the benchmark has is used."""
+
+OF_ANSWERS = "forgetting/2"
+"""Version of the comparison of means over documents, whose numbers may be right (1) and wrong (0) answers. Where no
+answer changes, their difference has the error of `Flips`; in version 1 the error was 0."""
 
 SCOPES = {"": "all", "_within": "text"}
 """Scopes by suffix of metric names, with their names in tables: over all ids, and within the text ids."""
@@ -82,6 +86,12 @@ def pairs_of(checkpoint: Results, base: Results, metric: MetricValue, keys: Sequ
         return None
     before, after = ([side[index][0] for index in common] for side in (old, new))
     return Pairs(before, after, weights, common, drawn_from=metric.drawn_from)
+
+
+def compared(metric: MetricValue, protocol: Mapping[str, object]) -> Protocol:
+    """Return the protocol of a comparison of a benchmark's metric: `protocol` is merged into that of the metric."""
+    version = {"comparison": OF_ANSWERS} if len(metric.items) == 1 else {}
+    return Protocol({**metric.protocol.content, **protocol, **version})
 
 
 def benchmarks_of(results: Results) -> list[str]:

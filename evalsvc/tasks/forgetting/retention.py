@@ -15,7 +15,7 @@ from evalsvc.metrics.shares import share_stderr
 from evalsvc.metrics.value_interval import ends_of
 from evalsvc.spec.protocol import Direction, MetricValue, Protocol
 from evalsvc.tasks.forgetting.base_comparison import Differences
-from evalsvc.tasks.forgetting.pairs import SCOPES, Pairs, accuracy_of, accuracy_pairs
+from evalsvc.tasks.forgetting.pairs import SCOPES, Pairs, accuracy_of, accuracy_pairs, compared
 from evalsvc.tasks.forgetting.random_baselines import Baseline
 from evalsvc.tasks.forgetting.rows import ABOVE_CHANCE, Row
 
@@ -47,7 +47,7 @@ def add_retention(
     """
     task = differences.task
     for row, accuracy, pairs in _accuracies(rows, checkpoint, base):
-        content = {**accuracy.protocol.content, **protocol}
+        content = compared(accuracy, protocol)
         suffix = "" if row.scope == "all" else "_within"
         flips = [
             (checkpoint > base) - (checkpoint < base)
@@ -58,10 +58,10 @@ def add_retention(
             hits = [int(each == flip) for each in flips]
             error = share_stderr(sum(hits), row.n)
             share = Ratio(sum(hits) / row.n, None if error is None else pairs.factor * error, row.n)
-            metric = share.as_metric(f"{task}/{row.what}_{name}{suffix}", "fraction", direction, Protocol(content))
+            metric = share.as_metric(f"{task}/{row.what}_{name}{suffix}", "fraction", direction, content)
             _add(differences, metric, pairs, hits)
         if row.retained is not None:
-            above = Protocol({**content, "chance": asdict(_chance(row))})
+            above = Protocol({**content.content, "chance": asdict(_chance(row))})
             left = Ratio(row.retained, row.retained_stderr, row.n)
             metric = left.as_metric(f"{task}/{row.what}_retained{suffix}", "fraction", "higher", above, 0.0)
             metric = replace(metric, ends=(row.retained_low, row.retained_high))

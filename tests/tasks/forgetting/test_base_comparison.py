@@ -20,13 +20,13 @@ def test_a_change_is_paired_over_documents() -> None:
     change = found["forgetting/a_acc_change"]
     assert (change.value, change.n, change.items) == (-0.5, 4, ("a_acc_change",))
     assert change.stderr == pytest.approx(math.sqrt(4 * 0.25 / (4 * 3)))
-    assert change.protocol.content == {"benchmark": "a", **BASE}
+    assert change.protocol.content == {"benchmark": "a", **BASE, "comparison": "forgetting/2"}
     assert differences.numbers[1].items() >= {"a_acc_change": -1, "a_acc_within_change": -1, "b_acc_change": 0}.items()
     assert differences.numbers[3] == {"a_acc_change": 0, "a_acc_within_change": 0}
 
 
 def test_a_ratio_keeps_its_weights() -> None:
-    """Bits per byte: the bytes are the document's, whoever answers."""
+    """Bits per byte: the bytes are the document's, whoever answers. Version 2 of a comparison is that of answers."""
 
     def of(bits: Sequence[float]) -> Results:
         items = [
@@ -37,8 +37,9 @@ def test_a_ratio_keeps_its_weights() -> None:
         return Results([metric], items, {})
 
     differences = Differences("forgetting")
-    differences.add_changes(of([8, 40]), of([8, 8]), BASE)
+    differences.add_changes(of([8, 40]), of([8, 8]), {**BASE, "comparison": "forgetting/1"})
     [change] = differences.metrics
+    assert change.protocol.content["comparison"] == "forgetting/1"
     assert (change.name, change.value) == ("forgetting/a_bits_per_byte_change", 2.0)
     assert change.items == ("a_bits_change", "a_bytes")
     assert differences.numbers == {0: {"a_bits_change": 0, "a_bytes": 4}, 1: {"a_bits_change": 32, "a_bytes": 12}}

@@ -153,8 +153,10 @@ def test_of_each_benchmark_what_was_lost_gained_and_retained() -> None:
     assert lost.stderr == pytest.approx((2 / 6 * 4 / 6 / 23) ** 0.5)
     assert (lost.direction, gained.direction, left.direction, left.baseline) == ("lower", "higher", "higher", 0.0)
     assert left.value == pytest.approx((0.5 - 0.25) / (4 / 6 - 0.25))
-    assert left.protocol.content == {"benchmark": "a", **BASE, "chance": {"value": 0.25, "table": None}}
-    assert lost.protocol.content == {"benchmark": "a", **BASE}
+    # Where no answer changed, the errors of version 1 were zero.
+    version = {"comparison": "forgetting/2"}
+    assert left.protocol.content == {"benchmark": "a", **BASE, **version, "chance": {"value": 0.25, "table": None}}
+    assert lost.protocol.content == gained.protocol.content == {"benchmark": "a", **BASE, **version}
     assert "forgetting/b_retained" not in found, "of chance nothing can be retained"
     assert {name for name in found if name.endswith("_within")} == {
         *(f"forgetting/a_{name}_within" for name in ("lost", "gained", "retained")),
