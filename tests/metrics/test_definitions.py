@@ -1,22 +1,15 @@
 """The table of definitions is held to the code: to the catalog, to what every task returns, and to the page."""
 
-import json
 import math
 import re
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pytest
-import yaml
-from benchmark_files import questions, write_benchmark
-from safetensors.torch import load_file, save_file
-from square_features import offer_squares
-from task_stages import do_all
+from recorded_values import HOW, differences, lines_of, moved, recorded
+from small_evaluations import evaluations
 
-from evalsvc.checkpoints.reference import CheckpointRef
-from evalsvc.config import Settings
 from evalsvc.language.estimates import RESAMPLES
 from evalsvc.metrics import cmmd, fid_infinity, inception_score, kid, prdc
 from evalsvc.metrics import reconstruction as pixels
@@ -39,20 +32,13 @@ from evalsvc.metrics.frechet import Moments
 from evalsvc.metrics.image_metric import FeatureSets, ImageMetric
 from evalsvc.metrics.reference_page import ABOUT
 from evalsvc.metrics.value_interval import LIMITS, with_intervals
-from evalsvc.miniature import ROOT
 from evalsvc.spec import catalog
-from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.protocol import MetricValue
 from evalsvc.tasks.alignment.spec import Alignment
 from evalsvc.tasks.forgetting.rows import ABOVE_CHANCE
 from evalsvc.tasks.forgetting.spec import Forgetting
 from evalsvc.tasks.forgetting.work import FEW_SHOTS
-from evalsvc.tasks.task import TaskResult, work_of
-from evalsvc.worker.context import ShardContext
-
-LAYOUT = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
-DECODER = str(ROOT / "movqgan" / "movqgan_miniature.ckpt")
-IMAGES = 70
+from evalsvc.tasks.task import TaskResult
 
 NOT_RETURNED = {
     "fid": "it needs 2,049 images",
@@ -180,121 +166,17 @@ def test_numbers_in_words_are_those_of_the_code(kind: Kind, name: str, words: st
     assert words in f"{definition.formula}; {definition.error}"
 
 
-Results = list[TaskResult]
-Evaluate = Callable[..., Results]
-
-
-@pytest.fixture
-def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
-    """Run one task on a checkpoint of the miniature [step 20] beside its step 0."""
-    offer_squares(monkeypatch)
-    settings = Settings(device="cpu", threads=1, data_dir=str(tmp_path / "data"))
-
-    def checkpoint(epoch: int) -> CheckpointRef:
-        path = ROOT / "runs" / "pretrained" / "checkpoints" / f"epoch_{epoch}.pt"
-        return CheckpointRef(str(path), layout=LAYOUT, label=f"epoch {epoch}")
-
-    def run(kind: str, epoch: int = 2, **parameters: Any) -> TaskResult:
-        work = work_of(catalog.load("tasks", kind)(name="some", **parameters))
-        context = ShardContext(checkpoint(epoch), settings, lambda done: None, checkpoint(0))
-        return do_all(work, context)
-
-    return run
-
-
-def loss(evaluate: Evaluate, folder: Path) -> Results:
-    """Captions of which two are of one image, with a square of codes; and codes that are none."""
-    lines = [json.loads(line) for line in (ROOT / "heldout_pairs.jsonl").read_text().splitlines()[:6]]
-    pairs, texts = (
-        [*lines, {**lines[0], "text_ids": lines[1]["text_ids"]}],
-        [{"text": "an apple"}, {"text": "a name"}] * 2,
-    )
-    odd = [{**line, "image_codes": line["image_codes"][: 3 + place]} for place, line in enumerate(lines)]
-    paths = {name: str(folder / f"{name}.jsonl") for name in ("pairs", "texts", "odd")}
-    for name, records in (("pairs", pairs), ("texts", texts), ("odd", odd)):
-        Path(paths[name]).write_text("".join(json.dumps(record) + "\n" for record in records))
-    groups = ["text_position", "image_row", "image_column"]
-    return [
-        evaluate("loss", data=paths["pairs"], general_text=paths["texts"], profile_metrics=groups),
-        evaluate("loss", data=paths["odd"], profile_metrics=["image_position"]),
-    ]
-
-
-def text_to_image(evaluate: Evaluate, folder: Path) -> Results:
-    reference = folder / "reference.safetensors"
-    save_file({"images": load_file(ROOT / "images.safetensors")["images"][:IMAGES].clone()}, reference)
-    captions = {"captions": str(ROOT / "captions.jsonl"), "classifier": str(ROOT / "classifier.safetensors")}
-    sampled = {"samples": IMAGES, "decoder": DECODER, "keep": 0, "clip": "squares", "extractor": "squares"}
-    return [evaluate("text_to_image", reference=str(reference), **captions, **sampled)]
-
-
-def reconstruction(evaluate: Evaluate, folder: Path) -> Results:
-    images = folder / "images.safetensors"
-    save_file({"images": load_file(ROOT / "images.safetensors")["images"][:IMAGES].clone()}, images)
-    return [evaluate("reconstruction", images=str(images), decoder=DECODER, extractor="squares")]
-
-
-def language(evaluate: Evaluate, folder: Path) -> Results:
-    """Benchmarks of every output type, a group of them, and the mean over all."""
-    mean = {"aggregation": "mean", "higher_is_better": True}
-    choices = [{"metric": name, **mean} for name in ("acc", "acc_norm", "acc_bytes", "exact_match")]
-    brier = {"metric": "brier_score", "aggregation": "brier_score", "higher_is_better": False}
-    mcc = {"metric": "mcc", "aggregation": "matthews_corrcoef", "higher_is_better": True}
-    write_benchmark(folder, "sums", questions(20), metric_list=[*choices, brier, mcc])
-    for name in ("one", "other"):
-        write_benchmark(folder, name, questions(4))
-    aggregate = [{"metric": "acc", "weight_by_size": True}]
-    group = {"group": "both", "task": ["one", "other"], "aggregate_metric_list": aggregate}
-    (folder / "both.yaml").write_text(yaml.safe_dump(group))
-    rolling = {"output_type": "loglikelihood_rolling", "doc_to_choice": None, "doc_to_text": ""}
-    weighted = [{"metric": name} for name in ("word_perplexity", "byte_perplexity", "bits_per_byte")]
-    write_benchmark(folder, "texts", questions(4), **rolling, doc_to_target="{{question}}", metric_list=weighted)
-    free = {"output_type": "generate_until", "doc_to_choice": None, "doc_to_target": "{{choices[gold]}}"}
-    filters = [{"name": "all", "filter": [{"function": "take_first"}]}]
-    how = {"generation_kwargs": {"until": ["\n"], "max_gen_toks": 3}, "filter_list": filters}
-    write_benchmark(folder, "free", questions(3), **free, **how, metric_list=[{"metric": "exact_match", **mean}])
-    common = {"include_path": [str(folder)], "end_of_text": 0}
-    means = {"mean": ["acc", "exact_match,all"], "benchmarks": ["sums", "both", "free"]}
-    return [evaluate("language", **means, **common), evaluate("language", benchmarks=["texts"], **common)]
-
-
-def forgetting(evaluate: Evaluate, folder: Path) -> Results:
-    """Questions of which the base knows some, and a text that comes twice."""
-    cloze = [json.loads(line) for line in (ROOT / "cloze.jsonl").read_text().splitlines()[:40]]
-    write_benchmark(folder, "cloze", cloze, doc_to_text="query", fewshot_split="test")
-    lines = (ROOT / "heldout_text.jsonl").read_text().splitlines()[:4]
-    (folder / "text.jsonl").write_text("".join(f"{line}\n" for line in [*lines, lines[0]]))
-    text = {"text": str(folder / "text.jsonl"), "icl_positions": [3, 20]}
-    return [evaluate("forgetting", benchmarks=["cloze"], include_path=[str(folder)], icl=True, **text)]
-
-
-def completions(evaluate: Evaluate, folder: Path) -> Results:
-    return [evaluate("completions", prompts=["a name", "the digit"], max_tokens=8, end_of_text=0)]
-
-
-def alignment(evaluate: Evaluate, folder: Path) -> Results:
-    learn = {"steps": 10, "data": str(ROOT / "training_pairs.jsonl"), "batch": 64}
-    # Of a table that knows less of pairs the fitted loss has no scatter, and so neither items nor an error.
-    pairs = {"data": str(ROOT / "heldout_pairs.jsonl"), "permutations": 9}
-    return [evaluate("alignment", epoch=5, learn=learn, **pairs)]
-
-
-SMALL: Mapping[Kind, Callable[[Evaluate, Path], Results]] = {
-    "loss": loss,
-    "text_to_image": text_to_image,
-    "reconstruction": reconstruction,
-    "language": language,
-    "forgetting": forgetting,
-    "completions": completions,
-    "alignment": alignment,
-}
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind], list[TaskResult]]:
+    """The small evaluations of a kind, computed once."""
+    return cache(lambda kind: evaluations(kind, tmp_path_factory.mktemp(kind)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a_task_returns_is_what_its_definitions_say(kind: Kind, evaluate: Evaluate, tmp_path: Path) -> None:
+def test_what_a_task_returns_is_what_its_definitions_say(kind: Kind, small: Callable[[Kind], list[TaskResult]]) -> None:
     """Every metric has a definition that agrees, and every definition is of a metric that there is."""
     used: dict[int, list[MetricValue]] = {}
-    results = SMALL[kind](evaluate, tmp_path)
+    results = small(kind)
     for metric in (metric for result in results for metric in with_intervals(result.metrics, kind, result.items)):
         definition = definition_of(metric.protocol.content["task"], metric.name)
         assert definition is not None, f"{metric.name} has no definition"
@@ -305,6 +187,32 @@ def test_what_a_task_returns_is_what_its_definitions_say(kind: Kind, evaluate: E
         assert metrics, f"nothing returned is a {definition.title}"
         if definition.group:
             assert any(metric.groups for metric in metrics), f"no {definition.title} has groups"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_value_moves_with_the_version_of_its_estimator_only(
+    kind: Kind, small: Callable[[Kind], list[TaskResult]]
+) -> None:
+    """Errors of forgetting once went from 0 to .0046 under one protocol: a curve then had two kinds of error bars."""
+    problems = differences(recorded(kind), lines_of(kind, small(kind)))
+    assert not problems, "\n".join([*problems, HOW])
+
+
+def test_a_number_that_moved_is_named_with_what_to_do() -> None:
+    """Zero errors have no rounding, a changed version is recorded without a word, and last digits are nothing."""
+    lines = recorded("forgetting")
+    line = next(line for line in lines if line["evaluation"] == 1 and line["metric"] == "some/cloze_lost")
+    assert line["value"] == 0 < line["stderr"]
+    before = [{**each, "stderr": 0.0} if each is line else each for each in lines]
+    [problem] = differences(before, lines)
+    assert problem.startswith("some/cloze_lost (forgetting, evaluation 2): stderr was 0.0 and is 0.0")
+    assert "raise the version of the estimator in the protocol" in problem
+    other = [{**each, "protocol": "0" * 16, "stderr": 0.0} if each is line else each for each in lines]
+    assert list(moved(other, lines)) == []
+    assert differences(other, lines) == [
+        f"some/cloze_lost (forgetting, evaluation 2) has the protocol {line['protocol']}, not {'0' * 16}"
+    ]
+    assert differences([{**each, "value": each["value"] * (1 + 1e-7)} for each in lines], lines) == []
 
 
 def _require_agreement(definition: Definition, metric: MetricValue) -> None:

@@ -1,0 +1,144 @@
+"""Small evaluations of the miniature that return every metric of every kind of task, without an asset."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from benchmark_files import questions, write_benchmark
+from safetensors.torch import load_file, save_file
+from square_features import offer_squares
+from task_stages import do_all
+
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.config import Settings
+from evalsvc.metrics.definitions import Kind
+from evalsvc.miniature import ROOT
+from evalsvc.spec import catalog
+from evalsvc.spec.layout import parse_layout
+from evalsvc.tasks.task import TaskResult, work_of
+from evalsvc.worker.context import ShardContext
+
+LAYOUT = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
+DECODER = str(ROOT / "movqgan" / "movqgan_miniature.ckpt")
+IMAGES = 70
+
+Results = list[TaskResult]
+Evaluate = Callable[..., Results]
+
+
+@contextmanager
+def evaluating(folder: Path) -> Iterator[Evaluate]:
+    """Yield what runs one task on a checkpoint of the miniature [step 20] beside its step 0."""
+    settings = Settings(device="cpu", threads=1, data_dir=str(folder / "data"))
+
+    def checkpoint(epoch: int) -> CheckpointRef:
+        path = ROOT / "runs" / "pretrained" / "checkpoints" / f"epoch_{epoch}.pt"
+        return CheckpointRef(str(path), layout=LAYOUT, label=f"epoch {epoch}")
+
+    def run(kind: str, epoch: int = 2, **parameters: Any) -> TaskResult:
+        work = work_of(catalog.load("tasks", kind)(name="some", **parameters))
+        context = ShardContext(checkpoint(epoch), settings, lambda done: None, checkpoint(0))
+        return do_all(work, context)
+
+    with pytest.MonkeyPatch.context() as patch:
+        offer_squares(patch)
+        yield run
+
+
+def loss(evaluate: Evaluate, folder: Path) -> Results:
+    """Captions of which two are of one image, with a square of codes; and codes that are none."""
+    lines = [json.loads(line) for line in (ROOT / "heldout_pairs.jsonl").read_text().splitlines()[:6]]
+    pairs, texts = (
+        [*lines, {**lines[0], "text_ids": lines[1]["text_ids"]}],
+        [{"text": "an apple"}, {"text": "a name"}] * 2,
+    )
+    odd = [{**line, "image_codes": line["image_codes"][: 3 + place]} for place, line in enumerate(lines)]
+    paths = {name: str(folder / f"{name}.jsonl") for name in ("pairs", "texts", "odd")}
+    for name, records in (("pairs", pairs), ("texts", texts), ("odd", odd)):
+        Path(paths[name]).write_text("".join(json.dumps(record) + "\n" for record in records))
+    groups = ["text_position", "image_row", "image_column"]
+    return [
+        evaluate("loss", data=paths["pairs"], general_text=paths["texts"], profile_metrics=groups),
+        evaluate("loss", data=paths["odd"], profile_metrics=["image_position"]),
+    ]
+
+
+def text_to_image(evaluate: Evaluate, folder: Path) -> Results:
+    reference = folder / "reference.safetensors"
+    save_file({"images": load_file(ROOT / "images.safetensors")["images"][:IMAGES].clone()}, reference)
+    captions = {"captions": str(ROOT / "captions.jsonl"), "classifier": str(ROOT / "classifier.safetensors")}
+    sampled = {"samples": IMAGES, "decoder": DECODER, "keep": 0, "clip": "squares", "extractor": "squares"}
+    return [evaluate("text_to_image", reference=str(reference), **captions, **sampled)]
+
+
+def reconstruction(evaluate: Evaluate, folder: Path) -> Results:
+    images = folder / "images.safetensors"
+    save_file({"images": load_file(ROOT / "images.safetensors")["images"][:IMAGES].clone()}, images)
+    return [evaluate("reconstruction", images=str(images), decoder=DECODER, extractor="squares")]
+
+
+def language(evaluate: Evaluate, folder: Path) -> Results:
+    """Benchmarks of every output type, a group of them, and the mean over all."""
+    mean = {"aggregation": "mean", "higher_is_better": True}
+    choices = [{"metric": name, **mean} for name in ("acc", "acc_norm", "acc_bytes", "exact_match")]
+    brier = {"metric": "brier_score", "aggregation": "brier_score", "higher_is_better": False}
+    mcc = {"metric": "mcc", "aggregation": "matthews_corrcoef", "higher_is_better": True}
+    write_benchmark(folder, "sums", questions(20), metric_list=[*choices, brier, mcc])
+    for name in ("one", "other"):
+        write_benchmark(folder, name, questions(4))
+    aggregate = [{"metric": "acc", "weight_by_size": True}]
+    group = {"group": "both", "task": ["one", "other"], "aggregate_metric_list": aggregate}
+    (folder / "both.yaml").write_text(yaml.safe_dump(group))
+    rolling = {"output_type": "loglikelihood_rolling", "doc_to_choice": None, "doc_to_text": ""}
+    weighted = [{"metric": name} for name in ("word_perplexity", "byte_perplexity", "bits_per_byte")]
+    write_benchmark(folder, "texts", questions(4), **rolling, doc_to_target="{{question}}", metric_list=weighted)
+    free = {"output_type": "generate_until", "doc_to_choice": None, "doc_to_target": "{{choices[gold]}}"}
+    filters = [{"name": "all", "filter": [{"function": "take_first"}]}]
+    how = {"generation_kwargs": {"until": ["\n"], "max_gen_toks": 3}, "filter_list": filters}
+    write_benchmark(folder, "free", questions(3), **free, **how, metric_list=[{"metric": "exact_match", **mean}])
+    common = {"include_path": [str(folder)], "end_of_text": 0}
+    means = {"mean": ["acc", "exact_match,all"], "benchmarks": ["sums", "both", "free"]}
+    return [evaluate("language", **means, **common), evaluate("language", benchmarks=["texts"], **common)]
+
+
+def forgetting(evaluate: Evaluate, folder: Path) -> Results:
+    """Questions of which the base knows some, and a text that comes twice; and the base, which forgets nothing."""
+    cloze = [json.loads(line) for line in (ROOT / "cloze.jsonl").read_text().splitlines()[:40]]
+    write_benchmark(folder, "cloze", cloze, doc_to_text="query", fewshot_split="test")
+    lines = (ROOT / "heldout_text.jsonl").read_text().splitlines()[:4]
+    (folder / "text.jsonl").write_text("".join(f"{line}\n" for line in [*lines, lines[0]]))
+    text = {"text": str(folder / "text.jsonl"), "icl_positions": [3, 20]}
+    cloze_and_text = {"benchmarks": ["cloze"], "include_path": [str(folder)], "icl": True, **text}
+    return [evaluate("forgetting", **cloze_and_text), evaluate("forgetting", epoch=0, **cloze_and_text)]
+
+
+def completions(evaluate: Evaluate, folder: Path) -> Results:
+    return [evaluate("completions", prompts=["a name", "the digit"], max_tokens=8, end_of_text=0)]
+
+
+def alignment(evaluate: Evaluate, folder: Path) -> Results:
+    learn = {"steps": 10, "data": str(ROOT / "training_pairs.jsonl"), "batch": 64}
+    # Of a table that knows less of pairs the fitted loss has no scatter, and so neither items nor an error.
+    pairs = {"data": str(ROOT / "heldout_pairs.jsonl"), "permutations": 9}
+    return [evaluate("alignment", epoch=5, learn=learn, **pairs)]
+
+
+SMALL: Mapping[Kind, Callable[[Evaluate, Path], Results]] = {
+    "loss": loss,
+    "text_to_image": text_to_image,
+    "reconstruction": reconstruction,
+    "language": language,
+    "forgetting": forgetting,
+    "completions": completions,
+    "alignment": alignment,
+}
+
+
+def evaluations(kind: Kind, folder: Path) -> Results:
+    """Return the results of the evaluations of a kind; their data are written to the folder, which must exist."""
+    with evaluating(folder) as evaluate:
+        return SMALL[kind](evaluate, folder)
