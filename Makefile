@@ -41,6 +41,7 @@ soak: $(VENV)/all
 	OMP_NUM_THREADS=1 $(BIN)/python tests/support/soak.py $(SOAK)
 
 bench: $(VENV)/all
+	$(BIN)/evalsvc assets pull inception
 	$(BIN)/python benchmarks/loss.py
 	$(BIN)/python benchmarks/text.py
 	$(BIN)/python benchmarks/sampling.py

@@ -8,15 +8,14 @@ before anything is timed.
     python benchmarks/features.py [--quick]
 
 The images are those in ../shared/golden/coco_smoke; without them, and with --quick, noise. The weights come from
-`evalsvc assets pull inception` in the folder EVALSVC_ASSETS, by default the cache that the tests use; without them,
-weights of the right shapes are drawn. Prints a card, a table, the distance from the matrix product that this machine
-manages, and as last line one JSON document; `ratios` has a peer's time over ours, above 1 when ours is faster.
+`evalsvc assets pull inception`; without them, --quick draws weights of the right shapes. Prints a card, a table, the
+distance from the matrix product that this machine manages, and as last line one JSON document; `ratios` has a peer's
+time over ours, above 1 when ours is faster.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,13 +24,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from cleanfid.resize import build_resizer
+from on_card.twins import draw_inception
 from PIL import Image, ImageOps
 from side_by_side import gemm_rate, interleaved, machine, medians, print_last_line, ratios, seconds
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+from evalsvc.assets import locate_asset
+from evalsvc.config import Settings
+from evalsvc.errors import AssetMissing
 from evalsvc.features.inception import Inception
-from evalsvc.features.inception_weights import PARTS, read_inception
+from evalsvc.features.inception_weights import read_inception
 
 ROOT = Path(__file__).parents[1]
 SMOKE_IMAGES = ROOT.parent / "shared" / "golden" / "coco_smoke" / "images"
@@ -60,7 +63,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     case = QUICK if quick else FULL
     images, origin = read_images(case.images, quick)
-    tensors, weights = read_weights()
+    tensors, weights = read_weights(quick)
     sides = build(tensors)
     print(f"{case.images} images of {SIDE}x{SIDE} ({origin}), {weights}; {machine()}")
     errors = {
@@ -95,15 +98,14 @@ def read_images(count: int, quick: bool) -> tuple[Tensor, str]:
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous(), "COCO photographs"
 
 
-def read_weights() -> tuple[dict[str, Tensor], str]:
+def read_weights(quick: bool) -> tuple[dict[str, Tensor], str]:
     """The network's tensors under torch-fidelity's names, and what they are."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evalsvc" / "assets"
-    path = Path(os.environ.get("EVALSVC_ASSETS") or cache) / "inception-2015-12-05.safetensors"
-    if path.is_file():
-        return read_inception(path), "published weights"
-    torch.manual_seed(0)
-    state = FeatureExtractorInceptionV3("drawn", [str(TAP)], feature_extractor_weights_path=None).state_dict()
-    return {name: tensor for name, tensor in state.items() if name.endswith(PARTS)}, "drawn weights"
+    try:
+        return read_inception(locate_asset("inception", Settings.load().assets_path)), "published weights"
+    except AssetMissing as error:
+        if not quick:
+            raise SystemExit(error.message) from None
+        return draw_inception(), "drawn weights"
 
 
 def build(tensors: Mapping[str, Tensor]) -> dict[str, Features]:

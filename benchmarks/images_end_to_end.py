@@ -150,8 +150,8 @@ def write_files(images: Tensor, folder: Path) -> Tensor:
     return images
 
 
-def build(case: Case) -> tuple[Ours, Theirs]:
-    tensors, origin = read_weights()
+def build(case: Case, quick: bool) -> tuple[Ours, Theirs]:
+    tensors, origin = read_weights(quick)
     print(f"features  FID's network, {origin}\n", flush=True)
     model = build_ours(case.shape)
     decoder = build_decoder(case.decoding)
@@ -195,7 +195,7 @@ def main() -> None:
     arguments = parser.parse_args()
     case = make_case(arguments.quick, arguments.codes, arguments.repetitions)
     print_card(case)
-    ours, theirs = build(case)
+    ours, theirs = build(case, arguments.quick)
     prompts = case.sampling.prompts()
     error = compare(case, ours, theirs, prompts)
     clocks = {OURS: Clock(OURS), THEIRS: Clock(THEIRS)}

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,76 @@ import torch
 pytestmark = pytest.mark.usefixtures("child_process")
 
 ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+FILES = {str(path.relative_to(BENCHMARKS)): path for path in sorted(BENCHMARKS.rglob("*.py"))}
+
+QUICK = ("--quick",)
+NO_PROGRAM = "/bin/true"
+"""A program that does nothing, in the place of one that comes after the first measurement."""
+OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "calibration.py": (*QUICK, "--processes", "1"),
+    "dashboard.py": (*QUICK, "--chromium", NO_PROGRAM),
+    "history.py": (*QUICK, "--mlflow", NO_PROGRAM),
+    "miniature/train.py": ("--work", "FOLDER", "--out", "FOLDER", "--stage", "images"),
+    "trackers.py": (*QUICK, "--only", "--chromium", NO_PROGRAM),
+}
+"""Options that begin a benchmark; all others begin with `--quick`."""
+BEGUN_ELSEWHERE = {
+    "bench.py": "tests/harness/test_bench.py",
+    "gpu.py": "tests/test_gpu_kit.py",
+    "harness/side_process.py": "tests/harness/test_bench.py",
+    "paper/check.py": "tests/paper/test_check.py",
+    "paper/study/guarded.py": "tests/paper/study/test_guarded.py",
+    "paper/train.py": "tests/paper/test_command.py",
+}
+"""Programs that begin in a test of another file."""
+PAPER = "paper/paper.py"
+PROGRAMS = [
+    name
+    for name, path in FILES.items()
+    if '__name__ == "__main__"' in (text := path.read_text())
+    and name not in (*BEGUN_ELSEWHERE, PAPER)
+    and "FINDING = Finding(" not in text  # those begin with the paper's
+]
+
+
+def begun(commands: list[list[str]], home: Path, **environment: str) -> dict[str, dict[str, Any]]:
+    """Begin benchmarks on a machine without caches and settings, and return how each ended, by file."""
+    kept = {name: os.environ[name] for name in ("PATH", "OMP_NUM_THREADS", "LANG") if name in os.environ}
+    done = subprocess.run(
+        [sys.executable, "tests/support/first_measurement.py", json.dumps(commands)],
+        cwd=ROOT,
+        env=kept | {"HOME": str(home), "PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    documents = [json.loads(line) for line in done.stdout.splitlines()]
+    return {document["file"]: document for document in documents}
+
+
+@pytest.fixture(scope="module")
+def beginnings(child_process: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """How every program of `PROGRAMS` ended after the first thing that it measured."""
+    folder = str(tmp_path_factory.mktemp("work"))
+    commands = [
+        [name, *(folder if each == "FOLDER" else each for each in OPTIONS.get(name, QUICK))] for name in PROGRAMS
+    ]
+    return begun(commands, tmp_path_factory.mktemp("home"))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_benchmark_gets_to_its_first_measurement(name: str, beginnings: dict[str, dict[str, Any]]) -> None:
+    """One of them asked for a download where the asset was in another folder."""
+    assert beginnings[name]["code"] == 0, beginnings[name]["output"]
+
+
+@pytest.mark.timeout(300)
+def test_the_papers_computation_begins(inception_path: Path, tmp_path: Path) -> None:
+    command = [PAPER, "--quick", "--work", str(tmp_path / "work")]
+    [beginning] = begun([command], tmp_path, EVALSVC_ASSETS=str(inception_path.parent)).values()
+    assert beginning["code"] == 0, beginning["output"]
 
 
 def last_line(name: str, *options: str) -> dict[str, Any]:
@@ -155,7 +226,10 @@ def test_preparing_gives_the_codes_of_the_encoder_alone() -> None:
 
 
 @pytest.mark.long
-def test_prompts_to_features_are_those_of_the_assembled_script() -> None:
+def test_prompts_to_features_are_those_of_the_assembled_script(
+    inception_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVALSVC_ASSETS", str(inception_path.parent))
     document = last_line("images_end_to_end")
     assert set(document["ratios"]) == {"assembled script"}
     assert document["feature_error"] < 1e-3
@@ -254,7 +328,8 @@ def test_the_service_compares_as_its_client_does() -> None:
 
 
 @pytest.mark.long
-def test_all_sides_of_the_features_agree() -> None:
+def test_all_sides_of_the_features_agree(inception_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVALSVC_ASSETS", str(inception_path.parent))
     document = last_line("features")
     assert set(document["ratios"]) == {"torch-fidelity", "clean-fid"}
     assert all(error < 1e-5 for error in document["errors"].values())
