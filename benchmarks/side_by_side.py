@@ -1,7 +1,8 @@
 """What all benchmarks share: sides that take turns, their ratios, what this machine manages, and the last line.
 
-A ratio is the peer's time over ours, the median over turns of one run: above 1 when ours is faster. Times of different
-runs are not compared, since a shared machine is another one an hour later; the ceilings are measured in the same run.
+A ratio is the peer's time over ours, the median over turns of one run: above 1 when ours is faster. The range
+of the turns is that within the run. Times of different runs are not compared, since a shared machine is another one an
+hour later; the ceilings are measured in the same run.
 """
 
 from __future__ import annotations

@@ -70,7 +70,8 @@ class Ratio(Document):
     mean: Annotated[float, Example(1.008)]
     """Geometric mean of the ratios of the turns."""
     low: Annotated[float | None, Example(0.99)]
-    """Lower end of the interval of the geometric mean, by Student's t over the logarithms, guarded against skew."""
+    """Lower end of the interval of the geometric mean over the turns within this run, by Student's t over the
+    logarithms, guarded against skew. What differs between runs of equal code is not in it."""
     high: Annotated[float | None, Example(1.03)]
     level: Annotated[float, Example(0.95)]
     turns: Annotated[int, Example(12, minimum=1)]

@@ -13,6 +13,7 @@ from evalsvc.web.charts import Spec, curve_chart
 from evalsvc.web.curves import Curve, Line, Point
 from harness.history import Entry, Value
 from harness.suite import TIMED
+from harness.times import ONE_RUN
 
 SPEED = "speed"
 """Name of the chart of ratios."""
@@ -63,6 +64,7 @@ def page_of(entries: Sequence[Entry], headline: Sequence[str], pictures: Sequenc
     lines += [f"![{picture.removesuffix('.svg')} by commit]({picture})\n" for picture in pictures]
     lines += [
         "Times are ratios to the baseline's code, measured in one run; above 1 is slower.",
+        ONE_RUN,
         "",
         f"| | commit | {' | '.join(columns)} |",
         f"|{'---|' * (len(columns) + 2)}",
@@ -81,7 +83,7 @@ def _ratio_curves(entries: Sequence[Entry]) -> Iterator[Curve]:
             for place, entry in enumerate(entries, 1)
             if (ratio := entry.ratios.get(name))
         ]
-        yield _curve(name.removeprefix(TIMED), SPEED, "", "time, of the baseline's", points)
+        yield _curve(name.removeprefix(TIMED), SPEED, "", "time, of the baseline's; band: within one run", points)
 
 
 def _value_curves(entries: Sequence[Entry], metric: str) -> Iterator[Curve]:

@@ -9,7 +9,7 @@ from evalsvc.errors import InternalError
 from harness.document import TimedTask, Times
 from harness.side import Timer, Turn
 from harness.suite import TIMED, Bench, Task, name_of
-from harness.times import with_ratios
+from harness.times import ONE_RUN, with_ratios
 
 Report = Callable[[str], None]
 
@@ -20,7 +20,10 @@ def measure_times(candidate: Timer, baseline: Timer | None, bench: Bench, report
     Raises:
         InternalError: the candidate cannot evaluate a task. A baseline that cannot is the task's `problem`.
     """
-    return [_measure(candidate, baseline, task, bench, report) for task in bench.timed]
+    measured = [_measure(candidate, baseline, task, bench, report) for task in bench.timed]
+    if any(timed.cpu and timed.cpu.low is not None for timed in measured):
+        report(ONE_RUN)
+    return measured
 
 
 def _measure(candidate: Timer, baseline: Timer | None, task: Task, bench: Bench, report: Report) -> TimedTask:
@@ -66,5 +69,5 @@ def _line(timed: TimedTask) -> str:
     seconds = statistics.median(timed.candidate.cpu)
     if timed.cpu is None or timed.wall is None:
         return f"{timed.name:24} {seconds:8.3f} s   not compared: {timed.problem}"
-    shown = "" if timed.cpu.low is None else f" ({timed.cpu.low:.3f}–{timed.cpu.high:.3f})"
+    shown = "" if timed.cpu.low is None else f" ({timed.cpu.low:.3f}–{timed.cpu.high:.3f} within this run)"
     return f"{timed.name:24} {seconds:8.3f} s   {timed.cpu.mean:.3f}{shown} of the baseline, wall {timed.wall.mean:.3f}"

@@ -14,6 +14,14 @@ from harness.document import Ratio, TimedTask, Times
 CLOCKS: Mapping[str, str] = {"cpu": "cpu_seconds", "wall": "wall_seconds"}
 """Metric of each clock."""
 
+BETWEEN_RUNS = 0.039
+"""Standard deviation of ratios of processor times between runs of equal code, as in `tests/harness/clean_runs.json`."""
+
+ONE_RUN = (
+    "Intervals of ratios are over the turns within one run. They leave out what differs between runs of equal code: "
+    f"{BETWEEN_RUNS:.1%} of processor time (one standard deviation)."
+)
+
 
 def ratio_of(candidate: Sequence[float], baseline: Sequence[float]) -> Ratio:
     """Return the ratio of the candidate's times to the baseline's; both lists have the same turns in the same order."""

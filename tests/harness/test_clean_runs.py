@@ -5,11 +5,13 @@
 
 import json
 import random
+from math import log
 from pathlib import Path
+from statistics import stdev
 
 import pytest
 from harness.document import Machine, TimedTask, Times
-from harness.times import times_as_metrics, with_ratios
+from harness.times import BETWEEN_RUNS, times_as_metrics, with_ratios
 
 from evalsvc.compare.gate import compare
 from evalsvc.compare.gate_rules import Rules, read_rules
@@ -69,6 +71,13 @@ def test_five_runs_were_recorded_with_the_machine() -> None:
         assert run["problems"] == 0
         assert {timed["name"] for timed in run["timed"]} == {"speed-loss", "speed-sampling", "speed-reconstruction"}
         assert all(len(timed["candidate"]["cpu"]) == 12 for timed in run["timed"])
+
+
+def test_the_interval_of_a_ratio_is_that_of_its_run_alone() -> None:
+    """Of equal code it holds 1 in half of the cases: what differs between runs is larger, and is said next to it."""
+    ratios = [timed.cpu for run in runs() for timed in run]
+    assert sum(ratio.low <= 1 <= ratio.high for ratio in ratios if ratio and ratio.low and ratio.high) == 7
+    assert stdev(log(ratio.mean) for ratio in ratios if ratio) == pytest.approx(BETWEEN_RUNS, abs=5e-4)
 
 
 def test_no_clean_run_fails(rules: Rules) -> None:

@@ -69,6 +69,7 @@ def test_the_axis_is_that_of_commits() -> None:
 def test_the_page_has_the_newest_commit_first() -> None:
     lines = page_of(entries(), ["pairs/image"], ["speed.svg"]).splitlines()
     assert "![speed by commit](speed.svg)" in lines
+    assert any("within one run" in line and "between runs of equal code" in line for line in lines)
     table = [line for line in lines if line.startswith("|")]
     assert table[0] == "| | commit | loss | sampling | pairs/image |"
     assert table[2].startswith("| 3 | cccccccccc | 1.300 (1.280–1.320) | 1.000")

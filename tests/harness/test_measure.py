@@ -19,6 +19,8 @@ class FakeSide:
     log: list[str]
     seconds: list[float] = field(default_factory=lambda: [1.0])
     cannot: str = ""
+    turns: list[float] = field(default_factory=lambda: [1.0])
+    """Factors of the turns."""
 
     def warm(self, task: Task) -> None:
         if name_of(task) == self.cannot:
@@ -27,7 +29,8 @@ class FakeSide:
 
     def time(self, task: Task, calls: int) -> Turn:
         self.log.append(f"{self.name} {name_of(task)} {calls}")
-        seconds = [self.seconds[place % len(self.seconds)] for place in range(calls)]
+        factor = self.turns[len(self.log) % len(self.turns)]
+        seconds = [factor * self.seconds[place % len(self.seconds)] for place in range(calls)]
         return Turn(cpu=seconds, wall=[2 * second for second in seconds])
 
 
@@ -75,6 +78,15 @@ def test_a_turn_is_the_median_of_its_calls() -> None:
     assert timed.baseline.cpu == [1.0] * 8
     assert timed.cpu is not None
     assert timed.cpu.median == pytest.approx(1.3)
+
+
+def test_an_interval_is_called_that_of_the_run() -> None:
+    """Printed without a word, it looked like the error of the ratio, of which it is the smaller part."""
+    lines: list[str] = []
+    candidate = FakeSide("candidate", [], turns=[1.0, 1.1, 1.2])
+    measure_times(candidate, FakeSide("baseline", []), bench("loss"), lines.append)
+    assert " within this run) of the baseline" in lines[0]
+    assert "between runs of equal code" in lines[1]
 
 
 def test_code_that_does_not_know_a_task_costs_only_this_comparison() -> None:
