@@ -83,7 +83,11 @@ class Command:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=os.environ
-                | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "EVALSVC_DATA_DIR": str(folder / name)},
+                | {
+                    "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+                    "EVALSVC_DATA_DIR": str(folder / name),
+                    "EVALSVC_LOG_LEVEL": "info",  # at which a worker says that it serves
+                },
             )
 
     def wait_for(self, pattern: str) -> str:
