@@ -98,6 +98,7 @@ def _row(measured: Measured, source: str, known_nothing: float, gap: GapCurve) -
     hits = measured.curve(source, f"{TASK}/learned_neighbour_hits")
     share, chance = of_point(hits.points[0]), finite(hits.baseline if hits.baseline is not None else "NaN")
     p = finite(measured.first(source, f"{TASK}/learned_neighbour_p_value").value)
+    seeds = len(gap.by_seed)
     return Row(
         paper="The contrastive loss stops falling early, the nearest text tokens of image tokens are noise, and "
         "aligned rows are no better a start than random ones.",
@@ -105,8 +106,9 @@ def _row(measured: Measured, source: str, known_nothing: float, gap: GapCurve) -
         f"tokens occur in the captions of an image token with the share {share}, by chance {short(chance)} "
         f"(p = {short(p)}). Image loss, aligned − random rows: {gap.first} at step 0, then {gap.sentence()}.",
         agrees=_agrees(loss, known_nothing, gap),
-        limits="Ten digits and ten templates: captions say little but the digit, and 64 image tokens are shared by all "
-        "digits. Whether bags of words of rich captions align cannot be seen here.",
+        limits=f"{seeds} {'seeds' if seeds > 1 else 'seed'} of both starts. Ten digits and ten templates: captions "
+        "say little but the digit, and 64 image tokens are shared by all digits. Whether bags of words of rich "
+        "captions align cannot be seen here.",
     )
 
 

@@ -104,7 +104,8 @@ def aligned_runs(scale: Scale, material: Material) -> list[PlannedRun]:
 
     Before the training all seeds have the same weights, so the first seed's run is aligned for all of them.
     """
-    source, *others = (_main_run(scale, material, PRETRAINED, seed) for seed in scale.seeds)
+    mains = [_main_run(scale, material, PRETRAINED, seed) for seed in scale.seeds]
+    source, *others = (replace(main, raw=(), last=()) for main in mains)  # of which only the losses are compared
     rows = material.aligned_rows(source.name)
     recipes = [
         recipe_of(material, aligned_name(seed), PRETRAINED, scale.main, seed=seed, image_rows=rows)
