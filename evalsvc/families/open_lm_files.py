@@ -15,6 +15,8 @@ from evalsvc.errors import InvalidModelConfig, UnsupportedModel, show_name
 from evalsvc.families.config_files import MAX_CONFIG_BYTES, read_json
 from evalsvc.families.open_lm import registered_models
 
+SOFTMAX_ATTENTION = (None, "auto", "torch_attn", "xformers_attn", "xformers_attn_variable_length")
+"""Values of `attn_name` that compute softmax attention."""
 MAMBA = "{source} is a mamba model; evalsvc evaluates open_lm's attention models only"
 
 
@@ -30,6 +32,7 @@ def open_lm_fields(fields: Mapping[str, object], source: str, folders: tuple[Pat
     if isinstance(args, Mapping):
         fields = _from_arguments(args, source, folders)
     elif "hidden_dim" not in fields and ("dim" in fields or fields.get("model_type") == "openlm"):
+        _require_softmax(fields, source)
         fields = _from_params_dataclass(fields)
     elif "hidden_dim" not in fields and {"d_model", "n_layer"} <= fields.keys():
         raise UnsupportedModel(MAMBA.format(source=source))
@@ -55,7 +58,7 @@ def _from_arguments(args: Mapping[str, object], source: str, folders: tuple[Path
             f"{source} names only the model {show_name(str(name))} (params_args_dict.model), which is not "
             "registered and has no JSON in the same folder; add the JSON, or set `model` to its path"
         )
-    return _training_flags({key: _python_value(value) for key, value in args.items()}) | model[0]
+    return _training_flags({key: _python_value(value) for key, value in args.items()}, source) | model[0]
 
 
 # files
@@ -72,11 +75,27 @@ def with_training_flags(fields: dict[str, object], checkpoint: Path) -> dict[str
     params = params_file(checkpoint)
     if params is None:
         return fields
-    return _training_flags(_read_params(params)) | fields
+    return _training_flags(_read_params(params), str(params)) | fields
 
 
-def _training_flags(args: Mapping[str, object]) -> dict[str, object]:
+def _require_softmax(args: Mapping[str, object], source: str) -> None:
+    """Raise UnsupportedModel unless a run's arguments choose softmax attention.
+
+    `custom_attn` multiplies the activation of q·k by L^-alpha: softmax attention for L = 1 or alpha = 0.
+    """
+    unscaled = args.get("attn_seq_scalar") == "none" or str(args.get("attn_seq_scalar_alpha")) in ("0", "0.0")
+    custom = args.get("attn_name") == "custom_attn" and args.get("attn_activation") == "softmax" and unscaled
+    if args.get("attn_name") not in SOFTMAX_ATTENTION and not custom:
+        names = ", ".join(filter(None, SOFTMAX_ATTENTION))
+        raise UnsupportedModel(
+            f"{source} has an attention that is not open_lm's softmax attention, the only one that evalsvc computes; "
+            f"evaluate a run with `attn_name` {names}, or correct the file if it is not that of the run"
+        )
+
+
+def _training_flags(args: Mapping[str, object], source: str) -> dict[str, object]:
     """Return the model fields that a run's command line sets."""
+    _require_softmax(args, source)
     names = ("model_norm", "qk_norm", "positional_embedding_type", "ffn_type", "moe_freq", "precision")
     flags = {name: args[name] for name in names if args.get(name) is not None}
     if args.get("fsdp") is True and (args.get("fsdp_amp") is True or args.get("fsdp_pure_bf16") is True):

@@ -218,6 +218,41 @@ def test_params_of_other_kinds_of_models(checkpoint: Path, changes: dict[str, st
         resolve_config(None if "model" in changes else SHAPE, checkpoint)
 
 
+CUSTOM = {"attn_name": "custom_attn", "attn_activation": "softmax", "attn_seq_scalar": "avg"}
+RELU = CUSTOM | {"attn_activation": "relu", "attn_seq_scalar_alpha": "0.5"}
+
+
+@pytest.mark.parametrize(
+    "flags", [RELU, CUSTOM | {"attn_seq_scalar_alpha": "0.5"}, {"attn_name": "hunter2"}, {"attn_name": "custom_attn"}]
+)
+def test_attention_that_is_not_computed_is_refused(checkpoint: Path, tmp_path: Path, flags: dict[str, str]) -> None:
+    """Losses of a model with ReLU attention were off by 4.86 nats, `verify` agreed, and no word was said."""
+    message = r"has an attention that is not open_lm's softmax attention, .* evaluate a run with `attn_name` auto, "
+    write(checkpoint.parent.parent / "params.txt", params(**flags))
+    for model in (SHAPE, SHAPE | {"attn_name": "torch_attn"}):
+        with pytest.raises(UnsupportedModel, match=rf"params\.txt {message}") as caught:
+            resolve_config(model, checkpoint)
+        assert "hunter2" not in caught.value.message
+    for content in ({"params_args_dict": flags | {"model": "ant_neox"}}, {"dim": 32, "n_layers": 3, **flags}):
+        write(tmp_path / "config.json", content)
+        with pytest.raises(UnsupportedModel, match=rf"config\.json {message}"):
+            resolve_config(None, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["auto", "xformers_attn", "xformers_attn_variable_length", "torch_attn", "None"])
+def test_attention_by_another_program_is_the_same(checkpoint: Path, name: str) -> None:
+    write(checkpoint.parent.parent / "params.txt", params(attn_name=name))
+    assert resolve_config(SHAPE, checkpoint).hidden_dim == 24
+
+
+@pytest.mark.parametrize("scale", [{"attn_seq_scalar": "none"}, {"attn_seq_scalar_alpha": "0.0"}])
+def test_custom_attention_without_a_scale_is_softmax_attention(checkpoint: Path, scale: dict[str, str]) -> None:
+    """softmax(q·k) / L^α with L = 1 or α = 0."""
+    flags = CUSTOM | {"attn_seq_scalar_alpha": "0.5"} | scale
+    write(checkpoint.parent.parent / "params.txt", params(**flags))
+    assert resolve_config(SHAPE, checkpoint).hidden_dim == 24
+
+
 def test_params_complete_an_explicit_model(checkpoint: Path) -> None:
     """A registered name leaves qk-norm to the command line, exactly as in open_lm."""
     write(checkpoint.parent.parent / "params.txt", PARAMS)
