@@ -36,7 +36,10 @@ def losses(
     sums, counts = dict.fromkeys(("text", "image", "all"), 0.0), dict.fromkeys(("text", "image", "all"), 0)
     assert layout.pad_id is not None
     for start in range(0, len(records), BATCH):
-        ids = pad([layout.sequence(*record).ids for record in records[start : start + BATCH]], layout.pad_id)
+        ids = pad(
+            [layout.sequence(*record, in_template=False).ids for record in records[start : start + BATCH]],
+            layout.pad_id,
+        )
         targets = ids[:, 1:]
         nll = functional.cross_entropy(model(ids[:, :-1]).transpose(1, 2), targets, reduction="none")
         for kind, chosen in _kinds(layout, targets).items():

@@ -23,13 +23,10 @@ from plain_model import PlainModel
 TOLERANCE = 1e-4
 
 
-def sequence(layout: dict[str, Any], text: list[int], codes: list[int] | None) -> list[int]:
+def sequence(layout: dict[str, Any], text: list[int], codes: list[int]) -> list[int]:
     """Return the ids of a record in the order of the layout's template."""
-    special, filled = layout["special"], {"TEXT": text}
-    if codes is not None:
-        filled["IMAGE"] = [layout["image"]["offset"] + code for code in codes]
-    template = [part for part in layout["template"] if codes is not None or part not in ("image", "IMAGE", "/image")]
-    return [token for part in template for token in filled.get(part, [special.get(part)])]
+    special, filled = layout["special"], {"TEXT": text, "IMAGE": [layout["image"]["offset"] + code for code in codes]}
+    return [token for part in layout["template"] for token in filled.get(part, [special.get(part)])]
 
 
 def sums(model: PlainModel, records: list[list[int]], kinds: range | None = None) -> list[tuple[float, int]]:
@@ -70,7 +67,7 @@ def recomputed(work: Path, data: Path, limit: int | None) -> dict[str, float]:
     pairs = [json.loads(line) for line in (data / "heldout_pairs.jsonl").read_text().splitlines()][:limit]
     texts = [json.loads(line) for line in (data / "heldout_text.jsonl").read_text().splitlines()][:limit]
     records = [sequence(layout, row["text_ids"], row["image_codes"]) for row in pairs]
-    general = [sequence(layout, row["text_ids"], None) for row in texts]
+    general = [row["text_ids"] for row in texts]
     config = data / "runs" / "pretrained" / "open_lm_miniature.json"
     folders = {start: work / "trainings" / f"{start}-0" for start in ("pretrained", "random")}
     rows = {start: sums(PlainModel(last_checkpoint(folder), config), records) for start, folder in folders.items()}

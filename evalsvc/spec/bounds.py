@@ -42,6 +42,9 @@ TokenId = Annotated[int, Field(ge=0, le=MAX_ID)]
 Beginning = TokenId | Literal["none"]
 """The id of the tokenizer that stands before every text, or `none` for no token."""
 
+TextPrefix = Literal["bos", "layout"]
+"""What stands before a text without an image: only `bos`, or the tokens of the layout's template."""
+
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 """Side of an image in pixels."""
 

@@ -207,8 +207,12 @@ class VocabularyLayout(BaseModel):
                 del content["text"][key]  # layouts without them keep their old form
         return content
 
-    def sequence(self, text_ids: Sequence[int] | None, image_codes: Sequence[int] | None) -> TokenSequence:
+    def sequence(
+        self, text_ids: Sequence[int] | None, image_codes: Sequence[int] | None, in_template: bool = True
+    ) -> TokenSequence:
         """Return the sequence of one record. The layout must be resolved.
+
+        Without `in_template`, the sequence of a record without an image is its text alone.
 
         A part that is None removes its slot from the template, and the pair of special tokens `x`, `/x` that directly
         encloses the slot: without an image, `text TEXT /text image IMAGE /image` becomes `text TEXT /text`. A record
@@ -218,7 +222,9 @@ class VocabularyLayout(BaseModel):
             InvalidData: an id or code is out of range, a part has no slot, or the image does not fit.
         """
         self._check_parts(text_ids, image_codes)
-        template = self._template_for(text_ids is not None, image_codes is not None)
+        template: tuple[str, ...] = (TEXT,)
+        if in_template or image_codes is not None:
+            template = self._template_for(text_ids is not None, image_codes is not None)
         cut = self._overlong(template, len(text_ids or ()), len(image_codes or ()))
         return TokenSequence(self._filled(template, text_ids, image_codes, cut), cut)
 

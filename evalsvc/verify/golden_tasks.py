@@ -33,6 +33,7 @@ def verify_losses(golden: Golden) -> Iterator[Agreement]:
     for name, file, checkpoint in (("pairs", "heldout_pairs", TRAINED), ("text", "heldout_text", ENGLISH)):
         expected = golden.values["losses"][name]
         task = {"kind": "loss", "name": name, "data": str(ROOT / f"{file}.jsonl"), "profile": False}
+        task |= {"text_prefix": "layout"}  # as the golden values were computed
         values, _ = _measure(golden, task | {"limit": expected["sequences"]}, checkpoint)
         for kind in (kind for kind in expected if kind != "sequences"):
             quantity = f"task loss: {name}/{kind}"

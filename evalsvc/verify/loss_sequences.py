@@ -34,11 +34,12 @@ def loss_sequences(context: Context, task: Loss, n: int) -> Iterator[LossSequenc
     """
     path, tokenizer = context.dataset(task.data), _tokenizer(context, task)
     bos = context.layout().text.beginning(task.bos)
-    shards = LossWork(task).plan(context).shards
+    work = LossWork(task)
+    shards = work.plan(context).shards
     protocols = {type(shard): shard.protocol for shard in shards}
     if task.images is None:
         data = read_tokens(path, tokenizer, bos, context.readable)
-        yield _part(context, data, data.records[: task.limit], n, protocols[DataShard])
+        yield _part(context, work, data, data.records[: task.limit], n, protocols[DataShard])
     else:
         pairs = read_pairs(path, context.images(task.images), tokenizer, bos, context.readable)
         assert task.decoder is not None, "images come with a decoder"
@@ -47,11 +48,11 @@ def loss_sequences(context: Context, task: Loss, n: int) -> Iterator[LossSequenc
         codes = coder.encode(context, pairs.source, pairs.images[: task.limit][:n])
         records = pairs.texts.records[: task.limit]
         coded = [replace(record, image_codes=row) for record, row in zip(records, codes, strict=False)]
-        yield _part(context, pairs.texts, [*coded, *records[len(coded) :]], n, protocols[DataShard])
+        yield _part(context, work, pairs.texts, [*coded, *records[len(coded) :]], n, protocols[DataShard])
     if task.general_text is not None:
         data = read_tokens(context.dataset(task.general_text), tokenizer, bos, context.readable)
         texts = data.texts(task.general_text_limit, GENERAL_TEXT)
-        yield replace(_part(context, data, texts, n, protocols[TextShard]), general=True)
+        yield replace(_part(context, work, data, texts, n, protocols[TextShard]), general=True)
 
 
 def _tokenizer(context: Context, task: Loss) -> str | None:
@@ -59,8 +60,7 @@ def _tokenizer(context: Context, task: Loss) -> str | None:
 
 
 def _part(
-    context: Context, data: TokenData, records: Sequence[Record], n: int, protocol: Mapping[str, object]
+    context: Context, work: LossWork, data: TokenData, records: Sequence[Record], n: int, protocol: Mapping[str, object]
 ) -> LossSequences:
-    layout = context.layout()
-    ids = [layout.sequence(record.text_ids, record.image_codes).ids for record in records[:n]]
+    ids = [sequence.ids for sequence in work.sequences(context.layout(), data, records[:n])]
     return LossSequences(False, ids, len(records), protocol)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from evalsvc.metrics.definitions.definition import OF_METRIC, Definition
-from evalsvc.metrics.definitions.loss import TEXTS
+from evalsvc.metrics.definitions.loss import ALONE, TEXTS
 from evalsvc.metrics.definitions.standard_errors import DIFFERENCE, DOCUMENT_SHARES, RATIO, SHARE
 
 _text = partial(
@@ -32,10 +32,10 @@ _forgetting = partial(
 DCLM = "J. Li et al., DataComp-LM, arXiv 2406.11794, 2024, for accuracies above chance (CORE)"
 
 FORGETTING = (
-    _text(names=("loss",), formula="Σ −ln p(token) / Σ tokens of the fixed text, over all ids"),
+    _text(names=("loss",), formula=f"Σ −ln p(token) / Σ tokens of the fixed text, over all ids; {ALONE}"),
     _text(
         names=("loss_within",),
-        formula="Σ −ln p(token) / Σ tokens of the fixed text, with the softmax over text ids only",
+        formula="Σ −ln p(token) / Σ tokens of `loss`, with the softmax over text ids only",
     ),
     _text(
         names=("loss_change", "loss_within_change"),
@@ -45,22 +45,23 @@ FORGETTING = (
     ),
     _text(
         names=("kl",),
-        formula="Σ KL(base ‖ checkpoint) / Σ tokens, with KL = Σ p (ln p − ln q) over all ids at each place; where the "
+        formula="Σ KL(base ‖ checkpoint) / Σ tokens of `loss`, with KL = Σ p (ln p − ln q) over all ids at each place; where the "
         "two tables differ, p is over the text ids that both have, and q over all ids of the checkpoint",
         source="S. Kullback, R. A. Leibler, Annals of Mathematical Statistics 22, 1951",
     ),
     _text(
-        names=("kl_within",), formula="Σ KL(base ‖ checkpoint) / Σ tokens, with both distributions over text ids only"
+        names=("kl_within",),
+        formula="Σ KL(base ‖ checkpoint) / Σ tokens of `loss`, with both distributions over text ids only",
     ),
     _text(
         names=("top1_agreement",),
-        formula="share of the tokens at whose place both models have the same likeliest id",
+        formula="share of the tokens of `loss` at whose place both models have the same likeliest id",
         unit="fraction",
         direction="higher",
     ),
     _text(
         names=("image_mass",),
-        formula="Σ p(any image id) / Σ tokens of the fixed text",
+        formula="Σ p(any image id) / Σ tokens of `loss`",
         unit="probability",
         direction="none",
     ),

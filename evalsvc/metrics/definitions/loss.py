@@ -8,6 +8,10 @@ from evalsvc.metrics.definitions.definition import Definition
 from evalsvc.metrics.definitions.standard_errors import PERPLEXITY, RATIO
 
 TEXTS = "records that name the same `document`, and equal texts"
+ALONE = (
+    "before a text stands the token of `bos`, if there is one, and nothing else unless `text_prefix` is `layout`; an id "
+    "that nothing precedes is not predicted"
+)
 SEQUENCES = (
     "captions of one image (the same file, or equal codes), records that name the same `document`, and equal texts "
     "without an image"
@@ -47,7 +51,8 @@ LOSS = (
     _loss(
         names=("text", "image", "special"),
         formula="Σ −ln p(token) / Σ tokens over the tokens of the type, with the softmax over all ids; the first token "
-        "of a sequence is not predicted",
+        "of a sequence is not predicted; a text without an image is outside of the layout's template unless "
+        "`text_prefix` is `layout`",
     ),
     _loss(
         names=("total",),
@@ -86,7 +91,8 @@ LOSS = (
     ),
     _general(
         names=("general_text[_within]",),
-        formula="the loss of the tokens of `general_text`: Σ −ln p(token) / Σ tokens; `_within` over text ids only",
+        formula="the loss of the tokens of `general_text`: Σ −ln p(token) / Σ tokens; `_within` over text ids only; "
+        f"{ALONE}",
     ),
     _general(
         names=("general_text_gap[_within]",),

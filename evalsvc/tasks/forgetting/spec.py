@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, model_validator
 
 from evalsvc.spec.benchmark import MAX_BENCHMARKS, BenchmarkSpec
-from evalsvc.spec.bounds import MAX_TOKENS, Rows, Shards, Word
+from evalsvc.spec.bounds import MAX_TOKENS, Rows, Shards, TextPrefix, Word
 from evalsvc.spec.paths import DataPath
 from evalsvc.tasks.language.spec import BenchmarkTask
 
@@ -43,6 +43,9 @@ class Forgetting(BenchmarkTask):
     group."""
     text_limit: Rows | None = None
     """Number of records of `text` to use, from the beginning [all]."""
+    text_prefix: TextPrefix = "bos"
+    """What stands before a text of `text`: `bos` only the token of `bos`, if there is one, as before the questions of
+    benchmarks; `layout` the tokens that stand before a caption in the layout's template."""
     icl_positions: tuple[Position, Position] = (50, 500)
     """Two positions in a text, counted from 1, whose losses are compared: a model that uses its context has a lower
     loss at the later position. Shorter texts do not count."""

@@ -95,12 +95,15 @@ def passages(
     texts: Sequence[Sequence[int]],  # ids of the tokenizer
     names: Sequence[str],
     max_length: int,
+    in_template: bool,
 ) -> list[Passage]:
     """Return the comparable part of each text: ids that have an id before them in both layouts.
 
-    Inputs have at most `max_length` ids. Raises InvalidData if an id is in no text block of a layout.
+    `in_template` is as in `VocabularyLayout.sequence`. Inputs have at most `max_length` ids. Raises InvalidData if an
+    id is in no text block of a layout.
     """
-    return [_passage((layout, base), ids, name, max_length) for ids, name in zip(texts, names, strict=True)]
+    pairs = zip(texts, names, strict=True)
+    return [_passage((layout, base), ids, name, max_length, in_template) for ids, name in pairs]
 
 
 def compare(
@@ -143,10 +146,10 @@ def same_rows(first: VocabularyLayout, second: VocabularyLayout) -> bool:
 
 
 def _passage(
-    layouts: tuple[VocabularyLayout, VocabularyLayout], ids: Sequence[int], name: str, max_length: int
+    layouts: tuple[VocabularyLayout, VocabularyLayout], ids: Sequence[int], name: str, max_length: int, in_template: bool
 ) -> Passage:
     try:
-        sequences = [layout.sequence(ids, None) for layout in layouts]
+        sequences = [layout.sequence(ids, None, in_template) for layout in layouts]
     except InvalidData as error:
         raise InvalidData(f"{name} {error.message}") from None
     before = [

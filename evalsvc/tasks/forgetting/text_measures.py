@@ -45,7 +45,7 @@ def measure_text(
         "tokens": sum(text.tokens for text in texts),
     }
     if all(text.late is None for text in texts):
-        notes["icl_loss"] = f"none of the texts has {icl_positions[1]} tokens"
+        notes["icl_loss"] = "no text has predicted tokens at both places {} and {}".format(*icl_positions)
     measured = [index for index, text in enumerate(texts) if text.tokens]
     sums, weights = [texts[index].sums for index in measured], [texts[index].tokens for index in measured]
     common = weights, measured, None if groups is None else [groups[index] for index in measured]

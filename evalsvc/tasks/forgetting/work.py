@@ -229,7 +229,7 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
             return
         layout, max_length = context.layout(), self.task.max_length or context.model_config().seq_len
         data, records = self._read(context)
-        text_passages = _passages(context, base, data, records, max_length)
+        text_passages = self._passages(context, base, data, records, max_length)
         groups = groups_of_records(records)
         tokens = sum(len(passage.inputs[0]) for passage in text_passages)
         if not tokens:
@@ -263,6 +263,14 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
         data = read_tokens(context.dataset(self.task.text), tokenizer, bos, context.readable)
         return data, data.texts(self.task.text_limit, "text")
 
+    def _passages(
+        self, context: Context, base: Context, data: TokenData, records: Sequence[Record], max_length: int
+    ) -> list[Passage]:
+        names = [f"{data.path}, {record.where}" for record in records]
+        texts = [record.text_ids or () for record in records]
+        in_template = self.task.text_prefix == "layout"
+        return passages(context.layout(), base.layout(), texts, names, max_length, in_template)
+
     def _text_protocol(self, context: Context, base: Context, data: TokenData, max_length: int) -> dict[str, JsonValue]:
         layout, other = context.layout().digest, base.layout().digest
         limit = self.task.text_limit
@@ -274,6 +282,7 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
             # A limit that excludes nothing is recorded as None.
             "limit": limit if limit and limit < len(data.records) else None,
             "max_length": max_length,
+            "text_prefix": "layout" if self.task.text_prefix == "layout" else data.bos,
             "layout": layout,
             # The targets depend on both layouts.
             **({} if layout == other else {"base_layout": other}),
@@ -286,7 +295,7 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
         data, records = self._read(context)
         if data.digest != shard.digest:
             raise DataChanged.since_planned(data.path)
-        text_passages = _passages(context, base, data, records[shard.start : shard.stop], shard.max_length)
+        text_passages = self._passages(context, base, data, records[shard.start : shard.stop], shard.max_length)
         models = (context,) if shard.is_base else (context, base)
         sides = [Side(each.checkpoint.label, self.model(each), each.layout(), each.device) for each in models]
         return compare(
@@ -308,14 +317,6 @@ def _is_same(context: Context, base: Context) -> bool:
 def _for_base(encoding: TextEncoding, base: Context) -> TextEncoding:
     """Return the encoding of the base: the same questions, cut to the same length, in the base's rows."""
     return replace(encoding, layout=base.layout())
-
-
-def _passages(
-    context: Context, base: Context, data: TokenData, records: Sequence[Record], max_length: int
-) -> list[Passage]:
-    names = [f"{data.path}, {record.where}" for record in records]
-    texts = [record.text_ids or () for record in records]
-    return passages(context.layout(), base.layout(), texts, names, max_length)
 
 
 def _joined(task: str, results: Sequence[TaskResult]) -> TaskResult:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from evalsvc.spec.bounds import MAX_SIDE, Beginning, Rows, Shards
+from evalsvc.spec.bounds import MAX_SIDE, Beginning, Rows, Shards, TextPrefix
 from evalsvc.spec.images import Crop, Filter
 from evalsvc.spec.paths import AssetName, DataPath
 from evalsvc.tasks.task import Task
@@ -56,6 +56,10 @@ class Loss(Task):
     captions' loss."""
     general_text_limit: Rows | None = None
     """Number of sequences of `general_text` to use, from the beginning [all]."""
+    text_prefix: TextPrefix = "bos"
+    """What stands before a text without an image, in `data` and in `general_text`: `bos` only the token of `bos`, if
+    there is one, as before the questions of benchmarks; `layout` puts the text into the layout's template, as a caption
+    whose image is missing. Captions with an image are always in the template."""
     profile: bool = True
     """Whether to keep the artifact `loss_profile`: the loss by position in the text, and by row, column and cell of the
     image."""

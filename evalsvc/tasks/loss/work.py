@@ -61,7 +61,7 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
             # All images have the same number of codes, so any codes will do to check the fit.
             records = tuple(replace(record, image_codes=array("i", bytes(4 * coder.codes))) for record in records)
         groups = groups_of_records(records) if pairs is None else group_of_each(pairs.images[: self.task.limit])
-        lengths, unigrams = _survey(layout, data, records, groups)
+        lengths, unigrams = self._survey(layout, data, records, groups)
         if coder is not None:
             del unigrams["image"]  # known once the images are encoded
         counts = {len(record.image_codes) for record in records if record.image_codes}
@@ -73,7 +73,7 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
             start=0,
             stop=len(records),
             digest=data.digest,
-            protocol={**self._protocol(context, layout, data, self.task.limit), **encoded, **images},
+            protocol={**self._protocol(context, layout, data, records, self.task.limit), **encoded, **images},
             unigrams=unigrams,
             ids=_id_counts(layout),
             grid=grid,
@@ -89,8 +89,8 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
             return
         data, records = self._read_general(context, layout)
         groups = groups_of_records(records)
-        lengths, unigrams = _survey(layout, data, records, groups)
-        protocol = self._protocol(context, layout, data, self.task.general_text_limit)
+        lengths, unigrams = self._survey(layout, data, records, groups)
+        protocol = self._protocol(context, layout, data, records, self.task.general_text_limit)
         whole = TextShard(
             units=len(records),
             start=0,
@@ -123,7 +123,7 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
         codes = coder.encode(context, pairs.source, images)
         records = tuple(replace(record, image_codes=row) for record, row in zip(records, codes, strict=True))
         targets = Targets(layout.image_range)
-        for sequence in _sequences(layout, data, records):
+        for sequence in self.sequences(layout, data, records):
             targets.add(sequence.ids)
         empty = sum(not text for text in shard.chosen(pairs.captions))
         return replace(self._score(context, layout, data, records, shard), empty=empty, codes=targets.pack())
@@ -136,7 +136,7 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
         records: Sequence[Record],
         shard: LossShard,
     ) -> LossOutput:
-        sequences = list(_sequences(layout, data, records))
+        sequences = list(self.sequences(layout, data, records))
         model = context.model(dtype=self.task.dtype, rotary_inv_freq_dtype=self.task.rotary_inv_freq_dtype)
         names = [f"{data.path}, {record.where}" for record in records]
         grid = shard.grid if isinstance(shard, DataShard) else None
@@ -220,9 +220,15 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
         return ImageCoder(decoder, self.task.size, self.task.crop, self.task.filter)
 
     def _protocol(
-        self, context: Context, layout: VocabularyLayout, data: TokenData, limit: int | None
+        self,
+        context: Context,
+        layout: VocabularyLayout,
+        data: TokenData,
+        records: Sequence[Record],
+        limit: int | None,
     ) -> dict[str, object]:
         tokenized = data.tokenizer_digest is not None
+        prefix = "layout" if self.task.text_prefix == "layout" else data.bos
         return {
             "task": self.task.kind,
             "estimator": ESTIMATOR,
@@ -234,32 +240,34 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
             "rotary_inv_freq_dtype": self.task.rotary_inv_freq_dtype,
             **context.rotary(),
             **({"tokenizer": data.tokenizer_digest, "bos": data.bos} if tokenized else {}),
+            **({"text_prefix": prefix} if any(record.image_codes is None for record in records) else {}),
         }
 
+    def sequences(
+        self, layout: VocabularyLayout, data: TokenData, records: Sequence[Record]
+    ) -> Iterator[TokenSequence]:
+        """Yield the sequence of each record. Raises InvalidData, which names the record."""
+        for record in records:
+            try:
+                yield layout.sequence(record.text_ids, record.image_codes, self.task.text_prefix == "layout")
+            except InvalidData as error:
+                raise InvalidData(f"{data.path}, {record.where} {error.message}") from None
 
-def _sequences(layout: VocabularyLayout, data: TokenData, records: Sequence[Record]) -> Iterator[TokenSequence]:
-    for record in records:
-        try:
-            yield layout.sequence(record.text_ids, record.image_codes)
-        except InvalidData as error:
-            raise InvalidData(f"{data.path}, {record.where} {error.message}") from None
-
-
-def _survey(
-    layout: VocabularyLayout, data: TokenData, records: Sequence[Record], groups: Sequence[int] | None
-) -> tuple[list[int], dict[str, Unigrams]]:
-    """Return the length of each record's sequence, and the unigram losses of all targets by type."""
-    lengths = []
-    targets = {"text": Targets(layout.text_ids), "image": Targets(layout.image_range)}
-    for sequence in _sequences(layout, data, records):
-        lengths.append(len(sequence.ids))
-        for type_targets in targets.values():
-            type_targets.add(sequence.ids)
-    if max(lengths) < 2:
-        raise InvalidData(
-            f"{data.path}: no sequence has two tokens, and the first is not predicted; use longer sequences"
-        )
-    return lengths, {kind: type_targets.unigrams(kind == "image", groups) for kind, type_targets in targets.items()}
+    def _survey(
+        self, layout: VocabularyLayout, data: TokenData, records: Sequence[Record], groups: Sequence[int] | None
+    ) -> tuple[list[int], dict[str, Unigrams]]:
+        """Return the length of each record's sequence, and the unigram losses of all targets by type."""
+        lengths = []
+        targets = {"text": Targets(layout.text_ids), "image": Targets(layout.image_range)}
+        for sequence in self.sequences(layout, data, records):
+            lengths.append(len(sequence.ids))
+            for type_targets in targets.values():
+                type_targets.add(sequence.ids)
+        if max(lengths) < 2:
+            raise InvalidData(
+                f"{data.path}: no sequence has two tokens, and the first is not predicted; use longer sequences"
+            )
+        return lengths, {kind: each.unigrams(kind == "image", groups) for kind, each in targets.items()}
 
 
 def _require_planned(data: TokenData, shard: LossShard) -> None:

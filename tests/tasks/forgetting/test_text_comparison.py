@@ -39,15 +39,15 @@ def side(path: Path, layout: Mapping[str, Any]) -> Side:
     return Side(path.stem, load_model(path), parse_layout(layout).resolve(112), "cpu")
 
 
-def found_of(own: Side, base: Side, batch_tokens: int = 8192, max_length: int = 100, **given: Any) -> Comparison:
-    some = passages(own.layout, base.layout, TEXTS, NAMES, max_length)
+def found_of(own: Side, base: Side, batch_tokens: int = 8192, in_template: bool = True, **given: Any) -> Comparison:
+    some = passages(own.layout, base.layout, TEXTS, NAMES, 100, in_template)
     return compare(own, base, some, POSITIONS, batch_tokens, **given)
 
 
-def log_probabilities(one: Side, text: list[int]) -> dict[int, torch.Tensor]:
+def log_probabilities(one: Side, text: list[int], in_template: bool) -> dict[int, torch.Tensor]:
     """log p over the table, by the place in the text of the id that is predicted."""
     layout: VocabularyLayout = one.layout
-    ids = layout.sequence(text, None).ids
+    ids = layout.sequence(text, None).ids if in_template else [layout.text.offset + token for token in text]
     if not text:
         return {}
     logits = one.model(torch.tensor([ids]))[0].double().log_softmax(1)
@@ -55,9 +55,9 @@ def log_probabilities(one: Side, text: list[int]) -> dict[int, torch.Tensor]:
     return {index: logits[place - 1] for index, place in enumerate(places) if place}
 
 
-def slow(own: Side, base: Side, text: list[int]) -> dict[str, list[float]]:
+def slow(own: Side, base: Side, text: list[int], in_template: bool) -> dict[str, list[float]]:
     """Each number of each target, by its formula."""
-    q_of, p_of = log_probabilities(own, text), log_probabilities(base, text)
+    q_of, p_of = (log_probabilities(one, text, in_template) for one in (own, base))
     size = min(own.layout.text.size, base.layout.text.size)
     start, base_start = own.layout.text.offset, base.layout.text.offset
     columns: dict[str, list[float]] = {}
@@ -89,16 +89,22 @@ LAYOUTS = [(WIDENED, WIDENED), (WIDENED, PLAIN), (PLAIN, WIDENED), (PLAIN, PLAIN
 
 
 @pytest.mark.parametrize(("layout", "base_layout"), LAYOUTS)
+@pytest.mark.parametrize("in_template", [True, False])
 @pytest.mark.parametrize("batch_tokens", [1, 20, 8192])
 def test_equals_the_definition(
-    files: tuple[Path, Path], layout: Mapping[str, Any], base_layout: Mapping[str, Any], batch_tokens: int
+    files: tuple[Path, Path],
+    layout: Mapping[str, Any],
+    base_layout: Mapping[str, Any],
+    batch_tokens: int,
+    in_template: bool,
 ) -> None:
-    """Batches and their padding move nothing; with another layout each id meets its own counterpart."""
+    """Batches and their padding move nothing; with another layout each id meets its own counterpart; and no token of
+    a caption stands before a text that is measured alone."""
     own, base = side(files[0], layout), side(files[1], base_layout)
-    found = found_of(own, base, batch_tokens)
-    special = "template" in layout and "template" in base_layout
+    found = found_of(own, base, batch_tokens, in_template)
+    special = in_template and "template" in layout and "template" in base_layout
     for index, text in enumerate(TEXTS):
-        expected = slow(own, base, text)
+        expected = slow(own, base, text, in_template)
         compared = found.texts[index]
         assert compared.tokens == (len(text) if special else max(len(text) - 1, 0))
         for name, total in asdict(compared.sums).items():
@@ -123,13 +129,16 @@ def test_a_model_is_not_away_from_itself(files: tuple[Path, Path]) -> None:
 def test_what_is_too_long_is_cut_for_both(files: tuple[Path, Path]) -> None:
     """The layout's length holds for the one that has it, and the other must not predict more."""
     widened, plain = parse_layout({**WIDENED, "length": 16}).resolve(112), parse_layout(PLAIN).resolve(112)
-    [passage] = passages(plain, widened, [list(range(20, 40))], ["long"], 100)
+    [passage] = passages(plain, widened, [list(range(20, 40))], ["long"], 100, in_template=True)
     assert (list(passage.targets), passage.first, passage.cut) == ([*range(21, 32)], 1, True)
     assert [len(inputs) for inputs in passage.inputs] == [11, 13]
-    [passage] = passages(plain, widened, [list(range(20, 40))], ["long"], 8)
+    [passage] = passages(plain, widened, [list(range(20, 40))], ["long"], 8, in_template=True)
     assert [len(inputs) for inputs in passage.inputs] == [6, 8]
-    [passage] = passages(plain, plain, [list(range(20, 40))], ["long"], 100)
+    [passage] = passages(plain, plain, [list(range(20, 40))], ["long"], 100, in_template=True)
     assert (len(passage.targets), passage.cut) == (19, False)
+    [passage] = passages(plain, widened, [list(range(20, 40))], ["long"], 100, in_template=False)
+    assert (list(passage.targets), passage.first, passage.cut) == ([*range(21, 36)], 1, True)
+    assert [len(inputs) for inputs in passage.inputs] == [15, 15]
 
 
 def test_progress_counts_texts(files: tuple[Path, Path]) -> None:
@@ -141,7 +150,7 @@ def test_progress_counts_texts(files: tuple[Path, Path]) -> None:
 def test_an_id_that_is_no_text_is_named(files: tuple[Path, Path]) -> None:
     layouts = [parse_layout(layout).resolve(112) for layout in (WIDENED, MOVED)]
     with pytest.raises(InvalidData, match=r"^line 9 has the text id 75; the text block has 0…69$"):
-        passages(layouts[0], layouts[1], [[75, 1]], ["line 9"], 100)
+        passages(layouts[0], layouts[1], [[75, 1]], ["line 9"], 100, in_template=True)
 
 
 @pytest.mark.parametrize("broken", ["epoch_1", "ema_0.9_1_1"])

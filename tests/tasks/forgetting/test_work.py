@@ -83,8 +83,9 @@ def test_english_is_forgotten(benchmarks: dict[str, Any]) -> None:
 
 def test_losses_are_those_of_the_loss_task() -> None:
     """Two tasks that disagree about the loss of the same text would both be doubted."""
-    compared = metrics(evaluate(SECOND, FIRST, text=TEXT, text_limit=8))
-    alone = metrics(evaluate(SECOND, None, "loss", data=TEXT, limit=8))
+    found = evaluate(SECOND, FIRST, text=TEXT, text_limit=8)
+    compared, alone = metrics(found), metrics(evaluate(SECOND, None, "loss", data=TEXT, limit=8))
+    assert found["protocols"][compared["forgetting/kl"]["protocol"]]["text_prefix"] is None
     for name, same in (("loss", "text"), ("loss_within", "text_within"), ("image_mass", "image_mass")):
         one, other = compared[f"forgetting/{name}"], alone[f"forgetting/{same}"]
         for key in ("unit", "direction", "baseline", "n"):
@@ -194,7 +195,7 @@ def test_icl_is_five_fixed_shots_less_none(benchmarks: dict[str, Any]) -> None:
 def test_texts_that_are_too_short_say_nothing_about_late_tokens() -> None:
     found = evaluate(SECOND, FIRST, text=TEXT, text_limit=3)
     assert "forgetting/icl_loss" not in metrics(found)
-    assert notes(found)["icl_loss"] == "none of the texts has 500 tokens"
+    assert notes(found)["icl_loss"] == "no text has predicted tokens at both places 50 and 500"
 
 
 def test_the_bases_answers_are_kept(benchmarks: dict[str, Any], data_dir: Path) -> None:

@@ -65,7 +65,7 @@ def slow_profile(
     model, resolved = load_model(checkpoint.path), parse_layout(layout).resolve(112)
     sums: dict[tuple[str, int], dict[int, list[float]]] = {}
     for owner, record in enumerate(records):
-        ids = resolved.sequence(record.get("text_ids"), record.get("image_codes")).ids
+        ids = resolved.sequence(record.get("text_ids"), record.get("image_codes"), in_template=False).ids
         logits = model(torch.tensor([ids]))[0].double()
         seen = {"text": 0, "image": 0}
         for position, target in enumerate(ids):

@@ -28,13 +28,15 @@ def data(tmp_path: Path) -> Path:
     return write(tmp_path / "data.jsonl", RECORDS)
 
 
-def slow_items(checkpoint: CheckpointRef) -> list[dict[str, float]]:
+def slow_items(checkpoint: CheckpointRef, text_prefix: str) -> list[dict[str, float]]:
     """The definition: one sequence at a time, all logits, log_softmax in float64."""
     model = load_model(checkpoint.path)
     layout = parse_layout(LAYOUT).resolve(112)
     items = []
     for record in RECORDS:
         ids = layout.sequence(record.get("text_ids"), record.get("image_codes")).ids
+        if text_prefix == "bos" and "image_codes" not in record:
+            ids = record["text_ids"]
         logits = model(torch.tensor([ids]))[0].double()
         item: dict[str, float] = {}
         for position, target in list(enumerate(ids))[1:]:
@@ -56,11 +58,16 @@ def slow_items(checkpoint: CheckpointRef) -> list[dict[str, float]]:
     return items
 
 
+@pytest.mark.parametrize("text_prefix", ["bos", "layout"])
 @pytest.mark.parametrize(("batch_tokens", "shards"), [(8192, None), (1, 1), (40, 2), (8192, 5), (70, 99)])
-def test_equals_the_definition(checkpoint: CheckpointRef, data: Path, batch_tokens: int, shards: int | None) -> None:
-    """Batches, their padding and shards move nothing, and every type is counted where it belongs."""
-    result = evaluate(Loss(name="pairs", data=str(data), shards=shards), checkpoint, batch_tokens)
-    expected = slow_items(checkpoint)
+def test_equals_the_definition(
+    checkpoint: CheckpointRef, data: Path, batch_tokens: int, shards: int | None, text_prefix: Any
+) -> None:
+    """Batches, their padding and shards move nothing, and every type is counted where it belongs. A text without an
+    image stood behind the tokens of a caption, and no page said so."""
+    loss = Loss(name="pairs", data=str(data), shards=shards, text_prefix=text_prefix)
+    result = evaluate(loss, checkpoint, batch_tokens)
+    expected = slow_items(checkpoint, text_prefix)
     assert len(result.items) == len(expected)
     for index, (item, right) in enumerate(zip(result.items, expected, strict=True)):
         assert item == pytest.approx({"index": index, **right}, rel=1e-5)
@@ -71,7 +78,8 @@ def test_equals_the_definition(checkpoint: CheckpointRef, data: Path, batch_toke
         assert found[kind].value == pytest.approx(total / count, rel=1e-5)
         assert found[kind].n == sum(f"n_{kind}" in item for item in expected)
     unigrams = {"unigrams": result.notes["unigrams"]}  # which have tests of their own
-    counts = {"sequences": 5, "sequences_cut": 0, "tokens": 27 + 14 + 21}
+    tokens = 27 + 14 + 21 - (4 if text_prefix == "bos" else 0)
+    counts = {"sequences": 5, "sequences_cut": 0, "tokens": tokens}
     assert result.notes == {**counts, "image_grid": "images have 1 to 6 codes", **unigrams}
 
 
@@ -185,7 +193,8 @@ def test_sequences_that_belong_together_are_one_in_every_error(
     assert [item.get("group_general_text") for item in result.items][:4] == [0, 1, 0, None]
     for item, record in zip(result.items, records, strict=False):
         assert item.get("n_image", 0) == len(record.get("image_codes", []))
-        assert item.get("n_text", 0) == len(record.get("text_ids", []))
+        unpredicted = 0 if "image_codes" in record else 1
+        assert item.get("n_text", 0) == len(record.get("text_ids", [])) - unpredicted
     plain = evaluate(Loss(name="x", data=str(write(tmp_path / "plain.jsonl", RECORDS))), checkpoint)
     for item, expected in zip(result.items, plain.items, strict=False):
         assert {key: item[key] for key in expected} == pytest.approx(expected, rel=1e-5)
@@ -210,6 +219,19 @@ def test_changed_data_are_noticed_by_the_shard(checkpoint: CheckpointRef, data: 
 
 def protocol(loss: Loss, checkpoint: CheckpointRef) -> Any:
     return LossWork(loss).plan(context_of(checkpoint)).shards[0].protocol
+
+
+def test_the_protocol_says_what_stands_before_a_text(checkpoint: CheckpointRef, tmp_path: Path) -> None:
+    """Losses behind `<doc><text>` and without stood in one series. Pairs are always in the template."""
+    pairs, texts = write(tmp_path / "pairs.jsonl", RECORDS[:1]), write(tmp_path / "texts.jsonl", RECORDS[1:2])
+    plain, given = {}, {"text_prefix": "layout"}
+    for name, path, parameters in (("a", pairs, {}), ("b", pairs, given), ("c", texts, {}), ("d", texts, given)):
+        plain[name] = protocol(Loss(name="x", data=str(path), **parameters), checkpoint)
+    assert plain["a"] == plain["b"]
+    assert "text_prefix" not in plain["a"]
+    assert [plain[name]["text_prefix"] for name in "cd"] == [None, "layout"]
+    general = Loss(name="x", data=str(pairs), general_text=str(texts))
+    assert LossWork(general).plan(context_of(checkpoint)).shards[1].protocol == plain["c"]
 
 
 def test_the_protocol_has_what_moves_the_numbers_and_nothing_else(checkpoint: CheckpointRef, data: Path) -> None:
@@ -238,7 +260,7 @@ def test_the_protocol_of_text_has_tokenizer_and_bos(checkpoint: CheckpointRef, t
     result = evaluate(given, pictures)
     assert result.notes["tokens"] == len(Tokenizer.from_file(tokenizer).encode("Once upon").ids)
     content = protocol(given, pictures)
-    assert content["bos"] == 1
+    assert content["bos"] == content["text_prefix"] == 1
     assert len(content["tokenizer"]) == 64
     assert protocol(Loss(name="x", data=path), pictures) != content
     bare = CheckpointRef(pictures.path, model=pictures.model, layout={**layout, "text": {"size": 512}})

@@ -163,7 +163,7 @@ def test_general_text_has_the_loss_of_a_task_of_its_own(
     total, count = (sum(item.get(key, 0) for item in both.items) for key in found["general_text"].items)
     assert found["general_text"].value == pytest.approx(total / count)
     assert both.notes["general_texts"] == 3
-    assert both.notes["general_text_tokens"] == 37
+    assert both.notes["general_text_tokens"] == 34
     profile = json.loads(both.artifacts[0].content)
     assert (
         profile["general_text_position"]["tokens"] == json.loads(alone.artifacts[0].content)["text_position"]["tokens"]
@@ -184,7 +184,7 @@ def test_general_text_without_a_target_gives_no_metric(checkpoint: CheckpointRef
     """Texts of one id that nothing precedes: what follows is predicted, and is no text."""
     data, text = write(tmp_path / "data.jsonl", RECORDS), write(tmp_path / "text.jsonl", [{"text_ids": [3]}])
     layout = {**LAYOUT, "template": ["TEXT", "/text", "IMAGE"]}
-    task = Loss(name="x", data=str(data), general_text=str(text))
+    task = Loss(name="x", data=str(data), general_text=str(text), text_prefix="layout")
     result = evaluate(task, CheckpointRef(checkpoint.path, layout=layout))
     assert not [name for name in values(result) if "general" in name]
     assert result.notes["general_text_tokens"] == 0
