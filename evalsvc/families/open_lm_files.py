@@ -16,7 +16,6 @@ from evalsvc.families.config_files import MAX_CONFIG_BYTES, read_json
 from evalsvc.families.open_lm import registered_models
 
 SOFTMAX_ATTENTION = (None, "auto", "torch_attn", "xformers_attn", "xformers_attn_variable_length")
-"""Values of `attn_name` that compute softmax attention."""
 MAMBA = "{source} is a mamba model; evalsvc evaluates open_lm's attention models only"
 
 
@@ -79,17 +78,14 @@ def with_training_flags(fields: dict[str, object], checkpoint: Path) -> dict[str
 
 
 def _require_softmax(args: Mapping[str, object], source: str) -> None:
-    """Raise UnsupportedModel unless a run's arguments choose softmax attention.
-
-    `custom_attn` multiplies the activation of q·k by L^-alpha: softmax attention for L = 1 or alpha = 0.
-    """
+    """Raise UnsupportedModel unless a run's arguments choose softmax attention."""
+    # custom_attn multiplies the activation of q·k by L^-alpha, with L = 1 for the scalar `none`.
     unscaled = args.get("attn_seq_scalar") == "none" or str(args.get("attn_seq_scalar_alpha")) in ("0", "0.0")
     custom = args.get("attn_name") == "custom_attn" and args.get("attn_activation") == "softmax" and unscaled
     if args.get("attn_name") not in SOFTMAX_ATTENTION and not custom:
-        names = ", ".join(filter(None, SOFTMAX_ATTENTION))
         raise UnsupportedModel(
             f"{source} has an attention that is not open_lm's softmax attention, the only one that evalsvc computes; "
-            f"evaluate a run with `attn_name` {names}, or correct the file if it is not that of the run"
+            f"evaluate a run with `attn_name` {', '.join(filter(None, SOFTMAX_ATTENTION))}, or correct the file"
         )
 
 

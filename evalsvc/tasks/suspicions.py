@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -28,20 +29,20 @@ def few_warnings(warnings: Sequence[TaskWarning]) -> Iterator[TaskWarning]:
 
 
 def worse_than_guessing(metrics: Iterable[MetricValue], names: Iterable[str], reason: str) -> Iterator[TaskWarning]:
-    """Warn about each metric in `names` that is worse than its baseline, a uniform guess, by more than its standard
-    error."""
+    """Warn about each metric in `names` that is worse than its baseline, a uniform guess, by more than 1 % and more
+    than three standard errors."""
     wanted = set(names)
     for metric in metrics:
-        uniform = metric.baseline
-        if metric.name not in wanted or uniform is None or not metric.value - uniform > (metric.stderr or 0.0):
-            continue
-        error = "" if metric.stderr is None else f" ± {metric.stderr:.2g}"
-        yield TaskWarning(
-            "worse_than_guessing",
-            metric.name,
-            f"{metric.value:.4g}{error} {metric.unit} is above {uniform:.4g}, the cost of a uniform guess; check the "
-            f"layout's preset and offsets, the tokenizer, and the data's ids{reason}",
-        )
+        uniform = metric.baseline or math.nan
+        excess = metric.value - uniform
+        if metric.name in wanted and excess > 0.01 * uniform and excess > 3 * (metric.stderr or 0.0):
+            error = "" if metric.stderr is None else f" ± {metric.stderr:.2g}"
+            yield TaskWarning(
+                "worse_than_guessing",
+                metric.name,
+                f"{metric.value:.4g}{error} {metric.unit} is {excess / uniform:.0%} above {uniform:.4g}, the cost of a "
+                f"uniform guess; check the layout's preset and offsets, the tokenizer, and the data's ids{reason}",
+            )
 
 
 UNTRAINED_IMAGES = ". Such a loss is right only for image ids that were never trained"

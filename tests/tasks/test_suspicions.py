@@ -37,10 +37,12 @@ def value(number: float, stderr: float | None, baseline: float | None = 4.0) -> 
 @pytest.mark.parametrize(
     ("metric", "suspicious"),
     [
-        (value(4.21, 0.2), True),
-        (value(4.19, 0.2), False),
-        (value(4.01, None), True),
-        (value(4.0, None), False),
+        (value(4.61, 0.2), True),
+        (value(4.59, 0.2), False),  # within three standard errors
+        (value(4.05, 0.001), True),
+        (value(4.000003, 4.6e-07), False),  # the new rows of a widened table are nearly equal at first
+        (value(4.05, None), True),
+        (value(4.03, None), False),
         (value(9.0, 0.1, baseline=None), False),
         (value(float("nan"), 0.1), False),
         (value(float("inf"), None), True),
@@ -48,6 +50,7 @@ def value(number: float, stderr: float | None, baseline: float | None = 4.0) -> 
     ],
 )
 def test_a_loss_is_worse_than_guessing_beyond_its_error(metric: MetricValue, suspicious: bool) -> None:
+    """A fresh Hugging Face model was suspicious at every evaluation: "4.159 ± 4.6e-07 is above 4.159"."""
     assert bool(list(worse_than_guessing([metric], ["a/image_within"], ""))) == suspicious
     assert list(worse_than_guessing([metric], ["a/text_within"], "")) == []
 
@@ -55,8 +58,8 @@ def test_a_loss_is_worse_than_guessing_beyond_its_error(metric: MetricValue, sus
 def test_a_warning_has_the_figures_and_what_to_look_at() -> None:
     [guess] = worse_than_guessing([value(5.78, 0.031)], ["a/image_within"], "")
     assert guess.message == (
-        "5.78 ± 0.031 nats/token is above 4, the cost of a uniform guess; check the layout's preset and offsets, the "
-        "tokenizer, and the data's ids"
+        "5.78 ± 0.031 nats/token is 45% above 4, the cost of a uniform guess; check the layout's preset and offsets, "
+        "the tokenizer, and the data's ids"
     )
     assert list(cut_inputs("a", "prompts", 0, 9, "lower it")) == []
     [cut] = cut_inputs("a", "prompts", 1200, 3000, "lower it")
@@ -95,7 +98,7 @@ def test_image_codes_in_another_order_are_worse_than_a_guess() -> None:
     warnings = loss_warnings(pretrained(5, image=other))
     assert list(warnings) == ["loss/image_within"]
     assert warnings["loss/image_within"].code == "worse_than_guessing"
-    assert "is above 4.159, the cost of a uniform guess" in warnings["loss/image_within"].message
+    assert "% above 4.159, the cost of a uniform guess" in warnings["loss/image_within"].message
 
 
 TEXT = str(ROOT / "heldout_text.jsonl")

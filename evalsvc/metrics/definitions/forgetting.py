@@ -45,8 +45,8 @@ FORGETTING = (
     ),
     _text(
         names=("kl",),
-        formula="Σ KL(base ‖ checkpoint) / Σ tokens of `loss`, with KL = Σ p (ln p − ln q) over all ids at each place; where the "
-        "two tables differ, p is over the text ids that both have, and q over all ids of the checkpoint",
+        formula="Σ KL(base ‖ checkpoint) / Σ tokens of `loss`, with KL = Σ p (ln p − ln q) over all ids at each place; "
+        "where the two tables differ, p is over the text ids that both have, and q over all ids of the checkpoint",
         source="S. Kullback, R. A. Leibler, Annals of Mathematical Statistics 22, 1951",
     ),
     _text(

@@ -9,8 +9,8 @@ from evalsvc.metrics.definitions.standard_errors import PERPLEXITY, RATIO
 
 TEXTS = "records that name the same `document`, and equal texts"
 ALONE = (
-    "before a text stands the token of `bos`, if there is one, and nothing else unless `text_prefix` is `layout`; an id "
-    "that nothing precedes is not predicted"
+    "before a text stands the token of `bos`, if there is one, and nothing else unless `text_prefix` is `layout`; an "
+    "id that nothing precedes is not predicted"
 )
 SEQUENCES = (
     "captions of one image (the same file, or equal codes), records that name the same `document`, and equal texts "

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from sqlalchemy import and_, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import and_, exists, func, or_, select
+from sqlalchemy.orm import Session, aliased
 
 from evalsvc.spec import documents
 from evalsvc.store.lookup import place_of
+from evalsvc.store.runs.base import FIRST_STEP
 from evalsvc.store.tables import OVER, Checkpoint, Evaluation, Run, Shard, Task, now
 from evalsvc.store.views import LiveTask, document_of, evaluation_view
 
@@ -134,14 +135,25 @@ def failed_view(session: Session) -> list[documents.FailedEvaluation]:
 
 
 def warned_view(session: Session) -> list[documents.WarnedTask]:
-    """Return the newest tasks with warnings, the last one first."""
+    """Return the newest tasks with warnings, the last one first.
+
+    Step 0 is left out once a later step has the same task without a warning: its image rows were not trained yet.
+    """
+    later_task, later_evaluation, later = aliased(Task), aliased(Evaluation), aliased(Checkpoint)
+    explained = (
+        exists()
+        .where(later_task.name == Task.name, later_task.state == "succeeded", later_task.warnings.is_(None))
+        .where(later_evaluation.id == later_task.evaluation_id, later_evaluation.suite == Evaluation.suite)
+        .where(later.id == later_evaluation.checkpoint_id, later.run_id == Run.id, later.variant == Checkpoint.variant)
+        .where(Checkpoint.step == FIRST_STEP, later.step > FIRST_STEP)
+    )
     query = (
         select(Task.name.label("task"), Task.warnings, Evaluation.id, Evaluation.suite)
         .add_columns(Run.name.label("run"), Checkpoint.step, Checkpoint.variant)
         .join(Evaluation, Evaluation.id == Task.evaluation_id)
         .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
         .join(Run, Run.id == Checkpoint.run_id)
-        .where(Task.warnings.is_not(None))
+        .where(Task.warnings.is_not(None), ~explained)
         .order_by(Task.id.desc())
         .limit(SHOWN_WARNED)
     )

@@ -146,7 +146,7 @@ def same_rows(first: VocabularyLayout, second: VocabularyLayout) -> bool:
 
 
 def _passage(
-    layouts: tuple[VocabularyLayout, VocabularyLayout], ids: Sequence[int], name: str, max_length: int, in_template: bool
+    layouts: Sequence[VocabularyLayout], ids: Sequence[int], name: str, max_length: int, in_template: bool
 ) -> Passage:
     try:
         sequences = [layout.sequence(ids, None, in_template) for layout in layouts]

@@ -57,9 +57,8 @@ class Loss(Task):
     general_text_limit: Rows | None = None
     """Number of sequences of `general_text` to use, from the beginning [all]."""
     text_prefix: TextPrefix = "bos"
-    """What stands before a text without an image, in `data` and in `general_text`: `bos` only the token of `bos`, if
-    there is one, as before the questions of benchmarks; `layout` puts the text into the layout's template, as a caption
-    whose image is missing. Captions with an image are always in the template."""
+    """What stands before a text without an image, in `data` and `general_text`: `bos` only the token of `bos`, if there
+    is one, as before the questions of benchmarks; `layout` puts the text into the layout's template, as a caption."""
     profile: bool = True
     """Whether to keep the artifact `loss_profile`: the loss by position in the text, and by row, column and cell of the
     image."""

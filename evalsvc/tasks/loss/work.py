@@ -73,7 +73,7 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
             start=0,
             stop=len(records),
             digest=data.digest,
-            protocol={**self._protocol(context, layout, data, records, self.task.limit), **encoded, **images},
+            protocol={**self._protocol(context, data, records, self.task.limit), **encoded, **images},
             unigrams=unigrams,
             ids=_id_counts(layout),
             grid=grid,
@@ -90,7 +90,7 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
         data, records = self._read_general(context, layout)
         groups = groups_of_records(records)
         lengths, unigrams = self._survey(layout, data, records, groups)
-        protocol = self._protocol(context, layout, data, records, self.task.general_text_limit)
+        protocol = self._protocol(context, data, records, self.task.general_text_limit)
         whole = TextShard(
             units=len(records),
             start=0,
@@ -220,14 +220,9 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
         return ImageCoder(decoder, self.task.size, self.task.crop, self.task.filter)
 
     def _protocol(
-        self,
-        context: Context,
-        layout: VocabularyLayout,
-        data: TokenData,
-        records: Sequence[Record],
-        limit: int | None,
+        self, context: Context, data: TokenData, records: Sequence[Record], limit: int | None
     ) -> dict[str, object]:
-        tokenized = data.tokenizer_digest is not None
+        tokenized, plain = data.tokenizer_digest is not None, any(record.image_codes is None for record in records)
         prefix = "layout" if self.task.text_prefix == "layout" else data.bos
         return {
             "task": self.task.kind,
@@ -235,12 +230,12 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
             "data": data.digest,
             # A limit that excludes nothing is recorded as None.
             "limit": None if limit is None or limit >= len(data.records) else limit,
-            "layout": layout.digest,
+            "layout": context.layout().digest,
             "dtype": self.task.dtype,
             "rotary_inv_freq_dtype": self.task.rotary_inv_freq_dtype,
             **context.rotary(),
             **({"tokenizer": data.tokenizer_digest, "bos": data.bos} if tokenized else {}),
-            **({"text_prefix": prefix} if any(record.image_codes is None for record in records) else {}),
+            **({"text_prefix": prefix} if plain else {}),
         }
 
     def sequences(

@@ -118,3 +118,22 @@ def test_what_is_suspicious_comes_newest_first_and_not_without_end(store: Store)
         "task": "loss-0",
         "warnings": [{"code": "inputs_cut", "metric": "loss-0/total", "message": "cut at step 6"}],
     }
+
+
+@pytest.mark.parametrize("later", [{}, {"variant": "ema"}, {"suite": "another"}])
+def test_step_0_is_suspicious_until_a_later_step_is_not(store: Store, later: dict[str, str]) -> None:
+    """Image rows are untrained at step 0, and every run was suspicious for ever. A wrong layout is wrong later too."""
+    warning = {"code": "worse_than_guessing", "metric": "loss-0/image_within", "message": "5.6 is above 4.2"}
+
+    def steps(step: int, warnings: list[dict[str, str]], name: str = "quick", **where: str) -> list[int]:
+        enter(store, submission(step, **where), suite(name))
+        evaluate_whole(store, metric(1.0), warnings=warnings)
+        with store.reading() as session:
+            return [task.step for task in warned_view(session)]
+
+    assert steps(0, [warning]) == [0]
+    assert steps(10, [warning]) == [10, 0]
+    other = later.pop("suite", None)
+    if other or later:
+        assert steps(20, [], other or "quick", **later) == [10, 0], "another suite or variant says nothing"
+    assert steps(30, []) == [10], "a later step that was suspicious stays"
