@@ -83,9 +83,11 @@ def _require_softmax(args: Mapping[str, object], source: str) -> None:
     unscaled = args.get("attn_seq_scalar") == "none" or str(args.get("attn_seq_scalar_alpha")) in ("0", "0.0")
     custom = args.get("attn_name") == "custom_attn" and args.get("attn_activation") == "softmax" and unscaled
     if args.get("attn_name") not in SOFTMAX_ATTENTION and not custom:
+        chosen_by = " and ".join(sorted(name for name in args if name in ("attn_name", "attn_activation")))
         raise UnsupportedModel(
-            f"{source} has an attention that is not open_lm's softmax attention, the only one that evalsvc computes; "
-            f"evaluate a run with `attn_name` {', '.join(filter(None, SOFTMAX_ATTENTION))}, or correct the file"
+            f"{source} chooses by {chosen_by} an attention that is not open_lm's softmax attention, the only one that "
+            f"evalsvc computes; evaluate a run with `attn_name` {', '.join(filter(None, SOFTMAX_ATTENTION))}, or "
+            "correct the file"
         )
 
 

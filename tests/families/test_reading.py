@@ -227,7 +227,7 @@ RELU = CUSTOM | {"attn_activation": "relu", "attn_seq_scalar_alpha": "0.5"}
 )
 def test_attention_that_is_not_computed_is_refused(checkpoint: Path, tmp_path: Path, flags: dict[str, str]) -> None:
     """Losses of a model with ReLU attention were off by 4.86 nats, `verify` agreed, and no word was said."""
-    message = r"has an attention that is not open_lm's softmax attention, .* evaluate a run with `attn_name` auto, "
+    message = r"chooses by attn_.* an attention that is not open_lm's softmax attention, .* with `attn_name` auto, "
     write(checkpoint.parent.parent / "params.txt", params(**flags))
     for model in (SHAPE, SHAPE | {"attn_name": "torch_attn"}):
         with pytest.raises(UnsupportedModel, match=rf"params\.txt {message}") as caught:
