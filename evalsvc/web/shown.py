@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Mapping
 from urllib.parse import quote
 
-from markupsafe import Markup
-
 from evalsvc.spec.documents.history import HeadlineSeries
 
 
@@ -55,29 +53,29 @@ def segment(text: str) -> str:
     return quote(text, safe="")
 
 
-def sparkline(series: HeadlineSeries, width: int = 96, height: int = 22) -> Markup:
-    """Return the line through the finite values of a series, with a dot at the best one, as elements of an SVG.
+def sparkline(series: HeadlineSeries, width: int = 96, height: int = 22) -> tuple[str, tuple[str, str] | None] | None:
+    """Return the points of a line through the finite values of a series, and the place of the best one, for an SVG.
 
-    Values are placed by step, or by log(1 + step) where half of the steps are in the first tenth of the range.
+    None with fewer than two values. They are placed by step, or by log(1 + step) where half of the steps are in the
+    first tenth of the range.
     """
     best = series.best
     values = {step: value for step, value in zip(series.x, series.values, strict=True) if isinstance(value, float)}
     values |= {best.step: best.value} if best is not None and isinstance(best.value, float) else {}
     steps = sorted(values)
     if len(steps) < 2:
-        return Markup()
+        return None
     far = 10 * (steps[len(steps) // 2] - steps[0]) < steps[-1] - steps[0]
     place = {step: math.log1p(step) if far else step for step in steps}
     low, high = min(values.values()), max(values.values())
     first, across = place[steps[0]], (width - 2) / (place[steps[-1]] - place[steps[0]])
     up = (height - 2) / (high - low or 1)
-    at = {step: (1 + across * (x - first), height - 1 - up * (values[step] - low)) for step, x in place.items()}
-    line = Markup('<polyline points="{}"/>').format(" ".join(f"{x:.1f},{y:.1f}" for x, y in at.values()))
-    dot = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2"/>')
-    return line + dot.format(*at[best.step]) if best is not None and best.step in at else line
+    at = {x: (1 + across * (place[x] - first), height - 1 - up * (values[x] - low)) for x in steps}
+    shown = {step: (f"{x:.1f}", f"{y:.1f}") for step, (x, y) in at.items()}
+    return " ".join(map(",".join, shown.values())), None if best is None else shown.get(best.step)
 
 
-FILTERS: Mapping[str, Callable[..., str]] = {
+FILTERS: Mapping[str, Callable[..., object]] = {
     "number": number,
     "error": error,
     "signed": signed,

@@ -56,7 +56,8 @@ def test_right_answers_and_verdicts_on_all_metrics_together(capsys: pytest.Captu
             (2.0, 1.0, 1.0),
             [
                 "the interval covers zero first at step 10",
-                "simultaneous band: the interval covers zero at every step from 10 on",
+                "pointwise band: the interval covers zero at every step from 10 on; "
+                "differences up to 0.02789 are not excluded",
                 "the difference is beyond noise first at step 0",
             ],
         ),
