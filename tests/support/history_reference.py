@@ -105,7 +105,8 @@ def buckets(placed: Sequence[tuple[int, Point]], start: int, width: int) -> list
 def _bucket(rows: Sequence[tuple[int, Point]]) -> dict[str, Any]:
     values = [point.value for _, point in rows]
     finite = [value for value in values if math.isfinite(value)]
-    mean = float(sum(map(Fraction, finite)) / len(finite)) if finite else None
+    has_mean = bool(finite) and max(map(abs, finite)) < 1e290
+    mean = float(sum(map(Fraction, finite)) / len(finite)) if has_mean else None
     return {
         "x": rows[-1][0],
         "last": number_to_json(values[-1]),

@@ -86,7 +86,7 @@ class BucketSeries(SeriesHead):
     min: Bucketed
     max: Annotated[list[float | None], Example([9.7, 6.48])]
     mean: Annotated[list[float | None], Example([7.21, 6.4])]
-    """Mean of the finite values of each bucket; null if the bucket has none."""
+    """Mean of the finite values of each bucket; null if the bucket has none, or one of 1e290 or more."""
     count: Counts
     """Number of values of each bucket."""
     nan: Annotated[list[Count], Example([1, 0])]

@@ -12,7 +12,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, SQLColumnExpression, and_, case, func, literal, or_, select
+from sqlalchemy import Select, SQLColumnExpression, and_, case, func, literal, select
 from sqlalchemy.orm import Session
 
 from evalsvc.spec.documents.fields import Word
@@ -34,10 +34,8 @@ from evalsvc.store.tables import (
 )
 
 LARGE = 1e290
-"""Values of at least this magnitude are divided by SHRINK and summed separately. Their sum would overflow, although
-their mean does not: PostgreSQL raises an error, and SQLite returns infinity."""
-
-SHRINK = 2.0**32
+"""A bucket with a finite value of at least this magnitude has no mean. The sum of such values may overflow: PostgreSQL
+raises an error, and SQLite returns infinity."""
 
 
 def read_buckets(
@@ -122,11 +120,6 @@ class _Columns:
     total: list[float | None]
     imported: list[int]
 
-    def have_special(self) -> bool:
-        """Tell whether any bucket has a value that is large or not finite."""
-        ends = [end for end in (*self.min, *self.max) if end is not None]
-        return self.count != self.finite or not all(-LARGE < end < LARGE for end in ends)
-
 
 @dataclass(frozen=True)
 class _Last:
@@ -174,7 +167,7 @@ class _Buckets:
         sums = self.sums
         part = slice(bisect_left(sums.series, series), bisect_right(sums.series, series))
         special = self.special[part]
-        means = zip(sums.total[part], special, sums.finite[part], sums.min[part], sums.max[part], strict=True)
+        means = zip(sums.total[part], sums.finite[part], sums.min[part], sums.max[part], strict=True)
         groups = self.last.groups[part]
         return BucketSeries(
             **vars(head),
@@ -187,7 +180,7 @@ class _Buckets:
             groups=groups if any(groups) else None,
             min=sums.min[part],
             max=sums.max[part],
-            mean=[_mean(total, rest.large, finite, low, high) for total, rest, finite, low, high in means],
+            mean=[_mean(*sums_of_bucket) for sums_of_bucket in means],
             count=sums.count[part],
             nan=[rest.nan for rest in special],
             positive_infinity=[rest.positive_infinity for rest in special],
@@ -221,7 +214,7 @@ class _Query:
             columns = read_columns(self.session, query.order_by(ends.c.series, ends.c.number))
             buckets = _Columns(*columns[: -len(_LAST)])
             last = _last_of(columns[-len(_LAST) :])
-        special = self._special() if buckets.have_special() else {}
+        special = self._special() if buckets.count != buckets.finite else {}
         keys = zip(buckets.series, buckets.number, strict=True)
         return _Buckets(buckets, last, [special.get(key, _NOTHING) for key in keys])
 
@@ -255,14 +248,12 @@ class _Query:
         return _last_of(columns or [[] for _ in _LAST])
 
     def _special(self) -> dict[tuple[int, int], _Special]:
-        """Return the counts of the buckets with large or non-finite values, by series and number of the bucket."""
-        value, kind = MetricValue.value, MetricValue.kind
+        """Return the counts of the buckets with values that are not finite, by series and number of the bucket."""
         kinds = (NAN, POSITIVE_INFINITY, NEGATIVE_INFINITY)
-        counts = [func.sum(case((kind == code, 1), else_=0)) for code in kinds]
-        large = func.coalesce(func.sum(case((or_(value >= LARGE, value <= -LARGE), value / SHRINK))), 0.0)
+        counts = [func.sum(case((MetricValue.kind == code, 1), else_=0)) for code in kinds]
         rows = self.session.execute(
-            self.window.narrow(select(MetricValue.series_id, self.number, large, *counts), self.ids)
-            .where(or_(kind != FINITE, value >= LARGE, value <= -LARGE))
+            self.window.narrow(select(MetricValue.series_id, self.number, *counts), self.ids)
+            .where(MetricValue.kind != FINITE)
             .group_by(MetricValue.series_id, self.number)
         )
         return {(series, number): _Special(*rest) for series, number, *rest in rows}
@@ -270,21 +261,18 @@ class _Query:
 
 @dataclass(frozen=True)
 class _Special:
-    """Counts of large and non-finite values, which few buckets have, and which a separate query reads."""
+    """Counts of values that are not finite, which few buckets have, and which a separate query reads."""
 
-    large: float
-    """The sum of the finite values of at least the magnitude LARGE, divided by SHRINK."""
     nan: int
     positive_infinity: int
     negative_infinity: int
 
 
-_NOTHING = _Special(0.0, 0, 0, 0)
+_NOTHING = _Special(0, 0, 0)
 
 
-def _mean(total: float | None, large: float, finite: int, low: float | None, high: float | None) -> float | None:
-    if low is None or high is None:  # the bucket has no finite values
+def _mean(total: float | None, finite: int, low: float | None, high: float | None) -> float | None:
+    if total is None or low is None or high is None or not -LARGE < low <= high < LARGE:
         return None
-    mean = (total or 0.0) / finite + large / finite * SHRINK
-    # Rounding may push the mean beyond the lowest or highest value, or to infinity.
-    return min(max(mean, low), high)
+    # Rounding may push the mean beyond the lowest or highest value.
+    return min(max(total / finite, low), high)

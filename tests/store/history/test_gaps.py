@@ -182,7 +182,7 @@ def test_pages_have_them_once(store: Store) -> None:
     enter(store, submission(20), suite())
     with store.reading() as session:
         first = read_history(session, "run-a", limit=1)
-        second = read_history(session, "run-a", limit=1, cursor=first.next)
+        second = read_history(session, "run-a", limit=1, cursor=first.next_cursor)
     assert (len(first.gaps), len(second.gaps)) == (1, 0)
 
 
