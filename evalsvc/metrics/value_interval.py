@@ -111,4 +111,4 @@ def _wilson(share: float, stderr: float, independent: int) -> Interval:
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Interval(max(0.0, centre - reach), min(1.0, centre + reach), LEVEL)
+    return Interval(max(0.0, centre - reach) if share else 0.0, min(1.0, centre + reach) if share < 1 else 1.0, LEVEL)

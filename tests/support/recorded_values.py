@@ -78,7 +78,7 @@ def moved(before: Sequence[Line], now: Sequence[Line]) -> Iterator[str]:
         if old is None or old["protocol"] != line["protocol"]:
             continue
         for name in (*NUMBERS, "n", "groups"):
-            if not _is_equal(name, old, line):
+            if name in old and not _is_equal(name, old, line):
                 yield (
                     f"{_named(_key(line))}: {name} was {old[name]} and is {line.get(name)} under the same protocol, "
                     f"{old['protocol']}; raise the version of the estimator in the protocol (`ESTIMATOR` of the task, "

@@ -162,22 +162,13 @@ def _insert_new(session: Session, rows: Sequence[dict[str, object]]) -> None:
 
 
 def _rows(changes: _Changes, entries: Mapping[int, Entry], identity: int) -> list[dict[str, object]]:
-    names = ("series_id", "step", *VALUE_COLUMNS)
+    names, unit = ("series_id", "step", *VALUE_COLUMNS), changes.given.unit
+    of = range_of(None, changes.given.metric.partition("/")[2], unit)
     return [
         dict(zip(names, (changes.series, step, *stored(value), stderr, *ends, n, None, None, identity), strict=True))
         for step, (value, stderr, n) in entries.items()
-        for ends in [_ends(changes.given, value, stderr, n)]
+        for ends in [ends_of(value_interval(Ratio(float(value), stderr, n or 0), unit, of))]
     ]
-
-
-def _ends(
-    given: Imported, value: float | Word, stderr: float | None, n: int | None
-) -> tuple[float | None, float | None]:
-    """Return the ends of the interval of a value without items; None and None where errors or items are not known."""
-    if stderr is None or n is None:
-        return None, None
-    of = range_of(None, given.metric.partition("/")[2], given.unit)
-    return ends_of(value_interval(Ratio(float(value), stderr, n), given.unit, of))
 
 
 def _describe(session: Session, run: str, given: Sequence[Imported], changes: Sequence[_Changes], number: int) -> str:
