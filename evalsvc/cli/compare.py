@@ -62,7 +62,9 @@ Tasks = Annotated[
         autocompletion=complete_task,
     ),
 ]
-Level = Annotated[float, typer.Option(help="Confidence level of the intervals.")]
+Level = Annotated[
+    float, typer.Option(help="Confidence level of the intervals of differences; that of single values is 0.95.")
+]
 OfFamily = Annotated[
     Family,
     typer.Option(help="With two checkpoints: judge metrics one by one (none), or together by Holm's method (holm)."),
