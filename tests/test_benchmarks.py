@@ -237,6 +237,13 @@ def test_prompts_to_features_are_those_of_the_assembled_script(
     assert stages["assembled script"] - stages["evalsvc"] == {"PNG files"}
 
 
+def test_every_cell_of_the_calibration_draws() -> None:
+    """A name that had moved ended the table at one of its last cells, after minutes."""
+    draw = "import numpy, simulated\nfor cell in simulated.ALL: cell.draw(numpy.random.default_rng(0))"
+    done = subprocess.run([sys.executable, "-c", draw], cwd=BENCHMARKS, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_every_interval_test_and_gate_holds_what_it_says() -> None:

@@ -166,10 +166,7 @@ def retained_over_benchmarks(n: int, accuracies: Sequence[float], left: float) -
         if not found.metrics:
             return Draw()
         [value] = (metric for metric in found.metrics if metric.name == "t/text_retained")
-        interval = found.intervals.get(value.name)
-        if interval is None:
-            return Draw(value.value, value.stderr, truth=left)
-        return Draw(value.value, value.stderr, interval.low, interval.high, left)
+        return Draw(value.value, value.stderr, *(value.ends or (None, None)), left)
 
     return draw
 

@@ -296,7 +296,7 @@ def _until_error() -> Iterator[Cell]:
         yield Cell(family, f"share {share:g}", "≤ 4,096", cell, 2_000, before=said)
     before = {"normal": ".952, bias 0", "lognormal(1)": ".938, bias −.16"}
     for name in ("normal", "exponential", "lognormal(1)"):
-        cell = until_error(SHAPES[name], 0.0, "nats/token")
+        cell = until_error(SHAPES[name], 0.0, "score")
         yield Cell(family, name, "≤ 4,096", cell, 2_000, before=before.get(name, ""))
 
 

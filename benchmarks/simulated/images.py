@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalsvc.metrics.cmmd import CMMD
+from evalsvc.metrics.definitions import range_of
 from evalsvc.metrics.distance import distance
 from evalsvc.metrics.fid import FID64
 from evalsvc.metrics.fid_infinity import FID64_INFINITY
@@ -116,9 +117,10 @@ def real_images(population: Population, n: int = REAL) -> tuple[Moments, Feature
     return Moments.of(features), features
 
 
-def of_estimate(found: Estimate, unit: str, truth: float | None) -> Draw:
+def of_estimate(found: Estimate, metric: ImageMetric, truth: float | None) -> Draw:
     items = None if found.per_image is None else numbers(found.per_image)
-    return of_value(as_ratio(found), unit, truth, items)
+    of = range_of("text_to_image", metric.name, metric.unit)
+    return of_value(as_ratio(found), metric.unit, truth, items, of)
 
 
 def as_ratio(found: Estimate) -> Ratio:
@@ -135,7 +137,7 @@ def against_truth(metric: ImageMetric, ours: Population, theirs: Population, n: 
 
     def draw(random: Generator) -> Draw:
         found = metric.estimate(FeatureSets(ours.draw(random, n), reference))
-        return of_estimate(found, metric.unit, truth)
+        return of_estimate(found, metric, truth)
 
     return draw
 
@@ -153,7 +155,7 @@ def against_images(
     def draw(random: Generator) -> Draw:
         moments, features = real_images(theirs)
         found = metric.estimate(FeatureSets(ours.draw(random, n, in_order=in_order), moments, features))
-        return of_estimate(found, metric.unit, None)
+        return of_estimate(found, metric, None)
 
     return draw
 
@@ -165,7 +167,7 @@ def logits(n: int, classes: int = 1008) -> Simulation:
         answers = random.standard_normal((n, classes))
         answers[np.arange(n), random.integers(0, classes, n)] += random.gamma(2.0, 4.0, n)
         found = INCEPTION_SCORE.estimate(FeatureSets(answers.astype(np.float32)))
-        return of_estimate(found, INCEPTION_SCORE.unit, None)
+        return of_estimate(found, INCEPTION_SCORE, None)
 
     return draw
 
@@ -210,7 +212,7 @@ def reconstruction(n: int, noise: float) -> Simulation:
         rows = population.rows(random, n)
         originals = population.mix(rows, random)
         made = population.mix(rows + noise * random.standard_normal(rows.shape), random)
-        return of_estimate(paired_distance([PairedFeatures(originals, made)]), "distance", None)
+        return of_estimate(paired_distance([PairedFeatures(originals, made)]), FID64, None)
 
     return draw
 
@@ -288,7 +290,7 @@ def kid_of_order(real: Population, n: int, in_order: bool) -> Simulation:
     def draw(random: Generator) -> Draw:
         moments, features = real_images(real)
         found = KID.estimate(FeatureSets(real.draw(random, n, in_order=in_order), moments, features))
-        return of_estimate(found, KID.unit, _expected_kid(real))
+        return of_estimate(found, KID, _expected_kid(real))
 
     return draw
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from evalsvc.metrics.definitions.definition import RANGES
+from evalsvc.metrics.definitions.definition import RANGES, Range
 from evalsvc.metrics.distance import Distance, distance
 from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS
 from evalsvc.metrics.item_numbers import Numbers
@@ -22,9 +22,11 @@ SIZES = (MIN_ITEMS, 20, 100, 1_000)
 TOO_FEW = MIN_ITEMS - 1
 
 
-def of_value(found: Ratio, unit: str, truth: float | None, items: Numbers | None = None) -> Draw:
+def of_value(
+    found: Ratio, unit: str, truth: float | None, items: Numbers | None = None, of: Range | None = None
+) -> Draw:
     """A single value with its interval, as it is stored: the items say how lopsided its errors are."""
-    interval = value_interval(found, unit, RANGES.get(unit, "any"), items)
+    interval = value_interval(found, unit, of or RANGES.get(unit, "any"), items)
     if interval is None:
         return Draw(found.value, found.stderr, truth=truth)
     return Draw(found.value, found.stderr, interval.low, interval.high, truth)
