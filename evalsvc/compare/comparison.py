@@ -58,8 +58,7 @@ class Options:
     tasks: tuple[str, ...] = ()
     """Names of tasks; empty for the metrics of all tasks."""
     level: float = LEVEL
-    """Probability that the interval of one difference holds the true difference. Intervals of single values are stored
-    with the values, at 95 %."""
+    """Probability that the interval of one difference holds the true difference."""
     force: bool = False
     """Whether values of different protocols are compared too, without pairs."""
     flipped: int = 0

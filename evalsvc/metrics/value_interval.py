@@ -59,9 +59,7 @@ def value_interval(ratio: Ratio, unit: str = "", of: Range = "any", numbers: Num
     Source: E. B. Wilson, Journal of the American Statistical Association 22 (1927) 209–212.
     """
     value, stderr, independent = ratio.value, ratio.stderr, ratio.independent
-    if stderr is None or not math.isfinite(value) or independent < MIN_ITEMS:
-        return None
-    if not ALIKE * abs(value) < stderr < math.inf:
+    if stderr is None or not ALIKE * abs(value) < stderr < math.inf or independent < MIN_ITEMS:
         return None
     if of == "share" and numbers is not None and _are_answers(numbers):
         return _wilson(value, stderr, independent)

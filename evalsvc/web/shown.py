@@ -70,9 +70,8 @@ def sparkline(series: HeadlineSeries, width: int = 96, height: int = 22) -> tupl
     low, high = min(values.values()), max(values.values())
     first, across = place[steps[0]], (width - 2) / (place[steps[-1]] - place[steps[0]])
     up = (height - 2) / (high - low or 1)
-    at = {x: (1 + across * (place[x] - first), height - 1 - up * (values[x] - low)) for x in steps}
-    shown = {step: (f"{x:.1f}", f"{y:.1f}") for step, (x, y) in at.items()}
-    return " ".join(map(",".join, shown.values())), None if best is None else shown.get(best.step)
+    at = {x: (f"{1 + across * (place[x] - first):.1f}", f"{height - 1 - up * (values[x] - low):.1f}") for x in steps}
+    return " ".join(map(",".join, at.values())), None if best is None else at.get(best.step)
 
 
 FILTERS: Mapping[str, Callable[..., object]] = {
