@@ -128,6 +128,8 @@ def _check(document: ResultDocument) -> None:
         for number in (metric.value, metric.stderr, metric.baseline):
             if MAX_NUMBER < abs(float(number or 0)) < math.inf and is_loss:
                 raise ValueError(f"metrics: {metric.name[:80]!r} has the number {number:g}, whose square is none")
+        if not -math.inf < float(metric.low or 0) <= float(metric.high or 0) < math.inf:
+            raise ValueError(f"metrics: {metric.name[:80]!r} has `low` and `high` that are no ends of an interval")
     for identity, content in document.protocols.items():
         if _is_deep(content):
             raise ValueError(f"protocols: {identity[:80]!r} is nested deeper than {MAX_DEPTH}")

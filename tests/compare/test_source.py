@@ -1,6 +1,7 @@
 """Where a result comes from: a file, or the service, which must be read as the same thing."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,10 @@ WRONG_FIELDS: list[dict[str, Any]] = [
     *({"protocol": [1]}, {"unit": None}, {"items": "x"}, {"items": [1]}, {"items": ["x", "y", "z"]}, {"task": [1]}),
     *({"n": -1}, {"n": 10**400}, {"n": True}, {"n": 3.0}, {"groups": 10**400}, {"drawn_from": 10**400}),
     *({"value": 10**400}, {"stderr": 10**400}, {"stderr": 1e308}, {"value": "1e3"}, {"value": True}, {"name": None}),
+    *(
+        {"low": low, "high": high}
+        for low, high in ((2, 1), (10**400, None), (-math.inf, 1), (0.8, None), (math.nan, 1))
+    ),
 ]
 
 

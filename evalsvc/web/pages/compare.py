@@ -69,7 +69,7 @@ class ComparePage(Page):
     """With the run `b` alone: compare its newest evaluated checkpoint with the run's base, or with its best one."""
     family: Family = "none"
     """Verdicts on each metric alone, or on all metrics together by Holm's method."""
-    best_of: Annotated[int, Field(ge=1)] = 1
+    best_of: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """Number of steps that one of two checkpoints is the best of. Verdicts and intervals are corrected for it."""
     metric: Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Field(max_length=MAX_METRICS)] = ()
     """Metrics of two runs; by default, the headline metrics."""
