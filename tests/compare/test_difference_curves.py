@@ -73,7 +73,7 @@ def test_a_gap_has_closed_by_pointwise_intervals_and_is_apart_by_the_simultaneou
 def test_more_steps_do_not_close_a_gap(count: int) -> None:
     """A true gap of 2.5 errors was said to have closed in .29 of curves of 5 steps and in .69 of 100 steps."""
     own, closed = random.Random(count), 0
-    for _ in range(60):
+    for _ in range(30):
         values = [(step, own.gauss(2.5, 1)) for step in range(count)]
         pairs = [
             (
@@ -89,7 +89,7 @@ def test_more_steps_do_not_close_a_gap(count: int) -> None:
         closed += 1
         ends = [high for step, high in zip(curve.x, curve.high, strict=True) if step >= curve.indistinguishable_from]
         assert curve.largest_not_excluded == max(float(high) for high in ends if high is not None) > 2.5
-    assert closed / 60 < 0.2, "about .1, where the last two intervals cover zero"
+    assert closed / 30 < 0.25, "about .1, where the last two intervals cover zero"
 
 
 def side(name: str, numbers: list[float]) -> Result:
