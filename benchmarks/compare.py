@@ -148,7 +148,7 @@ def fill(settings: Settings, results: Sequence[tuple[list[dict[str, Any]], list[
 @contextmanager
 def service(settings: Settings) -> Iterator[str]:
     """`evalsvc serve` as a process of its own, on a free port."""
-    command = [sys.executable, "-m", "evalsvc.cli", "serve", "--port", "0", "--devices", "cpu"]
+    command = [sys.executable, "-P", "-m", "evalsvc.cli", "serve", "--port", "0", "--devices", "cpu"]
     given = {"DATA_DIR": settings.data_dir, "DATABASE_URL": settings.database_url, "ROOTS": settings.roots}
     environment = os.environ | {f"EVALSVC_{name}": value for name, value in given.items()}
     log = settings.data_path / "service.log"

@@ -79,7 +79,7 @@ class Command:
         self.log = folder / f"{name}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "evalsvc.cli", *arguments],
+                [sys.executable, "-P", "-m", "evalsvc.cli", *arguments],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=os.environ

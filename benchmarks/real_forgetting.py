@@ -116,7 +116,7 @@ def draw_charts(client: Client, metrics: Sequence[str], work: Path) -> list[Path
     for metric in metrics:
         path = work / f"{metric.replace('/', '-')}.svg"
         options = ["--metric", metric, "--output", str(path), "--url", client.url]
-        subprocess.run([sys.executable, "-m", "evalsvc.cli", "plot", RUN, *options], check=True)
+        subprocess.run([sys.executable, "-P", "-m", "evalsvc.cli", "plot", RUN, *options], check=True)
         drawn.append(path)
     return drawn
 

@@ -92,7 +92,7 @@ class Service:
         self.log = folder / "service.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "evalsvc.cli", "serve", *options],
+                [sys.executable, "-P", "-m", "evalsvc.cli", "serve", *options],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)},

@@ -40,12 +40,12 @@ from text_models import FULL, QUICK, Sides, folder_sides, open_stories, random_s
 from evalsvc.language.encoding import Scored
 from evalsvc.language.lm import OpenLM
 from evalsvc.language.results import results
-from evalsvc.language.scoring import IdCounts
 from evalsvc.models import Transformer, read_trie
 from evalsvc.scoring import Request
 from evalsvc.scoring.head import target_columns
 from evalsvc.scoring.packing import Packed, pack
 from evalsvc.scoring.scorer import CPU_BATCH_TOKENS
+from evalsvc.spec.layout import IdCounts
 
 HFLM_NAME = "lm-eval's HFLM"
 SUITE = "suite on stories260K"

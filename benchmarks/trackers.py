@@ -247,7 +247,7 @@ def _write_by(program: Path, script: str, folder: Path, curves: Curves, **variab
     """Have a peer's own package write the history."""
     folder.mkdir()
     (folder / "curves.json").write_text(json.dumps(curves))
-    command = [str(program / "python"), "-c", script, str(folder / "curves.json"), str(folder / "logs")]
+    command = [str(program / "python"), "-P", "-c", script, str(folder / "curves.json"), str(folder / "logs")]
     subprocess.run(command, check=True, env=_environment() | variables, cwd=folder, stdout=subprocess.DEVNULL)
 
 
@@ -260,7 +260,7 @@ def trackio_side(program: Path, folder: Path, curves: Curves) -> Iterator[Side]:
     script = (
         f"import trackio; trackio.show(project='history', server_port={port}, open_browser=False, block_thread=True)"
     )
-    command = [str(program / "python"), "-c", script]
+    command = [str(program / "python"), "-P", "-c", script]
     with _server(command, folder, f"http://127.0.0.1:{port}/", **variables):
         yield Side(f"http://127.0.0.1:{port}/?project=history", ".vega-embed", "canvas, svg")
 
@@ -312,7 +312,7 @@ def install(folder: Path) -> Path:
     program = folder / "bin"
     if not (program / "python").exists():
         venv.create(folder, with_pip=True)
-        subprocess.run([program / "python", "-m", "pip", "install", "--quiet", *PEERS], check=True)
+        subprocess.run([program / "python", "-P", "-m", "pip", "install", "--quiet", *PEERS], check=True)
     return program
 
 
@@ -320,7 +320,7 @@ def versions(program: Path) -> dict[str, str]:
     """Return the versions of the peers."""
     script = "import json, importlib.metadata as m; print(json.dumps({n: m.version(n) for n in %r}))"
     names = [peer.partition(">")[0] for peer in PEERS]
-    done = subprocess.run([program / "python", "-c", script % names], capture_output=True, text=True, check=True)
+    done = subprocess.run([program / "python", "-P", "-c", script % names], capture_output=True, text=True, check=True)
     found: dict[str, str] = json.loads(done.stdout)
     return found
 

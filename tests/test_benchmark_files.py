@@ -12,6 +12,7 @@ from evalsvc.worker.context import ShardContext
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
+@pytest.mark.usefixtures("many_cases")
 def test_every_file_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that was moved away left a benchmark unable to start for months, since none was begun by a short test."""
     for folder in ("", "miniature", "paper"):

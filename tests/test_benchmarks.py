@@ -36,6 +36,7 @@ BEGUN_ELSEWHERE = {
     "paper/check.py": "tests/paper/test_check.py",
     "paper/study/guarded.py": "tests/paper/study/test_guarded.py",
     "paper/train.py": "tests/paper/test_command.py",
+    "prepare_data.py": "tests/prepare/test_command.py",
 }
 """Programs that begin in a test of another file."""
 PAPER = "paper/paper.py"
@@ -133,10 +134,7 @@ def test_both_sides_of_text_score_the_same() -> None:
 
 
 @pytest.mark.long
-def test_both_sides_of_text_score_the_same_with_a_llama_in_a_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+def test_both_sides_of_text_score_the_same_with_a_llama_in_a_folder(tmp_path: Path) -> None:
     from tiny_llama import write_tiny_llama
 
     write_tiny_llama(tmp_path)
@@ -162,8 +160,7 @@ def test_forgetting_is_tabulated_by_step(tmp_path: Path) -> None:
     assert (tmp_path / "forgetting-kl.svg").read_text().startswith("<svg")
 
 
-def test_repeated_heads_compute_what_shared_ones_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+def test_repeated_heads_compute_what_shared_ones_do(tmp_path: Path) -> None:
     from repeated_heads import repeat_heads
     from tiny_llama import write_tiny_llama
     from widened_llama import widen
@@ -177,8 +174,7 @@ def test_repeated_heads_compute_what_shared_ones_do(tmp_path: Path, monkeypatch:
     assert repeated.model.layers[0].self_attn.k_proj.weight.shape == (48, 48)
 
 
-def test_a_widened_llama_keeps_its_text_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+def test_a_widened_llama_keeps_its_text_rows(tmp_path: Path) -> None:
     from tiny_llama import TEXT_ROWS, write_tiny_llama
     from transformers import LlamaForCausalLM
     from widened_llama import widen
@@ -220,7 +216,7 @@ def test_both_sides_of_image_tokenizers_compute_the_same() -> None:
 
 @pytest.mark.long
 def test_preparing_gives_the_codes_of_the_encoder_alone() -> None:
-    document = last_line("prepare")
+    document = last_line("preparing")
     assert set(document["ratios"]) == {"first stage of prepare"}
     assert document["sequences_per_second"] > 0
 
@@ -264,9 +260,8 @@ def test_the_gate_passes_another_seed_and_catches_damage() -> None:
     assert sum(group["failures"] for name, group in gates.items() if name.startswith("damaged")) >= 9
 
 
-def test_the_roofline_is_that_of_the_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_roofline_is_that_of_the_facts() -> None:
     """Worked out by hand for open_lm_1b in bfloat16: at 600 live tokens, and over the positions of a whole image."""
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from roofline import CARDS, Work, widened
 
     work = Work(widened("open_lm_1b", 66_823), batch=256, context=600)
@@ -286,9 +281,8 @@ def test_the_roofline_is_that_of_the_facts(monkeypatch: pytest.MonkeyPatch) -> N
         assert 1 < replace(work, batch=batch).memory_bytes() / gigabytes / 1e9 < 1.1
 
 
-def test_the_roofline_measures_a_model_that_is_whole_on_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_roofline_measures_a_model_that_is_whole_on_its_device() -> None:
     """Rotary frequencies are made on the CPU whatever the default device: on a card the first step once failed."""
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from roofline import Work, random_model, widened
 
     model = random_model(Work(widened("open_lm_test_tiny", 128), batch=1), "meta")
@@ -298,8 +292,7 @@ def test_the_roofline_measures_a_model_that_is_whole_on_its_device(monkeypatch: 
     assert model.positions.inv_freq.dtype == torch.float32
 
 
-def test_the_roofline_times_steps_apart_from_captures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+def test_the_roofline_times_steps_apart_from_captures() -> None:
     from roofline import MARK_STEPS, Work, measured_rate, step_seconds, widened
 
     work = Work(widened("open_lm_test_tiny", 128), batch=2, prompt=5, length=80, codebook=64, dtype="float32")
@@ -314,7 +307,6 @@ def test_the_roofline_times_steps_apart_from_captures(monkeypatch: pytest.Monkey
 
 def test_rates_of_a_card_are_measured_on_what_fills_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sum over a few rows, and products that end sooner than they are started, read less than a card can do."""
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import side_by_side
 
     assert 2 * 8_192**3 in [2 * rows * width * columns for rows, width, columns in side_by_side.CARD_SHAPES]

@@ -139,6 +139,20 @@ class _Context(typer.Context):
         return formatter
 
 
+class PlainCommand(TyperCommand):
+    """Command that is a program of its own, with the help and the errors of the commands of `evalsvc`."""
+
+    context_class = _Context
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Make the context in which the command runs. An option with a wrong value is told with this value."""
+        try:
+            return super().make_context(*arguments, **options)
+        except typer.BadParameter as error:
+            error.message = _with_value(error)
+            raise
+
+
 def _plain_type(match: re.Match[str]) -> str:
     return f"<{(match[1] or match[2]).lower()}>"
 

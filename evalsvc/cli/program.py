@@ -10,7 +10,7 @@ import typer
 from evalsvc import __version__
 from evalsvc.cli.lazy_group import Entry, LazyGroup
 from evalsvc.cli.terminal import complain, say, warn
-from evalsvc.config import unknown_variables
+from evalsvc.config import guard_processes, unknown_variables
 from evalsvc.errors import EvalsvcError, InvalidRequest
 
 SERVICE, POST, HOLD, READ, ALONE, WRITE = (
@@ -51,7 +51,6 @@ COMMANDS = {
     "protocol": Entry("evalsvc.cli.protocol", READ, "Show how values were measured, and how two protocols differ."),
     "demo": Entry("evalsvc.cli.demo", ALONE, "Evaluate the small run that comes with evalsvc."),
     "run": Entry("evalsvc.cli.evaluate", ALONE, "Evaluate a checkpoint on this machine."),
-    "prepare": Entry("evalsvc.cli.prepare", ALONE, "Make training data for open_lm from images and captions."),
     "verify": Entry("evalsvc.cli.verify", ALONE, "Check numbers against other programs and golden values."),
     "doctor": Entry("evalsvc.cli.doctor", ALONE, "Show settings and missing requirements; find a layout."),
     "suites": Entry("evalsvc.cli.suites", WRITE, "Write, check, list and upload suites."),
@@ -87,6 +86,7 @@ WRONG_USE, INTERRUPTED = 2, 130
 
 def main() -> NoReturn:
     """Run the console script. Print errors of evalsvc as one line, and exit with code 2."""
+    guard_processes()
     try:
         app(prog_name="evalsvc")
     except EvalsvcError as error:

@@ -1,40 +1,22 @@
 """The console script in this process, and a service that it finds."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from app_in_process import app_on_port
-from console import Command, Result
+from console import Command, command_in_process
 from sqlalchemy import delete
 
 from evalsvc.cli import main
-from evalsvc.config import setting_help
 from evalsvc.store.tables import Base
 
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
     """Runs the console script in this process, in an environment and folder of the test's own."""
-    for variable, _, _ in setting_help():
-        monkeypatch.setenv(variable, "")  # as good as not set, and `run` cannot leave its own behind
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setenv("TERM", "dumb")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["evalsvc", *arguments])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as exited:
-            main()
-        captured = capfd.readouterr()
-        code = exited.value.code
-        return Result(0 if code is None else int(code), captured.out, captured.err)
-
-    return run
+    return command_in_process("evalsvc", main, tmp_path, monkeypatch, capfd)
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +35,9 @@ def service(running: tuple[str, Any], command: Command, monkeypatch: pytest.Monk
     state.coordinator.working, state.coordinator.error = False, None
     monkeypatch.setenv("EVALSVC_URL", url)
     return state
+
+
+@pytest.fixture
+def wide_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a row be one line, for tests of what is in it."""
+    monkeypatch.setattr("evalsvc.cli.terminal.PIPE", 1000)

@@ -3,9 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from evalsvc.prepare import code_store
-from evalsvc.prepare.code_store import CodeStore
+from prepare import code_store
+from prepare.code_store import CodeStore
 
 
 def name(number: int) -> str:

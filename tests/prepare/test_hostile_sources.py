@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from prepare.pairs import read_source
+from prepare.refusals import Refusal
+from prepare.tars import read_samples
 from training_pairs import TOKENIZER, picture, prepared, read_lines, read_shards, sample, write_folder, write_tar
 
 from evalsvc.config import Settings
 from evalsvc.data import images
 from evalsvc.errors import DataChanged, EvalsvcError, InvalidData
-from evalsvc.prepare.pairs import read_source
-from evalsvc.prepare.refusals import Refusal
-from evalsvc.prepare.tars import read_samples
 from evalsvc.spec.paths import Readable
 
 
@@ -295,7 +295,7 @@ def test_archives_are_not_unpacked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["pairs", "members that are left out"])
 def test_a_source_of_too_many(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are counted while they are read, since a tar of nothing but headers has two million in a gigabyte."""
-    monkeypatch.setattr("evalsvc.prepare.pairs.MAX_PAIRS", 3)
+    monkeypatch.setattr("prepare.pairs.MAX_PAIRS", 3)
     samples = [member for number in range(4) for member in sample(f"{number}", number)]
     links = [(header(f"{number}", tarfile.SYMTYPE, linkname="x"), b"") for number in range(4)]
     path = write_tar(tmp_path / "a.tar", samples if what == "pairs" else links)

@@ -14,7 +14,7 @@ SCRIPT = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 
-from evalsvc.prepare import code_store
+from prepare import code_store
 from training_pairs import prepared
 
 code_store.FILE_IMAGES = 6  # codes are written after six images, so that every attempt comes further

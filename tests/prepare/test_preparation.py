@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from prepare import encoding
+from prepare.preparation import prepare
 from training_pairs import (
     DECODER,
     LAYOUT,
@@ -33,8 +35,6 @@ from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.data.tokens import read_tokens
 from evalsvc.decoders import load_decoder
 from evalsvc.errors import DataChanged, InvalidData, InvalidRequest
-from evalsvc.prepare import encoding
-from evalsvc.prepare.preparation import prepare
 from evalsvc.spec.images import Fit
 from evalsvc.tasks.image_codes import to_signed
 
@@ -278,7 +278,7 @@ class TestRefused:
     def test_a_folder_of_something_else(self, source: Path, tmp_path: Path) -> None:
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "thesis.tex").write_text("years of work")
-        with pytest.raises(InvalidRequest, match="is not empty, and was not begun by evalsvc prepare"):
+        with pytest.raises(InvalidRequest, match=r"is not empty, and was not begun by prepare_data\.py"):
             prepared(source, tmp_path / "out")
         assert sorted(os.listdir(tmp_path / "out")) == [".lock", "thesis.tex"]
 
@@ -301,7 +301,7 @@ class TestRefused:
                 refusals.append(caught.value.message)
 
         prepare(request(source, tmp_path / "out"), SETTINGS, show)
-        assert "another evalsvc prepare writes to --output" in refusals[0]
+        assert "another prepare_data.py writes to --output" in refusals[0]
         prepared(source, tmp_path / "out")
 
     @pytest.mark.parametrize("outside", ["source", "tokenizer", "decoder"])
@@ -325,7 +325,7 @@ class TestRefused:
         def full(*_: object, **__: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("evalsvc.prepare.code_store.write_whole", full)
+        monkeypatch.setattr("prepare.code_store.write_whole", full)
         with pytest.raises(
             InvalidRequest, match=r"--output .*/out cannot be written: no space left on device; make room"
         ):

@@ -2,9 +2,9 @@ from array import array
 from dataclasses import replace
 
 import pytest
+from prepare.records import PairRecord, Records, Split
 
 from evalsvc.errors import InvalidRequest
-from evalsvc.prepare.records import PairRecord, Records, Split
 
 
 def test_held_out_images_stay_held_out_when_data_are_added() -> None:

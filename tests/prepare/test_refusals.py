@@ -1,7 +1,7 @@
 import pytest
+from prepare.refusals import Refusal, count_reasons
 
 from evalsvc.errors import InvalidData
-from evalsvc.prepare.refusals import Refusal, count_reasons
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 from typing import Any
 
 import pytest
+from prepare.sequence_form import sequence_form
 
 from evalsvc.errors import EvalsvcError, InvalidLayout
-from evalsvc.prepare.sequence_form import sequence_form
 from evalsvc.spec.layout import parse_layout
 
 PAPER: dict[str, Any] = {"preset": "image-then-special"}

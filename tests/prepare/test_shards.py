@@ -5,8 +5,7 @@ import tarfile
 from itertools import pairwise
 
 import pytest
-
-from evalsvc.prepare.shards import ShardFile, equal_parts, gzipped, manifest
+from prepare.shards import ShardFile, equal_parts, gzipped, manifest
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 100, 8_193])

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from prepare.preparation import Prepared, Request, prepare
 
 from evalsvc.config import Settings
 from evalsvc.miniature import ROOT
-from evalsvc.prepare.preparation import Prepared, Request, prepare
 from evalsvc.spec.layout import parse_layout
 
 LAYOUT = parse_layout(str(ROOT / "runs" / "layout.yaml"))

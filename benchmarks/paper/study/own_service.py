@@ -63,7 +63,7 @@ def _start(folder: Path, workers: Workers, log: Path) -> subprocess.Popen[bytes]
     log.unlink(missing_ok=True)
     options = ["--port", "0", "--data-dir", str(folder), "--devices", ",".join(["cpu"] * workers.count)]
     options += [] if workers.threads is None else ["--threads", str(workers.threads)]
-    command = [sys.executable, "-m", "evalsvc.cli", "serve", *options]
+    command = [sys.executable, "-P", "-m", "evalsvc.cli", "serve", *options]
     # The folder of assets would otherwise be the data folder's own, which is empty.
     return start_guarded(command, log, os.environ | {"EVALSVC_ASSETS": str(assets_folder())})
 

@@ -153,7 +153,7 @@ class Poster:
         if self.target.suites:
             body["suites"] = list(self.target.suites)
         headers = {"Content-Type": "application/json"}
-        if token := os.environ.get("EVALSVC_TOKEN"):
+        if token := os.environ.get("EVALSVC_TOKEN", "").strip():
             headers["Authorization"] = f"Bearer {token}"
         request = urllib.request.Request(self._address, json.dumps(body).encode(), headers)
         try:

@@ -56,7 +56,7 @@ class Recipe:
     layout: Path | None = None
     """Vocabulary layout. The model is widened to its rows [all rows are text; only without `data`]."""
     data: Path | None = None
-    """Captions with images: a folder of shards as `evalsvc prepare` writes them, JSONL or safetensors of pairs as the
+    """Captions with images: a folder of shards as `prepare_data.py` writes them, JSONL or safetensors of pairs as the
     task `loss` reads them, or safetensors of a pool, see `sequences.py` [only text: `replay` with the share 1]."""
     floor: Share = 0.03
     """Learning rate at the end of the cosine, as a share of the highest; 1: constant after the warm-up."""

@@ -2,7 +2,7 @@
 
 `data` is one of:
 
-- a folder of shards as `evalsvc prepare` writes them: `manifest.jsonl` and tar files of `json.gz` members;
+- a folder of shards as `prepare_data.py` writes them: `manifest.jsonl` and tar files of `json.gz` members;
 - JSONL or safetensors of pairs, see `evalsvc.data.tokens`;
 - safetensors of a *pool*, in which an image has several grids of codes (of crops or distortions) and several captions:
   `codes` [variants, images, codes of an image], `captions` [images, captions of an image, T] and `caption_lengths`

@@ -1,4 +1,4 @@
-"""Sequences in shards, as `evalsvc prepare` writes them for open_lm: a manifest and tar files of `json.gz` members."""
+"""Sequences in shards, as `prepare_data.py` writes them for open_lm: a manifest and tar files of `json.gz` members."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ def _read_manifest(path: Path) -> list[tuple[Path, int]]:
         lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
         shards = [(path.parent / f"{line['shard']}.tar", line["num_sequences"]) for line in lines]
     except OSError as error:
-        raise InvalidData(f"{path} cannot be read: {os_reason(error)}; give a folder of `evalsvc prepare`") from None
+        raise InvalidData(f"{path} cannot be read: {os_reason(error)}; give a folder of `prepare_data.py`") from None
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise InvalidData(f"{path} is no manifest of open_lm; give a folder of `evalsvc prepare`") from None
+        raise InvalidData(f"{path} is no manifest of open_lm; give a folder of `prepare_data.py`") from None
     names = [shard for shard, count in shards if shard.parent != path.parent or type(count) is not int or count < 1]
     if names or not shards:
-        raise InvalidData(f"{path} lists no shards, or wrong ones; give a folder of `evalsvc prepare`")
+        raise InvalidData(f"{path} lists no shards, or wrong ones; give a folder of `prepare_data.py`")
     return shards
 
 
@@ -90,7 +90,7 @@ def _require_layout(path: Path, layout: VocabularyLayout) -> None:
     try:
         prepared = json.loads(path.read_text())["settings"]["layout"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise InvalidData(f"{path} is no datasheet of `evalsvc prepare`; prepare the data again") from None
+        raise InvalidData(f"{path} is no datasheet of `prepare_data.py`; prepare the data again") from None
     if prepared != layout.digest:
         raise InvalidData(
             f"{path.parent} was prepared with the layout {str(prepared)[:12]}, the recipe's layout is "

@@ -86,8 +86,11 @@ def free_port() -> Iterator[int]:
 
 
 def test_every_checkpoint_and_average_is_posted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bodies are those that the service takes, and the layout is next to the checkpoints."""
-    monkeypatch.setenv("EVALSVC_TOKEN", "secret")
+    """Bodies are those that the service takes, and the layout is next to the checkpoints.
+
+    A token with the line break of its file ended the thread that posts.
+    """
+    monkeypatch.setenv("EVALSVC_TOKEN", "secret\n")
     service = Service()
     with service.running() as address:
         poster = train_and_post(tmp_path, address + "/", suites=("losses",))

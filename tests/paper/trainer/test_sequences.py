@@ -151,7 +151,7 @@ def test_a_pool_draws_variants_and_captions(tmp_path: Path) -> None:
 
 
 def write_shards(folder: Path, recipe: Recipe, sizes: tuple[int, ...], length: int = 24) -> None:
-    """Write the pairs as `evalsvc prepare` does, padded, with the pad written as open_lm's negative id."""
+    """Write the pairs as `prepare_data.py` does, padded, with the pad written as open_lm's negative id."""
     folder.mkdir()
     rows = iter(expected(recipe))
     manifest = []

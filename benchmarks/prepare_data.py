@@ -1,26 +1,38 @@
-"""`evalsvc prepare`: training data for open_lm, from images and captions."""
+"""Make training data for open_lm from images and captions; docs/how-to/prepare.md has examples.
+
+    python benchmarks/prepare_data.py SOURCE --decoder NAME --layout FILE --output FOLDER
+
+`prepare/preparation.py` has the two stages: images become codes, and captions and codes become sequences in shards.
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from evalsvc.assets import ASSETS
-from evalsvc.cli.options import Device, Threads
+from evalsvc.cli.lazy_group import PlainCommand
+from evalsvc.cli.options import WRONG_USE, Device, Threads, local_settings
 from evalsvc.cli.progress import show_bars
-from evalsvc.cli.terminal import say, warn
+from evalsvc.cli.terminal import complain, say, warn
 from evalsvc.cli.weights import read_layout
-from evalsvc.config import Settings
-from evalsvc.errors import InvalidRequest
+from evalsvc.config import guard_processes
+from evalsvc.errors import EvalsvcError, InvalidRequest
 from evalsvc.spec.images import Crop, Filter
 from evalsvc.spec.layout import VocabularyLayout, parse_layout
 
 if TYPE_CHECKING:
-    from evalsvc.prepare.preparation import Prepared
+    from prepare.preparation import Prepared
 
-commands = typer.Typer()
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 SHOWN_REASONS = 10
 """Most reasons that are printed; `prepare.json` has all of them."""
@@ -28,8 +40,9 @@ SHOWN_REASONS = 10
 Source = Annotated[
     Path,
     typer.Argument(
+        metavar="SOURCE",
         help="A folder of images with a .txt file each; captions as COCO annotations, .jsonl or .csv; a .tar file of "
-        "WebDataset, or a folder of such files."
+        "WebDataset, or a folder of such files.",
     ),
 ]
 Output = Annotated[Path, typer.Option("--output", help="Folder to write the shards to, or to go on in.")]
@@ -65,7 +78,7 @@ Codes = Annotated[
 ]
 
 
-@commands.command(name="prepare")
+@app.command(cls=PlainCommand)
 def prepare_data(
     source: Source,
     output: Output,
@@ -92,11 +105,11 @@ def prepare_data(
     open_lm reads with --data-key json.gz. After an interruption, the same command goes on. Captions and images that
     cannot be used are left out, with their reasons in refused.jsonl.
     """
-    settings = Settings.load(device=device, threads=threads)
+    settings = local_settings(device, threads)
     parsed = parse_layout(read_layout(layout))
     path = _tokenizer(tokenizer, parsed)
     # PyTorch takes seconds to import and is not on every machine; `--help` and a mistyped option need no PyTorch.
-    from evalsvc.prepare.preparation import Request, prepare
+    from prepare.preparation import Request, prepare
 
     request = Request(
         source=source,
@@ -160,3 +173,18 @@ def _summary(prepared: Prepared, output: Path) -> list[str]:
         f"  --dataset-manifest {output / 'manifest.jsonl'} --data-key json.gz "
         f"--target-mask-individual {open_lm.target_mask_individual}",
     ]
+
+
+def main() -> NoReturn:
+    """Run the program. Print errors of evalsvc as one line, and exit with code 2."""
+    guard_processes()
+    try:
+        app(prog_name="prepare_data.py")
+    except EvalsvcError as error:
+        complain(f"{error.message} [{error.code}]")
+        sys.exit(WRONG_USE)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

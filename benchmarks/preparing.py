@@ -1,10 +1,10 @@
-"""`evalsvc prepare` against its own image tokenizer: how much of the encoder's speed is left when files become codes.
+"""`prepare_data.py` against its own image tokenizer: how much of the encoder's speed is left when files become codes.
 
 One side encodes pixels that lie in memory, in the encoder's own batches. The other runs the first stage on image files:
 reading, hashing, decoding, cropping, encoding, and writing codes to an empty store. Sides take turns in one process.
 The second stage, which writes the shards, is timed alone.
 
-    python benchmarks/prepare.py [--quick] [--images FOLDER] [--device cuda]
+    python benchmarks/preparing.py [--quick] [--images FOLDER] [--device cuda]
 
 Without `--images`, photographs are drawn: noise of 640 x 480 pixels as JPEG, which takes longer to read than COCO's.
 `--count` is the number of images.
@@ -26,16 +26,16 @@ import numpy
 import torch
 from on_card.twins import build_movqgan
 from PIL import Image
+from prepare.code_store import CodeStore
+from prepare.encoding import encode_images
+from prepare.records import PairRecord
+from prepare.sequence_form import sequence_form
+from prepare.shards import ShardWriter
 from side_by_side import interleaved, machine, medians, print_last_line, ratios, seconds
 
 from evalsvc.data.images import ImageSource, read_images
 from evalsvc.decoders.config import REGISTERED
 from evalsvc.decoders.movqgan import MoVQGAN
-from evalsvc.prepare.code_store import CodeStore
-from evalsvc.prepare.encoding import encode_images
-from evalsvc.prepare.records import PairRecord
-from evalsvc.prepare.sequence_form import sequence_form
-from evalsvc.prepare.shards import ShardWriter
 from evalsvc.spec.layout import image_then_special
 from evalsvc.tasks.image_codes import ImageCoder, to_signed
 
@@ -133,7 +133,7 @@ def main() -> None:
         print(f"  second stage: {rate:,.0f} sequences a second, one process")
         share = ratios(times, STAGE)[ENCODER]
         each = {side: count / value for side, value in medians(times).items()}
-        print_last_line("prepare", {STAGE: share}, images_per_second=each, sequences_per_second=rate)
+        print_last_line("preparing", {STAGE: share}, images_per_second=each, sequences_per_second=rate)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from evalsvc import __version__
-from evalsvc.prepare.encoding import EncodedImages
-from evalsvc.prepare.pairs import PairData
-from evalsvc.prepare.records import Records
-from evalsvc.prepare.refusals import Refusal, count_reasons
-from evalsvc.prepare.sequence_form import SequenceForm
-from evalsvc.prepare.shards import ShardFile
+from prepare.encoding import EncodedImages
+from prepare.pairs import PairData
+from prepare.records import Records
+from prepare.refusals import Refusal, count_reasons
+from prepare.sequence_form import SequenceForm
+from prepare.shards import ShardFile
 
 FORMAT = 1
 """Version of the datasheet."""

@@ -23,7 +23,7 @@ from pydantic import JsonValue
 
 from evalsvc.errors import InvalidRequest, os_reason
 from evalsvc.files.atomic import PARTIAL, write_whole
-from evalsvc.prepare.shards import SHARD_FILE, ShardFile
+from prepare.shards import SHARD_FILE, ShardFile
 
 DATASHEET = "prepare.json"
 SETTINGS = "settings.json"
@@ -88,7 +88,7 @@ class OutputFolder:
             others = [name for name in os.listdir(self.path) if not name.startswith((LOCK, SETTINGS))]
             if others:
                 raise InvalidRequest(
-                    f"--output {self.path} is not empty, and was not begun by evalsvc prepare; name another folder"
+                    f"--output {self.path} is not empty, and was not begun by prepare_data.py; name another folder"
                 )
             self.write(SETTINGS, (json.dumps(settings, indent=2) + "\n").encode())
         elif changed := [key for key in sorted({*before, *settings}) if before.get(key) != settings.get(key)]:
@@ -152,7 +152,7 @@ def _acquire(lock: int, path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise InvalidRequest(
-            f"another evalsvc prepare writes to --output {path}; wait for its end, or name another folder"
+            f"another prepare_data.py writes to --output {path}; wait for its end, or name another folder"
         ) from None
 
 

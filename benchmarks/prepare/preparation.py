@@ -22,21 +22,21 @@ from evalsvc.config import Settings
 from evalsvc.data.tokenizer import TextTokenizer, read_tokenizer
 from evalsvc.errors import InvalidData, InvalidRequest
 from evalsvc.precision import use_full_float32
-from evalsvc.prepare.caption_texts import CaptionEncoder
-from evalsvc.prepare.code_store import CodeStore
-from evalsvc.prepare.datasheet import Contents, Datasheet, make_datasheet
-from evalsvc.prepare.encoding import EncodedImages, Show, encode_images
-from evalsvc.prepare.output import CODES, OutputFolder, locked_output, writing
-from evalsvc.prepare.pairs import read_source
-from evalsvc.prepare.records import PairRecord, Records, Split, arrange
-from evalsvc.prepare.sequence_form import SequenceForm, sequence_form
-from evalsvc.prepare.shards import MANIFEST, SHARD_NAME, ShardFile, ShardWriter, equal_parts, manifest
 from evalsvc.spec.images import Crop, Filter
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.paths import Readable
 from evalsvc.spec.protocol import digest
 from evalsvc.tasks.image_codes import ImageCoder
 from evalsvc.worker.decoders import find_decoder
+from prepare.caption_texts import CaptionEncoder
+from prepare.code_store import CodeStore
+from prepare.datasheet import Contents, Datasheet, make_datasheet
+from prepare.encoding import EncodedImages, Show, encode_images
+from prepare.output import CODES, OutputFolder, locked_output, writing
+from prepare.pairs import read_source
+from prepare.records import PairRecord, Records, Split, arrange
+from prepare.sequence_form import SequenceForm, sequence_form
+from prepare.shards import MANIFEST, SHARD_NAME, ShardFile, ShardWriter, equal_parts, manifest
 
 HELD_OUT, HELD_OUT_CAPTIONS, REFUSED = "held_out.jsonl", "held_out_captions.jsonl", "refused.jsonl"
 

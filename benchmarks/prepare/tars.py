@@ -25,9 +25,9 @@ from evalsvc.data.files import check_text
 from evalsvc.data.images import MAX_STORED_BYTES, SUFFIXES, ImageSource, StoredImage, stored_image
 from evalsvc.errors import DataChanged, InvalidData
 from evalsvc.files.opened import Allow, OpenFile, open_file
-from evalsvc.prepare.caption_texts import MAX_CAPTION_BYTES, caption_of
-from evalsvc.prepare.refusals import Refusal
 from evalsvc.spec.images import Fit
+from prepare.caption_texts import MAX_CAPTION_BYTES, caption_of
+from prepare.refusals import Refusal
 
 BLOCK = tarfile.BLOCKSIZE
 

@@ -14,11 +14,11 @@ from functools import cached_property
 
 from evalsvc.data.images import ImageSource
 from evalsvc.errors import InvalidRequest
-from evalsvc.prepare.caption_texts import CaptionEncoder
-from evalsvc.prepare.code_store import CodeStore
-from evalsvc.prepare.encoding import EncodedImages
-from evalsvc.prepare.pairs import PairData
-from evalsvc.prepare.refusals import Refusal
+from prepare.caption_texts import CaptionEncoder
+from prepare.code_store import CodeStore
+from prepare.encoding import EncodedImages
+from prepare.pairs import PairData
+from prepare.refusals import Refusal
 
 KEY_LENGTH = 32
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from evalsvc.data.images import THREADS, ImageSource, loaded_ahead
 from evalsvc.errors import InvalidData, OutOfMemory
-from evalsvc.prepare.code_store import CodeStore
-from evalsvc.prepare.refusals import Refusal
 from evalsvc.sampling.memory import is_out_of_memory
 from evalsvc.spec.images import Fit
 from evalsvc.tasks.image_codes import ImageCoder, to_signed
+from prepare.code_store import CodeStore
+from prepare.refusals import Refusal
 
 Show = Callable[[str, int, int | None, str], None]
 """Function that shows a stage's name, the units that are done, all units, and the unit."""

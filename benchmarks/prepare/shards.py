@@ -18,9 +18,9 @@ from io import BytesIO
 from pathlib import Path
 
 from evalsvc.files.atomic import write_whole
-from evalsvc.prepare.code_store import CodeStore
-from evalsvc.prepare.records import PairRecord
-from evalsvc.prepare.sequence_form import SequenceForm
+from prepare.code_store import CodeStore
+from prepare.records import PairRecord
+from prepare.sequence_form import SequenceForm
 
 GZIP_HEADER = bytes([0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 0xFF])
 """Magic number, deflate, no flags, time 0, no extra flags, unknown system."""

@@ -21,9 +21,9 @@ from evalsvc.data.files import read_bytes
 from evalsvc.data.images import ImageSource, read_images
 from evalsvc.errors import InvalidData, InvalidRequest
 from evalsvc.files.opened import Allow, open_file, opened_folder
-from evalsvc.prepare.caption_texts import MAX_CAPTION_BYTES, caption_of, problem_of
-from evalsvc.prepare.refusals import Refusal
-from evalsvc.prepare.tars import Sample, TarImages, read_samples
+from prepare.caption_texts import MAX_CAPTION_BYTES, caption_of, problem_of
+from prepare.refusals import Refusal
+from prepare.tars import Sample, TarImages, read_samples
 
 MAX_CAPTION_FILE = 1 << 30
 """Largest number of bytes of a file of captions, which is parsed as a whole."""
