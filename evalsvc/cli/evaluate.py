@@ -5,21 +5,28 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from evalsvc.checkpoints.reference import CheckpointRef
-from evalsvc.cli.options import FAILED, WRONG_USE, Device, Layout, Model, Suites, Threads, require_folders
+from evalsvc.cli.options import (
+    FAILED,
+    WRONG_USE,
+    Device,
+    Layout,
+    Model,
+    Suites,
+    Threads,
+    local_settings,
+    require_folders,
+)
 from evalsvc.cli.progress import print_interim, show_bars
-from evalsvc.cli.tables import print_metrics, print_warnings
-from evalsvc.cli.terminal import complain, say, warn
+from evalsvc.cli.tables import print_errors, print_metrics, print_warnings
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
-from evalsvc.compare.source import read_file
 from evalsvc.config import Settings
-from evalsvc.errors import InvalidRequest, UnknownName, is_untried
+from evalsvc.errors import InvalidRequest, is_untried
 from evalsvc.spec.documents import ResultFile
 from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.suite import find_suite
@@ -33,13 +40,6 @@ Base = Annotated[
 BaseModel = Annotated[str | None, typer.Option(help="Model of the base.", show_default="from the folder of the base")]
 BaseLayout = Annotated[
     str | None, typer.Option(help="Vocabulary layout of the base.", show_default="that of the checkpoint")
-]
-Reuse = Annotated[
-    Path | None,
-    typer.Option(
-        help="Result of an earlier run, whose values are kept for tasks with unchanged data, parameters and weights.",
-        show_default="measure everything",
-    ),
 ]
 Output = Annotated[
     Path | None, typer.Option(help="File to write the result to, as JSON; artifacts go into a folder of the same name.")
@@ -58,7 +58,6 @@ def run_here(
     base_model: BaseModel = None,
     base_layout: BaseLayout = None,
     output: Output = None,
-    reuse: Reuse = None,
     suites: Suites = None,
     device: Device = None,
     threads: Threads = None,
@@ -71,45 +70,32 @@ def run_here(
     require_folders({"--output": output})
     if base is None and (option := "--base-model" if base_model else "--base-layout" if base_layout else None):
         raise InvalidRequest(f"{option} is given without --base; name the weights of the base by --base")
-    settings = Settings.load(suites=suites, device=device, threads=threads)
+    settings = local_settings(device, threads, suites)
     checkpoint_layout = inline_layout(layout)
     base_reference = None
     if base is not None:
         layout_of_base = checkpoint_layout if base_layout is None else inline_layout(base_layout, "--base-layout")
         base_reference = checkpoint_reference(base, inline_model(base_model, "--base-model"), layout_of_base, settings)
     reference = checkpoint_reference(checkpoint, inline_model(model), checkpoint_layout, settings, base_reference)
-    result = _write_result(_run_suite(settings, suite, reference, base_reference, reuse), output)
+    result = _write_result(_run_suite(settings, suite, reference, base_reference), output)
     print_metrics(result.metrics, result.protocols)
     for warnings in result.warnings.values():
         print_warnings(warnings)
-    for task, error in result.errors.items():
-        complain(f"{task}: {error.message} [{error.code}]")
+    print_errors(result.errors)
     if result.errors:
         untried = all(is_untried(error.code) for error in result.errors.values())
         raise typer.Exit(WRONG_USE if untried else FAILED)
 
 
 def _run_suite(
-    settings: Settings, suite_name: str, checkpoint: CheckpointRef, base: CheckpointRef | None, reuse: Path | None
+    settings: Settings, suite_name: str, checkpoint: CheckpointRef, base: CheckpointRef | None
 ) -> ResultFile:
     suite = find_suite(suite_name, settings.suites_path)
-    document = None if reuse is None else _read_earlier(reuse)
     # PyTorch takes seconds to import and is not on every machine; `--help` and a mistyped option need no PyTorch.
     from evalsvc.worker.local import run_suite
-    from evalsvc.worker.reuse import Earlier
 
-    earlier = None if document is None else Earlier(document, str(reuse), partial(say, err=True))
     with show_bars() as bars:
-        return run_suite(suite, checkpoint, bars.show, base, print_interim, settings=settings, earlier=earlier)
-
-
-def _read_earlier(path: Path) -> ResultFile | None:
-    """Read the result that `--reuse` names; return None if the file does not exist yet, as in the first CI build."""
-    try:
-        return read_file(path, ResultFile)
-    except UnknownName:
-        warn(f"--reuse {path}: the file does not exist; every task is measured")
-        return None
+        return run_suite(suite, checkpoint, bars.show, base, print_interim, settings=settings)
 
 
 def _write_result(result: ResultFile, output: Path | None) -> ResultFile:
@@ -117,8 +103,6 @@ def _write_result(result: ResultFile, output: Path | None) -> ResultFile:
     artifacts = {
         task: [
             _write_artifact(artifact, None if output is None else output.with_suffix("") / task)
-            if "content" in artifact
-            else artifact  # from a task whose values were reused
             for artifact in artifacts_of_task
         ]
         for task, artifacts_of_task in result.artifacts.items()

@@ -13,8 +13,9 @@ from evalsvc.messages import MergeResult, PlanResult, ShardDocument, ShardReques
 from evalsvc.spec.documents.results import Error, ResultCheckpoint, ResultFile, ResultSuite, TaskMetric, TaskWarning
 from evalsvc.spec.looks import stop_note
 from evalsvc.spec.suite import Suite, TaskSpec
-from evalsvc.worker.reuse import Earlier, Inputs, task_inputs, with_digest, with_origins
 from evalsvc.worker.shard import run_shard
+
+PLANNING = "is being planned: the checkpoint is opened and the data are read"
 
 
 @dataclass(frozen=True)
@@ -36,41 +37,27 @@ class TaskLook:
 def run_suite(
     suite: Suite,
     checkpoint: CheckpointRef,
-    report: Callable[[str, int, int, str], None],
+    report: Callable[[str, int, int | None, str], None],
     base: CheckpointRef | None = None,
     interim: Callable[[TaskLook], None] | None = None,
     *,
     settings: Settings | None = None,
-    earlier: Earlier | None = None,
 ) -> ResultFile:
     """Evaluate a checkpoint in this process, without a service, compared with `base` if it is given.
 
-    `report` gets the task's name, the units done, the total units, and the name of the unit; `interim` gets results of
-    a task before its end. A task that fails is an entry of `errors`. See `result_document` for the result. If
-    `settings` is None, they are read from the environment. Values of `earlier` whose inputs are unchanged are reused.
+    `report` gets the task's name, the units done, the total units, and the name of the unit; while a task is planned,
+    None as the total, and PLANNING. `interim` gets results of a task before its end. A task that fails is an entry of
+    `errors`. See `result_document` for the result. If `settings` is None, they are read from the environment.
     """
     settings = settings or Settings.load()
-    if earlier is not None:
-        checkpoint = with_digest(checkpoint, settings)
-        base = None if base is None else with_digest(base, settings)
     ends: list[TaskLook] = []
-    inputs: dict[str, Inputs] = {}
-    reused = set()
     for task in suite.tasks:
-        planned = _plan(task, checkpoint, settings, base)
-        if earlier is not None:
-            inputs[task.name] = task_inputs(task, planned, checkpoint, base, settings)
-            if earlier.holds(task.name, inputs[task.name]):
-                reused.add(task.name)
-                continue
-        for look in _walk_planned(planned, task, checkpoint, settings, report, base, between=interim is not None):
+        for look in walk_task(task, checkpoint, settings, report, base, between=interim is not None):
             if look.last:
                 ends.append(look)
             elif interim is not None:
                 interim(look)
-        if earlier is None:  # the weights are loaded by now, so their digest is known
-            inputs[task.name] = task_inputs(task, planned, checkpoint, base, settings)
-    return with_origins(result_document(suite, checkpoint, ends), suite, inputs, earlier, reused)
+    return result_document(suite, checkpoint, ends)
 
 
 def result_document(suite: Suite, checkpoint: CheckpointRef, looks: Sequence[TaskLook]) -> ResultFile:
@@ -109,7 +96,7 @@ def walk_task(
     task: TaskSpec,
     checkpoint: CheckpointRef,
     settings: Settings,
-    report: Callable[[str, int, int, str], None],
+    report: Callable[[str, int, int | None, str], None],
     base: CheckpointRef | None = None,
     *,
     between: bool,
@@ -118,24 +105,8 @@ def walk_task(
 
     The caller may stop iterating early: a shard runs only when the next result is requested.
     """
-    planned = _plan(task, checkpoint, settings, base)
-    yield from _walk_planned(planned, task, checkpoint, settings, report, base, between=between)
-
-
-def _plan(task: TaskSpec, checkpoint: CheckpointRef, settings: Settings, base: CheckpointRef | None) -> ShardResult:
-    return run_shard(ShardRequest(task, "plan", checkpoint, base=base), lambda done: None, settings)
-
-
-def _walk_planned(
-    planned: ShardResult,
-    task: TaskSpec,
-    checkpoint: CheckpointRef,
-    settings: Settings,
-    report: Callable[[str, int, int, str], None],
-    base: CheckpointRef | None,
-    *,
-    between: bool,
-) -> Iterator[TaskLook]:
+    report(task.name, 0, None, PLANNING)
+    planned = run_shard(ShardRequest(task, "plan", checkpoint, base=base), lambda done: None, settings)
     if isinstance(planned.output, PlanResult):
         yield from _Walk(task, checkpoint, settings, base, planned.output, report).looks(between)
     else:
@@ -151,7 +122,7 @@ class _Walk:
     settings: Settings
     base: CheckpointRef | None
     plan: PlanResult
-    report: Callable[[str, int, int, str], None]
+    report: Callable[[str, int, int | None, str], None]
     outputs: list[KeptOutput] = field(default_factory=list)
     provenance: list[Mapping[str, Any]] = field(default_factory=list)
     done: int = 0
@@ -159,6 +130,7 @@ class _Walk:
 
     def looks(self, between: bool) -> Iterator[TaskLook]:
         planned, until = dict(self.plan.looks), self.plan.until
+        self.report(self.task.name, 0, self.plan.total, self.plan.unit)
         sample = max(planned.values(), default=self.plan.total)
         for shard in self.plan.shards:
             result = self._run(shard)

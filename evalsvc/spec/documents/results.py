@@ -136,18 +136,6 @@ class ResultDocument(Document):
     """Device, versions, host and seconds, by task."""
 
 
-class TaskOrigin(Document):
-    """Inputs of a task, by which `--reuse` recognises values that need not be measured again."""
-
-    inputs: Annotated[dict[str, str], Example({"checkpoint": "9f2c…", "layout": "4c1a…", "plan": "77b0…"})]
-    """Digests of weights, model, layout, parameters, data and inputs that the task adds, and the version of evalsvc, by
-    name."""
-    content: Digest
-    """Digest of the task's metrics, protocols, results per item and warnings."""
-    reused_from: Annotated[str | None, Example(None)] = None
-    """Path of the result file that the values were copied from; null if this run measured the values."""
-
-
 class ResultFile(ResultDocument):
     """The file that `evalsvc run --output` writes."""
 
@@ -155,8 +143,6 @@ class ResultFile(ResultDocument):
     suite: ResultSuite
     artifacts: Annotated[dict[str, list[dict[str, object]]], Example({"pairs": []})]
     """Files for people to look at, by task, each with its path next to the result file."""
-    origins: Annotated[dict[str, TaskOrigin], Example({})] = field(default_factory=dict)
-    """Inputs of each task, by task; `--reuse` measures a task without an origin again."""
 
 
 class StoredCheckpoint(ResultCheckpoint):
