@@ -5,7 +5,7 @@ ARG BASE_IMAGE=docker.io/library/python:3.12-slim-trixie
 FROM ${BASE_IMAGE} AS build
 # PostgreSQL; charts of the pages; and stores of remote checkpoints: the service looks at a checkpoint when it is posted.
 ARG EXTRAS=postgresql,dashboard,s3,gs,hf
-RUN python3 -m venv /opt/tools && python3 -m venv --without-pip /opt/evalsvc
+RUN python3 -P -m venv /opt/tools && python3 -P -m venv --without-pip /opt/evalsvc
 WORKDIR /src
 # The dependencies first and alone: a change to the code does not install them again.
 COPY pyproject.toml README.md LICENSE ./
@@ -46,6 +46,6 @@ WORKDIR /data
 EXPOSE 8321
 # Of the service; whoever runs another command of this image gives it another check, or none.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8321, timeout=4); c.request('GET', '/healthz'); raise SystemExit(c.getresponse().status != 200)"]
+    CMD ["python", "-P", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8321, timeout=4); c.request('GET', '/healthz'); raise SystemExit(c.getresponse().status != 200)"]
 ENTRYPOINT ["evalsvc"]
 CMD ["serve"]

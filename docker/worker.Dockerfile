@@ -8,7 +8,7 @@ ARG BASE_IMAGE=docker.io/library/python:3.12-slim-trixie
 FROM ${BASE_IMAGE} AS build
 ARG EXTRAS=worker,features,reference,s3,gs,hf
 ARG TORCH_INDEX=
-RUN python3 -m venv /opt/evalsvc
+RUN python3 -P -m venv /opt/evalsvc
 WORKDIR /src
 # The dependencies first and alone: a change to the code does not install them again.
 COPY pyproject.toml README.md LICENSE ./

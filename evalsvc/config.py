@@ -133,6 +133,12 @@ class Settings:
         120.0, "Seconds without a heartbeat after which the shard of a worker is rerun on another worker", least=1.0
     )
     shard_deadline: float = _number(7200.0, "Seconds after which a running shard is stopped and retried", least=1.0)
+    plan_deadline: float = _number(
+        600.0,
+        "Seconds without progress after which planning a task is stopped, and not retried: a template or a tokenizer "
+        "that a suite names may never end",
+        least=1.0,
+    )
     max_attempts: int = _number(
         3, "Attempts of a shard that kills its worker, exceeds its deadline, or fails with a transient error", least=1
     )
@@ -354,8 +360,18 @@ def shown_url(url: str) -> str:
         return "set, and not shown: it has an @ behind a ?"
     # Split at the last @: a password may hold an unescaped @.
     who, at, where = place.rpartition("@")
+    if not at and not scheme.startswith("sqlite") and re.search(r":(?!\d+(/|$))", place):
+        return "set, and not shown: it has no @ behind a password"
     user, colon, _ = who.partition(":")
     return f"{scheme}://{user}{':***' if colon else ''}{at}{where}"
+
+
+def guard_processes() -> None:
+    """Have processes import nothing from the current folder, and libraries in Rust log no backtraces.
+
+    This holds for this process and for all processes that it starts, those that libraries start too.
+    """
+    os.environ |= {"PYTHONSAFEPATH": "1", "RUST_BACKTRACE": "0"}
 
 
 def drop_secrets() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -19,6 +20,9 @@ NAME = "evalsvc"
 """Name of the distribution."""
 
 PACKAGE = Path(__file__).parent
+
+PYTHON = (sys.executable, "-P")
+"""Command of a Python process. `-P` imports nothing from the current folder, which may have files of strangers."""
 
 
 @dataclass(frozen=True)

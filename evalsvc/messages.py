@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from pydantic import JsonValue
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.files.artifacts import Artifact, KeptArtifact
+from evalsvc.files.codec import Codec, Unreadable
 from evalsvc.files.outputs import KeptOutput, OutputFile
 from evalsvc.spec.looks import Until
 from evalsvc.spec.suite import TaskSpec
@@ -124,3 +125,31 @@ class ShardResult:
     kept: Mapping[str, bytes] = field(default_factory=dict)
     """New files for later evaluations, by name, from a worker that cannot write to the data folder; see `files.kept`.
     """
+
+
+_RESULT: Codec[ShardResult] = Codec(ShardResult)
+_OUTPUTS: Mapping[Stage, Codec[Any]] = {
+    "plan": Codec(PlanResult),
+    "look": Codec(LookResult),
+    "merge": Codec(MergeResult),
+}
+"""Codecs of a worker's outputs; the output of `run` is bytes."""
+
+
+def pack_result(stage: Stage, result: ShardResult) -> bytes:
+    """Return the message of a worker as plain data, because the service loads no pickle of a worker."""
+    if result.output is not None and stage in _OUTPUTS:
+        result = replace(result, output=_OUTPUTS[stage].pack(result.output))
+    return _RESULT.pack(result)
+
+
+def unpack_result(request: ShardRequest, content: bytes) -> ShardResult:
+    """Return the message that `pack_result` was given. Raises Unreadable for anything but an answer to the request."""
+    result, codec = _RESULT.unpack(content), _OUTPUTS.get(request.stage)
+    if not isinstance(result.output, bytes | None):
+        raise Unreadable(f"the output of {request.stage} is not packed")
+    if result.output is None and result.error is None and not result.lost:
+        raise Unreadable("neither an output nor an error")
+    if any(file not in request.outputs for file in result.lost):
+        raise Unreadable("an output is lost that the request does not have")
+    return result if codec is None or result.output is None else replace(result, output=codec.unpack(result.output))

@@ -202,6 +202,21 @@ def test_an_evaluation_that_fails_is_the_end(tmp_path: Path, child_process: None
     assert [arguments[0] for arguments in calls(tmp_path)] == ["run", "run"] + ["gate"] * (code < 2)
 
 
+@pytest.mark.parametrize("inputs", [{"baseline": "mine@3"}, {"checkpoint": "a.pt"}])
+def test_a_command_that_cannot_begin_says_so_in_the_summary_and_as_an_annotation(
+    tmp_path: Path, child_process: None, inputs: dict[str, str]
+) -> None:
+    """A wrong token left an empty summary and no annotation: the message was in the log alone."""
+    (tmp_path / "bin").mkdir()
+    said = "error: the token is unknown%0A::add-mask::a [unauthorized]"
+    write_program(tmp_path / "bin" / "evalsvc", f"#!/bin/sh\necho '::add-mask::b' >&2; echo '{said}' >&2; exit 2\n")
+    done = act(tmp_path, tmp_path / "bin")(candidate="mine@4", **inputs)
+    assert (done.code, done.commands) == (2, ["stop-commands", "error"])
+    assert done.summary.splitlines()[0].startswith("### evalsvc")
+    assert f"    {said}" in done.summary.splitlines()
+    assert "::error title=evalsvc::the token is unknown%250A::add-mask::a [unauthorized]\n" in done.log
+
+
 SUITE = f"tasks: [{{kind: loss, name: captions, data: {MINIATURE / 'heldout_pairs.jsonl'}}}]"
 
 
@@ -242,10 +257,23 @@ def test_a_service_is_asked(tmp_path: Path, programs: Path, service: tuple[str, 
     (tmp_path / "a.pt").write_bytes(b"weights")
     run = act(tmp_path, programs)
     for step in (3, 4):
-        done = run(candidate=f"mine@{step}", checkpoint="a.pt", suite="captions", service=url)
+        layout = str(MINIATURE / "runs" / "layout.yaml")
+        done = run(candidate=f"mine@{step}", checkpoint="a.pt", suite="captions", layout=layout, service=url)
         assert done.code == 0, done.log
     done = run(candidate="mine@4", baseline="mine@3", suite="captions", service=url)
     assert done.outputs["exit-code"] == str(done.code)
     assert done.summary.startswith("### Gate: ")
     done = run(candidate="mine@4", baseline="mine@99", service=url)
     assert (done.code, done.outputs["exit-code"]) == (3, "3"), done.log
+
+
+def test_no_file_of_the_checkout_is_imported(tmp_path: Path, programs: Path, child_process: None) -> None:
+    """A `secrets.py` in a pull request ran in the steps that hold the token of the service."""
+    marker = tmp_path / "marker"
+    for name in ("secrets", "json", "hashlib", "pickle", "random", "pip"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
+    run = act(tmp_path, programs)
+    done = run(checkpoint="a.pt", suite="captions", baseline="b.json", token="s3cret")
+    assert "no such file" in done.log
+    assert done.commands == ["stop-commands", "error"]
+    assert not marker.exists(), done.log

@@ -235,6 +235,10 @@ def test_a_folder_in_the_place_of_a_secret_is_refused(tmp_path: Path) -> None:
         ("sqlite:////data/evalsvc.db", "sqlite:////data/evalsvc.db"),
         ("postgres//me:secret@h/d", "set, and not shown: it is no URL"),
         ("postgresql://me:sec?ret@h/d", "set, and not shown: it has an @ behind a ?"),
+        ("postgresql://h:5432/d", "postgresql://h:5432/d"),
+        ("postgresql://me:sec#ret", "set, and not shown: it has no @ behind a password"),
+        ("postgresql://me:123#ret/d", "set, and not shown: it has no @ behind a password"),
+        ("sqlite:////data/a:b.db", "sqlite:////data/a:b.db"),
     ],
 )
 def test_addresses_of_databases_are_shown_without_what_lets_in(url: str, shown: str) -> None:

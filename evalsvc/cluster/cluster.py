@@ -30,7 +30,7 @@ from evalsvc.cluster.nanny import (
     nanny_options,
 )
 from evalsvc.cluster.outcomes import SILENT, Deaths, Outcome, outcome_of
-from evalsvc.cluster.private import KnownWorker, connection, known_workers, own_client
+from evalsvc.cluster.private import KnownWorker, call_on, connection, known_workers, own_client, remote_client
 from evalsvc.cluster.questions import QUESTION_TOPIC, Answering
 from evalsvc.cluster.settings import NO_DASHBOARD, WIDGETS_ONLY, configure, private_folder, security_of
 from evalsvc.cluster.unreachable import explain_scheduler
@@ -61,8 +61,8 @@ SCHEDULER_TOPIC = "scheduler"
 """Dask's own topic, which reports workers that were silent for too long."""
 
 
-class SchedulerEvent(TypedDict, total=False):
-    """A message of SCHEDULER_TOPIC. Other keys depend on the action."""
+class SchedulerEvent(TypedDict):
+    """A message of SCHEDULER_TOPIC about workers."""
 
     action: str
     workers: Sequence[str]
@@ -123,9 +123,7 @@ class Cluster:
         if self._settings.scheduler:
             security = security_of(self._settings)
             try:
-                self._client = Client(
-                    self._settings.scheduler, security=security, timeout=CONNECT_TIMEOUT, set_as_default=False
-                )
+                self._client = remote_client(self._settings.scheduler, security, CONNECT_TIMEOUT)
             except Exception as error:  # Dask raises many kinds of errors
                 scheduler = self._settings.scheduler
                 raise ServiceUnreachable(
@@ -135,11 +133,23 @@ class Cluster:
             self._cluster = _local_cluster(self._settings)
             self._client = own_client(self._cluster)
         self._connection = connection(self._client)
-        self._client.subscribe_topic(PROGRESS_TOPIC, self._progress)
-        self._client.subscribe_topic(DEATH_TOPIC, self._death)
-        self._client.subscribe_topic(SCHEDULER_TOPIC, self._silence)
+        self._subscribe(PROGRESS_TOPIC, {"key": str, "done": int, "worker": str}, self._progress)
+        self._subscribe(DEATH_TOPIC, {"worker": str, "cause": str}, self._death)
+        self._subscribe(SCHEDULER_TOPIC, {"action": str, "workers": Sequence}, self._silence)
         self._answering = Answering(self._client, ServedFiles(self._settings.data_path))
-        self._client.subscribe_topic(QUESTION_TOPIC, self._question)
+        self._subscribe(QUESTION_TOPIC, {"key": str, "number": str, "worker": str, "place": str}, self._question)
+
+    def _subscribe(self, topic: str, fields: Mapping[str, type], handle: Callable[[Any], None]) -> None:
+        """Call `handle` with each message of a topic; ignore messages without these fields, which no code of evalsvc
+        sends."""
+
+        def on_event(event: tuple[float, object]) -> None:
+            _time, message = event
+            if isinstance(message, dict) and all(isinstance(message.get(name), kind) for name, kind in fields.items()):
+                handle(message)
+
+        assert self._client is not None
+        self._client.subscribe_topic(topic, on_event)
 
     def close(self) -> None:
         client, cluster, answering = self._client, self._cluster, self._answering
@@ -204,7 +214,8 @@ class Cluster:
         return self._sent.get(key)
 
     def submit(self, key: str, target: str, request: object, worker: str | None = None) -> None:
-        """Run `target` (`module:function`) with `request` on the worker at an address, or on any worker.
+        """Run `target` (`module:function`), which returns bytes, with `request` on the worker at an address, or on any
+        worker.
 
         `key` must be new for every call. The outcome is `lost` if the worker is gone, or drains, before the call
         begins.
@@ -255,7 +266,7 @@ class Cluster:
         process."""
         address = self._sent.get(key) or self._places.get(key)
         if address is not None and self._client is not None:
-            self._client.run(kill_worker, workers=[address], nanny=True, on_error="return")
+            call_on(self._client, address, kill_worker, nanny=True)
 
     def _known_workers(self) -> Mapping[str, KnownWorker] | None:
         """Return all workers that the scheduler knows; None if the scheduler does not answer."""
@@ -310,25 +321,23 @@ class Cluster:
         else:
             self._deaths.report(address, outcome, begun=outcome.key in self._places)
 
-    def _death(self, event: tuple[float, Mapping[str, str]]) -> None:
-        _time, message = event
+    def _death(self, message: Mapping[str, str]) -> None:
         self._deaths.explain(message["worker"], message["cause"])
 
-    def _silence(self, event: tuple[float, SchedulerEvent]) -> None:
-        _time, message = event
-        if message.get("action") == "worker-ttl-timed-out":
+    def _silence(self, message: SchedulerEvent) -> None:
+        if message["action"] == "worker-ttl-timed-out":
             for address in message["workers"]:
-                self._deaths.explain(address, SILENT.format(ttl=self._settings.worker_ttl))
+                self._deaths.explain(str(address), SILENT.format(ttl=self._settings.worker_ttl))
 
-    def _progress(self, event: tuple[float, Progress]) -> None:
-        _time, message = event
+    def _progress(self, message: Progress) -> None:
         if (key := self._own(message["key"])) is not None:
             self._places[key] = message["worker"]
             self._on_progress(key, message["done"])
 
-    def _question(self, event: tuple[float, dict[str, Any]]) -> None:
-        _time, message = event
-        if self._own(message["key"]) is not None and self._answering is not None:
+    def _question(self, message: Mapping[str, Any]) -> None:
+        key = self._own(message["key"])
+        # The scheduler waits half a minute for an address that does not answer, and other questions wait with it.
+        if key in self._futures and self._sent.get(key, message["worker"]) == message["worker"] and self._answering:
             self._answering.answer(message)
 
     def _own(self, name: str) -> str | None:

@@ -7,18 +7,17 @@ import functools
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
-from evalsvc.installation import missing_package
+from evalsvc.installation import PYTHON, missing_package
 
 DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
 
-CHOICES = "all, cpu, or cards such as cuda:0,cuda:1"
+DEVICES, CHOICES = "--devices (EVALSVC_DEVICES)", "all, cpu, or cards such as cuda:0,cuda:1"
 
 PROC_CARDS = Path("/proc/driver/nvidia/gpus")
 """Folder with one subfolder per card. Missing on WSL2, on Jetson, and in some containers."""
@@ -42,27 +41,29 @@ def device_list(devices: str) -> list[str]:
     return [f"cuda:{index}" for index in range(len(_visible_cards()))] or ["cpu"]
 
 
-def check_devices(devices: Sequence[str]) -> None:
-    """Check that workers can use these devices. For cards, torch is asked in a process of its own, which takes seconds.
+def check_devices(devices: Sequence[str], option: str = DEVICES, choices: str = CHOICES) -> None:
+    """Check that this machine has these devices. For cards, torch is asked in another process, which takes seconds.
+
+    Errors name the `option` or variable that the user gave, and its `choices` in words.
 
     Raises:
         InvalidRequest: a name is not a device, or this machine or its torch lacks the device.
         MissingPackage: a card is named and torch is not installed.
     """
     if not devices:
-        raise InvalidRequest(f"--devices (EVALSVC_DEVICES) names no device; use {CHOICES}")
+        raise InvalidRequest(f"{option} names no device; use {choices}")
     for device in devices:
         if not DEVICE.fullmatch(device):
-            raise InvalidRequest(f"--devices (EVALSVC_DEVICES) names {device!r}, which is not a device; use {CHOICES}")
+            raise InvalidRequest(f"{option} names {device!r}, which is not a device; use {choices}")
         if device != "cpu":
-            _card(device)
+            _card(device, f"{option}: ", choices)
     if cards := [device for device in devices if device != "cpu"]:
         version, count = _cards_of_torch()
         missing = [device for device in cards if _index(device) >= count]
         if missing:
             raise InvalidRequest(
-                f"the device {missing[0]!r} cannot be used: torch {version} sees {count} CUDA cards; install a torch "
-                "with CUDA and a driver that fits it (evalsvc doctor shows both), or use --devices cpu"
+                f"{option}: the device {missing[0]!r} cannot be used: torch {version} sees {count} CUDA cards; install "
+                "a torch with CUDA and a driver that fits it (evalsvc doctor shows both), or use cpu"
             )
 
 
@@ -110,17 +111,19 @@ def _index(device: str) -> int:
     return int(device.removeprefix("cuda").removeprefix(":") or 0)
 
 
-def _card(device: str) -> str:
+def _card(device: str, option: str = "", choices: str = CHOICES) -> str:
     cards, index = _visible_cards(), _index(device)
     if index >= len(cards):
-        raise InvalidRequest(f"there is no device {device!r}; this machine has {len(cards)} CUDA cards; use {CHOICES}")
+        raise InvalidRequest(
+            f"{option}there is no device {device!r}; this machine has {len(cards)} CUDA cards; use {choices}"
+        )
     return cards[index]
 
 
 def _cards_of_torch() -> tuple[str, int]:
     """Return torch's version and the number of cards that torch can use."""
     try:
-        done = subprocess.run([sys.executable, "-c", ASK_TORCH], capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run([*PYTHON, "-c", ASK_TORCH], capture_output=True, text=True, timeout=PATIENCE)
         version, count = done.stdout.split()
         return version, int(count)
     except subprocess.TimeoutExpired:
@@ -129,4 +132,4 @@ def _cards_of_torch() -> tuple[str, int]:
         reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
     if "No module named 'torch'" in reason:
         raise missing_package("torch", "a worker on this machine")
-    raise InvalidRequest(f"torch cannot list its CUDA cards ({reason}); run evalsvc doctor, or use --devices cpu")
+    raise InvalidRequest(f"torch cannot list its CUDA cards ({reason}); run evalsvc doctor, or use cpu")

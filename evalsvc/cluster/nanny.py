@@ -14,8 +14,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from distributed import Event, Nanny, Worker, get_worker
 from distributed.core import Status
@@ -26,6 +27,7 @@ from evalsvc.cluster.private import ExitNanny, has_tasks, has_work, plugin_of, s
 from evalsvc.cluster.settings import NO_DASHBOARD
 from evalsvc.config import Settings
 from evalsvc.errors import Cancelled
+from evalsvc.files.codec import Codec
 from evalsvc.log import about, configure_logs, ids_in
 
 log = logging.getLogger(__name__)
@@ -49,27 +51,47 @@ OOM_COUNT = Path("/proc/vmstat")
 _draining = threading.Event()
 
 
-class WorkerDrains(Exception):
-    """The worker accepts no more shards, and the scheduler did not know yet."""
+@dataclass(frozen=True)
+class Reply:
+    """The end of a call on a worker, as plain data: the service loads no pickle, so an exception is a text."""
+
+    kind: Literal["result", "error", "cancelled", "refused"]
+    """`refused`: the worker drains, and the call was not begun."""
+    content: bytes = b""
+    message: str = ""
 
 
-def execute(target: str, key: str, request: object) -> object:
-    """Import `target` on a worker and call it with the request, a `report` that raises Cancelled, and the settings.
+REPLY: Codec[Reply] = Codec(Reply)
 
-    Raises:
-        WorkerDrains: the worker drains, and the call was not begun.
-    """
+
+def execute(target: str, key: str, request: object) -> bytes:
+    """Import `target` on a worker, call it with the request, a `report` that raises Cancelled, and the settings, and
+    return its bytes or its error as a packed `Reply`."""
+    try:
+        reply = _execute(target, key, request)
+        return REPLY.pack(reply)
+    except Cancelled:
+        return REPLY.pack(Reply("cancelled"))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic in a library's Rust code is not an Exception
+        log.exception("%s failed", key)
+        message = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()
+        return REPLY.pack(Reply("error", message=message))
+
+
+def _execute(target: str, key: str, request: object) -> Reply:
     worker = get_worker()
     if _draining.is_set():
-        raise WorkerDrains(worker.address)
+        return Reply("refused")
     setup: WorkerSetup = plugin_of(worker, WorkerSetup.name)
     module, _, name = target.partition(":")
     with about(**ids_in(key), worker=worker.address):
         log.info("begun")
         begun = time.monotonic()
         try:
-            function: Callable[[object, Report, Settings], object] = getattr(importlib.import_module(module), name)
-            return function(request, Report(key), setup.settings)
+            function: Callable[[object, Report, Settings], bytes] = getattr(importlib.import_module(module), name)
+            return Reply("result", function(request, Report(key), setup.settings))
         finally:
             log.info("ended after %.3f s", time.monotonic() - begun)
 
@@ -200,6 +222,8 @@ def cause_of_death(exitcode: int, oom_struck: bool = False) -> str:
     cause = f"it was killed by signal {-exitcode}{name}"
     if exitcode == -signal.SIGKILL and oom_struck:
         cause += ", most likely by the kernel, for lack of memory"
+    elif exitcode == -signal.SIGABRT:
+        cause += ", as a library ends it that gets no more memory, for example for a tokenizer that a suite names"
     return cause
 
 

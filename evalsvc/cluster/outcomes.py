@@ -10,15 +10,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from distributed import Future
-from distributed.scheduler import KilledWorker
 
-from evalsvc.cluster.nanny import WorkerDrains
-from evalsvc.errors import Cancelled
+from evalsvc.cluster.nanny import REPLY
+from evalsvc.cluster.private import CallEnded, packed_bytes
 
 log = logging.getLogger(__name__)
 
 CAUSE_WAIT = 0.5
 """Seconds to wait for the cause of a worker's death, which the nanny sends separately."""
+
+CAUSES, CAUSE_CHARACTERS = 10_000, 500
+"""Limits of the causes that are kept, and of each: any worker can send causes, for any address."""
 
 SILENT = "it sent no heartbeat for EVALSVC_WORKER_TTL, {ttl:g} s: stopped, disconnected, or too busy"
 """Cause of death of a worker without heartbeats."""
@@ -36,7 +38,7 @@ class Outcome:
     `lost`: the scheduler went away, or the worker did before the call began; `refused`, never seen outside the cluster:
     the worker drains."""
     value: Any = None
-    """Result, or message of the error."""
+    """Bytes that the call returned, or message of the error."""
     cause: str = field(default="", compare=False)
     """Cause of the worker's death; empty if it is unknown."""
 
@@ -45,7 +47,7 @@ def outcome_of(key: str, future: Future) -> Outcome:
     """Return the outcome of a call."""
     if future.status == "finished":
         try:
-            return Outcome(key, "result", future.result(timeout=30))
+            reply = REPLY.unpack(packed_bytes(future.result(timeout=30)))
         except CancelledError:
             return Outcome(key, "lost")
         except Exception:
@@ -53,15 +55,12 @@ def outcome_of(key: str, future: Future) -> Outcome:
             # attempt, so an unreadable result would be tried forever.
             log.exception("the result of %s did not arrive", key)
             return Outcome(key, "worker_died")
+        return Outcome(key, reply.kind, {"result": reply.content, "error": reply.message}.get(reply.kind))
     if future.status == "error":
         error = future.exception(timeout=30)
-        if isinstance(error, KilledWorker):
+        if isinstance(error, CallEnded) and error.worker_died:
             return Outcome(key, "worker_died")
-        if isinstance(error, Cancelled):
-            return Outcome(key, "cancelled")
-        if isinstance(error, WorkerDrains):
-            return Outcome(key, "refused")
-        return Outcome(key, "error", f"{type(error).__name__}: {error}")
+        return Outcome(key, "error", f"{error}; check that it has the version of evalsvc that the service has")
     return Outcome(key, "lost")
 
 
@@ -87,7 +86,9 @@ class Deaths:
 
     def explain(self, address: str, cause: str) -> None:
         with self._lock:
-            self._causes.setdefault(address, cause)
+            self._causes.setdefault(address, cause[:CAUSE_CHARACTERS])
+            if len(self._causes) > CAUSES:
+                del self._causes[next(iter(self._causes))]
         self._tell(address)
 
     def _tell(self, address: str) -> None:

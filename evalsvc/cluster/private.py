@@ -4,12 +4,22 @@ how.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
-from distributed import Client, Nanny, Worker
+import distributed.protocol.core
+import distributed.protocol.pickle
+import msgpack
+from distributed import Client, Nanny, Security, Worker
 from distributed.deploy.spec import SpecCluster
 from distributed.diagnostics.plugin import WorkerPlugin
+from distributed.protocol.serialize import Serialized
+
+_threads = threading.local()
+"""Whether the current thread refuses pickles, as `refuses_pickles`."""
 
 
 class ExitNanny(Nanny):  # type: ignore[misc]
@@ -67,14 +77,105 @@ def known_workers(client: Client, timeout: float) -> Mapping[str, KnownWorker]:
     """
     identity = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=timeout)
     return {
-        address: KnownWorker(
-            str(info["name"]), str(info["host"]), info["last_seen"], bool(info["metrics"].get("draining"))
-        )
+        address: KnownWorker(str(info["name"]), str(info["host"]), info["last_seen"], _is_draining(info["metrics"]))
         for address, info in identity["workers"].items()
     }
+
+
+def _is_draining(metrics: object) -> bool:
+    """Return what a worker says in its heartbeat; true for a heartbeat in another form than Dask's workers send."""
+    return not isinstance(metrics, dict) or bool(metrics.get("draining"))
+
+
+class CallEnded(Exception):
+    """A call ended without a result. Dask's own reason is a pickle and is not read."""
+
+    def __init__(self, worker_died: bool) -> None:
+        super().__init__("the worker died" if worker_died else "the worker could not begin the call, or end it")
+        self.worker_died = worker_died
+
+
+class DataClient(Client):  # type: ignore[misc]
+    """A client that leaves everything packed that a worker sent, because Dask's own client runs pickles: in results and
+    their types, in exceptions, and in warnings. `packed_bytes` reads a result."""
+
+    connection_args: dict[str, Any]
+
+    async def _start(self, *arguments: Any, **options: Any) -> Any:
+        self.rpc.deserialize = False
+        self.connection_args = {**self.connection_args, "deserialize": False}
+        return await super()._start(*arguments, **options)
+
+    def _handle_key_in_memory(self, key: Any = None, **_of_its_result: Any) -> None:
+        super()._handle_key_in_memory(key=key)
+
+    def _handle_task_erred(self, key: Any = None, exception: Any = None, traceback: Any = None) -> None:
+        if (state := self.futures.get(key)) is not None:
+            # The scheduler's own exceptions arrive as bytes, a worker's as `Serialized`.
+            state.set_error(CallEnded(isinstance(exception, bytes) and b"KilledWorker" in exception), None)
+
+    async def _handle_event(self, topic: str, event: Any) -> None:
+        if topic not in Client._default_event_handlers:  # printing and warning by request of a worker
+            await super()._handle_event(topic, event)
+
+
+class RemoteClient(DataClient):
+    """A `DataClient` of a scheduler in another process, in whose own thread nothing of Dask loads a pickle."""
+
+    async def _start(self, *arguments: Any, **options: Any) -> Any:
+        _guard_pickles()
+        _threads.refuses_pickles = True
+        return await super()._start(*arguments, **options)
+
+
+def _guard_pickles() -> None:
+    """Make Dask refuse pickles in threads that ask for it. All of Dask's loading goes through these two names."""
+    plain, module = distributed.protocol.pickle.pickle, distributed.protocol.pickle
+    if isinstance(plain, SimpleNamespace):
+        return
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        if getattr(_threads, "refuses_pickles", False):
+            raise TypeError("a pickle from another process is refused")
+        return plain.loads(*arguments, **options)
+
+    def load_in_message(*arguments: Any, **options: Any) -> Any:
+        # An exception would end the connection, and with it the calls of other workers.
+        return None if getattr(_threads, "refuses_pickles", False) else module.loads(*arguments, **options)
+
+    module.pickle = SimpleNamespace(**{**vars(plain), "loads": load})
+    distributed.protocol.core.pickle = SimpleNamespace(dumps=module.dumps, loads=load_in_message)
+
+
+def packed_bytes(value: object) -> bytes:
+    """Return the bytes that a call on a worker returned. Raises TypeError for anything else, without loading it."""
+    if isinstance(value, Serialized):
+        if value.header.get("serializer") != "msgpack" or any(value.header.get("compression") or ()):
+            raise TypeError("the worker did not return plain bytes")
+        value = msgpack.unpackb(b"".join(value.frames))
+    if not isinstance(value, bytes):
+        raise TypeError(f"the worker returned a {type(value).__name__}, not bytes")
+    return value
+
+
+def call_on(
+    client: Client, worker: str, function: Callable[..., object], *arguments: object, nanny: bool = False
+) -> None:
+    """Call a function in a worker process, or in its nanny, outside of tasks, without reading its result or its
+    error. `Client.run` would load both."""
+    pickled = {"function": function, "args": arguments, "kwargs": {}}
+    message = {"op": "run", "wait": True} | {
+        name: distributed.protocol.pickle.dumps(value) for name, value in pickled.items()
+    }
+    client.sync(client.scheduler.broadcast, msg=message, workers=[worker], nanny=nanny, on_error="ignore")
+
+
+def remote_client(address: str, security: Security, timeout: float) -> Client:
+    """Return a client of a scheduler in another process. Raises errors of many kinds if it does not answer."""
+    return RemoteClient(address, security=security, timeout=timeout, set_as_default=False, deserializers=["msgpack"])
 
 
 def own_client(cluster: SpecCluster) -> Client:
     """Return a client of a cluster whose scheduler is in this process, by the scheduler's second address."""
     [_for_workers, for_client] = cluster.scheduler.listeners
-    return Client(for_client.contact_address, loop=cluster.loop, set_as_default=False)
+    return DataClient(for_client.contact_address, loop=cluster.loop, set_as_default=False, deserializers=["msgpack"])

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from distributed import Client, get_worker
 
+from evalsvc.cluster.private import call_on
 from evalsvc.errors import SourceUnreachable
 from evalsvc.files.served import FileService, Part
 
@@ -92,6 +93,6 @@ class Answering:
             place, part = str(question["place"]), question["part"]
             answer: Answer
             answer = self._files.part(place, part["offset"]) if isinstance(part, dict) else self._files.names(place)
-            self._client.run(deliver, question["number"], answer, workers=[question["worker"]], on_error="return")
+            call_on(self._client, str(question["worker"]), deliver, question["number"], answer)
         except Exception:  # the worker or the scheduler went away: the shard fails by itself and is retried
             log.exception("a question of %s could not be answered", question.get("key"))

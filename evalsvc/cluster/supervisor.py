@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 
-from evalsvc.cluster.devices import check_devices, device_list
+from evalsvc.cluster.devices import DEVICES, check_devices, device_list
 from evalsvc.cluster.nanny import WorkerNanny, cause_of_death, nanny_options
 from evalsvc.cluster.settings import SCRATCH_PREFIX, configure, security_of
 from evalsvc.cluster.unreachable import explain_scheduler
@@ -71,7 +71,7 @@ def run_workers(settings: Settings, scheduler: str, announce: Callable[[str], No
         raise InvalidRequest(f"{scheduler}: the scheduler's address must begin with tls://, e.g. tls://10.0.0.1:8786")
     security_of(settings)
     devices = [settings.device] if settings.device else device_list(settings.devices)
-    check_devices(devices)
+    check_devices(devices, "--device (EVALSVC_DEVICE)" if settings.device else DEVICES)
     announce(f"evalsvc workers on {', '.join(devices)} for {scheduler}; stop them by Ctrl-C, or kill {os.getpid()}")
     return Supervisor(settings.without_secrets(), scheduler, devices).run()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from evalsvc.config import Settings
 from evalsvc.errors import ArtifactNotWritten, DeadlineExceeded, WorkerDied
 from evalsvc.files.outputs import OutputFile
-from evalsvc.messages import ShardError
+from evalsvc.messages import ShardError, Stage
 
 
 def worker_died(cause: str, settings: Settings) -> ShardError:
@@ -17,7 +17,14 @@ def worker_died(cause: str, settings: Settings) -> ShardError:
     )
 
 
-def deadline_exceeded(settings: Settings) -> ShardError:
+def deadline_exceeded(stage: Stage, settings: Settings) -> ShardError:
+    if stage == "plan":
+        return ShardError(
+            DeadlineExceeded.code,
+            f"planning was stopped after {settings.plan_deadline:g} s without progress; look for a template, a "
+            "tokenizer or data of this task that takes as long, or raise EVALSVC_PLAN_DEADLINE of the service, then "
+            "retry the evaluation",
+        )
     return ShardError(
         DeadlineExceeded.code,
         f"the shard ran longer than {settings.shard_deadline:g} s, {settings.max_attempts} times; "

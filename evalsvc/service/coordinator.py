@@ -26,7 +26,7 @@ from evalsvc.config import Settings
 from evalsvc.errors import Cancelled, DatabaseInUse, InternalError
 from evalsvc.files.artifacts import naming
 from evalsvc.files.uploads.folder import SWEEP_EVERY, UploadFolder
-from evalsvc.messages import ShardError, ShardResult
+from evalsvc.messages import ShardError, ShardResult, unpack_result
 from evalsvc.service.attempt_errors import deadline_exceeded, output_lost, worker_died
 from evalsvc.service.in_flight import AtWork, InFlight, Rate
 from evalsvc.service.placement import Placement
@@ -42,8 +42,8 @@ from evalsvc.store.views import LiveTask
 
 log = logging.getLogger(__name__)
 
-RUN_SHARD = "evalsvc.worker.shard:run_shard"
-RUN_REMOTE_SHARD = "evalsvc.worker.remote_shard:run_remote_shard"
+RUN_SHARD = "evalsvc.worker.packed_shard:run_packed_shard"
+RUN_REMOTE_SHARD = "evalsvc.worker.packed_shard:run_remote_shard"
 """Functions that run shards, on the service's own workers and on those of an external scheduler. They are named, not
 imported, because this process needs neither tasks nor torch."""
 
@@ -399,7 +399,10 @@ class Coordinator:
         if item.cancelled_at is not None or outcome.kind == "lost":
             return shards.give_up(session, assignment, "lost", None, limit)
         if item.overran:
-            return shards.give_up(session, assignment, "deadline_exceeded", deadline_exceeded(self._settings), limit)
+            stage = assignment.request.stage
+            error = deadline_exceeded(stage, self._settings)
+            # The next attempt would plan the same, for as long.
+            return shards.give_up(session, assignment, "deadline_exceeded", error, 1 if stage == "plan" else limit)
         return shards.give_up(session, assignment, "worker_died", worker_died(outcome.cause, self._settings), limit)
 
     def _sweep(self) -> None:
@@ -462,12 +465,12 @@ class Coordinator:
 
     def _stop_overdue(self) -> None:
         for key, item in self._in_flight.items():
-            if time.monotonic() - (item.killed_at or item.started) < (
-                KILL_AGAIN if item.overran else self._settings.shard_deadline
-            ):
+            if item.killed_at is not None and time.monotonic() - item.killed_at < KILL_AGAIN:
+                continue
+            if not (item.overran or item.is_overdue(self._settings)):
                 continue
             if not item.overran:
-                log.warning("%s ran longer than %s s and is stopped", key, self._settings.shard_deadline)
+                log.warning("%s exceeded its deadline and is stopped", key)
             # Repeat the kill: until a shard has begun, its process is unknown.
             item.overran, item.killed_at = True, time.monotonic()
             self._cluster.kill(key)
@@ -486,6 +489,15 @@ class Coordinator:
 
     def _note_outcome(self, outcome: Outcome) -> None:
         """Queue an outcome. Its new files are written first, by another thread, because they are large."""
+        with self._lock:
+            item = self._in_flight.get(outcome.key)
+        if item is None:  # an attempt that was given up
+            return
+        if outcome.kind == "result":
+            try:
+                outcome = replace(outcome, value=unpack_result(item.assignment.request, outcome.value))
+            except Exception as error:  # anything may come from a worker, and without an outcome its shard never ends
+                outcome = Outcome(outcome.key, "error", f"its result cannot be read ({type(error).__name__}: {error})")
         if isinstance(outcome.value, ShardResult) and outcome.value.kept:
             self._keeping.submit(self._keep, outcome)
         else:
@@ -501,7 +513,7 @@ class Coordinator:
     def _note_progress(self, key: str, done: int) -> None:
         with self._lock:
             if item := self._in_flight.get(key):
-                item.done = done
+                item.done, item.heard = max(0, min(done, item.units)), time.monotonic()
 
 
 def _may_pass(error: Exception) -> bool:

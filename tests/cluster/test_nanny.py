@@ -184,5 +184,6 @@ def test_the_cause_of_death_is_in_words() -> None:
     assert cause_of_death(-9) == "it was killed by signal 9 (SIGKILL)"
     assert cause_of_death(-9, oom_struck=True).endswith(", most likely by the kernel, for lack of memory")
     assert cause_of_death(-11, oom_struck=True) == "it was killed by signal 11 (SIGSEGV)"
+    assert "SIGABRT), as a library ends it that gets no more memory" in cause_of_death(-6)
     assert cause_of_death(-1000) == "it was killed by signal 1000"
     assert cause_of_death(3) == "it exited with code 3"

@@ -30,7 +30,7 @@ def test_a_shard_gets_a_large_file_in_parts(cluster: Watched, tmp_path: Path) ->
     for _ in range(2):
         outcome = cluster.outcome()
         assert outcome.kind == "result", outcome.value
-        assert outcome.value == (["coco.npz"], content)
+        assert outcome.value == b"coco.npz:" + content
 
 
 def test_a_file_that_is_not_there_fails_the_shard_and_no_other(cluster: Watched, tmp_path: Path) -> None:

@@ -278,6 +278,47 @@ def test_a_shard_that_overruns_its_deadline_is_killed_until_it_is_gone_and_tried
     assert laboratory.outcomes() == {"deadline_exceeded": 2}
 
 
+@pytest.mark.parametrize("reports", [True, False])
+def test_planning_without_progress_is_stopped_and_not_tried_again(tmp_path: Path, weights: Path, reports: bool) -> None:
+    """A template without end held a worker for two hours, three times. A download tells its progress while it lasts."""
+    plans: list[str] = []
+
+    def run(request: ShardRequest, call: Call) -> ShardResult:
+        if request.stage == "plan":
+            plans.append(call.key)
+            for _ in range(20):
+                call.pause(0.05)
+                if reports:
+                    call.report(0)
+        return run_steps(request, call)
+
+    laboratory = Laboratory(tmp_path, with_run(run), weights)
+    try:
+        laboratory.start(devices="cpu", plan_deadline=0.4)
+        evaluation = laboratory.post(shards=1)
+        if reports:
+            assert laboratory.succeeds(evaluation)
+        else:
+            code, message = laboratory.failure(evaluation)
+            assert code == "deadline_exceeded"
+            assert "after 0.4 s without progress; look for a template" in message
+        assert len(plans) == 1
+    finally:
+        laboratory.close()
+
+
+def test_a_result_that_cannot_be_read_fails_its_shard(tmp_path: Path, weights: Path) -> None:
+    """A worker that was taken over may return anything."""
+    laboratory = Laboratory(tmp_path, with_run(lambda request, call: b"\xc1"), weights)
+    try:
+        laboratory.start(devices="cpu")
+        code, message = laboratory.failure(laboratory.post(shards=1, steps=1))
+        assert code == "internal_error"
+        assert message.startswith("its result cannot be read (Unreadable: ")
+    finally:
+        laboratory.close()
+
+
 def test_shards_of_a_scheduler_that_went_away_run_again_uncharged(laboratory: Laboratory) -> None:
     coordinator = laboratory.start()
     evaluation = laboratory.post(shards=2, steps=4, seconds=0.2)
@@ -390,6 +431,7 @@ def test_a_restart_sweeps_orphans_and_makes_again_only_what_was_lost(laboratory:
     laboratory.wait_until(lambda _: not any(names for _, _, names in os.walk(outputs)))
 
 
+@pytest.mark.usefixtures("many_cases")
 def test_what_outlasts_the_grace_is_queued_again_uncharged(laboratory: Laboratory) -> None:
     first = laboratory.start(devices="cpu", grace=0.0, max_attempts=1)
     evaluation = laboratory.post(shards=1, steps=20, seconds=0.1)
@@ -442,6 +484,7 @@ def fail_once(patch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception
     patch.setattr(owner, name, fail)
 
 
+@pytest.mark.usefixtures("many_cases")
 def test_nothing_that_is_raised_ends_the_coordinator(
     laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

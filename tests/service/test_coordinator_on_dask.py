@@ -33,3 +33,18 @@ def test_evaluations_on_workers_of_its_own(tmp_path: Path) -> None:
         laboratory.wait_until(lambda _: coordinator.workers() == 2)
     finally:
         laboratory.close()
+
+
+@pytest.mark.usefixtures("child_process")
+def test_planning_that_never_ends_costs_its_worker_the_deadline_once(tmp_path: Path) -> None:
+    """No thread of the worker gets a turn: it neither reports nor hears that it is cancelled."""
+    laboratory = Laboratory(tmp_path)
+    try:
+        laboratory.start(devices="cpu", plan_deadline=20)
+        stuck = laboratory.post("stuck", stuck=True)
+        code, message = laboratory.failure(stuck)
+        assert code == "deadline_exceeded"
+        assert "EVALSVC_PLAN_DEADLINE" in message
+        assert laboratory.succeeds(laboratory.post(shards=1))
+    finally:
+        laboratory.close()

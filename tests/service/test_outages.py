@@ -210,8 +210,9 @@ def test_sqlite_on_a_full_disk_refuses_clearly_and_stays_sound(
     service = serve("--data-dir", str(folder))
     evaluation = service.begin_steps(log, shards=3, steps=8, size=60_000)
     filler = fill(folder)
+    large = {f"x{number}": "y" * 500 for number in range(100)}
     bodies = [
-        {"run": f"run-{index}", "step": 2, "uri": str(CHECKPOINT), "suites": ["steps"], "tags": {"x": "y" * 60_000}}
+        {"run": f"run-{index}", "step": 2, "uri": str(CHECKPOINT), "suites": ["steps"], "tags": large}
         for index in range(10)
     ]
     answers = [service.ask("POST", "/v1/checkpoints", json=body) for body in bodies]

@@ -1,33 +1,43 @@
 """What tests of the cluster run on its workers."""
 
 import os
+import pickle
 import signal
 import time
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from distributed import Event
+from distributed import Event, get_worker
+from distributed.protocol import to_serialize
+from distributed.protocol.serialize import ToPickle
 
-from evalsvc.cluster import questions
+from evalsvc.cluster import nanny, questions
 from evalsvc.cluster.nanny import Report
 from evalsvc.cluster.questions import AskedService
 from evalsvc.config import Settings
 from evalsvc.files.service_files import ServiceFiles
 
 
-def count(request: dict[str, Any], report: Any, settings: Settings) -> None:
+def count(request: dict[str, Any], report: Any, settings: Settings) -> bytes:
     for done in range(request["steps"]):
         time.sleep(0.05)
         report(done + 1)
+    return b""
 
 
-def own_settings(request: Any, report: Any, settings: Settings) -> tuple[Settings, list[str]]:
-    return settings, list(os.environ)
+def own_settings(request: Any, report: Any, settings: Settings) -> bytes:
+    """The test unpickles what its own worker pickled."""
+    return pickle.dumps((settings, list(os.environ)))
 
 
-def echo(request: Any, report: Any, settings: Settings) -> Any:
-    return request
+def echo(request: int, report: Any, settings: Settings) -> bytes:
+    """As many bytes as were requested."""
+    return b"x" * request
+
+
+def no_bytes(request: Any, report: Any, settings: Settings) -> Any:
+    return [b"a"]
 
 
 def die(request: dict[str, Any], report: Any, settings: Settings) -> None:
@@ -38,34 +48,79 @@ def hang(request: dict[str, Any], report: Any, settings: Settings) -> None:
     time.sleep(600)
 
 
-class Unreadable:
-    """Leaves the worker and cannot be made again on the other side."""
+def mark(path: str) -> "Hostile":
+    """Write down which process runs a pickle."""
+    with open(path, "a") as stream:
+        stream.write(f"{os.getpid()}\n")
+    return Hostile(path)
+
+
+class Hostile(Exception):
+    """Runs code wherever it is unpickled."""
 
     def __reduce__(self) -> Any:
-        return int, ("no number",)
+        return mark, self.args
 
 
-def unreadable(request: dict[str, Any], report: Any, settings: Settings) -> Unreadable:
-    return Unreadable()
+def hostile(request: tuple[str, str], report: Report, settings: Settings) -> bytes:
+    """Send a pickle that writes to a path, in a way of a worker that was taken over."""
+    way, path = request
+    messages = {"event": to_serialize(Hostile(path)), "repickled event": ToPickle(Hostile(path))}
+    if way in messages:
+        get_worker().log_event(nanny.PROGRESS_TOPIC, {"key": report.key, "done": messages[way], "worker": "tls://x"})
+        get_worker().log_event(nanny.PROGRESS_TOPIC, messages[way])
+        return b"sent"
+    if way == "warning":
+        get_worker().log_event("warn", {"message": pickle.dumps(Hostile(path))})
+        return b"sent"
+    replied = {"result": Hostile(path), "bytes of another form": b"\xc1", "text": "text", "list": [b"a", Hostile(path)]}
+    # The call itself returns bytes whatever the job does, so its packing is replaced until the call has ended.
+    replacement = patch.object(nanny, "REPLY", _Replies(replied.get(way, Hostile(path)), raises=way == "exception"))
+    replacement.start()
+    _Replies.undo = replacement.stop
+    return b""
+
+
+class _Replies:
+    """A codec that packs nothing, and is used once."""
+
+    undo: Any = None
+
+    def __init__(self, reply: Any, raises: bool) -> None:
+        self.reply, self.raises = reply, raises
+
+    def pack(self, _: object) -> Any:
+        if not self.raises:
+            _Replies.undo()
+            return self.reply
+        self.packed = getattr(self, "packed", 0) + 1
+        if self.packed == 2:  # the error of the first is packed too
+            _Replies.undo()
+        raise self.reply
 
 
 def fail(request: dict[str, Any], report: Any, settings: Settings) -> None:
     raise ValueError("broken")
 
 
-def count_unheard(request: dict[str, Any], report: Any, settings: Settings) -> None:
+def fail_badly(request: dict[str, Any], report: Any, settings: Settings) -> None:
+    raise ValueError("no text: \udcff")
+
+
+def count_unheard(request: dict[str, Any], report: Any, settings: Settings) -> bytes:
     """Counts while the scheduler does not say whether the call is cancelled."""
     with patch.object(Event, "is_set", side_effect=OSError("Timed out trying to connect after 5 s")) as asked:
         count(request, report, settings)
     assert asked.called
+    return b""
 
 
-def fetch(request: tuple[str, Path], report: Report, settings: Settings) -> tuple[list[str], bytes]:
+def fetch(request: tuple[str, Path], report: Report, settings: Settings) -> bytes:
     """The names of the service's statistics, and the content of one of its files by way of a folder of copies."""
     place, copies = request
     service = AskedService(report.key)
     with ServiceFiles(service, copies).fetch(place) as stream:
-        return service.names("statistics"), stream.read()
+        return ",".join(service.names("statistics")).encode() + b":" + stream.read()
 
 
 def ask_nobody(request: Any, report: Report, settings: Settings) -> None:

@@ -16,6 +16,7 @@ from evalsvc.cluster.cluster import Cluster, Member
 from evalsvc.cluster.outcomes import Outcome, OutcomeKind
 from evalsvc.config import Settings
 from evalsvc.errors import Cancelled
+from evalsvc.messages import ShardResult, pack_result
 
 Run = Callable[[Any, "Call"], Any]
 """What a worker does with a request."""
@@ -144,6 +145,8 @@ class InProcessCluster(Cluster):
         try:
             call.report(0)
             value = self._run(request, call)
+            if isinstance(value, ShardResult):
+                value = pack_result(request.stage, value)
         except Cancelled:
             kind = "cancelled"
         except Died as death:

@@ -1,6 +1,7 @@
 """A task that takes time and writes down every step, so that tests can count what ran twice. Installed as a plug-in."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ class Steps(Task):
     """Length of a step."""
     poison: int | None = None
     """Index of a shard that kills its worker."""
+    stuck: bool = False
+    """Planning never ends, and leaves no other thread of its process the time to run."""
     deaf: bool = False
     """Never reports, so it never learns that it was cancelled."""
     leaves: bool = False
@@ -63,6 +66,8 @@ class StepsWork(Work[Steps, StepsShard, StepsOutput]):
     """Take the steps and count them."""
 
     def plan(self, context: Context) -> Plan[StepsShard]:
+        if self.task.stuck:
+            re.match("(a+)+$", "a" * 64 + "b")
         shards = [StepsShard(self.task.steps, index) for index in range(self.task.shards)]
         looks = schedule([self.task.steps] * self.task.shards) if self.task.looks else ()
         return Plan(shards, "steps", looks, self.task.until)
