@@ -542,6 +542,11 @@ def json_reason(error: ValueError | RecursionError) -> str:
     return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
 
 
+def type_name(value: object) -> str:
+    """Return the type of a value of JSON or YAML as a message names it: `empty` for null, else Python's name."""
+    return "empty" if value is None else type(value).__name__
+
+
 def show_name(name: str) -> str:
     """Return a column or key as a message quotes it. Anything that does not look like a name is withheld: the file may
     be of another kind and hold a secret."""

@@ -46,6 +46,7 @@ from evalsvc.api.state import State
 from evalsvc.config import Settings
 from evalsvc.files.uploads.folder import UploadFolder
 from evalsvc.service.coordinator import Coordinator
+from evalsvc.spec import catalog
 from evalsvc.spec.artifact_policy import parse_retention
 from evalsvc.spec.suite import suite_files
 from evalsvc.store.disk_use import DiskUse
@@ -95,6 +96,8 @@ def create_app(
     """
     suite_files(settings.suites_path)
     parse_retention(settings.retention)
+    for task in catalog.COMPONENTS["tasks"]:
+        catalog.load("tasks", task)  # imported before threads import it; see `add_pages`
     app = FastAPI(
         title="evalsvc",
         version=__version__,

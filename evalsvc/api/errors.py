@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -77,6 +78,12 @@ STATUS: dict[type[EvalsvcError], int] = {
 TITLES = {460: "Checksum Mismatch"}
 """Titles of statuses that HTTP does not define. The tus protocol defines 460."""
 
+NAMED = 10
+"""The most findings that an error message lists. Each entry of a list may have a finding."""
+
+SHOWN = 120
+"""The most characters of a value that an error message shows."""
+
 MAX_DETAIL = 4000
 """The most characters of a problem's detail."""
 
@@ -133,6 +140,10 @@ def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | No
 
 def _on_evalsvc_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, EvalsvcError)
+    return problem_of(error)
+
+
+def problem_of(error: EvalsvcError) -> JSONResponse:
     headers = None if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     return problem(STATUS[type(error)], error.code, error.message, headers)
 
@@ -146,7 +157,7 @@ def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
             f"the body must be JSON, found {content_type or 'no Content-Type'}; send Content-Type: application/json"
         )
     else:
-        detail = "; ".join(_finding(item) for item in findings)
+        detail = joined([_finding(item) for item in findings])
     return problem(422, errors.InvalidRequest.code, detail)
 
 
@@ -161,7 +172,7 @@ def _finding(item: ErrorDetails) -> str:
     if item["type"] == "value_error":
         return f"{field}: {message}" if field else message
     near = _near_words(item) if item["type"] == "literal_error" else ""
-    return f"{field or 'the body'}: {message[:1].lower()}{message[1:]}, found {_shown(item['input'])}{near}"
+    return f"{field or 'the body'}: {message[:1].lower()}{message[1:]}, found {shown(item['input'])}{near}"
 
 
 def _near_words(item: ErrorDetails) -> str:
@@ -170,18 +181,32 @@ def _near_words(item: ErrorDetails) -> str:
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else text[:120] + "…"
+def joined(findings: Sequence[str]) -> str:
+    """Return the first findings as one message, with the number of the others."""
+    more = len(findings) - NAMED
+    return "; ".join(findings[:NAMED]) + (f"; and {more:,} more" if more > 0 else "")
+
+
+def shown(value: object) -> str:
+    """Return the beginning of a value of a request, of any size, for a message."""
+    text = repr(value[:SHOWN]) if isinstance(value, str) else _BEGINNINGS.repr(value)
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+
+
+_BEGINNINGS = reprlib.Repr()
 
 
 def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     """Answer errors of the framework: an unknown path or method, and a body that is too large or unreadable."""
     assert isinstance(error, HTTPException)
-    code, detail = errors.InvalidRequest.code, str(error.detail)
+    kind, detail = errors.RateLimited if error.status_code == 429 else errors.InvalidRequest, str(error.detail)
+    code = kind.code
     if error.status_code == 404:
         code = errors.UnknownName.code
-        detail = f"there is nothing at {request.url.path}; /docs lists all routes"
+        slash = (
+            "give the address of the service without a slash at its end, or see " if "//" in request.url.path else ""
+        )
+        detail = f"there is nothing at {request.url.path}; {slash}/docs lists all routes"
     elif error.status_code == 405:
         allowed = _allowed(request) or (error.headers or {}).get("Allow", "")
         detail = f"{request.method} is not possible at {request.url.path}; use one of: {allowed}"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from evalsvc.api.schemas import MAX_METRICS, Input
+from evalsvc.api.schemas import MAX_ENTRIES, Input
 from evalsvc.spec.documents.fields import State
 from evalsvc.spec.names import MAX_STEP
 from evalsvc.store.lists.filters import Filters
@@ -68,5 +68,5 @@ class RunArtifactsQuery(ArtifactsQuery):
 class ProtocolsQuery(PageQuery):
     run: str | None = None
     """Only protocols by which this run has values."""
-    metric: Annotated[list[str], Field(default_factory=list, max_length=MAX_METRICS)]
+    metric: Annotated[list[str], Field(default_factory=list, max_length=MAX_ENTRIES)]
     """Only protocols of a metric, or of a pattern such as `arc_*/acc`; repeat for several metrics."""

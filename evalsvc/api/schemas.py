@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -18,8 +17,9 @@ from evalsvc.spec.names import CHECKPOINT, MAX_STEP, NAME, RUN
 
 MAX_ID = 2**31 - 1
 
-MAX_METRICS = 1000
-"""The most metrics and patterns in a request, since each is compared with every metric of a run."""
+MAX_ENTRIES = 1000
+"""The most entries of a list or an object in a field of a request. Each metric or pattern is compared with every metric
+of a run."""
 
 MAX_RUNS = 50
 """The most runs in a request for headlines."""
@@ -63,8 +63,18 @@ RawBody = Annotated[bytes, Depends(_raw_body)]
 Priority = Annotated[int, Field(strict=True, ge=-1_000_000, le=1_000_000)]
 
 
+Names = Annotated[list[str], Field(max_length=MAX_ENTRIES)]
+
+TagName = Annotated[str, Field(max_length=128)]
+
+TagText = Annotated[str, Field(max_length=500)]
+
+Fields = Annotated[dict[str, Any], Field(max_length=MAX_ENTRIES)]
+
+
 class Input(BaseModel):
-    """A body or the parameters of a request. Unknown fields and values that a database cannot store are refused."""
+    """A body or the parameters of a request. Unknown fields and long lists are refused, before the entries are checked:
+    each wrong entry would be an error of its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -73,10 +83,11 @@ class Input(BaseModel):
     def _check(cls, data: object) -> object:
         if isinstance(data, dict):
             known = [field.alias or name for name, field in cls.model_fields.items()]
-            for key in data:
+            for key, value in data.items():
                 if key not in known:
                     raise ValueError(UnknownName.among("field", str(key), known).message)
-        check_storable(data)
+                if isinstance(value, (list, dict)) and len(value) > MAX_ENTRIES:
+                    raise ValueError(f"{key} has {len(value):,} entries; send at most {MAX_ENTRIES:,}")
         return data
 
 
@@ -110,12 +121,12 @@ class CheckpointInput(Input):
     variant: Name | None = None
     """The variant of the step's weights, such as `ema_0.9999`. The default is `raw`. A virtual checkpoint in a run with
     trained checkpoints gets a variant from its expression."""
-    suites: list[Name] | None = None
+    suites: Annotated[list[Name], Field(max_length=256)] | None = None
     """The suites to evaluate. By default, the suites that are due by the run's plan."""
-    model: str | dict[str, Any] | None = None
+    model: str | Fields | None = None
     """The model: `transformers`, a registered open_lm name, the path of a JSON file such as `config.json`, or fields.
     By default, the configuration file next to the weights."""
-    layout: str | dict[str, Any] | None = None
+    layout: str | Fields | None = None
     """The vocabulary layout: the path of a file, or the fields. By default, every id is text."""
     tokens_seen: Step | None = None
     """The number of tokens trained on so far, for histories along tokens."""
@@ -126,8 +137,8 @@ class CheckpointInput(Input):
     the same file system; `copy` makes a copy in the background. A remote file can only be copied."""
     priority: Priority = 0
     """Evaluations with a higher priority are dispatched first."""
-    tags: dict[str, str] = {}
-    """Labels of the checkpoint."""
+    tags: Annotated[dict[TagName, TagText], Field(max_length=100)] = {}
+    """Labels of the checkpoint, which lists of checkpoints show."""
     replace: Annotated[bool, Field(strict=True)] = False
     """Replace another checkpoint at the same step and variant, and delete the values of the replaced checkpoint."""
 
@@ -236,7 +247,7 @@ class BaseInput(Input):
 
 
 class SummaryQuery(Input):
-    metric: Annotated[list[str], Field(max_length=MAX_METRICS)] = []
+    metric: Names = []
     """A metric, `<task>/<metric>`, or a pattern such as `arc_*/acc`; repeat for several metrics; by default, all
     metrics."""
     variant: str | None = None
@@ -290,9 +301,9 @@ class CompareQuery(Input):
     """The first checkpoint, RUN@STEP or RUN@STEP:VARIANT."""
     b: NamedCheckpoint
     """The checkpoint that is compared with the first one, RUN@STEP or RUN@STEP:VARIANT."""
-    metric: list[str] = []
+    metric: Names = []
     """A metric, or a pattern such as `arc_*/acc`; repeat for several metrics; by default, all metrics."""
-    task: list[str] = []
+    task: Names = []
     """Only metrics of this task; repeat for several tasks."""
     suite: str | None = None
     """Only values of this suite."""
@@ -311,9 +322,9 @@ class CurvesQuery(Input):
     """The first run, RUN or RUN:VARIANT."""
     b: NamedRun | None = None
     """The run that is compared with the first run, at the steps of both runs. By default, the first run's base."""
-    metric: list[str] = []
+    metric: Names = []
     """A metric, or a pattern such as `*/text`; repeat for several metrics; by default, all metrics."""
-    task: list[str] = []
+    task: Names = []
     """Only metrics of this task; repeat for several tasks."""
     suite: str | None = None
     """Only values of this suite."""
@@ -328,9 +339,9 @@ class CurvesQuery(Input):
 
 
 class TableQuery(Input):
-    run: list[str] = []
+    run: Names = []
     """A run; repeat for several runs; by default, all runs."""
-    metric: list[str] = []
+    metric: Names = []
     """A metric, or a pattern such as `arc_*/acc`; repeat for several metrics; by default, all metrics."""
     variant: str | None = None
     """Only values of this variant of the weights."""
@@ -343,23 +354,7 @@ class ItemsQuery(Input):
     """Only items of this task."""
     benchmark: str | None = None
     """Only items of this benchmark, such as `arc_easy`."""
-    columns: list[str] = []
+    columns: Names = []
     """Only this key of the items; repeat for several keys; by default, all keys."""
     format: Literal["json", "csv"] = "json"
     """Objects in JSON, or CSV with a line for each item."""
-
-
-def check_storable(data: object) -> None:
-    """Raise ValueError for JSON that a database cannot store: NaN, infinities, NUL, unpaired surrogates."""
-    rest = [data]
-    while rest:
-        item = rest.pop()
-        if isinstance(item, dict):
-            rest.extend(item)
-            rest.extend(item.values())
-        elif isinstance(item, list):
-            rest.extend(item)
-        elif isinstance(item, float) and not math.isfinite(item):
-            raise ValueError(f"the number {item} is not allowed; send a finite number, or leave the field out")
-        elif isinstance(item, str) and ("\0" in item or any("\ud800" <= char <= "\udfff" for char in item)):
-            raise ValueError(f"the text {item[:80]!r} has a NUL or an unpaired surrogate; leave the character out")

@@ -10,7 +10,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,8 +27,10 @@ from evalsvc.api.state import State
 from evalsvc.checkpoints.opening import allow_open_files
 from evalsvc.cluster.devices import check_devices, device_list
 from evalsvc.config import OPEN_ROOTS, Settings
-from evalsvc.errors import InternalError, InvalidRequest, PortInUse, os_reason
+from evalsvc.doctor.checks import outside_roots
+from evalsvc.errors import EvalsvcError, InternalError, InvalidRequest, PortInUse, os_reason
 from evalsvc.service.coordinator import STOP_PATIENCE, Coordinator
+from evalsvc.spec.suite import load_suite, suite_files
 from evalsvc.store.data_folder import claim_data_folder, make_data_folder
 from evalsvc.store.lock import CoordinatorLock, database_id
 from evalsvc.store.named_files import may_begin_folder
@@ -190,11 +192,17 @@ def check_address(settings: Settings, has_tokens: bool, insecure: bool) -> None:
 
 
 def warn_of_roots(settings: Settings, has_tokens: bool) -> None:
-    """Log warnings about roots: no roots in a service with tokens, and roots inside the data folder."""
+    """Log warnings about roots: a service with tokens has none, one is in the data folder, or a suite's data is
+    outside."""
     if has_tokens and not settings.has_roots:
         log.warning(OPEN_ROOTS)
     for root in settings.useless_roots:
         log.warning("files below the root %s are not read, since it is in the data folder; move the files", root)
+    # Uploaded suites are checked when they are put. The files of the folder are written by the operator.
+    for name, path in suite_files(settings.suites_path).items():
+        with suppress(EvalsvcError):  # a broken suite is reported where suites are listed
+            for problem in outside_roots(load_suite(path), settings):
+                log.warning("evaluations with suite %r will fail: %s", name, problem)
 
 
 def check_certificate(settings: Settings) -> None:

@@ -34,6 +34,8 @@ class State:
     """The lock of writing requests. Without the lock, two concurrent posts of a new run would both create the run."""
     threads: Threads = field(default_factory=Threads)
     answers: Answers = field(default_factory=Answers)
+    pictures: Answers = field(default_factory=Answers)
+    """Charts as pictures. Apart from other answers, so that pictures push none of them out."""
 
     @contextmanager
     def writing(self) -> Iterator[Session]:

@@ -86,14 +86,14 @@ class CheckpointMethods(MethodGroup):
         arrived for a day. `report` is called with the activity (`reading` or `sending`), the bytes done and all bytes.
 
         Raises:
-            InvalidRequest: the file cannot be read, or is empty or a folder.
+            InvalidRequest: the file cannot be read, is empty, a folder, or larger than the space for uploads.
             CheckpointChanged: the file changed while it was sent.
             Forbidden: the service takes no uploads.
             StorageFull: the service has no room for the file.
         """
         with LocalFile(path) as file:
             uploader = Uploader(self._transport)
-            uploader.require_enabled()
+            uploader.require_possible(file)
             return uploader.send(file, (sha256 or file.sha256(report)).lower(), patience, report)
 
     def uploads(self, sha256: str | None = None) -> list[documents.Upload]:
@@ -155,7 +155,7 @@ class CheckpointMethods(MethodGroup):
     ) -> documents.Posted:
         with LocalFile(path) as file:
             uploader = Uploader(self._transport)
-            uploader.require_enabled()
+            uploader.require_possible(file)
             sha256 = str(body.get("sha256") or file.sha256(report)).lower()
             body = {**body, "uri": f"upload:{sha256}"}
 

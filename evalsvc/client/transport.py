@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import operator
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -61,7 +63,7 @@ class Transport:
             transport=transport,
             trust_env=False,
             follow_redirects=False,
-            headers={"Authorization": f"Bearer {token}"} if token else None,
+            headers={"Authorization": f"Bearer {token.strip()}"} if token else None,
             # Plain http needs no certificates, and loading the system's authorities takes longer than a request.
             verify=_tls_context(ca) if ca else not self.url.lower().startswith("http://"),
         )
@@ -92,7 +94,8 @@ class Transport:
         """Send a request with a JSON body or a YAML text, and return the document that the service answers with."""
         arguments: dict[str, Any] = {}
         if body is not None:
-            arguments["json"] = body
+            content = json.dumps(body, default=operator.index)  # a trainer's step may be an integer of NumPy
+            arguments |= {"content": content.encode(), "headers": {"Content-Type": "application/json"}}
         if yaml is not None:
             arguments |= {"content": yaml.encode(), "headers": {"Content-Type": "application/yaml"}}
         return self.parse(kind, self.read(self.request(method, path, query, **arguments)), method, path)

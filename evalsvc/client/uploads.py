@@ -65,13 +65,22 @@ class Uploader:
         """Delete an upload with its bytes."""
         self._require_success(self._transport.request("DELETE", f"/v1/uploads/{segment(upload)}"))
 
-    def require_enabled(self) -> None:
+    def require_possible(self, file: LocalFile) -> None:
         """Raise the error that an upload would end in, before a large file is read.
 
         Raises:
             Forbidden: the service takes no uploads.
+            InvalidRequest: the file has more bytes than all uploads of the service may take.
         """
-        self._require_success(self._transport.request("OPTIONS", "/v1/uploads"))
+        response = self._transport.request("OPTIONS", "/v1/uploads")
+        self._require_success(response)
+        limit = response.headers.get("tus-max-size", "")
+        if limit.isdigit() and file.size > int(limit):
+            raise InvalidRequest(
+                f"{file.path} has {file.size:,} bytes, and all uploads of the service together may take "
+                f"{int(limit):,}; have the operator raise EVALSVC_UPLOAD_BYTES, or post a path that the service can "
+                "read, without --upload"
+            )
 
     def send(self, file: LocalFile, sha256: str, patience: float, report: Report | None) -> documents.Upload:
         """Send a file in parts, each from the offset that the service names, until the service has the whole file."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sqlalchemy import make_url
-
 from evalsvc.config import shown_url
-from evalsvc.errors import DatabaseUnusable, DataDirectoryUnusable, os_reason
+from evalsvc.errors import DataDirectoryUnusable, os_reason
 from evalsvc.files.atomic import write_whole
 
 OWNER = "database.json"
@@ -107,13 +105,3 @@ def unwritable(what: str, error: OSError) -> DataDirectoryUnusable:
         f"{what} cannot be written: {os_reason(error)}; "
         "change the permissions, or choose another data folder with --data-dir (EVALSVC_DATA_DIR)"
     )
-
-
-def require_database(url: str) -> None:
-    """Raise DatabaseUnusable if `url` is SQLite's and its file does not exist: opening would create an empty one."""
-    parsed = make_url(url) if "://" in url else None
-    if parsed is not None and parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
-        raise DatabaseUnusable(
-            f"there is no database {shown_url(url)}; say with --data-dir or --database-url "
-            "(EVALSVC_DATA_DIR, EVALSVC_DATABASE_URL) where the service has it"
-        )

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, create_engine, make_url, select
+from sqlalchemy import Connection, create_engine, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
@@ -26,7 +26,7 @@ from sqlalchemy.pool import NullPool
 from evalsvc.config import shown_url
 from evalsvc.errors import DatabaseInUse
 from evalsvc.store.data_folder import unwritable
-from evalsvc.store.session import Store, connect_arguments, database_unusable
+from evalsvc.store.session import Store, connect_arguments, database_unusable, parse_url
 from evalsvc.store.tables import Term, now
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class CoordinatorLock:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        parsed = make_url(url)
+        parsed = parse_url(url)
         self._lock: _SessionLock | _FileLock
         if parsed.get_backend_name() != "sqlite":
             self._lock = _SessionLock(url)

@@ -227,20 +227,15 @@ def _head() -> str:
 
 
 def _create_engine(url: str) -> Engine:
+    parsed = parse_url(url)
     try:
-        parsed = make_url(url)
-        _require_escaped(parsed, url)
         if parsed.get_backend_name() != "sqlite":
             arguments = connect_arguments(url)
             return create_engine(parsed, pool_pre_ping=True, hide_parameters=True, connect_args=arguments, **POOL)
-    except (ArgumentError, ImportError, ValueError) as error:  # ValueError: the port is no number
+    except (ArgumentError, ImportError) as error:
         if isinstance(error, ImportError) and url.startswith("postgresql+psycopg:"):
             raise missing_package("psycopg", "a PostgreSQL database", "postgresql") from None
-        raise DatabaseUnusable(
-            f"--database-url (EVALSVC_DATABASE_URL) is {shown_url(url)!r}, which is no database URL; use "
-            "sqlite:////folder/file.db or postgresql://USER:PASSWORD@HOST:PORT/NAME; in the password, write %40 for @, "
-            "and %2F, %3A, %3F for / : ?"
-        ) from None
+        raise _no_url(url) from None
     file = Path(parsed.database or "")
     make_data_folder(file.parent)
     _require_local(file.parent)
@@ -253,18 +248,46 @@ def _create_engine(url: str) -> Engine:
     return engine
 
 
-def _require_escaped(parsed: URL, url: str) -> None:
-    """Raise DatabaseUnusable if an unescaped @ makes a part of the password the host, which error messages show."""
+def parse_url(url: str) -> URL:
+    """Return the parts of a database's URL. No other function may parse the URL: SQLAlchemy's errors quote it.
+
+    Raises:
+        DatabaseUnusable: `url` is no database URL, or an unescaped @ makes a part of the password the host, which error
+            messages show.
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # ValueError: the port is no number
+        raise _no_url(url) from None
     if parsed.password is not None and "@" in f"{parsed.host}{parsed.database}":
         raise DatabaseUnusable(
             f"--database-url (EVALSVC_DATABASE_URL) is {shown_url(url)!r}, whose password has an unescaped @; write "
             "%40 for @, and %2F, %3A, %3F for / : ?"
         )
+    return parsed
+
+
+def _no_url(url: str) -> DatabaseUnusable:
+    return DatabaseUnusable(
+        f"--database-url (EVALSVC_DATABASE_URL) is {shown_url(url)!r}, which is no database URL; use "
+        "sqlite:////folder/file.db or postgresql://USER:PASSWORD@HOST:PORT/NAME; in the password, write %40 for @, "
+        "and %2F, %3A, %3F for / : ?"
+    )
+
+
+def require_database(url: str) -> None:
+    """Raise DatabaseUnusable if `url` is SQLite's and its file does not exist: opening would create an empty one."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+        raise DatabaseUnusable(
+            f"there is no database {shown_url(url)}; say with --data-dir or --database-url "
+            "(EVALSVC_DATA_DIR, EVALSVC_DATABASE_URL) where the service has it"
+        )
 
 
 def connect_arguments(url: str) -> dict[str, int | str]:
     """Return connection parameters that detect a dead server within seconds, without those that the URL sets."""
-    query = make_url(url).query
+    query = parse_url(url).query
     return {name: value for name, value in SILENCE.items() if name not in query}
 
 
@@ -348,7 +371,7 @@ def database_unusable(url: str, error: Exception) -> DatabaseUnusable:
 
 def _secrets_in(url: str) -> set[str]:
     """Return the passwords in a URL, decoded and percent-encoded."""
-    parsed = make_url(url)
+    parsed = parse_url(url)
     passwords = [parsed.password, parsed.query.get("password"), parsed.query.get("sslpassword")]
     secrets = {str(secret) for secret in passwords if secret}
     return secrets | {quote_plus(secret) for secret in secrets} | {quote(secret, safe="") for secret in secrets}

@@ -8,8 +8,6 @@ from __future__ import annotations
 import struct
 from io import BytesIO
 
-from PIL import Image
-
 from evalsvc.client import Client
 from evalsvc.errors import EvalsvcError
 from evalsvc.spec.documents.results import Artifact
@@ -46,7 +44,14 @@ def change_between(client: Client, one: Artifact | None, other: Artifact | None)
 
 
 def reduced(content: bytes) -> bytes | None:
-    """Return an image as SIDE × SIDE pixels of red, green and blue; None if the content is no image within bounds."""
+    """Return an image as SIDE × SIDE pixels of red, green and blue.
+
+    None if the content is no image within bounds, or Pillow is not installed: only workers need Pillow.
+    """
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:
+        return None
     try:
         with Image.open(BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:

@@ -2,13 +2,14 @@
 
 The package `vl-convert-python` (extra `dashboard`) has the libraries Vega, Vega-Lite and Vega-Embed inside a JavaScript
 engine. The engine takes some 120 MB and several threads from the process that calls it, so a service calls it in
-short-lived processes: `python -m evalsvc.web.vega`.
+short-lived processes: `python -P -m evalsvc.web.vega`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,15 +18,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from evalsvc.errors import DeadlineExceeded, InternalError
+from evalsvc.errors import DeadlineExceeded, InternalError, InvalidRequest
 from evalsvc.files.atomic import write_whole
-from evalsvc.installation import missing_package
+from evalsvc.installation import PYTHON, missing_package
 from evalsvc.web.charts import Spec
 
 PACKAGE = "vl_convert"
 
 SECONDS = 60.0
 """Longest time of one call of the engine."""
+
+MOST_MARKS, MOST_CURVES = 10_000, 400
+"""Most marks of a chart that is rendered, and most curves or metrics, with which the height of the chart grows."""
+
+REFUSED = 3
+"""Exit code of a process whose standard output has the reason why the engine did not draw a chart."""
 
 WIDTH = 720
 """Width of a rendered chart in pixels, where the spec follows its container."""
@@ -89,6 +96,20 @@ def render(spec: Spec, kind: Literal["svg", "png"], theme: Theme = "light") -> b
     return _in_process(kind, json.dumps({"spec": spec, "theme": theme}).encode())
 
 
+def check_size(spec: Spec, table: str) -> None:
+    """Raise InvalidRequest for a chart that would take too long to render; `table` is the address of its numbers."""
+    datasets = spec["datasets"]
+    assert isinstance(datasets, dict)
+    rows = [row for rows in datasets.values() for row in rows]
+    curves = {row.get("run") or row.get("metric") for row in rows}
+    if len(rows) > MOST_MARKS or len(curves) > MOST_CURVES:
+        raise InvalidRequest(
+            f"the chart has {len(rows):,} marks of {len(curves):,} curves or metrics, and a picture has at most "
+            f"{MOST_MARKS:,} marks of {MOST_CURVES}; ask for fewer runs, one variant, fewer points or a range of "
+            f"steps, or take the table: {table}"
+        )
+
+
 def config(theme: Theme) -> Spec:
     """Return the part of a spec that follows the page: colours of text, axes and background."""
     text, line, background = _INK[theme]
@@ -106,7 +127,7 @@ def config(theme: Theme) -> Spec:
 
 
 def _in_process(kind: str, given: bytes) -> bytes:
-    command = [sys.executable, "-m", "evalsvc.web.vega", kind]
+    command = [*PYTHON, "-m", "evalsvc.web.vega", kind]
     try:
         done = subprocess.run(command, input=given, capture_output=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired:
@@ -114,9 +135,16 @@ def _in_process(kind: str, given: bytes) -> bytes:
             f"a chart was not rendered within {SECONDS:g} s; ask for fewer runs or points, or try again when the "
             "machine is less busy"
         ) from None
+    if done.returncode == REFUSED:
+        reason = done.stdout.decode(errors="replace")
+        raise InternalError(f"the package vl-convert-python failed to render a chart: {reason}")
     if done.returncode != 0:
-        reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise InternalError(f"the package vl-convert-python failed to render a chart: {reason[:300]}")
+        # Nothing of standard error is told: an engine that dies writes a backtrace with addresses of its memory.
+        signals = {-number: f"by the signal {number.name}" for number in signal.Signals}
+        raise InternalError(
+            f"the process that renders charts ended {signals.get(done.returncode, f'with code {done.returncode}')}; it "
+            "needs some 200 MB, and memory that is written and run, which MemoryDenyWriteExecute=yes of systemd forbids"
+        )
     return done.stdout
 
 
@@ -137,4 +165,8 @@ def _run(kind: str, given: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    sys.stdout.buffer.write(_run(sys.argv[1], sys.stdin.buffer.read()))
+    try:
+        sys.stdout.buffer.write(_run(sys.argv[1], sys.stdin.buffer.read()))
+    except Exception as error:
+        sys.stdout.write(str(error).strip().rpartition("\n")[2][:300])
+        sys.exit(REFUSED)

@@ -1,18 +1,24 @@
 """Many at once: clients that post the same, and evaluations that wait."""
 
+import random
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import sqlalchemy as sa
 from app_in_process import app_on_port
 from long_queue import fill_queue
+from service_process import ServiceProcess
 
+from evalsvc.api.middleware.threads import RENDERS
 from evalsvc.store.queue.shards import take
 from evalsvc.store.tables import Checkpoint, Evaluation, Run
 
@@ -82,3 +88,56 @@ def test_ten_thousand_evaluations_may_wait(
     print({name: round(milliseconds, 1) for name, milliseconds in took.items()})
     assert took["take"] < 500, took
     assert max(took.values()) < 2_000, took
+
+
+@pytest.mark.usefixtures("child_process")
+def test_a_hundred_pictures_at_once_hold_up_no_reader(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """24 links to charts as PNG stopped every reader for 32 s."""
+    service = ServiceProcess(tmp_path / "data", "--devices", "cpu").start()
+    try:
+        own = random.Random(1)
+        for run in ("a", "b", "c", "d"):
+            series = [{"metric": "loss/text", "step": list(range(500)), "value": [own.random() for _ in range(500)]}]
+            service.request("POST", f"/v1/runs/{run}/metrics", json={"source": "x", "series": series})
+        assert service.process is not None
+        process, ended = psutil.Process(service.process.pid), threading.Event()
+        renders: list[int] = []
+
+        def count() -> None:
+            while not ended.wait(0.02):
+                running = 0
+                for child in process.children():
+                    with suppress(psutil.Error):  # it has ended meanwhile
+                        running += "evalsvc.web.vega" in child.cmdline()
+                renders.append(running)
+
+        def draw(at: int) -> tuple[int, bytes]:
+            address = f"/panels/curve.png?run=a&run=b&run=c&run=d&metric=loss/text&points=500&to={600 + at}"
+            answer = service.ask("GET", address, timeout=300)
+            return answer.status_code, answer.content[:8]
+
+        counter = threading.Thread(target=count)
+        counter.start()
+        seconds: dict[str, list[float]] = {}
+        with ThreadPoolExecutor(100) as pool:
+            drawn = [pool.submit(draw, at) for at in range(100)]
+            while not all(each.done() for each in drawn):
+                for path in ("/v1/runs", "/v1/runs/a/metrics?metric=loss/text", "/healthz"):
+                    begun = time.perf_counter()
+                    assert service.ask("GET", path).status_code == 200
+                    seconds.setdefault(path, []).append(time.perf_counter() - begun)
+        ended.set()
+        counter.join()
+    finally:
+        service.stop()
+    answers = [each.result() for each in drawn]
+    figures = {path: (round(statistics.median(times), 3), round(max(times), 3)) for path, times in seconds.items()}
+    figures |= {"renders": max(renders), "drawn": sum(status == 200 for status, _ in answers)}
+    record_property("figures", figures)
+    print(figures)
+    assert {status for status, _ in answers} == {200, 429}
+    assert all(head == b"\x89PNG\r\n\x1a\n" for status, head in answers if status == 200)
+    assert 0 < max(renders) <= RENDERS
+    assert all(statistics.median(times) < 1 for times in seconds.values()), figures

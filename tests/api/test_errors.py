@@ -17,7 +17,11 @@ def test_every_error_has_a_status() -> None:
 
 def test_unknown_path_and_wrong_method(app: App) -> None:
     """The methods of the first route at a path alone would hide that a suite can be put."""
-    refused(app.http.get("/v2/runs"), 404, "unknown_name", "there is nothing at /v2/runs")
+    refused(app.http.get("/v2/runs"), 404, "unknown_name", "there is nothing at /v2/runs; /docs")
+    doubled = app.http.post("http://evalsvc//v1/checkpoints")
+    refused(
+        doubled, 404, "unknown_name", "//v1/checkpoints; give the address of the service without a slash at its end"
+    )
     response = app.http.delete("/v1/runs")
     refused(response, 405, "invalid_request", "DELETE is not possible at /v1/runs", "use one of: GET")
     response = app.http.patch("/v1/suites/mine")

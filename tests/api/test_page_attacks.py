@@ -17,6 +17,8 @@ from evalsvc.api.middleware.sessions import SESSIONS_OF_TOKEN
 from evalsvc.api.routes.forms import MAX_FORM
 from evalsvc.web.page import PAGES
 
+pytestmark = pytest.mark.usefixtures("many_cases")
+
 Start = Callable[..., App]
 
 SCRIPT = "<script>alert(1)</script>"

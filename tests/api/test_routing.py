@@ -1,6 +1,8 @@
 """Query parameters that a route does not have, at every route."""
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
 from app_in_process import App, refused
 
@@ -21,6 +23,35 @@ def test_every_route_refuses_parameters_that_it_does_not_have(app: App) -> None:
             assert ("the route takes no query parameters" in detail) is (not known), (method, path)
             if known:
                 assert f"available: {', '.join(sorted(known))}" in detail, (method, path)
+
+
+def test_every_list_and_object_of_a_request_has_a_limit(app: App) -> None:
+    """Each wrong entry is an error of its own: a megabyte of `[]` in `suites` stopped the service for seconds."""
+    columns = {f"/v1/runs/{{run}}/metrics body series {name}" for name in ("step", "value", "stderr", "n")}
+    without_pydantic = {"/v1/suites/{name} body tasks"}
+    paths = app.http.get("/openapi.json").json()
+    schemas = paths["components"]["schemas"]
+    unlimited = set()
+    for path, operations in paths["paths"].items():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                unlimited |= set(_without_limit(parameter["schema"], f"{path} {parameter['name']}", schemas))
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                unlimited |= set(_without_limit(content["schema"], f"{path} body", schemas))
+    assert unlimited - columns - without_pydantic == set()
+
+
+def _without_limit(schema: dict[str, Any], place: str, schemas: dict[str, Any]) -> Iterator[str]:
+    if "$ref" in schema:
+        schema = schemas[schema["$ref"].rpartition("/")[2]]
+    if schema.get("type") == "array" and "maxItems" not in schema:
+        yield place
+    if schema.get("additionalProperties") and "maxProperties" not in schema:
+        yield place
+    for part in (*schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else ())):
+        yield from _without_limit(part, place, schemas)
+    for name, part in schema.get("properties", {}).items():
+        yield from _without_limit(part, f"{place} {name}", schemas)
 
 
 def test_near_misses_of_parameters_and_of_their_words(app: App) -> None:

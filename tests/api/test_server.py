@@ -65,6 +65,22 @@ def test_roots_that_are_open_to_every_token(caplog: pytest.LogCaptureFixture, tm
     assert f"files below the root {tmp_path}/data/runs are not read, since it is in the data folder" in caplog.text
 
 
+def test_suites_whose_data_lie_outside_the_roots(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    """The service began without a word, took posts, and every evaluation failed."""
+    suites, data = tmp_path / "suites", tmp_path / "pairs.jsonl"
+    suites.mkdir()
+    (suites / "captions.yaml").write_text(f"tasks: [{{kind: loss, data: {data}}}]")
+    (suites / "broken.yaml").write_text("tasks: [")
+    (suites / "inside.yaml").write_text("tasks: [{kind: loss, data: pairs.jsonl}]")
+    warn_of_roots(Settings(roots="/runs", suites=str(suites)), has_tokens=False)
+    [warning] = caplog.messages
+    assert warning.startswith("evaluations with suite 'captions' will fail: task 'loss': data: ")
+    assert f"'{data}' is, or links, outside the folders that suites may read (/runs" in warning
+    caplog.clear()
+    warn_of_roots(Settings(suites=str(suites)), has_tokens=False)
+    assert caplog.messages == []
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Files of a certificate for localhost, signed by itself, and of its key."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from app_in_process import App, app_in_process
 from compared_runs import put
@@ -42,8 +43,17 @@ def client(app: App) -> Iterator[Client]:
         yield client
 
 
+@pytest.mark.parametrize("end", ["/", "//"])
+def test_an_address_may_end_in_slashes(app: App, end: str) -> None:
+    with Client(f"http://evalsvc{end}", transport=app.transport) as client:
+        assert client.suites()
+        assert client.url == "http://evalsvc"
+
+
 def test_from_post_to_history(app: App, client: Client, weights: Path) -> None:
-    posted = client.submit("run-a", 25, str(weights), suites=["loss"], tokens_seen=100, tags={"lr": "1"})
+    """Steps and tokens of a training may be integers of NumPy, which json does not know."""
+    step, tokens = np.int64(25), np.int64(100)
+    posted = client.submit("run-a", step, str(weights), suites=["loss"], tokens_seen=tokens, tags={"lr": "1"})  # type: ignore[arg-type]
     app.coordinator.work()
     finished = client.wait(posted.evaluations[0].id)
     assert finished.state == "succeeded"
@@ -288,14 +298,14 @@ def test_an_answer_of_another_version() -> None:
 
 
 def test_the_token_is_shown_to_the_service_and_to_nobody_else() -> None:
-    """A service, or who answers in its place, must not be able to have it sent on."""
+    """A service, or who answers in its place, must not be able to have it sent on. The line break is of its file."""
     asked = []
 
     def answer(request: httpx.Request) -> httpx.Response:
         asked.append((request.url.host, request.headers.get("authorization")))
         return httpx.Response(307, headers={"Location": "http://evil.example/v1/runs"}, json={})
 
-    with Client("http://evalsvc", token="evalsvc_t", transport=httpx.MockTransport(answer)) as client:
+    with Client("http://evalsvc", token="evalsvc_t\n", transport=httpx.MockTransport(answer)) as client:
         with pytest.raises(ServiceUnreachable, match="no evalsvc of this version"):
             client.runs()
         assert "evalsvc_t" not in repr(client)

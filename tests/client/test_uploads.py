@@ -1,6 +1,7 @@
 """Files that the client sends, over connections and to services that fail."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,18 @@ def test_a_service_without_uploads_says_so(file: Path, tmp_path: Path) -> None:
         pytest.raises(Forbidden, match="EVALSVC_UPLOAD_BYTES is 0"),
     ):
         client.submit("run-a", 25, str(file), upload=True)
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(taking: tuple[App, Client], tmp_path: Path) -> None:
+    """250 MB were read for seconds, and refused then."""
+    _app, client = taking
+    large, said = tmp_path / "large.pt", []
+    with large.open("wb") as stream:
+        stream.truncate(10_000_001)
+    for send in (client.upload, partial(client.submit, "run-a", 25, model="open_lm_160m", upload=True)):
+        with pytest.raises(InvalidRequest, match=r"large.pt has 10,000,001 bytes, .* together may take 10,000,000"):
+            send(str(large), report=lambda *report: said.append(report))
+    assert said == []
 
 
 def test_a_file_that_cannot_be_sent(taking: tuple[App, Client], file: Path, tmp_path: Path) -> None:

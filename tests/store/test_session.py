@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from evalsvc.errors import DatabaseUnusable, DataDirectoryUnusable, ItemsLost, M
 from evalsvc.files.items import keep_items, pack_items
 from evalsvc.installation import pip_install
 from evalsvc.store import session as session_module
+from evalsvc.store.lock import CoordinatorLock
 from evalsvc.store.queue.shards import take
 from evalsvc.store.results import read_task_items
-from evalsvc.store.session import Store, alembic_config, open_store
+from evalsvc.store.session import Store, alembic_config, open_store, require_database
 from evalsvc.store.tables import Checkpoint, Evaluation, Json, Run, Task
 
 
@@ -332,14 +334,29 @@ def test_sqlite_on_a_network_file_system_is_refused(monkeypatch: pytest.MonkeyPa
 )
 def test_no_error_of_the_database_shows_its_password(url: str) -> None:
     """Those of the driver and of SQLAlchemy quote what they were given."""
-
-    def use() -> None:
-        Store(url).ping()
-
     with pytest.raises(DatabaseUnusable) as error:
-        use()
+        Store(url).ping()
     assert "hunter2" not in error.value.message
     assert "hun/ter2" not in error.value.message
+
+
+@pytest.mark.parametrize("use", [Store, CoordinatorLock, require_database])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://me:hun#ter2",
+        "postgresql+psycopg://me:hun#ter2/x",
+        "postgresql+psycopg://me:x@:hunter2@127.0.0.1/x",
+        "postgresql+psycopg://me:x@y:hun#ter2@127.0.0.1:1/x",
+        "postgresql+psycopg://me:hunter2@127.0.0.1:one/x",
+        "hunter2",
+    ],
+)
+def test_no_reader_of_the_address_shows_its_password(url: str, use: Callable[[str], object]) -> None:
+    """`tokens list` and `backup` ended in a traceback, whose last line was the password."""
+    with pytest.raises(DatabaseUnusable, match=r"--database-url \(EVALSVC_DATABASE_URL\) .* write %40 for @") as error:
+        use(url)
+    assert "ter2" not in error.value.message
 
 
 def test_a_new_database_is_its_owners_only(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def export(dashboard: Dashboard, folder: Path, *runs: str) -> Site:
 
 
 @pytest.fixture(scope="module")
-def tables(dashboard: Dashboard, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tables(many_cases: None, dashboard: Dashboard, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy without charts, which starts no process."""
     folder = tmp_path_factory.mktemp("site") / "tables"
     with pytest.MonkeyPatch.context() as patch:
@@ -105,6 +105,7 @@ def test_every_page_can_be_reached(tables: Path) -> None:
     assert reached == {path.resolve() for path in tables.rglob("*.html")}
 
 
+@pytest.mark.usefixtures("many_cases")
 def test_a_copy_has_other_runs_only_as_words(dashboard: Dashboard, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(vega, "is_installed", lambda: False)
     export(dashboard, tmp_path / "one", OTHER)

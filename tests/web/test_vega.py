@@ -2,6 +2,8 @@
 
 import json
 import re
+import signal
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from lxml import etree
 
 from evalsvc.errors import DeadlineExceeded, InternalError, MissingPackage
+from evalsvc.installation import PYTHON
 from evalsvc.web import vega
 
 SPEC: dict[str, Any] = {
@@ -81,6 +84,48 @@ def test_a_chart_loads_nothing(tmp_path: Path) -> None:
 def test_a_chart_that_the_package_cannot_draw_is_an_error_with_its_reason() -> None:
     with pytest.raises(InternalError, match=re.escape("the package vl-convert-python failed to render a chart: ")):
         vega.render({"mark": 7}, "svg")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (-signal.SIGTRAP, "by the signal SIGTRAP"),
+        (-signal.SIGKILL, "by the signal SIGKILL"),
+        (-99, "99"),
+        (1, "code 1"),
+    ],
+)
+def test_what_a_dying_engine_says_is_not_told(code: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer ended with the last line of the engine's backtrace, and so with addresses of the process."""
+    said = b"==== C stack trace ====\n /lib/libc.so.6(+0x89133) [0x7f1c9f3a9133]\n"
+    done = subprocess.CompletedProcess([], code, b"", said)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(InternalError) as raised:
+        vega.render(SPEC, "svg")
+    assert words in raised.value.message
+    assert "MemoryDenyWriteExecute" in raised.value.message
+    assert "0x" not in raised.value.message
+
+
+HARDENED = """
+import ctypes
+assert ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) == 0  # PR_SET_MDWE, as MemoryDenyWriteExecute=yes
+from evalsvc.errors import InternalError
+from evalsvc.web import vega
+try:
+    vega.render({"mark": "point", "data": {"values": [{}]}}, "svg")
+except InternalError as error:
+    print(error.message)
+"""
+
+
+@pytest.mark.usefixtures("child_process")
+def test_an_engine_that_may_not_write_and_run_memory_is_an_error_that_says_so() -> None:
+    done = subprocess.run([*PYTHON, "-c", HARDENED], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("this kernel has no PR_SET_MDWE")
+    assert "MemoryDenyWriteExecute" in done.stdout
+    assert "0x" not in done.stdout
 
 
 @pytest.mark.usefixtures("child_process")

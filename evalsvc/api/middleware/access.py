@@ -18,10 +18,10 @@ from starlette.routing import Match, compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from evalsvc.access_tokens import TokenScope, includes
-from evalsvc.api.errors import PROBLEM_CONTENT, STATUS, problem
+from evalsvc.api.errors import PROBLEM_CONTENT, STATUS, problem, problem_of
 from evalsvc.api.middleware.authentication import SIGN_IN, SIGN_OUT, Authentication, Caller, sign_in_page
 from evalsvc.api.middleware.browsers import check_browser, is_loopback
-from evalsvc.api.middleware.rates import Rates, address_key
+from evalsvc.api.middleware.rates import Rates, client_key
 from evalsvc.config import Settings
 from evalsvc.errors import DatabaseUnusable, EvalsvcError, Forbidden, InvalidRequest, RateLimited, Unauthorized
 from evalsvc.store.tables import Token
@@ -141,11 +141,11 @@ class Access:
             if caller.token is None:
                 return None if self._local else self._too_many(client)
             _require_scope(caller.token, scope)
-            return self._too_many(f"token {caller.token.name}")
+            return self._too_many(caller_key(scope))
         except Unauthorized as error:
             return self._unauthorized(scope, client, error)
         except EvalsvcError as error:
-            return problem(STATUS[type(error)], error.code, error.message)
+            return problem_of(error)
 
     async def _admitted(self, scope: Scope) -> Caller:
         """Return who sends a request; with the setting `open_reads`, anybody reads.
@@ -168,9 +168,10 @@ class Access:
         """Return the answer to a request without a valid token: a page leads to the sign-in."""
         if (leading := sign_in_page(scope)) is not None:
             return leading if self._local else self._too_many(client) or leading
-        if wait := self.authentication.failures.take(client):
-            return _later("too many requests without a valid token came from this address", wait)
-        shown = ', error="invalid_token"' if "authorization" in Headers(scope=scope) else ""
+        shows_token = "authorization" in Headers(scope=scope)  # a wrong token is counted where it is looked up
+        if not shows_token and (wait := self.authentication.failures.take(client)):
+            return _later("too many requests without a token came from this address", wait)
+        shown = ', error="invalid_token"' if shows_token else ""
         return problem(401, error.code, error.message, {"WWW-Authenticate": f'Bearer realm="evalsvc"{shown}'})
 
     async def _recognise(self, scope: Scope) -> None:
@@ -194,9 +195,10 @@ class Access:
         return None
 
 
-def client_key(scope: Scope) -> str:
-    """Return the key of the address that a request comes from."""
-    return address_key((scope["client"] or ("unknown", 0))[0])
+def caller_key(scope: Scope) -> str:
+    """Return the key of who sends a request: the token, or without a token the address."""
+    caller: Caller | None = scope.get(CALLER)
+    return client_key(scope) if caller is None or caller.token is None else f"token {caller.token.name}"
 
 
 def _later(reason: str, seconds: int) -> Response:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evalsvc.api.middleware.threads import READS
 
-AT_ONCE = ("/healthz", "/readyz", "/v1/table")
-"""Routes without the limit: probes, and the table, whose pieces have a separate limit."""
+AT_ONCE = re.compile(r"/healthz|/readyz|/v1/table|/vega/.*|/panels/.*\.(svg|png)", re.DOTALL)
+"""Paths without the limit: probes, and the table and charts as pictures, which have limits of their own."""
 
 
 class Admission:
@@ -50,7 +51,7 @@ class Admission:
 
 
 def _is_read(scope: Scope) -> bool:
-    if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD") or scope["path"] in AT_ONCE:
+    if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD") or AT_ONCE.fullmatch(scope["path"]):
         return False
     headers = Headers(scope=scope)
     return "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"

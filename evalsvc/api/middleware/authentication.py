@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
@@ -13,7 +14,7 @@ from starlette.types import Scope
 
 from evalsvc.api.middleware.browsers import check_browser, check_same_origin, is_loopback
 from evalsvc.api.middleware.known_tokens import KnownTokens, find_token, require_current
-from evalsvc.api.middleware.rates import Rates
+from evalsvc.api.middleware.rates import Rates, client_key
 from evalsvc.api.middleware.sessions import Session, Sessions, cookie_of, local_path
 from evalsvc.config import Settings
 from evalsvc.errors import RateLimited, Unauthorized
@@ -60,6 +61,7 @@ class Authentication:
         Raises:
             Unauthorized: the request has neither a valid token nor a session.
             Forbidden: a page of another site makes a browser send the request.
+            RateLimited: too many wrong tokens came from the address.
             DatabaseUnusable: the tokens cannot be read.
         """
         headers = Headers(scope=scope)
@@ -71,7 +73,7 @@ class Authentication:
             return Caller(None)
         session = None if "authorization" in headers else self._session(scope)
         if session is None:
-            token = find_token(tokens, headers.get("authorization"), self.tokens.now())
+            token = self._find(tokens, headers.get("authorization"), client_key(scope))
         else:
             token = require_current(tokens.get(session.token), self.tokens.now())
         note(token=token.name)
@@ -109,16 +111,20 @@ class Authentication:
             DatabaseUnusable: the tokens cannot be read.
         """
         tokens = await self.tokens.read(scope["app"].state.state.store)
+        token = self._find(tokens, f"Bearer {shown}", client)
+        self.sessions.end(cookie_of(scope))
+        return self.sessions.begin(token)
+
+    def _find(self, tokens: Mapping[str, Token], header: str | None, client: str) -> Token:
+        """Return the token in a header. A wrong one counts, whatever the route."""
         try:
-            token = find_token(tokens, f"Bearer {shown}", self.tokens.now())
+            return find_token(tokens, header, self.tokens.now())
         except Unauthorized:
-            if wait := self.failures.take(client):
+            if header is not None and (wait := self.failures.take(client)):
                 error = RateLimited(f"too many wrong tokens came from this address; try again in {wait} s")
                 error.retry_after = wait
                 raise error from None
             raise
-        self.sessions.end(cookie_of(scope))
-        return self.sessions.begin(token)
 
 
 def sign_in_page(scope: Scope) -> Response | None:

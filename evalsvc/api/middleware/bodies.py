@@ -1,10 +1,12 @@
-"""Limits of request bodies: the size, the time of arrival, and the depth of JSON."""
+"""Limits of request bodies: the size, the time of arrival, and the depth and the number of values of JSON."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
+from collections import Counter
 
 import anyio
 from starlette.datastructures import Headers
@@ -12,6 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from evalsvc.api.middleware.access import caller_key
 
 MAX_BODY = 1_000_000
 
@@ -25,12 +29,21 @@ UPLOADS = compile_path("/v1/uploads/{upload_id}")[0]
 """The path of the route for parts of uploads, whose PATCH takes bodies of any length: the route checks the length of
 the upload, and writes the body to the disk as it arrives."""
 
+HELD = 32_000_000
+"""The most bytes of bodies that the service holds at the same time for a caller."""
+
 SECONDS = 30.0
 """Seconds in which a body must be complete, plus one second for each `SLOWEST` bytes. Also the most seconds between two
 pieces of an upload's part."""
 
 SLOWEST = 20_000
 """The lowest accepted speed of a body, in bytes per second."""
+
+MAX_VALUES, MAX_IMPORT_VALUES = 100_000, 500_000
+"""The most values in a JSON body, and in an import. An empty list of three bytes takes 70 bytes of memory."""
+
+INLINE = 16_000
+"""The most bytes of a JSON body that is parsed on the event loop. A larger body is parsed in a thread."""
 
 MAX_DEPTH = 64
 """The most nested levels of lists and objects in a JSON body."""
@@ -40,15 +53,47 @@ MAX_DIGITS = 4300
 
 
 class BodyLimit:
-    """Refuse bodies that are too large or too slow, without reading more than the limit."""
+    """Refuse bodies that are too large or too slow, without reading more than the limit.
+
+    The bodies of a caller's unanswered requests have a limit together, except for parts of uploads, which are not held.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self._held: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            receive = _limited(receive, Headers(scope=scope), max_body(scope["method"], scope["path"]))
-        await self.app(scope, receive, send)
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        limit = max_body(scope["method"], scope["path"])
+        receive = _limited(receive, Headers(scope=scope), limit)
+        if limit is None:
+            await self.app(scope, receive, send)
+            return
+        caller, held = caller_key(scope), 0
+
+        async def receive_held() -> Message:
+            nonlocal held
+            message = await receive()
+            size = len(message.get("body", b""))
+            if size and self._held[caller] + size > HELD:
+                raise HTTPException(
+                    429,
+                    f"the bodies of your unanswered requests have more than {HELD:,} bytes together; send fewer large "
+                    "bodies at the same time",
+                    {"Retry-After": "1"},
+                )
+            held += size
+            self._held[caller] += size
+            return message
+
+        try:
+            await self.app(scope, receive_held, send)
+        finally:
+            self._held[caller] -= held
+            if not self._held[caller]:
+                del self._held[caller]
 
 
 def max_body(method: str, path: str) -> int | None:
@@ -95,16 +140,34 @@ class JsonRequest(Request):
     """A request that refuses JSON beyond the limits, with an error that names the position."""
 
     async def json(self) -> object:
-        return parse_json(await self.body())
+        body = await self.body()
+        if len(body) <= INLINE:
+            return _parse_storable(body)
+        return await self.app.state.state.threads.run("parse", _parse_storable, body)
 
 
-def parse_json(body: bytes) -> object:
-    """Return the content of a JSON body.
+def _parse_storable(body: bytes) -> object:
+    content = parse_json(body)
+    try:
+        check_storable(content)
+    except ValueError as error:
+        raise HTTPException(422, str(error)) from None
+    return content
+
+
+def parse_json(body: bytes, most: int = MAX_VALUES) -> object:
+    """Return the content of a JSON body with at most `most` values. The values are counted before the body is parsed.
 
     Raises:
         JSONDecodeError: the body is not JSON.
-        HTTPException: the body is not UTF-8, is nested too deeply, or has a number with too many digits.
+        HTTPException: the body is not UTF-8, has too many values, is nested too deeply, or has a number with too many
+            digits.
     """
+    # A value is the first in its list or object, or follows a comma. Commas and brackets in texts count too, which
+    # needs no search for texts.
+    containers = len(body) - len(body.translate(None, b"[{"))
+    if body.count(b",") + containers >= most:
+        raise _unreadable(f"has more than {most:,} values (commas and opening brackets); send fewer at a time")
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -117,13 +180,32 @@ def parse_json(body: bytes) -> object:
         raise
     except (ValueError, RecursionError):  # too many digits, or nested too deeply for Python
         raise _unreadable(_excess(text)) from None
-    if _is_deep(content):
+    if containers > MAX_DEPTH and _is_deep(content):
         raise _unreadable(_excess(text))
     return content
 
 
 def _unreadable(what: str) -> HTTPException:
     return HTTPException(422, f"the body {what}")
+
+
+def check_storable(data: object) -> None:
+    """Raise ValueError for JSON that a database cannot store: NaN, infinities, NUL, unpaired surrogates."""
+    rest = [data]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, dict):
+            rest.extend(item)
+            rest.extend(item.values())
+        elif isinstance(item, list):
+            rest.extend(item)
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise ValueError(f"the number {item} is not allowed; send a finite number, or leave the field out")
+        elif isinstance(item, str) and _NOT_STORABLE.search(item):
+            raise ValueError(f"the text {item[:80]!r} has a NUL or an unpaired surrogate; leave the character out")
+
+
+_NOT_STORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 
 def _is_deep(content: object) -> bool:

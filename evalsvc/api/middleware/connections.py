@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import h11
@@ -44,9 +44,34 @@ HEAD_SECONDS = 20.0
 WRITE_SECONDS = 30.0
 """Seconds in which a client must read a part of the pending answer. Otherwise the connection is closed."""
 
+MAX_CHUNKS, TINY = 1_000, 64
+"""The most chunks of a body whose chunks have fewer than `TINY` bytes on average. A further chunk ends the
+connection."""
+
 SEND_BYTES = 128 << 10
 """Bytes of an answer that the system buffers for each client. By the system's default of megabytes, clients that never
 read would take up much memory."""
+
+
+class _Chunks(h11.Connection):
+    """A connection that is given up when a body comes in tiny chunks, each of which takes as long as a kilobyte."""
+
+    def __init__(self, give_up: Callable[[], None]) -> None:
+        super().__init__(h11.SERVER)
+        self._give_up = give_up
+        self._chunks = self._bytes = 0
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = self._bytes = 0
+        elif isinstance(event, h11.Data) and event.chunk_start:
+            self._chunks += 1
+            self._bytes += len(event.data)
+            if self._chunks > MAX_CHUNKS and self._bytes < self._chunks * TINY:
+                self._give_up()
+                return h11.NEED_DATA
+        return event
 
 
 class TimeoutProtocol(H11Protocol):
@@ -58,6 +83,7 @@ class TimeoutProtocol(H11Protocol):
     def __init__(self, *args: Any, proxies: Sequence[Network] = (), **kwargs: Any) -> None:
         """Take the arguments of H11Protocol. `proxies`: networks without a limit of connections for each address."""
         super().__init__(*args, **kwargs)
+        self.conn = _Chunks(lambda: self.transport.abort())
         self._proxies = proxies
         self._waiting: asyncio.TimerHandle | None = None
         self._writing: asyncio.TimerHandle | None = None

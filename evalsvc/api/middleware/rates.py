@@ -7,6 +7,8 @@ import math
 import time
 from collections.abc import Callable
 
+from starlette.types import Scope
+
 KEPT = 10_000
 """The most buckets. A further bucket drops the least recently used bucket, whose key starts with a full one again."""
 
@@ -33,6 +35,11 @@ class Rates:
         if len(self._buckets) > KEPT:
             del self._buckets[next(iter(self._buckets))]
         return wait
+
+
+def client_key(scope: Scope) -> str:
+    """Return the key of the address that a request comes from."""
+    return address_key((scope.get("client") or ("unknown", 0))[0])
 
 
 def address_key(host: str) -> str:

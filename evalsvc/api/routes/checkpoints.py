@@ -70,9 +70,9 @@ router = router_of(prefix="/v1/checkpoints", tags=["checkpoints"], responses=PRO
     "are computed from the weights of other checkpoints when the checkpoint is evaluated.\n\nA `uri` such as "
     "`upload:SHA256` posts a file that was sent to `/v1/uploads`. The service keeps the file as long as an evaluation "
     "or a base needs the file. A post before the file was sent is checked and then refused with "
-    "`upload_not_found`.\n\nWithout `suites`, the plan of the run applies. If the plan says `when_behind: refuse` and "
-    "other steps of the run have unfinished evaluations, nothing is stored, and the answer is 429 (`run_behind`) with "
-    "`Retry-After`.",
+    "`upload_not_found`.\n\nWithout `suites`, the plan of the run applies; if no suite is due, nothing is evaluated, "
+    "and `note` says why. If the plan says `when_behind: refuse` and other steps of the run have unfinished "
+    "evaluations, nothing is stored, and the answer is 429 (`run_behind`) with `Retry-After`.",
     responses=document(201, "The checkpoint, with an evaluation for each suite.", documents.Posted)
     | document(200, "The checkpoint and the evaluations of an earlier, equal post.", documents.Posted)
     | UNREACHABLE,
@@ -120,6 +120,7 @@ def _posted(session: Session, submitted: Submitted) -> documents.Posted:
     return documents.Posted(
         checkpoint=checkpoint_view(session, submitted.checkpoint),
         evaluations=[evaluation_summary(evaluation) for evaluation in submitted.evaluations],
+        note=submitted.note,
     )
 
 

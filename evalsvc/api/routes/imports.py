@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar, get_args
 
 from fastapi import Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.errors import PROBLEMS, joined, shown
 from evalsvc.api.json_answer import JsonAnswer, document
+from evalsvc.api.middleware.bodies import MAX_IMPORT_VALUES, check_storable, parse_json
 from evalsvc.api.routing import router_of
-from evalsvc.api.schemas import MAX_ID, Name, RawBody, check_storable
-from evalsvc.api.state import CurrentState
+from evalsvc.api.schemas import MAX_ENTRIES, MAX_ID, Fields, Name, RawBody
+from evalsvc.api.state import CurrentState, State
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.documents.fields import Word
 from evalsvc.spec.documents.history import ImportOutcome
@@ -27,8 +29,11 @@ router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)
 
 T = TypeVar("T")
 
-NAMED = 10
-"""The most findings that an error message lists. Each value of a body may have a finding."""
+MAX_SERIES = 1_000
+"""The most series of an import. The database is locked for a millisecond for each of them."""
+
+MAX_PROTOCOL = 100_000
+"""The most characters of a protocol as JSON."""
 
 
 def _storable(value: T) -> T:
@@ -36,7 +41,16 @@ def _storable(value: T) -> T:
     return value
 
 
+def _short(protocol: dict[str, Any] | str) -> dict[str, Any] | str:
+    if (size := len(json.dumps(protocol))) > MAX_PROTOCOL:
+        raise ValueError(f"the protocol has {size:,} characters as JSON; send at most {MAX_PROTOCOL:,}")
+    return protocol
+
+
 Text = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_storable), AfterValidator(check_visible)]
+
+FIRST_ERROR = Field(fail_fast=True)
+"""Constraint of columns: each wrong value would be an error of its own, which takes more memory than the value."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -51,17 +65,24 @@ class _Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_fields(cls, data: object) -> object:
+        if isinstance(data, dict) and len(data) > MAX_ENTRIES:
+            raise ValueError(f"an object has {len(data):,} fields; send at most {MAX_ENTRIES:,}")
+        return data
+
 
 class ImportedSeries(_Strict):
     metric: Text
     """The name of the metric, `<task>/<metric>`."""
-    step: Annotated[list[StepOfValue], Field(min_length=1)]
+    step: Annotated[list[StepOfValue], Field(min_length=1, fail_fast=True)]
     """The steps of the values, in any order, without duplicates."""
-    value: list[Finite | Word]
+    value: Annotated[list[Finite | Word], FIRST_ERROR]
     """The values, one for each step."""
-    stderr: list[Finite | None] | None = None
+    stderr: Annotated[list[Finite | None], FIRST_ERROR] | None = None
     """The standard errors, one for each step; null if unknown."""
-    n: list[SizeOfValue | None] | SizeOfValue | None = None
+    n: Annotated[list[SizeOfValue | None], FIRST_ERROR] | SizeOfValue | None = None
     """The number of items behind each value: a list, a number for all values, or null if unknown."""
     unit: Annotated[str, Field(max_length=64), AfterValidator(_storable), AfterValidator(check_visible)] = ""
     """The unit of the values; empty for values without a unit."""
@@ -69,7 +90,7 @@ class ImportedSeries(_Strict):
     """Whether lower or higher values are better, or neither."""
     variant: Name = "raw"
     """The variant of the weights."""
-    protocol: Annotated[dict[str, Any] | Text, AfterValidator(_storable)] = "not stated"
+    protocol: Annotated[Fields | Text, AfterValidator(_short), AfterValidator(_storable)] = "not stated"
     """The protocol of the values: a text, which never equals a protocol of the service; or the content of a protocol,
     which puts the values into the same series as values that the service measured by this protocol."""
     baseline: Finite | None = None
@@ -79,7 +100,7 @@ class ImportedSeries(_Strict):
 class ImportInput(_Strict):
     source: Text
     """A description of the source of the values, for readers of the history."""
-    series: Annotated[list[ImportedSeries], Field(min_length=1)]
+    series: Annotated[list[ImportedSeries], Field(min_length=1, max_length=MAX_SERIES, fail_fast=True)]
     """The values by series."""
     replace: bool = False
     """Replace existing values at the same steps, including measured values. Evaluations keep their own results."""
@@ -125,12 +146,16 @@ def _schema() -> dict[str, object]:
         }
     },
 )
-def post_metrics(run: Name, body: RawBody, request: Request, state: CurrentState) -> JsonAnswer:
+async def post_metrics(run: Name, body: RawBody, request: Request, state: CurrentState) -> JsonAnswer:
     content_type = request.headers.get("content-type", "")
     if "json" not in content_type:
         raise InvalidRequest(
             f"the body must be JSON, found {content_type or 'no content type'}; send Content-Type: application/json"
         )
+    return await state.threads.run("import", _import, run, body, state)
+
+
+def _import(run: str, body: bytes, state: State) -> JsonAnswer:
     given = parse_import(body)
     series = [_imported(index, item) for index, item in enumerate(given.series)]
     _require_distinct(series)
@@ -144,20 +169,20 @@ def parse_import(body: bytes) -> ImportInput:
 
     Raises:
         InvalidRequest: the body is invalid; the message names the series and the position.
+        HTTPException: see `parse_json`.
     """
     try:
-        return ImportInput.model_validate_json(body)
+        return ImportInput.model_validate(parse_json(body, MAX_IMPORT_VALUES))
+    except json.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is not JSON: {error}") from None
     except ValidationError as error:
-        findings = list(dict.fromkeys(_finding(item) for item in error.errors(include_url=False)))
-        more = f"; and {len(findings) - NAMED:,} more" if len(findings) > NAMED else ""
-        raise InvalidRequest("; ".join(findings[:NAMED]) + more) from None
+        findings = dict.fromkeys(_finding(item) for item in error.errors(include_url=False))
+        raise InvalidRequest(joined(list(findings))) from None
 
 
 def _finding(item: ErrorDetails) -> str:
     """Return the message for a finding of pydantic: `series.0.value.17: EXPECTED, found VALUE`."""
     location = list(item["loc"])
-    if item["type"] == "json_invalid":
-        return f"the body is not JSON: {item['ctx']['error']}"
     if location[2:3] == ["value"] and len(location) > 4:
         location = location[:4]
         message = f"a value is a finite number or one of {', '.join(get_args(Word))}"
@@ -166,13 +191,14 @@ def _finding(item: ErrorDetails) -> str:
         message = "n is a whole number from 1 on, or a list of such numbers and nulls"
     elif item["type"] == "extra_forbidden":
         return f"{_dotted(location)}: there is no such field; leave the field out"
+    elif item["type"] == "model_type":
+        message = "input should be an object"
     elif item["type"] == "missing":
         return f"{_dotted(location)} is missing"
     else:
         message = item["msg"].removeprefix("Value error, ")
         message = message[:1].lower() + message[1:]
-    shown = repr(item["input"])
-    return f"{_dotted(location) or 'the body'}: {message}, found {shown if len(shown) <= 80 else shown[:80] + '…'}"
+    return f"{_dotted(location) or 'the body'}: {message}, found {shown(item['input'])}"
 
 
 def _dotted(location: Sequence[int | str]) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Coroutine
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
+from anyio import from_thread
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
@@ -22,7 +24,7 @@ from evalsvc.errors import EvalsvcError, UnknownName
 from evalsvc.web import vega
 from evalsvc.web.page import PAGES, STATIC, Content, Surroundings, html_of, page_class
 from evalsvc.web.pages.evaluation import EvaluationPage, act_on
-from evalsvc.web.panel import Panel, panel_class
+from evalsvc.web.panel import PANELS, panel_class
 
 POLICY = "; ".join(
     (
@@ -55,7 +57,11 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 def add_pages(app: FastAPI, add_routes: Callable[[FastAPI], None]) -> None:
     """Add the dashboard. `add_routes` adds the REST routes to an application: the pages ask an application of these."""
     client = Client(URL, transport=OwnRoutes(routes_alone(app, add_routes)))
+    for name in PANELS:
+        panel_class(name)
     for pattern in PAGES:
+        # Imported here, since the threads of the first requests would import in a circle, and see half a module.
+        page_class(pattern)
         app.add_route(pattern, _page(pattern, client), include_in_schema=False)
     app.add_route("/evaluations/{evaluation}/{act}", _act(client), methods=["POST"], include_in_schema=False)
     app.add_route("/panels/{file}", _panel(client), include_in_schema=False)
@@ -79,7 +85,7 @@ def _show_page(pattern: str, request: Request, client: Client) -> Response:
         content = page.content(client)
     except EvalsvcError as error:
         return _problem(request, error)
-    return _conditional(request, html_of(page.template, content, around(request)).encode(), "text/html")
+    return _conditional(request, html_of(page.template, content, around(request)), "text/html")
 
 
 def _act(client: Client) -> Handler:
@@ -103,38 +109,66 @@ def _panel(client: Client) -> Handler:
 
     async def show(request: Request) -> Response:
         state: State = request.app.state.state
-        return await state.threads.run("page", _show_panel, request, client)
+        try:
+            draws = request.path_params["file"].endswith((".svg", ".png"))
+            shown = await state.threads.run("picture" if draws else "page", _show_panel, request, client)
+            return shown if isinstance(shown, Response) else await shown(request)
+        except EvalsvcError as error:
+            return _problem(request, error)
 
     return show
 
 
-def _show_panel(request: Request, client: Client) -> Response:
-    name, _, kind = str(request.path_params["file"]).rpartition(".")
-    try:
-        if kind not in KINDS:
-            raise UnknownName.among("format", kind, KINDS)
-        query = panel_class(name).parse(request.query_params.multi_items())
-        return _conditional(request, _panel_as(query.panel(client), kind, query.theme, request), KINDS[kind])
-    except EvalsvcError as error:
-        return _problem(request, error)
-
-
-def _panel_as(panel: Panel, kind: str, theme: vega.Theme, request: Request) -> bytes:
-    """Return a panel in a format.
+def _show_panel(request: Request, client: Client) -> Response | Handler:
+    """Return a panel as an answer, or what answers with its picture.
 
     Raises:
-        MissingPackage: `svg` and `png` need the extra `dashboard`.
+        UnknownName, InvalidRequest: there is no such panel, or nothing or too much to draw.
+        MissingPackage: pictures need the extra `dashboard`.
     """
+    name, _, kind = str(request.path_params["file"]).rpartition(".")
+    if kind not in KINDS:
+        raise UnknownName.among("format", kind, KINDS)
+    query = panel_class(name).parse(request.query_params.multi_items())
+    panel = query.panel(client)
     if kind == "html":
-        return html_of("panel.html", Content(panel.title, {"panel": panel}, panel.watched), around(request)).encode()
-    if kind == "json":
-        return json.dumps(panel.spec, ensure_ascii=False).encode()
-    if kind == "csv":
-        return panel.table.to_csv().encode()
-    drawn: Literal["svg", "png"] = "svg" if kind == "svg" else "png"
-    if panel.spec is None:
-        raise UnknownName(f"{panel.title} has no values to draw; the table has the reasons: {panel.address('html')}")
-    return vega.render(panel.spec, drawn, theme)
+        body = html_of("panel.html", Content(panel.title, {"panel": panel}, panel.watched), around(request))
+    elif kind == "json":
+        body = json.dumps(panel.spec, ensure_ascii=False)
+    elif kind == "csv":
+        body = panel.table.to_csv()
+    else:
+        release = vega.script_name()
+        if (spec := panel.spec) is None:
+            raise UnknownName(
+                f"{panel.title} has no values to draw; the table has the reasons: {panel.address('html')}"
+            )
+        vega.check_size(spec, panel.address("csv"))
+        tag = _tag_of(json.dumps([release, kind, vega.config(query.theme), spec]))
+        render = partial(vega.render, spec, "svg" if kind == "svg" else "png", query.theme)
+        return partial(_picture, tag=tag, media_type=KINDS[kind], render=render)
+    return _conditional(request, body, KINDS[kind])
+
+
+async def _picture(request: Request, *, tag: str, media_type: str, render: Callable[[], bytes]) -> Response:
+    """Answer with a chart as a picture. It is rendered if neither the browser nor the service has it.
+
+    Raises:
+        RateLimited: too many pictures wait to be rendered.
+    """
+    state: State = request.app.state.state
+
+    def render_once() -> bytes:
+        if from_thread.run(request.is_disconnected):
+            return b""  # nobody reads the answer
+        return state.pictures.get("", tag, render)  # another request may have rendered the picture meanwhile
+
+    if (same := _same(request, tag)) is not None:
+        return same
+    if (body := state.pictures.kept("", tag)) is None:
+        await request.body()  # the next message of the client is then that it has left
+        body = await state.threads.run("render", render_once)
+    return _tagged(body, tag, media_type)
 
 
 async def _vega(request: Request) -> Response:
@@ -143,7 +177,9 @@ async def _vega(request: Request) -> Response:
     try:
         if request.path_params["file"] != vega.script_name():
             raise UnknownName("this script belongs to another release; reload the page")
-        path = await state.threads.run("page", vega.script, state.settings.data_path / "pages")
+        path = state.settings.data_path / "pages" / vega.script_name()
+        if not path.is_file():
+            path = await state.threads.run("render", vega.script, path.parent)
     except EvalsvcError as error:
         return _problem(request, error)
     return FileResponse(path, media_type="text/javascript", headers={"Cache-Control": FOREVER})
@@ -155,13 +191,25 @@ def around(request: Request) -> Surroundings:
     return Surroundings(script, str(request.base_url).rstrip("/"), visitor=visitor_of(request))
 
 
-def _conditional(request: Request, body: bytes, media_type: str) -> Response:
+def _conditional(request: Request, body: str, media_type: str) -> Response:
     """Return an answer, or 304 for a browser that has the same content."""
-    tag = hashlib.sha256(body).hexdigest()[:32]
+    tag = _tag_of(body)
+    return _same(request, tag) or _tagged(body.encode(), tag, media_type)
+
+
+def _tag_of(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def _same(request: Request, tag: str) -> Response | None:
+    """Return a 304 for a browser that has the content with this tag."""
     if (same := not_modified(request, tag)) is not None:
         # A browser takes the headers of a 304 for the page that it has, so the page would get the policy of data.
         same.headers.update(PAGE_HEADERS)
-        return same
+    return same
+
+
+def _tagged(body: bytes, tag: str, media_type: str) -> Response:
     return Response(body, media_type=media_type, headers=caching_headers(tag) | PAGE_HEADERS)
 
 
@@ -169,4 +217,5 @@ def _problem(request: Request, error: EvalsvcError) -> Response:
     status = STATUS[type(error)]
     content = Content(f"{status}: {error.code.replace('_', ' ')}", {"detail": error.message})
     body = html_of("problem.html", content, around(request))
-    return Response(body, status, media_type="text/html", headers=PAGE_HEADERS | {"Cache-Control": "no-store"})
+    later = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    return Response(body, status, media_type="text/html", headers=PAGE_HEADERS | {"Cache-Control": "no-store"} | later)

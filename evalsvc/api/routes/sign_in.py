@@ -7,9 +7,10 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from evalsvc.api.errors import STATUS
-from evalsvc.api.middleware.access import AUTHENTICATION, CALLER, client_key
+from evalsvc.api.middleware.access import AUTHENTICATION, CALLER
 from evalsvc.api.middleware.authentication import SIGN_IN, SIGN_OUT, Authentication
 from evalsvc.api.middleware.browsers import check_same_origin
+from evalsvc.api.middleware.rates import client_key
 from evalsvc.api.middleware.sessions import cookie_of, local_path, set_cookie
 from evalsvc.api.routes.forms import check_form_key, read_form
 from evalsvc.api.routes.pages import PAGE_HEADERS, around
@@ -34,7 +35,7 @@ async def _show(request: Request) -> Response:
     except Unauthorized:
         return _form(request, target, "", 200)
     except EvalsvcError as error:
-        return _form(request, target, error.message, STATUS[type(error)])
+        return _form(request, target, error.message, STATUS[type(error)], error.retry_after)
     if caller.token is None or caller.session is not None:
         return RedirectResponse(target, 303, headers=PRIVATE)
     return _form(request, target, "", 200)
@@ -65,7 +66,7 @@ async def _sign_out(request: Request) -> Response:
     except Unauthorized:
         pass  # the session has ended already
     except EvalsvcError as error:
-        return _form(request, "/", error.message, STATUS[type(error)])
+        return _form(request, "/", error.message, STATUS[type(error)], error.retry_after)
     authentication.sessions.end(cookie_of(request.scope))
     headers = {"Set-Cookie": set_cookie(request.scope, ""), "Clear-Site-Data": '"cache"'}
     return RedirectResponse(SIGN_IN, 303, headers=PRIVATE | headers)

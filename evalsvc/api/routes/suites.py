@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,12 +10,14 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
 from sqlalchemy.orm import Session
+from starlette.exceptions import HTTPException
 
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.json_answer import JsonAnswer, document
 from evalsvc.api.list_queries import PageQuery
+from evalsvc.api.middleware.bodies import check_storable, parse_json
 from evalsvc.api.routing import router_of
-from evalsvc.api.schemas import Name, RawBody, check_storable
+from evalsvc.api.schemas import Name, RawBody
 from evalsvc.api.state import CurrentState
 from evalsvc.config import Settings
 from evalsvc.errors import Conflict, EvalsvcError, InvalidSuite, UnknownName, WrongState
@@ -226,8 +227,10 @@ def _content(body: bytes, name: str, content_type: str) -> Any:
     says_json = "json" in content_type
     if says_json or body.lstrip().startswith(b"{"):
         try:
-            return json.loads(body)
-        except (ValueError, RecursionError) as error:
+            return parse_json(body)
+        except HTTPException as error:
+            raise InvalidSuite(f"suite {name!r}: {error.detail}") from None
+        except ValueError as error:
             if says_json:
                 raise InvalidSuite(f"suite {name!r} is not valid JSON: {error}") from None
     return body

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Annotated
 
-from fastapi import Query
+from fastapi import Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from evalsvc.api.csv_lines import csv_response
+from evalsvc.api.csv_lines import LINES, csv_response
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.json_answer import document, or_text
+from evalsvc.api.middleware.access import caller_key
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import TableQuery
 from evalsvc.api.state import CurrentState, State
+from evalsvc.errors import InvalidRequest
 from evalsvc.spec.documents.history import Table
-from evalsvc.store.history.long_table import COLUMNS, TableRun, cut_pages, find_series, read_page
+from evalsvc.store.history.long_table import COLUMNS, TableRun, count_rows, cut_pages, find_series, read_page
+
+MAX_JSON_ROWS = 200_000
+"""The most rows of a table as JSON, whose columns are held in memory: 25 MB."""
 
 router = router_of(prefix="/v1", tags=["table"], responses=PROBLEMS)
 
@@ -30,24 +36,32 @@ _CSV = (
     "/table",
     summary="Get the history of runs as a long table",
     description="The table has a row for each value, ordered by run, step, variant and metric. Read the table with "
-    "`pandas.read_csv` from the URL with `format=csv`, or with `DataFrame` from the columns in JSON. NaN and "
-    "infinities are words that pandas reads.",
+    "`pandas.read_csv` from the URL with `format=csv`, or with `DataFrame` from the columns in JSON, which has at most "
+    "200,000 rows. NaN and infinities are words that pandas reads.",
     response_model=None,
     responses=or_text(
         document(200, "Columns of equal length, or CSV with a line for each value.", Table), "text/csv", _CSV
     ),
 )
-async def get_table(query: Annotated[TableQuery, Query()], state: CurrentState) -> Response:
+async def get_table(query: Annotated[TableQuery, Query()], request: Request, state: CurrentState) -> Response:
     runs = await state.threads.run("read", _find, state, query)
     rows = _rows(state, runs)
     if query.format == "csv":
         return csv_response(COLUMNS, rows, state.threads)
-    return StreamingResponse(state.threads.stream(_column_pieces(rows)), media_type="application/json")
+    async with state.threads.turn(caller_key(request.scope)):
+        pieces = [piece async for piece in state.threads.stream(_column_pieces(rows))]
+    return StreamingResponse(_json(pieces), media_type="application/json")
 
 
 def _find(state: State, query: TableQuery) -> list[TableRun]:
     with state.reading() as session:
-        return find_series(session, query.run, query.metric, query.variant)
+        runs = find_series(session, query.run, query.metric, query.variant)
+        if query.format == "json" and (number := count_rows(session, runs)) > MAX_JSON_ROWS:
+            raise InvalidRequest(
+                f"the table has {number:,} rows, and JSON has at most {MAX_JSON_ROWS:,} rows; ask for CSV with "
+                "format=csv, or for fewer runs or metrics"
+            )
+        return runs
 
 
 def _rows(state: State, runs: Iterable[TableRun]) -> Iterator[list[object]]:
@@ -61,9 +75,14 @@ def _rows(state: State, runs: Iterable[TableRun]) -> Iterator[list[object]]:
             yield from rows
 
 
-def _column_pieces(rows: Iterable[list[object]]) -> Iterator[str]:
-    columns = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
+def _column_pieces(rows: Iterator[list[object]]) -> Iterator[list[str]]:
+    """Yield the columns of some rows as JSON, without the brackets of a list."""
+    while some_rows := list(islice(rows, LINES)):
+        yield [json.dumps(values, ensure_ascii=False)[1:-1] for values in zip(*some_rows, strict=True)]
+
+
+async def _json(pieces: Sequence[Sequence[str]]) -> AsyncIterator[str]:
     yield '{"columns":{'
-    for index, (name, values) in enumerate(zip(COLUMNS, columns, strict=True)):
-        yield f"{',' if index else ''}{json.dumps(name)}:{json.dumps(values, ensure_ascii=False)}"
+    for index, name in enumerate(COLUMNS):
+        yield f"{',' if index else ''}{json.dumps(name)}:[{', '.join(piece[index] for piece in pieces)}]"
     yield "}}"

@@ -186,7 +186,9 @@ async def patch_upload(
             415, f"Content-Type is {content_type[:80] or 'missing'}; a part is sent as Content-Type: {tus.PART_TYPE}"
         )
     part_checksum = tus.read_checksum(checksum)
-    writer = await state.threads.run("upload", PartWriter, state.uploads, upload_id, owner, offset, part_checksum)
+    kept = await state.threads.run("upload", _kept_bytes, state)
+    arguments = (state.uploads, upload_id, owner, offset, part_checksum, kept)
+    writer = await state.threads.run("upload", PartWriter, *arguments)
     try:
         new_offset = await _receive(request, state, writer)
     finally:
@@ -223,19 +225,27 @@ async def _receive(request: Request, state: State, writer: PartWriter) -> int:
     """
     run = state.threads.run
     announced = request.headers.get("content-length", "0")
-    _require_fits(int(announced) if announced.isdecimal() else 0, writer)
+    size = int(announced) if announced.isdecimal() else 0
+    _require_fits(size, writer)
+    await run("upload", writer.require_space, size)
+    piece = bytearray()
+
+    async def write() -> None:
+        nonlocal piece
+        received, piece = piece, bytearray()
+        await run("upload", writer.write, received)
+
     try:
-        piece = bytearray()
         async for chunk in request.stream():
+            _require_fits(len(piece) + len(chunk), writer)
             piece += chunk
-            _require_fits(len(piece), writer)
             if len(piece) >= PIECE_BYTES:
-                await run("upload", writer.write, piece)
-                piece = bytearray()
-        if piece:
-            await run("upload", writer.write, piece)
+                await write()
+        await write()
     except (ClientDisconnect, HTTPException, EvalsvcError) as error:
         with suppress(EvalsvcError):  # the disk may be full
+            await write()
+        with suppress(EvalsvcError):
             await run("upload", writer.keep, complete=False)
         if isinstance(error, ClientDisconnect):
             raise HTTPException(
@@ -246,9 +256,12 @@ async def _receive(request: Request, state: State, writer: PartWriter) -> int:
 
 
 def _create(state: State, length: int, announced: tus.Announced, owner: str | None) -> StoredUpload:
+    return state.uploads.create(length, announced.sha256, announced.name, owner, _kept_bytes(state))
+
+
+def _kept_bytes(state: State) -> int:
     with state.reading() as session:
-        kept_bytes = uploaded_bytes(session)
-    return state.uploads.create(length, announced.sha256, announced.name, owner, kept_bytes)
+        return uploaded_bytes(session)
 
 
 def _require_on(state: State) -> None:

@@ -68,6 +68,8 @@ class UploadFolder:
         self._creating = threading.Lock()
         self._hashes: dict[str, tuple[int, hashlib._Hash]] = {}
         """Number of bytes from the start of an upload that this process has received, and their hash, by id."""
+        self.arriving: dict[str, int] = {}
+        """Number of bytes of an upload that a part is being written to, by id."""
 
     def create(self, length: int, sha256: str, name: str | None, owner: str | None, kept_bytes: int) -> StoredUpload:
         """Create an upload.
@@ -211,6 +213,17 @@ class UploadFolder:
         else:
             self._hashes[upload_id] = offset, digest
 
+    def require_space(self, upload_id: str, size: int, kept_bytes: int) -> None:
+        """Raise StorageFull unless the first `size` bytes of an upload fit next to all bytes that have arrived."""
+        others = [upload for upload in self._all() if upload.id != upload_id]
+        used = sum(max(upload.offset, self.arriving.get(upload.id, 0)) for upload in others)
+        if used + size + kept_bytes > self._limit:
+            raise StorageFull(
+                f"{size:,} bytes of the upload do not fit: EVALSVC_UPLOAD_BYTES is {self._limit:,}, other uploads have "
+                f"{used:,} of these, and uploaded checkpoints that are still needed {kept_bytes:,}; resume the upload "
+                "once evaluations have ended or uploads are deleted, or have the operator raise EVALSVC_UPLOAD_BYTES"
+            )
+
     def require_free_disk(self) -> None:
         """Raise StorageFull if less than `RESERVE_BYTES` of the disk are free."""
         if shutil.disk_usage(self.folder).free < RESERVE_BYTES:
@@ -262,14 +275,17 @@ class UploadFolder:
                 f"there are {number} uploads {whose}, which is the limit; finish and post them, delete some with "
                 f"DELETE /v1/uploads/{{id}}, or wait: an upload expires {LIFETIME / 3600:g} hours after its last byte"
             )
-        open_bytes = sum(upload.length for upload in uploads)
-        if open_bytes + kept_bytes + length > self._limit:
+        used = sum(upload.offset for upload in uploads)
+        # Bytes that other owners have announced do not count: they may never come.
+        reserved = sum(upload.remaining for upload in uploads if upload.owner == owner)
+        if used + reserved + kept_bytes + length > self._limit:
             raise StorageFull(
                 f"{length:,} bytes do not fit: EVALSVC_UPLOAD_BYTES is {self._limit:,}, uploads that are not posted "
-                f"yet have {open_bytes:,} of these, and uploaded checkpoints that are still needed {kept_bytes:,}; "
-                "wait for evaluations to end, delete uploads, or have the operator raise EVALSVC_UPLOAD_BYTES"
+                f"yet have {used:,} of these, your unfinished uploads still need {reserved:,}, and uploaded "
+                f"checkpoints that are still needed have {kept_bytes:,}; wait for evaluations to end, delete uploads, "
+                "or have the operator raise EVALSVC_UPLOAD_BYTES"
             )
-        free = shutil.disk_usage(self.folder).free - sum(upload.remaining for upload in uploads)
+        free = shutil.disk_usage(self.folder).free - reserved
         if free - length < RESERVE_BYTES:
             raise StorageFull(
                 f"{length:,} bytes do not fit on the disk of the data folder, where {max(0, free - RESERVE_BYTES):,} "

@@ -93,7 +93,10 @@ class LocalFile:
 def _problem(status: os.stat_result) -> str | None:
     """Return the reason why a file cannot be sent, with a remedy; None if the file can be sent."""
     if stat.S_ISDIR(status.st_mode):
-        return "is a folder, and one file can be uploaded; give the file with the weights"
+        return (
+            "is a folder, and one file can be uploaded; give the file with the weights, or post the folder by a path "
+            "that the service can read, without --upload"
+        )
     if not stat.S_ISREG(status.st_mode):
         return "is no file on a disk; give the file with the weights"
     if status.st_size == 0:

@@ -31,9 +31,15 @@ class PartWriter:
     """Writer that appends one part to an upload, and locks the upload until `close`. Use from one thread at a time."""
 
     def __init__(
-        self, uploads: UploadFolder, upload_id: str, owner: str | None, offset: int, checksum: Checksum | None = None
+        self,
+        uploads: UploadFolder,
+        upload_id: str,
+        owner: str | None,
+        offset: int,
+        checksum: Checksum | None = None,
+        kept_bytes: int = 0,
     ) -> None:
-        """Lock the upload and open its file.
+        """Lock the upload and open its file. `kept_bytes` is the size of the uploaded checkpoints in the spool.
 
         Raises:
             UploadNotFound: see `UploadFolder.find`.
@@ -42,6 +48,7 @@ class PartWriter:
         """
         self._uploads = uploads
         self._checksum = checksum
+        self._kept_bytes = kept_bytes
         self._part_hash = None if checksum is None else hashlib.new(checksum.algorithm, usedforsecurity=False)
         self._unsynced = 0
         with ExitStack() as stack, translated_os_errors(uploads.folder):
@@ -54,6 +61,7 @@ class PartWriter:
                 self._content = stack.enter_context(opened_file(CONTENT, os.O_WRONLY, locked.folder))
                 os.ftruncate(self._content, offset)
             self._written = self._kept = offset
+            stack.callback(uploads.arriving.pop, upload_id, None)
             self._open = stack.pop_all()
 
     @property
@@ -61,13 +69,19 @@ class PartWriter:
         """The number of bytes until the announced size is reached."""
         return self.upload.length - self._written
 
+    def require_space(self, size: int) -> None:
+        """Raise StorageFull unless `size` more bytes fit."""
+        self._uploads.require_space(self.upload.id, self._written + size, self._kept_bytes)
+
     def write(self, piece: bytes | bytearray) -> None:
         """Append at most `room` bytes.
 
         Raises:
-            StorageFull: the disk is full; earlier bytes are kept.
+            StorageFull: the disk, or the space for uploads, is full; earlier bytes are kept.
             DataDirectoryUnusable: the file cannot be written.
         """
+        self.require_space(len(piece))
+        self._uploads.arriving[self.upload.id] = self._written + len(piece)
         with translated_os_errors(self._uploads.folder):
             rest = memoryview(piece)
             while rest:

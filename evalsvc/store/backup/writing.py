@@ -30,8 +30,8 @@ from evalsvc.store.backup.members import STATISTICS_PATH
 from evalsvc.store.backup.named import named_files
 from evalsvc.store.backup.pinned_files import PinnedFiles, pinned_files
 from evalsvc.store.backup.rows import CHUNK, MAX_CHUNK, Columns, chunks_of, dump_rows, largest_ids, read_schema
-from evalsvc.store.data_folder import OWNER, require_database, require_owner
-from evalsvc.store.session import Store, is_known_revision, translated
+from evalsvc.store.data_folder import OWNER, require_owner
+from evalsvc.store.session import Store, is_known_revision, require_database, translated
 
 SNAPSHOTS = 20
 """The most snapshots until all files of a snapshot must be linked."""

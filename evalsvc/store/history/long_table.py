@@ -88,6 +88,13 @@ def find_series(session: Session, runs: Sequence[str], metrics: Sequence[str], v
     return [TableRun(name, by_run[name]) for name in sorted(by_run)]
 
 
+def count_rows(session: Session, runs: Sequence[TableRun]) -> int:
+    """Return the number of rows of a table."""
+    ids = [series.id for run in runs for series in run.series]
+    queries = (select(func.count()).where(MetricValue.series_id.in_(part)) for part in _parts(ids))
+    return sum(session.scalar(query) or 0 for query in queries)
+
+
 def cut_pages(session: Session, run: TableRun) -> list[Page]:
     """Return the pages of a run in the order of steps.
 

@@ -11,6 +11,12 @@ from evalsvc.store.lists.pages import AnySelect, Order, PageRequest, read_page
 from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Run, Task
 from evalsvc.store.views import document_of
 
+KINDS = {
+    *("completions", "flipped", "forgetting", "grid", "image_rows", "loss_by_step"),
+    *("loss_map", "loss_profile", "nearest_tokens", "sample", "table"),
+}
+"""Kinds of artifacts that the tasks of evalsvc leave. The tasks of plug-ins may leave artifacts of other kinds."""
+
 
 def evaluation_artifacts(
     session: Session, evaluation_id: int, kind: str | None, page: PageRequest
@@ -18,7 +24,7 @@ def evaluation_artifacts(
     """Return a page of an evaluation's artifacts, in the order of the evaluation's tasks.
 
     Raises:
-        UnknownName: the evaluation has artifacts, and no artifact of the service has this kind.
+        UnknownName: the evaluation has artifacts, and no task of evalsvc and no artifact of the service has this kind.
         InvalidRequest: the cursor is from another list or from other filters.
     """
     query = _described().where(Task.evaluation_id == evaluation_id)
@@ -32,7 +38,7 @@ def run_artifacts(
     """Return a page of the artifacts of all evaluations of a run's current checkpoints, ordered by step.
 
     Raises:
-        UnknownName: the run has artifacts, and no artifact of the service has this kind.
+        UnknownName: the run has artifacts, and no task of evalsvc and no artifact of the service has this kind.
         InvalidRequest: the cursor is from another list or from other filters.
     """
     query = _described().where(Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None))
@@ -85,8 +91,8 @@ def _page(
 
 
 def _require_kind(session: Session, query: AnySelect, kind: str) -> None:
-    """Raise UnknownName for a kind that no artifact of the service has, unless the query has no artifacts."""
-    if session.scalar(select(Artifact.id).where(Artifact.kind == kind).limit(1)) is not None:
+    """Raise UnknownName for a kind that no task and no artifact has, unless the query has no artifacts."""
+    if kind in KINDS or session.scalar(select(Artifact.id).where(Artifact.kind == kind).limit(1)) is not None:
         return
     kinds = session.scalars(query.with_only_columns(Artifact.kind).distinct()).all()
     if kinds:

@@ -52,6 +52,8 @@ class Submitted:
     evaluations: Sequence[Evaluation]
     created: bool
     """Whether the checkpoint is new; False if the same checkpoint was posted before."""
+    note: str | None = None
+    """Reason why the post evaluates nothing; None if it has evaluations."""
 
 
 def submit(
@@ -94,7 +96,18 @@ def submit(
     ]
     for evaluation in session.scalars(select(Evaluation).where(older)):
         cancel(evaluation, f"{_SKIPPED} {submission.step} was posted and the plan says when_behind: newest")
-    return Submitted(checkpoint, evaluations, created=unchanged is None)
+    note = None if wanted else _nothing_due(run.name, submission.step, plan if planned else None)
+    return Submitted(checkpoint, evaluations, unchanged is None, note)
+
+
+def _nothing_due(run: str, step: int, plan: Plan | None) -> str:
+    """Return the reason why a post evaluates nothing; `plan` is None for a post with an empty list of suites."""
+    if plan is None:
+        return "suites is empty, so nothing is evaluated"
+    if plan.suites:
+        return f"the plan of run {run!r} has no suite for step {step}, so nothing is evaluated"
+    hint = f'give suites=["NAME"], or set a plan: PUT /v1/runs/{run}/plan'
+    return f"run {run!r} has no plan, so nothing is evaluated; {hint}"
 
 
 def _lacks_evaluation(session: Session, checkpoint: Checkpoint | None, suites: Sequence[Suite]) -> bool:

@@ -95,8 +95,8 @@ class TextPage(Page):
         """Return the completions of a prompt by another run, by step."""
         return {
             step: completion.text
-            for step, _, completion in _completions(client.completions(run, prompt=prompt))
-            if completion.way == self.way
+            for step, _, completion in _completions(client.completions(run))
+            if completion.way == self.way and completion.prompt == prompt
         }
 
     def _of_step(self, pages: Sequence[Artifact]) -> Sequence[Artifact]:

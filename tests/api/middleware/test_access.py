@@ -153,9 +153,22 @@ def test_wrong_tokens_are_slowed_down_and_right_ones_not(app: App, token: Tokens
     statuses = [app.http.get("/v1/runs").status_code for _ in range(12)]
     assert statuses == [401] * 10 + [429] * 2
     response = app.http.get("/v1/runs")
-    refused(response, 429, "rate_limited", "too many requests without a valid token", "try again in")
+    refused(response, 429, "rate_limited", "too many requests without a token", "try again in")
     assert 1 <= int(response.headers["retry-after"]) <= 6
     assert app.http.get("/v1/runs", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/openapi.json", "/sign-in", "/v1/runs"])
+def test_wrong_tokens_count_wherever_a_token_is_looked_at(app: App, token: Tokens, path: str) -> None:
+    """At `/readyz`, whose answer shows whether a token is right, tokens could be tried without a limit."""
+    headers, wrong = token(), {"Authorization": f"Bearer evs_{'A' * 43}"}
+    assert {app.http.get(path).status_code for _ in range(20)} <= ({429, 401} if path == "/v1/runs" else {200})
+    statuses = [app.http.get(path, headers=wrong).status_code for _ in range(12)]
+    assert 429 in statuses
+    limited = app.http.get(path, headers=wrong)
+    assert (limited.status_code, limited.headers["retry-after"].isdigit()) == (429, True)
+    assert "too many wrong tokens came from this address" in limited.text
+    assert app.http.get(path, headers=headers).status_code == 200
 
 
 # Scopes

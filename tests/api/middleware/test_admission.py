@@ -46,7 +46,12 @@ def test_reads_wait_for_each_other_and_nothing_else_waits_for_them() -> None:
         route = Route()
         app = Admission(route)
         tasks = [ask(app, f"/v1/runs/{number}/metrics") for number in range(READS + 2)]
-        others = [("/healthz", "GET", {}), ("/v1/checkpoints", "POST", {}), ("/v1/table", "GET", {})]
+        others = [
+            ("/healthz", "GET", {}),
+            ("/v1/checkpoints", "POST", {}),
+            ("/v1/table", "GET", {}),
+            ("/panels/curve.png", "GET", {}),
+        ]
         others += [
             ("/v1/body", "GET", {"content_length": "7"}),
             ("/v1/chunks", "GET", {"transfer_encoding": "chunked"}),

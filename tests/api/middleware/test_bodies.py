@@ -1,6 +1,7 @@
 """Bodies that are too large, too slow, or made to be expensive."""
 
 import asyncio
+import threading
 import time
 from typing import Any
 
@@ -109,6 +110,7 @@ def test_json_that_is_made_to_be_expensive(app: App) -> None:
         '"tags": {' + ",".join(f'"k{index}": "v"' for index in range(40_000)) + "}}",
         '"model": {"a": ' + "1" * 4000 + "}}",
         '"tags": {"\\u0000": "a"}}',
+        '"tags": {"a": "' + "b" * 900_000 + '"}}',
     ):
         response = app.http.post("/v1/checkpoints", content=START + rest, headers={"Content-Type": "application/json"})
         assert response.status_code in (403, 422), response.text[:300]
@@ -119,7 +121,7 @@ def test_json_that_is_made_to_be_expensive(app: App) -> None:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b"[" * 900_000, "the body is nested more than 64 levels deep at character 64; nest it less"),
+        (b"[" * 90_000, "the body is nested more than 64 levels deep at character 64; nest it less"),
         (
             START.encode() + b'"model": {"[[": ' + b"[" * 70 + b"]" * 70 + b"}}",
             "the body is nested more than 64 levels deep at character 124",
@@ -143,5 +145,81 @@ def test_a_body_that_cannot_be_read_is_told_where(app: App, body: bytes, words: 
 
 
 def test_a_body_at_the_limits_is_read() -> None:
-    for content in ("[" * 64 + "]" * 64, "[" + ",".join(["[]"] * 100_000) + "]", "\ufeff{}", "9" * 4300):
+    lists = "[" + ",".join(["[]"] * (bodies.MAX_VALUES // 2 - 1)) + "]"
+    for content in ("[" * 64 + "]" * 64, lists, "\ufeff{}", "9" * 4300):
         parse_json(content.encode())
+
+
+BOMBS = {
+    "lists": b"[" + b"[]," * 330_000 + b"[]]",
+    "objects": b"[" + b"{}," * 330_000 + b"{}]",
+    "numbers": b"[" + b"0," * 490_000 + b"0]",
+    "pairs": b"{" + b",".join(b'"%d":0' % number for number in range(100_000)) + b"}",
+}
+"""JSON within the limit of bytes that takes 50 to 500 times as many bytes of memory."""
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_values_are_counted_before_they_are_made(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def loads(text: str) -> None:
+        raise AssertionError("was parsed")
+
+    monkeypatch.setattr(bodies.json, "loads", loads)
+    with pytest.raises(HTTPException) as error:
+        parse_json(BOMBS[name])
+    assert "more than 100,000 values" in error.value.detail
+
+
+def test_a_large_body_is_parsed_in_a_thread(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each such body would stop the event loop, and with it the probes, for a quarter of a second."""
+    threads = []
+    plain = bodies.json.loads
+
+    def loads(text: str) -> Any:
+        threads.append(threading.current_thread())
+        return plain(text)
+
+    monkeypatch.setattr(bodies.json, "loads", loads)
+    for size in (10, bodies.INLINE):
+        app.http.patch("/v1/runs/r", json={"name": "a" * size})
+    loop = app.portal.call(threading.current_thread)
+    assert [thread is loop for thread in threads] == [True, False]
+
+
+def test_a_caller_holds_so_many_bytes_of_bodies_and_not_more() -> None:
+    """The bodies of four hundred connections would take gigabytes, each within its limit."""
+    limits: list[BodyLimit] = []
+    refusals = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        if scope["inner"]:
+            try:
+                await limits[0](scope["inner"][0] | {"inner": scope["inner"][1:]}, send_body, send)
+            except HTTPException as error:
+                refusals.append((error.status_code, error.detail, error.headers))
+
+    async def send_body() -> Any:
+        return {"type": "http.request", "body": b"x" * 1_000_000}
+
+    def request(host: str) -> Any:
+        return {"type": "http", "method": "PUT", "path": "/", "headers": [], "client": (host, 1)}
+
+    limits.append(BodyLimit(app))
+    fitting = [request("192.0.2.1")] * (bodies.HELD // 1_000_000)
+    for _ in range(2):  # what is answered is held no longer
+        asyncio.run(limits[0](fitting[0] | {"inner": [*fitting[1:], request("192.0.2.2")]}, send_body, None))  # type: ignore[arg-type]
+    assert refusals == []
+    asyncio.run(limits[0](fitting[0] | {"inner": fitting}, send_body, None))  # type: ignore[arg-type]
+    [(status, detail, headers)] = refusals
+    assert (status, headers) == (429, {"Retry-After": "1"})
+    assert "32,000,000 bytes" in detail
+
+
+def test_bodies_that_are_refused_for_others_of_the_caller_may_be_sent_again(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "HELD", 10)
+    response = app.http.patch("/v1/runs/r", json={"name": "a" * 20})
+    refused(response, 429, "rate_limited", "the bodies of your unanswered requests", "fewer large bodies")
+    assert response.headers["retry-after"] == "1"

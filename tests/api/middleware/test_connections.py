@@ -6,7 +6,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from ipaddress import ip_network
 from typing import Any
@@ -44,9 +44,11 @@ def served(app: Any, protocol: Any = TimeoutProtocol) -> Iterator[int]:
         thread.start()
         while not server.started:
             time.sleep(0.01)
-        yield listener.getsockname()[1]
-        server.should_exit = True
-        thread.join()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def closed_after(connection: socket.socket, drip: bytes = b"") -> float:
@@ -161,6 +163,7 @@ def test_a_client_that_does_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch
     assert sent < 8_000_000, "of what nobody reads little is made"
 
 
+@pytest.mark.usefixtures("many_cases")
 def test_a_client_that_reads_slowly_gets_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "WRITE_SECONDS", 1.0)
     size = 2_000_000
@@ -234,6 +237,7 @@ def test_a_trusted_proxy_has_as_many_as_there_are(monkeypatch: pytest.MonkeyPatc
         assert b"3 connections to the service are open, which is the limit" in answer
 
 
+@pytest.mark.usefixtures("many_cases")
 def test_connections_that_are_refused_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "PER_ADDRESS", 0)
     monkeypatch.setattr(connections, "REFUSED", 1)
@@ -241,3 +245,26 @@ def test_connections_that_are_refused_are_bounded_too(monkeypatch: pytest.Monkey
         first, second = (stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(2))
         assert closed_after(second) < 1
         assert closed_after(first) < 5, "nor do they last"
+
+
+@pytest.mark.parametrize(("chunks", "size", "read"), [(900, 1, True), (5000, 100, True), (5000, 1, False)])
+def test_a_body_in_tiny_chunks_is_given_up(chunks: int, size: int, read: bool) -> None:
+    """A chunk of one byte takes as long as one of a kilobyte: eight such bodies stopped all probes for 35 s."""
+    received = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (message := await receive())["type"] == "http.request":
+            received.append(message["body"])
+            if not message["more_body"]:
+                break
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    with served(app) as port, socket.create_connection(("127.0.0.1", port), 10) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        answer = b""
+        with suppress(OSError):  # the server may have closed the connection
+            client.sendall(b"%x\r\n%s\r\n" % (size, b"a" * size) * chunks + b"0\r\n\r\n")
+            answer = client.recv(100)
+        assert answer.startswith(b"HTTP/1.1 200") is read
+    assert (len(b"".join(received)) == chunks * size) is read

@@ -1,11 +1,14 @@
 """Artifacts by REST: what there is, by evaluation and by run, and the content."""
 
+import ast
 from pathlib import Path
 
 import pytest
 from app_in_process import App, refused
 
+import evalsvc
 from evalsvc.files.artifacts import artifact_path, keep_content
+from evalsvc.store.lists.artifacts import KINDS
 from evalsvc.store.tables import Artifact
 
 
@@ -45,6 +48,16 @@ def test_a_kind_that_no_artifact_has_is_named_with_what_is_near(app: App, left: 
     for kind in ("sample", "grid"):
         answer = app.http.get("/v1/runs/run-b/artifacts", params={"kind": kind})
         assert answer.json() == {"artifacts": [], "next_cursor": None}, "a run that waits has none of any kind"
+        if kind == "grid":
+            assert app.http.get("/v1/runs/run-a/artifacts", params={"kind": kind}).json() == answer.json()
+
+
+def test_every_kind_that_a_task_leaves_is_known() -> None:
+    """A run without images answered a request for its grids with 404, as if the word were wrong."""
+    tasks = (Path(evalsvc.__file__).parent / "tasks").rglob("*.py")
+    calls = [node for file in tasks for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+    first = [node.args[0] for node in calls if isinstance(node.func, ast.Name) and node.func.id == "Artifact"]
+    assert {node.value for node in first if isinstance(node, ast.Constant)} | {"flipped"} == KINDS
 
 
 def test_the_content_comes_with_its_type_and_never_changes(app: App, left: int) -> None:

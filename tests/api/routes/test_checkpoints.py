@@ -62,9 +62,25 @@ def test_another_file_is_a_conflict_unless_it_replaces(app: App, weights: Path) 
 def test_plan_says_which_suites_are_due(app: App, weights: Path) -> None:
     plan = {"suites": [{"suite": "loss", "every": 10}]}
     assert app.http.put("/v1/runs/run-a/plan", json=plan).status_code == 200
-    assert [item["suite"] for item in app.post(weights, step=30).json()["evaluations"]] == ["loss"]
+    due = app.post(weights, step=30).json()
+    assert ([item["suite"] for item in due["evaluations"]], due["note"]) == (["loss"], None)
     assert app.post(weights, step=35).json()["evaluations"] == []
-    assert app.post(weights, step=40, suites=[]).json()["evaluations"] == []
+
+
+def test_a_post_that_evaluates_nothing_says_so(app: App, weights: Path) -> None:
+    """A training without `suites` got 201 for every checkpoint, and no checkpoint was ever evaluated."""
+    for _ in ("new", "again"):
+        answer = app.post(weights, step=25).json()
+        assert answer["note"] == (
+            "run 'run-a' has no plan, so nothing is evaluated; give suites=[\"NAME\"], or set a plan: "
+            "PUT /v1/runs/run-a/plan"
+        )
+    plan = {"suites": [{"suite": "loss", "every": 10}]}
+    assert app.http.put("/v1/runs/run-a/plan", json=plan).status_code == 200
+    planned = app.post(weights, step=35).json()
+    assert planned["note"] == "the plan of run 'run-a' has no suite for step 35, so nothing is evaluated"
+    empty = app.post(weights, step=40, suites=[]).json()
+    assert (empty["evaluations"], empty["note"]) == ([], "suites is empty, so nothing is evaluated")
 
 
 def test_eight_gigabytes_are_not_read(app: App, tmp_path: Path) -> None:
@@ -200,11 +216,19 @@ def test_a_model_that_transformers_computes(app: App, tmp_path: Path) -> None:
     refused(app.post(folder, step=4), 422, "unsupported_model", "code of its own")
 
 
+def test_a_file_that_is_a_part_of_a_model_is_refused_at_the_post(app: App, tmp_path: Path) -> None:
+    for name in ("adapter_model.safetensors", "pytorch_model-00001-of-00003.bin"):
+        (tmp_path / name).touch()
+        refused(app.post(tmp_path / name), 422, "not_a_checkpoint", str(tmp_path / name))
+
+
 @pytest.mark.parametrize(
     ("names", "words"),
     [
         (["params.txt", "checkpoints/epoch_1.pt"], "it is the folder of a run: post one of the "),
         (["epoch_1.pt", "epoch_2.pt"], "it holds epoch_1.pt, epoch_2.pt: post one of these files"),
+        (["adapter_config.json", "adapter_model.safetensors"], "merge_and_unload().save_pretrained"),
+        (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], "model.safetensors.index.json"),
     ],
 )
 def test_a_folder_that_holds_no_weights(app: App, tmp_path: Path, names: list[str], words: str) -> None:

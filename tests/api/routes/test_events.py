@@ -223,6 +223,7 @@ def test_a_stream_does_not_last_for_ever(service: Service, monkeypatch: pytest.M
 # Coming back
 
 
+@pytest.mark.usefixtures("many_cases")
 def test_the_client_takes_up_a_stream_that_broke_off(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """It misses nothing, and ends where all was told."""
     monkeypatch.setattr(events, "LIFETIME", 0.5)
@@ -284,6 +285,7 @@ def test_clients_that_come_and_go_leave_nothing_behind(service: Service) -> None
     assert threading.active_count() <= before[0] + events.READERS
 
 
+@pytest.mark.usefixtures("many_cases")
 def test_silent_streams_hold_up_nobody(service: Service) -> None:
     """So many of them took all threads, or all connections of the database, where each held one."""
     with ExitStack() as stack:

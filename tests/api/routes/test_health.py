@@ -56,7 +56,7 @@ def test_not_ready_while_nothing_can_be_written(app: App, weights: Path, monkeyp
     assert app.http.get("/readyz").status_code == 200
     event.listen(app.store.engine, "checkout", fill_up)
     words = "cannot be used: database or disk is full"
-    refused(app.post(weights, tags={"x": "y" * 100_000}), 503, "database_unusable", words)
+    refused(app.post(weights, tags={str(number): "y" * 500 for number in range(100)}), 503, "database_unusable", words)
     refused(app.http.get("/readyz"), 503, "not_ready", words)
     event.remove(app.store.engine, "checkout", fill_up)
     monkeypatch.setattr(writes, "PROBE_AGAIN", 0.0)

@@ -9,8 +9,10 @@ import jsonschema
 import pytest
 from app_in_process import App, refused
 from history_reference import Point, write
+from pydantic import ValidationError
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
+from evalsvc.api.routes.imports import ImportInput
 from evalsvc.spec.protocol import Protocol
 
 HISTORY = "/v1/runs/run-a/metrics"
@@ -147,7 +149,7 @@ class TestImport:
     def test_a_wrong_value_is_named_and_nothing_is_entered(self, app: App) -> None:
         for change, words in [
             ({"value": [True, "x"]}, "series.0.value.0: a value is a finite number or one of NaN, Infinity, -Infinity"),
-            ({"value": [True, "x"]}, "series.0.value.1: a value is a finite number or one of NaN"),
+            ({"value": [1, "x"]}, "series.0.value.1: a value is a finite number or one of NaN"),
             ({"step": [3, "1"]}, "series.0.step.1: input should be a valid integer, found '1'"),
             ({"step": [3, -1]}, "series.0.step.1: input should be greater than or equal to 0, found -1"),
             ({"step": [3, 3]}, "series.0.step: step 3 is repeated at the positions 0, 1; keep one"),
@@ -174,7 +176,7 @@ class TestImport:
         for content, words in [
             (one % b"NaN", "series.0.value.0: a value is a finite"),
             (one % b"1e999", "series.0.value.0: a value is a finite"),
-            (b"{", "the body is not JSON: EOF while parsing"),
+            (b"{", "the body is not JSON: Expecting property name"),
             (b"[]", "the body: input should be an object, found []"),
             (b"{}", "source is missing; series is missing"),
         ]:
@@ -187,9 +189,27 @@ class TestImport:
         refused(sent, 422, "invalid_request", "the body must be JSON, found text/plain; send Content-Type")
 
     def test_of_very_many_findings_the_first_are_named(self, app: App) -> None:
-        body = {"source": "x", "series": [{"metric": "a", "step": list(range(1000)), "value": ["x"] * 1000}]}
-        detail = refused(app.http.post(HISTORY, json=body), 422, "invalid_request", "; and 990 more")
+        fields = {f"field{number}": 1 for number in range(900)}
+        body = {"source": "x", "series": [self.BODY["series"][0] | fields] * 3}
+        detail = refused(app.http.post(HISTORY, json=body), 422, "invalid_request", "; and 890 more")
         assert len(detail) < 2000
+
+    def test_wrong_values_are_not_collected(self) -> None:
+        """Each would be two errors of a kilobyte: 16 MB of them took 8 GB."""
+        column = [[]] * 100_000
+        series = {"metric": "a", "step": column, "value": column, "stderr": column, "n": column}
+        for content in (
+            {"source": "x", "series": [series] * 2},
+            {"source": "x", "series": column},
+            {"source": "x", "series": [series | {str(number): 1 for number in range(2000)}]},
+        ):
+            with pytest.raises(ValidationError) as error:
+                ImportInput.model_validate(content)
+            assert error.value.error_count() < 20
+
+    def test_a_protocol_is_short(self, app: App) -> None:
+        body = self.BODY | {"series": [self.BODY["series"][0] | {"protocol": {"a": list(range(50_000))}}]}
+        refused(app.http.post(HISTORY, json=body), 422, "invalid_request", "as JSON; send at most 100,000")
 
     def test_the_same_series_twice(self, app: App) -> None:
         body = self.BODY | {"series": self.BODY["series"] * 2}

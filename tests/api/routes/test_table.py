@@ -1,16 +1,19 @@
 """The history as a table: what a notebook reads is what was measured, to the last bit and to what is no number."""
 
 import io
+import json
 import math
 from typing import Any
 
 import anyio
+import httpx
 import pandas as pd
 import pytest
 from app_in_process import App, refused
 from compared_runs import put
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
+from evalsvc.api.routes import table
 from evalsvc.store.history import long_table
 from evalsvc.store.history.long_table import COLUMNS, cut_pages, find_series, read_page
 
@@ -86,6 +89,55 @@ def test_pages_are_the_table_whatever_their_size(app: App, measured: None, monke
         monkeypatch.setattr(long_table, "ROWS", rows)
         monkeypatch.setattr(long_table, "SERIES", series)
         assert app.http.get("/v1/table?format=csv").text == whole
+
+
+def test_json_is_made_in_pieces(app: App, measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1.6 million rows were one piece, and every other table waited for two minutes."""
+    whole = app.http.get("/v1/table").json()
+    monkeypatch.setattr(table, "LINES", 2)
+    threads, sizes = app.app.state.state.threads, []
+    run = threads.run
+
+    async def measured_run(kind: str, function: Any, *args: Any, **kwargs: Any) -> Any:
+        result = await run(kind, function, *args, **kwargs)
+        if kind == "stream" and result is not None:
+            sizes.append(len(json.loads(f"[{result[0]}]")))
+        return result
+
+    monkeypatch.setattr(threads, "run", measured_run)
+    assert app.http.get("/v1/table").json() == whole
+    assert (set(sizes), sum(sizes)) == ({2}, 14)
+
+
+def test_json_has_so_many_rows_and_csv_has_all(app: App, measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "MAX_JSON_ROWS", 13)
+    refused(app.http.get("/v1/table"), 422, "invalid_request", "14 rows", "at most 13 rows", "format=csv")
+    assert len(read_csv(app)) == 14
+    assert len(app.http.get("/v1/table?run=run-a").json()["columns"]["run"]) == 10
+
+
+def test_tables_of_a_caller_take_turns_and_those_of_others_do_not_wait(app: App, measured: None) -> None:
+    """Else a caller with a hundred requests would have a hundred of the turns, and of the memory."""
+    threads, answered = app.app.state.state.threads, []
+
+    async def ask(host: str, done: anyio.Event) -> None:
+        transport = httpx.ASGITransport(app.app, client=(host, 1))
+        async with httpx.AsyncClient(transport=transport) as client:
+            assert (await client.get("http://evalsvc/v1/table")).status_code == 200
+        answered.append(host)
+        done.set()
+
+    async def ask_both() -> None:
+        mine, others = anyio.Event(), anyio.Event()
+        async with anyio.create_task_group() as tasks, threads.turn("127.0.0.1"):
+            tasks.start_soon(ask, "127.0.0.1", mine)
+            await anyio.wait_all_tasks_blocked()
+            tasks.start_soon(ask, "192.0.2.1", others)
+            with anyio.fail_after(30):
+                await others.wait()
+
+    app.portal.call(ask_both)
+    assert answered == ["192.0.2.1", "127.0.0.1"]
 
 
 def test_what_is_written_meanwhile_moves_nothing(app: App, measured: None, monkeypatch: pytest.MonkeyPatch) -> None:

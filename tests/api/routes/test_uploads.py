@@ -249,6 +249,20 @@ def test_a_name_is_shown_and_never_a_path(app: App) -> None:
     assert [file.name for file in spooled(app)] == [f"upload:{SHA256}"]
 
 
+def test_a_part_without_space_is_refused_before_it_is_read(start_app: Callable[..., App]) -> None:
+    app = start_app(upload_bytes=LIMIT)
+    with app.store.transaction() as session:
+        tokens = {name: create_token(session, name, "submit") for name in ("mine", "theirs")}
+    mine, theirs = ({"Authorization": f"Bearer {token}"} for token in tokens.values())
+    first, second = os.urandom(LIMIT - 1000), CONTENT
+    address, other = create(app, first, headers=mine), create(app, second, headers=theirs)
+    assert send(app, address, first, **mine).status_code == 204
+    body = {"run": "run-a", "step": 25, "uri": f"upload:{hashlib.sha256(first).hexdigest()}", "model": "open_lm_160m"}
+    assert app.http.post("/v1/checkpoints", json=body, headers=mine).status_code == 201
+    refused(send(app, other, second, **theirs), 507, "storage_full", f"{LIMIT - 1000:,}", "resume")
+    assert app.http.head(other, headers=theirs).headers["upload-offset"] == "0"
+
+
 def test_a_client_that_creates_uploads_without_end(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_module, "MAX_UPLOADS_OF_OWNER", 3)
     for number in range(20):
@@ -444,7 +458,6 @@ def test_a_part_that_stalls_is_given_up_and_what_came_is_kept(
 ) -> None:
     """A connection that is cut without a word would keep the upload from its client for ever."""
     monkeypatch.setattr(bodies, "SECONDS", 0.3)
-    monkeypatch.setattr("evalsvc.api.routes.uploads.PIECE_BYTES", 100)
     url, _state = port
     address = httpx.post(f"{url}/v1/uploads", headers=announced()).headers["location"]
     connection = http.client.HTTPConnection(str(urlsplit(url).netloc), timeout=30)
@@ -456,6 +469,30 @@ def test_a_part_that_stalls_is_given_up_and_what_came_is_kept(
     assert response.status == 408, response.read()
     connection.close()
     assert httpx.head(url + address).headers["upload-offset"] == "1000"
+
+
+@pytest.mark.parametrize("checksum", [False, True])
+def test_a_connection_that_breaks_keeps_what_came_of_the_last_piece(app: App, checksum: bool) -> None:
+    """The last piece was dropped: a client whose connection breaks within each megabyte never came further."""
+    address = create(app)
+    digest = base64.b64encode(hashlib.sha256(CONTENT).digest()).decode()
+    headers = PART | {"Upload-Offset": "0", "Host": "evalsvc", "Content-Length": str(len(CONTENT))}
+    headers |= {"Upload-Checksum": f"sha256 {digest}"} if checksum else {}
+    encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "method": "PATCH", "path": address, "query_string": b"", "headers": encoded}
+    messages = [{"type": "http.request", "body": CONTENT[:1000], "more_body": True}, {"type": "http.disconnect"}]
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send_nothing(message: Any) -> None:
+        pass
+
+    app.portal.call(app.app, scope | {"client": ("127.0.0.1", 1)}, receive, send_nothing)
+    assert app.http.head(address).headers["upload-offset"] == ("0" if checksum else "1000")
+    rest = 0 if checksum else 1000
+    assert send(app, address, CONTENT[rest:], rest).status_code == 204
+    assert app.http.get(address).json()["complete"] is True
 
 
 def test_a_connection_that_breaks_keeps_what_came(port: tuple[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from evalsvc.web.pages import checkpoints
 from evalsvc.web.pages.checkpoints import CheckpointsPage
 
 
+@pytest.mark.usefixtures("many_cases")
 def test_every_evaluation_of_a_run_is_linked(dashboard: Dashboard) -> None:
     with Client(dashboard.url) as client:
         run = client.run(RUN)

@@ -1,0 +1,186 @@
+"""Charts as pictures: what they cost the service, and whom they keep waiting."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from app_in_process import App
+from history_reference import Point, write
+from lxml import html
+
+from evalsvc.api.middleware.threads import PICTURES, RENDERS, WAITING
+from evalsvc.web import vega
+
+MOST = RENDERS + PICTURES + WAITING["render"] + WAITING["picture"]
+"""The most pictures that are rendered, waited for and read at once."""
+
+CHART = "/panels/curve.png?run=run-a&metric=higher/b"
+
+
+class Renderer:
+    """Renders nothing, as slowly as it is told to."""
+
+    def __init__(self) -> None:
+        self.begun: list[object] = []
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.running = self.most = 0
+
+    def __call__(self, spec: Any, kind: str, theme: str) -> bytes:
+        self.begun.append(kind)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        assert self.go_on.wait(5)
+        self.running -= 1
+        return f"a picture as {kind}".encode()
+
+
+@pytest.fixture
+def renderer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Renderer]:
+    renderer = Renderer()
+    monkeypatch.setattr(vega, "render", renderer)
+    yield renderer
+    renderer.go_on.set()
+
+
+@pytest.fixture
+def drawn(app: App) -> App:
+    """An application with a metric of a run."""
+    put(app, range(10))
+    return app
+
+
+def put(app: App, steps: Sequence[int], run: str = "run-a", metric: str = "higher/b") -> None:
+    write(app.store, {metric: [Point(step, 1.0, None, None) for step in steps]}, run)
+
+
+def told(response: httpx.Response, status: int) -> str:
+    assert response.status_code == status, response.text
+    return " ".join(html.fromstring(response.text).find(".//main").text_content().split())
+
+
+def test_pictures_wait_for_each_other_and_nothing_waits_for_them(drawn: App, renderer: Renderer) -> None:
+    """24 links to pictures held the places of all reads, and every reader waited for 32 s."""
+    renderer.go_on.clear()
+    crowd = 60
+    with ThreadPoolExecutor(crowd) as pool:
+        asked = [pool.submit(drawn.http.get, f"{CHART}&to={100 + at}") for at in range(crowd)]
+        try:
+            while sum(each.done() for each in asked) < crowd - MOST:
+                time.sleep(0.01)
+            for path in ("/v1/runs", "/", "/panels/curve.csv?run=run-a&metric=higher/b", "/healthz"):
+                assert drawn.http.get(path).status_code == 200
+            refused = [each.result() for each in asked if each.done()]
+        finally:
+            renderer.go_on.set()
+        codes = Counter(each.result().status_code for each in asked)
+        assert codes.keys() == {200, 429}
+        assert RENDERS + WAITING["render"] <= codes[200] <= MOST
+    assert renderer.most == RENDERS
+    assert "charts wait to be drawn" in told(refused[0], 429)
+    assert int(refused[0].headers["retry-after"]) > 0
+
+
+def test_no_address_waits_for_pictures_in_a_place_of_other_reads(drawn: App, renderer: Renderer) -> None:
+    """A line feed in the name was no picture for the limit of reads, and one for the queue of pictures."""
+    threads = drawn.app.state.state.threads
+    limit = threads._limits["picture"]
+    drawn.portal.call(limit.acquire_on_behalf_of_nowait, limit)
+    addresses = [
+        f"/panels/{name}.png" for name in ("curve", "a%0A", "a%0Ab", "%E2%80%A8", ".svg", "a.png", "%2e", "%00")
+    ]
+    with ThreadPoolExecutor(2 * len(addresses) + 1) as pool:
+        asked = [pool.submit(drawn.http.get, address) for address in addresses * 2]
+        try:
+            deadline = time.monotonic() + 10
+            while (begun := sum(each.done() for each in asked) + threads._asked["picture"]) < len(asked):
+                assert time.monotonic() < deadline, f"{begun} of {len(asked)} wait for no place of a read"
+                time.sleep(0.01)
+            assert threads._asked["picture"]
+            assert pool.submit(drawn.http.get, "/v1/runs").result(timeout=10).status_code == 200
+        finally:
+            drawn.portal.call(limit.release_on_behalf_of, limit)
+    assert {each.result().status_code for each in asked} <= {404, 422}
+
+
+def test_a_picture_is_rendered_once(drawn: App, renderer: Renderer) -> None:
+    first = drawn.http.get(CHART)
+    assert first.content == b"a picture as png"
+    assert drawn.http.get(CHART, headers={"If-None-Match": first.headers["etag"]}).status_code == 304
+    assert drawn.http.get(CHART).content == first.content
+    assert drawn.http.get(CHART.replace(".png", ".svg")).content == b"a picture as svg"
+    assert renderer.begun == ["png", "svg"]
+    put(drawn, [10])
+    changed = drawn.http.get(CHART, headers={"If-None-Match": first.headers["etag"]})
+    assert changed.status_code == 200
+    assert renderer.begun == ["png", "svg", "png"]
+
+
+def test_a_browser_that_has_a_picture_does_not_wait(drawn: App, renderer: Renderer) -> None:
+    """A page that was reloaded had all of its pictures rendered anew, only to be told that they are the same."""
+    tag = drawn.http.get(CHART).headers["etag"]
+    drawn.app.state.state.pictures.__init__()
+    assert drawn.http.get(CHART, headers={"If-None-Match": tag}).status_code == 304
+    assert renderer.begun == ["png"]
+
+
+def test_nothing_is_rendered_for_a_client_that_left(drawn: App, renderer: Renderer) -> None:
+    path, _, query = CHART.partition("?")
+    messages = iter([{"type": "http.request", "body": b"", "more_body": False}])
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": query.encode()}
+    scope |= {"headers": [(b"host", b"evalsvc")], "client": ("127.0.0.1", 9), "scheme": "http", "root_path": ""}
+    scope |= {"server": ("evalsvc", 80), "http_version": "1.1", "raw_path": path.encode(), "asgi": {"version": "3.0"}}
+
+    async def receive() -> Any:
+        return next(messages, {"type": "http.disconnect"})
+
+    async def send(message: Any) -> None:
+        pass
+
+    drawn.portal.call(drawn.app, scope, receive, send)
+    assert renderer.begun == []
+
+
+def test_a_chart_of_too_many_marks_is_no_picture(
+    drawn: App, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rendering grows with the marks, and the height of a picture with the metrics: 10,000 took gigabytes."""
+    put(drawn, range(10), "run-b")
+    monkeypatch.setattr(vega, "MOST_MARKS", 9)
+    address = CHART
+    text = told(drawn.http.get(address), 422)
+    assert "has 10 marks" in text
+    assert "/panels/curve.csv?run=run-a" in text
+    assert drawn.http.get(address.replace("png", "csv")).status_code == 200
+    monkeypatch.setattr(vega, "MOST_MARKS", 10)
+    assert drawn.http.get(address).status_code == 200
+    monkeypatch.setattr(vega, "MOST_CURVES", 1)
+    text = told(drawn.http.get("/panels/curve.png?run=run-a&run=run-b&metric=higher/b"), 422)
+    assert "of 2 curves" in text
+    assert renderer.begun == ["png"]
+
+
+def test_the_script_of_charts_is_made_in_the_same_queue(
+    drawn: App, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its address needs no token, so anybody had a process for each request until the first one was done."""
+    monkeypatch.setattr(vega, "script", lambda folder: renderer({}, "script", "light") and Path(__file__))
+    renderer.go_on.clear()
+    address = f"/vega/{vega.script_name()}"
+    number = RENDERS + WAITING["render"]
+    with ThreadPoolExecutor(number + 8) as pool:
+        asked = [pool.submit(drawn.http.get, address) for _ in range(number + 8)]
+        try:
+            while sum(each.done() for each in asked) < 8:
+                time.sleep(0.01)
+            assert drawn.http.get("/v1/runs").status_code == 200
+        finally:
+            renderer.go_on.set()
+        assert sum(each.result().status_code == 429 for each in asked) == 8
+    assert renderer.most == RENDERS
