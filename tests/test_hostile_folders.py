@@ -117,7 +117,7 @@ HOSTILE: dict[str, Hostile] = {
 }
 
 LARGE = {
-    "thousands of layers": Hostile(changed(num_hidden_layers=4096), "checkpoint_mismatch", "missing"),
+    "hundreds of layers": Hostile(changed(num_hidden_layers=512), "checkpoint_mismatch", "missing"),
     "an index of a million names": Hostile(index_of(made.million), "not_a_checkpoint", "files, more than"),
 }
 """Those that take seconds to write, or to refuse."""

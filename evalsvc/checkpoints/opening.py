@@ -146,9 +146,8 @@ def opened(reference: CheckpointRef) -> Iterator[CheckpointRef]:
         return
     with ExitStack() as stack:
         files = _Open(stack, anywhere)
-        pinned = _pinned(reference, files)
-        with _posted_names(files):
-            yield pinned
+        with _posted_names(files, reference):
+            yield _pinned(reference, files)
         _require_unchanged(reference, files)
 
 
@@ -250,11 +249,16 @@ def _require_unchanged(reference: CheckpointRef, files: _Open) -> None:
 
 
 @contextmanager
-def _posted_names(files: _Open) -> Iterator[None]:
+def _posted_names(files: _Open, reference: CheckpointRef | None = None) -> Iterator[None]:
+    """Replace private names in messages by posted names; a label that is the path itself is not said twice."""
     try:
         yield
     except EvalsvcError as error:
-        raise type(error)(_with_posted_names(error.message, files)) from error
+        message = _with_posted_names(error.message, files)
+        if reference is not None and os.path.realpath(reference.label) == reference.path:
+            start = f"{reference.label}: "
+            message = message[len(start) * message.startswith(start + reference.path) :]
+        raise type(error)(message) from error
 
 
 def _with_posted_names(message: str, files: _Open) -> str:

@@ -45,6 +45,9 @@ FOLDER_FILES = (
 )
 """Names of weights in a Hugging Face folder; the first that exists is used."""
 
+PART = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.")
+"""Pattern in the name of one of several files of a Hugging Face model."""
+
 NO_DISK = (Path("/proc"), Path("/sys"), Path("/dev"))
 """Folders of files that the kernel generates when they are read, and that may never end."""
 
@@ -356,6 +359,7 @@ def weights_among(names: Collection[str], folder: str) -> str:
             )
     if weights:
         return weights[0]
+    refuse_part(names, folder)
     checkpoints = sorted(name for name in names if name.endswith((".pt", ".pth", ".bin", ".safetensors")))
     if checkpoints:
         listing = f"it holds {', '.join(checkpoints[:5])}: post one of these files"
@@ -366,11 +370,40 @@ def weights_among(names: Collection[str], folder: str) -> str:
     raise NotACheckpoint(f"{folder} is a folder without {' or '.join(FOLDER_FILES)}; {listing}")
 
 
+def refuse_part(names: Collection[str], shown: str) -> None:
+    """Raise NotACheckpoint if a file, or a folder with these names, holds only a part of a model."""
+    if any(name.startswith("adapter_model.") for name in names):
+        raise adapter(shown)
+    if parts := sorted(name for name in names if PART.search(name)):
+        index = FOLDER_FILES[0 if parts[0].endswith(".safetensors") else 2]
+        raise NotACheckpoint(
+            f"{shown} holds {parts[0]}, a part of a model; post the folder of all parts with their index, {index}, as "
+            "save_pretrained writes both"
+        )
+
+
+def adapter(shown: str) -> NotACheckpoint:
+    """Return an error for an adapter, with the call that makes a model of the adapter and its base."""
+    return NotACheckpoint(
+        f"{shown} is a LoRA adapter, which holds only what differs from its base; merge the adapter into the base, and "
+        "post the folder of the merged model: model.merge_and_unload().save_pretrained(FOLDER)"
+    )
+
+
+def no_weights(path: Path, head: bytes) -> NotACheckpoint:
+    """Return an error for a file that begins with `head`, as no checkpoint does."""
+    if not head.strip(b"\0"):
+        return NotACheckpoint(f"{path} starts with zeros, so the copy is unfinished; copy it again")
+    is_text = all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head)
+    kind = "is text" if is_text else f"starts with {head[:8].hex(' ')}"
+    return NotACheckpoint(f"{path} {kind}; a checkpoint is a torch.save file (zip or pickle) or safetensors")
+
+
 def sharded(folder: str) -> ShardedCheckpoint:
     """Return an error for a torch.distributed.checkpoint folder, with the command that converts it."""
     return ShardedCheckpoint(
         f"{folder} is a torch.distributed.checkpoint folder, sharded by rank; convert it to one file: "
-        f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} {folder}.pt"
+        f"python -P -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} {folder}.pt"
     )
 
 

@@ -65,6 +65,17 @@ KINDS = frozenset(("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "
 ADVICE = "so it was not opened; save only tensors and plain values: torch.save({'state_dict': model.state_dict()}, ...)"
 
 
+OPTIONS = frozenset(("argparse.Namespace", "pathlib.PosixPath"))
+"""Names in the options that training programs save next to the weights."""
+
+CONVERSION = (
+    "so it was not opened; if the file is your own, save it again without its options: "
+    'python -P -c "import argparse, pathlib, sys, torch; torch.serialization.add_safe_globals([argparse.Namespace, '
+    "pathlib.PosixPath]); old = torch.load(sys.argv[1], map_location='cpu', weights_only=True); torch.save({k: old[k] "
+    "for k in ('state_dict', 'model', 'ema', 'step', 'steps', 'epoch') if k in old}, sys.argv[2])\" OLD.pt NEW.pt"
+)
+
+
 def load(path: Path) -> object:
     """Load a file of torch.save. Tensors are views of the mapped file, or copies for a file before torch 1.6.
 
@@ -73,13 +84,7 @@ def load(path: Path) -> object:
         NotACheckpoint: the file is damaged, or exceeds the bounds of a checkpoint in memory.
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
-        is_archive = file.read(len(ZIP)) == ZIP
-    if is_archive:
-        _require_safe(path, _archive_pickle(path))
-    else:
-        with path.open("rb") as file:
-            _require_safe(path, file.read(MAX_OTHER_BYTES + 1), LEGACY_PICKLES)
+    is_archive = require_safe(path)
     import torch
 
     allowed: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
@@ -101,18 +106,29 @@ def load(path: Path) -> object:
     return content
 
 
-def read_outline(path: Path) -> dict[str, object]:
+def require_safe(path: Path) -> bool:
+    """Raise UnsafeCheckpoint or NotACheckpoint as `load` does; return whether the file was written since torch 1.6."""
+    with path.open("rb") as file:
+        is_archive = file.read(len(ZIP)) == ZIP
+        file.seek(0)
+        legacy = b"" if is_archive else file.read(MAX_OTHER_BYTES + 1)
+    _require_safe(path, legacy or _archive_pickle(path), 1 if is_archive else LEGACY_PICKLES)
+    return is_archive
+
+
+def read_outline(path: Path, *, strictly: bool = False) -> dict[str, object]:
     """Return the keys of the dictionary in an archive, with values that are numbers or texts; others are OTHER.
 
     Nothing in the file is executed. An archive that holds no dictionary has no keys.
 
     Raises:
         NotACheckpoint: the file is truncated, or not a file of torch.save since 1.6.
+        UnsafeCheckpoint: with `strictly`, the file uses names other than those of tensors and plain values.
         OSError: the file cannot be read.
     """
     content = _archive_pickle(path)
     try:
-        content_read = _follow(path, io.BytesIO(content))
+        content_read = _follow(path, io.BytesIO(content), strictly=strictly)
     except (ValueError, IndexError, KeyError) as error:
         raise NotACheckpoint(f"{path} is damaged: its pickle is truncated; copy or write it again") from error
     return content_read if isinstance(content_read, dict) else {}
@@ -310,7 +326,8 @@ def _taken(stack: list[object], instruction: pickletools.OpcodeInfo) -> list[obj
 def _require_harmless(path: Path, name: str, argument: object, taken: Sequence[object]) -> None:
     """Raise UnsafeCheckpoint for a name that no checkpoint needs, and for any use of `encode` except on bytes."""
     if name == "GLOBAL" and not NAMES.fullmatch(wanted := str(argument).replace(" ", ".")):
-        raise UnsafeCheckpoint(f"{path} would run {wanted} when it is opened, {ADVICE}")
+        advice = CONVERSION if wanted in OPTIONS else ADVICE
+        raise UnsafeCheckpoint(f"{path} would run {wanted} when it is opened, {advice}")
     if _ENCODE in taken:
         arguments = taken[1] if name == "REDUCE" else None
         if not isinstance(arguments, _Tuple) or arguments.second != "latin1":

@@ -22,10 +22,17 @@ import torch
 from torch import Tensor
 
 from evalsvc.checkpoints import torch_file
-from evalsvc.checkpoints.reference import MAX_FILES, sharded, weights_among
+from evalsvc.checkpoints.reference import MAX_FILES, adapter, no_weights, refuse_part, sharded, weights_among
 from evalsvc.checkpoints.safetensors_file import read_header
 from evalsvc.checkpoints.tensors import shown, some
-from evalsvc.errors import CheckpointError, CheckpointMismatch, CheckpointNotFound, NotACheckpoint, os_reason
+from evalsvc.errors import (
+    CheckpointError,
+    CheckpointMismatch,
+    CheckpointNotFound,
+    NotACheckpoint,
+    UnsupportedModel,
+    os_reason,
+)
 
 MAX_INDEX = 50_000_000  # maximum number of bytes
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile and Hugging Face, in any order
@@ -61,6 +68,7 @@ def read_weights(path: Path) -> Weights:
     try:
         if path.is_dir():
             return _read_file(path / weights_among({entry.name for entry in path.iterdir()}, str(path)))
+        refuse_part([path.name], str(path))
         return _read_file(path)
     except CheckpointError:
         raise
@@ -92,11 +100,7 @@ def _reader(path: Path, head: bytes) -> Callable[[Path], Weights]:
         return _read_torch
     if head.lstrip().startswith(b"{"):
         return _read_index
-    if not head.strip(b"\0"):
-        raise NotACheckpoint(f"{path} starts with zeros, so the copy is unfinished; copy it again")
-    is_text = all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head)
-    kind = "is text" if is_text else f"starts with {head[:8].hex(' ')}"
-    raise NotACheckpoint(f"{path} {kind}; a checkpoint is a torch.save file (zip or pickle) or safetensors")
+    raise no_weights(path, head)
 
 
 # torch.save
@@ -221,6 +225,14 @@ def _weight_map(path: Path) -> dict[str, str]:
 
 
 def _weights(path: Path, kind: str, content: Mapping[object, object], metadata: dict[str, object]) -> Weights:
+    names = [str(name) for name in content]
+    if any(".lora_A." in name for name in names):
+        raise adapter(str(path))
+    if {"cls_embedding", "wqkv"} <= {part for name in names for part in name.split(".")}:
+        raise UnsupportedModel(
+            f"{path} holds the network of LlamaGen, whose captions and classes are vectors and no ids; evalsvc does "
+            "not compute this network"
+        )
     # Drop everything that a pickle may have attached to the values, such as methods.
     tensors = {name: Tensor.detach(value) for name, value in content.items() if isinstance(value, Tensor)}
     if len(tensors) < len(content) or not content:

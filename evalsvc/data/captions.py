@@ -28,7 +28,7 @@ from typing import TypeVar
 
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.data.files import CACHED_FILES, check_text, identify_file, parse_object, read_bytes, read_lines
-from evalsvc.errors import InvalidData, json_reason, show_name
+from evalsvc.errors import InvalidData, json_reason, show_name, type_name
 from evalsvc.files.opened import Allow, anywhere
 from evalsvc.spec.images import Selection
 
@@ -180,7 +180,7 @@ def _coco_content(path: Path, allow: Allow) -> Mapping[str, object]:
         raise InvalidData(f"{path} is not valid JSON: {json_reason(error)}{hint}") from None
     if not isinstance(content, dict):
         raise InvalidData(
-            f"{path} is {type(content).__name__}; COCO's annotations are an object with `images` and `annotations`"
+            f"{path} is {type_name(content)}; COCO's annotations are an object with `images` and `annotations`"
         )
     return content
 
@@ -190,17 +190,17 @@ def _entries(path: Path, content: Mapping[str, object], key: str) -> Sequence[Ma
         raise InvalidData(f"{path} has no list `{key}`, as COCO's annotations have; {_present_keys(content, (key,))}")
     entries = content[key]
     if not isinstance(entries, list):
-        raise InvalidData(f"{path}: `{key}` is {type(entries).__name__}; it must be a list of objects")
+        raise InvalidData(f"{path}: `{key}` is {type_name(entries)}; it must be a list of objects")
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict):
-            raise InvalidData(f"{path}: entry {number} of `{key}` is {type(entry).__name__}; it must be an object")
+            raise InvalidData(f"{path}: entry {number} of `{key}` is {type_name(entry)}; it must be an object")
     return entries
 
 
 def _whole_number(where: str, entry: Mapping[str, object], key: str) -> int:
     value = entry.get(key)
     if type(value) is not int:
-        problem = f"is {type(value).__name__}" if key in entry else "is missing"
+        problem = f"is {type_name(value)}" if key in entry else "is missing"
         raise InvalidData(f"{where}: `{key}` {problem}; it must be a whole number")
     return value
 
@@ -321,7 +321,7 @@ def _one_of(where: str, content: Mapping[str, object], key: str, kind: type[T], 
     # A bool is an int to Python.
     if value is None or (isinstance(value, int | kind) and not isinstance(value, bool)):
         return value
-    raise InvalidData(f"{where}: `{key}` is {type(value).__name__}; it must be {must}")
+    raise InvalidData(f"{where}: `{key}` is {type_name(value)}; it must be {must}")
 
 
 def _present_keys(present: Iterable[str], wanted: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from evalsvc.checkpoints.reference import Identity, identify
-from evalsvc.errors import CheckpointGone, InvalidData, json_reason, os_reason
+from evalsvc.errors import CheckpointGone, InvalidData, json_reason, os_reason, type_name
 from evalsvc.files.opened import Allow, anywhere, open_file
 
 CACHED_FILES = 4
@@ -58,14 +58,14 @@ def parse_object(where: str, line: bytes, keys: str) -> dict[str, object]:
     except (ValueError, RecursionError) as error:
         raise InvalidData(f"{where} is not valid JSON: {json_reason(error)}; correct it") from None
     if not isinstance(content, dict):
-        raise InvalidData(f"{where} is {type(content).__name__}; it must be an object with {keys}")
+        raise InvalidData(f"{where} is {type_name(content)}; it must be an object with {keys}")
     return content
 
 
 def check_text(where: str, text: object, key: str = "text") -> str:
     """Return `text` if it is a string that can be encoded as UTF-8. Raises InvalidData otherwise."""
     if not isinstance(text, str):
-        raise InvalidData(f"{where}: `{key}` is {type(text).__name__}; it must be a string")
+        raise InvalidData(f"{where}: `{key}` is {type_name(text)}; it must be a string")
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         raise InvalidData(f"{where}: `{key}` holds half of a surrogate pair, which is no character; write it as UTF-8")
     return text

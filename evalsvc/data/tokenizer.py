@@ -14,6 +14,7 @@ from typing import Any
 
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.data.files import CACHED_FILES, identify_file
+from evalsvc.data.memory import MEMORY, limited_memory
 from evalsvc.errors import EvalsvcError, InvalidData, os_reason
 from evalsvc.files.opened import Allow, anywhere, open_file
 from evalsvc.installation import missing_package
@@ -146,9 +147,11 @@ def read_bounded(path: Path, allow: Allow = anywhere) -> bytes:
 
 @contextmanager
 def translated(path: Path | str) -> Iterator[None]:
-    """Raise InvalidData for the library's exceptions, including Rust panics, without quoting the file."""
+    """Limit the library's memory, and raise InvalidData for its exceptions, including Rust panics, without quoting the
+    file."""
     try:
-        yield
+        with limited_memory(MEMORY, f"the tokenizer {path}"):
+            yield
     except (EvalsvcError, MemoryError):
         raise
     except BaseException as error:

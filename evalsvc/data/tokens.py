@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -63,13 +63,14 @@ class TokenData:
 
     def texts(self, limit: int | None, parameter: str) -> tuple[Record, ...]:
         """Return the first `limit` records. Raises InvalidData unless all are only text, which `parameter` needs."""
-        records = self.records[:limit]
-        for record in records:
-            if record.image_codes is not None or record.text_ids is None:
-                raise InvalidData(
-                    f"{self.path}, {record.where} has image codes; give `{parameter}` records of text only"
-                )
-        return records
+        return tuple(require_text(self.path, record, parameter) for record in self.records[:limit])
+
+
+def require_text(path: str | Path, record: Record, parameter: str) -> Record:
+    """Return a record of text only. Raises InvalidData for another record, which `parameter` cannot use."""
+    if record.image_codes is not None or record.text_ids is None:
+        raise InvalidData(f"{path}, {record.where} has image codes; give `{parameter}` records of text only")
+    return record
 
 
 def read_tokens(
@@ -98,11 +99,22 @@ def _read_tokens(
 ) -> TokenData:
     # `identity` and `stamp` invalidate the cache when a file changes.
     encoder = TextEncoder(path, tokenizer, bos, allow)
-    packed = path.suffix == ".safetensors"
-    records = tuple(_read_safetensors(path, allow) if packed else _read_jsonl(path, encoder, allow))
-    if not records:
-        raise InvalidData(f"{path} holds no records; each is an object with `text_ids`, `text` or `image_codes`")
+    records = tuple(read_records(path, encoder, allow))
     return TokenData(str(path), records, _digest(records), encoder.digest, encoder.bos)
+
+
+def read_records(path: Path, encode: Callable[[str], list[int]], allow: Allow = anywhere) -> Iterator[Record]:
+    """Yield the records of a file for `read_tokens`, one after the other. Raises InvalidData."""
+    record = None
+    for record in _read_safetensors(path, allow) if path.suffix == ".safetensors" else _read_jsonl(path, encode, allow):
+        for name, ids in (("text_ids", record.text_ids), ("image_codes", record.image_codes)):
+            if ids and min(ids) < 0:
+                raise InvalidData(
+                    f"{path}, {record.where}: `{name}` holds {min(ids)}, which is no token id; correct it"
+                )
+        yield record
+    if record is None:
+        raise InvalidData(f"{path} holds no records; each is an object with `text_ids`, `text` or `image_codes`")
 
 
 @dataclass(frozen=True)
@@ -137,7 +149,7 @@ def read_pairs(
     tokenizer = None if tokenizer is None else Path(tokenizer)
     texts = _read_texts(path, identify_file(path, "caption file"), tokenizer, stamp_of(tokenizer), bos, allow)
     captions = read_captions(path, allow).captions
-    images_of = tuple(_image_indices(path, captions, source))
+    images_of = tuple(image_indices(path, captions, source))
     return PairData(texts, tuple(caption.text for caption in captions), images_of, source)
 
 
@@ -152,7 +164,8 @@ def _read_texts(
     return TokenData(str(path), records, _digest(records), encoder.digest, encoder.bos)
 
 
-def _image_indices(path: Path, captions: Iterable[Caption], source: ImageSource) -> Iterator[int]:
+def image_indices(path: Path, captions: Iterable[Caption], source: ImageSource) -> Iterator[int]:
+    """Yield the index of each caption's image. Raises InvalidData for a caption without an image in `source`."""
     for caption in captions:
         if caption.image is None:
             raise InvalidData(f"{path}, {caption.where} names no image; add an image or remove the caption")
@@ -205,12 +218,12 @@ class TextEncoder:
         return self._opened.encode(text, self.bos)
 
 
-def _read_jsonl(path: Path, encode: TextEncoder, allow: Allow) -> Iterator[Record]:
+def _read_jsonl(path: Path, encode: Callable[[str], list[int]], allow: Allow) -> Iterator[Record]:
     for number, line in read_lines(path, allow):
         yield _parse_line(f"{path}, line {number}", line, number, encode)
 
 
-def _parse_line(where: str, line: bytes, number: int, encode: TextEncoder) -> Record:
+def _parse_line(where: str, line: bytes, number: int, encode: Callable[[str], list[int]]) -> Record:
     content = parse_object(where, line, "`text_ids` or `image_codes`")
     text_ids = _ids(where, "text_ids", content.get("text_ids"))
     text = content.get("text")

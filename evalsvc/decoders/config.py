@@ -180,7 +180,9 @@ def resolve_config(config: str | Path | Mapping[str, object] | None, path: Path)
     if not file.is_file():
         if file.suffix in (".yaml", ".yml", ".json") or len(file.parts) > 1:
             raise InvalidModelConfig(f"there is no decoder configuration at {file}; correct the path")
-        raise UnknownName.among("decoder configuration", str(config), REGISTERED, "or give the path of a YAML file")
+        raise UnknownName.among(
+            "decoder configuration", str(config), REGISTERED, "for a YAML file, write its path with a slash: ./FILE"
+        )
     return _flat(_read(file), str(file))
 
 

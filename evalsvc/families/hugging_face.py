@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field
 from evalsvc.errors import InvalidModelConfig, UnsupportedModel, show_name
 from evalsvc.families.family import OTHERWISE, Family, Source, validated
 from evalsvc.families.rotary_fields import RotaryFields
-from evalsvc.spec.model_config import Activation, ModelConfig
+from evalsvc.spec.model_config import MAX_LAYERS, Activation, ModelConfig
 
 ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
@@ -40,7 +40,7 @@ class HuggingFaceFields(RotaryFields):
     vocab_size: int = Field(gt=0, le=2**26)
     hidden_size: int = Field(gt=0, le=2**20)
     intermediate_size: int = Field(gt=0, le=2**24)
-    num_hidden_layers: int = Field(gt=0, le=4096)
+    num_hidden_layers: int = Field(gt=0, le=MAX_LAYERS)
     num_attention_heads: int = Field(gt=0, le=2**16)
     num_key_value_heads: int | None = Field(default=None, gt=0, le=2**16)
     head_dim: int | None = Field(default=None, gt=0, le=2**16)

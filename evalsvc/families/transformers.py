@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from evalsvc.errors import InvalidModelConfig, UnsupportedModel, show_name
 from evalsvc.families.family import Family, Source, validated
-from evalsvc.spec.model_config import TRANSFORMERS, ModelConfig
+from evalsvc.spec.model_config import MAX_LAYERS, TRANSFORMERS, ModelConfig
 
 SIZES = {
     "hidden_dim": ("hidden_size", "n_embd", "d_model"),
@@ -67,9 +67,8 @@ MAX_DEPTH = 8
 MAX_WHOLE = 2**31
 """Largest whole number in a field whose name has one of `WORDS_OF_SIZES`."""
 MAX_COUNT = 2**17
-"""Largest whole number in any other field, such as a number of layers: the package makes lists of counts."""
+"""Largest whole number in any other field but numbers of layers: the package makes lists of counts."""
 WORDS_OF_SIZES = ("base", "context", "ctx", "length", "position", "seq", "size", "theta", "token", "vocab", "window")
-MAX_LAYERS = 4096
 MAX_EXPERTS = 2**16
 """Maximum number of experts in all layers together: each may be a module."""
 
@@ -153,9 +152,9 @@ def _require_bounded(settings: object, source: str, name: str = "", depth: int =
         raise InvalidModelConfig(f"{source} nests more than {MAX_DEPTH} levels; correct the file")
     if isinstance(settings, float) and not math.isfinite(settings):
         raise InvalidModelConfig(f"{source} has a number that is not finite; correct the file")
-    most = MAX_WHOLE if any(word in name for word in WORDS_OF_SIZES) else MAX_COUNT
+    most = MAX_WHOLE if any(word in name for word in WORDS_OF_SIZES) else MAX_LAYERS if "layer" in name else MAX_COUNT
     if isinstance(settings, int) and abs(settings) > most:
-        raise InvalidModelConfig(f"{source} has a whole number beyond {most:,}; correct the file")
+        raise InvalidModelConfig(f"{source}: {show_name(name)} has a whole number beyond {most:,}; correct the file")
     if isinstance(settings, dict):
         for key, child in settings.items():
             _require_bounded(child, source, str(key), depth + 1)

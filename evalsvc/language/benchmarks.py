@@ -17,24 +17,28 @@ from typing import Any
 
 from lm_eval.api.group import Group
 from lm_eval.api.instance import Instance
-from lm_eval.api.task import Task
+from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.config.group import GroupConfig
 
 from evalsvc.data.files import identify_file
-from evalsvc.errors import AssetMissing, InvalidData, InvalidSuite
+from evalsvc.data.memory import MEMORY, limited_memory, private_bytes
+from evalsvc.errors import AssetMissing, InvalidData, InvalidSuite, first_few
 from evalsvc.language.building import Changes, Fewshot, build_task, define, seeded
-from evalsvc.language.catalog import Registry
+from evalsvc.language.catalog import Registry, shipped_folder
 from evalsvc.language.definitions import Definition, Rules, local_files
 from evalsvc.language.expansion import Branch, Leaf, expand
 from evalsvc.language.hub import Rows, Source, cached, fetch, offline, online, quiet
 from evalsvc.language.private import sandbox
-from evalsvc.language.questions import Document, Selection, ask, chance_level, question_digest
-from evalsvc.language.rows import TEXT_TASKS, RowForm, explain_columns, find_form
+from evalsvc.language.questions import Document, Selection, ask, chance_level, question_digest, require_different
+from evalsvc.language.rows import TEXT_TASKS, RowForm, explain_columns, find_form, require_columns
 from evalsvc.spec.benchmark import BenchmarkSpec
 from evalsvc.spec.paths import DATASETS
 
 KEPT = 256
 """Number of benchmarks whose requests a process keeps: a suite's shards alternate, and MMLU alone has 57."""
+
+KEPT_MEMORY = 2 << 30
+"""Bytes of memory from which on a process keeps no benchmark of earlier loads."""
 
 sandbox()
 
@@ -110,7 +114,7 @@ def load_benchmarks(specs: Sequence[BenchmarkSpec], options: LoadOptions) -> Loa
     """
     registry = Registry(options.include_path, options.rules.allow)
     shipped = Registry((TEXT_TASKS,))
-    with quiet(), offline():
+    with quiet(), offline(), _within_memory():
         forms = [_form(spec, registry, options) for spec in specs]
         chosen = [
             (spec, expand(spec.name, shipped if form == "llm-foundry" else registry, options.rules))
@@ -207,15 +211,34 @@ def _selection(spec: BenchmarkSpec, options: LoadOptions) -> Selection:
     return Selection(spec.limit, spec.samples, spec.sample) or Selection(limit=options.limit, sample=options.sample)
 
 
+_kept_memory = 0
+"""Bytes by which loads have made this process grow since it last dropped the benchmarks that it keeps."""
+
+
+@contextmanager
+def _within_memory() -> Iterator[None]:
+    global _kept_memory
+    before = private_bytes()
+    try:
+        with limited_memory(MEMORY, "loading the benchmarks of a task"):
+            yield
+    finally:
+        _kept_memory += max(0, private_bytes() - before)
+        if _kept_memory > KEPT_MEMORY:
+            _build.cache_clear()
+            _kept_memory = 0
+
+
 @lru_cache(maxsize=KEPT)
 def _build(recipe: _Recipe) -> Benchmark:
     leaf, spec, options = recipe.leaf, recipe.spec, recipe.options
-    changes = _changes(spec, options)
-    with seeded(), _columns_named(recipe, changes.data):
+    changes, what = _changes(spec, options), f"benchmark {recipe.leaf.name!r}, with its rows and its templates' texts,"
+    with seeded(), limited_memory(MEMORY, what), _columns_named(recipe, changes):
         try:
             task = build_task(leaf, recipe.definition, changes, options.rules, cached)
         except AssetMissing as error:
             raise _not_prepared(leaf, spec, error) from error
+        _check_templates(recipe, task, changes)
         questions = ask(leaf.name, task, _selection(spec, options))
     return Benchmark(
         leaf.name,
@@ -231,16 +254,30 @@ def _build(recipe: _Recipe) -> Benchmark:
     )
 
 
+def _check_templates(recipe: _Recipe, task: Task, changes: Changes) -> None:
+    """Check that questions come from the rows. lm-eval's own templates are right for the rows on the hub."""
+    leaf, files = recipe.leaf, _files(recipe.definition, changes, recipe.options.rules)
+    ships = leaf.path is not None and leaf.path.is_relative_to(shipped_folder())
+    if not isinstance(task, ConfigurableTask) or (ships and changes.data is None):
+        return
+    if not callable(task.config.process_results):
+        rows = first_few(files, 2) or "its data"
+        require_columns(leaf.name, recipe.definition.config, task.features, rows, recipe.form)
+    if not ships:
+        require_different(leaf.name, task)
+
+
 @contextmanager
-def _columns_named(recipe: _Recipe, data: Path | None) -> Iterator[None]:
-    """Make an error about a missing column in `data` name the file, the row and the columns."""
+def _columns_named(recipe: _Recipe, changes: Changes) -> Iterator[None]:
+    """Make an error about a missing column in local rows name the file, the row and the columns."""
     try:
         yield
     except InvalidData as error:
-        if data is None:
+        files = _files(recipe.definition, changes, recipe.options.rules)
+        if not files:
             raise
         name, config, allow = recipe.leaf.name, recipe.definition.config, recipe.options.rules.allow
-        raise explain_columns(name, config, data, recipe.form, error, allow) from error.__cause__
+        raise explain_columns(name, config, files[0], recipe.form, error, allow) from error.__cause__
 
 
 def _not_prepared(leaf: Leaf, spec: BenchmarkSpec, error: AssetMissing) -> AssetMissing:

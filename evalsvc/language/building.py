@@ -118,7 +118,7 @@ def blamed(name: str, what: str) -> Iterator[None]:
     """Turn exceptions of lm-eval and a benchmark's code into errors that name the benchmark and its part `what`."""
     try:
         yield
-    except EvalsvcError:
+    except (EvalsvcError, MemoryError):  # `limited_memory` explains the latter
         raise
     except ImportError as error:
         raise _missing(name, error) from error

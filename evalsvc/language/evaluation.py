@@ -16,12 +16,13 @@ from itertools import islice, pairwise
 
 from lm_eval.api.instance import Instance
 
+from evalsvc.data.memory import MEMORY, limited_memory
 from evalsvc.errors import DataChanged
 from evalsvc.language.benchmarks import Benchmark, Loaded
 from evalsvc.language.encoding import EncodingIdentity, TextEncoding
 from evalsvc.language.lm import AnswerRow, OpenLM, from_row, to_row
 from evalsvc.language.results import Results, results
-from evalsvc.language.scoring import IdCounts
+from evalsvc.spec.layout import IdCounts
 from evalsvc.spec.protocol import canonical_json, digest
 
 
@@ -118,7 +119,9 @@ def merge_answers(
     for part in planned:
         require_planned(loaded, part)
     answers = [[from_row(row) for row in rows] for output in outputs for rows in output.answers]
-    return results(loaded, answers, planned[0].ids, {**protocol, **asdict(planned[0].encoding)})
+    # The right answers come from templates again, and a template may draw at random.
+    with limited_memory(MEMORY, "scoring the benchmarks of a task"):
+        return results(loaded, answers, planned[0].ids, {**protocol, **asdict(planned[0].encoding)})
 
 
 def require_planned(loaded: Loaded, planned: DocumentRange) -> None:

@@ -11,12 +11,13 @@ import statistics
 from bisect import bisect_left
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask, Task
 
 from evalsvc.errors import InvalidData
-from evalsvc.language.building import blamed
+from evalsvc.language.building import blamed, seeded
 from evalsvc.language.private import metric_functions, metric_options
 from evalsvc.spec.protocol import canonical_json
 
@@ -25,6 +26,9 @@ DESIGN = "stratified/1"
 
 ERROR = "finite population/1"
 """Version of a sample's standard error in the protocol: n documents of N have the factor √(1 − n / N)."""
+
+COMPARED = 1_000
+"""Maximum number of documents whose questions are compared with each other."""
 
 LENGTHS = 4
 """Number of classes of the questions' lengths, each with about the same number of documents."""
@@ -102,6 +106,22 @@ def ask(name: str, task: Task, selection: Selection) -> Questions:
         documents.append(Document(index, slice(len(instances), len(instances) + len(made))))
         instances += made
     return Questions(instances, documents, total, sampled)
+
+
+def require_different(name: str, task: ConfigurableTask) -> None:
+    """Raise InvalidData if the first documents of the data, used or not, have the same question, which is not empty."""
+    if task.multiple_input or task.OUTPUT_TYPE == "loglikelihood_rolling":
+        return
+    with seeded(), blamed(name, "its data"):
+        first, *others = (task.doc_to_text(row) for row in islice(task.task_docs, 2))
+        compared = min(len(task.task_docs), COMPARED)
+        equal = first in others and all(task.doc_to_text(row) == first for row in islice(task.task_docs, compared))
+    if first and equal:
+        raise InvalidData(
+            f"benchmark {name!r}: the question is the same text in {compared:,} documents; let `doc_to_text` name a "
+            "column or have a template such as {{question}}, and move a text that stands before every question to "
+            "`description`"
+        )
 
 
 def question_digest(task: Task, questions: Questions) -> str:

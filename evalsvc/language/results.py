@@ -17,9 +17,10 @@ from evalsvc.language.lm import Answer, Generation
 from evalsvc.language.private import filter_names
 from evalsvc.language.questions import DESIGN, ERROR
 from evalsvc.language.rows import RowForm
-from evalsvc.language.scoring import SCORE, IdCounts, Item, Scope, ScoredBenchmark, is_choice, named, unit
+from evalsvc.language.scoring import SCORE, Item, Scope, ScoredBenchmark, is_choice, named, scopes, unit
 from evalsvc.metrics.item_shares import Linear, combined, keep_shares, linear_of
 from evalsvc.metrics.ratio import Ratio, mean_of
+from evalsvc.spec.layout import IdCounts
 from evalsvc.spec.protocol import Direction, MetricValue, Protocol
 
 ESTIMATOR = "lm-eval/1"
@@ -78,7 +79,7 @@ def results(
     metrics = [metric for scores in scored.values() for metric in scores.metrics]
     for group in loaded.groups:
         members = [scored[task.task_name] for task in group.get_all_tasks()]
-        metrics += [metric for scope in ids.scopes for metric in _group_metrics(group, members, scope)]
+        metrics += [metric for scope in scopes(ids) for metric in _group_metrics(group, members, scope)]
     return Results(metrics, [item for scores in scored.values() for item in scores.items], _notes(scored))
 
 

@@ -26,10 +26,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.data.files import CACHED_FILES, check_text, identify_file, parse_object, read_bytes, read_lines
-from evalsvc.errors import InvalidData, first_few, show_name
+from evalsvc.errors import InvalidData, first_few, near_misses, show_name
 from evalsvc.files.opened import Allow, anywhere, open_file
 from evalsvc.language.catalog import Registry
-from evalsvc.language.definitions import Config, Rules, read_definition
+from evalsvc.language.definitions import Config, Rules, mapping_of, read_definition
 from evalsvc.spec.paths import PACKAGE
 
 MAX_BYTES = 1 << 30
@@ -106,14 +106,39 @@ def explain_columns(
     if error.__cause__ is None:
         return error
     columns = read_rows([data], allow).column_names
+    if not config.get("process_docs"):
+        require_columns(name, config, columns, str(data), form)
     expected = [_lacking(error.__cause__), *([] if config.get("process_docs") else sorted(_columns(config)))]
     column = next((each for each in expected if each is not None and each not in columns), None)
     if column is None:
         return error
+    return _no_column(name, str(data), column, "the benchmark's template expects", columns, form)
+
+
+def require_columns(name: str, config: Config, columns: Sequence[str], files: str, form: RowForm | None) -> None:
+    """Raise InvalidData for a word in place of a template that is no column of the rows in `files`.
+
+    lm-eval takes the word itself for the text. The text of an option may be the right answer.
+    """
+    options = config.get("doc_to_choice")
+    texts = [*(options.values() if isinstance(options, dict) else options if isinstance(options, list) else ())]
+    for part, prefix in ((config, ""), (mapping_of(config, "fewshot_config"), "fewshot_config.")):
+        for key in _TEMPLATES:
+            word = part.get(key)
+            if isinstance(word, str) and word.isidentifier() and word not in columns and word not in texts:
+                raise _no_column(name, files, word, f"`{prefix}{key}` names", columns, form)
+
+
+def _no_column(
+    name: str, files: str, column: str, expected_by: str, columns: Sequence[str], form: RowForm | None
+) -> InvalidData:
+    near = [show_name(each) for each in near_misses(column, columns)]
+    meant = f"; did you mean {' or '.join(near)}" if near else ""
     known = f"; llm-foundry's rows have {_listed(sorted(foundry_columns()[name]))}" if form is not None else ""
+    literal = ", or write {{'…'}} for a text of your own" if "doc_to_target" in expected_by else ""
     return InvalidData(
-        f"benchmark {name!r}: {data}, row 1 has no column {show_name(column)}, which the benchmark's template expects; "
-        f"the row has {_listed(columns)}{known}; rename the columns, or give another file as `data`"
+        f"benchmark {name!r}: {files}, row 1 has no column {show_name(column)}, which {expected_by}{meant}; the row "
+        f"has {_listed(columns)}{known}; rename the columns, or correct the benchmark's definition or `data`{literal}"
     )
 
 

@@ -25,7 +25,7 @@ from evalsvc.language.questions import is_plain, right_options
 from evalsvc.metrics.item_shares import Linear, finite_factor, linear_of
 from evalsvc.metrics.ratio import Ratio, ratio_of_sums
 from evalsvc.metrics.shares import standard_error
-from evalsvc.spec.layout import VocabularyLayout
+from evalsvc.spec.layout import IdCounts
 from evalsvc.spec.protocol import Direction, MetricValue, Protocol
 
 SCORE = "score"
@@ -36,24 +36,6 @@ Response = str | float | tuple[float, bool]
 
 Item = dict[str, object]
 """Record of one document: `benchmark`, `index`, the inputs of each metric, and `scores` or `text`."""
-
-
-@dataclass(frozen=True)
-class IdCounts:
-    """Numbers of ids from which a model without knowledge chooses."""
-
-    all: int
-    text: int
-    image: int
-
-    @classmethod
-    def of(cls, layout: VocabularyLayout) -> IdCounts:
-        return cls(layout.rows or 0, layout.text.size, layout.image.size if layout.image else 0)
-
-    @property
-    def scopes(self) -> tuple[Scope, ...]:
-        everything = Scope("", self.all)
-        return (everything,) if self.all == self.text else (everything, Scope("_within", self.text))
 
 
 @dataclass(frozen=True)
@@ -84,6 +66,11 @@ class Scope:
         return answer.score.greedy_within if self.within else answer.score.greedy
 
 
+def scopes(ids: IdCounts) -> tuple[Scope, ...]:
+    everything = Scope("", ids.all)
+    return (everything,) if ids.all == ids.text else (everything, Scope("_within", ids.text))
+
+
 @dataclass
 class ScoredBenchmark:
     """Answers of one benchmark, with the metrics and items from them."""
@@ -104,7 +91,7 @@ class ScoredBenchmark:
     @cached_property
     def metrics(self) -> list[MetricValue]:
         """Metrics of lm-eval, followed by evalsvc's."""
-        from_lm_eval = [metric for scope in self.ids.scopes for metric in self.by_scope[scope].values()]
+        from_lm_eval = [metric for scope in scopes(self.ids) for metric in self.by_scope[scope].values()]
         names = {metric.name for metric in from_lm_eval}
         return from_lm_eval + [metric for metric in self._added() if metric.name not in names]
 
@@ -112,7 +99,7 @@ class ScoredBenchmark:
     def by_scope(self) -> dict[Scope, dict[tuple[str, str], MetricValue]]:
         """lm-eval's metrics by scope, and by lm-eval's name and filter."""
         with quiet(), offline(), seeded(), blamed(self.benchmark.name, "an answer"):
-            return {scope: dict(self._of_scope(scope)) for scope in self.ids.scopes}
+            return {scope: dict(self._of_scope(scope)) for scope in scopes(self.ids)}
 
     @cached_property
     def items(self) -> list[Item]:
@@ -141,14 +128,14 @@ class ScoredBenchmark:
         return self.answers[self.benchmark.documents[position].requests]
 
     def _shown(self, position: int) -> Item:
-        several = len(self.ids.scopes) > 1
+        several = len(scopes(self.ids)) > 1
         answers = [answer for many in self._of(position) for answer in many]
         scores = [answer for answer in answers if isinstance(answer, Answer)]
         texts = [answer for answer in answers if isinstance(answer, Generation)]
         shown: Item = {}
         if scores:
             shown["scores"] = [
-                [number for scope in self.ids.scopes for number in (scope.logprob(answer), int(scope.greedy(answer)))]
+                [number for scope in scopes(self.ids) for number in (scope.logprob(answer), int(scope.greedy(answer)))]
                 for answer in scores
             ]
         if texts:
@@ -223,7 +210,7 @@ class ScoredBenchmark:
         right = [golds for golds in all_golds if golds is not None]
         if len(right) < len(all_golds):
             return
-        for scope in self.ids.scopes:
+        for scope in scopes(self.ids):
             if self.benchmark.output_type == "multiple_choice":
                 yield self._acc_token(scope, right)
             yield self._bits_per_byte(scope, right)

@@ -325,6 +325,19 @@ class VocabularyLayout(BaseModel):
                 yield name, start + self.rows, size
 
 
+@dataclass(frozen=True)
+class IdCounts:
+    """Numbers of ids from which a model without knowledge chooses."""
+
+    all: int
+    text: int
+    image: int
+
+    @classmethod
+    def of(cls, layout: VocabularyLayout) -> IdCounts:
+        return cls(layout.rows or 0, layout.text.size, layout.image.size if layout.image else 0)
+
+
 def text_only(rows: int) -> VocabularyLayout:
     """Return the layout of a language model without images, in which every row is text."""
     return VocabularyLayout(rows=rows, text=TextBlock(size=rows))

@@ -25,6 +25,10 @@ PositionalEmbedding = Literal["rotary", "head_rotary", "llama_rotary", "none"]
 FeedForwardType = Literal["swiglu", "swiglu_torch", "gelu", "gemma_geglu", "gated", "plain"]
 Activation = Literal["silu", "gelu", "gelu_tanh"]
 
+MAX_LAYERS = 512
+"""Largest number of layers: four times that of the deepest published language models. Building 4,096 takes 12 s, also
+for a file of no weights."""
+
 OPEN_LM = "open_lm"
 """Family of a configuration that names none."""
 
@@ -69,7 +73,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
     hidden_dim: int = Field(gt=0, le=2**20)
-    n_layers: int = Field(gt=0, le=4096)
+    n_layers: int = Field(gt=0, le=MAX_LAYERS)
     n_heads: int = Field(gt=0, le=2**16)
     seq_len: int = Field(gt=0, le=2**26)
     vocab_size: int = Field(gt=0, le=2**26)

@@ -10,6 +10,7 @@ from textwrap import wrap
 
 import yaml
 
+from evalsvc.errors import UnknownName
 from evalsvc.spec import catalog
 from evalsvc.spec.parameters import TASK_NAME, Parameter, placeholder, task_parameters
 
@@ -44,23 +45,30 @@ tasks:
 HEAD, BRIEF_HEAD = _PATHS + _DEFAULTS + _DESCRIPTION + _HEADLINE + _TASKS, _PATHS + _DESCRIPTION + _TASKS
 
 
-def new_suite(kinds: Sequence[str], *, brief: bool = False) -> str:
+def new_suite(kinds: Sequence[str], values: Mapping[str, object] | None = None, *, brief: bool = False) -> str:
     """Return the YAML of a suite with one task of each kind; `brief` leaves out parameters with defaults.
 
+    `values` are values of parameters, each for every task that has a parameter of that name.
+
     Raises:
-        UnknownName: no task has one of these kinds.
+        UnknownName: no task has one of these kinds, or none of the tasks has one of these parameters.
     """
+    values = values or {}
+    known = {parameter.name for kind in kinds for parameter in task_parameters(kind)} - {TASK_NAME}
+    for name in values:
+        if name not in known:
+            raise UnknownName.among("parameter", name, known, f"`evalsvc tasks {kinds[0]}` explains the parameters")
     seen: Counter[str] = Counter()
     tasks = []
     for kind in kinds:
         seen[kind] += 1
-        tasks.append(_new_task(kind, kind if seen[kind] == 1 else f"{kind}_{seen[kind]}", brief=brief))
+        tasks.append(_new_task(kind, kind if seen[kind] == 1 else f"{kind}_{seen[kind]}", values, brief=brief))
     return (BRIEF_HEAD if brief else HEAD) + "\n".join(tasks)
 
 
-def _new_task(kind: str, name: str, *, brief: bool) -> str:
+def _new_task(kind: str, name: str, values: Mapping[str, object], *, brief: bool) -> str:
     """Return the YAML of one task, as an item of the list `tasks`."""
-    example: Mapping[str, object] = getattr(catalog.load("tasks", kind), "example", {})
+    example = {**getattr(catalog.load("tasks", kind), "example", {}), **values}
     lines, defaults = [f"  - kind: {kind}"], ["    # ── Defaults: nothing below has to be changed ──"]
     for parameter in task_parameters(kind):
         if parameter.name == TASK_NAME:

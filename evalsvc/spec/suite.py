@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from evalsvc.errors import EvalsvcError, InvalidSuite, UnknownName, os_reason
+from evalsvc.errors import EvalsvcError, InvalidSuite, UnknownName, os_reason, type_name
 from evalsvc.spec import catalog
 from evalsvc.spec.bounds import excess, first_repeated, shortened
 from evalsvc.spec.names import NAME
@@ -139,7 +139,7 @@ def examine_suite(
 def _read_mapping(content: str | bytes | Mapping[str, object], name: str) -> Mapping[str, object]:
     mapping = _read_yaml(content, name) if isinstance(content, (str, bytes)) else content
     if not isinstance(mapping, Mapping):
-        raise InvalidSuite(f"suite {name!r} is {type(mapping).__name__}; write a mapping with a list `tasks`")
+        raise InvalidSuite(f"suite {name!r} is {type_name(mapping)}; write a mapping with a list `tasks`")
     return mapping
 
 
@@ -169,7 +169,7 @@ def _assembled(name: str, mapping: Mapping[str, object], specs: Sequence[TaskSpe
         raise InvalidSuite(f"suite {name!r} has two tasks named {twice!r}; give one of them another `name`")
     description = mapping.get("description")
     if not isinstance(description, str | None):
-        raise InvalidSuite(f"suite {name!r}: the description is {type(description).__name__}; put it in quotes")
+        raise InvalidSuite(f"suite {name!r}: the description is {type_name(description)}; put it in quotes")
     headline = _headline(f"suite {name!r}", mapping.get("headline"), specs)
     suite = Suite(name, (description or "").strip(), tuple(specs), headline)
     # The service stores a suite with all defaults, and parses the stored suite again.

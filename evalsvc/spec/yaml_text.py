@@ -102,11 +102,17 @@ class _BoundedLoader(yaml.SafeLoader):
         self._nodes = 0
         self._depth = 0
 
+    def fetch_flow_collection_start(self, token_class: type[yaml.Token]) -> None:
+        # PyYAML scans far ahead of `compose_node`, in time that grows with the square of the depth.
+        if self.flow_level >= MAX_DEPTH:
+            raise _too_deep()
+        super().fetch_flow_collection_start(token_class)
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self._nodes += 1
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise YamlError(f"it is nested deeper than {MAX_DEPTH} levels")
+            raise _too_deep()
         if self._nodes > self.max_nodes:
             raise _too_many(self.max_nodes)
         node: yaml.Node | None = super().compose_node(parent, index)
@@ -139,6 +145,10 @@ def _check_number(node: yaml.Node) -> None:
 
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
+def _too_deep() -> YamlError:
+    return YamlError(f"it is nested deeper than {MAX_DEPTH} levels")
 
 
 def _too_many(most: int) -> YamlError:

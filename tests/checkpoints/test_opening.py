@@ -10,8 +10,15 @@ import pytest
 
 from evalsvc.checkpoints import opening
 from evalsvc.checkpoints.opening import opened, opened_weights
-from evalsvc.checkpoints.reference import MAX_FILES, CheckpointRef, files_of, hash_files, locate
-from evalsvc.errors import CheckpointChanged, CheckpointGone, CheckpointNotAllowed, InvalidData, NotACheckpoint
+from evalsvc.checkpoints.reference import MAX_FILES, CheckpointRef, files_of, hash_files, locate, named
+from evalsvc.errors import (
+    CheckpointChanged,
+    CheckpointGone,
+    CheckpointNotAllowed,
+    InvalidData,
+    NonFinite,
+    NotACheckpoint,
+)
 from evalsvc.families.reading import find_model_config
 from evalsvc.files.opened import Allow, anywhere
 
@@ -48,6 +55,19 @@ def test_a_file_and_a_folder(root: Path) -> None:
             assert hash_files(Path(pinned.path)) == hash_files(path)
             assert Path(pinned.path) != path
         assert not Path(pinned.path).exists(), "nothing is left behind"
+
+
+@pytest.mark.parametrize(
+    ("label", "said"), [("{}", "{} has NaN"), ("epoch_1.pt", "{} has NaN"), ("a step 1", "a step 1: {} has NaN")]
+)
+def test_a_message_names_the_path_once(root: Path, monkeypatch: pytest.MonkeyPatch, label: str, said: str) -> None:
+    """`evalsvc run` calls a checkpoint by its path, and every error had the path twice."""
+    file = root / "run" / "checkpoints" / "epoch_1.pt"
+    monkeypatch.chdir(file.parent)
+    reference = CheckpointRef(str(file), label=label.format(file))
+    with pytest.raises(NonFinite) as caught, opened(reference) as pinned, named(pinned):
+        raise NonFinite(f"{pinned.path} has NaN")
+    assert caught.value.message == said.format(file)
 
 
 def test_a_swap_between_two_reads_changes_nothing(root: Path, tmp_path: Path) -> None:

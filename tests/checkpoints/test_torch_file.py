@@ -1,10 +1,13 @@
 """Files of torch.save: hostile ones are refused however they come, and outlines are read without torch."""
 
+import argparse
 import builtins
 import codecs
 import os
 import pickle
+import re
 import struct
+import sys
 import tarfile
 import time
 import zipfile
@@ -55,6 +58,21 @@ def test_calls(
     words = ("would run", function.__name__, "when it is opened, so it was not opened")
     refused(tmp_path / "x.pt", UnsafeCheckpoint, *words)
     assert not (tmp_path / "it-ran").exists()
+
+
+def test_a_file_with_options_is_told_how_its_owner_converts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The finished run of last month cannot be saved again, so to save something else was no way out."""
+    old, new = tmp_path / "old.pt", tmp_path / "new.pt"
+    options = argparse.Namespace(folder=tmp_path, lr=1e-4)
+    torch.save({"model": {"w": torch.ones(2)}, "steps": 5, "args": options}, old)
+    with pytest.raises(UnsafeCheckpoint, match=r"would run argparse\.Namespace when it is opened") as caught:
+        read_weights(old)
+    [program] = re.findall(r'python -P -c "([^"]*)" OLD.pt NEW.pt', str(caught.value))
+    monkeypatch.setattr(sys, "argv", ["-c", str(old), str(new)])
+    with torch.serialization.safe_globals([]):  # ends what the program allows
+        exec(program, {})
+    weights = read_weights(new)
+    assert (list(weights.tensors), weights.metadata) == (["w"], {"steps": 5})
 
 
 FLOAT64 = b"cnumpy\ndtype\n(U\x02f8K\x00K\x01tR"

@@ -24,6 +24,7 @@ from evalsvc.errors import (
     CheckpointNotFound,
     NotACheckpoint,
     ShardedCheckpoint,
+    UnsupportedModel,
 )
 
 
@@ -44,6 +45,36 @@ def same(got: dict[str, Tensor], want: dict[str, Tensor]) -> bool:
 
 
 # formats
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_model.bin", "renamed.safetensors"])
+def test_an_adapter_is_told_how_it_becomes_a_model(tensors: dict[str, Tensor], tmp_path: Path, name: str) -> None:
+    """The advice was to post the adapter's file, which then lacked every tensor of a model."""
+    folder = tmp_path / "lora"
+    folder.mkdir()
+    matrices = {f"base_model.model.q_proj.lora_{side}.weight": tensors["norm.weight"].clone() for side in "AB"}
+    save_file(matrices, folder / name)
+    paths = [folder / name] if name.startswith("renamed") else [folder / name, folder]
+    for path in paths:
+        refused(path, NotACheckpoint, r"LoRA adapter.*merge_and_unload\(\)\.save_pretrained")
+
+
+def test_parts_without_their_index_are_told_what_is_missing(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    """The advice was to post one of the parts, which lacks the tensors of the others."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for number in (1, 2):
+        save_file(tensors, folder / f"model-0000{number}-of-00002.safetensors")
+    for path in (folder, folder / "model-00002-of-00002.safetensors"):
+        refused(path, NotACheckpoint, r"part.*model\.safetensors\.index\.json")
+    save_file(tensors, tmp_path / "model-00001-of-00001.safetensors")
+    assert read_weights(tmp_path / "model-00001-of-00001.safetensors").tensors.keys() == tensors.keys()
+
+
+def test_the_network_of_llamagen_is_named(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    names = ("cls_embedding.cap_proj.fc1.weight", "layers.0.attention.wqkv.weight")
+    torch.save({"model": dict.fromkeys(names, tensors["norm.weight"])}, tmp_path / "0050000.pt")
+    refused(tmp_path / "0050000.pt", UnsupportedModel, "network of LlamaGen")
 
 
 def test_epoch_file_of_open_lm(epoch_file: Path) -> None:

@@ -1,9 +1,14 @@
 import json
+import resource
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evalsvc.data.memory import limited_memory, private_bytes
 from evalsvc.data.tokenizer import read_tokenizer, render
 from evalsvc.errors import InvalidData
 from evalsvc.miniature import ROOT
@@ -183,3 +188,36 @@ def test_special_tokens_are_told_from_other_added_tokens(tmp_path: Path) -> None
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     assert read_tokenizer(tmp_path / "tokenizer.json").special_ids == {512}
     assert TOKENIZER.special_ids == frozenset()
+
+
+DOUBLES = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+BEYOND = """
+import sys
+from evalsvc.data import tokenizer
+tokenizer.MEMORY = 100_000_000
+tokenizer.read_tokenizer(sys.argv[1]).encode("a")
+"""
+
+
+@pytest.mark.usefixtures("short_process")
+def test_a_tokenizer_takes_no_more_memory_than_the_limit(tmp_path: Path) -> None:
+    """Forty doublings of a letter took all memory of the machine. The library ends its process, which is a worker's."""
+    path = hostile(tmp_path / "tokenizer.json", normalizer={"type": "Sequence", "normalizers": [DOUBLES] * 40})
+    command = [sys.executable, "-c", BEYOND, str(path)]
+    ended = subprocess.run(command, capture_output=True, check=False, env={"RUST_BACKTRACE": "0"}, timeout=60)
+    assert ended.returncode == -signal.SIGABRT, ended.stderr
+    assert b"memory allocation of" in ended.stderr
+
+
+def ask_for_memory() -> None:
+    with limited_memory(50_000_000, "the tokenizer a.json"):
+        with limited_memory(10**12, "a part of it"):
+            assert private_bytes() < resource.getrlimit(resource.RLIMIT_DATA)[0] < private_bytes() + 10**8
+        bytes(10**9)
+
+
+def test_what_python_asks_for_beyond_the_limit_is_an_error_of_the_file() -> None:
+    unlimited = resource.getrlimit(resource.RLIMIT_DATA)
+    with pytest.raises(InvalidData, match=r"^the tokenizer a.json takes more than 50,000,000 bytes of memory; make it"):
+        ask_for_memory()
+    assert resource.getrlimit(resource.RLIMIT_DATA) == unlimited

@@ -122,6 +122,7 @@ class TestEveryDecoder:
         codes = random_codes(decoder, 2, 12)
         assert torch.equal(decoder.nearest(decoder.lookup(codes, (3, 4))), codes)
 
+    @pytest.mark.usefixtures("many_cases")
     def test_file_and_back(self, decoder: ImageDecoder, kind: str, tmp_path: object) -> None:
         """Told by its target or by its keys; the digest is that of the weights, not of the file."""
         config = tiny_config(kind)

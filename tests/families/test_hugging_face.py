@@ -170,7 +170,7 @@ def test_a_window_of_qwen_counts_where_a_layer_uses_it(kind: str, fields: dict[s
     ("fields", "error", "message"),
     [
         ({"hidden_size": 10**12}, InvalidModelConfig, f"hidden_size is '{10**12}': input should be less than"),
-        ({"num_hidden_layers": 5000}, InvalidModelConfig, "num_hidden_layers is '5000'"),
+        ({"num_hidden_layers": 513}, InvalidModelConfig, "num_hidden_layers is '513'"),
         ({"vocab_size": 0}, InvalidModelConfig, "vocab_size is '0'"),
         ({"num_attention_heads": "6"}, InvalidModelConfig, "num_attention_heads is '6'"),
         ({"hidden_act": "relu2"}, UnsupportedModel, "hidden_act is 'relu2'; evalsvc computes silu"),

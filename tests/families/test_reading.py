@@ -108,7 +108,8 @@ def test_inline_wins_over_nothing(checkpoint: Path) -> None:
     [
         ({"hidden_dim": None}, "hidden_dim is 'None': input should be a valid integer"),
         ({"hidden_dim": "24"}, "hidden_dim is '24': input should be a valid integer"),
-        ({"n_layers": 10**9}, "n_layers is '1000000000': input should be less than or equal to 4096"),
+        ({"n_layers": 10**9}, "n_layers is '1000000000': input should be less than or equal to 512"),
+        ({"n_layers": 513}, "n_layers is '513': input should be less than or equal to 512"),
         ({"vocab_size": -1}, "vocab_size is '-1': input should be greater than 0"),
         ({"weight_tying": "yes"}, "weight_tying is 'yes'"),
         ({"model_norm": "layer_norm"}, "model_norm is 'layer_norm': input should be 'default_layer_norm'"),

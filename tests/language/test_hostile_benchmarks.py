@@ -2,6 +2,7 @@
 
 import ast
 import re
+import resource
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ from benchmark_files import questions, write_benchmark, write_rows
 
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, InvalidData, InvalidSuite
+from evalsvc.language import benchmarks
 from evalsvc.language.benchmarks import Benchmark, LoadOptions, load_benchmarks
 from evalsvc.language.catalog import shipped, shipped_folder
 from evalsvc.language.definitions import Rules, read_definition
@@ -217,6 +219,59 @@ def test_rows_are_checked_when_they_are_open(root: Path, tmp_path: Path, ending:
     write_benchmark(root, "a", dataset_kwargs={"data_files": {"test": link.name}})
     too_late = replace(rules_of(root), resolve=str)
     refused(root, "a", OUTSIDE, too_late, **({"data": str(link)} if by_suite else {}))
+
+
+# Memory of the worker
+
+GROWING = [
+    "{{ 'a' * 10**9 }}",
+    "{{ 'a'.ljust(10**9) }}",
+    "{{ '1'.zfill(10**9) }}",
+    "{{ 'a' | center(10**9) }}",
+    "{{ 'a\\nb' | indent(10**9) }}",
+    "{{ '%1000000000d' % 1 }}",
+    "{{ '%1000000000d' | format(1) }}",
+    "{{ '%.1000000000f' | format(1.0) }}",
+    "{{ '{:>1000000000}'.format(1) }}",
+    "{{ 'a'.replace('a', 'b' * 10**9) }}",
+    "{{ ([0] * 10**9) | length }}",
+    "{{ ('a ' * 10**8).split() | length }}",
+    "{{ [1] | batch(10**9, 'x') | list | length }}",
+    "{{ range(100000) | map('string') | join('x' * 10**5) }}",
+    "{{ dict(a='b' * 10**9)['a'] | upper }}",
+    "{% set a = 'a' * 10**6 %}{% for _ in range(100000) %}{{ a }}{% endfor %}",
+    "{% set n = namespace(x='a') %}{% for _ in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}",
+]
+"""Templates of few characters that make a text of a gigabyte or more."""
+
+
+@pytest.mark.parametrize(
+    ("key", "template"),
+    [*(("doc_to_text", each) for each in GROWING), ("doc_to_target", GROWING[0]), ("doc_to_choice", GROWING[0])],
+)
+def test_a_template_takes_no_more_memory_than_the_limit(
+    root: Path, monkeypatch: pytest.MonkeyPatch, key: str, template: str
+) -> None:
+    """The worker that ran out of memory took its shard, and others of the machine, with it."""
+    monkeypatch.setattr(benchmarks, "MEMORY", 100_000_000)
+    unlimited = resource.getrlimit(resource.RLIMIT_DATA)
+    write_benchmark(root, "grows", questions(3), **{key: template})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    message = refused(root, "grows", "^benchmark 'grows', with its rows and its templates' texts, takes more than ")
+    assert "100,000,000 bytes of memory; make it smaller" in message
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000, "in kB"
+    assert resource.getrlimit(resource.RLIMIT_DATA) == unlimited
+
+
+def test_rows_and_requests_that_are_kept_are_bounded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Suites of somebody who posts one after the other would add up."""
+    benchmarks._build.cache_clear()
+    monkeypatch.setattr(benchmarks, "KEPT_MEMORY", 20_000_000)
+    for number in range(5):
+        name = f"many{number}"
+        write_benchmark(root, name, questions(10), doc_to_text="{{ question * 10**5 }}")
+        load(root, name)
+    assert benchmarks._build.cache_info().currsize < 5
 
 
 # What must go on working

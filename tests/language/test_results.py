@@ -21,7 +21,6 @@ from evalsvc.language.benchmarks import Loaded, LoadOptions, load_benchmarks
 from evalsvc.language.encoding import TextEncoding
 from evalsvc.language.lm import Answer, Generation, OpenLM, from_row, to_row
 from evalsvc.language.results import Results, plain_mean, require_mean, results
-from evalsvc.language.scoring import IdCounts
 from evalsvc.metrics.distance import distance
 from evalsvc.metrics.item_numbers import item_numbers
 from evalsvc.metrics.item_shares import linear_of
@@ -32,7 +31,7 @@ from evalsvc.miniature import ROOT
 from evalsvc.models.loading import load_model
 from evalsvc.scoring import Score
 from evalsvc.spec.benchmark import BenchmarkSpec
-from evalsvc.spec.layout import parse_layout, text_only
+from evalsvc.spec.layout import IdCounts, parse_layout, text_only
 from evalsvc.spec.protocol import MetricValue
 
 MEAN = {"aggregation": "mean", "higher_is_better": True}
@@ -143,6 +142,7 @@ def evaluated(lm: OpenLM, loaded: Loaded, suffix: str, bootstrap_iters: int) -> 
     return found
 
 
+@pytest.mark.usefixtures("many_cases")
 @pytest.mark.parametrize("suffix", ["", "_within"])
 @pytest.mark.parametrize(
     ("names", "closed_form"),
@@ -189,6 +189,7 @@ def test_every_metric_that_is_made_of_items_can_be_made_of_them(lm: OpenLM, fold
     assert found.notes.documents == len(found.items) == 40 + 12 + 12 + 20 + 8 + 6
 
 
+@pytest.mark.usefixtures("many_cases")
 def test_what_is_added_is_what_it_says(lm: OpenLM, folder: Path) -> None:
     loaded = load(folder, "cloze", "several", "word")
     found = answered(lm, loaded)

@@ -6,6 +6,7 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
+from benchmark_files import write_benchmark
 
 from evalsvc.errors import InvalidData
 from evalsvc.language.benchmarks import Benchmark, LoadOptions, load_benchmarks
@@ -254,8 +255,8 @@ def test_a_column_that_is_not_there(tmp_path: Path, name: str, rows: list[dict[s
         load(tmp_path, name, rows)
     columns, known = ", ".join(map(repr, rows[0])), ", ".join(map(repr, sorted(foundry_columns()[name])))
     pattern = (
-        rf"benchmark '{name}': {tmp_path}/rows.jsonl, row 1 has no column {column}, which the benchmark's template "
-        rf"expects; the row has {columns}; llm-foundry's rows have {known}; rename the columns, or"
+        rf"benchmark '{name}': {tmp_path}/rows.jsonl, row 1 has no column {column}, which .*; the row "
+        rf"has {columns}; llm-foundry's rows have {known}; rename the columns, or"
     )
     assert caught.match(pattern)
     assert "Ann" not in caught.value.message, "values are not quoted"
@@ -264,6 +265,57 @@ def test_a_column_that_is_not_there(tmp_path: Path, name: str, rows: list[dict[s
 def test_a_benchmark_that_ships_nowhere_names_its_columns_too(tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match=r"row 1 has no column '\w+', which .*; the row has 'a'; rename the columns"):
         load(tmp_path, "sciq", [{"a": "b"}])
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"doc_to_text": "quary"}, "'quary', which `doc_to_text` names; did you mean 'query'"),
+        ({"doc_to_choice": "chioces"}, "'chioces', which `doc_to_choice` names; did you mean 'choices'"),
+        ({"doc_to_target": "glod"}, "'glod', which `doc_to_target` names; did you mean 'gold'"),
+        (
+            {"output_type": "generate_until", "doc_to_choice": None, "doc_to_target": "answer"},
+            "'answer', which `doc_to_target` names; the row has",
+        ),
+        (
+            {"fewshot_config": {"doc_to_text": "quary"}, "num_fewshot": 1, "fewshot_split": "test"},
+            "'quary', which `fewshot_config.doc_to_text` names",
+        ),
+    ],
+)
+def test_a_word_that_is_no_column_is_not_asked_as_a_text(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+    """lm-eval takes it literally: every question was the word "quary", and the accuracy 0.2."""
+    columns = {"doc_to_text": "query", "doc_to_choice": "choices", "doc_to_target": "gold"}
+    write_benchmark(tmp_path, "code", FOUNDRY, **(columns | changes))
+    with pytest.raises(InvalidData) as caught:
+        load_benchmarks([BenchmarkSpec(name="code")], LoadOptions((tmp_path,)))
+    assert caught.value.message.startswith(f"benchmark 'code': {tmp_path}/code.jsonl, row 1 has no column {named}")
+    assert "the row has 'query', 'choices', 'gold'" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"doc_to_text": "", "output_type": "loglikelihood", "doc_to_target": "query", "doc_to_choice": None},
+        {"doc_to_text": "", "output_type": "loglikelihood_rolling", "doc_to_target": "query", "doc_to_choice": None},
+        {"doc_to_choice": ["yes", "no"], "doc_to_target": "yes"},
+        {"doc_to_choice": {"a": "yes", "b": "no"}, "doc_to_target": "no"},
+        {"doc_to_text": "", "description": "Which of these is true?"},
+        {"output_type": "generate_until", "doc_to_choice": None, "doc_to_target": "{{'yes'}}"},
+    ],
+)
+def test_texts_that_lm_evals_files_write_out_are_taken(tmp_path: Path, changes: dict[str, Any]) -> None:
+    columns = {"doc_to_text": "query", "doc_to_choice": "choices", "doc_to_target": "gold"}
+    write_benchmark(tmp_path, "code", FOUNDRY, **(columns | changes))
+    assert len(load_benchmarks([BenchmarkSpec(name="code")], LoadOptions((tmp_path,))).benchmarks[0].documents) == 2
+
+
+@pytest.mark.parametrize("text", ["the query:", "{{'query'}}", "{{ quary | default('x') }}", "language"])
+def test_questions_that_are_all_the_same_are_refused(tmp_path: Path, text: str) -> None:
+    rows = [row | {"language": "English"} for row in FOUNDRY]
+    write_benchmark(tmp_path, "code", rows, doc_to_text=text)
+    with pytest.raises(InvalidData, match=r"benchmark 'code': the question is the same text in 2 documents; .*"):
+        load_benchmarks([BenchmarkSpec(name="code", limit=1)], LoadOptions((tmp_path,)))
 
 
 def test_of_many_columns_some_are_named(tmp_path: Path) -> None:

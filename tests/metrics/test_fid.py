@@ -23,6 +23,7 @@ def test_is_torch_fidelitys_on_real_features(smoke_features: dict[str, np.ndarra
     assert 0 < found.stderr < found.value / 3
 
 
+@pytest.mark.usefixtures("many_cases")
 def test_all_features_of_few_images_are_theirs(smoke_features: dict[str, np.ndarray]) -> None:
     """85 images on 2,048 features: the null space of the product adds 2e-6 to what the libraries compute."""
     images, blurred = smoke_features["images_2048"], smoke_features["blurred_2048"]

@@ -182,6 +182,7 @@ def test_neighbours_order_and_shards_do_not_matter(wide_model: Transformer, guid
     assert codes_by_prompt(wide_model, prompts[11:12], spec) == {"p11": expected["p11"]}
 
 
+@pytest.mark.usefixtures("many_cases")
 @pytest.mark.parametrize("guidance_scale", [pytest.param(1.0, marks=pytest.mark.long), 3.0])
 def test_batch_shapes_agree(capsys: pytest.CaptureFixture[str], guidance_scale: float) -> None:
     """Exactly in float64; in the others rounding may move a draw, and with it what follows in the image."""

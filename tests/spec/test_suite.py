@@ -61,7 +61,7 @@ def test_data_paths_start_from_the_suites_file(tmp_path: Path) -> None:
         ("tasks: [", InvalidSuite, ["suite 'small' is not valid YAML", "line 1"]),
         (b"\xff\xfe\x00", InvalidSuite, ["is not valid YAML"]),
         ("- kind: loss", InvalidSuite, ["is list; write a mapping with a list `tasks`"]),
-        ("", InvalidSuite, ["is NoneType"]),
+        ("", InvalidSuite, ["suite 'small' is empty; write a mapping"]),
         ({}, InvalidSuite, ["has no list `tasks`; give at least one"]),
         ({"tasks": []}, InvalidSuite, ["has no list `tasks`"]),
         ({"tasks": {"kind": "loss"}}, InvalidSuite, ["has no list `tasks`"]),

@@ -1,6 +1,7 @@
 """YAML of others: equal to PyYAML's where it is plain, refused where it is a bomb, and never quoted."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -42,6 +43,23 @@ def test_the_limits_are_those_that_are_told() -> None:
     read_yaml("[" * (MAX_DEPTH - 1) + "1" + "]" * (MAX_DEPTH - 1))
     with pytest.raises(YamlError, match=f"nested deeper than {MAX_DEPTH}"):
         read_yaml("[" * MAX_DEPTH + "1" + "]" * MAX_DEPTH)
+
+
+def test_brackets_are_counted_while_they_are_scanned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyYAML scans a thousand of them ahead and compares each with all before it, for half a second."""
+    scanned = 0
+    plain = yaml.scanner.Scanner.fetch_more_tokens
+
+    def fetch(scanner: Any) -> Any:
+        nonlocal scanned
+        scanned += 1
+        return plain(scanner)
+
+    monkeypatch.setattr(yaml.scanner.Scanner, "fetch_more_tokens", fetch)
+    for text in ("[", "{", "[{", "[? "):
+        with pytest.raises(YamlError, match=f"nested deeper than {MAX_DEPTH}"):
+            read_yaml(text * 50_000)
+    assert scanned < 1000
 
 
 @pytest.mark.usefixtures("few")

@@ -21,6 +21,7 @@ from evalsvc.checkpoints.reference import (
     locate,
     named,
     parents_of,
+    refuse_part,
     weights_among,
 )
 from evalsvc.checkpoints.remote.http import HttpSource
@@ -78,6 +79,7 @@ def locate_checkpoint(uri: str, settings: Settings) -> tuple[str, Identity]:
     """
     if is_remote(uri):
         address = str(parse_remote(uri, settings))
+        refuse_part([address.rpartition("/")[2]], address)
         return address, identify_remote(address, settings)
     if "file" not in settings.allowed_schemes:
         raise CheckpointNotAllowed(
@@ -86,6 +88,8 @@ def locate_checkpoint(uri: str, settings: Settings) -> tuple[str, Identity]:
     path = locate(uri, settings.root_paths, settings.private_paths)
     if path.is_dir():
         weights_among({entry.name for entry in path.iterdir()}, uri)
+    else:
+        refuse_part([path.name], uri)
     return str(path), identify(path)
 
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from email.message import Message
-from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 from evalsvc.checkpoints.remote.source import BLOCK, METADATA_SECONDS, Listing, RemoteFile, within
@@ -27,8 +26,17 @@ MAX_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
 PLAIN = "/%:@!$&'()*+,;=~?"  # punctuation of addresses, and the sign of encoded characters
 
-AZURE_METADATA = ipaddress.ip_address("168.63.129.16")  # a public address that Azure serves internally
-PROTOCOLS = ipaddress.ip_network("192.0.0.0/24")  # of the IETF; Oracle's cloud uses it internally
+AZURE_METADATA = "168.63.129.16/32"  # a public address that Azure serves internally
+SPECIAL = [
+    ipaddress.ip_network(text)
+    for text in (
+        *(AZURE_METADATA, "192.0.0.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.175.48.0/24"),
+        *("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20"),
+    )
+]
+"""Networks of IANA's registries of special-purpose addresses that Python's versions take for global ones."""
+UNICAST = ipaddress.ip_network("2000::/3")
+"""All that IANA has allocated of IPv6 for global addresses."""
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -185,23 +193,17 @@ class HttpSource:
 
 def is_public(text: str) -> bool:
     """Return whether an address is public, in whatever form it is written."""
-    address = ipaddress.ip_address(text.partition("%")[0])
-    return all(
-        part.is_global and not (part.is_multicast or part.is_reserved or part == AZURE_METADATA or part in PROTOCOLS)
-        for part in _meant(address)
-    )
+    address = _meant(ipaddress.ip_address(text.partition("%")[0]))
+    is_unicast = not (address.is_multicast or address.is_reserved) if address.version == 4 else address in UNICAST
+    return address.is_global and is_unicast and not any(address in network for network in SPECIAL)
 
 
-def _meant(address: Address) -> list[Address]:
-    """Return the addresses that an address stands for: those embedded in it, or itself."""
+def _meant(address: Address) -> Address:
+    """Return the IPv4 address that a mapped or translated IPv6 address stands for, or else the address itself."""
     if isinstance(address, ipaddress.IPv4Address):
-        return [address]
-    if address.ipv4_mapped is not None:
-        return [address.ipv4_mapped]
-    if address in NAT64:
-        return [ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)]
-    carried: list[Any] = [address.sixtofour, *(address.teredo or ())]
-    return [address, *(part for part in carried if part is not None)]
+        return address
+    translated = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in NAT64 else None
+    return address.ipv4_mapped or translated or address
 
 
 def _tag(headers: Message) -> str:

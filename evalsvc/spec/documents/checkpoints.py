@@ -53,6 +53,8 @@ class Posted(Document):
 
     checkpoint: Checkpoint
     evaluations: list[EvaluationSummary]
+    note: Annotated[str | None, Example(None)] = None
+    """Reason why the post evaluates nothing; null if the post has evaluations."""
 
 
 class DeletedCheckpoint(Document):
