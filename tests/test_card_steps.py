@@ -6,13 +6,6 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(autouse=True)
-def _benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-
 
 class Profiled:
     """A profiler that has seen these events."""

@@ -6,21 +6,22 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import gpu
 import pytest
 import torch
+from hidden_packages import environment_without
+from on_card.catalog import SECTIONS
+from on_card.kit import Kit, Section, at_most, goal, holds
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "benchmarks"))
-
-import gpu  # noqa: E402
-from on_card.catalog import SECTIONS  # noqa: E402
-from on_card.kit import Kit, Section, at_most, goal, holds  # noqa: E402
-
 CPU = torch.device("cpu")
+
+ON_TASKS = ("miniature", "pipeline", "loss", "text")
+"""Sections that run tasks of evalsvc, or score texts: the others begin below the rooms that know lm-eval."""
 
 
 @pytest.fixture(autouse=True)
@@ -30,11 +31,11 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def run_kit(*options: str) -> subprocess.CompletedProcess[str]:
+def run_kit(*options: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "benchmarks/gpu.py", *options],
         cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        env=env or {name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         capture_output=True,
         text=True,
     )
@@ -52,6 +53,18 @@ def test_one_command_runs_every_section(tmp_path: Path) -> None:
     states = {name: section["state"] for name, section in document["sections"].items()}
     assert states == {section.name: "done" for section in SECTIONS}
     assert (document["card"]["name"], document["card"]["torch"]) == ("CPU", torch.__version__)
+
+
+@pytest.mark.usefixtures("child_process")
+@pytest.mark.timeout(300)
+def test_no_section_needs_lm_eval(tmp_path: Path) -> None:
+    """A bare machine with a card has torch and little else."""
+    env = environment_without("lm_eval", tmp_path / "hidden")
+    done = run_kit("--device", "cpu", "--small", "--only", *ON_TASKS, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert {document["sections"][name]["state"] for name in ON_TASKS} == {"done"}
+    assert "lm_eval not installed" in done.stdout, "the package was hidden"
 
 
 @pytest.mark.usefixtures("many_cases")

@@ -127,7 +127,10 @@ def load_reference(name: str, files: KeptFiles) -> ReferenceStatistics:
     names = files.names()
     if f"{name}.npz" not in names:
         imported = [item.removesuffix(".npz") for item in names if not DIGEST_NAME.fullmatch(item)]
-        hint = "import one with: evalsvc reference import FILE.npz --name NAME"
+        hint = (
+            f"for a folder of images, write its path with a slash: ./{name}; import statistics with: evalsvc reference "
+            "import FILE.npz --name NAME"
+        )
         raise UnknownName.among("reference", name, imported, hint)
     try:
         with files.open(f"{name}.npz") as stream:

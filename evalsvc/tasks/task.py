@@ -216,6 +216,10 @@ class Task(BaseModel):
     name: str
     """First half of the names of the task's metrics."""
 
+    def work_class(self) -> str:
+        """Return the class that does the work of these parameters, as `module:class`."""
+        return self.work
+
     def may_measure(self, metric: str) -> bool:
         """Say whether the task may return a metric with this full name, such as `captions/text`."""
         first, slash, second = metric.partition("/")
@@ -274,14 +278,6 @@ class Work(ABC, Generic[Parameters, ShardKind, Output]):
     def plan(self, context: Context) -> Plan[ShardKind]:
         """Read and check the data, and cut it into shards. Needs no weights."""
 
-    def inputs(self, context: Context, shards: Sequence[ShardKind]) -> Mapping[str, object]:
-        """Return what the task's values follow from, as JSON, besides parameters, checkpoint, base, model and layout.
-
-        `evalsvc run --reuse` takes earlier values over where all of it is equal. Override the method where the shards
-        say what does not move the values, or do not tell the content of a file that does.
-        """
-        return {"plan": [self.shard_codec.to_json(shard) for shard in shards]}
-
     @abstractmethod
     def run(self, context: Context, shard: ShardKind) -> Output:
         """Run one shard; its output goes to `merge`."""
@@ -294,6 +290,6 @@ class Work(ABC, Generic[Parameters, ShardKind, Output]):
 
 def work_of(task: Parameters) -> Work[Parameters, Any, Any]:
     """Import the class that does the work of a task, and create it with the task's parameters."""
-    module, _, name = task.work.partition(":")
+    module, _, name = task.work_class().partition(":")
     work: Work[Parameters, Any, Any] = getattr(importlib.import_module(module), name)(task)
     return work

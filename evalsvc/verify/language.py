@@ -21,8 +21,9 @@ from evalsvc.language.encoding import Scored, TextEncoding
 from evalsvc.language.hub import offline, one_line, quiet
 from evalsvc.language.lm import Answer, Generation, OpenLM
 from evalsvc.language.results import results
-from evalsvc.language.scoring import IdCounts, Scope, named, unit
+from evalsvc.language.scoring import Scope, named, scopes, unit
 from evalsvc.models import Transformer
+from evalsvc.spec.layout import IdCounts
 from evalsvc.spec.protocol import MetricValue
 from evalsvc.tasks.language.spec import BenchmarkTask
 from evalsvc.tasks.language.work import BenchmarkWork
@@ -73,16 +74,16 @@ def verify_benchmarks(context: Context, task: BenchmarkTask, recorded: RecordedV
 def _models(context: Context, ours: Transformer, encoding: TextEncoding) -> dict[Scope, Hflm]:
     """Return HFLM over all ids and within the text ids: of transformers if a class computes the model, otherwise of
     open_lm."""
-    scopes = IdCounts.of(encoding.layout).scopes
+    wanted = scopes(IdCounts.of(encoding.layout))
     try:
-        return {scope: build_hflm(ours, encoding, within=scope.within) for scope in scopes}
+        return {scope: build_hflm(ours, encoding, within=scope.within) for scope in wanted}
     except UnsupportedModel as error:
         try:
             with checkpoint_tensors(context, ours) as tensors:
                 reference = build_open_lm(ours.config, tensors, ours.rotary_inv_freq_dtype)
         except MissingPackage as missing:
             raise UnsupportedModel(f"{error.message}; for open_lm's own model: {missing.message}") from missing
-    return {scope: build_hflm_of_open_lm(reference, encoding, within=scope.within) for scope in scopes}
+    return {scope: build_hflm_of_open_lm(reference, encoding, within=scope.within) for scope in wanted}
 
 
 def _first(benchmark: Benchmark, n: int) -> Benchmark:

@@ -72,7 +72,7 @@ def test_every_kind_is_run() -> None:
     assert set(METRICS) == set(catalog.COMPONENTS["tasks"])
 
 
-@pytest.mark.usefixtures("one_thread")
+@pytest.mark.usefixtures("one_thread", "many_cases")
 @pytest.mark.parametrize("kind", [kind for kind in METRICS if kind not in WITH_INCEPTION])
 def test_a_new_suite_runs(tmp_path: Path, kind: str) -> None:
     run_new_suite(kind, tmp_path)

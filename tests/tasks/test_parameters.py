@@ -61,6 +61,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("text_to_image", {"guidance_scale": [1, 3, 1.0]}, "with a scale twice"),
     ("text_to_image", {"metrics": ["fid46"]}, "no metric is named 'fid46'; did you mean 'fid64'"),
     ("text_to_image", {"metrics": ["fid64", "fid64"]}, "is listed twice"),
+    ("text_to_image", {"metrics": ["agreement"]}, "`metrics` has agreement without `classifier`; set `classifier`"),
     ("text_to_image", {"until": {"metric": "kid", "stderr": 1.0}}, "until: no metric is named 'kid'"),
     (
         "text_to_image",

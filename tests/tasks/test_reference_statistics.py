@@ -141,6 +141,8 @@ class TestForeign:
         (folder / f"{'ab' * 32}.moments.npz").touch()
         with pytest.raises(UnknownName, match=r"did you mean 'coco'\? available: coco; .*evalsvc reference import"):
             load_reference("cocoo", KeptFolder(folder))
+        with pytest.raises(UnknownName, match=r"for a folder of images, write its path with a slash: \./ref70; import"):
+            load_reference("ref70", KeptFolder(tmp_path))
 
     def test_folder_that_cannot_be_written(self, tmp_path: Path) -> None:
         source = write_foreign(tmp_path / "x.npz", mu=np.zeros(64), sigma=np.eye(64))

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING
 
 from evalsvc.files.artifacts import Artifact
 from evalsvc.files.csv_cells import csv_text
-from evalsvc.language.flips import Flip
 from evalsvc.metrics.distance import Distance
 from evalsvc.metrics.intervals import MIN_ITEMS
 from evalsvc.spec.protocol import MetricValue
 from evalsvc.tasks.forgetting.rows import ALPHA, BITS, NAMED, NATS, Parts, Row, what_is_gone
+
+if TYPE_CHECKING:
+    from evalsvc.language.flips import Flip
 
 SHOWN = 3
 """Number of flipped questions of each kind and benchmark that the page shows."""

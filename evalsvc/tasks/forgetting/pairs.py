@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from evalsvc.compare.contrast import apart
-from evalsvc.language.results import Results
 from evalsvc.metrics.distance import Distance
 from evalsvc.metrics.item_numbers import Numbers
 from evalsvc.metrics.item_shares import finite_factor
 from evalsvc.metrics.mcnemar import McNemar
 from evalsvc.metrics.ratio import Ratio, ratio_of_sums
 from evalsvc.spec.protocol import MetricValue, Protocol
+
+if TYPE_CHECKING:
+    from evalsvc.language.results import Results
 
 ACCURACIES = ("acc", "exact_match")
 """Names of a benchmark's accuracy; the first that the benchmark has is used."""

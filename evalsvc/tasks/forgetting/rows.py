@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from evalsvc.language.results import Results
 from evalsvc.metrics.centred import interval_of_centred, ratio_of_centred
 from evalsvc.metrics.distance import Distance
 from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS, Interval
@@ -29,6 +28,9 @@ from evalsvc.tasks.forgetting.pairs import (
     metric_named,
 )
 from evalsvc.tasks.forgetting.random_baselines import Baseline, random_baseline
+
+if TYPE_CHECKING:
+    from evalsvc.language.results import Results
 
 ALPHA = 1 - LEVEL
 """Probability of at least one wrong verdict among the rows of one kind, if nothing has changed."""

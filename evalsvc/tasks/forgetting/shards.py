@@ -1,20 +1,15 @@
-"""The shards of the forgetting task: questions of one part, or some of the texts, and the base that they use."""
+"""The text shards of the forgetting task, and the base that all its shards use."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from pydantic import JsonValue
 
-from evalsvc.language.scoring import IdCounts
-from evalsvc.tasks.language.work import QuestionShard
+from evalsvc.spec.layout import IdCounts
 from evalsvc.tasks.task import Shard
-
-Part = Literal["checkpoint", "base", "few", "zero"]
-"""The respondent: the checkpoint as in the suite, or its base; or the checkpoint with or without `icl`'s solved
-examples."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +26,6 @@ class Base:
     def protocol(self) -> dict[str, object]:
         """Return the protocol's content for the base of a comparison."""
         return {"base": self.sha256, "base_layout": self.layout, **self.rotary}
-
-
-@dataclass(frozen=True)
-class PartShard(QuestionShard):
-    """A shard of questions to one of the two models."""
-
-    part: Part
-    base: Base
 
 
 @dataclass(frozen=True)
@@ -60,6 +47,3 @@ class TextShard(Shard):
     is_base: bool
     """Whether the checkpoint is its own base, whose results are then reused."""
     part: Literal["text"] = "text"
-
-
-ForgettingShard: TypeAlias = PartShard | TextShard

@@ -26,6 +26,7 @@ class Forgetting(BenchmarkTask):
 
     kind: ClassVar[str] = "forgetting"
     work: ClassVar[str] = "evalsvc.tasks.forgetting.work:ForgettingWork"
+    text_work: ClassVar[str] = "evalsvc.tasks.forgetting.text_work:TextForgettingWork"
     needs: ClassVar[str] = "benchmarks or a text, the tokenizer of the layout, a base of the run"
     example: ClassVar[Mapping[str, Any]] = {
         "benchmarks": [{"name": "arc_easy", "data": "/path/to/arc_easy.jsonl"}],
@@ -71,3 +72,7 @@ class Forgetting(BenchmarkTask):
             if name not in names:
                 raise ValueError(f"icl: {name!r} is not one of `benchmarks`; choose from {', '.join(names)}")
         return self
+
+    def work_class(self) -> str:
+        """Return the class that does the work; texts need no lm-eval."""
+        return self.work if self.benchmarks else self.text_work

@@ -40,7 +40,7 @@ class ReconstructionWork(Work[Reconstruction, ReconstructionShard, Reconstructio
         into codes, and AssetMissing.
         """
         source = context.images(self.task.images)
-        count = self._count(source)
+        count = self.count(source)
         taps = self._taps(source, count)
         extractor = self._extractor(context) if taps else None
         if extractor is not None:
@@ -110,7 +110,8 @@ class ReconstructionWork(Work[Reconstruction, ReconstructionShard, Reconstructio
         }
         return list(left_out(self.task.name, reasons, "add images, or set `taps`"))
 
-    def _count(self, source: ImageSource) -> int:
+    def count(self, source: ImageSource) -> int:
+        """Return the number of images to use. Raises InvalidData if there are fewer than `samples`."""
         samples = self.task.samples
         if samples is not None and samples > len(source):
             raise InvalidData(

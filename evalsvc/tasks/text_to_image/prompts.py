@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 from evalsvc.checkpoints.reference import Identity
-from evalsvc.data.captions import read_captions, select_captions
+from evalsvc.data.captions import Caption, read_captions, select_captions
 from evalsvc.data.files import CACHED_FILES, identify_file
 from evalsvc.data.tokens import TextEncoder, stamp_of
 from evalsvc.errors import InvalidData
@@ -88,6 +89,15 @@ def read_prompts(spec: PromptSpec) -> Prompts:
     """
     captions = None if spec.captions is None else identify_file(Path(spec.captions), "caption file")
     return _read_prompts(spec, captions, stamp_of(spec.tokenizer))
+
+
+def require_labels(path: str | None, captions: Sequence[Caption | PromptRecord]) -> None:
+    """Raise InvalidData for a caption without a label, which a classifier needs."""
+    for index, caption in enumerate(captions):
+        if caption.label is None:
+            raise InvalidData(
+                f"{path}: caption {index + 1} has no label, which `classifier` needs; add it, or remove `classifier`"
+            )
 
 
 @lru_cache(maxsize=CACHED_FILES)

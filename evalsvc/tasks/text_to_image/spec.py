@@ -25,6 +25,9 @@ from evalsvc.tasks.text_to_image.recipes import PROMPTS, find_protocol
 FID_30K = re.compile(r"fid[^a-z0-9]?30k", re.IGNORECASE)
 """Names of suites and tasks that promise a FID of 30,000 images."""
 
+AGREEMENT = "agreement"
+"""Metric of the classifier, which needs no features; measured wherever there is a classifier."""
+
 
 class TextToImage(Task):
     """Images sampled from captions: their distance from real images, and their agreement with their captions."""
@@ -63,7 +66,8 @@ class TextToImage(Task):
     size: int | None = Field(default=None, ge=8, le=MAX_SIDE)
     """Side of the images in pixels [the decoder's]."""
     metrics: tuple[Word, ...] | None = Field(default=None, max_length=64)
-    """Image metrics to measure [all that the other parameters and the number of images allow]."""
+    """Image metrics to measure [all that the other parameters and the number of images allow]. `agreement` is measured
+    wherever `classifier` is given, and can be the only one."""
     reference: AssetName | None = None
     """Real images: a folder, a safetensors file, or the name of statistics from `evalsvc reference import`."""
     reference_of: Literal["all", "captions"] = "all"
@@ -139,7 +143,7 @@ class TextToImage(Task):
     @field_validator("metrics")
     @classmethod
     def _known(cls, metrics: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        known = catalog.names("metrics")
+        known = [*catalog.names("metrics"), AGREEMENT]
         for name in metrics or ():
             if name not in known:
                 raise ValueError(UnknownName.among("metric", name, known).message)
@@ -159,6 +163,8 @@ class TextToImage(Task):
             )
         if len(set(self.scales)) < len(self.scales):
             raise ValueError(f"guidance_scale is {list(self.scales)}, with a scale twice; list each once")
+        if AGREEMENT in (self.metrics or ()) and self.classifier is None:
+            raise ValueError(f"`metrics` has {AGREEMENT} without `classifier`; set `classifier`, or remove {AGREEMENT}")
         check_resize(self.extractor, self.resize)
         try:
             for scale in self.scales:
@@ -189,7 +195,7 @@ class TextToImage(Task):
     def _check_until(self) -> None:
         if self.until is not None and len(self.scales) > 1:
             raise ValueError("`until` needs a single guidance scale; write one task per scale")
-        measured = [*(catalog.names("metrics") if self.metrics is None else self.metrics), "agreement"]
+        measured = {*(catalog.names("metrics") if self.metrics is None else self.metrics), AGREEMENT}
         if self.until is not None and self.until.metric not in measured:
             raise ValueError(f"until: {UnknownName.among('metric', self.until.metric, measured).message}")
 

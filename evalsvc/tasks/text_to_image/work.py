@@ -32,7 +32,7 @@ from evalsvc.tasks.suspicions import cut_inputs, left_out
 from evalsvc.tasks.task import Context, Plan, TaskResult, TaskWarning, Work, cut
 from evalsvc.tasks.text_to_image.artifacts import keep_images
 from evalsvc.tasks.text_to_image.pipeline import sample_images
-from evalsvc.tasks.text_to_image.prompts import Prompts, PromptSpec, read_prompts
+from evalsvc.tasks.text_to_image.prompts import Prompts, PromptSpec, read_prompts, require_labels
 from evalsvc.tasks.text_to_image.recipes import find_protocol
 from evalsvc.tasks.text_to_image.shards import (
     ClassifierIdentity,
@@ -44,7 +44,7 @@ from evalsvc.tasks.text_to_image.shards import (
     SampleOutput,
     SampleShard,
 )
-from evalsvc.tasks.text_to_image.spec import TextToImage
+from evalsvc.tasks.text_to_image.spec import AGREEMENT, TextToImage
 
 Item: TypeAlias = dict[str, JsonValue]
 """Results of one image, as in `TaskResult.items`."""
@@ -63,7 +63,7 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         require_codebook(layout, decoder, self.task.decoder)
         prompts = self._prompts(context, layout, decoder)
         if self.task.classifier is not None:
-            _require_labels(self.task.captions, prompts)
+            require_labels(self.task.captions, prompts.records)
         reference = self._reference(self._size(decoder), prompts)
         plan = self._plan_metrics(context, prompts, reference)
         before = list(self._reference_shards(context, reference, plan))
@@ -75,16 +75,9 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         # With several scales, the first scale would be finished before the others begin.
         several = len(self.task.scales) > 1
         looks = () if several else schedule([shard.units for shard in (*before, *shards)], len(before))
-        return Plan([*before, *shards], "images", looks, self.task.until)
-
-    def inputs(self, context: Context, shards: Sequence[ImageShard]) -> Mapping[str, object]:
-        """Return prompts, reference and features as planned, and the weights of decoder and classifier.
-
-        Whether features of real images must be computed first depends on what is kept and moves no value.
-        """
-        classifier = None if self.task.classifier is None else context.classifier(self.task.classifier).digest
-        planned = super().inputs(context, [shard for shard in shards if shard.part == "sample"])
-        return {**planned, "decoder": self._decoder(context).digest, "classifier": classifier}
+        real, sampled = (sum(shard.units for shard in part) for part in (before, shards))
+        unit = f"images ({real:,} real, {sampled:,} sampled)" if real else "images"
+        return Plan([*before, *shards], unit, looks, self.task.until)
 
     def run(self, context: Context, shard: ImageShard) -> ImageOutput:
         """Extract features of the shard's images; for prompts, sample the images first.
@@ -235,7 +228,8 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
     ) -> tuple[list[ImageMetric], dict[str, str], list[str]]:
         """Return the metrics to measure, the reasons against the others, and the expected metrics among the others."""
         given = Given(self._extractors(), reference, self.task.captions is not None, count)
-        reasons = {metric: given.lacks(context, metric) for metric in load_metrics(self.task.metrics, self._program)}
+        chosen = self.task.metrics and [name for name in self.task.metrics if name != AGREEMENT]
+        reasons = {metric: given.lacks(context, metric) for metric in load_metrics(chosen, self._program)}
         lacking = {metric.name: reason for metric, reason in reasons.items() if reason is not None}
         if self.task.metrics is not None and lacking:
             name, reason = next(iter(lacking.items()))
@@ -301,7 +295,7 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         n, hits = len(items), sum(item[key] is True for item in items)
         share = Ratio(hits / n, share_stderr(hits, n), n)
         protocol = Protocol({**images, "classifier": classifier.digest, **self._stopping()})
-        name, baseline = f"{self.task.name}/agreement", 1 / classifier.classes
+        name, baseline = f"{self.task.name}/{AGREEMENT}", 1 / classifier.classes
         return share.as_metric(name, "fraction", "higher", protocol, baseline, (key,))
 
     def _images_protocol(self, scale: float, part: SampleOutput, plan: ImagePlan) -> dict[str, JsonValue]:
@@ -358,11 +352,3 @@ def _sampled(shards: Sequence[ImageShard], outputs: Sequence[ImageOutput], scale
     """Return the outputs of the shards with samples at a scale. No other output is read, because each may be a file."""
     indices = [index for index, shard in enumerate(shards) if shard.part == "sample" and shard.scale == scale]
     return [output for index in indices if (output := outputs[index]).part == "sample"]
-
-
-def _require_labels(path: str | None, prompts: Prompts) -> None:
-    for index, record in enumerate(prompts.records):
-        if record.label is None:
-            raise InvalidData(
-                f"{path}: caption {index + 1} has no label, which `classifier` needs; add it, or remove `classifier`"
-            )

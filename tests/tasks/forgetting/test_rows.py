@@ -59,6 +59,7 @@ def test_verdicts_count_how_many_benchmarks_were_looked_at() -> None:
     assert found["a", "acc", "all"].verdict == "lost"
 
 
+@pytest.mark.usefixtures("many_cases")
 def test_a_change_that_is_none_is_seldom_called_one() -> None:
     """Over all benchmarks of a task: one wrong verdict in a twentieth of the evaluations, at most."""
     rng, wrong = random.Random(1), 0

@@ -6,6 +6,8 @@ import json
 import random
 import shutil
 import statistics
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import msgpack
 import pytest
 from benchmark_files import questions, write_benchmark
 from gate_documents import read_document
+from hidden_packages import environment_without
 from metric_items import value_of_items
 from miniature_run import LAYOUT, pretrained
 from task_runs import artifacts, error, metrics, notes, run_stage, run_task
@@ -21,6 +24,7 @@ from task_runs import artifacts, error, metrics, notes, run_stage, run_task
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files
 from evalsvc.compare.contrast import contrast_results
 from evalsvc.files.kept import ANSWERS, KeptFolder
+from evalsvc.installation import pip_install
 from evalsvc.miniature import ROOT
 from evalsvc.tasks.language.kept_answers import keep_answers
 
@@ -316,6 +320,35 @@ def test_equal_texts_are_one_group(tmp_path: Path) -> None:
 def test_pairs_are_no_text(tmp_path: Path) -> None:
     message = error(evaluate(SECOND, FIRST, text=str(ROOT / "heldout_pairs.jsonl")))
     assert "heldout_pairs.jsonl, line 1 has image codes; give `text` records of text only" in message
+
+
+WITHOUT_LM_EVAL = """
+import json
+from miniature_run import pretrained
+from task_runs import run_task
+base, trained = pretrained(0), pretrained(1)
+text = {text!r}
+found = run_task(trained, base, kind="forgetting", text=text, text_limit=5)
+asked = run_task(trained, base, kind="forgetting", text=text, benchmarks=["arc_easy"])
+print(json.dumps([found["errors"], [metric["name"] for metric in found["metrics"]], asked["errors"]]))
+"""
+
+
+@pytest.mark.usefixtures("child_process")
+def test_texts_are_compared_where_lm_eval_is_not_installed(tmp_path: Path) -> None:
+    support = Path(__file__).parents[2] / "support"
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_LM_EVAL.format(text=TEXT)],
+        env=environment_without("lm_eval", tmp_path / "hidden", support),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    errors, names, asked = json.loads(done.stdout.splitlines()[-1])
+    assert errors == {}
+    assert {"forgetting/loss", "forgetting/kl", "forgetting/top1_agreement"} <= set(names)
+    assert asked["forgetting"]["code"] == "missing_package"
+    assert f"a benchmark needs the package 'lm-eval'; run: {pip_install('worker')}" in asked["forgetting"]["message"]
 
 
 def test_a_task_must_not_have_the_name_of_a_benchmark(benchmarks: dict[str, Any]) -> None:

@@ -76,6 +76,7 @@ def one_by_one(digits: Path) -> tuple[Tensor, Tensor]:
     return codes, torch.cat([to_uint8(decoder.decode(row[None])) for row in codes])
 
 
+@pytest.mark.usefixtures("many_cases")
 @pytest.mark.parametrize(("batch_tokens", "shard_size"), [(8192, 256), (64 * 9, 23)])
 def test_equals_the_definition(
     digits: Path, one_by_one: tuple[Tensor, Tensor], tmp_path: Path, batch_tokens: int, shard_size: int

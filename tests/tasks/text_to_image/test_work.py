@@ -13,7 +13,6 @@ import torch
 from metric_items import value_of_items
 from miniature_run import DECODER, pretrained
 from PIL import Image
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from square_features import offer_squares
 from task_runs import error, notes, run_stage
@@ -107,30 +106,7 @@ def test_shards_move_neither_tokens_nor_numbers_and_the_reference_is_computed_on
     assert fid_protocol["reference"]["n"] == 120
 
 
-def test_what_values_follow_from_names_the_files_that_move_them(
-    evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By it `--reuse` takes values over: not whether the features of real images were kept, but who read the images."""
-    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
-    first, second = evaluate(), evaluate()
-    assert len(first["provenance"]["digits"]["shards"]) > len(second["provenance"]["digits"]["shards"])
-    inputs = first["origins"]["digits"]["inputs"]
-    assert inputs == second["origins"]["digits"]["inputs"]
-    tensors = load_file(ROOT / "classifier.safetensors")
-    path = tmp_path / "classifier.safetensors"
-    for name in ("same", "moved"):
-        moved = {key: tensor + (name == "moved") for key, tensor in tensors.items()}
-        save_file(moved, path, metadata=_metadata(ROOT / "classifier.safetensors"))
-        other = evaluate(classifier=str(path), samples=24, metrics=[])["origins"]["digits"]["inputs"]
-        assert (other["classifier"] == inputs["classifier"]) == (name == "same")
-        assert other["decoder"] == inputs["decoder"]
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    with safe_open(path, "pt") as file:
-        return dict(file.metadata() or {})
-
-
+@pytest.mark.usefixtures("many_cases")
 def test_each_guidance_scale_is_a_series_of_its_own(evaluate: Evaluate) -> None:
     result = evaluate(guidance_scale=[1, 3], samples=24, keep=2, metrics=[])
     agreement = [metric for metric in result["metrics"] if metric["name"] == "digits/agreement"]
@@ -201,6 +177,11 @@ def test_a_reference_that_changes_after_planning_is_noticed(tmp_path: Path, monk
     [shard] = [shard for shard in run_stage("plan", pretrained(5), **task).shards if shard["part"] == "reference"]
     Image.new("RGB", (32, 32), "blue").save(tmp_path / "reference" / "1.png")
     assert run_stage("run", pretrained(5), None, [shard], **task).code == "data_changed"
+
+
+def test_agreement_alone_needs_no_reference_and_no_extractor(evaluate: Evaluate) -> None:
+    result = evaluate(metrics=["agreement"], samples=8, keep=0)
+    assert [metric["name"] for metric in result["metrics"]] == ["digits/agreement"]
 
 
 def test_labels_are_needed_by_the_classifier_only(evaluate: Evaluate, tmp_path: Path) -> None:
@@ -317,7 +298,7 @@ def sampling(result: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.usefixtures("overlap")
+@pytest.mark.usefixtures("many_cases", "overlap")
 def test_fewer_images_are_decoded_together_where_memory_is_short(
     evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,7 +314,7 @@ def test_fewer_images_are_decoded_together_where_memory_is_short(
     assert [shape["reason"] for shape in sampling(found)["batches"]] == ["declared"]
 
 
-@pytest.mark.usefixtures("overlap")
+@pytest.mark.usefixtures("many_cases", "overlap")
 def test_fewer_images_are_sampled_where_none_can_be_decoded_beside(
     evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -379,6 +360,7 @@ def test_an_image_that_cannot_be_decoded_at_all_ends_the_shard(
     assert "memory ran out while one image was decoded" in found
 
 
+@pytest.mark.usefixtures("many_cases")
 @pytest.mark.parametrize(
     "changes",
     [{"decoder_dtype": "bfloat16"}, {"dtype": "bfloat16"}, {"weights": "int8", "cache_dtype": "bfloat16"}],
@@ -393,6 +375,7 @@ def test_rounder_numbers_have_series_of_their_own(evaluate: Evaluate, changes: d
         assert 0 < sampling(rounded)["decoder_error"]["mean"] < 2, "grey levels"
 
 
+@pytest.mark.usefixtures("many_cases")
 def test_images_of_another_size_are_resampled_by_a_filter_that_the_protocol_names(evaluate: Evaluate) -> None:
     """Janus's are made at 384 pixels and compared at 256."""
     parameters: dict[str, Any] = {"reference_size": 16, "samples": 12, "metrics": ["kid"], "keep": 0}
