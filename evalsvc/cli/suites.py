@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from typing import Annotated
 
@@ -20,8 +21,10 @@ from evalsvc.doctor.suite_checks import check_suite_file
 from evalsvc.errors import EvalsvcError, InvalidRequest, UnknownName
 from evalsvc.files.atomic import write_whole
 from evalsvc.spec.documents import BrokenSuite, Suite, SuiteSummary
-from evalsvc.spec.new_suite import new_suite
+from evalsvc.spec.new_suite import PLACEHOLDER, new_suite
+from evalsvc.spec.parameters import task_parameters
 from evalsvc.spec.suite import SHIPPED_SUITES, load_suite, suite_files
+from evalsvc.spec.yaml_text import YamlError, read_yaml
 
 commands = typer.Typer()
 suites_app = typer.Typer(cls=CommandGroup, no_args_is_help=True, help="Write, check, list and upload suites.")
@@ -43,18 +46,44 @@ def write_suite(
             help="File to write; its name without .yaml is the name of the suite.", show_default="standard output"
         ),
     ] = None,
+    values: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Value of a parameter, such as data=pairs.jsonl, for each task that has the parameter; repeat for "
+            "several. A path that is a file or folder here is written as an absolute path.",
+            show_default="none",
+        ),
+    ] = None,
     brief: Annotated[bool, typer.Option("--brief", help="Leave out the parameters that have a default.")] = False,
 ) -> None:
     """Write a new suite with the given tasks and an explanation of every parameter."""
-    text = new_suite(task, brief=brief)
+    paths = {parameter.name for kind in task for parameter in task_parameters(kind) if "path" in parameter.type}
+    text = new_suite(task, dict(_parameter_value(value, paths) for value in values or ()), brief=brief)
     if output is None:
         say(text.rstrip("\n"))
         return
     if output.exists():
         raise InvalidRequest(f"--output {output}: the file exists; name another file, or remove the file first")
-    require_folders({"--output": output})
+    require_folders({"--output": output.parent})
+    output.parent.mkdir(exist_ok=True)  # of a service's suites, which begins with the first suite
     write_whole(output, text.encode(), mode=0o644)
-    say(f"wrote {output}; replace the paths in it, then run: evalsvc suites check {output}")
+    first = "replace the paths that begin with " + PLACEHOLDER + ", then " if f": {PLACEHOLDER}" in text else ""
+    say(f"wrote {output}; {first}run: evalsvc suites check {output}")
+
+
+def _parameter_value(assignment: str, paths: Container[str]) -> tuple[str, object]:
+    """Return name and value of an option `--set NAME=VALUE`, whose value is YAML or, if NAME is in `paths`, a path."""
+    name, sign, text = assignment.partition("=")
+    if not sign or not name:
+        raise InvalidRequest(f"--set {assignment}: no value is given; write NAME=VALUE, such as data=pairs.jsonl")
+    if name in paths and Path(text).exists():
+        return name, str(Path(text).absolute())  # relative paths in a suite begin at the suite's file
+    try:
+        return name, read_yaml(text)
+    except YamlError as error:
+        raise InvalidRequest(f"--set {assignment}: the value is not valid YAML: {error}; correct the value") from None
 
 
 @suites_app.command(name="check")
@@ -64,8 +93,8 @@ def check_suite(
 ) -> None:
     """Report everything that is wrong with a suite or missing for its tasks.
 
-    The check covers keys, values, data files, assets, packages and benchmarks. The exit code is 1 if something is wrong
-    or missing.
+    The check covers keys, values, assets, packages and benchmarks, and reads the data files as an evaluation does. A
+    note names a file of which only a part was read. The exit code is 1 if something is wrong or missing.
     """
     settings = Settings.load(suites=suites)
     path = _suite_path(file, settings)

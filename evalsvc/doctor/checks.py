@@ -223,6 +223,8 @@ def _check_suite(name: str, path: Path, settings: Settings, needed: bool) -> Che
         suite = load_suite(path)
     except EvalsvcError as error:
         return Check(title, False, error.message, f"correct {path}", needed)
+    if outside := next(outside_roots(suite, settings), None):
+        return Check(title, False, outside, f"correct {path}", needed)
     files = [file for file in data_files(suite, settings) if not file.exists()]
     pulls = [asset for asset in assets_of(suite, settings) if not _check_asset(asset, settings).ok]
     if files or pulls:
@@ -235,6 +237,16 @@ def _check_suite(name: str, path: Path, settings: Settings, needed: bool) -> Che
             do.append(f"run: evalsvc assets pull {' '.join(pulls)}")
         return Check(title, False, state, "; ".join(do), needed)
     return Check(title, True, f"{len(suite.tasks)} tasks, all data present")
+
+
+def outside_roots(suite: Suite, settings: Settings) -> Iterator[str]:
+    """Yield an error for each path in a suite that evaluations may not read."""
+    for task in suite.tasks:
+        for where, path in paths_of(task, settings):
+            try:
+                local_data(settings, str(path))
+            except EvalsvcError as error:
+                yield f"task {task.name!r}: {where}: {error.message}"
 
 
 def assets_of(suite: Suite, settings: Settings) -> list[str]:

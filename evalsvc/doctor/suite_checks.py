@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from evalsvc.assets import locate_asset
+from evalsvc.checkpoints.opening import opened_weights
 from evalsvc.config import Settings
+from evalsvc.data.captions import Caption, read_captions, select_captions
+from evalsvc.data.tokenizer import read_tokenizer
+from evalsvc.data.tokens import image_indices, read_records, require_text
 from evalsvc.doctor.checks import ASSET_PARAMETERS, asset_behind, check_lm_eval, data_files, paths_of
 from evalsvc.errors import EvalsvcError, InvalidSuite, os_reason
 from evalsvc.installation import missing_package
 from evalsvc.spec import catalog
 from evalsvc.spec.benchmark import BenchmarkSpec
-from evalsvc.spec.images import PROGRAMS
+from evalsvc.spec.images import PROGRAMS, Fit
 from evalsvc.spec.new_suite import PLACEHOLDER
 from evalsvc.spec.paths import Readable, local_data, require_readable
-from evalsvc.spec.suite import Suite, TaskSpec, examine_suite
+from evalsvc.spec.suite import Suite, TaskSpec, build_task, examine_suite
 from evalsvc.tasks.language.spec import BenchmarkTask
+from evalsvc.tasks.text_to_image.prompts import require_labels
+from evalsvc.tasks.text_to_image.spec import AGREEMENT
+
+SECONDS = 20.0
+"""Seconds after which a file of many records is read no further."""
 
 TRANSFORMERS_PARAMETERS = ("clip", "dinov2")
 """Parameters of a task that need the package transformers."""
@@ -52,9 +63,10 @@ def check_suite_file(path: Path, settings: Settings) -> SuiteReport:
     problems, notes = [error.message for error in errors], list[str]()
     for task in tasks:
         wrong, task_notes = _check_benchmarks(task, settings)
-        told = [*_missing_files(task, settings), *_missing_assets(task, settings), *wrong]
+        broken, data_notes = _check_data(task, settings)
+        told = [*_missing_files(task, settings), *_missing_assets(task, settings), *broken, *wrong]
         problems += (f"task {task.name!r}: {problem}" for problem in told)
-        notes += (f"task {task.name!r}: {note}" for note in task_notes)
+        notes += (f"task {task.name!r}: {note}" for note in (*data_notes, *task_notes))
     problems += _missing_packages(tasks, settings)
     return SuiteReport(tasks, list(dict.fromkeys(problems)), notes)
 
@@ -81,10 +93,90 @@ def _path_problem(path: Path, settings: Settings) -> str | None:
     return f"{path} does not exist; correct the path"
 
 
+def _check_data(task: TaskSpec, settings: Settings) -> tuple[list[str], list[str]]:
+    """Open each file of a task by the reader of an evaluation. Return problems, and notes about files read in part."""
+    problems, notes = list[str](), list[str]()
+    for where, path in paths_of(task, settings):
+        if task.kind not in catalog.COMPONENTS["tasks"] or _path_problem(path, settings):
+            continue
+        try:
+            if count := _count_in_time(_opened(where, path, task, settings)):
+                notes.append(
+                    f"{where}: the first {count:,} records of {path} were read in {SECONDS:g} s, and not the rest"
+                )
+        except EvalsvcError as error:
+            problems.append(f"{where}: {error.message}")
+    return problems, notes
+
+
+def _count_in_time(records: Iterable[object]) -> int | None:
+    """Read all records within SECONDS and return None, or else the number of records until then."""
+    end = time.monotonic() + SECONDS
+    return next((count for count, _ in enumerate(records, 1) if time.monotonic() > end), None)
+
+
+def _opened(where: str, path: Path, task: TaskSpec, settings: Settings) -> Iterable[object]:
+    """Open the file of a parameter. Return the records that a task uses, which are read as they are taken."""
+    parameters, allow = task.parameters, Readable(settings)
+    if where == "tokenizer":
+        read_tokenizer(path, allow)
+    elif where in ("general_text", "text", "learn.data") or (where == "data" and not parameters.get("images")):
+        # Whether text needs a tokenizer depends on the layout, so a text counts as one id here.
+        records = read_records(path, lambda text: [0][: len(text)], allow)
+        texts = islice(records, parameters[f"{where}_limit"]) if "text" in where else ()
+        return chain((require_text(path, record, where) for record in texts), records)
+    elif where in ("captions", "data"):
+        captions = _captions(path, parameters, allow)
+        if parameters.get("classifier"):
+            require_labels(str(path), captions)
+    elif find_spec("torch") is not None:
+        return _opened_by_torch(where, path, task, settings)
+    return ()
+
+
+def _captions(path: Path, parameters: Mapping[str, Any], allow: Readable) -> Sequence[Caption]:
+    data = read_captions(path, allow)
+    if "select" not in parameters:
+        return data.captions
+    return select_captions(data, parameters["select"], parameters["samples"], parameters["select_seed"])
+
+
+def _opened_by_torch(where: str, path: Path, task: TaskSpec, settings: Settings) -> Iterable[object]:
+    # Imported here because the service's machine has no torch.
+    from evalsvc.data.images import read_images
+    from evalsvc.features import load_extractor
+    from evalsvc.features.digit_classifier import load_classifier
+    from evalsvc.tasks.reconstruction.work import ReconstructionWork
+    from evalsvc.worker.decoders import find_decoder
+
+    parameters, allow = task.parameters, Readable(settings)
+    if where in ("images", "reference"):
+        source = read_images(path, allow)
+        used: Sequence[int] = range(len(source))
+        named = "data" if where == "images" else "captions" if parameters["reference_of"] == "captions" else ""
+        if task.kind == "reconstruction":
+            used = range(ReconstructionWork(build_task(task)).count(source))
+        elif parameters.get(named):
+            listed = Path(local_data(settings, parameters[named]))
+            used = list(image_indices(listed, _captions(listed, parameters, allow), source))[: parameters.get("limit")]
+        return (source.load(index, Fit(64)) for index in used)
+    if where in ("decoder", "decoder_config"):
+        decoder = find_decoder(settings, parameters["decoder"], parameters["decoder_config"])
+        decoder.load(parameters["decoder_ema"], "float32", "cpu")
+    elif where in ("extractor", "clip", "dinov2", "classifier"):
+        with opened_weights(path, allow) as pinned:
+            if where == "classifier":
+                load_classifier(pinned)
+            else:
+                load_extractor("inception" if where == "extractor" else where, pinned)
+    return ()
+
+
 def _missing_assets(task: TaskSpec, settings: Settings) -> Iterator[str]:
+    without_features = task.parameters.get("metrics") in ([], [AGREEMENT])
     for parameter in ASSET_PARAMETERS:
         name = task.parameters.get(parameter)
-        if isinstance(name, str) and "/" not in name:
+        if isinstance(name, str) and "/" not in name and not (without_features and parameter == "extractor"):
             try:
                 locate_asset(asset_behind(name, settings), settings.assets_path)
             except EvalsvcError as error:
@@ -95,7 +187,7 @@ def _missing_assets(task: TaskSpec, settings: Settings) -> Iterator[str]:
         if not statistics.exists():
             yield (
                 f"reference: there are no statistics named {reference!r} in {settings.statistics_path}; run: evalsvc "
-                "reference import, or use the path of a folder of images"
+                f"reference import, or for a folder of images write its path with a slash: ./{reference}"
             )
 
 

@@ -29,12 +29,38 @@ def test_a_new_suite_is_printed_or_written(tmp_path: Path) -> None:
     assert [task.kind for task in load_suite(path).tasks] == ["loss", "completions"]
 
 
+def test_values_are_set_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first suite took an editor, although its author knew the one path that mattered."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs.jsonl").write_bytes((ROOT / "heldout_pairs.jsonl").read_bytes())
+    (tmp_path / "4").mkdir()
+    options = ["--set", "data=pairs.jsonl", "--set", "limit=4", "--output", "suites/mine.yaml"]
+    written = run("new", "--task", "loss", *options)
+    assert written.stdout == "wrote suites/mine.yaml; run: evalsvc suites check suites/mine.yaml\n"
+    [task] = load_suite(tmp_path / "suites" / "mine.yaml").tasks
+    assert (task.parameters["data"], task.parameters["limit"]) == (str(tmp_path / "pairs.jsonl"), 4)
+    assert run("check", "suites/mine.yaml").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("dat=pairs.jsonl", "no parameter is named 'dat'; did you mean 'data'?"),
+        ("name=mine", "no parameter is named 'name'"),
+        ("limit", "--set limit: no value is given; write NAME=VALUE"),
+        ("limit=[4", "--set limit=[4: the value is not valid YAML"),
+    ],
+)
+def test_a_value_that_cannot_be_set_is_named(assignment: str, words: str) -> None:
+    assert words in str(run("new", "--task", "loss", "--set", assignment).exception)
+
+
 def test_a_file_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("mine")
     error = run("new", "--task", "loss", "--output", str(tmp_path / "mine.yaml")).exception
     assert isinstance(error, InvalidRequest)
     assert (tmp_path / "mine.yaml").read_text() == "mine"
-    error = run("new", "--task", "loss", "--output", str(tmp_path / "nowhere" / "mine.yaml")).exception
+    error = run("new", "--task", "loss", "--output", str(tmp_path / "nowhere" / "suites" / "mine.yaml")).exception
     assert isinstance(error, InvalidRequest)
 
 
@@ -54,6 +80,7 @@ def test_a_suite_is_checked_by_its_file_or_name(tmp_path: Path) -> None:
     assert isinstance(run("check", "mne", "--suites", str(tmp_path)).exception, UnknownName)
 
 
+@pytest.mark.usefixtures("wide_pipe")
 def test_suites_are_listed_with_where_they_are_from(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(new_suite(["loss"]))
     (tmp_path / "broken.yaml").write_text("tasks: [")

@@ -43,11 +43,20 @@ def test_data_of_a_shipped_suite_are_needed_where_it_is_named(tmp_path: Path) ->
 def test_suites_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("tasks: [")
     (tmp_path / "mine.yaml").write_text(f"tasks: [{{kind: loss, data: {tmp_path}/nowhere.jsonl}}]")
-    broken = check("suite broken", tmp_path, suites=str(tmp_path))
+    broken = check("suite broken", tmp_path / "data", suites=str(tmp_path))
     assert (broken.ok, broken.needed) == (False, True)
     assert "not valid YAML" in broken.found
-    mine = check("suite mine", tmp_path, suites=str(tmp_path))
+    mine = check("suite mine", tmp_path / "data", suites=str(tmp_path))
     assert (mine.ok, mine.needed, mine.found) == (False, True, f"missing: {tmp_path}/nowhere.jsonl")
+
+
+def test_a_suite_whose_data_lie_outside_the_roots(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("tasks: [{kind: loss, data: /data/pairs.jsonl}]")
+    mine = check("suite mine", tmp_path, suites=str(tmp_path), roots="/runs")
+    assert not mine.ok
+    assert mine.found.startswith("task 'loss': data: '/data/pairs.jsonl' is, or links, outside the folders")
+    assert "EVALSVC_ROOTS" in mine.found
+    assert mine.do == f"correct {tmp_path}/mine.yaml"
 
 
 def test_assets_are_told_and_needed_by_suites_only(tmp_path: Path) -> None:

@@ -3,10 +3,15 @@
 import importlib.util
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import PIL.Image
 import pytest
+from benchmark_files import questions, write_benchmark
+from miniature_run import DECODER
+from pydantic import BaseModel
 
 from evalsvc.assets import ASSETS
 from evalsvc.config import Settings
@@ -14,9 +19,11 @@ from evalsvc.doctor.suite_checks import SuiteReport, check_suite_file
 from evalsvc.errors import InvalidSuite
 from evalsvc.installation import pip_install
 from evalsvc.miniature import ROOT
+from evalsvc.spec import catalog
 from evalsvc.spec.images import PROGRAMS
 
-PAIRS = str(ROOT / "heldout_pairs.jsonl")
+PAIRS, TEXT = str(ROOT / "heldout_pairs.jsonl"), str(ROOT / "heldout_text.jsonl")
+IMAGES, CLASSIFIER = str(ROOT / "images.safetensors"), str(ROOT / "classifier.safetensors")
 
 
 def report(tmp_path: Path, *tasks: dict[str, Any], **settings: Any) -> SuiteReport:
@@ -78,15 +85,24 @@ def test_assets_and_statistics_that_are_not_there(tmp_path: Path) -> None:
     assert "decoder: no asset is named 'movqgan-67'; did you mean 'movqgan-67M'" in found
     assert "run: evalsvc assets pull inception" in found
     assert "reference: there are no statistics named 'coco'" in found
+    assert "for a folder of images write its path with a slash: ./coco" in found
+    assert "for a file or folder, write its path with a slash: ./movqgan-67" in found
     (tmp_path / "data" / "statistics").mkdir(parents=True)
     (tmp_path / "data" / "statistics" / "coco.npz").touch()
     assert "reference" not in problems(tmp_path, task).replace("reference import", "")
 
 
+def test_agreement_alone_needs_no_extractor(tmp_path: Path) -> None:
+    captions = str(ROOT / "validation_captions.jsonl")
+    task = {"kind": "text_to_image", "captions": captions, "decoder": DECODER, "classifier": CLASSIFIER}
+    assert problems(tmp_path, task | {"metrics": ["agreement"]}) == ""
+    assert "extractor: " in problems(tmp_path, task)
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_published_program_as_extractor(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The program's name is that of no asset; any of the assets that can hold the network's weights will do."""
-    task = {"kind": "text_to_image", "samples": 4, "decoder": PAIRS, "extractor": name}
+    task = {"kind": "text_to_image", "samples": 4, "decoder": DECODER, "extractor": name}
     assert problems(tmp_path, task).startswith("task 'text_to_image': extractor: the asset inception (feature")
     for asset in PROGRAMS[name].assets:
         folder = tmp_path / asset
@@ -108,7 +124,7 @@ def test_packages_that_are_not_installed(tmp_path: Path, monkeypatch: pytest.Mon
     """A scheduler's workers have an installation of their own."""
     for module in ("evalsvc.doctor.suite_checks",):
         monkeypatch.setattr(sys.modules[module], "find_spec", lambda name: None)
-    task = {"kind": "text_to_image", "samples": 4, "decoder": PAIRS, "clip": "clip-vit-b-32"}
+    task = {"kind": "text_to_image", "samples": 4, "decoder": DECODER, "clip": "clip-vit-b-32"}
     found = problems(tmp_path, task)
     assert f"a task needs the package 'torch'; run: {pip_install('worker')}" in found
     assert f"the parameter 'clip' needs the package 'transformers'; run: {pip_install('features')}" in found
@@ -122,3 +138,126 @@ def test_benchmarks_that_cannot_be_asked(tmp_path: Path) -> None:
     assert len(found) == 2
     assert "no benchmark is named 'arc_esy'; did you mean 'arc_easy'" in found[0]
     assert "task 'language': benchmarks: benchmark 'piqa'" in found[1]
+
+
+def test_a_misspelt_column_of_a_benchmark(tmp_path: Path) -> None:
+    write_benchmark(tmp_path, "sums", questions(3), doc_to_text="quetsion")
+    found = problems(tmp_path, {"kind": "language", "benchmarks": ["sums"], "include_path": [str(tmp_path)]})
+    assert f"{tmp_path}/sums.jsonl, row 1 has no column 'quetsion', which `doc_to_text` names" in found
+    assert "did you mean 'question'" in found
+
+
+def lines(path: Path, *records: object) -> str:
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"text_ids": [1]}\n{"text_ids": [1, 2', "data.jsonl, line 2 is not valid JSON"),
+        ('{"text": "a dog"}\n{"txt": "a", "codes": [1]}\n', "line 2 has neither `text_ids`, `text` nor `image_codes`"),
+        ('{"text_ids": [1, -2]}\n', "line 1: `text_ids` holds -2, which is no token id"),
+        ('{"image_codes": ["a"]}\n', "line 1: `image_codes` holds str; it must hold whole numbers only"),
+        ("", "holds no records"),
+    ],
+)
+def test_sequences_are_read_to_the_end(tmp_path: Path, content: str, words: str) -> None:
+    """A suite that passed here failed in the queue."""
+    data = tmp_path / "data.jsonl"
+    data.write_text(content)
+    for task in (
+        {"kind": "loss", "data": str(data)},
+        {"kind": "alignment", "data": PAIRS, "learn": {"data": str(data)}},
+    ):
+        assert words in problems(tmp_path, task)
+
+
+def test_texts_hold_no_codes(tmp_path: Path) -> None:
+    for task in ({"kind": "forgetting", "text": PAIRS}, {"kind": "loss", "data": PAIRS, "general_text": PAIRS}):
+        assert "line 1 has image codes; give `" in problems(tmp_path, task)
+
+
+def test_what_a_limit_leaves_out_may_be_of_another_kind(tmp_path: Path) -> None:
+    data = lines(tmp_path / "data.jsonl", {"text_ids": [1]}, {"text_ids": [1], "image_codes": [2]})
+    task = {"kind": "forgetting", "text": data}
+    assert problems(tmp_path, task | {"text_limit": 1}) == ""
+    assert "line 2 has image codes" in problems(tmp_path, task | {"text_limit": 2})
+    lines(tmp_path / "data.jsonl", {"text_ids": [1]}, {"text_ids": [-1]})
+    assert "line 2: `text_ids` holds -1" in problems(tmp_path, task | {"text_limit": 1}), "an evaluation reads it too"
+
+
+def test_more_samples_than_captions_and_images(tmp_path: Path) -> None:
+    captions = lines(tmp_path / "c.jsonl", *({"text": "a", "image": f"{n}.png"} for n in range(85)))
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    PIL.Image.new("RGB", (8, 8)).save(pictures / "0.png")
+    sampled = {"kind": "text_to_image", "captions": captions, "decoder": DECODER, "extractor": "/x"}
+    assert "c.jsonl has 85 captions, but 1,000 images are requested" in problems(tmp_path, sampled | {"samples": 1000})
+    assert "line 2: the folder" in problems(
+        tmp_path, sampled | {"samples": 9, "reference": str(pictures), "reference_of": "captions"}
+    )
+    assert "caption 1 has no label, which `classifier` needs" in problems(
+        tmp_path, sampled | {"classifier": CLASSIFIER}
+    )
+    assert "line 2: the folder" in problems(
+        tmp_path, {"kind": "loss", "data": captions, "images": str(pictures), "decoder": DECODER}
+    )
+    task = {"kind": "reconstruction", "images": str(pictures), "decoder": DECODER, "samples": 2, "extractor": None}
+    assert "`samples` is 2" in problems(tmp_path, task)
+    (pictures / "1.png").write_bytes(b"<html>")
+    assert "1.png is not a JPEG, PNG, WebP or BMP image" in problems(tmp_path, task)
+    assert problems(tmp_path, task | {"samples": 1}) == "", "the second is not used"
+
+
+def path_fields(model: type[BaseModel], above: str = "") -> Iterator[str]:
+    """Fields that are files, those of inner models included."""
+    for name, field in model.model_fields.items():
+        inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+        models = [kind for kind in inner if issubclass(kind, BaseModel)]
+        if "path" in (text := str(model.model_json_schema()["properties"][name])) or "'asset'" in text:
+            yield f"{above}{name}"
+        for kind in models:
+            yield from path_fields(kind, f"{above}{name}.")
+
+
+FIELDS = [
+    (kind, field)
+    for kind in catalog.COMPONENTS["tasks"]
+    for field in path_fields(catalog.load("tasks", kind))
+    if field not in ("include_path", "benchmarks", "benchmarks.data")  # lm-eval's, see above
+]
+NEEDED: dict[str, dict[str, Any]] = {
+    "loss": {"data": PAIRS},
+    "alignment": {"data": PAIRS},
+    "language": {"benchmarks": ["cloze"], "include_path": [str(ROOT)]},
+    "forgetting": {"text": TEXT},
+    "text_to_image": {"samples": 4, "decoder": DECODER},
+    "reconstruction": {"images": IMAGES, "decoder": DECODER, "extractor": None},
+}
+
+BESIDE: dict[tuple[str, str], dict[str, Any]] = {
+    ("loss", "images"): {"decoder": DECODER},
+    ("loss", "decoder"): {"images": IMAGES},
+    ("loss", "decoder_config"): {"images": IMAGES, "decoder": DECODER},
+}
+
+
+@pytest.mark.parametrize(("kind", "field"), FIELDS)
+def test_every_file_of_every_task_is_opened(tmp_path: Path, kind: str, field: str) -> None:
+    """By the reader of the evaluation: what is no file of its kind is found before the queue."""
+    garbage = tmp_path / f"garbage{'.safetensors' if field in ('images', 'reference') else '.json'}"
+    garbage.write_bytes(b'{"x": [')
+    name, _, inner = field.partition(".")
+    given = NEEDED.get(kind, {}) | BESIDE.get((kind, field), {})
+    task = {"kind": kind, **given, name: {inner: str(garbage)} if inner else str(garbage)}
+    found = report(tmp_path, task).problems
+    assert any(f"task '{kind}': {field}: " in problem and "garbage" in problem for problem in found), found
+
+
+def test_a_file_that_takes_long_is_read_in_part_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evalsvc.doctor.suite_checks.SECONDS", -1.0)
+    found = report(tmp_path, {"kind": "loss", "data": PAIRS})
+    assert found.problems == []
+    [note] = found.notes
+    assert note == f"task 'loss': data: the first 1 records of {PAIRS} were read in -1 s, and not the rest"

@@ -32,6 +32,7 @@ def checkup() -> Checkup:
     return examine(question(), Settings(device="cpu", threads=1), lambda _: None)
 
 
+@pytest.mark.usefixtures("many_cases")
 def test_true_layout_wins() -> None:
     """Against every preset at the sizes of the table and every exchange of special tokens."""
     verdict = checkup().verdict

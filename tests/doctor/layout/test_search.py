@@ -63,6 +63,7 @@ def failed(verdict: Verdict) -> list[str]:
     return [condition.name for condition in verdict.conditions if not condition.ok]
 
 
+@pytest.mark.usefixtures("many_cases")
 @pytest.mark.parametrize("preset", MODELS)
 def test_every_preset_is_found(preset: str) -> None:
     truth = hidden(preset)
@@ -71,6 +72,7 @@ def test_every_preset_is_found(preset: str) -> None:
     assert written(verdict.best.candidate.layout) == written(truth)
 
 
+@pytest.mark.usefixtures("many_cases")
 @pytest.mark.parametrize(
     ("preset", "template"),
     [
@@ -116,6 +118,7 @@ def test_codes_of_another_tokenizer_are_not_believed() -> None:
     assert {"the images are known", "the order of the codes matters"} <= set(failed(verdict))
 
 
+@pytest.mark.usefixtures("many_cases")
 @pytest.mark.parametrize("seed", range(3))
 def test_untrained_models_are_never_believed(seed: int) -> None:
     """By chance alone the best of many looks good. A model of random bigrams, another for each seed."""
