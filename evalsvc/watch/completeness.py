@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from evalsvc.checkpoints.reference import FOLDER_FILES, sharded
+from evalsvc.checkpoints.reference import FOLDER_FILES, no_weights, refuse_part, sharded
 from evalsvc.checkpoints.safetensors_file import read_header
-from evalsvc.checkpoints.torch_file import ZIP, read_outline
-from evalsvc.errors import EvalsvcError, NotACheckpoint, os_reason
+from evalsvc.checkpoints.torch_file import ZIP, read_outline, require_safe
+from evalsvc.errors import EvalsvcError, NotACheckpoint, UnsafeCheckpoint, os_reason
 from evalsvc.spec.names import NAME
 from evalsvc.watch.local_folder import Candidate
 from evalsvc.watch.memory import Memory
-from evalsvc.watch.naming import Named, StepPattern, is_checkpoint_name, read_averaged_name, read_name
+from evalsvc.watch.naming import Named, StepPattern, read_averaged_name, read_bare_number, read_name, skip_reason
 
 NO_STEP = (
     "has no step in its name or content; give --steps-per-epoch N if its name has the epoch, or --step-pattern 'REGEX' "
@@ -65,8 +65,11 @@ class Classifier:
             InvalidRequest: the group of the step pattern matches no number.
         """
         named = None if self.step_pattern is None else self.step_pattern.read(candidate.name)
-        if named is None and (self.step_pattern is not None or not is_checkpoint_name(candidate.name)):
+        if named is None and self.step_pattern is not None:
             return Verdict("no checkpoint")
+        if named is None and (skipped := skip_reason(candidate.name)) is not None:
+            is_link = candidate.path is not None and candidate.path.is_symlink()  # to what is posted by its own name
+            return Verdict("no checkpoint", "" if is_link else skipped)
         if not self._is_settled(candidate):
             return Verdict("waits")
         if candidate.size == 0:
@@ -75,8 +78,10 @@ class Classifier:
             return Verdict("waits", f"is not complete: {candidate.problem}")
         try:
             outline: Outline = {} if candidate.path is None else read_complete(candidate.path)
+        except UnsafeCheckpoint as error:
+            return Verdict("no checkpoint", f"cannot be opened: {_about(candidate, error)}")
         except EvalsvcError as error:
-            return Verdict("waits", f"is not complete: {error.message}")
+            return Verdict("waits", f"is not complete: {_about(candidate, error)}")
         except OSError as error:
             return Verdict("waits", f"cannot be read: {os_reason(error)}")
         if "av_model_sd" in outline:
@@ -89,6 +94,8 @@ class Classifier:
             step = self._step_of_epoch(candidate, named.epoch, outline)
         if step is None:
             step = _step_in(outline)
+        if step is None:
+            step = read_bare_number(candidate.name)
         return Verdict("no checkpoint", NO_STEP) if step is None else _checkpoint(step, named.variant or "raw")
 
     def _is_settled(self, candidate: Candidate) -> bool:
@@ -138,7 +145,8 @@ def read_complete(path: Path) -> Outline:
     """Return the top-level entries of a complete file of torch.save, or nothing for other formats.
 
     Raises:
-        NotACheckpoint, ShardedCheckpoint: the file, or a file of the folder, is truncated or missing.
+        NotACheckpoint, ShardedCheckpoint: the file, or a file of the folder, is truncated, missing or no checkpoint.
+        UnsafeCheckpoint: the file would run code when it is loaded.
         OSError: the file cannot be read.
     """
     if path.is_dir():
@@ -151,11 +159,13 @@ def read_complete(path: Path) -> Outline:
     with path.open("rb") as file:
         head = file.read(16)
     if head.startswith(ZIP):
-        return read_outline(path)
+        return read_outline(path, strictly=True)
     if head[8:9] == b"{":
         read_header(path)
-    elif not head.strip(b"\0"):
-        raise NotACheckpoint("it begins with zeros")
+    elif head.startswith(b"\x80"):
+        require_safe(path)
+    elif not head.startswith(b"{"):
+        raise no_weights(path, head)
     return {}
 
 
@@ -169,6 +179,7 @@ def whole_folder(names: Collection[str], read: Callable[[str], bytes], shown: st
         raise sharded(shown)
     first = next((name for name in FOLDER_FILES if name in names), None)
     if first is None:
+        refuse_part(names, "it")
         raise NotACheckpoint(f"it has none of {', '.join(FOLDER_FILES)} yet")
     if not first.endswith(".index.json"):
         return [first]
@@ -181,8 +192,14 @@ def whole_folder(names: Collection[str], read: Callable[[str], bytes], shown: st
     return wanted
 
 
+def _about(candidate: Candidate, error: EvalsvcError) -> str:
+    """Return the message of an error about a candidate, which is named before the message."""
+    start = f"{candidate.path} "
+    return f"it {error.message.removeprefix(start)}" if error.message.startswith(start) else error.message
+
+
 def _step_in(outline: Outline) -> int | None:
-    step = outline.get("step", outline.get("global_step"))
+    step = next((outline[key] for key in ("step", "global_step", "steps") if key in outline), None)
     return step if isinstance(step, int) and step >= 0 else None
 
 

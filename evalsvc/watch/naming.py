@@ -15,12 +15,19 @@ MOVING = frozenset(("latest", "last", "best", "newest", "recent"))
 
 UNFINISHED = frozenset(("tmp", "temp", "partial", "part", "incomplete"))
 
+OVERWRITTEN = (
+    "not posted, since a training replaces such files; save each checkpoint under a name with its step, or give "
+    "--step-pattern"
+)
+PARTS = "not posted, since each is a part of a model; watch the folder above the folder of all parts and their index"
+
 _EPOCH = re.compile(r"(?:^|[^a-z])epoch[_=-]?(\d+)(?!\d)", re.IGNORECASE)
 _STEP = re.compile(
     r"(?:^|[^a-z])(?:global[_-]?step|step|iteration|iter|checkpoint|ckpt|model)s?[_=-]?(\d+)(?!\d)", re.I
 )
 _NUMBERED = re.compile(r"(?P<stem>.+)_(?P<number>\d+)\.[a-z]+")
 _SHARD = re.compile(r"-\d+-of-\d+\.")
+_BARE = re.compile(r"(\d{5,7})(?:\.[a-z]+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -67,16 +74,29 @@ class StepPattern:
         return Named(**{kind or "step": int(number)}, variant=groups.get("variant"))
 
 
-def is_checkpoint_name(name: str) -> bool:
-    """Return whether a name can be that of a checkpoint: not unfinished, not moving, and no companion."""
+def skip_reason(name: str) -> str | None:
+    """Return why a name is not that of a checkpoint: OVERWRITTEN, PARTS, or empty where the user need not know.
+
+    None: the name can be that of a checkpoint.
+    """
     words = re.split(r"[._=-]+", name.lower())
-    return not (words[0] in COMPANIONS or {*words} & (MOVING | UNFINISHED) or _SHARD.search(name))
+    if words[0] in COMPANIONS or {*words} & UNFINISHED:
+        return ""
+    if {*words} & MOVING:
+        return OVERWRITTEN
+    return PARTS if _SHARD.search(name) else None
 
 
 def read_name(name: str) -> Named:
     """Return the step in a name such as `checkpoint-500` or `step=500.ckpt`, or the epoch in `epoch_3.pt`."""
     step, epoch = _STEP.search(name), _EPOCH.search(name)
     return Named(step=int(step[1]) if step else None, epoch=int(epoch[1]) if epoch and not step else None)
+
+
+def read_bare_number(name: str) -> int | None:
+    """Return the step in a name such as `0050000.pt`; None if a number alone may be an epoch or a date."""
+    match = _BARE.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def read_averaged_name(name: str) -> Named:

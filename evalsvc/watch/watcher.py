@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from evalsvc.checkpoints.reference import Spool, hash_files
@@ -27,6 +28,7 @@ from evalsvc.errors import (
 from evalsvc.spec.documents import Checkpoint, EvaluationSummary, RunCheckpoint
 from evalsvc.watch.completeness import Classifier, Verdict
 from evalsvc.watch.local_folder import Candidate, LocalFolder, look_at
+from evalsvc.watch.naming import OVERWRITTEN, PARTS
 from evalsvc.watch.remote_folder import RemoteFolder
 from evalsvc.watch.wide_table import require_layout
 
@@ -76,12 +78,14 @@ class Watcher:
         self._spool = posting.spool
         self._done: dict[str, str] = {}
         """Marks of candidates that are finished, by URI."""
+        self._skipped: set[str] = set()
+        """URIs of candidates that are named as not posted for what their names say."""
         self._last_complaints: dict[str, str] = {}
         """Mark and text of the last complaint about a candidate, by URI."""
         self._known: dict[tuple[int, str], Checkpoint | RunCheckpoint] | None = None
         """Checkpoints of the run by step and variant; None if the service is to be asked."""
-        self._suites = posting.suites
-        """Suites that are given, or else those of the run's plan; None if the service is to be asked for the plan."""
+        self._suites: Sequence[str] | None = None
+        """Suites that are given, or else those of the run's plan; None if the service is to be asked for them."""
         self._has_layout = posting.layout is not None
         """Whether the layout is given or known to be unnecessary."""
         self._delay: float | None = None
@@ -126,6 +130,7 @@ class Watcher:
 
         Raises:
             InvalidRequest: no suite is given and the run has no plan, or a layout is needed and not given.
+            UnknownName: a suite does not exist.
             Unauthorized, Forbidden: the service refuses the token.
             EvalsvcError: without `patient`, an error of `DOWN`, or the store does not answer.
         """
@@ -162,11 +167,14 @@ class Watcher:
         everything = self._place.list()
         self._classifier.memory.forget_others({candidate.uri for candidate in everything})
         new = []
+        skipped: dict[str, list[Candidate]] = {}
         for candidate in everything:
             if self._done.get(candidate.uri) == candidate.mark:
                 continue
             verdict = self._classifier.classify(candidate)
-            if verdict.reason:
+            if verdict.reason in (OVERWRITTEN, PARTS):
+                skipped.setdefault(verdict.reason, []).append(candidate)
+            elif verdict.reason:
                 self._say_once(candidate.uri, candidate.mark, f"{candidate.name} {verdict.reason}")
             if verdict.kind == "checkpoint":
                 new.append((candidate, verdict))
@@ -174,6 +182,11 @@ class Watcher:
                 self._done[candidate.uri] = candidate.mark
             elif not verdict.reason:
                 waiting.append(candidate.name)
+        for reason, candidates in skipped.items():
+            names = sorted(item.name for item in candidates if item.uri not in self._skipped)
+            if names:
+                self._complain(f"{first_few(names, 5)}: {reason}")
+            self._skipped.update(item.uri for item in candidates)
         return sorted(new, key=lambda pair: (pair[1].step, pair[1].variant, pair[0].name))
 
     def _post_one(self, candidate: Candidate, verdict: Verdict, patient: bool) -> None:
@@ -246,24 +259,31 @@ class Watcher:
         return self._known
 
     def _require_suites(self) -> None:
-        """Raise InvalidRequest if no suite is given and the run has no plan, so that nothing would be evaluated."""
-        run = self._posting.run
-        if self._suites or self._posting.suites is not None:
+        """Check once that suites are given, or that the run has a plan: otherwise nothing would be evaluated.
+
+        Raises:
+            InvalidRequest: no suite is given, and the run has no plan.
+            UnknownName: a suite does not exist.
+        """
+        if self._suites is not None:
             return
-        try:
-            self._suites = [planned.suite for planned in self._client.plan(run).suites]
-        except UnknownName:
-            self._suites = []
-        if not self._suites:
-            names = first_few([suite.name for suite in self._client.suites()], 12)
-            raise InvalidRequest(
-                f"run {run!r} has no plan, so no checkpoint would be evaluated; give --suite NAME, or set a plan: "
-                f"evalsvc plan set {run} SUITE/EVERY; suites of the service: {names}"
-            )
+        run, names = self._posting.run, self._posting.suites
+        if names is None:
+            with suppress(UnknownName):
+                names = [planned.suite for planned in self._client.plan(run).suites]
+            if not names:
+                known = first_few([suite.name for suite in self._client.suites()], 12)
+                raise InvalidRequest(
+                    f"run {run!r} has no plan, so no checkpoint would be evaluated; give --suite NAME, or set a plan: "
+                    f"evalsvc plan set {run} SUITE/EVERY; suites of the service: {known}"
+                )
+        for name in names:
+            self._client.suite(name)
+        self._suites = names
 
     def _check_layout(self, candidate: Candidate) -> None:
         """Raise InvalidRequest if the first checkpoint needs a layout and none is given; see `require_layout`."""
-        if self._has_layout or candidate.path is None:
+        if self._has_layout:
             return
         require_layout(self._client, candidate.path, self._posting.model, self._suites or ())
         self._has_layout = True
@@ -329,7 +349,7 @@ class Watcher:
         checkpoint = posted.checkpoint
         self._known = known | {(step, verdict.variant): checkpoint}
         self._news += 1
-        suites = ", ".join(item.suite for item in posted.evaluations) or "no suite is due"
+        suites = ", ".join(item.suite for item in posted.evaluations) or posted.note
         self._say(f"{candidate.name}: step {step} {verdict.variant} is checkpoint {checkpoint.id}; {suites}")
 
     def _wait_longer(self, error: EvalsvcError) -> None:

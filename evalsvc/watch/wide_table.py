@@ -1,7 +1,9 @@
-"""Checkpoints whose embedding table has more rows than the tokenizer has ids, and which therefore need a layout."""
+"""Checkpoints that need a layout, for images of their suites, or for a table with more rows than the tokenizer."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,21 +17,36 @@ from evalsvc.spec.model_config import OPEN_LM
 SPARE_ROWS = 512
 """Most padding rows of a table of text. The table of GPT-NeoX has 155 rows more than its tokenizer has ids."""
 
+IMAGE_KINDS = ("alignment", "text_to_image")
+"""Kinds of tasks that need the image block of a layout, whatever their parameters are."""
 
-def require_layout(client: Client, checkpoint: Path, model: Mapping[str, object] | None, suites: Sequence[str]) -> None:
-    """Refuse to post a checkpoint without a layout if its embedding table holds more than text.
 
-    The table is compared with the largest tokenizer that the tasks of `suites` name and this machine can read, or else
-    with the `tokenizer.json` next to the checkpoint, or else with the tokenizer of open_lm, GPT-NeoX-20B, if the model
-    is open_lm's. A checkpoint passes if its configuration, or the tokenizer of another family, is not on this machine.
+def require_layout(
+    client: Client, checkpoint: Path | None, model: Mapping[str, object] | None, suites: Sequence[str]
+) -> None:
+    """Refuse to post a checkpoint without a layout if a suite is about images, or if the table holds more than text.
+
+    A suite is about images if the kind of a task is, or if data of a task on this machine has image codes. The table is
+    compared with the largest tokenizer that the tasks of `suites` name and this machine can read, or else with the
+    `tokenizer.json` next to the checkpoint, or else with the tokenizer of open_lm, GPT-NeoX-20B, if the model is
+    open_lm's. A checkpoint passes if its configuration, or the tokenizer of another family, is not on this machine.
 
     Raises:
-        InvalidRequest: the table has more rows than the tokenizer has ids.
+        InvalidRequest: a suite is about images, or the table has more rows than the tokenizer has ids.
         ServiceUnreachable, UnknownName: the service does not answer, or a suite does not exist.
     """
+    tasks = [(suite, task) for suite in suites for task in client.suite(suite).tasks]
+    for suite, task in tasks:
+        if task["kind"] in IMAGE_KINDS or (task["kind"] == "loss" and _has_images(task)):
+            raise InvalidRequest(
+                f"task {task['name']!r} of suite {suite!r} needs the rows of the images; name them by --layout FILE "
+                "(`evalsvc doctor layout CHECKPOINT --pairs PAIRS` finds the layout)"
+            )
+    if checkpoint is None:  # in a store, whose files are not read
+        return
     config = _config(checkpoint, model)
     rows = config.get("vocab_size")
-    sizes = [size for suite in suites for size in _suite_sizes(client, suite)] if isinstance(rows, int) else []
+    sizes = _sizes([task for _, task in tasks]) if isinstance(rows, int) else []
     ids, owner = (max(sizes), "the suite's") if sizes else _own_size(checkpoint, config)
     if not isinstance(rows, int) or ids is None or rows <= ids + SPARE_ROWS:
         return
@@ -58,9 +75,9 @@ def _own_size(checkpoint: Path, config: Mapping[str, object]) -> tuple[int | Non
     return (TOKENIZER_SIZE if config.get("family", OPEN_LM) == OPEN_LM else None), "open_lm's"
 
 
-def _suite_sizes(client: Client, suite: str) -> list[int]:
-    """Return the sizes of the tokenizers that a suite names and this machine can read."""
-    paths = [task.get("tokenizer") for task in client.suite(suite).tasks]
+def _sizes(tasks: Sequence[Mapping[str, object]]) -> list[int]:
+    """Return the sizes of the tokenizers that tasks name and this machine can read."""
+    paths = [task.get("tokenizer") for task in tasks]
     sizes = [_size(Path(path)) for path in paths if isinstance(path, str) and Path(path).is_absolute()]
     return [size for size in sizes if size is not None]
 
@@ -71,3 +88,17 @@ def _size(path: Path) -> int | None:
         return read_tokenizer(str(path)).size
     except EvalsvcError:  # the file is not on this machine, or the library is not installed
         return None
+
+
+def _has_images(task: Mapping[str, object]) -> bool:
+    """Return whether a task of kind `loss` has `images`, or image codes in its first record, read on this machine."""
+    path = str(task.get("data"))
+    try:
+        if task.get("images") is not None:
+            return True
+        if not os.path.isfile(path):
+            return False
+        with open(path, "rb") as file:
+            return bool(json.loads(file.readline(1_000_000))["image_codes"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # a file of another machine or format
+        return False

@@ -1,7 +1,9 @@
 """Which files are checkpoints, when they are complete, and where their step comes from."""
 
+import argparse
 import json
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from evalsvc.miniature import ROOT
 from evalsvc.watch.completeness import NO_STEP, Classifier, Verdict
 from evalsvc.watch.local_folder import LocalFolder, look_at
 from evalsvc.watch.memory import Memory
+from evalsvc.watch.naming import StepPattern, read_bare_number
 
 MINIATURE = ROOT / "runs" / "pretrained" / "checkpoints"
 
@@ -80,6 +83,31 @@ def test_a_name_without_a_step_is_told_what_to_do(tmp_path: Path) -> None:
     assert Looks(tmp_path, steps_per_epoch=250).second("epoch_2.pt") == checkpoint(500)
 
 
+def test_a_file_that_cannot_be_opened_takes_no_step_and_says_why(tmp_path: Path) -> None:
+    """It had "no step in its name", and with a pattern for the step it took the step, which the evaluation refused."""
+    save_filled(tmp_path / "0000005.pt", {"model": {}, "steps": 5, "args": argparse.Namespace(lr=1)})
+    for rules in ({}, {"step_pattern": StepPattern(r"(\d+)")}):
+        refused = Looks(tmp_path, **rules).second("0000005.pt")
+        assert refused.kind == "no checkpoint"
+        assert refused.reason.startswith("cannot be opened: it would run argparse.Namespace when it is opened")
+    (tmp_path / "step_6.pt").write_bytes(pickle.dumps(argparse.Namespace(lr=1), protocol=2))
+    old = Looks(tmp_path).second("step_6.pt")
+    assert (old.kind, "would run argparse.Namespace" in old.reason) == ("no checkpoint", True)
+    (tmp_path / "step_7.pt").write_text("a page of a proxy")
+    text = Looks(tmp_path).second("step_7.pt")
+    assert (text.kind, text.reason.partition(";")[0]) == ("waits", "is not complete: it is text")
+
+
+def test_a_number_alone_is_a_step_where_it_can_be_nothing_else(tmp_path: Path) -> None:
+    """LlamaGen writes 0050000.pt. A short number may be an epoch, and a long one a date."""
+    for name, step in (("0050000.pt", 50_000), ("12345", 12_345), ("5.pt", None), ("20261130.pt", None)):
+        assert read_bare_number(name) == step
+    save_filled(tmp_path / "0050000.pt", {"model": {}})
+    assert Looks(tmp_path).second("0050000.pt") == checkpoint(50_000)
+    save_filled(tmp_path / "00005.pt", {"model": {}, "steps": 900})
+    assert Looks(tmp_path).second("00005.pt") == checkpoint(900), "what the file says counts first"
+
+
 def test_averaged_weights_take_their_step_from_their_epoch(tmp_path: Path) -> None:
     """The epoch's file may come later, and may be deleted before the averaged one is looked at."""
     save_filled(tmp_path / "ema_0.99_1_3.pt", {"av_model_sd": {"w": [0.0]}, "step_counter": 1})
@@ -101,13 +129,13 @@ def test_a_hugging_face_folder_is_whole_when_all_its_shards_are(tmp_path: Path) 
     (tmp_path / "checkpoint-500").mkdir()
     for name, content, words in [
         ("optimizer.pt", b"x", "it has none of model.safetensors.index.json"),
+        (one, whole, f"it holds {one}, a part of a model; post the folder of all parts with their index"),
         ("model.safetensors.index.json", b'{"weight_map"', "is truncated or damaged"),
         (
             "model.safetensors.index.json",
             json.dumps({"weight_map": {"a": one, "b": two}}).encode(),
-            f"the folder lacks {one}, {two}",
+            f"the folder lacks {two}",
         ),
-        (one, whole, f"the folder lacks {two}"),
         (two, b"", f"{two} is empty"),
         (two, whole[:-1], "its tensors end at byte"),
     ]:
@@ -116,6 +144,13 @@ def test_a_hugging_face_folder_is_whole_when_all_its_shards_are(tmp_path: Path) 
         assert (found.kind, words in found.reason) == ("waits", True), found
     (tmp_path / "checkpoint-500" / two).write_bytes(whole)
     assert looks.second("checkpoint-500") == checkpoint(500)
+
+
+def test_an_adapter_is_told_how_it_becomes_a_model(tmp_path: Path) -> None:
+    """It was waited for, for ever."""
+    (tmp_path / "checkpoint-5").mkdir()
+    (tmp_path / "checkpoint-5" / "adapter_model.safetensors").write_bytes(b"x")
+    assert "it is a LoRA adapter" in Looks(tmp_path).second("checkpoint-5").reason
 
 
 def test_a_distributed_folder_is_told_with_the_command(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from evalsvc.errors import InvalidRequest
-from evalsvc.watch.naming import Named, StepPattern, is_checkpoint_name, read_averaged_name, read_name
+from evalsvc.watch.naming import Named, StepPattern, read_averaged_name, read_name, skip_reason
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from evalsvc.watch.naming import Named, StepPattern, is_checkpoint_name, read_av
 )
 def test_steps_and_epochs(name: str, said: Named) -> None:
     assert read_name(name) == said
-    assert is_checkpoint_name(name)
+    assert skip_reason(name) is None
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_steps_and_epochs(name: str, said: Named) -> None:
     ],
 )
 def test_what_lies_beside_checkpoints(name: str) -> None:
-    assert not is_checkpoint_name(name)
+    assert skip_reason(name) is not None
 
 
 def test_averagers_keep_their_name_as_the_variant() -> None:

@@ -12,7 +12,7 @@ from app_in_process import App, app_in_process
 from torch_files import save_filled
 
 from evalsvc.client import Client
-from evalsvc.errors import InvalidRequest, Unauthorized
+from evalsvc.errors import InvalidRequest, Unauthorized, UnknownName
 from evalsvc.miniature import ROOT
 from evalsvc.spec.layout import parse_layout
 from evalsvc.store.tables import Checkpoint
@@ -287,6 +287,26 @@ def test_where_links_do_not_reach_it_copies(scene: Scene, monkeypatch: pytest.Mo
         assert scene.app.http.get(f"/v1/checkpoints/{item['id']}").json()["spool"] == "copy"
 
 
+def test_files_that_are_never_posted_are_named_once(scene: Scene) -> None:
+    """`nothing to post: no checkpoint is in …`, where last.pt, model_best.pth and five parts of a model lay."""
+    for name in ("last.pt", "model_best.pth", "optimizer_1.pt", "epoch_1.pt.tmp"):
+        scene.write(name, step=5)
+    for number in (1, 2):
+        scene.write(f"model-0000{number}-of-00002.safetensors", step=5)
+    watcher = scene.watcher()
+    scene.look(watcher)
+    scene.write("last.pt", step=10)
+    scene.look(watcher)
+    overwritten, parts = sorted(scene.noted)
+    assert overwritten == (
+        "last.pt, model_best.pth: not posted, since a training replaces such files; save each checkpoint under a name "
+        "with its step, or give --step-pattern"
+    )
+    names = "model-00001-of-00002.safetensors, model-00002-of-00002.safetensors"
+    assert parts.startswith(f"{names}: not posted, since each is a part of a model; watch the folder above")
+    assert (scene.said, scene.rows()) == ([], 0)
+
+
 class TestSuites:
     """What was posted without a suite is not left without values."""
 
@@ -299,6 +319,29 @@ class TestSuites:
             match=r"run 'run-a' has no plan, .*; give --suite NAME, or .*: evalsvc plan set run-a SUITE/EVERY; .*loss",
         ):
             scene.look(scene.watcher())
+        assert scene.rows() == 0
+
+    def test_a_step_without_a_suite_is_posted_with_the_reason(self, scene: Scene) -> None:
+        plan = {"suites": [{"suite": "loss", "every": 10}]}
+        scene.app.http.put("/v1/runs/run-a/plan", json=plan).raise_for_status()
+        scene.write("epoch_1.pt", step=5)
+        scene.look(scene.watcher())
+        assert scene.said[0].endswith("; the plan of run 'run-a' has no suite for step 5, so nothing is evaluated")
+
+    def test_a_misspelt_suite_ends_it_at_once(self, scene: Scene) -> None:
+        """The same error came once for every checkpoint."""
+        for step in (5, 10):
+            scene.write(f"step_{step}.pt", step=step)
+        with pytest.raises(UnknownName, match="no suite is named 'los'; did you mean 'loss'"):
+            scene.watcher(suites=["los"], layout={"text": {"size": 9}}).look()
+        assert scene.noted == []
+
+    def test_a_suite_of_images_without_a_layout_ends_it_at_once(self, scene: Scene) -> None:
+        suite = {"tasks": [{"kind": "alignment", "data": "/pairs.jsonl"}]}
+        scene.app.http.put("/v1/suites/aligned", json=suite).raise_for_status()
+        scene.write("epoch_1.pt", step=5)
+        with pytest.raises(InvalidRequest, match=r"suite 'aligned' needs the rows of the images; .* --layout FILE"):
+            scene.look(scene.watcher(suites=["aligned"]))
         assert scene.rows() == 0
 
     def test_a_run_that_is_not_there_ends_too(self, scene: Scene) -> None:

@@ -1,6 +1,7 @@
 """A checkpoint whose table holds image ids is not posted as one of text alone without a word."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,26 @@ def test_the_tokenizer_that_a_suite_names_counts_first(client: Client, weights: 
     require_layout(client, weights, {"vocab_size": 2_000}, ["elsewhere"])
     with pytest.raises(UnknownName, match="did you mean 'small'"):
         require_layout(client, weights, {"vocab_size": 2_000}, ["smal"])
+
+
+def test_a_suite_of_images_needs_a_layout_of_images(client: Client, tmp_path: Path) -> None:
+    """All checkpoints of a folder were posted, and every evaluation failed: the layout had no image block."""
+    pairs = str(ROOT / "heldout_pairs.jsonl")
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text_ids": [1, 2]}\n')
+    captions = {"captions": "/captions.json", "decoder": "/decoder.pt", "samples": 4}
+    for name, task in (
+        ("pairs", {"kind": "loss", "data": pairs}),
+        ("aligned", {"kind": "alignment", "data": "/elsewhere.jsonl"}),
+        ("drawn", {"kind": "text_to_image", **captions}),
+    ):
+        client.put_suite(name, {"tasks": [task]})
+        with pytest.raises(InvalidRequest, match=f"of suite '{name}' needs the rows of the images; .* --layout FILE"):
+            require_layout(client, None, None, [name])
+    os.mkfifo(tmp_path / "pipe")
+    for path in (str(texts), "/elsewhere.jsonl", str(tmp_path / "pipe"), str(tmp_path)):
+        client.put_suite("texts", {"tasks": [{"kind": "loss", "data": path}]})
+        require_layout(client, None, None, ["texts", "loss"])
 
 
 def test_another_family_is_compared_with_its_own_tokenizer(client: Client, tmp_path: Path) -> None:
