@@ -34,11 +34,11 @@ from evalsvc.cli.options import (
     connect,
 )
 from evalsvc.cli.progress import Transfer, print_news, show_bars, show_transfer
-from evalsvc.cli.tables import print_left_out, print_metrics, print_warnings
-from evalsvc.cli.terminal import complain, say
+from evalsvc.cli.tables import print_errors, print_left_out, print_metrics, print_warnings
+from evalsvc.cli.terminal import say
 from evalsvc.cli.uploads import uploaded_model, uploaded_path
 from evalsvc.cli.weights import absolute_uri, inline_layout, inline_model, local_file
-from evalsvc.cli.wording import counted
+from evalsvc.cli.wording import counted, in_options
 from evalsvc.client import OVER, Client
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.documents import CheckpointResult, Evaluation, ListedCheckpoint, Posted
@@ -240,8 +240,7 @@ def _print_result(result: CheckpointResult) -> None:
     print_metrics(result.metrics, result.protocols)
     for task, warnings in result.warnings.items():
         print_warnings(warnings, f"{task}: ")
-    for task, error in result.errors.items():
-        complain(f"{task}: {error.message} [{error.code}]")
+    print_errors(result.errors)
 
 
 @checkpoints_app.command("delete")
@@ -284,8 +283,8 @@ def show_posted(posted: Posted) -> None:
     say(f"checkpoint {checkpoint.id}: {checkpoint.run} step {checkpoint.step} {checkpoint.variant}{made_of}")
     for evaluation in posted.evaluations:
         say(f"evaluation {evaluation.id}: {evaluation.suite} {evaluation.state}")
-    if not posted.evaluations:
-        say("the plan of the run has no suite for this step, so nothing is evaluated; name a suite by --suite")
+    if posted.note:
+        say(in_options(posted.note))
 
 
 def show_finished(evaluation: Evaluation) -> None:
@@ -294,11 +293,10 @@ def show_finished(evaluation: Evaluation) -> None:
     for task in evaluation.tasks:
         print_warnings(task.warnings)
     name = f"evaluation {evaluation.id} ({evaluation.suite.name})"
-    failures = [(f"{name}, task {task.name}", task.error) for task in evaluation.tasks if task.error is not None]
-    if evaluation.error is not None and not failures:
-        failures = [(name, evaluation.error)]
-    for where, error in failures:
-        complain(f"{where}: {error.message} [{error.code}]")
+    errors = {task.name: task.error for task in evaluation.tasks if task.error is not None}
+    print_errors(errors, f"{name}, task ")
+    if evaluation.error is not None and not errors:
+        print_errors({name: evaluation.error})
 
 
 def wait_for(client: Client, evaluations: Sequence[int], show: bool = True) -> bool:
@@ -315,7 +313,12 @@ def wait_for(client: Client, evaluations: Sequence[int], show: bool = True) -> b
                 bars.show(f"{evaluation.suite.name}: {task.name}", now.done, now.total, now.unit or "")
             say_news(evaluation)
 
-        finished = [client.wait(evaluation, report=report) for evaluation in evaluations]
+        try:
+            finished = [client.wait(evaluation, report=report) for evaluation in evaluations]
+        except KeyboardInterrupt:
+            ids = " ".join(map(str, evaluations))
+            say(f"the service goes on; follow it: evalsvc evaluations wait {ids}", err=True)
+            raise
     for evaluation in finished:
         if show or evaluation.state != "succeeded":
             show_finished(evaluation)

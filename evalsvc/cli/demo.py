@@ -33,7 +33,7 @@ from evalsvc.cli.verify import exit_code, headline
 from evalsvc.client import Client
 from evalsvc.config import Settings
 from evalsvc.errors import InternalError
-from evalsvc.installation import pip_install
+from evalsvc.installation import PYTHON, pip_install
 from evalsvc.miniature import ROOT
 from evalsvc.spec.documents.items import Completion
 from evalsvc.spec.documents.reading import read
@@ -116,6 +116,8 @@ def demo(
 
     The demo needs the asset `inception`: evalsvc assets pull inception.
     """
+    # As at Ctrl-C, the service is stopped and its folder removed.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="evalsvc-demo-") as temporary:
         folder = data_dir or Path(temporary)
         assets = Settings.load().assets_path
@@ -152,7 +154,7 @@ def started_service(data_dir: Path, devices: str, assets: Path) -> Iterator[str]
     locate_asset(EXTRACTOR, assets)
     data_dir.mkdir(parents=True, exist_ok=True)
     log = data_dir / "service.log"
-    command = [sys.executable, "-m", "evalsvc.cli", "serve", "--port", "0", "--data-dir", str(data_dir)]
+    command = [*PYTHON, "-m", "evalsvc.cli", "serve", "--port", "0", "--data-dir", str(data_dir)]
     with log.open("wb") as stream:
         process = subprocess.Popen(
             [*command, "--devices", devices],

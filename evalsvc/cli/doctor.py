@@ -21,6 +21,7 @@ from evalsvc.cli.options import (
     Model,
     Suites,
     Threads,
+    local_settings,
     require_folders,
     write_output,
 )
@@ -169,7 +170,7 @@ def find_layout(
     The exit code is 1 if the layout is not decided. A layout is never guessed, since every number depends on it.
     """
     require_folders({"--output": output, "--findings": findings})
-    settings = Settings.load(device=device, threads=threads)
+    settings = local_settings(device, threads)
     question = Question(
         checkpoint_reference(checkpoint, inline_model(model), None, settings),
         str(pairs),

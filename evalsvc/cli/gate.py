@@ -19,6 +19,7 @@ from evalsvc.cli.options import (
     Threads,
     Url,
     connect,
+    local_settings,
     require_folders,
 )
 from evalsvc.cli.progress import Bars, show_bars
@@ -219,7 +220,7 @@ def _gate_until(candidate: str, baseline: str, rules: Rules, here: _Here, spendi
     # PyTorch takes seconds to import; a gate of results and `--help` do not need it.
     from evalsvc.compare.gate_until import Sides, run_gate_until
 
-    settings = Settings.load(suites=here.suites, device=here.device, threads=here.threads)
+    settings = local_settings(here.device, here.threads, here.suites)
     candidate_weights, baseline_weights = (_weights(side, here, settings) for side in (candidate, baseline))
     if here.suite is None:
         raise InvalidRequest(

@@ -26,8 +26,8 @@ STEPS = ("step", "Step", "_step", "global_step")
 
 TENSORBOARD = ("Wall time", "Step", "Value")
 
-VALUES_AT_ONCE = 50_000
-"""Values in a request: at most 3 MB of the 16 MB that the service accepts."""
+VALUES_AT_ONCE, SERIES_AT_ONCE = 50_000, 1_000
+"""Values and series in a request: at most 3 MB and 200,000 JSON values. The service accepts 16 MB and 500,000."""
 
 Cells = Mapping[str, object]
 """Cells of a line by column: text in CSV, any JSON value in JSON lines."""
@@ -103,7 +103,7 @@ def read_series(path: Path, metrics: Sequence[str], defaults: Defaults) -> list[
 
 
 def requests(series: Sequence[FileSeries]) -> Iterator[list[dict[str, object]]]:
-    """Yield the series in parts of at most VALUES_AT_ONCE values."""
+    """Yield the series in parts of at most VALUES_AT_ONCE values and SERIES_AT_ONCE series."""
     batch: list[dict[str, object]] = []
     size = 0
     for item in series:
@@ -112,7 +112,7 @@ def requests(series: Sequence[FileSeries]) -> Iterator[list[dict[str, object]]]:
             room = min(len(item.step) - place, VALUES_AT_ONCE - size)
             batch.append(item.part(place, place + room))
             place, size = place + room, size + room
-            if size == VALUES_AT_ONCE:
+            if size == VALUES_AT_ONCE or len(batch) == SERIES_AT_ONCE:
                 yield batch
                 batch, size = [], 0
     if batch:

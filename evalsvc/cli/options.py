@@ -11,6 +11,7 @@ import typer
 from evalsvc.cli.name_completion import complete_run, complete_suite
 from evalsvc.cli.terminal import say_json
 from evalsvc.client import Client
+from evalsvc.cluster.devices import check_devices
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, os_reason
 from evalsvc.spec.documents import Document
@@ -84,6 +85,19 @@ Layout = Annotated[
     str | None,
     typer.Option(help="Vocabulary layout: a preset's name, a YAML or JSON file, or JSON.", show_default="all text"),
 ]
+
+
+def local_settings(device: str | None, threads: int | None, suites: Path | None = None) -> Settings:
+    """Return the settings of a command that computes on this machine.
+
+    Raises:
+        InvalidRequest: the device is none, or this machine lacks it.
+    """
+    settings = Settings.load(device=device, threads=threads, suites=suites)
+    if settings.device:
+        option = "EVALSVC_DEVICE" if device is None else "--device"
+        check_devices([settings.device], option, "cpu, or a card such as cuda:0")
+    return settings
 
 
 def connect(url: str | None) -> Client:

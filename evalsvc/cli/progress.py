@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 
 EVERY = 10.0
-"""Seconds between two lines about the progress if stderr is no terminal."""
+"""Seconds between two lines about the progress if stderr is no terminal. While nothing changes, each pause is twice as
+long as the one before."""
 
 
 Transfer = Callable[[str, int, int | None], None]
@@ -56,7 +57,7 @@ class _TerminalBars:
 
 
 class ProgressLines:
-    """Lines about the progress of all tasks, for a log: one every few seconds, and one at the end.
+    """Lines about the progress of all tasks, for a log: one every few seconds while there is news, and one at the end.
 
     A thread prints the lines, since a task may report nothing for longer than the time between two lines.
     """
@@ -65,12 +66,20 @@ class ProgressLines:
         self._every = every
         self._begun = time.monotonic()
         self._tasks: dict[str, str] = {}
+        self._planned: set[str] = set()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._print, daemon=True, name="progress")
 
     def show(self, task: str, done: int, total: int | None, unit: str) -> None:
         of = "" if total is None else f" of {total:,}"
-        self._tasks = self._tasks | {task: f"{one_line(task)} {done:,}{of} {one_line(unit)}".rstrip()}
+        progress = f"{done:,}{of} {one_line(unit)}".rstrip()
+        if total is None and not done:
+            progress = one_line(unit) or "waits, or is being planned"
+        elif not done:
+            progress += ", loading or at work on the first"
+        if total is not None:
+            self._planned.add(task)
+        self._tasks = self._tasks | {task: f"{one_line(task)} {progress}"}
 
     def __enter__(self) -> ProgressLines:
         self._thread.start()
@@ -79,12 +88,21 @@ class ProgressLines:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
-        if self._tasks:
+        self._tasks = {task: line for task, line in self._tasks.items() if task in self._planned}
+        if self._tasks:  # what failed while it was planned has an error of its own
             self._print_line()
 
     def _print(self) -> None:
+        printed: dict[str, str] | None = None
+        due, pause = self._begun, self._every
         while not self._over.wait(self._every):
+            pause = self._every if self._tasks != printed else pause
+            if self._tasks == printed and time.monotonic() < due:
+                continue
+            printed = self._tasks
             self._print_line()
+            pause *= 2
+            due = time.monotonic() + pause
 
     def _print_line(self) -> None:
         progress = "; ".join(self._tasks.values()) or "nothing has begun yet"

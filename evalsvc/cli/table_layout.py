@@ -47,19 +47,17 @@ class Layout:
 def lay_out(
     columns: Sequence[str],
     rows: Grid,
-    width: int | None = None,
+    width: int,
     drop: Sequence[str] = (),
     below: Sequence[str] = (),
 ) -> Layout:
-    """Lay out a table; without a `width`, every row is one line.
+    """Lay out a table.
 
     If the table is wider than `width`, sentences wrap first. Then the columns in `below` become lines below their rows,
     and the columns in `drop` are left out in this order until the others fit. Then every cell wraps at its spaces, and
     names that are still too wide break at `/`, `_` and similar characters.
     """
     grid = [columns, *rows]
-    if width is None:
-        return Layout(_lines(grid, _natural(grid), GAP, {}), [])
     under: list[str] = []
     dropped: list[str] = []
     for name in [None, *below, *drop]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from evalsvc.cli.terminal import one_line, print_table, say, warn
+from evalsvc.cli.terminal import complain, one_line, print_table, say, warn
 from evalsvc.compare.curves import Curve
 from evalsvc.metrics.companions import Place, companion_name, divide_rows, yardsticks
 from evalsvc.spec.documents import Evaluation, Metric, TaskWarning
 from evalsvc.spec.documents.comparisons import DifferenceCurve
 from evalsvc.spec.documents.fields import Number
+from evalsvc.spec.documents.results import Error
 from evalsvc.spec.protocol import describe_fields, labels
 
 YARDSTICKS = "for comparison"
 """Column for the companions of a metric: perplexities, unigram losses and chance."""
+
+RESIZED_AS: Mapping[str, str] = {"pil-bicubic": "clean-fid", "tf1-bilinear": "torch-fidelity"}
+"""Program whose resizing of images each method of `resize` is."""
 
 
 def print_metrics(metrics: Sequence[Metric], protocols: Mapping[str, Mapping[str, object]]) -> None:
@@ -35,12 +39,22 @@ def print_metrics(metrics: Sequence[Metric], protocols: Mapping[str, Mapping[str
     if rows:
         print_table(columns, rows, optional=(YARDSTICKS,), drop=("n", "unit"), below=(YARDSTICKS,))
         explain_groups(columns, rows)
+        explain_resizing({names[place]: protocols.get(metrics[place].protocol, {}) for place in divided.shown})
 
 
 def print_warnings(warnings: Iterable[TaskWarning], whose: str = "") -> None:
     """Print the warnings about a task's result on stderr."""
     for warning in warnings:
         warn(f"{whose}{warning.metric}: {one_line(warning.message)}")
+
+
+def print_errors(errors: Mapping[str, Error], whose: str = "") -> None:
+    """Print the errors of tasks on stderr, one line for all tasks that failed for one cause."""
+    tasks: dict[str, list[str]] = {}
+    for task, error in errors.items():
+        tasks.setdefault(f"{error.message} [{error.code}]", []).append(task)
+    for text, names in tasks.items():
+        complain(f"{whose}{', '.join(names)}: {text}")
 
 
 def print_left_out(evaluations: Iterable[Evaluation]) -> None:
@@ -82,3 +96,10 @@ def explain_groups(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Non
     if grouped is not None:
         n, _, groups = grouped.partition(" in ")
         say(f"n: {grouped} is {n} items in {groups} independent groups, over which the standard error is taken")
+
+
+def explain_resizing(protocols: Mapping[str, Mapping[str, object]]) -> None:
+    """Say which resizing the metrics with FID's features have, by the contents of their protocols."""
+    for resize, program in RESIZED_AS.items():
+        if names := ", ".join(name for name, content in protocols.items() if content.get("resize") == resize):
+            say(f"{names}: images were resized as by {program} (resize: {resize}); another resizing is another metric")

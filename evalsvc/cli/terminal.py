@@ -15,6 +15,9 @@ from evalsvc.cli.wording import in_options
 from evalsvc.files.csv_cells import csv_text
 from evalsvc.spec.visible_text import visible, visible_line
 
+PIPE = 120
+"""Width of a table in a pipe or a file in characters."""
+
 
 def print_table(
     columns: Sequence[str],
@@ -25,15 +28,16 @@ def print_table(
 ) -> None:
     """Print a table, with control characters escaped.
 
-    A column in `optional` is left out if all its cells are empty. In a pipe, every row is one line of any width. In a
-    terminal, lines wrap. If that is not enough, the columns in `below` become lines below their rows, and the columns
-    in `drop` are left out in this order until the others fit; a line below the table names the missing columns. No
-    name is cut.
+    A column in `optional` is left out if all its cells are empty. Lines wrap at the width of the terminal, or at PIPE.
+    If that is not enough, the columns in `below` become lines below their rows. The columns in `drop` are left out in
+    this order until the others fit, and a line below the table names the missing columns; in a pipe, they too become
+    lines below their rows. No name is cut.
     """
     shown = [place for place, name in enumerate(columns) if name not in optional or any(row[place] for row in rows)]
     head = [visible_line(columns[place]) for place in shown]
     body = [[visible_line(row[place]) for place in shown] for row in rows]
-    table = lay_out(head, body, terminal_width(), drop, below)
+    width = terminal_width()
+    table = lay_out(head, body, width, drop, below) if width else lay_out(head, body, PIPE, (), (*below, *drop))
     print()
     Console().print(Text("\n").join(table.lines), soft_wrap=True)
     if table.dropped:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -16,8 +19,7 @@ from evalsvc.cli.lazy_group import CommandGroup
 from evalsvc.cli.options import DatabaseUrl, DataDir, Form, Output
 from evalsvc.cli.terminal import say
 from evalsvc.config import Settings
-from evalsvc.store.data_folder import require_database
-from evalsvc.store.session import Store, open_store, translated
+from evalsvc.store.session import Store, open_store, require_database, translated
 from evalsvc.store.tables import Token
 from evalsvc.store.tokens import all_tokens, create_token, revoke_token
 
@@ -48,8 +50,12 @@ def create(
 ) -> None:
     """Make a token, and print the token once, on standard output.
 
-    The database keeps only the hash of the token.
+    The database keeps only the hash of the token. A file that standard output goes to (> FILE) gets the mode 600, which
+    EVALSVC_TOKEN_FILE asks for.
     """
+    with suppress(OSError):  # a pipe, or a stream of a program
+        if stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode):
+            os.fchmod(sys.stdout.fileno(), 0o600)
     with _opened(data_dir, database_url, may_create=True) as store, store.transaction() as session:
         token = create_token(session, name, scope, days)
     say(token)

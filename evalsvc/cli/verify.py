@@ -25,6 +25,7 @@ from evalsvc.cli.options import (
     Threads,
     Url,
     connect,
+    local_settings,
     require_folders,
     write_output,
 )
@@ -105,7 +106,7 @@ def verify_machine(
     The exit code is 0 if all values agree, 1 if a value differs, and 2 if no value could be compared.
     """
     _check_output(output)
-    settings = Settings.load(device=device, threads=threads)
+    settings = local_settings(device, threads)
     findings, about = _verify_machine(settings if settings.threads else replace(settings, threads=1))
     _keep(settings.data_path, {**about, **to_json(findings)})
     raise typer.Exit(_report(findings, about, output))
@@ -173,7 +174,7 @@ def verify_checkpoint(
         raise InvalidRequest(
             "--checkpoint is given without --suite; name the suite that evaluates the checkpoint: --suite NAME"
         )
-    settings = Settings.load(suites=suites, device=device, threads=threads)
+    settings = local_settings(device, threads, suites)
     _check_new(files)
     if checkpoint is None or suite is None:
         reader = partial(_read_recorded, str(name), suite, url, settings)

@@ -51,6 +51,7 @@ _FLAG = "|".join(FIELDS)
 _RULES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(rf"(--[a-z-]+) \((?:{_FLAG})=true\)|\b(?:{_FLAG})=true \((--[a-z-]+)\)"), r"\1\2"),
     (re.compile(rf"\b({_FLAG})(?:=true\b|: true\b)"), lambda match: "--" + match[1].replace("_", "-")),
+    (re.compile(r'\bsuites=\["NAME"\]'), "--suite NAME"),
     (re.compile(r"\bspool=(link|copy)\b"), r"--spool \1"),
     (re.compile(r"\b(from|to)=(?=\d)"), r"--\1 "),
     (re.compile(r"\bx=step\b"), "--x step"),

@@ -18,7 +18,7 @@ from evalsvc.compare.gate_rules import EVERYTHING, Rule
 from evalsvc.compare.gate_verdict import Difference, Gap, Verdict, judge, tails
 from evalsvc.compare.result import Result, task_of
 from evalsvc.compare.source import Service, read_result
-from evalsvc.errors import DeadlineExceeded, InvalidRequest, NonFinite, UnknownName, is_untried
+from evalsvc.errors import DeadlineExceeded, InvalidRequest, NonFinite, UnknownName, first_few, is_untried
 from evalsvc.metrics.definitions import main_metric
 from evalsvc.spec.documents.comparisons import Family
 from evalsvc.spec.names import CHECKPOINT
@@ -227,9 +227,12 @@ def _not_compared(rule: Rule, contrast: Contrast, candidate: Result) -> Comparis
         if contrast.differing.keys() <= SEED:
             reason += ", or give --across-seeds"
         return _comparison(contrast, "other_protocol", reason)
-    task = task_of(contrast.metric)
-    error = candidate.error(task)
-    reason = f"the candidate's task {task} failed: {error.message}" if error else "not in the candidate"
+    error = candidate.error(task_of(contrast.metric))
+    reason = "not in the candidate"
+    if error is not None:  # all tasks that failed for one cause, so that reports can say the cause once
+        errors = candidate.document.errors.items()
+        alike = list(dict.fromkeys(name.rpartition("/")[2] for name, other in errors if other == error))
+        reason = f"the candidate's task{'s' * (len(alike) > 1)} {first_few(alike, 3)} failed: {error.message}"
     if error is not None and error.code == NonFinite.code:
         # Weights that compute NaN are a regression, not a missing measurement.
         return replace(_comparison(contrast, "worse", reason, rule.direction), candidate=math.nan)

@@ -7,16 +7,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from evalsvc.errors import InvalidRequest, UnknownName, os_reason
+from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.metrics.definitions import main_metric
 from evalsvc.metrics.student import upper_tail
 from evalsvc.spec.documents.comparisons import Family
 from evalsvc.spec.suite import check_keys, validation_message
+from evalsvc.spec.visible_text import check_visible
+from evalsvc.spec.yaml_text import read_yaml_mapping
 
 
 class Rule(BaseModel):
@@ -35,7 +36,7 @@ class Rule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    metric: str = Field(min_length=1)
+    metric: Annotated[str, Field(min_length=1), AfterValidator(check_visible)]
     """Name of a metric, or a pattern for several metrics: `arc_*/acc`. The first rule that matches a metric applies.
     Patterns leave out companions, such as the perplexity of a loss, which would repeat the verdict of their metric."""
     direction: Literal["lower", "higher"] | None = None
@@ -98,18 +99,7 @@ def read_rules(path: Path | None) -> Rules:
     """
     if path is None:
         return Rules()
-    try:
-        content = yaml.safe_load(path.read_bytes())
-    except OSError as error:
-        raise InvalidRequest(
-            f"the rules {path} cannot be read: {os_reason(error)}; check the path after --rules"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(
-            f"the rules {path} are not valid YAML: {' '.join(str(error).split())}; correct the file"
-        ) from None
-    if not isinstance(content, Mapping):
-        raise InvalidRequest(f"the rules {path} are {type(content).__name__}; give a mapping with a list `rules`")
+    content = read_yaml_mapping(path, "file of --rules", "rules: [{metric: pairs/*}]", InvalidRequest)
     check_keys(f"the rules {path}", content, ("rules", "family"), InvalidRequest)
     rules, family = content.get("rules"), content.get("family", "none")
     if not isinstance(rules, list) or not rules:

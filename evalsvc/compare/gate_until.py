@@ -29,7 +29,7 @@ from evalsvc.spec.documents.comparisons import Family
 from evalsvc.spec.suite import Suite, TaskSpec
 from evalsvc.worker.local import TaskLook, result_document, walk_task
 
-Progress = Callable[[str, int, int, str], None]
+Progress = Callable[[str, int, int | None, str], None]
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _walk_both(
         task = replace(task, parameters={**task.parameters, "until": None})
 
     def walk(checkpoint: CheckpointRef, side: str) -> Iterator[TaskLook]:
-        def report(name: str, done: int, total: int, unit: str) -> None:
+        def report(name: str, done: int, total: int | None, unit: str) -> None:
             progress(f"{name}, {side}", done, total, unit)
 
         return walk_task(task, checkpoint, settings, report, between=True)

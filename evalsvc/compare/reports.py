@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from xml.etree import ElementTree
 
 from evalsvc.compare.gate_report import Comparison, Look, Report
@@ -108,7 +108,24 @@ def levels(report: Report) -> str:
 def table(comparisons: Iterable[Comparison]) -> list[list[str]]:
     """Return the rows of `COLUMNS` in the order of `WORDS`: the worst verdicts first."""
     order = list(WORDS)
-    return [_row(comparison) for comparison in sorted(comparisons, key=lambda item: order.index(item.verdict))]
+    return [
+        _row(comparison) for comparison in by_cause(sorted(comparisons, key=lambda item: order.index(item.verdict)))
+    ]
+
+
+def by_cause(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """Return the comparisons, with one in place of all that have no value of the candidate for the same reason."""
+    causes: dict[object, list[Comparison]] = {}
+    for comparison in comparisons:
+        is_lost = comparison.difference is None and comparison.verdict in ("worse", "missing", "ignored")
+        cause = (comparison.verdict, comparison.reason) if is_lost else len(causes)
+        causes.setdefault(cause, []).append(comparison)
+    return [
+        alike[0]
+        if len(alike) == 1
+        else replace(alike[0], metric=first_few([item.label for item in alike], 3), differs={}, baseline=None)
+        for alike in causes.values()
+    ]
 
 
 def to_json(report: Report) -> str:
@@ -184,7 +201,7 @@ def to_annotations(report: Report) -> list[str]:
     for verdict in WORDS:
         lines += [
             _annotation(kinds[verdict], comparison.label, comparison.reason)
-            for comparison in report.comparisons
+            for comparison in by_cause(report.comparisons)
             if comparison.verdict == verdict and verdict in kinds
         ]
     return lines

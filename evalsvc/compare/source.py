@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ from evalsvc.errors import DeadlineExceeded, InvalidData, UnknownName, os_reason
 from evalsvc.spec.documents import Evaluation, ResultDocument
 from evalsvc.spec.documents.reading import read
 from evalsvc.spec.names import CHECKPOINT, parse_checkpoint
+from evalsvc.spec.visible_text import check_visible, visible_line
 
 MAX_BYTES = 1 << 30
 """Largest size of a result file in bytes; a file with 100,000 items and all their scores has a hundredth of this."""
@@ -63,13 +64,13 @@ def read_result(name: str, service: Service, deadline: float | None = None) -> R
         DeadlineExceeded: an evaluation has not ended in time.
     """
     if CHECKPOINT.fullmatch(name) is None:
-        return Result(name, read_file(Path(name), ResultDocument))
+        return Result(name, _with_visible_errors(read_file(Path(name), ResultDocument)))
     run, step, variant = parse_checkpoint(name)
     while True:
         document = service.client.results(run, step, variant=variant, suite=service.suite)
         pending = [evaluation.id for evaluation in document.evaluations if evaluation.state not in OVER]
         if deadline is None or not pending:
-            return Result(name, document)
+            return Result(name, _with_visible_errors(document))
         for evaluation in pending:
             left = max(0.0, deadline - time.monotonic())
             try:
@@ -107,8 +108,8 @@ def read_file(path: Path, kind: type[AnyResult]) -> AnyResult:
         _check(result)
     except (ValueError, OverflowError) as error:
         raise InvalidData(
-            f"{path} is no result of `evalsvc run --output`: {error}; write the file again with `evalsvc run SUITE "
-            f"--output {path}`"
+            f"{path} is no result of `evalsvc run --output`: {visible_line(str(error))}; write the file again with "
+            f"`evalsvc run SUITE --output {path}`"
         ) from None
     return result
 
@@ -117,9 +118,14 @@ def _check(document: ResultDocument) -> None:
     """Check limits that the types of the fields do not express.
 
     Raises:
-        ValueError, OverflowError: a count, a number, a depth or a name of an item is out of bounds.
+        ValueError, OverflowError: a count, a number, a depth or a name of an item is out of bounds, or a name has a
+            control character.
     """
+    for text in (*document.protocols, *document.items, *document.errors):
+        check_visible(text)
     for metric in document.metrics:
+        for name in (metric.name, metric.unit, metric.task, metric.protocol, metric.grouped_by, *metric.items):
+            check_visible(name or "")
         counts = (metric.n, metric.groups or 0, metric.drawn_from or 0)
         if not all(0 <= count <= MAX_COUNT for count in counts) or len(metric.items) > MAX_KEYS:
             raise ValueError(f"metrics: {metric.name[:80]!r} counts {counts} items, or is made of {metric.items}"[:200])
@@ -137,6 +143,14 @@ def _check(document: ResultDocument) -> None:
         for row in rows:
             if not isinstance(row.get("index"), int | str | None) or not isinstance(row.get("benchmark"), str | None):
                 raise ValueError(f"items: {task[:80]!r} has {repr(row)[:80]}, whose index or benchmark is no name")
+
+
+def _with_visible_errors(document: AnyResult) -> AnyResult:
+    """Return a result whose errors are one line each. A line of a stranger may be a command to a CI runner."""
+    errors = document.errors.items()
+    return replace(
+        document, errors={task: replace(error, message=visible_line(error.message)) for task, error in errors}
+    )
 
 
 def _is_deep(content: object) -> bool:

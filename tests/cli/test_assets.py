@@ -8,6 +8,7 @@ from console import Command
 from evalsvc.assets import ASSETS, Asset, Source
 
 
+@pytest.mark.usefixtures("wide_pipe")
 def test_list_shows_what_is_missing(command: Command) -> None:
     result = command("assets", "list")
     assert (result.code, result.err) == (0, "")
@@ -16,6 +17,7 @@ def test_list_shows_what_is_missing(command: Command) -> None:
     assert {"inception", "movqgan-270M", "clip-vit-b-32", "dinov2-vit-l-14"} <= set(rows)
 
 
+@pytest.mark.usefixtures("wide_pipe")
 def test_pull_from_a_file(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(ASSETS, "decoder", Asset("decoder", "kept.ckpt", 5, "decoding", (Source("https://a/b", None),)))
     (tmp_path / "mine.ckpt").write_bytes(b"weights")

@@ -10,6 +10,7 @@ import pytest
 from console import Command
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
+from evalsvc.client import Client
 from evalsvc.messages import ShardError
 
 
@@ -22,7 +23,8 @@ class TestSubmit:
         assert result.out == "checkpoint 1: run-a step 25 raw\nevaluation 1: loss queued\n"
 
     def test_says_when_nothing_is_due(self, command: Command, service: Any, weights: Path) -> None:
-        assert "name a suite by --suite" in command("submit", "run-a", "25", str(weights)).out
+        said = command("submit", "run-a", "25", str(weights)).out
+        assert "nothing is evaluated; give --suite NAME, or set a plan: evalsvc plan set run-a SUITE/EVERY\n" in said
 
     def test_model_and_layout_from_files_of_this_machine(
         self, command: Command, service: Any, weights: Path, tmp_path: Path
@@ -44,7 +46,20 @@ class TestSubmit:
         service.coordinator.working, service.coordinator.error = True, ShardError("non_finite", "layer 3 gives NaN")
         result = command("submit", "run-a", "25", str(weights), "--suite", "loss", "--wait")
         assert result.code == 1
-        assert "error: evaluation 1 (loss), task text: layer 3 gives NaN [non_finite]" in result.err
+        assert "error: evaluation 1 (loss), task text, pairs: layer 3 gives NaN [non_finite]" in result.err
+
+    def test_ctrl_c_leaves_the_evaluation_and_says_how_to_follow_it(
+        self, command: Command, service: Any, weights: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It ended without a word, as if the evaluation had ended with it."""
+
+        def press(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Client, "wait", press)
+        result = command("submit", "run-a", "25", str(weights), "--suite", "loss", "--wait")
+        assert result.code == 130
+        assert "the service goes on; follow it: evalsvc evaluations wait 1\n" in result.err
 
     @pytest.mark.parametrize(
         ("arguments", "words"),

@@ -19,6 +19,7 @@ def test_a_comparison_says_whose_result_is_suspicious(capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == "warning: B, loss/total: 9 sequences were cut\n"
 
 
+@pytest.mark.usefixtures("wide_pipe")
 def test_a_comparison_says_which_items_it_leaves_out_and_how_many_verdicts_are_chance(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -36,6 +37,7 @@ def test_a_comparison_says_which_items_it_leaves_out_and_how_many_verdicts_are_c
     assert "2 metrics have a verdict at level 0.95, each by itself: if nothing had changed, about 0.1 would be" in shown
 
 
+@pytest.mark.usefixtures("wide_pipe")
 def test_right_answers_and_verdicts_on_all_metrics_together(capsys: pytest.CaptureFixture[str]) -> None:
     sides = []
     for right in (0, 1):

@@ -1,6 +1,7 @@
 """The demo, with one checkpoint of the twelve; all of them are what `make demo` runs."""
 
 import os
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import psutil
 import pytest
 from queue_steps import metric, next_shard, plan, ran, result, store_result
 from shown_intervals import shown_intervals, stored_intervals
@@ -15,7 +17,7 @@ from shown_intervals import shown_intervals, stored_intervals
 from evalsvc.cli import demo, terminal
 from evalsvc.client import Client
 from evalsvc.errors import AssetMissing
-from evalsvc.installation import pip_install
+from evalsvc.installation import PYTHON, pip_install
 from evalsvc.web import vega
 from evalsvc.web.pages.run import RunPage
 
@@ -157,4 +159,31 @@ def test_missing_weights_are_said_before_anything_starts(tmp_path: Path) -> None
         demo.started_service(tmp_path, "cpu", tmp_path),
     ):
         pass
+    assert list(tmp_path.iterdir()) == []
+
+
+ENDLESS = """
+import sys, time
+from evalsvc.cli import demo, main
+demo.locate_asset = lambda *_: None
+demo.post_all = lambda client: time.sleep(60)
+sys.argv = ["evalsvc", "demo", "--devices", "cpu"]
+main()
+"""
+
+
+@pytest.mark.usefixtures("child_process")
+def test_the_service_ends_with_the_demo(tmp_path: Path) -> None:
+    """After SIGTERM, as of `timeout` and of a job that is cancelled, the service and its workers went on for ever."""
+    command = [*PYTHON, "-c", ENDLESS]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert line.startswith("evalsvc listens on http://127.0.0.1:")
+    assert children
+    assert psutil.wait_procs(children, timeout=30)[1] == []
     assert list(tmp_path.iterdir()) == []

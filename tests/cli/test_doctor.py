@@ -40,6 +40,7 @@ class TestDoctorLayout:
     PAIRS = ("--pairs", str(ROOT / "heldout_pairs.jsonl"))
     SIZES = ("--text-size", "512", "--codebook-size", "64", "--device", "cpu", "--threads", "1")
 
+    @pytest.mark.usefixtures("many_cases")
     def test_decided(self, command: Command, tmp_path: Path) -> None:
         """The file that it writes is the layout for `run --layout`, and its own for the next question."""
         outputs = ("--output", "layout.yaml", "--findings", "all.json")

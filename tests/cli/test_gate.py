@@ -84,6 +84,7 @@ class TestGate:
         assert json.loads(Path("report.json").read_text())["alarms"]["family"] == family
         assert "false alarms: 1 metric, at a level of 0.00135" in result.out
 
+    @pytest.mark.usefixtures("wide_pipe")
     def test_two_seeds(self, command: Command) -> None:
         sides = [measured(0.0, 0.2 * seed, protocol=Protocol({"sampling": {"seed": seed}})) for seed in (0, 1)]
         refused = self.gate(command, *sides)
@@ -94,7 +95,7 @@ class TestGate:
     @pytest.mark.parametrize(
         ("options", "words"),
         [
-            (["--rules", "nowhere.yaml"], "the rules nowhere.yaml cannot be read: no such file"),
+            (["--rules", "nowhere.yaml"], "the file of --rules nowhere.yaml cannot be read: no such file"),
             (
                 ["--junit", "no/report.xml"],
                 "--junit no/report.xml: the folder no does not exist; create the folder first",

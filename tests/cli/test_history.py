@@ -188,6 +188,7 @@ def rows(shown: str) -> list[str]:
     return [" ".join(line.split()[:1] + line.split()[3:]) for line in shown.splitlines() if "/" in line.split(" ")[0]]
 
 
+@pytest.mark.usefixtures("wide_pipe")
 def test_a_table_has_the_headline_with_its_yardsticks(command: Command, with_headline: None) -> None:
     result = command("history", "run-a", "--last", "1")
     assert rows(result.out) == [

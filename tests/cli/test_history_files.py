@@ -132,3 +132,5 @@ def test_requests_have_every_value_once_and_never_too_many(tmp_path: Path, monke
     values = {(item["metric"], step) for part in parts for item in part for step in item["step"]}
     assert values == {(name, step) for name in "ab" for step in range(7)}
     assert all(math.isfinite(value) for part in parts for item in part for value in item["value"])
+    monkeypatch.setattr(history_files, "SERIES_AT_ONCE", 1)
+    assert [len(part) for part in requests(series)] == [1] * 4

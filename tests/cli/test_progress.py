@@ -63,9 +63,29 @@ def test_without_a_terminal_there_is_a_line_now_and_then(
     assert lines[0].endswith(": nothing has begun yet")
     assert lines[-1].startswith("after ")
     assert lines[-1].endswith(" s: pairs 128 of 4,000 sequences; evil\\x1b[2J 1 of 2 images")
-    assert 3 <= len(lines) <= 8
+    assert 3 <= len(lines) <= 6
     time.sleep(0.05)
     assert capsys.readouterr().err == "", "the lines end with the work"
+
+
+def test_a_line_that_says_nothing_new_comes_less_and_less_often(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ "After 2 min: nothing has begun yet" was printed five times in a row while a model was loaded."""
+    monkeypatch.setattr(progress, "EVERY", 0.01)
+    with show_bars() as bars:
+        bars.show("mine", 0, None, "is being planned")
+        time.sleep(0.4)
+        bars.show("mine", 0, 165, "images (85 real, 80 sampled)")
+        time.sleep(0.05)
+        bars.show("mine", 32, 165, "images (85 real, 80 sampled)")
+        bars.show("other", 0, None, "")
+        time.sleep(0.05)
+    lines = [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert 3 <= lines.count("mine is being planned") <= 6, "at 10, 30, 70, 150 and 310 ms"
+    assert "mine 0 of 165 images (85 real, 80 sampled), loading or at work on the first" in lines
+    assert "mine 32 of 165 images (85 real, 80 sampled); other waits, or is being planned" in lines
+    assert lines[-1] == "mine 32 of 165 images (85 real, 80 sampled)", "an error says what became of the other"
 
 
 def test_work_of_a_moment_has_one_line(capsys: pytest.CaptureFixture[str]) -> None:

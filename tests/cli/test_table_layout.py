@@ -12,7 +12,7 @@ ROWS = [[name, "9a3f0c1d2e4b5a69", "3000", "1.76012", "± 0.0021", "360 in 60", 
 DROP = ("protocol", "n", "error")
 
 
-def plain(width: int | None, drop: tuple[str, ...] = DROP) -> list[str]:
+def plain(width: int, drop: tuple[str, ...] = DROP) -> list[str]:
     return [line.plain for line in lay_out(COLUMNS, ROWS, width, drop).lines]
 
 
@@ -33,12 +33,6 @@ def test_columns_go_in_their_order_and_only_where_they_must() -> None:
     assert dropped[-1] == list(DROP)
     assert all(found == list(DROP[: len(found)]) for found in dropped)
     assert [len(found) for found in dropped] == sorted(len(found) for found in dropped)
-
-
-def test_without_a_width_a_row_is_a_line() -> None:
-    lines = plain(None)
-    assert len(lines) == 2 + len(ROWS)
-    assert all(cell in line for row, line in zip(ROWS, lines[2:], strict=True) for cell in row)
 
 
 @pytest.mark.parametrize("text", ["", " a", "two words", "a/very_long.name@with-signs:and=more,of;them", "図" * 9, WHY])

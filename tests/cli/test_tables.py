@@ -76,3 +76,18 @@ def test_yardsticks_stand_next_to_their_metric(capsys: pytest.CaptureFixture[str
     print_metrics(rows, {})
     shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if "pairs/" in line]
     assert shown == ["pairs/text 2.31 ± 0.01 perplexity 10.1; unigram 3.9; chance 4.159 7"]
+
+
+def test_the_resizing_of_a_fid_is_said_with_the_number(capsys: pytest.CaptureFixture[str]) -> None:
+    """clean-fid's and torch-fidelity's FID of the same images are 7.10 and 6.88."""
+    ids = {"a": "pil-bicubic", "b": "tf1-bilinear", "c": "pil-bicubic-crop", "d": None}
+    protocols = {identity: {"resize": resize} if resize else {} for identity, resize in ids.items()}
+    rows = [metric(f"t/{identity}", 7, protocol=identity) for identity in ids]
+    print_metrics(rows, protocols)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "resized" in line]
+    assert lines == [
+        "t/a: images were resized as by clean-fid (resize: pil-bicubic); another resizing is another metric",
+        "t/b: images were resized as by torch-fidelity (resize: tf1-bilinear); another resizing is another metric",
+    ]
+    print_metrics(rows[2:], protocols)
+    assert "resized" not in capsys.readouterr().out

@@ -53,6 +53,7 @@ POSTED = Posted(
         Checkpoint, uri=EVIL, tags={EVIL: EVIL}, parents=[example(Parent, name=EVIL)], run=EVIL, variant=EVIL
     ),
     evaluations=[example(EvaluationSummary, suite=EVIL, state=EVIL)],
+    note=EVIL,
 )
 
 CURVE = Curve(metric=EVIL, unit=EVIL, direction="lower", protocol=EVIL, differs={}, series=[SERIES])
@@ -146,3 +147,16 @@ def test_colour_is_for_terminals_and_for_whoever_asks(
     assert ("\x1b[31mWORSE" in shown.out, "\x1b[32mbetter" in shown.out) == (colour, colour)
     assert ("31m" in shown.err) == colour
     assert ("\x1b" in shown.out) <= ("FORCE_COLOR" in variables)
+
+
+def test_a_table_in_a_pipe_has_120_columns_and_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """`doctor layout` and the gate printed up to 400."""
+    sentence = "; ".join(f"reason {number} is given" for number in range(12))
+    rows = [
+        [f"pairs/general_text_gap_within_{number}", "9a3f0c1d2e4b5a69", sentence, "360 in 60"] for number in range(3)
+    ]
+    terminal.print_table(["metric", "protocol", "why", "n"], rows, drop=("protocol", "n"), below=("why",))
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 120
+    assert {word for row in rows for cell in row for word in cell.split()} <= set(shown.split())
+    assert "no room for" not in shown

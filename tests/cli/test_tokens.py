@@ -1,13 +1,17 @@
 """`evalsvc tokens`: what it prints, and where."""
 
 import json
+import sys
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner, Result
 
 from evalsvc.access_tokens import TOKEN, hash_token
 from evalsvc.cli import app
+from evalsvc.cli.tokens import create
 from evalsvc.errors import DatabaseUnusable
+from evalsvc.secret_files import read_token
 from evalsvc.store.session import open_store
 from evalsvc.store.tokens import all_tokens, create_token
 
@@ -27,6 +31,17 @@ def test_a_token_is_shown_once_alone_on_standard_output(tmp_path: Path) -> None:
     assert token not in listed.output
     assert hash_token(token) not in listed.output
     assert [word for word in ("trainer", "submit", "in force", "never") if word not in listed.stdout] == []
+
+
+def test_a_file_for_a_token_is_its_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`tokens create … > FILE`, as the pages have it, made a file that EVALSVC_TOKEN_FILE refused."""
+    file = tmp_path / "trainer.token"
+    with file.open("w") as stdout:
+        file.chmod(0o644)
+        monkeypatch.setattr(sys, "stdout", stdout)
+        create("trainer", data_dir=tmp_path / "data")
+        monkeypatch.undo()
+    assert TOKEN.fullmatch(read_token(file, "EVALSVC_TOKEN_FILE"))
 
 
 def test_from_the_first_to_the_last(tmp_path: Path) -> None:

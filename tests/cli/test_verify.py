@@ -84,7 +84,7 @@ class TestMachine:
     def test_a_device_that_is_not_there(self, command: Command) -> None:
         result = command("verify", "machine", "--device", "cuda:99")
         assert (result.code, result.out) == (2, "")
-        assert "--device cuda:99 cannot be used" in result.err
+        assert "--device: there is no device 'cuda:99'" in result.err
 
 
 @pytest.mark.parametrize(

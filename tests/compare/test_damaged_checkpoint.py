@@ -28,6 +28,8 @@ from evalsvc.worker import context
 from evalsvc.worker.local import run_suite
 from evalsvc.worker.models import ModelCache
 
+pytestmark = pytest.mark.usefixtures("many_cases")
+
 RUN = ROOT / "runs" / "pretrained"
 EPOCHS = {80: 3, 300: 4, 3000: 5}
 """Files of the run, by training step."""

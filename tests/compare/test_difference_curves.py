@@ -69,6 +69,7 @@ def test_a_gap_has_closed_by_pointwise_intervals_and_is_apart_by_the_simultaneou
     assert crossed([OUT, OUT, OUT, OUT], [OUT, IN, OUT, OUT]) == at(None, None, 0, 20)
 
 
+@pytest.mark.usefixtures("many_cases")
 @pytest.mark.parametrize("count", [5, 100])
 def test_more_steps_do_not_close_a_gap(count: int) -> None:
     """A true gap of 2.5 errors was said to have closed in .29 of curves of 5 steps and in .69 of 100 steps."""

@@ -53,11 +53,13 @@ def test_every_key(tmp_path: Path) -> None:
         ("rules: [{metric: a/b, left_out: 5}]", "rule 1: left_out: .*less than or equal to 1, found 5"),
         ("{rules: [{metric: a/b}], family: hol}", "no family is named 'hol'; did you mean 'holm'"),
         ("{rules: [{metric: a/b}], family: [1]}", r"no family is named '\[1\]'; available: holm, none"),
+        ('rules: [{metric: "a\\n::error::b"}]', "'a\\\\x0a::error::b' has the control character"),
+        ("a: &a [1]\nrules: [" + "*a, " * 30_000 + "]", "aliases counted each time"),
         ("rules: [a/b]", "rule 1 is 'a/b'; write a mapping with the key `metric`"),
         ("rules: []", "has no list `rules`; give at least one"),
-        ("- metric: a/b", "are list; give a mapping with a list `rules`"),
-        ("rules: [", "are not valid YAML: "),
-        ("\x00", "are not valid YAML: "),
+        ("- metric: a/b", "does not map names to values; write lines such as `rules:"),
+        ("rules: [", "is not valid YAML: "),
+        ("\x00", "is not valid YAML: "),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, text: str, message: str) -> None:

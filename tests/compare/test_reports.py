@@ -9,7 +9,17 @@ from gate_documents import read_junit, result, value
 from evalsvc.compare.gate import compare
 from evalsvc.compare.gate_report import Outcome, Report
 from evalsvc.compare.gate_rules import Family, Rule
-from evalsvc.compare.reports import COLUMNS, headline, levels, table, to_annotations, to_json, to_junit, to_markdown
+from evalsvc.compare.reports import (
+    COLUMNS,
+    WORDS,
+    headline,
+    levels,
+    table,
+    to_annotations,
+    to_json,
+    to_junit,
+    to_markdown,
+)
 from evalsvc.spec.protocol import MetricValue, Protocol
 
 OTHER = Protocol({"limit": 8})
@@ -105,6 +115,23 @@ def test_left_out_items_stand_in_every_form() -> None:
     texts = [case.find("error").get("message"), case.find("system-out").text]
     for text in (*texts, to_json(found), to_markdown(found), *to_annotations(found), table(found.comparisons)[0][-1]):
         assert said in text
+
+
+def test_one_cause_is_one_row_and_one_annotation() -> None:
+    """NaN in one layer filled a table with twelve equal reasons, and all ten annotations that GitHub shows."""
+    names = ("pairs/text", "pairs/image", "coco/fid", "coco/kid")
+    for code, verdict in (("non_finite", "worse"), ("not_a_checkpoint", "missing")):
+        errors = {"pairs": "nan.pt has NaN", "coco": "nan.pt has NaN", "arc": "no rows"}
+        before = result(*(value(name, 1.0) for name in (*names, "arc/acc")), name="baseline")
+        report = compare(result(value("x/y", 1.0), errors=errors, code=code), before)
+        rows = [row for row in table(report.comparisons) if row[0] == WORDS[verdict]]
+        reason = "the candidate's tasks pairs, coco failed: nan.pt has NaN"
+        assert [(row[1], row[-1]) for row in rows] == [
+            ("pairs/text, pairs/image, coco/fid and 1 more", reason),
+            ("arc/acc", "the candidate's task arc failed: no rows"),
+        ]
+        assert len(to_annotations(report)) == 2
+        assert to_junit(report).count(b"<testcase") == 6, "programs read each metric"
 
 
 def test_json(report: Report) -> None:

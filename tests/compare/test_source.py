@@ -58,6 +58,8 @@ METRIC = value("a/b", 1.0).to_json()
 
 WRONG_FIELDS: list[dict[str, Any]] = [
     *({"name": 3}, {"value": None}, {"stderr": "small"}, {"n": None}, {"n": "many"}, {"direction": "sideways"}),
+    *({key: "a\n::error::b"} for key in ("name", "unit", "task", "protocol", "grouped_by")),
+    *({"items": ["a\nb"]}, {"name": "\u202e"}),
     *({"protocol": [1]}, {"unit": None}, {"items": "x"}, {"items": [1]}, {"items": ["x", "y", "z"]}, {"task": [1]}),
     *({"n": -1}, {"n": 10**400}, {"n": True}, {"n": 3.0}, {"groups": 10**400}, {"drawn_from": 10**400}),
     *({"value": 10**400}, {"stderr": 10**400}, {"stderr": 1e308}, {"value": "1e3"}, {"value": True}, {"name": None}),
@@ -84,6 +86,7 @@ WRONG_PARTS: list[dict[str, Any]] = [
         {"errors": [1]},
         {"errors": {"a": {}}},
     ),
+    *({"errors": {"a\nb": {"code": "a", "message": "b"}}}, {"protocols": {"a\nb": {}}}, {"items": {"a\nb": []}}),
     *({"items": [1]}, {"items": {"a": [1]}}, {"items": {"a": [{"index": [0]}]}}),
 ]
 
@@ -96,10 +99,20 @@ def test_what_is_not_a_result(service: Service, tmp_path: Path, monkeypatch: pyt
             read_result(str(path), service)
     for content in ([1], *(document(value("a/b", 1.0)) | wrong for wrong in WRONG_PARTS)):
         path.write_text(json.dumps(content))
-        with pytest.raises(InvalidData, match=r"wrong\.json is no result of `evalsvc run"):
+        with pytest.raises(InvalidData, match=r"wrong\.json is no result of `evalsvc run") as error:
             read_result(str(path), service)
+        assert "\n" not in error.value.message
     monkeypatch.setattr(source, "MAX_BYTES", 64)
     with pytest.raises(InvalidData, match=r"wrong\.json has more than 64 bytes"):
         read_result(str(path), service)
     with pytest.raises(InvalidData, match="cannot be read: is a directory"):
         read_result(str(tmp_path), service)
+
+
+def test_the_error_of_a_task_is_one_line(service: Service, tmp_path: Path) -> None:
+    """A line of a stranger's file that begins with `::` is a command to the runner of a workflow."""
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(document(errors={"a": "x\n::error::y\x1b[2J"})))
+    error = read_result(str(path), service).error("a")
+    assert error is not None
+    assert error.message == r"x\x0a::error::y\x1b[2J"

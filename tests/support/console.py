@@ -1,7 +1,14 @@
-"""What a command of the console script gives."""
+"""What a command of the console script, or of a program in benchmarks/, gives."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from evalsvc.config import setting_help
 
 
 @dataclass(frozen=True)
@@ -12,4 +19,31 @@ class Result:
 
 
 Command = Callable[..., Result]
-"""Run with the arguments of `evalsvc`."""
+"""Run with the arguments of the program."""
+
+
+def command_in_process(
+    name: str,
+    main: Callable[[], NoReturn],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Command:
+    """Return what runs a program in this process, in a folder and an environment of the test's own."""
+    for variable, _, _ in setting_help():
+        monkeypatch.setenv(variable, "")  # as good as not set, and `run` cannot leave its own behind
+    monkeypatch.setenv("XDG_DATA_HOME", str(folder / "home"))
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.chdir(folder)
+
+    def run(*arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exited:
+            main()
+        captured = capfd.readouterr()
+        code = exited.value.code
+        return Result(0 if code is None else int(code), captured.out, captured.err)
+
+    return run

@@ -1,24 +1,26 @@
-"""Commands in the shell blocks of the documentation, and whether `evalsvc` has them with the options that they give."""
+"""Commands in the shell blocks of the documentation, and whether programs have them with the options that they give."""
 
 import re
 import shlex
 from collections.abc import Iterator
 from typing import Any
 
+import prepare_data
 import typer
 
 from evalsvc.cli import app
 
 COMMANDS: Any = typer.main.get_command(app)
+PREPARE_DATA: Any = typer.main.get_command(prepare_data.app)
 HEREDOC = re.compile(r"<<-?\s*(['\"]?)(\w+)\1")
 ENDS = {"|", "||", "&&", ";", "&", "(", ")"}
 REDIRECTIONS = {">", ">>", "<", "<<", ">|"}
 
 
-def check_command(words: list[str]) -> None:
-    """Check that `evalsvc WORDS` is a command with these arguments and options; raise click's error if it is not."""
+def check_command(words: list[str], program: Any = COMMANDS) -> None:
+    """Check that a program takes these arguments and options; raise click's error if it does not."""
     try:
-        context = COMMANDS.make_context("evalsvc", list(words))
+        context = program.make_context(program.name, list(words))
         while hasattr(context.command, "resolve_command"):
             following = [*context._protected_args, *context.args]
             name, command, following = context.command.resolve_command(context, following)

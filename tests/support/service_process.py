@@ -28,20 +28,21 @@ class ServiceProcess:
     def __init__(self, data_dir: Path, *options: str) -> None:
         self.data_dir = data_dir
         self.options = options
+        self.program: tuple[str, ...] = ("-P", "-m", "evalsvc.cli")
         self.log = data_dir / "service.log"
         self.url = ""
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> "ServiceProcess":
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "evalsvc.cli", "serve", "--port", "0", "--data-dir", str(self.data_dir)]
+        command = [sys.executable, *self.program, "serve", "--port", "0", "--data-dir", str(self.data_dir)]
         support = str(Path(__file__).parent)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, *self.options],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join([support, os.environ.get("PYTHONPATH", "")])},
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [support, os.environ.get("PYTHONPATH")]))},
             )
         deadline = time.monotonic() + START_TIMEOUT
         while not (found := re.search(r"listens on (https?://\S+)", self.log.read_text())):
