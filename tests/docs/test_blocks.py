@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from doc_blocks import DOCS, MARKS, README, ROOT, Block, anchors, pages, prose, read_blocks
-from doc_commands import check_command, commands
+from doc_commands import PREPARE_DATA, check_command, commands
 
 from evalsvc.config import setting_help
 from evalsvc.spec.suite import parse_suite
@@ -30,6 +30,12 @@ def of(language: str, *marks: str) -> list[Block]:
 
 def test_readme_is_short() -> None:
     assert len(README.read_bytes()) <= README_LIMIT
+
+
+def test_no_page_installs_what_no_index_has() -> None:
+    """`pip install 'evalsvc[worker]'` asks an index that has no evalsvc, or another one."""
+    assert [str(block) for block in BLOCKS if re.search(r"pip install '?evalsvc", block.text)] == []
+    assert [page.name for page in pages() if re.search(r"`pip install '?evalsvc", page.read_text())] == []
 
 
 def test_every_block_is_marked() -> None:
@@ -69,6 +75,8 @@ def test_shell_blocks_name_commands_and_settings_that_exist(block: Block) -> Non
             words = words[1:]
         if Path(words[0]).name == "evalsvc":
             check_command(words[1:])
+        if words[:2] == ["python", "benchmarks/prepare_data.py"]:
+            check_command(words[2:], PREPARE_DATA)
         if words[0] == "make":
             assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), words
     assert set(re.findall(r"EVALSVC_[A-Z_]+[A-Z]", block.text)) <= VARIABLES

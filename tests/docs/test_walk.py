@@ -1,14 +1,19 @@
 """Every page's `sh run` blocks work as they stand: literally, in their order, in a checkout, with one service."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
-from doc_blocks import ROOT, pages, read_blocks
+from doc_blocks import README, ROOT, find_block, pages, read_blocks
+from doc_commands import commands
+from machines import Command, wait_for
+from ports import free_port
 from service_process import ServiceProcess
 
 SCRIPTS = {
@@ -26,6 +31,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, child_process: None) -> It
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVALSVC_UPLOAD_BYTES", "100000000")
         running = ServiceProcess(tmp_path_factory.mktemp("service"), "--devices", "cpu", "--threads", "1").start()
+        wait_for(lambda: running.ask("GET", "/readyz").is_success, "the service has a worker")
     yield running
     running.stop()
 
@@ -84,3 +90,47 @@ def test_the_blocks_of_a_page_run(
     )
     print(found.stdout)
     assert found.returncode == 0, found.stderr
+
+
+def test_readme_leads_from_nothing_to_a_curve(
+    command_line: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child_process: None
+) -> None:
+    """README's commands, typed one after the other beside a run's folder and a file of pairs; none is refused."""
+    work, run, port = tmp_path / "work", tmp_path / "mine", free_port()
+    work.mkdir()
+    shutil.copytree(ROOT / "evalsvc" / "miniature" / "runs" / "pretrained", run)
+    shutil.copy(ROOT / "evalsvc" / "miniature" / "heldout_pairs.jsonl", work / "pairs.jsonl")
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("PATH", f"{command_line}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("EVALSVC_PORT", str(port))
+    monkeypatch.setenv("EVALSVC_URL", f"http://127.0.0.1:{port}")
+    blocks = [find_block(README, "sh", text).replace("/runs/mine", str(run)) for text in ("suites new", "watch")]
+    (_, *metric), (serve, watch, history) = map(list, map(commands, blocks))
+    shown = [typed(words) for words in metric]
+    assert re.search(r"loss/image +2\.19365 ", shown[-1])
+    service, watcher = Command(tmp_path / "serve.log", serve[1:]), None
+    try:
+        service.wait_for_text("listens on (.*)")
+        watcher = Command(tmp_path / "watch.log", watch[1:])
+        watcher.wait_for_text("step 3000 raw is checkpoint")
+        address = f"http://127.0.0.1:{port}/v1/evaluations"
+        wait_for(lambda: states(address) == ["succeeded"] * len(STEPS), "every step is evaluated")
+        assert re.findall(r"loss/image +raw +\w+ +(\d+) ", typed(history)) == STEPS
+    finally:
+        for process in filter(None, (watcher, service)):
+            process.stop()
+
+
+STEPS = ["0", "10", "20", "80", "300", "3000"]
+
+
+def states(address: str) -> list[str]:
+    return [evaluation["state"] for evaluation in httpx.get(address).json()["evaluations"]]
+
+
+def typed(words: list[str]) -> str:
+    """Return what a command prints, which must not be refused."""
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, (words, ended.stdout, ended.stderr)
+    return ended.stdout
