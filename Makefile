@@ -46,7 +46,7 @@ bench: $(VENV)/all
 	$(BIN)/python benchmarks/text.py
 	$(BIN)/python benchmarks/sampling.py
 	$(BIN)/python benchmarks/decoding.py
-	$(BIN)/python benchmarks/prepare.py
+	$(BIN)/python benchmarks/preparing.py
 	$(BIN)/python benchmarks/features.py
 	$(BIN)/python benchmarks/frechet.py
 	$(BIN)/python benchmarks/images_end_to_end.py

@@ -95,7 +95,8 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def many_cases() -> None:
-    """For tests that prove something by the number of their cases: thousands of requests or meetings, 100,000 draws."""
+    """For tests that prove something by the number, the size or the length of their cases: thousands of requests,
+    100,000 draws, whole evaluations, 2,048 features, seconds of waiting."""
 
 
 @pytest.fixture(scope="session")
@@ -258,3 +259,7 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for variable in [name for name in os.environ if name.startswith("EVALSVC_")]:
         monkeypatch.delenv(variable)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data-home"))
+    # What a command sets for the processes that it starts holds until its test is over.
+    for variable in ("PYTHONSAFEPATH", "RUST_BACKTRACE"):
+        monkeypatch.setenv(variable, "")
+        monkeypatch.delenv(variable)

@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from graphlib import TopologicalSorter
 from importlib import metadata
 from pathlib import Path
@@ -34,7 +35,7 @@ FLOORS = (
     ("language", "service", "web"),
     ("tasks",),
     ("worker",),
-    ("doctor", "prepare", "verify"),
+    ("doctor", "verify"),
     ("api",),
     ("compare.gate_until",),
     ("cli",),
@@ -161,6 +162,14 @@ for path in suite_files(None).values():
 parse_layout("image-then-special").resolve(66_823)
 """
 
+START = """
+from evalsvc.api.app import create_app
+from evalsvc.config import Settings
+create_app(Settings())
+late = [name for name in {modules!r} if name not in sys.modules]
+assert late == [], late
+"""
+
 
 @pytest.mark.usefixtures("short_process")
 def test_the_service_starts_and_checks_suites_without_torch() -> None:
@@ -171,6 +180,15 @@ def test_the_service_starts_and_checks_suites_without_torch() -> None:
     rooms = ("api", "cli", "client", "cluster", "compare", "doctor", "service", "store", "watch")
     modules = [*modules_of(*rooms), "evalsvc.data.tokens", "evalsvc.spec.layout", *modules_of("families")]
     run_blocked(WORKER_PACKAGES, modules, CHECK_SUITES)
+
+
+@pytest.mark.usefixtures("short_process")
+def test_pages_and_suites_are_imported_at_the_start_of_the_service_and_without_torch() -> None:
+    """Threads that imported them at once saw half a module, and the first page after a start answered 500."""
+    alone = ("evalsvc.web.site", "evalsvc.web.site_files", "evalsvc.web.classic_script")  # of `evalsvc export`
+    modules = [name for name in modules_of("web") if name not in alone]
+    modules += [name for name in modules_of("tasks") if name.endswith(".spec")]
+    run_blocked(WORKER_PACKAGES, [], START.format(modules=modules))
 
 
 @pytest.mark.usefixtures("short_process")
@@ -224,34 +242,41 @@ def test_no_version_with_a_known_hole_is_admitted(package: str, vulnerable: str)
 
 def test_settings_are_read_in_one_place() -> None:
     """Two readers of one variable drift apart, and `--help` shows only one of them."""
-    readers = {module for module, file in MODULES.items() if {"environ", "getenv"} & names_in(file)}
+    readers = {module for module, file in MODULES.items() if {"environ", "getenv"} & contents(file).attributes}
     # Two of `cli` hand settings on to a process that reads them; `cluster.devices` reads CUDA's own variable.
     assert readers <= {"config", "cli.options", "cli.demo", "cluster.devices"}
 
 
 def test_one_module_asks_how_far_two_values_are_apart() -> None:
     """Two ways to a difference had two errors, and a verdict of one command was none of the other."""
-    askers = {module for module, file in MODULES.items() if {"distance", "difference_of"} & arithmetic_in(file)}
+    arithmetic = {"distance", "difference_of"}
+    askers = {module for module, file in MODULES.items() if arithmetic & contents(file).arithmetic}
     assert askers == {"compare.contrast", "metrics.distance"}
 
 
 def test_only_the_terminal_prints() -> None:
     """What is printed otherwise is obeyed by the terminal, whoever wrote it."""
-    assert {module for module, file in MODULES.items() if calls_print(file)} == {"cli.terminal"}
+    assert {module for module, file in MODULES.items() if contents(file).prints} == {"cli.terminal"}
 
 
-def arithmetic_in(file: Path) -> set[str]:
+@dataclass(frozen=True)
+class Contents:
+    attributes: frozenset[str]
+    arithmetic: frozenset[str]
     """What the file imports from the arithmetic of differences."""
+    prints: bool
+
+
+@cache
+def contents(file: Path) -> Contents:
+    """Return what the tests above ask of a file, which is parsed once for all of them."""
     modules = ("evalsvc.metrics.distance", "evalsvc.metrics.paired")
-    nodes = ast.walk(ast.parse(file.read_text()))
-    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module in modules]
-    return {alias.name for node in imports for alias in node.names}
-
-
-def calls_print(file: Path) -> bool:
-    nodes = ast.walk(ast.parse(file.read_text()))
-    return any(isinstance(node, ast.Name) and node.id == "print" for node in nodes)
-
-
-def names_in(file: Path) -> set[str]:
-    return {node.attr for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)}
+    attributes, arithmetic, prints = set(), set(), False
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Attribute):
+            attributes.add(node.attr)
+        elif isinstance(node, ast.ImportFrom) and node.module in modules:
+            arithmetic.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.Name) and node.id == "print":
+            prints = True
+    return Contents(frozenset(attributes), frozenset(arithmetic), prints)

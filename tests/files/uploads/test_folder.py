@@ -12,7 +12,7 @@ import pytest
 from evalsvc.errors import CheckpointChanged, DataDirectoryUnusable, StorageFull, UploadConflict, UploadNotFound
 from evalsvc.files.uploads import folder as folder_module
 from evalsvc.files.uploads.folder import RESERVE_BYTES, UploadFolder
-from evalsvc.files.uploads.part import PartWriter
+from evalsvc.files.uploads.part import Checksum, PartWriter
 from evalsvc.files.uploads.stored import LIFETIME, StoredUpload
 
 CONTENT = b"weights" * 1000
@@ -100,6 +100,35 @@ def test_a_file_that_lost_bytes_counts_those_that_are_there(uploads: UploadFolde
     assert uploads.find(upload.id, "trainer").offset == 100
 
 
+def test_space_counts_when_it_is_used(uploads: UploadFolder) -> None:
+    """One token announced files of the whole space without sending a byte, and nobody else could upload for a day."""
+    content = b"w" * 600_000
+    mine, theirs = create(uploads, content, "mine"), create(uploads, content, "theirs")
+    with pytest.raises(StorageFull, match="your unfinished uploads still need 600,000"):
+        create(uploads, content, "mine")
+    send(uploads, mine, content)
+    with pytest.raises(StorageFull, match=r"other uploads have 600,000 .* resume"):
+        send(uploads, theirs, content)
+    assert send(uploads, theirs, content[:400_000]) == 400_000
+    with pytest.raises(StorageFull):
+        PartWriter(uploads, theirs.id, "theirs", 400_000).require_space(1)
+    uploads.delete(mine.id, "mine")
+    assert send(uploads, theirs, content[400_000:], 400_000) == 600_000
+
+
+def test_bytes_that_arrive_count_before_their_checksum_is_compared(uploads: UploadFolder) -> None:
+    content = b"w" * 600_000
+    writers = [
+        PartWriter(uploads, create(uploads, content, owner).id, owner, 0, Checksum("sha1", b"")) for owner in "ab"
+    ]
+    writers[0].write(content)
+    with pytest.raises(StorageFull):
+        writers[1].write(content)
+    writers[0].close()
+    writers[1].write(content)
+    writers[1].close()
+
+
 def test_one_request_at_a_time_is_at_work(uploads: UploadFolder) -> None:
     upload = create(uploads)
     writer = PartWriter(uploads, upload.id, "trainer", 0)
@@ -166,7 +195,7 @@ def test_an_owner_has_a_share_of_the_uploads(uploads: UploadFolder, monkeypatch:
 
 def test_bytes_of_uploads_and_of_kept_checkpoints_are_bounded_together(uploads: UploadFolder) -> None:
     create(uploads)
-    with pytest.raises(StorageFull, match=r"EVALSVC_UPLOAD_BYTES is 1,000,000, .* 7,000 .* 600,000"):
+    with pytest.raises(StorageFull, match=r"EVALSVC_UPLOAD_BYTES is 1,000,000, .* 7,000, .* 600,000"):
         uploads.create(400_000, SHA256, None, "trainer", kept_bytes=600_000)
     uploads.create(400_000, SHA256, None, "trainer", kept_bytes=592_000)
 
