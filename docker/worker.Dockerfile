@@ -8,6 +8,7 @@ ARG BASE_IMAGE=docker.io/library/python:3.12-slim-trixie
 FROM ${BASE_IMAGE} AS build
 ARG EXTRAS=worker,features,reference,s3,gs,hf
 ARG TORCH_INDEX=
+ARG OPEN_LM=
 RUN python3 -P -m venv /opt/evalsvc
 WORKDIR /src
 # The dependencies first and alone: a change to the code does not install them again.
@@ -17,6 +18,8 @@ RUN mkdir migrations \
     && /opt/evalsvc/bin/pip install --no-cache-dir \
         ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} ".[${EXTRAS}]" \
     && /opt/evalsvc/bin/pip uninstall --yes evalsvc
+# open_lm is on no package index, and what it requires pins old versions of other packages.
+RUN if [ -n "$OPEN_LM" ]; then /opt/evalsvc/bin/pip install --no-cache-dir --no-deps "xformers>=0.0.30" "$OPEN_LM"; fi
 COPY migrations migrations
 COPY evalsvc evalsvc
 RUN /opt/evalsvc/bin/pip wheel --no-cache-dir --no-deps --wheel-dir /wheel .

@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from images import Builder, Image, built_images, torch_index
@@ -46,6 +47,8 @@ def api_image(builder: Builder) -> Image:
 
 
 @pytest.fixture(scope="session")
-def worker_image(builder: Builder) -> Image:
-    """With torch for CPUs."""
-    return builder.build("worker", TORCH_INDEX=torch_index())
+def worker_image(builder: Builder, shared: Path) -> Image:
+    """With torch for CPUs, and with open_lm from a wheel."""
+    [wheel] = (shared / "wheels").glob("open_lm-*.whl")
+    volumes = {str(wheel.parent): "/wheels"}
+    return builder.build("worker", volumes, TORCH_INDEX=torch_index(), OPEN_LM=f"/wheels/{wheel.name}")

@@ -146,6 +146,8 @@ def test_the_worker_of_its_image_evaluates_the_miniature(
         layout = f"/{(api_image.packages / 'evalsvc/miniature/runs/layout.yaml').relative_to(api_image.root)}"
         how = ["--suite", "miniature", "--layout", layout, "--spool", "copy", "--wait"]
         print(stack.run("client", "submit", *file, *how, seconds=1200))
+        said = stack.python("worker", "from open_lm.model import Transformer; print(Transformer.__module__)")
+        assert said.split()[-1] == "open_lm.model", said
         document = json.loads(stack.run("client", "history", "pretrained", "--format", "json"))
         values = {series["metric"]: series["value"][-1] for series in document["series"]}
         assert values["pairs/image"] == pytest.approx(9.399, abs=0.0005)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
@@ -64,13 +65,15 @@ class Builder:
         self._environment = os.environ | {"CONTAINERS_CONF": str(settings), "BUILDAH_ISOLATION": "chroot"}
         self._has_base = False
 
-    def build(self, name: str, **arguments: str) -> Image:
-        """Build `docker/NAME.Dockerfile`, unchanged."""
+    def build(self, name: str, volumes: Mapping[str, str] = MappingProxyType({}), **arguments: str) -> Image:
+        """Build `docker/NAME.Dockerfile`, unchanged. `volumes` are folders for its steps to read, by their own paths."""
         self._need_base()
         tag = f"localhost/evalsvc-{name}"
         given = {"BASE_IMAGE": BASE, **arguments}
         options = [f"--build-arg={key}={value}" for key, value in given.items()]
-        options += [f"--volume={source}:{target}:ro" for source, target in pip_files(self._folder).items()]
+        options += [
+            f"--volume={source}:{target}:ro" for source, target in {**pip_files(self._folder), **volumes}.items()
+        ]
         file = REPOSITORY / "docker" / f"{name}.Dockerfile"
         build = ["build", "--quiet", "--pull=never", "--network=host", "--format=docker", *options]
         self._buildah(*build, f"--file={file}", f"--tag={tag}", str(REPOSITORY))
