@@ -2,8 +2,7 @@
 
 Source: Esser, Rombach, Ommer, "Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841), and the
 layout of taming-transformers' checkpoints. A norm takes a second argument, the quantised latent that modulates
-MoVQGAN's decoder. Without gradients, 3x3 convolutions (`winograd`) and upsampling (`folding`) compute the same function
-in a faster way.
+MoVQGAN's decoder. Without gradients, upsampling (`folding`) computes the same function in a faster way.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evalsvc.decoders import folding, winograd
+from evalsvc.decoders import folding
 from evalsvc.decoders.config import GROUPS, AutoencoderConfig, NetworkConfig
 from evalsvc.decoders.decoder import ImageDecoder
 
@@ -55,17 +54,6 @@ class Conv3x3(nn.Conv2d):
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__(channels, out_channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.bias is not None and winograd.pays(x, self.weight):
-            return winograd.convolve(x, self.weight, self.bias)
-        return super().forward(x)
-
-    def workspace(self, size: Size) -> int:
-        """Return the bytes in addition to input and output: of `winograd`, or of the weights reordered by oneDNN."""
-        if size.itemsize >= 4 and min(self.in_channels, self.out_channels) >= winograd.MIN_CHANNELS:
-            return winograd.workspace(self.in_channels, self.out_channels, size.height, size.width, size.itemsize)
-        return self.weight.nbytes
-
 
 class ResnetBlock(nn.Module):
     def __init__(self, channels: int, out_channels: int, norm: Norm, dropout: float) -> None:
@@ -87,11 +75,14 @@ class ResnetBlock(nn.Module):
         return out
 
     def peak_bytes(self, size: Size) -> int:
-        """Return the bytes, input included, while the first or the second convolution runs."""
+        """Return the bytes, input included, while the first or the second convolution runs.
+
+        oneDNN reorders the weights of a convolution into a copy.
+        """
         channels, out_channels = self.conv1.in_channels, self.conv1.out_channels
         return max(
-            size.bytes_per_channel * (2 * channels + out_channels) + self.conv1.workspace(size),
-            size.bytes_per_channel * (channels + 2 * out_channels) + self.conv2.workspace(size),
+            size.bytes_per_channel * (2 * channels + out_channels) + self.conv1.weight.nbytes,
+            size.bytes_per_channel * (channels + 2 * out_channels) + self.conv2.weight.nbytes,
         )
 
 

@@ -11,11 +11,11 @@ differences of these. The usual folding, four convolutions of 2x2, has sixteen p
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-from evalsvc.decoders.channels_last import bands, by_taps, from_rows, to_rows
 
 WORKSPACE = 2 << 20
 """Approximate bytes of the small map that are processed at a time."""
@@ -86,3 +86,32 @@ def _products(
     taps: Tensor,  # [n, C', C]
 ) -> Tensor:  # [H, W, n, C']
     return functional.linear(maps, taps.flatten(0, 1)).view(*maps.shape[:2], len(taps), -1)
+
+
+def to_rows(
+    x: Tensor,  # [B, C, H, W]
+) -> Tensor:  # [B, H, W, C], contiguous
+    """Return a view of a map that is channels last in memory, else a copy."""
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def from_rows(
+    rows: Tensor,  # [B, H, W, C]
+) -> Tensor:  # [B, C, H, W], channels last in memory
+    return rows.permute(0, 3, 1, 2)
+
+
+def bands(height: int, most: int) -> Iterator[tuple[int, int]]:
+    """Yield start and stop of nearly equal bands of at most `most` rows."""
+    count = -(-height // most)
+    for index in range(count):
+        yield height * index // count, height * (index + 1) // count
+
+
+def by_taps(
+    combinations: Tensor,  # [n, 9]
+    weight: Tensor,  # [C', C, 3, 3]
+) -> Tensor:  # [n, C', C]
+    """Return the weights of n products, each a combination of the nine taps."""
+    taps = weight.permute(0, 2, 3, 1).flatten(1, 2)  # [C', 9, C]
+    return torch.matmul(combinations.to(taps), taps).transpose(0, 1)
