@@ -192,8 +192,8 @@ class NotComparable(InputError):
 
 
 class UploadNotFound(InputError):
-    """No upload of the client has this id or digest: the upload expired, was deleted or became a checkpoint, or belongs
-    to another token. Send the file again.
+    """No upload of the client has this digest: the upload expired or became a checkpoint, or belongs to another token.
+    Send the file again.
     """
 
     code = "upload_not_found"

@@ -44,7 +44,7 @@ from evalsvc.api.routes.pages import add_pages
 from evalsvc.api.routes.sign_in import add_sign_in
 from evalsvc.api.state import State
 from evalsvc.config import Settings
-from evalsvc.files.uploads.folder import UploadFolder
+from evalsvc.files.uploads import Uploads
 from evalsvc.service.coordinator import Coordinator
 from evalsvc.spec import catalog
 from evalsvc.spec.artifact_policy import parse_retention
@@ -147,7 +147,7 @@ def _lifespan(
         coordinator = make_coordinator(store, settings)
         if not reads:
             coordinator.start()
-        folder = UploadFolder(settings.uploads_path, settings.upload_bytes)
+        folder = Uploads(settings.uploads_path, settings.upload_bytes)
         app.state.state = State(settings, store, coordinator, folder, DiskUse(settings.data_path, store))
         app.state.followers = events.Followers(app.state.state)
         try:

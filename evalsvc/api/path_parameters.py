@@ -14,7 +14,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "checkpoint_id": "The id of the checkpoint.",
     "evaluation_id": "The id of the evaluation.",
     "artifact_id": "The id of the artifact.",
-    "upload_id": "The id of the upload.",
+    "sha256": "The SHA-256 of the file in hexadecimal digits.",
     "protocol_id": "The id of the protocol.",
 }
 """The description of each parameter by name. A description in a route takes precedence."""

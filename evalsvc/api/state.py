@@ -15,7 +15,7 @@ from evalsvc.api.middleware.conditional import Answers
 from evalsvc.api.middleware.threads import Threads
 from evalsvc.config import Settings, shown_url
 from evalsvc.errors import DatabaseUnusable, ReadOnly
-from evalsvc.files.uploads.folder import UploadFolder
+from evalsvc.files.uploads import Uploads
 from evalsvc.service.coordinator import Coordinator
 from evalsvc.store.disk_use import DiskUse
 from evalsvc.store.session import BUSY_TIMEOUT_MS, Store, translated
@@ -28,7 +28,7 @@ class State:
     settings: Settings
     store: Store
     coordinator: Coordinator
-    uploads: UploadFolder
+    uploads: Uploads
     disk: DiskUse
     lock: threading.Lock = field(default_factory=threading.Lock)
     """The lock of writing requests. Without the lock, two concurrent posts of a new run would both create the run."""

@@ -36,8 +36,14 @@ from evalsvc.cli.options import (
 from evalsvc.cli.progress import Transfer, print_news, show_bars, show_transfer
 from evalsvc.cli.tables import print_errors, print_left_out, print_metrics, print_warnings
 from evalsvc.cli.terminal import say
-from evalsvc.cli.uploads import uploaded_model, uploaded_path
-from evalsvc.cli.weights import absolute_uri, inline_layout, inline_model, local_file
+from evalsvc.cli.weights import (
+    absolute_uri,
+    inline_layout,
+    inline_model,
+    local_file,
+    uploaded_model,
+    uploaded_path,
+)
 from evalsvc.cli.wording import counted, in_options
 from evalsvc.client import OVER, Client
 from evalsvc.errors import InvalidRequest

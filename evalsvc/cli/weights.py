@@ -14,7 +14,7 @@ from evalsvc.checkpoints.reference import CheckpointRef, Virtual
 from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
-from evalsvc.families.reading import read_model_spec
+from evalsvc.families.reading import BY_TRANSFORMERS, find_model_config, read_model_spec, resolve_config
 from evalsvc.spec.layout import parse_layout
 
 Description: TypeAlias = Mapping[str, object] | None
@@ -75,6 +75,27 @@ def _virtual_reference(
 def inline_model(text: str | None, option: str = "--model") -> Description:
     """Return the model that an argument describes."""
     return None if text is None else _inline(option, text, read_model_spec)
+
+
+def uploaded_path(uri: str) -> str:
+    """Return the absolute path of a file to upload; refuse expressions and addresses."""
+    if is_virtual(uri) or "://" in uri:
+        raise InvalidRequest(f"--upload sends a file of this machine, and {uri} is no such file; leave --upload out")
+    return absolute_uri(uri)
+
+
+def uploaded_model(uri: str, model: str | None) -> Description:
+    """Return the model that `model` describes, or else the files next to a checkpoint, which are not uploaded."""
+    path = Path(uploaded_path(uri))
+    description = find_model_config(path) if model is None else inline_model(model)
+    if description == BY_TRANSFORMERS:  # the rest of the description is in the config.json next to the checkpoint
+        description = resolve_config(BY_TRANSFORMERS, path).model_dump(mode="json")
+    if description is None:
+        raise InvalidRequest(
+            f"no file next to {uri} describes its model: there is no params.txt, config.json or JSON file with "
+            "hidden_dim; describe the model by --model"
+        )
+    return description
 
 
 def inline_layout(text: str | None, option: str = "--layout") -> Description:

@@ -39,11 +39,9 @@ ROUTES = (
     (rf"DELETE /v1/suites/({_NAME})", "evalsvc suites delete \\1"),
     (rf"GET /v1/suites/({_NAME})", "evalsvc suites show \\1"),
     (r"GET /v1/suites", "evalsvc suites list --service"),
-    (rf"DELETE /v1/uploads/{_NAME}", "Client.delete_upload"),
     (r"(?:create a new upload with )?POST /v1/uploads", "send the file again: evalsvc submit RUN STEP FILE --upload"),
     (r"POST /v1/prune", "evalsvc artifacts prune"),
     (r"POST /v1/uploads", "evalsvc submit RUN STEP FILE --upload"),
-    (rf"DELETE /v1/uploads/{_NAME}", "curl -X DELETE URL/v1/uploads/ID"),
 )
 """Routes, and the commands that use them. A longer path precedes a path with which it begins."""
 

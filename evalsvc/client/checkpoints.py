@@ -6,9 +6,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from evalsvc.client.transport import MAX_PAGE, MethodGroup, query_of
-from evalsvc.client.uploads import UPLOAD_PATIENCE, Uploader, repeat_transient
+from evalsvc.client.uploads import TRANSIENT, UPLOAD_PATIENCE, Patience, Report, opened_upload
 from evalsvc.errors import RunBehind, UploadNotFound
-from evalsvc.files.uploads.local import LocalFile, Report
 from evalsvc.spec import documents
 
 
@@ -78,12 +77,13 @@ class CheckpointMethods(MethodGroup):
         sha256: str | None = None,
         patience: float = UPLOAD_PATIENCE,
         report: Report | None = None,
-    ) -> documents.Upload:
+    ) -> str:
         """Send a file to the service, or resume an upload that another call or another process began.
 
-        Post the file as a checkpoint with `uri` `upload:SHA256`. Give `sha256` if it is known; otherwise the file is
-        read twice. After `patience` seconds without progress the upload is given up; the service keeps the bytes that
-        arrived for a day. `report` is called with the activity (`reading` or `sending`), the bytes done and all bytes.
+        The result is the `uri` of the checkpoint to post, `upload:SHA256`. Give `sha256` if it is known; otherwise the
+        file is read twice. After `patience` seconds without progress the upload is given up; the service keeps the
+        bytes that arrived for a day. `report` is called with the activity (`reading` or `sending`), the bytes done and
+        all bytes.
 
         Raises:
             InvalidRequest: the file cannot be read, is empty, a folder, or larger than the space for uploads.
@@ -91,18 +91,10 @@ class CheckpointMethods(MethodGroup):
             Forbidden: the service takes no uploads.
             StorageFull: the service has no room for the file.
         """
-        with LocalFile(path) as file:
-            uploader = Uploader(self._transport)
-            uploader.require_possible(file)
-            return uploader.send(file, (sha256 or file.sha256(report)).lower(), patience, report)
-
-    def uploads(self, sha256: str | None = None) -> list[documents.Upload]:
-        """Return the uploads of this token that are not posted yet, or those of the file with a digest."""
-        return Uploader(self._transport).unposted(sha256)
-
-    def delete_upload(self, upload: str) -> None:
-        """Delete an upload with its bytes."""
-        Uploader(self._transport).delete(upload)
+        with opened_upload(self._transport, path) as upload:
+            sha256 = (sha256 or upload.sha256(report)).lower()
+            upload.send(sha256, patience, report)
+            return f"upload:{sha256}"
 
     def checkpoint(self, checkpoint: int) -> documents.Checkpoint:
         """Return a checkpoint; `in_use` says whether its file is still needed."""
@@ -153,18 +145,17 @@ class CheckpointMethods(MethodGroup):
     def _submit_upload(
         self, path: str, body: Mapping[str, object], patience: float, report: Report | None
     ) -> documents.Posted:
-        with LocalFile(path) as file:
-            uploader = Uploader(self._transport)
-            uploader.require_possible(file)
-            sha256 = str(body.get("sha256") or file.sha256(report)).lower()
+        with opened_upload(self._transport, path) as upload:
+            sha256 = str(body.get("sha256") or upload.sha256(report)).lower()
             body = {**body, "uri": f"upload:{sha256}"}
-
-            def post() -> documents.Posted:
-                return self._post(body, patience)
-
             try:
                 # The first post shows every other mistake in the request before the file is sent.
-                return post()
+                return self._post(body, patience)
             except UploadNotFound:
-                uploader.send(file, sha256, UPLOAD_PATIENCE, report)
-            return repeat_transient(post, UPLOAD_PATIENCE)
+                upload.send(sha256, UPLOAD_PATIENCE, report)
+        waiting = Patience(UPLOAD_PATIENCE)
+        while True:
+            try:
+                return self._post(body, patience)
+            except TRANSIENT as error:
+                waiting.wait(error)

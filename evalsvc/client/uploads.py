@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import random
+import stat
 import time
-from collections.abc import Callable
-from dataclasses import replace
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
 
 import httpx
 
-from evalsvc.client.transport import Transport, query_of, segment
+from evalsvc.client.transport import Transport
 from evalsvc.errors import (
+    CheckpointChanged,
     ChecksumMismatch,
     DatabaseUnusable,
     InvalidRequest,
@@ -22,11 +26,8 @@ from evalsvc.errors import (
     ServiceUnreachable,
     UploadConflict,
     UploadNotFound,
+    os_reason,
 )
-from evalsvc.files.uploads.local import LocalFile, Report
-from evalsvc.spec import documents
-
-T = TypeVar("T")
 
 PART_BYTES = 8 << 20
 """Bytes of a part of an upload: the most that a broken connection costs."""
@@ -36,106 +37,112 @@ UPLOAD_PATIENCE = 600.0
 
 FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0
 """Shortest and longest back-off between two attempts of a request, in seconds. Each delay is twice the delay before,
-times a random factor between 0.5 and 1.5."""
+times a random factor between 0.5 and 1.5, so that clients that lose a service together do not return together."""
 
 DIGEST_SPEED = 50_000_000
 """Bytes per second that a slow service hashes when it compares the digest of a whole file."""
 
-_TRANSIENT = (ServiceUnreachable, DatabaseUnusable, NotReady, RateLimited, UploadConflict)
+TRANSIENT = (ServiceUnreachable, DatabaseUnusable, NotReady, RateLimited, UploadConflict)
 """Errors after which the same request is sent again."""
 
-_RESUMABLE = (*_TRANSIENT, UploadNotFound, ChecksumMismatch)
-"""Errors of a part after which the upload resumes from the offset that the service names."""
+Report = Callable[[str, int, int], None]
+"""Function that is called with the activity (`reading` or `sending`), the bytes done and the size of the file."""
 
 _TUS = {"Tus-Resumable": "1.0.0"}
 
 
-class Uploader:
-    """The uploads of a token."""
+class Patience:
+    """The time until repeated requests are given up, and the back-off between them."""
 
-    def __init__(self, transport: Transport) -> None:
-        """Send all requests by `transport`."""
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin again, since there was progress."""
+        self._until, self._delay = time.monotonic() + self._seconds, FIRST_DELAY
+
+    def wait(self, error: Exception) -> None:
+        """Sleep before the next attempt; raise `error` if the time is over."""
+        if time.monotonic() > self._until:
+            raise error
+        time.sleep(self._delay * (0.5 + random.random()))
+        self._delay = min(2 * self._delay, LONGEST_DELAY)
+
+
+class Upload:
+    """A file of this machine on its way to the service."""
+
+    def __init__(self, transport: Transport, path: Path, file: BinaryIO) -> None:
+        """Send `file`, which is open at `path`, by `transport`; see `opened_upload`."""
         self._transport = transport
+        self._path = path
+        self._file = file
+        self._status = os.fstat(file.fileno())
+        self.size = self._status.st_size
 
-    def unposted(self, sha256: str | None = None) -> list[documents.Upload]:
-        """Return the uploads that are not posted yet, or those of the file with a digest."""
-        return self._transport.get(documents.Uploads, "/v1/uploads", query_of(sha256=sha256)).uploads
-
-    def delete(self, upload: str) -> None:
-        """Delete an upload with its bytes."""
-        self._require_success(self._transport.request("DELETE", f"/v1/uploads/{segment(upload)}"))
-
-    def require_possible(self, file: LocalFile) -> None:
-        """Raise the error that an upload would end in, before a large file is read.
+    def sha256(self, report: Report | None) -> str:
+        """Return the SHA-256 of the whole file in hexadecimal digits.
 
         Raises:
-            Forbidden: the service takes no uploads.
-            InvalidRequest: the file has more bytes than all uploads of the service may take.
+            CheckpointChanged: the file changed while it was read.
         """
-        response = self._transport.request("OPTIONS", "/v1/uploads")
-        self._require_success(response)
-        limit = response.headers.get("tus-max-size", "")
-        if limit.isdigit() and file.size > int(limit):
-            raise InvalidRequest(
-                f"{file.path} has {file.size:,} bytes, and all uploads of the service together may take "
-                f"{int(limit):,}; have the operator raise EVALSVC_UPLOAD_BYTES, or post a path that the service can "
-                "read, without --upload"
-            )
-
-    def send(self, file: LocalFile, sha256: str, patience: float, report: Report | None) -> documents.Upload:
-        """Send a file in parts, each from the offset that the service names, until the service has the whole file."""
-
-        def find_or_begin() -> documents.Upload:
-            return self._find_or_begin(file, sha256)
-
-        upload = repeat_transient(find_or_begin, patience)
-        progress_at, delay = time.monotonic(), FIRST_DELAY
-        while not upload.complete:
+        digest = hashlib.sha256()
+        while block := self._file.read(PART_BYTES):
+            digest.update(block)
             if report is not None:
-                report("sending", upload.offset, file.size)
+                report("reading", self._file.tell(), self.size)
+        self._require_unchanged()
+        return digest.hexdigest()
+
+    def send(self, sha256: str, patience: float, report: Report | None) -> None:
+        """Send the file in parts, each from the offset that the service names, until the service has verified it."""
+        waiting = Patience(patience)
+        offset: int | None = None
+        while True:
             try:
-                upload = self._send_part(file, upload)
-                progress_at, delay = time.monotonic(), FIRST_DELAY
-            except _RESUMABLE:
-                if time.monotonic() - progress_at > patience:
-                    raise
-                delay = _back_off(delay)
-                upload = repeat_transient(find_or_begin, patience)
-        file.require_unchanged()
-        return upload
+                if offset is None:
+                    offset = self._begin(sha256)
+                if report is not None:
+                    report("sending", offset, self.size)
+                # When no bytes are left, an empty part makes the service compare the digest.
+                offset = self._send_part(sha256, offset)
+            except (*TRANSIENT, UploadNotFound, ChecksumMismatch) as error:
+                waiting.wait(error)
+                offset = None
+                continue
+            if offset == self.size:
+                break
+            waiting.renew()
+        self._require_unchanged()
 
-    def _find_or_begin(self, file: LocalFile, sha256: str) -> documents.Upload:
-        for upload in self.unposted(sha256):
-            if upload.length == file.size:
-                return upload
-        metadata = {"sha256": sha256, "filename": file.name}
-        pairs = (f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in metadata.items())
-        headers = {"Upload-Length": str(file.size), "Upload-Metadata": ",".join(pairs)}
-        response = self._transport.request("POST", "/v1/uploads", headers=_TUS | headers)
-        return self._transport.parse(documents.Upload, self._transport.read(response), "POST", "/v1/uploads")
+    def _begin(self, sha256: str) -> int:
+        """Create the upload unless the service has it; return the number of bytes that the service has."""
+        encoded = base64.b64encode(sha256.encode()).decode()
+        headers = {"Upload-Length": str(self.size), "Upload-Metadata": f"sha256 {encoded}"}
+        return self._offset(self._transport.request("POST", "/v1/uploads", headers=_TUS | headers))
 
-    def _send_part(self, file: LocalFile, upload: documents.Upload) -> documents.Upload:
-        """Send the next part. When no bytes are left, an empty part makes the service compare the digest."""
-        part = file.part(upload.offset, PART_BYTES)
+    def _send_part(self, sha256: str, offset: int) -> int:
+        self._file.seek(offset)
+        part = self._file.read(PART_BYTES)
+        if len(part) < min(PART_BYTES, self.size - offset):
+            self._require_unchanged()
         digest = base64.b64encode(hashlib.sha256(part).digest()).decode()
         headers = {
             "Content-Type": "application/offset+octet-stream",
-            "Upload-Offset": str(upload.offset),
+            "Upload-Offset": str(offset),
             "Upload-Checksum": f"sha256 {digest}",
         }
         timeout = self._transport.timeout
-        if upload.offset + len(part) == upload.length and timeout.read is not None:
-            timeout = httpx.Timeout(**timeout.as_dict() | {"read": timeout.read + upload.length / DIGEST_SPEED})
-        path = f"/v1/uploads/{segment(upload.id)}"
-        response = self._transport.request("PATCH", path, headers=_TUS | headers, content=part, timeout=timeout)
-        self._require_success(response)
-        offset = response.headers.get("upload-offset", "")
-        if not offset.isdigit():
-            self._transport.refuse(response)
-        return replace(upload, offset=int(offset), complete=int(offset) == upload.length)
+        if offset + len(part) >= self.size and timeout.read is not None:
+            timeout = httpx.Timeout(**timeout.as_dict() | {"read": timeout.read + self.size / DIGEST_SPEED})
+        path = f"/v1/uploads/{sha256}"
+        return self._offset(
+            self._transport.request("PATCH", path, headers=_TUS | headers, content=part, timeout=timeout)
+        )
 
-    def _require_success(self, response: httpx.Response) -> None:
-        """Raise the error of an answer that has no document."""
+    def _offset(self, response: httpx.Response) -> int:
+        """Return the number of bytes that the service has, or raise the error that it answered with."""
         if response.status_code == httpx.codes.REQUEST_TIMEOUT:
             raise ServiceUnreachable(f"the connection to {self._transport.shown_url} stalled while a part was sent")
         is_from_service = response.headers.get("content-type", "").startswith("application/problem+json")
@@ -146,24 +153,60 @@ class Uploader:
             )
         if not response.is_success:
             self._transport.read(response)
+        offset = response.headers.get("upload-offset", "")
+        if not offset.isdigit():
+            self._transport.refuse(response)
+        return int(offset)
+
+    def _require_unchanged(self) -> None:
+        """Raise CheckpointChanged if the file was changed since it was opened."""
+        now = os.fstat(self._file.fileno())
+        if (now.st_size, now.st_mtime_ns) != (self.size, self._status.st_mtime_ns):
+            raise CheckpointChanged(
+                f"{self._path} was written to while it was sent; submit it once it is complete, or a copy of it"
+            )
 
 
-def repeat_transient(request: Callable[[], T], patience: float) -> T:
-    """Return what `request` returns; repeat the request while the error is transient, for `patience` seconds."""
-    begun, delay = time.monotonic(), FIRST_DELAY
-    while True:
-        try:
-            return request()
-        except _TRANSIENT:
-            if time.monotonic() - begun > patience:
-                raise
-        delay = _back_off(delay)
+@contextmanager
+def opened_upload(transport: Transport, path: str) -> Iterator[Upload]:
+    """Open a file to upload. A file that cannot be uploaded is refused before it is read.
 
-
-def _back_off(delay: float) -> float:
-    """Sleep for about `delay` seconds, and return the next delay.
-
-    Clients that lose a service at the same moment must not all return at the same moment, so the delay is random.
+    Raises:
+        InvalidRequest: the file does not exist, cannot be read, is empty, a folder or another special file, or has more
+            bytes than all uploads of the service may take.
+        Forbidden: the service takes no uploads.
     """
-    time.sleep(delay * (0.5 + random.random()))
-    return min(2 * delay, LONGEST_DELAY)
+    real = Path(path).expanduser()
+    try:
+        status = real.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
+            raise InvalidRequest(f"{real} {_fault(status.st_mode)}")
+        file = real.open("rb")
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(
+            f"{real} cannot be read: {os_reason(error)}; give the path of a file of this machine"
+        ) from None
+    with file:
+        response = transport.request("OPTIONS", "/v1/uploads")
+        if not response.is_success:
+            transport.read(response)
+        limit = response.headers.get("tus-max-size", "")
+        upload = Upload(transport, real, file)
+        if limit.isdigit() and upload.size > int(limit):
+            raise InvalidRequest(
+                f"{real} has {upload.size:,} bytes, and all uploads of the service together may take {int(limit):,}; "
+                "have the operator raise EVALSVC_UPLOAD_BYTES, or post a path that the service can read, without "
+                "--upload"
+            )
+        yield upload
+
+
+def _fault(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return (
+            "is a folder, and one file can be uploaded; give the file with the weights, or post the folder by a path "
+            "that the service can read, without --upload"
+        )
+    if not stat.S_ISREG(mode):
+        return "is no file on a disk; give the file with the weights"
+    return "is empty; submit the file once it is written"

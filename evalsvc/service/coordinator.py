@@ -25,7 +25,7 @@ from evalsvc.cluster.outcomes import Outcome
 from evalsvc.config import Settings
 from evalsvc.errors import Cancelled, DatabaseInUse, InternalError
 from evalsvc.files.artifacts import naming
-from evalsvc.files.uploads.folder import SWEEP_EVERY, UploadFolder
+from evalsvc.files.uploads import SWEEP_EVERY, Uploads
 from evalsvc.messages import ShardError, ShardResult, unpack_result
 from evalsvc.service.attempt_errors import deadline_exceeded, output_lost, worker_died
 from evalsvc.service.in_flight import AtWork, InFlight, Rate
@@ -425,8 +425,8 @@ class Coordinator:
         if time.monotonic() < self._sweep_uploads_at:
             return
         self._sweep_uploads_at = time.monotonic() + SWEEP_EVERY
-        if removed := UploadFolder(self._settings.uploads_path, self._settings.upload_bytes).sweep():
-            log.info("%d uploads that expired, or were half removed, were removed", removed)
+        if removed := Uploads(self._settings.uploads_path, self._settings.upload_bytes).sweep():
+            log.info("%d uploads that expired were removed", removed)
 
     def _count(self, item: InFlight, outcome: Outcome) -> None:
         task = item.assignment.task_id

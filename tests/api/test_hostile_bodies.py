@@ -124,17 +124,19 @@ def suites() -> Iterator[Attack]:
 
 
 def uploads() -> Iterator[Attack]:
-    digest = base64.b64encode(hashlib.sha256(b"").hexdigest().encode()).decode()
+    def digest(content: bytes) -> str:
+        return base64.b64encode(hashlib.sha256(content).hexdigest().encode()).decode()
+
     for what, metadata in {
-        "a name": f"sha256 {digest},filename {base64.b64encode(b'a' * 2000).decode()}",
+        "a name": f"sha256 {digest(b'a name')},filename {base64.b64encode(b'a' * 2000).decode()}",
         "keys": ",".join(f"k{index} YQ==" for index in range(600)),
         "too long": "a" * 30_000,
     }.items():
         for length in ("1", "9007199254740991", "100000000"):
             headers = {"Upload-Length": length, "Upload-Metadata": metadata}
             yield Attack(f"upload of {what}", "POST", "/v1/uploads", b"", PART, headers)
-    headers = {"Upload-Length": "50000000", "Upload-Metadata": f"sha256 {digest}"}
-    for _ in range(16):
+    for number in range(16):
+        headers = {"Upload-Length": "50000000", "Upload-Metadata": f"sha256 {digest(bytes(number))}"}
         yield Attack("an upload of nothing", "POST", "/v1/uploads", b"", PART, headers)
     for size in (1, 10_000_000, 50_000_000):
         for checksum in ({}, {"Upload-Checksum": f"sha1 {base64.b64encode(bytes(20)).decode()}"}):

@@ -9,7 +9,7 @@ import pytest
 from app_in_process import app_on_port
 from console import Command
 
-from evalsvc.cli.uploads import uploaded_model
+from evalsvc.cli.weights import uploaded_model
 
 RUN = Path(__file__).parents[2] / "evalsvc" / "miniature" / "runs" / "pretrained"
 FILE = RUN / "checkpoints" / "epoch_1.pt"

@@ -1,5 +1,6 @@
 """Files that the client sends, over connections and to services that fail."""
 
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from app_in_process import App, app_in_process
 
 from evalsvc.client import Client
-from evalsvc.errors import CheckpointChanged, Forbidden, InvalidRequest, ServiceUnreachable
+from evalsvc.errors import CheckpointChanged, InvalidRequest, ServiceUnreachable
 
 
 @pytest.fixture
@@ -50,10 +51,10 @@ def test_a_file_is_sent_and_posted(taking: tuple[App, Client], file: Path) -> No
     options: dict[str, Any] = {"model": "open_lm_160m", "upload": True, "report": lambda *report: said.append(report)}
     posted = client.submit("run-a", 25, str(file), suites=["loss"], **options)
     assert uploaded(app) == file.read_bytes()
-    assert said == [("reading", 5120, 5120), *(("sending", offset, 5120) for offset in range(0, 5120, 1000))]
+    read = [("reading", min(done, 5120), 5120) for done in range(1000, 6001, 1000)]
+    assert said == [*read, *(("sending", offset, 5120) for offset in range(0, 5120, 1000))]
     assert client.submit("run-a", 25, str(file), suites=["loss"], **options) == posted
-    assert len(said) == 8, "what the service has is not sent again"
-    assert client.uploads() == []
+    assert said[12:] == read, "what the service has is not sent again"
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -79,14 +80,11 @@ def test_an_upload_goes_on_after_every_failure(
             return handle(damaged)
         return handle(request)
 
-    upload = client.upload(str(file))
-    client.delete_upload(upload.id)
     monkeypatch.setattr(app.transport, "handle_request", unreliable)
-    upload = client.upload(str(file))
-    assert upload.complete
-    assert count > 8
+    uri = client.upload(str(file))
+    assert count > 13
     monkeypatch.undo()
-    client.submit("run-a", 25, str(file), model="open_lm_160m", upload=True)
+    client.submit("run-a", 25, uri, model="open_lm_160m")
     assert uploaded(app) == file.read_bytes()
 
 
@@ -103,10 +101,10 @@ def test_another_process_finds_the_upload_and_goes_on(taking: tuple[App, Client]
 
     with pytest.raises(Killed):
         client.upload(str(file), report=die)
-    [half] = client.uploads()
-    assert (half.offset, half.complete, half.name) == (3000, False, "epoch_7.pt")
+    said: list[tuple[str, int, int]] = []
     with Client("http://evalsvc", transport=app.transport) as other:
-        assert other.upload(str(file)).id == half.id
+        other.upload(str(file), report=lambda *report: said.append(report))
+    assert [done for what, done, _ in said if what == "sending"] == [3000, 4000, 5000]
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -122,16 +120,6 @@ def test_an_upload_is_given_up_in_time(taking: tuple[App, Client], file: Path, m
     monkeypatch.setattr(app.transport, "handle_request", refuse)
     with pytest.raises(ServiceUnreachable, match="connection refused"):
         client.upload(str(file), patience=0.05)
-    assert client.uploads()[0].offset == 0, "what was sent stays"
-
-
-def test_a_service_without_uploads_says_so(file: Path, tmp_path: Path) -> None:
-    with (
-        app_in_process(tmp_path / "data") as app,
-        Client("http://evalsvc", transport=app.transport) as client,
-        pytest.raises(Forbidden, match="EVALSVC_UPLOAD_BYTES is 0"),
-    ):
-        client.submit("run-a", 25, str(file), upload=True)
 
 
 def test_a_file_that_is_too_large_is_refused_before_it_is_read(taking: tuple[App, Client], tmp_path: Path) -> None:
@@ -147,14 +135,35 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_read(taking: tuple[App
 
 
 def test_a_file_that_cannot_be_sent(taking: tuple[App, Client], file: Path, tmp_path: Path) -> None:
-    _, client = taking
-    with pytest.raises(InvalidRequest, match="is a folder"):
-        client.submit("run-a", 25, str(tmp_path), upload=True)
+    app, client = taking
+    (tmp_path / "empty").touch()
+    os.mkfifo(tmp_path / "pipe")
+    for path, words in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "nowhere", "no such file.*; "),
+        (tmp_path / "empty", "is empty"),
+        (tmp_path / "pipe", "no file on a disk"),
+    ):
+        with pytest.raises(InvalidRequest, match=f"{path}.*{words}"):
+            client.submit("run-a", 25, str(path), upload=True)
     with pytest.raises(InvalidRequest, match="model is missing"):
         client.submit("run-a", 25, str(file), upload=True)
     with pytest.raises(CheckpointChanged, match="was announced"):
         client.upload(str(file), sha256="0" * 64)
-    assert client.uploads() == []
+    assert os.listdir(app.settings.uploads_path) == []
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize(("what", "done"), [("reading", 2000), ("sending", 2000)])
+def test_a_file_that_is_written_to_is_noticed(taking: tuple[App, Client], file: Path, what: str, done: int) -> None:
+    _app, client = taking
+
+    def truncate(*report: object) -> None:
+        if report == (what, done, 5120):
+            os.truncate(file, 2500)
+
+    with pytest.raises(CheckpointChanged, match="once it is complete"):
+        client.upload(str(file), report=truncate)
 
 
 def test_a_proxy_that_refuses_parts_is_named(

@@ -22,10 +22,7 @@ WITHOUT_ROUTE = {
 
 ONLY_BY_REST = {
     "OPTIONS /v1/uploads",
-    "GET /v1/uploads",
-    "HEAD /v1/uploads/{upload_id}",
-    "GET /v1/uploads/{upload_id}",
-    "DELETE /v1/uploads/{upload_id}",
+    "GET /v1/uploads/{sha256}",
 }
 """Routes for a client that resumes an upload."""
 

@@ -16,8 +16,8 @@ ACCEPTED = ["2xx", "3xx", "401", "403", "404", "409", "410", "429"]
 """How a request may be answered that is right by its schema."""
 
 CURSOR = "a cursor is one that a page before gave, and `from` is at most `to`"
-REFUSED = ["400", "401", "403", "404", "405", "406", "409", "412", "415", "422", "428", "429", "5xx"]
-"""How a request may be answered that is wrong by its schema; 412 is of another version of tus."""
+REFUSED = ["400", "401", "403", "404", "405", "406", "409", "412", "413", "415", "422", "428", "429", "460", "5xx"]
+"""How a request may be answered that is wrong by its schema; 412, 413 and 460 are of tus."""
 
 REFUSED_BY_MEANING = {
     "GET /v1/runs": CURSOR,
@@ -28,8 +28,8 @@ REFUSED_BY_MEANING = {
     "GET /v1/protocols": CURSOR,
     "GET /v1/suites": CURSOR,
     "POST /v1/checkpoints": "its file must be there, and what it names, or its expression, must make sense",
-    "POST /v1/uploads": "its metadata has a digest, and an empty file is none",
-    "PATCH /v1/uploads/{upload_id}": "the checksum is the digest of the body",
+    "POST /v1/uploads": "its metadata has a digest, an empty file is none, and a large one has no room",
+    "PATCH /v1/uploads/{sha256}": "the checksum is the digest of the body, which is no longer than the rest",
     "PUT /v1/suites/{name}": "each kind of task has parameters of its own, which the document does not have",
     "GET /v1/runs/{run}/metrics": "`points` and `limit` exclude one another, and a cursor is of a page before",
     "POST /v1/runs/{run}/metrics": "columns have one length, steps are there once, series are distinct",
@@ -41,7 +41,7 @@ REFUSED_BY_MEANING = {
     "GET /v1/compare/curves": "a level lies between 0 and 1",
     "GET /v1/evaluations/{evaluation_id}/events": "an event must have been there",
 }
-"""Operations that refuse, by 422, what their schema allows, and why no schema can say so."""
+"""Operations that refuse, by 422 or a status of tus, what their schema allows, and why no schema can say so."""
 
 
 NOT_STORABLE = ("has a NUL character", "has a NUL or an unpaired surrogate")
@@ -127,7 +127,7 @@ def _make_realistic(document: dict[str, Any], weights: Path) -> None:
 def _config(
     url: str, examples: int, seed: int, headers: Mapping[str, str] | None, phases: Mapping[str, bool]
 ) -> SchemathesisConfig:
-    refused = {"positive_data_acceptance": {"expected-statuses": [*ACCEPTED, "422"]}}
+    refused = {"positive_data_acceptance": {"expected-statuses": [*ACCEPTED, "413", "422", "460"]}}
     return SchemathesisConfig.from_dict(
         {
             "base-url": url,

@@ -25,7 +25,7 @@ MAX_IMPORT = 16_000_000
 IMPORTS = compile_path("/v1/runs/{run}/metrics")[0]
 """The path of the route for imports, whose POST takes bodies of up to MAX_IMPORT bytes."""
 
-UPLOADS = compile_path("/v1/uploads/{upload_id}")[0]
+UPLOADS = compile_path("/v1/uploads/{sha256}")[0]
 """The path of the route for parts of uploads, whose PATCH takes bodies of any length: the route checks the length of
 the upload, and writes the body to the disk as it arrives."""
 

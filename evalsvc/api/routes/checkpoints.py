@@ -37,15 +37,15 @@ from evalsvc.checkpoints.remote.model_files import find_remote_model_config
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, InvalidLayout, InvalidRequest, UploadNotFound
 from evalsvc.families.reading import find_model_config, read_model_spec, require_one_model
-from evalsvc.files.uploads.stored import StoredUpload
+from evalsvc.files.uploads import Upload
 from evalsvc.spec import documents
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.paths import local_data
 from evalsvc.store.lists.checkpoints import checkpoints_view
-from evalsvc.store.lookup import find_checkpoint, step_of
+from evalsvc.store.lookup import current_checkpoint, find_checkpoint, get_or_create_run, step_of
 from evalsvc.store.queue.references import checkpoint_reference
 from evalsvc.store.runs.posting import Submission, Submitted, submit
-from evalsvc.store.runs.uploaded import needs_file, posted_upload
+from evalsvc.store.runs.uploaded import needs_file
 from evalsvc.store.runs.virtual import Resolved, has_files, resolve_expression
 from evalsvc.store.tables import Checkpoint
 from evalsvc.store.views import checkpoint_view, evaluation_summary
@@ -129,9 +129,9 @@ def _post_upload(body: CheckpointInput, sha256: str, state: State, owner: str | 
 
     Raises:
         UploadNotFound: the file is needed, and no finished upload of this owner has this digest.
-        UploadConflict, CheckpointChanged: see `UploadFolder.verify`.
+        CheckpointChanged: see `Uploads.verify`.
     """
-    upload = state.uploads.verified(sha256, owner)
+    upload = _verified_upload(state, sha256, owner)
     with releasing, state.writing() as session:
         submission = _uploaded_submission(session, body, sha256, upload, state.settings)
         submitted = _enter(session, state.settings, submission, body.suites)
@@ -139,17 +139,26 @@ def _post_upload(body: CheckpointInput, sha256: str, state: State, owner: str | 
             if upload is None:
                 raise _not_uploaded(sha256)
             copy = spooled(state.settings.data_path, submitted.checkpoint.id)
-            keep_upload(copy, state.uploads.path(upload), Path(submission.path).name)
+            keep_upload(copy, upload.path, Path(submission.path).name)
             submitted.checkpoint.spool_state = "ready"
         content = _posted(session, submitted)
     if upload is not None:
         with suppress(EvalsvcError):  # the post is stored, and the rest of the upload expires
-            state.uploads.delete(upload.id, owner)
+            state.uploads.delete(owner, sha256)
     return content, submitted.created
 
 
+def _verified_upload(state: State, sha256: str, owner: str | None) -> Upload | None:
+    """Return the finished upload of a file after comparing its digest; None if the owner has none."""
+    try:
+        upload = state.uploads.find(owner, sha256)
+        return None if upload.remaining else state.uploads.verify(owner, sha256)
+    except UploadNotFound:
+        return None
+
+
 def _uploaded_submission(
-    session: Session, body: CheckpointInput, sha256: str, upload: StoredUpload | None, settings: Settings
+    session: Session, body: CheckpointInput, sha256: str, upload: Upload | None, settings: Settings
 ) -> Submission:
     if body.sha256 is not None and body.sha256.lower() != sha256:
         raise InvalidRequest(f"sha256 is {body.sha256}, but uri names the SHA-256 {sha256}; leave sha256 out")
@@ -160,7 +169,9 @@ def _uploaded_submission(
     assert body.run is not None, "required by the schema"
     assert body.step is not None, "required by the schema"
     uri, variant = UPLOAD + sha256, body.variant or "raw"
-    existing = posted_upload(session, body.run, body.step, variant, uri)
+    existing = current_checkpoint(session, get_or_create_run(session, body.run).id, body.step, variant)
+    if existing is not None and existing.uri != uri:
+        existing = None
     if body.model is None and existing is None:
         raise InvalidRequest(
             "model is missing, and an uploaded file has no model configuration next to it; give model: a registered "

@@ -1,27 +1,36 @@
-"""Routes of uploads: clients send files in parts by the tus protocol, and parts are written to the disk in pieces."""
+"""Routes of uploads: clients send files in parts by the protocol tus 1.0, and parts are written as they arrive."""
 
 from __future__ import annotations
 
-from contextlib import suppress
+import base64
+import binascii
+import hashlib
+import re
+from email.utils import format_datetime
 from typing import Annotated, Any
 
-from fastapi import Header, Path, Query, Request, Response
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from fastapi import Depends, Header, Path, Request, Response
+from pydantic import BeforeValidator, WithJsonSchema
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from evalsvc.api import tus
 from evalsvc.api.errors import PROBLEM_CONTENT, PROBLEMS
-from evalsvc.api.json_answer import JsonAnswer, document
 from evalsvc.api.middleware.access import TokenName
 from evalsvc.api.routing import router_of
-from evalsvc.api.schemas import Input
 from evalsvc.api.state import CurrentState, State
-from evalsvc.errors import EvalsvcError, Forbidden, InvalidRequest
-from evalsvc.files.uploads.part import ALGORITHMS, PartWriter
-from evalsvc.files.uploads.stored import StoredUpload
-from evalsvc.spec import documents
+from evalsvc.errors import Forbidden, InvalidRequest
+from evalsvc.files.uploads import Part, Upload
 from evalsvc.store.runs.uploaded import uploaded_bytes
+
+VERSION = "1.0.0"
+
+EXTENSIONS = "creation,checksum,expiration"
+
+PART_TYPE = "application/offset+octet-stream"
+"""The content type of a part."""
+
+HEADERS = {"Tus-Resumable": VERSION, "Tus-Version": VERSION, "Cache-Control": "no-store"}
+"""Headers of every successful answer."""
 
 PIECE_BYTES = 1 << 20
 """The size of a piece: the bytes of a part that are buffered in memory and written together."""
@@ -30,24 +39,52 @@ FULL: dict[int | str, dict[str, Any]] = {
     507: {"description": "The disk or the space for uploads is full.", "content": PROBLEM_CONTENT}
 }
 
-router = router_of(prefix="/v1/uploads", tags=["uploads"], responses=PROBLEMS)
 
-UploadId = Annotated[str, Path(examples=["5d41402abc4b2a76b9719d911017c592"])]
-
-Bytes = Annotated[
-    int, BeforeValidator(tus.number), WithJsonSchema({"type": "integer", "minimum": 0, "maximum": tus.MAX_BYTES})
-]
-
-Version = Annotated[
-    str | None,
-    WithJsonSchema({"type": "string", "enum": [tus.VERSION]}),
-    Header(alias="Tus-Resumable", description="The version of tus."),
-]
+def _bytes(text: object) -> int:
+    if not isinstance(text, str) or not re.fullmatch("[0-9]{1,16}", text):
+        raise ValueError(f"{str(text)[:40]!r} is not a number of bytes; give a whole number")
+    return int(text)
 
 
-class UploadsQuery(Input):
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
-    """Only uploads of the file with this digest."""
+Bytes = Annotated[int, BeforeValidator(_bytes), WithJsonSchema({"type": "integer", "minimum": 0, "maximum": 2**53})]
+
+UploadSha256 = Annotated[str, Path(examples=[hashlib.sha256(b"weights").hexdigest()])]
+
+
+async def require_supported(
+    request: Request,
+    state: CurrentState,
+    version: Annotated[
+        str | None,
+        WithJsonSchema({"type": "string", "enum": [VERSION]}),
+        Header(alias="Tus-Resumable", description="The version of tus."),
+    ] = None,
+) -> None:
+    """Refuse requests to a service without uploads, of other versions of tus, and of unsupported extensions."""
+    if state.settings.upload_bytes <= 0:
+        raise Forbidden(
+            "this service takes no uploads, since EVALSVC_UPLOAD_BYTES is 0; post a path that the service can read (a "
+            "shared disk, or s3://, gs://, hf:// or https:// if EVALSVC_SCHEMES allows the scheme), or ask the "
+            "operator to set EVALSVC_UPLOAD_BYTES to the bytes that uploads may take"
+        )
+    if version not in (None, VERSION):
+        raise HTTPException(
+            412, f"Tus-Resumable: {version[:40]!r} is not supported; send {VERSION}, or leave the header out", HEADERS
+        )
+    # A client must not believe that one of these headers had an effect.
+    for name in ("Upload-Concat", "Upload-Defer-Length"):
+        if name in request.headers:
+            raise InvalidRequest(
+                f"{name}: this extension of tus is not supported; leave the header out, and send one file with its "
+                f"Upload-Length. Supported: {EXTENSIONS}"
+            )
+    if request.method != "GET":
+        state.require_writer()
+
+
+router = router_of(
+    prefix="/v1/uploads", tags=["uploads"], responses=PROBLEMS, dependencies=[Depends(require_supported)]
+)
 
 
 @router.options(
@@ -58,23 +95,23 @@ class UploadsQuery(Input):
     responses={204: {"description": "The headers say what is supported."}},
 )
 async def options(state: CurrentState) -> Response:
-    _require_on(state)
     supported = {
-        "Tus-Extension": tus.EXTENSIONS,
+        "Tus-Extension": EXTENSIONS,
         "Tus-Max-Size": str(state.settings.upload_bytes),
-        "Tus-Checksum-Algorithm": ",".join(ALGORITHMS),
+        "Tus-Checksum-Algorithm": "sha256,sha1",
     }
-    return Response(status_code=204, headers=tus.HEADERS | supported)
+    return Response(status_code=204, headers=HEADERS | supported)
 
 
 @router.post(
     "",
     status_code=201,
-    summary="Create an upload",
+    summary="Create an upload, or find the upload of the same file",
     description="Announce a file by its length and SHA-256, and then send the file in parts by `PATCH` to the URL in "
-    "`Location`. After the last byte, post the checkpoint with `uri: upload:SHA256`. The operator enables uploads with "
-    "`EVALSVC_UPLOAD_BYTES`. An upload expires a day after its last byte.",
-    responses=document(201, "The upload; `Location` is its URL.", documents.Upload) | FULL,
+    "`Location`, from the byte in `Upload-Offset`. After the last byte, post the checkpoint with `uri: upload:SHA256`. "
+    "The operator enables uploads with `EVALSVC_UPLOAD_BYTES`. An upload expires a day after its last byte.",
+    response_class=Response,
+    responses=FULL | {201: {"description": "`Location` is the URL of the upload, `Upload-Offset` its bytes so far."}},
 )
 async def post_upload(
     request: Request,
@@ -82,74 +119,47 @@ async def post_upload(
     owner: TokenName,
     length: Annotated[Bytes, Header(alias="Upload-Length", description="Bytes of the whole file, at least 1.")],
     metadata: Annotated[
-        str | None,
-        WithJsonSchema({"type": "string", "maxLength": tus.MAX_METADATA}),
+        str,
         Header(
             alias="Upload-Metadata",
-            description="`sha256 BASE64`, and optionally `,filename BASE64`: the SHA-256 of the whole file in "
-            "hexadecimal digits and the name to show, each encoded in base64.",
-            examples=[tus.EXAMPLE_METADATA],
+            max_length=4096,
+            description="`sha256 BASE64`: the SHA-256 of the whole file in hexadecimal digits, encoded in base64. "
+            "Other keys are ignored.",
+            examples=["sha256 " + base64.b64encode(hashlib.sha256(b"weights").hexdigest().encode()).decode()],
         ),
-    ] = None,
-    version: Version = None,
-) -> JsonAnswer:
-    _require_on(state)
-    state.require_writer()
-    tus.require_version(version, request.headers)
+    ],
+) -> Response:
     if "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0":
         raise InvalidRequest("POST /v1/uploads takes no body; send the file by PATCH to the URL in Location")
-    announced = tus.read_metadata(metadata)
-    _require_size(length, state.settings.upload_bytes)
-    upload = await state.threads.run("upload", _create, state, length, announced, owner)
-    headers = _headers(upload) | {"Location": f"{router.prefix}/{upload.id}"}
-    return JsonAnswer(_view(upload), 201, headers=headers)
+    sha256, limit = _sha256(metadata), state.settings.upload_bytes
+    if length == 0:
+        raise InvalidRequest("Upload-Length is 0, and an empty file is no checkpoint; check that the file was written")
+    if length > limit:
+        raise HTTPException(
+            413,
+            f"the file has {length:,} bytes, and all uploads together may take {limit:,} (EVALSVC_UPLOAD_BYTES); ask "
+            "the operator to raise EVALSVC_UPLOAD_BYTES, or post a path that the service can read",
+        )
+    kept_bytes = await state.threads.run("upload", _kept_bytes, state)
+    upload = await state.threads.run("upload", state.uploads.create, owner, sha256, length, kept_bytes)
+    headers = _headers(upload) | {"Location": f"{router.prefix}/{sha256}"}
+    return Response(status_code=201, headers=headers)
 
 
 @router.get(
-    "",
-    summary="List unfinished uploads, and finished uploads without a checkpoint",
-    description="The list has the uploads of the request's token. A restarted client finds its upload by the digest of "
-    "the file, and resumes from `offset`.",
-    responses=document(200, "At most 16 uploads.", documents.Uploads),
+    "/{sha256}",
+    status_code=204,
+    summary="Get the offset of an upload, also by HEAD",
+    description="`Upload-Offset` is the number of bytes that have arrived, at which the next part starts.",
+    responses={204: {"description": "`Upload-Offset`, `Upload-Length` and `Upload-Expires`."}},
 )
-async def list_uploads(query: Annotated[UploadsQuery, Query()], state: CurrentState, owner: TokenName) -> JsonAnswer:
-    _require_on(state)
-    sha256 = None if query.sha256 is None else query.sha256.lower()
-    uploads = await state.threads.run("upload", state.uploads.of_owner, owner, sha256)
-    return JsonAnswer(documents.Uploads(uploads=[_view(upload) for upload in uploads]))
-
-
-@router.head(
-    "/{upload_id}",
-    summary="Get the offset of an upload",
-    description="`Upload-Offset` is the number of bytes on the disk, at which the next part starts.",
-    response_class=Response,
-    responses={200: {"description": "`Upload-Offset`, `Upload-Length` and `Upload-Expires`."}},
-)
-async def head_upload(
-    upload_id: UploadId, request: Request, state: CurrentState, owner: TokenName, version: Version = None
-) -> Response:
-    _require_on(state)
-    tus.require_version(version, request.headers)
-    upload = await state.threads.run("upload", state.uploads.find, upload_id, owner)
-    return Response(headers=_headers(upload))
-
-
-@router.get(
-    "/{upload_id}",
-    summary="Get an upload with its offset and length",
-    description="The answer has the content of the headers of `HEAD` as a document, and says whether the upload is "
-    "complete.",
-    responses=document(200, "The upload.", documents.Upload),
-)
-async def get_upload(upload_id: UploadId, state: CurrentState, owner: TokenName) -> JsonAnswer:
-    _require_on(state)
-    upload = await state.threads.run("upload", state.uploads.find, upload_id, owner)
-    return JsonAnswer(_view(upload), headers=_headers(upload))
+async def get_upload(sha256: UploadSha256, state: CurrentState, owner: TokenName) -> Response:
+    upload = await state.threads.run("upload", state.uploads.find, owner, sha256)
+    return Response(status_code=204, headers=_headers(upload))
 
 
 @router.patch(
-    "/{upload_id}",
+    "/{sha256}",
     status_code=204,
     summary="Send a part of an upload",
     description="The body is the part that starts at `Upload-Offset`, of any length up to the rest of the file. If the "
@@ -160,103 +170,66 @@ async def get_upload(upload_id: UploadId, state: CurrentState, owner: TokenName)
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {tus.PART_TYPE: {"schema": {"type": "string", "format": "binary"}, "example": "…"}},
+            "content": {PART_TYPE: {"schema": {"type": "string", "format": "binary"}, "example": "…"}},
         }
     },
 )
 async def patch_upload(
-    upload_id: UploadId,
+    sha256: UploadSha256,
     request: Request,
     state: CurrentState,
     owner: TokenName,
     offset: Annotated[Bytes, Header(alias="Upload-Offset", description="The number of bytes before this part.")],
     checksum: Annotated[
         str | None,
-        WithJsonSchema({"type": "string", "pattern": "^(sha256|sha1) [A-Za-z0-9+/]+=*$"}),
-        Header(alias="Upload-Checksum", description="`sha256 BASE64` or `sha1 BASE64`: the digest of this part."),
+        Header(
+            alias="Upload-Checksum",
+            pattern="^(sha256 [A-Za-z0-9+/]{43}=|sha1 [A-Za-z0-9+/]{27}=)$",
+            description="`sha256 BASE64` or `sha1 BASE64`: the digest of this part.",
+        ),
     ] = None,
-    version: Version = None,
 ) -> Response:
-    _require_on(state)
-    state.require_writer()
-    tus.require_version(version, request.headers)
     content_type = request.headers.get("content-type", "")
-    if content_type.partition(";")[0].strip().lower() != tus.PART_TYPE:
+    if content_type.partition(";")[0].strip().lower() != PART_TYPE:
         raise HTTPException(
-            415, f"Content-Type is {content_type[:80] or 'missing'}; a part is sent as Content-Type: {tus.PART_TYPE}"
+            415, f"Content-Type is {content_type[:80] or 'missing'}; a part is sent as Content-Type: {PART_TYPE}"
         )
-    part_checksum = tus.read_checksum(checksum)
-    kept = await state.threads.run("upload", _kept_bytes, state)
-    arguments = (state.uploads, upload_id, owner, offset, part_checksum, kept)
-    writer = await state.threads.run("upload", PartWriter, *arguments)
+    run = state.threads.run
+    kept_bytes = await run("upload", _kept_bytes, state)
+    part = await run("upload", Part, state.uploads, owner, sha256, offset, checksum, kept_bytes)
     try:
-        new_offset = await _receive(request, state, writer)
+        await _receive(request, state, part, kept_bytes)
+        await run("upload", part.finish)
     finally:
-        writer.close()
-    if new_offset == writer.upload.length:
-        await state.threads.run("digest", state.uploads.verify, upload_id, owner)
-    upload = await state.threads.run("upload", state.uploads.find, upload_id, owner)
-    return Response(status_code=204, headers=_headers(upload))
+        part.close()
+    if part.offset == part.upload.length:
+        await run("digest", state.uploads.verify, owner, sha256)
+    return Response(status_code=204, headers=_headers(await run("upload", state.uploads.find, owner, sha256)))
 
 
-@router.delete(
-    "/{upload_id}",
-    status_code=204,
-    summary="Delete an upload",
-    description="Deletes the bytes of the upload. A checkpoint that was posted from the upload stays.",
-    responses={204: {"description": "The upload is deleted."}},
-)
-async def delete_upload(
-    upload_id: UploadId, request: Request, state: CurrentState, owner: TokenName, version: Version = None
-) -> Response:
-    _require_on(state)
-    state.require_writer()
-    tus.require_version(version, request.headers)
-    await state.threads.run("upload", state.uploads.delete, upload_id, owner)
-    return Response(status_code=204, headers=tus.HEADERS)
-
-
-async def _receive(request: Request, state: State, writer: PartWriter) -> int:
-    """Write a part as it arrives; return the new offset.
+async def _receive(request: Request, state: State, part: Part, kept_bytes: int) -> None:
+    """Write a part as it arrives. The bytes that have arrived before an error are written too.
 
     Raises:
         HTTPException: the part is longer than the upload, too slow, or breaks off.
-        ChecksumMismatch, StorageFull, DataDirectoryUnusable: see `PartWriter`.
+        StorageFull, DataDirectoryUnusable: see `Part.write`.
     """
-    run = state.threads.run
-    announced = request.headers.get("content-length", "0")
+    run, announced = state.threads.run, request.headers.get("content-length", "0")
     size = int(announced) if announced.isdecimal() else 0
-    _require_fits(size, writer)
-    await run("upload", writer.require_space, size)
+    _require_fits(size, part)
+    await run("upload", state.uploads.require_space, size, kept_bytes)
     piece = bytearray()
-
-    async def write() -> None:
-        nonlocal piece
-        received, piece = piece, bytearray()
-        await run("upload", writer.write, received)
-
     try:
         async for chunk in request.stream():
-            _require_fits(len(piece) + len(chunk), writer)
+            _require_fits(len(piece) + len(chunk), part)
             piece += chunk
             if len(piece) >= PIECE_BYTES:
-                await write()
-        await write()
-    except (ClientDisconnect, HTTPException, EvalsvcError) as error:
-        with suppress(EvalsvcError):  # the disk may be full
-            await write()
-        with suppress(EvalsvcError):
-            await run("upload", writer.keep, complete=False)
-        if isinstance(error, ClientDisconnect):
-            raise HTTPException(
-                408, "the connection broke; get the offset with HEAD, and resume from the offset"
-            ) from None
-        raise
-    return await run("upload", writer.keep)
-
-
-def _create(state: State, length: int, announced: tus.Announced, owner: str | None) -> StoredUpload:
-    return state.uploads.create(length, announced.sha256, announced.name, owner, _kept_bytes(state))
+                full, piece = piece, bytearray()
+                await run("upload", part.write, full)
+    except ClientDisconnect:
+        raise HTTPException(408, "the connection broke; get the offset with HEAD, and resume from the offset") from None
+    finally:
+        await run("upload", part.write, piece)
 
 
 def _kept_bytes(state: State) -> int:
@@ -264,50 +237,35 @@ def _kept_bytes(state: State) -> int:
         return uploaded_bytes(session)
 
 
-def _require_on(state: State) -> None:
-    if state.settings.upload_bytes <= 0:
-        raise Forbidden(
-            "this service takes no uploads, since EVALSVC_UPLOAD_BYTES is 0; post a path that the service can read (a "
-            "shared disk, or s3://, gs://, hf:// or https:// if EVALSVC_SCHEMES allows the scheme), or ask the "
-            "operator to set EVALSVC_UPLOAD_BYTES to the bytes that uploads may take"
+def _sha256(metadata: str) -> str:
+    """Return the digest in `Upload-Metadata`, which has pairs `key base64(value)`, separated by commas."""
+    pairs = [pair.strip().partition(" ") for pair in metadata.split(",")]
+    digests = [encoded.strip() for key, _, encoded in pairs if key == "sha256"]
+    try:
+        [digest] = (base64.b64decode(encoded, validate=True).decode().lower() for encoded in digests)
+    except (binascii.Error, ValueError):
+        digest = ""
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise InvalidRequest(
+            f"Upload-Metadata: sha256 is {', '.join(digests)[:80]!r}; send the SHA-256 of the whole file once, in 64 "
+            "hexadecimal digits, encoded in base64, as `Upload-Metadata: sha256 BASE64`"
         )
+    return digest
 
 
-def _require_size(length: int, limit: int) -> None:
-    if length < 1:
-        raise InvalidRequest("Upload-Length is 0, and an empty file is no checkpoint; check that the file was written")
-    if length > limit:
+def _require_fits(size: int, part: Part) -> None:
+    rest = part.upload.length - part.offset
+    if size > rest:
         raise HTTPException(
             413,
-            f"the file has {length:,} bytes, and all uploads together may take {limit:,} (EVALSVC_UPLOAD_BYTES); ask "
-            "the operator to raise EVALSVC_UPLOAD_BYTES, or post a path that the service can read",
+            f"the part exceeds the announced length of the upload, {part.upload.length:,} bytes; send at most {rest:,} "
+            "bytes more",
         )
 
 
-def _require_fits(size: int, writer: PartWriter) -> None:
-    if size > writer.room:
-        raise HTTPException(
-            413,
-            f"the part exceeds the announced length of upload {writer.upload.id}, {writer.upload.length:,} bytes; send "
-            f"at most {writer.room:,} bytes more, or delete the upload and announce the right length",
-        )
-
-
-def _view(upload: StoredUpload) -> documents.Upload:
-    return documents.Upload(
-        id=upload.id,
-        name=upload.name,
-        length=upload.length,
-        offset=upload.offset,
-        sha256=upload.sha256,
-        complete=upload.is_verified,
-        expires_at=upload.expires_at.isoformat(timespec="milliseconds"),
-    )
-
-
-def _headers(upload: StoredUpload) -> dict[str, str]:
-    return tus.HEADERS | {
+def _headers(upload: Upload) -> dict[str, str]:
+    return HEADERS | {
         "Upload-Offset": str(upload.offset),
         "Upload-Length": str(upload.length),
-        "Upload-Expires": tus.http_date(upload.expires_at),
+        "Upload-Expires": format_datetime(upload.expires_at, usegmt=True),
     }

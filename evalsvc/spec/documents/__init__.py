@@ -95,5 +95,3 @@ from evalsvc.spec.documents.suites import EvaluatedSuite as EvaluatedSuite
 from evalsvc.spec.documents.suites import Suite as Suite
 from evalsvc.spec.documents.suites import Suites as Suites
 from evalsvc.spec.documents.suites import SuiteSummary as SuiteSummary
-from evalsvc.spec.documents.uploads import Upload as Upload
-from evalsvc.spec.documents.uploads import Uploads as Uploads

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from evalsvc.checkpoints.reference import UPLOAD
 from evalsvc.store.runs.posting import Submitted
-from evalsvc.store.tables import OVER, Checkpoint, Run
+from evalsvc.store.tables import OVER, Checkpoint
 
 
 def uploaded_bytes(session: Session) -> int:
@@ -16,21 +16,6 @@ def uploaded_bytes(session: Session) -> int:
         Checkpoint.spool_state == "ready", Checkpoint.uri.startswith(UPLOAD, autoescape=True)
     )
     return int(session.scalar(query) or 0)
-
-
-def posted_upload(session: Session, run: str, step: int, variant: str, uri: str) -> Checkpoint | None:
-    """Return the run's checkpoint at a step and variant if it has this uri; otherwise None."""
-    return session.scalar(
-        select(Checkpoint)
-        .join(Run)
-        .where(
-            Run.name == run,
-            Checkpoint.step == step,
-            Checkpoint.variant == variant,
-            Checkpoint.uri == uri,
-            Checkpoint.replaced_at.is_(None),
-        )
-    )
 
 
 def needs_file(submitted: Submitted) -> bool:

@@ -32,7 +32,7 @@ def test_routes_may_take_more() -> None:
 
 
 def test_parts_of_uploads_have_a_limit_of_their_own() -> None:
-    assert max_body("PATCH", f"/v1/uploads/{'0' * 32}") is None
+    assert max_body("PATCH", f"/v1/uploads/{'0' * 64}") is None
     assert max_body("POST", "/v1/uploads") == max_body("PATCH", "/v1/uploads/a/b") == bodies.MAX_BODY
 
 

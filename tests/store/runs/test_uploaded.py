@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.store.runs.posting import Submission, submit
-from evalsvc.store.runs.uploaded import needs_file, posted_upload, uploaded_bytes
+from evalsvc.store.runs.uploaded import needs_file, uploaded_bytes
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Checkpoint
 
@@ -33,17 +33,6 @@ def test_bytes_of_those_that_are_kept(store: Store) -> None:
         keep(store, state)
         with store.reading() as session:
             assert uploaded_bytes(session) == size
-
-
-def test_what_was_posted_of_an_upload(store: Store) -> None:
-    enter(store, uploaded())
-    with store.reading() as session:
-        found = posted_upload(session, "run-a", 25, "raw", URI)
-        assert found is not None
-        assert found.size == 100
-        for place in (("run-b", 25, "raw"), ("run-a", 50, "raw"), ("run-a", 25, "ema")):
-            assert posted_upload(session, *place, URI) is None
-        assert posted_upload(session, "run-a", 25, "raw", URI[:-1] + "1") is None
 
 
 @pytest.mark.parametrize("state", ["ready", "released"])

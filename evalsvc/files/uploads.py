@@ -1,0 +1,324 @@
+"""Files that clients send in parts, until each becomes a checkpoint.
+
+An upload is one file, whose name has its owner, the announced SHA-256 and the announced length. The size of the file is
+the number of bytes that have arrived, so a service that was killed goes on where the disk is. A verified upload has the
+modification time 0: the identity of a checkpoint includes the time, and must be the same whenever the content is sent.
+The time of the last change of the file's inode decides when an upload expires.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from evalsvc.errors import (
+    CheckpointChanged,
+    ChecksumMismatch,
+    DataDirectoryUnusable,
+    StorageFull,
+    UploadConflict,
+    UploadNotFound,
+    os_reason,
+)
+
+MAX_UPLOADS, MAX_UPLOADS_OF_OWNER = 64, 16
+"""Maximum number of simultaneous uploads of all tokens and of one token, including finished uploads that are not posted
+yet."""
+
+LIFETIME = 86_400.0
+"""Seconds without a new byte after which an upload expires."""
+
+SWEEP_EVERY = 600.0
+"""Seconds between two sweeps of expired uploads; `create` sweeps too."""
+
+RESERVE_BYTES = 256 << 20
+"""Bytes of the disk that uploads leave free for the database and for results."""
+
+SYNC_BYTES = 8 << 20
+"""Number of bytes after which bytes are flushed from memory to the disk. Larger flushes would delay the database."""
+
+_NAME = re.compile(r"[0-9a-f]{32}-[0-9a-f]{64}-[1-9][0-9]{0,15}")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """The state of an upload on the disk."""
+
+    path: Path
+    owner: str
+    """Digest of the name of the token that created the upload."""
+    sha256: str
+    """Announced SHA-256 of the whole file in hexadecimal digits."""
+    length: int
+    """Announced size of the whole file in bytes."""
+    offset: int
+    """Number of bytes that have arrived."""
+    is_verified: bool
+    """Whether all bytes have arrived with the announced digest."""
+    expires_at: datetime
+    """Time from which the upload may be removed."""
+
+    @property
+    def remaining(self) -> int:
+        """The number of bytes that have not arrived yet."""
+        return self.length - self.offset
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether the upload may be removed."""
+        return self.expires_at <= datetime.now(UTC)
+
+
+class Uploads:
+    """The uploads of a service. Methods may run simultaneously in several threads."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        """Use `folder`. `limit` is the maximum number of bytes of uploads and of checkpoints from uploads together."""
+        self.folder = folder
+        self._limit = limit
+        self.growing = threading.Lock()
+        """Lock to hold from a check of the space until the space is taken."""
+
+    def create(self, owner: str | None, sha256: str, length: int, kept_bytes: int) -> Upload:
+        """Create an upload of `length` bytes, or return the upload that the token `owner` has of the same file.
+
+        `kept_bytes` is the size of the uploaded checkpoints in the spool.
+
+        Raises:
+            StorageFull: the bytes, the number of uploads or the disk leave no room.
+            UploadConflict: another request is writing to an upload with this digest and another length.
+        """
+        with self.growing, _translated_os_errors(self.folder):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.sweep()
+            with suppress(UploadNotFound):
+                if (upload := self.find(owner, sha256)).length == length:
+                    return upload
+                self.delete(owner, sha256)
+            uploads, key = list(self._all()), _key_of(owner)
+            of_owner = [upload for upload in uploads if upload.owner == key]
+            for number, limit, whose in (
+                (len(of_owner), MAX_UPLOADS_OF_OWNER, "of this client"),
+                (len(uploads), MAX_UPLOADS, "in all"),
+            ):
+                if number >= limit:
+                    raise StorageFull(
+                        f"there are {number} uploads {whose}, which is the limit; finish and post them, or wait: an "
+                        f"upload expires {LIFETIME / 3600:g} hours after its last byte"
+                    )
+            # Bytes that other owners have announced do not count: they may never come.
+            self.require_space(length, kept_bytes, reserved=sum(upload.remaining for upload in of_owner))
+            os.close(os.open(self.folder / f"{key}-{sha256}-{length}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            return self.find(owner, sha256)
+
+    def find(self, owner: str | None, sha256: str) -> Upload:
+        """Return an owner's upload of a file; raise UploadNotFound if there is none or if it expired."""
+        for upload in self._all():
+            if (upload.owner, upload.sha256) == (_key_of(owner), sha256) and not upload.is_expired:
+                return upload
+        raise UploadNotFound(
+            f"there is no upload {sha256[:64]!r}: it expired, became a checkpoint, or belongs to another token; create "
+            "a new upload with POST /v1/uploads"
+        )
+
+    @contextmanager
+    def locked(self, upload: Upload) -> Iterator[tuple[Upload, int]]:
+        """Lock an upload until the end of the block or of the process; yield its new state and its file's descriptor.
+
+        Raises:
+            UploadNotFound: the upload was removed.
+            UploadConflict: another request is writing to the upload.
+        """
+        with _translated_os_errors(self.folder), ExitStack() as stack:
+            try:
+                file = os.open(upload.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+                stack.callback(os.close, file)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # The file may have been removed, and created again, between opening and locking.
+                is_current = os.path.samestat(os.fstat(file), upload.path.lstat())
+            except BlockingIOError:
+                raise UploadConflict(
+                    f"another request is writing to upload {upload.sha256}; ask for the offset with HEAD in a moment, "
+                    "and resume from there"
+                ) from None
+            except FileNotFoundError:
+                is_current = False
+            if not is_current:
+                raise UploadNotFound(f"upload {upload.sha256} is gone; create a new upload with POST /v1/uploads")
+            yield _upload_at(upload.path, os.fstat(file)), file
+
+    def verify(self, owner: str | None, sha256: str) -> Upload:
+        """Compare the digest of an upload with the announced digest, once all bytes have arrived.
+
+        Raises:
+            UploadNotFound, UploadConflict: see `find` and `locked`; bytes are missing.
+            CheckpointChanged: the digests differ; the upload is deleted.
+        """
+        with self.locked(self.find(owner, sha256)) as (upload, file):
+            if upload.remaining:
+                raise UploadConflict(
+                    f"upload {sha256} has {upload.offset:,} of {upload.length:,} bytes; send the missing bytes first"
+                )
+            if not upload.is_verified:
+                with open(file, "rb", closefd=False) as stream:
+                    digest = hashlib.file_digest(stream, "sha256").hexdigest()
+                if digest != sha256:
+                    upload.path.unlink()
+                    raise CheckpointChanged(
+                        f"the upload arrived with sha256 {digest}, and {sha256} was announced; the upload is deleted: "
+                        "check that nothing writes to the file, and send the file again"
+                    )
+                os.fsync(file)
+                os.utime(file, ns=(0, 0))
+            return _upload_at(upload.path, os.fstat(file))
+
+    def delete(self, owner: str | None, sha256: str) -> None:
+        """Delete an upload with its bytes; see `find` and `locked` for the errors."""
+        with self.locked(self.find(owner, sha256)) as (upload, _file):
+            upload.path.unlink()
+
+    def sweep(self) -> int:
+        """Remove expired uploads to which no request is writing; return their number."""
+        removed = 0
+        for upload in self._all():
+            if upload.is_expired:
+                with suppress(UploadNotFound, UploadConflict), self.locked(upload):
+                    upload.path.unlink()
+                    removed += 1
+        return removed
+
+    def require_space(self, size: int, kept_bytes: int, reserved: int = 0) -> None:
+        """Raise StorageFull unless `size` and `reserved` more bytes fit into the space for uploads and on the disk."""
+        used = sum(upload.offset for upload in self._all())
+        if used + reserved + kept_bytes + size > self._limit:
+            raise StorageFull(
+                f"{size:,} bytes do not fit: EVALSVC_UPLOAD_BYTES is {self._limit:,}, uploads that are not posted yet "
+                f"have {used:,} of these, your unfinished uploads still need {reserved:,}, and uploaded checkpoints "
+                f"that are still needed have {kept_bytes:,}; resume the upload once evaluations have ended or uploads "
+                "have expired, or have the operator raise EVALSVC_UPLOAD_BYTES"
+            )
+        free = max(0, shutil.disk_usage(self.folder).free - reserved - RESERVE_BYTES)
+        if size > free:
+            raise _disk_full(f"{size:,} bytes do not fit, and {free:,} are free for uploads")
+
+    def _all(self) -> Iterator[Upload]:
+        """Yield the uploads on the disk, expired uploads included. Links and other files are no uploads."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for entry in list(os.scandir(self.folder)):
+                if _NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                    with suppress(FileNotFoundError):
+                        yield _upload_at(Path(entry.path), entry.stat(follow_symlinks=False))
+
+
+class Part:
+    """A part of an upload, which is appended as it arrives. The upload is locked until `close`.
+
+    Use from one thread at a time.
+    """
+
+    def __init__(
+        self, uploads: Uploads, owner: str | None, sha256: str, offset: int, checksum: str | None, kept_bytes: int
+    ) -> None:
+        """Lock an upload that has `offset` bytes; raise UploadConflict if it has another number.
+
+        `checksum` is the client's checksum of the part: the name of an algorithm, and the digest in base64.
+        """
+        self.offset = offset
+        self._uploads = uploads
+        self._kept_bytes = kept_bytes
+        self._checksum = checksum
+        self._hash = None if checksum is None else hashlib.new(checksum.partition(" ")[0], usedforsecurity=False)
+        with ExitStack() as stack:
+            self.upload, self._file = stack.enter_context(uploads.locked(uploads.find(owner, sha256)))
+            if offset != self.upload.offset:
+                raise UploadConflict(
+                    f"the part starts at byte {offset:,}, and upload {sha256} has {self.upload.offset:,} bytes; send "
+                    "the part that starts there"
+                )
+            self._open = stack.pop_all()
+
+    def write(self, piece: bytes | bytearray) -> None:
+        """Append bytes; raise StorageFull if the disk or the space for uploads is full. Earlier bytes are kept."""
+        if not piece:
+            return
+        with _translated_os_errors(self._uploads.folder):
+            end = self.offset + len(piece)
+            with self._uploads.growing:
+                self._uploads.require_space(len(piece), self._kept_bytes)
+                rest = memoryview(piece)
+                while rest:
+                    rest = rest[os.pwrite(self._file, rest, end - len(rest)) :]
+            if self._hash is not None:
+                self._hash.update(piece)
+            if self.offset // SYNC_BYTES < end // SYNC_BYTES:
+                os.fdatasync(self._file)
+            self.offset = end
+
+    def finish(self) -> None:
+        """Compare the checksum of the part, or else raise ChecksumMismatch; flush the part to the disk."""
+        if self._hash is not None:
+            algorithm, digest = self._hash.name, base64.b64encode(self._hash.digest()).decode()
+            if self._checksum != f"{algorithm} {digest}":
+                raise ChecksumMismatch(
+                    f"the part from byte {self.upload.offset:,} of upload {self.upload.sha256} has another {algorithm} "
+                    "than its Upload-Checksum says, and is not counted; send the part again"
+                )
+            self._hash = None
+        with _translated_os_errors(self._uploads.folder):
+            os.fdatasync(self._file)
+
+    def close(self) -> None:
+        """Release the lock. Remove the bytes of a part whose checksum is wrong or was not compared."""
+        with self._open:
+            if self._hash is not None:
+                os.ftruncate(self._file, self.upload.offset)
+
+
+def _key_of(owner: str | None) -> str:
+    """Return the text that stands for an owner in the names of files."""
+    return hashlib.sha256(repr(owner).encode()).hexdigest()[:32]
+
+
+def _upload_at(path: Path, status: os.stat_result) -> Upload:
+    owner, sha256, length = path.name.split("-")
+    return Upload(
+        path=path,
+        owner=owner,
+        sha256=sha256,
+        length=int(length),
+        offset=status.st_size,
+        is_verified=status.st_mtime_ns == 0,
+        expires_at=datetime.fromtimestamp(status.st_ctime + LIFETIME, UTC),
+    )
+
+
+@contextmanager
+def _translated_os_errors(folder: Path) -> Iterator[None]:
+    """Translate errors of the operating system to StorageFull and DataDirectoryUnusable, which say what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise _disk_full(os_reason(error)) from None
+        raise DataDirectoryUnusable(
+            f"uploads cannot be stored in {folder}: {os_reason(error)}; change the permissions of the folder, or "
+            "choose another data folder with --data-dir (EVALSVC_DATA_DIR)"
+        ) from None
+
+
+def _disk_full(reason: str) -> StorageFull:
+    return StorageFull(
+        f"the disk of the data folder is full ({reason}); make room there and resume the upload: the bytes that "
+        "HEAD /v1/uploads/{sha256} counts are kept"
+    )

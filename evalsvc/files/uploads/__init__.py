@@ -1,1 +1,0 @@
-"""Files that clients send in parts, until each becomes a checkpoint."""
