@@ -29,8 +29,9 @@ from evalsvc.errors import (
     os_reason,
 )
 
-PART_BYTES = 8 << 20
-"""Bytes of a part of an upload: the most that a broken connection costs."""
+PART_BYTES, SMALLEST_PART = 8 << 20, 64 << 10
+"""Largest and smallest number of bytes of a part. A part that breaks off halves the next parts, and a part that arrives
+doubles them, so an upload makes progress over a connection that breaks often."""
 
 UPLOAD_PATIENCE = 600.0
 """Seconds without progress after which an upload is given up."""
@@ -97,7 +98,7 @@ class Upload:
 
     def send(self, sha256: str, patience: float, report: Report | None) -> None:
         """Send the file in parts, each from the offset that the service names, until the service has verified it."""
-        waiting = Patience(patience)
+        waiting, part_bytes = Patience(patience), PART_BYTES
         offset: int | None = None
         while True:
             try:
@@ -106,14 +107,15 @@ class Upload:
                 if report is not None:
                     report("sending", offset, self.size)
                 # When no bytes are left, an empty part makes the service compare the digest.
-                offset = self._send_part(sha256, offset)
+                offset = self._send_part(sha256, offset, part_bytes)
             except (*TRANSIENT, UploadNotFound, ChecksumMismatch) as error:
                 waiting.wait(error)
-                offset = None
+                offset, part_bytes = None, max(part_bytes // 2, SMALLEST_PART)
                 continue
             if offset == self.size:
                 break
             waiting.renew()
+            part_bytes = min(2 * part_bytes, PART_BYTES)
         self._require_unchanged()
 
     def _begin(self, sha256: str) -> int:
@@ -122,10 +124,11 @@ class Upload:
         headers = {"Upload-Length": str(self.size), "Upload-Metadata": f"sha256 {encoded}"}
         return self._offset(self._transport.request("POST", "/v1/uploads", headers=_TUS | headers))
 
-    def _send_part(self, sha256: str, offset: int) -> int:
+    def _send_part(self, sha256: str, offset: int, part_bytes: int) -> int:
         self._file.seek(offset)
-        part = self._file.read(PART_BYTES)
-        if len(part) < min(PART_BYTES, self.size - offset):
+        size = min(part_bytes, self.size - offset)
+        part = self._file.read(size)
+        if len(part) < size:
             self._require_unchanged()
         digest = base64.b64encode(hashlib.sha256(part).digest()).decode()
         headers = {

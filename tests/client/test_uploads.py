@@ -27,6 +27,7 @@ def taking(tmp_path: Path) -> Iterator[tuple[App, Client]]:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evalsvc.client.uploads.PART_BYTES", 1000)
+    monkeypatch.setattr("evalsvc.client.uploads.SMALLEST_PART", 100)
     monkeypatch.setattr("evalsvc.client.uploads.FIRST_DELAY", 0.0)
     monkeypatch.setattr("evalsvc.client.uploads.LONGEST_DELAY", 0.0)
 
@@ -86,6 +87,25 @@ def test_an_upload_goes_on_after_every_failure(
     monkeypatch.undo()
     client.submit("run-a", 25, uri, model="open_lm_160m")
     assert uploaded(app) == file.read_bytes()
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_connection_that_breaks_within_every_part_makes_progress(
+    taking: tuple[App, Client], file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part with a checksum counts as a whole, so a connection that carries 300 bytes needs smaller parts."""
+    app, client = taking
+    handle, sent = app.transport.handle_request, []
+
+    def narrow(request: httpx.Request) -> httpx.Response:
+        sent.append(len(request.content))
+        if len(request.content) > 300:
+            raise httpx.WriteError("broken pipe")
+        return handle(request)
+
+    monkeypatch.setattr(app.transport, "handle_request", narrow)
+    client.upload(str(file))
+    assert sum(sent) < 5 * 5120
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -154,16 +174,20 @@ def test_a_file_that_cannot_be_sent(taking: tuple[App, Client], file: Path, tmp_
 
 
 @pytest.mark.usefixtures("small_parts")
-@pytest.mark.parametrize(("what", "done"), [("reading", 2000), ("sending", 2000)])
-def test_a_file_that_is_written_to_is_noticed(taking: tuple[App, Client], file: Path, what: str, done: int) -> None:
+@pytest.mark.parametrize(
+    ("what", "done", "size"), [("reading", 2000, 2500), ("sending", 2000, 2500), ("sending", 5000, 9000)]
+)
+def test_a_file_that_is_written_to_is_noticed(
+    taking: tuple[App, Client], file: Path, what: str, done: int, size: int
+) -> None:
     _app, client = taking
 
-    def truncate(*report: object) -> None:
+    def write(*report: object) -> None:
         if report == (what, done, 5120):
-            os.truncate(file, 2500)
+            os.truncate(file, size)
 
     with pytest.raises(CheckpointChanged, match="once it is complete"):
-        client.upload(str(file), report=truncate)
+        client.upload(str(file), report=write)
 
 
 def test_a_proxy_that_refuses_parts_is_named(
