@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,10 +12,11 @@ import typer
 from evalsvc.cli.name_completion import complete_metric, complete_run
 from evalsvc.cli.options import FirstStep, LastStep, Url, connect, require_folders
 from evalsvc.cli.terminal import print_lines, say, terminal_width
-from evalsvc.cli.terminal_plot import draw, plot_of
+from evalsvc.cli.terminal_plot import draw
 from evalsvc.client import Client
 from evalsvc.errors import InvalidRequest, UnknownName, os_reason
 from evalsvc.files.atomic import write_whole
+from evalsvc.installation import missing_package
 from evalsvc.spec.documents.history import Axis
 from evalsvc.web import vega
 from evalsvc.web.charts import AXIS_TITLES, Scale
@@ -24,8 +26,8 @@ from evalsvc.web.panels.difference import DifferenceQuery
 
 commands = typer.Typer()
 
-IN_PIPES = 80
-"""Columns of a plot where no terminal says how wide it is."""
+NARROWEST, IN_PIPES, WIDEST = 40, 80, 120
+"""Columns of a plot: the least, those where no terminal says how wide it is, and the most."""
 
 KINDS: dict[str, Literal["svg", "png"]] = {".svg": "svg", ".png": "png"}
 
@@ -64,13 +66,15 @@ def plot(
 ) -> None:
     """Draw a metric of one or several runs along training, with intervals, chance and gaps.
 
-    Without --output the plot is made of characters, for a terminal. A file has the chart that the dashboard shows, and
-    needs the extra `dashboard` on this machine.
+    Without --output the plot is made of characters, for a terminal. A file has the chart that the dashboard shows. Both
+    need the extra `dashboard` on this machine.
     """
-    if output is None and theme is not None:
-        raise InvalidRequest("--theme is for files; give --output, or leave --theme out")
     if output is not None:
         _check_output(output)
+    elif theme is not None:
+        raise InvalidRequest("--theme is for files; give --output, or leave --theme out")
+    elif find_spec("plotext") is None:
+        raise missing_package("plotext", "a plot in the terminal", "dashboard")
     if len(runs) > MOST_RUNS:
         raise InvalidRequest(f"{len(runs)} runs are given, and a plot has colours for {MOST_RUNS}; name fewer")
     with connect(url) as client:
@@ -93,8 +97,8 @@ def plot(
     if panel.spec is None:
         raise UnknownName(f"there is nothing to draw of {name}: {'; '.join(panel.notes) or 'it has no value here'}")
     if output is None:
-        drawn = plot_of(panel.spec, panel.title, AXIS_TITLES[x], log=scale == "log", log_x=along == "log")
-        print_lines(draw(drawn, terminal_width() or IN_PIPES))
+        width = max(NARROWEST, min(WIDEST, terminal_width() or IN_PIPES))
+        print_lines(draw(panel.spec, panel.title, AXIS_TITLES[x], width, log=scale == "log", log_x=along == "log"))
     else:
         titled = panel.spec | {"title": panel.title}  # a page has the title above the chart
         _write(output, vega.render(titled, KINDS[output.suffix.lower()], theme or "light"))

@@ -122,6 +122,7 @@ def difference_chart(curve: DifferenceCurve) -> Spec:
     x = x_of("step")
     y: Spec = {"field": "y", "type": "quantitative", "title": f"b − a, {curve.unit}"}
     return _spec(f"difference in {curve.metric} along training, with its interval at each step", rows) | {
+        "datasets": {"points": rows, "lines": [{"y": 0}]},
         "params": [{"name": "at", "value": None}],
         "layer": [
             {
@@ -141,7 +142,7 @@ def difference_chart(curve: DifferenceCurve) -> Spec:
                 | {"x": x, "y": y, "tooltip": [{"field": name} for name in ("x", "y", *columns)]},
             },
             {
-                "data": {"values": [{"y": 0}]},
+                "data": {"name": "lines"},
                 "mark": {"type": "rule", "color": OTHER_COLOUR, "aria": False},
                 "encoding": {"y": y},
             },

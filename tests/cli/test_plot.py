@@ -9,6 +9,7 @@ import pytest
 from console import Command
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
+from evalsvc.cli import plot
 from evalsvc.web import vega
 
 
@@ -26,11 +27,11 @@ def test_a_pipe_gets_80_columns_without_colours(command: Command, measured: None
     lines = done.out.splitlines()
     assert max(map(len, lines)) <= 80
     assert "\x1b" not in done.out
-    assert lines[0] == "loss/text (nats/token)"
+    assert lines[0].strip() == "loss/text (nats/token)"
     assert "● run-a  2.5 ± 0.1 at 3,000" in lines
     assert "■ run-b  3.5 ± 0.1 at 3,000" in lines
     assert "? a value that is no finite number" in lines
-    assert any("interval of 95%" in line for line in lines)
+    assert "is the interval of each value at the level 95 %" in done.err
 
 
 def test_without_a_metric_the_first_of_the_headline_is_drawn(command: Command, measured: None) -> None:
@@ -41,7 +42,7 @@ def test_without_a_metric_the_first_of_the_headline_is_drawn(command: Command, m
 
 def test_a_difference_is_drawn_with_its_noise(command: Command, measured: None) -> None:
     done = command("plot", "run-b", "--metric", "loss/text", "--against", "run-a")
-    assert done.out.startswith("loss/text: run-b − run-a (")
+    assert done.out.strip().startswith("loss/text: run-b − run-a (")
     assert "difference  1 at 3,000" in done.out
 
 
@@ -71,13 +72,15 @@ def test_a_run_without_values_is_said(command: Command, service: Any) -> None:
     assert "run new has no values yet" in done.err
 
 
-def test_without_the_package_a_file_is_refused_and_the_terminal_is_not(
-    command: Command, measured: None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("package", "output"), [("vl-convert-python", ("--output", "plot.svg")), ("plotext", ())])
+def test_without_its_package_a_plot_is_refused(
+    command: Command, measured: None, monkeypatch: pytest.MonkeyPatch, package: str, output: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(vega, "is_installed", lambda: False)
-    assert command("plot", "run-a").code == 0
-    done = command("plot", "run-a", "--output", "plot.svg")
-    assert done.code == 2
+    for module in (vega, plot):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
+    done = command("plot", "run-a", *output)
+    assert (done.code, done.out) == (2, "")
+    assert f"needs the package '{package}'; run: pip install" in done.err
     assert "[dashboard]" in done.err
     assert not Path("plot.svg").exists()
 
