@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf, isfinite
 
 from evalsvc.spec.documents.comparisons import DifferenceCurve, MetricDifference
@@ -13,6 +13,7 @@ from evalsvc.web.chart_parts import (
     DASHES,
     HEIGHT,
     OTHER_COLOUR,
+    UNREAD,
     ZOOM,
     band,
     bars,
@@ -34,6 +35,12 @@ SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 
 VERDICT_COLOURS = {"better": "#009e73", "worse": "#d55e00"}
 VERDICT_SHAPES = {"better": "triangle-up", "worse": "triangle-down"}
+
+MAP_SIDE = 256
+"""About how many pixels the longer side of a map has."""
+
+NO_LOSS = "#becde1"
+"""Colour of image codes without a target, which the scale does not have."""
 
 STANDARD_ERRORS = [sign * size for sign in (-1, 1) for size in (2, 10, 100, 1000, 10_000, 100_000)] + [0]
 """Labels of an axis that is linear near zero and logarithmic beyond."""
@@ -189,6 +196,30 @@ def contrast_chart(rows: Sequence[MetricDifference]) -> Spec:
                 },
             },
         ],
+    }
+
+
+def map_chart(losses: Mapping[tuple[int, int], float], rows: int, columns: int) -> Spec:
+    """Return the chart of the loss by image code, by row and column: the higher the loss, the brighter the cell."""
+    points: Rows = [{"row": row, "column": column, "loss": loss} for (row, column), loss in losses.items()]
+    cell = max(2, MAP_SIDE // max(rows, columns))
+    axis: Spec = {"labelOverlap": True, "labelAngle": 0, "ticks": False}
+    return _spec(f"mean loss by image code, {rows} rows and {columns} columns", points) | {
+        "width": cell * columns,
+        "height": cell * rows,
+        "autosize": "pad",
+        "view": {"fill": NO_LOSS},
+        "mark": {"type": "rect", "tooltip": {"content": "data"}, **UNREAD},
+        "encoding": {
+            "x": {"field": "column", "type": "ordinal", "scale": {"domain": list(range(columns))}, "axis": axis},
+            "y": {"field": "row", "type": "ordinal", "scale": {"domain": list(range(rows))}, "axis": axis},
+            "color": {
+                "field": "loss",
+                "type": "quantitative",
+                "scale": {"scheme": "magma", "zero": False},
+                "legend": {"title": "nats/token", "tickCount": 5},
+            },
+        },
     }
 
 

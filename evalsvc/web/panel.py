@@ -25,6 +25,7 @@ from evalsvc.web.vega import Theme
 PANELS: Mapping[str, str] = {
     "curve": "evalsvc.web.panels.curve:CurveQuery",
     "difference": "evalsvc.web.panels.difference:DifferenceQuery",
+    "loss_map": "evalsvc.web.panels.loss_map:LossMapQuery",
     "contrasts": "evalsvc.web.panels.contrasts:ContrastsQuery",
     "origin": "evalsvc.web.panels.origin:OriginQuery",
 }
@@ -98,6 +99,10 @@ class PanelQuery(Query):
 
     theme: Theme = "light"
     """Colours of the chart as SVG and PNG; in a browser, charts follow the page."""
+
+    def address(self, kind: str) -> str:
+        """Return the address of the panel as `html`, `json`, `csv`, `svg` or `png`."""
+        return f"/panels/{self.name}.{kind}?{self.to_query()}"
 
     @abstractmethod
     def panel(self, client: Client) -> Panel:

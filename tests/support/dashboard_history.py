@@ -102,7 +102,8 @@ def _evaluate(store: Store, settings: Settings, run: str, step: int, seed: int) 
     own = random.Random(f"{run} {step}")
     warnings = [{"code": "inputs_cut", "metric": "loss/text", "message": f"12 of 2,376 inputs were cut: {HOSTILE}"}]
     enter(store, posted, suite("quick"))
-    evaluate_whole(store, *losses(own, step), warnings=warnings if step == STEPS[-1] else [])
+    notes = warnings if step == STEPS[-1] else []
+    evaluate_whole(store, *losses(own, step), warnings=notes, artifacts=[loss_profile(settings, step)])
     enter(store, posted, suite("text", kind="language"))
     rows = answers(seed, step)
     evaluate_whole(store, *accuracies(rows), items=rows)
@@ -155,6 +156,16 @@ def pictures(settings: Settings, run: str, step: int) -> list[KeptArtifact]:
     ]
     details = {"images": len(PROMPTS), "columns": 4, "prompts": list(PROMPTS), **sampling}
     return [_kept(settings, "grid", "grid.png", "image/png", content, details), *samples]
+
+
+def loss_profile(settings: Settings, step: int, rows: int = 6, columns: int = 8) -> KeptArtifact:
+    """Return losses by image code that fall from the first row to the last; the first code has none."""
+    places = range(1, rows * columns)
+    loss = [5 - place / 20 + math.exp(-step / 3000) for place in places]
+    content = {"version": 2, "grid": [rows, columns], "image_cell": {"start": [*places], "loss": loss}}
+    details = {"groups": ["image_cell"], "grid": [rows, columns]}
+    data = json.dumps(content).encode()
+    return _kept(settings, "loss_profile", "loss_profile.json", "application/json", data, details)
 
 
 def png(colour: tuple[int, int, int], size: int = 16) -> bytes:

@@ -28,6 +28,7 @@ FURTHER: Mapping[str, Sequence[str]] = {
 PANEL_QUERIES: Mapping[str, str] = {
     "curve": f"run={RUN}&run={OTHER}&metric=loss/text&smooth=0.6",
     "difference": f"a={RUN}&b={OTHER}&metric=loss/text",
+    "loss_map": "evaluation=1&task=loss-0",
     "contrasts": f"a={RUN}%404000&b={OTHER}%404000",
     "origin": f"run={RUN}&metric=loss/text",
 }

@@ -56,7 +56,7 @@ def test_a_page_of_a_run_without_its_content_says_so(tmp_path: Path) -> None:
     with app_in_process(tmp_path / "data") as app:
         content = keep_content(app.settings.artifacts_path, b"pixels")
         for run, artifacts in (
-            ("maps", [KeptArtifact("loss_map", "a.png", "image/png", {}, content, 6)]),
+            ("maps", [KeptArtifact("loss_profile", "a.png", "image/png", {}, content, 6)]),
             ("none", []),
         ):
             enter(app.store, submission(10, run=run, uri=f"/{run}.pt", path=f"/{run}.pt"), suite(run))

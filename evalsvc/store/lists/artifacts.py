@@ -13,7 +13,7 @@ from evalsvc.store.views import document_of
 
 KINDS = {
     *("completions", "flipped", "forgetting", "grid", "image_rows", "loss_by_step"),
-    *("loss_map", "loss_profile", "nearest_tokens", "sample", "table"),
+    *("loss_profile", "nearest_tokens", "sample", "table"),
 }
 """Kinds of artifacts that the tasks of evalsvc leave. The tasks of plug-ins may leave artifacts of other kinds."""
 

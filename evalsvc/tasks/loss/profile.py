@@ -12,7 +12,6 @@ from evalsvc.errors import InternalError, InvalidData
 from evalsvc.files.artifacts import Artifact
 from evalsvc.metrics.ratio import Moments, Ratio
 from evalsvc.spec.protocol import MetricValue, Protocol
-from evalsvc.tasks.loss.loss_map import LossGrid, loss_map
 from evalsvc.tasks.loss.yardsticks import TOLERANCE, Unigrams
 
 Grid = tuple[int, int]
@@ -138,10 +137,10 @@ def profile_metrics(
             yield entry.loss.as_metric(name, "nats/token", "lower", Protocol(shaped), math.log(ids))
 
 
-def profile_artifacts(
+def profile_artifact(
     profile: Profile, grid: Grid | None, ids: Mapping[str, int], unigrams: Mapping[str, Unigrams]
-) -> list[Artifact]:
-    """Return the profile as JSON, with columns per group, and an image of the grid."""
+) -> Artifact:
+    """Return the profile as JSON, with columns per group."""
     groups = {group: _columns(bins, exact=group != "image_cell") for group, bins in profile.items()}
     losses = {kind: {name: asdict(loss) for name, loss in by_name.items()} for kind, by_name in unigrams.items()}
     # PostgreSQL may change the order of keys in a plan; sort them, so that the digest stays the same.
@@ -149,13 +148,7 @@ def profile_artifacts(
     content = {"version": 2, "unit": "nats/token", "grid": grid, **more, **groups}
     details = {"groups": list(groups), "grid": grid}
     text = json.dumps(content, allow_nan=False).encode()
-    artifacts = [Artifact("loss_profile", "loss_profile.json", "application/json", text, details)]
-    if grid is not None and "image_cell" in profile:
-        cells = profile["image_cell"]
-        means = [None if cell is None else cell.loss.value for cell in cells]
-        sequences = max(cell.loss.n for cell in cells if cell is not None)
-        artifacts.append(loss_map(LossGrid(means, *grid, sequences)))
-    return artifacts
+    return Artifact("loss_profile", "loss_profile.json", "application/json", text, details)
 
 
 def _columns(bins: Sequence[Bin | None], exact: bool) -> dict[str, list[float | None]]:

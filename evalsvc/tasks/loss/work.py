@@ -14,7 +14,7 @@ from evalsvc.spec.layout import TokenSequence, VocabularyLayout
 from evalsvc.spec.protocol import MetricValue
 from evalsvc.tasks.image_codes import ImageCoder, require_codebook
 from evalsvc.tasks.loss.metrics import general_text_metrics, loss_items, loss_metrics
-from evalsvc.tasks.loss.profile import Profile, find_grid, profile_artifacts, profile_metrics
+from evalsvc.tasks.loss.profile import Profile, find_grid, profile_artifact, profile_metrics
 from evalsvc.tasks.loss.shards import (
     GENERAL_TEXT,
     AnyShard,
@@ -165,7 +165,7 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
             grid, groups_of_bins = data.shard.grid, self.task.profile_metrics
             metrics += profile_metrics(self.task.name, data.profile, groups_of_bins, ids["all"], protocol.content, grid)
             profile = {**data.profile, **(_renamed_profile(general) if general else {})}
-            artifacts = profile_artifacts(profile, grid, ids, unigrams)
+            artifacts = [profile_artifact(profile, grid, ids, unigrams)]
         notes = {**_notes(data, general), **({"unigrams": said} if (said := scarce(unigrams)) else {})}
         warnings = [*self._suspicions(context, metrics), *self._cut(data, general)]
         return TaskResult(metrics, items, notes, artifacts, warnings)

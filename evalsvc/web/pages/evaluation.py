@@ -17,6 +17,7 @@ from evalsvc.spec import documents
 from evalsvc.spec.documents.fields import OVER
 from evalsvc.spec.names import checkpoint_name
 from evalsvc.web.page import Content, Page
+from evalsvc.web.panels.loss_map import loss_maps
 from evalsvc.web.protocol_files import Measured, known_files
 
 MAX_ID = 2**31 - 1
@@ -81,6 +82,7 @@ class EvaluationPage(Page):
         suite = client.evaluated_suite(self.evaluation)
         name = checkpoint_name(evaluation.run, evaluation.step, evaluation.variant)
         over = evaluation.state in OVER
+        artifacts = client.evaluation_artifacts(self.evaluation)
         values = {
             "evaluation": evaluation,
             "name": name,
@@ -91,7 +93,8 @@ class EvaluationPage(Page):
             "seconds": _seconds(evaluation.started_at, evaluation.finished_at),
             "acts": [ACTS[act] for act in _possible(evaluation.state)],
             "made": self._made(client, evaluation, suite),
-            "artifacts": [each for each in client.evaluation_artifacts(self.evaluation) if each.pruned_at is None],
+            "artifacts": [each for each in artifacts if each.pruned_at is None],
+            "maps": {query.task: query for query in loss_maps(artifacts)},
             "meaning": meaning,
             "commands": _commands(name, evaluation.suite.name, evaluation.id),
         }

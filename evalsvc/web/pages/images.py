@@ -15,6 +15,7 @@ from evalsvc.spec.names import MAX_STEP
 from evalsvc.web.image_changes import IMAGE_TYPES, change_between
 from evalsvc.web.page import Content, Page
 from evalsvc.web.pages.run import RunName
+from evalsvc.web.panels.loss_map import LossMapQuery, loss_maps
 
 COLUMNS = 8
 """Most columns of a page; each is a checkpoint."""
@@ -44,7 +45,8 @@ class Column:
     samples: Mapping[str, Artifact] = field(default_factory=dict)
     """Images by name; the name is the same for the same prompt and seed."""
     pictures: Sequence[Artifact] = ()
-    """Other images of the checkpoint: its grid, and maps of its losses."""
+    """Other images of the checkpoint, such as its grid."""
+    maps: Sequence[LossMapQuery] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     """How the images were drawn."""
     missing: bool = False
@@ -169,7 +171,7 @@ def _column(client: Client, grid: Artifact) -> Column:
     }
     pictures = [grid, *(each for each in own if each.kind not in ("grid", "sample") and each.media_type in IMAGE_TYPES)]
     settings = {name: value for name, value in _details(grid).items() if name not in ("images", "columns", "prompts")}
-    return Column(grid.run, grid.step, grid.variant, samples, pictures, settings)
+    return Column(grid.run, grid.step, grid.variant, samples, pictures, loss_maps(own), settings)
 
 
 def _rows(columns: Sequence[Column], find: str) -> list[Row]:

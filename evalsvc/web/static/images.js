@@ -1,5 +1,6 @@
 // The image wall: a sample at full size, two samples over each other with a wipe, and the slider over steps.
 
+import { watch } from "./charts.js";
 import { remember } from "./slider.js";
 
 /**
@@ -127,7 +128,10 @@ function slide() {
     const answer = await fetch(location.href);
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const wall = page.getElementById("wall");
-    if (wall && own === asked) document.getElementById("wall")?.replaceWith(document.adoptNode(wall));
+    if (wall && own === asked) {
+      document.getElementById("wall")?.replaceWith(document.adoptNode(wall));
+      watch([wall]);
+    }
     const field = /** @type {HTMLInputElement | null} */ (slider.form?.elements.namedItem("at"));
     if (field) field.value = steps[Number(slider.value)] ?? "";
   });

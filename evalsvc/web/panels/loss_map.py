@@ -1,0 +1,102 @@
+"""The mean loss by image code, in the rows and columns of the image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
+
+from evalsvc.client import Client
+from evalsvc.errors import InvalidData, UnknownName
+from evalsvc.spec.documents.results import Artifact
+from evalsvc.spec.names import checkpoint_name
+from evalsvc.web.charts import map_chart
+from evalsvc.web.panel import Commands, Panel, PanelQuery, Table
+
+MOST_CELLS = 1 << 14
+"""Most image codes of a loss profile."""
+
+Side = Annotated[int, Field(ge=1, le=MOST_CELLS)]
+
+
+class _Cells(BaseModel):
+    """The image codes that have a target."""
+
+    start: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=MOST_CELLS)]
+    """Places in the image, counted row by row."""
+    loss: Annotated[list[FiniteFloat], Field(max_length=MOST_CELLS)]
+
+
+class LossProfile(BaseModel):
+    """What a map needs of the content of an artifact `loss_profile`."""
+
+    grid: tuple[Side, Side]
+    """Rows and columns."""
+    image_cell: _Cells
+
+    @property
+    def losses(self) -> dict[tuple[int, int], float]:
+        """Mean losses in nats/token by row and column, without image codes that have no target."""
+        rows, columns = self.grid
+        places = zip(self.image_cell.start, self.image_cell.loss, strict=False)
+        return {divmod(place, columns): loss for place, loss in places if place < min(rows * columns, MOST_CELLS)}
+
+
+class LossMapQuery(PanelQuery):
+    """The mean loss by image code of a task."""
+
+    name: ClassVar = "loss_map"
+
+    evaluation: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    """Id of the evaluation."""
+    task: Annotated[str, Field(min_length=1, max_length=128)]
+    """Name of the task, of kind `loss`."""
+
+    def panel(self, client: Client) -> Panel:
+        """Return the map, with a table that has its rows and columns.
+
+        Raises:
+            UnknownName: the task has no loss by image code, or its artifact was pruned.
+            InvalidData: the artifact is no loss profile.
+        """
+        profiles = client.evaluation_artifacts(self.evaluation, "loss_profile")
+        artifact = next((each for each in profiles if each.task == self.task and _has_map(each)), None)
+        if artifact is None:
+            raise UnknownName(f"the task {self.task!r} of evaluation {self.evaluation} has no loss by image code")
+        try:
+            profile = LossProfile.model_validate_json(client.artifact_content(artifact.id).content)
+        except ValidationError as error:
+            reason = error.errors(include_url=False)[0]["msg"]
+            raise InvalidData(f"artifact {artifact.id} is no loss profile: {reason}; evaluate again") from None
+        rows, columns = profile.grid
+        name = checkpoint_name(artifact.run, artifact.step, artifact.variant)
+        return Panel(
+            name=self.name,
+            title=f"Loss by image code: {name}, {self.task}",
+            query=self.to_query(),
+            spec=map_chart(profile.losses, rows, columns),
+            table=_table(profile.losses),
+            commands=Commands(cli=f"evalsvc artifacts get {artifact.id}", rest=f"/v1/artifacts/{artifact.id}"),
+            notes=["blue-grey cells have no target"] if len(profile.losses) < rows * columns else [],
+        )
+
+
+def loss_maps(artifacts: Iterable[Artifact]) -> list[LossMapQuery]:
+    """Return the maps that can be drawn from artifacts."""
+    return [LossMapQuery(evaluation=each.evaluation, task=each.task) for each in artifacts if _has_map(each)]
+
+
+def _has_map(artifact: Artifact) -> bool:
+    groups = (artifact.details or {}).get("groups")
+    is_kept = artifact.kind == "loss_profile" and artifact.pruned_at is None
+    return is_kept and isinstance(groups, list) and "image_cell" in groups
+
+
+def _table(losses: dict[tuple[int, int], float]) -> Table:
+    last_row, last_column = (max((place[axis] for place in losses), default=-1) for axis in (0, 1))
+    columns = range(last_column + 1)
+    return Table(
+        ["row", *map(str, columns)],
+        [[row, *(losses.get((row, column)) for column in columns)] for row in range(last_row + 1)],
+    )
