@@ -39,11 +39,11 @@ def site(
         warn(f"the pages have tables and no charts; for charts: {pip_install('dashboard')}")
     names = list(dict.fromkeys(runs))
     with connect(url) as client, show_bars() as bars:
-        made = export_site(
+        files = export_site(
             client,
             without_password(Settings.load(url=url).url),
             names,
             output,
             lambda done, total, address: bars.show("pages", done, total, f"pages, now {address}"),
         )
-    say(f"{output / 'index.html'}: {made.files:,} files, {bytes_(made.size)}")
+    say(f"{output / 'index.html'}: {len(files):,} files, {bytes_(sum(path.stat().st_size for path in files))}")

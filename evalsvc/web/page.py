@@ -7,7 +7,7 @@ the same classes; only the links differ.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -87,7 +87,8 @@ class Surroundings:
     """Address of the script that draws charts; None without the extra `dashboard`."""
     url: str
     """Address of the service, for the lines to copy."""
-    static: str = "/static"
+    link: Callable[[str], str | None] = str
+    """Returns what leads from the page to an address of the service; None if nothing does."""
     is_copy: bool = False
     """Whether the pages are files, without a service."""
     links: Mapping[str, str] = field(default_factory=dict)
@@ -105,7 +106,11 @@ def html_of(template: str, content: Content, around: Surroundings) -> str:
     """Return a page as HTML."""
     values = {"title": content.title, "watched": content.watched, "around": around, "version": __version__}
     install = None if around.vega else pip_install("dashboard")
-    return _templates().get_template(template).render(**content.values, **values, install=install)
+    return (
+        _templates()
+        .get_template(template)
+        .render(**content.values, **values, install=install, href=lambda address: {"href": around.link(address)})
+    )
 
 
 @cache

@@ -1,8 +1,7 @@
 """A copy of the pages as files, which a browser opens from a disk and any host of files serves.
 
-The pages are those of the service, with three changes: links lead to files next to the page, charts have their data in
-the page, and forms are gone. A browser loads neither modules nor JSON from a disk, so one classic script has all that
-the pages run.
+The pages are those of the service, without forms, with links to files, and with the data of their charts. A browser
+loads neither modules nor JSON from a disk, so one classic script has all that the pages run.
 """
 
 from __future__ import annotations
@@ -13,25 +12,39 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import cache
 from itertools import count
 from pathlib import Path
+from shutil import rmtree
 from typing import TypeVar
 from urllib.parse import parse_qsl, unquote, urlencode
 
+from starlette.routing import compile_path
+
 from evalsvc.client import Client
-from evalsvc.errors import ArtifactPruned, EvalsvcError, InputError, InvalidRequest, RateLimited, UnknownName
+from evalsvc.errors import (
+    ArtifactPruned,
+    EvalsvcError,
+    InputError,
+    InvalidRequest,
+    RateLimited,
+    UnknownName,
+    os_reason,
+)
+from evalsvc.files.atomic import write_whole
 from evalsvc.spec.names import NAME
 from evalsvc.web import vega
 from evalsvc.web.classic_script import classic_script
 from evalsvc.web.page import PAGES, STATIC, Content, Page, Surroundings, html_of, page_class
 from evalsvc.web.pages.run import MAX_OVERLAID
 from evalsvc.web.panel import Panel, PanelQuery, panel_class
-from evalsvc.web.query import Query
 from evalsvc.web.shown import segment
-from evalsvc.web.site_files import Site, emptied_on_failure
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 MAX_RUNS = 50
@@ -44,28 +57,17 @@ MAX_STATES = 1000
 """Pages with a query that are copied, such as charts alone and the second page of a run's images. Links to others lead
 to the page without its query."""
 
-_LINK = re.compile(r'\b(href|src|data-spec)="([/?][^"]*)"')
-"""Attributes that lead to an address of the service. Values have no literal quotes: Jinja escapes them."""
-
-_PICTURE = re.compile(r'<a\b[^>]*\bhref="/panels/[^"]*\.(?:svg|png)\?[^>]*>[^<]*</a>')
-"""Links to pictures of charts, which a copy does not have: its pages draw the charts."""
-
-_FORM = re.compile(
-    r"<form\b.*?</form>"
-    r'|<input type="checkbox"[^>]*\bform="[^>]*>'
-    r'|<button\b[^>]*\bform="[^>]*>[^<]*</button>',
-    re.DOTALL,
-)
-"""Forms, and the parts of forms that stand outside of them: nothing answers in a copy."""
-
-_ENDINGS = {"image/png": "png", "text/csv": "csv", "text/plain": "txt", "application/jsonl": "jsonl"}
+ENDINGS = {"image/png": "png", "text/csv": "csv", "text/plain": "txt", "application/jsonl": "jsonl"}
 """Endings of artifacts' files by media type. Artifacts of other types are left out."""
+
+PATHS = {pattern: compile_path(pattern)[0] for pattern in PAGES}
+"""Regular expression of each page's path."""
 
 
 def export_site(
     client: Client, url: str, runs: Sequence[str], folder: Path, report: Callable[[int, int, str], None]
-) -> Site:
-    """Write the pages of some runs into a folder; return what was written.
+) -> list[Path]:
+    """Write the pages of some runs into a folder; return the files.
 
     A copy that cannot be written whole is removed again.
 
@@ -87,19 +89,22 @@ def export_site(
         if not NAME.fullmatch(run):
             raise InvalidRequest(f"{run!r} is not the name of a run; give names that `evalsvc runs list` shows")
         client.run(run, all_checkpoints=False)
-    script = vega.script_name() if vega.is_installed() else None
-    around = Surroundings(f"/static/{script}" if script else None, url, is_copy=True, links=_links(runs))
+    script = f"/static/{vega.script_name()}" if vega.is_installed() else None
+    around = Surroundings(script, url, is_copy=True, links=_links(runs))
     with emptied_on_failure(folder):
-        site = Site(client, around, folder, runs)
-        _write_static(site, script)
-        _name_pages(site)
+        if script is not None:
+            vega.script(folder / "static").chmod(0o644)
+        write(folder, "static/site.js", classic_script().encode())
+        for name in ("style.css", "icon.svg"):
+            write(folder, f"static/{name}", (STATIC / name).read_bytes())
+        site = _Site(client, around, folder, runs)
         done = 0
         while site.waiting:
             address = site.waiting.popleft()
             report(done, done + len(site.waiting) + 1, address)
-            _write_page(site, address)
+            site.write_page(address)
             done += 1
-        return site
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def _links(runs: Sequence[str]) -> Mapping[str, str]:
@@ -113,194 +118,172 @@ def _links(runs: Sequence[str]) -> Mapping[str, str]:
     return links
 
 
-def _write_static(site: Site, script: str | None) -> None:
-    """Write what all pages share."""
-    if script is not None:
-        made = vega.script(site.folder / "static")
-        made.chmod(0o644)
-        site.files += 1
-        site.size += made.stat().st_size
-    for name in ("style.css", "icon.svg"):
-        site.write(f"static/{name}", (STATIC / name).read_bytes())
-    site.write("static/site.js", classic_script().encode())
+class _Site:
+    """A copy that is being written."""
+
+    def __init__(self, client: Client, around: Surroundings, folder: Path, runs: Sequence[str]) -> None:
+        self._client, self._around, self._folder, self._runs = client, around, folder, runs
+        self._files: dict[str, str | None] = {"/": file_name("/")}
+        """Files by the address that each stands for; None for what is left out."""
+        self.waiting = deque(["/"])
+        """Addresses of the pages that have a file and are not written."""
+        self._states = 0
+        self._panel = cache(self._read_panel)
+
+    def write_page(self, address: str) -> None:
+        """Write a page with the data of its charts. A page that the service refuses says why, as in the service."""
+        specs: dict[str, str] = {}
+        # Other pages with a query lead to no further ones: all combinations of parameters would be too many.
+        leads_on = "?" not in address or address in self._around.links.values()
+        name = file_name(address)
+
+        def link(target: str) -> str | None:
+            if target.startswith("?"):
+                target = (address.partition("?")[0] + target).removesuffix("?")
+            if target.startswith("/panels/") and ".json?" in target:
+                specs[target] = self._spec(target)
+                return target
+            file = self._file(target, leads_on)
+            return None if file is None else os.path.relpath(file, os.path.dirname(name))
+
+        try:
+            query = self._query(address)
+            if isinstance(query, PanelQuery):
+                panel = self._panel(query)
+                template, content = "panel.html", Content(panel.title, {"panel": panel})
+            else:
+                template, content = query.template, _patiently(query.content, self._client)
+        except InputError as error:
+            template, content = "problem.html", Content(error.code.replace("_", " "), {"detail": error.message})
+        text = html_of(template, Content(content.title, content.values), replace(self._around, link=link))
+        data = (
+            f'<script type="application/json" data-spec="{html.escape(target)}">{spec}</script>\n'
+            for target, spec in specs.items()
+        )
+        write(self._folder, name, text.replace("</body>", "".join(data) + "</body>").encode())
+
+    def _file(self, address: str, leads_on: bool) -> str | None:
+        """Return the file that stands for an address, and have the file written; None if the copy has no such file.
+
+        Args:
+            leads_on: whether a page with a query may be added.
+        """
+        path, _, query = address.partition("?")
+        if path.startswith("/static/"):
+            return path[1:]
+        if address not in self._files:
+            if path.startswith("/v1/artifacts/"):
+                self._files[address] = self._artifact(int(path.rpartition("/")[2]))
+            elif path.endswith(".csv"):
+                panel = self._panel(self._query(address))
+                self._files[address] = write(self._folder, file_name(address, "csv"), panel.table.to_csv().encode())
+            elif self._is_of_runs(address) and (not query or (leads_on and self._states < MAX_STATES)):
+                self._states += bool(query)
+                self._files[address] = file_name(address)
+                self.waiting.append(address)
+        return self._files.get(address) or self._files.get(path)
+
+    def _query(self, address: str) -> Page | PanelQuery:
+        """Return the parameters of the page or panel at an address.
+
+        Raises:
+            UnknownName: no page has such an address.
+            InvalidRequest: the page has no such parameters.
+        """
+        path, _, query = address.partition("?")
+        pairs = parse_qsl(query)
+        if path.startswith("/panels/"):
+            return panel_class(path.removeprefix("/panels/").rpartition(".")[0]).parse(pairs)
+        for pattern, place in PATHS.items():
+            if match := place.match(path):
+                pairs += [(name, unquote(value)) for name, value in match.groupdict().items()]
+                if pattern == "/":
+                    pairs += [*(("only", run) for run in self._runs), ("verdicts", "all")]
+                return page_class(pattern).parse(pairs)
+        raise UnknownName(f"no page has the address {path}")
+
+    def _is_of_runs(self, address: str) -> bool:
+        """Tell whether an address is that of a page or a panel that shows the runs of the copy alone."""
+        try:
+            query = self._query(address)
+        except EvalsvcError:
+            return False
+        run = getattr(query, "run", ())
+        named = [run] if isinstance(run, str) else [*run]
+        named += [*getattr(query, "also", ()), *(re.split("[@:]", getattr(query, side, ""))[0] for side in ("a", "b"))]
+        return all(name in self._runs for name in named if name)
+
+    def _artifact(self, artifact: int) -> str | None:
+        """Return the file of an artifact; None if the artifact was pruned or is of a type that a copy does not have."""
+        with suppress(UnknownName, ArtifactPruned):
+            content = _patiently(self._client.artifact_content, artifact)
+            if ending := ENDINGS.get(content.media_type.partition(";")[0]):
+                return write(self._folder, f"artifacts/{content.sha256}.{ending}", content.content)
+        return None
+
+    def _read_panel(self, query: PanelQuery) -> Panel:
+        return _patiently(query.panel, self._client)
+
+    def _spec(self, address: str) -> str:
+        """Return the spec of a chart as JSON that may stand in a page; null if there is nothing to draw."""
+        try:
+            spec = self._panel(self._query(address)).spec
+        except InputError:
+            return "null"
+        return json.dumps(spec, allow_nan=False).replace("<", "\\u003c")
 
 
-def _name_pages(site: Site) -> None:
-    """Name the files of the pages that every copy has."""
-    site.name("/", "index")
-    for title, address in site.around.links.items():
-        site.name(address, title.lower())
-    for run in site.runs:
-        for view in ("", "/images", "/text", "/checkpoints"):
-            site.name(f"/runs/{segment(run)}{view}", f"runs/{run}{view or '/index'}")
-        for protocol in site.client.protocols(run):
-            site.name(f"/protocols/{segment(protocol.id)}", "protocols/" + protocol.id.replace("/", "_"))
-        for checkpoint in site.client.run(run).checkpoints:
-            for evaluation in checkpoint.evaluations:
-                site.name(f"/evaluations/{evaluation.id}", f"evaluations/{evaluation.id}")
-
-
-def _write_page(site: Site, address: str) -> None:
-    """Write a page, and name the files that it leads to."""
-    name = site.names[address]
-    template, content = _content(site, address)
-    text = html_of(template, Content(content.title, content.values), site.around)
-    specs: dict[str, str] = {}
-    # Other pages with a query lead to no further ones: all combinations of parameters would be too many.
-    leads_on = "?" not in address or address in site.around.links.values()
-
-    def local(match: re.Match[str]) -> str:
-        attribute, target = match[1], html.unescape(match[2])
-        if target.startswith("?"):
-            target = address.partition("?")[0] + target
-        if attribute == "data-spec":
-            specs[target] = _spec(site, target)
-            return match[0]
-        file = _file_of(site, target, may_add=leads_on)
-        if file is None:
-            return ""
-        return f'{attribute}="{html.escape(os.path.relpath(file, os.path.dirname(name) or "."))}"'
-
-    text = _LINK.sub(local, _PICTURE.sub("", _FORM.sub("", text)))
-    data = "".join(
-        f'<script type="application/json" data-spec="{html.escape(target)}">{spec}</script>\n'
-        for target, spec in specs.items()
-    )
-    site.write(name, text.replace("</body>", f"{data}</body>").encode())
-
-
-def _content(site: Site, address: str) -> tuple[str, Content]:
-    """Return the template of a page with what fills it. A page that the service refuses says why, as in the service."""
-    try:
-        if address.startswith("/panels/"):
-            panel = _panel(site, address)
-            return "panel.html", Content(panel.title, {"panel": panel})
-        page = _parse(site, address)
-        return page.template, _patiently(lambda: page.content(site.client))
-    except InputError as error:
-        return "problem.html", Content(error.code.replace("_", " "), {"detail": error.message})
-
-
-def _patiently(ask: Callable[[], T]) -> T:
+def _patiently(ask: Callable[[A], T], given: A) -> T:
     """Return what the service answers, as soon as the service does not ask to wait."""
     for attempt in count():
         try:
-            return ask()
+            return ask(given)
         except RateLimited as error:
             time.sleep(max(error.retry_after or 0, min(2.0**attempt, LONGEST_WAIT)))
     raise AssertionError
 
 
-def _parse(site: Site, address: str) -> Page:
-    """Return the page at an address.
+def file_name(address: str, ending: str = "html") -> str:
+    """Return the name of the file that stands for an address of the service, of characters that every disk takes.
+
+    A name that is not the address itself has a digest, so that no two files have one name, on any disk.
+    """
+    plain = re.sub(r"\.\w+\?", "?", address.strip("/")) or "index"
+    stem = re.sub(r"[^a-z0-9._/-]+|(?<![a-z0-9])\.+", "_", plain.lower())[:120]
+    digest = "" if stem == plain else "-" + hashlib.sha256(address.encode()).hexdigest()[:12]
+    return f"{stem}{digest}.{ending}"
+
+
+def write(folder: Path, name: str, content: bytes) -> str:
+    """Write a file below a folder, for everybody to read: a host of files runs as another user. Return the name.
 
     Raises:
-        UnknownName: no page has such an address.
-        InvalidRequest: the page has no such parameters.
+        InvalidRequest: the file cannot be written.
     """
-    path, _, query = address.partition("?")
-    parts = path.split("/")
-    for pattern in PAGES:
-        places = pattern.split("/")
-        if len(places) != len(parts):
-            continue
-        pairs = [(place[1:-1], unquote(part)) for place, part in zip(places, parts, strict=True) if place[:1] == "{"]
-        if all(place[:1] == "{" or place == part for place, part in zip(places, parts, strict=True)):
-            only = [*(("only", run) for run in site.runs), ("verdicts", "all")] if pattern == "/" else []
-            return page_class(pattern).parse([*pairs, *only, *parse_qsl(query)])
-    raise UnknownName(f"no page has the address {path}")
-
-
-def _file_of(site: Site, address: str, *, may_add: bool) -> str | None:
-    """Return the file that stands for an address; None if the copy has no such file.
-
-    Args:
-        may_add: whether a page that is not in the copy may be added.
-    """
-    address, mark, fragment = address.partition("#")
-    path, _, query = address.partition("?")
-    if path.startswith("/static/"):
-        return path[1:]
-    if path.startswith("/v1/artifacts/") and (number := path.removeprefix("/v1/artifacts/")).isdecimal():
-        return _artifact(site, int(number))
-    if path.startswith("/panels/") and path.endswith(".csv"):
-        return _table(site, address)
-    name = site.names.get(address)
-    if name is None and query and may_add and site.states < MAX_STATES and _is_of_runs(site, address):
-        site.states += 1
-        stem = (site.names.get(path) or path.strip("/")).removesuffix(".html")
-        name = site.name(address, f"{stem}-{hashlib.sha256(address.encode()).hexdigest()[:12]}")
-    name = name or site.names.get(path)
-    return None if name is None else name + mark + fragment
-
-
-def _is_of_runs(site: Site, address: str) -> bool:
-    """Tell whether an address is that of a page or a panel that shows the runs of the copy alone."""
-    path = address.partition("?")[0]
     try:
-        if path.startswith("/panels/"):
-            query: Query = _panel_query(address)
-        elif path in site.names or path == "/compare":
-            query = _parse(site, address)
-        else:
-            return False
-    except EvalsvcError:
-        return False
-    run = getattr(query, "run", ())
-    named = [run] if isinstance(run, str) else [*run]
-    named += [*getattr(query, "also", ()), *(re.split("[@:]", getattr(query, side, ""))[0] for side in ("a", "b"))]
-    return all(name in site.runs for name in named if name)
+        write_whole(folder / name, content, durable=False, mode=0o644)
+    except OSError as error:
+        raise InvalidRequest(f"{folder / name} cannot be written: {os_reason(error)}; give another folder") from None
+    return name
 
 
-def _artifact(site: Site, artifact: int) -> str | None:
-    """Return the file of an artifact; None if it was pruned or is of a type that a copy does not have."""
-    if artifact not in site.artifacts:
-        site.artifacts[artifact] = None
-        with suppress(UnknownName, ArtifactPruned):
-            content = _patiently(lambda: site.client.artifact_content(artifact))
-            ending = _ENDINGS.get(content.media_type.partition(";")[0])
-            if ending is not None:
-                name = f"artifacts/{content.sha256}.{ending}"
-                if name not in site.taken:
-                    site.taken.add(name)
-                    site.write(name, content.content)
-                site.artifacts[artifact] = name
-    return site.artifacts[artifact]
-
-
-def _table(site: Site, address: str) -> str:
-    """Return the table of a panel as a file."""
-    if address not in site.names:
-        panel = _panel(site, address)
-        stem = f"{panel.title} {panel.query}".replace("/", "_")
-        site.names[address] = site.claim(f"tables/{stem}", "csv")
-        site.write(site.names[address], panel.table.to_csv().encode())
-    return site.names[address]
-
-
-def _panel_query(address: str) -> PanelQuery:
-    """Return the query of the panel at an address.
-
-    Raises:
-        UnknownName, InvalidRequest: no panel has such an address.
-    """
-    path, _, query = address.partition("?")
-    return panel_class(path.removeprefix("/panels/").rpartition(".")[0]).parse(parse_qsl(query))
-
-
-def _panel(site: Site, address: str) -> Panel:
-    """Return the panel at an address."""
-    query = _panel_query(address)
-    key = f"{query.name}?{query.to_query()}"
-    if key not in site.panels:
-        site.panels[key] = _patiently(lambda: query.panel(site.client))
-    return site.panels[key]
-
-
-def _spec(site: Site, address: str) -> str:
-    """Return the spec of a chart as JSON that may stand in a page; null if there is nothing to draw."""
+@contextmanager
+def emptied_on_failure(folder: Path) -> Iterator[None]:
+    """Refuse a folder that has files. If the block raises, remove everything in the folder."""
+    existed = folder.exists()
     try:
-        spec = _panel(site, address).spec
-    except InputError:
-        return "null"
-    return json.dumps(spec, allow_nan=False).replace("<", "\\u003c")
+        folder.mkdir(parents=True, exist_ok=True)
+        has_files = any(folder.iterdir())
+    except OSError as error:
+        raise InvalidRequest(f"the folder {folder} cannot be used: {os_reason(error)}; give another folder") from None
+    if has_files:
+        raise InvalidRequest(f"the folder {folder} has files; give a folder that is empty or does not exist")
+    try:
+        yield
+    except BaseException:  # also Ctrl-C: half a copy looks like a whole one
+        with suppress(OSError):
+            for path in folder.iterdir():
+                rmtree(path) if path.is_dir() else path.unlink()
+            if not existed:
+                folder.rmdir()
+        raise

@@ -46,7 +46,8 @@ def test_without_the_package_of_charts_a_page_says_how_to_install_it() -> None:
 
 def test_a_copy_has_no_modules_and_no_addresses_of_the_service() -> None:
     content = Content("a problem", {"detail": ""})
-    shown = html_of("problem.html", content, Surroundings(None, "http://host", is_copy=True))
+    shown = html_of("problem.html", content, Surroundings(None, "http://host", link=lambda address: None, is_copy=True))
+    assert 'href="/' not in shown
     assert 'type="module"' not in shown
     assert "/status" not in shown
 

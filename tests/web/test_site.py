@@ -20,8 +20,7 @@ from evalsvc.errors import InvalidRequest, RateLimited, UnknownName
 from evalsvc.web import site, vega
 from evalsvc.web.page import Content
 from evalsvc.web.pages.protocol import ProtocolPage
-from evalsvc.web.site import export_site
-from evalsvc.web.site_files import Site
+from evalsvc.web.site import export_site, file_name, write
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -31,7 +30,7 @@ def ignore(done: int, total: int, address: str) -> None:
     """Report nothing."""
 
 
-def export(dashboard: Dashboard, folder: Path, *runs: str) -> Site:
+def export(dashboard: Dashboard, folder: Path, *runs: str) -> list[Path]:
     with Client(dashboard.url) as client:
         return export_site(client, dashboard.url, runs or (RUN, OTHER), folder, ignore)
 
@@ -50,9 +49,8 @@ def tables(many_cases: None, dashboard: Dashboard, tmp_path_factory: pytest.Temp
 def charts(child_process: None, dashboard: Dashboard, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy with charts."""
     folder = tmp_path_factory.mktemp("site") / "charts"
-    made = export(dashboard, folder)
-    on_disk = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-    assert (made.files, made.size) == (len(on_disk), sum(on_disk))
+    files = export(dashboard, folder)
+    assert [path for path in files if path.stat().st_mode & 0o444 != 0o444] == [], "a host of files is another user"
     return folder
 
 
@@ -74,7 +72,7 @@ def test_every_link_leads_to_a_file_of_the_copy(tables: Path) -> None:
     pages = list(tables.rglob("*.html"))
     assert {path.relative_to(tables).as_posix() for path in pages} >= {
         "index.html",
-        f"runs/{RUN}/index.html",
+        f"runs/{RUN}.html",
         f"runs/{RUN}/images.html",
         f"runs/{OTHER}/text.html",
     }
@@ -109,8 +107,10 @@ def test_every_page_can_be_reached(tables: Path) -> None:
 def test_a_copy_has_other_runs_only_as_words(dashboard: Dashboard, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(vega, "is_installed", lambda: False)
     export(dashboard, tmp_path / "one", OTHER)
-    assert [path.name for path in (tmp_path / "one" / "runs").iterdir()] == [OTHER]
-    assert f'href="runs/{RUN}/' not in (tmp_path / "one" / "index.html").read_text()
+    assert {path.name for path in (tmp_path / "one" / "runs").iterdir()} == {OTHER, f"{OTHER}.html"}
+    text = (tmp_path / "one" / "index.html").read_text()
+    assert f'href="runs/{OTHER}.html"' in text
+    assert f'href="runs/{RUN}.html"' not in text
 
 
 def test_a_policy_keeps_a_hosted_copy_from_other_addresses(tables: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_policy_keeps_a_hosted_copy_from_other_addresses(tables: Path) -> None
 def test_hostile_names_are_text(tables: Path) -> None:
     for path in tables.rglob("*.html"):
         assert "<script>alert" not in path.read_text()
-    assert html.escape(MARKUP, quote=False)[:20] in (tables / "runs" / RUN / "index.html").read_text()
+    assert html.escape(MARKUP, quote=False)[:20] in (tables / "runs" / f"{RUN}.html").read_text()
 
 
 def test_a_folder_with_files_is_refused(dashboard: Dashboard, tmp_path: Path) -> None:
@@ -159,6 +159,29 @@ def test_names_that_no_run_has_are_refused(dashboard: Dashboard, tmp_path: Path,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["/../../x", "//etc/passwd", "/a/../../b", "/..", "/.", "/C:\\x", "/a\0b", "/" + "x" * 5000, "/a\nb", "/.../.."],
+)
+def test_the_file_of_an_address_is_in_the_folder(tmp_path: Path, address: str) -> None:
+    name = file_name(address)
+    write(tmp_path / "site", name, b"content")
+    [written] = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert written.resolve().is_relative_to((tmp_path / "site").resolve())
+    assert name.isascii()
+    assert not any(part.startswith(".") for part in Path(name).parts)
+
+
+def test_no_two_addresses_have_one_file() -> None:
+    """Some disks do not tell cases apart."""
+    addresses = [
+        f"/runs/{name}" for name in ("A", "a", "a-2", "a?x=1", "a?x=2", "%C3%A4", "%C3%B6", "x" * 200, "x" * 201)
+    ]
+    assert len({file_name(address).lower() for address in addresses}) == len(addresses)
+    assert file_name("/") == "index.html"
+    assert file_name("/runs/a/images") == "runs/a/images.html"
+
+
 def test_an_unknown_run_is_refused_before_anything_is_written(dashboard: Dashboard, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="no run is named 'nope'"):
         export(dashboard, tmp_path / "site", RUN, "nope")
@@ -178,7 +201,7 @@ def values_of(text: str) -> dict[tuple[str, str], dict[int, Any]]:
 
 
 def test_numbers_are_those_of_rest(charts: Path, dashboard: Dashboard) -> None:
-    shown = values_of((charts / "runs" / RUN / "index.html").read_text())
+    shown = values_of((charts / "runs" / f"{RUN}.html").read_text())
     with Client(dashboard.url) as client:
         history = client.history(RUN, variant="raw").series
     compared = 0
@@ -188,7 +211,7 @@ def test_numbers_are_those_of_rest(charts: Path, dashboard: Dashboard) -> None:
             assert found[step] == (value if isinstance(value, float) else None, stderr), (series.metric, step)
             compared += 1
     assert compared > 20
-    table = next((charts / "tables").glob("arc_acc*"))
+    table = next((charts / "panels").glob("curve_run_*_metric_arc_2facc-*.csv"))
     rows = [row for row in csv.DictReader(table.read_text().splitlines()) if row["run"] == RUN and row["value"]]
     [accuracy] = [series for series in history if series.metric == "arc/acc"]
     assert {int(row["step"]): float(row["value"]) for row in rows} == dict(zip(accuracy.x, accuracy.value, strict=True))
@@ -199,7 +222,7 @@ def some_of_each(folder: Path) -> list[Path]:
     kinds: dict[str, Path] = {}
     for path in sorted(folder.rglob("*.html")):
         name = path.relative_to(folder).as_posix()
-        kinds.setdefault(re.sub(r"-?[0-9a-f]{12,16}|(?<=/)[0-9]+", "*", name), path)
+        kinds.setdefault(re.sub(r"(?<=[a-z])_.*|[0-9a-f]{16}|(?<=/)[0-9]+", "*", name), path)
     return list(kinds.values())
 
 
@@ -222,7 +245,7 @@ def test_charts_and_slider_of_a_copy_work(chromium: Browser, charts: Path, dashb
     with Client(dashboard.url) as client:
         [accuracy] = client.history(RUN, ["arc/acc"], variant="raw").series
     with Visit(chromium, offline=True) as visit:
-        visit.open((charts / "runs" / RUN / "index.html").as_uri())
+        visit.open((charts / "runs" / f"{RUN}.html").as_uri())
         assert visit.page.locator(".chart svg").count() > 3
         visit.page.locator("#step").focus()
         visit.page.keyboard.press("Home")
