@@ -185,8 +185,7 @@ def test_the_service_starts_and_checks_suites_without_torch() -> None:
 @pytest.mark.usefixtures("short_process")
 def test_pages_and_suites_are_imported_at_the_start_of_the_service_and_without_torch() -> None:
     """Threads that imported them at once saw half a module, and the first page after a start answered 500."""
-    alone = ("evalsvc.web.site", "evalsvc.web.classic_script")  # of `evalsvc export`
-    modules = [name for name in modules_of("web") if name not in alone]
+    modules = [name for name in modules_of("web") if name != "evalsvc.web.site"]  # of `evalsvc export`
     modules += [name for name in modules_of("tasks") if name.endswith(".spec")]
     run_blocked(WORKER_PACKAGES, [], START.format(modules=modules))
 

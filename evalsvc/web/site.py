@@ -38,7 +38,6 @@ from evalsvc.errors import (
 from evalsvc.files.atomic import write_whole
 from evalsvc.spec.names import NAME
 from evalsvc.web import vega
-from evalsvc.web.classic_script import classic_script
 from evalsvc.web.page import PAGES, STATIC, Content, Page, Surroundings, html_of, page_class
 from evalsvc.web.pages.run import MAX_OVERLAID
 from evalsvc.web.panel import Panel, PanelQuery, panel_class
@@ -46,6 +45,9 @@ from evalsvc.web.shown import segment
 
 A = TypeVar("A")
 T = TypeVar("T")
+
+MODULES = ("charts", "slider", "images", "live", "events", "runs", "main")
+"""Scripts of the pages, each after those that it imports. No two have a name in common, which one script needs."""
 
 MAX_RUNS = 50
 """Runs of a copy: as many as the first page shows."""
@@ -105,6 +107,12 @@ def export_site(
             site.write_page(address)
             done += 1
     return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def classic_script() -> str:
+    """Return all modules of the pages as one script that is no module."""
+    text = "\n".join((STATIC / f"{name}.js").read_text() for name in MODULES)
+    return '"use strict";\n(() => {\n' + re.sub(r"^import .*\n|^export ", "", text, flags=re.MULTILINE) + "})();\n"
 
 
 def _links(runs: Sequence[str]) -> Mapping[str, str]:

@@ -9,8 +9,8 @@ import pytest
 from programs import find_program, output_of
 
 from evalsvc.api.routes.pages import POLICY
-from evalsvc.web.classic_script import classic_script
 from evalsvc.web.page import HERE, STATIC
+from evalsvc.web.site import MODULES, classic_script
 
 LINES = 1500
 """Most lines of JavaScript of our own. More of it would want a framework, and a bundler, and their updates."""
@@ -80,10 +80,21 @@ def test_a_script_begins_with_what_it_is_for(script: Path) -> None:
     assert re.match(r"// [A-Z].*\.\n\n", script.read_text())
 
 
-def test_the_static_copy_has_every_script() -> None:
-    """The copy is one script of all modules; one that is left out is missed only when a button does nothing."""
-    whole = classic_script()
-    assert [script.name for script in SCRIPTS if f'modules["{script.name}"]' not in whole] == []
+def test_the_static_copy_has_every_script_after_those_that_it_imports() -> None:
+    """One that is left out is missed only when a button does nothing."""
+    assert sorted(MODULES) == [script.stem for script in SCRIPTS]
+    for place, name in enumerate(MODULES):
+        imported = re.findall(r'from "\./([a-z_]+)\.js"', (STATIC / f"{name}.js").read_text())
+        assert set(imported) <= set(MODULES[:place])
+
+
+def test_the_script_of_the_static_copy_has_no_name_twice_and_nothing_of_modules() -> None:
+    """Of two functions with one name, the first is gone without an error."""
+    script = classic_script()
+    assert re.findall(r"^(?:import|export)\b.*", script, re.MULTILINE) == []
+    names = re.findall(r"^(?:async )?(?:function|const|let|class) (\w+)", script, re.MULTILINE)
+    assert len(names) > 40
+    assert sorted(names) == sorted(set(names))
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.name)

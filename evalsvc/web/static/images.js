@@ -103,7 +103,7 @@ function choice(place, first, second) {
 }
 
 /** Have the slider ask for the images of one step. A step without images says so, and shows none. */
-function slide() {
+function slideWall() {
   const slider = /** @type {HTMLInputElement | null} */ (document.getElementById("wall-step"));
   const output = document.getElementById("wall-step-shown");
   if (!slider || !output) return;
@@ -140,7 +140,7 @@ function slide() {
 
 /** Make the image wall of the page work: a click shows a sample, Shift and a click lays it over the one before. */
 export function wall() {
-  slide();
+  slideWall();
   const place = /** @type {HTMLDialogElement | null} */ (document.getElementById("wipe"));
   /** @type {HTMLAnchorElement | undefined} */
   let last;
