@@ -47,6 +47,7 @@ class Column:
     pictures: Sequence[Artifact] = ()
     """Other images of the checkpoint, such as its grid."""
     maps: Sequence[LossMapQuery] = ()
+    """Panels of its losses by image code."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """How the images were drawn."""
     missing: bool = False
