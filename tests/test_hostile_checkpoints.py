@@ -54,7 +54,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "linked": (
         linked,
         "checkpoint_not_allowed",
-        "linked/model.safetensors: is, or links, outside the allowed folders",
+        "linked/model.safetensors' is, or links, outside the allowed folders",
     ),
     "pipe.pt": (os.mkfifo, "checkpoint_not_allowed", "is not a regular file or folder on a disk"),
 }

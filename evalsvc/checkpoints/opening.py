@@ -1,8 +1,9 @@
-"""Reading checkpoints from exactly the files that were checked, even if their names are changed in the meantime.
+"""Locating checkpoints below the roots, and reading them from exactly the files that were checked.
 
-Between the check of a path and its opening, a file or folder on the path may be replaced by a link. So every file is
-opened first, the kernel's path of the open file is checked against the allowed roots, and readers get a name in a
-private folder that leads to the open file. Hashing and loading then read the same file.
+Answers the attacker `submitter`, who may never read outside the roots, even if a name is exchanged between check and
+opening. A posted path is checked without telling what lies outside. Later, every file is opened first and then checked,
+see `files.opened`, and readers get a name in a private folder that leads to the open file: hashing and loading read the
+same file.
 """
 
 from __future__ import annotations
@@ -10,28 +11,21 @@ from __future__ import annotations
 import os
 import resource
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import unquote, urlsplit
 
-from evalsvc.checkpoints.reference import (
-    MAX_FILES,
-    CheckpointRef,
-    Virtual,
-    files_of,
-    locate,
-    parents_of,
-    require_inside,
-)
+from evalsvc.checkpoints.reference import MAX_FILES, CheckpointRef, Virtual, entries_of, files_of
 from evalsvc.errors import (
     CheckpointChanged,
     CheckpointError,
     CheckpointGone,
     CheckpointNotAllowed,
+    CheckpointNotFound,
     EvalsvcError,
     InvalidData,
     NotACheckpoint,
@@ -39,7 +33,7 @@ from evalsvc.errors import (
 )
 from evalsvc.families.config_files import MAX_JSON_FILES
 from evalsvc.families.open_lm_files import recorded_model
-from evalsvc.files.opened import OPEN_FILES, Allow, anywhere, real_path
+from evalsvc.files.opened import Allow, ReadRule, open_checked, path_of
 
 NEIGHBOURS = ("params.txt", "config.json", ".metadata")
 """Files next to a checkpoint that are read by name and must lie inside the roots. Other JSON files outside the roots
@@ -51,6 +45,91 @@ MAX_NEIGHBOURS = 100_000
 """Maximum number of names that are searched for files next to a checkpoint."""
 
 
+# a posted path
+
+
+def local_path(uri: str) -> Path:
+    """Return the path of a uri: a plain path, or `file://`.
+
+    Raises:
+        CheckpointNotAllowed: the uri has another scheme, is chained, or is a relative path.
+    """
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:  # e.g. for an invalid IPv6 address
+        raise CheckpointNotAllowed(f"{uri}: is not a uri ({os_reason(error)}); use a path or a file:// uri") from None
+    if "::" in uri or "\0" in uri or (parts.scheme and parts.scheme != "file"):
+        raise CheckpointNotAllowed(
+            f"{uri}: the scheme is not allowed; use a path or a file:// uri that the service and its workers can read"
+        )
+    if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
+        raise CheckpointNotAllowed(f"{uri}: names the host {parts.netloc!r}; only this machine's files can be read")
+    if parts.scheme == "file" and (parts.query or parts.fragment):
+        raise CheckpointNotAllowed(f"{uri}: holds '?' or '#', which a path in a uri writes as %3F and %23")
+    path = Path(unquote(parts.path)) if parts.scheme == "file" else Path(uri)
+    if not path.is_absolute():
+        raise CheckpointNotAllowed(f"{uri}: is a relative path; use an absolute path")
+    return path
+
+
+def checkpoint_rule(roots: Sequence[Path], closed: Sequence[Path]) -> ReadRule:
+    """Return the rule for files of checkpoints, whose error is CheckpointNotAllowed."""
+    return ReadRule(tuple(roots), tuple(closed), error=CheckpointNotAllowed)
+
+
+def locate(uri: str, roots: Sequence[Path], closed: Sequence[Path] = ()) -> Path:
+    """Return the existing file or folder that `uri` names, with links resolved.
+
+    Messages about a path outside the roots do not tell whether the path exists, nor where a link leads.
+
+    Raises:
+        CheckpointNotAllowed: the path, or a file in the folder, lies outside `roots` or inside `closed`, or is not a
+            regular file or folder.
+        CheckpointNotFound: the path does not exist or cannot be read.
+        NotACheckpoint: the folder has more than MAX_FILES files.
+    """
+    rule = checkpoint_rule(roots, closed)
+    resolved = _resolve_inside(local_path(uri), rule, uri)
+    try:
+        mode = resolved.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise CheckpointNotFound(f"{uri}: {os_reason(error)}; post the checkpoint when the file is complete") from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise _not_regular(uri)
+    if not os.access(resolved, os.R_OK):
+        raise CheckpointNotFound(f"{uri}: this process may not read the file; change its permissions")
+    try:
+        for path in entries_of(resolved, MAX_FILES) if resolved.is_dir() else ():
+            rule(Path(os.path.realpath(path)), str(path))
+    except OSError as error:
+        raise CheckpointNotFound(f"{uri}: {os_reason(error)} in it; change its permissions, or post it again") from None
+    return resolved
+
+
+def _resolve_inside(path: Path, rule: ReadRule, shown: str) -> Path:
+    """Resolve the links in a path that `rule` allows; the file need not exist."""
+    current = Path(path.anchor)
+    for part in (*path.parts[1:], None):
+        if part is not None and part != "..":
+            current /= part
+            continue
+        with suppress(OSError, ValueError):  # an impossible file name
+            current = Path(os.path.realpath(current))
+        # Check before a step up as well: otherwise the error would tell whether a folder outside exists.
+        rule(current, shown)
+        current = current if part is None else current.parent
+    return current
+
+
+def _not_regular(shown: str) -> CheckpointNotAllowed:
+    return CheckpointNotAllowed(
+        f"{shown}: is not a regular file or folder on a disk; use a checkpoint file or a Hugging Face folder"
+    )
+
+
+# open files
+
+
 @contextmanager
 def opened_weights(path: Path, allow: Allow, companions: Sequence[str] = ()) -> Iterator[Path]:
     """Yield a stable path to the file or folder of a network's weights; messages show the posted path.
@@ -59,71 +138,20 @@ def opened_weights(path: Path, allow: Allow, companions: Sequence[str] = ()) -> 
 
     Raises:
         InvalidData: a file is missing or cannot be read, or `allow` raises.
+        CheckpointNotAllowed: the path is not a regular file or folder.
         NotACheckpoint: the folder has more than MAX_FILES files.
     """
-    if not OPEN_FILES.is_dir():
-        for file in files_of(path, MAX_FILES):
-            allow(file.resolve(), str(file))
-        yield path
-        return
     with ExitStack() as stack:
-        files = _Open(stack, allow)
-        folder_copy = files.folder / "content"
-        folder_copy.mkdir()
+        files = _OpenFiles(stack)
         try:
-            pinned = files.pin_weights(path, folder_copy, (".json", *WEIGHTS))
+            pinned = files.pin_weights(path, allow)
             for name in () if path.is_dir() else companions:
                 if (path.parent / name).is_file():
-                    files.pin(path.parent / name, folder_copy / name)
+                    files.pin(path.parent / name, pinned.parent / name, allow)
         except OSError as error:
             raise InvalidData(f"{path} cannot be read: {os_reason(error)}; check the path") from None
-        with _posted_names(files):
+        with files.posted_names():
             yield pinned
-
-
-class _Open:
-    """Files that stay open until `stack` ends, each under a private name."""
-
-    def __init__(self, stack: ExitStack, allow: Allow) -> None:
-        self.folder = Path(stack.enter_context(TemporaryDirectory(prefix="evalsvc-")))
-        self.names: dict[str, str] = {}
-        """Posted names by private folder."""
-        self.states: dict[int, tuple[Path, os.stat_result]] = {}
-        """Path of each file, and its state when it was opened, by descriptor."""
-        self.allow = allow
-        self._stack = stack
-
-    def pin_weights(self, path: Path, folder_copy: Path, index_endings: tuple[str, ...]) -> Path:
-        """Open weights under names in `folder_copy`, and the files next to an index; return the name."""
-        folder = path if path.is_dir() else path.parent
-        self.names[str(folder_copy)] = str(folder)
-        files = files_of(path, MAX_FILES) if path.is_dir() else [path]
-        allow_open_files(len(files))
-        for file in files:
-            self.pin(file, folder_copy / file.relative_to(folder))
-        if path.is_dir():
-            return folder_copy
-        if _is_json(folder_copy / path.name):
-            for file in _existing(folder, _names(folder, index_endings)[:MAX_FILES]):
-                self.pin(file, folder_copy / file.name)
-        return folder_copy / path.name
-
-    def pin(self, file: Path, name: Path) -> None:
-        """Open a file that `allow` permits, and make `name` lead to it."""
-        if name.is_symlink():
-            return
-        if not stat.S_ISREG(file.stat().st_mode):
-            self.allow(file.resolve(), str(file))
-            return
-        # O_NONBLOCK: if a pipe has replaced the file, opening does not wait for a writer.
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._stack.callback(os.close, descriptor)
-        real = real_path(file, descriptor)
-        self.states[descriptor] = file, os.fstat(descriptor)
-        if real.exists():  # a file that was deleted since it was opened keeps its content
-            self.allow(real, str(file))
-        name.parent.mkdir(parents=True, exist_ok=True)
-        name.symlink_to(OPEN_FILES / str(descriptor))
 
 
 @contextmanager
@@ -138,40 +166,20 @@ def opened(reference: CheckpointRef) -> Iterator[CheckpointRef]:
         CheckpointGone: the file was deleted.
         CheckpointChanged: the file was changed while it was read.
     """
-    if not OPEN_FILES.is_dir():
-        # Without /proc the kernel does not tell which file is open, so only the paths can be checked.
-        for leaf in parents_of(reference) or (reference,):
-            locate(leaf.path, leaf.roots, leaf.closed)
-        yield reference
-        return
     with ExitStack() as stack:
-        files = _Open(stack, anywhere)
-        with _posted_names(files, reference):
+        files = _OpenFiles(stack)
+        with files.posted_names(reference):
             yield _pinned(reference, files)
-        _require_unchanged(reference, files)
+        files.require_unchanged(reference)
 
 
-def _pinned(reference: CheckpointRef, files: _Open) -> CheckpointRef:
+def _pinned(reference: CheckpointRef, files: _OpenFiles) -> CheckpointRef:
     if reference.virtual is not None:
         parents = {name: _pinned(parent, files) for name, parent in reference.virtual.parents.items()}
         return replace(reference, virtual=Virtual(reference.virtual.expression, parents))
     path = Path(reference.path)
-    parent_copy = files.folder / str(len(files.names))
-    folder_copy = parent_copy / "content"
-    folder_copy.mkdir(parents=True)
-    folder = path if path.is_dir() else path.parent
-    files.names[str(parent_copy)] = str(folder.parent)
-    files.allow = partial(_require_inside, reference)
     try:
-        pinned = files.pin_weights(path, folder_copy, WEIGHTS)
-        for place, private in {folder: folder_copy, folder.parent: parent_copy}.items():
-            for file in _existing(place, NEIGHBOURS):
-                files.pin(file, private / file.name)
-        model = recorded_model(pinned)
-        for place, private in {folder: folder_copy, folder.parent: parent_copy}.items():
-            for file in _jsons(place, f"{model}.json"):
-                with suppress(CheckpointNotAllowed, FileNotFoundError):  # outside the roots: ignored
-                    files.pin(file, private / file.name)
+        pinned = files.pin_checkpoint(path, checkpoint_rule(reference.roots, reference.closed))
     except FileNotFoundError as error:
         raise CheckpointGone(
             f"{reference.label}: {error.filename} was deleted while it was opened; post it again"
@@ -184,31 +192,90 @@ def _pinned(reference: CheckpointRef, files: _Open) -> CheckpointRef:
         raise type(error)(f"{reference.label}: {error.message}") from None
     if reference.source is not None:
         # Messages show a fetched checkpoint by its address, not by the names in the cache.
-        files.names[str(folder_copy / path.name)] = reference.source
+        files.names[str(pinned)] = reference.source
     return replace(reference, path=str(pinned))
 
 
-def _require_inside(reference: CheckpointRef, real: Path, shown: str) -> None:
-    require_inside(real, reference.roots, shown, reference.closed)
+class _OpenFiles:
+    """Files that stay open until `stack` ends, each under a private name that leads to the open file."""
 
+    def __init__(self, stack: ExitStack) -> None:
+        self.names: dict[str, str] = {}
+        """Posted names by private name."""
+        self._folder = Path(stack.enter_context(TemporaryDirectory(prefix="evalsvc-")))
+        self._states: dict[int, tuple[Path, os.stat_result]] = {}
+        """Path of each file, and its state when it was opened, by descriptor."""
+        self._stack = stack
 
-def _jsons(folder: Path, model: str) -> Iterator[Path]:
-    """Yield JSON files next to a checkpoint, that of `model` first, and at most one more than the limit."""
-    names = sorted(_names(folder, (".json",)), key=lambda name: (name != model, name))
-    return _existing(folder, names[: MAX_JSON_FILES + 1])
+    def pin(self, file: Path, name: Path, allow: Allow) -> None:
+        """Open a file that `allow` permits, and make `name` lead to it."""
+        if name.is_symlink():
+            return
+        descriptor, real = open_checked(file, allow)
+        self._stack.callback(os.close, descriptor)
+        self._states[descriptor] = file, os.fstat(descriptor)
+        if not stat.S_ISREG(self._states[descriptor][1].st_mode):  # nor a folder, whose content nobody has checked
+            raise _not_regular(str(file))
+        name.parent.mkdir(parents=True, exist_ok=True)
+        name.symlink_to(path_of(descriptor, real))
 
+    def pin_weights(self, path: Path, allow: Allow) -> Path:
+        """Open weights, and the files next to an index; return the private name of `path`."""
+        private = self._folder / str(len(self.names)) / "content"
+        private.mkdir(parents=True)
+        folder = path if path.is_dir() else path.parent
+        self.names |= {str(private): str(folder), str(private.parent): str(folder.parent)}
+        if path.is_dir():
+            files, pinned = files_of(path, MAX_FILES), private
+        else:
+            named = [folder / name for name in _names(folder, WEIGHTS)[:MAX_FILES]] if path.suffix == ".json" else []
+            files, pinned = [path, *filter(_is_readable, named)], private / path.name
+        allow_open_files(len(files))
+        for file in files:
+            self.pin(file, private / file.relative_to(folder), allow)
+        return pinned
 
-def _existing(folder: Path, names: Iterable[str]) -> Iterator[Path]:
-    for name in names:
-        if _is_readable(folder / name):
-            yield folder / name
+    def pin_checkpoint(self, path: Path, rule: ReadRule) -> Path:
+        """Open weights, and the files next to them that a configuration is read from; see `pin_weights`."""
+        pinned = self.pin_weights(path, rule)
+        folder, private = (path, pinned) if path.is_dir() else (path.parent, pinned.parent)
+        places = ((folder, private), (folder.parent, private.parent))
+        for place, private_place in places:
+            for name in NEIGHBOURS:
+                if _is_readable(place / name):
+                    self.pin(place / name, private_place / name, rule)
+        model = f"{recorded_model(pinned)}.json"
+        for place, private_place in places:
+            names = sorted(_names(place, (".json",)), key=lambda name: name != model)
+            for name in names[: MAX_JSON_FILES + 1]:  # of more than the limit none is read, except the model's
+                if _is_readable(place / name):
+                    with suppress(CheckpointNotAllowed, FileNotFoundError):
+                        self.pin(place / name, private_place / name, rule)
+        return pinned
 
+    def require_unchanged(self, reference: CheckpointRef) -> None:
+        """Raise CheckpointChanged if a file was written to while it was read."""
+        for descriptor, (file, before) in self._states.items():
+            now = os.fstat(descriptor)
+            if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+                raise CheckpointChanged(
+                    f"{reference.label}: {reference.source or file} was changed while it was read; post the checkpoint "
+                    "again with replace=true when it is complete"
+                )
 
-def _is_readable(path: Path) -> bool:
-    try:
-        return path.is_file() and os.access(path, os.R_OK)
-    except OSError:  # a link into a folder without permission
-        return False
+    @contextmanager
+    def posted_names(self, reference: CheckpointRef | None = None) -> Iterator[None]:
+        """Replace private names in messages by posted names; a label that is the path itself is not said twice."""
+        try:
+            yield
+        except EvalsvcError as error:
+            message = error.message
+            for private in sorted(self.names, key=len, reverse=True):
+                message = message.replace(private, self.names[private])
+            if reference is not None and os.path.realpath(reference.label) == reference.path:
+                start = f"{reference.label}: "
+                message = message[len(start) * message.startswith(start + reference.path) :]
+            raise type(error)(message) from error
 
 
 def _names(folder: Path, endings: tuple[str, ...]) -> list[str]:
@@ -219,11 +286,11 @@ def _names(folder: Path, endings: tuple[str, ...]) -> list[str]:
         return []
 
 
-def _is_json(path: Path) -> bool:
-    if not path.is_file():
+def _is_readable(path: Path) -> bool:
+    try:
+        return path.is_file() and os.access(path, os.R_OK)
+    except OSError:  # a link into a folder without permission
         return False
-    with path.open("rb") as file:
-        return file.read(16).lstrip().startswith(b"{")
 
 
 def allow_open_files(count: int) -> None:
@@ -232,36 +299,3 @@ def allow_open_files(count: int) -> None:
     if soft < count + 512:
         wanted = count + 1024
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard < 0 else min(hard, wanted), hard))
-
-
-def _require_unchanged(reference: CheckpointRef, files: _Open) -> None:
-    """Raise CheckpointChanged if a file was written to. A change that restores the modification time still changes that
-    of the inode, unless a link was added or removed."""
-    for descriptor, (file, before) in files.states.items():
-        now = os.fstat(descriptor)
-        content = (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
-        inode = now.st_ctime_ns == before.st_ctime_ns or now.st_nlink != before.st_nlink
-        if not content or not inode:
-            raise CheckpointChanged(
-                f"{reference.label}: {reference.source or file} was changed while it was read; post the checkpoint "
-                "again with replace=true when it is complete"
-            )
-
-
-@contextmanager
-def _posted_names(files: _Open, reference: CheckpointRef | None = None) -> Iterator[None]:
-    """Replace private names in messages by posted names; a label that is the path itself is not said twice."""
-    try:
-        yield
-    except EvalsvcError as error:
-        message = _with_posted_names(error.message, files)
-        if reference is not None and os.path.realpath(reference.label) == reference.path:
-            start = f"{reference.label}: "
-            message = message[len(start) * message.startswith(start + reference.path) :]
-        raise type(error)(message) from error
-
-
-def _with_posted_names(message: str, files: _Open) -> str:
-    for private in sorted(files.names, key=len, reverse=True):
-        message = message.replace(private, files.names[private])
-    return message

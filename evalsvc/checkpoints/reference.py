@@ -1,31 +1,27 @@
-"""References to checkpoints: location and identity. Needs no torch; weights are opened in `models`."""
+"""References to checkpoints, their identity, and the names of their files. `opening` opens them."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
 
 from evalsvc.checkpoints.expression import Expression
 from evalsvc.errors import (
     CheckpointChanged,
     CheckpointGone,
     CheckpointNotAllowed,
-    CheckpointNotFound,
     EvalsvcError,
     NotACheckpoint,
     ShardedCheckpoint,
     os_reason,
 )
-from evalsvc.spec.paths import lies_within
 
 Spool = Literal["none", "link", "copy"]
 
@@ -47,9 +43,6 @@ FOLDER_FILES = (
 
 PART = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.")
 """Pattern in the name of one of several files of a Hugging Face model."""
-
-NO_DISK = (Path("/proc"), Path("/sys"), Path("/dev"))
-"""Folders of files that the kernel generates when they are read, and that may never end."""
 
 
 @dataclass(frozen=True)
@@ -137,113 +130,6 @@ def uploaded_sha256(uri: str) -> str | None:
     return digest
 
 
-def local_path(uri: str) -> Path:
-    """Return the path of a uri: a plain path, or `file://`.
-
-    Raises:
-        CheckpointNotAllowed: the uri has another scheme, is chained, or is a relative path.
-    """
-    try:
-        parts = urlsplit(uri)
-    except ValueError as error:  # e.g. for an invalid IPv6 address
-        raise CheckpointNotAllowed(f"{uri}: is not a uri ({_reason(error)}); use a path or a file:// uri") from None
-    if "::" in uri or "\0" in uri or (parts.scheme and parts.scheme != "file"):
-        raise CheckpointNotAllowed(
-            f"{uri}: the scheme is not allowed; use a path or a file:// uri that the service and its workers can read"
-        )
-    if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
-        raise CheckpointNotAllowed(f"{uri}: names the host {parts.netloc!r}; only this machine's files can be read")
-    if parts.scheme == "file" and (parts.query or parts.fragment):
-        raise CheckpointNotAllowed(f"{uri}: holds '?' or '#', which a path in a uri writes as %3F and %23")
-    path = Path(unquote(parts.path)) if parts.scheme == "file" else Path(uri)
-    if not path.is_absolute():
-        raise CheckpointNotAllowed(f"{uri}: is a relative path; use an absolute path")
-    return path
-
-
-def locate(uri: str, roots: Sequence[Path], closed: Sequence[Path] = ()) -> Path:
-    """Return the existing file or folder that `uri` names, with links resolved.
-
-    Raises:
-        CheckpointNotAllowed: the path, or a file in the folder, lies outside `roots` or inside `closed`, or is not a
-            file on a disk.
-        CheckpointNotFound: the path does not exist or cannot be read.
-        NotACheckpoint: the folder has more than MAX_FILES files.
-    """
-    resolved = resolve_inside(local_path(uri), roots, uri, closed)
-    try:
-        _require_on_disk(resolved, uri)
-    except (OSError, ValueError) as error:
-        raise CheckpointNotFound(f"{uri}: {_reason(error)}; post the checkpoint when the file is complete") from None
-    if not os.access(resolved, os.R_OK):
-        raise CheckpointNotFound(f"{uri}: this process may not read the file; change its permissions")
-    try:
-        for file in files_of(resolved, MAX_FILES):
-            require_inside(file.resolve(), roots, str(file), closed)
-        for link in _links_in(resolved):
-            resolve_inside(link, roots, str(link), closed)
-    except OSError as error:
-        raise CheckpointNotFound(f"{uri}: {_reason(error)} in it; change its permissions, or post it again") from None
-    return resolved
-
-
-def resolve_inside(path: Path, roots: Sequence[Path], shown: str, closed: Sequence[Path] = ()) -> Path:
-    """Resolve the links in a path, which must lie under one of `roots`; the file need not exist.
-
-    Messages about a path outside the roots do not tell whether the path exists, nor where a link leads.
-
-    Raises:
-        CheckpointNotAllowed: the path is outside; the message quotes `shown`.
-    """
-    current = Path(path.anchor)
-    for part in (*path.parts[1:], None):
-        if part is not None and part != "..":
-            current /= part
-            continue
-        with suppress(OSError, ValueError):  # an impossible file name
-            current = Path(os.path.realpath(current))
-        # Check before a step up as well: otherwise the error would tell whether a folder outside exists.
-        _require_under(current, roots, shown, closed)
-        current = current if part is None else current.parent
-    return current
-
-
-def require_inside(resolved: Path, roots: Sequence[Path], shown: str, closed: Sequence[Path] = ()) -> None:
-    """Raise unless a path without links lies under one of `roots` and is a file or folder on a disk.
-
-    This is the only rule for which files may be opened; `opening` applies the rule again to the file that it has
-    opened.
-
-    Raises:
-        CheckpointNotAllowed: the path is outside; the message quotes `shown`.
-    """
-    _require_under(resolved, roots, shown, closed)
-    _require_on_disk(resolved, shown)
-
-
-def _require_under(resolved: Path, roots: Sequence[Path], shown: str, closed: Sequence[Path]) -> None:
-    if not lies_within(resolved, (Path("/"), *roots), closed):
-        raise CheckpointNotAllowed(
-            f"{shown}: lies in evalsvc's data folder, or is one of its keys or tokens; move the checkpoint"
-        )
-    if not lies_within(resolved, roots, ()):
-        allowed = ", ".join(str(root) for root in roots)
-        raise CheckpointNotAllowed(f"{shown}: is, or links, outside the allowed folders ({allowed}); see EVALSVC_ROOTS")
-
-
-def _require_on_disk(resolved: Path, shown: str) -> None:
-    kind = resolved.stat().st_mode
-    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)) or any(resolved.is_relative_to(place) for place in NO_DISK):
-        raise CheckpointNotAllowed(
-            f"{shown}: is not a regular file or folder on a disk; use a checkpoint file or a Hugging Face folder"
-        )
-
-
-def _links_in(folder: Path) -> list[Path]:
-    """Return every link in a folder and its subfolders, dangling links included."""
-    return [entry for entry in _walk(folder) if entry.is_symlink()] if folder.is_dir() else []
-
-
 def identify(path: Path) -> Identity:
     """Return size and modification time of a file; for a folder, the sum and the maximum over its files.
 
@@ -253,7 +139,7 @@ def identify(path: Path) -> Identity:
     try:
         stats = [entry.stat() for entry in files_of(path)]
     except OSError as error:
-        raise CheckpointGone(f"{path}: {_reason(error)}") from None
+        raise CheckpointGone(f"{path}: {os_reason(error)}") from None
     if not stats and not path.is_dir():
         raise CheckpointGone(f"{path}: is neither a file nor a folder")
     return Identity(sum(item.st_size for item in stats), max((item.st_mtime_ns for item in stats), default=0))
@@ -331,15 +217,20 @@ def files_of(path: Path, limit: int | None = None) -> list[Path]:
     if not path.is_dir():
         path.stat()
         return [path] if path.is_file() else []
-    files: list[Path] = []
-    for count, entry in enumerate(_walk(path)):
+    return sorted(entry for entry in entries_of(path, limit) if entry.is_file())
+
+
+def entries_of(folder: Path, limit: int | None = None) -> Iterator[Path]:
+    """Yield the content of a folder and its subfolders, unsorted. Links to folders are not followed.
+
+    Raises OSError, and NotACheckpoint after `limit` names.
+    """
+    for count, entry in enumerate(_walk(folder)):
         if limit is not None and count >= limit:
             raise NotACheckpoint(
-                f"{path} holds more than {limit:,} files, too many for a checkpoint; post one of the files"
+                f"{folder} holds more than {limit:,} files, too many for a checkpoint; post one of the files"
             )
-        if entry.is_file():
-            files.append(entry)
-    return sorted(files)
+        yield entry
 
 
 def weights_among(names: Collection[str], folder: str) -> str:
@@ -408,13 +299,8 @@ def sharded(folder: str) -> ShardedCheckpoint:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the content of a folder and its subfolders, unsorted. Links to folders are not followed."""
     with os.scandir(folder) as entries:
         for entry in entries:
             yield Path(entry.path)
             if entry.is_dir(follow_symlinks=False):
                 yield from _walk(Path(entry.path))
-
-
-def _reason(error: Exception) -> str:
-    return error.message if isinstance(error, EvalsvcError) else os_reason(error)

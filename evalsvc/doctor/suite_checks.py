@@ -24,7 +24,7 @@ from evalsvc.spec import catalog
 from evalsvc.spec.benchmark import BenchmarkSpec
 from evalsvc.spec.images import PROGRAMS, Fit
 from evalsvc.spec.new_suite import PLACEHOLDER
-from evalsvc.spec.paths import Readable, local_data, require_readable
+from evalsvc.spec.paths import Readable, local_data
 from evalsvc.spec.suite import Suite, TaskSpec, build_task, examine_suite
 from evalsvc.tasks.language.spec import BenchmarkTask
 from evalsvc.tasks.text_to_image.prompts import require_labels
@@ -83,7 +83,7 @@ def _missing_files(task: TaskSpec, settings: Settings) -> Iterator[str]:
 
 def _path_problem(path: Path, settings: Settings) -> str | None:
     try:
-        require_readable(settings, path.resolve(), str(path))
+        Readable(settings)(path.resolve(), str(path))
     except EvalsvcError as error:
         return error.message
     if path.exists():

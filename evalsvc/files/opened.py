@@ -1,7 +1,8 @@
-"""Data files that are opened first and then checked, by the kernel's information about the open file.
+"""Opening files whose paths a submitter chose: one rule, and one way to open.
 
-Between checking a path and opening it, a link may replace a file or folder on the path. Here, the file that is read is
-the file that was checked, even if its name changes in between.
+Answers the attacker `submitter`, who may name files below the roots and may never read outside. Between checking a path
+and opening it, a link may replace a file or folder on the path. So a file is opened first, and the rule is applied to
+the path that the kernel reports for the open file. Where the kernel reports none, the path itself is checked.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evalsvc.errors import InvalidData
+from evalsvc.errors import EvalsvcError, InvalidData
 
 OPEN_FILES = Path("/proc/self/fd")
+
+NEVER = (Path("/proc"), Path("/sys"))
+"""Folders that are never read: they hold the environments and memory of processes."""
 
 Allow = Callable[[Path, str], None]
 """Function that raises unless the real path of an open file may be read; the second argument names the file in
@@ -26,6 +30,33 @@ messages.
 
 def anywhere(real: Path, shown: str) -> None:
     """Allow every file, for paths that no submitter chose."""
+
+
+@dataclass(frozen=True)
+class ReadRule:
+    """Rule for which files may be read, as an `Allow`: the innermost of these folders around a file decides."""
+
+    roots: tuple[Path, ...]
+    """Folders that may be read."""
+    closed: tuple[Path, ...] = ()
+    """Folders and files that may not be read, next to `NEVER`."""
+    unnamed: tuple[Path, ...] = ()
+    """Folders that may be read too, and that messages do not name."""
+    error: type[EvalsvcError] = InvalidData
+    """Type of the error for other files."""
+
+    def __call__(self, real: Path, shown: str) -> None:
+        """Raise unless a path without links may be read. The file need not exist; messages quote `shown`."""
+        nearest_open, nearest_closed = (
+            max((len(folder.parts) for item in folders if real.is_relative_to(folder := item.resolve())), default=0)
+            for folders in ((*self.roots, *self.unnamed), (*NEVER, *self.closed))
+        )
+        if nearest_open <= nearest_closed:
+            roots = ", ".join(map(str, self.roots)) or "none"
+            raise self.error(
+                f"{shown!r} is, or links, outside the allowed folders ({roots}), or into evalsvc's data folder or "
+                "keys; move the file, or ask the operator to add its folder to EVALSVC_ROOTS"
+            )
 
 
 @dataclass(frozen=True)
@@ -41,7 +72,7 @@ class OpenFile:
     @property
     def name(self) -> str:
         """Path that leads to the open file, for libraries that take no stream."""
-        return str(OPEN_FILES / str(self.stream.fileno())) if OPEN_FILES.is_dir() else str(self.real)
+        return str(path_of(self.stream.fileno(), self.real))
 
 
 def open_file(path: Path, what: str, allow: Allow) -> OpenFile:
@@ -50,44 +81,49 @@ def open_file(path: Path, what: str, allow: Allow) -> OpenFile:
     Raises:
         InvalidData: the file is missing, cannot be read, or is no regular file. Or as `allow` raises.
     """
-    descriptor = descriptor_of(path, what, os.O_NONBLOCK)
-    try:
-        status = os.fstat(descriptor)
-        real = real_path(path, descriptor)
-        allow(real, str(path))
-        if stat.S_ISDIR(status.st_mode):
-            raise InvalidData(f"the {what} {path} is a folder; give a file")
-        if not stat.S_ISREG(status.st_mode):
-            raise InvalidData(f"the {what} {path} is not a regular file; give a file on a disk")
-        stream = os.fdopen(descriptor, "rb")
-    except BaseException:
+    descriptor, real = _open_data(path, what, allow)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        raise
+        kind = "a folder; give a file" if stat.S_ISDIR(status.st_mode) else "not a regular file; give a file on a disk"
+        raise InvalidData(f"the {what} {path} is {kind}")
     version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return OpenFile(real, version, stream)
+    return OpenFile(real, version, os.fdopen(descriptor, "rb"))
 
 
 @contextmanager
 def opened_folder(path: Path, what: str, allow: Allow) -> Iterator[Path]:
     """Open a data folder, check it, and yield a path that leads to it; see `open_file`."""
-    descriptor = descriptor_of(path, what, os.O_DIRECTORY)
+    descriptor, real = _open_data(path, what, allow, os.O_DIRECTORY)
     try:
-        allow(real_path(path, descriptor), str(path))
-        yield OPEN_FILES / str(descriptor) if OPEN_FILES.is_dir() else path
+        yield path_of(descriptor, real)
     finally:
         os.close(descriptor)
 
 
-def descriptor_of(path: Path, what: str, flags: int) -> int:
-    """Open a path, called `what` in messages, and return the descriptor. Raises InvalidData."""
+def open_checked(path: Path, allow: Allow, flags: int = 0) -> tuple[int, Path]:
+    """Open a path without waiting for writers of a pipe; return the descriptor and the path without links.
+
+    Raises OSError, or as `allow` raises.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags)
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+        link = OPEN_FILES / str(descriptor)
+        real = Path(os.readlink(link).removesuffix(" (deleted)")) if OPEN_FILES.is_dir() else path.resolve()
+        allow(real, str(path))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, real
+
+
+def path_of(descriptor: int, real: Path) -> Path:
+    """Return a path that leads to an open file or folder, whatever becomes of its name."""
+    return OPEN_FILES / str(descriptor) if OPEN_FILES.is_dir() else real
+
+
+def _open_data(path: Path, what: str, allow: Allow, flags: int = 0) -> tuple[int, Path]:
+    try:
+        return open_checked(path, allow, flags)
     except OSError:
         raise InvalidData(f"the {what} {path} does not exist or cannot be read; check the path") from None
-
-
-def real_path(path: Path, descriptor: int) -> Path:
-    """Return the path of an open file. Where the kernel does not report it, resolve the given path."""
-    if not OPEN_FILES.is_dir():
-        return path.resolve()
-    return Path(os.readlink(OPEN_FILES / str(descriptor)).removesuffix(" (deleted)"))

@@ -1,9 +1,10 @@
-"""Paths in a task's parameters: their forms in a suite, their resolution, and which files may be read."""
+"""Paths in a task's parameters: their forms in a suite, their resolution, and which files may be read.
+
+Answers the attacker `submitter`, who writes suites and may read only below the roots.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 from typing import Annotated
@@ -11,14 +12,12 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, ValidationInfo
 
 from evalsvc.config import Settings
-from evalsvc.errors import EvalsvcError, InvalidData
+from evalsvc.errors import EvalsvcError
+from evalsvc.files.opened import ReadRule
 
 DATASETS = "datasets:"
 
 PACKAGE = Path(__file__).parents[1]
-
-NEVER = (Path("/proc"), Path("/sys"))
-"""Folders that are never read: they hold the environments and memory of processes."""
 
 MAX_PATH = 4096
 """Maximum number of characters of a path; no operating system opens longer ones."""
@@ -30,12 +29,22 @@ MAX_PATHS = 500
 """Maximum number of paths in a suite. Each path takes almost a millisecond to check."""
 
 
+class Readable(ReadRule):
+    """Rule for the data of suites under some settings; equal for equal settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Open the roots, the operator's own folders and shipped files, without the service's private paths."""
+        of_the_operator = (settings.datasets_path, settings.assets_path, *filter(None, [settings.suites_path]))
+        super().__init__(settings.root_paths, settings.private_paths, (*of_the_operator, PACKAGE))
+
+
 def local_data(settings: Settings, path: str) -> str:
     """Return the local path of a data file or folder in a checked suite. The file need not exist.
 
+    The rule is applied again to the file that is opened, by `files.opened`.
+
     Raises:
-        InvalidData: the path is outside what suites may read: EVALSVC_ROOTS without `NEVER` and the service's private
-            paths, the operator's own folders, and shipped files.
+        InvalidData: the path is outside what suites may read; see `Readable`.
     """
     local = settings.datasets_path / path.removeprefix(DATASETS) if path.startswith(DATASETS) else Path(path)
     try:
@@ -44,46 +53,8 @@ def local_data(settings: Settings, path: str) -> str:
         resolved = local.resolve()
     except (OSError, RuntimeError, ValueError):
         resolved = Path("/proc")  # outside every root
-    require_readable(settings, resolved, path)
+    Readable(settings)(resolved, path)
     return str(local)
-
-
-@dataclass(frozen=True)
-class Readable:
-    """The rule for which paths may be read under some settings, as an `opening.Allow`; equal for equal settings."""
-
-    settings: Settings
-
-    def __call__(self, real: Path, shown: str) -> None:
-        """Raise the error of `require_readable`."""
-        require_readable(self.settings, real, shown)
-
-
-def require_readable(settings: Settings, resolved: Path, shown: str) -> None:
-    """Raise unless a path without links is one that suites may read; messages quote `shown`.
-
-    This is the only rule for data; `files.opened` applies the rule again to the file that it has opened.
-
-    Raises:
-        InvalidData: the path is outside; see `local_data`.
-    """
-    of_the_operator = (settings.datasets_path, settings.assets_path, *filter(None, [settings.suites_path]))
-    opened = (*settings.root_paths, *of_the_operator, PACKAGE)
-    if not lies_within(resolved, opened, (*NEVER, *settings.private_paths)):
-        roots = ", ".join(map(str, settings.root_paths)) or "none"
-        raise InvalidData(
-            f"{shown!r} is, or links, outside the folders that suites may read ({roots}, and `datasets:`), or into "
-            "evalsvc's data folder or keys; move the file, or ask the operator to add its folder to EVALSVC_ROOTS"
-        )
-
-
-def lies_within(resolved: Path, opened: Iterable[Path], closed: Iterable[Path]) -> bool:
-    """Return whether the innermost of these folders around a path without links is one of `opened`."""
-    nearest_opened, nearest_closed = (
-        max((len(folder.parts) for item in folders if resolved.is_relative_to(folder := item.resolve())), default=0)
-        for folders in (opened, closed)
-    )
-    return nearest_opened > nearest_closed
 
 
 def _resolve_data_path(path: str, info: ValidationInfo) -> str:

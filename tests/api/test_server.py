@@ -75,7 +75,7 @@ def test_suites_whose_data_lie_outside_the_roots(caplog: pytest.LogCaptureFixtur
     warn_of_roots(Settings(roots="/runs", suites=str(suites)), has_tokens=False)
     [warning] = caplog.messages
     assert warning.startswith("evaluations with suite 'captions' will fail: task 'loss': data: ")
-    assert f"'{data}' is, or links, outside the folders that suites may read (/runs" in warning
+    assert f"'{data}' is, or links, outside the allowed folders (/runs" in warning
     caplog.clear()
     warn_of_roots(Settings(suites=str(suites)), has_tokens=False)
     assert caplog.messages == []

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from evalsvc.checkpoints.opening import local_path, locate
 from evalsvc.checkpoints.reference import (
     CheckpointRef,
     Identity,
     check_sha256,
     hash_files,
     identify,
-    local_path,
-    locate,
     uploaded_sha256,
     verify,
 )

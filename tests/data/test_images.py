@@ -308,7 +308,7 @@ def below(root: Path) -> Allow:
     return Readable(Settings(roots=str(root), data_dir=str(root / "data")))
 
 
-OUTSIDE = "is, or links, outside the folders that suites may read"
+OUTSIDE = "is, or links, outside the allowed folders"
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def test_a_suite_whose_data_lie_outside_the_roots(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("tasks: [{kind: loss, data: /data/pairs.jsonl}]")
     mine = check("suite mine", tmp_path, suites=str(tmp_path), roots="/runs")
     assert not mine.ok
-    assert mine.found.startswith("task 'loss': data: '/data/pairs.jsonl' is, or links, outside the folders")
+    assert mine.found.startswith("task 'loss': data: '/data/pairs.jsonl' is, or links, outside the allowed folders")
     assert "EVALSVC_ROOTS" in mine.found
     assert mine.do == f"correct {tmp_path}/mine.yaml"
 

@@ -75,7 +75,7 @@ def test_what_lies_outside_the_roots(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "pairs.jsonl").touch()
     found = problems(tmp_path, {"kind": "loss", "data": str(tmp_path / "pairs.jsonl")}, roots=str(tmp_path / "open"))
-    assert "outside the folders that suites may read" in found
+    assert "outside the allowed folders" in found
     assert "EVALSVC_ROOTS" in found
 
 

@@ -285,7 +285,7 @@ def test_a_link_in_the_folder_that_leads_out_of_the_roots(copy: Path, tmp_path: 
     with pytest.raises(InvalidData) as caught:
         context.extractor(str(folder), "clip")
     assert caught.value.message == (
-        f"'{folder / name}' is, or links, outside the folders that suites may read ({root}, and `datasets:`), or into "
+        f"'{folder / name}' is, or links, outside the allowed folders ({root}), or into "
         "evalsvc's data folder or keys; move the file, or ask the operator to add its folder to EVALSVC_ROOTS"
     )
     (tmp_path / name).rename(root / name)

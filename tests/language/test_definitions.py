@@ -270,7 +270,7 @@ def test_files_outside_the_roots_are_not_included(tmp_path: Path, include: str) 
     (root / "link").symlink_to("/etc")
     (tmp_path / "outside.yaml").write_text("task: b\n")
     (root / "a.yaml").write_text(f"task: a\ninclude: {include}\n")
-    with pytest.raises(InvalidData, match=r"outside the folders that suites may read .*EVALSVC_ROOTS"):
+    with pytest.raises(InvalidData, match=r"outside the allowed folders .*EVALSVC_ROOTS"):
         read(root / "a.yaml", guarded(root))
 
 
@@ -282,7 +282,7 @@ def test_a_link_that_comes_between_check_and_opening_is_not_followed(tmp_path: P
     path = root / "a.yaml"
     path.symlink_to(tmp_path / "secret.yaml")
     rules = guarded(root)
-    with pytest.raises(InvalidData, match=r"outside the folders that suites may read"):
+    with pytest.raises(InvalidData, match=r"outside the allowed folders"):
         read(path, replace(rules, resolve=str))
 
 

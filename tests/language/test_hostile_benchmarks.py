@@ -157,7 +157,7 @@ def test_no_error_quotes_an_answer(root: Path, row: dict[str, Any]) -> None:
 # Files outside the roots
 
 
-OUTSIDE = "outside the folders that suites may read"
+OUTSIDE = "outside the allowed folders"
 UNKNOWN = "neither a dataset of the hub"
 ELSEWHERE = "relative paths within it"
 

@@ -154,7 +154,7 @@ def test_files_that_lead_out_of_the_roots(tmp_path: Path) -> None:
         except InvalidData as error:
             reasons[data.images.name(index)] = error.message
     assert reasons.keys() == {"link.png", "loop.png"}
-    assert "outside the folders that suites may read" in reasons["link.png"]
+    assert "outside the allowed folders" in reasons["link.png"]
     assert str(secret) not in "".join([*reasons.values(), *map(str, data.refused)])
 
 
@@ -321,7 +321,7 @@ def test_a_tar_that_is_a_pipe_or_leads_out(tmp_path: Path) -> None:
     write_tar(tmp_path / "b.tar", sample("0001", 1))
     (tmp_path / "root" / "b.tar").symlink_to(tmp_path / "b.tar")
     allow = Readable(Settings(roots=str(tmp_path / "root")))
-    for name, words in (("a.tar", "is not a regular file"), ("b.tar", "outside the folders that suites may read")):
+    for name, words in (("a.tar", "is not a regular file"), ("b.tar", "outside the allowed folders")):
         with pytest.raises(InvalidData, match=words):
             read_source(tmp_path / "root" / name, None, allow)
 

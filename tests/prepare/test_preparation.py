@@ -318,7 +318,7 @@ class TestRefused:
         shutil.copytree(DECODER.parent, tmp_path / "d")
         settings = Settings(device="cpu", threads=1, roots=str(root))
         prepared(output=tmp_path / "out", settings=settings, **inside)  # type: ignore[arg-type]
-        with pytest.raises(InvalidData, match="outside the folders that suites may read"):
+        with pytest.raises(InvalidData, match="outside the allowed folders"):
             prepared(output=tmp_path / "other", settings=settings, **inside | {outside: elsewhere[outside]})  # type: ignore[arg-type]
 
     def test_a_full_disk(self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

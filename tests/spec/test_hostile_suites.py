@@ -81,7 +81,7 @@ def test_tasks_that_ask_for_code(task: str, words: str) -> None:
 def test_data_outside_the_roots(tmp_path: Path, parameter: str) -> None:
     """Whoever may post may not read what the service may."""
     error = refused({"tasks": [{"kind": "loss", "data": "datasets:a", parameter: "/etc/shadow"}]}, tmp_path)
-    assert f"{parameter}: '/etc/shadow' is, or links, outside the folders that suites may read" in error.message
+    assert f"{parameter}: '/etc/shadow' is, or links, outside the allowed folders" in error.message
 
 
 def test_data_with_a_nul() -> None:

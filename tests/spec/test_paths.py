@@ -33,7 +33,7 @@ def test_by_default_all_that_the_service_may() -> None:
 )
 def test_processes_are_no_data(tmp_path: Path, path: str) -> None:
     """Their environments hold passwords, and root `/` is the default."""
-    with pytest.raises(InvalidData, match="outside the folders that suites may read"):
+    with pytest.raises(InvalidData, match="outside the allowed folders"):
         local_data(Settings(datasets="/data/a/b"), path)
 
 
@@ -53,7 +53,7 @@ def test_under_the_roots_and_in_the_operators_folders(settings: Settings, tmp_pa
 def test_what_leads_out(settings: Settings, tmp_path: Path, path: str) -> None:
     (tmp_path / "root" / "link").symlink_to("/etc")
     path = path.format(root=tmp_path / "root")
-    with pytest.raises(InvalidData, match=r"outside the folders that suites may read .*EVALSVC_ROOTS") as error:
+    with pytest.raises(InvalidData, match=r"outside the allowed folders .*EVALSVC_ROOTS") as error:
         local_data(settings, path)
     assert "/etc" not in error.value.message.replace(repr(path), ""), "where a link leads is not told"
 
@@ -137,7 +137,7 @@ def test_a_link_that_is_swapped_in_after_the_check(settings: Settings, tmp_path:
     checked = local_data(settings, str(path))
     path.unlink()
     path.symlink_to(secret)
-    with pytest.raises(InvalidData, match="is, or links, outside the folders that suites may read") as caught:
+    with pytest.raises(InvalidData, match="is, or links, outside the allowed folders") as caught:
         READERS[name](checked, Readable(settings))
     assert "hunter2" not in caught.value.message
     assert str(secret) not in caught.value.message
@@ -149,7 +149,7 @@ def test_what_was_read_before_is_not_given_to_whoever_may_not_read_it(settings: 
     secret.write_bytes(SECRET["a.jsonl"])
     (tmp_path / "root" / "a.jsonl").symlink_to(secret)
     assert len(read_captions(tmp_path / "root" / "a.jsonl").captions) == 1
-    with pytest.raises(InvalidData, match="outside the folders"):
+    with pytest.raises(InvalidData, match="outside the allowed folders"):
         read_captions(tmp_path / "root" / "a.jsonl", Readable(settings))
 
 

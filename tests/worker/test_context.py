@@ -136,7 +136,7 @@ def test_a_link_into_the_data_folder_is_not_followed(
     assert run_stage(replace(checkpoint, path=str(spooled)), suite, "run").error is None, "its own copy is read"
     weights.unlink()
     weights.symlink_to(data / "key.pem")
-    refused(run_stage(checkpoint, suite), "checkpoint_not_allowed", "lies in evalsvc's data folder")
+    refused(run_stage(checkpoint, suite), "checkpoint_not_allowed", "or into evalsvc's data folder or keys")
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_data_outside_the_roots_is_not_opened(
     (tmp_path / "data.jsonl").symlink_to("/etc/passwd")
     tokenizer = replace(checkpoint, layout={**LAYOUT, "text": {"size": 80, "tokenizer": "/etc/passwd"}})
     for reference in (checkpoint, tokenizer):
-        message = refused(run_stage(reference, suite), "invalid_data", "outside the folders that suites may read")
+        message = refused(run_stage(reference, suite), "invalid_data", "outside the allowed folders")
         assert "root:" not in message
 
 

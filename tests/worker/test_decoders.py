@@ -27,7 +27,7 @@ def test_a_path_has_the_configuration_next_to_it_or_one_of_its_own(tmp_path: Pat
 def test_nothing_outside_the_roots_is_read(config: str | None, tmp_path: Path) -> None:
     settings = Settings(roots=str(DECODER.parent if config else tmp_path))
     path = DECODER if config else tmp_path.parent / "decoder.ckpt"
-    with pytest.raises(InvalidData, match="outside the folders that suites may read"):
+    with pytest.raises(InvalidData, match="outside the allowed folders"):
         find_decoder(settings, str(path), config)
 
 

@@ -22,13 +22,11 @@ from evalsvc.api.state import CurrentState, State
 from evalsvc.checkpoints.expression import canonical, default_variant, require_parts
 from evalsvc.checkpoints.expression_parser import is_expression
 from evalsvc.checkpoints.kept import keep_upload, link_into, releasing, spool_path, spooled
-from evalsvc.checkpoints.opening import opened
+from evalsvc.checkpoints.opening import checkpoint_rule, locate, opened
 from evalsvc.checkpoints.reference import (
     UPLOAD,
     CheckpointRef,
     Identity,
-    locate,
-    require_inside,
     uploaded_sha256,
     verify,
 )
@@ -357,7 +355,7 @@ def _layout(
     image = layout.get("image") if isinstance(layout, Mapping) else None
     if isinstance(image, Mapping) and isinstance(image.get("map"), str):
         locate(image["map"], settings.root_paths, settings.private_paths)
-    parsed = parse_layout(layout, allow=partial(_require_inside, settings))
+    parsed = parse_layout(layout, allow=checkpoint_rule(settings.root_paths, settings.private_paths))
     if parsed.text.tokenizer is not None:
         local_data(settings, parsed.text.tokenizer)
     rows = (model or {}).get("vocab_size")
@@ -368,7 +366,3 @@ def _layout(
 
 def _names_file(text: str) -> bool:
     return "/" in text or text.endswith((".json", ".yaml", ".yml"))
-
-
-def _require_inside(settings: Settings, real: Path, shown: str) -> None:
-    require_inside(real, settings.root_paths, shown, settings.private_paths)

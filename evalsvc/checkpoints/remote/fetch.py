@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from evalsvc.checkpoints.kept import Cache, Copy, NoRoom
+from evalsvc.checkpoints.opening import locate
 from evalsvc.checkpoints.reference import (
     CheckpointRef,
     Identity,
@@ -18,7 +19,6 @@ from evalsvc.checkpoints.reference import (
     check_sha256,
     hash_files,
     identify,
-    locate,
     named,
     parents_of,
     refuse_part,

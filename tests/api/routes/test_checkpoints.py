@@ -127,7 +127,7 @@ def test_bad_uri(app: App, tmp_path: Path) -> None:
     refused(
         app.post(tmp_path / "missing.pt"), 422, "checkpoint_not_found", "post the checkpoint when the file is complete"
     )
-    words = f"outside the allowed folders ({tmp_path}); see EVALSVC_ROOTS"
+    words = f"outside the allowed folders ({tmp_path}), or into evalsvc's data folder or keys; move the file"
     refused(app.post("/etc/passwd"), 403, "checkpoint_not_allowed", words)
     refused(app.post("s3://bucket/epoch_1.pt"), 403, "checkpoint_not_allowed", "EVALSVC_SCHEMES; allowed here: file")
 
@@ -141,24 +141,24 @@ def test_what_a_post_names_is_read_below_the_roots_only(app: App, weights: Path,
     """Of what lies elsewhere, not even whether it exists is told. The data folder lies below a root here."""
     private = tmp_path / "data" / "secret.json"
     private.write_text('{"n_layers": "hunter2"}')
-    outside, inside = "outside the allowed folders", "lies in evalsvc's data folder"
-    for fields, words in [
-        ({"model": "/etc/passwd"}, outside),
-        ({"layout": "/nowhere/layout.yaml"}, outside),
-        ({"layout": {"text": {"size": 60}, "image": {"map": "/nowhere/map.json"}}}, outside),
-        ({"model": str(private)}, inside),
-        ({"layout": str(private)}, inside),
+    words = "is, or links, outside the allowed folders"
+    for fields in [
+        {"model": "/etc/passwd"},
+        {"layout": "/nowhere/layout.yaml"},
+        {"layout": {"text": {"size": 60}, "image": {"map": "/nowhere/map.json"}}},
+        {"model": str(private)},
+        {"layout": str(private)},
     ]:
         answer = app.post(weights, **fields)
         assert "hunter2" not in refused(answer, 403, "checkpoint_not_allowed", words)
     layout = {"text": {"size": 60, "tokenizer": "/etc/shadow"}}
-    refused(app.post(weights, layout=layout), 422, "invalid_data", "outside the folders that suites may read")
+    refused(app.post(weights, layout=layout), 422, "invalid_data", "outside the allowed folders")
 
 
 def test_a_configuration_beside_the_weights_that_leads_out(app: App, weights: Path) -> None:
     """What the service finds beside a checkpoint is shown by its views."""
     (weights.parent / "params.txt").symlink_to("/etc/passwd")
-    words = "params.txt: is, or links, outside the allowed"
+    words = "params.txt' is, or links, outside the allowed"
     refused(app.post(weights), 403, "checkpoint_not_allowed", words)
 
 
@@ -252,7 +252,7 @@ def test_the_services_own_files_are_no_checkpoints(app: App, tmp_path: Path) -> 
         for uri in (private, tmp_path / "link.pt"):
             answer = app.post(uri)
             assert "hunter2" not in answer.text
-            refused(answer, 403, "checkpoint_not_allowed", "lies in evalsvc's data folder", "move the checkpoint")
+            refused(answer, 403, "checkpoint_not_allowed", "or into evalsvc's data folder or keys", "move the file")
         (tmp_path / "link.pt").unlink()
     assert app.http.get("/v1/runs").json()["runs"] == []
 

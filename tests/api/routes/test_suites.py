@@ -130,7 +130,7 @@ def test_broken_file_disturbs_no_other(with_folder: Callable[..., App], weights:
     [
         ("tasks: [", 422, "invalid_suite", "suite 'mine' is not valid YAML"),
         ("tasks: [{kind: los}]", 404, "unknown_name", "no task is named 'los'; did you mean 'loss'?"),
-        ("tasks: [{kind: loss, data: /etc/shadow}]", 422, "invalid_suite", "outside the folders that suites may read"),
+        ("tasks: [{kind: loss, data: /etc/shadow}]", 422, "invalid_suite", "outside the allowed folders"),
         # PostgreSQL refuses such a text in the middle of a transaction, which was a bug of the service to who posted.
         (
             json.dumps({"tasks": [{"kind": "completions", "prompts": ["a\0b"]}]}),
