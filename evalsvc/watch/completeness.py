@@ -158,12 +158,10 @@ def read_complete(path: Path) -> Outline:
         return {}
     with path.open("rb") as file:
         head = file.read(16)
-    if head.startswith(ZIP):
-        return read_outline(path, strictly=True)
     if head[8:9] == b"{":
         read_header(path)
-    elif head.startswith(b"\x80"):
-        require_safe(path)
+    elif head.startswith((ZIP, b"\x80")):
+        return read_outline(path) if require_safe(path) else {}
     elif not head.startswith(b"{"):
         raise no_weights(path, head)
     return {}

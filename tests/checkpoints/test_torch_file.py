@@ -12,8 +12,7 @@ import tarfile
 import time
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,7 +24,7 @@ import torch
 from hostile_files import archive, calling, patched, tensor_pickle
 from safetensors.torch import save_file
 
-from evalsvc.checkpoints.torch_file import MAX_OTHER_BYTES, OTHER, read_outline
+from evalsvc.checkpoints.torch_file import OTHER, read_outline
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointError, NotACheckpoint, UnsafeCheckpoint
 from evalsvc.miniature import ROOT
@@ -81,12 +80,6 @@ POINTERS = b"cnumpy\ndtype\n(U\x02V8K\x00K\x01tR(K\x03U\x01|NNNK\x08K\x01K\x3ftb
 SCALAR = b"\x80\x02cnumpy.core.multiarray\nscalar\n"
 
 
-def encoding(name: str) -> bytes:
-    """A pickle of a bytes object that is written by an encoding; that of names takes the square of a text's length."""
-    written = b"X" + struct.pack("<I", len(name)) + name.encode()
-    return pickle.dumps({"a": b"\xe9"}, protocol=2).replace(b"X\x06\x00\x00\x00latin1", written)
-
-
 NESTED_GLOBAL = b"\x80\x02ctorch\nFloatStorage.from_file.__globals__\n."
 
 
@@ -111,9 +104,7 @@ NESTED_GLOBAL = b"\x80\x02ctorch\nFloatStorage.from_file.__globals__\n."
         (SCALAR + FLOAT64 + b"U\x04AAAA\x86R.", UnsafeCheckpoint, "a numpy value from something other than its bytes"),
         (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n.", UnsafeCheckpoint, "multiarray._reconstruct"),
         (calling(bytearray, b"x"), UnsafeCheckpoint, "would run __builtin__.bytearray"),  # of any length
-        (encoding("punycode"), UnsafeCheckpoint, "would run _codecs.encode on something other than bytes"),
         (calling(tuple, [codecs.encode]), UnsafeCheckpoint, "would run __builtin__.tuple"),
-        (b"\x80\x02c_codecs\nencode\n\x85.", UnsafeCheckpoint, "would run _codecs.encode on something other"),
         (b"\x80\x02.", NotACheckpoint, "damaged or not a torch.save file"),
         (b"\x80\x02X\xff\xff\xff\x7fabc.", NotACheckpoint, "damaged or not a torch.save file"),
     ],
@@ -162,7 +153,48 @@ def test_methods_that_a_file_brings_along_are_left_behind(tmp_path: Path) -> Non
     assert not tensor.requires_grad
 
 
-# large memory out of small files
+def renamed(path: Path, name: str) -> None:
+    """Two entries that could be the pickle: torch takes either."""
+    archive(path, b"\x80\x02}.", data=bytes(4))
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr(name, calling(os.system, "touch it-ran"))
+
+
+def two_directories(path: Path) -> None:
+    """zipfile reads the catalogue in front of the end record, torch the one at the place that the record names."""
+    archive(path, calling(os.system, "touch it-ran"), bytes(16))
+    read_by_torch = path.read_bytes()[:-22]
+    begin = read_by_torch.find(b"PK\1\2")
+    archive(path, b"\x80\x02}.", bytes(16))
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<I", content, len(content) - 6, begin)
+    catalogue = entry = content.find(b"PK\1\2")
+    while entry >= 0:  # zipfile adds how far the catalogue is from where the record says
+        (place,) = struct.unpack_from("<I", content, entry + 42)
+        struct.pack_into("<I", content, entry + 42, place + begin - catalogue)
+        entry = content.find(b"PK\1\2", entry + 1)
+    path.write_bytes(read_by_torch + content)
+
+
+HIDDEN: dict[str, Callable[[Path], None]] = {
+    "two directories": two_directories,
+    "case": lambda path: renamed(path, "x/Data.pkl"),
+    "folders": lambda path: renamed(path, "y/data.pkl"),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_pickle_that_is_hidden_from_the_check_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """torch reads what it takes for the pickle with `weights_only=True`, whatever the check has read."""
+    monkeypatch.chdir(tmp_path)
+    HIDDEN[name](tmp_path / "x.pt")
+    refused(tmp_path / "x.pt", CheckpointError)
+    assert not (tmp_path / "it-ran").exists()
+
+
+# more than the file holds
 
 
 def announcing_header(path: Path) -> None:
@@ -183,118 +215,26 @@ def announcing_storage(path: Path) -> None:
     path.write_bytes(content.replace(b"M\xe8\x03", b"J\xff\xff\xff\x7f"))
 
 
-def seen_often(path: Path) -> None:
-    """Each view alone is backed by the file; copies of all of them would be a gigabyte."""
-    storage = torch.zeros(1 << 18)
-    torch.save({f"a{number}": storage.view(1 << 18) for number in range(1000)}, path)
-
-
-def large_pickle(path: Path) -> None:
-    """What `pickle.dump` wrote, not torch.save: as many Python objects as it has bytes."""
-    text = b"X" + (1 << 20).to_bytes(4, "little") + bytes(1 << 20)
-    path.write_bytes(b"\x80\x02(" + 17 * text + b"l.")
-
-
-def two_directories(path: Path) -> None:
-    """zipfile reads the catalogue in front of the end record, torch the one at the place that the record names."""
-    archive(path, tensor_pickle((4,), (1,), 4), bytes(16))
-    read_by_torch = path.read_bytes()[:-22]
-    begin = read_by_torch.find(b"PK\1\2")
-    archive(path, b"\x80\x02}.", bytes(16))
-    content = bytearray(path.read_bytes())
-    struct.pack_into("<I", content, len(content) - 6, begin)
-    catalogue = entry = content.find(b"PK\1\2")
-    while entry >= 0:  # zipfile adds how far the catalogue is from where the record says
-        (place,) = struct.unpack_from("<I", content, entry + 42)
-        struct.pack_into("<I", content, entry + 42, place + begin - catalogue)
-        entry = content.find(b"PK\1\2", entry + 1)
-    path.write_bytes(read_by_torch + content)
-
-
-def renamed(path: Path, name: str) -> None:
-    """Two entries that could be the pickle: torch takes either."""
-    archive(path, b"\x80\x02}.", data=bytes(4))
-    with zipfile.ZipFile(path, "a") as file:
-        file.writestr(name, tensor_pickle((1,), (1,), 1))
-
-
-def followed(path: Path) -> None:
-    """A second end record in the comment of the first."""
-    archive(path, b"\x80\x02}.", bytes(4))
-    with zipfile.ZipFile(path, "a") as file:
-        file.comment = path.read_bytes()[-22:]
-
-
-TUPLES = b"\x80\x02})" + b"\x85" * 3_000_000 + b"K\x01s."
-"""As the key of a dictionary they would be hashed by recursion in C, which ends the process."""
-
-LEGACY = hostile_files.LEGACY_TORCH_MAGIC + b"\x80\x02M\xe9\x03." + b"\x80\x02}."
-
 DAMAGED = "damaged or not a torch.save file"
-DEEP = "holds tuples nested deeper than 100"
 
-BOMBS: dict[str, tuple[Callable[[Path], object], str]] = {
+ANNOUNCED: dict[str, tuple[Callable[[Path], object], str]] = {
     "deflated": (hostile_files.deflated, "is a compressed zip, which torch.save never writes"),
-    "overlapping": (hostile_files.overlapping, "that are not its own"),
-    "declared": (lambda path: patched(path, 2_000_000_000), "claims 2,000,000,000 bytes that are not its own"),
-    "directory": (hostile_files.huge_directory, "claims a zip directory of 2,900,000,000 bytes"),
-    "pickle": (lambda path: archive(path, b"\x80\x02}.", extra=bytes(MAX_OTHER_BYTES + 1)), "that are not tensors"),
-    "pickle file": (large_pickle, "begins with a pickle of more than 16,777,216 bytes"),
-    "text": (announcing_text, "holds the pickle instruction 141"),
+    "declared": (lambda path: patched(path, 2_000_000_000), DAMAGED),
+    "text": (announcing_text, DAMAGED),
     "storage": (lambda path: archive(path, tensor_pickle((10**10,), (1,), 10**10), bytes(16)), DAMAGED),
     "legacy storage": (announcing_storage, DAMAGED),
-    "stride 0": (
-        lambda path: archive(path, tensor_pickle((10**6, 10**6), (0, 0), 4), bytes(16)),
-        "tok_embeddings.weight is [1000000, 1000000], 4,000,000,000,000 bytes, but the file has only 16",
-    ),
-    "seen often": (seen_often, "claims 1,048,576,000 bytes of tensors but has 1,"),
     "beyond": (lambda path: archive(path, tensor_pickle((4,), (1,), 4, offset=1000), bytes(16)), DAMAGED),
     "negative": (lambda path: archive(path, tensor_pickle((4,), (-1,), 4), bytes(16)), DAMAGED),
-    "tuples": (lambda path: archive(path, TUPLES), DEEP),
-    "legacy tuples": (lambda path: path.write_bytes(LEGACY + TUPLES), DEEP),
-    "doubled tuples": (lambda path: archive(path, hostile_files.DOUBLED), "holds a tuple of more than 10,000 values"),
-    "two directories": (two_directories, "does not have its zip directory at the recorded position"),
-    "case": (lambda path: renamed(path, "x/Data.pkl"), "has two entries of one name"),
-    "folders": (lambda path: renamed(path, "y/data.pkl"), "has entries in two folders"),
-    "comment": (followed, "does not have its zip directory at the recorded position"),
     "header": (announcing_header, "claims a safetensors header of 1,000,000,000 bytes"),
 }
 
 
-@pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_costs_nothing(tmp_path: Path, name: str) -> None:
-    """Bounded memory and time, whatever a file announces."""
-    write, words = BOMBS[name]
+@pytest.mark.parametrize("name", ANNOUNCED)
+def test_what_a_file_announces_and_does_not_hold(tmp_path: Path, name: str) -> None:
+    """Refused, and not read as the values of something else."""
+    write, words = ANNOUNCED[name]
     write(tmp_path / "x.pt")
-    start = time.perf_counter()
-    with at_most(64 << 20):
-        refused(tmp_path / "x.pt", CheckpointError, words)
-    assert time.perf_counter() - start < 5
-
-
-@contextmanager
-def at_most(size: int) -> Iterator[None]:
-    """Fails where the process had so many bytes more in memory at any moment; Linux forgets its peak when told to."""
-    Path("/proc/self/clear_refs").write_text("5")
-    before = memory("VmRSS")
-    yield
-    assert memory("VmHWM") - before < size, f"{memory('VmHWM') - before:,} bytes more"
-
-
-def memory(kind: str) -> int:
-    return int(Path("/proc/self/status").read_text().split(f"{kind}:")[1].split()[0]) << 10
-
-
-def test_memory_is_measured() -> None:
-    with pytest.raises(AssertionError, match="bytes more"), at_most(64 << 20):
-        assert len(b"x" * (512 << 20)) > 0  # much more, since a machine may take memory back at the same time
-
-
-@pytest.mark.parametrize("kind", ["memo", "marks", "pairs"])
-def test_depth_is_followed_through_every_instruction(tmp_path: Path, kind: str) -> None:
-    grow = {"memo": b"q\x01h\x01\x85", "marks": b"q\x01(h\x01t", "pairs": b"K\x01K\x02\x87"}[kind]
-    archive(tmp_path / "x.pt", b"\x80\x02)" + 200 * grow + b".")
-    refused(tmp_path / "x.pt", NotACheckpoint, "holds tuples nested deeper than 100")
+    refused(tmp_path / "x.pt", CheckpointError, words)
 
 
 def test_a_file_without_checksums_is_read(tmp_path: Path) -> None:
@@ -308,7 +248,7 @@ def test_a_file_without_checksums_is_read(tmp_path: Path) -> None:
     assert read_weights(tmp_path / "x.pt").tensors["a"].tolist() == [1, 1, 1]
 
 
-def test_tied_weights_are_no_bomb(tmp_path: Path) -> None:
+def test_tied_weights_and_views_are_read(tmp_path: Path) -> None:
     table = torch.ones(1 << 18)
     torch.save({"tok_embeddings.weight": table, "output.weight": table}, tmp_path / "x.pt")
     assert len(read_weights(tmp_path / "x.pt").tensors) == 2

@@ -132,12 +132,6 @@ def code_in_folder(folder: Path) -> Path:
     return path
 
 
-def endless_average(folder: Path) -> Path:
-    """A tensor of stride 0 takes no room in the file, and all of the memory once it is copied."""
-    large = torch.zeros(1).expand(1 << 40)
-    return llamagen_file(folder / "vq.pt", authors(), ema={"encoder.conv_in.weight": large})
-
-
 @dataclass(frozen=True)
 class Attack:
     make: Callable[[Path], Path]
@@ -171,7 +165,6 @@ ATTACKS = {
     "code in weights": Attack(code_in_weights, UnsafeCheckpoint, "so it was not opened; save only tensors", CONFIG),
     "command line": Attack(arguments_of_training, UnsafeCheckpoint, "would run argparse.Namespace", CONFIG),
     "code in a folder": Attack(code_in_folder, UnsafeCheckpoint, "so it was not opened; save only tensors"),
-    "endless average": Attack(endless_average, NotACheckpoint, "save a contiguous tensor", CONFIG),
 }
 
 

@@ -14,9 +14,6 @@ import torch
 LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How a file begins that torch.save wrote before 1.6: a pickled number."""
 
-DOUBLED = b"\x80\x02}K\x01\x85" + 60 * b"q\x01h\x01\x86" + b"K\x01s."
-"""As the key of a dictionary it would be hashed 2**60 values long."""
-
 
 def archive(path: Path, pickled: bytes, data: bytes = b"", **more: bytes) -> None:
     """A file as torch.save writes it around a pickle of one's own."""
@@ -70,20 +67,6 @@ def deflated(path: Path, size: int = 200_000_000) -> None:
         file.writestr("x/data/0", bytes(size))
 
 
-def overlapping(path: Path) -> None:
-    """Ten thousand entries that are all the same bytes: 10 KB that look like 40 MB."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
-        file.writestr("x/data.pkl", b"\x80\x02}.")
-        file.writestr("x/data/0", bytes(4096))
-        first = file.infolist()[1]
-        for number in range(1, 10_000):
-            copied = zipfile.ZipInfo(f"x/data/{number}")
-            copied.header_offset, copied.CRC = first.header_offset, first.CRC
-            copied.file_size = copied.compress_size = first.file_size
-            file.filelist.append(copied)
-            file.NameToInfo[copied.filename] = copied
-
-
 def patched(path: Path, declared: int) -> None:
     """The catalogue announces another size of the data than there is."""
     archive(path, tensor_pickle((4,), (1,), 4), bytes(16))
@@ -91,14 +74,6 @@ def patched(path: Path, declared: int) -> None:
     place = content.rfind(b"PK\1\2", 0, content.rfind(b"x/data/0"))
     struct.pack_into("<II", content, place + 20, declared, declared)
     path.write_bytes(content)
-
-
-def huge_directory(path: Path) -> None:
-    """An end record that announces a catalogue of 3 GB in front of it; the file is sparse."""
-    with path.open("wb") as file:
-        file.write(b"PK\x03\x04" + bytes(26))
-        file.seek(3_000_000_000)
-        file.write(struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 2_900_000_000, 100_000_000 - 30, 0))
 
 
 def safetensors(path: Path, header: dict[str, Any] | bytes) -> None:
