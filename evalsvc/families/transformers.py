@@ -1,18 +1,18 @@
 """Any model of the package transformers, for configurations that no other family reads.
 
 The package computes the model; see `evalsvc.models.transformers_model`. The configuration is checked here without the
-package: nothing in the file may name code, other files or ways of computing.
+package. Answers the attackers `submitter` and `pull request`, who may never run code: nothing in a file may name code,
+other files or ways of computing.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from evalsvc.errors import InvalidModelConfig, UnsupportedModel, show_name
 from evalsvc.families.family import Family, Source, validated
-from evalsvc.spec.model_config import MAX_LAYERS, TRANSFORMERS, ModelConfig
+from evalsvc.spec.model_config import TRANSFORMERS, ModelConfig
 
 SIZES = {
     "hidden_dim": ("hidden_size", "n_embd", "d_model"),
@@ -63,15 +63,6 @@ DROPPED = frozenset(
 """Fields without influence on the logits: how or where a model is run, and the labels of a classifier, of which the
 package makes a list as long as `num_labels`. Fields that begin with `_` are dropped too."""
 
-MAX_DEPTH = 8
-MAX_WHOLE = 2**31
-"""Largest whole number in a field whose name has one of `WORDS_OF_SIZES`."""
-MAX_COUNT = 2**17
-"""Largest whole number in any other field but numbers of layers: the package makes lists of counts."""
-WORDS_OF_SIZES = ("base", "context", "ctx", "length", "position", "seq", "size", "theta", "token", "vocab", "window")
-MAX_EXPERTS = 2**16
-"""Maximum number of experts in all layers together: each may be a module."""
-
 
 class TransformersFamily(Family):
     """Models that the package transformers computes."""
@@ -82,24 +73,17 @@ class TransformersFamily(Family):
         """Return the sizes of the model, with the checked configuration as `transformers_config`."""
         _require_plain(fields, source)
         settings = {name: value for name, value in fields.items() if name not in DROPPED and not name.startswith("_")}
-        _require_bounded(settings, source)
         names = _names_of_sizes(settings)
         sizes = {**ABSENT, **{field: _largest(settings[name]) for field, name in names.items()}}
         for field in ("hidden_dim", "n_layers", "vocab_size"):
             if field not in sizes:
                 raise InvalidModelConfig(f"{source} sets none of {', '.join(SIZES[field])}; add the size of the model")
         config = validated(ModelConfig, sizes, source, shown, "a configuration of a causal language model", names)
-        if config.n_layers * max(_experts(settings), default=0) > MAX_EXPERTS:
-            raise InvalidModelConfig(
-                f"{source} gives more than {MAX_EXPERTS:,} experts in {config.n_layers} layers; correct the number"
-            )
-        if sum(_repeated_kinds(settings)) > MAX_LAYERS:
-            raise InvalidModelConfig(
-                f"{source} gives the kinds of more than {MAX_LAYERS:,} layers (attention_types); correct the numbers"
-            )
-        return config.model_copy(
-            update={"family": TRANSFORMERS, "transformers_config": json.dumps(settings, sort_keys=True)}
-        )
+        try:
+            text = json.dumps(settings, sort_keys=True)
+        except RecursionError:
+            raise InvalidModelConfig(f"{source} is nested too deep; correct the file") from None
+        return config.model_copy(update={"family": TRANSFORMERS, "transformers_config": text})
 
     def reread(self, fields: Mapping[str, object], source: str, shown: Mapping[str, object]) -> ModelConfig:
         """Return the configuration of a model whose fields were read before, checked again: anyone may post fields."""
@@ -146,22 +130,6 @@ def _require_plain(fields: Mapping[str, object], source: str) -> None:
         raise InvalidModelConfig(f"{source} gives no model_type; add the name of the model in transformers")
 
 
-def _require_bounded(settings: object, source: str, name: str = "", depth: int = 0) -> None:
-    """Refuse numbers and nesting that no model has. `name` is that of the field whose value `settings` is."""
-    if depth > MAX_DEPTH:
-        raise InvalidModelConfig(f"{source} nests more than {MAX_DEPTH} levels; correct the file")
-    if isinstance(settings, float) and not math.isfinite(settings):
-        raise InvalidModelConfig(f"{source} has a number that is not finite; correct the file")
-    most = MAX_WHOLE if any(word in name for word in WORDS_OF_SIZES) else MAX_LAYERS if "layer" in name else MAX_COUNT
-    if isinstance(settings, int) and abs(settings) > most:
-        raise InvalidModelConfig(f"{source}: {show_name(name)} has a whole number beyond {most:,}; correct the file")
-    if isinstance(settings, dict):
-        for key, child in settings.items():
-            _require_bounded(child, source, str(key), depth + 1)
-    for child in settings if isinstance(settings, list) else ():
-        _require_bounded(child, source, name, depth + 1)
-
-
 def _names_of_sizes(settings: Mapping[str, object]) -> dict[str, str]:
     """Return the name under which the configuration gives each size, the first of several."""
     given = {field: [name for name in names if settings.get(name) is not None] for field, names in SIZES.items()}
@@ -172,18 +140,3 @@ def _largest(value: object) -> object:
     """Return the largest number of a size that is given for each layer; any other value as it is."""
     numbers = [item for item in value if isinstance(item, int)] if isinstance(value, list) else []
     return max(numbers) if numbers else value
-
-
-def _experts(settings: Mapping[str, object]) -> Iterator[int]:
-    for name, value in settings.items():
-        if "expert" in name and isinstance(value, int):
-            yield value
-
-
-def _repeated_kinds(settings: Mapping[str, object]) -> Iterator[int]:
-    """Yield the number of layers that each item of GPT-Neo's `attention_types`, [kinds, repetitions], stands for."""
-    items = settings.get("attention_types")
-    for item in items if isinstance(items, list) else ():
-        match item:
-            case [list() | dict() | str() as kinds, int(repetitions), *_]:
-                yield len(kinds) * max(repetitions, 0)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import transformers
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as package_log
 
@@ -47,12 +45,6 @@ OLDEST = 5
 
 SAFE = ("safetensors", "sharded safetensors")
 """Formats of weights that are read for the package."""
-
-MAX_BUFFERS = 1 << 29
-"""Maximum number of bytes of a module's buffers, such as tables of positions, which no file holds."""
-
-MODULES_PER_TENSOR, SPARE_MODULES, MAX_MODULES = 16, 1_000, 1 << 18
-"""Number of modules that a model may have for each tensor of its file and in addition, and at most."""
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
 """Largest difference of hidden states between two ways of computing, relative to their largest value."""
@@ -102,7 +94,7 @@ def load_transformers(
     weights = read_weights(path)
     _require_safe(path, config, weights)
     with without_network(), _quiet():
-        empty = _empty(path, settings, len(weights.tensors))
+        empty = _empty(path, settings)
         _require_room(path, empty, weights)
         tensors = _plain(path, empty, weights)
         del weights
@@ -112,7 +104,7 @@ def load_transformers(
 
 
 def _require_safe(path: Path, config: ModelConfig, weights: Weights) -> None:
-    """Refuse pickles, and more layers than the file can have before as many modules are built."""
+    """Refuse pickles, and more layers than the file can have."""
     if weights.format not in SAFE:
         raise NotACheckpoint(f"{path} is a {weights.format}; save the model as safetensors, by `save_pretrained`")
     if config.n_layers > len(weights.tensors):
@@ -136,11 +128,8 @@ def _plain(path: Path, module: PreTrainedModel, weights: Weights) -> dict[str, T
     return tensors
 
 
-def _empty(path: Path, settings: Mapping[str, Any], tensors: int) -> PreTrainedModel:
-    """Build the model without values, for a file of so many tensors.
-
-    Raises UnsupportedModel, InvalidModelConfig, and CheckpointMismatch for more modules than the file can fill.
-    """
+def _empty(path: Path, settings: Mapping[str, Any]) -> PreTrainedModel:
+    """Build the model without values. Raises UnsupportedModel and InvalidModelConfig."""
     kind = str(settings.get("model_type", ""))
     try:
         config = AutoConfig.for_model(**settings)
@@ -153,44 +142,13 @@ def _empty(path: Path, settings: Mapping[str, Any], tensors: int) -> PreTrainedM
             f"transformers {transformers.__version__} has no causal language model of the model_type "
             f"{show_name(kind)}; evaluate a decoder-only language model"
         )
-    most = min(MODULES_PER_TENSOR * tensors + SPARE_MODULES, MAX_MODULES)
     try:
-        with torch.device("meta"), _at_most_modules(most):
+        with torch.device("meta"):
             return _built(config)
     except MemoryError:
         raise
-    except _TooManyModules:
-        raise CheckpointMismatch(
-            f"{path} has {tensors:,} tensors and its config.json describes a model of more than {most:,} modules; "
-            "correct the numbers of layers and experts in config.json, or save the whole model"
-        ) from None
     except Exception as error:
         raise _refused(path, kind, error) from None
-
-
-class _TooManyModules(Exception):
-    """A configuration asks for more modules than its file can fill."""
-
-
-@contextmanager
-def _at_most_modules(most: int) -> Iterator[None]:
-    """Raise _TooManyModules in the context when this thread has registered more than `most` modules.
-
-    Configurations count layers, experts and codebooks in fields of many names, so the modules themselves are counted.
-    """
-    thread, count = threading.get_ident(), 0
-
-    def register(_module: nn.Module, _name: str, _submodule: nn.Module | None) -> None:
-        nonlocal count
-        count += threading.get_ident() == thread
-        if count > most:
-            raise _TooManyModules
-
-    handle = register_module_module_registration_hook(register)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _built(config: PreTrainedConfig) -> PreTrainedModel:
@@ -223,12 +181,6 @@ def _require_room(path: Path, module: PreTrainedModel, weights: Weights) -> None
         raise CheckpointMismatch(
             f"{path} has {actual:,} values and its config.json describes a model of {wanted:,}; correct the sizes "
             "(vocab_size counts the rows of a widened table), or save the whole model"
-        )
-    buffers = sum(buffer.nbytes for buffer in module.buffers())
-    if buffers > MAX_BUFFERS:
-        raise InvalidModelConfig(
-            f"the config.json of {path} needs tables of {buffers:,} bytes that are in no file, more than "
-            f"{MAX_BUFFERS:,}; correct its number of positions"
         )
 
 

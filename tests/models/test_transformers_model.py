@@ -261,21 +261,13 @@ def test_sizes_beyond_the_file_are_refused_before_memory_is_taken(gpt2: Path) ->
             load(gpt2)
 
 
-def test_modules_are_counted_before_memory_is_taken(gpt2: Path) -> None:
+def test_layers_that_a_class_counts_under_another_name(gpt2: Path) -> None:
     """The class of a decoder counts its layers in a field of its own, whatever `num_hidden_layers` is."""
     fields = {"model_type": "marian", "num_hidden_layers": 1, "decoder_layers": 512, "vocab_size": ROWS}
     fields |= {"d_model": 32, "decoder_attention_heads": 4, "decoder_ffn_dim": 48, "pad_token_id": 0}
     (gpt2 / "config.json").write_text(json.dumps(fields))
-    with pytest.raises(CheckpointMismatch, match="describes a model of more than"):
+    with pytest.raises(CheckpointMismatch, match="describes a model of"):
         load(gpt2)
-
-
-def test_tables_of_positions_that_no_file_holds_are_bounded(tmp_path: Path) -> None:
-    write("gptj", tmp_path / "gptj", MODELS["gptj"][1])
-    fields = json.loads((tmp_path / "gptj" / "config.json").read_text())
-    (tmp_path / "gptj" / "config.json").write_text(json.dumps({**fields, "n_positions": 2**26}))
-    with pytest.raises(InvalidModelConfig, match="correct its number of positions"):
-        load(tmp_path / "gptj")
 
 
 @pytest.mark.parametrize("kind", ["bert", "mamba"])
