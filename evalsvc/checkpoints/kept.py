@@ -86,19 +86,21 @@ def spool_path(data_path: Path, checkpoint_id: int, path: str) -> Path:
     return spooled(data_path, checkpoint_id).folder / Path(path).name
 
 
-def link_into(copy: Copy, source: Path) -> None:
-    """Keep a checkpoint alive by hard links: immediately, and without disk space while the original exists.
+def link_into(copy: Copy, source: Path, name: str) -> None:
+    """Keep a checkpoint alive under a name, by hard links: immediately, and without disk space while the original exists.
+
+    Links in `source` are followed, and so the names of `opening.opened` lead to the files that were checked.
 
     Raises:
         InvalidRequest: the copy would lie on another file system.
     """
     copy.remove()  # a rolled-back post may have left a copy under an id that is assigned again
     try:
-        copy.fill(lambda folder: _put(source, folder / source.name, os.link))
+        copy.fill(lambda folder: _put(source, folder / name, _link))
     except (OSError, shutil.Error) as error:
         copy.remove()
         raise InvalidRequest(
-            f"spool=link cannot link {source} to {copy.folder / source.name} ({os_reason(error)}); "
+            f"spool=link cannot link {source} to {copy.folder / name} ({os_reason(error)}); "
             "links work on one file system only: use spool=copy, or move EVALSVC_DATA_DIR"
         ) from None
 
@@ -124,6 +126,15 @@ def copy_files(source: Path, target: Path) -> None:
     """Copy a file or folder with its modification times, and replace what an earlier copy left of `target`."""
     shutil.rmtree(target, ignore_errors=True)
     _put(source, target, shutil.copy2)
+
+
+def _link(source: str, target: str) -> None:
+    folder, name = os.path.split(target)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.link(source, name, dst_dir_fd=descriptor)  # without a descriptor, links would not be followed
+    finally:
+        os.close(descriptor)
 
 
 def _put(source: Path, target: Path, put: Callable[[str, str], object]) -> None:

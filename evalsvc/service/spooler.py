@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import aliased
 
 from evalsvc.checkpoints.kept import copy_files, releasing, spool_path, spooled
+from evalsvc.checkpoints.opening import opened
 from evalsvc.checkpoints.reference import CheckpointRef, Identity, verify
 from evalsvc.checkpoints.remote.fetch import fetch_posted
 from evalsvc.config import Settings
@@ -120,10 +122,17 @@ class Spooler:
 
     def _copy_file(self, checkpoint: Checkpoint, folder: Path) -> None:
         source, target = checkpoint.path, folder / Path(checkpoint.path).name
-        identity = Identity(checkpoint.size, checkpoint.mtime_ns)
-        copy_files(Path(source), target)
-        verify(CheckpointRef(path=str(target), identity=identity, label=f"the spooled copy of {source}"))
-        verify(CheckpointRef(path=source, identity=identity, label=f"checkpoint {checkpoint.id}"))
+        reference = CheckpointRef(
+            path=source,
+            identity=Identity(checkpoint.size, checkpoint.mtime_ns),
+            label=f"checkpoint {checkpoint.id}",
+            roots=self._settings.root_paths,
+            closed=self._settings.private_paths,
+        )
+        with opened(reference) as pinned:
+            copy_files(Path(pinned.path), target)
+        verify(replace(reference, path=str(target), label=f"the spooled copy of {source}"))
+        verify(reference)
 
     def _fetch(self, checkpoint: Checkpoint, folder: Path) -> None:
         """Fetch a checkpoint from its store. If the store does not answer, retry with back-off."""

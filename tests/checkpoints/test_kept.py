@@ -11,7 +11,8 @@ from typing import IO
 import pytest
 
 from evalsvc.checkpoints.kept import Cache, Copy, NoRoom, copy_files, keep_upload, link_into, spool_path, spooled
-from evalsvc.checkpoints.reference import Identity, hash_files, identify
+from evalsvc.checkpoints.opening import opened
+from evalsvc.checkpoints.reference import CheckpointRef, Identity, hash_files, identify
 from evalsvc.errors import CacheFull, CheckpointChanged, DataDirectoryUnusable, InvalidRequest
 
 
@@ -207,7 +208,7 @@ def test_a_spooled_checkpoint_outlives_the_original(original: Path, tmp_path: Pa
     before, digest, copy = identify(original), hash_files(original), spooled(tmp_path, 7)
     path = spool_path(tmp_path, 7, str(original))
     if kind == "link":
-        link_into(copy, original)
+        link_into(copy, original, path.name)
     else:
         copy.fill(lambda folder: copy_files(original, folder / path.name))
     shutil.rmtree(original.parent)
@@ -218,15 +219,33 @@ def test_a_spooled_checkpoint_outlives_the_original(original: Path, tmp_path: Pa
         assert list(copy.folder.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["link", "copy"])
+def test_what_takes_the_name_of_an_open_file_is_not_spooled(original: Path, tmp_path: Path, kind: str) -> None:
+    """The spool lies below the roots of workers: what was exchanged for a file outside was read from there."""
+    secret = tmp_path / "secret" / original.name
+    (secret / "sub" if original.is_dir() else secret.parent).mkdir(parents=True)
+    (secret / "sub" / "epoch_1" if original.is_dir() else secret).write_bytes(b"secrets")
+    digest, copy = hash_files(original), spooled(tmp_path, 7)
+    with opened(CheckpointRef(str(original))) as pinned:
+        original.parent.rename(tmp_path / "moved")
+        original.parent.symlink_to(tmp_path / "secret")
+        if kind == "link":
+            link_into(copy, Path(pinned.path), original.name)
+        else:
+            copy.fill(lambda folder: copy_files(Path(pinned.path), folder / original.name))
+    assert hash_files(copy.folder / original.name) == digest
+    assert not any(path.is_symlink() for path in copy.folder.rglob("*"))
+
+
 def test_a_link_that_cannot_be_made_says_what_to_do(
     original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(source: object, target: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(InvalidRequest, match=r"invalid cross-device link.*use spool=copy"):
-        link_into(spooled(tmp_path, 1), original)
+        link_into(spooled(tmp_path, 1), original, original.name)
     assert list((tmp_path / "spool").iterdir()) == []
 
 

@@ -148,11 +148,16 @@ def test_a_release_waits_for_a_post_that_sends_the_file_again(store: Store, spoo
 
 
 def test_a_copy_is_known_although_the_database_was_away_when_it_was_made(
-    store: Store, spooler: Spooler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    store: Store,
+    spooler: Spooler,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Its thread ended by that, and the evaluation waited for the copy until the service was started again."""
     monkeypatch.setattr(spooler_module, "STORE_AGAIN_SECONDS", 0.05)
-    source = tmp_path / "epoch_1.pt"
+    source = tmp_path_factory.mktemp("run") / "epoch_1.pt"
     source.write_bytes(b"weights")
     enter(store, submission(path=str(source), identity=identify(source), spool="copy"), suite())
     away = [True, True]
@@ -184,6 +189,22 @@ def test_a_copy_is_known_although_the_database_was_away_when_it_was_made(
         Path("1/epoch_1.pt")
     ]
     assert "the state of the copy of checkpoint 1 could not be stored, retrying" in caplog.text
+
+
+def test_a_link_that_leads_out_of_the_roots_is_not_copied(store: Store, tmp_path: Path) -> None:
+    """It took the place of the file between the post and the copy, and workers read the copy, since it is ours."""
+    root, secret = tmp_path / "root", tmp_path / "secret.pt"
+    root.mkdir()
+    secret.write_bytes(b"secrets")
+    (root / "epoch_1.pt").symlink_to(secret)
+    posted = submission(path=str(root / "epoch_1.pt"), identity=identify(secret), spool="copy")
+    enter(store, posted, suite())
+    spooler = Spooler(store, Settings(data_dir=str(tmp_path / "data"), roots=str(root)), lambda: None)
+    with store.reading() as session:
+        spooler._copy(session.get_one(Checkpoint, 1))
+    with store.reading() as session:
+        assert session.get_one(Checkpoint, 1).spool_state == "failed"
+    assert list((tmp_path / "data" / "spool").rglob("*.pt")) == []
 
 
 def test_copies_that_no_checkpoint_has_are_removed(

@@ -212,7 +212,8 @@ def _enter(session: Session, settings: Settings, submission: Submission, names: 
 
 
 def _link(settings: Settings, checkpoint: Checkpoint) -> None:
-    link_into(spooled(settings.data_path, checkpoint.id), Path(checkpoint.path))
+    with opened(_reference(checkpoint.path, settings)) as pinned:
+        link_into(spooled(settings.data_path, checkpoint.id), Path(pinned.path), Path(checkpoint.path).name)
     checkpoint.spool_state = "ready"
 
 
@@ -334,9 +335,12 @@ def _adjacent_model(path: str, identity: Identity, settings: Settings) -> Mappin
     """Return the model configuration next to a checkpoint, in a local folder or a remote store."""
     if identity.etag is not None:
         return find_remote_model_config(path, settings)
-    roots, closed = settings.root_paths, settings.private_paths
-    with opened(CheckpointRef(path, roots=roots, closed=closed, label="the checkpoint")) as checkpoint:
+    with opened(_reference(path, settings)) as checkpoint:
         return find_model_config(Path(checkpoint.path))
+
+
+def _reference(path: str, settings: Settings) -> CheckpointRef:
+    return CheckpointRef(path, roots=settings.root_paths, closed=settings.private_paths, label="the checkpoint")
 
 
 def _model(model: str | Mapping[str, object], settings: Settings) -> Mapping[str, object]:
