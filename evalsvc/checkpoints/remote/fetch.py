@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from evalsvc.checkpoints.kept import Cache, Copy, NoRoom
+from evalsvc.checkpoints.kept import Copy
 from evalsvc.checkpoints.opening import locate
 from evalsvc.checkpoints.reference import (
     CheckpointRef,
@@ -24,6 +24,7 @@ from evalsvc.checkpoints.reference import (
     refuse_part,
     weights_among,
 )
+from evalsvc.checkpoints.remote.cache import Cache, NoRoom
 from evalsvc.checkpoints.remote.http import HttpSource
 from evalsvc.checkpoints.remote.objects import ObjectSource
 from evalsvc.checkpoints.remote.source import Listing, RemoteFile
