@@ -1,4 +1,4 @@
-"""Every setting, and the only place that reads the environment.
+"""Every setting, and the only place that reads the environment, or sets it against code of a `pull request`.
 
 A setting is `EVALSVC_` and its name in capitals. `evalsvc doctor` and docs/reference/settings.md show this table.
 """

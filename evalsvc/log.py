@@ -1,4 +1,4 @@
-"""Logs: one line per event, for people or as JSON, with the fields that identify its subject.
+"""Logs: one line per event, for people or as JSON, with fields that identify its subject and no secret for a `reader`.
 
 A line about a shard has the ids of its evaluation, shard and attempt, and on a worker the worker's name. A line about a
 request has the request's id, the client's address, and the name of the client's token. Secrets in a message are masked.

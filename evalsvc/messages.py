@@ -1,4 +1,4 @@
-"""The messages between the coordinator and a worker: requests for work, and results."""
+"""The messages between the coordinator and a worker, which carry no code of a `worker` that was taken over."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""Locating checkpoints below the roots, and reading them from exactly the files that were checked.
+"""Locating the checkpoints that a `submitter` names, and reading them from exactly the files that were checked.
 
-Answers the attacker `submitter`, who may never read outside the roots, even if a name is exchanged between check and
-opening. A posted path is checked without telling what lies outside. Later, every file is opened first and then checked,
-see `files.opened`, and readers get a name in a private folder that leads to the open file: hashing and loading read the
-same file.
+A posted path is checked without telling what lies outside the roots. Later, a name on the path may be exchanged. So
+every file is opened first and then checked, see `files.opened`, and readers get a name in a private folder that leads
+to the open file: hashing and loading read the same file.
 """
 
 from __future__ import annotations

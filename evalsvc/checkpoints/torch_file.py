@@ -1,9 +1,8 @@
-"""Files of torch.save: checked before torch reads them, loaded without running code, or read in outline only.
+"""Files of torch.save, read so that neither a `submitter` nor a `pull request` runs code: a pickle is a program.
 
-Answers the attackers `submitter` and `pull request`, who may never run code: a pickle is a program. torch reads with
-`weights_only=True`, and before that, every instruction and name in the pickle must be in a list of those that tensors
-and plain values need. What reading costs is bounded by the limits of a worker, not here. torch and numpy are imported
-only when a file is loaded: the watcher reads outlines without them.
+torch reads with `weights_only=True`, and before that, every instruction and name in the pickle must be in a list of
+those that tensors and plain values need. What reading costs is bounded by the limits of a worker, not here. torch and
+numpy are imported only when a file is loaded: the watcher reads outlines without them.
 """
 
 from __future__ import annotations

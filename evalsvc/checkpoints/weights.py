@@ -1,7 +1,6 @@
 """Safe reading of weights from the files of training runs and conversions.
 
 Used for every kind of network: language models, image decoders and feature extractors.
-Answers the attackers `submitter` and `pull request`, who may never run code.
 
 The format of a file is determined by its content, never by its name. Nothing in a file is executed: pickles go through
 `torch.load(weights_only=True)` with numpy's scalars as the only addition. Where the format allows, tensors are views of

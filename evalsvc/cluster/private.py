@@ -1,5 +1,6 @@
-"""Undocumented parts of Dask that evalsvc uses. A new release may change them; `tests/cluster/test_private.py` shows
-how.
+"""Undocumented parts of Dask that evalsvc uses, such as those that refuse the pickles of a `worker`.
+
+A new release may change them; `tests/cluster/test_private.py` shows how.
 """
 
 from __future__ import annotations

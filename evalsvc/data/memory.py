@@ -1,4 +1,4 @@
-"""A limit on the memory that reading a submitter's files may take."""
+"""A limit on the memory that reading a `submitter`'s files may take."""
 
 from __future__ import annotations
 

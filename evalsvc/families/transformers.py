@@ -1,8 +1,7 @@
-"""Any model of the package transformers, for configurations that no other family reads.
+"""Any model of the package transformers, for configurations that no other family reads and a `submitter` may write.
 
 The package computes the model; see `evalsvc.models.transformers_model`. The configuration is checked here without the
-package. Answers the attackers `submitter` and `pull request`, who may never run code: nothing in a file may name code,
-other files or ways of computing.
+package: nothing in the file may name code, other files or ways of computing.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""Weights of FID's Inception network from any of its published files.
+"""Weights of FID's Inception network from any of its published files, and from no program of a `submitter`.
 
 torch-fidelity's and pytorch-fid's state dicts, NVIDIA's TorchScript program (whole, or only the trunk), and evalsvc's
 safetensors hold the same tensors under different names; here the tensors get torch-fidelity's names. Not every file has
 the classifier, which only the Inception Score needs.
 
-Answers the attacker `submitter`, who may never run code: a TorchScript file is a program, and only the published ones
-are opened, identified by their SHA-256.
+A TorchScript file is a program. Only the published ones are opened, identified by their SHA-256.
 """
 
 from __future__ import annotations

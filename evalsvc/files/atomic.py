@@ -1,4 +1,4 @@
-"""Files that exist whole or not at all: written under another name in the same folder, then renamed."""
+"""Files that are whole or absent after an `accident`: written under another name in the same folder, then renamed."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Opening files whose paths a submitter chose: one rule, and one way to open.
+"""Opening files whose paths a `submitter` chose: one rule for what may be read, and one way to open.
 
-Answers the attacker `submitter`, who may name files below the roots and may never read outside. Between checking a path
-and opening it, a link may replace a file or folder on the path. So a file is opened first, and the rule is applied to
-the path that the kernel reports for the open file. Where the kernel reports none, the path itself is checked.
+Between checking a path and opening it, a link may replace a file or folder on the path. So a file is opened first, and
+the rule is applied to the path that the kernel reports for the open file. Where the kernel reports none, the path
+itself is checked.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Schema of a benchmark's YAML file outside lm-eval: a closed list of keys and kinds of values.
+"""Schema of a benchmark's YAML file that a `submitter` may write: a closed list of keys and kinds of values.
 
 Anyone who may post a suite may have written such a file, or may name another person's file. So every key that is not
 listed is refused, whether or not it would run code, and no refusal quotes a value. lm-eval's documentation explains the

@@ -1,4 +1,5 @@
-"""Keeping posted checkpoints until they are evaluated: copies are made in the background, and released in time."""
+"""Keeping checkpoints of a `submitter` until they are evaluated: copies of the files that were checked, made in the
+background and released in time."""
 
 from __future__ import annotations
 

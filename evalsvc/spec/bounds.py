@@ -1,4 +1,4 @@
-"""Bounds on suites: on each parameter, and on the whole document.
+"""Bounds on the suites of a `submitter`: on each parameter, and on the whole document.
 
 Suites are checked within a request, and every number, list and text in a suite costs time or memory on the service or a
 worker. Each parameter of a task therefore has a bound far above any honest use.

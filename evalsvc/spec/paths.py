@@ -1,7 +1,4 @@
-"""Paths in a task's parameters: their forms in a suite, their resolution, and which files may be read.
-
-Answers the attacker `submitter`, who writes suites and may read only below the roots.
-"""
+"""Paths in a task's parameters: their forms in a suite, their resolution, and which files a `submitter` may name."""
 
 from __future__ import annotations
 

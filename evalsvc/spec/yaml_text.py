@@ -1,4 +1,4 @@
-"""Foreign YAML, read in bounded time and memory and never quoted in an error.
+"""YAML of a `submitter`, read in bounded time and memory and never quoted in an error.
 
 Aliases let a few lines stand for more values than a machine can hold. PyYAML's errors quote lines of the file, which
 the person who names the file may not be allowed to read.

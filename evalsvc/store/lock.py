@@ -1,4 +1,5 @@
 """The lock that makes one process the coordinator of a database, which dispatches shards and stores results.
+It answers the `accident` of two services on one database.
 
 In PostgreSQL the lock belongs to a session; with SQLite, the process locks a file next to the database. Both locks end
 with the process. A process that acquires the lock begins a term, which is a number in the database. Each transaction of

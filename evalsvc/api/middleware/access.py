@@ -1,4 +1,4 @@
-"""Access control: the scope that each route needs, and the check of every request's token.
+"""Access control, against a `stranger` and a `reader`: the scope of each route, and the check of each token.
 
 A service is open until the first token is created, if only this machine can reach its address. From then on, every
 request needs a token or the session of a browser that signed in with a token, except for the routes in `OPEN`. With the

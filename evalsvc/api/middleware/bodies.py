@@ -1,4 +1,4 @@
-"""Limits of request bodies: the size, the time of arrival, and the depth and the number of values of JSON."""
+"""Limits of the bodies that a `stranger` sends: size, time of arrival, depth and number of values of JSON."""
 
 from __future__ import annotations
 

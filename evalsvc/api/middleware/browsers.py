@@ -1,4 +1,4 @@
-"""Protection against web pages of other sites, and against active content in artifacts.
+"""Protection against a `web page` of another site, and against active content in artifacts.
 
 A browser on this machine sends requests of any web page to the loopback address, and a page can map its own host name
 to this address (DNS rebinding). An open service therefore checks the host names in requests. A service with tokens

@@ -1,4 +1,4 @@
-"""Limits of connections: their number, and the times for sending a request and for reading an answer."""
+"""Limits of the connections of a `stranger`: their number, and the times for sending and for reading."""
 
 from __future__ import annotations
 

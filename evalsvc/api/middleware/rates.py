@@ -1,4 +1,4 @@
-"""Rate limits as token buckets in memory."""
+"""Rate limits as token buckets in memory, against a `stranger` who tries tokens."""
 
 from __future__ import annotations
 

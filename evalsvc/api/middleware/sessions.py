@@ -1,4 +1,4 @@
-"""Sessions: browsers that signed in with a token.
+"""Sessions: browsers that signed in with a token, and that no `web page` of another site can use.
 
 A session's cookie is 256 random bits, which say nothing about the token. Sessions are kept in the memory of this
 process, by the SHA-256 of their cookies: a restart ends all sessions, and so does nothing that reads the database.

@@ -1,4 +1,4 @@
-"""The threads of requests, with a limit for each kind of work, so that no kind delays another.
+"""The threads of requests, with a limit for each kind of work, so that no `reader` delays other work.
 
 Python runs one thread at a time. More threads do not finish more work, and delay other threads and the event loop, so
 the limits are small.

@@ -1,4 +1,4 @@
-"""Checkpoints behind http(s), if the operator allows it. Requests never reach the operator's own network.
+"""Checkpoints behind http(s), if the operator allows it. Requests of a `submitter` reach no private network.
 
 An address is checked after its name was resolved, for every connection and so for every redirect. The connection goes
 to the checked address, so changing the name's address afterwards has no effect.
