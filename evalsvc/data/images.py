@@ -47,8 +47,6 @@ MAX_PIXELS = 89_478_485
 """Largest number of pixels of one image, a quarter of a gigabyte decoded: Pillow's limit for decompression bombs."""
 MAX_STORED_BYTES = 1 << 28
 """Largest number of bytes of a stored image that is read as a whole: those of MAX_PIXELS without compression."""
-MAX_NAMES = 5_000_000
-"""Largest number of files and folders that are listed for the images of a folder."""
 KEPT_DIGESTS = 1 << 16
 
 THREADS = 4
@@ -160,7 +158,7 @@ class _Folder(ImageSource):
         self.path = str(path)
         self._allow = allow
         with opened_folder(path, "image folder", allow) as folder:
-            self._names = sorted(_image_names(path, folder))
+            self._names = sorted(_image_names(folder))
         self._indices = {name: index for index, name in enumerate(self._names)}
         if not self._names:
             raise InvalidData(f"the folder {path} holds no images; add files with the suffix {', '.join(SUFFIXES)}")
@@ -209,15 +207,9 @@ _digests: dict[tuple[Path, tuple[int, ...]], str] = {}
 """Digests of files that were read before: a plan and its shards request the same files."""
 
 
-def _image_names(path: Path, folder: Path) -> Iterator[str]:
-    """Yield the paths of the image files in the open `folder` and below; messages name the folder `path`."""
-    looked = 0
+def _image_names(folder: Path) -> Iterator[str]:
+    """Yield the paths of the image files in an open folder and below."""
     for place, subfolders, files in os.walk(folder):
-        looked += len(subfolders) + len(files)
-        if looked > MAX_NAMES:
-            raise InvalidData(
-                f"the folder {path} holds more than {MAX_NAMES:,} files; give the folder of the images alone"
-            )
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         below = Path(place).relative_to(folder)
         for name in files:

@@ -22,9 +22,6 @@ from evalsvc.spec.yaml_text import YamlError, read_yaml
 MAX_FILE = 1 << 20
 """Largest size of a benchmark file in bytes; lm-eval's largest has a twentieth."""
 
-MAX_NAMES = 100_000
-"""Largest number of files and folders that are listed for benchmark files; lm-eval has a fifth."""
-
 _KEY = re.compile(
     rb"""^["']?(task|group|tag|include|class)["']?[ \t]*:([^\n]*(?:\n(?:[ \t#-][^\n]*|\r?)(?=\n|\Z))*)""", re.MULTILINE
 )
@@ -70,7 +67,7 @@ class Registry:
         """Read the names in the folders of `include_path`; `allow` checks every file that is opened.
 
         Raises:
-            InvalidData: a folder does not exist, or holds more than `MAX_NAMES` files and folders.
+            InvalidData: a folder does not exist.
         """
         self._local: dict[str, Entry] = {}
         for folder in reversed(include_path):
@@ -152,15 +149,8 @@ def scan(folder: Path, read: Callable[[str], bytes]) -> dict[str, Entry]:
 
 
 def _yaml_files(folder: Path) -> Iterator[str]:
-    count = 0
     for root, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name not in ("__pycache__", ".ipynb_checkpoints")]
-        count += len(folders) + len(files)
-        if count > MAX_NAMES:
-            raise InvalidData(
-                f"the folder {folder} of include_path holds more than {MAX_NAMES:,} files and folders; give the folder "
-                "of your benchmark files"
-            )
         yield from (f"{root}/{name}" for name in files if name.endswith(".yaml"))
 
 

@@ -12,9 +12,6 @@ from evalsvc.errors import InvalidData
 from evalsvc.language.catalog import Entry, Registry
 from evalsvc.language.definitions import MAX_DEPTH, Config, Rules, read_definition
 
-MAX_MEMBERS = 8192
-"""Largest number of members of a group, including those of its tags."""
-
 _OF_GROUPS = {item.name for item in fields(GroupConfig)}
 """Keys of a group's file that describe the group; all other keys are for its members."""
 
@@ -114,8 +111,6 @@ class _Expansion:
         members: list[Leaf | Branch] = []
         for item in listed if isinstance(listed, list) else [listed]:
             members += self.member(name, item, inner, depth + 1)
-            if len(members) > MAX_MEMBERS:
-                raise InvalidData(f"the group {name!r} has more than {MAX_MEMBERS:,} members; split the group")
         return Branch(group_config, tuple(members))
 
     def member(self, group: str, item: object, within: _Within, depth: int) -> tuple[Leaf | Branch, ...]:

@@ -407,12 +407,6 @@ def test_a_pipe_is_no_image(tmp_path: Path) -> None:
         read_images(tmp_path / "a.safetensors")
 
 
-def test_a_folder_of_too_many_files_is_not_listed_to_its_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MAX_NAMES", 3)
-    with pytest.raises(InvalidData, match="holds more than 3 files; give the folder of the images alone"):
-        read_images(folder)
-
-
 def test_messages_quote_nothing_of_a_file(tmp_path: Path) -> None:
     """Who names a file need not be who may read it."""
     header = b'{"hunter2": {"dtype": "hunter2", "shape": [1], "data_offsets": [0, 4]}}'

@@ -98,12 +98,3 @@ def test_what_is_no_file_of_the_folder_is_passed_over(tmp_path: Path, kind: str)
     registry = Registry([folder], Readable(settings))
     assert registry.get("good")
     assert registry.get("secret") is None
-
-
-def test_a_folder_of_everything_is_not_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`include_path: [/]` took minutes of a worker."""
-    monkeypatch.setattr("evalsvc.language.catalog.MAX_NAMES", 5)
-    for number in range(7):
-        (tmp_path / f"{number}").mkdir()
-    with pytest.raises(InvalidData, match="holds more than 5 files and folders; give the folder of your benchmark"):
-        Registry([tmp_path])

@@ -78,11 +78,3 @@ def test_groups_do_not_multiply(tmp_path: Path) -> None:
         (tmp_path / f"g{number}.yaml").write_text(f"group: g{number}\ntask: [g{number - 1}, g{number - 1}]\n")
     with pytest.raises(InvalidData, match="the group 'g0' is a member of itself, or a member twice; list it once"):
         leaves("g18", tmp_path)
-
-
-def test_tags_do_not_multiply(tmp_path: Path) -> None:
-    for number in range(10):
-        write_benchmark(tmp_path, f"a{number}", tag="many")
-    (tmp_path / "g.yaml").write_text(f"group: g\ntask: [{', '.join(['many'] * 10_000)}]\n")
-    with pytest.raises(InvalidData, match="the group 'g' has more than 8,192 members; split the group"):
-        leaves("g", tmp_path)
