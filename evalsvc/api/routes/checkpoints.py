@@ -345,7 +345,9 @@ def _reference(path: str, settings: Settings) -> CheckpointRef:
 
 def _model(model: str | Mapping[str, object], settings: Settings) -> Mapping[str, object]:
     if isinstance(model, str) and _names_file(model):
-        model = str(locate(model, settings.root_paths, settings.private_paths))
+        path = str(locate(model, settings.root_paths, settings.private_paths))
+        with opened(_reference(path, settings)) as pinned:
+            return read_model_spec(pinned.path)
     # With the base /, a name never refers to a file in the working directory of the service.
     return read_model_spec(model, base=Path("/"))
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from app_in_process import App, refused
 
+from evalsvc.api.routes import checkpoints
 from evalsvc.checkpoints.kept import spool_path
 
 MODEL = {
@@ -153,6 +154,28 @@ def test_what_a_post_names_is_read_below_the_roots_only(app: App, weights: Path,
         assert "hunter2" not in refused(answer, 403, "checkpoint_not_allowed", words)
     layout = {"text": {"size": 60, "tokenizer": "/etc/shadow"}}
     refused(app.post(weights, layout=layout), 422, "invalid_data", "outside the allowed folders")
+
+
+def test_a_models_file_that_is_exchanged_after_the_check(
+    app: App, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its fields would be shown by every view of the checkpoint."""
+    outside = Path(tempfile.mkdtemp(dir=tmp_path.parent)) / "secret.json"
+    outside.write_text(json.dumps(MODEL))
+    posted, locate = tmp_path / "model.json", checkpoints.locate
+    posted.write_text(json.dumps(MODEL))
+    assert app.post(weights, model=str(posted)).status_code == 201
+
+    def exchange(uri: str, *rule: Any) -> Path:
+        path = locate(uri, *rule)
+        if uri == str(posted):
+            posted.unlink()
+            posted.symlink_to(outside)
+        return path
+
+    monkeypatch.setattr(checkpoints, "locate", exchange)
+    answer = app.post(weights, step=2, model=str(posted))
+    refused(answer, 403, "checkpoint_not_allowed", "outside the allowed folders")
 
 
 def test_a_configuration_beside_the_weights_that_leads_out(app: App, weights: Path) -> None:
