@@ -118,7 +118,7 @@ HOSTILE: dict[str, Hostile] = {
 
 LARGE = {
     "hundreds of layers": Hostile(changed(num_hidden_layers=512), "checkpoint_mismatch", "missing"),
-    "an index of a million names": Hostile(index_of(made.million), "not_a_checkpoint", "files, more than"),
+    "an index of a million names": Hostile(index_of(made.million), "not_a_checkpoint", "is missing from"),
 }
 """Those that take seconds to write, or to refuse."""
 
