@@ -66,7 +66,7 @@ class Builder:
         self._has_base = False
 
     def build(self, name: str, volumes: Mapping[str, str] = MappingProxyType({}), **arguments: str) -> Image:
-        """Build `docker/NAME.Dockerfile`, unchanged. `volumes` are folders for its steps to read, by their own paths."""
+        """Build `docker/NAME.Dockerfile`, unchanged. `volumes` are paths for its steps, by folder of this machine."""
         self._need_base()
         tag = f"localhost/evalsvc-{name}"
         given = {"BASE_IMAGE": BASE, **arguments}
