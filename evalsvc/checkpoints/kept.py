@@ -43,7 +43,10 @@ class Copy:
         self.partial.rename(self.folder)
 
     def remove(self) -> None:
-        """Delete the copy and its partial files, if they exist."""
+        """Delete the copy and its partial files, if they exist. A backup never reads a part of the copy."""
+        shutil.rmtree(self.partial, ignore_errors=True)
+        with suppress(OSError):
+            self.folder.rename(self.partial)
         for folder in (self.folder, self.partial):
             shutil.rmtree(folder, ignore_errors=True)
         with suppress(FileNotFoundError, NotADirectoryError):

@@ -96,3 +96,19 @@ def test_an_uploaded_file_that_cannot_be_linked(tmp_path: Path) -> None:
     with pytest.raises(DataDirectoryUnusable, match="one file system"):
         keep_upload(spooled(tmp_path, 7), tmp_path / "nowhere", "upload:abc")
     assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_a_copy_is_removed_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backup that lists the folder while its files are deleted would take the rest for the checkpoint."""
+    copy = spooled(tmp_path, 7)
+    copy.fill(lambda folder: [(folder / name).touch() for name in ("a", "b")])  # type: ignore[arg-type, return-value]
+    remove, deletes_in_place = os.unlink, []
+
+    def unlink(path: str, **options: int) -> None:
+        deletes_in_place.append(copy.folder.exists())
+        remove(path, **options)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    copy.remove()
+    assert deletes_in_place[:2] == [False, False]
+    assert not copy.partial.exists()
