@@ -172,7 +172,7 @@ class WrongState(InputError):
 
 
 class BackupUnusable(InputError):
-    """The file is not a backup, or is truncated or changed. Nothing was restored. Use another backup."""
+    """The file is not a backup, or is truncated or changed. No row was restored. Use another backup."""
 
     code = "backup_unusable"
 

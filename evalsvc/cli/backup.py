@@ -12,9 +12,7 @@ from evalsvc.cli.terminal import say, warn
 from evalsvc.cli.wording import counted
 from evalsvc.config import Settings
 from evalsvc.errors import first_few
-from evalsvc.store.backup.manifest import Manifest
-from evalsvc.store.backup.restoring import restore_backup
-from evalsvc.store.backup.writing import write_backup
+from evalsvc.store.backup import restore_backup, write_backup
 
 commands = typer.Typer()
 
@@ -34,9 +32,9 @@ def backup(
     The backup has all results, and the hashes of tokens. Assets, data sets, caches and checkpoints that were posted
     without --spool are not part of the backup.
     """
-    written = write_backup(Settings.load(data_dir=data_dir, database_url=database_url), file, force=force, spool=spool)
-    _warn_of_lost(written.manifest)
-    say(f"{file}: {written.size:,} bytes, {_contents(written.manifest)}")
+    settings = Settings.load(data_dir=data_dir, database_url=database_url)
+    _warn_of_lost(write_backup(settings, file, force=force, spool=spool))
+    say(f"{file}: {file.stat().st_size:,} bytes")
 
 
 @commands.command()
@@ -47,21 +45,14 @@ def restore(
 ) -> None:
     """Restore a backup into an empty database, SQLite or PostgreSQL, and a new data folder.
 
-    Stop the service of that database first. The database stays empty until the whole backup has been checked.
+    Stop the service of that database first. The database stays empty until the whole backup has been restored.
     """
     settings = Settings.load(data_dir=data_dir, database_url=database_url)
-    manifest = restore_backup(settings, file)
-    _warn_of_lost(manifest)
-    say(f"restored {_contents(manifest)}, backed up {manifest.made}; data folder: {settings.data_path}")
+    _warn_of_lost(restore_backup(settings, file))
+    say(f"restored {file}; data folder: {settings.data_path}")
 
 
-def _contents(manifest: Manifest) -> str:
-    rows = sum(table.rows for table in manifest.tables)
-    return f"{counted(rows, 'row')} and {counted(manifest.files, 'file')}"
-
-
-def _warn_of_lost(manifest: Manifest) -> None:
-    if manifest.lost:
-        names = first_few(manifest.lost_names, 5)
-        lost = counted(manifest.lost, "file")
-        warn(f"{lost} of the data folder missing or damaged before the backup: {names}")
+def _warn_of_lost(names: list[str]) -> None:
+    if names:
+        lost = counted(len(names), "file")
+        warn(f"{lost} of the data folder missing or damaged before the backup: {first_few(names, 5)}")

@@ -65,7 +65,7 @@ class CoordinatorLock:
             if time.monotonic() >= deadline:
                 raise DatabaseInUse(
                     f"the database {shown_url(self._url)} is served by another evalsvc{self._holder()}; stop the other "
-                    "service, or start this one with --read-only"
+                    "service; only `evalsvc serve --read-only` may run next to it"
                 )
             time.sleep(POLL)
 

@@ -138,7 +138,8 @@ class Store:
             advice = f"a newer evalsvc made the database: start that version ({newer_version()})"
         else:
             advice = (
-                "back up the database and start `evalsvc serve --migrate`, or start the evalsvc that made the database"
+                "start the evalsvc that made the database, or back up with that version and start "
+                "`evalsvc serve --migrate`"
             )
         raise SchemaVersionMismatch(
             f"the database {shown_url(self.url)} has schema version {revision or 'none'}, this evalsvc needs "

@@ -24,8 +24,7 @@ def test_there_and_back(command: Command, tmp_path: Path) -> None:
     filled(tmp_path / "data").close()
     made = command("backup", "b.tar", "--data-dir", "data")
     assert made.code == 0, made.err
-    assert made.out.startswith(f"b.tar: {(tmp_path / 'b.tar').stat().st_size:,} bytes, ")
-    assert made.out.endswith(" rows and 1 file\n")
+    assert made.out == f"b.tar: {(tmp_path / 'b.tar').stat().st_size:,} bytes\n"
     again = command("backup", "b.tar", "--data-dir", "data")
     assert (again.code, again.out) == (2, "")
     assert "b.tar exists; choose another name, or add --force" in again.err
@@ -35,9 +34,8 @@ def test_there_and_back(command: Command, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'name.db'}"
     restored = command("restore", "b.tar", "--data-dir", "restored", "--database-url", url)
     assert restored.code == 0, restored.err
-    assert restored.out.startswith("restored ")
-    assert "rows and 1 file, backed up 20" in restored.out
-    assert restored.out.endswith("data folder: restored\n")
+    assert restored.out == "restored b.tar; data folder: restored\n"
+    assert [path.read_bytes() for path in (tmp_path / "restored" / "artifacts").glob("*/*")] == [b"grid"]
     assert (tmp_path / "restored" / "database.json").is_file()
     assert not (tmp_path / "restored" / "evalsvc.db").exists()
     refused = command("restore", "b.tar", "--data-dir", "restored", "--database-url", url)
@@ -51,11 +49,12 @@ def test_what_was_lost_is_said_twice(command: Command, tmp_path: Path) -> None:
     [path] = (tmp_path / "data" / "artifacts").glob("*/*")
     assert path == artifact_path(tmp_path / "data" / "artifacts", path.name)
     path.unlink()
-    warning = "warning: 1 file of the data folder missing or damaged before the backup: artifacts/"
-    assert command("backup", "b.tar", "--data-dir", "data").err == f"{warning}{path.name}\n"
+    lost = path.relative_to(tmp_path / "data")
+    warning = f"warning: 1 file of the data folder missing or damaged before the backup: {lost}\n"
+    assert command("backup", "b.tar", "--data-dir", "data").err == warning
     (tmp_path / "restored").mkdir()
     copy_migrated(tmp_path / "restored" / "evalsvc.db")
-    assert command("restore", "b.tar", "--data-dir", "restored").err == f"{warning}{path.name}\n"
+    assert command("restore", "b.tar", "--data-dir", "restored").err == warning
 
 
 def test_half_a_backup(command: Command, tmp_path: Path) -> None:
@@ -66,6 +65,8 @@ def test_half_a_backup(command: Command, tmp_path: Path) -> None:
     (tmp_path / "b.tar").write_bytes(content[: len(content) // 2])
     refused = command("restore", "b.tar", "--data-dir", "restored")
     assert refused.code == 2
-    assert refused.err.startswith("error: b.tar is not a whole backup: it ends")
-    assert refused.err.endswith("nothing was restored; use another backup [backup_unusable]\n")
+    assert refused.err == (
+        "error: b.tar is not a whole backup: it was cut off or changed, or is no backup; use another backup "
+        "[backup_unusable]\n"
+    )
     assert not (tmp_path / "restored").exists()

@@ -1,7 +1,10 @@
 """A backup of a service that evaluates, restored on the other kind of database, and served there."""
 
+import os
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,9 @@ from filled_store import files_of, rows_of
 from machines import wait_for
 from service_process import CHECKPOINT, ServiceProcess
 
+from evalsvc.config import Settings
+from evalsvc.errors import BackupUnusable
+from evalsvc.store.backup import restore_backup
 from evalsvc.store.session import Store
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("child_process")]
@@ -78,6 +84,43 @@ def test_a_backup_of_a_busy_service(
     early = serve(name="early")
     assert [early.wait(step)["state"] for step in STEPS] == ["succeeded"] * len(STEPS)
     assert early.history("run") == {("steps/total", step): 8 for step in STEPS}
+
+
+def test_backups_that_are_killed(serve: Callable[..., ServiceProcess], tmp_path: Path) -> None:
+    """kill -9, ten times, of a backup of a service at work: no file is left that a restore takes for a backup."""
+    service = serve()
+    large = service.data_dir / "statistics" / "large.npz"
+    large.parent.mkdir(exist_ok=True)
+    large.write_bytes(random.Random(1).randbytes(50_000_000))
+    service.put_suite("steps", {"kind": "steps", "log": str(tmp_path / "steps.log"), "shards": 2, "steps": 2})
+    backups, dice = tmp_path / "backups", random.Random(2)
+    backups.mkdir()
+    command = [sys.executable, "-m", "evalsvc.cli", "backup", str(backups / "b.tar")]
+    steps = killed = 0
+    while killed < 10:
+        steps += 1
+        service.post("run", steps, CHECKPOINT, ["steps"], spool="copy")
+        environment = os.environ | {"TMPDIR": str(tmp_path)}
+        process = subprocess.Popen([*command, "--data-dir", str(service.data_dir)], env=environment)
+        wait_for(lambda: any(backups.iterdir()), "a backup that has begun")
+        time.sleep(dice.random() * 0.1)
+        process.kill()
+        process.wait(timeout=10)
+        [left] = backups.iterdir()
+        if left.suffix == ".partial":  # or the backup was complete before it was killed
+            killed += 1
+            with pytest.raises(BackupUnusable):
+                restore_backup(Settings(data_dir=str(tmp_path / "refused")), left)
+            assert not (tmp_path / "refused").exists()
+        left.unlink()
+
+    run_cli("backup", str(backups / "b.tar"), "--data-dir", str(service.data_dir))
+    service.stop()
+    run_cli("restore", str(backups / "b.tar"), "--data-dir", str(tmp_path / "restored"))
+    restored = serve(name="restored")
+    for evaluation in range(1, steps + 1):
+        assert restored.wait(evaluation)["state"] == "succeeded"
+    assert restored.history("run") == {("steps/total", step): 4 for step in range(1, steps + 1)}
 
 
 def test_a_restored_database_needs_its_data_folder(

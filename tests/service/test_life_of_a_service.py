@@ -23,7 +23,9 @@ def test_a_second_service_is_refused_and_a_reader_beside_it_only_reads(
     second = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert second.returncode == 2
     assert f"is served by another evalsvc (process {first.process.pid} on " in second.stderr
-    assert "stop the other service, or start this one with --read-only [database_in_use]" in second.stderr
+    assert (
+        "stop the other service; only `evalsvc serve --read-only` may run next to it [database_in_use]" in second.stderr
+    )
     elsewhere = [*command, "--database-url", f"sqlite:///{tmp_path / 'other.db'}"]
     third = subprocess.run(elsewhere, capture_output=True, text=True, timeout=60)
     assert third.returncode == 2

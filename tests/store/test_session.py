@@ -125,7 +125,7 @@ def test_a_database_in_use_of_the_fourth_schema_keeps_all_that_is_in_it(database
     tables = insert_rows(store, _FOURTH)
     assert set(_FOURTH) == set(tables.tables) - {"alembic_version"}, "a row in each"
     before = contents(store, tables)
-    with pytest.raises(SchemaVersionMismatch, match=r"version 0004, this .*; back up the database .*serve --migrate"):
+    with pytest.raises(SchemaVersionMismatch, match=r"version 0004, .*; start the evalsvc that made .*serve --migrate"):
         open_store(database_url, migrate=False)
     open_store(database_url, migrate=True).close()
     assert contents(store, tables) == before

@@ -1,97 +1,68 @@
-"""Backups that were changed by hand: the members of a good one, to be written again with something else among them."""
+"""Backups that were changed by hand: the files of a good one, written again with something else among them."""
 
 import hashlib
-import io
-import json
+import sqlite3
 import tarfile
+from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-MANIFEST = "manifest.jsonl"
+DATABASE = "evalsvc.db"
 
 
 @dataclass
-class Entry:
-    """A member of a tar, as it will be written."""
+class Member:
+    """A file of a backup, as it will be written."""
 
     name: str
     content: bytes
-    extra: list[Any] = field(default_factory=list)
-    """Path and time of change, where the manifest has them."""
     info: dict[str, Any] = field(default_factory=dict)
-    """Attributes of the header that differ from a regular file's."""
-    listed: bool = True
-    """Whether the manifest has the member."""
+    """Attributes of the header that differ from a regular file's, such as `type`."""
 
 
-@dataclass
-class Parts:
-    """What a backup consists of."""
-
-    manifest: dict[str, Any]
-    entries: list[Entry]
-
-    def of(self, section: str) -> list[Entry]:
-        return [entry for entry in self.entries if entry.name.startswith(section)]
-
-    def table(self, name: str) -> dict[str, Any]:
-        [found] = [table for table in self.manifest["tables"] if table["name"] == name]
-        return found
-
-    def rows(self, name: str) -> Entry:
-        """The first member with rows of a table."""
-        return next(entry for entry in self.of("tables/") if f"-{name}/" in entry.name)
-
-    def set_value(self, table: str, column: str, value: Any) -> None:
-        """Change a value of the first row of a table."""
-        entry = self.rows(table)
-        first, *rest = entry.content.splitlines(keepends=True)
-        row = json.loads(first)
-        row[list(self.table(table)["columns"]).index(column)] = value
-        entry.content = b"".join([json.dumps(row).encode() + b"\n", *rest])
-
-    def insert_after(self, place: Entry, entry: Entry) -> None:
-        self.entries.insert(self.entries.index(place) + 1, entry)
-
-
-def read_parts(path: Path) -> Parts:
+def read_members(path: Path) -> dict[str, Member]:
     """Take a good backup apart."""
-    with tarfile.open(path) as archive:
-        contents = {info.name: archive.extractfile(info).read() for info in archive}  # type: ignore[union-attr]
-    first, *lines = contents.pop(MANIFEST).splitlines()
-    listed = [json.loads(line) for line in lines]
-    return Parts(json.loads(first), [Entry(name, contents[name], extra) for name, _, _, *extra in listed])
+    members = {}
+    with tarfile.open(path) as tar:
+        for info in tar:
+            content = tar.extractfile(info)
+            assert content is not None
+            members[info.name] = Member(info.name, content.read(), {"pax_headers": info.pax_headers})
+    return members
 
 
-def write_parts(path: Path, parts: Parts) -> Path:
-    """Write a backup of these parts, with a manifest that has their sizes and digests."""
-    parts.manifest["members"] = len(parts.entries)
-    lines = [json.dumps(parts.manifest)]
-    for entry in parts.entries:
-        if entry.listed:
-            digest = hashlib.sha256(entry.content).hexdigest()
-            lines.append(json.dumps([entry.name, len(entry.content), digest, *entry.extra]))
-    manifest = Entry(MANIFEST, ("\n".join(lines) + "\n").encode())
-    with path.open("wb") as stream:
-        for entry in [*parts.entries, manifest]:
-            stream.write(_header(entry) + entry.content + bytes(-len(entry.content) % 512))
-        stream.write(bytes(1024))
+def write_members(path: Path, members: Iterable[Member]) -> Path:
+    """Write a backup of these files, with the SHA-256 of the whole at its end."""
+    stream = BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for member in members:
+            info = tarfile.TarInfo(member.name)
+            info.size = len(member.content)
+            size = member.info.pop("size", info.size)
+            for name, value in member.info.items():
+                setattr(info, name, value)
+            if size == info.size:
+                tar.addfile(info, BytesIO(member.content))
+            else:
+                info.size = size  # a lie: the header alone, and less content
+                stream.write(info.tobuf(tarfile.PAX_FORMAT) + member.content.ljust(512, b"\0"))
+    return write_signed(path, stream.getvalue())
+
+
+def write_signed(path: Path, content: bytes) -> Path:
+    """Write any content as if it were a backup: with its SHA-256 at its end."""
+    path.write_bytes(content + hashlib.sha256(content).hexdigest().encode())
     return path
 
 
-def _header(entry: Entry) -> bytes:
-    info = tarfile.TarInfo(entry.name)
-    info.size, info.mode = len(entry.content), 0o600
-    for name, value in entry.info.items():
-        setattr(info, name, value)
-    return info.tobuf(tarfile.GNU_FORMAT)
-
-
-def tar_of(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
-    """Write any tar, with Python's own headers for long names and for what POSIX adds."""
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
-        for info, content in members:
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
+def changed_database(content: bytes, *statements: str) -> bytes:
+    """The database of a backup after these statements, without checks of foreign keys."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.deserialize(content[:18] + b"\1\1" + content[20:])  # a database in memory has no WAL
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+        return connection.serialize()

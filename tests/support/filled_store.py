@@ -28,7 +28,7 @@ from evalsvc.files.artifacts import keep_content
 from evalsvc.files.items import keep_items, pack_items
 from evalsvc.files.outputs import keep_output
 from evalsvc.messages import ShardResult
-from evalsvc.store.backup.restoring import FILES
+from evalsvc.store.backup import FOLDERS
 from evalsvc.store.data_folder import claim_data_folder
 from evalsvc.store.history.imports import import_values
 from evalsvc.store.lock import CoordinatorLock, database_id
@@ -140,7 +140,7 @@ def rows_of(store: Store) -> Rows:
 
 def files_of(folder: Path) -> dict[str, tuple[bytes, int]]:
     """Content of each file that a backup has, and the time of change where it is kept."""
-    files = [path for name in FILES for path in sorted((folder / name).rglob("*")) if path.is_file()]
+    files = [path for name in FOLDERS for path in sorted((folder / name).rglob("*")) if path.is_file()]
     return {
         str(path.relative_to(folder)): (
             path.read_bytes(),

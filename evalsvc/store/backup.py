@@ -1,0 +1,380 @@
+"""Back up the database and the data folder to one tar while the service runs, and restore both.
+
+The tar has the files of the data folder under their paths, and the database as the SQLite file `evalsvc.db`, also that
+of PostgreSQL. The SHA-256 of the tar follows its end, so a restore notices every change.
+
+The service may delete files during a backup, and no lock is needed. A file is complete before a transaction names it,
+does not change afterwards, and is deleted after a transaction that no longer names it. So the database is copied first,
+and then the files that the copy names. If the service deletes a file in between, a newer copy of the database does not
+name the file, and replaces the first copy. A missing file that two consecutive copies name was lost before the backup.
+Outputs of unfinished tasks come and go faster than that: a restored service runs the shards of missing outputs again.
+
+A restore marks the data folder first, and commits all rows last. If the restore fails or is killed, the mark stays: no
+service starts on the folder, and the next restore begins anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import sqlite3
+import tarfile
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from sqlalchemy import Connection, Table, delete, func, insert, inspect, literal, select, text, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from evalsvc.checkpoints.kept import spool_path
+from evalsvc.checkpoints.reference import files_of
+from evalsvc.config import Settings, shown_url
+from evalsvc.errors import BackupUnusable, DatabaseUnusable, InvalidRequest, TargetNotEmpty, os_reason
+from evalsvc.files.artifacts import artifact_path
+from evalsvc.files.atomic import replacing, write_whole
+from evalsvc.files.kept import FILE_NAME
+from evalsvc.store import data_folder
+from evalsvc.store.lock import CoordinatorLock, database_id
+from evalsvc.store.named_files import named_artifacts, named_items, named_outputs
+from evalsvc.store.session import Store, database_unusable, is_known_revision, require_database, translated
+from evalsvc.store.tables import Artifact, Base, Checkpoint, IdFloor, Term
+
+DATABASE = "evalsvc.db"
+"""The name of the database in a backup."""
+
+FOLDERS = ("artifacts", "items", "outputs", "spool", "statistics")
+"""Subfolders of the data folder that a backup has."""
+
+FILE = re.compile(
+    r"(artifacts|items)/[0-9a-f]{2}/[0-9a-f]{64}|outputs/[0-9]{1,18}/[0-9]{1,18}-[0-9]{1,18}"
+    r"|spool/[0-9]{1,18}(/(?!\.{1,2}(/|\Z))[^/\0\ud800-\udfff]+)+"
+    rf"|statistics/({FILE_NAME.pattern})|{re.escape(DATABASE)}"
+)
+"""The database, and paths relative to the data folder of the other files that a backup may have."""
+
+ROWS = 500
+"""The number of rows in one read or insert."""
+
+PIECE = 1 << 20
+"""Bytes in one read."""
+
+DIGEST = 64
+"""Bytes at the end of a backup: the SHA-256 of all bytes before, as hexadecimal digits."""
+
+LONG_NAME = 1 << 16
+"""The most bytes of a header with a long name."""
+
+
+# backup
+
+
+def write_backup(settings: Settings, path: Path, *, force: bool = False, spool: bool = True) -> list[str]:
+    """Write a backup of the settings' database and data folder to the file `path`. A failed backup leaves no file.
+
+    Return the files that the database names and that are missing or damaged.
+
+    Args:
+        force: whether to replace an existing file.
+        spool: whether to include copies of checkpoints that were posted with `spool`.
+
+    Raises:
+        InvalidRequest: `path` exists or cannot be written.
+        DatabaseUnusable: the database does not exist or does not answer.
+        SchemaVersionMismatch: a newer evalsvc made the database, or an older one made a PostgreSQL database.
+        DataDirectoryUnusable: the data folder belongs to another database, or has an unfinished restore.
+    """
+    if path.exists() and not (force and path.is_file()):
+        raise InvalidRequest(f"{path} exists; choose another name, or add --force to replace the file")
+    if not path.parent.is_dir():
+        raise InvalidRequest(f"{path}: the folder {path.parent} does not exist; create the folder first")
+    require_database(settings.database)
+    try:
+        with (
+            closing(Store(settings.database)) as store,
+            translated(store.url),
+            tempfile.TemporaryDirectory(prefix="evalsvc-backup-") as staging,
+            replacing(path) as stream,
+        ):
+            with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
+                lost = _write(store, settings.data_path, tar, Path(staging) / DATABASE, spool)
+            stream.flush()
+            with open(stream.name, "rb") as written:
+                stream.write(hashlib.file_digest(written, "sha256").hexdigest().encode())
+        os.sync()  # the file's new name survives a crash
+    except OSError as error:
+        raise InvalidRequest(
+            f"the backup {path} cannot be written: {error.filename or path}: {os_reason(error)}; free some space there "
+            "and in TMPDIR, choose another path, or run the command as the user of the service"
+        ) from None
+    return lost
+
+
+def _write(store: Store, folder: Path, tar: tarfile.TarFile, database: Path, spool: bool) -> list[str]:
+    added: set[str] = set()
+    lost_before: set[str] = set()
+    while True:
+        with closing(_copy_database(store, database)) as copy:
+            with copy.reading() as session:
+                identity = session.scalar(select(Term.database_id))
+            if identity is not None:
+                data_folder.claim_data_folder(folder, identity, store.url, may_begin=False)
+            named = named_files(copy, spool=spool)
+        lost = set()
+        for name, sha256 in named.items():
+            is_whole = all(_add(tar, added, folder, file, sha256) for file in _files_of(folder, name))
+            if not is_whole and not name.startswith("outputs/"):
+                lost.add(name)
+        if lost <= lost_before:
+            break
+        lost_before = lost
+    for file in _files_of(folder, "statistics"):
+        _add(tar, added, folder, file)
+    _add(tar, added, database.parent, DATABASE)
+    return sorted(lost)
+
+
+def _files_of(folder: Path, name: str) -> list[str]:
+    """Return the names of the files in a subfolder; for a file, or if nothing has the name, the name itself."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return [path.relative_to(folder).as_posix() for path in files_of(folder / name)]
+    return [name]
+
+
+def _add(tar: tarfile.TarFile, added: set[str], folder: Path, name: str, sha256: str | None = None) -> bool:
+    """Add a file, unless it is missing or has another SHA-256. Return whether the tar has the file."""
+    if name not in added and FILE.fullmatch(name):
+        with suppress(FileNotFoundError, NotADirectoryError), (folder / name).open("rb") as stream:
+            if sha256 is None or sha256 == hashlib.file_digest(stream, "sha256").hexdigest():
+                status = os.fstat(stream.fileno())
+                header = tarfile.TarInfo(name)
+                header.size, header.mode, header.mtime = status.st_size, 0o600, int(status.st_mtime)
+                if name.startswith("spool/"):  # the exact time is a part of a checkpoint's identity
+                    header.pax_headers = {"mtime": f"{status.st_mtime_ns // 10**9}.{status.st_mtime_ns % 10**9:09}"}
+                stream.seek(0)
+                tar.addfile(header, stream)
+                added.add(name)
+    return name in added
+
+
+def named_files(copy: Store, *, spool: bool) -> dict[str, str | None]:
+    """Return the files that the rows name, by path relative to the data folder, with the SHA-256 of each.
+
+    A spooled checkpoint is a file or a folder, and has no SHA-256.
+    """
+    with copy.reading() as session:
+        named: dict[Path, str | None] = {file.path(Path("outputs")): file.sha256 for file in named_outputs(session)}
+        named |= {artifact_path(Path("artifacts"), sha256): sha256 for sha256 in named_artifacts(session)}
+        named |= {artifact_path(Path("items"), sha256): sha256 for sha256 in named_items(session)}
+        if spool:
+            ready = select(Checkpoint.id, Checkpoint.path).where(Checkpoint.spool_state == "ready")
+            named |= {spool_path(Path(), row.id, row.path): None for row in session.execute(ready)}
+    return {str(path): sha256 for path, sha256 in named.items()}
+
+
+def _copy_database(store: Store, file: Path) -> Store:
+    """Copy the database, as it is at one moment, to a new SQLite file of this program's schema version."""
+    file.unlink(missing_ok=True)
+    is_sqlite = store.engine.dialect.name == "sqlite"
+    if not is_sqlite or not is_known_revision(str(store.schema_version())):
+        store.check_schema()
+    if is_sqlite:
+        try:
+            with store.engine.connect() as connection, closing(sqlite3.connect(file)) as target:
+                connection.connection.driver_connection.backup(target)  # type: ignore[union-attr]
+        except sqlite3.Error as error:
+            raise database_unusable(store.url, error) from None
+    copy = Store(f"sqlite:///{file}")
+    copy.migrate()
+    if not is_sqlite:
+        snapshot = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        with store.engine.connect().execution_options(**snapshot) as source:
+            copy_rows(source, copy)
+    return copy
+
+
+def copy_rows(source: Connection, store: Store) -> None:
+    """Copy all rows to an empty database of either kind, in one transaction. New rows reuse no id of the source."""
+    with store.engine.execution_options(writes=True).begin() as target:
+        target.execute(delete(Term))  # a service may have been started on the empty database
+        for table in Base.metadata.sorted_tables:
+            rows = source.execute(select(table), execution_options={"yield_per": ROWS})
+            for part in rows.mappings().partitions():
+                target.execute(insert(table), [dict(row) for row in part])
+        floors = {row.name: row.value for row in source.execute(select(IdFloor.name, IdFloor.value))}
+        for table in Base.metadata.sorted_tables:
+            if table.autoincrement_column is not None:
+                _keep_ids(table, floors.get(table.name, 0), source, target)
+
+
+def _keep_ids(table: Table, floor: int, source: Connection, target: Connection) -> None:
+    """Make new rows of a table get ids above all that the source ever gave."""
+    name = {"name": table.name}
+    sequence = "pg_get_serial_sequence(:name, 'id')"
+    if source.dialect.name != "sqlite":
+        last = text(f"SELECT pg_sequence_last_value({sequence}::regclass)")
+        floor = max(floor, source.scalar(last, name) or 0)
+    largest = target.scalar(select(func.max(table.c.id))) or 0
+    if target.dialect.name != "sqlite":
+        next_id = max(largest, floor) + 1
+        target.execute(text(f"SELECT setval({sequence}, :next_id, false)"), name | {"next_id": next_id})
+    elif floor > largest:
+        target.execute(delete(IdFloor).where(IdFloor.name == table.name))
+        target.execute(insert(IdFloor).values(name=table.name, value=floor))
+
+
+# restore
+
+
+def restore_backup(settings: Settings, path: Path) -> list[str]:
+    """Restore a backup file into the database and the data folder of the settings.
+
+    Return the artifacts and results per item that were missing or damaged before the backup.
+
+    Raises:
+        InvalidRequest: the file cannot be read.
+        BackupUnusable: the file is not a whole backup.
+        SchemaVersionMismatch: a newer evalsvc made the backup, or the empty database.
+        TargetNotEmpty: the database has rows, or the data folder has files.
+        DatabaseInUse: a service runs on the database.
+        DatabaseUnusable: the database does not answer.
+        DataDirectoryUnusable: the data folder belongs to another database, or cannot be written.
+    """
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise InvalidRequest(f"{path}: {os_reason(error)}; name a file that `evalsvc backup` wrote") from None
+    folder = settings.data_path
+    with stream, _errors_of(path, folder), tempfile.TemporaryDirectory(prefix="evalsvc-restore-") as staging:
+        _require_unchanged(stream)
+        with tarfile.open(fileobj=stream, mode="r:", tarinfo=_Header) as tar:
+            members = _read_members(tar, path.stat().st_size)
+            _extract(tar, members.pop(DATABASE), Path(staging) / DATABASE)
+            with closing(Store(f"sqlite:///{staging}/{DATABASE}")) as copy:
+                named = _checked_names(copy)
+                data_folder.make_data_folder(folder)
+                with closing(Store(settings.database)) as store, translated(store.url), _locked(store.url):
+                    _require_empty(store, folder)
+                    write_whole(folder / data_folder.RESTORING, b"")
+                    for member in members.values():
+                        _extract(tar, member, folder / member.name)
+                    os.sync()
+                    with copy.engine.connect() as source:
+                        copy_rows(source, store)
+                    data_folder.write_owner(folder, database_id(store), store.url)
+                    os.sync()
+                    (folder / data_folder.RESTORING).unlink()
+    return sorted(name for name in named if name.startswith(("artifacts/", "items/")) and name not in members)
+
+
+@contextmanager
+def _errors_of(path: Path, folder: Path) -> Iterator[None]:
+    """Translate the errors that a backup or the data folder causes."""
+    try:
+        yield
+    except OSError as error:
+        raise data_folder.unwritable(str(error.filename or f"{folder} or TMPDIR"), error) from None
+    except (tarfile.TarError, SQLAlchemyError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        problem = " ".join(str(getattr(error, "orig", None) or error).split())[:300]
+        raise BackupUnusable(f"{path} is not a whole backup: {problem}; use another backup") from None
+
+
+def _require_unchanged(stream: BinaryIO) -> None:
+    digest, rest = hashlib.sha256(), os.fstat(stream.fileno()).st_size - DIGEST
+    while rest > 0 and (piece := stream.read(min(PIECE, rest))):
+        digest.update(piece)
+        rest -= len(piece)
+    if stream.read(DIGEST + 1) != digest.hexdigest().encode():
+        raise ValueError("it was cut off or changed, or is no backup")
+    stream.seek(0)
+
+
+class _Header(tarfile.TarInfo):
+    """The header of a regular file, or the header before it with a long name, a large size or an exact time."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        header = super().frombuf(buf, encoding, errors)
+        if header.type != tarfile.REGTYPE and not (header.type == tarfile.XHDTYPE and header.size <= LONG_NAME):
+            raise ValueError(f"{header.name!r} is no regular file")
+        return header
+
+
+def _read_members(tar: tarfile.TarFile, size: int) -> dict[str, tarfile.TarInfo]:
+    """Return the headers of all files by name, from a tar of `size` bytes."""
+    members: dict[str, tarfile.TarInfo] = {}
+    for header in tar:
+        is_whole = 0 <= header.size <= size and not header.issparse()
+        if not is_whole or header.name in members or not FILE.fullmatch(header.name):
+            raise ValueError(f"a backup has no file {header.name!r} of {header.size:,} bytes here")
+        members[header.name] = header
+    if DATABASE not in members:
+        raise ValueError(f"it has no {DATABASE}")
+    return members
+
+
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+    content = tar.extractfile(member)
+    assert content is not None, "_Header refuses all but regular files"
+    with replacing(target, durable=False) as stream:
+        shutil.copyfileobj(content, stream)
+    if exact := member.pax_headers.get("mtime"):
+        mtime_ns = int(exact.replace(".", ""))
+        os.utime(target, ns=(mtime_ns, mtime_ns))
+
+
+def _checked_names(copy: Store) -> dict[str, str | None]:
+    """Migrate the database of a backup; return its `named_files`, which may not be outside of the data folder."""
+    try:
+        copy.migrate()
+    except DatabaseUnusable as error:
+        raise ValueError(error.message) from None
+    with copy.transaction() as session:
+        if (problem := session.scalar(text("PRAGMA integrity_check"))) != "ok":
+            raise ValueError(f"its database is damaged: {problem}")
+        for table in Base.metadata.sorted_tables:
+            session.execute(select(table).limit(1))
+        # The original database may still be in use. With the same id, each could claim the other's data folder.
+        session.execute(update(Term).values(database_id=uuid.uuid4().hex))
+        digests = session.scalars(select(Artifact.sha256)).all()
+    named = named_files(copy, spool=True)
+    # The service deletes the artifacts of a deleted run, pruned or not.
+    names = [*named, *(str(artifact_path(Path("artifacts"), sha256)) for sha256 in digests)]
+    if outside := [name for name in names if not FILE.fullmatch(name)]:
+        raise ValueError(f"a row names the file {outside[0]!r}")
+    return named
+
+
+@contextmanager
+def _locked(url: str) -> Iterator[None]:
+    lock = CoordinatorLock(url)
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _require_empty(store: Store, folder: Path) -> None:
+    """Raise TargetNotEmpty for a database with rows, other than that of a started service, or a folder with files."""
+    with store.engine.connect() as connection:
+        tables = set(inspect(connection).get_table_names()) - {Term.__tablename__}
+        for table in Base.metadata.sorted_tables:
+            row = select(literal(1)).select_from(table).limit(1)
+            if table.name in tables and connection.scalar(row) is not None:
+                raise TargetNotEmpty(
+                    f"the database {shown_url(store.url)} has rows in the table {table.name}; restore into an empty "
+                    "database (--database-url) and a new data folder (--data-dir)"
+                )
+    store.migrate()
+    with store.reading() as session:
+        data_folder.require_owner(folder, session.scalar(select(Term.database_id)) or "none yet", store.url)
+    for subfolder in (folder / name for name in FOLDERS):
+        if (folder / data_folder.RESTORING).exists():  # an earlier restore failed, and the subfolder was empty before
+            shutil.rmtree(subfolder, ignore_errors=True)
+        if any(not path.is_dir() for path in subfolder.rglob("*")):
+            raise TargetNotEmpty(f"the folder {subfolder} has files; restore into a new data folder (--data-dir)")
