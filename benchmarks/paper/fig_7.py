@@ -5,11 +5,11 @@ python benchmarks/paper/fig_7.py --work DIR [--scale miniature|quick]
 
 from __future__ import annotations
 
-import csv
-import io
 import math
+from collections.abc import Sequence
 
 from fig_3 import NO_DIFFERENCE, no_better
+from study.alignment import read_record
 from study.finding import Agrees, Figure, Finding, Report, Row
 from study.gaps import GapCurve
 from study.material import Material
@@ -30,48 +30,47 @@ SHOWN = 8
 
 def report(measured: Measured, scale: Scale, material: Material) -> Report:
     """Read loss and temperature by step, the nearest text tokens, and the losses of both initialisations."""
-    source = main_name(PRETRAINED, scale.seeds[0])
-    losses, temperatures = _learned(measured, source)
-    chance = measured.first(source, f"{TASK}/learned_loss")
-    baseline = measured.curve(source, f"{TASK}/learned_loss").baseline
-    known_nothing = baseline if isinstance(baseline, float) else math.nan
-    training = measured.curve(source, f"{TASK}/learned_training_loss").baseline
-    line = [Line(training, f"ln batch {training:.3g}")] if isinstance(training, float) else []
+    record = read_record(material)
+    known_nothing = math.log(record.held_out_pairs)
+    training = math.log(record.batch)
+    line = [Line(training, f"ln batch {training:.3g}")]
     pairs = [(main_name(PRETRAINED, seed), aligned_name(seed)) for seed in scale.seeds]
     by_seed = [measured.differences(random, aligned, "pairs/image") for random, aligned in pairs]
     gap = GapCurve("pairs/image", by_seed, "aligned − random rows")
     figures = [
-        Figure("fig_7-loss", "Contrastive loss by step of the alignment", curve_chart([losses], lines=line)),
-        Figure("fig_7-temperature", "Learned temperature by step of the alignment", curve_chart([temperatures])),
+        Figure(
+            "fig_7-loss",
+            "Contrastive loss by step of the alignment",
+            curve_chart([_by_step("loss", "nats/pair", record.losses)], lines=line),
+        ),
+        Figure(
+            "fig_7-temperature",
+            "Learned temperature by step of the alignment",
+            curve_chart([_by_step("temperature", "temperature", record.temperatures)]),
+        ),
         Figure(
             "fig_7-initialisation",
             "Image loss with aligned rows less that with random rows",
             curve_chart(gap.curves(), lines=[NO_DIFFERENCE], along="log"),
         ),
     ]
-    numbers = {"held_out_loss": finite(chance.value), "ln_batch": known_nothing, "gap_last": gap.last.value}
-    return Report(_row(measured, source, known_nothing, gap), figures, [_nearest(measured, source)], numbers)
-
-
-def _learned(measured: Measured, source: str) -> tuple[Curve, Curve]:
-    """Return loss and temperature of the alignment by step, out of the artifact of the task."""
-    content = measured.artifact(source, 0, "loss_by_step", "learned_loss.csv").decode()
-    rows = list(csv.DictReader(io.StringIO(content)))
-    rows = rows[:: max(1, len(rows) // POINTS)]
-    loss, temperature = (
-        [(int(row["step"]), Estimate(float(row[column]), None, None)) for row in rows]
-        for column in ("loss", "temperature")
-    )
-    return (
-        plain_curve("training batches", "loss", "nats/pair", loss),
-        plain_curve("training batches", "temperature", "temperature", temperature),
+    loss = Estimate(*record.held_out)
+    numbers = {"held_out_loss": loss.value, "ln_batch": known_nothing, "gap_last": gap.last.value}
+    return Report(
+        _row(measured, pairs[0][1], loss, known_nothing, gap), figures, [_nearest(measured, *pairs[0])], numbers
     )
 
 
-def _nearest(measured: Measured, source: str) -> str:
+def _by_step(metric: str, unit: str, values: Sequence[float]) -> Curve:
+    """Return a curve of the alignment along its steps."""
+    rows = list(enumerate(values))[:: max(1, len(values) // POINTS)]
+    return plain_curve("training batches", metric, unit, [(step, Estimate(value, None, None)) for step, value in rows])
+
+
+def _nearest(measured: Measured, plain: str, aligned: str) -> str:
     """Return a table of the nearest text tokens of the most frequent image tokens, before and after the alignment."""
-    names = ("nearest_tokens.txt", "learned_nearest_tokens.txt")
-    before, after = (nearest_of(measured.artifact(source, 0, "nearest_tokens", name).decode()) for name in names)
+    name = "nearest_tokens.txt"
+    before, after = (nearest_of(measured.artifact(run, 0, "nearest_tokens", name).decode()) for run in (plain, aligned))
     lines = ["| image token | nearest text tokens, random rows | aligned rows |", "|---|---|---|"]
     for token in list(before)[:SHOWN]:
         cells = (f"`{one_line(text)}`" for text in (token, before[token], after.get(token, "")))
@@ -93,11 +92,10 @@ def nearest_of(page: str) -> dict[str, str]:
     return texts
 
 
-def _row(measured: Measured, source: str, known_nothing: float, gap: GapCurve) -> Row:
-    loss = of_point(measured.first(source, f"{TASK}/learned_loss"))
-    hits = measured.curve(source, f"{TASK}/learned_neighbour_hits")
+def _row(measured: Measured, aligned: str, loss: Estimate, known_nothing: float, gap: GapCurve) -> Row:
+    hits = measured.curve(aligned, f"{TASK}/neighbour_hits")
     share, chance = of_point(hits.points[0]), finite(hits.baseline if hits.baseline is not None else "NaN")
-    p = finite(measured.first(source, f"{TASK}/learned_neighbour_p_value").value)
+    p = finite(measured.first(aligned, f"{TASK}/neighbour_p_value").value)
     seeds = len(gap.by_seed)
     return Row(
         paper="The contrastive loss stops falling early, the nearest text tokens of image tokens are noise, and "

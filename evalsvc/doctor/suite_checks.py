@@ -120,7 +120,7 @@ def _opened(where: str, path: Path, task: TaskSpec, settings: Settings) -> Itera
     parameters, allow = task.parameters, Readable(settings)
     if where == "tokenizer":
         read_tokenizer(path, allow)
-    elif where in ("general_text", "text", "learn.data") or (where == "data" and not parameters.get("images")):
+    elif where in ("general_text", "text") or (where == "data" and not parameters.get("images")):
         # Whether text needs a tokenizer depends on the layout, so a text counts as one id here.
         records = read_records(path, lambda text: [0][: len(text)], allow)
         texts = islice(records, parameters[f"{where}_limit"]) if "text" in where else ()

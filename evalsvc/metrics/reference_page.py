@@ -68,9 +68,9 @@ ABOUT: Mapping[Kind, str] = {
         f"are over prompts; below {MIN_ITEMS} prompts there are numbers, but no intervals and no verdicts."
     ),
     "alignment": (
-        "Metrics are called `<task>/loss_fitted` and so on; `learned_` metrics are of the table with trained image "
-        "rows. A caption is the mean of its tokens' rows, an image that of its codes' rows, both of length one. An "
-        "item is a pair of an image and a caption, one per image; the pairs of its batch are the candidates."
+        "Metrics are called `<task>/loss_fitted` and so on. A caption is the mean of its tokens' rows, an image that "
+        "of its codes' rows, both of length one. An item is a pair of an image and a caption, one per image; the "
+        "pairs of its batch are the candidates."
     ),
 }
 """Text that is common to the metrics of each kind of task."""

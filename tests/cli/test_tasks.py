@@ -25,10 +25,10 @@ def test_all_kinds_are_a_row_of_a_table_each() -> None:
 
 
 def test_one_kind_has_its_parameters_and_metrics() -> None:
-    shown = run("alignment").stdout
-    for words in ("needs: pairs of a caption", "learn.steps", "integer, 1 to 1,000,000", "learned_training_loss"):
+    shown = run("text_to_image").stdout
+    for words in ("needs: captions, the image decoder", "until.stderr", "number, above 0", "fid_infinity"):
         assert words in shown
-    assert json.loads(run("alignment", "--format", "json").stdout) == describe_task("alignment").to_json()
+    assert json.loads(run("text_to_image", "--format", "json").stdout) == describe_task("text_to_image").to_json()
 
 
 def test_the_page_is_what_markdown_prints() -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from scipy.stats import linregress
 from scipy.stats import permutation_test as scipy_permutation_test
 from torch import Tensor
 from torch.nn import functional
@@ -19,7 +18,6 @@ from evalsvc.metrics.contrastive import (
     hits_at,
     mean_off_diagonal,
     permutation_test,
-    plateau,
 )
 
 
@@ -173,24 +171,3 @@ def test_equal_texts_are_no_evidence() -> None:
     """Sums in another order differ in the last bit, and half of all permutations that change nothing seemed lower."""
     column = cosines(11, 30)[:, :1]
     assert permutation_test([column.expand(30, 30).clone()], 199, seed=0).p == 1
-
-
-def test_a_plateau_is_found_where_the_fall_ends() -> None:
-    generator = np.random.default_rng(0)
-    losses = [5 + 2 * math.exp(-step / 50) + 0.01 * float(generator.standard_normal()) for step in range(1000)]
-    found = plateau(losses)
-    assert found.last == pytest.approx(5, abs=0.01)
-    assert found.step == pytest.approx(50 * math.log(20) - 25, abs=25)  # e^(-t/50) = 5 % in the middle of the window
-    assert found.stderr is not None
-    assert abs(found.still_falling) < 3 * found.stderr
-    line = linregress(range(200), losses[-200:])
-    assert found.still_falling == pytest.approx(-line.slope * 199)
-    assert found.stderr == pytest.approx(line.stderr * 199)
-
-
-def test_a_loss_that_still_falls_has_no_plateau() -> None:
-    found = plateau([10 - step / 100 for step in range(1000)])
-    assert found.still_falling == pytest.approx(1.99)
-    assert found.step > 850
-    assert plateau([3.0]).step == 0
-    assert plateau([3.0, 2.0]).last == 2.0

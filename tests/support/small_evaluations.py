@@ -121,10 +121,9 @@ def completions(evaluate: Evaluate, folder: Path) -> Results:
 
 
 def alignment(evaluate: Evaluate, folder: Path) -> Results:
-    learn = {"steps": 10, "data": str(ROOT / "training_pairs.jsonl"), "batch": 64}
     # Of a table that knows less of pairs the fitted loss has no scatter, and so neither items nor an error.
     pairs = {"data": str(ROOT / "heldout_pairs.jsonl"), "permutations": 9}
-    return [evaluate("alignment", epoch=5, learn=learn, **pairs)]
+    return [evaluate("alignment", epoch=5, **pairs)]
 
 
 SMALL: Mapping[Kind, Callable[[Evaluate, Path], Results]] = {

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from evalsvc.files.arrays import pack_array
-from evalsvc.tasks.alignment.shards import LearnedOutput, TableOutput
 from evalsvc.tasks.alignment.work import AlignmentWork
 from evalsvc.tasks.completions.work import CompletionsWork
 from evalsvc.tasks.loss.work import LossWork
@@ -26,17 +25,6 @@ TABLE = {
     "overlap": {"inside": [0.5], "whole": [1.0]},
     "overlap_chance": 0.5,
     "nearest_tokens": "page",
-}
-LEARNED = {
-    **TABLE,
-    "training_pairs": 2,
-    "pairs_in_both": 0,
-    "trained_codes": 3,
-    "scale": 14.0,
-    "plateau": {"first": 1.0, "last": 0.5, "step": 1, "still_falling": 0.0, "stderr": None},
-    "losses": [1.0, 0.5],
-    "scales": [14.0, 14.0],
-    "image_rows": b"rows",
 }
 ITEM = {
     "index": 0,
@@ -68,7 +56,7 @@ COMPLETIONS = {
 
 @pytest.mark.parametrize(
     ("work", "document"),
-    [(LossWork, LOSS), (AlignmentWork, TABLE), (AlignmentWork, LEARNED), (CompletionsWork, COMPLETIONS)],
+    [(LossWork, LOSS), (AlignmentWork, TABLE), (CompletionsWork, COMPLETIONS)],
 )
 def test_an_output_is_the_map_of_its_fields(work: type[AnyWork], document: dict[str, Any]) -> None:
     packed = msgpack.packb(document)
@@ -76,12 +64,6 @@ def test_an_output_is_the_map_of_its_fields(work: type[AnyWork], document: dict[
     assert {key: again[key] for key in document if key != "items"} == {
         key: value for key, value in document.items() if key != "items"
     }
-
-
-def test_a_table_that_was_trained_is_told_from_one_that_was_not() -> None:
-    """The kinds of the task's outputs are known by their fields alone."""
-    found = [type(AlignmentWork.output_codec.unpack(msgpack.packb(output))) for output in (TABLE, LEARNED)]
-    assert found == [TableOutput, LearnedOutput]
 
 
 def test_numbers_of_a_prompt_that_a_row_has_are_computed_anew() -> None:

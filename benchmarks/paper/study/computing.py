@@ -22,6 +22,7 @@ from evalsvc.assets import locate_asset
 from evalsvc.errors import EvalsvcError
 from evalsvc.files.atomic import write_whole
 from evalsvc.web import vega
+from study.alignment import align_rows
 from study.finding import Finding
 from study.material import Material, miniature_material, real_material
 from study.measured import Measured
@@ -69,21 +70,14 @@ class Computation:
             for name, suite in suites(self.scale, self.material).items():
                 client.put_suite(suite_name(name), suite)
             pool = Pool(client, self.scale, self.material.layout, self.work)
-            pool.train(runs, lambda run: self._prepare(run, pool))
+            if any(run.recipe.image_rows == self.material.aligned_rows for run in runs):
+                align_rows(self.scale, self.material)
+            pool.train(runs)
             pool.wait()
             measured = Measured(client)
             for finding in findings:
                 self._report(finding, measured)
         return self.results()
-
-    def _prepare(self, run: PlannedRun, pool: Pool) -> None:
-        """Fetch the aligned image rows that a run begins with from the run that they were aligned for."""
-        if run.needs is None:
-            return
-        rows = self.material.aligned_rows(run.needs)
-        if not rows.exists():
-            pool.wait(f"{run.needs}@0")
-            write_whole(rows, Measured(pool.client).artifact(run.needs, 0, "image_rows", "image_rows.safetensors"))
 
     def _report(self, finding: Finding, measured: Measured) -> None:
         report = finding.report(measured, self.scale, self.material)

@@ -81,9 +81,15 @@ class Material:
     caption_drop: float = 0.1
     autocast: bool = False
 
-    def aligned_rows(self, run: str) -> Path:
-        """Return the path of the aligned image rows of a run, which the alignment of its step 0 fills."""
-        return self.folder / f"{run}-image_rows.safetensors"
+    @property
+    def aligned_rows(self) -> Path:
+        """Return the path of the image rows that the alignment writes."""
+        return self.folder / "aligned_rows.safetensors"
+
+    @property
+    def alignment_record(self) -> Path:
+        """Return the path of the losses and temperatures of the alignment."""
+        return self.folder / "alignment.json"
 
 
 def miniature_material(folder: Path, *, whole: bool) -> Material:

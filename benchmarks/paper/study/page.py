@@ -14,7 +14,8 @@ HEAD = """# The paper's findings
 
 Zhang, McKinzie, Gan, Shankar and Toshev (arXiv 2311.16201) trained a widened language model on image–caption pairs,
 from pre-trained and from random weights. `benchmarks/paper/` repeats their figures and tables in small. Every number
-below was read from the history of a service that evaluated the checkpoints of these trainings.
+below was read from the history of a service that evaluated the checkpoints of these trainings, except the losses and
+temperatures of figure 7's alignment, which its script computes.
 """
 
 TITLES = {

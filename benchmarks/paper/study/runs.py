@@ -39,8 +39,6 @@ class PlannedRun:
     """Suites of the trained weights at step 0, in addition."""
     last: tuple[str, ...] = ()
     """Suites of the trained weights at the last step, in addition."""
-    needs: str | None = None
-    """Run whose image rows this one begins with, see `Material.aligned_rows`."""
 
     @property
     def name(self) -> str:
@@ -100,19 +98,16 @@ def aligned_name(seed: int) -> str:
 
 
 def aligned_runs(scale: Scale, material: Material) -> list[PlannedRun]:
-    """Return the pre-trained start at every seed, and a run of each seed that begins with aligned rows.
-
-    Before the training all seeds have the same weights, so the first seed's run is aligned for all of them.
-    """
+    """Return the pre-trained start at every seed, and a run of each seed that begins with aligned rows."""
     mains = [_main_run(scale, material, PRETRAINED, seed) for seed in scale.seeds]
-    source, *others = (replace(main, raw=(), last=()) for main in mains)  # of which only the losses are compared
-    rows = material.aligned_rows(source.name)
+    # Of these only the losses and the rows before the training are compared.
+    plain = [replace(main, raw=(), first=("alignment",), last=()) for main in mains]
+    rows = material.aligned_rows
     recipes = [
         recipe_of(material, aligned_name(seed), PRETRAINED, scale.main, seed=seed, image_rows=rows)
         for seed in scale.seeds
     ]
-    aligned = [PlannedRun(recipe, every=("losses",), needs=source.name) for recipe in recipes]
-    return [replace(source, first=("alignment",)), *others, *aligned]
+    return [*plain, *(PlannedRun(recipe, every=("losses",), first=("alignment",)) for recipe in recipes)]
 
 
 @dataclass(frozen=True)
@@ -179,16 +174,13 @@ def recipe_of(
 
 
 def distinct(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
-    """Return runs without repetitions: findings share runs. Suites of the same run are joined.
-
-    Runs that need the rows of another run come last.
-    """
+    """Return runs without repetitions: findings share runs. Suites of the same run are joined."""
     by_name: dict[str, PlannedRun] = {}
     for run in runs:
         known = by_name.get(run.name, run)
         parts = {key: _joined(getattr(known, key), getattr(run, key)) for key in ("every", "raw", "first", "last")}
         by_name[run.name] = replace(run, **parts)
-    return sorted(by_name.values(), key=lambda run: run.needs is not None)
+    return list(by_name.values())
 
 
 def _joined(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:

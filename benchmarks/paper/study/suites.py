@@ -77,5 +77,4 @@ def _images(scale: Scale, material: Material) -> dict[str, Any]:
 
 
 def _alignment(scale: Scale, material: Material) -> dict[str, Any]:
-    learn = {"data": str(material.training_pairs), "steps": scale.alignment_steps}
-    return {"kind": "alignment", "data": str(material.pairs), "learn": learn, "limit": scale.sequences}
+    return {"kind": "alignment", "data": str(material.pairs), "limit": scale.sequences}

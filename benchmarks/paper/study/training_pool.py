@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,8 +51,8 @@ class Pool:
     _running: dict[str, Running] = field(default_factory=dict)
     """Trainings in progress, by the name of the run."""
 
-    def train(self, runs: Sequence[PlannedRun], prepare: Callable[[PlannedRun], None]) -> None:
-        """Train all runs and post every checkpoint. `prepare` is called before the training of a run starts.
+    def train(self, runs: Sequence[PlannedRun]) -> None:
+        """Train all runs and post every checkpoint.
 
         Raises:
             SystemExit: a training fails; the message has the end of its log. Other trainings are ended, and resume when
@@ -62,7 +62,7 @@ class Pool:
         try:
             while waiting or self._running:
                 while waiting and len(self._running) < self.scale.trainings_at_once:
-                    self._start(waiting.pop(0), prepare)
+                    self._start(waiting.pop(0))
                 self._look()
         finally:
             self._end_all()
@@ -84,24 +84,21 @@ class Pool:
         for _, process in self._running.values():
             end_guarded(process)
 
-    def wait(self, checkpoint: str | None = None) -> None:
-        """Wait until all evaluations have ended, or those of one checkpoint, named RUN@STEP.
+    def wait(self) -> None:
+        """Wait until all evaluations have ended.
 
         Raises:
             SystemExit: an evaluation failed or was cancelled; the message has the errors of its tasks.
         """
         for evaluation, name in list(self.evaluations.items()):
-            if checkpoint not in (None, name):
-                continue
             ended = self.client.wait(evaluation)
             if ended.state != "succeeded":
                 reasons = "; ".join(f"{task.name}: {task.error.message}" for task in ended.tasks if task.error)
                 raise SystemExit(f"the evaluation of {name} {ended.state}: {reasons or 'no task says why'}")
 
-    def _start(self, run: PlannedRun, prepare: Callable[[PlannedRun], None]) -> None:
+    def _start(self, run: PlannedRun) -> None:
         """Start the training of a run, unless an earlier call trained the run to its end."""
         folder = training_folder(self.work, run.name)
-        prepare(run)
         recipe = yaml.safe_dump(run.recipe.to_json(), sort_keys=False).encode()
         path = _next_to(folder, ".yaml")
         if (folder / DONE).exists() and path.exists() and path.read_bytes() == recipe:

@@ -80,8 +80,8 @@ class Recipe:
     """Share of the captions that are left out, for guidance."""
     image_rows: ImageRows = RANDOM
     """Rows of the tables that `start` does not have: `random` by open_lm's initialisation; `like-text` normal with mean
-    and standard deviation of the text rows in each dimension; or a file of image rows that the task `alignment` wrote,
-    where the special tokens' rows are random."""
+    and standard deviation of the text rows in each dimension; or a file of `aligned_rows.py`, where the special tokens'
+    rows are random."""
     ema: tuple[Decay, ...] = ()
     """Decays of exponential moving averages of the weights, each with a file of its own at every checkpoint."""
     replay: Replay | None = None

@@ -11,9 +11,9 @@ from torch import nn
 from evalsvc.errors import CheckpointMismatch, InvalidRequest, UnsupportedModel
 from evalsvc.families.reading import resolve_config
 from evalsvc.models import ModelConfig, Transformer, load_model
-from evalsvc.models.image_rows import put_image_rows
 from evalsvc.spec.layout import VocabularyLayout, parse_layout, text_only
 from evalsvc.spec.model_config import OPEN_LM, TRANSFORMERS
+from trainer.aligned_rows import put_rows
 from trainer.recipe import RANDOM, Recipe
 
 TABLES = ("tok_embeddings.weight", "output.weight")
@@ -39,7 +39,8 @@ def starting_model(recipe: Recipe, device: str = "cpu") -> Start:
     """Build the model of a recipe in float32.
 
     Raises:
-        CheckpointMismatch: the layout has fewer rows than the start, or no room for the start's rows.
+        CheckpointMismatch: the layout has fewer rows than the start, or no room for the start's rows, or the image rows
+            are of another table.
         InvalidRequest: the start has no `config.json` to write into Hugging Face folders.
         UnsupportedModel: the package transformers computes the model, and not the Transformer.
         CheckpointError, InvalidLayout, InvalidModelConfig: as `load_model`, `parse_layout` and `resolve_config`.
@@ -58,7 +59,7 @@ def starting_model(recipe: Recipe, device: str = "cpu") -> Start:
         if recipe.image_rows == "like-text":
             _draw_like_text(model, known, recipe.seed)
     if isinstance(recipe.image_rows, Path):
-        put_image_rows(model.state_dict(), recipe.image_rows)
+        put_rows(model.tok_embeddings.weight, recipe.image_rows)
     return Start(model.to(device), layout, _source(recipe, config))
 
 

@@ -26,7 +26,7 @@ CLIP_LOSS = (
 
 ALIGNMENT = (
     _alignment(
-        names=("[learned_]loss_fitted",),
+        names=("loss_fitted",),
         formula=f"{CLIP_LOSS}, at the factor s in [0, 100] with the smallest loss; where pairs are no more alike "
         f"than others s is 0, and the loss is ln batch without a standard error",
         unit="nats/pair",
@@ -34,25 +34,7 @@ ALIGNMENT = (
         source=RADFORD,
     ),
     _alignment(
-        names=("learned_loss",),
-        formula=f"{CLIP_LOSS}, at the learned factor s",
-        unit="nats/pair",
-        direction="lower",
-        source=RADFORD,
-    ),
-    _alignment(
-        names=("learned_training_loss",),
-        formula="mean of CLIP's loss over the last tenth of the training steps, of each step's batch",
-        unit="nats/pair",
-        direction="lower",
-        item="training step",
-        error=RATIO,
-        pairs="steps of two trainings have nothing in common",
-        least=1,
-        source=RADFORD,
-    ),
-    _alignment(
-        names=("[learned_]image_to_text_at_<k>", "[learned_]text_to_image_at_<k>"),
+        names=("image_to_text_at_<k>", "text_to_image_at_<k>"),
         formula="probability that one of the k nearest captions of an image, or images of a caption, is right; equal "
         "captions are right too, and what is equally near comes in random order",
         unit="fraction",
@@ -60,16 +42,16 @@ ALIGNMENT = (
         error=RATIO,
     ),
     _alignment(
-        names=("[learned_]cosine_excess",),
+        names=("cosine_excess",),
         formula="mean cosine of pairs less that of an image and a caption that are no pair",
         direction="higher",
     ),
     _alignment(
-        names=("[learned_]cosine_between", "[learned_]cosine_text", "[learned_]cosine_image"),
+        names=("cosine_between", "cosine_text", "cosine_image"),
         formula="mean cosine of an image and a caption that are no pair, of two captions, or of two images",
     ),
     _alignment(
-        names=("[learned_]p_value",),
+        names=("p_value",),
         formula="(1 + permutations with as high a mean cosine of pairs) / (1 + permutations), captions put to images "
         "anew within their batch",
         unit="probability",
@@ -78,7 +60,7 @@ ALIGNMENT = (
         source=PHIPSON,
     ),
     _alignment(
-        names=("[learned_]neighbour_p_value[_centred]",),
+        names=("neighbour_p_value[_centred]",),
         formula="(1 + permutations with as many neighbour hits) / (1 + permutations), captions put to images anew "
         "within their batch",
         unit="probability",
@@ -87,7 +69,7 @@ ALIGNMENT = (
         source=PHIPSON,
     ),
     _alignment(
-        names=("[learned_]neighbour_hits[_centred]",),
+        names=("neighbour_hits[_centred]",),
         formula="Σ hits / Σ neighbours: how many of the text tokens nearest to each of an image's codes "
         "(`neighbours`, 5) occur in its caption; `_centred` takes the mean of their kind off the rows first",
         unit="fraction",
@@ -95,7 +77,7 @@ ALIGNMENT = (
         error=RATIO,
     ),
     _alignment(
-        names=("[learned_]subspace_overlap",),
+        names=("subspace_overlap",),
         formula="Σ |P (x − x̄)|² / Σ |x − x̄|² of the image rows x, with P the projection on the fewest principal "
         "directions that hold half of the text rows' variance",
         unit="fraction",

@@ -12,7 +12,7 @@ from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Run, Task
 from evalsvc.store.views import document_of
 
 KINDS = {
-    *("completions", "flipped", "forgetting", "grid", "image_rows", "loss_by_step"),
+    *("completions", "flipped", "forgetting", "grid"),
     *("loss_profile", "nearest_tokens", "sample", "table"),
 }
 """Kinds of artifacts that the tasks of evalsvc leave. The tasks of plug-ins may leave artifacts of other kinds."""

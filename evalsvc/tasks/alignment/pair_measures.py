@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from evalsvc.data.tokenizer import TextTokenizer, render
 from evalsvc.metrics.contrastive import (
+    PermutationTest,
     clip_loss,
     excess_similarity,
     fit_scale,
@@ -28,7 +28,6 @@ from evalsvc.metrics.contrastive import (
 from evalsvc.metrics.row_geometry import Nearest, nearest_rows, subspace_overlap
 from evalsvc.models.language_model import LanguageModel
 from evalsvc.spec.layout import VocabularyLayout
-from evalsvc.tasks.alignment.shards import OverlapParts, TableMeasures
 from evalsvc.tasks.alignment.spec import Alignment
 from evalsvc.tasks.alignment.token_pairs import TokenPairs
 
@@ -117,31 +116,60 @@ def _distinct(bags: Sequence[Sequence[int]]) -> tuple[list[tuple[int, ...]], Ten
     return list(known), torch.tensor(places)
 
 
+@dataclass(frozen=True, kw_only=True)
+class OverlapParts:
+    """Squared distances of the image rows in use from their mean."""
+
+    inside: Sequence[float]
+    """Squared lengths within the subspace of the text rows."""
+    whole: Sequence[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableMeasures:
+    """Measures of a table on batches of pairs."""
+
+    places: Sequence[int]
+    """Index of each pair's record in the data."""
+    columns: Mapping[str, Sequence[float]]
+    """Numbers per pair, in the order of `places`; their means are those of `metrics.contrastive`."""
+    chance: Mapping[str, float]
+    hit_chance: Mapping[str, float]
+    floor: float
+    """Smallest possible loss, where equal texts belong to several images."""
+    fitted_scale: float
+    """1 / temperature that minimises the loss."""
+    tests: Mapping[str, PermutationTest]
+    overlap: OverlapParts
+    overlap_chance: float
+    nearest_tokens: str
+    """Page of the text tokens nearest to image tokens."""
+
+
 def measure(
     tables: Tables,
     parts: Sequence[TokenPairs],
     task: Alignment,
-    scale: float | None = None,
+    token_text: Callable[[int], str] = str,
     report: Callable[[], None] = lambda: None,
-) -> tuple[TableMeasures, NearTokens]:
+) -> TableMeasures:
     """Measure a table on batches of pairs, and find the text tokens that are nearest to image tokens.
 
-    `loss_fitted` is at the temperature that minimises the loss, `loss` at the factor `scale`. `report` is called
-    between steps.
+    `token_text` returns what a page shows for a text token, and `report` is called between steps.
     """
     batch_similarities = []
     for part in parts:
         report()
         batch_similarities.append(similarities(tables, part))
-    near = _near_tokens(tables, parts, task.neighbours, report)
+    near = near_tokens(tables, parts, task.neighbours, report)
     fitted = fit_scale([entry.pairs for entry in batch_similarities])
-    columns = _joined([_columns(entry, fitted, scale) for entry in batch_similarities])
+    columns = _joined([_columns(entry, fitted) for entry in batch_similarities])
     columns |= {name: torch.cat([matrix.diagonal() for matrix in hits]).tolist() for name, hits in near.hits.items()}
     columns["neighbours"] = near.neighbours
     tested = {"pairs": [entry.pairs for entry in batch_similarities], **near.hits}
     tests = {name: permutation_test(parts, task.permutations, task.seed, report) for name, parts in tested.items()}
     overlap = subspace_overlap(tables.image[torch.tensor(near.codes, device=tables.image.device)], tables.candidates)
-    measures = TableMeasures(
+    return TableMeasures(
         places=[place for part in parts for place in part.places],
         columns=columns,
         chance={name: sum(values) / len(values) for name, values in _joined(map(_chances, batch_similarities)).items()},
@@ -151,8 +179,8 @@ def measure(
         tests=tests,
         overlap=OverlapParts(inside=overlap.inside.tolist(), whole=overlap.whole.tolist()),
         overlap_chance=overlap.directions / tables.image.shape[1],
+        nearest_tokens="\n".join(_nearest_page(near, token_text)) + "\n",
     )
-    return measures, near
 
 
 @dataclass(frozen=True)
@@ -175,7 +203,10 @@ class NearTokens:
         return sum(float(matrix.sum()) / len(matrix) for matrix in self.hits[name]) / sum(self.neighbours)
 
 
-def _near_tokens(tables: Tables, parts: Sequence[TokenPairs], count: int, report: Callable[[], None]) -> NearTokens:
+def near_tokens(
+    tables: Tables, parts: Sequence[TokenPairs], count: int, report: Callable[[], None] = lambda: None
+) -> NearTokens:
+    """Find the `count` nearest text tokens of each code that occurs."""
     counts = Counter(code for part in parts for codes in part.codes for code in set(codes))
     codes = sorted(counts, key=lambda code: (-counts[code], code))
     queries = tables.image[torch.tensor(codes, device=tables.image.device)]
@@ -184,12 +215,12 @@ def _near_tokens(tables: Tables, parts: Sequence[TokenPairs], count: int, report
         nearest[name] = nearest_rows(queries, tables.candidates, count, centred, report)
         by_code = dict(zip(codes, nearest[name].rows.tolist(), strict=True))
         hits[name] = [_hits(part, by_code) for part in parts]
-    each = nearest[name].rows.shape[1]
-    neighbours = [float(each * len(set(codes))) for part in parts for codes in part.codes]
+    per_code = nearest[name].rows.shape[1]
+    neighbours = [float(per_code * len(set(codes))) for part in parts for codes in part.codes]
     return NearTokens(codes, [counts[code] for code in codes], nearest, hits, neighbours)
 
 
-def _columns(batch: Similarities, fitted: float, scale: float | None) -> dict[str, list[float]]:
+def _columns(batch: Similarities, fitted: float) -> dict[str, list[float]]:
     columns = {
         "loss_fitted": clip_loss(batch.pairs, fitted),
         "cosine_excess": excess_similarity(batch.pairs),
@@ -197,8 +228,6 @@ def _columns(batch: Similarities, fitted: float, scale: float | None) -> dict[st
         "cosine_text": mean_off_diagonal(batch.texts),
         "cosine_image": mean_off_diagonal(batch.images),
     }
-    if scale is not None:
-        columns["loss"] = clip_loss(batch.pairs, scale)
     for k in RANKS:
         columns[f"image_to_text_at_{k}"] = hits_at(batch.pairs, batch.right, k)
         columns[f"text_to_image_at_{k}"] = hits_at(batch.pairs.T, batch.right, k)
@@ -228,7 +257,7 @@ def _hits(part: TokenPairs, nearest: Mapping[int, Sequence[int]]) -> Tensor:
     return wanted @ present.T
 
 
-def nearest_page(near: NearTokens, layout: VocabularyLayout, tokenizer: TextTokenizer | None) -> Iterator[str]:
+def _nearest_page(near: NearTokens, token_text: Callable[[int], str]) -> Iterator[str]:
     """Yield a page with the nearest text tokens of the most frequent codes, and their cosines."""
     codes = near.codes
     yield f"nearest text tokens of the {min(SHOWN, len(codes))} most frequent of {len(codes)} image tokens"
@@ -238,13 +267,4 @@ def nearest_page(near: NearTokens, layout: VocabularyLayout, tokenizer: TextToke
         for name, label in (("neighbour_hits", "rows"), ("neighbour_hits_centred", "centred")):
             nearest = near.nearest[name]
             neighbours = zip(nearest.rows[row].tolist(), nearest.cosines[row].tolist(), strict=True)
-            shown = (f"{_shown(word, layout, tokenizer)} {cosine:.2f}" for word, cosine in neighbours)
-            yield f"  {label:<8}" + "  ".join(shown)
-
-
-def _shown(word: int, layout: VocabularyLayout, tokenizer: TextTokenizer | None) -> str:
-    """Return a text token as visible text, or its id if the text is not readable."""
-    text = "" if tokenizer is None else render([layout.text.offset + word], layout, tokenizer)
-    if not text:
-        return f"‹text {word}›"
-    return f"‹{text if text.isprintable() else text.encode('unicode_escape').decode()}›"
+            yield f"  {label:<8}" + "  ".join(f"‹{token_text(word)}› {cosine:.2f}" for word, cosine in neighbours)

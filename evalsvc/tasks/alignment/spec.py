@@ -5,29 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from evalsvc.spec.bounds import MAX_BATCH, Rows, Seed
 from evalsvc.spec.paths import DataPath
 from evalsvc.tasks.task import Task
-
-
-class Learning(BaseModel):
-    """Training of the image rows; all other rows stay fixed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    data: DataPath | None = None
-    """Pairs to train on [a random half of `data`; the other half is then measured]."""
-    steps: int = Field(default=1000, ge=1, le=1_000_000)
-    """Number of steps of Adam."""
-    batch: int = Field(default=1024, ge=2, le=MAX_BATCH)
-    """Number of pairs in a step; all pairs if there are fewer."""
-    rate: float = Field(default=0.03, gt=0, le=10)
-    """Learning rate of Adam for the rows, in units of the text rows' root mean square entry, and for the logarithm of
-    the temperature."""
-    seed: Seed = 0
-    """Seed of the batches and of the halves."""
 
 
 class Alignment(Task):
@@ -56,7 +38,5 @@ class Alignment(Task):
     """Number of random pairings that the actual pairs are compared with."""
     seed: Seed = 0
     """Seed of the permutations, and of the batches if there are several."""
-    learn: Learning | None = None
-    """Training of the image rows, which are then measured like untrained ones [none]."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type of the checkpoint's weights. Similarities are float64, and training is in float32."""
+    """Type of the checkpoint's weights. Similarities are float64."""

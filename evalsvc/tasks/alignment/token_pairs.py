@@ -37,11 +37,6 @@ class TokenPairs:
             first.setdefault(tuple(codes), row)
         return self.take(first.values())
 
-    def common(self, other: TokenPairs) -> int:
-        """Return the number of pairs of `other` that are also in these pairs, with equal ids and codes."""
-        seen = {(tuple(text), tuple(codes)) for text, codes in zip(self.texts, self.codes, strict=True)}
-        return sum((tuple(text), tuple(codes)) in seen for text, codes in zip(other.texts, other.codes, strict=True))
-
 
 def pairs_of(data: TokenData, layout: VocabularyLayout, limit: int | None = None) -> TokenPairs:
     """Return the first `limit` records without those that lack text or image.
@@ -65,26 +60,14 @@ def pairs_of(data: TokenData, layout: VocabularyLayout, limit: int | None = None
     return TokenPairs(places, texts, codes)
 
 
-def halves(pairs: TokenPairs, seed: int) -> tuple[TokenPairs, TokenPairs]:
-    """Split the pairs at random into two halves, each in the order of the data."""
-    order = _order(pairs, seed)
-    middle = len(order) // 2
-    return pairs.take(sorted(order[:middle])), pairs.take(sorted(order[middle:]))
-
-
 def batches(pairs: TokenPairs, size: int, seed: int) -> list[TokenPairs]:
     """Return random batches of `size` pairs, because files are often sorted; one batch of all pairs if there are
     fewer."""
     if len(pairs) <= size:
         return [pairs]
-    order = _order(pairs, seed)
-    return [pairs.take(order[start : start + size]) for start in range(0, len(order) - size + 1, size)]
-
-
-def _order(pairs: TokenPairs, seed: int) -> list[int]:
-    """Return a pseudo-random order that is the same on every machine and in every version."""
 
     def draw(row: int) -> bytes:
         return hashlib.sha256(f"{seed} {pairs.places[row]}".encode()).digest()
 
-    return sorted(range(len(pairs)), key=draw)
+    order = sorted(range(len(pairs)), key=draw)  # the same on every machine and in every version
+    return [pairs.take(order[start : start + size]) for start in range(0, len(order) - size + 1, size)]

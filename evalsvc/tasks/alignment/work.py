@@ -1,46 +1,57 @@
 """The alignment task: whether image tokens lie near the text of their captions in the embedding table.
 
 A caption is the mean of its tokens' rows, an image the mean of its codes' rows. The task measures how well captions and
-images find each other in the checkpoint's table, and, on request, after training the image rows for it.
+images find each other in the checkpoint's table.
 Source: Zhang, McKinzie, Gan, Shankar, Toshev, "Pre-trained Language Models Do Not Help Auto-regressive Text-to-Image
 Generation" (arXiv 2311.16201), section 3.2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
+from pydantic import JsonValue
 
-from evalsvc import __version__
-from evalsvc.data.tokenizer import TextTokenizer, read_tokenizer
+from evalsvc.data.tokenizer import TextTokenizer, read_tokenizer, render
 from evalsvc.data.tokens import TokenData, read_tokens
-from evalsvc.errors import DataChanged, InvalidData, NonFinite
+from evalsvc.errors import DataChanged, InvalidData
 from evalsvc.files.artifacts import Artifact
-from evalsvc.metrics.contrastive import plateau
-from evalsvc.models.image_rows import TABLES, ImageRows
+from evalsvc.metrics.ratio import Ratio, ratio_of_sums
 from evalsvc.spec.layout import VocabularyLayout
-from evalsvc.spec.protocol import MetricValue, Protocol
-from evalsvc.tasks.alignment.learned import Learned, learn
-from evalsvc.tasks.alignment.pair_measures import Tables, measure, nearest_page, tables_of
-from evalsvc.tasks.alignment.results import HALF, part_result, training_protocol
-from evalsvc.tasks.alignment.shards import AlignmentOutput, AlignmentShard, LearnedOutput, TableOutput
+from evalsvc.spec.protocol import Direction, MetricValue, Protocol
+from evalsvc.tasks.alignment.pair_measures import TableMeasures, measure, tables_of
 from evalsvc.tasks.alignment.spec import Alignment
-from evalsvc.tasks.alignment.token_pairs import TokenPairs, batches, halves, pairs_of
-from evalsvc.tasks.task import Context, Plan, TaskResult, Work
+from evalsvc.tasks.alignment.token_pairs import batches, pairs_of
+from evalsvc.tasks.task import Context, Plan, Shard, TaskResult, Work
 
 ESTIMATOR = "alignment/2"
 """Version of the computation from rows to metrics, in the protocol. Another version is another series."""
 
 
-class AlignmentWork(Work[Alignment, AlignmentShard, AlignmentOutput]):
-    """Measures the pairs in a table, and trains image rows if the task asks for it."""
+@dataclass(frozen=True, kw_only=True)
+class AlignmentShard(Shard):
+    """The one shard of the task."""
+
+    digest: str
+    """Digest of the data."""
+    candidates: int
+    """Number of text rows that stand for a token; the other rows are padding."""
+    records: int
+    complete: int
+    """Number of records with both text and image."""
+    pairs: int
+    """Number of records of different images."""
+    protocol: Mapping[str, Any]
+
+
+class AlignmentWork(Work[Alignment, AlignmentShard, TableMeasures]):
+    """Measures the pairs in a table."""
 
     def plan(self, context: Context) -> Plan[AlignmentShard]:
-        """Plan a shard for the checkpoint's table and one for the learned rows, and check every record against the
-        layout.
+        """Plan one shard, and check every record against the layout.
 
         Raises InvalidData if the layout has no image block, there are too few pairs, or a record does not fit.
         """
@@ -50,12 +61,11 @@ class AlignmentWork(Work[Alignment, AlignmentShard, AlignmentOutput]):
                 f"task {self.task.name!r} needs image tokens, but the checkpoint's layout has no image block; post the "
                 "checkpoint with a layout that has one"
             )
-        data = self._read(context, layout, self.task.data)
+        data = self._read(context, layout)
         records = pairs_of(data, layout, self.task.limit)
         pairs = records.one_per_image()
         tokenizer = self._tokenizer(context, layout)
-        table = AlignmentShard(
-            part="table",
+        shard = AlignmentShard(
             units=1,
             digest=data.digest,
             candidates=layout.text.size if tokenizer is None else tokenizer.size,
@@ -64,59 +74,44 @@ class AlignmentWork(Work[Alignment, AlignmentShard, AlignmentOutput]):
             pairs=len(pairs),
             protocol=self._protocol(layout, data, len(pairs)),
         )
-        shards = [table]
-        if self.task.learn is not None:
-            training, left, digest = self._split(context, layout, data, pairs)
-            how = {
-                "data": digest,
-                "candidates": table.candidates,
-                **self.task.learn.model_dump(include={"steps", "rate", "seed"}),
-                "batch": min(self.task.learn.batch, len(training)),
-            }
-            protocol = {**self._protocol(layout, data, len(left)), "learned": how}
-            shards.append(replace(table, part="learned", units=self.task.learn.steps + 1, protocol=protocol))
-        return Plan(shards, "steps")
+        return Plan([shard], "tables")
 
-    def run(self, context: Context, shard: AlignmentShard) -> AlignmentOutput:
-        """Measure the table; for the learned part, train its image rows first.
-
-        Raises DataChanged if the data differ from the plan, and NonFinite if training diverges.
-        """
+    def run(self, context: Context, shard: AlignmentShard) -> TableMeasures:
+        """Measure the table. Raises DataChanged if the data differ from the plan."""
         layout = context.layout()
-        data = self._read(context, layout, self.task.data)
+        data = self._read(context, layout)
         if data.digest != shard.digest:
             raise DataChanged.since_planned(data.path)
         pairs = pairs_of(data, layout, self.task.limit).one_per_image()
-        if shard.part == "learned":
-            return self._learn(context, shard, data, pairs)
-        output = self._measure(context, self._tables(context, shard), pairs, None, done=0)
+        tokenizer = self._tokenizer(context, layout)
+        model = context.model(dtype=self.task.dtype, rotary_inv_freq_dtype="auto")
+        tables = tables_of(model, layout, self.task.table == "output", shard.candidates)
+        measures = measure(
+            tables,
+            batches(pairs, self.task.batch, self.task.seed),
+            self.task,
+            token_text=lambda word: _token_text(word, layout, tokenizer),
+            report=lambda: context.report(0),
+        )
         context.report(1)
-        return output
+        return measures
 
-    def merge(
-        self, context: Context, shards: Sequence[AlignmentShard], outputs: Sequence[AlignmentOutput]
-    ) -> TaskResult:
+    def merge(self, context: Context, shards: Sequence[AlignmentShard], outputs: Sequence[TableMeasures]) -> TaskResult:
         """Return the metrics. Needs neither data nor checkpoint, which may be deleted by now."""
-        first = shards[0]
-        notes: dict[str, object] = {
-            "records_without_a_pair": first.records - first.complete,
-            "images_again": first.complete - first.pairs,
-        }
-        metrics: list[MetricValue] = []
-        items: dict[int, dict[str, Any]] = {}
-        artifacts: list[Artifact] = []
-        for shard, output in zip(shards, outputs, strict=True):
-            part = part_result(self.task, shard, output)
-            for item in part.items:
-                items.setdefault(item["index"], {}).update(item)
-            metrics += part.metrics
-            artifacts += part.artifacts
-            notes[shard.part] = part.notes
-        return TaskResult(metrics, [items[index] for index in sorted(items)], notes, artifacts)
+        [shard], [measures] = shards, outputs
+        items = [
+            {"index": place, **{name: values[row] for name, values in measures.columns.items()}}
+            for row, place in enumerate(measures.places)
+        ]
+        page = measures.nearest_tokens.encode()
+        artifact = Artifact("nearest_tokens", "nearest_tokens.txt", "text/plain; charset=utf-8", page)
+        metrics = list(_Metrics(self.task, shard, measures).values())
+        return TaskResult(metrics, items, _notes(shard, measures), [artifact])
 
-    def _read(self, context: Context, layout: VocabularyLayout, path: str) -> TokenData:
+    def _read(self, context: Context, layout: VocabularyLayout) -> TokenData:
         # A caption is the mean of its own ids: what stands before every text would move all captions alike.
-        return read_tokens(context.dataset(path), self._tokenizer_path(context, layout), "none", context.readable)
+        path = context.dataset(self.task.data)
+        return read_tokens(path, self._tokenizer_path(context, layout), "none", context.readable)
 
     def _tokenizer_path(self, context: Context, layout: VocabularyLayout) -> str | None:
         return layout.text.tokenizer if self.task.tokenizer is None else context.dataset(self.task.tokenizer)
@@ -128,21 +123,6 @@ class AlignmentWork(Work[Alignment, AlignmentShard, AlignmentOutput]):
         tokenizer = read_tokenizer(path, context.readable)
         tokenizer.require_fits(layout.text)
         return tokenizer
-
-    def _split(
-        self, context: Context, layout: VocabularyLayout, data: TokenData, pairs: TokenPairs
-    ) -> tuple[TokenPairs, TokenPairs, str]:
-        """Return the pairs to train on, the pairs to measure, and the name of the training pairs in the protocol."""
-        assert self.task.learn is not None, "nothing is trained without it"
-        if self.task.learn.data is not None:
-            other = self._read(context, layout, self.task.learn.data)
-            return pairs_of(other, layout), pairs, other.digest
-        if len(pairs) < 4:
-            raise InvalidData(
-                f"{data.path} has {len(pairs)} pairs, too few to train on one half and measure the other; set "
-                "`learn.data`"
-            )
-        return *halves(pairs, self.task.learn.seed), HALF
 
     def _protocol(self, layout: VocabularyLayout, data: TokenData, pairs: int) -> dict[str, object]:
         return {
@@ -159,55 +139,92 @@ class AlignmentWork(Work[Alignment, AlignmentShard, AlignmentOutput]):
             **({"batches_seed": self.task.seed} if pairs > self.task.batch else {}),
         }
 
-    def _tables(self, context: Context, shard: AlignmentShard) -> Tables:
-        model = context.model(dtype=self.task.dtype, rotary_inv_freq_dtype="auto")
-        return tables_of(model, context.layout(), self.task.table == "output", shard.candidates)
 
-    def _measure(
-        self, context: Context, tables: Tables, pairs: TokenPairs, scale: float | None, done: int
-    ) -> TableOutput:
-        parts = batches(pairs, self.task.batch, self.task.seed)
-        measures, near = measure(tables, parts, self.task, scale, lambda: context.report(done))
-        layout = context.layout()
-        page = nearest_page(near, layout, self._tokenizer(context, layout))
-        return TableOutput(**vars(measures), nearest_tokens="\n".join(page) + "\n")
+def _token_text(word: int, layout: VocabularyLayout, tokenizer: TextTokenizer | None) -> str:
+    """Return a text token as visible text, or its id if the text is not readable."""
+    text = "" if tokenizer is None else render([layout.text.offset + word], layout, tokenizer)
+    if not text:
+        return f"text {word}"
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
-    def _learn(self, context: Context, shard: AlignmentShard, data: TokenData, pairs: TokenPairs) -> LearnedOutput:
-        assert self.task.learn is not None, "nothing is trained without it"
-        training, left, digest = self._split(context, context.layout(), data, pairs)
-        if digest != shard.protocol["learned"]["data"]:
-            raise DataChanged.since_planned(str(self.task.learn.data))
-        try:
-            learned = learn(self._tables(context, shard), training, self.task.learn, context.report)
-        except NonFinite as error:
-            raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
-        output = self._measure(context, learned.tables, left, learned.scale, done=self.task.learn.steps)
-        context.report(self.task.learn.steps + 1)
-        return LearnedOutput(
-            **vars(output),
-            training_pairs=len(training),
-            pairs_in_both=training.common(left),
-            trained_codes=len(learned.trained),
-            scale=learned.scale,
-            plateau=plateau(learned.losses),
-            losses=learned.losses,
-            scales=learned.scales,
-            image_rows=self._image_rows(context, shard, learned).to_bytes(),
+
+@dataclass(frozen=True)
+class _Metrics:
+    task: Alignment
+    shard: AlignmentShard
+    measures: TableMeasures
+
+    def values(self) -> Iterator[MetricValue]:
+        nothing_known = math.log(self.shard.protocol["batch"])
+        fitted = self._mean("loss_fitted", "nats/pair", "lower", nothing_known, temperature="fitted")
+        # At the factor 0 every pair has the loss ln B whatever its similarities, so the standard error is meaningless.
+        yield fitted if self.measures.fitted_scale else replace(fitted, stderr=None, items=())
+        chance = self.measures.chance
+        for name in self.measures.columns:
+            if "_to_" in name:
+                yield self._mean(name, "fraction", "higher", chance[name[name.index("at_") :]])
+        yield self._mean("cosine_excess", "cosine", "higher", 0.0)
+        for name in ("cosine_between", "cosine_text", "cosine_image"):
+            yield self._mean(name, "cosine", "none")
+        yield self._p_value("p_value", "pairs")
+        for name, centred in (("neighbour_hits", False), ("neighbour_hits_centred", True)):
+            how = {"neighbours": self.task.neighbours, "candidates": self.shard.candidates, "centred": centred}
+            yield self._mean(name, "fraction", "higher", self.measures.hit_chance[name], "neighbours", **how)
+            yield self._p_value(name.replace("hits", "p_value"), name, **how)
+        # The error is over codes; the directions of the text are treated as fixed.
+        overlap = ratio_of_sums(self.measures.overlap.inside, self.measures.overlap.whole)
+        if overlap is not None:
+            how = {"candidates": self.shard.candidates}
+            yield self._value("subspace_overlap", overlap, "fraction", "none", self.measures.overlap_chance, **how)
+
+    def _mean(
+        self,
+        name: str,
+        unit: str,
+        direction: Direction,
+        baseline: float | None = None,
+        over: str | None = None,
+        **protocol: JsonValue,
+    ) -> MetricValue:
+        """Return the mean of the column `name`, or the ratio of its sum to that of the column `over`."""
+        columns = self.measures.columns
+        ratio = ratio_of_sums(columns[name], [1.0] * len(columns[name]) if over is None else columns[over])
+        assert ratio is not None, "there are two pairs at least, and every weight is positive"
+        items = (name,) if over is None else (name, over)
+        return replace(self._value(name, ratio, unit, direction, baseline, **protocol), items=items)
+
+    def _p_value(self, name: str, test: str, **protocol: JsonValue) -> MetricValue:
+        ratio = Ratio(self.measures.tests[test].p, None, len(self.measures.places))
+        how = {"permutations": self.task.permutations, "seed": self.task.seed, **protocol}
+        return self._value(name, ratio, "probability", "none", None, **how)
+
+    def _value(
+        self,
+        name: str,
+        ratio: Ratio,
+        unit: str,
+        direction: Direction,
+        baseline: float | None,
+        **protocol: JsonValue,
+    ) -> MetricValue:
+        content = Protocol({**self.shard.protocol, **protocol})
+        return ratio.as_metric(f"{self.task.name}/{name}", unit, direction, content, baseline)
+
+
+def _notes(shard: AlignmentShard, measures: TableMeasures) -> dict[str, object]:
+    notes: dict[str, object] = {
+        "records_without_a_pair": shard.records - shard.complete,
+        "images_again": shard.complete - shard.pairs,
+        "pairs": len(measures.places),
+        "pairs_left_out": shard.pairs - len(measures.places),
+        "batch": shard.protocol["batch"],
+        "loss_floor": measures.floor,
+        "fitted_scale": measures.fitted_scale,
+        "permutations": {name: asdict(test) for name, test in measures.tests.items()},
+    }
+    if not measures.fitted_scale:
+        notes["loss_fitted"] = (
+            "pairs are no more alike than others, so that the loss is smallest at the factor 0, where it is ln batch "
+            "for every pair: the loss has no standard error; p_value is the test"
         )
-
-    def _image_rows(self, context: Context, shard: AlignmentShard, learned: Learned) -> ImageRows:
-        layout, values = context.layout(), learned.tables.image
-        assert layout.image_ids, "the plan asked for images"
-        assert layout.rows, "it is resolved"
-        trained = torch.zeros(len(values), dtype=torch.bool)
-        trained[learned.trained] = True
-        about = {
-            "evalsvc": __version__,
-            "layout": layout.digest,
-            "temperature": repr(1 / learned.scale),
-            "norm": "trained rows have the text rows' root mean square length, by one factor for all",
-            "length": repr(learned.length),
-            "checkpoint": context.digest(),
-            "protocol": Protocol(training_protocol(shard.protocol)).id,
-        }
-        return ImageRows(values, torch.tensor(layout.image_ids), trained, TABLES[self.task.table], layout.rows, about)
+    return notes

@@ -71,5 +71,5 @@ def test_a_training_that_fails_ends_the_pool_with_its_log(
     client: Any = PostedTo()
     pool = training_pool.Pool(client, QUICK, material.layout, tmp_path)
     with pytest.raises(SystemExit, match=r"pretrained-0 ended with the exit code 3.*\n.*the loss is nan at step 4"):
-        pool.train(main_runs(QUICK, material)[:1], lambda run: None)
+        pool.train(main_runs(QUICK, material)[:1])
     assert not (training_folder(tmp_path, "pretrained-0") / training_pool.DONE).exists()

@@ -8,11 +8,11 @@ import torch
 from tiny_families import ROWS as LLAMA_ROWS
 from tiny_families import write_ours
 from tiny_trainings import CODES, ROWS, TEXT_ROWS, tiny_recipe
+from trainer.aligned_rows import write_rows
 from trainer.starting import build, starting_model
 
 from evalsvc.errors import CheckpointMismatch, InvalidRequest
 from evalsvc.models import load_model
-from evalsvc.models.image_rows import ImageRows
 from evalsvc.spec.model_config import ModelConfig
 from train import train
 
@@ -53,11 +53,10 @@ def test_new_rows_can_be_like_the_text(tmp_path: Path, text_model: Path) -> None
 
 
 def test_new_rows_can_be_aligned_ones(tmp_path: Path) -> None:
-    """Those of the file the task `alignment` writes; the special tokens' rows stay random."""
+    """Those of the file; the special tokens' rows stay random."""
     values = torch.arange(CODES * 16.0).view(CODES, 16)
     rows = torch.arange(TEXT_ROWS, TEXT_ROWS + CODES)
-    aligned = ImageRows(values, rows, torch.ones(CODES, dtype=torch.bool), "tok_embeddings.weight", ROWS, {})
-    (tmp_path / "rows.safetensors").write_bytes(aligned.to_bytes())
+    write_rows(tmp_path / "rows.safetensors", values, rows.tolist())
     plain = starting_model(tiny_recipe(tmp_path)).model
     model = starting_model(tiny_recipe(tmp_path, image_rows="rows.safetensors")).model
     table, before = model.tok_embeddings.weight, plain.tok_embeddings.weight

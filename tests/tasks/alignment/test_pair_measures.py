@@ -1,6 +1,8 @@
 """What a table knows of pairs, against the definitions one pair at a time."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -8,8 +10,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from evalsvc.metrics.contrastive import clip_loss, fit_scale
-from evalsvc.tasks.alignment.pair_measures import Tables, bag_means, measure, similarities
-from evalsvc.tasks.alignment.shards import TableMeasures
+from evalsvc.spec.layout import parse_layout
+from evalsvc.tasks.alignment.pair_measures import (
+    TableMeasures,
+    Tables,
+    bag_means,
+    measure,
+    near_tokens,
+    similarities,
+    tables_of,
+)
 from evalsvc.tasks.alignment.spec import Alignment
 from evalsvc.tasks.alignment.token_pairs import TokenPairs
 
@@ -54,6 +64,18 @@ def test_equal_captions_have_equal_similarities_to_the_last_bit() -> None:
             assert torch.equal(found.pairs[:, i], found.pairs[:, j])
 
 
+def test_a_permuted_image_block_has_its_rows_where_its_map_says() -> None:
+    """Rows in the order of the table would have every code's meaning swapped."""
+    order = [(5 * code + 3) % 8 for code in range(8)]
+    layout = parse_layout({"text": {"size": 4}, "image": {"offset": 4, "size": 8, "map": order}}).resolve(12)
+    table = torch.arange(12.0)[:, None]
+    model: Any = SimpleNamespace(input_table=table, output_table=-table)
+    found = tables_of(model, layout, output=False, known=4)
+    assert found.image[:, 0].tolist() == [4.0 + row for row in order]
+    assert found.text[:, 0].tolist() == [0, 1, 2, 3]
+    assert tables_of(model, layout, output=True, known=4).image[0, 0] == -7
+
+
 def named(found: TableMeasures, column: str) -> float:
     values = found.columns[column]
     return float(sum(values) / len(values))
@@ -61,11 +83,11 @@ def named(found: TableMeasures, column: str) -> float:
 
 def test_every_number_is_its_definition() -> None:
     own, some = tables(), pairs(30)
-    found, _ = measure(own, [some], TASK, scale=7.0)
+    found = measure(own, [some], TASK)
     matrix = slow_similarity(own, some)
-    targets = torch.arange(30)
-    loss = (functional.cross_entropy(7 * matrix, targets) + functional.cross_entropy(7 * matrix.T, targets)) / 2
-    assert named(found, "loss") == pytest.approx(float(loss))
+    targets, scale = torch.arange(30), found.fitted_scale
+    loss = sum(functional.cross_entropy(scale * logits, targets) for logits in (matrix, matrix.T)) / 2
+    assert named(found, "loss_fitted") == pytest.approx(float(loss))
     assert named(found, "loss_fitted") == pytest.approx(float(clip_loss(matrix, fit_scale([matrix])).mean()))
     text = bag_means(own.text, some.texts)
     within = [float(text[i] @ text[j]) for i in range(30) for j in range(30) if i != j]
@@ -86,7 +108,7 @@ def test_every_number_is_its_definition() -> None:
 def test_hits_are_counted_image_by_image() -> None:
     """Of each distinct code the three nearest text tokens, and which of them stand in a caption."""
     own, some = tables(), pairs(30)
-    found, _ = measure(own, [some], TASK)
+    found = measure(own, [some], TASK)
     unit = functional.normalize(own.image, dim=1) @ functional.normalize(own.text[:20], dim=1).T
     near = {code: set(unit[code].topk(3).indices.tolist()) for code in range(9)}
     for name, of_text in (("own", lambda i: [some.texts[i]]), ("any", lambda i: some.texts)):
@@ -105,7 +127,7 @@ def test_padding_rows_are_nearest_to_nothing() -> None:
     """Rows that no token has are near to much in tables where they were never trained."""
     own = tables()
     own.text[20:] = own.image[0]
-    _, near = measure(own, [pairs(20)], TASK)
+    near = near_tokens(own, [pairs(20)], count=3)
     assert int(near.nearest["neighbour_hits"].rows.max()) < 20
 
 
@@ -116,8 +138,8 @@ def test_a_table_that_knows_is_told_from_one_that_does_not() -> None:
     codes = [(row % 9, (row + 1) % 9, row % 9) for row in range(150)]
     texts = [(code[0], code[1]) for code in codes]
     some = TokenPairs(tuple(range(150)), tuple(texts), tuple(codes))
-    good, _ = measure(Tables(text, text[:9].clone(), 20), [some], TASK)
-    bad, _ = measure(Tables(text, text[10:19].clone(), 20), [some], TASK)
+    good = measure(Tables(text, text[:9].clone(), 20), [some], TASK)
+    bad = measure(Tables(text, text[10:19].clone(), 20), [some], TASK)
     assert good.tests["pairs"].p == good.tests["neighbour_hits"].p == 1 / 50
     assert named(good, "image_to_text_at_1") == 1
     assert named(good, "loss_fitted") == pytest.approx(good.floor, abs=0.2)
@@ -128,8 +150,8 @@ def test_a_table_that_knows_is_told_from_one_that_does_not() -> None:
 
 def test_batches_are_measured_apart_and_fitted_together() -> None:
     own, first, second = tables(), pairs(20, seed=1), pairs(20, seed=2)
-    found, _ = measure(own, [first, second], TASK, scale=5.0)
-    alone = [measure(own, [part], TASK, scale=5.0)[0] for part in (first, second)]
-    for column in ("loss", "cosine_excess", "image_to_text_at_5", "text_to_image_at_10", "cosine_image"):
+    found = measure(own, [first, second], TASK)
+    alone = [measure(own, [part], TASK) for part in (first, second)]
+    for column in ("cosine_excess", "image_to_text_at_5", "text_to_image_at_10", "cosine_image"):
         assert found.columns[column] == pytest.approx(alone[0].columns[column] + alone[1].columns[column])
     assert found.fitted_scale == pytest.approx(fit_scale([slow_similarity(own, part) for part in (first, second)]))

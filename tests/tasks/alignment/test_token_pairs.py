@@ -9,7 +9,7 @@ import pytest
 from evalsvc.data.tokens import read_tokens
 from evalsvc.errors import InvalidData
 from evalsvc.spec.layout import VocabularyLayout, parse_layout
-from evalsvc.tasks.alignment.token_pairs import TokenPairs, batches, halves, pairs_of
+from evalsvc.tasks.alignment.token_pairs import TokenPairs, batches, pairs_of
 
 LAYOUT: VocabularyLayout = parse_layout({"text": {"size": 20}, "image": {"offset": 20, "size": 8}}).resolve(30)
 
@@ -59,16 +59,6 @@ def test_an_image_counts_once(tmp_path: Path) -> None:
     assert one.places == (0, 1, 3)
     assert [list(text) for text in one.texts] == [[1], [2], [1, 2]]
     assert len(found) == 4
-
-
-def test_halves_are_all_pairs_and_random() -> None:
-    training, left = halves(many(41), seed=3)
-    assert (len(training), len(left)) == (20, 21)
-    assert sorted(training.places + left.places) == list(range(10, 51))
-    assert training.places == tuple(sorted(training.places)) != tuple(range(10, 30))
-    assert halves(many(41), seed=3)[0] == training != halves(many(41), seed=4)[0]
-    assert training.common(left) == 0
-    assert many(41).common(left) == 21
 
 
 def test_batches_are_full_and_mixed() -> None:
