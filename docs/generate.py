@@ -11,10 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from reference_pages import cli, client, errors, rest, settings
-
-from evalsvc.metrics import reference_page as metrics
-from evalsvc.tasks import reference_page as tasks
+from reference_pages import cli, client, errors, metrics, rest, settings, tasks
 
 FOLDER = Path(__file__).parent / "reference"
 

@@ -2,26 +2,75 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import typer
 
 from evalsvc.cli.answers import printed_to
-from evalsvc.cli.options import Output
+from evalsvc.cli.options import Form, Output
 from evalsvc.cli.terminal import print_table, say, say_json, write_rows
-from evalsvc.spec.parameters import Parameter
-from evalsvc.tasks.reference_page import (
-    TaskDescription,
-    describe_task,
-    page,
-    section,
-    shown_default,
-    task_summaries,
-)
+from evalsvc.errors import EvalsvcError
+from evalsvc.metrics.definitions import DEFINITIONS
+from evalsvc.spec import catalog
+from evalsvc.spec.new_suite import inline_yaml
+from evalsvc.spec.parameters import Parameter, task_parameters
 
 commands = typer.Typer()
 
 PARAMETER_COLUMNS = ("parameter", "type", "default", "meaning")
+
+
+@dataclass(frozen=True)
+class TaskDescription:
+    """The description of a kind of task for readers."""
+
+    kind: str
+    measures: str
+    """First paragraph of the task's docstring."""
+    about: str
+    """Other paragraphs of the docstring; empty if there are none."""
+    needs: str
+    """Inputs that the suite's author provides; empty if the task does not say."""
+    parameters: tuple[Parameter, ...]
+    metrics: tuple[tuple[str, str], ...]
+    """Name and formula of each metric, without the prefix `<task>/` or `<benchmark>/`; empty for a plug-in's task."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `evalsvc tasks KIND --format json` prints."""
+        return {
+            "kind": self.kind,
+            "measures": self.measures,
+            "about": self.about,
+            "needs": self.needs,
+            "parameters": [parameter.to_json() for parameter in self.parameters],
+            "metrics": [{"name": name, "formula": formula} for name, formula in self.metrics],
+        }
+
+
+def describe_task(kind: str) -> TaskDescription:
+    """Describe a kind of task, built in or installed. Needs no torch, unless a plug-in does.
+
+    Raises:
+        UnknownName: no task has this kind.
+        MissingPackage: the task needs a package that is not installed.
+    """
+    task = catalog.load("tasks", kind)
+    measures, _, about = (task.__doc__ or "").strip().partition("\n\n")
+    metrics = tuple((definition.title, definition.formula) for definition in DEFINITIONS if definition.kind == kind)
+    text = "\n\n".join(" ".join(paragraph.split()) for paragraph in about.split("\n\n"))
+    return TaskDescription(kind, " ".join(measures.split()), text, task.needs, task_parameters(kind), metrics)
+
+
+def task_summaries() -> Iterator[tuple[str, str, str]]:
+    """Yield (kind, measures, needs) of each task. A plug-in that cannot be imported has its error instead."""
+    for kind in catalog.names("tasks"):
+        try:
+            task = describe_task(kind)
+            yield kind, task.measures, task.needs
+        except EvalsvcError as error:
+            yield kind, "", error.message
 
 
 @commands.command()
@@ -29,10 +78,7 @@ def tasks(
     kind: Annotated[
         str | None, typer.Argument(metavar="KIND", help="Kind of task, such as loss.", show_default="all, in a table")
     ] = None,
-    form: Annotated[
-        Literal["table", "csv", "json", "markdown"],
-        typer.Option("--format", help="Format of the answer; markdown is the page of the documentation."),
-    ] = "table",
+    form: Form = "table",
     output: Output = None,
 ) -> None:
     """Show the kinds of tasks that a suite may have, or the parameters, metrics and needs of one kind."""
@@ -48,17 +94,13 @@ def _show(kind: str | None, form: str) -> None:
     elif form == "csv":
         rows = [row for parameter in describe_task(kind).parameters for row in _rows(parameter, "")]
         write_rows([dict(zip(PARAMETER_COLUMNS, row, strict=True)) for row in rows])
-    elif form == "markdown":
-        say(section(describe_task(kind)))
     else:
         _print_task(describe_task(kind))
 
 
 def _print_all(form: str) -> None:
     rows = [{"kind": kind, "measures": measures, "needs": needs} for kind, measures, needs in task_summaries()]
-    if form == "markdown":
-        say(page().rstrip("\n"))
-    elif form == "json":
+    if form == "json":
         say_json(rows)
     elif form == "csv":
         write_rows(rows)
@@ -76,6 +118,11 @@ def _print_task(task: TaskDescription) -> None:
     print_table(PARAMETER_COLUMNS, [row for parameter in task.parameters for row in _rows(parameter, "")])
     if task.metrics:
         print_table(["metric", "value"], task.metrics)
+
+
+def shown_default(parameter: Parameter) -> str:
+    """Return a parameter's default as a suite writes it."""
+    return "required" if parameter.required else inline_yaml(parameter.default)
 
 
 def _rows(parameter: Parameter, prefix: str) -> list[list[str]]:

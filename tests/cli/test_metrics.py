@@ -5,7 +5,6 @@ from typer.testing import CliRunner, Result
 from evalsvc.cli import app
 from evalsvc.errors import UnknownName
 from evalsvc.metrics.definitions import DEFINITIONS
-from evalsvc.metrics.reference_page import page
 
 
 def run(*arguments: str) -> Result:
@@ -24,13 +23,6 @@ def test_one_is_shown_by_the_name_that_a_history_has() -> None:
     assert shown.startswith("text_within, image_within  (task loss)\n  Σ −ln p(token | an id of its type) / Σ tokens")
     for words in ("unit: nats/token; lower is better", "Cochran", "two checkpoints: compared item by item"):
         assert words in shown
-
-
-def test_the_page_is_what_markdown_prints() -> None:
-    assert run("--format", "markdown").stdout == page()
-    part = run("captions/text", "--format", "markdown").stdout
-    assert part.startswith("### `text`, `image`, `special`\n")
-    assert part.rstrip("\n") in page()
 
 
 def test_an_unknown_name_has_near_misses_and_says_where_else_to_look() -> None:

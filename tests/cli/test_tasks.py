@@ -1,13 +1,17 @@
 """`evalsvc tasks`."""
 
 import json
+from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner, Result
 
 from evalsvc.cli import app
+from evalsvc.cli.tasks import describe_task, task_summaries
 from evalsvc.errors import UnknownName
 from evalsvc.spec import catalog
-from evalsvc.tasks.reference_page import describe_task, page, section
+
+PLUG_INS = Path(__file__).parents[1] / "support" / "plug_ins"
 
 
 def run(*arguments: str) -> Result:
@@ -31,12 +35,32 @@ def test_one_kind_has_its_parameters_and_metrics() -> None:
     assert json.loads(run("text_to_image", "--format", "json").stdout) == describe_task("text_to_image").to_json()
 
 
-def test_the_page_is_what_markdown_prints() -> None:
-    assert run("--format", "markdown").stdout == page()
-    assert run("loss", "--format", "markdown").stdout.rstrip("\n") == section(describe_task("loss"))
-
-
 def test_an_unknown_kind_has_near_misses() -> None:
     error = run("los").exception
     assert isinstance(error, UnknownName)
     assert "did you mean 'loss'" in error.message
+
+
+@pytest.mark.parametrize("kind", catalog.COMPONENTS["tasks"])
+def test_a_kind_says_what_it_measures_and_needs(kind: str) -> None:
+    task = describe_task(kind)
+    assert task.measures.endswith(".")
+    assert task.needs
+    assert task.metrics
+
+
+def test_a_plug_ins_task_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says of its needs and metrics what it wants, or nothing."""
+    monkeypatch.syspath_prepend(PLUG_INS)
+    assert ("letters", "Counts letters.", "") in task_summaries()
+    shown = run("letters").stdout
+    for words in ("letters: Counts letters.", "times", "By how much the number is multiplied."):
+        assert words in shown
+    assert "needs:" not in shown
+
+
+def test_a_plug_in_that_cannot_be_imported_disturbs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(catalog.COMPONENTS["tasks"], "broken", "evalsvc_no_such_package:Task")
+    found = {kind: needs for kind, _, needs in task_summaries()}
+    assert "needs the package 'evalsvc_no_such_package'" in found["broken"]
+    assert found["loss"]

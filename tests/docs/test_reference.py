@@ -3,23 +3,28 @@
 import ast
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import generate
 import pytest
 from generate import PAGES, main, path_of, text_of
-from reference_pages import client, errors, rest
+from reference_pages import client, errors, metrics, rest, tasks
 from reference_pages.client import public_methods
 
 from evalsvc.api.routes import status
 from evalsvc.api.routes.prometheus import FAMILIES
 from evalsvc.cli.program import COMMANDS, Commands
+from evalsvc.cli.tasks import describe_task
 from evalsvc.client import Client
 from evalsvc.config import Settings
 from evalsvc.errors import leaves
-from evalsvc.metrics import reference_page
-from evalsvc.metrics.definitions import DEFINITIONS
+from evalsvc.metrics.definitions import DEFINITIONS, KINDS
+from evalsvc.spec import catalog
+from evalsvc.spec.suite import parse_suite
 from evalsvc.tasks.loss.spec import Loss
+
+PLUG_INS = Path(__file__).parents[1] / "support" / "plug_ins"
 
 Remove = Callable[[pytest.MonkeyPatch], None]
 
@@ -44,7 +49,7 @@ def remove_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def remove_metric(monkeypatch: pytest.MonkeyPatch) -> None:
     others = [definition for definition in DEFINITIONS if "kid" not in definition.names]
-    monkeypatch.setattr(reference_page, "DEFINITIONS", others)
+    monkeypatch.setattr(metrics, "DEFINITIONS", others)
 
 
 def remove_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,3 +140,19 @@ def test_a_row_has_as_many_cells_as_its_table(name: str) -> None:
 
 def _headings(text: str) -> list[str]:
     return re.findall(r"^#+ .*", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+
+
+def test_every_kind_of_task_has_an_introduction() -> None:
+    assert set(metrics.ABOUT) == set(KINDS) == set(catalog.COMPONENTS["tasks"])
+
+
+@pytest.mark.parametrize("kind", catalog.COMPONENTS["tasks"])
+def test_the_example_of_a_task_is_a_suite(kind: str) -> None:
+    _, _, rest = tasks.section(describe_task(kind)).partition("```yaml suite\n")
+    assert parse_suite(rest.partition("```")[0], "example").tasks[0].kind == kind
+
+
+def test_the_page_of_tasks_has_those_of_evalsvc_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(PLUG_INS)
+    assert "letters" in catalog.names("tasks")
+    assert "letters" not in tasks.page()

@@ -30,7 +30,6 @@ from evalsvc.metrics.definitions import (
 )
 from evalsvc.metrics.frechet import Moments
 from evalsvc.metrics.image_metric import FeatureSets, ImageMetric
-from evalsvc.metrics.reference_page import ABOUT
 from evalsvc.metrics.value_interval import LIMITS, with_intervals
 from evalsvc.spec import catalog
 from evalsvc.spec.protocol import MetricValue
@@ -54,10 +53,6 @@ def definition_of(kind: str, metric: str) -> Definition | None:
     """The first definition of a metric by its full name, such as `captions/text`."""
     name = metric.partition("/")[2]
     return next((one for one in DEFINITIONS if one.kind == kind and one.matches(name)), None)
-
-
-def test_every_kind_of_task_has_an_introduction() -> None:
-    assert set(ABOUT) == set(KINDS) == set(catalog.COMPONENTS["tasks"])
 
 
 def test_every_way_to_find_an_error_is_used() -> None:

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from itertools import groupby
 from textwrap import fill
 
-from evalsvc.metrics.definitions import DEFINITIONS, ERRORS, ITEMS, OF_METRIC, Definition, Kind, Range
+from evalsvc.cli.metrics import facts
+from evalsvc.metrics.definitions import DEFINITIONS, ERRORS, Definition, Kind
 from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS
 
 WIDTH = 120
 """Columns of the page's paragraphs. Formulas are not wrapped: a line that begins with a plus would be a list."""
-
-BETTER = {
-    "lower": "lower is better",
-    "higher": "higher is better",
-    "none": "no side is better",
-    OF_METRIC: f"the better side is {OF_METRIC}",
-}
-
-INTERVALS: Mapping[Range, str] = {
-    "distance": "not below 0",
-    "positive": "of the logarithm, since the numbers behind the value cannot be negative",
-    "probability": "of the logarithm, since the numbers behind the value cannot be negative; not above 1",
-    "share": "Wilson's where each item is 1 or 0 and counts alone; otherwise between 0 and 1",
-}
-"""Intervals that differ from Student's, by the range of the metric."""
 
 ABOUT: Mapping[Kind, str] = {
     "loss": (
@@ -78,8 +64,7 @@ ABOUT: Mapping[Kind, str] = {
 INTRODUCTION = f"""\
 # Metrics
 
-Every metric that the tasks return. `evalsvc metrics --format markdown` prints this page;
-`evalsvc metrics captions/text` shows one metric.
+Every metric that the tasks return. `evalsvc metrics captions/text` shows one metric.
 
 ## How sure a number is
 
@@ -109,38 +94,8 @@ def page() -> str:
     errors = "\n\n".join(f"### {name.capitalize()}\n\n{_sentence(text)}" for name, text in ERRORS.items())
     parts = [*map(_filled, INTRODUCTION.split("\n\n")), errors]
     for kind, members in groupby(DEFINITIONS, lambda definition: definition.kind):
-        parts += [f"## Task `{kind}`", _filled(ABOUT[kind]), sections(list(members))]
+        parts += [f"## Task `{kind}`", _filled(ABOUT[kind]), *map(_section, members)]
     return "\n\n".join(parts) + "\n"
-
-
-def sections(definitions: Iterable[Definition]) -> str:
-    """Return the sections of `definitions`."""
-    return "\n\n".join(map(_section, definitions))
-
-
-def facts(definition: Definition) -> Iterator[tuple[str, str]]:
-    """Yield the facts about a metric other than names, kind and formula, as label and text."""
-    yield "unit", f"{definition.unit}; {BETTER[definition.direction]}"
-    yield "item", definition.item
-    if definition.group:
-        key = f"; the items name it under `{definition.grouped_by}`" if definition.grouped_by else ""
-        yield "one group", f"{definition.group}{key}"
-    yield "standard error", definition.error
-    if (of := definition.range_in(definition.unit)) != "any":
-        yield "interval", INTERVALS[of]
-    if definition.pairs == ITEMS:
-        yield "two checkpoints", "compared item by item"
-    else:
-        yield "two checkpoints", f"not compared item by item: {definition.pairs}"
-    if definition.companion_of is not None:
-        mains = dict.fromkeys(str(definition.main_name(name)) for name in definition.names)
-        yield "shown", f"next to {', '.join(f'`{name}`' for name in mains)}; judged by no pattern of the gate's rules"
-    if definition.least > 1:
-        yield "least", f"{definition.least:,} items"
-    if definition.estimator:
-        yield "estimator", definition.estimator
-    if definition.source:
-        yield "source", definition.source
 
 
 def _section(definition: Definition) -> str:
