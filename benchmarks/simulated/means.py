@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from evalsvc.metrics.definitions.definition import RANGES, Range
+from evalsvc.metrics.definitions import RANGES, Range
 from evalsvc.metrics.distance import Distance, distance
 from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS
 from evalsvc.metrics.item_numbers import Numbers

@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 from recorded_values import HOW, differences, lines_of, moved, recorded
 from small_evaluations import evaluations
 
@@ -58,6 +59,13 @@ def definition_of(kind: str, metric: str) -> Definition | None:
 def test_every_way_to_find_an_error_is_used() -> None:
     """The page explains those that several metrics have in common, and links to them."""
     assert set(ERRORS) <= {definition.error for definition in DEFINITIONS}
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda one: f"{one.kind}-{one.names[0]}")
+def test_fields_have_the_types_that_the_file_cannot_declare(definition: Definition) -> None:
+    """A misspelt direction or range would be shown, and would decide on no interval."""
+    TypeAdapter(Definition).validate_python(vars(definition))
+    assert "$" not in f"{definition.item} {definition.pairs}", "only other fields have common texts"
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda one: f"{one.kind}-{one.names[0]}")
