@@ -33,7 +33,8 @@ from evalsvc.errors import (
     UnsupportedModel,
     show_name,
 )
-from evalsvc.models.transformers_model import CacheKind, TransformersModel
+from evalsvc.models.padded_model import CacheKind
+from evalsvc.models.transformers_model import TransformersModel
 from evalsvc.network_guard import without_network
 from evalsvc.spec.model_config import ModelConfig
 

@@ -8,30 +8,24 @@ Prompts are padded, and keys and values are in the package's caches.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from inspect import signature
 from types import SimpleNamespace
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache, DynamicCache, PreTrainedModel, StaticCache
 
-from evalsvc.errors import InternalError, InvalidData, InvalidRequest, UnsupportedModel
-from evalsvc.models.language_model import DecodePath, LanguageModel, PaddedPrompts, StepShape
-from evalsvc.models.trie import Batch, Trie
+from evalsvc.errors import InternalError, InvalidData, UnsupportedModel
+from evalsvc.models.padded_model import CacheKind, FilledCache, PaddedModel
 from evalsvc.spec.model_config import ModelConfig
 
-CacheKind = Literal["static", "dynamic"]
 
-ROW_TOKENS = 4096
-"""Number of tokens, padding included, of the sequences of a trie that are computed together."""
-
-
-class TransformersModel(LanguageModel):
+class TransformersModel(PaddedModel):
     """Model of the package transformers, in eval mode and without gradients."""
+
+    package = "transformers"
 
     def __init__(self, config: ModelConfig, module: PreTrainedModel, cache_kind: CacheKind) -> None:
         """Split `module` into its body and its head.
@@ -66,14 +60,6 @@ class TransformersModel(LanguageModel):
     def output_table(self) -> Tensor:
         return self._head.table
 
-    @property
-    def is_laid_out(self) -> bool:
-        return False
-
-    @property
-    def only_path(self) -> DecodePath:
-        return self.cache_kind
-
     def logits(self, ids: Tensor) -> Tensor:
         logits: Tensor = self.module(input_ids=ids, use_cache=False).logits
         return logits.float()
@@ -84,7 +70,7 @@ class TransformersModel(LanguageModel):
         *,
         mask: Tensor | None = None,  # [B, S] bool
         positions: Tensor | None = None,  # [B, T] int64
-        cache: FilledCache | None = None,
+        cache: _FilledCache | None = None,
     ) -> Tensor:  # [B, T, D]
         past, new = 0 if cache is None else cache.length, ids.shape[1]
         if self._positions is not None:
@@ -106,67 +92,17 @@ class TransformersModel(LanguageModel):
     def head(self, hidden: Tensor, rows: Tensor | slice | None = None) -> Tensor:
         return self._head(hidden, self._head.of_rows(rows))
 
-    def read_trie(self, trie: Trie) -> Iterator[tuple[Batch, Tensor]]:
-        """Compute each sequence from its beginning, without sharing, in rows padded on the right."""
-        for batch in trie.batches:
-            paths = sorted({tuple(trie.paths[index]) for index in batch.complete}, key=len, reverse=True)
-            yield batch, self._of_nodes(trie, batch, paths)
-
-    @torch.inference_mode()
-    def _of_nodes(self, trie: Trie, batch: Batch, paths: Sequence[tuple[int, ...]]) -> Tensor:  # [N, D]
-        """Return the hidden states of a batch's nodes; `paths` to their last descendants in the batch cover them."""
-        hidden = torch.empty(batch.stop - batch.start, self._head.width, dtype=self.dtype, device=self.device)
-        for start, stop in _chunks([len(path) for path in paths], ROW_TOKENS):
-            rows = [torch.tensor(path) for path in paths[start:stop]]
-            nodes = pad_sequence(rows, batch_first=True, padding_value=-1)  # [B, T]
-            ids = torch.from_numpy(trie.ids)[nodes.clamp(min=0)]
-            computed = self.hidden(ids.to(self.device)).flatten(0, 1)
-            # A shared node is computed in several rows, which differ by rounding: the first is taken, not any.
-            places, first = (torch.from_numpy(part) for part in np.unique(nodes.flatten().numpy(), return_index=True))
-            due = places >= batch.start
-            hidden[(places[due] - batch.start).to(self.device)] = computed[first[due].to(self.device)]
-        return hidden
-
-    def read_prompts(self, prompts: Sequence[tuple[int, ...]], capacity: int) -> tuple[Tensor, FilledCache]:
-        longest = max(map(len, prompts))
-        # Padding repeats the prompt's first token, which is finite where the prompt is finite.
-        ids = torch.tensor([[*[prompt[0]] * (longest - len(prompt)), *prompt] for prompt in prompts])
-        lengths = torch.tensor([[len(prompt)] for prompt in prompts])
-        mask = torch.arange(longest) >= longest - lengths
-        padded = PaddedPrompts(slice(0, len(prompts)), ids.to(self.device), mask.to(self.device))
-        cache = self.new_cache(capacity)
-        hidden = self.hidden(padded.ids, mask=padded.mask, positions=padded.positions, cache=cache)
-        return hidden[:, -1], cache
-
-    def new_cache(self, capacity: int) -> FilledCache:
-        """Return an empty cache for `capacity` tokens per row."""
+    def new_cache(self, capacity: int) -> _FilledCache:
         if self.cache_kind == "static":
-            return FilledCache(StaticCache(config=self.module.config, max_cache_len=capacity))
-        return FilledCache(DynamicCache(config=self.module.config))
-
-    def decoding(self, shape: StepShape) -> TransformersDecoding:
-        if shape.weights != "plain":
-            raise InvalidRequest(f"weights: {shape.weights} needs a model of a family; give weights: plain")
-        if shape.cache_dtype not in (None, self.dtype):
-            raise InvalidRequest(
-                f"cache_dtype is not the model's dtype, and a model of the package transformers has keys and values in "
-                f"{str(self.dtype).removeprefix('torch.')}; leave cache_dtype out"
-            )
-        if shape.path != self.cache_kind:
-            raise InvalidRequest(
-                f"path is {shape.path!r}, and this model of the package transformers has only {self.cache_kind!r}; "
-                "leave path out"
-            )
-        return TransformersDecoding(self, shape)
+            return _FilledCache(StaticCache(config=self.module.config, max_cache_len=capacity))
+        return _FilledCache(DynamicCache(config=self.module.config))
 
     def codes_head(self, image_ids: range | tuple[int, ...]) -> Mapping[str, Tensor]:
-        """Return the head's parameters for the rows `image_ids`, without a copy where they are a range."""
         if isinstance(image_ids, range):
             return self._head.of_rows(slice(image_ids.start, image_ids.stop))
         return self._head.of_rows(torch.tensor(image_ids, device=self.device))
 
     def codes_logits(self, hidden: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:  # [N, codes] float32
-        """Return the logits of the rows of `codes_head`."""
         return self._head(hidden, parameters)
 
     def require_positions(self, last: int) -> None:
@@ -181,51 +117,13 @@ class TransformersModel(LanguageModel):
         return ((name, part) for name, part in self.module.named_modules() if not any(part.children()))
 
 
-class FilledCache:
-    """Cache of the package transformers with the number of its slots in use."""
-
+class _FilledCache(FilledCache):
     def __init__(self, cache: Cache) -> None:
+        super().__init__()
         self.cache = cache
-        self.length = 0
 
     def keep(self, rows: Tensor) -> None:
         self.cache.reorder_cache(cast(torch.LongTensor, rows))
-
-
-class TransformersDecoding:
-    """Decoding step of a model of the package transformers; see `language_model.Decoding`."""
-
-    def __init__(self, model: TransformersModel, shape: StepShape) -> None:
-        self.model, self.shape = model, shape
-        self.parameters = model.codes_head(shape.image_ids)
-        self.mask = torch.zeros(shape.rows, shape.capacity, dtype=torch.bool, device=model.device)
-        self.cache: FilledCache | None = None
-
-    def read(self, prompts: Sequence[PaddedPrompts]) -> Tensor:
-        self.cache = None  # free the last batch's memory first
-        counts = [prompt.rows.stop - prompt.rows.start for prompt in prompts]
-        columns = zip(*((prompt.ids, prompt.mask, prompt.positions) for prompt in prompts), strict=True)
-        ids, mask, positions = (
-            torch.cat([part.expand(count, -1) for part, count in zip(column, counts, strict=True)])
-            for column in columns
-        )
-        self.mask.zero_()
-        self.mask[:, : mask.shape[1]] = mask
-        self.cache = self.model.new_cache(self.shape.capacity)
-        hidden = self.model.hidden(ids, mask=mask, positions=positions, cache=self.cache)
-        return self.model.codes_logits(hidden[:, -1], self.parameters)
-
-    def __call__(self, ids: Tensor, positions: Tensor, slot: int) -> Tensor:
-        if self.cache is None or self.cache.length != slot:
-            raise InternalError(f"slot {slot} does not follow the filled slots; read the prompts first")
-        self.mask[:, slot] = True
-        seen = self.mask[:, : slot + 1]
-        hidden = self.model.hidden(ids[:, None], mask=seen, positions=positions[:, None], cache=self.cache)
-        return self.model.codes_logits(hidden[:, -1], self.parameters)
-
-    def close(self) -> None:
-        self.cache = None
-        del self.mask, self.parameters
 
 
 class _Head:
@@ -330,12 +228,3 @@ def _steady_positions(config: ModelConfig, module: PreTrainedModel) -> int | Non
         elif "dynamic" in kind:
             limits.append(int(longest))
     return min(limits, default=None)
-
-
-def _chunks(lengths: Sequence[int], tokens: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of rows, the longest first, with at most `tokens` tokens including padding, or of one row."""
-    start = 0
-    for stop in range(1, len(lengths) + 1):
-        if stop == len(lengths) or (stop + 1 - start) * lengths[start] > tokens:
-            yield start, stop
-            start = stop

@@ -222,7 +222,7 @@ def test_the_part_with_nan_has_a_name(gpt2: Path) -> None:
 def test_what_only_the_transformer_has_is_refused(gpt2: Path) -> None:
     ours = load(gpt2)
     for changes, words in (
-        ({"weights": "int8"}, "weights: int8 needs a model of a family"),
+        ({"weights": "int8"}, "weights: int8 needs a model that evalsvc computes"),
         ({"cache_dtype": torch.bfloat16}, "leave cache_dtype out"),
         ({"path": "packed"}, "has only 'static'"),
     ):
