@@ -163,7 +163,7 @@ def reference_models() -> None:
 
 @pytest.fixture(scope="session")
 def real_open_lm() -> None:
-    """open_lm itself, which is on no package index: see docs/how-to/verify-open-lm.md.
+    """open_lm itself, which is on no package index: see docs/how-to/verify.md.
 
     Where TESTS_REQUIRE names `open_lm`, a test that needs it fails without it.
     """

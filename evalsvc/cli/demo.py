@@ -37,6 +37,7 @@ from evalsvc.installation import PYTHON, pip_install
 from evalsvc.miniature import ROOT
 from evalsvc.spec.documents.items import Completion
 from evalsvc.spec.documents.reading import read
+from evalsvc.spec.engines import parse_engines
 from evalsvc.verify.agreement import COLUMNS as COLUMNS_OF_FINDINGS
 from evalsvc.verify.agreement import DROP, table_row
 from evalsvc.web import vega
@@ -61,11 +62,11 @@ COLUMNS = {
 KEPT_KINDS = ("grid", "forgetting", "completions")
 """Kinds of artifacts that the demo writes into files: image grids and pages."""
 
-VERIFIED = "digits/fid64"
-"""Metric that other programs compute at the end."""
+VERIFIED_BY = "extractor=clean-fid"
+"""Engine that the demo compares with at the end."""
 
-VERIFIED_ON = 66
-"""Number of images for `VERIFIED`: more than the 64 features, and few enough for a few seconds."""
+VERIFIED_ON = 16
+"""Number of items of each task for the comparison: few enough for a few seconds."""
 
 DASHBOARD = f"/runs/{RUNS[0]}?" + urlencode({"with": RUNS[1], "along": "log"})
 """Address of the page to look at first: both runs over each other, on an axis that shows the first steps, too."""
@@ -110,9 +111,9 @@ def demo(
 ) -> None:
     """Evaluate the small run that comes with evalsvc: losses, images, FID, and forgotten English.
 
-    If torch-fidelity and clean-fid are installed, they compute the FID of the last checkpoint a second time. Image
-    grids and pages are written into a folder, which is kept when the demo ends. The service runs until Ctrl-C, and the
-    last line is the address of its dashboard.
+    If clean-fid is installed, items of the last checkpoint are computed a second time, with features by clean-fid.
+    Image grids and pages are written into a folder, which is kept when the demo ends. The service runs until Ctrl-C,
+    and the last line is the address of its dashboard.
 
     The demo needs the asset `inception`: evalsvc assets pull inception.
     """
@@ -251,24 +252,25 @@ def read_answers(client: Client) -> list[Answers]:
 
 
 def verify_last(client: Client, devices: str) -> list[str]:
-    """Compute VERIFIED of the last checkpoint a second time, on fewer images, and print the findings.
+    """Compute the first items of the last checkpoint a second time, and print the findings.
 
-    Return a line if a value differs. If the other programs are not installed, print how to install and run them.
+    Return a line if an item differs. If clean-fid is not installed, print how to install and run it.
     """
     step = max(step for run, step, _ in checkpoints() if run == RUNS[0])
     name = f"{RUNS[0]}@{step}"
+    command = f"evalsvc verify {name} --suite {SUITE} --engine {VERIFIED_BY}"
     if not all(find_spec(module) for module in ("torch_fidelity", "cleanfid", "scipy")):
-        command = f"evalsvc verify {name} --metric {VERIFIED}"
-        say(f"to have other programs compute the FID: {pip_install('reference')}, then {command}")
+        say(f"to have clean-fid compute the features: {pip_install('reference')}, then {command}")
         return []
     # PyTorch takes seconds to import, and until here the workers need the processor.
-    from evalsvc.verify.recorded import VerifyRequest, read_recorded, verify_tasks
+    from evalsvc.verify.checkpoint import VerifyRequest, verify_tasks
+    from evalsvc.verify.recorded import read_recorded
 
-    say(f"evalsvc verify {name} --metric {VERIFIED} --n {VERIFIED_ON}")
+    say(f"{command} --n {VERIFIED_ON}")
     device = devices.partition(",")[0]
     # One thread, like each of two workers on two cores: another number may round to other image codes.
     settings = Settings.load(device=None if device == "all" else device, threads=1)
-    request = VerifyRequest(settings, (VERIFIED,), VERIFIED_ON)
+    request = VerifyRequest(settings, parse_engines([VERIFIED_BY]), VERIFIED_ON)
     findings = verify_tasks(read_recorded(client, name, settings, SUITE), request)
     print_table(COLUMNS_OF_FINDINGS, [table_row(finding) for finding in findings], drop=DROP, below=("note",))
     say(headline(findings))

@@ -15,6 +15,7 @@ from evalsvc.cli.options import (
     FAILED,
     WRONG_USE,
     Device,
+    Engine,
     Layout,
     Model,
     Suites,
@@ -29,7 +30,8 @@ from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, is_untried
 from evalsvc.spec.documents import ResultFile
 from evalsvc.spec.documents.reading import content_of
-from evalsvc.spec.suite import find_suite
+from evalsvc.spec.engines import parse_engines, with_engines
+from evalsvc.spec.suite import Suite, find_suite
 
 commands = typer.Typer()
 
@@ -57,6 +59,7 @@ def run_here(
     base: Base = None,
     base_model: BaseModel = None,
     base_layout: BaseLayout = None,
+    engine: Engine = None,
     output: Output = None,
     suites: Suites = None,
     device: Device = None,
@@ -77,7 +80,8 @@ def run_here(
         layout_of_base = checkpoint_layout if base_layout is None else inline_layout(base_layout, "--base-layout")
         base_reference = checkpoint_reference(base, inline_model(base_model, "--base-model"), layout_of_base, settings)
     reference = checkpoint_reference(checkpoint, inline_model(model), checkpoint_layout, settings, base_reference)
-    result = _write_result(_run_suite(settings, suite, reference, base_reference), output)
+    chosen = with_engines(find_suite(suite, settings.suites_path), parse_engines(engine or ()))
+    result = _write_result(_run_suite(settings, chosen, reference, base_reference), output)
     print_metrics(result.metrics, result.protocols)
     for warnings in result.warnings.values():
         print_warnings(warnings)
@@ -87,10 +91,7 @@ def run_here(
         raise typer.Exit(WRONG_USE if untried else FAILED)
 
 
-def _run_suite(
-    settings: Settings, suite_name: str, checkpoint: CheckpointRef, base: CheckpointRef | None
-) -> ResultFile:
-    suite = find_suite(suite_name, settings.suites_path)
+def _run_suite(settings: Settings, suite: Suite, checkpoint: CheckpointRef, base: CheckpointRef | None) -> ResultFile:
     # PyTorch takes seconds to import and is not on every machine; `--help` and a mistyped option need no PyTorch.
     from evalsvc.worker.local import run_suite
 

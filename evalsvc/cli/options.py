@@ -87,6 +87,17 @@ Layout = Annotated[
 ]
 
 
+Engine = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine",
+        help="Program for a stage, as STAGE=NAME, such as model=open_lm, decoder=diffusers, scoring=hflm or "
+        "extractor=clean-fid; repeat for several.",
+        show_default="those of the suite",
+    ),
+]
+
+
 def local_settings(device: str | None, threads: int | None, suites: Path | None = None) -> Settings:
     """Return the settings of a command that computes on this machine.
 

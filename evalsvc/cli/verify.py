@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -31,15 +30,13 @@ from evalsvc.cli.options import (
 )
 from evalsvc.cli.progress import show_bars
 from evalsvc.cli.terminal import print_table, say, say_json, warn
-from evalsvc.cli.weights import Description, checkpoint_reference, inline_layout, inline_model
+from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
 from evalsvc.config import Settings
 from evalsvc.doctor.verification import keep_verification, present_versions
 from evalsvc.errors import InvalidRequest, os_reason
+from evalsvc.spec.engines import parse_engines
 from evalsvc.spec.suite import find_suite
 from evalsvc.verify.agreement import COLUMNS, DROP, Agreement, Finding, table_row, to_json
-
-if TYPE_CHECKING:
-    from evalsvc.verify.recorded import RecordedTask
 
 UNTRIED = 2
 """Exit code of a command that could compute no number a second time."""
@@ -58,8 +55,8 @@ verify_app = typer.Typer(
     cls=CheckpointOrCommand,
     no_args_is_help=True,
     subcommand_metavar="RUN@STEP | COMMAND",
-    help="Check the numbers of this machine against golden values, or those of a checkpoint against other "
-    "programs.\n\n`evalsvc verify RUN@STEP` is short for `evalsvc verify checkpoint RUN@STEP`.",
+    help="Check the numbers of this machine against golden values, or those of a checkpoint against reference "
+    "engines.\n\n`evalsvc verify RUN@STEP` is short for `evalsvc verify checkpoint RUN@STEP`.",
 )
 commands.add_typer(verify_app, name="verify")
 
@@ -82,11 +79,16 @@ Suite = Annotated[
     str | None,
     typer.Option(help="Suite: a name, or with --checkpoint also a file.", show_default="all suites that evaluated it"),
 ]
-Metrics = Annotated[
+
+
+Engines = Annotated[
     list[str] | None,
-    typer.Option(help="Verify only this metric, such as coco/fid; repeat for several.", show_default="all"),
+    typer.Option(
+        "--engine",
+        help="Compare with this reference engine, as STAGE=NAME, such as model=open_lm; repeat for several.",
+        show_default="all",
+    ),
 ]
-Files = Annotated[Path | None, typer.Option(help="New folder for the files that are compared.", show_default="none")]
 
 
 @verify_app.command(name="machine")
@@ -149,22 +151,26 @@ def verify_checkpoint(
     name: Name = None,
     checkpoint: Checkpoint = None,
     suite: Suite = None,
-    metric: Metrics = None,
+    engine: Engines = None,
     n: Annotated[
-        int, typer.Option("--n", min=2, help="Number of images or documents for the second computation.")
-    ] = 256,
+        int,
+        typer.Option(
+            "--n", min=2, max=10_000, help="Number of images or sequences of a task, or documents of a benchmark."
+        ),
+    ] = 64,
     model: Model = None,
     layout: Layout = None,
     suites: Suites = None,
-    files: Files = None,
     output: Findings = None,
     device: Device = None,
     threads: Threads = None,
     url: Url = None,
 ) -> None:
-    """Compute the metrics of a checkpoint a second time, by reference programs such as torch-fidelity.
+    """Compute the first items of a checkpoint's tasks again, and compare with reference engines item by item.
 
-    The exit code is 0 if all values agree, 1 if a value differs, and 2 if no value could be computed a second time.
+    The recorded items are compared as well. With --engine, only these reference engines are tried.
+
+    The exit code is 0 if all items agree, 1 if an item differs, and 2 if nothing could be computed a second time.
     """
     _check_output(output)
     if (name is None) == (checkpoint is None):
@@ -174,56 +180,24 @@ def verify_checkpoint(
         raise InvalidRequest(
             "--checkpoint is given without --suite; name the suite that evaluates the checkpoint: --suite NAME"
         )
-    settings = local_settings(device, threads, suites)
-    _check_new(files)
-    if checkpoint is None or suite is None:
-        reader = partial(_read_recorded, str(name), suite, url, settings)
-    else:
-        reader = partial(_read_unrecorded, checkpoint, suite, inline_model(model), inline_layout(layout), settings)
-    findings = _verify_checkpoint(reader, settings, tuple(metric or ()), n, files)
-    raise typer.Exit(_report(findings, {}, output))
-
-
-def _verify_checkpoint(
-    read_tasks: Callable[[], Sequence[RecordedTask]],
-    settings: Settings,
-    metrics: tuple[str, ...],
-    n: int,
-    files: Path | None,
-) -> list[Finding]:
+    settings, engines = local_settings(device, threads, suites), parse_engines(engine or ())
     # PyTorch takes seconds to import and is not on every machine; `--help` and a mistyped option need no PyTorch.
-    from evalsvc.verify.recorded import VerifyRequest, verify_tasks
+    from evalsvc.verify.checkpoint import VerifyRequest, verify_tasks
+    from evalsvc.verify.recorded import read_recorded, unrecorded
 
-    tasks = read_tasks()
+    if checkpoint is None or suite is None:
+        with connect(url) as client:
+            tasks = read_recorded(client, str(name), settings, suite)
+    else:
+        reference = checkpoint_reference(checkpoint, inline_model(model), inline_layout(layout), settings)
+        tasks = unrecorded(find_suite(suite, settings.suites_path), reference)
     with show_bars() as bars:
 
         def report(task: str, done: int) -> None:
-            bars.show(task, min(done, n), n, "compared")
+            bars.show(task, min(done, n), n, "computed")
 
-        return verify_tasks(tasks, VerifyRequest(settings, metrics, n, files, report))
-
-
-def _read_recorded(name: str, suite: str | None, url: str | None, settings: Settings) -> Sequence[RecordedTask]:
-    from evalsvc.verify.recorded import read_recorded
-
-    with connect(url) as client:
-        return read_recorded(client, name, settings, suite)
-
-
-def _read_unrecorded(
-    checkpoint: str, suite: str, model: Description, layout: Description, settings: Settings
-) -> Sequence[RecordedTask]:
-    from evalsvc.verify.recorded import unrecorded
-
-    reference = checkpoint_reference(checkpoint, model, layout, settings)
-    return unrecorded(find_suite(suite, settings.suites_path), reference)
-
-
-def _check_new(files: Path | None) -> None:
-    """Raise InvalidRequest, before minutes of work, if the folder for the compared files exists."""
-    require_folders({"--files": files})
-    if files is not None and files.exists():
-        raise InvalidRequest(f"--files {files} exists; name a new folder")
+        findings = verify_tasks(tasks, VerifyRequest(settings, engines, n, report))
+    raise typer.Exit(_report(findings, {}, output))
 
 
 def _check_output(output: Path | None) -> None:
@@ -233,10 +207,7 @@ def _check_output(output: Path | None) -> None:
         InvalidRequest: the folder of the file does not exist, or --output names no .json file.
     """
     if output is not None and str(output) != "-" and output.suffix != ".json":
-        raise InvalidRequest(
-            f"--output {output} does not end in .json; name a .json file for the findings, or give --files {output} to "
-            "keep the compared files in a folder"
-        )
+        raise InvalidRequest(f"--output {output} does not end in .json; name a .json file for the findings")
     if str(output) != "-":
         require_folders({"--output": output})
 

@@ -86,9 +86,10 @@ def build_network(tensors: Mapping[str, Tensor]) -> nn.Module:
         CheckpointMismatch: the tensors have another network's shapes.
     """
     require_finite(tensors)
-    # The class loads weights only from a file; this file is in memory and holds only what torch has just written.
-    file = BytesIO()
-    write_weights(tensors, file)
+    # The class loads weights only from a file; this file is in memory and holds only what torch has just written. No
+    # feature depends on the classifier.
+    file, classifier = BytesIO(), {CLASSIFIER: torch.zeros(CLASSIFIER_SHAPE), "fc.bias": torch.zeros(LOGITS)}
+    torch.save({**tensors, **classifier}, file)
     file.seek(0)
     try:
         network: nn.Module = FeatureExtractorInceptionV3("evalsvc", [str(TAPS[0])], feature_extractor_weights_path=file)
@@ -97,14 +98,6 @@ def build_network(tensors: Mapping[str, Tensor]) -> nn.Module:
             f"the weights are of another network than FID's Inception: {error}; run: evalsvc assets pull inception"
         ) from None
     return network
-
-
-def write_weights(tensors: Mapping[str, Tensor], file: Path | BytesIO) -> None:
-    """Write the tensors of `read_inception` as the file that torch-fidelity unpickles.
-
-    The classifier, which no feature depends on, is all zeros.
-    """
-    torch.save({**tensors, CLASSIFIER: torch.zeros(CLASSIFIER_SHAPE), "fc.bias": torch.zeros(LOGITS)}, file)
 
 
 def images_at_once(device: torch.device) -> int:

@@ -20,7 +20,7 @@ from evalsvc.data.memory import MEMORY, limited_memory
 from evalsvc.errors import DataChanged
 from evalsvc.language.benchmarks import Benchmark, Loaded
 from evalsvc.language.encoding import EncodingIdentity, TextEncoding
-from evalsvc.language.lm import AnswerRow, OpenLM, from_row, to_row
+from evalsvc.language.lm import AnswerRow, Scoring, from_row, to_row
 from evalsvc.language.results import Results, results
 from evalsvc.spec.layout import IdCounts
 from evalsvc.spec.protocol import canonical_json, digest
@@ -89,7 +89,7 @@ def asked_documents(loaded: Loaded, planned: DocumentRange, encoding: TextEncodi
 
 
 def answer_requests(
-    lm: OpenLM, asked: Mapping[str, Instance], report: Callable[[int], None]
+    lm: Scoring, asked: Mapping[str, Instance], report: Callable[[int], None]
 ) -> dict[str, list[AnswerRow]]:
     """Return the model's answers by the requests' digests. `report` gets the number of answered requests.
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
+from typing import Protocol
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
@@ -56,6 +57,16 @@ class Generation:
 
 AnswerRow = tuple[float, bool, float, bool, float, int, bool, bool] | tuple[str, str, bool]
 """Answer in transit: a score and the other fields of `Answer`, or the fields of `Generation`."""
+
+
+class Scoring(Protocol):
+    """Engine of the stage `scoring`: a model with its encoding, which answers requests."""
+
+    report: Callable[[int], None]
+    """Callback for the number of answered requests; its exceptions, such as Cancelled, end the work."""
+
+    def answers(self, instances: Sequence[Instance]) -> list[Answer | Generation]:
+        """Return the answer to each request, in order."""
 
 
 class OpenLM(LM):  # type: ignore[misc]

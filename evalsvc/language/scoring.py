@@ -262,14 +262,15 @@ class ScoredBenchmark:
             return
         for position, numbers in enumerate(self._numbers):
             answers = [answer for many in self._of(position) for answer in many if isinstance(answer, Answer)]
-            if answers:
-                numbers["image_mass"] = sum(answer.score.image_mass for answer in answers)
+            mass = sum(answer.score.image_mass for answer in answers)
+            if answers and math.isfinite(mass):  # NaN is the mass of an engine that does not compute it
+                numbers["image_mass"] = mass
                 numbers["tokens"] = sum(answer.tokens for answer in answers)
         scored = [numbers for numbers in self._numbers if "tokens" in numbers]
         keys = ("image_mass", "tokens")
-        mass = ratio_of_sums(*([numbers[key] for numbers in scored] for key in keys))
-        if mass is not None:
-            yield self._value("image_mass", mass, "probability", "none", self.ids.image / self.ids.all, keys)
+        ratio = ratio_of_sums(*([numbers[key] for numbers in scored] for key in keys))
+        if ratio is not None:
+            yield self._value("image_mass", ratio, "probability", "none", self.ids.image / self.ids.all, keys)
 
     def _value(
         self,

@@ -1,8 +1,8 @@
 """The interface of a language model: everything that tasks, sampling and scoring compute with.
 
-Two classes implement the interface. `Transformer` has evalsvc's own arithmetic, with fast paths for decoding and for
-sequences with common beginnings. `TransformersModel` runs a model of the package transformers. Tasks, sampling and
-scoring never ask which class a model has; only `evalsvc verify` does, which compares evalsvc's arithmetic with others'.
+Three classes implement the interface. `Transformer` has evalsvc's own arithmetic, with fast paths for decoding and for
+sequences with common beginnings. `TransformersModel` and `OpenLmModel` run a model of the packages transformers and
+open_lm. Tasks, sampling and scoring never ask which class a model has.
 """
 
 from __future__ import annotations

@@ -38,14 +38,9 @@ class Transformer(nn.Module, LanguageModel):
 
     def __init__(self, config: ModelConfig, rotary_inv_freq_dtype: str = "auto") -> None:
         super().__init__()
-        choices = ["auto", *INV_FREQ_DTYPES]
-        if rotary_inv_freq_dtype not in choices:
-            raise UnknownName.among("rotary_inv_freq_dtype", rotary_inv_freq_dtype, choices)
-        if rotary_inv_freq_dtype == "auto" or config.positional_embedding_type in ("llama_rotary", "none"):
-            rotary_inv_freq_dtype = trained_inv_freq_dtype(config)
         self.config = config
-        self.rotary_inv_freq_dtype = rotary_inv_freq_dtype
-        self.positions = Positions(config, INV_FREQ_DTYPES[rotary_inv_freq_dtype])
+        self.rotary_inv_freq_dtype = resolve_inv_freq_dtype(config, rotary_inv_freq_dtype)
+        self.positions = Positions(config, INV_FREQ_DTYPES[self.rotary_inv_freq_dtype])
         self.post_embed_norm = build_norm(config, config.hidden_dim) if config.post_embed_norm else nn.Identity()
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_dim)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
@@ -216,6 +211,18 @@ class Transformer(nn.Module, LanguageModel):
         for name, module in self.named_modules():
             if isinstance(module, (nn.Embedding, nn.Linear, LayerNorm, RMSNorm)):
                 yield ".".join(name.split(".")[:3]), module  # part of a layer: attention, feed_forward or a norm
+
+
+def resolve_inv_freq_dtype(config: ModelConfig, name: str) -> str:
+    """Return the dtype of the rotary frequencies in training that a task's parameter names; "auto" derives the dtype.
+
+    Raises UnknownName for an unknown dtype.
+    """
+    choices = ["auto", *INV_FREQ_DTYPES]
+    if name not in choices:
+        raise UnknownName.among("rotary_inv_freq_dtype", name, choices)
+    is_derived = name == "auto" or config.positional_embedding_type in ("llama_rotary", "none")
+    return trained_inv_freq_dtype(config) if is_derived else name
 
 
 def trained_inv_freq_dtype(config: ModelConfig) -> str:

@@ -33,10 +33,11 @@ from evalsvc.errors import (
     UnsupportedModel,
     show_name,
 )
+from evalsvc.families.reading import resolve_config
 from evalsvc.models.padded_model import CacheKind
 from evalsvc.models.transformers_model import TransformersModel
 from evalsvc.network_guard import without_network
-from evalsvc.spec.model_config import ModelConfig
+from evalsvc.spec.model_config import OPEN_LM, TRANSFORMERS, ModelConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -62,7 +63,7 @@ def load_transformers(
     device: str = "cpu",
     rotary_inv_freq_dtype: str = "auto",
 ) -> TransformersModel:
-    """Return the model in `path`, in eval mode and without gradients.
+    """Return the model in `path`, in eval mode and without gradients: also a model of a family, in its own folder.
 
     The package computes the rotary frequencies, in float32.
 
@@ -86,7 +87,7 @@ def load_transformers(
     path = Path(path)
     if dtype not in DTYPES:
         raise UnknownName.among("dtype", dtype, DTYPES)
-    settings = json.loads(config.transformers_config or "{}")
+    settings = json.loads(_configuration(path, config).transformers_config or "{}")
     if int(transformers.__version__.partition(".")[0]) < OLDEST:
         raise MissingPackage(
             f"model 'transformers' needs transformers {OLDEST} or later, and {transformers.__version__} is installed; "
@@ -102,6 +103,21 @@ def load_transformers(
         module = _filled(path, empty, copied(path, tensors.items(), DTYPES[dtype], device), DTYPES[dtype])
         cast(nn.Module, module).to(device).requires_grad_(False).eval()
         return _tried(config, module)
+
+
+def _configuration(path: Path, config: ModelConfig) -> ModelConfig:
+    """Return the configuration that the package reads: for a model of a family, that of the folder's `config.json`.
+
+    Raises UnsupportedModel for a checkpoint in open_lm's own layout.
+    """
+    if config.family == TRANSFORMERS:
+        return config
+    if config.family == OPEN_LM:
+        raise UnsupportedModel(
+            f"{path} is in open_lm's own layout, which the package transformers does not read; choose the engine "
+            "open_lm"
+        )
+    return resolve_config({"family": TRANSFORMERS}, path)
 
 
 def _require_safe(path: Path, config: ModelConfig, weights: Weights) -> None:

@@ -1,8 +1,9 @@
 """Table of all components by name, one `"name": "module:attribute"` line each.
 
 A component is imported only when it is loaded, so listing components needs neither torch nor their packages.
-Installed packages add components by entry points of the groups `evalsvc.decoders`, `evalsvc.families`,
-`evalsvc.features`, `evalsvc.metrics`, `evalsvc.models`, `evalsvc.programs` and `evalsvc.tasks`.
+Installed packages add components by entry points of the groups `evalsvc.decoder_engines`, `evalsvc.decoders`,
+`evalsvc.families`, `evalsvc.features`, `evalsvc.metrics`, `evalsvc.models`, `evalsvc.programs`, `evalsvc.scorings` and
+`evalsvc.tasks`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from evalsvc.errors import UnknownName
 from evalsvc.installation import missing_package
 
 COMPONENTS: dict[str, dict[str, str]] = {
+    "decoder_engines": {
+        "diffusers": "evalsvc.decoders.diffusers_decoder:DiffusersDecoder",
+    },
     "decoders": {
         "chameleon": "evalsvc.decoders.chameleon:Chameleon",
         "llamagen": "evalsvc.decoders.llamagen:LlamaGen",
@@ -60,11 +64,17 @@ COMPONENTS: dict[str, dict[str, str]] = {
     },
     "models": {
         "evalsvc": "evalsvc.models.loading:load_model",
+        "float64": "evalsvc.models.loading:load_model",
+        "open_lm": "evalsvc.models.open_lm_model:load_open_lm",
         "transformers": "evalsvc.models.transformers_loading:load_transformers",
     },
     "programs": {
         "clean-fid": "evalsvc.metrics.clean_fid:CLEAN_FID",
         "torch-fidelity": "evalsvc.metrics.torch_fidelity:TORCH_FIDELITY",
+    },
+    "scorings": {
+        "evalsvc": "evalsvc.language.lm:OpenLM",
+        "hflm": "evalsvc.language.hflm:HflmScoring",
     },
     "tasks": {
         "alignment": "evalsvc.tasks.alignment.spec:Alignment",
@@ -78,8 +88,10 @@ COMPONENTS: dict[str, dict[str, str]] = {
 }
 
 EXTRAS = {
+    "accelerate": "reference",
     "clean-fid": "reference",
     "cleanfid": "reference",
+    "diffusers": "reference",
     "scipy": "reference",
     "torch-fidelity": "reference",
     "torch_fidelity": "reference",

@@ -15,9 +15,9 @@ from evalsvc.files.codec import Codec, Unreadable
 from evalsvc.files.outputs import KeptOutput, OutputFile, OutputLost, OutputsLost
 from evalsvc.messages import LookResult, MergeResult, PlanResult, ShardOutput, ShardRequest, Stage
 from evalsvc.metrics.value_interval import with_intervals
-from evalsvc.spec.protocol import plain_json
+from evalsvc.spec.protocol import Protocol, plain_json
 from evalsvc.tasks.suspicions import few_warnings
-from evalsvc.tasks.task import Context, Output, TaskResult, Work
+from evalsvc.tasks.task import Context, Output, Task, TaskResult, Work
 
 AnyWork: TypeAlias = Work[Any, Any, Any]
 
@@ -45,7 +45,7 @@ def run_stage(work: AnyWork, request: ShardRequest, context: Context, read: Read
         with _returned(work, "run"):
             return work.output_codec.pack(output)
     result = work.merge(context, shards, Outputs(request, work.output_codec, read))
-    return _result(result, request.stage, work.task.kind)
+    return _result(result, request.stage, work.task)
 
 
 class Outputs(Sequence[Output]):
@@ -89,9 +89,14 @@ class Outputs(Sequence[Output]):
                 yield kept
 
 
-def _result(result: TaskResult, stage: Stage, kind: str) -> LookResult | MergeResult:
-    metrics = [metric.to_json() for metric in with_intervals(result.metrics, kind, result.items)]
-    protocols = {metric.protocol.id: dict(metric.protocol.content) for metric in result.metrics}
+def _result(result: TaskResult, stage: Stage, task: Task) -> LookResult | MergeResult:
+    engine: dict[str, object] = {"engine": task.engines} if task.engines else {}
+    measured = [
+        replace(metric, protocol=Protocol({**metric.protocol.content, **engine})) if engine else metric
+        for metric in result.metrics
+    ]
+    metrics = [metric.to_json() for metric in with_intervals(measured, task.kind, result.items)]
+    protocols = {metric.protocol.id: dict(metric.protocol.content) for metric in measured}
     if stage == "look":
         return LookResult(metrics, protocols)
     warnings = plain_json([warning.to_json() for warning in few_warnings(result.warnings)])

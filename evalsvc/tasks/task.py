@@ -14,16 +14,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from evalsvc.checkpoints.reference import CheckpointRef
-from evalsvc.errors import InvalidRequest
+from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.files.artifacts import Artifact
 from evalsvc.files.codec import Codec, generic_arguments
 from evalsvc.files.kept import KeptFiles
 from evalsvc.files.opened import Allow
 from evalsvc.metrics.definitions import may_return, plain_names
 from evalsvc.spec.bounds import MAX_SHARDS
+from evalsvc.spec.engines import Engine, chosen_engines, engine_names
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.looks import Until
 from evalsvc.spec.model_config import ModelConfig
@@ -213,8 +214,31 @@ class Task(BaseModel):
     example: ClassVar[Mapping[str, Any]] = {}
     """Parameters that `evalsvc suites new` sets. Paths begin with `/path/to/` and have a descriptive file name."""
 
+    stages: ClassVar[tuple[str, ...]] = ("model",)
+    """Stages of the task that another engine can compute."""
+
     name: str
     """First half of the names of the task's metrics."""
+    engine: Engine | None = None
+    """Programs that compute stages of the task instead of evalsvc, such as `{model: open_lm}`. Metrics by another
+    engine are series of their own [evalsvc]."""
+
+    @field_validator("engine")
+    @classmethod
+    def _check_engine(cls, engine: Engine | None) -> Engine | None:
+        chosen = {} if engine is None else chosen_engines(engine.model_dump())
+        for stage, name in chosen.items():
+            if stage not in cls.stages:
+                stages = ", ".join(cls.stages)
+                raise ValueError(f"a task of kind {cls.kind} has no stage {stage}; its stages are {stages}")
+            if name not in (known := engine_names(stage)):
+                raise ValueError(UnknownName.among(f"engine of the stage {stage}", name, known).message)
+        return Engine(**chosen) if chosen else None
+
+    @property
+    def engines(self) -> dict[str, str]:
+        """Return the engines of stages that evalsvc does not compute."""
+        return {} if self.engine is None else chosen_engines(self.engine.model_dump())
 
     def work_class(self) -> str:
         """Return the class that does the work of these parameters, as `module:class`."""

@@ -25,13 +25,22 @@ from evalsvc.files.kept import KeptFiles, KeptFolder
 from evalsvc.files.opened import Allow, anywhere
 from evalsvc.models.language_model import LanguageModel
 from evalsvc.precision import use_full_float32
+from evalsvc.spec import catalog
+from evalsvc.spec.engines import OWN, release_of
 from evalsvc.spec.layout import VocabularyLayout, parse_layout, text_only
 from evalsvc.spec.model_config import ModelConfig
 from evalsvc.spec.paths import Readable, local_data
 from evalsvc.spec.protocol import plain_json
 from evalsvc.tasks.task import Context
 from evalsvc.worker.decoders import find_decoder
-from evalsvc.worker.models import CompanionCache, ModelCache, known_digest, resolve_config_of, saved_frequencies_of
+from evalsvc.worker.models import (
+    CompanionCache,
+    ModelCache,
+    ModelForm,
+    known_digest,
+    resolve_config_of,
+    saved_frequencies_of,
+)
 
 Report = Callable[[int], None]
 """Callback with the units done in this shard so far; raises Cancelled when the shard must stop."""
@@ -52,11 +61,18 @@ class ShardContext(Context):
         report: Report,
         base: CheckpointRef | None = None,
         kept: KeptFiles | None = None,
+        engines: Mapping[str, str] | None = None,
     ) -> None:
-        """Set up the resources. `kept` holds files for later evaluations [the data folder of the settings]."""
+        """Set up the resources.
+
+        Args:
+            kept: files for later evaluations [the data folder of the settings].
+            engines: engines of stages [evalsvc].
+        """
+        self.engines = engines or {}
         self.checkpoint = _confined(checkpoint, settings)
         self.kept = kept or KeptFolder(settings.statistics_path)
-        self.base = None if base is None else ShardContext(base, settings, report, kept=self.kept)
+        self.base = None if base is None else ShardContext(base, settings, report, None, self.kept, engines)
         self._companion = base
         self.is_first = base is not None and base.path == checkpoint.path
         if self.base is not None:
@@ -90,7 +106,8 @@ class ShardContext(Context):
 
     def model(self, *, dtype: str, rotary_inv_freq_dtype: str) -> LanguageModel:
         self.dtype = dtype
-        model = _models.get(self.checkpoint, dtype, self.device, rotary_inv_freq_dtype, self._companion)
+        form = ModelForm(dtype, self.device, rotary_inv_freq_dtype, self.engines.get("model", OWN))
+        model = _models.get(self.checkpoint, form, self._companion)
         self._frequencies = model.saved_inv_freq
         self.provenance |= computed_by(model.config)
         return model
@@ -108,6 +125,7 @@ class ShardContext(Context):
             "dtype": self.dtype,
             "batch_tokens": self.batch_tokens,
             "threads": torch.get_num_threads(),
+            **{f"{stage}_engine": release_of(name) for stage, name in self.engines.items()},
             **_loaded_digests(self.checkpoint),
             **self._rotary_values(),
             **plain_json(self.provenance),
@@ -152,9 +170,15 @@ class ShardContext(Context):
         return Path(self.dataset(name)) if "/" in name else locate_asset(name, self._settings.assets_path)
 
     def decoder(self, name: str, config: str | None = None, ema: bool = False, dtype: str = "float32") -> ImageDecoder:
-        file = find_decoder(self._settings, name, config)
-        key = (f"decoder {dtype}", file.path, identify(file.path), file.config, ema, self.device)
-        decoder: ImageDecoder = _companions.get(key, lambda: file.load(ema, dtype, self.device))
+        file, engine = find_decoder(self._settings, name, config), self.engines.get("decoder", OWN)
+
+        def load() -> ImageDecoder:
+            own = file.load(ema, dtype, self.device)
+            wrapped: ImageDecoder = own if engine == OWN else catalog.load("decoder_engines", engine)(own)
+            return wrapped
+
+        key = (f"decoder {dtype}", file.path, identify(file.path), file.config, ema, self.device, engine)
+        decoder: ImageDecoder = _companions.get(key, load)
         return decoder
 
     def extractor(self, name: str, kind: str = "inception") -> FeatureExtractor:

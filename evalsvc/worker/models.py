@@ -22,12 +22,13 @@ from evalsvc.checkpoints.reference import (
     verify,
 )
 from evalsvc.checkpoints.weights import read_weights
-from evalsvc.errors import CheckpointGone, os_reason
+from evalsvc.errors import CheckpointGone, UnsupportedModel, os_reason
 from evalsvc.families.reading import family_of, resolve_config
 from evalsvc.models.language_model import LanguageModel
 from evalsvc.models.loading import saved_frequencies
 from evalsvc.models.virtual import agreed_config, load_virtual, virtual_frequencies
 from evalsvc.spec import catalog
+from evalsvc.spec.engines import FLOAT64, OWN
 from evalsvc.spec.model_config import ModelConfig
 from evalsvc.spec.protocol import canonical_json
 
@@ -42,13 +43,22 @@ class Load(Protocol):
 
 
 @dataclass(frozen=True)
+class ModelForm:
+    """Form of a checkpoint's weights in memory."""
+
+    dtype: str
+    device: str
+    rotary_inv_freq_dtype: str
+    engine: str = OWN
+
+
+@dataclass(frozen=True)
 class LoadedModel:
     """A model in the cache."""
 
     source: tuple[Any, ...]
     """Identity of the checkpoint: path, identity, configuration, and its parents."""
-    form: tuple[str, str, str]
-    """Form of the weights: dtype, device, rotary_inv_freq_dtype."""
+    form: ModelForm
     model: LanguageModel
     digests: Mapping[str, str]
     """SHA-256 of a virtual checkpoint's parents by their names, and of the checkpoint itself by ""."""
@@ -65,28 +75,20 @@ class ModelCache:
         source = _source(checkpoint) if self._loaded else None
         return next((loaded for loaded in self._loaded if loaded.source == source), None)
 
-    def get(
-        self,
-        checkpoint: CheckpointRef,
-        dtype: str,
-        device: str,
-        rotary_inv_freq_dtype: str,
-        companion: CheckpointRef | None = None,
-    ) -> LanguageModel:
+    def get(self, checkpoint: CheckpointRef, form: ModelForm, companion: CheckpointRef | None = None) -> LanguageModel:
         """Load the checkpoint's model. All cached models except that of `companion` are dropped first, because memory
         is limited.
 
         Raises CheckpointGone and CheckpointChanged if the checkpoint is not the posted one, and the errors of
         `load_model`.
         """
-        form = (dtype, device, rotary_inv_freq_dtype)
         loaded = self.loaded(checkpoint)
         if loaded is None or loaded.form != form:
             self._loaded = [
                 other for other in self._loaded if companion and other.source[0] == companion.path != checkpoint.path
             ]
             loaded = None
-            if device.startswith("cuda"):
+            if form.device.startswith("cuda"):
                 torch.cuda.empty_cache()
             loaded = _load(checkpoint, form)
             self._loaded.append(loaded)
@@ -117,7 +119,7 @@ def _source(checkpoint: CheckpointRef) -> tuple[Any, ...]:
     return checkpoint.path, identity, canonical_json(checkpoint.model and dict(checkpoint.model))
 
 
-def _load(checkpoint: CheckpointRef, form: tuple[str, str, str]) -> LoadedModel:
+def _load(checkpoint: CheckpointRef, form: ModelForm) -> LoadedModel:
     """Load and hash simultaneously from one open file, and check before and after that the file is the posted one."""
     verify(checkpoint)
     source = _source(checkpoint)
@@ -138,12 +140,18 @@ def _load(checkpoint: CheckpointRef, form: tuple[str, str, str]) -> LoadedModel:
     return LoadedModel(source, form, model, digests.result())
 
 
-def _load_model(checkpoint: CheckpointRef, form: tuple[str, str, str]) -> LanguageModel:
-    dtype, device, rotary = form
-    config = resolve_config_of(checkpoint)
+def _load_model(checkpoint: CheckpointRef, form: ModelForm) -> LanguageModel:
+    dtype, device, rotary = form.dtype, form.device, form.rotary_inv_freq_dtype
+    if form.engine == FLOAT64:  # evalsvc's own, whose difference from another dtype is the rounding of that dtype
+        dtype = FLOAT64
+    config, is_own = resolve_config_of(checkpoint), form.engine in (OWN, FLOAT64)
     if checkpoint.virtual is None:
-        load: Load = catalog.load("models", family_of(config).runs)
+        load: Load = catalog.load("models", family_of(config).runs if is_own else form.engine)
         return load(Path(checkpoint.path), config, dtype=dtype, device=device, rotary_inv_freq_dtype=rotary)
+    if not is_own:
+        raise UnsupportedModel(
+            f"the engine {form.engine} reads files, and the checkpoint is an expression; write its weights to a file"
+        )
     paths = {name: Path(parent.path) for name, parent in checkpoint.virtual.parents.items()}
     expression = checkpoint.virtual.expression
     return load_virtual(expression, paths, config, dtype=dtype, device=device, rotary_inv_freq_dtype=rotary)

@@ -26,6 +26,7 @@ from evalsvc.files.outputs import OutputsLost, read_output
 from evalsvc.files.service_files import ServiceFiles
 from evalsvc.messages import ShardError, ShardRequest, ShardResult
 from evalsvc.sampling.memory import is_out_of_memory
+from evalsvc.spec.engines import chosen_engines
 from evalsvc.spec.suite import build_task
 from evalsvc.tasks.stages import run_stage
 from evalsvc.tasks.task import work_of
@@ -51,7 +52,8 @@ def run_shard(
     try:
         wanted = [request.checkpoint] if request.base is None else [request.checkpoint, request.base]
         with fetched(wanted, settings, report) as (checkpoint, *base):
-            context = ShardContext(checkpoint, settings, report, base[0] if base else None, files)
+            engines = chosen_engines(request.task.parameters.get("engine"))
+            context = ShardContext(checkpoint, settings, report, base[0] if base else None, files, engines)
             context.is_first |= request.is_first
             if request.stage == "plan":
                 # Report a file that is not a checkpoint before reading the suite's data.

@@ -92,8 +92,8 @@ def test_a_checkpoint_goes_from_post_to_table(
     assert {place: ends for place, ends in shown.items() if ends != stored} == {}, "one value has one interval"
     assert sum(low is not None for low, _ in stored.values()) > 0.7 * len(stored) > 60
     printed = capsys.readouterr().out
-    assert printed.startswith("evalsvc verify pretrained@0 --metric digits/fid64 --n 20\n")
-    assert "all 3 agree; 1 could not be tried" in printed
+    assert printed.startswith("evalsvc verify pretrained@0 --suite miniature --engine extractor=clean-fid --n 20\n")
+    assert "all 5 agree; 2 could not be tried" in printed
     assert (row.run, row.step) == ("pretrained", 0)
     assert set(row.cells) == set(demo.COLUMNS)
     assert number(row, "agreement") > 0.8
@@ -136,7 +136,7 @@ def test_without_the_other_programs_the_demo_says_how_to_get_them(
         assert demo.verify_last(client, "cpu,cpu") == []
     printed = capsys.readouterr().out
     assert pip_install("reference") in printed
-    assert "evalsvc verify pretrained@3000 --metric digits/fid64" in printed
+    assert "evalsvc verify pretrained@3000 --suite miniature --engine extractor=clean-fid" in printed
 
 
 def test_the_last_line_is_the_address_of_a_page(

@@ -129,7 +129,7 @@ def _assert_equal_codes(folder: Path, seed: int, side: int, **fields: Any) -> No
 
 @torch.no_grad()
 def test_full_size_pixels_equal_diffusers(reference_models: None) -> None:
-    from evalsvc.verify.decoding import write_diffusers
+    from evalsvc.decoders.diffusers_decoder import write_diffusers
 
     ours = randomise(Chameleon.from_config(REGISTERED["chameleon-vq"]), seed=8).eval()
     theirs, codes = write_diffusers(ours), random_codes(8_192, 1)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from evalsvc.decoders import ImageDecoder, load_decoder, to_uint8
 from evalsvc.decoders.config import REGISTERED
+from evalsvc.decoders.diffusers_decoder import write_diffusers
 from evalsvc.decoders.movqgan import MoVQGAN
-from evalsvc.verify.decoding import write_diffusers
 
 GOLDEN = [("flat_file", False), ("lightning_file", False), ("lightning_file", True)]
 

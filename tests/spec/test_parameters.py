@@ -59,7 +59,7 @@ def test_the_defaults_are_what_a_suite_gets(kind: str) -> None:
 
 
 def test_a_placeholder_fits_the_type() -> None:
-    [data, tokenizer, limit] = task_parameters("alignment")[1:4]
+    [data, tokenizer, limit] = task_parameters("alignment")[2:5]
     assert [placeholder(parameter) for parameter in (data, tokenizer, limit)] == [
         "/path/to/data",
         "/path/to/tokenizer",
@@ -71,4 +71,8 @@ def test_a_plug_ins_task_has_parameters(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(UnknownName, match="no task is named 'letters'"):
         task_parameters("letters")
     monkeypatch.syspath_prepend(PLUG_INS)
-    assert [(one.name, one.default) for one in task_parameters("letters")] == [("name", "letters"), ("times", 1)]
+    assert [(one.name, one.default) for one in task_parameters("letters")] == [
+        ("name", "letters"),
+        ("engine", None),
+        ("times", 1),
+    ]

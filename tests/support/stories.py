@@ -1,4 +1,4 @@
-"""stories260K, a real language model of 260 thousand weights: as ours, and as a Llama under lm-eval's own HFLM."""
+"""stories260K, a real language model of 260 thousand weights: as ours, and under lm-eval's own HFLM."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from lm_eval.models.huggingface import HFLM
 
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.language.encoding import TextEncoding
+from evalsvc.language.hflm import build_hflm
 from evalsvc.language.lm import OpenLM
 from evalsvc.models import Transformer
 from evalsvc.models.loading import load_model
 from evalsvc.spec.layout import parse_layout, text_only
-from evalsvc.verify.hflm import build_hflm
 
 BOS, END = 1, 2
 WIDENED = {"text": {"offset": 0, "size": 512}, "image": {"offset": 512, "size": 256}}
@@ -48,4 +48,4 @@ def open_lm(shared: Path, model: Transformer, max_length: int = 512, bos: int | 
 
 def hflm(shared: Path, model: Transformer, max_length: int = 512, bos: bool = True) -> HFLM:
     """The same weights under lm-eval's own model."""
-    return build_hflm(model, open_lm(shared, model, max_length, BOS if bos else None).encoding).model
+    return build_hflm(model, open_lm(shared, model, max_length, BOS if bos else None).encoding)

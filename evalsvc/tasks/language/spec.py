@@ -17,6 +17,8 @@ from evalsvc.tasks.text_task import TextTask
 class BenchmarkTask(TextTask):
     """Common parameters of tasks that ask benchmarks."""
 
+    stages: ClassVar[tuple[str, ...]] = ("model", "scoring")
+
     benchmarks: tuple[BenchmarkSpec, ...] = Field(min_length=1, max_length=MAX_BENCHMARKS)
     """Benchmarks of lm-eval: names of tasks, groups or tags, or mappings with the keys below."""
     include_path: tuple[DataPath, ...] = Field(default=(), max_length=16)

@@ -27,8 +27,10 @@ from evalsvc.language.evaluation import (
     merge_answers,
     plan_documents,
 )
-from evalsvc.language.lm import AnswerRow, OpenLM
+from evalsvc.language.lm import AnswerRow
 from evalsvc.language.results import Results, plain_mean, require_mean
+from evalsvc.spec import catalog
+from evalsvc.spec.engines import OWN, release_of
 from evalsvc.tasks.language.kept_answers import find_answers, keep_answers
 from evalsvc.tasks.language.spec import BenchmarkTask, Language
 from evalsvc.tasks.suspicions import AT_FIRST, cut_inputs, worse_than_guessing
@@ -133,7 +135,9 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
         report: Callable[[int], None],
     ) -> dict[str, list[AnswerRow]]:
         model = self.model(context)
-        lm = OpenLM(model, encoding, batch_tokens=context.batch_tokens)
+        lm = catalog.load("scorings", self.task.engines.get("scoring", OWN))(
+            model, encoding, batch_tokens=context.batch_tokens
+        )
         try:
             return answer_requests(lm, asked, lambda done: report(done * units // len(asked)))
         except NonFinite as error:
@@ -145,6 +149,7 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
         return {
             "evalsvc": __version__,
             **computed_by(config),
+            **{f"{stage}_engine": release_of(name) for stage, name in self.task.engines.items()},
             "checkpoint": context.digest(),
             "model": config.model_dump(mode="json"),
             "encoding": asdict(encoding.identity),

@@ -23,6 +23,7 @@ class Loss(Task):
 
     kind: ClassVar[str] = "loss"
     work: ClassVar[str] = "evalsvc.tasks.loss.work:LossWork"
+    stages: ClassVar[tuple[str, ...]] = ("model", "decoder")
     needs: ClassVar[str] = "token ids of sequences; or captions and images, and the decoder that encodes them"
     example: ClassVar[Mapping[str, Any]] = {"data": "/path/to/sequences.jsonl"}
 

@@ -21,6 +21,7 @@ class Reconstruction(Task):
 
     kind: ClassVar[str] = "reconstruction"
     work: ClassVar[str] = "evalsvc.tasks.reconstruction.work:ReconstructionWork"
+    stages: ClassVar[tuple[str, ...]] = ("decoder",)
     needs: ClassVar[str] = "real images, the image decoder, the asset `inception`"
     example: ClassVar[Mapping[str, Any]] = {"images": "/path/to/images", "decoder": "/path/to/decoder.ckpt"}
 

@@ -34,6 +34,7 @@ class TextToImage(Task):
 
     kind: ClassVar[str] = "text_to_image"
     work: ClassVar[str] = "evalsvc.tasks.text_to_image.work:TextToImageWork"
+    stages: ClassVar[tuple[str, ...]] = ("model", "decoder")
     needs: ClassVar[str] = "captions, the image decoder, real images, the asset `inception`"
     example: ClassVar[Mapping[str, Any]] = {
         "captions": "/path/to/captions.jsonl",

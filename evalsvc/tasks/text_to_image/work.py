@@ -120,11 +120,6 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         notes = {"images": len(items), "captions_cut": cut_captions, "left_out": dict(plan.left_out)}
         return TaskResult(metrics, items, {**notes, "details": details, **called}, artifacts, warnings)
 
-    def real_images(self, context: Context) -> ReferenceSpec | None:
-        """Return the real images that samples are compared with, and their resizing; None if the task has none."""
-        decoder = self._decoder(context)
-        return self._reference(self._size(decoder), self._prompts(context, context.layout(), decoder))
-
     def _plan_metrics(self, context: Context, prompts: Prompts, reference: ReferenceSpec | None) -> ImagePlan:
         metrics, lacking, expected = self._choose(context, reference, len(prompts.records))
         features = self._features(context, {metric.features for metric in metrics})

@@ -1,0 +1,222 @@
+"""Scoring by lm-eval's own model class, HFLM, around the model of any engine: the engine `hflm`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lm_eval.api.instance import Instance
+from torch import Tensor, nn
+
+from evalsvc.errors import EvalsvcError, InvalidData
+from evalsvc.installation import missing_package
+from evalsvc.language.encoding import Scored, TextEncoding, request_name
+from evalsvc.language.hub import offline, one_line, quiet
+from evalsvc.language.lm import BATCH_TOKENS, Answer, Generation
+from evalsvc.models.language_model import LanguageModel
+from evalsvc.scoring import Score
+from evalsvc.spec.layout import VocabularyLayout
+
+if TYPE_CHECKING:
+    from lm_eval.models.huggingface import HFLM
+    from transformers import PreTrainedTokenizerFast
+
+NEEDED = ("transformers", "accelerate")
+"""Packages that HFLM imports in addition to lm-eval."""
+
+BATCH = 16
+
+
+class HflmScoring:
+    """Answers of lm-eval's HFLM, over all ids and within the text ids; see `lm.Scoring`."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        encoding: TextEncoding,
+        *,
+        batch_tokens: int = BATCH_TOKENS,
+        report: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """Wrap a model with its encoding; HFLM forms batches of BATCH requests. Raises as `build_hflm`."""
+        self.encoding, self.report = encoding, report
+        self.everything = build_hflm(model, encoding)
+        self.within = build_hflm(model, encoding, within=True) if encoding.within_differs else self.everything
+
+    def answers(self, instances: Sequence[Instance]) -> list[Answer | Generation]:
+        """Return the answer to each request, in order. The mass on image ids, which HFLM does not compute, is NaN.
+
+        Raises:
+            InvalidData: HFLM cannot answer a request as evalsvc does, or stops; the message names the request.
+        """
+        encoded = list(self.encoding.encode_all(instances))
+        for instance, request in zip(instances, encoded, strict=True):
+            if reason := self._unanswerable(instance, isinstance(request, Scored) and request.continuation_cut):
+                raise InvalidData(f"{request_name(instance)}: {reason}")
+        answers: dict[int, Answer | Generation] = {}
+        for kind in dict.fromkeys(instance.request_type for instance in instances):
+            places = [place for place, instance in enumerate(instances) if instance.request_type == kind]
+            asked = [instances[place] for place in places]
+            sides = [self._ask(hflm, kind, asked) for hflm in (self.everything, self.within)]
+            for place, reply, reply_within in zip(places, *sides, strict=True):
+                request = encoded[place]
+                if isinstance(request, Scored):
+                    answers[place] = Answer(_score(reply, reply_within), request.tokens, request.cut)
+                else:
+                    answers[place] = Generation(str(reply), str(reply_within), request.cut)
+            self.report(len(answers))
+        return [answers[place] for place in range(len(instances))]
+
+    def _unanswerable(self, instance: Instance, continuation_cut: bool) -> str:
+        """Return why HFLM cannot be asked; empty if it can."""
+        if continuation_cut:
+            return "its continuation is longer than the model's input, where HFLM stops; raise `max_length`"
+        if instance.request_type != "generate_until":
+            return ""
+        if instance.args[1].get("do_sample"):
+            return "its text is drawn at random, and not by HFLM's noise; remove the benchmark"
+        if self.encoding.end not in whole_tokens(self.encoding):
+            return "HFLM only generates up to an end of text, and none of the tokenizer's added tokens is `end_of_text`"
+        return ""
+
+    def _ask(self, hflm: HFLM, kind: str, asked: list[Instance]) -> Sequence[Any]:
+        try:
+            with quiet(), offline():
+                replies: Sequence[Any] = getattr(hflm, kind)(asked, disable_tqdm=True)
+        except (EvalsvcError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # any error that stops another program
+            raise InvalidData(
+                f"benchmark {asked[0].task_name!r}: lm-eval's HFLM stopped with {type(error).__name__}: "
+                f"{one_line(error)}; use the engine evalsvc for `scoring`"
+            ) from None
+        return replies
+
+
+def _score(reply: Any, within: Any) -> Score:
+    """Return the score of a continuation, or of a text, for which HFLM says nothing of greedy decoding."""
+    (logprob, greedy), (logprob_within, greedy_within) = (
+        (float(side[0]), bool(side[1])) if isinstance(side, tuple) else (float(side), False) for side in (reply, within)
+    )
+    return Score(logprob, greedy, logprob_within, greedy_within, math.nan)
+
+
+class Logits(nn.Module):
+    """A language model with the interface that HFLM needs of a model of transformers."""
+
+    rows: Tensor  # [V] int64
+
+    def __init__(self, model: LanguageModel, rows: Sequence[int]) -> None:
+        """Wrap a model. `rows` are the rows of the table that the ids 0, 1, … stand for."""
+        from transformers import PretrainedConfig
+
+        super().__init__()
+        self._model = (model,)  # in a tuple, since HFLM would move a module's weights
+        self.config = PretrainedConfig()
+        self.register_buffer("rows", torch.tensor(list(rows), device=model.device))
+
+    @property
+    def device(self) -> torch.device:
+        return self.rows.device
+
+    def tie_weights(self) -> None:
+        """Do nothing, because the model has already tied its tables."""
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        ids: Tensor,  # [B, T] int64
+    ) -> SimpleNamespace:
+        return SimpleNamespace(logits=self._model[0].logits(self.rows[ids])[..., self.rows])
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        input_ids: Tensor,  # [B, T] int64
+        attention_mask: Tensor,  # [B, T]
+        max_length: int,
+        stopping_criteria: Callable[[Tensor, Any], Any],
+        **_: object,
+    ) -> Tensor:  # [B, S] int64
+        """Return the prompts with the likeliest ids after them, each computed without a cache."""
+        ids, mask = input_ids, attention_mask.bool()
+        while ids.shape[1] < max_length:
+            positions = (mask.cumsum(1) - 1).clamp(min=0)
+            hidden = self._model[0].hidden(self.rows[ids], mask=mask, positions=positions)[:, -1]
+            likeliest = self._model[0].head(hidden, self.rows).argmax(1, keepdim=True)
+            ids, mask = torch.cat([ids, likeliest], 1), torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+            if bool(torch.as_tensor(stopping_criteria(ids, None)).all()):
+                break
+        return ids
+
+
+def build_hflm(model: LanguageModel, encoding: TextEncoding, *, within: bool = False) -> HFLM:
+    """Return an HFLM around a model, which reads text as `encoding` does.
+
+    The rows of the table are reordered by the tokenizer's ids, text first. With `within` the model has the text rows
+    only, so that its probabilities are those within the text ids.
+
+    Raises MissingPackage if transformers or accelerate is not installed.
+    """
+    for name in NEEDED:
+        if find_spec(name) is None:
+            raise missing_package(name, "lm-eval's HFLM", "reference")
+    from lm_eval.models import huggingface
+
+    prefix = encoding.end if encoding.bos is None else encoding.bos
+    with quiet():  # HFLM warns about every model that is not a path
+        return huggingface.HFLM(
+            Logits(model, text_first(encoding.layout, within)),
+            backend="causal",
+            tokenizer=_tokenizer(encoding),
+            max_length=encoding.max_length,
+            batch_size=BATCH,
+            add_bos_token=encoding.bos is not None,
+            prefix_token_id=0 if prefix is None else prefix,  # without a prefix, no context is empty
+            logits_cache=False,  # with the cache, some requests of version 0.4.13 get log-likelihoods of others
+        )
+
+
+def text_first(layout: VocabularyLayout, within: bool) -> Sequence[int]:
+    """Return the rows of the table with the text rows first; with `within`, only the text rows."""
+    text = layout.text_ids
+    other_rows = () if within else (row for row in range(layout.rows or 0) if row not in text)
+    return [*text, *other_rows]
+
+
+def whole_tokens(encoding: TextEncoding) -> dict[int, str]:
+    """Return the tokenizer's added tokens by id, which it finds in a text before any others."""
+    content = json.loads(encoding.tokenizer.to_json())
+    return {token["id"]: token["content"] for token in content["added_tokens"]}
+
+
+def _tokenizer(encoding: TextEncoding) -> PreTrainedTokenizerFast:
+    """Return the tokenizer for transformers. Only added tokens get a role, because a role would turn others into added
+    tokens."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    kind: type[PreTrainedTokenizerFast] = PreTrainedTokenizerFast
+    content = json.loads(encoding.tokenizer.to_json())
+    if encoding.bos is not None:
+        content["post_processor"] = _beginning_with(encoding.bos)
+    whole = whole_tokens(encoding)
+    roles = {"bos_token": encoding.bos, "eos_token": encoding.end, "pad_token": encoding.end}
+    return kind(
+        tokenizer_object=Tokenizer.from_str(json.dumps(content)),
+        clean_up_tokenization_spaces=False,
+        **{role: whole[token] for role, token in roles.items() if token in whole},
+    )
+
+
+def _beginning_with(token: int) -> dict[str, object]:
+    """Return a post-processor that puts a token before every text."""
+    text = [{"SpecialToken": {"id": "first", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    special = {"first": {"id": "first", "ids": [token], "tokens": ["first"]}}
+    pair = [*text, {"Sequence": {"id": "B", "type_id": 1}}]
+    return {"type": "TemplateProcessing", "single": text, "pair": pair, "special_tokens": special}

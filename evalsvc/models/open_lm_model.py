@@ -1,0 +1,214 @@
+"""Language model of the package open_lm, with a checkpoint's own tensors: the engine `open_lm`.
+
+The package computes everything, with its attention by torch. Padding counts as positions, which does not matter where
+attention depends on the distance of two positions, as with every embedding of open_lm.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from evalsvc.checkpoints.tensors import DTYPES, listed
+from evalsvc.checkpoints.weights import read_weights
+from evalsvc.errors import CheckpointMismatch, InvalidData, MissingPackage, UnsupportedModel
+from evalsvc.models.loading import saved_frequencies
+from evalsvc.models.padded_model import FilledCache, PaddedModel
+from evalsvc.models.transformer import INV_FREQ_DTYPES, resolve_inv_freq_dtype
+from evalsvc.spec.model_config import OPEN_LM, ModelConfig
+
+INSTALL = "pip install --no-deps xformers 'open_lm @ git+https://github.com/mlfoundations/open_lm'"
+
+
+def load_open_lm(
+    path: str | Path,
+    config: ModelConfig,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    rotary_inv_freq_dtype: str = "auto",
+) -> OpenLmModel:
+    """Return open_lm's Transformer with the tensors in `path`, in eval mode and without gradients.
+
+    open_lm rounds the rotary frequencies to the type of the keys, so that a float32 model would turn by other angles
+    than in a training run in bfloat16. This model uses the angles of the training run; see `trained_inv_freq_dtype`.
+
+    Raises:
+        CheckpointError: as `read_weights`.
+        CheckpointMismatch: the tensors are not those of open_lm's model.
+        MissingPackage: open_lm or xformers is not installed, or cannot be imported.
+        UnsupportedModel: the model is of another family.
+    """
+    if config.family != OPEN_LM:
+        raise UnsupportedModel(
+            f"the model is of the family {config.family}, and the engine open_lm computes models of open_lm only; "
+            "choose the engine transformers"
+        )
+    module, tensors = _build(config), read_weights(Path(path)).tensors
+    _load(module, tensors)
+    # Frequencies keep their values in float32 while the weights are converted.
+    rotaries: list[tuple[Any, Any]] = [(part, part.inv_freq) for part in module.modules() if hasattr(part, "inv_freq")]
+    module.to(device, DTYPES[dtype]).requires_grad_(False).eval()
+    rounded = INV_FREQ_DTYPES[resolve_inv_freq_dtype(config, rotary_inv_freq_dtype)]
+    for rotary, frequencies in rotaries:
+        _turn_by(rotary, frequencies.to(rounded).float().to(device))
+    model = OpenLmModel(config, module)
+    if (saved := saved_frequencies(Path(path), config, tensors)) is not None:
+        model.saved_inv_freq = tuple(saved.tolist())
+    return model
+
+
+class OpenLmModel(PaddedModel):
+    """Model of the package open_lm."""
+
+    package = "open_lm"
+    cache_kind = "dynamic"
+
+    def __init__(self, config: ModelConfig, module: nn.Module) -> None:
+        self.config, self.module = config, module
+        self.saved_inv_freq = ()
+
+    @property
+    def device(self) -> torch.device:
+        return self.output_table.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.output_table.dtype
+
+    @property
+    def input_table(self) -> Tensor:
+        return self._table("tok_embeddings")
+
+    @property
+    def output_table(self) -> Tensor:
+        return self._table("output")
+
+    def logits(self, ids: Tensor) -> Tensor:
+        return cast(Tensor, self.module(ids)[0])
+
+    def hidden(
+        self,
+        ids: Tensor,  # [B, T] int64
+        *,
+        mask: Tensor | None = None,  # [B, S] bool
+        positions: Tensor | None = None,  # [B, T] int64
+        cache: _FilledCache | None = None,
+    ) -> Tensor:  # [B, T, D]
+        past = 0 if cache is None else cache.length
+        self.require_positions(past + ids.shape[1] - 1)
+        layers = cache.layers if cache is not None and past else None
+        _, states, filled = self.module(ids, past_key_values=layers, use_cache=cache is not None, attention_mask=mask)
+        if cache is not None:
+            cache.layers, cache.length = filled, past + ids.shape[1]
+        hidden: Tensor = states
+        return hidden
+
+    def head(self, hidden: Tensor, rows: Tensor | slice | None = None) -> Tensor:
+        table = self.output_table if rows is None else self.output_table[rows]
+        return self.codes_logits(hidden, {"weight": table})
+
+    def new_cache(self, capacity: int) -> _FilledCache:
+        return _FilledCache()
+
+    def require_positions(self, last: int) -> None:
+        positions = 2 * self.config.seq_len
+        if self.config.positional_embedding_type == "llama_rotary" and last >= positions:
+            raise InvalidData(
+                f"position {last} is beyond the {positions} positions of open_lm's llama_rotary; use shorter sequences"
+            )
+
+    def named_parts(self) -> Iterator[tuple[str, nn.Module]]:
+        for name, part in self.module.named_modules():
+            if isinstance(part, nn.Embedding | nn.Linear):
+                yield name, part
+
+    def _table(self, name: str) -> Tensor:
+        return self.module.get_parameter(f"{name}.weight").detach()
+
+
+class _FilledCache(FilledCache):
+    """Keys and values of open_lm's layers, each [B, S, H, head_dim]."""
+
+    layers: list[list[Tensor]]
+
+    def keep(self, rows: Tensor) -> None:
+        self.layers = [[part[rows] for part in layer] for layer in self.layers]
+
+
+def _build(config: ModelConfig) -> nn.Module:
+    """Return open_lm's Transformer with random values."""
+    with _quiet():
+        try:
+            names = ("attention", "model", "norms")
+            attention, model, norms = (importlib.import_module(f"open_lm.{name}") for name in names)
+        except ImportError as error:
+            missing = str(error.name).partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+            what = f"{missing} is not installed" if missing else f"it fails: {error}"
+            raise MissingPackage(f"open_lm cannot be imported: {what}; run: {INSTALL}") from error
+        module: nn.Module = model.Transformer(_params(config, model, norms, attention))
+    return module
+
+
+def _params(config: ModelConfig, model: Any, norms: Any, attention: Any) -> Any:
+    return model.Params(
+        dim=config.hidden_dim,
+        n_layers=config.n_layers,
+        n_heads=config.n_heads,
+        vocab_size=config.vocab_size,
+        norm_eps=config.norm_eps,
+        seq_len=config.seq_len,
+        post_embed_norm=config.post_embed_norm,
+        weight_tying=config.weight_tying,
+        norm_type=norms.get_norm_class(config.model_norm),
+        attn_func=attention.torch_attn,
+        apply_qk_norm=config.qk_norm,
+        positional_embedding_type=config.positional_embedding_type,
+        ffn_type=config.ffn_type,
+    )
+
+
+def _load(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load every tensor, and raise CheckpointMismatch unless each parameter has a value.
+
+    open_lm names the weights of `gelu` and of tied tables twice; a file may have either name, or both.
+    """
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    filled = {id(parameters[name]) for name in tensors if name in parameters}
+    missing = [name for name, parameter in parameters.items() if id(parameter) not in filled]
+    unknown = [name for name in tensors if name not in module.state_dict()]
+    if problems := listed("missing", missing) + listed("unexpected", unknown):
+        raise CheckpointMismatch("; ".join(["open_lm's model does not match the checkpoint", *problems]))
+    try:
+        module.load_state_dict(dict(tensors), strict=False)
+    except RuntimeError as error:
+        raise CheckpointMismatch(f"open_lm's model does not match the checkpoint: {error}") from error
+
+
+def _turn_by(rotary: Any, frequencies: Tensor) -> None:
+    """Make a rotary embedding of open_lm use these frequencies, which it otherwise reads only at construction and on
+    another device."""
+    rotary.inv_freq = frequencies
+    rotary._seq_len_cached = 0
+    rotary._update_cos_sin_tables(rotary.seq_len, device=frequencies.device, dtype=torch.float32)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence xformers' warnings about its GPU kernels, which are not used."""
+    logger = logging.getLogger("xformers")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,79 @@
+"""The engine diffusers: VQModel in the place of every decoder of its kind, with the same pixels and codes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_decoders import random_decoder, tiny_config
+
+from evalsvc.decoders import ImageDecoder, load_decoder
+from evalsvc.decoders import diffusers_decoder as engine
+from evalsvc.decoders.diffusers_decoder import DiffusersDecoder
+from evalsvc.errors import MissingPackage, UnsupportedModel
+from evalsvc.installation import missing_package
+from evalsvc.miniature import ROOT
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "movqgan"
+
+
+@pytest.fixture(autouse=True)
+def _second_tier(reference_models: None, one_thread: None) -> None:
+    """diffusers is imported, which takes seconds."""
+
+
+def hold(ours: ImageDecoder) -> None:
+    """Compare decoded pixels, latents and codes of two images."""
+    theirs = DiffusersDecoder(ours)
+    side = ours.resolution
+    rows, columns = ours.grid(side, side)
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(ours.codebook_size, (2, rows * columns), generator=generator)
+    images = ours.decode(codes)
+    assert float((images - theirs.decode(codes)).abs().max()) < 3e-5
+    scale = max(1.0, float(ours.latents(images).abs().max()))
+    assert float((ours.latents(images) - theirs.latents(images)).abs().max()) < 1e-4 * scale
+    assert theirs.encode(images).equal(ours.encode(images))
+    assert theirs.digest == ours.digest, "the engine is in protocols by its name"
+    assert theirs.decode_bytes((rows, columns)) > 0
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ROOT / "movqgan" / "movqgan_miniature.ckpt",
+        next((GOLDEN / "tiny_67M_like").glob("*.ckpt")),
+        next((GOLDEN / "micro_lightning_ema").glob("*.ckpt")),
+    ],
+    ids=lambda path: path.parent.name,
+)
+def test_movqgan_is_that_of_diffusers(path: Path) -> None:
+    """The authors' layout, with three levels and with four, attention at one and at several."""
+    hold(load_decoder(path))
+
+
+@pytest.mark.parametrize("kind", ["vqgan", "chameleon", "llamagen"])
+def test_vqgan_is_that_of_diffusers(kind: str) -> None:
+    """Its norms are plain, which changes the names of those of attention; entries of LlamaGen's codebook are scaled."""
+    hold(random_decoder(tiny_config(kind), kind))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "reason"),
+    [
+        ("movqgan", {}, "spatial norms where embed_dim is not z_channels"),
+        ("movqgan", {"z_channels": 3, "add_conv": True}, "add_conv"),
+        ("vqgan", {"ch_mult": [2, 1, 1]}, "ch_mult that does not begin with 1"),
+        ("vqgan", {"resamp_with_conv": False}, "resamp_with_conv false"),
+    ],
+)
+def test_a_network_that_diffusers_does_not_compute_is_refused(kind: str, changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UnsupportedModel, match=f"diffusers' VQModel does not support {reason}"):
+        DiffusersDecoder(random_decoder(tiny_config(kind, **changes), kind))
+
+
+def test_without_diffusers_the_message_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    with pytest.raises(MissingPackage) as raised:
+        DiffusersDecoder(random_decoder(tiny_config("vqgan"), "vqgan"))
+    assert raised.value.message == missing_package("diffusers", "engine 'diffusers'", "reference").message

@@ -1,0 +1,273 @@
+"""Results computed again by reference engines, and what is found where one weight of a side differs."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_families
+import torch
+from miniature_run import DECODER, LAYOUT, pretrained
+from task_runs import run_task
+
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.config import Settings
+from evalsvc.decoders import diffusers_decoder
+from evalsvc.features import clean_fid, torch_fidelity
+from evalsvc.language import hflm
+from evalsvc.miniature import ROOT
+from evalsvc.models import loading, open_lm_model, transformers_loading
+from evalsvc.spec.suite import parse_suite
+from evalsvc.verify.agreement import Agreement, Finding, Untried
+from evalsvc.verify.checkpoint import VerifyRequest, cut_task, reference_engines, verify_tasks
+from evalsvc.verify.recorded import RecordedTask
+from evalsvc.worker import context
+from evalsvc.worker.models import CompanionCache
+
+pytestmark = pytest.mark.usefixtures("reference_models", "one_thread")
+
+LOSS = {"kind": "loss", "name": "pairs", "data": str(ROOT / "heldout_pairs.jsonl"), "limit": 6}
+GENERAL = {"general_text": str(ROOT / "heldout_text.jsonl"), "general_text_limit": 3}
+CLOZE = {"kind": "language", "name": "core", "benchmarks": ["cloze"], "include_path": [str(ROOT)], "limit": 6}
+DIGITS = {"kind": "text_to_image", "name": "digits", "captions": str(ROOT / "captions.jsonl"), "decoder": DECODER}
+IMAGES = {"kind": "reconstruction", "name": "images", "images": str(ROOT / "images.safetensors"), "decoder": DECODER}
+
+OPEN_LM, TRANSFORMERS, HFLM = ("model", "open_lm"), ("model", "transformers"), ("scoring", "hflm")
+DIFFUSERS = ("decoder", "diffusers")
+NONE = ("model", "float64")
+"""No reference engine: the recorded items alone are compared."""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another number of threads may round other codes."""
+    monkeypatch.setenv("EVALSVC_THREADS", "1")
+
+
+def recorded(checkpoint: CheckpointRef, task: Mapping[str, Any], base: CheckpointRef | None = None) -> RecordedTask:
+    """Evaluate a task, and return it as a service has recorded it."""
+    result = run_task(checkpoint, base, **task)
+    assert result["errors"] == {}
+    [items], [provenance] = result["items"].values(), result["provenance"].values()
+    protocols = list(result["protocols"].values())
+    return replace(unrecorded(checkpoint, task), items=items, protocols=protocols, provenance=provenance)
+
+
+def unrecorded(checkpoint: CheckpointRef, task: Mapping[str, Any]) -> RecordedTask:
+    [spec] = parse_suite({"tasks": [dict(task)]}, "test").tasks
+    return RecordedTask(checkpoint, spec)
+
+
+def verify(task: RecordedTask, *engines: tuple[str, str], n: int = 4, assets: str | None = None) -> list[Finding]:
+    return verify_tasks([task], VerifyRequest(Settings.load(threads=1, assets=assets), engines, n))
+
+
+def verdicts(findings: list[Finding]) -> list[tuple[str, str]]:
+    return [(finding.program.rpartition(" ")[0] or finding.program, finding.verdict) for finding in findings]
+
+
+def off_by_a_thousandth(load: Callable[..., Any]) -> Callable[..., Any]:
+    """Change one weight of the model that `load` returns."""
+
+    def perturbed(*arguments: Any, **options: Any) -> Any:
+        model = load(*arguments, **options)
+        parameters = dict(getattr(model, "module", model).named_parameters())
+        name = next(name for name in parameters if name.endswith(("out_proj.weight", "o_proj.weight")))
+        with torch.no_grad():
+            parameters[name][3, 5] += 1e-3
+        return model
+
+    return perturbed
+
+
+@pytest.fixture(params=["llama", "qwen2"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> CheckpointRef:
+    """A small random model in Hugging Face's layout, as wide as the miniature's."""
+    tiny_families.write_ours(request.param, tmp_path / "model", vocab_size=583, max_position_embeddings=256)
+    return CheckpointRef(str(tmp_path / "model"), layout=LAYOUT, label=request.param)
+
+
+@pytest.mark.usefixtures("real_open_lm")
+class TestMiniature:
+    @pytest.mark.parametrize("task", [{**LOSS, **GENERAL}, CLOZE, {**DIGITS, "guidance_scale": [1.0, 2.0]}])
+    def test_it_agrees_with_open_lm(self, task: dict[str, Any]) -> None:
+        [finding] = verify(unrecorded(pretrained(3), task), OPEN_LM)
+        assert isinstance(finding, Agreement)
+        assert finding.verdict == "ok"
+        assert finding.tolerance <= 1e-4
+        assert finding.program == "model by open_lm 0.0.34"
+
+    def test_hflm_around_open_lm_agrees(self) -> None:
+        """A benchmark without a part of evalsvc's arithmetic, as `engine` in a suite gives it."""
+        theirs = recorded(pretrained(0), {**CLOZE, "engine": {"model": "open_lm", "scoring": "hflm"}})
+        own = recorded(pretrained(0), CLOZE)
+        for first, second in zip(own.items, theirs.items, strict=True):
+            assert all(a == pytest.approx(b, abs=1e-4) for a, b in zip(first["scores"], second["scores"], strict=True))
+        assert theirs.protocols[0]["engine"] == {"model": "open_lm", "scoring": "hflm"}
+        assert theirs.provenance["shards"][0]["model_engine"] == "open_lm 0.0.34"
+
+    @pytest.mark.parametrize("task", [LOSS, CLOZE])
+    def test_a_weight_that_differs_is_wrong(self, task: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(open_lm_model, "load_open_lm", off_by_a_thousandth(open_lm_model.load_open_lm))
+        [finding] = verify(unrecorded(pretrained(3), task), OPEN_LM)
+        assert finding.verdict == "WRONG"
+
+
+class TestFolder:
+    def test_it_agrees_with_transformers_and_hflm(self, folder: CheckpointRef) -> None:
+        for task in (LOSS, CLOZE):
+            findings = verify(unrecorded(folder, task))
+            by_engine = dict(verdicts(findings))
+            assert by_engine["model by transformers"] == "ok"
+            assert by_engine["model by open_lm"] == "not tried"
+            assert task is LOSS or by_engine["scoring by hflm"] == "ok"
+
+    def test_a_weight_that_differs_is_wrong(self, folder: CheckpointRef, monkeypatch: pytest.MonkeyPatch) -> None:
+        load = off_by_a_thousandth(transformers_loading.load_transformers)
+        monkeypatch.setattr(transformers_loading, "load_transformers", load)
+        assert verdicts(verify(unrecorded(folder, LOSS), TRANSFORMERS)) == [("model by transformers", "WRONG")]
+
+
+def test_scoring_that_differs_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HFLM gets a model with another weight."""
+    build = hflm.build_hflm
+
+    def perturbed(model: Any, *arguments: Any, **options: Any) -> Any:
+        other = loading.load_model(pretrained(0).path)
+        other.layers[0].attention.out_proj.weight[3, 5] += 1e-3
+        return build(other, *arguments, **options)
+
+    assert verdicts(verify(unrecorded(pretrained(0), CLOZE), HFLM)) == [("scoring by hflm", "ok")]
+    monkeypatch.setattr(hflm, "build_hflm", perturbed)
+    assert verdicts(verify(unrecorded(pretrained(0), CLOZE), HFLM)) == [("scoring by hflm", "WRONG")]
+
+
+class TestDecoder:
+    @pytest.mark.parametrize("task", [DIGITS, IMAGES])
+    def test_it_agrees_with_diffusers(self, task: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        assert verdicts(verify(unrecorded(pretrained(5), task), DIFFUSERS)) == [("decoder by diffusers", "ok")]
+        write = diffusers_decoder.write_diffusers
+
+        def perturbed(own: Any) -> Any:
+            model = write(own)
+            model.decoder.conv_out.bias[0] += 0.05
+            return model
+
+        monkeypatch.setattr(diffusers_decoder, "write_diffusers", perturbed)
+        assert verdicts(verify(unrecorded(pretrained(5), task), DIFFUSERS)) == [("decoder by diffusers", "WRONG")]
+
+
+@pytest.mark.parametrize("program", ["clean-fid", "torch-fidelity"])
+@pytest.mark.parametrize("task", [DIGITS, IMAGES])
+def test_features_agree_with_the_program(
+    program: str, task: dict[str, Any], inception_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program is that of the task's resizing; the weights are the same."""
+    resize = {"clean-fid": "pil-bicubic", "torch-fidelity": "tf1-bilinear"}[program]
+    asked = unrecorded(pretrained(5), {**task, "extractor": str(inception_path), "resize": resize})
+    engine = ("extractor", program)
+    assert [pair for pair in reference_engines(asked.spec) if pair[0] == "extractor"] == [engine]
+    [finding] = verify(asked, engine)
+    assert (finding.verdict, finding.quantity.endswith("features of 4 images")) == ("ok", True)
+    build = torch_fidelity.build_network
+
+    def perturbed(tensors: Any) -> Any:
+        network = build(tensors)
+        network.Conv2d_1a_3x3.conv.weight[0, 0, 0, 0] += 1e-2
+        return network
+
+    monkeypatch.setattr(context, "_companions", CompanionCache())
+    monkeypatch.setattr(torch_fidelity, "build_network", perturbed)
+    monkeypatch.setattr(clean_fid, "read_published_program", lambda path: None)
+    [finding] = verify(asked, engine)
+    assert finding.verdict == "WRONG"
+
+
+class TestRecorded:
+    @pytest.mark.parametrize(
+        ("task", "change"),
+        [
+            ({**LOSS, **GENERAL}, {"nll_image": 1.0}),
+            (CLOZE, {"scores": [[-1.0, 1, -1.0, 1]] * 4}),
+            ({**DIGITS, "samples": 8, "metrics": []}, {"codes": "00"}),
+            ({**IMAGES, "samples": 8, "extractor": None}, {"psnr": 3.0}),
+        ],
+    )
+    def test_items_are_computed_again(self, task: dict[str, Any], change: dict[str, Any]) -> None:
+        evaluated = recorded(pretrained(3), task)
+        changed = replace(evaluated, items=[{**evaluated.items[0], **change}, *evaluated.items[1:]])
+        assert verdicts(verify(evaluated, NONE)) == [("recorded", "ok")]
+        assert verdicts(verify(changed, NONE)) == [("recorded", "WRONG")]
+
+    def test_the_benchmarks_of_forgetting_are_those_of_the_checkpoint(self) -> None:
+        fields = {**CLOZE, "kind": "forgetting", "name": "kept", "limit": 4}
+        evaluated = recorded(pretrained(1), fields, pretrained(0))
+        assert verdicts(verify(evaluated, HFLM)) == [("recorded", "ok"), ("scoring by hflm", "ok")]
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            ({"dtype": "bfloat16"}, "recorded with another dtype"),
+            ({"engine": {"model": "float64"}}, "recorded with another engine"),
+        ],
+    )
+    def test_items_of_other_arithmetic_are_not_compared(self, change: dict[str, Any], reason: str) -> None:
+        [finding] = verify(recorded(pretrained(3), {**LOSS, **change}), NONE)
+        assert isinstance(finding, Untried)
+        assert finding.reason == reason
+
+    def test_another_machine_explains_other_codes_and_not_other_losses(self) -> None:
+        digits = recorded(pretrained(3), {**DIGITS, "samples": 4, "metrics": []})
+        shards = [{**digits.provenance["shards"][0], "device_name": "A card", "threads": 2}]
+        other = replace(digits, items=[{**item, "codes": "00"} for item in digits.items], provenance={"shards": shards})
+        [finding] = verify(other, NONE)
+        assert isinstance(finding, Untried)
+        assert "threads was 2, is 1" in finding.reason
+        losses = recorded(pretrained(3), LOSS)
+        items = [{**item, "nll_image": 1.0} for item in losses.items]
+        assert verdicts(verify(replace(losses, items=items, provenance={"shards": shards}), NONE)) == [
+            ("recorded", "WRONG")
+        ]
+
+    def test_data_that_changed_are_named(self, tmp_path: Path) -> None:
+        data = shutil.copy(ROOT / "heldout_pairs.jsonl", tmp_path / "pairs.jsonl")
+        losses = recorded(pretrained(3), {**LOSS, "data": str(data)})
+        data.write_text("".join(data.read_text().splitlines(keepends=True)[1:]))
+        [finding] = verify(losses, NONE)
+        assert isinstance(finding, Untried)
+        assert "data was" in finding.reason
+
+    @pytest.mark.parametrize("items", [[{"index": 0, "nll_image": "none"}], [{"index": 5}]])
+    def test_strange_items_explain_themselves(self, items: list[dict[str, Any]]) -> None:
+        """They come from a service, which may be of another version."""
+        task = replace(unrecorded(pretrained(3), LOSS), items=items, provenance={"shards": 5})
+        [finding] = verify(task, NONE)
+        assert isinstance(finding, Untried)
+        assert "no item of the same data" in finding.reason or "another version" in finding.reason
+
+
+def test_a_task_without_items_is_not_tried() -> None:
+    fields = {"kind": "alignment", "name": "pairs", "data": str(ROOT / "heldout_pairs.jsonl")}
+    [finding] = verify(unrecorded(pretrained(3), fields))
+    assert finding == Untried("pairs", "", "items of a task of kind alignment are not compared")
+
+
+def test_an_error_of_the_task_is_told() -> None:
+    [finding] = verify(unrecorded(pretrained(3), {**LOSS, "data": "/no/such/file.jsonl"}))
+    assert isinstance(finding, Untried)
+    assert "/no/such/file.jsonl" in finding.reason
+
+
+def test_a_task_is_cut_to_its_first_items() -> None:
+    [loss, images] = parse_suite({"tasks": [{**LOSS, **GENERAL, "dtype": "bfloat16"}, DIGITS]}, "test").tasks
+    cut = cut_task(loss, 2).parameters
+    assert (cut["limit"], cut["general_text_limit"], cut["dtype"]) == (2, 2, "float32")
+    assert cut_task(loss, 100).parameters["limit"] == 6
+    cut = cut_task(images, 2).parameters
+    assert (cut["shard_size"], cut["keep"], cut["samples"]) == (2, 2, None)
+    [sampled] = parse_suite({"tasks": [{**CLOZE, "limit": None, "sample": 9}]}, "test").tasks
+    assert (cut_task(sampled, 4).parameters["sample"], cut_task(sampled, 4).parameters["limit"]) == (4, None)
+    assert json.dumps(dict(cut_task(sampled, 4).parameters))
