@@ -135,8 +135,7 @@ def reference_engines(spec: TaskSpec) -> Iterator[tuple[str, str]]:
         if has_stage(spec, stage) and (stage != "decoder" or spec.kind in BY_IMAGES):
             yield from ((stage, name) for name in engine_names(stage) if name not in (OWN, FLOAT64))
     if spec.kind in BY_IMAGES and has_stage(spec, EXTRACTOR):
-        resize = spec.parameters["resize"]
-        yield from ((EXTRACTOR, name) for name, program in PROGRAMS.items() if program.resize == resize)
+        yield from ((EXTRACTOR, name) for name in PROGRAMS)
 
 
 def _verify(task: RecordedTask, request: VerifyRequest) -> Iterator[Finding]:

@@ -20,6 +20,7 @@ from evalsvc.features import clean_fid, torch_fidelity
 from evalsvc.language import hflm
 from evalsvc.miniature import ROOT
 from evalsvc.models import loading, open_lm_model, transformers_loading
+from evalsvc.spec.engines import release_of
 from evalsvc.spec.suite import parse_suite
 from evalsvc.verify.agreement import Agreement, Finding, Untried
 from evalsvc.verify.checkpoint import VerifyRequest, cut_task, reference_engines, verify_tasks
@@ -165,12 +166,15 @@ class TestDecoder:
 def test_features_agree_with_the_program(
     program: str, task: dict[str, Any], inception_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The program is that of the task's resizing; the weights are the same."""
+    """The weights are the same. The other program resizes otherwise, and says so."""
     resize = {"clean-fid": "pil-bicubic", "torch-fidelity": "tf1-bilinear"}[program]
     asked = unrecorded(pretrained(5), {**task, "extractor": str(inception_path), "resize": resize})
     engine = ("extractor", program)
-    assert [pair for pair in reference_engines(asked.spec) if pair[0] == "extractor"] == [engine]
-    [finding] = verify(asked, engine)
+    [other] = [pair for pair in reference_engines(asked.spec) if pair[0] == "extractor" and pair != engine]
+    by_program = {finding.program: finding for finding in verify(asked, engine, other)}
+    finding, untried = (by_program[f"extractor by {release_of(name)}"] for name in (program, other[1]))
+    assert isinstance(untried, Untried)
+    assert untried.reason.startswith(f"resize is '{resize}'; for {other[1]} give ")
     assert (finding.verdict, finding.quantity.endswith("features of 4 images")) == ("ok", True)
     build = torch_fidelity.build_network
 
