@@ -29,6 +29,18 @@ def test_result_and_table(command: Command, suite: str, tmp_path: Path) -> None:
     assert {metric["protocol"] for metric in document["metrics"]} == set(document["protocols"])
 
 
+def test_an_engine_is_chosen_for_a_stage(command: Command, suite: str, tmp_path: Path) -> None:
+    """Its series is apart, and the provenance has its version."""
+    options = ["--checkpoint", str(GOLDEN), "--output", "result.json", "--device", "cpu"]
+    assert command("run", suite, *options, "--engine", "model=float64").code == 0
+    document = json.loads((tmp_path / "result.json").read_text())
+    assert all(protocol["engine"] == {"model": "float64"} for protocol in document["protocols"].values())
+    assert document["provenance"]["loss"]["shards"][0]["model_engine"].startswith("float64 ")
+    assert command("run", suite, *options, "--engine", "scoring=hflm").code == 2
+    result = command("run", suite, *options, "--engine", "model=transformers")
+    assert (result.code, "choose the engine open_lm" in result.err.replace("\n", " ")) == (1, True)
+
+
 def test_what_is_suspicious_is_told_beside_the_result(command: Command, tmp_path: Path) -> None:
     """Of a checkpoint that is its own base, a text loss above that of a guess is no forgetting."""
     (tmp_path / "ids.jsonl").write_text("".join(f'{{"text_ids": {ids}}}\n' for ids in SCATTERED))

@@ -22,6 +22,7 @@ def _second_tier(reference_models: None, one_thread: None) -> None:
     """diffusers is imported, which takes seconds."""
 
 
+@torch.no_grad()
 def hold(ours: ImageDecoder) -> None:
     """Compare decoded pixels, latents and codes of two images."""
     theirs = DiffusersDecoder(ours)
