@@ -1,4 +1,4 @@
-"""`evalsvc submit`, `sweep` and `checkpoints`: post, list, show and delete checkpoints."""
+"""`evalsvc submit` and `checkpoints`: post, list, show and delete checkpoints."""
 
 from __future__ import annotations
 
@@ -130,39 +130,6 @@ def submit(
             )
         show_posted(posted)
         if wait and not wait_for(client, [evaluation.id for evaluation in posted.evaluations]):
-            raise typer.Exit(FAILED)
-
-
-@commands.command()
-def sweep(
-    run: Annotated[str, typer.Argument(help="Name of the run to post to.")],
-    first: Annotated[str, typer.Argument(help="First checkpoint: RUN@STEP, base, or an expression.")],
-    second: Annotated[str, typer.Argument(help="Second checkpoint, in the same form.")],
-    points: Annotated[
-        int, typer.Option(help="Number of points, both ends included: 2, 3, 5, 6, 11, 21, 26, 51 or 101.")
-    ] = 11,
-    suite: Suite = None,
-    variant: Annotated[str, typer.Option(help="Variant under which the weights are posted.")] = "raw",
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the evaluations.")] = False,
-    url: Url = None,
-) -> None:
-    """Post evenly spaced mixtures of the weights of two checkpoints.
-
-    The step in RUN is the percentage of SECOND: step 30 is lerp(FIRST, SECOND, 0.3). With --wait, the exit code is 1 if
-    an evaluation did not succeed.
-    """
-    if points < 2 or 100 % (points - 1):
-        raise InvalidRequest(
-            f"--points {points} does not give steps of whole percents; give 2, 3, 5, 6, 11, 21, 26, 51 or 101 points"
-        )
-    with connect(url) as client:
-        evaluations: list[int] = []
-        for step in range(0, 101, 100 // (points - 1)):
-            between = f"lerp({first}, {second}, {step / 100:g})"
-            posted = client.submit(run, step, between, variant=variant, suites=suite or None)
-            show_posted(posted)
-            evaluations += [evaluation.id for evaluation in posted.evaluations]
-        if wait and not wait_for(client, evaluations, show=False):
             raise typer.Exit(FAILED)
 
 
@@ -305,11 +272,8 @@ def show_finished(evaluation: Evaluation) -> None:
         print_errors({name: evaluation.error})
 
 
-def wait_for(client: Client, evaluations: Sequence[int], show: bool = True) -> bool:
-    """Wait for evaluations with a progress bar for each task, print their metrics, and return whether all succeeded.
-
-    Without `show`, print only the evaluations that did not succeed.
-    """
+def wait_for(client: Client, evaluations: Sequence[int]) -> bool:
+    """Wait for evaluations with a progress bar for each task, print their metrics, and return whether all succeeded."""
     say_news = print_news()
     with show_bars() as bars:
 
@@ -326,8 +290,7 @@ def wait_for(client: Client, evaluations: Sequence[int], show: bool = True) -> b
             say(f"the service goes on; follow it: evalsvc evaluations wait {ids}", err=True)
             raise
     for evaluation in finished:
-        if show or evaluation.state != "succeeded":
-            show_finished(evaluation)
+        show_finished(evaluation)
     return all(evaluation.state == "succeeded" for evaluation in finished)
 
 

@@ -34,7 +34,6 @@ COMMANDS = {
     "restore": Entry("evalsvc.cli.backup", SERVICE, "Restore a backup into an empty database and data folder."),
     "submit": Entry("evalsvc.cli.checkpoints", POST, "Post a checkpoint and have it evaluated."),
     "watch": Entry("evalsvc.cli.watch", POST, "Post every checkpoint that appears in a folder."),
-    "sweep": Entry("evalsvc.cli.checkpoints", POST, "Post mixtures of the weights of two checkpoints."),
     "import": Entry("evalsvc.cli.history", POST, "Import values that other tools measured."),
     "runs": Entry("evalsvc.cli.runs", HOLD, "List, show, rename and delete runs; set their bases."),
     "checkpoints": Entry("evalsvc.cli.checkpoints", HOLD, "List, show and delete checkpoints."),

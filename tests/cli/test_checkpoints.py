@@ -1,4 +1,4 @@
-"""`evalsvc submit`, `sweep` and `checkpoints`: what they print, where, and their exit codes."""
+"""`evalsvc submit` and `checkpoints`: what they print, where, and their exit codes."""
 
 import csv
 import io
@@ -98,17 +98,11 @@ class TestVirtual:
         result = command("submit", "mix", "30", "lerp(run-a@0, run-a@20, 0.3)", "--suite", "loss")
         assert result.out == "checkpoint 3: mix step 30 raw, lerp(run-a@0, run-a@20, 0.3)\nevaluation 1: loss queued\n"
 
-    def test_sweep_is_one_curve_against_a_metric(self, command: Command, service: Any, parents: None) -> None:
-        refused = command("sweep", "mix", "run-a@0", "run-a@20", "--points", "4")
-        assert (refused.code, refused.out) == (2, "")
-        assert "--points 4 does not give steps of whole percents; give 2, 3, 5" in refused.err
-        assert command("sweep", "mix", "run-a@0", "run-a@20", "--points", "3", "--suite", "loss").code == 0
+    def test_mixtures_are_one_curve_against_a_metric(self, command: Command, service: Any, parents: None) -> None:
+        for step in (0, 50, 100):
+            mixture = f"lerp(run-a@0, run-a@20, {step / 100:g})"
+            assert command("submit", "mix", str(step), mixture, "--suite", "loss").code == 0
         evaluate_whole(service.store, metric(2.0), metric(1.25, "loss/image", stderr=None))
-        again = command("sweep", "mix", "run-a@0", "run-a@20", "--points", "3", "--suite", "loss", "--wait")
-        assert again.out.splitlines()[2:4] == [
-            "checkpoint 4: mix step 50 raw, lerp(run-a@0, run-a@20, 0.5)",
-            "evaluation 2: loss succeeded",
-        ]
         arguments = ["history", "mix", "--metric", "loss/image", "--against", "loss/text"]
         rows = [line.split() for line in command(*arguments).out.splitlines() if "raw" in line]
         assert rows == [["mix", "raw", step, "2", "±", "0.1", "1.25"] for step in ("0", "50", "100")]

@@ -59,7 +59,7 @@ def remove_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def remove_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Commands, "entries", without(COMMANDS, "sweep"))
+    monkeypatch.setattr(Commands, "entries", without(COMMANDS, "import"))
 
 
 def remove_route(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def remove_method(monkeypatch: pytest.MonkeyPatch) -> None:
         ("errors", "`cache_full`", remove_error),
         ("metrics", "### `kid`", remove_metric),
         ("tasks", "| `general_text` |", remove_parameter),
-        ("cli", "## `evalsvc sweep`", remove_command),
+        ("cli", "## `evalsvc import`", remove_command),
         ("rest", "### `GET /v1/status`", remove_route),
         ("rest", "`evalsvc_event_streams`", remove_service_metric),
         ("client", "## `prune`", remove_method),
