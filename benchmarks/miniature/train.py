@@ -43,7 +43,7 @@ import image_tokenizer
 import topics
 from evalsvc.data.captions import read_captions
 from evalsvc.decoders import load_decoder, to_uint8
-from evalsvc.features.digit_classifier import features, kernel, load_classifier
+from evalsvc.features.digit_classifier import DigitClassifier, features, kernel
 from evalsvc.miniature import ROOT
 from evalsvc.models import load_model
 from evalsvc.spec.layout import VocabularyLayout, image_then_special, parse_layout
@@ -314,7 +314,7 @@ def training_pairs(shop: Workshop, encode: Callable[[Tensor], Tensor]) -> list[t
 def report(shop: Workshop) -> None:
     """Print what the shipped files reach, read as anybody else reads them."""
     decoder = load_decoder(shop.out / "movqgan" / "movqgan_miniature.ckpt")
-    classifier = load_classifier(shop.out / "classifier.safetensors")
+    classifier = DigitClassifier.from_path(shop.out / "classifier.safetensors")
     images, labels = shop.digits.images[shop.digits.test], shop.digits.labels[shop.digits.test]
     codes = decoder.encode(digits.to_input(images))
     rendered = decoder.decode(codes)

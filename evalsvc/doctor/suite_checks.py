@@ -145,7 +145,6 @@ def _opened_by_torch(where: str, path: Path, task: TaskSpec, settings: Settings)
     # Imported here because the service's machine has no torch.
     from evalsvc.data.images import read_images
     from evalsvc.features import load_extractor
-    from evalsvc.features.digit_classifier import load_classifier
     from evalsvc.tasks.reconstruction.work import ReconstructionWork
     from evalsvc.worker.decoders import find_decoder
 
@@ -165,10 +164,7 @@ def _opened_by_torch(where: str, path: Path, task: TaskSpec, settings: Settings)
         decoder.load(parameters["decoder_ema"], "float32", "cpu")
     elif where in ("extractor", "clip", "dinov2", "classifier"):
         with opened_weights(path, allow) as pinned:
-            if where == "classifier":
-                load_classifier(pinned)
-            else:
-                load_extractor("inception" if where == "extractor" else where, pinned)
+            load_extractor({"extractor": "inception", "classifier": "digits"}.get(where, where), pinned)
     return ()
 
 

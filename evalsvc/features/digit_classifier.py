@@ -6,7 +6,9 @@ Source: Saunders, Gammerman, Vovk, "Ridge regression learning algorithm in dual 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -14,13 +16,20 @@ from torch.nn import functional
 
 from evalsvc.checkpoints.tensors import tensor_digest
 from evalsvc.checkpoints.weights import read_weights
-from evalsvc.errors import CheckpointMismatch, InvalidData, show_name
+from evalsvc.errors import CheckpointMismatch, show_name
+from evalsvc.features.extractor import FeatureExtractor
 
 GRID = 8
+DIGITS = 10
 
 
-class DigitClassifier:
-    """Classifier of images with one digit each."""
+class DigitClassifier(FeatureExtractor):
+    """Classifier of images with one digit each. The features are the scores of the ten digits."""
+
+    kind: ClassVar[str] = "digits"
+    resizes: ClassVar[tuple[str, ...]] = ("mean-8x8",)
+    taps = (DIGITS,)
+    images_at_once = 8
 
     def __init__(
         self,
@@ -32,37 +41,51 @@ class DigitClassifier:
     ) -> None:
         tensors = {"points": points, "coefficients": coefficients, "gamma": gamma}
         self.device = torch.device(device)
+        self.digest = tensor_digest(tensors)
         self._tensors = {name: tensor.to(self.device) for name, tensor in tensors.items()}
 
-    @property
-    def classes(self) -> int:
-        return int(self._tensors["coefficients"].shape[1])
+    @classmethod
+    def from_path(cls, path: Path, *, device: str = "cpu") -> Self:
+        """Load a classifier from a safetensors file with the tensors `points`, `coefficients` and `gamma`.
 
-    @property
-    def digest(self) -> str:
-        """Identity of the weights; see `tensor_digest`."""
-        return tensor_digest(self._tensors)
+        Raises:
+            CheckpointError: as `read_weights`.
+            CheckpointMismatch: the file holds other tensors.
+        """
+        tensors = {name: tensor.float() for name, tensor in read_weights(path).tensors.items()}
+        shapes = {name: list(tensor.shape) for name, tensor in sorted(tensors.items())}
+        count = shapes.get("points", [0])[0]
+        expected = {"coefficients": [count, DIGITS], "gamma": [], "points": [count, GRID * GRID]}
+        if shapes != expected:
+            shown = ", ".join(f"{show_name(name)} {shape}" for name, shape in [*shapes.items()][:10]) or "nothing"
+            raise CheckpointMismatch(
+                f"{path} is no classifier of digits: it holds {shown}; give points [M, {GRID * GRID}], "
+                f"coefficients [M, {DIGITS}] and gamma []"
+            )
+        return cls(tensors["points"], tensors["coefficients"], tensors["gamma"], device=device)
+
+    def extract(
+        self,
+        images: Tensor,  # [B, 3, H, W] uint8, of any device
+        resize: str,
+        taps: Collection[int],
+    ) -> dict[int, Tensor]:  # by tap, [B, 10] float32
+        points, coefficients, gamma = (self._tensors[name] for name in ("points", "coefficients", "gamma"))
+        return {DIGITS: kernel(features(images).to(self.device), points, gamma) @ coefficients}
 
     def predict(
         self,
-        images: Tensor,  # [B, 3, H, W] uint8, H and W multiples of 8, of any device
+        images: Tensor,  # [B, 3, H, W] uint8, of any device
     ) -> Tensor:  # [B] int64
         """Return the digit of each image, on the classifier's device. Raises InvalidData for another shape or dtype."""
-        points, coefficients, gamma = (self._tensors[name] for name in ("points", "coefficients", "gamma"))
-        return (kernel(features(images).to(self.device), points, gamma) @ coefficients).argmax(1)
+        return self.features(images, self.resizes[0])[DIGITS].argmax(1)
 
 
 def features(
     images: Tensor,  # [B, 3, H, W] uint8
 ) -> Tensor:  # [B, 64] float32 in [0, 1]
-    """Return the images at the scans' resolution. Raises InvalidData."""
-    if images.dim() != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
-        raise InvalidData(f"images of digits are {images.dtype} {list(images.shape)}; give uint8 [B, 3, H, W]")
-    height, width = images.shape[2:]
-    if not height or not width or height % GRID or width % GRID:
-        raise InvalidData(f"images of digits are {height}x{width} pixels; give multiples of {GRID}")
-    grey = images.float().mean(1, keepdim=True) / 255
-    return functional.avg_pool2d(grey, (height // GRID, width // GRID)).flatten(1)
+    """Return the images at the scans' resolution: means of squares, or of nearly square parts for other sizes."""
+    return functional.adaptive_avg_pool2d(images.float().mean(1, keepdim=True) / 255, GRID).flatten(1)
 
 
 def kernel(
@@ -72,24 +95,3 @@ def kernel(
 ) -> Tensor:  # [B, M]
     squares: Tensor = torch.cdist(left, right).square()
     return torch.exp(-gamma * squares)
-
-
-def load_classifier(path: str | Path, *, device: str = "cpu") -> DigitClassifier:
-    """Load a classifier from a safetensors file with the tensors `points`, `coefficients` and `gamma` onto `device`.
-
-    Raises:
-        CheckpointError: as `read_weights`.
-        CheckpointMismatch: the file holds other tensors.
-    """
-    path = Path(path)
-    tensors = {name: tensor.float() for name, tensor in read_weights(path).tensors.items()}
-    shapes = {name: list(tensor.shape) for name, tensor in sorted(tensors.items())}
-    count = shapes.get("points", [0])[0]
-    expected = {"coefficients": [count, 10], "gamma": [], "points": [count, GRID * GRID]}
-    if shapes != expected:
-        shown = ", ".join(f"{show_name(name)} {shape}" for name, shape in [*shapes.items()][:10]) or "nothing"
-        raise CheckpointMismatch(
-            f"{path} is no classifier of digits: it holds {shown}; give points [M, {GRID * GRID}], "
-            "coefficients [M, 10] and gamma []"
-        )
-    return DigitClassifier(tensors["points"], tensors["coefficients"], tensors["gamma"], device=device)

@@ -43,6 +43,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
     "features": {
         "clean-fid": "evalsvc.features.clean_fid:CleanFID",
         "clip": "evalsvc.features.clip:CLIP",
+        "digits": "evalsvc.features.digit_classifier:DigitClassifier",
         "dinov2": "evalsvc.features.dinov2:DINOv2",
         "inception": "evalsvc.features.inception:Inception",
         "torch-fidelity": "evalsvc.features.torch_fidelity:TorchFidelity",

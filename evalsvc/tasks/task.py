@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from evalsvc.data.images import ImageSource
     from evalsvc.decoders import ImageDecoder
     from evalsvc.features import FeatureExtractor
-    from evalsvc.features.digit_classifier import DigitClassifier
     from evalsvc.models.language_model import LanguageModel
 
 
@@ -172,10 +171,6 @@ class Context(ABC):
     def images(self, path: str) -> ImageSource:
         """Return the images of a folder or file. Each file is opened only if suites may read it, wherever links
         lead."""
-
-    @abstractmethod
-    def classifier(self, path: str) -> DigitClassifier:
-        """Return the classifier of digits in a file."""
 
     @abstractmethod
     def asset(self, name: str) -> Path:

@@ -20,7 +20,6 @@ from evalsvc.decoders import ImageDecoder
 from evalsvc.errors import EvalsvcError
 from evalsvc.families.reading import computed_by
 from evalsvc.features import FeatureExtractor, load_extractor
-from evalsvc.features.digit_classifier import DigitClassifier, load_classifier
 from evalsvc.files.kept import KeptFiles, KeptFolder
 from evalsvc.files.opened import Allow, anywhere
 from evalsvc.models.language_model import LanguageModel
@@ -29,7 +28,7 @@ from evalsvc.spec import catalog
 from evalsvc.spec.engines import OWN, release_of
 from evalsvc.spec.layout import VocabularyLayout, parse_layout, text_only
 from evalsvc.spec.model_config import ModelConfig
-from evalsvc.spec.paths import Readable, local_data
+from evalsvc.spec.paths import DATASETS, Readable, local_data
 from evalsvc.spec.protocol import plain_json
 from evalsvc.tasks.task import Context
 from evalsvc.worker.decoders import find_decoder
@@ -158,16 +157,12 @@ class ShardContext(Context):
     def images(self, path: str) -> ImageSource:
         return read_images(self.dataset(path), self.readable)
 
-    def classifier(self, path: str) -> DigitClassifier:
-        with opened_weights(Path(self.dataset(path)), self.readable) as pinned:
-            return load_classifier(pinned, device=self.device)
-
     def _allow_of(self, name: str) -> Allow:
         """Return the rule for reading an asset's files. The operator's own folder may contain links."""
-        return self.readable if "/" in name else anywhere
+        return self.readable if _is_path(name) else anywhere
 
     def asset(self, name: str) -> Path:
-        return Path(self.dataset(name)) if "/" in name else locate_asset(name, self._settings.assets_path)
+        return Path(self.dataset(name)) if _is_path(name) else locate_asset(name, self._settings.assets_path)
 
     def decoder(self, name: str, config: str | None = None, ema: bool = False, dtype: str = "float32") -> ImageDecoder:
         file, engine = find_decoder(self._settings, name, config), self.engines.get("decoder", OWN)
@@ -199,6 +194,11 @@ class ShardContext(Context):
         verify(self.checkpoint)
         with opened(self.checkpoint) as checkpoint, named(checkpoint):
             return resolve_config_of(checkpoint)
+
+
+def _is_path(name: str) -> bool:
+    """Return whether a parameter's value is a path or a dataset, and not the name of an asset."""
+    return "/" in name or name.startswith(DATASETS)
 
 
 def _confined(checkpoint: CheckpointRef, settings: Settings) -> CheckpointRef:

@@ -5,6 +5,8 @@ import torch
 from tiny_vision import write_clip, write_dinov2
 from torch import Tensor
 
+from evalsvc.miniature import ROOT
+
 
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -14,6 +16,12 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def dinov2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dinov2(tmp_path_factory.mktemp("dinov2"))
+
+
+@pytest.fixture(scope="session")
+def digits_file() -> Path:
+    """The classifier of the bundled run."""
+    return ROOT / "classifier.safetensors"
 
 
 @pytest.fixture

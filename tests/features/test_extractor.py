@@ -16,6 +16,7 @@ from evalsvc.spec import catalog
 FOLDERS = {
     "clean-fid": "inception_path",
     "clip": "clip_folder",
+    "digits": "digits_file",
     "dinov2": "dinov2_folder",
     "inception": "inception_path",
     "torch-fidelity": "inception_path",

@@ -21,7 +21,7 @@ from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.data.tokens import read_tokens
 from evalsvc.decoders import ImageDecoder, load_decoder, to_uint8
 from evalsvc.families.reading import resolve_config
-from evalsvc.features.digit_classifier import DigitClassifier, load_classifier
+from evalsvc.features.digit_classifier import DigitClassifier
 from evalsvc.miniature import ROOT
 from evalsvc.models import load_model
 from evalsvc.spec.documents.reading import content_of
@@ -55,7 +55,7 @@ def decoder() -> ImageDecoder:
 
 @pytest.fixture(scope="module")
 def classifier() -> DigitClassifier:
-    return load_classifier(ROOT / "classifier.safetensors")
+    return DigitClassifier.from_path(ROOT / "classifier.safetensors")
 
 
 def labels(count: int) -> Tensor:

@@ -23,7 +23,6 @@ from evalsvc.data.images import fit_pixels
 from evalsvc.decoders import ImageDecoder, pixel_error, to_uint8
 from evalsvc.decoders.pixel_error import PixelError
 from evalsvc.errors import NonFinite
-from evalsvc.features.digit_classifier import DigitClassifier
 from evalsvc.models.streams import decoding_stream
 from evalsvc.sampling import Prompt, SamplerSpec, Samples
 from evalsvc.sampling.fitting import FittingBatches, generate_fitting
@@ -34,7 +33,7 @@ from evalsvc.tasks.image_features import FeaturePass, FeatureRows, Rows
 from evalsvc.tasks.task import Context
 from evalsvc.tasks.text_to_image.artifacts import encode_png
 from evalsvc.tasks.text_to_image.prompts import PromptRecord
-from evalsvc.tasks.text_to_image.shards import ClassifierIdentity, KeptImage, SampledImage, SampleOutput
+from evalsvc.tasks.text_to_image.shards import KeptImage, SampledImage, SampleOutput
 from evalsvc.tasks.text_to_image.spec import TextToImage
 
 COMPARED = 8
@@ -71,14 +70,12 @@ def sample_images(
         _sample(context, task, spec, stages, records, post_processing)
     except NonFinite as error:
         raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
-    classifier = stages.classifier
     return SampleOutput(
         post_processing.features(),
         post_processing.images(),
         post_processing.kept(start),
         side,
         {"layout": layout.digest, "decoder": decoder.digest, "size": side, **context.rotary()},
-        None if classifier is None else ClassifierIdentity(classifier.digest, classifier.classes),
         sum(record.cut > 0 for record in records),
     )
 
@@ -88,8 +85,7 @@ def _stages(context: Context, task: TextToImage, decoder: ImageDecoder, features
     exact = None
     if task.decoder_dtype != "float32":
         exact = context.decoder(task.decoder, task.decoder_config, task.decoder_ema)
-    classifier = None if task.classifier is None else context.classifier(task.classifier)
-    return Stages(decoder, decoder.grid(side, side), task.fit(side), features, classifier, exact)
+    return Stages(decoder, decoder.grid(side, side), task.fit(side), features, exact)
 
 
 def _sample(
@@ -156,7 +152,6 @@ class Stages:
     fit: Fit
     """Resizing of images to the size at which they are compared."""
     features: FeaturePass
-    classifier: DigitClassifier | None
     exact: ImageDecoder | None = None
     """Decoder in float32, if `decoder` is not."""
 
@@ -178,12 +173,6 @@ class Stages:
         if pixels.shape[2:] == (self.fit.size, self.fit.size):
             return pixels
         return torch.from_numpy(np.stack([fit_pixels(image, self.fit) for image in pixels.cpu().numpy()]))
-
-    def labels(
-        self,
-        pixels: Tensor,  # [B, 3, H, W] uint8
-    ) -> list[int | None]:
-        return [None] * len(pixels) if self.classifier is None else list(self.classifier.predict(pixels).tolist())
 
     def bytes(self, images: int) -> int:
         """Return the maximum number of bytes that decoding and features need for a batch."""
@@ -222,8 +211,7 @@ class PostProcessing:
             self.decoder_error = pixel_error(stages.exact, stages.decoder, codes[:COMPARED], stages.grid)
         pixels = stages.pixels(codes)
         features = stages.features(stages.compared(pixels), [self._records[index].text for index in indices])
-        rows = zip(indices, codes.cpu(), stages.labels(pixels), strict=True)
-        images = {index: _image(self._records[index], code, label) for index, code, label in rows}
+        images = {index: _image(self._records[index], row) for index, row in zip(indices, codes.cpu(), strict=True)}
         pictures = zip(indices, pixels.cpu(), strict=True)
         kept = {index: encode_png(picture) for index, picture in pictures if index < self._kept_until}
         # All or nothing: if memory ran out before this line, these images are repeated.
@@ -247,9 +235,9 @@ class PostProcessing:
         ]
 
 
-def _image(record: PromptRecord, codes: Tensor, read: int | None) -> SampledImage:
+def _image(record: PromptRecord, codes: Tensor) -> SampledImage:
     digest = hashlib.sha256(codes.to(torch.int32).numpy().tobytes()).hexdigest()[:16]
-    return SampledImage(record.id, digest, record.label, read)
+    return SampledImage(record.id, digest, record.label)
 
 
 class Background:

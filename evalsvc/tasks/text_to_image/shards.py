@@ -79,13 +79,6 @@ class SampledImage:
     """Digest of the image's codes."""
     label: int | None
     """Label of the caption."""
-    read: int | None
-    """Label that the classifier predicts; None without a classifier."""
-
-    def to_item(self) -> dict[str, JsonValue]:
-        """Return the image's entry in the results per item."""
-        item: dict[str, JsonValue] = {"id": self.id, "codes": self.codes}
-        return item if self.read is None else item | {"label": self.label, "read": self.read}
 
 
 @dataclass(frozen=True)
@@ -100,15 +93,6 @@ class KeptImage:
 
 
 @dataclass(frozen=True)
-class ClassifierIdentity:
-    """The classifier of a shard's images."""
-
-    digest: str
-    classes: int
-    """Number of labels."""
-
-
-@dataclass(frozen=True)
 class SampleOutput:
     """The results of a shard's prompts."""
 
@@ -120,7 +104,6 @@ class SampleOutput:
     """Height and width of an image."""
     protocol: Mapping[str, JsonValue]
     """Shard's part of the metrics' protocols."""
-    classifier: ClassifierIdentity | None
     cut: int
     """Number of captions that did not fit the layout."""
     part: Literal["sample"] = "sample"

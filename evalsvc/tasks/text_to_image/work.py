@@ -35,7 +35,6 @@ from evalsvc.tasks.text_to_image.pipeline import sample_images
 from evalsvc.tasks.text_to_image.prompts import Prompts, PromptSpec, read_prompts, require_labels
 from evalsvc.tasks.text_to_image.recipes import find_protocol
 from evalsvc.tasks.text_to_image.shards import (
-    ClassifierIdentity,
     ImageOutput,
     ImagePlan,
     ImageShard,
@@ -45,6 +44,9 @@ from evalsvc.tasks.text_to_image.shards import (
     SampleShard,
 )
 from evalsvc.tasks.text_to_image.spec import AGREEMENT, TextToImage
+
+CLASSIFIER = "digits"
+"""Key of the features that the parameter `classifier` gives: a score for each label."""
 
 Item: TypeAlias = dict[str, JsonValue]
 """Results of one image, as in `TaskResult.items`."""
@@ -110,7 +112,9 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
             parts = _sampled(shards, outputs, scale)
             if parts:
                 sampled = [image for part in parts for image in part.images]
-                drawn = [{"index": index, **image.to_item()} for index, image in enumerate(sampled)]
+                drawn: list[Item] = [
+                    {"index": index, "id": image.id, "codes": image.codes} for index, image in enumerate(sampled)
+                ]
                 metrics += self._measure(scale, parts, drawn, plan, reference, details)
                 items += [item | {"guidance_scale": scale} for item in drawn]
                 artifacts += keep_images(parts, self.task.params(scale), several=len(self.task.scales) > 1)
@@ -122,7 +126,8 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
 
     def _plan_metrics(self, context: Context, prompts: Prompts, reference: ReferenceSpec | None) -> ImagePlan:
         metrics, lacking, expected = self._choose(context, reference, len(prompts.records))
-        features = self._features(context, {metric.features for metric in metrics})
+        labels = set() if self.task.classifier is None else {CLASSIFIER}
+        features = self._features(context, {metric.features for metric in metrics} | labels)
         real = sorted({metric.features for metric in metrics if metric.needs != "nothing"})
         return ImagePlan(
             prompts.digest,
@@ -215,6 +220,7 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
             ("inception", self.task.extractor, self.task.resize),
             ("clip", self.task.clip, "pil-bicubic-crop"),
             ("dinov2", self.task.dinov2, self.task.dinov2_resize),
+            (CLASSIFIER, self.task.classifier, "mean-8x8"),
         )
         return [ExtractorSpec(kind, name, resize) for kind, name, resize in named if name is not None]
 
@@ -262,6 +268,10 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         # Items of several scales share their index, so the compared keys hold the scale.
         suffix = "" if len(self.task.scales) == 1 else f"@{scale:g}"
         features = join_features([part.features for part in parts])
+        if CLASSIFIER in features:
+            labels = [image.label for part in parts for image in part.images]
+            for item, label, scores in zip(items, labels, features[CLASSIFIER], strict=True):
+                item |= {"label": label, "read": int(scores.argmax())}
         for metric, estimate in measure(plan.metrics, features, reference, self.task.seed, self._program):
             key, shares = f"{metric.name}{suffix}", rounded(estimate)
             for item, share in zip(items, shares or (), strict=False):
@@ -279,19 +289,16 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
                 items=() if shares is None else (key,),
                 groups=estimate.groups,
             )
-        if parts[0].classifier is not None:
-            yield self._agreement(items, f"agrees{suffix}", parts[0].classifier, images)
-
-    def _agreement(
-        self, items: Sequence[Item], key: str, classifier: ClassifierIdentity, images: Mapping[str, JsonValue]
-    ) -> MetricValue:
-        for item in items:
-            item[key] = item["read"] == item["label"]
-        n, hits = len(items), sum(item[key] is True for item in items)
-        share = Ratio(hits / n, share_stderr(hits, n), n)
-        protocol = Protocol({**images, "classifier": classifier.digest, **self._stopping()})
-        name, baseline = f"{self.task.name}/{AGREEMENT}", 1 / classifier.classes
-        return share.as_metric(name, "fraction", "higher", protocol, baseline, (key,))
+        if CLASSIFIER in features:
+            key, chance = f"agrees{suffix}", 1 / features[CLASSIFIER].shape[1]
+            for item in items:
+                item[key] = item["read"] == item["label"]
+            n, hits = len(items), sum(item[key] is True for item in items)
+            agreement = Ratio(hits / n, share_stderr(hits, n), n)
+            weights = {"classifier": plan.features[CLASSIFIER]["extractor"]}
+            protocol = Protocol({**images, **weights, **self._resizing(parts[0]), **self._stopping()})
+            name = f"{self.task.name}/{AGREEMENT}"
+            yield agreement.as_metric(name, "fraction", "higher", protocol, chance, (key,))
 
     def _images_protocol(self, scale: float, part: SampleOutput, plan: ImagePlan) -> dict[str, JsonValue]:
         """Return the protocol's content that affects the images."""
@@ -313,15 +320,19 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         self, metric: ImageMetric, n: int, part: SampleOutput, plan: ImagePlan
     ) -> dict[str, JsonValue]:
         """Return the protocol's content that affects the metric in addition."""
-        compared = self.task.fit(part.side)
         against = None if metric.needs == "nothing" else plan.reference
         return {
             "estimator": metric.estimator,
             **plan.features[metric.features],
-            **({} if compared.size == part.side else {"compared": compared.to_json()}),
+            **self._resizing(part),
             **({"n": n} if metric.biased else self._stopping()),
             **({} if against is None else {"reference": against.to_json()}),
         }
+
+    def _resizing(self, part: SampleOutput) -> dict[str, JsonValue]:
+        """Return the protocol's content for the resizing of sampled images before features are extracted."""
+        compared = self.task.fit(part.side)
+        return {} if compared.size == part.side else {"compared": compared.to_json()}
 
     def _stopping(self) -> dict[str, JsonValue]:
         """Return the protocol's content that affects the number of images, if that does not affect expectations."""
