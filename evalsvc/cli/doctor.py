@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,21 +30,20 @@ from evalsvc.cli.terminal import print_table, say, say_json
 from evalsvc.cli.weights import checkpoint_reference, inline_model, read_layout
 from evalsvc.config import PREFIX, Settings, setting_sources
 from evalsvc.doctor.bug_report import shown_setting
-from evalsvc.doctor.checks import Check, run_checks
-from evalsvc.doctor.layout.checkup import Checkup, Question, examine
-from evalsvc.doctor.layout.report import (
-    COLUMNS,
-    LEGEND,
-    conclusion,
-    condition_rows,
-    layout_yaml,
-    ranking_rows,
-    summary,
-    to_json,
-)
+from evalsvc.doctor.checks import run_checks
+from evalsvc.doctor.layout.checkup import LEGEND, conclusion, examine, layout_yaml, ranking_rows, summary
 from evalsvc.spec.layout import parse_layout
+from evalsvc.spec.protocol import plain_json
 
 SETUP = "setup"
+
+DERIVED = {
+    "data_dir": "data_path",
+    "database_url": "database",
+    "datasets": "datasets_path",
+    "assets": "assets_path",
+}
+"""Properties of `Settings` with the value in force of settings that may be empty."""
 
 
 class SuitesOrCommand(DefaultGroup):
@@ -81,7 +79,14 @@ def doctor(
     """
     given: dict[str, Any] = {"suites": suites, "data_dir": data_dir, "database_url": database_url}
     settings = Settings.load(**given)
-    rows = _setting_rows(settings, {name for name, value in given.items() if value is not None})
+    rows = [
+        {
+            "setting": PREFIX + name.upper(),
+            "value": shown_setting(name, getattr(settings, DERIVED.get(name, name))),
+            "from": source if given.get(name) is None else "option",
+        }
+        for name, source in setting_sources().items()
+    ]
     checks = run_checks(settings, suite or [])
     with printed_to(output):
         if form == "json":
@@ -90,78 +95,45 @@ def doctor(
             print_rows([asdict(check) for check in checks], form, "checks", "")
         else:
             print_rows(rows, form, "settings", "")
-            _print_checks(checks)
+            states = ["ok" if check.ok else "MISSING" if check.needed else "-" for check in checks]
+            cells = [[check.name, state, check.found, check.do] for check, state in zip(checks, states, strict=True)]
+            print_table(["check", "", "found", "do"], cells)
     if not all(check.ok or not check.needed for check in checks):
         raise typer.Exit(FAILED)
-
-
-def _print_checks(checks: Sequence[Check]) -> None:
-    print_table(
-        ["check", "", "found", "do"],
-        [
-            [check.name, "ok" if check.ok else "MISSING" if check.needed else "-", check.found, check.do]
-            for check in checks
-        ],
-    )
-
-
-def _setting_rows(settings: Settings, given: set[str]) -> list[dict[str, object]]:
-    derived = {
-        "data_dir": settings.data_path,
-        "database_url": settings.database,
-        "datasets": settings.datasets_path,
-        "assets": settings.assets_path,
-    }
-    return [
-        {
-            "setting": PREFIX + name.upper(),
-            "value": shown_setting(name, derived.get(name, getattr(settings, name))),
-            "from": "option" if name in given else source,
-        }
-        for name, source in setting_sources().items()
-    ]
-
-
-Pairs = Annotated[
-    Path, typer.Option(help="File of real pairs: JSON lines with `text_ids` and `image_codes`, or safetensors.")
-]
-TextSizes = Annotated[
-    list[int] | None,
-    typer.Option(
-        min=1, help="Number of rows of the text block; repeat to try several numbers.", show_default="inferred"
-    ),
-]
-CodebookSize = Annotated[
-    int | None, typer.Option(min=1, help="Number of codes of the image tokenizer.", show_default="inferred")
-]
-Layouts = Annotated[
-    list[str] | None,
-    typer.Option(help="Layout to try in addition to the presets; repeat for several.", show_default="none"),
-]
-Tokenizer = Annotated[
-    Path | None,
-    typer.Option(help="File tokenizer.json, for pairs with `text` instead of `text_ids`.", show_default="none"),
-]
-Output = Annotated[
-    Path | None, typer.Option(help="File to write the layout to, for --layout; written only if the layout is decided.")
-]
-Report = Annotated[
-    Path | None, typer.Option("--findings", help="File to write all findings to, as JSON.", show_default="none")
-]
 
 
 @doctor_app.command(name="layout")
 def find_layout(
     checkpoint: Annotated[str, typer.Argument(help="Weights: a path or a file:// URI.")],
-    pairs: Pairs,
+    pairs: Annotated[
+        Path, typer.Option(help="File of real pairs: JSON lines with `text_ids` and `image_codes`, or safetensors.")
+    ],
     model: Model = None,
-    text_size: TextSizes = None,
-    codebook_size: CodebookSize = None,
-    layout: Layouts = None,
+    text_size: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1, help="Number of rows of the text block; repeat to try several numbers.", show_default="inferred"
+        ),
+    ] = None,
+    codebook_size: Annotated[
+        int | None, typer.Option(min=1, help="Number of codes of the image tokenizer.", show_default="inferred")
+    ] = None,
+    layout: Annotated[
+        list[str] | None,
+        typer.Option(help="Layout to try in addition to the presets; repeat for several.", show_default="none"),
+    ] = None,
     limit: Annotated[int, typer.Option(min=2, help="Number of pairs to use, from the start of the file.")] = 16,
-    tokenizer: Tokenizer = None,
-    output: Output = None,
-    findings: Report = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="File tokenizer.json, for pairs with `text` instead of `text_ids`.", show_default="none"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="File to write the layout to, for --layout; written only if the layout is decided."),
+    ] = None,
+    findings: Annotated[
+        Path | None, typer.Option(help="File to write all findings to, as JSON.", show_default="none")
+    ] = None,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
@@ -171,32 +143,34 @@ def find_layout(
     """
     require_folders({"--output": output, "--findings": findings})
     settings = local_settings(device, threads)
-    question = Question(
-        checkpoint_reference(checkpoint, inline_model(model), None, settings),
-        str(pairs),
-        text_size or (),
-        codebook_size,
-        limit,
-        {name: parse_layout(read_layout(name)) for name in layout or ()},
-        None if tokenizer is None else str(tokenizer),
-    )
     with show_bars() as bars:
-        checkup = examine(question, settings, lambda done: bars.show("layouts", done, None, "scored"))
+        checkup = examine(
+            checkpoint_reference(checkpoint, inline_model(model), None, settings),
+            str(pairs),
+            settings,
+            lambda done: bars.show("layouts", done, None, "scored"),
+            text_sizes=text_size or (),
+            codebook_size=codebook_size,
+            limit=limit,
+            layouts={name: parse_layout(read_layout(name)) for name in layout or ()},
+            tokenizer=None if tokenizer is None else str(tokenizer),
+        )
+    verdict = checkup.verdict
     if findings is not None:
-        write_output("--findings", findings, json.dumps(to_json(checkup), indent=2) + "\n")
-    if output is not None and checkup.verdict.decided:
+        write_output("--findings", findings, json.dumps(plain_json(checkup.findings), indent=2) + "\n")
+    if output is not None and verdict.decided:
         write_output("--output", output, layout_yaml(checkup))
-    _print_checkup(checkup)
-    if not checkup.verdict.decided:
-        raise typer.Exit(FAILED)
-
-
-def _print_checkup(checkup: Checkup) -> None:
     for line in summary(checkup):
         say(line)
-    print_table(list(COLUMNS), ranking_rows(checkup))
+    print_rows(ranking_rows(checkup), "table", "", "")
     say(LEGEND)
-    if checkup.dropped:
-        print_table(["does not fit", "because"], [[dropped.name, dropped.reason] for dropped in checkup.dropped])
-    print_table(["rule", "", "found", "do"], condition_rows(checkup))
+    if dropped := checkup.findings["dropped"]:
+        print_table(["does not fit", "because"], [[item["name"], item["reason"]] for item in dropped])
+    rules = [
+        [rule.name, "ok", rule.found, ""] if rule.ok else [rule.name, "NO", rule.found, rule.do]
+        for rule in verdict.conditions
+    ]
+    print_table(["rule", "", "found", "do"], rules)
     say(conclusion(checkup))
+    if not verdict.decided:
+        raise typer.Exit(FAILED)

@@ -5,16 +5,16 @@ No line holds a secret: secret settings are shown as `set`, and the database onl
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import fields
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from evalsvc import __version__
@@ -28,8 +28,6 @@ TOOLS = re.compile(r"extra == ['\"](test|docs|all)['\"]")
 PATIENCE = 10.0
 """Seconds that another program may take."""
 
-ASK_CARDS = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
-
 
 def report_lines() -> Iterator[str]:
     """Yield the lines of the report. Neither torch nor a package of the service is imported unless needed."""
@@ -40,9 +38,28 @@ def report_lines() -> Iterator[str]:
     yield f"python: {platform.python_implementation()} {platform.python_version()} ({sys.executable})"
     yield f"platform: {platform.platform()}, {os.cpu_count()} cores"
     yield f"torch: {_torch()}"
-    yield from (f"card: {card}" for card in _cards())
-    yield from _settings_lines()
-    yield from _package_lines()
+    cards = _output("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+    yield from (f"card: {card}" for card in cards.splitlines() or ["none that nvidia-smi shows"])
+    try:
+        settings = Settings.load()
+    except EvalsvcError as error:
+        yield f"settings: cannot be read: {error.message}"
+    else:
+        yield f"database: {_database(settings)}"
+        for item in fields(settings):
+            if (value := getattr(settings, item.name)) != item.default:
+                # The address of a database reveals more about a site than a report needs.
+                shown = "set" if item.name in SECRETS else shown_setting(item.name, value)
+                yield f"setting: {PREFIX}{item.name.upper()}={shown}"
+    try:
+        required = [text for text in metadata.requires(NAME) or () if not TOOLS.search(text)]
+    except metadata.PackageNotFoundError:
+        return  # the code runs from a folder
+    for package in sorted({match[0] for text in required if (match := re.match(r"[\w.-]+", text))} - {NAME}):
+        try:
+            yield f"package: {package} {metadata.version(package)}"
+        except metadata.PackageNotFoundError:
+            yield f"package: {package} is not installed"
 
 
 def shown_setting(name: str, value: object) -> str:
@@ -63,41 +80,20 @@ def _commit(origin: Origin) -> str:
 
 
 def _torch() -> str:
-    """Describe torch by the file with its build information, because importing torch takes seconds."""
-    spec = importlib.util.find_spec("torch")
+    """Return torch's version, such as `2.13.0+cu130`, without importing torch, which takes seconds."""
+    spec = find_spec("torch")
     if spec is None or spec.origin is None:
         return "not installed"
     try:
-        version = runpy.run_path(str(Path(spec.origin).with_name("version.py")))
+        return str(runpy.run_path(str(Path(spec.origin).with_name("version.py")))["__version__"])
     except Exception as error:  # the file may have another form in another release
         return f"installed, but its version cannot be read ({type(error).__name__})"
-    built = [f"{kind.upper()} {version[kind]}" for kind in ("cuda", "hip") if version.get(kind)]
-    return f"{version.get('__version__', 'of no version')} ({', '.join(built) or 'CPU only'})"
-
-
-def _cards() -> list[str]:
-    """Return name, memory and driver of every card, from the driver's own program."""
-    return _output(*ASK_CARDS).splitlines() or ["none that nvidia-smi shows"]
-
-
-def _settings_lines() -> Iterator[str]:
-    try:
-        settings = Settings.load()
-    except EvalsvcError as error:
-        yield f"settings: cannot be read: {error.message}"
-        return
-    yield f"database: {_database(settings)}"
-    for item in fields(settings):
-        if (value := getattr(settings, item.name)) != item.default:
-            # The address of a database reveals more about a site than a report needs.
-            shown = "set" if item.name in SECRETS else shown_setting(item.name, value)
-            yield f"setting: {PREFIX}{item.name.upper()}={shown}"
 
 
 def _database(settings: Settings) -> str:
     """Return the kind of the database and its schema version. A missing SQLite file is not created."""
     kind = re.split(r"[:+]", settings.database)[0]
-    if kind == "sqlite" and not Path(settings.database.removeprefix("sqlite:///")).exists():
+    if database_is_missing(settings):
         return f"{kind}, not created yet"
     # Imported here because it takes half a second, which an installation without a database does not need.
     from evalsvc.store.session import Store
@@ -112,29 +108,10 @@ def _database(settings: Settings) -> str:
         return f"{kind}, cannot be read [{error.code}]"
 
 
-def _package_lines() -> Iterator[str]:
-    """Yield a line for every package that evalsvc computes with, including those of its extras."""
-    versions = {name: _version(name) for name in _required()}
-    yield from (f"package: {name} {version}" for name, version in versions.items() if version)
-    if missing := [name for name, version in versions.items() if not version]:
-        yield f"packages that are not installed: {', '.join(missing)}"
-
-
-def _required() -> list[str]:
-    """Return the packages in evalsvc's own metadata, sorted, without development tools."""
-    try:
-        required: Sequence[str] = metadata.requires(NAME) or ()
-    except metadata.PackageNotFoundError:
-        return []
-    names = {match[0] for text in required if not TOOLS.search(text) and (match := re.match(r"[\w.-]+", text))}
-    return sorted(names - {NAME})
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
+def database_is_missing(settings: Settings) -> bool:
+    """Return whether the database is an SQLite file that does not exist yet."""
+    database = settings.database
+    return database.startswith("sqlite:///") and not Path(database.removeprefix("sqlite:///")).exists()
 
 
 def _output(*command: str) -> str:

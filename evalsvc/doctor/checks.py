@@ -7,9 +7,8 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -17,24 +16,18 @@ from types import ModuleType
 from evalsvc.assets import ASSETS, locate_asset
 from evalsvc.cluster.devices import device_list
 from evalsvc.config import OPEN_ROOTS, Settings
+from evalsvc.doctor.bug_report import database_is_missing
+from evalsvc.doctor.inputs import missing_inputs
 from evalsvc.doctor.verification import last_verification, present_versions
-from evalsvc.errors import AssetCorrupt, AssetMissing, DatabaseUnusable, EvalsvcError, MissingPackage, UnknownName
+from evalsvc.errors import AssetCorrupt, AssetMissing, DatabaseUnusable, EvalsvcError, UnknownName
 from evalsvc.installation import pip_install
-from evalsvc.spec.images import PROGRAMS
-from evalsvc.spec.paths import Readable, local_data
-from evalsvc.spec.suite import SHIPPED_SUITES, Suite, TaskSpec, load_suite, suite_files
+from evalsvc.spec.suite import SHIPPED_SUITES, load_suite, suite_files
 from evalsvc.store.session import Store, translated
 from evalsvc.store.tokens import has_tokens
 
 PYTHON = (3, 11)
 TORCH = (2, 10)
 LM_EVAL = (0, 4, 13)
-
-ASSET_PARAMETERS = ("decoder", "extractor", "clip", "dinov2")
-"""Parameters of a task that may name an asset instead of a file."""
-
-TEXT_PARAMETERS = ("prompts",)
-"""Parameters of a task that are not paths, whatever they begin with."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,7 @@ def run_checks(settings: Settings, suites: Sequence[str] = ()) -> list[Check]:
         check_verification(settings),
         _check_data_folder(settings.data_path),
         database,
-        _check_roots(settings, has_database=database.ok and not _is_missing(settings)),
+        _check_roots(settings, has_database=database.ok and not database_is_missing(settings)),
         *(_check_asset(name, settings) for name in ASSETS),
         *(_check_suite(name, path, settings, needed=bool(suites)) for name, path in files.items()),
     ]
@@ -156,7 +149,7 @@ def _check_data_folder(folder: Path) -> Check:
 
 def _check_database(settings: Settings) -> Check:
     """Check the database. A missing SQLite file is not created."""
-    if _is_missing(settings):
+    if database_is_missing(settings):
         file = settings.database.removeprefix("sqlite:///")
         return Check("database", True, f"{file} (created at the first start)")
     try:
@@ -171,12 +164,6 @@ def _check_database(settings: Settings) -> Check:
         state, _, do = error.message.partition("; ")
         return Check("database", False, state, do or "start the database or correct EVALSVC_DATABASE_URL")
     return Check("database", True, f"answers; schema {version or 'created at the first start'}")
-
-
-def _is_missing(settings: Settings) -> bool:
-    """Return whether the database is an SQLite file that does not exist yet."""
-    database = settings.database
-    return database.startswith("sqlite:///") and not Path(database.removeprefix("sqlite:///")).exists()
 
 
 def _check_roots(settings: Settings, has_database: bool) -> Check:
@@ -223,84 +210,15 @@ def _check_suite(name: str, path: Path, settings: Settings, needed: bool) -> Che
         suite = load_suite(path)
     except EvalsvcError as error:
         return Check(title, False, error.message, f"correct {path}", needed)
-    if outside := next(outside_roots(suite, settings), None):
-        return Check(title, False, outside, f"correct {path}", needed)
-    files = [file for file in data_files(suite, settings) if not file.exists()]
-    pulls = [asset for asset in assets_of(suite, settings) if not _check_asset(asset, settings).ok]
-    if files or pulls:
-        state = "missing: " + ", ".join([*map(str, files), *(f"asset {asset}" for asset in pulls)])
-        do = []
-        if files:
-            names = ", ".join(file.name for file in files)
-            do.append(f"put {names} there; `datasets:` is the folder EVALSVC_DATASETS")
-        if pulls:
-            do.append(f"run: evalsvc assets pull {' '.join(pulls)}")
-        return Check(title, False, state, "; ".join(do), needed)
+    missing = [
+        f"task {task.name!r}: {problem}".partition("; ")
+        for task in suite.tasks
+        for problem in missing_inputs(task, settings)
+    ]
+    if missing:
+        states, remedies = (dict.fromkeys(problem[part] for problem in missing) for part in (0, 2))
+        return Check(title, False, "; ".join(states), "; ".join(remedies), needed)
     return Check(title, True, f"{len(suite.tasks)} tasks, all data present")
-
-
-def outside_roots(suite: Suite, settings: Settings) -> Iterator[str]:
-    """Yield an error for each path in a suite that evaluations may not read."""
-    for task in suite.tasks:
-        for where, path in paths_of(task, settings):
-            try:
-                local_data(settings, str(path))
-            except EvalsvcError as error:
-                yield f"task {task.name!r}: {where}: {error.message}"
-
-
-def assets_of(suite: Suite, settings: Settings) -> list[str]:
-    """Return the assets that the tasks of a suite name, each once."""
-    named = (task.parameters.get(parameter) for task in suite.tasks for parameter in ASSET_PARAMETERS)
-    assets = (asset_behind(name, settings) for name in named if isinstance(name, str))
-    return list(dict.fromkeys(name for name in assets if name in ASSETS))
-
-
-def asset_behind(name: str, settings: Settings) -> str:
-    """Return the asset behind a parameter's value; for a program, its first asset that was pulled, or else its last."""
-    if name not in PROGRAMS:
-        return name
-    assets = PROGRAMS[name].assets
-    return next((asset for asset in assets if _check_asset(asset, settings).ok), assets[-1])
-
-
-def data_files(suite: Suite, settings: Settings) -> list[Path]:
-    """Return the data files that the tasks of a suite and the definitions of its benchmarks name, each once."""
-    named = (path for task in suite.tasks for path in _files_of(task, settings))
-    return list(dict.fromkeys(named))
-
-
-def _files_of(task: TaskSpec, settings: Settings) -> Iterator[Path]:
-    yield from (path for _, path in paths_of(task, settings))
-    # A benchmark's own `data` replaces the files in its definition.
-    names = [item["name"] for item in task.parameters.get("benchmarks") or () if item["data"] is None]
-    folders = tuple(Path(folder) for folder in task.parameters.get("include_path") or ())
-    try:
-        # Needs lm-eval, which a machine with the service only lacks; another check reports that.
-        from evalsvc.language.definitions import Rules, named_files
-    except MissingPackage:
-        return
-    rules = Rules(bool(settings.allow_benchmark_code), partial(local_data, settings), Readable(settings))
-    yield from named_files(names, folders, rules)
-
-
-def paths_of(task: TaskSpec, settings: Settings) -> Iterator[tuple[str, Path]]:
-    """Yield each path in the parameters of a checked task, with its place, such as `benchmarks.0.data`."""
-    parameters = {name: value for name, value in task.parameters.items() if name not in TEXT_PARAMETERS}
-    return _located(parameters, settings, "")
-
-
-def _located(value: object, settings: Settings, where: str) -> Iterator[tuple[str, Path]]:
-    """Yield the data files in a value of a checked suite: absolute paths and `datasets:NAME`. No other text has these
-    forms."""
-    if isinstance(value, str) and value.startswith("datasets:"):
-        yield where, settings.datasets_path / value.removeprefix("datasets:")
-    elif isinstance(value, str) and value.startswith("/"):
-        yield where, Path(value)
-    elif isinstance(value, (Mapping, list, tuple)):
-        items: Iterable[tuple[object, object]] = value.items() if isinstance(value, Mapping) else enumerate(value)
-        for key, item in items:
-            yield from _located(item, settings, f"{where}.{key}" if where else str(key))
 
 
 def _numbers(version: str) -> tuple[int, ...]:

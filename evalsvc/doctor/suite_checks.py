@@ -11,24 +11,22 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from evalsvc.assets import locate_asset
 from evalsvc.checkpoints.opening import opened_weights
 from evalsvc.config import Settings
 from evalsvc.data.captions import Caption, read_captions, select_captions
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.data.tokens import image_indices, read_records, require_text
-from evalsvc.doctor.checks import ASSET_PARAMETERS, asset_behind, check_lm_eval, data_files, paths_of
+from evalsvc.doctor.checks import check_lm_eval
+from evalsvc.doctor.inputs import files_of, missing_inputs, path_problem, paths_of
 from evalsvc.errors import EvalsvcError, InvalidSuite, os_reason
 from evalsvc.installation import missing_package
 from evalsvc.spec import catalog
 from evalsvc.spec.benchmark import BenchmarkSpec
 from evalsvc.spec.images import PROGRAMS, Fit
-from evalsvc.spec.new_suite import PLACEHOLDER
 from evalsvc.spec.paths import Readable, local_data
-from evalsvc.spec.suite import Suite, TaskSpec, build_task, examine_suite
+from evalsvc.spec.suite import TaskSpec, build_task, examine_suite
 from evalsvc.tasks.language.spec import BenchmarkTask
 from evalsvc.tasks.text_to_image.prompts import require_labels
-from evalsvc.tasks.text_to_image.spec import AGREEMENT
 
 SECONDS = 20.0
 """Seconds after which a file of many records is read no further."""
@@ -64,40 +62,17 @@ def check_suite_file(path: Path, settings: Settings) -> SuiteReport:
     for task in tasks:
         wrong, task_notes = _check_benchmarks(task, settings)
         broken, data_notes = _check_data(task, settings)
-        told = [*_missing_files(task, settings), *_missing_assets(task, settings), *broken, *wrong]
-        problems += (f"task {task.name!r}: {problem}" for problem in told)
+        problems += (f"task {task.name!r}: {item}" for item in (*missing_inputs(task, settings), *broken, *wrong))
         notes += (f"task {task.name!r}: {note}" for note in (*data_notes, *task_notes))
     problems += _missing_packages(tasks, settings)
     return SuiteReport(tasks, list(dict.fromkeys(problems)), notes)
-
-
-def _missing_files(task: TaskSpec, settings: Settings) -> Iterator[str]:
-    located = {path: f"{where}: " for where, path in paths_of(task, settings)}
-    for path in [*located, *data_files(Suite("", "", (task,)), settings)]:
-        where = located.get(path, "benchmarks: ")
-        if str(path).startswith(PLACEHOLDER):
-            yield f"{where}{path} is a placeholder; replace it with your own path"
-        elif problem := _path_problem(path, settings):
-            yield where + problem
-
-
-def _path_problem(path: Path, settings: Settings) -> str | None:
-    try:
-        Readable(settings)(path.resolve(), str(path))
-    except EvalsvcError as error:
-        return error.message
-    if path.exists():
-        return None
-    if path.is_relative_to(settings.datasets_path):
-        return f"{path} does not exist; add the file, or set EVALSVC_DATASETS to its folder"
-    return f"{path} does not exist; correct the path"
 
 
 def _check_data(task: TaskSpec, settings: Settings) -> tuple[list[str], list[str]]:
     """Open each file of a task by the reader of an evaluation. Return problems, and notes about files read in part."""
     problems, notes = list[str](), list[str]()
     for where, path in paths_of(task, settings):
-        if task.kind not in catalog.COMPONENTS["tasks"] or _path_problem(path, settings):
+        if task.kind not in catalog.COMPONENTS["tasks"] or path_problem(path, settings):
             continue
         try:
             if count := _count_in_time(_opened(where, path, task, settings)):
@@ -168,25 +143,6 @@ def _opened_by_torch(where: str, path: Path, task: TaskSpec, settings: Settings)
     return ()
 
 
-def _missing_assets(task: TaskSpec, settings: Settings) -> Iterator[str]:
-    without_features = task.parameters.get("metrics") in ([], [AGREEMENT])
-    for parameter in ASSET_PARAMETERS:
-        name = task.parameters.get(parameter)
-        if isinstance(name, str) and "/" not in name and not (without_features and parameter == "extractor"):
-            try:
-                locate_asset(asset_behind(name, settings), settings.assets_path)
-            except EvalsvcError as error:
-                yield f"{parameter}: {error.message}"
-    reference = task.parameters.get("reference")
-    if isinstance(reference, str) and not {"/", ":"} & set(reference):
-        statistics = settings.statistics_path / f"{reference}.npz"
-        if not statistics.exists():
-            yield (
-                f"reference: there are no statistics named {reference!r} in {settings.statistics_path}; run: evalsvc "
-                f"reference import, or for a folder of images write its path with a slash: ./{reference}"
-            )
-
-
 def _missing_packages(tasks: Sequence[TaskSpec], settings: Settings) -> Iterator[str]:
     """Yield packages that are not installed here. Workers of a scheduler have their own installation."""
     if settings.scheduler:
@@ -228,7 +184,7 @@ def _check_benchmarks(task: TaskSpec, settings: Settings) -> tuple[list[str], li
     options = LoadOptions(folders, rules=rules, **chosen)
     for spec in specs:
         alone = TaskSpec(task.kind, task.name, {**parameters, "benchmarks": [spec.model_dump(mode="json")]})
-        if not any(_path_problem(path, settings) for path in data_files(Suite("", "", (alone,)), settings)):
+        if not any(path_problem(path, settings) for _, path in files_of(alone, settings)):
             try:
                 loaded = load_benchmarks([spec], options).benchmarks
             except EvalsvcError as error:

@@ -80,9 +80,7 @@ def test_a_program_that_is_missing_is_no_error() -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("__version__ = '2.13.0+cu130'\ncuda = '13.0'\nhip = None\n", "2.13.0+cu130 (CUDA 13.0)"),
-        ("__version__ = '2.13.0'\ncuda = None\nhip = '6.4'\n", "2.13.0 (HIP 6.4)"),
-        ("__version__ = '2.13.0+cpu'\ncuda = None\n", "2.13.0+cpu (CPU only)"),
+        ("__version__ = '2.13.0+cu130'\ncuda = '13.0'\nhip = None\n", "2.13.0+cu130"),
         ("this is no Python", "installed, but its version cannot be read (SyntaxError)"),
     ],
 )
@@ -143,7 +141,7 @@ def test_a_damaged_database_ends_no_report() -> None:
 
 @pytest.mark.usefixtures("programs")
 def test_packages_are_those_that_evalsvc_computes_with() -> None:
-    packages = dict(line.split(" ") for line in report("package"))
+    packages = dict(line.split(" ", 1) for line in report("package"))
     assert packages["sqlalchemy"] == metadata.version("sqlalchemy")
     assert packages["torch"] == metadata.version("torch")
     assert not {"evalsvc", "pytest", "ruff", "zensical"} & set(packages)

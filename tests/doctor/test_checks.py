@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from evalsvc.config import Settings
-from evalsvc.doctor.checks import Check, assets_of, data_files, run_checks
+from evalsvc.doctor.checks import Check, run_checks
+from evalsvc.doctor.inputs import files_of, missing_inputs
 from evalsvc.errors import InvalidSuite, UnknownName
 from evalsvc.installation import pip_install
-from evalsvc.spec.suite import Suite, TaskSpec
+from evalsvc.spec.suite import TaskSpec
 from evalsvc.store.session import open_store
 from evalsvc.store.tokens import create_token
 
@@ -47,7 +48,8 @@ def test_suites_of_the_folder(tmp_path: Path) -> None:
     assert (broken.ok, broken.needed) == (False, True)
     assert "not valid YAML" in broken.found
     mine = check("suite mine", tmp_path / "data", suites=str(tmp_path))
-    assert (mine.ok, mine.needed, mine.found) == (False, True, f"missing: {tmp_path}/nowhere.jsonl")
+    assert (mine.ok, mine.needed) == (False, True)
+    assert (mine.found, mine.do) == (f"task 'loss': data: {tmp_path}/nowhere.jsonl does not exist", "correct the path")
 
 
 def test_a_suite_whose_data_lie_outside_the_roots(tmp_path: Path) -> None:
@@ -55,8 +57,7 @@ def test_a_suite_whose_data_lie_outside_the_roots(tmp_path: Path) -> None:
     mine = check("suite mine", tmp_path, suites=str(tmp_path), roots="/runs")
     assert not mine.ok
     assert mine.found.startswith("task 'loss': data: '/data/pairs.jsonl' is, or links, outside the allowed folders")
-    assert "EVALSVC_ROOTS" in mine.found
-    assert mine.do == f"correct {tmp_path}/mine.yaml"
+    assert mine.do == "move the file, or ask the operator to add its folder to EVALSVC_ROOTS"
 
 
 def test_assets_are_told_and_needed_by_suites_only(tmp_path: Path) -> None:
@@ -84,9 +85,14 @@ def test_assets_that_a_suite_names(tmp_path: Path) -> None:
         {"data": "movqgan-270M"},
         {"extractor": "clean-fid"},
     ]
-    suite = Suite("mine", "", tuple(TaskSpec("any", str(index), task) for index, task in enumerate(tasks)))
     settings = Settings(data_dir=str(tmp_path / "data"))
-    assert assets_of(suite, settings) == ["movqgan-67M", "inception"]
+    missing = [
+        [problem for problem in missing_inputs(TaskSpec("any", str(index), task), settings) if "assets pull" in problem]
+        for index, task in enumerate(tasks)
+    ]
+    assert [len(problems) for problems in missing] == [2, 1, 0, 1]
+    assert missing[0][0].startswith("decoder: the asset movqgan-67M ")
+    assert missing[3][0].startswith("extractor: the asset inception ")
 
 
 def needed(tmp_path: Path, *benchmarks: dict[str, Any], **parameters: Any) -> list[str]:
@@ -94,7 +100,7 @@ def needed(tmp_path: Path, *benchmarks: dict[str, Any], **parameters: Any) -> li
     chosen = [{"data": None} | benchmark for benchmark in benchmarks]
     task = TaskSpec("any", "any", {"benchmarks": chosen, "include_path": [str(tmp_path)], **parameters})
     settings = Settings(datasets=str(tmp_path / "datasets"))
-    found = data_files(Suite("mine", "", (task,)), settings)
+    found = dict.fromkeys(file for _, file in files_of(task, settings))
     return [str(file.relative_to(tmp_path)) for file in found if file != tmp_path]
 
 

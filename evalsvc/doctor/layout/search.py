@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass, field
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations
+from statistics import fmean
 
 from evalsvc.data.tokens import Record
 from evalsvc.doctor.layout.candidates import (
     TEMPLATES,
+    Behind,
     Candidate,
+    Scored,
+    Witness,
+    behind,
+    in_errors,
     rows_of,
+    score,
+    silent_rows,
     slots_of,
     unclaimed_rows,
-    with_special,
-    with_template,
+    with_order,
 )
-from evalsvc.doctor.layout.scores import Scored, Witness, score
+from evalsvc.metrics.student import critical_value
 from evalsvc.spec.layout import IMAGE, SPECIAL, TEXT
 
 MOST_ROWS = 4_096
@@ -37,6 +45,18 @@ TRIED = 4
 HOPELESS = 30.0
 """Nats per sequence behind the best beyond which a candidate's exact rank does not matter."""
 
+LEVEL = 0.001
+"""Probability of a false decision over all comparisons, which are one-sided t-tests over sequences (Bonferroni)."""
+
+NATS = 1.0
+"""Minimum distance of every other candidate in nats per sequence."""
+
+SILENT = 0.5
+"""Maximum probability of rows that never occur, after each part of the template."""
+
+REORDERINGS = 8
+"""Number of random orders of the codes, each of which must be worse."""
+
 Report = Callable[[int], None]
 """Callback with the number of layouts scored so far."""
 
@@ -54,7 +74,7 @@ class Search:
         """Score the candidates, and then the special tokens that the model expects for the best one."""
         for candidate in candidates:
             self.score(candidate)
-        for candidate in self._templates():
+        for candidate in list(self._templates()):
             for variant in as_the_model_expects(self.witness, candidate, self.records):
                 self.score(variant)
         for _ in range(EXCHANGES):
@@ -72,30 +92,25 @@ class Search:
             self.scores[key] = score(self.witness, candidate, sequences, enough)
             self.report(len(self.scores))
 
-    def _templates(self) -> list[Candidate]:
-        """Return the best blocks with every marked template, for the orders of text and image that are not hopeless."""
+    def _templates(self) -> Iterator[Candidate]:
+        """Yield the best blocks with its own template, and with every marked template, for the orders of text and image
+        that are not hopeless."""
         best = self.best
-        reach = best.total + HOPELESS * len(self.records)
+        layout, reach = best.candidate.layout, best.total + HOPELESS * len(self.records)
         orders = {slots_of(scored.candidate.layout.template) for scored in self.scores.values() if scored.total < reach}
-        return marked_templates(best.candidate, orders)
+        special = layout.special or dict(zip(SPECIAL, unclaimed_rows(layout), strict=False))
+        based = best.candidate.changed(best.candidate.variant, special=special)
+        if based.template not in TEMPLATES:
+            yield based
+        for name, parts in TEMPLATES.items():
+            markers = set(parts) - {TEXT, IMAGE}
+            if markers and markers <= special.keys() and slots_of(parts) in orders:
+                changed = based.changed(based.variant, template=parts, unconditional_template=None)
+                yield replace(changed, template=name)
 
     @property
     def best(self) -> Scored:
         return min(self.scores.values(), key=lambda scored: scored.total)
-
-
-def marked_templates(best: Candidate, orders: Set[tuple[str, ...]]) -> list[Candidate]:
-    """Return the blocks of `best` with its own template, and with every template of these orders that has special
-    tokens."""
-    rows = unclaimed_rows(best.layout)
-    special = best.layout.special or dict(zip(SPECIAL, rows, strict=False))
-    based = with_special(best, special, best.variant)
-    variants = [based] if best.template not in TEMPLATES else []
-    for template, parts in TEMPLATES.items():
-        markers = set(parts) - {TEXT, IMAGE}
-        if markers and markers <= special.keys() and slots_of(parts) in orders:
-            variants.append(with_template(based, template))
-    return variants
 
 
 def as_the_model_expects(witness: Witness, candidate: Candidate, records: Sequence[Record]) -> Iterator[Candidate]:
@@ -125,22 +140,20 @@ def as_the_model_expects(witness: Witness, candidate: Candidate, records: Sequen
         moved = ", ".join(
             f"{name} {row}" for name, row in special.items() if name in template and template_special[name] != row
         )
-        yield with_special(candidate, special, f"as read: {moved}" if moved else candidate.variant)
+        yield candidate.changed(f"as read: {moved}" if moved else candidate.variant, special=special)
 
 
 def exchanged(best: Candidate) -> Iterator[Candidate]:
     """Yield the candidate with the rows of two special tokens exchanged, and with other rows for the first token."""
     special = dict(best.layout.special)
-    for left, right in combinations(special, 2):
-        yield _varied(best, special | {left: special[right], right: special[left]}, f"{left} ↔ {right}")
+    changes = [
+        (f"{left} ↔ {right}", {left: special[right], right: special[left]}) for left, right in combinations(special, 2)
+    ]
     first, rows = best.layout.template[0], unclaimed_rows(best.layout)
     if first in special and len(rows) <= MOST_FIRST:
-        for row in _without(rows, special.values()):
-            yield _varied(best, special | {first: row}, f"{first} {row}")
-
-
-def _varied(best: Candidate, special: dict[str, int], change: str) -> Candidate:
-    return with_special(best, special, f"{best.variant}, {change}" if best.variant else change)
+        changes += [(f"{first} {row}", {first: row}) for row in _without(rows, special.values())]
+    for change, moved in changes:
+        yield best.changed(f"{best.variant}, {change}" if best.variant else change, special=special | moved)
 
 
 def _leading(
@@ -155,7 +168,11 @@ def _leading(
     chains = [[row] for row in rows]
     for _ in names[1:]:
         following = witness.next_log_masses(chains, [[row] for row in rows])
-        chains = [[*chain, _likeliest(rows, masses, chain)] for chain, masses in zip(chains, following, strict=True)]
+        # The likeliest row that the chain does not have yet follows.
+        chains = [
+            [*chain, max((mass, row) for mass, row in zip(masses, rows, strict=True) if row not in chain)[1]]
+            for chain, masses in zip(chains, following, strict=True)
+        ]
     masses = witness.next_log_masses(chains, [[first] for first in firsts])
     ranked = sorted(zip(masses, chains, strict=True), key=lambda pair: -math.fsum(pair[0]))
     return [dict(zip(names, chain, strict=True)) for _, chain in ranked[:TRIED]]
@@ -168,11 +185,131 @@ def _by_expectation(witness: Witness, prefixes: Sequence[Sequence[int]], rows: S
     return sorted(rows, key=lambda row: -means[row])
 
 
-def _likeliest(rows: Sequence[int], log_masses: Sequence[float], taken: Sequence[int]) -> int:
-    """Return the row with the largest mass that is not taken."""
-    return max((mass, row) for mass, row in zip(log_masses, rows, strict=True) if row not in taken)[1]
-
-
 def _without(rows: Iterable[int], excluded: Iterable[int]) -> list[int]:
     taken = set(excluded)
     return [row for row in rows if row not in taken]
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """Probability of rows that never occur if the layout is right, after a part of the template."""
+
+    place: str
+    """Name of the part."""
+    mass: float
+    """Mean probability of all such rows together."""
+    row: int
+    """Likeliest such row."""
+    probability: float
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition of the rule."""
+
+    name: str
+    ok: bool
+    found: str
+    do: str
+    """Remedy if the condition fails."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The best layout, the decision, and the reasons."""
+
+    best: Scored
+    ranking: Sequence[Behind]
+    """All other scored candidates, nearest first."""
+    reordered: Sequence[Behind]
+    """The best candidate with its codes in random orders."""
+    expectations: Sequence[Expectation]
+    conditions: Sequence[Condition]
+    needed: float
+    """Standard errors that each comparison needs."""
+    comparisons: int
+
+    @property
+    def decided(self) -> bool:
+        return all(condition.ok for condition in self.conditions)
+
+
+def judge(search: Search) -> Verdict:
+    """Judge the result of a search by four conditions, all of which must hold."""
+    best, witness, records = search.best, search.witness, search.records
+    rivals = (scored for scored in search.scores.values() if scored is not best)
+    ranking = sorted((behind(best, other) for other in rivals), key=lambda rival: rival.nats)
+    reordered = [behind(best, _reordered(witness, best.candidate, records, seed)) for seed in range(REORDERINGS)]
+    comparisons = len(ranking) + len(reordered) + 1
+    needed = critical_value(LEVEL / comparisons, len(records) - 1)
+    expectations = _expectations(witness, best.candidate, records)
+    # An untrained model with tied tables expects what it has just read. If codes repeat, the image loss is then below
+    # ln of the codebook, in any order of the codes.
+    nearest = min(reordered, key=lambda rival: rival.standard_errors)
+    conditions = [
+        _images_are_known(best, needed),
+        Condition(
+            "the order of the codes matters",
+            nearest.standard_errors >= needed,
+            f"of {len(reordered)} random orders of the codes the nearest is {nearest}",
+            "the image block has another position or order of codes: describe it with --layout",
+        ),
+        _others_are_worse(ranking, needed),
+        _nothing_is_missing(expectations),
+    ]
+    return Verdict(best, ranking, reordered, expectations, conditions, needed, comparisons)
+
+
+def _reordered(witness: Witness, best: Candidate, records: Sequence[Record], seed: int) -> Scored:
+    order = list(range(best.codebook_size))
+    random.Random(seed).shuffle(order)
+    candidate = with_order(best, order)
+    return score(witness, candidate, candidate.sequences(records), math.inf)
+
+
+def _expectations(witness: Witness, best: Candidate, records: Sequence[Record]) -> list[Expectation]:
+    silent = silent_rows(best.layout)[:MOST_ROWS]
+    expectations = []
+    prefixes: list[list[int]] = [[] for _ in records]
+    for index, part in enumerate(best.layout.template if silent else ()):
+        for prefix, record in zip(prefixes, records, strict=True):
+            prefix.extend(rows_of(part, best.layout, record, best.layout.special))
+        if part in (TEXT, IMAGE) or index == len(best.layout.template) - 1:
+            masses = witness.next_log_masses(prefixes, [silent, *([row] for row in silent)])
+            mass, *single = (fmean(map(math.exp, column)) for column in zip(*masses, strict=True))
+            probability, row = max(zip(single, silent, strict=True), key=lambda pair: pair[0])
+            expectations.append(Expectation(part, mass, row, probability))
+    return expectations
+
+
+def _images_are_known(best: Scored, needed: float) -> Condition:
+    image, codes = best.loss("image"), best.candidate.codebook_size
+    below, evidence = -math.inf, "no image token is a target"
+    if image is not None:
+        below = in_errors(math.log(codes) - image.value, image.stderr)
+        evidence = (
+            f"image loss {image.value:.3f} nats/token, {abs(below):.1f} standard errors "
+            f"{'below' if below > 0 else 'above'} ln {codes} = {math.log(codes):.3f}"
+        )
+    do = "use a later checkpoint, or describe the layout with --layout"
+    return Condition("the images are known", below >= needed, evidence, do)
+
+
+def _others_are_worse(ranking: Sequence[Behind], needed: float) -> Condition:
+    close = [rival for rival in ranking if rival.nats < NATS or rival.standard_errors < needed]
+    nearest = close[0] if close else min(ranking, key=lambda rival: rival.standard_errors, default=None)
+    evidence = "there is no other" if nearest is None else f"{nearest.scored.candidate.label} is {nearest}"
+    if len(close) > 1:
+        evidence += f"; {len(close) - 1} more are too close"
+    do = "use more pairs (--limit), set the sizes (--text-size), try others (--layout), or use a later checkpoint"
+    return Condition("every other candidate is worse", nearest is not None and not close, evidence, do)
+
+
+def _nothing_is_missing(expectations: Sequence[Expectation]) -> Condition:
+    name = "nothing else is expected"
+    if not expectations:
+        return Condition(name, True, "every row has a meaning", "")
+    most = max(expectations, key=lambda expectation: expectation.mass)
+    evidence = f"after {most.place}, row {most.row}, which never occurs, has a probability of {most.probability:.3f}"
+    do = f"a marker is missing: describe the template with --layout, with row {most.row} after {most.place}"
+    return Condition(name, most.mass < SILENT, evidence, do)

@@ -1,35 +1,39 @@
 """Real checkpoints: the miniature's, whose layout is known, and models that were never trained."""
 
-import dataclasses
 import functools
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
-from evalsvc.doctor.layout.checkup import Checkup, Question, examine
-from evalsvc.doctor.layout.report import conclusion, condition_rows, layout_yaml, ranking_rows, summary, to_json
+from evalsvc.data.tokens import read_tokens
+from evalsvc.doctor.layout.checkup import Checkup, conclusion, examine, layout_yaml, ranking_rows, summary
 from evalsvc.errors import InvalidData
 from evalsvc.miniature import ROOT
 from evalsvc.spec.layout import PRESETS, parse_layout
+from evalsvc.spec.protocol import plain_json
 
 TRUTH = parse_layout(str(ROOT / "runs/layout.yaml")).resolve(583)
 PAIRS = str(ROOT / "heldout_pairs.jsonl")
 GOLDEN = Path(__file__).parents[2] / "golden" / "open_lm"
 
 
-def question(pairs: str = PAIRS) -> Question:
+SETTINGS = Settings(device="cpu", threads=1)
+
+
+def examined(pairs: str = PAIRS, report: Callable[[int], None] = lambda _: None, limit: int = 16) -> Checkup:
     path = ROOT / "runs/pretrained/checkpoints/epoch_5.pt"
-    return Question(CheckpointRef(path=str(path), label="pretrained 5"), pairs, text_sizes=(512,), codebook_size=64)
+    checkpoint = CheckpointRef(path=str(path), label="pretrained 5")
+    return examine(checkpoint, pairs, SETTINGS, report, text_sizes=(512,), codebook_size=64, limit=limit)
 
 
 @functools.cache
 def checkup() -> Checkup:
-    return examine(question(), Settings(device="cpu", threads=1), lambda _: None)
+    return examined()
 
 
 @pytest.mark.usefixtures("many_cases")
@@ -59,15 +63,14 @@ def repeating_pairs(tmp_path: Path) -> str:
 
 def golden_checkup(case: str, text_size: int, pairs: str) -> Checkup:
     checkpoint = CheckpointRef(path=str(GOLDEN / case / "checkpoints" / "epoch_1.pt"))
-    asked = Question(checkpoint, pairs, text_sizes=(text_size,), codebook_size=16)
-    return examine(asked, Settings(device="cpu", threads=1), lambda _: None)
+    return examine(checkpoint, pairs, SETTINGS, lambda _: None, text_sizes=(text_size,), codebook_size=16)
 
 
 def test_untrained_open_lm_model_is_refused(repeating_pairs: str) -> None:
     """Some candidate is always the best."""
     found = golden_checkup("14_all_defaults_ema_optimizer_t2i_vocab", 89, repeating_pairs)
     assert not found.verdict.decided
-    assert {row[0]: row[1] for row in condition_rows(found)}["the images are known"] == "NO"
+    assert not {condition.name: condition.ok for condition in found.verdict.conditions}["the images are known"]
     assert conclusion(found).startswith("not decided")
 
 
@@ -83,8 +86,7 @@ def test_tied_model_that_only_repeats_its_input_is_refused(repeating_pairs: str)
 
 def test_progress_counts_layouts() -> None:
     said: list[int] = []
-    bare = dataclasses.replace(question(), limit=2)
-    examine(bare, Settings(device="cpu", threads=1), said.append)
+    examined(report=said.append, limit=2)
     assert said == list(range(1, len(said) + 1))
 
 
@@ -92,7 +94,18 @@ def test_pairs_that_fit_no_layout(tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text('{"text_ids": [512], "image_codes": [64]}\n')
     with pytest.raises(InvalidData, match=r"no layout fits the model's 583 rows and these pairs; .*the text id 512"):
-        examine(question(pairs=str(pairs)), Settings(device="cpu", threads=1), lambda _: None)
+        examined(str(pairs))
+
+
+@pytest.mark.parametrize(
+    ("line", "missing"),
+    [('{"text_ids": [1]}', "`image_codes`"), ('{"text_ids": [], "image_codes": [1]}', "`text_ids` or `text`")],
+)
+def test_records_must_be_pairs(tmp_path: Path, line: str, missing: str) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(line + "\n")
+    with pytest.raises(InvalidData, match=f"line 1 has no {missing}; the layout doctor needs both"):
+        examined(str(pairs))
 
 
 class TestReport:
@@ -100,36 +113,35 @@ class TestReport:
         found = checkup()
         (tmp_path / "layout.yaml").write_text(layout_yaml(found))
         read = parse_layout(str(tmp_path / "layout.yaml")).resolve(583)
-        for record in found.records:
+        for record in read_tokens(PAIRS).records[:16]:
             pair = record.text_ids, record.image_codes
             assert read.sequence(*pair) == TRUTH.sequence(*pair)
 
     def test_table_has_every_preset(self) -> None:
         """Or who reads it does not know what was tried."""
         rows = ranking_rows(checkup())
-        names = {name.strip() for row in rows for name in [row[0], *row[-1].split(",")]} - {""}
-        dropped = {item.name for item in checkup().dropped}
+        names = {name.strip() for row in rows for name in [row["layout"], *row["same ids"].split(",")]} - {""}
+        dropped = {item["name"] for item in checkup().findings["dropped"]}
         assert names | dropped == {f"{preset} 512" for preset in PRESETS}
         assert dropped == {"split-tables 512"}
-        assert rows[0][:2] == ["image-then-special 512", "text, image"]
+        assert (rows[0]["layout"], rows[0]["template"]) == ("image-then-special 512", "text, image")
 
     def test_tables_of_the_model_speak_for_the_truth_alone(self) -> None:
         """Borders that are seen, and targets that were never trained: evidence without any loss."""
-        rows: dict[str, Sequence[str]] = {row[0]: row for row in reversed(ranking_rows(checkup()))}
-        assert rows["image-then-special 512"][8:10] == ["2/2", "0/123"]
-        cold, targets = map(int, rows["image-first 512"][9].split("/"))
+        rows = {row["layout"]: row for row in reversed(ranking_rows(checkup()))}
+        best = rows["image-then-special 512"]
+        assert (best["borders"], best["cold"]) == ("2/2", "0/123")
+        cold, targets = map(int, rows["image-first 512"]["cold"].split("/"))
         assert cold > targets / 2
 
     def test_summary_says_what_was_looked_at(self) -> None:
         lines = list(summary(checkup()))
         assert lines[0] == f"pretrained 5: 583 rows; 16 pairs of {PAIRS}"
         assert "(strongest first) at: 220, 512" in lines[1]
-        assert lines[2].startswith(
-            "tables: rows that lie in one direction, as those do that were never a target: 438 (0…10"
-        )
+        assert lines[2] == "tables: rows that lie in one direction, as those do that were never a target: 438"
 
     def test_json_holds_everything(self) -> None:
-        found = json.loads(json.dumps(to_json(checkup()), allow_nan=False))
+        found = json.loads(json.dumps(plain_json(checkup().findings), allow_nan=False))
         assert found["decided"] is True
         assert parse_layout(found["layout"]).special == TRUTH.special
         assert len(found["ranking"]) + len(found["reordered"]) + 1 == found["comparisons"]

@@ -10,8 +10,7 @@ import pytest
 from bigram_witness import BigramWitness
 
 from evalsvc.data.tokens import Record
-from evalsvc.doctor.layout.candidates import Candidate, Sizes, propose
-from evalsvc.doctor.layout.scores import behind, in_errors, score
+from evalsvc.doctor.layout.candidates import Candidate, Sizes, behind, in_errors, propose, score
 from evalsvc.metrics.shares import standard_error
 
 RECORDS = [Record(array("i", [1, 2]), array("i", [0, 3, code]), "line 1") for code in (1, 2, 2)]

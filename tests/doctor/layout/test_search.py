@@ -14,10 +14,8 @@ import pytest
 from bigram_witness import BigramWitness
 
 from evalsvc.data.tokens import Record, read_tokens
-from evalsvc.doctor.layout.candidates import TEMPLATES, Candidate, Sizes, propose
-from evalsvc.doctor.layout.scores import Witness
-from evalsvc.doctor.layout.search import Search, as_the_model_expects
-from evalsvc.doctor.layout.verdict import Rule, Verdict, judge
+from evalsvc.doctor.layout.candidates import TEMPLATES, Candidate, Sizes, Witness, propose
+from evalsvc.doctor.layout.search import Search, Verdict, as_the_model_expects, judge
 from evalsvc.miniature import ROOT
 from evalsvc.spec.layout import PRESETS, VocabularyLayout, WidenedPreset, parse_layout
 
@@ -52,7 +50,7 @@ def verdict_on(
 ) -> Verdict:
     search = Search(witness, records)
     search.run(candidates)
-    return judge(search, Rule())
+    return judge(search)
 
 
 def written(layout: VocabularyLayout) -> list[list[int]]:
