@@ -6,7 +6,6 @@ import importlib
 import os
 import platform
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -25,9 +24,8 @@ from evalsvc.spec.suite import SHIPPED_SUITES, load_suite, suite_files
 from evalsvc.store.session import Store, translated
 from evalsvc.store.tokens import has_tokens
 
-PYTHON = (3, 11)
-TORCH = (2, 10)
-LM_EVAL = (0, 4, 13)
+TORCH = "2.10"
+LM_EVAL = "0.4.13"
 
 
 @dataclass(frozen=True)
@@ -48,10 +46,14 @@ def run_checks(settings: Settings, suites: Sequence[str] = ()) -> list[Check]:
 
     Raises UnknownName if a named suite does not exist, and InvalidSuite if the folder of suites does not.
     """
-    files = _chosen_suites(settings, suites)
+    files = suite_files(settings.suites_path)
+    for name in suites:
+        if name not in files:
+            hint = "doctor checks files; suites that were put to a service by REST are at GET /v1/suites"
+            raise UnknownName.among("suite", name, files, hint)
     database = _check_database(settings)
     return [
-        _check_python(),
+        Check("python", True, platform.python_version()),  # pip installs evalsvc for no older one
         *_check_torch(settings),
         check_lm_eval(settings),
         check_verification(settings),
@@ -59,22 +61,8 @@ def run_checks(settings: Settings, suites: Sequence[str] = ()) -> list[Check]:
         database,
         _check_roots(settings, has_database=database.ok and not database_is_missing(settings)),
         *(_check_asset(name, settings) for name in ASSETS),
-        *(_check_suite(name, path, settings, needed=bool(suites)) for name, path in files.items()),
+        *(_check_suite(name, files[name], settings, needed=bool(suites)) for name in suites or files),
     ]
-
-
-def _chosen_suites(settings: Settings, names: Sequence[str]) -> dict[str, Path]:
-    files = suite_files(settings.suites_path)
-    for name in names:
-        if name not in files:
-            hint = "doctor checks files; suites that were put to a service by REST are at GET /v1/suites"
-            raise UnknownName.among("suite", name, files, hint)
-    return {name: files[name] for name in names or files}
-
-
-def _check_python() -> Check:
-    ok = sys.version_info >= PYTHON
-    return Check("python", ok, platform.python_version(), "" if ok else f"install Python {_dotted(PYTHON)} or newer")
 
 
 def _check_torch(settings: Settings) -> Iterator[Check]:
@@ -87,8 +75,8 @@ def _check_torch(settings: Settings) -> Iterator[Check]:
         yield Check("torch", False, f"not installed ({error})", do, needed)
         return
     version: str = torch.__version__
-    ok = _numbers(version) >= TORCH
-    do = f"older versions open hostile checkpoints unsafely; install torch {_dotted(TORCH)} or newer"
+    ok = _numbers(version) >= _numbers(TORCH)
+    do = f"older versions open hostile checkpoints unsafely; install torch {TORCH} or newer"
     yield Check("torch", ok, version, "" if ok else do, needed)
     yield _check_devices(settings, torch)
 
@@ -101,8 +89,8 @@ def check_lm_eval(settings: Settings) -> Check:
     except metadata.PackageNotFoundError:
         do = f"workers on this machine need it for benchmarks; run: {pip_install('worker')}"
         return Check("lm-eval", False, "not there", do, needed)
-    ok = _numbers(version)[:2] == LM_EVAL[:2] and _numbers(version) >= LM_EVAL
-    do = f"other versions build other prompts; run: pip install 'lm-eval>={_dotted(LM_EVAL)},<0.5'"
+    ok = _numbers(LM_EVAL) <= _numbers(version) < _numbers("0.5")
+    do = f"other versions build other prompts; run: pip install 'lm-eval>={LM_EVAL},<0.5'"
     return Check("lm-eval", ok, version, "" if ok else do, needed)
 
 
@@ -116,8 +104,9 @@ def check_verification(settings: Settings) -> Check:
     if last is None:
         return Check("verify", False, "not run", do, needed=False)
     where = f"on {last.device}, {last.at}"
-    if last.differing or not last.agrees:
-        state = f"{'; '.join(last.differing) or 'nothing agreed'} {where}"
+    differing = [finding.quantity for finding in last.findings if finding.verdict == "WRONG"]
+    if differing or not last.agrees:
+        state = f"{'; '.join(differing) or 'nothing agreed'} {where}"
         do = f"do not trust numbers of this machine; correct the installation, then {do}"
         return Check("verify", False, state, do, needed=not settings.scheduler)
     if last.versions != present_versions():
@@ -224,7 +213,3 @@ def _check_suite(name: str, path: Path, settings: Settings, needed: bool) -> Che
 def _numbers(version: str) -> tuple[int, ...]:
     """Parse a version: `2.13.0+cpu` as (2, 13, 0)."""
     return tuple(int(number) for number in re.findall(r"\d+", version.partition("+")[0])[:3])
-
-
-def _dotted(version: tuple[int, ...]) -> str:
-    return ".".join(map(str, version))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from itertools import chain, islice
@@ -35,15 +35,15 @@ TRANSFORMERS_PARAMETERS = ("clip", "dinov2")
 """Parameters of a task that need the package transformers."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class SuiteReport:
     """The result of checking a suite file."""
 
     tasks: Sequence[TaskSpec]
     """Tasks of the suite that could be read."""
-    problems: Sequence[str]
+    problems: list[str]
     """Problems with place and remedy; empty if the suite can run."""
-    notes: Sequence[str] = ()
+    notes: list[str] = field(default_factory=list)
     """Notes about the data, such as the format of a benchmark's file."""
 
 
@@ -58,30 +58,30 @@ def check_suite_file(path: Path, settings: Settings) -> SuiteReport:
     except OSError as error:
         raise InvalidSuite(f"the suite file {path} cannot be read: {os_reason(error)}; check the path") from None
     tasks, errors = examine_suite(content, path.stem, path.parent)
-    problems, notes = [error.message for error in errors], list[str]()
+    report = SuiteReport(tasks, [error.message for error in errors])
     for task in tasks:
-        wrong, task_notes = _check_benchmarks(task, settings)
-        broken, data_notes = _check_data(task, settings)
-        problems += (f"task {task.name!r}: {item}" for item in (*missing_inputs(task, settings), *broken, *wrong))
-        notes += (f"task {task.name!r}: {note}" for note in (*data_notes, *task_notes))
-    problems += _missing_packages(tasks, settings)
-    return SuiteReport(tasks, list(dict.fromkeys(problems)), notes)
+        of_task = SuiteReport([task], list(missing_inputs(task, settings)))
+        _check_data(task, settings, of_task)
+        _check_benchmarks(task, settings, of_task)
+        report.problems += (f"task {task.name!r}: {problem}" for problem in of_task.problems)
+        report.notes += (f"task {task.name!r}: {note}" for note in of_task.notes)
+    report.problems += _missing_packages(tasks, settings)
+    report.problems = list(dict.fromkeys(report.problems))
+    return report
 
 
-def _check_data(task: TaskSpec, settings: Settings) -> tuple[list[str], list[str]]:
-    """Open each file of a task by the reader of an evaluation. Return problems, and notes about files read in part."""
-    problems, notes = list[str](), list[str]()
+def _check_data(task: TaskSpec, settings: Settings, report: SuiteReport) -> None:
+    """Open each file of a task by the reader of an evaluation."""
     for where, path in paths_of(task, settings):
         if task.kind not in catalog.COMPONENTS["tasks"] or path_problem(path, settings):
             continue
         try:
             if count := _count_in_time(_opened(where, path, task, settings)):
-                notes.append(
+                report.notes.append(
                     f"{where}: the first {count:,} records of {path} were read in {SECONDS:g} s, and not the rest"
                 )
         except EvalsvcError as error:
-            problems.append(f"{where}: {error.message}")
-    return problems, notes
+            report.problems.append(f"{where}: {error.message}")
 
 
 def _count_in_time(records: Iterable[object]) -> int | None:
@@ -162,14 +162,13 @@ def _missing_packages(tasks: Sequence[TaskSpec], settings: Settings) -> Iterator
             yield missing_package(missing[0], f"the extractor {name!r}", "reference").message
 
 
-def _check_benchmarks(task: TaskSpec, settings: Settings) -> tuple[list[str], list[str]]:
-    """Build the questions of each benchmark as for an evaluation. Return problems and notes."""
-    problems, notes = list[str](), list[str]()
+def _check_benchmarks(task: TaskSpec, settings: Settings, report: SuiteReport) -> None:
+    """Build the questions of each benchmark as for an evaluation."""
     if not issubclass(catalog.load("tasks", task.kind), BenchmarkTask) or not check_lm_eval(settings).ok:
-        return problems, notes
+        return
     specs = [BenchmarkSpec(**item) for item in task.parameters["benchmarks"]]
     if not specs:
-        return problems, notes
+        return
     # Imported here because lm-eval takes seconds to import, and only suites with benchmarks need it.
     from evalsvc.language.benchmarks import LoadOptions, load_benchmarks
     from evalsvc.language.definitions import Rules
@@ -180,7 +179,7 @@ def _check_benchmarks(task: TaskSpec, settings: Settings) -> tuple[list[str], li
     try:
         folders = tuple(Path(rules.resolve(folder)) for folder in parameters["include_path"])
     except EvalsvcError:
-        return problems, notes  # a folder without permission is reported with the files
+        return  # a folder without permission is reported with the files
     options = LoadOptions(folders, rules=rules, **chosen)
     for spec in specs:
         alone = TaskSpec(task.kind, task.name, {**parameters, "benchmarks": [spec.model_dump(mode="json")]})
@@ -188,7 +187,6 @@ def _check_benchmarks(task: TaskSpec, settings: Settings) -> tuple[list[str], li
             try:
                 loaded = load_benchmarks([spec], options).benchmarks
             except EvalsvcError as error:
-                problems.append(f"benchmarks: {error.message}")
+                report.problems.append(f"benchmarks: {error.message}")
             else:
-                notes += (f"{item.name!r} has {item.form}'s rows in {spec.data}" for item in loaded if item.form)
-    return problems, notes
+                report.notes += (f"{item.name!r} has {item.form}'s rows in {spec.data}" for item in loaded if item.form)

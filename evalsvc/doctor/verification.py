@@ -38,11 +38,6 @@ class Verification(BaseModel):
     """Time of the end, ISO 8601 in UTC."""
     findings: tuple[Verdict, ...]
 
-    @property
-    def differing(self) -> list[str]:
-        """Return the quantities that differ."""
-        return [finding.quantity for finding in self.findings if finding.verdict == "WRONG"]
-
 
 def present_versions() -> dict[str, str]:
     """Return the versions of evalsvc and torch without importing torch, which may not be installed."""

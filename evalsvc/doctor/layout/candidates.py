@@ -129,21 +129,18 @@ def propose(
 ) -> tuple[list[Candidate], dict[str, str]]:
     """Return the given layouts, and every preset with every template at every size. Also return why others do not fit,
     by name."""
-    candidates = []
+    merged: dict[tuple[tuple[int, ...], ...], Candidate] = {}
     dropped: dict[str, str] = {}
     for name, template, build in _attempts(sizes, given_layouts):
         try:
             # Without `rows`, because a preset would check special tokens that its template leaves out.
             layout = build if isinstance(build, VocabularyLayout) else parse_layout(build)
             candidate = Candidate(name, template, layout.resolve(rows))
-            candidate.sequences(records)
-            candidates.append(candidate)
+            key = tuple(map(tuple, candidate.sequences(records)))
         except EvalsvcError as error:
             dropped[name] = error.message  # for all templates of a preset the same
-    # Merge candidates that give the data the same ids.
-    merged: dict[tuple[tuple[int, ...], ...], Candidate] = {}
-    for candidate in candidates:
-        key = tuple(map(tuple, candidate.sequences(records)))
+            continue
+        # Candidates that give the data the same ids are merged into the first.
         first = merged.setdefault(key, candidate)
         if first is not candidate:
             merged[key] = replace(first, same=(*first.same, candidate.label))
