@@ -15,9 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlencode
@@ -29,7 +27,6 @@ from evalsvc.cli.options import FAILED
 from evalsvc.cli.progress import show_bars
 from evalsvc.cli.table_layout import wrapped
 from evalsvc.cli.terminal import complain, one_line, print_table, say
-from evalsvc.cli.verify import exit_code, headline
 from evalsvc.client import Client
 from evalsvc.config import Settings
 from evalsvc.errors import InternalError
@@ -37,9 +34,6 @@ from evalsvc.installation import PYTHON, pip_install
 from evalsvc.miniature import ROOT
 from evalsvc.spec.documents.items import Completion
 from evalsvc.spec.documents.reading import read
-from evalsvc.spec.engines import parse_engines
-from evalsvc.verify.agreement import COLUMNS as COLUMNS_OF_FINDINGS
-from evalsvc.verify.agreement import DROP, table_row
 from evalsvc.web import vega
 
 commands = typer.Typer()
@@ -62,8 +56,8 @@ COLUMNS = {
 KEPT_KINDS = ("grid", "forgetting", "completions")
 """Kinds of artifacts that the demo writes into files: image grids and pages."""
 
-VERIFIED_BY = "extractor=clean-fid"
-"""Engine that the demo compares with at the end."""
+VERIFIED_BY = ("extractor=torch-fidelity", "extractor=clean-fid")
+"""Engines that the demo compares with at the end."""
 
 VERIFIED_ON = 16
 """Number of items of each task for the comparison: few enough for a few seconds."""
@@ -75,43 +69,28 @@ WIDTH = 80
 """Width of the lines about completions, in characters."""
 
 
-DataDir = Annotated[Path | None, typer.Option(help="Data folder of the service.", show_default="a temporary folder")]
-Output = Annotated[
-    Path | None,
-    typer.Option(help="Folder for image grids and pages.", show_default="a new folder, which is kept"),
-]
+Table = Mapping[str, Mapping[int, Mapping[str, str]]]
+"""Values ± standard errors by run, step and column."""
 
-
-@dataclass(frozen=True)
-class Row:
-    """A checkpoint in the table."""
-
-    run: str
-    step: int
-    cells: Mapping[str, str]
-    """Value ± standard error, by the names of `COLUMNS`."""
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Completions of one prompt by the checkpoints of a run."""
-
-    prompt: str
-    run: str
-    by_step: Mapping[int, str]
-    """Greedy completion by training step."""
+Answers = Mapping[str, Mapping[tuple[str, int], str]]
+"""Greedy completions by prompt, and by run and step."""
 
 
 @commands.command()
 def demo(
     leave: Annotated[bool, typer.Option("--exit", help="End after the numbers, without a dashboard.")] = False,
-    data_dir: DataDir = None,
-    output: Output = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Data folder of the service.", show_default="a temporary folder")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for image grids and pages.", show_default="a new folder, which is kept"),
+    ] = None,
     devices: Annotated[str, typer.Option(help="Devices with one worker process each.")] = "cpu,cpu",
 ) -> None:
     """Evaluate the small run that comes with evalsvc: losses, images, FID, and forgotten English.
 
-    If clean-fid is installed, items of the last checkpoint are computed a second time, with features by clean-fid.
+    If torch-fidelity and clean-fid are installed, they compute features of the last checkpoint a second time.
     Image grids and pages are written into a folder, which is kept when the demo ends. The service runs until Ctrl-C,
     and the last line is the address of its dashboard.
 
@@ -129,17 +108,20 @@ def demo(
                 failures = wait_all(
                     client,
                     evaluations,
-                    lambda done, running: bars.show("miniature", done, len(evaluations), _unit(running)),
+                    lambda done, name: bars.show("miniature", done, len(evaluations), f"checkpoints, now {name}"),
                 )
-            _print_rows(read_table(client))
+            _print_table(read_table(client))
             _say_files(write_files(client, output or Path(tempfile.mkdtemp(prefix="evalsvc-demo-files-"))))
             _print_answers(read_answers(client))
-            failures = failures or verify_last(client, devices)
+            failures = failures or verify_last(url, devices)
             for failure in failures:
                 complain(failure)
             if not leave and not failures:
                 _say_dashboard(url)
-                _wait_for_interrupt()
+                try:
+                    signal.pause()
+                except KeyboardInterrupt:
+                    say()
         if failures:
             raise typer.Exit(FAILED)
 
@@ -190,39 +172,26 @@ def post_all(client: Client) -> dict[int, str]:
 def wait_all(client: Client, evaluations: Mapping[int, str], report: Callable[[int, str], None]) -> list[str]:
     """Wait for all evaluations, and return a line for each failed task.
 
-    `report` gets the number of ended evaluations and the name of a running evaluation.
+    `report` gets the number of ended evaluations and the name of the next.
     """
-    waiting = dict(evaluations)
     failures: list[str] = []
-    while waiting:
-        running = ""
-        for evaluation, name in list(waiting.items()):
-            document = client.evaluation(evaluation)
-            if document.state in ("queued", "running"):
-                running = running or (name if document.state == "running" else "")
-                continue
-            del waiting[evaluation]
-            failures += [
-                f"{name}, {task.name}: {task.error.message}" for task in document.tasks if task.error is not None
-            ]
-        report(len(evaluations) - len(waiting), running)
-        if waiting:
-            time.sleep(0.5)
+    for done, (evaluation, name) in enumerate(evaluations.items()):
+        report(done, name)
+        tasks = client.wait(evaluation, every=0.5).tasks
+        failures += [f"{name}, {task.name}: {task.error.message}" for task in tasks if task.error is not None]
     return failures
 
 
-def read_table(client: Client) -> list[Row]:
-    """Return the history of both runs, a row per checkpoint."""
-    rows = []
-    for run in RUNS:
-        cells: dict[int, dict[str, str]] = {}
+def read_table(client: Client) -> Table:
+    """Return the history of both runs."""
+    columns = {metric: column for column, metric in COLUMNS.items()}
+    table: dict[str, dict[int, dict[str, str]]] = {run: {} for run in RUNS}
+    for run, rows in table.items():
         for series in client.history(run).series:
-            for column, metric in COLUMNS.items():
-                if series.metric == metric:
-                    for step, value, stderr in zip(series.x, series.value, series.stderr, strict=True):
-                        cells.setdefault(step, {})[column] = _cell(value, stderr)
-        rows += [Row(run, step, cells[step]) for step in sorted(cells)]
-    return rows
+            if series.metric in columns:
+                for step, value, stderr in zip(series.x, series.value, series.stderr, strict=True):
+                    rows.setdefault(step, {})[columns[series.metric]] = _cell(value, stderr)
+    return table
 
 
 def write_files(client: Client, folder: Path) -> list[Path]:
@@ -238,43 +207,37 @@ def write_files(client: Client, folder: Path) -> list[Path]:
     return written
 
 
-def read_answers(client: Client) -> list[Answers]:
-    """Return the greedy completions of both runs, by prompt."""
-    texts: dict[tuple[str, str], dict[int, str]] = {}
+def read_answers(client: Client) -> Answers:
+    """Return the greedy completions of both runs."""
+    texts: dict[str, dict[tuple[str, int], str]] = {}
     for run in RUNS:
         for step in client.completions(run):
             for item in (read(Completion, row) for row in step.completions):
                 if item.way == "greedy":
-                    texts.setdefault((item.prompt, run), {})[step.step] = item.text
-    prompts = dict.fromkeys(prompt for prompt, _ in texts)
-    asked = [(prompt, run) for prompt in prompts for run in RUNS if (prompt, run) in texts]
-    return [Answers(prompt, run, texts[prompt, run]) for prompt, run in asked]
+                    texts.setdefault(item.prompt, {})[run, step.step] = item.text
+    return texts
 
 
-def verify_last(client: Client, devices: str) -> list[str]:
+def verify_last(url: str, devices: str) -> list[str]:
     """Compute the first items of the last checkpoint a second time, and print the findings.
 
-    Return a line if an item differs. If clean-fid is not installed, print how to install and run it.
+    Return a line if an item differs. If the engines are not installed, print how to install and run them.
     """
     step = max(step for run, step, _ in checkpoints() if run == RUNS[0])
-    name = f"{RUNS[0]}@{step}"
-    command = f"evalsvc verify {name} --suite {SUITE} --engine {VERIFIED_BY}"
+    command = ["verify", f"{RUNS[0]}@{step}", "--suite", SUITE]
+    command += [word for engine in VERIFIED_BY for word in ("--engine", engine)]
     if not all(find_spec(module) for module in ("torch_fidelity", "cleanfid", "scipy")):
-        say(f"to have clean-fid compute the features: {pip_install('reference')}, then {command}")
+        say(f"to have other programs compute features: {pip_install('reference')}, then evalsvc {' '.join(command)}")
         return []
-    # PyTorch takes seconds to import, and until here the workers need the processor.
-    from evalsvc.verify.checkpoint import VerifyRequest, verify_tasks
-    from evalsvc.verify.recorded import read_recorded
-
-    say(f"{command} --n {VERIFIED_ON}")
+    command += ["--n", str(VERIFIED_ON)]
+    say(f"evalsvc {' '.join(command)}")
+    sys.stdout.flush()
     device = devices.partition(",")[0]
     # One thread, like each of two workers on two cores: another number may round to other image codes.
-    settings = Settings.load(device=None if device == "all" else device, threads=1)
-    request = VerifyRequest(settings, parse_engines([VERIFIED_BY]), VERIFIED_ON)
-    findings = verify_tasks(read_recorded(client, name, settings, SUITE), request)
-    print_table(COLUMNS_OF_FINDINGS, [table_row(finding) for finding in findings], drop=DROP, below=("note",))
-    say(headline(findings))
-    return [f"{name}: {headline(findings)}"] if exit_code(findings) == FAILED else []
+    where = ["--threads", "1", *([] if device == "all" else ["--device", device])]
+    environment = os.environ | {"EVALSVC_URL": url}
+    done = subprocess.run([*PYTHON, "-m", "evalsvc.cli", *command, *where], env=environment, check=False)
+    return [f"evalsvc {' '.join(command)} ended with {done.returncode}"] if done.returncode else []
 
 
 def _steps(folder: Path) -> Sequence[tuple[int, Path]]:
@@ -301,13 +264,12 @@ def _wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:
     )
 
 
-def _print_rows(rows: Sequence[Row]) -> None:
+def _print_table(table: Table) -> None:
     """Print a table for each run, a line per checkpoint."""
-    for run, rows_of_run in groupby(rows, lambda row: row.run):
+    for run, rows in table.items():
         say(run)
-        print_table(
-            ["step", *COLUMNS], [[str(row.step), *(row.cells.get(name, "") for name in COLUMNS)] for row in rows_of_run]
-        )
+        lines = [[str(step), *(cells.get(name, "") for name in COLUMNS)] for step, cells in sorted(rows.items())]
+        print_table(["step", *COLUMNS], lines)
 
 
 def _say_files(paths: Sequence[Path]) -> None:
@@ -322,23 +284,14 @@ def _say_files(paths: Sequence[Path]) -> None:
     say()
 
 
-def _print_answers(answers: Sequence[Answers]) -> None:
+def _print_answers(answers: Answers) -> None:
     """Print a line per run and step, with the beginning of the text that fits into WIDTH."""
-    for prompt, runs in groupby(answers, lambda answer: answer.prompt):
+    for prompt, texts in answers.items():
         say("\n".join(wrapped(one_line(prompt), WIDTH)))
-        for answer in runs:
-            for step, text in answer.by_step.items():
-                head = f"  {answer.run:>11} {step:>4} │ "
-                say(head + _beginning(one_line(text), WIDTH - len(head)))
+        for (run, step), text in texts.items():
+            line = f"  {run:>11} {step:>4} │ {one_line(text)}"
+            say(line if len(line) <= WIDTH else f"{line[: WIDTH - 2]} …")
         say()
-
-
-def _beginning(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[: length - 2]} …"
-
-
-def _unit(running: str) -> str:
-    return f"checkpoints, now {running}" if running else "checkpoints"
 
 
 def _say_dashboard(url: str) -> None:
@@ -347,10 +300,3 @@ def _say_dashboard(url: str) -> None:
         say(f"the dashboard has tables, and no charts; for charts: {pip_install('dashboard')}")
     say("serving until Ctrl-C; open the dashboard in a browser:")
     say(url + DASHBOARD)
-
-
-def _wait_for_interrupt() -> None:
-    try:
-        signal.pause()
-    except KeyboardInterrupt:
-        say()

@@ -11,7 +11,7 @@ from evalsvc.config import Settings
 from evalsvc.errors import AssetCorrupt, AssetMissing, EvalsvcError, MissingPackage
 from evalsvc.spec.images import PROGRAMS
 from evalsvc.spec.new_suite import PLACEHOLDER
-from evalsvc.spec.paths import DATASETS, Readable, local_data, require_readable
+from evalsvc.spec.paths import DATASETS, Readable, local_data
 from evalsvc.spec.suite import Suite, TaskSpec
 from evalsvc.tasks.text_to_image.spec import AGREEMENT
 
@@ -59,7 +59,7 @@ def outside_roots(suite: Suite, settings: Settings) -> Iterator[str]:
 def path_problem(path: Path, settings: Settings) -> str | None:
     """Return why an evaluation could not read a path, and what to do; None if the path exists and may be read."""
     try:
-        require_readable(settings, path.resolve(), str(path))
+        Readable(settings)(path.resolve(), str(path))
     except EvalsvcError as error:
         return error.message
     if path.exists():

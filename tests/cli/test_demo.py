@@ -59,17 +59,15 @@ def test_what_is_posted_is_waited_for_and_shown(service: Any, monkeypatch: pytes
                 assert store_result(service.store, assignment, stages[assignment.request.stage])
 
         assert demo.wait_all(client, evaluations, work) == []
-        assert (seen[0], seen[-1]) == ((0, ""), (1, ""))
-        [row] = demo.read_table(client)
-        assert (row.run, row.step) == ("pretrained", 20)
-        assert row.cells == dict.fromkeys(demo.COLUMNS, "1.500±0.100")
+        assert seen == [(0, "pretrained step 20")]
+        assert demo.read_table(client) == {"pretrained": {20: dict.fromkeys(demo.COLUMNS, "1.500±0.100")}}
         assert demo.write_files(client, tmp_path / "files") == []
-        assert demo.read_answers(client) == [demo.Answers("Simply put", "pretrained", {20: " it"})]
+        assert demo.read_answers(client) == {"Simply put": {("pretrained", 20): " it"}}
 
 
 @pytest.mark.usefixtures("child_process")
 def test_a_checkpoint_goes_from_post_to_table(
-    inception_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    inception_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The service once looked for the weights in the demo's own folder, and every image task failed."""
     monkeypatch.setenv("EVALSVC_ASSETS", str(inception_path.parent))
@@ -83,26 +81,26 @@ def test_a_checkpoint_goes_from_post_to_table(
         failures = demo.wait_all(client, demo.post_all(client), lambda done, running: seen.append((done, running)))
         assert failures == []
         assert (0, "pretrained step 0") in seen
-        [row] = demo.read_table(client)
+        cells = demo.read_table(client)["pretrained"][0]
         answers = demo.read_answers(client)
         files = demo.write_files(client, tmp_path / "files")
         stored = stored_intervals(client, "pretrained@0")
         shown = shown_intervals(client, url, "pretrained@0", partial(run_command, url))
-        assert demo.verify_last(client, "cpu,cpu") == []
+        assert demo.verify_last(url, "cpu,cpu") == []
     assert {place: ends for place, ends in shown.items() if ends != stored} == {}, "one value has one interval"
     assert sum(low is not None for low, _ in stored.values()) > 0.7 * len(stored) > 60
-    printed = capsys.readouterr().out
-    assert printed.startswith("evalsvc verify pretrained@0 --suite miniature --engine extractor=clean-fid --n 20\n")
-    assert "all 5 agree; 2 could not be tried" in printed
-    assert (row.run, row.step) == ("pretrained", 0)
-    assert set(row.cells) == set(demo.COLUMNS)
-    assert number(row, "agreement") > 0.8
-    assert number(row, "cloze (chance .25)") < 0.35
+    printed = capfd.readouterr().out
+    engines = "--engine extractor=torch-fidelity --engine extractor=clean-fid"
+    assert printed.startswith(f"evalsvc verify pretrained@0 --suite miniature {engines} --n 20\n")
+    assert "all 6 agree; 2 could not be tried" in printed
+    assert set(cells) == set(demo.COLUMNS)
+    assert number(cells["agreement"]) > 0.8
+    assert number(cells["cloze (chance .25)"]) < 0.35
     kept = {path.name: path.stat().st_size for path in files}
     assert kept.keys() == {f"pretrained-0-{name}" for name in ("grid.png", "forgetting.txt", "completions.txt")}
     assert all(kept.values())
-    assert [found.prompt.split()[0] for found in answers] == ["Simply", "Translate"]
-    assert all(found.by_step.keys() == {0} and "‹image" in found.by_step[0] for found in answers)
+    assert [prompt.split()[0] for prompt in answers] == ["Simply", "Translate"]
+    assert all("‹image" in texts["pretrained", 0] for texts in answers.values())
 
 
 def run_command(url: str, *arguments: str) -> str:
@@ -115,28 +113,26 @@ def test_lines_fit_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monkeyp
     """Names of runs were cut, and a checkpoint took three lines."""
     monkeypatch.setattr(terminal, "terminal_width", lambda: 80)
     cells = ("9.399±0.012", "6.967±0.030", "13.670±0.104", "0.793±0.023", "1.167±0.034", "0.922±0.017")
-    rows = [demo.Row(run, 3000, dict(zip(demo.COLUMNS, cells, strict=True))) for run in demo.RUNS]
-    demo._print_rows(rows)
-    demo._print_answers([demo.Answers("A prompt " * 20, demo.RUNS[1], {3000: "an answer " * 20})])
+    demo._print_table({run: {3000: dict(zip(demo.COLUMNS, cells, strict=True))} for run in demo.RUNS})
+    demo._print_answers({"A prompt " * 20: {(demo.RUNS[1], 3000): "an answer " * 20}})
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert [line for line in lines if line in demo.RUNS] == list(demo.RUNS)
     assert [line.split() for line in lines if line.startswith("3000")] == [["3000", *cells]] * 2
 
 
-def number(row: demo.Row, column: str) -> float:
-    return float(row.cells[column].partition("±")[0])
+def number(cell: str) -> float:
+    return float(cell.partition("±")[0])
 
 
 def test_without_the_other_programs_the_demo_says_how_to_get_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo, "find_spec", lambda module: None)
-    with Client() as client:
-        assert demo.verify_last(client, "cpu,cpu") == []
+    assert demo.verify_last("http://127.0.0.1:1", "cpu,cpu") == []
     printed = capsys.readouterr().out
     assert pip_install("reference") in printed
-    assert "evalsvc verify pretrained@3000 --suite miniature --engine extractor=clean-fid" in printed
+    assert "evalsvc verify pretrained@3000 --suite miniature --engine extractor=torch-fidelity" in printed
 
 
 def test_the_last_line_is_the_address_of_a_page(
