@@ -199,13 +199,11 @@ def _check_suite(name: str, path: Path, settings: Settings, needed: bool) -> Che
         suite = load_suite(path)
     except EvalsvcError as error:
         return Check(title, False, error.message, f"correct {path}", needed)
-    missing = [
-        f"task {task.name!r}: {problem}".partition("; ")
-        for task in suite.tasks
-        for problem in missing_inputs(task, settings)
-    ]
-    if missing:
-        states, remedies = (dict.fromkeys(problem[part] for problem in missing) for part in (0, 2))
+    problems = [problem for task in suite.tasks for problem in missing_inputs(task, settings)]
+    if problems:
+        # Without the place in the suite, which `evalsvc suites check` says: tasks share files and assets.
+        parts = [problem.partition(": ")[2].partition("; ") for problem in problems]
+        states, remedies = (dict.fromkeys(part[index] for part in parts) for index in (0, 2))
         return Check(title, False, "; ".join(states), "; ".join(remedies), needed)
     return Check(title, True, f"{len(suite.tasks)} tasks, all data present")
 

@@ -49,14 +49,14 @@ def test_suites_of_the_folder(tmp_path: Path) -> None:
     assert "not valid YAML" in broken.found
     mine = check("suite mine", tmp_path / "data", suites=str(tmp_path))
     assert (mine.ok, mine.needed) == (False, True)
-    assert (mine.found, mine.do) == (f"task 'loss': data: {tmp_path}/nowhere.jsonl does not exist", "correct the path")
+    assert (mine.found, mine.do) == (f"{tmp_path}/nowhere.jsonl does not exist", "correct the path")
 
 
 def test_a_suite_whose_data_lie_outside_the_roots(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("tasks: [{kind: loss, data: /data/pairs.jsonl}]")
     mine = check("suite mine", tmp_path, suites=str(tmp_path), roots="/runs")
     assert not mine.ok
-    assert mine.found.startswith("task 'loss': data: '/data/pairs.jsonl' is, or links, outside the allowed folders")
+    assert mine.found.startswith("'/data/pairs.jsonl' is, or links, outside the allowed folders")
     assert mine.do == "move the file, or ask the operator to add its folder to EVALSVC_ROOTS"
 
 
