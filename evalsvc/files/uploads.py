@@ -1,4 +1,4 @@
-"""Files that clients send in parts, until each becomes a checkpoint.
+"""Files that a `submitter` sends in parts, until each becomes a checkpoint.
 
 An upload is one file, whose name has its owner, the announced SHA-256 and the announced length. The size of the file is
 the number of bytes that have arrived, so a service that was killed goes on where the disk is. A verified upload has the
