@@ -1,7 +1,7 @@
 """`evalsvc demo`: evaluate the bundled miniature runs with a service.
 
 The demo starts a service with a new data folder, posts every checkpoint of both runs, waits, and shows the history. At
-the end, torch-fidelity and clean-fid compute the FID of the last checkpoint.
+the end, items of the last checkpoint are computed again, and features by clean-fid.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ COLUMNS = {
 KEPT_KINDS = ("grid", "forgetting", "completions")
 """Kinds of artifacts that the demo writes into files: image grids and pages."""
 
-VERIFIED_BY = ("extractor=torch-fidelity", "extractor=clean-fid")
-"""Engines that the demo compares with at the end."""
+VERIFIED_BY = "extractor=clean-fid"
+"""Engine that the demo compares with at the end."""
 
 VERIFIED_ON = 16
 """Number of items of each task for the comparison: few enough for a few seconds."""
@@ -90,7 +90,7 @@ def demo(
 ) -> None:
     """Evaluate the small run that comes with evalsvc: losses, images, FID, and forgotten English.
 
-    If torch-fidelity and clean-fid are installed, they compute features of the last checkpoint a second time.
+    If clean-fid is installed, items of the last checkpoint are computed a second time, with features by clean-fid.
     Image grids and pages are written into a folder, which is kept when the demo ends. The service runs until Ctrl-C,
     and the last line is the address of its dashboard.
 
@@ -221,13 +221,12 @@ def read_answers(client: Client) -> Answers:
 def verify_last(url: str, devices: str) -> list[str]:
     """Compute the first items of the last checkpoint a second time, and print the findings.
 
-    Return a line if an item differs. If the engines are not installed, print how to install and run them.
+    Return a line if an item differs. If clean-fid is not installed, print how to install and run it.
     """
     step = max(step for run, step, _ in checkpoints() if run == RUNS[0])
-    command = ["verify", f"{RUNS[0]}@{step}", "--suite", SUITE]
-    command += [word for engine in VERIFIED_BY for word in ("--engine", engine)]
+    command = ["verify", f"{RUNS[0]}@{step}", "--suite", SUITE, "--engine", VERIFIED_BY]
     if not all(find_spec(module) for module in ("torch_fidelity", "cleanfid", "scipy")):
-        say(f"to have other programs compute features: {pip_install('reference')}, then evalsvc {' '.join(command)}")
+        say(f"to have clean-fid compute the features: {pip_install('reference')}, then evalsvc {' '.join(command)}")
         return []
     command += ["--n", str(VERIFIED_ON)]
     say(f"evalsvc {' '.join(command)}")
