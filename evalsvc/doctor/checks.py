@@ -7,18 +7,17 @@ import os
 import platform
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
 
 from evalsvc.assets import ASSETS, locate_asset
 from evalsvc.cluster.devices import device_list
 from evalsvc.config import OPEN_ROOTS, Settings
-from evalsvc.doctor.bug_report import database_is_missing
 from evalsvc.doctor.inputs import missing_inputs
 from evalsvc.doctor.verification import last_verification, present_versions
-from evalsvc.errors import AssetCorrupt, AssetMissing, DatabaseUnusable, EvalsvcError, UnknownName
+from evalsvc.errors import AssetCorrupt, AssetMissing, EvalsvcError, UnknownName
 from evalsvc.installation import pip_install
 from evalsvc.spec.suite import SHIPPED_SUITES, load_suite, suite_files
 from evalsvc.store.session import Store, translated
@@ -28,7 +27,7 @@ TORCH = "2.10"
 LM_EVAL = "0.4.13"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Check:
     """The result of one check."""
 
@@ -36,9 +35,13 @@ class Check:
     ok: bool
     found: str
     do: str = ""
-    """Remedy; empty if the check passed."""
+    """Remedy; emptied if the check passed."""
     needed: bool = True
     """Whether a failure matters; false for optional parts, such as a shipped suite's data."""
+
+    def __post_init__(self) -> None:
+        if self.ok:
+            self.do = ""
 
 
 def run_checks(settings: Settings, suites: Sequence[str] = ()) -> list[Check]:
@@ -51,15 +54,13 @@ def run_checks(settings: Settings, suites: Sequence[str] = ()) -> list[Check]:
         if name not in files:
             hint = "doctor checks files; suites that were put to a service by REST are at GET /v1/suites"
             raise UnknownName.among("suite", name, files, hint)
-    database = _check_database(settings)
     return [
         Check("python", True, platform.python_version()),  # pip installs evalsvc for no older one
         *_check_torch(settings),
         check_lm_eval(settings),
         check_verification(settings),
         _check_data_folder(settings.data_path),
-        database,
-        _check_roots(settings, has_database=database.ok and not database_is_missing(settings)),
+        *_check_database(settings),
         *(_check_asset(name, settings) for name in ASSETS),
         *(_check_suite(name, files[name], settings, needed=bool(suites)) for name in suites or files),
     ]
@@ -75,10 +76,15 @@ def _check_torch(settings: Settings) -> Iterator[Check]:
         yield Check("torch", False, f"not installed ({error})", do, needed)
         return
     version: str = torch.__version__
-    ok = _numbers(version) >= _numbers(TORCH)
     do = f"older versions open hostile checkpoints unsafely; install torch {TORCH} or newer"
-    yield Check("torch", ok, version, "" if ok else do, needed)
-    yield _check_devices(settings, torch)
+    yield Check("torch", _numbers(version) >= _numbers(TORCH), version, do, needed)
+    cards = {f"cuda:{index}": torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
+    wanted = device_list(settings.devices)
+    missing = [name for name in wanted if name not in ("cpu", *cards) and not (name == "cuda" and cards)]
+    listed = [*(f"{card} ({model})" for card, model in cards.items()), "cpu"]
+    state = f"{', '.join(listed)}; workers would use {', '.join(wanted)}"
+    do = f"torch does not see {', '.join(missing)}; install a driver that fits it, or change EVALSVC_DEVICES"
+    yield Check("devices", not missing, state, do)
 
 
 def check_lm_eval(settings: Settings) -> Check:
@@ -91,7 +97,7 @@ def check_lm_eval(settings: Settings) -> Check:
         return Check("lm-eval", False, "not there", do, needed)
     ok = _numbers(LM_EVAL) <= _numbers(version) < _numbers("0.5")
     do = f"other versions build other prompts; run: pip install 'lm-eval>={LM_EVAL},<0.5'"
-    return Check("lm-eval", ok, version, "" if ok else do, needed)
+    return Check("lm-eval", ok, version, do, needed)
 
 
 def check_verification(settings: Settings) -> Check:
@@ -104,7 +110,7 @@ def check_verification(settings: Settings) -> Check:
     if last is None:
         return Check("verify", False, "not run", do, needed=False)
     where = f"on {last.device}, {last.at}"
-    differing = [finding.quantity for finding in last.findings if finding.verdict == "WRONG"]
+    differing = [row.quantity for row in last.findings if row.verdict == "WRONG"]
     if differing or not last.agrees:
         state = f"{'; '.join(differing) or 'nothing agreed'} {where}"
         do = f"do not trust numbers of this machine; correct the installation, then {do}"
@@ -112,20 +118,9 @@ def check_verification(settings: Settings) -> Check:
     if last.versions != present_versions():
         versions = ", ".join(f"{name} {version}" for name, version in last.versions.items())
         return Check("verify", False, f"of {versions} {where}", f"the versions have changed; {do}", needed=False)
-    agreed = sum(finding.verdict == "ok" for finding in last.findings)
+    agreed = sum(row.verdict == "ok" for row in last.findings)
     untried = f", {len(last.findings) - agreed} not tried," if agreed < len(last.findings) else ""
     return Check("verify", True, f"{agreed} rows agree{untried} {where}")
-
-
-def _check_devices(settings: Settings, torch: ModuleType) -> Check:
-    cards = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    available = {"cpu", *cards, *(["cuda"] if cards else [])}
-    wanted = device_list(settings.devices)
-    missing = [name for name in wanted if name not in available]
-    shown = [*(f"{card} ({torch.cuda.get_device_name(card)})" for card in cards), "cpu"]
-    state = f"{', '.join(shown)}; workers would use {', '.join(wanted)}"
-    do = f"torch does not see {', '.join(missing)}; install a driver that fits it, or change EVALSVC_DEVICES"
-    return Check("devices", not missing, state, do if missing else "")
 
 
 def _check_data_folder(folder: Path) -> Check:
@@ -133,51 +128,36 @@ def _check_data_folder(folder: Path) -> Check:
     ok = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
     state = str(folder) + ("" if folder.exists() else " (created at the first start)")
     do = f"{existing} cannot be written; change its permissions, or set another folder by --data-dir (EVALSVC_DATA_DIR)"
-    return Check("data folder", ok, state, "" if ok else do)
+    return Check("data folder", ok, state, do)
 
 
-def _check_database(settings: Settings) -> Check:
-    """Check the database. A missing SQLite file is not created."""
-    if database_is_missing(settings):
-        file = settings.database.removeprefix("sqlite:///")
-        return Check("database", True, f"{file} (created at the first start)")
-    try:
-        store = Store(settings.database)
+def _check_database(settings: Settings) -> Iterator[Check]:
+    """Check the database, and EVALSVC_ROOTS. A missing SQLite file is not created.
+
+    Without tokens only users of this machine may submit, so open roots are accepted.
+    """
+    any_tokens, file = False, settings.database.removeprefix("sqlite:///")
+    if file != settings.database and not Path(file).exists():
+        yield Check("database", True, f"{file} (created at the first start)")
+    else:
         try:
-            version = store.schema_version()
-            if version is not None:
-                store.check_schema()
-        finally:
-            store.close()
-    except EvalsvcError as error:
-        state, _, do = error.message.partition("; ")
-        return Check("database", False, state, do or "start the database or correct EVALSVC_DATABASE_URL")
-    return Check("database", True, f"answers; schema {version or 'created at the first start'}")
-
-
-def _check_roots(settings: Settings, has_database: bool) -> Check:
-    """Check EVALSVC_ROOTS. Without tokens only users of this machine may submit, so open roots are accepted."""
-    state = settings.roots
+            with closing(Store(settings.database)) as store:
+                if version := store.schema_version():
+                    store.check_schema()
+                    with translated(store.url), store.reading() as session:
+                        any_tokens = has_tokens(session)
+            yield Check("database", True, f"answers; schema {version or 'created at the first start'}")
+        except EvalsvcError as error:
+            state, _, do = error.message.partition("; ")
+            yield Check("database", False, state, do or "start the database or correct EVALSVC_DATABASE_URL")
     if settings.useless_roots:
         names = ", ".join(map(str, settings.useless_roots))
-        return Check(
-            "roots", False, state, f"{names} is in the data folder, where nothing is read; change EVALSVC_ROOTS"
-        )
-    if settings.has_roots or not (has_database and _any_tokens(settings)):
-        return Check("roots", True, state)
-    return Check("roots", False, f"{state} though there are tokens", OPEN_ROOTS)
-
-
-def _any_tokens(settings: Settings) -> bool:
-    """Return whether the database has tokens; false if the database fails, which another check reports."""
-    store = Store(settings.database)
-    try:
-        with translated(store.url), store.reading() as session:
-            return has_tokens(session)
-    except DatabaseUnusable:
-        return False
-    finally:
-        store.close()
+        do = f"{names} is in the data folder, where nothing is read; change EVALSVC_ROOTS"
+        yield Check("roots", False, settings.roots, do)
+    else:
+        is_safe = settings.has_roots or not any_tokens
+        state = settings.roots if is_safe else f"{settings.roots} though there are tokens"
+        yield Check("roots", is_safe, state, OPEN_ROOTS)
 
 
 def _check_asset(name: str, settings: Settings) -> Check:
@@ -200,12 +180,12 @@ def _check_suite(name: str, path: Path, settings: Settings, needed: bool) -> Che
     except EvalsvcError as error:
         return Check(title, False, error.message, f"correct {path}", needed)
     problems = [problem for task in suite.tasks for problem in missing_inputs(task, settings)]
-    if problems:
-        # Without the place in the suite, which `evalsvc suites check` says: tasks share files and assets.
-        parts = [problem.partition(": ")[2].partition("; ") for problem in problems]
-        states, remedies = (dict.fromkeys(part[index] for part in parts) for index in (0, 2))
-        return Check(title, False, "; ".join(states), "; ".join(remedies), needed)
-    return Check(title, True, f"{len(suite.tasks)} tasks, all data present")
+    if not problems:
+        return Check(title, True, f"{len(suite.tasks)} tasks, all data present")
+    # Without the place in the suite, which `evalsvc suites check` says: tasks share files and assets.
+    parts = [problem.partition(": ")[2].partition("; ") for problem in problems]
+    states, remedies = (dict.fromkeys(part[index] for part in parts) for index in (0, 2))
+    return Check(title, False, "; ".join(states), "; ".join(remedies), needed)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

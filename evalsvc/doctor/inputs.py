@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evalsvc.assets import locate_asset
 from evalsvc.config import Settings
-from evalsvc.errors import AssetCorrupt, AssetMissing, EvalsvcError, MissingPackage
+from evalsvc.errors import EvalsvcError, MissingPackage
 from evalsvc.spec.images import PROGRAMS
 from evalsvc.spec.new_suite import PLACEHOLDER
 from evalsvc.spec.paths import DATASETS, Readable, local_data
@@ -18,25 +18,21 @@ from evalsvc.tasks.text_to_image.spec import AGREEMENT
 ASSET_PARAMETERS = ("decoder", "extractor", "clip", "dinov2")
 """Parameters of a task that may name an asset instead of a file."""
 
-TEXT_PARAMETERS = ("prompts",)
-"""Parameters of a task that are not paths, whatever they begin with."""
-
 
 def missing_inputs(task: TaskSpec, settings: Settings) -> Iterator[str]:
     """Yield the place, the problem and the remedy of each file and asset that an evaluation could not read."""
     for where, path in files_of(task, settings):
-        if str(path).startswith(PLACEHOLDER):
-            yield f"{where}: {path} is a placeholder; replace it with your own path"
-        elif problem := path_problem(path, settings):
+        if problem := path_problem(path, settings):
             yield f"{where}: {problem}"
     without_features = task.parameters.get("metrics") in ([], [AGREEMENT])
     for parameter in ASSET_PARAMETERS:
         name = task.parameters.get(parameter)
         if isinstance(name, str) and "/" not in name and not (without_features and parameter == "extractor"):
-            try:
-                _locate(name, settings)
-            except EvalsvcError as error:
-                yield f"{parameter}: {error.message}"
+            # Any of a program's assets will do.
+            assets = PROGRAMS[name].assets if name in PROGRAMS else (name,)
+            problems = [_asset_problem(asset, settings) for asset in assets]
+            if all(problems):
+                yield f"{parameter}: {problems[-1]}"
     reference = task.parameters.get("reference")
     is_name = isinstance(reference, str) and not {"/", ":"} & set(reference)
     if is_name and not (settings.statistics_path / f"{reference}.npz").exists():
@@ -50,34 +46,35 @@ def outside_roots(suite: Suite, settings: Settings) -> Iterator[str]:
     """Yield an error for each path in a suite that evaluations may not read."""
     for task in suite.tasks:
         for where, path in paths_of(task, settings):
-            try:
-                local_data(settings, str(path))
-            except EvalsvcError as error:
-                yield f"task {task.name!r}: {where}: {error.message}"
+            if problem := _refusal(path, settings):
+                yield f"task {task.name!r}: {where}: {problem}"
 
 
-def path_problem(path: Path, settings: Settings) -> str | None:
-    """Return why an evaluation could not read a path, and what to do; None if the path exists and may be read."""
+def path_problem(path: Path, settings: Settings) -> str:
+    """Return why an evaluation could not read a path, and what to do; empty if the path exists and may be read."""
+    if str(path).startswith(PLACEHOLDER):
+        return f"{path} is a placeholder; replace it with your own path"
+    if (refusal := _refusal(path, settings)) or path.exists():
+        return refusal
+    add_file = path.is_relative_to(settings.datasets_path)
+    do = "add the file, or set EVALSVC_DATASETS to its folder" if add_file else "correct the path"
+    return f"{path} does not exist; {do}"
+
+
+def _refusal(path: Path, settings: Settings) -> str:
     try:
-        Readable(settings)(path.resolve(), str(path))
+        local_data(settings, str(path))
     except EvalsvcError as error:
         return error.message
-    if path.exists():
-        return None
-    if path.is_relative_to(settings.datasets_path):
-        return f"{path} does not exist; add the file, or set EVALSVC_DATASETS to its folder"
-    return f"{path} does not exist; correct the path"
+    return ""
 
 
-def _locate(name: str, settings: Settings) -> Path:
-    """Locate an asset; for a program, its first asset that was pulled."""
-    *preferred, last = PROGRAMS[name].assets if name in PROGRAMS else (name,)
-    for asset in preferred:
-        try:
-            return locate_asset(asset, settings.assets_path)
-        except (AssetMissing, AssetCorrupt):
-            continue
-    return locate_asset(last, settings.assets_path)
+def _asset_problem(name: str, settings: Settings) -> str:
+    try:
+        locate_asset(name, settings.assets_path)
+    except EvalsvcError as error:
+        return error.message
+    return ""
 
 
 def files_of(task: TaskSpec, settings: Settings) -> Iterator[tuple[str, Path]]:
@@ -97,8 +94,8 @@ def files_of(task: TaskSpec, settings: Settings) -> Iterator[tuple[str, Path]]:
 
 def paths_of(task: TaskSpec, settings: Settings) -> Iterator[tuple[str, Path]]:
     """Yield each path in the parameters of a checked task, with its place, such as `benchmarks.0.data`."""
-    parameters = {name: value for name, value in task.parameters.items() if name not in TEXT_PARAMETERS}
-    return _located(parameters, settings, "")
+    # Prompts are text, whatever they begin with.
+    return _located({name: value for name, value in task.parameters.items() if name != "prompts"}, settings, "")
 
 
 def _located(value: object, settings: Settings, where: str) -> Iterator[tuple[str, Path]]:

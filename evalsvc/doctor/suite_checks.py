@@ -31,9 +31,6 @@ from evalsvc.tasks.text_to_image.prompts import require_labels
 SECONDS = 20.0
 """Seconds after which a file of many records is read no further."""
 
-TRANSFORMERS_PARAMETERS = ("clip", "dinov2")
-"""Parameters of a task that need the package transformers."""
-
 
 @dataclass
 class SuiteReport:
@@ -60,34 +57,31 @@ def check_suite_file(path: Path, settings: Settings) -> SuiteReport:
     tasks, errors = examine_suite(content, path.stem, path.parent)
     report = SuiteReport(tasks, [error.message for error in errors])
     for task in tasks:
-        of_task = SuiteReport([task], list(missing_inputs(task, settings)))
-        _check_data(task, settings, of_task)
-        _check_benchmarks(task, settings, of_task)
-        report.problems += (f"task {task.name!r}: {problem}" for problem in of_task.problems)
-        report.notes += (f"task {task.name!r}: {note}" for note in of_task.notes)
-    report.problems += _missing_packages(tasks, settings)
-    report.problems = list(dict.fromkeys(report.problems))
+        notes: list[str] = []
+        unreadable = chain(_check_data(task, settings, notes), _check_benchmarks(task, settings, notes))
+        problems = [*missing_inputs(task, settings), *unreadable]
+        report.problems += (f"task {task.name!r}: {problem}" for problem in problems)
+        report.notes += (f"task {task.name!r}: {note}" for note in notes)
+    report.problems = list(dict.fromkeys([*report.problems, *_missing_packages(tasks, settings)]))
     return report
 
 
-def _check_data(task: TaskSpec, settings: Settings, report: SuiteReport) -> None:
-    """Open each file of a task by the reader of an evaluation."""
+def _check_data(task: TaskSpec, settings: Settings, notes: list[str]) -> Iterator[str]:
+    """Open each file of a task by the reader of an evaluation. Yield the problems."""
+    if task.kind not in catalog.COMPONENTS["tasks"]:
+        return
     for where, path in paths_of(task, settings):
-        if task.kind not in catalog.COMPONENTS["tasks"] or path_problem(path, settings):
+        if path_problem(path, settings):
             continue
+        end = time.monotonic() + SECONDS
         try:
-            if count := _count_in_time(_opened(where, path, task, settings)):
-                report.notes.append(
-                    f"{where}: the first {count:,} records of {path} were read in {SECONDS:g} s, and not the rest"
-                )
+            for count, _ in enumerate(_opened(where, path, task, settings), 1):
+                if time.monotonic() > end:
+                    part = f"the first {count:,} records of {path} were read in {SECONDS:g} s, and not the rest"
+                    notes.append(f"{where}: {part}")
+                    break
         except EvalsvcError as error:
-            report.problems.append(f"{where}: {error.message}")
-
-
-def _count_in_time(records: Iterable[object]) -> int | None:
-    """Read all records within SECONDS and return None, or else the number of records until then."""
-    end = time.monotonic() + SECONDS
-    return next((count for count, _ in enumerate(records, 1) if time.monotonic() > end), None)
+            yield f"{where}: {error.message}"
 
 
 def _opened(where: str, path: Path, task: TaskSpec, settings: Settings) -> Iterable[object]:
@@ -147,26 +141,31 @@ def _missing_packages(tasks: Sequence[TaskSpec], settings: Settings) -> Iterator
     """Yield packages that are not installed here. Workers of a scheduler have their own installation."""
     if settings.scheduler:
         return
-    if tasks and find_spec("torch") is None:
-        yield missing_package("torch", "a task").message
-    if any(task.parameters.get("benchmarks") for task in tasks):
-        check = check_lm_eval(settings)
-        if not check.ok:
-            yield f"benchmarks need the package 'lm-eval', which is {check.found}; {check.do}"
-    for name in TRANSFORMERS_PARAMETERS:
-        if any(task.parameters.get(name) for task in tasks) and find_spec("transformers") is None:
-            yield missing_package("transformers", f"the parameter {name!r}", "features").message
-    for name, program in PROGRAMS.items():
-        missing = [module for module in program.modules if find_spec(module) is None]
-        if missing and any(task.parameters.get("extractor") == name for task in tasks):
-            yield missing_package(missing[0], f"the extractor {name!r}", "reference").message
+    used = {name for task in tasks for name, value in task.parameters.items() if value}
+    extractors = {task.parameters.get("extractor") for task in tasks}
+    needs = [
+        ("torch", "a task", "worker", bool(tasks)),
+        *(("transformers", f"the parameter {name!r}", "features", name in used) for name in ("clip", "dinov2")),
+        *(
+            (module, f"the extractor {name!r}", "reference", name in extractors)
+            for name, program in PROGRAMS.items()
+            for module in program.modules
+        ),
+    ]
+    for module, purpose, extra, is_used in needs:
+        if is_used and find_spec(module) is None:
+            yield missing_package(module, purpose, extra).message
+    check = check_lm_eval(settings)
+    if "benchmarks" in used and not check.ok:
+        yield f"benchmarks need the package 'lm-eval', which is {check.found}; {check.do}"
 
 
-def _check_benchmarks(task: TaskSpec, settings: Settings, report: SuiteReport) -> None:
-    """Build the questions of each benchmark as for an evaluation."""
+def _check_benchmarks(task: TaskSpec, settings: Settings, notes: list[str]) -> Iterator[str]:
+    """Build the questions of each benchmark as for an evaluation. Yield the problems."""
     if not issubclass(catalog.load("tasks", task.kind), BenchmarkTask) or not check_lm_eval(settings).ok:
         return
-    specs = [BenchmarkSpec(**item) for item in task.parameters["benchmarks"]]
+    parameters = task.parameters
+    specs = [BenchmarkSpec(**item) for item in parameters["benchmarks"]]
     if not specs:
         return
     # Imported here because lm-eval takes seconds to import, and only suites with benchmarks need it.
@@ -174,19 +173,18 @@ def _check_benchmarks(task: TaskSpec, settings: Settings, report: SuiteReport) -
     from evalsvc.language.definitions import Rules
 
     rules = Rules(bool(settings.allow_benchmark_code), partial(local_data, settings), Readable(settings))
-    parameters = task.parameters
     chosen: dict[str, Any] = {name: parameters[name] for name in ("num_fewshot", "fewshot", "limit", "sample")}
     try:
         folders = tuple(Path(rules.resolve(folder)) for folder in parameters["include_path"])
     except EvalsvcError:
         return  # a folder without permission is reported with the files
-    options = LoadOptions(folders, rules=rules, **chosen)
     for spec in specs:
         alone = TaskSpec(task.kind, task.name, {**parameters, "benchmarks": [spec.model_dump(mode="json")]})
-        if not any(path_problem(path, settings) for _, path in files_of(alone, settings)):
-            try:
-                loaded = load_benchmarks([spec], options).benchmarks
-            except EvalsvcError as error:
-                report.problems.append(f"benchmarks: {error.message}")
-            else:
-                report.notes += (f"{item.name!r} has {item.form}'s rows in {spec.data}" for item in loaded if item.form)
+        if any(path_problem(path, settings) for _, path in files_of(alone, settings)):
+            continue
+        try:
+            loaded = load_benchmarks([spec], LoadOptions(folders, rules=rules, **chosen)).benchmarks
+        except EvalsvcError as error:
+            yield f"benchmarks: {error.message}"
+        else:
+            notes += (f"{item.name!r} has {item.form}'s rows in {spec.data}" for item in loaded if item.form)

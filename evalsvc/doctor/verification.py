@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from evalsvc import __version__
 from evalsvc.files.atomic import write_whole
 
 FILE = "verify-machine.json"
-MAX_BYTES = 1 << 20
 
 
 class Verdict(BaseModel):
@@ -26,8 +25,6 @@ class Verdict(BaseModel):
 
 class Verification(BaseModel):
     """The part of the result that the doctor reads; the file holds more."""
-
-    model_config = ConfigDict(frozen=True)
 
     agrees: bool
     versions: dict[str, str]
@@ -62,11 +59,7 @@ def last_verification(data_folder: Path) -> Verification | None:
     path = data_folder / FILE
     if not path.is_file():
         return None
-    with path.open("rb") as stream:
-        content = stream.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"{path} has more than {MAX_BYTES:,} bytes")
     try:
-        return Verification.model_validate_json(content)
+        return Verification.model_validate_json(path.read_bytes())
     except ValidationError:
         raise ValueError(f"{path} is not a result of `evalsvc verify machine`") from None
