@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,12 +31,10 @@ from evalsvc.cli.terminal import print_table, say, say_json
 from evalsvc.cli.weights import checkpoint_reference, inline_model, read_layout
 from evalsvc.config import PREFIX, Settings, setting_sources
 from evalsvc.doctor.bug_report import shown_setting
-from evalsvc.doctor.checks import run_checks
+from evalsvc.doctor.checks import Check, run_checks
 from evalsvc.doctor.layout.checkup import LEGEND, conclusion, examine, layout_yaml, ranking_rows, summary
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.protocol import plain_json
-
-SETUP = "setup"
 
 DERIVED = {
     "data_dir": "data_path",
@@ -49,7 +48,7 @@ DERIVED = {
 class SuitesOrCommand(DefaultGroup):
     """Group in which `doctor`, `doctor SUITE…` and `doctor --option` mean `doctor setup`."""
 
-    default = SETUP
+    default = "setup"
 
 
 commands = typer.Typer()
@@ -62,7 +61,7 @@ doctor_app = typer.Typer(
 commands.add_typer(doctor_app, name="doctor")
 
 
-@doctor_app.command(name=SETUP)
+@doctor_app.command(name="setup")
 def doctor(
     suite: Annotated[
         list[str] | None, typer.Argument(help="Check the data of these suites only.", show_default="all")
@@ -95,9 +94,7 @@ def doctor(
             print_rows([asdict(check) for check in checks], form, "checks", "")
         else:
             print_rows(rows, form, "settings", "")
-            states = ["ok" if check.ok else "MISSING" if check.needed else "-" for check in checks]
-            cells = [[check.name, state, check.found, check.do] for check, state in zip(checks, states, strict=True)]
-            print_table(["check", "", "found", "do"], cells)
+            _print_checks("check", checks)
     if not all(check.ok or not check.needed for check in checks):
         raise typer.Exit(FAILED)
 
@@ -131,8 +128,8 @@ def find_layout(
         Path | None,
         typer.Option(help="File to write the layout to, for --layout; written only if the layout is decided."),
     ] = None,
-    findings: Annotated[
-        Path | None, typer.Option(help="File to write all findings to, as JSON.", show_default="none")
+    findings_file: Annotated[
+        Path | None, typer.Option("--findings", help="File to write all findings to, as JSON.", show_default="none")
     ] = None,
     device: Device = None,
     threads: Threads = None,
@@ -141,10 +138,10 @@ def find_layout(
 
     The exit code is 1 if the layout is not decided. A layout is never guessed, since every number depends on it.
     """
-    require_folders({"--output": output, "--findings": findings})
+    require_folders({"--output": output, "--findings": findings_file})
     settings = local_settings(device, threads)
     with show_bars() as bars:
-        checkup = examine(
+        findings = examine(
             checkpoint_reference(checkpoint, inline_model(model), None, settings),
             str(pairs),
             settings,
@@ -155,22 +152,23 @@ def find_layout(
             layouts={name: parse_layout(read_layout(name)) for name in layout or ()},
             tokenizer=None if tokenizer is None else str(tokenizer),
         )
-    verdict = checkup.verdict
-    if findings is not None:
-        write_output("--findings", findings, json.dumps(plain_json(checkup.findings), indent=2) + "\n")
-    if output is not None and verdict.decided:
-        write_output("--output", output, layout_yaml(checkup))
-    for line in summary(checkup):
+    if findings_file is not None:
+        write_output("--findings", findings_file, json.dumps(plain_json(findings), indent=2) + "\n")
+    if output is not None and findings["decided"]:
+        write_output("--output", output, layout_yaml(findings))
+    for line in summary(findings):
         say(line)
-    print_rows(ranking_rows(checkup), "table", "", "")
+    print_rows(ranking_rows(findings), "table", "", "")
     say(LEGEND)
-    if dropped := checkup.findings["dropped"]:
-        print_table(["does not fit", "because"], [[item["name"], item["reason"]] for item in dropped])
-    rules = [
-        [rule.name, "ok", rule.found, ""] if rule.ok else [rule.name, "NO", rule.found, rule.do]
-        for rule in verdict.conditions
-    ]
-    print_table(["rule", "", "found", "do"], rules)
-    say(conclusion(checkup))
-    if not verdict.decided:
+    if findings["dropped"]:
+        print_table(["does not fit", "because"], [[*item.values()] for item in findings["dropped"]])
+    _print_checks("rule", [Check(**condition) for condition in findings["conditions"]])
+    say(conclusion(findings))
+    if not findings["decided"]:
         raise typer.Exit(FAILED)
+
+
+def _print_checks(title: str, checks: Sequence[Check]) -> None:
+    states = ["ok" if check.ok else "NO" if check.needed else "-" for check in checks]
+    cells = [[check.name, state, check.found, check.do] for check, state in zip(checks, states, strict=True)]
+    print_table([title, "", "found", "do"], cells)

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+import random
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from statistics import fmean
+from typing import Any
 
 import yaml
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.checkpoints.remote.fetch import fetched
 from evalsvc.config import Settings
-from evalsvc.data.tokens import Record, read_tokens
-from evalsvc.doctor.layout.candidates import Behind, Scored, find_sizes, propose
-from evalsvc.doctor.layout.search import Search, Verdict, judge
+from evalsvc.data.tokens import read_tokens
+from evalsvc.doctor.layout.candidates import find_sizes, propose
+from evalsvc.doctor.layout.search import MOST_ROWS, Scored, Search, score
 from evalsvc.errors import InvalidData
-from evalsvc.spec.layout import VocabularyLayout
+from evalsvc.metrics.shares import standard_error
+from evalsvc.metrics.student import critical_value
+from evalsvc.spec.layout import IMAGE, TEXT, VocabularyLayout
 
-if TYPE_CHECKING:
-    from evalsvc.metrics.table_rows import RowStatistics
+LEVEL = 0.001
+"""Probability of a false decision over all comparisons, which are one-sided t-tests over sequences (Bonferroni)."""
+
+NATS = 1.0
+"""Minimum distance of every other candidate in nats per sequence."""
+
+SILENT = 0.5
+"""Maximum probability of rows that never occur, after each part of the template."""
+
+REORDERINGS = 8
+"""Number of random orders of the codes, each of which must be worse."""
 
 NEAR = 1
 """Number of rows by which a change of the tables may miss a border of the layout."""
@@ -27,15 +41,6 @@ LEGEND = (
     "losses, and the distance behind the best, in nats/token; borders: block borders that the tables show; "
     "cold: rows that are targets in the data but never were in training"
 )
-
-
-@dataclass(frozen=True)
-class Checkup:
-    """The result of a search for a layout."""
-
-    verdict: Verdict
-    findings: Mapping[str, Any]
-    """Everything that is known about every candidate, as JSON but for infinite numbers."""
 
 
 def examine(
@@ -49,8 +54,8 @@ def examine(
     limit: int = 16,
     layouts: Mapping[str, VocabularyLayout] | None = None,
     tokenizer: str | None = None,
-) -> Checkup:
-    """Find the layout of a checkpoint.
+) -> dict[str, Any]:
+    """Find the layout of a checkpoint. Return all findings, as JSON but for infinite numbers.
 
     Args:
         pairs: path of token data with text and image codes in every record.
@@ -86,63 +91,175 @@ def examine(
     witness = ModelEvidence(context, model)
     search = Search(witness, records, report)
     search.run(candidates)
-    verdict, tables = judge(search), witness.rows()
-    findings = {
+    tables = witness.rows()
+    return {
         "checkpoint": checkpoint.label,
         "pairs": pairs,
         "n": len(records),
         "rows": rows,
-        "decided": verdict.decided,
-        "layout": verdict.best.candidate.layout.to_json(),
-        "conditions": [vars(condition) for condition in verdict.conditions],
-        "needed": verdict.needed,
-        "comparisons": verdict.comparisons,
-        "best": _scored(verdict.best, records, tables),
-        "ranking": [_scored(rival.scored, records, tables) | _behind(rival) for rival in verdict.ranking],
-        "reordered": [_behind(rival) for rival in verdict.reordered],
-        "expectations": [vars(expectation) for expectation in verdict.expectations],
+        **judge(search, [border.row for border in tables.borders], tables.cold),
         "dropped": [{"name": name, "reason": reason} for name, reason in dropped.items()],
         "sizes": vars(sizes),
         "borders": [vars(border) for border in tables.borders],
         "cold": tables.cold,
     }
-    return Checkup(verdict, findings)
 
 
-def _scored(scored: Scored, records: Sequence[Record], tables: RowStatistics) -> dict[str, Any]:
-    """Return what is known about a candidate: losses, and evidence of the model's tables, which the verdict ignores."""
-    candidate, layout = scored.candidate, scored.candidate.layout
-    losses = {kind: scored.loss(kind) for kind in ("text", "image", "special")} | {"image_within": scored.image_within}
-    blocks = [block for block in (layout.text_ids, layout.image_range) if block is not None]
-    borders = sorted({edge for block in blocks for edge in (block.start, block.stop)} - {0, layout.rows})
-    targets = {row for sequence in candidate.sequences(records) for row in sequence[1:]}
+@dataclass(frozen=True)
+class Margin:
+    """Distance of a candidate behind the best, paired over sequences, by the names of the findings."""
+
+    behind: float
+    """Nats per sequence; negative if the candidate is better."""
+    behind_stderr: float | None
+    """Standard error; None for a single sequence."""
+    behind_nats_per_token: float
+    """Nats per text and image token."""
+    behind_standard_errors: float
+
+    def __str__(self) -> str:
+        side = "worse" if self.behind > 0 else "better"
+        return f"{abs(self.behind):.2f} nats/sequence {side}, {abs(self.behind_standard_errors):.1f} standard errors"
+
+
+def margin(best: Scored, other: Scored) -> Margin:
+    """Return how far `other` is behind `best`."""
+    differences = [rival - leader for rival, leader in zip(other.totals, best.totals, strict=True)]
+    tokens = math.fsum([*best.sums["n_text"], *best.sums["n_image"]]) / len(differences)
+    mean, stderr = fmean(differences), standard_error(differences)
+    return Margin(mean, stderr, mean / tokens, in_errors(mean, stderr))
+
+
+def in_errors(difference: float, stderr: float | None) -> float:
+    """Return a difference in standard errors; 0 if the standard error is unknown."""
+    if stderr is None or math.isnan(difference):
+        return 0.0
+    return difference / stderr if stderr else math.copysign(math.inf, difference)
+
+
+def judge(search: Search, borders: Sequence[int] = (), cold: Collection[int] = ()) -> dict[str, Any]:
+    """Judge the result of a search by four conditions, all of which must hold. Return the findings.
+
+    Args:
+        search: scored candidates.
+        borders: rows where the model's tables change. This evidence is reported, and the decision ignores it.
+        cold: rows that the model's tables show as never trained, evidence of the same kind.
+    """
+    best = search.best
+    others = [scored for scored in search.scores.values() if scored is not best]
+    rivals = sorted(((margin(best, other), other) for other in others), key=lambda rival: rival[0].behind)
+    reordered = [margin(best, _reordered(search, seed)) for seed in range(REORDERINGS)]
+    comparisons = len(rivals) + len(reordered) + 1
+    needed = critical_value(LEVEL / comparisons, len(search.records) - 1)
+    expectations = _expectations(search)
+    conditions = list(_conditions(best, needed, rivals, reordered, expectations))
+
+    def described(scored: Scored) -> dict[str, Any]:
+        candidate, layout = scored.candidate, scored.candidate.layout
+        blocks = [block for block in (layout.text_ids, layout.image_range) if block is not None]
+        edges = {edge for block in blocks for edge in (block.start, block.stop)} - {0, layout.rows}
+        targets = {row for sequence in candidate.sequences(search.records) for row in sequence[1:]}
+        losses = {kind: scored.loss(kind) for kind in ("text", "image", "special")}
+        losses["image_within"] = scored.loss("image", "within")
+        return {
+            "label": candidate.label,
+            "name": candidate.name,
+            "template": candidate.template,
+            "variant": candidate.variant,
+            "same": candidate.same,
+            "special": dict(layout.special),
+            "losses": {name: None if ratio is None else vars(ratio) for name, ratio in losses.items()},
+            "nats_per_sequence": scored.total / len(scored.ends),
+            "borders": sorted(edges),
+            "borders_seen": [row for row in sorted(edges) if any(abs(row - border) <= NEAR for border in borders)],
+            "targets": len(targets),
+            "cold_targets": len(targets.intersection(cold)),
+        }
+
     return {
-        "name": candidate.name,
-        "template": candidate.template,
-        "variant": candidate.variant,
-        "same": candidate.same,
-        "special": dict(layout.special),
-        "losses": {name: None if ratio is None else vars(ratio) for name, ratio in losses.items()},
-        "nats_per_sequence": scored.total / len(scored.ends),
-        "borders": borders,
-        "borders_seen": [row for row in borders if any(abs(row - change.row) <= NEAR for change in tables.borders)],
-        "targets": len(targets),
-        "cold_targets": len(targets & set(tables.cold)),
+        "decided": all(holds for _, holds, _, _ in conditions),
+        "layout": best.candidate.layout.to_json(),
+        "conditions": [dict(zip(("name", "ok", "found", "do"), condition, strict=True)) for condition in conditions],
+        "needed": needed,
+        "comparisons": comparisons,
+        "best": described(best),
+        "ranking": [described(other) | vars(behind) for behind, other in rivals],
+        "reordered": [vars(behind) for behind in reordered],
+        "expectations": expectations,
     }
 
 
-def _behind(rival: Behind) -> dict[str, Any]:
-    return {
-        "behind": rival.nats,
-        "behind_stderr": rival.stderr,
-        "behind_nats_per_token": rival.nats_per_token,
-        "behind_standard_errors": rival.standard_errors,
-    }
+def _reordered(search: Search, seed: int) -> Scored:
+    best = search.best.candidate
+    order = list(range(best.codebook_size))
+    random.Random(seed).shuffle(order)
+    candidate = best.reordered(order)
+    return score(search.witness, candidate, candidate.sequences(search.records))
 
 
-def summary(checkup: Checkup) -> Iterator[str]:
+def _expectations(search: Search) -> list[dict[str, Any]]:
+    """Return the mean probability of rows that never occur if the layout is right, after parts of the template: of all
+    such rows together, and of the likeliest row."""
+    best = search.best.candidate
+    template, silent = best.layout.template, best.silent_rows()[:MOST_ROWS]
+    expectations = []
+    prefixes: list[list[int]] = [[] for _ in search.records]
+    for index, part in enumerate(template if silent else (), 1):
+        for prefix, record in zip(prefixes, search.records, strict=True):
+            prefix.extend(best.rows_of(part, record, best.layout.special))
+        if part in (TEXT, IMAGE) or index == len(template):
+            masses = search.witness.next_log_masses(prefixes, [silent, *([row] for row in silent)])
+            mass, *single = (fmean(map(math.exp, column)) for column in zip(*masses, strict=True))
+            probability, row = max(zip(single, silent, strict=True), key=lambda pair: pair[0])
+            expectations.append({"place": part, "mass": mass, "row": row, "probability": probability})
+    return expectations
+
+
+def _conditions(
+    best: Scored,
+    needed: float,
+    rivals: Sequence[tuple[Margin, Scored]],
+    reordered: Sequence[Margin],
+    expectations: Sequence[dict[str, Any]],
+) -> Iterator[tuple[str, bool, str, str]]:
+    """Yield the conditions of a decision: name, whether the condition holds, evidence, and remedy."""
+    image, codes = best.loss("image"), best.candidate.codebook_size
+    uniform = math.log(codes)
+    below = -math.inf if image is None else in_errors(uniform - image.value, image.stderr)
+    evidence = "no image token is a target"
+    if image is not None:
+        side = "below" if below > 0 else "above"
+        evidence = f"image loss {image.value:.3f}, {abs(below):.1f} standard errors {side} ln {codes} = {uniform:.3f}"
+    do = "use a later checkpoint, or describe the layout with --layout"
+    yield "the images are known", below >= needed, evidence, do
+
+    # An untrained model with tied tables expects what it has just read. If codes repeat, the image loss is then below
+    # ln of the codebook, in any order of the codes.
+    nearest = min(reordered, key=lambda behind: behind.behind_standard_errors)
+    evidence = f"of {len(reordered)} random orders of the codes the nearest is {nearest}"
+    do = "the image block has another position or order of codes: describe it with --layout"
+    yield "the order of the codes matters", nearest.behind_standard_errors >= needed, evidence, do
+
+    close = [rival for rival in rivals if rival[0].behind < NATS or rival[0].behind_standard_errors < needed]
+    evidence = "there is no other"
+    if rivals:
+        behind, rival = close[0] if close else min(rivals, key=lambda rival: rival[0].behind_standard_errors)
+        more = f"; {len(close) - 1} more are too close" if len(close) > 1 else ""
+        evidence = f"{rival.candidate.label} is {behind}{more}"
+    do = "use more pairs (--limit), set the sizes (--text-size), try others (--layout), or use a later checkpoint"
+    yield "every other candidate is worse", bool(rivals) and not close, evidence, do
+
+    most = max(expectations, key=lambda expectation: expectation["mass"], default=None)
+    evidence, do = "every row has a meaning", ""
+    if most is not None:
+        place, row = most["place"], most["row"]
+        evidence = f"after {place}, row {row}, which never occurs, has a probability of {most['probability']:.3f}"
+        do = f"a marker is missing: describe the template with --layout, with row {row} after {place}"
+    yield "nothing else is expected", most is None or most["mass"] < SILENT, evidence, do
+
+
+def summary(findings: Mapping[str, Any]) -> Iterator[str]:
     """Yield lines about the input and the statistics of the tables."""
-    findings = checkup.findings
     yield f"{findings['checkpoint']}: {findings['rows']} rows; {findings['n']} pairs of {findings['pairs']}"
     yield from findings["sizes"]["notes"]
     borders = ", ".join(str(border["row"]) for border in findings["borders"]) or "none"
@@ -150,59 +267,52 @@ def summary(checkup: Checkup) -> Iterator[str]:
     yield f"tables: rows that lie in one direction, as those do that were never a target: {len(findings['cold'])}"
 
 
-def ranking_rows(checkup: Checkup) -> list[dict[str, str]]:
+def ranking_rows(findings: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return rows for the best layout, and for the nearest rival of every preset and file."""
-    names: set[str] = set()
-    rows = [checkup.findings["best"]]
-    for rival in checkup.findings["ranking"]:
-        tried = {rival["name"], *_names_of_same(rival)}
-        if not tried <= names:
-            rows.append(rival)
-        names |= tried
-    return [_row(item) for item in rows]
+    rows: list[dict[str, str]] = []
+    listed: set[str] = set()
+    for item in (findings["best"], *findings["ranking"]):
+        # Names of the layouts that give the data the same ids, without their templates.
+        same = list(dict.fromkeys(label.partition(" (")[0] for label in item["same"]))
+        if listed.issuperset((item["name"], *same)):
+            continue
+        is_rival = "behind" in item
+        listed.update((item["name"], *same) if is_rival else ())
+        loss = {name: "" if ratio is None else f"{ratio['value']:.3f}" for name, ratio in item["losses"].items()}
+        rows.append(
+            {
+                "layout": item["name"],
+                "template": "; ".join(filter(None, [item["template"], item["variant"]])),
+                "image": loss["image"],
+                "within": loss["image_within"],
+                "text": loss["text"],
+                "special": loss["special"],
+                "behind": f"{item['behind_nats_per_token']:.3f}" if is_rival else "",
+                "": f"{item['behind_standard_errors']:.1f} s.e." if is_rival else "",
+                "borders": f"{len(item['borders_seen'])}/{len(item['borders'])}",
+                "cold": f"{item['cold_targets']}/{item['targets']}",
+                "same ids": ", ".join(same),
+            }
+        )
+    return rows
 
 
-def _names_of_same(item: Mapping[str, Any]) -> list[str]:
-    """Return the names of the layouts that give the data the same ids, without their templates."""
-    return list(dict.fromkeys(label.partition(" (")[0] for label in item["same"]))
-
-
-def _row(item: Mapping[str, Any]) -> dict[str, str]:
-    loss = {name: "" if ratio is None else f"{ratio['value']:.3f}" for name, ratio in item["losses"].items()}
-    return {
-        "layout": item["name"],
-        "template": "; ".join(filter(None, [item["template"], item["variant"]])),
-        "image": loss["image"],
-        "within": loss["image_within"],
-        "text": loss["text"],
-        "special": loss["special"],
-        "behind": f"{item['behind_nats_per_token']:.3f}" if "behind" in item else "",
-        "": f"{item['behind_standard_errors']:.1f} s.e." if "behind" in item else "",
-        "borders": f"{len(item['borders_seen'])}/{len(item['borders'])}",
-        "cold": f"{item['cold_targets']}/{item['targets']}",
-        "same ids": ", ".join(_names_of_same(item)),
-    }
-
-
-def conclusion(checkup: Checkup) -> str:
+def conclusion(findings: Mapping[str, Any]) -> str:
     """Return the verdict as a sentence."""
-    verdict = checkup.verdict
-    rule = f"{verdict.needed:.1f} standard errors needed, {verdict.comparisons} comparisons"
-    best = verdict.best.candidate
-    special = ", ".join(f"{name} {row}" for name, row in best.layout.special.items())
-    if not verdict.decided:
-        return f"not decided ({rule}); the best is {best.label}, which would be a guess"
-    return f"the layout is {best.label} ({rule})" + (f"; special tokens: {special}" if special else "")
+    label, rule = findings["best"]["label"], f"{findings['needed']:.1f} standard errors needed"
+    if not findings["decided"]:
+        return f"not decided ({rule}); the best is {label}, which would be a guess"
+    special = ", ".join(f"{name} {row}" for name, row in findings["layout"]["special"].items())
+    return f"the layout is {label} ({rule}); special tokens: {special or 'none'}"
 
 
-def layout_yaml(checkup: Checkup) -> str:
+def layout_yaml(findings: Mapping[str, Any]) -> str:
     """Return the best layout as a file for `--layout`. Fields that the data do not determine are left to the author."""
-    content = {key: value for key, value in checkup.findings["layout"].items() if value is not None}
+    content = {key: value for key, value in findings["layout"].items() if value is not None}
     for name in ("text", "image"):
         content[name] = {key: value for key, value in content[name].items() if value is not None}
-    best, n = checkup.verdict.best.candidate, checkup.findings["n"]
     return (
-        f"# {best.label}, found by `evalsvc doctor layout` in {n} pairs.\n"
+        f"# {findings['best']['label']}, found by `evalsvc doctor layout` in {findings['n']} pairs.\n"
         "# Pairs do not determine length, unconditional_template, tokenizer, and special tokens that are not in the "
         "template.\n" + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
     )

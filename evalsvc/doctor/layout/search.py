@@ -1,32 +1,23 @@
-"""Scoring candidates, and searching around the best one for the meaning of its special tokens."""
+"""Scoring candidates, and searching around the best one for the meaning of its special tokens.
+
+The description length of a sequence, in nats, is the summed loss of its text, image and special tokens, plus ln of the
+block size for a first token that nothing predicts, plus -ln(1 - p) after the last token. Here p is the probability of
+rows that never occur if the layout is right, such as a marker that the template leaves out.
+"""
 
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import combinations
-from statistics import fmean
+from typing import Protocol
 
 from evalsvc.data.tokens import Record
-from evalsvc.doctor.layout.candidates import (
-    TEMPLATES,
-    Behind,
-    Candidate,
-    Scored,
-    Witness,
-    behind,
-    in_errors,
-    rows_of,
-    score,
-    silent_rows,
-    slots_of,
-    unclaimed_rows,
-    with_order,
-)
-from evalsvc.metrics.student import critical_value
-from evalsvc.spec.layout import IMAGE, SPECIAL, TEXT
+from evalsvc.doctor.layout.candidates import TEMPLATES, Candidate
+from evalsvc.metrics.ratio import Ratio, ratio_of_sums
+from evalsvc.spec.layout import IMAGE, SPECIAL, TEXT, VocabularyLayout
 
 MOST_ROWS = 4_096
 """Maximum number of unclaimed rows that are searched for markers; in a larger gap, only the candidate's own rows
@@ -45,20 +36,56 @@ TRIED = 4
 HOPELESS = 30.0
 """Nats per sequence behind the best beyond which a candidate's exact rank does not matter."""
 
-LEVEL = 0.001
-"""Probability of a false decision over all comparisons, which are one-sided t-tests over sequences (Bonferroni)."""
 
-NATS = 1.0
-"""Minimum distance of every other candidate in nats per sequence."""
+class Witness(Protocol):
+    """The interface of a model that scores candidates."""
 
-SILENT = 0.5
-"""Maximum probability of rows that never occur, after each part of the template."""
+    def sums(self, layout: VocabularyLayout, sequences: Sequence[Sequence[int]]) -> Mapping[str, Sequence[float]]:
+        """Return counts and summed losses of each sequence, see `teacher_forcing.COLUMNS`."""
 
-REORDERINGS = 8
-"""Number of random orders of the codes, each of which must be worse."""
+    def next_log_masses(self, prefixes: Sequence[Sequence[int]], groups: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Return log probabilities that some row of a group follows: for each prefix, one number per group."""
 
-Report = Callable[[int], None]
-"""Callback with the number of layouts scored so far."""
+
+@dataclass(frozen=True)
+class Scored:
+    """A candidate with the model's losses of the data."""
+
+    candidate: Candidate
+    sums: Mapping[str, Sequence[float]]
+    ends: Sequence[float]
+    """Nats of each sequence for its first token and after its last token, added to the losses."""
+
+    @cached_property
+    def totals(self) -> list[float]:
+        """Return the description length of each sequence in nats."""
+        losses = (self.sums[f"nll_{kind}"] for kind in ("text", "image", "special"))
+        return [math.fsum(parts) for parts in zip(*losses, self.ends, strict=True)]
+
+    @cached_property
+    def total(self) -> float:
+        """Return the description length of all sequences in nats."""
+        return math.fsum(self.totals)
+
+    def loss(self, kind: str, of: str = "nll") -> Ratio | None:
+        """Return the loss of `text`, `image` or `special` tokens in nats/token, over all ids, or, with `within`, over
+        the ids of their block. The result is None without such tokens."""
+        return ratio_of_sums(self.sums[f"{of}_{kind}"], self.sums[f"n_{kind}"])
+
+
+def score(
+    witness: Witness, candidate: Candidate, sequences: Sequence[Sequence[int]], enough: float = math.inf
+) -> Scored:
+    """Score the data under a candidate. Above `enough` nats, the expectation after the last tokens is not computed."""
+    layout, silent = candidate.layout, candidate.silent_rows()
+    block_size = {TEXT: layout.text.size, IMAGE: candidate.codebook_size}.get(layout.template[0], 1)
+    scored = Scored(candidate, witness.sums(layout, sequences), [math.log(block_size)] * len(sequences))
+    if not silent or scored.total > enough:
+        return scored
+    masses = witness.next_log_masses(sequences, [silent])
+    # Bounded, because a probability may round to 1.
+    surprises = (-math.log(max(-math.expm1(mass), 1e-12)) for (mass,) in masses)
+    return replace(scored, ends=[start + nats for start, nats in zip(scored.ends, surprises, strict=True)])
 
 
 @dataclass
@@ -67,7 +94,8 @@ class Search:
 
     witness: Witness
     records: Sequence[Record]
-    report: Report = lambda _: None
+    report: Callable[[int], None] = lambda _: None
+    """Callback with the number of layouts scored so far."""
     scores: dict[tuple[tuple[int, ...], ...], Scored] = field(default_factory=dict)
 
     def run(self, candidates: Sequence[Candidate]) -> None:
@@ -96,15 +124,15 @@ class Search:
         """Yield the best blocks with its own template, and with every marked template, for the orders of text and image
         that are not hopeless."""
         best = self.best
-        layout, reach = best.candidate.layout, best.total + HOPELESS * len(self.records)
-        orders = {slots_of(scored.candidate.layout.template) for scored in self.scores.values() if scored.total < reach}
-        special = layout.special or dict(zip(SPECIAL, unclaimed_rows(layout), strict=False))
+        reach = best.total + HOPELESS * len(self.records)
+        orders = {_slots(scored.candidate.layout.template) for scored in self.scores.values() if scored.total < reach}
+        special = best.candidate.layout.special or dict(zip(SPECIAL, best.candidate.unclaimed_rows(), strict=False))
         based = best.candidate.changed(best.candidate.variant, special=special)
         if based.template not in TEMPLATES:
             yield based
         for name, parts in TEMPLATES.items():
             markers = set(parts) - {TEXT, IMAGE}
-            if markers and markers <= special.keys() and slots_of(parts) in orders:
+            if markers and markers <= special.keys() and _slots(parts) in orders:
                 changed = based.changed(based.variant, template=parts, unconditional_template=None)
                 yield replace(changed, template=name)
 
@@ -116,7 +144,7 @@ class Search:
 def as_the_model_expects(witness: Witness, candidate: Candidate, records: Sequence[Record]) -> Iterator[Candidate]:
     """Yield the candidate with special tokens at the rows that the model expects; the first markers are tried."""
     template, template_special = candidate.layout.template, candidate.layout.special
-    rows = unclaimed_rows(candidate.layout)
+    rows = candidate.unclaimed_rows()
     if len(rows) > MOST_ROWS:
         rows = sorted(template_special.values())
     start = next(index for index, part in enumerate(template) if part in (TEXT, IMAGE))
@@ -126,7 +154,7 @@ def as_the_model_expects(witness: Witness, candidate: Candidate, records: Sequen
         if part not in (TEXT, IMAGE, *read):
             read[part] = _by_expectation(witness, prefixes, _without(rows, read.values()))[0]
         for prefix, record in zip(prefixes, records, strict=True):
-            prefix.extend(rows_of(part, candidate.layout, record, read))
+            prefix.extend(candidate.rows_of(part, record, read))
     # Special tokens outside the template get the remaining rows. The pad comes last and gets the row that is least
     # expected.
     left = _by_expectation(witness, prefixes, _without(template_special.values(), read.values()))
@@ -149,7 +177,7 @@ def exchanged(best: Candidate) -> Iterator[Candidate]:
     changes = [
         (f"{left} ↔ {right}", {left: special[right], right: special[left]}) for left, right in combinations(special, 2)
     ]
-    first, rows = best.layout.template[0], unclaimed_rows(best.layout)
+    first, rows = best.layout.template[0], best.unclaimed_rows()
     if first in special and len(rows) <= MOST_FIRST:
         changes += [(f"{first} {row}", {first: row}) for row in _without(rows, special.values())]
     for change, moved in changes:
@@ -190,126 +218,5 @@ def _without(rows: Iterable[int], excluded: Iterable[int]) -> list[int]:
     return [row for row in rows if row not in taken]
 
 
-@dataclass(frozen=True)
-class Expectation:
-    """Probability of rows that never occur if the layout is right, after a part of the template."""
-
-    place: str
-    """Name of the part."""
-    mass: float
-    """Mean probability of all such rows together."""
-    row: int
-    """Likeliest such row."""
-    probability: float
-
-
-@dataclass(frozen=True)
-class Condition:
-    """One condition of the rule."""
-
-    name: str
-    ok: bool
-    found: str
-    do: str
-    """Remedy if the condition fails."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The best layout, the decision, and the reasons."""
-
-    best: Scored
-    ranking: Sequence[Behind]
-    """All other scored candidates, nearest first."""
-    reordered: Sequence[Behind]
-    """The best candidate with its codes in random orders."""
-    expectations: Sequence[Expectation]
-    conditions: Sequence[Condition]
-    needed: float
-    """Standard errors that each comparison needs."""
-    comparisons: int
-
-    @property
-    def decided(self) -> bool:
-        return all(condition.ok for condition in self.conditions)
-
-
-def judge(search: Search) -> Verdict:
-    """Judge the result of a search by four conditions, all of which must hold."""
-    best, witness, records = search.best, search.witness, search.records
-    rivals = (scored for scored in search.scores.values() if scored is not best)
-    ranking = sorted((behind(best, other) for other in rivals), key=lambda rival: rival.nats)
-    reordered = [behind(best, _reordered(witness, best.candidate, records, seed)) for seed in range(REORDERINGS)]
-    comparisons = len(ranking) + len(reordered) + 1
-    needed = critical_value(LEVEL / comparisons, len(records) - 1)
-    expectations = _expectations(witness, best.candidate, records)
-    # An untrained model with tied tables expects what it has just read. If codes repeat, the image loss is then below
-    # ln of the codebook, in any order of the codes.
-    nearest = min(reordered, key=lambda rival: rival.standard_errors)
-    conditions = [
-        _images_are_known(best, needed),
-        Condition(
-            "the order of the codes matters",
-            nearest.standard_errors >= needed,
-            f"of {len(reordered)} random orders of the codes the nearest is {nearest}",
-            "the image block has another position or order of codes: describe it with --layout",
-        ),
-        _others_are_worse(ranking, needed),
-        _nothing_is_missing(expectations),
-    ]
-    return Verdict(best, ranking, reordered, expectations, conditions, needed, comparisons)
-
-
-def _reordered(witness: Witness, best: Candidate, records: Sequence[Record], seed: int) -> Scored:
-    order = list(range(best.codebook_size))
-    random.Random(seed).shuffle(order)
-    candidate = with_order(best, order)
-    return score(witness, candidate, candidate.sequences(records), math.inf)
-
-
-def _expectations(witness: Witness, best: Candidate, records: Sequence[Record]) -> list[Expectation]:
-    silent = silent_rows(best.layout)[:MOST_ROWS]
-    expectations = []
-    prefixes: list[list[int]] = [[] for _ in records]
-    for index, part in enumerate(best.layout.template if silent else ()):
-        for prefix, record in zip(prefixes, records, strict=True):
-            prefix.extend(rows_of(part, best.layout, record, best.layout.special))
-        if part in (TEXT, IMAGE) or index == len(best.layout.template) - 1:
-            masses = witness.next_log_masses(prefixes, [silent, *([row] for row in silent)])
-            mass, *single = (fmean(map(math.exp, column)) for column in zip(*masses, strict=True))
-            probability, row = max(zip(single, silent, strict=True), key=lambda pair: pair[0])
-            expectations.append(Expectation(part, mass, row, probability))
-    return expectations
-
-
-def _images_are_known(best: Scored, needed: float) -> Condition:
-    image, codes = best.loss("image"), best.candidate.codebook_size
-    below, evidence = -math.inf, "no image token is a target"
-    if image is not None:
-        below = in_errors(math.log(codes) - image.value, image.stderr)
-        evidence = (
-            f"image loss {image.value:.3f} nats/token, {abs(below):.1f} standard errors "
-            f"{'below' if below > 0 else 'above'} ln {codes} = {math.log(codes):.3f}"
-        )
-    do = "use a later checkpoint, or describe the layout with --layout"
-    return Condition("the images are known", below >= needed, evidence, do)
-
-
-def _others_are_worse(ranking: Sequence[Behind], needed: float) -> Condition:
-    close = [rival for rival in ranking if rival.nats < NATS or rival.standard_errors < needed]
-    nearest = close[0] if close else min(ranking, key=lambda rival: rival.standard_errors, default=None)
-    evidence = "there is no other" if nearest is None else f"{nearest.scored.candidate.label} is {nearest}"
-    if len(close) > 1:
-        evidence += f"; {len(close) - 1} more are too close"
-    do = "use more pairs (--limit), set the sizes (--text-size), try others (--layout), or use a later checkpoint"
-    return Condition("every other candidate is worse", nearest is not None and not close, evidence, do)
-
-
-def _nothing_is_missing(expectations: Sequence[Expectation]) -> Condition:
-    name = "nothing else is expected"
-    if not expectations:
-        return Condition(name, True, "every row has a meaning", "")
-    most = max(expectations, key=lambda expectation: expectation.mass)
-    evidence = f"after {most.place}, row {most.row}, which never occurs, has a probability of {most.probability:.3f}"
-    do = f"a marker is missing: describe the template with --layout, with row {most.row} after {most.place}"
-    return Condition(name, most.mass < SILENT, evidence, do)
+def _slots(template: Sequence[str]) -> tuple[str, ...]:
+    return tuple(part for part in template if part in (TEXT, IMAGE))

@@ -6,15 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from evalsvc.data.tokens import Record
-from evalsvc.doctor.layout.candidates import (
-    TEMPLATES,
-    Sizes,
-    find_sizes,
-    propose,
-    silent_rows,
-    unclaimed_rows,
-    with_order,
-)
+from evalsvc.doctor.layout.candidates import TEMPLATES, Candidate, Sizes, find_sizes, propose
 from evalsvc.errors import InvalidData
 from evalsvc.spec.layout import PRESETS, parse_layout
 
@@ -98,13 +90,13 @@ class TestSizes:
 
 def test_silent_rows_are_those_without_any_use_but_the_pad() -> None:
     templates = {"template": ["text", "TEXT", "/text", "IMAGE"], "unconditional_template": None}
-    layout = parse_layout(OWN | templates).resolve(23)
-    assert unclaimed_rows(layout) == list(range(14, 23))
-    assert silent_rows(layout) == [14, 15, 18, 19, 21, 22]  # doc, /doc, image, /image and the rows of no block
+    candidate = Candidate("mine.yaml", "its own", parse_layout(OWN | templates).resolve(23))
+    assert candidate.unclaimed_rows() == list(range(14, 23))
+    assert candidate.silent_rows() == [14, 15, 18, 19, 21, 22]  # doc, /doc, image, /image and the rows of no block
 
 
 def test_reordering_goes_through_a_map_that_is_there() -> None:
     own = parse_layout(OWN | {"image": {"map": [3, 1, 0, 2]}})
     candidates, _ = propose(21, [pair()], SIZES, {"mine.yaml": own})
-    moved = with_order(candidates[0], [1, 0, 3, 2])
+    moved = candidates[0].reordered([1, 0, 3, 2])
     assert list(moved.layout.image_ids or ()) == [11, 13, 12, 10]

@@ -10,7 +10,9 @@ import pytest
 from bigram_witness import BigramWitness
 
 from evalsvc.data.tokens import Record
-from evalsvc.doctor.layout.candidates import Candidate, Sizes, behind, in_errors, propose, score
+from evalsvc.doctor.layout.candidates import Candidate, Sizes, propose
+from evalsvc.doctor.layout.checkup import in_errors, margin
+from evalsvc.doctor.layout.search import score
 from evalsvc.metrics.shares import standard_error
 
 RECORDS = [Record(array("i", [1, 2]), array("i", [0, 3, code]), "line 1") for code in (1, 2, 2)]
@@ -29,12 +31,11 @@ def witness() -> BigramWitness:
 def test_total_is_the_sum_of_all_parts() -> None:
     full = candidate("text, image")
     (sequence, *_) = sequences = full.sequences(RECORDS)
-    scored = score(witness(), full, sequences, math.inf)
+    scored = score(witness(), full, sequences)
     losses = -math.fsum(math.log(witness().probability(before, [after])) for before, after in pairwise(sequence))
     end = witness().probability(sequence[-1], [])
     assert end == 0  # every row has a meaning, so nothing is charged for the end
     assert scored.totals[0] == pytest.approx(losses)
-    assert scored.tokens == 5
 
 
 def test_first_token_that_is_no_marker_costs_its_block() -> None:
@@ -50,7 +51,7 @@ def test_expecting_more_behind_the_end_is_charged() -> None:
     sequences = short.sequences(RECORDS)
     expected = witness().probability(sequences[0][-1], [14, 15])  # doc and /doc
     assert expected > 0.9
-    assert score(witness(), short, sequences, math.inf).ends[0] == pytest.approx(-math.log(1 - expected))
+    assert score(witness(), short, sequences).ends[0] == pytest.approx(-math.log(1 - expected))
 
 
 def test_certainty_is_not_charged_infinitely() -> None:
@@ -58,26 +59,28 @@ def test_certainty_is_not_charged_infinitely() -> None:
     short = candidate("text, image; no doc")
     sequences = short.sequences(RECORDS)
     sure = BigramWitness({sequences[0][-1]: Counter({15: 1})}, ROWS, smoothing=1e-30)
-    assert score(sure, short, sequences[:1], math.inf).ends == [pytest.approx(12 * math.log(10))]
+    assert score(sure, short, sequences[:1]).ends == [pytest.approx(12 * math.log(10))]
 
 
 def test_behind_is_paired() -> None:
     """Sequences differ by more than candidates do."""
     full, short = (
-        score(witness(), item, item.sequences(RECORDS), math.inf)
+        score(witness(), item, item.sequences(RECORDS))
         for item in (candidate("text, image"), candidate("text, image; no doc"))
     )
-    found = behind(full, short)
+    found = margin(full, short)
     differences = [theirs - ours for theirs, ours in zip(short.totals, full.totals, strict=True)]
-    assert found.nats == pytest.approx(sum(differences) / 3)
-    assert found.nats_per_token == pytest.approx(found.nats / 5)
+    assert found.behind == pytest.approx(sum(differences) / 3)
+    assert found.behind_nats_per_token == pytest.approx(found.behind / 5), "text and image tokens count"
     # The same marker is left out of every sequence, however hard the sequence is: nearly no error is left.
-    assert found.standard_errors > 1_000 * abs(in_errors(statistics.fmean(full.totals), standard_error(full.totals)))
+    assert found.behind_standard_errors > 1_000 * abs(
+        in_errors(statistics.fmean(full.totals), standard_error(full.totals))
+    )
 
 
 @pytest.mark.parametrize(
-    ("margin", "stderr", "expected"),
+    ("difference", "stderr", "expected"),
     [(2.0, 0.5, 4.0), (2.0, None, 0.0), (math.nan, 1.0, 0.0), (1.0, 0.0, math.inf), (-1.0, 0.0, -math.inf)],
 )
-def test_margins_in_standard_errors(margin: float, stderr: float | None, expected: float) -> None:
-    assert in_errors(margin, stderr) == expected
+def test_margins_in_standard_errors(difference: float, stderr: float | None, expected: float) -> None:
+    assert in_errors(difference, stderr) == expected
