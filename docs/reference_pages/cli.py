@@ -16,9 +16,8 @@ INTRODUCTION = f"""\
 
 `evalsvc -h` lists the commands, `evalsvc COMMAND -h` shows one command, and `evalsvc --version` shows the version.
 `evalsvc --install-completion` installs [completion](../how-to/command-line.md) for the shell. `evalsvc --version
---verbose` shows what a bug report needs, and no secrets: the commit, Python, torch and the cards, the kind and schema
-of the database, the settings that differ from their defaults, and the versions of all packages that evalsvc computes
-with.
+--verbose` shows what a bug report needs, and no secrets: the commit, Python, the settings that differ
+from their defaults, and the versions of all packages that evalsvc computes with.
 
 Options that are [settings](settings.md) also have an environment variable. An option or argument that is *repeatable*
 takes several values: repeat the option, or give several arguments.

@@ -123,7 +123,7 @@ def _options(
         typer.Option(
             "--verbose",
             is_eager=True,
-            help="With --version, show what a bug report needs: versions, cards, database, settings; no secrets.",
+            help="With --version, show what a bug report needs: versions and settings; no secrets.",
         ),
     ] = False,
 ) -> None:

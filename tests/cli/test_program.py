@@ -46,7 +46,7 @@ def test_version(command: Command) -> None:
 def test_version_in_full(command: Command, options: Sequence[str]) -> None:
     lines = command(*options).out.splitlines()
     assert lines[0] == command("--version").out.strip()
-    assert {"commit", "python", "torch", "card", "database"} <= {line.partition(":")[0] for line in lines}
+    assert {"commit", "python", "platform", "package"} <= {line.partition(":")[0] for line in lines}
 
 
 def test_verbose_alone_is_refused(command: Command) -> None:
