@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +15,6 @@ from evalsvc.spec.paths import DATASETS, Readable, local_data
 from evalsvc.spec.suite import Suite, TaskSpec
 from evalsvc.tasks.text_to_image.spec import AGREEMENT
 
-ASSET_PARAMETERS = ("decoder", "extractor", "clip", "dinov2")
-"""Parameters of a task that may name an asset instead of a file."""
-
 
 def missing_inputs(task: TaskSpec, settings: Settings) -> Iterator[str]:
     """Yield the place, the problem and the remedy of each file and asset that an evaluation could not read."""
@@ -25,12 +22,12 @@ def missing_inputs(task: TaskSpec, settings: Settings) -> Iterator[str]:
         if problem := path_problem(path, settings):
             yield f"{where}: {problem}"
     without_features = task.parameters.get("metrics") in ([], [AGREEMENT])
-    for parameter in ASSET_PARAMETERS:
+    for parameter in ("decoder", "extractor", "clip", "dinov2"):  # an asset, or else a file
         name = task.parameters.get(parameter)
         if isinstance(name, str) and "/" not in name and not (without_features and parameter == "extractor"):
             # Any of a program's assets will do.
             assets = PROGRAMS[name].assets if name in PROGRAMS else (name,)
-            problems = [_asset_problem(asset, settings) for asset in assets]
+            problems = [_error_of(locate_asset, asset, settings.assets_path) for asset in assets]
             if all(problems):
                 yield f"{parameter}: {problems[-1]}"
     reference = task.parameters.get("reference")
@@ -46,7 +43,7 @@ def outside_roots(suite: Suite, settings: Settings) -> Iterator[str]:
     """Yield an error for each path in a suite that evaluations may not read."""
     for task in suite.tasks:
         for where, path in paths_of(task, settings):
-            if problem := _refusal(path, settings):
+            if problem := _error_of(local_data, settings, str(path)):
                 yield f"task {task.name!r}: {where}: {problem}"
 
 
@@ -54,24 +51,17 @@ def path_problem(path: Path, settings: Settings) -> str:
     """Return why an evaluation could not read a path, and what to do; empty if the path exists and may be read."""
     if str(path).startswith(PLACEHOLDER):
         return f"{path} is a placeholder; replace it with your own path"
-    if (refusal := _refusal(path, settings)) or path.exists():
-        return refusal
+    if (problem := _error_of(local_data, settings, str(path))) or path.exists():
+        return problem
     add_file = path.is_relative_to(settings.datasets_path)
     do = "add the file, or set EVALSVC_DATASETS to its folder" if add_file else "correct the path"
     return f"{path} does not exist; {do}"
 
 
-def _refusal(path: Path, settings: Settings) -> str:
+def _error_of(check: Callable[..., object], *arguments: object) -> str:
+    """Return the message of the error that a check raises; empty if it raises none."""
     try:
-        local_data(settings, str(path))
-    except EvalsvcError as error:
-        return error.message
-    return ""
-
-
-def _asset_problem(name: str, settings: Settings) -> str:
-    try:
-        locate_asset(name, settings.assets_path)
+        check(*arguments)
     except EvalsvcError as error:
         return error.message
     return ""
