@@ -18,7 +18,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import unquote, urlsplit
 
-from evalsvc.checkpoints.reference import MAX_FILES, CheckpointRef, Virtual, entries_of, files_of
+from evalsvc.checkpoints.reference import MAX_FILES, CheckpointRef, entries_of, files_of, with_files
+from evalsvc.config import Settings
 from evalsvc.errors import (
     CheckpointChanged,
     CheckpointError,
@@ -71,23 +72,22 @@ def local_path(uri: str) -> Path:
     return path
 
 
-def checkpoint_rule(roots: Sequence[Path], closed: Sequence[Path]) -> ReadRule:
-    """Return the rule for files of checkpoints, whose error is CheckpointNotAllowed."""
-    return ReadRule(tuple(roots), tuple(closed), error=CheckpointNotAllowed)
+def checkpoint_rule(settings: Settings, *copies: Path) -> ReadRule:
+    """Return the rule for files of posted checkpoints, and of the service's own copies in the folders `copies`."""
+    return ReadRule((*settings.root_paths, *copies), settings.private_paths, error=CheckpointNotAllowed)
 
 
-def locate(uri: str, roots: Sequence[Path], closed: Sequence[Path] = ()) -> Path:
+def locate(uri: str, rule: ReadRule) -> Path:
     """Return the existing file or folder that `uri` names, with links resolved.
 
     Messages about a path outside the roots do not tell whether the path exists, nor where a link leads.
 
     Raises:
-        CheckpointNotAllowed: the path, or a file in the folder, lies outside `roots` or inside `closed`, or is not a
-            regular file or folder.
+        CheckpointNotAllowed: `rule` refuses the path or a file in the folder, or the path is not a regular file or
+            folder.
         CheckpointNotFound: the path does not exist or cannot be read.
         NotACheckpoint: the folder has more than MAX_FILES files.
     """
-    rule = checkpoint_rule(roots, closed)
     resolved = _resolve_inside(local_path(uri), rule, uri)
     try:
         mode = resolved.stat().st_mode
@@ -161,24 +161,21 @@ def opened(reference: CheckpointRef) -> Iterator[CheckpointRef]:
     except JSON files outside the roots.
 
     Raises:
-        CheckpointNotAllowed: a file lies outside `reference.roots`, or is not on a disk.
+        CheckpointNotAllowed: a file is refused by `reference.rule`, or is not on a disk.
         CheckpointGone: the file was deleted.
         CheckpointChanged: the file was changed while it was read.
     """
     with ExitStack() as stack:
         files = _OpenFiles(stack)
         with files.posted_names(reference):
-            yield _pinned(reference, files)
+            yield with_files(reference, lambda file: _pinned(file, files))
         files.require_unchanged(reference)
 
 
 def _pinned(reference: CheckpointRef, files: _OpenFiles) -> CheckpointRef:
-    if reference.virtual is not None:
-        parents = {name: _pinned(parent, files) for name, parent in reference.virtual.parents.items()}
-        return replace(reference, virtual=Virtual(reference.virtual.expression, parents))
     path = Path(reference.path)
     try:
-        pinned = files.pin_checkpoint(path, checkpoint_rule(reference.roots, reference.closed))
+        pinned = files.pin_checkpoint(path, reference.rule)
     except FileNotFoundError as error:
         raise CheckpointGone(
             f"{reference.label}: {error.filename} was deleted while it was opened; post it again"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from evalsvc.errors import (
     ShardedCheckpoint,
     os_reason,
 )
+from evalsvc.files.opened import ReadRule
 
 Spool = Literal["none", "link", "copy"]
 
@@ -68,6 +69,10 @@ def _shown_time(nanoseconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}{digits} UTC"
 
 
+EVERY_FILE = ReadRule((Path("/"),), error=CheckpointNotAllowed)
+"""Rule for the files of a checkpoint that no submitter named."""
+
+
 @dataclass(frozen=True)
 class CheckpointRef:
     """A posted checkpoint: all that a worker needs to open it and to check that it has not changed."""
@@ -89,10 +94,8 @@ class CheckpointRef:
     """Source of a virtual checkpoint; None for a file or folder."""
     source: str | None = None
     """Address that `path` was fetched from; None: the path is the posted one, or was not fetched yet."""
-    roots: Sequence[Path] = (Path("/"),)
-    """Folders that the checkpoint must lie in. The parents of a virtual checkpoint have their own."""
-    closed: Sequence[Path] = ()
-    """Folders that the checkpoint must not lie in, except for roots inside them."""
+    rule: ReadRule = EVERY_FILE
+    """Rule for the files of the checkpoint. The parents of a virtual checkpoint have their own."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,14 @@ class Virtual:
     """Expression without ranges."""
     parents: Mapping[str, CheckpointRef]
     """Parents by their names in the expression; each is a file or folder."""
+
+
+def with_files(reference: CheckpointRef, change: Callable[[CheckpointRef], CheckpointRef]) -> CheckpointRef:
+    """Return the result of `change` for a file or folder; for a virtual checkpoint, change all parents."""
+    if reference.virtual is None:
+        return change(reference)
+    parents = {name: change(parent) for name, parent in reference.virtual.parents.items()}
+    return replace(reference, virtual=Virtual(reference.virtual.expression, parents))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import aliased
 
 from evalsvc.checkpoints.kept import copy_files, releasing, spool_path, spooled
-from evalsvc.checkpoints.opening import opened
+from evalsvc.checkpoints.opening import checkpoint_rule, opened
 from evalsvc.checkpoints.reference import CheckpointRef, Identity, verify
 from evalsvc.checkpoints.remote.fetch import fetch_posted
 from evalsvc.config import Settings
@@ -127,8 +127,7 @@ class Spooler:
             path=source,
             identity=Identity(checkpoint.size, checkpoint.mtime_ns),
             label=f"checkpoint {checkpoint.id}",
-            roots=self._settings.root_paths,
-            closed=self._settings.private_paths,
+            rule=checkpoint_rule(self._settings),
         )
         with opened(reference) as pinned:
             copy_files(Path(pinned.path), target)

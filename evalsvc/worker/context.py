@@ -11,8 +11,8 @@ import torch
 
 from evalsvc.assets import locate_asset
 from evalsvc.checkpoints.expression import require_parts
-from evalsvc.checkpoints.opening import opened, opened_weights
-from evalsvc.checkpoints.reference import CheckpointRef, Virtual, identify, named, parents_of, verify
+from evalsvc.checkpoints.opening import checkpoint_rule, opened, opened_weights
+from evalsvc.checkpoints.reference import CheckpointRef, identify, named, parents_of, verify, with_files
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.config import Settings
 from evalsvc.data.images import ImageSource, read_images
@@ -69,7 +69,8 @@ class ShardContext(Context):
             engines: engines of stages [evalsvc].
         """
         self.engines = engines or {}
-        self.checkpoint = _confined(checkpoint, settings)
+        rule = checkpoint_rule(settings, *settings.kept_paths)
+        self.checkpoint = with_files(checkpoint, lambda file: replace(file, rule=rule))
         self.kept = kept or KeptFolder(settings.statistics_path)
         self.base = None if base is None else ShardContext(base, settings, report, None, self.kept, engines)
         self._companion = base
@@ -199,16 +200,6 @@ class ShardContext(Context):
 def _is_path(name: str) -> bool:
     """Return whether a parameter's value is a path or a dataset, and not the name of an asset."""
     return "/" in name or name.startswith(DATASETS)
-
-
-def _confined(checkpoint: CheckpointRef, settings: Settings) -> CheckpointRef:
-    """Return a reference restricted to the folders that this process may read checkpoints from, and to its own
-    copies."""
-    if checkpoint.virtual is None:
-        roots = (*settings.root_paths, *settings.kept_paths)
-        return replace(checkpoint, roots=roots, closed=settings.private_paths)
-    parents = {name: _confined(parent, settings) for name, parent in checkpoint.virtual.parents.items()}
-    return replace(checkpoint, virtual=Virtual(checkpoint.virtual.expression, parents))
 
 
 def _loaded_digests(checkpoint: CheckpointRef) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from evalsvc.errors import (
 )
 from evalsvc.families.reading import find_model_config
 from evalsvc.files import opened as files_opened
-from evalsvc.files.opened import Allow, anywhere
+from evalsvc.files.opened import Allow, ReadRule, anywhere
 
 
 @pytest.fixture
@@ -34,8 +34,12 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "allowed"
 
 
+def below(*roots: Path) -> ReadRule:
+    return ReadRule(roots, error=CheckpointNotAllowed)
+
+
 def posted(path: Path, *roots: Path) -> CheckpointRef:
-    return CheckpointRef(str(path), roots=roots or (Path("/"),), label="run 'a' step 1")
+    return CheckpointRef(str(path), rule=below(*(roots or (Path("/"),))), label="run 'a' step 1")
 
 
 def refused(path: Path, root: Path, *words: str, error: type[Exception] = CheckpointNotAllowed) -> None:
@@ -123,7 +127,7 @@ def test_a_link_inside_a_folder_that_leads_out(root: Path, tmp_path: Path, name:
     (root / "hf" / name).symlink_to(tmp_path / "secret" / "epoch_1.pt")
     refused(root / "hf", root, f"'{root}/hf/{name}' is, or links, outside the allowed folders")
     with pytest.raises(CheckpointNotAllowed, match="outside the allowed folders"):
-        locate(str(root / "hf"), [root])
+        locate(str(root / "hf"), below(root))
 
 
 def test_links_inside_a_folder_that_stay(root: Path) -> None:
@@ -132,7 +136,7 @@ def test_links_inside_a_folder_that_stay(root: Path) -> None:
     (root / "blobs" / "abc").write_text("{}")
     (root / "hf").mkdir()
     (root / "hf" / "model.safetensors").symlink_to("../blobs/abc")
-    locate(str(root / "hf"), [root])
+    locate(str(root / "hf"), below(root))
     with opened(posted(root / "hf", root)) as pinned:
         assert (Path(pinned.path) / "model.safetensors").read_text() == "{}"
 
@@ -240,7 +244,7 @@ def test_what_is_no_file_on_a_disk(tmp_path: Path, kind: str) -> None:
     kernel = kind in ("environment", "kernel")
     words = "outside the allowed folders" if kernel else "is not a regular file or folder on a disk"
     with pytest.raises(CheckpointNotAllowed, match=words):
-        locate(str(path), [Path("/")])
+        locate(str(path), below(Path("/")))
     refused(path, Path("/"), words)
 
 
@@ -257,7 +261,7 @@ def test_a_folder_of_very_many_files(tmp_path: Path) -> None:
     with pytest.raises(
         NotACheckpoint, match="holds more than 1,000 files, too many for a checkpoint; post one of the files"
     ):
-        locate(str(tmp_path), [Path("/")])
+        locate(str(tmp_path), below(Path("/")))
     refused(tmp_path, Path("/"), "holds more than 1,000 files", error=NotACheckpoint)
     assert len(files_of(tmp_path)) == MAX_FILES + 50, "data folders are another matter"
 

@@ -21,6 +21,11 @@ from evalsvc.errors import (
     CheckpointNotAllowed,
     CheckpointNotFound,
 )
+from evalsvc.files.opened import ReadRule
+
+
+def below(*roots: Path) -> ReadRule:
+    return ReadRule(roots, error=CheckpointNotAllowed)
 
 
 @pytest.fixture
@@ -68,15 +73,15 @@ def test_addresses_that_are_not_allowed(uri: str, fragment: str) -> None:
 
 def test_locate_follows_links_before_it_compares_with_the_roots(file: Path, tmp_path: Path) -> None:
     """A link inside the allowed folder that leads out of it is the way around an allow-list."""
-    roots = [tmp_path / "allowed"]
-    roots[0].mkdir()
-    link = roots[0] / "link.pt"
+    allowed = tmp_path / "allowed"
+    allowed.mkdir()
+    link = allowed / "link.pt"
     link.symlink_to(file)
     with pytest.raises(CheckpointNotAllowed, match="outside the allowed folders") as caught:
-        locate(str(link), roots)
+        locate(str(link), below(allowed))
     assert str(file) not in caught.value.message, "where a link leads is not told"
-    assert str(roots[0]) in caught.value.message
-    assert locate(str(link), [tmp_path]) == file
+    assert str(allowed) in caught.value.message
+    assert locate(str(link), below(tmp_path)) == file
 
 
 @pytest.mark.parametrize(
@@ -108,7 +113,7 @@ def test_whether_a_path_outside_the_roots_exists_is_not_told(tmp_path: Path, uri
     answers = set()
     for name in names:
         with pytest.raises(CheckpointNotAllowed) as caught:
-            locate(uri.format(root=root, out=out, name=name), [root])
+            locate(uri.format(root=root, out=out, name=name), below(root))
         answers.add(caught.value.message.replace(name, "NAME"))
     assert len(answers) == 1, answers
 
@@ -116,7 +121,7 @@ def test_whether_a_path_outside_the_roots_exists_is_not_told(tmp_path: Path, uri
 def test_a_path_of_many_steps_up_is_answered_soon(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     begun = time.monotonic()
-    assert locate(f"{tmp_path}/" + "a/../" * 700, [tmp_path]) == tmp_path
+    assert locate(f"{tmp_path}/" + "a/../" * 700, below(tmp_path)) == tmp_path
     assert time.monotonic() - begun < 5
 
 
@@ -128,12 +133,12 @@ def test_locate_is_not_fooled_by_names(tmp_path: Path, uri: str) -> None:
     for path in (tmp_path / "outside.pt", tmp_path / "run-more" / "epoch_1.pt"):
         path.write_bytes(b"x")
     with pytest.raises(CheckpointNotAllowed):
-        locate(uri.format(root=root), [root])
+        locate(uri.format(root=root), below(root))
 
 
 def test_locate_takes_a_root_that_is_a_link(file: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(file.parent)
-    assert locate(str(tmp_path / "link" / "epoch_1.pt"), [tmp_path / "link"]) == file
+    assert locate(str(tmp_path / "link" / "epoch_1.pt"), below(tmp_path / "link")) == file
 
 
 def test_a_folder_that_cannot_be_looked_through(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,24 +149,24 @@ def test_a_folder_that_cannot_be_looked_through(folder: Path, monkeypatch: pytes
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(CheckpointNotFound, match="permission denied in it; change its permissions"):
-        locate(str(folder), [Path("/")])
+        locate(str(folder), below(Path("/")))
 
 
 @pytest.mark.parametrize("uri", ["/a\0b", "/a\ud800", "/" + "x" * 300, "/" + "x/" * 3000, "file:///%00", "file:///%ff"])
 def test_names_that_no_file_can_have(uri: str) -> None:
     with pytest.raises((CheckpointNotFound, CheckpointNotAllowed)):
-        locate(uri, [Path("/")])
+        locate(uri, below(Path("/")))
 
 
 def test_nothing_there_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointNotFound, match="no such file or directory; post the checkpoint when the file is complete"
     ):
-        locate(str(tmp_path / "none.pt"), [tmp_path])
+        locate(str(tmp_path / "none.pt"), below(tmp_path))
     loop = tmp_path / "loop.pt"
     loop.symlink_to(loop)
     with pytest.raises(CheckpointNotFound):
-        locate(str(loop), [tmp_path])
+        locate(str(loop), below(tmp_path))
 
 
 def test_identity_of_file_and_folder(file: Path, folder: Path) -> None:

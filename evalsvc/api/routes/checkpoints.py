@@ -340,12 +340,12 @@ def _adjacent_model(path: str, identity: Identity, settings: Settings) -> Mappin
 
 
 def _reference(path: str, settings: Settings) -> CheckpointRef:
-    return CheckpointRef(path, roots=settings.root_paths, closed=settings.private_paths, label="the checkpoint")
+    return CheckpointRef(path, rule=checkpoint_rule(settings), label="the checkpoint")
 
 
 def _model(model: str | Mapping[str, object], settings: Settings) -> Mapping[str, object]:
     if isinstance(model, str) and _names_file(model):
-        path = str(locate(model, settings.root_paths, settings.private_paths))
+        path = str(locate(model, checkpoint_rule(settings)))
         with opened(_reference(path, settings)) as pinned:
             return read_model_spec(pinned.path)
     # With the base /, a name never refers to a file in the working directory of the service.
@@ -357,11 +357,11 @@ def _layout(
 ) -> Mapping[str, object]:
     """Return the layout as JSON, checked against the size of the model's vocabulary if the size is known."""
     if isinstance(layout, str) and _names_file(layout):
-        layout = str(locate(layout, settings.root_paths, settings.private_paths))
+        layout = str(locate(layout, checkpoint_rule(settings)))
     image = layout.get("image") if isinstance(layout, Mapping) else None
     if isinstance(image, Mapping) and isinstance(image.get("map"), str):
-        locate(image["map"], settings.root_paths, settings.private_paths)
-    parsed = parse_layout(layout, allow=checkpoint_rule(settings.root_paths, settings.private_paths))
+        locate(image["map"], checkpoint_rule(settings))
+    parsed = parse_layout(layout, allow=checkpoint_rule(settings))
     if parsed.text.tokenizer is not None:
         local_data(settings, parsed.text.tokenizer)
     rows = (model or {}).get("vocab_size")

@@ -11,11 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from evalsvc.checkpoints.kept import Copy
-from evalsvc.checkpoints.opening import locate
+from evalsvc.checkpoints.opening import checkpoint_rule, locate
 from evalsvc.checkpoints.reference import (
     CheckpointRef,
     Identity,
-    Virtual,
     check_sha256,
     hash_files,
     identify,
@@ -23,6 +22,7 @@ from evalsvc.checkpoints.reference import (
     parents_of,
     refuse_part,
     weights_among,
+    with_files,
 )
 from evalsvc.checkpoints.remote.cache import Cache, NoRoom
 from evalsvc.checkpoints.remote.http import HttpSource
@@ -86,7 +86,7 @@ def locate_checkpoint(uri: str, settings: Settings) -> tuple[str, Identity]:
         raise CheckpointNotAllowed(
             f"{uri}: is a local file, which EVALSVC_SCHEMES does not allow; post a remote checkpoint"
         )
-    path = locate(uri, settings.root_paths, settings.private_paths)
+    path = locate(uri, checkpoint_rule(settings))
     if path.is_dir():
         weights_among({entry.name for entry in path.iterdir()}, uri)
     else:
@@ -117,7 +117,7 @@ def fetched(
     _require_bound(wanted, settings)
     try:
         with _all_held(cache, wanted, settings, report):
-            yield [_placed(reference, cache) for reference in references]
+            yield [with_files(reference, lambda file: _placed(file, cache)) for reference in references]
     except CheckpointChanged:
         # The cached copy is not, or no longer, what was posted: the next attempt fetches the checkpoint again.
         for copy in wanted:
@@ -232,9 +232,6 @@ def _require_bound(wanted: Mapping[Copy, CheckpointRef], settings: Settings) -> 
 
 def _placed(reference: CheckpointRef, cache: Cache) -> CheckpointRef:
     """Return the reference to the local copy, with the copy's identity, which is the same whenever it is fetched."""
-    if reference.virtual is not None:
-        parents = {name: _placed(parent, cache) for name, parent in reference.virtual.parents.items()}
-        return replace(reference, virtual=Virtual(reference.virtual.expression, parents))
     if not is_remote(reference.path):
         return reference
     copy = _copy(cache, reference)
