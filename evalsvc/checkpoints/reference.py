@@ -1,11 +1,11 @@
-"""References to checkpoints, their identity, and the names of their files. `opening` opens them."""
+"""References to checkpoints, their and the identity of their files. `opening` opens them."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,7 +19,6 @@ from evalsvc.errors import (
     CheckpointNotAllowed,
     EvalsvcError,
     NotACheckpoint,
-    ShardedCheckpoint,
     os_reason,
 )
 from evalsvc.files.opened import ReadRule
@@ -33,17 +32,6 @@ HASH_BLOCK = 8 << 20
 
 MAX_FILES = 1000
 """Maximum number of files in a checkpoint's folder."""
-
-FOLDER_FILES = (
-    "model.safetensors.index.json",
-    "model.safetensors",
-    "pytorch_model.bin.index.json",
-    "pytorch_model.bin",
-)
-"""Names of weights in a Hugging Face folder; the first that exists is used."""
-
-PART = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.")
-"""Pattern in the name of one of several files of a Hugging Face model."""
 
 
 @dataclass(frozen=True)
@@ -242,71 +230,6 @@ def entries_of(folder: Path, limit: int | None = None) -> Iterator[Path]:
                 f"{folder} holds more than {limit:,} files, too many for a checkpoint; post one of the files"
             )
         yield entry
-
-
-def weights_among(names: Collection[str], folder: str) -> str:
-    """Return the name of the weights in a folder with these names.
-
-    Raises:
-        ShardedCheckpoint: the folder is a torch.distributed.checkpoint.
-        NotACheckpoint: the folder has no weights, or several checkpoints, like the folder of a run.
-    """
-    if ".metadata" in names or any(name.endswith(".distcp") for name in names):
-        raise sharded(folder)
-    weights = [name for name in FOLDER_FILES if name in names]
-    for index, whole in (FOLDER_FILES[:2], FOLDER_FILES[2:]):
-        if weights[:2] == [index, whole]:
-            raise NotACheckpoint(
-                f"{folder} holds {index} and {whole}, two sets of weights; remove the one that is not the model's"
-            )
-    if weights:
-        return weights[0]
-    refuse_part(names, folder)
-    checkpoints = sorted(name for name in names if name.endswith((".pt", ".pth", ".bin", ".safetensors")))
-    if checkpoints:
-        listing = f"it holds {', '.join(checkpoints[:5])}: post one of these files"
-    elif "checkpoints" in names:
-        listing = f"it is the folder of a run: post one of the files in {folder}/checkpoints"
-    else:
-        listing = "it holds no weights"
-    raise NotACheckpoint(f"{folder} is a folder without {' or '.join(FOLDER_FILES)}; {listing}")
-
-
-def refuse_part(names: Collection[str], shown: str) -> None:
-    """Raise NotACheckpoint if a file, or a folder with these names, holds only a part of a model."""
-    if any(name.startswith("adapter_model.") for name in names):
-        raise adapter(shown)
-    if parts := sorted(name for name in names if PART.search(name)):
-        index = FOLDER_FILES[0 if parts[0].endswith(".safetensors") else 2]
-        raise NotACheckpoint(
-            f"{shown} holds {parts[0]}, a part of a model; post the folder of all parts with their index, {index}, as "
-            "save_pretrained writes both"
-        )
-
-
-def adapter(shown: str) -> NotACheckpoint:
-    """Return an error for an adapter, with the call that makes a model of the adapter and its base."""
-    return NotACheckpoint(
-        f"{shown} is a LoRA adapter, which holds only what differs from its base; merge the adapter into the base, and "
-        "post the folder of the merged model: model.merge_and_unload().save_pretrained(FOLDER)"
-    )
-
-
-def no_weights(path: Path, head: bytes) -> NotACheckpoint:
-    """Return an error for a file that begins with `head`, as no checkpoint does."""
-    if not head.strip(b"\0"):
-        return NotACheckpoint(f"{path} starts with zeros, so the copy is unfinished; copy it again")
-    is_text = all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head)
-    kind = "is text" if is_text else f"starts with {head[:8].hex(' ')}"
-    return NotACheckpoint(f"{path} {kind}; a checkpoint is a torch.save file (zip or pickle) or safetensors")
-
-
-def sharded(folder: str) -> ShardedCheckpoint:
-    """Return an error for a torch.distributed.checkpoint folder, with the command that converts it."""
-    return ShardedCheckpoint(
-        f"{folder} is a torch.distributed.checkpoint folder, sharded by rank; convert it to one file: "
-        f"python -P -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} {folder}.pt"
-    )
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from evalsvc.checkpoints.formats import legible
 from evalsvc.errors import NonFinite, first_few
 
 DTYPES = {
@@ -18,7 +19,6 @@ DTYPES = {
     "float64": torch.float64,
 }
 SHOWN = 5  # maximum number of names of each kind in a message
-MAX_SHOWN = 200  # maximum number of characters of a name in a message
 
 
 def emptied(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -76,10 +76,4 @@ def listed(kind: str, names: Iterable[str]) -> list[str]:
 
 def some(names: list[str]) -> str:
     """Join the first names, and say how many more there are."""
-    return first_few([shown(name) for name in names], SHOWN)
-
-
-def shown(name: str) -> str:
-    """Return a tensor's name as messages show it: short, and without control characters, since strangers choose it."""
-    cut = name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}…"
-    return cut if cut.isprintable() else ascii(cut)
+    return first_few([legible(name) for name in names], SHOWN)

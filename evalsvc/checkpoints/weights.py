@@ -9,9 +9,7 @@ the memory-mapped file, so reading is cheap until they are copied.
 
 from __future__ import annotations
 
-import json
-import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
@@ -21,9 +19,8 @@ import safetensors
 from torch import Tensor
 
 from evalsvc.checkpoints import torch_file
-from evalsvc.checkpoints.reference import adapter, no_weights, refuse_part, sharded, weights_among
-from evalsvc.checkpoints.safetensors_file import read_header
-from evalsvc.checkpoints.tensors import shown, some
+from evalsvc.checkpoints.formats import adapter, format_of, legible, read_header, weight_map, weights_at
+from evalsvc.checkpoints.tensors import some
 from evalsvc.errors import (
     CheckpointError,
     CheckpointMismatch,
@@ -61,41 +58,14 @@ def read_weights(path: Path) -> Weights:
     become one without their prefixes.
     """
     try:
-        if path.is_dir():
-            return _read_file(path / weights_among({entry.name for entry in path.iterdir()}, str(path)))
-        refuse_part([path.name], str(path))
-        return _read_file(path)
+        file = weights_at(path, str(path))
+        return READERS[format_of(file)](file)
     except CheckpointError:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointNotFound(f"there is no checkpoint at {path}; correct the path") from error
     except OSError as error:
         raise NotACheckpoint(f"{path} cannot be read: {os_reason(error)}; check its permissions") from error
-
-
-def _read_file(path: Path) -> Weights:
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise NotACheckpoint(f"{path} is not a regular file; use a checkpoint file or a Hugging Face folder")
-    if status.st_size == 0:
-        raise NotACheckpoint(f"{path} is empty; wait until it is written, or check for a full disk")
-    with path.open("rb") as file:
-        head = file.read(16)
-    if path.suffix == ".distcp" and (path.parent / ".metadata").exists():
-        raise sharded(str(path.parent))
-    return _reader(path, head)(path)
-
-
-def _reader(path: Path, head: bytes) -> Callable[[Path], Weights]:
-    """Return the function that reads a file which begins with `head`."""
-    # Before pickles: the length of a safetensors header may begin with the byte that a pickle begins with.
-    if head[8:9] == b"{" and head[5:8] == b"\0\0\0":
-        return _read_safetensors
-    if head.startswith((torch_file.ZIP, b"\x80")):
-        return _read_torch
-    if head.lstrip().startswith(b"{"):
-        return _read_index
-    raise no_weights(path, head)
 
 
 # torch.save
@@ -162,7 +132,7 @@ def _read_safetensors(path: Path) -> Weights:
 
 def _read_index(path: Path) -> Weights:
     """Read the files that a Hugging Face index names, which lie next to the index."""
-    mapping = _weight_map(path)
+    mapping = {_strip(tensor, PREFIXES): name for tensor, name in weight_map(path.read_bytes(), path).items()}
     shards = sorted(set(mapping.values()))
     tensors: dict[str, Tensor] = {}
     formats = set()
@@ -170,21 +140,23 @@ def _read_index(path: Path) -> Weights:
         shard = path.parent / name
         if not shard.is_file():
             raise NotACheckpoint(
-                f"{path} names {shown(name)}, which is missing from the same folder; copy all {len(shards)} files"
+                f"{path} names {legible(name)}, which is missing from the same folder; copy all {len(shards)} files"
             )
-        weights = _read_file(shard)
+        if (kind := format_of(shard)) == "index":  # it could name itself
+            raise NotACheckpoint(f"{path} names {legible(name)}, which is an index too; correct the index")
+        weights = READERS[kind](shard)
         part = weights.tensors
         formats.add(weights.format)
         twice = sorted(tensors.keys() & part.keys())
         if twice:
             raise CheckpointMismatch(
-                f"{shown(twice[0])} is in two of the files that {path} names; remove it from {name}"
+                f"{legible(twice[0])} is in two of the files that {path} names; remove it from {name}"
             )
         tensors |= part
         if moved := sorted(tensor for tensor in part if mapping.get(tensor, name) != name):
             raise CheckpointMismatch(
-                f"{path} says that {shown(moved[0])} is in {shown(mapping[moved[0]])}, but it is in {name}; write the "
-                "index again"
+                f"{path} says that {legible(moved[0])} is in {legible(mapping[moved[0]])}, but it is in {name}; write "
+                "the index again"
             )
     if absent := sorted(mapping.keys() - tensors.keys()):
         raise CheckpointMismatch(
@@ -193,23 +165,8 @@ def _read_index(path: Path) -> Weights:
     return Weights(tensors, step=None, epoch=None, format=f"sharded {' and '.join(sorted(formats))}", metadata={})
 
 
-def _weight_map(path: Path) -> dict[str, str]:
-    """Return the file of each tensor, by the tensor's name without wrappers' prefixes."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise NotACheckpoint(f"{path} starts like JSON but is not; use a checkpoint file") from error
-    mapping = content.get("weight_map")
-    if not isinstance(mapping, dict) or not mapping:
-        raise NotACheckpoint(f"{path} is JSON without a weight_map, so it holds no weights; use a checkpoint file")
-    names = {str(name) for name in mapping.values()}
-    for name in sorted(names):
-        # An index may name files in its own folder only, and no other index, which could be itself.
-        if Path(name).name != name or name in ("", "..") or name.endswith(".json"):
-            raise NotACheckpoint(
-                f"{path} names {shown(name)!r}, which is not a weights file in the same folder; correct the index"
-            )
-    return {_strip(str(tensor), PREFIXES): str(name) for tensor, name in mapping.items()}
+READERS = {"safetensors": _read_safetensors, "torch": _read_torch, "index": _read_index}
+"""Functions that read a file, by format."""
 
 
 # common to all
@@ -254,7 +211,7 @@ def strip_prefixes(tensors: Iterable[tuple[object, Tensor]], path: Path) -> dict
         name = _strip(str(key), PREFIXES)
         if name in stripped:
             raise CheckpointMismatch(
-                f"{path} holds both {shown(original[name])} and {shown(str(key))}, which are one parameter without "
+                f"{path} holds both {legible(original[name])} and {legible(str(key))}, which are one parameter without "
                 "their prefixes; save one model only"
             )
         stripped[name], original[name] = tensor, str(key)

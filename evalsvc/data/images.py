@@ -32,7 +32,7 @@ from PIL.Image import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from evalsvc.checkpoints.safetensors_file import read_header
+from evalsvc.checkpoints.formats import read_header
 from evalsvc.data.files import CACHED_FILES, read_bytes, unreadable
 from evalsvc.errors import CheckpointError, InvalidData, show_name
 from evalsvc.files.opened import Allow, OpenFile, anywhere, open_file, opened_folder

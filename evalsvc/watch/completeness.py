@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -10,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from evalsvc.checkpoints.reference import FOLDER_FILES, no_weights, refuse_part, sharded
-from evalsvc.checkpoints.safetensors_file import read_header
-from evalsvc.checkpoints.torch_file import ZIP, read_outline, require_safe
+from evalsvc.checkpoints.formats import FOLDER_FILES, format_of, known_weights, read_header, weight_map
+from evalsvc.checkpoints.torch_file import read_outline, require_safe
 from evalsvc.errors import EvalsvcError, NotACheckpoint, UnsafeCheckpoint, os_reason
 from evalsvc.spec.names import NAME
 from evalsvc.watch.local_folder import Candidate
@@ -152,18 +150,13 @@ def read_complete(path: Path) -> Outline:
     if path.is_dir():
         names = {entry.name for entry in path.iterdir()}
         for name in whole_folder(names, lambda name: (path / name).read_bytes(), str(path)):
-            if (path / name).stat().st_size == 0:
-                raise NotACheckpoint(f"{name} is empty")
             read_complete(path / name)
         return {}
-    with path.open("rb") as file:
-        head = file.read(16)
-    if head[8:9] == b"{":
-        read_header(path)
-    elif head.startswith((ZIP, b"\x80")):
-        return read_outline(path) if require_safe(path) else {}
-    elif not head.startswith(b"{"):
-        raise no_weights(path, head)
+    match format_of(path):
+        case "safetensors":
+            read_header(path)
+        case "torch" if require_safe(path):
+            return read_outline(path)
     return {}
 
 
@@ -173,18 +166,11 @@ def whole_folder(names: Collection[str], read: Callable[[str], bytes], shown: st
     Raises:
         NotACheckpoint, ShardedCheckpoint: a file is missing or damaged, or the folder has another format.
     """
-    if ".metadata" in names or any(name.endswith(".distcp") for name in names):
-        raise sharded(shown)
-    first = next((name for name in FOLDER_FILES if name in names), None)
-    if first is None:
-        refuse_part(names, "it")
+    if (first := known_weights(names, shown)) is None:
         raise NotACheckpoint(f"it has none of {', '.join(FOLDER_FILES)} yet")
     if not first.endswith(".index.json"):
         return [first]
-    try:
-        wanted = sorted({str(name) for name in json.loads(read(first))["weight_map"].values()})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise NotACheckpoint(f"its {first} is truncated or damaged") from None
+    wanted = sorted(set(weight_map(read(first), first).values()))
     if missing := [name for name in wanted if name not in names]:
         raise NotACheckpoint(f"the folder lacks {', '.join(missing[:3])}")
     return wanted

@@ -254,7 +254,7 @@ def test_missing(tmp_path: Path) -> None:
         (b"epoch,loss\n1,2.5\n", "is text; a checkpoint is a torch.save file"),
         (b"\xff\xd8\xff\xe0 a picture", "starts with ff d8 ff e0"),
         (b'{"hidden_dim": 24}', "JSON without a weight_map, so it holds no weights"),
-        (b'{"hidden_dim": ', "starts like JSON but is not"),
+        (b'{"hidden_dim": ', "starts like JSON but is truncated or damaged"),
         (struct.pack("<Q", 9) + b'{"a": bad', "damaged safetensors header"),
     ],
 )
@@ -389,6 +389,14 @@ def test_a_header_whose_length_begins_as_a_pickle(tmp_path: Path) -> None:
 def test_index_that_leaves_its_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
     refused(tmp_path, NotACheckpoint, "which is not a weights file in the same folder")
+
+
+def test_an_index_under_the_name_of_weights(tmp_path: Path) -> None:
+    """It may name itself, and was read until Python gave up."""
+    content = json.dumps({"weight_map": {"a": "model-1.safetensors"}})
+    for name in ("model.safetensors.index.json", "model-1.safetensors"):
+        (tmp_path / name).write_text(content)
+    refused(tmp_path, NotACheckpoint, "names model-1.safetensors, which is an index too")
 
 
 def test_unreadable_things_are_no_crash(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from evalsvc.checkpoints.formats import refuse_part, weights_at
 from evalsvc.checkpoints.kept import Copy
 from evalsvc.checkpoints.opening import checkpoint_rule, locate
 from evalsvc.checkpoints.reference import (
@@ -20,8 +21,6 @@ from evalsvc.checkpoints.reference import (
     identify,
     named,
     parents_of,
-    refuse_part,
-    weights_among,
     with_files,
 )
 from evalsvc.checkpoints.remote.cache import Cache, NoRoom
@@ -87,10 +86,7 @@ def locate_checkpoint(uri: str, settings: Settings) -> tuple[str, Identity]:
             f"{uri}: is a local file, which EVALSVC_SCHEMES does not allow; post a remote checkpoint"
         )
     path = locate(uri, checkpoint_rule(settings))
-    if path.is_dir():
-        weights_among({entry.name for entry in path.iterdir()}, uri)
-    else:
-        refuse_part([path.name], uri)
+    weights_at(path, uri)
     return str(path), identify(path)
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from evalsvc.checkpoints.reference import MAX_FILES, Identity, weights_among
+from evalsvc.checkpoints.formats import weights_among
+from evalsvc.checkpoints.reference import MAX_FILES, Identity
 from evalsvc.errors import NotACheckpoint, SourceUnreachable
 
 T = TypeVar("T")
