@@ -226,10 +226,13 @@ def entries_of(folder: Path, limit: int | None = None) -> Iterator[Path]:
     """
     for count, entry in enumerate(_walk(folder)):
         if limit is not None and count >= limit:
-            raise NotACheckpoint(
-                f"{folder} holds more than {limit:,} files, too many for a checkpoint; post one of the files"
-            )
+            raise too_many_files(folder, limit)
         yield entry
+
+
+def too_many_files(folder: object, limit: int) -> NotACheckpoint:
+    """Return an error for a folder with more than `limit` files."""
+    return NotACheckpoint(f"{folder} holds more than {limit:,} files, too many for a checkpoint; post one of the files")
 
 
 def _walk(folder: Path) -> Iterator[Path]:

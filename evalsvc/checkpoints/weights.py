@@ -132,7 +132,7 @@ def _read_safetensors(path: Path) -> Weights:
 
 def _read_index(path: Path) -> Weights:
     """Read the files that a Hugging Face index names, which lie next to the index."""
-    mapping = {_strip(tensor, PREFIXES): name for tensor, name in weight_map(path.read_bytes(), path).items()}
+    mapping = {_strip(tensor): name for tensor, name in weight_map(path.read_bytes(), path).items()}
     shards = sorted(set(mapping.values()))
     tensors: dict[str, Tensor] = {}
     formats = set()
@@ -208,7 +208,7 @@ def strip_prefixes(tensors: Iterable[tuple[object, Tensor]], path: Path) -> dict
     stripped: dict[str, Tensor] = {}
     original: dict[str, str] = {}
     for key, tensor in tensors:
-        name = _strip(str(key), PREFIXES)
+        name = _strip(str(key))
         if name in stripped:
             raise CheckpointMismatch(
                 f"{path} holds both {legible(original[name])} and {legible(str(key))}, which are one parameter without "
@@ -218,8 +218,8 @@ def strip_prefixes(tensors: Iterable[tuple[object, Tensor]], path: Path) -> dict
     return stripped
 
 
-def _strip(key: str, prefixes: tuple[str, ...]) -> str:
+def _strip(key: str) -> str:
     start = 0  # a loop, because a hostile name may repeat a prefix more often than functions may call themselves
-    while prefix := next((prefix for prefix in prefixes if key.startswith(prefix, start)), ""):
+    while prefix := next((prefix for prefix in PREFIXES if key.startswith(prefix, start)), ""):
         start += len(prefix)
     return key[start:]

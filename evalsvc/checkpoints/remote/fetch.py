@@ -26,7 +26,7 @@ from evalsvc.checkpoints.reference import (
 from evalsvc.checkpoints.remote.cache import Cache, NoRoom
 from evalsvc.checkpoints.remote.http import HttpSource
 from evalsvc.checkpoints.remote.objects import ObjectSource
-from evalsvc.checkpoints.remote.source import Listing, RemoteFile
+from evalsvc.checkpoints.remote.source import RemoteFile
 from evalsvc.checkpoints.remote.uri import HTTP, is_remote, parse_remote
 from evalsvc.config import Settings
 from evalsvc.errors import (
@@ -110,7 +110,14 @@ def fetched(
     if not wanted:
         yield references
         return
-    _require_bound(wanted, settings)
+    total = sum(copy.size for copy in wanted)
+    if total > settings.cache_bytes:
+        labels = [leaf.label for leaf in wanted.values()]
+        what = labels[0] if len(labels) == 1 else f"{len(labels)} checkpoints that are needed together"
+        raise CacheFull(
+            f"{what}: {total:,} bytes exceed EVALSVC_CACHE_BYTES, which is {settings.cache_bytes:,}; raise the limit "
+            "on every machine with workers"
+        )
     try:
         with _all_held(cache, wanted, settings, report):
             yield [with_files(reference, lambda file: _placed(file, cache)) for reference in references]
@@ -128,7 +135,11 @@ def _all_held(cache: Cache, wanted: Mapping[Copy, CheckpointRef], settings: Sett
         with ExitStack() as stack:
             try:
                 for copy, leaf in wanted.items():
-                    stack.enter_context(cache.held(copy, _fetcher(leaf, settings, report), lambda: report(0)))
+
+                    def fill(folder: Path, leaf: CheckpointRef = leaf) -> None:
+                        fetch_posted(leaf, folder / name_of(leaf.path), settings, report)
+
+                    stack.enter_context(cache.held(copy, fill, lambda: report(0)))
             except NoRoom:
                 stack.close()
                 report(0)
@@ -136,19 +147,6 @@ def _all_held(cache: Cache, wanted: Mapping[Copy, CheckpointRef], settings: Sett
                 continue
             yield
             return
-
-
-def fetch(source: Source, listing: Listing, target: Path, report: Report, shown: str) -> None:
-    """Put the listed files at `target`, resuming partial files. Only the posted content is accepted.
-
-    Raises CheckpointChanged, CacheFull, and the errors of the source.
-    """
-    folder = target if listing.is_folder else target.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in listing.files:
-        _fetch_file(source, file, folder / file.name if listing.is_folder else target, report, shown)
-    if source.list() != listing:
-        raise CheckpointChanged(f"{shown} was replaced while it was fetched; post it again with replace=true")
 
 
 def _fetch_file(source: Source, file: RemoteFile, target: Path, report: Report, shown: str) -> None:
@@ -181,7 +179,7 @@ def _fetch_file(source: Source, file: RemoteFile, target: Path, report: Report, 
 
 
 def fetch_posted(reference: CheckpointRef, target: Path, settings: Settings, report: Report) -> None:
-    """Fetch a posted checkpoint to `target`. Raises the errors of `fetched`."""
+    """Fetch a posted checkpoint to `target`, resuming partial files. Raises the errors of `fetched`."""
     source = source_of(reference.path, settings)
     with named(reference):
         try:
@@ -191,7 +189,15 @@ def fetch_posted(reference: CheckpointRef, target: Path, settings: Settings, rep
                     f"{reference.path} has {listing.identity}, but was posted with {reference.identity}; "
                     "post it again with replace=true"
                 )
-            fetch(source, listing, target, report, reference.path)
+            folder = target if listing.is_folder else target.parent
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in listing.files:
+                place = folder / file.name if listing.is_folder else target
+                _fetch_file(source, file, place, report, reference.path)
+            if source.list() != listing:
+                raise CheckpointChanged(
+                    f"{reference.path} was replaced while it was fetched; post it again with replace=true"
+                )
         except FileNotFoundError:
             raise CheckpointGone(
                 f"{reference.path} was deleted before it was evaluated; "
@@ -206,24 +212,9 @@ def name_of(uri: str) -> str:
     return uri.rstrip("/").rpartition("/")[2].partition("@")[0]
 
 
-def _fetcher(leaf: CheckpointRef, settings: Settings, report: Report) -> Callable[[Path], None]:
-    return lambda folder: fetch_posted(leaf, folder / name_of(leaf.path), settings, report)
-
-
 def _copy(cache: Cache, leaf: CheckpointRef) -> Copy:
     assert leaf.identity is not None, "a remote checkpoint is identified before it is fetched"
     return cache.copy(leaf.path, leaf.identity)
-
-
-def _require_bound(wanted: Mapping[Copy, CheckpointRef], settings: Settings) -> None:
-    total = sum(copy.size for copy in wanted)
-    if total > settings.cache_bytes:
-        labels = [leaf.label for leaf in wanted.values()]
-        what = labels[0] if len(labels) == 1 else f"{len(labels)} checkpoints that are needed together"
-        raise CacheFull(
-            f"{what}: {total:,} bytes exceed EVALSVC_CACHE_BYTES, which is {settings.cache_bytes:,}; raise the limit "
-            "on every machine with workers"
-        )
 
 
 def _placed(reference: CheckpointRef, cache: Cache) -> CheckpointRef:

@@ -62,14 +62,14 @@ class HttpSource:
         schemes: frozenset[str],
         *,
         seconds: float,
-        resolve: Resolve | None = None,
-        connect: Connect | None = None,
+        resolve: Resolve = resolve_host,
+        connect: Connect = connect_to,
     ) -> None:
         self.uri = uri
         self._schemes = schemes & set(HTTP)
         self._seconds = seconds
-        self._resolve = resolve or resolve_host
-        self._connect = connect or connect_to
+        self._resolve = resolve
+        self._connect = connect
 
     def list(self) -> Listing:
         return within(METADATA_SECONDS, self.uri, self._list)
@@ -93,19 +93,19 @@ class HttpSource:
                     f"{self.uri} was replaced while it was fetched; post it again with replace=true"
                 )
             skip = offset if response.status != 206 else 0
-            while block := self._block(response, deadline):
+            while True:
+                if time.monotonic() > deadline:
+                    raise SourceUnreachable(
+                        f"{self.uri}: was not fetched within {self._seconds:g} s; raise EVALSVC_SHARD_DEADLINE"
+                    )
+                try:
+                    block = response.read1(BLOCK)
+                except (OSError, http.client.HTTPException) as error:
+                    raise self._unreachable(error) from error
+                if not block:
+                    return
                 yield block[skip:]
                 skip = max(0, skip - len(block))
-
-    def _block(self, response: http.client.HTTPResponse, deadline: float) -> bytes:
-        if time.monotonic() > deadline:
-            raise SourceUnreachable(
-                f"{self.uri}: was not fetched within {self._seconds:g} s; raise EVALSVC_SHARD_DEADLINE"
-            )
-        try:
-            return response.read1(BLOCK)
-        except (OSError, http.client.HTTPException) as error:
-            raise self._unreachable(error) from error
 
     @contextmanager
     def _answer(self, method: str, headers: Mapping[str, str], deadline: float) -> Iterator[http.client.HTTPResponse]:
@@ -119,17 +119,13 @@ class HttpSource:
                     self._require_success(response.status)
                     yield response
                     return
-            url = self._redirected(url, target)
+            url = urljoin(url, target)
+            parts = urlsplit(url)
+            if parts.scheme not in self._schemes or "@" in parts.netloc:
+                raise CheckpointNotAllowed(
+                    f"{self.uri}: redirects to {without_secrets(url)}, which is not allowed; post the final address"
+                )
         raise SourceUnreachable(f"{self.uri}: has more than {MAX_REDIRECTS} redirects; post the final address")
-
-    def _redirected(self, url: str, target: str) -> str:
-        url = urljoin(url, target)
-        parts = urlsplit(url)
-        if parts.scheme not in self._schemes or "@" in parts.netloc:
-            raise CheckpointNotAllowed(
-                f"{self.uri}: redirects to {without_secrets(url)}, which is not allowed; post the final address"
-            )
-        return url
 
     def _request(
         self, stack: ExitStack, method: str, url: str, headers: Mapping[str, str], deadline: float
@@ -153,27 +149,23 @@ class HttpSource:
             raise self._unreachable(error) from error
 
     def _connection(self, scheme: str, host: str, port: int, deadline: float) -> http.client.HTTPConnection:
-        address = self._checked_address(host, port)
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        connected = self._connect(address, port, min(CONNECT_SECONDS, left))
-        connected.settimeout(min(READ_SECONDS, left))
-        if scheme == "https":
-            connected = ssl.create_default_context().wrap_socket(connected, server_hostname=host)
-        connection = http.client.HTTPConnection(host, port)
-        connection.sock = connected
-        return connection
-
-    def _checked_address(self, host: str, port: int) -> str:
-        """Return the first address of a host. Refuse the host if any of its addresses is not public."""
+        """Connect to the first address of a host. Refuse the host if any of its addresses is not public."""
         addresses = self._resolve(host, port)
         for address in addresses:
             if not is_public(address):
                 raise CheckpointNotAllowed(
                     f"{self.uri}: {host} is at {address}, which is not public; download the file and post its path"
                 )
-        return addresses[0]
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        connected = self._connect(addresses[0], port, min(CONNECT_SECONDS, left))
+        connected.settimeout(min(READ_SECONDS, left))
+        if scheme == "https":
+            connected = ssl.create_default_context().wrap_socket(connected, server_hostname=host)
+        connection = http.client.HTTPConnection(host, port)
+        connection.sock = connected
+        return connection
 
     def _require_success(self, status: int) -> None:
         if status in (404, 410):

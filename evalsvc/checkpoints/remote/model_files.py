@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from evalsvc.checkpoints.remote.objects import ObjectSource
-from evalsvc.checkpoints.remote.source import METADATA_SECONDS, RemoteFile, within
+from evalsvc.checkpoints.remote.source import METADATA_SECONDS, within
 from evalsvc.checkpoints.remote.uri import HTTP, RemoteUri, parse_remote
 from evalsvc.config import Settings
 from evalsvc.errors import CheckpointNotAllowed, InvalidModelConfig
@@ -38,48 +38,37 @@ def find_remote_model_config(uri: str, settings: Settings) -> dict[str, Any] | N
         try:
             return find_model_config(folder_copy if inside else folder_copy / parsed.name)
         except InvalidModelConfig as error:
-            names = {
-                str(folder_copy): str(parsed if inside else _parent(parsed)),
-                str(parent_copy): str(_parent(parsed)),
-            }
-            message = error.message
-            for private, posted in names.items():
-                message = message.replace(private, posted)
-            raise InvalidModelConfig(message) from None
+            parent = str(_parent(parsed))
+            message = error.message.replace(str(folder_copy), str(parsed) if inside else parent)
+            raise InvalidModelConfig(message.replace(str(parent_copy), parent)) from None
 
 
 def _copy_small_files(uri: RemoteUri, settings: Settings, folder_copy: Path) -> bool:
     """Copy small files that could be a configuration; return whether `uri` is a folder, which is then copied to
     `folder_copy`."""
-    source = ObjectSource(uri)
-    is_folder = source.list().is_folder
+    is_folder = ObjectSource(uri).list().is_folder
     folder = uri if is_folder else _parent(uri)
     for place in (folder_copy, folder_copy.parent):
         if folder is None or not _is_allowed(folder, settings):
             break
-        for file, content in _small_files(ObjectSource(folder)):
-            (place / file.name).write_bytes(content)
+        source = ObjectSource(folder)
+        try:
+            files = source.files()
+        except (CheckpointNotAllowed, FileNotFoundError):  # a store may permit reading an object but not listing
+            files = ()
+        wanted = [file for file in files if file.name.endswith(".json") or file.name == "params.txt"]
+        for file in wanted if len(wanted) <= MAX_MODEL_FILES else ():
+            if file.size <= MAX_CONFIG_BYTES:
+                content = b"".join(source.read(file, 0))[: MAX_CONFIG_BYTES + 1]
+                (place / file.name).write_bytes(content)
         folder = _parent(folder)
     return is_folder
-
-
-def _small_files(folder: ObjectSource) -> Iterator[tuple[RemoteFile, bytes]]:
-    try:
-        files = folder.files()
-    except (CheckpointNotAllowed, FileNotFoundError):  # a store may permit reading an object but not listing its folder
-        return
-    wanted = [file for file in files if file.name.endswith(".json") or file.name == "params.txt"]
-    for file in wanted if len(wanted) <= MAX_MODEL_FILES else ():
-        if file.size <= MAX_CONFIG_BYTES:
-            yield file, b"".join(folder.read(file, 0))[: MAX_CONFIG_BYTES + 1]
 
 
 def _parent(uri: RemoteUri) -> RemoteUri | None:
     """Return the parent folder; None for a bucket and for a repository."""
     path = uri.path.rpartition("/")[0]
-    if not path:
-        return None
-    return RemoteUri(uri.scheme, uri.place, path, uri.revision)
+    return replace(uri, path=path) if path else None
 
 
 def _is_allowed(folder: RemoteUri, settings: Settings) -> bool:

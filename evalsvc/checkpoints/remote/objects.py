@@ -9,12 +9,12 @@ from typing import Any
 
 import fsspec
 
+from evalsvc.checkpoints.reference import MAX_FILES, too_many_files
 from evalsvc.checkpoints.remote.source import (
     BLOCK,
     METADATA_SECONDS,
     Listing,
     RemoteFile,
-    require_few,
     weights_of_folder,
     within,
 )
@@ -91,7 +91,8 @@ class ObjectSource:
         if info["type"] == "file":
             return Listing([_file(self.uri.name, self._path, info)], is_folder=False)
         files = self.files()
-        require_few(self.uri, len(files))
+        if len(files) > MAX_FILES:
+            raise too_many_files(self.uri, MAX_FILES)
         if not files:
             raise FileNotFoundError(self._path)
         return Listing(weights_of_folder(self.uri, files), is_folder=True)

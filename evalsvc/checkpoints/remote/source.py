@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from evalsvc.checkpoints.formats import weights_among
-from evalsvc.checkpoints.reference import MAX_FILES, Identity
-from evalsvc.errors import NotACheckpoint, SourceUnreachable
+from evalsvc.checkpoints.reference import Identity
+from evalsvc.errors import SourceUnreachable
 
 T = TypeVar("T")
 
@@ -48,14 +48,10 @@ class Listing:
         """Return the identity of a posted checkpoint; a folder's etag is a digest of its files' etags."""
         size = sum(file.size for file in self.files)
         if not self.is_folder:
-            return Identity(size, 0, short(self.files[0].etag))
+            etag = self.files[0].etag
+            return Identity(size, 0, etag if len(etag) <= 128 else hashlib.sha256(etag.encode()).hexdigest())
         lines = "".join(f"{file.name}\0{file.size}\0{file.etag}\n" for file in self.files)
         return Identity(size, 0, hashlib.sha256(lines.encode()).hexdigest())
-
-
-def short(etag: str) -> str:
-    """Return an etag as it is stored."""
-    return etag if len(etag) <= 128 else hashlib.sha256(etag.encode()).hexdigest()
 
 
 def weights_of_folder(shown: object, files: Sequence[RemoteFile]) -> list[RemoteFile]:
@@ -71,18 +67,9 @@ def weights_of_folder(shown: object, files: Sequence[RemoteFile]) -> list[Remote
         file
         for file in files
         if (file.name == first if rest == ending else file.name.startswith(f"{stem}-") and file.name.endswith(ending))
-        or (file.name.endswith(".json") and file.size <= MAX_COMPANION_BYTES)
-        or (file.name == "params.txt" and file.size <= MAX_COMPANION_BYTES)
+        or ((file.name.endswith(".json") or file.name == "params.txt") and file.size <= MAX_COMPANION_BYTES)
     ]
     return sorted(wanted, key=lambda file: file.name)
-
-
-def require_few(shown: object, count: int) -> None:
-    """Raise NotACheckpoint if a folder holds more files than a checkpoint does."""
-    if count > MAX_FILES:
-        raise NotACheckpoint(
-            f"{shown} holds more than {MAX_FILES:,} files, too many for a checkpoint; post one of the files"
-        )
 
 
 def within(seconds: float, shown: object, call: Callable[[], T]) -> T:

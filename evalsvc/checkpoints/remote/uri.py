@@ -56,9 +56,21 @@ def parse_remote(uri: str, settings: Settings) -> RemoteUri:
             f"{shown}: chained addresses (::) are not allowed; use the address of the file itself"
         )
     scheme = uri.partition("://")[0].lower()
-    _require_scheme(shown, scheme, settings)
+    if scheme not in settings.allowed_schemes or scheme not in SCHEMES:
+        allowed = ", ".join(sorted(settings.allowed_schemes)) or "none"
+        advice = "ask the operator to add it to EVALSVC_SCHEMES" if scheme in SCHEMES else "and not supported"
+        raise CheckpointNotAllowed(
+            f"{shown}: the scheme {scheme!r} is not allowed, {advice}; allowed here: {allowed} (file: a path or a "
+            "file:// uri that the service and its workers can read)"
+        )
     parsed = _parts(uri, shown, scheme)
-    _require_root(parsed, settings)
+    # A scheme without any root is allowed as a whole.
+    roots = [root for root in settings.remote_roots if root.partition("://")[0].lower() == scheme]
+    address = f"{scheme}://{parsed.place}/{parsed.path}/"
+    if roots and not any(address.startswith(f"{root}/") for root in roots):
+        raise CheckpointNotAllowed(
+            f"{parsed}: lies outside the allowed locations ({', '.join(roots)}); see EVALSVC_ROOTS"
+        )
     return parsed
 
 
@@ -67,17 +79,6 @@ def without_secrets(uri: str) -> str:
     bare = re.split(r"[?#;]", uri, maxsplit=1)[0]
     hidden = re.sub(r"://[^/]*@", "://…@", bare)
     return "".join(character if character.isprintable() else "�" for character in hidden)[:500]
-
-
-def _require_scheme(shown: str, scheme: str, settings: Settings) -> None:
-    if scheme in settings.allowed_schemes and scheme in SCHEMES:
-        return
-    allowed = ", ".join(sorted(settings.allowed_schemes)) or "none"
-    advice = "ask the operator to add it to EVALSVC_SCHEMES" if scheme in SCHEMES else "and not supported"
-    raise CheckpointNotAllowed(
-        f"{shown}: the scheme {scheme!r} is not allowed, {advice}; allowed here: {allowed} (file: a path or a file:// "
-        "uri that the service and its workers can read)"
-    )
 
 
 def _parts(uri: str, shown: str, scheme: str) -> RemoteUri:
@@ -118,12 +119,3 @@ def _hub_revision(path: str) -> tuple[str, str | None]:
         return f"{name}/{inside}", revision
     inside, at, revision = inside.rpartition("@")
     return (f"{repository}/{inside}", revision) if at else (path, None)
-
-
-def _require_root(uri: RemoteUri, settings: Settings) -> None:
-    """Raise CheckpointNotAllowed for an address outside EVALSVC_ROOTS. A scheme without any root is allowed as a
-    whole."""
-    roots = [root for root in settings.remote_roots if root.partition("://")[0].lower() == uri.scheme]
-    without_revision = f"{uri.scheme}://{uri.place}/{uri.path}"
-    if roots and not any(without_revision == root or without_revision.startswith(f"{root}/") for root in roots):
-        raise CheckpointNotAllowed(f"{uri}: lies outside the allowed locations ({', '.join(roots)}); see EVALSVC_ROOTS")
