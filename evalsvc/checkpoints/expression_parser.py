@@ -32,7 +32,6 @@ from evalsvc.checkpoints.expression import (
     Expression,
     File,
     Graft,
-    Leaf,
     Lerp,
     Part,
     Step,
@@ -68,7 +67,11 @@ def parse_expression(text: str) -> Expression:
     Raises:
         InvalidRequest: the text does not follow the grammar; the message has the place and what is allowed there.
     """
-    return _Parser(text).parse()
+    parser = _Parser(text)
+    expression = parser.expression(0)
+    if parser.peek():
+        parser.fail("the end, since the expression is complete")
+    return expression
 
 
 class _Parser:
@@ -78,17 +81,11 @@ class _Parser:
         self.text = text
         self.at = 0
 
-    def parse(self) -> Expression:
-        expression = self._expression(0)
-        if self._peek():
-            self._fail("the end, since the expression is complete")
-        return expression
-
-    def _expression(self, inside: int) -> Expression:
+    def expression(self, inside: int) -> Expression:
         begin = self._skip()
         expression = self._member(inside)
         if isinstance(expression, Steps):
-            self._fail("one checkpoint (a range is for avg(…) only)", begin)
+            self.fail("one checkpoint (a range is for avg(…) only)", begin)
         return expression
 
     def _member(self, inside: int) -> Expression | Steps:
@@ -97,81 +94,75 @@ class _Parser:
             self.at = quoted.end()
             return File(quoted[1] or quoted[2])
         word = self._word(_CHECKPOINT)
-        if self._peek() == "(":
+        if self.peek() == "(":
             return self._function(word, begin, inside + 1)
-        atom = _atom(word)
-        self._require_sound(atom, begin)
-        return atom
+        if word == "base":
+            return Base()
+        if (match := STEPS.fullmatch(word)) is None:
+            return File(word)
+        run, first, variant = match["run"], int(match["first"]), match["variant"] or "raw"
+        if match["last"] is None:
+            if first > MAX_STEP:
+                self.fail(f"a step of at most {MAX_STEP}", begin)
+            return Step(run, first, variant)
+        last, stride = int(match["last"]), None if match["stride"] is None else int(match["stride"])
+        if first > last or last > MAX_STEP:
+            self.fail(f"the lower step before the higher step, up to {MAX_STEP}", begin)
+        if stride == 0:
+            self.fail("a stride of at least 1", begin)
+        return Steps(run, first, last, stride, variant)
 
     def _function(self, name: str, begin: int, inside: int) -> Expression:
         if name not in FUNCTIONS:
-            self._fail(f"one of {', '.join(FUNCTIONS)}", begin)
+            self.fail(f"one of {', '.join(FUNCTIONS)}", begin)
         if inside > MAX_DEPTH:
-            self._fail(f"at most {MAX_DEPTH} levels of nested functions", begin)
+            self.fail(f"at most {MAX_DEPTH} levels of nested functions", begin)
         self._take("(")
         if name == "avg":
             return Average(tuple(self._many(lambda: self._member(inside))))
-        first = self._expression(inside)
+        first = self.expression(inside)
         self._take(",")
-        second = self._expression(inside)
+        second = self.expression(inside)
         self._take(",")
         if name == "graft":
             return Graft(first, second, frozenset[Part]().union(*self._many(self._choice)))
-        weight = self._weight()
+        begin, allowed = self._skip(), "a weight from 0 (the first) to 1 (the second)"
+        weight = self._word(allowed)
+        if not _WEIGHT.fullmatch(weight) or not 0 <= float(weight) <= 1:
+            self.fail(allowed, begin)
         self._take(")")
-        return Lerp(first, second, weight)
+        return Lerp(first, second, float(weight))
 
     def _many(self, item: Callable[[], T]) -> list[T]:
         items = [item()]
-        while self._peek() == ",":
+        while self.peek() == ",":
             self._take(",")
             items.append(item())
         self._take(")", "a comma or a closing bracket")
         return items
 
-    def _weight(self) -> float:
-        begin = self._skip()
-        allowed = "a weight from 0 (the first) to 1 (the second)"
-        word = self._word(allowed)
-        if not _WEIGHT.fullmatch(word) or not 0 <= float(word) <= 1:
-            self._fail(allowed, begin)
-        return float(word)
-
     def _choice(self) -> set[Part]:
         begin = self._skip()
         text = self._word(_CHOICE)
-        while self._peek() not in ("", ",", "(", ")", '"', "'"):  # blanks around = and |
+        while self.peek() not in ("", ",", "(", ")", '"', "'"):  # blanks around = and |
             text += self._word(_CHOICE)
         kind, _, items = text.partition("=")
         if kind not in ("layers", "parts") or not items:
-            self._fail(_CHOICE, begin)
+            self.fail(_CHOICE, begin)
         chosen: set[Part] = set()
         for item in items.split("|"):
-            chosen |= self._layers(item, begin) if kind == "layers" else self._part(item, begin)
+            if kind == "parts":
+                if item not in PARTS:
+                    self.fail(f"any of {', '.join(PARTS)}, separated by |", begin)
+                chosen.add(item)
+                continue
+            if (span := _SPAN.fullmatch(item)) is None:
+                self.fail("layers counted from 0, or spans of layers, such as layers=0-11|14", begin)
+            first, last = int(span[1]), int(span[2] or span[1])
+            if first > last or last > MAX_LAYER:
+                self.fail(f"the lower layer before the higher layer, up to {MAX_LAYER}", begin)
+            chosen.update(range(first, last + 1))
         return chosen
-
-    def _layers(self, item: str, begin: int) -> set[Part]:
-        span = _SPAN.fullmatch(item)
-        if span is None:
-            self._fail("layers counted from 0, or spans of layers, such as layers=0-11|14", begin)
-        first, last = int(span[1]), int(span[2] or span[1])
-        if first > last or last > MAX_LAYER:
-            self._fail(f"the lower layer before the higher layer, up to {MAX_LAYER}", begin)
-        return set(range(first, last + 1))
-
-    def _part(self, item: str, begin: int) -> set[Part]:
-        if item not in PARTS:
-            self._fail(f"any of {', '.join(PARTS)}, separated by |", begin)
-        return {item}
-
-    def _require_sound(self, atom: Leaf | Steps, begin: int) -> None:
-        if isinstance(atom, Step) and atom.step > MAX_STEP:
-            self._fail(f"a step of at most {MAX_STEP}", begin)
-        if isinstance(atom, Steps):
-            if atom.first > atom.last or atom.last > MAX_STEP:
-                self._fail(f"the lower step before the higher step, up to {MAX_STEP}", begin)
-            if atom.stride == 0:
-                self._fail("a stride of at least 1", begin)
 
     # tokens
 
@@ -180,40 +171,27 @@ class _Parser:
         self.at = blanks.end() if blanks else self.at
         return self.at
 
-    def _peek(self) -> str:
+    def peek(self) -> str:
         """Return the next character that is not blank; empty at the end."""
         at = self._skip()
         return self.text[at : at + 1]
 
     def _take(self, sign: str, allowed: str | None = None) -> None:
-        if self._peek() != sign:
-            self._fail(allowed or f"a {_SIGNS[sign]}")
+        if self.peek() != sign:
+            self.fail(allowed or f"a {_SIGNS[sign]}")
         self.at += 1
 
     def _word(self, allowed: str) -> str:
         word = _WORD.match(self.text, self._skip())
         if word is None:
-            self._fail(allowed)
+            self.fail(allowed)
         self.at = word.end()
         return word[0]
 
-    def _fail(self, allowed: str, at: int | None = None) -> NoReturn:
+    def fail(self, allowed: str, at: int | None = None) -> NoReturn:
         at = self._skip() if at is None else at
         word = _QUOTED.match(self.text, at) or _WORD.match(self.text, at)
         rest = (word[0] if word else self.text[at : at + 1])[:_SHOWN]
         next_text = repr(rest) if rest else "the end"
         shown = self.text if len(self.text) <= _SHOWN else self.text[:_SHOWN] + "…"
         raise InvalidRequest(f"in {shown!r} at character {at + 1}: expected {allowed}; found {next_text}")
-
-
-def _atom(word: str) -> Leaf | Steps:
-    if word == "base":
-        return Base()
-    match = STEPS.fullmatch(word)
-    if match is None:
-        return File(word)
-    variant = match["variant"] or "raw"
-    if match["last"] is None:
-        return Step(match["run"], int(match["first"]), variant)
-    stride = None if match["stride"] is None else int(match["stride"])
-    return Steps(match["run"], int(match["first"]), int(match["last"]), stride, variant)
