@@ -15,7 +15,6 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 from evalsvc.checkpoints.kept import Copy, Fill
@@ -105,23 +104,18 @@ class Cache:
             raise
 
     def _make_room(self, wanted: Copy) -> None:
-        others = sorted(self._others(wanted), key=lambda entry: entry[0])
+        others: list[tuple[int, Copy]] = []  # with the time of their last use
+        for lock in set(self._folder.glob("*.lock")) - {wanted.lock}:
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                size = int(json.loads(lock.read_bytes() or b'{"size": 0}')["size"])
+                others.append((lock.stat().st_mtime_ns, Copy(lock.with_suffix(""), size)))
+        others.sort(key=lambda entry: entry[0])
         total = wanted.size + sum(copy.size for _, copy in others)
         for _, copy in others:
             if total > self._limit and self.drop(copy):
                 total -= copy.size
         if total > self._limit:
             raise NoRoom
-
-    def _others(self, wanted: Copy) -> Iterator[tuple[int, Copy]]:
-        """Yield (time of last use, copy) of all other copies."""
-        for lock in self._folder.glob("*.lock"):
-            copy = Copy(lock.with_suffix(""))
-            if copy.folder == wanted.folder:
-                continue
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                size = int(json.loads(lock.read_bytes() or b'{"size": 0}')["size"])
-                yield lock.stat().st_mtime_ns, replace(copy, size=size)
 
 
 def _lock(path: Path, kind: int) -> int | None:
