@@ -78,18 +78,22 @@ def keep_content(folder: Path, content: bytes, what: str = "an artifact") -> str
         ArtifactNotWritten: no space, no permission.
     """
     sha256 = hashlib.sha256(content).hexdigest()
-    target = artifact_path(folder, sha256)
     with suppress(OSError):
         read_content(folder, sha256, len(content))
         return sha256
+    write_result(artifact_path(folder, sha256), content, what)
+    return sha256
+
+
+def write_result(target: Path, content: bytes, what: str) -> None:
+    """Write a part of a result, called `what` in the message. Raises ArtifactNotWritten: no space, no permission."""
     try:
         write_whole(target, content)
     except OSError as error:
         raise ArtifactNotWritten(
-            f"{what} of {len(content):,} bytes cannot be written to {folder}: "
-            f"{os_reason(error)}; make room there, then retry the evaluation"
+            f"{what}, {len(content):,} bytes, cannot be written to {target.parent}: {os_reason(error)}; make room "
+            "there, then retry the evaluation"
         ) from None
-    return sha256
 
 
 class DamagedContent(OSError):
@@ -124,11 +128,11 @@ def drop_contents(folder: Path, digests: Collection[str], named: Callable[[Colle
         with naming:
             kept = named(piece)
             for path in (artifact_path(folder, sha256) for sha256 in piece if sha256 not in kept):
-                freed += _remove(path)
+                freed += remove(path)
     return freed
 
 
-def _remove(path: Path) -> int:
+def remove(path: Path) -> int:
     """Remove a file and return its bytes. A file that cannot be removed is swept later; no result is lost."""
     try:
         size = path.lstat().st_size
@@ -145,7 +149,7 @@ def drop_orphans(folder: Path, named: Collection[str]) -> int:
     """Remove every content whose digest is not in `named`, and partial contents; return their number."""
     orphans = [path for path in folder.glob("??/*") if path.name not in named and _is_content(path)]
     for path in orphans:
-        _remove(path)
+        remove(path)
     return len(orphans)
 
 

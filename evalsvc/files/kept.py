@@ -30,7 +30,7 @@ DIGEST_NAME = re.compile(rf"[0-9a-f]{{64}}(\.moments|\.features)?\.npz|{ANSWERS}
 ANSWER_BYTES = 1 << 30
 """Limit of all answers together; the answers to 11,000 documents take three million bytes."""
 
-Write = Callable[[BinaryIO], None]
+Write = Callable[[BinaryIO], object]
 """Function that writes the content of a file to a stream."""
 
 
@@ -58,7 +58,7 @@ class KeptFiles(ABC):
 
     def keep_bytes(self, name: str, content: bytes) -> None:
         """Store `content` under a name; see `keep`."""
-        self.keep(name, lambda stream: _write(stream, content))
+        self.keep(name, lambda stream: stream.write(content))
 
 
 class KeptFolder(KeptFiles):
@@ -94,9 +94,8 @@ class KeptFolder(KeptFiles):
             with replacing(path, durable=not is_answer) as stream:
                 write(stream)
         except OSError as error:
-            reason = os_reason(error)
             raise DataDirectoryUnusable(
-                f"{path} cannot be written: {reason}; make room or change permissions"
+                f"{path} cannot be written: {os_reason(error)}; make room or change permissions"
             ) from None
         if is_answer:
             drop_oldest((self.folder / ANSWERS).glob("*/*.json"), ANSWER_BYTES)
@@ -122,7 +121,3 @@ def drop_oldest(paths: Iterable[Path], limit: int) -> None:
             with suppress(OSError):
                 path.unlink()
                 path.parent.rmdir()  # fails while the folder holds other files
-
-
-def _write(stream: BinaryIO, content: bytes) -> None:
-    stream.write(content)

@@ -7,19 +7,18 @@ files that no row names are orphans and are removed when the service starts.
 from __future__ import annotations
 
 import hashlib
-import logging
 import shutil
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import msgpack
 
-from evalsvc.errors import ArtifactNotWritten, os_reason
-from evalsvc.files.atomic import PARTIAL, write_whole
-
-log = logging.getLogger(__name__)
+from evalsvc.errors import os_reason
+from evalsvc.files.artifacts import remove, write_result
+from evalsvc.files.atomic import PARTIAL
 
 LARGE = 64 * 1024
 """Number of bytes from which an output is a file."""
@@ -101,13 +100,7 @@ def keep_output(folder: Path, content: bytes, *, task: int, shard: int, attempt:
     if len(content) < LARGE:
         return content
     file = OutputFile(task, shard, attempt, hashlib.sha256(content).hexdigest(), len(content))
-    try:
-        write_whole(file.path(folder), content)
-    except OSError as error:
-        raise ArtifactNotWritten(
-            f"the output of a shard, {len(content):,} bytes, cannot be written to {folder}: "
-            f"{os_reason(error)}; make room there, then retry the evaluation"
-        ) from None
+    write_result(file.path(folder), content, "the output of a shard")
     return file
 
 
@@ -156,10 +149,6 @@ def _files(folder: Path) -> Iterable[Path]:
 
 
 def _unlink(path: Path) -> None:
-    """Remove a file. A file that cannot be removed is swept at a later start; no result is lost."""
-    try:
-        path.unlink(missing_ok=True)
+    remove(path)
+    with suppress(OSError):  # the folder holds other files
         path.parent.rmdir()
-    except OSError as error:
-        if path.exists():
-            log.warning("%s cannot be removed: %s", path, error)

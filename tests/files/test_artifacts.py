@@ -27,7 +27,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(
-        ArtifactNotWritten, match=r"4 bytes cannot be written to .*: no space left on device; make room"
+        ArtifactNotWritten, match=r"4 bytes, cannot be written to .*: no space left on device; make room"
     ):
         keep_content(tmp_path, b"grid")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
