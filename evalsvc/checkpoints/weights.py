@@ -12,9 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn
 
-import numpy as np
 import safetensors
 from torch import Tensor
 
@@ -31,7 +29,6 @@ from evalsvc.errors import (
 )
 
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile and Hugging Face, in any order
-OPTIMIZER_KEYS = ("optimizer", "optimizer_states", "scaler")
 AVERAGE = "ema"  # key of averaged weights
 
 
@@ -39,13 +36,8 @@ AVERAGE = "ema"  # key of averaged weights
 class Weights:
     tensors: dict[str, Tensor]
     """Tensors by the module's parameter names, without wrappers' prefixes; possibly views of the mapped file."""
-    step: int | None
-    """Number of optimiser steps; None if the file does not say."""
-    epoch: int | None
     format: str
     """Format of the file, such as "open_lm epoch" or "safetensors"."""
-    metadata: dict[str, object]
-    """Other content of the file: values of the training loop, or the safetensors header."""
     averaged: dict[str, Tensor] = field(default_factory=dict)
     """Averaged weights that the file holds under the key `ema`, as LlamaGen's training does; empty if it has none."""
 
@@ -78,24 +70,24 @@ def _read_torch(path: Path) -> Weights:
         raise NotACheckpoint(f"{path} holds a {type(loaded).__name__}; a checkpoint is a dictionary of tensors")
     kind = "open_lm epoch" if "epoch" in content else "state_dict"
     kind = "Lightning checkpoint" if "pytorch-lightning_version" in content else kind
-    averaged = _averaged(path, content)
-    kinds = {"state_dict": kind, "av_model_sd": "open_lm average", "model": "model of a training loop"}
-    for key, named in {**kinds, AVERAGE: "average of a training loop"}.items():
+    kinds = {
+        "state_dict": kind,
+        "av_model_sd": "open_lm average",
+        "model": "model of a training loop",
+        AVERAGE: "average of a training loop",
+    }
+    average = _plain_dict(content.get(AVERAGE)) or {}  # or anything else, such as a decay rate
+    is_average = bool(average) and all(isinstance(tensor, Tensor) for tensor in average.values())
+    averaged = _weights(path, kinds[AVERAGE], average).tensors if is_average else {}
+    for key, named in kinds.items():
         if (tensors := _plain_dict(content.get(key))) is not None:
-            # The optimizer state of Lightning and older open_lm files is as large as the weights and not metadata.
-            left_out = {key, AVERAGE, *OPTIMIZER_KEYS} if averaged else {key, *OPTIMIZER_KEYS}
-            weights = _weights(path, named, tensors, {str(k): v for k, v in content.items() if k not in left_out})
-            return replace(weights, averaged=averaged)
-    if "epoch" in content:
-        _refuse_companion(path, content)
-    return _weights(path, "bare state dict", content, {})
-
-
-def _averaged(path: Path, content: Mapping[object, object]) -> dict[str, Tensor]:
-    """Return the tensors under the key `ema`; none if the key holds anything else, such as a decay rate."""
-    tensors = _plain_dict(content.get(AVERAGE)) or {}
-    plain = bool(tensors) and all(isinstance(tensor, Tensor) for tensor in tensors.values())
-    return _weights(path, "average of a training loop", tensors, {}).tensors if plain else {}
+            return replace(_weights(path, named, tensors), averaged=averaged)
+    if "epoch" in content:  # optimizer_N.pt and stats_N.pt look like the epoch_N.pt next to them
+        held = "the optimizer state" if "optimizer" in content else "the statistics"
+        right = path.parent / f"epoch_{content['epoch']}.pt"
+        what = f"post {right} instead" if right.exists() else f"post that epoch's {right.name} instead"
+        raise NotACheckpoint(f"{path} holds {held} of epoch {content['epoch']} and no weights; {what}")
+    return _weights(path, "bare state dict", content)
 
 
 def _plain_dict(content: object) -> dict[object, object] | None:
@@ -104,27 +96,17 @@ def _plain_dict(content: object) -> dict[object, object] | None:
     return dict(dict.items(content)) if isinstance(content, dict) else None
 
 
-def _refuse_companion(path: Path, content: Mapping[object, object]) -> NoReturn:
-    """Raise NotACheckpoint for optimizer_N.pt and stats_N.pt, which look like the epoch_N.pt next to them, and name the
-    right file."""
-    kind = "the optimizer state" if "optimizer" in content else "the statistics"
-    weights = path.parent / f"epoch_{content['epoch']}.pt"
-    what = f"post {weights} instead" if weights.exists() else f"post that epoch's {weights.name} instead"
-    raise NotACheckpoint(f"{path} holds {kind} of epoch {content['epoch']} and no weights; {what}")
-
-
 # safetensors
 
 
 def _read_safetensors(path: Path) -> Weights:
-    header = read_header(path)
-    metadata = header.pop("__metadata__", {})
+    read_header(path)
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:  # its message quotes the file
         raise NotACheckpoint(f"{path} is damaged; copy or write it again") from error
-    return _weights(path, "safetensors", tensors, metadata if isinstance(metadata, dict) else {})
+    return _weights(path, "safetensors", tensors)
 
 
 # several files
@@ -162,7 +144,7 @@ def _read_index(path: Path) -> Weights:
         raise CheckpointMismatch(
             f"{path} names {len(absent)} tensors that its files do not hold: {some(absent)}; copy the files again"
         )
-    return Weights(tensors, step=None, epoch=None, format=f"sharded {' and '.join(sorted(formats))}", metadata={})
+    return Weights(tensors, f"sharded {' and '.join(sorted(formats))}")
 
 
 READERS = {"safetensors": _read_safetensors, "torch": _read_torch, "index": _read_index}
@@ -172,7 +154,7 @@ READERS = {"safetensors": _read_safetensors, "torch": _read_torch, "index": _rea
 # common to all
 
 
-def _weights(path: Path, kind: str, content: Mapping[object, object], metadata: dict[str, object]) -> Weights:
+def _weights(path: Path, kind: str, content: Mapping[object, object]) -> Weights:
     names = [str(name) for name in content]
     if any(".lora_A." in name for name in names):
         raise adapter(str(path))
@@ -190,17 +172,7 @@ def _weights(path: Path, kind: str, content: Mapping[object, object], metadata: 
             f"{path} ({kind}) holds {holds}; expected tensors by name, alone or in `state_dict`, `av_model_sd`, "
             "`model` or `ema`"
         )
-    step = _whole_number(metadata.get("step", metadata.get("global_step")))
-    epoch = _whole_number(metadata.get("epoch"))
-    return Weights(strip_prefixes(tensors.items(), path), step=step, epoch=epoch, format=kind, metadata=metadata)
-
-
-def _whole_number(value: object) -> int | None:
-    """Convert `value` to int. numpy's integers are accepted, and strings, because a safetensors header has no
-    numbers."""
-    if isinstance(value, str) and value.isdecimal() and len(value) < 19:
-        return int(value)
-    return int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else None
+    return Weights(strip_prefixes(tensors.items(), path), kind)
 
 
 def strip_prefixes(tensors: Iterable[tuple[object, Tensor]], path: Path) -> dict[str, Tensor]:

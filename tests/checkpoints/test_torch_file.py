@@ -24,7 +24,7 @@ import torch
 from hostile_files import archive, calling, patched, tensor_pickle
 from safetensors.torch import save_file
 
-from evalsvc.checkpoints.torch_file import OTHER, read_outline
+from evalsvc.checkpoints.torch_file import OTHER, load, read_outline
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointError, NotACheckpoint, UnsafeCheckpoint
 from evalsvc.miniature import ROOT
@@ -70,8 +70,8 @@ def test_a_file_with_options_is_told_how_its_owner_converts_it(tmp_path: Path, m
     monkeypatch.setattr(sys, "argv", ["-c", str(old), str(new)])
     with torch.serialization.safe_globals([]):  # ends what the program allows
         exec(program, {})
-    weights = read_weights(new)
-    assert (list(weights.tensors), weights.metadata) == (["w"], {"steps": 5})
+    assert list(read_weights(new).tensors) == ["w"]
+    assert read_outline(new) == {"model": OTHER, "steps": 5}
 
 
 FLOAT64 = b"cnumpy\ndtype\n(U\x02f8K\x00K\x01tR"
@@ -126,7 +126,9 @@ def test_numpys_plain_numbers_are_read(tmp_path: Path, dtype: str) -> None:
         path = tmp_path / f"{legacy}.pt"
         torch.save({"state_dict": {"a": torch.ones(1)}, "epoch": 1, "lr": value}, path,
                    _use_new_zipfile_serialization=not legacy)  # fmt: skip
-        found = read_weights(path).metadata["lr"]
+        loaded = load(path)
+        assert isinstance(loaded, dict)
+        found = loaded["lr"]
         assert found == value
         assert found.dtype == value.dtype
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.checkpoints.torch_file import read_outline
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.data.captions import read_captions
 from evalsvc.data.tokenizer import read_tokenizer
@@ -86,10 +87,10 @@ def test_it_is_small_enough_to_ship() -> None:
 def test_runs_are_complete(run: str, layout: VocabularyLayout) -> None:
     """Every step that the demo promises is there, opens without a configuration beside it, and fits the layout."""
     found = sorted((ROOT / "runs" / run / "checkpoints").glob("epoch_*.pt"))
-    weights = [read_weights(path) for path in found]
-    assert [item.step for item in weights] == STEPS
-    assert [item.epoch for item in weights] == list(range(len(STEPS)))
-    assert {item.format for item in weights} == {"open_lm epoch"}
+    outlines = [read_outline(path) for path in found]
+    assert [outline["step"] for outline in outlines] == STEPS
+    assert [outline["epoch"] for outline in outlines] == list(range(len(STEPS)))
+    assert {read_weights(path).format for path in found} == {"open_lm epoch"}
     index = "".join(f"{path.name} {step}\n" for path, step in zip(found, STEPS, strict=True))
     assert (ROOT / "runs" / run / "steps.txt").read_text() == index
     for path in found:
