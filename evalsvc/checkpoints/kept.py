@@ -76,15 +76,11 @@ def link_into(copy: Copy, source: Path, name: str) -> None:
     Raises:
         InvalidRequest: the copy would lie on another file system.
     """
-    copy.remove()  # a rolled-back post may have left a copy under an id that is assigned again
-    try:
-        copy.fill(lambda folder: _put(source, folder / name, _link))
-    except (OSError, shutil.Error) as error:
-        copy.remove()
+    if (reason := _problem(copy, lambda folder: _put(source, folder / name, _link))) is not None:
         raise InvalidRequest(
-            f"spool=link cannot link {source} to {copy.folder / name} ({os_reason(error)}); "
-            "links work on one file system only: use spool=copy, or move EVALSVC_DATA_DIR"
-        ) from None
+            f"spool=link cannot link {source} to {copy.folder / name} ({reason}); links work on one file system only: "
+            "use spool=copy, or move EVALSVC_DATA_DIR"
+        )
 
 
 def keep_upload(copy: Copy, source: Path, name: str) -> None:
@@ -93,15 +89,22 @@ def keep_upload(copy: Copy, source: Path, name: str) -> None:
     Raises:
         DataDirectoryUnusable: the file cannot be linked.
     """
-    copy.remove()  # see `link_into`
-    try:
-        copy.fill(lambda folder: os.link(source, folder / name, follow_symlinks=False))
-    except OSError as error:
-        copy.remove()
+    if (reason := _problem(copy, lambda folder: os.link(source, folder / name, follow_symlinks=False))) is not None:
         raise DataDirectoryUnusable(
-            f"the uploaded file {source} cannot be linked to {copy.folder} ({os_reason(error)}); the folders `uploads` "
-            "and `spool` of the data folder must be on one file system that has hard links"
-        ) from None
+            f"the uploaded file {source} cannot be linked to {copy.folder} ({reason}); the folders `uploads` and "
+            "`spool` of the data folder must be on one file system that has hard links"
+        )
+
+
+def _problem(copy: Copy, fill: Fill) -> str | None:
+    """Fill a copy, or leave none and return the reason."""
+    copy.remove()  # a rolled-back post may have left a copy under an id that is assigned again
+    try:
+        copy.fill(fill)
+    except (OSError, shutil.Error) as error:
+        copy.remove()
+        return os_reason(error)
+    return None
 
 
 def copy_files(source: Path, target: Path) -> None:

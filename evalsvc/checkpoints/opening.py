@@ -41,6 +41,8 @@ are ignored."""
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
+NOT_REGULAR = "is not a regular file or folder on a disk; use a checkpoint file or a Hugging Face folder"
+
 MAX_NEIGHBOURS = 100_000
 """Maximum number of names that are searched for files next to a checkpoint."""
 
@@ -94,7 +96,7 @@ def locate(uri: str, rule: ReadRule) -> Path:
     except (OSError, ValueError) as error:
         raise CheckpointNotFound(f"{uri}: {os_reason(error)}; post the checkpoint when the file is complete") from None
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise _not_regular(uri)
+        raise CheckpointNotAllowed(f"{uri}: {NOT_REGULAR}")
     if not os.access(resolved, os.R_OK):
         raise CheckpointNotFound(f"{uri}: this process may not read the file; change its permissions")
     try:
@@ -118,12 +120,6 @@ def _resolve_inside(path: Path, rule: ReadRule, shown: str) -> Path:
         rule(current, shown)
         current = current if part is None else current.parent
     return current
-
-
-def _not_regular(shown: str) -> CheckpointNotAllowed:
-    return CheckpointNotAllowed(
-        f"{shown}: is not a regular file or folder on a disk; use a checkpoint file or a Hugging Face folder"
-    )
 
 
 # open files
@@ -168,28 +164,8 @@ def opened(reference: CheckpointRef) -> Iterator[CheckpointRef]:
     with ExitStack() as stack:
         files = _OpenFiles(stack)
         with files.posted_names(reference):
-            yield with_files(reference, lambda file: _pinned(file, files))
+            yield with_files(reference, files.pinned)
         files.require_unchanged(reference)
-
-
-def _pinned(reference: CheckpointRef, files: _OpenFiles) -> CheckpointRef:
-    path = Path(reference.path)
-    try:
-        pinned = files.pin_checkpoint(path, reference.rule)
-    except FileNotFoundError as error:
-        raise CheckpointGone(
-            f"{reference.label}: {error.filename} was deleted while it was opened; post it again"
-        ) from None
-    except OSError as error:
-        raise NotACheckpoint(
-            f"{reference.label}: {path} cannot be read: {os_reason(error)}; check its permissions"
-        ) from None
-    except CheckpointError as error:
-        raise type(error)(f"{reference.label}: {error.message}") from None
-    if reference.source is not None:
-        # Messages show a fetched checkpoint by its address, not by the names in the cache.
-        files.names[str(pinned)] = reference.source
-    return replace(reference, path=str(pinned))
 
 
 class _OpenFiles:
@@ -211,7 +187,7 @@ class _OpenFiles:
         self._stack.callback(os.close, descriptor)
         self._states[descriptor] = file, os.fstat(descriptor)
         if not stat.S_ISREG(self._states[descriptor][1].st_mode):  # nor a folder, whose content nobody has checked
-            raise _not_regular(str(file))
+            raise CheckpointNotAllowed(f"{file}: {NOT_REGULAR}")
         name.parent.mkdir(parents=True, exist_ok=True)
         name.symlink_to(path_of(descriptor, real))
 
@@ -231,8 +207,23 @@ class _OpenFiles:
             self.pin(file, private / file.relative_to(folder), allow)
         return pinned
 
-    def pin_checkpoint(self, path: Path, rule: ReadRule) -> Path:
-        """Open weights, and the files next to them that a configuration is read from; see `pin_weights`."""
+    def pinned(self, reference: CheckpointRef) -> CheckpointRef:
+        """Open a file or folder, and the files next to it that a configuration is read from."""
+        path, label = Path(reference.path), reference.label
+        try:
+            private = self._pin_checkpoint(path, reference.rule)
+        except FileNotFoundError as error:
+            raise CheckpointGone(f"{label}: {error.filename} was deleted while it was opened; post it again") from None
+        except OSError as error:
+            raise NotACheckpoint(f"{label}: {path} cannot be read: {os_reason(error)}; check its permissions") from None
+        except CheckpointError as error:
+            raise type(error)(f"{label}: {error.message}") from None
+        if reference.source is not None:
+            # Messages show a fetched checkpoint by its address, not by the names in the cache.
+            self.names[str(private)] = reference.source
+        return replace(reference, path=str(private))
+
+    def _pin_checkpoint(self, path: Path, rule: ReadRule) -> Path:
         pinned = self.pin_weights(path, rule)
         folder, private = (path, pinned) if path.is_dir() else (path.parent, pinned.parent)
         places = ((folder, private), (folder.parent, private.parent))
