@@ -140,7 +140,19 @@ def read_items(folder: Path, kept: bytes | str, task: str) -> ItemTable:
     Raises:
         ItemsLost: the file is missing or has other content than was written.
     """
-    return ItemTable.from_bytes(kept if isinstance(kept, bytes) else _read_file(folder, kept, task))
+    if isinstance(kept, bytes):
+        return ItemTable.from_bytes(kept)
+    try:
+        return ItemTable.from_bytes(read_content(folder, kept))
+    except DamagedContent as error:
+        problem = f"is damaged: {os_reason(error)}"
+    except OSError as error:
+        problem = f"cannot be read: {os_reason(error)}"
+    raise ItemsLost(
+        f"the results per item of {task} are lost: {artifact_path(folder, kept)} {problem}; put the file back from a "
+        "backup of the data folder, or evaluate the checkpoint again (POST /v1/evaluations). The metrics are in the "
+        "database and stay"
+    )
 
 
 def sweep_items(folder: Path, named: Collection[str]) -> int:
@@ -149,20 +161,6 @@ def sweep_items(folder: Path, named: Collection[str]) -> int:
     No file is removed if the database names none: the database is probably new, next to the files of another database.
     """
     return drop_orphans(folder, named) if named else 0
-
-
-def _read_file(folder: Path, sha256: str, task: str) -> bytes:
-    try:
-        return read_content(folder, sha256)
-    except DamagedContent as error:
-        problem = f"is damaged: {os_reason(error)}"
-    except OSError as error:
-        problem = f"cannot be read: {os_reason(error)}"
-    path = artifact_path(folder, sha256)
-    raise ItemsLost(
-        f"the results per item of {task} are lost: {path} {problem}; put the file back from a backup of the data "
-        "folder, or evaluate the checkpoint again (POST /v1/evaluations). The metrics are in the database and stay"
-    )
 
 
 def _pack(values: Sequence[Any]) -> bytes:

@@ -10,7 +10,6 @@ import hashlib
 import io
 import logging
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -43,7 +42,9 @@ class ServiceFiles(KeptFiles):
     def names(self, folder: str = "") -> frozenset[str]:
         prefix = f"{folder}/" if folder else ""
         files = self._service.names(f"{STATISTICS}/{folder}".rstrip("/"))
-        return frozenset(prefix + name for name in files) | {name for name in self.new if _folder_of(name) == folder}
+        return frozenset(prefix + name for name in files) | {
+            name for name in self.new if name.rpartition("/")[0] == folder
+        }
 
     def open(self, name: str) -> BinaryIO:
         if name in self.new:
@@ -116,21 +117,16 @@ class ServiceFiles(KeptFiles):
         return copy
 
     def _receive(self, place: str, whole: Part, stream: BinaryIO) -> None:
-        total = hashlib.sha256()
-        for data in self._parts(place, whole.size):
-            total.update(data)
-            stream.write(data)
-        if total.hexdigest() != whole.sha256:
-            raise KeptFileLost(f"{place} of the service changed while it was fetched")
-
-    def _parts(self, place: str, size: int) -> Iterator[bytes]:
-        done = 0
-        while done < size:
+        total, done = hashlib.sha256(), 0
+        while done < whole.size:
             part = self._service.part(place, done)
             if part is None or not part.data:
                 raise KeptFileLost(f"{place} of the service disappeared while it was fetched")
             done += len(part.data)
-            yield part.data
+            total.update(part.data)
+            stream.write(part.data)
+        if total.hexdigest() != whole.sha256:
+            raise KeptFileLost(f"{place} of the service changed while it was fetched")
 
 
 def _may_go(path: Path) -> bool:
@@ -139,7 +135,3 @@ def _may_go(path: Path) -> bool:
         return path.suffix != PARTIAL or time.time() - path.stat().st_mtime > ABANDONED_AFTER
     except OSError:
         return False
-
-
-def _folder_of(name: str) -> str:
-    return name.rpartition("/")[0]
