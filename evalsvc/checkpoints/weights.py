@@ -9,7 +9,7 @@ the memory-mapped file, so reading is cheap until they are copied.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -172,22 +172,15 @@ def _weights(path: Path, kind: str, content: Mapping[object, object]) -> Weights
             f"{path} ({kind}) holds {holds}; expected tensors by name, alone or in `state_dict`, `av_model_sd`, "
             "`model` or `ema`"
         )
-    return Weights(strip_prefixes(tensors.items(), path), kind)
-
-
-def strip_prefixes(tensors: Iterable[tuple[object, Tensor]], path: Path) -> dict[str, Tensor]:
-    """Return tensors by name without wrappers' prefixes. Raises CheckpointMismatch if two names become equal."""
-    stripped: dict[str, Tensor] = {}
-    original: dict[str, str] = {}
-    for key, tensor in tensors:
-        name = _strip(str(key))
-        if name in stripped:
+    keys: dict[str, str] = {}
+    for key in map(str, tensors):
+        if (name := _strip(key)) in keys:
             raise CheckpointMismatch(
-                f"{path} holds both {legible(original[name])} and {legible(str(key))}, which are one parameter without "
-                "their prefixes; save one model only"
+                f"{path} holds both {legible(keys[name])} and {legible(key)}, which are one parameter without their "
+                "prefixes; save one model only"
             )
-        stripped[name], original[name] = tensor, str(key)
-    return stripped
+        keys[name] = key
+    return Weights({_strip(str(key)): tensor for key, tensor in tensors.items()}, kind)
 
 
 def _strip(key: str) -> str:
