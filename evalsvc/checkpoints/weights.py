@@ -167,7 +167,7 @@ def _weights(path: Path, kind: str, content: Mapping[object, object]) -> Weights
     tensors = {name: Tensor.detach(value) for name, value in content.items() if isinstance(value, Tensor)}
     if len(tensors) < len(content) or not content:
         other_names = [str(name) for name in content if name not in tensors]
-        holds = f"other things than tensors: {', '.join(other_names[:8])}" if other_names else "nothing"
+        holds = f"other things than tensors: {some(other_names)}" if other_names else "nothing"
         raise NotACheckpoint(
             f"{path} ({kind}) holds {holds}; expected tensors by name, alone or in `state_dict`, `av_model_sd`, "
             "`model` or `ema`"
@@ -180,7 +180,7 @@ def _weights(path: Path, kind: str, content: Mapping[object, object]) -> Weights
                 "prefixes; save one model only"
             )
         keys[name] = key
-    return Weights({_strip(str(key)): tensor for key, tensor in tensors.items()}, kind)
+    return Weights(dict(zip(keys, tensors.values(), strict=True)), kind)
 
 
 def _strip(key: str) -> str:
