@@ -59,7 +59,8 @@ class Cache:
             ) from None
         lock = self._shared(copy, fill, report)
         try:
-            os.utime(copy.lock)
+            now = time.time_ns()  # the kernel's own time of a change is only exact to a few milliseconds
+            os.utime(copy.lock, ns=(now, now))
             yield copy.folder
         finally:
             os.close(lock)
@@ -105,7 +106,9 @@ class Cache:
 
     def _make_room(self, wanted: Copy) -> None:
         others: list[tuple[int, Copy]] = []  # with the time of their last use
-        for lock in set(self._folder.glob("*.lock")) - {wanted.lock}:
+        for lock in self._folder.glob("*.lock"):
+            if lock == wanted.lock:
+                continue
             with suppress(OSError, ValueError, KeyError, TypeError):
                 size = int(json.loads(lock.read_bytes() or b'{"size": 0}')["size"])
                 others.append((lock.stat().st_mtime_ns, Copy(lock.with_suffix(""), size)))
