@@ -65,6 +65,7 @@ def test_what_is_posted_is_waited_for_and_shown(service: Any, monkeypatch: pytes
         assert demo.read_answers(client) == {"Simply put": {("pretrained", 20): " it"}}
 
 
+@pytest.mark.timeout(400)  # on a busy machine
 @pytest.mark.usefixtures("child_process")
 def test_a_checkpoint_goes_from_post_to_table(
     inception_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
