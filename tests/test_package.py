@@ -200,7 +200,7 @@ def test_importing_evalsvc_warns_of_nothing_and_imports_nothing(base: Environmen
 def test_messages_name_the_wheel(base: Environment) -> None:
     shown = base.run("evalsvc", "--version", "--verbose").splitlines()
     assert shown[:2] == [f"evalsvc {__version__}", f"installed from: {base.wheel.as_uri()}"]
-    assert "torch: not installed" in shown
+    assert "package: torch is not installed" in shown
     checkpoint = base.site_packages / "evalsvc/miniature/runs/pretrained/checkpoints/epoch_0.pt"
     with pytest.raises(AssertionError, match=re.escape(f"pip install 'evalsvc[worker] @ {base.wheel.as_uri()}'")):
         base.run("evalsvc", "run", "miniature", "--checkpoint", str(checkpoint))

@@ -185,7 +185,7 @@ def test_features_agree_with_the_program(
 
     monkeypatch.setattr(context, "_companions", CompanionCache())
     monkeypatch.setattr(torch_fidelity, "build_network", perturbed)
-    monkeypatch.setattr(clean_fid, "read_published_program", lambda path: None)
+    monkeypatch.setattr(clean_fid, "published_program", lambda path, digests: None)
     [finding] = verify(asked, engine)
     assert finding.verdict == "WRONG"
 
