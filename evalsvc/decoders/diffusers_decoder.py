@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from importlib.util import find_spec
 from typing import Any, NoReturn
@@ -76,6 +77,8 @@ def write_diffusers(decoder: ImageDecoder) -> Any:
         raise missing_package("diffusers", "engine 'diffusers'", "reference")
     if not isinstance(decoder, VQAutoencoder):
         raise UnsupportedModel(f"diffusers' VQModel does not support {type(decoder).__name__}")
+    # diffusers imports xformers where it is installed, which warns about its GPU kernels; they are not used.
+    logging.getLogger("xformers").setLevel(logging.ERROR)
     from diffusers import VQModel
 
     kind: Any = VQModel
