@@ -77,14 +77,6 @@ class OpenLmModel(PaddedModel):
         self.saved_inv_freq = ()
 
     @property
-    def device(self) -> torch.device:
-        return self.output_table.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.output_table.dtype
-
-    @property
     def input_table(self) -> Tensor:
         return self._table("tok_embeddings")
 

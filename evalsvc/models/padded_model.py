@@ -4,7 +4,7 @@ the package. The package computes `hidden`; sequences share no beginnings, so a 
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
@@ -23,15 +23,15 @@ ROW_TOKENS = 4096
 """Number of tokens, padding included, of the sequences of a trie that are computed together."""
 
 
-class FilledCache:
+class FilledCache(ABC):
     """Cache of a package with the number of its slots in use."""
 
     def __init__(self) -> None:
         self.length = 0
 
+    @abstractmethod
     def keep(self, rows: Tensor) -> None:
         """Keep only these rows of the batch."""
-        raise NotImplementedError
 
 
 class PaddedModel(LanguageModel):
@@ -40,6 +40,14 @@ class PaddedModel(LanguageModel):
     package: ClassVar[str]
     """Name of the package, for messages."""
     cache_kind: CacheKind
+
+    @property
+    def device(self) -> torch.device:
+        return self.output_table.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.output_table.dtype
 
     @abstractmethod
     def new_cache(self, capacity: int) -> FilledCache:

@@ -45,14 +45,6 @@ class TransformersModel(PaddedModel):
         self._positions = min((limit for limit in limits if limit is not None), default=None)
 
     @property
-    def device(self) -> torch.device:
-        return self.output_table.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.output_table.dtype
-
-    @property
     def input_table(self) -> Tensor:
         return self._embedding.weight.detach()
 
