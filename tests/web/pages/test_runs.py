@@ -19,7 +19,9 @@ MARKUP = "<script>alert(1)</script>"
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Iterator[App]:
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
+    """A service whose pages wait for comparisons, also on a busy machine."""
+    monkeypatch.setattr("evalsvc.web.pages.runs.QUICK_SECONDS", 5.0)
     with app_in_process(tmp_path / "data") as app:
         yield app
 
