@@ -1,5 +1,5 @@
-# The words of the house: demo, serve, check, test, test-all, test-long, soak, bench, bench-quick, paper, paper-real,
-# docs, gpu. Each sets up what it needs in .venv.
+# The words of the house: demo, serve, check, test, test-all, test-long, soak, bench, bench-check, bench-quick, paper,
+# paper-real, docs, gpu. Each sets up what it needs in .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTS_AT_ONC
 # Tests start some hundred processes, none of which is to compile the package anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo serve check test test-all test-long soak bench bench-quick paper paper-real docs gpu clean
+.PHONY: demo serve check test test-all test-long soak bench bench-check bench-quick paper paper-real docs gpu clean
 
 demo: $(VENV)/demo
 	$(BIN)/evalsvc assets pull inception
@@ -28,17 +28,17 @@ check: $(VENV)/all
 test: check
 	$(PYTEST) -m "not full and not long"
 
-# The rest too: services, workers, PostgreSQL, clusters, reference data and programs, a short soak, benchmarks in small.
+# The rest too: services, workers, PostgreSQL, clusters, reference data and programs.
 test-all: test
 	$(PYTEST) -m "full and not long"
 
 # All tests: those too that the others leave out for their length, outages of half a minute, ten thousand requests.
 test-long: check
-	TESTS_LONG=1 $(PYTEST) -m ""
+	TESTS_LONG=1 $(PYTEST) -m "" tests benchmarks/tests
 
 # Random faults for a quarter of an hour: on both databases, with workers of the service's own and with a scheduler.
 soak: $(VENV)/all
-	OMP_NUM_THREADS=1 $(BIN)/python tests/support/soak.py $(SOAK)
+	OMP_NUM_THREADS=1 PYTHONPATH=tests/support $(BIN)/python benchmarks/soak/soak.py $(SOAK)
 
 bench: $(VENV)/all
 	$(BIN)/evalsvc assets pull inception
@@ -59,6 +59,10 @@ bench: $(VENV)/all
 	$(BIN)/python benchmarks/crowd.py
 	$(BIN)/python benchmarks/dashboard.py
 	$(BIN)/python benchmarks/calibration.py
+
+# The tests of what lies in benchmarks/: each program in small, the paper's, the preparation of data, a short soak.
+bench-check: check
+	$(PYTEST) benchmarks/tests
 
 # What CI asks of each commit, below three minutes: quality and speed, each worse than its baseline or not.
 bench-quick: $(VENV)/all

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-REFUSED = "a test that starts a process must say so, by the fixture `child_process` (see tests/conftest.py)"
+REFUSED = "a test that starts a process must say so, by the fixture `child_process` (see conftest.py)"
 
 
 class ProcessGuard:

@@ -14,9 +14,14 @@ import torch
 
 pytestmark = pytest.mark.usefixtures("child_process")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
-FILES = {str(path.relative_to(BENCHMARKS)): path for path in sorted(BENCHMARKS.rglob("*.py"))}
+TESTS = Path(__file__).parent
+FILES = {
+    str(path.relative_to(BENCHMARKS)): path
+    for path in sorted(BENCHMARKS.rglob("*.py"))
+    if not path.is_relative_to(TESTS)
+}
 
 QUICK = ("--quick",)
 NO_PROGRAM = "/bin/true"
@@ -30,13 +35,14 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
 }
 """Options that begin a benchmark; all others begin with `--quick`."""
 BEGUN_ELSEWHERE = {
-    "bench.py": "tests/harness/test_bench.py",
-    "gpu.py": "tests/test_gpu_kit.py",
-    "harness/side_process.py": "tests/harness/test_bench.py",
-    "paper/check.py": "tests/paper/test_check.py",
-    "paper/study/guarded.py": "tests/paper/study/test_guarded.py",
-    "paper/train.py": "tests/paper/test_command.py",
-    "prepare_data.py": "tests/prepare/test_command.py",
+    "bench.py": "harness/test_bench.py",
+    "gpu.py": "test_gpu_kit.py",
+    "harness/side_process.py": "harness/test_bench.py",
+    "paper/check.py": "paper/test_check.py",
+    "paper/study/guarded.py": "paper/study/test_guarded.py",
+    "paper/train.py": "paper/test_command.py",
+    "prepare_data.py": "prepare/test_command.py",
+    "soak/soak.py": "test_soak.py",
 }
 """Programs that begin in a test of another file."""
 PAPER = "paper/paper.py"
@@ -53,7 +59,7 @@ def begun(commands: list[list[str]], home: Path, **environment: str) -> dict[str
     """Begin benchmarks on a machine without caches and settings, and return how each ended, by file."""
     kept = {name: os.environ[name] for name in ("PATH", "OMP_NUM_THREADS", "LANG") if name in os.environ}
     done = subprocess.run(
-        [sys.executable, "tests/support/first_measurement.py", json.dumps(commands)],
+        [sys.executable, "benchmarks/tests/support/first_measurement.py", json.dumps(commands)],
         cwd=ROOT,
         env=kept | {"HOME": str(home), "PYTHONPATH": str(ROOT)} | environment,
         capture_output=True,

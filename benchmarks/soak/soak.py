@@ -1,6 +1,6 @@
 """A service under random faults: run for a while, see it to its end, and judge what it has left.
 
-python tests/support/soak.py --seconds 900
+make soak SOAK="--seconds 900"
 """
 
 import argparse

@@ -17,7 +17,7 @@ from hidden_packages import environment_without
 from on_card.catalog import SECTIONS
 from on_card.kit import Kit, Section, at_most, goal, holds
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
 ON_TASKS = ("miniature", "pipeline", "loss", "text")

@@ -23,7 +23,7 @@ from train import claimed, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SHARED = Path(__file__).parents[2] / "golden" / "open_lm" / "14_all_defaults_ema_optimizer_t2i_vocab"
+SHARED = Path(__file__).parents[4] / "tests" / "golden" / "open_lm" / "14_all_defaults_ema_optimizer_t2i_vocab"
 
 
 def test_the_learning_rate_rises_and_follows_a_cosine(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from harness.document import BenchDocument
 
 from evalsvc.spec.documents.reading import read
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SUITES = ROOT / "benchmarks" / "suites"
 MINIATURE = ROOT / "evalsvc" / "miniature"
 

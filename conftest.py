@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
     from postgresql_server import PostgresqlServer
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parent / "tests"
 
 FULL = {
     "chromium",

@@ -12,7 +12,7 @@ from evalsvc.compare.gate_rules import read_rules
 from evalsvc.errors import InvalidSuite, UnknownName
 from evalsvc.spec.suite import build_task, parse_suite
 
-SUITES = Path(__file__).parents[2] / "benchmarks" / "suites"
+SUITES = Path(__file__).parents[2] / "suites"
 
 CONTENT: dict[str, Any] = {
     "checkpoint": {"weights": "weights.pt", "layout": "layout.yaml"},

@@ -19,7 +19,7 @@ from evalsvc.compare.result import Result
 from evalsvc.spec.documents.reading import read
 
 FILE = Path(__file__).with_name("clean_runs.json")
-RULES = Path(__file__).parents[2] / "benchmarks" / "suites" / "rules.yaml"
+RULES = Path(__file__).parents[2] / "suites" / "rules.yaml"
 RESAMPLINGS = 20
 SLOWER = 1.3
 

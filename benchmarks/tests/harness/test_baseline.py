@@ -11,7 +11,7 @@ from evalsvc.compare.result import Result
 from evalsvc.errors import InvalidData, InvalidRequest
 from evalsvc.spec.documents.results import Error, ResultDocument, TaskMetric
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

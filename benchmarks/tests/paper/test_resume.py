@@ -15,7 +15,7 @@ from tiny_trainings import checkpoint_bytes, tiny_recipe
 
 pytestmark = pytest.mark.usefixtures("child_process")
 
-TRAINER = Path(__file__).parents[2] / "benchmarks" / "paper" / "train.py"
+TRAINER = Path(__file__).parents[2] / "paper" / "train.py"
 CHANGES: dict[str, Any] = {
     "steps": 40,
     "checkpoint_steps": [0, 5, 11, 23],
