@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safetensors.torch import save_file
+
 from evalsvc.assets.catalog import Asset
+from evalsvc.checkpoints.tensors import tensor_digest
 from evalsvc.errors import AssetCorrupt, CheckpointError
-from evalsvc.installation import missing_package
+from evalsvc.features.inception_weights import read_inception, trunk
 
 
 def write_inception(asset: Asset, path: Path, target: Path) -> None:
@@ -14,16 +17,7 @@ def write_inception(asset: Asset, path: Path, target: Path) -> None:
 
     Raises:
         AssetCorrupt: the file cannot be read, or holds other weights.
-        MissingPackage: torch is not installed.
     """
-    # PyTorch is only installed with workers; without it, assets that need no conversion can still be pulled.
-    try:
-        from safetensors.torch import save_file
-
-        from evalsvc.checkpoints.tensors import tensor_digest
-        from evalsvc.features.inception_weights import read_inception, trunk
-    except ModuleNotFoundError as error:
-        raise missing_package(error.name or "torch", f"the asset {asset.name}") from None
     try:
         tensors = read_inception(path)
     except CheckpointError as error:

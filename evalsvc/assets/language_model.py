@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 
-from evalsvc.assets.catalog import Asset
-from evalsvc.errors import AssetCorrupt
-from evalsvc.installation import missing_package
+import gguf  # noqa: F401  # transformers imports it only when it reads the file
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-PACKAGES = ("torch", "safetensors", "tokenizers", "transformers", "gguf")
+from evalsvc.assets.catalog import Asset
+from evalsvc.checkpoints.tensors import tensor_digest
+from evalsvc.errors import AssetCorrupt
+
 LEFT_OUT = ("_model_name_or_path", "quantization_config", "transformers_version")
 """Fields of the configuration that describe the GGUF file, not the model."""
-
-
-def require_converter(asset: Asset) -> None:
-    """Raise MissingPackage if a package of the conversion is not installed."""
-    for package in PACKAGES:
-        if find_spec(package) is None:
-            raise missing_package(package, f"the asset {asset.name}", "real-model")
 
 
 def write_language_model(asset: Asset, path: Path, folder: Path) -> None:
@@ -31,15 +29,6 @@ def write_language_model(asset: Asset, path: Path, folder: Path) -> None:
     Raises:
         AssetCorrupt: the weights are not those of the asset.
     """
-    # Imported here because transformers takes seconds, and no other asset needs it.
-    import numpy as np
-    import torch
-    from safetensors.torch import save_file
-    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from evalsvc.checkpoints.tensors import tensor_digest
-
     model = AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=torch.float32, local_files_only=True
     )

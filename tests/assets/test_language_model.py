@@ -139,6 +139,7 @@ def test_pip_that_fails(asset: Asset, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_missing_package_is_named_before_anything_is_downloaded(
     asset: Asset, downloads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
+    monkeypatch.delitem(sys.modules, "evalsvc.assets.language_model", raising=False)  # as in a new process
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingPackage) as caught:
         pull("tiny", tmp_path)

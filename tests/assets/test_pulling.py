@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -281,7 +282,8 @@ class TestInception:
             pull("inception", tmp_path / "assets", tmp_path / "a.pt")
 
     def test_without_torch(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(__import__("sys").modules, "evalsvc.features.inception_weights", None)
+        monkeypatch.delitem(sys.modules, "evalsvc.assets.inception", raising=False)  # as in a new process
+        monkeypatch.setitem(sys.modules, "safetensors.torch", None)
         (tmp_path / "a.pt").write_bytes(b"weights")
         with pytest.raises(MissingPackage, match=re.escape(pip_install("worker"))):
             pull("inception", tmp_path / "assets", tmp_path / "a.pt")
