@@ -47,7 +47,6 @@ def fetch_folder(asset: Asset, folder: Path, progress: Progress) -> Path:
 
 
 def _fetch_part(asset: Asset, sources: tuple[Source, ...], staging: Path, progress: Progress) -> str:
-    """Download one file of a folder from the first address that has it; return its name."""
     attempts: list[AssetMissing | AssetCorrupt] = []
     for source in sources:
         try:

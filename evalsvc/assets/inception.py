@@ -13,11 +13,7 @@ from evalsvc.features.inception_weights import read_inception, trunk
 
 
 def write_inception(asset: Asset, path: Path, target: Path) -> None:
-    """Write the tensors in `path` as safetensors, which load quickly and run no code.
-
-    Raises:
-        AssetCorrupt: the file cannot be read, or holds other weights.
-    """
+    """Write the tensors in `path` as safetensors, which load quickly and run no code."""
     try:
         tensors = read_inception(path)
     except CheckpointError as error:

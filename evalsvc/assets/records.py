@@ -26,13 +26,7 @@ class Record:
 
 
 def locate_asset(name: str, folder: Path) -> Path:
-    """Return the file or folder of a pulled asset. Only its size is checked; `pull` checks the content.
-
-    Raises:
-        UnknownName: no asset has this name.
-        AssetMissing: the asset was not pulled; the message has the command.
-        AssetCorrupt: the size differs from that of the pulled asset.
-    """
+    """Return the file or folder of a pulled asset. Only its size is checked; `pull` checks the content."""
     asset = find_asset(name, f"for a file or folder, write its path with a slash: ./{name}")
     path, record = folder / asset.file, read_record(name, folder)
     if record is None or not is_there(asset, path):

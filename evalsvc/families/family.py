@@ -50,10 +50,6 @@ class Family(ABC):
         """Return the configuration that `fields` of a file or request describe; `source` names it in messages.
 
         Messages quote only values in `shown`: those of a request, never those of a file.
-
-        Raises:
-            InvalidModelConfig: a field is missing or wrong, or two fields contradict each other.
-            UnsupportedModel: the model has a part that the Transformer does not compute.
         """
 
     @abstractmethod

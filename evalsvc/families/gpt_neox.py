@@ -104,7 +104,6 @@ def _by_kind(
     head_dim: int,
     fused: Tensor,  # [H·3·head_dim, D] or [H·3·head_dim]
 ) -> Tensor:
-    """Return rows ordered as all queries, all keys, all values, from queries, keys and values of one head at a time."""
     return fused.reshape(n_heads, 3, head_dim, *fused.shape[1:]).transpose(0, 1).flatten(0, 2)
 
 

@@ -39,7 +39,6 @@ def open_lm_fields(fields: Mapping[str, object], source: str, folders: tuple[Pat
 
 
 def _from_params_dataclass(fields: Mapping[str, object]) -> dict[str, object]:
-    """Translate the flat format of open_lm/hf, with the field names and defaults of open_lm's Params."""
     defaults = {"dim": 512, "n_layers": 8, "n_heads": 8, "vocab_size": -1, "seq_len": 2048}
     translated = defaults | {"post_embed_norm": False, "weight_tying": False} | dict(fields)
     for old_name, new_name in (("dim", "hidden_dim"), ("norm_type", "model_norm"), ("apply_qk_norm", "qk_norm")):
@@ -92,7 +91,6 @@ def _require_softmax(args: Mapping[str, object], source: str) -> None:
 
 
 def _training_flags(args: Mapping[str, object], source: str) -> dict[str, object]:
-    """Return the model fields that a run's command line sets."""
     _require_softmax(args, source)
     names = ("model_norm", "qk_norm", "positional_embedding_type", "ffn_type", "moe_freq", "precision")
     flags = {name: args[name] for name in names if args.get(name) is not None}
@@ -122,11 +120,7 @@ def _python_value(text: Any) -> Any:
 
 
 def recorded_model(checkpoint: Path) -> str | None:
-    """Return the model that the `params.txt` of a checkpoint's run names; None if there is no file or no name.
-
-    Raises:
-        InvalidModelConfig: the file is too large.
-    """
+    """Return the model that the `params.txt` of a checkpoint's run names; None if there is no file or no name."""
     params = params_file(checkpoint)
     stem = _read_params(params).get("model") if params else None
     return _stem(stem) if isinstance(stem, str) else None

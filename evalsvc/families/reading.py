@@ -165,7 +165,6 @@ def _completed(fields: dict[str, object], checkpoint: Path) -> dict[str, object]
 def _translated(
     fields: Mapping[str, object], source: str, folders: tuple[Path, ...], shown: Mapping[str, object] | None = None
 ) -> dict[str, object]:
-    """Translate `fields` of any format to open_lm's names, or to those of `ModelConfig` with the family's name."""
     kind = _model_type(fields)
     if kind is None and (describes_open_lm(fields) or not isinstance(fields.get("model_type"), str)):
         return open_lm_fields(fields, source, folders)

@@ -28,12 +28,7 @@ class RotaryFields(BaseModel):
     partial_rotary_factor: float = 1.0
 
     def rotary_switches(self, length: int) -> dict[str, Any]:
-        """Return the switches of `ModelConfig` for the rotary positions of a model of sequences of `length` tokens.
-
-        Raises:
-            UnsupportedModel: the frequencies are scaled in another way or by layer, or rotate a part of each head only.
-            InvalidModelConfig: a number of the scaling is missing or no number, or the two spellings contradict.
-        """
+        """Return the switches of `ModelConfig` for the rotary positions of a model of sequences of `length` tokens."""
         parameters = self.rotary_parameters()
         if self.share(parameters) != 1:
             raise UnsupportedModel(

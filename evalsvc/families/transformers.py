@@ -109,7 +109,6 @@ TRANSFORMERS_FAMILY = TransformersFamily()
 
 
 def _require_plain(fields: Mapping[str, object], source: str) -> None:
-    """Refuse code, quantised weights, and models of several parts."""
     if "auto_map" in fields:
         raise UnsupportedModel(
             f"{source} names code of its own (auto_map), and a checkpoint's code is never run; save the model with a "
@@ -130,12 +129,10 @@ def _require_plain(fields: Mapping[str, object], source: str) -> None:
 
 
 def _names_of_sizes(settings: Mapping[str, object]) -> dict[str, str]:
-    """Return the name under which the configuration gives each size, the first of several."""
     given = {field: [name for name in names if settings.get(name) is not None] for field, names in SIZES.items()}
     return {field: names[0] for field, names in given.items() if names}
 
 
 def _largest(value: object) -> object:
-    """Return the largest number of a size that is given for each layer; any other value as it is."""
     numbers = [item for item in value if isinstance(item, int)] if isinstance(value, list) else []
     return max(numbers) if numbers else value

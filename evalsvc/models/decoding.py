@@ -107,7 +107,6 @@ def _products(layer: Block, layout: WeightLayout) -> Products:
 
 
 def _index(image_ids: Sequence[int], model: Layered) -> slice | Tensor:
-    """Return a slice, which reads the table in place, or an index, which copies the rows."""
     if isinstance(image_ids, range) and image_ids.step == 1:
         return slice(image_ids.start, image_ids.stop)
     return torch.tensor(list(image_ids), device=model.output.weight.device)
@@ -367,6 +366,5 @@ class DecodeStep:
         return self.weights.head(hidden).float()
 
     def _at_fixed_place(self, ids: Tensor, positions: Tensor, slot: Tensor, span: int) -> Tensor:
-        """Compute `__call__` as a `graphs.Step`."""
         self.bias.index_fill_(1, slot, 0)
         return self.logits(ids, positions, Slot(slot, span))

@@ -87,7 +87,6 @@ def named_as_in_file(config: ModelConfig, parameters: Mapping[str, Tensor]) -> d
 
 
 def _shapes(source: Source, shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield the tensors of a file for a parameter of this shape, with their shapes."""
     for name, rows in zip(source.names, source.rows or shape[:1], strict=True):
         yield name, (rows, *shape[1:])
 

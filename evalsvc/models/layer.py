@@ -147,7 +147,6 @@ class Attention(nn.Module):
 
 
 def _parts(both: Tensor, sizes: tuple[int, int], dim: int) -> tuple[Tensor, Tensor]:
-    """Return queries and keys, of these sizes along `dim`, as views."""
     return both.narrow(dim, 0, sizes[0]), both.narrow(dim, sizes[0], sizes[1])
 
 

@@ -39,12 +39,6 @@ def load_model(
     Args:
         config: a registered open_lm name, the path of a model JSON or a Hugging Face `config.json`, its fields, or None
             for the JSON next to the checkpoint.
-
-    Raises:
-        CheckpointError: as `resolve_config` and `read_weights`.
-        CheckpointMismatch: keys or shapes differ from the configuration, or layers have different rotary frequencies.
-        NonFinite: a weight or frequency is NaN or infinite.
-        UnknownName: an unknown dtype.
     """
     path = Path(path)
     weights = read_weights(path)
@@ -85,10 +79,6 @@ def saved_frequencies(
 
     open_lm computes with the saved values on every GPU. Values that equal the table in float32, or its rounding to
     bfloat16 or float16, add nothing to the configuration.
-
-    Raises:
-        CheckpointMismatch: the layers do not all save the same frequencies.
-        NonFinite: a frequency is NaN or infinite.
     """
     by_layer = open_lm_frequencies(config, tensors)
     saved = {name: frequencies for name, frequencies in by_layer.items() if frequencies is not None}

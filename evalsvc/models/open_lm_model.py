@@ -40,12 +40,6 @@ def load_open_lm(
 
     open_lm rounds the rotary frequencies to the type of the keys, so that a float32 model would turn by other angles
     than in a training run in bfloat16. This model uses the angles of the training run; see `trained_inv_freq_dtype`.
-
-    Raises:
-        CheckpointError: as `read_weights`.
-        CheckpointMismatch: the tensors are not those of open_lm's model.
-        MissingPackage: open_lm or xformers is not installed, or cannot be imported.
-        UnsupportedModel: the model is of another family.
     """
     if config.family != OPEN_LM:
         raise UnsupportedModel(
@@ -137,7 +131,6 @@ class _FilledCache(FilledCache):
 
 
 def _build(config: ModelConfig) -> nn.Module:
-    """Return open_lm's Transformer with random values."""
     with _quiet():
         try:
             names = ("attention", "model", "norms")

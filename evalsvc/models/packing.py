@@ -197,7 +197,6 @@ def layer_weights(config: ModelConfig) -> int:
 
 
 def _products(config: ModelConfig) -> list[tuple[int, int]]:
-    """Return outputs and inputs of the linear products of one layer."""
     dim, attention, inner = config.hidden_dim, config.attention_dim, config.ffn_dim
     into = 2 * inner if config.ffn_is_gated else inner
     return [(attention + 2 * config.kv_dim, dim), (dim, attention), (into, dim), (dim, inner)]

@@ -79,7 +79,6 @@ class PaddedModel(LanguageModel):
 
     @torch.inference_mode()
     def _of_nodes(self, trie: Trie, batch: Batch, paths: Sequence[tuple[int, ...]]) -> Tensor:  # [N, D]
-        """Return the hidden states of a batch's nodes; `paths` to their last descendants in the batch cover them."""
         hidden = torch.empty(batch.stop - batch.start, self.output_table.shape[1], dtype=self.dtype, device=self.device)
         for start, stop in _chunks([len(path) for path in paths], ROW_TOKENS):
             rows = [torch.tensor(path) for path in paths[start:stop]]
@@ -156,7 +155,6 @@ class PaddedDecoding:
 
 
 def _chunks(lengths: Sequence[int], tokens: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of rows, the longest first, with at most `tokens` tokens including padding, or of one row."""
     start = 0
     for stop in range(1, len(lengths) + 1):
         if stop == len(lengths) or (stop + 1 - start) * lengths[start] > tokens:

@@ -91,10 +91,6 @@ class Transformer(nn.Module, LanguageModel):
         With a cache, keys and values are written at the slots from `cache.length` on, and the cache advances by T.
         Without `positions`, a token's position is its slot, so padding counts, as in open_lm; the output at a padded
         position is meaningless but finite. Without padding, omit `mask`: attention is then faster.
-
-        Raises:
-            InvalidData: a position is beyond llama_rotary's table or the window of attention.
-            InternalError: shapes do not fit each other.
         """
         batch, new = ids.shape
         past = cache.length if cache is not None else 0

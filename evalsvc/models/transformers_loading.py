@@ -66,17 +66,6 @@ def load_transformers(
     """Return the model in `path`, in eval mode and without gradients: also a model of a family, in its own folder.
 
     The package computes the rotary frequencies, in float32.
-
-    Raises:
-        CheckpointError: as `read_weights`.
-        CheckpointMismatch: names, shapes or sizes differ between the configuration and the weights.
-        InvalidModelConfig: the package refuses the configuration.
-        UnsupportedModel: the package has no such model, or the model computes other numbers with a cache or padding.
-        NonFinite: a weight is NaN or infinite.
-        NotACheckpoint: the weights are no safetensors.
-        MissingPackage: the package is too old.
-        UnknownName: an unknown dtype.
-        InvalidRequest: `rotary_inv_freq_dtype` asks for rounded frequencies.
     """
     if rotary_inv_freq_dtype not in ("auto", "float32"):
         # Protocols have the parameter: numbers of rounded and of exact frequencies would be one series.
@@ -202,7 +191,6 @@ def _require_room(path: Path, module: PreTrainedModel, weights: Weights) -> None
 
 
 def _filled(path: Path, empty: PreTrainedModel, tensors: dict[str, Tensor], dtype: torch.dtype) -> PreTrainedModel:
-    """Return the model with `tensors`. Raises CheckpointMismatch."""
     try:
         load: Any = type(empty).from_pretrained
         module, info = load(
@@ -314,7 +302,6 @@ def _difference(first: Tensor, second: Tensor) -> float:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress the package's progress bars, and its warnings, which quote the checkpoint's names."""
     before, bars = package_log.get_verbosity(), package_log.is_progress_bar_enabled()
     package_log.set_verbosity(logging.CRITICAL)
     package_log.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -28,11 +28,7 @@ class TransformersModel(PaddedModel):
     package = "transformers"
 
     def __init__(self, config: ModelConfig, module: PreTrainedModel, cache_kind: CacheKind) -> None:
-        """Split `module` into its body and its head.
-
-        Raises:
-            UnsupportedModel: the module has no separate body, or no tables of ids.
-        """
+        """Split `module` into its body and its head."""
         self.config, self.module, self.cache_kind = config, module, cache_kind
         self.saved_inv_freq: tuple[float, ...] = ()
         self._body: nn.Module = module.base_model
@@ -196,7 +192,6 @@ def _input_embedding(module: PreTrainedModel) -> nn.Embedding:
 
 
 def _number_of_positions(config: ModelConfig, body: nn.Module, table: nn.Module) -> int | None:
-    """Return the number of positions where the body has a table of positions; None where it computes them."""
     tables = [part for part in body.modules() if isinstance(part, nn.Embedding) and part is not table]
     buffers = [buffer for buffer in body.buffers() if config.seq_len in buffer.shape]
     return config.seq_len if tables or buffers else None

@@ -145,7 +145,6 @@ def _attended(
     batch: Batch,
     like: Tensor,
 ) -> tuple[list[_Group], Tensor]:  # places [N] int64
-    """Return the groups of a batch, and the place of each node's result in the groups' results."""
     places = np.empty(batch.stop - batch.start, dtype=np.int64)
     groups = []
     start = 0
@@ -197,7 +196,6 @@ def _bias(
     keys: Ints,  # [B, S], nodes
     like: Tensor,
 ) -> Tensor:  # [B, 1, T, S]
-    """Return the bias with which a node attends to itself and its ancestors."""
     device = like.device
     lengths = torch.tensor([[row.keys] for row in rows], device=device)
     real = torch.arange(keys.shape[1], device=device) < lengths  # [B, S]

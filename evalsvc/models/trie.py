@@ -181,7 +181,6 @@ class _Nodes:
         self.paths.update(dict.fromkeys(indices, self.path))
 
     def _close(self, depth: int) -> None:
-        """Close the nodes of the path from `depth` on, below which no more nodes come."""
         end = len(self.path)
         while end > depth:
             first, above = self.open.pop()

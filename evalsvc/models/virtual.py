@@ -39,12 +39,6 @@ def load_virtual(
     """Return the model of an expression, as `load_model` does. `parents` are its checkpoints by name.
 
     Products and sums are computed in float64 and kept in float32, or in float64 where that is `dtype`.
-
-    Raises:
-        InvalidRequest: a graft chooses a part that the model does not have.
-        NonFinite: a parent has NaN or infinity in its weights, or the values do not fit `dtype`.
-        CheckpointMismatch: the parents have different rotary frequencies.
-        CheckpointError: as `load_model`, for a parent.
     """
     require_parts(expression, config.n_layers, config.weight_tying)
     model = empty_model(config, dtype, rotary_inv_freq_dtype)
@@ -78,7 +72,6 @@ def virtual_frequencies(
 
 
 def _counting(expression: Expression, names: Iterable[str]) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yield each parent with a nonzero coefficient, and its coefficient for every tensor."""
     shares = cache(lambda part: coefficients(expression, part))
     for parent in map(str, leaves(expression)):
         counts = {name: shares(part_of(name)).get(parent, 0.0) for name in names}
@@ -120,7 +113,6 @@ def _require_finite(path: Path, name: str, tensor: Tensor) -> None:
 
 
 def _add(sums: dict[str, Tensor], name: str, tensor: Tensor, share: float, dtype: torch.dtype) -> None:
-    """Add `share` · `tensor` to the sum of this name, with one rounding."""
     if share == 1 and name not in sums:
         sums[name] = tensor.to(dtype, copy=True)
         return

@@ -56,12 +56,6 @@ def complete(
     A batch holds at most `batch_tokens` tokens, padding and drawn ids included, or one prompt; the batch changes ids
     only by rounding. `report` gets the number of completed prompts after every step; an exception from `report` (e.g.
     Cancelled) ends the work.
-
-    Raises:
-        InvalidRequest: guidance, which text does not have; a prompt that is empty, names a row that the model does not
-            have, or shares its id with another; nothing to draw, or nothing to draw from.
-        NonFinite: names the prompt, the number of drawn ids, and the first part of the model with NaN or infinity.
-        InvalidData: a position is beyond llama_rotary's table.
     """
     _check(prompts, params, allowed, model.config.vocab_size)
     drawn: list[list[int]] = [[] for _ in prompts]
@@ -85,7 +79,6 @@ def complete(
 
 
 def _batches(prompts: Sequence[Continuation], batch_tokens: int) -> Iterator[list[int]]:
-    """Yield indices of prompts with equal numbers of ids to draw and similar lengths, the longest first."""
     batch: list[int] = []
     width = 0
     # Equal prompts are neighbours in the order, and are computed once.

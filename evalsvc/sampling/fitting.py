@@ -105,10 +105,6 @@ def generate_fitting(
 
     If memory still runs out, the batch is halved, and the remaining prompts are drawn in the smaller batch. `on_shape`
     is called with the first batch and every change. `on_step` counts as in `generate`.
-
-    Raises:
-        OutOfMemory: a single image does not fit.
-        Others: as `generate`.
     """
     generate(model, prompts, spec)  # raises for invalid arguments, without drawing
     return FittingBatches(model, prompts, spec, on_step, reserved, on_shape)
@@ -183,7 +179,6 @@ class FittingBatches:
         self._report(reason, available, None, 0)
 
     def _draw(self) -> Iterator[Samples]:
-        """Yield batches until all prompts are drawn, or until the batch is halved."""
         left, on_step = tuple(self.left), self.on_step
         before = (len(self.prompts) - len(left)) * self.spec.length
         # The callback refers to `on_step` instead of `self`, which holds the generator.

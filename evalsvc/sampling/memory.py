@@ -122,10 +122,6 @@ def _graph_bytes(config: ModelConfig, spec: SamplerSpec, capacity: int, path: De
 
 
 def _prefill_bytes(config: ModelConfig, spec: SamplerSpec, prompt_length: int, dtype: torch.dtype) -> int:
-    """Return the bytes of the prompts' first pass.
-
-    The prompts' keys and values, and the widest point of a layer; later a second copy of the keys, for the steps.
-    """
     projected = config.attention_dim + 2 * config.kv_dim
     widest = 2 * config.hidden_dim + max(3 * projected, 4 * config.ffn_dim)
     activations = spec.batch * prompt_length * widest * dtype.itemsize
@@ -186,7 +182,6 @@ def _address_space_bytes() -> int | None:
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """Return the first number of each line under the line's first word."""
     pairs = (line.split() for line in _lines(path))
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) > 1 and pair[1].isdecimal()}
 

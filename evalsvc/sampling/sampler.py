@@ -128,11 +128,6 @@ def generate(
     `on_step` is called after every step with the number of codes drawn so far for all prompts; an exception from
     `on_step` (e.g. Cancelled) ends the work. Needs `predicted_bytes` in addition to the weights until the generator is
     exhausted, closed or fails.
-
-    Raises:
-        InvalidRequest: a prompt is empty, names a row that the model does not have, or shares its id with another.
-        NonFinite: names the prompt and the image code whose logits are not finite.
-        InvalidData: a position is beyond llama_rotary's table or the window of attention.
     """
     _check_prompts(prompts, spec, model.config.vocab_size)
     return _batches(model, prompts, spec, on_step)
@@ -214,12 +209,10 @@ class Sampler:
         del self.step, self.codes
 
     def _lengths(self, prompts: Sequence[Prompt]) -> list[int]:
-        """Return the number of tokens of each row's prompt, with the unconditional rows last."""
         without = [len(self.spec.unconditional or ())] * len(prompts) if self.spec.params.guided else []
         return [*(len(prompt.ids) for prompt in prompts), *without]
 
     def _first_logits(self, prompts: Sequence[Prompt], padded: int) -> Tensor:  # [rows, codes] float32
-        """Read the prompts. The unconditional prompt is the same for all of its rows."""
         batch, rows = self.spec.batch, self.spec.rows
         parts = [self._padded([prompt.ids for prompt in prompts], padded, slice(0, batch))]
         if self.spec.params.guided and self.spec.unconditional:
@@ -227,7 +220,6 @@ class Sampler:
         return self.step.read(parts)
 
     def _padded(self, sequences: Sequence[Sequence[int]], padded: int, rows: slice) -> PaddedPrompts:
-        """Pad sequences on the left with their first token, which is finite where the sequence is finite."""
         ids = [[*[sequence[0]] * (padded - len(sequence)), *sequence] for sequence in sequences]
         padding = torch.tensor([[padded - len(sequence)] for sequence in sequences], device=self.device)  # [R, 1]
         mask = torch.arange(padded, device=self.device) >= padding

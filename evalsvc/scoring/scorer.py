@@ -55,10 +55,6 @@ def score(
     Batches affect scores by rounding only. A batch has at most `batch_tokens` tokens including padding; see `pack` for
     longer sequences. `report` gets the number of finished requests, and may raise to stop (e.g. Cancelled). `name`
     returns a request's name in messages, by index.
-
-    Raises:
-        InvalidData: a request has no context or continuation, or exceeds llama_rotary's table.
-        NonFinite: a score is not finite; the message names the request and the part of the model at fault.
     """
     for index, request in enumerate(requests):
         if not (request.context and request.continuation):
