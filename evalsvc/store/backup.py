@@ -28,7 +28,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from sqlalchemy import Connection, Table, delete, func, insert, inspect, literal, select, text, update
+from sqlalchemy import Connection, Table, delete, insert, inspect, literal, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from evalsvc.checkpoints.kept import spool_path
@@ -42,7 +42,7 @@ from evalsvc.store import data_folder
 from evalsvc.store.lock import CoordinatorLock, database_id
 from evalsvc.store.named_files import named_artifacts, named_items, named_outputs
 from evalsvc.store.session import Store, database_unusable, is_known_revision, require_database, translated
-from evalsvc.store.tables import Artifact, Base, Checkpoint, IdFloor, Term
+from evalsvc.store.tables import Artifact, Base, Checkpoint, Term
 
 DATABASE = "evalsvc.db"
 """The name of the database in a backup."""
@@ -205,26 +205,25 @@ def copy_rows(source: Connection, store: Store) -> None:
             rows = source.execute(select(table), execution_options={"yield_per": ROWS})
             for part in rows.mappings().partitions():
                 target.execute(insert(table), [dict(row) for row in part])
-        floors = {row.name: row.value for row in source.execute(select(IdFloor.name, IdFloor.value))}
         for table in Base.metadata.sorted_tables:
             if table.autoincrement_column is not None:
-                _keep_ids(table, floors.get(table.name, 0), source, target)
+                _keep_ids(table, source, target)
 
 
-def _keep_ids(table: Table, floor: int, source: Connection, target: Connection) -> None:
+def _keep_ids(table: Table, source: Connection, target: Connection) -> None:
     """Make new rows of a table get ids above all that the source ever gave."""
-    name = {"name": table.name}
-    sequence = "pg_get_serial_sequence(:name, 'id')"
-    if source.dialect.name != "sqlite":
-        last = text(f"SELECT pg_sequence_last_value({sequence}::regclass)")
-        floor = max(floor, source.scalar(last, name) or 0)
-    largest = target.scalar(select(func.max(table.c.id))) or 0
+    name, sequence = {"name": table.name}, "pg_get_serial_sequence(:name, 'id')"
+    ids = target.scalars(select(table.c.id).order_by(table.c.id.desc()).limit(1)).all()
+    if source.dialect.name == "sqlite":
+        given = source.scalar(text("SELECT seq FROM sqlite_sequence WHERE name = :name"), name)
+    else:
+        given = source.scalar(text(f"SELECT pg_sequence_last_value({sequence}::regclass)"), name)
+    largest = {"largest": max(given or 0, *ids, 0)}
     if target.dialect.name != "sqlite":
-        next_id = max(largest, floor) + 1
-        target.execute(text(f"SELECT setval({sequence}, :next_id, false)"), name | {"next_id": next_id})
-    elif floor > largest:
-        target.execute(delete(IdFloor).where(IdFloor.name == table.name))
-        target.execute(insert(IdFloor).values(name=table.name, value=floor))
+        target.execute(text(f"SELECT setval({sequence}, :largest + 1, false)"), name | largest)
+    elif table.dialect_options["sqlite"]["autoincrement"]:
+        target.execute(text("DELETE FROM sqlite_sequence WHERE name = :name"), name)
+        target.execute(text("INSERT INTO sqlite_sequence VALUES (:name, :largest)"), name | largest)
 
 
 # restore

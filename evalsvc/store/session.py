@@ -29,8 +29,10 @@ from evalsvc.errors import DatabaseUnusable, SchemaVersionMismatch
 from evalsvc.installation import missing_package, newer_version
 from evalsvc.store.data_folder import make_data_folder, unwritable
 from evalsvc.store.events import note_events
-from evalsvc.store.ids import start_beyond_floors
 from evalsvc.store.writes import Writes
+
+FIRST_REVISION = "0100"
+"""The schema version of the first release. Databases of lower versions are not migrated."""
 
 BUSY_TIMEOUT_MS = 10_000
 
@@ -66,19 +68,11 @@ NETWORK_FILE_SYSTEMS = (
 )
 
 
-ON_FLUSH = (
-    ("before_flush", start_beyond_floors),  # never reuse an id
-    ("after_flush", note_events),  # write an event whichever function changes a state
-)
-"""Listeners of every writing transaction. Reading sessions have no listeners."""
-
-
 class _WritingSession(Session):
-    """The session of `Store.transaction`, with the listeners of ON_FLUSH."""
+    """The session of `Store.transaction`, which writes an event whichever function changes a state."""
 
 
-for _moment, _listener in ON_FLUSH:
-    event.listen(_WritingSession, _moment, _listener)
+event.listen(_WritingSession, "after_flush", note_events)
 
 
 class Store:
@@ -134,7 +128,12 @@ class Store:
         revision, expected = self.schema_version(), _head()
         if revision == expected:
             return
-        if revision is not None and not is_known_revision(revision):
+        if revision is not None and revision < FIRST_REVISION:
+            advice = (
+                "an evalsvc from before the first release made the database: start that version, or choose a new "
+                "database with --data-dir or --database-url"
+            )
+        elif revision is not None and not is_known_revision(revision):
             advice = f"a newer evalsvc made the database: start that version ({newer_version()})"
         else:
             advice = (

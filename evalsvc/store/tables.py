@@ -89,14 +89,20 @@ class Base(DeclarativeBase):
 checkpoint_parents = Table(
     "checkpoint_parents",
     Base.metadata,
-    Column("checkpoint_id", ForeignKey("checkpoints.id"), primary_key=True),
-    Column("parent_id", ForeignKey("checkpoints.id"), primary_key=True, index=True),
+    Column("checkpoint_id", ForeignKey("checkpoints.id", ondelete="CASCADE"), primary_key=True),
+    Column("parent_id", ForeignKey("checkpoints.id", ondelete="CASCADE"), primary_key=True, index=True),
 )
 """The parents of virtual checkpoints: the checkpoints that the expression named when it was posted."""
 
 
+NEVER_REUSE_IDS = {"sqlite_autoincrement": True}
+"""The option of tables whose ids are used outside of the database: in URLs, in names of files, and on workers.
+
+Without the option, SQLite would give the id of a deleted newest row to the next row: a late result would be stored for
+another shard, and a client would get another evaluation. PostgreSQL's sequences only grow."""
+
+
 def _partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
-    """Return an index of the rows that fulfil a condition."""
     return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
 
 
@@ -113,7 +119,7 @@ class Run(Base):
     """The base of the run's checkpoints, `{"run", "step", "variant"}`; None for the run's own step 0."""
     retention: Mapped[dict[str, Any] | None]
     """The retention rule of the run's artifacts, a `spec.artifact_policy.Retention`; None for the service's rule."""
-    history_version: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    history_version: Mapped[int] = mapped_column(BigInteger, default=0)
     """A number that grows with every transaction that changes the run's history; see `history.version.touch_history`.
     """
     created_at: Mapped[datetime] = mapped_column(default=now)
@@ -127,10 +133,11 @@ class Checkpoint(Base):
     __tablename__ = "checkpoints"
     __table_args__ = (
         _partial_index("uq_checkpoints_current", "run_id", "step", "variant", where="replaced_at IS NULL", unique=True),
+        NEVER_REUSE_IDS,
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"), index=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)
     step: Mapped[int] = mapped_column(BigInteger)
     variant: Mapped[str] = mapped_column(String(128))
     uri: Mapped[str] = mapped_column(Text)
@@ -191,7 +198,7 @@ class Evaluation(Base):
     __tablename__ = "evaluations"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    checkpoint_id: Mapped[int] = mapped_column(ForeignKey("checkpoints.id"))
+    checkpoint_id: Mapped[int] = mapped_column(ForeignKey("checkpoints.id", ondelete="CASCADE"))
     suite: Mapped[str] = mapped_column(String(128))
     suite_digest: Mapped[str] = mapped_column(String(64))
     planned: Mapped[bool] = mapped_column(default=False)
@@ -202,14 +209,14 @@ class Evaluation(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
-    event_count: Mapped[int] = mapped_column(default=0, server_default="0")
+    event_count: Mapped[int] = mapped_column(default=0)
     """The number of the evaluation's newest event; see `store.events`."""
 
     checkpoint: Mapped[Checkpoint] = relationship(back_populates="evaluations")
     tasks: Mapped[list[Task]] = relationship(back_populates="evaluation", order_by="Task.index")
 
     # With an index of the checkpoint alone, PostgreSQL reads the index of states once for each checkpoint of a run.
-    __table_args__ = (Index("ix_evaluations_checkpoint_id_state", "checkpoint_id", "state"),)
+    __table_args__ = (Index("ix_evaluations_checkpoint_id_state", "checkpoint_id", "state"), NEVER_REUSE_IDS)
 
 
 class EvaluationEvent(Base):
@@ -235,10 +242,11 @@ class Task(Base):
     __table_args__ = (
         UniqueConstraint("evaluation_id", "index"),
         _partial_index("ix_tasks_warned", "id", where="warnings IS NOT NULL"),
+        NEVER_REUSE_IDS,
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    evaluation_id: Mapped[int] = mapped_column(ForeignKey("evaluations.id"))
+    evaluation_id: Mapped[int] = mapped_column(ForeignKey("evaluations.id", ondelete="CASCADE"))
     index: Mapped[int]
     kind: Mapped[str] = mapped_column(String(128))
     name: Mapped[str] = mapped_column(String(128))
@@ -268,16 +276,20 @@ class Shard(Base):
     """A restartable part of a task. `stage` is plan, run (a piece of the work), look or merge."""
 
     __tablename__ = "shards"
-    __table_args__ = (UniqueConstraint("task_id", "stage", "index"), Index("ix_shards_state", "state"))
+    __table_args__ = (
+        UniqueConstraint("task_id", "stage", "index"),
+        Index("ix_shards_state", "state"),
+        NEVER_REUSE_IDS,
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id"))
+    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"))
     stage: Mapped[str] = mapped_column(String(8))
     index: Mapped[int]
     state: Mapped[str] = mapped_column(String(16), default="queued")
     attempt: Mapped[int] = mapped_column(default=0)
     """The number of the newest attempt. Results of older attempts are rejected."""
-    failed_attempts: Mapped[int] = mapped_column("strikes", default=0)
+    failed_attempts: Mapped[int] = mapped_column(default=0)
     """The number of attempts that killed their worker, exceeded the deadline, or failed with a transient error. The
     loss of the service or the scheduler does not count."""
     not_before: Mapped[datetime | None]
@@ -299,7 +311,7 @@ class Attempt(Base):
 
     __tablename__ = "attempts"
 
-    shard_id: Mapped[int] = mapped_column(ForeignKey("shards.id"), primary_key=True)
+    shard_id: Mapped[int] = mapped_column(ForeignKey("shards.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
     started_at: Mapped[datetime] = mapped_column(default=now)
     finished_at: Mapped[datetime | None]
@@ -348,10 +360,10 @@ class Artifact(Base):
     """An artifact. The file of its content in the data folder is named by the content's digest."""
 
     __tablename__ = "artifacts"
-    __table_args__ = (UniqueConstraint("task_id", "name"),)
+    __table_args__ = (UniqueConstraint("task_id", "name"), NEVER_REUSE_IDS)
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id"))
+    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"))
     kind: Mapped[str] = mapped_column(String(64))
     name: Mapped[str] = mapped_column(String(256))
     media_type: Mapped[str] = mapped_column(String(128))
@@ -380,7 +392,7 @@ class Series(Base):
     __table_args__ = (UniqueConstraint("run_id", "metric", "variant", "protocol_id"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"))
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
     metric: Mapped[str] = mapped_column(String(256))
     variant: Mapped[str] = mapped_column(String(128))
     protocol_id: Mapped[str] = mapped_column(ForeignKey("protocols.id"))
@@ -395,7 +407,7 @@ class Import(Base):
     __tablename__ = "imports"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"), index=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)
     source: Mapped[str] = mapped_column(String(256))
     """A description of the source of the values, from the client."""
     values: Mapped[int]
@@ -412,10 +424,11 @@ class MetricValue(Base):
     __tablename__ = "metric_values"
     __table_args__ = (
         CheckConstraint("(evaluation_id IS NULL) <> (import_id IS NULL)", name="one_origin"),
+        _partial_index("ix_metric_values_import_id", "import_id", where="import_id IS NOT NULL"),
         {"sqlite_with_rowid": False},
     )
 
-    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"), primary_key=True)
     step: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     value: Mapped[float | None] = mapped_column(Float(53))
     kind: Mapped[int] = mapped_column(default=FINITE)
@@ -427,17 +440,8 @@ class MetricValue(Base):
     """The number of items behind the value; None for a value that was imported without the number."""
     groups: Mapped[int | None]
     """The number of independent groups of items; None if every item is independent, or the groups are unknown."""
-    evaluation_id: Mapped[int | None] = mapped_column(ForeignKey("evaluations.id"), index=True)
-    import_id: Mapped[int | None] = mapped_column(ForeignKey("imports.id"))
-
-
-class IdFloor(Base):
-    """The largest id that a table ever had, in an SQLite database; see `ids`."""
-
-    __tablename__ = "id_floors"
-
-    name: Mapped[str] = mapped_column(String(64), primary_key=True)
-    value: Mapped[int]
+    evaluation_id: Mapped[int | None] = mapped_column(ForeignKey("evaluations.id", ondelete="CASCADE"), index=True)
+    import_id: Mapped[int | None] = mapped_column(ForeignKey("imports.id", ondelete="CASCADE"))
 
 
 class Token(Base):

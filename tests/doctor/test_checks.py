@@ -142,16 +142,15 @@ def test_unknown_suite_and_folder(tmp_path: Path) -> None:
         check("", tmp_path, suites=str(tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize(("version", "do"), [("0003", "--migrate"), ("9999", "a newer evalsvc made the database")])
-def test_database_of_another_version(tmp_path: Path, version: str, do: str) -> None:
+def test_database_of_another_version(tmp_path: Path) -> None:
     store = open_store(f"sqlite:///{tmp_path}/evalsvc.db", migrate=False)
     with store.engine.begin() as connection:
-        connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{version}'")
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     store.close()
     found = check("database", tmp_path)
     assert not found.ok
-    assert f"schema version {version}" in found.found
-    assert do in found.do
+    assert "schema version 9999" in found.found
+    assert "a newer evalsvc made the database" in found.do
 
 
 @pytest.mark.parametrize(

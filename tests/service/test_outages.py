@@ -16,13 +16,9 @@ from pathlib import Path
 import httpx
 import pytest
 import sqlalchemy as sa
-from alembic import command
 from machines import wait_for
 from postgresql_server import PostgresqlServer
 from service_process import CHECKPOINT, ServiceProcess, steps_begun
-
-from evalsvc.store.session import alembic_config, open_store
-from evalsvc.store.tables import Run
 
 pytestmark = pytest.mark.usefixtures("child_process")
 
@@ -178,28 +174,6 @@ def test_a_full_disk_at_the_first_start_is_named(
     filler.unlink()
     service = serve("--data-dir", str(folder))
     assert service.request("GET", "/v1/runs")["runs"] == []
-
-
-def test_a_full_disk_in_the_middle_of_a_migration_loses_nothing(
-    small_disk: Callable[[Path, str], Path], tmp_path: Path
-) -> None:
-    folder = small_disk(tmp_path / "data", "16m")
-    url = f"sqlite:///{folder / 'evalsvc.db'}"
-    store = open_store(url, migrate=False)
-    with store.transaction() as session:
-        session.add(Run(name="kept", plan={"x": "y" * 500_000}))
-    command.downgrade(alembic_config(url), "0009")
-    before = store.schema_version()
-    filler = fill(folder)
-    assert "database or disk is full; fix the cause and try again, nothing that was stored is lost" in start_once(
-        folder, "--migrate"
-    )
-    assert store.schema_version() == before
-    filler.unlink()
-    store.migrate()
-    with store.reading() as session:
-        assert [run.name for run in session.scalars(sa.select(Run))] == ["kept"]
-    store.close()
 
 
 @pytest.mark.timeout(400)

@@ -35,9 +35,8 @@ from evalsvc.store.queue.shards import (
     requeue_running,
     unwanted,
 )
-from evalsvc.store.runs.deletion import delete_checkpoint, delete_run
+from evalsvc.store.runs.deletion import delete_checkpoint, delete_run, rename_run
 from evalsvc.store.runs.posting import evaluate, submit
-from evalsvc.store.runs.renaming import rename_run
 from evalsvc.store.runs.virtual import resolve_expression
 from evalsvc.store.session import Store
 from evalsvc.store.tables import OVER, Attempt, Checkpoint, Evaluation, MetricValue, Run, Shard, Task

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
-from migrated import FIRST_ROWS, insert_rows
 from queue_steps import (
     cancel,
     dispatched,
@@ -27,8 +25,8 @@ from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store import events
 from evalsvc.store.events import read_events
 from evalsvc.store.queue.evaluations import cancel_evaluation
-from evalsvc.store.session import Store, alembic_config, open_store
-from evalsvc.store.tables import Evaluation, EvaluationEvent, Task
+from evalsvc.store.session import Store
+from evalsvc.store.tables import Evaluation, EvaluationEvent
 
 
 def page_of(store: Store, evaluation: int, after: int = 0) -> events.Page:
@@ -140,26 +138,10 @@ def test_long_stories_come_in_pages(store: Store, monkeypatch: pytest.MonkeyPatc
 def test_a_deleted_evaluation_takes_its_events_along(store: Store) -> None:
     (evaluation,) = enter(store, submission(), suite())
     with store.transaction() as session:
-        session.execute(sa.text("DELETE FROM shards"))
-        session.execute(sa.delete(Task))
         session.execute(sa.delete(Evaluation))
     with store.reading() as session:
         assert read_events(session, evaluation, 0) is None
         assert session.scalars(sa.select(EvaluationEvent)).all() == []
-
-
-def test_evaluations_from_before_are_told_of(database_url: str) -> None:
-    """A follower of one that was over when the database was migrated would wait for ever."""
-    config = alembic_config(database_url)
-    command.upgrade(config, "0007")
-    store = Store(database_url)
-    [run] = FIRST_ROWS["runs"]
-    insert_rows(store, FIRST_ROWS | {"runs": [run | {"history_version": 0}]})
-    command.upgrade(config, "head")
-    store.close()
-    store = open_store(database_url, migrate=False)
-    assert told(store, 5) == [(1, "state", None, "failed")]
-    store.close()
 
 
 def test_states_are_changed_where_they_are_noted() -> None:

@@ -1,16 +1,14 @@
-"""A migrated SQLite file for every test, as migrating takes longer than most of them; and rows of older schemas."""
+"""A migrated SQLite file for every test, as migrating takes longer than most of them; and a newer schema."""
 
 import atexit
 import functools
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import sqlalchemy as sa
+import pytest
 
+from evalsvc.store import session
 from evalsvc.store.session import Store, open_store
 
 
@@ -32,28 +30,21 @@ def _template() -> Path:
     return path
 
 
-_TIME = datetime(2026, 1, 1, tzinfo=UTC)
+_ADDED = """
+import sqlalchemy as sa
+from alembic import op
 
-FIRST_ROWS: dict[str, list[dict[str, Any]]] = {
-    "runs": [{"id": 7, "name": "old", "plan": {"suites": []}, "created_at": _TIME}],
-    "checkpoints": [
-        {"id": 3, "run_id": 7, "step": 0, "variant": "raw", "uri": "/a.pt", "path": "/a.pt", "size": 1, "mtime_ns": 1}
-        | {"tags": {}, "spool": "none", "created_at": _TIME}
-    ],
-    "evaluations": [
-        {"id": 5, "checkpoint_id": 3, "suite": "s", "suite_digest": "0", "planned": False, "priority": 0}
-        | {"state": "failed", "created_at": _TIME}
-    ],
-}
-"""A run, a checkpoint and an evaluation as the first schema has them."""
+revision, down_revision = "0101", "0100"
 
 
-def insert_rows(store: Store, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> sa.MetaData:
-    """Insert rows into the tables that the database has, which may be those of an older schema; the tables."""
-    tables = sa.MetaData()
-    tables.reflect(store.engine)
-    with store.engine.execution_options(writes=True).begin() as connection:
-        for name, records in rows.items():
-            for record in records:
-                connection.execute(tables.tables[name].insert().values(record))
-    return tables
+def upgrade():
+    op.create_table("added", sa.Column("id", sa.Integer(), primary_key=True))
+"""
+
+
+def add_migration(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the program have a migration more, with which databases made before are of an older version."""
+    shutil.copytree(session._migrations(), folder)
+    (folder / "versions" / "0101_added.py").write_text(_ADDED)
+    monkeypatch.setattr(session, "_migrations", lambda: folder)
+    monkeypatch.setattr(session, "_scripts", functools.cache(session._scripts.__wrapped__))

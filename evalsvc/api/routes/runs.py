@@ -27,7 +27,7 @@ from evalsvc.store.lookup import find_run, get_or_create_run
 from evalsvc.store.queue.references import checkpoint_reference
 from evalsvc.store.results import read_results
 from evalsvc.store.runs.base import base_view, name_base
-from evalsvc.store.runs.renaming import rename_run
+from evalsvc.store.runs.deletion import rename_run
 from evalsvc.store.views import plan_view
 
 router = router_of(prefix="/v1", tags=["runs"], responses=PROBLEMS)

@@ -1,16 +1,14 @@
 """Imported values: all or none of them, marked as what they are, and never silently in the place of others."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
 from history_reference import Point, imported
 from queue_steps import enter, evaluate_whole, measure, metric, submission, suite
 
-from evalsvc.errors import Conflict, WrongState
+from evalsvc.errors import Conflict
 from evalsvc.spec.documents.history import ImportOutcome, ValueSeries
 from evalsvc.spec.protocol import Protocol
 from evalsvc.store.history.imports import import_values
@@ -18,7 +16,7 @@ from evalsvc.store.history.long_table import COLUMNS, cut_pages, find_series, re
 from evalsvc.store.history.reading import read_history
 from evalsvc.store.lists.pages import PageRequest
 from evalsvc.store.lists.runs import runs_view
-from evalsvc.store.session import Store, alembic_config
+from evalsvc.store.session import Store
 from evalsvc.store.tables import Evaluation, Import, MetricValue, Run
 
 NAME, UNIT = "loss/text", "nats/token"
@@ -158,25 +156,3 @@ def test_a_value_has_one_origin(store: Store) -> None:
     enter_values(store, (10, 1.0))
     with pytest.raises(sa.exc.IntegrityError), store.transaction() as session:
         session.execute(sa.update(MetricValue).values(import_id=None))
-
-
-def test_migration_with_values(database_url: str, tmp_path: Path) -> None:
-    """SQLite makes the table anew, and so would lose that it is clustered by its key; and what is imported has no
-    place in the older schema, so the way down is refused as long as there is any."""
-    config = alembic_config(database_url)
-    command.upgrade(config, "head")
-    store = Store(database_url)
-    measure(store, 10, 1.5)
-    for step in ("0004", "head"):
-        (command.downgrade if step == "0004" else command.upgrade)(config, step)
-    assert (history(store).x, history(store).value, history(store).n) == ([10], [1.5], [8])
-    if database_url.startswith("sqlite"):
-        with store.engine.connect() as connection:
-            [(made,)] = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = 'metric_values'").all()
-        assert "WITHOUT ROWID" in made
-    enter_values(store, (20, 1.0))
-    with pytest.raises(WrongState, match="the history has 1 imported values, for which the older schema has no place"):
-        command.downgrade(config, "0004")
-    command.upgrade(config, "head")  # SQLite keeps the steps down that were done
-    assert history(store).value == [1.5, 1.0]
-    store.close()

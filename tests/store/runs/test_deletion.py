@@ -33,7 +33,7 @@ from evalsvc.store.runs.deletion import Deleted, delete_checkpoint, delete_run
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Base, Checkpoint, Protocol
 
-NO_RUNS = ("id_floors", "attempt_totals", "protocols", "suites", "tokens")
+NO_RUNS = ("attempt_totals", "protocols", "suites", "tokens")
 """Tables whose rows belong to no run."""
 
 

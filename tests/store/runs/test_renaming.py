@@ -10,7 +10,7 @@ from evalsvc.store.history.version import history_tag
 from evalsvc.store.lists.checkpoints import run_view
 from evalsvc.store.lookup import find_checkpoint, find_run
 from evalsvc.store.runs.base import base_view, name_base
-from evalsvc.store.runs.renaming import rename_run
+from evalsvc.store.runs.deletion import rename_run
 from evalsvc.store.session import Store
 
 
