@@ -9,8 +9,7 @@ from pydantic import Field
 from evalsvc.api.schemas import MAX_ENTRIES, Input
 from evalsvc.spec.documents.fields import State
 from evalsvc.spec.names import MAX_STEP
-from evalsvc.store.lists.filters import Filters
-from evalsvc.store.lists.pages import DEFAULT_LIMIT, MAX_LIMIT, PageRequest
+from evalsvc.store.pages import DEFAULT_LIMIT, MAX_LIMIT, Filters, PageRequest
 
 
 class PageQuery(Input):

@@ -11,8 +11,8 @@ from evalsvc.config import Settings
 from evalsvc.files.artifacts import drop_contents
 from evalsvc.spec import documents
 from evalsvc.spec.artifact_policy import parse_retention
+from evalsvc.store.artifacts import find_prunable, mark_pruned
 from evalsvc.store.named_files import asked_anew, named_artifacts
-from evalsvc.store.runs.pruning import find_prunable, mark_pruned
 
 PRUNE_EVERY = 3600.0
 """Seconds between two prunings by the service."""

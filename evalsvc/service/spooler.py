@@ -23,7 +23,7 @@ from evalsvc.checkpoints.remote.fetch import fetch_posted
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, SourceUnreachable, os_reason
 from evalsvc.messages import ShardError
-from evalsvc.store.hold import hold_all
+from evalsvc.store.lookup import hold_all
 from evalsvc.store.queue.shards import fail_checkpoint
 from evalsvc.store.runs.base import base_ids
 from evalsvc.store.session import Store

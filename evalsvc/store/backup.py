@@ -81,12 +81,6 @@ def write_backup(settings: Settings, path: Path, *, force: bool = False, spool: 
     Args:
         force: whether to replace an existing file.
         spool: whether to include copies of checkpoints that were posted with `spool`.
-
-    Raises:
-        InvalidRequest: `path` exists or cannot be written.
-        DatabaseUnusable: the database does not exist or does not answer.
-        SchemaVersionMismatch: a newer evalsvc made the database, or an older one made a PostgreSQL database.
-        DataDirectoryUnusable: the data folder belongs to another database, or has an unfinished restore.
     """
     if path.exists() and not (force and path.is_file()):
         raise InvalidRequest(f"{path} exists; choose another name, or add --force to replace the file")
@@ -139,14 +133,12 @@ def _write(store: Store, folder: Path, tar: tarfile.TarFile, database: Path, spo
 
 
 def _files_of(folder: Path, name: str) -> list[str]:
-    """Return the names of the files in a subfolder; for a file, or if nothing has the name, the name itself."""
     with suppress(FileNotFoundError, NotADirectoryError):
         return [path.relative_to(folder).as_posix() for path in files_of(folder / name)]
     return [name]
 
 
 def _add(tar: tarfile.TarFile, added: set[str], folder: Path, name: str, sha256: str | None = None) -> bool:
-    """Add a file, unless it is missing or has another SHA-256. Return whether the tar has the file."""
     if name not in added and FILE.fullmatch(name):
         with suppress(FileNotFoundError, NotADirectoryError), (folder / name).open("rb") as stream:
             if sha256 is None or sha256 == hashlib.file_digest(stream, "sha256").hexdigest():
@@ -177,7 +169,6 @@ def named_files(copy: Store, *, spool: bool) -> dict[str, str | None]:
 
 
 def _copy_database(store: Store, file: Path) -> Store:
-    """Copy the database, as it is at one moment, to a new SQLite file of this program's schema version."""
     file.unlink(missing_ok=True)
     is_sqlite = store.engine.dialect.name == "sqlite"
     if not is_sqlite or not is_known_revision(str(store.schema_version())):
@@ -211,7 +202,6 @@ def copy_rows(source: Connection, store: Store) -> None:
 
 
 def _keep_ids(table: Table, source: Connection, target: Connection) -> None:
-    """Make new rows of a table get ids above all that the source ever gave."""
     name, sequence = {"name": table.name}, "pg_get_serial_sequence(:name, 'id')"
     ids = target.scalars(select(table.c.id).order_by(table.c.id.desc()).limit(1)).all()
     if source.dialect.name == "sqlite":
@@ -233,15 +223,6 @@ def restore_backup(settings: Settings, path: Path) -> list[str]:
     """Restore a backup file into the database and the data folder of the settings.
 
     Return the artifacts and results per item that were missing or damaged before the backup.
-
-    Raises:
-        InvalidRequest: the file cannot be read.
-        BackupUnusable: the file is not a whole backup.
-        SchemaVersionMismatch: a newer evalsvc made the backup, or the empty database.
-        TargetNotEmpty: the database has rows, or the data folder has files.
-        DatabaseInUse: a service runs on the database.
-        DatabaseUnusable: the database does not answer.
-        DataDirectoryUnusable: the data folder belongs to another database, or cannot be written.
     """
     try:
         stream = path.open("rb")
@@ -272,7 +253,6 @@ def restore_backup(settings: Settings, path: Path) -> list[str]:
 
 @contextmanager
 def _errors_of(path: Path, folder: Path) -> Iterator[None]:
-    """Translate the errors that a backup or the data folder causes."""
     try:
         yield
     except OSError as error:
@@ -304,7 +284,6 @@ class _Header(tarfile.TarInfo):
 
 
 def _read_members(tar: tarfile.TarFile, size: int) -> dict[str, tarfile.TarInfo]:
-    """Return the headers of all files by name, from a tar of `size` bytes."""
     members: dict[str, tarfile.TarInfo] = {}
     for header in tar:
         is_whole = 0 <= header.size <= size and not header.issparse()

@@ -17,11 +17,7 @@ RESTORING = "restore.unfinished"
 
 
 def make_data_folder(folder: Path) -> None:
-    """Create the data folder, accessible to the service's user only. An existing folder keeps its permissions.
-
-    Raises:
-        DataDirectoryUnusable: the folder cannot be created or written.
-    """
+    """Create the data folder, accessible to the service's user only. An existing folder keeps its permissions."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         probe = folder / ".evalsvc-write-test"
@@ -38,10 +34,6 @@ def claim_data_folder(folder: Path, database_id: str, url: str, *, may_begin: bo
         database_id: the id that `store.lock.database_id` returns.
         url: the URL of the database, which another database's error message shows.
         may_begin: whether the database may claim a folder without an owner.
-
-    Raises:
-        DataDirectoryUnusable: the folder belongs to another database, holds an unfinished restore, has no owner while
-            `may_begin` is False, or cannot be written.
     """
     if (folder / RESTORING).exists():
         raise DataDirectoryUnusable(
@@ -61,11 +53,7 @@ def claim_data_folder(folder: Path, database_id: str, url: str, *, may_begin: bo
 
 
 def write_owner(folder: Path, database_id: str, url: str) -> None:
-    """Claim the folder for a database, even if another database owns the folder.
-
-    Raises:
-        DataDirectoryUnusable: the folder cannot be written.
-    """
+    """Claim the folder for a database, even if another database owns the folder."""
     path = folder / OWNER
     try:
         content = json.dumps({"id": database_id, "url": shown_url(url)}).encode()
@@ -75,11 +63,7 @@ def write_owner(folder: Path, database_id: str, url: str) -> None:
 
 
 def require_owner(folder: Path, database_id: str, url: str) -> bool:
-    """Return whether the folder belongs to this database: False for a folder without an owner.
-
-    Raises:
-        DataDirectoryUnusable: the folder belongs to another database, or cannot be read.
-    """
+    """Return whether the folder belongs to this database: False for a folder without an owner."""
     path = folder / OWNER
     try:
         owner = json.loads(path.read_bytes()) if path.exists() else None

@@ -68,7 +68,6 @@ class DiskUse:
 
 
 def _sizes(folder: Path) -> Iterator[int]:
-    """Yield the sizes of all files below a folder; what cannot be read is left out, and links are not followed."""
     for place, _folders, names in os.walk(folder):
         for name in names:
             try:
@@ -78,7 +77,6 @@ def _sizes(folder: Path) -> Iterator[int]:
 
 
 def _database_bytes(session: Session, url: str) -> int | None:
-    """Return the size of the database: by PostgreSQL's own count, or that of SQLite's files."""
     if session.get_bind().dialect.name == "postgresql":
         size: int | None = session.scalar(text("SELECT pg_database_size(current_database())"))
         return size

@@ -146,7 +146,6 @@ def _error(item: Evaluation | Task) -> dict[str, object] | None:
 
 
 def _findings(task: Task) -> dict[str, object] | None:
-    """Return the error of a failed task or the warnings of a succeeded one, as the data of an event."""
     return _error(task) or ({"warnings": task.warnings} if task.state == "succeeded" and task.warnings else None)
 
 

@@ -53,13 +53,7 @@ class CoordinatorLock:
         self._term: int | None = None
 
     def acquire(self, patience: float = 0.0) -> None:
-        """Acquire the lock; retry for `patience` seconds, since a process that just ended may still have the lock.
-
-        Raises:
-            DatabaseInUse: another process has the lock; the message names the process.
-            DatabaseUnusable: the database does not answer.
-            DataDirectoryUnusable: the lock file cannot be created.
-        """
+        """Acquire the lock; retry for `patience` seconds, since a process that just ended may still have the lock."""
         deadline = time.monotonic() + patience
         while not self._lock.try_acquire():
             if time.monotonic() >= deadline:
@@ -106,7 +100,6 @@ class CoordinatorLock:
         self._lock.release()
 
     def _holder(self) -> str:
-        """Return the holder of the newest term, for a message; empty if the database does not answer."""
         store = Store(self._url)
         try:
             with store.reading() as session:

@@ -1,8 +1,14 @@
-"""Find runs, checkpoints and evaluations by name or id. The error for an unknown name lists near names."""
+"""Find runs, checkpoints and evaluations by name or id, and lock the rows of evaluations.
+
+The error for an unknown name lists near names. A transaction locks an evaluation's row before it reads the data that it
+changes. Without the lock, PostgreSQL would let a transaction cancel and retry an evaluation between the reads and the
+writes of another. SQLite needs no row locks, because only one transaction writes at a time. Several rows are locked in
+the order of their ids, to avoid deadlocks.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from evalsvc.checkpoints.expression import Step
@@ -73,6 +79,16 @@ def find_evaluation(session: Session, evaluation_id: int) -> Evaluation:
     if evaluation is None:
         raise UnknownName(f"there is no evaluation {evaluation_id}; GET /v1/evaluations lists the evaluations")
     return evaluation
+
+
+def hold(session: Session, evaluation_id: int) -> str | None:
+    """Lock an evaluation until the transaction ends; return its state, or None if the evaluation was deleted."""
+    return session.scalar(select(Evaluation.state).where(Evaluation.id == evaluation_id).with_for_update())
+
+
+def hold_all(session: Session, which: ColumnElement[bool]) -> None:
+    """Lock all evaluations that fulfil a condition."""
+    session.execute(select(Evaluation.id).where(which).order_by(Evaluation.id).with_for_update()).all()
 
 
 def newest_evaluation(session: Session, checkpoint_id: int, suite_digest: str) -> Evaluation | None:

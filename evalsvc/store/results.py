@@ -38,10 +38,6 @@ def read_results(
 
     The results of several suites are joined. Where two suites have a task of the same name, the task is named
     `<suite>/<task>`; `task` of each metric names its task. `folder` has the files of results per item.
-
-    Raises:
-        UnknownName: there is no such run, step or variant, or no evaluation of the checkpoint (by the suite).
-        ItemsLost: a file of results per item is missing or damaged.
     """
     checkpoint = find_step(session, find_run(session, run), step, variant)
     evaluations = _newest_by_suite(checkpoint, suite)
@@ -51,11 +47,7 @@ def read_results(
 
 
 def read_values(session: Session, folder: Path, run: str, step: int, variant: str, suite: str | None = None) -> Values:
-    """Return the result of a checkpoint without artifacts, and functions that read its results per item.
-
-    Raises:
-        UnknownName: there is no such run, step or variant, or no evaluation of the checkpoint (by the suite).
-    """
+    """Return the result of a checkpoint without artifacts, and functions that read its results per item."""
     checkpoint = find_step(session, find_run(session, run), step, variant)
     return _values(session, folder, checkpoint, suite, {})
 
@@ -63,11 +55,7 @@ def read_values(session: Session, folder: Path, run: str, step: int, variant: st
 def read_values_along(
     session: Session, folder: Path, run: str, steps: Sequence[int], variant: str, suite: str | None = None
 ) -> Iterator[Values]:
-    """Yield the result of `read_values` for each of `steps`; one query reads STEPS_AT_ONCE checkpoints.
-
-    Raises:
-        UnknownName: there is no such run, or a step has no evaluation (by the suite).
-    """
+    """Yield the result of `read_values` for each of `steps`; one query reads STEPS_AT_ONCE checkpoints."""
     run_row = find_run(session, run)  # kept for the loop, so that `checkpoint.run` needs no query
     protocols: dict[str, dict[str, object]] = {}
     for start in range(0, len(steps), STEPS_AT_ONCE):
@@ -124,11 +112,7 @@ def _document(
 
 
 def evaluated_steps(session: Session, run: str, variant: str, suite: str | None = None) -> list[int]:
-    """Return the sorted steps at which a run's current checkpoints have an evaluation (by the suite), in any state.
-
-    Raises:
-        UnknownName: there is no such run, or no evaluation of this variant or by this suite.
-    """
+    """Return the sorted steps at which a run's current checkpoints have an evaluation (by the suite), in any state."""
     query = (
         select(Checkpoint.step, Checkpoint.variant, Evaluation.suite)
         .join(Evaluation, Evaluation.checkpoint_id == Checkpoint.id)
@@ -150,12 +134,7 @@ def evaluated_steps(session: Session, run: str, variant: str, suite: str | None 
 
 
 def read_task_items(evaluation: Evaluation, folder: Path, task: str | None = None) -> dict[str, ItemTable]:
-    """Return the results per item of an evaluation's succeeded tasks, by task.
-
-    Raises:
-        UnknownName: the evaluation has no such task.
-        ItemsLost: a file of results per item is missing or damaged.
-    """
+    """Return the results per item of an evaluation's succeeded tasks, by task."""
     names = [row.name for row in evaluation.tasks]
     if task is not None and task not in names:
         raise UnknownName.among(f"task of evaluation {evaluation.id}", task, names)
@@ -164,7 +143,6 @@ def read_task_items(evaluation: Evaluation, folder: Path, task: str | None = Non
 
 
 def _newest_by_suite(checkpoint: Checkpoint, suite: str | None) -> list[Evaluation]:
-    """Return the newest evaluation of each suite, in the order of creation."""
     newest = {evaluation.suite: evaluation for evaluation in checkpoint.evaluations}
     if suite is not None:
         if suite not in newest:
@@ -177,23 +155,17 @@ def _newest_by_suite(checkpoint: Checkpoint, suite: str | None) -> list[Evaluati
 
 
 def _tasks_by_name(evaluations: Iterable[Evaluation]) -> dict[str, Task]:
-    """Return the tasks by name, or by `<suite>/<task>` where two suites have a task of the same name."""
     tasks = [(evaluation.suite, task) for evaluation in evaluations for task in evaluation.tasks]
     names = Counter(task.name for _, task in tasks)
     return {task.name if names[task.name] == 1 else f"{suite}/{task.name}": task for suite, task in tasks}
 
 
 def _tables(folder: Path, tasks: Mapping[str, Task]) -> dict[str, Callable[[], ItemTable]]:
-    """Return a function for each task with results that reads the task's results per item."""
     return {name: partial(read_table, folder, task) for name, task in tasks.items() if task.metrics is not None}
 
 
 def read_table(folder: Path, task: Task) -> ItemTable:
-    """Read the results per item of a task.
-
-    Raises:
-        ItemsLost: the file of the results is missing or damaged.
-    """
+    """Read the results per item of a task."""
     content = task.items if task.items_sha256 is None else task.items_sha256
     if content is None:
         return ItemTable.of(())

@@ -29,7 +29,7 @@ from evalsvc.errors import DatabaseUnusable, SchemaVersionMismatch
 from evalsvc.installation import missing_package, newer_version
 from evalsvc.store.data_folder import make_data_folder, unwritable
 from evalsvc.store.events import note_events
-from evalsvc.store.writes import Writes
+from evalsvc.store.write_probe import Writes
 
 FIRST_REVISION = "0100"
 """The schema version of the first release. Databases of lower versions are not migrated."""
@@ -79,12 +79,7 @@ class Store:
     """The database of one service."""
 
     def __init__(self, url: str) -> None:
-        """Connect to `url` (an SQLAlchemy URL). Call `migrate` or `check_schema` before anything else.
-
-        Raises:
-            DatabaseUnusable: `url` is no database URL, or names an SQLite file on a network file system.
-            DataDirectoryUnusable: the folder of the SQLite file cannot be created.
-        """
+        """Connect to `url` (an SQLAlchemy URL). Call `migrate` or `check_schema` before anything else."""
         self.url = url
         self.engine = _create_engine(url)
         self.writes = Writes(url, self.engine, lambda error: database_unusable(url, error).message)
@@ -146,14 +141,7 @@ class Store:
         )
 
     def migrate(self) -> None:
-        """Migrate the database to this program's schema version.
-
-        Raises:
-            SchemaVersionMismatch: a newer evalsvc made the database.
-            DatabaseUnusable: the database refuses the migration, for example because the disk is full, and stays
-                unchanged.
-            DataDirectoryUnusable: a file in the data folder cannot be written.
-        """
+        """Migrate the database to this program's schema version."""
         revision = self.schema_version()
         if revision is not None and not is_known_revision(revision):
             self.check_schema()
@@ -249,12 +237,7 @@ def _create_engine(url: str) -> Engine:
 
 
 def parse_url(url: str) -> URL:
-    """Return the parts of a database's URL. No other function may parse the URL: SQLAlchemy's errors quote it.
-
-    Raises:
-        DatabaseUnusable: `url` is no database URL, or an unescaped @ makes a part of the password the host, which error
-            messages show.
-    """
+    """Return the parts of a database's URL. No other function may parse the URL: SQLAlchemy's errors quote it."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):  # ValueError: the port is no number
@@ -370,7 +353,6 @@ def database_unusable(url: str, error: Exception) -> DatabaseUnusable:
 
 
 def _secrets_in(url: str) -> set[str]:
-    """Return the passwords in a URL, decoded and percent-encoded."""
     parsed = parse_url(url)
     passwords = [parsed.password, parsed.query.get("password"), parsed.query.get("sslpassword")]
     secrets = {str(secret) for secret in passwords if secret}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -32,17 +32,18 @@ def kept_suites(session: Session) -> Sequence[str]:
     return session.scalars(select(SuiteRow.name)).all()
 
 
+def loaded_suites(session: Session, names: Collection[str]) -> Sequence[SuiteRow]:
+    """Load suites with one query. While the caller keeps the returned rows, reading a suite needs no further query."""
+    return session.scalars(select(SuiteRow).where(SuiteRow.name.in_(names))).all()
+
+
 def kept_suite(session: Session, name: str) -> Mapping[str, object]:
     """Return the content of a stored suite, which may name a task that is no longer installed."""
     return session.get_one(SuiteRow, name).content
 
 
 def delete_suite(session: Session, name: str) -> str:
-    """Delete a stored suite; return its digest. Existing evaluations keep their own suite.
-
-    Raises:
-        Conflict: plans of runs name the suite.
-    """
+    """Delete a stored suite; return its digest. Existing evaluations keep their own suite."""
     plans = session.execute(select(Run.name, Run.plan).where(Run.plan.is_not(None)).order_by(Run.name))
     runs = [run for run, plan in plans if plan and any(entry["suite"] == name for entry in plan["suites"])]
     if runs:

@@ -16,12 +16,7 @@ MAX_DAYS = 36_500
 
 
 def create_token(session: Session, name: str, scope: TokenScope, days: float | None = None) -> str:
-    """Create a token and return its text, which is not stored.
-
-    Raises:
-        InvalidRequest: the name or the number of days is invalid.
-        Conflict: a valid token has this name.
-    """
+    """Create a token and return its text, which is not stored."""
     if not NAME.fullmatch(name):
         raise InvalidRequest(
             f"{name[:160]!r} is not a name; use letters, digits, '.', '_' and '-', at most 128, a letter or digit first"
@@ -40,11 +35,7 @@ def create_token(session: Session, name: str, scope: TokenScope, days: float | N
 
 
 def revoke_token(session: Session, name: str) -> Token:
-    """Revoke a token. Its row stays, so that revoking all tokens does not open the service.
-
-    Raises:
-        UnknownName: no valid token has this name; near names are listed.
-    """
+    """Revoke a token. Its row stays, so that revoking all tokens does not open the service."""
     token = _current(session, name)
     if token is None:
         known = session.scalars(select(Token.name).where(Token.revoked_at.is_(None)))

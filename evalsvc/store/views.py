@@ -1,4 +1,4 @@
-"""Documents of the REST interface, made from rows."""
+"""Documents of checkpoints and evaluations for the REST interface, made from rows, and their lists."""
 
 from __future__ import annotations
 
@@ -15,12 +15,19 @@ from evalsvc.spec import documents
 from evalsvc.spec.documents.document import Document
 from evalsvc.spec.documents.reading import filled, read
 from evalsvc.store.lookup import place_of, step_of
+from evalsvc.store.pages import Filters, Order, PageRequest, read_page
 from evalsvc.store.queue.stage_results import LOOK, from_row
 from evalsvc.store.runs.base import is_named_base
 from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, Run, Shard, Task, now
 from evalsvc.store.tables import Protocol as ProtocolRow
 
 D = TypeVar("D", bound=Document)
+
+MAX_EVALUATIONS = 20
+"""The most evaluations of each checkpoint in a list, so that a page stays small."""
+
+IN_RUN = (Checkpoint.step, Checkpoint.variant)
+"""The order of a run's current checkpoints."""
 
 
 def document_of(kind: type[D], row: object, **given: object) -> D:
@@ -138,7 +145,6 @@ def progress_view(done: int, total: int | None, unit: str | None, speed: float |
 
 
 def _interim(session: Session, task_ids: Iterable[int]) -> dict[int, documents.Interim]:
-    """Return the newest interim result of each unfinished task, with the number of units that the result covers."""
     rows = session.execute(
         select(Shard.task_id, Shard.payload, Shard.output)
         .where(Shard.task_id.in_(task_ids), Shard.stage == "look", Shard.state == "succeeded")
@@ -149,7 +155,6 @@ def _interim(session: Session, task_ids: Iterable[int]) -> dict[int, documents.I
 
 
 def _retries(session: Session, task_ids: Iterable[int]) -> dict[int, documents.Retry]:
-    """Return the number of shards that wait for a retry by task, with time and error of the next retry."""
     rows = session.execute(
         select(Shard.task_id, Shard.not_before, Shard.error)
         .where(Shard.task_id.in_(task_ids), Shard.state == "queued", Shard.not_before > now())
@@ -166,7 +171,6 @@ def _retries(session: Session, task_ids: Iterable[int]) -> dict[int, documents.R
 
 
 def _count_shards(session: Session, task_ids: Iterable[int]) -> dict[int, dict[str, int]]:
-    """Return counts of run shards by task: by state, of attempts, and of finished units."""
     names = ("total", "succeeded", "running", "queued", "failed", "cancelled", "skipped", "attempts", "units")
     counts = {task_id: dict.fromkeys(names, 0) for task_id in task_ids}
     rows = session.execute(
@@ -181,3 +185,68 @@ def _count_shards(session: Session, task_ids: Iterable[int]) -> dict[int, dict[s
         count["attempts"] += attempts
         count["units"] += units or 0
     return counts
+
+
+def checkpoints_view(session: Session, filters: Filters, page: PageRequest) -> documents.Checkpoints:
+    """Return a page of the current checkpoints, ordered by run (the oldest first), step and variant."""
+    query = select(Checkpoint, Run.name).join(Run).where(Checkpoint.replaced_at.is_(None))
+    query = query.where(*filters.of_checkpoints(session))
+    if filters.state is not None:
+        evaluated = select(Evaluation.id).where(Evaluation.checkpoint_id == Checkpoint.id)
+        query = query.where(evaluated.where(Evaluation.state == filters.state).exists())
+    order = Order([Checkpoint.run_id, *IN_RUN])
+    rows, next_cursor = read_page(session, query, order, ["checkpoints", asdict(filters)], page)
+    evaluations = newest_evaluations(session, [row.Checkpoint.id for row in rows])
+    return documents.Checkpoints(
+        checkpoints=[
+            document_of(
+                documents.ListedCheckpoint,
+                row.Checkpoint,
+                run=row.name,
+                evaluations=evaluations.get(row.Checkpoint.id, []),
+            )
+            for row in rows
+        ],
+        next_cursor=next_cursor,
+    )
+
+
+def evaluations_view(session: Session, filters: Filters, page: PageRequest) -> documents.Evaluations:
+    """Return a page of the evaluations, the newest first, including evaluations of replaced checkpoints."""
+    query = select(Evaluation, Run.name.label("run"), Checkpoint.step, Checkpoint.variant)
+    query = query.join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id).join(Run, Run.id == Checkpoint.run_id)
+    query = query.where(*filters.of_checkpoints(session))
+    if filters.suite is not None:
+        query = query.where(Evaluation.suite == filters.suite)
+    if filters.state is not None:
+        query = query.where(Evaluation.state == filters.state)
+    order = Order([Evaluation.id], descending=True)
+    rows, next_cursor = read_page(session, query, order, ["evaluations", asdict(filters)], page)
+    return documents.Evaluations(
+        evaluations=[
+            document_of(
+                documents.ListedEvaluation,
+                row.Evaluation,
+                checkpoint=row.Evaluation.checkpoint_id,
+                run=row.run,
+                step=row.step,
+                variant=row.variant,
+                suite=documents.SuiteVersion(name=row.Evaluation.suite, digest=row.Evaluation.suite_digest),
+            )
+            for row in rows
+        ],
+        next_cursor=next_cursor,
+    )
+
+
+def newest_evaluations(
+    session: Session, checkpoint_ids: Collection[int]
+) -> dict[int, list[documents.EvaluationSummary]]:
+    """Return the newest MAX_EVALUATIONS evaluations of each checkpoint in ascending order, by checkpoint id."""
+    age = func.row_number().over(partition_by=Evaluation.checkpoint_id, order_by=Evaluation.id.desc())
+    columns = (Evaluation.id, Evaluation.checkpoint_id, Evaluation.suite, Evaluation.state)
+    ranked = select(*columns, age.label("age")).where(Evaluation.checkpoint_id.in_(checkpoint_ids)).subquery()
+    evaluations: dict[int, list[documents.EvaluationSummary]] = {}
+    for row in session.execute(select(ranked).where(ranked.c.age <= MAX_EVALUATIONS).order_by(ranked.c.id)):
+        evaluations.setdefault(row.checkpoint_id, []).append(document_of(documents.EvaluationSummary, row))
+    return evaluations

@@ -64,7 +64,7 @@ def test_a_noun_has_its_number(number: int, shown: str) -> None:
     assert counted(number, "task") == shown
 
 
-@pytest.mark.parametrize("folder", ["api/routes", "store/runs", "store/queue", "store/lists", "store/history"])
+@pytest.mark.parametrize("folder", ["api/routes", "store"])
 def test_no_answer_of_rest_sends_its_client_to_a_command(folder: str) -> None:
     """A command in the answer to a request helps no one who has REST alone; the command line translates routes."""
     command = re.compile(r"\bevalsvc (runs|checkpoints|evaluations|plan|history|artifacts|items|protocol|suites) ")

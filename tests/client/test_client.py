@@ -27,7 +27,7 @@ from evalsvc.errors import (
 )
 from evalsvc.messages import ShardError
 from evalsvc.spec.documents.history import Point
-from evalsvc.store.lists.checkpoints import MAX_CHECKPOINTS
+from evalsvc.store.runs.listing import MAX_CHECKPOINTS
 from evalsvc.store.tokens import create_token
 
 

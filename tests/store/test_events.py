@@ -146,5 +146,5 @@ def test_a_deleted_evaluation_takes_its_events_along(store: Store) -> None:
 
 def test_states_are_changed_where_they_are_noted() -> None:
     """An UPDATE that goes past the objects would change a state without an event."""
-    files = Path(events.__file__).parent.glob("*.py")
+    files = Path(events.__file__).parent.rglob("*.py")
     assert [path.name for path in files if ".values(state" in path.read_text()] == []

@@ -21,11 +21,10 @@ from queue_steps import (
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.spec.documents import Checkpoint, Evaluation
 from evalsvc.spec.documents.reading import content_of, read
-from evalsvc.store.lists.checkpoints import run_view
-from evalsvc.store.lists.pages import PageRequest
-from evalsvc.store.lists.runs import runs_view
 from evalsvc.store.lookup import find_checkpoint, find_evaluation, find_run
+from evalsvc.store.pages import PageRequest
 from evalsvc.store.queue.shards import finish
+from evalsvc.store.runs.listing import run_view, runs_view
 from evalsvc.store.session import Store
 from evalsvc.store.tables import now
 from evalsvc.store.views import checkpoint_view, evaluation_view, in_use

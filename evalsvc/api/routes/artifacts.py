@@ -21,9 +21,8 @@ from evalsvc.files.artifacts import DamagedContent, artifact_path, read_content
 from evalsvc.service.pruner import prune
 from evalsvc.spec import documents
 from evalsvc.spec.artifact_policy import parse_retention
-from evalsvc.store.lists.artifacts import evaluation_artifacts, run_artifacts
+from evalsvc.store.artifacts import evaluation_artifacts, require_metric, retention_view, run_artifacts
 from evalsvc.store.lookup import find_evaluation, find_run, get_or_create_run
-from evalsvc.store.runs.pruning import require_metric, retention_view
 from evalsvc.store.tables import Artifact
 
 _POLICY = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"

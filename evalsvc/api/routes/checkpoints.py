@@ -39,14 +39,13 @@ from evalsvc.files.uploads import Upload
 from evalsvc.spec import documents
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.paths import local_data
-from evalsvc.store.lists.checkpoints import checkpoints_view
 from evalsvc.store.lookup import current_checkpoint, find_checkpoint, get_or_create_run, step_of
 from evalsvc.store.queue.references import checkpoint_reference
 from evalsvc.store.runs.posting import Submission, Submitted, submit
 from evalsvc.store.runs.uploaded import needs_file
 from evalsvc.store.runs.virtual import Resolved, has_files, resolve_expression
 from evalsvc.store.tables import Checkpoint
-from evalsvc.store.views import checkpoint_view, evaluation_summary
+from evalsvc.store.views import checkpoint_view, checkpoints_view, evaluation_summary
 
 UNREACHABLE: dict[int | str, dict[str, Any]] = {
     503: {

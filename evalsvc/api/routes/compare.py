@@ -26,7 +26,7 @@ from evalsvc.spec import documents
 from evalsvc.spec.names import checkpoint_name, parse_checkpoint, parse_run
 from evalsvc.spec.protocol import digest
 from evalsvc.store.history.gaps import gaps_mark
-from evalsvc.store.history.version import history_tag
+from evalsvc.store.history.writing import history_tag
 from evalsvc.store.lookup import find_run, find_step
 from evalsvc.store.results import evaluated_steps, read_values, read_values_along
 from evalsvc.store.runs.base import base_step, find_base

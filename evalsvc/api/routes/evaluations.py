@@ -22,15 +22,14 @@ from evalsvc.errors import UnknownName, WrongState
 from evalsvc.files.items import ItemTable
 from evalsvc.spec import documents
 from evalsvc.spec.documents.items import Items
-from evalsvc.store.lists.evaluations import evaluations_view
-from evalsvc.store.lists.filters import require_suite
 from evalsvc.store.lookup import find_checkpoint, find_evaluation, require_current_parents
+from evalsvc.store.pages import require_suite
 from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.store.results import read_task_items
 from evalsvc.store.runs.posting import evaluate
 from evalsvc.store.suites import evaluated_suite
 from evalsvc.store.tables import Evaluation
-from evalsvc.store.views import evaluation_view
+from evalsvc.store.views import evaluation_view, evaluations_view
 
 router = router_of(prefix="/v1/evaluations", tags=["evaluations"], responses=PROBLEMS)
 

@@ -27,8 +27,15 @@ from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, UnknownName
 from evalsvc.spec.documents.history import Headline, Headlines, RunHeadlines
 from evalsvc.spec.names import parse_checkpoint
-from evalsvc.store.history.headline import HeadlineOf, read_headline
-from evalsvc.store.history.headlines import MarkedRun, Question, headline_of_run, marked_runs, read_run_headlines
+from evalsvc.store.history.headlines import (
+    HeadlineOf,
+    MarkedRun,
+    Question,
+    headline_of_run,
+    marked_runs,
+    read_headline,
+    read_run_headlines,
+)
 from evalsvc.store.results import read_values
 
 router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)

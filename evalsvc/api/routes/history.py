@@ -16,12 +16,11 @@ from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import HistoryQuery, Name, SummaryQuery
 from evalsvc.api.state import CurrentState
 from evalsvc.spec.documents.history import Buckets, History, Summary
-from evalsvc.store.history.axis import Window
 from evalsvc.store.history.buckets import read_buckets
 from evalsvc.store.history.gaps import gaps_mark
-from evalsvc.store.history.reading import read_history
-from evalsvc.store.history.summary import read_summary
-from evalsvc.store.history.version import history_tag
+from evalsvc.store.history.reading import read_history, read_summary
+from evalsvc.store.history.series import Window
+from evalsvc.store.history.writing import history_tag
 from evalsvc.store.lookup import find_run
 
 router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)

@@ -13,8 +13,7 @@ from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import Name
 from evalsvc.api.state import CurrentState
 from evalsvc.spec import documents
-from evalsvc.store.history.reading import read_protocol
-from evalsvc.store.lists.protocols import listed_protocols
+from evalsvc.store.protocols import listed_protocols, read_protocol
 
 router = router_of(prefix="/v1", tags=["runs"], responses=PROBLEMS)
 

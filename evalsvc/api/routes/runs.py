@@ -21,13 +21,12 @@ from evalsvc.spec import documents
 from evalsvc.spec.documents.items import Completions
 from evalsvc.spec.names import MAX_STEP
 from evalsvc.store.completions import read_completions
-from evalsvc.store.lists.checkpoints import run_view
-from evalsvc.store.lists.runs import runs_tag, runs_view
 from evalsvc.store.lookup import find_run, get_or_create_run
 from evalsvc.store.queue.references import checkpoint_reference
 from evalsvc.store.results import read_results
 from evalsvc.store.runs.base import base_view, name_base
 from evalsvc.store.runs.deletion import rename_run
+from evalsvc.store.runs.listing import run_view, runs_tag, runs_view
 from evalsvc.store.views import plan_view
 
 router = router_of(prefix="/v1", tags=["runs"], responses=PROBLEMS)

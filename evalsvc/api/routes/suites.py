@@ -24,9 +24,8 @@ from evalsvc.errors import Conflict, EvalsvcError, InvalidSuite, UnknownName, Wr
 from evalsvc.spec import documents
 from evalsvc.spec.paths import local_data
 from evalsvc.spec.suite import MAX_HEADLINE, SHIPPED_SUITES, Suite, load_suite, parse_suite, suite_files
-from evalsvc.store.lists.pages import page_of_names
-from evalsvc.store.lists.suites import loaded_suites
-from evalsvc.store.suites import delete_suite, kept_suite, kept_suites, put_suite
+from evalsvc.store.pages import page_of_names
+from evalsvc.store.suites import delete_suite, kept_suite, kept_suites, loaded_suites, put_suite
 from evalsvc.store.views import document_of
 
 router = router_of(prefix="/v1/suites", tags=["suites"], responses=PROBLEMS)

@@ -16,8 +16,7 @@ from sqlalchemy.orm import Session, aliased
 
 from evalsvc.spec.documents.fields import State
 from evalsvc.spec.documents.history import Gap, Why
-from evalsvc.store.history.axis import Window
-from evalsvc.store.history.series import Chosen
+from evalsvc.store.history.series import Chosen, Window
 from evalsvc.store.runs.posting import is_skipped
 from evalsvc.store.tables import Checkpoint, Evaluation, MetricValue, Run, Task
 
@@ -143,7 +142,6 @@ def _unsucceeded(
 
 
 def _gaps(session: Session, rows: Sequence[EvaluationRow], wanted: Mapping[Place, set[int]]) -> list[Gap]:
-    """Return a gap for each evaluation whose step lacks a value, in the order of `rows`."""
     steps: defaultdict[Place, set[int]] = defaultdict(set)
     for row in rows:
         steps[row.suite_digest, row.variant].add(row.step)
@@ -163,7 +161,6 @@ def _gaps(session: Session, rows: Sequence[EvaluationRow], wanted: Mapping[Place
 
 
 def _counts(series: set[int], steps: set[int]) -> Select[int, int]:
-    """Return the query of the number of series with a value, by step."""
     query = select(MetricValue.step, func.count().label("number")).group_by(MetricValue.step)
     return query.where(MetricValue.series_id.in_(sorted(series)), MetricValue.step.in_(sorted(steps)))
 

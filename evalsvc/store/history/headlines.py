@@ -1,4 +1,4 @@
-"""The headline metrics of several runs, for a table with a row per run.
+"""The headline of a run, which are the metrics to show first, and the headlines of several runs for a table of runs.
 
 The answer about a run depends on the run's history, on the history of the run's base, and on the headlines of suites.
 `marked_runs` reads numbers that change with the first two, so that the service can keep an answer until one changes.
@@ -7,7 +7,7 @@ The answer about a run depends on the run's history, on the history of the run's
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 from sqlalchemy import func, select
@@ -16,17 +16,82 @@ from sqlalchemy.orm import Session
 from evalsvc import __version__
 from evalsvc.checkpoints.expression import Step
 from evalsvc.metrics.headline import MOST, default_headline
-from evalsvc.spec.documents.fields import Direction, Number
-from evalsvc.spec.documents.history import HeadlineSeries, Point, RunHeadlines
+from evalsvc.spec.documents.fields import Direction, Number, State
+from evalsvc.spec.documents.history import Headline, HeadlineSeries, KnownMetric, LeftOutMetric, Point, RunHeadlines
 from evalsvc.store.history.gaps import gaps_marks
-from evalsvc.store.history.headline import HeadlineOf, evaluated_by, named_metrics
-from evalsvc.store.history.reading import number_or_word
+from evalsvc.store.history.reading import best_points, number_or_word, points_at
 from evalsvc.store.history.series import Chosen, choose_series
-from evalsvc.store.history.summary import best_points, points_at
-from evalsvc.store.history.version import Remember, history_tag
+from evalsvc.store.history.writing import Remember, history_tag
 from evalsvc.store.lookup import find_run
 from evalsvc.store.runs.base import base_step
-from evalsvc.store.tables import MetricValue, Run, Series
+from evalsvc.store.tables import Checkpoint, Evaluation, MetricValue, Run, Series, Task
+from evalsvc.store.views import document_of
+
+MEASURED: tuple[State, ...] = ("succeeded", "partly_failed")
+"""States of evaluations that have results."""
+
+HeadlineOf = Callable[[str], Sequence[str]]
+"""A function that returns the headline of a suite by name; empty for a suite without one, broken or deleted."""
+
+
+def read_headline(session: Session, run: str, headline_of: HeadlineOf) -> Headline:
+    """Return the metrics of a run to show first: the headlines of the suites that evaluated the run's checkpoints.
+
+    Metrics without a value are left out. If no headline has a metric with a value, `default_headline` chooses.
+    """
+    row = find_run(session, run)
+    rows = session.execute(
+        select(Series.metric, Series.unit, Series.direction).where(Series.run_id == row.id).order_by(Series.metric)
+    )
+    names = {metric: KnownMetric(name=metric, unit=unit, direction=direction) for metric, unit, direction in rows}
+    directions = {metric: known.direction for metric, known in names.items()}
+    chosen = named_metrics(directions, evaluated_by(session, row), headline_of)
+    return Headline(
+        run=run,
+        metrics=chosen or default_headline(directions),
+        chosen_by="suites" if chosen else "rule",
+        names=list(names.values()),
+        left_out=_left_out(session, row),
+    )
+
+
+def named_metrics(known: Collection[str], suites: Sequence[str], headline_of: HeadlineOf) -> list[str]:
+    """Return the metrics that the headlines of suites name, as far as they are known."""
+    named = dict.fromkeys(metric for suite in suites for metric in headline_of(suite))
+    return [metric for metric in named if metric in known]
+
+
+def evaluated_by(session: Session, run: Run) -> Sequence[str]:
+    """Return the names of the suites that evaluated the run's current checkpoints, in the order of first use."""
+    return session.scalars(
+        select(Evaluation.suite)
+        .join(Checkpoint)
+        .where(Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None))
+        .group_by(Evaluation.suite)
+        .order_by(func.min(Evaluation.id))
+    ).all()
+
+
+def _left_out(session: Session, run: Run) -> list[LeftOutMetric]:
+    newest = (
+        select(func.max(Evaluation.id))
+        .join(Checkpoint)
+        .where(Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None), Evaluation.state.in_(MEASURED))
+        .group_by(Evaluation.suite)
+    )
+    tasks = session.execute(
+        select(Task.warnings, Checkpoint.step, Checkpoint.variant)
+        .join(Evaluation, Evaluation.id == Task.evaluation_id)
+        .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
+        .where(Evaluation.id.in_(newest), Task.warnings.is_not(None))
+        .order_by(Task.id)
+    )
+    return [
+        document_of(LeftOutMetric, place, metric=warning["metric"], message=warning["message"])
+        for place in tasks
+        for warning in place.warnings
+        if warning["code"] == "left_out"
+    ]
 
 
 @dataclass(frozen=True)
@@ -54,11 +119,7 @@ class MarkedRun:
 
 
 def marked_runs(session: Session, names: Sequence[str]) -> list[MarkedRun]:
-    """Return runs in the order of their names.
-
-    Raises:
-        UnknownName: there is no such run; near misses are named.
-    """
+    """Return runs in the order of their names."""
     rows = {run.name: run for run in session.scalars(select(Run).where(Run.name.in_(names)))}
     runs = [rows[name] if name in rows else find_run(session, name) for name in dict.fromkeys(names)]
     bases = {run.id: base_step(run) for run in runs}
@@ -69,7 +130,7 @@ def marked_runs(session: Session, names: Sequence[str]) -> list[MarkedRun]:
 
 
 def headline_of_run(session: Session, marked: MarkedRun, headline_of: HeadlineOf, remember: Remember) -> list[str]:
-    """Return the metrics of a run to show first, at most `MOST`; see `headline.read_headline`."""
+    """Return the metrics of a run to show first, at most `MOST`; see `read_headline`."""
 
     def make() -> bytes:
         rows = session.execute(
@@ -92,15 +153,15 @@ def read_run_headlines(session: Session, run: Run, question: Question) -> RunHea
     along = _along(session, newest, question.points) if question.points else {}
     series = []
     for identity, step in newest.items():
-        base = _base_value(session, run, chosen, identity)
+        base_name, base = _base_value(session, run, chosen, identity) or (None, None)
         x, values = along.get(identity, ([], []))
         series.append(
             HeadlineSeries(
                 **vars(wanted[identity]),
                 latest=latest[identity, step],
                 best=best.get(identity),
-                base=None if base is None else base[1],
-                base_name=None if base is None else base[0],
+                base=base,
+                base_name=base_name,
                 x=x,
                 values=values,
             )
@@ -110,7 +171,6 @@ def read_run_headlines(session: Session, run: Run, question: Question) -> RunHea
 
 
 def _newest(session: Session, chosen: Chosen, question: Question) -> dict[int, int]:
-    """Return the series of each metric with the highest step, by id with the step; of equal ones, that of `raw`."""
     best: dict[str, tuple[int, bool, int]] = {}
     for identity, head in chosen.heads.items():
         # One query for each series: so the database finds the step by the key, and walks no values.
@@ -144,7 +204,6 @@ def _base_value(session: Session, run: Run, chosen: Chosen, series: int) -> tupl
 
 
 def _along(session: Session, newest: Mapping[int, int], points: int) -> dict[int, tuple[list[int], list[Number]]]:
-    """Return the steps and the values of each series: all of at most `points`, or else so many evenly by rank."""
     value = MetricValue
     along: dict[int, tuple[list[int], list[Number]]] = {}
     for identity, last in newest.items():

@@ -19,9 +19,17 @@ from evalsvc.metrics.value_interval import ends_of, value_interval
 from evalsvc.spec.documents.fields import Word
 from evalsvc.spec.documents.history import ImportOutcome
 from evalsvc.spec.protocol import Protocol
-from evalsvc.store.history.reading import number_or_word, read_columns
-from evalsvc.store.history.values import VALUE_COLUMNS, SeriesKey, insert, series_id, stored, write_protocols
-from evalsvc.store.history.version import lock_history, touch_history
+from evalsvc.store.history.reading import number_or_word, read_table
+from evalsvc.store.history.writing import (
+    VALUE_COLUMNS,
+    SeriesKey,
+    insert,
+    lock_history,
+    series_id,
+    stored,
+    touch_history,
+    write_protocols,
+)
 from evalsvc.store.lookup import get_or_create_run
 from evalsvc.store.tables import Import, MetricValue, Series
 
@@ -65,12 +73,7 @@ class _Changes:
 
 
 def import_values(session: Session, run: str, source: str, given: Sequence[Imported], replace: bool) -> ImportOutcome:
-    """Import the values of several series of a run, and create the run if necessary. A repeated import changes nothing.
-
-    Raises:
-        Conflict: a step has another value, measured or imported, and `replace` is not set; the series has another unit
-            or direction; or another transaction wrote the same values concurrently.
-    """
+    """Import the values of several series of a run, which is new if necessary. A repeated import changes nothing."""
     row = get_or_create_run(session, run)
     lock_history(session, row.id)
     write_protocols(session, {item.protocol.id: item.protocol.content for item in given})
@@ -98,7 +101,6 @@ def _require_alike(run: str, series: Series, item: Imported) -> None:
 
 
 def _compare(session: Session, series: int, item: Imported) -> _Changes:
-    """Compare imported values with the values of their series."""
     entries: dict[int, Entry] = dict(zip(item.step, zip(item.value, item.stderr, item.n, strict=True), strict=True))
     stored_entries = _entries(session, series, min(item.step), max(item.step))
     if not stored_entries:
@@ -115,15 +117,13 @@ def _compare(session: Session, series: int, item: Imported) -> _Changes:
 
 
 def _entries(session: Session, series: int, first: int, last: int) -> dict[int, Entry]:
-    """Return the values of a series between two steps, by step."""
     query = select(MetricValue.step, MetricValue.value, MetricValue.kind, MetricValue.stderr, MetricValue.n)
     query = query.where(MetricValue.series_id == series, MetricValue.step.between(first, last))
-    rows = zip(*read_columns(session, query), strict=True)
-    return {step: (number_or_word(value, kind), stderr, n) for step, value, kind, stderr, n in rows}
+    table = read_table(session, query)
+    return dict(zip(table["step"], zip(table["value"], table["stderr"], table["n"], strict=True), strict=True))
 
 
 def _write(session: Session, run_id: int, source: str, changes: Sequence[_Changes]) -> int:
-    """Insert new values and replace changed values. Return the id of the import."""
     touch_history(session, run_id)
     record = Import(run_id=run_id, source=source, values=sum(len(item.new) + len(item.changed) for item in changes))
     session.add(record)
@@ -142,11 +142,7 @@ def _write(session: Session, run_id: int, source: str, changes: Sequence[_Change
 
 
 def _insert_new(session: Session, rows: Sequence[dict[str, object]]) -> None:
-    """Insert rows without ON CONFLICT, so that a value of a concurrent writer is never overwritten.
-
-    Raises:
-        Conflict: another transaction wrote some of the values.
-    """
+    """Insert rows without ON CONFLICT, so that a value of a concurrent writer is never overwritten."""
     connection = session.connection()
     driver: Any = connection.dialect.dbapi
     try:
@@ -172,7 +168,6 @@ def _rows(changes: _Changes, entries: Mapping[int, Entry], identity: int) -> lis
 
 
 def _describe(session: Session, run: str, given: Sequence[Imported], changes: Sequence[_Changes], number: int) -> str:
-    """Return the message of the conflict, with the first conflicting values."""
     named = [
         (item, change.series, step)
         for item, change in zip(given, changes, strict=True)

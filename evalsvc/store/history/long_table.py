@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from sqlalchemy import Executable, Row, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import UnknownName
 from evalsvc.spec.documents.document import hints_of
 from evalsvc.spec.documents.history import TableColumns
-from evalsvc.store.history.reading import number_or_word
+from evalsvc.store.history.reading import VALUES, number_or_word
 from evalsvc.store.history.series import wanted_metrics
 from evalsvc.store.lookup import find_run
 from evalsvc.store.tables import Checkpoint, Evaluation, Import, MetricValue, Run, Series, Task
@@ -28,24 +28,11 @@ SERIES = 1000
 
 
 @dataclass(frozen=True)
-class TableSeries:
-    """The columns of a table that are the same for all values of a series."""
-
-    id: int
-    variant: str
-    metric: str
-    unit: str
-    direction: str
-    baseline: float | None
-    protocol: str
-
-
-@dataclass(frozen=True)
 class TableRun:
     """A run, with its series in a table."""
 
     name: str
-    series: Sequence[TableSeries]
+    series: Sequence[Series]
 
 
 @dataclass(frozen=True)
@@ -61,30 +48,19 @@ def find_series(session: Session, runs: Sequence[str], metrics: Sequence[str], v
     """Return runs, sorted by name, with the series of metrics and a variant.
 
     Metrics may be patterns such as `arc_*/acc`. Without runs, metrics or a variant, all are returned.
-
-    Raises:
-        UnknownName: there is no such run, or no such metric or variant in these runs; near names are listed.
     """
-    query = select(
-        Run.name,
-        Series.id,
-        Series.variant,
-        Series.metric,
-        Series.unit,
-        Series.direction,
-        Series.baseline,
-        Series.protocol_id,
-    ).join(Run, Run.id == Series.run_id)
+    query = select(Run.name, Series).join(Run, Run.id == Series.run_id)
     if runs:
         query = query.where(Series.run_id.in_([find_run(session, run).id for run in runs]))
     rows = session.execute(query).all()
-    wanted, variants = wanted_metrics({row.metric for row in rows}, metrics), {row.variant for row in rows}
+    wanted = wanted_metrics({series.metric for _, series in rows}, metrics)
+    variants = {series.variant for _, series in rows}
     if variant is not None and variant not in variants:
         raise UnknownName.among("variant", variant, variants)
-    by_run: dict[str, list[TableSeries]] = {}
-    for row in rows:
-        if row.metric in wanted and variant in (None, row.variant):
-            by_run.setdefault(row.name, []).append(TableSeries(*row[1:]))
+    by_run: dict[str, list[Series]] = {}
+    for name, series in rows:
+        if series.metric in wanted and variant in (None, series.variant):
+            by_run.setdefault(name, []).append(series)
     return [TableRun(name, by_run[name]) for name in sorted(by_run)]
 
 
@@ -120,63 +96,41 @@ def cut_pages(session: Session, run: TableRun) -> list[Page]:
 def read_page(session: Session, page: Page) -> list[list[object]]:
     """Return the rows of COLUMNS on a page by step, variant and metric. NaN and infinities are strings."""
     series = {item.id: item for item in page.run.series}
-    values = [row for ids in _parts(list(series)) for row in session.execute(_values(ids, page))]
-    tasks = _tasks(session, {row.evaluation for row in values if row.evaluation is not None})
-
-    pairs = [(series[row.series_id], row) for row in values]
-    pairs.sort(key=lambda pair: (pair[1].step, pair[0].variant, pair[0].metric, pair[0].id))
-    return [_cells(page.run.name, head, row, tasks) for head, row in pairs]
-
-
-def _values(ids: Sequence[int], page: Page) -> Executable:
-    return (
-        select(
-            MetricValue.series_id,
-            MetricValue.step,
-            Checkpoint.tokens_seen.label("tokens"),
-            MetricValue.value,
-            MetricValue.kind,
-            MetricValue.stderr,
-            MetricValue.low,
-            MetricValue.high,
-            MetricValue.n,
-            MetricValue.groups,
-            MetricValue.evaluation_id.label("evaluation"),
-            Import.source,
-        )
+    query = (
+        select(MetricValue.series_id, MetricValue.step, *VALUES, MetricValue.evaluation_id.label("evaluation"))
+        .add_columns(Checkpoint.tokens_seen.label("tokens"), Import.source)
         .outerjoin(Evaluation, Evaluation.id == MetricValue.evaluation_id)
         .outerjoin(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
         .outerjoin(Import, Import.id == MetricValue.import_id)
-        .where(MetricValue.series_id.in_(ids), MetricValue.step.between(page.first, page.last))
+        .where(MetricValue.step.between(page.first, page.last))
     )
-
-
-def _cells(run: str, series: TableSeries, row: Row[*tuple[object, ...]], tasks: Mapping[object, str]) -> list[object]:
-    """Return a row of COLUMNS."""
-    task = tasks.get((row.evaluation, series.metric, series.protocol))
-    value = number_or_word(row.value, row.kind)
-    before = [run, row.step, series.variant, row.tokens, task, series.metric, value]
-    errors = [row.stderr, row.low, row.high, row.n, row.groups]
-    behind = [series.unit, series.direction, series.baseline, series.protocol, row.evaluation, row.source]
-    return [*before, *errors, *behind]
+    values = [
+        (series[row.series_id], row)
+        for ids in _parts(list(series))
+        for row in session.execute(query.where(MetricValue.series_id.in_(ids)))
+    ]
+    tasks = _tasks(session, {row.evaluation for _, row in values if row.evaluation is not None})
+    values.sort(key=lambda pair: (pair[1].step, pair[0].variant, pair[0].metric, pair[0].id))
+    return [
+        [
+            *(page.run.name, row.step, head.variant, row.tokens),
+            *(tasks.get((row.evaluation, head.metric, head.protocol_id)), head.metric),
+            *(number_or_word(row.value, row.kind), row.stderr, row.low, row.high, row.n, row.groups),
+            *(head.unit, head.direction, head.baseline, head.protocol_id, row.evaluation, row.source),
+        ]
+        for head, row in values
+    ]
 
 
 def _tasks(session: Session, evaluations: Collection[int]) -> dict[object, str]:
-    """Return the name of the task that measured each metric, by evaluation, metric and protocol."""
-    rows = [
-        row
-        for ids in _parts(sorted(evaluations))
-        for row in session.execute(
-            select(Task.evaluation_id, Task.name, Task.metrics).where(Task.evaluation_id.in_(ids))
-        )
-    ]
+    query = select(Task.evaluation_id, Task.name, Task.metrics)
     return {
         (row.evaluation_id, metric["name"], metric["protocol"]): row.name
-        for row in rows
+        for ids in _parts(sorted(evaluations))
+        for row in session.execute(query.where(Task.evaluation_id.in_(ids)))
         for metric in row.metrics or ()
     }
 
 
 def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Yield parts of `ids` that fit a query."""
     return (ids[start : start + SERIES] for start in range(0, len(ids), SERIES))

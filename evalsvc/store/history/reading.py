@@ -1,25 +1,28 @@
-"""Read the history of a run: values of series by training step, in columns, as a whole or page by page."""
+"""Read the history of a run: values in columns, as a whole or page by page, and the newest and best values."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Executable, Select, select, tuple_
+from sqlalchemy import Executable, and_, func, select, tuple_
 from sqlalchemy.orm import Session
 
-from evalsvc.errors import UnknownName
-from evalsvc.spec.documents.fields import Word
-from evalsvc.spec.documents.history import History, ImportSource, SeriesHead, ValueSeries
-from evalsvc.store.history.axis import WHOLE, Columns, Window
+from evalsvc.spec.documents.fields import Direction, Word
+from evalsvc.spec.documents.history import BestPoint, History, ImportSource, Point, Summary, SummarySeries, ValueSeries
 from evalsvc.store.history.gaps import Gaps, read_gaps
-from evalsvc.store.history.series import choose_series
-from evalsvc.store.history.values import WORDS
-from evalsvc.store.lists.pages import read_cursor, write_cursor
-from evalsvc.store.tables import Import, MetricValue, Protocol, Run
+from evalsvc.store.history.series import WHOLE, Window, choose_series
+from evalsvc.store.history.writing import WORDS
+from evalsvc.store.pages import read_cursor, write_cursor
+from evalsvc.store.tables import FINITE, Import, MetricValue, Run
 from evalsvc.store.views import document_of
+
+VALUES = tuple(getattr(MetricValue, name) for name in ("value", "kind", "stderr", "low", "high", "n", "groups"))
+"""The columns of a value in an answer."""
+
+Table = dict[str, list[Any]]
+"""Columns of equal length, by name."""
 
 PIECE = 500
 """The number of rows that are turned into columns together. With more rows in memory, the garbage collector slows down:
@@ -44,22 +47,35 @@ def read_history(
         limit: the most values on a page, over all series; series without a value on the page are left out. Pages are
             ordered by series, the oldest first, and by x, so that new values move no value to another page.
         cursor: `next_cursor` of the page before; None for the first page.
-
-    Raises:
-        UnknownName: there is no such run, metric or variant; near names are listed.
-        InvalidRequest: x is tokens, and no checkpoint of the run was posted with `tokens_seen`; or the cursor is from
-            a request with other parameters.
     """
     chosen = choose_series(session, run, names, variant)
     window.require_tokens(session, chosen)
     question = ["metrics", chosen.run.id, *vars(window).values(), list(names), variant]
-    after = None if cursor is None else _Place(*map(int, read_cursor(cursor, question, [int] * 3)))
+    after = () if cursor is None else tuple(map(int, read_cursor(cursor, question, [int] * 3)))
     imports = read_imports(session, chosen.run)
-    values, more = _read_values(session, window, chosen.ids, after, limit, bool(imports))
+    table, more = _read_values(session, window, chosen.ids, after, limit, bool(imports))
     omitted = window.count_omitted(session, chosen.ids)
-    next_cursor = write_cursor(question, [values.series[-1], values.x[-1], values.step[-1]]) if more else None
-    series = [values.of(identity, head, omitted.get(identity, 0)) for identity, head in chosen.heads.items()]
-    gaps = read_gaps(session, chosen, window) if after is None else Gaps([], False)
+    # The step too, since two checkpoints may have seen equally many tokens.
+    next_cursor = write_cursor(question, [table[name][-1] for name in ("series_id", "x", "step")]) if more else None
+    series = []
+    for identity, head in chosen.heads.items():
+        part = part_of(table, identity)
+        imported = part.get("import_id", [])
+        series.append(
+            ValueSeries(
+                **vars(head),
+                x=part["x"],
+                value=part["value"],
+                stderr=part["stderr"],
+                low=part["low"],
+                high=part["high"],
+                n=part["n"],
+                groups=part["groups"] if any(part["groups"]) else None,
+                import_=imported if any(imported) else None,
+                omitted=omitted.get(identity, 0),
+            )
+        )
+    gaps = Gaps([], False) if after else read_gaps(session, chosen, window)
     return History(
         run=run,
         x=window.x,
@@ -71,12 +87,61 @@ def read_history(
     )
 
 
-def read_protocol(session: Session, protocol_id: str) -> Mapping[str, object]:
-    """Return the content of a protocol; raise UnknownName for an unknown id."""
-    row = session.get(Protocol, protocol_id)
-    if row is None:
-        raise UnknownName.among("protocol", protocol_id, session.scalars(select(Protocol.id)))
-    return row.content
+def read_summary(session: Session, run: str, names: Sequence[str] = (), variant: str | None = None) -> Summary:
+    """Return the number of values, the newest value and the best value of each series; `names` may be patterns.
+
+    The best value is the lowest or the highest finite value, by the metric's direction, and the first of equal values.
+    A metric without a direction or without finite values has no best value.
+    """
+    chosen = choose_series(session, run, names, variant)
+    columns = (MetricValue.series_id, func.count().label("size"), func.max(MetricValue.step).label("step"))
+    query = select(*columns).where(MetricValue.series_id.in_(chosen.ids)).group_by(MetricValue.series_id)
+    sizes = {row.series_id: row for row in session.execute(query)}
+    latest = points_at(session, [(key, row.step) for key, row in sizes.items()])
+    best = best_points(session, {key: head.direction for key, head in chosen.heads.items()})
+    series = [
+        SummarySeries(
+            **vars(head),
+            count=sizes[key].size if key in sizes else 0,
+            latest=latest[key, sizes[key].step] if key in sizes else None,
+            best=best.get(key),
+        )
+        for key, head in chosen.heads.items()
+    ]
+    gaps = read_gaps(session, chosen, WHOLE)
+    return Summary(run=run, series=series, imports=read_imports(session, chosen.run), **vars(gaps))
+
+
+def best_points(session: Session, directions: Mapping[int, Direction], last: int | None = None) -> dict[int, BestPoint]:
+    """Return the best value of each series, up to the step `last`, by the ids of the series with their directions.
+
+    Series without a direction or a finite value are left out.
+    """
+    best: dict[int, BestPoint] = {}
+    for direction, extreme in (("lower", func.min), ("higher", func.max)):
+        ids = [series for series, wanted in directions.items() if wanted == direction]
+        finite = [MetricValue.series_id.in_(ids), MetricValue.kind == FINITE]
+        finite += [] if last is None else [MetricValue.step <= last]
+        columns = MetricValue.series_id, extreme(MetricValue.value).label("value"), func.count().label("of")
+        extremes = select(*columns).where(*finite).group_by(MetricValue.series_id).subquery()
+        is_best = and_(extremes.c.series_id == MetricValue.series_id, extremes.c.value == MetricValue.value)
+        first, of = func.min(MetricValue.step).label("step"), func.min(extremes.c.of).label("of")
+        query = select(MetricValue.series_id, first, of).join(extremes, is_best).where(*finite)
+        places = query.group_by(MetricValue.series_id).subquery()
+        is_there = and_(places.c.series_id == MetricValue.series_id, places.c.step == MetricValue.step)
+        for row in session.execute(select(MetricValue, places.c.of).join(places, is_there)) if ids else ():
+            best[row.MetricValue.series_id] = BestPoint(**vars(_point(row.MetricValue)), of=row.of)
+    return best
+
+
+def points_at(session: Session, places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Point]:
+    """Return values by their places: the id of the series, and the step. Places without a value are left out."""
+    query = select(MetricValue).where(tuple_(MetricValue.series_id, MetricValue.step).in_(places))
+    return {(row.series_id, row.step): _point(row) for row in session.scalars(query)}
+
+
+def _point(row: MetricValue) -> Point:
+    return document_of(Point, row, value=number_or_word(row.value, row.kind), import_=row.import_id)
 
 
 def read_imports(session: Session, run: Run) -> dict[str, ImportSource]:
@@ -93,90 +158,47 @@ def number_or_word(value: float | None, kind: int) -> float | Word:
     return value
 
 
-def read_columns(session: Session, query: Executable) -> list[list[Any]]:
-    """Return the rows of a query as a list for each column."""
+def read_table(session: Session, query: Executable) -> Table:
+    """Return the rows of a query as columns by name, with the words of values that are not finite."""
     # session.execute would search every row for mapped objects, which doubles the time.
     result = session.connection().execute(query)
-    columns: list[list[Any]] = [[] for _ in result.keys()]  # noqa: SIM118
+    table: Table = {name: [] for name in result.keys()}  # noqa: SIM118
     while rows := result.fetchmany(PIECE):
-        for column, piece in zip(columns, zip(*rows, strict=True), strict=True):
+        for column, piece in zip(table.values(), zip(*rows, strict=True), strict=True):
             column.extend(piece)
-    return columns
+    if any(table.get("kind", ())):
+        pairs = zip(table["value"], table["kind"], strict=True)
+        table["value"] = [WORDS[kind] if kind else number for number, kind in pairs]
+    return table
 
 
-@dataclass(frozen=True)
-class _Place:
-    """The position of a value in the order of pages."""
-
-    series: int
-    x: int
-    step: int
-    """The step of the value, since two checkpoints may have seen equally many tokens."""
-
-
-@dataclass(frozen=True)
-class _Values:
-    """Columns of values of several series, ordered by series, x and step."""
-
-    series: list[int]
-    x: list[int]
-    step: list[int]
-    value: list[float | Word]
-    stderr: list[float | None]
-    low: list[float | None]
-    high: list[float | None]
-    n: list[int | None]
-    groups: list[int | None]
-    import_: list[int | None]
-    """The import of each value, or None; empty if the run has no imports."""
-
-    def of(self, series: int, head: SeriesHead, omitted: int) -> ValueSeries:
-        """Return the values of the series with this id."""
-        part = slice(bisect_left(self.series, series), bisect_right(self.series, series))
-        groups, imports = self.groups[part], self.import_[part]
-        return ValueSeries(
-            **vars(head),
-            x=self.x[part],
-            value=self.value[part],
-            stderr=self.stderr[part],
-            low=self.low[part],
-            high=self.high[part],
-            n=self.n[part],
-            groups=groups if any(groups) else None,
-            import_=imports if any(imports) else None,
-            omitted=omitted,
-        )
+def part_of(table: Table, series: int) -> Table:
+    """Return the rows of a series from a table that is ordered by series."""
+    part = slice(bisect_left(table["series_id"], series), bisect_right(table["series_id"], series))
+    return {name: column[part] for name, column in table.items()}
 
 
 def _read_values(
-    session: Session, window: Window, ids: Sequence[int], after: _Place | None, limit: int | None, with_imports: bool
-) -> tuple[_Values, bool]:
+    session: Session, window: Window, ids: Sequence[int], after: Sequence[int], limit: int | None, with_imports: bool
+) -> tuple[Table, bool]:
     """Return at most `limit` values of the series, beginning after `after`, and whether more values follow."""
-    names = ("value", "kind", "stderr", "low", "high", "n", "groups")
-    query = select(MetricValue.series_id, window.column, *(getattr(MetricValue, name) for name in names))
+    query = select(MetricValue.series_id, window.column.label("x"), *VALUES)
     query = query.add_columns(MetricValue.step) if window.x == "tokens" else query
     query = query.add_columns(MetricValue.import_id) if with_imports else query
     query = query.order_by(MetricValue.series_id, window.column, MetricValue.step)
-    first, *others = _parts(window, query, ids, after)
-    columns = read_columns(session, first.limit(None if limit is None else limit + 1))
-    for part in others:
-        rest = read_columns(session, part.limit(None if limit is None else limit + 1 - len(columns[0])))
-        columns = [[*column, *more] for column, more in zip(columns, rest, strict=True)]
-    more = limit is not None and len(columns[0]) > limit
-    series, x, value, kind, *rest_of_value = (column[:limit] for column in columns)
-    errors, optional = rest_of_value[:5], rest_of_value[5:]
-    if any(kind):
-        value = [WORDS[code] if code else number for number, code in zip(value, kind, strict=True)]
-    step = optional.pop(0) if window.x == "tokens" else x
-    return _Values(series, x, step, value, *errors, *(optional or [[]])), more
-
-
-def _parts(window: Window, query: Select[*Columns], ids: Sequence[int], after: _Place | None) -> list[Select[*Columns]]:
-    if after is None:
-        return [window.narrow(query, ids)]
-    # A query of its own reads the rest of the series in which the last page ended. In a joint query with later series,
-    # the database would scan this series from its beginning for every page.
-    behind = tuple_(window.column, MetricValue.step) > tuple_(after.x, after.step)
-    later = [identity for identity in ids if identity > after.series]
-    rest = [after.series] if after.series in ids else []
-    return [window.narrow(query, rest).where(behind), window.narrow(query, later)]
+    parts = [window.narrow(query, ids)]
+    if after:
+        # A query of its own reads the rest of the series in which the last page ended. In a joint query with later
+        # series, the database would scan this series from its beginning for every page.
+        series, *place = after
+        behind = tuple_(window.column, MetricValue.step) > tuple_(*place)
+        later = [identity for identity in ids if identity > series]
+        parts = [window.narrow(query, [series] if series in ids else []).where(behind), window.narrow(query, later)]
+    table: Table = {}
+    for part in parts:
+        size = len(table["x"]) if table else 0
+        rows = read_table(session, part.limit(None if limit is None else limit + 1 - size))
+        table = {name: table[name] + column for name, column in rows.items()} if table else rows
+    more = limit is not None and len(table["x"]) > limit
+    table = {name: column[:limit] for name, column in table.items()} if more else table
+    return {"step": table["x"]} | table, more

@@ -1,4 +1,4 @@
-"""Choose series of a run by metric and variant, and tell the protocols of a metric apart."""
+"""Choose series of a run by metric and variant, and a range of the x axis: training steps, or tokens seen."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TypeVarTuple
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, Select, SQLColumnExpression, and_, func, select
 from sqlalchemy.orm import Session
 
-from evalsvc.errors import UnknownName
-from evalsvc.spec.documents.history import KnownMetric, SeriesHead
+from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.spec.documents.history import Axis, KnownMetric, SeriesHead
 from evalsvc.spec.protocol import tell_apart
 from evalsvc.store.lookup import find_run
-from evalsvc.store.tables import Protocol, Run, Series
+from evalsvc.store.tables import Checkpoint, MetricValue, Protocol, Run, Series
 from evalsvc.store.views import document_of
+
+Columns = TypeVarTuple("Columns")
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,6 @@ def choose_series(session: Session, run: str, names: Sequence[str], variant: str
     Args:
         names: metrics, or patterns such as `arc_*/acc`; empty for all metrics.
         variant: the variant of the weights; None for all variants.
-
-    Raises:
-        UnknownName: there is no such run, metric or variant; near names are listed.
     """
     row = find_run(session, run)
     query = select(Series).where(Series.run_id == row.id).order_by(Series.metric, Series.variant, Series.id)
@@ -64,11 +64,7 @@ def choose_series(session: Session, run: str, names: Sequence[str], variant: str
 
 
 def wanted_metrics(metrics: Set[str], names: Sequence[str]) -> Set[str]:
-    """Return the metrics that match a name or pattern in `names`, or all metrics if `names` is empty.
-
-    Raises:
-        UnknownName: a name or pattern matches no metric; near names are listed.
-    """
+    """Return the metrics that match a name or pattern in `names`, or all metrics if `names` is empty."""
     for name in names:
         if not any(matches(metric, name) for metric in metrics):
             raise UnknownName.among("metric", name, metrics, "a metric appears once an evaluation has measured it")
@@ -81,9 +77,79 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def _differing(session: Session, series: Iterable[Series]) -> dict[tuple[str, str], dict[str, object]]:
-    """Return the fields that tell the protocols of a metric apart, by metric and protocol."""
     places = dict.fromkeys((item.metric, item.protocol_id) for item in series)
     several = Counter(metric for metric, _ in places)
     ids = {identity for metric, identity in places if several[metric] > 1}
     rows = session.scalars(select(Protocol).where(Protocol.id.in_(ids))) if ids else ()
     return tell_apart(places, {row.id: row.content for row in rows})
+
+
+@dataclass(frozen=True)
+class Window:
+    """A range of the x axis, both ends included."""
+
+    x: Axis = "step"
+    first: int | None = None
+    """The lowest x; None for no bound."""
+    last: int | None = None
+    """The highest x; None for no bound."""
+
+    def __post_init__(self) -> None:
+        """Raise InvalidRequest if `first` is greater than `last`."""
+        if self.first is not None and self.last is not None and self.first > self.last:
+            raise InvalidRequest(f"from={self.first} is greater than to={self.last}; swap the two")
+
+    @property
+    def column(self) -> SQLColumnExpression[int | None]:
+        """The column with the x of a value."""
+        return MetricValue.step if self.x == "step" else Checkpoint.tokens_seen
+
+    def narrow(self, query: Select[*Columns], series: Sequence[int]) -> Select[*Columns]:
+        """Limit a query of values to the window and to series with these ids. Values without an x are left out."""
+        chosen = MetricValue.series_id.in_(series) if len(series) != 1 else MetricValue.series_id == series[0]
+        query = query.select_from(MetricValue).where(chosen)
+        if self.x == "tokens":
+            query = query.join(Series, Series.id == MetricValue.series_id).join(Checkpoint, _is_of_value())
+            query = query.where(Checkpoint.tokens_seen.is_not(None))
+        if self.first is not None:
+            query = query.where(self.column >= self.first)
+        if self.last is not None:
+            query = query.where(self.column <= self.last)
+        return query
+
+    def require_tokens(self, session: Session, chosen: Chosen) -> None:
+        """Raise InvalidRequest if x is tokens and no checkpoint of the run was posted with `tokens_seen`."""
+        run = chosen.run
+        if self.x == "step" or not chosen.heads:
+            return
+        posted = select(Checkpoint.id).where(Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None))
+        if session.scalar(posted.where(Checkpoint.tokens_seen.is_not(None)).limit(1)) is None:
+            raise InvalidRequest(
+                f"no checkpoint of run {run.name!r} was posted with tokens_seen; read the history with x=step"
+            )
+
+    def count_omitted(self, session: Session, series: Sequence[int]) -> Mapping[int, int]:
+        """Return the number of values without an x by series, whatever the window."""
+        if self.x == "step":
+            return {}
+        with_x = func.count(Checkpoint.tokens_seen)
+        rows = session.execute(
+            select(MetricValue.series_id, (func.count() - with_x).label("omitted"))
+            .join(Series, Series.id == MetricValue.series_id)
+            .outerjoin(Checkpoint, _is_of_value())
+            .where(MetricValue.series_id.in_(series))
+            .group_by(MetricValue.series_id)
+        )
+        return {row.series_id: row.omitted for row in rows}
+
+
+WHOLE = Window()
+
+
+def _is_of_value() -> ColumnElement[bool]:
+    return and_(
+        Checkpoint.run_id == Series.run_id,
+        Checkpoint.variant == Series.variant,
+        Checkpoint.step == MetricValue.step,
+        Checkpoint.replaced_at.is_(None),
+    )

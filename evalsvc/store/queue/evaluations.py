@@ -5,8 +5,7 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import WrongState
-from evalsvc.store.hold import hold
-from evalsvc.store.lookup import find_evaluation, require_current_parents
+from evalsvc.store.lookup import find_evaluation, hold, require_current_parents
 from evalsvc.store.queue.shards import advance
 from evalsvc.store.runs.posting import cancel
 from evalsvc.store.tables import OVER, Evaluation

@@ -27,9 +27,8 @@ from evalsvc.messages import (
 )
 from evalsvc.spec.looks import stop_note
 from evalsvc.spec.suite import TaskSpec
-from evalsvc.store.history.values import write_values
-from evalsvc.store.hold import hold, hold_all
-from evalsvc.store.lookup import step_of
+from evalsvc.store.history.writing import write_values
+from evalsvc.store.lookup import hold, hold_all, step_of
 from evalsvc.store.queue.back_off import wait_until
 from evalsvc.store.queue.order import WorkerState, next_shard
 from evalsvc.store.queue.references import checkpoint_reference

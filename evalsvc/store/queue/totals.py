@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from evalsvc.store.history.values import insert
+from evalsvc.store.history.writing import insert
 from evalsvc.store.tables import AttemptTotal, Evaluation, Shard, Task, now
 
 SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0)

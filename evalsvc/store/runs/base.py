@@ -20,11 +20,7 @@ FIRST_STEP = 0
 
 
 def name_base(session: Session, run: Run, of: str, step: int, variant: str) -> Checkpoint:
-    """Set a checkpoint of the run named `of` as the base of `run`.
-
-    Raises:
-        UnknownName: there is no such run, step or variant; near names are listed.
-    """
+    """Set a checkpoint of the run named `of` as the base of `run`."""
     base = find_step(session, find_run(session, of), step, variant)
     run.base = {"run": of, "step": step, "variant": variant}
     return base
@@ -148,7 +144,6 @@ def runs_awaiting_base(session: Session) -> set[int]:
 
 
 def _named(session: Session) -> dict[int, Step]:
-    """Return the named bases by run id."""
     rows = session.execute(select(Run.id, Run.base).where(Run.base.is_not(None)))
     return {row.id: Step(**row.base) for row in rows}
 

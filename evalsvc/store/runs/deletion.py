@@ -11,9 +11,8 @@ from sqlalchemy.orm import Session, aliased
 from evalsvc.checkpoints.expression import Expression, Leaf, Step, Steps, canonical, replaced
 from evalsvc.checkpoints.expression_parser import parse_expression
 from evalsvc.errors import Conflict, WrongState, first_few
-from evalsvc.store.history.version import touch_history
-from evalsvc.store.hold import hold_all
-from evalsvc.store.lookup import find_checkpoint, find_run, step_of
+from evalsvc.store.history.writing import touch_history
+from evalsvc.store.lookup import find_checkpoint, find_run, hold_all, step_of
 from evalsvc.store.runs.base import runs_based_on
 from evalsvc.store.tables import (
     OVER,

@@ -12,9 +12,8 @@ from evalsvc.checkpoints.reference import Identity, Spool
 from evalsvc.errors import Conflict
 from evalsvc.spec.documents import Plan
 from evalsvc.spec.suite import Suite
-from evalsvc.store.history.version import touch_history
-from evalsvc.store.hold import hold_all
-from evalsvc.store.lookup import current_checkpoint, get_or_create_run, newest_evaluation, step_of
+from evalsvc.store.history.writing import touch_history
+from evalsvc.store.lookup import current_checkpoint, get_or_create_run, hold_all, newest_evaluation, step_of
 from evalsvc.store.runs.behind import require_room
 from evalsvc.store.tables import OVER, Checkpoint, Evaluation, MetricValue, Run, Shard, Task, now
 from evalsvc.store.views import plan_view

@@ -8,7 +8,7 @@ from app_in_process import App, refused
 
 import evalsvc
 from evalsvc.files.artifacts import artifact_path, keep_content
-from evalsvc.store.lists.artifacts import KINDS
+from evalsvc.store.artifacts import KINDS
 from evalsvc.store.tables import Artifact
 
 

@@ -17,7 +17,7 @@ from evalsvc.files.artifacts import artifact_path
 from evalsvc.files.items import LARGE, keep_items, pack_items
 from evalsvc.spec.documents import DifferenceCurve, MetricDifference
 from evalsvc.spec.documents.reading import content_of
-from evalsvc.store.history.version import touch_history
+from evalsvc.store.history.writing import touch_history
 from evalsvc.store.lookup import find_run
 from evalsvc.store.tables import Task
 

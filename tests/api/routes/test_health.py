@@ -10,7 +10,7 @@ from app_in_process import App, refused
 from sqlalchemy import event
 
 from evalsvc import __version__
-from evalsvc.store import writes
+from evalsvc.store import write_probe
 
 
 def test_alive_and_ready(app: App) -> None:
@@ -59,14 +59,14 @@ def test_not_ready_while_nothing_can_be_written(app: App, weights: Path, monkeyp
     refused(app.post(weights, tags={str(number): "y" * 500 for number in range(100)}), 503, "database_unusable", words)
     refused(app.http.get("/readyz"), 503, "not_ready", words)
     event.remove(app.store.engine, "checkout", fill_up)
-    monkeypatch.setattr(writes, "PROBE_AGAIN", 0.0)
+    monkeypatch.setattr(write_probe, "PROBE_AGAIN", 0.0)
     app.store.writes.note_failure(OSError("as before"))
     assert app.http.get("/readyz").status_code == 200, "a write that is taken ends it"
 
 
 def test_not_ready_on_a_full_disk(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether or not somebody has tried to write."""
-    monkeypatch.setattr(writes, "ROOM", 2**62)
+    monkeypatch.setattr(write_probe, "ROOM", 2**62)
     refused(app.http.get("/readyz"), 503, "not_ready", "bytes are free, fewer than", "free some space")
 
 
@@ -75,7 +75,7 @@ def test_not_ready_while_another_writer_keeps_all_out(app: App, monkeypatch: pyt
     other = sqlite3.connect(app.settings.data_path / "evalsvc.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     assert app.http.get("/readyz").status_code == 200
-    monkeypatch.setattr(writes, "PROBE_AGAIN", 0.0)
+    monkeypatch.setattr(write_probe, "PROBE_AGAIN", 0.0)
     app.store.writes.note_failure(sqlite3.OperationalError("database is locked"))
     refused(app.http.get("/readyz"), 503, "not_ready", "database is locked")
     other.close()

@@ -25,12 +25,11 @@ from queue_steps import (
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.spec.documents.history import Gap
 from evalsvc.spec.suite import Suite
-from evalsvc.store.history.axis import WHOLE, Window
 from evalsvc.store.history.buckets import read_buckets
 from evalsvc.store.history.gaps import LONGEST, MOST, gaps_mark
 from evalsvc.store.history.imports import import_values
-from evalsvc.store.history.reading import read_history
-from evalsvc.store.history.summary import read_summary
+from evalsvc.store.history.reading import read_history, read_summary
+from evalsvc.store.history.series import WHOLE, Window
 from evalsvc.store.lookup import find_run, get_or_create_run
 from evalsvc.store.runs.posting import submit
 from evalsvc.store.session import Store

@@ -14,8 +14,8 @@ from evalsvc.spec.protocol import Protocol
 from evalsvc.store.history.imports import import_values
 from evalsvc.store.history.long_table import COLUMNS, cut_pages, find_series, read_page
 from evalsvc.store.history.reading import read_history
-from evalsvc.store.lists.pages import PageRequest
-from evalsvc.store.lists.runs import runs_view
+from evalsvc.store.pages import PageRequest
+from evalsvc.store.runs.listing import runs_view
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Evaluation, Import, MetricValue, Run
 

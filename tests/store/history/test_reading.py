@@ -29,10 +29,9 @@ from evalsvc.spec.documents.document import hints_of
 from evalsvc.spec.documents.history import BucketSeries, History, SeriesHead
 from evalsvc.spec.documents.history import Point as PointDocument
 from evalsvc.spec.protocol import number_to_json
-from evalsvc.store.history.axis import Window
 from evalsvc.store.history.buckets import read_buckets
-from evalsvc.store.history.reading import read_history
-from evalsvc.store.history.summary import read_summary
+from evalsvc.store.history.reading import read_history, read_summary
+from evalsvc.store.history.series import Window
 from evalsvc.store.session import Store
 
 SEEDS = range(4)

@@ -8,12 +8,12 @@ from queue_steps import enter, evaluate_whole, measure, metric, submission, suit
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec.documents.history import History, KnownMetric
 from evalsvc.spec.protocol import Protocol
-from evalsvc.store.history.axis import Window
 from evalsvc.store.history.imports import Imported, import_values
 from evalsvc.store.history.long_table import COLUMNS, cut_pages, find_series, read_page
-from evalsvc.store.history.reading import read_history, read_protocol
-from evalsvc.store.history.summary import read_summary
-from evalsvc.store.history.values import write_values
+from evalsvc.store.history.reading import read_history, read_summary
+from evalsvc.store.history.series import Window
+from evalsvc.store.history.writing import write_values
+from evalsvc.store.protocols import read_protocol
 from evalsvc.store.runs.posting import evaluate
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Checkpoint, Evaluation

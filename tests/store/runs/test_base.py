@@ -6,10 +6,10 @@ from queue_steps import enter, measure, metric, next_shard, plan, ran, result, s
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import UnknownName
 from evalsvc.spec.documents import Base
-from evalsvc.store.lists.checkpoints import run_view
 from evalsvc.store.lookup import find_checkpoint, find_run, get_or_create_run
 from evalsvc.store.runs import base as bases
 from evalsvc.store.runs.base import base_ids, base_view, find_base, name_base, runs_awaiting_base
+from evalsvc.store.runs.listing import run_view
 from evalsvc.store.session import Store
 from evalsvc.store.views import in_use
 

@@ -6,11 +6,11 @@ from queue_steps import dispatched, enter, enter_virtual, measure, next_shard, p
 from evalsvc.errors import Conflict, UnknownName
 from evalsvc.messages import ShardResult
 from evalsvc.store.history.reading import read_history
-from evalsvc.store.history.version import history_tag
-from evalsvc.store.lists.checkpoints import run_view
+from evalsvc.store.history.writing import history_tag
 from evalsvc.store.lookup import find_checkpoint, find_run
 from evalsvc.store.runs.base import base_view, name_base
 from evalsvc.store.runs.deletion import rename_run
+from evalsvc.store.runs.listing import run_view
 from evalsvc.store.session import Store
 
 

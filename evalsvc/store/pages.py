@@ -1,4 +1,6 @@
-"""Pages of a list by keyset pagination: a page begins after the key of the last row of the page before.
+"""Pages of lists, and filters of lists of checkpoints and evaluations.
+
+Pagination is by keyset: a page begins after the key of the last row of the page before.
 
 The cursor of a page contains this key. Rows that are inserted or deleted between two requests move no other row to
 another page, and the database skips the earlier rows by an index.
@@ -9,16 +11,19 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Select, tuple_
+from sqlalchemy import ColumnElement, Row, Select, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from evalsvc.errors import InvalidRequest
+from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.spec.documents.fields import State
 from evalsvc.spec.protocol import digest
 from evalsvc.spec.visible_text import CONTROL
+from evalsvc.store.lookup import find_run
+from evalsvc.store.tables import Checkpoint, Evaluation
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 """Rows on a page: the default, and the maximum."""
@@ -61,9 +66,6 @@ def read_page(
 
     Args:
         question: JSON that names the list and its filters. A cursor is only valid for the same question.
-
-    Raises:
-        InvalidRequest: the cursor is from another list or from other filters, or was changed.
     """
     columns = order.columns
     query = query.add_columns(*columns)
@@ -83,9 +85,6 @@ def page_of_names(names: Iterable[str], question: object, page: PageRequest) -> 
     """Return a page of `names`, sorted, and the cursor of the next page; None for the last page.
 
     Use this function for names from several sources. `read_page` reads pages of one query.
-
-    Raises:
-        InvalidRequest: the cursor is from another list, or was changed.
     """
     after = "" if page.cursor is None else read_cursor(page.cursor, question, [str])[0]
     rest = sorted(name for name in names if name > str(after))
@@ -103,9 +102,6 @@ def read_cursor(cursor: str, question: object, kinds: Sequence[type]) -> list[Ke
     """Return the key in a cursor, with values of the types `kinds`, each `int` or `str`.
 
     A client that knows the format can forge a cursor. Every value is therefore checked before a query contains it.
-
-    Raises:
-        InvalidRequest: the cursor is not a result of `write_cursor` for this question.
     """
     checksum, *key = _content(cursor) or [None]
     is_key = len(key) == len(kinds) and all(map(_is_value, key, kinds))
@@ -135,3 +131,53 @@ def _is_value(value: object, kind: type) -> bool:
 
 def _checksum(question: object, key: Sequence[Key]) -> str:
     return digest([question, list(key)])[:12]
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Conditions on the checkpoints, or on the evaluations, in a list. A field that is None is no condition."""
+
+    run: str | None = None
+    variant: str | None = None
+    suite: str | None = None
+    """The suite of the evaluations; for lists of evaluations only."""
+    state: State | None = None
+    """The state of the evaluations; for a list of checkpoints, the state of at least one evaluation of each."""
+    first: int | None = None
+    """The lowest step."""
+    last: int | None = None
+    """The highest step."""
+
+    def __post_init__(self) -> None:
+        """Raise InvalidRequest if the range of steps is empty."""
+        if self.first is not None and self.last is not None and self.first > self.last:
+            raise InvalidRequest(f"from={self.first} is greater than to={self.last}; swap the two")
+
+    def of_checkpoints(self, session: Session) -> Iterator[ColumnElement[bool]]:
+        """Yield the conditions on a checkpoint's run, variant and step."""
+        if self.run is not None:
+            yield Checkpoint.run_id == find_run(session, self.run).id
+        if self.variant is not None:
+            _require_variant(session, self.run, self.variant)
+            yield Checkpoint.variant == self.variant
+        if self.first is not None:
+            yield Checkpoint.step >= self.first
+        if self.last is not None:
+            yield Checkpoint.step <= self.last
+
+
+def _require_variant(session: Session, run: str | None, variant: str) -> None:
+    posted = select(Checkpoint.variant)
+    if run is not None:
+        posted = posted.where(Checkpoint.run_id == find_run(session, run).id)
+    if session.scalar(posted.where(Checkpoint.variant == variant).limit(1)) is None:
+        kind = "variant" if run is None else f"variant of run {run!r}"
+        raise UnknownName.among(kind, variant, session.scalars(posted.distinct()))
+
+
+def require_suite(session: Session, suite: str, named: Iterable[str]) -> None:
+    """Raise UnknownName unless the suite is in `named`, or has evaluated a checkpoint and was deleted since."""
+    known = set(named)
+    evaluated = select(Evaluation.suite).distinct()
+    if suite not in known and session.scalar(evaluated.where(Evaluation.suite == suite).limit(1)) is None:
+        raise UnknownName.among("suite", suite, known.union(session.scalars(evaluated)))

@@ -1,21 +1,30 @@
-"""The list of protocols."""
+"""Protocols by id, and the list of protocols."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from evalsvc.errors import UnknownName
 from evalsvc.spec import documents
 from evalsvc.store.history.series import wanted_metrics
-from evalsvc.store.lists.pages import Order, PageRequest, page_of_names, read_page
 from evalsvc.store.lookup import find_run
+from evalsvc.store.pages import Order, PageRequest, page_of_names, read_page
 from evalsvc.store.tables import Protocol, Series
 from evalsvc.store.views import protocols_view
 
 MAX_METRICS = 100
 """The most metrics in the entry of a protocol."""
+
+
+def read_protocol(session: Session, protocol_id: str) -> Mapping[str, object]:
+    """Return the content of a protocol; raise UnknownName for an unknown id."""
+    row = session.get(Protocol, protocol_id)
+    if row is None:
+        raise UnknownName.among("protocol", protocol_id, session.scalars(select(Protocol.id)))
+    return row.content
 
 
 def listed_protocols(
@@ -26,10 +35,6 @@ def listed_protocols(
     Args:
         run: list only protocols by which this run has values.
         metrics: list only protocols of these metrics, or of metrics that match these patterns.
-
-    Raises:
-        UnknownName: there is no such run, or no series (of the run) has such a metric.
-        InvalidRequest: the cursor is from another list or from other filters.
     """
     question = ["protocols", run, list(metrics)]
     if run is None and not metrics:

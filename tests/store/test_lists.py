@@ -10,17 +10,16 @@ from sqlalchemy.orm import Session
 
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec.documents.reading import content_of
-from evalsvc.store.lists import checkpoints
-from evalsvc.store.lists.artifacts import evaluation_artifacts, run_artifacts
-from evalsvc.store.lists.checkpoints import checkpoints_view, run_view
-from evalsvc.store.lists.evaluations import evaluations_view
-from evalsvc.store.lists.filters import Filters, require_suite
-from evalsvc.store.lists.pages import PageRequest
-from evalsvc.store.lists.protocols import listed_protocols
-from evalsvc.store.lists.runs import runs_view
+from evalsvc.store import views
+from evalsvc.store.artifacts import evaluation_artifacts, run_artifacts
 from evalsvc.store.lookup import find_run
+from evalsvc.store.pages import Filters, PageRequest, require_suite
+from evalsvc.store.protocols import listed_protocols
+from evalsvc.store.runs import listing
+from evalsvc.store.runs.listing import run_view, runs_view
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Evaluation
+from evalsvc.store.views import checkpoints_view, evaluations_view
 
 ROWS = 25
 
@@ -88,8 +87,8 @@ def test_a_run_shows_its_last_checkpoints_and_their_newest_evaluations(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run of 10,000 checkpoints answered with megabytes."""
-    monkeypatch.setattr(checkpoints, "MAX_CHECKPOINTS", 3)
-    monkeypatch.setattr(checkpoints, "MAX_EVALUATIONS", 2)
+    monkeypatch.setattr(listing, "MAX_CHECKPOINTS", 3)
+    monkeypatch.setattr(views, "MAX_EVALUATIONS", 2)
     for step in (40, 30, 20, 10):
         enter(store, submission(step))
     with store.transaction() as session:

@@ -1,18 +1,21 @@
-"""Write the values of evaluations into series, and functions that every writer of the history shares."""
+"""Write the values of evaluations into series, and what every writer of the history shares: keys and versions.
+
+The version of a run's history grows with every change of the history. The ETag of answers contains it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import or_, select
+from sqlalchemy import or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from evalsvc.spec.documents import Metric
 from evalsvc.spec.documents.fields import Word
 from evalsvc.spec.documents.reading import read
-from evalsvc.store.history.version import touch_history
+from evalsvc.spec.protocol import digest
 from evalsvc.store.tables import (
     FINITE,
     NAN,
@@ -22,6 +25,7 @@ from evalsvc.store.tables import (
     Evaluation,
     MetricValue,
     Protocol,
+    Run,
     Series,
 )
 
@@ -32,6 +36,10 @@ _KINDS = {word: kind for kind, word in WORDS.items()}
 
 VALUE_COLUMNS = ("value", "kind", "stderr", "low", "high", "n", "groups", "evaluation_id", "import_id")
 """The columns of `metric_values` that are not part of the key."""
+
+Remember = Callable[[str, str, Callable[[], bytes]], bytes]
+"""A cache of contents: a function of the name of a run, of a tag that changes whenever the content does, and of a
+function that makes the content."""
 
 
 def write_values(
@@ -118,3 +126,33 @@ def insert(session: Session, table: type[Base]) -> postgresql.Insert | sqlite.In
     if session.get_bind().dialect.name == "postgresql":
         return postgresql.insert(table)
     return sqlite.insert(table)
+
+
+def touch_history(session: Session, run_id: int) -> None:
+    """Increment the version of a run's history, as a part of this transaction.
+
+    Call this function before you write the first row of the history. The function locks the run's row, so that two
+    writers of a run wait for each other here, and cannot deadlock on the values.
+    """
+    session.execute(
+        update(Run)
+        .where(Run.id == run_id)
+        .values(history_version=Run.history_version + 1)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def lock_history(session: Session, run_id: int) -> None:
+    """Block other writers of a run's history until the transaction ends, without a new version of the history."""
+    session.execute(select(Run.id).where(Run.id == run_id).with_for_update(key_share=True))
+
+
+def history_tag(run: Run, program: str, question: object) -> str:
+    """Return a tag that changes whenever this program's answer to a question about a run's history may change.
+
+    Compute the tag before you read the history. Without a common snapshot, the tag may then be older than the history,
+    so that a client asks once more than necessary, but never keeps an old answer.
+    """
+    # SQLite may reuse the id of a deleted run, but the time of creation differs.
+    begun = run.created_at.isoformat()
+    return digest([program, run.id, begun, run.history_version, question])[:32]

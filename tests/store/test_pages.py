@@ -6,7 +6,7 @@ import json
 import pytest
 
 from evalsvc.errors import InvalidRequest
-from evalsvc.store.lists.pages import MAX_CURSOR, PageRequest, page_of_names, read_cursor, write_cursor
+from evalsvc.store.pages import MAX_CURSOR, PageRequest, page_of_names, read_cursor, write_cursor
 
 QUESTION = ["checkpoints", {"run": "run-a"}]
 KINDS = [int, str]

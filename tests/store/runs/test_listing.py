@@ -20,10 +20,10 @@ from queue_steps import (
 
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.spec.documents import RunSummary
-from evalsvc.store.lists.pages import PageRequest
-from evalsvc.store.lists.runs import runs_tag, runs_view
 from evalsvc.store.lookup import find_run
+from evalsvc.store.pages import PageRequest
 from evalsvc.store.runs.base import name_base
+from evalsvc.store.runs.listing import runs_tag, runs_view
 from evalsvc.store.session import Store
 
 

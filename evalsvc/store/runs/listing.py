@@ -1,4 +1,4 @@
-"""The list of runs."""
+"""The list of runs, and the document of a run with its checkpoints."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from evalsvc.spec import documents
 from evalsvc.spec.documents.fields import State
 from evalsvc.spec.protocol import digest
 from evalsvc.store.history.gaps import UNSUCCEEDED
-from evalsvc.store.history.version import Remember, history_tag
-from evalsvc.store.lists.pages import Order, PageRequest, read_page
-from evalsvc.store.runs.base import base_views
+from evalsvc.store.history.writing import Remember, history_tag
+from evalsvc.store.pages import Order, PageRequest, read_page
+from evalsvc.store.runs.base import base_view, base_views
 from evalsvc.store.tables import Checkpoint, Evaluation, MetricValue, Run, Series
-from evalsvc.store.views import document_of
+from evalsvc.store.views import IN_RUN, document_of, newest_evaluations, plan_view
 
 OPEN: tuple[State, ...] = ("queued", "running")
 
 FAILED: tuple[State, ...] = ("failed", "partly_failed")
+
+MAX_CHECKPOINTS = 500
+"""The most checkpoints in the document of a run."""
 
 
 def runs_view(
@@ -91,8 +94,6 @@ def _number(value: object) -> int:
 
 
 def _measured(session: Session, run: Run, remember: Remember) -> tuple[int, int | None]:
-    """Return the number of a run's values, and the highest step with a value."""
-
     def make() -> bytes:
         query = select(func.count(), func.max(MetricValue.step)).join(Series, Series.id == MetricValue.series_id)
         return json.dumps(list(session.execute(query.where(Series.run_id == run.id)).one())).encode()
@@ -102,7 +103,6 @@ def _measured(session: Session, run: Run, remember: Remember) -> tuple[int, int 
 
 
 def _newest_tags(session: Session, last_steps: dict[int, int]) -> dict[int, dict[str, str]]:
-    """Return the tags of each run's checkpoint with the highest step, by the run's id."""
     newest = {}
     for run_id, step in last_steps.items():
         query = select(Checkpoint.tags).where(
@@ -114,7 +114,6 @@ def _newest_tags(session: Session, last_steps: dict[int, int]) -> dict[int, dict
 
 
 def _checkpoints_with(session: Session, run_ids: Sequence[int], *conditions: ColumnElement[bool]) -> dict[int, int]:
-    """Return the number of current checkpoints that have an evaluation with some conditions, by run."""
     query = (
         select(Checkpoint.run_id, func.count(Checkpoint.id.distinct()).label("number"))
         .join(Evaluation, Evaluation.checkpoint_id == Checkpoint.id)
@@ -132,4 +131,23 @@ def _is_mended() -> ColumnElement[bool]:
         .where(other.checkpoint_id == Evaluation.checkpoint_id, other.suite_digest == Evaluation.suite_digest)
         .where(or_(other.state == "succeeded", other.id > Evaluation.id))
         .exists()
+    )
+
+
+def run_view(session: Session, run: Run) -> documents.Run:
+    """Return a run with its plan, its base, and the checkpoints of the highest steps with their newest evaluations."""
+    current = (Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None))
+    newest_first = select(Checkpoint).where(*current).order_by(*(column.desc() for column in IN_RUN))
+    checkpoints = session.scalars(newest_first.limit(MAX_CHECKPOINTS)).all()[::-1]
+    evaluations = newest_evaluations(session, [checkpoint.id for checkpoint in checkpoints])
+    return document_of(
+        documents.Run,
+        run,
+        plan=plan_view(run),
+        base=base_view(session, run),
+        checkpoints=[
+            document_of(documents.RunCheckpoint, checkpoint, evaluations=evaluations.get(checkpoint.id, []))
+            for checkpoint in checkpoints
+        ],
+        checkpoint_count=session.scalar(select(func.count()).select_from(Checkpoint).where(*current)),
     )

@@ -1,4 +1,4 @@
-"""Pruning of artifacts by the retention rules of runs."""
+"""Lists of the artifacts of an evaluation or a run, and pruning of artifacts by the retention rules of runs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,92 @@ from sqlalchemy.orm import Session
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec import documents
 from evalsvc.spec.artifact_policy import Retention, retention_of
+from evalsvc.store.history.reading import read_summary
 from evalsvc.store.history.series import matches
-from evalsvc.store.history.summary import read_summary
 from evalsvc.store.lookup import find_run
+from evalsvc.store.pages import AnySelect, Order, PageRequest, read_page
 from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, Run, Series, Task, now
+from evalsvc.store.views import document_of
 
 log = logging.getLogger(__name__)
 
 AT_ONCE = 500
 """The number of rows that one statement updates."""
+
+KINDS = {
+    *("completions", "flipped", "forgetting", "grid"),
+    *("loss_profile", "nearest_tokens", "sample", "table"),
+}
+"""Kinds of artifacts that the tasks of evalsvc leave. The tasks of plug-ins may leave artifacts of other kinds."""
+
+
+def evaluation_artifacts(
+    session: Session, evaluation_id: int, kind: str | None, page: PageRequest
+) -> documents.Artifacts:
+    """Return a page of an evaluation's artifacts, in the order of the evaluation's tasks."""
+    query = _described().where(Task.evaluation_id == evaluation_id)
+    question = ["artifacts of evaluation", evaluation_id, kind]
+    return _page(session, query, kind, Order([Task.index, Artifact.id]), question, page)
+
+
+def run_artifacts(
+    session: Session, run: Run, kind: str | None, step: int | None, page: PageRequest
+) -> documents.Artifacts:
+    """Return a page of the artifacts of all evaluations of a run's current checkpoints, ordered by step."""
+    query = _described().where(Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None))
+    if step is not None:
+        query = query.where(Checkpoint.step == step)
+    order = Order([Checkpoint.step, Checkpoint.variant, Evaluation.id, Task.index, Artifact.id])
+    return _page(session, query, kind, order, ["artifacts of run", run.id, kind, step], page)
+
+
+def _described() -> AnySelect:
+    return (
+        select(
+            Artifact,
+            Task.name.label("task"),
+            Task.evaluation_id,
+            Run.name.label("run"),
+            Checkpoint.step,
+            Checkpoint.variant,
+        )
+        .join(Task, Task.id == Artifact.task_id)
+        .join(Evaluation, Evaluation.id == Task.evaluation_id)
+        .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
+        .join(Run, Run.id == Checkpoint.run_id)
+    )
+
+
+def _page(
+    session: Session, query: AnySelect, kind: str | None, order: Order, question: object, page: PageRequest
+) -> documents.Artifacts:
+    if kind is not None:
+        _require_kind(session, query, kind)
+        query = query.where(Artifact.kind == kind)
+    rows, next_cursor = read_page(session, query, order, question, page)
+    return documents.Artifacts(
+        artifacts=[
+            document_of(
+                documents.Artifact,
+                row.Artifact,
+                evaluation=row.evaluation_id,
+                run=row.run,
+                step=row.step,
+                variant=row.variant,
+                task=row.task,
+            )
+            for row in rows
+        ],
+        next_cursor=next_cursor,
+    )
+
+
+def _require_kind(session: Session, query: AnySelect, kind: str) -> None:
+    if kind in KINDS or session.scalar(select(Artifact.id).where(Artifact.kind == kind).limit(1)) is not None:
+        return
+    kinds = session.scalars(query.with_only_columns(Artifact.kind).distinct()).all()
+    if kinds:
+        raise UnknownName.among("kind of artifact", kind, kinds)
 
 
 @dataclass
@@ -48,11 +125,7 @@ def retention_view(run: Run, default: Retention | None) -> documents.Retention:
 
 
 def find_prunable(session: Session, default: Retention | None, run: str | None = None) -> Pruned:
-    """Return the artifacts of a run, or of all runs, that no retention rule keeps.
-
-    Raises:
-        UnknownName: there is no such run.
-    """
+    """Return the artifacts of a run, or of all runs, that no retention rule keeps."""
     runs = [find_run(session, run)] if run is not None else session.scalars(select(Run).order_by(Run.name)).all()
     prunable = Pruned()
     for row in runs:
@@ -66,10 +139,6 @@ def require_metric(session: Session, name: str) -> None:
     """Check that a run of the service has a metric that matches `name` and has a direction.
 
     A service without values accepts every name.
-
-    Raises:
-        UnknownName: no run has such a metric; near names are listed.
-        InvalidRequest: the metric has no direction.
     """
     rows = session.execute(select(Series.metric, Series.direction).distinct())
     directions = {(row.metric, row.direction) for row in rows}
@@ -95,7 +164,6 @@ def mark_pruned(session: Session, pruned: Pruned) -> None:
 
 
 def _add(session: Session, run: Run, rule: Retention, prunable: Pruned) -> None:
-    """Add the artifacts of a run that its rule does not keep."""
     query = (
         select(
             Artifact.id,
