@@ -15,8 +15,8 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
+from copy import copy
 from pathlib import Path
 
 from sqlalchemy import Connection, create_engine, select
@@ -83,7 +83,9 @@ class CoordinatorLock:
 
     def fence(self, store: Store) -> Store:
         """Return the store, whose transactions raise DatabaseInUse unless this process's term is the newest."""
-        return _FencedStore(store, self)
+        fenced = copy(store)
+        fenced.check = self.require_term
+        return fenced
 
     def require_term(self, session: Session) -> None:
         # While this transaction locks the row, no other process can begin a term.
@@ -109,22 +111,6 @@ class CoordinatorLock:
             return ""  # a database of another schema version may have no such table
         finally:
             store.close()
-
-
-class _FencedStore(Store):
-    def __init__(self, store: Store, lock: CoordinatorLock) -> None:
-        self.url = store.url
-        self.engine = store.engine
-        self.writes = store.writes
-        self.reading = store.reading  # type: ignore[method-assign]
-        self._store = store
-        self._lock = lock
-
-    @contextmanager
-    def transaction(self) -> Iterator[Session]:
-        with self._store.transaction() as session:
-            self._lock.require_term(session)
-            yield session
 
 
 class _FileLock:
@@ -187,21 +173,16 @@ class _SessionLock:
         if self.is_held():
             return True
         try:
-            connection: Connection | None = self._engine.connect()
+            with ExitStack() as stack:
+                connection = stack.enter_context(self._engine.connect())
+                # Without keepalives, the server would keep the lock of an unreachable machine for hours.
+                for setting, value in (("idle", 10), ("interval", 5), ("count", 3)):
+                    connection.exec_driver_sql(f"SET tcp_keepalives_{setting} = {value}")
+                if connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({KEY})").scalar():
+                    self._connection = connection
+                    stack.pop_all()  # the connection stays open
         except SQLAlchemyError as error:
             raise database_unusable(self._url, error) from None
-        try:
-            # Without keepalives, the server would keep the lock of an unreachable machine for hours.
-            assert connection is not None
-            for setting, value in (("idle", 10), ("interval", 5), ("count", 3)):
-                connection.exec_driver_sql(f"SET tcp_keepalives_{setting} = {value}")
-            if connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({KEY})").scalar():
-                self._connection, connection = connection, None
-        except SQLAlchemyError as error:
-            raise database_unusable(self._url, error) from None
-        finally:
-            if connection is not None:
-                connection.close()
         return self._connection is not None
 
     def is_held(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import resources
@@ -78,6 +78,9 @@ event.listen(_WritingSession, "after_flush", note_events)
 class Store:
     """The database of one service."""
 
+    check: Callable[[Session], None] | None = None
+    """A check at the beginning of each writing transaction; see `CoordinatorLock.fence`."""
+
     def __init__(self, url: str) -> None:
         """Connect to `url` (an SQLAlchemy URL). Call `migrate` or `check_schema` before anything else."""
         self.url = url
@@ -90,6 +93,8 @@ class Store:
         engine = self.engine.execution_options(writes=True)
         try:
             with _WritingSession(engine, expire_on_commit=False) as session, session.begin():
+                if self.check is not None:
+                    self.check(session)
                 yield session
         except SQLAlchemyError as error:
             if is_outage(error):
