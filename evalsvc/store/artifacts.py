@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import InvalidRequest, UnknownName
@@ -35,57 +36,45 @@ def evaluation_artifacts(
     session: Session, evaluation_id: int, kind: str | None, page: PageRequest
 ) -> documents.Artifacts:
     """Return a page of an evaluation's artifacts, in the order of the evaluation's tasks."""
-    query = _described().where(Task.evaluation_id == evaluation_id)
     question = ["artifacts of evaluation", evaluation_id, kind]
-    return _page(session, query, kind, Order([Task.index, Artifact.id]), question, page)
+    return _page(session, [Task.evaluation_id == evaluation_id], kind, Order([Task.index, Artifact.id]), question, page)
 
 
 def run_artifacts(
     session: Session, run: Run, kind: str | None, step: int | None, page: PageRequest
 ) -> documents.Artifacts:
     """Return a page of the artifacts of all evaluations of a run's current checkpoints, ordered by step."""
-    query = _described().where(Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None))
-    if step is not None:
-        query = query.where(Checkpoint.step == step)
+    which = [Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None)]
+    which += [] if step is None else [Checkpoint.step == step]
     order = Order([Checkpoint.step, Checkpoint.variant, Evaluation.id, Task.index, Artifact.id])
-    return _page(session, query, kind, order, ["artifacts of run", run.id, kind, step], page)
+    return _page(session, which, kind, order, ["artifacts of run", run.id, kind, step], page)
 
 
-def _described() -> AnySelect:
-    return (
-        select(
-            Artifact,
-            Task.name.label("task"),
-            Task.evaluation_id,
-            Run.name.label("run"),
-            Checkpoint.step,
-            Checkpoint.variant,
-        )
+def _page(
+    session: Session,
+    which: Sequence[ColumnElement[bool]],
+    kind: str | None,
+    order: Order,
+    question: object,
+    page: PageRequest,
+) -> documents.Artifacts:
+    place = (Task.name.label("task"), Task.evaluation_id.label("evaluation"), Run.name.label("run"))
+    query = (
+        select(Artifact, *place, Checkpoint.step, Checkpoint.variant)
         .join(Task, Task.id == Artifact.task_id)
         .join(Evaluation, Evaluation.id == Task.evaluation_id)
         .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
         .join(Run, Run.id == Checkpoint.run_id)
+        .where(*which)
     )
-
-
-def _page(
-    session: Session, query: AnySelect, kind: str | None, order: Order, question: object, page: PageRequest
-) -> documents.Artifacts:
     if kind is not None:
         _require_kind(session, query, kind)
         query = query.where(Artifact.kind == kind)
     rows, next_cursor = read_page(session, query, order, question, page)
+    names = ("task", "evaluation", "run", "step", "variant")
     return documents.Artifacts(
         artifacts=[
-            document_of(
-                documents.Artifact,
-                row.Artifact,
-                evaluation=row.evaluation_id,
-                run=row.run,
-                step=row.step,
-                variant=row.variant,
-                task=row.task,
-            )
+            document_of(documents.Artifact, row.Artifact, **{name: getattr(row, name) for name in names})
             for row in rows
         ],
         next_cursor=next_cursor,

@@ -18,6 +18,7 @@ from evalsvc.store.protocols import listed_protocols
 from evalsvc.store.runs import listing
 from evalsvc.store.runs.listing import run_view, runs_view
 from evalsvc.store.session import Store
+from evalsvc.store.suites import kept_suite, put_suite
 from evalsvc.store.tables import Evaluation
 from evalsvc.store.views import checkpoints_view, evaluations_view
 
@@ -178,3 +179,11 @@ def test_artifacts_say_whose_they_are(store: Store) -> None:
         ("run-a", 25, "raw", "loss-1"),
     ]
     assert listed == of_run
+
+
+def test_a_suite_is_kept_as_it_was_given(store: Store) -> None:
+    with store.transaction() as session:
+        assert put_suite(session, suite("mine")) is True
+        assert put_suite(session, suite("mine", limit=3)) is False
+    with store.reading() as session:
+        assert kept_suite(session, "mine")["tasks"][0]["limit"] == 3

@@ -11,8 +11,10 @@ from queue_steps import enter, submission
 
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.metrics.value_interval import ends_of, value_interval
+from evalsvc.spec.documents import history as documents
 from evalsvc.spec.protocol import Protocol, number_to_json
 from evalsvc.store.history.imports import Imported, import_values
+from evalsvc.store.history.reading import read_history
 from evalsvc.store.session import Store
 
 MOST = 2**63 - 1
@@ -71,6 +73,11 @@ def imported(metric: str, points: Sequence[Point], **fields: Any) -> Imported:
         n=[point.n for point in points],
         **rest,
     )
+
+
+def history_of(store: Store, run: str = "run-a", **options: Any) -> documents.History:
+    with store.reading() as session:
+        return read_history(session, run, **options)
 
 
 def write(store: Store, history: History, run: str = "run-a", source: str = "test", replace: bool = False) -> None:

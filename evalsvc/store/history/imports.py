@@ -81,7 +81,12 @@ def import_values(session: Session, run: str, source: str, given: Sequence[Impor
     for item in given:
         key = SeriesKey(row.id, item.metric, item.variant, item.protocol.id)
         series = session.get_one(Series, series_id(session, key, item.unit, item.direction, item.baseline))
-        _require_alike(run, series, item)
+        for name in ("unit", "direction"):
+            if (known := getattr(series, name)) != (sent := getattr(item, name)):
+                raise Conflict(
+                    f"{item.metric} of run {run!r} has the {name} {known!r} under this protocol, not {sent!r}; "
+                    f"send the run's {name}, or another protocol"
+                )
         changes.append(_compare(session, series.id, item))
     new, replaced = sum(len(item.new) for item in changes), sum(len(item.changed) for item in changes)
     if replaced and not replace:
@@ -89,15 +94,6 @@ def import_values(session: Session, run: str, source: str, given: Sequence[Impor
     identity = _write(session, row.id, source, changes) if new or replaced else None
     unchanged = sum(item.unchanged for item in changes)
     return ImportOutcome(run=run, import_=identity, series=len(given), new=new, replaced=replaced, unchanged=unchanged)
-
-
-def _require_alike(run: str, series: Series, item: Imported) -> None:
-    for name in ("unit", "direction"):
-        if getattr(series, name) != getattr(item, name):
-            raise Conflict(
-                f"{item.metric} of run {run!r} has the {name} {getattr(series, name)!r} under this protocol, not "
-                f"{getattr(item, name)!r}; send the run's {name}, or another protocol"
-            )
 
 
 def _compare(session: Session, series: int, item: Imported) -> _Changes:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 import sqlalchemy as sa
-from history_reference import Point, imported
+from history_reference import Point, history_of, imported
 from queue_steps import (
     cancel,
     dispatched,
@@ -37,8 +37,7 @@ from evalsvc.store.tables import Checkpoint, Evaluation, now
 
 
 def gaps(store: Store, names: Sequence[str] = (), window: Window = WHOLE, run: str = "run-a") -> list[Gap]:
-    with store.reading() as session:
-        return read_history(session, run, names, None, window).gaps
+    return history_of(store, run, names=names, window=window).gaps
 
 
 def why(store: Store, names: Sequence[str] = ()) -> list[tuple[int, str]]:
@@ -205,13 +204,11 @@ def test_the_highest_steps_of_many_and_messages_of_a_length(store: Store) -> Non
     """A run may have skipped thousands; an answer of megabytes would be about nothing."""
     measure(store, 1, 1.0)
     fill(store, 2, 2 + MOST, message="x" * 5000)
-    with store.reading() as session:
-        exact = read_history(session, "run-a")
+    exact = history_of(store)
     assert (len(exact.gaps), exact.more_gaps) == (MOST, False)
     assert len(exact.gaps[0].message) == LONGEST
     fill(store, 2 + MOST, 3 + MOST)
-    with store.reading() as session:
-        more = read_history(session, "run-a")
+    more = history_of(store)
     assert (len(more.gaps), more.more_gaps) == (MOST, True)
     assert [more.gaps[0].step, more.gaps[-1].step] == [3, 2 + MOST]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from history_reference import Point, imported
+from history_reference import Point, history_of, imported
 from queue_steps import enter, evaluate_whole, measure, metric, submission, suite
 
 from evalsvc.errors import Conflict
@@ -31,8 +31,7 @@ def enter_values(store: Store, *values: tuple[int, float], replace: bool = False
 
 
 def history(store: Store) -> ValueSeries:
-    with store.reading() as session:
-        [series] = read_history(session, "run-a").series
+    [series] = history_of(store).series
     return series
 
 
@@ -103,8 +102,7 @@ def test_a_measured_value_replaces_an_imported_one_of_its_series_only(store: Sto
     enter_values(store, (10, 1.0), (20, 2.0))
     enter_values(store, (10, 7.0), protocol=Protocol({"stated": "by hand"}))
     measure(store, 10, 1.5)
-    with store.reading() as session:
-        found = {tuple(item.value): item.import_ for item in read_history(session, "run-a").series}
+    found = {tuple(item.value): item.import_ for item in history_of(store).series}
     assert found == {(1.5, 2.0): [None, 1], (7.0,): [2]}
 
 
@@ -129,8 +127,7 @@ def test_a_replaced_checkpoint_takes_its_own_values_along_only(store: Store) -> 
     evaluate_whole(store, metric(1.5), metric(2.0, "loss/image"))
     enter_values(store, (10, 1.0), replace=True)
     enter(store, submission(10, uri="/other.pt", replace=True), suite())
-    with store.reading() as session:
-        found = {item.metric: item.value for item in read_history(session, "run-a").series}
+    found = {item.metric: item.value for item in history_of(store).series}
     assert found == {"loss/text": [1.0], "loss/image": []}
 
 

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from history_reference import history_of
 from queue_steps import enter, evaluate_whole, measure, metric, submission, suite
 
 from evalsvc.errors import InvalidRequest, UnknownName
@@ -22,8 +23,7 @@ from evalsvc.store.tables import Checkpoint, Evaluation
 def test_steps_come_in_any_order_and_are_read_in_order(store: Store) -> None:
     for step in (400, 0, 25):
         measure(store, step, step / 10)
-    with store.reading() as session:
-        found = read_history(session, "run-a")
+    found = history_of(store)
     assert (found.run, found.x) == ("run-a", "step")
     assert found.names == [KnownMetric(name="loss/text", unit="nats/token", direction="lower")]
     [series] = found.series
@@ -74,8 +74,7 @@ def test_an_older_evaluation_that_ends_later_does_not_overwrite_a_newer_one(stor
     with store.transaction() as session:
         late = metric(9.0)
         write_values(session, session.get_one(Evaluation, 1), [late.to_json()], {late.protocol.id: {"limit": 1}})
-    with store.reading() as session:
-        assert read_history(session, "run-a").series[0].value == [2.0]
+    assert history_of(store).series[0].value == [2.0]
 
 
 @pytest.mark.parametrize(
@@ -83,15 +82,13 @@ def test_an_older_evaluation_that_ends_later_does_not_overwrite_a_newer_one(stor
 )
 def test_what_is_not_finite_comes_back_as_what_it_is(store: Store, value: float, shown: object) -> None:
     measure(store, 1, value)
-    with store.reading() as session:
-        assert read_history(session, "run-a").series[0].value == [shown]
+    assert history_of(store).series[0].value == [shown]
 
 
 def test_an_undefined_standard_error_is_none(store: Store) -> None:
     enter(store, submission(1), suite())
     evaluate_whole(store, metric(1.0, stderr=None, n=1))
-    with store.reading() as session:
-        assert read_history(session, "run-a").series[0].stderr == [None]
+    assert history_of(store).series[0].stderr == [None]
 
 
 def test_the_groups_behind_a_value_are_kept_with_it_everywhere(store: Store) -> None:
@@ -116,8 +113,7 @@ def test_an_imported_value_has_no_groups_of_the_one_it_replaces(store: Store) ->
     series = Imported("loss/text", "nats/token", "lower", Protocol({"limit": 1}), [1], [9.0], [None], [7])
     with store.transaction() as session:
         import_values(session, "run-a", "elsewhere", [series], replace=True)
-    with store.reading() as session:
-        [found] = read_history(session, "run-a").series
+    [found] = history_of(store).series
     assert (found.value, found.n, found.groups) == ([9.0], [7], None)
 
 
@@ -125,8 +121,7 @@ def test_the_axis_may_be_tokens_and_says_what_has_no_place_on_it(store: Store) -
     measure(store, 2, 2.0, tokens_seen=900)
     measure(store, 1, 1.0)
     measure(store, 3, 3.0, tokens_seen=600)
-    with store.reading() as session:
-        [series] = read_history(session, "run-a", window=Window("tokens")).series
+    [series] = history_of(store, window=Window("tokens")).series
     assert (series.x, series.value, series.omitted) == ([600, 900], [3.0, 2.0], 1)
 
 
@@ -150,6 +145,5 @@ def test_unknown_metrics_and_variants_are_named_with_near_misses(store: Store) -
 
 def test_a_run_without_values_has_an_empty_history(store: Store) -> None:
     enter(store, submission(), suite())
-    with store.reading() as session:
-        found = read_history(session, "run-a")
+    found = history_of(store)
     assert found == History(run="run-a", x="step", series=[], names=[], imports={}, next_cursor=None)

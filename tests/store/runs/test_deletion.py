@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
-from history_reference import Point, imported
+from history_reference import Point, history_of, imported
 from queue_steps import (
     dispatched,
     enter,
@@ -130,8 +130,7 @@ def test_ids_do_not_come_back(store: Store) -> None:
     third = enter(store, submission(25), suite())
     assert min(third) > max(second)
     evaluate_whole(store, metric(1.0))
-    with store.reading() as session:
-        assert read_history(session, "run-a").series[0].value == [1.0]
+    assert history_of(store).series[0].value == [1.0]
 
 
 def test_other_runs_that_need_it_are_named(store: Store) -> None:
@@ -187,8 +186,7 @@ def test_of_a_checkpoint_nothing_is_left_and_nothing_else_goes(store: Store) -> 
     assert [path for _, path in deleted.spooled] == ["/checkpoints/epoch_25.pt"]
     kept = {name: count if name in ("runs", "series") else count // 2 for name, count in before.items()}
     assert rows(store) == kept
-    with store.reading() as session:
-        assert read_history(session, "run-a").series[0].x == [0]
+    assert history_of(store).series[0].x == [0]
 
 
 def test_a_series_goes_with_its_last_measured_value_and_imported_values_stay(store: Store) -> None:
@@ -265,5 +263,4 @@ def test_a_replaced_checkpoint_is_deleted_with_its_record_alone(store: Store) ->
     measure(store, 25, 2.0, uri="/other.pt", replace=True)
     with store.transaction() as session:
         assert delete_checkpoint(session, 1, cancel=False).values == 0
-    with store.reading() as session:
-        assert read_history(session, "run-a").series[0].value == [2.0]
+    assert history_of(store).series[0].value == [2.0]
