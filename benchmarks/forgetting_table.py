@@ -9,8 +9,6 @@ from typing import Any
 from evalsvc.client import Client
 from evalsvc.metrics.intervals import LEVEL, Interval
 from evalsvc.spec.documents.history import ValueSeries
-from evalsvc.spec.documents.items import Completion
-from evalsvc.spec.documents.reading import read
 
 OF_BENCHMARK = {"acc": "right answers", "acc_within": "right answers, text ids only"}
 TITLES = {
@@ -126,7 +124,7 @@ def _values(series: ValueSeries) -> dict[int, Value]:
 def _completions(client: Client, run: str) -> dict[str, dict[int, str]]:
     by_prompt: dict[str, dict[int, str]] = {}
     for step in client.completions(run):
-        for item in (read(Completion, row) for row in step.completions):
+        for item in step.completions:
             by_prompt.setdefault(item.prompt, {})[step.step] = item.text
     return by_prompt
 

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
+from evalsvc.tasks.forgetting.base_comparison import Differences
+from evalsvc.tasks.forgetting.pairs import Pairs
 
 from evalsvc.compare.comparison import Options, compare_results
 from evalsvc.compare.contrast import APART, distance_between
@@ -20,8 +22,6 @@ from evalsvc.metrics.entropy import unigram_loss
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.spec.documents.comparisons import Band, Family
 from evalsvc.spec.protocol import MetricValue, Protocol
-from evalsvc.tasks.forgetting.base_comparison import Differences
-from evalsvc.tasks.forgetting.pairs import Pairs
 from evalsvc.tasks.forgetting.retention import add_retention, text_retained
 from evalsvc.tasks.forgetting.rows import benchmark_rows, corrected, loss_row
 from simulated.cells import Cell, Draw, Generator, Simulation

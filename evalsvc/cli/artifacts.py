@@ -19,6 +19,7 @@ from evalsvc.errors import InvalidRequest, UnknownName, first_few, os_reason
 from evalsvc.files.atomic import write_whole
 from evalsvc.spec.documents import Artifact
 from evalsvc.spec.names import checkpoint_name
+from evalsvc.text_pages import ReportForm
 from evalsvc.web.protocol_files import find_checkpoint
 
 commands = typer.Typer()
@@ -77,13 +78,21 @@ def _row(artifact: Artifact) -> dict[str, str]:
 @artifacts_app.command()
 def get(
     artifact: Annotated[int, typer.Argument(metavar="ID", min=1, help="Id of the artifact.")],
+    form: Annotated[
+        ReportForm | None,
+        typer.Option(
+            "--as",
+            help="Render a report for readers: forgetting as text or csv, completions as text.",
+            show_default="as it is stored",
+        ),
+    ] = None,
     output: File = None,
     url: Url = None,
 ) -> None:
     """Fetch an artifact into a file, by default `artifact-ID` with the ending of its type in this folder."""
     _check_folder(output)
     with connect(url) as client:
-        content = client.artifact_content(artifact)
+        content = client.artifact_content(artifact, form)
     _write(content, output, f"artifact-{artifact}")
 
 

@@ -11,7 +11,7 @@ from evalsvc.cli.answers import print_rows, printed_to
 from evalsvc.cli.options import Form, Output, RunArgument, Url, connect
 from evalsvc.cli.terminal import one_line, say
 from evalsvc.spec.documents.items import Completion, StepCompletions
-from evalsvc.spec.documents.reading import read
+from evalsvc.spec.documents.reading import content_of
 
 commands = typer.Typer()
 
@@ -41,12 +41,11 @@ def completions(
     with printed_to(output):
         if form != "table":
             rows = [
-                {"task": step.task, "step": step.step, "variant": step.variant, **row}
+                {"task": step.task, "step": step.step, "variant": step.variant, **content_of(completion)}
                 for step in steps
-                for row in step.completions
+                for completion in step.completions
             ]
-            columns = dict.fromkeys(name for row in rows for name in row)
-            print_rows([{name: row.get(name) for name in columns} for row in rows], form, "completions", "")
+            print_rows(rows, form, "completions", "")
         elif steps:
             print_completions(steps, everything)
         else:
@@ -63,7 +62,7 @@ def print_completions(steps: Sequence[StepCompletions], everything: bool) -> Non
     """
     lines: dict[tuple[str, str], dict[str, tuple[Mapping[str, str], str]]] = {}
     for step in steps:
-        for item in (read(Completion, row) for row in step.completions):
+        for item in step.completions:
             if item.way != "greedy" and not everything:
                 continue
             of_prompt = lines.setdefault((step.task, item.prompt), {})

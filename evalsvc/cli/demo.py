@@ -32,8 +32,6 @@ from evalsvc.config import Settings
 from evalsvc.errors import InternalError
 from evalsvc.installation import PYTHON, pip_install
 from evalsvc.miniature import ROOT
-from evalsvc.spec.documents.items import Completion
-from evalsvc.spec.documents.reading import read
 from evalsvc.web import vega
 
 commands = typer.Typer()
@@ -53,8 +51,8 @@ COLUMNS = {
 }
 """Columns of the table, and the metric of each column."""
 
-KEPT_KINDS = ("grid", "forgetting", "completions")
-"""Kinds of artifacts that the demo writes into files: image grids and pages."""
+KEPT_KINDS: Mapping[str, str | None] = {"grid": None, "forgetting": "text", "completions": "text"}
+"""Kinds of artifacts that the demo writes into files, with their forms: image grids and pages."""
 
 VERIFIED_BY = "extractor=clean-fid"
 """Engine that the demo compares with at the end."""
@@ -201,8 +199,9 @@ def write_files(client: Client, folder: Path) -> list[Path]:
     for run in RUNS:
         for artifact in sorted(client.artifacts(run), key=lambda artifact: artifact.step):
             if artifact.kind in KEPT_KINDS:
-                path = folder / f"{run}-{artifact.step}-{Path(artifact.name).name}"
-                path.write_bytes(client.artifact_content(artifact.id).content)
+                form, name = KEPT_KINDS[artifact.kind], Path(artifact.name)
+                path = folder / f"{run}-{artifact.step}-{name.stem}{'.txt' if form else name.suffix}"
+                path.write_bytes(client.artifact_content(artifact.id, form).content)
                 written.append(path)
     return written
 
@@ -212,7 +211,7 @@ def read_answers(client: Client) -> Answers:
     texts: dict[str, dict[tuple[str, int], str]] = {}
     for run in RUNS:
         for step in client.completions(run):
-            for item in (read(Completion, row) for row in step.completions):
+            for item in step.completions:
                 if item.way == "greedy":
                     texts.setdefault(item.prompt, {})[run, step.step] = item.text
     return texts

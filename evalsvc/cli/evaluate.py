@@ -32,6 +32,7 @@ from evalsvc.spec.documents import ResultFile
 from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.engines import parse_engines, with_engines
 from evalsvc.spec.suite import Suite, find_suite
+from evalsvc.text_pages import ENDINGS, forms_of, rendered
 
 commands = typer.Typer()
 
@@ -117,7 +118,7 @@ def _write_result(result: ResultFile, output: Path | None) -> ResultFile:
 def _write_artifact(artifact: Mapping[str, object], folder: Path | None) -> dict[str, object]:
     """Write an artifact's content into a folder, and return the artifact with the path in place of the content.
 
-    Without a folder, return the artifact with neither.
+    A report is also written in its other forms. Without a folder, return the artifact with neither.
     """
     written = {key: value for key, value in artifact.items() if key != "content"}
     content = artifact["content"]
@@ -127,4 +128,6 @@ def _write_artifact(artifact: Mapping[str, object], folder: Path | None) -> dict
     path = folder / str(artifact["name"])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
+    for form in forms_of(str(artifact["kind"])):
+        path.with_suffix(ENDINGS[form]).write_text(rendered(str(artifact["kind"]), content, form), "utf-8")
     return written | {"path": str(path)}

@@ -32,16 +32,21 @@ class ArtifactMethods(MethodGroup):
         """Return the artifacts of an evaluation, in the order of its tasks."""
         return self._listed(f"/v1/evaluations/{evaluation}/artifacts", query_of(kind=kind))
 
-    def artifact_content(self, artifact: int) -> ArtifactContent:
+    def artifact_content(self, artifact: int, form: str | None = None) -> ArtifactContent:
         """Return the content of an artifact, checked against its digest.
+
+        Args:
+            artifact: the id.
+            form: the form to render a report in: `text` or `csv`. None returns the content as it is stored.
 
         Raises:
             UnknownName: there is no such artifact, or its file is lost.
+            InvalidRequest: artifacts of this kind cannot be rendered in this form.
             ArtifactPruned: the content was removed by the retention rule of the run.
             ServiceUnreachable: the content does not match the digest.
         """
         path = f"/v1/artifacts/{artifact}"
-        response = self._transport.request("GET", path)
+        response = self._transport.request("GET", path, query=query_of(form=form))
         if not response.is_success:
             self._transport.read(response)
         digest = response.headers.get("ETag", "").strip('"')

@@ -4,44 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from lm_eval.api.instance import Instance
 
 from evalsvc.language.benchmarks import Benchmark
 from evalsvc.language.questions import question_text, right_options
 from evalsvc.metrics.item_numbers import Item
-
-Kind = Literal["lost", "gained"]
-"""Kind of flip. `lost`: only the base is right; `gained`: only the checkpoint is right."""
+from evalsvc.spec.documents.text_reports import Flip, FlippedQuestion
 
 
-@dataclass(frozen=True)
-class Flip:
-    """Document on which only one of two models is right."""
-
-    benchmark: str
-    index: int
-    flip: Kind | None
-    """Kind of flip over all ids; None if both models are right or both are wrong."""
-    flip_within: Kind | None
-    question: str
-    options: Sequence[str] | None
-    """Options; None for a document without options."""
-    right: Sequence[str]
-    """Right answers; empty where only the benchmark's code knows them."""
-    base: str
-    checkpoint: str
-    base_within: str
-    checkpoint_within: str
-
-    def to_json(self) -> dict[str, object]:
-        """Return the fields, without `options` if None."""
-        return {name: value for name, value in vars(self).items() if value is not None or name != "options"}
-
-
-def flips(benchmark: Benchmark, key: str, base: Sequence[Item], checkpoint: Sequence[Item]) -> Iterator[Flip]:
+def flips(
+    benchmark: Benchmark, key: str, base: Sequence[Item], checkpoint: Sequence[Item]
+) -> Iterator[FlippedQuestion]:
     """Yield the documents whose value under `key` or `key_within` differs between two results, in the data's order."""
     before, after = (
         {item["index"]: item for item in items if item["benchmark"] == benchmark.name} for items in (base, checkpoint)
@@ -55,11 +29,27 @@ def flips(benchmark: Benchmark, key: str, base: Sequence[Item], checkpoint: Sequ
             asked = benchmark.instances[document.requests]
             options = _options(benchmark, asked) if benchmark.output_type == "multiple_choice" else None
             answers = [_answer(asked, options, item, within) for within in (False, True) for item in (old, new)]
-            question, right = question_text(benchmark.task, asked[0].doc), _right(benchmark, asked, options)
-            yield Flip(benchmark.name, document.index, *kinds, question, options, right, *answers)
+            words = [_readable(answer) for answer in answers]
+            yield FlippedQuestion(
+                index=document.index,
+                flip=kinds[0],
+                flip_within=kinds[1],
+                question=_readable(question_text(benchmark.task, asked[0].doc)),
+                options=None if options is None else [_readable(option) for option in options],
+                right=[_readable(answer) for answer in _right(benchmark, asked, options)],
+                base=words[0],
+                checkpoint=words[1],
+                base_within=words[2],
+                checkpoint_within=words[3],
+            )
 
 
-def _flip(old: Item, new: Item, key: str) -> Kind | None:
+def _readable(text: str) -> str:
+    """Replace half characters, which a few datasets contain and UTF-8 does not."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _flip(old: Item, new: Item, key: str) -> Flip | None:
     """Return the kind of flip. A model with only text rows has no separate numbers within text."""
     before, after = (item.get(key, item.get(key.replace("_within", ""))) for item in (old, new))
     if before is None or after is None or before == after:

@@ -26,8 +26,8 @@ AT_ONCE = 500
 """The number of rows that one statement updates."""
 
 KINDS = {
-    *("completions", "flipped", "forgetting", "grid"),
-    *("loss_profile", "nearest_tokens", "sample", "table"),
+    *("completions", "forgetting", "grid"),
+    *("loss_profile", "nearest_tokens", "sample"),
 }
 """Kinds of artifacts that the tasks of evalsvc leave. The tasks of plug-ins may leave artifacts of other kinds."""
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
+from pydantic import TypeAdapter
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import UnknownName
-from evalsvc.spec.documents.items import Change, Completions, StepCompletions
-from evalsvc.spec.documents.reading import content_of
+from evalsvc.spec.documents.items import Change, Completion, Completions, StepCompletions
 from evalsvc.store.edit_distance import common_prefix, edit_distance
 from evalsvc.store.results import read_table
 from evalsvc.store.tables import Checkpoint, Evaluation, Run, Task
 
-Item = dict[str, object]
+_COMPLETION = TypeAdapter(Completion)
 
 
 def read_completions(
@@ -24,7 +22,8 @@ def read_completions(
 ) -> Completions:
     """Read the completions of fixed prompts by the run's current checkpoints, in the order of steps.
 
-    The newest evaluation with a task of this name gives the completions of the task at a step.
+    The newest evaluation with a task of this name gives the completions of the task at a step. The previous completion
+    has the same variant, task, prompt, way and protocol.
 
     Args:
         folder: the folder with the files of results per item.
@@ -33,19 +32,7 @@ def read_completions(
     Raises:
         UnknownName: the run has no completions of the variant or of the prompt; near names are listed.
     """
-    steps = list(_read_steps(session, folder, run))
-    if variant is not None:
-        variants = {step.variant for step in steps}
-        if variant not in variants:
-            raise UnknownName.among("variant with completions", variant, variants)
-        steps = [step for step in steps if step.variant == variant]
-    if prompt is not None:
-        steps = _with_prompt(steps, prompt)
-    return Completions(run=run.name, steps=list(_with_previous(steps)))
-
-
-def _read_steps(session: Session, folder: Path, run: Run) -> Iterator[StepCompletions]:
-    rows = session.execute(
+    tasks = session.execute(
         select(Checkpoint.step, Checkpoint.variant, Task)
         .join(Evaluation, Evaluation.checkpoint_id == Checkpoint.id)
         .join(Task, Task.evaluation_id == Evaluation.id)
@@ -53,40 +40,30 @@ def _read_steps(session: Session, folder: Path, run: Run) -> Iterator[StepComple
         .where(Task.kind == "completions", Task.state == "succeeded")
         .order_by(Checkpoint.step, Checkpoint.variant, Evaluation.id, Task.index)
     )
-    newest = {(step, variant, task.name): task for step, variant, task in rows}
-    for (step, variant, name), task in newest.items():
-        completions = list(read_table(folder, task).rows())
-        yield StepCompletions(step=step, variant=variant, task=name, completions=completions)
-
-
-def _with_prompt(steps: Iterable[StepCompletions], prompt: str) -> list[StepCompletions]:
-    chosen = [
-        replace(step, completions=[item for item in step.completions if prompt in str(item["prompt"])])
-        for step in steps
-    ]
-    if not any(step.completions for step in chosen):
-        raise UnknownName.among("prompt", prompt, {str(item["prompt"]) for step in steps for item in step.completions})
-    return [step for step in chosen if step.completions]
-
-
-def _with_previous(steps: Iterable[StepCompletions]) -> Iterator[StepCompletions]:
-    """Yield the steps, with the change since the previous completion as `previous` of each completion.
-
-    The previous completion has the same variant, task, prompt, way and protocol. `previous` of the first completion
-    is None.
-    """
+    newest = {(step, variant, task.name): task for step, variant, task in tasks}
+    variants, prompts = {key[1] for key in newest}, set[str]()
+    if variant is not None and variant not in variants:
+        raise UnknownName.among("variant with completions", variant, variants)
     last: dict[tuple[object, ...], tuple[int, list[int]]] = {}
-    for step in steps:
-        completions: list[Item] = []
-        for item in step.completions:
-            key = (step.variant, step.task, item["prompt"], item["way"], item.get("protocol"))
-            ids = item.get("ids")
-            previous: Item | None = None
-            if isinstance(ids, list):
-                previous = content_of(_change(*last[key], ids)) if key in last else None
-                last[key] = step.step, ids
-            completions.append({**item, "previous": previous})
-        yield replace(step, completions=completions)
+    steps = []
+    for (step, variant_of_step, name), task in newest.items():
+        if variant not in (None, variant_of_step):
+            continue
+        completions = []
+        for row in read_table(folder, task).rows():
+            prompts.add(str(row["prompt"]))
+            if prompt is None or prompt in str(row["prompt"]):
+                key = (variant_of_step, name, row["prompt"], row["way"], row.get("protocol"))
+                ids = row.get("ids")
+                change = _change(*last[key], ids) if isinstance(ids, list) and key in last else None
+                if isinstance(ids, list):
+                    last[key] = step, ids
+                completions.append(_COMPLETION.validate_python({**row, "previous": change}))
+        if completions or prompt is None:
+            steps.append(StepCompletions(step=step, variant=variant_of_step, task=name, completions=completions))
+    if prompt is not None and not steps:
+        raise UnknownName.among("prompt", prompt, prompts)
+    return Completions(run=run.name, steps=steps)
 
 
 def _change(step: int, before: list[int], ids: list[int]) -> Change:

@@ -16,7 +16,7 @@ from evalsvc.files.outputs import KeptOutput, OutputFile, OutputLost, OutputsLos
 from evalsvc.messages import LookResult, MergeResult, PlanResult, ShardOutput, ShardRequest, Stage
 from evalsvc.metrics.value_interval import with_intervals
 from evalsvc.spec.protocol import Protocol, plain_json
-from evalsvc.tasks.suspicions import few_warnings
+from evalsvc.tasks.result_warnings import few_warnings
 from evalsvc.tasks.task import Context, Output, Task, TaskResult, Work
 
 AnyWork: TypeAlias = Work[Any, Any, Any]

@@ -116,7 +116,7 @@ class TaskResult:
     artifacts: Sequence[Artifact] = ()
     """Files for people to look at: grids, samples."""
     warnings: Sequence[TaskWarning] = ()
-    """Suspicions, shown with every result; see `suspicions` for common ones."""
+    """Suspicions, shown with every result; see `result_warnings` for common ones."""
 
 
 class Context(ABC):

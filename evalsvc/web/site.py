@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from shutil import rmtree
@@ -59,7 +59,7 @@ MAX_STATES = 1000
 """Pages with a query that are copied, such as charts alone and the second page of a run's images. Links to others lead
 to the page without its query."""
 
-ENDINGS = {"image/png": "png", "text/csv": "csv", "text/plain": "txt", "application/jsonl": "jsonl"}
+ENDINGS = {"image/png": "png", "text/csv": "csv", "text/plain": "txt"}
 """Endings of artifacts' files by media type. Artifacts of other types are left out."""
 
 PATHS = {pattern: compile_path(pattern)[0] for pattern in PAGES}
@@ -181,7 +181,8 @@ class _Site:
             return path[1:]
         if address not in self._files:
             if path.startswith("/v1/artifacts/"):
-                self._files[address] = self._artifact(int(path.rpartition("/")[2]))
+                form = dict(parse_qsl(query)).get("form")
+                self._files[address] = self._artifact(int(path.rpartition("/")[2]), form)
             elif path.endswith(".csv"):
                 panel = self._panel(self._query(address))
                 self._files[address] = write(self._folder, file_name(address, "csv"), panel.table.to_csv().encode())
@@ -221,10 +222,10 @@ class _Site:
         named += [*getattr(query, "also", ()), *(re.split("[@:]", getattr(query, side, ""))[0] for side in ("a", "b"))]
         return all(name in self._runs for name in named if name)
 
-    def _artifact(self, artifact: int) -> str | None:
+    def _artifact(self, artifact: int, form: str | None) -> str | None:
         """Return the file of an artifact; None if the artifact was pruned or is of a type that a copy does not have."""
         with suppress(UnknownName, ArtifactPruned):
-            content = _patiently(self._client.artifact_content, artifact)
+            content = _patiently(partial(self._client.artifact_content, form=form), artifact)
             if ending := ENDINGS.get(content.media_type.partition(";")[0]):
                 return write(self._folder, f"artifacts/{content.sha256}.{ending}", content.content)
         return None

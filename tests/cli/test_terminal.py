@@ -21,7 +21,7 @@ from evalsvc.cli import (
 from evalsvc.compare.curves import Curve, JoinedHistories, RunSeries, Tradeoff
 from evalsvc.spec.documents import Checkpoint, EvaluationSummary, Metric, Parent, Posted
 from evalsvc.spec.documents.history import Buckets, BucketSeries, History, ImportSource, LeftOutMetric
-from evalsvc.spec.documents.items import Items, StepCompletions
+from evalsvc.spec.documents.items import Completion, Items, StepCompletions
 
 EVIL = "\x1b[2J\x07fid\u202e[b]"
 
@@ -79,7 +79,7 @@ TRADEOFF = Tradeoff(
 ITEMS = Items(evaluation=1, state="succeeded", items={EVIL: [{EVIL: EVIL}, {}]})
 
 COMPLETIONS = StepCompletions(
-    step=1, variant=EVIL, task=EVIL, completions=[dict.fromkeys(("way", "prompt", "base", "text"), EVIL)]
+    step=1, variant=EVIL, task=EVIL, completions=[Completion(way=EVIL, prompt=EVIL, base=EVIL, text=EVIL)]
 )
 
 

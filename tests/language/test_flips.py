@@ -34,9 +34,8 @@ def test_a_multiple_choice(tmp_path: Path) -> None:
     benchmark = load(tmp_path, num_fewshot=2, fewshot_split="test")
     base = [item(n, 1.0, 1.0, scores=scores(n % 3, n % 3)) for n in range(6)]
     own = [*base[:1], item(1, 0.0, 1.0, scores=scores(2, 1)), *base[2:]]
-    assert [flip.to_json() for flip in flips(benchmark, "acc", base, own)] == [
+    assert [flip.model_dump() for flip in flips(benchmark, "acc", base, own)] == [
         {
-            "benchmark": "a",
             "index": 1,
             "flip": "lost",
             "flip_within": None,
@@ -85,7 +84,7 @@ def test_a_continuation(tmp_path: Path, scored: Sequence[float], answer: str) ->
     base, own = [item(1, 0.5, None, scores=[[-1, 0]])], [item(1, float(scored[1]), None, scores=[list(scored)])]
     [flip] = flips(benchmark, "acc", base, own)
     assert (flip.right, flip.checkpoint) == (["2"], answer)
-    assert "options" not in flip.to_json()
+    assert flip.options is None
 
 
 def test_a_text_that_was_drawn(tmp_path: Path) -> None:
@@ -103,3 +102,11 @@ def test_a_text_that_was_drawn(tmp_path: Path) -> None:
 
 def test_what_one_side_lacks_has_not_flipped(tmp_path: Path) -> None:
     assert not list(flips(load(tmp_path), "acc", [item(0, 1.0, None, scores=scores(0))], []))
+
+
+def test_half_a_character_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dataset with a lone surrogate would have cost the whole task's numbers."""
+    monkeypatch.setattr("evalsvc.language.flips.question_text", lambda *_: "what is \ud83d?")
+    base, own = [item(0, 1.0, None, scores=scores(0))], [item(0, 0.0, None, scores=scores(1))]
+    [flip] = flips(load(tmp_path), "acc", base, own)
+    assert flip.question == "what is ??"

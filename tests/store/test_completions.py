@@ -8,7 +8,7 @@ from queue_steps import enter, evaluate_whole, measure, submission, suite
 
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import UnknownName
-from evalsvc.spec.documents.items import StepCompletions
+from evalsvc.spec.documents.items import Change, Completion, StepCompletions
 from evalsvc.store.completions import read_completions
 from evalsvc.store.lookup import find_checkpoint, find_run
 from evalsvc.store.runs.posting import evaluate
@@ -34,12 +34,12 @@ def test_completions_by_step(store: Store) -> None:
         evaluate_whole(store, items=completed(f" {step}"))
     assert [(row.step, row.task) for row in completions(store)] == [(0, "completions-0"), (50, "completions-0")]
     [item] = completions(store, prompt="cheese")[1].completions
-    assert item == completed(" 50")[0] | {"previous": None}, "without ids nothing can be compared"
+    assert item == Completion(**completed(" 50")[0]), "without ids nothing can be compared"
     with store.transaction() as session:
         evaluate(session, find_checkpoint(session, 1), words, priority=0)
-    assert completions(store)[1].completions[0]["text"] == " 50", "the old one stands until the new one is there"
+    assert completions(store)[1].completions[0].text == " 50", "the old one stands until the new one is there"
     evaluate_whole(store, items=completed(" again"))
-    assert completions(store)[1].completions[0]["text"] == " again"
+    assert completions(store)[1].completions[0].text == " again"
     enter(store, submission(50, identity=Identity(7, 7), replace=True), words)
     assert [row.step for row in completions(store)] == [0], "a replaced checkpoint's are not this run's any more"
     with pytest.raises(UnknownName, match="no variant with completions is named 'row'; did you mean 'raw'"):
@@ -65,12 +65,10 @@ def test_completions_are_compared_with_the_step_before(store: Store) -> None:
     for (step, variant), items in rows.items():
         enter(store, submission(step, variant=variant), words)
         evaluate_whole(store, items=items)
-    found = {
-        (row.step, row.variant, item["way"]): item["previous"] for row in completions(store) for item in row.completions
-    }
+    found = {(row.step, row.variant, item.way): item.previous for row in completions(store) for item in row.completions}
 
-    def change(step: int, common_prefix: int, edits: int) -> dict[str, Any]:
-        return {"step": step, "same": edits == 0, "common_prefix": common_prefix, "edit_distance": edits}
+    def change(step: int, common_prefix: int, edits: int) -> Change:
+        return Change(step=step, same=edits == 0, common_prefix=common_prefix, edit_distance=edits)
 
     assert found == {
         (0, "raw", "greedy"): None,
@@ -84,7 +82,7 @@ def test_completions_are_compared_with_the_step_before(store: Store) -> None:
         (90, "raw", "greedy"): change(50, 1, 2),  # over the one of another protocol
         (90, "raw", "seed 0"): change(70, 0, 1),
     }
-    assert completions(store, variant="raw", prompt="cheese")[1].completions[0]["previous"] == change(0, 2, 1)
+    assert completions(store, variant="raw", prompt="cheese")[1].completions[0].previous == change(0, 2, 1)
 
 
 def test_a_run_without_completions(store: Store) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from app_in_process import InlineCoordinator, app_on_port
 from history_reference import Point, imported
@@ -32,6 +32,13 @@ from evalsvc.api.state import State
 from evalsvc.config import Settings
 from evalsvc.files.artifacts import KeptArtifact, keep_content
 from evalsvc.messages import ShardError
+from evalsvc.spec.documents.text_reports import (
+    FlippedQuestion,
+    FlippedQuestions,
+    ForgettingReport,
+    ForgettingRow,
+    Verdict,
+)
 from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.store.history.imports import import_values
 from evalsvc.store.session import Store
@@ -198,33 +205,72 @@ def completions(run: str, step: int) -> list[dict[str, Any]]:
 
 
 def forgetting(settings: Settings) -> list[KeptArtifact]:
-    """Return the page of forgetting with its table and its flipped questions."""
-    flip = {
-        "benchmark": "arc",
-        "index": 3,
-        "flip": "lost",
-        "flip_within": None,
-        "question": HOSTILE,
-        "right": ["yes"],
-        "base": "yes",
-        "checkpoint": "no",
-        "base_within": "yes",
-        "checkpoint_within": "yes",
-    }
-    head = "what,metric,scope,unit,n,base,base_stderr,checkpoint,checkpoint_stderr,change,change_low,change_high"
-    rows = (
-        f"{head},lost,gained,p_corrected,verdict,retained,retained_low,retained_high",
-        "arc,acc,all,fraction,300,0.5,0.02,0.4,0.03,-0.1,-0.15,-0.05,40,10,0.0001,lost,0.6,0.4,0.8",
-        "arc,acc,text,fraction,300,0.5,0.02,0.49,0.03,-0.01,-0.05,0.03,12,10,0.8,indistinguishable,,,",
-        "text,loss,all,nats/token,114,6.85,0.01,6.2,0.19,-0.65,-0.8,-0.5,4,110,1e-20,gained,,,",
-    )
-    details = {"base": f"{RUN}@0", "checkpoint": f"{RUN}@1000"}
-    files = [
-        ("forgetting", "forgetting.txt", "text/plain; charset=utf-8", "base  digits@0\n"),
-        ("table", "forgetting.csv", "text/csv; charset=utf-8", "\n".join(rows) + "\n"),
-        ("flipped", "flipped.jsonl", "application/jsonl; charset=utf-8", json.dumps(flip) + "\n"),
+    """Return a report of forgetting with its rows and a flipped question."""
+    rows = [
+        _row("arc", "acc", "all", 0.4, -0.1, (-0.15, -0.05), "lost", retained=0.6, retained_low=0.4, retained_high=0.8),
+        _row("arc", "acc", "text", 0.49, -0.01, (-0.05, 0.03), "indistinguishable"),
+        _row("text", "loss", "all", 6.2, -0.65, (-0.8, -0.5), "gained"),
     ]
-    return [_kept(settings, kind, name, of, text.encode(), details) for kind, name, of, text in files]
+    flip = FlippedQuestion(
+        index=3,
+        flip="lost",
+        flip_within=None,
+        question=HOSTILE,
+        options=None,
+        right=["yes"],
+        base="yes",
+        checkpoint="no",
+        base_within="yes",
+        checkpoint_within="yes",
+    )
+    counts = {"lost": 1, "lost_within": 0, "gained": 0, "gained_within": 0}
+    report = ForgettingReport(
+        base=f"{RUN}@0",
+        checkpoint=f"{RUN}@1000",
+        rows=rows,
+        parts=[],
+        recovered={},
+        over_benchmarks=[],
+        of_text=[],
+        flipped=[FlippedQuestions(benchmark="arc", questions=[flip], **counts)],
+    )
+    details = {"base": report.base, "checkpoint": report.checkpoint}
+    content = report.model_dump_json().encode()
+    return [_kept(settings, "forgetting", "forgetting.json", "application/json", content, details)]
+
+
+def _row(
+    what: str,
+    metric: str,
+    scope: Literal["all", "text"],
+    value: float,
+    change: float,
+    interval: tuple[float, float],
+    verdict: Verdict,
+    **retained: float,
+) -> ForgettingRow:
+    return ForgettingRow(
+        what=what,
+        metric=metric,
+        scope=scope,
+        unit="fraction" if metric == "acc" else "nats/token",
+        n=300,
+        base=value - change,
+        base_stderr=0.02,
+        checkpoint=value,
+        checkpoint_stderr=0.03,
+        change=change,
+        change_stderr=0.02,
+        change_basis="paired",
+        change_low=interval[0],
+        change_high=interval[1],
+        lost=40,
+        gained=10,
+        p=0.0001,
+        p_corrected=0.0001,
+        verdict=verdict,
+        **retained,
+    )
 
 
 def _kept(

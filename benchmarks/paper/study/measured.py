@@ -13,8 +13,6 @@ from evalsvc.errors import UnknownName
 from evalsvc.metrics.intervals import LEVEL
 from evalsvc.metrics.student import critical_value
 from evalsvc.spec.documents.comparisons import DifferenceCurve, MetricDifference
-from evalsvc.spec.documents.items import Completion
-from evalsvc.spec.documents.reading import read
 from evalsvc.web.curves import Curve, Point, curves_of
 
 EVERY_STEP = 10_000
@@ -77,7 +75,7 @@ class Measured:
         """Return the greedy completions of a run, by prompt and step."""
         texts: dict[str, dict[int, str]] = {}
         for step in self.client.completions(run, variant="raw"):
-            for item in (read(Completion, row) for row in step.completions):
+            for item in step.completions:
                 if item.way == "greedy":
                     texts.setdefault(item.prompt, {})[step.step] = item.text
         return texts

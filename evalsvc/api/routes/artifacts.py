@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 from urllib.parse import quote
 
@@ -24,6 +25,7 @@ from evalsvc.spec.artifact_policy import parse_retention
 from evalsvc.store.artifacts import evaluation_artifacts, require_metric, retention_view, run_artifacts
 from evalsvc.store.lookup import find_evaluation, find_run, get_or_create_run
 from evalsvc.store.tables import Artifact
+from evalsvc.text_pages import ENDINGS, MEDIA_TYPES, ReportForm, rendered
 
 _POLICY = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
 """The Content-Security-Policy of an artifact. A page runs no scripts, since they would have the service's origin."""
@@ -107,7 +109,9 @@ def post_prune(
 @router.get(
     "/artifacts/{artifact_id:int}",  # any other word gets 404
     summary="Get the content of an artifact",
-    description="The content never changes, so browsers cache it. The answer for a pruned artifact is 410.",
+    description="The content never changes, so browsers cache it. The answer for a pruned artifact is 410. Artifacts "
+    "of the kinds `forgetting` and `completions` are reports as JSON; `form=text` renders them for readers, and "
+    "`form=csv` the numbers of `forgetting` as a table.",
     response_model=None,
     response_class=Response,
     responses={
@@ -117,7 +121,11 @@ def post_prune(
         }
     },
 )
-def get_artifact(artifact_id: Id, state: CurrentState) -> Response:
+def get_artifact(
+    artifact_id: Id,
+    state: CurrentState,
+    form: Annotated[ReportForm | None, Query(description="Form to render a report in [as it is stored].")] = None,
+) -> Response:
     with state.reading() as session:
         artifact = session.get(Artifact, artifact_id)
         if artifact is None:
@@ -130,15 +138,20 @@ def get_artifact(artifact_id: Id, state: CurrentState) -> Response:
                 f"{artifact.pruned_at:%Y-%m-%d %H:%M} UTC by the retention rule of its run; evaluate the checkpoint "
                 "again with POST /v1/evaluations, and change the rule with PUT /v1/runs/{run}/retention"
             )
-    headers = {
-        # The ETag is the digest, so the content never changes.
-        "ETag": f'"{artifact.sha256}"',
-        "Cache-Control": "private, max-age=31536000, immutable",
-        "Content-Security-Policy": _POLICY,
-        "Content-Disposition": _disposition(re.split(r"[/\\]", artifact.name)[-1] or f"artifact-{artifact.id}"),
-    }
+    name, content = re.split(r"[/\\]", artifact.name)[-1], _content(artifact, state.settings.artifacts_path)
     media_type = artifact.media_type if _MEDIA_TYPE.fullmatch(artifact.media_type) else "application/octet-stream"
-    return Response(_content(artifact, state.settings.artifacts_path), media_type=media_type, headers=headers)
+    digest, age = artifact.sha256, "max-age=31536000, immutable"  # the content never changes
+    if form is not None:
+        content = rendered(artifact.kind, content, form).encode()
+        name, media_type = PurePosixPath(name).stem + ENDINGS[form], MEDIA_TYPES[form]
+        digest, age = hashlib.sha256(content).hexdigest(), "no-cache"  # another version may render another text
+    headers = {
+        "ETag": f'"{digest}"',
+        "Cache-Control": f"private, {age}",
+        "Content-Security-Policy": _POLICY,
+        "Content-Disposition": _disposition(name or f"artifact-{artifact.id}"),
+    }
+    return Response(content, media_type=media_type, headers=headers)
 
 
 def _content(artifact: Artifact, folder: Path) -> bytes:

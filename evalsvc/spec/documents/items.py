@@ -33,28 +33,42 @@ class Change(Document):
 
 
 class Completion(Document):
-    """Fields of a completion in `StepCompletions`. Older versions of the task give fewer fields."""
+    """A completion of a prompt, with the base's completion. Fields of the base are null without a base."""
 
-    prompt: str
-    way: str
+    index: Annotated[int, Example(0)] = 0
+    prompt: Annotated[str, Example("cheese =>")]
+    way: Annotated[str, Example("greedy")]
     """Seed that the completion was drawn with, or `greedy`."""
-    text: str = ""
-    drawn: int | None = None
+    protocol: Annotated[str | None, Example("35b02c7e9f5b2d10")] = None
+    """Id of the drawing protocol: completions with the same id are comparable."""
+    text: Annotated[str, Example(" I love cheese")] = ""
+    ids: Annotated[list[int] | None, Example([309, 2389, 12173])] = None
+    """Drawn ids, as rows of the table."""
+    drawn: Annotated[int | None, Example(3)] = None
     """Number of ids in the completion."""
-    image_ids: int | None = None
+    image_ids: Annotated[int | None, Example(0)] = None
     """Number of image ids in the completion."""
-    seq_rep_4: float | None = None
+    seq_rep_4: Annotated[float | None, Example(0.0)] = None
     """Share of 4-grams that repeat earlier ones."""
-    base_nll: float | None = None
-    """Loss of the base in nats, summed over the first `base_scored` text ids of the completion."""
-    base_scored: int | None = None
-    base: str | None = None
+    distinct_1: Annotated[float | None, Example(1.0)] = None
+    """Number of different ids / number of ids."""
+    distinct_2: Annotated[float | None, Example(1.0)] = None
+    """Number of different 2-grams / number of 2-grams."""
+    ended: Annotated[int | None, Example(0)] = None
+    """Whether the completion ended: 0 or 1; null if no id ends a text."""
+    base: Annotated[str | None, Example(" fromage")] = None
     """The base's completion of the prompt."""
-    base_ids: list[int] | None = None
-    base_own_nll: float | None = None
+    base_ids: Annotated[list[int] | None, Example([1181, 382])] = None
+    same_as_base: Annotated[int | None, Example(0)] = None
+    """Whether a greedy completion equals the base's: 0 or 1; null for seeded ones, which differ after any change."""
+    base_nll: Annotated[float | None, Example(9.4)] = None
+    """Loss of the base in nats, summed over the first `base_scored` text ids of the completion."""
+    base_scored: Annotated[int | None, Example(3)] = None
+    base_own_nll: Annotated[float | None, Example(2.1)] = None
     """Loss of the base on its own completion in nats, summed over `base_own_scored` ids."""
-    base_own_scored: int | None = None
+    base_own_scored: Annotated[int | None, Example(2)] = None
     previous: Change | None = None
+    """Difference from the completion at the previous step; null at the first step."""
 
 
 class StepCompletions(Document):
@@ -63,24 +77,7 @@ class StepCompletions(Document):
     step: Step
     variant: Variant
     task: Annotated[str, Example("completions")]
-    completions: Annotated[
-        list[dict[str, object]],
-        Example(
-            [
-                {
-                    "index": 0,
-                    "prompt": "cheese =>",
-                    "way": "greedy",
-                    "text": " I love cheese",
-                    "ids": [309, 2389, 12173],
-                    "base": " fromage",
-                    "previous": {"step": 2000, "same": False, "common_prefix": 1, "edit_distance": 2},
-                }
-            ]
-        ),
-    ]
-    """The task's results per item (see `Completion`), each with `previous` (see `Change`), which is null at the first
-    step."""
+    completions: list[Completion]
 
 
 class Completions(Document):

@@ -15,7 +15,6 @@ from typing import NamedTuple
 from evalsvc.metrics.ngrams import distinct_n, seq_rep
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.spec.protocol import MetricValue, Protocol
-from evalsvc.tasks.completions.shards import Item
 from evalsvc.tasks.completions.spec import GREEDY
 
 SEEDED = "seeded"
@@ -42,6 +41,51 @@ MEASURES = {
 }
 """Measures by name. Metrics are called `<task>/<group>_<measure>`. No direction is better: a text may be too varied or
 too plain."""
+
+
+COMPARED = ("same_as_base", "base_nll", "base_scored", "base_own_nll", "base_own_scored")
+"""Fields that are present only if the run has a base."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A completion of a prompt, with the base's completion."""
+
+    index: int
+    prompt: str
+    way: str
+    """`greedy`, or the seed."""
+    protocol: str
+    """Id of the drawing protocol: completions with the same id are comparable."""
+    text: str
+    ids: Sequence[int]
+    """Rows of the table."""
+    drawn: int
+    image_ids: int
+    seq_rep_4: float | None
+    distinct_1: float | None
+    distinct_2: float | None
+    ended: int | None
+    """0 or 1; None if no id ends a text."""
+    base: str | None = None
+    base_ids: Sequence[int] | None = None
+    same_as_base: int | None = None
+    """0 or 1, only for greedy completions: seeded ones differ after any small change."""
+    base_nll: float | None = None
+    """Base's loss in nats on the text at the beginning of the completion."""
+    base_scored: int | None = None
+    """Number of ids of that text."""
+    base_own_nll: float | None = None
+    base_own_scored: int | None = None
+    """Number of scored ids of the base's own completion."""
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.way == GREEDY
+
+    def row(self) -> dict[str, object]:
+        """Return the item as it appears in the task's results."""
+        return {name: value for name, value in vars(self).items() if value is not None or name not in COMPARED}
 
 
 class Variety(NamedTuple):
@@ -114,25 +158,3 @@ def measure_metrics(
             protocol = Protocol({**content, **base} if what.by_base else content)
             baseline = math.log(base_ids) if what.by_base else None
             yield ratio.as_metric(f"{task}/{group}_{name}", what.unit, "none", protocol, baseline, keys)
-
-
-def describe(item: Item) -> str:
-    """Describe a completion's numbers on one line of the task's page."""
-    parts = [f"{item.drawn} ids"]
-    if item.image_ids:
-        parts.append(f"{item.image_ids} of images")
-    if item.ended is not None:
-        parts.append("ended" if item.ended else "not ended")
-    if item.seq_rep_4 is not None:
-        parts.append(f"seq-rep-4 {item.seq_rep_4:.2f}, distinct-1 {item.distinct_1:.2f}")
-    if item.base_nll is not None and item.base_scored is not None:
-        parts.append(describe_loss(item.base_nll, item.base_scored, item.drawn))
-    return ", ".join(parts)
-
-
-def describe_loss(nll: float, scored: int, drawn: int) -> str:
-    """Describe the base's loss on a completion of `drawn` ids, of which the base scored `scored`."""
-    if not scored:
-        return "nothing that the base can judge"
-    of = "" if scored == drawn else f" on the first {scored} ids"
-    return f"the base's loss {nll / scored:.2f} nats/token{of}"

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, groupby, product, takewhile
-from textwrap import indent
+from itertools import chain, product, takewhile
+from typing import Any
 
 from evalsvc.data.tokenizer import TextTokenizer, render
 from evalsvc.errors import DataChanged, InvalidData, NonFinite
@@ -22,20 +22,13 @@ from evalsvc.metrics.intervals import MIN_ITEMS
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.sampling import Continuation, complete
 from evalsvc.scoring import Request, score
+from evalsvc.spec.documents.text_reports import CompletionsReport
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.protocol import MetricValue, Protocol, digest
-from evalsvc.tasks.completions.measures import (
-    SEEDED,
-    describe,
-    describe_loss,
-    measure,
-    measure_metrics,
-    prompt_numbers,
-)
-from evalsvc.tasks.completions.shards import CompletionsOutput, CompletionsShard, Item
+from evalsvc.tasks.completions.measures import SEEDED, Item, measure, measure_metrics, prompt_numbers
 from evalsvc.tasks.completions.spec import GREEDY, Completions
-from evalsvc.tasks.suspicions import cut_inputs
-from evalsvc.tasks.task import Context, Plan, TaskResult
+from evalsvc.tasks.result_warnings import cut_inputs
+from evalsvc.tasks.task import Context, Plan, Shard, TaskResult
 from evalsvc.tasks.text_work import TextWork, base_rotary
 
 ESTIMATOR = "completions/2"
@@ -43,6 +36,39 @@ ESTIMATOR = "completions/2"
 
 DRAWING = "completions/1"
 """Version of the drawing of ids, in the protocol of the items."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionsShard(Shard):
+    """A shard with all completions of all prompts."""
+
+    tokenizer: str
+    """Digest of the tokenizer."""
+    sources: Mapping[str, str]
+    """Labels of the `checkpoint`, and of the `base` if the run has one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionsOutput:
+    """The output of the shard."""
+
+    items: Sequence[Item]
+    """Items sorted by prompt, with all completions of a prompt together."""
+    cut: int
+    """Number of prompts that were cut."""
+    chance: float | None
+    """Share of image ids among the table's ids."""
+    base: str | None
+    """Digest of the base."""
+    base_layout: str | None
+    base_rotary: Mapping[str, str]
+    base_text_ids: int
+    protocol: Mapping[str, Any]
+
+    @property
+    def base_protocol(self) -> dict[str, str | None]:
+        """Return the protocol's content for a base that judges completions."""
+        return {"base": self.base, "base_layout": self.base_layout, **self.base_rotary}
 
 
 class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]):
@@ -101,8 +127,8 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
     def merge(
         self, context: Context, shards: Sequence[CompletionsShard], outputs: Sequence[CompletionsOutput]
     ) -> TaskResult:
-        """Return the share of image ids, the number of greedy completions that equal the base's, and all completions as
-        a page."""
+        """Return the share of image ids, the number of greedy completions that equal the base's, and all completions
+        as a report."""
         [shard], [output] = shards, outputs
         items, ways = output.items, len(self.task.ways())
         notes: dict[str, object] = {
@@ -115,13 +141,14 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
                 f"standard errors are over prompts, and {len(self.task.prompts)} prompts are too few for a comparison; "
                 f"set {MIN_ITEMS} or more `prompts`"
             )
-        page = "\n".join(_page(items, shard.sources)) + "\n"
+        rows = [item.row() for item in items]
+        report = CompletionsReport.model_validate({"base": None, **shard.sources, "completions": rows})
         details = {"prompts": len(self.task.prompts), "ways": list(self.task.ways()), **shard.sources}
-        artifact = Artifact("completions", "completions.txt", "text/plain; charset=utf-8", page.encode(), details)
+        content = report.model_dump_json(indent=1).encode()
+        artifact = Artifact("completions", "completions.json", "application/json", content, details)
         remedy = "lower `max_tokens`, or raise `max_length` if the model allows it"
         warnings = list(cut_inputs(self.task.name, "prompts", output.cut, len(self.task.prompts), remedy))
         prompts = [prompt_numbers(items[first : first + ways]) for first in range(0, len(items), ways)]
-        rows = [item.row() for item in items]
         for row, numbers in zip(rows[::ways], prompts, strict=True):
             row |= numbers
         return TaskResult(list(self._metrics(output, prompts)), rows, notes, [artifact], warnings)
@@ -174,7 +201,7 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         tokenizer: TextTokenizer,
         prompts: Sequence[Sequence[int]],
         report: Callable[[int], None],
-    ) -> list[Completion]:
+    ) -> list[DrawnText]:
         """Complete every prompt in all ways, sorted by prompt."""
         layout, model = context.layout(), self.model(context)
         rows = layout.text_ids
@@ -195,11 +222,11 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         except NonFinite as error:
             raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
         drawn = (way[index] for index in range(len(prompts)) for way in by_way)
-        return [Completion(ids, render(ids, layout, tokenizer), layout) for ids in drawn]
+        return [DrawnText(ids, render(ids, layout, tokenizer), layout) for ids in drawn]
 
     def _items(
         self,
-        completions: Sequence[Completion],
+        completions: Sequence[DrawnText],
         prompts: Sequence[Sequence[int]],
         protocol: Mapping[str, object],
         end_of_text: int | None,
@@ -231,8 +258,8 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         items: Sequence[Item],
         base: Context,
         prompts: Sequence[Sequence[int]],
-        own: Sequence[Completion],
-        others: Sequence[Completion],
+        own: Sequence[DrawnText],
+        others: Sequence[DrawnText],
     ) -> list[Item]:
         """Return the items with the base's loss in nats on both completions, and with the numbers of scored ids. Raises
         NonFinite."""
@@ -277,7 +304,7 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         yield from measure_metrics(self.task.name, prompts, protocols, output.base_protocol, output.base_text_ids)
 
 
-def _compared(items: Sequence[Item], completions: Sequence[Completion], base: Sequence[Completion]) -> list[Item]:
+def _compared(items: Sequence[Item], completions: Sequence[DrawnText], base: Sequence[DrawnText]) -> list[Item]:
     return [
         replace(
             item,
@@ -290,7 +317,7 @@ def _compared(items: Sequence[Item], completions: Sequence[Completion], base: Se
 
 
 @dataclass(frozen=True)
-class Completion:
+class DrawnText:
     ids: list[int]
     """Drawn ids, as rows of the table."""
     text: str
@@ -319,20 +346,3 @@ def _sources(context: Context, base: Context | None) -> dict[str, str]:
 
 def _report_after(report: Callable[[int], None], before: int, done: int) -> None:
     report(before + done)
-
-
-def _page(items: Sequence[Item], sources: Mapping[str, str]) -> Iterator[str]:
-    """Yield the lines of the page: prompt by prompt, the base's completion above the checkpoint's."""
-    yield from (f"{name:<10}  {label}" for name, label in sources.items())
-    for prompt, ways in groupby(items, lambda item: item.prompt):
-        yield f"\n\n{prompt}"
-        for item in ways:
-            if item.base is not None:
-                loss = describe_loss(item.base_own_nll or 0.0, item.base_own_scored or 0, len(item.base_ids or ()))
-                yield from _completed("base", item.way, item.base, loss)
-            yield from _completed("checkpoint", item.way, item.text, describe(item))
-
-
-def _completed(whose: str, way: str, text: str, numbers: str) -> Iterator[str]:
-    yield f"\n  {whose}, {way}: {numbers}"
-    yield indent(text, "  | ", lambda line: True)

@@ -1,26 +1,107 @@
-"""Metrics of a base's remaining abilities: right answers lost and gained, and accuracy above chance."""
+"""Metrics that compare a checkpoint with its base on benchmarks: changes, answers lost and gained, and accuracy above
+chance."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from evalsvc.language.results import Results
 from evalsvc.metrics.centred import covariance_of_means, fieller_interval
 from evalsvc.metrics.intervals import MIN_ITEMS, Interval, Spread, confidence_interval
+from evalsvc.metrics.item_numbers import is_share
 from evalsvc.metrics.item_shares import Linear, combined, keep_shares, linear_mean, linear_of
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.metrics.shares import share_stderr
 from evalsvc.metrics.value_interval import ends_of
+from evalsvc.spec.documents.text_reports import ForgettingRow
 from evalsvc.spec.protocol import Direction, MetricValue, Protocol
-from evalsvc.tasks.forgetting.base_comparison import Differences
-from evalsvc.tasks.forgetting.pairs import SCOPES, Pairs, accuracy_of, accuracy_pairs, compared
-from evalsvc.tasks.forgetting.random_baselines import Baseline
-from evalsvc.tasks.forgetting.rows import ABOVE_CHANCE, Row
+from evalsvc.tasks.forgetting.rows import (
+    ABOVE_CHANCE,
+    SCOPES,
+    Baseline,
+    Pairs,
+    accuracy_of,
+    accuracy_pairs,
+    benchmarks_of,
+    compared,
+    pairs_of,
+)
 
 RATIO = "text_retained/2"
 """Version of `text_retained`, in its protocol: a ratio of sums over all benchmarks. Version 1 was a mean of ratios."""
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Metrics that are differences over documents, and the numbers behind them."""
+
+    task: str
+    """First half of the metrics' names."""
+    metrics: list[MetricValue] = field(default_factory=list)
+    numbers: dict[int, dict[str, float]] = field(default_factory=dict)
+    """Numbers by index of the document. Names begin with the benchmark, so that a row can hold one document of each
+    benchmark."""
+
+    def add_changes(self, checkpoint: Results, base: Results, protocol: Mapping[str, object]) -> None:
+        """Add `<task>/<benchmark>_<metric>_change`: checkpoint minus base, for every mean over a benchmark's documents.
+
+        `protocol` is merged into that of the metric. Perplexities, which are not means, and groups of benchmarks are
+        left out.
+        """
+        for metric in checkpoint.metrics:
+            mean = bool(metric.items) and not is_share(metric.items) and metric.unit != "perplexity"
+            if mean and metric.direction != "none":
+                name = metric.name.replace("/", "_", 1) + "_change"
+                self._add(name, "change", metric, base, checkpoint, protocol)
+
+    def add_icl(self, zero: Results, few: Results, protocol: Mapping[str, object]) -> None:
+        """Add `<task>/<benchmark>_icl`: accuracy with solved examples before each question, minus the accuracy
+        without."""
+        for benchmark in benchmarks_of(few):
+            for scope in SCOPES:
+                without, metric = (accuracy_of(results, benchmark, scope) for results in (zero, few))
+                if without is not None and metric is not None and metric.items:
+                    content = {**protocol, "less": without.protocol.id}
+                    self._add(f"{benchmark}_icl{scope}", "icl", metric, zero, few, content)
+
+    def add_numbers(self, key: str, numbers: Mapping[int, float]) -> None:
+        """Store a number for each document, by index, under a key that begins with the benchmark's name."""
+        for index, number in numbers.items():
+            self.numbers.setdefault(index, {})[key] = number
+
+    def _add(
+        self,
+        name: str,
+        what: str,
+        metric: MetricValue,
+        before: Results,
+        after: Results,
+        protocol: Mapping[str, object],
+    ) -> None:
+        """Add the difference after − before of a metric, of which `metric` is the value after."""
+        pairs = pairs_of(after, before, metric, metric.items)
+        if pairs is None:
+            return
+        benchmark = metric.name.partition("/")[0]
+        value, *weight = metric.items
+        keys = f"{benchmark}_{value}_{what}", *(f"{benchmark}_{key}" for key in weight)
+        changes = map(_less, pairs.checkpoint, pairs.base)
+        self.add_numbers(keys[0], dict(zip(pairs.indices, changes, strict=True)))
+        if weight:
+            self.add_numbers(keys[1], dict(zip(pairs.indices, pairs.weights, strict=True)))
+        distance = pairs.difference()
+        number = (distance.value, distance.stderr, distance.n, metric.unit, metric.direction)
+        content, ends = compared(metric, protocol), ends_of(distance.interval())
+        self.metrics.append(
+            MetricValue(f"{self.task}/{name}", *number, content, items=keys, drawn_from=metric.drawn_from, ends=ends)
+        )
+
+
+def _less(after: float, before: float) -> float:
+    """Return after − before; 0 if both sides are the same infinity."""
+    return 0.0 if after == before else after - before
 
 
 @dataclass(frozen=True)
@@ -36,7 +117,11 @@ class Retained:
 
 
 def add_retention(
-    differences: Differences, rows: Sequence[Row], checkpoint: Results, base: Results, protocol: Mapping[str, object]
+    differences: Differences,
+    rows: Sequence[ForgettingRow],
+    checkpoint: Results,
+    base: Results,
+    protocol: Mapping[str, object],
 ) -> None:
     """Add metrics of each benchmark's accuracy, over all ids and within text, with the numbers behind them:
 
@@ -69,7 +154,7 @@ def add_retention(
 
 
 def centred(
-    task: str, rows: Sequence[Row], checkpoint: Results, protocol: Mapping[str, object]
+    task: str, rows: Sequence[ForgettingRow], checkpoint: Results, protocol: Mapping[str, object]
 ) -> Iterator[MetricValue]:
     """Yield `<task>/centred`: the mean over benchmarks of the checkpoint's (accuracy − chance) / (1 − chance).
 
@@ -107,7 +192,7 @@ def centred(
 
 
 def text_retained(
-    task: str, rows: Sequence[Row], checkpoint: Results, base: Results, protocol: Mapping[str, object]
+    task: str, rows: Sequence[ForgettingRow], checkpoint: Results, base: Results, protocol: Mapping[str, object]
 ) -> Retained:
     """Return `<task>/text_retained`: Σ c / Σ c_base over all benchmarks, with c = (accuracy − chance) / (1 − chance).
 
@@ -155,7 +240,7 @@ class _Retention:
     n: int
 
     @classmethod
-    def of(cls, accuracies: Sequence[tuple[Row, Pairs]]) -> _Retention | None:
+    def of(cls, accuracies: Sequence[tuple[ForgettingRow, Pairs]]) -> _Retention | None:
         """Return the ratio over benchmarks; None if the base is at chance, or a benchmark has a single question."""
         if not accuracies or any(row.n < 2 for row, _ in accuracies):
             return None
@@ -216,7 +301,7 @@ def _left(pairs: Pairs, ratio: float) -> list[float]:
     return [checkpoint - ratio * base for checkpoint, base in zip(pairs.checkpoint, pairs.base, strict=True)]
 
 
-def _shares_of_retained(row: Row, pairs: Pairs) -> list[float]:
+def _shares_of_retained(row: ForgettingRow, pairs: Pairs) -> list[float]:
     """Return the linearised share of each question in the ratio of accuracies above chance."""
     assert row.retained is not None, "the base is above chance"
     names = _names(row, pairs)
@@ -242,11 +327,13 @@ def _all_known(value: float, members: Sequence[tuple[float, Linear | None]]) -> 
     return combined(value, known) if len(known) == len(members) else None
 
 
-def _names(row: Row, pairs: Pairs) -> list[tuple[object, object]]:
+def _names(row: ForgettingRow, pairs: Pairs) -> list[tuple[object, object]]:
     return [(row.what, index) for index in pairs.indices]
 
 
-def _rows_of_accuracies(rows: Sequence[Row], checkpoint: Results) -> Iterator[tuple[Row, MetricValue]]:
+def _rows_of_accuracies(
+    rows: Sequence[ForgettingRow], checkpoint: Results
+) -> Iterator[tuple[ForgettingRow, MetricValue]]:
     """Yield the rows about an accuracy, with the checkpoint's accuracy."""
     for row in rows:
         accuracy = accuracy_of(checkpoint, row.what, "_within" if row.scope == "text" else "")
@@ -254,7 +341,9 @@ def _rows_of_accuracies(rows: Sequence[Row], checkpoint: Results) -> Iterator[tu
             yield row, accuracy
 
 
-def _accuracies(rows: Sequence[Row], checkpoint: Results, base: Results) -> Iterator[tuple[Row, MetricValue, Pairs]]:
+def _accuracies(
+    rows: Sequence[ForgettingRow], checkpoint: Results, base: Results
+) -> Iterator[tuple[ForgettingRow, MetricValue, Pairs]]:
     """Yield the rows about an accuracy, with the checkpoint's accuracy and both sides question by question."""
     for row, accuracy in _rows_of_accuracies(rows, checkpoint):
         pairs = accuracy_pairs(checkpoint, base, row.what, "_within" if row.scope == "text" else "")
@@ -262,13 +351,13 @@ def _accuracies(rows: Sequence[Row], checkpoint: Results, base: Results) -> Iter
             yield row, accuracy, pairs
 
 
-def _other_chances(accuracies: Sequence[tuple[Row, MetricValue]]) -> dict[str, object]:
+def _other_chances(accuracies: Sequence[tuple[ForgettingRow, MetricValue]]) -> dict[str, object]:
     """Return the protocol's content for chance accuracies from the table; the others follow from the members'
     digests."""
     other = {row.what: asdict(_chance(row)) for row, accuracy in accuracies if row.chance != accuracy.baseline}
     return {"chance": other} if other else {}
 
 
-def _chance(row: Row) -> Baseline:
+def _chance(row: ForgettingRow) -> Baseline:
     assert row.chance is not None, "a row of an accuracy has one"
     return Baseline(row.chance, row.chance_table)

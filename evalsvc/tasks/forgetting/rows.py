@@ -7,216 +7,334 @@ corrected together.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
+from evalsvc.compare.contrast import apart
 from evalsvc.metrics.centred import interval_of_centred, ratio_of_centred
 from evalsvc.metrics.distance import Distance
 from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS, Interval
-from evalsvc.metrics.mcnemar import holm
-from evalsvc.spec.documents.comparisons import Basis
-from evalsvc.spec.protocol import Direction
-from evalsvc.tasks.forgetting.pairs import (
-    SCOPES,
-    Pairs,
-    accuracy_of,
-    accuracy_pairs,
-    benchmarks_of,
-    bits_pairs,
-    metric_named,
-)
-from evalsvc.tasks.forgetting.random_baselines import Baseline, random_baseline
+from evalsvc.metrics.item_numbers import Numbers
+from evalsvc.metrics.item_shares import finite_factor
+from evalsvc.metrics.mcnemar import McNemar, holm
+from evalsvc.metrics.ratio import Ratio, ratio_of_sums
+from evalsvc.spec.documents.text_reports import BITS, ChangePart, ForgettingRow, LossParts, Verdict
+from evalsvc.spec.protocol import Direction, MetricValue, Protocol
 
 if TYPE_CHECKING:
     from evalsvc.language.results import Results
 
-ALPHA = 1 - LEVEL
-"""Probability of at least one wrong verdict among the rows of one kind, if nothing has changed."""
+ACCURACIES = ("acc", "exact_match")
+"""Names of a benchmark's accuracy; the first that the benchmark has is used."""
+
+OF_ANSWERS = "forgetting/2"
+"""Version of the comparison of means over documents, whose numbers may be right (1) and wrong (0) answers. Where no
+answer changes, their difference has the error of `Flips`; in version 1 the error was 0."""
+
+SCOPES: dict[str, Literal["all", "text"]] = {"": "all", "_within": "text"}
+"""Scopes by suffix of metric names, with their names in tables: over all ids, and within the text ids."""
 
 ABOVE_CHANCE = 2.0
 """Standard errors by which the base must be above chance; otherwise there is nothing to forget."""
 
-NAMED = 0.05
-"""Smallest share of a change in bits per byte that is named as a cause, because even tiny parts are significant."""
+ALPHA = 1 - LEVEL
+"""Probability of at least one wrong verdict among the rows of one kind, if nothing has changed."""
 
-BITS = "bits/byte"
-NATS = "nats/token"
+BASELINES = Path(__file__).parents[2] / "text_tasks" / "random_baselines.json"
 
-Verdict = Literal["lost", "gained", "indistinguishable", "too few"]
-"""Verdict on the checkpoint relative to its base. `too few`: fewer independent items than a test needs."""
+SAME_OPTIONS = 0.02
+"""Maximum distance between the mean of right options / options and the table's; beyond it, the name belongs to another
+benchmark."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One number of base and checkpoint. Missing values are None."""
+class Pairs:
+    """Numbers of base and checkpoint on the same items; the compared value is Σ number / Σ weight."""
 
-    what: str
-    """Benchmark, or `text`."""
-    metric: str
-    """Metric: `acc`, `bits_per_byte`, `loss`, …"""
-    scope: str
-    """Scope: `all` for all ids, `text` within the text ids."""
-    unit: str
-    n: int
-    """Number of items: questions or texts."""
-    base: float
-    base_stderr: float | None
-    checkpoint: float
-    checkpoint_stderr: float | None
-    change: float
-    """Checkpoint minus base."""
-    change_stderr: float | None
-    """Standard error of the change."""
-    change_basis: Basis
-    """Source of `change_stderr`."""
-    change_low: float | None
-    """Lower end of the change's interval of level 0.95."""
-    change_high: float | None
-    lost: int
-    """Number of items on which the checkpoint is worse; for accuracies, questions that only the base gets right."""
-    gained: int
-    """Number of items on which the checkpoint is better."""
-    p: float | None
-    """Two-sided p-value of no change; None if there are too few items."""
-    p_corrected: float | None
-    """`p` corrected by Holm's method over the rows of this metric and scope."""
-    verdict: Verdict
-    chance: float | None = None
-    """Accuracy of a model that knows nothing."""
-    chance_table: int | None = None
-    """Version of the table that `chance` is from; None if it is right options / options."""
-    centred_base: float | None = None
-    """Base's (accuracy − chance) / (1 − chance)."""
-    centred: float | None = None
-    """Checkpoint's (accuracy − chance) / (1 − chance)."""
-    retained: float | None = None
-    """`centred` / `centred_base`, if the base is above chance by two standard errors; biased low below four."""
-    retained_stderr: float | None = None
-    retained_low: float | None = None
-    """Lower end of the interval of `retained`, of level 0.95; None if it is unbounded."""
-    retained_high: float | None = None
-    direction: Direction = "higher"
-    """Better direction: `higher` for accuracies, `lower` for losses."""
+    base: Sequence[float]
+    checkpoint: Sequence[float]
+    weights: Sequence[float]
+    """Weights of the items on both sides: bytes or tokens; 1 for a mean."""
+    indices: Sequence[int] = ()
+    """Index of each item in its benchmark; empty if it is not needed."""
+    groups: Sequence[Hashable] | None = None
+    """Group of each item; only different groups are independent. None: every item is its own group."""
+    drawn_from: int | None = None
+    """Size of the population that the items were drawn from without replacement; None if the items are not a sample."""
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        return self.what, self.metric, self.scope
+    def factor(self) -> float:
+        """Return the factor of the standard errors of a sample without replacement; 1 if the items are not a sample."""
+        return finite_factor(len(self.weights), self.drawn_from)
+
+    def side(self, numbers: Sequence[float]) -> Ratio:
+        """Return the value of the base's or the checkpoint's numbers."""
+        ratio = ratio_of_sums(numbers, self.weights, self.groups)
+        assert ratio is not None, "some item has weight"
+        return ratio if ratio.stderr is None else replace(ratio, stderr=self.factor * ratio.stderr)
+
+    def difference(self) -> Distance:
+        """Return the difference checkpoint − base."""
+        sides = self._numbers(self.base), self._numbers(self.checkpoint)
+        return apart(self.side(self.base), self.side(self.checkpoint), sides, drawn_from=self.drawn_from)
+
+    def _numbers(self, numbers: Sequence[float]) -> Numbers:
+        columns = [numbers] if all(weight == 1 for weight in self.weights) else [numbers, self.weights]
+        return Numbers([(None, index) for index in range(len(numbers))], columns, self.groups)
+
+    def counts(self, higher_is_better: bool) -> McNemar:
+        """Count flips. `only_a`: items on which the base is better; `both`: items with equal, nonzero numbers."""
+        sign = 1 if higher_is_better else -1
+        gains = [
+            sign * ((checkpoint > base) - (checkpoint < base))
+            for base, checkpoint in zip(self.base, self.checkpoint, strict=True)
+        ]
+        equal = [base for base, gain in zip(self.base, gains, strict=True) if not gain]
+        both_nonzero = sum(map(bool, equal))
+        return McNemar(both_nonzero, gains.count(-1), gains.count(1), len(equal) - both_nonzero)
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Decomposition of a loss change: −log p(id) = −log p(id | text) − log p(text).
+class Baseline:
+    """Chance accuracy of a benchmark: the r of centred accuracies (accuracy − r) / (1 − r)."""
 
-    The first term is knowledge of the text, the second the expectation of other ids in its place, mainly image ids.
+    value: float
+    table: int | None
+    """Version of the table that the value is from; None if it is the mean of right options / options."""
+
+
+def random_baseline(benchmark: str, options: float) -> Baseline:
+    """Return the chance accuracy of a benchmark. `options` is the mean of right options / options of the questions; 0
+    if there are none.
+
+    Chance is above a uniform choice if one answer is more frequent than the others: always answering yes gets .62 of
+    BoolQ. The table has a version, which is part of the protocol of metrics that use the table.
     """
-
-    what: str
-    unit: str
-    total: Distance
-    knowledge: Distance
-    """Change within the text ids."""
-    expectation: Distance
-    """Change of the remaining term."""
-    base_image_mass: float | None
-    image_mass: float
-    """Mean probability of image ids where text is due, of base and checkpoint; None if it was not measured."""
-
-    def share(self, part: Distance) -> float:
-        """Return a part's share of the total change; 0 if the part may be zero or has the opposite sign."""
-        interval = part.interval()
-        if interval is None or interval.covers_zero or not self.total.value:
-            return 0.0
-        return max(0.0, part.value / self.total.value)
+    table = _baselines()
+    row = table["rows"].get(benchmark)
+    if row is None or abs(row["options"] - options) > SAME_OPTIONS:
+        return Baseline(options, None)
+    return Baseline(row["baseline"], table["version"])
 
 
-def benchmark_rows(checkpoint: Results, base: Results) -> list[Row]:
+@cache
+def _baselines() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(BASELINES.read_text())
+    return content
+
+
+def pairs_of(checkpoint: Results, base: Results, metric: MetricValue, keys: Sequence[str]) -> Pairs | None:
+    """Return the documents of the metric's benchmark that both sides have; None if none of them has any weight.
+
+    `keys` name the number of a document, and its weight if there is one. The checkpoint's weight is used for both
+    sides.
+    """
+    benchmark = metric.name.partition("/")[0]
+    old, new = (_numbers_of(results.items, benchmark, keys) for results in (base, checkpoint))
+    common = [index for index in new if index in old]
+    weights = [new[index][1] if len(keys) > 1 else 1 for index in common]
+    if not any(weights):
+        return None
+    before, after = ([side[index][0] for index in common] for side in (old, new))
+    return Pairs(before, after, weights, common, drawn_from=metric.drawn_from)
+
+
+def _numbers_of(items: Iterable[Mapping[str, object]], benchmark: str, keys: Sequence[str]) -> dict[int, list[float]]:
+    """Return the numbers of the benchmark's documents under `keys`, by index; documents that lack a key are left out.
+
+    A model with text ids only has no numbers within text, because they would be equal.
+    """
+    by_index: dict[int, list[float]] = {}
+    for item in items:
+        index = item["index"]
+        if item["benchmark"] == benchmark and isinstance(index, int):
+            values = (item.get(key, item.get(key.replace("_within", "", 1))) for key in keys)
+            numbers = [value for value in values if isinstance(value, int | float)]
+            if len(numbers) == len(keys):
+                by_index[index] = numbers
+    return by_index
+
+
+def compared(metric: MetricValue, protocol: Mapping[str, object]) -> Protocol:
+    """Return the protocol of a comparison of a benchmark's metric: `protocol` is merged into that of the metric."""
+    version = {"comparison": OF_ANSWERS} if len(metric.items) == 1 else {}
+    return Protocol({**metric.protocol.content, **protocol, **version})
+
+
+def benchmarks_of(results: Results) -> list[str]:
+    """Return the names of the benchmarks in the order of the suite."""
+    return list(dict.fromkeys(str(item["benchmark"]) for item in results.items))
+
+
+def _metric_named(results: Results, name: str) -> MetricValue | None:
+    return next((metric for metric in results.metrics if metric.name == name), None)
+
+
+def accuracy_of(results: Results, benchmark: str, scope: str) -> MetricValue | None:
+    """Return the benchmark's accuracy; None if there is none."""
+    candidates = (_metric_named(results, f"{benchmark}/{accuracy}{scope}") for accuracy in ACCURACIES)
+    return next((metric for metric in candidates if metric is not None), None)
+
+
+def accuracy_pairs(checkpoint: Results, base: Results, benchmark: str, scope: str) -> Pairs | None:
+    """Return the benchmark's accuracy question by question; None if the accuracy is not a mean over questions."""
+    metric = accuracy_of(checkpoint, benchmark, scope)
+    if metric is None or len(metric.items) != 1:
+        return None
+    return pairs_of(checkpoint, base, metric, metric.items)
+
+
+def _bits_pairs(checkpoint: Results, base: Results, benchmark: str, scope: str) -> Pairs | None:
+    """Return the bits of the benchmark's right answers with their bytes; None if they are not measured."""
+    metric = _metric_named(checkpoint, f"{benchmark}/bits_per_byte{scope}")
+    return None if metric is None else pairs_of(checkpoint, base, metric, (f"bits{scope}", "bytes"))
+
+
+def benchmark_rows(checkpoint: Results, base: Results) -> list[ForgettingRow]:
     """Return accuracy and bits per byte of every benchmark, over all ids and within text, with rows of a benchmark
     together."""
-    rows = (
-        make(checkpoint, base, benchmark, scope)
-        for benchmark in benchmarks_of(checkpoint)
-        for make in (_accuracy, _bits)
-        for scope in SCOPES
-    )
-    return corrected([row for row in rows if row is not None])
+    rows = []
+    for benchmark in benchmarks_of(checkpoint):
+        for suffix in SCOPES:
+            metric = accuracy_of(checkpoint, benchmark, suffix)
+            pairs = accuracy_pairs(checkpoint, base, benchmark, suffix)
+            if metric is not None and pairs is not None:
+                name = metric.name.partition("/")[2].replace("_within", "", 1)
+                row = _row(benchmark, name, SCOPES[suffix], metric.unit, pairs, "higher")
+                rows.append(_above_chance(row, pairs, random_baseline(benchmark, metric.baseline or 0.0)))
+        for suffix in SCOPES:
+            pairs = _bits_pairs(checkpoint, base, benchmark, suffix)
+            if pairs is not None:
+                rows.append(loss_row(benchmark, "bits_per_byte", SCOPES[suffix], BITS, pairs))
+    return corrected(rows)
 
 
-def corrected(rows: Sequence[Row]) -> list[Row]:
+def corrected(rows: Sequence[ForgettingRow]) -> list[ForgettingRow]:
     """Return the rows with p-values and verdicts corrected for the number of rows of the same metric and scope."""
     p_values: dict[tuple[str, str, str], float | None] = {}
     for kind in {row.key[1:] for row in rows}:
         family = [row for row in rows if row.key[1:] == kind]
         family_p_values = holm([math.nan if row.p is None else row.p for row in family])
         p_values |= {row.key: None if math.isnan(p) else p for row, p in zip(family, family_p_values, strict=True)}
-    return [replace(row, p_corrected=p_values[row.key], verdict=_verdict(row, p_values[row.key])) for row in rows]
+    return [
+        row.model_copy(update={"p_corrected": p_values[row.key], "verdict": _verdict(row, p_values[row.key])})
+        for row in rows
+    ]
 
 
-def loss_row(what: str, metric: str, scope: str, unit: str, pairs: Pairs) -> Row:
+def _verdict(row: ForgettingRow, p_corrected: float | None) -> Verdict:
+    if p_corrected is None:
+        return "too few"
+    if p_corrected > ALPHA or not row.change or math.isnan(row.change):
+        return "indistinguishable"
+    return "gained" if (row.change > 0) == (row.direction == "higher") else "lost"
+
+
+def loss_row(what: str, metric: str, scope: Literal["all", "text"], unit: str, pairs: Pairs) -> ForgettingRow:
     """Return the row of a number for which lower is better. Its p-value is not corrected yet."""
     return _row(what, metric, scope, unit, pairs, "lower")
 
 
-def parts_of(what: str, unit: str, everything: Pairs, within: Pairs, masses: tuple[float | None, float]) -> Parts:
+def _row(
+    what: str, metric: str, scope: Literal["all", "text"], unit: str, pairs: Pairs, direction: Direction
+) -> ForgettingRow:
+    base, checkpoint, change = pairs.side(pairs.base), pairs.side(pairs.checkpoint), pairs.difference()
+    counts, interval = pairs.counts(direction == "higher"), change.interval()
+    p = change.p_value()
+    if p is None:  # a number is not finite, but the two can still be ordered
+        p = counts.p
+    if change.independent < MIN_ITEMS:
+        p = None
+    return ForgettingRow(
+        what=what,
+        metric=metric,
+        scope=scope,
+        unit=unit,
+        n=change.n,
+        base=base.value,
+        base_stderr=base.stderr,
+        checkpoint=checkpoint.value,
+        checkpoint_stderr=checkpoint.stderr,
+        change=change.value,
+        change_stderr=change.stderr,
+        change_basis=change.basis,
+        change_low=interval.low if interval else None,
+        change_high=interval.high if interval else None,
+        lost=counts.only_a,
+        gained=counts.only_b,
+        p=p,
+        p_corrected=p,
+        verdict="indistinguishable",
+        direction=direction,
+    )
+
+
+def _above_chance(row: ForgettingRow, pairs: Pairs, chance: Baseline) -> ForgettingRow:
+    r, above = chance.value, row.base - chance.value
+    columns: dict[str, float | None] = {
+        "chance": r,
+        "chance_table": chance.table,
+        "centred_base": above / (1 - r),
+        "centred": (row.checkpoint - r) / (1 - r),
+    }
+    if row.base_stderr is not None and above > ABOVE_CHANCE * row.base_stderr:
+        ratio = ratio_of_centred(pairs.base, pairs.checkpoint, r)
+        assert ratio is not None, "the base is above chance"
+        stderr = None if ratio.stderr is None else pairs.factor * ratio.stderr
+        # Equal answers leave no error of the ratio; use that of the change, relative to the base above chance.
+        is_equal = pairs.checkpoint == pairs.base
+        if is_equal and row.change_stderr is not None:
+            stderr = row.change_stderr / above
+        if is_equal and row.change_low is not None and row.change_high is not None:
+            interval: Interval | None = Interval(1 + row.change_low / above, 1 + row.change_high / above, LEVEL)
+        else:
+            interval = interval_of_centred(pairs.base, pairs.checkpoint, r, factor=pairs.factor)
+        columns |= {"retained": ratio.value, "retained_stderr": stderr}
+        columns |= {"retained_low": interval.low, "retained_high": interval.high} if interval else {}
+    return row.model_copy(update=columns)
+
+
+def benchmark_parts(checkpoint: Results, base: Results) -> list[LossParts]:
+    """Return the decomposition of each benchmark's bits per byte, if the table has more than text."""
+    decompositions = []
+    for benchmark in benchmarks_of(checkpoint):
+        everything, within = (_bits_pairs(checkpoint, base, benchmark, scope) for scope in SCOPES)
+        mass, base_mass = (_metric_named(results, f"{benchmark}/image_mass") for results in (checkpoint, base))
+        if everything is not None and within is not None and mass is not None:
+            masses = base_mass.value if base_mass else 0.0, mass.value
+            decompositions.append(parts_of(benchmark, BITS, everything, within, masses))
+    return decompositions
+
+
+def parts_of(what: str, unit: str, everything: Pairs, within: Pairs, masses: tuple[float | None, float]) -> LossParts:
     """Decompose a change. `everything` and `within` are losses over all ids and within text; `masses` are image masses
     of base and checkpoint."""
     base, checkpoint = (
         [total - part for total, part in zip(getattr(everything, side), getattr(within, side), strict=True)]
         for side in ("base", "checkpoint")
     )
-    expectation = Pairs(base, checkpoint, everything.weights)
-    return Parts(what, unit, everything.difference(), within.difference(), expectation.difference(), *masses)
+    total = everything.difference()
 
+    def part(change: Distance) -> ChangePart:
+        interval, share = change.interval(), 0.0
+        if interval is not None and not interval.covers_zero and total.value:
+            share = max(0.0, change.value / total.value)
+        return ChangePart(value=change.value, stderr=change.stderr, share=share)
 
-def benchmark_parts(checkpoint: Results, base: Results) -> list[Parts]:
-    """Return the decomposition of each benchmark's bits per byte, if the table has more than text."""
-    decompositions = []
-    for benchmark in benchmarks_of(checkpoint):
-        everything, within = (bits_pairs(checkpoint, base, benchmark, scope) for scope in SCOPES)
-        mass = _value(checkpoint, f"{benchmark}/image_mass")
-        if everything is not None and within is not None and mass is not None:
-            masses = _value(base, f"{benchmark}/image_mass") or 0.0, mass
-            decompositions.append(parts_of(benchmark, BITS, everything, within, masses))
-    return decompositions
-
-
-def what_is_gone(
-    accuracy: Row, rows: Mapping[tuple[str, str, str], Row], parts: Parts | None, p_recovered: float
-) -> str:
-    """Say in words what is lost of a benchmark: knowledge, or only room taken by the expectation of an image.
-
-    Right answers that are lost within text ids as well were known. Right answers that come back within text ids
-    (`p_recovered`, see `recovered`) were suppressed by other ids. If none are lost, bits per byte decide in the same
-    way. `rows` are by their keys.
-    """
-    within = rows.get((accuracy.what, accuracy.metric, "text"))
-    if accuracy.verdict == "too few":
-        return f"too few questions to tell: {accuracy.n} of {MIN_ITEMS}"
-    if accuracy.verdict == "gained":
-        return "nothing: more right answers"
-    if accuracy.verdict == "lost":
-        known, expected = within is None or within.verdict == "lost", p_recovered <= ALPHA
-        return f"answers: {_causes(known, expected)}"
-    if within is not None and within.verdict == "lost":
-        return "answers, with text ids only"
-    bits, bits_within = (rows.get((accuracy.what, "bits_per_byte", ids)) for ids in ("all", "text"))
-    if bits is None or bits.verdict in ("indistinguishable", "too few"):
-        return "nothing that is seen"
-    if bits.verdict == "gained":
-        return "nothing: better bits"
-    if parts is None or bits_within is None:
-        return f"bits: {_causes(known=True, expected=False)}"
-    known = bits_within.verdict == "lost" and parts.share(parts.knowledge) >= NAMED
-    return f"bits: {_causes(known, parts.share(parts.expectation) >= NAMED)}"
-
-
-def _causes(known: bool, expected: bool) -> str:
-    if known and expected:
-        return "knowledge, expectation of an image"
-    if known:
-        return "knowledge"
-    return "expectation of an image" if expected else "not decided which"
+    return LossParts(
+        what=what,
+        unit=unit,
+        total=part(total),
+        knowledge=part(within.difference()),
+        expectation=part(Pairs(base, checkpoint, everything.weights).difference()),
+        base_image_mass=masses[0],
+        image_mass=masses[1],
+    )
 
 
 def recovered(checkpoint: Results, base: Results) -> dict[str, float]:
@@ -239,99 +357,3 @@ def recovered(checkpoint: Results, base: Results) -> dict[str, float]:
         counts = gains.counts(higher_is_better=True)
         p_values[benchmark] = counts.p if counts.only_b > counts.only_a else 1.0
     return dict(zip(p_values, holm(list(p_values.values())), strict=True))
-
-
-def _accuracy(checkpoint: Results, base: Results, benchmark: str, scope: str) -> Row | None:
-    metric, pairs = accuracy_of(checkpoint, benchmark, scope), accuracy_pairs(checkpoint, base, benchmark, scope)
-    if metric is None or pairs is None:
-        return None
-    name = metric.name.partition("/")[2].replace("_within", "", 1)
-    row = _row(benchmark, name, SCOPES[scope], metric.unit, pairs, "higher")
-    return _above_chance(row, pairs, random_baseline(benchmark, metric.baseline or 0.0))
-
-
-def _above_chance(row: Row, pairs: Pairs, chance: Baseline) -> Row:
-    r = chance.value
-    row = replace(
-        row,
-        chance=r,
-        chance_table=chance.table,
-        centred_base=(row.base - r) / (1 - r),
-        centred=(row.checkpoint - r) / (1 - r),
-    )
-    if row.base_stderr is None or row.base - r <= ABOVE_CHANCE * row.base_stderr:
-        return row
-    ratio = ratio_of_centred(pairs.base, pairs.checkpoint, r)
-    assert ratio is not None, "the base is above chance"
-    interval = _interval_of_retained(row, pairs, r)
-    stderr = None if ratio.stderr is None else pairs.factor * ratio.stderr
-    if pairs.checkpoint == pairs.base and row.change_stderr is not None:
-        stderr = row.change_stderr / (row.base - r)
-    return replace(
-        row,
-        retained=ratio.value,
-        retained_stderr=stderr,
-        retained_low=interval.low if interval else None,
-        retained_high=interval.high if interval else None,
-    )
-
-
-def _interval_of_retained(row: Row, pairs: Pairs, chance: float) -> Interval | None:
-    """Return the interval of a ratio of accuracies above chance; None below `MIN_ITEMS`.
-
-    If both give the same answers, the interval is that of the change, relative to the base's accuracy above chance.
-    """
-    if pairs.checkpoint == pairs.base and row.change_low is not None and row.change_high is not None:
-        above = row.base - chance
-        return Interval(1 + row.change_low / above, 1 + row.change_high / above, LEVEL)
-    return interval_of_centred(pairs.base, pairs.checkpoint, chance, factor=pairs.factor)
-
-
-def _bits(checkpoint: Results, base: Results, benchmark: str, scope: str) -> Row | None:
-    pairs = bits_pairs(checkpoint, base, benchmark, scope)
-    return None if pairs is None else loss_row(benchmark, "bits_per_byte", SCOPES[scope], BITS, pairs)
-
-
-def _row(what: str, metric: str, scope: str, unit: str, pairs: Pairs, direction: Direction) -> Row:
-    base, checkpoint, change = pairs.side(pairs.base), pairs.side(pairs.checkpoint), pairs.difference()
-    counts, interval = pairs.counts(direction == "higher"), change.interval()
-    p = change.p_value()
-    if p is None:  # a number is not finite, but the two can still be ordered
-        p = counts.p
-    if change.independent < MIN_ITEMS:
-        p = None
-    return Row(
-        what,
-        metric,
-        scope,
-        unit,
-        change.n,
-        base.value,
-        base.stderr,
-        checkpoint.value,
-        checkpoint.stderr,
-        change.value,
-        change.stderr,
-        change.basis,
-        interval.low if interval else None,
-        interval.high if interval else None,
-        counts.only_a,
-        counts.only_b,
-        p,
-        p,
-        "indistinguishable",
-        direction=direction,
-    )
-
-
-def _verdict(row: Row, p_corrected: float | None) -> Verdict:
-    if p_corrected is None:
-        return "too few"
-    if p_corrected > ALPHA or not row.change or math.isnan(row.change):
-        return "indistinguishable"
-    return "gained" if (row.change > 0) == (row.direction == "higher") else "lost"
-
-
-def _value(results: Results, name: str) -> float | None:
-    metric = metric_named(results, name)
-    return None if metric is None else metric.value

@@ -51,7 +51,7 @@ class Forgetting(BenchmarkTask):
     """Two positions in a text, counted from 1, whose losses are compared: a model that uses its context has a lower
     loss at the later position. Shorter texts do not count."""
     flipped: int = Field(default=100, ge=0, le=10_000)
-    """Number of flipped questions of each benchmark to keep with their answers, as the artifact `flipped.jsonl`:
+    """Number of flipped questions of each benchmark to keep with their answers, in the artifact `forgetting.json`:
     questions that only the base or only the checkpoint gets right. Does not affect metrics."""
     text_shards: Shards | None = None
     """Number of shards for the text [one per 131,072 tokens]; does not affect metrics."""

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import JsonValue
 
 from evalsvc.data.tokens import Record, TokenData, read_tokens
 from evalsvc.errors import DataChanged, InvalidData, InvalidRequest
+from evalsvc.files.artifacts import Artifact
+from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.metrics.value_interval import with_intervals
+from evalsvc.spec.documents.text_reports import (
+    NATS,
+    FlippedQuestions,
+    ForgettingReport,
+    ForgettingRow,
+    LossParts,
+    ReportMetric,
+)
 from evalsvc.spec.layout import IdCounts
-from evalsvc.tasks.forgetting.page import Report
-from evalsvc.tasks.forgetting.shards import Base, TextShard
+from evalsvc.spec.protocol import Direction, MetricValue, Protocol
+from evalsvc.tasks.forgetting.rows import Pairs, corrected, loss_row, parts_of
 from evalsvc.tasks.forgetting.spec import Forgetting
-from evalsvc.tasks.forgetting.text_comparison import Comparison, Passage, Side, compare, passages
-from evalsvc.tasks.forgetting.text_measures import measure_text
+from evalsvc.tasks.forgetting.text_comparison import ComparedText, Comparison, Passage, Side, compare, passages
+from evalsvc.tasks.result_warnings import AT_FIRST, cut_inputs, worse_than_guessing
 from evalsvc.tasks.sequence_groups import groups_of_records
-from evalsvc.tasks.suspicions import AT_FIRST, cut_inputs, worse_than_guessing
-from evalsvc.tasks.task import Context, Plan, TaskResult
+from evalsvc.tasks.task import Context, Plan, Shard, TaskResult
 from evalsvc.tasks.text_work import TextWork, base_rotary
 
 ESTIMATOR = "forgetting/1"
@@ -31,6 +41,49 @@ TOKENS_PER_SHARD = 1 << 17
 
 SHOWN_OF_TEXT = ("kl", "kl_within", "top1_agreement", "image_mass", "icl_loss", "icl_loss_change")
 """Metrics of the text that the page shows in addition to the losses."""
+
+TEXT = "text"
+"""Name of the text in rows."""
+
+GROUP = "text_group"
+"""Key of an item that holds the group of a text: the index of the group's first text."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """The run's base when the evaluation was planned."""
+
+    sha256: str
+    """Digest of the base's files."""
+    layout: str
+    """Digest of the base's layout."""
+    rotary: Mapping[str, str]
+    """Base's rotary frequencies, see `text_work.base_rotary`."""
+
+    def protocol(self) -> dict[str, object]:
+        """Return the protocol's content for the base of a comparison."""
+        return {"base": self.sha256, "base_layout": self.layout, **self.rotary}
+
+
+@dataclass(frozen=True)
+class TextShard(Shard):
+    """A shard of texts for both models."""
+
+    start: int
+    stop: int
+    digest: str
+    """Digest of the file with the texts."""
+    max_length: int
+    ids: IdCounts
+    within: bool
+    """Whether one of the models has other ids than text, so that losses within text are numbers of their own."""
+    groups: Sequence[int] | None
+    """Group of each text, by the index of its first member; None if every text is independent."""
+    protocol: Mapping[str, JsonValue]
+    base: Base
+    is_base: bool
+    """Whether the checkpoint is its own base, whose results are then reused."""
+    part: Literal["text"] = "text"
 
 
 class TextForgettingWork(TextWork[Forgetting, TextShard, Comparison]):
@@ -47,9 +100,9 @@ class TextForgettingWork(TextWork[Forgetting, TextShard, Comparison]):
 
     def merge(self, context: Context, shards: Sequence[TextShard], outputs: Sequence[Comparison]) -> TaskResult:
         """Return metrics, items and artifacts. Needs neither checkpoint, base nor text."""
-        report = empty_report(context)
+        report = ReportParts()
         result = self.merge_text(context, shards, outputs, report)
-        return combined(self.task.name, shards[0].base, report, [result])
+        return combined(context, self.task.name, shards[0].base, report, [result])
 
     def base(self, context: Context) -> Context:
         if context.base is None:
@@ -68,20 +121,45 @@ class TextForgettingWork(TextWork[Forgetting, TextShard, Comparison]):
         return base
 
     def merge_text(
-        self, context: Context, shards: Sequence[TextShard], outputs: Sequence[Comparison], report: Report
+        self, context: Context, shards: Sequence[TextShard], outputs: Sequence[Comparison], report: ReportParts
     ) -> TaskResult:
-        measures = measure_text(self.task.name, self.task.icl_positions, shards, outputs)
-        report.rows += measures.rows
-        report.parts += measures.parts
-        metrics = with_intervals(measures.metrics, self.task.kind, measures.items)
+        """Return the text's metrics and items, and add its rows to `report`."""
+        task, shard = self.task.name, shards[0]
+        texts = [text for output in outputs for text in output.texts]
+        groups = None if shard.groups is None else [group for each in shards for group in each.groups or ()]
+        numbers = [_numbers(text, None if groups is None else groups[index]) for index, text in enumerate(texts)]
+        items: list[dict[str, object]] = [
+            {"benchmark": task, "index": index, **row} for index, row in enumerate(numbers)
+        ]
+        lost = sum(output.cut for output in outputs)
+        notes: dict[str, object] = {
+            "texts": len(texts),
+            "texts_cut": lost,
+            "tokens": sum(text.tokens for text in texts),
+        }
+        if all(text.late is None for text in texts):
+            notes["icl_loss"] = "no text has predicted tokens at both places {} and {}".format(*self.task.icl_positions)
+        measured = [index for index, text in enumerate(texts) if text.tokens]
+        sums, weights = [texts[index].sums for index in measured], [texts[index].tokens for index in measured]
+        common = weights, measured, None if groups is None else [groups[index] for index in measured]
+        everything = Pairs([text.base_nll for text in sums], [text.nll for text in sums], *common)
+        rows = [loss_row(TEXT, "loss", "all", NATS, everything)]
+        if shard.within:
+            within = Pairs([text.base_within for text in sums], [text.within for text in sums], *common)
+            rows.append(loss_row(TEXT, "loss", "text", NATS, within))
+            mass = sum(text.sums.image_mass for text in texts) / sum(weights)
+            report.parts.append(parts_of(TEXT, NATS, everything, within, (None, mass)))
+        report.rows += corrected(rows)
+        metrics = with_intervals(_metrics(task, self.task.icl_positions, shard, numbers), self.task.kind, items)
         report.of_text += [metric for metric in metrics if metric.name.rpartition("/")[2] in SHOWN_OF_TEXT]
         remedy = "raise `max_length` if the model allows it, or use shorter texts"
-        lost = sum(output.cut for output in outputs)
-        cut = cut_inputs(f"{self.task.name}/loss", "texts", lost, len(measures.items), remedy)
         # If the table has text only, its loss within text is the loss.
-        loss = f"{self.task.name}/loss_within" if shards[0].within else f"{self.task.name}/loss"
-        warnings = [*worse_than_guessing(measures.metrics, [loss] if context.is_first else [], AT_FIRST), *cut]
-        return TaskResult(metrics, measures.items, measures.notes, warnings=warnings)
+        loss = f"{task}/loss_within" if shard.within else f"{task}/loss"
+        warnings = [
+            *worse_than_guessing(metrics, [loss] if context.is_first else [], AT_FIRST),
+            *cut_inputs(f"{task}/loss", "texts", lost, len(items), remedy),
+        ]
+        return TaskResult(metrics, items, notes, warnings=warnings)
 
     def plan_text(self, context: Context, base: Context, is_base: bool) -> Iterator[TextShard]:
         if self.task.text is None:
@@ -173,19 +251,122 @@ def is_same(context: Context, base: Context) -> bool:
     return context.digest() == base.digest()
 
 
-def empty_report(context: Context) -> Report:
-    return Report(context.base.checkpoint.label if context.base else None, context.checkpoint.label)
+@dataclass
+class ReportParts:
+    """The parts of a report that the task's benchmarks and its text fill in."""
+
+    rows: list[ForgettingRow] = field(default_factory=list)
+    parts: list[LossParts] = field(default_factory=list)
+    recovered: Mapping[str, float] = field(default_factory=dict)
+    over_benchmarks: list[MetricValue] = field(default_factory=list)
+    of_text: list[MetricValue] = field(default_factory=list)
+    flipped: list[FlippedQuestions] = field(default_factory=list)
 
 
-def combined(task: str, base: Base, report: Report, results: Sequence[TaskResult]) -> TaskResult:
+def combined(context: Context, task: str, base: Base, parts: ReportParts, results: Sequence[TaskResult]) -> TaskResult:
     """Combine the results of a task's parts to one, with rows of the comparison merged by index, and the report."""
     answers = [item for result in results for item in result.items if item["benchmark"] != task]
     rows: dict[int, dict[str, Any]] = {}
     for item in (item for result in results for item in result.items if item["benchmark"] == task):
         rows.setdefault(item["index"], {}).update(item)
+    label = context.base.checkpoint.label if context.base else None
+    report = ForgettingReport(
+        base=label,
+        checkpoint=context.checkpoint.label,
+        rows=parts.rows,
+        parts=parts.parts,
+        recovered=dict(parts.recovered),
+        over_benchmarks=_report_metrics(parts.over_benchmarks),
+        of_text=_report_metrics(parts.of_text),
+        flipped=parts.flipped,
+    )
+    details = {"base": label, "checkpoint": report.checkpoint}
+    content = report.model_dump_json(indent=1).encode()
     notes = {key: note for result in results for key, note in result.notes.items()}
-    notes = {"base": report.base, "base_sha256": base.sha256, **notes}
-    metrics = [metric for result in results for metric in result.metrics]
-    warnings = [warning for result in results for warning in result.warnings]
-    items = [*answers, *(rows[index] for index in sorted(rows))]
-    return TaskResult(metrics, items, notes, report.artifacts(), warnings)
+    return TaskResult(
+        [metric for result in results for metric in result.metrics],
+        [*answers, *(rows[index] for index in sorted(rows))],
+        {"base": label, "base_sha256": base.sha256, **notes},
+        [Artifact("forgetting", "forgetting.json", "application/json", content, details)],
+        [warning for result in results for warning in result.warnings],
+    )
+
+
+def _report_metrics(metrics: Iterable[MetricValue]) -> list[ReportMetric]:
+    return [
+        ReportMetric(name=metric.name, value=metric.value, stderr=metric.stderr, low=low, high=high)
+        for metric in metrics
+        for low, high in [metric.ends or (None, None)]
+    ]
+
+
+def _numbers(text: ComparedText, group: int | None) -> dict[str, float]:
+    """Return the numbers of a text behind the metrics, by the keys of its item."""
+    row: dict[str, float] = {}
+    if text.tokens:
+        sums = text.sums
+        row = {name: number for name, number in vars(sums).items() if not name.startswith("base_")}
+        row |= {"nll_change": sums.nll - sums.base_nll, "within_change": sums.within - sums.base_within}
+        row["tokens"] = text.tokens
+    if text.late is not None:
+        checkpoint, base = text.late
+        row |= {"icl_loss": checkpoint, "icl_loss_change": checkpoint - base}
+    return row if group is None else row | {GROUP: group}
+
+
+def _metrics(
+    task: str, icl_positions: Sequence[int], shard: TextShard, rows: Sequence[Mapping[str, float]]
+) -> list[MetricValue]:
+    """Return every metric with texts behind it; metrics within text only if the table has other ids."""
+    checkpoint, ids = shard.protocol, shard.ids
+    compared = {**checkpoint, **shard.base.protocol()}
+    positions = {"positions": list(icl_positions)}
+    wanted: dict[str, _Wanted] = {
+        "loss": _Wanted(("nll", "tokens"), checkpoint, baseline=math.log(ids.all)),
+        "loss_within": _Wanted(("within", "tokens"), checkpoint, baseline=math.log(ids.text)),
+        "loss_change": _Wanted(("nll_change", "tokens"), compared),
+        "loss_within_change": _Wanted(("within_change", "tokens"), compared),
+        "kl": _Wanted(("kl", "tokens"), compared),
+        "kl_within": _Wanted(("kl_within", "tokens"), compared),
+        "top1_agreement": _Wanted(("top1", "tokens"), compared, "fraction", "higher"),
+        "image_mass": _Wanted(("image_mass", "tokens"), checkpoint, "probability", "none", ids.image / ids.all),
+        "icl_loss": _Wanted(("icl_loss",), {**checkpoint, **positions}),
+        "icl_loss_change": _Wanted(("icl_loss_change",), {**compared, **positions}),
+    }
+    if not shard.within:
+        wanted = {name: metric for name, metric in wanted.items() if "within" not in name}
+    if not ids.image:
+        del wanted["image_mass"]
+    values = (metric.value(f"{task}/{name}", rows) for name, metric in wanted.items())
+    return [value for value in values if value is not None]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A metric of the text."""
+
+    items: tuple[str, ...]
+    """Keys as in `MetricValue.items`."""
+    protocol: Mapping[str, object]
+    unit: str = NATS
+    direction: Direction = "lower"
+    baseline: float | None = None
+
+    def value(self, name: str, rows: Sequence[Mapping[str, float]]) -> MetricValue | None:
+        key, *weight = self.items
+        present = [row for row in rows if key in row]
+        weights = [row[weight[0]] if weight else 1 for row in present]
+        grouped_by = GROUP if present and GROUP in present[0] else None
+        groups = None if grouped_by is None else [row[GROUP] for row in present]
+        ratio = ratio_of_sums([row[key] for row in present], weights, groups)
+        if ratio is None:
+            return None
+        if (
+            self.unit != "fraction"
+            and ratio.stderr is not None
+            and len({row[key] for row in present}) == 1
+            and not weight
+        ):
+            ratio = replace(ratio, stderr=0.0)  # without any difference, the ratio has no share per item
+        protocol = Protocol(self.protocol)
+        return ratio.as_metric(name, self.unit, self.direction, protocol, self.baseline, self.items, grouped_by)

@@ -5,6 +5,7 @@ Every number is computed over all ids and within the text ids: a model that expe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
@@ -16,19 +17,29 @@ from evalsvc.language.evaluation import DocumentAnswers, plan_documents
 from evalsvc.language.flips import flips
 from evalsvc.language.results import Results
 from evalsvc.metrics.value_interval import with_intervals
-from evalsvc.tasks.forgetting.base_comparison import Differences
-from evalsvc.tasks.forgetting.page import Flipped, Report
-from evalsvc.tasks.forgetting.retention import add_retention, centred, text_retained
-from evalsvc.tasks.forgetting.rows import Row, benchmark_parts, benchmark_rows, recovered
-from evalsvc.tasks.forgetting.shards import Base, TextShard
+from evalsvc.spec.documents.text_reports import FlippedQuestion, FlippedQuestions, ForgettingRow
+from evalsvc.tasks.forgetting.retention import Differences, add_retention, centred, text_retained
+from evalsvc.tasks.forgetting.rows import benchmark_parts, benchmark_rows, recovered
 from evalsvc.tasks.forgetting.spec import Forgetting
 from evalsvc.tasks.forgetting.text_comparison import Comparison
-from evalsvc.tasks.forgetting.text_work import ESTIMATOR, TextForgettingWork, combined, empty_report, is_same, planned
+from evalsvc.tasks.forgetting.text_work import (
+    ESTIMATOR,
+    Base,
+    ReportParts,
+    TextForgettingWork,
+    TextShard,
+    combined,
+    is_same,
+    planned,
+)
 from evalsvc.tasks.language.work import BenchmarkWork, QuestionShard
-from evalsvc.tasks.suspicions import cut_inputs
+from evalsvc.tasks.result_warnings import cut_inputs
 from evalsvc.tasks.task import Context, Plan, TaskResult, TaskWarning
 
 FEW_SHOTS = 5
+
+MAX_FLIPPED_TEXT = 8 << 20
+"""Maximum number of characters of flipped questions in a report; questions without room are left out."""
 
 Part = Literal["checkpoint", "base", "few", "zero"]
 """The respondent: the checkpoint as in the suite, or its base; or the checkpoint with or without `icl`'s solved
@@ -91,7 +102,7 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
         An item is a document of a benchmark as in the task `language`, or a row of the comparison: the row with index i
         has the i-th text and the i-th document of each benchmark.
         """
-        report = empty_report(context)
+        report = ReportParts()
         answered = [
             (shard, output)
             for shard, output in zip(shards, outputs, strict=True)
@@ -102,7 +113,7 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
             texts = [shard for shard in shards if isinstance(shard, TextShard)]
             compared = [output for output in outputs if isinstance(output, Comparison)]
             results.append(self._text.merge_text(context, texts, compared, report))
-        return combined(self.task.name, shards[0].base, report, results)
+        return combined(context, self.task.name, shards[0].base, report, results)
 
     def _plan_benchmarks(self, context: Context, base: Context, is_base: bool) -> Iterator[PartShard]:
         encoding, loaded = self.encoding(context), self.load(context)
@@ -132,7 +143,7 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
         return icl_work.load(context, FEW_SHOTS if part == "few" else 0, "first")
 
     def _merge_benchmarks(
-        self, context: Context, answered: Sequence[tuple[PartShard, DocumentAnswers]], report: Report
+        self, context: Context, answered: Sequence[tuple[PartShard, DocumentAnswers]], report: ReportParts
     ) -> TaskResult:
         """Return the checkpoint's results, the comparison with the base, and the headline metrics; add all to
         `report`."""
@@ -173,13 +184,32 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
             remedy = "raise `max_length` if the model allows it, or remove the benchmark from `icl`"
             yield from cut_inputs(name, f"contexts with {FEW_SHOTS} solved examples", cut, None, remedy)
 
-    def _flipped(self, loaded: Loaded, rows: Sequence[Row], checkpoint: Results, base: Results) -> Iterator[Flipped]:
+    def _flipped(
+        self, loaded: Loaded, rows: Sequence[ForgettingRow], checkpoint: Results, base: Results
+    ) -> Iterator[FlippedQuestions]:
+        """Yield the flipped questions of each benchmark, as many as the task and `MAX_FLIPPED_TEXT` allow."""
         accuracies = {row.what: row.metric for row in rows if row.chance is not None}
+        room = MAX_FLIPPED_TEXT
         for benchmark in loaded.benchmarks:
-            if benchmark.name in accuracies:
-                flipped = list(flips(benchmark, accuracies[benchmark.name], base.items, checkpoint.items))
-                if flipped:
-                    yield Flipped(benchmark.name, flipped, self.task.flipped)
+            if benchmark.name not in accuracies:
+                continue
+            flipped = list(flips(benchmark, accuracies[benchmark.name], base.items, checkpoint.items))
+            counts = Counter(flip.flip or f"{flip.flip_within}_within" for flip in flipped)
+            kept: list[FlippedQuestion] = []
+            for flip in flipped[: self.task.flipped]:
+                room -= len(flip.model_dump_json())
+                if room < 0:
+                    break
+                kept.append(flip)
+            if flipped:
+                yield FlippedQuestions(
+                    benchmark=benchmark.name,
+                    lost=counts["lost"],
+                    lost_within=counts["lost_within"],
+                    gained=counts["gained"],
+                    gained_within=counts["gained_within"],
+                    questions=kept,
+                )
 
 
 def _for_base(encoding: TextEncoding, base: Context) -> TextEncoding:

@@ -33,7 +33,7 @@ from evalsvc.spec import catalog
 from evalsvc.spec.engines import OWN, release_of
 from evalsvc.tasks.language.kept_answers import find_answers, keep_answers
 from evalsvc.tasks.language.spec import BenchmarkTask, Language
-from evalsvc.tasks.suspicions import AT_FIRST, cut_inputs, worse_than_guessing
+from evalsvc.tasks.result_warnings import AT_FIRST, cut_inputs, worse_than_guessing
 from evalsvc.tasks.task import Context, Output, Plan, Shard, ShardKind, TaskResult, TaskWarning
 from evalsvc.tasks.text_work import TextWork
 

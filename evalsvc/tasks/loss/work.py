@@ -28,8 +28,8 @@ from evalsvc.tasks.loss.shards import (
 from evalsvc.tasks.loss.spec import Loss
 from evalsvc.tasks.loss.teacher_forcing import ProfileSums, sequence_sums
 from evalsvc.tasks.loss.yardsticks import Targets, Unigrams, scarce, unigram_metrics
+from evalsvc.tasks.result_warnings import AT_FIRST, UNTRAINED_IMAGES, cut_inputs, worse_than_guessing
 from evalsvc.tasks.sequence_groups import at_border, group_of_each, group_order, groups_of_records
-from evalsvc.tasks.suspicions import AT_FIRST, UNTRAINED_IMAGES, cut_inputs, worse_than_guessing
 from evalsvc.tasks.task import Context, Plan, TaskResult, TaskWarning, Work
 
 ESTIMATOR = "ratio-of-sums/2"

@@ -20,7 +20,7 @@ from evalsvc.tasks.image_measures import load_program, rounded
 from evalsvc.tasks.reconstruction.round_trip import RoundTrip, joined_use, paired_distance, reconstruct
 from evalsvc.tasks.reconstruction.shards import ReconstructionOutput, ReconstructionPlan, ReconstructionShard
 from evalsvc.tasks.reconstruction.spec import Reconstruction
-from evalsvc.tasks.suspicions import left_out
+from evalsvc.tasks.result_warnings import left_out
 from evalsvc.tasks.task import Context, Plan, TaskResult, TaskWarning, Work, cut
 
 ESTIMATOR = "reconstruction/2"

@@ -28,7 +28,7 @@ from evalsvc.tasks.image_reference import (
     reference_parts,
 )
 from evalsvc.tasks.reference_statistics import TapStatistics
-from evalsvc.tasks.suspicions import cut_inputs, left_out
+from evalsvc.tasks.result_warnings import cut_inputs, left_out
 from evalsvc.tasks.task import Context, Plan, TaskResult, TaskWarning, Work, cut
 from evalsvc.tasks.text_to_image.artifacts import keep_images
 from evalsvc.tasks.text_to_image.pipeline import sample_images

@@ -6,20 +6,46 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from evalsvc.client import Client
-from evalsvc.spec.documents.items import Completion, StepCompletions
-from evalsvc.spec.documents.reading import read
+from evalsvc.errors import EvalsvcError
+from evalsvc.spec.documents.items import Completion
 from evalsvc.spec.documents.results import Artifact
+from evalsvc.spec.documents.text_reports import FlippedQuestion, ForgettingReport, ForgettingRow
 from evalsvc.spec.names import MAX_STEP
-from evalsvc.web.forgetting import read_forgetting
 from evalsvc.web.page import Content, Page
 from evalsvc.web.pages.run import RunName
-from evalsvc.web.words import Piece, word_diff
+from evalsvc.web.word_diff import Piece, word_diff
 
 MAX_SHOWN = 100
 """Maximum number of completions that are shown: the newest."""
+
+MAX_BYTES = 32 << 20
+"""Maximum size of a report of forgetting that is read; a plug-in's task may leave a file of any size."""
+
+MAX_ROWS = 400
+"""Maximum number of numbers of a report that are shown."""
+
+MAX_FLIPS = 30
+"""Maximum number of flipped questions of a report that are shown."""
+
+MAX_TEXT = 4000
+"""Maximum number of characters that are shown of a question or an answer."""
+
+SCOPES = {"all": "all ids", "text": "text ids only"}
+
+METRICS = {"acc": "right answers", "bits_per_byte": "bits per byte of the right answers", "loss": "loss"}
+
+VERDICTS = {
+    "lost": ("worse than the base", "worse"),
+    "gained": ("better than the base", "better"),
+    "indistinguishable": ("no difference seen", ""),
+    "too few": ("too few items to tell", ""),
+}
+"""Words and style classes of verdicts."""
+
+FLIPS = {"lost": "only the base was right", "gained": "only the checkpoint is right"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +58,30 @@ class Shown:
     completion: Completion
     note: str
     """Why there is no difference; empty if there is one."""
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """What a checkpoint has forgotten by one task."""
+
+    artifact: Artifact
+    report: ForgettingReport | None
+    note: str = ""
+    """Why there is no report; empty if there is one."""
+
+    @property
+    def benchmarks(self) -> Mapping[str, Sequence[ForgettingRow]]:
+        """Rows that are shown, by what they measure, in the order of the report."""
+        by_name: dict[str, list[ForgettingRow]] = {}
+        for row in self.report.rows[:MAX_ROWS] if self.report else ():
+            by_name.setdefault(row.what, []).append(row)
+        return by_name
+
+    @property
+    def flipped(self) -> Sequence[tuple[str, FlippedQuestion]]:
+        """Flipped questions with their benchmarks."""
+        benchmarks = self.report.flipped if self.report else ()
+        return [(flipped.benchmark, question) for flipped in benchmarks for question in flipped.questions]
 
 
 class TextPage(Page):
@@ -56,12 +106,13 @@ class TextPage(Page):
             UnknownName: there is no such run.
         """
         run = client.run(self.run)
-        drawn = list(_completions(client.completions(self.run)))
+        drawn = list(_completions(client, self.run))
         prompts = list(dict.fromkeys(completion.prompt for _, _, completion in drawn))
         ways = list(dict.fromkeys(completion.way for _, _, completion in drawn))
         prompt = prompts[min(self.prompt, len(prompts) - 1)] if prompts else ""
         own = [each for each in drawn if each[2].prompt == prompt and each[2].way == self.way]
-        pages = [page for page in client.artifacts(self.run, "forgetting") if page.pruned_at is None]
+        artifacts = [each for each in client.artifacts(self.run, "forgetting") if each.pruned_at is None]
+        step = self.step if self.step is not None else max((each.step for each in artifacts), default=None)
         values = {
             "query": self,
             "run": run,
@@ -71,14 +122,26 @@ class TextPage(Page):
             "shown": list(self._compared(client, own, prompt))[-MAX_SHOWN:],
             "left_out": max(0, len(own) - MAX_SHOWN),
             "others": [other.name for other in client.runs() if other.name != self.run],
-            "forgetting": [read_forgetting(client, page) for page in self._of_step(pages)],
-            "forgetting_steps": sorted({page.step for page in pages}),
+            "forgetting": [read_forgetting(client, each) for each in artifacts if each.step == step],
+            "forgetting_steps": sorted({each.step for each in artifacts}),
+            "max_rows": MAX_ROWS,
+            "max_flips": MAX_FLIPS,
+            "max_text": MAX_TEXT,
+            "cells_of": _cells,
+            "flip_in_words": _flip_in_words,
+            "verdicts": VERDICTS,
         }
         return Content(f"{self.run}: text", values)
 
     def _compared(self, client: Client, own: Sequence[tuple[int, str, Completion]], prompt: str) -> Iterator[Shown]:
         """Yield the completions of one prompt by step, with what changed."""
-        others = {} if self.against in ("previous", "base") else self._texts_of(client, self.against, prompt)
+        others: Mapping[int, str] = {}
+        if self.against not in ("previous", "base"):
+            others = {
+                step: completion.text
+                for step, _, completion in _completions(client, self.against)
+                if completion.way == self.way and completion.prompt == prompt
+            }
         before: dict[str, str] = {}
         for step, variant, completion in own:
             if self.against == "previous":
@@ -91,25 +154,64 @@ class TextPage(Page):
             yield Shown(step, variant, pieces, completion, missing if other is None else "")
             before[variant] = completion.text
 
-    def _texts_of(self, client: Client, run: str, prompt: str) -> Mapping[int, str]:
-        """Return the completions of a prompt by another run, by step."""
-        return {
-            step: completion.text
-            for step, _, completion in _completions(client.completions(run))
-            if completion.way == self.way and completion.prompt == prompt
-        }
 
-    def _of_step(self, pages: Sequence[Artifact]) -> Sequence[Artifact]:
-        """Return the pages of the asked step, or of the last one."""
-        step = self.step if self.step is not None else max((page.step for page in pages), default=None)
-        return [page for page in pages if page.step == step]
+def read_forgetting(client: Client, artifact: Artifact) -> Forgetting:
+    """Return the report in an artifact; a file that cannot be read leaves a note in its place."""
+    if artifact.size > MAX_BYTES:
+        return Forgetting(artifact, None, f"{artifact.name} is too large for this page: {artifact.size:,} bytes.")
+    try:
+        content = client.artifact_content(artifact.id).content
+        return Forgetting(artifact, ForgettingReport.model_validate_json(content))
+    except EvalsvcError as error:
+        return Forgetting(artifact, None, f"{artifact.name} cannot be read: {error.message}")
+    except ValidationError:
+        return Forgetting(artifact, None, f"{artifact.name} is no report of forgetting.")
 
 
-def _completions(steps: Sequence[StepCompletions]) -> Iterator[tuple[int, str, Completion]]:
-    """Yield the completions with their step and variant. Results of a task that have other fields are left out."""
-    for step in steps:
-        for item in step.completions:
-            try:
-                yield step.step, step.variant, read(Completion, item)
-            except ValueError:
-                continue
+def _completions(client: Client, run: str) -> Iterator[tuple[int, str, Completion]]:
+    """Yield the completions of a run with their step and variant."""
+    for step in client.completions(run):
+        yield from ((step.step, step.variant, completion) for completion in step.completions)
+
+
+def _cells(row: ForgettingRow) -> list[str]:
+    """Return the cells of a row without its verdict."""
+    unit = "" if row.unit in ("", "fraction", "bits/byte") else f", {row.unit}"
+    return [
+        METRICS.get(row.metric, row.metric) + unit,
+        SCOPES[row.scope],
+        str(row.n),
+        _with_error(row.base, row.base_stderr),
+        _with_error(row.checkpoint, row.checkpoint_stderr),
+        _with_interval(row.change, row.change_low, row.change_high, "+"),
+        _with_interval(row.retained, row.retained_low, row.retained_high, "-"),
+        str(row.lost),
+        str(row.gained),
+        "–" if row.p_corrected is None else f"{row.p_corrected:.2g}",
+    ]
+
+
+def _with_error(value: float, stderr: float | None) -> str:
+    return f"{value:.4g}" + ("" if stderr is None else f" ± {stderr:.2g}")
+
+
+def _with_interval(value: float | None, low: float | None, high: float | None, sign: str) -> str:
+    if value is None:
+        return "–"
+    interval = "" if low is None or high is None else f" [{low:{sign}.3g}, {high:{sign}.3g}]"
+    return f"{value:{sign}.3g}{interval}"
+
+
+def _flip_in_words(flip: FlippedQuestion) -> tuple[str, list[tuple[str, str]]]:
+    """Return the kind of flip, and the answers by who gives them."""
+    kinds = ((flip.flip, "all"), (flip.flip_within, "text"))
+    kind = "; ".join(f"{FLIPS[flipped]}, {SCOPES[ids]}" for flipped, ids in kinds if flipped)
+    answers = [("right", " | ".join(flip.right))]
+    for who, answer, within in (
+        ("base", flip.base, flip.base_within),
+        ("checkpoint", flip.checkpoint, flip.checkpoint_within),
+    ):
+        answers.append((who, answer))
+        if flip.flip != flip.flip_within and within != answer:
+            answers.append((f"{who}, text ids only", within))
+    return kind, [(who, answer if len(answer) <= MAX_TEXT else answer[:MAX_TEXT] + "…") for who, answer in answers]

@@ -57,13 +57,18 @@ def test_every_kind_that_a_task_leaves_is_known() -> None:
     tasks = (Path(evalsvc.__file__).parent / "tasks").rglob("*.py")
     calls = [node for file in tasks for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
     first = [node.args[0] for node in calls if isinstance(node.func, ast.Name) and node.func.id == "Artifact"]
-    assert {node.value for node in first if isinstance(node, ast.Constant)} | {"flipped"} == KINDS
+    assert {node.value for node in first if isinstance(node, ast.Constant)} == KINDS
 
 
 def test_the_content_comes_with_its_type_and_never_changes(app: App, left: int) -> None:
     answer = app.http.get(f"/v1/artifacts/{left}")
     assert (answer.content, answer.headers["content-type"]) == (b"pixels", "image/png")
     assert "immutable" in answer.headers["cache-control"]
+
+
+def test_only_reports_have_other_forms(app: App, left: int) -> None:
+    words = "an artifact of kind 'sample' has no form 'text'; it has no other form than its content"
+    refused(app.http.get(f"/v1/artifacts/{left}?form=text"), 422, "invalid_request", words)
 
 
 def test_unknown_and_deleted_artifacts_are_named(app: App, left: int) -> None:

@@ -24,6 +24,7 @@ from evalsvc.miniature import ROOT
 from evalsvc.models.loading import load_model
 from evalsvc.spec.suite import parse_suite
 from evalsvc.tasks.completions.spec import TABLE_1
+from evalsvc.text_pages import rendered
 from evalsvc.worker.local import run_suite
 
 TOKENIZER = read_tokenizer(ROOT / "tokenizer.json")
@@ -83,12 +84,16 @@ def test_without_a_base_and_without_images(tmp_path: Path) -> None:
     assert items(result)[0]["image_ids"] == 0
 
 
+def page_of(result: dict[str, Any]) -> str:
+    [artifact] = result["artifacts"]["says"]
+    return rendered(artifact["kind"], artifact["content"], "text")
+
+
 def test_the_text_has_each_prompt_with_base_and_checkpoint() -> None:
     result = evaluate(LAST, FIRST, samples=0)
     [artifact] = result["artifacts"]["says"]
-    assert (artifact["kind"], artifact["name"]) == ("completions", "completions.txt")
-    assert artifact["media_type"] == "text/plain; charset=utf-8"
-    page = artifact["content"].decode()
+    assert (artifact["name"], artifact["media_type"]) == ("completions.json", "application/json")
+    page = page_of(result)
     assert page.startswith("checkpoint  run 'pretrained' epoch 5\nbase        run 'pretrained' epoch 0\n")
     places = [page.index(part) for prompt in TABLE_1 for part in (prompt, "base, greedy", "checkpoint, greedy")]
     assert places[:3] == sorted(places[:3])
@@ -176,7 +181,7 @@ def base_losses(base: CheckpointRef, prompt: str, ids: Sequence[int]) -> list[fl
 def test_the_base_judges_the_text_that_a_completion_begins_with() -> None:
     """At step 10 some completions end in image ids, of which the base knows nothing; text behind them is not judged."""
     result = evaluate(SECOND, FIRST)
-    found, page = items(result), result["artifacts"]["says"][0]["content"].decode()
+    found, page = items(result), page_of(result)
     assert any(0 < item["base_scored"] < item["drawn"] for item in found), "else this shows nothing"
     for item in found:
         text = list(takewhile(lambda row: row < 512, item["ids"]))
@@ -202,7 +207,7 @@ def test_a_base_judges_nothing_that_begins_with_an_image() -> None:
     assert items(result)[0]["base_scored"] == 0
     scored = [item["base_scored"] for item in items(result)[::3] if item["base_scored"]]
     assert metrics(result).get("says/greedy_base_loss", {}).get("n", 0) == len(scored) < 2
-    assert "nothing that the base can judge" in result["artifacts"]["says"][0]["content"].decode()
+    assert "nothing that the base can judge" in page_of(result)
 
 
 def test_few_prompts_are_said_to_bear_no_comparison() -> None:

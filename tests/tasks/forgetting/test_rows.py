@@ -1,5 +1,6 @@
 """A row for each number of base and checkpoint, from answers that are written out."""
 
+import json
 import math
 import random
 from collections.abc import Sequence
@@ -9,23 +10,26 @@ from benchmark_results import results, with_bits
 
 from evalsvc.language.results import Results
 from evalsvc.metrics.mcnemar import mcnemar
-from evalsvc.tasks.forgetting.pairs import Pairs
+from evalsvc.spec.documents.text_reports import ForgettingRow
 from evalsvc.tasks.forgetting.rows import (
-    Parts,
-    Row,
+    BASELINES,
+    Baseline,
+    Pairs,
+    accuracy_pairs,
     benchmark_parts,
     benchmark_rows,
     corrected,
     loss_row,
+    random_baseline,
     recovered,
-    what_is_gone,
 )
+from evalsvc.text_pages import what_is_gone
 
 RIGHT, WRONG = [1.0] * 40, [0.0] * 40
 HALF = [1.0, 0.0] * 20
 
 
-def keyed(rows: list[Row]) -> dict[tuple[str, str, str], Row]:
+def keyed(rows: list[ForgettingRow]) -> dict[tuple[str, str, str], ForgettingRow]:
     found = {row.key: row for row in rows}
     assert len(found) == len(rows)
     return found
@@ -85,7 +89,7 @@ def test_losses_are_counted_text_by_text() -> None:
     assert loss_row("text", "loss", "all", "", Pairs([1.0] * 8, [2.0] * 8, [1] * 8)).p == pytest.approx(2 / 256)
 
 
-def loss_rows_of(changes: Sequence[float], groups: Sequence[int] | None = None) -> Row:
+def loss_rows_of(changes: Sequence[float], groups: Sequence[int] | None = None) -> ForgettingRow:
     pairs = Pairs([3.0] * len(changes), [3 + change for change in changes], [1] * len(changes), groups=groups)
     [row] = corrected([loss_row("text", "loss", "all", "nats/token", pairs)])
     return row
@@ -166,7 +170,7 @@ def test_a_changed_loss_is_the_sum_of_its_parts() -> None:
     found = keyed(benchmark_rows(own, base))
     assert found["a", "bits_per_byte", "all"].change == pytest.approx(parts.total.value)
     assert found["a", "bits_per_byte", "text"].change == pytest.approx(parts.knowledge.value)
-    assert parts.share(parts.knowledge) + parts.share(parts.expectation) == pytest.approx(1)
+    assert parts.knowledge.share + parts.expectation.share == pytest.approx(1)
 
 
 def gone(own: list[float], within: list[float], base: list[float] = RIGHT) -> str:
@@ -177,7 +181,7 @@ def gone(own: list[float], within: list[float], base: list[float] = RIGHT) -> st
 
 def said(after: Results, before: Results) -> str:
     found = keyed(benchmark_rows(after, before))
-    parts: list[Parts] = benchmark_parts(after, before)
+    parts = benchmark_parts(after, before)
     back = recovered(after, before)
     return what_is_gone(found["a", "acc", "all"], found, parts[0] if parts else None, back.get("a", 1.0))
 
@@ -228,3 +232,50 @@ def test_corrections_do_not_mix_kinds() -> None:
     found = corrected([*rows, few, other])
     assert found[2].p_corrected is None, "a test that is not made counts for none"
     assert [row.p_corrected for row in (*found[:2], found[3])] == pytest.approx([1 / 64, 1 / 64, 1 / 128])
+
+
+def test_documents_that_both_have_in_the_order_of_the_checkpoint() -> None:
+    own, base = results(a=[1.0, 0.0, 1.0], b=[0.0]), results(a=[0.0, 1.0])
+    pairs = accuracy_pairs(Results(own.metrics, own.items[::-1], own.notes), base, "a", "")
+    assert pairs is not None
+    assert (pairs.indices, pairs.checkpoint, pairs.base) == ([1, 0], [0.0, 1.0], [1.0, 0.0])
+    assert accuracy_pairs(own, base, "b", "") is None, "the base has no such document"
+
+
+def test_a_model_that_is_all_text_is_the_same_within_text() -> None:
+    pairs = accuracy_pairs(results(a=[1.0, 0.0]), results(a=[1.0, 1.0], within=False), "a", "_within")
+    assert pairs is not None
+    assert (pairs.checkpoint, pairs.base) == ([1.0, 0.0], [1.0, 1.0])
+
+
+def test_the_errors_of_a_sample_without_replacement_are_smaller() -> None:
+    """Half of all documents leave half of the variance, of the sides and of their difference."""
+    numbers = [0.0, 1.0, 2.0], [1.0, 1.0, 4.0], [2, 2, 4]
+    whole, half = Pairs(*numbers), Pairs(*numbers, drawn_from=6)
+    for found, other in (
+        (half.side(half.base), whole.side(whole.base)),
+        (half.difference(), whole.difference()),
+    ):
+        assert found.value == other.value
+        assert found.stderr == pytest.approx((other.stderr or 0) / math.sqrt(2))
+
+
+def test_the_more_frequent_answer_counts_where_the_table_says_so() -> None:
+    assert random_baseline("boolq", 0.5) == Baseline(0.62, 1)
+    assert random_baseline("arc_easy", 0.2512) == Baseline(0.25, 1), "some of ARC's questions have three options"
+
+
+@pytest.mark.parametrize(("name", "options"), [("cloze", 0.25), ("boolq", 0.25), ("lambada_openai", 0.5)])
+def test_what_is_not_in_the_table_has_chance(name: str, options: float) -> None:
+    """Also a benchmark of somebody's own that only has the name of one in the table."""
+    assert random_baseline(name, options) == Baseline(options, None)
+
+
+def test_the_table_is_of_the_benchmarks_beside_it() -> None:
+    """A row that was added without a version would give two meanings to one protocol; whoever adds one looks here."""
+    table = json.loads(BASELINES.read_text())
+    names = {path.stem for path in BASELINES.parent.glob("[!_]*.yaml")}
+    assert table["rows"].keys() == names
+    assert all(0 <= row["options"] <= row["baseline"] < 1 for row in table["rows"].values())
+    assert table["version"] == 1
+    assert random_baseline("piqa", 0.5) == Baseline(0.5, 1)

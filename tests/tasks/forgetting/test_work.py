@@ -1,7 +1,5 @@
 """What a checkpoint has forgotten: the bundled run, and stories260K that was trained on images."""
 
-import csv
-import io
 import json
 import random
 import shutil
@@ -26,7 +24,10 @@ from evalsvc.compare.contrast import contrast_results
 from evalsvc.files.kept import ANSWERS, KeptFolder
 from evalsvc.installation import pip_install
 from evalsvc.miniature import ROOT
+from evalsvc.spec.documents.text_reports import ForgettingReport
+from evalsvc.tasks.forgetting import work
 from evalsvc.tasks.language.kept_answers import keep_answers
+from evalsvc.text_pages import forgetting_page
 
 TEXT = str(ROOT / "heldout_text.jsonl")
 
@@ -53,8 +54,9 @@ def stage(stage: str, base: CheckpointRef, *shards: Any, of: CheckpointRef = SEC
     return run_stage(stage, of, base, shards, kind="forgetting", **parameters)
 
 
-def table_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(artifacts(result)["forgetting.csv"].decode())))
+def report(result: Mapping[str, Any]) -> ForgettingReport:
+    [content] = artifacts(result).values()
+    return ForgettingReport.model_validate_json(content)
 
 
 def test_english_is_forgotten(benchmarks: dict[str, Any]) -> None:
@@ -137,32 +139,41 @@ def test_what_is_left_to_be_read(benchmarks: dict[str, Any]) -> None:
     found = evaluate(
         LAST, FIRST, benchmarks=["cloze"], include_path=[str(ROOT)], sample=60, flipped=4, text=TEXT, text_limit=8
     )
-    by_name, left = metrics(found), artifacts(found)
-    assert set(left) == {"forgetting.txt", "forgetting.csv", "flipped.jsonl"}
-    rows = {(row["what"], row["metric"], row["scope"]): row for row in table_rows(found)}
+    by_name, left = metrics(found), report(found)
+    rows = {row.key: row for row in left.rows}
     assert len(rows) == 6
     for end, scope in (("", "all"), ("_within", "text")):
         row = rows["cloze", "acc", scope]
-        assert (row["n"], row["verdict"], row["chance"]) == ("60", "lost", "0.25")
+        assert (row.n, row.verdict, row.chance) == (60, "lost", 0.25)
         for column, scale in (("retained", 1), ("lost", 60), ("gained", 60)):
-            assert by_name[f"forgetting/cloze_{column}{end}"]["value"] == pytest.approx(float(row[column]) / scale)
+            assert by_name[f"forgetting/cloze_{column}{end}"]["value"] == pytest.approx(getattr(row, column) / scale)
         bits, loss = rows["cloze", "bits_per_byte", scope], rows["text", "loss", scope]
         for name, expected in (("cloze_acc", row), ("cloze_bits_per_byte", bits), ("loss", loss)):
             change = by_name[f"forgetting/{name}{end}_change"]
-            assert change["value"] == pytest.approx(float(expected["change"]))
-            assert change["stderr"] == pytest.approx(float(expected["change_stderr"]), rel=1e-5)
+            assert change["value"] == pytest.approx(expected.change)
+            assert change["stderr"] == pytest.approx(expected.change_stderr, rel=1e-5)
     accuracy = by_name["cloze/acc"]["value"]
     assert by_name["forgetting/centred"]["value"] == pytest.approx((accuracy - 0.25) / 0.75)
-    flipped = [json.loads(line) for line in left["flipped.jsonl"].splitlines()]
-    assert len(flipped) == 4
+    [flipped] = left.flipped
+    assert len(flipped.questions) == 4
     items = {item["index"]: item for item in found["items"]["forgetting"] if item["benchmark"] == "cloze"}
-    for flip in flipped:
-        assert (flip["checkpoint"] in flip["right"]) == bool(items[flip["index"]]["acc"])
-        assert (flip["checkpoint_within"] in flip["right"]) == bool(items[flip["index"]]["acc_within"])
-    page = left["forgetting.txt"].decode()
+    for flip in flipped.questions:
+        assert (flip.checkpoint in flip.right) == bool(items[flip.index]["acc"])
+        assert (flip.checkpoint_within in flip.right) == bool(items[flip.index]["acc_within"])
+    assert flipped.lost == rows["cloze", "acc", "all"].lost
+    assert flipped.gained == rows["cloze", "acc", "all"].gained
+    page = forgetting_page(left)
     assert page.startswith("base        run 'pretrained' epoch 0\ncheckpoint  run 'pretrained' epoch 5\n")
     assert "knowledge" in page
-    assert flipped[0]["right"][0] in page
+    assert flipped.questions[0].right[0] in page
+
+
+def test_questions_without_room_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A benchmark of long passages would fill the disk with one report."""
+    monkeypatch.setattr(work, "MAX_FLIPPED_TEXT", 1000)
+    [flipped] = report(evaluate(LAST, FIRST, benchmarks=["cloze"], include_path=[str(ROOT)], sample=60)).flipped
+    assert 0 < len(flipped.questions) < flipped.left_out
+    assert sum(len(question.model_dump_json()) for question in flipped.questions) <= 1000
 
 
 def test_shards_and_batches_move_nothing(benchmarks: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,9 +323,9 @@ def test_equal_texts_are_one_group(tmp_path: Path) -> None:
         assert (metric["groups"], metric["grouped_by"]) == (None, None)
         assert twice["protocols"][other["protocol"]]["groups"] == 10
         assert "groups" not in once["protocols"][metric["protocol"]]
-    row, same = table_rows(twice)[0], table_rows(once)[0]
+    row, same = report(twice).rows[0], report(once).rows[0]
     for key in ("change_stderr", "change_low", "change_high", "p"):
-        assert float(row[key]) == pytest.approx(float(same[key]), rel=1e-4), key
+        assert getattr(row, key) == pytest.approx(getattr(same, key), rel=1e-4), key
 
 
 def test_pairs_are_no_text(tmp_path: Path) -> None:
@@ -406,13 +417,15 @@ def test_the_table_of_the_stories(table: dict[str, dict[str, Any]], name: str) -
 def test_which_differences_are_real_at_24_stories(table: dict[str, dict[str, Any]]) -> None:
     """All of them, also the drift that replay leaves, of .08 nats: every story is worse, and the error is .006."""
     for name in ("imgonly_step25", "imgonly_step400", "replay_step25"):
-        for row, scope in zip(table_rows(table[name]), ("all", "text"), strict=True):
-            assert (row["what"], row["scope"], row["verdict"]) == ("text", scope, "lost")
-            assert (row["n"], row["lost"], row["gained"]) == ("24", "24", "0")
-            assert 0 < float(row["p"]) < 2**-23
-            assert float(row["change"]) > 10 * float(row["change_stderr"])
-    [row, *_] = table_rows(table["step0"])
-    assert (float(row["change"]), row["lost"], row["verdict"]) == (0, "0", "indistinguishable")
+        for row, scope in zip(report(table[name]).rows, ("all", "text"), strict=True):
+            assert (row.what, row.scope, row.verdict) == ("text", scope, "lost")
+            assert (row.n, row.lost, row.gained) == (24, 24, 0)
+            assert row.p is not None
+            assert 0 < row.p < 2**-23
+            assert row.change_stderr is not None
+            assert row.change > 10 * row.change_stderr
+    [row, *_] = report(table["step0"]).rows
+    assert (row.change, row.lost, row.verdict) == (0, 0, "indistinguishable")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from evalsvc.miniature import ROOT
 from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.tasks.loss.spec import Loss
 from evalsvc.tasks.loss.work import LossWork
-from evalsvc.tasks.suspicions import MAX_WARNINGS, cut_inputs, few_warnings, left_out, worse_than_guessing
+from evalsvc.tasks.result_warnings import MAX_WARNINGS, cut_inputs, few_warnings, left_out, worse_than_guessing
 from evalsvc.tasks.task import TaskWarning
 
 PAIRS = {"kind": "loss", "data": str(ROOT / "heldout_pairs.jsonl"), "limit": 12, "shards": 1}

@@ -1,55 +1,70 @@
-"""The page that a reader gets, from rows that are written out."""
+"""The pages that a reader gets of reports that are written out."""
 
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from typing import Any
 
+import pytest
 from benchmark_results import results, with_bits
 
-from evalsvc.files.artifacts import Artifact
-from evalsvc.language.flips import Flip, Kind
-from evalsvc.tasks.forgetting.page import SHOWN, WIDTH, Flipped, Report
-from evalsvc.tasks.forgetting.pairs import Pairs
+from evalsvc.errors import InvalidData, InvalidRequest
+from evalsvc.spec.documents.text_reports import (
+    Flip,
+    FlippedQuestion,
+    FlippedQuestions,
+    ForgettingReport,
+    ForgettingRow,
+    ReportMetric,
+)
 from evalsvc.tasks.forgetting.retention import text_retained
-from evalsvc.tasks.forgetting.rows import Row, benchmark_parts, benchmark_rows, corrected, loss_row, recovered
+from evalsvc.tasks.forgetting.rows import Pairs, benchmark_parts, benchmark_rows, corrected, loss_row, recovered
+from evalsvc.text_pages import SHOWN, WIDTH, forgetting_csv, forgetting_page, rendered
 
 RIGHT, HALF = [1.0] * 40, [1.0, 0.0] * 20
 
 
-def flip(index: int, kind: Kind | None = "lost", within: Kind | None = "lost", **more: Any) -> Flip:
-    asked = Flip("a", index, kind, within, f"is it {index}?", ["yes", "no"], ["yes"], "yes", "no", "yes", "no")
-    return replace(asked, **more)
+def flip(index: int, kind: Flip | None = "lost", within: Flip | None = "lost", **more: Any) -> FlippedQuestion:
+    answers = {"right": ["yes"], "base": "yes", "checkpoint": "no", "base_within": "yes", "checkpoint_within": "no"}
+    asked = {"index": index, "question": f"is it {index}?", "options": ["yes", "no"], **answers, **more}
+    return FlippedQuestion(flip=kind, flip_within=within, **asked)
 
 
-def report(*flipped: Flipped) -> Report:
+def flipped(*questions: FlippedQuestion, **counts: int) -> FlippedQuestions:
+    every = {"lost": len(questions), "lost_within": 0, "gained": 0, "gained_within": 0, **counts}
+    return FlippedQuestions(benchmark="a", questions=list(questions), **every)
+
+
+def report(*flipped: FlippedQuestions, rows: Sequence[ForgettingRow] | None = None) -> ForgettingReport:
     base = with_bits(results(a=RIGHT, b=HALF), "a", [8.0] * 40, [8.0] * 40)
     own = with_bits(
         results(a=HALF, b=HALF, within={"a": RIGHT}), "a", [20.0 + n % 2 for n in range(40)], [8.0] * 40, 0.25
     )
-    rows = benchmark_rows(own, base)
-    retained = text_retained("forgetting", rows, own, base, {})
-    pairs = Pairs([2.0, 4.0] * 5, [5.0 + number / 10 for number in range(10)], [1] * 10)
-    text = corrected([loss_row("text", "loss", "all", "nats/token", pairs)])
-    return Report(
-        "run 'a' step 0",
-        "run 'a' step 400",
-        [*rows, *text],
-        benchmark_parts(own, base),
-        recovered(own, base),
-        retained.metrics,
+    made = benchmark_rows(own, base)
+    [retained, _] = text_retained("forgetting", made, own, base, {}).metrics
+    low, high = retained.ends or (None, None)
+    text = corrected([loss_row("text", "loss", "all", "nats/token", TEXT)])
+    return ForgettingReport(
+        base="run 'a' step 0",
+        checkpoint="run 'a' step 400",
+        rows=[*made, *text] if rows is None else list(rows),
+        parts=benchmark_parts(own, base),
+        recovered=recovered(own, base),
+        over_benchmarks=[
+            ReportMetric(name=retained.name, value=retained.value, stderr=retained.stderr, low=low, high=high)
+        ],
+        of_text=[],
         flipped=list(flipped),
     )
 
 
-def artifacts(made: Report) -> dict[str, Artifact]:
-    return {artifact.name: artifact for artifact in made.artifacts()}
+TEXT = Pairs([2.0, 4.0] * 5, [5.0 + number / 10 for number in range(10)], [1] * 10)
 
 
-def page(made: Report) -> list[str]:
-    return artifacts(made)["forgetting.txt"].content.decode().split("\n")
+def page(made: ForgettingReport) -> list[str]:
+    return forgetting_page(made).split("\n")
 
 
 def cells(lines: Sequence[str], name: str) -> str:
@@ -58,8 +73,8 @@ def cells(lines: Sequence[str], name: str) -> str:
     return "|".join(cell.strip() for cell in line.split("  ") if cell.strip())
 
 
-def table(made: Report) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(artifacts(made)["forgetting.csv"].content.decode())))
+def table(made: ForgettingReport) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(forgetting_csv(made))))
 
 
 def test_every_row_says_n_chance_and_error() -> None:
@@ -82,24 +97,15 @@ def test_one_line_says_whether_it_is_knowledge() -> None:
 
 def test_what_is_not_shown_is_counted() -> None:
     """A reader must not take the three that are shown, or the ten that are kept, for all there are."""
-    found = [*(flip(n) for n in range(20)), flip(20, "gained", None), flip(21, None, "gained")]
-    made = report(Flipped("a", found, 10))
+    kept = [*(flip(n) for n in range(8)), flip(20, "gained", None), flip(21, None, "gained")]
+    made = report(flipped(*kept, lost=20, gained=1, gained_within=1))
     lines = page(made)
     start = lines.index("Flipped: a")
     assert f"lost, over all ids: 20, of which the first {SHOWN}" in lines[start:]
     assert "gained, over all ids: 1" in lines[start:]
     assert "gained, with text ids only: 1" in lines[start:]
-    assert "flipped.jsonl has the first 10; 12 more are left out." in lines[start:]
+    assert "The report as JSON has the first 10; 12 more are left out." in lines[start:]
     assert sum("is it" in line for line in lines[start:]) == SHOWN + 2
-    artifact = artifacts(made)["flipped.jsonl"]
-    assert [json.loads(line) for line in artifact.content.decode().splitlines()] == [
-        each.to_json() for each in found[:10]
-    ]
-    assert artifact.details["left_out"] == {"a": 12}
-
-
-def test_without_flipped_questions_there_is_no_list() -> None:
-    assert set(artifacts(report(Flipped("a", [], 10)))) == {"forgetting.txt", "forgetting.csv"}
 
 
 def test_long_answers_are_shown_where_they_differ() -> None:
@@ -107,7 +113,7 @@ def test_long_answers_are_shown_where_they_differ() -> None:
     alike = "and then " * 40
     left, right = alike + "left", alike + "right"
     long = {"question": "why? " * 90, "right": [left], "base": left, "base_within": left, "checkpoint_within": left}
-    lines = page(report(Flipped("a", [flip(0, "lost", None, **long, checkpoint=right)], 5)))
+    lines = page(report(flipped(flip(0, "lost", None, **long, checkpoint=right))))
     shown = lines[lines.index("Flipped: a") + 3 :]
     by_who = {line.split()[0]: line for line in shown if line.startswith("         ")}
     assert by_who["right"].endswith("left")
@@ -119,22 +125,14 @@ def test_long_answers_are_shown_where_they_differ() -> None:
 def test_the_table_has_every_column_of_every_row() -> None:
     made = report()
     found = table(made)
-    assert list(found[0]) == [each.name for each in fields(Row)]
+    assert list(found[0]) == list(ForgettingRow.model_fields)
     assert [(row["what"], row["metric"], row["scope"]) for row in found] == [row.key for row in made.rows]
     assert [float(row["change"]) for row in found] == [row.change for row in made.rows]
     assert found[-1]["chance"] == ""
 
 
-def test_half_a_character_stops_nothing() -> None:
-    """A dataset with a lone surrogate would have cost the whole task's numbers."""
-    made = report(Flipped("a", [flip(0, question="what is \ud83d?")], 5))
-    assert "what is ??" in artifacts(made)["flipped.jsonl"].content.decode()
-
-
 def test_a_text_alone_has_a_page() -> None:
-    made = report()
-    made.rows = made.rows[-1:]
-    lines = page(made)
+    lines = page(report(rows=report().rows[-1:]))
     assert "Right answers" not in lines
     row = "loss|all|10|3.000 ±.333|5.450 ±.096|+2.450 ±.330|[+1.703, +3.197]|10|0|4e-05|lost"
     assert cells(lines, "loss") == row
@@ -142,9 +140,8 @@ def test_a_text_alone_has_a_page() -> None:
 
 def test_what_is_too_few_is_said() -> None:
     """No p-value, no interval and no verdict of seven questions or texts; the counts stay."""
-    made = report()
     text = loss_row("text", "loss", "all", "nats/token", Pairs([1.0, 2.0, 3.0], [1.5, 2.6, 3.7], [1] * 3))
-    made.rows = [*benchmark_rows(results(c=[0.0] * 7), results(c=[1.0] * 7)), *corrected([text])]
+    made = report(rows=[*benchmark_rows(results(c=[0.0] * 7), results(c=[1.0] * 7)), *corrected([text])])
     lines = page(made)
     assert cells(lines, "loss").endswith("|3|0|–|too few")
     assert cells(lines, "c").endswith("|7|0|–|too few")
@@ -155,6 +152,24 @@ def test_what_is_too_few_is_said() -> None:
 
 def test_no_error_is_shown_as_zero() -> None:
     """All of 10,000 answers right: the error is .0002, which three places would hide."""
-    made = report()
-    made.rows = benchmark_rows(results(c=[1.0] * 10_000), results(c=[1.0] * 10_000))
+    made = report(rows=benchmark_rows(results(c=[1.0] * 10_000), results(c=[1.0] * 10_000)))
     assert "|1.000 ±1e-04|1.000 ±1e-04|" in cells(page(made), "c")
+
+
+def test_numbers_survive_as_json() -> None:
+    """A loss that became infinite: JSON has no infinity, and a reader must not get null for it."""
+    pairs = Pairs([1.0] * 9, [math.inf, *([1.1] * 8)], [1] * 9)
+    made = report(rows=corrected([loss_row("text", "loss", "all", "nats/token", pairs)]))
+    content = made.model_dump_json()
+    json.loads(content, parse_constant=pytest.fail)
+    assert ForgettingReport.model_validate_json(content).model_dump_json() == content
+    assert rendered("forgetting", content.encode(), "text") == forgetting_page(made)
+
+
+def test_what_cannot_be_rendered_is_named() -> None:
+    with pytest.raises(InvalidRequest, match="an artifact of kind 'grid' has no form 'text'; it has no other form"):
+        rendered("grid", b"", "text")
+    with pytest.raises(InvalidRequest, match="'completions' has no form 'csv'; it has only the forms text"):
+        rendered("completions", b"{}", "csv")
+    with pytest.raises(InvalidData, match="the artifact is no report of forgetting: "):
+        rendered("forgetting", b"[" * 100_000, "text")

@@ -8,8 +8,7 @@ from functools import cache
 
 import pytest
 
-from evalsvc.web import words
-from evalsvc.web.words import MAX_WORDS, Piece, word_diff
+from evalsvc.web.word_diff import MAX_WORDS, Piece, _words, word_diff
 
 TEXTS = (
     "",
@@ -69,8 +68,8 @@ def test_no_shorter_diff_exists() -> None:
         pieces = word_diff(before, after)
         assert joined(pieces, "same", "gone") == before
         assert joined(pieces, "same", "new") == after
-        old, new = words._words(before)[0], words._words(after)[0]
-        same = sum(len(words._words(piece.text)[0]) for piece in pieces if piece.kind == "same")
+        old, new = _words(before)[0], _words(after)[0]
+        same = sum(len(_words(piece.text)[0]) for piece in pieces if piece.kind == "same")
         assert same == length_of_common(old, new), (before, after)
 
 
