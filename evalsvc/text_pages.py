@@ -49,12 +49,7 @@ COMMON = 30
 
 
 def rendered(kind: str, content: bytes, form: ReportForm) -> str:
-    """Render the content of an artifact of a kind.
-
-    Raises:
-        InvalidRequest: artifacts of this kind have no such form.
-        InvalidData: the content is no report.
-    """
+    """Render the content of an artifact of a kind."""
     renderers = _RENDERERS.get(kind, {})
     if form not in renderers:
         forms = f"has only the forms {', '.join(renderers)}" if renderers else "has no other form than its content"
@@ -125,7 +120,6 @@ def _numbers_of(completion: Completion) -> str:
 
 
 def _judged(nll: float, scored: int, drawn: int | None) -> str:
-    """Describe the base's loss on a completion of `drawn` ids, of which the base scored `scored`."""
     if not scored:
         return "nothing that the base can judge"
     of = "" if scored == drawn else f" on the first {scored} ids"
@@ -336,7 +330,6 @@ def _value(value: float, stderr: float | None, sign: str = "-") -> str:
 
 
 def _number(value: float, sign: str = "-") -> str:
-    """Format a number with three places, without a zero before the point."""
     text = f"{value:{sign}.3f}"
     return text.replace("0.", ".", 1) if abs(value) < 1 and not text.endswith("1.000") else text
 
@@ -356,7 +349,6 @@ def _heading(text: str) -> Iterator[str]:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Lay out columns of equal width; names are left-aligned, numbers and their headings right-aligned."""
     body = list(rows)
     lines = [*([head] if head else []), *body]
     for line in lines:

@@ -79,7 +79,6 @@ def print_completions(steps: Sequence[StepCompletions], everything: bool) -> Non
 
 
 def _print_answers_to(completions: Mapping[str, tuple[Mapping[str, str], str]]) -> None:
-    """Print the completions of a prompt, those of the base first."""
     columns = [name for name in COMPLETION_COLUMNS if any(numbers.get(name) for numbers, _ in completions.values())]
     rows = [
         (label, [numbers.get(name, "") for name in columns], text)
@@ -95,7 +94,6 @@ def _print_answers_to(completions: Mapping[str, tuple[Mapping[str, str], str]]) 
 
 
 def _sampled_numbers(item: Completion) -> dict[str, str]:
-    """Return the cells of a completion by column; a cell without a number is empty."""
     previous = item.previous
     return {
         "ids": _shown(item.drawn),
@@ -117,7 +115,6 @@ def _shown(number: int | None) -> str:
 
 
 def _judged(nll: float | None, scored: int | None) -> dict[str, str]:
-    """Return the loss of the base in nats/token, and the number of ids behind the loss."""
     loss = f"{nll / scored:.2f}" if nll is not None and scored else ""
     return {"base loss": loss, "of ids": _shown(scored)}
 

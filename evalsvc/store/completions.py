@@ -28,9 +28,6 @@ def read_completions(
     Args:
         folder: the folder with the files of results per item.
         prompt: keep only prompts that contain this text.
-
-    Raises:
-        UnknownName: the run has no completions of the variant or of the prompt; near names are listed.
     """
     tasks = session.execute(
         select(Checkpoint.step, Checkpoint.variant, Task)

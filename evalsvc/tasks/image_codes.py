@@ -38,7 +38,7 @@ class ImageCoder:
     """An image decoder, with the resizing of images to its size."""
 
     def __init__(self, decoder: ImageDecoder, size: int | None, crop: Crop, filter_: Filter) -> None:
-        """Set the images' side to `size` [the decoder's]. Raises InvalidData if the size does not divide into codes."""
+        """Set the images' side to `size` [the decoder's]."""
         self.decoder = decoder
         self.fit = Fit(size or decoder.resolution, crop, filter_)
         rows, columns = decoder.grid(self.fit.size, self.fit.size)

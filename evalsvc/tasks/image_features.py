@@ -35,10 +35,7 @@ class ExtractorSpec:
 
 
 def open_extractor(context: Context, spec: ExtractorSpec) -> FeatureExtractor:
-    """Load the extractor; for a program, load the first of its assets that was pulled.
-
-    Raises AssetMissing and the errors of `load_extractor`.
-    """
+    """Load the extractor; for a program, load the first of its assets that was pulled."""
     if spec.name not in PROGRAMS:
         return context.extractor(spec.name, spec.kind)
     *preferred, last = PROGRAMS[spec.name].assets
@@ -57,7 +54,7 @@ class FeaturePass:
     """The extractors of some features, by the features' keys in metrics: `inception/2048`, `clip`, …"""
 
     def __init__(self, context: Context, specs: Sequence[ExtractorSpec], keys: Collection[str]) -> None:
-        """Load the extractors. Raises AssetMissing and the errors of `load_extractor`."""
+        """Load the extractors."""
         self.keys = tuple(sorted(keys))
         kinds = {kind_of(key) for key in keys}
         self._specs = {spec.kind: spec for spec in specs if spec.kind in kinds}

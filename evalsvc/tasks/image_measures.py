@@ -37,8 +37,7 @@ class Given:
         return known and compared and (self.texts or metric.features != SCORE)
 
     def lacks(self, context: Context, metric: ImageMetric) -> str | None:
-        """Return why the metric cannot be measured; None if it can. Raises AssetMissing for an extractor that was not
-        pulled."""
+        """Return why the metric cannot be measured; None if it can."""
         kind = kind_of(metric.features)
         if kind not in {spec.kind for spec in self.extractors}:
             return f"there is no `{kind}`"
@@ -55,17 +54,14 @@ class Given:
 
 
 def load_metrics(names: Sequence[str] | None = None, program: str | None = None) -> list[ImageMetric]:
-    """Return the metrics of the catalog with these names [all], as `program` computes them if it does.
-
-    Raises MissingPackage if the program is not installed.
-    """
+    """Return the metrics of the catalog with these names [all], as `program` computes them if it does."""
     program_metrics = {} if program is None else load_program(program).metrics
     chosen = catalog.names("metrics") if names is None else names
     return [program_metrics[name] if name in program_metrics else catalog.load("metrics", name) for name in chosen]
 
 
 def load_program(name: str) -> ReferenceProgram:
-    """Return a program of the catalog. Raises MissingPackage if it is not installed."""
+    """Return a program of the catalog."""
     program: ReferenceProgram = catalog.load("programs", name)
     return program
 

@@ -46,8 +46,7 @@ class ReferenceSpec:
         return "/" not in self.name
 
     def indices(self, source: ImageSource) -> list[int]:
-        """Return the index of each selected image once, in order. Raises InvalidData for an image that does not
-        exist."""
+        """Return the index of each selected image once, in order."""
         if self.images is None:
             return list(range(len(source)))
         return list(dict.fromkeys(source.index(image) for image in self.images))
@@ -127,7 +126,7 @@ def reference_parts(
 def reference_features(
     context: Context, spec: ReferenceSpec, features: FeaturePass, part: ReferencePart
 ) -> dict[str, Rows]:
-    """Extract features of a range of images, by key. Raises DataChanged unless the images are those of the plan."""
+    """Extract features of a range of images, by key."""
     source = context.images(spec.name)
     indices = spec.indices(source)[part.start : part.stop]
     if source.digest(indices) != part.digest:
@@ -150,9 +149,6 @@ def read_reference(
 ) -> dict[str, TapStatistics]:
     """Return the reference's statistics by key: imported, kept, or from the features that the task's shards have
     `computed`, which are then kept for later evaluations. `rows` are the keys of features that are needed themselves.
-
-    Raises:
-        DataChanged: kept statistics that the plan relied on are lost or damaged.
     """
     if identity.fit is None:
         return _imported(files, name, identity)

@@ -85,7 +85,7 @@ def is_known(names: Collection[str], key: str, *, rows: bool) -> bool:
 
 
 def keep_tap(files: KeptFiles, key: str, statistics: TapStatistics, source: str) -> None:
-    """Keep a tap's statistics, its features first. Raises DataDirectoryUnusable if a file cannot be written."""
+    """Keep a tap's statistics, its features first."""
     tap = len(statistics.mean)
     if statistics.features is not None:
         features: dict[str, ArrayLike] = {f"features_{tap}": statistics.features}
@@ -95,7 +95,7 @@ def keep_tap(files: KeptFiles, key: str, statistics: TapStatistics, source: str)
 
 
 def load_tap(files: KeptFiles, key: str, *, rows: bool) -> TapStatistics:
-    """Load a tap's statistics; with `rows`, also its features. Raises KeptFileLost for a lost or damaged file."""
+    """Load a tap's statistics; with `rows`, also its features."""
     arrays: Arrays = {}
     try:
         for name in sorted(_files_of(files.names(), key, rows=rows)):
@@ -118,12 +118,7 @@ def _files_of(names: Collection[str], key: str, *, rows: bool) -> set[str]:
 
 
 def load_reference(name: str, files: KeptFiles) -> ReferenceStatistics:
-    """Load the statistics that were imported as `name`.
-
-    Raises:
-        UnknownName: no statistics have this name.
-        InvalidData: the file is damaged.
-    """
+    """Load the statistics that were imported as `name`."""
     names = files.names()
     if f"{name}.npz" not in names:
         imported = [item.removesuffix(".npz") for item in names if not DIGEST_NAME.fullmatch(item)]
@@ -142,14 +137,7 @@ def load_reference(name: str, files: KeptFiles) -> ReferenceStatistics:
 
 
 def import_npz(path: Path, name: str, folder: Path, n: int | None = None) -> Path:
-    """Import foreign statistics, an npz file with `mu` [d] and `sigma` [d, d], as the reference `name`.
-
-    Raises:
-        InvalidRequest: `name` is not a valid name.
-        InvalidData: the file has another form, or its numbers are not the mean and covariance of a tap.
-        Conflict: another reference has this name.
-        DataDirectoryUnusable: the file cannot be written.
-    """
+    """Import foreign statistics, an npz file with `mu` [d] and `sigma` [d, d], as the reference `name`."""
     if not NAME.fullmatch(name):
         raise InvalidRequest(f"{name!r} is not a name; use letters, digits, '.', '_' and '-', at most 128")
     if n is not None and n < 2:
@@ -181,7 +169,6 @@ def _read_foreign(path: Path, n: int | None) -> TapStatistics:
 
 
 def _arrays(statistics: ReferenceStatistics) -> dict[str, ArrayLike]:
-    """Return the members of a file of moments."""
     arrays: dict[str, ArrayLike] = {
         "format": FORMAT,
         "foreign": statistics.foreign,
@@ -230,10 +217,7 @@ def _checked(where: str, n: int | None, mean: NDArray[np.generic], covariance: N
 
 
 def _read(stream: BinaryIO, where: str, members: Collection[str] | None = None, *, rows: bool = False) -> Arrays:
-    """Read `members` of an npz file [all but features; with `rows`, features too]. Pickled objects are refused.
-
-    Raises InvalidData if the file is of another kind or damaged, or a member is missing or too large.
-    """
+    """Read `members` of an npz file [all but features; with `rows`, features too]. Pickled objects are refused."""
     try:
         content = np.load(stream, allow_pickle=False)
         if isinstance(content, np.ndarray):

@@ -26,13 +26,7 @@ ReadOutput: TypeAlias = Callable[[OutputFile], bytes]
 
 
 def run_stage(work: AnyWork, request: ShardRequest, context: Context, read: ReadOutput) -> ShardOutput:
-    """Run the requested stage of a task; `read` reads outputs from files.
-
-    Raises:
-        InternalError: the task returns a value that cannot be serialised.
-        DataChanged: the shards or outputs are of another version of the task.
-        OutputsLost: outputs that the task needs cannot be read; lists all of them.
-    """
+    """Run the requested stage of a task; `read` reads outputs from files."""
     if request.stage == "plan":
         plan = work.plan(context)
         with _returned(work, "plan"):
@@ -63,7 +57,7 @@ class Outputs(Sequence[Output]):
     @overload
     def __getitem__(self, index: slice) -> list[Output]: ...
     def __getitem__(self, index: int | slice) -> Output | list[Output]:
-        """Return an output. Raises OutputsLost and DataChanged."""
+        """Return an output."""
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         if index not in self._unpacked:

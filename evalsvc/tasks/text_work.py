@@ -25,8 +25,7 @@ class TextWork(Work[TextParameters, ShardKind, Output], Generic[TextParameters, 
         return context.model(dtype=self.task.dtype, rotary_inv_freq_dtype=self.task.rotary_inv_freq_dtype)
 
     def text_tokenizer(self, context: Context) -> TextTokenizer:
-        """Read the tokenizer of the checkpoint's text. Raises InvalidData if there is none, or it is another
-        model's."""
+        """Read the tokenizer of the checkpoint's text."""
         text = context.layout().text
         path = self.tokenizer_path(context, text)
         if path is None:
@@ -39,10 +38,7 @@ class TextWork(Work[TextParameters, ShardKind, Output], Generic[TextParameters, 
         return tokenizer
 
     def bos(self, context: Context, tokenizer: TextTokenizer) -> int | None:
-        """Return the tokenizer's id before every text: the task's, or the layout's; None: no token.
-
-        Raises InvalidData if the tokenizer lacks the id, or adds tokens by itself and neither decides.
-        """
+        """Return the tokenizer's id before every text: the task's, or the layout's; None: no token."""
         return tokenizer.beginning(context.layout().text.beginning(self.task.bos))
 
     def tokenizer_path(self, context: Context, text: TextBlock) -> str | None:

@@ -50,7 +50,6 @@ def word_diff(before: str, after: str) -> list[Piece]:
 
 
 def _words(text: str) -> tuple[list[str], str]:
-    """Return the words of a text, and the text after the last word that is compared."""
     words: list[str] = []
     end = 0
     for match in _WORD.finditer(text):
@@ -62,7 +61,6 @@ def _words(text: str) -> tuple[list[str], str]:
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> int:
-    """Return the number of words that two texts have in common at their start."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((place for place, (word, twin) in pairs if word != twin), min(len(one), len(other)))
 

@@ -240,7 +240,6 @@ def _chances(batch: Similarities) -> dict[str, list[float]]:
 
 
 def _joined(parts: Iterable[dict[str, list[float]]]) -> dict[str, list[float]]:
-    """Join the columns of several batches."""
     every = list(parts)
     return {name: [value for part in every for value in part[name]] for name in every[0]}
 
@@ -258,7 +257,6 @@ def _hits(part: TokenPairs, nearest: Mapping[int, Sequence[int]]) -> Tensor:
 
 
 def _nearest_page(near: NearTokens, token_text: Callable[[int], str]) -> Iterator[str]:
-    """Yield a page with the nearest text tokens of the most frequent codes, and their cosines."""
     codes = near.codes
     yield f"nearest text tokens of the {min(SHOWN, len(codes))} most frequent of {len(codes)} image tokens"
     yield "by the cosine of the rows, and of the rows less the mean of their kind (centred)"

@@ -39,10 +39,7 @@ class TokenPairs:
 
 
 def pairs_of(data: TokenData, layout: VocabularyLayout, limit: int | None = None) -> TokenPairs:
-    """Return the first `limit` records without those that lack text or image.
-
-    Raises InvalidData for an id or code outside the layout, and for fewer than two images.
-    """
+    """Return the first `limit` records without those that lack text or image."""
     rows = []
     for place, record in enumerate(data.records[:limit]):
         try:

@@ -51,10 +51,7 @@ class AlignmentWork(Work[Alignment, AlignmentShard, TableMeasures]):
     """Measures the pairs in a table."""
 
     def plan(self, context: Context) -> Plan[AlignmentShard]:
-        """Plan one shard, and check every record against the layout.
-
-        Raises InvalidData if the layout has no image block, there are too few pairs, or a record does not fit.
-        """
+        """Plan one shard, and check every record against the layout."""
         layout = context.layout()
         if layout.image is None:
             raise InvalidData(
@@ -77,7 +74,7 @@ class AlignmentWork(Work[Alignment, AlignmentShard, TableMeasures]):
         return Plan([shard], "tables")
 
     def run(self, context: Context, shard: AlignmentShard) -> TableMeasures:
-        """Measure the table. Raises DataChanged if the data differ from the plan."""
+        """Measure the table."""
         layout = context.layout()
         data = self._read(context, layout)
         if data.digest != shard.digest:
@@ -141,7 +138,6 @@ class AlignmentWork(Work[Alignment, AlignmentShard, TableMeasures]):
 
 
 def _token_text(word: int, layout: VocabularyLayout, tokenizer: TextTokenizer | None) -> str:
-    """Return a text token as visible text, or its id if the text is not readable."""
     text = "" if tokenizer is None else render([layout.text.offset + word], layout, tokenizer)
     if not text:
         return f"text {word}"
@@ -186,7 +182,6 @@ class _Metrics:
         over: str | None = None,
         **protocol: JsonValue,
     ) -> MetricValue:
-        """Return the mean of the column `name`, or the ratio of its sum to that of the column `over`."""
         columns = self.measures.columns
         ratio = ratio_of_sums(columns[name], [1.0] * len(columns[name]) if over is None else columns[over])
         assert ratio is not None, "there are two pairs at least, and every weight is positive"

@@ -75,10 +75,7 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
     """Draws completions, and scores them by the base."""
 
     def plan(self, context: Context) -> Plan[CompletionsShard]:
-        """Plan one shard, and check tokenizer, layouts and prompts.
-
-        Raises InvalidData if there is no tokenizer, checkpoint or base have another tokenizer, or a prompt is empty.
-        """
+        """Plan one shard, and check tokenizer, layouts and prompts."""
         tokenizer = self.text_tokenizer(context)
         if context.base is not None:
             self.require_same_text(context, context.base)
@@ -89,11 +86,7 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         return Plan([shard], "completions")
 
     def run(self, context: Context, shard: CompletionsShard) -> CompletionsOutput:
-        """Complete every prompt in every way, by the checkpoint and by the base.
-
-        Raises DataChanged if tokenizer or base differ from the plan, InvalidData if `max_tokens` leaves no room for a
-        prompt, and NonFinite.
-        """
+        """Complete every prompt in every way, by the checkpoint and by the base."""
         base = context.base if "base" in shard.sources else None
         if _sources(context, base) != shard.sources:
             raise DataChanged("the run's base has changed since this evaluation was planned; evaluate again")
@@ -166,7 +159,6 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         }
 
     def _encode(self, context: Context, tokenizer: TextTokenizer) -> list[list[int]]:
-        """Return the prompts as ids of the tokenizer, with `bos` first."""
         if self.task.end_of_text is not None and self.task.end_of_text >= tokenizer.size:
             raise InvalidData(
                 f"end_of_text is {self.task.end_of_text}; the tokenizer {tokenizer.path} only has the ids "
@@ -202,7 +194,6 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         prompts: Sequence[Sequence[int]],
         report: Callable[[int], None],
     ) -> list[DrawnText]:
-        """Complete every prompt in all ways, sorted by prompt."""
         layout, model = context.layout(), self.model(context)
         rows = layout.text_ids
         wanted = [
@@ -261,8 +252,6 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         own: Sequence[DrawnText],
         others: Sequence[DrawnText],
     ) -> list[Item]:
-        """Return the items with the base's loss in nats on both completions, and with the numbers of scored ids. Raises
-        NonFinite."""
         rows = base.layout().text_ids
         texts = [completion.leading_text(len(rows)) for completion in chain(own, others)]
         asked = [index for index, text in enumerate(texts) if text]
@@ -340,7 +329,6 @@ class DrawnText:
 
 
 def _sources(context: Context, base: Context | None) -> dict[str, str]:
-    """Return the labels of the checkpoint and of the base."""
     return {"checkpoint": context.checkpoint.label, **({} if base is None else {"base": base.checkpoint.label})}
 
 

@@ -80,7 +80,6 @@ class Differences:
         after: Results,
         protocol: Mapping[str, object],
     ) -> None:
-        """Add the difference after − before of a metric, of which `metric` is the value after."""
         pairs = pairs_of(after, before, metric, metric.items)
         if pairs is None:
             return
@@ -297,12 +296,10 @@ def _products(pairs: Pairs) -> tuple[tuple[Sequence[float], Sequence[float]], ..
 
 
 def _left(pairs: Pairs, ratio: float) -> list[float]:
-    """Return each question's number of the checkpoint minus `ratio` times the base's."""
     return [checkpoint - ratio * base for checkpoint, base in zip(pairs.checkpoint, pairs.base, strict=True)]
 
 
 def _shares_of_retained(row: ForgettingRow, pairs: Pairs) -> list[float]:
-    """Return the linearised share of each question in the ratio of accuracies above chance."""
     assert row.retained is not None, "the base is above chance"
     names = _names(row, pairs)
     linear = linear_mean(names, _left(pairs, row.retained), pairs.weights)
@@ -314,7 +311,6 @@ def _shares_of_retained(row: ForgettingRow, pairs: Pairs) -> list[float]:
 
 
 def _add(differences: Differences, metric: MetricValue, pairs: Pairs, numbers: Sequence[float]) -> None:
-    """Add a metric of one benchmark that is the mean of a number per question; without numbers, add the metric only."""
     key = metric.name.partition("/")[2]
     if numbers:
         differences.add_numbers(key, dict(zip(pairs.indices, numbers, strict=True)))
@@ -334,7 +330,6 @@ def _names(row: ForgettingRow, pairs: Pairs) -> list[tuple[object, object]]:
 def _rows_of_accuracies(
     rows: Sequence[ForgettingRow], checkpoint: Results
 ) -> Iterator[tuple[ForgettingRow, MetricValue]]:
-    """Yield the rows about an accuracy, with the checkpoint's accuracy."""
     for row in rows:
         accuracy = accuracy_of(checkpoint, row.what, "_within" if row.scope == "text" else "")
         if row.chance is not None and accuracy is not None:
@@ -344,7 +339,6 @@ def _rows_of_accuracies(
 def _accuracies(
     rows: Sequence[ForgettingRow], checkpoint: Results, base: Results
 ) -> Iterator[tuple[ForgettingRow, MetricValue, Pairs]]:
-    """Yield the rows about an accuracy, with the checkpoint's accuracy and both sides question by question."""
     for row, accuracy in _rows_of_accuracies(rows, checkpoint):
         pairs = accuracy_pairs(checkpoint, base, row.what, "_within" if row.scope == "text" else "")
         if pairs is not None:

@@ -190,7 +190,6 @@ def accuracy_pairs(checkpoint: Results, base: Results, benchmark: str, scope: st
 
 
 def _bits_pairs(checkpoint: Results, base: Results, benchmark: str, scope: str) -> Pairs | None:
-    """Return the bits of the benchmark's right answers with their bytes; None if they are not measured."""
     metric = _metric_named(checkpoint, f"{benchmark}/bits_per_byte{scope}")
     return None if metric is None else pairs_of(checkpoint, base, metric, (f"bits{scope}", "bytes"))
 

@@ -99,8 +99,7 @@ def passages(
 ) -> list[Passage]:
     """Return the comparable part of each text: ids that have an id before them in both layouts.
 
-    `in_template` is as in `VocabularyLayout.sequence`. Inputs have at most `max_length` ids. Raises InvalidData if an
-    id is in no text block of a layout.
+    `in_template` is as in `VocabularyLayout.sequence`. Inputs have at most `max_length` ids.
     """
     pairs = zip(texts, names, strict=True)
     return [_passage((layout, base), ids, name, max_length, in_template) for ids, name in pairs]
@@ -118,9 +117,6 @@ def compare(
 
     `positions`, counted from 1, are the two ids of a text whose losses `ComparedText.late` compares. Batches affect
     numbers by rounding only. `report` gets the number of finished passages.
-
-    Raises:
-        NonFinite: a loss is not finite; the message names model, passage and the first part of the model at fault.
     """
     sums = torch.zeros(len(text_passages), len(COLUMNS), dtype=torch.float64)
     late: list[tuple[float, float] | None] = [None] * len(text_passages)
@@ -167,7 +163,6 @@ def _passage(
 
 @torch.inference_mode()
 def _columns(checkpoint: Side, base: Side, rows: Sequence[Passage]) -> Tensor:
-    """Return the numbers of all targets, float64 [N, len(COLUMNS)] on the CPU, one passage after the other."""
     targets = torch.tensor([token for row in rows for token in row.targets], dtype=torch.int64)
     hidden = _hidden(checkpoint, rows, OWN)
     base_hidden = hidden if base is checkpoint else _hidden(base, rows, BASE)
@@ -204,7 +199,6 @@ def _hidden(side: Side, rows: Sequence[Passage], which: int) -> Tensor:
 
 
 def _losses(side: Side, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return loss over all ids, loss within text, and image mass of the targets [n] (ids of the tokenizer)."""
     rows = (targets + side.layout.text.offset).to(logits.device)
     text_ids, image_ids = side.layout.text_ids, side.layout.image_range
     losses = token_losses(logits, rows, lambda logits: logits, text_ids, image_ids, len(logits))

@@ -90,7 +90,7 @@ class TextForgettingWork(TextWork[Forgetting, TextShard, Comparison]):
     """Puts the same texts to a checkpoint and to its base, and compares their losses."""
 
     def plan(self, context: Context) -> Plan[TextShard]:
-        """Plan shards of text. Raises InvalidRequest if the run has no base, and InvalidData as `plan_text`."""
+        """Plan shards of text."""
         base = self.base(context)
         self.require_same_text(context, base, tokenized=False)
         return Plan([*self.plan_text(context, base, is_same(context, base))], "documents")
@@ -301,7 +301,6 @@ def _report_metrics(metrics: Iterable[MetricValue]) -> list[ReportMetric]:
 
 
 def _numbers(text: ComparedText, group: int | None) -> dict[str, float]:
-    """Return the numbers of a text behind the metrics, by the keys of its item."""
     row: dict[str, float] = {}
     if text.tokens:
         sums = text.sums
@@ -317,7 +316,6 @@ def _numbers(text: ComparedText, group: int | None) -> dict[str, float]:
 def _metrics(
     task: str, icl_positions: Sequence[int], shard: TextShard, rows: Sequence[Mapping[str, float]]
 ) -> list[MetricValue]:
-    """Return every metric with texts behind it; metrics within text only if the table has other ids."""
     checkpoint, ids = shard.protocol, shard.ids
     compared = {**checkpoint, **shard.base.protocol()}
     positions = {"positions": list(icl_positions)}

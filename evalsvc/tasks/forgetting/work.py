@@ -66,10 +66,7 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
         self._text = TextForgettingWork(task)
 
     def plan(self, context: Context) -> Plan[ForgettingShard]:
-        """Plan shards of text, and of documents for the checkpoint, for its base, and for both variants of `icl`.
-
-        Raises InvalidRequest if the run has no base, and InvalidData if the base has another tokenizer.
-        """
+        """Plan shards of text, and of documents for the checkpoint, for its base, and for both variants of `icl`."""
         base = self._text.base(context)
         self.require_same_text(context, base)
         is_base = is_same(context, base)
@@ -80,10 +77,7 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
         return Plan(shards, "documents")
 
     def run(self, context: Context, shard: ForgettingShard) -> ForgettingOutput:
-        """Return answers to documents, or sums per text; see `language.evaluation` and `text_comparison`.
-
-        Raises DataChanged if base, text or benchmarks differ from the plan, and NonFinite.
-        """
+        """Return answers to documents, or sums per text; see `language.evaluation` and `text_comparison`."""
         if isinstance(shard, TextShard):
             return self._text.compare_text(context, shard)
         loaded = self._loaded(context, shard.part)
@@ -135,7 +129,6 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
                 yield PartShard(documents.units, documents, rotary, part, planned(base))
 
     def _loaded(self, context: Context, part: Part) -> Loaded:
-        """Return the benchmarks of a part, built once per process."""
         if part in ("checkpoint", "base"):
             return self.load(context)
         wanted = [spec for spec in self.task.benchmarks if self.task.icl is True or spec.name in (self.task.icl or ())]
@@ -145,8 +138,6 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
     def _merge_benchmarks(
         self, context: Context, answered: Sequence[tuple[PartShard, DocumentAnswers]], report: ReportParts
     ) -> TaskResult:
-        """Return the checkpoint's results, the comparison with the base, and the headline metrics; add all to
-        `report`."""
         by_part: dict[Part, Results] = {}
         for part in dict.fromkeys(shard.part for shard, _ in answered):
             shards, outputs = zip(*(pair for pair in answered if pair[0].part == part), strict=True)
@@ -187,7 +178,6 @@ class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, ForgettingOutput
     def _flipped(
         self, loaded: Loaded, rows: Sequence[ForgettingRow], checkpoint: Results, base: Results
     ) -> Iterator[FlippedQuestions]:
-        """Yield the flipped questions of each benchmark, as many as the task and `MAX_FLIPPED_TEXT` allow."""
         accuracies = {row.what: row.metric for row in rows if row.chance is not None}
         room = MAX_FLIPPED_TEXT
         for benchmark in loaded.benchmarks:

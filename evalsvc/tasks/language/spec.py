@@ -58,7 +58,6 @@ class BenchmarkTask(TextTask):
         return [*of_benchmarks, *filter(self._may_measure_itself, super().usual_metrics())]
 
     def _may_measure_itself(self, metric: str) -> bool:
-        """Say whether the metric may be one that begins with the name of the task."""
         return super().may_measure(metric)
 
 

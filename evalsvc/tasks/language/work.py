@@ -55,8 +55,7 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
     """Common work of tasks that ask benchmarks."""
 
     def load(self, context: Context, num_fewshot: int | None = None, fewshot: str | None = None) -> Loaded:
-        """Load the benchmarks, once per process; arguments override the suite. Raises the errors of
-        `load_benchmarks`."""
+        """Load the benchmarks, once per process; arguments override the suite."""
         options = LoadOptions(
             tuple(Path(context.dataset(path)) for path in self.task.include_path),
             self.task.num_fewshot,
@@ -69,10 +68,7 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
         return load_benchmarks([spec.model_copy(update=given) for spec in self.task.benchmarks], options)
 
     def encoding(self, context: Context) -> TextEncoding:
-        """Return the encoding of text for the checkpoint, without loading weights.
-
-        Raises InvalidData if there is no tokenizer, it is not the model's, or it lacks the id `bos`.
-        """
+        """Return the encoding of text for the checkpoint, without loading weights."""
         max_length, tokenizer = self.task.max_length or context.model_config().seq_len, self.text_tokenizer(context)
         bos = self.bos(context, tokenizer)
         return TextEncoding(tokenizer, context.layout(), max_length, bos, self.task.end_of_text)
@@ -89,10 +85,6 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
 
         `encoding` is that of the plan [the checkpoint's own]. Answers from earlier evaluations are reused; the
         provenance counts them.
-
-        Raises:
-            DataChanged: the benchmarks or the tokenizer differ from the plan.
-            NonFinite: a score is not finite; the message names checkpoint, benchmark and document.
         """
         encoding = encoding or self.encoding(context)
         asked = asked_documents(loaded, shard.documents, encoding)
@@ -111,7 +103,7 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
         return DocumentAnswers([answers_by_digest[digest] for digest, _ in asked])
 
     def merged(self, loaded: Loaded, shards: Sequence[QuestionShard], outputs: Sequence[DocumentAnswers]) -> Results:
-        """Return the metrics and items of all shards. Raises the errors of `merge_answers`."""
+        """Return the metrics and items of all shards."""
         return merge_answers(loaded, [shard.documents for shard in shards], outputs, self.protocol(shards[0].rotary))
 
     def suspicions(self, context: Context, results: Results) -> Iterator[TaskWarning]:

@@ -26,7 +26,7 @@ class ModelEvidence:
         self._model = model
 
     def sums(self, layout: VocabularyLayout, sequences: Sequence[Sequence[int]]) -> dict[str, list[float]]:
-        """Return `teacher_forcing.COLUMNS` of each sequence. Raises NonFinite, and OutOfMemory for large batches."""
+        """Return `teacher_forcing.COLUMNS` of each sequence."""
         names = [f"pair {number}" for number in range(1, len(sequences) + 1)]
         with _out_of_memory():
             return sequence_sums(self._context, self._model, layout, sequences, names)
@@ -34,7 +34,7 @@ class ModelEvidence:
     def next_log_masses(self, prefixes: Sequence[Sequence[int]], groups: Sequence[Sequence[int]]) -> list[list[float]]:
         """Return log probabilities that some id of a group comes next: for each prefix, one number per group.
 
-        An empty group has -inf. Raises OutOfMemory if a batch does not fit.
+        An empty group has -inf.
         """
         log_masses: list[list[float]] = [[] for _ in prefixes]
         for batch in token_batches([len(prefix) for prefix in prefixes], self._context.batch_tokens):

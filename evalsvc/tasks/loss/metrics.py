@@ -26,9 +26,6 @@ def loss_metrics(
     """Return every metric with tokens behind it, and standard errors over sequences, or over `groups` of sequences.
 
     A loss is Σ nll / Σ tokens over the sequences; a perplexity is e to the loss, with the same items.
-
-    Raises:
-        InternalError: the total is not the mean of the types' losses, weighted by their tokens.
     """
     losses = {kind: (f"nll_{kind}", f"n_{kind}", ids["all"]) for kind in (*TYPES, "total")}
     for kind in ("text", "image"):
@@ -103,7 +100,6 @@ def general_text_metrics(
 
 
 def _require_weighted(task: str, values: Mapping[str, float], sums: Mapping[str, Sequence[float]]) -> None:
-    """Raise InternalError unless the total loss is Σ n_t L_t / Σ n_t over types t."""
     counts = {kind: math.fsum(sums[f"n_{kind}"]) for kind in TYPES}
     total = math.fsum(count * values[f"{task}/{kind}"] for kind, count in counts.items() if count)
     weighted = total / math.fsum(counts.values())
@@ -137,7 +133,6 @@ def loss_items(
 
 
 def _data_items(sums: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
-    """Return sums and counts of each sequence, without those of types that the sequence lacks."""
     items = []
     for index in range(len(sums["n_text"])):
         item: dict[str, float] = {"index": index}

@@ -61,8 +61,6 @@ Profile = Mapping[str, Sequence[Bin | None]]
 def find_grid(counts: set[int], columns: int | None, path: str) -> tuple[Grid | None, str | None]:
     """Find the grid of images with these numbers of codes (not 0): square, or with `columns` columns. Otherwise return
     why there is no grid.
-
-    Raises InvalidData if images of the data file `path` do not fit the number of columns.
     """
     if columns is not None:
         odd = [count for count in sorted(counts) if count % columns]
@@ -152,7 +150,6 @@ def profile_artifact(
 
 
 def _columns(bins: Sequence[Bin | None], exact: bool) -> dict[str, list[float | None]]:
-    """Return the columns of bins. Cells, which are many, keep the seven digits of float32."""
 
     def number(value: float | None) -> float | None:
         return value if exact or value is None else float(f"{value:.7g}")

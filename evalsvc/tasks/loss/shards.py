@@ -98,7 +98,7 @@ class Part(Generic[AnyShard]):
 
     @classmethod
     def of(cls, shards: Sequence[AnyShard], outputs: Sequence[LossOutput]) -> Part[AnyShard]:
-        """Join shards of one part. Raises InternalError if its losses do not add up."""
+        """Join shards of one part."""
         columns = {name: [v for output in outputs for v in output.sums[name]] for name in outputs[0].sums}
         order = [index for shard in shards for index in shard.order or ()]
         groups = [group for shard in shards for group in shard.groups or ()]
@@ -134,5 +134,4 @@ def parts_of(
 
 
 def _in_data_order(values: Sequence[Value], order: Sequence[int]) -> list[Value]:
-    """Reorder values from this order of records to that of the data."""
     return [values[place] for place in sorted(range(len(order)), key=order.__getitem__)]

@@ -145,7 +145,6 @@ class ProfileSums:
 
 
 def _bin_sums(batch: int, owners: Tensor, bins: Tensor, values: Tensor, count: int) -> Tensor:
-    """Return the sums of the values of each sequence's targets by bin, float64 [B, count, 3]."""
     sums = values.new_zeros(batch * count, 3).index_add_(0, owners * count + bins, values)
     return sums.reshape(batch, count, 3)
 
@@ -162,9 +161,6 @@ def sequence_sums(
 
     Every position after the first is a target unless it is the pad. `names` are the sequences' names in messages.
     `profile` gets the same losses by position, and determines the order of batches if it has groups.
-
-    Raises:
-        NonFinite: a loss is not finite; the message names checkpoint, sequence and the part of the model at fault.
     """
     sums = torch.zeros(len(sequences), len(COLUMNS), dtype=torch.float64)
     done = 0
@@ -202,7 +198,6 @@ def _padded(sequences: Sequence[Sequence[int]], device: str) -> tuple[Tensor, Te
 
 
 def _target_mask(ids: Tensor, lengths: Tensor, pad_id: int | None) -> Tensor:
-    """Return which of the ids after the first are targets, bool [B, T - 1]."""
     real = torch.arange(1, ids.shape[1], device=ids.device) < lengths[:, None]
     return real if pad_id is None else real & (ids[:, 1:] != pad_id)
 
@@ -214,7 +209,6 @@ def _batch_losses(model: LanguageModel, layout: VocabularyLayout, ids: Tensor, t
 
 
 def _columns(losses: TokenLosses, targets: Tensor, layout: VocabularyLayout) -> Tensor:
-    """Return each target's contribution to its sequence's sums, float64 [N, len(COLUMNS)]."""
     text, image = belongs(targets, layout.text_ids), belongs(targets, layout.image_range)
     types = torch.stack((text, image, ~text & ~image), dim=1)  # [N, 3]
     nll = torch.where(types, losses.nll[:, None], 0)

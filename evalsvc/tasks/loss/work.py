@@ -48,10 +48,6 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
 
         If sequences form groups, the ranges are of the data in the order of groups, and no group is in two ranges. The
         shards of general text follow those of the data.
-
-        Raises:
-            InvalidData: a record does not fit, or the decoder's codebook is not the layout's.
-            AssetMissing: the decoder is not on this machine.
         """
         layout = context.layout()
         data, pairs = self._read(context, layout)
@@ -102,12 +98,7 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
         yield from self._ranges(whole, lengths, groups)
 
     def run(self, context: Context, shard: LossShard) -> LossOutput:
-        """Sum the losses of each sequence, and encode the images if the task has some.
-
-        Raises:
-            DataChanged: the data, images or decoder differ from the plan.
-            NonFinite: a loss is not finite; the message names checkpoint, record and the part of the model at fault.
-        """
+        """Sum the losses of each sequence, and encode the images if the task has some."""
         layout = context.layout()
         if isinstance(shard, TextShard):
             data, records = self._read_general(context, layout)
@@ -146,7 +137,7 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
         return LossOutput(cut, sums, None if profile is None else profile.columns())
 
     def merge(self, context: Context, shards: Sequence[LossShard], outputs: Sequence[LossOutput]) -> TaskResult:
-        """Return the metrics, without data or checkpoint. Raises InternalError if losses do not add up."""
+        """Return the metrics, without data or checkpoint."""
         data, general = parts_of(shards, outputs)
         ids, protocol = data.shard.ids, data.protocol
         metrics = loss_metrics(self.task.name, data.sums, ids, protocol, data.groups)
@@ -184,7 +175,6 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
             yield from cut_inputs(name, "general texts", general.cut, general.count, remedy)
 
     def _ranges(self, whole: AnyShard, lengths: Sequence[int], groups: Sequence[int] | None) -> Iterator[AnyShard]:
-        """Cut all records, with these lengths and groups, into shards of about equal size."""
         count = min(self.task.shards or math.ceil(sum(lengths) / TOKENS_PER_SHARD), len(lengths))
         bounds = [len(lengths) * index // count for index in range(count + 1)]
         if groups is None:
@@ -241,7 +231,7 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
     def sequences(
         self, layout: VocabularyLayout, data: TokenData, records: Sequence[Record]
     ) -> Iterator[TokenSequence]:
-        """Yield the sequence of each record. Raises InvalidData, which names the record."""
+        """Yield the sequence of each record."""
         for record in records:
             try:
                 yield layout.sequence(record.text_ids, record.image_codes, self.task.text_prefix == "layout")
@@ -251,7 +241,6 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
     def _survey(
         self, layout: VocabularyLayout, data: TokenData, records: Sequence[Record], groups: Sequence[int] | None
     ) -> tuple[list[int], dict[str, Unigrams]]:
-        """Return the length of each record's sequence, and the unigram losses of all targets by type."""
         lengths = []
         targets = {"text": Targets(layout.text_ids), "image": Targets(layout.image_range)}
         for sequence in self.sequences(layout, data, records):

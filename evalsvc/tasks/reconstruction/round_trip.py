@@ -40,7 +40,7 @@ class RoundTrip:
         codes: Tensor,  # [B, N] int64
         named: Callable[[int], str],
     ) -> None:
-        """Decode a batch and compare. Raises NonFinite with the image's name, which `named` returns for an index."""
+        """Decode a batch and compare."""
         decoded = self._coder.decoder.decode(codes, self._grid)
         _require_finite(decoded, lambda index: named(len(self.psnr) + index))
         originals, reconstructions = originals.to(decoded.device), to_uint8(decoded)
@@ -66,8 +66,7 @@ class RoundTrip:
 def reconstruct(
     context: Context, coder: ImageCoder, source: ImageSource, images: Sequence[int], trip: RoundTrip
 ) -> ReconstructionOutput:
-    """Encode and decode `images` and compare. Raises NonFinite with the image's name if the decoder's output is not
-    finite."""
+    """Encode and decode `images` and compare."""
     names = [source.name(index) for index in images]
     context.report(0)
     for originals, codes in coder.batches(context, source, images):
@@ -86,9 +85,6 @@ def paired_distance(parts: Sequence[PairedFeatures], program: ReferenceProgram |
 
     The value is biased upwards by about C/n; see `paired_frechet_shares` and `counted_once` for its standard error.
     With `program` the value is the program's; the standard error is evalsvc's.
-
-    Raises:
-        InvalidData: there are not more images than features.
     """
     originals = np.concatenate([part.originals for part in parts])
     reconstructions = np.concatenate([part.reconstructions for part in parts])

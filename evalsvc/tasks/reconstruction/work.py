@@ -34,11 +34,7 @@ class ReconstructionWork(Work[Reconstruction, ReconstructionShard, Reconstructio
     """Plans, runs and merges a reconstruction task."""
 
     def plan(self, context: Context) -> Plan[ReconstructionShard]:
-        """Cut the images into contiguous ranges, without opening them.
-
-        Raises InvalidData if there are fewer images than requested or than a tap needs, or the size does not divide
-        into codes, and AssetMissing.
-        """
+        """Cut the images into contiguous ranges, without opening them."""
         source = context.images(self.task.images)
         count = self.count(source)
         taps = self._taps(source, count)
@@ -58,10 +54,7 @@ class ReconstructionWork(Work[Reconstruction, ReconstructionShard, Reconstructio
         return Plan(shards, "images")
 
     def run(self, context: Context, shard: ReconstructionShard) -> ReconstructionOutput:
-        """Encode and decode the shard's images.
-
-        Raises DataChanged if images or decoder differ from the plan, and InvalidData and NonFinite for an image.
-        """
+        """Encode and decode the shard's images."""
         source, plan = context.images(self.task.images), shard.plan
         coder = self._coder(context)
         images = range(min(shard.start, len(source)), min(shard.stop, len(source)))
@@ -111,7 +104,7 @@ class ReconstructionWork(Work[Reconstruction, ReconstructionShard, Reconstructio
         return list(left_out(self.task.name, reasons, "add images, or set `taps`"))
 
     def count(self, source: ImageSource) -> int:
-        """Return the number of images to use. Raises InvalidData if there are fewer than `samples`."""
+        """Return the number of images to use."""
         samples = self.task.samples
         if samples is not None and samples > len(source):
             raise InvalidData(
@@ -135,7 +128,6 @@ class ReconstructionWork(Work[Reconstruction, ReconstructionShard, Reconstructio
         return sorted(set(self.task.taps))
 
     def _given(self, taps: Sequence[int], extractor: FeatureExtractor) -> list[int]:
-        """Return the `taps` that the extractor gives. Raises InvalidData if the task explicitly sets another."""
         lacking = [tap for tap in taps if tap not in extractor.taps]
         if lacking and self.task.taps is not None:
             raise InvalidData(
@@ -159,8 +151,6 @@ class ReconstructionWork(Work[Reconstruction, ReconstructionShard, Reconstructio
         outputs: Sequence[ReconstructionOutput],
         items: Sequence[dict[str, JsonValue]],
     ) -> Iterator[MetricValue]:
-        """Return the distances, and add the images' shares to `items`, with which two checkpoints or decoders are
-        compared."""
         program = self._program()
         for tap in plan.taps:
             name = FRECHET[tap]

@@ -57,10 +57,6 @@ def sample_images(
     Args:
         scale: scale of the guidance.
         start: index of the first record among all prompts of the task: the first `task.keep` images are kept.
-
-    Raises:
-        NonFinite: the logits are not finite; the message names the checkpoint and the prompt.
-        OutOfMemory: not even a single image can be sampled or decoded.
     """
     side = task.size or decoder.resolution
     stages = _stages(context, task, decoder, features)
@@ -96,7 +92,6 @@ def _sample(
     records: Sequence[PromptRecord],
     post_processing: PostProcessing,
 ) -> None:
-    """Sample all records and pass the images to `post_processing`."""
     model = context.model(dtype=task.dtype, rotary_inv_freq_dtype=task.rotary_inv_freq_dtype)
     device = model.device
     shapes: list[object] = []
@@ -268,7 +263,7 @@ class Background:
             work()
 
     def wait(self) -> None:
-        """Wait for all submitted work. Raises its error, once."""
+        """Wait for all submitted work."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -300,13 +295,13 @@ class Finishing:
         """Batch that was started last."""
 
     def start(self, samples: Samples) -> None:
-        """Start a batch after all earlier ones. Raises OutOfMemory if a single image does not fit."""
+        """Start a batch after all earlier ones."""
         self.wait()
         self._samples = samples
         self._see_through(self._begin)
 
     def wait(self) -> None:
-        """Wait for all batches. Raises the errors of `start`."""
+        """Wait for all batches."""
         self._see_through(self._background.wait)
 
     def _see_through(self, work: Callable[[], None]) -> None:

@@ -43,7 +43,7 @@ class Prompts:
     """Digest of the whole list that the prompts were selected from."""
 
     def images(self) -> tuple[str | int, ...]:
-        """Return the real images of the captions. Raises InvalidData if a caption names none."""
+        """Return the real images of the captions."""
         images = tuple(record.image for record in self.records if record.image is not None)
         if len(images) < len(self.records):
             missing = next(record for record in self.records if record.image is None)
@@ -83,10 +83,7 @@ class PromptSpec:
 
 
 def read_prompts(spec: PromptSpec) -> Prompts:
-    """Read the prompts, in the order in which their images are sampled.
-
-    Raises InvalidData if the captions cannot be read, are too few, or do not fit the layout.
-    """
+    """Read the prompts, in the order in which their images are sampled."""
     captions = None if spec.captions is None else identify_file(Path(spec.captions), "caption file")
     return _read_prompts(spec, captions, stamp_of(spec.tokenizer))
 

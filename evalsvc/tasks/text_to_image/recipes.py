@@ -90,7 +90,7 @@ PROTOCOLS = {
 
 
 def find_protocol(name: str) -> ImageProtocol:
-    """Return the recipe with this name. Raises UnknownName, with similar names."""
+    """Return the recipe with this name."""
     if name not in PROTOCOLS:
         raise UnknownName.among("protocol", name, PROTOCOLS)
     return PROTOCOLS[name]

@@ -126,7 +126,6 @@ class TextToImage(Task):
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, content: Any) -> Any:
-        """Fill in the recipe's fields that the suite leaves out, and the program's `resize`."""
         if not isinstance(content, Mapping):
             return content
         if isinstance(content.get("protocol"), str):

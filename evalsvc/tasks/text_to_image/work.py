@@ -56,11 +56,7 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
     """Plans, runs and merges a text_to_image task."""
 
     def plan(self, context: Context) -> Plan[ImageShard]:
-        """Cut reference images, if their features are unknown, and prompts into shards.
-
-        Raises InvalidData if a caption does not fit the layout or lacks its label, or a metric cannot be measured, and
-        AssetMissing for a decoder or extractor that was not pulled.
-        """
+        """Cut reference images, if their features are unknown, and prompts into shards."""
         layout, decoder = context.layout(), self._decoder(context)
         require_codebook(layout, decoder, self.task.decoder)
         prompts = self._prompts(context, layout, decoder)
@@ -82,10 +78,7 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         return Plan([*before, *shards], unit, looks, self.task.until)
 
     def run(self, context: Context, shard: ImageShard) -> ImageOutput:
-        """Extract features of the shard's images; for prompts, sample the images first.
-
-        Raises DataChanged if captions, images or an extractor differ from the plan, and NonFinite.
-        """
+        """Extract features of the shard's images; for prompts, sample the images first."""
         layout, decoder = context.layout(), self._decoder(context)
         prompts, plan = self._prompts(context, layout, decoder), shard.plan
         features = self._features(context, shard.images.keys if shard.part == "reference" else plan.features)
@@ -227,7 +220,6 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
     def _choose(
         self, context: Context, reference: ReferenceSpec | None, count: int
     ) -> tuple[list[ImageMetric], dict[str, str], list[str]]:
-        """Return the metrics to measure, the reasons against the others, and the expected metrics among the others."""
         given = Given(self._extractors(), reference, self.task.captions is not None, count)
         chosen = self.task.metrics and [name for name in self.task.metrics if name != AGREEMENT]
         reasons = {metric: given.lacks(context, metric) for metric in load_metrics(chosen, self._program)}
@@ -263,7 +255,6 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         reference: Mapping[str, TapStatistics],
         details: dict[str, object],
     ) -> Iterator[MetricValue]:
-        """Yield the metrics of one guidance scale, and add the images' shares to `items`."""
         images = self._images_protocol(scale, parts[0], plan)
         # Items of several scales share their index, so the compared keys hold the scale.
         suffix = "" if len(self.task.scales) == 1 else f"@{scale:g}"
@@ -330,7 +321,6 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         }
 
     def _resizing(self, part: SampleOutput) -> dict[str, JsonValue]:
-        """Return the protocol's content for the resizing of sampled images before features are extracted."""
         compared = self.task.fit(part.side)
         return {} if compared.size == part.side else {"compared": compared.to_json()}
 
@@ -339,7 +329,6 @@ class TextToImageWork(Work[TextToImage, ImageShard, ImageOutput]):
         return {} if self.task.until is None else {"until": self.task.until.model_dump()}
 
     def _called(self, plan: ImagePlan, metrics: Sequence[MetricValue]) -> dict[str, JsonValue]:
-        """Return the published name of the FID, or why it has none."""
         fid = next((metric for metric in metrics if metric.name == f"{self.task.name}/fid"), None)
         if self.task.protocol is None:
             return {}

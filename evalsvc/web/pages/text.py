@@ -100,11 +100,7 @@ class TextPage(Page):
     """Step whose forgetting is shown; by default, the last."""
 
     def content(self, client: Client) -> Content:
-        """Return the completions and the forgetting.
-
-        Raises:
-            UnknownName: there is no such run.
-        """
+        """Return the completions and the forgetting."""
         run = client.run(self.run)
         drawn = list(_completions(client, self.run))
         prompts = list(dict.fromkeys(completion.prompt for _, _, completion in drawn))
@@ -134,7 +130,6 @@ class TextPage(Page):
         return Content(f"{self.run}: text", values)
 
     def _compared(self, client: Client, own: Sequence[tuple[int, str, Completion]], prompt: str) -> Iterator[Shown]:
-        """Yield the completions of one prompt by step, with what changed."""
         others: Mapping[int, str] = {}
         if self.against not in ("previous", "base"):
             others = {
@@ -169,13 +164,11 @@ def read_forgetting(client: Client, artifact: Artifact) -> Forgetting:
 
 
 def _completions(client: Client, run: str) -> Iterator[tuple[int, str, Completion]]:
-    """Yield the completions of a run with their step and variant."""
     for step in client.completions(run):
         yield from ((step.step, step.variant, completion) for completion in step.completions)
 
 
 def _cells(row: ForgettingRow) -> list[str]:
-    """Return the cells of a row without its verdict."""
     unit = "" if row.unit in ("", "fraction", "bits/byte") else f", {row.unit}"
     return [
         METRICS.get(row.metric, row.metric) + unit,
@@ -203,7 +196,6 @@ def _with_interval(value: float | None, low: float | None, high: float | None, s
 
 
 def _flip_in_words(flip: FlippedQuestion) -> tuple[str, list[tuple[str, str]]]:
-    """Return the kind of flip, and the answers by who gives them."""
     kinds = ((flip.flip, "all"), (flip.flip_within, "text"))
     kind = "; ".join(f"{FLIPS[flipped]}, {SCOPES[ids]}" for flipped, ids in kinds if flipped)
     answers = [("right", " | ".join(flip.right))]
