@@ -21,8 +21,7 @@ from evalsvc.metrics.inception_score import INCEPTION_SCORE
 from evalsvc.metrics.kid import KID
 from evalsvc.metrics.prdc import COVERAGE, DENSITY, PRECISION, RECALL
 from evalsvc.metrics.ratio import Ratio
-from evalsvc.tasks.reconstruction.round_trip import paired_distance
-from evalsvc.tasks.reconstruction.shards import PairedFeatures
+from evalsvc.tasks.reconstruction.round_trip import PairedFeatures, paired_distance
 from simulated.cells import Cell, Draw, Generator, Simulation
 from simulated.data import Array, numbers
 from simulated.means import ALPHA, of_difference, of_value

@@ -17,8 +17,7 @@ from evalsvc.metrics.item_numbers import Numbers
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.metrics.value_interval import ends_of, value_interval
 from evalsvc.spec.layout import VocabularyLayout
-from evalsvc.tasks.alignment.pair_measures import similarities, tables_of
-from evalsvc.tasks.alignment.token_pairs import TokenPairs, pairs_of
+from evalsvc.tasks.alignment.pair_measures import TokenPairs, pairs_of, similarities, tables_of
 from study.material import Material
 from study.runs import PRETRAINED, main_name, recipe_of
 from study.scales import Scale

@@ -21,8 +21,7 @@ from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointMismatch, NonFinite
 from evalsvc.files.atomic import write_whole
 from evalsvc.metrics.contrastive import MAX_SCALE
-from evalsvc.tasks.alignment.pair_measures import Tables, bag_means, flattened
-from evalsvc.tasks.alignment.token_pairs import TokenPairs
+from evalsvc.tasks.alignment.pair_measures import Tables, TokenPairs, bag_means, flattened
 
 FIRST_TEMPERATURE = 0.07
 """Initial temperature, as in CLIP (Radford et al. 2021, section 2.5)."""

@@ -22,9 +22,8 @@ from evalsvc.files.artifacts import Artifact
 from evalsvc.metrics.ratio import Ratio, ratio_of_sums
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.protocol import Direction, MetricValue, Protocol
-from evalsvc.tasks.alignment.pair_measures import TableMeasures, measure, tables_of
+from evalsvc.tasks.alignment.pair_measures import TableMeasures, batches, measure, pairs_of, tables_of
 from evalsvc.tasks.alignment.spec import Alignment
-from evalsvc.tasks.alignment.token_pairs import batches, pairs_of
 from evalsvc.tasks.task import Context, Plan, Shard, TaskResult, Work
 
 ESTIMATOR = "alignment/2"

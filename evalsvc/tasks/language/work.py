@@ -31,7 +31,7 @@ from evalsvc.language.lm import AnswerRow
 from evalsvc.language.results import Results, plain_mean, require_mean
 from evalsvc.spec import catalog
 from evalsvc.spec.engines import OWN, release_of
-from evalsvc.tasks.language.kept_answers import find_answers, keep_answers
+from evalsvc.tasks.language.answer_cache import find_answers, keep_answers
 from evalsvc.tasks.language.spec import BenchmarkTask, Language
 from evalsvc.tasks.result_warnings import AT_FIRST, cut_inputs, worse_than_guessing
 from evalsvc.tasks.task import Context, Output, Plan, Shard, ShardKind, TaskResult, TaskWarning

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from evalsvc.errors import InternalError
 from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
 from evalsvc.spec.protocol import Direction, MetricValue, Protocol
-from evalsvc.tasks.loss.yardsticks import TOLERANCE, gap
+from evalsvc.tasks.loss.unigrams import TOLERANCE
 from evalsvc.tasks.sequence_groups import GENERAL_GROUP, GROUP
 
 NATS = "nats/token"
@@ -97,6 +97,14 @@ def general_text_metrics(
         if caption is not None:
             metrics.append(_value(f"{name}_gap{suffix}", gap(loss, caption), NATS, "none", between, None))
     return metrics
+
+
+def gap(general: Ratio, caption: Ratio) -> Ratio:
+    """Return general text minus captions, of two independent samples; n counts both together."""
+    known = general.stderr is not None and caption.stderr is not None
+    stderr = math.hypot(general.stderr or 0, caption.stderr or 0) if known else None
+    n, independent = general.n + caption.n, general.independent + caption.independent
+    return Ratio(general.value - caption.value, stderr, n, independent if independent < n else None)
 
 
 def _require_weighted(task: str, values: Mapping[str, float], sums: Mapping[str, Sequence[float]]) -> None:

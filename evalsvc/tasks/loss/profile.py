@@ -12,7 +12,7 @@ from evalsvc.errors import InternalError, InvalidData
 from evalsvc.files.artifacts import Artifact
 from evalsvc.metrics.ratio import Moments, Ratio
 from evalsvc.spec.protocol import MetricValue, Protocol
-from evalsvc.tasks.loss.yardsticks import TOLERANCE, Unigrams
+from evalsvc.tasks.loss.unigrams import TOLERANCE, Unigrams
 
 Grid = tuple[int, int]
 """Rows and columns of an image's codes, which are stored row by row."""

@@ -14,8 +14,7 @@ from evalsvc.spec.layout import TokenSequence, VocabularyLayout
 from evalsvc.spec.protocol import MetricValue
 from evalsvc.tasks.image_codes import ImageCoder, require_codebook
 from evalsvc.tasks.loss.metrics import general_text_metrics, loss_items, loss_metrics
-from evalsvc.tasks.loss.profile import Profile, find_grid, profile_artifact, profile_metrics
-from evalsvc.tasks.loss.shards import (
+from evalsvc.tasks.loss.parts import (
     GENERAL_TEXT,
     AnyShard,
     DataShard,
@@ -25,9 +24,10 @@ from evalsvc.tasks.loss.shards import (
     TextShard,
     parts_of,
 )
+from evalsvc.tasks.loss.profile import Profile, find_grid, profile_artifact, profile_metrics
 from evalsvc.tasks.loss.spec import Loss
 from evalsvc.tasks.loss.teacher_forcing import ProfileSums, sequence_sums
-from evalsvc.tasks.loss.yardsticks import Targets, Unigrams, scarce, unigram_metrics
+from evalsvc.tasks.loss.unigrams import Targets, Unigrams, scarce, unigram_metrics
 from evalsvc.tasks.result_warnings import AT_FIRST, UNTRAINED_IMAGES, cut_inputs, worse_than_guessing
 from evalsvc.tasks.sequence_groups import at_border, group_of_each, group_order, groups_of_records
 from evalsvc.tasks.task import Context, Plan, TaskResult, TaskWarning, Work

@@ -2,24 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
 from evalsvc.data.images import ImageSource
 from evalsvc.decoders import to_uint8
 from evalsvc.errors import NonFinite
 from evalsvc.features import FeatureExtractor
+from evalsvc.files.arrays import Array
 from evalsvc.metrics.image_metric import Estimate
 from evalsvc.metrics.paired_frechet import paired_frechet_shares
 from evalsvc.metrics.reconstruction import CodebookUse, codebook_use, psnr, ssim
 from evalsvc.metrics.reference_program import ReferenceProgram, statistics_of, with_value
 from evalsvc.metrics.second_order import counted_once
 from evalsvc.tasks.image_codes import ImageCoder
-from evalsvc.tasks.reconstruction.shards import PairedFeatures, ReconstructionOutput
-from evalsvc.tasks.task import Context
+from evalsvc.tasks.task import Context, Shard
+
+
+@dataclass(frozen=True)
+class ReconstructionPlan:
+    """The common part of all shards of a plan."""
+
+    protocol: Mapping[str, JsonValue]
+    """Protocol of the metrics, without the features of distances."""
+    features: Mapping[str, str]
+    """Protocol's content for the features."""
+    taps: Sequence[int]
+    """Numbers of features of the distances."""
+
+
+@dataclass(frozen=True)
+class ReconstructionShard(Shard):
+    """A contiguous range of images."""
+
+    start: int
+    stop: int
+    images: str
+    """SHA-256 of the images' contents."""
+    plan: ReconstructionPlan
+
+
+@dataclass(frozen=True)
+class PairedFeatures:
+    """Features of images and, row by row, of their reconstructions."""
+
+    originals: Array[np.float32]  # [n, d]
+    reconstructions: Array[np.float32]  # [n, d]
+
+
+@dataclass(frozen=True)
+class ReconstructionOutput:
+    """The results of a range of images."""
+
+    names: Sequence[str]
+    psnr: Sequence[float]
+    """PSNR of each image in dB."""
+    ssim: Sequence[float]
+    """SSIM of each image."""
+    code_counts: Array[np.int64]  # [codebook_size]
+    """Number of occurrences of each code."""
+    features: Mapping[int, PairedFeatures]
+    """Features by tap."""
 
 
 class RoundTrip:

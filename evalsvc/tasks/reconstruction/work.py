@@ -17,8 +17,15 @@ from evalsvc.spec.protocol import MetricValue, Protocol, number_to_json
 from evalsvc.tasks.image_codes import ImageCoder
 from evalsvc.tasks.image_features import ExtractorSpec, identity_of, open_extractor
 from evalsvc.tasks.image_measures import load_program, rounded
-from evalsvc.tasks.reconstruction.round_trip import RoundTrip, joined_use, paired_distance, reconstruct
-from evalsvc.tasks.reconstruction.shards import ReconstructionOutput, ReconstructionPlan, ReconstructionShard
+from evalsvc.tasks.reconstruction.round_trip import (
+    ReconstructionOutput,
+    ReconstructionPlan,
+    ReconstructionShard,
+    RoundTrip,
+    joined_use,
+    paired_distance,
+    reconstruct,
+)
 from evalsvc.tasks.reconstruction.spec import Reconstruction
 from evalsvc.tasks.result_warnings import left_out
 from evalsvc.tasks.task import Context, Plan, TaskResult, TaskWarning, Work, cut

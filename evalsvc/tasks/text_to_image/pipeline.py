@@ -31,7 +31,7 @@ from evalsvc.spec.images import Fit
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.tasks.image_features import FeaturePass, FeatureRows, Rows
 from evalsvc.tasks.task import Context
-from evalsvc.tasks.text_to_image.artifacts import encode_png
+from evalsvc.tasks.text_to_image.image_files import encode_png
 from evalsvc.tasks.text_to_image.prompts import PromptRecord
 from evalsvc.tasks.text_to_image.shards import KeptImage, SampledImage, SampleOutput
 from evalsvc.tasks.text_to_image.spec import TextToImage

@@ -14,6 +14,7 @@ from evalsvc.spec.layout import parse_layout
 from evalsvc.tasks.alignment.pair_measures import (
     TableMeasures,
     Tables,
+    TokenPairs,
     bag_means,
     measure,
     near_tokens,
@@ -21,7 +22,6 @@ from evalsvc.tasks.alignment.pair_measures import (
     tables_of,
 )
 from evalsvc.tasks.alignment.spec import Alignment
-from evalsvc.tasks.alignment.token_pairs import TokenPairs
 
 TASK = Alignment(name="alignment", data="/pairs.jsonl", neighbours=3, permutations=49, seed=0)
 

@@ -9,7 +9,7 @@ import pytest
 from evalsvc.data.tokens import read_tokens
 from evalsvc.errors import InvalidData
 from evalsvc.spec.layout import VocabularyLayout, parse_layout
-from evalsvc.tasks.alignment.token_pairs import TokenPairs, batches, pairs_of
+from evalsvc.tasks.alignment.pair_measures import TokenPairs, batches, pairs_of
 
 LAYOUT: VocabularyLayout = parse_layout({"text": {"size": 20}, "image": {"offset": 20, "size": 8}}).resolve(30)
 

@@ -26,7 +26,7 @@ from evalsvc.installation import pip_install
 from evalsvc.miniature import ROOT
 from evalsvc.spec.documents.text_reports import ForgettingReport
 from evalsvc.tasks.forgetting import work
-from evalsvc.tasks.language.kept_answers import keep_answers
+from evalsvc.tasks.language.answer_cache import keep_answers
 from evalsvc.text_pages import forgetting_page
 
 TEXT = str(ROOT / "heldout_text.jsonl")

@@ -12,8 +12,7 @@ from torch.nn import functional
 from trainer.aligned_rows import AlignedRows, AlignmentRecipe, align, put_rows, write_rows
 
 from evalsvc.errors import CheckpointMismatch, NonFinite, NotACheckpoint
-from evalsvc.tasks.alignment.pair_measures import Tables, similarities
-from evalsvc.tasks.alignment.token_pairs import TokenPairs
+from evalsvc.tasks.alignment.pair_measures import Tables, TokenPairs, similarities
 
 TRAINING = AlignmentRecipe(steps=60, batch=48, rate=0.05, seed=0)
 

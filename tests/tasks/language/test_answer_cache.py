@@ -7,7 +7,7 @@ import pytest
 from evalsvc.files import kept
 from evalsvc.files.kept import ANSWERS as FOLDER
 from evalsvc.files.kept import KeptFolder
-from evalsvc.tasks.language.kept_answers import Answers, find_answers, keep_answers
+from evalsvc.tasks.language.answer_cache import Answers, find_answers, keep_answers
 
 KEY = {"checkpoint": "ab" * 32, "encoding": {"bos": 1}}
 ANSWERS: Answers = {

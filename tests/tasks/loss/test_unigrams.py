@@ -16,10 +16,11 @@ from evalsvc.errors import DataChanged, InvalidData
 from evalsvc.metrics.entropy import UnigramLoss, unigram_loss
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.miniature import ROOT
-from evalsvc.tasks.loss import yardsticks as loss_yardsticks
+from evalsvc.tasks.loss import unigrams
+from evalsvc.tasks.loss.metrics import gap
 from evalsvc.tasks.loss.spec import Loss
+from evalsvc.tasks.loss.unigrams import Targets, scarce
 from evalsvc.tasks.loss.work import LossWork
-from evalsvc.tasks.loss.yardsticks import Targets, gap, scarce
 
 GENERAL: list[dict[str, Any]] = [
     {"text_ids": [3, 4, 5, 6, 7]},
@@ -101,7 +102,7 @@ def test_a_table_that_is_too_large_gives_no_loss_by_place(monkeypatch: pytest.Mo
     assert targets.unigrams(by_place=True) == {}, "one sequence is predicted by no other"
     targets.add([0, *range(100, 150)])
     assert set(targets.unigrams(by_place=True)) == {"unigram", "unigram_by_place"}
-    monkeypatch.setattr(loss_yardsticks, "MAX_COUNTS", 49 * 50)
+    monkeypatch.setattr(unigrams, "MAX_COUNTS", 49 * 50)
     assert set(targets.unigrams(by_place=True)) == {"unigram"}
     assert Targets(None).block == range(0)
 

@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 from evalsvc.spec.protocol import Protocol
 from evalsvc.tasks.loss.metrics import with_totals
 from evalsvc.tasks.loss.profile import Grid, Profile, add_up, require_identity
-from evalsvc.tasks.loss.yardsticks import PackedTargets, Unigrams
+from evalsvc.tasks.loss.unigrams import PackedTargets, Unigrams
 from evalsvc.tasks.task import Shard
 
 Value = TypeVar("Value")

@@ -1,4 +1,4 @@
-"""Losses to compare with: the held-out loss of a model without context, and the loss of general text."""
+"""Losses to compare with: the held-out loss of a model without context."""
 
 from __future__ import annotations
 
@@ -108,11 +108,3 @@ def scarce(unigrams: Mapping[str, Unigrams]) -> dict[str, str]:
         for name, loss in losses.items()
         if loss.unseen > FEW_UNSEEN
     }
-
-
-def gap(general: Ratio, caption: Ratio) -> Ratio:
-    """Return general text minus captions, of two independent samples; n counts both together."""
-    known = general.stderr is not None and caption.stderr is not None
-    stderr = math.hypot(general.stderr or 0, caption.stderr or 0) if known else None
-    n, independent = general.n + caption.n, general.independent + caption.independent
-    return Ratio(general.value - caption.value, stderr, n, independent if independent < n else None)
