@@ -1,6 +1,6 @@
 """From prompts to features: sample a batch, and meanwhile decode, extract features of and keep the previous one.
 
-    sample_images → generate_fitting → Finishing → PostProcessing, once per batch
+    sample_images → generate_fitting → Finishing → Background → PostProcessing.add, once per batch
 
 On a GPU, post-processing runs in a thread and on a stream of its own, one batch behind; on a CPU, where sampling uses
 all cores, it follows each batch. If memory runs out, fewer images are decoded together, and then fewer sampled.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -59,62 +59,43 @@ def sample_images(
         start: index of the first record among all prompts of the task: the first `task.keep` images are kept.
     """
     side = task.size or decoder.resolution
-    stages = _stages(context, task, decoder, features)
-    post_processing = PostProcessing(stages, records, kept=task.keep - start)
-    spec = _spec(task, layout, stages.codes, scale)
-    try:
-        _sample(context, task, spec, stages, records, post_processing)
-    except NonFinite as error:
-        raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
-    return SampleOutput(
-        post_processing.features(),
-        post_processing.images(),
-        post_processing.kept(start),
-        side,
-        {"layout": layout.digest, "decoder": decoder.digest, "size": side, **context.rotary()},
-        sum(record.cut > 0 for record in records),
-    )
-
-
-def _stages(context: Context, task: TextToImage, decoder: ImageDecoder, features: FeaturePass) -> Stages:
-    side = task.size or decoder.resolution
     exact = None
     if task.decoder_dtype != "float32":
         exact = context.decoder(task.decoder, task.decoder_config, task.decoder_ema)
-    return Stages(decoder, decoder.grid(side, side), task.fit(side), features, exact)
-
-
-def _sample(
-    context: Context,
-    task: TextToImage,
-    spec: SamplerSpec,
-    stages: Stages,
-    records: Sequence[PromptRecord],
-    post_processing: PostProcessing,
-) -> None:
-    model = context.model(dtype=task.dtype, rotary_inv_freq_dtype=task.rotary_inv_freq_dtype)
-    device = model.device
+    stages = Stages(decoder, decoder.grid(side, side), task.fit(side), features, exact)
+    results = PostProcessing(stages, records, kept=task.keep - start)
+    spec = _spec(task, layout, stages.codes, scale)
     shapes: list[object] = []
-    overlap = overlaps(device)
-    how: dict[str, object] = {"batches": shapes, "overlapped": overlap}
-    context.provenance["sampling"] = how
-    batches = generate_fitting(
-        model,
-        [Prompt(record.id, record.ids) for record in records],
-        spec,
-        lambda codes: context.report(codes // stages.codes),
-        reserved=stages.bytes(task.batch),
-        on_shape=lambda shape: shapes.append(shape.to_json()),
-    )
-    with Background(device, overlap=overlap) as background:
-        finishing = Finishing(post_processing, background, batches, task.batch)
-        for samples in batches:
-            how["path"] = samples.path
-            finishing.start(samples)
-        finishing.wait()
+    try:
+        model = context.model(dtype=task.dtype, rotary_inv_freq_dtype=task.rotary_inv_freq_dtype)
+        overlap = overlaps(model.device)
+        how: dict[str, object] = {"batches": shapes, "overlapped": overlap}
+        context.provenance["sampling"] = how
+        batches = generate_fitting(
+            model,
+            [Prompt(record.id, record.ids) for record in records],
+            spec,
+            lambda codes: context.report(codes // stages.codes),
+            reserved=stages.bytes(task.batch),
+            on_shape=lambda shape: shapes.append(shape.to_json()),
+        )
+        with Background(model.device, overlap=overlap) as background:
+            finishing = Finishing(results, background, batches, task.batch)
+            for samples in batches:
+                how["path"] = samples.path
+                finishing.wait()
+                finishing.start(samples)
+                if not overlap:
+                    finishing.wait()
+            finishing.wait()
+    except NonFinite as error:
+        raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
     how["decoded_at_once"] = finishing.at_once
-    if post_processing.decoder_error is not None:
-        how["decoder_error"] = post_processing.decoder_error.to_json()
+    if results.decoder_error is not None:
+        how["decoder_error"] = results.decoder_error.to_json()
+    protocol = {"layout": layout.digest, "decoder": decoder.digest, "size": side, **context.rotary()}
+    cut = sum(record.cut > 0 for record in records)
+    return SampleOutput(results.features(), results.images(), results.kept(start), side, protocol, cut)
 
 
 def overlaps(device: torch.device) -> bool:
@@ -155,20 +136,6 @@ class Stages:
         """Return the number of codes of one image."""
         return self.grid[0] * self.grid[1]
 
-    def pixels(
-        self,
-        codes: Tensor,  # [B, N] int64
-    ) -> Tensor:  # [B, 3, H, W] uint8
-        return to_uint8(self.decoder.decode(codes, self.grid))
-
-    def compared(
-        self,
-        pixels: Tensor,  # [B, 3, H, W] uint8
-    ) -> Tensor:  # [B, 3, size, size] uint8
-        if pixels.shape[2:] == (self.fit.size, self.fit.size):
-            return pixels
-        return torch.from_numpy(np.stack([fit_pixels(image, self.fit) for image in pixels.cpu().numpy()]))
-
     def bytes(self, images: int) -> int:
         """Return the maximum number of bytes that decoding and features need for a batch."""
         pixels = images * 3 * self.decoder.downsampling**2 * self.codes
@@ -204,8 +171,11 @@ class PostProcessing:
         stages = self._stages
         if stages.exact is not None and self.decoder_error is None:
             self.decoder_error = pixel_error(stages.exact, stages.decoder, codes[:COMPARED], stages.grid)
-        pixels = stages.pixels(codes)
-        features = stages.features(stages.compared(pixels), [self._records[index].text for index in indices])
+        pixels = compared = to_uint8(stages.decoder.decode(codes, stages.grid))  # [B, 3, H, W] uint8
+        if pixels.shape[2:] != (stages.fit.size, stages.fit.size):
+            fitted = [fit_pixels(image, stages.fit) for image in pixels.cpu().numpy()]
+            compared = torch.from_numpy(np.stack(fitted))  # [B, 3, size, size] uint8
+        features = stages.features(compared, [self._records[index].text for index in indices])
         images = {index: _image(self._records[index], row) for index, row in zip(indices, codes.cpu(), strict=True)}
         pictures = zip(indices, pixels.cpu(), strict=True)
         kept = {index: encode_png(picture) for index, picture in pictures if index < self._kept_until}
@@ -235,23 +205,55 @@ def _image(record: PromptRecord, codes: Tensor) -> SampledImage:
     return SampledImage(record.id, digest, record.label)
 
 
+class Finishing:
+    """Post-processing of the newest batch, with the memory that sampling leaves. Only here are batches made smaller."""
+
+    def __init__(self, results: PostProcessing, background: Background, batches: FittingBatches, at_once: int) -> None:
+        self._results, self._background, self._batches = results, background, batches
+        self.at_once = at_once
+        """Maximum number of images decoded together; halved each time that memory runs out."""
+        self._samples: Samples | None = None
+
+    def start(self, samples: Samples) -> None:
+        """Start a batch after `wait` has finished the earlier one."""
+        self._samples = samples
+        self._background.submit(partial(self._results.add, samples, self.at_once))
+
+    def wait(self) -> None:
+        """Wait for the batch. If memory runs out, decode fewer images together; for a single image, sample fewer."""
+        while failed := attempt(self._background.wait)[1]:
+            # Free memory in this thread, because freeing memory would break a graph's capture.
+            assert self._samples is not None, "nothing else runs out of memory here"
+            together = min(self.at_once, len(self._samples.indices))
+            if together > 1:
+                self.at_once = together // 2
+                release()
+            else:
+                self._batches.shrink(failed)
+            self.start(self._samples)
+
+
 class Background:
-    """Runs one piece of work at a time, in order; with `overlap`, while the caller continues."""
+    """Runs one piece of work at a time: with `overlap`, while the caller continues, and otherwise in `wait`."""
 
     def __init__(self, device: torch.device, *, overlap: bool) -> None:
-        self._executor = _thread() if overlap else None
+        # A new thread would use as many threads of its own as there are cores, and round differently.
+        threads = (torch.get_num_threads(),)
+        self._executor = None
+        if overlap:
+            self._executor = ThreadPoolExecutor(1, "post-processing", torch.set_num_threads, threads)
         self._stream = decoding_stream(device) if overlap and device.type == "cuda" else None
-        self._pending: Future[None] | None = None
+        self._pending: Callable[[], None] | None = None
 
     def submit(self, work: Callable[[], None]) -> None:
         """Run `work`, which ends with its results on the CPU, after all earlier work."""
         self.wait()
         if self._executor is None:
-            work()
+            self._pending = work
             return
         # The work holds its inputs until it is finished, so their memory is not reused by the caller's stream.
         ready = None if self._stream is None else torch.cuda.current_stream(self._stream.device).record_event()
-        self._pending = self._executor.submit(self._run, work, ready)
+        self._pending = self._executor.submit(self._run, work, ready).result
 
     def _run(self, work: Callable[[], None], ready: torch.cuda.Event | None) -> None:
         if self._stream is None or ready is None:
@@ -266,7 +268,7 @@ class Background:
         """Wait for all submitted work."""
         pending, self._pending = self._pending, None
         if pending is not None:
-            pending.result()
+            pending()
 
     def __enter__(self) -> Background:
         return self
@@ -280,57 +282,3 @@ class Background:
         finally:
             if self._executor is not None:
                 self._executor.shutdown(wait=True, cancel_futures=True)
-
-
-class Finishing:
-    """Runs post-processing batch after batch, with the memory that sampling leaves."""
-
-    def __init__(
-        self, post_processing: PostProcessing, background: Background, batches: FittingBatches, at_once: int
-    ) -> None:
-        self._post_processing, self._background, self._batches = post_processing, background, batches
-        self.at_once = at_once
-        """Maximum number of images decoded together; halved each time that memory runs out."""
-        self._samples: Samples | None = None
-        """Batch that was started last."""
-
-    def start(self, samples: Samples) -> None:
-        """Start a batch after all earlier ones."""
-        self.wait()
-        self._samples = samples
-        self._see_through(self._begin)
-
-    def wait(self) -> None:
-        """Wait for all batches."""
-        self._see_through(self._background.wait)
-
-    def _see_through(self, work: Callable[[], None]) -> None:
-        _, failed = attempt(work)
-        while failed:
-            self._make_room(failed)
-            _, failed = attempt(self._begin_and_wait)
-
-    def _make_room(self, failed: str) -> None:
-        """Free memory for the batch that was started last. Runs in this thread, because freeing memory would break a
-        graph's capture."""
-        assert self._samples is not None, "nothing else runs out of memory here"
-        together = min(self.at_once, len(self._samples.indices))
-        if together > 1:
-            self.at_once = together // 2
-            release()
-        else:
-            self._batches.shrink(failed)
-
-    def _begin(self) -> None:
-        assert self._samples is not None, "a batch was started"
-        self._background.submit(partial(self._post_processing.add, self._samples, self.at_once))
-
-    def _begin_and_wait(self) -> None:
-        self._begin()
-        self._background.wait()
-
-
-def _thread() -> ThreadPoolExecutor:
-    # A new thread would use as many threads of its own as there are cores, and round differently.
-    threads = torch.get_num_threads()
-    return ThreadPoolExecutor(1, "post-processing", initializer=torch.set_num_threads, initargs=(threads,))
