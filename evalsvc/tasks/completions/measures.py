@@ -10,10 +10,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import NamedTuple
 
-from evalsvc.metrics.ngrams import distinct_n, seq_rep
+from evalsvc.metrics.ngrams import distinct_n
 from evalsvc.metrics.ratio import ratio_of_sums
+from evalsvc.spec.documents.items import Completion
 from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.tasks.completions.spec import GREEDY
 
@@ -43,80 +43,20 @@ MEASURES = {
 too plain."""
 
 
-COMPARED = ("same_as_base", "base_nll", "base_scored", "base_own_nll", "base_own_scored")
-"""Fields that are present only if the run has a base."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """A completion of a prompt, with the base's completion."""
-
-    index: int
-    prompt: str
-    way: str
-    """`greedy`, or the seed."""
-    protocol: str
-    """Id of the drawing protocol: completions with the same id are comparable."""
-    text: str
-    ids: Sequence[int]
-    """Rows of the table."""
-    drawn: int
-    image_ids: int
-    seq_rep_4: float | None
-    distinct_1: float | None
-    distinct_2: float | None
-    ended: int | None
-    """0 or 1; None if no id ends a text."""
-    base: str | None = None
-    base_ids: Sequence[int] | None = None
-    same_as_base: int | None = None
-    """0 or 1, only for greedy completions: seeded ones differ after any small change."""
-    base_nll: float | None = None
-    """Base's loss in nats on the text at the beginning of the completion."""
-    base_scored: int | None = None
-    """Number of ids of that text."""
-    base_own_nll: float | None = None
-    base_own_scored: int | None = None
-    """Number of scored ids of the base's own completion."""
-
-    @property
-    def is_greedy(self) -> bool:
-        return self.way == GREEDY
-
-    def row(self) -> dict[str, object]:
-        """Return the item as it appears in the task's results."""
-        return {name: value for name, value in vars(self).items() if value is not None or name not in COMPARED}
-
-
-class Variety(NamedTuple):
-    """Repetition of one completion, and whether the completion ended."""
-
-    seq_rep_4: float | None
-    distinct_1: float | None
-    distinct_2: float | None
-    ended: int | None
-
-
-def measure(ids: Sequence[int], end: int | None) -> Variety:
-    """Measure one completion, given as rows of the table. A final `end` is not part of any n-gram."""
-    ended = end is not None and ids[-1:] == [end]
-    text = ids[:-1] if ended else ids
-    return Variety(seq_rep(text, 4), distinct_n([text], 1), distinct_n([text], 2), None if end is None else int(ended))
-
-
-def prompt_numbers(items: Sequence[Item]) -> dict[str, float]:
+def prompt_numbers(items: Sequence[Completion]) -> dict[str, float]:
     """Return the numbers behind the measures of a prompt, by group: `greedy_seq_rep_4`, …; missing values are left out.
 
     Completions of a group are averaged, and their losses summed; `distinct_n` counts the n-grams of all of them
     together.
     """
-    groups = {group: [item for item in items if item.is_greedy == (group == GREEDY)] for group in GROUPS}
+    groups = {group: [item for item in items if (item.way == GREEDY) == (group == GREEDY)] for group in GROUPS}
     numbers = {f"{group}_{key}": value for group in GROUPS for key, value in _numbers(groups[group]).items()}
     return {key: value for key, value in numbers.items() if value is not None}
 
 
-def _numbers(items: Sequence[Item]) -> dict[str, float | None]:
-    texts = [item.ids[: len(item.ids) - (item.ended or 0)] for item in items]
+def _numbers(items: Sequence[Completion]) -> dict[str, float | None]:
+    # The id that ends a text is part of no n-gram.
+    texts = [ids[: len(ids) - (item.ended or 0)] for item in items for ids in [item.ids or []]]
     numbers = {
         "seq_rep_4": _mean([item.seq_rep_4 for item in items]),
         "distinct_1": distinct_n(texts, 1),

@@ -10,22 +10,24 @@ image ids, so only the text up to the first other id is scored.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from itertools import chain, product, takewhile
+from itertools import product, takewhile
 from typing import Any
 
 from evalsvc.data.tokenizer import TextTokenizer, render
 from evalsvc.errors import DataChanged, InvalidData, NonFinite
 from evalsvc.files.artifacts import Artifact
 from evalsvc.metrics.intervals import MIN_ITEMS
+from evalsvc.metrics.ngrams import distinct_n, seq_rep
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.sampling import Continuation, complete
 from evalsvc.scoring import Request, score
+from evalsvc.spec.documents.items import Completion
 from evalsvc.spec.documents.text_reports import CompletionsReport
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.protocol import MetricValue, Protocol, digest
-from evalsvc.tasks.completions.measures import SEEDED, Item, measure, measure_metrics, prompt_numbers
+from evalsvc.tasks.completions.measures import SEEDED, measure_metrics, prompt_numbers
 from evalsvc.tasks.completions.spec import GREEDY, Completions
 from evalsvc.tasks.result_warnings import cut_inputs
 from evalsvc.tasks.task import Context, Plan, Shard, TaskResult
@@ -33,6 +35,9 @@ from evalsvc.tasks.text_work import TextWork, base_rotary
 
 ESTIMATOR = "completions/2"
 """Version of the computation of metrics, in their protocol. Another version is another series."""
+
+LEFT_OUT = ("same_as_base", "base_nll", "base_scored", "base_own_nll", "base_own_scored", "previous")
+"""Fields that an item of the task has only where they have a value."""
 
 DRAWING = "completions/1"
 """Version of the drawing of ids, in the protocol of the items."""
@@ -52,7 +57,7 @@ class CompletionsShard(Shard):
 class CompletionsOutput:
     """The output of the shard."""
 
-    items: Sequence[Item]
+    items: Sequence[Completion]
     """Items sorted by prompt, with all completions of a prompt together."""
     cut: int
     """Number of prompts that were cut."""
@@ -98,16 +103,12 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         prompts = [self._cut(ids, max_length, self.bos(context, tokenizer)) for ids in whole]
         completions = self._complete(context, tokenizer, prompts, context.report)
         protocol = self._protocol(context, tokenizer)
-        items = self._items(completions, prompts, protocol, self._end_of_text(tokenizer))
+        of_base: list[DrawnText] = []
         if base is not None:
-            base_completions = self._complete(
-                base, tokenizer, prompts, partial(_report_after, context.report, len(completions))
-            )
-            items = self._judged(
-                _compared(items, completions, base_completions), base, prompts, completions, base_completions
-            )
+            of_base = self._complete(base, tokenizer, prompts, partial(_report_after, context.report, len(completions)))
+        judged = [] if base is None else self._judge(base, prompts, [*completions, *of_base])
         return CompletionsOutput(
-            items=items,
+            items=list(self._items(completions, of_base, judged, prompts, protocol, self._end_of_text(tokenizer))),
             cut=sum(len(kept) < len(ids) for kept, ids in zip(prompts, whole, strict=True)),
             chance=layout.image.size / layout.rows if layout.image and layout.rows else None,
             base=None if base is None else base.digest(),
@@ -127,15 +128,20 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         notes: dict[str, object] = {
             "completions": len(items),
             "prompts_cut": output.cut,
-            "ids_drawn": sum(item.drawn for item in items),
+            "ids_drawn": sum(item.drawn or 0 for item in items),
         }
         if len(self.task.prompts) < MIN_ITEMS:
             notes["errors"] = (
                 f"standard errors are over prompts, and {len(self.task.prompts)} prompts are too few for a comparison; "
                 f"set {MIN_ITEMS} or more `prompts`"
             )
-        rows = [item.row() for item in items]
-        report = CompletionsReport.model_validate({"base": None, **shard.sources, "completions": rows})
+        report = CompletionsReport(
+            checkpoint=shard.sources["checkpoint"], base=shard.sources.get("base"), completions=list(items)
+        )
+        rows: list[dict[str, object]] = [
+            {name: value for name, value in row.items() if name not in LEFT_OUT or value is not None}
+            for row in report.model_dump()["completions"]
+        ]
         details = {"prompts": len(self.task.prompts), "ways": list(self.task.ways()), **shard.sources}
         content = report.model_dump_json(indent=1).encode()
         artifact = Artifact("completions", "completions.json", "application/json", content, details)
@@ -218,42 +224,55 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
     def _items(
         self,
         completions: Sequence[DrawnText],
+        of_base: Sequence[DrawnText],
+        judged: Sequence[tuple[float, int]],
         prompts: Sequence[Sequence[int]],
         protocol: Mapping[str, object],
         end_of_text: int | None,
-    ) -> list[Item]:
-        """Return the checkpoint's completions as items, greedy ones first so that tasks with other draws can be
-        paired."""
+    ) -> Iterator[Completion]:
+        """Yield the checkpoint's completions, greedy ones first so that tasks with other draws can be paired."""
         asked = product(enumerate(zip(self.task.prompts, prompts, strict=True)), enumerate(self.task.ways().items()))
-        drawn = {**protocol, "estimator": DRAWING}
         end = None if end_of_text is None else completions[0].layout.text.offset + end_of_text
-        return [
-            Item(
+        for place, ((prompt_index, (prompt, ids)), (way_index, (way, params))) in enumerate(asked):
+            drawn, base = completions[place], of_base[place] if of_base else None
+            ended = end is not None and drawn.ids[-1:] == [end]
+            text = drawn.ids[:-1] if ended else drawn.ids
+            is_same = None if base is None or way != GREEDY else int(drawn.from_text == base.from_text)
+            (nll, scored), (own_nll, own_scored) = (
+                (judged[place], judged[len(completions) + place]) if judged else ((None, None), (None, None))
+            )
+            content = {**protocol, "estimator": DRAWING, "prompt": list(ids), "sampling": params.to_json()}
+            yield Completion(
                 index=way_index * len(prompts) + prompt_index,
                 prompt=prompt,
                 way=way,
-                protocol=Protocol({**drawn, "prompt": list(ids), "sampling": params.to_json()}).id,
-                text=completion.text,
-                ids=completion.ids,
-                drawn=len(completion.ids),
-                image_ids=completion.image_ids,
-                **measure(completion.ids, end)._asdict(),
+                protocol=Protocol(content).id,
+                text=drawn.text,
+                ids=drawn.ids,
+                drawn=len(drawn.ids),
+                image_ids=drawn.image_ids,
+                seq_rep_4=seq_rep(text, 4),
+                distinct_1=distinct_n([text], 1),
+                distinct_2=distinct_n([text], 2),
+                ended=None if end is None else int(ended),
+                base=None if base is None else base.text,
+                base_ids=None if base is None else base.ids,
+                same_as_base=is_same,
+                base_nll=nll,
+                base_scored=scored,
+                base_own_nll=own_nll,
+                base_own_scored=own_scored,
             )
-            for ((prompt_index, (prompt, ids)), (way_index, (way, params))), completion in zip(
-                asked, completions, strict=True
-            )
-        ]
 
-    def _judged(
-        self,
-        items: Sequence[Item],
-        base: Context,
-        prompts: Sequence[Sequence[int]],
-        own: Sequence[DrawnText],
-        others: Sequence[DrawnText],
-    ) -> list[Item]:
+    def _judge(
+        self, base: Context, prompts: Sequence[Sequence[int]], completions: Sequence[DrawnText]
+    ) -> list[tuple[float, int]]:
+        """Return the base's loss in nats on the text at the beginning of each completion, and its number of ids.
+
+        `completions` are the checkpoint's, and then the base's.
+        """
         rows = base.layout().text_ids
-        texts = [completion.leading_text(len(rows)) for completion in chain(own, others)]
+        texts = [completion.leading_text(len(rows)) for completion in completions]
         asked = [index for index, text in enumerate(texts) if text]
         contexts = [tuple(rows[token] for token in ids) for ids in prompts for _ in self.task.ways()] * 2
         requests = [Request(contexts[index], tuple(rows[token] for token in texts[index])) for index in asked]
@@ -261,23 +280,13 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
             scores = score(self.model(base), base.layout(), requests, base.batch_tokens) if requests else []
         except NonFinite as error:
             raise NonFinite(f"{base.checkpoint.label}: {error.message}") from None
-        losses = dict.fromkeys(range(len(texts)), 0.0)
-        losses |= {index: -score.logprob_within for index, score in zip(asked, scores, strict=True)}
-        return [
-            replace(
-                item,
-                base_nll=losses[index],
-                base_scored=len(texts[index]),
-                base_own_nll=losses[index + len(own)],
-                base_own_scored=len(texts[index + len(own)]),
-            )
-            for index, item in enumerate(items)
-        ]
+        losses = dict(zip(asked, (-each.logprob_within for each in scores), strict=True))
+        return [(losses.get(index, 0.0), len(text)) for index, text in enumerate(texts)]
 
     def _metrics(self, output: CompletionsOutput, prompts: Sequence[Mapping[str, float]]) -> Iterator[MetricValue]:
         items, ways = output.items, [params.to_json() for params in self.task.ways().values()]
         of_prompt = [item.prompt for item in items]
-        share = ratio_of_sums([item.image_ids for item in items], [item.drawn for item in items], of_prompt)
+        share = ratio_of_sums([item.image_ids or 0 for item in items], [item.drawn or 0 for item in items], of_prompt)
         if share is not None and output.chance is not None:
             name, protocol = f"{self.task.name}/image_share", Protocol({**output.protocol, "sampling": ways})
             items_of, by = ("image_ids", "drawn"), None if share.groups is None else "prompt"
@@ -291,18 +300,6 @@ class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]
         groups = {GREEDY: ways[:1], **({SEEDED: ways[1:]} if ways[1:] else {})}
         protocols = {group: {**output.protocol, "sampling": drawn} for group, drawn in groups.items()}
         yield from measure_metrics(self.task.name, prompts, protocols, output.base_protocol, output.base_text_ids)
-
-
-def _compared(items: Sequence[Item], completions: Sequence[DrawnText], base: Sequence[DrawnText]) -> list[Item]:
-    return [
-        replace(
-            item,
-            base=base_completion.text,
-            base_ids=base_completion.ids,
-            same_as_base=int(completion.from_text == base_completion.from_text) if item.is_greedy else None,
-        )
-        for item, completion, base_completion in zip(items, completions, base, strict=True)
-    ]
 
 
 @dataclass(frozen=True)
