@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -100,7 +100,10 @@ class FeaturePass:
             taps = extractor.features(images, self._specs[kind].resize, {self._tap(key) for key in keys})
             for key in keys:
                 rows = taps[self._tap(key)]
-                features[key] = (_scores(extractor, rows, texts) if key == SCORE else rows).cpu()
+                if key == SCORE:
+                    scores: Tensor = extractor.scores(rows, texts)  # type: ignore[attr-defined]  # CLIP's alone
+                    rows = scores[:, None].float()
+                features[key] = rows.cpu()
         return features
 
     def _tap(self, key: str) -> int:
@@ -111,11 +114,6 @@ class FeaturePass:
 def kind_of(key: str) -> str:
     """Return the kind of extractor of a feature key."""
     return "clip" if key == SCORE else key.partition("/")[0]
-
-
-def _scores(extractor: FeatureExtractor, rows: Tensor, texts: Sequence[str]) -> Tensor:
-    scores: Tensor = extractor.scores(rows, texts)  # type: ignore[attr-defined]  # CLIP's alone
-    return scores[:, None].float()
 
 
 class FeatureRows:
@@ -130,11 +128,8 @@ class FeatureRows:
 
     def joined(self) -> dict[str, Rows]:
         """Return the features by key, in the order of the indices."""
-        return {key: np.stack([row.numpy() for row in _ordered(rows)]) for key, rows in self._rows.items()}
-
-
-def _ordered(rows: Sequence[tuple[int, Tensor]]) -> Iterator[Tensor]:
-    return (row.to(torch.float32) for _, row in sorted(rows, key=lambda pair: pair[0]))
+        ordered = {key: sorted(rows, key=lambda pair: pair[0]) for key, rows in self._rows.items()}
+        return {key: np.stack([row.to(torch.float32).numpy() for _, row in rows]) for key, rows in ordered.items()}
 
 
 def join_features(parts: Sequence[Mapping[str, Rows]]) -> dict[str, Rows]:

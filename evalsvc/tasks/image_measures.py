@@ -82,7 +82,10 @@ def measure(
     program: str | None = None,
 ) -> Iterator[tuple[ImageMetric, Estimate]]:
     """Yield the metrics that have enough images so far, in the order of `load_metrics`."""
-    sets = {key: _sets(rows, reference.get(key), seed) for key, rows in features.items()}
+    sets = {}
+    for key, rows in features.items():
+        real = reference.get(key)
+        sets[key] = FeatureSets(rows, real, None if real is None else real.features, seed)
     for metric in load_metrics(names, program):
         if len(features[metric.features]) >= metric.min_images:
             yield metric, metric.estimate(sets[metric.features])
@@ -93,7 +96,3 @@ def rounded(estimate: Estimate) -> list[float] | None:
     if estimate.per_image is None or not np.isfinite(estimate.per_image).all():
         return None
     return [float(f"{share:.{DIGITS}g}") for share in estimate.per_image]
-
-
-def _sets(rows: Rows, reference: TapStatistics | None, seed: int) -> FeatureSets:
-    return FeatureSets(rows, reference, None if reference is None else reference.features, seed)

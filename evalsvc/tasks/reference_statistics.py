@@ -81,7 +81,7 @@ def reference_key(*, data: str, extractor: str, tap: str, resize: str, crop: str
 
 def is_known(names: Collection[str], key: str, *, rows: bool) -> bool:
     """Return whether kept files with these names hold what `load_tap` loads."""
-    return _files_of(names, key, rows=rows) <= set(names)
+    return _files_of(key, rows=rows) <= set(names)
 
 
 def keep_tap(files: KeptFiles, key: str, statistics: TapStatistics, source: str) -> None:
@@ -98,7 +98,7 @@ def load_tap(files: KeptFiles, key: str, *, rows: bool) -> TapStatistics:
     """Load a tap's statistics; with `rows`, also its features."""
     arrays: Arrays = {}
     try:
-        for name in sorted(_files_of(files.names(), key, rows=rows)):
+        for name in sorted(_files_of(key, rows=rows)):
             with files.open(name) as stream:
                 arrays |= _read(stream, name, rows=rows)
         [tap] = arrays["taps"].tolist()
@@ -110,10 +110,7 @@ def load_tap(files: KeptFiles, key: str, *, rows: bool) -> TapStatistics:
     return statistics
 
 
-def _files_of(names: Collection[str], key: str, *, rows: bool) -> set[str]:
-    """Return the files with the statistics of a key. Earlier versions wrote one file with all of them."""
-    if f"{key}.npz" in names:
-        return {f"{key}.npz"}
+def _files_of(key: str, *, rows: bool) -> set[str]:
     return {f"{key}.moments.npz"} | ({f"{key}.features.npz"} if rows else set())
 
 

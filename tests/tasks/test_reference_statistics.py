@@ -59,21 +59,6 @@ class TestOwn:
         else:
             assert found.features is None
 
-    def test_a_file_of_an_earlier_version_is_known_and_read(
-        self, features: NDArray[np.float32], tmp_path: Path
-    ) -> None:
-        """It has moments and features in one file, named by the same key."""
-        saved, files, key = own(features), KeptFolder(tmp_path), reference_key(**KEY)
-        moments = {"n_64": 100, "mean_64": saved.mean, "covariance_64": saved.covariance, "features_64": features}
-        np.savez(tmp_path / f"{key}.npz", format=2, foreign=False, source="images", taps=[64], **moments)
-        assert is_known(files.names(), key, rows=True)
-        found, without = load_tap(files, key, rows=True), load_tap(files, key, rows=False)
-        assert found.features is not None
-        np.testing.assert_array_equal(found.features, features)
-        assert without.features is None
-        for each in (found, without):
-            np.testing.assert_array_equal(each.covariance, saved.covariance)
-
     def test_the_key_of_a_version_is_that_of_the_version_before(self) -> None:
         assert reference_key(**KEY) == "693eda3585f76db41dce990a33aeed12933209d016f9891f7dc2e27998860b05"
 

@@ -66,6 +66,14 @@ class Differences:
                     content = {**protocol, "less": without.protocol.id}
                     self._add(f"{benchmark}_icl{scope}", "icl", metric, zero, few, content)
 
+    def add(self, metric: MetricValue, pairs: Pairs, numbers: Sequence[float]) -> None:
+        """Add a metric of one benchmark, with the numbers that it is the mean of; without numbers, the metric only."""
+        if numbers:
+            key = metric.name.partition("/")[2]
+            self.add_numbers(key, dict(zip(pairs.indices, numbers, strict=True)))
+            metric = replace(metric, items=(key,), drawn_from=pairs.drawn_from)
+        self.metrics.append(metric)
+
     def add_numbers(self, key: str, numbers: Mapping[int, float]) -> None:
         """Store a number for each document, by index, under a key that begins with the benchmark's name."""
         for index, number in numbers.items():
@@ -86,7 +94,9 @@ class Differences:
         benchmark = metric.name.partition("/")[0]
         value, *weight = metric.items
         keys = f"{benchmark}_{value}_{what}", *(f"{benchmark}_{key}" for key in weight)
-        changes = map(_less, pairs.checkpoint, pairs.base)
+        # The same infinity on both sides has not changed.
+        sides = zip(pairs.checkpoint, pairs.base, strict=True)
+        changes = [0.0 if after == before else after - before for after, before in sides]
         self.add_numbers(keys[0], dict(zip(pairs.indices, changes, strict=True)))
         if weight:
             self.add_numbers(keys[1], dict(zip(pairs.indices, pairs.weights, strict=True)))
@@ -96,11 +106,6 @@ class Differences:
         self.metrics.append(
             MetricValue(f"{self.task}/{name}", *number, content, items=keys, drawn_from=metric.drawn_from, ends=ends)
         )
-
-
-def _less(after: float, before: float) -> float:
-    """Return after − before; 0 if both sides are the same infinity."""
-    return 0.0 if after == before else after - before
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,39 @@ class Retained:
     at_chance: list[str]
     """Benchmarks in `counted` where the base is not above chance by `ABOVE_CHANCE` of its standard errors, over all
     ids."""
+
+
+@dataclass(frozen=True)
+class _Accuracy:
+    """An accuracy of a benchmark in one scope, by its row, the checkpoint's metric, and question by question."""
+
+    row: ForgettingRow
+    metric: MetricValue
+    pairs: Pairs | None
+    chance: Baseline
+
+    @property
+    def suffix(self) -> str:
+        return "" if self.row.scope == "all" else "_within"
+
+    def left(self, ratio: float, drawn_from: int | None = None) -> Linear | None:
+        """Return the mean of the checkpoint's answers minus `ratio` times the base's, as a sum over questions."""
+        assert self.pairs is not None, "only paired accuracies are compared"
+        numbers = [new - ratio * old for new, old in zip(self.pairs.checkpoint, self.pairs.base, strict=True)]
+        names = [(self.row.what, index) for index in self.pairs.indices]
+        return linear_mean(names, numbers, self.pairs.weights, drawn_from)
+
+
+def _accuracies(rows: Sequence[ForgettingRow], checkpoint: Results, base: Results | None = None) -> list[_Accuracy]:
+    """Return the accuracies among the rows; with `base`, only those that are paired."""
+    accuracies = []
+    for row in rows:
+        suffix = "_within" if row.scope == "text" else ""
+        metric = accuracy_of(checkpoint, row.what, suffix)
+        pairs = None if base is None else accuracy_pairs(checkpoint, base, row.what, suffix)
+        if row.chance is not None and metric is not None and (base is None or pairs is not None):
+            accuracies.append(_Accuracy(row, metric, pairs, Baseline(row.chance, row.chance_table)))
+    return accuracies
 
 
 def add_retention(
@@ -129,27 +167,28 @@ def add_retention(
 
     `protocol` is merged into that of the accuracy.
     """
-    task = differences.task
-    for row, accuracy, pairs in _accuracies(rows, checkpoint, base):
-        content = compared(accuracy, protocol)
-        suffix = "" if row.scope == "all" else "_within"
-        flips = [
-            (checkpoint > base) - (checkpoint < base)
-            for base, checkpoint in zip(pairs.base, pairs.checkpoint, strict=True)
-        ]
+    for accuracy in _accuracies(rows, checkpoint, base):
+        row, pairs = accuracy.row, accuracy.pairs
+        assert pairs is not None, "the accuracies are paired"
+        content = compared(accuracy.metric, protocol)
+        flips = [(new > old) - (new < old) for old, new in zip(pairs.base, pairs.checkpoint, strict=True)]
         kinds: tuple[tuple[str, int, Direction], ...] = (("lost", -1, "lower"), ("gained", 1, "higher"))
         for name, flip, direction in kinds:
             hits = [int(each == flip) for each in flips]
             error = share_stderr(sum(hits), row.n)
             share = Ratio(sum(hits) / row.n, None if error is None else pairs.factor * error, row.n)
-            metric = share.as_metric(f"{task}/{row.what}_{name}{suffix}", "fraction", direction, content)
-            _add(differences, metric, pairs, hits)
+            full_name = f"{differences.task}/{row.what}_{name}{accuracy.suffix}"
+            differences.add(share.as_metric(full_name, "fraction", direction, content), pairs, hits)
         if row.retained is not None:
-            above = Protocol({**content.content, "chance": asdict(_chance(row))})
+            above = Protocol({**content.content, "chance": asdict(accuracy.chance)})
+            linear, shares = accuracy.left(row.retained), []
+            if linear is not None:
+                by_name = combined(row.retained, [(1 / (row.base - accuracy.chance.value), linear)]).shares()
+                shares = [by_name[row.what, index] for index in pairs.indices]
             left = Ratio(row.retained, row.retained_stderr, row.n)
-            metric = left.as_metric(f"{task}/{row.what}_retained{suffix}", "fraction", "higher", above, 0.0)
-            metric = replace(metric, ends=(row.retained_low, row.retained_high))
-            _add(differences, metric, pairs, _shares_of_retained(row, pairs))
+            full_name = f"{differences.task}/{row.what}_retained{accuracy.suffix}"
+            metric = left.as_metric(full_name, "fraction", "higher", above, 0.0)
+            differences.add(replace(metric, ends=(row.retained_low, row.retained_high)), pairs, shares)
 
 
 def centred(
@@ -162,31 +201,28 @@ def centred(
     Source: the centred accuracies of DCLM's CORE (Li et al., arXiv 2406.11794).
     """
     for scope in SCOPES:
-        accuracies = [
-            (row, accuracy)
-            for row, accuracy in _rows_of_accuracies(rows, checkpoint)
-            if row.scope == ("text" if scope else "all")
-        ]
+        accuracies = [each for each in _accuracies(rows, checkpoint) if each.suffix == scope]
         if not accuracies:
             continue
         name, weight = f"{task}/centred{scope}", 1 / len(accuracies)
-        scales = [weight / (1 - _chance(row).value) for row, _ in accuracies]
-        value = math.fsum(
-            scale * (accuracy.value - _chance(row).value)
-            for scale, (row, accuracy) in zip(scales, accuracies, strict=True)
-        )
-        errors = [accuracy.stderr for _, accuracy in accuracies]
-        known = [error * scale for scale, error in zip(scales, errors, strict=True) if error is not None]
-        stderr = math.hypot(*known) if len(known) == len(errors) else None
-        content = {**protocol, "members": {accuracy.name: accuracy.protocol.id for _, accuracy in accuracies}}
-        content["chance"] = {row.what: asdict(_chance(row)) for row, _ in accuracies}
-        members = [
-            linear_of(accuracy, [item for item in checkpoint.items if item["benchmark"] == row.what])
-            for row, accuracy in accuracies
-        ]
-        linear = _all_known(value, list(zip(scales, members, strict=True)))
-        items = () if linear is None else keep_shares(name, linear, checkpoint.items)
-        ratio = Ratio(value, stderr, sum(accuracy.n for _, accuracy in accuracies))
+        scaled = [(weight / (1 - each.chance.value), each) for each in accuracies]
+        value = math.fsum(scale * (each.metric.value - each.chance.value) for scale, each in scaled)
+        known = [each.metric.stderr * scale for scale, each in scaled if each.metric.stderr is not None]
+        stderr = math.hypot(*known) if len(known) == len(scaled) else None
+        content = {
+            **protocol,
+            "members": {each.metric.name: each.metric.protocol.id for each in accuracies},
+            "chance": {each.row.what: asdict(each.chance) for each in accuracies},
+        }
+        members = []
+        for scale, each in scaled:
+            own = [item for item in checkpoint.items if item["benchmark"] == each.row.what]
+            if (linear := linear_of(each.metric, own)) is not None:
+                members.append((scale, linear))
+        items: tuple[str, ...] = ()
+        if len(members) == len(scaled):
+            items = keep_shares(name, combined(value, members), checkpoint.items)
+        ratio = Ratio(value, stderr, sum(each.metric.n for each in accuracies))
         yield ratio.as_metric(name, "fraction", "higher", Protocol(content), 0.0, items)
 
 
@@ -201,83 +237,65 @@ def text_retained(
 
     Source: the centred accuracies of DCLM's CORE (Li et al., arXiv 2406.11794), as a share of the base's.
     """
-    every = list(_accuracies(rows, checkpoint, base))
-    of_all = [row for row, _, _ in every if row.scope == "all"]
+    every = _accuracies(rows, checkpoint, base)
+    of_all = [each.row for each in every if each.row.scope == "all"]
     retained = Retained([], [row.what for row in of_all], [row.what for row in of_all if row.retained is None])
     for scope in SCOPES:
-        in_scope = [each for each in every if each[0].scope == SCOPES[scope]]
-        ratio = _Retention.of([(row, pairs) for row, _, pairs in in_scope])
+        accuracies = [each for each in every if each.suffix == scope]
+        ratio = _summed_retention(accuracies)
         if ratio is None:
             continue
+        linear, stderr, interval = ratio
         name = f"{task}/text_retained{scope}"
+        # Chance accuracies that are not from the table follow from the members' digests.
+        others = {
+            each.row.what: asdict(each.chance) for each in accuracies if each.chance.value != each.metric.baseline
+        }
         content = {
             **protocol,
-            "members": {accuracy.name: accuracy.protocol.id for _, accuracy, _ in in_scope},
+            "members": {each.metric.name: each.metric.protocol.id for each in accuracies},
             "estimator": RATIO,
             "above_chance": ABOVE_CHANCE,
-            **_other_chances([(row, accuracy) for row, accuracy, _ in in_scope]),
+            **({"chance": others} if others else {}),
         }
-        items = keep_shares(name, ratio.linear, checkpoint.items)
-        left = Ratio(ratio.linear.value, ratio.stderr, ratio.n)
+        items = keep_shares(name, linear, checkpoint.items)
+        left = Ratio(linear.value, stderr, sum(each.row.n for each in accuracies))
         metric = left.as_metric(name, "fraction", "higher", Protocol(content), 0.0, items)
-        retained.metrics.append(replace(metric, ends=ends_of(ratio.interval())))
+        retained.metrics.append(replace(metric, ends=ends_of(interval)))
     return retained
 
 
-@dataclass(frozen=True)
-class _Retention:
-    """The ratio of the summed centred accuracies of checkpoint and base."""
+def _summed_retention(accuracies: Sequence[_Accuracy]) -> tuple[Linear, float, Interval | None] | None:
+    """Return the ratio of the summed centred accuracies with its standard error and interval.
 
-    checkpoint: float
-    base: float
-    covariances: tuple[float, float, float]
-    """Covariances of the two sums: checkpoint with itself, checkpoint with base, base with itself."""
-    linear: Linear
-    stderr: float
-    dof: float
-    """Degrees of freedom of `stderr`."""
-    n: int
-
-    @classmethod
-    def of(cls, accuracies: Sequence[tuple[ForgettingRow, Pairs]]) -> _Retention | None:
-        """Return the ratio over benchmarks; None if the base is at chance, or a benchmark has a single question."""
-        if not accuracies or any(row.n < 2 for row, _ in accuracies):
-            return None
-        checkpoint, base = (
-            math.fsum(getattr(row, side) for row, _ in accuracies) for side in ("centred", "centred_base")
-        )
-        scales = [1 / (1 - _chance(row).value) for row, _ in accuracies]
-        parts = [
-            [(scale * pairs.factor) ** 2 * covariance_of_means(*two) for two in _products(pairs)]
-            for scale, (_, pairs) in zip(scales, accuracies, strict=True)
-        ]
-        v_own, v_both, v_base = (math.fsum(column) for column in zip(*parts, strict=True))
-        if base <= ABOVE_CHANCE * math.sqrt(v_base):
-            return None
-        ratio = checkpoint / base
-        members = [
-            (scale / base, linear_mean(_names(row, pairs), _left(pairs, ratio), pairs.weights, pairs.drawn_from))
-            for scale, (row, pairs) in zip(scales, accuracies, strict=True)
-        ]
-        linear = combined(ratio, [(weight, member) for weight, member in members if member is not None])
-        errors = [v_own - 2 * ratio * v_both + ratio**2 * v_base for v_own, v_both, v_base in parts]
-        alike = math.hypot(
-            *(scale * (row.change_stderr or 0) for scale, (row, _) in zip(scales, accuracies, strict=True))
-        )
-        dofs = [row.n - 1 for row, _ in accuracies]
-        stderr, dof = linear.stderr or alike / base, _satterthwaite(errors, dofs)
-        return cls(checkpoint, base, (v_own, v_both, v_base), linear, stderr, dof, sum(row.n for row, _ in accuracies))
-
-    def interval(self) -> Interval | None:
-        """Return Fieller's interval; None if it is unbounded, or with fewer than `MIN_ITEMS` questions.
-
-        If both give the same answers, the interval is that of the difference of the two sums.
-        """
-        if self.n < MIN_ITEMS:
-            return None
-        if not self.linear.stderr:
-            return confidence_interval(self.linear.value, Spread(self.stderr, self.dof))
-        return fieller_interval((self.checkpoint, self.base), self.covariances, self.dof)
+    None if the base is at chance, or a benchmark has a single question. The interval is Fieller's; if both sides give
+    the same answers, it is that of the difference of the two sums.
+    """
+    rows = [each.row for each in accuracies]
+    if not rows or any(row.n < 2 for row in rows):
+        return None
+    checkpoint, base = (math.fsum(getattr(row, side) for row in rows) for side in ("centred", "centred_base"))
+    scaled = [(1 / (1 - each.chance.value), each) for each in accuracies]
+    parts = []
+    for scale, each in scaled:
+        assert each.pairs is not None, "the accuracies are paired"
+        new, old, factor = each.pairs.checkpoint, each.pairs.base, (scale * each.pairs.factor) ** 2
+        parts.append([factor * covariance_of_means(*sides) for sides in ((new, new), (new, old), (old, old))])
+    v_own, v_both, v_base = (math.fsum(column) for column in zip(*parts, strict=True))
+    if base <= ABOVE_CHANCE * math.sqrt(v_base):
+        return None
+    ratio = checkpoint / base
+    members = [(scale / base, each.left(ratio, each.metric.drawn_from)) for scale, each in scaled]
+    linear = combined(ratio, [(weight, member) for weight, member in members if member is not None])
+    alike = math.hypot(*(scale * (each.row.change_stderr or 0) for scale, each in scaled))
+    stderr = linear.stderr or alike / base
+    errors = [own - 2 * ratio * both + ratio**2 * of_base for own, both, of_base in parts]
+    dof = _satterthwaite(errors, [row.n - 1 for row in rows])
+    if sum(row.n for row in rows) < MIN_ITEMS:
+        return linear, stderr, None
+    if not linear.stderr:
+        return linear, stderr, confidence_interval(linear.value, Spread(stderr, dof))
+    return linear, stderr, fieller_interval((checkpoint, base), (v_own, v_both, v_base), dof)
 
 
 def _satterthwaite(variances: Sequence[float], dofs: Sequence[int]) -> float:
@@ -289,69 +307,3 @@ def _satterthwaite(variances: Sequence[float], dofs: Sequence[int]) -> float:
     if not total > 0:
         return float(sum(dofs))
     return 1 / math.fsum((variance / total) ** 2 / dof for variance, dof in zip(variances, dofs, strict=True))
-
-
-def _products(pairs: Pairs) -> tuple[tuple[Sequence[float], Sequence[float]], ...]:
-    return (pairs.checkpoint, pairs.checkpoint), (pairs.checkpoint, pairs.base), (pairs.base, pairs.base)
-
-
-def _left(pairs: Pairs, ratio: float) -> list[float]:
-    return [checkpoint - ratio * base for checkpoint, base in zip(pairs.checkpoint, pairs.base, strict=True)]
-
-
-def _shares_of_retained(row: ForgettingRow, pairs: Pairs) -> list[float]:
-    assert row.retained is not None, "the base is above chance"
-    names = _names(row, pairs)
-    linear = linear_mean(names, _left(pairs, row.retained), pairs.weights)
-    if linear is None:
-        return []
-    above = row.base - _chance(row).value
-    shares = combined(row.retained, [(1 / above, linear)]).shares()
-    return [shares[name] for name in names]
-
-
-def _add(differences: Differences, metric: MetricValue, pairs: Pairs, numbers: Sequence[float]) -> None:
-    key = metric.name.partition("/")[2]
-    if numbers:
-        differences.add_numbers(key, dict(zip(pairs.indices, numbers, strict=True)))
-        metric = replace(metric, items=(key,), drawn_from=pairs.drawn_from)
-    differences.metrics.append(metric)
-
-
-def _all_known(value: float, members: Sequence[tuple[float, Linear | None]]) -> Linear | None:
-    known = [(weight, member) for weight, member in members if member is not None]
-    return combined(value, known) if len(known) == len(members) else None
-
-
-def _names(row: ForgettingRow, pairs: Pairs) -> list[tuple[object, object]]:
-    return [(row.what, index) for index in pairs.indices]
-
-
-def _rows_of_accuracies(
-    rows: Sequence[ForgettingRow], checkpoint: Results
-) -> Iterator[tuple[ForgettingRow, MetricValue]]:
-    for row in rows:
-        accuracy = accuracy_of(checkpoint, row.what, "_within" if row.scope == "text" else "")
-        if row.chance is not None and accuracy is not None:
-            yield row, accuracy
-
-
-def _accuracies(
-    rows: Sequence[ForgettingRow], checkpoint: Results, base: Results
-) -> Iterator[tuple[ForgettingRow, MetricValue, Pairs]]:
-    for row, accuracy in _rows_of_accuracies(rows, checkpoint):
-        pairs = accuracy_pairs(checkpoint, base, row.what, "_within" if row.scope == "text" else "")
-        if pairs is not None:
-            yield row, accuracy, pairs
-
-
-def _other_chances(accuracies: Sequence[tuple[ForgettingRow, MetricValue]]) -> dict[str, object]:
-    """Return the protocol's content for chance accuracies from the table; the others follow from the members'
-    digests."""
-    other = {row.what: asdict(_chance(row)) for row, accuracy in accuracies if row.chance != accuracy.baseline}
-    return {"chance": other} if other else {}
-
-
-def _chance(row: ForgettingRow) -> Baseline:
-    assert row.chance is not None, "a row of an accuracy has one"
-    return Baseline(row.chance, row.chance_table)

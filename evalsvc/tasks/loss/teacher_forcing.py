@@ -166,19 +166,30 @@ def sequence_sums(
     done = 0
     context.report(done)
     for batch in _batches([len(sequence) for sequence in sequences], context.batch_tokens, profile):
-        ids, lengths = _padded([sequences[index] for index in batch], context.device)
-        target_mask = _target_mask(ids, lengths, layout.pad_id)
+        rows = [torch.tensor(sequences[index], dtype=torch.int64) for index in batch]
+        # Attention is causal, so the ids of the padding do not matter.
+        ids = pad_sequence(rows, batch_first=True).to(context.device)  # [B, T]
+        lengths = torch.tensor([len(row) for row in rows], device=context.device)
+        target_mask = torch.arange(1, ids.shape[1], device=ids.device) < lengths[:, None]  # [B, T - 1]
+        if layout.pad_id is not None:
+            target_mask &= ids[:, 1:] != layout.pad_id
         if bool(target_mask.any()):
+            targets = ids[:, 1:][target_mask]
             with torch.inference_mode():
-                losses = _batch_losses(model, layout, ids, target_mask)
+                hidden = model.hidden(ids[:, :-1])[target_mask]  # [N, D]: the head processes no padding
+                chunk = chunk_rows(model.config.vocab_size)
+                blocks = layout.text_ids, layout.image_range
+                losses = token_losses(hidden, targets, model.head, *blocks, chunk)
             owners = target_mask.nonzero()[:, 0]
             bad = owners[~losses.nll.isfinite()]
             if len(bad):
                 row = int(bad[0])
-                raise _not_finite(context, model, ids[row : row + 1, : int(lengths[row])], names[batch[row]])
+                cause = nonfinite_cause(model, ids[row : row + 1, : int(lengths[row])])
+                label = context.checkpoint.label
+                raise NonFinite(f"{label}: the loss of {names[batch[row]]} is not finite; {cause}")
             if profile is not None:
                 profile.add(ids, target_mask, losses, batch)
-            columns = _columns(losses, ids[:, 1:][target_mask], layout)
+            columns = _columns(losses, targets, layout)
             sums[batch] = columns.new_zeros(len(batch), len(COLUMNS)).index_add_(0, owners, columns).cpu()
         done += len(batch)
         context.report(done)
@@ -191,23 +202,6 @@ def _batches(lengths: Sequence[int], batch_tokens: int, profile: ProfileSums | N
             yield [start + index for index in batch]
 
 
-def _padded(sequences: Sequence[Sequence[int]], device: str) -> tuple[Tensor, Tensor]:
-    """Return ids, int64 [B, T], and lengths [B]. Attention is causal, so the ids of the padding do not matter."""
-    rows = [torch.tensor(sequence, dtype=torch.int64) for sequence in sequences]
-    return pad_sequence(rows, batch_first=True).to(device), torch.tensor([len(row) for row in rows], device=device)
-
-
-def _target_mask(ids: Tensor, lengths: Tensor, pad_id: int | None) -> Tensor:
-    real = torch.arange(1, ids.shape[1], device=ids.device) < lengths[:, None]
-    return real if pad_id is None else real & (ids[:, 1:] != pad_id)
-
-
-def _batch_losses(model: LanguageModel, layout: VocabularyLayout, ids: Tensor, target_mask: Tensor) -> TokenLosses:
-    hidden = model.hidden(ids[:, :-1])[target_mask]  # [N, D]: the head processes no padding
-    chunk = chunk_rows(model.config.vocab_size)
-    return token_losses(hidden, ids[:, 1:][target_mask], model.head, layout.text_ids, layout.image_range, chunk)
-
-
 def _columns(losses: TokenLosses, targets: Tensor, layout: VocabularyLayout) -> Tensor:
     text, image = belongs(targets, layout.text_ids), belongs(targets, layout.image_range)
     types = torch.stack((text, image, ~text & ~image), dim=1)  # [N, 3]
@@ -215,8 +209,3 @@ def _columns(losses: TokenLosses, targets: Tensor, layout: VocabularyLayout) -> 
     within = torch.where(types[:, :2], losses.within[:, None], 0)
     mass = torch.where(text, losses.image_log_mass.double().exp(), 0)
     return torch.cat((types.double(), nll.double(), within.double(), mass[:, None]), dim=1)
-
-
-def _not_finite(context: Context, model: LanguageModel, ids: Tensor, name: str) -> NonFinite:
-    cause = nonfinite_cause(model, ids)
-    return NonFinite(f"{context.checkpoint.label}: the loss of {name} is not finite; {cause}")

@@ -24,7 +24,7 @@ from evalsvc.tasks.loss.parts import (
     TextShard,
     parts_of,
 )
-from evalsvc.tasks.loss.profile import Profile, find_grid, profile_artifact, profile_metrics
+from evalsvc.tasks.loss.profile import find_grid, profile_artifact, profile_metrics
 from evalsvc.tasks.loss.spec import Loss
 from evalsvc.tasks.loss.teacher_forcing import ProfileSums, sequence_sums
 from evalsvc.tasks.loss.unigrams import Targets, Unigrams, scarce, unigram_metrics
@@ -155,7 +155,11 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
         if self.task.profile:
             grid, groups_of_bins = data.shard.grid, self.task.profile_metrics
             metrics += profile_metrics(self.task.name, data.profile, groups_of_bins, ids["all"], protocol.content, grid)
-            profile = {**data.profile, **(_renamed_profile(general) if general else {})}
+            of_general = {} if general is None else general.profile
+            profile = {
+                **data.profile,
+                **{group.replace("text", GENERAL_TEXT): bins for group, bins in of_general.items()},
+            }
             artifacts = [profile_artifact(profile, grid, ids, unigrams)]
         notes = {**_notes(data, general), **({"unigrams": said} if (said := scarce(unigrams)) else {})}
         warnings = [*self._suspicions(context, metrics), *self._cut(data, general)]
@@ -257,10 +261,6 @@ class LossWork(Work[Loss, LossShard, LossOutput]):
 def _require_planned(data: TokenData, shard: LossShard) -> None:
     if data.digest != shard.digest:
         raise DataChanged.since_planned(data.path)
-
-
-def _renamed_profile(general: Part[TextShard]) -> Profile:
-    return {group.replace("text", GENERAL_TEXT): bins for group, bins in general.profile.items()}
 
 
 def _unigrams(data: Part[DataShard]) -> dict[str, Unigrams]:

@@ -17,6 +17,7 @@ from types import TracebackType
 
 import numpy as np
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
 from evalsvc.data.images import fit_pixels
@@ -93,9 +94,11 @@ def sample_images(
     how["decoded_at_once"] = finishing.at_once
     if results.decoder_error is not None:
         how["decoder_error"] = results.decoder_error.to_json()
-    protocol = {"layout": layout.digest, "decoder": decoder.digest, "size": side, **context.rotary()}
+    protocol: dict[str, JsonValue] = {"layout": layout.digest, "decoder": decoder.digest, "size": side}
     cut = sum(record.cut > 0 for record in records)
-    return SampleOutput(results.features(), results.images(), results.kept(start), side, protocol, cut)
+    return SampleOutput(
+        results.features(), results.images(), results.kept(start), side, {**protocol, **context.rotary()}, cut
+    )
 
 
 def overlaps(device: torch.device) -> bool:

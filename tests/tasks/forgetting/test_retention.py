@@ -221,13 +221,6 @@ def test_a_ratio_keeps_its_weights() -> None:
     assert differences.numbers == {0: {"a_bits_change": 0, "a_bytes": 4}, 1: {"a_bits_change": 32, "a_bytes": 12}}
 
 
-def test_the_changes_of_a_base_that_is_all_text_are_the_same_within_text() -> None:
-    """The language model before it was widened has one softmax, which is both."""
-    differences = Differences("forgetting")
-    differences.add_changes(results(a=[1, 0]), results(a=[1, 1], within=False), BASE)
-    assert [metric.value for metric in differences.metrics] == [-0.5, -0.5]
-
-
 def test_what_is_infinite_on_both_sides_has_not_changed() -> None:
     differences = Differences("forgetting")
     differences.add_changes(results(a=[-math.inf, 1]), results(a=[-math.inf, 0]), BASE)
