@@ -7,18 +7,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import forgetting_reports
 import pytest
 from benchmark_results import results, with_bits
+from forgetting_reports import FLIP, flipped
 
 from evalsvc.errors import InvalidData, InvalidRequest
-from evalsvc.spec.documents.text_reports import (
-    Flip,
-    FlippedQuestion,
-    FlippedQuestions,
-    ForgettingReport,
-    ForgettingRow,
-    ReportMetric,
-)
+from evalsvc.spec.documents.text_reports import Flip, ForgettingReport, ForgettingRow
 from evalsvc.tasks.forgetting.retention import text_retained
 from evalsvc.tasks.forgetting.rows import Pairs, benchmark_parts, benchmark_rows, corrected, loss_row, recovered
 from evalsvc.text_pages import SHOWN, WIDTH, forgetting_csv, forgetting_page, rendered
@@ -26,37 +21,29 @@ from evalsvc.text_pages import SHOWN, WIDTH, forgetting_csv, forgetting_page, re
 RIGHT, HALF = [1.0] * 40, [1.0, 0.0] * 20
 
 
-def flip(index: int, kind: Flip | None = "lost", within: Flip | None = "lost", **more: Any) -> FlippedQuestion:
-    answers = {"right": ["yes"], "base": "yes", "checkpoint": "no", "base_within": "yes", "checkpoint_within": "no"}
-    asked = {"index": index, "question": f"is it {index}?", "options": ["yes", "no"], **answers, **more}
-    return FlippedQuestion(flip=kind, flip_within=within, **asked)
+def flip(index: int, kind: Flip | None = "lost", within: Flip | None = "lost", **more: Any) -> dict[str, Any]:
+    asked = {"index": index, "flip": kind, "flip_within": within, "question": f"is it {index}?"}
+    return {**FLIP, **asked, "right": ["yes"], "checkpoint_within": "no", **more}
 
 
-def flipped(*questions: FlippedQuestion, **counts: int) -> FlippedQuestions:
-    every = {"lost": len(questions), "lost_within": 0, "gained": 0, "gained_within": 0, **counts}
-    return FlippedQuestions(benchmark="a", questions=list(questions), **every)
-
-
-def report(*flipped: FlippedQuestions, rows: Sequence[ForgettingRow] | None = None) -> ForgettingReport:
+def report(*flipped: dict[str, Any], rows: Sequence[ForgettingRow] | None = None) -> ForgettingReport:
     base = with_bits(results(a=RIGHT, b=HALF), "a", [8.0] * 40, [8.0] * 40)
     own = with_bits(
         results(a=HALF, b=HALF, within={"a": RIGHT}), "a", [20.0 + n % 2 for n in range(40)], [8.0] * 40, 0.25
     )
     made = benchmark_rows(own, base)
-    [retained, _] = text_retained("forgetting", made, own, base, {}).metrics
+    retained = text_retained("forgetting", made, own, base, {}).metrics[0]
     low, high = retained.ends or (None, None)
+    summary = {"name": retained.name, "value": retained.value, "stderr": retained.stderr, "low": low, "high": high}
     text = corrected([loss_row("text", "loss", "all", "nats/token", TEXT)])
-    return ForgettingReport(
-        base="run 'a' step 0",
-        checkpoint="run 'a' step 400",
-        rows=[*made, *text] if rows is None else list(rows),
-        parts=benchmark_parts(own, base),
-        recovered=recovered(own, base),
-        over_benchmarks=[
-            ReportMetric(name=retained.name, value=retained.value, stderr=retained.stderr, low=low, high=high)
-        ],
-        of_text=[],
-        flipped=list(flipped),
+    changes: dict[str, Any] = {
+        "base": "run 'a' step 0",
+        "checkpoint": "run 'a' step 400",
+        "parts": benchmark_parts(own, base),
+    }
+    changes |= {"rows": [*made, *text] if rows is None else rows, "recovered": recovered(own, base)}
+    return ForgettingReport.model_validate(
+        forgetting_reports.report(**changes, over_benchmarks=[summary], flipped=flipped)
     )
 
 

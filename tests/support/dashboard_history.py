@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from app_in_process import InlineCoordinator, app_on_port
+from forgetting_reports import FLIP, ROW, content, flipped
 from history_reference import Point, imported
 from queue_steps import (
     dispatched,
@@ -32,13 +33,6 @@ from evalsvc.api.state import State
 from evalsvc.config import Settings
 from evalsvc.files.artifacts import KeptArtifact, keep_content
 from evalsvc.messages import ShardError
-from evalsvc.spec.documents.text_reports import (
-    FlippedQuestion,
-    FlippedQuestions,
-    ForgettingReport,
-    ForgettingRow,
-    Verdict,
-)
 from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.store.history.imports import import_values
 from evalsvc.store.session import Store
@@ -207,70 +201,13 @@ def completions(run: str, step: int) -> list[dict[str, Any]]:
 def forgetting(settings: Settings) -> list[KeptArtifact]:
     """Return a report of forgetting with its rows and a flipped question."""
     rows = [
-        _row("arc", "acc", "all", 0.4, -0.1, (-0.15, -0.05), "lost", retained=0.6, retained_low=0.4, retained_high=0.8),
-        _row("arc", "acc", "text", 0.49, -0.01, (-0.05, 0.03), "indistinguishable"),
-        _row("text", "loss", "all", 6.2, -0.65, (-0.8, -0.5), "gained"),
+        {**ROW, "retained": 0.6, "retained_low": 0.4, "retained_high": 0.8},
+        {**ROW, "scope": "text", "checkpoint": 0.49, "change": -0.01, "verdict": "indistinguishable"},
+        {**ROW, "what": "text", "metric": "loss", "unit": "nats/token", "change": -0.65, "verdict": "gained"},
     ]
-    flip = FlippedQuestion(
-        index=3,
-        flip="lost",
-        flip_within=None,
-        question=HOSTILE,
-        options=None,
-        right=["yes"],
-        base="yes",
-        checkpoint="no",
-        base_within="yes",
-        checkpoint_within="yes",
-    )
-    counts = {"lost": 1, "lost_within": 0, "gained": 0, "gained_within": 0}
-    report = ForgettingReport(
-        base=f"{RUN}@0",
-        checkpoint=f"{RUN}@1000",
-        rows=rows,
-        parts=[],
-        recovered={},
-        over_benchmarks=[],
-        of_text=[],
-        flipped=[FlippedQuestions(benchmark="arc", questions=[flip], **counts)],
-    )
-    details = {"base": report.base, "checkpoint": report.checkpoint}
-    content = report.model_dump_json().encode()
-    return [_kept(settings, "forgetting", "forgetting.json", "application/json", content, details)]
-
-
-def _row(
-    what: str,
-    metric: str,
-    scope: Literal["all", "text"],
-    value: float,
-    change: float,
-    interval: tuple[float, float],
-    verdict: Verdict,
-    **retained: float,
-) -> ForgettingRow:
-    return ForgettingRow(
-        what=what,
-        metric=metric,
-        scope=scope,
-        unit="fraction" if metric == "acc" else "nats/token",
-        n=300,
-        base=value - change,
-        base_stderr=0.02,
-        checkpoint=value,
-        checkpoint_stderr=0.03,
-        change=change,
-        change_stderr=0.02,
-        change_basis="paired",
-        change_low=interval[0],
-        change_high=interval[1],
-        lost=40,
-        gained=10,
-        p=0.0001,
-        p_corrected=0.0001,
-        verdict=verdict,
-        **retained,
-    )
+    details = {"base": f"{RUN}@0", "checkpoint": f"{RUN}@1000"}
+    report = content(*rows, **details, flipped=[flipped({**FLIP, "question": HOSTILE})])
+    return [_kept(settings, "forgetting", "forgetting.json", "application/json", report, details)]
 
 
 def _kept(

@@ -3,50 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
 
+import forgetting_reports
 import pytest
 from app_in_process import App, app_in_process
+from forgetting_reports import FLIP, ROW, flipped
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 from evalsvc.files.artifacts import KeptArtifact, artifact_path, keep_content
 from evalsvc.web.pages.text import MAX_FLIPS, MAX_ROWS, MAX_TEXT
-
-ROW = {
-    "what": "arc",
-    "metric": "acc",
-    "scope": "all",
-    "unit": "fraction",
-    "n": 300,
-    "base": 0.5,
-    "base_stderr": 0.02,
-    "checkpoint": 0.4,
-    "checkpoint_stderr": None,
-    "change": -0.1,
-    "change_stderr": 0.02,
-    "change_basis": "paired",
-    "change_low": -0.15,
-    "change_high": -0.05,
-    "lost": 40,
-    "gained": 10,
-    "p": 0.0001,
-    "p_corrected": 0.0001,
-    "verdict": "lost",
-}
-FLIP = {
-    "index": 3,
-    "flip": "lost",
-    "flip_within": None,
-    "question": "is it so?",
-    "options": None,
-    "right": ["yes", "aye"],
-    "base": "yes",
-    "checkpoint": "no",
-    "base_within": "yes",
-    "checkpoint_within": "aye",
-}
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +23,8 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
         yield app
 
 
-def report(*rows: dict[str, Any], flips: list[dict[str, Any]] | None = None) -> bytes:
-    questions = [FLIP] if flips is None else flips
-    counts = {"lost": len(questions), "lost_within": 0, "gained": 0, "gained_within": 0}
-    content: dict[str, Any] = {"base": "text-1b@0", "checkpoint": "text-1b@9", "rows": rows or [ROW]}
-    content |= {"parts": [], "recovered": {}, "over_benchmarks": [], "of_text": []}
-    return json.dumps({**content, "flipped": [{"benchmark": "arc", **counts, "questions": questions}]}).encode()
+def report(*rows: dict[str, Any], flips: Sequence[dict[str, Any]] = (FLIP,)) -> bytes:
+    return json.dumps(forgetting_reports.report(*rows, flipped=[flipped(*flips)])).encode()
 
 
 STEPS = count(1)
@@ -86,7 +50,7 @@ def test_a_report_in_words(app: App) -> None:
     page = shown(app, report())
     cells = ["right answers", "all ids", "300", "0.5 ± 0.02", "0.4", "-0.1 [-0.15, -0.05]", "–", "40", "10", "0.0001"]
     assert "".join(f"<td>{cell}</td>" for cell in cells) + '<td class="worse">worse than the base</td>' in page
-    assert "arc: only the base was right, all ids" in page
+    assert "a: only the base was right, all ids" in page
     answers = (("right", "yes | aye"), ("base", "yes"), ("checkpoint", "no"), ("checkpoint, text ids only", "aye"))
     assert "".join(f'<dt>{who}</dt><dd class="prompt" dir="auto">{text}</dd>' for who, text in answers) in page
     assert 'role="note"' not in page
