@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from evalsvc.files.arrays import pack_array
+from evalsvc.spec.documents.items import Completion
 from evalsvc.tasks.alignment.work import AlignmentWork
 from evalsvc.tasks.completions.work import CompletionsWork
 from evalsvc.tasks.loss.work import LossWork
@@ -26,7 +27,7 @@ TABLE = {
     "overlap_chance": 0.5,
     "nearest_tokens": "page",
 }
-ITEM = {
+ITEM: dict[str, Any] = {
     "index": 0,
     "prompt": "A cat",
     "way": "greedy",
@@ -66,8 +67,6 @@ def test_an_output_is_the_map_of_its_fields(work: type[AnyWork], document: dict[
     }
 
 
-def test_numbers_of_a_prompt_that_a_row_has_are_computed_anew() -> None:
-    """Earlier versions stored them with the first item of each prompt."""
-    stored = {**COMPLETIONS, "items": [{**ITEM, "greedy_length": 1.0}]}
-    [item] = CompletionsWork.output_codec.unpack(msgpack.packb(stored)).items
-    assert item.row() == ITEM
+def test_completions_of_a_stored_output_come_back() -> None:
+    [item] = CompletionsWork.output_codec.unpack(msgpack.packb(COMPLETIONS)).items
+    assert item == Completion(**ITEM)
