@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 from console import Command
+from forgetting_reports import content
 from queue_steps import enter, evaluate_whole, kept_artifact, metric, submission, suite
 
-from evalsvc.files.artifacts import artifact_path, keep_content
+from evalsvc.cli.evaluate import _write_artifact
+from evalsvc.files.artifacts import KeptArtifact, artifact_path, keep_content
+from evalsvc.text_pages import rendered
 
 
 def test_a_rule_is_given_shown_and_taken_away(command: Command, service: Any) -> None:
@@ -33,6 +36,28 @@ def test_a_metric_that_does_not_exist_is_refused(command: Command, service: Any)
     assert (refused.code, "no metric is named 'loss/txet'; did you mean 'loss/text'?" in refused.err) == (2, True)
     assert command("artifacts", "keep", "run-b", "--best", "loss/text").code == 0
     assert "keeps best loss/text" in command("artifacts", "keep", "run-b").out
+
+
+def test_a_report_is_fetched_in_its_forms(command: Command, service: Any, tmp_path: Path) -> None:
+    report = content()
+    sha256 = keep_content(service.settings.artifacts_path, report)
+    kept = KeptArtifact("forgetting", "forgetting.json", "application/json", {}, sha256, len(report))
+    enter(service.store, submission(5), suite())
+    evaluate_whole(service.store, artifacts=[kept])
+    text = command("artifacts", "get", "1", "--as", "text")
+    assert text.out.startswith("artifact-1.txt: text/plain; charset=utf-8, "), text.err
+    assert (tmp_path / "artifact-1.txt").read_text() == rendered("forgetting", report, "text")
+    assert command("artifacts", "get", "1", "--as", "csv").code == 0
+    assert (tmp_path / "artifact-1.csv").read_text().startswith("what,metric,scope")
+    assert command("artifacts", "get", "1", "--output", "-").out == report.decode()
+
+
+def test_a_result_on_disk_has_the_forms_of_its_reports(tmp_path: Path) -> None:
+    """Without a service nobody renders them later."""
+    artifact = {"kind": "forgetting", "name": "forgetting.json", "content": content()}
+    assert _write_artifact(artifact, tmp_path / "kept")["path"] == str(tmp_path / "kept" / "forgetting.json")
+    names = {path.name for path in (tmp_path / "kept").iterdir()}
+    assert names == {"forgetting.json", "forgetting.txt", "forgetting.csv"}
 
 
 class TestContent:
