@@ -30,7 +30,7 @@ FLOORS = (
     ("families",),
     ("log", "checkpoints", "metrics", "client"),
     ("cluster", "data", "models"),
-    ("compare", "decoders", "features", "messages", "text_pages", "watch"),
+    ("compare", "decoders", "features", "messages", "watch"),
     ("assets", "sampling", "scoring", "store"),
     ("language", "service", "web"),
     ("tasks",),

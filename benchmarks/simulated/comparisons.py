@@ -10,8 +10,6 @@ from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
-from evalsvc.tasks.forgetting.base_comparison import Differences
-from evalsvc.tasks.forgetting.pairs import Pairs
 
 from evalsvc.compare.comparison import Options, compare_results
 from evalsvc.compare.contrast import APART, distance_between
@@ -22,8 +20,8 @@ from evalsvc.metrics.entropy import unigram_loss
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.spec.documents.comparisons import Band, Family
 from evalsvc.spec.protocol import MetricValue, Protocol
-from evalsvc.tasks.forgetting.retention import add_retention, text_retained
-from evalsvc.tasks.forgetting.rows import benchmark_rows, corrected, loss_row
+from evalsvc.tasks.forgetting.retention import Differences, add_retention, text_retained
+from evalsvc.tasks.forgetting.rows import Pairs, benchmark_rows, corrected, loss_row
 from simulated.cells import Cell, Draw, Generator, Simulation
 from simulated.data import PROTOCOL, SHAPES, Array, Shape, document, mean, metric, result
 from simulated.gates import changed

@@ -26,13 +26,13 @@ from evalsvc.cli.options import (
 from evalsvc.cli.progress import print_interim, show_bars
 from evalsvc.cli.tables import print_errors, print_metrics, print_warnings
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
+from evalsvc.compare.text_pages import ENDINGS, forms_of, rendered
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, is_untried
 from evalsvc.spec.documents import ResultFile
 from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.engines import parse_engines, with_engines
 from evalsvc.spec.suite import Suite, find_suite
-from evalsvc.text_pages import ENDINGS, forms_of, rendered
 
 commands = typer.Typer()
 

@@ -10,8 +10,8 @@ from forgetting_reports import content
 from queue_steps import enter, evaluate_whole, kept_artifact, metric, submission, suite
 
 from evalsvc.cli.evaluate import _write_artifact
+from evalsvc.compare.text_pages import rendered
 from evalsvc.files.artifacts import KeptArtifact, artifact_path, keep_content
-from evalsvc.text_pages import rendered
 
 
 def test_a_rule_is_given_shown_and_taken_away(command: Command, service: Any) -> None:

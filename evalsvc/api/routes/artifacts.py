@@ -17,6 +17,7 @@ from evalsvc.api.list_queries import ArtifactsQuery, RunArtifactsQuery
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import Id, Name, RetentionInput
 from evalsvc.api.state import CurrentState
+from evalsvc.compare.text_pages import ENDINGS, MEDIA_TYPES, ReportForm, rendered
 from evalsvc.errors import ArtifactPruned, UnknownName
 from evalsvc.files.artifacts import DamagedContent, artifact_path, read_content
 from evalsvc.service.pruner import prune
@@ -25,7 +26,6 @@ from evalsvc.spec.artifact_policy import parse_retention
 from evalsvc.store.artifacts import evaluation_artifacts, require_metric, retention_view, run_artifacts
 from evalsvc.store.lookup import find_evaluation, find_run, get_or_create_run
 from evalsvc.store.tables import Artifact
-from evalsvc.text_pages import ENDINGS, MEDIA_TYPES, ReportForm, rendered
 
 _POLICY = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
 """The Content-Security-Policy of an artifact. A page runs no scripts, since they would have the service's origin."""

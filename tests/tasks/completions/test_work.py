@@ -15,6 +15,7 @@ from miniature_run import LAYOUT, pretrained
 from task_runs import error, items, metrics, notes, run_stage, run_task
 
 from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.compare.text_pages import rendered
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.families.reading import resolve_config
 from evalsvc.metrics.ngrams import distinct_n, seq_rep
@@ -24,7 +25,6 @@ from evalsvc.miniature import ROOT
 from evalsvc.models.loading import load_model
 from evalsvc.spec.suite import parse_suite
 from evalsvc.tasks.completions.spec import TABLE_1
-from evalsvc.text_pages import rendered
 from evalsvc.worker.local import run_suite
 
 TOKENIZER = read_tokenizer(ROOT / "tokenizer.json")

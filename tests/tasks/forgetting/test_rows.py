@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 from benchmark_results import results, with_bits
 
+from evalsvc.compare.text_pages import what_is_gone
 from evalsvc.language.results import Results
 from evalsvc.metrics.mcnemar import mcnemar
 from evalsvc.spec.documents.text_reports import ForgettingRow
@@ -23,7 +24,6 @@ from evalsvc.tasks.forgetting.rows import (
     random_baseline,
     recovered,
 )
-from evalsvc.text_pages import what_is_gone
 
 RIGHT, WRONG = [1.0] * 40, [0.0] * 40
 HALF = [1.0, 0.0] * 20

@@ -21,13 +21,13 @@ from task_runs import artifacts, error, metrics, notes, run_stage, run_task
 
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files
 from evalsvc.compare.contrast import contrast_results
+from evalsvc.compare.text_pages import forgetting_page
 from evalsvc.files.kept import ANSWERS, KeptFolder
 from evalsvc.installation import pip_install
 from evalsvc.miniature import ROOT
 from evalsvc.spec.documents.text_reports import ForgettingReport
 from evalsvc.tasks.forgetting import work
 from evalsvc.tasks.language.answer_cache import keep_answers
-from evalsvc.text_pages import forgetting_page
 
 TEXT = str(ROOT / "heldout_text.jsonl")
 

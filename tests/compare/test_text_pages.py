@@ -12,11 +12,11 @@ import pytest
 from benchmark_results import results, with_bits
 from forgetting_reports import FLIP, flipped
 
+from evalsvc.compare.text_pages import SHOWN, WIDTH, forgetting_csv, forgetting_page, rendered
 from evalsvc.errors import InvalidData, InvalidRequest
 from evalsvc.spec.documents.text_reports import Flip, ForgettingReport, ForgettingRow
 from evalsvc.tasks.forgetting.retention import text_retained
 from evalsvc.tasks.forgetting.rows import Pairs, benchmark_parts, benchmark_rows, corrected, loss_row, recovered
-from evalsvc.text_pages import SHOWN, WIDTH, forgetting_csv, forgetting_page, rendered
 
 RIGHT, HALF = [1.0] * 40, [1.0, 0.0] * 20
 
