@@ -181,7 +181,6 @@ def _print_report(report: Report, annotations: bool) -> None:
 
 
 def _print_states(bars: Bars) -> Callable[[Evaluation], None]:
-    """Return a function that prints on stderr the state of an evaluation when the state changes, and its progress."""
     last_states: dict[int, str] = {}
 
     def report(evaluation: Evaluation) -> None:
@@ -197,7 +196,6 @@ def _print_states(bars: Bars) -> Callable[[Evaluation], None]:
 
 
 def _print_look(look: Look) -> None:
-    """Print an interim comparison of a metric on stderr."""
     metric, n, change, interval, *_, verdict = gate_reports.look_row(look)
     say(f"{metric} after {n}: {change} ({interval}), {verdict}", err=True)
 
@@ -205,7 +203,6 @@ def _print_look(look: Look) -> None:
 def _gate_measured(
     candidate: str, baseline: str, rules: Rules, here: _Here, timeout: float, url: str | None, seeds: bool
 ) -> Report:
-    """Judge two results that files or the service hold."""
     if here.model or here.layout or here.suites or here.device or here.threads:
         raise InvalidRequest(
             "--model, --layout, --suites, --device or --threads is given without --until decided; leave the option out"
@@ -216,7 +213,6 @@ def _gate_measured(
 
 
 def _gate_until(candidate: str, baseline: str, rules: Rules, here: _Here, spending: Spending) -> Report:
-    """Judge two checkpoints that are sampled in this process."""
     # PyTorch takes seconds to import; a gate of results and `--help` do not need it.
     from evalsvc.compare.gate_until import Sides, run_gate_until
 

@@ -72,13 +72,7 @@ class Options:
 
 
 def compare_results(a: Result, b: Result, options: Options = Options()) -> Comparison:
-    """Compare all metrics of two results that the options want.
-
-    Raises:
-        UnknownName: neither side has a metric or a task that the options name.
-        InvalidRequest: the level is not between 0 and 1.
-        ItemsLost: the service has lost results per item.
-    """
+    """Compare all metrics of two results that the options want."""
     require_known([*a.document.metrics, *b.document.metrics], options, f"{a.name} or {b.name}")
     contrasts = list(contrast_results(a, b, options.wants, options.tasks, force=options.force))
     rows = _corrected([_row(contrast, options) for contrast in contrasts])
@@ -131,12 +125,7 @@ def other_protocols(a: str, b: str, reasons: Iterable[tuple[str, str]]) -> NotCo
 
 
 def require_known(metrics: Sequence[TaskMetric], options: Options, whose: str) -> None:
-    """Check the options against the metrics of both sides.
-
-    Raises:
-        UnknownName: no metric has a name, or a task, that the options name.
-        InvalidRequest: the level is not between 0 and 1.
-    """
+    """Check the options against the metrics of both sides."""
     require_level(options.level)
     names = dict.fromkeys(metric.name for metric in metrics)
     for wanted in options.metrics:
@@ -214,7 +203,6 @@ def _answers(contrast: Contrast, distance: Distance, flipped: int) -> RightAnswe
 
 
 def _corrected(rows: Sequence[MetricDifference]) -> list[MetricDifference]:
-    """Return the rows with the p-values of right answers corrected over all benchmarks with the metric (`acc`)."""
     families: dict[str, list[float]] = {}
     for row in rows:
         if row.answers is not None:
@@ -277,7 +265,6 @@ def _judged_together(
 
 
 def _told_apart(rows: Sequence[MetricDifference], a: Result, b: Result) -> list[MetricDifference]:
-    """Return the rows with `differs`, the fields that distinguish the protocols of a metric with several rows."""
     contents = {**b.document.protocols, **a.document.protocols}
     places = [(row.metric, side.protocol) for row in rows if (side := row.a or row.b)]
     differs = tell_apart(places, contents)

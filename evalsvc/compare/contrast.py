@@ -102,20 +102,12 @@ def apart(
 
 
 def distance_between(a: Measured, b: Measured) -> Distance:
-    """Return the difference b − a of a metric with its error, paired over the items that both sides have.
-
-    Raises:
-        ItemsLost: the service has lost a table of results per item.
-    """
+    """Return the difference b − a of a metric with its error, paired over the items that both sides have."""
     return apart(a.estimate, b.estimate, paired_numbers(a, b), unit=a.metric.unit, drawn_from=a.metric.drawn_from)
 
 
 def paired_numbers(a: Measured, b: Measured) -> tuple[Numbers, Numbers] | None:
-    """Return the numbers of both sides, item by item; None where the sides are not made of the same keys.
-
-    Raises:
-        ItemsLost: the service has lost a table of results per item.
-    """
+    """Return the numbers of both sides, item by item; None where the sides are not made of the same keys."""
     keys = a.metric.items
     if not keys or keys != b.metric.items or a.metric.grouped_by != b.metric.grouped_by:
         return None
@@ -138,8 +130,6 @@ def contrast_results(
     the protocols differ only in the fields `across`, by dotted key; otherwise only with `force`, without pairs. `wants`
     chooses metrics by name, and `tasks` by the task that measured them; without `tasks`, all are chosen.
 
-    Raises:
-        ItemsLost: the service has lost a table of results per item.
     """
     for name in {**a.values, **b.values}:
         if not wants(name):
@@ -158,7 +148,6 @@ def contrast_results(
 def _contrast_protocols(
     of_a: Mapping[str, Measured], of_b: Mapping[str, Measured], force: bool, across: Set[str]
 ) -> Iterator[Contrast]:
-    """Yield the contrasts of one metric, whose values are given by protocol."""
     unmatched = dict(of_b)
     for protocol, before in of_a.items():
         if protocol in unmatched:

@@ -107,12 +107,7 @@ def join_histories(histories: Sequence[History], content: Content, force: bool =
 
 
 def tabulate(joined: JoinedHistories, metric: str) -> Tradeoff:
-    """Return joined histories with one of their metrics as the axis.
-
-    Raises:
-        NotComparable: the metric was measured by several protocols, so its values share no axis.
-        UnknownName: no run has the metric.
-    """
+    """Return joined histories with one of their metrics as the axis."""
     axis = [curve for curve in joined.curves if curve.metric == metric]
     others = [curve for curve in joined.curves if curve.metric != metric]
     if reason := joined.refused.get(metric):
@@ -150,7 +145,6 @@ def require_comparable(joined: JoinedHistories) -> None:
 
 
 def _by_place(curve: Curve) -> dict[tuple[str, str, int], dict[str, object]]:
-    """Return the points of a curve as JSON, by run, variant and x."""
     return {
         (series.run, series.variant, at): content_of(
             TradeoffPoint(value=value, stderr=stderr, low=low, high=high, import_=origin)

@@ -72,11 +72,6 @@ def difference_curves(
     A metric that was measured by different protocols at a step is left out at that step, and `refused` names the fields
     that differ.
 
-    Raises:
-        NotComparable: at no step do both sides have a metric under the same protocol.
-        UnknownName: neither side has a metric or a task that the options name.
-        InvalidRequest: the level is not between 0 and 1.
-        ItemsLost: the service has lost results per item.
     """
     steps = _Steps()
     for step, before, after in pairs:
@@ -99,7 +94,6 @@ def difference_curves(
 
 
 def _place(contrast: Contrast) -> Place:
-    """Return the key of the curve that a contrast belongs to."""
     ids = [side.metric.protocol for side in (contrast.a, contrast.b) if side is not None]
     return contrast.metric.name, " → ".join(dict.fromkeys(ids))
 

@@ -31,14 +31,7 @@ SEED = frozenset({"sampling.seed"})
 def run_gate(
     candidate: str, baseline: str, rules: Sequence[Rule], service: Service, family: Family = "none", seeds: bool = False
 ) -> Report:
-    """Compare two results, files or RUN@STEP[:VARIANT], also of two `seeds`, after evaluations that have not ended.
-
-    Raises:
-        UnknownName: the candidate or the suite does not exist.
-        InvalidData: a file is not a result.
-        InvalidRequest: a rule needs a `direction`.
-        ServiceUnreachable: the service does not answer.
-    """
+    """Compare two results, files or RUN@STEP[:VARIANT], also of two `seeds`, after evaluations that have not ended."""
     deadline = time.monotonic() + service.timeout
     try:
         before = read_result(baseline, service, deadline)
@@ -72,11 +65,7 @@ def without_baseline(candidate: str, baseline: Result) -> Report:
 
 
 def _require_suite(candidate: str, service: Service) -> None:
-    """Check that the service has the suite, unless reading the candidate from the service has checked it.
-
-    Raises:
-        UnknownName: the service has no such suite.
-    """
+    """Check that the service has the suite, unless reading the candidate from the service has checked it."""
     if service.suite is not None and CHECKPOINT.fullmatch(candidate) is None:
         names = [suite.name for suite in service.client.suites()]
         if service.suite not in names:
@@ -109,11 +98,7 @@ def compare(
     stage: Stage = AT_THE_END,
     across: Set[str] = frozenset(),
 ) -> Report:
-    """Judge every metric of the baseline that a rule matches; protocols may differ in the fields `across`.
-
-    Raises:
-        InvalidRequest: a rule without `direction` matches nothing but metrics that have none.
-    """
+    """Judge every metric of the baseline that a rule matches; protocols may differ in the fields `across`."""
     for rule in rules:
         _require_sides(rule, baseline)
     contrasts = list(_ruled(candidate, baseline, rules, across))
@@ -155,7 +140,6 @@ def _ruled(
 def _judge_all(
     contrasts: Sequence[tuple[Rule, Contrast]], candidate: Result, family: Family, stage: Stage
 ) -> tuple[list[Comparison], list[float]]:
-    """Return all comparisons, in the order of the contrasts, and the levels of those that chance can decide."""
     gaps = [Gap(rule, contrast, contrast.distance) for rule, contrast in contrasts if contrast.distance is not None]
     chances = [stage.chances(gap.rule, len(gaps)) for gap in gaps]
     levels = [level for _, level in chances]
@@ -218,7 +202,6 @@ def _unmatched(rule: Rule, candidate: Result, baseline: Result) -> Iterator[str]
 
 
 def _not_compared(rule: Rule, contrast: Contrast, candidate: Result) -> Comparison:
-    """Return the comparison for a metric that one side lacks, or that the sides have under different protocols."""
     if contrast.a is None:
         return _comparison(contrast, "new", "the baseline has no such value")
     if contrast.b is not None:

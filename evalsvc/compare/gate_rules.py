@@ -92,11 +92,7 @@ class Rules:
 
 
 def read_rules(path: Path | None) -> Rules:
-    """Read a YAML file `{rules: [{metric: …, …}, …], family: holm}`; without a file, return `EVERYTHING`.
-
-    Raises:
-        InvalidRequest: the file cannot be read, or a key of a rule is wrong.
-    """
+    """Read a YAML file `{rules: [{metric: …, …}, …], family: holm}`; without a file, return `EVERYTHING`."""
     if path is None:
         return Rules()
     content = read_yaml_mapping(path, "file of --rules", "rules: [{metric: pairs/*}]", InvalidRequest)

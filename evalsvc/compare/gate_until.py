@@ -106,8 +106,6 @@ def run_gate_until(sides: Sides, settings: Settings, progress: Progress, show: C
 
     `progress` is called as by `run_suite`, and `show` with every metric at every look.
 
-    Raises:
-        InvalidRequest: a rule needs a `direction`.
     """
     shared = len(sides.suite.tasks) if sides.family == "holm" else None
     trials = [Trial(task.name, sides.rules, sides.spending, shared) for task in sides.suite.tasks]
@@ -209,7 +207,6 @@ def _walk_both(
 
 
 def _results(pair: tuple[TaskLook, TaskLook], sides: Sides) -> Both:
-    """Return the results of both sides at a look. A failed side's result is its error, and the look is the last."""
     candidate, baseline = pair
     return Both(
         Result(sides.candidate.label, result_document(sides.suite, sides.candidate, [candidate])),
@@ -246,13 +243,11 @@ def _may_need_samples(comparison: Comparison) -> bool:
 
 
 def _is_awaited(rule: Rule, task: str, both: Both) -> bool:
-    """Return whether a rule is for a metric of the task that needs further samples."""
     is_for_task = rule.metric.startswith(f"{task}/") and rule.missing == "fail"
     return is_for_task and not any(rule.matches(name) for name in both.baseline.values)
 
 
 def _left_open(comparison: Comparison) -> Comparison:
-    """Return the comparison of a metric that was undecided when another metric ended the sampling."""
     difference = comparison.difference
     if difference is not None and difference.low is not None:
         return replace(comparison, reason=f"{comparison.reason}; undecided when the sampling stopped")

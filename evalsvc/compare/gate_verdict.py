@@ -270,7 +270,6 @@ def _exact(gap: Gap) -> str:
 
 
 def _inconclusive(gap: Gap, side: str, noise: float, bounds: tuple[float, float]) -> tuple[Verdict, str]:
-    """Judge a metric whose interval reaches on both sides of the tolerance."""
     rule, worse, tolerance = gap.rule, gap.worse, gap.tolerance
     within = f"the noise {noise:.2g}" if worse <= 0 or bounds[0] <= 0 else f"the tolerance {tolerance:.2g}"
     result = f"{side}, within {within}{_exact(gap)}; worse by up to {bounds[1]:.3g} is not ruled out"

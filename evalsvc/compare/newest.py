@@ -57,7 +57,6 @@ def _verdicts(run: str, series: HeadlineSeries, read: Read) -> Iterator[NewestVe
 
 
 def _others(run: str, series: HeadlineSeries) -> Iterator[tuple[OtherSide, str, Point]]:
-    """Yield the values that the newest one is held against, with the names of their checkpoints."""
     if series.best is not None:
         yield "best", checkpoint_name(run, series.best.step, series.variant), series.best
     if series.base is not None and series.base_name is not None:
@@ -65,7 +64,6 @@ def _others(run: str, series: HeadlineSeries) -> Iterator[tuple[OtherSide, str, 
 
 
 def _distance(series: HeadlineSeries, other: Point, name: str, newest: str, read: Read) -> Distance:
-    """Return how far the newest value is from another one, paired if both were measured."""
     if series.latest.import_ is None and other.import_ is None:
         a, b = read(name), read(newest)
         if a is not None and b is not None and (paired := _measured_distance(series, a, b)) is not None:

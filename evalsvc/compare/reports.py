@@ -256,7 +256,6 @@ def _markdown_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> lis
 
 
 def _cell(text: str) -> str:
-    """Return text for a cell or a line of Markdown: markup is escaped, and line breaks become spaces."""
     return re.sub(r"([\\|`*_<>\[\]])", r"\\\1", " ".join(text.split()))
 
 

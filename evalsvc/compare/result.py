@@ -49,12 +49,7 @@ class Result:
         return self.document.protocols.get(identity, {})
 
     def numbers(self, metric: TaskMetric) -> Numbers:
-        """Return the numbers of a metric, item by item: the columns of the task's table that `metric.items` names.
-
-        Raises:
-            ItemsLost: the service has lost the table.
-            InvalidData: the table of a file has values that are not numbers.
-        """
+        """Return the numbers of a metric, item by item: the columns of the task's table that `metric.items` names."""
         task, keys, grouped_by = task_of(metric), tuple(metric.items), metric.grouped_by
         benchmark = None if is_share(keys) else metric.name.partition("/")[0]
         place = (task, benchmark, grouped_by, *keys)
@@ -94,7 +89,6 @@ class Result:
             ) from None
 
     def _items_of(self, task: str, benchmark: str | None) -> tuple[list[int], list[Item]]:
-        """Return the positions of a benchmark's rows in the table of a task, and the items of these rows."""
         if (task, benchmark) not in self._items:
             table = self._table(task)
             rows = enumerate(zip(table.column("benchmark"), table.column("index"), strict=True))

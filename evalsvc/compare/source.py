@@ -58,10 +58,6 @@ def read_result(name: str, service: Service, deadline: float | None = None) -> R
     With a `deadline` (by `time.monotonic`), wait until then for evaluations that have not ended; without a deadline, do
     not wait.
 
-    Raises:
-        UnknownName: there is no such file, run, step or suite.
-        InvalidData: the file is not a result.
-        DeadlineExceeded: an evaluation has not ended in time.
     """
     if CHECKPOINT.fullmatch(name) is None:
         return Result(name, _with_visible_errors(read_file(Path(name), ResultDocument)))
@@ -80,12 +76,7 @@ def read_result(name: str, service: Service, deadline: float | None = None) -> R
 
 
 def read_file(path: Path, kind: type[AnyResult]) -> AnyResult:
-    """Read a result file, which may come from a stranger: its size, types, numbers and depth are checked.
-
-    Raises:
-        UnknownName: there is no such file.
-        InvalidData: the file is not a result.
-    """
+    """Read a result file, which may come from a stranger: its size, types, numbers and depth are checked."""
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
@@ -115,12 +106,7 @@ def read_file(path: Path, kind: type[AnyResult]) -> AnyResult:
 
 
 def _check(document: ResultDocument) -> None:
-    """Check limits that the types of the fields do not express.
-
-    Raises:
-        ValueError, OverflowError: a count, a number, a depth or a name of an item is out of bounds, or a name has a
-            control character.
-    """
+    """Check limits that the types of the fields do not express."""
     for text in (*document.protocols, *document.items, *document.errors):
         check_visible(text)
     for metric in document.metrics:

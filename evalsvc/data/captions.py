@@ -64,12 +64,7 @@ class CaptionData:
 
 
 def read_captions(path: str | Path, allow: Allow = anywhere) -> CaptionData:
-    """Read COCO annotations, a CSV or a JSONL file, chosen by the suffix, once per process and file.
-
-    Raises:
-        InvalidData: the file is missing, empty or broken, has no texts, or two captions with one id; the message names
-            the line. Or as `allow` raises for the file.
-    """
+    """Read COCO annotations, a CSV or a JSONL file, chosen by the suffix, once per process and file."""
     path = Path(path)
     return _read_captions(path, identify_file(path, "caption file"), allow)
 
@@ -81,8 +76,6 @@ def select_captions(data: CaptionData, rule: Selection, count: int | None, seed:
     published COCO FIDs do. The draw depends only on the seed and the ids, and a smaller count is the beginning of a
     larger count.
 
-    Raises:
-        InvalidData: there are fewer captions; or a caption names no image, which `one_per_image` needs.
     """
     captions, drawn = data.captions, "captions"
     if rule == "one_per_image":
@@ -273,7 +266,6 @@ def _single_column(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _columns(where: str, header: Sequence[str]) -> dict[str, int]:
-    """Return the indices of the column `text` and of the optional columns `id`, `image` and `label`."""
     names = [name.strip().lower() for name in header]
     texts = [name for name in names if name in TEXT_COLUMNS]
     if not texts:

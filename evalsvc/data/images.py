@@ -106,7 +106,6 @@ class ImageSource(ABC):
             yield torch.from_numpy(numpy.stack(images))
 
     def _loaded(self, indices: Sequence[int], fit: Fit, ahead: int, threads: int) -> Iterator[NDArray[numpy.uint8]]:
-        """Yield the images one by one, while up to `ahead` more images are being loaded."""
         return loaded_ahead(lambda index: self.load(index, fit), indices, ahead, threads)
 
     def _checked(self, index: int) -> int:
@@ -208,7 +207,6 @@ _digests: dict[tuple[Path, tuple[int, ...]], str] = {}
 
 
 def _image_names(folder: Path) -> Iterator[str]:
-    """Yield the paths of the image files in an open folder and below."""
     for place, subfolders, files in os.walk(folder):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         below = Path(place).relative_to(folder)
@@ -264,14 +262,7 @@ class _Packed(ImageSource):
 
 
 def load_image(path: str | Path, fit: Fit, allow: Allow = anywhere) -> NDArray[numpy.uint8]:
-    """Return uint8 [3, size, size] of an image file; see the module and `Fit` for the processing.
-
-    Raises:
-        InvalidData: the file is missing, no JPEG, PNG, WebP or BMP, truncated, an animation, partly transparent, 16
-            bits
-            deep, less than 2 pixels wide or high, or of more than MAX_PIXELS; the message names the file. Or as `allow`
-            raises.
-    """
+    """Return uint8 [3, size, size] of an image file; see the module and `Fit` for the processing."""
     path = Path(path)
     with open_file(path, "image", allow).stream as stream:
         return _decoded(stream, str(path), fit)

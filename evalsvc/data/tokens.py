@@ -81,11 +81,6 @@ def read_tokens(
     `tokenizer` (a `tokenizer.json`) is for records with `text`; `bos` is put before the text's ids, see
     `TextTokenizer.beginning`.
 
-    Raises:
-        InvalidData: a file is missing or empty, or a record is not as described above; the message names file and line.
-            Or
-            as `allow` raises for a file.
-        MissingPackage: safetensors or tokenizers is not installed.
     """
     path = Path(path)
     identity = identify_file(path, "data file")
@@ -141,9 +136,6 @@ def read_pairs(
 
     `tokenizer`, `bos` and `allow` are as in `read_tokens`.
 
-    Raises:
-        InvalidData: as `read_captions`, or a caption names no image or a missing image.
-        MissingPackage: safetensors or tokenizers is not installed.
     """
     path = Path(path)
     tokenizer = None if tokenizer is None else Path(tokenizer)

@@ -44,7 +44,6 @@ def _movqgan(**changes: int) -> dict[str, object]:
 def _vq(
     target: str, embed_dim: int, n_embed: int, resolution: int, ch_mult: list[int], attends: bool
 ) -> dict[str, object]:
-    """Return a VQGAN of 128 channels and two blocks a level, with attention at the lowest resolution if `attends`."""
     ddconfig = {
         "z_channels": 256,
         "resolution": resolution,
@@ -159,9 +158,6 @@ def resolve_config(config: str | Path | Mapping[str, object] | None, path: Path)
     `config` is a registered name (`movqgan-67M`, …), the authors' YAML or JSON file, its content, or None for one of
     `DEFAULT_FILES` next to the weights.
 
-    Raises:
-        InvalidModelConfig: the file is missing or holds no mapping.
-        UnknownName: an unknown registered name.
     """
     if isinstance(config, Mapping):
         return _flat(config, "the decoder configuration")
@@ -187,7 +183,6 @@ def resolve_config(config: str | Path | Mapping[str, object] | None, path: Path)
 
 
 def _read(file: Path) -> object:
-    """Return the content of a YAML or JSON file."""
     is_json = file.suffix == ".json"
     most = MAX_JSON_BYTES if is_json else MAX_CONFIG_BYTES
     try:

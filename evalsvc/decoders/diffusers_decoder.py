@@ -67,12 +67,7 @@ class DiffusersDecoder(ImageDecoder):
 
 
 def write_diffusers(decoder: ImageDecoder) -> Any:
-    """Return `decoder` as a diffusers.VQModel in float32 on the CPU, in eval mode.
-
-    Raises:
-        MissingPackage: diffusers is not installed.
-        UnsupportedModel: VQModel does not compute this network.
-    """
+    """Return `decoder` as a diffusers.VQModel in float32 on the CPU, in eval mode."""
     if find_spec("diffusers") is None:
         raise missing_package("diffusers", "engine 'diffusers'", "reference")
     if not isinstance(decoder, VQAutoencoder):
@@ -120,7 +115,6 @@ def _require_supported(config: AutoencoderConfig, spatial: bool) -> None:
 
 
 def _name(name: str, levels: int, spatial: bool) -> str:
-    """Return diffusers' name of one of the authors' parameters."""
     name = re.sub(r"\bup\.(\d+)", lambda found: f"up_blocks.{levels - 1 - int(found[1])}", name)
     modulated = spatial and name.startswith("decoder")
     for pattern, replacement in (

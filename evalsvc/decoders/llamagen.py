@@ -87,7 +87,6 @@ class LlamaGen(VQAutoencoder):
 
 
 def _from_janus(content: Mapping[str, object]) -> dict[str, object]:
-    """Return Hugging Face's configuration in the authors' form, with attention at the lowest resolution."""
     config = JanusVQConfig.parse(content)
     patches = config.num_patches
     if content.get("model_type") == JANUS:

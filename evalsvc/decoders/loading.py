@@ -34,13 +34,6 @@ def load_decoder(
     `ema`, the averaged weights that a training checkpoint holds under `ema` or `ema_…` are loaded instead of the raw
     weights.
 
-    Raises:
-        CheckpointError: as `read_weights`.
-        InvalidModelConfig: the configuration is missing or invalid.
-        UnsupportedModel: the kind of decoder is not known.
-        CheckpointMismatch: keys or shapes differ from the configuration.
-        NonFinite: a weight is NaN or infinite.
-        UnknownName: an unknown dtype or configuration.
     """
     if dtype not in DTYPES:
         raise UnknownName.among("dtype", dtype, DTYPES)
@@ -74,7 +67,6 @@ def _kind(path: Path, target: object, names: Collection[str]) -> type[ImageDecod
 def _matched(
     path: Path, weights: Weights, decoder: ImageDecoder, ema: bool
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return the file's tensors under the decoder's names, and the names of tensors that are no part of the decoder."""
     is_apart = ema and bool(weights.averaged)
     held = _by_authors_name(path, weights.averaged if is_apart else weights.tensors, decoder)
     expected = {decoder.file_name(name): tuple(tensor.shape) for name, tensor in decoder.state_dict().items()}
@@ -141,7 +133,6 @@ def _problems(
 def _advice(
     present: Mapping[str, tuple[Tensor, tuple[int, ...]]], used: Mapping[str, str], missing: Collection[str]
 ) -> list[str]:
-    """Return advice from absent parts and from the codebook, in which decoders with similar networks differ."""
     parts = {used[key].partition(".")[0] for key in present}
     if "encoder" in parts and "decoder" not in parts:
         return ["the file has an encoder and no decoder (decoder.…); give the authors' file, which has both"]

@@ -161,7 +161,6 @@ def _check_database(settings: Settings) -> Iterator[Check]:
 
 
 def _check_asset(name: str, settings: Settings) -> Check:
-    """Check that an asset is installed. Only suites need assets."""
     try:
         return Check(f"asset {name}", True, str(locate_asset(name, settings.assets_path)))
     except AssetMissing:
@@ -173,7 +172,6 @@ def _check_asset(name: str, settings: Settings) -> Check:
 
 
 def _check_suite(name: str, path: Path, settings: Settings, needed: bool) -> Check:
-    """Check that a suite can be read, and that its data files and assets exist."""
     title, needed = f"suite {name}", needed or path.parent != SHIPPED_SUITES
     try:
         suite = load_suite(path)
@@ -189,5 +187,4 @@ def _check_suite(name: str, path: Path, settings: Settings, needed: bool) -> Che
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """Parse a version: `2.13.0+cpu` as (2, 13, 0)."""
     return tuple(int(number) for number in re.findall(r"\d+", version.partition("+")[0])[:3])

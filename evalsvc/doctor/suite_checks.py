@@ -45,11 +45,7 @@ class SuiteReport:
 
 
 def check_suite_file(path: Path, settings: Settings) -> SuiteReport:
-    """Search for everything that keeps a suite from running, without a checkpoint.
-
-    Raises:
-        InvalidSuite: the file cannot be read.
-    """
+    """Search for everything that keeps a suite from running, without a checkpoint."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -67,7 +63,6 @@ def check_suite_file(path: Path, settings: Settings) -> SuiteReport:
 
 
 def _check_data(task: TaskSpec, settings: Settings, notes: list[str]) -> Iterator[str]:
-    """Open each file of a task by the reader of an evaluation. Yield the problems."""
     if task.kind not in catalog.COMPONENTS["tasks"]:
         return
     for where, path in paths_of(task, settings):
@@ -85,7 +80,6 @@ def _check_data(task: TaskSpec, settings: Settings, notes: list[str]) -> Iterato
 
 
 def _opened(where: str, path: Path, task: TaskSpec, settings: Settings) -> Iterable[object]:
-    """Open the file of a parameter. Return the records that a task uses, which are read as they are taken."""
     parameters, allow = task.parameters, Readable(settings)
     if where == "tokenizer":
         read_tokenizer(path, allow)
@@ -161,7 +155,6 @@ def _missing_packages(tasks: Sequence[TaskSpec], settings: Settings) -> Iterator
 
 
 def _check_benchmarks(task: TaskSpec, settings: Settings, notes: list[str]) -> Iterator[str]:
-    """Build the questions of each benchmark as for an evaluation. Yield the problems."""
     if not issubclass(catalog.load("tasks", task.kind), BenchmarkTask) or not check_lm_eval(settings).ok:
         return
     parameters = task.parameters

@@ -50,12 +50,7 @@ def keep_verification(data_folder: Path, document: Mapping[str, object]) -> None
 
 
 def last_verification(data_folder: Path) -> Verification | None:
-    """Read the last result; return None if there is none.
-
-    Raises:
-        ValueError: the file is not such a result.
-        OSError: the file cannot be read.
-    """
+    """Read the last result; return None if there is none."""
     path = data_folder / FILE
     if not path.is_file():
         return None

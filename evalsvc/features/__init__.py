@@ -11,12 +11,6 @@ __all__ = ["FeatureExtractor", "load_extractor"]
 
 
 def load_extractor(kind: str, path: str | Path, *, device: str = "cpu") -> FeatureExtractor:
-    """Load the extractor in a file or folder. `kind` is a name of the catalog's group `features`.
-
-    Raises:
-        UnknownName, MissingPackage: the kind is unknown, or its package is not installed.
-        CheckpointError, InvalidModelConfig: the file cannot be read, or holds another network.
-        NonFinite: NaN or infinity in the weights.
-    """
+    """Load the extractor in a file or folder. `kind` is a name of the catalog's group `features`."""
     extractor: FeatureExtractor = catalog.load("features", kind).from_path(Path(path), device=device)
     return extractor

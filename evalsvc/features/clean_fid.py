@@ -86,6 +86,5 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _program(content: bytes, device: str) -> Network:
-    """Load NVIDIA's program from its content, which the caller has checked."""
     layers = load_program(content, device).layers
     return lambda pixels, deep: {TAPS[-1]: layers(pixels).view(len(pixels), TAPS[-1])}

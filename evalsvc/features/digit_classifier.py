@@ -46,12 +46,7 @@ class DigitClassifier(FeatureExtractor):
 
     @classmethod
     def from_path(cls, path: Path, *, device: str = "cpu") -> Self:
-        """Load a classifier from a safetensors file with the tensors `points`, `coefficients` and `gamma`.
-
-        Raises:
-            CheckpointError: as `read_weights`.
-            CheckpointMismatch: the file holds other tensors.
-        """
+        """Load a classifier from a safetensors file with the tensors `points`, `coefficients` and `gamma`."""
         tensors = {name: tensor.float() for name, tensor in read_weights(path).tensors.items()}
         shapes = {name: list(tensor.shape) for name, tensor in sorted(tensors.items())}
         count = shapes.get("points", [0])[0]

@@ -44,9 +44,6 @@ class Inception(FeatureExtractor):
 
         `fused` makes oneDNN rectify together with the convolution, by default where supported.
 
-        Raises:
-            NonFinite: NaN or infinity in the tensors.
-            CheckpointMismatch: the tensors have another network's shapes.
         """
         require_finite(tensors)
         self.digest = tensor_digest(trunk(tensors))
@@ -158,7 +155,6 @@ def resize_tf1_bilinear(
 
 
 def _tf1_grid(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return for each output pixel its two neighbours in the input, and the weight of the second."""
     at = torch.arange(SIZE, dtype=torch.float32, device=device) * torch.tensor(size / SIZE, dtype=torch.float32)
     low = at.long()
     return low, (low + 1).clamp_max(size - 1), at - low.float()

@@ -79,12 +79,7 @@ class Layers:
 
 
 def build_network(tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Return torch-fidelity's network of 2015-12-05 in eval mode, with these tensors, on the CPU.
-
-    Raises:
-        NonFinite: NaN or infinity in the tensors.
-        CheckpointMismatch: the tensors have another network's shapes.
-    """
+    """Return torch-fidelity's network of 2015-12-05 in eval mode, with these tensors, on the CPU."""
     require_finite(tensors)
     # The class loads weights only from a file; this file is in memory and holds only what torch has just written. No
     # feature depends on the classifier.

@@ -173,10 +173,6 @@ def load_network(kind: Any, config: Any, folder: Path, device: str) -> tuple[Any
 
     The digest is over the file's names, since the library's names change between releases.
 
-    Raises:
-        CheckpointError: as `read_weights`.
-        CheckpointMismatch: names or shapes differ.
-        NonFinite: a weight is NaN or infinite.
     """
     # Files of older releases hold position ids, which are no weights.
     named = {name: t for name, t in read_weights(folder).tensors.items() if not name.endswith("position_ids")}

@@ -103,15 +103,7 @@ class LoadOptions:
 
 
 def load_benchmarks(specs: Sequence[BenchmarkSpec], options: LoadOptions) -> Loaded:
-    """Find and load benchmarks, without a network, and build their requests.
-
-    Raises:
-        UnknownName: no benchmark, group or tag has this name.
-        InvalidSuite: two entries stand for the same benchmark; or a benchmark cannot be evaluated.
-        InvalidData: a definition or its data are wrong; the message names file and line, or the document.
-        AssetMissing: the data are on the hub and not in the cache; the message has the command to run.
-        MissingPackage: lm-eval, or another package that a benchmark needs, is not installed.
-    """
+    """Find and load benchmarks, without a network, and build their requests."""
     registry = Registry(options.include_path, options.rules.allow)
     shipped = Registry((TEXT_TASKS,))
     with quiet(), offline(), _within_memory():
@@ -149,12 +141,7 @@ class Prepared:
 
 
 def prepare(name: str, options: LoadOptions) -> Iterator[Prepared]:
-    """Fetch the hub datasets of a name's benchmarks into the cache, one after the other.
-
-    Raises:
-        AssetMissing: the hub cannot be reached, or does not have the dataset.
-        Others: as `load_benchmarks`.
-    """
+    """Fetch the hub datasets of a name's benchmarks into the cache, one after the other."""
     spec = BenchmarkSpec(name=name)
     for item in expand(name, Registry(options.include_path, options.rules.allow), options.rules):
         for leaf in item.leaves():
@@ -193,7 +180,6 @@ def _recipe(leaf: Leaf, spec: BenchmarkSpec, options: LoadOptions, form: RowForm
 
 
 def _files(definition: Definition, changes: Changes, rules: Rules) -> list[Path]:
-    """Return the local data files of a benchmark whose names are plain paths."""
     if changes.data is not None:
         return [changes.data]
     names = [name for names in (local_files(definition.config) or {}).values() for name in names]
@@ -269,7 +255,6 @@ def _check_templates(recipe: _Recipe, task: Task, changes: Changes) -> None:
 
 @contextmanager
 def _columns_named(recipe: _Recipe, changes: Changes) -> Iterator[None]:
-    """Make an error about a missing column in local rows name the file, the row and the columns."""
     try:
         yield
     except InvalidData as error:

@@ -62,12 +62,7 @@ class Changes:
 
 
 def define(leaf: Leaf, rules: Rules) -> Definition:
-    """Return the merged definition of a benchmark's file and the groups around it. Functions are not imported.
-
-    Raises:
-        InvalidSuite: the benchmark asks about images or sound, or runs code that the model writes.
-        InvalidData: a file says what it may not.
-    """
+    """Return the merged definition of a benchmark's file and the groups around it. Functions are not imported."""
     definition = Definition({}, trusted=not leaf.closed)
     if leaf.path is not None:
         definition = read_definition(leaf.path, rules, functions=False, closed=leaf.closed)
@@ -88,11 +83,6 @@ def build_task(leaf: Leaf, definition: Definition, changes: Changes, rules: Rule
     The document in question is never among its solved examples. lm-eval ensures this only where the definition names
     the evaluated split as that of the examples.
 
-    Raises:
-        InvalidSuite: the benchmark cannot be evaluated with these changes.
-        InvalidData: the definition or its data are wrong.
-        AssetMissing: the data are on the hub, and `load` does not get them.
-        MissingPackage: a function or metric of the benchmark needs another package.
     """
     config = definition.config
     if definition.trusted and leaf.path is not None:
@@ -159,13 +149,7 @@ def seeded() -> Iterator[None]:
 
 
 def require_metrics(name: str, task: Task) -> None:
-    """Raise for a metric that could not be computed, before the hours of work.
-
-    Raises:
-        MissingPackage: a function imports a package that is not installed.
-        AssetMissing: a metric of the library evaluate is not in its cache.
-        InvalidData: the aggregation does not exist.
-    """
+    """Raise for a metric that could not be computed, before the hours of work."""
     computed = task.config.process_results is None
     for metric, function in metric_functions(task).items():
         if function is None and computed:
@@ -183,7 +167,6 @@ def require_metrics(name: str, task: Task) -> None:
 
 
 def _with_shots(config: Config, changes: Changes) -> Config:
-    """Return `config` with explicit solved examples."""
     evaluated = text_of(config, *EVALUATED)
     fewshot_config = mapping_of(config, "fewshot_config")
     shots = config.get("num_fewshot") if changes.num_fewshot is None else changes.num_fewshot
@@ -219,7 +202,6 @@ def _split_of_shots(config: Config, fewshot_config: Config) -> str | None:
 
 
 def _splits(config: Config) -> tuple[str, ...]:
-    """Return the used splits: the evaluated split, and the split of solved examples."""
     evaluated = text_of(config, *EVALUATED)
     shots = _split_of_shots(config, mapping_of(config, "fewshot_config")) if config["num_fewshot"] else None
     return tuple(dict.fromkeys(split for split in (evaluated, shots) if split))

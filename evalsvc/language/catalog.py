@@ -64,11 +64,7 @@ class Registry:
     """Names in the folders of an `include_path`, followed by lm-eval's names."""
 
     def __init__(self, include_path: Sequence[Path] = (), allow: Allow = anywhere) -> None:
-        """Read the names in the folders of `include_path`; `allow` checks every file that is opened.
-
-        Raises:
-            InvalidData: a folder does not exist.
-        """
+        """Read the names in the folders of `include_path`; `allow` checks every file that is opened."""
         self._local: dict[str, Entry] = {}
         for folder in reversed(include_path):
             if not folder.is_dir():
@@ -89,11 +85,7 @@ class Registry:
         return [path for member in entry.members for path in self.local_benchmark_files(member)]
 
     def find(self, name: str) -> Entry:
-        """Return the entry of `name`; lm-eval's names are read when the first of them is needed.
-
-        Raises:
-            UnknownName: no entry has this name; the message names near misses.
-        """
+        """Return the entry of `name`; lm-eval's names are read when the first of them is needed."""
         entry = self.get(name)
         if entry is None:
             names = self.names()

@@ -66,10 +66,6 @@ def read_definition(path: Path, rules: Rules, *, functions: bool, closed: bool =
 
     With `closed`, a file of lm-eval's must keep to `schema` like any other, since a submitter's group changes it.
 
-    Raises:
-        InvalidData: the file cannot be read, is no mapping, includes itself, or has a forbidden key; the message names
-            the
-            file and the key.
     """
     path = path.resolve()
     if rules.allow_code or (_is_shipped(path) and not closed):

@@ -132,12 +132,7 @@ class TextEncoding:
         return self.tokenizer.encode(text, self.bos)
 
     def encode_all(self, instances: Sequence[Instance]) -> Iterator[Scored | Prompted]:
-        """Yield every request of `instances`, encoded.
-
-        Raises:
-            InvalidData: no token of a continuation is separate from its context, or an option of a generation is not
-                supported; the message names the request.
-        """
+        """Yield every request of `instances`, encoded."""
         contexts = _Contexts(self)
         for instance in instances:
             try:
@@ -226,7 +221,6 @@ class _Contexts:
 
 
 def _sampling(options: dict[str, Any]) -> SamplingParams:
-    """Return the sampling parameters from a generation's remaining options."""
     sampled, temperature = options.pop("do_sample", False), options.pop("temperature", 0.0)
     top_k, top_p = options.pop("top_k", None), options.pop("top_p", None)
     for name, value in options.items():

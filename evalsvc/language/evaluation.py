@@ -56,10 +56,6 @@ def plan_documents(loaded: Loaded, encoding: TextEncoding, shard_size: int) -> l
 
     Every request is encoded, so that impossible requests fail before any scoring.
 
-    Raises:
-        InvalidData: no token of a continuation is separate from its context, the continuation is longer than the
-            model's
-            input, or an option of a generation is not supported; the message names benchmark and document.
     """
     for benchmark in loaded.benchmarks:
         _require_encodable(benchmark, encoding)
@@ -74,8 +70,6 @@ def asked_documents(loaded: Loaded, planned: DocumentRange, encoding: TextEncodi
 
     The digest covers everything that an answer depends on except model and encoding: equal digests get equal answers.
 
-    Raises:
-        DataChanged: the benchmarks or the tokenizer are not those of the plan.
     """
     require_planned(loaded, planned)
     if encoding.identity != planned.encoding:
@@ -91,11 +85,7 @@ def asked_documents(loaded: Loaded, planned: DocumentRange, encoding: TextEncodi
 def answer_requests(
     lm: Scoring, asked: Mapping[str, Instance], report: Callable[[int], None]
 ) -> dict[str, list[AnswerRow]]:
-    """Return the model's answers by the requests' digests. `report` gets the number of answered requests.
-
-    Raises:
-        NonFinite: names benchmark, document and the first part of the model with NaN or infinity.
-    """
+    """Return the model's answers by the requests' digests. `report` gets the number of answered requests."""
     copies = [instance for instance in asked.values() for _ in range(_draws(instance))]
     lm.report = lambda done: report(done * len(asked) // max(len(copies), 1))
     answers = iter(lm.answers(copies))
@@ -110,12 +100,7 @@ def merge_answers(
     outputs: Sequence[DocumentAnswers],
     protocol: Mapping[str, object],
 ) -> Results:
-    """Return metrics and items of all ranges, in the plan's order. `protocol` has the task's entries.
-
-    Raises:
-        DataChanged: the benchmarks are not those of the plan.
-        InvalidData: a benchmark's code fails on an answer.
-    """
+    """Return metrics and items of all ranges, in the plan's order. `protocol` has the task's entries."""
     for part in planned:
         require_planned(loaded, part)
     answers = [[from_row(row) for row in rows] for output in outputs for rows in output.answers]

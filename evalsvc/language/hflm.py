@@ -49,11 +49,7 @@ class HflmScoring:
         self.within = build_hflm(model, encoding, within=True) if encoding.within_differs else self.everything
 
     def answers(self, instances: Sequence[Instance]) -> list[Answer | Generation]:
-        """Return the answer to each request, in order. The mass on image ids, which HFLM does not compute, is NaN.
-
-        Raises:
-            InvalidData: HFLM cannot answer a request as evalsvc does, or stops; the message names the request.
-        """
+        """Return the answer to each request, in order. The mass on image ids, which HFLM does not compute, is NaN."""
         encoded = list(self.encoding.encode_all(instances))
         for instance, request in zip(instances, encoded, strict=True):
             if reason := self._unanswerable(instance, isinstance(request, Scored) and request.continuation_cut):
@@ -215,7 +211,6 @@ def _tokenizer(encoding: TextEncoding) -> PreTrainedTokenizerFast:
 
 
 def _beginning_with(token: int) -> dict[str, object]:
-    """Return a post-processor that puts a token before every text."""
     text = [{"SpecialToken": {"id": "first", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
     special = {"first": {"id": "first", "ids": [token], "tokens": ["first"]}}
     pair = [*text, {"Sequence": {"id": "B", "type_id": 1}}]

@@ -80,8 +80,6 @@ def require_named(source: Source) -> None:
 
     `datasets` reads a name as a folder if such a folder exists, and as a loader of local files if it has such a loader.
 
-    Raises:
-        InvalidData: the dataset, its configuration or its files cannot be names on the hub.
     """
     local = source.path in LOADERS or os.path.exists(source.path)
     if local or not _DATASET.fullmatch(source.path):
@@ -98,12 +96,7 @@ def require_named(source: Source) -> None:
 
 
 def cached(source: Source) -> Rows:
-    """Return a dataset from the cache, without a network.
-
-    Raises:
-        AssetMissing: the dataset or a part is not in the cache.
-        InvalidData: `datasets` cannot read the cached files.
-    """
+    """Return a dataset from the cache, without a network."""
     copy = _copy(source)
     with offline():
         try:
@@ -115,11 +108,7 @@ def cached(source: Source) -> Rows:
 
 
 def fetch(source: Source) -> Rows:
-    """Download a dataset into the cache, unless `cached` finds it.
-
-    Raises:
-        AssetMissing: the hub cannot be reached, or has no such dataset for this user.
-    """
+    """Download a dataset into the cache, unless `cached` finds it."""
     try:
         return cached(source)
     except AssetMissing:

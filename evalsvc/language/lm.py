@@ -98,9 +98,6 @@ class OpenLM(LM):  # type: ignore[misc]
 
         A random generation draws other ids each time that its instance is given.
 
-        Raises:
-            InvalidData: see `TextEncoding.encode_all`, or a position is beyond llama_rotary's table; names the request.
-            NonFinite: names the request and the first part of the model with NaN or infinity.
         """
         encoded = list(self.encoding.encode_all(instances))
         scored = {index: request for index, request in enumerate(encoded) if isinstance(request, Scored)}
@@ -230,7 +227,6 @@ def _sum(scores: Sequence[Score]) -> Score:
 
 
 def _noise_ids(instances: Sequence[Instance]) -> list[str]:
-    """Return the noise's id of each generation: benchmark, document, request and repetition."""
     seen = Counter[str]()
     ids = []
     for instance in instances:

@@ -83,10 +83,6 @@ def ask(name: str, task: Task, selection: Selection) -> Questions:
     result, never requested alone. A sample is such a part: its documents have the requests, with the solved examples,
     that they have among all documents.
 
-    Raises:
-        InvalidData: a template or the benchmark's code does not fit the document, an option has no text, or the right
-            answer is none of the options; the message names the document. Or a sample does not exist.
-        MissingPackage: the benchmark's code needs a package.
     """
     with blamed(name, "its data"):
         rows = task.task_docs if isinstance(task, ConfigurableTask) else task.eval_docs

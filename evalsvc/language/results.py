@@ -67,8 +67,6 @@ def results(
 
     `protocol` has the common entries of all protocols.
 
-    Raises:
-        InvalidData: names the benchmark whose code fails on an answer.
     """
     scored: dict[str, ScoredBenchmark] = {}
     place = 0
@@ -122,7 +120,6 @@ def require_mean(wanted: Sequence[str], loaded: Loaded) -> None:
 
 
 def _members(loaded: Loaded) -> list[Benchmark | Group]:
-    """Return the members of a mean: outermost groups that aggregate, and benchmarks outside these groups."""
     groups: list[Group] = []
     covered: set[str] = set()
     for group in loaded.groups:  # outer ones come first
@@ -238,7 +235,6 @@ def _weights(table: Mapping[str, Mapping[str, float | str]], members: Iterable[s
 
 
 def _weighted_stderr(members: Mapping[str, MetricValue], sizes: Mapping[str, int]) -> float | str:
-    """Return the error of a mean over samples of independent members, each weighted by the `sizes` of its data."""
     weights = {name: sizes.get(name, metric.n) for name, metric in members.items()}
     errors = [metric.stderr * weights[name] for name, metric in members.items() if metric.stderr is not None]
     return math.hypot(*errors) / sum(weights.values()) if len(errors) == len(members) else "N/A"

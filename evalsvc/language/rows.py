@@ -52,10 +52,6 @@ def read_rows(paths: Sequence[Path], allow: Allow = anywhere) -> datasets.Datase
 
     `allow` checks every file that is opened.
 
-    Raises:
-        InvalidData: a file is broken, has other columns or types than the lines before, or has no rows; the message
-            names
-            the file and, for text files, the line. Or as `allow` raises.
     """
     parts = [_read(path, identify_file(path, "data file"), allow) for path in paths]
     if not sum(len(part) for part in parts):
@@ -86,8 +82,6 @@ def find_form(name: str, data: Path, registry: Registry, allow: Allow) -> RowFor
 
     A benchmark that is not lm-eval's always has llm-foundry's form.
 
-    Raises:
-        InvalidData: the file cannot be read, or holds no rows.
     """
     if name not in foundry_columns() or registry.is_local(name):
         return None
@@ -296,7 +290,6 @@ def _read_parquet(path: Path, allow: Allow) -> datasets.Dataset:
 
 
 def _lacking(cause: BaseException | None) -> str | None:
-    """Return the name of a missing column from an exception of a template or function."""
     if isinstance(cause, UndefinedError):
         undefined = _UNDEFINED.fullmatch(str(cause))
         return undefined[1] if undefined else None
@@ -310,7 +303,6 @@ def _listed(columns: Sequence[str]) -> str:
 
 
 def _columns(config: Config) -> frozenset[str]:
-    """Return the columns that a definition names, each by its plain name or within a template."""
     return frozenset(column for key in _TEMPLATES for column in _named(config.get(key)))
 
 

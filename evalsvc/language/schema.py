@@ -184,8 +184,6 @@ def check_benchmark_file(where: str, content: object) -> dict[str, object]:
 
     `where` names the file in messages.
 
-    Raises:
-        InvalidData: names the first key that is unknown, runs code, or has another kind of value.
     """
     try:
         return BenchmarkFile.model_validate(content).model_dump(exclude_unset=True)

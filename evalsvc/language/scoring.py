@@ -124,7 +124,6 @@ class ScoredBenchmark:
         return sum(any(getattr(answer, part, False) for answer in answers) for answers in documents)
 
     def _of(self, position: int) -> Sequence[Sequence[Answer | Generation]]:
-        """Return the answers to the requests of a document."""
         return self.answers[self.benchmark.documents[position].requests]
 
     def _shown(self, position: int) -> Item:
@@ -181,7 +180,6 @@ class ScoredBenchmark:
         return responses * (instance.repeats or 1) if len(many) == 1 else responses
 
     def _keep(self, name: str, aggregated: Estimate, column: Mapping[int, object], scope: Scope) -> tuple[str, ...]:
-        """Put the inputs of a metric into the items, and return the keys that paired comparisons need."""
         name = name.replace("/", "_")  # a key with a slash is a share of a metric of several benchmarks
         keys: dict[str, tuple[str, ...]] = {
             "mean": (name,),
@@ -225,7 +223,6 @@ class ScoredBenchmark:
         return self.benchmark.instances[self.benchmark.documents[position].requests]
 
     def _acc_token(self, scope: Scope, right: Sequence[list[int]]) -> MetricValue:
-        """Compute llm-foundry's accuracy: of the first option with the highest mean log-probability per token."""
         name = f"acc_token{scope.suffix}"
         for position, golds in enumerate(right):
             options = self._options(position)
@@ -281,7 +278,6 @@ class ScoredBenchmark:
         baseline: float | None,
         keys: tuple[str, ...],
     ) -> MetricValue:
-        """Return the metric with the error of a sample of the benchmark."""
         name, factor = f"{self.benchmark.name}/{name}", finite_factor(len(self._numbers), self._drawn_from)
         stderr = None if ratio.stderr is None else factor * ratio.stderr
         protocol = self.protocol if keys else Protocol({**self.protocol.content, "estimator": OTHER_ESTIMATOR})

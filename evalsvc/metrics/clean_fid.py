@@ -42,11 +42,7 @@ if "disp" not in inspect.signature(linalg.sqrtm).parameters:
 
 
 def frechet_distance(samples: Statistics, real: Statistics) -> float:
-    """Compute clean-fid's Fréchet distance.
-
-    Raises:
-        InvalidData: the matrix root is not real, which clean-fid refuses too.
-    """
+    """Compute clean-fid's Fréchet distance."""
     with warnings.catch_warnings(), redirect_stdout(sys.stderr):
         # scipy deprecates the argument `disp` of sqrtm.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -63,8 +59,6 @@ def kid(sets: FeatureSets) -> Estimate:
 
     clean-fid draws from NumPy's global generator, which is seeded for the call and restored after the call.
 
-    Raises:
-        InvalidData: the reference's features are not known, or a side has fewer than two images.
     """
     samples, real, size = sets.samples, sets.real(), subset_size(sets)
     with seeded(sets.seed):

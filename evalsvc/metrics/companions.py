@@ -65,7 +65,6 @@ def yardsticks(companions: Sequence[tuple[str, Number]], chance: Number | None) 
 
 
 def _short(value: Number) -> str:
-    """Return a number with four significant digits, or a large number rounded to an integer."""
     if not isinstance(value, float):
         return str(value)
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"

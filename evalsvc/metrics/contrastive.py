@@ -57,7 +57,6 @@ def fit_scale(similarities: Sequence[Tensor]) -> float:
 
 
 def _slope(similarities: Sequence[Tensor], scale: float) -> float:
-    """Compute d loss / d scale: the expected similarity under the softmax, less the similarity of the pairs."""
     total = 0.0
     for similarity in similarities:
         logits = scale * similarity

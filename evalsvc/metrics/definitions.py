@@ -120,7 +120,6 @@ _CONTENT: Mapping[str, Any] = yaml.load(Path(__file__).with_suffix(".yaml").read
 
 
 def _definitions(content: Mapping[str, Any]) -> Iterator[Definition]:
-    """Yield the definitions of all groups: a metric's own fields before those of its group."""
     for group in content["groups"]:
         for metric in group["metrics"]:
             fields: dict[str, Any] = {

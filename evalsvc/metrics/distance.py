@@ -114,7 +114,6 @@ class Distance:
 
     @property
     def _estimate(self) -> float:
-        """Quantity that `spread` describes: the difference, or the difference of the logarithms."""
         if self.log_a is None:
             return self.value
         return math.log1p(self.value / math.exp(self.log_a))
@@ -178,7 +177,6 @@ def _of_values(value: float, a: Ratio, b: Ratio) -> Distance:
 
 
 def _of_logarithms(a: Ratio, b: Ratio, pairs: tuple[Numbers, Numbers] | None, drawn_from: int | None) -> Distance:
-    """Return the distance of two perplexities from that of their logarithms."""
     logs = [
         replace(side, value=math.log(side.value), stderr=None if side.stderr is None else side.stderr / side.value)
         for side in (a, b)

@@ -203,7 +203,6 @@ def _count_within(groups: NDArray[np.integer], cells: NDArray[np.integer]) -> ND
 
 
 def _fit(data: _Data, levels: Sequence[_Level], half: int, size: int) -> list[float]:
-    """Choose the concentration of each level by the leave-one-group-out loss within one half of the groups."""
     part = next(candidate for candidate in (part.of_half(half) for part in data.parts()) if len(candidate.ids))
     chosen = []
     p: Any = 1 / size
@@ -217,6 +216,5 @@ def _fit(data: _Data, levels: Sequence[_Level], half: int, size: int) -> list[fl
 
 
 def _best(c: NDArray[np.integer], n: NDArray[np.integer], p: NDArray[np.float64] | float) -> float:
-    """Return the concentration with the smallest loss of ids that occur c of n times, around the probabilities p."""
     losses = [float(np.mean(np.log(n + a) - np.log(c + a * p))) for a in CONCENTRATIONS]
     return CONCENTRATIONS[int(np.argmin(losses))]

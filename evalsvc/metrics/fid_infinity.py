@@ -47,8 +47,6 @@ def fid_infinity(sets: FeatureSets) -> Estimate:
     the estimator, W. Schucany, H. Gray, D. Owen, On bias reduction in estimation, Journal of the American Statistical
     Association 66, 1971, equation 3.
 
-    Raises:
-        InvalidData: no more images in the smallest set than features, or no reference.
     """
     reference = sets.moments()
     n = len(sets.samples)

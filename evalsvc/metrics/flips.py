@@ -58,7 +58,6 @@ class Flips:
 
 
 def _score_bound(gained: int, lost: int, n: int, z: float) -> float:
-    """Return the difference of shares, gained less lost, above the observed one, at which the score statistic is −z."""
 
     def score(difference: float) -> float:
         # The maximum-likelihood share of lost items where the shares differ by `difference`.

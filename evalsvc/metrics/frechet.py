@@ -50,12 +50,7 @@ class Moments:
         cls,
         features: ArrayLike,  # [n, d]
     ) -> Moments:
-        """Return the sums of `features`; n may be 0.
-
-        Raises:
-            InvalidData: the features are not a matrix.
-            NonFinite: a row holds NaN or infinity; the message names the row.
-        """
+        """Return the sums of `features`; n may be 0."""
         rows = np.asarray(features, dtype=np.float64)
         if rows.ndim != 2:
             raise InvalidData(f"features have the shape {list(rows.shape)}; give one row per image: [n, d]")
@@ -111,9 +106,6 @@ def frechet_distance(
     Source: D. C. Dowson, B. V. Landau, The Fréchet distance between multivariate normal distributions, J. Multivariate
     Analysis 12 (1982); as a metric of images: M. Heusel et al., arXiv 1706.08500.
 
-    Raises:
-        InvalidData: sizes differ.
-        NonFinite: NaN or infinity in an argument.
     """
     first, second = Normal.of(mean1, cov1), Normal.of(mean2, cov2)
     _require_same_size(first.mean, second.mean)
@@ -164,8 +156,6 @@ def frechet_shares(
     Source: L. Jaeckel, The infinitesimal jackknife, Bell Laboratories MM 72-1215-11, 1972; the derivatives of tr M^½
     from its divided differences, R. Bhatia, Matrix Analysis, 1997, section V.3.
 
-    Raises:
-        InvalidData: n ≤ d, where these derivatives do not exist; or sizes differ.
     """
     moments = Moments.of(features)
     require_more_rows_than_features(moments)
@@ -209,11 +199,7 @@ class CommonAxes:
 
     @classmethod
     def of(cls, first: Normal, second: Normal) -> CommonAxes:
-        """Return the axes A U diag(s)^-½ and A^-ᵀ U diag(s)^½, with Σ₂ = A Aᵀ and AᵀΣ₁A = U diag(s²) Uᵀ.
-
-        Raises:
-            InvalidData: sizes differ.
-        """
+        """Return the axes A U diag(s)^-½ and A^-ᵀ U diag(s)^½, with Σ₂ = A Aᵀ and AᵀΣ₁A = U diag(s²) Uᵀ."""
         _require_same_size(first.mean, second.mean)
         values, vectors = np.linalg.eigh(second.factor.T @ first.covariance @ second.factor)
         kept = _above_rounding(values)

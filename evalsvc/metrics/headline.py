@@ -31,7 +31,6 @@ def default_headline(metrics: Mapping[str, Direction]) -> list[str]:
 
 
 def _rank(name: str) -> int:
-    """Return the place of a metric in the table of definitions, by the second half of its name."""
     entries = enumerate(DEFINITIONS)
     places = (place for place, definition in entries if definition.names != ANY and definition.matches(name))
     return next(places, len(DEFINITIONS))

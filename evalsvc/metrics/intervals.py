@@ -75,7 +75,6 @@ class Spread:
         return min(1.0, 2 * upper_tail(max(0.0, min(abs(t), bent)), self.dof))
 
     def _unbent(self, x: float) -> float:
-        """Return the T with g(T) = x."""
         a = self.bend
         return x - a if abs(a) < 1e-8 else (math.cbrt(1 + 6 * a * (x - a)) - 1) / (2 * a)
 

@@ -33,8 +33,6 @@ def kid(sets: FeatureSets) -> Estimate:
     error: W. Hoeffding, A class of statistics with asymptotically normal distribution, Annals of Mathematical
     Statistics 19, 1948, equation 5.13.
 
-    Raises:
-        InvalidData: the reference's features are not known.
     """
     real = sets.real()
     random = np.random.default_rng(sets.seed)

@@ -55,5 +55,4 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _log_binomial(n: int, k: int) -> float:
-    """Return ln of the probability of k heads in n tosses of a fair coin."""
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2)

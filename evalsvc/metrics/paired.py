@@ -88,7 +88,6 @@ def _with_errors(
     groups: Sequence[Hashable] | None,
     drawn_from: int | None,
 ) -> Paired:
-    """Return the difference with its errors, from the part of each item (`parts`)."""
     n, one_key = len(pairs), len(pairs[0][0]) == 1
     weights = None if one_key else [x[1] + y[1] for x, y in pairs]
     independent, spread = _errors_of(parts, weights, groups)
@@ -159,7 +158,6 @@ def _ratio_difference(pairs: Pairs) -> tuple[float, list[float]]:
 
 
 def _linearised(rows: Sequence[Sequence[float]]) -> tuple[float, list[float]]:
-    """Return the ratio of sums, and the part of each item in the ratio's deviation."""
     weight = _mean([den for _, den in rows])
     if not weight:
         return math.nan, [math.nan] * len(rows)

@@ -43,8 +43,6 @@ def paired_frechet_shares(
 
     Source: as `frechet_shares`; B. Efron, C. Stein, The jackknife estimate of variance, Annals of Statistics 9, 1981.
 
-    Raises:
-        InvalidData: n ≤ d, or shapes differ.
     """
     if first.shape != second.shape:
         raise InvalidData(

@@ -54,11 +54,7 @@ class Neighbourhoods:
 
 
 def neighbourhoods(sets: FeatureSets, neighbours: int = NEIGHBOURS, balls: int = BALLS) -> Neighbourhoods:
-    """Find the real images' balls that hold each sample and the reverse, with at most `balls` images per side.
-
-    Raises:
-        InvalidData: a side has no more images than `neighbours`, or the reference's features are absent.
-    """
+    """Find the real images' balls that hold each sample and the reverse, with at most `balls` images per side."""
     real, samples = sets.real(), sets.samples
     if min(len(real), len(samples)) <= neighbours:
         raise InvalidData(f"{len(samples):,} samples and {len(real):,} real images; give more than {neighbours} each")
@@ -147,7 +143,6 @@ def _by_group(groups: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64
 
 
 def _without_each(by_group: Flags) -> Flags:  # [GROUPS, m], both
-    """Return which columns any other group has, per group."""
     others: Flags = by_group.sum(0) > by_group
     return others
 
@@ -238,7 +233,6 @@ def _subset(n: int, most: int, random: np.random.Generator) -> NDArray[np.int64]
 
 
 def _radii(rows: Rows, neighbours: int) -> Rows:
-    """Compute the squared distance of each of `rows` to its k-th neighbour among the other rows."""
     radii = np.empty(len(rows), rows.dtype)
     for start in range(0, len(rows), CHUNK_ROWS):
         part = slice(start, start + CHUNK_ROWS)

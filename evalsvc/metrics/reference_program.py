@@ -63,7 +63,6 @@ def kid_metric(release: str, estimate: Callable[[FeatureSets], Estimate]) -> Ima
 
 
 def _real_statistics(sets: FeatureSets) -> Statistics:
-    """Return the program's statistics of the real images, or imported statistics unchanged."""
     if sets.reference_features is not None:
         return statistics_of(sets.reference_features)
     reference = sets.moments()

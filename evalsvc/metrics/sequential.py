@@ -74,8 +74,6 @@ def boundaries(level: float, fractions: tuple[float, ...], spending: Spending = 
         level: two-sided error, in (0, 1).
         fractions: share of all data at each look, growing and at most 1.
 
-    Raises:
-        InvalidRequest: `level` or `fractions` are out of range.
     """
     if not 0 < level < 1:
         raise InvalidRequest(f"the level is {level:g}; give a number between 0 and 1")
@@ -132,7 +130,6 @@ def _quadrature() -> tuple[Array, Array]:
 
 
 def _upper_point(tail: float) -> float:
-    """Return z with 1 - Φ(z) = tail."""
     low, high = 0.0, WIDEST
     while high - low > 1e-12:
         middle = (low + high) / 2

@@ -47,11 +47,7 @@ def frechet_distance(samples: Statistics, real: Statistics) -> float:
 
 
 def kid(sets: FeatureSets) -> Estimate:
-    """Compute torch-fidelity's KID, with the standard error of `kid_estimate`.
-
-    Raises:
-        InvalidData: the reference's features are not known, or a side has fewer than two images.
-    """
+    """Compute torch-fidelity's KID, with the standard error of `kid_estimate`."""
     size = subset_size(sets)
     seed = sets.seed % SEEDS
     sides = (_tensor(sets.samples), _tensor(sets.real()))
@@ -73,8 +69,6 @@ def recall(sets: FeatureSets) -> Estimate:
 
     The error is that of evalsvc's recall with the same number of neighbours; see `prdc.recall`.
 
-    Raises:
-        InvalidData: no more than three images on a side, or the reference's features are not known.
     """
     both = _shared(sets)
     estimate = recall_of(both.neighbourhoods)

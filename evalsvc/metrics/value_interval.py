@@ -98,7 +98,6 @@ def _ends(
 
 
 def _are_answers(numbers: Numbers) -> bool:
-    """Return whether items are independent, have equal weights, and are each 1 or 0."""
     columns, groups = numbers.columns, numbers.groups
     alone = groups is None or len(set(groups)) == len(groups)
     return len(columns) == 1 and alone and set(columns[0]) <= {0.0, 1.0}

@@ -29,11 +29,7 @@ class Retention:
 
 
 def parse_retention(text: str) -> Retention | None:
-    """Parse the rule in EVALSVC_RETENTION, which is JSON; return None if it is empty.
-
-    Raises:
-        InvalidRequest: the text is not a retention rule.
-    """
+    """Parse the rule in EVALSVC_RETENTION, which is JSON; return None if it is empty."""
     if not text.strip():
         return None
     try:

@@ -107,12 +107,7 @@ def names(group: str) -> list[str]:
 
 
 def load(group: str, name: str) -> Any:
-    """Import and return a component.
-
-    Raises:
-        UnknownName: no component has this name; the message lists similar names.
-        MissingPackage: the component needs a package that is not installed.
-    """
+    """Import and return a component."""
     targets = _targets(group)
     if name not in targets:
         raise UnknownName.among(_singular(group), name, targets)
@@ -143,7 +138,6 @@ def _installed(group: str, _installation: object) -> dict[str, str]:
 
 
 def _installation() -> tuple[tuple[str, int], ...]:
-    """Return a key that changes when a package is installed or removed."""
     changes = []
     for folder in sys.path:
         with suppress(OSError):

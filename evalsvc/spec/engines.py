@@ -70,12 +70,7 @@ def release_of(engine: str) -> str:
 
 
 def parse_engines(texts: Sequence[str]) -> list[tuple[str, str]]:
-    """Parse options of the form STAGE=NAME.
-
-    Raises:
-        InvalidRequest: an option has no `=`.
-        UnknownName: a stage or an engine is unknown; the message lists similar names.
-    """
+    """Parse options of the form STAGE=NAME."""
     pairs = []
     for text in texts:
         stage, equals, name = text.partition("=")
@@ -104,12 +99,7 @@ def with_engine(task: TaskSpec, stage: str, name: str) -> TaskSpec:
 
 
 def with_engines(suite: Suite, engines: Sequence[tuple[str, str]]) -> Suite:
-    """Return a suite with other engines for the stages of its tasks.
-
-    Raises:
-        InvalidRequest: no task has a stage.
-        InvalidSuite: a task refuses an engine.
-    """
+    """Return a suite with other engines for the stages of its tasks."""
     tasks = suite.tasks
     for stage, name in engines:
         if not any(has_stage(task, stage) for task in tasks):

@@ -144,11 +144,7 @@ class VocabularyLayout(BaseModel):
         return self
 
     def resolve(self, rows: int) -> VocabularyLayout:
-        """Return this layout for a table of `rows` rows, with no negative ids.
-
-        Raises:
-            InvalidLayout: the layout is for another number of rows, two blocks overlap, or a block exceeds the table.
-        """
+        """Return this layout for a table of `rows` rows, with no negative ids."""
         if self.rows is not None and self.rows != rows:
             raise InvalidLayout(
                 f"the layout is for a table of {self.rows} rows, the model has {rows}; correct `rows` or remove it"
@@ -218,8 +214,6 @@ class VocabularyLayout(BaseModel):
         encloses the slot: without an image, `text TEXT /text image IMAGE /image` becomes `text TEXT /text`. A record
         without text uses `unconditional_template` if the layout has one.
 
-        Raises:
-            InvalidData: an id or code is out of range, a part has no slot, or the image does not fit.
         """
         self._check_parts(text_ids, image_codes)
         template: tuple[str, ...] = (TEXT,)
@@ -234,9 +228,6 @@ class VocabularyLayout(BaseModel):
         `text_ids` is None for an image without text, see `sequence`. Text is cut as in `sequence`, so that the image
         and the rest of the template fit the layout's length.
 
-        Raises:
-            InvalidData: an id is out of range, the layout has no image block, or the image does not fit.
-            InvalidLayout: the template has the text after the image.
         """
         self._check_parts(text_ids, ())
         template = self._template_for(text_ids is not None, True)
@@ -260,7 +251,6 @@ class VocabularyLayout(BaseModel):
     def _filled(
         self, template: tuple[str, ...], text_ids: Sequence[int] | None, image_codes: Sequence[int] | None, cut: int
     ) -> list[int]:
-        """Fill in a template, leaving out the last `cut` text ids."""
         kept = text_ids if text_ids is None or not cut else text_ids[: len(text_ids) - cut]
         parts: dict[str, Sequence[int]] = {name: (row,) for name, row in self.special.items()}
         parts[TEXT] = [self.text.offset + token for token in kept or ()]
@@ -311,7 +301,6 @@ class VocabularyLayout(BaseModel):
                 raise InvalidLayout(f"{_block(*before)} overlaps {_block(*after)}; move one of the two blocks")
 
     def _blocks(self) -> Iterator[tuple[str, int, int]]:
-        """Yield (name, first row, size) of each block. Negative rows are included once `rows` is known."""
         yield "text", self.text.offset, self.text.size
         blocks = [(f"special {name!r}", row, 1) for name, row in self.special.items()]
         if self.image is not None:
@@ -474,10 +463,6 @@ def parse_layout(
     field that replaces the preset's. Relative paths start from the folder `base`. `allow` must permit every file that
     is read: the layout's own file, and its map.
 
-    Raises:
-        InvalidLayout: a key is wrong, or blocks overlap. The message quotes no value of a file.
-        UnknownName: no preset has this name.
-        UnsupportedModel: evalsvc cannot run models with this preset.
     """
     if isinstance(spec, str):
         if not spec.endswith((".yaml", ".yml", ".json")):

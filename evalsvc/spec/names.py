@@ -35,11 +35,7 @@ def checkpoint_name(run: str, step: int, variant: str) -> str:
 
 
 def parse_checkpoint(name: str) -> tuple[str, int, str]:
-    """Return run, step and variant of RUN@STEP[:VARIANT].
-
-    Raises:
-        InvalidRequest: `name` has another form.
-    """
+    """Return run, step and variant of RUN@STEP[:VARIANT]."""
     match = CHECKPOINT.fullmatch(name)
     if match is None:
         raise InvalidRequest(
@@ -49,11 +45,7 @@ def parse_checkpoint(name: str) -> tuple[str, int, str]:
 
 
 def parse_run(name: str) -> tuple[str, str]:
-    """Return run and variant of RUN[:VARIANT].
-
-    Raises:
-        InvalidRequest: `name` has another form.
-    """
+    """Return run and variant of RUN[:VARIANT]."""
     match = RUN.fullmatch(name)
     if match is None:
         raise InvalidRequest(f"{name!r} is not a run; write RUN or RUN:VARIANT, such as pretrained:ema_0.9999")

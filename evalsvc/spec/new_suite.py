@@ -50,8 +50,6 @@ def new_suite(kinds: Sequence[str], values: Mapping[str, object] | None = None, 
 
     `values` are values of parameters, each for every task that has a parameter of that name.
 
-    Raises:
-        UnknownName: no task has one of these kinds, or none of the tasks has one of these parameters.
     """
     values = values or {}
     known = {parameter.name for kind in kinds for parameter in task_parameters(kind)} - {TASK_NAME}

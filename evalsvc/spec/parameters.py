@@ -42,11 +42,7 @@ class Parameter:
 
 
 def task_parameters(kind: str) -> tuple[Parameter, ...]:
-    """Return the parameters of a kind of task in the order in which the task declares them.
-
-    Raises:
-        UnknownName: no task has this kind.
-    """
+    """Return the parameters of a kind of task in the order in which the task declares them."""
     schema = catalog.load("tasks", kind).model_json_schema()
     parameters = _parameters(schema, schema.get("$defs", {}))
     return tuple(
@@ -112,7 +108,6 @@ def _list_in_words(schema: Mapping[str, Any]) -> str:
 
 
 def _plural(words: str) -> str:
-    """Return the type of a list's items: `paths`, `integers, 0 to 9`."""
     if words.startswith("`"):
         return f"values, each {words}"
     word, comma, rest = words.partition(",")

@@ -40,8 +40,6 @@ def local_data(settings: Settings, path: str) -> str:
 
     The rule is applied again to the file that is opened, by `files.opened`.
 
-    Raises:
-        InvalidData: the path is outside what suites may read; see `Readable`.
     """
     local = settings.datasets_path / path.removeprefix(DATASETS) if path.startswith(DATASETS) else Path(path)
     try:

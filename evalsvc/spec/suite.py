@@ -89,9 +89,6 @@ def parse_suite(
     `base` is the folder that relative data paths start from. `allowed` is called with every data path, and raises an
     error for a path that may not be read.
 
-    Raises:
-        InvalidSuite: a key or a parameter is wrong; the message names the task and similar names.
-        UnknownName: no task has this kind.
     """
     mapping = _read_mapping(content, name)
     check_keys(f"suite {name!r}", mapping, _SUITE_KEYS)
@@ -209,8 +206,6 @@ def suite_files(folder: Path | None) -> dict[str, Path]:
 
     The files are not read, so a broken suite does not affect the others.
 
-    Raises:
-        InvalidSuite: `folder` does not exist.
     """
     if folder is not None and not folder.is_dir():
         raise InvalidSuite(f"the suite folder {folder} does not exist; create it or change --suites (EVALSVC_SUITES)")
@@ -219,12 +214,7 @@ def suite_files(folder: Path | None) -> dict[str, Path]:
 
 
 def load_suite(path: Path) -> Suite:
-    """Read a suite from a YAML or JSON file, and name the suite after the file.
-
-    Raises:
-        InvalidSuite: the file cannot be read or is no valid suite.
-        UnknownName: no task has a kind that the suite names.
-    """
+    """Read a suite from a YAML or JSON file, and name the suite after the file."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -233,12 +223,7 @@ def load_suite(path: Path) -> Suite:
 
 
 def find_suite(name: str, folder: Path | None) -> Suite:
-    """Return a suite by the path of its file, or by name from `folder` or from the shipped suites.
-
-    Raises:
-        UnknownName: no suite has this name; the message lists similar names.
-        InvalidSuite: the suite is not valid.
-    """
+    """Return a suite by the path of its file, or by name from `folder` or from the shipped suites."""
     if name.endswith((".yaml", ".yml", ".json")):
         return load_suite(Path(name))
     files = suite_files(folder)
@@ -248,12 +233,6 @@ def find_suite(name: str, folder: Path | None) -> Suite:
 
 
 def _task_class(suite: str, index: int, content: Any) -> type[BaseModel]:
-    """Return the class of a task's parameters.
-
-    Raises:
-        InvalidSuite: the task is not a mapping, or has no kind.
-        UnknownName: no task has this kind.
-    """
     where = f"suite {suite!r}, task {index + 1}"
     if not isinstance(content, Mapping):
         raise InvalidSuite(f"{where} is {shortened(content)}; write a mapping with the key `kind`, e.g. `- kind: loss`")

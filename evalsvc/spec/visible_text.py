@@ -22,11 +22,7 @@ def visible_line(text: str) -> str:
 
 
 def check_visible(text: str) -> str:
-    """Return a name or unit unchanged if it has no control character.
-
-    Raises:
-        ValueError: the text has a control character.
-    """
+    """Return a name or unit unchanged if it has no control character."""
     if (match := CONTROL.search(text)) is not None:
         raise ValueError(
             f"'{visible_line(text)[:160]}' has the control character {_written(match[0])} at position {match.start()}; "

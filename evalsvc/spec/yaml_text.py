@@ -31,11 +31,7 @@ class YamlError(ValueError):
 
 
 def read_yaml(content: str | bytes, max_nodes: int | None = None) -> Any:
-    """Parse a YAML document of plain types, with at most `max_nodes` nodes [MAX_NODES].
-
-    Raises:
-        YamlError: the text is not YAML, or exceeds the bounds.
-    """
+    """Parse a YAML document of plain types, with at most `max_nodes` nodes [MAX_NODES]."""
     try:
         loader = _BoundedLoader(content, max_nodes or MAX_NODES)
         try:
@@ -61,9 +57,6 @@ def read_yaml_mapping(path: Path, what: str, example: str, error_type: type[Eval
 
     Messages call the file `what` and show `example`, a line of such a file.
 
-    Raises:
-        EvalsvcError: of `error_type`. The file cannot be read, has more than `MAX_BYTES` bytes or more than `MAX_NODES`
-            nodes, is not YAML, or holds something else.
     """
     try:
         with path.open("rb") as stream:

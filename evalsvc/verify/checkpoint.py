@@ -174,7 +174,6 @@ def _verify(task: RecordedTask, request: VerifyRequest) -> Iterator[Finding]:
 
 
 def _as_language(spec: TaskSpec) -> TaskSpec:
-    """Return a task, and for `forgetting` the benchmarks as a task `language`, which needs no base."""
     if spec.kind != "forgetting":
         return spec
     fields = catalog.load("tasks", "language").model_fields

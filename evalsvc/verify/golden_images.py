@@ -46,11 +46,7 @@ def verify_decoder(golden: Golden) -> Iterator[Agreement]:
 
 
 def verify_inception(golden: Golden) -> Iterator[Agreement]:
-    """Compare features of two digits and a drawn image, resized by both methods.
-
-    Raises:
-        AssetMissing: FID's network was not pulled; the message has the command.
-    """
+    """Compare features of two digits and a drawn image, resized by both methods."""
     path = locate_asset("inception", golden.settings.assets_path)
     network = load_extractor("inception", path, device=golden.device)
     images: tuple[Tensor, ...] = (load_file(Path(IMAGES))["images"][:2], drawn_image(340, 420)[None])

@@ -41,11 +41,7 @@ def verify_losses(golden: Golden) -> Iterator[Agreement]:
 
 
 def verify_digits(golden: Golden) -> Iterator[Agreement]:
-    """Compare fid64 of sampled digits: captions, codes, pixels, features, distance.
-
-    Raises:
-        AssetMissing: FID's network was not pulled; the message has the command.
-    """
+    """Compare fid64 of sampled digits: captions, codes, pixels, features, distance."""
     expected = golden.values["digits"]
     task = {
         "kind": "text_to_image",
@@ -90,11 +86,7 @@ def verify_benchmark(golden: Golden) -> Iterator[Agreement]:
 
 
 def _measure(golden: Golden, task: dict[str, Any], checkpoint: Path) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Run one task on a checkpoint of the miniature; return its metrics by name, and its items.
-
-    Raises:
-        AssetMissing, InternalError: the task failed; the message is the task's.
-    """
+    """Run one task on a checkpoint of the miniature; return its metrics by name, and its items."""
     suite = parse_suite({"tasks": [task]}, "machine")
     reference = CheckpointRef(str(checkpoint), layout=parse_layout(str(LAYOUT_FILE)).to_json())
     result = run_suite(suite, reference, lambda *_: None, settings=golden.settings)

@@ -78,8 +78,6 @@ def prepared_device(name: str, threads: int) -> str:
     """Return the device with this name, or the best device if the name is empty, and use `threads` CPU threads from now
     on.
 
-    Raises:
-        InvalidRequest: torch does not know the device, or cannot use it.
     """
     torch.set_num_threads(threads)
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")

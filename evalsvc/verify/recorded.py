@@ -34,11 +34,6 @@ def read_recorded(client: Client, name: str, settings: Settings, suite: str | No
     """Read the newest evaluations of RUN@STEP[:VARIANT], of all suites or of one, and locate the weights on this
     machine.
 
-    Raises:
-        UnknownName: the service has no such checkpoint, or no evaluation of it.
-        ServiceUnreachable: the service's answer is of another version.
-        InvalidRequest: the checkpoint is virtual, so its weights are in several files.
-        CheckpointError: the weights are not on this machine, or not allowed.
     """
     run, step, variant = parse_checkpoint(name)
     overview = client.results(run, step, variant=variant, suite=suite)

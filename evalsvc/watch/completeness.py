@@ -57,11 +57,7 @@ class Classifier:
     """Last mark of a candidate, and the time of the clock since which the mark is unchanged, by URI."""
 
     def classify(self, candidate: Candidate) -> Verdict:
-        """Return the verdict about a candidate as it is now.
-
-        Raises:
-            InvalidRequest: the group of the step pattern matches no number.
-        """
+        """Return the verdict about a candidate as it is now."""
         named = None if self.step_pattern is None else self.step_pattern.read(candidate.name)
         if named is None and self.step_pattern is not None:
             return Verdict("no checkpoint")
@@ -113,7 +109,6 @@ class Classifier:
         return candidate.modified is not None and self.wall() - candidate.modified >= self.settle
 
     def _placed_average(self, candidate: Candidate, named: Named) -> Verdict:
-        """Return the verdict about averaged weights, whose step is in the file of their epoch."""
         if not self.averaged:
             return Verdict("no checkpoint")
         averaged = read_averaged_name(candidate.name)
@@ -140,13 +135,7 @@ class Classifier:
 
 
 def read_complete(path: Path) -> Outline:
-    """Return the top-level entries of a complete file of torch.save, or nothing for other formats.
-
-    Raises:
-        NotACheckpoint, ShardedCheckpoint: the file, or a file of the folder, is truncated, missing or no checkpoint.
-        UnsafeCheckpoint: the file would run code when it is loaded.
-        OSError: the file cannot be read.
-    """
+    """Return the top-level entries of a complete file of torch.save, or nothing for other formats."""
     if path.is_dir():
         names = {entry.name for entry in path.iterdir()}
         for name in whole_folder(names, lambda name: (path / name).read_bytes(), str(path)):
@@ -161,11 +150,7 @@ def read_complete(path: Path) -> Outline:
 
 
 def whole_folder(names: Collection[str], read: Callable[[str], bytes], shown: str) -> Sequence[str]:
-    """Return the names of the weights in a Hugging Face folder with the files `names`, which `read` reads.
-
-    Raises:
-        NotACheckpoint, ShardedCheckpoint: a file is missing or damaged, or the folder has another format.
-    """
+    """Return the names of the weights in a Hugging Face folder with the files `names`, which `read` reads."""
     if (first := known_weights(names, shown)) is None:
         raise NotACheckpoint(f"it has none of {', '.join(FOLDER_FILES)} yet")
     if not first.endswith(".index.json"):
@@ -177,7 +162,6 @@ def whole_folder(names: Collection[str], read: Callable[[str], bytes], shown: st
 
 
 def _about(candidate: Candidate, error: EvalsvcError) -> str:
-    """Return the message of an error about a candidate, which is named before the message."""
     start = f"{candidate.path} "
     return f"it {error.message.removeprefix(start)}" if error.message.startswith(start) else error.message
 

@@ -56,11 +56,7 @@ class StepPattern:
             )
 
     def read(self, name: str) -> Named | None:
-        """Return the parts of a name; None if the pattern does not match the name.
-
-        Raises:
-            InvalidRequest: the group matches text that is no number.
-        """
+        """Return the parts of a name; None if the pattern does not match the name."""
         if (match := self._pattern.search(name)) is None:
             return None
         groups = match.groupdict()

@@ -18,12 +18,7 @@ class RemoteFolder:
     """Folder in a store, and its folder `checkpoints`. Objects are always complete; folders are inspected."""
 
     def __init__(self, uri: str, settings: Settings) -> None:
-        """Open the folder without a request.
-
-        Raises:
-            CheckpointNotAllowed: see `parse_remote`.
-            InvalidRequest: addresses with this scheme cannot be listed.
-        """
+        """Open the folder without a request."""
         self.uri = parse_remote(uri.rstrip("/"), settings)
         if self.uri.scheme in HTTP:
             raise InvalidRequest(
@@ -39,11 +34,7 @@ class RemoteFolder:
         return True
 
     def list(self) -> Sequence[Candidate]:
-        """Return the candidates in the folder, or none if the folder does not exist yet.
-
-        Raises:
-            SourceUnreachable, CheckpointNotAllowed, MissingPackage: as for posts of such addresses.
-        """
+        """Return the candidates in the folder, or none if the folder does not exist yet."""
         candidates: list[Candidate] = []
         for place in (self.uri, _below(self.uri, INSIDE)):
             try:

@@ -98,22 +98,13 @@ class Watcher:
         """Number of checkpoints for which nothing was left to post."""
 
     def watch(self, every: float) -> None:
-        """Look at the folder every `every` seconds, without end.
-
-        Raises:
-            InvalidRequest: see `look`.
-            Unauthorized, Forbidden: the service refuses the token.
-        """
+        """Look at the folder every `every` seconds, without end."""
         while True:
             self.look()
             time.sleep(every if self._delay is None else self._delay)
 
     def post_all(self, every: float) -> None:
-        """Post the checkpoints that exist now, and wait a while for checkpoints that are still being written.
-
-        Raises:
-            EvalsvcError: see `look`; or the service does not answer, or refuses the token.
-        """
+        """Post the checkpoints that exist now, and wait a while for checkpoints that are still being written."""
         settled_by = self._classifier.clock() + 2 * self._classifier.settle
         while (waiting := self._look_when_not_behind()) and self._classifier.clock() < settled_by:
             time.sleep(min(every, self._classifier.settle / 2))
@@ -128,11 +119,6 @@ class Watcher:
 
         With `patient`, a service or store that does not answer is asked again at the next look.
 
-        Raises:
-            InvalidRequest: no suite is given and the run has no plan, or a layout is needed and not given.
-            UnknownName: a suite does not exist.
-            Unauthorized, Forbidden: the service refuses the token.
-            EvalsvcError: without `patient`, an error of `DOWN`, or the store does not answer.
         """
         waiting: list[str] = []
         try:
@@ -160,7 +146,6 @@ class Watcher:
                 time.sleep(self._delay or FIRST_DELAY)
 
     def _new(self, waiting: list[str]) -> list[tuple[Candidate, Verdict]]:
-        """Return the checkpoints to post, and append the names of incomplete files to `waiting`."""
         if not self._place.exists():
             self._say_once(str(self._place), "", f"{self._place} does not exist yet")
             return []
@@ -259,12 +244,7 @@ class Watcher:
         return self._known
 
     def _require_suites(self) -> None:
-        """Check once that suites are given, or that the run has a plan: otherwise nothing would be evaluated.
-
-        Raises:
-            InvalidRequest: no suite is given, and the run has no plan.
-            UnknownName: a suite does not exist.
-        """
+        """Check once that suites are given, or that the run has a plan: otherwise nothing would be evaluated."""
         if self._suites is not None:
             return
         run, names = self._posting.run, self._posting.suites
@@ -298,7 +278,6 @@ class Watcher:
         return [suite for suite in dict.fromkeys(self._posting.suites or ()) if suite not in evaluated]
 
     def _is_described_anew(self, known: Checkpoint | RunCheckpoint) -> bool:
-        """Return whether the given model or layout differs from that of the posted checkpoint."""
         given = {"model": self._posting.model, "layout": self._posting.layout}
         if given == {"model": None, "layout": None}:
             return False
@@ -319,7 +298,6 @@ class Watcher:
         self._say(f"{candidate.name}: {place}; {', '.join(item.suite for item in new)}")
 
     def _post(self, candidate: Candidate, verdict: Verdict, sha256: str | None) -> None:
-        """Post a checkpoint, and copy its weights if the spool refuses the link."""
         try:
             self._submit(candidate, verdict, sha256, self._spool)
         except InvalidRequest:

@@ -31,9 +31,6 @@ def require_layout(
     `tokenizer.json` next to the checkpoint, or else with the tokenizer of open_lm, GPT-NeoX-20B, if the model is
     open_lm's. A checkpoint passes if its configuration, or the tokenizer of another family, is not on this machine.
 
-    Raises:
-        InvalidRequest: a suite is about images, or the table has more rows than the tokenizer has ids.
-        ServiceUnreachable, UnknownName: the service does not answer, or a suite does not exist.
     """
     tasks = [(suite, task) for suite in suites for task in client.suite(suite).tasks]
     for suite, task in tasks:
@@ -68,7 +65,6 @@ def _config(checkpoint: Path, model: Mapping[str, object] | None) -> Mapping[str
 
 
 def _own_size(checkpoint: Path, config: Mapping[str, object]) -> tuple[int | None, str]:
-    """Return the size of the model's own tokenizer, or of its family's, and whose tokenizer that is."""
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     if (size := _size(folder / "tokenizer.json")) is not None:
         return size, "the model's"
@@ -76,7 +72,6 @@ def _own_size(checkpoint: Path, config: Mapping[str, object]) -> tuple[int | Non
 
 
 def _sizes(tasks: Sequence[Mapping[str, object]]) -> list[int]:
-    """Return the sizes of the tokenizers that tasks name and this machine can read."""
     paths = [task.get("tokenizer") for task in tasks]
     sizes = [_size(Path(path)) for path in paths if isinstance(path, str) and Path(path).is_absolute()]
     return [size for size in sizes if size is not None]
@@ -91,7 +86,6 @@ def _size(path: Path) -> int | None:
 
 
 def _has_images(task: Mapping[str, object]) -> bool:
-    """Return whether a task of kind `loss` has `images`, or image codes in its first record, read on this machine."""
     path = str(task.get("data"))
     try:
         if task.get("images") is not None:

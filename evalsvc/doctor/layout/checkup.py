@@ -66,9 +66,6 @@ def examine(
         layouts: layouts to try in addition to the presets, by name.
         tokenizer: path of the `tokenizer.json`, for pairs that hold `text`.
 
-    Raises:
-        InvalidData: a record is not a pair, a file is broken, or no candidate fits table and data.
-        EvalsvcError: as evaluating the checkpoint.
     """
     # Imported here because both need torch, and the rest of this module does not.
     from evalsvc.tasks.loss.layout_evidence import ModelEvidence
@@ -222,7 +219,6 @@ def _conditions(
     reordered: Sequence[Margin],
     expectations: Sequence[dict[str, Any]],
 ) -> Iterator[tuple[str, bool, str, str]]:
-    """Yield the conditions of a decision: name, whether the condition holds, evidence, and remedy."""
     image, codes = best.loss("image"), best.candidate.codebook_size
     uniform = math.log(codes)
     below = -math.inf if image is None else in_errors(uniform - image.value, image.stderr)

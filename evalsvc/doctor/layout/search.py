@@ -207,7 +207,6 @@ def _leading(
 
 
 def _by_expectation(witness: Witness, prefixes: Sequence[Sequence[int]], rows: Sequence[int]) -> list[int]:
-    """Return the rows by mean log probability after the prefixes, the most expected first."""
     masses = witness.next_log_masses(prefixes, [[row] for row in rows]) if rows else []
     means = {row: math.fsum(column) for row, column in zip(rows, zip(*masses, strict=True), strict=False)}
     return sorted(rows, key=lambda row: -means[row])
