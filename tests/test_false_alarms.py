@@ -13,14 +13,15 @@ import pytest
 from gate_documents import PROTOCOL, result
 from numpy.typing import NDArray
 
-from evalsvc.compare.gate_rules import Rule
-from evalsvc.compare.gate_until import Both, Trial, judge_look
+from evalsvc.compare.gate_rules import Rule, Rules
 from evalsvc.compare.result import Result
 from evalsvc.metrics.fid import FID64
 from evalsvc.metrics.frechet import Moments
 from evalsvc.metrics.image_metric import Estimate, FeatureSets
-from evalsvc.metrics.sequential import Spending, boundaries
+from evalsvc.metrics.sequential import boundaries
+from evalsvc.spec.looks import Spending
 from evalsvc.spec.protocol import MetricValue
+from evalsvc.worker.trial import Both, Trial
 
 LEVEL = 0.05
 LOOKS = (256, 512, 1024, 2048)
@@ -98,14 +99,12 @@ def side(estimate: Estimate) -> Result:
 def test_two_different_checkpoints_take_a_part_of_the_images(pool: Pool) -> None:
     used = []
     for seed in range(5):
-        trial = Trial("t", [Rule(metric="t/fid64", standard_errors=1.96, relative=0.0)])
+        trial = Trial("t", Rules((Rule(metric="t/fid64", standard_errors=1.96, relative=0.0),)))
         pair = pool.different(seed)
         for n, (first, second) in zip(LOOKS, estimates(pair, pool), strict=True):
-            found = judge_look(trial, Both(side(second), side(first), n, LOOKS[-1], "images", last=n == LOOKS[-1]))
-            if found is not None:
+            if trial.judge(Both(side(second), side(first), n, LOOKS[-1], "images", last=n == LOOKS[-1])):
                 break
-        assert found is not None
-        assert found[0].verdict == "worse"
+        assert trial.comparisons[0].verdict == "worse"
         used.append(n)
         crossed = np.abs(scores(pair, pool)) > np.array(boundaries(LEVEL, FRACTIONS, trial.spending))
         assert n == LOOKS[int(crossed.argmax())], "the gate does what the test above counts"

@@ -12,12 +12,11 @@ import numpy as np
 
 from evalsvc.compare.gate import compare
 from evalsvc.compare.gate_report import Outcome, Report
-from evalsvc.compare.gate_rules import EVERYTHING, Rule
-from evalsvc.compare.gate_until import Both, Trial, judge_look
+from evalsvc.compare.gate_rules import EVERYTHING, Rule, Rules
 from evalsvc.compare.result import Result
 from evalsvc.metrics.intervals import MIN_ITEMS
-from evalsvc.metrics.sequential import Spending
-from evalsvc.spec.looks import Until, schedule
+from evalsvc.spec.looks import Spending, Until, schedule
+from evalsvc.worker.trial import Both, Trial
 from simulated.cells import Cell, Draw, Generator, Simulation
 from simulated.data import PER_IMAGE, SHAPES, Shape, clustered, mean, metric, numbers, owners, result, skewed_down
 from simulated.means import TOO_FEW, of_value
@@ -129,15 +128,16 @@ def until_decided(
 ) -> Simulation:
     """One metric; `tolerance` in standard errors of all `total` items, truly worse by `worse` tolerances."""
     absolute = tolerance / math.sqrt(total)
-    rules = [Rule(metric="*", standard_errors=standard_errors, absolute=absolute, relative=0.0)]
+    rules = Rules((Rule(metric="*", standard_errors=standard_errors, absolute=absolute, relative=0.0),))
 
     def draw(random: Generator) -> Draw:
         base, own = changed(shape, random, total, worse * absolute)
-        trial = Trial("t", rules, spending)
+        trial = Trial("t", rules, spending=spending)
         for n in looks(total):
             sides = result("own", metric("t/x", own[:n])), result("base", metric("t/x", base[:n]))
-            if found := judge_look(trial, Both(*sides, n, total, "images", last=n == total)):
-                return Draw(alarm=alarm_of(found[0].verdict) if worse <= 1 else None, verdict=found[0].verdict)
+            if trial.judge(Both(*sides, n, total, "images", last=n == total)):
+                verdict = trial.comparisons[0].verdict
+                return Draw(alarm=alarm_of(verdict) if worse <= 1 else None, verdict=verdict)
         raise AssertionError("the last look settles everything")
 
     return draw

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.cli.name_completion import complete_run, complete_suite
 from evalsvc.cli.options import (
     Device,
@@ -27,21 +26,17 @@ from evalsvc.cli.terminal import print_table, say
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
 from evalsvc.compare import reports as gate_reports
 from evalsvc.compare.gate import run_gate
-from evalsvc.compare.gate_report import Look, Outcome, Report
-from evalsvc.compare.gate_rules import Rules, read_rules
+from evalsvc.compare.gate_report import Look
+from evalsvc.compare.gate_rules import read_rules
 from evalsvc.compare.source import Service
-from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, os_reason
 from evalsvc.spec.documents import Evaluation
 from evalsvc.spec.documents.comparisons import Family
+from evalsvc.spec.looks import DEFAULT_SPENDING, Spending
 from evalsvc.spec.names import CHECKPOINT
 from evalsvc.spec.suite import find_suite
 
 commands = typer.Typer()
-
-
-Spending = Literal["obrien-fleming", "pocock"]
-"""Names of spending functions, repeated from `metrics.sequential`, which imports NumPy."""
 
 
 Candidate = Annotated[
@@ -107,7 +102,7 @@ def gate(
     until: UntilDecided = None,
     spending: Annotated[
         Spending, typer.Option(help="With --until: function that spends the error probability over the looks.")
-    ] = "obrien-fleming",
+    ] = DEFAULT_SPENDING,
     family: OfFamily = None,
     across_seeds: AcrossSeeds = False,
     model: Model = None,
@@ -137,47 +132,47 @@ def gate(
     chosen = read_rules(rules)
     if family is not None:
         chosen = replace(chosen, family=family)
-    here = _Here(suite, model, layout, suites, device, threads)
     if until is None:
-        report = _gate_measured(candidate, baseline, chosen, here, timeout, url, across_seeds)
-    elif across_seeds:
-        raise InvalidRequest(
-            "--across-seeds is given with --until decided, which samples both sides with one seed; leave the option out"
-        )
+        if model or layout or suites or device or threads:
+            raise InvalidRequest(
+                "--model, --layout, --suites, --device or --threads is given without --until decided; leave the option "
+                "out"
+            )
+        with connect(url) as client, show_bars() as bars:
+            service = Service(client, suite, timeout, _print_states(bars))
+            report = run_gate(candidate, baseline, chosen.rules, service, chosen.family, across_seeds)
     else:
-        report = _gate_until(candidate, baseline, chosen, here, spending)
-    _print_report(report, annotations)
-    _write("--output", output, gate_reports.to_json(report).encode())
-    _write("--junit", junit, gate_reports.to_junit(report))
-    _write("--markdown", markdown, gate_reports.to_markdown(report).encode(), mode="ab")
-    raise typer.Exit(int(report.outcome))
+        if across_seeds:
+            raise InvalidRequest(
+                "--across-seeds is given with --until decided, which samples both sides with one seed; leave the "
+                "option out"
+            )
+        settings = local_settings(device, threads, suites)
+        description = inline_model(model), inline_layout(layout)
+        refs = (
+            checkpoint_reference(_weights(candidate), *description, settings),
+            checkpoint_reference(_weights(baseline), *description, settings),
+        )
+        if suite is None:
+            raise InvalidRequest(
+                "--until decided is given without --suite; name the suite that evaluates both checkpoints: --suite NAME"
+            )
+        # PyTorch takes seconds to import; a gate of results and `--help` do not need it.
+        from evalsvc.worker.trial import sample_until_decided
 
-
-@dataclass(frozen=True)
-class _Here:
-    """Options for sampling by `--until decided`. A gate of results uses only `suite`."""
-
-    suite: str | None
-    model: str | None
-    layout: str | None
-    suites: Path | None
-    device: str | None
-    threads: int | None
-
-
-def _print_report(report: Report, annotations: bool) -> None:
-    if report.looks:
-        rows = gate_reports.looks_table(report)
-        print_table(gate_reports.LOOK_COLUMNS, rows, drop=gate_reports.LOOKS_DROP)
-    if report.comparisons:
-        rows = gate_reports.table(report.comparisons)
-        print_table(gate_reports.COLUMNS, rows, drop=gate_reports.DROP, below=("why",))
-    for line in gate_reports.to_annotations(report) if annotations else ():
+        wanted = find_suite(suite, settings.suites_path)
+        with show_bars() as bars:
+            report = sample_until_decided(refs, wanted, chosen, settings, bars.show, _print_look, spending)
+    forms = gate_reports.render(report)
+    for table in forms.tables:
+        print_table(table.columns, table.rows, drop=table.drop, below=table.below)
+    for line in (*(forms.annotations if annotations else ()), *forms.notes):
         say(line)
-    for line in (*gate_reports.effort(report), gate_reports.levels(report)):
-        if line:
-            say(line)
-    say(gate_reports.headline(report), style="green" if report.outcome is Outcome.PASSED else "red")
+    say(forms.headline, style="green" if forms.exit_code == 0 else "red")
+    _write("--output", output, forms.json)
+    _write("--junit", junit, forms.junit)
+    _write("--markdown", markdown, forms.markdown, mode="ab")
+    raise typer.Exit(forms.exit_code)
 
 
 def _print_states(bars: Bars) -> Callable[[Evaluation], None]:
@@ -200,44 +195,12 @@ def _print_look(look: Look) -> None:
     say(f"{metric} after {n}: {change} ({interval}), {verdict}", err=True)
 
 
-def _gate_measured(
-    candidate: str, baseline: str, rules: Rules, here: _Here, timeout: float, url: str | None, seeds: bool
-) -> Report:
-    if here.model or here.layout or here.suites or here.device or here.threads:
-        raise InvalidRequest(
-            "--model, --layout, --suites, --device or --threads is given without --until decided; leave the option out"
-        )
-    with connect(url) as client, show_bars() as bars:
-        service = Service(client, here.suite, timeout, _print_states(bars))
-        return run_gate(candidate, baseline, rules.rules, service, rules.family, seeds)
-
-
-def _gate_until(candidate: str, baseline: str, rules: Rules, here: _Here, spending: Spending) -> Report:
-    # PyTorch takes seconds to import; a gate of results and `--help` do not need it.
-    from evalsvc.compare.gate_until import Sides, run_gate_until
-
-    settings = local_settings(here.device, here.threads, here.suites)
-    candidate_weights, baseline_weights = (_weights(side, here, settings) for side in (candidate, baseline))
-    if here.suite is None:
-        raise InvalidRequest(
-            "--until decided is given without --suite; name the suite that evaluates both checkpoints: --suite NAME"
-        )
-    suite = find_suite(here.suite, settings.suites_path)
-    with show_bars() as bars:
-        return run_gate_until(
-            Sides(candidate_weights, baseline_weights, suite, rules.rules, spending, rules.family),
-            settings,
-            bars.show,
-            _print_look,
-        )
-
-
-def _weights(uri: str, here: _Here, settings: Settings) -> CheckpointRef:
+def _weights(uri: str) -> str:
     if CHECKPOINT.fullmatch(uri) and not Path(uri).exists():
         raise InvalidRequest(
             f"{uri} names a checkpoint of the service, and --until decided samples files; give the path of its weights"
         )
-    return checkpoint_reference(uri, inline_model(here.model), inline_layout(here.layout), settings)
+    return uri
 
 
 def _write(option: str, path: Path | None, content: bytes, mode: Literal["wb", "ab"] = "wb") -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 
 from evalsvc.compare.contrast import Contrast, contrast_results
 from evalsvc.compare.gate_report import Alarms, Comparison, Outcome, Report
@@ -76,49 +76,38 @@ def _failed(candidate: str, baseline: str, outcome: Outcome, problem: str) -> Re
     return Report(candidate, baseline, problems=(problem,), failed=outcome)
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Stage of a comparison: after all samples, or at a look at the first samples."""
-
-    chances: Callable[[Rule, int], tuple[float, float]]
-    """Function of a rule and the number of metrics on both sides. The first result is the probability with which each
-    end of an interval may miss at this stage, the second is the level of the metric over all looks."""
-    last: bool
-    """Whether no further samples follow."""
-
-
-AT_THE_END = Stage(lambda rule, metrics: (rule.level, rule.level), last=True)
-
-
 def compare(
     candidate: Result,
     baseline: Result,
     rules: Sequence[Rule] = EVERYTHING,
     family: Family = "none",
-    stage: Stage = AT_THE_END,
     across: Set[str] = frozenset(),
 ) -> Report:
     """Judge every metric of the baseline that a rule matches; protocols may differ in the fields `across`."""
-    for rule in rules:
-        _require_sides(rule, baseline)
-    contrasts = list(_ruled(candidate, baseline, rules, across))
-    comparisons, levels = _judge_all(contrasts, candidate, family, stage)
+    ruled = ruled_contrasts(candidate, baseline, rules, across)
+    gaps = [Gap(rule, contrast, contrast.distance) for rule, contrast in ruled if contrast.distance is not None]
+    levels = [gap.rule.level for gap in gaps]
+    chosen = tails(gaps, levels, family)
+    comparisons = judge_contrasts(ruled, candidate, zip(chosen, chosen if family == "holm" else levels, strict=True))
     problems = [problem for rule in rules for problem in _unmatched(rule, candidate, baseline)]
     if not problems and all(comparison.verdict in ("new", "ignored") for comparison in comparisons):
         problems.append("nothing was compared: no value of the baseline that the rules ask for is in the candidate")
-    contents = {**candidate.document.protocols, **baseline.document.protocols}
-    told_apart = tell_comparisons_apart(comparisons, contents)
-    return Report(candidate.name, baseline.name, told_apart, tuple(problems), alarms=Alarms.of(levels, family))
+    known = [gap.rule.level for gap in gaps if gap.has_noise]
+    alarms = Alarms.of([level / len(known) for level in known] if family == "holm" else known, family)
+    told_apart = tell_comparisons_apart(comparisons, {**candidate.document.protocols, **baseline.document.protocols})
+    return Report(candidate.name, baseline.name, told_apart, tuple(problems), alarms=alarms)
 
 
-def _ruled(
-    candidate: Result, baseline: Result, rules: Sequence[Rule], across: Set[str]
-) -> Iterator[tuple[Rule, Contrast]]:
-    """Yield the contrasts that the rules ask for, each with the first rule that matches the metric.
+def ruled_contrasts(
+    candidate: Result, baseline: Result, rules: Sequence[Rule], across: Set[str] = frozenset()
+) -> list[tuple[Rule, Contrast]]:
+    """Return the contrasts that the rules ask for, each with the first rule that matches the metric.
 
-    A value that only the candidate has is yielded, as new, only if no value of the baseline was refused for its
+    A value that only the candidate has is listed, as new, only if no value of the baseline was refused for its
     protocol: otherwise the value is the other side of the refusal.
     """
+    for rule in rules:
+        _require_sides(rule, baseline)
     known = {**baseline.values, **candidate.values}
 
     def rule_for(name: str) -> Rule | None:
@@ -128,35 +117,38 @@ def _ruled(
         rule = rule_for(name)
         return rule is not None and (_has_side(rule, name, baseline) or _has_side(rule, name, candidate))
 
-    refused: set[str] = set()
+    ruled, refused = list[tuple[Rule, Contrast]](), set[str]()
     for contrast in contrast_results(baseline, candidate, wants, across=across):
         name = contrast.metric.name
         if contrast.a is not None and contrast.distance is None:
             refused.add(name)
         if (rule := rule_for(name)) and (contrast.a or name not in refused):
-            yield rule, contrast
+            ruled.append((rule, contrast))
+    return ruled
 
 
-def _judge_all(
-    contrasts: Sequence[tuple[Rule, Contrast]], candidate: Result, family: Family, stage: Stage
-) -> tuple[list[Comparison], list[float]]:
-    gaps = [Gap(rule, contrast, contrast.distance) for rule, contrast in contrasts if contrast.distance is not None]
-    chances = [stage.chances(gap.rule, len(gaps)) for gap in gaps]
-    levels = [level for _, level in chances]
-    chosen = tails(gaps, [tail for tail, _ in chances], family)
-    judged = iter(zip(gaps, chosen, chosen if family == "holm" else levels, strict=True))
-    comparisons = []
-    for rule, contrast in contrasts:
+def judge_contrasts(
+    ruled: Sequence[tuple[Rule, Contrast]],
+    candidate: Result,
+    chances: Iterable[tuple[float, float]],
+    *,
+    last: bool = True,
+) -> list[Comparison]:
+    """Return all comparisons, in the order of the contrasts.
+
+    `chances` has, for each contrast with a distance, the probability with which each end of the interval may miss, and
+    the level to report; see `gate_verdict.judge`.
+    """
+    remaining, comparisons = iter(chances), []
+    for rule, contrast in ruled:
         if contrast.distance is None:
             comparisons.append(_not_compared(rule, contrast, candidate))
             continue
-        gap, tail, level = next(judged)
-        verdict, reason, difference = judge(gap, tail, level, last=stage.last)
+        verdict, reason, difference = judge(Gap(rule, contrast, contrast.distance), *next(remaining), last=last)
         if contrast.differing:
             reason = f"{reason}; measured under two seeds: {describe_differences(contrast.differing)}"
         comparisons.append(_comparison(contrast, verdict, reason, rule.direction, difference))
-    known = [level for gap, level in zip(gaps, levels, strict=True) if gap.has_noise]
-    return comparisons, [level / len(known) if family == "holm" else level for level in known]
+    return comparisons
 
 
 def tell_comparisons_apart(

@@ -56,7 +56,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Look:
-    """State of one metric at one look, while samples are still drawn; see `gate_until`."""
+    """State of one metric at one look, while samples are still drawn; see `worker.trial`."""
 
     metric: str
     units: int

@@ -181,8 +181,8 @@ def tails(gaps: Sequence[Gap], levels: Sequence[float], family: Family) -> list[
     Source: S. Holm, Scandinavian Journal of Statistics 6 (1979) 65–70, section 3, with the levels as weights.
     """
     chosen = list(levels)
-    judged = [place for place, gap in enumerate(gaps) if gap.has_noise]
-    if family == "none" or not judged:
+    judged = [place for place, gap in enumerate(gaps) if family == "holm" and gap.has_noise]
+    if not judged:
         return chosen
     left = math.fsum(levels[place] for place in judged)
     mean = left / len(judged)

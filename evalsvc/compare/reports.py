@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from xml.etree import ElementTree
 
 from evalsvc.compare.gate_report import Comparison, Look, Report
@@ -49,6 +49,52 @@ LOOKS_DROP = ("level", "errors", "basis")
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Pattern of characters that XML 1.0 cannot represent (section 2.2)."""
+
+
+@dataclass(frozen=True)
+class PrintedTable:
+    """Table for a terminal."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    drop: Sequence[str]
+    """Columns that a narrow terminal drops, in this order."""
+    below: Sequence[str] = ()
+    """Columns that a narrow terminal prints below a row."""
+
+
+@dataclass(frozen=True)
+class Forms:
+    """A report in every form in which people and CI read it."""
+
+    exit_code: int
+    headline: str
+    tables: Sequence[PrintedTable]
+    notes: Sequence[str]
+    """Lines between the tables and the headline."""
+    annotations: Sequence[str]
+    json: bytes
+    junit: bytes
+    markdown: bytes
+
+
+def render(report: Report) -> Forms:
+    """Return a report in all its forms."""
+    tables = []
+    if report.looks:
+        tables.append(PrintedTable(LOOK_COLUMNS, looks_table(report), LOOKS_DROP))
+    if report.comparisons:
+        tables.append(PrintedTable(COLUMNS, table(report.comparisons), DROP, below=("why",)))
+    return Forms(
+        int(report.outcome),
+        headline(report),
+        tables,
+        [line for line in (*effort(report), levels(report)) if line],
+        to_annotations(report),
+        to_json(report).encode(),
+        to_junit(report),
+        to_markdown(report).encode(),
+    )
 
 
 def headline(report: Report) -> str:

@@ -8,20 +8,14 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evalsvc.errors import InvalidRequest
+from evalsvc.spec.looks import DEFAULT_SPENDING, Spending
 
 Array = NDArray[np.float64]
-
-Spending = Literal["obrien-fleming", "pocock"]
-"""Schedule by which the error is spent over the looks."""
-
-DEFAULT_SPENDING: Spending = "obrien-fleming"
-"""Default schedule."""
 
 NODES = 400
 """Number of quadrature nodes per look, which the tails of the early boundaries need."""
@@ -40,7 +34,7 @@ def tail_of(standard_errors: float) -> float:
     return level_of(standard_errors) / 2
 
 
-def spent(level: float, fraction: float, spending: Spending = "obrien-fleming") -> float:
+def spent(level: float, fraction: float, spending: Spending = DEFAULT_SPENDING) -> float:
     """Return the part of the two-sided error `level` that may be spent when `fraction` of all data has arrived.
 
     O'Brien and Fleming's schedule keeps nearly all of the error for the end, so that the last look is hardly stricter
@@ -58,7 +52,7 @@ def spent(level: float, fraction: float, spending: Spending = "obrien-fleming") 
 
 
 @lru_cache(maxsize=256)
-def boundaries(level: float, fractions: tuple[float, ...], spending: Spending = "obrien-fleming") -> tuple[float, ...]:
+def boundaries(level: float, fractions: tuple[float, ...], spending: Spending = DEFAULT_SPENDING) -> tuple[float, ...]:
     """Return the number of standard errors that a difference must exceed at each look, so that all looks spend `level`.
 
     The estimates at the looks are jointly normal with independent increments, as means over growing samples are. At the

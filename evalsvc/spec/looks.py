@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,6 +22,12 @@ FEWEST_UNITS = 256
 ADDED = 2
 """Number of ones, and of zeros, added to the items of a share before its standard error is judged; see
 `_cautious_error`."""
+
+Spending = Literal["obrien-fleming", "pocock"]
+"""Schedule by which the error is spent over the looks."""
+
+DEFAULT_SPENDING: Spending = "obrien-fleming"
+"""Default schedule."""
 
 
 class Until(BaseModel):

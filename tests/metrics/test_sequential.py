@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from evalsvc.errors import InvalidRequest
-from evalsvc.metrics.sequential import Spending, boundaries, level_of, spent
+from evalsvc.metrics.sequential import boundaries, level_of, spent
+from evalsvc.spec.looks import Spending
 
 FIFTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
 DOUBLING = tuple(2.0**-halvings for halvings in range(6, -1, -1))

@@ -15,20 +15,20 @@ from typer.testing import CliRunner
 from evalsvc.checkpoints.reference import CheckpointRef, identify
 from evalsvc.cli import app
 from evalsvc.compare.gate_report import Comparison, Outcome, Report
-from evalsvc.compare.gate_rules import Rule
-from evalsvc.compare.gate_until import Both, Sides, Trial, judge_look, run_gate_until
+from evalsvc.compare.gate_rules import Rule, Rules
 from evalsvc.compare.reports import LOOK_COLUMNS, effort, looks_table, to_json, to_markdown
 from evalsvc.compare.result import Result
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
-from evalsvc.metrics.sequential import DEFAULT_SPENDING, boundaries, level_of
+from evalsvc.metrics.sequential import boundaries, level_of
 from evalsvc.metrics.shares import standard_error
 from evalsvc.metrics.student import critical_value
 from evalsvc.spec.documents.reading import content_of
-from evalsvc.spec.suite import parse_suite
+from evalsvc.spec.suite import Suite, parse_suite
 from evalsvc.worker import context
 from evalsvc.worker.local import TaskLook, run_suite
 from evalsvc.worker.models import ModelCache
+from evalsvc.worker.trial import Both, Trial, sample_until_decided
 
 RULE = Rule(metric="t/x", standard_errors=1.96, relative=0.0)
 
@@ -44,16 +44,24 @@ def sides(differences: Sequence[float], n: int, name: str = "t/x", **fields: Any
     return made[0], made[1]
 
 
+def trial_of(*rules: Rule, **fields: Any) -> Trial:
+    return Trial("t", Rules(rules), **fields)
+
+
+def judge(trial: Trial, both: Both) -> Sequence[Comparison]:
+    """The comparisons, if this look settles the task."""
+    return trial.comparisons if trial.judge(both) else []
+
+
 def look(trial: Trial, differences: Sequence[float], n: int, total: int = 1024, **fields: Any) -> Comparison | None:
     """The comparison of one metric, if this look settles it."""
     candidate, baseline = sides(differences, n, **fields)
-    found = judge_look(trial, Both(candidate, baseline, n, total, "images", last=n == total))
-    return None if found is None else found[0]
+    return next(iter(judge(trial, Both(candidate, baseline, n, total, "images", last=n == total))), None)
 
 
 def decided(differences: Sequence[float], n: int, rule: Rule = RULE, **fields: Any) -> tuple[str, str]:
     """The verdict of the first look, and why; of none, two empty strings."""
-    found = look(Trial("t", [rule], "obrien-fleming"), differences, n, **fields)
+    found = look(trial_of(rule), differences, n, **fields)
     return ("", "") if found is None else (found.verdict, found.reason)
 
 
@@ -75,7 +83,7 @@ class TestLook:
     def test_what_a_single_test_would_call_worse_goes_on(self) -> None:
         """At an eighth of the data 1.96 standard errors are no news: of eight such looks one in five would err."""
         differences = noise(0.25)
-        trial = Trial("t", [RULE], "obrien-fleming")
+        trial = trial_of(RULE)
         assert look(trial, differences, 128) is None
         (seen,) = trial.looks
         assert seen.stderr is not None
@@ -103,7 +111,7 @@ class TestLook:
         assert decided([0.0] * 1024, 1024) == ("within_tolerance", "equal")
 
     def test_the_last_look_decides_everything(self) -> None:
-        found = look(Trial("t", [RULE], "obrien-fleming"), noise(0.0), 1024)
+        found = look(trial_of(RULE), noise(0.0), 1024)
         assert found is not None
         assert found.difference is not None
         assert found.difference.stderr is not None
@@ -114,15 +122,14 @@ class TestLook:
         assert decided([math.nan, *noise(0.0)], 128)[0] == "worse"
 
     def test_a_decision_stands_while_another_metric_goes_on(self) -> None:
-        trial = Trial("t", [Rule(metric="t/*", standard_errors=1.96, relative=0.0)])
+        trial = trial_of(Rule(metric="t/*", standard_errors=1.96, relative=0.0))
 
         def both(n: int, better: float) -> Both:
             made = map(join, sides(noise(better), n, "t/x"), sides(noise(0.0), n, "t/y"))
             return Both(*made, n, 1024, "images", last=n == 1024)
 
-        assert judge_look(trial, both(256, -2.0)) is None
-        found = judge_look(trial, both(1024, 0.0))
-        assert found is not None
+        assert not trial.judge(both(256, -2.0))
+        found = judge(trial, both(1024, 0.0))
         assert [(item.metric, item.verdict, item.difference.n) for item in found if item.difference] == [
             ("t/x", "better", 256),
             ("t/y", "within_noise", 1024),
@@ -130,16 +137,16 @@ class TestLook:
 
     def test_a_named_perplexity_is_looked_at_by_the_rule_that_names_it(self) -> None:
         """The pattern before it does not judge the perplexity, so its level is not that of the look."""
-        trial = Trial("t", [RULE.model_copy(update={"metric": "t/*"}), Rule(metric="t/text_perplexity")])
+        trial = trial_of(RULE.model_copy(update={"metric": "t/*"}), Rule(metric="t/text_perplexity"))
         made = map(join, sides(noise(0.0), 256, "t/text"), sides(noise(0.0), 256, "t/text_perplexity"))
-        assert judge_look(trial, Both(*made, 256, 1024, "images", last=False)) is None
+        assert not trial.judge(Both(*made, 256, 1024, "images", last=False))
         assert [round(seen.level, 5) for seen in trial.looks] == [0.025, 0.00135]
 
     def test_a_metric_that_a_rule_names_is_waited_for(self) -> None:
         """FID on 2,048 features begins with 2,049 images; a look before must not pass it unseen."""
-        trial = Trial("t", [Rule(metric="t/fid"), RULE])
+        trial = trial_of(Rule(metric="t/fid"), RULE)
         assert look(trial, noise(-2.0), 256) is None
-        assert look(Trial("t", [Rule(metric="other/fid"), RULE]), noise(-2.0), 256) is not None
+        assert look(trial_of(Rule(metric="other/fid"), RULE), noise(-2.0), 256) is not None
 
     @pytest.mark.parametrize(
         ("tolerance", "early", "late"), [({}, "not_judged", "not_judged"), ({"absolute": 0.1}, "ignored", "worse")]
@@ -151,8 +158,8 @@ class TestLook:
         more = [result(value("t/recall", number, None, direction="higher")) for number in (0.1, 0.9)]
         for n, verdict in ((256, early), (1024, late)):
             both = Both(*map(join, sides(noise(2.0), n), more), n, 1024, "images", last=n == 1024)
-            found = judge_look(Trial("t", [rule]), both)
-            assert [one.verdict for one in found or ()] == ["worse", verdict]
+            found = judge(trial_of(rule), both)
+            assert [one.verdict for one in found] == ["worse", verdict]
 
 
 class TestLevel:
@@ -164,14 +171,14 @@ class TestLevel:
         rule = RULE.model_copy(update={"absolute": 0.8, "standard_errors": 2.0})
         verdicts = []
         for seed in range(40):
-            random, trial = Random(seed), Trial("t", [rule])
+            random, trial = Random(seed), trial_of(rule)
             gaps = [random.gauss(0.8 * 0.8, 1) for _ in range(100)]
             decisions = (look(trial, gaps, n, 100) for n in (13, 25, 50, 100))
             verdicts.append(next(found.verdict for found in decisions if found is not None))
         assert verdicts.count("worse") <= 6, "three errors above 0.05 of 40"
 
     def test_few_items_at_a_look_ask_for_the_quantile_of_so_many(self) -> None:
-        trial = Trial("t", [RULE], "pocock")
+        trial = trial_of(RULE, spending="pocock")
         assert look(trial, noise(0.0), 16, 32) is None
         (seen,) = trial.looks
         boundary = boundaries(level_of(1.96), (0.5,), "pocock")[0]
@@ -185,11 +192,11 @@ class TestLevel:
     def test_a_family_shares_the_level_among_tasks_and_metrics(self) -> None:
         """Two tasks; of this one's metrics two are there and one is waited for."""
         rules = [Rule(metric="t/fid"), Rule(metric="t/*", standard_errors=2.0)]
-        trial = Trial("t", rules, DEFAULT_SPENDING, tasks=2)
+        trial = Trial("t", Rules(tuple(rules), "holm"), tasks=2)
         made = map(join, sides(noise(0.0), 256, "t/x"), sides(noise(0.0), 256, "t/y"))
-        assert judge_look(trial, Both(*made, 256, 512, "images", last=False)) is None
+        assert not trial.judge(Both(*made, 256, 512, "images", last=False))
         assert [seen.level for seen in trial.looks] == pytest.approx([rules[1].level / 6] * 2)
-        assert trial.looks[0].standard_errors == boundaries(2 * rules[1].level / 6, (0.5,), DEFAULT_SPENDING)[0]
+        assert trial.looks[0].standard_errors == boundaries(2 * rules[1].level / 6, (0.5,))[0]
 
     def test_what_is_alike_so_far_is_no_harmless_change(self) -> None:
         """Answers that are all alike have an error, and an interval that may reach beyond the tolerance."""
@@ -197,9 +204,9 @@ class TestLevel:
         items = {"t": [{"index": index, "t/x": mark} for index, mark in enumerate(marks)]}
         side = result(value("t/x", 0.5, 0.03, n=256, items=("t/x",)), items=items)
         for tolerance, reasons in ((0.001, []), (0.5, ["equal in every item; worse "])):
-            trial = Trial("t", [RULE.model_copy(update={"absolute": tolerance})])
-            found = judge_look(trial, Both(side, side, 256, 512, "images", last=False))
-            assert [one.reason[:27] for one in found or ()] == reasons
+            trial = trial_of(RULE.model_copy(update={"absolute": tolerance}))
+            found = judge(trial, Both(side, side, 256, 512, "images", last=False))
+            assert [one.reason[:27] for one in found] == reasons
 
 
 Weights = Callable[[str], CheckpointRef]
@@ -230,12 +237,16 @@ def count(tmp_path: Path) -> int:
     return len((tmp_path / "log").read_text().splitlines())
 
 
+def sample(candidate: CheckpointRef, baseline: CheckpointRef, suite: Suite, rules: Rules) -> Report:
+    refs = candidate, baseline
+    return sample_until_decided(refs, suite, rules, Settings.load(), lambda *now: None, lambda look: None)
+
+
 class TestBothSides:
     def gate(self, candidate: CheckpointRef, baseline: CheckpointRef, tmp_path: Path, **parameters: Any) -> Report:
         suite = parse_suite(steps(tmp_path, **parameters), "marks")
         rules = [Rule(metric="steps/mark", relative=0.0, absolute=0.03)]
-        wanted = Sides(candidate, baseline, suite, rules, "obrien-fleming")
-        return run_gate_until(wanted, Settings.load(), lambda *now: None, lambda look: None)
+        return sample(candidate, baseline, suite, Rules(tuple(rules)))
 
     def test_a_worse_checkpoint_is_sampled_no_further_than_it_takes(self, weights: Weights, tmp_path: Path) -> None:
         report = self.gate(weights("worse"), weights("before"), tmp_path, drift=0.2)
@@ -268,8 +279,7 @@ class TestBothSides:
         (task,) = steps(tmp_path)["tasks"]
         suite = parse_suite({"tasks": [task, {**task, "name": "more"}]}, "marks")
         rules = [Rule(metric="*/mark", relative=0.0, absolute=0.03)]
-        wanted = Sides(weights("after"), weights("before"), suite, rules, family="holm")
-        report = run_gate_until(wanted, Settings.load(), lambda *now: None, lambda look: None)
+        report = sample(weights("after"), weights("before"), suite, Rules(tuple(rules), "holm"))
         assert report.alarms is not None
         assert (report.alarms.family, report.alarms.metrics) == ("bonferroni", 2)
         assert report.alarms.at_most == pytest.approx(rules[0].level)
