@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from evalsvc.cli.tables import error_bar, explain_groups, print_warnings, say_curve, shown_items, shown_number
 from evalsvc.cli.terminal import print_table, say, write_rows
-from evalsvc.metrics.companions import Place, divide_rows
+from evalsvc.metrics.shown_metrics import Place, divide_rows
 from evalsvc.spec.documents.comparisons import (
     ComparedSide,
     Comparison,

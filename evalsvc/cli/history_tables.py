@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from evalsvc.cli.tables import YARDSTICKS, error_bar, explain_groups, say_curve, shown_items, shown_number
 from evalsvc.cli.terminal import one_line, print_table, say, write_rows
 from evalsvc.compare.curves import JoinedHistories, RunSeries, Tradeoff, TradeoffPoint, origins
-from evalsvc.metrics.companions import Place, companion_name, divide_rows, yardsticks
+from evalsvc.metrics.shown_metrics import Place, companion_name, divide_rows, yardsticks
 from evalsvc.spec.documents.fields import Word
 from evalsvc.spec.documents.history import (
     Axis,

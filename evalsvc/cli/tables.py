@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from evalsvc.cli.terminal import complain, one_line, print_table, say, warn
 from evalsvc.compare.curves import Curve
-from evalsvc.metrics.companions import Place, companion_name, divide_rows, yardsticks
+from evalsvc.metrics.shown_metrics import Place, companion_name, divide_rows, yardsticks
 from evalsvc.spec.documents import Evaluation, Metric, TaskWarning
 from evalsvc.spec.documents.comparisons import DifferenceCurve
 from evalsvc.spec.documents.fields import Number

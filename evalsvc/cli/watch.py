@@ -20,10 +20,9 @@ from evalsvc.cli.wording import in_options
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
 from evalsvc.watch.completeness import Classifier
-from evalsvc.watch.local_folder import LocalFolder
+from evalsvc.watch.folders import LocalFolder, RemoteFolder
 from evalsvc.watch.memory import Memory
 from evalsvc.watch.naming import StepPattern
-from evalsvc.watch.remote_folder import RemoteFolder
 from evalsvc.watch.watcher import Place, Posting, Watcher
 
 commands = typer.Typer()

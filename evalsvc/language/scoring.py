@@ -1,30 +1,30 @@
-"""Answers of one benchmark, with metrics and items by lm-eval's filters, metrics and aggregation, and by evalsvc's.
-
-Every number is computed twice, over all ids and within the text ids, where the table has other ids too.
-"""
+"""Answers of one benchmark, with metrics and items by lm-eval's filters, metrics and aggregation, and by evalsvc's."""
 
 from __future__ import annotations
 
 import math
+import random
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, Literal
 
+from lm_eval.api import metrics
 from lm_eval.api import metrics as lm_metrics
 from lm_eval.api.instance import Instance
 
 from evalsvc.language.benchmarks import Benchmark
 from evalsvc.language.building import blamed, seeded
-from evalsvc.language.estimates import LN2, OTHER_ESTIMATOR, Estimate, estimate, is_number
 from evalsvc.language.hub import offline, quiet
 from evalsvc.language.lm import Answer, Generation
 from evalsvc.language.private import filter_responses
 from evalsvc.language.questions import is_plain, right_options
 from evalsvc.metrics.item_shares import Linear, finite_factor, linear_of
-from evalsvc.metrics.ratio import Ratio, ratio_of_sums
-from evalsvc.metrics.shares import standard_error
+from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
+from evalsvc.metrics.shares import share_stderr, standard_error
 from evalsvc.spec.layout import IdCounts
 from evalsvc.spec.protocol import Direction, MetricValue, Protocol
 
@@ -317,3 +317,96 @@ def _plain(value: float) -> float:
 
 def _is_finite(value: float) -> bool:
     return is_number(value) and math.isfinite(value)
+
+
+RESAMPLES = 200
+"""Number of bootstrap samples for aggregations without a closed form; the error is then known to 5 %."""
+
+LEAST = 20
+"""Number of documents that a bootstrap needs. An F1 of 8 documents has an interval that covers .82 instead of .95."""
+
+OTHER_ESTIMATOR = "lm-eval/2"
+"""Version in the protocol of metrics of the kind `other`; see `results.ESTIMATOR` for the other kinds."""
+
+LN2 = math.log(2)
+
+Aggregation = Callable[[Sequence[Any]], Any]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    ratio: Ratio
+    kind: Literal["mean", "bits", "loss", "weighted loss", "other"]
+    """`mean` of the documents' numbers; `bits`, a ratio of two sums in bits; e to a mean `loss`, or to a `weighted
+    loss`, in nats; or none of these.
+    """
+    numbers: Sequence[tuple[float, ...]] = ()
+    """Numbers of each document: its value, NaN without a value; or a sum and a weight. Empty for the kind `other`."""
+
+
+def estimate(aggregation: Aggregation, values: Sequence[Any]) -> Estimate | None:
+    """Return lm-eval's aggregation of the documents' values, with its error; None where the result is no number.
+
+    Perplexities use evalsvc's formulas, equal to lm-eval's, since e to the loss of a very bad model overflows. A Brier
+    score is the mean of the documents' Brier scores.
+    """
+    if aggregation is metrics.bypass_agg or not values:
+        return None
+    if aggregation is metrics.perplexity:
+        return _of_losses([(-value,) for value in values], "loss")
+    if aggregation is metrics.weighted_perplexity:
+        return _of_losses([(-total, count) for total, count in values], "weighted loss")
+    if aggregation is metrics.bits_per_byte:
+        return _of_losses([(-total / LN2, count) for total, count in values], "bits")
+    if aggregation is metrics.brier_score:
+        values, aggregation = [metrics.brier_score([value]) for value in values], metrics.mean
+    numbers = [(value,) for value in values]
+    if aggregation is metrics.nanmean:
+        values, aggregation = [value for value in values if not math.isnan(value)], metrics.mean
+        if not values:
+            return None
+    value = aggregation(values)
+    if not is_number(value):
+        return None
+    if aggregation is metrics.mean:
+        error = standard_error([float(each) for each in values])
+        return Estimate(Ratio(float(value), error, len(values)), "mean", numbers)
+    if aggregation is metrics.acc_all:  # of questions, each of which has several documents
+        questions = len({tuple(document["idx"][key] for key in ("paragraph", "question")) for _, document in values})
+        error = share_stderr(round(value * questions), questions)
+        return Estimate(Ratio(float(value), error, len(values), questions), "other")
+    return Estimate(Ratio(float(value), _bootstrap(aggregation, values), len(values)), "other")
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a number, including numpy's numbers."""
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return not isinstance(value, str)
+
+
+def _of_losses(numbers: Sequence[tuple[float, ...]], kind: Literal["bits", "loss", "weighted loss"]) -> Estimate | None:
+    """Return the estimate of documents' losses, with the words or bytes of each document where weighted."""
+    weights = [1] * len(numbers) if kind == "loss" else [weight for _, weight in numbers]
+    loss = ratio_of_sums([loss for loss, *_ in numbers], weights)
+    if loss is None:
+        return None
+    return Estimate(loss if kind == "bits" else perplexity(loss), kind, numbers)
+
+
+def _bootstrap(aggregation: Aggregation, values: Sequence[Any]) -> float | None:
+    """Return the deviation of the value over seeded resamples; None below `LEAST`, or where none has or moves it."""
+    if len(values) < LEAST:
+        return None
+    chance = random.Random(0)
+    resampled = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a resample may lack a class
+        for _ in range(RESAMPLES):
+            try:
+                resampled.append(float(aggregation(chance.choices(values, k=len(values)))))
+            except (ValueError, ArithmeticError):
+                return None
+    return (statistics.stdev(resampled) or None) if all(map(math.isfinite, resampled)) else None

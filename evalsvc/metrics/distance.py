@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from evalsvc.metrics.flips import Flips
 from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS, Interval, Spread, require_level
 from evalsvc.metrics.item_numbers import Numbers
+from evalsvc.metrics.mcnemar import Flips
 from evalsvc.metrics.paired import Paired, difference_of
 from evalsvc.metrics.ratio import Ratio, exp_or_infinity
 from evalsvc.spec.documents.comparisons import Basis

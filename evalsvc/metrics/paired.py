@@ -10,10 +10,9 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
-from evalsvc.metrics.flips import Flips
 from evalsvc.metrics.intervals import Spread, bend_of
 from evalsvc.metrics.item_numbers import Numbers, aligned
-from evalsvc.metrics.mcnemar import mcnemar
+from evalsvc.metrics.mcnemar import Flips, mcnemar
 from evalsvc.metrics.shares import group_sums
 
 ALIKE = 1e-12

@@ -7,27 +7,25 @@ The tokenizer's id `t` has the row `text.offset + t`; the image code `c` has the
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
-from evalsvc.errors import InvalidData, InvalidLayout, UnknownName, UnsupportedModel, json_reason, os_reason
+from evalsvc.errors import InvalidData, InvalidLayout, UnknownName, json_reason, os_reason
 from evalsvc.files.opened import Allow, anywhere, open_file
 from evalsvc.spec.bounds import Beginning
+from evalsvc.spec.layout_presets import IMAGE, TEXT, presets
 from evalsvc.spec.protocol import digest
 from evalsvc.spec.suite import check_keys, validation_message
 from evalsvc.spec.yaml_text import YamlError, read_yaml
 
 MAX_FILE_BYTES = 20_000_000
 """Maximum number of bytes of a layout file or a map: enough for two million codes."""
-
-TEXT = "TEXT"
-IMAGE = "IMAGE"
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -356,99 +354,10 @@ def _beyond(name: str, start: int, size: int, rows: int) -> NoReturn:
     raise InvalidLayout(f"{_block(name, start, size)} exceeds the table of {rows} rows; correct the layout or `rows`")
 
 
-# Presets: the orders of blocks that a widened open_lm may have. Defaults are the paper's sizes.
-
-TEXT_ROWS = 50_432
-"""Rows of open_lm's table before it is widened, including spare rows."""
-TOKENIZER_SIZE = 50_277
-"""Number of ids of the GPT-NeoX-20B tokenizer. Rows from here to `TEXT_ROWS` are spare."""
-CODEBOOK_SIZE = 16_384
-SEQUENCE_LENGTH = 1_152
-
-SPECIAL = ("doc", "/doc", "text", "/text", "image", "/image", "pad")
-
-
-@dataclass(frozen=True)
-class Preset:
-    """An order of blocks, and the default number of text rows."""
-
-    order: tuple[Literal["text", "image", "special"], ...]
-    """Blocks in order, from row 0 on. An image block that is not listed is at the end of the table. Special tokens that
-    are not listed have the ids -1, -2, … modulo the table, as open_lm writes them."""
-    text_size: int = TEXT_ROWS
-
-    def __call__(
-        self, text_size: int | None = None, codebook_size: int = CODEBOOK_SIZE, rows: int | None = None
-    ) -> VocabularyLayout:
-        """Return the layout of a table with blocks of these sizes."""
-        text_size = self.text_size if text_size is None else text_size
-        sizes = {"text": text_size, "image": codebook_size, "special": len(SPECIAL)}
-        first = dict(zip(self.order, accumulate((sizes[block] for block in self.order), initial=0), strict=False))
-        special = first.get("special")
-        return VocabularyLayout(
-            rows=rows,
-            text=TextBlock(offset=first["text"], size=text_size),
-            image=ImageBlock(offset=first.get("image", -codebook_size), size=codebook_size),
-            special={name: -1 - place if special is None else special + place for place, name in enumerate(SPECIAL)},
-            template=("doc", "text", TEXT, "/text", "image", IMAGE, "/image", "/doc"),
-            unconditional_template=("doc", "image", IMAGE, "/image", "/doc"),
-            length=SEQUENCE_LENGTH,
-        )
-
-
-@dataclass(frozen=True)
-class WidenedPreset:
-    """A language model's table with image rows after the text rows, and no special tokens of its own: the code `c` has
-    the row `text_size + c`."""
-
-    text_size: int = TEXT_ROWS
-    codebook_size: int = CODEBOOK_SIZE
-    bos: int | None = None
-
-    def __call__(
-        self, text_size: int | None = None, codebook_size: int | None = None, rows: int | None = None
-    ) -> VocabularyLayout:
-        """Return the layout of a table with blocks of these sizes."""
-        text_size = self.text_size if text_size is None else text_size
-        codebook_size = self.codebook_size if codebook_size is None else codebook_size
-        return VocabularyLayout(
-            rows=rows,
-            text=TextBlock(size=text_size, bos=self.bos),
-            image=ImageBlock(offset=text_size, size=codebook_size),
-            template=(TEXT, IMAGE),
-        )
-
-
-def split_tables(**_sizes: int) -> NoReturn:
-    """Refuse a model whose image tokens have a table and an output head of their own."""
-    raise UnsupportedModel(
-        "layout 'split-tables': evalsvc only supports models with one table for text and image ids; "
-        "join the embedding and output tables of text and image, and describe the joined table by a layout"
-    )
-
-
-image_then_special = Preset(("text", "image", "special"))
-
-PRESETS: Mapping[str, Callable[..., VocabularyLayout]] = {
-    "image-then-special": image_then_special,
-    "special-then-image": Preset(("text", "special", "image")),
-    # Special tokens use the rows that the tokenizer leaves free; only the image block was added.
-    "special-in-spare-rows": Preset(("text", "special"), TOKENIZER_SIZE),
-    # The image block begins at the tokenizer's length and overwrites the spare rows.
-    "dense-image-then-special": Preset(("text", "image", "special"), TOKENIZER_SIZE),
-    "dense-special-then-image": Preset(("text", "special", "image"), TOKENIZER_SIZE),
-    "negative-special": Preset(("text", "image")),
-    "image-first": Preset(("image", "text", "special")),
-    # A gap precedes the image block, which is at the end of a padded table.
-    "image-at-end": Preset(("text", "special")),
-    "split-tables": split_tables,
-    "widened": WidenedPreset(),
-    # Wu et al., "Liquid: Language Models are Scalable and Unified Multi-modal Generators" (arXiv 2412.04332): the 8,192
-    # codes of Chameleon's image tokenizer follow the 256,000 ids of Gemma's text tokenizer. The code in
-    # FoundationVision/Liquid adds the length of the text tokenizer to each code. Its tokens around an image are ids of
-    # the text tokenizer; Gemma's `<bos>`, the id 2, stands before a text.
-    "liquid": WidenedPreset(text_size=256_000, codebook_size=8_192, bos=2),
-}
+def image_then_special(text_size: int | None = None, codebook_size: int | None = None) -> VocabularyLayout:
+    """Return the layout of a table whose image rows follow the text rows, before the special tokens."""
+    sizes = {"text_size": text_size, "codebook_size": codebook_size}
+    return VocabularyLayout.model_validate(presets()["image-then-special"].fields(**sizes))
 
 
 _SIZES = ("text_size", "codebook_size", "rows")
@@ -493,17 +402,17 @@ def _from_preset(spec: Mapping[str, object], source: _Source) -> VocabularyLayou
     name = str(spec["preset"])
     where = "layout" if source.file else f"layout {name!r}"
     check_keys(where, spec, ("preset", *_SIZES, *VocabularyLayout.model_fields), InvalidLayout)
-    if name not in PRESETS and source.file:
-        raise UnknownName(f"the layout's file has an unknown `preset`; available: {', '.join(sorted(PRESETS))}")
-    if name not in PRESETS:
-        raise UnknownName.among("layout preset", name, PRESETS, "or give a path that ends in .yaml or .json")
+    if name not in presets() and source.file:
+        raise UnknownName(f"the layout's file has an unknown `preset`; available: {', '.join(sorted(presets()))}")
+    if name not in presets():
+        raise UnknownName.among("layout preset", name, presets(), "or give a path that ends in .yaml or .json")
     sizes = {key: spec[key] for key in _SIZES if spec.get(key) is not None}
     for key, value in sizes.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             shown_value = type(value).__name__ if source.file else repr(value)
             raise InvalidLayout(f"{where}: {key} must be a whole number above 0, found {shown_value}")
     overrides = {key: value for key, value in spec.items() if key not in ("preset", *_SIZES)}
-    fields = PRESETS[name](**sizes).to_json()
+    fields = presets()[name].fields(**sizes)
     for block in ("text", "image"):
         if isinstance(given := overrides.get(block), Mapping):
             overrides[block] = {**fields[block], **given}

@@ -31,7 +31,7 @@ from evalsvc.spec.protocol import canonical_json
 from evalsvc.spec.suite import TaskSpec, build_task
 from evalsvc.tasks.image_codes import ImageCoder
 from evalsvc.verify.agreement import Agreement, Finding, Untried
-from evalsvc.verify.golden_images import FEATURES
+from evalsvc.verify.golden_checks import FEATURES
 from evalsvc.verify.recorded import RecordedTask
 from evalsvc.worker.context import ShardContext
 from evalsvc.worker.shard import run_shard

@@ -15,13 +15,21 @@ import torch
 from evalsvc import __version__
 from evalsvc.errors import AssetMissing, InvalidRequest, MissingPackage
 from evalsvc.verify.agreement import Agreement, Finding, Untried, installed
-from evalsvc.verify.arithmetic import verify_noise, verify_products
+from evalsvc.verify.golden_checks import (
+    verify_benchmark,
+    verify_case,
+    verify_codes,
+    verify_decoder,
+    verify_digits,
+    verify_inception,
+    verify_losses,
+    verify_metrics,
+    verify_miniature,
+    verify_noise,
+    verify_products,
+    verify_statistics,
+)
 from evalsvc.verify.golden_files import Golden
-from evalsvc.verify.golden_images import verify_decoder, verify_inception
-from evalsvc.verify.golden_metrics import verify_metrics, verify_statistics
-from evalsvc.verify.golden_models import verify_case, verify_miniature
-from evalsvc.verify.golden_sampling import verify_codes
-from evalsvc.verify.golden_tasks import verify_benchmark, verify_digits, verify_losses
 
 Check = Callable[[Golden], Iterable[Finding]]
 

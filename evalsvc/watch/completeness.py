@@ -13,7 +13,7 @@ from evalsvc.checkpoints.formats import FOLDER_FILES, format_of, known_weights, 
 from evalsvc.checkpoints.torch_file import read_outline, require_safe
 from evalsvc.errors import EvalsvcError, NotACheckpoint, UnsafeCheckpoint, os_reason
 from evalsvc.spec.names import NAME
-from evalsvc.watch.local_folder import Candidate
+from evalsvc.watch.folders import Candidate
 from evalsvc.watch.memory import Memory
 from evalsvc.watch.naming import Named, StepPattern, read_averaged_name, read_bare_number, read_name, skip_reason
 

@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ValidationError
 
 from evalsvc.files.atomic import write_whole
-from evalsvc.watch.local_folder import Candidate
+from evalsvc.watch.folders import Candidate
 
 
 class _Content(BaseModel):

@@ -27,9 +27,8 @@ from evalsvc.errors import (
 )
 from evalsvc.spec.documents import Checkpoint, EvaluationSummary, RunCheckpoint
 from evalsvc.watch.completeness import Classifier, Verdict
-from evalsvc.watch.local_folder import Candidate, LocalFolder, look_at
+from evalsvc.watch.folders import Candidate, LocalFolder, RemoteFolder, look_at
 from evalsvc.watch.naming import OVERWRITTEN, PARTS
-from evalsvc.watch.remote_folder import RemoteFolder
 from evalsvc.watch.wide_table import require_layout
 
 FIRST_DELAY, MAX_DELAY = 1.0, 60.0

@@ -11,7 +11,7 @@ from evalsvc.client import Client
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.errors import EvalsvcError, InvalidRequest
 from evalsvc.families.reading import BY_TRANSFORMERS, find_model_config
-from evalsvc.spec.layout import TOKENIZER_SIZE
+from evalsvc.spec.layout_presets import TOKENIZER_SIZE
 from evalsvc.spec.model_config import OPEN_LM
 
 SPARE_ROWS = 512

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from evalsvc.metrics.companions import yardsticks
+from evalsvc.metrics.shown_metrics import yardsticks
 from evalsvc.spec.documents.fields import Number
 from evalsvc.web.curves import Curve, Line, Missing, Point
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from statistics import fmean
 
-from evalsvc.metrics.companions import companion_name
 from evalsvc.metrics.definitions import main_metric
+from evalsvc.metrics.shown_metrics import companion_name
 from evalsvc.spec.documents.fields import Direction, Number
 from evalsvc.spec.documents.history import Buckets, BucketSeries, Gap, KnownMetric
 from evalsvc.spec.protocol import describe_fields

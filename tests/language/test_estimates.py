@@ -7,7 +7,7 @@ import statistics
 import pytest
 from lm_eval.api import metrics as lm_metrics
 
-from evalsvc.language.estimates import estimate
+from evalsvc.language.scoring import estimate
 
 
 def test_estimates_survive_hopeless_models() -> None:

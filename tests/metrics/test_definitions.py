@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from recorded_values import HOW, differences, lines_of, moved, recorded
 from small_evaluations import evaluations
 
-from evalsvc.language.estimates import RESAMPLES
+from evalsvc.language.scoring import RESAMPLES
 from evalsvc.metrics import cmmd, fid_infinity, inception_score, kid, prdc
 from evalsvc.metrics import reconstruction as pixels
 from evalsvc.metrics.contrastive import MAX_SCALE

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from evalsvc.metrics import row_geometry
-from evalsvc.metrics.row_geometry import nearest_rows, subspace_overlap
+from evalsvc.metrics import table_rows
+from evalsvc.metrics.table_rows import nearest_rows, subspace_overlap
 
 
 def rows(seed: int, count: int, width: int = 8, offset: float = 3.0) -> Tensor:
@@ -24,7 +24,7 @@ def slow_cosines(queries: Tensor, table: Tensor, centred: bool) -> np.ndarray:
 @pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("chunk", [1, 4 * 40 * 3, 1 << 20])
 def test_equals_all_cosines_at_once(centred: bool, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_geometry, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(table_rows, "CHUNK_BYTES", chunk)
     queries, table = rows(0, 17), rows(1, 40)
     expected = slow_cosines(queries, table, centred)
     found = nearest_rows(queries, table, 4, centred)

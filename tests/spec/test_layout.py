@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from evalsvc.errors import EvalsvcError, InvalidData, InvalidLayout, UnknownName, UnsupportedModel
-from evalsvc.spec.layout import PRESETS, SPECIAL, VocabularyLayout, parse_layout, text_only
+from evalsvc.spec.layout import VocabularyLayout, parse_layout, text_only
+from evalsvc.spec.layout_presets import SPECIAL, presets
 
 IMAGE = {"offset": 17, "size": 4}
 PAPER = ("doc", "text", "TEXT", "/text", "image", "IMAGE", "/image", "/doc")
@@ -91,7 +92,7 @@ def test_liquid_in_a_table_that_is_too_small() -> None:
         parse_layout("liquid").resolve(256_000)
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name != "split-tables"])
+@pytest.mark.parametrize("name", [name for name in presets() if name != "split-tables"])
 def test_every_preset_takes_sizes_and_survives_json(name: str) -> None:
     layout = parse_layout({"preset": name, "text_size": 80, "codebook_size": 16, "rows": 112}).resolve(112)
     assert layout.text.size == 80

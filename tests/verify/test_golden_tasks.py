@@ -11,8 +11,8 @@ from torch import Tensor
 from evalsvc.errors import AssetMissing
 from evalsvc.tasks.text_to_image import pipeline
 from evalsvc.verify.agreement import Finding
+from evalsvc.verify.golden_checks import verify_benchmark, verify_digits, verify_losses
 from evalsvc.verify.golden_files import Golden
-from evalsvc.verify.golden_tasks import verify_benchmark, verify_digits, verify_losses
 
 Wrong = Callable[[list[Finding]], list[str]]
 

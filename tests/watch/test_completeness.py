@@ -11,7 +11,7 @@ from torch_files import save_filled
 
 from evalsvc.miniature import ROOT
 from evalsvc.watch.completeness import NO_STEP, Classifier, Verdict
-from evalsvc.watch.local_folder import LocalFolder, look_at
+from evalsvc.watch.folders import LocalFolder, look_at
 from evalsvc.watch.memory import Memory
 from evalsvc.watch.naming import StepPattern, read_bare_number
 

@@ -12,8 +12,8 @@ from evalsvc.client import Client
 from evalsvc.config import Settings
 from evalsvc.errors import CheckpointNotAllowed, InvalidRequest
 from evalsvc.watch.completeness import Classifier
+from evalsvc.watch.folders import RemoteFolder
 from evalsvc.watch.memory import Memory
-from evalsvc.watch.remote_folder import RemoteFolder
 from evalsvc.watch.watcher import Posting, Watcher
 
 PLACE = "memory://bucket/run"

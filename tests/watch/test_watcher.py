@@ -18,7 +18,7 @@ from evalsvc.spec.layout import parse_layout
 from evalsvc.store.tables import Checkpoint
 from evalsvc.watch import watcher as watcher_module
 from evalsvc.watch.completeness import Classifier
-from evalsvc.watch.local_folder import LocalFolder
+from evalsvc.watch.folders import LocalFolder
 from evalsvc.watch.memory import Memory
 from evalsvc.watch.watcher import Posting, Watcher
 

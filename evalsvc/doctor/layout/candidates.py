@@ -11,17 +11,8 @@ from itertools import product
 
 from evalsvc.data.tokens import Record
 from evalsvc.errors import EvalsvcError, InvalidData
-from evalsvc.spec.layout import (
-    IMAGE,
-    PRESETS,
-    SPECIAL,
-    TEXT,
-    TEXT_ROWS,
-    TOKENIZER_SIZE,
-    VocabularyLayout,
-    WidenedPreset,
-    parse_layout,
-)
+from evalsvc.spec.layout import VocabularyLayout, parse_layout
+from evalsvc.spec.layout_presets import IMAGE, SPECIAL, TEXT, TEXT_ROWS, TOKENIZER_SIZE, presets
 
 _TEXT_MARKED, _IMAGE_MARKED = ("text", TEXT, "/text"), ("image", IMAGE, "/image")
 
@@ -165,9 +156,9 @@ def propose(
 
 
 def _presets(sizes: Sizes) -> Iterator[tuple[str, str, dict[str, object]]]:
-    for (preset, build), size, (template, parts) in product(PRESETS.items(), sizes.text, TEMPLATES.items()):
+    for (preset, order), size, (template, parts) in product(presets().items(), sizes.text, TEMPLATES.items()):
         is_bare = not set(parts) - {TEXT, IMAGE}
-        if isinstance(build, WidenedPreset) and not is_bare:
+        if not order.special and not is_bare:
             continue  # such a table has no rows for special tokens
         fields: dict[str, object] = {
             "preset": preset,

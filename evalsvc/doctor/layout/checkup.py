@@ -20,7 +20,8 @@ from evalsvc.doctor.layout.search import MOST_ROWS, Scored, Search, score
 from evalsvc.errors import InvalidData
 from evalsvc.metrics.shares import standard_error
 from evalsvc.metrics.student import critical_value
-from evalsvc.spec.layout import IMAGE, TEXT, VocabularyLayout
+from evalsvc.spec.layout import VocabularyLayout
+from evalsvc.spec.layout_presets import IMAGE, TEXT
 
 LEVEL = 0.001
 """Probability of a false decision over all comparisons, which are one-sided t-tests over sequences (Bonferroni)."""

@@ -17,7 +17,8 @@ from typing import Protocol
 from evalsvc.data.tokens import Record
 from evalsvc.doctor.layout.candidates import TEMPLATES, Candidate
 from evalsvc.metrics.ratio import Ratio, ratio_of_sums
-from evalsvc.spec.layout import IMAGE, SPECIAL, TEXT, VocabularyLayout
+from evalsvc.spec.layout import VocabularyLayout
+from evalsvc.spec.layout_presets import IMAGE, SPECIAL, TEXT
 
 MOST_ROWS = 4_096
 """Maximum number of unclaimed rows that are searched for markers; in a larger gap, only the candidate's own rows

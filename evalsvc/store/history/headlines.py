@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from evalsvc import __version__
 from evalsvc.checkpoints.expression import Step
-from evalsvc.metrics.headline import MOST, default_headline
+from evalsvc.metrics.shown_metrics import MOST, default_headline
 from evalsvc.spec.documents.fields import Direction, Number, State
 from evalsvc.spec.documents.history import Headline, HeadlineSeries, KnownMetric, LeftOutMetric, Point, RunHeadlines
 from evalsvc.store.history.gaps import gaps_marks

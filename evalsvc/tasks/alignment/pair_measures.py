@@ -28,7 +28,7 @@ from evalsvc.metrics.contrastive import (
     mean_off_diagonal,
     permutation_test,
 )
-from evalsvc.metrics.row_geometry import Nearest, nearest_rows, subspace_overlap
+from evalsvc.metrics.table_rows import Nearest, nearest_rows, subspace_overlap
 from evalsvc.models.language_model import LanguageModel
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.tasks.alignment.spec import Alignment

@@ -10,8 +10,8 @@ from urllib.parse import urlencode
 from pydantic import Field
 
 from evalsvc.client import Client
-from evalsvc.metrics.companions import Place, divide_rows
 from evalsvc.metrics.intervals import LEVEL
+from evalsvc.metrics.shown_metrics import Place, divide_rows
 from evalsvc.spec.documents.comparisons import Comparison, Family, MetricDifference
 from evalsvc.web.charts import contrast_chart
 from evalsvc.web.panel import Commands, Panel, PanelQuery, Table

@@ -8,7 +8,8 @@ import pytest
 from evalsvc.data.tokens import Record
 from evalsvc.doctor.layout.candidates import TEMPLATES, Candidate, Sizes, find_sizes, propose
 from evalsvc.errors import InvalidData
-from evalsvc.spec.layout import PRESETS, parse_layout
+from evalsvc.spec.layout import parse_layout
+from evalsvc.spec.layout_presets import presets
 
 
 def pair(text: Sequence[int] = (1, 2, 9), codes: Sequence[int] = (0, 3, 1, 3)) -> Record:
@@ -24,10 +25,10 @@ def test_every_preset_is_tried_or_dropped_with_its_reason() -> None:
     candidates, dropped = propose(21, [pair()], SIZES, {})
     labels = {label for candidate in candidates for label in (candidate.label, *candidate.same)}
     tried = {label.partition(" (")[0] for label in labels}
-    assert tried | set(dropped) == {f"{preset} 10" for preset in PRESETS}
+    assert tried | set(dropped) == {f"{preset} 10" for preset in presets()}
     assert list(dropped) == ["split-tables 10"]
     widened, bare = ["liquid", "widened"], ["text, image; bare", "image, text; bare"]
-    assert len(labels) == len(TEMPLATES) * (len(PRESETS) - 1 - len(widened)) + len(widened) * len(bare)
+    assert len(labels) == len(TEMPLATES) * (len(presets()) - 1 - len(widened)) + len(widened) * len(bare)
 
 
 def test_same_ids_are_one_candidate() -> None:

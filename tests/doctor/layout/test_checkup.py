@@ -15,7 +15,8 @@ from evalsvc.data.tokens import read_tokens
 from evalsvc.doctor.layout.checkup import conclusion, examine, layout_yaml, ranking_rows, summary
 from evalsvc.errors import InvalidData
 from evalsvc.miniature import ROOT
-from evalsvc.spec.layout import PRESETS, parse_layout
+from evalsvc.spec.layout import parse_layout
+from evalsvc.spec.layout_presets import presets
 from evalsvc.spec.protocol import plain_json
 
 TRUTH = parse_layout(str(ROOT / "runs/layout.yaml")).resolve(583)
@@ -126,7 +127,7 @@ class TestReport:
         rows = ranking_rows(checkup())
         names = {name.strip() for row in rows for name in [row["layout"], *row["same ids"].split(",")]} - {""}
         dropped = {item["name"] for item in checkup()["dropped"]}
-        assert names | dropped == {f"{preset} 512" for preset in PRESETS}
+        assert names | dropped == {f"{preset} 512" for preset in presets()}
         assert dropped == {"split-tables 512"}
         assert (rows[0]["layout"], rows[0]["template"]) == ("image-then-special 512", "text, image")
 

@@ -19,7 +19,8 @@ from evalsvc.doctor.layout.candidates import TEMPLATES, Candidate, Sizes, propos
 from evalsvc.doctor.layout.checkup import judge
 from evalsvc.doctor.layout.search import Search, Witness, as_the_model_expects
 from evalsvc.miniature import ROOT
-from evalsvc.spec.layout import PRESETS, VocabularyLayout, WidenedPreset, parse_layout
+from evalsvc.spec.layout import VocabularyLayout, parse_layout
+from evalsvc.spec.layout_presets import presets
 
 ROWS = 590
 """More than any preset needs: there are gaps, and spare rows at the end."""
@@ -33,7 +34,7 @@ RECORDS = [
 ]
 TRAINING, PAIRS = RECORDS[16:], RECORDS[:16]
 CANDIDATES = propose(ROWS, PAIRS, Sizes((512,), 64, ()), {})[0]
-MODELS = [name for name, build in PRESETS.items() if name != "split-tables" and not isinstance(build, WidenedPreset)]
+MODELS = [name for name, preset in presets().items() if name != "split-tables" and preset.special]
 
 
 def hidden(preset: str, template: str = "text, image", seed: int | None = None) -> VocabularyLayout:

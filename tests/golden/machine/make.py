@@ -33,8 +33,8 @@ from evalsvc.decoders import to_uint8  # noqa: E402
 from evalsvc.miniature import ROOT  # noqa: E402
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams  # noqa: E402
 from evalsvc.spec.layout import parse_layout  # noqa: E402
+from evalsvc.verify.golden_checks import drawn_image  # noqa: E402
 from evalsvc.verify.golden_files import GOLDEN  # noqa: E402
-from evalsvc.verify.golden_images import drawn_image  # noqa: E402
 
 CASES = ("03", "05", "07", "10", "11", "13")
 MARGIN = 2e-4

@@ -7,7 +7,7 @@ from history_reference import Point, write
 from queue_steps import enter, evaluate_whole, measure, metric, submission, suite
 
 from evalsvc.errors import UnknownName
-from evalsvc.metrics.headline import default_headline
+from evalsvc.metrics.shown_metrics import default_headline
 from evalsvc.spec.documents import HeadlineSeries
 from evalsvc.store.history.headlines import Question, headline_of_run, marked_runs, read_run_headlines
 from evalsvc.store.lookup import find_run

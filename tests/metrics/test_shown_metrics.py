@@ -1,6 +1,25 @@
-"""Which values are shown next to others, and which have a row."""
+"""Which metrics tables show first, and which next to others."""
 
-from evalsvc.metrics.companions import Place, companion_name, divide_rows, yardsticks
+from evalsvc.metrics.shown_metrics import MOST, Place, companion_name, default_headline, divide_rows, yardsticks
+from evalsvc.spec.documents.fields import Direction
+
+
+def test_every_task_has_its_turn() -> None:
+    """By the order of the definitions alone, losses would take all places."""
+    losses: dict[str, Direction] = {f"pairs/{name}": "lower" for name in ("image", "text", "total", "text_within")}
+    others: dict[str, Direction] = {"digits/fid64": "lower", "cloze/acc": "higher", "pairs/image_mass": "none"}
+    perplexities: dict[str, Direction] = {f"{name}_perplexity": "lower" for name in losses}
+    found = default_headline(losses | others | perplexities)
+    assert found[:3] == ["pairs/image", "digits/fid64", "cloze/acc"]
+    assert len(found) == MOST
+    assert not [name for name in found if name in perplexities or name == "pairs/image_mass"]
+
+
+def test_metrics_that_nobody_has_defined() -> None:
+    """Imported values have names of any kind, and a direction only where somebody said so."""
+    assert default_headline({"train/lr": "none", "loss": "none"}) == ["loss", "train/lr"]
+    assert default_headline({}) == []
+
 
 LOSS, PERPLEXITY, UNIGRAM = (Place(f"pairs/text{end}", "raw", "p1") for end in ("", "_perplexity", "_unigram"))
 

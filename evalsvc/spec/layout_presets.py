@@ -1,0 +1,74 @@
+"""Presets of layouts, from `layouts.yaml`: where the blocks of a widened table are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from evalsvc.errors import UnsupportedModel
+from evalsvc.spec.yaml_text import read_yaml
+
+TEXT = "TEXT"
+IMAGE = "IMAGE"
+
+TEXT_ROWS = 50_432
+"""Rows of open_lm's table before it is widened, including spare rows."""
+
+TOKENIZER_SIZE = 50_277
+"""Number of ids of the GPT-NeoX-20B tokenizer. Rows from here to `TEXT_ROWS` are spare."""
+
+SPECIAL = ("doc", "/doc", "text", "/text", "image", "/image", "pad")
+
+SEQUENCE_LENGTH = 1_152
+
+
+class Preset(BaseModel):
+    """An order of blocks, and their default sizes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    order: tuple[Literal["text", "image", "special"], ...] = ()
+    text_size: int = TEXT_ROWS
+    codebook_size: int = 16_384
+    special: tuple[str, ...] = SPECIAL
+    bos: int | None = None
+    unsupported: str = ""
+    """Why evalsvc does not support such a model, and what to do."""
+
+    def fields(
+        self, text_size: int | None = None, codebook_size: int | None = None, rows: int | None = None
+    ) -> dict[str, Any]:
+        """Return the fields of the layout of a table with blocks of these sizes."""
+        if self.unsupported:
+            raise UnsupportedModel(f"layout 'split-tables': {self.unsupported}")
+        text, image = text_size or self.text_size, codebook_size or self.codebook_size
+        sizes = {"text": text, "image": image, "special": len(self.special)}
+        first = dict(zip(self.order, accumulate((sizes[block] for block in self.order), initial=0), strict=False))
+        special = first.get("special")
+        fields: dict[str, Any] = {
+            "rows": rows,
+            "text": {"offset": first["text"], "size": text, "bos": self.bos},
+            "image": {"offset": first.get("image", -image), "size": image},
+            "special": {
+                name: -1 - place if special is None else special + place for place, name in enumerate(self.special)
+            },
+        }
+        if self.special:
+            fields |= {
+                "template": ("doc", "text", TEXT, "/text", "image", IMAGE, "/image", "/doc"),
+                "unconditional_template": ("doc", "image", IMAGE, "/image", "/doc"),
+                "length": SEQUENCE_LENGTH,
+            }
+        return fields
+
+
+@cache
+def presets() -> Mapping[str, Preset]:
+    """Return the presets by name."""
+    content = read_yaml(Path(__file__).with_name("layouts.yaml").read_bytes())
+    return {name: Preset(**fields) for name, fields in content.items()}
