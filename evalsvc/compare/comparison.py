@@ -188,7 +188,6 @@ def _side(measured: Measured | None) -> ComparedSide | None:
 
 
 def _answers(contrast: Contrast, distance: Distance, flipped: int) -> RightAnswers | None:
-    """Return the right answers of paired items, for one test; `_corrected` sets `holm` and `tests`."""
     if distance.flips is None or contrast.a is None or contrast.b is None:
         return None
     pairs = paired_numbers(contrast.a, contrast.b)

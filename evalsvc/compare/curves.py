@@ -169,7 +169,6 @@ def _with_differs(all_series: Sequence[RunSeries], content: Content) -> list[Run
 
 
 def _without_common_protocol(all_series: Iterable[RunSeries]) -> tuple[RunSeries, RunSeries] | None:
-    """Return a series of the first run and a series of the run where the common protocols end; None if some remain."""
     by_run: dict[str, dict[str, RunSeries]] = {}
     for series in all_series:
         by_run.setdefault(series.run, {})[series.protocol] = series

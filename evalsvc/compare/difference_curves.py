@@ -181,7 +181,6 @@ def _first(steps: Sequence[int], holds: Sequence[bool]) -> int | None:
 
 
 def _from(steps: Sequence[int], holds: Sequence[bool]) -> int | None:
-    """Return the first step of the last unbroken series of steps with `holds`; None if it has fewer than two steps."""
     first = None
     for step, holds_here in zip(reversed(steps), reversed(holds), strict=True):
         if not holds_here:

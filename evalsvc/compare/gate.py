@@ -172,14 +172,12 @@ def _require_sides(rule: Rule, baseline: Result) -> None:
 
 
 def _has_side(rule: Rule, name: str, result: Result) -> bool:
-    """Return whether a rule, or else the metric, says which side is better."""
     return rule.direction is not None or any(
         metric.direction != "none" for metric in result.values.get(name, {}).values()
     )
 
 
 def _unmatched(rule: Rule, candidate: Result, baseline: Result) -> Iterator[str]:
-    """Yield the problem of a rule that judges no metric of the baseline, where the rule does not allow that."""
     mains = {name: main_metric(name, baseline.values) for name in baseline.values if rule.matches(name)}
     if mains and not any(rule.judges(name, baseline.values) for name in mains):
         name, main = next(iter(mains.items()))

@@ -292,7 +292,6 @@ def _items_for(gap: Gap, noise: float, wanted: float) -> str:
 
 
 def _without_bounds(gap: Gap, side: str, tail: float) -> tuple[Verdict, str]:
-    """Judge a metric without an interval by an exact p-value, or else by a tolerance that the rule states."""
     rule, worse, tolerance = gap.rule, gap.worse, gap.tolerance
     unknown = gap.distance.why_no_error("the baseline", "the candidate")
     within = abs(worse) <= tolerance

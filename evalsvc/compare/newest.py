@@ -72,7 +72,6 @@ def _distance(series: HeadlineSeries, other: Point, name: str, newest: str, read
 
 
 def _measured_distance(series: HeadlineSeries, a: Result, b: Result) -> Distance | None:
-    """Return the distance between two results; None if one lacks the value, or its results per item are lost."""
     try:
         for contrast in contrast_results(a, b, lambda metric: metric == series.metric):
             if contrast.metric.protocol == series.protocol and contrast.distance is not None:

@@ -122,5 +122,4 @@ class Measured:
 
 
 def _hashable(name: object) -> str | int | float | None:
-    """Return the name of a group, or its text where a file has a list or an object in its place."""
     return name if isinstance(name, str | int | float | None) else str(name)

@@ -106,7 +106,6 @@ def read_file(path: Path, kind: type[AnyResult]) -> AnyResult:
 
 
 def _check(document: ResultDocument) -> None:
-    """Check limits that the types of the fields do not express."""
     for text in (*document.protocols, *document.items, *document.errors):
         check_visible(text)
     for metric in document.metrics:

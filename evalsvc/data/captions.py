@@ -317,7 +317,6 @@ def _one_of(where: str, content: Mapping[str, object], key: str, kind: type[T], 
 
 
 def _present_keys(present: Iterable[str], wanted: Sequence[str]) -> str:
-    """Return a message part with the names that are present, and a name that may be a misspelling."""
     names = [str(name) for name in present]
     near = [match for name in wanted for match in difflib.get_close_matches(name, names, n=1, cutoff=0.6)]
     shown = ", ".join(map(show_name, names[:10])) or "nothing"

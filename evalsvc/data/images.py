@@ -275,7 +275,6 @@ def stored_image(content: bytes, shown: str) -> StoredImage:
 
 
 def _decoded(stream: BinaryIO, shown: str, fit: Fit) -> NDArray[numpy.uint8]:
-    """Return uint8 [3, size, size] of an image file; see `load_image`."""
     try:
         with PIL.Image.open(stream, formats=FORMATS) as image:
             _check_size(shown, *image.size)

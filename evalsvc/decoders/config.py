@@ -208,7 +208,6 @@ def _reason(error: OSError | YamlError | ValueError | RecursionError) -> str:
 
 
 def _flat(content: object, source: str) -> dict[str, object]:
-    """Return `content` without the authors' outer layers."""
     if isinstance(content, Mapping):
         model = content.get("model")
         if isinstance(model, Mapping) and isinstance(model.get("params"), Mapping):

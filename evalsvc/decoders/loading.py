@@ -104,7 +104,6 @@ def _by_authors_name(path: Path, tensors: Mapping[str, Tensor], decoder: ImageDe
 
 
 def _ema_name(name: str) -> str:
-    """Return the name of a parameter's average in the authors' trainer: one set per part, names without their dots."""
     part, _, rest = name.partition(".")
     return f"ema_{part}.{rest.replace('.', '')}"
 
@@ -115,7 +114,6 @@ def _problems(
     tensors: Mapping[str, Tensor],
     extras: tuple[str, ...],
 ) -> list[str]:
-    """Return the differences between `tensors` and the decoder, whose parameter `used[key]` is expected under `key`."""
     missing = [key for key in used if key not in tensors]
     known = (*EXTRAS, *extras)
     unexpected = [key for key in tensors if key not in used and key not in expected and not key.startswith(known)]

@@ -59,7 +59,6 @@ def path_problem(path: Path, settings: Settings) -> str:
 
 
 def _error_of(check: Callable[..., object], *arguments: object) -> str:
-    """Return the message of the error that a check raises; empty if it raises none."""
     try:
         check(*arguments)
     except EvalsvcError as error:
@@ -89,8 +88,6 @@ def paths_of(task: TaskSpec, settings: Settings) -> Iterator[tuple[str, Path]]:
 
 
 def _located(value: object, settings: Settings, where: str) -> Iterator[tuple[str, Path]]:
-    """Yield the data files in a value of a checked suite: absolute paths and `datasets:NAME`. No other text has these
-    forms."""
     if isinstance(value, str) and value.startswith(DATASETS):
         yield where, settings.datasets_path / value.removeprefix(DATASETS)
     elif isinstance(value, str) and value.startswith("/"):

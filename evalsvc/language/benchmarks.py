@@ -293,7 +293,6 @@ def _check_choice(chosen: Sequence[tuple[BenchmarkSpec, tuple[Leaf | Branch, ...
 
 
 def _groups(item: Leaf | Branch, tasks: Mapping[str, Task]) -> Iterator[Group]:
-    """Yield lm-eval's group of an item, with its members, and the groups inside it."""
     if isinstance(item, Branch):
         group = Group.from_config(GroupConfig(**item.config))
         inner: list[Group] = []

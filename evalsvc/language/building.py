@@ -194,7 +194,6 @@ def _with_shots(config: Config, changes: Changes) -> Config:
 
 
 def _split_of_shots(config: Config, fewshot_config: Config) -> str | None:
-    """Return the split from which lm-eval draws examples; None if the definition contains the examples."""
     named = text_of(fewshot_config, "split") or text_of(config, "fewshot_split")
     if named or fewshot_config.get("samples") is not None:
         return named
@@ -257,7 +256,6 @@ def _construct(name: str, config: Config) -> Task:
 
 
 def _build_class(name: str, config: Config, changes: Changes) -> Task:
-    """Build a benchmark that is a Python class of lm-eval's, which loads its data itself."""
     if changes.data is not None:
         raise InvalidSuite(f"benchmark {name!r} is a program that loads its data itself; remove `data`")
     if changes.fewshot == "first" and changes.num_fewshot:
@@ -284,7 +282,6 @@ def _check_pool(name: str, task: Task) -> None:
 
 
 def _require_imports(name: str, function: object) -> None:
-    """Raise MissingPackage for a package that the function imports when it is called."""
     code = getattr(function, "__code__", None)
     for instruction in dis.get_instructions(code) if code is not None else ():
         if instruction.opname == "IMPORT_NAME":

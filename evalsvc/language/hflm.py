@@ -69,7 +69,6 @@ class HflmScoring:
         return [answers[place] for place in range(len(instances))]
 
     def _unanswerable(self, instance: Instance, continuation_cut: bool) -> str:
-        """Return why HFLM cannot be asked; empty if it can."""
         if continuation_cut:
             return "its continuation is longer than the model's input, where HFLM stops; raise `max_length`"
         if instance.request_type != "generate_until":

@@ -188,7 +188,6 @@ def _copy(source: Source) -> Path:
 
 
 def _keep(rows: Rows, folder: Path) -> None:
-    """Save `rows` as `folder`, whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder.parent) as temporary:
         datasets.DatasetDict(rows).save_to_disk(f"{temporary}/rows")

@@ -141,7 +141,6 @@ class OpenLM(LM):  # type: ignore[misc]
         }
 
     def _generate(self, prompted: dict[int, Prompted], noise_ids: Sequence[str], before: int) -> dict[int, Generation]:
-        """Return the generations; `before` requests were answered before."""
         answers: dict[int, Generation] = {}
         by_params = sorted(prompted, key=lambda index: repr(prompted[index].params))
         for _, group in groupby(by_params, key=lambda index: prompted[index].params):
@@ -152,7 +151,6 @@ class OpenLM(LM):  # type: ignore[misc]
     def _generate_alike(
         self, asked: dict[int, Prompted], noise_ids: Sequence[str], before: int
     ) -> dict[int, Generation]:
-        """Return the generations of requests with the same parameters."""
         drawn = self._complete(asked, noise_ids, None, lambda completed: self.report(before + completed))
         # Noise belongs to an id, so a text-only draw is the same within text, except where top-k or top-p narrows the
         # choice.
@@ -177,7 +175,6 @@ class OpenLM(LM):  # type: ignore[misc]
         allowed: range | None,
         report: Callable[[int], None],
     ) -> dict[int, list[int]]:
-        """Return the table rows drawn for each request of `asked`; all requests have the same parameters."""
         if not asked:
             return {}
         ends = [_Ends(self.encoding, request.until) for request in asked.values()]

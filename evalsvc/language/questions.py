@@ -258,7 +258,6 @@ def _requests(name: str, task: Task, index: int, row: object) -> list[Instance]:
 
 
 def _check_answers(name: str, task: Task, index: int, made: Sequence[Instance]) -> None:
-    """Raise InvalidData for empty continuations and wrong right answers, which lm-eval does not report by document."""
     where = f"benchmark {name!r}, document {index}"
     if not made:
         raise InvalidData(f"{where} has no options; give at least one option")
@@ -312,7 +311,6 @@ def _gold(task: ConfigurableTask, row: object) -> int | str | list[int | str]:
 
 
 def _right(task: Task, row: object) -> object:
-    """Return the value that an answer is compared with; the whole document where the benchmark's code compares."""
     if not isinstance(task, ConfigurableTask) or callable(task.config.process_results):
         return row
     return _gold(task, row)
@@ -338,7 +336,6 @@ def _scoring(task: Task) -> dict[str, object]:
 
 
 def _plain(value: object) -> object:
-    """Return `value` as JSON that is the same on every machine: functions by name, other objects by type."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):

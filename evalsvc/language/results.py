@@ -191,7 +191,6 @@ def _protocol(benchmark: Benchmark, common: Mapping[str, object]) -> dict[str, o
 
 
 def _group_metrics(group: Group, members: Sequence[ScoredBenchmark], scope: Scope) -> Iterator[MetricValue]:
-    """Yield lm-eval's metrics of a group from its members' metrics, weighted by size or not, as the group says."""
     if not group.has_aggregation:
         return
     scored = {member.benchmark.name: member for member in members}
@@ -228,7 +227,6 @@ def _group_metrics(group: Group, members: Sequence[ScoredBenchmark], scope: Scop
 
 
 def _weights(table: Mapping[str, Mapping[str, float | str]], members: Iterable[str], by_size: bool) -> dict[str, float]:
-    """Return the weight of each member in lm-eval's mean over a group; `table` is the input of lm-eval."""
     sizes = {name: float(table[name]["sample_len"]) if by_size else 1.0 for name in members}
     total = math.fsum(sizes.values())
     return {name: size / total if total else 0.0 for name, size in sizes.items()}

@@ -172,7 +172,6 @@ def _read(path: Path, identity: Identity, allow: Allow) -> datasets.Dataset:
 
 
 def _json_rows(path: Path, allow: Allow) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield each object and its place: the entries of a JSON list, else one object per line."""
     content = read_bytes(path, allow) if path.suffix.lower() == ".json" else b""
     if content.lstrip()[:1] != b"[":
         for number, line in read_lines(path, allow):
@@ -189,7 +188,6 @@ def _json_rows(path: Path, allow: Allow) -> Iterator[tuple[str, dict[str, object
 
 
 def _like_the_first(path: Path, rows: Iterator[tuple[str, dict[str, object]]]) -> Iterator[dict[str, object]]:
-    """Yield the rows, which must have the same keys, with values of the same kind."""
     first, seen = "", dict[str, object]()
     for where, row in rows:
         first = first or where
@@ -224,7 +222,6 @@ def _merge(seen: object, value: object, where: str, key: str) -> object:
 
 
 def _merge_fields(seen: dict[str, object], row: dict[str, object], where: str, above: str) -> dict[str, object]:
-    """Return the known kinds of an object's columns after one more row; `above` is the prefix of their names."""
     return seen | {name: _merge(seen.get(name), each, where, f"{above}{_shown(name)}") for name, each in row.items()}
 
 

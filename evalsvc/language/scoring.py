@@ -85,7 +85,6 @@ class ScoredBenchmark:
 
     @cached_property
     def _numbers(self) -> list[dict[str, float]]:
-        """Inputs of metrics, by key; one mapping per document, which `metrics` fills."""
         return [{} for _ in self.benchmark.documents]
 
     @cached_property
@@ -159,7 +158,6 @@ class ScoredBenchmark:
             yield (metric, filtered), value
 
     def _columns(self, scope: Scope) -> dict[tuple[str, str], dict[int, object]]:
-        """Return lm-eval's value of each document, by metric and filter and by the document's position."""
         task = copy(self.benchmark.task)
         instances = [
             replace(instance, resps=self._responses(scope, instance, many), filtered_resps={})
@@ -214,7 +212,6 @@ class ScoredBenchmark:
             yield self._bits_per_byte(scope, right)
 
     def _right(self, position: int) -> list[int] | None:
-        """Return the indices of a document's right requests; None where only the benchmark's code knows them."""
         if self.benchmark.output_type == "loglikelihood":
             return [0] if is_plain(self.benchmark.task) else None
         return right_options(self.benchmark.task, self._asked(position)[0].doc)
@@ -233,7 +230,6 @@ class ScoredBenchmark:
         return self._value(name, accuracy, "fraction", "higher", self.benchmark.chance, (name,))
 
     def _bits_per_byte(self, scope: Scope, right: Sequence[list[int]]) -> MetricValue:
-        """Compute Σ bits / Σ bytes of the right answers, each with its delimiter, as in the request."""
         bits, bytes_, tokens = f"bits{scope.suffix}", "bytes", 0
         for position, golds in enumerate(right):
             answer = self._options(position)[golds[0]]
@@ -254,7 +250,6 @@ class ScoredBenchmark:
         return answers[: len(self.benchmark.task.doc_to_choice(self._asked(position)[0].doc))]
 
     def _image_mass(self) -> Iterator[MetricValue]:
-        """Yield the probability of image ids where a token of a continuation is due, over right and wrong options."""
         if not self.ids.image:
             return
         for position, numbers in enumerate(self._numbers):
@@ -388,7 +383,6 @@ def is_number(value: Any) -> bool:
 
 
 def _of_losses(numbers: Sequence[tuple[float, ...]], kind: Literal["bits", "loss", "weighted loss"]) -> Estimate | None:
-    """Return the estimate of documents' losses, with the words or bytes of each document where weighted."""
     weights = [1] * len(numbers) if kind == "loss" else [weight for _, weight in numbers]
     loss = ratio_of_sums([loss for loss, *_ in numbers], weights)
     if loss is None:

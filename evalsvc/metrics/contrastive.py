@@ -144,7 +144,6 @@ def permutation_test(
 
 
 def _pairs(score: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the scores of a random pairing, [B]."""
     return score[torch.arange(len(score)), torch.randperm(len(score), generator=generator)]
 
 

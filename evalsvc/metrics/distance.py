@@ -166,7 +166,6 @@ def _of_pairs(value: float, paired: Paired, spread: Spread) -> Distance:
 
 
 def _of_values(value: float, a: Ratio, b: Ratio) -> Distance:
-    """Return the distance of two independent values, without an error if either value has none."""
     smaller = min(a, b, key=lambda side: side.independent)
     sides: dict[Literal["a", "b"], Ratio] = {"a": a, "b": b}
     lacking = tuple(name for name, side in sides.items() if side.stderr is None or not math.isfinite(side.stderr))

@@ -91,7 +91,6 @@ def _remainder(first: float, second: float) -> float:
 
 
 def _mean_distance_without(count: int, groups: Sequence[Moments], reference: Gaussian) -> float:
-    """Return the mean distance without `count` of the groups, over all combinations of groups."""
     sets = (reduce(add, kept) for kept in combinations(groups, len(groups) - count))
     distances = [frechet_distance(kept.mean, kept.covariance, reference.mean, reference.covariance) for kept in sets]
     return float(np.mean(distances))

@@ -63,7 +63,6 @@ class Moments:
         return cls(len(rows), rows.sum(axis=0), rows.T @ rows)
 
     def __add__(self, other: Moments) -> Moments:
-        """Return the moments of both sets together."""
         _require_same_size(self.sum, other.sum)
         return Moments(self.n + other.n, self.sum + other.sum, self.outer + other.outer)
 

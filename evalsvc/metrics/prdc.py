@@ -222,7 +222,6 @@ _by_sets: WeakKeyDictionary[FeatureSets, Neighbourhoods] = WeakKeyDictionary()
 
 
 def _shared(sets: FeatureSets) -> Neighbourhoods:
-    """Return the neighbourhoods of these sets, cached from the first of the four metrics and dropped with the sets."""
     if sets not in _by_sets:
         _by_sets[sets] = neighbourhoods(sets)
     return _by_sets[sets]

@@ -197,7 +197,6 @@ def subspace_overlap(
 
 
 def _mean(rows: Tensor) -> Tensor:
-    """Return the mean of rows, float32 [D], summed in float64."""
     step = max(1, CHUNK_BYTES // (8 * rows.shape[1]))
     total = torch.stack([part.double().sum(0) for part in torch.split(rows, step)]).sum(0)
     return (total / len(rows)).float()

@@ -90,7 +90,6 @@ _by_sets: WeakKeyDictionary[FeatureSets, _PrecisionAndRecall] = WeakKeyDictionar
 
 
 def _shared(sets: FeatureSets) -> _PrecisionAndRecall:
-    """Return precision and recall of a pair of sets, cached from the first call and dropped with the sets."""
     if sets not in _by_sets:
         balls = neighbourhoods(sets, NEIGHBOURS)
         # `save_cpu_ram` computes the same blocks one by one: a quarter of the memory for 40,000 images.

@@ -134,7 +134,6 @@ def _place(where: str, key: str) -> str:
 
 
 def _wrong(value: object) -> str | None:
-    """Return why a value cannot be in a suite; None if the value is allowed."""
     if isinstance(value, (Mapping, list, tuple)):
         return None
     if not isinstance(value, _PLAIN):

@@ -263,7 +263,6 @@ class VocabularyLayout(BaseModel):
         return template if has_image else _without(template, IMAGE)
 
     def _overlong(self, template: tuple[str, ...], text: int, image: int) -> int:
-        """Return how many of `text` text ids do not fit next to `image` codes."""
         if self.length is None:
             return 0
         fixed = sum(part not in (TEXT, IMAGE) for part in template) + image

@@ -65,7 +65,6 @@ def new_suite(kinds: Sequence[str], values: Mapping[str, object] | None = None, 
 
 
 def _new_task(kind: str, name: str, values: Mapping[str, object], *, brief: bool) -> str:
-    """Return the YAML of one task, as an item of the list `tasks`."""
     example = {**getattr(catalog.load("tasks", kind), "example", {}), **values}
     lines, defaults = [f"  - kind: {kind}"], ["    # ── Defaults: nothing below has to be changed ──"]
     for parameter in task_parameters(kind):

@@ -76,7 +76,6 @@ def _parameters(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> It
 
 
 def _mapping(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the schema of the mapping that a value, or an item of a list, may be; None if it cannot be a mapping."""
     if "$ref" in schema:
         mapping: Mapping[str, Any] = definitions[schema["$ref"].rpartition("/")[2]]
         return mapping

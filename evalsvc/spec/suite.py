@@ -141,7 +141,6 @@ def _read_mapping(content: str | bytes | Mapping[str, object], name: str) -> Map
 
 
 def _listed_tasks(name: str, mapping: Mapping[str, object]) -> list[Any]:
-    """Return the tasks of a suite unchecked; only their number and size are checked."""
     if not NAME.fullmatch(name):
         raise InvalidSuite(
             f"suite name {name!r}: use at most 128 letters, digits, '.', '_' and '-', a letter or digit first"
@@ -175,7 +174,6 @@ def _assembled(name: str, mapping: Mapping[str, object], specs: Sequence[TaskSpe
 
 
 def _headline(where: str, content: object, specs: Sequence[TaskSpec]) -> tuple[str, ...]:
-    """Return the metrics of a headline after checking that the tasks may measure them."""
     if content is None:
         return ()
     if not isinstance(content, list) or not all(isinstance(name, str) for name in content):

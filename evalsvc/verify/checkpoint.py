@@ -250,7 +250,6 @@ def _rounding(task: RecordedTask, spec: TaskSpec, request: VerifyRequest) -> flo
 
 
 def _difference(ours: Rows, theirs: Rows) -> float:
-    """Return the largest difference of numbers, relative to numbers above 1; infinite where items differ in shape."""
     worst = 0.0
     for key, row in ours.items():
         if not isinstance(row, np.ndarray):
@@ -280,7 +279,6 @@ def _compare_rows(spec: TaskSpec, program: str, ours: Rows, theirs: Rows, tolera
 
 
 def _compare_images(name: str, program: str, own: Computed, theirs: Computed) -> Agreement:
-    """Compare pixels of the same codes."""
     gaps = [np.abs(first.astype(int) - second) for first, second in zip(own.images, theirs.images, strict=True)]
     differing = sum(bool(gap.max() > 1 or (gap > 0).mean() > SHARE) for gap in gaps)
     note = f"an image differs if a pixel does by 2 of 256 levels, or {SHARE:.1%} of its pixels by 1"
@@ -290,7 +288,6 @@ def _compare_images(name: str, program: str, own: Computed, theirs: Computed) ->
 def _compare_features(
     task: RecordedTask, own: Computed, engine: str, program: str, request: VerifyRequest
 ) -> Agreement:
-    """Compare features of the same pixels: of the sampled images, or of the images that a task reconstructs."""
     context = ShardContext(task.checkpoint, request.settings, lambda done: None)
     spec = build_task(task.spec)
     if own.images:
@@ -328,8 +325,6 @@ def _compare_recorded(task: RecordedTask, spec: TaskSpec, own: Computed, toleran
 
 
 def _changes(task: RecordedTask, own: Computed, *, of_machine: bool) -> list[str]:
-    """Return what changed since a task was recorded: data and layout, and with `of_machine` what may round another code
-    or text."""
     sides: list[dict[str, set[str]]] = []
     for protocols, provenance in (
         (task.protocols, (task.provenance.get("shards") or [{}])[-1]),

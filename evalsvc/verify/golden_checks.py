@@ -400,7 +400,6 @@ def verify_benchmark(golden: Golden) -> Iterator[Agreement]:
 
 
 def _measure(golden: Golden, task: dict[str, Any], checkpoint: Path) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Run one task on a checkpoint of the miniature; return its metrics by name, and its items."""
     suite = parse_suite({"tasks": [task]}, "machine")
     reference = CheckpointRef(str(checkpoint), layout=parse_layout(str(LAYOUT_FILE)).to_json())
     result = run_suite(suite, reference, lambda *_: None, settings=golden.settings)

@@ -172,7 +172,6 @@ def _step_in(outline: Outline) -> int | None:
 
 
 def _step_next_to(folder: Path, epoch: int) -> int | None:
-    """Return the step of an epoch by the files that open_lm writes; None if they do not have the step."""
     for name in (f"epoch_{epoch}.pt", f"stats_{epoch}.pt"):
         with suppress(OSError, EvalsvcError):
             if (step := _step_in(read_outline(folder / name))) is not None:

@@ -203,7 +203,6 @@ class Watcher:
         self._done[candidate.uri] = candidate.mark
 
     def _digest(self, candidate: Candidate) -> str | None:
-        """Return the SHA-256 of a candidate; None if the content changed while it was read."""
         assert candidate.path is not None
         sha256 = self._classifier.memory.digest(candidate)
         if sha256 is not None:
@@ -243,7 +242,6 @@ class Watcher:
         return self._known
 
     def _require_suites(self) -> None:
-        """Check once that suites are given, or that the run has a plan: otherwise nothing would be evaluated."""
         if self._suites is not None:
             return
         run, names = self._posting.run, self._posting.suites
@@ -261,18 +259,15 @@ class Watcher:
         self._suites = names
 
     def _check_layout(self, candidate: Candidate) -> None:
-        """Raise InvalidRequest if the first checkpoint needs a layout and none is given; see `require_layout`."""
         if self._has_layout:
             return
         require_layout(self._client, candidate.path, self._posting.model, self._suites or ())
         self._has_layout = True
 
     def _is_done(self, known: Checkpoint | RunCheckpoint) -> bool:
-        """Return whether a post of the checkpoint would tell the service nothing new."""
         return not self._missing_suites(known) and not self._is_described_anew(known)
 
     def _missing_suites(self, known: Checkpoint | RunCheckpoint) -> list[str]:
-        """Return the given suites that have not evaluated the checkpoint."""
         evaluated = {evaluation.suite for evaluation in known.evaluations}
         return [suite for suite in dict.fromkeys(self._posting.suites or ()) if suite not in evaluated]
 
@@ -284,7 +279,6 @@ class Watcher:
         return any(value is not None and dict(value) != getattr(posted, name) for name, value in given.items())
 
     def _evaluate(self, candidate: Candidate, known: Checkpoint | RunCheckpoint) -> None:
-        """Evaluate a posted checkpoint with the given suites that have not evaluated it."""
         checkpoints, self._known = self._history(), None
         evaluations = [
             self._client.evaluate(known.id, suite, self._posting.priority) for suite in self._missing_suites(known)

@@ -56,7 +56,6 @@ def require_layout(
 
 
 def _config(checkpoint: Path, model: Mapping[str, object] | None) -> Mapping[str, object]:
-    """Return the model's configuration; empty if the configuration is not found."""
     try:
         has_sizes = model and model != BY_TRANSFORMERS
         return (model if has_sizes else find_model_config(checkpoint)) or {}
@@ -78,7 +77,6 @@ def _sizes(tasks: Sequence[Mapping[str, object]]) -> list[int]:
 
 
 def _size(path: Path) -> int | None:
-    """Return the number of ids of a tokenizer; None if this machine cannot read it."""
     try:
         return read_tokenizer(str(path)).size
     except EvalsvcError:  # the file is not on this machine, or the library is not installed

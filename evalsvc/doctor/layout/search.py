@@ -122,8 +122,6 @@ class Search:
             self.report(len(self.scores))
 
     def _templates(self) -> Iterator[Candidate]:
-        """Yield the best blocks with its own template, and with every marked template, for the orders of text and image
-        that are not hopeless."""
         best = self.best
         reach = best.total + HOPELESS * len(self.records)
         orders = {_slots(scored.candidate.layout.template) for scored in self.scores.values() if scored.total < reach}
@@ -188,8 +186,6 @@ def exchanged(best: Candidate) -> Iterator[Candidate]:
 def _leading(
     witness: Witness, names: Sequence[str], rows: Sequence[int], firsts: Sequence[int]
 ) -> list[dict[str, int]]:
-    """Return rows for the markers before the first slot, ordered by how much the model expects the beginnings `firsts`
-    after them."""
     if not names:
         return [{}]
     if len(rows) < len(names):
