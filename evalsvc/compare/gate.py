@@ -122,8 +122,8 @@ def ruled_contrasts(
         name = contrast.metric.name
         if contrast.a is not None and contrast.distance is None:
             refused.add(name)
-        if (rule := rule_for(name)) and (contrast.a or name not in refused):
-            ruled.append((rule, contrast))
+        if (chosen := rule_for(name)) and (contrast.a or name not in refused):
+            ruled.append((chosen, contrast))
     return ruled
 
 

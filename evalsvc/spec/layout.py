@@ -355,8 +355,7 @@ def _beyond(name: str, start: int, size: int, rows: int) -> NoReturn:
 
 def image_then_special(text_size: int | None = None, codebook_size: int | None = None) -> VocabularyLayout:
     """Return the layout of a table whose image rows follow the text rows, before the special tokens."""
-    sizes = {"text_size": text_size, "codebook_size": codebook_size}
-    return VocabularyLayout.model_validate(presets()["image-then-special"].fields(**sizes))
+    return VocabularyLayout.model_validate(presets()["image-then-special"].fields(text_size, codebook_size))
 
 
 _SIZES = ("text_size", "codebook_size", "rows")
@@ -405,9 +404,12 @@ def _from_preset(spec: Mapping[str, object], source: _Source) -> VocabularyLayou
         raise UnknownName(f"the layout's file has an unknown `preset`; available: {', '.join(sorted(presets()))}")
     if name not in presets():
         raise UnknownName.among("layout preset", name, presets(), "or give a path that ends in .yaml or .json")
-    sizes = {key: spec[key] for key in _SIZES if spec.get(key) is not None}
-    for key, value in sizes.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    sizes: dict[str, int] = {}
+    for key in _SIZES:
+        value = spec.get(key)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            sizes[key] = value
+        elif value is not None:
             shown_value = type(value).__name__ if source.file else repr(value)
             raise InvalidLayout(f"{where}: {key} must be a whole number above 0, found {shown_value}")
     overrides = {key: value for key, value in spec.items() if key not in ("preset", *_SIZES)}

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from evalsvc.checkpoints.formats import FOLDER_FILES, format_of, known_weights, read_header, weight_map
+from evalsvc.checkpoints.formats import format_of, read_header
 from evalsvc.checkpoints.torch_file import read_outline, require_safe
-from evalsvc.errors import EvalsvcError, NotACheckpoint, UnsafeCheckpoint, os_reason
+from evalsvc.errors import EvalsvcError, UnsafeCheckpoint, os_reason
 from evalsvc.spec.names import NAME
-from evalsvc.watch.folders import Candidate
+from evalsvc.watch.folders import Candidate, whole_folder
 from evalsvc.watch.memory import Memory
 from evalsvc.watch.naming import Named, StepPattern, read_averaged_name, read_bare_number, read_name, skip_reason
 
@@ -147,18 +147,6 @@ def read_complete(path: Path) -> Outline:
         case "torch" if require_safe(path):
             return read_outline(path)
     return {}
-
-
-def whole_folder(names: Collection[str], read: Callable[[str], bytes], shown: str) -> Sequence[str]:
-    """Return the names of the weights in a Hugging Face folder with the files `names`, which `read` reads."""
-    if (first := known_weights(names, shown)) is None:
-        raise NotACheckpoint(f"it has none of {', '.join(FOLDER_FILES)} yet")
-    if not first.endswith(".index.json"):
-        return [first]
-    wanted = sorted(set(weight_map(read(first), first).values()))
-    if missing := [name for name in wanted if name not in names]:
-        raise NotACheckpoint(f"the folder lacks {', '.join(missing[:3])}")
-    return wanted
 
 
 def _about(candidate: Candidate, error: EvalsvcError) -> str:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from evalsvc.checkpoints.formats import FOLDER_FILES, known_weights, weight_map
 from evalsvc.checkpoints.reference import MAX_FILES, files_of, identify
 from evalsvc.checkpoints.remote.objects import ObjectSource
 from evalsvc.checkpoints.remote.source import METADATA_SECONDS, Listing, RemoteFile, weights_of_folder, within
 from evalsvc.checkpoints.remote.uri import HTTP, RemoteUri, parse_remote
 from evalsvc.config import Settings
 from evalsvc.errors import CheckpointError, InvalidRequest, NotACheckpoint, ShardedCheckpoint
-from evalsvc.watch.completeness import whole_folder
 
 FILE_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
@@ -87,6 +87,18 @@ def _may_be_checkpoint(entry: os.DirEntry[str]) -> bool:
     if entry.name.startswith("."):
         return False
     return entry.name.endswith(FILE_ENDINGS) or (entry.is_dir() and entry.name != INSIDE)
+
+
+def whole_folder(names: Collection[str], read: Callable[[str], bytes], shown: str) -> Sequence[str]:
+    """Return the names of the weights in a Hugging Face folder with the files `names`, which `read` reads."""
+    if (first := known_weights(names, shown)) is None:
+        raise NotACheckpoint(f"it has none of {', '.join(FOLDER_FILES)} yet")
+    if not first.endswith(".index.json"):
+        return [first]
+    wanted = sorted(set(weight_map(read(first), first).values()))
+    if missing := [name for name in wanted if name not in names]:
+        raise NotACheckpoint(f"the folder lacks {', '.join(missing[:3])}")
+    return wanted
 
 
 class RemoteFolder:
