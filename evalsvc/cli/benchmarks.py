@@ -5,7 +5,6 @@ Modules that import lm-eval are imported when a command runs, since lm-eval is i
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +15,6 @@ from evalsvc.cli.lazy_group import CommandGroup
 from evalsvc.cli.options import Form, Output
 from evalsvc.cli.terminal import say
 from evalsvc.config import Settings
-from evalsvc.spec.paths import Readable, local_data
 
 commands = typer.Typer()
 benchmarks_app = typer.Typer(
@@ -59,11 +57,9 @@ def prepare_benchmarks(
 ) -> None:
     """Download the data of benchmarks into the cache of the Hugging Face hub; evaluations download nothing."""
     from evalsvc.language.benchmarks import LoadOptions, prepare
-    from evalsvc.language.definitions import Rules
 
-    settings = Settings.load()
-    rules = Rules(bool(settings.allow_benchmark_code), partial(local_data, settings), Readable(settings))
+    options = LoadOptions.of(Settings.load(), include_path or ())
     for name in names:
-        for ready in prepare(name, LoadOptions(tuple(include_path or []), rules=rules)):
+        for ready in prepare(name, options):
             rows = ", ".join(f"{count:,} rows of {split!r}" for split, count in ready.splits.items())
             say(f"{ready.name}: {ready.source}, {rows}" if rows else f"{ready.name}: needs no data set of the hub")

@@ -102,11 +102,10 @@ class ImageSource(ABC):
 
         Raises as `load`, when the failing image is next.
         """
-        for images in _groups(self._loaded(indices, fit, batch + threads, threads), batch):
+        for images in _groups(
+            loaded_ahead(lambda index: self.load(index, fit), indices, batch + threads, threads), batch
+        ):
             yield torch.from_numpy(numpy.stack(images))
-
-    def _loaded(self, indices: Sequence[int], fit: Fit, ahead: int, threads: int) -> Iterator[NDArray[numpy.uint8]]:
-        return loaded_ahead(lambda index: self.load(index, fit), indices, ahead, threads)
 
     def _checked(self, index: int) -> int:
         if not 0 <= index < len(self):

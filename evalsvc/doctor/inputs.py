@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from evalsvc.assets import locate_asset
 from evalsvc.config import Settings
+from evalsvc.data.captions import Caption, read_captions, select_captions
 from evalsvc.errors import EvalsvcError, MissingPackage
 from evalsvc.spec.images import PROGRAMS
 from evalsvc.spec.new_suite import PLACEHOLDER
@@ -77,8 +78,8 @@ def files_of(task: TaskSpec, settings: Settings) -> Iterator[tuple[str, Path]]:
         from evalsvc.language.definitions import Rules, named_files
     except MissingPackage:
         return
-    rules = Rules(bool(settings.allow_benchmark_code), partial(local_data, settings), Readable(settings))
-    yield from (("benchmarks", path) for path in named_files(names, folders, rules) if path not in located.values())
+    files = named_files(names, folders, Rules.of(settings))
+    yield from (("benchmarks", path) for path in files if path not in located.values())
 
 
 def paths_of(task: TaskSpec, settings: Settings) -> Iterator[tuple[str, Path]]:
@@ -96,3 +97,11 @@ def _located(value: object, settings: Settings, where: str) -> Iterator[tuple[st
         items: Iterable[tuple[object, object]] = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, item in items:
             yield from _located(item, settings, f"{where}.{key}" if where else str(key))
+
+
+def chosen_captions(path: Path, parameters: Mapping[str, Any], allow: Readable) -> Sequence[Caption]:
+    """Return the captions of a file that a task with these parameters uses."""
+    data = read_captions(path, allow)
+    if "select" not in parameters:
+        return data.captions
+    return select_captions(data, parameters["select"], parameters["samples"], parameters["select_seed"])

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
-from evalsvc.checkpoints.opening import opened_weights
 from evalsvc.config import Settings
-from evalsvc.data.captions import Caption, read_captions, select_captions
 from evalsvc.data.tokenizer import read_tokenizer
-from evalsvc.data.tokens import image_indices, read_records, require_text
+from evalsvc.data.tokens import read_records, require_text
 from evalsvc.doctor.checks import check_lm_eval
-from evalsvc.doctor.inputs import files_of, missing_inputs, path_problem, paths_of
+from evalsvc.doctor.inputs import chosen_captions, files_of, missing_inputs, path_problem, paths_of
 from evalsvc.errors import EvalsvcError, InvalidSuite, os_reason
 from evalsvc.installation import missing_package
 from evalsvc.spec import catalog
 from evalsvc.spec.benchmark import BenchmarkSpec
-from evalsvc.spec.images import PROGRAMS, Fit
+from evalsvc.spec.images import PROGRAMS
 from evalsvc.spec.paths import Readable, local_data
-from evalsvc.spec.suite import TaskSpec, build_task, examine_suite
+from evalsvc.spec.suite import TaskSpec, examine_suite
 from evalsvc.tasks.language.spec import BenchmarkTask
 from evalsvc.tasks.text_to_image.prompts import require_labels
 
@@ -89,45 +85,13 @@ def _opened(where: str, path: Path, task: TaskSpec, settings: Settings) -> Itera
         texts = islice(records, parameters[f"{where}_limit"]) if "text" in where else ()
         return chain((require_text(path, record, where) for record in texts), records)
     elif where in ("captions", "data"):
-        captions = _captions(path, parameters, allow)
+        captions = chosen_captions(path, parameters, allow)
         if parameters.get("classifier"):
             require_labels(str(path), captions)
     elif find_spec("torch") is not None:
-        return _opened_by_torch(where, path, task, settings)
-    return ()
+        from evalsvc.doctor.torch_files import open_by_torch  # the service's machine has no torch
 
-
-def _captions(path: Path, parameters: Mapping[str, Any], allow: Readable) -> Sequence[Caption]:
-    data = read_captions(path, allow)
-    if "select" not in parameters:
-        return data.captions
-    return select_captions(data, parameters["select"], parameters["samples"], parameters["select_seed"])
-
-
-def _opened_by_torch(where: str, path: Path, task: TaskSpec, settings: Settings) -> Iterable[object]:
-    # Imported here because the service's machine has no torch.
-    from evalsvc.data.images import read_images
-    from evalsvc.features import load_extractor
-    from evalsvc.tasks.reconstruction.work import ReconstructionWork
-    from evalsvc.worker.decoders import find_decoder
-
-    parameters, allow = task.parameters, Readable(settings)
-    if where in ("images", "reference"):
-        source = read_images(path, allow)
-        used: Sequence[int] = range(len(source))
-        named = "data" if where == "images" else "captions" if parameters["reference_of"] == "captions" else ""
-        if task.kind == "reconstruction":
-            used = range(ReconstructionWork(build_task(task)).count(source))
-        elif parameters.get(named):
-            listed = Path(local_data(settings, parameters[named]))
-            used = list(image_indices(listed, _captions(listed, parameters, allow), source))[: parameters.get("limit")]
-        return (source.load(index, Fit(64)) for index in used)
-    if where in ("decoder", "decoder_config"):
-        decoder = find_decoder(settings, parameters["decoder"], parameters["decoder_config"])
-        decoder.load(parameters["decoder_ema"], "float32", "cpu")
-    elif where in ("extractor", "clip", "dinov2", "classifier"):
-        with opened_weights(path, allow) as pinned:
-            load_extractor({"extractor": "inception", "classifier": "digits"}.get(where, where), pinned)
+        return open_by_torch(where, path, task, settings)
     return ()
 
 
@@ -163,20 +127,19 @@ def _check_benchmarks(task: TaskSpec, settings: Settings, notes: list[str]) -> I
         return
     # Imported here because lm-eval takes seconds to import, and only suites with benchmarks need it.
     from evalsvc.language.benchmarks import LoadOptions, load_benchmarks
-    from evalsvc.language.definitions import Rules
 
-    rules = Rules(bool(settings.allow_benchmark_code), partial(local_data, settings), Readable(settings))
-    chosen: dict[str, Any] = {name: parameters[name] for name in ("num_fewshot", "fewshot", "limit", "sample")}
     try:
-        folders = tuple(Path(rules.resolve(folder)) for folder in parameters["include_path"])
+        folders = [Path(local_data(settings, folder)) for folder in parameters["include_path"]]
     except EvalsvcError:
         return  # a folder without permission is reported with the files
+    chosen = {name: parameters[name] for name in ("num_fewshot", "fewshot", "limit", "sample")}
+    options = LoadOptions.of(settings, folders, **chosen)
     for spec in specs:
         alone = TaskSpec(task.kind, task.name, {**parameters, "benchmarks": [spec.model_dump(mode="json")]})
         if any(path_problem(path, settings) for _, path in files_of(alone, settings)):
             continue
         try:
-            loaded = load_benchmarks([spec], LoadOptions(folders, rules=rules, **chosen)).benchmarks
+            loaded = load_benchmarks([spec], options).benchmarks
         except EvalsvcError as error:
             yield f"benchmarks: {error.message}"
         else:

@@ -107,53 +107,22 @@ def _numbered(name: str, index: int) -> str:
 
 
 _KINDS = {
-    "A": {
-        "conv": "branch1x1",
-        "tower.conv": "branch5x5_1",
-        "tower.conv_1": "branch5x5_2",
-        "tower_1.conv": "branch3x3dbl_1",
-        "tower_1.conv_1": "branch3x3dbl_2",
-        "tower_1.conv_2": "branch3x3dbl_3",
-        "tower_2.conv": "branch_pool",
-    },
-    "B": {
-        "conv": "branch3x3",
-        "tower.conv": "branch3x3dbl_1",
-        "tower.conv_1": "branch3x3dbl_2",
-        "tower.conv_2": "branch3x3dbl_3",
-    },
-    "C": {
-        "conv": "branch1x1",
-        "tower.conv": "branch7x7_1",
-        "tower.conv_1": "branch7x7_2",
-        "tower.conv_2": "branch7x7_3",
-        "tower_1.conv": "branch7x7dbl_1",
-        "tower_1.conv_1": "branch7x7dbl_2",
-        "tower_1.conv_2": "branch7x7dbl_3",
-        "tower_1.conv_3": "branch7x7dbl_4",
-        "tower_1.conv_4": "branch7x7dbl_5",
-        "tower_2.conv": "branch_pool",
-    },
-    "D": {
-        "tower.conv": "branch3x3_1",
-        "tower.conv_1": "branch3x3_2",
-        "tower_1.conv": "branch7x7x3_1",
-        "tower_1.conv_1": "branch7x7x3_2",
-        "tower_1.conv_2": "branch7x7x3_3",
-        "tower_1.conv_3": "branch7x7x3_4",
-    },
-    "E": {
-        "conv": "branch1x1",
-        "tower_conv": "branch3x3_1",
-        "tower_mixed_conv": "branch3x3_2a",
-        "tower_mixed_conv_1": "branch3x3_2b",
-        "tower_1_conv": "branch3x3dbl_1",
-        "tower_1_conv_1": "branch3x3dbl_2",
-        "tower_1_mixed_conv": "branch3x3dbl_3a",
-        "tower_1_mixed_conv_1": "branch3x3dbl_3b",
-        "tower_2_conv": "branch_pool",
-    },
+    kind: dict(pair.split("=") for pair in pairs.split())
+    for kind, pairs in {
+        "A": "conv=branch1x1 tower.conv=branch5x5_1 tower.conv_1=branch5x5_2 tower_1.conv=branch3x3dbl_1 "
+        "tower_1.conv_1=branch3x3dbl_2 tower_1.conv_2=branch3x3dbl_3 tower_2.conv=branch_pool",
+        "B": "conv=branch3x3 tower.conv=branch3x3dbl_1 tower.conv_1=branch3x3dbl_2 tower.conv_2=branch3x3dbl_3",
+        "C": "conv=branch1x1 tower.conv=branch7x7_1 tower.conv_1=branch7x7_2 tower.conv_2=branch7x7_3 "
+        "tower_1.conv=branch7x7dbl_1 tower_1.conv_1=branch7x7dbl_2 tower_1.conv_2=branch7x7dbl_3 "
+        "tower_1.conv_3=branch7x7dbl_4 tower_1.conv_4=branch7x7dbl_5 tower_2.conv=branch_pool",
+        "D": "tower.conv=branch3x3_1 tower.conv_1=branch3x3_2 tower_1.conv=branch7x7x3_1 "
+        "tower_1.conv_1=branch7x7x3_2 tower_1.conv_2=branch7x7x3_3 tower_1.conv_3=branch7x7x3_4",
+        "E": "conv=branch1x1 tower_conv=branch3x3_1 tower_mixed_conv=branch3x3_2a tower_mixed_conv_1=branch3x3_2b "
+        "tower_1_conv=branch3x3dbl_1 tower_1_conv_1=branch3x3dbl_2 tower_1_mixed_conv=branch3x3dbl_3a "
+        "tower_1_mixed_conv_1=branch3x3dbl_3b tower_2_conv=branch_pool",
+    }.items()
 }
+"""Names of the convolutions in a kind of block: NVIDIA's=torch-fidelity's."""
 
 _STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3")
 _BLOCKS = ("5b A", "5c A", "5d A", "6a B", "6b C", "6c C", "6d C", "6e C", "7a D", "7b E", "7c E")

@@ -20,6 +20,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.config.group import GroupConfig
 
+from evalsvc.config import Settings
 from evalsvc.data.files import identify_file
 from evalsvc.data.memory import MEMORY, limited_memory, private_bytes
 from evalsvc.errors import AssetMissing, InvalidData, InvalidSuite, first_few
@@ -101,6 +102,11 @@ class LoadOptions:
     rules: Rules = field(default_factory=Rules)
     sample: int | None = None
 
+    @classmethod
+    def of(cls, settings: Settings, include_path: Sequence[Path] = (), **options: Any) -> LoadOptions:
+        """Return options under the rules of a machine's settings."""
+        return cls(tuple(include_path), rules=Rules.of(settings), **options)
+
 
 def load_benchmarks(specs: Sequence[BenchmarkSpec], options: LoadOptions) -> Loaded:
     """Find and load benchmarks, without a network, and build their requests."""
@@ -166,35 +172,32 @@ class _Recipe:
     key: tuple[Any, ...]
     leaf: Leaf = field(compare=False)
     definition: Definition = field(compare=False)
-    spec: BenchmarkSpec = field(compare=False)
-    options: LoadOptions = field(compare=False)
+    changes: Changes = field(compare=False)
+    selection: Selection = field(compare=False)
+    files: list[Path] = field(compare=False)
+    """Local data files whose names are plain paths."""
+    rules: Rules = field(compare=False)
+    wanted: str = field(compare=False)
+    """Name in the suite."""
     form: RowForm | None
 
 
 def _recipe(leaf: Leaf, spec: BenchmarkSpec, options: LoadOptions, form: RowForm | None) -> _Recipe:
-    definition, changes = define(leaf, options.rules), _changes(spec, options)
-    identities = tuple((file, identify_file(file, "data file")) for file in _files(definition, changes, options.rules))
-    definition_text = repr(sorted(definition.config.items()))
-    key = (leaf.name, changes, _selection(spec, options), definition_text, options.rules.allow_code, identities)
-    return _Recipe(key, leaf, definition, spec, options, form)
-
-
-def _files(definition: Definition, changes: Changes, rules: Rules) -> list[Path]:
-    if changes.data is not None:
-        return [changes.data]
+    rules, changes, definition = options.rules, _changes(spec, options), define(leaf, options.rules)
+    selection = Selection(spec.limit, spec.samples, spec.sample) or Selection(options.limit, sample=options.sample)
     names = [name for names in (local_files(definition.config) or {}).values() for name in names]
     paths = [Path(rules.resolve(name)) for name in names if name.startswith(("/", DATASETS))]
-    return [path for path in paths if path.exists()]
+    files = [path for path in paths if path.exists()] if changes.data is None else [changes.data]
+    identities = tuple((file, identify_file(file, "data file")) for file in files)
+    definition_text = repr(sorted(definition.config.items()))
+    key = (leaf.name, changes, selection, definition_text, rules.allow_code, identities)
+    return _Recipe(key, leaf, definition, changes, selection, files, rules, spec.name, form)
 
 
 def _changes(spec: BenchmarkSpec, options: LoadOptions) -> Changes:
     shots = options.num_fewshot if spec.num_fewshot is None else spec.num_fewshot
     data = None if spec.data is None else Path(options.rules.resolve(spec.data))
     return Changes(shots, options.fewshot, data)
-
-
-def _selection(spec: BenchmarkSpec, options: LoadOptions) -> Selection:
-    return Selection(spec.limit, spec.samples, spec.sample) or Selection(limit=options.limit, sample=options.sample)
 
 
 _kept_memory = 0
@@ -217,15 +220,21 @@ def _within_memory() -> Iterator[None]:
 
 @lru_cache(maxsize=KEPT)
 def _build(recipe: _Recipe) -> Benchmark:
-    leaf, spec, options = recipe.leaf, recipe.spec, recipe.options
-    changes, what = _changes(spec, options), f"benchmark {recipe.leaf.name!r}, with its rows and its templates' texts,"
-    with seeded(), limited_memory(MEMORY, what), _columns_named(recipe, changes):
+    leaf, config = recipe.leaf, recipe.definition.config
+    what = f"benchmark {leaf.name!r}, with its rows and its templates' texts,"
+    with seeded(), limited_memory(MEMORY, what):
         try:
-            task = build_task(leaf, recipe.definition, changes, options.rules, cached)
+            task = build_task(leaf, recipe.definition, recipe.changes, recipe.rules, cached)
+            _check_templates(recipe, task)
+            questions = ask(leaf.name, task, recipe.selection)
         except AssetMissing as error:
-            raise _not_prepared(leaf, spec, error) from error
-        _check_templates(recipe, task, changes)
-        questions = ask(leaf.name, task, _selection(spec, options))
+            raise _not_prepared(recipe, error) from error
+        except InvalidData as error:
+            if not recipe.files:
+                raise
+            # An error about a missing column in local rows names the file, the row and the columns.
+            file, allow = recipe.files[0], recipe.rules.allow
+            raise explain_columns(leaf.name, config, file, recipe.form, error, allow) from error.__cause__
     return Benchmark(
         leaf.name,
         task,
@@ -240,37 +249,26 @@ def _build(recipe: _Recipe) -> Benchmark:
     )
 
 
-def _check_templates(recipe: _Recipe, task: Task, changes: Changes) -> None:
+def _check_templates(recipe: _Recipe, task: Task) -> None:
     """Check that questions come from the rows. lm-eval's own templates are right for the rows on the hub."""
-    leaf, files = recipe.leaf, _files(recipe.definition, changes, recipe.options.rules)
+    leaf = recipe.leaf
     ships = leaf.path is not None and leaf.path.is_relative_to(shipped_folder())
-    if not isinstance(task, ConfigurableTask) or (ships and changes.data is None):
+    if not isinstance(task, ConfigurableTask) or (ships and recipe.changes.data is None):
         return
     if not callable(task.config.process_results):
-        rows = first_few(files, 2) or "its data"
+        rows = first_few(recipe.files, 2) or "its data"
         require_columns(leaf.name, recipe.definition.config, task.features, rows, recipe.form)
     if not ships:
         require_different(leaf.name, task)
 
 
-@contextmanager
-def _columns_named(recipe: _Recipe, changes: Changes) -> Iterator[None]:
-    try:
-        yield
-    except InvalidData as error:
-        files = _files(recipe.definition, changes, recipe.options.rules)
-        if not files:
-            raise
-        name, config, allow = recipe.leaf.name, recipe.definition.config, recipe.options.rules.allow
-        raise explain_columns(name, config, files[0], recipe.form, error, allow) from error.__cause__
-
-
-def _not_prepared(leaf: Leaf, spec: BenchmarkSpec, error: AssetMissing) -> AssetMissing:
+def _not_prepared(recipe: _Recipe, error: AssetMissing) -> AssetMissing:
+    command = f"evalsvc benchmarks prepare {recipe.wanted}"
     if error.message.startswith("benchmark"):  # the error is not about rows, which `data` could replace
-        return AssetMissing(f"{error.message}; run: evalsvc benchmarks prepare {spec.name}")
+        return AssetMissing(f"{error.message}; run: {command}")
     return AssetMissing(
-        f"benchmark {leaf.name!r}: {error.message}, and nothing is downloaded in an evaluation; run: evalsvc "
-        f"benchmarks prepare {spec.name}, or give a local file as the benchmark's `data`"
+        f"benchmark {recipe.leaf.name!r}: {error.message}, and nothing is downloaded in an evaluation; run: {command}, "
+        "or give a local file as the benchmark's `data`"
     )
 
 

@@ -11,13 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from evalsvc.config import Settings
 from evalsvc.data.files import read_bytes
 from evalsvc.errors import EvalsvcError, InvalidData
 from evalsvc.files.opened import Allow, anywhere
 from evalsvc.language.catalog import MAX_FILE, Registry, shipped_folder
 from evalsvc.language.schema import ALLOW, BUILDERS, by_split, check_benchmark_file
+from evalsvc.spec.paths import Readable, local_data
 from evalsvc.spec.yaml_text import YamlError, read_yaml
 
 RUNS_CODE = ("score/math",)
@@ -47,6 +50,10 @@ class Rules:
     """
     allow: Allow = anywhere
     """Check of every open file of a submitter, since links may have been inserted."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Rules:
+        return cls(bool(settings.allow_benchmark_code), partial(local_data, settings), Readable(settings))
 
 
 @dataclass(frozen=True)

@@ -5,29 +5,24 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import accelerate  # noqa: F401  its absence is reported first: the extra that has it has transformers too
 import torch
 from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from tokenizers import Tokenizer
 from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from evalsvc.errors import EvalsvcError, InvalidData
-from evalsvc.installation import missing_package
 from evalsvc.language.encoding import Scored, TextEncoding, request_name
 from evalsvc.language.hub import offline, one_line, quiet
 from evalsvc.language.lm import BATCH_TOKENS, Answer, Generation
 from evalsvc.models.language_model import LanguageModel
 from evalsvc.scoring import Score
 from evalsvc.spec.layout import VocabularyLayout
-
-if TYPE_CHECKING:
-    from lm_eval.models.huggingface import HFLM
-    from transformers import PreTrainedTokenizerFast
-
-NEEDED = ("transformers", "accelerate")
-"""Packages that HFLM imports in addition to lm-eval."""
 
 BATCH = 16
 
@@ -43,7 +38,7 @@ class HflmScoring:
         batch_tokens: int = BATCH_TOKENS,
         report: Callable[[int], None] = lambda done: None,
     ) -> None:
-        """Wrap a model with its encoding; HFLM forms batches of BATCH requests. Raises as `build_hflm`."""
+        """Wrap a model with its encoding; HFLM forms batches of BATCH requests."""
         self.encoding, self.report = encoding, report
         self.everything = build_hflm(model, encoding)
         self.within = build_hflm(model, encoding, within=True) if encoding.within_differs else self.everything
@@ -108,8 +103,6 @@ class Logits(nn.Module):
 
     def __init__(self, model: LanguageModel, rows: Sequence[int]) -> None:
         """Wrap a model. `rows` are the rows of the table that the ids 0, 1, … stand for."""
-        from transformers import PretrainedConfig
-
         super().__init__()
         self._model = (model,)  # in a tuple, since HFLM would move a module's weights
         self.config = PretrainedConfig()
@@ -155,17 +148,10 @@ def build_hflm(model: LanguageModel, encoding: TextEncoding, *, within: bool = F
 
     The rows of the table are reordered by the tokenizer's ids, text first. With `within` the model has the text rows
     only, so that its probabilities are those within the text ids.
-
-    Raises MissingPackage if transformers or accelerate is not installed.
     """
-    for name in NEEDED:
-        if find_spec(name) is None:
-            raise missing_package(name, "lm-eval's HFLM", "reference")
-    from lm_eval.models import huggingface
-
     prefix = encoding.end if encoding.bos is None else encoding.bos
     with quiet():  # HFLM warns about every model that is not a path
-        return huggingface.HFLM(
+        return HFLM(
             Logits(model, text_first(encoding.layout, within)),
             backend="causal",
             tokenizer=_tokenizer(encoding),
@@ -193,9 +179,6 @@ def whole_tokens(encoding: TextEncoding) -> dict[int, str]:
 def _tokenizer(encoding: TextEncoding) -> PreTrainedTokenizerFast:
     """Return the tokenizer for transformers. Only added tokens get a role, because a role would turn others into added
     tokens."""
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
-
     kind: type[PreTrainedTokenizerFast] = PreTrainedTokenizerFast
     content = json.loads(encoding.tokenizer.to_json())
     if encoding.bos is not None:

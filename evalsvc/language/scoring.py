@@ -31,6 +31,9 @@ from evalsvc.spec.protocol import Direction, MetricValue, Protocol
 SCORE = "score"
 """Unit of metrics for which lm-eval names no unit."""
 
+DIRECTIONS: Mapping[bool | None, Direction] = {None: "none", True: "higher", False: "lower"}
+"""Directions by lm-eval's `higher_is_better`."""
+
 Response = str | float | tuple[float, bool]
 """Generated text; log-probability of a text; or that of a continuation with whether greedy decoding gives it."""
 
@@ -153,7 +156,7 @@ class ScoredBenchmark:
                 self.left_out.append(f"{self.benchmark.name}/{name}")
                 continue
             keys = self._keep(name, aggregated, column, scope)
-            direction = _direction(higher.get(metric))
+            direction = DIRECTIONS[higher.get(metric)]
             value = self._value(name, aggregated.ratio, unit(metric), direction, self._baseline(metric), keys)
             yield (metric, filtered), value
 
@@ -187,7 +190,9 @@ class ScoredBenchmark:
         }
         for position, numbers in zip(column, aggregated.numbers, strict=False):
             pairs = zip(keys[aggregated.kind], numbers, strict=True)
-            self._numbers[position].update({key: _plain(each) for key, each in pairs if _is_finite(each)})
+            for key, value in pairs:
+                if is_number(value) and math.isfinite(value):
+                    self._numbers[position][key] = value if type(value) is int else float(value)
         return keys.get(aggregated.kind, ())
 
     def _baseline(self, metric: str) -> float | None:
@@ -289,10 +294,6 @@ def named(metric: str, filtered: str, suffix: str) -> str:
     return f"{metric}{suffix}" + ("" if filtered == "none" else f",{filtered}")
 
 
-def _direction(higher_is_better: bool | None) -> Direction:
-    return "none" if higher_is_better is None else "higher" if higher_is_better else "lower"
-
-
 def unit(metric: str) -> str:
     if metric.startswith("acc") or metric in ("exact_match", "em"):
         return "fraction"
@@ -304,14 +305,6 @@ def unit(metric: str) -> str:
 def is_choice(benchmark: Benchmark) -> bool:
     """Return whether an answer is one of several options, with the right option known without the benchmark's code."""
     return benchmark.output_type == "multiple_choice" and is_plain(benchmark.task)
-
-
-def _plain(value: float) -> float:
-    return value if type(value) is int else float(value)
-
-
-def _is_finite(value: float) -> bool:
-    return is_number(value) and math.isfinite(value)
 
 
 RESAMPLES = 200

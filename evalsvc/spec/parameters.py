@@ -88,7 +88,7 @@ def type_in_words(schema: Mapping[str, Any]) -> str:
     if "anyOf" in schema:
         return ", or ".join(map(type_in_words, schema["anyOf"]))
     if "enum" in schema or "const" in schema:
-        choices = [_literal(value) for value in schema.get("enum", [schema.get("const")])]
+        choices = [f"`{value}`" for value in schema.get("enum", [schema.get("const")])]
         return " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))
     if "$ref" in schema or schema.get("type") == "object":
         return "mapping"
@@ -127,10 +127,6 @@ def _range(schema: Mapping[str, Any]) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
-
-
-def _literal(value: object) -> str:
-    return f"`{value}`"
 
 
 def _placeholder(name: str, schema: Mapping[str, Any]) -> Any:

@@ -178,7 +178,7 @@ class Watcher:
         if candidate.path is not None and sha256 is None:
             return  # the file changed while it was read, so it is not complete
         known = self._known_checkpoint(candidate, verdict, sha256)
-        if known is not None and self._is_done(known):
+        if known is not None and not self._missing_suites(known) and not self._is_described_anew(known):
             self._unchanged += 1
         else:
             self._check_layout(candidate)
@@ -263,9 +263,6 @@ class Watcher:
             return
         require_layout(self._client, candidate.path, self._posting.model, self._suites or ())
         self._has_layout = True
-
-    def _is_done(self, known: Checkpoint | RunCheckpoint) -> bool:
-        return not self._missing_suites(known) and not self._is_described_anew(known)
 
     def _missing_suites(self, known: Checkpoint | RunCheckpoint) -> list[str]:
         evaluated = {evaluation.suite for evaluation in known.evaluations}

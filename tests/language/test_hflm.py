@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,13 @@ from task_runs import items, metrics, run_task
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.errors import InvalidData, MissingPackage
-from evalsvc.installation import missing_package
-from evalsvc.language import hflm
+from evalsvc.installation import pip_install
 from evalsvc.language.encoding import TextEncoding
 from evalsvc.language.hflm import HflmScoring
 from evalsvc.language.lm import Answer, Generation, OpenLM
 from evalsvc.miniature import ROOT
 from evalsvc.models import load_model
+from evalsvc.spec import catalog
 from evalsvc.spec.layout import parse_layout
 
 pytestmark = pytest.mark.usefixtures("reference_models", "one_thread")
@@ -114,10 +116,10 @@ def test_an_error_of_lm_eval_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_the_packages_the_message_installs_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hflm, "find_spec", lambda name: None)
-    with pytest.raises(MissingPackage) as raised:
-        HflmScoring(load_model(pretrained(0).path), encoding())
-    assert raised.value.message == missing_package("transformers", "lm-eval's HFLM", "reference").message
+    monkeypatch.delitem(sys.modules, "evalsvc.language.hflm")
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(MissingPackage, match=re.escape(pip_install("reference"))):
+        catalog.load("scoring", "hflm")
 
 
 def test_solved_examples_and_groups_are_asked_too(tmp_path: Path) -> None:
