@@ -129,7 +129,6 @@ def contrast_results(
     the nearest protocol that a lacks, each at most once. Such a match is compared like values with the same protocol if
     the protocols differ only in the fields `across`, by dotted key; otherwise only with `force`, without pairs. `wants`
     chooses metrics by name, and `tasks` by the task that measured them; without `tasks`, all are chosen.
-
     """
     for name in {**a.values, **b.values}:
         if not wants(name):

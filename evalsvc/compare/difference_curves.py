@@ -71,7 +71,6 @@ def difference_curves(
 
     A metric that was measured by different protocols at a step is left out at that step, and `refused` names the fields
     that differ.
-
     """
     steps = _Steps()
     for step, before, after in pairs:

@@ -57,7 +57,6 @@ def read_result(name: str, service: Service, deadline: float | None = None) -> R
 
     With a `deadline` (by `time.monotonic`), wait until then for evaluations that have not ended; without a deadline, do
     not wait.
-
     """
     if CHECKPOINT.fullmatch(name) is None:
         return Result(name, _with_visible_errors(read_file(Path(name), ResultDocument)))

@@ -75,7 +75,6 @@ def select_captions(data: CaptionData, rule: Selection, count: int | None, seed:
     `random` draws captions without replacement; `one_per_image` draws images, and then one caption of each, as the
     published COCO FIDs do. The draw depends only on the seed and the ids, and a smaller count is the beginning of a
     larger count.
-
     """
     captions, drawn = data.captions, "captions"
     if rule == "one_per_image":

@@ -32,7 +32,6 @@ def limited_memory(size: int, what: str) -> Iterator[None]:
 
     A request beyond the limit is a MemoryError in Python, but ends the process in a library that cannot do without, and
     the worker's nanny then starts another. The limit is the whole process's, and one shard at a time runs in a process.
-
     """
     with _lock:
         before = resource.getrlimit(resource.RLIMIT_DATA)

@@ -80,7 +80,6 @@ def read_tokens(
 
     `tokenizer` (a `tokenizer.json`) is for records with `text`; `bos` is put before the text's ids, see
     `TextTokenizer.beginning`.
-
     """
     path = Path(path)
     identity = identify_file(path, "data file")
@@ -135,7 +134,6 @@ def read_pairs(
     """Read the captions of a COCO annotation file, a CSV or a JSONL file, with their images.
 
     `tokenizer`, `bos` and `allow` are as in `read_tokens`.
-
     """
     path = Path(path)
     tokenizer = None if tokenizer is None else Path(tokenizer)

@@ -157,7 +157,6 @@ def resolve_config(config: str | Path | Mapping[str, object] | None, path: Path)
 
     `config` is a registered name (`movqgan-67M`, …), the authors' YAML or JSON file, its content, or None for one of
     `DEFAULT_FILES` next to the weights.
-
     """
     if isinstance(config, Mapping):
         return _flat(config, "the decoder configuration")

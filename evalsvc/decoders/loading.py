@@ -33,7 +33,6 @@ def load_decoder(
     See `resolve_config` for `config`; its `model.target`, or without a target the file's keys, select the kind. With
     `ema`, the averaged weights that a training checkpoint holds under `ema` or `ema_…` are loaded instead of the raw
     weights.
-
     """
     if dtype not in DTYPES:
         raise UnknownName.among("dtype", dtype, DTYPES)

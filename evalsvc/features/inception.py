@@ -43,7 +43,6 @@ class Inception(FeatureExtractor):
         """Build the network from the tensors of `read_inception`.
 
         `fused` makes oneDNN rectify together with the convolution, by default where supported.
-
         """
         require_finite(tensors)
         self.digest = tensor_digest(trunk(tensors))

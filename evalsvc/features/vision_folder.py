@@ -172,7 +172,6 @@ def load_network(kind: Any, config: Any, folder: Path, device: str) -> tuple[Any
     """Load a network of the library's class `kind` with the folder's weights in float32; return it with a digest.
 
     The digest is over the file's names, since the library's names change between releases.
-
     """
     # Files of older releases hold position ids, which are no weights.
     named = {name: t for name, t in read_weights(folder).tensors.items() if not name.endswith("position_ids")}

@@ -86,8 +86,7 @@ class Loaded:
     """Benchmarks in the order of the suite; those of a group or tag in lm-eval's order."""
     groups: tuple[Group, ...]
     """lm-eval's groups of these benchmarks, outer groups first; `aggregate` computes a group's metrics from its
-    members'.
-    """
+    members'."""
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,6 @@ def build_task(leaf: Leaf, definition: Definition, changes: Changes, rules: Rule
 
     The document in question is never among its solved examples. lm-eval ensures this only where the definition names
     the evaluated split as that of the examples.
-
     """
     config = definition.config
     if definition.trusted and leaf.path is not None:

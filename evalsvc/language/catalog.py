@@ -36,8 +36,7 @@ _WORDS = {b"true", b"false", b"yes", b"no", b"on", b"off", b"null"}
 
 Kind = Literal["benchmark", "group", "tag"]
 """Kind of a name. A group has a YAML file, which lists its members and may aggregate their metrics. A tag is a word
-that benchmarks share.
-"""
+that benchmarks share."""
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,7 @@ from evalsvc.spec.yaml_text import YamlError, read_yaml
 
 RUNS_CODE = ("score/math",)
 """Folders of lm-eval whose functions run text of the model or of a row as Python, though their files do not say
-`unsafe_code`: this one by SymPy's `parse_expr`. A test searches the installed release for others.
-"""
+`unsafe_code`: this one by SymPy's `parse_expr`. A test searches the installed release for others."""
 
 MAX_INCLUDES = 100
 """Largest number of files that a benchmark file includes, directly or indirectly."""
@@ -46,8 +45,7 @@ class Rules:
     """Whether every file is trusted as lm-eval's files are."""
     resolve: Callable[[str], str] = str
     """Function from an absolute path or `datasets:NAME` to the local path; raises InvalidData for paths that may not be
-    read.
-    """
+    read."""
     allow: Allow = anywhere
     """Check of every open file of a submitter, since links may have been inserted."""
 
@@ -72,7 +70,6 @@ def read_definition(path: Path, rules: Rules, *, functions: bool, closed: bool =
     """Read a YAML file. With `functions`, the functions that `!function` names are imported; else they stay strings.
 
     With `closed`, a file of lm-eval's must keep to `schema` like any other, since a submitter's group changes it.
-
     """
     path = path.resolve()
     if rules.allow_code or (_is_shipped(path) and not closed):

@@ -90,8 +90,7 @@ class TextEncoding:
     """Tokenizer's id that is put before every context, as HFLM's `add_bos_token`."""
     end_of_text: int | None = None
     """Tokenizer's id that ends a generation, and replaces an empty context without `bos`; by default the tokenizer's
-    own.
-    """
+    own."""
 
     def __post_init__(self) -> None:
         self.tokenizer.require_fits(self.layout.text)

@@ -55,7 +55,6 @@ def plan_documents(loaded: Loaded, encoding: TextEncoding, shard_size: int) -> l
     """Cut the documents of all benchmarks into ranges of `shard_size`.
 
     Every request is encoded, so that impossible requests fail before any scoring.
-
     """
     for benchmark in loaded.benchmarks:
         _require_encodable(benchmark, encoding)
@@ -69,7 +68,6 @@ def asked_documents(loaded: Loaded, planned: DocumentRange, encoding: TextEncodi
     """Return the requests of a range of `plan_documents`, document by document, each with its digest.
 
     The digest covers everything that an answer depends on except model and encoding: equal digests get equal answers.
-
     """
     require_planned(loaded, planned)
     if encoding.identity != planned.encoding:

@@ -79,7 +79,6 @@ def require_named(source: Source) -> None:
     """Raise unless a source of a submitter's benchmark names a dataset of the hub, and nothing on this machine.
 
     `datasets` reads a name as a folder if such a folder exists, and as a loader of local files if it has such a loader.
-
     """
     local = source.path in LOADERS or os.path.exists(source.path)
     if local or not _DATASET.fullmatch(source.path):

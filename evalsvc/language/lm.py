@@ -97,7 +97,6 @@ class OpenLM(LM):  # type: ignore[misc]
         """Return the answer to each request, in order.
 
         A random generation draws other ids each time that its instance is given.
-
         """
         encoded = list(self.encoding.encode_all(instances))
         scored = {index: request for index, request in enumerate(encoded) if isinstance(request, Scored)}

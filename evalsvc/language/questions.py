@@ -82,7 +82,6 @@ def ask(name: str, task: Task, selection: Selection) -> Questions:
     Solved examples are drawn in the order of the documents, as in lm-eval: a part of the documents must be cut from the
     result, never requested alone. A sample is such a part: its documents have the requests, with the solved examples,
     that they have among all documents.
-
     """
     with blamed(name, "its data"):
         rows = task.task_docs if isinstance(task, ConfigurableTask) else task.eval_docs

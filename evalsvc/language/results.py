@@ -55,8 +55,7 @@ class Results:
     metrics: list[MetricValue]
     items: list[Item]
     """One item per document: `benchmark`, `index`, its value of each metric and other inputs of metrics; `scores` of
-    its requests as [logprob, greedy, logprob_within, greedy_within], or `text` and `text_within` of its generations.
-    """
+    its requests as [logprob, greedy, logprob_within, greedy_within], or `text` and `text_within` of its generations."""
     notes: Notes
 
 
@@ -66,7 +65,6 @@ def results(
     """Return metrics and items of all benchmarks and groups, from the answers to all instances, benchmark by benchmark.
 
     `protocol` has the common entries of all protocols.
-
     """
     scored: dict[str, ScoredBenchmark] = {}
     place = 0

@@ -51,7 +51,6 @@ def read_rows(paths: Sequence[Path], allow: Allow = anywhere) -> datasets.Datase
     """Read the rows of JSONL, JSON, CSV, TSV and parquet files into memory, one file after the other.
 
     `allow` checks every file that is opened.
-
     """
     parts = [_read(path, identify_file(path, "data file"), allow) for path in paths]
     if not sum(len(part) for part in parts):
@@ -81,7 +80,6 @@ def find_form(name: str, data: Path, registry: Registry, allow: Allow) -> RowFor
     """Return the form of the rows in a file of the benchmark `name`; None where only one definition is possible.
 
     A benchmark that is not lm-eval's always has llm-foundry's form.
-
     """
     if name not in foundry_columns() or registry.is_local(name):
         return None

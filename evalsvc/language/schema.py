@@ -183,7 +183,6 @@ def check_benchmark_file(where: str, content: object) -> dict[str, object]:
     """Return the content of a benchmark file as plain values of the kinds above.
 
     `where` names the file in messages.
-
     """
     try:
         return BenchmarkFile.model_validate(content).model_dump(exclude_unset=True)

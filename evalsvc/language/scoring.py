@@ -326,8 +326,7 @@ class Estimate:
     ratio: Ratio
     kind: Literal["mean", "bits", "loss", "weighted loss", "other"]
     """`mean` of the documents' numbers; `bits`, a ratio of two sums in bits; e to a mean `loss`, or to a `weighted
-    loss`, in nats; or none of these.
-    """
+    loss`, in nats; or none of these."""
     numbers: Sequence[tuple[float, ...]] = ()
     """Numbers of each document: its value, NaN without a value; or a sum and a weight. Empty for the kind `other`."""
 

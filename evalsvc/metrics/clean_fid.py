@@ -58,7 +58,6 @@ def kid(sets: FeatureSets) -> Estimate:
     """Compute clean-fid's KID, with the standard error of `kid_estimate`.
 
     clean-fid draws from NumPy's global generator, which is seeded for the call and restored after the call.
-
     """
     samples, real, size = sets.samples, sets.real(), subset_size(sets)
     with seeded(sets.seed):

@@ -21,7 +21,6 @@ def cmmd(sets: FeatureSets) -> Estimate:
 
     Source: S. Jayasumana et al., Rethinking FID, arXiv 2401.09603, equation 4, and google-research/cmmd/distance.py;
     the error: W. Hoeffding, Annals of Mathematical Statistics 19, 1948, equation 5.13.
-
     """
     samples, real = _of_length_one(sets.samples), _of_length_one(sets.real())
     block, across = within(samples, below_one), mean_to(samples, real, below_one)

@@ -58,8 +58,7 @@ class Definition:
     """Kind of task that returns the metric."""
     names: tuple[str, ...]
     """Second halves of the metric's names, after `<task>/` or `<benchmark>/`. `<…>` stands for any text, and a part in
-    brackets may be absent: `acc[_within]`.
-    """
+    brackets may be absent: `acc[_within]`."""
     formula: str
     """Formula of the value, in one line of mathematics or words."""
     unit: str

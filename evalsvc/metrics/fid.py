@@ -17,7 +17,6 @@ def frechet_estimate(sets: FeatureSets) -> Estimate:
 
     Source: D. C. Dowson, B. V. Landau, J. Multivariate Analysis 12, 1982; the error: L. Jaeckel, The infinitesimal
     jackknife, 1972, and B. Efron, C. Stein, Annals of Statistics 9, 1981.
-
     """
     linearised = frechet_shares(sets.samples, sets.moments())
     return Estimate.of_images(counted_once(linearised, sets.samples.shape[1]))

@@ -46,7 +46,6 @@ def fid_infinity(sets: FeatureSets) -> Estimate:
     Source: for the aim, M. J. Chong, D. Forsyth, arXiv 1911.07023, who fit a straight line through random subsets. For
     the estimator, W. Schucany, H. Gray, D. Owen, On bias reduction in estimation, Journal of the American Statistical
     Association 66, 1971, equation 3.
-
     """
     reference = sets.moments()
     n = len(sets.samples)

@@ -104,7 +104,6 @@ def frechet_distance(
 
     Source: D. C. Dowson, B. V. Landau, The Fréchet distance between multivariate normal distributions, J. Multivariate
     Analysis 12 (1982); as a metric of images: M. Heusel et al., arXiv 1706.08500.
-
     """
     first, second = Normal.of(mean1, cov1), Normal.of(mean2, cov2)
     _require_same_size(first.mean, second.mean)
@@ -154,7 +153,6 @@ def frechet_shares(
 
     Source: L. Jaeckel, The infinitesimal jackknife, Bell Laboratories MM 72-1215-11, 1972; the derivatives of tr M^½
     from its divided differences, R. Bhatia, Matrix Analysis, 1997, section V.3.
-
     """
     moments = Moments.of(features)
     require_more_rows_than_features(moments)

@@ -31,8 +31,7 @@ class Estimate:
     per_image: NDArray[np.float64] | None = None
     """Linearised share of every sampled image, in the images' order, [n]. The mean is `value`; the standard deviation
     over √n is `stderr`, except for the remainder of an extrapolation. None for a value that is not made of sampled
-    images.
-    """
+    images."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """JSON-able details: sizes, distances, spreads."""
     groups: int | None = None

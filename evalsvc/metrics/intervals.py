@@ -18,8 +18,7 @@ LEVEL = 0.95
 
 MIN_ITEMS = 8
 """Smallest number of independent items for an interval and a verdict. With fewer skewed items, an interval of 95 %
-covers the truth in less than 92 % of samples (`benchmarks/calibration.py`).
-"""
+covers the truth in less than 92 % of samples (`benchmarks/calibration.py`)."""
 
 ENLARGED = 4.0
 """Constant of the factor 1 + ENLARGED / √n for the skewness of n items: few items understate the true skewness."""

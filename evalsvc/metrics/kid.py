@@ -32,7 +32,6 @@ def kid(sets: FeatureSets) -> Estimate:
     Source: M. Bińkowski et al., arXiv 1801.01401, section 4; blocks: W. Zaremba et al., B-tests, arXiv 1307.1954; the
     error: W. Hoeffding, A class of statistics with asymptotically normal distribution, Annals of Mathematical
     Statistics 19, 1948, equation 5.13.
-
     """
     real = sets.real()
     random = np.random.default_rng(sets.seed)

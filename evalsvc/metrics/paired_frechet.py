@@ -42,7 +42,6 @@ def paired_frechet_shares(
     of the surplus are ψ₂(i, j) = a_i·a_j + ½ Σ_kl (u_k u_l - v_k v_l)_i (u_k u_l - v_k v_l)_j / (s_k + s_l).
 
     Source: as `frechet_shares`; B. Efron, C. Stein, The jackknife estimate of variance, Annals of Statistics 9, 1981.
-
     """
     if first.shape != second.shape:
         raise InvalidData(

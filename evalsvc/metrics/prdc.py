@@ -102,8 +102,7 @@ class _SampleBalls:
     """Squared radii; -inf for samples without a ball, [n]."""
     missed: NDArray[np.int64]
     """Group of each sample's nearest, second … neighbour; -1 for the sample's group, or for a group that came before,
-    [n, k].
-    """
+    [n, k]."""
     radii_without: Rows
     """Squared radius without the group in `missed`, [n, k]."""
 

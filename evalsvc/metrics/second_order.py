@@ -20,8 +20,7 @@ from evalsvc.metrics.frechet import Array, Linearised
 
 CORRECTED = 4
 """Images per feature from which the variance of pairs of images is counted once for a Fréchet distance. With fewer
-images, the error of the expansion of the distance is as large; counted twice, differences are detected too seldom.
-"""
+images, the error of the expansion of the distance is as large; counted twice, differences are detected too seldom."""
 
 LEAST = 0.5
 """Smallest share of the jackknife's variance that remains: the surplus is half of the variance where ψ₁ = 0."""

@@ -67,7 +67,6 @@ def boundaries(level: float, fractions: tuple[float, ...], spending: Spending = 
     Args:
         level: two-sided error, in (0, 1).
         fractions: share of all data at each look, growing and at most 1.
-
     """
     if not 0 < level < 1:
         raise InvalidRequest(f"the level is {level:g}; give a number between 0 and 1")

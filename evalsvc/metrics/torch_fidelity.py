@@ -68,7 +68,6 @@ def recall(sets: FeatureSets) -> Estimate:
     """Compute torch-fidelity's recall: the share of real images within the third neighbour's reach of a sample.
 
     The error is that of evalsvc's recall with the same number of neighbours; see `prdc.recall`.
-
     """
     both = _shared(sets)
     estimate = recall_of(both.neighbourhoods)

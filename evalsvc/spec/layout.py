@@ -211,7 +211,6 @@ class VocabularyLayout(BaseModel):
         A part that is None removes its slot from the template, and the pair of special tokens `x`, `/x` that directly
         encloses the slot: without an image, `text TEXT /text image IMAGE /image` becomes `text TEXT /text`. A record
         without text uses `unconditional_template` if the layout has one.
-
         """
         self._check_parts(text_ids, image_codes)
         template: tuple[str, ...] = (TEXT,)
@@ -225,7 +224,6 @@ class VocabularyLayout(BaseModel):
 
         `text_ids` is None for an image without text, see `sequence`. Text is cut as in `sequence`, so that the image
         and the rest of the template fit the layout's length.
-
         """
         self._check_parts(text_ids, ())
         template = self._template_for(text_ids is not None, True)
@@ -369,7 +367,6 @@ def parse_layout(
     A mapping holds the fields of `VocabularyLayout`, or `preset` with `text_size`, `codebook_size`, `rows` and any
     field that replaces the preset's. Relative paths start from the folder `base`. `allow` must permit every file that
     is read: the layout's own file, and its map.
-
     """
     if isinstance(spec, str):
         if not spec.endswith((".yaml", ".yml", ".json")):

@@ -49,7 +49,6 @@ def new_suite(kinds: Sequence[str], values: Mapping[str, object] | None = None, 
     """Return the YAML of a suite with one task of each kind; `brief` leaves out parameters with defaults.
 
     `values` are values of parameters, each for every task that has a parameter of that name.
-
     """
     values = values or {}
     known = {parameter.name for kind in kinds for parameter in task_parameters(kind)} - {TASK_NAME}

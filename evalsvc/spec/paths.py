@@ -39,7 +39,6 @@ def local_data(settings: Settings, path: str) -> str:
     """Return the local path of a data file or folder in a checked suite. The file need not exist.
 
     The rule is applied again to the file that is opened, by `files.opened`.
-
     """
     local = settings.datasets_path / path.removeprefix(DATASETS) if path.startswith(DATASETS) else Path(path)
     try:

@@ -115,7 +115,6 @@ def plain_json(value: object) -> Any:
 
     NaN and infinities become strings, and tuples become lists. NUL characters, which PostgreSQL refuses, and unpaired
     surrogates, which UTF-8 cannot encode, become U+FFFD.
-
     """
     if isinstance(value, Mapping):
         return {plain_json(str(key)): plain_json(item) for key, item in value.items()}

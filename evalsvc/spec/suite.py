@@ -88,7 +88,6 @@ def parse_suite(
 
     `base` is the folder that relative data paths start from. `allowed` is called with every data path, and raises an
     error for a path that may not be read.
-
     """
     mapping = _read_mapping(content, name)
     check_keys(f"suite {name!r}", mapping, _SUITE_KEYS)
@@ -203,7 +202,6 @@ def suite_files(folder: Path | None) -> dict[str, Path]:
     """Return the suite files by name: those of `folder`, and the shipped files whose names `folder` does not have.
 
     The files are not read, so a broken suite does not affect the others.
-
     """
     if folder is not None and not folder.is_dir():
         raise InvalidSuite(f"the suite folder {folder} does not exist; create it or change --suites (EVALSVC_SUITES)")

@@ -56,7 +56,6 @@ def read_yaml_mapping(path: Path, what: str, example: str, error_type: type[Eval
     """Read a YAML file whose document is a mapping from names to values.
 
     Messages call the file `what` and show `example`, a line of such a file.
-
     """
     try:
         with path.open("rb") as stream:

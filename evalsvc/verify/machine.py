@@ -84,9 +84,7 @@ def attempt(name: str, check: Check, golden: Golden) -> list[Finding]:
 
 def prepared_device(name: str, threads: int) -> str:
     """Return the device with this name, or the best device if the name is empty, and use `threads` CPU threads from now
-    on.
-
-    """
+    on."""
     torch.set_num_threads(threads)
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -32,9 +32,7 @@ class RecordedTask:
 
 def read_recorded(client: Client, name: str, settings: Settings, suite: str | None = None) -> list[RecordedTask]:
     """Read the newest evaluations of RUN@STEP[:VARIANT], of all suites or of one, and locate the weights on this
-    machine.
-
-    """
+    machine."""
     run, step, variant = parse_checkpoint(name)
     overview = client.results(run, step, variant=variant, suite=suite)
     tasks: list[RecordedTask] = []

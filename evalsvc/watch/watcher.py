@@ -117,7 +117,6 @@ class Watcher:
         """Post new complete checkpoints in the order of steps, and return the names of files that may become complete.
 
         With `patient`, a service or store that does not answer is asked again at the next look.
-
         """
         waiting: list[str] = []
         try:

@@ -30,7 +30,6 @@ def require_layout(
     compared with the largest tokenizer that the tasks of `suites` name and this machine can read, or else with the
     `tokenizer.json` next to the checkpoint, or else with the tokenizer of open_lm, GPT-NeoX-20B, if the model is
     open_lm's. A checkpoint passes if its configuration, or the tokenizer of another family, is not on this machine.
-
     """
     tasks = [(suite, task) for suite in suites for task in client.suite(suite).tasks]
     for suite, task in tasks:

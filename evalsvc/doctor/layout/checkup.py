@@ -66,7 +66,6 @@ def examine(
         limit: number of pairs to use, from the beginning.
         layouts: layouts to try in addition to the presets, by name.
         tokenizer: path of the `tokenizer.json`, for pairs that hold `text`.
-
     """
     # Imported here because both need torch, and the rest of this module does not.
     from evalsvc.tasks.loss.layout_evidence import ModelEvidence
