@@ -102,9 +102,8 @@ class ImageSource(ABC):
 
         Raises as `load`, when the failing image is next.
         """
-        for images in _groups(
-            loaded_ahead(lambda index: self.load(index, fit), indices, batch + threads, threads), batch
-        ):
+        loaded = loaded_ahead(lambda index: self.load(index, fit), indices, batch + threads, threads)
+        for images in _groups(loaded, batch):
             yield torch.from_numpy(numpy.stack(images))
 
     def _checked(self, index: int) -> int:

@@ -6,10 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 
 @dataclass(frozen=True)
@@ -36,19 +32,6 @@ class Agreement:
     ) -> Agreement:
         """Compare two numbers."""
         return cls(quantity, program, abs(ours - theirs), tolerance, ours, theirs, note)
-
-    @classmethod
-    def of_arrays(
-        cls, quantity: str, program: str, ours: ArrayLike, theirs: ArrayLike, tolerance: float, note: str = ""
-    ) -> Agreement:
-        """Compare two arrays element by element; arrays of different shapes differ by infinity."""
-        import numpy as np  # not above: the command line starts without numpy
-
-        first, second = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-        if first.shape != second.shape:
-            shapes = f"shapes {list(first.shape)} and {list(second.shape)}"
-            return cls(quantity, program, math.inf, tolerance, note=f"{note}; {shapes}" if note else shapes)
-        return cls(quantity, program, float(np.abs(first - second).max(initial=0.0)), tolerance, note=note)
 
     @property
     def agrees(self) -> bool:

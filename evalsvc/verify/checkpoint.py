@@ -32,6 +32,7 @@ from evalsvc.spec.suite import TaskSpec, build_task
 from evalsvc.tasks.image_codes import ImageCoder
 from evalsvc.verify.agreement import Agreement, Finding, Untried
 from evalsvc.verify.golden_checks import FEATURES
+from evalsvc.verify.golden_files import compare_arrays
 from evalsvc.verify.recorded import RecordedTask
 from evalsvc.worker.context import ShardContext
 from evalsvc.worker.shard import run_shard
@@ -304,7 +305,7 @@ def _compare_features(
     for tap in sorted(set(ours.taps) & set(theirs.taps)):
         first, second = (side.features(pixels, spec.resize, [tap])[tap].cpu() for side in (ours, theirs))
         quantity = f"{spec.name}: {tap:,} features of {len(pixels)} images"
-        findings.append(Agreement.of_arrays(quantity, program, first, second, FEATURES[tap]))
+        findings.append(compare_arrays(quantity, program, first, second, FEATURES[tap]))
     return min(findings, key=lambda finding: (finding.agrees, -finding.difference / finding.tolerance))
 
 

@@ -37,7 +37,16 @@ from evalsvc.spec import catalog
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.suite import parse_suite
 from evalsvc.verify.agreement import Agreement, installed
-from evalsvc.verify.golden_files import DECODER, ENGLISH, IMAGES, LAYOUT_FILE, TOKENIZER, TRAINED, Golden
+from evalsvc.verify.golden_files import (
+    DECODER,
+    ENGLISH,
+    IMAGES,
+    LAYOUT_FILE,
+    TOKENIZER,
+    TRAINED,
+    Golden,
+    compare_arrays,
+)
 from evalsvc.worker.local import run_suite
 
 INNER = 1024
@@ -67,7 +76,7 @@ def _product(
         product = compute(first.to(device), second.to(device)).double().cpu()
     expected = compute(first.double(), second.double())
     note = f"{INNER} products per sum; TF32 would differ by 1e-2"
-    return Agreement.of_arrays(quantity, "float64 on the CPU", product, expected, FULL, note)
+    return compare_arrays(quantity, "float64 on the CPU", product, expected, FULL, note)
 
 
 def verify_noise(golden: Golden) -> Iterator[Agreement]:
@@ -75,7 +84,7 @@ def verify_noise(golden: Golden) -> Iterator[Agreement]:
     keys = stream_keys(7, ["digit-10"], torch.device(golden.device))
     noise = torch.cat([uniform(keys, position, 64) for position in (0, 63)])
     expected = golden.tensors("sampling")["uniform"]
-    yield Agreement.of_arrays(
+    yield compare_arrays(
         "noise of 128 codes", "golden, SplitMix64 in Python", noise.cpu(), expected, 0.0, "integers: every bit is equal"
     )
 
@@ -101,7 +110,7 @@ def verify_case(golden: Golden, case: str) -> Iterator[Agreement]:
     with full_precision(torch.device(golden.device)):
         logits_by_way = {"logits": model(ids), "cached steps": _step_by_step(model, ids)}
     for quantity, name in (("logits", "logits_full"), ("cached steps", "logits_step")):
-        yield Agreement.of_arrays(
+        yield compare_arrays(
             f"{quantity}: {describe(model)}",
             golden.program("open_lm"),
             logits_by_way[quantity].cpu(),
@@ -137,15 +146,15 @@ def verify_miniature(golden: Golden) -> Iterator[Agreement]:
         half = load_model(TRAINED, dtype="bfloat16", device=golden.device)(pairs[:2, :80])
     losses = functional.cross_entropy(logits.double().transpose(1, 2), pairs[:, 1:], reduction="none") * real
     chosen = expected["logits"]  # [2, 5, rows], of every 16th place
-    yield Agreement.of_arrays("miniature: logits", program, logits[:2, :80:16].cpu(), chosen, TRAINED_LOGITS)
-    yield Agreement.of_arrays(
+    yield compare_arrays("miniature: logits", program, logits[:2, :80:16].cpu(), chosen, TRAINED_LOGITS)
+    yield compare_arrays(
         "miniature: loss of each token", program, losses.cpu(), expected["losses"], TRAINED_LOGITS, "nats"
     )
     note = "bfloat16 against float32: 8 bits of about 30"
-    yield Agreement.of_arrays("miniature: logits in bfloat16", program, half[:, ::16].float().cpu(), chosen, HALF, note)
+    yield compare_arrays("miniature: logits in bfloat16", program, half[:, ::16].float().cpu(), chosen, HALF, note)
     difference = ((logits - alone) * real[:, :, None]).cpu()
     note = "8 sequences together and each alone"
-    yield Agreement.of_arrays(
+    yield compare_arrays(
         "miniature: logits of a batch", "evalsvc", difference, torch.zeros_like(difference), TRAINED_LOGITS, note
     )
 
@@ -227,13 +236,13 @@ def verify_decoder(golden: Golden) -> Iterator[Agreement]:
     expected, program = golden.tensors("decoding"), golden.program("MoVQGAN")
     decoder = load_decoder(DECODER, device=golden.device)
     pixels = decoder.decode(expected["codes"].long())
-    yield Agreement.of_arrays("decoded pixels", program, pixels.cpu(), expected["decoded"], PIXELS, "of [-1, 1]")
+    yield compare_arrays("decoded pixels", program, pixels.cpu(), expected["decoded"], PIXELS, "of [-1, 1]")
     images = load_file(IMAGES)["images"][expected["places"]].float() / 127.5 - 1
     differing = float((decoder.encode(images).cpu() != expected["encoded"]).sum())
     note = "codes that differ, of 256; each is nearest by 1e-3"
     yield Agreement("codes of images", program, differing, 0.0, note=note)
     alone = torch.cat([decoder.decode(row[None].long()) for row in expected["codes"]])
-    yield Agreement.of_arrays("decoded pixels of a batch", "evalsvc", pixels.cpu(), alone.cpu(), PIXELS, "4 and 1")
+    yield compare_arrays("decoded pixels of a batch", "evalsvc", pixels.cpu(), alone.cpu(), PIXELS, "4 and 1")
 
 
 def verify_inception(golden: Golden) -> Iterator[Agreement]:
@@ -248,7 +257,7 @@ def verify_inception(golden: Golden) -> Iterator[Agreement]:
         features = extract(resize)
         for tap, tolerance in FEATURES.items():
             quantity = f"{tap:,} features, {resize}"
-            yield Agreement.of_arrays(
+            yield compare_arrays(
                 quantity, golden.program(program), features[tap], expected[f"{resize}/{tap}"], tolerance
             )
 
@@ -321,15 +330,13 @@ def verify_statistics(golden: Golden) -> Iterator[Agreement]:
     values_found = [critical_value(level, dof) for level, dof in zip(levels, degrees, strict=True)]
     relative = [value / golden_value for value, golden_value in zip(values_found, expected, strict=True)]
     program = golden.program("scipy")
-    yield Agreement.of_arrays("Student's t, 20 values", program, relative, np.ones(len(relative)), 1e-7, "relative")
+    yield compare_arrays("Student's t, 20 values", program, relative, np.ones(len(relative)), 1e-7, "relative")
     sample = values["sample"]
     ratio = ratio_of_sums(sample, [1.0] * len(sample))
     assert ratio is not None, "12 items have a mean"
     assert ratio.stderr is not None, "and an error"
     interval = confidence_interval(ratio.value, Spread(ratio.stderr, len(sample) - 1))
-    yield Agreement.of_arrays(
-        "interval of a mean of 12", program, [interval.low, interval.high], values["interval"], 1e-7
-    )
+    yield compare_arrays("interval of a mean of 12", program, [interval.low, interval.high], values["interval"], 1e-7)
 
 
 LOSS = 1e-5
@@ -396,7 +403,7 @@ def verify_benchmark(golden: Golden) -> Iterator[Agreement]:
     yield Agreement.of_numbers("task language: cloze/acc", program, values["cloze/acc"], expected["accuracy"], 0.0)
     scores = [[score[0] for score in item["scores"]] for item in items]
     note = f"nats, {np.asarray(scores).size} options"
-    yield Agreement.of_arrays("task language: log-likelihoods", program, scores, expected["scores"], LOGPROB, note)
+    yield compare_arrays("task language: log-likelihoods", program, scores, expected["scores"], LOGPROB, note)
 
 
 def _measure(golden: Golden, task: dict[str, Any], checkpoint: Path) -> tuple[dict[str, float], list[dict[str, Any]]]:

@@ -7,11 +7,14 @@ JSON, and the checkpoints that open_lm wrote are read like any other checkpoint.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -19,6 +22,7 @@ from evalsvc.config import Settings
 from evalsvc.miniature import ROOT
 from evalsvc.models import Transformer, load_model
 from evalsvc.spec.layout import VocabularyLayout, parse_layout
+from evalsvc.verify.agreement import Agreement
 
 GOLDEN = Path(__file__).parent / "golden"
 LAYOUT_FILE = ROOT / "runs" / "layout.yaml"
@@ -69,3 +73,14 @@ class Golden:
     @cached_property
     def layout(self) -> VocabularyLayout:
         return parse_layout(str(LAYOUT_FILE)).resolve(self.trained.config.vocab_size)
+
+
+def compare_arrays(
+    quantity: str, program: str, ours: ArrayLike, theirs: ArrayLike, tolerance: float, note: str = ""
+) -> Agreement:
+    """Compare two arrays element by element; arrays of different shapes differ by infinity."""
+    first, second = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    if first.shape != second.shape:
+        shapes = f"shapes {list(first.shape)} and {list(second.shape)}"
+        return Agreement(quantity, program, math.inf, tolerance, note=f"{note}; {shapes}" if note else shapes)
+    return Agreement(quantity, program, float(np.abs(first - second).max(initial=0.0)), tolerance, note=note)
