@@ -103,28 +103,27 @@ class Trial:
         awaited = [rule for rule in self.rules.rules if _is_awaited(rule, self.task, both)]
         ruled = ruled_contrasts(both.candidate, both.baseline, self.rules.rules)
         judged = [rule for rule, contrast in ruled if contrast.distance is not None]
-        self.metrics = max(self.metrics, len(judged) + len(awaited))
+        if judged:
+            self.metrics = max(self.metrics, len(judged) + len(awaited))
         chances = [(tail_of(self.boundary(rule)), self.level(rule)) for rule in judged]
         judgements = judge_contrasts(ruled, both.candidate, chances, last=both.last)
         comparisons = tell_comparisons_apart(judgements, self.protocols)
-        numbered = Counter[str]()
-        keys = []
+        numbered, rows = Counter[str](), list[tuple[tuple[str, int], Comparison]]()
         for comparison, (rule, _) in zip(comparisons, ruled, strict=True):
             key = comparison.metric, numbered[comparison.metric]
             numbered[comparison.metric] += 1
-            keys.append(key)
+            rows.append((key, comparison))
             if key not in self.settled:
                 decided = _decision(comparison, rule, both.last)
                 if decided is not None:
                     self.settled[key] = decided
                 if comparison.difference is not None and both.units:
                     self.looks.append(_look(comparison, both, self.boundary(rule), self.level(rule), decided))
-        open_rows = [row for key, row in zip(keys, comparisons, strict=True) if key not in self.settled]
+        undecided = [comparison for key, comparison in rows if key not in self.settled]
         is_worse = any(comparison.verdict == "worse" for comparison in self.settled.values())
-        decided_all = bool(self.settled) and not awaited and not any(map(_may_need_samples, open_rows))
+        decided_all = bool(self.settled) and not awaited and not any(map(_may_need_samples, undecided))
         if not (both.last or is_worse or decided_all):
             return False
-        rows = zip(keys, comparisons, strict=True)
         self.comparisons = [self.settled.get(key) or _left_open(comparison) for key, comparison in rows]
         if both.units:
             self.samples = Samples(self.task, both.units, both.total, both.unit, len(self.fractions))
