@@ -23,11 +23,11 @@ from fnmatch import fnmatchcase
 from evalsvc.compare.contrast import Contrast, contrast_results, paired_numbers
 from evalsvc.compare.result import Measured, Result, task_of
 from evalsvc.errors import NotComparable, UnknownName, first_few
-from evalsvc.metrics.definitions import main_metric
 from evalsvc.metrics.distance import Distance, judge
 from evalsvc.metrics.intervals import LEVEL, require_level
 from evalsvc.metrics.item_numbers import aligned
 from evalsvc.metrics.mcnemar import holm
+from evalsvc.metrics.shown_metrics import Place, divide_rows
 from evalsvc.spec.documents.comparisons import (
     ComparedSide,
     Comparison,
@@ -76,7 +76,11 @@ def compare_results(a: Result, b: Result, options: Options = Options()) -> Compa
     require_known([*a.document.metrics, *b.document.metrics], options, f"{a.name} or {b.name}")
     contrasts = list(contrast_results(a, b, options.wants, options.tasks, force=options.force))
     rows = _corrected([_row(contrast, options) for contrast in contrasts])
-    mains = _main_rows(rows, options.metrics)
+    mains: list[list[int]] = [[] for _ in rows]
+    places = [Place(contrast.metric.name, "", contrast.metric.protocol) for contrast in contrasts]
+    for main, companions in divide_rows(places, options.metrics).companions.items():
+        for position in companions:
+            mains[position].append(main)
     judged = sum(row.p is not None and not main for row, main in zip(rows, mains, strict=True))
     rows = _told_apart(_judged_together(rows, contrasts, mains, options), a, b)
     tasks = {row.task for row in rows}
@@ -214,29 +218,6 @@ def _corrected(rows: Sequence[MetricDifference]) -> list[MetricDifference]:
         for row in rows
         for name in [row.metric.partition("/")[2]]
     ]
-
-
-def _main_rows(rows: Sequence[MetricDifference], named: Collection[str]) -> list[list[int]]:
-    """Return, for each row, the positions of the rows that the row is a companion of; none for other rows.
-
-    A companion belongs to the rows of its main metric under the same protocol; a companion with only one row belongs to
-    all rows of its main metric. A metric that the user names is no companion.
-    """
-    positions: dict[str, list[int]] = {}
-    for position, row in enumerate(rows):
-        positions.setdefault(row.metric, []).append(position)
-    mains: list[list[int]] = []
-    for row in rows:
-        main = None if row.metric in named else main_metric(row.metric, positions)
-        candidates = positions.get(str(main), [])
-        same = [position for position in candidates if _protocol(rows[position]) == _protocol(row)]
-        mains.append(same or (candidates if len(positions[row.metric]) == 1 else []))
-    return mains
-
-
-def _protocol(row: MetricDifference) -> str | None:
-    side = row.a or row.b
-    return None if side is None else side.protocol
 
 
 def _judged_together(
