@@ -20,6 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -103,7 +104,7 @@ class ImageSource(ABC):
         Raises as `load`, when the failing image is next.
         """
         loaded = loaded_ahead(lambda index: self.load(index, fit), indices, batch + threads, threads)
-        for images in _groups(loaded, batch):
+        while images := list(islice(loaded, batch)):
             yield torch.from_numpy(numpy.stack(images))
 
     def _checked(self, index: int) -> int:
@@ -347,14 +348,3 @@ def _pixel_digest(pixels: NDArray[numpy.uint8]) -> str:
 def _half(margin: int, crop: Crop) -> int:
     # Python rounds a half to the even number.
     return round(margin / 2) if crop == "center-torchvision" else margin // 2
-
-
-def _groups(images: Iterator[NDArray[numpy.uint8]], size: int) -> Iterator[list[NDArray[numpy.uint8]]]:
-    group: list[NDArray[numpy.uint8]] = []
-    for image in images:
-        group.append(image)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group

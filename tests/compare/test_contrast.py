@@ -36,14 +36,6 @@ def test_each_value_is_held_against_one_other() -> None:
     assert [protocols(one) for one in lonely] == [(ours[0], theirs[2]), (ours[1], None)]
 
 
-def test_values_of_other_protocols_are_apart_only_by_force() -> None:
-    for force in (False, True):
-        [found] = contrast_results(result(guided(1.0, 1.0)), result(guided(3.0, 2.0)), force=force)
-        assert (found.distance is not None) is force
-    assert found.distance is not None
-    assert (found.distance.value, found.distance.basis, found.verdict(0.95)) == (1.0, "unpaired", "worse")
-
-
 @pytest.mark.parametrize(
     ("before", "after", "worse"),
     [

@@ -268,21 +268,6 @@ class TestProtocol:
         assert (judged.verdict, new.verdict) == ("within_tolerance", "new")
         assert "sampling.seed 0 → 1" in judged.reason
 
-    def test_values_pair_by_their_protocol(self) -> None:
-        baseline = [self.guided(1.0, 1.0), self.guided(3.0, 2.0)]
-        found = report([self.guided(3.0, 2.0), self.guided(1.0, 1.5)], baseline)
-        assert [(one.verdict, one.baseline, one.candidate) for one in found.comparisons] == [
-            ("worse", 1.0, 1.5),
-            ("within_tolerance", 2.0, 2.0),
-        ]
-
-    def test_a_file_without_protocols(self) -> None:
-        sides = [
-            read_document("x", document(metric) | {"protocols": {}}) for metric in (self.guided(1.0), self.guided(2.0))
-        ]
-        (one,) = compare(*sides).comparisons
-        assert f'protocol "{self.guided(2.0).protocol.id}" → "{self.guided(1.0).protocol.id}";' in one.reason
-
     def test_one_of_several_is_missing(self) -> None:
         found = report([self.guided(1.0)], [self.guided(1.0), self.guided(3.0)])
         assert [one.verdict for one in found.comparisons] == ["within_tolerance", "missing"]
@@ -297,17 +282,6 @@ class TestProtocol:
         other = "missing" if missing == "fail" else "ignored"
         assert [one.verdict for one in found.comparisons] == ["other_protocol", other]
         assert found.outcome == Outcome.NOT_JUDGED
-
-    def test_rows_of_one_metric_say_which_they_are(self) -> None:
-        """Several guidance scales stood in the report as lines of one name."""
-        baseline = [self.guided(1.0), self.guided(3.0), value("digits/kid", 1.0)]
-        found = report([*baseline, self.guided(5.0)], baseline)
-        assert [one.label for one in found.comparisons] == [
-            "digits/fid (sampling.guidance_scale=1.0)",
-            "digits/fid (sampling.guidance_scale=3.0)",
-            "digits/fid (sampling.guidance_scale=5.0)",
-            "digits/kid",
-        ]
 
 
 class TestFiles:

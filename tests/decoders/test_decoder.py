@@ -1,13 +1,17 @@
 """What every registered image decoder must do, and what all of them refuse alike."""
 
+import copy
+
 import plain_autoencoder
 import pytest
 import torch
 from safetensors.torch import save_file
 from tiny_decoders import random_decoder, tiny_config
 from torch import Tensor
+from torch.nn import functional
 
-from evalsvc.decoders import ImageDecoder, load_decoder, to_uint8
+from evalsvc.decoders import ImageDecoder, folding, load_decoder, to_uint8
+from evalsvc.decoders.pixel_error import PixelError, pixel_error
 from evalsvc.errors import InvalidData
 from evalsvc.spec import catalog
 
@@ -230,3 +234,57 @@ def test_to_uint8_rounds() -> None:
     assert to_uint8(values).flatten().tolist() == [0, 0, 1, 128, 255, 255, 255]
     levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     assert torch.equal(to_uint8(levels / 127.5 - 1), levels)
+
+
+@pytest.mark.parametrize("workspace", [1, 2_000, 1 << 30], ids=["row by row", "bands", "at once"])
+@pytest.mark.parametrize("shape", [(1, 3, 1, 1), (2, 5, 7, 6), (1, 2, 4, 33)])
+@torch.no_grad()
+def test_equals_upsampling_and_convolution(
+    shape: tuple[int, int, int, int], workspace: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folding, "WORKSPACE", workspace)
+    generator = torch.Generator().manual_seed(0)
+    sizes = (shape, (8, shape[1], 3, 3), (8,))
+    x, weight, bias = (torch.randn(*size, generator=generator, dtype=torch.float64) for size in sizes)
+    large = functional.interpolate(x, scale_factor=2.0, mode="nearest")
+    wanted = functional.conv2d(large, weight, bias, padding=1)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        found = folding.upsample_and_convolve(x.contiguous(memory_format=layout), weight, bias)
+        assert (found - wanted).abs().max() < 1e-12
+
+
+def probe_codes(decoder: ImageDecoder, images: int = 4, seed: int = 0) -> Tensor:  # [images, N] int64
+    """Codes to compare on: patches of them, since an image repeats itself."""
+    side = decoder.resolution // decoder.downsampling
+    generator = torch.Generator().manual_seed(seed)
+    small = torch.randint(0, decoder.codebook_size, (images, -(-side // 4), -(-side // 4)), generator=generator)
+    large = small.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    return large[:, :side, :side].flatten(1)
+
+
+def test_of_the_same_decoder_is_zero() -> None:
+    decoder = random_decoder(tiny_config("movqgan"), "movqgan")
+    codes = probe_codes(decoder, images=2)
+    assert codes.shape == (2, 64)
+    assert pixel_error(decoder, decoder, codes) == PixelError(2, 0.0, 0, 0.0)
+
+
+def test_of_bf16_is_found_in_grey_levels() -> None:
+    decoder = random_decoder(tiny_config("movqgan"), "movqgan")
+    found = pixel_error(decoder, copy.deepcopy(decoder).to(torch.bfloat16), probe_codes(decoder))
+    assert 0.05 < found.mean < 5
+    assert found.mean < found.maximum < 256
+    assert 0.05 < found.changed <= 1
+    assert found.to_json()["images"] == 4
+
+
+def test_counts_levels_not_numbers() -> None:
+    """A bias of 2 / 127.5 after the last convolution is two levels wherever nothing is clamped."""
+    decoder = random_decoder(tiny_config("movqgan"), "movqgan").double()
+    with torch.no_grad():
+        decoder.decoder.conv_out.weight.mul_(0.01)
+        other = copy.deepcopy(decoder)
+        other.decoder.conv_out.bias.add_(2 / 127.5)
+    found = pixel_error(decoder, other, probe_codes(decoder))
+    assert abs(found.mean - 2) < 0.05
+    assert found.maximum <= 3

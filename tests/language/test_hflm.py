@@ -119,7 +119,7 @@ def test_without_the_packages_the_message_installs_them(monkeypatch: pytest.Monk
     monkeypatch.delitem(sys.modules, "evalsvc.language.hflm")
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(MissingPackage, match=re.escape(pip_install("reference"))):
-        catalog.load("scoring", "hflm")
+        catalog.load("scorings", "hflm")
 
 
 def test_solved_examples_and_groups_are_asked_too(tmp_path: Path) -> None:

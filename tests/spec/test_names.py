@@ -1,9 +1,10 @@
-"""Names that users type and programs print: RUN@STEP, RUN@STEP:VARIANT, RUN:VARIANT."""
+"""Names of runs and checkpoints, and foreign text for display."""
 
 import pytest
 
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.names import checkpoint_name, parse_checkpoint, parse_run
+from evalsvc.spec.visible_text import check_visible, visible, visible_line
 
 
 def test_names_of_checkpoints_and_runs() -> None:
@@ -18,3 +19,23 @@ def test_names_of_checkpoints_and_runs() -> None:
             parse_checkpoint(wrong)
     with pytest.raises(InvalidRequest, match="is not a run; write RUN or RUN:VARIANT"):
         parse_run("a@1")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\x1b[2J", "\x1b]0;title\x07", "\x9b31m", "a\rb", "\b\b", "\x7f", "\u202eabc", "\u2066", "\u2028", "\ud800", "\0"],
+)
+def test_control_characters_are_written_out(text: str) -> None:
+    shown = visible(text)
+    assert shown.isprintable()
+    assert shown.startswith(text[0] if text[0] in "a" else "\\")
+    with pytest.raises(ValueError, match=r"control character \\[xu][0-9a-f]+ at position \d+; remove it") as error:
+        check_visible(text)
+    assert str(error.value).isprintable()
+
+
+def test_what_is_none_stays() -> None:
+    for text in ("coco/fid", "naïve 漢字 e\u0301 👩\u200d🚀 \xa0", "[bold]"):
+        assert visible(text) == visible_line(text) == check_visible(text) == text
+    assert visible("a\n\tb") == "a\n\tb"
+    assert visible_line("a\n\tb") == r"a\x0a\x09b"

@@ -1,6 +1,7 @@
 """All rows together: what fails, what cannot be tried, and the whole of it in a process of its own."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -8,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
+from evalsvc.checkpoints.weights import read_weights
 from evalsvc.config import Settings
 from evalsvc.doctor.checks import check_verification
 from evalsvc.errors import AssetMissing, InvalidRequest, MissingPackage
-from evalsvc.verify.agreement import Agreement, Finding, Untried
-from evalsvc.verify.golden_files import Golden
+from evalsvc.verify.agreement import COLUMNS, Agreement, Finding, Untried, all_agree, table_row, to_json
+from evalsvc.verify.golden_files import GOLDEN, Golden, compare_arrays
 from evalsvc.verify.machine import attempt, checks, describe_machine, prepared_device
 
 RIGHT = Agreement.of_numbers("first", "a program", 1.0, 1.0, 0.0)
@@ -109,3 +112,67 @@ def test_the_doctor_knows_of_it(process: tuple[subprocess.CompletedProcess[str],
 def test_nothing_is_left_but_the_result(process: tuple[subprocess.CompletedProcess[str], Path]) -> None:
     """Statistics that were cached by a wrong installation must not be taken by a right one, nor the other way."""
     assert [path.name for path in process[1].iterdir()] == ["verify-machine.json"]
+
+
+UNTRIED = Untried("fid", "torch-fidelity", "torch-fidelity is not installed")
+
+
+def test_numbers_agree_within_the_tolerance() -> None:
+    assert Agreement.of_numbers("fid", "a program", 1.0, 1.5, 0.5).agrees
+    assert not Agreement.of_numbers("fid", "a program", 1.0, 1.6, 0.5).agrees
+
+
+def test_nan_never_agrees() -> None:
+    assert not Agreement.of_numbers("fid", "a program", math.nan, math.nan, 1.0).agrees
+    assert not compare_arrays("logits", "a program", [0.0, math.nan], [0.0, 0.0], 1.0).agrees
+
+
+def test_arrays_are_compared_element_by_element() -> None:
+    found = compare_arrays("logits", "a program", [[1.0, 2.0]], [[1.0, 2.25]], 0.1)
+    assert (found.difference, found.verdict) == (0.25, "WRONG")
+
+
+def test_arrays_of_other_shapes_do_not_agree() -> None:
+    found = compare_arrays("logits", "a program", [1.0], [[1.0]], 1e9)
+    assert not found.agrees
+    assert found.note == "shapes [1] and [1, 1]"
+
+
+def test_where_nothing_was_tried_nothing_is_right() -> None:
+    right = Agreement.of_numbers("fid", "a program", 1.0, 1.0, 0.0)
+    assert not all_agree([])
+    assert not all_agree([UNTRIED])
+    assert all_agree([UNTRIED, right])
+
+
+def test_a_finding_is_a_row_and_a_document() -> None:
+    findings = [UNTRIED, compare_arrays("logits", "golden values", [math.inf], [0.0], 1e-5)]
+    assert [len(table_row(finding)) for finding in findings] == [len(COLUMNS)] * 2
+    document = to_json(findings)
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert [item["verdict"] for item in document["findings"]] == ["not tried", "WRONG"]
+
+
+FILES = sorted(path for path in GOLDEN.rglob("*") if path.is_file())
+
+
+def test_the_wheel_stays_small() -> None:
+    assert sum(path.stat().st_size for path in FILES) <= 2_000_000
+
+
+def test_every_file_is_read_without_executing_anything() -> None:
+    """Checkpoints of open_lm are pickles, which evalsvc reads by its own rules."""
+    for path in FILES:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                assert file.keys()
+        elif path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".pt":
+            assert read_weights(path).format == "open_lm epoch"
+        else:
+            assert path.name == "params.txt", path
+
+
+def test_a_program_is_named_with_its_version() -> None:
+    assert Golden("cpu").program("open_lm") == "golden, open_lm 9bb92ef"
