@@ -24,48 +24,11 @@ Fields = TypeVar("Fields", bound=BaseModel)
 UNSUPPORTED = {"double_z": False, "give_pre_end": False, "tanh_out": False, "use_linear_attn": False}
 """Keys of a ddconfig that change the arithmetic, with the only supported value."""
 
-_MOVQGAN_DDCONFIG = {
-    "z_channels": 4,
-    "resolution": 256,
-    "in_channels": 3,
-    "out_ch": 3,
-    "ch": 128,
-    "ch_mult": [1, 2, 2, 4],
-    "num_res_blocks": 2,
-    "attn_resolutions": [32],
-}
-
-
-def _movqgan(**changes: int) -> dict[str, object]:
-    target = "movqgan.models.vqgan.MOVQ"
-    return {"target": target, "embed_dim": 4, "n_embed": 16384, "ddconfig": {**_MOVQGAN_DDCONFIG, **changes}}
-
-
-def _vq(
-    target: str, embed_dim: int, n_embed: int, resolution: int, ch_mult: list[int], attends: bool
-) -> dict[str, object]:
-    ddconfig = {
-        "z_channels": 256,
-        "resolution": resolution,
-        "ch": 128,
-        "ch_mult": ch_mult,
-        "num_res_blocks": 2,
-        "attn_resolutions": [resolution >> len(ch_mult) - 1] if attends else [],
-    }
-    return {"target": target, "embed_dim": embed_dim, "n_embed": n_embed, "ddconfig": ddconfig}
-
-
 LLAMAGEN_TARGET = "tokenizer.tokenizer_image.vq_model.VQModel"
 CHAMELEON_TARGET = "chameleon.inference.vqgan.VQModel"
 
-REGISTERED: dict[str, dict[str, object]] = {
-    "movqgan-67M": _movqgan(),
-    "movqgan-102M": _movqgan(num_res_blocks=4),
-    "movqgan-270M": _movqgan(ch=256),
-    "llamagen-vq-16": _vq(LLAMAGEN_TARGET, 8, 16384, 256, [1, 1, 2, 2, 4], attends=True),
-    "llamagen-vq-8": _vq(LLAMAGEN_TARGET, 8, 16384, 256, [1, 2, 2, 4], attends=True),
-    "chameleon-vq": _vq(CHAMELEON_TARGET, 256, 8192, 512, [1, 1, 2, 2, 4], attends=False),
-}
+REGISTERED: dict[str, dict[str, object]] = read_yaml(Path(__file__).with_name("networks.yaml").read_bytes())
+"""Published configurations by name."""
 
 
 class NetworkConfig(BaseModel):

@@ -1,4 +1,4 @@
-"""The Fréchet distance against closed forms, other formulas and other ways to add up."""
+"""Fréchet distances: their value, the shares of images, and the error of few images."""
 
 from functools import reduce
 from operator import add
@@ -6,11 +6,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from scipy.linalg import sqrtm
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from evalsvc.errors import InvalidData, NonFinite
+from evalsvc.metrics.fid import FD_DINOV2, FID, FID64
 from evalsvc.metrics.frechet import Linearised, Moments, frechet_distance, frechet_shares
-from evalsvc.metrics.second_order import without_surplus
+from evalsvc.metrics.image_metric import FeatureSets
+from evalsvc.metrics.second_order import LEAST, pair_variance, without_surplus
 
 
 @pytest.fixture
@@ -199,3 +203,78 @@ class TestShares:
     def test_no_more_rows_than_features(self, generator: np.random.Generator) -> None:
         with pytest.raises(InvalidData, match="8 images are too few for a distance on 8 features; give more"):
             frechet_shares(generator.normal(size=(8, 8)), Moments.of(generator.normal(size=(20, 8))))
+
+
+def test_pair_variance_equals_centring_entry_by_entry() -> None:
+    """The U-centred matrix, as printed."""
+    random = np.random.default_rng(0)
+    gram = random.normal(size=(11, 11))
+    gram += gram.T + np.add.outer(*[random.normal(size=11)] * 2)
+    np.fill_diagonal(gram, 0)
+    n, rows = 11, gram.sum(1)
+    total, squares = 0.0, 0.0
+    for i in range(n):
+        for j in range(n):
+            if i != j:
+                centred = gram[i, j] - rows[i] / (n - 2) - rows[j] / (n - 2) + rows.sum() / ((n - 1) * (n - 2))
+                total += centred**2
+                squares += gram[i, j] ** 2
+    assert pair_variance(rows, squares) == pytest.approx(total / (n * (n - 3)), rel=1e-12)
+
+
+def test_three_items_have_no_pair_variance() -> None:
+    assert pair_variance(np.zeros(3), 1.0) == 0
+
+
+def test_shares_lose_the_surplus_and_keep_their_mean() -> None:
+    shares = np.random.default_rng(0).normal(3, 2, 500)
+    variance = shares.var(ddof=1) / 500
+    for surplus in (0.0, 0.3 * variance, 0.9 * variance):
+        found = without_surplus(shares, surplus)
+        assert found.mean() == pytest.approx(shares.mean(), rel=1e-12)
+        assert found.var(ddof=1) / 500 == pytest.approx(max(variance - surplus, LEAST * variance), rel=1e-9)
+    assert (without_surplus(np.ones(3), 1.0) == 1).all()
+    assert (without_surplus(np.ones(1), 1.0) == 1).all()
+
+
+def theirs(first: np.ndarray, second: np.ndarray) -> float:
+    """By torch-fidelity, which adds the means up in float32."""
+    statistics = [fid_features_to_statistics(torch.tensor(side)) for side in (first, second)]
+    return float(fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"])
+
+
+def test_is_torch_fidelitys_on_real_features(smoke_features: dict[str, np.ndarray]) -> None:
+    images, blurred = smoke_features["images_64"], smoke_features["blurred_64"]
+    found = FID64.estimate(FeatureSets(blurred, Moments.of(images)))
+    assert found.value == pytest.approx(theirs(blurred, images), rel=1e-5)
+    assert found.stderr is not None
+    assert 0 < found.stderr < found.value / 3
+
+
+@pytest.mark.usefixtures("many_cases")
+def test_all_features_of_few_images_are_theirs(smoke_features: dict[str, np.ndarray]) -> None:
+    """85 images on 2,048 features: the null space of the product adds 2e-6 to what the libraries compute."""
+    images, blurred = smoke_features["images_2048"], smoke_features["blurred_2048"]
+    first, second = Moments.of(blurred), Moments.of(images)
+    found = frechet_distance(first.mean, first.covariance, second.mean, second.covariance)
+    assert found == pytest.approx(float(smoke_features["torch_fidelity_2048"]), rel=1e-5)
+    assert found == pytest.approx(float(smoke_features["clean_fid_2048"]), rel=1e-5)
+
+
+def test_too_few_images_are_refused(smoke_features: dict[str, np.ndarray]) -> None:
+    assert (FID.min_images, FID64.min_images, FD_DINOV2.min_images) == (2049, 65, 1025)
+    images = smoke_features["images_2048"]
+    with pytest.raises(InvalidData, match="85 images are too few for a distance on 2,048 features"):
+        FID.estimate(FeatureSets(images, Moments.of(images[:, :])))
+
+
+@pytest.mark.parametrize(("n", "once"), [(100, False), (255, False), (256, True)])
+def test_pairs_are_counted_once_from_four_images_per_feature_on(n: int, once: bool) -> None:
+    """With fewer the correction takes off too much: unchanged checkpoints are told apart twice as often as stated."""
+    random = np.random.default_rng(1)
+    features = random.standard_normal((n, 64)).astype(np.float32)
+    reference = Moments.of(random.standard_normal((5_000, 64)))
+    found, shares = FID64.estimate(FeatureSets(features, reference)), frechet_shares(features, reference).shares
+    assert found.per_image is not None
+    assert found.value == pytest.approx(float(shares.mean()))
+    assert (float(found.per_image.std()) < 0.9 * float(shares.std())) == once

@@ -1,14 +1,19 @@
-"""What every metric of images promises, over all that are registered."""
+"""Metrics of images: what every registered one promises, and what single ones compute."""
 
 import json
 import math
 
 import numpy as np
 import pytest
+import torch
+from torch_fidelity.metric_isc import isc_features_to_metric
 
 from evalsvc.errors import InvalidData
+from evalsvc.metrics.clip_score import clip_score
+from evalsvc.metrics.cmmd import cmmd
 from evalsvc.metrics.frechet import Moments
 from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
+from evalsvc.metrics.inception_score import inception_score
 from evalsvc.metrics.shares import share_stderr
 from evalsvc.spec import catalog
 
@@ -79,3 +84,58 @@ def test_equal_answers_are_not_certain() -> None:
     """Other equal numbers are, and one image has no error."""
     errors = [Estimate.of_images(numbers).stderr for numbers in ([3.0], [3.0] * 20, [0] * 20, [1] * 20)]
     assert errors == [None, 0.0, share_stderr(0, 20), share_stderr(20, 20)]
+
+
+def logits(n: int, seed: int = 0, sure: float = 2.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, sure, (n, 20)).astype(np.float32)
+
+
+def test_is_torch_fidelitys() -> None:
+    """In our order: theirs is shuffled by another generator."""
+    rows = logits(1234)
+    order = np.random.default_rng(0).permutation(1234)
+    theirs = isc_features_to_metric(torch.tensor(rows[order]), splits=10, shuffle=False)
+    found = inception_score(FeatureSets(rows))
+    assert found.value == pytest.approx(theirs["inception_score_mean"], rel=1e-12)
+    assert found.details["split_std"] == pytest.approx(theirs["inception_score_std"], rel=1e-9)
+
+
+def test_extremes() -> None:
+    """Sure and varied: as many as there are classes. The same answer for all: 1."""
+    sure = 100 * np.tile(np.eye(20, dtype=np.float32), (50, 1))
+    assert inception_score(FeatureSets(np.repeat(sure[:1], 1000, 0))).value == pytest.approx(1)
+    assert 18 < inception_score(FeatureSets(sure)).value <= 20
+
+
+def test_is_the_mean() -> None:
+    found = clip_score(FeatureSets(np.array([[20.0], [30.0], [40.0]], np.float32)))
+    assert (found.value, found.n) == (30.0, 3)
+    assert found.stderr == pytest.approx(10 / np.sqrt(3))
+
+
+def embeddings(n: int, seed: int, shift: float = 0.0) -> np.ndarray:
+    return (np.random.default_rng(seed).normal(size=(n, 32)) + shift).astype(np.float32)
+
+
+def slow(x: np.ndarray, y: np.ndarray, unbiased: bool) -> float:
+    """Pair by pair, from the definition."""
+    x, y = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (x.astype(float), y.astype(float)))
+
+    def mean(a: np.ndarray, b: np.ndarray, apart: bool) -> float:
+        kernels = [[np.exp(-((p - q) ** 2).sum() / 200) for q in b] for p in a]
+        return float(np.mean([k for i, row in enumerate(kernels) for j, k in enumerate(row) if not (apart and i == j)]))
+
+    return 1000 * (mean(x, x, unbiased) + mean(y, y, unbiased) - 2 * mean(x, y, False))
+
+
+def test_is_the_definition() -> None:
+    """The value is that of the authors' program, with the pairs of an image with itself."""
+    x, y = embeddings(21, 0, 0.3), embeddings(17, 1)
+    found = cmmd(FeatureSets(x, None, y))
+    assert found.value == pytest.approx(slow(x, y, unbiased=False), rel=1e-5)
+    assert found.details["unbiased"] == pytest.approx(slow(x, y, unbiased=True), rel=1e-5)
+
+
+def test_length_does_not_count() -> None:
+    x, y = embeddings(30, 0), embeddings(30, 1)
+    assert cmmd(FeatureSets(3 * x, None, y)).value == pytest.approx(cmmd(FeatureSets(x, None, y)).value, rel=1e-4)
