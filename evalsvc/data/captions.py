@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.data.files import CACHED_FILES, check_text, identify_file, parse_object, read_bytes, read_lines
@@ -87,6 +87,14 @@ def select_captions(data: CaptionData, rule: Selection, count: int | None, seed:
     if rule == "random":
         captions = tuple(sorted(captions, key=lambda caption: _draw(seed, caption.id)))
     return captions[:count]
+
+
+def chosen_captions(path: Path, parameters: Mapping[str, Any], allow: Allow) -> Sequence[Caption]:
+    """Return the captions of a file that a task with these parameters uses."""
+    data = read_captions(path, allow)
+    if "select" not in parameters:
+        return data.captions
+    return select_captions(data, parameters["select"], parameters["samples"], parameters["select_seed"])
 
 
 def _one_per_image(data: CaptionData, seed: int) -> Iterator[Caption]:

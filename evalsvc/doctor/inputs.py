@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from evalsvc.assets import locate_asset
 from evalsvc.config import Settings
-from evalsvc.data.captions import Caption, read_captions, select_captions
 from evalsvc.errors import EvalsvcError, MissingPackage
 from evalsvc.spec.images import PROGRAMS
 from evalsvc.spec.new_suite import PLACEHOLDER
-from evalsvc.spec.paths import DATASETS, Readable, local_data
+from evalsvc.spec.paths import DATASETS, local_data
 from evalsvc.spec.suite import Suite, TaskSpec
 from evalsvc.tasks.text_to_image.spec import AGREEMENT
 
@@ -97,11 +95,3 @@ def _located(value: object, settings: Settings, where: str) -> Iterator[tuple[st
         items: Iterable[tuple[object, object]] = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, item in items:
             yield from _located(item, settings, f"{where}.{key}" if where else str(key))
-
-
-def chosen_captions(path: Path, parameters: Mapping[str, Any], allow: Readable) -> Sequence[Caption]:
-    """Return the captions of a file that a task with these parameters uses."""
-    data = read_captions(path, allow)
-    if "select" not in parameters:
-        return data.captions
-    return select_captions(data, parameters["select"], parameters["samples"], parameters["select_seed"])

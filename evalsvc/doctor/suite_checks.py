@@ -10,10 +10,11 @@ from itertools import chain, islice
 from pathlib import Path
 
 from evalsvc.config import Settings
+from evalsvc.data.captions import chosen_captions
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.data.tokens import read_records, require_text
 from evalsvc.doctor.checks import check_lm_eval
-from evalsvc.doctor.inputs import chosen_captions, files_of, missing_inputs, path_problem, paths_of
+from evalsvc.doctor.inputs import files_of, missing_inputs, path_problem, paths_of
 from evalsvc.errors import EvalsvcError, InvalidSuite, os_reason
 from evalsvc.installation import missing_package
 from evalsvc.spec import catalog
@@ -89,7 +90,7 @@ def _opened(where: str, path: Path, task: TaskSpec, settings: Settings) -> Itera
         if parameters.get("classifier"):
             require_labels(str(path), captions)
     elif find_spec("torch") is not None:
-        from evalsvc.doctor.torch_files import open_by_torch  # the service's machine has no torch
+        from evalsvc.worker.suite_files import open_by_torch  # the service's machine has no torch
 
         return open_by_torch(where, path, task, settings)
     return ()

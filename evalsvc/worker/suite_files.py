@@ -7,9 +7,9 @@ from pathlib import Path
 
 from evalsvc.checkpoints.opening import opened_weights
 from evalsvc.config import Settings
+from evalsvc.data.captions import chosen_captions
 from evalsvc.data.images import read_images
 from evalsvc.data.tokens import image_indices
-from evalsvc.doctor.inputs import chosen_captions
 from evalsvc.features import load_extractor
 from evalsvc.spec.images import Fit
 from evalsvc.spec.paths import Readable, local_data
