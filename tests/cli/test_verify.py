@@ -7,7 +7,7 @@ import pytest
 from console import Command
 
 from evalsvc.cli.verify import exit_code, headline
-from evalsvc.verify import arithmetic, machine
+from evalsvc.verify import golden_checks, machine
 from evalsvc.verify.agreement import Agreement, Untried
 from evalsvc.verify.golden_files import Golden
 
@@ -34,7 +34,7 @@ class TestMachine:
     @pytest.fixture(autouse=True)
     def _short(self, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
         """One check of a dozen: tests/verify runs all of them in a process."""
-        monkeypatch.setattr(machine, "checks", lambda golden: [("noise", arithmetic.verify_noise)])
+        monkeypatch.setattr(machine, "checks", lambda golden: [("noise", golden_checks.verify_noise)])
 
     def test_agrees(self, command: Command, tmp_path: Path) -> None:
         result = command("verify", "machine", "--device", "cpu", "--output", "all.json")
@@ -50,7 +50,7 @@ class TestMachine:
 
     def test_differs(self, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
         """JSON on stdout has nothing beside it; afterwards the doctor's exit code is 1."""
-        monkeypatch.setattr(arithmetic, "stream_keys", lambda *_: arithmetic.torch.tensor([3]))
+        monkeypatch.setattr(golden_checks, "stream_keys", lambda *_: golden_checks.torch.tensor([3]))
         result = command("verify", "machine", "--device", "cpu", "--output", "-")
         assert result.code == 1
         document = json.loads(result.out)
