@@ -28,7 +28,7 @@ LABEL org.opencontainers.image.title="evalsvc-api" \
 # A volume gets the owner that its folder has in the image.
 RUN groupadd --gid 10001 evalsvc \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin evalsvc \
-    && install --directory --owner=10001 --group=10001 --mode=0700 /data /data/spool /certificates /credentials \
+    && install --directory --owner=10001 --group=10001 --mode=0700 /data /data/spool /data/shared /certificates /credentials \
     && install --directory --owner=10001 --group=10001 /runs
 COPY --from=build /opt/evalsvc /opt/evalsvc
 RUN --mount=type=bind,from=build,source=/opt/tools,target=/opt/tools \

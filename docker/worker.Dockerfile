@@ -38,7 +38,7 @@ RUN apt-get update \
 # A volume gets the owner that its folder has in the image.
 RUN groupadd --gid 10001 evalsvc \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin evalsvc \
-    && install --directory --owner=10001 --group=10001 --mode=0700 /data /data/spool /certificates /credentials \
+    && install --directory --owner=10001 --group=10001 --mode=0700 /data /data/spool /data/shared /certificates /credentials \
     && install --directory --owner=10001 --group=10001 /runs
 COPY --from=build /opt/evalsvc /opt/evalsvc
 RUN --mount=type=bind,from=build,source=/wheel,target=/wheel \

@@ -57,6 +57,11 @@ class Settings:
         "",
         "File that holds the URL of the store, such as a container's secret; used if EVALSVC_DATABASE_URL is not set",
     )
+    shared: str = _setting(
+        "",
+        "Folder that the service shares with workers of other machines, which only read it; each machine may have "
+        "another path to it [shared in the data folder]",
+    )
     host: str = _setting("127.0.0.1", "Address that the service listens on")
     port: int = _number(8321, "Port that the service listens on; 0 takes a free one", least=0, most=65_535)
     url: str = _setting("http://127.0.0.1:8321", "Address of the service, for the client")
@@ -205,14 +210,14 @@ class Settings:
         return url
 
     @property
-    def statistics_path(self) -> Path:
-        """Folder of statistics of reference images: imported ones, and cached ones that are recomputed when missing."""
-        return self.data_path / "statistics"
+    def shared_path(self) -> Path:
+        """Folder that workers of other machines read; see `files.shared`."""
+        return Path(self.shared).expanduser() if self.shared else self.data_path / "shared"
 
     @property
-    def copies_path(self) -> Path:
-        """Folder in which a worker on another machine keeps copies of the service's files."""
-        return self.data_path / "copies"
+    def statistics_path(self) -> Path:
+        """Folder of statistics of reference images: imported ones, and cached ones that are recomputed when missing."""
+        return self.shared_path / "statistics"
 
     @property
     def scratch_path(self) -> Path:
@@ -226,7 +231,7 @@ class Settings:
     @property
     def outputs_path(self) -> Path:
         """Folder of shard outputs that have not been merged yet."""
-        return self.data_path / "outputs"
+        return self.shared_path / "outputs"
 
     @property
     def items_path(self) -> Path:
@@ -267,14 +272,15 @@ class Settings:
 
     @property
     def private_paths(self) -> tuple[Path, ...]:
-        """Return the paths that no suite or checkpoint is read from: the data folder, and files with keys, tokens or
-        the database."""
+        """Return the paths that no suite or checkpoint is read from: the data folder, the shared folder, and files with
+        keys, tokens or the database."""
         database = re.fullmatch(r"sqlite(\+\w+)?:///([^?]+).*", self.database)
         databases = [database[2] + ending for ending in ("", "-wal", "-shm")] if database else []
         keys = (self.https_key, self.tls_key, self.token_file, self.database_url_file)
         files = (Path(name).expanduser() for name in (*keys, *databases) if name)
         return (
             self.data_path,
+            self.shared_path,
             *(file for file in files if ".." in file.parts or not file.is_relative_to(self.data_path)),
         )
 

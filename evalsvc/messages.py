@@ -40,12 +40,13 @@ class ShardRequest:
     """Shards of the plan: one for `run`, the first ones for `look`, all for `merge`, none for `plan`. If the task stops
     early, `merge` gets the first ones too."""
     outputs: Sequence[KeptOutput] = ()
-    """Packed outputs of the shards, or files in the service's data folder that hold them; for `look` and `merge` only.
-    """
+    """Packed outputs of the shards, or files in the shared folder that hold them; for `look` and `merge` only."""
     base: CheckpointRef | None = None
     """The checkpoint that the run is compared with; None if the run has no base."""
     is_first: bool = False
     """Whether the checkpoint is the run's base or the run's first step. Set for `merge` only."""
+    service: str = ""
+    """Id of the service whose shared folder the worker must see; empty if the folder is not checked."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,7 @@ class ShardResult:
     lost: Sequence[OutputFile] = ()
     """Outputs that a merge or look could not read. Their shards must run again."""
     kept: Mapping[str, bytes] = field(default_factory=dict)
-    """New files for later evaluations, by name, from a worker that cannot write to the data folder; see `files.kept`.
-    """
+    """New files for later evaluations, by name; see `files.kept`."""
 
 
 _RESULT: Codec[ShardResult] = Codec(ShardResult)

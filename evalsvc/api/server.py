@@ -29,6 +29,7 @@ from evalsvc.cluster.devices import check_devices, device_list
 from evalsvc.config import OPEN_ROOTS, Settings
 from evalsvc.doctor.inputs import outside_roots
 from evalsvc.errors import EvalsvcError, InternalError, InvalidRequest, PortInUse, os_reason
+from evalsvc.files.shared import claim_shared
 from evalsvc.service.coordinator import STOP_PATIENCE, Coordinator
 from evalsvc.spec.suite import load_suite, suite_files
 from evalsvc.store.data_folder import claim_data_folder, make_data_folder
@@ -129,6 +130,7 @@ def _claim_folder(settings: Settings, store: Store, new_data_folder: bool) -> No
         with store.reading() as session:
             may_begin = new_data_folder or may_begin_folder(session, settings.artifacts_path, settings.items_path)
     claim_data_folder(settings.data_path, identity, store.url, may_begin=may_begin)
+    claim_shared(settings.shared_path, identity)
 
 
 def _run(settings: Settings, app: FastAPI, listener: socket.socket, on_started: Callable[[], None]) -> None:

@@ -31,12 +31,10 @@ from evalsvc.cluster.nanny import (
 )
 from evalsvc.cluster.outcomes import SILENT, Deaths, Outcome, outcome_of
 from evalsvc.cluster.private import KnownWorker, call_on, connection, known_workers, own_client, remote_client
-from evalsvc.cluster.questions import QUESTION_TOPIC, Answering
 from evalsvc.cluster.settings import NO_DASHBOARD, WIDGETS_ONLY, configure, private_folder, security_of
 from evalsvc.cluster.unreachable import explain_scheduler
 from evalsvc.config import Settings
 from evalsvc.errors import ServiceUnreachable
-from evalsvc.files.served import ServedFiles
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +92,6 @@ class Cluster:
         self._cluster: SpecCluster | None = None
         self._client: Client | None = None
         self._connection: Any = None
-        self._answering: Answering | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -136,8 +133,6 @@ class Cluster:
         self._subscribe(PROGRESS_TOPIC, {"key": str, "done": int, "worker": str}, self._progress)
         self._subscribe(DEATH_TOPIC, {"worker": str, "cause": str}, self._death)
         self._subscribe(SCHEDULER_TOPIC, {"action": str, "workers": Sequence}, self._silence)
-        self._answering = Answering(self._client, ServedFiles(self._settings.data_path))
-        self._subscribe(QUESTION_TOPIC, {"key": str, "number": str, "worker": str, "place": str}, self._question)
 
     def _subscribe(self, topic: str, fields: Mapping[str, type], handle: Callable[[Any], None]) -> None:
         """Call `handle` with each message of a topic; ignore messages without these fields, which no code of evalsvc
@@ -152,11 +147,9 @@ class Cluster:
         self._client.subscribe_topic(topic, on_event)
 
     def close(self) -> None:
-        client, cluster, answering = self._client, self._cluster, self._answering
-        self._client = self._cluster = self._connection = self._answering = None
+        client, cluster = self._client, self._cluster
+        self._client = self._cluster = self._connection = None
         self._forget()
-        if answering is not None:
-            answering.close()
         for part in (client, cluster):
             try:
                 if part is not None:
@@ -333,12 +326,6 @@ class Cluster:
         if (key := self._own(message["key"])) is not None:
             self._places[key] = message["worker"]
             self._on_progress(key, message["done"])
-
-    def _question(self, message: Mapping[str, Any]) -> None:
-        key = self._own(message["key"])
-        # The scheduler waits half a minute for an address that does not answer, and other questions wait with it.
-        if key in self._futures and self._sent.get(key, message["worker"]) == message["worker"] and self._answering:
-            self._answering.answer(message)
 
     def _own(self, name: str) -> str | None:
         """Return the key of a call of this service; None for a call of another service on the same scheduler."""

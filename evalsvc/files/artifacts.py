@@ -7,7 +7,6 @@ import hashlib
 import logging
 import os
 import re
-import stat
 import threading
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evalsvc.errors import ArtifactNotWritten, os_reason
-from evalsvc.files.atomic import PARTIAL, write_whole
+from evalsvc.files.atomic import PARTIAL, open_regular, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +69,9 @@ def artifact_path(folder: Path, sha256: str) -> Path:
 
 
 def keep_content(folder: Path, content: bytes, what: str = "an artifact") -> str:
-    """Write content to its path, whole or not at all, replacing a damaged file; return its SHA-256.
+    """Write content, `what` in messages, to its path, whole or not at all; replace a damaged file; return its SHA-256.
 
-    `what` names the content in the message.
-
-    Raises:
-        ArtifactNotWritten: no space, no permission.
+    Raises ArtifactNotWritten: no space, no permission.
     """
     sha256 = hashlib.sha256(content).hexdigest()
     with suppress(OSError):
@@ -85,10 +81,10 @@ def keep_content(folder: Path, content: bytes, what: str = "an artifact") -> str
     return sha256
 
 
-def write_result(target: Path, content: bytes, what: str) -> None:
+def write_result(target: Path, content: bytes, what: str, mode: int = 0o600) -> None:
     """Write a part of a result, called `what` in the message. Raises ArtifactNotWritten: no space, no permission."""
     try:
-        write_whole(target, content)
+        write_whole(target, content, mode=mode)
     except OSError as error:
         raise ArtifactNotWritten(
             f"{what}, {len(content):,} bytes, cannot be written to {target.parent}: {os_reason(error)}; make room "
@@ -103,18 +99,13 @@ class DamagedContent(OSError):
 def read_content(folder: Path, sha256: str, size: int | None = None) -> bytes:
     """Read the content with this digest and check it; reads no more than `size` bytes.
 
-    Raises:
-        DamagedContent: the file has other bytes.
-        OSError: there is no such file, or the file cannot be read.
+    Raises DamagedContent for other bytes, and OSError for a file that is missing or cannot be read.
     """
     if not _DIGEST.fullmatch(sha256):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    descriptor = os.open(artifact_path(folder, sha256), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as stream:
-        status = os.fstat(descriptor)
-        is_sound = stat.S_ISREG(status.st_mode) and size in (None, status.st_size)
-        content = stream.read(status.st_size) if is_sound else b""
-    if not is_sound or hashlib.sha256(content).hexdigest() != sha256:
+    with open_regular(artifact_path(folder, sha256)) as stream:
+        content = stream.read(-1 if size is None else size + 1)
+    if hashlib.sha256(content).hexdigest() != sha256:
         raise DamagedContent(errno.EIO, "its bytes are not those that were written")
     return content
 

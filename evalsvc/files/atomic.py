@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,19 +14,23 @@ from typing import BinaryIO
 PARTIAL = ".partial"
 """Suffix of a file that is being written."""
 
+FOR_GROUP = 0o640
+"""Permissions of files that workers read, which may run as another user of the service's group."""
+
+
+class FileLost(Exception):
+    """A file of the data folder is missing, damaged or unreadable; the message names the file and the reason."""
+
 
 @contextmanager
 def replacing(target: Path, *, durable: bool = True, mode: int = 0o600) -> Iterator[BinaryIO]:
     """Open a file for writing that replaces `target` when the block ends, and create the folders above it.
 
-    If the block raises, the new file is removed and `target` is unchanged.
+    If the block raises, the new file is removed and `target` is unchanged. Raises OSError: no space, no permission.
 
     Args:
         durable: whether the content is on the disk before the rename, so that a power cut leaves no empty file.
         mode: permissions of the file, less those that the process's umask removes.
-
-    Raises:
-        OSError: no space, no permission.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.{secrets.token_hex(8)}{PARTIAL}")
@@ -45,3 +51,13 @@ def write_whole(target: Path, content: bytes, *, durable: bool = True, mode: int
     """Write `content` as the file `target`; see `replacing`."""
     with replacing(target, durable=durable, mode=mode) as stream:
         stream.write(content)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file of evalsvc's own for reading. Raises OSError for a link, a pipe or a folder in its place, which a
+    worker that was taken over may have put there."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return os.fdopen(descriptor, "rb")

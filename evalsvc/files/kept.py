@@ -1,22 +1,21 @@
 """Files that later evaluations reuse: statistics of real images, and answers of checkpoints.
 
-The files are in the folder `statistics` of the service's data folder. A name is a digest of everything that the content
-depends on, or was given by `evalsvc reference import`. Workers that share the data folder use `KeptFolder`; a worker on
-another machine requests the files from the service, see `evalsvc.files.service_files`.
+The files are in `statistics` of the shared folder. A name is a digest of everything that the content depends on,
+or was given by `evalsvc reference import`.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from evalsvc.errors import DataDirectoryUnusable, os_reason
-from evalsvc.files.atomic import replacing
+from evalsvc.files.atomic import FOR_GROUP, FileLost, open_regular, replacing
 
 ANSWERS = "answers"
 """Subfolder of the answers; each of its folders belongs to one checkpoint and one way of asking it."""
@@ -34,40 +33,14 @@ Write = Callable[[BinaryIO], object]
 """Function that writes the content of a file to a stream."""
 
 
-class KeptFileLost(Exception):
-    """A kept file is missing, damaged or unreadable; the message names the file and the reason."""
-
-
-class KeptFiles(ABC):
-    """Interface of kept files for tasks."""
-
-    @abstractmethod
-    def names(self, folder: str = "") -> frozenset[str]:
-        """Return the names of the files directly in the folder, or in a subfolder, relative to the folder."""
-
-    @abstractmethod
-    def open(self, name: str) -> BinaryIO:
-        """Open a file for reading. Raises KeptFileLost."""
-
-    @abstractmethod
-    def keep(self, name: str, write: Write) -> None:
-        """Store the output of `write` under a name that `DIGEST_NAME` allows, replacing an older file.
-
-        Raises DataDirectoryUnusable if there is no space or no permission.
-        """
-
-    def keep_bytes(self, name: str, content: bytes) -> None:
-        """Store `content` under a name; see `keep`."""
-        self.keep(name, lambda stream: stream.write(content))
-
-
-class KeptFolder(KeptFiles):
+class KeptFolder:
     """Kept files in a folder that this process reads and writes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def names(self, folder: str = "") -> frozenset[str]:
+        """Return the names of the files directly in the folder, or in a subfolder, relative to the folder."""
         prefix = f"{folder}/" if folder else ""
         try:
             files = os.listdir(self.folder / folder)
@@ -76,22 +49,26 @@ class KeptFolder(KeptFiles):
         return frozenset(name for file in files if FILE_NAME.fullmatch(name := prefix + file))
 
     def open(self, name: str) -> BinaryIO:
+        """Open a file for reading. Raises FileLost."""
         path = self.folder / name
         if not FILE_NAME.fullmatch(name):
-            raise KeptFileLost(f"{name!r} is no name of a kept file")
+            raise FileLost(f"{name!r} is no name of a kept file")
         try:
             if name.startswith(f"{ANSWERS}/"):
-                touch(path)
-            return path.open("rb")
+                with suppress(OSError):  # a folder that is only read keeps its order
+                    os.utime(path, follow_symlinks=False)
+            return open_regular(path)
         except OSError as error:
-            raise KeptFileLost(f"{path}: {os_reason(error)}") from None
+            raise FileLost(f"{path}: {os_reason(error)}") from None
 
     def keep(self, name: str, write: Write) -> None:
-        if not DIGEST_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no name to keep a file under")
-        path, is_answer = self.folder / name, name.startswith(f"{ANSWERS}/")
+        """Store the output of `write` under a name that `DIGEST_NAME` allows, replacing an older file.
+
+        Raises DataDirectoryUnusable if there is no space or no permission.
+        """
+        path, is_answer = self.folder / _checked(name), name.startswith(f"{ANSWERS}/")
         try:
-            with replacing(path, durable=not is_answer) as stream:
+            with replacing(path, durable=not is_answer, mode=FOR_GROUP) as stream:
                 write(stream)
         except OSError as error:
             raise DataDirectoryUnusable(
@@ -100,11 +77,35 @@ class KeptFolder(KeptFiles):
         if is_answer:
             drop_oldest((self.folder / ANSWERS).glob("*/*.json"), ANSWER_BYTES)
 
+    def keep_bytes(self, name: str, content: bytes) -> None:
+        """Store `content` under a name; see `keep`."""
+        self.keep(name, lambda stream: stream.write(content))
 
-def touch(path: Path) -> None:
-    """Record that a file is used now, for `drop_oldest`; a read-only folder keeps its order."""
-    with suppress(OSError):
-        os.utime(path)
+
+class CarriedFiles(KeptFolder):
+    """Kept files of a worker, which only reads the folder: the result of its shard carries new files to the service."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.new: dict[str, bytes] = {}
+        """New files by name."""
+
+    def names(self, folder: str = "") -> frozenset[str]:
+        return super().names(folder) | {name for name in self.new if name.rpartition("/")[0] == folder}
+
+    def open(self, name: str) -> BinaryIO:
+        return io.BytesIO(self.new[name]) if name in self.new else super().open(name)
+
+    def keep(self, name: str, write: Write) -> None:
+        stream = io.BytesIO()
+        write(stream)
+        self.new[_checked(name)] = stream.getvalue()
+
+
+def _checked(name: str) -> str:
+    if not DIGEST_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name to keep a file under")
+    return name
 
 
 def drop_oldest(paths: Iterable[Path], limit: int) -> None:

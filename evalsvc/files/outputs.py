@@ -1,4 +1,4 @@
-"""Outputs of shards that are too large for a row: files in the data folder, and rows that name them.
+"""Outputs of shards that are too large for a row: files in the shared folder, and rows that name them.
 
 `outputs/<task>/<shard>-<attempt>` belongs to one attempt. A file is complete before the transaction that names it;
 files that no row names are orphans and are removed when the service starts.
@@ -18,7 +18,7 @@ import msgpack
 
 from evalsvc.errors import os_reason
 from evalsvc.files.artifacts import remove, write_result
-from evalsvc.files.atomic import PARTIAL
+from evalsvc.files.atomic import FOR_GROUP, PARTIAL, FileLost, open_regular
 
 LARGE = 64 * 1024
 """Number of bytes from which an output is a file."""
@@ -44,14 +44,10 @@ class OutputFile:
         return output_path(folder, self.task, self.shard, self.attempt)
 
 
-class OutputLost(Exception):
-    """The file is missing, truncated or changed, so its shard must run again."""
-
-
 class OutputsLost(Exception):
     """Outputs that a merge needs cannot be read; their shards must run again."""
 
-    def __init__(self, files: Sequence[OutputFile], first: OutputLost) -> None:
+    def __init__(self, files: Sequence[OutputFile], first: FileLost) -> None:
         super().__init__(str(first))
         self.files = files
 
@@ -74,11 +70,8 @@ def to_column(kept: KeptOutput) -> bytes:
 
 
 def from_column(content: bytes) -> KeptOutput:
-    """Return the packed output that a row holds, or the file that the row names.
-
-    Raises:
-        ValueError: the row names a file by other fields than an `OutputFile` has.
-    """
+    """Return the packed output that a row holds, or the file that the row names. Raises ValueError where an
+    `OutputFile` has other fields."""
     # An output is a map, so no output begins with an extension's byte.
     if content[:1] not in _EXTENSIONS:
         return content
@@ -94,29 +87,25 @@ def from_column(content: bytes) -> KeptOutput:
 def keep_output(folder: Path, content: bytes, *, task: int, shard: int, attempt: int) -> KeptOutput:
     """Return the content of the row: the packed output, or the `OutputFile` that was written whole or not at all.
 
-    Raises:
-        ArtifactNotWritten: no space, no permission.
+    Raises ArtifactNotWritten: no space, no permission.
     """
     if len(content) < LARGE:
         return content
     file = OutputFile(task, shard, attempt, hashlib.sha256(content).hexdigest(), len(content))
-    write_result(file.path(folder), content, "the output of a shard")
+    write_result(file.path(folder), content, "the output of a shard", FOR_GROUP)
     return file
 
 
 def read_output(folder: Path, file: OutputFile) -> bytes:
-    """Read the packed output that a row names.
-
-    Raises:
-        OutputLost: the file is missing or has other content than was written.
-    """
+    """Read the packed output that a row names. Raises FileLost: its shard must run again."""
     path = file.path(folder)
     try:
-        content = path.read_bytes()
+        with open_regular(path) as stream:
+            content = stream.read(file.size + 1)
     except OSError as error:
-        raise OutputLost(f"{path}: {os_reason(error)}") from None
+        raise FileLost(f"{path}: {os_reason(error)}") from None
     if (len(content), hashlib.sha256(content).hexdigest()) != (file.size, file.sha256):
-        raise OutputLost(f"{path}: not the {file.size:,} bytes that were written")
+        raise FileLost(f"{path}: not the {file.size:,} bytes that were written")
     return content
 
 

@@ -43,9 +43,7 @@ from evalsvc.store.views import LiveTask
 log = logging.getLogger(__name__)
 
 RUN_SHARD = "evalsvc.worker.packed_shard:run_packed_shard"
-RUN_REMOTE_SHARD = "evalsvc.worker.packed_shard:run_remote_shard"
-"""Functions that run shards, on the service's own workers and on those of an external scheduler. They are named, not
-imported, because this process needs neither tasks nor torch."""
+"""Function that runs shards on workers: named, not imported, because this process needs neither tasks nor torch."""
 
 TICK = 0.5
 """Seconds between two checks of cancellations, deadlines and the cluster while no event arrives."""
@@ -98,7 +96,6 @@ class Coordinator:
         self._settings = settings
         self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
         self._cluster = cluster(settings, self._note_progress, self._note_outcome)
-        self._run_shard = RUN_REMOTE_SHARD if settings.scheduler else RUN_SHARD
         self._placement = Placement()
         self._files = ShardFiles(settings)
         self._keeping = ThreadPoolExecutor(1, "keeping")
@@ -328,7 +325,8 @@ class Coordinator:
                 if assignment.request.stage == "run":
                     self._rates.setdefault(assignment.task_id, Rate())
             try:
-                self._cluster.submit(assignment.key, self._run_shard, assignment.request, worker)
+                request = replace(assignment.request, service=self._files.service)
+                self._cluster.submit(assignment.key, RUN_SHARD, request, worker)
                 log.info("%s dispatched: %s", assignment.key, assignment.request.stage)
             except (Exception, CancelledError):  # the client fails in many ways while its scheduler goes away
                 log.exception("%s could not be dispatched", assignment.key)

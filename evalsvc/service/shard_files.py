@@ -13,6 +13,7 @@ from evalsvc.files.artifacts import drop_orphans, keep_artifact
 from evalsvc.files.items import keep_items, pack_items, sweep_items
 from evalsvc.files.kept import KeptFolder
 from evalsvc.files.outputs import drop_output, drop_outputs, keep_output, sweep_outputs
+from evalsvc.files.shared import shared_owner
 from evalsvc.messages import KeptResult, MergeResult, ShardError, ShardOutput, ShardResult
 from evalsvc.store.named_files import named_artifacts, named_items, named_outputs
 from evalsvc.store.queue.shards import Assignment
@@ -29,6 +30,8 @@ class ShardFiles:
         self._items = settings.items_path
         self._artifacts = settings.artifacts_path
         self._kept = KeptFolder(settings.statistics_path)
+        self.service = shared_owner(settings.shared_path)
+        """Id by which workers recognise the shared folder."""
 
     def keep(self, assignment: Assignment, result: ShardResult) -> ShardResult:
         """Write the large parts of a result to files; return the result with the files' names in their place.

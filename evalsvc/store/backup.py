@@ -36,8 +36,9 @@ from evalsvc.checkpoints.reference import files_of
 from evalsvc.config import Settings, shown_url
 from evalsvc.errors import BackupUnusable, DatabaseUnusable, InvalidRequest, TargetNotEmpty, os_reason
 from evalsvc.files.artifacts import artifact_path
-from evalsvc.files.atomic import replacing, write_whole
+from evalsvc.files.atomic import FOR_GROUP, replacing, write_whole
 from evalsvc.files.kept import FILE_NAME
+from evalsvc.files.shared import claim_shared
 from evalsvc.store import data_folder
 from evalsvc.store.lock import CoordinatorLock, database_id
 from evalsvc.store.named_files import named_artifacts, named_items, named_outputs
@@ -55,7 +56,7 @@ FILE = re.compile(
     r"|spool/[0-9]{1,18}(/(?!\.{1,2}(/|\Z))[^/\0\ud800-\udfff]+)+"
     rf"|statistics/({FILE_NAME.pattern})|{re.escape(DATABASE)}"
 )
-"""The database, and paths relative to the data folder of the other files that a backup may have."""
+"""The database, and the other files that a backup may have: paths relative to the folders of `_home`."""
 
 ROWS = 500
 """The number of rows in one read or insert."""
@@ -95,7 +96,7 @@ def write_backup(settings: Settings, path: Path, *, force: bool = False, spool: 
             replacing(path) as stream,
         ):
             with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
-                lost = _write(store, settings.data_path, tar, Path(staging) / DATABASE, spool)
+                lost = _write(store, settings, tar, Path(staging) / DATABASE, spool)
             stream.flush()
             with open(stream.name, "rb") as written:
                 stream.write(hashlib.file_digest(written, "sha256").hexdigest().encode())
@@ -108,7 +109,7 @@ def write_backup(settings: Settings, path: Path, *, force: bool = False, spool: 
     return lost
 
 
-def _write(store: Store, folder: Path, tar: tarfile.TarFile, database: Path, spool: bool) -> list[str]:
+def _write(store: Store, settings: Settings, tar: tarfile.TarFile, database: Path, spool: bool) -> list[str]:
     added: set[str] = set()
     lost_before: set[str] = set()
     while True:
@@ -116,20 +117,30 @@ def _write(store: Store, folder: Path, tar: tarfile.TarFile, database: Path, spo
             with copy.reading() as session:
                 identity = session.scalar(select(Term.database_id))
             if identity is not None:
-                data_folder.claim_data_folder(folder, identity, store.url, may_begin=False)
+                data_folder.claim_data_folder(settings.data_path, identity, store.url, may_begin=False)
             named = named_files(copy, spool=spool)
         lost = set()
         for name, sha256 in named.items():
+            folder = _home(settings, name)
             is_whole = all(_add(tar, added, folder, file, sha256) for file in _files_of(folder, name))
             if not is_whole and not name.startswith("outputs/"):
                 lost.add(name)
         if lost <= lost_before:
             break
         lost_before = lost
-    for file in _files_of(folder, "statistics"):
-        _add(tar, added, folder, file)
+    for file in _files_of(settings.shared_path, "statistics"):
+        _add(tar, added, settings.shared_path, file)
     _add(tar, added, database.parent, DATABASE)
     return sorted(lost)
+
+
+def _home(settings: Settings, name: str) -> Path:
+    """Return the folder that a file of a backup is in: the data folder, or the folder that workers read too."""
+    return settings.shared_path if _is_shared(name) else settings.data_path
+
+
+def _is_shared(name: str) -> bool:
+    return name.startswith(("outputs", "statistics"))
 
 
 def _files_of(folder: Path, name: str) -> list[str]:
@@ -238,14 +249,15 @@ def restore_backup(settings: Settings, path: Path) -> list[str]:
                 named = _checked_names(copy)
                 data_folder.make_data_folder(folder)
                 with closing(Store(settings.database)) as store, translated(store.url), _locked(store.url):
-                    _require_empty(store, folder)
+                    _require_empty(store, settings)
                     write_whole(folder / data_folder.RESTORING, b"")
                     for member in members.values():
-                        _extract(tar, member, folder / member.name)
+                        _extract(tar, member, _home(settings, member.name) / member.name)
                     os.sync()
                     with copy.engine.connect() as source:
                         copy_rows(source, store)
                     data_folder.write_owner(folder, database_id(store), store.url)
+                    claim_shared(settings.shared_path, database_id(store))
                     os.sync()
                     (folder / data_folder.RESTORING).unlink()
     return sorted(name for name in named if name.startswith(("artifacts/", "items/")) and name not in members)
@@ -298,7 +310,7 @@ def _read_members(tar: tarfile.TarFile, size: int) -> dict[str, tarfile.TarInfo]
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
     content = tar.extractfile(member)
     assert content is not None, "_Header refuses all but regular files"
-    with replacing(target, durable=False) as stream:
+    with replacing(target, durable=False, mode=FOR_GROUP if _is_shared(member.name) else 0o600) as stream:
         shutil.copyfileobj(content, stream)
     if exact := member.pax_headers.get("mtime"):
         mtime_ns = int(exact.replace(".", ""))
@@ -337,7 +349,7 @@ def _locked(url: str) -> Iterator[None]:
         lock.release()
 
 
-def _require_empty(store: Store, folder: Path) -> None:
+def _require_empty(store: Store, settings: Settings) -> None:
     """Raise TargetNotEmpty for a database with rows, other than that of a started service, or a folder with files."""
     with store.engine.connect() as connection:
         tables = set(inspect(connection).get_table_names()) - {Term.__tablename__}
@@ -350,9 +362,11 @@ def _require_empty(store: Store, folder: Path) -> None:
                 )
     store.migrate()
     with store.reading() as session:
-        data_folder.require_owner(folder, session.scalar(select(Term.database_id)) or "none yet", store.url)
-    for subfolder in (folder / name for name in FOLDERS):
-        if (folder / data_folder.RESTORING).exists():  # an earlier restore failed, and the subfolder was empty before
+        identity = session.scalar(select(Term.database_id)) or "none yet"
+        data_folder.require_owner(settings.data_path, identity, store.url)
+    restoring = settings.data_path / data_folder.RESTORING
+    for subfolder in (_home(settings, name) / name for name in FOLDERS):
+        if restoring.exists():  # an earlier restore failed, and the subfolder was empty before
             shutil.rmtree(subfolder, ignore_errors=True)
         if any(not path.is_dir() for path in subfolder.rglob("*")):
             raise TargetNotEmpty(f"the folder {subfolder} has files; restore into a new data folder (--data-dir)")

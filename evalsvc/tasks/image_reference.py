@@ -9,7 +9,8 @@ from pydantic import JsonValue
 
 from evalsvc.data.images import ImageSource
 from evalsvc.errors import DataChanged
-from evalsvc.files.kept import KeptFileLost, KeptFiles
+from evalsvc.files.atomic import FileLost
+from evalsvc.files.kept import KeptFolder
 from evalsvc.metrics.frechet import Moments
 from evalsvc.spec.images import Fit
 from evalsvc.spec.protocol import canonical_json, digest
@@ -140,7 +141,7 @@ def reference_features(
 
 
 def read_reference(
-    files: KeptFiles,
+    files: KeptFolder,
     name: str,
     identity: ReferenceIdentity,
     features: Identities,
@@ -160,7 +161,7 @@ def read_reference(
             try:
                 statistics[key] = load_tap(files, kept_as, rows=key in rows)
                 continue
-            except KeptFileLost as error:
+            except FileLost as error:
                 lost = str(error)
         if key not in (computed_rows := computed_rows or computed()):
             raise DataChanged(
@@ -174,7 +175,7 @@ def read_reference(
     return statistics
 
 
-def _imported(files: KeptFiles, name: str, identity: ReferenceIdentity) -> dict[str, TapStatistics]:
+def _imported(files: KeptFolder, name: str, identity: ReferenceIdentity) -> dict[str, TapStatistics]:
     statistics = load_reference(name, files)
     if statistics.digest != identity.digest:
         raise DataChanged.since_planned(f"the reference {name!r}")

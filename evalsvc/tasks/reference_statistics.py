@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from evalsvc.errors import Conflict, DataDirectoryUnusable, InvalidData, InvalidRequest, UnknownName, os_reason
-from evalsvc.files.atomic import replacing
-from evalsvc.files.kept import DIGEST_NAME, KeptFileLost, KeptFiles, KeptFolder
+from evalsvc.files.atomic import FOR_GROUP, FileLost, replacing
+from evalsvc.files.kept import DIGEST_NAME, KeptFolder
 from evalsvc.installation import missing_package
 from evalsvc.spec.names import NAME
 from evalsvc.spec.protocol import digest
@@ -84,7 +84,7 @@ def is_known(names: Collection[str], key: str, *, rows: bool) -> bool:
     return _files_of(key, rows=rows) <= set(names)
 
 
-def keep_tap(files: KeptFiles, key: str, statistics: TapStatistics, source: str) -> None:
+def keep_tap(files: KeptFolder, key: str, statistics: TapStatistics, source: str) -> None:
     """Keep a tap's statistics, its features first."""
     tap = len(statistics.mean)
     if statistics.features is not None:
@@ -94,7 +94,7 @@ def keep_tap(files: KeptFiles, key: str, statistics: TapStatistics, source: str)
     files.keep(f"{key}.moments.npz", lambda stream: _save(stream, moments))
 
 
-def load_tap(files: KeptFiles, key: str, *, rows: bool) -> TapStatistics:
+def load_tap(files: KeptFolder, key: str, *, rows: bool) -> TapStatistics:
     """Load a tap's statistics; with `rows`, also its features."""
     arrays: Arrays = {}
     try:
@@ -104,9 +104,9 @@ def load_tap(files: KeptFiles, key: str, *, rows: bool) -> TapStatistics:
         [tap] = arrays["taps"].tolist()
         statistics = _tap(arrays, int(tap))
     except (InvalidData, OSError, KeyError, ValueError, TypeError) as error:
-        raise KeptFileLost(f"the reference statistics {key} are damaged: {error}") from None
+        raise FileLost(f"the reference statistics {key} are damaged: {error}") from None
     if rows and statistics.features is None:
-        raise KeptFileLost(f"the reference statistics {key} have no features")
+        raise FileLost(f"the reference statistics {key} have no features")
     return statistics
 
 
@@ -114,7 +114,7 @@ def _files_of(key: str, *, rows: bool) -> set[str]:
     return {f"{key}.moments.npz"} | ({f"{key}.features.npz"} if rows else set())
 
 
-def load_reference(name: str, files: KeptFiles) -> ReferenceStatistics:
+def load_reference(name: str, files: KeptFolder) -> ReferenceStatistics:
     """Load the statistics that were imported as `name`."""
     names = files.names()
     if f"{name}.npz" not in names:
@@ -129,7 +129,7 @@ def load_reference(name: str, files: KeptFiles) -> ReferenceStatistics:
             arrays = _read(stream, f"{name}.npz", rows=False)
         taps = {int(tap): _tap(arrays, int(tap)) for tap in arrays["taps"].tolist()}
         return ReferenceStatistics(taps, bool(arrays["foreign"]), str(arrays["source"]))
-    except (KeptFileLost, KeyError, ValueError, TypeError) as error:
+    except (FileLost, KeyError, ValueError, TypeError) as error:
         raise InvalidData(f"{name}.npz is not a file of reference statistics ({error}); import it again") from None
 
 
@@ -145,7 +145,7 @@ def import_npz(path: Path, name: str, folder: Path, n: int | None = None) -> Pat
     if target.exists() and load_reference(name, KeptFolder(folder)).digest != fresh.digest:
         raise Conflict(f"{target} holds other numbers; choose another name, or delete it first")
     try:
-        with replacing(target) as stream:
+        with replacing(target, mode=FOR_GROUP) as stream:
             _save(stream, _arrays(fresh))
     except OSError as error:
         reason = os_reason(error)

@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import Any, TypeAlias, overload
 
 from evalsvc.errors import DataChanged, InternalError
+from evalsvc.files.atomic import FileLost
 from evalsvc.files.codec import Codec, Unreadable
-from evalsvc.files.outputs import KeptOutput, OutputFile, OutputLost, OutputsLost
+from evalsvc.files.outputs import KeptOutput, OutputFile, OutputsLost
 from evalsvc.messages import LookResult, MergeResult, PlanResult, ShardOutput, ShardRequest, Stage
 from evalsvc.metrics.value_interval import with_intervals
 from evalsvc.spec.protocol import Protocol, plain_json
@@ -22,7 +23,7 @@ from evalsvc.tasks.task import Context, Output, Task, TaskResult, Work
 AnyWork: TypeAlias = Work[Any, Any, Any]
 
 ReadOutput: TypeAlias = Callable[[OutputFile], bytes]
-"""Function that reads the packed output in a file; raises OutputLost."""
+"""Function that reads the packed output in a file; raises FileLost."""
 
 
 def run_stage(work: AnyWork, request: ShardRequest, context: Context, read: ReadOutput) -> ShardOutput:
@@ -67,7 +68,7 @@ class Outputs(Sequence[Output]):
     def _unpack(self, kept: KeptOutput) -> Output:
         try:
             content = kept if isinstance(kept, bytes) else self._read(kept)
-        except OutputLost as error:
+        except FileLost as error:
             raise OutputsLost(list(self._lost()), error) from None
         with _planned(self._request):
             return self._codec.unpack(content)
@@ -79,7 +80,7 @@ class Outputs(Sequence[Output]):
                 continue
             try:
                 self._read(kept)
-            except OutputLost:
+            except FileLost:
                 yield kept
 
 

@@ -20,7 +20,7 @@ from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.files.artifacts import Artifact
 from evalsvc.files.codec import Codec, generic_arguments
-from evalsvc.files.kept import KeptFiles
+from evalsvc.files.kept import KeptFolder
 from evalsvc.files.opened import Allow
 from evalsvc.metrics.definitions import may_return, plain_names
 from evalsvc.spec.bounds import MAX_SHARDS
@@ -135,7 +135,7 @@ class Context(ABC):
     outside."""
     is_first: bool
     """Whether the checkpoint is known to be its run's base or first step, where nothing is forgotten yet."""
-    kept: KeptFiles
+    kept: KeptFolder
     """Files for later evaluations: statistics of real images, answers of checkpoints."""
     provenance: dict[str, Any]
     """Provenance of the shard; empty at first. A task may add JSON-able values."""

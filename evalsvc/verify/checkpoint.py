@@ -21,8 +21,7 @@ from PIL import Image
 
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError
-from evalsvc.files.served import FileService, Part
-from evalsvc.files.service_files import ServiceFiles
+from evalsvc.files.kept import CarriedFiles
 from evalsvc.messages import MergeResult, PlanResult, ShardDocument, ShardOutput, ShardRequest, Stage
 from evalsvc.spec import catalog
 from evalsvc.spec.engines import EXTRACTOR, FLOAT64, GROUPS, OWN, engine_names, has_stage, release_of, with_engine
@@ -187,7 +186,7 @@ def _compute(task: RecordedTask, spec: TaskSpec, request: VerifyRequest, setting
     Raises EvalsvcError with the message of a stage that failed.
     """
     with tempfile.TemporaryDirectory(prefix="evalsvc-verify-") as folder:
-        files = ServiceFiles(_NoFiles(), Path(folder))
+        files = CarriedFiles(Path(folder))
 
         def step(
             stage: Stage, shards: Sequence[ShardDocument] = (), outputs: Sequence[bytes] = ()
@@ -209,16 +208,6 @@ def _compute(task: RecordedTask, spec: TaskSpec, request: VerifyRequest, setting
     files_of_images = [artifact.content for artifact in merged.artifacts if artifact.kind == "sample"]
     images = [np.asarray(Image.open(io.BytesIO(content), formats=("PNG",))) for content in files_of_images]
     return Computed(_rows(spec.kind, merged.items), images, list(merged.protocols.values()), outputs[-1][1])
-
-
-class _NoFiles(FileService):
-    """Data folder without files."""
-
-    def names(self, folder: str) -> list[str]:
-        return []
-
-    def part(self, place: str, offset: int | None) -> Part | None:
-        return None
 
 
 def _rows(kind: str, items: Sequence[Mapping[str, Any]]) -> dict[tuple[object, ...], Row]:

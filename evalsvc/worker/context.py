@@ -20,7 +20,7 @@ from evalsvc.decoders import ImageDecoder
 from evalsvc.errors import EvalsvcError
 from evalsvc.families.reading import computed_by
 from evalsvc.features import FeatureExtractor, load_extractor
-from evalsvc.files.kept import KeptFiles, KeptFolder
+from evalsvc.files.kept import KeptFolder
 from evalsvc.files.opened import Allow, anywhere
 from evalsvc.models.language_model import LanguageModel
 from evalsvc.precision import use_full_float32
@@ -59,13 +59,13 @@ class ShardContext(Context):
         settings: Settings,
         report: Report,
         base: CheckpointRef | None = None,
-        kept: KeptFiles | None = None,
+        kept: KeptFolder | None = None,
         engines: Mapping[str, str] | None = None,
     ) -> None:
         """Set up the resources.
 
         Args:
-            kept: files for later evaluations [the data folder of the settings].
+            kept: files for later evaluations [those of the settings].
             engines: engines of stages [evalsvc].
         """
         self.engines = engines or {}

@@ -22,8 +22,9 @@ from evalsvc import __version__
 from evalsvc.checkpoints.remote.fetch import fetched
 from evalsvc.config import Settings
 from evalsvc.errors import ArtifactNotWritten, EvalsvcError, InternalError, OutOfMemory
+from evalsvc.files.kept import KeptFolder
 from evalsvc.files.outputs import OutputsLost, read_output
-from evalsvc.files.service_files import ServiceFiles
+from evalsvc.files.shared import require_shared
 from evalsvc.messages import ShardError, ShardRequest, ShardResult
 from evalsvc.sampling.memory import is_out_of_memory
 from evalsvc.spec.engines import chosen_engines
@@ -38,18 +39,20 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def run_shard(
-    request: ShardRequest, report: Report, settings: Settings, files: ServiceFiles | None = None
+    request: ShardRequest, report: Report, settings: Settings, files: KeptFolder | None = None
 ) -> ShardResult:
     """Plan a task, run one of its shards, or merge some or all shards, depending on `request.stage`.
 
-    `settings` are those of the process, which the command line or the worker's nanny has read once. `files` are those
-    of the requesting service [the data folder of the settings].
+    `settings` are those of the process, which the command line or the worker's nanny has read once. `files` are kept
+    files [those of the settings].
 
     Raises only KeyboardInterrupt and SystemExit: every other exception is returned as `ShardResult.error`.
     """
     started = time.monotonic()
     context: ShardContext | None = None
     try:
+        if request.service:
+            require_shared(settings.shared_path, request.service)
         wanted = [request.checkpoint] if request.base is None else [request.checkpoint, request.base]
         with fetched(wanted, settings, report) as (checkpoint, *base):
             engines = chosen_engines(request.task.parameters.get("engine"))
@@ -58,7 +61,7 @@ def run_shard(
             if request.stage == "plan":
                 # Report a file that is not a checkpoint before reading the suite's data.
                 context.inspect_checkpoint()
-            read = partial(read_output, settings.outputs_path) if files is None else files.output
+            read = partial(read_output, settings.outputs_path)
             output = run_stage(work_of(build_task(request.task)), request, context, read)
         return ShardResult(output, None, _provenance(context, started))
     except (KeyboardInterrupt, SystemExit):

@@ -160,20 +160,6 @@ def test_causes_of_death_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [len(outcome.cause) for outcome in told] == [500]
 
 
-def test_a_worker_has_no_questions_answered_elsewhere(cluster: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An address that does not answer held all answers up, also those to other workers."""
-    asked: list[Any] = []
-    assert cluster._answering is not None
-    monkeypatch.setattr(cluster._answering, "answer", asked.append)
-    [address, *_] = cluster.free()
-    cluster.submit("asks", "cluster_jobs:count", {"steps": 2}, address)
-    question = {"key": f"asks{cluster._suffix}", "number": "1", "place": "statistics", "part": None}
-    for key, worker in (("asks", "tls://127.0.0.1:1"), ("other", address), ("asks", address)):
-        cluster._question(question | {"key": key + cluster._suffix, "worker": worker})
-    assert [message["worker"] for message in asked] == [address]
-    assert cluster.outcome().kind == "result"
-
-
 def test_a_worker_that_dies_takes_nobody_with_it_and_comes_back(cluster: Watched) -> None:
     cluster.submit("die", "cluster_jobs:die", {})
     cluster.submit("bystander", "cluster_jobs:count", {"steps": 10})

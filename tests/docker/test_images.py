@@ -54,7 +54,7 @@ def test_the_image_of_the_service_says_what_it_is(api_image: Image) -> None:
     labels = {name.rpartition(".")[2]: text for name, text in config["Labels"].items()}
     assert labels["title"] == "evalsvc-api"
     assert labels["revision"] == "0123abc"
-    for folder in ("data", "data/spool", "certificates", "credentials", "runs"):
+    for folder in ("data", "data/spool", "data/shared", "certificates", "credentials", "runs"):
         found = (api_image.root / folder).stat()
         assert (found.st_uid, found.st_gid) == (USER, USER), folder
     writable = [path for path in (api_image.root / "opt").rglob("*") if path.lstat().st_uid != 0]

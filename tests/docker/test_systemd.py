@@ -138,7 +138,7 @@ def test_a_worker_is_another_user_with_a_folder_of_its_own() -> None:
     folder = environment("evalsvc-serve.service")["EVALSVC_DATA_DIR"]
     assert environment("evalsvc-worker.service")["EVALSVC_DATA_DIR"] == folder, "spooled files have one path"
     assert f"/var/lib/evalsvc-worker:{folder}" in values("evalsvc-worker.service", "BindPaths")
-    assert values("evalsvc-worker.service", "BindReadOnlyPaths") == [f"-{folder}/spool"]
+    assert values("evalsvc-worker.service", "BindReadOnlyPaths") == [f"-{folder}/spool -{folder}/shared"]
 
 
 @pytest.mark.parametrize("name", ["evalsvc-serve.service", "evalsvc-worker.service"])

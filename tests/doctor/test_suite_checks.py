@@ -87,8 +87,8 @@ def test_assets_and_statistics_that_are_not_there(tmp_path: Path) -> None:
     assert "reference: there are no statistics named 'coco'" in found
     assert "for a folder of images write its path with a slash: ./coco" in found
     assert "for a file or folder, write its path with a slash: ./movqgan-67" in found
-    (tmp_path / "data" / "statistics").mkdir(parents=True)
-    (tmp_path / "data" / "statistics" / "coco.npz").touch()
+    (tmp_path / "data" / "shared" / "statistics").mkdir(parents=True)
+    (tmp_path / "data" / "shared" / "statistics" / "coco.npz").touch()
     assert "reference" not in problems(tmp_path, task).replace("reference import", "")
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from evalsvc.errors import DataDirectoryUnusable
 from evalsvc.files import kept
-from evalsvc.files.kept import KeptFileLost, KeptFolder
+from evalsvc.files.atomic import FileLost
+from evalsvc.files.kept import KeptFolder
 
 KEY = "ab" * 32
 ANSWER = f"answers/{KEY}/{'cd' * 32}.json"
@@ -37,13 +38,13 @@ def test_names_of_other_forms_are_neither_written_nor_read(files: KeptFolder, tm
         with pytest.raises(ValueError, match="no name to keep"):
             files.keep_bytes(name, b"")
     for name in ("../evalsvc.db", "notes.txt", "/etc/passwd", f"answers/../../{KEY}.npz"):
-        with pytest.raises(KeptFileLost, match="no name"):
+        with pytest.raises(FileLost, match="no name"):
             files.open(name)
     assert files.names() == frozenset()
 
 
 def test_a_file_that_cannot_be_read_or_written_says_where(files: KeptFolder) -> None:
-    with pytest.raises(KeptFileLost, match="no such file"):
+    with pytest.raises(FileLost, match="no such file"):
         files.open(f"{KEY}.npz")
     files.folder.write_bytes(b"in the way")
     with pytest.raises(DataDirectoryUnusable, match="make room or change permissions"):

@@ -8,10 +8,10 @@ import msgpack
 import pytest
 
 from evalsvc.errors import ArtifactNotWritten
+from evalsvc.files.atomic import FileLost
 from evalsvc.files.outputs import (
     LARGE,
     OutputFile,
-    OutputLost,
     drop_output,
     drop_outputs,
     from_column,
@@ -64,10 +64,10 @@ def test_what_is_gone_or_changed_is_lost(tmp_path: Path, content: bytes | None) 
         path.unlink()
     else:
         path.write_bytes(content)
-    with pytest.raises(OutputLost, match="3/7-2: "):
+    with pytest.raises(FileLost, match="3/7-2: "):
         read_output(tmp_path, file)
     path.write_bytes(OUTPUT[:-1] + b"\0")
-    with pytest.raises(OutputLost, match="not the 256,0"):
+    with pytest.raises(FileLost, match="not the 256,0"):
         read_output(tmp_path, file)
 
 

@@ -59,7 +59,7 @@ def test_a_backup_of_a_busy_service(
     for step in STEPS:
         service.post("run", step, CHECKPOINT, ["steps"], spool="copy")
     place = ("--data-dir", str(service.data_dir), "--database-url", urls[0])
-    wait_for(lambda: any((service.data_dir / "outputs").glob("*/*")), "an output that waits for its merge")
+    wait_for(lambda: any((service.data_dir / "shared" / "outputs").glob("*/*")), "an output that waits for its merge")
     run_cli("backup", str(tmp_path / "early.tar"), *place)
     for step in STEPS:
         assert service.wait(step)["state"] == "succeeded"
@@ -89,7 +89,7 @@ def test_a_backup_of_a_busy_service(
 def test_backups_that_are_killed(serve: Callable[..., ServiceProcess], tmp_path: Path) -> None:
     """kill -9, ten times, of a backup of a service at work: no file is left that a restore takes for a backup."""
     service = serve()
-    large = service.data_dir / "statistics" / "large.npz"
+    large = service.data_dir / "shared" / "statistics" / "large.npz"
     large.parent.mkdir(exist_ok=True)
     large.write_bytes(random.Random(1).randbytes(50_000_000))
     service.put_suite("steps", {"kind": "steps", "log": str(tmp_path / "steps.log"), "shards": 2, "steps": 2})

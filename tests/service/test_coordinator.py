@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from in_process_cluster import Call, InProcessCluster, with_run
@@ -23,6 +23,7 @@ from steps_in_process import run_steps
 
 from evalsvc.cluster.cluster import Cluster
 from evalsvc.config import Settings
+from evalsvc.files import outputs as output_files_module
 from evalsvc.files.artifacts import artifact_path
 from evalsvc.messages import ShardRequest, ShardResult
 from evalsvc.service import coordinator as coordinator_module
@@ -380,21 +381,23 @@ def test_a_full_disk_fails_the_evaluation_and_leaves_the_history_sound(laborator
 
 def output_files(laboratory: Laboratory) -> list[str]:
     """Return the files of outputs by shard and attempt. A folder that goes meanwhile is no error for `os.walk`."""
-    folder = laboratory.data / "outputs"
+    folder = laboratory.data / "shared" / "outputs"
     found = [Path(parent, name).relative_to(folder) for parent, _, names in os.walk(folder) for name in names]
     return sorted(str(path) for path in found if "-" in path.name)
 
 
 def test_large_outputs_are_files_until_they_are_merged(laboratory: Laboratory) -> None:
     """Where they cannot be written, the shards fail, and nothing of them is in the history."""
-    (laboratory.data / "outputs").write_text("in the way")
+    in_the_way = laboratory.data / "shared" / "outputs"
+    in_the_way.parent.mkdir()
+    in_the_way.touch()
     coordinator = laboratory.start(devices="cpu", max_attempts=1)
     evaluation = laboratory.post(shards=2, steps=1, seconds=0.1, size=200_000)
     code, message = laboratory.failure(evaluation)
     assert code == "artifact_not_written"
     assert re.match(r"the output of a shard, 200,\d\d\d bytes, cannot be written to", message)
     assert laboratory.history() == []
-    (laboratory.data / "outputs").unlink()
+    in_the_way.unlink()
     laboratory.retry(evaluation)
     laboratory.wait_until(lambda _: output_files(laboratory) != [])
     assert laboratory.succeeds(evaluation)
@@ -417,7 +420,7 @@ def test_a_restart_sweeps_orphans_and_makes_again_only_what_was_lost(laboratory:
     evaluation = laboratory.post(shards=3, steps=2, seconds=0.1, size=200_000)
     laboratory.wait_until(lambda _: len(output_files(laboratory)) >= 2)
     first.stop()
-    outputs, artifact = laboratory.data / "outputs", laboratory.data / "artifacts" / "00" / ("0" * 64)
+    outputs, artifact = laboratory.data / "shared" / "outputs", laboratory.data / "artifacts" / "00" / ("0" * 64)
     (outputs / output_files(laboratory)[0]).write_bytes(b"torn")
     for orphan in (outputs / "1" / "2-7", outputs / "99" / "1-1", outputs / "1" / "tmp.partial", artifact):
         orphan.parent.mkdir(parents=True, exist_ok=True)
@@ -572,7 +575,7 @@ def test_new_files_of_a_remote_worker_are_there_before_its_result_is_stored(tmp_
         laboratory.start()
         evaluation = laboratory.post(shards=2)
         laboratory.wait_until(lambda _: laboratory.is_over(evaluation))
-        assert (laboratory.data / "statistics" / name).read_bytes() == b"numbers"
+        assert (laboratory.data / "shared" / "statistics" / name).read_bytes() == b"numbers"
         assert laboratory.succeeds(evaluation)
         assert not (laboratory.data / "evalsvc.db").exists()
     finally:
@@ -582,14 +585,13 @@ def test_new_files_of_a_remote_worker_are_there_before_its_result_is_stored(tmp_
 def test_the_coordinator_reads_no_output(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
     """246 MB of 30,000 images went through its thread, and nothing else was dispatched meanwhile."""
     readers: set[str] = set()
-    read = Path.read_bytes
+    read = output_files_module.open_regular
 
-    def watched(path: Path) -> bytes:
-        if path.parent.parent.name == "outputs":
-            readers.add(threading.current_thread().name)
+    def watched(path: Path) -> BinaryIO:
+        readers.add(threading.current_thread().name)
         return read(path)
 
-    monkeypatch.setattr(Path, "read_bytes", watched)
+    monkeypatch.setattr(output_files_module, "open_regular", watched)
     laboratory.start()
     evaluation = laboratory.post(shards=2, size=100_000)
     assert laboratory.succeeds(evaluation)

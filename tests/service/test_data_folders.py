@@ -1,4 +1,4 @@
-"""Workers with data folders of their own: the service has the statistics and answers, and the workers get them."""
+"""Workers with data folders of their own, which see statistics, answers and outputs in the shared folder."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +15,10 @@ from sqlalchemy import select
 from tiny_vision import write_clip
 
 from evalsvc.checkpoints.reference import identify
+from evalsvc.files.shared import claim_shared
 from evalsvc.miniature import ROOT
 from evalsvc.spec.suite import parse_suite
+from evalsvc.store.queue import back_off
 from evalsvc.store.tables import Shard, Task
 from evalsvc.tasks.reference_statistics import import_npz
 
@@ -33,14 +35,17 @@ class Site:
         self.folder = folder
         self.machines = Machines(folder / "machines")
         self.laboratory = Laboratory(folder)
+        self.shared = self.laboratory.data / "shared"
+        claim_shared(self.shared, "this service")
+        self.mounted = folder / "mounted"
+        self.mounted.symlink_to(self.shared)
         self.coordinator = self.laboratory.start(**self.machines.settings())
         self._started = 0
 
-    def start_worker(self) -> Command:
+    def start_worker(self, shared: Path | None = None) -> Command:
         self._started += 1
-        own = self.folder / f"worker-{self._started}"
-        environment = {"EVALSVC_DATA_DIR": str(own)}
-        self.machines.environment = environment
+        data = self.folder / f"worker-{self._started}"
+        self.machines.environment = {"EVALSVC_DATA_DIR": str(data), "EVALSVC_SHARED": str(shared or self.mounted)}
         worker = self.machines.start_worker()
         self.laboratory.wait_until(lambda _: self.coordinator.workers() == 1)
         return worker
@@ -51,6 +56,12 @@ class Site:
 
     def evaluate(self, step: int, suite_name: str, **task: Any) -> Task:
         """The task, once it has succeeded on the checkpoint of this step."""
+        done = self.end_of(step, suite_name, **task)
+        assert done.state == "succeeded", done.error
+        return done
+
+    def end_of(self, step: int, suite_name: str, **task: Any) -> Task:
+        """The task, once it is over."""
         weights = ROOT / "runs" / "pretrained" / "checkpoints" / f"epoch_{step}.pt"
         suite = parse_suite({"tasks": [task]}, suite_name)
         posted = submission(
@@ -61,7 +72,6 @@ class Site:
         self.laboratory.wait(evaluation, 300)
         with self.laboratory.store.reading() as session:
             [done] = session.scalars(select(Task).where(Task.evaluation_id == evaluation))
-            assert done.state == "succeeded", done.error
             return done
 
     def parts(self, task: Task) -> list[str]:
@@ -112,7 +122,7 @@ def test_features_of_real_images_are_computed_once_and_answers_are_asked_once(
     assert site.parts(computed) == ["reference", "reference", "sample", "sample"]
     assert asked.provenance is not None
     assert [shard["answers_reused"] for shard in asked.provenance["shards"]] == [0]
-    kept = sorted(path.name[64:] for path in (site.laboratory.data / "statistics").glob("*.npz"))
+    kept = sorted(path.name[64:] for path in (site.shared / "statistics").glob("*.npz"))
     assert kept == [".features.npz", ".moments.npz"], "the service has them"
     assert not (tmp_path / "worker-1" / "statistics").exists(), "and not the worker"
     site.stop_worker(first)
@@ -133,7 +143,7 @@ def test_an_imported_reference_is_known_to_all_workers(
     site: Site, images: dict[str, Any], inception_path: Path, tmp_path: Path
 ) -> None:
     np.savez(tmp_path / "theirs.npz", mu=np.zeros(64), sigma=np.eye(64))
-    import_npz(tmp_path / "theirs.npz", "theirs", site.laboratory.data / "statistics", n=100)
+    import_npz(tmp_path / "theirs.npz", "theirs", site.shared / "statistics", n=100)
     task = {**images, "clip": None, "extractor": str(inception_path), "reference": "theirs", "metrics": ["fid64"]}
     for number in range(2):
         worker = site.start_worker()
@@ -141,3 +151,16 @@ def test_an_imported_reference_is_known_to_all_workers(
         assert site.parts(found) == ["sample", "sample"]
         assert [metric["name"] for metric in found.metrics or ()] == ["digits/fid64"]
         site.stop_worker(worker)
+
+
+def test_a_worker_without_the_folder_fails_the_task_with_what_to_do(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its shards are tried again, on other workers where there are any; the results of a merge would be lost."""
+    monkeypatch.setattr(back_off, "FIRST", 0.1)
+    worker = site.start_worker(tmp_path / "elsewhere")
+    failed = site.end_of(0, "text", kind="language", benchmarks=["cloze"], include_path=[str(ROOT)], limit=2)
+    assert failed.error is not None
+    assert failed.error["code"] == "source_unreachable"
+    assert f"cannot use {tmp_path / 'elsewhere'} as the folder" in failed.error["message"]
+    site.stop_worker(worker)

@@ -93,7 +93,7 @@ def test_every_row_and_every_file_is_back(store: Store, target: Store, tmp_path:
     assert sum(len(rows) for rows in rows_of(store).values()) > 100
     assert files_of(folder) == files_of(tmp_path)
     assert len(files_of(folder)) >= 9
-    assert names_in(folder) == {"artifacts", "items", "outputs", "spool", "statistics", OWNER}
+    assert names_in(folder) == {"artifacts", "items", "shared", "spool", OWNER}
     target.check_schema()
 
 
@@ -117,7 +117,7 @@ def test_the_restored_database_goes_on(store: Store, target: Store, tmp_path: Pa
 
 def test_the_target_must_be_empty(good_backup: Path, empty_target: Store, settings: Settings) -> None:
     left = settings.statistics_path / "coco.npz"
-    left.parent.mkdir()
+    left.parent.mkdir(parents=True)
     left.write_bytes(b"mine")
     with pytest.raises(TargetNotEmpty, match="statistics has files; restore into a new data folder"):
         restore_backup(settings, good_backup)

@@ -4,7 +4,6 @@ import os
 import pickle
 import signal
 import time
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -12,11 +11,9 @@ from distributed import Event, get_worker
 from distributed.protocol import to_serialize
 from distributed.protocol.serialize import ToPickle
 
-from evalsvc.cluster import nanny, questions
+from evalsvc.cluster import nanny
 from evalsvc.cluster.nanny import Report
-from evalsvc.cluster.questions import AskedService
 from evalsvc.config import Settings
-from evalsvc.files.service_files import ServiceFiles
 
 
 def count(request: dict[str, Any], report: Any, settings: Settings) -> bytes:
@@ -113,16 +110,3 @@ def count_unheard(request: dict[str, Any], report: Any, settings: Settings) -> b
         count(request, report, settings)
     assert asked.called
     return b""
-
-
-def fetch(request: tuple[str, Path], report: Report, settings: Settings) -> bytes:
-    """The names of the service's statistics, and the content of one of its files by way of a folder of copies."""
-    place, copies = request
-    service = AskedService(report.key)
-    with ServiceFiles(service, copies).fetch(place) as stream:
-        return ",".join(service.names("statistics")).encode() + b":" + stream.read()
-
-
-def ask_nobody(request: Any, report: Report, settings: Settings) -> None:
-    with patch.object(questions, "ANSWER_WITHIN", 0.3), patch.object(questions, "QUESTION_TOPIC", "nobody-listens"):
-        AskedService(report.key).names("statistics")

@@ -140,7 +140,7 @@ def rows_of(store: Store) -> Rows:
 
 def files_of(folder: Path) -> dict[str, tuple[bytes, int]]:
     """Content of each file that a backup has, and the time of change where it is kept."""
-    files = [path for name in FOLDERS for path in sorted((folder / name).rglob("*")) if path.is_file()]
+    files = [path for home in (folder, folder / "shared") for name in FOLDERS for path in sorted((home / name).rglob("*")) if path.is_file()]
     return {
         str(path.relative_to(folder)): (
             path.read_bytes(),

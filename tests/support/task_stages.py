@@ -3,7 +3,8 @@
 import json
 from typing import Any
 
-from evalsvc.files.outputs import OutputFile, OutputLost
+from evalsvc.files.atomic import FileLost
+from evalsvc.files.outputs import OutputFile
 from evalsvc.messages import PlanResult, ShardRequest
 from evalsvc.spec.suite import TaskSpec
 from evalsvc.store.queue.stage_results import PLAN
@@ -20,7 +21,7 @@ def sent_shards(work: AnyWork, context: Context) -> list[Any]:
 
 
 def _no_file(file: OutputFile) -> bytes:
-    raise OutputLost(f"a plan reads no output, and not {file}")
+    raise FileLost(f"a plan reads no output, and not {file}")
 
 
 def sent_output(work: AnyWork, context: Context, shard: Any) -> Any:

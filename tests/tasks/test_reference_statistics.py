@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from evalsvc.errors import Conflict, DataDirectoryUnusable, InvalidData, InvalidRequest, UnknownName
-from evalsvc.files.kept import KeptFileLost, KeptFolder
+from evalsvc.files.atomic import FileLost
+from evalsvc.files.kept import KeptFolder
 from evalsvc.metrics.frechet import Moments
 from evalsvc.tasks.reference_statistics import (
     TapStatistics,
@@ -94,7 +95,7 @@ class TestOwn:
             middle = len(content) // 2
             changed = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
             path.write_bytes(content[:-200] if damage == "cut" else changed)
-        with pytest.raises(KeptFileLost):
+        with pytest.raises(FileLost):
             load_tap(files, key, rows=True)
 
     def test_a_full_disk_leaves_nothing(

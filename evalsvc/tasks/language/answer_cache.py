@@ -15,7 +15,8 @@ from typing import TypeAlias
 from pydantic import TypeAdapter
 
 from evalsvc.errors import DataDirectoryUnusable
-from evalsvc.files.kept import ANSWERS, KeptFileLost, KeptFiles
+from evalsvc.files.atomic import FileLost
+from evalsvc.files.kept import ANSWERS, KeptFolder
 from evalsvc.language.lm import AnswerRow
 from evalsvc.spec.protocol import digest
 
@@ -27,7 +28,7 @@ Answers: TypeAlias = dict[str, list[AnswerRow]]
 KEPT: TypeAdapter[Answers] = TypeAdapter(Answers)
 
 
-def find_answers(files: KeptFiles, key: Mapping[str, object]) -> Answers:
+def find_answers(files: KeptFolder, key: Mapping[str, object]) -> Answers:
     """Return the answers kept under `key`, by the digests of the questions. Damaged files are ignored."""
     answers: Answers = {}
     for name in sorted(files.names(_folder(key))):
@@ -35,7 +36,7 @@ def find_answers(files: KeptFiles, key: Mapping[str, object]) -> Answers:
     return answers
 
 
-def keep_answers(files: KeptFiles, key: Mapping[str, object], answers: Answers) -> None:
+def keep_answers(files: KeptFolder, key: Mapping[str, object], answers: Answers) -> None:
     """Keep answers, by digest of the question, under `key`, which holds everything else that they depend on."""
     name = f"{_folder(key)}/{digest(sorted(answers))}.json"
     content = json.dumps({"key": key, "answers": answers}).encode()
@@ -49,7 +50,7 @@ def _folder(key: Mapping[str, object]) -> str:
     return f"{ANSWERS}/{digest(key)}"
 
 
-def _read(files: KeptFiles, name: str, key: Mapping[str, object]) -> Answers:
+def _read(files: KeptFolder, name: str, key: Mapping[str, object]) -> Answers:
     try:
         with files.open(name) as stream:
             checksum, _, content = stream.read().partition(b"\n")
@@ -57,5 +58,5 @@ def _read(files: KeptFiles, name: str, key: Mapping[str, object]) -> Answers:
             return {}
         content_read = json.loads(content)
         return KEPT.validate_python(content_read["answers"]) if content_read["key"] == key else {}
-    except (KeptFileLost, OSError, ValueError, TypeError, KeyError):
+    except (FileLost, OSError, ValueError, TypeError, KeyError):
         return {}

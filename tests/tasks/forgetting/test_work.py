@@ -217,7 +217,7 @@ def test_the_bases_answers_are_kept(benchmarks: dict[str, Any], data_dir: Path) 
     """They are the same for every checkpoint of a run, and half of the work."""
     [shard] = [shard for shard in stage("plan", FIRST, **benchmarks).shards if shard["part"] == "base"]
     answers = msgpack.unpackb(stage("run", FIRST, shard, **benchmarks))["answers"]
-    folder = data_dir / "statistics"
+    folder = data_dir / "shared" / "statistics"
     [file] = (folder / ANSWERS).rglob("*.json")
     content = json.loads(file.read_bytes().partition(b"\n")[2])
     assert len(content["answers"]) == len(answers)

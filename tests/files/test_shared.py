@@ -1,0 +1,149 @@
+"""The folder of the service that workers of other machines read: whose it is, and what a hostile worker puts there."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from evalsvc.errors import DataDirectoryUnusable, SourceUnreachable
+from evalsvc.files.atomic import FileLost, open_regular
+from evalsvc.files.kept import CarriedFiles, KeptFolder
+from evalsvc.files.outputs import OutputFile, keep_output, read_output
+from evalsvc.files.shared import MARKER, claim_shared, require_shared, shared_owner
+
+KEY = "ab" * 32
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    claim_shared(tmp_path / "shared", "mine")
+    return tmp_path / "shared"
+
+
+def test_a_worker_sees_the_folder_of_its_service_at_any_path(shared: Path, tmp_path: Path) -> None:
+    claim_shared(shared, "mine")  # a restart
+    assert shared_owner(shared) == "mine"
+    (tmp_path / "mounted").symlink_to(shared)
+    require_shared(tmp_path / "mounted", "mine")
+
+
+def test_two_services_have_no_folder_in_common(shared: Path) -> None:
+    """Each would remove the outputs that the other's database names."""
+    with pytest.raises(DataDirectoryUnusable, match="is that of another service; choose another folder by EVALSVC_SHA"):
+        claim_shared(shared, "another")
+    assert shared_owner(shared) == "mine"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (lambda folder: (folder / MARKER).write_text("another"), "that of another service"),
+        (lambda folder: (folder / MARKER).write_text("MINE"), "that of another service"),
+        (lambda folder: (folder / MARKER).write_text("mine" * 10**6), "that of another service"),
+        (lambda folder: (folder / MARKER).unlink(), "no service has claimed it, and it holds 0 other files"),
+        (lambda folder: folder.rename(folder.with_name("moved")), "because it does not exist"),
+        (lambda folder: replace(folder / MARKER, os.mkfifo), "it is no regular file"),
+        (lambda folder: replace(folder / MARKER, os.mkdir), "it is no regular file"),
+        (lambda folder: replace(folder / MARKER, lambda path: os.symlink("/etc/passwd", path)), "symbolic link"),
+    ],
+)
+def test_a_worker_with_another_folder_says_what_to_do(
+    shared: Path, spoil: Callable[[Path], object], problem: str
+) -> None:
+    """It computed statistics anew for every shard, or read the other service's."""
+    spoil(shared)
+    with pytest.raises(SourceUnreachable) as refused:
+        require_shared(shared, "mine")
+    assert problem in refused.value.message
+    assert str(shared) in refused.value.message
+    assert "mount the service's EVALSVC_SHARED there" in refused.value.message
+
+
+def replace(path: Path, make: Callable[[Path], object]) -> None:
+    path.unlink()
+    make(path)
+
+
+def output(shared: Path) -> OutputFile:
+    kept = keep_output(shared / "outputs", bytes(100_000), task=3, shard=7, attempt=1)
+    assert isinstance(kept, OutputFile)
+    return kept
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        os.mkfifo,
+        os.mkdir,
+        lambda path: os.symlink(path.parents[3] / "secret", path),
+        lambda path: os.truncate(os.open(path, os.O_CREAT | os.O_WRONLY), 1 << 40),
+        lambda path: path.write_bytes(bytes(99_999) + b"1"),
+        lambda path: None,
+    ],
+)
+def test_what_lies_in_the_place_of_an_output_is_lost(
+    shared: Path, tmp_path: Path, make: Callable[[Path], object]
+) -> None:
+    """A pipe held a merge up for ever, and a sparse file of a terabyte took the worker's memory."""
+    (tmp_path / "secret").write_bytes(bytes(100_000))
+    file = output(shared)
+    replace(file.path(shared / "outputs"), make)
+    with pytest.raises(FileLost, match="3/7-1: "):
+        read_output(shared / "outputs", file)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/etc/passwd", path)])
+def test_what_lies_in_the_place_of_a_kept_file_is_lost(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    make(tmp_path / "coco.npz")
+    with pytest.raises(FileLost, match=r"coco\.npz: "):
+        KeptFolder(tmp_path).open("coco.npz")
+
+
+def test_a_file_that_is_replaced_or_deleted_while_it_is_read_is_read_to_its_end(tmp_path: Path) -> None:
+    files = KeptFolder(tmp_path)
+    for change in (lambda: files.keep_bytes(f"{KEY}.npz", b"new"), (tmp_path / f"{KEY}.npz").unlink):
+        files.keep_bytes(f"{KEY}.npz", b"old" * 10_000)
+        with files.open(f"{KEY}.npz") as stream:
+            start = stream.read(3)
+            change()
+            assert start + stream.read() == b"old" * 10_000
+
+
+def test_what_a_worker_keeps_travels_with_its_result_and_the_folder_stays(tmp_path: Path) -> None:
+    """The folder may be mounted for reading alone."""
+    KeptFolder(tmp_path).keep_bytes(f"{KEY}.npz", b"old")
+    tmp_path.chmod(0o500)
+    try:
+        files = CarriedFiles(tmp_path)
+        answer = f"answers/{KEY}/{KEY}.json"
+        for name in (answer, f"{KEY}.npz"):
+            files.keep_bytes(name, b"new")
+            with files.open(name) as stream:
+                assert stream.read() == b"new"
+        assert files.names() == {f"{KEY}.npz"}
+        assert files.names(f"answers/{KEY}") == {answer}
+        for name in ("../evalsvc.db", "coco.npz"):
+            with pytest.raises(ValueError, match="no name to keep"):
+                files.keep_bytes(name, b"")
+        assert [path.name for path in tmp_path.iterdir()] == [f"{KEY}.npz"]
+        assert set(files.new) == {answer, f"{KEY}.npz"}
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_workers_of_the_service_s_group_read_and_others_do_not(shared: Path, tmp_path: Path) -> None:
+    """They may run as users of their own."""
+    KeptFolder(shared / "statistics").keep_bytes(f"{KEY}.npz", b"")
+    output(shared)
+    modes = {path.stat().st_mode & 0o777 for path in shared.rglob("*") if path.is_file()}
+    assert modes == {0o640}
+    assert shared.stat().st_mode & 0o007 == 0
+
+
+def test_a_descriptor_of_what_is_no_file_is_closed(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        with pytest.raises(OSError, match="no regular file"):
+            open_regular(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == before
