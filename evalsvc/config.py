@@ -51,11 +51,10 @@ class Settings:
 
     data_dir: str = _setting("", "Folder of the database, spooled checkpoints and artifacts [~/.local/share/evalsvc]")
     database_url: str = _setting(
-        "", "SQLAlchemy URL of the store; postgresql://… works too [SQLite in the data folder]", secret=True
-    )
-    database_url_file: str = _setting(
         "",
-        "File that holds the URL of the store, such as a container's secret; used if EVALSVC_DATABASE_URL is not set",
+        "SQLAlchemy URL of the store, such as postgresql://…, or @FILE for a file that holds the URL, such as a "
+        "container's secret [SQLite in the data folder]",
+        secret=True,
     )
     shared: str = _setting(
         "",
@@ -65,13 +64,14 @@ class Settings:
     host: str = _setting("127.0.0.1", "Address that the service listens on")
     port: int = _number(8321, "Port that the service listens on; 0 takes a free one", least=0, most=65_535)
     url: str = _setting("http://127.0.0.1:8321", "Address of the service, for the client")
-    token: str = _setting("", "Token that the client sends", secret=True)
-    token_file: str = _setting(
-        "", "File that holds the token, readable by its owner only; used if EVALSVC_TOKEN is not set"
+    token: str = _setting(
+        "",
+        "Token that the client sends, or @FILE for a file that holds the token, readable by its owner only",
+        secret=True,
     )
-    https_cert: str = _setting("", "Certificate file; with a certificate the service listens by https")
-    https_key: str = _setting("", "Private key file of EVALSVC_HTTPS_CERT")
-    https_ca: str = _setting("", "Certificate authority file that the client trusts [those of this machine]")
+    https_cert: str = _setting(
+        "", "PEM file with a certificate and its private key; with a certificate the service listens by https"
+    )
     allowed_hosts: str = _setting(
         "", "Host names other than localhost that a service without tokens accepts, separated by ','"
     )
@@ -107,10 +107,9 @@ class Settings:
         least=0,
     )
     devices: str = _setting(
-        "all", "Devices with one worker process each: all, or a list such as cuda:0,cuda:1 or cpu,cpu"
-    )
-    device: str = _setting(
-        "", "Device of a command that evaluates on this machine; for `worker`, its only one [cuda, else cpu]"
+        "all",
+        "Devices with one worker process each: all, or a list such as cuda:0,cuda:1 or cpu,cpu; a command that "
+        "evaluates on this machine takes the first",
     )
     threads: int = _number(0, "CPU threads of a worker process [cores / workers]", least=0)
     batch_tokens: int = _number(
@@ -122,9 +121,11 @@ class Settings:
     scheduler: str = _setting(
         "", "Address of an existing Dask scheduler, tls://HOST:PORT [the service starts a cluster]"
     )
-    tls_ca: str = _setting("", "Certificate authority file for --scheduler and `worker`")
-    tls_cert: str = _setting("", "Certificate file for --scheduler and `worker`")
-    tls_key: str = _setting("", "Private key file for --scheduler and `worker`")
+    tls: str = _setting(
+        "",
+        "Folder with ca.pem, cert.pem and key.pem, by which service, scheduler and workers know each other; `evalsvc "
+        "certificates` makes it",
+    )
     retention: str = _setting(
         "", 'Rule for the artifacts of a run that are kept, e.g. {"last": 10, "every": 1000} [all of them]'
     )
@@ -137,11 +138,10 @@ class Settings:
     worker_ttl: float = _number(
         120.0, "Seconds without a heartbeat after which the shard of a worker is rerun on another worker", least=1.0
     )
-    shard_deadline: float = _number(7200.0, "Seconds after which a running shard is stopped and retried", least=1.0)
-    plan_deadline: float = _number(
-        600.0,
-        "Seconds without progress after which planning a task is stopped, and not retried: a template or a tokenizer "
-        "that a suite names may never end",
+    shard_deadline: float = _number(
+        7200.0,
+        "Seconds after which a running shard is stopped and retried. Planning a task is stopped after a twelfth of the "
+        "time without progress, and not retried: a template or a tokenizer that a suite names may never end",
         least=1.0,
     )
     max_attempts: int = _number(
@@ -152,35 +152,40 @@ class Settings:
         10.0, "Seconds that running shards have to finish when they are cancelled or the service stops", least=0.0
     )
 
+    secret_files: tuple[str, ...] = field(default=(), repr=False)
+    """Files that secrets were read from; no setting of its own."""
+
     @classmethod
     def load(cls, environ: Mapping[str, str] = os.environ, **overrides: str | float | Path | None) -> Settings:
         """Read the settings from the environment, and replace those in `overrides`. An override of None is ignored; a
-        path is stored as text. The file that EVALSVC_DATABASE_URL_FILE names is read too.
+        path is stored as text. A file that holds the database's URL is read too.
 
         `unknown_variables` reports variables with the prefix that are not settings. `client_token` reads the file of a
         token, because a command that creates the token runs before the file exists.
 
-        Raises:
-            InvalidRequest: a number is expected and something else was found, a number is out of its range, or the file
-                holds no database URL.
+        Raises InvalidRequest: a number is expected and something else was found, a number is out of its range, the file
+        holds no database URL, or a variable is no setting any more.
         """
+        for name, instead in REMOVED.items():
+            if environ.get(PREFIX + name):
+                raise InvalidRequest(f"{PREFIX}{name} is no setting any more; {instead}")
         values: dict[str, Any] = {
             item.name: _parse(item.name, text, item.default)
-            for item in fields(cls)
+            for item in SETTINGS
             if (text := _given(environ, item.name))
         }
         given = {name: value for name, value in overrides.items() if value is not None}
         values |= {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
         settings = cls(**values)
         settings._check_ranges(given)
-        if settings.database_url or not settings.database_url_file:
-            return settings
-        file = Path(settings.database_url_file).expanduser()
-        return replace(settings, database_url=read_database_url(file, "EVALSVC_DATABASE_URL_FILE"))
+        secret_files = {name: file for name in SECRETS if (file := file_of(values.get(name, "")))}
+        if (file := secret_files.get("database_url")) is not None:
+            settings = replace(settings, database_url=read_database_url(file, "EVALSVC_DATABASE_URL"))
+        return replace(settings, secret_files=tuple(map(str, secret_files.values())))
 
     def _check_ranges(self, given: Container[str]) -> None:
         """Raise InvalidRequest for a number out of its range; names in `given` are options of a command."""
-        for item in fields(self):
+        for item in SETTINGS:
             value = getattr(self, item.name)
             if isinstance(value, str):
                 continue
@@ -256,6 +261,15 @@ class Settings:
         return Path(self.suites).expanduser() if self.suites else None
 
     @property
+    def device(self) -> str:
+        """Return the device of a command that evaluates on this machine; empty for cuda, else cpu."""
+        return "" if self.devices == "all" else self.devices.partition(",")[0].strip()
+
+    @property
+    def plan_deadline(self) -> float:
+        return self.shard_deadline / 12
+
+    @property
     def root_paths(self) -> tuple[Path, ...]:
         """Return the local folders in EVALSVC_ROOTS that lie outside the data folder."""
         return tuple(root for root in self._local_roots() if not self._is_in_data_folder(root))
@@ -276,7 +290,7 @@ class Settings:
         keys, tokens or the database."""
         database = re.fullmatch(r"sqlite(\+\w+)?:///([^?]+).*", self.database)
         databases = [database[2] + ending for ending in ("", "-wal", "-shm")] if database else []
-        keys = (self.https_key, self.tls_key, self.token_file, self.database_url_file)
+        keys = (self.https_cert, self.tls, *self.secret_files)
         files = (Path(name).expanduser() for name in (*keys, *databases) if name)
         return (
             self.data_path,
@@ -327,12 +341,11 @@ class Settings:
     def client_token(self) -> str | None:
         """Return the token that the client sends, from the setting or from its file; None if no token is set.
 
-        Raises:
-            InvalidRequest: the setting or the file holds no valid token, or other users may read the file.
+        Raises InvalidRequest: the setting or the file holds no valid token, or other users may read the file.
         """
-        if self.token or not self.token_file:
-            return check_token(self.token, "EVALSVC_TOKEN") if self.token else None
-        return read_token(Path(self.token_file).expanduser(), "EVALSVC_TOKEN_FILE")
+        if (file := file_of(self.token)) is not None:
+            return read_token(file, "EVALSVC_TOKEN")
+        return check_token(self.token, "EVALSVC_TOKEN") if self.token else None
 
     def without_secrets(self) -> Settings:
         """Return the settings of a worker process, which needs neither a token nor the database.
@@ -351,7 +364,23 @@ OPEN_ROOTS = (
 )
 """Warning of a service that has tokens but no EVALSVC_ROOTS."""
 
-SECRETS = tuple(item.name for item in fields(Settings) if item.metadata["secret"])
+SETTINGS = tuple(item for item in fields(Settings) if item.metadata)
+"""Fields of `Settings` that the environment sets."""
+
+REMOVED = {
+    **dict.fromkeys(
+        ("TLS_CA", "TLS_CERT", "TLS_KEY"), "set EVALSVC_TLS to the folder that has ca.pem, cert.pem and key.pem"
+    ),
+    "HTTPS_KEY": "append the private key to the file of EVALSVC_HTTPS_CERT",
+    "HTTPS_CA": "set SSL_CERT_FILE, which Python's programs have in common",
+    "TOKEN_FILE": "set EVALSVC_TOKEN=@FILE",
+    "DATABASE_URL_FILE": "set EVALSVC_DATABASE_URL=@FILE",
+    "DEVICE": "set EVALSVC_DEVICES",
+    "PLAN_DEADLINE": "planning may take a twelfth of EVALSVC_SHARD_DEADLINE without progress",
+}
+"""What to do instead, by the name of a variable of earlier versions."""
+
+SECRETS = tuple(item.name for item in SETTINGS if item.metadata["secret"])
 """Names of the settings that are secrets."""
 
 
@@ -388,7 +417,7 @@ def drop_secrets() -> None:
 
 def setting_help() -> list[tuple[str, str, str]]:
     """Return (variable, default, help) of every setting, in the order of the table."""
-    return [(PREFIX + item.name.upper(), str(item.default), item.metadata["help"]) for item in fields(Settings)]
+    return [(PREFIX + item.name.upper(), str(item.default), item.metadata["help"]) for item in SETTINGS]
 
 
 def range_words(least: float, most: float) -> str:
@@ -398,15 +427,16 @@ def range_words(least: float, most: float) -> str:
 
 def setting_sources(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return where the value of each setting comes from: `environment`, `file` or `default`."""
-    sources = {item.name: "environment" if _given(environ, item.name) else "default" for item in fields(Settings)}
-    if sources["database_url"] == "default" and sources["database_url_file"] == "environment":
-        sources["database_url"] = "file"
-    return sources
+    given = {item.name: _given(environ, item.name) for item in SETTINGS}
+    return {
+        name: "default" if not text else "file" if name in SECRETS and file_of(text) else "environment"
+        for name, text in given.items()
+    }
 
 
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
     """Return a warning for each variable with the prefix that is neither a setting nor one of Kubernetes."""
-    known = [item.name.upper() for item in fields(Settings)]
+    known = [item.name.upper() for item in SETTINGS]
     unknown = [
         variable.removeprefix(PREFIX)
         for variable, text in sorted(environ.items())
@@ -431,6 +461,11 @@ def _given(environ: Mapping[str, str], name: str) -> str:
 def _is_of_kubernetes(variable: str, text: str) -> bool:
     """Tell whether Kubernetes set the variable for a Service named `evalsvc` or `evalsvc-NAME`."""
     return _OF_A_SERVICE.fullmatch(f"{variable}={text}") is not None
+
+
+def file_of(secret: str) -> Path | None:
+    """Return the file that holds a secret, for a value @FILE."""
+    return Path(secret[1:]).expanduser() if secret.startswith("@") else None
 
 
 def _network(text: str) -> Network:

@@ -126,8 +126,8 @@ def service_unreachable(error: Exception, url: str, ca: str | None, timeout: flo
     elif cause.kind == "plain":
         text, cure = "it speaks http, not https", f"give http://{place} by --url (EVALSVC_URL)"
     elif cause.kind == "issuer":
-        trusted = f"it is {ca}, which has not signed this certificate" if ca else "it is not set"
-        text, cure = cause.text, f"give the authority's certificate file by EVALSVC_HTTPS_CA ({trusted})"
+        trusted = f"; {ca}, the ca of this client, has not signed this certificate" if ca else ""
+        text, cure = cause.text, f"set SSL_CERT_FILE to the authority's certificate file{trusted}"
     else:
         text, cure = cause.text, f"{cause.cure}; the address is that of --url (EVALSVC_URL)"
     return ServiceUnreachable(f"no evaluation service answers at {shown} ({text}); {cure}")

@@ -17,11 +17,7 @@ MAX_BYTES = 4096
 
 
 def read_token(path: Path, variable: str) -> str:
-    """Read the token in a file that only its owner may read; `variable` is the setting that names the file.
-
-    Raises:
-        InvalidRequest: the file cannot be read, is open to others, or holds no token.
-    """
+    """Read the token in a file that only its owner may read; `variable` is the setting that names the file."""
     text = _read_line(path, variable)
     if (mode := path.stat().st_mode) & 0o077:
         raise InvalidRequest(f"{variable} {path} may be read by others (mode {mode & 0o777:o}); run: chmod 600 {path}")
@@ -29,11 +25,8 @@ def read_token(path: Path, variable: str) -> str:
 
 
 def check_token(text: str, where: str) -> str:
-    """Return `text` if it is a token; messages quote `where` it was found.
-
-    Raises:
-        InvalidRequest: the text is not a token. The message does not show it, because it may be another secret.
-    """
+    """Return `text` if it is a token. The message quotes `where` it was found, and not the text, which may be another
+    secret."""
     if not TOKEN.fullmatch(text):
         raise InvalidRequest(
             f"{where} holds no token of evalsvc, which begins with {PREFIX_OF_TOKENS} and has "
@@ -46,10 +39,7 @@ def read_database_url(path: Path, variable: str) -> str:
     """Read a database's URL from the one line of a file; `variable` is the setting that names the file.
 
     Other readers of the file are not checked: container engines mount secrets as files that every user of the container
-    can read.
-
-    Raises:
-        InvalidRequest: the file cannot be read, or holds something else, which the message does not show.
+    can read. Messages do not show the content of a file.
     """
     text = _read_line(path, variable)
     if not re.fullmatch(r"[a-z][a-z0-9+]*://\S+", text):

@@ -1,10 +1,18 @@
 import os
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from evalsvc.config import Settings, drop_secrets, setting_help, setting_sources, shown_url, unknown_variables
+from evalsvc.config import (
+    REMOVED,
+    SETTINGS,
+    Settings,
+    drop_secrets,
+    setting_help,
+    setting_sources,
+    shown_url,
+    unknown_variables,
+)
 from evalsvc.errors import InvalidRequest
 
 
@@ -52,6 +60,18 @@ def test_unknown_variables_are_warned_of_and_ignored() -> None:
         "EVALSVC_PROT is not a setting of evalsvc and is ignored; did you mean EVALSVC_PORT?",
         "EVALSVC_XYZZY is not a setting of evalsvc and is ignored; evalsvc doctor lists the settings",
     ]
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_a_setting_that_is_gone_is_refused_with_what_replaces_it(name: str) -> None:
+    """A service without its keys or its token would start all the same."""
+    with pytest.raises(InvalidRequest, match=f"EVALSVC_{name} is no setting any more; "):
+        Settings.load({f"EVALSVC_{name}": "x"})
+    assert name.lower() not in {item.name for item in SETTINGS}
+
+
+def test_a_command_takes_the_first_of_the_devices() -> None:
+    assert [Settings(devices=text).device for text in ("all", "cpu", "cuda:1,cuda:0")] == ["", "cpu", "cuda:1"]
 
 
 OF_A_SERVICE = {
@@ -108,7 +128,7 @@ def test_roots_are_a_list() -> None:
 
 def test_every_setting_has_help() -> None:
     table = setting_help()
-    assert [variable for variable, _, _ in table] == [f"EVALSVC_{item.name.upper()}" for item in fields(Settings)]
+    assert [variable for variable, _, _ in table] == [f"EVALSVC_{item.name.upper()}" for item in SETTINGS]
     assert all(text and text[0].isupper() for _, _, text in table)
 
 
@@ -131,13 +151,14 @@ TOKEN = "evalsvc_" + "a" * 43
 def test_the_token_comes_from_the_environment_or_a_private_file(tmp_path: Path) -> None:
     """Never from an argument, which every user of the machine sees in the list of processes."""
     file = tmp_path / "token"
-    environ = {"EVALSVC_TOKEN_FILE": str(file)}
-    assert Settings.load(environ).token_file == str(file), "without the token, which a command is to make"
+    settings = Settings.load({"EVALSVC_TOKEN": f"@{file}"})  # without the token, which a command is to make
+    assert file in settings.private_paths, "no checkpoint or suite is read from it"
+    assert file in settings.without_secrets().private_paths
     file.write_text(TOKEN + "\n")
     file.chmod(0o600)
     assert Settings().client_token() is None
     assert Settings(token=TOKEN).client_token() == TOKEN
-    assert Settings(token_file=str(file)).client_token() == TOKEN
+    assert settings.client_token() == TOKEN
 
 
 @pytest.mark.parametrize(
@@ -156,7 +177,7 @@ def test_token_files_that_are_refused(tmp_path: Path, mode: int | None, content:
         file.write_text(content)
         file.chmod(mode)
     with pytest.raises(InvalidRequest, match=words) as error:
-        Settings(token_file=str(file)).client_token()
+        Settings(token=f"@{file}").client_token()
     assert "hunter2" not in error.value.message
 
 
@@ -168,30 +189,25 @@ def test_a_variable_that_holds_no_token_is_not_shown() -> None:
 
 
 def test_the_url_of_the_database_may_come_from_a_file(tmp_path: Path) -> None:
-    """A container gets secrets as files that all of its users may read; the variable itself wins."""
+    """A container gets secrets as files that all of its users may read."""
     file = tmp_path / "database_url"
     file.write_text("postgresql://me:hunter2@h/d\n")
     file.chmod(0o444)
-    environ = {"EVALSVC_DATABASE_URL_FILE": str(file)}
+    environ = {"EVALSVC_DATABASE_URL": f"@{file}"}
     settings = Settings.load(environ)
     assert settings.database == "postgresql+psycopg://me:hunter2@h/d"
     assert "hunter2" not in repr(settings)
     assert file in settings.private_paths, "no checkpoint or suite is read from it"
     file.unlink()
     assert settings.database == "postgresql+psycopg://me:hunter2@h/d", "it is read once"
-    both = {"EVALSVC_DATABASE_URL_FILE": str(file), "EVALSVC_DATABASE_URL": "sqlite:///a.db"}
-    assert Settings.load(both).database == "sqlite:///a.db"
-    assert [setting_sources(given)["database_url"] for given in (environ, both, {})] == [
-        "file",
-        "environment",
-        "default",
-    ]
+    given = (environ, {"EVALSVC_DATABASE_URL": "sqlite:///a.db"}, {})
+    assert [setting_sources(item)["database_url"] for item in given] == ["file", "environment", "default"]
 
 
 def test_a_file_that_names_sqlite_makes_that_file_private(tmp_path: Path) -> None:
     file = tmp_path / "database_url"
     file.write_text("sqlite:////keys/a.db")
-    settings = Settings.load({"EVALSVC_DATABASE_URL_FILE": str(file)})
+    settings = Settings.load({"EVALSVC_DATABASE_URL": f"@{file}"})
     for own in (settings, settings.without_secrets()):
         assert {Path("/keys/a.db"), Path("/keys/a.db-wal"), Path("/keys/a.db-shm")} <= set(own.private_paths)
 
@@ -199,7 +215,7 @@ def test_a_file_that_names_sqlite_makes_that_file_private(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "EVALSVC_DATABASE_URL_FILE /.*/database_url cannot be read: no such file"),
+        (None, "EVALSVC_DATABASE_URL /.*/database_url cannot be read: no such file"),
         (b"", "holds no URL of a database on one line"),
         (b"hunter2", "holds no URL of a database on one line, such as postgresql://USER:PASSWORD@HOST/NAME"),
         (b"postgresql://me:hunter2@h/d\npostgresql://h/e\n", "on one line"),
@@ -216,13 +232,13 @@ def test_files_without_a_url_are_refused(tmp_path: Path, content: bytes | None, 
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(InvalidRequest, match=words) as error:
-        Settings.load({"EVALSVC_DATABASE_URL_FILE": str(file)})
+        Settings.load({"EVALSVC_DATABASE_URL": f"@{file}"})
     assert "hunter2" not in error.value.message
 
 
 def test_a_folder_in_the_place_of_a_secret_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="cannot be read: is a directory"):
-        Settings.load({"EVALSVC_DATABASE_URL_FILE": str(tmp_path)})
+        Settings.load({"EVALSVC_DATABASE_URL": f"@{tmp_path}"})
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,8 @@ def test_a_certificate_that_nobody_trusted_has_signed(pair: Pair, tmp_path: Path
     for said in (unset, wrong):
         assert "its certificate is signed by an authority that is not trusted here" in said
         assert "evalsvc serve" not in said
-    assert unset.endswith("EVALSVC_HTTPS_CA (it is not set)")
-    assert wrong.endswith(f"EVALSVC_HTTPS_CA (it is {other.cert}, which has not signed this certificate)")
+    assert unset.endswith("set SSL_CERT_FILE to the authority's certificate file")
+    assert wrong.endswith(f"{other.cert}, the ca of this client, has not signed this certificate")
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_the_service_says_what_is_wrong(service: ServiceProcess, bad: Path) -> N
 
 def test_evalsvc_run_says_the_same(bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVALSVC_ROOTS", str(bad.parent))
-    monkeypatch.setenv("EVALSVC_DEVICE", "cpu")
+    monkeypatch.setenv("EVALSVC_DEVICES", "cpu")
     suite = parse_suite({"tasks": [{"kind": "loss", "data": str(bad.parent / "pairs.jsonl")}]}, "losses")
     for name, (_make, code, words) in BAD.items():
         try:

@@ -134,7 +134,7 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def load(folder: Path) -> LanguageModel:
     """As a worker does."""
-    settings = Settings(device="cpu", threads=1, roots=str(folder.parent))
+    settings = Settings(devices="cpu", threads=1, roots=str(folder.parent))
     path, _ = locate_checkpoint(str(folder), settings)
     context = ShardContext(CheckpointRef(path, label="step 1"), settings, lambda done: None)
     return context.model(dtype="float32", rotary_inv_freq_dtype="auto")

@@ -16,7 +16,7 @@ import psutil
 from ports import free_port
 from soak_database import Database
 
-from evalsvc.cluster.certificates import CA, CERT, KEY, write_certificates
+from evalsvc.cluster.certificates import write_certificates
 from evalsvc.store.session import Store
 
 MARK = "SOAK_WORLD"
@@ -133,20 +133,20 @@ class World:
         return self.scheduler is not None
 
     def _make_external(self, workers: int) -> list[str]:
-        files = write_certificates(self.folder / "certificates")
-        names = {"--tls-ca": CA, "--tls-cert": CERT, "--tls-key": KEY}
-        tls = [text for option, name in names.items() for text in (option, str(files[name]))]
+        write_certificates(self.folder / "certificates")
+        tls = ["--tls", str(self.folder / "certificates")]
         address = f"tls://127.0.0.1:{free_port()}"
         self.scheduler = self._supervised("scheduler", scheduler_arguments(address, tls))
         for index in range(workers):
-            arguments = ["-m", "evalsvc.cli", "worker", address, "--device", "cpu", *tls]
+            arguments = ["-m", "evalsvc.cli", "worker", address, "--devices", "cpu", *tls]
             self.supervisors.append(self._supervised(f"worker-{index}", arguments))
         return ["--scheduler", address, *tls]
 
     def _supervised(self, name: str, arguments: Sequence[str]) -> Supervised:
         path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
-        # Workers of other machines keep answers in a folder of their own, and must not find those of other runs.
-        own = {MARK: self._mark, "PYTHONPATH": path, "XDG_DATA_HOME": str(self.folder / "home")}
+        # Workers of other machines have data folders of their own, and see the shared folder of the service.
+        shared = {"EVALSVC_SHARED": str(self.data_dir / "shared")}
+        own = {MARK: self._mark, "PYTHONPATH": path, "XDG_DATA_HOME": str(self.folder / "home"), **shared}
         environment = os.environ | self._settings | own
         return Supervised(name, arguments, self.folder / f"{name}.log", environment)
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields
 
 from evalsvc.cli.program import INTERRUPTED, WRONG_USE
-from evalsvc.config import PREFIX, Settings
+from evalsvc.config import PREFIX, SETTINGS
 from reference_pages.commands import Command, Parameter, all_commands
 from reference_pages.markdown import anchor, block, code, codes, prose, sentence, table
 from reference_pages.settings import OWN_OPTIONS
@@ -58,7 +57,7 @@ def _parameters(kind: str, command: Command, parameters: Iterable[Parameter]) ->
 
 def _default(command: str, parameter: Parameter) -> str:
     """Return the default; of an option that is a setting, first the setting's variable."""
-    settings = {item.name for item in fields(Settings)}
+    settings = {item.name for item in SETTINGS}
     is_option = parameter.shown.startswith("-")
     if is_option and parameter.name in settings and (command, parameter.name) not in OWN_OPTIONS:
         return f"{code(PREFIX + parameter.name.upper())}, else {parameter.default}".removesuffix(", else –")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, fields
+from dataclasses import Field
 from typing import Any
 
-from evalsvc.config import PREFIX, Settings, range_words
+from evalsvc.config import PREFIX, SETTINGS, range_words
 from reference_pages.commands import all_commands
 from reference_pages.markdown import NONE, code, codes, sentence, table
 
@@ -39,12 +39,12 @@ HEAD = ("variable", "option", "type", "default", "what")
 def page() -> str:
     """Return docs/reference/settings.md."""
     options = options_of_settings()
-    return f"{INTRODUCTION}\n\n{table(HEAD, [_row(item, options) for item in fields(Settings)])}\n"
+    return f"{INTRODUCTION}\n\n{table(HEAD, [_row(item, options) for item in SETTINGS])}\n"
 
 
 def options_of_settings() -> Mapping[str, Sequence[str]]:
     """Return the commands that have an option for a setting, by the setting's name."""
-    names = {item.name for item in fields(Settings)}
+    names = {item.name for item in SETTINGS}
     commands = defaultdict(list)
     for command in all_commands():
         for option in command.options:

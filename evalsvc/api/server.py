@@ -160,7 +160,6 @@ def server_config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
         proxy_headers=bool(proxies),
         forwarded_allow_ips=[str(network) for network in proxies],
         ssl_certfile=settings.https_cert or None,
-        ssl_keyfile=settings.https_key or None,
         timeout_graceful_shutdown=DRAIN_SECONDS,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
@@ -208,22 +207,19 @@ def warn_of_roots(settings: Settings, has_tokens: bool) -> None:
 
 
 def check_certificate(settings: Settings) -> None:
-    """Raise InvalidRequest unless the files for https, if given, are a certificate and its key."""
-    certificate, key = settings.https_cert, settings.https_key
-    if not certificate and not key:
+    """Raise InvalidRequest unless the file for https, if given, is a certificate with its key."""
+    file = settings.https_cert
+    if not file:
         return
-    for option, file in (("--https-cert", certificate), ("--https-key", key)):
-        if not file:
-            raise InvalidRequest(f"{option} is missing; give both --https-cert and --https-key")
-        if not os.access(file, os.R_OK) or not Path(file).is_file():
-            raise InvalidRequest(f"{option} {file}: the file does not exist or cannot be read; name a readable file")
+    if not os.access(file, os.R_OK) or not Path(file).is_file():
+        raise InvalidRequest(f"--https-cert {file}: the file does not exist or cannot be read; name a readable file")
     try:
         # Without a password function, OpenSSL would prompt for the password of an encrypted key.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: "")
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(file, password=lambda: "")
     except (ssl.SSLError, OSError, ValueError):
         raise InvalidRequest(
-            f"--https-cert {certificate} and --https-key {key} are not a certificate and its unencrypted private key; "
-            "give both as PEM files"
+            f"--https-cert {file} is not a PEM file of a certificate and its unencrypted private key; join them: cat "
+            "fullchain.pem privkey.pem > https.pem"
         ) from None
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evalsvc.cli.options import Devices, Threads, TlsCa, TlsCert, TlsKey
+from evalsvc.cli.options import Devices, Threads, Tls
 from evalsvc.cli.terminal import say
 from evalsvc.cluster.certificates import write_certificates
 from evalsvc.cluster.scheduler import run_scheduler
@@ -21,28 +21,15 @@ commands = typer.Typer()
 @commands.command()
 def worker(
     scheduler: Annotated[str, typer.Argument(help="Address of the Dask scheduler, tls://HOST:PORT.")],
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
+    tls: Tls = None,
     devices: Devices = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="Run one worker, on this device, such as cuda:0 or cpu.", show_default="all devices"),
-    ] = None,
     threads: Threads = None,
 ) -> None:
     """Run workers for an existing scheduler, and restart a worker that ends, until SIGTERM or Ctrl-C.
 
     After the signal the workers finish their running shards and take no others. A second signal ends them immediately.
     """
-    settings = Settings.load(
-        tls_ca=tls_ca,
-        tls_cert=tls_cert,
-        tls_key=tls_key,
-        devices=devices,
-        device=device,
-        threads=threads,
-    )
+    settings = Settings.load(tls=tls, devices=devices, threads=threads)
     drop_secrets()
     configure_logs(settings.log_format, settings.log_level)
     raise typer.Exit(run_workers(settings, scheduler, say))
@@ -52,16 +39,14 @@ def worker(
 def scheduler(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8786,
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
+    tls: Tls = None,
 ) -> None:
     """Run the scheduler between a service and the workers of other machines, until interrupted.
 
     The scheduler accepts only processes that have the certificates. The scheduler stores nothing: if it dies, start a
     new one at the same address.
     """
-    settings = Settings.load(tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key)
+    settings = Settings.load(tls=tls)
     drop_secrets()
     configure_logs(settings.log_format, settings.log_level)
 

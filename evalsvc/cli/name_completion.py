@@ -62,8 +62,7 @@ def _ask(answered: list[str], url: str | None, names: Callable[[Client], Iterabl
     # The shell would show a message in the middle of the command line.
     with suppress(Exception):
         settings = Settings.load(url=url)
-        ca = settings.https_ca or None
-        with Client(settings.url, token=settings.client_token(), ca=ca, timeout=TIMEOUT) as client:
+        with Client(settings.url, token=settings.client_token(), timeout=TIMEOUT) as client:
             answered += names(client)
 
 

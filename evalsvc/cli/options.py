@@ -71,9 +71,7 @@ Devices = Annotated[
 ]
 Suites = Annotated[Path | None, typer.Option(help="Folder with your own suites, a YAML file for each.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of each process.", show_default="cores / workers")]
-TlsCa = Annotated[Path | None, typer.Option(help="Certificate authority of the scheduler.")]
-TlsCert = Annotated[Path | None, typer.Option(help="Certificate for the scheduler.")]
-TlsKey = Annotated[Path | None, typer.Option(help="Private key for the scheduler.")]
+Tls = Annotated[Path | None, typer.Option(help="Folder with the certificates of scheduler, service and workers.")]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -99,14 +97,10 @@ Engine = Annotated[
 
 
 def local_settings(device: str | None, threads: int | None, suites: Path | None = None) -> Settings:
-    """Return the settings of a command that computes on this machine.
-
-    Raises:
-        InvalidRequest: the device is none, or this machine lacks it.
-    """
-    settings = Settings.load(device=device, threads=threads, suites=suites)
+    """Return the settings of a command that computes on this machine, which has the device."""
+    settings = Settings.load(devices=device, threads=threads, suites=suites)
     if settings.device:
-        option = "EVALSVC_DEVICE" if device is None else "--device"
+        option = "EVALSVC_DEVICES" if device is None else "--device"
         check_devices([settings.device], option, "cpu, or a card such as cuda:0")
     return settings
 
@@ -114,7 +108,7 @@ def local_settings(device: str | None, threads: int | None, suites: Path | None 
 def connect(url: str | None) -> Client:
     """Return a client of the service at `url`, or at EVALSVC_URL if None, with the token of the settings."""
     settings = Settings.load(url=url)
-    return Client(settings.url, token=settings.client_token(), ca=settings.https_ca or None)
+    return Client(settings.url, token=settings.client_token())
 
 
 Answer = TypeVar("Answer")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evalsvc.cli.options import DatabaseUrl, DataDir, Devices, Suites, Threads, TlsCa, TlsCert, TlsKey
+from evalsvc.cli.options import DatabaseUrl, DataDir, Devices, Suites, Threads, Tls
 from evalsvc.cli.terminal import say
 from evalsvc.config import Settings, drop_secrets
 from evalsvc.log import configure_logs
@@ -20,8 +20,9 @@ Scheduler = Annotated[
     str | None,
     typer.Option(help="Address of a Dask scheduler, tls://HOST:PORT.", show_default="a new scheduler and its workers"),
 ]
-HttpsCert = Annotated[Path | None, typer.Option(help="Certificate to serve https with.")]
-HttpsKey = Annotated[Path | None, typer.Option(help="Private key of --https-cert.")]
+HttpsCert = Annotated[
+    Path | None, typer.Option(help="PEM file with a certificate and its private key, to serve https with.")
+]
 ReadOnly = Annotated[
     bool, typer.Option("--read-only", help="Only answer reads, next to the service that owns the database.")
 ]
@@ -49,11 +50,8 @@ def serve(
     devices: Devices = None,
     threads: Threads = None,
     scheduler: Scheduler = None,
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
+    tls: Tls = None,
     https_cert: HttpsCert = None,
-    https_key: HttpsKey = None,
     read_only: ReadOnly = False,
     migrate: Migrate = False,
     new_data_folder: NewDataFolder = False,
@@ -69,17 +67,10 @@ def serve(
         devices=devices,
         threads=threads,
         scheduler=scheduler,
-        tls_ca=tls_ca,
-        tls_cert=tls_cert,
-        tls_key=tls_key,
+        tls=tls,
         https_cert=https_cert,
-        https_key=https_key,
         read_only=1 if read_only else None,
     )
-    _serve(settings, migrate, insecure, new_data_folder)
-
-
-def _serve(settings: Settings, migrate: bool, insecure: bool, new_data_folder: bool) -> None:
     drop_secrets()
     configure_logs(settings.log_format, settings.log_level)
     # FastAPI, SQLAlchemy and Dask take two seconds to import; `--help` and completion do not need them.

@@ -51,7 +51,7 @@ def create(
     """Make a token, and print the token once, on standard output.
 
     The database keeps only the hash of the token. A file that standard output goes to (> FILE) gets the mode 600, which
-    EVALSVC_TOKEN_FILE asks for.
+    EVALSVC_TOKEN=@FILE asks for.
     """
     with suppress(OSError):  # a pipe, or a stream of a program
         if stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode):
@@ -61,7 +61,7 @@ def create(
     say(token)
     say(
         f"token {name!r} with scope {scope} is shown only this time; give it to clients as EVALSVC_TOKEN, or in a "
-        "file that only its owner may read as EVALSVC_TOKEN_FILE",
+        "file that only its owner may read as EVALSVC_TOKEN=@FILE",
         err=True,
     )
 

@@ -128,7 +128,7 @@ def _verify_machine(settings: Settings) -> tuple[list[Finding], dict[str, object
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="evalsvc-verify-") as folder, show_bars() as bars:
         machine_settings = Settings(
-            data_dir=folder, assets=str(settings.assets_path), device=device, threads=settings.threads
+            data_dir=folder, assets=str(settings.assets_path), devices=device, threads=settings.threads
         )
         golden = Golden(device, settings=machine_settings)
         findings = verify_machine(golden, lambda name, done, total: bars.show("machine", done, total, name))

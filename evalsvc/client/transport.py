@@ -65,7 +65,7 @@ class Transport:
             follow_redirects=False,
             headers={"Authorization": f"Bearer {token.strip()}"} if token else None,
             # Plain http needs no certificates, and loading the system's authorities takes longer than a request.
-            verify=_tls_context(ca) if ca else not self.url.lower().startswith("http://"),
+            verify=_tls_context(ca) if ca or not self.url.lower().startswith("http://") else False,
         )
 
     @property
@@ -215,12 +215,13 @@ def _with_retry_after(error: EvalsvcError, header: str) -> EvalsvcError:
     return error
 
 
-def _tls_context(ca: str) -> ssl.SSLContext:
+def _tls_context(ca: str | None) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=ca)
+        # Without `ca`, the certificates in SSL_CERT_FILE or SSL_CERT_DIR, else those of the package certifi.
+        return ssl.create_default_context(cafile=ca) if ca else httpx.create_ssl_context()
     except OSError as error:  # `ssl.SSLError`, for a file without certificates, is an OSError too
         reason = os_reason(error)
         raise InvalidRequest(
-            f"EVALSVC_HTTPS_CA {ca} is no file of certificates: {reason}; give the PEM file of the authority that has "
-            "signed the service's certificate"
+            f"{ca or 'SSL_CERT_FILE'} is no file of certificates: {reason}; give the PEM file of the authority that "
+            "has signed the service's certificate"
         ) from None

@@ -72,7 +72,7 @@ def worker_settings(settings: Settings, device: str, processes: int) -> Settings
     secrets."""
     # A worker sees only its own card, as number 0.
     visible_device = "cuda:0" if device.startswith("cuda") else device
-    return replace(settings.without_secrets(), device=visible_device, threads=settings.worker_threads(processes))
+    return replace(settings.without_secrets(), devices=visible_device, threads=settings.worker_threads(processes))
 
 
 def worker_environment(device: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import dask
 from distributed import Security
 
+from evalsvc.cluster.certificates import CA, CERT, KEY
 from evalsvc.config import Settings
 from evalsvc.errors import DataDirectoryUnusable, InvalidRequest, os_reason
 
@@ -97,18 +98,17 @@ def private_folder(folder: Path) -> Path:
 
 
 def security_of(settings: Settings) -> Security:
-    """Return the certificates in the settings. InvalidRequest names the option whose file is missing."""
-    for option in ("tls_ca", "tls_cert", "tls_key"):
-        value = getattr(settings, option)
-        flag = "--" + option.replace("_", "-")
-        if not value:
-            raise InvalidRequest(
-                f"an existing scheduler needs TLS; set {flag} FILE (evalsvc certificates creates the files)"
-            )
-        if not Path(value).is_file():
-            raise InvalidRequest(
-                f"{flag} {value}: there is no such file; run evalsvc certificates, or correct the path"
-            )
-    pair = {"cert": settings.tls_cert, "key": settings.tls_key}
+    """Return the certificates in the folder of the settings; InvalidRequest says which are missing."""
+    if not settings.tls:
+        raise InvalidRequest(
+            "an existing scheduler needs TLS; set --tls FOLDER (EVALSVC_TLS), which evalsvc certificates creates"
+        )
+    folder = Path(settings.tls).expanduser()
+    if missing := [name for name in (CA, CERT, KEY) if not (folder / name).is_file()]:
+        raise InvalidRequest(
+            f"--tls {folder} (EVALSVC_TLS): there is no {', '.join(missing)}; run evalsvc certificates, or correct the "
+            "path"
+        )
+    pair = {"cert": str(folder / CERT), "key": str(folder / KEY)}
     roles = {f"tls_{role}_{part}": file for role in ("client", "worker", "scheduler") for part, file in pair.items()}
-    return Security(require_encryption=True, tls_ca_file=settings.tls_ca, **roles)
+    return Security(require_encryption=True, tls_ca_file=str(folder / CA), **roles)

@@ -14,13 +14,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 
-from evalsvc.cluster.devices import DEVICES, check_devices, device_list
+from evalsvc.cluster.devices import check_devices, device_list
 from evalsvc.cluster.nanny import WorkerNanny, cause_of_death, nanny_options
 from evalsvc.cluster.settings import SCRATCH_PREFIX, configure, security_of
 from evalsvc.cluster.unreachable import explain_scheduler
@@ -70,8 +69,8 @@ def run_workers(settings: Settings, scheduler: str, announce: Callable[[str], No
     if not scheduler.startswith("tls://"):
         raise InvalidRequest(f"{scheduler}: the scheduler's address must begin with tls://, e.g. tls://10.0.0.1:8786")
     security_of(settings)
-    devices = [settings.device] if settings.device else device_list(settings.devices)
-    check_devices(devices, "--device (EVALSVC_DEVICE)" if settings.device else DEVICES)
+    devices = device_list(settings.devices)
+    check_devices(devices)
     announce(f"evalsvc workers on {', '.join(devices)} for {scheduler}; stop them by Ctrl-C, or kill {os.getpid()}")
     return Supervisor(settings.without_secrets(), scheduler, devices).run()
 
@@ -164,7 +163,6 @@ def serve_device(settings: Settings, scheduler: str, device: str, processes: int
     # Signals reach all processes simultaneously; the supervisor decides what they mean.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    settings = replace(settings, device="")
     configure_logs(settings.log_format, settings.log_level)
     with TemporaryDirectory(prefix=SCRATCH_PREFIX) as scratch:
         configure(settings, Path(scratch), processes)

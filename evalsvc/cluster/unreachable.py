@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from evalsvc.connection_errors import find_cause
 
-CERTIFICATES = "give the --tls-… files that were made together with the scheduler's (`evalsvc certificates`)"
+CERTIFICATES = "give the folder of certificates by --tls that the scheduler has (`evalsvc certificates`)"
 
 CURES = {
     "refused": "start a scheduler there with `evalsvc scheduler`, or correct the address",
@@ -27,5 +27,5 @@ def explain_scheduler(error: BaseException, address: str) -> str:
             text = "no answer in time"
         else:
             text = f"{type(innermost).__name__}: {innermost}".removesuffix(": ")
-        return f"{text}; check that `evalsvc scheduler` runs at this address, and the --tls-… files"
+        return f"{text}; check that `evalsvc scheduler` runs at this address, and the files in --tls"
     return f"{cause.text}; {CURES.get(cause.kind, cause.cure)}"

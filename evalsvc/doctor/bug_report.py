@@ -9,11 +9,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import fields
 from importlib import metadata
 
 from evalsvc import __version__
-from evalsvc.config import PREFIX, SECRETS, Settings, shown_url
+from evalsvc.config import PREFIX, SECRETS, SETTINGS, Settings, shown_url
 from evalsvc.errors import EvalsvcError
 from evalsvc.installation import NAME, find_origin
 
@@ -44,7 +43,7 @@ def report_lines() -> Iterator[str]:
     except EvalsvcError as error:
         yield f"settings: cannot be read: {error.message}"
     else:
-        for item in fields(settings):
+        for item in SETTINGS:
             if (value := getattr(settings, item.name)) != item.default:
                 # The address of a database reveals more about a site than a report needs.
                 text = "set" if item.name in SECRETS else shown_setting(item.name, value)

@@ -1,4 +1,7 @@
-"""Files that are whole or absent after an `accident`: written under another name in the same folder, then renamed."""
+"""Files that are whole or absent after an `accident`, and read only if no `worker` put a link or a pipe in their place.
+
+They are written under another name in the same folder, then renamed.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The folder that the service shares with workers of other machines: `statistics`, `outputs`, and the service's id.
+"""The folder that the service shares with workers of other machines, marked against the `accident` of two services.
 
-The service alone writes to the folder. Each process has a path of its own to it, EVALSVC_SHARED, so a worker makes sure
-that the folder at its path is that of the service that sent the shard.
+The folder has `statistics` and `outputs`, and the service alone writes to it. Each process has a path of its own to it,
+EVALSVC_SHARED, so a worker makes sure that the folder at its path is that of the service that sent the shard.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def deadline_exceeded(stage: Stage, settings: Settings) -> ShardError:
         return ShardError(
             DeadlineExceeded.code,
             f"planning was stopped after {settings.plan_deadline:g} s without progress; look for a template, a "
-            "tokenizer or data of this task that takes as long, or raise EVALSVC_PLAN_DEADLINE of the service, then "
+            "tokenizer or data of this task that takes as long, or raise EVALSVC_SHARD_DEADLINE of the service, then "
             "retry the evaluation",
         )
     return ShardError(

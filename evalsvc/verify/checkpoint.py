@@ -233,7 +233,7 @@ def _rounding(task: RecordedTask, spec: TaskSpec, request: VerifyRequest) -> flo
 
     Rounding is measured on the CPU: a device that is less exact than float32 must not widen its own tolerance.
     """
-    few, settings = cut_task(spec, MEASURED), replace(request.settings, device="cpu")
+    few, settings = cut_task(spec, MEASURED), replace(request.settings, devices="cpu")
     narrow = _compute(task, few, request, settings)
     wide = _compute(task, with_engine(few, "model", FLOAT64), request, settings)
     return max(FACTOR * _difference(narrow.rows, wide.rows), LEAST)

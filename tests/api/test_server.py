@@ -103,36 +103,36 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     (folder / "key.pem").write_bytes(key.private_bytes(pem, kind, plain))
     locked = serialization.BestAvailableEncryption(b"password")
     (folder / "locked.pem").write_bytes(key.private_bytes(pem, kind, locked))
-    return str(folder / "cert.pem"), str(folder / "key.pem")
+    (folder / "https.pem").write_bytes((folder / "cert.pem").read_bytes() + (folder / "key.pem").read_bytes())
+    return str(folder / "cert.pem"), str(folder / "https.pem")
 
 
 def test_certificates_are_looked_at_before_anything_starts(certificate: tuple[str, str], tmp_path: Path) -> None:
-    cert, key = certificate
+    folder = Path(certificate[0]).parent
     check_certificate(Settings())
-    check_certificate(Settings(https_cert=cert, https_key=key))
+    check_certificate(Settings(https_cert=certificate[1]))
+    (folder / "both.pem").write_bytes((folder / "cert.pem").read_bytes() + (folder / "locked.pem").read_bytes())
     wrong = {
-        "--https-key is missing": ("cert.pem", ""),
-        "--https-cert is missing": ("", "key.pem"),
-        "nowhere.pem: the file does not exist": ("cert.pem", "nowhere.pem"),
-        "are not a certificate and its unencrypted private key": ("key.pem", "key.pem"),
-        "its unencrypted private key; give both as PEM": ("cert.pem", "locked.pem"),
+        "nowhere.pem": "the file does not exist",
+        "cert.pem": "is not a PEM file of a certificate and its unencrypted private key; join them",
+        "key.pem": "is not a PEM file of a certificate and its unencrypted private key",
+        "both.pem": "is not a PEM file of a certificate and its unencrypted private key",
     }
-    for words, names in wrong.items():
-        files = [str(Path(cert).parent / name) if name else "" for name in names]
+    for name, words in wrong.items():
         with pytest.raises(InvalidRequest, match=words) as error:
-            check_certificate(Settings(https_cert=files[0], https_key=files[1]))
+            check_certificate(Settings(https_cert=str(folder / name)))
         assert "PRIVATE" not in error.value.message
 
 
 @pytest.mark.usefixtures("child_process")
 def test_a_service_by_https(certificate: tuple[str, str], tmp_path: Path) -> None:
     """As it is started, with a token, reached by the client that trusts its certificate and by no other."""
-    cert, key = certificate
+    cert, pair = certificate
     store = open_store(f"sqlite:///{tmp_path / 'evalsvc.db'}", migrate=False)
     with store.transaction() as session:
         token = create_token(session, "ci", "read")
     store.close()
-    service = ServiceProcess(tmp_path, "--https-cert", cert, "--https-key", key, "--devices", "cpu").start()
+    service = ServiceProcess(tmp_path, "--https-cert", pair, "--devices", "cpu").start()
     try:
         assert service.url.startswith("https://127.0.0.1:")
         with Client(service.url, token=token, ca=cert) as client:

@@ -42,7 +42,7 @@ def test_a_device_that_is_not_there_is_wrong_use_of_every_command(
         assert (result.code, result.out) == (2, "")
         assert result.err.startswith(f"error: {words}")
         assert result.err.count("\n") == 1
-    monkeypatch.setenv("EVALSVC_DEVICE", "cuda:1")
+    monkeypatch.setenv("EVALSVC_DEVICES", "cuda:1")
     result = command(*arguments)
     assert (result.code, result.out) == (2, "")
-    assert result.err.startswith("error: EVALSVC_DEVICE: there is no device 'cuda:1'")
+    assert result.err.startswith("error: EVALSVC_DEVICES: there is no device 'cuda:1'")

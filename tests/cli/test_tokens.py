@@ -34,14 +34,14 @@ def test_a_token_is_shown_once_alone_on_standard_output(tmp_path: Path) -> None:
 
 
 def test_a_file_for_a_token_is_its_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`tokens create … > FILE`, as the pages have it, made a file that EVALSVC_TOKEN_FILE refused."""
+    """`tokens create … > FILE`, as the pages have it, made a file that EVALSVC_TOKEN=@FILE refused."""
     file = tmp_path / "trainer.token"
     with file.open("w") as stdout:
         file.chmod(0o644)
         monkeypatch.setattr(sys, "stdout", stdout)
         create("trainer", data_dir=tmp_path / "data")
         monkeypatch.undo()
-    assert TOKEN.fullmatch(read_token(file, "EVALSVC_TOKEN_FILE"))
+    assert TOKEN.fullmatch(read_token(file, "EVALSVC_TOKEN"))
 
 
 def test_from_the_first_to_the_last(tmp_path: Path) -> None:

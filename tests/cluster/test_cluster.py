@@ -52,7 +52,7 @@ def test_a_worker_has_the_settings_of_the_service_and_none_of_its_secrets(cluste
     """By way of its nanny: its environment can be read by whoever reads its core dump or its /proc."""
     cluster.submit("settings", "cluster_jobs:own_settings", {})
     settings, environment = pickle.loads(cluster.outcome().value)
-    assert settings == Settings(devices="cpu,cpu", device="cpu", threads=1, batch_tokens=7)
+    assert settings == Settings(devices="cpu", threads=1, batch_tokens=7)
     assert [name for name in environment if name.startswith("EVALSVC_")] == []
 
 
@@ -276,7 +276,7 @@ def test_nobody_without_the_certificate_is_let_in(cluster: Watched) -> None:
 
 
 def test_a_scheduler_that_does_not_answer_is_named(tmp_path: object) -> None:
-    with pytest.raises(InvalidRequest, match="needs TLS; set --tls-ca FILE"):
+    with pytest.raises(InvalidRequest, match="needs TLS; set --tls FOLDER"):
         Watched(Settings(scheduler="tls://127.0.0.1:1")).start()
     with pytest.raises(InvalidRequest, match="must begin with tls://"):
         run_workers(Settings(), "tcp://127.0.0.1:1", print)

@@ -169,15 +169,15 @@ def test_a_worker_without_the_scheduler_s_certificates_is_not_let_in_and_ends_wh
 
 
 def test_a_port_that_is_taken_and_an_address_that_is_not_here_are_named(machines: Machines) -> None:
-    settings = Settings(**{name: str(file) for name, file in machines.tls.items()})
+    settings = Settings(tls=machines.tls)
     with pytest.raises(PortInUse, match=f"port {machines.port} of 127.0.0.1 is in use; choose another with --port"):
         run_scheduler(settings, "127.0.0.1", machines.port, print)
     with pytest.raises(InvalidRequest, match=r"--host 192\.0\.2\.1: this machine lacks the address"):
         run_scheduler(settings, "192.0.2.1", 0, print)
-    with pytest.raises(InvalidRequest, match="set --tls-ca FILE"):
+    with pytest.raises(InvalidRequest, match="set --tls FOLDER"):
         run_scheduler(Settings(), "127.0.0.1", 0, print)
     with pytest.raises(InvalidRequest, match="there is no device 'cuda:99'"):
-        run_workers(replace(settings, device="cuda:99"), "tls://x:1", print)
+        run_workers(replace(settings, devices="cuda:99"), "tls://x:1", print)
 
 
 def test_the_cause_of_death_is_in_words() -> None:

@@ -89,7 +89,7 @@ def measure() -> Measure:
 @pytest.fixture(autouse=True)
 def _worker(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVALSVC_THREADS", "1")
-    monkeypatch.setenv("EVALSVC_DEVICE", "cpu")
+    monkeypatch.setenv("EVALSVC_DEVICES", "cpu")
     monkeypatch.setattr(context, "_models", ModelCache())
 
 

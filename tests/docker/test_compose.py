@@ -91,7 +91,7 @@ def test_secrets_are_made_once_and_are_nobody_elses(tmp_path: Path, short_proces
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o644}
     assert len(password) == 64
-    address = Settings.load({"EVALSVC_DATABASE_URL_FILE": str(folder / "database_url")}).database
+    address = Settings.load({"EVALSVC_DATABASE_URL": f"@{folder / 'database_url'}"}).database
     assert address == f"postgresql+psycopg://evalsvc:{password}@database/evalsvc"
     subprocess.run(["sh", script], check=True, capture_output=True)
     assert (folder / "database_url").read_text() == url

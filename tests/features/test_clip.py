@@ -265,7 +265,7 @@ def test_a_link_in_the_folder_that_leads_out_of_the_roots(copy: Path, tmp_path: 
     root = tmp_path / "root"
     root.mkdir()
     folder = copy.rename(root / "clip")
-    settings = Settings(device="cpu", threads=1, roots=str(root), data_dir=str(tmp_path / "data"))
+    settings = Settings(devices="cpu", threads=1, roots=str(root), data_dir=str(tmp_path / "data"))
     context = ShardContext(CheckpointRef("unused"), settings, lambda done: None)
     (folder / name).rename(tmp_path / name)
     (folder / name).symlink_to(tmp_path / name)

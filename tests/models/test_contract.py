@@ -73,7 +73,7 @@ def reference(folder: Path, model: dict[str, Any] | None) -> CheckpointRef:
 
 
 def load(folder: Path, model: dict[str, Any] | None, dtype: str = "float64") -> LanguageModel:
-    context = ShardContext(reference(folder, model), Settings(device="cpu", threads=1), lambda done: None)
+    context = ShardContext(reference(folder, model), Settings(devices="cpu", threads=1), lambda done: None)
     return context.model(dtype=dtype, rotary_inv_freq_dtype="auto")
 
 
@@ -140,7 +140,7 @@ def test_every_task_gives_the_same_numbers(
 ) -> None:
     """With one protocol, so that they are one series in a history."""
     monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("EVALSVC_DEVICE", "cpu")
+    monkeypatch.setenv("EVALSVC_DEVICES", "cpu")
     task = {"kind": kind, "name": kind, **TASKS[kind]}
     if "benchmarks" in task:
         write_benchmark(tmp_path, "sums", questions(4), fewshot_split="test")

@@ -96,7 +96,7 @@ def write(kind: str, folder: Path, fields: dict[str, Any]) -> Any:
 
 def load(folder: Path, dtype: str = "float32", rotary: str = "auto") -> LanguageModel:
     reference = CheckpointRef(str(folder), model={"family": "transformers"}, label="step 1")
-    context = ShardContext(reference, Settings(device="cpu", threads=1), lambda done: None)
+    context = ShardContext(reference, Settings(devices="cpu", threads=1), lambda done: None)
     return context.model(dtype=dtype, rotary_inv_freq_dtype=rotary)
 
 
@@ -234,7 +234,7 @@ def test_what_only_the_transformer_has_is_refused(gpt2: Path) -> None:
     average = Virtual(Average((File("a"), File("b"))), {"a": parent, "b": parent})
     virtual = CheckpointRef("virtual", virtual=average, label="step 1")
     with pytest.raises(UnsupportedModel, match="cannot be combined"):
-        ShardContext(virtual, Settings(device="cpu", threads=1), lambda done: None).model(
+        ShardContext(virtual, Settings(devices="cpu", threads=1), lambda done: None).model(
             dtype="float32", rotary_inv_freq_dtype="auto"
         )
 

@@ -295,7 +295,7 @@ def test_planning_without_progress_is_stopped_and_not_tried_again(tmp_path: Path
 
     laboratory = Laboratory(tmp_path, with_run(run), weights)
     try:
-        laboratory.start(devices="cpu", plan_deadline=0.4)
+        laboratory.start(devices="cpu", shard_deadline=4.8)
         evaluation = laboratory.post(shards=1)
         if reports:
             assert laboratory.succeeds(evaluation)

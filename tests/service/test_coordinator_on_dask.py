@@ -40,11 +40,11 @@ def test_planning_that_never_ends_costs_its_worker_the_deadline_once(tmp_path: P
     """No thread of the worker gets a turn: it neither reports nor hears that it is cancelled."""
     laboratory = Laboratory(tmp_path)
     try:
-        laboratory.start(devices="cpu", plan_deadline=20)
+        laboratory.start(devices="cpu", shard_deadline=240)
         stuck = laboratory.post("stuck", stuck=True)
         code, message = laboratory.failure(stuck)
         assert code == "deadline_exceeded"
-        assert "EVALSVC_PLAN_DEADLINE" in message
+        assert "EVALSVC_SHARD_DEADLINE" in message
         assert laboratory.succeeds(laboratory.post(shards=1))
     finally:
         laboratory.close()

@@ -64,14 +64,15 @@ def test_a_killed_worker_costs_an_attempt_and_moves_no_number_and_no_image(
 def test_an_existing_scheduler_is_used_over_tls(serve: Callable[..., ServiceProcess], tmp_path: Path) -> None:
     """One of Dask's own, that was there before."""
     tls = {name.removesuffix(".pem"): str(file) for name, file in write_certificates(tmp_path / "tls").items()}
-    options = [text for name, file in tls.items() for text in (f"--tls-{name}", file)]
+    options = ["--tls", str(tmp_path / "tls")]
     port = free_port()
     address = f"tls://127.0.0.1:{port}"
     listen = ["--host", "127.0.0.1", "--port", str(port), "--no-dashboard", "--protocol", "tls"]
-    dask_options = [text.replace("--tls-ca", "--tls-ca-file") for text in options]
+    dask_options = ["--tls-ca-file", tls["ca"], "--tls-cert", tls["cert"], "--tls-key", tls["key"]]
     command = [sys.executable, "-m", "distributed.cli.dask_scheduler", *listen, *dask_options]
     scheduler = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    worker = Command(tmp_path / "worker.log", ["worker", address, "--device", "cpu", *options])
+    shared = {"EVALSVC_SHARED": str(tmp_path / "data" / "shared")}
+    worker = Command(tmp_path / "worker.log", ["worker", address, "--devices", "cpu", *options], **shared)
     try:
         worker.wait_for_text(r"worker (tls://\S+) on")
         service = serve("--scheduler", address, *options)

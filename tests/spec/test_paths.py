@@ -63,8 +63,8 @@ def test_what_leads_out(settings: Settings, tmp_path: Path, path: str) -> None:
     "path",
     [
         *("{data}/evalsvc.db", "{data}/tls/key.pem", "{data}/spool/7/a.pt", "{data}", "{data}/../data/evalsvc.db"),
-        *("{data}/../link-to-data/evalsvc.db", "datasets:../evalsvc.db", "{keys}/https.pem", "{keys}/tls.pem"),
-        *("{keys}/token", "{keys}/a.db", "{keys}/a.db-wal"),
+        *("{data}/../link-to-data/evalsvc.db", "datasets:../evalsvc.db", "{keys}/https.pem", "{keys}/tls/key.pem"),
+        *("{keys}/token", "{keys}/shared/statistics/coco.npz", "{keys}/a.db", "{keys}/a.db-wal"),
     ],
 )
 def test_what_is_private_to_the_service_is_no_data(tmp_path: Path, roots: str, path: str) -> None:
@@ -76,9 +76,10 @@ def test_what_is_private_to_the_service_is_no_data(tmp_path: Path, roots: str, p
         roots=roots.format(data=data),
         data_dir=str(data),
         database_url=f"sqlite:///{keys}/a.db",
-        https_key=f"{keys}/https.pem",
-        tls_key=f"{keys}/tls.pem",
-        token_file=f"{data}/../keys/token",
+        https_cert=f"{keys}/https.pem",
+        tls=f"{keys}/tls",
+        secret_files=(f"{data}/../keys/token",),
+        shared=f"{keys}/shared",
     )
     with pytest.raises(InvalidData, match=r"or into evalsvc's data folder or keys; move the file"):
         local_data(settings, path.format(data=data, keys=keys))

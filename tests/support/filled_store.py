@@ -140,7 +140,8 @@ def rows_of(store: Store) -> Rows:
 
 def files_of(folder: Path) -> dict[str, tuple[bytes, int]]:
     """Content of each file that a backup has, and the time of change where it is kept."""
-    files = [path for home in (folder, folder / "shared") for name in FOLDERS for path in sorted((home / name).rglob("*")) if path.is_file()]
+    folders = [home / name for home in (folder, folder / "shared") for name in FOLDERS]
+    files = [path for inside in folders for path in sorted(inside.rglob("*")) if path.is_file()]
     return {
         str(path.relative_to(folder)): (
             path.read_bytes(),

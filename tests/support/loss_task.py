@@ -38,7 +38,7 @@ def write(path: Path, records: list[dict[str, Any]]) -> Path:
 def context_of(
     checkpoint: CheckpointRef, batch_tokens: int = 8192, report: Callable[[int], None] = lambda done: None
 ) -> ShardContext:
-    return ShardContext(checkpoint, Settings(device="cpu", threads=1, batch_tokens=batch_tokens), report)
+    return ShardContext(checkpoint, Settings(devices="cpu", threads=1, batch_tokens=batch_tokens), report)
 
 
 def evaluate(loss: Loss, checkpoint: CheckpointRef, batch_tokens: int = 8192) -> TaskResult:

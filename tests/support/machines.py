@@ -99,9 +99,9 @@ class Machines:
         self.environment = environment
         self.host, self.port = host, free_port()
         self.address = f"tls://{host}:{self.port}"
-        files = write_certificates(folder / "tls")
-        self.tls = {"tls_ca": files["ca.pem"], "tls_cert": files["cert.pem"], "tls_key": files["key.pem"]}
-        self.options = [text for name, file in self.tls.items() for text in ("--" + name.replace("_", "-"), str(file))]
+        self.tls = str(folder / "tls")
+        write_certificates(folder / "tls")
+        self.options = ["--tls", self.tls]
         self.started: list[Command] = []
         self.scheduler = self.start_scheduler()
 
@@ -112,14 +112,14 @@ class Machines:
         return self.scheduler
 
     def start_worker(self, *options: str, prefix: Sequence[str] = (), wait: bool = True) -> Command:
-        options = options or ("--device", "cpu", "--threads", "1")
+        options = options or ("--devices", "cpu", "--threads", "1")
         worker = self._start("worker", ["worker", self.address, *self.options, *options], prefix or self.prefix)
         if wait:
             worker.wait_for_text(r"worker (tls://\S+) on")
         return worker
 
     def settings(self) -> dict[str, Any]:
-        return {"scheduler": self.address, **{name: str(file) for name, file in self.tls.items()}}
+        return {"scheduler": self.address, "tls": self.tls}
 
     def _start(self, name: str, arguments: Sequence[str], prefix: Sequence[str]) -> Command:
         log = self.folder / f"{name}-{len(self.started)}.log"

@@ -33,7 +33,7 @@ Evaluate = Callable[..., Results]
 @contextmanager
 def evaluating(folder: Path) -> Iterator[Evaluate]:
     """Yield what runs one task on a checkpoint of the miniature [step 20] beside its step 0."""
-    settings = Settings(device="cpu", threads=1, data_dir=str(folder / "data"))
+    settings = Settings(devices="cpu", threads=1, data_dir=str(folder / "data"))
 
     def checkpoint(epoch: int) -> CheckpointRef:
         path = ROOT / "runs" / "pretrained" / "checkpoints" / f"epoch_{epoch}.pt"

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_thread", "many_cases")
 
 @pytest.fixture(autouse=True)
 def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EVALSVC_DEVICE", "cpu")
+    monkeypatch.setenv("EVALSVC_DEVICES", "cpu")
     monkeypatch.setenv("EVALSVC_THREADS", "1")
 
 

@@ -16,7 +16,7 @@ from evalsvc.worker.models import ModelCache
 def _worker(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process of its own, as it were: one thread, no model loaded."""
     monkeypatch.setenv("EVALSVC_THREADS", "1")
-    monkeypatch.setenv("EVALSVC_DEVICE", "cpu")
+    monkeypatch.setenv("EVALSVC_DEVICES", "cpu")
     monkeypatch.setattr(context, "_models", ModelCache())
 
 

@@ -213,7 +213,7 @@ def test_data_outside_the_roots_is_not_opened(
 
 def test_networks_of_the_image_path_share_a_device(checkpoint: CheckpointRef) -> None:
     """The classifier once stayed on the CPU while pixels were on the GPU."""
-    context = ShardContext(checkpoint, Settings.load(device="meta"), ignore)
+    context = ShardContext(checkpoint, Settings.load(devices="meta"), ignore)
     assert context.extractor(str(ROOT / "classifier.safetensors"), "digits").device == torch.device("meta")
 
 

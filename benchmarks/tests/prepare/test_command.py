@@ -94,14 +94,14 @@ def test_errors_say_what_to_do(command: Command, images: str, arguments: list[st
     [
         ("", ["--device", "cuda:0"], "--device: there is no device 'cuda:0'; this machine has 0 CUDA cards; use cpu"),
         ("", ["--device", "gpu"], "--device names 'gpu', which is not a device; use cpu, or a card such as cuda:0"),
-        ("cuda:1", [], "EVALSVC_DEVICE: there is no device 'cuda:1'"),
+        ("cuda:1", [], "EVALSVC_DEVICES: there is no device 'cuda:1'"),
     ],
 )
 def test_a_device_that_is_not_there_is_wrong_use(
     command: Command, monkeypatch: pytest.MonkeyPatch, setting: str, options: list[str], words: str
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setenv("EVALSVC_DEVICE", setting)
+    monkeypatch.setenv("EVALSVC_DEVICES", setting)
     result = command("images", "--layout", LAYOUT, "--output", "out", "--decoder", "d.pt", *options)
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith(f"error: {words}")

@@ -144,7 +144,7 @@ def test_files_that_lead_out_of_the_roots(tmp_path: Path) -> None:
     (folder / "text.txt").symlink_to(secret / "00000.txt")
     (folder / "loop.png").symlink_to(folder / "loop.png")
     (folder / "loop.txt").write_text("a loop")
-    settings = Settings(device="cpu", threads=1, roots=str(tmp_path / "root"))
+    settings = Settings(devices="cpu", threads=1, roots=str(tmp_path / "root"))
     data = read_source(folder, None, Readable(settings))
     assert [refusal.item for refusal in data.refused] == ["text.txt"]
     reasons = {}

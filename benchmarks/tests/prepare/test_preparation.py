@@ -316,7 +316,7 @@ class TestRefused:
         elsewhere = {"source": source, "tokenizer": tmp_path / "t.json", "decoder": str(tmp_path / "d" / DECODER.name)}
         shutil.copy(TOKENIZER, tmp_path / "t.json")
         shutil.copytree(DECODER.parent, tmp_path / "d")
-        settings = Settings(device="cpu", threads=1, roots=str(root))
+        settings = Settings(devices="cpu", threads=1, roots=str(root))
         prepared(output=tmp_path / "out", settings=settings, **inside)  # type: ignore[arg-type]
         with pytest.raises(InvalidData, match="outside the allowed folders"):
             prepared(output=tmp_path / "other", settings=settings, **inside | {outside: elsewhere[outside]})  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from evalsvc.spec.layout import parse_layout
 LAYOUT = parse_layout(str(ROOT / "runs" / "layout.yaml"))
 DECODER = ROOT / "movqgan" / "movqgan_miniature.ckpt"
 TOKENIZER = ROOT / "tokenizer.json"
-SETTINGS = Settings(device="cpu", threads=1)
+SETTINGS = Settings(devices="cpu", threads=1)
 CAPTIONS = ("a small grey zero", "one, written by hand", "this image shows 2", "a handwritten three", "four")
 
 

@@ -243,10 +243,9 @@ def test_a_service_that_stops_does_not_wait_for_its_streams(tmp_path: Path) -> N
     service = ServiceProcess(tmp_path / "data", "--devices", "cpu", "--scheduler", "tls://127.0.0.1:1")
     checkpoint = tmp_path / "epoch_1.pt"
     checkpoint.write_bytes(b"weights")
-    files = [str(tmp_path / name) for name in ("ca", "cert", "key")]
-    for file in files:
-        Path(file).write_text("")
-    service.options += ("--tls-ca", files[0], "--tls-cert", files[1], "--tls-key", files[2])
+    for name in ("ca.pem", "cert.pem", "key.pem"):
+        (tmp_path / name).write_text("")
+    service.options += ("--tls", str(tmp_path))
     try:
         service.start()
         (evaluation,) = service.post("run-a", 1, checkpoint, ["loss"])

@@ -24,7 +24,7 @@ PAIRS = str(ROOT / "heldout_pairs.jsonl")
 GOLDEN = Path(__file__).parents[2] / "golden" / "open_lm"
 
 
-SETTINGS = Settings(device="cpu", threads=1)
+SETTINGS = Settings(devices="cpu", threads=1)
 
 
 def examined(pairs: str = PAIRS, report: Callable[[int], None] = lambda _: None, limit: int = 16) -> dict[str, Any]:

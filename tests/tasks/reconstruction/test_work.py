@@ -50,7 +50,7 @@ def context_of(
     tmp_path: Path, batch_tokens: int = 8192, report: Callable[[int], None] = lambda done: None
 ) -> ShardContext:
     checkpoint = CheckpointRef(str(tmp_path / "of no use.pt"))
-    settings = Settings(device="cpu", threads=1, batch_tokens=batch_tokens, data_dir=str(tmp_path / "data"))
+    settings = Settings(devices="cpu", threads=1, batch_tokens=batch_tokens, data_dir=str(tmp_path / "data"))
     return ShardContext(checkpoint, settings, report)
 
 
@@ -278,7 +278,7 @@ def test_a_published_program_computes_the_distance(
     monkeypatch.setenv("EVALSVC_ASSETS", str(inception_path.parent))
     context = ShardContext(
         CheckpointRef(str(tmp_path / "of no use.pt")),
-        Settings.load(device="cpu", threads=1, data_dir=str(tmp_path / "data")),
+        Settings.load(devices="cpu", threads=1, data_dir=str(tmp_path / "data")),
         lambda done: None,
     )
     ours, theirs = (

@@ -150,7 +150,7 @@ def test_nvidias_program_is_preferred_where_it_was_pulled(tmp_path: Path, monkey
     monkeypatch.setattr(clean_fid, "INCEPTION_TORCHSCRIPT", hashlib.sha256(content).hexdigest())
     put_asset(tmp_path, "inception-torchscript", content)
     put_asset(tmp_path, "inception", b"no weights")
-    settings = Settings(device="cpu", threads=1, data_dir=str(tmp_path / "data"), assets=str(tmp_path))
+    settings = Settings(devices="cpu", threads=1, data_dir=str(tmp_path / "data"), assets=str(tmp_path))
     context = ShardContext(CheckpointRef(str(tmp_path / "of no use.pt")), settings, lambda done: None)
     features = FeaturePass(context, [ExtractorSpec("inception", "clean-fid", "pil-bicubic")], ["inception/2048"])
     assert features.identity("inception/2048")["network"].startswith("TorchScript ")
