@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from evalsvc.errors import InvalidRequest, near_misses
-from evalsvc.secret_files import check_token, read_database_url, read_token
+from evalsvc.files.secrets import check_token, read_database_url, read_token
 
 PREFIX = "EVALSVC_"
 

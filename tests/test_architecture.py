@@ -23,9 +23,9 @@ import evalsvc
 PACKAGE = Path(evalsvc.__file__).parent
 
 FLOORS = (
-    ("errors", "access_tokens", "network_guard", "precision", "miniature"),
-    ("secret_files", "connection_errors"),
-    ("config", "files", "installation"),
+    ("errors", "access_tokens", "precision", "miniature"),
+    ("connection_errors", "files"),
+    ("config", "installation"),
     ("spec",),
     ("families",),
     ("log", "checkpoints", "metrics", "client"),

@@ -25,10 +25,10 @@ import httpx
 import huggingface_hub.constants
 from datasets.exceptions import DatasetsError
 
+from evalsvc.checkpoints.network_guard import without_network
 from evalsvc.errors import AssetMissing, InvalidData
 from evalsvc.language.private import LOADERS, hub_offline
 from evalsvc.language.schema import BUILDERS, by_split
-from evalsvc.network_guard import without_network
 from evalsvc.spec.protocol import digest
 
 log = logging.getLogger(__name__)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as package_log
 
+from evalsvc.checkpoints.network_guard import without_network
 from evalsvc.checkpoints.tensors import DTYPES, copied, is_plain, listed
 from evalsvc.checkpoints.weights import Weights, read_weights
 from evalsvc.errors import (
@@ -36,7 +37,6 @@ from evalsvc.errors import (
 from evalsvc.families.reading import resolve_config
 from evalsvc.models.padded_model import CacheKind
 from evalsvc.models.transformers_model import TransformersModel
-from evalsvc.network_guard import without_network
 from evalsvc.spec.model_config import OPEN_LM, TRANSFORMERS, ModelConfig
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from evalsvc.access_tokens import TOKEN, hash_token
 from evalsvc.cli import app
 from evalsvc.cli.tokens import create
 from evalsvc.errors import DatabaseUnusable
-from evalsvc.secret_files import read_token
+from evalsvc.files.secrets import read_token
 from evalsvc.store.session import open_store
 from evalsvc.store.tokens import all_tokens, create_token
 
