@@ -1,7 +1,6 @@
-"""Certificates for a cluster: a certificate authority, and one key pair that scheduler, service and workers share.
+"""Certificates for a cluster: one key pair that scheduler, service and workers share, and its authority, itself.
 
-Anyone with the pair may connect and run code on every worker; nobody else may. The authority's own key is not kept, so
-no second pair can be created for it; new certificates are a new set.
+Anyone with the pair may connect and run code on every worker; nobody else may.
 """
 
 from __future__ import annotations
@@ -26,11 +25,7 @@ DAYS = 3650
 
 
 def write_certificates(folder: Path) -> Mapping[str, Path]:
-    """Write the certificates to `folder`, which is created if it is missing; return their paths by name.
-
-    Raises:
-        InvalidRequest: one of the files exists already, or the folder is not writable.
-    """
+    """Write the certificates to `folder`, which is created if it is missing; return their paths by name."""
     paths = {name: folder / name for name in (CA, CERT, KEY)}
     if existing := [str(path) for path in paths.values() if path.exists()]:
         raise InvalidRequest(
@@ -39,73 +34,32 @@ def write_certificates(folder: Path) -> Mapping[str, Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name, content in _make().items():
-            _write(paths[name], content)
+            # Create the file with its final mode, so that it is never readable by others.
+            descriptor = os.open(paths[name], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(descriptor, "wb") as stream:
+                stream.write(content)
     except OSError as error:
         raise InvalidRequest(f"{folder} cannot be written ({os_reason(error)}); choose another folder") from None
     return paths
 
 
-def _write(path: Path, content: bytes) -> None:
-    # Create the file with its final mode, so that it is never readable by others.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "wb") as stream:
-        stream.write(content)
-
-
 def _make() -> dict[str, bytes]:
-    authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    authority_name, name = _name("evalsvc certificate authority"), _name("evalsvc cluster")
-    authority = (
-        _builder(authority_name, authority_name, authority_key.public_key())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key()), critical=False)
-        .add_extension(_usage(signs=True), critical=True)
-        .sign(authority_key, hashes.SHA256())
-    )
+    """Make one certificate that signs itself. Whoever has its key is let in anyway, so a second one guards nothing."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "evalsvc cluster")])
+    begin = datetime.now(UTC) - timedelta(hours=1)  # because the clocks of machines differ
+    others = ("crl_sign", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+    refused = dict.fromkeys((*others, "encipher_only", "decipher_only"), False)
+    usage = x509.KeyUsage(digital_signature=True, key_cert_sign=True, **refused)
     certificate = (
-        _builder(name, authority_name, key.public_key())
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()),
-            critical=False,
-        )
-        .add_extension(_usage(signs=False), critical=True)
-        .sign(authority_key, hashes.SHA256())
-    )
-    return {
-        CA: authority.public_bytes(Encoding.PEM),
-        CERT: certificate.public_bytes(Encoding.PEM),
-        KEY: key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-    }
-
-
-def _name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-    # Valid from an hour ago, because the clocks of machines differ.
-    begin = datetime.now(UTC) - timedelta(hours=1)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(begin)
         .not_valid_after(begin + timedelta(days=DAYS))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(usage, critical=True)
+        .sign(key, hashes.SHA256())
+        .public_bytes(Encoding.PEM)
     )
-
-
-def _usage(signs: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs,
-        key_cert_sign=signs,
-        crl_sign=signs,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return {CA: certificate, CERT: certificate, KEY: private}
