@@ -61,7 +61,6 @@ def find_cause(error: BaseException, host: str) -> Cause | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and the exceptions that led to it, the innermost last."""
     seen: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in seen:
@@ -131,3 +130,28 @@ def service_unreachable(error: Exception, url: str, ca: str | None, timeout: flo
     else:
         text, cure = cause.text, f"{cause.cure}; the address is that of --url (EVALSVC_URL)"
     return ServiceUnreachable(f"no evaluation service answers at {shown} ({text}); {cure}")
+
+
+CERTIFICATES = "give the folder of certificates by --tls that the scheduler has (`evalsvc certificates`)"
+
+CURES = {
+    "refused": "start a scheduler there with `evalsvc scheduler`, or correct the address",
+    "plain": "what listens there is no `evalsvc scheduler`; correct the address",
+    "issuer": CERTIFICATES,
+    "certificate": CERTIFICATES,
+    "handshake": CERTIFICATES,
+}
+"""What to do, by the kind of the cause."""
+
+
+def explain_scheduler(error: BaseException, address: str) -> str:
+    """Return the cause and its cure, as the end of a sentence about the scheduler at `address`."""
+    cause = find_cause(error, urlsplit(address).hostname or address)
+    if cause is None:
+        innermost = error.__cause__ or error
+        if isinstance(innermost, TimeoutError):
+            text = "no answer in time"
+        else:
+            text = f"{type(innermost).__name__}: {innermost}".removesuffix(": ")
+        return f"{text}; check that `evalsvc scheduler` runs at this address, and the files in --tls"
+    return f"{cause.text}; {CURES.get(cause.kind, cause.cure)}"

@@ -45,12 +45,8 @@ def stop_worker_long(world: World, trainer: Trainer, draw: float) -> str | None:
     return _stop_worker(world, draw, TTL * (2.5 + draw))
 
 
-def kill_nanny(world: World, trainer: Trainer, draw: float) -> str | None:
-    return _kill(_one_of(world.nannies(), draw), "nanny")
-
-
 def kill_supervisor(world: World, trainer: Trainer, draw: float) -> str | None:
-    """Its worker drains, since nobody would start it again, beside the one of its successor."""
+    """Its worker process ends with it."""
     supervisor = _one_of(world.supervisors, draw)
     assert supervisor is not None
     supervisor.kill()
@@ -132,7 +128,6 @@ FAULTS: dict[str, Fault] = {
     "kill-worker": Fault(kill_worker, _one, failed_attempts=1),
     "stop-worker-briefly": Fault(stop_worker_briefly, _none),
     "stop-worker-long": Fault(stop_worker_long, _one, failed_attempts=1),
-    "kill-nanny": Fault(kill_nanny, _one, failed_attempts=1),
     "kill-supervisor": Fault(kill_supervisor, _one, failed_attempts=1),
     "drain-workers": Fault(drain_workers, _none),
     "kill-service": Fault(kill_service, _all_running),
@@ -149,7 +144,7 @@ FAULTS: dict[str, Fault] = {
 def possible(world: World) -> list[str]:
     """The kinds that can happen in a world."""
     always = ["kill-worker", "stop-worker-briefly", "stop-worker-long", "kill-service"]
-    machines = ["kill-nanny", "kill-supervisor", "drain-workers", "kill-scheduler"]
+    machines = ["kill-supervisor", "drain-workers", "kill-scheduler"]
     clients = ["post-again", "cancel-and-retry", "replace-checkpoint"]
     return [*always, *(machines if world.external else []), *world.database.faults, *clients]
 

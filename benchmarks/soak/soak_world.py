@@ -166,14 +166,10 @@ class World:
         while self._undo:
             heapq.heappop(self._undo)[2]()
 
-    def nannies(self) -> list[psutil.Process]:
-        """The nannies' processes; those of a service's own workers are part of the service."""
-        return [nanny for supervisor in self.supervisors for nanny in supervisor.children()]
-
     def workers(self) -> list[psutil.Process]:
         """Worker processes that are there and not stopped."""
         if self.external:
-            found = [worker for nanny in self.nannies() for worker in spawned_by(nanny.pid)]
+            found = [worker for supervisor in self.supervisors for worker in supervisor.children()]
         else:
             found = self.service.children()
         return [worker for worker in found if worker.pid not in self._stopped]

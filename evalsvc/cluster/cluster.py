@@ -32,8 +32,8 @@ from evalsvc.cluster.nanny import (
 from evalsvc.cluster.outcomes import SILENT, Deaths, Outcome, outcome_of
 from evalsvc.cluster.private import KnownWorker, call_on, connection, known_workers, own_client, remote_client
 from evalsvc.cluster.settings import NO_DASHBOARD, WIDGETS_ONLY, configure, private_folder, security_of
-from evalsvc.cluster.unreachable import explain_scheduler
 from evalsvc.config import Settings
+from evalsvc.connection_errors import explain_scheduler
 from evalsvc.errors import ServiceUnreachable
 
 log = logging.getLogger(__name__)
@@ -108,13 +108,7 @@ class Cluster:
         self._deaths = Deaths(self._on_outcome)
 
     def start(self) -> None:
-        """Start a cluster of this machine's devices, or connect to the scheduler in the settings; block until it is up.
-
-        Raises:
-            ServiceUnreachable: the scheduler does not answer.
-            InvalidRequest: a device or a certificate file in the settings does not exist.
-            DataDirectoryUnusable: Dask's folder in the data folder cannot be created.
-        """
+        """Start a cluster of this machine's devices, or connect to the scheduler in the settings, until it is up."""
         scratch = private_folder(self._settings.scratch_path)
         configure(self._settings, scratch, len(device_list(self._settings.devices)))
         if self._settings.scheduler:
@@ -166,12 +160,6 @@ class Cluster:
         client = self._client
         return client is not None and client.status == "running" and connection(client) is self._connection
 
-    def workers(self) -> list[str]:
-        """Return the addresses of the worker processes that accept shards: those that neither drain nor miss
-        heartbeats."""
-        known = self._known_workers() or {}
-        return [address for address, worker in known.items() if self._takes(address, worker, len(known))]
-
     def free(self) -> list[str]:
         """Return the addresses of workers that accept shards and run none. Also report calls as lost if their worker is
         gone."""
@@ -192,7 +180,7 @@ class Cluster:
 
     def slots(self) -> int:
         """Return the number of workers that accept shards; each runs one shard at a time."""
-        return len(self.workers())
+        return sum(member.takes_shards for member in self.members())
 
     def members(self) -> list[Member]:
         """Return all worker processes, including those that accept no shards."""
@@ -262,7 +250,6 @@ class Cluster:
             call_on(self._client, address, kill_worker, nanny=True)
 
     def _known_workers(self) -> Mapping[str, KnownWorker] | None:
-        """Return all workers that the scheduler knows; None if the scheduler does not answer."""
         client = self._client
         if client is None or not self.connected():
             return None
@@ -328,7 +315,6 @@ class Cluster:
             self._on_progress(key, message["done"])
 
     def _own(self, name: str) -> str | None:
-        """Return the key of a call of this service; None for a call of another service on the same scheduler."""
         return name.removesuffix(self._suffix) if name.endswith(self._suffix) else None
 
 

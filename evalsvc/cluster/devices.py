@@ -45,10 +45,6 @@ def check_devices(devices: Sequence[str], option: str = DEVICES, choices: str = 
     """Check that this machine has these devices. For cards, torch is asked in another process, which takes seconds.
 
     Errors name the `option` or variable that the user gave, and its `choices` in words.
-
-    Raises:
-        InvalidRequest: a name is not a device, or this machine or its torch lacks the device.
-        MissingPackage: a card is named and torch is not installed.
     """
     if not devices:
         raise InvalidRequest(f"{option} names no device; use {choices}")
@@ -78,15 +74,11 @@ def worker_settings(settings: Settings, device: str, processes: int) -> Settings
 def worker_environment(device: str) -> dict[str, str]:
     """Return the environment in which a worker process sees only its own card, so that no memory is allocated on
     another.
-
-    Raises:
-        InvalidRequest: this machine lacks the device.
     """
     return {"CUDA_VISIBLE_DEVICES": _card(device)} if device.startswith("cuda") else {}
 
 
 def _visible_cards() -> list[str]:
-    """Return the values of CUDA_VISIBLE_DEVICES that select each card of this process, in order."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [item.strip() for item in visible.split(",") if item.strip() not in ("", "-1")]
@@ -107,7 +99,6 @@ def _unlisted_cards() -> int:
 
 
 def _index(device: str) -> int:
-    """Return the number of a card; `cuda` is the first."""
     return int(device.removeprefix("cuda").removeprefix(":") or 0)
 
 
@@ -121,7 +112,6 @@ def _card(device: str, option: str = "", choices: str = CHOICES) -> str:
 
 
 def _cards_of_torch() -> tuple[str, int]:
-    """Return torch's version and the number of cards that torch can use."""
     try:
         done = subprocess.run([*PYTHON, "-c", ASK_TORCH], capture_output=True, text=True, timeout=PATIENCE)
         version, count = done.stdout.split()

@@ -18,12 +18,7 @@ from evalsvc.errors import InvalidRequest, PortInUse, os_reason
 
 
 def run_scheduler(settings: Settings, host: str, port: int, announce: Callable[[str], None]) -> None:
-    """Run a scheduler until SIGTERM or SIGINT; `announce` gets its address.
-
-    Raises:
-        InvalidRequest: a certificate file is missing, or this machine lacks the address.
-        PortInUse: another process uses the port.
-    """
+    """Run a scheduler until SIGTERM or SIGINT; `announce` gets its address."""
     security = security_of(settings)
     _require_free(host, port)
     with TemporaryDirectory(prefix=SCRATCH_PREFIX) as scratch:

@@ -78,11 +78,7 @@ def configure(settings: Settings, scratch: Path, processes: int = 1) -> None:
 
 
 def private_folder(folder: Path) -> Path:
-    """Create a folder that only this user can access, or restrict an existing one.
-
-    Raises:
-        DataDirectoryUnusable: the folder cannot be created, belongs to another user, or is a link.
-    """
+    """Create a folder that only this user can access, or restrict an existing one."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         status = folder.lstat()

@@ -41,7 +41,7 @@ def test_a_worker_finishes_its_call_before_it_goes_and_gets_no_other(machines: M
     outcomes = [cluster.outcome(), cluster.outcome()]
     assert [(outcome.key, outcome.kind) for outcome in outcomes] == [("long", "result"), ("late", "lost")]
     assert leaving.process.wait(timeout=60) == 0
-    assert leaving.below() == [] if psutil.pid_exists(leaving.process.pid) else True
+    assert leaving.workers() == [] if psutil.pid_exists(leaving.process.pid) else True
 
 
 def test_a_worker_without_work_goes_at_once_and_a_second_signal_ends_one_with_work(
@@ -52,7 +52,7 @@ def test_a_worker_without_work_goes_at_once_and_a_second_signal_ends_one_with_wo
     wait_for(lambda: cluster.slots() == 2, "two workers")
     cluster.submit("hang", "cluster_jobs:hang", {}, address)
     cluster.wait_for_progress("hang")
-    below = busy.below()
+    below = busy.workers()
     for worker in (idle, busy):
         term(worker)
     assert idle.process.wait(timeout=60) == 0
@@ -72,7 +72,7 @@ def test_a_signal_to_the_whole_group_drains_too(machines: Machines, cluster: Wat
     [address] = wait_for(cluster.free, "a worker")
     cluster.submit("long", "cluster_jobs:count", {"steps": 30}, address)
     cluster.wait_for_progress("long")
-    for process in [*worker.below(), worker.process]:
+    for process in [*worker.workers(), worker.process]:
         process.send_signal(signal.SIGTERM)
     assert cluster.outcome().kind == "result"
     assert worker.process.wait(timeout=60) == 0
@@ -81,7 +81,7 @@ def test_a_signal_to_the_whole_group_drains_too(machines: Machines, cluster: Wat
 def test_what_is_killed_comes_back_and_the_cause_is_told(machines: Machines, cluster: Watched) -> None:
     worker = machines.start_worker("--devices", "cpu,cpu")
     wait_for(lambda: cluster.slots() == 2, "a worker per device")
-    assert len(worker.nannies()) == len(worker.workers()) == 2
+    assert len(worker.workers()) == 2
 
     first, other = cluster.free()
     cluster.submit("hang", "cluster_jobs:hang", {}, first)
@@ -98,10 +98,10 @@ def test_what_is_killed_comes_back_and_the_cause_is_told(machines: Machines, clu
     for name, address in zip(("left", "right"), cluster.free(), strict=True):
         cluster.submit(name, "cluster_jobs:count", {"steps": 60}, address)
     cluster.wait_for_progress("left", "right")
-    worker.nannies()[0].kill()
-    assert sorted(cluster.outcome().kind for _ in range(2)) == ["result", "worker_died"]
-    worker.wait_for_text(r"the nanny of cpu ended: it was killed by signal 9 \(SIGKILL\); restarting it in 0.5 s")
-    wait_for(lambda: cluster.slots() == 2 and len(worker.nannies()) == 2, "another nanny")
+    left, right = worker.workers()
+    worker.process.kill()
+    assert [cluster.outcome().kind for _ in range(2)] == ["worker_died", "worker_died"]
+    assert psutil.wait_procs([left, right], timeout=20)[1] == [], "no worker process outlives its command"
 
 
 def test_a_scheduler_that_is_killed_is_replaced_under_everybody(machines: Machines, cluster: Watched) -> None:

@@ -8,7 +8,7 @@ import pytest
 from machines import Machines, wait_for
 from slow_nanny import serve_slowly
 
-from evalsvc.cluster.supervisor import DRAIN, LONGEST_WAIT, STEADY, Backoff
+from evalsvc.cluster.supervisor import LONGEST_WAIT, STEADY, Backoff
 from evalsvc.config import Settings
 
 
@@ -28,19 +28,18 @@ def test_what_keeps_ending_is_started_less_often_and_what_was_steady_at_once(mon
 
 
 def test_a_worker_that_is_just_being_started_is_ended(tmp_path: Path, machines: Machines) -> None:
-    """It ignores SIGTERM until it has started: its nanny waited for it for ever, and it served without a supervisor."""
+    """It ignores SIGTERM until it has started: the command waited for it for ever."""
     context = multiprocessing.get_context("spawn")
-    heard, commands = context.Pipe(duplex=False)
-    arguments = (Settings(**machines.settings()), machines.address, tmp_path / "started", heard)
-    nanny = context.Process(target=serve_slowly, args=arguments)
-    nanny.start()
+    settings = Settings(devices="cpu", threads=1, **machines.settings())
+    command = context.Process(target=serve_slowly, args=(settings, machines.address, tmp_path / "started"))
+    command.start()
     try:
         wait_for((tmp_path / "started").exists, "a worker process")
-        below = psutil.Process(nanny.pid).children(recursive=True)
-        commands.send(DRAIN)
-        nanny.join(30)
-        assert nanny.exitcode == 0
+        below = psutil.Process(command.pid).children(recursive=True)
+        command.terminate()
+        command.join(30)
+        assert command.exitcode == 0
         assert psutil.wait_procs(below, timeout=20)[1] == []
     finally:
-        nanny.kill()
-        nanny.join()
+        command.kill()
+        command.join()

@@ -64,23 +64,15 @@ class Command:
         match: re.Match[str] = wait_for(found, f"{pattern!r} in {self.log.read_text()}", seconds)
         return match[match.lastindex or 0]
 
-    def below(self) -> list[psutil.Process]:
-        """The processes that it has started, and theirs."""
+    def workers(self) -> list[psutil.Process]:
+        """The worker processes that it has started."""
         children = psutil.Process(self.process.pid).children(recursive=True)
         return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
-
-    def nannies(self) -> list[psutil.Process]:
-        parents = {child.pid: child.ppid() for child in self.below()}
-        return [psutil.Process(pid) for pid, parent in parents.items() if parent not in parents]
-
-    def workers(self) -> list[psutil.Process]:
-        parents = {child.pid: child.ppid() for child in self.below()}
-        return [psutil.Process(pid) for pid, parent in parents.items() if parent in parents]
 
     def stop(self) -> None:
         """At once."""
         if self.process.poll() is None:
-            below = self.below()
+            below = self.workers()
             self.process.kill()
             self.process.wait(timeout=20)
             for child in below:

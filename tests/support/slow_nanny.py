@@ -1,7 +1,7 @@
 """A nanny that takes a minute to notice that its worker has started."""
 
 import asyncio
-from multiprocessing.connection import Connection
+import os
 from pathlib import Path
 from typing import Self
 from unittest.mock import patch
@@ -11,8 +11,8 @@ from evalsvc.cluster.nanny import WorkerNanny
 from evalsvc.config import Settings
 
 
-def serve_slowly(settings: Settings, scheduler: str, started: Path, heard: Connection) -> None:
-    """Do what the process of a nanny does; `started` is made once the worker process serves the scheduler."""
+def serve_slowly(settings: Settings, scheduler: str, started: Path) -> None:
+    """Do what `evalsvc worker` does; `started` is made once the worker process serves the scheduler."""
 
     class SlowNanny(WorkerNanny):
         async def __aenter__(self) -> Self:
@@ -22,4 +22,4 @@ def serve_slowly(settings: Settings, scheduler: str, started: Path, heard: Conne
             return self
 
     with patch.object(supervisor, "WorkerNanny", SlowNanny):
-        supervisor.serve_device(settings, scheduler, "cpu", 1, heard)
+        os._exit(supervisor.run_workers(settings, scheduler, print))

@@ -6,7 +6,7 @@ import ssl
 import pytest
 from distributed.comm.core import CommClosedError
 
-from evalsvc.cluster.unreachable import CERTIFICATES, explain_scheduler
+from evalsvc.connection_errors import CERTIFICATES, explain_scheduler
 
 
 def raised(cause: BaseException | None) -> OSError:
