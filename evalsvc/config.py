@@ -36,12 +36,10 @@ def _setting(default: str, text: str, *, secret: bool = False) -> str:
 
 
 def _number(default: N, text: str, *, least: N, most: float = math.inf) -> N:
-    """Declare a setting that is a number from `least` to `most`."""
     return field(default=default, metadata={"help": text, "secret": False, "range": (least, most)})
 
 
 def _switch(text: str) -> int:
-    """Declare a setting that is 0 or 1."""
     return _number(0, text, least=0, most=1)
 
 
@@ -184,7 +182,6 @@ class Settings:
         return replace(settings, secret_files=tuple(map(str, secret_files.values())))
 
     def _check_ranges(self, given: Container[str]) -> None:
-        """Raise InvalidRequest for a number out of its range; names in `given` are options of a command."""
         for item in SETTINGS:
             value = getattr(self, item.name)
             if isinstance(value, str):
@@ -331,11 +328,7 @@ class Settings:
 
     @property
     def trusted_networks(self) -> tuple[Network, ...]:
-        """Return the networks of the proxies whose X-Forwarded headers are trusted.
-
-        Raises:
-            InvalidRequest: an entry of EVALSVC_TRUSTED_PROXIES is neither an address nor a network.
-        """
+        """Return the networks of the proxies whose X-Forwarded headers are trusted."""
         return tuple(_network(text.strip()) for text in self.trusted_proxies.split(",") if text.strip())
 
     def client_token(self) -> str | None:
@@ -459,7 +452,6 @@ def _given(environ: Mapping[str, str], name: str) -> str:
 
 
 def _is_of_kubernetes(variable: str, text: str) -> bool:
-    """Tell whether Kubernetes set the variable for a Service named `evalsvc` or `evalsvc-NAME`."""
     return _OF_A_SERVICE.fullmatch(f"{variable}={text}") is not None
 
 
@@ -479,7 +471,6 @@ def _network(text: str) -> Network:
 
 
 def _parse(name: str, text: str, default: object) -> str | int | float:
-    """Convert a text to the type of the setting's default."""
     for kind, words in ((int, "a whole number"), (float, "a number")):
         if isinstance(default, kind):
             try:

@@ -99,7 +99,6 @@ def generic_arguments(cls: type, generic: type) -> tuple[object, ...]:
 
 
 def _members(kind: object) -> Sequence[type]:
-    """Return the members of a union, or the type itself."""
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 

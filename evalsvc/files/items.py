@@ -55,22 +55,14 @@ class ItemTable:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> ItemTable:
-        """Read a table that `to_bytes` wrote.
-
-        Raises:
-            ValueError: the content is no such table.
-        """
+        """Read a table that `to_bytes` wrote."""
         document = msgpack.unpackb(content)
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise ValueError(f"not results per item in the form {FORMAT}")
         return cls([tuple(shape) for shape in document["shapes"]], _unpack(document["shape_of"]), document["columns"])
 
     def to_bytes(self) -> bytes:
-        """Return the table, compressed by column.
-
-        Raises:
-            TypeError, ValueError, OverflowError: a value is not JSON-able, or an integer has more than 64 bits.
-        """
+        """Return the table, compressed by column."""
         packed: bytes = msgpack.packb(
             {
                 "format": FORMAT,
@@ -126,20 +118,12 @@ def pack_items(items: Iterable[Item]) -> bytes:
 
 
 def keep_items(folder: Path, content: bytes) -> bytes | str:
-    """Return the content of the row: the packed items, or the SHA-256 of the file that holds them.
-
-    Raises:
-        ArtifactNotWritten: no space, no permission.
-    """
+    """Return the content of the row: the packed items, or the SHA-256 of the file that holds them."""
     return content if len(content) < LARGE else keep_content(folder, content, "results per item")
 
 
 def read_items(folder: Path, kept: bytes | str, task: str) -> ItemTable:
-    """Read the items that a row holds or names by a digest; messages name `task`.
-
-    Raises:
-        ItemsLost: the file is missing or has other content than was written.
-    """
+    """Read the items that a row holds or names by a digest; messages name `task`."""
     if isinstance(kept, bytes):
         return ItemTable.from_bytes(kept)
     try:

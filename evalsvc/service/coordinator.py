@@ -42,7 +42,7 @@ from evalsvc.store.views import LiveTask
 
 log = logging.getLogger(__name__)
 
-RUN_SHARD = "evalsvc.worker.packed_shard:run_packed_shard"
+RUN_SHARD = "evalsvc.worker.shard:run_packed_shard"
 """Function that runs shards on workers: named, not imported, because this process needs neither tasks nor torch."""
 
 TICK = 0.5

@@ -132,7 +132,6 @@ class ShardContext(Context):
         }
 
     def _rotary_values(self) -> Mapping[str, Sequence[float]]:
-        """Return the rotary frequencies that were read from checkpoints so far."""
         by_name = {"rotary_inv_freq": self._frequencies, "base_rotary_inv_freq": self.base and self.base._frequencies}
         return {name: list(values) for name, values in by_name.items() if values}
 
@@ -198,7 +197,6 @@ class ShardContext(Context):
 
 
 def _is_path(name: str) -> bool:
-    """Return whether a parameter's value is a path or a dataset, and not the name of an asset."""
     return "/" in name or name.startswith(DATASETS)
 
 

@@ -87,7 +87,6 @@ def _provenance(look: TaskLook) -> dict[str, object]:
 
 
 def _sha256(checkpoint: CheckpointRef, looks: Sequence[TaskLook]) -> str | None:
-    """Return the digest of the weights that were loaded last, or else the given digest."""
     digests = [look.result.provenance.get("checkpoint_sha256") for look in looks]
     return next((sha256 for sha256 in reversed(digests) if sha256), checkpoint.sha256)
 

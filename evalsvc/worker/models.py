@@ -190,7 +190,6 @@ def known_digest(checkpoint: CheckpointRef) -> str:
 
 
 def _digests(checkpoint: CheckpointRef) -> dict[str, str]:
-    """Compute all digests, in the form of `LoadedModel.digests`."""
     if checkpoint.virtual is None:
         return {"": _hash(checkpoint)}
     by_name = {name: _hash(parent) for name, parent in checkpoint.virtual.parents.items()}

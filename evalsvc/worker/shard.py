@@ -2,9 +2,9 @@
 
     run_shard(request, report, settings) → the task's plan, run or merge → ShardResult with an output or an error
 
-The service runs every shard by `run_shard` in its worker processes, and `evalsvc run` does in its own process
-(`local.py`). A worker process runs one shard at a time and caches the last model, and that of the run's base, for the
-next shard (`models.py`).
+The service runs every shard by `run_packed_shard` in worker processes, and `evalsvc run` by `run_shard` in its own
+process (`local.py`). A worker process runs one shard at a time and caches the last model, and that of the run's base,
+for the next shard (`models.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import logging
 import platform
 import time
 import traceback
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,10 +23,10 @@ from evalsvc import __version__
 from evalsvc.checkpoints.remote.fetch import fetched
 from evalsvc.config import Settings
 from evalsvc.errors import ArtifactNotWritten, EvalsvcError, InternalError, OutOfMemory
-from evalsvc.files.kept import KeptFolder
+from evalsvc.files.kept import CarriedFiles, KeptFolder
 from evalsvc.files.outputs import OutputsLost, read_output
 from evalsvc.files.shared import require_shared
-from evalsvc.messages import ShardError, ShardRequest, ShardResult
+from evalsvc.messages import ShardError, ShardRequest, ShardResult, pack_result
 from evalsvc.sampling.memory import is_out_of_memory
 from evalsvc.spec.engines import chosen_engines
 from evalsvc.spec.suite import build_task
@@ -71,6 +72,13 @@ def run_shard(
         return ShardResult(None, lost, _provenance(context, started), error.files)
     except BaseException as error:  # a panic in a library's Rust code is not an Exception, and would end the worker
         return ShardResult(None, _shard_error(error), _provenance(context, started))
+
+
+def run_packed_shard(request: ShardRequest, report: Report, settings: Settings) -> bytes:
+    """Run a shard for a service, and pack its result, which carries new kept files to the service."""
+    files = CarriedFiles(settings.statistics_path)
+    result = run_shard(request, report, settings, files)
+    return pack_result(request.stage, result if result.error is not None else replace(result, kept=files.new))
 
 
 def _shard_error(error: BaseException) -> ShardError:
