@@ -86,6 +86,7 @@ class Command:
                 | {
                     "PYTHONPATH": os.pathsep.join(filter(None, paths)),
                     "EVALSVC_DATA_DIR": str(folder / name),
+                    "EVALSVC_SHARED": str(folder / "shared"),
                     "EVALSVC_LOG_LEVEL": "info",  # at which a worker says that it serves
                 },
             )
@@ -100,11 +101,9 @@ class Command:
         return found[1]
 
     def workers(self) -> list[psutil.Process]:
-        """The worker processes: those without children of their own, below the service or a nanny."""
+        """The worker processes."""
         children = psutil.Process(self.process.pid).children(recursive=True)
-        spawned = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
-        parents = {child.ppid() for child in spawned}
-        return [child for child in spawned if child.pid not in parents]
+        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
     def stop(self) -> None:
         children = psutil.Process(self.process.pid).children(recursive=True)
@@ -190,11 +189,11 @@ def started(folder: Path, elsewhere: bool) -> Iterator[tuple[Command, Command, s
     try:
         options = ["serve", "--port", "0"]
         if elsewhere:
-            files = write_certificates(folder / "tls")
-            tls = [f"--tls-{name}={files[f'{name}.pem']}" for name in ("ca", "cert", "key")]
+            write_certificates(folder / "tls")
+            tls = ["--tls", str(folder / "tls")]
             scheduler = start("scheduler", "scheduler", "--host", "127.0.0.1", "--port", "0", *tls)
             address = scheduler.wait_for(r"listens on (tls://\S+)")
-            worker = start("worker", "worker", address, *tls, "--device", "cpu", "--threads", "1")
+            worker = start("worker", "worker", address, *tls, "--devices", "cpu", "--threads", "1")
             worker.wait_for(r"worker (tls://\S+) on")
             service = start("service", *options, "--scheduler", address, *tls)
         else:
