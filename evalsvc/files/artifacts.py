@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
-import os
 import re
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -14,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evalsvc.errors import ArtifactNotWritten, os_reason
-from evalsvc.files.atomic import PARTIAL, open_regular, write_whole
+from evalsvc.files.atomic import PARTIAL, FileLost, open_regular, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +72,7 @@ def keep_content(folder: Path, content: bytes, what: str = "an artifact") -> str
     Raises ArtifactNotWritten: no space, no permission.
     """
     sha256 = hashlib.sha256(content).hexdigest()
-    with suppress(OSError):
+    with suppress(FileLost):
         read_content(folder, sha256, len(content))
         return sha256
     write_result(artifact_path(folder, sha256), content, what)
@@ -92,21 +90,18 @@ def write_result(target: Path, content: bytes, what: str, mode: int = 0o600) -> 
         ) from None
 
 
-class DamagedContent(OSError):
-    """The file of a content has other bytes than were written."""
-
-
 def read_content(folder: Path, sha256: str, size: int | None = None) -> bytes:
-    """Read the content with this digest and check it; reads no more than `size` bytes.
-
-    Raises DamagedContent for other bytes, and OSError for a file that is missing or cannot be read.
-    """
+    """Read the content with this digest and check it; reads no more than `size` bytes. Raises FileLost."""
+    path = artifact_path(folder, sha256)
     if not _DIGEST.fullmatch(sha256):
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    with open_regular(artifact_path(folder, sha256)) as stream:
-        content = stream.read(-1 if size is None else size + 1)
+        raise FileLost(f"{sha256!r} is no digest")
+    try:
+        with open_regular(path) as stream:
+            content = stream.read(-1 if size is None else size + 1)
+    except OSError as error:
+        raise FileLost(f"{path} cannot be read: {os_reason(error)}") from None
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise DamagedContent(errno.EIO, "its bytes are not those that were written")
+        raise FileLost(f"{path} is damaged: its bytes are not those that were written")
     return content
 
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import msgpack
 
-from evalsvc.errors import ItemsLost, os_reason
-from evalsvc.files.artifacts import DamagedContent, artifact_path, drop_orphans, keep_content, read_content
+from evalsvc.errors import ItemsLost
+from evalsvc.files.artifacts import drop_orphans, keep_content, read_content
+from evalsvc.files.atomic import FileLost
 
 LARGE = 64 * 1024
 """Number of bytes from which the items of a task are a file."""
@@ -128,15 +129,11 @@ def read_items(folder: Path, kept: bytes | str, task: str) -> ItemTable:
         return ItemTable.from_bytes(kept)
     try:
         return ItemTable.from_bytes(read_content(folder, kept))
-    except DamagedContent as error:
-        problem = f"is damaged: {os_reason(error)}"
-    except OSError as error:
-        problem = f"cannot be read: {os_reason(error)}"
-    raise ItemsLost(
-        f"the results per item of {task} are lost: {artifact_path(folder, kept)} {problem}; put the file back from a "
-        "backup of the data folder, or evaluate the checkpoint again (POST /v1/evaluations). The metrics are in the "
-        "database and stay"
-    )
+    except FileLost as error:
+        raise ItemsLost(
+            f"the results per item of {task} are lost: {error}; put the file back from a backup of the data folder, or "
+            "evaluate the checkpoint again (POST /v1/evaluations). The metrics are in the database and stay"
+        ) from None
 
 
 def sweep_items(folder: Path, named: Collection[str]) -> int:

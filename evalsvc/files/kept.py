@@ -7,6 +7,7 @@ or was given by `evalsvc reference import`.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -16,6 +17,8 @@ from typing import BinaryIO
 
 from evalsvc.errors import DataDirectoryUnusable, os_reason
 from evalsvc.files.atomic import FOR_GROUP, FileLost, open_regular, replacing
+
+log = logging.getLogger(__name__)
 
 ANSWERS = "answers"
 """Subfolder of the answers; each of its folders belongs to one checkpoint and one way of asking it."""
@@ -28,6 +31,9 @@ DIGEST_NAME = re.compile(rf"[0-9a-f]{{64}}(\.moments|\.features)?\.npz|{ANSWERS}
 
 ANSWER_BYTES = 1 << 30
 """Limit of all answers together; the answers to 11,000 documents take three million bytes."""
+
+CARRIED_BYTES = 3 << 30
+"""Most bytes of new files in a result: features of 390,000 images. MessagePack has no room for more than 4 GiB."""
 
 Write = Callable[[BinaryIO], object]
 """Function that writes the content of a file to a stream."""
@@ -100,6 +106,16 @@ class CarriedFiles(KeptFolder):
         stream = io.BytesIO()
         write(stream)
         self.new[_checked(name)] = stream.getvalue()
+
+    def carried(self) -> dict[str, bytes]:
+        """Return the new files for a result, the small ones first, without those for which a message has no room."""
+        carried: dict[str, bytes] = {}
+        for name, content in sorted(self.new.items(), key=lambda item: len(item[1])):
+            if sum(map(len, carried.values())) + len(content) > CARRIED_BYTES:
+                log.warning("%s, %s bytes, is not kept for later evaluations: too large", name, f"{len(content):,}")
+                break
+            carried[name] = content
+        return carried
 
 
 def _checked(name: str) -> str:

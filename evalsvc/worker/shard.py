@@ -78,7 +78,7 @@ def run_packed_shard(request: ShardRequest, report: Report, settings: Settings) 
     """Run a shard for a service, and pack its result, which carries new kept files to the service."""
     files = CarriedFiles(settings.statistics_path)
     result = run_shard(request, report, settings, files)
-    return pack_result(request.stage, result if result.error is not None else replace(result, kept=files.new))
+    return pack_result(request.stage, result if result.error is not None else replace(result, kept=files.carried()))
 
 
 def _shard_error(error: BaseException) -> ShardError:

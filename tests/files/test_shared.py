@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from evalsvc.errors import DataDirectoryUnusable, SourceUnreachable
+from evalsvc.files import kept
 from evalsvc.files.atomic import FileLost, open_regular
 from evalsvc.files.kept import CarriedFiles, KeptFolder
 from evalsvc.files.outputs import keep_output
@@ -102,6 +103,20 @@ def test_what_a_worker_keeps_travels_with_its_result_and_the_folder_stays(tmp_pa
         assert set(files.new) == {answer, f"{KEY}.npz"}
     finally:
         tmp_path.chmod(0o700)
+
+
+def test_what_is_too_large_for_a_message_is_not_carried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Features of a million images have no room in MessagePack, and the shard that computed them failed."""
+    monkeypatch.setattr(kept, "CARRIED_BYTES", 10)
+    files = CarriedFiles(tmp_path)
+    files.keep_bytes(f"{KEY}.features.npz", bytes(9))
+    files.keep_bytes(f"{KEY}.moments.npz", bytes(3))
+    assert set(files.carried()) == {f"{KEY}.moments.npz"}
+    assert "features.npz, 9 bytes, is not kept for later evaluations: too large" in caplog.text
+    with files.open(f"{KEY}.features.npz") as stream:
+        assert stream.read() == bytes(9)
 
 
 def test_workers_of_the_service_s_group_read_and_others_do_not(shared: Path) -> None:

@@ -19,7 +19,8 @@ from evalsvc.api.schemas import Id, Name, RetentionInput
 from evalsvc.api.state import CurrentState
 from evalsvc.compare.text_pages import ENDINGS, MEDIA_TYPES, ReportForm, rendered
 from evalsvc.errors import ArtifactPruned, UnknownName
-from evalsvc.files.artifacts import DamagedContent, artifact_path, read_content
+from evalsvc.files.artifacts import read_content
+from evalsvc.files.atomic import FileLost
 from evalsvc.service.pruner import prune
 from evalsvc.spec import documents
 from evalsvc.spec.artifact_policy import parse_retention
@@ -157,15 +158,11 @@ def get_artifact(
 def _content(artifact: Artifact, folder: Path) -> bytes:
     try:
         return read_content(folder, artifact.sha256, artifact.size)
-    except DamagedContent:
-        problem = "is damaged"
-    except OSError:
-        problem = "is missing"
-    path = artifact_path(folder, artifact.sha256)
-    raise UnknownName(
-        f"the content of artifact {artifact.id}, {path}, {problem}; restore the file from a backup of the data folder, "
-        "or evaluate the checkpoint again"
-    )
+    except FileLost as error:
+        raise UnknownName(
+            f"the content of artifact {artifact.id} is lost: {error}; restore the file from a backup of the data "
+            "folder, or evaluate the checkpoint again"
+        ) from None
 
 
 def _disposition(name: str) -> str:

@@ -76,7 +76,7 @@ def test_unknown_and_deleted_artifacts_are_named(app: App, left: int) -> None:
     refused(app.http.get("/v1/evaluations/99/artifacts"), 404, "unknown_name", "there is no evaluation 99")
     artifact = app.http.get("/v1/evaluations/1/artifacts").json()["artifacts"][0]
     artifact_path(app.settings.artifacts_path, artifact["sha256"]).unlink()
-    refused(app.http.get(f"/v1/artifacts/{left}"), 404, "unknown_name", "is missing; restore the file")
+    refused(app.http.get(f"/v1/artifacts/{left}"), 404, "unknown_name", "cannot be read", "; restore the file")
 
 
 @pytest.mark.parametrize("content", [b"PIXELS", b"", b"pixels and more"])
@@ -85,7 +85,7 @@ def test_a_content_that_was_overwritten_is_not_shown(app: App, left: int, conten
     kept = keep_content(app.settings.artifacts_path, b"pixels")
     artifact_path(app.settings.artifacts_path, kept).write_bytes(content)
     answer = app.http.get(f"/v1/artifacts/{left}")
-    refused(answer, 404, "unknown_name", "is damaged; restore the file", "evaluate")
+    refused(answer, 404, "unknown_name", "is damaged", "; restore the file", "evaluate")
     assert not {"etag", "cache-control"} & set(answer.headers)
     keep_content(app.settings.artifacts_path, b"pixels")
     assert app.http.get(f"/v1/artifacts/{left}").content == b"pixels", "another evaluation puts it right"
@@ -151,7 +151,7 @@ def test_a_link_in_the_place_of_a_content_is_not_followed(app: App, left: int, t
     path = artifact_path(app.settings.artifacts_path, keep_content(app.settings.artifacts_path, b"pixels"))
     path.unlink()
     path.symlink_to(secret)
-    detail = refused(app.http.get(f"/v1/artifacts/{left}"), 404, "unknown_name", "is missing")
+    detail = refused(app.http.get(f"/v1/artifacts/{left}"), 404, "unknown_name", "cannot be read")
     assert "hunter2" not in detail
 
 
