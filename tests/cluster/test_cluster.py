@@ -334,11 +334,9 @@ def test_no_scheduler_shows_a_dashboard(
     start: Callable[[Path, Settings], None],
 ) -> None:
     """It needs no certificate, and tells every user of the machine what runs."""
-    files = write_certificates(tmp_path / "tls")
-    settings = {f"tls_{name.removesuffix('.pem')}": str(path) for name, path in files.items()}
-    for name, path in settings.items():
-        monkeypatch.setenv(f"EVALSVC_{name.upper()}", path)
-    start(tmp_path, Settings(**settings))
+    write_certificates(tmp_path / "tls")
+    monkeypatch.setenv("EVALSVC_TLS", str(tmp_path / "tls"))
+    start(tmp_path, Settings.load())
     assert with_bokeh == []
 
 
