@@ -222,11 +222,6 @@ class Settings:
         return self.shared_path / "statistics"
 
     @property
-    def scratch_path(self) -> Path:
-        """Folder of Dask's temporary files on the service's workers."""
-        return self.data_path / "dask"
-
-    @property
     def artifacts_path(self) -> Path:
         return self.data_path / "artifacts"
 

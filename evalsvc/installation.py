@@ -58,13 +58,7 @@ def pip_install(extra: str) -> str:
 
 
 def missing_package(package: str, purpose: str, extra: str = "worker") -> MissingPackage:
-    """Return an error for a package that is not installed.
-
-    Args:
-        package: name of the missing package.
-        purpose: what needs the package, such as `text data`.
-        extra: extra of evalsvc that installs the package.
-    """
+    """Return an error for a missing package that `purpose`, such as `text data`, needs and an extra installs."""
     return MissingPackage(f"{purpose} needs the package {package!r}; run: {pip_install(extra)}")
 
 
@@ -83,9 +77,6 @@ def find_origin(package: Path = PACKAGE) -> Origin:
 
     Code in a folder with a pyproject.toml is a checkout, even if another evalsvc is installed. For other code, pip's
     record counts.
-
-    Args:
-        package: folder of the package.
     """
     if (package.parent / "pyproject.toml").is_file():
         return Origin(package.parent, is_editable=True)
@@ -93,13 +84,9 @@ def find_origin(package: Path = PACKAGE) -> Origin:
 
 
 def recorded_origin(record: str | None) -> Origin:
-    """Read an installer's record of where a package came from.
+    """Read an installer's `direct_url.json` (PEP 610), which is None for a package from an index.
 
-    Args:
-        record: text of `direct_url.json`, as PEP 610 defines it; None for a package from an index.
-
-    Returns:
-        The origin, with passwords and query parameters removed. A record that cannot be read counts as an index.
+    Passwords and query parameters are removed. A record that cannot be read counts as an index.
     """
     try:
         content = json.loads(record or "{}")

@@ -109,7 +109,7 @@ class Cluster:
 
     def start(self) -> None:
         """Start a cluster of this machine's devices, or connect to the scheduler in the settings, until it is up."""
-        scratch = private_folder(self._settings.scratch_path)
+        scratch = private_folder(self._settings.data_path / "dask")
         configure(self._settings, scratch, len(device_list(self._settings.devices)))
         if self._settings.scheduler:
             security = security_of(self._settings)
