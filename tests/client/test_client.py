@@ -1,6 +1,7 @@
 """The client against the application, and against what is not one."""
 
 import hashlib
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from long_lists import fill_lists
 from pandas import DataFrame
 
 from evalsvc.client import ArtifactContent, Client
+from evalsvc.cluster.certificates import write_certificates
 from evalsvc.errors import (
     Conflict,
     DeadlineExceeded,
@@ -339,4 +341,17 @@ def test_certificates_are_verified_wherever_there_are_some(
     given: dict[str, Any] = {}
     monkeypatch.setattr(httpx, "Client", lambda **options: given.update(options))
     Client(url)
-    assert given["verify"] is verifies
+    assert (given["verify"] and given["verify"].verify_mode == ssl.CERT_REQUIRED) is verifies
+
+
+def test_the_authority_is_that_of_other_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(httpx, "Client", lambda **options: given.update(options))
+    monkeypatch.setenv("SSL_CERT_FILE", str(write_certificates(tmp_path)["ca.pem"]))
+    Client("https://evalsvc")
+    assert [dict(part[0] for part in found["subject"]) for found in given["verify"].get_ca_certs()] == [
+        {"commonName": "evalsvc cluster"}
+    ]
+    (tmp_path / "ca.pem").write_text("nothing")
+    with pytest.raises(InvalidRequest, match="SSL_CERT_FILE is no file of certificates"):
+        Client("https://evalsvc")
