@@ -282,7 +282,7 @@ class Settings:
         keys, tokens or the database."""
         database = re.fullmatch(r"sqlite(\+\w+)?:///([^?]+).*", self.database)
         databases = [database[2] + ending for ending in ("", "-wal", "-shm")] if database else []
-        keys = (self.https_cert, self.tls, *self.secret_files)
+        keys = (self.https_cert, self.tls and f"{self.tls}/key.pem", *self.secret_files)
         files = (Path(name).expanduser() for name in (*keys, *databases) if name)
         return (
             self.data_path,

@@ -71,7 +71,7 @@ def test_an_existing_scheduler_is_used_over_tls(serve: Callable[..., ServiceProc
     dask_options = ["--tls-ca-file", tls["ca"], "--tls-cert", tls["cert"], "--tls-key", tls["key"]]
     command = [sys.executable, "-m", "distributed.cli.dask_scheduler", *listen, *dask_options]
     scheduler = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    shared = {"EVALSVC_SHARED": str(tmp_path / "data" / "shared")}
+    shared = {"EVALSVC_SHARED": str(tmp_path / "service" / "shared")}
     worker = Command(tmp_path / "worker.log", ["worker", address, "--devices", "cpu", *options], **shared)
     try:
         worker.wait_for_text(r"worker (tls://\S+) on")
