@@ -9,7 +9,7 @@ from typing import Any
 import generate
 import pytest
 from generate import PAGES, main, path_of, text_of
-from reference_pages import client, errors, metrics, rest, tasks
+from reference_pages import client, errors, metrics, rest, settings, tasks
 from reference_pages.client import public_methods
 
 from evalsvc.api.routes import status
@@ -17,7 +17,7 @@ from evalsvc.api.routes.prometheus import FAMILIES
 from evalsvc.cli.program import COMMANDS, Commands
 from evalsvc.cli.tasks import describe_task
 from evalsvc.client import Client
-from evalsvc.config import Settings
+from evalsvc.config import SETTINGS
 from evalsvc.errors import leaves
 from evalsvc.metrics.definitions import DEFINITIONS, KINDS
 from evalsvc.spec import catalog
@@ -40,7 +40,7 @@ def without(names: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def remove_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Settings, "__dataclass_fields__", without(Settings.__dataclass_fields__, "grace"))
+    monkeypatch.setattr(settings, "SETTINGS", [item for item in SETTINGS if item.name != "grace"])
 
 
 def remove_error(monkeypatch: pytest.MonkeyPatch) -> None:
