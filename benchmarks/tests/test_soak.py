@@ -46,7 +46,7 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
 def test_a_service_under_random_faults_ends_as_one_that_nothing_happens_to(
     quiet: Undisturbed, tmp_path: Path, database: str, external: bool
 ) -> None:
-    """Workers, nannies, scheduler and service killed, workers stopped, the database away or locked, checkpoints posted
+    """Workers, commands, scheduler and service killed, workers stopped, the database away or locked, checkpoints posted
     again and replaced, evaluations cancelled and retried: `make soak` does the same for longer."""
     chosen = plan(database, external=external)
     judgement = run(tmp_path / "world", chosen, quiet[2])
