@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from evalsvc.files.atomic import write_whole
-from evalsvc.spec.documents.fields import Number
 from evalsvc.web import vega
 from evalsvc.web.charts import Spec, curve_chart
-from evalsvc.web.curves import Curve, Line, Point
+from evalsvc.web.curves import Curve, Line, plain_curve
 from harness.history import Entry, Value
 from harness.suite import TIMED
 from harness.times import ONE_RUN
@@ -78,12 +77,12 @@ def page_of(entries: Sequence[Entry], headline: Sequence[str], pictures: Sequenc
 
 def _ratio_curves(entries: Sequence[Entry]) -> Iterator[Curve]:
     for name in dict.fromkeys(name for entry in entries for name in entry.ratios):
-        points = [
-            _point(place, ratio.mean, ratio.low, ratio.high, ratio.turns)
+        rows = [
+            (place, float(ratio.mean), ratio.low, ratio.high, ratio.turns)
             for place, entry in enumerate(entries, 1)
             if (ratio := entry.ratios.get(name))
         ]
-        yield _curve(name.removeprefix(TIMED), SPEED, "", "time, of the baseline's; band: within one run", points)
+        yield plain_curve(name.removeprefix(TIMED), SPEED, "time, of the baseline's; band: within one run", rows)
 
 
 def _value_curves(entries: Sequence[Entry], metric: str) -> Iterator[Curve]:
@@ -93,20 +92,11 @@ def _value_curves(entries: Sequence[Entry], metric: str) -> Iterator[Curve]:
         if value := entry.values.get(metric):
             known.setdefault(value.protocol, []).append((place, value))
     for protocol, values in known.items():
-        points = []
-        for place, value in values:
-            low, high = value.low, value.high
-            points.append(_point(place, value.value, low, high, value.n))
-        yield _curve(metric, metric, protocol, values[-1][1].unit, points)
-
-
-def _curve(label: str, metric: str, protocol: str, unit: str, points: Sequence[Point]) -> Curve:
-    return Curve(label, "raw", metric, protocol, unit, "lower", None, "", points)
-
-
-def _point(x: int, value: Number, low: float | None, high: float | None, n: int) -> Point:
-    number = float(value) if isinstance(value, int) else value
-    return Point(x, number, low, high, None, n, 1, None, None, imported=False, virtual=False)
+        rows = [
+            (place, float(value.value) if isinstance(value.value, int) else value.value, value.low, value.high, value.n)
+            for place, value in values
+        ]
+        yield plain_curve(metric, metric, values[-1][1].unit, rows, protocol)
 
 
 def _along_commits(spec: Spec) -> Spec:

@@ -11,7 +11,7 @@ from fig_3 import TITLES
 from study.dot_chart import Dot, dot_chart
 from study.finding import Agrees, Figure, Finding, Report, Row
 from study.material import Material
-from study.measured import Estimate, Measured, finite, of_point, over_seeds, short
+from study.measured import Estimate, Measured, finite, over_seeds, short
 from study.runs import PRETRAINED, RANDOM, STARTS, main_name, main_runs
 from study.scales import Scale
 
@@ -57,7 +57,7 @@ def _dots(measured: Measured, scale: Scale, metric: str) -> list[Dot]:
         Dot(
             f"seed {seed}, {TITLES[start]}",
             TITLES[start],
-            of_point(measured.last(main_name(start, seed), f"{TASK}/{metric}")),
+            measured.last(main_name(start, seed), f"{TASK}/{metric}").estimate,
         )
         for seed in scale.seeds
         for start in STARTS
@@ -83,7 +83,7 @@ def _table(measured: Measured, scale: Scale, gaps: dict[str, list[MetricDifferen
     for metric, rows in gaps.items():
         for seed, row in zip(scale.seeds, rows, strict=True):
             points = [measured.last(main_name(start, seed), f"{TASK}/{metric}") for start in STARTS]
-            cells = " | ".join(str(of_point(point)) for point in points)
+            cells = " | ".join(str(point.estimate) for point in points)
             count = "–" if points[0].n is None else f"{points[0].n:,}"
             verdict = row.verdict.replace("_", " ")
             lines.append(f"| {metric} | {count} | {seed} | {cells} | {of_images(row)} | {verdict} |")

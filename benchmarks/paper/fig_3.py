@@ -70,7 +70,7 @@ def _final(measured: Measured, scale: Scale, start: str) -> float:
 
 
 def _ema_sentence(curves: list[Curve], averages: list[Curve]) -> str:
-    parts = [f"{curve.label} {short(finite(curve.points[-1].value))}" for curve in [*curves, *averages]]
+    parts = [f"{curve.label} {short(finite(curve.series.last[-1]))}" for curve in [*curves, *averages]]
     return "Perplexity at the last step: " + ", ".join(parts) + "."
 
 

@@ -9,7 +9,7 @@ from fig_3 import TITLES, gap_chart, verdict
 from study.finding import Agrees, Figure, Finding, Report, Row
 from study.gaps import GapCurve, gap_of
 from study.material import Material
-from study.measured import Measured, finite, mean_curve, short
+from study.measured import Measured, finite, mean_curve, short, values_of
 from study.runs import PRETRAINED, RANDOM, STARTS, main_name, main_runs
 from study.scales import Scale
 from study.suites import suite_name
@@ -53,10 +53,10 @@ def _identity(measured: Measured, scale: Scale, counts: dict[str, int]) -> dict[
     weights = {kind: counts[kind] / sum(counts.values()) for kind in KINDS}
     worst = 0.0
     for run in [main_name(start, seed) for start in STARTS for seed in scale.seeds]:
-        losses = {kind: measured.curve(run, f"pairs/{kind}").points for kind in (*KINDS, "total")}
+        losses = {kind: measured.curve(run, f"pairs/{kind}").series.last for kind in (*KINDS, "total")}
         for place, total in enumerate(losses["total"]):
-            weighted = sum(weights[kind] * finite(losses[kind][place].value) for kind in KINDS)
-            worst = max(worst, abs(weighted - finite(total.value)))
+            weighted = sum(weights[kind] * finite(losses[kind][place]) for kind in KINDS)
+            worst = max(worst, abs(weighted - finite(total)))
     return {"identity_error": worst}
 
 
@@ -72,7 +72,9 @@ def _table(measured: Measured, scale: Scale, numbers: dict[str, float]) -> str:
     lines = ["| run | step | captions | images | total | general text |", "|---|---|---|---|---|---|"]
     for start in STARTS:
         run = main_name(start, scale.seeds[0])
-        columns = [measured.curve(run, f"pairs/{name}").points for name in ("text", "image", "total", "general_text")]
+        columns = [
+            values_of(measured.curve(run, f"pairs/{name}")) for name in ("text", "image", "total", "general_text")
+        ]
         for points in zip(*columns, strict=True):
             cells = " | ".join(short(finite(point.value)) for point in points)
             lines.append(f"| {run} | {points[0].x:,} | {cells} |")

@@ -12,7 +12,7 @@ from study.dot_chart import Dot, dot_chart
 from study.finding import Agrees, Figure, Finding, Report, Row
 from study.gaps import GapCurve, gap_of
 from study.material import Material
-from study.measured import Estimate, Measured, of_point, short
+from study.measured import Estimate, Measured, short
 from study.runs import PARTS, PRETRAINED, RANDOM, image_only_name, image_only_runs
 from study.scales import Scale
 
@@ -27,7 +27,7 @@ def report(measured: Measured, scale: Scale, material: Material) -> Report:
     """Read the image loss of the runs of the first seed, and the differences from the random start over seeds."""
     runs = {what: image_only_name(what, scale.seeds[0]) for what in LABELS}
     curves = [measured.curve(run, METRIC, label=LABELS[what]) for what, run in runs.items()]
-    ends = {what: of_point(measured.last(run, METRIC)) for what, run in runs.items()}
+    ends = {what: measured.last(run, METRIC).estimate for what, run in runs.items()}
     gaps = {what: gap_of(measured, METRIC, scale.seeds, image_only_name, what) for what in LABELS if what != RANDOM}
     dots = [Dot(LABELS[what], "at the last step", estimate) for what, estimate in ends.items()]
     title = f"Image loss without captions at step {scale.variation.steps:,}"

@@ -13,7 +13,7 @@ from study.alignment import read_record
 from study.finding import Agrees, Figure, Finding, Report, Row
 from study.gaps import GapCurve
 from study.material import Material
-from study.measured import Estimate, Measured, finite, of_point, plain_curve, short
+from study.measured import Estimate, Measured, estimated_curve, finite, short, values_of
 from study.runs import PRETRAINED, aligned_name, aligned_runs, main_name
 from study.scales import Scale
 from table_1 import one_line
@@ -64,7 +64,9 @@ def report(measured: Measured, scale: Scale, material: Material) -> Report:
 def _by_step(metric: str, unit: str, values: Sequence[float]) -> Curve:
     """Return a curve of the alignment along its steps."""
     rows = list(enumerate(values))[:: max(1, len(values) // POINTS)]
-    return plain_curve("training batches", metric, unit, [(step, Estimate(value, None, None)) for step, value in rows])
+    return estimated_curve(
+        "training batches", metric, unit, [(step, Estimate(value, None, None)) for step, value in rows]
+    )
 
 
 def _nearest(measured: Measured, plain: str, aligned: str) -> str:
@@ -94,7 +96,8 @@ def nearest_of(page: str) -> dict[str, str]:
 
 def _row(measured: Measured, aligned: str, loss: Estimate, known_nothing: float, gap: GapCurve) -> Row:
     hits = measured.curve(aligned, f"{TASK}/neighbour_hits")
-    share, chance = of_point(hits.points[0]), finite(hits.baseline if hits.baseline is not None else "NaN")
+    share, baseline = values_of(hits)[0].estimate, hits.series.baseline
+    chance = finite(baseline if baseline is not None else "NaN")
     p = finite(measured.first(aligned, f"{TASK}/neighbour_p_value").value)
     seeds = len(gap.by_seed)
     return Row(

@@ -12,12 +12,12 @@ from fig_3 import TITLES
 from study.finding import Agrees, Figure, Finding, Report, Row
 from study.gaps import last_unbroken
 from study.material import Material
-from study.measured import Measured, finite, of_point, short
+from study.measured import Estimate, Measured, finite, short, values_of
 from study.runs import PRETRAINED, STARTS, PlannedRun, main_name, main_runs, replay_run
 from study.scales import Scale
 
 from evalsvc.web.charts import curve_chart
-from evalsvc.web.curves import Curve, Line, Point
+from evalsvc.web.curves import Curve, Line
 
 REPLAY = "replay-0"
 WIDTH = 120
@@ -46,7 +46,7 @@ def report(measured: Measured, scale: Scale, material: Material) -> Report:
     curves = {name: measured.curve(main_name(PRETRAINED, scale.seeds[0]), f"{name}/acc") for name in scale.benchmarks}
     gone = {name: forgotten_from(curve) for name, curve in curves.items()}
     tables = [_accuracies(measured, labels, scale), *_completions(measured, labels)]
-    numbers = {f"{name}_last": finite(curve.points[-1].value) for name, curve in curves.items()}
+    numbers = {f"{name}_last": finite(curve.series.last[-1]) for name, curve in curves.items()}
     if scale.replay:
         numbers["replay_last"] = finite(measured.last(REPLAY, f"{scale.benchmarks[0]}/acc").value)
     return Report(_row(measured, scale, curves, gone), figures, tables, numbers)
@@ -54,16 +54,16 @@ def report(measured: Measured, scale: Scale, material: Material) -> Report:
 
 def _figure(measured: Measured, labels: dict[str, str], metric: str, title: str, name: str) -> Figure:
     curves = [measured.curve(run, metric, label=label) for run, label in labels.items()]
-    chance = curves[0].baseline if metric.endswith("/acc") else None
+    chance = curves[0].series.baseline if metric.endswith("/acc") else None
     lines = [Line(chance, f"chance {chance:.4g}")] if isinstance(chance, float) else []
     return Figure(name, title, curve_chart(curves, lines=lines, along="log"))
 
 
 def forgotten_from(curve: Curve) -> int | None:
     """Return the step from which on the interval of an accuracy holds chance; None if the last one does not."""
-    chance = curve.baseline if isinstance(curve.baseline, float) else 0.0
-    lowest = [of_point(point).low for point in curve.points]
-    return last_unbroken([point.x for point in curve.points], [low is not None and low <= chance for low in lowest])
+    series = curve.series
+    chance = series.baseline if isinstance(series.baseline, float) else 0.0
+    return last_unbroken(series.x, [low is not None and low <= chance for low in series.low])
 
 
 def _accuracies(measured: Measured, labels: dict[str, str], scale: Scale) -> str:
@@ -72,22 +72,18 @@ def _accuracies(measured: Measured, labels: dict[str, str], scale: Scale) -> str
     for run, label in labels.items():
         columns = {metric: _by_step(measured, run, metric) for metric in metrics}
         for step in columns[metrics[0]]:
-            cells = (_cell(columns[metric].get(step)) for metric in metrics)
+            cells = (str(columns[metric].get(step, "–")) for metric in metrics)
             lines.append(f"| {label} | {step:,} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _cell(point: Point | None) -> str:
-    return "–" if point is None else str(of_point(point))
-
-
-def _by_step(measured: Measured, run: str, metric: str) -> dict[int, Point]:
+def _by_step(measured: Measured, run: str, metric: str) -> dict[int, Estimate]:
     """Return the finite values of a metric by step; empty if the run lacks the metric."""
     try:
-        points = measured.curve(run, metric).points
+        values = values_of(measured.curve(run, metric))
     except LookupError:
         return {}
-    return {point.x: point for point in points if isinstance(point.value, float)}
+    return {value.x: value.estimate for value in values if isinstance(value.value, float)}
 
 
 def _completions(measured: Measured, labels: dict[str, str]) -> list[str]:
@@ -116,13 +112,14 @@ def one_line(text: str) -> str:
 
 
 def _row(measured: Measured, scale: Scale, curves: dict[str, Curve], gone: dict[str, int | None]) -> Row:
-    parts = [
-        f"{name}: {of_point(curve.points[0])} at step 0, {of_point(curve.points[-1])} at step {curve.points[-1].x:,}, "
-        + _since(curve, gone[name])
-        for name, curve in curves.items()
-    ]
+    parts = []
+    for name, curve in curves.items():
+        values = values_of(curve)
+        first, last = values[0], values[-1]
+        text = f"{name}: {first.estimate} at step 0, {last.estimate} at step {last.x:,}, "
+        parts.append(text + _since(curve, gone[name]))
     if scale.replay:
-        kept = of_point(measured.last(REPLAY, f"{scale.benchmarks[0]}/acc"))
+        kept = measured.last(REPLAY, f"{scale.benchmarks[0]}/acc").estimate
         image = [finite(measured.last(run, "pairs/image").value) for run in (REPLAY, main_name(PRETRAINED, 0))]
         parts.append(
             f"with {scale.replay:.0%} plain text among the captions {kept}, image loss {short(image[0])} against "
@@ -140,7 +137,7 @@ def _row(measured: Measured, scale: Scale, curves: dict[str, Curve], gone: dict[
 def _since(curve: Curve, gone: int | None) -> str:
     if gone is None:
         return "above chance to the end"
-    return "never above chance" if gone == curve.points[0].x else f"chance from step {gone:,} on"
+    return "never above chance" if gone == curve.series.x[0] else f"chance from step {gone:,} on"
 
 
 def agrees(gone: Sequence[int | None]) -> Agrees:

@@ -106,22 +106,17 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    add_routes(app)
+    for noun in NOUNS:
+        app.include_router(noun.router)
+    add_handlers(app)
     add_docs(app)
-    add_pages(app, add_routes)
+    add_pages(app)
     add_sign_in(app)
     add_documents_to_openapi(app)
     add_path_parameters_to_openapi(app)
     add_access_to_openapi(app, bool(settings.open_reads))
     _add_middleware(app, settings, insecure)
     return app
-
-
-def add_routes(app: FastAPI) -> None:
-    """Add the REST routes and the handlers of their errors."""
-    for noun in NOUNS:
-        app.include_router(noun.router)
-    add_handlers(app)
 
 
 def _add_middleware(app: FastAPI, settings: Settings, insecure: bool) -> None:

@@ -223,13 +223,20 @@ def _allowed(request: Request) -> str:
     return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
+def bug(request: Request, error: Exception) -> errors.InternalError:
+    """Return the error to show for an exception that nothing foresees."""
+    return errors.InternalError(
+        f"{request.method} {request.url.path} failed by a bug in evalsvc ({type(error).__name__}); "
+        "report the bug with the traceback from the service's log"
+    )
+
+
 def _on_bug(request: Request, error: Exception) -> JSONResponse:
     # After the answer, the framework raises the error again, and the server logs the traceback.
     return problem(
         500,
         errors.InternalError.code,
-        f"{request.method} {request.url.path} failed by a bug in evalsvc ({type(error).__name__}); "
-        "report the bug with the traceback from the service's log",
+        bug(request, error).message,
         # The middleware that adds these headers to other answers does not see this answer.
         {**SECURITY_HEADERS, HEADER: request_id_of(request.scope)},
     )

@@ -31,7 +31,7 @@ MAX_HEADLINE = 20
 """The most metrics in a request for headlines."""
 
 
-def _check_name(name: str) -> str:
+def check_name(name: str) -> str:
     if not NAME.fullmatch(name):
         raise ValueError(
             f"{name[:160]!r} is not a name; use letters, digits, '.', '_' and '-', at most 128, a letter or digit first"
@@ -44,7 +44,7 @@ def _plain(pattern: re.Pattern[str]) -> str:
     return "^" + re.sub(r"\(\?P<\w+>", "(", pattern.pattern) + "$"
 
 
-Name = Annotated[str, AfterValidator(_check_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$"})]
+Name = Annotated[str, AfterValidator(check_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$"})]
 """The name of a run, a variant or a suite."""
 
 Id = Annotated[int, Path(ge=1, le=MAX_ID)]

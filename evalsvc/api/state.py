@@ -6,11 +6,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
+from evalsvc.api.json_answer import rendered
 from evalsvc.api.middleware.conditional import Answers
 from evalsvc.api.middleware.threads import Threads
 from evalsvc.config import Settings, shown_url
@@ -19,6 +20,9 @@ from evalsvc.files.uploads import Uploads
 from evalsvc.service.coordinator import Coordinator
 from evalsvc.store.disk_use import DiskUse
 from evalsvc.store.session import BUSY_TIMEOUT_MS, Store, translated
+
+IN_MEMORY = 6
+"""About how many times the bytes of its JSON a document takes in memory."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,10 @@ class State:
     lock: threading.Lock = field(default_factory=threading.Lock)
     """The lock of writing requests. Without the lock, two concurrent posts of a new run would both create the run."""
     threads: Threads = field(default_factory=Threads)
-    answers: Answers = field(default_factory=Answers)
-    pictures: Answers = field(default_factory=Answers)
+    answers: Answers[bytes] = field(default_factory=Answers)
+    documents: Answers[Any] = field(default_factory=lambda: Answers(lambda made: IN_MEMORY * len(rendered(made))))
+    """Documents that pages read."""
+    pictures: Answers[bytes] = field(default_factory=Answers)
     """Charts as pictures. Apart from other answers, so that pictures push none of them out."""
 
     @contextmanager

@@ -15,12 +15,12 @@ from evalsvc.cli.options import CheckpointArgument, Form, Limit, Output, RunArgu
 from evalsvc.cli.terminal import say
 from evalsvc.cli.wording import counted
 from evalsvc.client import ArtifactContent, Client
+from evalsvc.client.reader import find_checkpoint
 from evalsvc.compare.text_pages import ReportForm
 from evalsvc.errors import InvalidRequest, UnknownName, first_few, os_reason
 from evalsvc.files.atomic import write_whole
 from evalsvc.spec.documents import Artifact
 from evalsvc.spec.names import checkpoint_name
-from evalsvc.web.protocol_files import find_checkpoint
 
 commands = typer.Typer()
 artifacts_app = typer.Typer(

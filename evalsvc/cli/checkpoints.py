@@ -46,12 +46,12 @@ from evalsvc.cli.weights import (
 )
 from evalsvc.cli.wording import counted, in_options
 from evalsvc.client import OVER, Client
+from evalsvc.client.reader import find_checkpoint
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.documents import CheckpointResult, Evaluation, ListedCheckpoint, Posted
 from evalsvc.spec.documents.fields import State
 from evalsvc.spec.names import checkpoint_name, parse_checkpoint
 from evalsvc.watch.wide_table import require_layout
-from evalsvc.web.protocol_files import find_checkpoint
 
 commands = typer.Typer()
 checkpoints_app = typer.Typer(cls=CommandGroup, no_args_is_help=True, help="List, show and delete checkpoints.")

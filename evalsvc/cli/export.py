@@ -16,7 +16,7 @@ from evalsvc.config import Settings
 from evalsvc.connection_errors import without_password
 from evalsvc.installation import pip_install
 from evalsvc.web import vega
-from evalsvc.web.shown import bytes_
+from evalsvc.web.formats import bytes_
 from evalsvc.web.site import export_site
 
 commands = typer.Typer()

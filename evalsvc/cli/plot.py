@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from rich.text import Text
 
 from evalsvc.cli.name_completion import complete_metric, complete_run
 from evalsvc.cli.options import FirstStep, LastStep, Url, connect, require_folders
 from evalsvc.cli.terminal import print_lines, say, terminal_width
-from evalsvc.cli.terminal_plot import draw
 from evalsvc.client import Client
 from evalsvc.errors import InvalidRequest, UnknownName, os_reason
 from evalsvc.files.atomic import write_whole
 from evalsvc.installation import missing_package
 from evalsvc.spec.documents.history import Axis
+from evalsvc.spec.visible_text import visible_line
 from evalsvc.web import vega
 from evalsvc.web.charts import AXIS_TITLES, Scale
 from evalsvc.web.panel import MOST_RUNS, Panel
@@ -28,6 +30,14 @@ commands = typer.Typer()
 
 NARROWEST, IN_PIPES, WIDEST = 40, 80, 120
 """Columns of a plot: the least, those where no terminal says how wide it is, and the most."""
+
+STYLES = tuple(zip("●■▲◆○□△◇", (4, 208, 2, 5, 3, 6, 8, 1), strict=True))
+"""Mark and colour of each run, in their order."""
+
+BARS = (("┊", "least", "most"), ("│", "low", "high"))
+"""Characters of the range of several values and of the interval, with the fields of their ends."""
+
+HEIGHT = 20
 
 KINDS: dict[str, Literal["svg", "png"]] = {".svg": "svg", ".png": "png"}
 
@@ -107,12 +117,10 @@ def plot(
 
 
 def _differs(*given: object) -> bool:
-    """Tell whether an option has another value than its default."""
     return any(value not in ("step", "linear", 0.0, None) for value in given)
 
 
 def _check_output(path: Path) -> None:
-    """Refuse a file that cannot be drawn before the service is asked."""
     if path.suffix.lower() not in KINDS:
         raise InvalidRequest(f"--output {path} does not end in .svg or .png; name a file that does")
     require_folders({"--output": path})
@@ -127,11 +135,6 @@ def _first_of_headline(client: Client, run: str) -> str:
 
 
 def _curve(client: Client, runs: list[str], metric: str, given: Mapping[str, object]) -> Panel:
-    """Return the chart of a metric.
-
-    Raises:
-        UnknownName: none of the runs has the metric.
-    """
     known = dict.fromkeys(item.name for run in dict.fromkeys(runs) for item in client.headline(run).names)
     if metric not in known:
         raise UnknownName.among("metric", metric, known)
@@ -146,3 +149,64 @@ def _write(path: Path, content: bytes) -> None:
     except OSError as error:
         raise InvalidRequest(f"--output {path} cannot be written: {os_reason(error)}; name another file") from None
     say(f"{path}: {len(content):,} bytes")
+
+
+def draw(
+    spec: Mapping[str, Any], title: str, x_title: str, width: int, *, log: bool = False, log_x: bool = False
+) -> list[Text]:
+    """Return a chart of `web.charts` as characters, and below the chart a line for each run with its newest value."""
+    import plotext  # of an extra
+
+    points, lines, gaps = (spec["datasets"].get(name, []) for name in ("points", "lines", "gaps"))
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for row in points:
+        runs.setdefault(row.get("run", "difference"), []).append(row)
+    bottom = min((row[end] for row in points for end in ("y", "low", "least") if row.get(end) is not None), default=1.0)
+    place = math.log1p if log_x else float  # log(1 + x), since training begins at 0
+
+    def add(mark: str, colour: int, rows: list[dict[str, Any]], *fields: str, joined: bool = False) -> None:
+        xs = [place(row["x"]) for row in rows for _ in fields]
+        ys = [row.get(field, bottom) for row in rows for field in fields]
+        (plotext.plot if joined else plotext.scatter)(xs, ys, marker=mark, color=colour)
+
+    plotext.clear_figure()
+    plotext.theme("clear")
+    plotext.limit_size(False, False)
+    plotext.plot_size(width, HEIGHT)
+    units = [layer["encoding"]["y"].get("title") for layer in spec["layer"] if "y" in layer.get("encoding", {})]
+    plotext.title(visible_line(f"{title} ({unit})" if (unit := next(filter(None, units), "")) else title))
+    plotext.xlabel(x_title)
+    plotext.yscale("log" if log else "linear")
+    if log_x:
+        last = max(row["x"] for row in [*points, *gaps])
+        ticks = [0, *(10**power for power in range(16) if 10**power <= last)]
+        plotext.xticks([place(tick) for tick in ticks], [f"{tick:,}" for tick in ticks])
+    for line in lines:
+        plotext.hline(line["y"])
+    for (_, colour), rows in zip(STYLES, runs.values(), strict=False):
+        for bar, low, high in BARS:
+            for row in rows:
+                if row.get(low) is not None:
+                    add(bar, colour, [row], low, high, joined=True)
+        curve = "smooth" if any("smooth" in row for row in rows) else "y"
+        add("·", colour, [row for row in rows if row.get(curve) is not None], curve, joined=True)
+    legend = []
+    for (mark, colour), (run, rows) in zip(STYLES, runs.items(), strict=False):
+        add(mark, colour, [row for row in rows if row["y"] is not None], "y")
+        add("?", colour, [row for row in rows if "word" in row], "no number")
+        newest = max(rows, key=lambda row: row["x"])
+        value = newest.get("word") or f"{newest.get('shown', newest['y']):.6g}"
+        error = f" ± {newest['stderr']:.2g}" if "stderr" in newest else ""
+        text = visible_line(f" {run}  {value}{error} at {newest['x']:,}")
+        legend.append(Text.assemble((mark, f"color({colour})"), text))
+    add("×", 8, gaps, "no value")
+    legend += [Text(f"─ {visible_line(line['text'])}") for line in lines if "text" in line]
+    if any("word" in row for row in points):
+        legend.append(Text("? a value that is no finite number"))
+    if gaps:
+        legend.append(Text(f"× no value, at {len(gaps):,} steps; `evalsvc history` has the reasons"))
+    try:
+        drawn = plotext.build()
+    except (OverflowError, ValueError):
+        raise InvalidRequest("the values are too far apart to draw; narrow the steps by --from and --to") from None
+    return [*Text.from_ansi(drawn).split(), *legend]

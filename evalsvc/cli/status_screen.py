@@ -7,7 +7,7 @@ from textwrap import wrap
 
 from evalsvc.spec import documents
 from evalsvc.spec.names import checkpoint_name
-from evalsvc.web.shown import bytes_ as shown_bytes
+from evalsvc.web.formats import bytes_ as shown_bytes
 
 SHOWN_RUNS = 8
 """Most lines for runs with a queue; the longest queues come first."""

@@ -120,7 +120,7 @@ class Run(Base):
     retention: Mapped[dict[str, Any] | None]
     """The retention rule of the run's artifacts, a `spec.artifact_policy.Retention`; None for the service's rule."""
     history_version: Mapped[int] = mapped_column(BigInteger, default=0)
-    """A number that grows with every transaction that changes the run's history; see `history.version.touch_history`.
+    """A number that grows with every transaction that changes the run's history; see `history.writing.touch_history`.
     """
     created_at: Mapped[datetime] = mapped_column(default=now)
 

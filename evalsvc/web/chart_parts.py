@@ -71,7 +71,6 @@ GAP_TOOLTIP = "{'step': format(datum.x, ','), 'run': datum.run, 'no value': datu
 
 
 def _tooltip(axis: Axis) -> str:
-    """Return the expression of a tooltip: only what a point has."""
     parts = (
         f"{{'run': datum.run, '{axis}': format(datum.x, ',')}}",
         "{'value': isValid(datum.word) ? datum.word : format(datum.y, '.6~g')}",

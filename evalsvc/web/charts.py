@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from math import inf, isfinite
 
+from evalsvc.metrics.shown_metrics import yardsticks
 from evalsvc.spec.documents.comparisons import DifferenceCurve, MetricDifference
+from evalsvc.spec.documents.fields import Number
 from evalsvc.spec.documents.history import Axis
 from evalsvc.web.chart_parts import AXIS_TITLES as AXIS_TITLES
 from evalsvc.web.chart_parts import (
@@ -28,8 +30,9 @@ from evalsvc.web.chart_parts import (
 )
 from evalsvc.web.chart_parts import Scale as Scale
 from evalsvc.web.chart_parts import Spec as Spec
-from evalsvc.web.curve_rows import Rows, gap_rows, line_rows, point_rows
 from evalsvc.web.curves import Curve, Line, Missing
+
+Rows = list[dict[str, object]]
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 
@@ -41,6 +44,12 @@ MAP_SIDE = 256
 
 NO_LOSS = "#becde1"
 """Colour of image codes without a target, which the scale does not have."""
+
+LONGEST = 160
+"""Characters of a reason in a tooltip."""
+
+FEW, MANY = 60, 200
+"""Points of a curve that have large marks, and points that have smaller ones."""
 
 STANDARD_ERRORS = [sign * size for sign in (-1, 1) for size in (2, 10, 100, 1000, 10_000, 100_000)] + [0]
 """Labels of an axis that is linear near zero and logarithmic beyond."""
@@ -66,9 +75,12 @@ def curve_chart(
     labels = list(dict.fromkeys(curve.label for curve in curves))
     floor = 0.0 if scale == "log" else -inf
     datasets = {
-        "points": point_rows(curves, floor),
-        "lines": line_rows(lines, floor),
-        "gaps": gap_rows(missing) if axis == "step" else [],
+        "points": _points(curves, floor),
+        "lines": [{"y": line.value, "text": line.text} for line in dict.fromkeys(lines) if line.value > floor],
+        "gaps": [
+            {"x": item.gap.step, "run": item.label, "why": item.gap.why, "message": _cut(item.gap.message)}
+            for item in (missing if axis == "step" else ())
+        ],
     }
     return _spec(_description(curves, axis), []) | {
         "datasets": datasets,
@@ -77,10 +89,57 @@ def curve_chart(
     }
 
 
+def _points(curves: Sequence[Curve], floor: float) -> Rows:
+    """Return a row per point. Values up to `floor` have no place on the chart's scale, and so no `y`.
+
+    A row has only the fields that have a value, since a chart may have thousands of rows; but a line breaks where `y`
+    is null. `word` has a value that is no number, and `shown` one that has no place. `crowd` is 1 where points are
+    many, and 2 where they are very many: large marks would hide one another.
+    """
+    longest = max((len(curve.series.x) for curve in curves), default=0)
+    crowd = None if longest <= FEW else 1 if longest <= MANY else 2
+    rows: Rows = []
+    for curve in curves:
+        series = curve.series
+        for at, (x, value) in enumerate(zip(series.x, series.last, strict=True)):
+            is_number, several, origin = isinstance(value, float), series.count[at] > 1, curve.origin(at)
+            y, low = _above(floor, value), _above(floor, series.low[at])
+            least = _above(floor, series.min[at]) if several else None
+            row = {
+                "run": curve.label,
+                "series": f"{curve.label} {series.protocol}",
+                "x": x,
+                "y": y,
+                "low": low,
+                "high": None if low is None else series.high[at],
+                "least": least,
+                "most": None if least is None else series.max[at],
+                "smooth": _above(floor, curve.smooth[at]) if curve.smooth else None,
+                "word": None if is_number else value,
+                "shown": value if y is None and is_number else None,
+                "stderr": series.stderr[at],
+                "n": series.n[at],
+                "count": series.count[at] if several else None,
+                "kind": origin if origin != "measured" else None,
+                "next": yardsticks(list(curve.companions_at(x).items()), None) if curve.companions else None,
+                "crowd": crowd,
+            }
+            rows.append({name: field for name, field in row.items() if name == "y" or field not in (None, "")})
+    return rows
+
+
+def _above(floor: float, value: Number | None) -> float | None:
+    return value if isinstance(value, float) and value > floor else None
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
 def _curve_layers(
     curves: Sequence[Curve], labels: Sequence[str], x: Spec, axis: Axis, scale: Scale, smooth: bool
 ) -> Iterator[Spec]:
-    y = y_of(scale, next((curve.unit for curve in curves if curve.unit), None))
+    y = y_of(scale, next((curve.series.unit for curve in curves if curve.series.unit), None))
     place: Spec = {"x": x, "y": y, "color": by_run(labels, COLOURS), "detail": {"field": "series"}}
     path: Spec = place | {"strokeDash": by_run(labels, DASHES)}
     yield band("range", "least", "most", 0.12, place)
@@ -107,16 +166,17 @@ def _curve_layers(
 
 def _description(curves: Sequence[Curve], axis: Axis) -> str:
     """Return the text that a screen reader reads for the chart."""
-    drawn = [curve for curve in curves if curve.points]
+    drawn = [curve for curve in curves if curve.series.x]
     if not drawn:
         return "no values"
     runs = ", ".join(dict.fromkeys(curve.label for curve in drawn))
     newest = "; ".join(
-        f"{curve.label} has {len(curve.points):,} points and ends at {curve.points[-1].value} ({axis} "
-        f"{curve.points[-1].x:,})"
+        f"{curve.label} has {len(curve.series.x):,} points and ends at {curve.series.last[-1]} ({axis} "
+        f"{curve.series.x[-1]:,})"
         for curve in drawn
     )
-    return f"{drawn[0].metric} of {runs} along {AXIS_TITLES[axis]}, in {drawn[0].unit or 'no unit'}. {newest}"
+    first = drawn[0].series
+    return f"{first.metric} of {runs} along {AXIS_TITLES[axis]}, in {first.unit or 'no unit'}. {newest}"
 
 
 def difference_chart(curve: DifferenceCurve) -> Spec:
@@ -224,7 +284,6 @@ def map_chart(losses: Mapping[tuple[int, int], float], rows: int, columns: int) 
 
 
 def _spec(description: str, points: Rows) -> Spec:
-    """Return what all charts have: a width that follows the page, and the data `points`."""
     return {
         "$schema": SCHEMA,
         "width": "container",
@@ -237,7 +296,6 @@ def _spec(description: str, points: Rows) -> Spec:
 
 
 def _by_verdict(verdicts: Sequence[str]) -> Spec:
-    """Return the encodings that tell verdicts apart, by colour and by shape."""
     names = list(dict.fromkeys(verdicts))
     field: Spec = {"field": "verdict", "type": "nominal", "title": None, "legend": {"orient": "top"}}
     colours = [VERDICT_COLOURS.get(name, OTHER_COLOUR) for name in names]

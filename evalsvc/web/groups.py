@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from evalsvc.client import Client
+from evalsvc.client.reader import ServiceReader
 from evalsvc.spec.documents import HeadlineSeries, RunSummary
 
 Way = Literal["by", "across"]
@@ -60,11 +60,11 @@ def _title(run: RunSummary, way: Way, tag: str) -> str:
     return ", ".join(rest) or f"no tag but {tag}"
 
 
-def groups_of(client: Client, groups: dict[str, list[RunSummary]], metrics: Sequence[str]) -> Iterator[Group]:
+def groups_of(source: ServiceReader, groups: dict[str, list[RunSummary]], metrics: Sequence[str]) -> Iterator[Group]:
     """Yield the groups with the spreads of some metrics, or without any of the headline metrics."""
     for title, runs in groups.items():
         steps = [run.last_value_step for run in runs if run.last_value_step is not None]
-        rows = client.headlines([run.name for run in runs], metrics, last=min(steps, default=None))
+        rows = source.headlines([run.name for run in runs], metrics, last=min(steps, default=None))
         series = [item for row in rows for item in row.series]
         names = dict.fromkeys(item.metric for item in series)
         spreads = {name: _spread(name, [item for item in series if item.metric == name]) for name in names}
@@ -72,7 +72,6 @@ def groups_of(client: Client, groups: dict[str, list[RunSummary]], metrics: Sequ
 
 
 def _spread(metric: str, series: Sequence[HeadlineSeries]) -> Spread | None:
-    """Return the spread of the finite values under the protocol that most runs have; None without such a value."""
     protocols = [item.protocol for item in series]
     protocol = max(protocols, key=protocols.count)
     finite = [

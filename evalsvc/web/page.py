@@ -17,9 +17,9 @@ from typing import ClassVar
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evalsvc import __version__
-from evalsvc.client import Client
+from evalsvc.client.reader import ServiceReader
 from evalsvc.installation import pip_install
-from evalsvc.web import shown
+from evalsvc.web import formats
 from evalsvc.web.query import Query
 
 PAGES: Mapping[str, str] = {
@@ -57,12 +57,8 @@ class Page(Query):
     template: ClassVar[str]
 
     @abstractmethod
-    def content(self, client: Client) -> Content:
-        """Return the page's content, from a service.
-
-        Raises:
-            UnknownName, InvalidRequest: see the REST routes that the page asks.
-        """
+    def content(self, source: ServiceReader) -> Content:
+        """Return the page's content, from a service."""
 
 
 @dataclass(frozen=True)
@@ -123,5 +119,5 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters.update(shown.FILTERS)
+    templates.filters.update(formats.FILTERS)
     return templates

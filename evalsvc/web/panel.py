@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from evalsvc.client import Client
+from evalsvc.client.reader import ServiceReader
 from evalsvc.errors import UnknownName
 from evalsvc.files.csv_cells import csv_text
 from evalsvc.web.charts import Spec
@@ -66,14 +66,30 @@ class Commands:
         }
 
 
+class PanelQuery(Query):
+    """What a panel shows."""
+
+    name: ClassVar[str]
+
+    theme: Theme = "light"
+    """Colours of the chart as SVG and PNG; in a browser, charts follow the page."""
+
+    def address(self, kind: str, theme: Theme | None = None) -> str:
+        """Return the address of the panel as `html`, `json`, `csv`, `svg` or `png`; `theme` replaces the theme."""
+        query = self if theme is None else self.model_copy(update={"theme": "light"})
+        return f"/panels/{self.name}.{kind}?{query.to_query()}" + ("&theme=dark" if theme == "dark" else "")
+
+    @abstractmethod
+    def panel(self, source: ServiceReader) -> Panel:
+        """Return the panel with values from a service."""
+
+
 @dataclass(frozen=True)
 class Panel:
     """A chart with its table."""
 
-    name: str
+    query: PanelQuery
     title: str
-    query: str
-    """Query of the panel's own address."""
     spec: Spec | None
     """The chart; None if there is nothing to draw."""
     table: Table
@@ -87,31 +103,6 @@ class Panel:
     watched: Sequence[str] = field(default_factory=list)
     """REST addresses that change when the values change."""
 
-    def address(self, kind: str, theme: Theme = "light") -> str:
-        """Return the panel's address as `html`, `json`, `csv`, `svg` or `png`."""
-        return f"/panels/{self.name}.{kind}?{self.query}" + ("&theme=dark" if theme == "dark" else "")
-
-
-class PanelQuery(Query):
-    """What a panel shows."""
-
-    name: ClassVar[str]
-
-    theme: Theme = "light"
-    """Colours of the chart as SVG and PNG; in a browser, charts follow the page."""
-
-    def address(self, kind: str) -> str:
-        """Return the address of the panel as `html`, `json`, `csv`, `svg` or `png`."""
-        return f"/panels/{self.name}.{kind}?{self.to_query()}"
-
-    @abstractmethod
-    def panel(self, client: Client) -> Panel:
-        """Return the panel with values from a service.
-
-        Raises:
-            UnknownName, InvalidRequest, NotComparable: see the REST route that the panel asks.
-        """
-
 
 MOST_RUNS = 8
 """Runs of a chart: as many as there are colours."""
@@ -122,11 +113,7 @@ MetricName = Annotated[str, Field(min_length=1, max_length=300)]
 
 
 def panel_class(name: str) -> type[PanelQuery]:
-    """Return the query class of a panel.
-
-    Raises:
-        UnknownName: no panel has the name.
-    """
+    """Return the query class of a panel."""
     if name not in PANELS:
         raise UnknownName.among("panel", name, PANELS)
     query: type[PanelQuery] = resolve_name(PANELS[name])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evalsvc.assets import ASSETS
-from evalsvc.client import Client
+from evalsvc.client.reader import ServiceReader, find_checkpoint
 from evalsvc.errors import InvalidRequest, UnknownName
-from evalsvc.spec.documents import Checkpoint, Evaluation, ListedEvaluation, Task
-from evalsvc.spec.names import CHECKPOINT, checkpoint_name, parse_checkpoint
+from evalsvc.spec.documents import Checkpoint, EvaluatedSuite, Evaluation, Task
+from evalsvc.spec.names import CHECKPOINT, checkpoint_name
 
 DIGEST = re.compile(r"[0-9a-f]{32,64}")
 
@@ -51,87 +51,58 @@ class Measured:
         return self.files.get(value) or next((self.files[key] for key in reversed(path) if key in self.files), "")
 
 
-def find_checkpoint(client: Client, name: str) -> Checkpoint:
-    """Return the checkpoint that RUN@STEP[:VARIANT] or an id names.
-
-    Raises:
-        InvalidRequest: `name` has another form.
-        UnknownName: there is no such checkpoint; the message has near misses.
-    """
-    if name.isdecimal():
-        return client.checkpoint(int(name))
-    run, step, variant = parse_checkpoint(name)
-    for checkpoint in client.checkpoints(run, variant=variant, first=step, last=step):
-        return client.checkpoint(checkpoint.id)
-    posted = [checkpoint_name(run, each.step, each.variant) for each in client.run(run).checkpoints]
-    raise UnknownName.among("checkpoint", checkpoint_name(run, step, variant), posted)
-
-
 def in_words(value: object) -> str:
     """Return a text as it is, and any other value as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def measured_by(client: Client, name: str, metric: str | None) -> list[Measured]:
-    """Return the protocols of the metrics of RUN@STEP[:VARIANT] by its newest evaluations, or only those of `metric`.
-
-    Raises:
-        UnknownName: the checkpoint does not exist, or has no evaluation or no such metric.
-    """
-    checkpoint = find_checkpoint(client, name)
-    measured: list[Measured] = []
-    known: set[str] = set()
-    for listed in _newest(client, checkpoint):
-        suite = client.evaluated_suite(listed.id)
-        parameters = {str(task.get("name")): task for task in suite.tasks}
-        evaluation = client.evaluation(listed.id)
-        for task in evaluation.tasks:
-            names: dict[str, list[str]] = {}
-            for value in task.metrics or []:
-                known.add(value.name)
-                if metric in (None, value.name):
-                    names.setdefault(value.protocol, []).append(value.name)
-            own = MeasuredTask(evaluation, checkpoint, task, parameters.get(task.name, {}))
-            files = known_files(checkpoint, own.parameters)
-            measured += [
-                Measured(key, task.protocols.get(key, {}), metrics, files, own) for key, metrics in names.items()
-            ]
-    if metric is not None and not measured:
-        raise UnknownName.among(f"metric of {name}", metric, known)
-    return measured
+def measured_in(
+    task: Task, evaluation: Evaluation, suite: EvaluatedSuite, checkpoint: Checkpoint
+) -> Iterator[Measured]:
+    """Yield the protocols of the metrics of an evaluation's task."""
+    names: dict[str, list[str]] = {}
+    for metric in task.metrics or []:
+        names.setdefault(metric.protocol, []).append(metric.name)
+    parameters = next((given for given in suite.tasks if given.get("name") == task.name), {})
+    files = known_files(checkpoint, parameters)
+    for protocol, metrics in names.items():
+        measured = MeasuredTask(evaluation, checkpoint, task, parameters)
+        yield Measured(protocol, task.protocols.get(protocol, {}), metrics, files, measured)
 
 
-def _newest(client: Client, checkpoint: Checkpoint) -> list[ListedEvaluation]:
-    """Return the newest evaluation of a checkpoint by each suite.
-
-    Raises:
-        UnknownName: the checkpoint has no evaluation.
-    """
-    newest: dict[str, ListedEvaluation] = {}
-    for evaluation in client.evaluations(checkpoint.run, first=checkpoint.step, last=checkpoint.step):
+def measured_by(source: ServiceReader, name: str, metric: str | None) -> list[Measured]:
+    """Return the protocols of the metrics of RUN@STEP[:VARIANT] by its newest evaluations, or of `metric` alone."""
+    checkpoint = find_checkpoint(source, name)
+    newest: dict[str, int] = {}
+    for evaluation in source.evaluations(checkpoint.run, first=checkpoint.step, last=checkpoint.step):
         if evaluation.checkpoint == checkpoint.id:
-            newest.setdefault(evaluation.suite.name, evaluation)
+            newest.setdefault(evaluation.suite.name, evaluation.id)
     if not newest:
         name = checkpoint_name(checkpoint.run, checkpoint.step, checkpoint.variant)
         raise UnknownName(
             f"{name} has no evaluation yet; evaluate the checkpoint: evalsvc evaluations again {name} --suite SUITE"
         )
-    return list(newest.values())
+    measured: list[Measured] = []
+    for number in newest.values():
+        whole, suite = source.evaluation(number), source.evaluated_suite(number)
+        measured += [item for task in whole.tasks for item in measured_in(task, whole, suite, checkpoint)]
+    if metric is None:
+        return measured
+    chosen = [replace(item, metrics=[metric]) for item in measured if metric in item.metrics]
+    if not chosen:
+        raise UnknownName.among(f"metric of {name}", metric, {known for item in measured for known in item.metrics})
+    return chosen
 
 
-def protocol_of(client: Client, name: str, metric: str | None) -> Mapping[str, object]:
-    """Return the content of a protocol, which an id or a metric of RUN@STEP names.
-
-    Raises:
-        InvalidRequest: RUN@STEP is given without a metric, or the metric has several protocols.
-    """
+def protocol_of(source: ServiceReader, name: str, metric: str | None) -> Mapping[str, object]:
+    """Return the content of a protocol, which an id or a metric of RUN@STEP names."""
     if not CHECKPOINT.fullmatch(name):
-        return client.protocol(name)
+        return source.protocol(name)
     if metric is None:
         raise InvalidRequest(
             f"{name} is a checkpoint, whose metrics have different protocols; name a metric by --metric"
         )
-    measured = measured_by(client, name, metric)
+    measured = measured_by(source, name, metric)
     if len(measured) > 1:
         ids = ", ".join(item.protocol for item in measured)
         raise InvalidRequest(f"{metric} of {name} has the protocols {ids}; give one of these ids instead of {name}")

@@ -18,11 +18,7 @@ class Query(BaseModel):
 
     @classmethod
     def parse(cls, pairs: Iterable[tuple[str, str]]) -> Self:
-        """Read parameters as an address has them. Empty values, as forms send them, are the default.
-
-        Raises:
-            InvalidRequest: a parameter is unknown, repeated, or has a value out of its bounds.
-        """
+        """Read parameters as an address has them. Empty values, as forms send them, are the default."""
         repeated = {
             field.alias or name: get_origin(field.annotation) is tuple for name, field in cls.model_fields.items()
         }

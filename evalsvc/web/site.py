@@ -25,7 +25,7 @@ from urllib.parse import parse_qsl, unquote, urlencode
 
 from starlette.routing import compile_path
 
-from evalsvc.client import Client
+from evalsvc.client.reader import ServiceReader
 from evalsvc.errors import (
     ArtifactPruned,
     EvalsvcError,
@@ -38,10 +38,10 @@ from evalsvc.errors import (
 from evalsvc.files.atomic import write_whole
 from evalsvc.spec.names import NAME
 from evalsvc.web import vega
+from evalsvc.web.formats import segment
 from evalsvc.web.page import PAGES, STATIC, Content, Page, Surroundings, html_of, page_class
 from evalsvc.web.pages.run import MAX_OVERLAID
 from evalsvc.web.panel import Panel, PanelQuery, panel_class
-from evalsvc.web.shown import segment
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -67,30 +67,26 @@ PATHS = {pattern: compile_path(pattern)[0] for pattern in PAGES}
 
 
 def export_site(
-    client: Client, url: str, runs: Sequence[str], folder: Path, report: Callable[[int, int, str], None]
+    source: ServiceReader, url: str, runs: Sequence[str], folder: Path, report: Callable[[int, int, str], None]
 ) -> list[Path]:
     """Write the pages of some runs into a folder; return the files.
 
     A copy that cannot be written whole is removed again.
 
     Args:
-        client: the service.
+        source: the service.
         url: address of the service, for the lines to copy.
         runs: names of the runs.
         folder: a folder that is empty or does not exist.
         report: called before each page with the number of pages that are written, the number of pages that are known
             so far, and the address of the page.
-
-    Raises:
-        InvalidRequest: the folder has files or cannot be written, or a run has no name that a run can have.
-        UnknownName: there is no such run.
     """
     if len(runs) > MAX_RUNS:
         raise InvalidRequest(f"{len(runs)} runs are given, and a copy has at most {MAX_RUNS}; make several copies")
     for run in runs:
         if not NAME.fullmatch(run):
             raise InvalidRequest(f"{run!r} is not the name of a run; give names that `evalsvc runs list` shows")
-        client.run(run, all_checkpoints=False)
+        source.run(run, all_checkpoints=False)
     script = f"/static/{vega.script_name()}" if vega.is_installed() else None
     around = Surroundings(script, url, is_copy=True, links=_links(runs))
     with emptied_on_failure(folder):
@@ -99,7 +95,7 @@ def export_site(
         write(folder, "static/site.js", classic_script().encode())
         for name in ("style.css", "icon.svg"):
             write(folder, f"static/{name}", (STATIC / name).read_bytes())
-        site = _Site(client, around, folder, runs)
+        site = _Site(source, around, folder, runs)
         done = 0
         while site.waiting:
             address = site.waiting.popleft()
@@ -129,8 +125,8 @@ def _links(runs: Sequence[str]) -> Mapping[str, str]:
 class _Site:
     """A copy that is being written."""
 
-    def __init__(self, client: Client, around: Surroundings, folder: Path, runs: Sequence[str]) -> None:
-        self._client, self._around, self._folder, self._runs = client, around, folder, runs
+    def __init__(self, source: ServiceReader, around: Surroundings, folder: Path, runs: Sequence[str]) -> None:
+        self._source, self._around, self._folder, self._runs = source, around, folder, runs
         self._files: dict[str, str | None] = {"/": file_name("/")}
         """Files by the address that each stands for; None for what is left out."""
         self.waiting = deque(["/"])
@@ -160,7 +156,7 @@ class _Site:
                 panel = self._panel(query)
                 template, content = "panel.html", Content(panel.title, {"panel": panel})
             else:
-                template, content = query.template, _patiently(query.content, self._client)
+                template, content = query.template, _patiently(query.content, self._source)
         except InputError as error:
             template, content = "problem.html", Content(error.code.replace("_", " "), {"detail": error.message})
         text = html_of(template, Content(content.title, content.values), replace(self._around, link=link))
@@ -171,11 +167,6 @@ class _Site:
         write(self._folder, name, text.replace("</body>", "".join(data) + "</body>").encode())
 
     def _file(self, address: str, leads_on: bool) -> str | None:
-        """Return the file that stands for an address, and have the file written; None if the copy has no such file.
-
-        Args:
-            leads_on: whether a page with a query may be added.
-        """
         path, _, query = address.partition("?")
         if path.startswith("/static/"):
             return path[1:]
@@ -193,12 +184,6 @@ class _Site:
         return self._files.get(address) or self._files.get(path)
 
     def _query(self, address: str) -> Page | PanelQuery:
-        """Return the parameters of the page or panel at an address.
-
-        Raises:
-            UnknownName: no page has such an address.
-            InvalidRequest: the page has no such parameters.
-        """
         path, _, query = address.partition("?")
         pairs = parse_qsl(query)
         if path.startswith("/panels/"):
@@ -212,7 +197,6 @@ class _Site:
         raise UnknownName(f"no page has the address {path}")
 
     def _is_of_runs(self, address: str) -> bool:
-        """Tell whether an address is that of a page or a panel that shows the runs of the copy alone."""
         try:
             query = self._query(address)
         except EvalsvcError:
@@ -223,18 +207,16 @@ class _Site:
         return all(name in self._runs for name in named if name)
 
     def _artifact(self, artifact: int, form: str | None) -> str | None:
-        """Return the file of an artifact; None if the artifact was pruned or is of a type that a copy does not have."""
         with suppress(UnknownName, ArtifactPruned):
-            content = _patiently(partial(self._client.artifact_content, form=form), artifact)
+            content = _patiently(partial(self._source.artifact_content, form=form), artifact)
             if ending := ENDINGS.get(content.media_type.partition(";")[0]):
                 return write(self._folder, f"artifacts/{content.sha256}.{ending}", content.content)
         return None
 
     def _read_panel(self, query: PanelQuery) -> Panel:
-        return _patiently(query.panel, self._client)
+        return _patiently(query.panel, self._source)
 
     def _spec(self, address: str) -> str:
-        """Return the spec of a chart as JSON that may stand in a page; null if there is nothing to draw."""
         try:
             spec = self._panel(self._query(address)).spec
         except InputError:
@@ -243,7 +225,6 @@ class _Site:
 
 
 def _patiently(ask: Callable[[A], T], given: A) -> T:
-    """Return what the service answers, as soon as the service does not ask to wait."""
     for attempt in count():
         try:
             return ask(given)
@@ -264,11 +245,7 @@ def file_name(address: str, ending: str = "html") -> str:
 
 
 def write(folder: Path, name: str, content: bytes) -> str:
-    """Write a file below a folder, for everybody to read: a host of files runs as another user. Return the name.
-
-    Raises:
-        InvalidRequest: the file cannot be written.
-    """
+    """Write a file below a folder, for everybody to read: a host of files runs as another user. Return the name."""
     try:
         write_whole(folder / name, content, durable=False, mode=0o644)
     except OSError as error:

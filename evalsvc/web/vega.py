@@ -60,23 +60,14 @@ def require_installed() -> None:
 
 
 def script_name() -> str:
-    """Return the name of the script that draws charts; another release of the package has another name.
-
-    Raises:
-        MissingPackage: the package is not installed.
-    """
+    """Return the name of the script that draws charts; another release of the package has another name."""
     require_installed()
     recipe = f"{metadata.version('vl-convert-python')} {SNIPPET}"
     return f"vega-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.js"
 
 
 def script(folder: Path) -> Path:
-    """Return the script that draws charts, made on the first call and kept in a folder.
-
-    Raises:
-        MissingPackage: the package is not installed.
-        OSError: the folder cannot be written.
-    """
+    """Return the script that draws charts, made on the first call and kept in a folder."""
     path = folder / script_name()
     if not path.is_file():
         content = _in_process("script", b"")
@@ -86,12 +77,7 @@ def script(folder: Path) -> Path:
 
 
 def render(spec: Spec, kind: Literal["svg", "png"], theme: Theme = "light") -> bytes:
-    """Return a chart as SVG, or as PNG at two pixels a point.
-
-    Raises:
-        MissingPackage: the package is not installed.
-        DeadlineExceeded: rendering takes longer than `SECONDS`.
-    """
+    """Return a chart as SVG, or as PNG at two pixels a point."""
     require_installed()
     return _in_process(kind, json.dumps({"spec": spec, "theme": theme}).encode())
 
@@ -149,7 +135,6 @@ def _in_process(kind: str, given: bytes) -> bytes:
 
 
 def _run(kind: str, given: bytes) -> bytes:
-    """Call the engine in this process; see `_in_process`."""
     import vl_convert  # heavy: only in processes that end soon
 
     if kind == "script":

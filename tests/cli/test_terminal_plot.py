@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from evalsvc.cli.terminal_plot import draw
+from evalsvc.cli.plot import draw
 from evalsvc.errors import InvalidRequest
 
 

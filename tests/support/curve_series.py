@@ -2,7 +2,7 @@
 
 from evalsvc.spec.documents.fields import Number
 from evalsvc.spec.documents.history import Buckets, BucketSeries, Gap
-from evalsvc.web.curves import Curve, curves_of
+from evalsvc.web.curves import Curve, smoothed
 
 
 def series(
@@ -44,7 +44,7 @@ def buckets(*given: BucketSeries, gaps: tuple[Gap, ...] = ()) -> Buckets:
 
 
 def curves(*given: BucketSeries, smoothing: float = 0.0) -> list[Curve]:
-    return list(curves_of(buckets(*given), smoothing))
+    return [Curve("run-a", item, smoothed(item, smoothing) if smoothing else ()) for item in given]
 
 
 def gap(step: int, variant: str = "raw", message: str = "it broke") -> Gap:

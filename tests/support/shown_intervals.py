@@ -15,7 +15,7 @@ from evalsvc.client import Client
 from evalsvc.metrics.definitions import main_metric
 from evalsvc.spec.documents import MetricDifference
 from evalsvc.spec.names import parse_checkpoint
-from evalsvc.web.shown import number
+from evalsvc.web.formats import number
 
 Ends = tuple[float | None, float | None]
 Shown = dict[tuple[str, str], Ends]

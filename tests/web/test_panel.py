@@ -8,7 +8,8 @@ import shlex
 import pytest
 
 from evalsvc.errors import UnknownName
-from evalsvc.web.panel import PANELS, Commands, Panel, Table, panel_class
+from evalsvc.web.panel import PANELS, Commands, Table, panel_class
+from evalsvc.web.panels.curve import CurveQuery
 
 
 @pytest.mark.parametrize("name", PANELS)
@@ -60,5 +61,8 @@ def test_a_copied_line_runs_nothing_but_itself(name: str) -> None:
 
 
 def test_a_panel_has_an_address_in_each_format() -> None:
-    panel = Panel("curve", "loss", "run=a&metric=loss", None, Table([], []), Commands("", ""))
-    assert panel.address("csv") == "/panels/curve.csv?run=a&metric=loss"
+    plain, dark = (CurveQuery(run=("a",), metric="loss", theme=theme) for theme in ("light", "dark"))
+    assert plain.address("csv") == dark.address("csv", "light") == "/panels/curve.csv?run=a&metric=loss"
+    assert (
+        plain.address("svg", "dark") == dark.address("svg", "dark") == "/panels/curve.svg?run=a&metric=loss&theme=dark"
+    )

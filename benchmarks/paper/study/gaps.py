@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from evalsvc.spec.documents.comparisons import DifferenceCurve
 from evalsvc.web.curves import Curve
-from study.measured import Estimate, Measured, finite, over_seeds, plain_curve, short
+from study.measured import Estimate, Measured, estimated_curve, finite, over_seeds, short
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ class GapCurve:
         """Return a curve for each seed with the intervals of its items, and the mean with that between seeds."""
         unit = f"{self.between}, {self.by_seed[0].unit}"
         seeds = [
-            plain_curve(f"seed {number}", self.metric, unit, zip(curve.x, of_items(curve), strict=True))
+            estimated_curve(f"seed {number}", self.metric, unit, zip(curve.x, of_items(curve), strict=True))
             for number, curve in enumerate(self.by_seed)
         ]
         if len(seeds) == 1:
             return seeds
-        mean = plain_curve("mean of seeds", self.metric, unit, zip(self.steps, self.estimates, strict=True))
+        mean = estimated_curve("mean of seeds", self.metric, unit, zip(self.steps, self.estimates, strict=True))
         return [mean, *seeds]
 
     def sentence(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from statistics import fmean, stdev
 
@@ -13,7 +13,8 @@ from evalsvc.errors import UnknownName
 from evalsvc.metrics.intervals import LEVEL
 from evalsvc.metrics.student import critical_value
 from evalsvc.spec.documents.comparisons import DifferenceCurve, MetricDifference
-from evalsvc.web.curves import Curve, Point, curves_of
+from evalsvc.spec.documents.fields import Number
+from evalsvc.web.curves import Curve, plain_curve
 
 EVERY_STEP = 10_000
 """Number of buckets of a curve: at most one step in each, since no run has as many steps."""
@@ -35,18 +36,18 @@ class Measured:
             buckets = self.client.buckets(run, [metric], points=EVERY_STEP, variant=variant)
         except UnknownName as error:
             raise LookupError(error.message) from None
-        curves = [curve for curve in curves_of(buckets) if curve.metric == metric]
-        if len(curves) != 1:
-            raise LookupError(f"{run}:{variant} has {len(curves)} series of {metric}, and a figure needs 1")
-        return replace(curves[0], run=label or run, variant="raw" if label else variant)
+        series = [series for series in buckets.series if series.metric == metric]
+        if len(series) != 1:
+            raise LookupError(f"{run}:{variant} has {len(series)} series of {metric}, and a figure needs 1")
+        return Curve(label or (run if variant == "raw" else f"{run}:{variant}"), series[0])
 
-    def last(self, run: str, metric: str, variant: str = "raw") -> Point:
+    def last(self, run: str, metric: str, variant: str = "raw") -> CurveValue:
         """Return the value at the last step."""
-        return self.curve(run, metric, variant).points[-1]
+        return values_of(self.curve(run, metric, variant))[-1]
 
-    def first(self, run: str, metric: str) -> Point:
+    def first(self, run: str, metric: str) -> CurveValue:
         """Return the value at the first step."""
-        return self.curve(run, metric).points[0]
+        return values_of(self.curve(run, metric))[0]
 
     def differences(self, a: str, b: str, metric: str) -> DifferenceCurve:
         """Return the differences b − a along the steps that both runs have.
@@ -124,9 +125,26 @@ def over_seeds(values: Sequence[float], level: float = LEVEL) -> Estimate:
     return Estimate(mean, mean - reach, mean + reach, deviation)
 
 
-def of_point(point: Point) -> Estimate:
-    """Return a value of the history with the interval of its items."""
-    return Estimate(finite(point.value), point.low, point.high)
+@dataclass(frozen=True)
+class CurveValue:
+    """A value of a curve at a step."""
+
+    x: int
+    value: Number
+    low: float | None
+    high: float | None
+    n: int | None
+
+    @property
+    def estimate(self) -> Estimate:
+        """The value with the interval of its items."""
+        return Estimate(finite(self.value), self.low, self.high)
+
+
+def values_of(curve: Curve) -> list[CurveValue]:
+    """Return the values of a curve by step."""
+    series = curve.series
+    return list(map(CurveValue, series.x, series.last, series.low, series.high, series.n))
 
 
 def finite(value: float | str) -> float:
@@ -144,35 +162,17 @@ def short(number: float) -> str:
 
 def mean_curve(curves: Sequence[Curve], label: str) -> Curve:
     """Return the mean of the curves of several seeds, with intervals between seeds; of one curve, the curve itself."""
+    first = curves[0].series
     if len(curves) == 1:
-        return replace(curves[0], run=label)
-    columns = zip(*(curve.points for curve in curves), strict=True)
-    return replace(curves[0], run=label, points=[_mean_point(column) for column in columns])
+        return Curve(label, first)
+    assert all(curve.series.x == first.x for curve in curves), "runs of all seeds have the same checkpoints"
+    columns = zip(*(curve.series.last for curve in curves), strict=True)
+    estimates = [over_seeds(list(map(finite, column))) for column in columns]
+    rows = [(x, item.value, item.low, item.high, len(curves)) for x, item in zip(first.x, estimates, strict=True)]
+    return plain_curve(label, first.metric, first.unit, rows, first.protocol, first.baseline)
 
 
-def _mean_point(points: Sequence[Point]) -> Point:
-    """Return the mean of the points of several seeds at one step."""
-    assert len({point.x for point in points}) == 1, "runs of all seeds have the same checkpoints"
-    estimate = over_seeds([finite(point.value) for point in points])
-    return replace(points[0], value=estimate.value, low=estimate.low, high=estimate.high, stderr=None, n=len(points))
-
-
-def plain_curve(label: str, metric: str, unit: str, rows: Iterable[tuple[int, Estimate]]) -> Curve:
+def estimated_curve(label: str, metric: str, unit: str, rows: Iterable[tuple[int, Estimate]]) -> Curve:
     """Return a curve of estimates that are no series of the history, such as differences."""
-    points = [
-        Point(
-            x=step,
-            value=estimate.value,
-            low=estimate.low,
-            high=estimate.high,
-            stderr=None,
-            n=None,
-            count=1,
-            least=None,
-            most=None,
-            imported=False,
-            virtual=False,
-        )
-        for step, estimate in rows
-    ]
-    return Curve(label, "raw", metric, label, unit, "none", None, "", points)
+    plain = ((step, estimate.value, estimate.low, estimate.high, None) for step, estimate in rows)
+    return plain_curve(label, metric, unit, plain, label)

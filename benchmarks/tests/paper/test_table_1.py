@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from study.measured import Estimate, plain_curve
 from table_1 import WIDTH, agrees, forgotten_from, one_line, shortened
+
+from evalsvc.web.curves import plain_curve
 
 
 def accuracies(chance: float, *shares: float, n: int = 300) -> Any:
     """Return the curve of an accuracy at the steps 0, 10, 20, …, each of `n` questions."""
     errors = [1.96 * (share * (1 - share) / (n - 1)) ** 0.5 for share in shares]
     rows = [
-        (10 * place, Estimate(share, share - error, share + error))
+        (10 * place, share, share - error, share + error, n)
         for place, (share, error) in enumerate(zip(shares, errors, strict=True))
     ]
-    return replace(plain_curve("pretrained", "cloze/acc", "fraction", rows), baseline=chance)
+    return plain_curve("pretrained", "cloze/acc", "fraction", rows, baseline=chance)
 
 
 def test_forgetting_begins_where_chance_stays_in_the_interval() -> None:

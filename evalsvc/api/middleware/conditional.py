@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,36 +19,42 @@ ENTRY_BYTES = 400
 """Bytes that an entry of the cache counts besides its answer, so that many small answers stay within the limit too."""
 
 
-class Answers:
-    """A cache of recent answers."""
+T = TypeVar("T")
 
-    def __init__(self) -> None:
+
+class Answers(Generic[T]):
+    """A cache of recent answers. `weigh` returns about how many bytes an answer takes."""
+
+    def __init__(self, weigh: Callable[[Any], int] = len) -> None:
+        self._weigh = weigh
         self._lock = threading.Lock()
-        self._kept: dict[tuple[str, str], bytes] = {}
+        self._kept: dict[tuple[str, str], tuple[T, int]] = {}
         self._bytes = 0
 
-    def get(self, run: str, tag: str, make: Callable[[], bytes]) -> bytes:
+    def get(self, run: str, tag: str, make: Callable[[], T]) -> T:
         """Return the cached answer for a run and a tag. Without one, call `make` and cache the result."""
-        if (body := self.kept(run, tag)) is None:
-            body = make()
-            self._keep((run, tag), body)
-        return body
+        if (answer := self.kept(run, tag)) is None:
+            answer = make()
+            self._keep((run, tag), answer)
+        return answer
 
-    def kept(self, run: str, tag: str) -> bytes | None:
+    def kept(self, run: str, tag: str) -> T | None:
         """Return the cached answer about a run with a tag; None if there is none."""
         with self._lock:
-            if (body := self._kept.pop((run, tag), None)) is not None:
-                self._kept[run, tag] = body  # put at the end, so the dictionary is in the order of use
-            return body
+            if (entry := self._kept.pop((run, tag), None)) is None:
+                return None
+            self._kept[run, tag] = entry  # put at the end, so the dictionary is in the order of use
+            return entry[0]
 
-    def _keep(self, key: tuple[str, str], body: bytes) -> None:
+    def _keep(self, key: tuple[str, str], answer: T) -> None:
+        weight = self._weigh(answer) + ENTRY_BYTES
         with self._lock:
             if (older := self._kept.pop(key, None)) is not None:
-                self._bytes -= len(older) + ENTRY_BYTES
-            self._kept[key] = body
-            self._bytes += len(body) + ENTRY_BYTES
+                self._bytes -= older[1]
+            self._kept[key] = answer, weight
+            self._bytes += weight
             while self._bytes > KEPT_BYTES:
-                self._bytes -= len(self._kept.pop(next(iter(self._kept)))) + ENTRY_BYTES
+                self._bytes -= self._kept.pop(next(iter(self._kept)))[1]
 
 
 def caching_headers(tag: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from fastapi import Query
 from fastapi.responses import Response
+from sqlalchemy.orm import Session
 
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.json_answer import JsonAnswer, document
@@ -128,18 +129,8 @@ def get_artifact(
     form: Annotated[ReportForm | None, Query(description="Form to render a report in [as it is stored].")] = None,
 ) -> Response:
     with state.reading() as session:
-        artifact = session.get(Artifact, artifact_id)
-        if artifact is None:
-            raise UnknownName(
-                f"there is no artifact {artifact_id}; GET /v1/runs/{{run}}/artifacts lists the artifacts of a run"
-            )
-        if artifact.pruned_at is not None:
-            raise ArtifactPruned(
-                f"artifact {artifact_id} ({artifact.name} of evaluation {artifact.task.evaluation_id}) was pruned at "
-                f"{artifact.pruned_at:%Y-%m-%d %H:%M} UTC by the retention rule of its run; evaluate the checkpoint "
-                "again with POST /v1/evaluations, and change the rule with PUT /v1/runs/{run}/retention"
-            )
-    name, content = re.split(r"[/\\]", artifact.name)[-1], _content(artifact, state.settings.artifacts_path)
+        artifact = kept_artifact(session, artifact_id)
+    name, content = re.split(r"[/\\]", artifact.name)[-1], artifact_content(artifact, state.settings.artifacts_path)
     media_type = artifact.media_type if _MEDIA_TYPE.fullmatch(artifact.media_type) else "application/octet-stream"
     digest, age = artifact.sha256, "max-age=31536000, immutable"  # the content never changes
     if form is not None:
@@ -155,7 +146,24 @@ def get_artifact(
     return Response(content, media_type=media_type, headers=headers)
 
 
-def _content(artifact: Artifact, folder: Path) -> bytes:
+def kept_artifact(session: Session, artifact_id: int) -> Artifact:
+    """Return an artifact that has its content."""
+    artifact = session.get(Artifact, artifact_id)
+    if artifact is None:
+        raise UnknownName(
+            f"there is no artifact {artifact_id}; GET /v1/runs/{{run}}/artifacts lists the artifacts of a run"
+        )
+    if artifact.pruned_at is not None:
+        raise ArtifactPruned(
+            f"artifact {artifact_id} ({artifact.name} of evaluation {artifact.task.evaluation_id}) was pruned at "
+            f"{artifact.pruned_at:%Y-%m-%d %H:%M} UTC by the retention rule of its run; evaluate the checkpoint "
+            "again with POST /v1/evaluations, and change the rule with PUT /v1/runs/{run}/retention"
+        )
+    return artifact
+
+
+def artifact_content(artifact: Artifact, folder: Path) -> bytes:
+    """Return the content of an artifact, checked against its digest."""
     try:
         return read_content(folder, artifact.sha256, artifact.size)
     except FileLost as error:

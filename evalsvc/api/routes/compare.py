@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -51,33 +50,39 @@ router = router_of(prefix="/v1", tags=["comparison"], responses=PROBLEMS)
     | NOT_MODIFIED,
 )
 def get_comparison(query: Annotated[CompareQuery, Query()], request: Request, state: CurrentState) -> Response:
-    chosen = tuple(query.metric), tuple(query.task)
-    options = Options(*chosen, query.level, query.force, query.flipped, query.family)
-    names = {name: parse_checkpoint(name) for name in (query.a, query.b)}
     with state.reading() as session:
-        run = names[query.b][0]
-        tag = _tag(session, (names[query.a][0], run), query)
+        run, tag = tag_of(session, query)
         if (same := not_modified(request, tag)) is not None:
             return same
-        read = partial(_result, session, state.settings.items_path, query.suite)
-
-        def make() -> bytes:
-            a, b = (read(name, *names[name]) for name in (query.a, query.b))
-            comparison = compare_results(a, b, options)
-            require_comparable(comparison, all_of_it=False)
-            return rendered(comparison)
-
-        return JsonAnswer(state.answers.get(run, tag, make), headers=caching_headers(tag))
+        body = state.answers.get(run, tag, lambda: rendered(read_comparison(session, state.settings.items_path, query)))
+        return JsonAnswer(body, headers=caching_headers(tag))
 
 
-def _tag(session: Session, runs: Sequence[str], query: CompareQuery | CurvesQuery) -> str:
-    """Return a text that changes whenever the comparison of two runs does.
+def tag_of(session: Session, query: CompareQuery | CurvesQuery) -> tuple[str, str]:
+    """Return the run that a comparison is about, and a text that changes whenever the comparison does.
 
     The newest evaluation of each suite counts, also before it ends; see `gaps_mark`.
     """
-    rows = [find_run(session, name) for name in dict.fromkeys(runs)]
+    if isinstance(query, CompareQuery):
+        other, run = (parse_checkpoint(name)[0] for name in (query.a, query.b))
+    else:
+        run = parse_run(query.a)[0]
+        other = base_step(find_run(session, run)).run if query.b is None else parse_run(query.b)[0]
+    names = (other, run) if isinstance(query, CompareQuery) else (run, other)
+    rows = [find_run(session, name) for name in dict.fromkeys(names)]
     question = [type(query).__name__, query.model_dump()]
-    return digest([history_tag(row, __version__, [question, row.base, gaps_mark(session, row)]) for row in rows])[:32]
+    tags = [history_tag(row, __version__, [question, row.base, gaps_mark(session, row)]) for row in rows]
+    return run, digest(tags)[:32]
+
+
+def read_comparison(session: Session, folder: Path, query: CompareQuery) -> documents.Comparison:
+    """Compare two checkpoints. `folder` has the results per item."""
+    chosen = tuple(query.metric), tuple(query.task)
+    options = Options(*chosen, query.level, query.force, query.flipped, query.family)
+    a, b = (_result(session, folder, query.suite, name, *parse_checkpoint(name)) for name in (query.a, query.b))
+    comparison = compare_results(a, b, options)
+    require_comparable(comparison, all_of_it=False)
+    return comparison
 
 
 @router.get(
@@ -96,21 +101,17 @@ def _tag(session: Session, runs: Sequence[str], query: CompareQuery | CurvesQuer
     | NOT_MODIFIED,
 )
 def get_curves(query: Annotated[CurvesQuery, Query()], request: Request, state: CurrentState) -> Response:
-    options = Options(tuple(query.metric), tuple(query.task), query.level, query.force)
-    run = parse_run(query.a)[0]
     with state.reading() as session:
-        other = base_step(find_run(session, run)).run if query.b is None else parse_run(query.b)[0]
-        tag = _tag(session, (run, other), query)
+        run, tag = tag_of(session, query)
         if (same := not_modified(request, tag)) is not None:
             return same
-
-        def make() -> bytes:
-            return rendered(_curves(session, state.settings.items_path, query, options))
-
-        return JsonAnswer(state.answers.get(run, tag, make), headers=caching_headers(tag))
+        body = state.answers.get(run, tag, lambda: rendered(read_curves(session, state.settings.items_path, query)))
+        return JsonAnswer(body, headers=caching_headers(tag))
 
 
-def _curves(session: Session, folder: Path, query: CurvesQuery, options: Options) -> documents.RunComparison:
+def read_curves(session: Session, folder: Path, query: CurvesQuery) -> documents.RunComparison:
+    """Compare two runs step by step. `folder` has the results per item."""
+    options = Options(tuple(query.metric), tuple(query.task), query.level, query.force)
     if query.b is None:
         a, pairs = _against_base(session, folder, query)
         return difference_curves(a, query.a, pairs, options, query.band)

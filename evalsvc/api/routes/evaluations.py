@@ -18,6 +18,7 @@ from evalsvc.api.routes.suites import current_digest, find_suite, suite_entries
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import EvaluationInput, Id, ItemsQuery
 from evalsvc.api.state import CurrentState, State
+from evalsvc.config import Settings
 from evalsvc.errors import UnknownName, WrongState
 from evalsvc.files.items import ItemTable
 from evalsvc.spec import documents
@@ -48,6 +49,12 @@ _YAML = "# Suite loss as evaluation 40 began with it, digest 4f0c…\ntasks:\n- 
     | document(200, "The unfinished evaluation.", documents.Evaluation),
 )
 def post_evaluation(body: EvaluationInput, state: CurrentState) -> JsonAnswer:
+    content, created = begin_evaluation(state, body)
+    return JsonAnswer(content, 201 if created else 200)
+
+
+def begin_evaluation(state: State, body: EvaluationInput) -> tuple[documents.Evaluation, bool]:
+    """Evaluate a checkpoint with a suite; return the evaluation, and whether it is new."""
     with state.writing() as session:
         checkpoint = find_checkpoint(session, body.checkpoint)
         if checkpoint.replaced_at is not None:
@@ -57,7 +64,7 @@ def post_evaluation(body: EvaluationInput, state: CurrentState) -> JsonAnswer:
         evaluation, created = evaluate(session, checkpoint, suite, body.priority)
         content = evaluation_view(session, evaluation, state.coordinator.live())
     state.coordinator.wake()
-    return JsonAnswer(content, 201 if created else 200)
+    return content, created
 
 
 @router.get(
@@ -110,16 +117,20 @@ def get_evaluated_suite(
     ] = "json",
 ) -> Response:
     with state.reading() as session:
-        evaluation = find_evaluation(session, evaluation_id)
-        suite = evaluated_suite(evaluation)
-        content = documents.EvaluatedSuite(
-            evaluation=evaluation_id,
-            name=evaluation.suite,
-            tasks=suite.tasks_to_json(),
-            digest=evaluation.suite_digest,
-            current_digest=current_digest(session, state.settings, evaluation.suite),
-        )
+        content = evaluated_suite_view(session, state.settings, evaluation_id)
     return Response(_as_yaml(content), media_type="application/yaml") if format == "yaml" else JsonAnswer(content)
+
+
+def evaluated_suite_view(session: Session, settings: Settings, evaluation_id: int) -> documents.EvaluatedSuite:
+    """Return the suite that an evaluation began with."""
+    evaluation = find_evaluation(session, evaluation_id)
+    return documents.EvaluatedSuite(
+        evaluation=evaluation_id,
+        name=evaluation.suite,
+        tasks=evaluated_suite(evaluation).tasks_to_json(),
+        digest=evaluation.suite_digest,
+        current_digest=current_digest(session, settings, evaluation.suite),
+    )
 
 
 def _as_yaml(suite: documents.EvaluatedSuite) -> str:
@@ -171,7 +182,7 @@ def _with_benchmark(tables: dict[str, ItemTable], benchmark: str, evaluation_id:
     responses=document(202, "The cancelled evaluation; running shards stop soon.", documents.Evaluation),
 )
 def post_cancel(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
-    return _changed(state, evaluation_id, cancel_evaluation)
+    return JsonAnswer(change_evaluation(state, evaluation_id, cancel_evaluation), 202)
 
 
 @router.post(
@@ -182,11 +193,14 @@ def post_cancel(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
     responses=document(202, "The queued evaluation.", documents.Evaluation),
 )
 def post_retry(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
-    return _changed(state, evaluation_id, retry_evaluation)
+    return JsonAnswer(change_evaluation(state, evaluation_id, retry_evaluation), 202)
 
 
-def _changed(state: State, evaluation_id: int, change: Callable[[Session, int], Evaluation]) -> JsonAnswer:
+def change_evaluation(
+    state: State, evaluation_id: int, change: Callable[[Session, int], Evaluation]
+) -> documents.Evaluation:
+    """Change an evaluation in one transaction, and have the coordinator look at the queue."""
     with state.writing() as session:
         content = evaluation_view(session, change(session, evaluation_id), state.coordinator.live())
     state.coordinator.wake()
-    return JsonAnswer(content, 202)
+    return content

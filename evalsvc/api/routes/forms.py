@@ -23,11 +23,7 @@ MEDIA_TYPE = "application/x-www-form-urlencoded"
 
 
 async def read_form(request: Request) -> Mapping[str, str]:
-    """Return the fields of a form.
-
-    Raises:
-        InvalidRequest: the body is no form, or too large.
-    """
+    """Return the fields of a form."""
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body = await _bounded_body(request)
     if body and given != MEDIA_TYPE:
@@ -61,9 +57,6 @@ def caller_of(request: Request) -> Caller | None:
 def check_form_key(request: Request, form: Mapping[str, str]) -> None:
     """Refuse a form that a page of this session did not make. Without a session there is nothing to check: an open
     service checks where the request is from, and no other site has a token.
-
-    Raises:
-        Forbidden: the form has no key, or that of another session.
     """
     caller = caller_of(request)
     if caller is None or caller.session is None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Query, Request
 from fastapi.responses import Response
@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.json_answer import NOT_MODIFIED, JsonAnswer, document, rendered
-from evalsvc.api.middleware.conditional import caching_headers, not_modified
+from evalsvc.api.middleware.conditional import Answers, caching_headers, not_modified
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import HeadlinesQuery, Name
@@ -28,7 +28,6 @@ from evalsvc.errors import EvalsvcError, UnknownName
 from evalsvc.spec.documents.history import Headline, Headlines, RunHeadlines
 from evalsvc.spec.names import parse_checkpoint
 from evalsvc.store.history.headlines import (
-    HeadlineOf,
     MarkedRun,
     Question,
     headline_of_run,
@@ -39,6 +38,8 @@ from evalsvc.store.history.headlines import (
 from evalsvc.store.results import read_values
 
 router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)
+
+T = TypeVar("T")
 
 
 @router.get(
@@ -52,7 +53,12 @@ router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)
 )
 def get_headline(run: Name, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
-        return JsonAnswer(read_headline(session, run, partial(_headline_of, session, state.settings)))
+        return JsonAnswer(headline_of(session, state, run))
+
+
+def headline_of(session: Session, state: State, run: str) -> Headline:
+    """Return the metrics of a run to show first."""
+    return read_headline(session, run, partial(_headline_of, session, state.settings))
 
 
 @router.get(
@@ -67,14 +73,9 @@ def get_headline(run: Name, state: CurrentState) -> JsonAnswer:
     responses=document(200, "The runs in the order of the request.", Headlines) | NOT_MODIFIED,
 )
 def get_headlines(query: Annotated[HeadlinesQuery, Query()], request: Request, state: CurrentState) -> Response:
-    until = time.monotonic() + query.compare
+    question = Question(tuple(query.metric), query.points, query.last)
     with state.reading() as session:
-        headline_of = cache(partial(_headline_of, session, state.settings))
-        parts = [
-            _RunPart(session, state, marked, _question(session, state, marked, query, headline_of))
-            for marked in marked_runs(session, query.run)
-        ]
-        bodies = [part.body(until if query.compare else None) for part in parts]
+        bodies = headlines_of(session, state, query.run, question, query.compare, state.answers, rendered)
     body = b'{"runs":[' + b",".join(bodies) + b"]}"
     tag = hashlib.sha256(body).hexdigest()[:32]
     if (same := not_modified(request, tag)) is not None:
@@ -82,41 +83,54 @@ def get_headlines(query: Annotated[HeadlinesQuery, Query()], request: Request, s
     return JsonAnswer(body, headers=caching_headers(tag))
 
 
-def _question(
-    session: Session, state: State, marked: MarkedRun, query: HeadlinesQuery, headline_of: HeadlineOf
-) -> Question:
-    metrics = query.metric or headline_of_run(session, marked, headline_of, state.answers.get)
-    return Question(tuple(dict.fromkeys(metrics)), query.points, query.last)
+def headlines_of(
+    session: Session,
+    state: State,
+    runs: Sequence[str],
+    asked: Question,
+    seconds: float,
+    answers: Answers[T],
+    form: Callable[[RunHeadlines], T],
+) -> list[T]:
+    """Return the headlines of runs, each in the form that `answers` keeps.
+
+    Runs have verdicts if `answers` has them, or as far as so many `seconds` suffice; none have for 0.
+    """
+    until = time.monotonic() + seconds if seconds else None
+    headline = cache(partial(_headline_of, session, state.settings))
+    made = []
+    for marked in marked_runs(session, runs):
+        metrics = asked.metrics or headline_of_run(session, marked, headline, state.answers.get)
+        question = replace(asked, metrics=tuple(dict.fromkeys(metrics)))
+        made.append(_of_run(session, state.settings.items_path, marked, question, until, answers, form))
+    return made
 
 
-@dataclass(frozen=True)
-class _RunPart:
-    """The part of an answer about one run."""
+def _of_run(
+    session: Session,
+    folder: Path,
+    marked: MarkedRun,
+    question: Question,
+    until: float | None,
+    answers: Answers[T],
+    form: Callable[[RunHeadlines], T],
+) -> T:
+    run = marked.run
 
-    session: Session
-    state: State
-    marked: MarkedRun
-    question: Question
+    def read() -> RunHeadlines:
+        return read_run_headlines(session, run, question)
 
-    def body(self, until: float | None) -> bytes:
-        """Return the part as JSON; with verdicts if they are kept, or if the moment `until` is not over."""
-        answers, run = self.state.answers, self.marked.run
-        compared = self.marked.tag(["compared", *astuple(self.question)])
-        if until is not None:
-            if time.monotonic() < until:
-                return answers.get(run.name, compared, self._compared)
-            if (kept := answers.kept(run.name, compared)) is not None:
-                return kept
-        tag = self.marked.tag(["headlines", *astuple(self.question)])
-        return answers.get(run.name, tag, lambda: rendered(self._read()))
+    def compare() -> T:
+        headlines, result = read(), cache(partial(_result, session, folder))
+        return form(replace(headlines, series=with_verdicts(run.name, headlines.series, result)))
 
-    def _read(self) -> RunHeadlines:
-        return read_run_headlines(self.session, self.marked.run, self.question)
-
-    def _compared(self) -> bytes:
-        headlines = self._read()
-        read = cache(partial(_result, self.session, self.state.settings.items_path))
-        return rendered(replace(headlines, series=with_verdicts(headlines.run, headlines.series, read)))
+    compared, plain = (marked.tag([kind, *astuple(question)]) for kind in ("compared", "headlines"))
+    if until is not None:
+        if time.monotonic() < until:
+            return answers.get(run.name, compared, compare)
+        if (kept := answers.kept(run.name, compared)) is not None:
+            return kept
+    return answers.get(run.name, plain, lambda: form(read()))
 
 
 def _result(session: Session, folder: Path, name: str) -> Result | None:

@@ -48,25 +48,25 @@ router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)
 )
 def get_history(run: Name, query: Annotated[HistoryQuery, Query()], request: Request, state: CurrentState) -> Response:
     with state.reading() as session:
-        tag = _tag(session, run, query)
+        tag = tag_of(session, run, query)
         if (unchanged := not_modified(request, tag)) is not None:
             return unchanged
-        body = state.answers.get(run, tag, lambda: _read(session, run, query))
+        body = state.answers.get(run, tag, lambda: rendered(_read(session, run, query)))
         return JsonAnswer(body, headers=caching_headers(tag))
 
 
-def _tag(session: Session, run: str, query: SummaryQuery) -> str:
+def tag_of(session: Session, run: str, query: SummaryQuery) -> str:
     """Return a tag that changes whenever the answer to a question about a run's history may change."""
     row = find_run(session, run)
     question = [type(query).__name__, query.model_dump(), gaps_mark(session, row)]
     return history_tag(row, __version__, question)
 
 
-def _read(session: Session, run: str, query: HistoryQuery) -> bytes:
+def _read(session: Session, run: str, query: HistoryQuery) -> History | Buckets:
     window = Window(query.x, query.first, query.last)
     if query.points is None:
-        return rendered(read_history(session, run, query.metric, query.variant, window, query.limit, query.cursor))
-    return rendered(read_buckets(session, run, query.metric, query.variant, window, query.points))
+        return read_history(session, run, query.metric, query.variant, window, query.limit, query.cursor)
+    return read_buckets(session, run, query.metric, query.variant, window, query.points)
 
 
 @router.get(
@@ -79,7 +79,7 @@ def _read(session: Session, run: str, query: HistoryQuery) -> bytes:
 )
 def get_summary(run: Name, query: Annotated[SummaryQuery, Query()], request: Request, state: CurrentState) -> Response:
     with state.reading() as session:
-        tag = _tag(session, run, query)
+        tag = tag_of(session, run, query)
         if (unchanged := not_modified(request, tag)) is not None:
             return unchanged
         body = state.answers.get(run, tag, lambda: rendered(read_summary(session, run, query.metric, query.variant)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -14,16 +15,19 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from evalsvc.api.errors import STATUS
+from evalsvc.api.errors import STATUS, bug
 from evalsvc.api.middleware.conditional import caching_headers, not_modified
-from evalsvc.api.own_routes import URL, OwnRoutes, routes_alone
+from evalsvc.api.own_reader import OwnReader
+from evalsvc.api.routes.evaluations import begin_evaluation, change_evaluation
 from evalsvc.api.routes.forms import check_form_key, read_form, visitor_of
+from evalsvc.api.schemas import EvaluationInput
 from evalsvc.api.state import State
-from evalsvc.client import Client
 from evalsvc.errors import EvalsvcError, UnknownName
+from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.web import vega
+from evalsvc.web.charts import Spec
 from evalsvc.web.page import PAGES, STATIC, Content, Surroundings, html_of, page_class
-from evalsvc.web.pages.evaluation import EvaluationPage, act_on
+from evalsvc.web.pages.evaluation import ACTS, EvaluationPage
 from evalsvc.web.panel import PANELS, panel_class
 
 POLICY = "; ".join(
@@ -43,6 +47,8 @@ POLICY = "; ".join(
 KINDS = {"html": "text/html", "json": "application/json", "csv": "text/csv", "svg": "image/svg+xml", "png": "image/png"}
 """Media types of a panel's formats."""
 
+PICTURES = ("svg", "png")
+
 PAGE_HEADERS = {
     "Content-Security-Policy": POLICY,
     # The default of this service, no referrer at all, has browsers send forms without their origin.
@@ -51,137 +57,122 @@ PAGE_HEADERS = {
 
 FOREVER = "public, max-age=31536000, immutable"
 
+log = logging.getLogger(__name__)
+
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-def add_pages(app: FastAPI, add_routes: Callable[[FastAPI], None]) -> None:
-    """Add the dashboard. `add_routes` adds the REST routes to an application: the pages ask an application of these."""
-    client = Client(URL, transport=OwnRoutes(routes_alone(app, add_routes)))
+def add_pages(app: FastAPI) -> None:
+    """Add the dashboard."""
     for name in PANELS:
         panel_class(name)
     for pattern in PAGES:
         # Imported here, since the threads of the first requests would import in a circle, and see half a module.
         page_class(pattern)
-        app.add_route(pattern, _page(pattern, client), include_in_schema=False)
-    app.add_route("/evaluations/{evaluation}/{act}", _act(client), methods=["POST"], include_in_schema=False)
-    app.add_route("/panels/{file}", _panel(client), include_in_schema=False)
-    app.add_route("/vega/{file}", _vega, include_in_schema=False)
+        app.add_route(pattern, _in_html(partial(_page, pattern)), include_in_schema=False)
+    app.add_route("/evaluations/{evaluation}/{act}", _in_html(_act), methods=["POST"], include_in_schema=False)
+    app.add_route("/panels/{file}", _in_html(_panel), include_in_schema=False)
+    app.add_route("/vega/{file}", _in_html(_vega), include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
 
-def _page(pattern: str, client: Client) -> Handler:
-    """Return the handler of a page."""
+def _in_html(answer: Handler) -> Handler:
+    async def handler(request: Request) -> Response:
+        try:
+            return await answer(request)
+        except EvalsvcError as error:
+            return _problem(request, error)
+        except Exception as error:
+            log.exception("%s %s failed by a bug", request.method, request.url.path)
+            return _problem(request, bug(request, error))
 
-    async def show(request: Request) -> Response:
-        state: State = request.app.state.state
-        return await state.threads.run("page", _show_page, pattern, request, client)
-
-    return show
+    return handler
 
 
-def _show_page(pattern: str, request: Request, client: Client) -> Response:
-    try:
+async def _page(pattern: str, request: Request) -> Response:
+    state: State = request.app.state.state
+
+    def show() -> Response:
         page = page_class(pattern).parse([*request.path_params.items(), *request.query_params.multi_items()])
-        content = page.content(client)
-    except EvalsvcError as error:
-        return _problem(request, error)
-    return _conditional(request, html_of(page.template, content, around(request)), "text/html")
+        with state.reading() as session:
+            content = page.content(OwnReader(state, session))
+        return _conditional(request, html_of(page.template, content, around(request)), "text/html")
+
+    return await state.threads.run("page", show)
 
 
-def _act(client: Client) -> Handler:
-    """Return the handler of the forms that cancel, retry and repeat an evaluation."""
-
-    async def act(request: Request) -> Response:
-        state: State = request.app.state.state
-        try:
-            check_form_key(request, await read_form(request))
-            evaluation = EvaluationPage.parse([("evaluation", request.path_params["evaluation"])]).evaluation
-            shown = await state.threads.run("page", act_on, client, evaluation, request.path_params["act"])
-        except EvalsvcError as error:
-            return _problem(request, error)
-        return RedirectResponse(f"/evaluations/{shown}", 303, headers={"Cache-Control": "no-store"})
-
-    return act
+async def _act(request: Request) -> Response:
+    state: State = request.app.state.state
+    check_form_key(request, await read_form(request))
+    evaluation = EvaluationPage.parse([("evaluation", request.path_params["evaluation"])]).evaluation
+    shown = await state.threads.run("write", _act_on, state, evaluation, request.path_params["act"])
+    return RedirectResponse(f"/evaluations/{shown}", 303, headers={"Cache-Control": "no-store"})
 
 
-def _panel(client: Client) -> Handler:
-    """Return the handler of all panels in all formats."""
-
-    async def show(request: Request) -> Response:
-        state: State = request.app.state.state
-        try:
-            draws = request.path_params["file"].endswith((".svg", ".png"))
-            shown = await state.threads.run("picture" if draws else "page", _show_panel, request, client)
-            return shown if isinstance(shown, Response) else await shown(request)
-        except EvalsvcError as error:
-            return _problem(request, error)
-
-    return show
+def _act_on(state: State, evaluation: int, act: str) -> int:
+    if act not in ACTS:
+        raise UnknownName.among("act", act, ACTS)
+    if act != "again":
+        change = cancel_evaluation if act == "cancel" else retry_evaluation
+        return change_evaluation(state, evaluation, change).id
+    with state.reading() as session:
+        before = OwnReader(state, session).evaluation(evaluation)
+    body = EvaluationInput(checkpoint=before.checkpoint, suite=before.suite.name, priority=before.priority)
+    return begin_evaluation(state, body)[0].id
 
 
-def _show_panel(request: Request, client: Client) -> Response | Handler:
-    """Return a panel as an answer, or what answers with its picture.
-
-    Raises:
-        UnknownName, InvalidRequest: there is no such panel, or nothing or too much to draw.
-        MissingPackage: pictures need the extra `dashboard`.
-    """
+async def _panel(request: Request) -> Response:
+    state: State = request.app.state.state
     name, _, kind = str(request.path_params["file"]).rpartition(".")
     if kind not in KINDS:
         raise UnknownName.among("format", kind, KINDS)
-    query = panel_class(name).parse(request.query_params.multi_items())
-    panel = query.panel(client)
-    if kind == "html":
-        body = html_of("panel.html", Content(panel.title, {"panel": panel}, panel.watched), around(request))
-    elif kind == "json":
-        body = json.dumps(panel.spec, ensure_ascii=False)
-    elif kind == "csv":
-        body = panel.table.to_csv()
-    else:
-        release = vega.script_name()
-        if (spec := panel.spec) is None:
-            raise UnknownName(
-                f"{panel.title} has no values to draw; the table has the reasons: {panel.address('html')}"
-            )
-        vega.check_size(spec, panel.address("csv"))
-        tag = _tag_of(json.dumps([release, kind, vega.config(query.theme), spec]))
-        render = partial(vega.render, spec, "svg" if kind == "svg" else "png", query.theme)
-        return partial(_picture, tag=tag, media_type=KINDS[kind], render=render)
-    return _conditional(request, body, KINDS[kind])
+
+    def read() -> Response | tuple[str, Spec, vega.Theme]:
+        query = panel_class(name).parse(request.query_params.multi_items())
+        with state.reading() as session:
+            panel = query.panel(OwnReader(state, session))
+        if kind in PICTURES:
+            if panel.spec is None:
+                raise UnknownName(
+                    f"{panel.title} has no values to draw; the table has the reasons: {query.address('html')}"
+                )
+            vega.check_size(panel.spec, query.address("csv"))
+            given = json.dumps([vega.script_name(), kind, vega.config(query.theme), panel.spec])
+            return _tag_of(given), panel.spec, query.theme
+        if kind == "html":
+            body = html_of("panel.html", Content(panel.title, {"panel": panel}, panel.watched), around(request))
+        else:
+            body = panel.table.to_csv() if kind == "csv" else json.dumps(panel.spec, ensure_ascii=False)
+        return _conditional(request, body, KINDS[kind])
+
+    answer = await state.threads.run("picture" if kind in PICTURES else "page", read)
+    return answer if isinstance(answer, Response) else await _picture(request, kind, *answer)
 
 
-async def _picture(request: Request, *, tag: str, media_type: str, render: Callable[[], bytes]) -> Response:
-    """Answer with a chart as a picture. It is rendered if neither the browser nor the service has it.
-
-    Raises:
-        RateLimited: too many pictures wait to be rendered.
-    """
+async def _picture(request: Request, kind: str, tag: str, spec: Spec, theme: vega.Theme) -> Response:
     state: State = request.app.state.state
 
-    def render_once() -> bytes:
+    def render() -> bytes:
         if from_thread.run(request.is_disconnected):
             return b""  # nobody reads the answer
-        return state.pictures.get("", tag, render)  # another request may have rendered the picture meanwhile
+        # Another request may have rendered the picture meanwhile.
+        return state.pictures.get("", tag, lambda: vega.render(spec, "svg" if kind == "svg" else "png", theme))
 
     if (same := _same(request, tag)) is not None:
         return same
     if (body := state.pictures.kept("", tag)) is None:
         await request.body()  # the next message of the client is then that it has left
-        body = await state.threads.run("render", render_once)
-    return _tagged(body, tag, media_type)
+        body = await state.threads.run("render", render)
+    return _tagged(body, tag, KINDS[kind])
 
 
 async def _vega(request: Request) -> Response:
-    """Answer with the script that draws charts."""
     state: State = request.app.state.state
-    try:
-        if request.path_params["file"] != vega.script_name():
-            raise UnknownName("this script belongs to another release; reload the page")
-        path = state.settings.data_path / "pages" / vega.script_name()
-        if not path.is_file():
-            path = await state.threads.run("render", vega.script, path.parent)
-    except EvalsvcError as error:
-        return _problem(request, error)
+    if request.path_params["file"] != vega.script_name():
+        raise UnknownName("this script belongs to another release; reload the page")
+    path = state.settings.data_path / "pages" / vega.script_name()
+    if not path.is_file():
+        path = await state.threads.run("render", vega.script, path.parent)
     return FileResponse(path, media_type="text/javascript", headers={"Cache-Control": FOREVER})
 
 
@@ -192,7 +183,6 @@ def around(request: Request) -> Surroundings:
 
 
 def _conditional(request: Request, body: str, media_type: str) -> Response:
-    """Return an answer, or 304 for a browser that has the same content."""
     tag = _tag_of(body)
     return _same(request, tag) or _tagged(body.encode(), tag, media_type)
 

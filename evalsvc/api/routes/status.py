@@ -7,7 +7,7 @@ from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.json_answer import JsonAnswer, document
 from evalsvc.api.routes.health import missing_parts
 from evalsvc.api.routing import router_of
-from evalsvc.api.state import CurrentState
+from evalsvc.api.state import CurrentState, State
 from evalsvc.spec import documents
 from evalsvc.store.queue.status import failed_view, queue_view, running_view, warned_view, work_view
 from evalsvc.store.views import document_of
@@ -25,12 +25,17 @@ router = router_of(prefix="/v1/status", tags=["health"], responses=PROBLEMS)
     responses=document(200, "The state of the service.", documents.Status),
 )
 def get_status(state: CurrentState) -> JsonAnswer:
+    return JsonAnswer(read_status(state))
+
+
+def read_status(state: State) -> documents.Status:
+    """Return the state of the service."""
     missing = missing_parts(state)
     live = state.coordinator.live()
     with state.reading() as session:
         work = work_view(session, state.coordinator.at_work())
         members = state.coordinator.members()
-        content = documents.Status(
+        return documents.Status(
             status="not_ready" if missing else "ready",
             missing=missing,
             version=__version__,
@@ -42,4 +47,3 @@ def get_status(state: CurrentState) -> JsonAnswer:
             warned=warned_view(session),
             disk=state.disk.view(session),
         )
-    return JsonAnswer(content)

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from evalsvc.client import Client
+from evalsvc.client.reader import ServiceReader
 from evalsvc.web.page import Content, Page
 from evalsvc.web.pages.run import RunName
 
@@ -23,13 +23,8 @@ class CheckpointsPage(Page):
     page: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Number of the page, of ROWS checkpoints each."""
 
-    def content(self, client: Client) -> Content:
-        """Return the rows.
-
-        Raises:
-            UnknownName: there is no such run.
-        """
-        run = client.run(self.run)
+    def content(self, source: ServiceReader) -> Content:
+        run = source.run(self.run)
         newest_first = run.checkpoints[::-1]
         first = (self.page - 1) * ROWS
         values = {

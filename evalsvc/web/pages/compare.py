@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field
 
-from evalsvc.client import Client
+from evalsvc.client.reader import ServiceReader
 from evalsvc.compare.difference_curves import level_of_looks
 from evalsvc.errors import EvalsvcError, InvalidRequest, UnknownName
 from evalsvc.metrics.intervals import LEVEL
@@ -74,43 +74,36 @@ class ComparePage(Page):
     metric: Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Field(max_length=MAX_METRICS)] = ()
     """Metrics of two runs; by default, the headline metrics."""
 
-    def content(self, client: Client) -> Content:
-        """Return the form, and the comparison if both sides are given.
-
-        Raises:
-            InvalidRequest: one side is a checkpoint and the other one is a run.
-            UnknownName, NotComparable: see `GET /v1/compare`.
-        """
-        asked, note = self._resolved(client) if self.to else (self, "")
+    def content(self, source: ServiceReader) -> Content:
+        asked, note = self._resolved(source) if self.to else (self, "")
         values: dict[str, object] = {
             "query": asked,
             "note": note,
             "swapped": asked.model_copy(update={"a": asked.b, "b": asked.a}).to_query(),
-            "names": [run.name for run in client.runs()],
+            "names": [run.name for run in source.runs()],
             "comparison": None,
             "curves": None,
             "panels": [],
         }
         if asked.a and asked.b:
-            values |= asked._compared(client)
+            values |= asked._compared(source)
         title = f"{asked.b} against {asked.a}" if asked.a and asked.b else "Compare"
         return Content(title, values)
 
-    def _compared(self, client: Client) -> Mapping[str, object]:
+    def _compared(self, source: ServiceReader) -> Mapping[str, object]:
         are_checkpoints = [CHECKPOINT.fullmatch(side) is not None for side in (self.a, self.b)]
         if all(are_checkpoints):
-            return self._checkpoints(client)
+            return self._checkpoints(source)
         if any(are_checkpoints):
             raise InvalidRequest(
                 f"one side of {self.a!r} and {self.b!r} is a checkpoint and the other one is a run; give two "
                 "checkpoints (RUN@STEP) or two runs (RUN)"
             )
-        return self._runs(client)
+        return self._runs(source)
 
-    def _checkpoints(self, client: Client) -> Mapping[str, object]:
-        """Return the comparison of two checkpoints, with the companions of metrics apart."""
+    def _checkpoints(self, source: ServiceReader) -> Mapping[str, object]:
         level = level_of_looks(LEVEL, self.best_of - 1)
-        comparison = client.compare(self.a, self.b, level=level, family=self.family)
+        comparison = source.compare(self.a, self.b, level=level, family=self.family)
         rows, yardsticks = divided(comparison.contrasts)
         counts = Counter[str](row.verdict for row in rows)
         panel = ContrastsQuery(a=self.a, b=self.b, level=level, family=self.family).panel_of(comparison)
@@ -119,68 +112,54 @@ class ComparePage(Page):
             "rows": rows,
             "yardsticks": yardsticks,
             "counts": [(verdict, counts[verdict]) for verdict in VERDICTS if counts[verdict]],
-            "other_protocols": list(_other_protocols(client, self.a, self.b, comparison.contrasts)),
+            "other_protocols": list(_other_protocols(source, self.a, self.b, comparison.contrasts)),
             "panels": [panel],
         }
 
-    def _runs(self, client: Client) -> Mapping[str, object]:
-        """Return the differences between two runs along their steps, in the chosen metrics."""
-        first, second = (client.headline(parse_run(side)[0]) for side in (self.a, self.b))
+    def _runs(self, source: ServiceReader) -> Mapping[str, object]:
+        first, second = (source.headline(parse_run(side)[0]) for side in (self.a, self.b))
         others = {known.name for known in second.names}
         shared = [known.name for known in first.names if known.name in others]
         chosen = self.metric or [name for name in first.metrics if name in others] or shared
         chosen = list(chosen)[:MAX_METRICS]
         if not chosen:
             raise UnknownName(f"{self.a} and {self.b} have no metric in common; choose other runs")
-        curves = client.compare_runs(self.a, self.b, chosen)
+        curves = source.compare_runs(self.a, self.b, chosen)
         panels = [DifferenceQuery(a=self.a, b=self.b, metric=name).panel_of(curves) for name in chosen]
         return {"curves": curves, "shared": shared, "chosen": chosen, "panels": panels}
 
-    def _resolved(self, client: Client) -> tuple[ComparePage, str]:
-        """Return the page with both checkpoints in place of `to`, and a note if there is nothing to compare.
-
-        Raises:
-            InvalidRequest: `b` is no run.
-            UnknownName: the run has no evaluated checkpoint, no base, or no best one.
-        """
+    def _resolved(self, source: ServiceReader) -> tuple[ComparePage, str]:
         run, variant = parse_run(self.b)
-        newest = _newest(client, run, variant)
+        document = source.run(run)
+        evaluated = [
+            checkpoint.step
+            for checkpoint in document.checkpoints
+            if checkpoint.variant == variant and any(each.state in EVALUATED for each in checkpoint.evaluations)
+        ]
+        if not evaluated:
+            raise UnknownName(f"no checkpoint of {run} has been evaluated yet; wait for the first evaluation to end")
+        newest = checkpoint_name(run, evaluated[-1], variant)
         if self.to == "base":
-            other, word, best_of = _base(client, run), "the base of the run", 1
+            base = document.base
+            if base.checkpoint is None:
+                raise UnknownName(
+                    f"the base of {run}, {base.run}@{base.step}, has not been posted; post it, or name another one: "
+                    f"evalsvc runs base {run} STEP"
+                )
+            other, word, best_of = checkpoint_name(base.run, base.step, base.variant), "the base of the run", 1
         else:
-            other, metric, best_of = _best(client, run, variant)
+            other, metric, best_of = _best(source, run, variant)
             word = f"the best of {best_of} steps by {metric}"
         if other == newest:
             return ComparePage(b=newest), f"{newest}, the newest evaluated checkpoint, is {word}."
         return self.model_copy(update={"a": other, "b": newest, "to": "", "best_of": best_of}), ""
 
 
-def _newest(client: Client, run: str, variant: str) -> str:
-    checkpoints = [
-        checkpoint
-        for checkpoint in client.run(run).checkpoints
-        if checkpoint.variant == variant and any(each.state in EVALUATED for each in checkpoint.evaluations)
-    ]
-    if not checkpoints:
-        raise UnknownName(f"no checkpoint of {run} has been evaluated yet; wait for the first evaluation to end")
-    return checkpoint_name(run, checkpoints[-1].step, variant)
-
-
-def _base(client: Client, run: str) -> str:
-    base = client.run(run, all_checkpoints=False).base
-    if base.checkpoint is None:
-        raise UnknownName(
-            f"the base of {run}, {base.run}@{base.step}, has not been posted; post it, or name another one: "
-            f"evalsvc runs base {run} STEP"
-        )
-    return checkpoint_name(base.run, base.step, base.variant)
-
-
-def _best(client: Client, run: str, variant: str) -> tuple[str, str, int]:
+def _best(source: ServiceReader, run: str, variant: str) -> tuple[str, str, int]:
     """Return the best checkpoint by the first headline metric that has a direction, the metric, and of how many."""
-    for metric in client.headline(run).metrics:
+    for metric in source.headline(run).metrics:
         series = [
-            each for each in client.summary(run, [metric], variant=variant) if each.metric == metric and each.best
+            each for each in source.summary(run, [metric], variant=variant) if each.metric == metric and each.best
         ]
         if series:
             newest = max(series, key=lambda each: each.latest.step if each.latest else -1)
@@ -190,37 +169,25 @@ def _best(client: Client, run: str, variant: str) -> tuple[str, str, int]:
 
 
 def _other_protocols(
-    client: Client, a: str, b: str, rows: Sequence[documents.MetricDifference]
+    source: ServiceReader, a: str, b: str, rows: Sequence[documents.MetricDifference]
 ) -> Iterator[OtherProtocols]:
-    """Yield the differences between protocols, for each set of differing fields with the metrics that have it."""
     groups: dict[str, list[documents.MetricDifference]] = {}
     for row in rows:
         if row.differing:
             groups.setdefault(repr(row.differing), []).append(row)
     for number, group in enumerate(groups.values()):
         metric = group[0].metric
-        files = [_files(client, side, metric) if number < MAX_FILES else {} for side in (a, b)]
-        fields = [
-            FieldDifference(
-                name,
-                _value(sides, "a"),
-                files[0].get(name, ""),
-                _value(sides, "b"),
-                files[1].get(name, ""),
-            )
-            for name, sides in group[0].differing.items()
-        ]
+        files = [_files(source, side, metric) if number < MAX_FILES else {} for side in (a, b)]
+        fields = []
+        for name, sides in group[0].differing.items():
+            a_value, b_value = (short_json(sides[side]) if side in sides else "(none)" for side in ("a", "b"))
+            fields.append(FieldDifference(name, a_value, files[0].get(name, ""), b_value, files[1].get(name, "")))
         yield OtherProtocols([row.metric for row in group], fields)
 
 
-def _value(sides: Mapping[str, object], side: str) -> str:
-    return short_json(sides[side]) if side in sides else "(none)"
-
-
-def _files(client: Client, checkpoint: str, metric: str) -> Mapping[str, str]:
-    """Return the files of a protocol's digests by field; empty where they are unknown, as for imported values."""
+def _files(source: ServiceReader, checkpoint: str, metric: str) -> Mapping[str, str]:
     try:
-        measured = measured_by(client, checkpoint, metric)
+        measured = measured_by(source, checkpoint, metric)
     except EvalsvcError:
         return {}
     return {name: file for each in measured for name, _, file in each.fields() if file}

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from evalsvc.client import Client
-from evalsvc.errors import UnknownName, meaning
+from evalsvc.client.reader import ServiceReader
+from evalsvc.errors import meaning
 from evalsvc.spec import documents
 from evalsvc.spec.documents.fields import OVER
 from evalsvc.spec.names import checkpoint_name
 from evalsvc.web.page import Content, Page
 from evalsvc.web.panels.loss_map import loss_maps
-from evalsvc.web.protocol_files import Measured, known_files
+from evalsvc.web.protocol_files import Measured, in_words, measured_in
 
 MAX_ID = 2**31 - 1
 
@@ -72,17 +72,13 @@ class EvaluationPage(Page):
 
     evaluation: Annotated[int, Field(ge=1, le=MAX_ID)]
 
-    def content(self, client: Client) -> Content:
-        """Return the evaluation, its suite and the lines that repeat it.
-
-        Raises:
-            UnknownName: there is no such evaluation.
-        """
-        evaluation = client.evaluation(self.evaluation)
-        suite = client.evaluated_suite(self.evaluation)
+    def content(self, source: ServiceReader) -> Content:
+        evaluation = source.evaluation(self.evaluation)
+        suite = source.evaluated_suite(self.evaluation)
         name = checkpoint_name(evaluation.run, evaluation.step, evaluation.variant)
         over = evaluation.state in OVER
-        artifacts = client.evaluation_artifacts(self.evaluation)
+        artifacts = source.evaluation_artifacts(self.evaluation)
+        checkpoint = source.checkpoint(evaluation.checkpoint)
         values = {
             "evaluation": evaluation,
             "name": name,
@@ -92,7 +88,11 @@ class EvaluationPage(Page):
             "over": over,
             "seconds": _seconds(evaluation.started_at, evaluation.finished_at),
             "acts": [ACTS[act] for act in _possible(evaluation.state)],
-            "made": self._made(client, evaluation, suite),
+            "made": {
+                task.name: _made(task, list(measured_in(task, evaluation, suite, checkpoint)))
+                for task in evaluation.tasks
+                if task.metrics or task.provenance
+            },
             "artifacts": [each for each in artifacts if each.pruned_at is None],
             "maps": {query.task: query for query in loss_maps(artifacts)},
             "meaning": meaning,
@@ -102,18 +102,6 @@ class EvaluationPage(Page):
         watched = [f"/v1/evaluations/{self.evaluation}"] if over else []
         return Content(f"{name}: {evaluation.suite.name}", values, watched)
 
-    def _made(
-        self, client: Client, evaluation: documents.Evaluation, suite: documents.EvaluatedSuite
-    ) -> Mapping[str, Made]:
-        """Return how the numbers of each finished task were made."""
-        checkpoint = client.checkpoint(evaluation.checkpoint)
-        parameters = {str(task.get("name")): task for task in suite.tasks}
-        return {
-            task.name: _made(task, known_files(checkpoint, parameters.get(task.name, {})))
-            for task in evaluation.tasks
-            if task.metrics or task.provenance
-        }
-
 
 def suite_since(suite: documents.EvaluatedSuite) -> str:
     """Return what became of a suite since the evaluation began with it."""
@@ -122,49 +110,21 @@ def suite_since(suite: documents.EvaluatedSuite) -> str:
     return "is unchanged since" if suite.current_digest == suite.digest else "was replaced since"
 
 
-def act_on(client: Client, evaluation: int, act: str) -> int:
-    """Cancel, retry or repeat an evaluation; return the id of the evaluation to show then.
-
-    Raises:
-        UnknownName: there is no such evaluation, or no such act.
-        WrongState: the evaluation is over, or is not over yet, or its checkpoint was replaced.
-    """
-    if act not in ACTS:
-        raise UnknownName.among("act", act, ACTS)
-    if act == "cancel":
-        return client.cancel(evaluation).id
-    if act == "retry":
-        return client.retry(evaluation).id
-    before = client.evaluation(evaluation)
-    return client.evaluate(before.checkpoint, before.suite.name, before.priority).id
-
-
 def _possible(state: str) -> Sequence[str]:
     if state not in OVER:
         return ["cancel"]
     return ["again"] if state == "succeeded" else ["retry", "again"]
 
 
-def _made(task: documents.Task, files: Mapping[str, str]) -> Made:
-    """Return the fields of a task's protocols, first those that all of them share."""
-    names: dict[str, list[str]] = {}
-    for metric in task.metrics or []:
-        names.setdefault(metric.protocol, []).append(metric.name)
-    rows = {
-        protocol: list(Measured(protocol, task.protocols.get(protocol, {}), metrics, files).fields())
-        for protocol, metrics in names.items()
-    }
+def _made(task: documents.Task, measured: Sequence[Measured]) -> Made:
+    rows = {item.protocol: list(item.fields()) for item in measured}
     first = next(iter(rows.values()), [])
     shared = [row for row in first if all(row in own for own in rows.values())]
     protocols = [
-        OwnFields(protocol, names[protocol], [row for row in own if row not in shared])
-        for protocol, own in rows.items()
+        OwnFields(item.protocol, item.metrics, [row for row in rows[item.protocol] if row not in shared])
+        for item in measured
     ]
-    provenance = [
-        (key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-        for key, value in (task.provenance or {}).items()
-        if value is not None
-    ]
+    provenance = [(key, in_words(value)) for key, value in (task.provenance or {}).items() if value is not None]
     return Made(shared, protocols, provenance)
 
 
@@ -175,7 +135,6 @@ def _seconds(started: str | None, finished: str | None) -> float | None:
 
 
 def _commands(name: str, suite: str, evaluation: int) -> Sequence[tuple[str, str]]:
-    """Return what the command line does with the evaluation, as (purpose, line)."""
     again = f"evalsvc evaluations again {shlex.quote(name)} --suite {shlex.quote(suite)}"
     return [
         ("evaluate again", again),

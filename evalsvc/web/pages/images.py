@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlencode
 
 from pydantic import Field
 
-from evalsvc.client import Client
+from evalsvc.client.reader import ServiceReader
+from evalsvc.errors import EvalsvcError
 from evalsvc.spec.documents.results import Artifact
 from evalsvc.spec.names import MAX_STEP
-from evalsvc.web.image_changes import IMAGE_TYPES, change_between
 from evalsvc.web.page import Content, Page
 from evalsvc.web.pages.run import RunName
 from evalsvc.web.panels.loss_map import LossMapQuery, loss_maps
@@ -31,6 +33,21 @@ MAX_LINKS = 200
 
 MAX_FIELDS, MAX_VALUE = 40, 300
 """Maximum number of an image's parameters that are shown, and of characters of each."""
+
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif")
+"""Media types of artifacts that a page shows as images."""
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+"""Formats that are decoded. Images come from tasks and their plug-ins, so formats, bytes and pixels have bounds."""
+
+MAX_BYTES = 2 << 20
+"""Maximum size of a file that is decoded."""
+
+MAX_PIXELS = 2048 * 2048
+"""Maximum number of pixels of an image that is decoded."""
+
+SIDE = 32
+"""Side of the square, in pixels, that both images are reduced to."""
 
 Step = Annotated[int, Field(ge=0, le=MAX_STEP)]
 
@@ -88,22 +105,17 @@ class ImagesPage(Page):
     page: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Number of the page, of ROWS prompts each."""
 
-    def content(self, client: Client) -> Content:
-        """Return the rows.
-
-        Raises:
-            UnknownName: there is no such run.
-        """
-        runs = [client.run(name) for name in dict.fromkeys((self.run, *self.also))]
-        grids = [grid for run in runs for grid in client.artifacts(run.name, "grid") if grid.pruned_at is None]
+    def content(self, source: ServiceReader) -> Content:
+        runs = [source.run(name) for name in dict.fromkeys((self.run, *self.also))]
+        grids = [grid for run in runs for grid in source.artifacts(run.name, "grid") if grid.pruned_at is None]
         tasks = sorted({grid.task for grid in grids})
         task = self.task or (tasks[0] if tasks else "")
         grids = [grid for grid in grids if grid.task == task]
         steps = sorted({grid.step for grid in grids})
         places = sorted({*steps, *(checkpoint.step for run in runs for checkpoint in run.checkpoints)})
         chosen = [step for step in self.step if step in steps] or _evenly(steps, COLUMNS // len(runs))
-        columns = self._columns(client, grids, chosen if self.at is None else [self.at])
-        rows, compared = self._ordered(client, _rows(columns, self.find), len(columns))
+        columns = self._columns(source, grids, chosen if self.at is None else [self.at])
+        rows, compared = self._ordered(source, _rows(columns, self.find), len(columns))
         values = {
             "query": self,
             "run": runs[0],
@@ -119,7 +131,7 @@ class ImagesPage(Page):
             "rows": rows[(self.page - 1) * ROWS : self.page * ROWS],
             "count": len(rows),
             "pages": -(-len(rows) // ROWS),
-            "others": [other.name for other in client.runs() if other.name != self.run],
+            "others": [other.name for other in source.runs() if other.name != self.run],
             "details": _details,
             "is_image": lambda artifact: artifact.media_type in IMAGE_TYPES,
         }
@@ -135,34 +147,33 @@ class ImagesPage(Page):
         ]
         return "?" + urlencode(pairs, doseq=True)
 
-    def _columns(self, client: Client, grids: Sequence[Artifact], steps: Sequence[int]) -> list[Column]:
-        """Return the columns by step, and of one step by run."""
+    def _columns(self, source: ServiceReader, grids: Sequence[Artifact], steps: Sequence[int]) -> list[Column]:
         latest = {(grid.step, grid.run, grid.variant): grid for grid in grids if grid.step in steps}
-        columns = [_column(client, grid) for _, grid in sorted(latest.items(), key=lambda item: item[0][0])]
+        columns = [_column(source, grid) for _, grid in sorted(latest.items(), key=lambda item: item[0][0])]
         if self.at is not None:
             shown = {column.run for column in columns}
             columns += [Column(run, self.at, missing=True) for run in (self.run, *self.also) if run not in shown]
         return columns[:COLUMNS]
 
-    def _ordered(self, client: Client, rows: list[Row], columns: int) -> tuple[list[Row], tuple[int, int] | None]:
-        """Return the rows in their order, and the numbers of the columns that are compared, if any."""
+    def _ordered(
+        self, source: ServiceReader, rows: list[Row], columns: int
+    ) -> tuple[list[Row], tuple[int, int] | None]:
         numbers = self.between if len(self.between) == 2 else (1, columns)
         first, second = (min(number, columns) for number in numbers)
         if self.order != "changed" or first == second:
             return rows, None
         compared = [
-            replace(row, change=change_between(client, row.images[first - 1], row.images[second - 1]))
+            replace(row, change=_change_between(source, row.images[first - 1], row.images[second - 1]))
             for row in rows[:COMPARED]
         ]
         compared.sort(key=lambda row: -1.0 if row.change is None else row.change, reverse=True)
         return [*compared, *rows[COMPARED:]], (first, second)
 
 
-def _column(client: Client, grid: Artifact) -> Column:
-    """Return the column of a checkpoint that has a grid."""
+def _column(source: ServiceReader, grid: Artifact) -> Column:
     own = [
         artifact
-        for artifact in client.artifacts(grid.run, step=grid.step)
+        for artifact in source.artifacts(grid.run, step=grid.step)
         if artifact.variant == grid.variant and artifact.pruned_at is None
     ]
     samples = {
@@ -176,7 +187,6 @@ def _column(client: Client, grid: Artifact) -> Column:
 
 
 def _rows(columns: Sequence[Column], find: str) -> list[Row]:
-    """Return a row per prompt that contains a text."""
     rows = []
     for name in sorted({name for column in columns for name in column.samples}):
         images = [column.samples.get(name) for column in columns]
@@ -188,7 +198,6 @@ def _rows(columns: Sequence[Column], find: str) -> list[Row]:
 
 
 def _details(artifact: Artifact, prompt: str = "") -> dict[str, str]:
-    """Return the parameters of an image as texts, without a prompt that its row shows."""
     given = [(name, value) for name, value in (artifact.details or {}).items() if (name, value) != ("prompt", prompt)]
     return {name[:MAX_VALUE]: _cut("–" if value is None else str(value)) for name, value in given[:MAX_FIELDS]}
 
@@ -198,8 +207,52 @@ def _cut(text: str) -> str:
 
 
 def _evenly(steps: Sequence[int], number: int) -> list[int]:
-    """Return up to `number` steps, the first and the last among them, with equal distances in the list."""
     if len(steps) <= number:
         return list(steps)
     last = len(steps) - 1
     return [steps[round(i * last / (number - 1))] for i in range(number)] if number > 1 else [steps[-1]]
+
+
+def _change_between(source: ServiceReader, one: Artifact | None, other: Artifact | None) -> float | None:
+    """Return how much two images differ: the mean of |a − b| / 255 over their pixels and colours, at SIDE × SIDE.
+
+    Returns:
+        A number from 0 to 1; None if an image is missing or cannot be decoded.
+    """
+    if one is None or other is None:
+        return None
+    if one.sha256 == other.sha256:
+        return 0.0
+    left, right = reduced(_content(source, one)), reduced(_content(source, other))
+    if left is None or right is None:
+        return None
+    return sum(abs(a - b) for a, b in zip(left, right, strict=True)) / (255 * len(left))
+
+
+def reduced(content: bytes) -> bytes | None:
+    """Return an image as SIDE × SIDE pixels of red, green and blue.
+
+    None if the content is no image within bounds, or Pillow is not installed: only workers need Pillow.
+    """
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:
+        return None
+    try:
+        with Image.open(BytesIO(content), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return None
+            return image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX).tobytes()
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error):  # Pillow raises any of these for broken files
+        return None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return None
+
+
+def _content(source: ServiceReader, artifact: Artifact) -> bytes:
+    if artifact.size > MAX_BYTES or artifact.pruned_at is not None:
+        return b""
+    try:
+        return source.artifact_content(artifact.id).content
+    except EvalsvcError:
+        return b""

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from evalsvc.client import Client
+from evalsvc.client.reader import ServiceReader
 from evalsvc.web.page import Content, Page
 from evalsvc.web.protocol_files import Measured, known_files
 
@@ -19,13 +19,8 @@ class ProtocolPage(Page):
 
     protocol: Annotated[str, Field(max_length=64)]
 
-    def content(self, client: Client) -> Content:
-        """Return the fields of the protocol by their dotted names, with the assets that digests are of.
-
-        Raises:
-            UnknownName: there is no such protocol.
-        """
-        content = client.protocol(self.protocol)
+    def content(self, source: ServiceReader) -> Content:
+        content = source.protocol(self.protocol)
         fields = list(Measured(self.protocol, content, (), known_files()).fields())
         values = {"protocol": self.protocol, "fields": fields, "json": json.dumps(content, indent=2)}
         return Content(f"Protocol {self.protocol}", values)

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from evalsvc.client import Client
+from evalsvc.client.reader import ServiceReader
 from evalsvc.errors import InvalidRequest
 from evalsvc.metrics.definitions import main_metric
 from evalsvc.spec import documents
@@ -53,26 +53,20 @@ class RunPage(Page):
     find: Annotated[str, Field(max_length=200)] = ""
     """Words that the names of the metrics below the headline must have."""
 
-    def content(self, client: Client) -> Content:
-        """Return the headline panels with their tables, and the addresses of the other panels.
-
-        Raises:
-            UnknownName: there is no such run.
-            InvalidRequest: the steps are in the wrong order.
-        """
-        run = client.run(self.run, all_checkpoints=False)
-        headline = client.headline(self.run)
+    def content(self, source: ServiceReader) -> Content:
+        run = source.run(self.run, all_checkpoints=False)
+        headline = source.headline(self.run)
         names = [known.name for known in headline.names]
         base = self._base(run)
-        warnings = list(_warnings(client, run))
+        warnings = list(_warnings(source, run))
         try:
-            panels = [self._query(metric, base).panel(client) for metric in headline.metrics]
+            panels = [self._query(metric, base).panel(source) for metric in headline.metrics]
         except InvalidRequest as error:
             if self.x == "step":
                 raise
             warnings.insert(0, error.message)
             panels = []
-        others = [other.name for other in client.runs() if other.name != self.run]
+        others = [other.name for other in source.runs() if other.name != self.run]
         values = {
             "query": self,
             "run": run,
@@ -91,7 +85,6 @@ class RunPage(Page):
         return Content(self.run, values, [watched(self.run), *(watched(name) for name in self.also if name in others)])
 
     def _query(self, metric: str, base: str | None) -> CurveQuery:
-        """Return the query of a metric's panel; runs without the metric are not drawn."""
         given = {
             "run": tuple(dict.fromkeys((self.run, *self.also))),
             "metric": metric,
@@ -106,14 +99,12 @@ class RunPage(Page):
         return CurveQuery.model_validate(given)
 
     def _base(self, run: documents.Run) -> str | None:
-        """Return the base to draw as a line: one that was named, and that is no point of a drawn run."""
         base = run.base
         if not base.named or base.run in (self.run, *self.also):
             return None
         return checkpoint_name(base.run, base.step, base.variant)
 
     def _rest(self, names: Sequence[str], headline: Sequence[str]) -> Iterator[str]:
-        """Yield the metrics below the headline; companions of other metrics come last."""
         companions = _companions(names)
         words = self.find.lower().split()
         for name in sorted(set(names) - set(headline), key=lambda name: (name in companions, name)):
@@ -127,27 +118,24 @@ def _companions(names: Sequence[str]) -> set[str]:
 
 
 def _facts(panels: Sequence[Panel]) -> list[str]:
-    """Return the notes that all panels share, which the page shows once."""
     if len(panels) < 2:
         return []
     return [note for note in panels[0].notes if all(note in panel.notes for panel in panels)]
 
 
 def _newest(run: documents.Run) -> str | None:
-    """Return the name of the last checkpoint that an evaluation has measured."""
     for checkpoint in reversed(run.checkpoints):
         if any(each.state in MEASURED for each in checkpoint.evaluations):
             return checkpoint_name(run.name, checkpoint.step, checkpoint.variant)
     return None
 
 
-def _warnings(client: Client, run: documents.Run) -> Iterator[str]:
-    """Yield what is suspicious about the newest results; metrics that are left out come apart."""
+def _warnings(source: ServiceReader, run: documents.Run) -> Iterator[str]:
     for checkpoint in reversed(run.checkpoints):
         newest = {each.suite: each.id for each in checkpoint.evaluations if each.state in MEASURED}
         if newest:
             name = checkpoint_name(run.name, checkpoint.step, checkpoint.variant)
-            tasks = [task for evaluation in newest.values() for task in client.evaluation(evaluation).tasks]
+            tasks = [task for evaluation in newest.values() for task in source.evaluation(evaluation).tasks]
             warnings = [warning for task in tasks for warning in task.warnings if warning.code != "left_out"]
             yield from dict.fromkeys(f"{name}, {warning.metric}: {warning.message}" for warning in warnings)
             return

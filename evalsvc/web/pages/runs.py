@@ -13,13 +13,13 @@ from urllib.parse import urlencode
 
 from pydantic import Field, field_validator
 
-from evalsvc.client import Client
+from evalsvc.client.reader import ServiceReader
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec.documents import HeadlineSeries, RunHeadlines, RunSummary
+from evalsvc.web.formats import segment
 from evalsvc.web.groups import Way, grouped, groups_of
 from evalsvc.web.page import Content, Page
 from evalsvc.web.pages.run import MAX_OVERLAID
-from evalsvc.web.shown import segment
 
 SHOWN = 50
 """Rows of a page."""
@@ -110,10 +110,9 @@ class RunsPage(Page):
             raise InvalidRequest(UnknownName.among("order", value, [*ORDERS, BY_METRIC + "NAME"]).message)
         return value
 
-    def content(self, client: Client) -> Content:
-        """Return the rows, or the groups, of one page."""
-        everything = client.runs()
-        runs = self._sorted(client, [run for run in everything if self._wants(run)])
+    def content(self, source: ServiceReader) -> Content:
+        everything = source.runs()
+        runs = self._sorted(source, [run for run in everything if self._wants(run)])
         tags = Counter(key for run in everything for key in run.tags)
         values = {
             "query": self,
@@ -123,7 +122,7 @@ class RunsPage(Page):
             "link": self.link,
             "overlay": overlay_address,
             "words": WORDS,
-            **(self._groups(client, runs) if self.group else self._rows(client, runs)),
+            **(self._groups(source, runs) if self.group else self._rows(source, runs)),
         }
         return Content("Runs", values, ["/v1/runs?limit=1"])
 
@@ -139,17 +138,17 @@ class RunsPage(Page):
             and all(_has_tag(run, tag) for tag in self.tag)
         )
 
-    def _sorted(self, client: Client, runs: list[RunSummary]) -> list[RunSummary]:
+    def _sorted(self, source: ServiceReader, runs: list[RunSummary]) -> list[RunSummary]:
         if self.sort in ORDERS:
             return sorted(runs, key=ORDERS[self.sort][1], reverse=self.reverse)
         metric = self.sort.removeprefix(BY_METRIC)
-        rows = client.headlines([run.name for run in runs], [metric])
+        rows = source.headlines([run.name for run in runs], [metric])
         values = {row.run: _badness(series, self.reverse) for row in rows for series in row.series}
         return sorted(runs, key=lambda run: values.get(run.name, (2, 0.0)))
 
-    def _rows(self, client: Client, runs: Sequence[RunSummary]) -> Mapping[str, object]:
+    def _rows(self, source: ServiceReader, runs: Sequence[RunSummary]) -> Mapping[str, object]:
         part = self._part(runs)
-        headlines = self._headlines(client, [run.name for run in part]) if part else []
+        headlines = self._headlines(source, [run.name for run in part]) if part else []
         rows = [Row(run, {item.metric: item for item in row.series}) for run, row in zip(part, headlines, strict=True)]
         columns = self.metric or _columns(series for row in rows for series in row.series)
         units = {item.metric: (item.unit, item.direction) for row in rows for item in row.series.values()}
@@ -162,21 +161,20 @@ class RunsPage(Page):
             "open": _open(headlines),
         }
 
-    def _headlines(self, client: Client, names: Sequence[str]) -> list[RunHeadlines]:
-        """Return the headlines of runs, with all verdicts if the page waits for them."""
-        ask = partial(client.headlines, names, self.metric, points=SPARK_POINTS)
+    def _headlines(self, source: ServiceReader, names: Sequence[str]) -> list[RunHeadlines]:
+        ask = partial(source.headlines, names, self.metric, points=SPARK_POINTS)
         headlines, left = ask(compare=QUICK_SECONDS), len(names) + 1
         while self.verdicts == "all" and 0 < _open(headlines) < left:
             left = _open(headlines)
             headlines = ask(compare=SECONDS)
         return headlines
 
-    def _groups(self, client: Client, runs: Sequence[RunSummary]) -> Mapping[str, object]:
+    def _groups(self, source: ServiceReader, runs: Sequence[RunSummary]) -> Mapping[str, object]:
         kind, _, tag = self.group.partition(":")
         way: Way = "by" if kind == "by" else "across"
         groups = grouped(runs, way, tag)
         part = dict(self._part(list(groups.items())))
-        rows = list(groups_of(client, part, self.metric))
+        rows = list(groups_of(source, part, self.metric))
         columns = self.metric or _columns(metric for group in rows for metric in group.spreads)
         empty: Mapping[str, object] = {"rows": [], "units": {}, "open": 0}
         return {**empty, "groups": rows, "columns": columns, "total": len(groups)}
@@ -199,19 +197,16 @@ def _has_tag(run: RunSummary, tag: str) -> bool:
 
 
 def _open(headlines: Iterable[RunHeadlines]) -> int:
-    """Return the number of runs without verdicts."""
     return sum(any(item.verdicts is None for item in run.series) for run in headlines)
 
 
 def _columns(metrics: Iterable[str]) -> list[str]:
-    """Return the metrics that most rows have, in the order of their first row."""
     counts = Counter(metrics)
     chosen = {metric for metric, _ in counts.most_common(COLUMNS)}
     return [metric for metric in counts if metric in chosen]
 
 
 def _badness(series: HeadlineSeries, reverse: bool) -> tuple[int, float]:
-    """Return a number that is lower for better values, by the metric's direction; values that are no numbers last."""
     value = series.latest.value
     if not isinstance(value, float) or not isfinite(value):
         return 1, inf

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from evalsvc.client import Client
+from evalsvc.client.reader import ServiceReader
 from evalsvc.errors import meaning
 from evalsvc.spec import documents
+from evalsvc.web.formats import duration
 from evalsvc.web.page import Content, Page
-from evalsvc.web.shown import duration
 
 
 class StatusPage(Page):
@@ -16,9 +16,8 @@ class StatusPage(Page):
 
     template: ClassVar = "status.html"
 
-    def content(self, client: Client) -> Content:
-        """Return the state as `GET /v1/status` has it."""
-        status = client.status()
+    def content(self, source: ServiceReader) -> Content:
+        status = source.status()
         values = {
             "status": status,
             "busy": sum(worker.runs is not None for worker in status.workers),

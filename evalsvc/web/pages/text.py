@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, ValidationError
 
-from evalsvc.client import Client
+from evalsvc.client.reader import ServiceReader
 from evalsvc.errors import EvalsvcError
 from evalsvc.spec.documents.items import Completion
 from evalsvc.spec.documents.results import Artifact
@@ -99,7 +99,7 @@ class TextPage(Page):
     step: Annotated[int, Field(ge=0, le=MAX_STEP)] | None = None
     """Step whose forgetting is shown; by default, the last."""
 
-    def content(self, client: Client) -> Content:
+    def content(self, client: ServiceReader) -> Content:
         """Return the completions and the forgetting."""
         run = client.run(self.run)
         drawn = list(_completions(client, self.run))
@@ -129,7 +129,9 @@ class TextPage(Page):
         }
         return Content(f"{self.run}: text", values)
 
-    def _compared(self, client: Client, own: Sequence[tuple[int, str, Completion]], prompt: str) -> Iterator[Shown]:
+    def _compared(
+        self, client: ServiceReader, own: Sequence[tuple[int, str, Completion]], prompt: str
+    ) -> Iterator[Shown]:
         others: Mapping[int, str] = {}
         if self.against not in ("previous", "base"):
             others = {
@@ -150,7 +152,7 @@ class TextPage(Page):
             before[variant] = completion.text
 
 
-def read_forgetting(client: Client, artifact: Artifact) -> Forgetting:
+def read_forgetting(client: ServiceReader, artifact: Artifact) -> Forgetting:
     """Return the report in an artifact; a file that cannot be read leaves a note in its place."""
     if artifact.size > MAX_BYTES:
         return Forgetting(artifact, None, f"{artifact.name} is too large for this page: {artifact.size:,} bytes.")
@@ -163,7 +165,7 @@ def read_forgetting(client: Client, artifact: Artifact) -> Forgetting:
         return Forgetting(artifact, None, f"{artifact.name} is no report of forgetting.")
 
 
-def _completions(client: Client, run: str) -> Iterator[tuple[int, str, Completion]]:
+def _completions(client: ServiceReader, run: str) -> Iterator[tuple[int, str, Completion]]:
     for step in client.completions(run):
         yield from ((step.step, step.variant, completion) for completion in step.completions)
 

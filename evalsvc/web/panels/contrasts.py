@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from pydantic import Field
 
-from evalsvc.client import Client
+from evalsvc.client.reader import ServiceReader
 from evalsvc.metrics.intervals import LEVEL
 from evalsvc.metrics.shown_metrics import Place, divide_rows
 from evalsvc.spec.documents.comparisons import Comparison, Family, MetricDifference
@@ -33,18 +33,16 @@ class ContrastsQuery(PanelQuery):
     family: Family = "none"
     """Verdicts on each metric alone, or on all metrics together by Holm's method."""
 
-    def panel(self, client: Client) -> Panel:
-        """Return the chart of all differences in standard errors, with a table of the differences."""
-        return self.panel_of(client.compare(self.a, self.b, level=self.level, family=self.family))
+    def panel(self, source: ServiceReader) -> Panel:
+        return self.panel_of(source.compare(self.a, self.b, level=self.level, family=self.family))
 
     def panel_of(self, comparison: Comparison) -> Panel:
         """Return the panel of a comparison that was read already."""
         given = self.model_dump(include={"level", "family"}, exclude_defaults=True)
         rows, _ = divided(comparison.contrasts)
         return Panel(
-            name=self.name,
+            query=self,
             title=f"{self.b} against {self.a}",
-            query=self.to_query(),
             spec=contrast_chart(rows) if rows else None,
             table=_table(comparison),
             commands=Commands(
@@ -64,7 +62,6 @@ def divided(rows: Sequence[MetricDifference]) -> tuple[list[MetricDifference], l
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    """Return what a reader must know about the verdicts."""
     notes = [f"verdicts are at the level {comparison.level:g}"]
     if comparison.expected_by_chance:
         notes.append(

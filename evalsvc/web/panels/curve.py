@@ -6,19 +6,20 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 from urllib.parse import quote, urlencode
 
 from pydantic import Field
 
-from evalsvc.client import Client
+from evalsvc.client.reader import ServiceReader
 from evalsvc.errors import InvalidRequest, UnknownName
-from evalsvc.spec.documents.fields import Number
+from evalsvc.metrics.definitions import main_metric
 from evalsvc.spec.documents.history import Axis, Buckets
 from evalsvc.spec.names import MAX_STEP, parse_checkpoint
+from evalsvc.spec.protocol import describe_fields
 from evalsvc.web.charts import Scale, curve_chart
-from evalsvc.web.curves import Curve, Line, Missing, companions_of, curves_of, lines_of, missing_of, with_companions
-from evalsvc.web.panel import Commands, MetricName, Panel, PanelQuery, RunNames, Table
+from evalsvc.web.curves import Curve, Line, Missing, companions_of, lines_of, missing_of, smoothed
+from evalsvc.web.panel import Cell, Commands, MetricName, Panel, PanelQuery, RunNames, Table
 
 EXACT = 500
 """Most values of a curve that are all drawn; a curve of more values is drawn in buckets."""
@@ -80,22 +81,17 @@ class CurveQuery(PanelQuery):
     """Most points of a curve; a longer history is drawn in buckets. None: all of 500 values, but 250 buckets of more,
     and fewer buckets for each of several runs."""
 
-    def panel(self, client: Client) -> Panel:
-        """Return the chart of a metric, with a table of its values.
-
-        Runs after the first that lack the metric are left out, with a note.
-        """
-        drawn = self._read(client)
+    def panel(self, source: ServiceReader) -> Panel:
+        drawn = self._read(source)
         protocol = self.protocol or _newest_protocol(drawn.curves)
-        curves = [curve for curve in drawn.curves if curve.protocol == protocol]
-        has_points = any(curve.points for curve in curves)
+        curves = [curve for curve in drawn.curves if curve.series.protocol == protocol]
+        has_points = any(curve.series.x for curve in curves)
         spec = curve_chart(
             curves, drawn.missing, drawn.lines, axis=self.x, scale=self.scale, along=self.along, smooth=self.smooth > 0
         )
         return Panel(
-            name=self.name,
+            query=self,
             title=self.metric,
-            query=self.to_query(),
             spec=spec if has_points or drawn.missing else None,
             table=_table(curves, drawn.missing, self.x),
             commands=self._commands(),
@@ -105,60 +101,58 @@ class CurveQuery(PanelQuery):
             watched=[watched(run) for run in drawn.runs],
         )
 
-    def _read(self, client: Client) -> _Drawn:
-        """Return the curves of all runs, of every protocol, and what is drawn around them."""
+    def _read(self, source: ServiceReader) -> _Drawn:
         drawn = _Drawn()
         for run in self.run:
             try:
-                buckets = self._buckets(client, run, [self.metric])
+                self._add(source, run, drawn)
             except (UnknownName, InvalidRequest) as error:
                 if run == self.run[0]:
                     raise
                 drawn.notes.append(f"{run} is not drawn: {error.message}")
-                continue
-            drawn.runs.append(run)
-            curves = [curve for curve in curves_of(buckets, self.smooth) if curve.metric == self.metric]
-            companions = self._companions(client, run, buckets)
-            drawn.curves += [with_companions(curve, companions) for curve in curves]
-            drawn.lines += [line for curve in curves if curve.points for line in lines_of(curve, companions)]
-            drawn.missing += missing_of(buckets, curves)
-            if buckets.more_gaps:
-                drawn.notes.append(f"{run} has more gaps, at lower steps")
-            drawn.notes += _omitted(buckets)
         if self.base is not None:
-            self._add_base(client, drawn, self.base)
+            run, step, variant = parse_checkpoint(self.base)
+            protocols = {curve.series.protocol for curve in drawn.curves}
+            try:
+                series = source.buckets(run, [self.metric], points=2, variant=variant, first=step, last=step).series
+            except UnknownName:
+                series = []
+            known = [value for item in series if item.protocol in protocols for value in item.last]
+            values = [value for value in known if isinstance(value, float)]
+            if values:
+                drawn.lines.append(Line(values[0], f"base {values[0]:.4g}"))
+            else:
+                drawn.notes.append(f"the base {self.base} has no value that is comparable with these")
         return drawn
 
-    def _buckets(self, client: Client, run: str, metrics: Sequence[str]) -> Buckets:
-        """Return series in buckets; in narrower ones where values are few and merely close to one another."""
-        read = partial(client.buckets, run, metrics, variant=self.variant, x=self.x, first=self.first, last=self.last)
-        buckets = read(points=self.points or min(BUCKETS, BUCKETS_OF_ALL // len(self.run)))
+    def _add(self, source: ServiceReader, run: str, drawn: _Drawn) -> None:
+        read = partial(source.buckets, run, variant=self.variant, x=self.x)
+        points = self.points or min(BUCKETS, BUCKETS_OF_ALL // len(self.run))
+        buckets = read([self.metric], points=points, first=self.first, last=self.last)
         counts = [sum(series.count) for series in buckets.series]
         is_merged = any(count > len(series.x) for count, series in zip(counts, buckets.series, strict=True))
-        return read(points=MOST_BUCKETS) if is_merged and max(counts) <= (self.points or EXACT) else buckets
-
-    def _companions(self, client: Client, run: str, buckets: Buckets) -> list[Curve]:
-        """Return the metrics that are read next to the metric, at the places of its points."""
-        names = companions_of(self.metric, buckets.names)
-        if not names:
-            return []
-        both = self._buckets(client, run, [self.metric, *names])  # so both have the same ranges
-        return [curve for curve in curves_of(both) if curve.metric != self.metric]
-
-    def _add_base(self, client: Client, drawn: _Drawn, base: str) -> None:
-        """Add the value of a checkpoint as a line, where it was measured by the protocol of a curve."""
-        run, step, variant = parse_checkpoint(base)
-        protocols = {curve.protocol for curve in drawn.curves}
-        try:
-            buckets = client.buckets(run, [self.metric], points=2, variant=variant, first=step, last=step)
-            own = [curve for curve in curves_of(buckets) if curve.protocol in protocols]
-        except UnknownName:
-            own = []
-        values = [point.value for curve in own for point in curve.points if isinstance(point.value, float)]
-        if values:
-            drawn.lines.append(Line(values[0], f"base {values[0]:.4g}"))
+        if is_merged and max(counts) <= (self.points or EXACT):
+            points = MOST_BUCKETS  # few values that are merely close to one another
+            buckets = read([self.metric], points=points, first=self.first, last=self.last)
+        own = [series for series in buckets.series if series.metric == self.metric]
+        names = [known.name for known in buckets.names if main_metric(known.name, {self.metric}) == self.metric]
+        places = [x for series in own for x in series.x]
+        if names and places:
+            last = max(places) if self.last is None else self.last  # the same ends, so that both have the same ranges
+            others = read(names, points=points, first=buckets.start, last=last).series
         else:
-            drawn.notes.append(f"the base {base} has no value that is comparable with these")
+            others = []
+        curves = [
+            Curve(run, item, smoothed(item, self.smooth) if self.smooth else (), companions_of(item, others))
+            for item in own
+        ]
+        drawn.runs.append(run)
+        drawn.curves += curves
+        drawn.lines += [line for series in own if series.x for line in lines_of(series, others)]
+        drawn.missing += missing_of(buckets, curves)
+        if buckets.more_gaps:
+            drawn.notes.append(f"{run} has more gaps, at lower steps")
+        drawn.notes += _omitted(buckets)
 
     def _commands(self) -> Commands:
         runs = " ".join(map(shlex.quote, self.run))
@@ -177,24 +171,21 @@ def watched(run: str) -> str:
 
 
 def _newest_protocol(curves: Sequence[Curve]) -> str | None:
-    """Return the protocol of the first run's newest value."""
-    measured = [curve for curve in curves if curve.points]
-    own = [curve for curve in measured if curve.run == measured[0].run]
-    return max(own, key=lambda curve: curve.points[-1].x).protocol if own else None
+    measured = [curve for curve in curves if curve.series.x]
+    of_first = [curve.series for curve in measured if curve.run == measured[0].run]
+    return max(of_first, key=lambda series: series.x[-1]).protocol if of_first else None
 
 
 def _origin(curves: Sequence[Curve]) -> str | None:
-    """Return the address that tells how the first curve's newest measured value was made."""
     for curve in curves:
-        steps = [point.x for point in curve.points if not point.imported]
-        if steps:
-            query = {"run": curve.run, "metric": curve.metric, "variant": curve.variant, "protocol": curve.protocol}
+        series = curve.series
+        if 0 in series.imported:
+            query = {"run": curve.run, "metric": series.metric, "variant": series.variant, "protocol": series.protocol}
             return "/panels/origin.html?" + urlencode(query)
     return None
 
 
 def _omitted(buckets: Buckets) -> Iterator[str]:
-    """Yield how many values of a run have no place on the axis."""
     omitted = sum(series.omitted for series in buckets.series)
     if omitted:
         yield f"values of {buckets.run} whose checkpoints were posted without tokens_seen, left out: {omitted:,}"
@@ -203,60 +194,44 @@ def _omitted(buckets: Buckets) -> Iterator[str]:
 
 
 def _notes(curves: Sequence[Curve], drawn: Sequence[Curve], protocol: str | None, scale: Scale) -> Iterator[str]:
-    """Yield what the chart leaves out, and what its marks mean."""
-    others = {curve.protocol: curve for curve in curves if curve.protocol != protocol and curve.points}
+    others = {item.series.protocol: item for item in curves if item.series.protocol != protocol and item.series.x}
     for other in others.values():
-        words = other.differs or "its page says in what"
+        words = describe_fields(other.series.differs) or "its page says in what"
         yield (
-            f"{other.label} was also measured by protocol {other.protocol}, which differs ({words}): those values are "
-            "not comparable with these"
+            f"{other.label} was also measured by protocol {other.series.protocol}, which differs ({words}): those "
+            "values are not comparable with these"
         )
-    points = [point for curve in drawn for point in curve.points]
+    shown = [curve.series for curve in drawn]
     if scale == "log":
-        hidden = sum(isinstance(point.value, float) and point.value <= 0 for point in points)
-        if hidden:
+        pairs = [pair for series in shown for pair in zip(series.last, series.low, strict=True)]
+        if hidden := sum(isinstance(value, float) and value <= 0 for value, _ in pairs):
             yield f"values up to zero, which have no place on a logarithmic scale: {hidden:,}"
-        cut = sum(point.low is not None and point.low <= 0 < _number(point.value) for point in points)
-        if cut:
+        if cut := sum(low is not None and isinstance(value, float) and low <= 0 < value for value, low in pairs):
             yield f"intervals that reach down to zero, which a logarithmic scale cannot show: {cut:,}"
-    if any(point.count > 1 for point in points):
+    if any(count > 1 for series in shown for count in series.count):
         yield "each point is the last value of several steps; the light band is their range"
-    if any(point.stderr is not None for point in points):
+    if any(stderr is not None for series in shown for stderr in series.stderr):
         yield "the band around a curve is the interval of each value at the level 95 %"
-    kinds = {point.kind for point in points}
+    origins = {curve.origin(at) for curve in drawn for at in range(len(curve.series.x))}
     marks = {"imported": "a square is an imported value", "virtual": "a triangle is of weights computed from others"}
-    yield from (words for kind, words in marks.items() if kind in kinds)
+    yield from (words for origin, words in marks.items() if origin in origins)
 
 
-def _number(value: Number) -> float:
-    return value if isinstance(value, float) else 0.0
-
-
-def _table(curves: Sequence[Curve], missing: Sequence[Missing], axis: Literal["step", "tokens"]) -> Table:
-    """Return the values and gaps, newest first."""
-    names = list(dict.fromkeys(name for curve in curves for point in curve.points for name in point.companions or ()))
-    columns = ["run", axis, "value", "± stderr", "low", "high", "n", "values", "origin", *names]
-    rows: list[list[str | int | float | None]] = [
-        [
-            curve.label,
-            point.x,
-            point.value,
-            point.stderr,
-            point.low,
-            point.high,
-            point.n,
-            point.count,
-            point.kind,
-            *((point.companions or {}).get(name) for name in names),
+def _table(curves: Sequence[Curve], missing: Sequence[Missing], axis: Axis) -> Table:
+    names = list(dict.fromkeys(name for curve in curves for x in curve.series.x for name in curve.companions_at(x)))
+    rows: list[list[Cell]] = []
+    for curve in curves:
+        series, origins = curve.series, map(curve.origin, range(len(curve.series.x)))
+        columns = (series.x, series.last, series.stderr, series.low, series.high, series.n, series.count, origins)
+        rows += [
+            [curve.label, *cells, *map(curve.companions_at(cells[0]).get, names)]
+            for cells in zip(*columns, strict=True)
         ]
-        for curve in curves
-        for point in curve.points
-    ]
     if axis == "step":
         rows += [
-            [each.label, each.gap.step, *[None] * 6, f"{each.gap.why}: {each.gap.message}", *(None for _ in names)]
-            for each in missing
+            [item.label, item.gap.step, *[None] * 6, f"{item.gap.why}: {item.gap.message}", *[None] * len(names)]
+            for item in missing
         ]
     order = {label: -at for at, label in enumerate(dict.fromkeys(str(row[0]) for row in rows))}
     rows.sort(key=lambda row: (int(row[1] or 0), order[str(row[0])]), reverse=True)
-    return Table(columns, rows)
+    return Table(["run", axis, "value", "± stderr", "low", "high", "n", "values", "origin", *names], rows)

@@ -8,12 +8,12 @@ from urllib.parse import urlencode
 
 from pydantic import Field
 
-from evalsvc.client import Client
+from evalsvc.client.reader import ServiceReader
 from evalsvc.errors import UnknownName
 from evalsvc.spec.documents.comparisons import DifferenceCurve, RunComparison
 from evalsvc.web.charts import difference_chart
+from evalsvc.web.formats import number
 from evalsvc.web.panel import Commands, MetricName, Panel, PanelQuery, Table
-from evalsvc.web.shown import number
 
 RunName = Annotated[str, Field(min_length=1, max_length=300)]
 
@@ -30,28 +30,18 @@ class DifferenceQuery(PanelQuery):
     metric: MetricName
     """Name of the metric."""
 
-    def panel(self, client: Client) -> Panel:
-        """Return the chart of a difference, with a table of its values.
-
-        Raises:
-            UnknownName: the runs do not share the metric.
-        """
-        return self.panel_of(client.compare_runs(self.a, self.b, [self.metric]))
+    def panel(self, source: ServiceReader) -> Panel:
+        return self.panel_of(source.compare_runs(self.a, self.b, [self.metric]))
 
     def panel_of(self, comparison: RunComparison) -> Panel:
-        """Return the panel of a comparison that was read already.
-
-        Raises:
-            UnknownName: the runs do not share the metric.
-        """
+        """Return the panel of a comparison that was read already."""
         curves = [curve for curve in comparison.curves if curve.metric == self.metric]
         if not curves and self.metric not in comparison.refused:
             raise UnknownName.among("metric", self.metric, [curve.metric for curve in comparison.curves])
         query = urlencode({"a": self.a, "b": self.b, "metric": self.metric})
         return Panel(
-            name=self.name,
+            query=self,
             title=f"{self.metric}: {self.b} − {self.a}",
-            query=self.to_query(),
             spec=difference_chart(curves[0]) if curves else None,
             table=_table(curves[0]) if curves else Table([], []),
             commands=Commands(
@@ -64,7 +54,6 @@ class DifferenceQuery(PanelQuery):
 
 
 def _notes(curve: DifferenceCurve) -> list[str]:
-    """Return where the difference enters and leaves the noise."""
     notes = []
     if curve.apart_from is not None:
         notes.append(f"from step {curve.apart_from:,} on, the difference is beyond the noise")

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
-from evalsvc.client import Client
+from evalsvc.client.reader import ServiceReader
 from evalsvc.errors import InvalidData, UnknownName
 from evalsvc.spec.documents.results import Artifact
 from evalsvc.spec.names import checkpoint_name
@@ -53,28 +53,21 @@ class LossMapQuery(PanelQuery):
     task: Annotated[str, Field(min_length=1, max_length=128)]
     """Name of the task, of kind `loss`."""
 
-    def panel(self, client: Client) -> Panel:
-        """Return the map, with a table that has its rows and columns.
-
-        Raises:
-            UnknownName: the task has no loss by image code, or its artifact was pruned.
-            InvalidData: the artifact is no loss profile.
-        """
-        profiles = client.evaluation_artifacts(self.evaluation, "loss_profile")
+    def panel(self, source: ServiceReader) -> Panel:
+        profiles = source.evaluation_artifacts(self.evaluation, "loss_profile")
         artifact = next((each for each in profiles if each.task == self.task and _has_map(each)), None)
         if artifact is None:
             raise UnknownName(f"the task {self.task!r} of evaluation {self.evaluation} has no loss by image code")
         try:
-            profile = LossProfile.model_validate_json(client.artifact_content(artifact.id).content)
+            profile = LossProfile.model_validate_json(source.artifact_content(artifact.id).content)
         except ValidationError as error:
             reason = error.errors(include_url=False)[0]["msg"]
             raise InvalidData(f"artifact {artifact.id} is no loss profile: {reason}; evaluate again") from None
         rows, columns = profile.grid
         name = checkpoint_name(artifact.run, artifact.step, artifact.variant)
         return Panel(
-            name=self.name,
+            query=self,
             title=f"Loss by image code: {name}, {self.task}",
-            query=self.to_query(),
             spec=map_chart(profile.losses, rows, columns),
             table=_table(profile.losses),
             commands=Commands(cli=f"evalsvc artifacts get {artifact.id}", rest=f"/v1/artifacts/{artifact.id}"),

@@ -9,13 +9,13 @@ from typing import Annotated, ClassVar
 import yaml
 from pydantic import Field
 
-from evalsvc.client import Client
+from evalsvc.client.reader import ServiceReader
 from evalsvc.errors import UnknownName
 from evalsvc.spec.documents.results import Metric
 from evalsvc.spec.names import MAX_STEP, checkpoint_name
+from evalsvc.web.formats import error, number
 from evalsvc.web.panel import Cell, Commands, MetricName, Panel, PanelQuery, Table
 from evalsvc.web.protocol_files import Measured, MeasuredTask, in_words, leaves, measured_by
-from evalsvc.web.shown import error, number
 
 
 class OriginQuery(PanelQuery):
@@ -34,15 +34,10 @@ class OriginQuery(PanelQuery):
     protocol: Annotated[str, Field(max_length=64)] | None = None
     """Id of the protocol; by default, any."""
 
-    def panel(self, client: Client) -> Panel:
-        """Return a table of everything that the value depends on, without a chart.
-
-        Raises:
-            UnknownName: no evaluation measured the metric at the step.
-        """
-        step = self._newest(client) if self.step is None else self.step
+    def panel(self, source: ServiceReader) -> Panel:
+        step = self._newest(source) if self.step is None else self.step
         name = checkpoint_name(self.run, step, self.variant)
-        for measured in measured_by(client, name, self.metric):
+        for measured in measured_by(source, name, self.metric):
             if measured.task is not None and self.protocol in (None, measured.protocol):
                 return self._panel(name, measured, measured.task)
         raise UnknownName(
@@ -50,8 +45,8 @@ class OriginQuery(PanelQuery):
             "or measured by an evaluation that a newer one has replaced"
         )
 
-    def _newest(self, client: Client) -> int:
-        series = client.summary(self.run, [self.metric], variant=self.variant)
+    def _newest(self, source: ServiceReader) -> int:
+        series = source.summary(self.run, [self.metric], variant=self.variant)
         steps = [each.latest.step for each in series if each.latest and self.protocol in (None, each.protocol)]
         if not steps:
             raise UnknownName(f"{self.run} has no value of {self.metric} by the protocol {self.protocol}")
@@ -61,9 +56,8 @@ class OriginQuery(PanelQuery):
         suite = shlex.quote(task.evaluation.suite.name)
         lines = yaml.safe_dump({"tasks": [dict(task.parameters)]}, sort_keys=False, allow_unicode=True)
         return Panel(
-            name=self.name,
+            query=self,
             title=f"How {self.metric} of {name} was made",
-            query=self.to_query(),
             spec=None,
             table=Table(["field", "value", "file or name"], list(self._rows(measured, task))),
             commands=Commands(

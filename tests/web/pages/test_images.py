@@ -13,7 +13,7 @@ from dashboard_history import MARKUP, png
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 from evalsvc.files.artifacts import KeptArtifact, artifact_path, keep_content
-from evalsvc.web.image_changes import reduced
+from evalsvc.web.pages.images import reduced
 
 PROMPTS = ["a one", MARKUP, "a three " * 1250, "\u202eruof a\u202c 🐈 =1+1"]
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from app_in_process import App, app_in_process
 from compared_runs import put
 from history_reference import Point, write
 from queue_steps import enter, measure, submission, suite
 
-from evalsvc.api.own_routes import OwnRoutes
+from evalsvc.api.own_reader import OwnReader
+from evalsvc.client.reader import ServiceReader
 
 MARKUP = "<script>alert(1)</script>"
 
@@ -156,23 +156,24 @@ def test_wrong_and_empty_parameters(several: App, query: str) -> None:
     assert response.status_code == (200 if query.endswith("=") else 422)
 
 
-def test_fifty_runs_cost_two_requests(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fifty_runs_cost_two_questions(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row once asked for its run, its headline, its curves and its summary."""
     for number in range(50):
         write(app.store, {"lower/x": points(3, 2, 1)}, f"run-{number:02d}")
     asked: list[str] = []
-    handle = OwnRoutes.handle_request
 
-    def count(self: OwnRoutes, request: httpx.Request) -> httpx.Response:
-        asked.append(request.url.path)
-        return handle(self, request)
+    class Counted(OwnReader):
+        def __getattribute__(self, name: str) -> Any:
+            if name in vars(ServiceReader) and not name.startswith("_"):
+                asked.append(name)
+            return super().__getattribute__(name)
 
-    monkeypatch.setattr(OwnRoutes, "handle_request", count)
+    monkeypatch.setattr("evalsvc.api.routes.pages.OwnReader", Counted)
     assert len(names(page(app))) == 50
-    assert asked == ["/v1/runs", "/v1/headlines"]
+    assert asked == ["runs", "headlines"]
     asked.clear()
     page(app, "?sort=metric:lower/x")
-    assert asked == ["/v1/runs", "/v1/headlines", "/v1/headlines"]
+    assert asked == ["runs", "headlines", "headlines"]
 
 
 def test_pages_of_many_runs(app: App) -> None:

@@ -11,9 +11,9 @@ from evalsvc.client import Client
 from evalsvc.messages import ShardError
 from evalsvc.service.in_flight import AtWork
 from evalsvc.spec import documents
+from evalsvc.web.formats import bytes_
 from evalsvc.web.page import Surroundings, html_of
 from evalsvc.web.pages.status import StatusPage, time_left
-from evalsvc.web.shown import bytes_
 
 
 @pytest.fixture

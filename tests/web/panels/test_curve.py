@@ -152,11 +152,11 @@ def test_few_values_that_lie_close_to_one_another_are_points_of_their_own(app: A
 
 def test_the_lines_to_copy(told: App) -> None:
     found = panel(told, *TEXT, ("run", OTHER), ("variant", "raw"), ("x", "tokens"))
-    lines = found.commands.shown("http://evalsvc", found.address("csv"))
+    lines = found.commands.shown("http://evalsvc", found.query.address("csv"))
     assert lines["command line"] == "evalsvc history digits digits-2 --metric loss/text --x tokens --variant raw"
     assert told.http.get(lines["curl"].removeprefix("curl -s ").strip("'")).status_code == 200
     assert lines["pandas"].startswith("import pandas; pandas.read_csv('http://evalsvc/panels/curve.csv?run=digits&")
-    assert told.http.get(found.address("csv")).text == found.table.to_csv()
+    assert told.http.get(found.query.address("csv")).text == found.table.to_csv()
     assert found.origin is not None
     assert told.http.get(found.origin).status_code == 200
     for address in found.watched:

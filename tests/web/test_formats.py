@@ -7,7 +7,7 @@ import pytest
 
 from evalsvc.spec.documents.fields import Number
 from evalsvc.spec.documents.history import BestPoint, HeadlineSeries
-from evalsvc.web import shown
+from evalsvc.web import formats
 
 
 @pytest.mark.parametrize(
@@ -25,31 +25,31 @@ from evalsvc.web import shown
     ],
 )
 def test_numbers(value: object, text: str) -> None:
-    assert shown.number(value) == text
+    assert formats.number(value) == text
 
 
 @pytest.mark.parametrize(("stderr", "text"), [(0.01234, "± 0.012"), (None, ""), ("NaN", "")])
 def test_errors(stderr: object, text: str) -> None:
-    assert shown.error(stderr) == text
+    assert formats.error(stderr) == text
 
 
 @pytest.mark.parametrize(
     ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1_536_000, "1.54 MB"), (5 * 10**15, "5e+03 TB")]
 )
 def test_bytes(count: int, text: str) -> None:
-    assert shown.bytes_(count) == text
+    assert formats.bytes_(count) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.2, "0 s"), (89, "89 s"), (91, "2 min"), (5500, "2 h"), (86_400 * 3, "3 days")]
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert shown.duration(seconds) == text
+    assert formats.duration(seconds) == text
 
 
 @pytest.mark.parametrize(("name", "text"), [("a/b", "a%2Fb"), ("..", ".."), ("ü ?#", "%C3%BC%20%3F%23")])
 def test_a_name_is_one_segment_of_a_path(name: str, text: str) -> None:
-    assert shown.segment(name) == text
+    assert formats.segment(name) == text
 
 
 def small(steps: list[int], values: list[Number], best: int | None = None) -> tuple[str, tuple[str, str] | None] | None:
@@ -59,7 +59,7 @@ def small(steps: list[int], values: list[Number], best: int | None = None) -> tu
     }
     head: dict[str, Any] = {"metric": "x", "variant": "raw", "protocol": "", "unit": "", "direction": "lower"}
     head |= {"baseline": None, "differs": {}, "base": None, "base_name": None, "x": steps, "values": values}
-    return shown.sparkline(
+    return formats.sparkline(
         HeadlineSeries(**head, latest=points[steps[-1]], best=None if best is None else points[best]),
         width=92,
         height=22,
