@@ -11,7 +11,7 @@ from queue_steps import enter, measure, submission
 
 from evalsvc.client import Client
 from evalsvc.spec.documents import RunSummary
-from evalsvc.web.groups import Group, grouped, groups_of
+from evalsvc.web.pages.runs import Group, grouped, groups_of
 
 
 @pytest.fixture

@@ -32,8 +32,8 @@ UPLOADS = 4
 DIGESTS = 2
 """The most uploads whose digest is computed concurrently, which takes seconds for a large file."""
 
-PAGES = 4
-"""The most pages of the dashboard that are made at once. A page waits for reads, and so has threads of its own kind."""
+PAGES = 3
+"""The most pages of the dashboard that are made concurrently. A page takes longer than a read, which waits for none."""
 
 PICTURES = 1
 """The most charts whose values are read concurrently to make pictures, so that pages and other reads have threads."""

@@ -62,7 +62,7 @@ def test_runs_that_take_each_others_names(app: App) -> None:
 def test_kept_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conditional, "KEPT_BYTES", 100)
     monkeypatch.setattr(conditional, "ENTRY_BYTES", 10)
-    answers, made = Answers(), []
+    answers, made = Answers[bytes](), []
 
     def ask(tag: str, size: int = 40) -> None:
         assert answers.get("run-a", tag, lambda: made.append(tag) or bytes(size)) == bytes(size)  # type: ignore[func-returns-value]
@@ -78,7 +78,9 @@ def test_kept_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_many_small_answers_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts of a few bytes each would fill the memory long before their bytes reach the limit."""
     monkeypatch.setattr(conditional, "KEPT_BYTES", 10 * conditional.ENTRY_BYTES)
-    answers = Answers()
-    for number in range(100):
-        answers.get("run-a", str(number), lambda: b"")
-    assert [number for number in range(100) if answers.kept("run-a", str(number)) is not None] == list(range(90, 100))
+    plain, heavy = Answers[bytes](), Answers[bytes](lambda body: conditional.ENTRY_BYTES)
+    for answers, first in ((plain, 90), (heavy, 95)):
+        for number in range(100):
+            answers.get("run-a", str(number), lambda: b"")
+        kept = [number for number in range(100) if answers.kept("run-a", str(number)) is not None]
+        assert kept == list(range(first, 100))
