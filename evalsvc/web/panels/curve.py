@@ -134,9 +134,9 @@ class CurveQuery(PanelQuery):
         if is_merged and max(counts) <= (self.points or EXACT):
             points = MOST_BUCKETS  # few values that are merely close to one another
             buckets = read([self.metric], points=points, first=self.first, last=self.last)
-        own = [series for series in buckets.series if series.metric == self.metric]
+        measured = [series for series in buckets.series if series.metric == self.metric]
         names = [known.name for known in buckets.names if main_metric(known.name, {self.metric}) == self.metric]
-        places = [x for series in own for x in series.x]
+        places = [x for series in measured for x in series.x]
         if names and places:
             last = max(places) if self.last is None else self.last  # the same ends, so that both have the same ranges
             others = read(names, points=points, first=buckets.start, last=last).series
@@ -144,11 +144,11 @@ class CurveQuery(PanelQuery):
             others = []
         curves = [
             Curve(run, item, smoothed(item, self.smooth) if self.smooth else (), companions_of(item, others))
-            for item in own
+            for item in measured
         ]
         drawn.runs.append(run)
         drawn.curves += curves
-        drawn.lines += [line for series in own if series.x for line in lines_of(series, others)]
+        drawn.lines += [line for series in measured if series.x for line in lines_of(series, others)]
         drawn.missing += missing_of(buckets, curves)
         if buckets.more_gaps:
             drawn.notes.append(f"{run} has more gaps, at lower steps")

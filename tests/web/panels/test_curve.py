@@ -63,6 +63,16 @@ def test_what_a_curve_is_held_against(told: App) -> None:
     assert f"the base {BASE}@7 has no value that is comparable with these" in missing.notes
 
 
+def test_a_metric_and_its_companions_are_read_once(told: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Companions were read together with the metric, which had been read before."""
+    asked, buckets = [], Client.buckets
+    monkeypatch.setattr(Client, "buckets", lambda *a, **k: asked.append(list(a[2])) or buckets(*a, **k))
+    panel(told, *TEXT)
+    assert asked[0] == ["loss/text"]
+    assert len(asked) == 2
+    assert "loss/text" not in asked[1]
+
+
 def test_a_gap_has_its_reason_on_the_chart_and_in_the_table(told: App) -> None:
     found = panel(told, *TEXT)
     assert [(row["x"], row["run"], row["why"]) for row in data(found, "gaps")] == [
