@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evalsvc.web.chart_parts import COLOURS, OTHER_COLOUR
-from evalsvc.web.charts import SCHEMA, Spec
+from evalsvc.web.charts import COLOURS, OTHER_COLOUR, SCHEMA, Spec
 from evalsvc.web.curves import Line
 from study.measured import Estimate
 
