@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
-from evalsvc.cli.answers import first_rows, print_list, printed_to
 from evalsvc.cli.lazy_group import CommandGroup
 from evalsvc.cli.name_completion import complete_metric, complete_run
-from evalsvc.cli.options import CheckpointArgument, Form, Limit, Output, RunArgument, Url, connect, require_folders
+from evalsvc.cli.options import Form, Limit, Output, RunArgument, Url, connect, refuse, require_folders
+from evalsvc.cli.printer import first_rows, print_list, printed_to
 from evalsvc.cli.terminal import say
 from evalsvc.cli.wording import counted
-from evalsvc.client import ArtifactContent, Client
+from evalsvc.client import Client
 from evalsvc.client.reader import find_checkpoint
 from evalsvc.compare.text_pages import ReportForm
 from evalsvc.errors import InvalidRequest, UnknownName, first_few, os_reason
 from evalsvc.files.atomic import write_whole
 from evalsvc.spec.documents import Artifact
-from evalsvc.spec.names import checkpoint_name
 
 commands = typer.Typer()
 artifacts_app = typer.Typer(
@@ -41,17 +41,12 @@ ENDINGS = {
 }
 """Endings of file names by media type. A file name that the service sends is not trusted to have the right ending."""
 
-File = Annotated[
-    Path | None,
-    typer.Option("--output", help="File to write; - is standard output.", show_default="a new file in this folder"),
-]
-
 
 @artifacts_app.command("list")
 def list_artifacts(
     run: RunArgument,
-    kind: Annotated[str | None, typer.Option(help="Show only this kind, such as grid.", show_default="all")] = None,
-    step: Annotated[int | None, typer.Option(min=0, help="Show only this step.", show_default="all")] = None,
+    kind: Annotated[str | None, Option(help="Show only this kind, such as grid.", show_default="all")] = None,
+    step: Annotated[int | None, Option(min=0, help="Show only this step.", show_default="all")] = None,
     limit: Limit = 100,
     form: Form = "table",
     output: Output = None,
@@ -60,66 +55,68 @@ def list_artifacts(
     """List the artifacts of a run, by step."""
     with connect(url) as client, printed_to(output):
         artifacts = first_rows(client.artifacts(run, kind, step), limit)
-        print_list(artifacts, form, "artifacts", _row, f"no artifact of run {run} matches")
-
-
-def _row(artifact: Artifact) -> dict[str, str]:
-    return {
-        "id": str(artifact.id),
-        "checkpoint": checkpoint_name(artifact.run, artifact.step, artifact.variant),
-        "task": artifact.task,
-        "kind": artifact.kind,
-        "name": artifact.name,
-        "bytes": f"{artifact.size:,}",
-        "pruned": "" if artifact.pruned_at is None else artifact.pruned_at[:10],
-    }
+        columns = ("id", "checkpoint", "task", "kind", "name", "size", "pruned_at")
+        print_list(artifacts, columns, form, "artifacts", f"no artifact of run {run} matches")
 
 
 @artifacts_app.command()
 def get(
-    artifact: Annotated[int, typer.Argument(metavar="ID", min=1, help="Id of the artifact.")],
+    name: Annotated[
+        str,
+        Argument(
+            metavar="ID|RUN@STEP",
+            help="Id of the artifact; or the checkpoint whose image grid is fetched.",
+            autocompletion=complete_run,
+        ),
+    ],
     form: Annotated[
         ReportForm | None,
-        typer.Option(
+        Option(
             "--as",
             help="Render a report for readers: forgetting as text or csv, completions as text.",
             show_default="as it is stored",
         ),
     ] = None,
-    output: File = None,
-    url: Url = None,
-) -> None:
-    """Fetch an artifact into a file, by default `artifact-ID` with the ending of its type in this folder."""
-    _check_folder(output)
-    with connect(url) as client:
-        content = client.artifact_content(artifact, form)
-    _write(content, output, f"artifact-{artifact}")
-
-
-@artifacts_app.command()
-def grid(
-    checkpoint: CheckpointArgument,
     task: Annotated[
-        str | None, typer.Option(help="Task that made the grid.", show_default="the only task with a grid")
+        str | None, Option(help="Task that made the grid.", show_default="the only task with a grid")
     ] = None,
-    output: File = None,
+    output: Annotated[
+        Path | None,
+        Option("--output", help="File to write; - is standard output.", show_default="a new file in this folder"),
+    ] = None,
     url: Url = None,
 ) -> None:
-    """Fetch the image grid of a checkpoint into a file, by default `RUN-STEP.png` in this folder."""
-    _check_folder(output)
+    """Fetch an artifact, or the image grid of a checkpoint, into a file.
+
+    The default file is `artifact-ID` or `RUN-STEP` in this folder, with the ending of its type.
+    """
+    if str(output) != "-":
+        require_folders({"--output": output})
     with connect(url) as client:
-        artifact = _find_grid(client, checkpoint, task)
-        content = client.artifact_content(artifact.id)
-    _write(content, output, f"{artifact.run}-{artifact.step}")
+        if name.isdecimal():
+            refuse({"--task": task}, f"with {name}, which is one artifact")
+            identity, stem = int(name), f"artifact-{name}"
+        else:
+            grid = _find_grid(client, name, task)
+            identity, stem = grid.id, f"{grid.run}-{grid.step}"
+        artifact = client.artifact_content(identity, form)
+    if str(output) == "-":
+        sys.stdout.buffer.write(artifact.content)
+        sys.stdout.buffer.flush()
+        return
+    path = output or Path(stem + ENDINGS.get(artifact.media_type.partition(";")[0].strip(), ".bin"))
+    if output is None and path.exists():
+        raise InvalidRequest(f"the file {path} exists; name another file by --output, or remove the file first")
+    if path.is_dir():
+        raise InvalidRequest(f"{path} cannot be written: it is a folder; name a file by --output")
+    try:
+        write_whole(path, artifact.content, mode=0o644)
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be written: {os_reason(error)}; name another file by --output") from None
+    say(f"{path}: {artifact.media_type}, {len(artifact.content):,} bytes")
 
 
 def _find_grid(client: Client, checkpoint: str, task: str | None) -> Artifact:
-    """Return the newest grid of a checkpoint by a task; pruned grids do not count.
-
-    Raises:
-        UnknownName: the checkpoint has no grid of the task.
-        InvalidRequest: several tasks have a grid, and no task is named.
-    """
     posted = find_checkpoint(client, checkpoint)
     grids = [
         artifact
@@ -141,57 +138,40 @@ def _find_grid(client: Client, checkpoint: str, task: str | None) -> Artifact:
     return by_task[task] if task is not None else next(iter(by_task.values()))
 
 
-def _check_folder(output: Path | None) -> None:
-    if str(output) != "-":
-        require_folders({"--output": output})
-
-
-def _write(artifact: ArtifactContent, output: Path | None, stem: str) -> None:
-    if str(output) == "-":
-        sys.stdout.buffer.write(artifact.content)
-        sys.stdout.buffer.flush()
-        return
-    path = output or Path(stem + ENDINGS.get(artifact.media_type.partition(";")[0].strip(), ".bin"))
-    if output is None and path.exists():
-        raise InvalidRequest(f"the file {path} exists; name another file by --output, or remove the file first")
-    if path.is_dir():
-        raise InvalidRequest(f"{path} cannot be written: it is a folder; name a file by --output")
-    try:
-        write_whole(path, artifact.content, mode=0o644)
-    except OSError as error:
-        raise InvalidRequest(f"{path} cannot be written: {os_reason(error)}; name another file by --output") from None
-    say(f"{path}: {artifact.media_type}, {len(artifact.content):,} bytes")
-
-
 @artifacts_app.command()
 def keep(
-    run: RunArgument,
+    run: Annotated[
+        str | None,
+        Argument(metavar="RUN", help="Run of the rule.", show_default="with --prune: all", autocompletion=complete_run),
+    ] = None,
     last: Annotated[
-        int | None, typer.Option(min=1, help="Keep the artifacts of this many highest steps.", show_default="none")
+        int | None, Option(min=1, help="Keep the artifacts of this many highest steps.", show_default="none")
     ] = None,
     every: Annotated[
-        int | None,
-        typer.Option(min=1, help="Keep the artifacts of steps that are multiples of this.", show_default="none"),
+        int | None, Option(min=1, help="Keep the artifacts of steps that are multiples of this.", show_default="none")
     ] = None,
     days: Annotated[
-        float | None, typer.Option(help="Keep artifacts for this many days after the evaluation.", show_default="none")
+        float | None, Option(help="Keep artifacts for this many days after the evaluation.", show_default="none")
     ] = None,
     best: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Keep the artifacts of the step where this metric is best.",
             show_default="none",
             autocompletion=complete_metric,
         ),
     ] = None,
     default: Annotated[
-        bool, typer.Option("--default", help="Remove the rule of the run, so that the rule of the service holds.")
+        bool, Option("--default", help="Remove the rule of the run, so that the rule of the service holds.")
     ] = False,
+    prune: Annotated[bool, Option("--prune", help="Remove the artifacts that no rule keeps now.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="With --prune: only say how much.")] = False,
     url: Url = None,
 ) -> None:
-    """Show or set which artifacts of a run are kept.
+    """Show or set which artifacts of a run are kept, or remove those that no rule keeps.
 
-    The options add up: an artifact is kept if any option keeps it, and is pruned otherwise.
+    The options add up: an artifact is kept if any option keeps it, and is pruned otherwise. The service prunes by
+    itself, every hour; with --prune it prunes at once, all runs or only RUN.
     """
     given = {"last": last, "every": every, "days": days, "best": best}
     rule = {name: value for name, value in given.items() if value is not None}
@@ -199,7 +179,14 @@ def keep(
         raise InvalidRequest(
             "--default removes the rule of the run and is given with other options; give --default alone"
         )
+    if dry_run and not prune:
+        refuse({"--dry-run": dry_run}, "without --prune")
     with connect(url) as client:
+        if prune:
+            _prune(client, run, dry_run, rule or default)
+            return
+        if run is None:
+            raise InvalidRequest("no run is given; name the run of the rule, or give --prune to prune all runs")
         retention = client.put_retention(run, rule or None) if rule or default else client.retention(run)
     if retention.keep is None:
         say(f"run {run} keeps all artifacts")
@@ -208,17 +195,10 @@ def keep(
     say(f"run {run} keeps {parts} (the {retention.from_}'s rule)")
 
 
-@artifacts_app.command()
-def prune(
-    run: Annotated[
-        str | None, typer.Option(help="Prune only this run.", show_default="all", autocompletion=complete_run)
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how much would be pruned.")] = False,
-    url: Url = None,
-) -> None:
-    """Remove the artifacts that no rule keeps. The service also prunes by itself, every hour."""
-    with connect(url) as client:
-        pruned = client.prune(run, dry_run=dry_run)
+def _prune(client: Client, run: str | None, dry_run: bool, rule: object) -> None:
+    if rule:
+        raise InvalidRequest("--prune is given with a rule; set the rule first, then give --prune alone")
+    pruned = client.prune(run, dry_run=dry_run)
     for name, count in pruned.runs.items():
         say(f"{name}: {counted(count, 'artifact')}")
     if dry_run:

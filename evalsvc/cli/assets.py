@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from evalsvc.assets import ASSETS, find_asset, locate_asset, pull, read_record
-from evalsvc.cli.answers import print_rows, printed_to
 from evalsvc.cli.lazy_group import CommandGroup
 from evalsvc.cli.options import Form, Output
+from evalsvc.cli.printer import print_rows, printed_to
 from evalsvc.cli.progress import show_transfer
 from evalsvc.cli.terminal import say
 from evalsvc.config import Settings
@@ -23,15 +24,15 @@ assets_app = typer.Typer(
 )
 commands.add_typer(assets_app, name="assets")
 
-Assets = Annotated[Path | None, typer.Option(help="Folder of the assets.", show_default="`assets` in the data folder")]
+Assets = Annotated[Path | None, Option(help="Folder of the assets.", show_default="`assets` in the data folder")]
 
 
 @assets_app.command(name="pull")
 def pull_assets(
-    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Names of assets; see `evalsvc assets list`.")],
+    names: Annotated[list[str], Argument(metavar="NAME", help="Names of assets; see `evalsvc assets list`.")],
     source: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--from", help="File or folder to copy the asset from.", show_default="download from its official address"
         ),
     ] = None,

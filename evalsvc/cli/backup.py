@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from evalsvc.cli.options import DatabaseUrl, DataDir
 from evalsvc.cli.terminal import say, warn
@@ -19,13 +20,11 @@ commands = typer.Typer()
 
 @commands.command()
 def backup(
-    file: Annotated[Path, typer.Argument(help="File to write, a tar that only its owner may read.")],
+    file: Annotated[Path, Argument(help="File to write, a tar that only its owner may read.")],
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
-    spool: Annotated[
-        bool, typer.Option(help="Include the checkpoints that the service keeps, which may be large.")
-    ] = True,
+    force: Annotated[bool, Option("--force", help="Replace the file if it exists.")] = False,
+    spool: Annotated[bool, Option(help="Include the checkpoints that the service keeps, which may be large.")] = True,
 ) -> None:
     """Write the database and the data folder to one file, consistent with each other, while the service runs.
 
@@ -39,7 +38,7 @@ def backup(
 
 @commands.command()
 def restore(
-    file: Annotated[Path, typer.Argument(help="File that `evalsvc backup` has written.")],
+    file: Annotated[Path, Argument(help="File that `evalsvc backup` has written.")],
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
 ) -> None:

@@ -9,32 +9,28 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
-from evalsvc.cli.answers import print_rows, printed_to
 from evalsvc.cli.lazy_group import CommandGroup
 from evalsvc.cli.options import Form, Output
+from evalsvc.cli.printer import print_rows, printed_to
 from evalsvc.cli.terminal import say
 from evalsvc.config import Settings
 
 commands = typer.Typer()
 benchmarks_app = typer.Typer(
-    cls=CommandGroup,
-    no_args_is_help=True,
-    help="List and prepare lm-eval's benchmarks, for tasks of kind language.",
+    cls=CommandGroup, no_args_is_help=True, help="List and prepare lm-eval's benchmarks, for tasks of kind language."
 )
 commands.add_typer(benchmarks_app, name="benchmarks")
 
 IncludePath = Annotated[
-    list[Path] | None,
-    typer.Option(help="Folder with your own lm-eval YAML files; repeat for several.", show_default="none"),
+    list[Path] | None, Option(help="Folder with your own lm-eval YAML files; repeat for several.", show_default="none")
 ]
 
 
 @benchmarks_app.command(name="list")
 def list_benchmarks(
-    words: Annotated[
-        str | None, typer.Argument(metavar="FILTER", help="Show only names that contain this text.")
-    ] = None,
+    words: Annotated[str | None, Argument(metavar="FILTER", help="Show only names that contain this text.")] = None,
     include_path: IncludePath = None,
     form: Form = "table",
     output: Output = None,
@@ -50,9 +46,7 @@ def list_benchmarks(
 
 @benchmarks_app.command(name="prepare")
 def prepare_benchmarks(
-    names: Annotated[
-        list[str], typer.Argument(metavar="NAME", help="Names of benchmarks; see `evalsvc benchmarks list`.")
-    ],
+    names: Annotated[list[str], Argument(metavar="NAME", help="Names of benchmarks; see `evalsvc benchmarks list`.")],
     include_path: IncludePath = None,
 ) -> None:
     """Download the data of benchmarks into the cache of the Hugging Face hub; evaluations download nothing."""

@@ -7,20 +7,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
-from evalsvc.cli.answers import printed_to
-from evalsvc.cli.contrast_tables import (
-    print_contrasts,
-    print_difference_curves,
-    write_contrasts_csv,
-    write_difference_curves_csv,
-)
+from evalsvc.cli.contrast_tables import contrast_rows, difference_rows, print_contrasts, print_difference_curves
 from evalsvc.cli.name_completion import complete_metric, complete_run, complete_suite, complete_task
-from evalsvc.cli.options import Form, Format, Output, Url, connect, print_document, require_folders
+from evalsvc.cli.options import Form, Output, Url, connect, require_folders
+from evalsvc.cli.printer import printed_to, show
 from evalsvc.client import Client
 from evalsvc.compare.comparison import Options, compare_results, require_comparable
 from evalsvc.compare.source import Service, read_result
 from evalsvc.errors import InvalidRequest
+from evalsvc.metrics.shown_metrics import default_headline
 from evalsvc.spec.documents import Comparison
 from evalsvc.spec.documents.comparisons import Band, Family
 from evalsvc.spec.names import CHECKPOINT, RUN
@@ -29,7 +26,7 @@ commands = typer.Typer()
 
 A = Annotated[
     str,
-    typer.Argument(
+    Argument(
         metavar="A",
         help="Result file of `evalsvc run --output`, or RUN@STEP[:VARIANT] or RUN[:VARIANT] of the service.",
         autocompletion=complete_run,
@@ -37,7 +34,7 @@ A = Annotated[
 ]
 B = Annotated[
     str | None,
-    typer.Argument(
+    Argument(
         metavar="B",
         help="Second side of the comparison, in the same form.",
         show_default="the base, if A is a run",
@@ -46,7 +43,7 @@ B = Annotated[
 ]
 Metrics = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--metric",
         help="Compare only this metric, or metrics that match a pattern such as coco/*; repeat for several.",
         show_default="all",
@@ -55,7 +52,7 @@ Metrics = Annotated[
 ]
 Tasks = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--task",
         help="Compare only metrics of this task; repeat for several.",
         show_default="all",
@@ -63,31 +60,25 @@ Tasks = Annotated[
     ),
 ]
 Level = Annotated[
-    float, typer.Option(help="Confidence level of the intervals of differences; that of single values is 0.95.")
+    float, Option(help="Confidence level of the intervals of differences; that of single values is 0.95.")
 ]
 OfFamily = Annotated[
-    Family,
-    typer.Option(help="With two checkpoints: judge metrics one by one (none), or together by Holm's method (holm)."),
+    Family, Option(help="With two checkpoints: judge metrics one by one (none), or together by Holm's method (holm).")
 ]
 OfBand = Annotated[
     Band,
-    typer.Option(
-        help="With runs: intervals that hold at one step (pointwise), or at all steps together (simultaneous)."
-    ),
+    Option(help="With runs: intervals that hold at one step (pointwise), or at all steps together (simultaneous)."),
 ]
 Flipped = Annotated[
-    int,
-    typer.Option(
-        min=0, max=10_000, help="Most items to name that only one side answers correctly, with --format json."
-    ),
+    int, Option(min=0, max=10_000, help="Most items to name that only one side answers correctly, with --format json.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Also compare values of different protocols, unpaired.")]
+Force = Annotated[bool, Option("--force", help="Also compare values of different protocols, unpaired.")]
 Everything = Annotated[
-    bool, typer.Option("--all", help="With two checkpoints: also show perplexities and other companions in the table.")
+    bool, Option("--all", help="With two checkpoints: also show perplexities and other companions in the table.")
 ]
 OfSuite = Annotated[
     str | None,
-    typer.Option(
+    Option(
         help="Compare only values by this suite, for RUN@STEP.",
         show_default="all suites",
         autocompletion=complete_suite,
@@ -125,50 +116,36 @@ def compare(
     """
     require_folders({"--output": output})
     options = Options(tuple(metrics or ()), tuple(tasks or ()), level, force, flipped, family)
-    with connect(url) as client:
-        if _is_run(a) and (b is None or _is_run(b)):
-            with printed_to(output):
-                _compare_runs(a, b, options, band, client, suite, form)
-            return
-        if b is None:
-            raise InvalidRequest(
-                f"{a} has nothing to be compared with; give a second checkpoint or file as B, or give a run as A"
-            )
-        comparison = _compare_checkpoints(a, b, options, client, suite)
-    table = partial(print_contrasts, named=options.metrics, whole=everything)
-    with printed_to(output):
-        print_document(form, comparison, table, write_contrasts_csv)
-    require_comparable(comparison)
-
-
-def _compare_runs(
-    a: str,
-    b: str | None,
-    options: Options,
-    band: Band,
-    client: Client,
-    suite: str | None,
-    form: Format,
-) -> None:
-    if options.family != "none":
+    is_run = _is_run(a) and (b is None or _is_run(b))
+    if b is None and not is_run:
+        raise InvalidRequest(
+            f"{a} has nothing to be compared with; give a second checkpoint or file as B, or give a run as A"
+        )
+    if is_run and family != "none":
         raise InvalidRequest(
             "--family judges two checkpoints, and two runs are given; leave --family out, or give --band simultaneous"
         )
-    comparison = client.compare_runs(
-        a,
-        b,
-        options.metrics,
-        tasks=options.tasks,
-        suite=suite,
-        level=options.level,
-        band=band,
-        force=options.force,
-    )
-    print_document(form, comparison, print_difference_curves, write_difference_curves_csv)
+    with connect(url) as client, printed_to(output):
+        match = RUN.fullmatch(a) if is_run else CHECKPOINT.fullmatch(a)
+        is_screen = form == "table" and not (metrics or tasks or everything)
+        headline = client.headline(match["run"]).metrics if is_screen and match is not None else ()
+        if is_run:
+            runs = client.compare_runs(
+                a, b, options.metrics, tasks=options.tasks, suite=suite, level=level, band=band, force=force
+            )
+            table = partial(print_difference_curves, headline=headline, every_step=not is_screen)
+            show(runs, form, table, difference_rows)
+            return
+        comparison = _compare_checkpoints(a, str(b), options, client, suite)
+        headline = headline or default_headline({item.metric: item.direction for item in comparison.contrasts})
+        contrasts = partial(
+            print_contrasts, named=options.metrics, whole=everything, headline=headline, fits_screen=is_screen
+        )
+        show(comparison, form, contrasts, contrast_rows)
+    require_comparable(comparison)
 
 
 def _compare_checkpoints(a: str, b: str, options: Options, client: Client, suite: str | None) -> Comparison:
-    """Compare two checkpoints by the service if it has both, else in this process."""
     if CHECKPOINT.fullmatch(a) and CHECKPOINT.fullmatch(b):
         return client.compare(
             a,
@@ -186,5 +163,4 @@ def _compare_checkpoints(a: str, b: str, options: Options, client: Client, suite
 
 
 def _is_run(name: str) -> bool:
-    """Return whether an argument names a run of the service, and neither a checkpoint nor a result file."""
     return bool(RUN.fullmatch(name)) and not name.endswith(".json") and not Path(name).exists()

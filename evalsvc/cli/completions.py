@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from evalsvc.cli.answers import print_rows, printed_to
 from evalsvc.cli.options import Form, Output, RunArgument, Url, connect
+from evalsvc.cli.printer import print_rows, printed_to
 from evalsvc.cli.terminal import one_line, say
 from evalsvc.spec.documents.items import Completion, StepCompletions
 from evalsvc.spec.documents.reading import content_of

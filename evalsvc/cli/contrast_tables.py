@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
+from evalsvc.cli.printer import Row, fields_of
 from evalsvc.cli.tables import error_bar, explain_groups, print_warnings, say_curve, shown_items, shown_number
-from evalsvc.cli.terminal import print_table, say, write_rows
+from evalsvc.cli.terminal import PIPE, fitting, print_table, say, table_lines, terminal_width
+from evalsvc.cli.wording import counted
 from evalsvc.metrics.shown_metrics import Place, divide_rows
 from evalsvc.spec.documents.comparisons import (
     ComparedSide,
@@ -25,12 +28,23 @@ CONTRAST_WORDS = {
 }
 """Words of a table for verdicts that are no words."""
 
+UNDECIDED = ("indistinguishable", "no_error_known", "only_a", "only_b")
+"""Verdicts of metrics that come last where not all metrics fit the screen."""
 
-def print_contrasts(comparison: Comparison, *, named: Collection[str] = (), whole: bool = False) -> None:
+
+def print_contrasts(
+    comparison: Comparison,
+    *,
+    named: Collection[str] = (),
+    whole: bool = False,
+    headline: Sequence[str] = (),
+    fits_screen: bool = False,
+) -> None:
     """Print a comparison of two checkpoints, a row per metric, without the optional columns that are empty.
 
     Companions such as perplexities, whose verdict is that of their loss, have a row if `named` has them, or with
-    `whole`.
+    `whole`. With `fits_screen`, rows that one screen has no room for are left out: the headline comes first, then the
+    metrics that differ.
     """
     say(f"A: {comparison.a}\nB: {comparison.b}")
     together = comparison.family == "holm"
@@ -38,15 +52,32 @@ def print_contrasts(comparison: Comparison, *, named: Collection[str] = (), whol
     columns = ["B is", "metric", "A", "interval of A", "B", "interval of B", "B − A"]
     columns += [f"{100 * comparison.level:.4g} % interval", "basis", "n"]
     optional = ["left out", "only A / B right", p_values, "protocols differ in", "why there is no interval"]
-    shown = comparison.contrasts if whole else _with_rows(comparison.contrasts, named)
-    rows = [_contrast_row(contrast, together) for contrast in shown]
-    if rows:
-        drop = ("n", "basis", "only A / B right", "interval of A", "interval of B", p_values, "left out")
-        below = ("protocols differ in", "why there is no interval")
-        print_table([*columns, *optional], rows, ["interval of A", "interval of B", *optional], drop, below)
-        explain_groups([*columns, *optional], rows)
-        if hidden := len(comparison.contrasts) - len(rows):
-            say(f"{hidden:,} companions, such as perplexities, are not shown; --all shows every metric", err=True)
+    with_rows = list(comparison.contrasts)
+    if not whole:
+        places = [Place(item.metric, "", side.protocol if (side := item.a or item.b) else "") for item in with_rows]
+        with_rows = [with_rows[place] for place in divide_rows(places, named).shown]
+    if companions := len(comparison.contrasts) - len(with_rows):
+        say(f"{companions:,} companions, such as perplexities, are not shown; --all shows every metric", err=True)
+    width, shown = None, with_rows
+    drop = ("n", "basis", "only A / B right", "interval of A", "interval of B", p_values, "left out")
+    empty = ("interval of A", "interval of B", *optional)
+    columns += optional
+    below = ("protocols differ in", "why there is no interval")
+
+    def height(contrasts: Sequence[MetricDifference], width: int | None) -> int:
+        return len(
+            table_lines(columns, [_contrast_row(item, together) for item in contrasts], empty, drop, below, width)
+        )
+
+    if fits_screen and fitting(2, lambda _: height(with_rows, None)) == 1:
+        width = terminal_width() or PIPE
+        in_order = sorted(with_rows, key=lambda item: (_rank(item.metric, headline), item.verdict in UNDECIDED))
+        kept = fitting(len(with_rows), lambda count: height(in_order[:count], width))
+        shown = with_rows if kept == len(with_rows) else in_order[:kept]
+    if rows := [_contrast_row(contrast, together) for contrast in shown]:
+        print_table(columns, rows, empty, drop, below, width)
+        explain_groups(columns, rows)
+        _say_hidden([contrast.verdict for contrast in with_rows], [contrast.verdict for contrast in shown])
         _explain_verdicts(comparison)
     else:
         say("A and B have no metrics")
@@ -54,15 +85,14 @@ def print_contrasts(comparison: Comparison, *, named: Collection[str] = (), whol
     print_warnings(comparison.warnings.b, "B, ")
 
 
-def _with_rows(contrasts: Sequence[MetricDifference], named: Collection[str]) -> list[MetricDifference]:
-    places = [Place(contrast.metric, "", _protocol_of(contrast)) for contrast in contrasts]
-    return [contrasts[place] for place in divide_rows(places, named).shown]
+def _rank(metric: str, headline: Sequence[str]) -> int:
+    return headline.index(metric) if metric in headline else len(headline)
 
 
-def _protocol_of(contrast: MetricDifference) -> str:
-    """Return the id of the protocol of the metric."""
-    side = contrast.a or contrast.b
-    return "" if side is None else side.protocol
+def _say_hidden(verdicts: Sequence[str], shown: Sequence[str]) -> None:
+    if hidden := Counter(verdicts) - Counter(shown):
+        counts = ", ".join(f"{count:,} {CONTRAST_WORDS.get(verdict, verdict)}" for verdict, count in hidden.items())
+        say(f"not shown: {counted(hidden.total(), 'metric')} ({counts}); --all shows every metric", err=True)
 
 
 def _explain_verdicts(comparison: Comparison) -> None:
@@ -105,20 +135,17 @@ def _contrast_row(contrast: MetricDifference, together: bool) -> list[str]:
 
 
 def _p_values(contrast: MetricDifference, together: bool) -> str:
-    """Return the p-value and the corrected p-value: over all metrics, or McNemar's over the benchmarks of a metric."""
     answers = contrast.answers
     p, holm = (contrast.p, contrast.p_holm) if together else (answers and answers.p, answers and answers.holm)
     return "" if p is None or holm is None else f"{p:.2g} ({holm:.2g})"
 
 
 def _left_out(contrast: MetricDifference) -> str:
-    """Return the numbers of items that only one side has; the difference leaves these items out."""
     counts = {"A": contrast.n_only_a, "B": contrast.n_only_b}
     return ", ".join(f"{count:,} only in {side}" for side, count in counts.items() if count)
 
 
 def _side(side: ComparedSide | None) -> tuple[str, str]:
-    """Return the value and its interval, or its standard error if there is no interval."""
     if side is None:
         return "", ""
     value = shown_number(side.value)
@@ -131,44 +158,71 @@ def _change(value: Number | None) -> str:
     return f"{value:+.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
-def write_contrasts_csv(comparison: Comparison) -> None:
-    """Print a comparison as CSV, a line per metric."""
-    write_rows([_contrast_line(contrast) for contrast in comparison.contrasts])
+def contrast_rows(comparison: Comparison) -> list[Row]:
+    """Return a row of CSV for each metric of a comparison."""
+    rows: list[Row] = []
+    for contrast in comparison.contrasts:
+        row = {
+            name: value for name, value in fields_of(contrast).items() if name not in ("a", "b", "interval", "answers")
+        }
+        for name, side in (("a", contrast.a), ("b", contrast.b)):
+            row |= {name: side and side.value}
+            for field in ("stderr", "low", "high", "n", "groups", "protocol"):
+                row |= {f"{name}_{field}": side and getattr(side, field)}
+        row |= {end: contrast.interval and getattr(contrast.interval, end) for end in ("low", "high")}
+        row |= {name: contrast.answers and getattr(contrast.answers, name) for name in ("only_a", "only_b", "holm")}
+        row["differing"] = describe_differences(differences_from_json(contrast.differing))
+        rows.append(row | {"differs": describe_fields(contrast.differs)})
+    return rows
 
 
-def _contrast_line(contrast: MetricDifference) -> dict[str, object]:
-    line: dict[str, object] = {
-        name: value for name, value in vars(contrast).items() if name not in ("a", "b", "interval", "answers")
-    }
-    for name, side in (("a", contrast.a), ("b", contrast.b)):
-        line |= {key: side and getattr(side, field) for key, field in ((name, "value"), (f"{name}_stderr", "stderr"))}
-        line |= {f"{name}_{field}": side and getattr(side, field) for field in SIDE_COLUMNS}
-    line |= {end: contrast.interval and getattr(contrast.interval, end) for end in ("low", "high")}
-    line |= {name: contrast.answers and getattr(contrast.answers, name) for name in ("only_a", "only_b", "holm")}
-    differing = describe_differences(differences_from_json(contrast.differing))
-    return line | {"differing": differing, "differs": describe_fields(contrast.differs)}
-
-
-SIDE_COLUMNS = ("low", "high", "n", "groups", "protocol")
-"""Fields of a side that CSV has after the value and its standard error."""
-
-
-def print_difference_curves(comparison: RunComparison) -> None:
-    """Print two runs along their steps: a table per metric, and the steps where the difference crosses the noise."""
+def print_difference_curves(
+    comparison: RunComparison, *, headline: Sequence[str] = (), every_step: bool = True
+) -> None:
+    """Print two runs: a table per metric and its crossings, or a screen of rows with the last step of each metric."""
     say(f"A: {comparison.a}\nB: {comparison.b}")
-    for curve in comparison.curves:
-        say_curve(curve)
+    if every_step:
         band = f"{100 * comparison.level:.4g} % interval, {comparison.band}"
-        columns = [comparison.x, "A", "± A", "B", "± B", "B − A", band, "basis", "B is"]
-        rows = [_step_row(curve, place) for place in range(len(curve.x))]
-        print_table(columns, rows, ("± A", "± B"), drop=("basis", "± A", "± B"))
-        for line in _crossing_lines(curve):
-            say(line)
-        say()
+        for curve in comparison.curves:
+            say_curve(curve)
+            columns = [comparison.x, "A", "± A", "B", "± B", "B − A", band, "basis", "B is"]
+            rows = [_step_row(curve, place) for place in range(len(curve.x))]
+            print_table(columns, rows, ("± A", "± B"), drop=("basis", "± A", "± B"))
+            for line in _crossing_lines(curve):
+                say(line)
+            say()
+    elif comparison.curves:
+        places = [Place(curve.metric, "", curve.protocol or "") for curve in comparison.curves]
+        curves = [comparison.curves[place] for place in divide_rows(places).shown]
+        curves.sort(key=lambda curve: _rank(curve.metric, headline))
+        interval = f"{100 * comparison.level:.4g} % interval"
+        columns = ["B is", "metric", comparison.x, "A", "B", "B − A", interval, "covers zero", "beyond noise"]
+        rows = [_last_row(curve) for curve in curves]
+        drop, width = ("beyond noise", "A", "B"), terminal_width() or PIPE
+        kept = fitting(len(rows), lambda count: len(table_lines(columns, rows[:count], drop=drop, width=width)))
+        print_table(columns, rows[:kept], drop=drop, width=width)
+        say(
+            "each row is the last step that both runs have; at the steps of the last columns, the interval covers "
+            "zero, or the simultaneous interval does not"
+        )
+        if hidden := len(comparison.curves) - kept:
+            say(f"not shown: {counted(hidden, 'metric')}, companions among them", err=True)
+        say("--metric NAME shows every step of a metric, and --all every metric", err=True)
     for metric, reason in comparison.refused.items():
         say(f"{metric} has steps of different protocols, which are left out: {reason}")
     if not comparison.curves and not comparison.refused:
         say("the runs have no metric in common at any step")
+
+
+def _last_row(curve: DifferenceCurve) -> list[str]:
+    """Return the last step of a curve, with the steps of its crossings: `from 80 on`, `first at 80`, or `never`."""
+    step, a, _, b, _, change, interval, _, verdict = _step_row(curve, len(curve.x) - 1)
+    crossings = ((curve.first_indistinguishable, curve.indistinguishable_from), (curve.first_apart, curve.apart_from))
+    words = [
+        f"from {always} on" if always is not None else "never" if first is None else f"first at {first}"
+        for first, always in crossings
+    ]
+    return [verdict, labelled(curve.metric, curve.differs), step, a, b, change, interval, *words]
 
 
 def _step_row(curve: DifferenceCurve, place: int) -> list[str]:
@@ -198,15 +252,15 @@ def _crossing_lines(curve: DifferenceCurve) -> Iterator[str]:
         yield f"simultaneous band: the difference changes its sign between steps {before} and {after}"
 
 
-def write_difference_curves_csv(comparison: RunComparison) -> None:
-    """Print two runs along their steps as CSV, a line per metric and step."""
+def difference_rows(comparison: RunComparison) -> list[Row]:
+    """Return a row of CSV for each metric and step of two runs."""
     constant = ("metric", "task", "unit", "direction", "protocol", "step_level")
-    rows: list[dict[str, object]] = []
+    rows: list[Row] = []
     for curve in comparison.curves:
         about = {name: getattr(curve, name) for name in constant} | {"differs": describe_fields(curve.differs)}
         for place, step in enumerate(curve.x):
             rows.append(about | {comparison.x: step} | {name: getattr(curve, name)[place] for name in STEP_COLUMNS})
-    write_rows(rows)
+    return rows
 
 
 STEP_COLUMNS = (

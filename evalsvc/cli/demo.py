@@ -21,12 +21,12 @@ from typing import Annotated
 from urllib.parse import urlencode
 
 import typer
+from typer import Option
 
 from evalsvc.assets import locate_asset
 from evalsvc.cli.options import FAILED
 from evalsvc.cli.progress import show_bars
-from evalsvc.cli.table_layout import wrapped
-from evalsvc.cli.terminal import complain, one_line, print_table, say
+from evalsvc.cli.terminal import complain, one_line, print_table, say, wrapped
 from evalsvc.client import Client
 from evalsvc.config import Settings
 from evalsvc.errors import InternalError
@@ -76,15 +76,14 @@ Answers = Mapping[str, Mapping[tuple[str, int], str]]
 
 @commands.command()
 def demo(
-    leave: Annotated[bool, typer.Option("--exit", help="End after the numbers, without a dashboard.")] = False,
+    leave: Annotated[bool, Option("--exit", help="End after the numbers, without a dashboard.")] = False,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Data folder of the service.", show_default="a temporary folder")
+        Path | None, Option(help="Data folder of the service.", show_default="a temporary folder")
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(help="Folder for image grids and pages.", show_default="a new folder, which is kept"),
+        Path | None, Option(help="Folder for image grids and pages.", show_default="a new folder, which is kept")
     ] = None,
-    devices: Annotated[str, typer.Option(help="Devices with one worker process each.")] = "cpu,cpu",
+    devices: Annotated[str, Option(help="Devices with one worker process each.")] = "cpu,cpu",
 ) -> None:
     """Evaluate the small run that comes with evalsvc: losses, images, FID, and forgotten English.
 
@@ -126,12 +125,7 @@ def demo(
 
 @contextmanager
 def started_service(data_dir: Path, devices: str, assets: Path) -> Iterator[str]:
-    """Start a service process on a free port, yield its address, and stop the process at the end of the block.
-
-    Raises:
-        AssetMissing: the feature extractor of the suite is not in `assets`; no process is started.
-        InternalError: the service did not start; the message has the last line of the log.
-    """
+    """Start a service process on a free port, yield its address, and stop the process at the end of the block."""
     locate_asset(EXTRACTOR, assets)
     data_dir.mkdir(parents=True, exist_ok=True)
     log = data_dir / "service.log"
@@ -145,7 +139,16 @@ def started_service(data_dir: Path, devices: str, assets: Path) -> Iterator[str]
             env=os.environ | {"EVALSVC_ASSETS": str(assets)},
         )
     try:
-        yield _wait_for_address(process, log)
+        deadline = time.monotonic() + START_TIMEOUT
+        while (match := re.search(r"listens on (http://\S+)", log.read_text())) is None:
+            if time.monotonic() > deadline or process.poll() is not None:
+                last = (log.read_text().strip().splitlines() or ["nothing"])[-1]
+                raise InternalError(
+                    f"the service of the demo did not start, and its log ends with: {last}; keep the log by "
+                    "--data-dir DIR"
+                )
+            time.sleep(0.05)
+        yield match[1]
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
@@ -153,7 +156,13 @@ def started_service(data_dir: Path, devices: str, assets: Path) -> Iterator[str]
 
 def checkpoints() -> list[tuple[str, int, Path]]:
     """Return (run, step, file) of every checkpoint of the miniature, by step."""
-    files = [(run, step, file) for run in RUNS for step, file in _steps(ROOT / "runs" / run / "checkpoints")]
+    files = []
+    for run in RUNS:
+        folder = ROOT / "runs" / run
+        # The names of the files have only epochs; the index has the training steps.
+        for line in (folder / "steps.txt").read_text().splitlines():
+            name, step = line.split()
+            files.append((run, int(step), folder / "checkpoints" / name))
     return sorted(files, key=lambda entry: (entry[1], entry[0]))
 
 
@@ -188,7 +197,9 @@ def read_table(client: Client) -> Table:
         for series in client.history(run).series:
             if series.metric in columns:
                 for step, value, stderr in zip(series.x, series.value, series.stderr, strict=True):
-                    rows.setdefault(step, {})[columns[series.metric]] = _cell(value, stderr)
+                    error = "" if stderr is None else f"±{stderr:.3f}"
+                    cell = value if isinstance(value, str) else f"{value:.3f}{error}"
+                    rows.setdefault(step, {})[columns[series.metric]] = cell
     return table
 
 
@@ -238,32 +249,7 @@ def verify_last(url: str, devices: str) -> list[str]:
     return [f"evalsvc {' '.join(command)} ended with {done.returncode}"] if done.returncode else []
 
 
-def _steps(folder: Path) -> Sequence[tuple[int, Path]]:
-    """Return the training steps and files of a folder by its index `steps.txt`: a file's name has only its epoch."""
-    lines = (line.split() for line in (folder.parent / "steps.txt").read_text().splitlines())
-    return [(int(step), folder / name) for name, step in lines]
-
-
-def _cell(value: float | str, stderr: float | None) -> str:
-    if isinstance(value, str):
-        return value
-    return f"{value:.3f}" if stderr is None else f"{value:.3f}±{stderr:.3f}"
-
-
-def _wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + START_TIMEOUT
-    while time.monotonic() < deadline and process.poll() is None:
-        if match := re.search(r"listens on (http://\S+)", log.read_text()):
-            return match[1]
-        time.sleep(0.05)
-    last = (log.read_text().strip().splitlines() or ["nothing"])[-1]
-    raise InternalError(
-        f"the service of the demo did not start, and its log ends with: {last}; keep the log by --data-dir DIR"
-    )
-
-
 def _print_table(table: Table) -> None:
-    """Print a table for each run, a line per checkpoint."""
     for run, rows in table.items():
         say(run)
         lines = [[str(step), *(cells.get(name, "") for name in COLUMNS)] for step, cells in sorted(rows.items())]
@@ -271,7 +257,6 @@ def _print_table(table: Table) -> None:
 
 
 def _say_files(paths: Sequence[Path]) -> None:
-    """Print the folder of the files, and the names of the files of each run's last checkpoint."""
     if not paths:
         return
     say(f"image grids and pages of every checkpoint are in {paths[0].parent}:")
@@ -283,7 +268,6 @@ def _say_files(paths: Sequence[Path]) -> None:
 
 
 def _print_answers(answers: Answers) -> None:
-    """Print a line per run and step, with the beginning of the text that fits into WIDTH."""
     for prompt, texts in answers.items():
         say("\n".join(wrapped(one_line(prompt), WIDTH)))
         for (run, step), text in texts.items():
@@ -293,7 +277,6 @@ def _print_answers(answers: Answers) -> None:
 
 
 def _say_dashboard(url: str) -> None:
-    """Say what the service still does; the last line is the address to open."""
     if not vega.is_installed():
         say(f"the dashboard has tables, and no charts; for charts: {pip_install('dashboard')}")
     say("serving until Ctrl-C; open the dashboard in a browser:")

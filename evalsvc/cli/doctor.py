@@ -1,4 +1,4 @@
-"""`evalsvc doctor`: settings, missing requirements of evaluations, and the layout of a checkpoint."""
+"""`evalsvc doctor` and `layout`: settings, missing requirements of evaluations, and the layout of a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from evalsvc.cli.answers import print_rows, printed_to
-from evalsvc.cli.lazy_group import DefaultGroup
 from evalsvc.cli.options import (
     FAILED,
     DatabaseUrl,
@@ -26,6 +25,7 @@ from evalsvc.cli.options import (
     write_output,
 )
 from evalsvc.cli.options import Output as AnswerFile
+from evalsvc.cli.printer import print_rows, printed_to
 from evalsvc.cli.progress import show_bars
 from evalsvc.cli.terminal import print_table, say, say_json
 from evalsvc.cli.weights import checkpoint_reference, inline_model, read_layout
@@ -36,35 +36,17 @@ from evalsvc.doctor.layout.checkup import LEGEND, conclusion, examine, layout_ya
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.protocol import plain_json
 
-DERIVED = {
-    "data_dir": "data_path",
-    "database_url": "database",
-    "datasets": "datasets_path",
-    "assets": "assets_path",
-}
+DERIVED = {"data_dir": "data_path", "database_url": "database", "datasets": "datasets_path", "assets": "assets_path"}
 """Properties of `Settings` with the value in force of settings that may be empty."""
 
 
-class SuitesOrCommand(DefaultGroup):
-    """Group in which `doctor`, `doctor SUITE…` and `doctor --option` mean `doctor setup`."""
-
-    default = "setup"
-
-
 commands = typer.Typer()
-doctor_app = typer.Typer(
-    cls=SuitesOrCommand,
-    subcommand_metavar="[SUITE]... | COMMAND",
-    help="Show settings and anything that is missing for an evaluation, or find the layout of a checkpoint.\n\n"
-    "`evalsvc doctor [SUITE]...` is short for `evalsvc doctor setup [SUITE]...`.",
-)
-commands.add_typer(doctor_app, name="doctor")
 
 
-@doctor_app.command(name="setup")
+@commands.command()
 def doctor(
     suite: Annotated[
-        list[str] | None, typer.Argument(help="Check the data of these suites only.", show_default="all")
+        list[str] | None, Argument(help="Check the data of these suites only.", show_default="all")
     ] = None,
     suites: Suites = None,
     form: Form = "table",
@@ -99,37 +81,34 @@ def doctor(
         raise typer.Exit(FAILED)
 
 
-@doctor_app.command(name="layout")
-def find_layout(
-    checkpoint: Annotated[str, typer.Argument(help="Weights: a path or a file:// URI.")],
+@commands.command()
+def layout(
+    checkpoint: Annotated[str, Argument(help="Weights: a path or a file:// URI.")],
     pairs: Annotated[
-        Path, typer.Option(help="File of real pairs: JSON lines with `text_ids` and `image_codes`, or safetensors.")
+        Path, Option(help="File of real pairs: JSON lines with `text_ids` and `image_codes`, or safetensors.")
     ],
     model: Model = None,
     text_size: Annotated[
         list[int] | None,
-        typer.Option(
-            min=1, help="Number of rows of the text block; repeat to try several numbers.", show_default="inferred"
-        ),
+        Option(min=1, help="Number of rows of the text block; repeat to try several numbers.", show_default="inferred"),
     ] = None,
     codebook_size: Annotated[
-        int | None, typer.Option(min=1, help="Number of codes of the image tokenizer.", show_default="inferred")
+        int | None, Option(min=1, help="Number of codes of the image tokenizer.", show_default="inferred")
     ] = None,
-    layout: Annotated[
+    layouts: Annotated[
         list[str] | None,
-        typer.Option(help="Layout to try in addition to the presets; repeat for several.", show_default="none"),
+        Option("--layout", help="Layout to try next to the presets; repeat for several.", show_default="none"),
     ] = None,
-    limit: Annotated[int, typer.Option(min=2, help="Number of pairs to use, from the start of the file.")] = 16,
+    limit: Annotated[int, Option(min=2, help="Number of pairs to use, from the start of the file.")] = 16,
     tokenizer: Annotated[
         Path | None,
-        typer.Option(help="File tokenizer.json, for pairs with `text` instead of `text_ids`.", show_default="none"),
+        Option(help="File tokenizer.json, for pairs with `text` instead of `text_ids`.", show_default="none"),
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(help="File to write the layout to, for --layout; written only if the layout is decided."),
+        Path | None, Option(help="File to write the layout to, for --layout; written only if the layout is decided.")
     ] = None,
     findings_file: Annotated[
-        Path | None, typer.Option("--findings", help="File to write all findings to, as JSON.", show_default="none")
+        Path | None, Option("--findings", help="File to write all findings to, as JSON.", show_default="none")
     ] = None,
     device: Device = None,
     threads: Threads = None,
@@ -149,7 +128,7 @@ def find_layout(
             text_sizes=text_size or (),
             codebook_size=codebook_size,
             limit=limit,
-            layouts={name: parse_layout(read_layout(name)) for name in layout or ()},
+            layouts={name: parse_layout(read_layout(name)) for name in layouts or ()},
             tokenizer=None if tokenizer is None else str(tokenizer),
         )
     if findings_file is not None:

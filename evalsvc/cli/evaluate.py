@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.cli.options import (
@@ -23,6 +23,7 @@ from evalsvc.cli.options import (
     local_settings,
     require_folders,
 )
+from evalsvc.cli.printer import changed
 from evalsvc.cli.progress import print_interim, show_bars
 from evalsvc.cli.tables import print_errors, print_metrics, print_warnings
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
@@ -38,23 +39,19 @@ commands = typer.Typer()
 
 
 Base = Annotated[
-    str | None, typer.Option(help="Weights to compare with, such as those before training.", show_default="none")
+    str | None, Option(help="Weights to compare with, such as those before training.", show_default="none")
 ]
-BaseModel = Annotated[str | None, typer.Option(help="Model of the base.", show_default="from the folder of the base")]
-BaseLayout = Annotated[
-    str | None, typer.Option(help="Vocabulary layout of the base.", show_default="that of the checkpoint")
-]
+BaseModel = Annotated[str | None, Option(help="Model of the base.", show_default="from the folder of the base")]
+BaseLayout = Annotated[str | None, Option(help="Vocabulary layout of the base.", show_default="that of the checkpoint")]
 Output = Annotated[
-    Path | None, typer.Option(help="File to write the result to, as JSON; artifacts go into a folder of the same name.")
+    Path | None, Option(help="File to write the result to, as JSON; artifacts go into a folder of the same name.")
 ]
 
 
 @commands.command(name="run")
 def run_here(
-    suite: Annotated[str, typer.Argument(help="Suite: a name, or a YAML file.")],
-    checkpoint: Annotated[
-        str, typer.Option(help="Weights: a path, a URI, or an expression, such as lerp(a.pt, b.pt, 0.3).")
-    ],
+    suite: Annotated[str, Argument(help="Suite: a name, or a YAML file.")],
+    checkpoint: Annotated[str, Option(help="Weights: a path, a URI, or an expression, such as lerp(a.pt, b.pt, 0.3).")],
     model: Model = None,
     layout: Layout = None,
     base: Base = None,
@@ -101,7 +98,6 @@ def _run_suite(settings: Settings, suite: Suite, checkpoint: CheckpointRef, base
 
 
 def _write_result(result: ResultFile, output: Path | None) -> ResultFile:
-    """Write the result to `output` and its artifacts next to it; return the result without the artifacts' contents."""
     artifacts = {
         task: [
             _write_artifact(artifact, None if output is None else output.with_suffix("") / task)
@@ -109,7 +105,7 @@ def _write_result(result: ResultFile, output: Path | None) -> ResultFile:
         ]
         for task, artifacts_of_task in result.artifacts.items()
     }
-    written = replace(result, artifacts=artifacts)
+    written = changed(result, artifacts=artifacts)
     if output is not None:
         output.write_text(json.dumps(content_of(written), indent=2) + "\n")
     return written

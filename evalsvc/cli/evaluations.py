@@ -1,122 +1,111 @@
-"""`evalsvc evaluations`: list, show, cancel, retry and repeat evaluations."""
+"""`evalsvc evaluations`, `cancel` and `retry`: show, follow, cancel and repeat evaluations."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
+from itertools import islice
+from statistics import median
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
-from evalsvc.cli.again import Repetition, plan_repetition
-from evalsvc.cli.answers import first_rows, moment, page_size, print_list, print_one, printed_to
-from evalsvc.cli.checkpoints import wait_for
-from evalsvc.cli.confirmation import confirm
-from evalsvc.cli.lazy_group import CommandGroup
 from evalsvc.cli.name_completion import complete_run, complete_suite
 from evalsvc.cli.options import (
     FAILED,
-    EvaluationId,
     FirstStep,
     Form,
     LastStep,
     Limit,
-    OfRun,
+    OfSuite,
     Output,
+    Priority,
     Url,
     Yes,
     connect,
+    refuse,
 )
-from evalsvc.cli.status_screen import duration
-from evalsvc.cli.suite_text import print_suite_tasks
+from evalsvc.cli.printer import first_rows, moment, page_size, print_list, print_suite_tasks, printed_to, show, took
+from evalsvc.cli.submit import wait_for
 from evalsvc.cli.tables import print_metrics
-from evalsvc.cli.terminal import print_table, say
-from evalsvc.cli.wording import counted, in_options
-from evalsvc.errors import meaning
-from evalsvc.spec.documents import EvaluatedSuite, Evaluation, ListedEvaluation, Task
+from evalsvc.cli.terminal import confirm, print_table, say
+from evalsvc.cli.wording import counted, duration, in_options
+from evalsvc.client import Client
+from evalsvc.errors import InvalidRequest, UnknownName, meaning
+from evalsvc.spec.documents import EvaluatedSuite, Evaluation, ListedCheckpoint
 from evalsvc.spec.documents.fields import OVER, State
-from evalsvc.spec.names import checkpoint_name
+from evalsvc.spec.names import RUN, STEPS, checkpoint_name
 
 commands = typer.Typer()
-evaluations_app = typer.Typer(
-    cls=CommandGroup, no_args_is_help=True, help="List, show, cancel, retry and repeat evaluations."
-)
-commands.add_typer(evaluations_app, name="evaluations")
 
-Ids = Annotated[list[int], typer.Argument(metavar="ID", min=1, help="Ids of evaluations.")]
+Ids = Annotated[list[int], Argument(metavar="ID", min=1, help="Ids of evaluations.")]
+
+MEASURED = 20
+"""Number of newest evaluations by a suite whose median duration is the estimate of the next one's."""
 
 
-@evaluations_app.command("list")
-def list_evaluations(
-    run: OfRun = None,
-    suite: Annotated[
-        str | None,
-        typer.Option(help="Show only evaluations by this suite.", show_default="all", autocompletion=complete_suite),
+@commands.command()
+def evaluations(
+    names: Annotated[
+        list[str] | None,
+        Argument(
+            metavar="RUN|ID",
+            help="Run whose evaluations are listed; or the id of the evaluation to show, or ids to wait for.",
+            show_default="all",
+            autocompletion=complete_run,
+        ),
     ] = None,
-    state: Annotated[
-        State | None, typer.Option(help="Show only evaluations in this state.", show_default="any")
-    ] = None,
+    suite: OfSuite = None,
+    state: Annotated[State | None, Option(help="List only evaluations in this state.", show_default="any")] = None,
     first: FirstStep = None,
     last: LastStep = None,
+    tasks: Annotated[
+        bool, Option("--tasks", help="Show the suite with which the evaluation started, as it was then.")
+    ] = False,
+    wait: Annotated[
+        bool, Option("--wait", help="Wait for the evaluations, and show their metrics; exit with 1 if one failed.")
+    ] = False,
     limit: Limit = 100,
     form: Form = "table",
     output: Output = None,
     url: Url = None,
 ) -> None:
-    """List evaluations, the newest first."""
+    """List evaluations, the newest first; or show one: its tasks, its failures with their cures, and its metrics."""
+    ids = [int(name) for name in names or () if name.isdecimal()]
+    if names and len(names) > 1 and not (wait and len(ids) == len(names)):
+        raise InvalidRequest(f"{' '.join(names)} are several names; give one, or ids of evaluations with --wait")
+    name = names[0] if names else None
     with connect(url) as client, printed_to(output):
-        evaluations = client.evaluations(
-            run, suite=suite, state=state, first=first, last=last, page_size=page_size(limit)
-        )
-        print_list(first_rows(evaluations, limit), form, "evaluations", _row, "no evaluation matches")
-
-
-def _row(evaluation: ListedEvaluation) -> dict[str, str]:
-    return {
-        "id": str(evaluation.id),
-        "checkpoint": checkpoint_name(evaluation.run, evaluation.step, evaluation.variant),
-        "suite": evaluation.suite.name,
-        "state": evaluation.state,
-        "requested": moment(evaluation.created_at),
-        "took": _took(evaluation.started_at, evaluation.finished_at),
-        "error": "" if evaluation.error is None else evaluation.error.code,
-    }
-
-
-def _took(started: str | None, finished: str | None) -> str:
-    if started is None or finished is None:
-        return ""
-    return duration((datetime.fromisoformat(finished) - datetime.fromisoformat(started)).total_seconds())
-
-
-@evaluations_app.command()
-def show(evaluation: EvaluationId, form: Form = "table", output: Output = None, url: Url = None) -> None:
-    """Show an evaluation: its tasks, its failures with their cures, and its metrics."""
-    with connect(url) as client, printed_to(output):
-        print_one(client.evaluation(evaluation), form, _print_evaluation)
+        if ids:
+            filters = {"--suite": suite, "--state": state, "--from": first, "--to": last}
+            refuse(filters, f"with {name}, which is one evaluation")
+            if wait:
+                if not wait_for(client, ids):
+                    raise typer.Exit(FAILED)
+            elif tasks:
+                show(client.evaluated_suite(ids[0]), form, _print_evaluated_suite)
+            else:
+                show(client.evaluation(ids[0]), form, _print_evaluation)
+            return
+        refuse({"--tasks": tasks, "--wait": wait}, "without the id of an evaluation")
+        listed = client.evaluations(name, suite=suite, state=state, first=first, last=last, page_size=page_size(limit))
+        columns = ("id", "checkpoint", "suite", "state", "created_at", "took", "error")
+        print_list(first_rows(listed, limit), columns, form, "evaluations", "no evaluation matches")
 
 
 def _print_evaluation(evaluation: Evaluation) -> None:
     checkpoint = checkpoint_name(evaluation.run, evaluation.step, evaluation.variant)
-    took = _took(evaluation.started_at, evaluation.finished_at)
+    seconds = took(evaluation.started_at, evaluation.finished_at)
     say(f"evaluation {evaluation.id} of {checkpoint} by suite {evaluation.suite.name}: {evaluation.state}")
-    say(f"requested {moment(evaluation.created_at)} UTC" + (f", took {took}" if took else ""))
+    say(f"requested {moment(evaluation.created_at)} UTC" + (f", took {seconds}" if seconds else ""))
     columns = ["task", "kind", "state", "done", "unit", "attempts"]
-    print_table(columns, [_task_row(task) for task in evaluation.tasks], optional=columns)
-    _print_failures(evaluation)
-    protocols = {identity: content for task in evaluation.tasks for identity, content in task.protocols.items()}
-    print_metrics([metric for task in evaluation.tasks for metric in task.metrics or []], protocols)
+    rows = []
     for task in evaluation.tasks:
-        for warning in task.warnings:
-            say(f"suspicious: {warning.metric}: {warning.message}")
-
-
-def _task_row(task: Task) -> list[str]:
-    progress = task.progress
-    done = "" if progress.total is None else f"{progress.done:,} of {progress.total:,}"
-    return [task.name, task.kind, task.state, done, progress.unit or "", f"{task.shards.attempts:,}"]
-
-
-def _print_failures(evaluation: Evaluation) -> None:
+        now = task.progress
+        done = "" if now.total is None else f"{now.done:,} of {now.total:,}"
+        rows.append([task.name, task.kind, task.state, done, now.unit or "", f"{task.shards.attempts:,}"])
+    print_table(columns, rows, optional=columns)
     failures = [(f"task {task.name}", task.error) for task in evaluation.tasks if task.error is not None]
     if evaluation.error is not None and not failures:
         failures = [("the evaluation", evaluation.error)]
@@ -129,14 +118,12 @@ def _print_failures(evaluation: Evaluation) -> None:
             cause = in_options(task.retry.error.message)
             say(f"task {task.name} is retried at {moment(task.retry.at)} UTC: {cause}")
     if failures and evaluation.state in OVER:
-        say(f"after the cause is removed: evalsvc evaluations retry {evaluation.id}")
-
-
-@evaluations_app.command("suite")
-def show_suite(evaluation: EvaluationId, form: Form = "table", output: Output = None, url: Url = None) -> None:
-    """Show the suite with which an evaluation started, even if the suite was replaced or deleted since."""
-    with connect(url) as client, printed_to(output):
-        print_one(client.evaluated_suite(evaluation), form, _print_evaluated_suite)
+        say(f"after the cause is removed: evalsvc retry {evaluation.id}")
+    protocols = {identity: content for task in evaluation.tasks for identity, content in task.protocols.items()}
+    print_metrics([metric for task in evaluation.tasks for metric in task.metrics or []], protocols)
+    for task in evaluation.tasks:
+        for warning in task.warnings:
+            say(f"suspicious: {warning.metric}: {warning.message}")
 
 
 def _print_evaluated_suite(suite: EvaluatedSuite) -> None:
@@ -145,18 +132,7 @@ def _print_evaluated_suite(suite: EvaluatedSuite) -> None:
     print_suite_tasks(suite.tasks)
 
 
-@evaluations_app.command()
-def wait(evaluations: Ids, url: Url = None) -> None:
-    """Wait for evaluations, and show their metrics.
-
-    The exit code is 1 if an evaluation did not succeed.
-    """
-    with connect(url) as client:
-        if not wait_for(client, evaluations):
-            raise typer.Exit(FAILED)
-
-
-@evaluations_app.command()
+@commands.command()
 def cancel(evaluations: Ids, url: Url = None) -> None:
     """Cancel evaluations that are queued or running. The results of finished shards are kept."""
     with connect(url) as client:
@@ -164,69 +140,122 @@ def cancel(evaluations: Ids, url: Url = None) -> None:
             say(f"evaluation {evaluation}: {client.cancel(evaluation).state}")
 
 
-@evaluations_app.command()
-def retry(evaluations: Ids, url: Url = None) -> None:
-    """Retry evaluations that failed or were cancelled. The results of finished shards are kept."""
-    with connect(url) as client:
-        for evaluation in evaluations:
-            say(f"evaluation {evaluation}: {client.retry(evaluation).state}")
-
-
-@evaluations_app.command()
-def again(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN@A..B",
-            help="Checkpoints: RUN@A..B, RUN@A..B/EVERY, RUN@STEP or RUN, each with :VARIANT unless raw.",
+@commands.command()
+def retry(
+    names: Annotated[
+        list[str],
+        Argument(
+            metavar="ID",
+            help="Ids of evaluations that failed or were cancelled; or with --suite checkpoints: RUN@A..B, "
+            "RUN@A..B/EVERY, RUN@STEP or RUN, with :VARIANT unless raw.",
             autocompletion=complete_run,
         ),
     ],
-    suite: Annotated[str, typer.Option(help="Name of the suite.", autocompletion=complete_suite)],
+    suite: Annotated[
+        str | None,
+        Option(
+            help="Suite to evaluate the checkpoints with, whether or not they were evaluated before.",
+            show_default="none",
+            autocompletion=complete_suite,
+        ),
+    ] = None,
     missing: Annotated[
         bool,
-        typer.Option(
-            "--missing", help="Evaluate only checkpoints that the present version of the suite has not evaluated."
+        Option(
+            "--missing", help="With --suite: leave out checkpoints that the present version of the suite evaluated."
         ),
     ] = False,
-    priority: Annotated[int, typer.Option(help="Priority; higher priorities are evaluated first.")] = 0,
+    priority: Priority = 0,
     yes: Yes = False,
     url: Url = None,
 ) -> None:
-    """Evaluate posted checkpoints with a suite, whether or not they were evaluated before.
+    """Retry evaluations that failed or were cancelled; the results of finished shards are kept. Or evaluate again.
 
-    The command first prints the number of checkpoints, how many were evaluated before, and the estimated time, and
-    asks for confirmation. Checkpoints whose evaluation by the suite is queued or running are left out.
+    With --suite the names are of posted checkpoints, which are evaluated again. The command first prints the number of
+    checkpoints, how many were evaluated before, and the estimated time, and asks for confirmation. Checkpoints whose
+    evaluation by the suite is queued or running are left out.
     """
     with connect(url) as client:
-        repetition = plan_repetition(client, name, suite, missing)
-        for line in repetition_lines(repetition):
-            say(line)
-        if not repetition.checkpoints:
+        if suite is not None:
+            for name in names:
+                _evaluate_again(client, name, suite, missing, priority, yes)
             return
-        confirm(f"queue {counted(len(repetition.checkpoints), 'evaluation')}", yes)
-        for checkpoint in repetition.checkpoints:
-            evaluation = client.evaluate(checkpoint.id, suite, priority)
-            place = checkpoint_name(evaluation.run, evaluation.step, evaluation.variant)
-            say(f"evaluation {evaluation.id} of {place}: {evaluation.state}")
+        refuse({"--missing": missing, "--priority": priority or None}, "without --suite")
+        for name in names:
+            if not name.isdecimal() or not int(name):
+                raise InvalidRequest(
+                    f"{name!r} is not the id of an evaluation; give an id, or evaluate the checkpoints that the name "
+                    "stands for: --suite SUITE"
+                )
+        for name in names:
+            say(f"evaluation {name}: {client.retry(int(name)).state}")
 
 
-def repetition_lines(repetition: Repetition) -> list[str]:
-    """Return the lines that `evaluations again` prints before it asks for confirmation."""
-    lines = [
-        f"{counted(repetition.matching, 'checkpoint')} in the selection: {repetition.succeeded:,} evaluated by the "
-        f"present version of suite {repetition.suite}, {repetition.outdated:,} only by an earlier version; "
-        f"{repetition.open:,} queued or running, which are left out"
+def _evaluate_again(client: Client, name: str, suite: str, missing: bool, priority: int, yes: bool) -> None:
+    digest = client.suite(suite).digest
+    matching = matching_checkpoints(client, name)
+    steps = [checkpoint.step for checkpoint in matching]
+    states: dict[int, set[str]] = {checkpoint.id: set() for checkpoint in matching}
+    for evaluation in client.evaluations(matching[0].run, suite=suite, first=min(steps), last=max(steps)):
+        if evaluation.checkpoint in states and (evaluation.state not in OVER or evaluation.state == "succeeded"):
+            version = "succeeded" if evaluation.suite.digest == digest else "outdated"
+            states[evaluation.checkpoint].add(version if evaluation.state in OVER else "open")
+    left_out = {"open", "succeeded"} if missing else {"open"}
+    chosen = [checkpoint for checkpoint in matching if not left_out & states[checkpoint.id]]
+    say(
+        f"{counted(len(matching), 'checkpoint')} in the selection: "
+        f"{sum('succeeded' in of for of in states.values()):,} evaluated by the present version of suite {suite}, "
+        f"{sum('outdated' in of and 'succeeded' not in of for of in states.values()):,} only by an earlier version; "
+        f"{sum('open' in of for of in states.values()):,} queued or running, which are left out"
+    )
+    if not chosen:
+        say("no checkpoint is left to evaluate")
+        return
+    say(_estimate(client, suite, len(chosen)))
+    confirm(f"queue {counted(len(chosen), 'evaluation')}", yes)
+    for checkpoint in chosen:
+        posted = client.evaluate(checkpoint.id, suite, priority)
+        say(f"evaluation {posted.id} of {checkpoint_name(posted.run, posted.step, posted.variant)}: {posted.state}")
+
+
+def matching_checkpoints(client: Client, name: str) -> Sequence[ListedCheckpoint]:
+    """Return the checkpoints that RUN, RUN@STEP, RUN@A..B or RUN@A..B/EVERY names, with or without :VARIANT."""
+    match = RUN.fullmatch(name) or STEPS.fullmatch(name)
+    if match is None:
+        raise InvalidRequest(
+            f"{name!r} names no checkpoints; give RUN@A..B, RUN@A..B/EVERY, RUN@STEP or RUN, such as "
+            "pretrained@1000..5000/500"
+        )
+    parts = match.groupdict()
+    first = None if parts.get("first") is None else int(parts["first"])
+    last = first if parts.get("last") is None else int(parts["last"])
+    stride = int(parts.get("stride") or 1)
+    if not stride or (first is not None and last is not None and last < first):
+        wrong = f"{first}..{last}" if stride else f"/{stride}"
+        raise InvalidRequest(
+            f"{name!r} has {wrong}; give a last step that is not below the first, and an EVERY of at least 1"
+        )
+    run = parts["run"]
+    posted = client.checkpoints(run, variant=parts["variant"] or "raw", first=first, last=last)
+    matching = [checkpoint for checkpoint in posted if (checkpoint.step - (first or 0)) % stride == 0]
+    if not matching:
+        client.run(run, all_checkpoints=False)  # raises UnknownName with similar names if the run does not exist
+        raise UnknownName(f"no checkpoint matches {name}; evalsvc checkpoints {run} shows the steps")
+    return matching
+
+
+def _estimate(client: Client, suite: str, count: int) -> str:
+    ended = islice(client.evaluations(suite=suite, state="succeeded", page_size=MEASURED), MEASURED)
+    seconds = [
+        (datetime.fromisoformat(item.finished_at) - datetime.fromisoformat(item.started_at)).total_seconds()
+        for item in ended
+        if item.started_at is not None and item.finished_at is not None
     ]
-    count = len(repetition.checkpoints)
-    if not count:
-        return [*lines, "no checkpoint is left to evaluate"]
     evaluations = counted(count, "evaluation")
-    if repetition.seconds is None:
-        return [*lines, f"{evaluations}; no evaluation by this suite has ended yet, so the time is unknown"]
-    about = duration(count * repetition.seconds)
-    return [
-        *lines,
-        f"{evaluations} in about {about}: {duration(repetition.seconds)} each, the median of the last "
-        f"{repetition.measured:,} by this suite",
-    ]
+    if not seconds:
+        return f"{evaluations}; no evaluation by this suite has ended yet, so the time is unknown"
+    usual = median(seconds)
+    return (
+        f"{evaluations} in about {duration(count * usual)}: {duration(usual)} each, the median of the last "
+        f"{len(seconds):,} by this suite"
+    )

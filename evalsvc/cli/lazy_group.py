@@ -1,9 +1,9 @@
-"""Groups of commands, with plain help, lazily imported commands, and default commands."""
+"""Groups of commands, with plain help and lazily imported commands."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import groupby
@@ -37,7 +37,7 @@ class CommandGroup(TyperGroup):
         """Write a row for each command."""
         shown = {name: command for name, command in self.commands.items() if not command.hidden}
         with formatter.section("Commands"):
-            formatter.write_dl([(name, _first_paragraph(command.help or "")) for name, command in shown.items()])
+            formatter.write_dl([(name, (item.help or "").partition("\n\n")[0]) for name, item in shown.items()])
 
 
 class Announced(TyperCommand):
@@ -85,30 +85,14 @@ class LazyGroup(CommandGroup):
         The options of `evalsvc` itself are named by the usage line and the epilogue, so that the help fits a screen.
         """
         formatter.write_paragraph()
-        for title, rows in self._sections():
-            formatter.write(f"{title}:\n")
-            with formatter.indentation():
-                formatter.write_dl(rows)
-
-    def _sections(self) -> Iterator[tuple[str, list[tuple[str, str]]]]:
         width = max(map(len, self.entries))
         for title, entries in groupby(self.entries.items(), key=lambda named: named[1].section):
-            yield title, [(name.ljust(width), entry.help) for name, entry in entries]
-
-
-class DefaultGroup(CommandGroup):
-    """Group that runs its command `default` if no command is named; `GROUP --help` shows the help of the group."""
-
-    default: str
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put the default command before arguments that name no command."""
-        is_complete = args[0] in self.commands or args[0] in ctx.help_option_names if args else self.no_args_is_help
-        return super().parse_args(ctx, args if is_complete else [self.default, *args])
+            formatter.write(f"{title}:\n")
+            with formatter.indentation():
+                formatter.write_dl([(name.ljust(width), entry.help) for name, entry in entries])
 
 
 def _name_arguments(command: Any) -> None:
-    """Give the arguments of a command names such as RUN instead of `{run}`, in help and in errors."""
     command.context_class = _Context
     for parameter in command.params:
         if parameter.param_type_name == "argument":
@@ -132,7 +116,13 @@ class _Context(typer.Context):
             write(program, re.sub(r"\{([^{}]*)\}", r"\1", arguments), prefix)
 
         def write_dl(rows: Sequence[tuple[str, str]], *spacing: int, **widths: int) -> None:
-            simpler = [(_TYPE.sub(_plain_type, name), _DEFAULT.sub(r"[default: \1", text)) for name, text in rows]
+            simpler = [
+                (
+                    _TYPE.sub(lambda match: f"<{(match[1] or match[2]).lower()}>", name),
+                    _DEFAULT.sub(r"[default: \1", text),
+                )
+                for name, text in rows
+            ]
             write_rows(simpler, *spacing, **widths)
 
         formatter.write_usage, formatter.write_dl = write_usage, write_dl
@@ -153,10 +143,6 @@ class PlainCommand(TyperCommand):
             raise
 
 
-def _plain_type(match: re.Match[str]) -> str:
-    return f"<{(match[1] or match[2]).lower()}>"
-
-
 def _with_value(error: typer.BadParameter) -> str:
     """Return what is wrong with a value, and the value: pydantic's message alone has neither name nor value."""
     findings = getattr(error.__cause__, "errors", None)
@@ -166,7 +152,3 @@ def _with_value(error: typer.BadParameter) -> str:
     message = str(finding["msg"]).removeprefix("Value error, ")
     shown = repr(finding["input"])[:160]
     return message if shown in message else f"{message}, found {shown}"
-
-
-def _first_paragraph(text: str) -> str:
-    return text.partition("\n\n")[0]

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated
 
 import typer
+from typer import Argument
 
-from evalsvc.cli.answers import print_rows, printed_to
 from evalsvc.cli.options import Form, Output
+from evalsvc.cli.printer import print_rows, printed_to
 from evalsvc.cli.terminal import say
 from evalsvc.errors import UnknownName
 from evalsvc.metrics.definitions import (
@@ -44,7 +45,7 @@ INTERVALS: Mapping[Range, str] = {
 def metrics(
     pattern: Annotated[
         str | None,
-        typer.Argument(
+        Argument(
             metavar="PATTERN",
             help="Name of a metric, such as captions/text or arc_easy/acc, or a pattern such as '*unigram*'.",
             show_default="all, in a table",

@@ -29,7 +29,9 @@ MOST = 500
 def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the runs whose names begin with `incomplete`; behind `RUN@`, the checkpoints of RUN."""
     run, at, _ = incomplete.partition("@")
-    return _offered(ctx, incomplete, (lambda client: _checkpoints(client, run)) if at else _runs)
+    if at:
+        return _offered(ctx, incomplete, lambda client: [f"{run}@{item.step}" for item in client.run(run).checkpoints])
+    return _offered(ctx, incomplete, lambda client: [item.name for item in client.runs()])
 
 
 def complete_suite(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -49,35 +51,24 @@ def complete_task(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def _offered(ctx: typer.Context, incomplete: str, names: Callable[[Client], Iterable[str]]) -> list[str]:
     answered: list[str] = []
+
+    def ask() -> None:
+        with suppress(Exception):  # the shell would show a message in the middle of the command line
+            settings = Settings.load(url=ctx.params.get("url"))
+            with Client(settings.url, token=settings.client_token(), timeout=TIMEOUT) as client:
+                answered.extend(names(client))
+
     # A service that answers byte by byte never exceeds the timeout of a connection; the thread has a deadline.
-    asking = Thread(target=_ask, args=(answered, ctx.params.get("url"), names), daemon=True)
+    asking = Thread(target=ask, daemon=True)
     asking.start()
     asking.join(DEADLINE)
     offered = dict.fromkeys(name for name in list(answered) if name.startswith(incomplete) and SAFE.fullmatch(name))
     return list(islice(offered, MOST))
 
 
-def _ask(answered: list[str], url: str | None, names: Callable[[Client], Iterable[str]]) -> None:
-    """Append the names that the service answers to `answered`."""
-    # The shell would show a message in the middle of the command line.
-    with suppress(Exception):
-        settings = Settings.load(url=url)
-        with Client(settings.url, token=settings.client_token(), timeout=TIMEOUT) as client:
-            answered += names(client)
-
-
-def _runs(client: Client) -> list[str]:
-    return [run.name for run in client.runs()]
-
-
-def _checkpoints(client: Client, run: str) -> list[str]:
-    return [f"{run}@{checkpoint.step}" for checkpoint in client.run(run).checkpoints]
-
-
 def _metrics(client: Client, ctx: typer.Context) -> list[str]:
-    """Return the metrics of the first run, or of the run of the first checkpoint, that the command line names."""
     # If an option lacks its value, the arguments are not parsed yet.
-    given = [*(ctx.params.get(name) for name in ("runs", "run", "name", "a", "candidate")), ctx.args]
+    given = [*(ctx.params.get(name) for name in ("runs", "run", "name", "names", "a", "candidate")), ctx.args]
     named = next((value for value in given if value), None)
     name = named[0] if isinstance(named, (list, tuple)) else named
     if not name:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
-from evalsvc.cli.answers import print_one, printed_to
-from evalsvc.cli.lazy_group import CommandGroup
 from evalsvc.cli.name_completion import complete_suite
-from evalsvc.cli.options import Form, Output, RunArgument, Url, connect
-from evalsvc.cli.terminal import print_table, say
+from evalsvc.cli.options import Form, Output, RunArgument, Url, connect, refuse
+from evalsvc.cli.printer import print_list, printed_to, show
+from evalsvc.cli.terminal import say
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.documents import Plan, PlannedSuite
 from evalsvc.spec.documents.reading import content_of
@@ -19,11 +20,6 @@ from evalsvc.spec.documents.runs import WhenBehind
 from evalsvc.spec.names import MAX_STEP, NAME
 
 commands = typer.Typer()
-plan_app = typer.Typer(
-    cls=CommandGroup, no_args_is_help=True, help="Show or set the suites that evaluate the checkpoints of a run."
-)
-commands.add_typer(plan_app, name="plan")
-
 _STEP = r"\d{1,16}"
 _PLANNED = re.compile(
     rf"(?P<suite>{NAME.pattern})(@(?P<first>{_STEP})\.\.(?P<last>{_STEP})?)?(/(?P<every>{_STEP}))?", re.ASCII
@@ -31,68 +27,62 @@ _PLANNED = re.compile(
 """SUITE, SUITE/EVERY, SUITE@FIRST..LAST/EVERY or SUITE@FIRST../EVERY."""
 
 
-@plan_app.command()
-def show(run: RunArgument, form: Form = "table", output: Output = None, url: Url = None) -> None:
-    """Show the suites that evaluate the checkpoints of a run."""
-    with connect(url) as client, printed_to(output):
-        print_one(client.plan(run), form, lambda plan: _print_plan(run, plan))
-
-
-@plan_app.command("set")
-def set_plan(
+@commands.command()
+def plan(
     run: RunArgument,
     suites: Annotated[
         list[str] | None,
-        typer.Argument(
+        Argument(
             metavar="SUITE[@FIRST..LAST][/EVERY]",
             help="Suites and their steps: loss/500 evaluates multiples of 500, coco@10000../5000 starts at step 10000.",
-            show_default="none",
+            show_default="none: show the plan",
             autocompletion=complete_suite,
         ),
     ] = None,
     when_behind: Annotated[
-        WhenBehind,
-        typer.Option(
-            help="While other checkpoints wait: evaluate all, evaluate only the newest, or refuse new checkpoints."
+        WhenBehind | None,
+        Option(
+            help="While other checkpoints wait: evaluate all, evaluate only the newest, or refuse new checkpoints.",
+            show_default="all",
         ),
-    ] = "all",
+    ] = None,
     at_most: Annotated[
         int | None,
-        typer.Option(
+        Option(
             min=1, help="With --when-behind refuse: most steps that may wait for their evaluations.", show_default="1"
         ),
     ] = None,
     none: Annotated[
-        bool, typer.Option("--none", help="Remove all suites: evaluate only checkpoints that name their suites.")
+        bool, Option("--none", help="Remove all suites: evaluate only checkpoints that name their suites.")
     ] = False,
+    form: Form = "table",
+    output: Output = None,
     url: Url = None,
 ) -> None:
-    """Set the suites that evaluate new checkpoints of a run, in place of the present suites.
+    """Show the suites that evaluate new checkpoints of a run; or set them, in place of the present suites.
 
     A suite without /EVERY evaluates every step.
     """
     planned = [parse_planned(suite) for suite in suites or []]
-    if bool(planned) == none:
-        raise InvalidRequest(
-            "the command has neither suites nor --none; name the suites, such as loss/500, or give --none"
-            if not none
-            else "--none is given with suites; give either --none or the suites"
-        )
+    if planned and none:
+        raise InvalidRequest("--none is given with suites; give either --none or the suites")
+    if not planned and not none:
+        refuse({"--when-behind": when_behind, "--at-most": at_most}, "without suites and without --none")
     if at_most is not None and when_behind != "refuse":
         raise InvalidRequest(f"--at-most {at_most} is given without --when-behind refuse; give both, or neither")
-    plan = content_of(Plan(suites=planned, when_behind=when_behind, at_most=at_most or 1))
-    if when_behind != "refuse":
-        plan.pop("at_most")  # a service of the previous version refuses this field
-    with connect(url) as client:
-        _print_plan(run, client.put_plan(run, plan))
+    with connect(url) as client, printed_to(output):
+        if planned or none:
+            new = content_of(Plan(suites=planned, when_behind=when_behind or "all", at_most=at_most or 1))
+            if when_behind != "refuse":
+                new.pop("at_most")  # a service of the previous version refuses this field
+            present = client.put_plan(run, new)
+        else:
+            present = client.plan(run)
+        show(present, form, partial(_print_plan, run))
 
 
 def parse_planned(text: str) -> PlannedSuite:
-    """Read SUITE[@FIRST..[LAST]][/EVERY].
-
-    Raises:
-        InvalidRequest: `text` has another form, a step is too large, LAST is below FIRST, or EVERY is 0.
-    """
+    """Read SUITE[@FIRST..[LAST]][/EVERY]."""
     match = _PLANNED.fullmatch(text)
     if match is None:
         raise InvalidRequest(f"{text!r} is no suite of a plan; write SUITE, SUITE/EVERY or SUITE@FIRST..LAST/EVERY")
@@ -108,13 +98,8 @@ def parse_planned(text: str) -> PlannedSuite:
 
 def _print_plan(run: str, plan: Plan) -> None:
     if not plan.suites:
-        say(f"run {run} has no suite in its plan; add suites: evalsvc plan set {run} SUITE/EVERY")
+        say(f"run {run} has no suite in its plan; add suites: evalsvc plan {run} SUITE/EVERY")
         return
-    rows = [
-        [item.suite, f"{item.every:,}", *("" if step is None else f"{step:,}" for step in (item.first, item.last))]
-        for item in plan.suites
-    ]
-    columns = ["suite", "every", "from step", "to step"]
-    print_table(columns, rows, optional=columns)
+    print_list(plan.suites, ("suite", "every", "first", "last"), "table", "", "")
     limit = f", while {plan.at_most:,} other steps wait" if plan.when_behind == "refuse" else ""
     say(f"when behind: {plan.when_behind}{limit}")

@@ -6,6 +6,7 @@ import sys
 from typing import Annotated, NoReturn
 
 import typer
+from typer import Option
 
 from evalsvc import __version__
 from evalsvc.cli.lazy_group import Entry, LazyGroup
@@ -32,26 +33,30 @@ COMMANDS = {
     "tokens": Entry("evalsvc.cli.tokens", SERVICE, "Make, list and revoke access tokens."),
     "backup": Entry("evalsvc.cli.backup", SERVICE, "Write the database and the data folder to one file."),
     "restore": Entry("evalsvc.cli.backup", SERVICE, "Restore a backup into an empty database and data folder."),
-    "submit": Entry("evalsvc.cli.checkpoints", POST, "Post a checkpoint and have it evaluated."),
+    "submit": Entry("evalsvc.cli.submit", POST, "Post a checkpoint and have it evaluated."),
     "watch": Entry("evalsvc.cli.watch", POST, "Post every checkpoint that appears in a folder."),
-    "import": Entry("evalsvc.cli.history", POST, "Import values that other tools measured."),
-    "runs": Entry("evalsvc.cli.runs", HOLD, "List, show, rename and delete runs; set their bases."),
-    "checkpoints": Entry("evalsvc.cli.checkpoints", HOLD, "List, show and delete checkpoints."),
-    "evaluations": Entry("evalsvc.cli.evaluations", HOLD, "List, show, cancel, retry and repeat evaluations."),
+    "import": Entry("evalsvc.cli.imports", POST, "Import values that other tools measured."),
+    "runs": Entry("evalsvc.cli.runs", HOLD, "List, show and rename runs, and set their bases."),
+    "checkpoints": Entry("evalsvc.cli.runs", HOLD, "List checkpoints, show one, or show its metrics."),
+    "delete": Entry("evalsvc.cli.runs", HOLD, "Delete a run or a checkpoint."),
     "plan": Entry("evalsvc.cli.plan", HOLD, "Show or set the suites that evaluate a run's checkpoints."),
+    "evaluations": Entry("evalsvc.cli.evaluations", HOLD, "List, show and wait for evaluations."),
+    "cancel": Entry("evalsvc.cli.evaluations", HOLD, "Cancel evaluations."),
+    "retry": Entry("evalsvc.cli.evaluations", HOLD, "Retry evaluations, or evaluate checkpoints again."),
     "history": Entry("evalsvc.cli.history", READ, "Show the metrics of runs by training step."),
     "plot": Entry("evalsvc.cli.plot", READ, "Draw a metric of runs, in the terminal or as a picture."),
     "compare": Entry("evalsvc.cli.compare", READ, "Compare checkpoints or runs, with intervals and verdicts."),
     "gate": Entry("evalsvc.cli.gate", READ, "Fail if a checkpoint is worse than a baseline, as in CI."),
     "completions": Entry("evalsvc.cli.completions", READ, "Show the completions of fixed prompts by step."),
-    "artifacts": Entry("evalsvc.cli.artifacts", READ, "List, fetch, keep and prune image grids and pages."),
+    "artifacts": Entry("evalsvc.cli.artifacts", READ, "List, fetch and keep image grids and pages."),
     "export": Entry("evalsvc.cli.export", READ, "Write the dashboard's pages of runs as files."),
-    "items": Entry("evalsvc.cli.items", READ, "Fetch results per item: per image, caption or question."),
-    "protocol": Entry("evalsvc.cli.protocol", READ, "Show how values were measured, and how two protocols differ."),
+    "items": Entry("evalsvc.cli.items", READ, "Show results per item: per image, caption or question."),
+    "protocol": Entry("evalsvc.cli.protocol", READ, "Show how values were measured, and how protocols differ."),
     "demo": Entry("evalsvc.cli.demo", ALONE, "Evaluate the small run that comes with evalsvc."),
     "run": Entry("evalsvc.cli.evaluate", ALONE, "Evaluate a checkpoint on this machine."),
     "verify": Entry("evalsvc.cli.verify", ALONE, "Check numbers against other programs and golden values."),
-    "doctor": Entry("evalsvc.cli.doctor", ALONE, "Show settings and missing requirements; find a layout."),
+    "doctor": Entry("evalsvc.cli.doctor", ALONE, "Show settings and missing requirements."),
+    "layout": Entry("evalsvc.cli.doctor", ALONE, "Find the vocabulary layout of a checkpoint."),
     "suites": Entry("evalsvc.cli.suites", WRITE, "Write, check, list and upload suites."),
     "tasks": Entry("evalsvc.cli.tasks", WRITE, "Show the kinds of tasks and their parameters."),
     "metrics": Entry("evalsvc.cli.metrics", WRITE, "Show the definitions of metrics."),
@@ -75,8 +80,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     options_metavar="[-h] [--version [--verbose]]",
     help="Evaluate auto-regressive text-to-image models and keep a history of metrics.",
-    epilog="`evalsvc COMMAND -h` shows the options of a command. Settings can also be given as variables EVALSVC_NAME; "
-    "`evalsvc doctor` lists them. `evalsvc --install-completion` has the shell complete commands, options and names.",
+    epilog="More: evalsvc COMMAND -h, evalsvc doctor, evalsvc --install-completion.",
 )
 
 WRONG_USE, INTERRUPTED = 2, 130
@@ -115,12 +119,10 @@ def _show_version(context: typer.Context, wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, help="Show the version and exit.")
-    ] = False,
+    version: Annotated[bool, Option("--version", callback=_show_version, help="Show the version and exit.")] = False,
     verbose: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--verbose",
             is_eager=True,
             help="With --version, show what a bug report needs: versions and settings; no secrets.",

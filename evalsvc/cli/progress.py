@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from evalsvc.cli.status_screen import duration
 from evalsvc.cli.tables import error_bar, shown_number
 from evalsvc.cli.terminal import one_line, say
+from evalsvc.cli.wording import duration
 from evalsvc.messages import LookResult
 from evalsvc.spec.documents import Evaluation, Interim
 from evalsvc.spec.documents.reading import read
@@ -137,17 +137,13 @@ def show_transfer() -> Iterator[Transfer]:
         def report(name: str, done: int, total: int | None) -> None:
             if total is not None:
                 totals[name] = total
-            bars.show(name, _megabytes(done), None if total is None else _megabytes(total), "MB")
+            # Rounded up, so that a small file has one.
+            bars.show(name, -(-done // 1_000_000), None if total is None else -(-total // 1_000_000), "MB")
 
         yield report
         # A report precedes the part of the file that it counts, so the last part has no report.
         for name, total in totals.items():
             report(name, total, total)
-
-
-def _megabytes(size: int) -> int:
-    """Return a size in whole MB, rounded up so that a small file has one."""
-    return -(-size // 1_000_000)
 
 
 def print_interim(look: TaskLook) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from evalsvc.cli.lazy_group import CommandGroup
 from evalsvc.cli.options import DataDir
@@ -21,11 +22,9 @@ commands.add_typer(reference_app, name="reference")
 
 @reference_app.command(name="import")
 def import_reference(
-    file: Annotated[Path, typer.Argument(help="File .npz with mu and sigma of Inception features.")],
-    name: Annotated[str, typer.Option(help="Name by which suites refer to the statistics.")],
-    n: Annotated[
-        int | None, typer.Option(help="Number of images behind the statistics.", show_default="unknown")
-    ] = None,
+    file: Annotated[Path, Argument(help="File .npz with mu and sigma of Inception features.")],
+    name: Annotated[str, Option(help="Name by which suites refer to the statistics.")],
+    n: Annotated[int | None, Option(help="Number of images behind the statistics.", show_default="unknown")] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Import reference statistics that another program computed. Protocols that use them say so."""

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
-from evalsvc.cli.answers import print_one, print_rows, printed_to
-from evalsvc.cli.confirmation import confirm
 from evalsvc.cli.lazy_group import CommandGroup
 from evalsvc.cli.name_completion import complete_suite
 from evalsvc.cli.options import FAILED, Form, Output, Suites, Url, Yes, connect, require_folders
-from evalsvc.cli.suite_text import print_suite_tasks
-from evalsvc.cli.terminal import say
+from evalsvc.cli.printer import print_rows, print_suite_tasks, printed_to, show
+from evalsvc.cli.terminal import confirm, say
 from evalsvc.cli.wording import counted
 from evalsvc.config import Settings
 from evalsvc.doctor.suite_checks import check_suite_file
@@ -30,7 +29,7 @@ commands = typer.Typer()
 suites_app = typer.Typer(cls=CommandGroup, no_args_is_help=True, help="Write, check, list and upload suites.")
 commands.add_typer(suites_app, name="suites")
 
-SuiteArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the suite.", autocompletion=complete_suite)]
+SuiteArgument = Annotated[str, Argument(metavar="NAME", help="Name of the suite.", autocompletion=complete_suite)]
 
 SUITE_ENDINGS = (".yaml", ".yml", ".json")
 MAX_SUITE = 1_000_000
@@ -39,16 +38,14 @@ MAX_SUITE = 1_000_000
 
 @suites_app.command(name="new")
 def write_suite(
-    task: Annotated[list[str], typer.Option(help="Kind of task (see `evalsvc tasks`); repeat for several.")],
+    task: Annotated[list[str], Option(help="Kind of task (see `evalsvc tasks`); repeat for several.")],
     output: Annotated[
         Path | None,
-        typer.Option(
-            help="File to write; its name without .yaml is the name of the suite.", show_default="standard output"
-        ),
+        Option(help="File to write; its name without .yaml is the name of the suite.", show_default="standard output"),
     ] = None,
     values: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--set",
             metavar="NAME=VALUE",
             help="Value of a parameter, such as data=pairs.jsonl, for each task that has the parameter; repeat for "
@@ -56,7 +53,7 @@ def write_suite(
             show_default="none",
         ),
     ] = None,
-    brief: Annotated[bool, typer.Option("--brief", help="Leave out the parameters that have a default.")] = False,
+    brief: Annotated[bool, Option("--brief", help="Leave out the parameters that have a default.")] = False,
 ) -> None:
     """Write a new suite with the given tasks and an explanation of every parameter."""
     paths = {parameter.name for kind in task for parameter in task_parameters(kind) if "path" in parameter.type}
@@ -74,7 +71,6 @@ def write_suite(
 
 
 def _parameter_value(assignment: str, paths: Container[str]) -> tuple[str, object]:
-    """Return name and value of an option `--set NAME=VALUE`, whose value is YAML or, if NAME is in `paths`, a path."""
     name, sign, text = assignment.partition("=")
     if not sign or not name:
         raise InvalidRequest(f"--set {assignment}: no value is given; write NAME=VALUE, such as data=pairs.jsonl")
@@ -88,8 +84,7 @@ def _parameter_value(assignment: str, paths: Container[str]) -> tuple[str, objec
 
 @suites_app.command(name="check")
 def check_suite(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="File of the suite, or its name.")],
-    suites: Suites = None,
+    file: Annotated[str, Argument(metavar="FILE", help="File of the suite, or its name.")], suites: Suites = None
 ) -> None:
     """Report everything that is wrong with a suite or missing for its tasks.
 
@@ -111,7 +106,7 @@ def check_suite(
 
 @suites_app.command(name="list")
 def list_suites(
-    service: Annotated[bool, typer.Option("--service", help="List the suites of the service instead.")] = False,
+    service: Annotated[bool, Option("--service", help="List the suites of the service instead.")] = False,
     suites: Suites = None,
     form: Form = "table",
     output: Output = None,
@@ -152,7 +147,7 @@ def _kept(suite: SuiteSummary | BrokenSuite) -> dict[str, object]:
 def show_suite(name: SuiteArgument, form: Form = "table", output: Output = None, url: Url = None) -> None:
     """Show a suite of the service with its tasks and all their parameters."""
     with connect(url) as client, printed_to(output):
-        print_one(client.suite(name), form, _print_suite)
+        show(client.suite(name), form, _print_suite)
 
 
 def _print_suite(suite: Suite) -> None:
@@ -164,12 +159,10 @@ def _print_suite(suite: Suite) -> None:
 
 @suites_app.command(name="put")
 def put_suite(
-    file: Annotated[Path, typer.Argument(help="File of the suite, YAML or JSON.")],
-    name: Annotated[
-        str | None, typer.Option(help="Name of the suite.", show_default="the file's, without .yaml")
-    ] = None,
+    file: Annotated[Path, Argument(help="File of the suite, YAML or JSON.")],
+    name: Annotated[str | None, Option(help="Name of the suite.", show_default="the file's, without .yaml")] = None,
     replace_shipped: Annotated[
-        bool, typer.Option("--replace-shipped", help="Allow the name of a suite that comes with evalsvc.")
+        bool, Option("--replace-shipped", help="Allow the name of a suite that comes with evalsvc.")
     ] = False,
     url: Url = None,
 ) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from evalsvc.cli.terminal import complain, one_line, print_table, say, warn
 from evalsvc.compare.curves import Curve
 from evalsvc.metrics.shown_metrics import Place, companion_name, divide_rows, yardsticks
-from evalsvc.spec.documents import Evaluation, Metric, TaskWarning
+from evalsvc.spec.documents import Metric, TaskWarning
 from evalsvc.spec.documents.comparisons import DifferenceCurve
 from evalsvc.spec.documents.fields import Number
 from evalsvc.spec.documents.results import Error
@@ -55,14 +55,6 @@ def print_errors(errors: Mapping[str, Error], whose: str = "") -> None:
         tasks.setdefault(f"{error.message} [{error.code}]", []).append(task)
     for text, names in tasks.items():
         complain(f"{whose}{', '.join(names)}: {text}")
-
-
-def print_left_out(evaluations: Iterable[Evaluation]) -> None:
-    """Print a line with the reason for each metric that evaluations could not measure."""
-    for evaluation in evaluations:
-        for warning in (warning for task in evaluation.tasks for warning in task.warnings):
-            if warning.code == "left_out":
-                say(f"{warning.metric}: not measured by {evaluation.suite.name}: {one_line(warning.message)}")
 
 
 def say_curve(curve: Curve | DifferenceCurve, chance: Number | None = None) -> None:

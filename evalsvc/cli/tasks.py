@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
+from typer import Argument
 
-from evalsvc.cli.answers import printed_to
 from evalsvc.cli.options import Form, Output
+from evalsvc.cli.printer import printed_to
 from evalsvc.cli.terminal import print_table, say, say_json, write_rows
 from evalsvc.errors import EvalsvcError
 from evalsvc.metrics.definitions import DEFINITIONS
@@ -50,12 +51,7 @@ class TaskDescription:
 
 
 def describe_task(kind: str) -> TaskDescription:
-    """Describe a kind of task, built in or installed. Needs no torch, unless a plug-in does.
-
-    Raises:
-        UnknownName: no task has this kind.
-        MissingPackage: the task needs a package that is not installed.
-    """
+    """Describe a kind of task, built in or installed. Needs no torch, unless a plug-in does."""
     task = catalog.load("tasks", kind)
     measures, _, about = (task.__doc__ or "").strip().partition("\n\n")
     metrics = tuple((definition.title, definition.formula) for definition in DEFINITIONS if definition.kind == kind)
@@ -76,7 +72,7 @@ def task_summaries() -> Iterator[tuple[str, str, str]]:
 @commands.command()
 def tasks(
     kind: Annotated[
-        str | None, typer.Argument(metavar="KIND", help="Kind of task, such as loss.", show_default="all, in a table")
+        str | None, Argument(metavar="KIND", help="Kind of task, such as loss.", show_default="all, in a table")
     ] = None,
     form: Form = "table",
     output: Output = None,

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from evalsvc.access_tokens import TokenScope
-from evalsvc.cli.answers import print_rows, printed_to
 from evalsvc.cli.lazy_group import CommandGroup
 from evalsvc.cli.options import DatabaseUrl, DataDir, Form, Output
+from evalsvc.cli.printer import print_rows, printed_to
 from evalsvc.cli.terminal import say
 from evalsvc.config import Settings
 from evalsvc.store.session import Store, open_store, require_database, translated
@@ -35,16 +36,12 @@ commands.add_typer(tokens_app, name="tokens")
 
 @tokens_app.command()
 def create(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Name of the token, such as the job that uses the token.")
-    ],
+    name: Annotated[str, Argument(metavar="NAME", help="Name of the token, such as the job that uses the token.")],
     scope: Annotated[
         TokenScope,
-        typer.Option(
-            help="Scope: read; submit, which can also post; admin, which can also delete, rename and set rules."
-        ),
+        Option(help="Scope: read; submit, which can also post; admin, which can also delete, rename and set rules."),
     ] = "read",
-    days: Annotated[float | None, typer.Option(help="Days until the token expires.", show_default="never")] = None,
+    days: Annotated[float | None, Option(help="Days until the token expires.", show_default="never")] = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
 ) -> None:
@@ -90,7 +87,7 @@ def _row(token: Token) -> dict[str, object]:
 
 @tokens_app.command()
 def revoke(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the token; see `evalsvc tokens list`.")],
+    name: Annotated[str, Argument(metavar="NAME", help="Name of the token; see `evalsvc tokens list`.")],
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
 ) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
-from evalsvc.cli.lazy_group import DefaultGroup
 from evalsvc.cli.name_completion import complete_run
 from evalsvc.cli.options import (
     FAILED,
@@ -21,10 +21,10 @@ from evalsvc.cli.options import (
     Layout,
     Model,
     Suites,
-    Threads,
     Url,
     connect,
     local_settings,
+    refuse,
     require_folders,
     write_output,
 )
@@ -41,77 +41,110 @@ from evalsvc.verify.agreement import COLUMNS, DROP, Agreement, Finding, table_ro
 UNTRIED = 2
 """Exit code of a command that could compute no number a second time."""
 
-CHECKPOINT = "checkpoint"
-
-
-class CheckpointOrCommand(DefaultGroup):
-    """Group in which `verify RUN@STEP` and `verify --checkpoint FILE` mean `verify checkpoint`."""
-
-    default = CHECKPOINT
-
+MACHINE = "machine"
 
 commands = typer.Typer()
-verify_app = typer.Typer(
-    cls=CheckpointOrCommand,
-    no_args_is_help=True,
-    subcommand_metavar="RUN@STEP | COMMAND",
-    help="Check the numbers of this machine against golden values, or those of a checkpoint against reference "
-    "engines.\n\n`evalsvc verify RUN@STEP` is short for `evalsvc verify checkpoint RUN@STEP`.",
-)
-commands.add_typer(verify_app, name="verify")
 
 Findings = Annotated[
     Path | None,
-    typer.Option("--output", help="File .json to write the findings to; - is standard output.", show_default="none"),
-]
-Name = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="RUN@STEP",
-        help="Checkpoint of the service, as RUN@STEP[:VARIANT].",
-        autocompletion=complete_run,
-    ),
-]
-Checkpoint = Annotated[
-    str | None, typer.Option(help="Weights to evaluate on this machine, without a service.", show_default="none")
-]
-Suite = Annotated[
-    str | None,
-    typer.Option(help="Suite: a name, or with --checkpoint also a file.", show_default="all suites that evaluated it"),
+    Option("--output", help="File .json to write the findings to; - is standard output.", show_default="none"),
 ]
 
 
-Engines = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--engine",
-        help="Compare with this reference engine, as STAGE=NAME, such as model=open_lm; repeat for several.",
-        show_default="all",
-    ),
-]
-
-
-@verify_app.command(name="machine")
-def verify_machine(
+@commands.command(no_args_is_help=True)
+def verify(
+    name: Annotated[
+        str | None,
+        Argument(
+            metavar="machine|RUN@STEP",
+            help="`machine`, or a checkpoint of the service as RUN@STEP[:VARIANT].",
+            autocompletion=complete_run,
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        str | None, Option(help="Weights to evaluate on this machine, without a service.", show_default="none")
+    ] = None,
+    suite: Annotated[
+        str | None,
+        Option(help="Suite: a name, or with --checkpoint also a file.", show_default="all suites that evaluated it"),
+    ] = None,
+    engine: Annotated[
+        list[str] | None,
+        Option(
+            "--engine",
+            help="Compare with this reference engine, as STAGE=NAME, such as model=open_lm; repeat for several.",
+            show_default="all",
+        ),
+    ] = None,
+    n: Annotated[
+        int | None,
+        Option(
+            "--n",
+            min=2,
+            max=10_000,
+            help="Number of images or sequences of a task, or documents of a benchmark.",
+            show_default="64",
+        ),
+    ] = None,
+    model: Model = None,
+    layout: Layout = None,
+    suites: Suites = None,
+    output: Findings = None,
     device: Device = None,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="CPU threads; the small models are slower with more threads.", show_default="1"),
+        Option(min=1, help="CPU threads; the small models of `machine` are slower with more.", show_default="1 or all"),
     ] = None,
-    output: Findings = None,
+    url: Url = None,
 ) -> None:
-    """Check that this installation computes the right numbers on this machine.
+    """Check that this machine computes the right numbers, or check those of a checkpoint against reference engines.
 
-    The command runs models, sampling, decoding, features, metrics and benchmarks on bundled data, and compares the
-    values with those of reference programs. The result is kept in the data folder for `evalsvc doctor`.
+    `evalsvc verify machine` runs models, sampling, decoding, features, metrics and benchmarks on bundled data, and
+    compares the values with those of reference programs. The result is kept in the data folder for `evalsvc doctor`.
+    The default is one thread: the small models are slower with more.
 
-    The exit code is 0 if all values agree, 1 if a value differs, and 2 if no value could be compared.
+    `evalsvc verify RUN@STEP` computes the first items of a checkpoint's tasks again, and compares with the recorded
+    items and with reference engines, item by item. With --engine, only these reference engines are tried.
+
+    The exit code is 0 if all values agree, 1 if a value differs, and 2 if nothing could be compared.
     """
-    _check_output(output)
-    settings = local_settings(device, threads)
-    findings, about = _verify_machine(settings if settings.threads else replace(settings, threads=1))
-    _keep(settings.data_path, {**about, **to_json(findings)})
-    raise typer.Exit(_report(findings, about, output))
+    if output is not None and str(output) != "-" and output.suffix != ".json":
+        raise InvalidRequest(f"--output {output} does not end in .json; name a .json file for the findings")
+    if str(output) != "-":
+        require_folders({"--output": output})
+    if name == MACHINE:
+        of_checkpoints = {"--checkpoint": checkpoint, "--suite": suite, "--engine": engine, "--n": n}
+        refuse(of_checkpoints | {"--model": model, "--layout": layout, "--suites": suites}, f"with {MACHINE}")
+        settings = local_settings(device, threads)
+        findings, about = _verify_machine(settings if settings.threads else replace(settings, threads=1))
+        _keep(settings.data_path, {**about, **to_json(findings)})
+        raise typer.Exit(_report(findings, about, output))
+    if (name is None) == (checkpoint is None):
+        given = "both are given" if name else "neither is given"
+        raise InvalidRequest(f"verify needs either RUN@STEP or --checkpoint FILE, and {given}; give one of them")
+    if checkpoint is not None and suite is None:
+        raise InvalidRequest(
+            "--checkpoint is given without --suite; name the suite that evaluates the checkpoint: --suite NAME"
+        )
+    settings, engines = local_settings(device, threads, suites), parse_engines(engine or ())
+    most = 64 if n is None else n
+    # PyTorch takes seconds to import and is not on every machine; `--help` and a mistyped option need no PyTorch.
+    from evalsvc.verify.checkpoint import VerifyRequest, verify_tasks
+    from evalsvc.verify.recorded import read_recorded, unrecorded
+
+    if checkpoint is None or suite is None:
+        with connect(url) as client:
+            tasks = read_recorded(client, str(name), settings, suite)
+    else:
+        reference = checkpoint_reference(checkpoint, inline_model(model), inline_layout(layout), settings)
+        tasks = unrecorded(find_suite(suite, settings.suites_path), reference)
+    with show_bars() as bars:
+
+        def report(task: str, done: int) -> None:
+            bars.show(task, min(done, most), most, "computed")
+
+        findings = verify_tasks(tasks, VerifyRequest(settings, engines, most, report))
+    raise typer.Exit(_report(findings, {}, output))
 
 
 def _verify_machine(settings: Settings) -> tuple[list[Finding], dict[str, object]]:
@@ -139,81 +172,13 @@ def _verify_machine(settings: Settings) -> tuple[list[Finding], dict[str, object
 
 
 def _keep(data_folder: Path, document: Mapping[str, object]) -> None:
-    """Keep the result for `evalsvc doctor`; warn if the data folder cannot be written."""
     try:
         keep_verification(data_folder, document)
     except OSError as error:
         warn(f"the result is not kept for `evalsvc doctor`: {data_folder} cannot be written: {os_reason(error)}")
 
 
-@verify_app.command(name=CHECKPOINT)
-def verify_checkpoint(
-    name: Name = None,
-    checkpoint: Checkpoint = None,
-    suite: Suite = None,
-    engine: Engines = None,
-    n: Annotated[
-        int,
-        typer.Option(
-            "--n", min=2, max=10_000, help="Number of images or sequences of a task, or documents of a benchmark."
-        ),
-    ] = 64,
-    model: Model = None,
-    layout: Layout = None,
-    suites: Suites = None,
-    output: Findings = None,
-    device: Device = None,
-    threads: Threads = None,
-    url: Url = None,
-) -> None:
-    """Compute the first items of a checkpoint's tasks again, and compare with reference engines item by item.
-
-    The recorded items are compared as well. With --engine, only these reference engines are tried.
-
-    The exit code is 0 if all items agree, 1 if an item differs, and 2 if nothing could be computed a second time.
-    """
-    _check_output(output)
-    if (name is None) == (checkpoint is None):
-        given = "both are given" if name else "neither is given"
-        raise InvalidRequest(f"verify needs either RUN@STEP or --checkpoint FILE, and {given}; give one of them")
-    if checkpoint is not None and suite is None:
-        raise InvalidRequest(
-            "--checkpoint is given without --suite; name the suite that evaluates the checkpoint: --suite NAME"
-        )
-    settings, engines = local_settings(device, threads, suites), parse_engines(engine or ())
-    # PyTorch takes seconds to import and is not on every machine; `--help` and a mistyped option need no PyTorch.
-    from evalsvc.verify.checkpoint import VerifyRequest, verify_tasks
-    from evalsvc.verify.recorded import read_recorded, unrecorded
-
-    if checkpoint is None or suite is None:
-        with connect(url) as client:
-            tasks = read_recorded(client, str(name), settings, suite)
-    else:
-        reference = checkpoint_reference(checkpoint, inline_model(model), inline_layout(layout), settings)
-        tasks = unrecorded(find_suite(suite, settings.suites_path), reference)
-    with show_bars() as bars:
-
-        def report(task: str, done: int) -> None:
-            bars.show(task, min(done, n), n, "computed")
-
-        findings = verify_tasks(tasks, VerifyRequest(settings, engines, n, report))
-    raise typer.Exit(_report(findings, {}, output))
-
-
-def _check_output(output: Path | None) -> None:
-    """Check the file for the findings before minutes of work.
-
-    Raises:
-        InvalidRequest: the folder of the file does not exist, or --output names no .json file.
-    """
-    if output is not None and str(output) != "-" and output.suffix != ".json":
-        raise InvalidRequest(f"--output {output} does not end in .json; name a .json file for the findings")
-    if str(output) != "-":
-        require_folders({"--output": output})
-
-
 def _report(findings: Sequence[Finding], about: Mapping[str, object], output: Path | None) -> int:
-    """Print the findings, write them as JSON with `about`, and return the exit code."""
     document = {**about, **to_json(findings)}
     if str(output) == "-":
         say_json(document)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from evalsvc.checkpoints.reference import Spool
 from evalsvc.checkpoints.remote.uri import is_remote
 from evalsvc.cli.name_completion import complete_run
-from evalsvc.cli.options import FAILED, Layout, Model, Suite, Url, connect
+from evalsvc.cli.options import FAILED, Layout, Model, Priority, Suite, Url, connect
 from evalsvc.cli.terminal import say
 from evalsvc.cli.weights import absolute_uri, inline_layout, inline_model
 from evalsvc.cli.wording import in_options
@@ -28,49 +29,47 @@ from evalsvc.watch.watcher import Place, Posting, Watcher
 commands = typer.Typer()
 
 
-Settle = Annotated[float, typer.Option(min=0, help="Seconds without a change after which a file is complete.")]
+Settle = Annotated[float, Option(min=0, help="Seconds without a change after which a file is complete.")]
 Marker = Annotated[
     str | None,
-    typer.Option(
+    Option(
         help="Name of a file that marks a checkpoint as complete, such as '{}.done', instead of --settle.",
         show_default="none",
     ),
 ]
 StepsPerEpoch = Annotated[
-    int | None,
-    typer.Option(min=1, help="Steps per epoch, for names with an epoch.", show_default="the step in the file"),
+    int | None, Option(min=1, help="Steps per epoch, for names with an epoch.", show_default="the step in the file")
 ]
 Pattern = Annotated[
-    str | None,
-    typer.Option(help="Regular expression with a group for the step; only names that match are checkpoints."),
+    str | None, Option(help="Regular expression with a group for the step; only names that match are checkpoints.")
 ]
 TokensPerStep = Annotated[
-    int | None, typer.Option(min=1, help="Tokens per training step, from which tokens_seen is computed.")
+    int | None, Option(min=1, help="Tokens per training step, from which tokens_seen is computed.")
 ]
 Replace = Annotated[
-    bool, typer.Option("--replace", help="Replace another file that was posted for the same step and variant.")
+    bool, Option("--replace", help="Replace another file that was posted for the same step and variant.")
 ]
 
 
 @commands.command()
 def watch(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder where checkpoints appear: a path, or s3://….")],
-    run: Annotated[str, typer.Option(help="Name of the training run.", autocompletion=complete_run)],
+    folder: Annotated[str, Argument(metavar="DIR", help="Folder where checkpoints appear: a path, or s3://….")],
+    run: Annotated[str, Option(help="Name of the training run.", autocompletion=complete_run)],
     suite: Suite = None,
-    once: Annotated[bool, typer.Option("--once", help="Post the checkpoints that exist now, and end.")] = False,
+    once: Annotated[bool, Option("--once", help="Post the checkpoints that exist now, and end.")] = False,
     settle: Settle = 10,
     marker: Marker = None,
-    every: Annotated[float, typer.Option(min=0.05, help="Seconds between two looks at the folder.")] = 5,
+    every: Annotated[float, Option(min=0.05, help="Seconds between two looks at the folder.")] = 5,
     steps_per_epoch: StepsPerEpoch = None,
     step_pattern: Pattern = None,
     tokens_per_step: TokensPerStep = None,
-    averaged: Annotated[bool, typer.Option(help="Also post averaged weights, as variants.")] = True,
+    averaged: Annotated[bool, Option(help="Also post averaged weights, as variants.")] = True,
     spool: Annotated[
-        Spool, typer.Option(help="Keep the weights until their evaluation ends, by a hard link or a copy.")
+        Spool, Option(help="Keep the weights until their evaluation ends, by a hard link or a copy.")
     ] = "link",
     model: Model = None,
     layout: Layout = None,
-    priority: Annotated[int, typer.Option(help="Priority; higher priorities are evaluated first.")] = 0,
+    priority: Priority = 0,
     replace: Replace = False,
     url: Url = None,
 ) -> None:

@@ -251,7 +251,7 @@ class Watcher:
                 known = first_few([suite.name for suite in self._client.suites()], 12)
                 raise InvalidRequest(
                     f"run {run!r} has no plan, so no checkpoint would be evaluated; give --suite NAME, or set a plan: "
-                    f"evalsvc plan set {run} SUITE/EVERY; suites of the service: {known}"
+                    f"evalsvc plan {run} SUITE/EVERY; suites of the service: {known}"
                 )
         for name in names:
             self._client.suite(name)

@@ -36,7 +36,7 @@ def require_layout(
         if task["kind"] in IMAGE_KINDS or (task["kind"] == "loss" and _has_images(task)):
             raise InvalidRequest(
                 f"task {task['name']!r} of suite {suite!r} needs the rows of the images; name them by --layout FILE "
-                "(`evalsvc doctor layout CHECKPOINT --pairs PAIRS` finds the layout)"
+                "(`evalsvc layout CHECKPOINT --pairs PAIRS` finds the layout)"
             )
     if checkpoint is None:  # in a store, whose files are not read
         return
@@ -49,7 +49,7 @@ def require_layout(
     all_text = f'{{"text": {{"size": {rows}}}}}'
     raise InvalidRequest(
         f"{checkpoint.name}: the table has {rows:,} rows and {owner} tokenizer {ids:,} ids; name the "
-        "image rows by --layout FILE (`evalsvc doctor layout CHECKPOINT --pairs PAIRS` finds the layout); if all rows "
+        "image rows by --layout FILE (`evalsvc layout CHECKPOINT --pairs PAIRS` finds the layout); if all rows "
         f"are text, give --layout '{all_text}'"
     )
 

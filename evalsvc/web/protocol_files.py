@@ -79,9 +79,7 @@ def measured_by(source: ServiceReader, name: str, metric: str | None) -> list[Me
             newest.setdefault(evaluation.suite.name, evaluation.id)
     if not newest:
         name = checkpoint_name(checkpoint.run, checkpoint.step, checkpoint.variant)
-        raise UnknownName(
-            f"{name} has no evaluation yet; evaluate the checkpoint: evalsvc evaluations again {name} --suite SUITE"
-        )
+        raise UnknownName(f"{name} has no evaluation yet; evaluate the checkpoint: evalsvc retry {name} --suite SUITE")
     measured: list[Measured] = []
     for number in newest.values():
         whole, suite = source.evaluation(number), source.evaluated_suite(number)

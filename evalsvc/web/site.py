@@ -85,7 +85,7 @@ def export_site(
         raise InvalidRequest(f"{len(runs)} runs are given, and a copy has at most {MAX_RUNS}; make several copies")
     for run in runs:
         if not NAME.fullmatch(run):
-            raise InvalidRequest(f"{run!r} is not the name of a run; give names that `evalsvc runs list` shows")
+            raise InvalidRequest(f"{run!r} is not the name of a run; give names that `evalsvc runs` shows")
         source.run(run, all_checkpoints=False)
     script = f"/static/{vega.script_name()}" if vega.is_installed() else None
     around = Surroundings(script, url, is_copy=True, links=_links(runs))

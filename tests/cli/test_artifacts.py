@@ -19,8 +19,8 @@ def test_a_rule_is_given_shown_and_taken_away(command: Command, service: Any) ->
     shown = "run run-a keeps last 5, every 1000, days 30.0, best coco/fid (the run's rule)\n"
     assert command("artifacts", "keep", "run-a", *rule).out == shown
     assert command("artifacts", "keep", "run-a").out == shown
-    assert command("artifacts", "prune").out == "pruned 0 artifacts, freed 0 bytes\n"
-    assert command("artifacts", "prune", "--dry-run").out == "0 artifacts would be pruned, 0 bytes\n"
+    assert command("artifacts", "keep", "--prune").out == "pruned 0 artifacts, freed 0 bytes\n"
+    assert command("artifacts", "keep", "--prune", "--dry-run").out == "0 artifacts would be pruned, 0 bytes\n"
     assert command("artifacts", "keep", "run-a", "--default").out == "run run-a keeps all artifacts\n"
 
 
@@ -81,14 +81,14 @@ class TestContent:
         assert [artifact["id"] for artifact in found["artifacts"]] == [1]
 
     def test_a_grid_is_fetched_by_its_checkpoint(self, command: Command, tmp_path: Path) -> None:
-        assert command("artifacts", "grid", "run-a@5").out == "run-a-5.png: image/png, 3 bytes\n"
+        assert command("artifacts", "get", "run-a@5").out == "run-a-5.png: image/png, 3 bytes\n"
         assert (tmp_path / "run-a-5.png").read_bytes() == b"one"
-        refused = command("artifacts", "grid", "run-a@5")
+        refused = command("artifacts", "get", "run-a@5")
         assert (refused.code, "the file run-a-5.png exists; name another file by --output" in refused.err) == (2, True)
-        assert "has grids of the tasks loss-0, loss-1; name a task" in command("artifacts", "grid", "run-a@10").err
-        assert command("artifacts", "grid", "run-a@10", "--task", "loss-1", "--output", "two.png").code == 0
+        assert "has grids of the tasks loss-0, loss-1; name a task" in command("artifacts", "get", "run-a@10").err
+        assert command("artifacts", "get", "run-a@10", "--task", "loss-1", "--output", "two.png").code == 0
         assert (tmp_path / "two.png").read_bytes() == b"two"
-        assert "did you mean 'loss-1'" in command("artifacts", "grid", "run-a@10", "--task", "loss-2").err
+        assert "did you mean 'loss-1'" in command("artifacts", "get", "run-a@10", "--task", "loss-2").err
 
     def test_the_name_that_others_gave_names_no_file(self, command: Command, tmp_path: Path) -> None:
         """A task may call what it leaves `../../.bashrc`."""
@@ -104,8 +104,12 @@ class TestContent:
             (["get", "9"], "there is no artifact 9; evalsvc artifacts list RUN lists"),
             (["get", "1", "--output", "no/a.png"], "--output no/a.png: the folder no does not exist"),
             (["get", "1", "--output", "."], ". cannot be written"),
-            (["get", "0"], "Invalid value for 'ID'"),
-            (["grid", "run-a@6"], "no checkpoint is named 'run-a@6'"),
+            (["get", "0"], "input should be greater than or equal to 1, found 0"),
+            (["get", "1", "--task", "loss-0"], "--task is given with 1, which is one artifact; leave --task out"),
+            (["keep"], "no run is given; name the run of the rule, or give --prune to prune all runs"),
+            (["keep", "run-a", "--prune", "--last", "2"], "set the rule first, then give --prune alone"),
+            (["keep", "run-a", "--dry-run"], "--dry-run is given without --prune"),
+            (["get", "run-a@6"], "no checkpoint is named 'run-a@6'"),
         ],
     )
     def test_what_cannot_be_fetched(self, command: Command, arguments: list[str], words: str) -> None:
@@ -116,5 +120,5 @@ class TestContent:
         (path,) = {artifact_path(service.settings.artifacts_path, keep_content(tmp_path, b"one"))}
         path.chmod(0o600)
         path.write_bytes(b"ONE")
-        refused = command("artifacts", "grid", "run-a@5")
+        refused = command("artifacts", "get", "run-a@5")
         assert (refused.code, (tmp_path / "run-a-5.png").exists()) == (2, False)

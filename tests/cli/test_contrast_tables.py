@@ -6,6 +6,7 @@ import pytest
 from gate_documents import result, value
 
 from evalsvc.cli.contrast_tables import print_contrasts, print_difference_curves
+from evalsvc.cli.terminal import SCREEN
 from evalsvc.compare.comparison import Options, compare_results
 from evalsvc.compare.difference_curves import difference_curves
 from evalsvc.spec.documents import Comparison
@@ -81,3 +82,38 @@ def test_curves_say_where_they_leave_the_noise(
     steps = [(10 * at, result(value("t/x", 1.0)), result(value("t/x", number))) for at, number in enumerate(after)]
     print_difference_curves(difference_curves("a", "b", steps, Options()))
     assert capsys.readouterr().out.rstrip().splitlines()[-len(said) :] == said
+
+
+def test_a_comparison_is_a_screen_with_the_headline_and_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two checkpoints with the benchmarks of a large suite printed hundreds of lines."""
+    names = [f"t/same{number}" for number in range(80)]
+    before = result(*[value(name, 1.0, 0.1) for name in names], value("t/worse", 1.0, 0.1), value("t/other", 1.0, 0.1))
+    after = result(*[value(name, 1.0, 0.1) for name in names], value("t/worse", 9.0, 0.1), value("t/other", 1.0, 0.1))
+    comparison = compare_results(before, after)
+    print_contrasts(comparison, headline=["t/same7"], fits_screen=True)
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    rows = [line.split()[1] for line in lines if " t/" in line]
+    assert len(lines) <= SCREEN
+    assert rows[:3] == ["t/same7", "t/worse", "t/same0"]
+    hidden = len(comparison.contrasts) - len(rows)
+    assert printed.err == f"not shown: {hidden} metrics ({hidden} indistinguishable); --all shows every metric\n"
+    print_contrasts(comparison, whole=True)
+    assert sum(" t/" in line for line in capsys.readouterr().out.splitlines()) == 82
+
+
+def test_two_runs_are_a_row_for_each_metric(capsys: pytest.CaptureFixture[str]) -> None:
+    """They printed 1,064 lines."""
+    numbers = {f"t/{name}": at for at, name in enumerate("abcdefgh" * 8)} | {f"t/{at}": at for at in range(60)}
+    steps = [
+        (step, result(*[value(name, 1.0) for name in numbers]), result(*[value(name, change) for name in numbers]))
+        for step, change in ((0, 2.0), (10, 1.0), (20, 1.0))
+    ]
+    comparison = difference_curves("a", "b", steps, Options())
+    print_difference_curves(comparison, headline=["t/h"], every_step=False)
+    printed = capsys.readouterr()
+    rows = [line.split() for line in printed.out.splitlines() if " t/" in line]
+    assert len(printed.out.splitlines()) <= SCREEN
+    assert rows[0][1:3] == ["t/h", "20"]
+    assert f"not shown: {len(numbers) - len(rows)} metrics, companions among them\n" in printed.err
+    assert "--metric NAME shows every step of a metric, and --all every metric\n" in printed.err

@@ -1,4 +1,4 @@
-"""`evalsvc doctor` and `evalsvc doctor layout`."""
+"""`evalsvc doctor` and `evalsvc layout`."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ class TestDoctorLayout:
     def test_decided(self, command: Command, tmp_path: Path) -> None:
         """The file that it writes is the layout for `run --layout`, and its own for the next question."""
         outputs = ("--output", "layout.yaml", "--findings", "all.json")
-        result = command("doctor", "layout", self.CHECKPOINT, *self.PAIRS, *self.SIZES, *outputs)
+        result = command("layout", self.CHECKPOINT, *self.PAIRS, *self.SIZES, *outputs)
         assert result.code == 0, result.err
         assert "the layout is image-then-special 512 (text, image)" in result.out
         assert "special tokens: doc 576, /doc 577, text 578, /text 579, image 580, /image 581, pad 582" in result.out
@@ -56,7 +56,7 @@ class TestDoctorLayout:
     def test_refused(self, command: Command, tmp_path: Path) -> None:
         """Two pairs are not enough for anything: no file, exit code 1, and what to do."""
         outputs = ("--limit", "2", "--output", "layout.yaml", "--findings", "all.json")
-        result = command("doctor", "layout", self.CHECKPOINT, *self.PAIRS, *self.SIZES, *outputs)
+        result = command("layout", self.CHECKPOINT, *self.PAIRS, *self.SIZES, *outputs)
         assert result.code == 1
         assert "not decided" in result.out
         assert "use more pairs (--limit)" in result.out
@@ -72,7 +72,7 @@ class TestDoctorLayout:
         ],
     )
     def test_bad_argument(self, command: Command, arguments: list[str], words: str) -> None:
-        result = command("doctor", "layout", *arguments)
+        result = command("layout", *arguments)
         assert (result.code, result.out) == (2, "")
         assert words in result.err
         assert "Traceback" not in result.err

@@ -69,10 +69,7 @@ def test_task_that_fails(command: Command, suite: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("task", "code"),
-    [
-        ("data: nowhere.jsonl", "invalid_data"),
-        ("data: ids.jsonl, general_text: nowhere.jsonl", "invalid_data"),
-    ],
+    [("data: nowhere.jsonl", "invalid_data"), ("data: ids.jsonl, general_text: nowhere.jsonl", "invalid_data")],
 )
 def test_a_wrong_suite_is_no_failure_of_the_weights(command: Command, suite: str, task: str, code: str) -> None:
     """A CI takes 1 for a checkpoint that is worse."""

@@ -118,16 +118,17 @@ def test_an_option_of_several_commands_has_one_type() -> None:
     assert kinds.keys() == shared
 
 
-SHOWING = {"list", "show", "get", "diff", "status", "tasks", "metrics", "completions", "history", "compare", "setup"}
+SHOWING = {
+    *("list", "show", "status", "tasks", "metrics", "completions", "history", "compare", "doctor", "runs", "plan"),
+    *("checkpoints", "evaluations", "items", "protocol"),
+}
 
 
 @pytest.mark.parametrize("words", [words for words in WORDS if words[-1] in SHOWING], ids=" ".join)
 def test_what_is_shown_is_to_be_had_as_json(words: tuple[str, ...]) -> None:
-    if words in {("artifacts", "get"), ("doctor",)} or hasattr(loaded(words), "commands"):
-        return
     assert "--format" in {name for item in options(words) for name in item.opts}
 
 
 def test_h_is_help(command: Command) -> None:
     assert command("history", "-h").out == command("history", "--help").out
-    assert command("verify", "-h").out.startswith("Usage: evalsvc verify [OPTIONS] RUN@STEP | COMMAND")
+    assert command("verify", "-h").out.startswith("Usage: evalsvc verify [OPTIONS] [machine|RUN@STEP]")

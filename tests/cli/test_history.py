@@ -9,9 +9,14 @@ from typing import Any
 
 import pytest
 from console import Command
+from example_documents import example
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
+from evalsvc.cli.history_tables import Shown, print_curves, print_history
+from evalsvc.cli.terminal import SCREEN
 from evalsvc.client import Client
+from evalsvc.compare.curves import join_histories
+from evalsvc.spec.documents.history import History, ValueSeries
 
 
 @pytest.fixture
@@ -260,6 +265,39 @@ def test_several_runs_show_the_headline_of_each(command: Command, service: Any, 
     enter(service.store, submission(10, run="run-b"), suite("without-headline"))
     evaluate_whole(service.store, metric(3.5, "pairs/image", baseline=6.25), metric(1.0, "other/text"))
     result = command("history", "run-a", "run-b")
-    titles = [line.split(" (")[0] for line in result.out.splitlines() if ", protocol" in line]
-    assert titles == ["pairs/image", "other/text"]
-    assert "pairs/image (nats/token, chance 6.25, protocol" in result.out
+    names = [line.split()[0] for line in result.out.splitlines() if "/" in line]
+    assert list(dict.fromkeys(names)) == ["pairs/image", "other/text"]
+    one_metric = command("history", "run-a", "run-b", "--metric", "pairs/image")
+    assert "pairs/image (nats/token, chance 6.25, protocol" in one_metric.out
+
+
+def long_history(steps: int, run: str = "long") -> History:
+    columns = {name: [None] * steps for name in ("stderr", "low", "high", "n", "groups", "import_")}
+    columns |= {"x": list(range(steps)), "value": [1.5] * steps}
+    series = [example(ValueSeries, metric=f"loss/{name}", baseline=9.0, **columns) for name in "ab"]
+    return History(run=run, x="step", series=series, names=[], imports={}, next_cursor=None)
+
+
+@pytest.mark.parametrize("width", [80, 120, None])
+def test_a_history_is_a_screen_with_the_newest_steps(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int | None
+) -> None:
+    monkeypatch.setattr("evalsvc.cli.terminal.terminal_width", lambda: width)
+    print_history(long_history(200), shown=Shown(fits_screen=True))
+    shown = capsys.readouterr()
+    kept = sum(line.startswith("loss/a") for line in shown.out.splitlines())
+    assert 10 <= len(shown.out.splitlines()) <= SCREEN
+    assert shown.err == f"the last {kept} of 200 steps are shown; --all and --metric NAME show all\n"
+    assert " 199 " in shown.out
+    print_history(long_history(200), shown=Shown())
+    assert sum(line.startswith("loss/") for line in capsys.readouterr().out.splitlines()) == 400
+
+
+def test_several_runs_share_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    histories = [long_history(200, run) for run in ("run-a", "run-b")]
+    print_curves(join_histories(histories, lambda _: {}), shown=Shown(fits_screen=True))
+    shown = capsys.readouterr()
+    kept = sum(line.startswith("loss/a") for line in shown.out.splitlines())
+    assert ["metric", "step", "run-a", "run-b"] in [line.split() for line in shown.out.splitlines()]
+    assert (len(shown.out.splitlines()) <= SCREEN, kept > 5) == (True, True)
+    assert f"the last {kept} of 200 steps are shown" in shown.err

@@ -20,26 +20,22 @@ def evaluated(command: Command, service: Any) -> None:
     enter(service.store, submission(10), suite())
 
 
-def test_tables_of_items_are_listed(command: Command) -> None:
-    rows = [line.split() for line in command("items", "list", "1").out.splitlines()]
-    assert ["loss-0", "30", "index,", "nll,", "text,", "ids"] in rows
-    assert command("items", "list", "2").out == "evaluation 2 has no results per item; its state is queued\n"
-
-
 def test_items_are_shown_in_part_and_written_whole(command: Command, tmp_path: Path) -> None:
-    shown = command("items", "get", "1", "--limit", "3").out
+    shown = command("items", "1", "--limit", "3").out
     assert "loss-0: 30 items" in shown
+    assert ["index", "nll", "text", "ids"] in [line.split() for line in shown.splitlines()]
     assert "the first 3 are shown; --format csv --output FILE writes all" in shown
     assert "a" * 61 not in shown, "a long text would hide the other columns"
-    written = command("items", "get", "1", "--format", "csv", "--output", "items.csv")
+    written = command("items", "1", "--format", "csv", "--output", "items.csv")
     assert (written.code, written.out) == (0, ""), written.err
     rows = list(csv.DictReader(io.StringIO((tmp_path / "items.csv").read_text())))
     assert (len(rows), rows[2]["task"], rows[2]["nll"], rows[2]["ids"]) == (30, "loss-0", "3.0", "[2]")
-    found = json.loads(command("items", "get", "1", "--column", "nll", "--format", "json").out)
+    found = json.loads(command("items", "1", "--column", "nll", "--format", "json").out)
     assert found["items"]["loss-0"][1] == {"nll": 1.5}
 
 
 def test_what_is_not_there_has_near_misses(command: Command) -> None:
-    assert "did you mean 'nll'" in command("items", "get", "1", "--column", "nl").err
-    assert "did you mean 'loss-0'" in command("items", "get", "1", "--task", "loss-1").err
-    assert "there is no evaluation 9" in command("items", "list", "9").err
+    assert command("items", "2").out == "evaluation 2 has no results per item; its state is queued\n"
+    assert "did you mean 'nll'" in command("items", "1", "--column", "nl").err
+    assert "did you mean 'loss-0'" in command("items", "1", "--task", "loss-1").err
+    assert "there is no evaluation 9" in command("items", "9").err

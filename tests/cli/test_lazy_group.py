@@ -36,8 +36,8 @@ def test_names_are_completed_without_the_module_and_options_with_it(monkeypatch:
     monkeypatch.delitem(sys.modules, "evalsvc.cli.artifacts", raising=False)
     assert complete("evalsvc art", monkeypatch) == ["artifacts"]
     assert "evalsvc.cli.artifacts" not in sys.modules
-    assert complete("evalsvc artifacts pr", monkeypatch) == ["prune"]
-    assert complete("evalsvc artifacts prune --dr", monkeypatch) == ["--dry-run"]
+    assert complete("evalsvc artifacts ke", monkeypatch) == ["keep"]
+    assert complete("evalsvc artifacts keep --dr", monkeypatch) == ["--dry-run"]
 
 
 def test_a_mistyped_name_has_its_near_miss(command: Command) -> None:
@@ -51,7 +51,7 @@ def test_a_mistyped_name_has_its_near_miss(command: Command) -> None:
         (["submit", "mine", "abc", "x.pt"], "'STEP': Input should be a valid integer"),
         (["submit", "mine", "abc", "x.pt"], ", found 'abc'"),
         (["history", "mine", "--last", "0"], "'--last': Input should be greater than or equal to 1, found '0'"),
-        (["runs", "list", "--format", "yaml"], "'--format': 'yaml' is not one of 'table', 'csv', 'json'"),
+        (["runs", "--format", "yaml"], "'--format': 'yaml' is not one of 'table', 'csv', 'json'"),
     ],
 )
 def test_a_wrong_value_is_shown(command: Command, words: list[str], shown: str) -> None:

@@ -37,11 +37,11 @@ def measured(command: Any, service: Any) -> None:
     ("words", "offered"),
     [
         ("evalsvc history ru", ["run-a", "run-b"]),
-        ("evalsvc runs show run-b", ["run-b"]),
+        ("evalsvc runs run-b", ["run-b"]),
         ("evalsvc history run-a --metric loss/i", ["loss/image"]),
         ("evalsvc history run-a run-b --metric ", ["loss/image", "loss/text"]),
         ("evalsvc compare run-a@5 run-b@5 --task l", ["loss"]),
-        ("evalsvc checkpoints show run-a@", ["run-a@5"]),
+        ("evalsvc checkpoints run-a@", ["run-a@5"]),
         ("evalsvc submit run-a 5 file --suite text-qu", ["text-quick"]),
         ("evalsvc history x", []),
     ],

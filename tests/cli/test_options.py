@@ -23,8 +23,8 @@ def test_a_file_that_cannot_be_written_is_named_by_its_option(tmp_path: Path) ->
         ("run", "loss", "--checkpoint", "a.pt"),
         ("gate", "a.pt", "--baseline", "b.pt", "--until", "decided", "--suite", "miniature"),
         ("verify", "machine"),
-        ("verify", "checkpoint", "--checkpoint", "a.pt", "--suite", "loss"),
-        ("doctor", "layout", "a.pt", "--pairs", "p.jsonl", "--codebook-size", "64"),
+        ("verify", "--checkpoint", "a.pt", "--suite", "loss"),
+        ("layout", "a.pt", "--pairs", "p.jsonl", "--codebook-size", "64"),
     ],
     ids=lambda arguments: " ".join(arguments[:2]),
 )

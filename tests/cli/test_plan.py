@@ -12,19 +12,19 @@ from evalsvc.spec.documents import PlannedSuite
 
 
 def test_a_plan_is_set_and_shown(command: Command, service: Any) -> None:
-    assert "run run-a has no suite in its plan" in command("plan", "set", "run-a", "--none").out
+    assert "run run-a has no suite in its plan" in command("plan", "run-a", "--none").out
     arguments = ("loss/500", "text-quick@1000..9000/1000", "--when-behind", "newest")
-    said = command("plan", "set", "run-a", *arguments).out
+    said = command("plan", "run-a", *arguments).out
     rows = [line.split() for line in said.splitlines()]
     assert ["loss", "500"] in rows
-    assert ["text-quick", "1,000", "1,000", "9,000"] in rows
+    assert ["text-quick", "1,000", "1000", "9000"] in rows
     assert said.endswith("when behind: newest\n")
-    assert command("plan", "show", "run-a").out == said
-    assert json.loads(command("plan", "show", "run-a", "--format", "json").out)["suites"][0]["every"] == 500
+    assert command("plan", "run-a").out == said
+    assert json.loads(command("plan", "run-a", "--format", "json").out)["suites"][0]["every"] == 500
 
 
 def test_refusing_has_a_limit(command: Command, service: Any) -> None:
-    said = command("plan", "set", "run-a", "loss", "--when-behind", "refuse", "--at-most", "3").out
+    said = command("plan", "run-a", "loss", "--when-behind", "refuse", "--at-most", "3").out
     assert said.endswith("when behind: refuse, while 3 other steps wait\n")
 
 
@@ -61,8 +61,8 @@ def test_what_is_no_planned_suite(text: str, words: str) -> None:
 
 
 def test_a_plan_of_nothing_is_said_on_purpose(command: Command, service: Any) -> None:
-    """`evalsvc plan set RUN` would else empty the plan of a run by a slip."""
-    assert "neither suites nor --none" in command("plan", "set", "run-a").err
-    assert "--none is given with suites" in command("plan", "set", "run-a", "loss", "--none").err
-    assert "without --when-behind refuse" in command("plan", "set", "run-a", "loss", "--at-most", "2").err
-    assert "did you mean 'loss'" in command("plan", "set", "run-a", "los").err
+    refused = command("plan", "run-a", "--when-behind", "newest").err
+    assert "--when-behind is given without suites and without --none; leave --when-behind out" in refused
+    assert "--none is given with suites" in command("plan", "run-a", "loss", "--none").err
+    assert "without --when-behind refuse" in command("plan", "run-a", "loss", "--at-most", "2").err
+    assert "did you mean 'loss'" in command("plan", "run-a", "los").err

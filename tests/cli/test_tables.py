@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from example_documents import example
 
-from evalsvc.cli.checkpoints import show_finished
+from evalsvc.cli.submit import show_finished
 from evalsvc.cli.tables import print_metrics
 from evalsvc.spec.documents import Evaluation, Metric, Task, TaskWarning
 

@@ -1,24 +1,20 @@
 """What the command line prints, whoever wrote it."""
 
+import io
+import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
+import typer
 from example_documents import example
+from rich.cells import cell_len
 
-from evalsvc.cli import (
-    answers,
-    checkpoints,
-    completions,
-    document_text,
-    history_tables,
-    items,
-    progress,
-    suite_text,
-    tables,
-    terminal,
-)
+from evalsvc.cli import completions, history_tables, items, printer, progress, submit, tables, terminal
+from evalsvc.cli.terminal import confirm, style_of, table_lines, wrapped
 from evalsvc.compare.curves import Curve, JoinedHistories, RunSeries, Tradeoff
+from evalsvc.errors import InvalidRequest
 from evalsvc.spec.documents import Checkpoint, EvaluationSummary, Metric, Parent, Posted
 from evalsvc.spec.documents.history import Buckets, BucketSeries, History, ImportSource, LeftOutMetric
 from evalsvc.spec.documents.items import Completion, Items, StepCompletions
@@ -83,6 +79,9 @@ COMPLETIONS = StepCompletions(
 )
 
 
+WHOLE = history_tables.Shown(whole=True)
+
+
 def show_bars() -> None:
     with progress.ProgressLines(0.01) as lines:
         lines.show(EVIL, 1, 2, EVIL)
@@ -94,18 +93,18 @@ SHOWN: dict[str, Callable[[], None]] = {
     "say_json": lambda: terminal.say_json({EVIL: EVIL + "\x7f\x9b"}),
     "complain": lambda: terminal.complain(EVIL),
     "metrics": lambda: tables.print_metrics([METRIC], {}),
-    "history": lambda: history_tables.print_history(HISTORY),
-    "left out": lambda: history_tables.print_history(HISTORY, left_out=[LEFT_OUT]),
+    "history": lambda: history_tables.print_history(HISTORY, shown=WHOLE),
+    "left out": lambda: history_tables.print_history(HISTORY, shown=WHOLE, left_out=[LEFT_OUT]),
     "buckets": lambda: history_tables.print_buckets(BUCKETS),
-    "history as CSV": lambda: history_tables.write_history_csv(HISTORY),
-    "curves": lambda: history_tables.print_curves(CURVES),
+    "history as CSV": lambda: terminal.write_rows(history_tables.history_rows(HISTORY)),
+    "curves": lambda: history_tables.print_curves(CURVES, shown=WHOLE),
     "tradeoff": lambda: history_tables.print_tradeoff(TRADEOFF),
-    "tradeoff as CSV": lambda: history_tables.write_tradeoff_csv(TRADEOFF),
-    "document": lambda: document_text.print_document(POSTED.checkpoint),
-    "posted": lambda: checkpoints.show_posted(POSTED),
+    "tradeoff as CSV": lambda: terminal.write_rows(history_tables.tradeoff_rows(TRADEOFF)),
+    "document": lambda: printer.print_fields(POSTED.checkpoint),
+    "posted": lambda: submit.show_posted(POSTED),
     "completions": lambda: completions.print_completions([COMPLETIONS], everything=True),
-    "rows": lambda: answers.print_rows([{EVIL: EVIL}], "table", "rows", ""),
-    "tasks of a suite": lambda: suite_text.print_suite_tasks([{"name": EVIL, "kind": EVIL, EVIL: EVIL}]),
+    "rows": lambda: printer.print_rows([{EVIL: EVIL}], "table", "rows", ""),
+    "tasks of a suite": lambda: printer.print_suite_tasks([{"name": EVIL, "kind": EVIL, EVIL: EVIL}]),
     "items": lambda: items.print_items(ITEMS, limit=1),
     "bars": show_bars,
 }
@@ -132,10 +131,7 @@ def test_a_terminal_obeys_nothing_that_others_wrote(name: str, capsys: pytest.Ca
     ],
 )
 def test_colour_is_for_terminals_and_for_whoever_asks(
-    variables: dict[str, str],
-    colour: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    variables: dict[str, str], colour: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("FORCE_COLOR", "NO_COLOR", "TERM", "CLICOLOR_FORCE"):
         monkeypatch.delenv(name, raising=False)
@@ -160,3 +156,91 @@ def test_a_table_in_a_pipe_has_120_columns_and_loses_nothing(capsys: pytest.Capt
     assert max(map(len, shown.splitlines())) <= 120
     assert {word for row in rows for cell in row for word in cell.split()} <= set(shown.split())
     assert "no room for" not in shown
+
+
+COLUMNS = ["metric", "protocol", "step", "value", "error", "n", "why"]
+NAMES = ["pairs/image", "pairs/general_text_gap_within", "coco/fid (sampling.guidance_scale=3.0)", "図/画像の損失"]
+WHY = "worse by 0.0213, beyond the tolerance 0.0018 and the noise 0.012"
+ROWS = [[name, "9a3f0c1d2e4b5a69", "3000", "1.76012", "± 0.0021", "360 in 60", WHY] for name in NAMES]
+DROP = ("protocol", "n", "error")
+
+
+def lines_at(width: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(terminal, "terminal_width", lambda: width)
+    return [line.plain for line in table_lines(COLUMNS, ROWS, drop=DROP)]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])
+def test_a_table_fits_its_terminal_and_loses_no_name(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = lines_at(width, monkeypatch)
+    assert max(map(cell_len, lines)) <= width
+    assert "…" not in "".join(lines)
+    words = set("".join(f"{line} " for line in lines).split())
+    assert {"3000", "1.76012"} <= words
+    if width >= 80:
+        assert {word for name in NAMES for word in name.split()} <= words
+
+
+def test_columns_go_in_their_order_and_only_where_they_must(monkeypatch: pytest.MonkeyPatch) -> None:
+    last = [lines_at(width, monkeypatch)[-1] for width in (200, 130, 110, 100, 60)]
+    notes = [line if line.startswith("(no room for: ") else "" for line in last]
+    assert notes == sorted(notes, key=len)
+    assert notes[0] == ""
+    assert {*notes[1:-1]} <= {"", "(no room for: protocol)", "(no room for: protocol, n)"}
+    assert notes[-1] == "(no room for: protocol, n, error)"
+
+
+@pytest.mark.parametrize("text", ["", " a", "two words", "a/very_long.name@with-signs:and=more,of;them", "図" * 9, WHY])
+@pytest.mark.parametrize("width", [3, 10, 80])
+def test_wrapping_loses_nothing(text: str, width: int) -> None:
+    lines = wrapped(text, width)
+    assert max(map(cell_len, lines)) <= width
+    assert "".join("".join(lines).split()) == "".join(text.split())
+
+
+def test_a_name_that_is_too_wide_breaks_behind_its_signs() -> None:
+    assert wrapped("pairs/general_text_gap", 10) == ["pairs/", "general_", "text_gap"]
+    assert wrapped("-0.07557", 7) == ["-0.0755", "7"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "style"),
+    [("WORSE", "red"), ("worse (forced)", "red"), ("not_judged", "red"), ("better", "green"), ("a worse one", "")],
+)
+def test_words_in_colour(cell: str, style: str) -> None:
+    assert style_of(cell) == style
+
+
+def test_a_table_without_rows_has_its_head() -> None:
+    assert [line.plain for line in table_lines(["a", "b"], [])] == ["a  b", "────"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_without_a_terminal_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that waits for an answer for ever is worse than one that fails."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    with pytest.raises(InvalidRequest, match=r"the command would queue 5 evaluations, .* give --yes"):
+        confirm("queue 5 evaluations", yes=False)
+    with pytest.raises(InvalidRequest, match=r"run a would be deleted, and .*; give --yes"):
+        confirm("run a", False, "a")
+    confirm("queue 5 evaluations", yes=True)
+    confirm("run a", True, "a")
+
+
+@pytest.mark.parametrize(("typed", "goes_on"), [("y\n", True), ("n\n", False), ("\n", False)])
+def test_only_yes_goes_on(monkeypatch: pytest.MonkeyPatch, typed: str, goes_on: bool) -> None:
+    monkeypatch.setattr(sys, "stdin", Terminal(typed))
+    with nullcontext() if goes_on else pytest.raises(typer.Exit):
+        confirm("queue 5 evaluations", yes=False)
+
+
+def test_a_deletion_wants_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", Terminal("run-a\n"))
+    confirm("run run-a", False, "run-a")
+    monkeypatch.setattr(sys, "stdin", Terminal("run-b\n"))
+    with pytest.raises(InvalidRequest, match="'run-b' was typed instead of 'run-a', so nothing was deleted"):
+        confirm("run run-a", False, "run-a")

@@ -95,6 +95,7 @@ class TestMachine:
         (["mine@3", "--checkpoint", "a.pt"], "verify needs either RUN@STEP or --checkpoint FILE, and both are given"),
         (["--suite", "loss"], "verify needs either RUN@STEP or --checkpoint FILE, and neither is given"),
         (["--checkpoint", "a.pt"], "--checkpoint is given without --suite; name the suite"),
+        (["machine", "--suite", "loss"], "--suite is given with machine; leave --suite out"),
     ],
 )
 def test_bad_arguments(command: Command, arguments: list[str], words: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import evalsvc
-from evalsvc.cli.wording import counted, in_options
+from evalsvc.cli.wording import counted, duration, in_options
 
 OF_REST = re.compile(r"\b(GET|PUT|POST|DELETE|PATCH) /v1/|\b[a-z_]+=true\b")
 
@@ -25,10 +25,10 @@ OF_REST = re.compile(r"\b(GET|PUT|POST|DELETE|PATCH) /v1/|\b[a-z_]+=true\b")
         ("spool=copy if its store", "--spool copy if its store"),
         ("from=300 is greater than to=10; swap them", "--from 300 is greater than --to 10; swap them"),
         ("read the history with x=step", "read the history with --x step"),
-        ("name one by PUT /v1/runs/mine/base, or", "name one by evalsvc runs base mine STEP, or"),
+        ("name one by PUT /v1/runs/mine/base, or", "name one by evalsvc runs mine --base RUN@STEP, or"),
         ("GET /v1/runs/{run}/artifacts lists", "evalsvc artifacts list RUN lists"),
-        ("(POST /v1/evaluations).", "(evalsvc evaluations again RUN@STEP --suite SUITE)."),
-        ("POST /v1/evaluations/{id}/retry", "evalsvc evaluations retry ID"),
+        ("(POST /v1/evaluations).", "(evalsvc retry RUN@STEP --suite SUITE)."),
+        ("POST /v1/evaluations/{id}/retry", "evalsvc retry ID"),
         ("the file /data/replace=trueish.pt", "the file /data/replace=trueish.pt"),
     ],
 )
@@ -77,3 +77,11 @@ def test_a_message_of_a_stranger_is_read_quickly() -> None:
     for text in ("evalsvc ", "GET /v1/runs/", "{a", "replace", "--a ("):
         in_options(text * 10_000)
     assert time.process_time() - begun < 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (89.4, "89 s"), (90, "2 min"), (5400, "1 h 30 min"), (7200, "2 h"), (187_200, "2 d 4 h")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

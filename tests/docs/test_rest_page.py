@@ -15,8 +15,8 @@ ROWS = re.findall(r"^\| (`.+) \| (.+) \|$", TABLE, re.MULTILINE)
 
 WITHOUT_ROUTE = {
     *("serve", "worker", "scheduler", "certificates", "tokens", "backup", "restore", "watch", "gate", "demo", "run"),
-    *("verify", "doctor", "tasks", "metrics", "benchmarks", "reference", "assets"),
-    *("suites new", "suites check", "protocol diff", "export site"),
+    *("verify", "doctor", "layout", "tasks", "metrics", "benchmarks", "reference", "assets"),
+    *("suites new", "suites check", "export site"),
 }
 """Commands, and groups of commands, about files, the machine or the database, or about answers of other routes."""
 
@@ -39,7 +39,11 @@ def words_of(command: Any, before: tuple[str, ...] = ()) -> Iterator[str]:
 
 def test_every_command_about_the_service_has_its_route() -> None:
     """A client without the command line finds a way to do what the documentation does by a command."""
-    named = {name.partition(" --")[0] for commands, _ in ROWS for name in re.findall(r"`([^`]+)`", commands)}
+    named = {
+        re.sub(r"( [A-Z]+(@[A-Z]+)?)*( --.*)?$", "", name)
+        for commands, _ in ROWS
+        for name in re.findall(r"`([^`]+)`", commands)
+    }
     own = {name for name in words_of(COMMANDS) if not {name, name.partition(" ")[0]} & WITHOUT_ROUTE}
     assert own - named == set()
     assert named - own == set()

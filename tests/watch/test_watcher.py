@@ -318,7 +318,7 @@ class TestSuites:
         scene.write("epoch_1.pt", step=5)
         with pytest.raises(
             InvalidRequest,
-            match=r"run 'run-a' has no plan, .*; give --suite NAME, or .*: evalsvc plan set run-a SUITE/EVERY; .*loss",
+            match=r"run 'run-a' has no plan, .*; give --suite NAME, or .*: evalsvc plan run-a SUITE/EVERY; .*loss",
         ):
             scene.look(scene.watcher())
         assert scene.rows() == 0

@@ -308,7 +308,7 @@ def layout_yaml(findings: Mapping[str, Any]) -> str:
     for name in ("text", "image"):
         content[name] = {key: value for key, value in content[name].items() if value is not None}
     return (
-        f"# {findings['best']['label']}, found by `evalsvc doctor layout` in {findings['n']} pairs.\n"
+        f"# {findings['best']['label']}, found by `evalsvc layout` in {findings['n']} pairs.\n"
         "# Pairs do not determine length, unconditional_template, tokenizer, and special tokens that are not in the "
         "template.\n" + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
     )

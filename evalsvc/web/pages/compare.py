@@ -144,7 +144,7 @@ class ComparePage(Page):
             if base.checkpoint is None:
                 raise UnknownName(
                     f"the base of {run}, {base.run}@{base.step}, has not been posted; post it, or name another one: "
-                    f"evalsvc runs base {run} STEP"
+                    f"evalsvc runs {run} --base RUN@STEP"
                 )
             other, word, best_of = checkpoint_name(base.run, base.step, base.variant), "the base of the run", 1
         else:

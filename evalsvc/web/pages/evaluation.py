@@ -135,10 +135,10 @@ def _seconds(started: str | None, finished: str | None) -> float | None:
 
 
 def _commands(name: str, suite: str, evaluation: int) -> Sequence[tuple[str, str]]:
-    again = f"evalsvc evaluations again {shlex.quote(name)} --suite {shlex.quote(suite)}"
+    again = f"evalsvc retry {shlex.quote(name)} --suite {shlex.quote(suite)}"
     return [
         ("evaluate again", again),
-        ("the suite as it was evaluated", f"evalsvc evaluations suite {evaluation}"),
-        ("how the values were measured", f"evalsvc protocol show {shlex.quote(name)}"),
-        ("results per item", f"evalsvc items get {evaluation}"),
+        ("the suite as it was evaluated", f"evalsvc evaluations {evaluation} --tasks"),
+        ("how the values were measured", f"evalsvc protocol {shlex.quote(name)}"),
+        ("results per item", f"evalsvc items {evaluation}"),
     ]

@@ -61,10 +61,10 @@ class OriginQuery(PanelQuery):
             spec=None,
             table=Table(["field", "value", "file or name"], list(self._rows(measured, task))),
             commands=Commands(
-                cli=f"evalsvc protocol show {shlex.quote(name)} --metric {shlex.quote(self.metric)}",
+                cli=f"evalsvc protocol {shlex.quote(name)} --metric {shlex.quote(self.metric)}",
                 rest=f"/v1/evaluations/{task.evaluation.id}",
                 more={
-                    "make the number again": f"evalsvc evaluations again {shlex.quote(name)} --suite {suite}",
+                    "make the number again": f"evalsvc retry {shlex.quote(name)} --suite {suite}",
                     "lines of the suite": lines,
                 },
             ),

@@ -38,7 +38,7 @@ def test_everything_that_a_number_depends_on(app: App) -> None:
     assert rows["protocol.limit"] == ["1", ""]
     assert rows["provenance.device"] == ["cpu", ""]
     lines = found.commands.shown("http://evalsvc", found.query.address("csv"))
-    assert lines["make the number again"] == "evalsvc evaluations again digits@100 --suite quick"
+    assert lines["make the number again"] == "evalsvc retry digits@100 --suite quick"
     assert lines["lines of the suite"] == "tasks:\n- kind: loss\n  name: loss-0\n  data: /data.jsonl\n  limit: 1\n"
     assert found.protocols == [losses(100)[0].protocol.id]
 

@@ -24,7 +24,7 @@ class TestSubmit:
 
     def test_says_when_nothing_is_due(self, command: Command, service: Any, weights: Path) -> None:
         said = command("submit", "run-a", "25", str(weights)).out
-        assert "nothing is evaluated; give --suite NAME, or set a plan: evalsvc plan set run-a SUITE/EVERY\n" in said
+        assert "nothing is evaluated; give --suite NAME, or set a plan: evalsvc plan run-a SUITE/EVERY\n" in said
 
     def test_model_and_layout_from_files_of_this_machine(
         self, command: Command, service: Any, weights: Path, tmp_path: Path
@@ -59,7 +59,7 @@ class TestSubmit:
         monkeypatch.setattr(Client, "wait", press)
         result = command("submit", "run-a", "25", str(weights), "--suite", "loss", "--wait")
         assert result.code == 130
-        assert "the service goes on; follow it: evalsvc evaluations wait 1\n" in result.err
+        assert "the service goes on; follow it: evalsvc evaluations 1 --wait\n" in result.err
 
     @pytest.mark.parametrize(
         ("arguments", "words"),
@@ -127,35 +127,39 @@ class TestList:
         enter(service.store, submission(5, run="run-b"))
 
     def test_checkpoints_are_listed_with_their_evaluations(self, command: Command) -> None:
-        lines = command("checkpoints", "list").out.splitlines()
+        lines = command("checkpoints").out.splitlines()
         assert [line.split()[0] for line in lines if "@" in line] == ["run-a@5", "run-a@10:ema", "run-b@5"]
         assert any("quick queued" in line for line in lines)
-        assert "run-a@5" not in command("checkpoints", "list", "run-a", "--from", "6").out
-        found = json.loads(command("checkpoints", "list", "--state", "queued", "--format", "json").out)
+        assert "run-a@5" not in command("checkpoints", "run-a", "--from", "6").out
+        found = json.loads(command("checkpoints", "--state", "queued", "--format", "json").out)
         assert [checkpoint["id"] for checkpoint in found["checkpoints"]] == [1]
-        assert "the first 1 are shown" in command("checkpoints", "list", "--limit", "1").err
-        assert "no run is named 'run-x'" in command("checkpoints", "list", "run-x").err
+        assert "the first 1 are shown" in command("checkpoints", "--limit", "1").err
+        assert "no run is named 'run-x'" in command("checkpoints", "run-x").err
 
     def test_one_is_shown_by_its_name_or_id(self, command: Command) -> None:
         for name in ("run-a@10:ema", "2"):
-            assert "variant: ema" in command("checkpoints", "show", name).out
-        assert "no checkpoint is named 'run-a@6'; did you mean" in command("checkpoints", "show", "run-a@6").err
-        assert "'run-a' is not a checkpoint; write RUN@STEP" in command("checkpoints", "show", "run-a").err
+            assert "variant: ema" in command("checkpoints", name).out
+        assert "no checkpoint is named 'run-a@6'; did you mean" in command("checkpoints", "run-a@6").err
+        assert (
+            "--state is given with 2, which is one checkpoint" in command("checkpoints", "2", "--state", "failed").err
+        )
+        assert "'run-a' is not a checkpoint; write RUN@STEP" in command("checkpoints", "run-a", "--result").err
+        assert "--suite is given without --result" in command("checkpoints", "run-a", "--suite", "quick").err
 
     def test_a_result_is_a_file_that_compare_reads(self, command: Command, service: Any, tmp_path: Path) -> None:
         evaluate_whole(service.store, metric(2.0))
-        shown = command("checkpoints", "result", "run-a@5").out
+        shown = command("checkpoints", "run-a@5", "--result").out
         assert "run 'run-a' step 5: quick succeeded" in shown
         assert "loss/text" in shown
-        assert command("checkpoints", "result", "run-a@5", "--format", "json", "--output", "a.json").code == 0
+        assert command("checkpoints", "run-a@5", "--result", "--format", "json", "--output", "a.json").code == 0
         compared = command("compare", "a.json", "a.json")
         assert (compared.code, "loss/text" in compared.out) == (0, True), compared.err
 
     def test_one_is_deleted_after_its_name(self, command: Command) -> None:
-        asked = command("checkpoints", "delete", "run-b@5")
+        asked = command("delete", "run-b@5")
         assert "checkpoint run-b@5 with 0 evaluations would be deleted, and standard input is no terminal" in asked.err
-        deleted = command("checkpoints", "delete", "run-b@5", "--yes")
+        deleted = command("delete", "run-b@5", "--yes")
         assert deleted.out.startswith("checkpoint run-b@5 is deleted: 0 evaluations, 0 values"), deleted.err
-        refused = command("checkpoints", "delete", "run-a@5", "--yes")
+        refused = command("delete", "run-a@5", "--yes")
         assert (refused.code, "--cancel" in refused.err) == (2, True)
-        assert command("checkpoints", "delete", "run-a@5", "--yes", "--cancel").code == 0
+        assert command("delete", "run-a@5", "--yes", "--cancel").code == 0

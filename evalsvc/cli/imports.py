@@ -1,4 +1,4 @@
-"""Files of other tools with values by training step, read as series to import.
+"""`evalsvc import`: enter values of other tools, from files with values by training step.
 
 A file is CSV with a header line, or JSON lines. Its columns decide between three forms:
 - *long*: `step`, `metric`, `value`, and optionally `stderr`, `n`, `unit`, `direction`, `variant`, `protocol`;
@@ -12,14 +12,25 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import TextIO
+from typing import Annotated, TextIO
 
+import typer
+from typer import Argument, Option
+
+from evalsvc.cli.name_completion import complete_run
+from evalsvc.cli.options import Url, connect
+from evalsvc.cli.terminal import say
+from evalsvc.cli.wording import counted
 from evalsvc.data.files import unreadable
 from evalsvc.errors import InvalidData, UnknownName
+from evalsvc.spec.documents.fields import Direction
 from evalsvc.spec.protocol import number_to_json
+
+commands = typer.Typer()
 
 STEPS = ("step", "Step", "_step", "global_step")
 """Names of the column of steps."""
@@ -72,29 +83,61 @@ class FileSeries:
         return {**vars(self.head), **{name: column[first:last] for name, column in columns.items()}}
 
 
-def read_series(path: Path, metrics: Sequence[str], defaults: Defaults) -> list[FileSeries]:
-    """Read the series of a file, or only those of `metrics`; for a TensorBoard file, `metrics` is the metric's name.
+@commands.command("import")
+def import_history(
+    run: Annotated[
+        str,
+        Argument(
+            metavar="RUN",
+            help="Name of the training run, which is created if it does not exist.",
+            autocompletion=complete_run,
+        ),
+    ],
+    file: Annotated[Path, Argument(help="CSV file with a header line, or JSON lines.")],
+    metric: Annotated[
+        list[str] | None,
+        Option(
+            help="Import only this metric; repeat for several. With an export of TensorBoard: the name of its metric.",
+            show_default="all",
+        ),
+    ] = None,
+    source: Annotated[str | None, Option(help="Origin of the values.", show_default="the file's name")] = None,
+    protocol: Annotated[str, Option(help="How the values were measured, in words.")] = "not stated",
+    unit: Annotated[str, Option(help="Unit of the values.", show_default="none")] = "",
+    direction: Annotated[Direction, Option(help="Which direction is better.")] = "none",
+    variant: Annotated[str, Option(help="Variant of the weights that were measured.")] = "raw",
+    replace: Annotated[
+        bool, Option("--replace", help="Replace other values of the same steps, measured values too.")
+    ] = False,
+    url: Url = None,
+) -> None:
+    """Import values that another tool measured into the history of a run, which marks them as imported.
 
-    Raises:
-        InvalidData: the file cannot be read, its columns have none of the three forms, or a cell is no number.
-        UnknownName: the file has no metric of that name.
+    The file has one of three forms: the columns step, metric and value, and optionally stderr, n, unit, direction,
+    variant and protocol; or a column of steps and a column for each metric, as Weights & Biases exports; or an export
+    of TensorBoard. A repeated import changes nothing, so repeat an import that was interrupted.
     """
-    rows = iter(list(_rows(path)))
-    first = next(rows, None)
-    if first is None:
-        raise InvalidData(f"{path} has no values; give a CSV file with a header line and values, or JSON lines")
-    columns = list(first[1])
-    read = _form(path, columns, metrics)
+    defaults = Defaults(unit, direction, variant, protocol)
+    series = read_series(file, metric or [], defaults)
+    with connect(url) as client:
+        done = [client.import_values(run, source or file.name, part, replace=replace) for part in requests(series)]
+    new, replaced, unchanged = (sum(getattr(part, name) for part in done) for name in ("new", "replaced", "unchanged"))
+    metrics = counted(len({item.head.metric for item in series}), "metric")
+    say(
+        f"{counted(new + replaced + unchanged, 'value')} of {metrics}: {new:,} new, {replaced:,} replaced, "
+        f"{unchanged:,} unchanged"
+    )
+
+
+def read_series(path: Path, metrics: Sequence[str], defaults: Defaults) -> list[FileSeries]:
+    """Read the series of a file, or only those of `metrics`; for a TensorBoard file, `metrics` is the metric's name."""
     by_head: dict[Head, FileSeries] = {}
-    for line, cells in (first, *rows):
-        for entry in read(line, cells):
-            if not entry.get("metric"):
-                raise InvalidData(
-                    f"{path} line {line} names no metric; write the name of the metric, or remove the line"
-                )
-            given = {name: str(entry.get(name) or default) for name, default in vars(defaults).items()}
-            head = Head(metric=str(entry["metric"]), **given)
-            _add(path, line, by_head.setdefault(head, FileSeries(head)), entry)
+    for line, entry in _entries(path, metrics):
+        if not entry.get("metric"):
+            raise InvalidData(f"{path} line {line} names no metric; write the name of the metric, or remove the line")
+        given = {name: str(entry.get(name) or default) for name, default in vars(defaults).items()}
+        head = Head(metric=str(entry["metric"]), **given)
+        _add(path, line, by_head.setdefault(head, FileSeries(head)), entry)
     known = {head.metric for head in by_head}
     for name in metrics:
         if name not in known:
@@ -122,21 +165,20 @@ def requests(series: Sequence[FileSeries]) -> Iterator[list[dict[str, object]]]:
 def _rows(path: Path) -> Iterator[Row]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            yield from _json_lines(path, stream) if path.suffix in (".jsonl", ".json", ".ndjson") else _csv(stream)
+            if path.suffix in (".jsonl", ".json", ".ndjson"):
+                yield from _json_lines(path, stream)
+                return
+            reader = csv.DictReader(stream)
+            for cells in reader:
+                if None in cells:
+                    raise InvalidData(
+                        f"{path} line {reader.line_num} has more cells than the header has columns; correct the line"
+                    )
+                yield reader.line_num, cells
     except OSError as error:
         raise unreadable(path, error) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InvalidData(f"{path} is neither CSV nor JSON lines in UTF-8: {error}; export the file again") from None
-
-
-def _csv(stream: TextIO) -> Iterator[Row]:
-    reader = csv.DictReader(stream)
-    for cells in reader:
-        if None in cells:
-            raise InvalidData(
-                f"{stream.name} line {reader.line_num} has more cells than the header has columns; correct the line"
-            )
-        yield reader.line_num, cells
 
 
 def _json_lines(path: Path, stream: TextIO) -> Iterator[Row]:
@@ -152,50 +194,43 @@ def _json_lines(path: Path, stream: TextIO) -> Iterator[Row]:
         yield line, cells
 
 
-Read = Callable[[int, Cells], Iterator[Cells]]
-"""Function that yields the values of a line: `step`, `metric`, `value`, and optional properties."""
-
-
-def _form(path: Path, columns: Sequence[str], metrics: Sequence[str]) -> Read:
-    if {"step", "metric", "value"} <= set(columns):
-        return lambda line, cells: iter([cells])
-    if set(columns) == set(TENSORBOARD):
-        if len(metrics) != 1:
-            raise InvalidData(
-                f"{path} is an export of TensorBoard, which does not name its metric; name the metric by --metric"
-            )
-        return lambda line, cells: iter([{"step": cells["Step"], "metric": metrics[0], "value": cells["Value"]}])
+def _entries(path: Path, metrics: Sequence[str]) -> Iterator[Row]:
+    """Yield the values of a file with their lines: `step`, `metric`, `value`, and optional properties."""
+    rows = _rows(path)
+    first = next(rows, None)
+    if first is None:
+        raise InvalidData(f"{path} has no values; give a CSV file with a header line and values, or JSON lines")
+    columns = list(first[1])
     step = next((name for name in STEPS if name in columns), None)
+    is_long, is_tensorboard = {"step", "metric", "value"} <= set(columns), set(columns) == set(TENSORBOARD)
+    if is_tensorboard and len(metrics) != 1:
+        raise InvalidData(
+            f"{path} is an export of TensorBoard, which does not name its metric; name the metric by --metric"
+        )
     if step is None:
         raise InvalidData(
             f"{path} has the columns {', '.join(columns)[:200]}; none of them is a step; name the column of "
             f"steps {' or '.join(STEPS)}, and the others metric and value, or by the metrics' names"
         )
-    return _wide(path, step, metrics)
-
-
-def _wide(path: Path, step: str, metrics: Sequence[str]) -> Read:
-    names: dict[str, str] = {}
     runs: set[str] = set()
-
-    def read(line: int, cells: Cells) -> Iterator[Cells]:
-        for column, value in cells.items():
+    for line, cells in chain([first], rows):
+        if is_long:
+            yield line, cells
+        elif is_tensorboard:
+            yield line, {"step": cells["Step"], "metric": metrics[0], "value": cells["Value"]}
+        for column, value in cells.items() if not (is_long or is_tensorboard) else ():
             if column == step or column.endswith(("__MIN", "__MAX")):
                 continue
-            if column not in names:
-                run, dash, name = column.partition(" - ")
-                names[column] = name if dash else column
-                runs.add(run if dash else "")
-                if len(runs) > 1:
-                    raise InvalidData(
-                        f"{path} has columns of several runs: {', '.join(sorted(runs))}; export a file for each run"
-                    )
-            if names[column].startswith("_"):
-                continue  # the time, or a second column of steps
-            if value not in (None, "") and (not metrics or names[column] in metrics):
-                yield {"step": cells.get(step), "metric": names[column], "value": value}
-
-    return read
+            run, dash, name = column.partition(" - ")
+            runs.add(run if dash else "")
+            if len(runs) > 1:
+                raise InvalidData(
+                    f"{path} has columns of several runs: {', '.join(sorted(runs))}; export a file for each run"
+                )
+            name = name if dash else column
+            # Names with `_` are the time, or a second column of steps.
+            if not name.startswith("_") and value not in (None, "") and (not metrics or name in metrics):
+                yield line, {"step": cells.get(step), "metric": name, "value": value}
 
 
 def _add(path: Path, line: int, series: FileSeries, entry: Cells) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from evalsvc.cli import history_files
-from evalsvc.cli.history_files import Defaults, FileSeries, Head, read_series, requests
+from evalsvc.cli import imports
+from evalsvc.cli.imports import Defaults, FileSeries, Head, read_series, requests
 from evalsvc.errors import InvalidData, UnknownName
 
 WANDB = """\
@@ -124,7 +124,7 @@ def test_what_is_no_text_or_not_there(tmp_path: Path) -> None:
 
 
 def test_requests_have_every_value_once_and_never_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history_files, "VALUES_AT_ONCE", 4)
+    monkeypatch.setattr(imports, "VALUES_AT_ONCE", 4)
     text = "step,a,b,c\n" + "".join(f"{step},{step}.5,{step},\n" for step in range(7))
     series = list(read(tmp_path / "a.csv", text).values())
     parts = list(requests(series))
@@ -132,5 +132,5 @@ def test_requests_have_every_value_once_and_never_too_many(tmp_path: Path, monke
     values = {(item["metric"], step) for part in parts for item in part for step in item["step"]}
     assert values == {(name, step) for name in "ab" for step in range(7)}
     assert all(math.isfinite(value) for part in parts for item in part for value in item["value"])
-    monkeypatch.setattr(history_files, "SERIES_AT_ONCE", 1)
+    monkeypatch.setattr(imports, "SERIES_AT_ONCE", 1)
     assert [len(part) for part in requests(series)] == [1] * 4

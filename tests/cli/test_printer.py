@@ -1,4 +1,4 @@
-"""How answers are printed and written to files."""
+"""How documents are printed and written to files."""
 
 import csv
 import io
@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from evalsvc.cli.answers import first_rows, print_list, print_one, printed_to
 from evalsvc.cli.options import Format
+from evalsvc.cli.printer import first_rows, print_fields, print_list, printed_to, show
 from evalsvc.cli.terminal import say
 from evalsvc.errors import InvalidRequest
-from evalsvc.spec.documents import EvaluationSummary, RunCheckpoint
+from evalsvc.spec import documents
+from evalsvc.spec.documents import Document, EvaluationSummary, RunCheckpoint
+from evalsvc.spec.documents.document import example_of, json_name
+from evalsvc.spec.documents.reading import read
 
 CHECKPOINT = RunCheckpoint(
     id=1,
@@ -26,13 +29,14 @@ CHECKPOINT = RunCheckpoint(
 
 
 def shown(form: Format, rows: list[RunCheckpoint]) -> None:
-    print_list(rows, form, "checkpoints", lambda row: {"step": str(row.step), "weights": row.uri}, "there is none")
+    print_list(rows, ("step", "uri", "created_at", "evaluations"), form, "checkpoints", "there is none")
 
 
 def test_a_list_has_three_forms(capsys: pytest.CaptureFixture[str]) -> None:
     shown("table", [CHECKPOINT])
     table = capsys.readouterr().out
-    assert ["step", "weights"] in [line.split() for line in table.splitlines()]
+    assert ["step", "uri", "created", "evaluations"] in [line.split() for line in table.splitlines()]
+    assert "2026-02-03 10:11  loss failed" in table
     assert "\x1b" not in table
     shown("json", [CHECKPOINT])
     assert json.loads(capsys.readouterr().out)["checkpoints"][0]["evaluations"][0]["id"] == 7
@@ -65,7 +69,7 @@ def test_an_answer_is_written_whole_or_not_at_all(tmp_path: Path, capsys: pytest
         lose_the_service()
     assert path.read_text() == "before"
     with printed_to(path):
-        print_one(CHECKPOINT, "json")
+        show(CHECKPOINT, "json")
     assert json.loads(path.read_text())["step"] == 25
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", f"wrote {path}\n")
@@ -74,3 +78,14 @@ def test_an_answer_is_written_whole_or_not_at_all(tmp_path: Path, capsys: pytest
         printed_to(tmp_path / "no" / "a"),
     ):
         raise AssertionError("the service is not asked")
+
+
+KINDS = [kind for kind in vars(documents).values() if isinstance(kind, type) and kind is not Document]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_field_of_a_document_is_shown(kind: type[Document], capsys: pytest.CaptureFixture[str]) -> None:
+    document = read(kind, example_of(kind))
+    print_fields(document)
+    lines = capsys.readouterr().out.splitlines()
+    assert {json_name(name) for name in vars(document)} <= {line.partition(":")[0] for line in lines}
