@@ -1,4 +1,4 @@
-"""`evalsvc assets`: weights of published networks, such as Inception."""
+"""`evalsvc assets` and `reference`: weights of published networks, and statistics of real images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typer import Argument, Option
 
 from evalsvc.assets import ASSETS, find_asset, locate_asset, pull, read_record
 from evalsvc.cli.lazy_group import CommandGroup
-from evalsvc.cli.options import Form, Output
+from evalsvc.cli.options import DataDir, Form, Output
 from evalsvc.cli.printer import print_rows, printed_to
 from evalsvc.cli.progress import show_transfer
 from evalsvc.cli.terminal import say
@@ -23,6 +23,11 @@ assets_app = typer.Typer(
     cls=CommandGroup, no_args_is_help=True, help="Fetch the weights of networks that some suites need."
 )
 commands.add_typer(assets_app, name="assets")
+
+reference_app = typer.Typer(
+    cls=CommandGroup, no_args_is_help=True, help="Import statistics of real images, which FID compares with."
+)
+commands.add_typer(reference_app, name="reference")
 
 Assets = Annotated[Path | None, Option(help="Folder of the assets.", show_default="`assets` in the data folder")]
 
@@ -73,3 +78,17 @@ def list_assets(assets: Assets = None, form: Form = "table", output: Output = No
         )
     with printed_to(output):
         print_rows(rows, form, "assets", "")
+
+
+@reference_app.command(name="import")
+def import_reference(
+    file: Annotated[Path, Argument(help="File .npz with mu and sigma of Inception features.")],
+    name: Annotated[str, Option(help="Name by which suites refer to the statistics.")],
+    n: Annotated[int | None, Option(help="Number of images behind the statistics.", show_default="unknown")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Import reference statistics that another program computed. Protocols that use them say so."""
+    # The reader is a module of workers, and needs NumPy.
+    from evalsvc.tasks.reference_statistics import import_npz
+
+    say(f"{name}: {import_npz(file, name, Settings.load(data_dir=data_dir).statistics_path, n)}")

@@ -61,7 +61,7 @@ COMMANDS = {
     "tasks": Entry("evalsvc.cli.tasks", WRITE, "Show the kinds of tasks and their parameters."),
     "metrics": Entry("evalsvc.cli.metrics", WRITE, "Show the definitions of metrics."),
     "benchmarks": Entry("evalsvc.cli.benchmarks", WRITE, "List and prepare lm-eval's benchmarks."),
-    "reference": Entry("evalsvc.cli.reference", WRITE, "Import statistics of real images for FID."),
+    "reference": Entry("evalsvc.cli.assets", WRITE, "Import statistics of real images for FID."),
     "assets": Entry("evalsvc.cli.assets", WRITE, "Fetch the weights of networks that suites need."),
 }
 """Commands in the order of `evalsvc --help`, which imports none of the modules."""

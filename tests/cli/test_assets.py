@@ -1,11 +1,14 @@
-"""`evalsvc assets`: what it prints, and its exit codes."""
+"""`evalsvc assets` and `reference`: what they print, and their exit codes."""
 
 from pathlib import Path
 
+import numpy
 import pytest
 from console import Command
 
 from evalsvc.assets import ASSETS, Asset, Source
+from evalsvc.files.kept import KeptFolder
+from evalsvc.tasks.reference_statistics import load_reference
 
 
 @pytest.mark.usefixtures("wide_pipe")
@@ -33,3 +36,12 @@ def test_a_file_is_one_asset(command: Command) -> None:
     result = command("assets", "pull", "inception", "movqgan-67M", "--from", "a.pt")
     assert (result.code, result.out) == (2, "")
     assert "holds one asset, and 2 assets are named; name one asset" in result.err
+
+
+def test_statistics_are_imported(command: Command, tmp_path: Path) -> None:
+    numpy.savez(tmp_path / "x.npz", mu=numpy.zeros(64), sigma=numpy.eye(64))
+    result = command("reference", "import", "x.npz", "--name", "theirs", "--n", "30000")
+    assert result.code == 0, result.err
+    saved = tmp_path / "home" / "evalsvc" / "shared" / "statistics" / "theirs.npz"
+    assert result.out == f"theirs: {saved}\n"
+    assert load_reference("theirs", KeptFolder(saved.parent)).foreign
