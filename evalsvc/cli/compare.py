@@ -74,7 +74,7 @@ Flipped = Annotated[
 ]
 Force = Annotated[bool, Option("--force", help="Also compare values of different protocols, unpaired.")]
 Everything = Annotated[
-    bool, Option("--all", help="With two checkpoints: also show perplexities and other companions in the table.")
+    bool, Option("--all", help="Show every metric, perplexities and other companions too, and every step of runs.")
 ]
 OfSuite = Annotated[
     str | None,
@@ -110,9 +110,12 @@ def compare(
     different protocols are not compared: the answer names the fields that differ, and the exit code is 2. --force
     compares such values.
 
-    Two runs are compared at the steps that both runs have; a run alone is compared with its base. The lines below the
-    table name the first step where the interval covers zero, the step from which it always does, and the largest
-    difference that is not excluded there; and likewise for differences beyond noise, by simultaneous intervals.
+    Two runs are compared at the steps that both runs have; a run alone is compared with its base. The table has the
+    last step of each metric, and the steps where the interval covers zero. With --metric or --all, every step has a
+    row, and lines below name the first step where the interval covers zero, the step from which it always does, and the
+    largest difference that is not excluded there; and likewise for differences beyond noise, by simultaneous intervals.
+
+    The table is one screen: the headline first, then the metrics that differ. --metric, --task and --all show all.
     """
     require_folders({"--output": output})
     options = Options(tuple(metrics or ()), tuple(tasks or ()), level, force, flipped, family)

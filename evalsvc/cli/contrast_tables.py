@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from evalsvc.cli.printer import Row, fields_of
 from evalsvc.cli.tables import error_bar, explain_groups, print_warnings, say_curve, shown_items, shown_number
-from evalsvc.cli.terminal import PIPE, fitting, print_table, say, table_lines, terminal_width
+from evalsvc.cli.terminal import PIPE, fitting, print_table, say, screen_room, table_lines, terminal_width
 from evalsvc.cli.wording import counted
 from evalsvc.metrics.shown_metrics import Place, divide_rows
 from evalsvc.spec.documents.comparisons import (
@@ -65,11 +65,10 @@ def print_contrasts(
     below = ("protocols differ in", "why there is no interval")
 
     def height(contrasts: Sequence[MetricDifference], width: int | None) -> int:
-        return len(
-            table_lines(columns, [_contrast_row(item, together) for item in contrasts], empty, drop, below, width)
-        )
+        rows = [_contrast_row(contrast, together) for contrast in contrasts]
+        return len(table_lines(columns, rows, empty, drop, below, width))
 
-    if fits_screen and fitting(2, lambda _: height(with_rows, None)) == 1:
+    if fits_screen and height(with_rows, None) > screen_room():
         width = terminal_width() or PIPE
         in_order = sorted(with_rows, key=lambda item: (_rank(item.metric, headline), item.verdict in UNDECIDED))
         kept = fitting(len(with_rows), lambda count: height(in_order[:count], width))

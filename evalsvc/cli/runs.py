@@ -28,10 +28,10 @@ from evalsvc.cli.tables import print_errors, print_metrics, print_warnings
 from evalsvc.cli.terminal import confirm, one_line, say
 from evalsvc.cli.wording import counted
 from evalsvc.client import OVER
+from evalsvc.client.reader import find_checkpoint
 from evalsvc.spec.documents import CheckpointResult, Deleted, DeletedCheckpoint, Evaluation
 from evalsvc.spec.documents.fields import State
 from evalsvc.spec.names import CHECKPOINT, checkpoint_name, parse_checkpoint
-from evalsvc.web.protocol_files import find_checkpoint
 
 commands = typer.Typer()
 

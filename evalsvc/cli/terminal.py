@@ -180,12 +180,14 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def fitting(count: int, height: Callable[[int], int]) -> int:
-    """Return how many things fit the screen, at least one; `height` returns the lines of so many.
+def screen_room() -> int:
+    """Return the lines of a screen without those AROUND a table; a pipe or a file has SCREEN lines."""
+    return (shutil.get_terminal_size().lines if sys.stdout.isatty() else SCREEN) - AROUND
 
-    The screen of a pipe or a file has SCREEN lines. AROUND of the lines are left for the text around a table.
-    """
-    room = (shutil.get_terminal_size().lines if sys.stdout.isatty() else SCREEN) - AROUND
+
+def fitting(count: int, height: Callable[[int], int]) -> int:
+    """Return how many things fit the screen, at least one; `height` returns the lines of so many."""
+    room = screen_room()
     while count > 1 and (lines := height(count)) > room:
         count = max(1, min(count - 1, count * room // lines))
     return count

@@ -101,7 +101,6 @@ def verify(
 
     `evalsvc verify machine` runs models, sampling, decoding, features, metrics and benchmarks on bundled data, and
     compares the values with those of reference programs. The result is kept in the data folder for `evalsvc doctor`.
-    The default is one thread: the small models are slower with more.
 
     `evalsvc verify RUN@STEP` computes the first items of a checkpoint's tasks again, and compares with the recorded
     items and with reference engines, item by item. With --engine, only these reference engines are tried.

@@ -75,7 +75,7 @@ def watch(
 ) -> None:
     """Post every checkpoint that appears in a folder once, with a line for each.
 
-    Give --suite, or set a plan first (evalsvc plan set): without suites no checkpoint would be evaluated, and the exit
+    Give --suite, or set a plan first (evalsvc plan): without suites no checkpoint would be evaluated, and the exit
     code is 2. A checkpoint that was posted before is evaluated with the suites that have not evaluated it yet.
 
     The command ends by Ctrl-C or SIGTERM, and continues where it stopped when it is started again. With --once, the

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from console import Command
 from forgetting_reports import content
-from queue_steps import enter, evaluate_whole, kept_artifact, metric, submission, suite
+from queue_steps import enter, evaluate_whole, kept_artifact, submission, suite
 
 from evalsvc.cli.evaluate import _write_artifact
 from evalsvc.compare.text_pages import rendered
@@ -26,16 +26,6 @@ def test_a_rule_is_given_shown_and_taken_away(command: Command, service: Any) ->
 
 def test_the_services_rule_and_one_of_ones_own_exclude_each_other(command: Command) -> None:
     assert "give --default alone" in command("artifacts", "keep", "run-a", "--default", "--last", "3").err
-
-
-def test_a_metric_that_does_not_exist_is_refused(command: Command, service: Any) -> None:
-    """The rule was taken, and pruned nothing for ever, or the best with the rest."""
-    enter(service.store, submission(1), suite("loss"))
-    evaluate_whole(service.store, metric(2.0))
-    refused = command("artifacts", "keep", "run-b", "--best", "loss/txet")
-    assert (refused.code, "no metric is named 'loss/txet'; did you mean 'loss/text'?" in refused.err) == (2, True)
-    assert command("artifacts", "keep", "run-b", "--best", "loss/text").code == 0
-    assert "keeps best loss/text" in command("artifacts", "keep", "run-b").out
 
 
 def test_a_report_is_fetched_in_its_forms(command: Command, service: Any, tmp_path: Path) -> None:

@@ -55,18 +55,3 @@ def test_what_was_lost_is_said_twice(command: Command, tmp_path: Path) -> None:
     (tmp_path / "restored").mkdir()
     copy_migrated(tmp_path / "restored" / "evalsvc.db")
     assert command("restore", "b.tar", "--data-dir", "restored").err == warning
-
-
-def test_half_a_backup(command: Command, tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    copy_migrated(tmp_path / "data" / "evalsvc.db")
-    command("backup", "b.tar", "--data-dir", "data")
-    content = (tmp_path / "b.tar").read_bytes()
-    (tmp_path / "b.tar").write_bytes(content[: len(content) // 2])
-    refused = command("restore", "b.tar", "--data-dir", "restored")
-    assert refused.code == 2
-    assert refused.err == (
-        "error: b.tar is not a whole backup: it was cut off or changed, or is no backup; use another backup "
-        "[backup_unusable]\n"
-    )
-    assert not (tmp_path / "restored").exists()

@@ -22,10 +22,6 @@ class TestSubmit:
         assert (result.code, result.err) == (0, "")
         assert result.out == "checkpoint 1: run-a step 25 raw\nevaluation 1: loss queued\n"
 
-    def test_says_when_nothing_is_due(self, command: Command, service: Any, weights: Path) -> None:
-        said = command("submit", "run-a", "25", str(weights)).out
-        assert "nothing is evaluated; give --suite NAME, or set a plan: evalsvc plan run-a SUITE/EVERY\n" in said
-
     def test_model_and_layout_from_files_of_this_machine(
         self, command: Command, service: Any, weights: Path, tmp_path: Path
     ) -> None:

@@ -64,10 +64,3 @@ def test_what_cannot_be_sent(command: Command, taking: Any, uri: str, words: str
     result = command("submit", "sent", "25", uri, "--upload")
     assert (result.code, result.out) == (2, "")
     assert words in result.err
-
-
-def test_a_service_that_takes_none_names_the_other_ways(command: Command, service: Any) -> None:
-    result = command("submit", "sent", "25", str(FILE), "--upload")
-    assert result.code == 2
-    assert "EVALSVC_UPLOAD_BYTES is 0" in result.err
-    assert "shared disk" in result.err

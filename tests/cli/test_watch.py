@@ -69,17 +69,6 @@ def test_once_posts_what_is_there_and_ends(tmp_path: Path, command: Command, url
     assert again.err == f"nothing to post: the service has all 6 checkpoints in {folder}\n"
 
 
-def test_without_suite_and_plan_it_ends_with_what_to_do(folder: Path, command: Command, service: Any) -> None:
-    """It posted every checkpoint without a suite, and the exit code was 0."""
-    shutil.copy(MINIATURE / "epoch_1.pt", folder)
-    ended = command("watch", str(folder), *OPTIONS, "--once")
-    assert (ended.code, ended.out, len(ended.err.splitlines())) == (2, "", 1)
-    assert "run 'run-a' has no plan" in ended.err
-    assert "--suite NAME" in ended.err
-    posted = command("watch", str(folder), *OPTIONS, "--once", "--suite", "loss")
-    assert (posted.code, posted.out) == (0, "epoch_1.pt: step 10 raw is checkpoint 1; loss\n")
-
-
 def test_once_says_what_was_refused_by_its_exit_code(folder: Path, command: Command, url: str) -> None:
     shutil.copy(MINIATURE / "epoch_1.pt", folder)
     assert command("watch", str(folder), *OPTIONS, "--once").code == 0
