@@ -414,7 +414,7 @@ def test_a_table_that_is_wider_than_the_tokenizer_of_open_lm(client: Client, wei
     assert said.startswith(
         "epoch_1.pt: the table has 66,816 rows and open_lm's tokenizer 50,277 ids; name the image rows by --layout FILE"
     )
-    assert "evalsvc doctor layout CHECKPOINT --pairs PAIRS" in said
+    assert "evalsvc layout CHECKPOINT --pairs PAIRS" in said
     everything_is_text = json.loads(said.partition("give --layout '")[2].removesuffix("'"))
     assert parse_layout(everything_is_text).resolve(66_816).text.size == 66_816
 
