@@ -45,7 +45,7 @@ from evalsvc.spec.documents import Comparison
 from evalsvc.spec.documents.reading import content_of, read
 from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.spec.suite import Suite, TaskSpec
-from evalsvc.store.queue.shards import finish, take
+from evalsvc.store.queue.attempts import finish, take
 from evalsvc.store.runs.posting import Submission, submit
 from evalsvc.store.session import open_store
 
@@ -139,8 +139,8 @@ def fill(settings: Settings, results: Sequence[tuple[list[dict[str, Any]], list[
         }
         with store.transaction() as session:
             posted = Submission("pretrained", step, uri, uri, Identity(1, 1))
-            submit(session, posted, [suite], find=lambda name: suite)
-            while assignment := take(session, lambda checkpoint: Path(checkpoint.path)):
+            submit(session, posted, [suite])
+            while assignment := take(session, Path("/data")):
                 finish(session, assignment, ShardResult(stages[assignment.request.stage]))
     store.close()
 

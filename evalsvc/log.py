@@ -27,7 +27,7 @@ FORMATS = ("text", "json")
 LEVELS = ("debug", "info", "warning", "error")
 
 KEY = re.compile(r"evaluation-(?P<evaluation>\d+)/shard-(?P<shard>\d+)/attempt-(?P<attempt>\d+)")
-"""Name of an attempt in messages between the service and its workers; see `store.queue.shards.Assignment`."""
+"""Name of an attempt in messages between the service and its workers; see `store.queue.attempts.Assignment`."""
 
 _PASSWORD = re.compile(r"(?<=://)([^/\s:@\"']*):(?!\d+[/?])[^\s\"']*@")
 """A password in an address, up to the last @: a password may hold an unescaped @ or /. A number before a / is a

@@ -285,7 +285,7 @@ def test_a_service_and_its_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ours = [line for line in found if line.get("evaluation") == evaluation]
     assert all({"shard", "attempt"} <= set(line) for line in ours)
     said = {line["logger"] for line in ours}
-    assert said == {"evalsvc.service.coordinator", "evalsvc.cluster.nanny"}
+    assert said == {"evalsvc.service.coordinator", "evalsvc.service.shard_queue", "evalsvc.cluster.nanny"}
     workers = [line for line in ours if line["logger"] == "evalsvc.cluster.nanny"]
     assert [line["message"].split(" ")[0] for line in workers] == ["begun", "ended"]
     assert all(line["worker"].startswith("tls://127.0.0.1:") for line in workers)

@@ -14,7 +14,7 @@ from soak_world import World
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, undefer
 
-from evalsvc.checkpoints.kept import spool_path
+from evalsvc.checkpoints.copies import spool_path
 from evalsvc.config import Settings
 from evalsvc.files.artifacts import artifact_path
 from evalsvc.store.lookup import find_evaluation

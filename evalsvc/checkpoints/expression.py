@@ -248,7 +248,6 @@ def _arguments(expression: Average | Lerp | Graft) -> Sequence[Expression | Step
 
 
 def _whole(average: Average) -> list[Expression]:
-    """Return the members of an average after its ranges have been replaced."""
     members = [member for member in average.members if not isinstance(member, Steps)]
     assert len(members) == len(average.members), "ranges are replaced by what is in them first"
     return members

@@ -62,11 +62,7 @@ def is_expression(uri: str) -> bool:
 
 
 def parse_expression(text: str) -> Expression:
-    """Parse an expression, see the grammar above.
-
-    Raises:
-        InvalidRequest: the text does not follow the grammar; the message has the place and what is allowed there.
-    """
+    """Parse an expression, see the grammar above."""
     parser = _Parser(text)
     expression = parser.expression(0)
     if parser.peek():

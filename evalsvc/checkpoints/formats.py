@@ -34,12 +34,7 @@ MAX_SHOWN = 200
 
 
 def weights_at(path: Path, shown: str) -> Path:
-    """Return the file that the weights in a file or folder are read from, called `shown` in messages.
-
-    Raises:
-        ShardedCheckpoint: the folder is a torch.distributed.checkpoint.
-        NotACheckpoint: the names say that there are no weights, several checkpoints, or a part of a model.
-    """
+    """Return the file that the weights in a file or folder are read from, called `shown` in messages."""
     if path.is_dir():
         return path / weights_among({entry.name for entry in path.iterdir()}, shown)
     refuse_part([path.name], shown)

@@ -51,11 +51,7 @@ MAX_NEIGHBOURS = 100_000
 
 
 def local_path(uri: str) -> Path:
-    """Return the path of a uri: a plain path, or `file://`.
-
-    Raises:
-        CheckpointNotAllowed: the uri has another scheme, is chained, or is a relative path.
-    """
+    """Return the path of a uri: a plain path, or `file://`."""
     try:
         parts = urlsplit(uri)
     except ValueError as error:  # e.g. for an invalid IPv6 address
@@ -83,12 +79,6 @@ def locate(uri: str, rule: ReadRule) -> Path:
     """Return the existing file or folder that `uri` names, with links resolved.
 
     Messages about a path outside the roots do not tell whether the path exists, nor where a link leads.
-
-    Raises:
-        CheckpointNotAllowed: `rule` refuses the path or a file in the folder, or the path is not a regular file or
-            folder.
-        CheckpointNotFound: the path does not exist or cannot be read.
-        NotACheckpoint: the folder has more than MAX_FILES files.
     """
     resolved = _resolve_inside(local_path(uri), rule, uri)
     try:
@@ -108,7 +98,6 @@ def locate(uri: str, rule: ReadRule) -> Path:
 
 
 def _resolve_inside(path: Path, rule: ReadRule, shown: str) -> Path:
-    """Resolve the links in a path that `rule` allows; the file need not exist."""
     current = Path(path.anchor)
     for part in (*path.parts[1:], None):
         if part is not None and part != "..":
@@ -130,11 +119,6 @@ def opened_weights(path: Path, allow: Allow, companions: Sequence[str] = ()) -> 
     """Yield a stable path to the file or folder of a network's weights; messages show the posted path.
 
     Only the neighbouring files in `companions`, and the files that an index names, are available next to the path.
-
-    Raises:
-        InvalidData: a file is missing or cannot be read, or `allow` raises.
-        CheckpointNotAllowed: the path is not a regular file or folder.
-        NotACheckpoint: the folder has more than MAX_FILES files.
     """
     with ExitStack() as stack:
         files = _OpenFiles(stack)
@@ -155,17 +139,41 @@ def opened(reference: CheckpointRef) -> Iterator[CheckpointRef]:
 
     Files that a configuration is read from are available as well: params.txt and JSON in the folder and its parent,
     except JSON files outside the roots.
-
-    Raises:
-        CheckpointNotAllowed: a file is refused by `reference.rule`, or is not on a disk.
-        CheckpointGone: the file was deleted.
-        CheckpointChanged: the file was changed while it was read.
     """
     with ExitStack() as stack:
         files = _OpenFiles(stack)
         with files.posted_names(reference):
             yield with_files(reference, files.pinned)
         files.require_unchanged(reference)
+
+
+@contextmanager
+def opened_neighbours(path: Path, rule: ReadRule) -> Iterator[Path]:
+    """Yield a stable path next to which are the files that a configuration of a checkpoint is read from; see `opened`.
+
+    The weights themselves are not there.
+    """
+    reference = CheckpointRef(str(path), label="the checkpoint")
+    with ExitStack() as stack:
+        files = _OpenFiles(stack)
+        with files.posted_names(reference):
+            with _translated(reference):
+                folder, private = files.private_folder(path)
+                files.pin_neighbours(folder, private, rule)
+            yield private if path.is_dir() else private / path.name
+
+
+@contextmanager
+def _translated(reference: CheckpointRef) -> Iterator[None]:
+    path, label = reference.path, reference.label
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise CheckpointGone(f"{label}: {error.filename} was deleted while it was opened; post it again") from None
+    except OSError as error:
+        raise NotACheckpoint(f"{label}: {path} cannot be read: {os_reason(error)}; check its permissions") from None
+    except CheckpointError as error:
+        raise type(error)(f"{label}: {error.message}") from None
 
 
 class _OpenFiles:
@@ -191,12 +199,17 @@ class _OpenFiles:
         name.parent.mkdir(parents=True, exist_ok=True)
         name.symlink_to(path_of(descriptor, real))
 
-    def pin_weights(self, path: Path, allow: Allow) -> Path:
-        """Open weights, and the files next to an index; return the private name of `path`."""
+    def private_folder(self, path: Path) -> tuple[Path, Path]:
+        """Return the folder of a file or folder, and an empty private folder that stands for it in names."""
         private = self._folder / str(len(self.names)) / "content"
         private.mkdir(parents=True)
         folder = path if path.is_dir() else path.parent
         self.names |= {str(private): str(folder), str(private.parent): str(folder.parent)}
+        return folder, private
+
+    def pin_weights(self, path: Path, allow: Allow) -> Path:
+        """Open weights, and the files next to an index; return the private name of `path`."""
+        folder, private = self.private_folder(path)
         if path.is_dir():
             files, pinned = files_of(path, MAX_FILES), private
         else:
@@ -209,36 +222,30 @@ class _OpenFiles:
 
     def pinned(self, reference: CheckpointRef) -> CheckpointRef:
         """Open a file or folder, and the files next to it that a configuration is read from."""
-        path, label = Path(reference.path), reference.label
-        try:
-            private = self._pin_checkpoint(path, reference.rule)
-        except FileNotFoundError as error:
-            raise CheckpointGone(f"{label}: {error.filename} was deleted while it was opened; post it again") from None
-        except OSError as error:
-            raise NotACheckpoint(f"{label}: {path} cannot be read: {os_reason(error)}; check its permissions") from None
-        except CheckpointError as error:
-            raise type(error)(f"{label}: {error.message}") from None
+        path = Path(reference.path)
+        with _translated(reference):
+            private = self.pin_weights(path, reference.rule)
+            folder, private_folder = (path, private) if path.is_dir() else (path.parent, private.parent)
+            self.pin_neighbours(folder, private_folder, reference.rule)
         if reference.source is not None:
             # Messages show a fetched checkpoint by its address, not by the names in the cache.
             self.names[str(private)] = reference.source
         return replace(reference, path=str(private))
 
-    def _pin_checkpoint(self, path: Path, rule: ReadRule) -> Path:
-        pinned = self.pin_weights(path, rule)
-        folder, private = (path, pinned) if path.is_dir() else (path.parent, pinned.parent)
+    def pin_neighbours(self, folder: Path, private: Path, rule: ReadRule) -> None:
+        """Open the files in a folder and its parent that a configuration is read from."""
         places = ((folder, private), (folder.parent, private.parent))
         for place, private_place in places:
             for name in NEIGHBOURS:
                 if _is_readable(place / name):
                     self.pin(place / name, private_place / name, rule)
-        model = f"{recorded_model(pinned)}.json"
+        model = f"{recorded_model(private)}.json"
         for place, private_place in places:
             names = sorted(_names(place, (".json",)), key=lambda name: name != model)
             for name in names[: MAX_JSON_FILES + 1]:  # of more than the limit none is read, except the model's
                 if _is_readable(place / name):
                     with suppress(CheckpointNotAllowed, FileNotFoundError):
                         self.pin(place / name, private_place / name, rule)
-        return pinned
 
     def require_unchanged(self, reference: CheckpointRef) -> None:
         """Raise CheckpointChanged if a file was written to while it was read."""

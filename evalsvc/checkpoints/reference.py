@@ -114,11 +114,7 @@ def named(reference: CheckpointRef) -> Iterator[None]:
 
 
 def uploaded_sha256(uri: str) -> str | None:
-    """Return the digest in the uri of an uploaded checkpoint; None for any other uri.
-
-    Raises:
-        CheckpointNotAllowed: no SHA-256 follows `upload:`.
-    """
+    """Return the digest in the uri of an uploaded checkpoint; None for any other uri."""
     if not uri.startswith(UPLOAD):
         return None
     digest = uri.removeprefix(UPLOAD).lower()
@@ -130,11 +126,7 @@ def uploaded_sha256(uri: str) -> str | None:
 
 
 def identify(path: Path) -> Identity:
-    """Return size and modification time of a file; for a folder, the sum and the maximum over its files.
-
-    Raises:
-        CheckpointGone: the file was deleted.
-    """
+    """Return size and modification time of a file; for a folder, the sum and the maximum over its files."""
     try:
         stats = [entry.stat() for entry in files_of(path)]
     except OSError as error:
@@ -145,12 +137,7 @@ def identify(path: Path) -> Identity:
 
 
 def verify(reference: CheckpointRef) -> None:
-    """Raise unless the file is the posted one; for a virtual checkpoint, unless every parent's file is.
-
-    Raises:
-        CheckpointGone: the file was deleted.
-        CheckpointChanged: the size or modification time has changed.
-    """
+    """Raise unless the file is the posted one; for a virtual checkpoint, unless every parent's file is."""
     with named(reference):
         for parent in parents_of(reference):
             verify(parent)

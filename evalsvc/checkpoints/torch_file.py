@@ -60,13 +60,7 @@ CONVERSION = (
 
 
 def load(path: Path) -> object:
-    """Load a file of torch.save. Tensors are views of the mapped file, or copies for a file before torch 1.6.
-
-    Raises:
-        UnsafeCheckpoint: the file uses names other than those of tensors and plain values.
-        NotACheckpoint: the file is damaged.
-        OSError: the file cannot be read.
-    """
+    """Load a file of torch.save. Tensors are views of the mapped file, or copies for a file before torch 1.6."""
     is_archive = require_safe(path)
     import torch
 
@@ -107,10 +101,6 @@ def read_outline(path: Path) -> dict[str, object]:
     """Return the keys of the dictionary in an archive, with values that are numbers or texts; others are OTHER.
 
     Nothing in the file is executed. An archive that holds no dictionary has no keys.
-
-    Raises:
-        NotACheckpoint: the file is truncated, or not a file of torch.save since 1.6.
-        OSError: the file cannot be read.
     """
     content = _archive_pickle(path)
     try:
@@ -122,7 +112,6 @@ def read_outline(path: Path) -> dict[str, object]:
 
 
 def _archive_pickle(path: Path) -> bytes:
-    """Return the pickle in a zip file, which must be uncompressed: tensors are read from the mapped file."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
@@ -218,7 +207,6 @@ class PlainDtype:
 
 
 def _plain_scalar(dtype: object, data: object) -> np.generic:
-    """Create a numpy scalar from bytes, as a replacement for numpy's own function."""
     import numpy as np
 
     plain = np.dtype(dtype.kind).newbyteorder(dtype.order) if type(dtype) is PlainDtype else None

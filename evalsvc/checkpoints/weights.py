@@ -113,7 +113,6 @@ def _read_safetensors(path: Path) -> Weights:
 
 
 def _read_index(path: Path) -> Weights:
-    """Read the files that a Hugging Face index names, which lie next to the index."""
     mapping = {_strip(tensor): name for tensor, name in weight_map(path.read_bytes(), path).items()}
     shards = sorted(set(mapping.values()))
     tensors: dict[str, Tensor] = {}

@@ -76,11 +76,7 @@ class OpenFile:
 
 
 def open_file(path: Path, what: str, allow: Allow) -> OpenFile:
-    """Open a data file, called `what` in messages, and check the open file. The caller closes the stream.
-
-    Raises:
-        InvalidData: the file is missing, cannot be read, or is no regular file. Or as `allow` raises.
-    """
+    """Open a data file, called `what` in messages, and check the open file. The caller closes the stream."""
     descriptor, real = _open_data(path, what, allow)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):

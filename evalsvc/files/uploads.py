@@ -94,10 +94,6 @@ class Uploads:
         """Create an upload of `length` bytes, or return the upload that the token `owner` has of the same file.
 
         `kept_bytes` is the size of the uploaded checkpoints in the spool.
-
-        Raises:
-            StorageFull: the bytes, the number of uploads or the disk leave no room.
-            UploadConflict: another request is writing to an upload with this digest and another length.
         """
         with self.growing, _translated_os_errors(self.folder):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -134,12 +130,7 @@ class Uploads:
 
     @contextmanager
     def locked(self, upload: Upload) -> Iterator[tuple[Upload, int]]:
-        """Lock an upload until the end of the block or of the process; yield its new state and its file's descriptor.
-
-        Raises:
-            UploadNotFound: the upload was removed.
-            UploadConflict: another request is writing to the upload.
-        """
+        """Lock an upload until the block or the process ends; yield its new state and its file's descriptor."""
         with _translated_os_errors(self.folder), ExitStack() as stack:
             try:
                 file = os.open(upload.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -159,12 +150,7 @@ class Uploads:
             yield _upload_at(upload.path, os.fstat(file)), file
 
     def verify(self, owner: str | None, sha256: str) -> Upload:
-        """Compare the digest of an upload with the announced digest, once all bytes have arrived.
-
-        Raises:
-            UploadNotFound, UploadConflict: see `find` and `locked`; bytes are missing.
-            CheckpointChanged: the digests differ; the upload is deleted.
-        """
+        """Compare the digest of an upload with the announced digest, once all bytes have arrived."""
         with self.locked(self.find(owner, sha256)) as (upload, file):
             if upload.remaining:
                 raise UploadConflict(
@@ -182,6 +168,14 @@ class Uploads:
                 os.fsync(file)
                 os.utime(file, ns=(0, 0))
             return _upload_at(upload.path, os.fstat(file))
+
+    def finished(self, owner: str | None, sha256: str) -> Upload | None:
+        """Return an owner's verified upload of a file; None if the owner has none, or not all of its bytes."""
+        try:
+            upload = self.find(owner, sha256)
+            return None if upload.remaining else self.verify(owner, sha256)
+        except UploadNotFound:
+            return None
 
     def delete(self, owner: str | None, sha256: str) -> None:
         """Delete an upload with its bytes; see `find` and `locked` for the errors."""
@@ -286,7 +280,6 @@ class Part:
 
 
 def _key_of(owner: str | None) -> str:
-    """Return the text that stands for an owner in the names of files."""
     return hashlib.sha256(repr(owner).encode()).hexdigest()[:32]
 
 

@@ -25,11 +25,9 @@ class RetriedCall:
         longest_wait: float,
         translate: Callable[[Exception], Exception] = lambda error: error,
     ) -> None:
-        """
-        Args:
-            name: for the log, beginning with a verb: `store outcomes`.
-            longest_wait: longest back-off in seconds.
-            translate: converts expected exceptions to an EvalsvcError; all others are logged with a traceback.
+        """`name` is for the log, and begins with a verb; `longest_wait` is the longest back-off in seconds.
+
+        `translate` converts expected exceptions to an EvalsvcError; others are logged with a traceback.
         """
         self._name = name
         self._do = do

@@ -16,7 +16,7 @@ from evalsvc.files.outputs import drop_output, drop_outputs, keep_output, sweep_
 from evalsvc.files.shared import shared_owner
 from evalsvc.messages import KeptResult, MergeResult, ShardError, ShardOutput, ShardResult
 from evalsvc.store.named_files import named_artifacts, named_items, named_outputs
-from evalsvc.store.queue.shards import Assignment
+from evalsvc.store.queue.attempts import Assignment
 from evalsvc.store.session import Store
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import aliased
 
-from evalsvc.checkpoints.kept import copy_files, releasing, spool_path, spooled
+from evalsvc.checkpoints.copies import copy_files, releasing, spooled
 from evalsvc.checkpoints.opening import checkpoint_rule, opened
 from evalsvc.checkpoints.reference import CheckpointRef, Identity, verify
 from evalsvc.checkpoints.remote.fetch import fetch_posted
@@ -24,7 +24,7 @@ from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, SourceUnreachable, os_reason
 from evalsvc.messages import ShardError
 from evalsvc.store.lookup import hold_all
-from evalsvc.store.queue.shards import fail_checkpoint
+from evalsvc.store.queue.evaluations import fail_checkpoint
 from evalsvc.store.runs.base import base_ids
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Checkpoint, Evaluation, checkpoint_parents
@@ -58,10 +58,6 @@ class Spooler:
         self._begun: set[int] = set()
         self._unnamed: set[int] = set()
         self._sweep_at = 0.0
-
-    def path(self, checkpoint: Checkpoint) -> Path:
-        """Return the path of a checkpoint's spooled copy."""
-        return spool_path(self._data_path, checkpoint.id, checkpoint.path)
 
     def poll(self, in_use: Collection[int] = ()) -> None:
         """Begin requested copies, including those that a restart interrupted, and release finished ones.
@@ -105,7 +101,6 @@ class Spooler:
         self._wake()
 
     def _store_state(self, checkpoint: Checkpoint, error: ShardError | None) -> bool:
-        """Store the state of a copy; return false if the database fails."""
         try:
             with self._store.transaction() as session:
                 state = "ready" if error is None else "failed"

@@ -31,7 +31,7 @@ from typing import BinaryIO
 from sqlalchemy import Connection, Table, delete, insert, inspect, literal, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from evalsvc.checkpoints.kept import spool_path
+from evalsvc.checkpoints.copies import spool_path
 from evalsvc.checkpoints.reference import files_of
 from evalsvc.config import Settings, shown_url
 from evalsvc.errors import BackupUnusable, DatabaseUnusable, InvalidRequest, TargetNotEmpty, os_reason

@@ -19,7 +19,7 @@ from long_queue import fill_queue
 from service_process import ServiceProcess
 
 from evalsvc.api.middleware.threads import RENDERS
-from evalsvc.store.queue.shards import take
+from evalsvc.store.queue.attempts import take
 from evalsvc.store.tables import Checkpoint, Evaluation, Run
 
 WAITING = 10_000
@@ -73,7 +73,7 @@ def test_ten_thousand_evaluations_may_wait(
 
     def dispatch() -> None:
         with state.store.transaction() as session:
-            assert take(session, lambda checkpoint: Path("/spool")) is not None
+            assert take(session, Path("/data")) is not None
 
     body = {"run": "run-new", "step": 1, "uri": str(weights), "suites": ["loss"]}
     with httpx.Client(base_url=url, timeout=60) as client:

@@ -15,7 +15,6 @@ from typing import Any, BinaryIO
 import pytest
 from in_process_cluster import Call, InProcessCluster, with_run
 from laboratory import Laboratory
-from queue_steps import dispatched, plan, store_result
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -31,9 +30,8 @@ from evalsvc.service import shard_files
 from evalsvc.service.coordinator import Coordinator
 from evalsvc.service.spooler import Spooler
 from evalsvc.store.lookup import find_evaluation
-from evalsvc.store.queue import back_off, shards
+from evalsvc.store.queue import attempts, back_off, stages, transitions
 from evalsvc.store.results import read_results, read_task_items
-from evalsvc.store.runs import posting
 from evalsvc.store.runs.deletion import delete_run
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Artifact, Checkpoint, Shard, Task
@@ -103,7 +101,7 @@ def unstarted(laboratory: Laboratory) -> Iterator[Coordinator]:
     coordinator = Coordinator(laboratory.store, settings, cluster=with_run(run_steps))
     coordinator._hold_database()
     yield coordinator
-    coordinator._database_lock.release()
+    coordinator._lock.release()
 
 
 def test_what_comes_while_it_is_looked_whether_anything_waits_is_not_left_waiting(
@@ -114,11 +112,11 @@ def test_what_comes_while_it_is_looked_whether_anything_waits_is_not_left_waitin
     def come_too_late() -> bool:
         looks.append(laboratory.post())
         unstarted.wake()
-        return False
+        return True
 
     monkeypatch.setattr(unstarted._cluster, "free", lambda: ["tls://worker"])
     monkeypatch.setattr(unstarted._cluster, "submit", lambda key, *_: dispatched.append(key))
-    monkeypatch.setattr(unstarted, "_is_queued", come_too_late)
+    monkeypatch.setattr(unstarted._queue, "is_empty", come_too_late)
     unstarted._dispatch()
     assert (len(looks), dispatched) == (1, [])
     unstarted._dispatch()
@@ -136,21 +134,6 @@ def test_an_idle_coordinator_asks_neither_database_nor_scheduler_until_it_is_wok
     unstarted.wake()
     unstarted._dispatch()
     assert asked == ["scheduler"] * 2
-
-
-def test_a_worker_goes_on_with_the_checkpoint_that_it_has_loaded(
-    laboratory: Laboratory, unstarted: Coordinator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By turns, each worker loaded all checkpoints again and again."""
-    places: list[str] = []
-    monkeypatch.setattr(unstarted._cluster, "free", lambda: ["tls://worker"])
-    monkeypatch.setattr(unstarted._cluster, "submit", lambda key, *_: places.append(key.partition("/")[0]))
-    first, second = laboratory.post(step=2), laboratory.post(step=1)
-    plans = [dispatched(laboratory.store, "plan") for _ in (first, second)]
-    for assignment in reversed(plans):
-        store_result(laboratory.store, assignment, plan(2))
-        unstarted._dispatch()
-    assert places == [f"evaluation-{second}"] * 2, "although the first was begun before it"
 
 
 def test_an_evaluation_runs_on_all_workers_with_progress(laboratory: Laboratory) -> None:
@@ -254,19 +237,6 @@ def test_a_commit_without_an_answer_loses_nothing_and_runs_nothing_twice(laborat
     assert set(laboratory.steps().values()) == {1}
     assert laboratory.outcomes() == ({"succeeded": 4, "lost": 1} if state == "running" else {"succeeded": 4})
     assert laboratory.failed_attempts() == 0
-
-
-def test_a_shard_that_is_retried_while_it_stops_runs_again(laboratory: Laboratory) -> None:
-    """The old attempt takes its worker's place until it has stopped, and its end must not end the shard."""
-    coordinator = laboratory.start(devices="cpu", grace=20.0)
-    evaluation = laboratory.post(shards=1, steps=3, seconds=0.3)
-    laboratory.wait_for_steps()
-    laboratory.cancel(evaluation)
-    laboratory.wait_until(lambda _: any(item.cancelled_at for item in coordinator._in_flight.values()))
-    laboratory.retry(evaluation)
-    assert laboratory.succeeds(evaluation)
-    assert laboratory.steps()[0, 2] == 1
-    assert [outcome for _, outcome, _ in laboratory.attempts()] == ["cancelled", "succeeded"]
 
 
 def test_a_shard_that_overruns_its_deadline_is_killed_until_it_is_gone_and_tried_again(laboratory: Laboratory) -> None:
@@ -495,7 +465,7 @@ def test_nothing_that_is_raised_ends_the_coordinator(
     failed: list[str] = []
     parts: list[tuple[Any, str]]
     parts = [(InProcessCluster, name) for name in ("start", "connected", "free", "submit", "release", "close")]
-    parts += [(shards, name) for name in ("requeue_running", "unwanted", "take", "finish")]
+    parts += [(attempts, name) for name in ("requeue_running", "unwanted", "take", "finish")]
     parts += [(shard_files, "named_outputs"), (Spooler, "poll"), (Spooler, "close")]
     for owner, name in parts:
         fail_once(monkeypatch, owner, name, RuntimeError(f"{name} is broken"), failed)
@@ -521,13 +491,13 @@ def test_a_clock_that_is_set_back_disturbs_no_evaluation(
     first = laboratory.post("first", shards=2, steps=6, seconds=0.1, leaves=True)
     laboratory.wait_for_steps("first")
     set_back = datetime.now(UTC) - timedelta(days=30)
-    for module in (shards, back_off, posting):
+    for module in (transitions, stages, back_off):
         monkeypatch.setattr(module, "now", lambda: set_back)
     second = laboratory.post("second", step=2, shards=1, steps=1)
     waiting = select(Shard.not_before).where(Shard.not_before.is_not(None))
     laboratory.wait_until(lambda session: session.scalars(waiting).all() != [])
     (laboratory.data / "artifacts").unlink()
-    for module in (shards, back_off, posting):
+    for module in (transitions, stages, back_off):
         monkeypatch.setattr(module, "now", lambda: set_back - timedelta(days=30))
     assert laboratory.succeeds(first, second)
     assert set(laboratory.steps("first").values()) == {1}
@@ -553,7 +523,7 @@ def test_a_coordinator_that_hangs_is_not_alive(laboratory: Laboratory, monkeypat
     """A thread that waits for ever is there, and does as little as one that has ended."""
     go_on = threading.Event()
     monkeypatch.setattr(coordinator_module, "STALLED_AFTER", 0.3)
-    monkeypatch.setattr(shards, "requeue_running", lambda *_: go_on.wait(60))
+    monkeypatch.setattr(attempts, "requeue_running", lambda *_: go_on.wait(60))
     monkeypatch.setattr(InProcessCluster, "start", lambda cluster: None)
     coordinator = laboratory.start(devices="cpu")
     laboratory.wait_until(lambda _: not coordinator.alive())

@@ -2,9 +2,9 @@
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.messages import ShardRequest, Stage
-from evalsvc.service.placement import Placement
+from evalsvc.service.in_flight import Placement
 from evalsvc.spec.suite import TaskSpec
-from evalsvc.store.queue.shards import Assignment
+from evalsvc.store.queue.attempts import Assignment
 
 
 def shard(checkpoint: int, run: int = 1, stage: Stage = "run", begins: bool = False) -> Assignment:

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from evalsvc.checkpoints.kept import releasing
+from evalsvc.checkpoints.copies import releasing, spool_path
 from evalsvc.checkpoints.reference import Identity, identify
 from evalsvc.config import Settings
 from evalsvc.service import spooler as spooler_module
@@ -39,7 +39,7 @@ def spool(
         checkpoint = session.scalars(select(Checkpoint).order_by(Checkpoint.id.desc())).first()
         assert checkpoint is not None
         checkpoint.spool_state = "ready"
-    copy = spooler.path(checkpoint)
+    copy = spool_path(spooler._data_path, checkpoint.id, checkpoint.path)
     copy.parent.mkdir(parents=True)
     copy.touch()
     evaluate_whole(store, metric(1.0))

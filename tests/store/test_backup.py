@@ -18,7 +18,7 @@ from filled_store import files_of, rows_of, settings_of
 from migrated import add_migration, migrated_store
 from queue_steps import enter, evaluate_whole, kept_artifact, metric, submission, suite
 
-from evalsvc.checkpoints.kept import spooled
+from evalsvc.checkpoints.copies import spooled
 from evalsvc.config import Settings
 from evalsvc.errors import (
     DatabaseUnusable,

@@ -15,7 +15,7 @@ from random import SystemRandom
 import pytest
 import sqlalchemy as sa
 from history_reference import Point, imported
-from queue_steps import metric, next_shard, plan, ran, result, submission, suite
+from queue_steps import metric, next_shard, plan, ran, result, submission, submit_planned, suite
 from sqlalchemy import event, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
@@ -25,16 +25,15 @@ from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.history.imports import import_values
 from evalsvc.store.lookup import current_checkpoint, get_or_create_run
 from evalsvc.store.queue import back_off
-from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
-from evalsvc.store.queue.shards import (
+from evalsvc.store.queue.attempts import (
     Assignment,
-    fail_checkpoint,
     finish,
     give_up,
     is_queued,
     requeue_running,
     unwanted,
 )
+from evalsvc.store.queue.evaluations import cancel_evaluation, fail_checkpoint, retry_evaluation
 from evalsvc.store.runs.deletion import delete_checkpoint, delete_run, rename_run
 from evalsvc.store.runs.posting import evaluate, submit
 from evalsvc.store.runs.virtual import resolve_expression
@@ -94,8 +93,10 @@ class Client:
         identity = Identity(100, next(self._contents) if replace else 0)
         step = self.dice.randrange(STEPS)
         posted = submission(step, run=self.dice.choice(RUNS), identity=identity, replace=replace)
-        suites = [suite(name, limit=index) for index, name in enumerate(SUITES)]
-        submit(session, posted, None if self.dice.random() < 0.3 else suites, lambda name: suites[0])
+        if self.dice.random() < 0.3:
+            submit_planned(session, posted)
+        else:
+            submit(session, posted, [suite(name, limit=index) for index, name in enumerate(SUITES)])
 
     def plan(self, session: Session) -> None:
         """A request of its own: it writes to the run, which a post does after it has held the evaluations."""
@@ -108,7 +109,7 @@ class Client:
         parents = [parent.id for parent in resolve_expression(session, text).parents]
         fields = {"uri": text, "path": text, "identity": Identity(0, 0), "parents": parents, "variant": "mean"}
         posted = submission(self.dice.randrange(STEPS), run=RUNS[2], replace=True, **fields)
-        submit(session, posted, [suite(SUITES[0], limit=0)], suite)
+        submit(session, posted, [suite(SUITES[0], limit=0)])
 
     def cancel(self, session: Session) -> None:
         cancel_evaluation(session, self._any(session, Evaluation.id))

@@ -23,7 +23,7 @@ from evalsvc.spec.documents import Checkpoint, Evaluation
 from evalsvc.spec.documents.reading import content_of, read
 from evalsvc.store.lookup import find_checkpoint, find_evaluation, find_run
 from evalsvc.store.pages import PageRequest
-from evalsvc.store.queue.shards import finish
+from evalsvc.store.queue.attempts import finish
 from evalsvc.store.runs.listing import run_view, runs_view
 from evalsvc.store.session import Store
 from evalsvc.store.tables import now

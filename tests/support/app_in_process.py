@@ -18,8 +18,8 @@ from evalsvc.cluster.cluster import Member
 from evalsvc.config import Settings
 from evalsvc.messages import LookResult, PlanResult, ShardError, ShardOutput, ShardResult
 from evalsvc.service.coordinator import Coordinator
-from evalsvc.service.in_flight import AtWork
-from evalsvc.store.queue.shards import finish, take
+from evalsvc.store.queue.attempts import finish, take
+from evalsvc.store.queue.status import AtWork
 from evalsvc.store.session import Store
 from evalsvc.store.views import LiveTask
 
@@ -79,7 +79,7 @@ class InlineCoordinator(Coordinator):
 
     def step(self) -> bool:
         with self.store.transaction() as session:
-            assignment = take(session, lambda checkpoint: Path(checkpoint.path))
+            assignment = take(session, Path("/data"))
             if assignment is None:
                 return False
             outputs: dict[str, ShardOutput | None] = {

@@ -61,7 +61,7 @@ class Laboratory:
         path, identity = str(self.checkpoint), identify(self.checkpoint)
         with self.store.transaction() as session:
             posted = submission(step, run=run, uri=path, path=path, identity=identity, spool=spool)
-            evaluation: int = submit(session, posted, [suite], find=lambda _: suite).evaluations[0].id
+            evaluation: int = submit(session, posted, [suite]).evaluations[0].id
         self.wake()
         return evaluation
 

@@ -19,10 +19,10 @@ from evalsvc.spec.looks import Until
 from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.spec.suite import Suite, TaskSpec
 from evalsvc.store.lookup import find_evaluation
+from evalsvc.store.queue.attempts import Assignment, finish, give_up, take
 from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.store.queue.order import WorkerState
-from evalsvc.store.queue.shards import Assignment, finish, give_up, take
-from evalsvc.store.runs.posting import Submission, submit
+from evalsvc.store.runs.posting import Submission, Submitted, due_suites, plan_of, submit
 from evalsvc.store.runs.virtual import resolve_expression
 from evalsvc.store.session import Store
 
@@ -49,8 +49,14 @@ def submission(step: int = 25, **fields: Any) -> Submission:
 def enter(store: Store, posted: Submission, *suites: Suite) -> list[int]:
     """Submit; the ids of the evaluations."""
     with store.transaction() as session:
-        submitted = submit(session, posted, suites, find=lambda name: suite(name))
+        submitted = submit(session, posted, suites)
         return [evaluation.id for evaluation in submitted.evaluations]
+
+
+def submit_planned(session: Session, posted: Submission) -> Submitted:
+    """Submit for the suites that are due by the run's plan."""
+    plan = plan_of(session, posted.run)
+    return submit(session, posted, [suite(name) for name in due_suites(plan, posted.step)], plan)
 
 
 def resolve(store: Store, text: str) -> tuple[str, list[int]]:
@@ -111,7 +117,7 @@ def plan(shards: int, looks: Sequence[int] = (), until: Mapping[str, Any] | None
 
 def next_shard(store: Store, worker_state: WorkerState | None = None) -> Assignment | None:
     with store.transaction() as session:
-        return take(session, lambda checkpoint: Path("/spool") / str(checkpoint.id), worker_state)
+        return take(session, Path("/data"), worker_state)
 
 
 def dispatched(store: Store, stage: str | None = None, worker_state: WorkerState | None = None) -> Assignment:

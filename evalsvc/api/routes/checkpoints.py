@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from functools import partial
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,33 +17,22 @@ from evalsvc.api.middleware.access import TokenName
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import CheckpointInput, Id
-from evalsvc.api.state import CurrentState, State
-from evalsvc.checkpoints.expression import canonical, default_variant, require_parts
+from evalsvc.api.state import CurrentState
+from evalsvc.checkpoints.copies import keep_upload, link_into, releasing, spooled
+from evalsvc.checkpoints.expression import canonical
 from evalsvc.checkpoints.expression_parser import is_expression
-from evalsvc.checkpoints.kept import keep_upload, link_into, releasing, spool_path, spooled
-from evalsvc.checkpoints.opening import checkpoint_rule, locate, opened
-from evalsvc.checkpoints.reference import (
-    UPLOAD,
-    CheckpointRef,
-    Identity,
-    uploaded_sha256,
-    verify,
-)
+from evalsvc.checkpoints.opening import checkpoint_rule, opened
+from evalsvc.checkpoints.posted import given_model, posted_layout, posted_model
+from evalsvc.checkpoints.reference import UPLOAD, CheckpointRef, Identity, uploaded_sha256, verify
 from evalsvc.checkpoints.remote.fetch import locate_checkpoint
-from evalsvc.checkpoints.remote.model_files import find_remote_model_config
 from evalsvc.config import Settings
-from evalsvc.errors import EvalsvcError, InvalidLayout, InvalidRequest, UploadNotFound
-from evalsvc.families.reading import find_model_config, read_model_spec, require_one_model
+from evalsvc.errors import EvalsvcError, InvalidRequest, UploadNotFound
 from evalsvc.files.uploads import Upload
 from evalsvc.spec import documents
-from evalsvc.spec.layout import parse_layout
-from evalsvc.spec.paths import local_data
-from evalsvc.store.lookup import current_checkpoint, find_checkpoint, get_or_create_run, step_of
-from evalsvc.store.queue.references import checkpoint_reference
-from evalsvc.store.runs.posting import Submission, Submitted, submit
-from evalsvc.store.runs.uploaded import needs_file
-from evalsvc.store.runs.virtual import Resolved, has_files, resolve_expression
-from evalsvc.store.tables import Checkpoint
+from evalsvc.store.lookup import current_checkpoint, find_checkpoint, get_or_create_run
+from evalsvc.store.queue.attempts import checkpoint_reference
+from evalsvc.store.runs.posting import Submission, due_suites, needs_file, plan_of, submit
+from evalsvc.store.runs.virtual import common_layout, require_combinable, resolve_expression, virtual_variant
 from evalsvc.store.views import checkpoint_view, checkpoints_view, evaluation_summary
 
 UNREACHABLE: dict[int | str, dict[str, Any]] = {
@@ -75,18 +63,44 @@ router = router_of(prefix="/v1/checkpoints", tags=["checkpoints"], responses=PRO
     | UNREACHABLE,
 )
 def post_checkpoint(body: CheckpointInput, state: CurrentState, owner: TokenName) -> JsonAnswer:
+    settings, sha256 = state.settings, uploaded_sha256(body.uri)
+    upload = None if sha256 is None else state.uploads.finished(owner, sha256)
     # Check files before the database is locked.
-    sha256 = uploaded_sha256(body.uri)
-    if sha256 is not None:
-        content, created = _post_upload(body, sha256, state, owner)
-    else:
-        submission = None if is_expression(body.uri) else _submission(body, state.settings)
-        with state.writing() as session:
-            submission = submission or _virtual_submission(session, body, state.settings)
-            submitted = _enter(session, state.settings, submission, body.suites)
-            content, created = _posted(session, submitted), submitted.created
+    submission = None if sha256 or is_expression(body.uri) else _of_file(body, settings)
+    with nullcontext() if sha256 is None else releasing, state.writing() as session:
+        if sha256 is not None:
+            submission = _of_upload(session, body, sha256, upload, settings)
+        elif submission is None:
+            submission = _of_expression(session, body, settings)
+        plan = plan_of(session, submission.run) if body.suites is None else None
+        names = (body.suites or ()) if plan is None else due_suites(plan, submission.step)
+        suites = [find_suite(session, settings, name) for name in dict.fromkeys(names)]
+        submitted = submit(session, submission, suites, plan)
+        checkpoint = submitted.checkpoint
+        if sha256 is not None and needs_file(submitted):
+            if upload is None:
+                raise UploadNotFound(
+                    f"you have no finished upload with the SHA-256 {sha256}: the file was not sent, its upload "
+                    "expired, or another post used the upload; send the file first: POST /v1/uploads"
+                )
+            keep_upload(spooled(settings.data_path, checkpoint.id), upload.path, Path(submission.path).name)
+            checkpoint.spool_state = "ready"
+        elif submitted.created and submission.spool == "link":
+            reference = CheckpointRef(submission.path, rule=checkpoint_rule(settings), label="the checkpoint")
+            with opened(reference) as pinned:
+                copy = spooled(settings.data_path, checkpoint.id)
+                link_into(copy, Path(pinned.path), Path(submission.path).name)
+            checkpoint.spool_state = "ready"
+        content = documents.Posted(
+            checkpoint=checkpoint_view(session, checkpoint),
+            evaluations=[evaluation_summary(evaluation) for evaluation in submitted.evaluations],
+            note=submitted.note,
+        )
+    if sha256 is not None and upload is not None:
+        with suppress(EvalsvcError):  # the post is stored, and the rest of the upload expires
+            state.uploads.delete(owner, sha256)
     state.coordinator.wake()
-    return JsonAnswer(content, 201 if created else 200)
+    return JsonAnswer(content, 201 if submitted.created else 200)
 
 
 @router.get(
@@ -113,130 +127,16 @@ def get_checkpoint(checkpoint_id: Id, state: CurrentState) -> JsonAnswer:
         return JsonAnswer(checkpoint_view(session, find_checkpoint(session, checkpoint_id)))
 
 
-def _posted(session: Session, submitted: Submitted) -> documents.Posted:
-    return documents.Posted(
-        checkpoint=checkpoint_view(session, submitted.checkpoint),
-        evaluations=[evaluation_summary(evaluation) for evaluation in submitted.evaluations],
-        note=submitted.note,
-    )
-
-
-def _post_upload(body: CheckpointInput, sha256: str, state: State, owner: str | None) -> tuple[documents.Posted, bool]:
-    """Post a checkpoint from an uploaded file. Return the answer, and whether the checkpoint is new.
-
-    Raises:
-        UploadNotFound: the file is needed, and no finished upload of this owner has this digest.
-        CheckpointChanged: see `Uploads.verify`.
-    """
-    upload = _verified_upload(state, sha256, owner)
-    with releasing, state.writing() as session:
-        submission = _uploaded_submission(session, body, sha256, upload, state.settings)
-        submitted = _enter(session, state.settings, submission, body.suites)
-        if needs_file(submitted):
-            if upload is None:
-                raise _not_uploaded(sha256)
-            copy = spooled(state.settings.data_path, submitted.checkpoint.id)
-            keep_upload(copy, upload.path, Path(submission.path).name)
-            submitted.checkpoint.spool_state = "ready"
-        content = _posted(session, submitted)
-    if upload is not None:
-        with suppress(EvalsvcError):  # the post is stored, and the rest of the upload expires
-            state.uploads.delete(owner, sha256)
-    return content, submitted.created
-
-
-def _verified_upload(state: State, sha256: str, owner: str | None) -> Upload | None:
-    """Return the finished upload of a file after comparing its digest; None if the owner has none."""
-    try:
-        upload = state.uploads.find(owner, sha256)
-        return None if upload.remaining else state.uploads.verify(owner, sha256)
-    except UploadNotFound:
-        return None
-
-
-def _uploaded_submission(
-    session: Session, body: CheckpointInput, sha256: str, upload: Upload | None, settings: Settings
-) -> Submission:
-    if body.sha256 is not None and body.sha256.lower() != sha256:
-        raise InvalidRequest(f"sha256 is {body.sha256}, but uri names the SHA-256 {sha256}; leave sha256 out")
-    if body.spool != "none":
-        raise InvalidRequest(
-            f"spool is {body.spool!r} for an uploaded file, which the service always keeps; leave spool out"
-        )
-    assert body.run is not None, "required by the schema"
-    assert body.step is not None, "required by the schema"
-    uri, variant = UPLOAD + sha256, body.variant or "raw"
-    existing = current_checkpoint(session, get_or_create_run(session, body.run).id, body.step, variant)
-    if existing is not None and existing.uri != uri:
-        existing = None
-    if body.model is None and existing is None:
-        raise InvalidRequest(
-            "model is missing, and an uploaded file has no model configuration next to it; give model: a registered "
-            "name of open_lm, or the fields of the model's JSON"
-        )
-    model = None if body.model is None else _model(body.model, settings)
-    known_model = model if existing is None else existing.model
-    size = 0 if existing is None else existing.size  # without an upload, the post is refused after all other checks
+def _common(body: CheckpointInput) -> Submission:
+    """Return what a post says itself. The path, the identity, and the rest depend on the kind of the checkpoint."""
     return Submission(
-        run=body.run,
-        step=body.step,
-        uri=uri,
-        path=uri,
-        identity=Identity(size if upload is None else upload.length, 0),
-        variant=variant,
-        sha256=sha256,
-        model=model,
-        layout=None if body.layout is None else _layout(body.layout, known_model, settings),
-        tokens_seen=body.tokens_seen,
-        tags=body.tags,
-        priority=body.priority,
-        replace=body.replace,
-    )
-
-
-def _not_uploaded(sha256: str) -> UploadNotFound:
-    return UploadNotFound(
-        f"you have no finished upload with the SHA-256 {sha256}: the file was not sent, its upload expired, or another "
-        "post used the upload; send the file first: POST /v1/uploads"
-    )
-
-
-def _enter(session: Session, settings: Settings, submission: Submission, names: Sequence[str] | None) -> Submitted:
-    find = partial(find_suite, session, settings)
-    suites = None if names is None else [find(name) for name in dict.fromkeys(names)]
-    submitted = submit(session, submission, suites, find)
-    if submitted.created and submission.spool == "link":
-        _link(settings, submitted.checkpoint)
-    return submitted
-
-
-def _link(settings: Settings, checkpoint: Checkpoint) -> None:
-    with opened(_reference(checkpoint.path, settings)) as pinned:
-        link_into(spooled(settings.data_path, checkpoint.id), Path(pinned.path), Path(checkpoint.path).name)
-    checkpoint.spool_state = "ready"
-
-
-def _submission(body: CheckpointInput, settings: Settings) -> Submission:
-    path, identity = locate_checkpoint(body.uri, settings)
-    if identity.etag is not None and body.spool == "link":
-        raise InvalidRequest(
-            "spool is 'link', and the checkpoint is in a remote store, from which no file can be linked; give "
-            "spool=copy if the store may delete the checkpoint before its evaluation"
-        )
-    model = _adjacent_model(path, identity, settings) if body.model is None else _model(body.model, settings)
-    layout = None if body.layout is None else _layout(body.layout, model, settings)
-    assert body.run is not None, "required by the schema"
-    assert body.step is not None, "required by the schema"
-    return Submission(
-        run=body.run,
-        step=body.step,
+        run=body.run or "",
+        step=body.step or 0,
         uri=body.uri,
-        path=path,
-        identity=identity,
+        path=body.uri,
+        identity=Identity(0, 0),
         variant=body.variant or "raw",
         sha256=None if body.sha256 is None else body.sha256.lower(),
-        model=model,
-        layout=layout,
         tokens_seen=body.tokens_seen,
         tags=body.tags,
         spool=body.spool,
@@ -245,7 +145,51 @@ def _submission(body: CheckpointInput, settings: Settings) -> Submission:
     )
 
 
-def _virtual_submission(session: Session, body: CheckpointInput, settings: Settings) -> Submission:
+def _of_file(body: CheckpointInput, settings: Settings) -> Submission:
+    path, identity = locate_checkpoint(body.uri, settings)
+    if identity.etag is not None and body.spool == "link":
+        raise InvalidRequest(
+            "spool is 'link', and the checkpoint is in a remote store, from which no file can be linked; give "
+            "spool=copy if the store may delete the checkpoint before its evaluation"
+        )
+    model = posted_model(body.model, path, identity, settings)
+    layout = posted_layout(body.layout, model, settings)
+    return replace(_common(body), path=path, identity=identity, model=model, layout=layout)
+
+
+def _of_upload(
+    session: Session, body: CheckpointInput, sha256: str, upload: Upload | None, settings: Settings
+) -> Submission:
+    common = _common(body)
+    if common.sha256 not in (None, sha256):
+        raise InvalidRequest(f"sha256 is {body.sha256}, but uri names the SHA-256 {sha256}; leave sha256 out")
+    if body.spool != "none":
+        raise InvalidRequest(
+            f"spool is {body.spool!r} for an uploaded file, which the service always keeps; leave spool out"
+        )
+    uri = UPLOAD + sha256
+    existing = current_checkpoint(session, get_or_create_run(session, common.run).id, common.step, common.variant)
+    if existing is not None and existing.uri != uri:
+        existing = None
+    if body.model is None and existing is None:
+        raise InvalidRequest(
+            "model is missing, and an uploaded file has no model configuration next to it; give model: a registered "
+            "name of open_lm, or the fields of the model's JSON"
+        )
+    model = None if body.model is None else given_model(body.model, settings)
+    size = 0 if existing is None else existing.size  # without an upload, the post is refused after all other checks
+    return replace(
+        common,
+        uri=uri,
+        path=uri,
+        identity=Identity(size if upload is None else upload.length, 0),
+        sha256=sha256,
+        model=model,
+        layout=posted_layout(body.layout, model if existing is None else existing.model, settings),
+    )
+
+
+def _of_expression(session: Session, body: CheckpointInput, settings: Settings) -> Submission:
     """Return the submission of a virtual checkpoint. Its parents are current checkpoints, whose files must exist."""
     for name in ("model", "sha256"):
         if getattr(body, name) is not None:
@@ -257,117 +201,21 @@ def _virtual_submission(session: Session, body: CheckpointInput, settings: Setti
     resolved = resolve_expression(session, body.uri)
     parents, first = resolved.parents, resolved.parents[0]
     for parent in parents:
-        verify(checkpoint_reference(parent, lambda row: spool_path(settings.data_path, row.id, row.path)))
-    _require_sound(resolved)
+        verify(checkpoint_reference(parent, settings.data_path))
+    require_combinable(resolved)
     run = body.run or first.run.name
     step = max(parent.step for parent in parents if parent.run_id == first.run_id) if body.step is None else body.step
+    at_step = (parent.tokens_seen for parent in parents if parent.run.name == run and parent.step == step)
     uri = canonical(resolved.expression)
-    return Submission(
+    return replace(
+        _common(body),
         run=run,
         step=step,
         uri=uri,
         path=uri,
-        identity=Identity(0, 0),
-        variant=_virtual_variant(session, body, run, resolved),
+        variant=virtual_variant(session, run, body.variant, resolved),
         model=first.model,
-        layout=_one_layout(parents, None if body.layout is None else _layout(body.layout, first.model, settings)),
-        tokens_seen=_tokens_seen(parents, run, step) if body.tokens_seen is None else body.tokens_seen,
-        tags=body.tags,
-        priority=body.priority,
-        replace=body.replace,
+        layout=common_layout(parents, posted_layout(body.layout, first.model, settings)),
+        tokens_seen=next(at_step, None) if body.tokens_seen is None else body.tokens_seen,
         parents=[parent.id for parent in parents],
     )
-
-
-def _virtual_variant(session: Session, body: CheckpointInput, run: str, resolved: Resolved) -> str:
-    """Return the variant of a virtual checkpoint, which never shares a series with trained checkpoints."""
-    variant = body.variant or (default_variant(resolved.expression) if has_files(session, run) else "raw")
-    if has_files(session, run, variant):
-        raise InvalidRequest(
-            f"variant {variant!r} of run {run!r} has trained checkpoints, whose values would be in one series with "
-            "those of the virtual checkpoint; name another variant, or leave variant out"
-        )
-    return variant
-
-
-def _require_sound(resolved: Resolved) -> None:
-    """Check an expression as far as possible without the files. A worker checks the rest.
-
-    Raises:
-        CheckpointMismatch: the parents have different models.
-        InvalidRequest: the expression names parts that the model does not have.
-    """
-    models = {str(step_of(parent)): {**(parent.model or {})} for parent in resolved.parents}
-    for model in models.values():
-        model.pop("precision", None)
-    require_one_model(models)
-    fields = next(iter(models.values()))
-    if {"n_layers", "weight_tying"} <= fields.keys():
-        require_parts(resolved.expression, fields["n_layers"], fields["weight_tying"])
-
-
-def _one_layout(parents: Sequence[Checkpoint], given: Mapping[str, object] | None) -> Mapping[str, object] | None:
-    """Return the layout of all parents. A given layout also applies to parents that were posted without a layout.
-
-    Raises:
-        InvalidLayout: two layouts differ.
-    """
-    wanted = given or parents[0].layout
-    other = next((parent for parent in parents if parent.layout != wanted and (parent.layout or not given)), None)
-    if other is None:
-        return wanted
-    keys = sorted({*(wanted or {}), *(other.layout or {})})
-    differing = [key for key in keys if (wanted or {}).get(key) != (other.layout or {}).get(key)]
-    expected = "the given layout" if given else f"the layout of {step_of(parents[0])}"
-    raise InvalidLayout(
-        f"the layout of {step_of(other)} differs from {expected} in {', '.join(differing)}; combine only checkpoints "
-        "with the same layout"
-    )
-
-
-def _tokens_seen(parents: Sequence[Checkpoint], run: str, step: int) -> int | None:
-    counts = (parent.tokens_seen for parent in parents if parent.run.name == run and parent.step == step)
-    return next(counts, None)
-
-
-def _adjacent_model(path: str, identity: Identity, settings: Settings) -> Mapping[str, object] | None:
-    """Return the model configuration next to a checkpoint, in a local folder or a remote store."""
-    if identity.etag is not None:
-        return find_remote_model_config(path, settings)
-    with opened(_reference(path, settings)) as checkpoint:
-        return find_model_config(Path(checkpoint.path))
-
-
-def _reference(path: str, settings: Settings) -> CheckpointRef:
-    return CheckpointRef(path, rule=checkpoint_rule(settings), label="the checkpoint")
-
-
-def _model(model: str | Mapping[str, object], settings: Settings) -> Mapping[str, object]:
-    if isinstance(model, str) and _names_file(model):
-        path = str(locate(model, checkpoint_rule(settings)))
-        with opened(_reference(path, settings)) as pinned:
-            return read_model_spec(pinned.path)
-    # With the base /, a name never refers to a file in the working directory of the service.
-    return read_model_spec(model, base=Path("/"))
-
-
-def _layout(
-    layout: str | Mapping[str, object], model: Mapping[str, object] | None, settings: Settings
-) -> Mapping[str, object]:
-    """Return the layout as JSON, checked against the size of the model's vocabulary if the size is known."""
-    if isinstance(layout, str) and _names_file(layout):
-        layout = str(locate(layout, checkpoint_rule(settings)))
-    image = layout.get("image") if isinstance(layout, Mapping) else None
-    if isinstance(image, Mapping) and isinstance(image.get("map"), str):
-        locate(image["map"], checkpoint_rule(settings))
-    parsed = parse_layout(layout, allow=checkpoint_rule(settings))
-    if parsed.text.tokenizer is not None:
-        local_data(settings, parsed.text.tokenizer)
-    rows = (model or {}).get("vocab_size")
-    if isinstance(rows, int):
-        parsed.resolve(rows)
-    return parsed.to_json()
-
-
-def _names_file(text: str) -> bool:
-    return "/" in text or text.endswith((".json", ".yaml", ".yml"))

@@ -11,7 +11,7 @@ from evalsvc.api.json_answer import JsonAnswer, document
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import Id, Name
 from evalsvc.api.state import CurrentState, State
-from evalsvc.checkpoints.kept import spooled
+from evalsvc.checkpoints.copies import spooled
 from evalsvc.errors import InvalidRequest
 from evalsvc.files.artifacts import drop_contents
 from evalsvc.files.outputs import drop_outputs

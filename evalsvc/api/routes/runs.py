@@ -15,14 +15,13 @@ from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import BaseInput, Name, PlanInput, RunInput
 from evalsvc.api.state import CurrentState
-from evalsvc.checkpoints.kept import spool_path
 from evalsvc.checkpoints.reference import verify
 from evalsvc.spec import documents
 from evalsvc.spec.documents.items import Completions
 from evalsvc.spec.names import MAX_STEP
 from evalsvc.store.completions import read_completions
 from evalsvc.store.lookup import find_run, get_or_create_run
-from evalsvc.store.queue.references import checkpoint_reference
+from evalsvc.store.queue.attempts import checkpoint_reference
 from evalsvc.store.results import read_results
 from evalsvc.store.runs.base import base_view, name_base
 from evalsvc.store.runs.deletion import rename_run
@@ -118,7 +117,7 @@ def put_base(run: Name, body: BaseInput, state: CurrentState) -> JsonAnswer:
         row = get_or_create_run(session, run)
         base = name_base(session, row, body.run or run, body.step, body.variant)
         folder = state.settings.data_path
-        verify(checkpoint_reference(base, lambda row: spool_path(folder, row.id, row.path)))
+        verify(checkpoint_reference(base, folder))
         content = base_view(session, row)
     state.coordinator.wake()
     return JsonAnswer(content)

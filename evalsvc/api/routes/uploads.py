@@ -20,7 +20,7 @@ from evalsvc.api.routing import router_of
 from evalsvc.api.state import CurrentState, State
 from evalsvc.errors import Forbidden, InvalidRequest
 from evalsvc.files.uploads import Part, Upload
-from evalsvc.store.runs.uploaded import uploaded_bytes
+from evalsvc.store.runs.posting import uploaded_bytes
 
 VERSION = "1.0.0"
 
@@ -208,12 +208,7 @@ async def patch_upload(
 
 
 async def _receive(request: Request, state: State, part: Part, kept_bytes: int) -> None:
-    """Write a part as it arrives. The bytes that have arrived before an error are written too.
-
-    Raises:
-        HTTPException: the part is longer than the upload, too slow, or breaks off.
-        StorageFull, DataDirectoryUnusable: see `Part.write`.
-    """
+    """Write a part as it arrives. The bytes that have arrived before an error are written too."""
     run, announced = state.threads.run, request.headers.get("content-length", "0")
     size = int(announced) if announced.isdecimal() else 0
     _require_fits(size, part)

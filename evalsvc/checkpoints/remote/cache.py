@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from evalsvc.checkpoints.kept import Copy, Fill
+from evalsvc.checkpoints.copies import Copy, Fill
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import CacheFull, CheckpointError, os_reason
 
@@ -46,10 +46,6 @@ class Cache:
         """Yield the folder of a copy, which stays there until the context ends.
 
         One of several processes fills the copy while the others wait. `report` is called in the meantime and may raise.
-
-        Raises:
-            CacheFull: the cache's folder cannot be created.
-            NoRoom: the copy does not fit next to the copies in use.
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from evalsvc.checkpoints.copies import Copy
 from evalsvc.checkpoints.formats import refuse_part, weights_at
-from evalsvc.checkpoints.kept import Copy
 from evalsvc.checkpoints.opening import checkpoint_rule, locate
 from evalsvc.checkpoints.reference import (
     CheckpointRef,
@@ -57,30 +57,15 @@ def source_of(uri: str, settings: Settings) -> Source:
     return ObjectSource(parsed)
 
 
-def identify_remote(uri: str, settings: Settings) -> Identity:
-    """Return size and etag of the object at `uri`, by a single request to its store.
-
-    Raises:
-        CheckpointNotAllowed: the address, or access to it, is refused.
-        CheckpointNotFound: the object does not exist.
-        NotACheckpoint: the folder has no weights.
-        SourceUnreachable: the store does not answer in time.
-    """
-    try:
-        return source_of(uri, settings).list().identity
-    except FileNotFoundError:
-        raise CheckpointNotFound(f"{uri} does not exist; post the checkpoint when it is complete") from None
-
-
 def locate_checkpoint(uri: str, settings: Settings) -> tuple[str, Identity]:
-    """Return (path, identity) of a local checkpoint with links resolved, or (address, identity) of a remote one.
-
-    Raises the errors of `locate` and `identify_remote`.
-    """
+    """Return (path, identity) of a local checkpoint with links resolved, or (address, identity) of a remote one."""
     if is_remote(uri):
         address = str(parse_remote(uri, settings))
         refuse_part([address.rpartition("/")[2]], address)
-        return address, identify_remote(address, settings)
+        try:
+            return address, source_of(address, settings).list().identity
+        except FileNotFoundError:
+            raise CheckpointNotFound(f"{address} does not exist; post the checkpoint when it is complete") from None
     if "file" not in settings.allowed_schemes:
         raise CheckpointNotAllowed(
             f"{uri}: is a local file, which EVALSVC_SCHEMES does not allow; post a remote checkpoint"
@@ -97,12 +82,6 @@ def fetched(
     """Yield the references with remote checkpoints fetched into the cache, where they stay until the context ends.
 
     `report` is called while checkpoints are fetched or waited for, and may raise.
-
-    Raises:
-        CheckpointChanged: the content is not the posted one.
-        CheckpointGone: the checkpoint was deleted.
-        CacheFull: the cache cannot hold all of the checkpoints together.
-        CheckpointNotAllowed, SourceUnreachable, MissingPackage: see `identify_remote`.
     """
     cache = Cache(settings.cache_path, settings.cache_bytes)
     leaves = [leaf for reference in references for leaf in parents_of(reference) or (reference,)]

@@ -109,7 +109,6 @@ class HttpSource:
 
     @contextmanager
     def _answer(self, method: str, headers: Mapping[str, str], deadline: float) -> Iterator[http.client.HTTPResponse]:
-        """Send a request, follow redirects, and yield the response."""
         url = str(self.uri)
         for _ in range(MAX_REDIRECTS + 1):
             with ExitStack() as stack:

@@ -44,12 +44,7 @@ def is_remote(uri: str) -> bool:
 
 
 def parse_remote(uri: str, settings: Settings) -> RemoteUri:
-    """Parse an address.
-
-    Raises:
-        CheckpointNotAllowed: the scheme is not in EVALSVC_SCHEMES, the address lies outside EVALSVC_ROOTS, or its form
-            is ambiguous.
-    """
+    """Parse an address."""
     shown = without_secrets(uri)
     if "::" in uri:
         raise CheckpointNotAllowed(

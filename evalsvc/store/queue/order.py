@@ -92,7 +92,6 @@ def _first_of_each_run(session: Session, loaded: frozenset[int], passed: Collect
 
 
 def _first_shard(session: Session, evaluation_id: int) -> Shard | None:
-    """Return the first shard of an evaluation; None if no shard may be dispatched."""
     # The subquery sorts ids only. Sorting a thousand shards with all joined columns would be slow.
     first = (
         select(Shard.id)

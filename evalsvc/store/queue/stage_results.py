@@ -16,11 +16,7 @@ MERGE: Codec[KeptResult] = Codec(KeptResult)
 
 
 def to_row(output: ShardOutput | None) -> KeptOutput | None:
-    """Pack the output of a stage for the row of its shard.
-
-    Raises:
-        TypeError: the output is the result of a merge whose artifacts are not yet stored.
-    """
+    """Pack the output of a stage for the row of its shard."""
     if isinstance(output, PlanResult):
         return PLAN.pack(output)
     if isinstance(output, KeptResult):
@@ -29,11 +25,7 @@ def to_row(output: ShardOutput | None) -> KeptOutput | None:
 
 
 def from_row(codec: Codec[Result], stored: KeptOutput | None) -> Result:
-    """Return the stored result of a plan, look or merge.
-
-    Raises:
-        Unreadable: the row has no result of this type.
-    """
+    """Return the stored result of a plan, look or merge."""
     if stored is None or isinstance(stored, OutputFile):
         raise Unreadable(f"no {codec.name} in the row")
     return codec.unpack(stored)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
 
 from sqlalchemy import and_, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
@@ -24,15 +24,14 @@ WINDOW = timedelta(hours=1)
 OPEN = ("queued", "running")
 
 
-class AtWork(Protocol):
+@dataclass(frozen=True)
+class AtWork:
     """The shard that a worker runs, from the coordinator."""
 
-    @property
-    def task_id(self) -> int: ...
-    @property
-    def stage(self) -> str: ...
-    @property
-    def seconds(self) -> float: ...
+    task_id: int
+    stage: str
+    seconds: float
+    """Seconds since the shard was dispatched."""
 
 
 def queue_view(session: Session) -> documents.Queue:
@@ -87,7 +86,6 @@ def finished_lately(session: Session, moment: datetime) -> int:
 
 
 def _busy_seconds(session: Session, moment: datetime) -> float:
-    """Return the seconds of the last hour in which at least one evaluation was running."""
     since = moment - WINDOW
     begun = (Evaluation.started_at.is_not(None), Evaluation.started_at < moment)
     unfinished = and_(Evaluation.finished_at.is_(None), Evaluation.state == "running")
@@ -191,5 +189,4 @@ def _shards(session: Session) -> documents.OpenShards:
 
 
 def _seconds(since: datetime, moment: datetime) -> float:
-    """Return the seconds from `since` to `moment`; at least 0, even if the clock was set back."""
     return max(0.0, round((moment - since).total_seconds(), 1))

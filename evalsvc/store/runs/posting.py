@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import ColumnElement, and_, delete, false, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, false, func, or_, select
 from sqlalchemy.orm import Session
 
-from evalsvc.checkpoints.reference import Identity, Spool
+from evalsvc.checkpoints.reference import UPLOAD, Identity, Spool
 from evalsvc.errors import Conflict
 from evalsvc.spec.documents import Plan
 from evalsvc.spec.suite import Suite
 from evalsvc.store.history.writing import touch_history
 from evalsvc.store.lookup import current_checkpoint, get_or_create_run, hold_all, newest_evaluation, step_of
+from evalsvc.store.queue.evaluations import cancel
 from evalsvc.store.runs.behind import require_room
 from evalsvc.store.tables import OVER, Checkpoint, Evaluation, MetricValue, Run, Shard, Task, now
 from evalsvc.store.views import plan_view
@@ -55,18 +56,14 @@ class Submitted:
     """Reason why the post evaluates nothing; None if it has evaluations."""
 
 
-def submit(
-    session: Session, submission: Submission, suites: Sequence[Suite] | None, find: Callable[[str], Suite]
-) -> Submitted:
+def submit(session: Session, submission: Submission, suites: Sequence[Suite], plan: Plan | None = None) -> Submitted:
     """Store a checkpoint with an evaluation for each suite. A repeated post returns the existing rows.
 
-    Args:
-        suites: the suites of the evaluations; None for the suites that are due by the run's plan.
-        find: returns a suite by name, for the suites of the plan.
+    Raise Conflict if the run has another file at this step and variant, and `replace` is not set. Raise RunBehind if
+    the plan refuses the checkpoint until evaluations of other steps have ended.
 
-    Raises:
-        Conflict: the run has another file at this step and variant, and `replace` is not set.
-        RunBehind: the run's plan refuses the checkpoint until evaluations of other steps have ended.
+    Args:
+        plan: the run's plan, if its due suites are `suites`; None for suites that the client chose.
     """
     run = get_or_create_run(session, submission.run)
     existing = current_checkpoint(session, run.id, submission.step, submission.variant)
@@ -76,13 +73,12 @@ def submit(
             f"run {run.name!r} has a checkpoint at step {submission.step}, variant {submission.variant!r}, "
             f"with {difference}; post another variant, or send replace=true, which deletes that checkpoint's values"
         )
-    planned, plan = suites is None, plan_view(run)
-    wanted = [find(name) for name in due_suites(plan, submission.step)] if suites is None else list(suites)
     unchanged, replaced = (None, existing) if difference else (existing, None)
-    if planned and plan.when_behind == "refuse" and _lacks_evaluation(session, unchanged, wanted):
+    is_new = unchanged is None or None in [newest_evaluation(session, unchanged.id, suite.digest) for suite in suites]
+    if plan is not None and plan.when_behind == "refuse" and suites and is_new:
         require_room(session, run, plan, submission.step)
-    skips = planned and plan.when_behind == "newest"
-    older = _older(run.id, submission, [suite.name for suite in wanted]) if skips else false()
+    skips = plan is not None and plan.when_behind == "newest"
+    older = _older(run.id, submission, [suite.name for suite in suites]) if skips else false()
     # Lock in the same order as the transaction that stores a result: all evaluations first, then the run's row.
     hold_all(session, or_(false() if replaced is None else _needs(replaced), older))
     if replaced is not None:
@@ -90,13 +86,18 @@ def submit(
     checkpoint = unchanged or _insert(session, run, submission)
     evaluations = [
         newest_evaluation(session, checkpoint.id, suite.digest)
-        or insert_evaluation(session, checkpoint, suite, submission.priority, planned)
-        for suite in wanted
+        or insert_evaluation(session, checkpoint, suite, submission.priority, planned=plan is not None)
+        for suite in suites
     ]
     for evaluation in session.scalars(select(Evaluation).where(older)):
-        cancel(evaluation, f"{_SKIPPED} {submission.step} was posted and the plan says when_behind: newest")
-    note = None if wanted else _nothing_due(run.name, submission.step, plan if planned else None)
+        cancel(session, evaluation, f"{_SKIPPED} {submission.step} was posted and the plan says when_behind: newest")
+    note = None if suites else _nothing_due(run.name, submission.step, plan)
     return Submitted(checkpoint, evaluations, unchanged is None, note)
+
+
+def plan_of(session: Session, run: str) -> Plan:
+    """Return the plan of a run, which is created if there is none of this name."""
+    return plan_view(get_or_create_run(session, run))
 
 
 def _nothing_due(run: str, step: int, plan: Plan | None) -> str:
@@ -107,13 +108,6 @@ def _nothing_due(run: str, step: int, plan: Plan | None) -> str:
         return f"the plan of run {run!r} has no suite for step {step}, so nothing is evaluated"
     hint = f'give suites=["NAME"], or set a plan: PUT /v1/runs/{run}/plan'
     return f"run {run!r} has no plan, so nothing is evaluated; {hint}"
-
-
-def _lacks_evaluation(session: Session, checkpoint: Checkpoint | None, suites: Sequence[Suite]) -> bool:
-    """Tell whether a post of the checkpoint would create an evaluation, unlike a repeated post."""
-    return any(
-        checkpoint is None or newest_evaluation(session, checkpoint.id, suite.digest) is None for suite in suites
-    )
 
 
 def due_suites(plan: Plan, step: int) -> list[str]:
@@ -170,10 +164,10 @@ def replace_checkpoint(session: Session, checkpoint: Checkpoint) -> None:
         for evaluation in child.evaluations:
             if evaluation.state not in OVER:
                 reason = f"{step_of(checkpoint)}, a parent of the checkpoint, was replaced by another file"
-                cancel(evaluation, f"{reason}; post the expression again with replace=true")
+                cancel(session, evaluation, f"{reason}; post the expression again with replace=true")
     for evaluation in checkpoint.evaluations:
         if evaluation.state not in OVER:
-            cancel(evaluation, f"checkpoint {checkpoint.id} was replaced by another file")
+            cancel(session, evaluation, f"checkpoint {checkpoint.id} was replaced by another file")
     # Lock tasks before the history, as a merge does. The opposite order could deadlock.
     session.flush()
     touch_history(session, checkpoint.run_id)
@@ -181,29 +175,23 @@ def replace_checkpoint(session: Session, checkpoint: Checkpoint) -> None:
     session.execute(delete(MetricValue).where(MetricValue.evaluation_id.in_(ids)))
 
 
-def cancel(evaluation: Evaluation, reason: str) -> None:
-    """Cancel an evaluation and its queued shards. The coordinator stops running shards."""
-    evaluation.state = "cancelled"
-    evaluation.finished_at = now()
-    evaluation.error = {"code": "cancelled", "message": reason}
-    for task in evaluation.tasks:
-        if task.state not in OVER:
-            task.state = "cancelled"
-        for shard in task.shards:
-            if shard.state == "queued":
-                shard.state = "cancelled"
-
-
 def is_skipped(reason: str) -> bool:
     """Tell from the reason of a cancelled evaluation whether the run's plan skipped the evaluation."""
     return reason.startswith(_SKIPPED)
 
 
-def record_digest(session: Session, checkpoint_id: int, sha256: str) -> None:
-    """Store the digest from the first worker that read the file. Later workers compare their digests with it."""
-    session.execute(
-        update(Checkpoint).where(Checkpoint.id == checkpoint_id, Checkpoint.sha256.is_(None)).values(sha256=sha256)
+def uploaded_bytes(session: Session) -> int:
+    """Return the total bytes of uploaded checkpoints in the spool."""
+    query = select(func.sum(Checkpoint.size)).where(
+        Checkpoint.spool_state == "ready", Checkpoint.uri.startswith(UPLOAD, autoescape=True)
     )
+    return int(session.scalar(query) or 0)
+
+
+def needs_file(submitted: Submitted) -> bool:
+    """Tell whether the spool needs the file of an uploaded checkpoint and does not have it."""
+    waits = any(evaluation.state not in OVER for evaluation in submitted.evaluations)
+    return submitted.checkpoint.spool_state != "ready" and (submitted.created or waits)
 
 
 def _insert(session: Session, run: Run, submission: Submission) -> Checkpoint:
@@ -254,12 +242,10 @@ def _moved(checkpoint: Checkpoint, submission: Submission) -> list[str]:
 
 
 def _needs(checkpoint: Checkpoint) -> ColumnElement[bool]:
-    """Return the condition on evaluations of the checkpoint, and of virtual checkpoints computed from it."""
     return Evaluation.checkpoint_id.in_([user.id for user in (checkpoint, *checkpoint.children)])
 
 
 def _older(run_id: int, submission: Submission, suites: Sequence[str]) -> ColumnElement[bool]:
-    """Return the condition on queued, planned evaluations of lower steps by the same suites."""
     older = select(Checkpoint.id).where(
         Checkpoint.run_id == run_id, Checkpoint.variant == submission.variant, Checkpoint.step < submission.step
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import exists, select
@@ -17,12 +17,15 @@ from evalsvc.checkpoints.expression import (
     Step,
     Steps,
     canonical,
+    default_variant,
     leaves,
     replaced,
+    require_parts,
     written,
 )
 from evalsvc.checkpoints.expression_parser import parse_expression
-from evalsvc.errors import InvalidRequest, UnknownName, first_few
+from evalsvc.errors import InvalidLayout, InvalidRequest, UnknownName, first_few
+from evalsvc.families.reading import require_one_model
 from evalsvc.store.lookup import find_run, find_step, require_current_parents, step_of
 from evalsvc.store.runs.base import base_of
 from evalsvc.store.tables import Checkpoint, checkpoint_parents
@@ -43,13 +46,7 @@ class Resolved:
 
 
 def resolve_expression(session: Session, text: str) -> Resolved:
-    """Resolve an expression to the current checkpoints of the service.
-
-    Raises:
-        InvalidRequest: the expression does not follow the grammar, names a file, or has too many parts or levels.
-        UnknownName: there is no such run, step, variant or base; near names are listed.
-        WrongState: the expression names a virtual checkpoint with a replaced parent.
-    """
+    """Resolve an expression to the current checkpoints of the service."""
     # The canonical form decides which run `base` refers to, so that the typed order of an average has no effect.
     expression = parse_expression(canonical(parse_expression(text)))
     if isinstance(expression, Leaf):
@@ -86,6 +83,44 @@ def has_files(session: Session, run: str, variant: str | None = None) -> bool:
     return bool(session.scalar(select(query if variant is None else query.where(Checkpoint.variant == variant))))
 
 
+def virtual_variant(session: Session, run: str, variant: str | None, resolved: Resolved) -> str:
+    """Return the variant of a virtual checkpoint, which never shares a series with trained checkpoints."""
+    variant = variant or (default_variant(resolved.expression) if has_files(session, run) else "raw")
+    if has_files(session, run, variant):
+        raise InvalidRequest(
+            f"variant {variant!r} of run {run!r} has trained checkpoints, whose values would be in one series with "
+            "those of the virtual checkpoint; name another variant, or leave variant out"
+        )
+    return variant
+
+
+def require_combinable(resolved: Resolved) -> None:
+    """Check an expression as far as possible without the files: the parents have one model, which has the parts that
+    the expression names. A worker checks the rest."""
+    models = {str(step_of(parent)): {**(parent.model or {})} for parent in resolved.parents}
+    for model in models.values():
+        model.pop("precision", None)
+    require_one_model(models)
+    fields = next(iter(models.values()))
+    if {"n_layers", "weight_tying"} <= fields.keys():
+        require_parts(resolved.expression, fields["n_layers"], fields["weight_tying"])
+
+
+def common_layout(parents: Sequence[Checkpoint], given: Mapping[str, object] | None) -> Mapping[str, object] | None:
+    """Return the layout of all parents. A given layout also applies to parents that were posted without a layout."""
+    wanted = given or parents[0].layout
+    other = next((parent for parent in parents if parent.layout != wanted and (parent.layout or not given)), None)
+    if other is None:
+        return wanted
+    keys = sorted({*(wanted or {}), *(other.layout or {})})
+    differing = [key for key in keys if (wanted or {}).get(key) != (other.layout or {}).get(key)]
+    expected = "the given layout" if given else f"the layout of {step_of(parents[0])}"
+    raise InvalidLayout(
+        f"the layout of {step_of(other)} differs from {expected} in {', '.join(differing)}; combine only checkpoints "
+        "with the same layout"
+    )
+
+
 def _find_leaf(session: Session, leaf: Leaf, first: Step | Steps | None) -> Checkpoint:
     if isinstance(leaf, Step):
         return find_step(session, find_run(session, leaf.run), leaf.step, leaf.variant)
@@ -108,12 +143,7 @@ def _find_leaf(session: Session, leaf: Leaf, first: Step | Steps | None) -> Chec
 
 
 def _find_steps(session: Session, steps: Steps) -> Sequence[Checkpoint]:
-    """Return the checkpoints in a range, ordered by step.
-
-    Raises:
-        UnknownName: the range has no checkpoint, or no checkpoint at a step of the stride.
-        InvalidRequest: the range has more than MAX_CHECKPOINTS checkpoints.
-    """
+    """Return the checkpoints in a range, ordered by step."""
     run = find_run(session, steps.run)
     current = select(Checkpoint).where(
         Checkpoint.run_id == run.id, Checkpoint.variant == steps.variant, Checkpoint.replaced_at.is_(None)

@@ -16,7 +16,7 @@ from queue_steps import enter, evaluate_whole, metric, next_shard, store_result,
 from evalsvc import __version__
 from evalsvc.api.routes.prometheus import FAMILIES, DiskUsage
 from evalsvc.messages import ShardError, ShardResult
-from evalsvc.store.queue.shards import give_up
+from evalsvc.store.queue.attempts import give_up
 from evalsvc.store.queue.totals import SECONDS, count_attempt, read_depths, read_totals
 from evalsvc.store.session import Store
 from evalsvc.store.tables import AttemptTotal

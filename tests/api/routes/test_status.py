@@ -5,8 +5,8 @@ from pathlib import Path
 from app_in_process import App
 
 from evalsvc.client import Client
-from evalsvc.service.in_flight import AtWork
 from evalsvc.spec.documents import Worker
+from evalsvc.store.queue.status import AtWork
 
 
 def test_an_empty_service(app: App) -> None:

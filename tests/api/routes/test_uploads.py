@@ -6,7 +6,6 @@ import hashlib
 import http.client
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -449,21 +448,3 @@ def test_a_connection_that_breaks_keeps_what_came_of_the_last_piece(app: App, ch
     assert offset_of(app, address) == rest
     assert send(app, address, CONTENT[rest:], rest).status_code == 204
     assert post(app).status_code == 201
-
-
-def test_a_connection_that_breaks_keeps_what_came(port: tuple[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evalsvc.api.routes.uploads.PIECE_BYTES", 100)
-    url, state = port
-    address = httpx.post(f"{url}/v1/uploads", headers=announced()).headers["location"]
-    connection = http.client.HTTPConnection(str(urlsplit(url).netloc), timeout=30)
-    connection.putrequest("PATCH", address)
-    for name, value in (PART | {"Upload-Offset": "0", "Content-Length": str(len(CONTENT))}).items():
-        connection.putheader(name, value)
-    connection.endheaders(CONTENT[:1000])
-    deadline = time.monotonic() + 10
-    [file] = state.settings.uploads_path.iterdir()
-    while file.stat().st_size < 1000:
-        assert time.monotonic() < deadline
-    connection.close()
-    while httpx.patch(url + address, content=CONTENT[1000:], headers=PART | {"Upload-Offset": "1000"}).is_error:
-        assert time.monotonic() < deadline, "the bytes that came count"

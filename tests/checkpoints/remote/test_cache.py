@@ -9,7 +9,7 @@ from typing import IO
 
 import pytest
 
-from evalsvc.checkpoints.kept import Copy
+from evalsvc.checkpoints.copies import Copy
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.checkpoints.remote.cache import Cache, NoRoom
 from evalsvc.errors import CacheFull, CheckpointChanged

@@ -17,7 +17,7 @@ from evalsvc.checkpoints.expression_parser import parse_expression
 from evalsvc.checkpoints.reference import CheckpointRef, Virtual, hash_files, identify
 from evalsvc.checkpoints.remote import fetch as fetch_module
 from evalsvc.checkpoints.remote import objects, source
-from evalsvc.checkpoints.remote.fetch import fetch_posted, fetched, identify_remote, locate_checkpoint, name_of
+from evalsvc.checkpoints.remote.fetch import fetch_posted, fetched, locate_checkpoint, name_of
 from evalsvc.checkpoints.remote.source import Listing, RemoteFile
 from evalsvc.config import Settings
 from evalsvc.errors import (
@@ -52,7 +52,7 @@ def nothing(_done: int) -> None:
 
 
 def reference(uri: str, settings: Settings, **fields: object) -> CheckpointRef:
-    return CheckpointRef(uri, identify_remote(uri, settings), label="run 'a' step 1", **fields)  # type: ignore[arg-type]
+    return CheckpointRef(uri, locate_checkpoint(uri, settings)[1], label="run 'a' step 1", **fields)  # type: ignore[arg-type]
 
 
 def refused(references: list[CheckpointRef], settings: Settings, error: type[Exception], words: str) -> None:
@@ -75,11 +75,11 @@ def test_an_object_comes_here_once(store: ObjectStore, settings: Settings) -> No
 
 def test_the_identity_is_that_of_the_content(store: ObjectStore, settings: Settings) -> None:
     uri = store.put("identity.pt", b"one")
-    first = identify_remote(uri, settings)
+    first = locate_checkpoint(uri, settings)[1]
     assert (first.size, first.mtime_ns, bool(first.etag)) == (3, 0, True)
-    assert identify_remote(uri, settings) == first
+    assert locate_checkpoint(uri, settings)[1] == first
     store.put("identity.pt", b"two")
-    assert identify_remote(uri, settings) != first
+    assert locate_checkpoint(uri, settings)[1] != first
 
 
 def test_a_folder_brings_its_weights_and_what_describes_them(
@@ -97,22 +97,22 @@ def test_a_folder_brings_its_weights_and_what_describes_them(
         (tmp_path / "copy" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "copy" / name).write_text(name)
     assert hash_files(tmp_path / "copy") == digest, "it is that of a copy made by hand"
-    before = identify_remote(uri, settings)
+    before = locate_checkpoint(uri, settings)[1]
     store.put("hf/model-00002-of-00002.safetensors", b"x" * len(names[2]))
-    assert identify_remote(uri, settings) != before, "of the same size, and another"
+    assert locate_checkpoint(uri, settings)[1] != before, "of the same size, and another"
 
 
 def test_a_folder_without_weights(store: ObjectStore, settings: Settings) -> None:
     for name in ("epoch_1.pt", "epoch_2.pt"):
         uri = store.put(f"several/{name}", b"x").rpartition("/")[0]
     with pytest.raises(NotACheckpoint, match=r"it holds epoch_1\.pt, epoch_2\.pt: post one of these files"):
-        identify_remote(uri, settings)
+        locate_checkpoint(uri, settings)
 
 
 def test_nothing_there(store: ObjectStore, settings: Settings) -> None:
     for uri in (f"s3://{store.bucket}/none.pt", "s3://no-such-bucket/x.pt", "memory://none/x.pt"):
         with pytest.raises(CheckpointNotFound, match=rf"{uri} does not exist; post the checkpoint when it is complete"):
-            identify_remote(uri, settings)
+            locate_checkpoint(uri, settings)
 
 
 def test_the_digest_of_the_client_is_checked(store: ObjectStore, settings: Settings) -> None:
@@ -144,7 +144,7 @@ def test_a_wrong_key_or_none_is_no_way_in(
     monkeypatch.setattr("s3fs.S3FileSystem._info", refuse)
     forget_connections()
     with pytest.raises(CheckpointNotAllowed, match=r"its store refuses access; give .*AWS_ACCESS_KEY") as caught:
-        identify_remote(f"s3://{store.bucket}/private.pt", settings)
+        locate_checkpoint(f"s3://{store.bucket}/private.pt", settings)
     assert "AKIASECRET" not in caught.value.message
     forget_connections()
 
@@ -154,7 +154,7 @@ def test_a_store_that_is_down(settings: Settings, store: ObjectStore, monkeypatc
     forget_connections()
     monkeypatch.setattr("s3fs.core.S3FileSystem.retries", 1)
     with pytest.raises(SourceUnreachable, match=r"its store cannot be read \(EndpointConnectionError\)") as caught:
-        identify_remote("s3://bucket-x/x.pt", settings)
+        locate_checkpoint("s3://bucket-x/x.pt", settings)
     assert caught.value.code == "source_unreachable"
     forget_connections()
 
@@ -164,7 +164,7 @@ def test_a_store_that_says_nothing(settings: Settings, monkeypatch: pytest.Monke
     monkeypatch.setattr(objects, "METADATA_SECONDS", 0.1)
     monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.info", lambda *_: time.sleep(1))
     with pytest.raises(SourceUnreachable, match=r"did not answer within 0\.1 s"):
-        identify_remote("memory://x/y.pt", settings)
+        locate_checkpoint("memory://x/y.pt", settings)
 
 
 @pytest.mark.parametrize(("scheme", "package"), [("s3", "s3fs"), ("gs", "gcsfs"), ("hf", "huggingface_hub")])
@@ -174,7 +174,7 @@ def test_a_package_that_is_not_installed(scheme: str, package: str, monkeypatch:
 
     monkeypatch.setattr(fsspec, "filesystem", missing)
     with pytest.raises(MissingPackage, match=re.escape(f"needs the package {package!r}; run: {pip_install(scheme)}")):
-        identify_remote(f"{scheme}://place/a/x.pt", Settings(schemes=scheme))
+        locate_checkpoint(f"{scheme}://place/a/x.pt", Settings(schemes=scheme))
 
 
 # a source that breaks in every way

@@ -9,7 +9,7 @@ from fake_hub import fake_hub
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.checkpoints.remote import objects
-from evalsvc.checkpoints.remote.fetch import fetched, identify_remote
+from evalsvc.checkpoints.remote.fetch import fetched, locate_checkpoint
 from evalsvc.config import Settings
 from evalsvc.errors import CheckpointNotFound
 
@@ -29,7 +29,7 @@ def settings(tmp_path: Path) -> Settings:
 
 def test_a_file_of_a_revision(hub: dict[str, bytes], settings: Settings) -> None:
     uri = "hf://owner/repo/run/epoch_1.pt@v1"
-    identity = identify_remote(uri, settings)
+    identity = locate_checkpoint(uri, settings)[1]
     assert identity.size == 7000
     assert identity.etag == hashlib.sha256(hub["run/epoch_1.pt"]).hexdigest(), "the hub knows the digest itself"
     with fetched([CheckpointRef(uri, identity)], settings, lambda _: None) as (here,):
@@ -39,7 +39,7 @@ def test_a_file_of_a_revision(hub: dict[str, bytes], settings: Settings) -> None
 
 def test_a_folder(hub: dict[str, bytes], settings: Settings) -> None:
     uri = "hf://owner/repo/hf"
-    with fetched([CheckpointRef(uri, identify_remote(uri, settings))], settings, lambda _: None) as (here,):
+    with fetched([CheckpointRef(uri, locate_checkpoint(uri, settings)[1])], settings, lambda _: None) as (here,):
         assert {path.name: path.read_bytes() for path in Path(here.path).iterdir()} == {
             "model.safetensors": b"weights",
             "config.json": b"{}",
@@ -49,4 +49,4 @@ def test_a_folder(hub: dict[str, bytes], settings: Settings) -> None:
 @pytest.mark.parametrize("uri", ["hf://owner/repo/none.pt", "hf://owner/other/x.pt"])
 def test_nothing_there(hub: dict[str, bytes], settings: Settings, uri: str) -> None:
     with pytest.raises(CheckpointNotFound, match="does not exist"):
-        identify_remote(uri, settings)
+        locate_checkpoint(uri, settings)

@@ -19,6 +19,7 @@ from queue_steps import (
     retry,
     store_result,
     submission,
+    submit_planned,
     suite,
 )
 
@@ -31,7 +32,6 @@ from evalsvc.store.history.imports import import_values
 from evalsvc.store.history.reading import read_history, read_summary
 from evalsvc.store.history.series import WHOLE, Window
 from evalsvc.store.lookup import find_run, get_or_create_run
-from evalsvc.store.runs.posting import submit
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Checkpoint, Evaluation, now
 
@@ -72,7 +72,7 @@ def test_what_the_plan_dropped_is_skipped(store: Store) -> None:
         run = get_or_create_run(session, "run-a")
         run.plan = {"suites": [{"suite": "quick", "every": 1}], "when_behind": "newest"}
         for step in (20, 30):
-            submit(session, submission(step), None, find=lambda name: suite())
+            submit_planned(session, submission(step))
     skipped, pending = gaps(store)
     assert (skipped.step, skipped.why, pending.why) == (20, "skipped", "pending")
     assert skipped.message == "skipped, since step 30 was posted and the plan says when_behind: newest"

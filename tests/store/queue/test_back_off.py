@@ -9,7 +9,7 @@ from queue_steps import begin, dispatched, lose, next_shard, ran, retry, state, 
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.lookup import find_evaluation
 from evalsvc.store.queue import back_off
-from evalsvc.store.queue.shards import Assignment, finish
+from evalsvc.store.queue.attempts import Assignment, finish
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Shard
 

@@ -25,7 +25,7 @@ from evalsvc.messages import ShardError, ShardResult
 from evalsvc.spec.documents.reading import content_of
 from evalsvc.store.history.reading import read_history
 from evalsvc.store.lookup import find_evaluation
-from evalsvc.store.queue.shards import give_up, requeue_running, unwanted
+from evalsvc.store.queue.attempts import give_up, requeue_running, unwanted
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Attempt, Shard
 from evalsvc.store.views import evaluation_view

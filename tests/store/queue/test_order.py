@@ -7,9 +7,9 @@ import pytest
 from queue_steps import dispatched, enter, lose, next_shard, plan, ran, store_result, submission, suite
 from sqlalchemy import insert, select
 
+from evalsvc.store.queue.attempts import Assignment
 from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.store.queue.order import WorkerState
-from evalsvc.store.queue.shards import Assignment
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Checkpoint, Evaluation, Run, Shard, Task
 

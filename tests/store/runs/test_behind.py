@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from queue_steps import cancel, enter, evaluate_whole, metric, submission, suite
+from queue_steps import cancel, enter, evaluate_whole, metric, submission, submit_planned, suite
 
 from evalsvc.errors import Conflict, RunBehind
 from evalsvc.store.lookup import get_or_create_run
@@ -27,7 +27,7 @@ def set_plan(store: Store, at_most: int = 1, every: int = 1) -> None:
 
 def post(store: Store, step: int, **fields: Any) -> Submitted:
     with store.transaction() as session:
-        return submit(session, submission(step, **fields), None, find=lambda name: suite(name))
+        return submit_planned(session, submission(step, **fields))
 
 
 def refuse(store: Store, step: int, **fields: Any) -> RunBehind:
@@ -99,7 +99,7 @@ def test_what_measures_nothing_new_is_taken(store: Store) -> None:
 def test_the_wait_is_by_the_pace_of_the_last_hour_and_bounded(store: Store, seconds: float, waits: int) -> None:
     """Two steps have to be over first: three are open, and the plan allows two."""
     with store.transaction() as session:
-        checkpoint = submit(session, submission(1, run="run-b"), [], find=suite).checkpoint
+        checkpoint = submit(session, submission(1, run="run-b"), []).checkpoint
         ended = now()
         begun = ended - timedelta(seconds=seconds)
         session.add(

@@ -1,7 +1,7 @@
 """Posting: the same thing twice, another thing in the same place, and what a plan has due."""
 
 import pytest
-from queue_steps import enter, evaluate_whole, measure, metric, submission, suite
+from queue_steps import enter, evaluate_whole, measure, metric, submission, submit_planned, suite
 from sqlalchemy import select
 
 from evalsvc.checkpoints.reference import Identity
@@ -10,7 +10,7 @@ from evalsvc.spec.documents import Plan
 from evalsvc.spec.documents.reading import read
 from evalsvc.store.history.reading import read_history
 from evalsvc.store.lookup import get_or_create_run
-from evalsvc.store.runs.posting import due_suites, evaluate, submit
+from evalsvc.store.runs.posting import Submission, due_suites, evaluate, needs_file, submit, uploaded_bytes
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Checkpoint, Evaluation
 
@@ -19,7 +19,7 @@ def test_the_same_post_again_gives_the_same_ids(store: Store) -> None:
     first = enter(store, submission(), suite(), suite("other", limit=2))
     assert enter(store, submission(), suite(), suite("other", limit=2)) == first
     with store.transaction() as session:
-        assert submit(session, submission(), [suite()], find=lambda name: suite(name)).created is False
+        assert submit(session, submission(), [suite()]).created is False
 
 
 def test_a_later_post_may_add_a_suite(store: Store) -> None:
@@ -101,7 +101,46 @@ def test_when_behind_newest_skips_older_steps_that_wait(store: Store) -> None:
         }
     for step in (1, 3, 2):
         with store.transaction() as session:
-            submit(session, submission(step), None, find=lambda name: suite(name))
+            submit_planned(session, submission(step))
     with store.reading() as session:
         rows = session.execute(select(Checkpoint.step, Evaluation.state).join(Evaluation)).all()
         assert {row.step: row.state for row in rows} == {1: "cancelled", 3: "queued", 2: "queued"}
+
+
+URI = f"upload:{'0' * 64}"
+
+
+def uploaded(step: int = 25, size: int = 100) -> Submission:
+    return submission(step, uri=URI, path=URI, identity=Identity(size, 0))
+
+
+def keep(store: Store, state: str | None) -> None:
+    with store.transaction() as session:
+        for checkpoint in session.scalars(select(Checkpoint)):
+            checkpoint.spool_state = state
+
+
+def test_bytes_of_those_that_are_kept(store: Store) -> None:
+    with store.reading() as session:
+        assert uploaded_bytes(session) == 0
+    enter(store, uploaded(25, 3_000_000_000))
+    enter(store, uploaded(50, 40))
+    enter(store, submission(75))
+    for state, size in (("ready", 3_000_000_040), ("released", 0), (None, 0)):
+        keep(store, state)
+        with store.reading() as session:
+            assert uploaded_bytes(session) == size
+
+
+@pytest.mark.parametrize("state", ["ready", "released"])
+def test_a_file_is_needed_by_what_waits(store: Store, state: str) -> None:
+    def posted(*suites: str) -> bool:
+        with store.transaction() as session:
+            return needs_file(submit(session, uploaded(), [suite(name) for name in suites]))
+
+    assert posted(), "new, and in no spool"
+    keep(store, state)
+    assert posted() is False, "nothing waits"
+    assert posted("quick") is (state == "released")
+    evaluate_whole(store, metric(1.0))
+    assert posted("quick") is False

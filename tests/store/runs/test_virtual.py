@@ -100,7 +100,7 @@ def test_a_worker_gets_every_parent_as_it_lies_now(store: Store) -> None:
     assert found.virtual.expression == parse_expression("lerp(run-a@0, run-a@5, 0.3)")
     assert {name: parent.path for name, parent in found.virtual.parents.items()} == {
         "run-a@0": "/checkpoints/epoch_0.pt",
-        "run-a@5": "/spool/2",
+        "run-a@5": "/data/spool/2/epoch_5.pt",
     }
     assert assignment.evaluation_id == evaluation
 

@@ -9,8 +9,8 @@ from app_in_process import App, app_in_process
 
 from evalsvc.client import Client
 from evalsvc.messages import ShardError
-from evalsvc.service.in_flight import AtWork
 from evalsvc.spec import documents
+from evalsvc.store.queue.status import AtWork
 from evalsvc.web.formats import bytes_
 from evalsvc.web.page import Surroundings, html_of
 from evalsvc.web.pages.status import StatusPage, time_left

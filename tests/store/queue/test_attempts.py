@@ -1,5 +1,6 @@
 """The queue by hand: order, the fence, failed attempts. A lost or doubled shard begins here."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ from evalsvc.store.history.reading import read_history
 from evalsvc.store.lookup import find_evaluation
 from evalsvc.store.named_files import named_outputs
 from evalsvc.store.queue import back_off
-from evalsvc.store.queue.shards import Assignment, requeue_running, run_again
+from evalsvc.store.queue.attempts import Assignment, run_again
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Attempt, Checkpoint, Evaluation, Shard
 
@@ -59,19 +60,6 @@ def test_an_evaluation_goes_from_plan_over_run_to_merge(store: Store) -> None:
     assert next_shard(store) is None
 
 
-def test_a_late_result_of_an_older_attempt_is_not_stored(store: Store) -> None:
-    """A stopped worker that wakes up must not overwrite what its successor measured."""
-    _, [old, _] = begin(store)
-    lose(store, old)
-    new = dispatched(store)
-    assert (new.shard_id, new.attempt) == (old.shard_id, old.attempt + 1)
-    assert store_result(store, old, ran(sum=99)) is False
-    assert store_result(store, new, DONE) is True
-    assert store_result(store, new, DONE) is True, "a commit whose answer was lost: its file must not be dropped"
-    with store.reading() as session:
-        assert session.get_one(Shard, new.shard_id).attempt == new.attempt
-
-
 def test_a_shard_that_kills_its_worker_is_tried_three_times_and_fails_alone(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,18 +81,6 @@ def test_a_shard_that_kills_its_worker_is_tried_three_times_and_fails_alone(
         assert outcomes.all() == ["worker_died"] * 3
 
 
-def test_a_lost_service_costs_a_shard_no_failed_attempt(store: Store) -> None:
-    begin(store)
-    for _ in range(5):
-        with store.transaction() as session:
-            assert requeue_running(session, {}) == 2
-        while next_shard(store):
-            pass
-    with store.reading() as session:
-        shards = session.scalars(select(Shard).where(Shard.stage == "run")).all()
-        assert [(shard.state, shard.failed_attempts, shard.attempt) for shard in shards] == [("running", 0, 6)] * 2
-
-
 def test_what_ends_while_its_checkpoint_is_replaced_is_not_cancelled(store: Store) -> None:
     """On PostgreSQL the replacement read `running`, waited for the end, and wrote `cancelled` over it."""
     [evaluation] = enter(store, submission(), suite())
@@ -123,7 +99,7 @@ def test_what_is_still_being_spooled_is_not_dispatched(store: Store) -> None:
     with store.transaction() as session:
         session.get_one(Checkpoint, 1).spool_state = "ready"
     assignment = dispatched(store)
-    assert Path(assignment.request.checkpoint.path) == Path("/spool/1")
+    assert Path(assignment.request.checkpoint.path) == Path("/data/spool/1/epoch_25.pt")
 
 
 def test_the_base_goes_along_with_every_shard(store: Store) -> None:
@@ -154,7 +130,7 @@ def test_a_shard_waits_while_its_base_is_being_spooled(store: Store) -> None:
         session.get_one(Checkpoint, 1).spool_state = "ready"
     assignment = dispatched(store)
     assert assignment.request.base is not None
-    assert assignment.request.base.path == "/spool/1"
+    assert assignment.request.base.path == "/data/spool/1/epoch_0.pt"
 
 
 def test_the_first_worker_s_digest_is_kept_for_the_later_ones(store: Store) -> None:
@@ -236,6 +212,18 @@ def test_a_look_that_cannot_read_leaves_the_merge_to_find_out(store: Store) -> N
     assert next_shard(store) is None
     store_result(store, merge, result(metric(1.0)))
     assert state(store, evaluation) == "succeeded"
+
+
+def test_a_worker_loses_outputs_of_its_own_task_only(store: Store) -> None:
+    """It names the shards itself, and requeued those of every task with the wrong ids."""
+    _, files, merge = outputs_in_files(store)
+    enter(store, submission(50), suite())
+    other = dispatched(store)
+    store_result(store, other, plan(1))
+    with store.transaction() as session:
+        named = [replace(files[0], shard=shard) for shard in (other.shard_id, 77)]
+        assert run_again(session, merge, named, LOST, max_attempts=1)
+        assert session.get_one(Shard, other.shard_id).state == "succeeded"
 
 
 def test_an_output_that_is_lost_every_time_fails_its_task(store: Store) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evalsvc.checkpoints.kept import copy_files, keep_upload, link_into, spool_path, spooled
+from evalsvc.checkpoints.copies import copy_files, keep_upload, link_into, spool_path, spooled
 from evalsvc.checkpoints.opening import opened
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files, identify
 from evalsvc.errors import DataDirectoryUnusable, InvalidRequest

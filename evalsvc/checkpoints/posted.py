@@ -1,32 +1,78 @@
-"""Search for the model configuration of a remote checkpoint: small files in its folder, read when it is posted."""
+"""What a post says of a checkpoint besides the weights: its model and its layout, read when it is posted."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
+from evalsvc.checkpoints.opening import checkpoint_rule, locate, opened, opened_neighbours
+from evalsvc.checkpoints.reference import CheckpointRef, Identity
 from evalsvc.checkpoints.remote.objects import ObjectSource
 from evalsvc.checkpoints.remote.source import METADATA_SECONDS, within
 from evalsvc.checkpoints.remote.uri import HTTP, RemoteUri, parse_remote
 from evalsvc.config import Settings
 from evalsvc.errors import CheckpointNotAllowed, InvalidModelConfig
 from evalsvc.families.config_files import MAX_CONFIG_BYTES
-from evalsvc.families.reading import find_model_config
+from evalsvc.families.reading import find_model_config, read_model_spec
+from evalsvc.spec.layout import parse_layout
+from evalsvc.spec.paths import local_data
 
 MAX_MODEL_FILES = 20
 """Maximum number of JSON files in a remote folder that is searched for a model's. Folders with more hold data."""
 
 
-def find_remote_model_config(uri: str, settings: Settings) -> dict[str, Any] | None:
-    """Return the configuration in the folder of a remote checkpoint or its parent, see `find_model_config`; None for
-    http.
+def posted_model(
+    model: str | Mapping[str, object] | None, path: str, identity: Identity, settings: Settings
+) -> Mapping[str, object] | None:
+    """Return the fields of the model of a checkpoint; None if none is given and none is next to the checkpoint."""
+    if model is None:
+        if identity.etag is not None:
+            return remote_model(path, settings)
+        with opened_neighbours(Path(path), checkpoint_rule(settings)) as checkpoint:
+            return find_model_config(checkpoint)
+    return given_model(model, settings)
 
-    Raises:
-        InvalidModelConfig: a file is broken, or the choice is ambiguous.
-        SourceUnreachable: the store does not answer in time.
-    """
+
+def given_model(model: str | Mapping[str, object], settings: Settings) -> Mapping[str, object]:
+    """Return the fields of `model`: a registered name, the path of a JSON file that may be read, or the fields."""
+    if isinstance(model, str) and _names_file(model):
+        rule = checkpoint_rule(settings)
+        with opened(CheckpointRef(str(locate(model, rule)), rule=rule, label="the checkpoint")) as pinned:
+            return read_model_spec(pinned.path)
+    # With the base /, a name never refers to a file in the working directory of the service.
+    return read_model_spec(model, base=Path("/"))
+
+
+def posted_layout(
+    layout: str | Mapping[str, object] | None, model: Mapping[str, object] | None, settings: Settings
+) -> Mapping[str, object] | None:
+    """Return a layout as JSON, checked against the size of the model's vocabulary if the size is known."""
+    if layout is None:
+        return None
+    rule = checkpoint_rule(settings)
+    if isinstance(layout, str) and _names_file(layout):
+        layout = str(locate(layout, rule))
+    image = layout.get("image") if isinstance(layout, Mapping) else None
+    if isinstance(image, Mapping) and isinstance(image.get("map"), str):
+        locate(image["map"], rule)
+    parsed = parse_layout(layout, allow=rule)
+    if parsed.text.tokenizer is not None:
+        local_data(settings, parsed.text.tokenizer)
+    rows = (model or {}).get("vocab_size")
+    if isinstance(rows, int):
+        parsed.resolve(rows)
+    return parsed.to_json()
+
+
+def _names_file(text: str) -> bool:
+    return "/" in text or text.endswith((".json", ".yaml", ".yml"))
+
+
+def remote_model(uri: str, settings: Settings) -> dict[str, object] | None:
+    """Return the configuration in the folder of a remote checkpoint or its parent, see `find_model_config`; None for
+    http."""
     parsed = parse_remote(uri, settings)
     if parsed.scheme in HTTP:
         return None
@@ -44,8 +90,7 @@ def find_remote_model_config(uri: str, settings: Settings) -> dict[str, Any] | N
 
 
 def _copy_small_files(uri: RemoteUri, settings: Settings, folder_copy: Path) -> bool:
-    """Copy small files that could be a configuration; return whether `uri` is a folder, which is then copied to
-    `folder_copy`."""
+    """Return whether `uri` is a folder, which is then copied to `folder_copy`."""
     is_folder = ObjectSource(uri).list().is_folder
     folder = uri if is_folder else _parent(uri)
     for place in (folder_copy, folder_copy.parent):
@@ -66,7 +111,6 @@ def _copy_small_files(uri: RemoteUri, settings: Settings, folder_copy: Path) -> 
 
 
 def _parent(uri: RemoteUri) -> RemoteUri | None:
-    """Return the parent folder; None for a bucket and for a repository."""
     path = uri.path.rpartition("/")[0]
     return replace(uri, path=path) if path else None
 

@@ -72,9 +72,6 @@ def link_into(copy: Copy, source: Path, name: str) -> None:
     """Keep a checkpoint alive under a name by hard links: immediately, and without disk space while it exists itself.
 
     Links in `source` are followed, and so the names of `opening.opened` lead to the files that were checked.
-
-    Raises:
-        InvalidRequest: the copy would lie on another file system.
     """
     if (reason := _problem(copy, lambda folder: _put(source, folder / name, _link))) is not None:
         raise InvalidRequest(
@@ -84,11 +81,7 @@ def link_into(copy: Copy, source: Path, name: str) -> None:
 
 
 def keep_upload(copy: Copy, source: Path, name: str) -> None:
-    """Keep an uploaded file under a name, by a hard link; the caller deletes the upload once the post is stored.
-
-    Raises:
-        DataDirectoryUnusable: the file cannot be linked.
-    """
+    """Keep an uploaded file under a name, by a hard link; the caller deletes the upload once the post is stored."""
     if (reason := _problem(copy, lambda folder: os.link(source, folder / name, follow_symlinks=False))) is not None:
         raise DataDirectoryUnusable(
             f"the uploaded file {source} cannot be linked to {copy.folder} ({reason}); the folders `uploads` and "
@@ -97,7 +90,6 @@ def keep_upload(copy: Copy, source: Path, name: str) -> None:
 
 
 def _problem(copy: Copy, fill: Fill) -> str | None:
-    """Fill a copy, or leave none and return the reason."""
     copy.remove()  # a rolled-back post may have left a copy under an id that is assigned again
     try:
         copy.fill(fill)
