@@ -42,7 +42,6 @@ from evalsvc.messages import KeptResult, PlanResult, ShardOutput, ShardResult
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.metrics.shares import standard_error
 from evalsvc.spec.documents import Comparison
-from evalsvc.spec.documents.reading import content_of, read
 from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.spec.suite import Suite, TaskSpec
 from evalsvc.store.queue.attempts import finish, take
@@ -171,7 +170,7 @@ def measure(settings: Settings, name: str, repetitions: int) -> Measured:
         ours = client.compare(A, B)
         cold = time.perf_counter() - started
         sides = {OURS: lambda: client.compare(A, B), PEER: lambda: by_the_client(client)}
-        if ours != read(Comparison, json.loads(json.dumps(content_of(sides[PEER]())))):
+        if ours != Comparison.model_validate(json.loads(json.dumps(sides[PEER]().model_dump()))):
             raise AssertionError("the two sides do not give the same numbers")
         first = ours.contrasts[0].metric
         one = interleaved({"one": lambda: client.compare(A, B, [first])}, repetitions)["one"]

@@ -192,7 +192,7 @@ def test_pages_and_suites_are_imported_at_the_start_of_the_service_and_without_t
 def test_the_client_needs_none_of_the_services_packages() -> None:
     """A training job posts its checkpoints with it, from an environment of its own."""
     service = {"fastapi", "starlette", "sqlalchemy", "alembic", "distributed", "dask", "uvicorn", "psycopg"}
-    others = {"pydantic", "typer", "yaml"}
+    others = {"typer", "yaml"}
     run_blocked({*WORKER_PACKAGES, *service, *others}, modules_of("client"))
 
 

@@ -17,7 +17,6 @@ from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, InvalidModelConfig
 from evalsvc.families.reading import read_model_spec
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.suite import parse_suite
 from evalsvc.worker.local import run_suite
 
@@ -127,7 +126,7 @@ def test_evalsvc_run_says_the_same(bad: Path, monkeypatch: pytest.MonkeyPatch) -
             found = {"code": error.code, "message": error.message}
         else:
             reference = CheckpointRef(path, model=SHAPE, label=name)
-            found = content_of(run_suite(suite, reference, lambda *_: None))["errors"]["loss"]
+            found = run_suite(suite, reference, lambda *_: None).model_dump()["errors"]["loss"]
         assert found["code"] == code, found
         assert words in found["message"]
     assert not (bad / "it-ran").exists()

@@ -8,16 +8,14 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import Field
 
 from evalsvc.files.atomic import write_whole
-from evalsvc.spec.documents.document import Document, Example
+from evalsvc.spec.documents.document import Document
 from evalsvc.spec.documents.fields import Digest, Text
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.documents.results import ResultDocument, TaskMetric
 
 SCHEMA = Path(__file__).with_name("document.schema.json")
@@ -32,23 +30,23 @@ LEVELS = 3
 class Machine(Document):
     """What the numbers were measured on."""
 
-    processor: Annotated[str, Example("AMD EPYC 9R14")]
-    cores: Annotated[int, Example(2, minimum=1)]
-    threads: Annotated[int, Example(1, minimum=1)]
+    processor: Annotated[str, Field(examples=["AMD EPYC 9R14"])]
+    cores: Annotated[int, Field(ge=1, examples=[2])]
+    threads: Annotated[int, Field(ge=1, examples=[1])]
     """CPU threads of each process that evaluates."""
-    memory_gib: Annotated[float, Example(15.6)]
-    system: Annotated[str, Example("Linux-6.1")]
-    python: Annotated[str, Example("3.12.3")]
-    packages: Annotated[dict[str, str], Example({"torch": "2.13.0"})]
+    memory_gib: Annotated[float, Field(examples=[15.6])]
+    system: Annotated[str, Field(examples=["Linux-6.1"])]
+    python: Annotated[str, Field(examples=["3.12.3"])]
+    packages: Annotated[dict[str, str], Field(examples=[{"torch": "2.13.0"}])]
     """Versions of packages that move times or values."""
-    load: Annotated[float, Example(0.4)]
+    load: Annotated[float, Field(examples=[0.4])]
     """Mean number of running processes in the minute before the measurement."""
 
 
 class Code(Document):
     """Commit of the measured code."""
 
-    commit: Annotated[str, Example("5f0c…")]
+    commit: Annotated[str, Field(examples=["5f0c…"])]
     """Full id; empty outside of a repository."""
     changed: bool
     """Whether files of the checkout differ from the commit."""
@@ -57,35 +55,35 @@ class Code(Document):
 class Times(Document):
     """Seconds of each turn: the median of the calls in the turn."""
 
-    cpu: Annotated[list[float], Example([0.41, 0.4])]
+    cpu: Annotated[list[float], Field(examples=[[0.41, 0.4]])]
     """Processor time of the process, of all of its threads."""
-    wall: Annotated[list[float], Example([0.42, 0.41])]
+    wall: Annotated[list[float], Field(examples=[[0.42, 0.41]])]
 
 
 class Ratio(Document):
     """Time of the candidate over the time of the baseline's code, over turns; above 1 is slower."""
 
-    median: Annotated[float, Example(1.01)]
+    median: Annotated[float, Field(examples=[1.01])]
     """Median of the ratios of the turns."""
-    mean: Annotated[float, Example(1.008)]
+    mean: Annotated[float, Field(examples=[1.008])]
     """Geometric mean of the ratios of the turns."""
-    low: Annotated[float | None, Example(0.99)]
+    low: Annotated[float | None, Field(examples=[0.99])]
     """Lower end of the interval of the geometric mean over the turns within this run, by Student's t over the
     logarithms, guarded against skew. What differs between runs of equal code is not in it."""
-    high: Annotated[float | None, Example(1.03)]
-    level: Annotated[float, Example(0.95)]
-    turns: Annotated[int, Example(12, minimum=1)]
+    high: Annotated[float | None, Field(examples=[1.03])]
+    level: Annotated[float, Field(examples=[0.95])]
+    turns: Annotated[int, Field(ge=1, examples=[12])]
 
 
 class TimedTask(Document):
     """A task whose evaluation was timed, on both sides in turns."""
 
-    name: Annotated[str, Example("speed-loss")]
-    task: Annotated[dict[str, object], Example({"kind": "loss"})]
+    name: Annotated[str, Field(examples=["speed-loss"])]
+    task: Annotated[dict[str, object], Field(examples=[{"kind": "loss"}])]
     candidate: Times
     baseline: Times | None
     """Times of the baseline's code in the same run; null if that code cannot run the task, or there is none."""
-    problem: Annotated[str, Example("")]
+    problem: Annotated[str, Field(examples=[""])]
     """Why there is no baseline; empty if there is one."""
     cpu: Ratio | None
     """Ratio of processor times; null without a baseline."""
@@ -95,45 +93,45 @@ class TimedTask(Document):
 class Seeds(Document):
     """A metric under several seeds."""
 
-    values: Annotated[dict[str, float], Example({"0": 0.91, "1": 0.93, "2": 0.92})]
+    values: Annotated[dict[str, float], Field(examples=[{"0": 0.91, "1": 0.93, "2": 0.92}])]
     """Value by seed."""
-    median: Annotated[float, Example(0.92)]
-    deviation: Annotated[float, Example(0.01)]
+    median: Annotated[float, Field(examples=[0.92])]
+    deviation: Annotated[float, Field(examples=[0.01])]
     """Standard deviation between the seeds, which is of the draws alone: the images and prompts are the same."""
 
 
 class BenchSuite(Document):
     """The suite of the harness."""
 
-    name: Annotated[str, Example("quick")]
+    name: Annotated[str, Field(examples=["quick"])]
     digest: Digest
-    headline: Annotated[list[str], Example(["pairs/image"])]
+    headline: Annotated[list[str], Field(examples=[["pairs/image"]])]
 
 
 class BenchDocument(ResultDocument):
     """What the harness measured. `evalsvc gate` reads the fields of a result, which are those of `evalsvc run`."""
 
-    format: Annotated[str, Example(FORMAT)]
-    run: Annotated[str, Example("3f9c0a12")]
+    format: Annotated[str, Field(examples=[FORMAT])]
+    run: Annotated[str, Field(examples=["3f9c0a12"])]
     """Random id, which is part of the protocol of times: times of two runs are never compared."""
-    time: Annotated[str, Example("2026-11-28T04:31:00Z")]
-    seconds: Annotated[float, Example(96.2)]
+    time: Annotated[str, Field(examples=["2026-11-28T04:31:00Z"])]
+    seconds: Annotated[float, Field(examples=[96.2])]
     """Duration of the whole measurement."""
     suite: BenchSuite
     machine: Machine
     code: Code
     baseline_code: Text
     """Commit or folder of the code whose times are the baseline; empty if there is none."""
-    timed: Annotated[list[TimedTask], Example([])]
-    seeds: Annotated[dict[str, Seeds], Example({})]
+    timed: Annotated[list[TimedTask], Field(examples=[[]])]
+    seeds: Annotated[dict[str, Seeds], Field(examples=[{}])]
     """Metrics of tasks that draw, under several seeds."""
-    drill: Annotated[str, Example("")]
+    drill: Annotated[str, Field(examples=[""])]
     """What was made worse on purpose; empty in a measurement that counts."""
 
 
 def schema() -> dict[str, Any]:
     """Return the JSON schema of the document."""
-    return TypeAdapter(BenchDocument).json_schema(mode="serialization")
+    return BenchDocument.model_json_schema(mode="serialization")
 
 
 def between_seeds(result: ResultDocument, seeded: Mapping[str, Mapping[int, str]]) -> dict[str, Seeds]:
@@ -168,11 +166,12 @@ def trimmed(result: ResultDocument) -> ResultDocument:
 
 def joined(quality: ResultDocument, times: ResultDocument) -> ResultDocument:
     """Return a result with the values of both; their tasks differ."""
-    return replace(
-        quality,
-        metrics=[*quality.metrics, *times.metrics],
-        protocols={**quality.protocols, **times.protocols},
-        items={**quality.items, **times.items},
+    return quality.model_copy(
+        update={
+            "metrics": [*quality.metrics, *times.metrics],
+            "protocols": {**quality.protocols, **times.protocols},
+            "items": {**quality.items, **times.items},
+        }
     )
 
 
@@ -182,7 +181,7 @@ def write(path: Path, document: Document) -> None:
     Raises:
         OSError: no space, no permission.
     """
-    write_whole(path, (_lines(content_of(document), LEVELS) + "\n").encode(), mode=0o644)
+    write_whole(path, (_lines(document.model_dump(), LEVELS) + "\n").encode(), mode=0o644)
 
 
 def _lines(value: object, levels: int) -> str:

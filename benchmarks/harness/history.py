@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+from pydantic import Field
+
 from evalsvc.errors import InvalidData, os_reason
 from evalsvc.files.atomic import write_whole
-from evalsvc.spec.documents.document import Document, Example
+from evalsvc.spec.documents.document import Document
 from evalsvc.spec.documents.fields import Count, Direction, Number
-from evalsvc.spec.documents.reading import content_of, read
 from harness.document import BenchDocument, Ratio
 
 MOST = 2000
@@ -25,29 +25,29 @@ MAX_BYTES = 64 << 20
 class Value(Document):
     """A value of quality at a commit."""
 
-    value: Annotated[Number, Example(1.76)]
-    stderr: Annotated[Number | None, Example(0.01)]
-    low: Annotated[float | None, Example(1.74)] = None
+    value: Annotated[Number, Field(examples=[1.76])]
+    stderr: Annotated[Number | None, Field(examples=[0.01])]
+    low: Annotated[float | None, Field(examples=[1.74])] = None
     """Lower end of the interval of 95 %; null if the value has no interval."""
-    high: Annotated[float | None, Example(1.78)] = None
+    high: Annotated[float | None, Field(examples=[1.78])] = None
     n: Count
-    unit: Annotated[str, Example("nats/token")]
+    unit: Annotated[str, Field(examples=["nats/token"])]
     direction: Direction
-    protocol: Annotated[str, Example("9a3f0c1d2e4b5a69")]
+    protocol: Annotated[str, Field(examples=["9a3f0c1d2e4b5a69"])]
 
 
 class Entry(Document):
     """A measurement of a commit by a suite."""
 
-    commit: Annotated[str, Example("5f0c…")]
-    time: Annotated[str, Example("2026-11-28T04:31:00Z")]
-    suite: Annotated[str, Example("quick")]
-    baseline_code: Annotated[str, Example("f293…")]
+    commit: Annotated[str, Field(examples=["5f0c…"])]
+    time: Annotated[str, Field(examples=["2026-11-28T04:31:00Z"])]
+    suite: Annotated[str, Field(examples=["quick"])]
+    baseline_code: Annotated[str, Field(examples=["f293…"])]
     """Commit whose code the ratios are against."""
-    processor: Annotated[str, Example("AMD EPYC 9R14")]
-    ratios: Annotated[dict[str, Ratio], Example({})]
+    processor: Annotated[str, Field(examples=["AMD EPYC 9R14"])]
+    ratios: Annotated[dict[str, Ratio], Field(examples=[{}])]
     """Ratio of processor times, by timed task."""
-    values: Annotated[dict[str, Value], Example({})]
+    values: Annotated[dict[str, Value], Field(examples=[{}])]
     """Values of quality, by metric."""
 
 
@@ -106,7 +106,7 @@ def append(path: Path, entry: Entry) -> list[Entry]:
     """
     kept = [old for old in read_history(path) if (old.commit, old.suite) != (entry.commit, entry.suite)]
     entries = [*kept, entry][-MOST:]
-    lines = [json.dumps(content_of(each), sort_keys=True, separators=(",", ":")) + "\n" for each in entries]
+    lines = [json.dumps(each.model_dump(), sort_keys=True, separators=(",", ":")) + "\n" for each in entries]
     write_whole(path, "".join(lines).encode(), mode=0o644)
     return entries
 
@@ -115,12 +115,12 @@ def of_suite(entries: Sequence[Entry], suite: str) -> list[Entry]:
     """Return the entries of a suite, with the ratios of those only that are against the code of the newest."""
     chosen = [entry for entry in entries if entry.suite == suite]
     against = chosen[-1].baseline_code if chosen else ""
-    return [entry if entry.baseline_code == against else replace(entry, ratios={}) for entry in chosen]
+    return [entry if entry.baseline_code == against else entry.model_copy(update={"ratios": {}}) for entry in chosen]
 
 
 def _read_line(path: Path, number: int, line: bytes) -> Entry:
     try:
-        return read(Entry, json.loads(line))
+        return Entry.model_validate(json.loads(line))
     except (ValueError, RecursionError) as error:
         raise InvalidData(
             f"--history {path}, line {number} is no entry: {str(error)[:200]}; remove the line, or name another file"

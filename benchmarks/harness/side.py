@@ -18,7 +18,6 @@ from typing import Any, Protocol, Self
 
 from evalsvc.config import PREFIX, Settings
 from evalsvc.errors import InternalError
-from evalsvc.spec.documents.reading import read
 from evalsvc.spec.documents.results import ResultDocument
 from harness.suite import Bench, Task
 
@@ -119,7 +118,7 @@ class Side:
             InternalError: the code of this side refuses the tasks, or its process has ended.
         """
         answer = self._ask({"what": "evaluate", "tasks": list(self._bench.quality), "weights": str(weights)})
-        return read(ResultDocument, answer["result"])
+        return ResultDocument.model_validate(answer["result"])
 
     def _ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
         common = {

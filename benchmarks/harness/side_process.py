@@ -14,13 +14,11 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import evalsvc
 from evalsvc.checkpoints.reference import CheckpointRef
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.suite import Suite, parse_suite
 from evalsvc.worker.local import run_suite
@@ -55,7 +53,7 @@ def _answer(question: Question, slower: float) -> Question:
     base = question["base"] and CheckpointRef(question["base"], layout=layout, label="base")
     if question["what"] == "evaluate":
         result = run_suite(suite, checkpoint, _be_silent, base)
-        return {"result": content_of(replace(result, artifacts={}))}
+        return {"result": result.model_copy(update={"artifacts": {}}).model_dump()}
     if question["what"] == "warm":
         _timed(suite, checkpoint, base, slower=0.0)
         return {}

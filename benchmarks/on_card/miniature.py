@@ -24,7 +24,6 @@ from evalsvc.miniature import ROOT
 from evalsvc.models import Transformer, load_model
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams
 from evalsvc.scoring import Request, Score, score
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.layout import VocabularyLayout, parse_layout
 from evalsvc.spec.suite import SHIPPED_SUITES, Suite, parse_suite
 from evalsvc.spec.yaml_text import read_yaml
@@ -111,7 +110,7 @@ def _evaluate(file: Path, layout: VocabularyLayout, device: str, *, small: bool)
     checkpoint = CheckpointRef(str(file), layout=content, label="trained")
     base = CheckpointRef(str(RUN / "checkpoints" / FIRST), layout=content, label="step 0")
     with _settings(device):
-        return content_of(run_suite(_suite(small), checkpoint, lambda task, done, total, unit: None, base))
+        return run_suite(_suite(small), checkpoint, lambda task, done, total, unit: None, base).model_dump()
 
 
 @contextmanager

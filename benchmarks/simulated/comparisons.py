@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -109,7 +108,7 @@ def retained_answers(random: Generator, n: int, base: float, left: float) -> tup
 
 
 def as_result(name: str, metrics: Sequence[MetricValue], items: Sequence[dict[str, Any]]) -> Result:
-    return Result(name, replace(document(metrics), items={"t": list(items)}))
+    return Result(name, document(metrics).model_copy(update={"items": {"t": list(items)}}))
 
 
 def of_results(name: str, a: Result, b: Result, truth: float) -> Draw:

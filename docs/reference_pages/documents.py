@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import Annotated, Literal, get_args, get_origin
-
-from pydantic import TypeAdapter
+from types import UnionType
+from typing import Annotated, Literal, Union, get_args, get_origin
 
 from evalsvc.spec import documents
 from evalsvc.spec.documents import Document
-from evalsvc.spec.documents.document import hints_of, json_name, members_of
 from reference_pages.markdown import anchor, code, codes, sentence, table
 
 INTRODUCTION = """\
 ## Documents
 
-The client returns dataclasses of `evalsvc.spec.documents`, one for each JSON document of [REST](rest.md). A field whose
-name ends in `_` has the name without it in JSON. `evalsvc.spec.documents.reading.content_of` returns a document as a
-`dict`."""
+The client returns pydantic models of `evalsvc.spec.documents`, one for each JSON document of [REST](rest.md). A field
+whose name ends in `_` has the name without it in JSON. `document.model_dump()` returns a document as a `dict`."""
 
 WORDS = {
     str: "text",
@@ -36,10 +33,9 @@ def sections() -> Iterator[str]:
     for kind in _kinds():
         yield f"### Document `{kind.__name__}`"
         yield inspect.cleandoc(kind.__doc__ or "")
-        properties = TypeAdapter(kind).json_schema(mode="serialization")["properties"]
         rows = [
-            (code(name), _words(hint), sentence(properties[json_name(name)].get("description", "")))
-            for name, hint in hints_of(kind).items()
+            (code(name), _words(field.annotation), sentence(field.description or ""))
+            for name, field in kind.model_fields.items()
         ]
         yield table(("field", "type", "what"), rows)
 
@@ -53,7 +49,7 @@ def _kinds() -> list[type[Document]]:
         waiting += get_args(hint)
         if isinstance(hint, type) and issubclass(hint, Document) and hint.__name__ not in found:
             found[hint.__name__] = hint
-            waiting += hints_of(hint).values()
+            waiting += [field.annotation for field in hint.model_fields.values()]
     return [found[name] for name in sorted(found)]
 
 
@@ -69,5 +65,6 @@ def _words(hint: object) -> str:
         return f"dict of {_words(get_args(hint)[1])}"
     if get_origin(hint) is Literal:
         return codes(get_args(hint))
-    members = members_of(hint)
-    return " or ".join(map(_words, members)) if len(members) > 1 else WORDS[hint]
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(map(_words, get_args(hint)))
+    return WORDS[hint]

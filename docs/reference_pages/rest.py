@@ -9,6 +9,7 @@ from typing import Any
 from evalsvc.api.app import create_app
 from evalsvc.api.routes.prometheus import FAMILIES
 from evalsvc.config import Settings
+from reference_pages.examples import Schema, example_of
 from reference_pages.markdown import NONE, anchor, block, bounded, code, codes, json_block, sentence, table
 
 INTRODUCTION = """\
@@ -30,8 +31,6 @@ METRICS = """\
 
 `GET /metrics` shows these metrics in Prometheus' text format. Shards are counted in the database, so those counts go on
 after a restart and after runs were deleted."""
-
-Schema = Mapping[str, Any]
 
 
 def page() -> str:
@@ -62,7 +61,7 @@ def _parts(document: Schema) -> Iterator[str]:
             if operation["tags"][0] == tag:
                 yield from _request(name, operation, schemas)
                 yield from _statuses(operation, dict(shared))
-                yield from _answer(name, operation["responses"], shown)
+                yield from _answer(name, operation["responses"], schemas, shown)
     yield METRICS
     yield table(("metric", "type", "labels", "what"), _metrics())
 
@@ -117,8 +116,8 @@ def _objects(schema: Schema, schemas: Schema, title: str = "") -> Iterator[str]:
                 yield from _objects(nested, schemas, f"`{name}`" if "items" not in member else f"each of `{name}`")
 
 
-def _answer(name: str, responses: Schema, shown: dict[str, str]) -> Iterator[str]:
-    """Yield an example of an answer, or the answer's fields; `shown` has the route of each example on the page."""
+def _answer(name: str, responses: Schema, schemas: Schema, shown: dict[str, str]) -> Iterator[str]:
+    """Yield an example of an answer; `shown` has the route of each example on the page."""
     media = [
         (kind, media)
         for status, answer in sorted(responses.items())
@@ -126,16 +125,9 @@ def _answer(name: str, responses: Schema, shown: dict[str, str]) -> Iterator[str
         if status.startswith("2")
     ]
     for kind, one in media:
-        examples = [one["example"]] if "example" in one else []
-        examples += [example["value"] for example in one.get("examples", {}).values()]
-        if examples:
-            yield from _once(f"Example of an answer, `{kind}`:", _example(examples[0]), name, shown)
-            return
-    for _, one in media[:1]:
-        fields = one["schema"].get("properties", {}).items()
-        if fields:
-            listed = table(("field", "type"), [(code(field), _kind_or_null(schema)) for field, schema in fields])
-            yield from _once("Fields of the answer:", listed, name, shown)
+        example = one["example"] if "example" in one else example_of(one["schema"], schemas)
+        yield from _once(f"Example of an answer, `{kind}`:", _example(example), name, shown)
+        return
 
 
 def _once(title: str, text: str, name: str, shown: dict[str, str]) -> Iterator[str]:
@@ -177,11 +169,6 @@ def _kind(schema: Schema, schemas: Schema) -> str:
     """Return a type in words."""
     kinds = [_plain_kind(one, schemas) for one in _alternatives(schema, schemas)]
     return " or ".join(dict.fromkeys(kind for kind in kinds if kind != "null")) or "anything"
-
-
-def _kind_or_null(schema: Schema) -> str:
-    """Return the type of a field of an answer; in a request, null is the same as no field."""
-    return _kind(schema, {}) + (" or null" if {"type": "null"} in schema.get("anyOf", ()) else "")
 
 
 def _plain_kind(schema: Schema, schemas: Schema) -> str:

@@ -12,14 +12,11 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from evalsvc import __version__
 from evalsvc.api.errors import add_handlers
-from evalsvc.api.json_answer import add_documents_to_openapi
-from evalsvc.api.middleware.access import Access, add_access_to_openapi
-from evalsvc.api.middleware.admission import Admission
+from evalsvc.api.middleware.access import Access, add_access_to_openapi, needs_of
 from evalsvc.api.middleware.bodies import BodyLimit
 from evalsvc.api.middleware.browsers import SecurityHeaders
-from evalsvc.api.middleware.head_requests import HeadAsGet
+from evalsvc.api.middleware.reads import Admission, HeadAsGet
 from evalsvc.api.middleware.request_ids import RequestIds
-from evalsvc.api.path_parameters import add_path_parameters_to_openapi
 from evalsvc.api.routes import (
     artifacts,
     checkpoints,
@@ -32,7 +29,6 @@ from evalsvc.api.routes import (
     history,
     imports,
     prometheus,
-    protocols,
     runs,
     status,
     suites,
@@ -65,7 +61,6 @@ NOUNS = (
     events,
     artifacts,
     runs,
-    protocols,
     deletion,
     history,
     headline,
@@ -89,10 +84,6 @@ def create_app(
 
     Args:
         insecure: admit every client without a token while no token exists, even if the address is not loopback.
-
-    Raises:
-        InvalidSuite: the folder of suites does not exist.
-        InvalidRequest: EVALSVC_RETENTION is no retention rule.
     """
     suite_files(settings.suites_path)
     parse_retention(settings.retention)
@@ -103,17 +94,18 @@ def create_app(
         version=__version__,
         description="Checkpoints in, metric history per training step out.",
         lifespan=_lifespan(settings, make_coordinator),
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
     )
     for noun in NOUNS:
-        app.include_router(noun.router)
+        app.router.routes.extend(noun.router.routes)
     add_handlers(app)
     add_docs(app)
     add_pages(app)
     add_sign_in(app)
-    add_documents_to_openapi(app)
-    add_path_parameters_to_openapi(app)
+    if unmarked := [route for route in app.routes if needs_of(route) is None]:
+        raise TypeError(f"mark the functions of these routes with `@needs(SCOPE)`: {unmarked}")
     add_access_to_openapi(app, bool(settings.open_reads))
     _add_middleware(app, settings, insecure)
     return app

@@ -162,7 +162,6 @@ def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
 
 
 def _finding(item: ErrorDetails) -> str:
-    """Return the message for a finding of pydantic: `FIELD: PROBLEM, found VALUE`."""
     field = ".".join(str(part) for part in item["loc"][1:])
     if item["type"] == "json_invalid":
         return f"the body is not JSON: {item['ctx']['error'].lower()} at character {field}"
@@ -176,7 +175,6 @@ def _finding(item: ErrorDetails) -> str:
 
 
 def _near_words(item: ErrorDetails) -> str:
-    """Return the near misses of an unexpected word, as the end of the message."""
     near = errors.near_misses(str(item["input"]), re.findall("'([^']*)'", item["ctx"]["expected"]))
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
@@ -197,7 +195,6 @@ _BEGINNINGS = reprlib.Repr()
 
 
 def _on_http_error(request: Request, error: Exception) -> JSONResponse:
-    """Answer errors of the framework: an unknown path or method, and a body that is too large or unreadable."""
     assert isinstance(error, HTTPException)
     kind, detail = errors.RateLimited if error.status_code == 429 else errors.InvalidRequest, str(error.detail)
     code = kind.code

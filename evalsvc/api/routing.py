@@ -1,4 +1,4 @@
-"""The class of all routes: checks of query parameters and bodies, and the threads of requests."""
+"""The class of REST routes: what they need of a request, checks of query parameters and bodies, and threads."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.datastructures import QueryParams
 
+from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.middleware.access import REFUSALS, TOO_LARGE, Needs
 from evalsvc.api.middleware.bodies import JsonRequest
 from evalsvc.api.state import State
 from evalsvc.errors import InvalidRequest, UnknownName
@@ -27,9 +29,14 @@ class Route(APIRoute):
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        needed: Needs = endpoint.__dict__["needs"]
         if not inspect.iscoroutinefunction(endpoint):
             endpoint = _in_thread(endpoint, reads=set(options.get("methods") or ()) <= {"GET"})
         super().__init__(path, endpoint, **options)
+        if needed.scope is not None:
+            self.openapi_extra = {"x-scope": needed.scope, **(self.openapi_extra or {})}
+            has_body = self.body_field is not None or "requestBody" in self.openapi_extra
+            self.responses = {**self.responses, **REFUSALS, **(TOO_LARGE if has_body else {})}
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -42,12 +49,11 @@ class Route(APIRoute):
         return handle_bounded
 
 
-router_of = functools.partial(APIRouter, route_class=Route)
-"""Return a router with routes of the class `Route`."""
+router_of = functools.partial(APIRouter, route_class=Route, responses=PROBLEMS)
+"""Return a router with routes of the class `Route`, whose errors are problem documents."""
 
 
 def _query_parameters(dependant: Dependant) -> dict[str, bool]:
-    """Return a route's query parameters: whether a parameter may be repeated, by name."""
     parameters: dict[str, bool] = {}
     for field in dependant.query_params:
         kind = field.field_info.annotation
@@ -62,7 +68,6 @@ def _query_parameters(dependant: Dependant) -> dict[str, bool]:
 
 
 def _require_known(given: QueryParams, parameters: Mapping[str, bool]) -> None:
-    """Raise InvalidRequest for an unknown parameter, and for a repeated parameter that takes a single value."""
     for name, number in Counter(name for name, _ in given.multi_items()).items():
         if name not in parameters:
             raise InvalidRequest(

@@ -12,8 +12,10 @@ from evalsvc.checkpoints.expression_parser import is_expression
 from evalsvc.checkpoints.reference import Spool
 from evalsvc.errors import UnknownName
 from evalsvc.metrics.intervals import LEVEL
-from evalsvc.spec.documents.runs import WhenBehind
+from evalsvc.spec.documents.fields import State
+from evalsvc.spec.documents.runs import Plan, PlannedSuite
 from evalsvc.spec.names import CHECKPOINT, MAX_STEP, NAME, RUN
+from evalsvc.store.pages import DEFAULT_LIMIT, MAX_LIMIT, Filters, PageRequest
 
 MAX_ID = 2**31 - 1
 
@@ -47,7 +49,13 @@ def _plain(pattern: re.Pattern[str]) -> str:
 Name = Annotated[str, AfterValidator(check_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$"})]
 """The name of a run, a variant or a suite."""
 
-Id = Annotated[int, Path(ge=1, le=MAX_ID)]
+RunPath = Annotated[Name, Path(description="The name of the run.")]
+SuitePath = Annotated[Name, Path(description="The name of the suite.")]
+ProtocolPath = Annotated[Name, Path(description="The id of the protocol.")]
+CheckpointId = Annotated[int, Path(ge=1, le=MAX_ID, description="The id of the checkpoint.")]
+EvaluationId = Annotated[int, Path(ge=1, le=MAX_ID, description="The id of the evaluation.")]
+ArtifactId = Annotated[int, Path(ge=1, le=MAX_ID, description="The id of the artifact.")]
+StepPath = Annotated[int, Path(ge=0, le=MAX_STEP, description="The training step of the checkpoint.")]
 
 Step = Annotated[int, Field(strict=True, ge=0, le=MAX_STEP)]
 """A training step. 25.0, "25" and true are not valid."""
@@ -168,31 +176,18 @@ class EvaluationInput(Input):
     """Evaluations with a higher priority are dispatched first."""
 
 
-class PlannedSuiteInput(Input):
+class PlannedSuiteInput(PlannedSuite, Input):
     suite: Name
     """The name of the suite."""
-    every: Annotated[int, Field(strict=True, ge=1, le=MAX_STEP)]
-    """The suite is due at steps that are multiples of this number."""
-    first: Step | None = None
-    """The first step at which the suite can be due."""
-    last: Step | None = None
-    """The last step at which the suite can be due."""
 
 
-class PlanInput(Input):
+class PlanInput(Plan, Input):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"suites": [{"suite": "loss", "every": 500}], "when_behind": "newest"}]}
     )
 
-    suites: Annotated[list[PlannedSuiteInput], Field(max_length=256)]
+    suites: Annotated[list[PlannedSuiteInput], Field(max_length=256)]  # type: ignore[assignment]
     """The suites of the run's checkpoints, with the steps at which each suite is due."""
-    when_behind: WhenBehind = "all"
-    """What happens when the run posts faster than its checkpoints are evaluated. `all`: every checkpoint waits.
-    `newest`: a new checkpoint cancels the planned, queued evaluations of lower steps. `refuse`: a post is refused (429,
-    with `Retry-After`) while `at_most` other steps of the run have unfinished evaluations."""
-    at_most: Annotated[int, Field(strict=True, ge=1, le=1000)] = 1
-    """The number of other steps with unfinished evaluations at which posts are refused; only for `when_behind:
-    refuse`."""
 
     @model_validator(mode="after")
     def _bounds_what_it_refuses(self) -> PlanInput:
@@ -358,3 +353,62 @@ class ItemsQuery(Input):
     """Only this key of the items; repeat for several keys; by default, all keys."""
     format: Literal["json", "csv"] = "json"
     """Objects in JSON, or CSV with a line for each item."""
+
+
+class PageQuery(Input):
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT
+    """The most rows on the page."""
+    cursor: str | None = None
+    """`next_cursor` of the page before, from a request with the same filters. By default, the first page."""
+
+    def page(self) -> PageRequest:
+        return PageRequest(self.limit, self.cursor)
+
+
+class CheckpointsQuery(PageQuery):
+    run: str | None = None
+    """Only this run's checkpoints."""
+    variant: str | None = None
+    """Only checkpoints of this variant of the weights."""
+    state: State | None = None
+    """Only checkpoints with an evaluation in this state."""
+    first: Annotated[int | None, Field(alias="from", ge=0, le=MAX_STEP)] = None
+    """The lowest step."""
+    last: Annotated[int | None, Field(alias="to", ge=0, le=MAX_STEP)] = None
+    """The highest step."""
+
+    def filters(self) -> Filters:
+        return Filters(self.run, self.variant, None, self.state, self.first, self.last)
+
+
+class EvaluationsQuery(PageQuery):
+    run: str | None = None
+    """Only evaluations of this run's checkpoints."""
+    suite: str | None = None
+    """Only evaluations by this suite."""
+    state: State | None = None
+    """Only evaluations in this state."""
+    first: Annotated[int | None, Field(alias="from", ge=0, le=MAX_STEP)] = None
+    """The lowest step of the checkpoints."""
+    last: Annotated[int | None, Field(alias="to", ge=0, le=MAX_STEP)] = None
+    """The highest step of the checkpoints."""
+
+    def filters(self) -> Filters:
+        return Filters(self.run, None, self.suite, self.state, self.first, self.last)
+
+
+class ArtifactsQuery(PageQuery):
+    kind: str | None = None
+    """Only artifacts of this kind, such as `grid`."""
+
+
+class RunArtifactsQuery(ArtifactsQuery):
+    step: Annotated[int | None, Field(ge=0, le=MAX_STEP)] = None
+    """Only artifacts of the checkpoints at this step."""
+
+
+class ProtocolsQuery(PageQuery):
+    run: str | None = None
+    """Only protocols by which this run has values."""
+    metric: Annotated[list[str], Field(default_factory=list, max_length=MAX_ENTRIES)]
+    """Only protocols of a metric, or of a pattern such as `arc_*/acc`; repeat for several metrics."""

@@ -77,10 +77,6 @@ def serve(
     Args:
         announce: is called once the service answers requests.
         new_data_folder: let a database with runs claim an empty data folder, in place of a lost one.
-
-    Raises:
-        PortInUse, DataDirectoryUnusable, DatabaseUnusable, DatabaseInUse, SchemaVersionMismatch, InvalidSuite,
-        InvalidRequest, MissingPackage.
     """
     check_certificate(settings)
     check_proxies(settings)
@@ -97,7 +93,6 @@ def serve(
 
 @contextmanager
 def _coordinator_lock(settings: Settings) -> Iterator[CoordinatorLock | None]:
-    """Yield the coordinator's lock, acquired before the database is migrated; None for a service that only reads."""
     if settings.read_only:
         yield None
         return
@@ -110,7 +105,6 @@ def _coordinator_lock(settings: Settings) -> Iterator[CoordinatorLock | None]:
 
 
 def _check_database(settings: Settings, migrate: bool, insecure: bool, new_data_folder: bool) -> bool:
-    """Check the database, the address and the data folder before the service starts; return whether tokens exist."""
     store = open_store(settings.database, migrate, read_only=bool(settings.read_only))
     try:
         with translated(store.url), store.reading() as session:
@@ -143,11 +137,7 @@ def _run(settings: Settings, app: FastAPI, listener: socket.socket, on_started: 
 
 
 def server_config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
-    """Return the configuration of the web server.
-
-    Raises:
-        InvalidRequest: a trusted proxy is no address.
-    """
+    """Return the configuration of the web server."""
     proxies = settings.trusted_networks
     return uvicorn.Config(
         app,
@@ -171,11 +161,7 @@ def check_proxies(settings: Settings) -> None:
 
 
 def check_address(settings: Settings, has_tokens: bool, insecure: bool) -> None:
-    """Check that a service without tokens listens on loopback only, unless `insecure` is set.
-
-    Raises:
-        InvalidRequest: other machines can reach the address.
-    """
+    """Check that a service without tokens listens on loopback only, unless `insecure` is set."""
     if is_loopback(settings.host):
         return
     if not has_tokens and not insecure:
@@ -224,12 +210,7 @@ def check_certificate(settings: Settings) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket. The service takes over the socket, so no other program can take the port meanwhile.
-
-    Raises:
-        PortInUse: another program has the port.
-        InvalidRequest: the port is out of range, or this machine does not have the address.
-    """
+    """Return a listening socket. The service takes over the socket, so no other program can take the port meanwhile."""
     if not 0 <= port <= 65535:
         raise InvalidRequest(f"--port {port}: give a port from 0 to 65535; 0 takes a free port")
     try:

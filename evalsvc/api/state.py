@@ -45,12 +45,7 @@ class State:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """Yield the session of a request's transaction.
-
-        Raises:
-            DatabaseUnusable: the database does not answer, or other requests hold the lock for too long.
-            ReadOnly: another service writes to the database.
-        """
+        """Yield the session of a request's transaction."""
         self.require_writer()
         if not self.lock.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
             # Without a timeout, requests that wait for a hanging database would occupy all threads for writes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,9 @@ from evalsvc.families.config_files import MAX_CONFIG_BYTES
 from evalsvc.families.reading import find_model_config, read_model_spec
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.paths import local_data
+
+NAMES_FILE = re.compile(r"/|\.(json|ya?ml)\Z")
+"""Found in a model or a layout that is the name of a file; other texts are registered names."""
 
 MAX_MODEL_FILES = 20
 """Maximum number of JSON files in a remote folder that is searched for a model's. Folders with more hold data."""
@@ -37,7 +41,7 @@ def posted_model(
 
 def given_model(model: str | Mapping[str, object], settings: Settings) -> Mapping[str, object]:
     """Return the fields of `model`: a registered name, the path of a JSON file that may be read, or the fields."""
-    if isinstance(model, str) and _names_file(model):
+    if isinstance(model, str) and NAMES_FILE.search(model):
         rule = checkpoint_rule(settings)
         with opened(CheckpointRef(str(locate(model, rule)), rule=rule, label="the checkpoint")) as pinned:
             return read_model_spec(pinned.path)
@@ -52,7 +56,7 @@ def posted_layout(
     if layout is None:
         return None
     rule = checkpoint_rule(settings)
-    if isinstance(layout, str) and _names_file(layout):
+    if isinstance(layout, str) and NAMES_FILE.search(layout):
         layout = str(locate(layout, rule))
     image = layout.get("image") if isinstance(layout, Mapping) else None
     if isinstance(image, Mapping) and isinstance(image.get("map"), str):
@@ -64,10 +68,6 @@ def posted_layout(
     if isinstance(rows, int):
         parsed.resolve(rows)
     return parsed.to_json()
-
-
-def _names_file(text: str) -> bool:
-    return "/" in text or text.endswith((".json", ".yaml", ".yml"))
 
 
 def remote_model(uri: str, settings: Settings) -> dict[str, object] | None:

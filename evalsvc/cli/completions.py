@@ -11,7 +11,6 @@ from evalsvc.cli.options import Form, Output, RunArgument, Url, connect
 from evalsvc.cli.printer import print_rows, printed_to
 from evalsvc.cli.terminal import one_line, say
 from evalsvc.spec.documents.items import Completion, StepCompletions
-from evalsvc.spec.documents.reading import content_of
 
 commands = typer.Typer()
 
@@ -41,7 +40,7 @@ def completions(
     with printed_to(output):
         if form != "table":
             rows = [
-                {"task": step.task, "step": step.step, "variant": step.variant, **content_of(completion)}
+                {"task": step.task, "step": step.step, "variant": step.variant, **completion.model_dump()}
                 for step in steps
                 for completion in step.completions
             ]

@@ -23,7 +23,6 @@ from evalsvc.cli.options import (
     local_settings,
     require_folders,
 )
-from evalsvc.cli.printer import changed
 from evalsvc.cli.progress import print_interim, show_bars
 from evalsvc.cli.tables import print_errors, print_metrics, print_warnings
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
@@ -31,7 +30,6 @@ from evalsvc.compare.text_pages import ENDINGS, forms_of, rendered
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, is_untried
 from evalsvc.spec.documents import ResultFile
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.engines import parse_engines, with_engines
 from evalsvc.spec.suite import Suite, find_suite
 
@@ -105,9 +103,9 @@ def _write_result(result: ResultFile, output: Path | None) -> ResultFile:
         ]
         for task, artifacts_of_task in result.artifacts.items()
     }
-    written = changed(result, artifacts=artifacts)
+    written = result.model_copy(update={"artifacts": artifacts})
     if output is not None:
-        output.write_text(json.dumps(content_of(written), indent=2) + "\n")
+        output.write_text(json.dumps(written.model_dump(), indent=2) + "\n")
     return written
 
 

@@ -36,7 +36,7 @@ from evalsvc.cli.options import (
     refuse,
     require_folders,
 )
-from evalsvc.cli.printer import changed, print_list, printed_to, show
+from evalsvc.cli.printer import print_list, printed_to, show
 from evalsvc.cli.terminal import say
 from evalsvc.client import Client
 from evalsvc.compare.curves import join_histories, require_comparable, tabulate
@@ -145,7 +145,7 @@ def history(
                 continue
             read = client.history(run, of_run, variant=variant, x=x, **steps)
             in_order = sorted(read.series, key=lambda series: 0 if metrics else _place(series, of_run))
-            histories.append(last_steps(changed(read, series=in_order), last))
+            histories.append(last_steps(read.model_copy(update={"series": in_order}), last))
         joined = None if is_alone else join_histories(histories, client.protocol, force)
     with printed_to(output):
         if joined is None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from evalsvc.cli.printer import Row, changed, print_rows
+from evalsvc.cli.printer import Row, print_rows
 from evalsvc.cli.tables import YARDSTICKS, error_bar, explain_groups, say_curve, shown_items, shown_number
 from evalsvc.cli.terminal import fitting, one_line, print_table, say, table_lines
 from evalsvc.compare.curves import Curve, JoinedHistories, RunSeries, Tradeoff, TradeoffPoint, origins
 from evalsvc.metrics.shown_metrics import Place, companion_name, divide_rows, yardsticks
 from evalsvc.spec.documents.fields import Word
 from evalsvc.spec.documents.history import Axis, Buckets, History, ImportSource, LeftOutMetric, SeriesHead, ValueSeries
-from evalsvc.spec.documents.reading import read
 from evalsvc.spec.protocol import describe_fields, labelled
 
 NOT_MEASURED = "not measured"
@@ -49,9 +48,9 @@ def last_steps(history: History, count: int | None) -> History:
             for name in ("x", "value", "stderr", "low", "high", "n", "groups", "import_")
             if (value := getattr(series, name)) is not None
         }
-        cut.append(changed(series, **columns))
+        cut.append(series.model_copy(update=columns))
     gaps = [gap for gap in history.gaps if history.x != "step" or not places or gap.step >= places[0]]
-    return changed(history, series=[series for series in cut if series.x], gaps=gaps)
+    return history.model_copy(update={"series": [series for series in cut if series.x], "gaps": gaps})
 
 
 def print_history(history: History, *, shown: Shown, left_out: Sequence[LeftOutMetric] = ()) -> None:
@@ -265,7 +264,7 @@ def _head(series: SeriesHead) -> dict[str, object]:
 
 
 def _point(cell: object) -> TradeoffPoint | None:
-    return None if cell is None else read(TradeoffPoint, cell)
+    return None if cell is None else TradeoffPoint.model_validate(cell)
 
 
 def _cell(value: float | Word, stderr: float | None, origin: int | None) -> str:

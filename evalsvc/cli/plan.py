@@ -15,8 +15,7 @@ from evalsvc.cli.printer import print_list, printed_to, show
 from evalsvc.cli.terminal import say
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.documents import Plan, PlannedSuite
-from evalsvc.spec.documents.reading import content_of
-from evalsvc.spec.documents.runs import WhenBehind
+from evalsvc.spec.documents.runs import MAX_WAITING, WhenBehind
 from evalsvc.spec.names import MAX_STEP, NAME
 
 commands = typer.Typer()
@@ -49,7 +48,10 @@ def plan(
     at_most: Annotated[
         int | None,
         Option(
-            min=1, help="With --when-behind refuse: most steps that may wait for their evaluations.", show_default="1"
+            min=1,
+            max=MAX_WAITING,
+            help="With --when-behind refuse: most steps that may wait for their evaluations.",
+            show_default="1",
         ),
     ] = None,
     none: Annotated[
@@ -72,7 +74,7 @@ def plan(
         raise InvalidRequest(f"--at-most {at_most} is given without --when-behind refuse; give both, or neither")
     with connect(url) as client, printed_to(output):
         if planned or none:
-            new = content_of(Plan(suites=planned, when_behind=when_behind or "all", at_most=at_most or 1))
+            new = Plan(suites=planned, when_behind=when_behind or "all", at_most=at_most or 1).model_dump()
             if when_behind != "refuse":
                 new.pop("at_most")  # a service of the previous version refuses this field
             present = client.put_plan(run, new)

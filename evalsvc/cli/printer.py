@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -18,7 +17,6 @@ from evalsvc.cli.wording import duration
 from evalsvc.client import MAX_PAGE
 from evalsvc.spec.documents import Document
 from evalsvc.spec.documents.document import json_name
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.names import checkpoint_name
 from evalsvc.spec.protocol import labelled
 
@@ -96,7 +94,7 @@ def print_list(documents: Sequence[D], columns: Sequence[str], form: Format, key
     in the answer of the service. The table says `nothing` if no documents exist.
     """
     if form != "table":
-        print_rows([content_of(document) for document in documents], form, key, nothing)
+        print_rows([document.model_dump() for document in documents], form, key, nothing)
     elif not documents:
         say(nothing)
     else:
@@ -115,9 +113,9 @@ def show(
     The text has a line for each field, and the rows are one, unless a function makes others.
     """
     if form == "json":
-        say_json(content_of(document))
+        say_json(document.model_dump())
     elif form == "csv":
-        write_rows([flat(content_of(document))] if rows is None else rows(document))
+        write_rows([flat(document.model_dump())] if rows is None else rows(document))
     else:
         (text or print_fields)(document)
 
@@ -141,11 +139,6 @@ def fields_of(document: Document) -> dict[str, Any]:
     return {json_name(name): value for name, value in vars(document).items()}
 
 
-def changed(document: D, **fields: Any) -> D:
-    """Return a document with other values of these fields."""
-    return replace(document, **fields)
-
-
 def cell(name: str, value: object) -> str:
     """Return the text of a field for people: times to the minute, numbers with commas, nothing for nothing."""
     if value is None or value in ([], {}):
@@ -163,7 +156,7 @@ def cell(name: str, value: object) -> str:
     if isinstance(value, list):
         return ("; " if isinstance(value[0], Document) else ", ").join(cell(name, item) for item in value)
     if isinstance(value, dict):
-        plain = {key: content_of(item) if isinstance(item, Document) else item for key, item in value.items()}
+        plain = {key: item.model_dump() if isinstance(item, Document) else item for key, item in value.items()}
         return json.dumps(plain, ensure_ascii=False)
     return moment(str(value)) if name.endswith("_at") else str(value)
 

@@ -19,7 +19,6 @@ from evalsvc.cli.terminal import one_line, say
 from evalsvc.cli.wording import duration
 from evalsvc.messages import LookResult
 from evalsvc.spec.documents import Evaluation, Interim
-from evalsvc.spec.documents.reading import read
 from evalsvc.spec.protocol import labels
 from evalsvc.spec.visible_text import visible_line
 
@@ -149,7 +148,7 @@ def show_transfer() -> Iterator[Transfer]:
 def print_interim(look: TaskLook) -> None:
     """Print the interim results of a task on stderr."""
     if isinstance(look.result.output, LookResult):
-        interim = read(Interim, {"done": look.units, **asdict(look.result.output)})
+        interim = Interim.model_validate({"done": look.units, **asdict(look.result.output)})
         _say_so_far(f"{look.task} after {look.units:,} of {look.total:,} {look.unit}", interim)
 
 

@@ -1,4 +1,4 @@
-"""The Python client of the service, for training jobs, notebooks and evalsvc's own commands. Needs httpx only."""
+"""The Python client of the service, for training jobs, notebooks and evalsvc's commands. Needs httpx and pydantic."""
 
 from __future__ import annotations
 

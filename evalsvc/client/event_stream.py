@@ -44,11 +44,6 @@ def follow_events(transport: Transport, evaluation: int, after: int, patience: f
 
 
 def _one_stream(transport: Transport, evaluation: int, after: int) -> Iterator[documents.Event]:
-    """Yield the events of one connection, until the connection ends.
-
-    Raises:
-        _Complete: the evaluation has no event after `after`.
-    """
     path = f"/v1/evaluations/{evaluation}/events"
     with transport.stream(path, query_of(last_event_id=after or None), SILENCE) as response:
         if response.status_code == httpx.codes.NO_CONTENT:
@@ -61,7 +56,6 @@ def _one_stream(transport: Transport, evaluation: int, after: int) -> Iterator[d
 
 
 def _parse_events(lines: Iterable[str]) -> Iterator[dict[str, object]]:
-    """Yield the events in a stream of the service, which has comments, and one line for each field of an event."""
     fields: dict[str, str] = {}
     for line in lines:
         if line:

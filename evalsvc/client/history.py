@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from evalsvc.client.transport import MAX_PAGE, MethodGroup, query_of, segment
 from evalsvc.spec import documents
@@ -111,7 +110,7 @@ class HistoryMethods(MethodGroup):
         """
         query = query_of(run=runs, metric=metrics, variant=variant)
         columns = self._transport.get(documents.Table, "/v1/table", query).columns
-        return vars(replace(columns, value=list(map(float, columns.value))))
+        return vars(columns.model_copy(update={"value": list(map(float, columns.value))}))
 
     def completions(
         self, run: str, *, variant: str | None = None, prompt: str | None = None

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from evalsvc.client.transport import MethodGroup, query_of, segment
 from evalsvc.spec import documents
-from evalsvc.spec.documents.reading import content_of
 
 
 class RunMethods(MethodGroup):
@@ -30,7 +28,9 @@ class RunMethods(MethodGroup):
         if not all_checkpoints or document.checkpoint_count <= len(document.checkpoints):
             return document
         pages = self._transport.pages(documents.Checkpoints, "/v1/checkpoints", query_of(run=run))
-        return replace(document, checkpoints=[checkpoint for page in pages for checkpoint in page.checkpoints])
+        return document.model_copy(
+            update={"checkpoints": [checkpoint for page in pages for checkpoint in page.checkpoints]}
+        )
 
     def rename_run(self, run: str, name: str) -> documents.Run:
         """Rename a run, also in expressions over its checkpoints and where the run is the base of other runs."""
@@ -53,7 +53,7 @@ class RunMethods(MethodGroup):
 
         `when_behind` is `all`, `newest` or `refuse`; `refuse` needs `at_most`.
         """
-        body = content_of(plan) if isinstance(plan, documents.Plan) else plan
+        body = plan.model_dump() if isinstance(plan, documents.Plan) else plan
         return self._transport.fetch(documents.Plan, "PUT", f"/v1/runs/{segment(run)}/plan", body)
 
     def set_base(self, run: str, step: int, *, of: str | None = None, variant: str = "raw") -> documents.Base:

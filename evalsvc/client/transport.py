@@ -11,11 +11,12 @@ from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
 
 import httpx
+from pydantic import ValidationError
 
 from evalsvc.connection_errors import service_unreachable, speaks_tls, without_password
 from evalsvc.errors import EvalsvcError, InvalidRequest, ServiceUnreachable, leaves, os_reason
 from evalsvc.spec import documents
-from evalsvc.spec.documents.reading import read
+from evalsvc.spec.documents.document import validation_message
 
 D = TypeVar("D", bound=documents.Document)
 P = TypeVar(
@@ -47,11 +48,7 @@ class Transport:
     def __init__(
         self, url: str, token: str | None, ca: str | None, timeout: float, transport: httpx.BaseTransport | None
     ) -> None:
-        """Prepare the connection; see `Client` for the arguments. The first request opens the connection.
-
-        Raises:
-            InvalidRequest: `ca` is no file of certificates.
-        """
+        """Prepare the connection; see `Client` for the arguments. The first request opens the connection."""
         self.url = url.rstrip("/")
         self.shown_url = without_password(self.url)
         self._ca = ca
@@ -110,11 +107,7 @@ class Transport:
                 return
 
     def request(self, method: str, path: str, query: Query = (), **arguments: Any) -> httpx.Response:
-        """Send a request, with `arguments` of `httpx.Client.request`, and return the answer, an error included.
-
-        Raises:
-            ServiceUnreachable: no answer came.
-        """
+        """Send a request, with `arguments` of `httpx.Client.request`, and return the answer, an error included."""
         try:
             return self._http.request(method, self.url + path, params=list(query) or None, **arguments)
         except (httpx.TransportError, httpx.InvalidURL) as error:
@@ -122,11 +115,7 @@ class Transport:
 
     @contextmanager
     def stream(self, path: str, query: Query, silence: float) -> Iterator[httpx.Response]:
-        """Open an answer that arrives over time; more than `silence` seconds without a byte are an error.
-
-        Raises:
-            ServiceUnreachable: no answer came, or the connection was lost.
-        """
+        """Open an answer that arrives over time; more than `silence` seconds without a byte are an error."""
         timeout = httpx.Timeout(self.timeout.connect, read=silence)
         try:
             with self._http.stream("GET", self.url + path, params=list(query) or None, timeout=timeout) as response:
@@ -135,12 +124,7 @@ class Transport:
             raise self._unreachable(error) from None
 
     def read(self, response: httpx.Response) -> dict[str, object]:
-        """Return the JSON object of an answer.
-
-        Raises:
-            EvalsvcError: the answer is an error of the service; the error's own class is raised.
-            ServiceUnreachable: the answer is not from an evaluation service.
-        """
+        """Return the JSON object of an answer."""
         try:
             content = response.json()
         except ValueError:
@@ -155,16 +139,13 @@ class Transport:
         raise _with_retry_after(kind(str(content.get("detail"))), response.headers.get("retry-after", ""))
 
     def parse(self, kind: type[D], content: object, method: str, path: str) -> D:
-        """Return a document, checked against the fields of `kind`.
-
-        Raises:
-            ServiceUnreachable: a field is missing or has another type, as in another version's document.
-        """
+        """Return a document, checked against the fields of `kind`."""
         try:
-            return read(kind, content)
-        except ValueError as problem:
+            return kind.model_validate(content)
+        except ValidationError as error:
             raise ServiceUnreachable(
-                f"what answers at {self.shown_url} is no evalsvc of this version ({method} {path}: {problem}); "
+                f"what answers at {self.shown_url} is no evalsvc of this version ({method} {path}: "
+                f"{validation_message(error)}); "
                 "check --url (EVALSVC_URL), or install the version of the service"
             ) from None
 
@@ -176,7 +157,6 @@ class Transport:
         )
 
     def _unreachable(self, error: Exception) -> ServiceUnreachable:
-        """Return the error to raise where no answer came; see `service_unreachable`."""
         is_cut_off = isinstance(error, httpx.RemoteProtocolError | httpx.ReadError)
         if is_cut_off and self._is_direct and self.url.lower().startswith("http://") and speaks_tls(self.url):
             return ServiceUnreachable(
@@ -209,7 +189,6 @@ def segment(name: str) -> str:
 
 
 def _with_retry_after(error: EvalsvcError, header: str) -> EvalsvcError:
-    """Return the error with the seconds of a header `Retry-After`, where the header is a number."""
     if header.isascii() and header.isdecimal():
         error.retry_after = min(int(header[:9]), MAX_RETRY_AFTER)
     return error

@@ -83,11 +83,7 @@ class Upload:
         self.size = self._status.st_size
 
     def sha256(self, report: Report | None) -> str:
-        """Return the SHA-256 of the whole file in hexadecimal digits.
-
-        Raises:
-            CheckpointChanged: the file changed while it was read.
-        """
+        """Return the SHA-256 of the whole file in hexadecimal digits."""
         digest = hashlib.sha256()
         while block := self._file.read(PART_BYTES):
             digest.update(block)
@@ -119,7 +115,6 @@ class Upload:
         self._require_unchanged()
 
     def _begin(self, sha256: str) -> int:
-        """Create the upload unless the service has it; return the number of bytes that the service has."""
         encoded = base64.b64encode(sha256.encode()).decode()
         headers = {"Upload-Length": str(self.size), "Upload-Metadata": f"sha256 {encoded}"}
         return self._offset(self._transport.request("POST", "/v1/uploads", headers=_TUS | headers))
@@ -145,7 +140,6 @@ class Upload:
         )
 
     def _offset(self, response: httpx.Response) -> int:
-        """Return the number of bytes that the service has, or raise the error that it answered with."""
         if response.status_code == httpx.codes.REQUEST_TIMEOUT:
             raise ServiceUnreachable(f"the connection to {self._transport.shown_url} stalled while a part was sent")
         is_from_service = response.headers.get("content-type", "").startswith("application/problem+json")
@@ -172,13 +166,7 @@ class Upload:
 
 @contextmanager
 def opened_upload(transport: Transport, path: str) -> Iterator[Upload]:
-    """Open a file to upload. A file that cannot be uploaded is refused before it is read.
-
-    Raises:
-        InvalidRequest: the file does not exist, cannot be read, is empty, a folder or another special file, or has more
-            bytes than all uploads of the service may take.
-        Forbidden: the service takes no uploads.
-    """
+    """Open a file to upload. A file that cannot be uploaded is refused before it is read."""
     real = Path(path).expanduser()
     try:
         status = real.stat()

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 
 from evalsvc.compare.contrast import Contrast, contrast_results, paired_numbers
@@ -160,19 +160,20 @@ def _row(contrast: Contrast, options: Options) -> MetricDifference:
     if distance is None:
         return row
     interval = distance.interval(options.level)
-    return replace(
-        row,
-        difference=number_to_json(distance.value),
-        stderr=number_to_json(distance.stderr),
-        interval=None if interval is None else DifferenceInterval(**plain_json(asdict(interval))),
-        p=distance.p_value(),
-        basis=distance.basis,
-        no_error=distance.why_no_error("A", "B"),
-        n=distance.n,
-        groups=distance.groups,
-        n_only_a=distance.n_only_a,
-        n_only_b=distance.n_only_b,
-        answers=_answers(contrast, distance, options.flipped),
+    return row.model_copy(
+        update={
+            "difference": number_to_json(distance.value),
+            "stderr": number_to_json(distance.stderr),
+            "interval": None if interval is None else DifferenceInterval(**plain_json(asdict(interval))),
+            "p": distance.p_value(),
+            "basis": distance.basis,
+            "no_error": distance.why_no_error("A", "B"),
+            "n": distance.n,
+            "groups": distance.groups,
+            "n_only_a": distance.n_only_a,
+            "n_only_b": distance.n_only_b,
+            "answers": _answers(contrast, distance, options.flipped),
+        }
     )
 
 
@@ -214,7 +215,11 @@ def _corrected(rows: Sequence[MetricDifference]) -> list[MetricDifference]:
     return [
         row
         if row.answers is None
-        else replace(row, answers=replace(row.answers, holm=next(corrected[name]), tests=len(families[name])))
+        else row.model_copy(
+            update={
+                "answers": row.answers.model_copy(update={"holm": next(corrected[name]), "tests": len(families[name])})
+            }
+        )
         for row in rows
         for name in [row.metric.partition("/")[2]]
     ]
@@ -240,7 +245,7 @@ def _judged_together(
         verdict = row.verdict
         if options.family == "holm":
             verdict = judge(contrast.distance.value, p, options.level, row.direction)
-        judged.append(replace(row, p_holm=p, verdict=verdict))
+        judged.append(row.model_copy(update={"p_holm": p, "verdict": verdict}))
     return judged
 
 
@@ -248,4 +253,6 @@ def _told_apart(rows: Sequence[MetricDifference], a: Result, b: Result) -> list[
     contents = {**b.document.protocols, **a.document.protocols}
     places = [(row.metric, side.protocol) for row in rows if (side := row.a or row.b)]
     differs = tell_apart(places, contents)
-    return [replace(row, differs=plain_json(differs[place])) for row, place in zip(rows, places, strict=True)]
+    return [
+        row.model_copy(update={"differs": plain_json(differs[place])}) for row, place in zip(rows, places, strict=True)
+    ]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from evalsvc.errors import NotComparable, UnknownName
 from evalsvc.spec.documents.document import Document
 from evalsvc.spec.documents.fields import Direction, Word
 from evalsvc.spec.documents.history import Axis, History, ImportSource, ValueSeries
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.protocol import describe_differences, describe_fields, differences, distinguishing, labelled
 
 Content = Callable[[str], Mapping[str, object]]
@@ -146,9 +144,9 @@ def require_comparable(joined: JoinedHistories) -> None:
 
 def _by_place(curve: Curve) -> dict[tuple[str, str, int], dict[str, object]]:
     return {
-        (series.run, series.variant, at): content_of(
-            TradeoffPoint(value=value, stderr=stderr, low=low, high=high, import_=origin)
-        )
+        (series.run, series.variant, at): TradeoffPoint(
+            value=value, stderr=stderr, low=low, high=high, import_=origin
+        ).model_dump()
         for series in curve.series
         for at, value, stderr, low, high, origin in zip(
             series.x, series.value, series.stderr, series.low, series.high, origins(series), strict=True
@@ -165,7 +163,7 @@ def _with_differs(all_series: Sequence[RunSeries], content: Content) -> list[Run
     """Return the series of a metric with `differs` over the protocols of all runs, not only of their own run."""
     ids = dict.fromkeys(series.protocol for series in all_series)
     differs = distinguishing({identity: content(identity) if len(ids) > 1 else {} for identity in ids})
-    return [replace(series, differs=differs[series.protocol]) for series in all_series]
+    return [series.model_copy(update={"differs": differs[series.protocol]}) for series in all_series]
 
 
 def _without_common_protocol(all_series: Iterable[RunSeries]) -> tuple[RunSeries, RunSeries] | None:

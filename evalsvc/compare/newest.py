@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 from evalsvc.compare.contrast import apart, contrast_results
 from evalsvc.compare.difference_curves import level_of_looks
@@ -33,7 +32,7 @@ def with_verdicts(run: str, series: Sequence[HeadlineSeries], read: Read) -> lis
 
     A newest value that is the best one, or the base's, has no verdict against itself.
     """
-    return [replace(item, verdicts=list(_verdicts(run, item, read))) for item in series]
+    return [item.model_copy(update={"verdicts": list(_verdicts(run, item, read))}) for item in series]
 
 
 def _verdicts(run: str, series: HeadlineSeries, read: Read) -> Iterator[NewestVerdict]:

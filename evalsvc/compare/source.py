@@ -6,15 +6,17 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+from pydantic import ValidationError
 
 from evalsvc.client import OVER, Client
 from evalsvc.compare.result import Result
 from evalsvc.errors import DeadlineExceeded, InvalidData, UnknownName, os_reason
 from evalsvc.spec.documents import Evaluation, ResultDocument
-from evalsvc.spec.documents.reading import read
+from evalsvc.spec.documents.document import validation_message
 from evalsvc.spec.names import CHECKPOINT, parse_checkpoint
 from evalsvc.spec.visible_text import check_visible, visible_line
 
@@ -94,11 +96,12 @@ def read_file(path: Path, kind: type[AnyResult]) -> AnyResult:
         reason = " ".join(str(error).split())
         raise InvalidData(f"{path} is not JSON: {reason}; give a file of `evalsvc run --output`") from None
     try:
-        result = read(kind, document)
+        result = kind.model_validate(document)
         _check(result)
     except (ValueError, OverflowError) as error:
+        reason = validation_message(error) if isinstance(error, ValidationError) else str(error)
         raise InvalidData(
-            f"{path} is no result of `evalsvc run --output`: {visible_line(str(error))}; write the file again with "
+            f"{path} is no result of `evalsvc run --output`: {visible_line(reason)}; write the file again with "
             f"`evalsvc run SUITE --output {path}`"
         ) from None
     return result
@@ -132,8 +135,12 @@ def _check(document: ResultDocument) -> None:
 def _with_visible_errors(document: AnyResult) -> AnyResult:
     """Return a result whose errors are one line each. A line of a stranger may be a command to a CI runner."""
     errors = document.errors.items()
-    return replace(
-        document, errors={task: replace(error, message=visible_line(error.message)) for task, error in errors}
+    return document.model_copy(
+        update={
+            "errors": {
+                task: error.model_copy(update={"message": visible_line(error.message)}) for task, error in errors
+            }
+        }
     )
 
 

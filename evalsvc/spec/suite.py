@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from evalsvc.errors import EvalsvcError, InvalidSuite, UnknownName, os_reason, type_name
 from evalsvc.spec import catalog
 from evalsvc.spec.bounds import excess, first_repeated, shortened
+from evalsvc.spec.documents.document import validation_message as validation_message
 from evalsvc.spec.names import NAME
 from evalsvc.spec.protocol import digest
 from evalsvc.spec.yaml_text import YamlError, read_yaml
@@ -30,9 +31,6 @@ MAX_YAML = 1 << 17
 MAX_YAML_VALUES = 10_000
 """Maximum number of values, keys and containers of a suite in YAML: 256 tasks of 19 parameters. Reading this many takes
 a third of a second."""
-
-MAX_FINDINGS = 8
-"""Maximum number of wrong parameters that a message lists."""
 
 MAX_HEADLINE = 6
 """Maximum number of metrics in a suite's headline."""
@@ -256,24 +254,6 @@ def _parse_task(suite: str, index: int, content: Any, context: Mapping[str, obje
     except ValidationError as error:
         raise InvalidSuite(f"{where} ({kind}): {validation_message(error)}") from None
     return TaskSpec(kind, name, task.model_dump(mode="json", exclude={"name"}))
-
-
-def validation_message(error: ValidationError, *, quoting: bool = True) -> str:
-    """Return pydantic's first findings on one line: `field: what is wrong, found …; …`.
-
-    Without `quoting`, the message holds no values.
-    """
-    lines = []
-    findings = error.errors(include_url=False)
-    for item in findings[:MAX_FINDINGS]:
-        field = ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        silent = not quoting or item["type"] in ("missing", "value_error")
-        value = "" if silent else f", found {shortened(item['input'])}"
-        lines.append(f"{field}: {message[:1].lower()}{message[1:]}{value}" if field else message)
-    if len(findings) > MAX_FINDINGS:
-        lines.append(f"and {len(findings) - MAX_FINDINGS:,} more")
-    return "; ".join(lines)
 
 
 def check_keys(

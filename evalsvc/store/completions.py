@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import TypeAdapter
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -13,8 +12,6 @@ from evalsvc.spec.documents.items import Change, Completion, Completions, StepCo
 from evalsvc.store.edit_distance import common_prefix, edit_distance
 from evalsvc.store.results import read_table
 from evalsvc.store.tables import Checkpoint, Evaluation, Run, Task
-
-_COMPLETION = TypeAdapter(Completion)
 
 
 def read_completions(
@@ -55,7 +52,7 @@ def read_completions(
                 change = _change(*last[key], ids) if isinstance(ids, list) and key in last else None
                 if isinstance(ids, list):
                     last[key] = step, ids
-                completions.append(_COMPLETION.validate_python({**row, "previous": change}))
+                completions.append(Completion.model_validate({**row, "previous": change}))
         if completions or prompt is None:
             steps.append(StepCompletions(step=step, variant=variant_of_step, task=name, completions=completions))
     if prompt is not None and not steps:

@@ -14,7 +14,7 @@ from itertools import groupby
 from sqlalchemy import Connection, func, insert, inspect, select, update
 from sqlalchemy.orm import InstanceState, Session
 
-from evalsvc.spec.documents.events import EventKind
+from evalsvc.spec.documents.evaluations import EventKind
 from evalsvc.spec.documents.fields import State
 from evalsvc.store.queue.stage_results import LOOK, from_row
 from evalsvc.store.tables import OVER, Evaluation, EvaluationEvent, Shard, Task, now

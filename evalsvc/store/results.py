@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from sqlalchemy.orm import Session, selectinload
 from evalsvc.errors import UnknownName
 from evalsvc.files.items import ItemTable, read_items
 from evalsvc.spec import documents
-from evalsvc.spec.documents.document import hints_of
 from evalsvc.spec.documents.fields import State
 from evalsvc.store.lookup import checkpoint_label, find_run, find_step, place_of
 from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Task
@@ -43,7 +41,9 @@ def read_results(
     evaluations = _newest_by_suite(checkpoint, suite)
     tasks = _tasks_by_name(evaluations)
     items = {name: list(read().rows()) for name, read in _tables(folder, tasks).items()}
-    return replace(_document(session, checkpoint, evaluations, {}), items=items, artifacts=_artifacts(session, tasks))
+    return _document(session, checkpoint, evaluations, {}).model_copy(
+        update={"items": items, "artifacts": _artifacts(session, tasks)}
+    )
 
 
 def read_values(session: Session, folder: Path, run: str, step: int, variant: str, suite: str | None = None) -> Values:
@@ -183,12 +183,10 @@ def _suite(evaluations: Sequence[Evaluation]) -> documents.ResultSuite:
 
 def _metrics(tasks: Mapping[str, Task]) -> list[documents.TaskMetric]:
     """Return every metric with its task. If two tasks measured a metric by one protocol, return the newer value."""
-    known = set(hints_of(documents.TaskMetric))
     newest = {}
     for name, task in tasks.items():
         for metric in task.metrics or []:
-            fields = {key: value for key, value in metric.items() if key in known}
-            newest[metric["name"], metric["protocol"]] = documents.TaskMetric(**fields | {"task": name})
+            newest[metric["name"], metric["protocol"]] = documents.TaskMetric.model_validate({**metric, "task": name})
     return list(newest.values())
 
 

@@ -34,7 +34,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from evalsvc.access_tokens import TokenScope
 from evalsvc.files.outputs import KeptOutput, from_column, to_column
-from evalsvc.spec.documents.events import EventKind
+from evalsvc.spec.documents.evaluations import EventKind
 from evalsvc.spec.documents.fields import OVER as OVER
 from evalsvc.spec.documents.fields import Direction, State
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import TypeVar
 
 from sqlalchemy import func, select
@@ -13,7 +12,6 @@ from sqlalchemy.orm import Session
 
 from evalsvc.spec import documents
 from evalsvc.spec.documents.document import Document
-from evalsvc.spec.documents.reading import filled, read
 from evalsvc.store.lookup import place_of, step_of
 from evalsvc.store.pages import Filters, Order, PageRequest, read_page
 from evalsvc.store.queue.stage_results import LOOK, from_row
@@ -31,16 +29,8 @@ IN_RUN = (Checkpoint.step, Checkpoint.variant)
 
 
 def document_of(kind: type[D], row: object, **given: object) -> D:
-    """Return the document of a row. A field that is not in `given` is the row's attribute of the same name.
-
-    Times become text, and JSON columns become documents where the field is a document.
-    """
-    return filled(kind, lambda name: shown(getattr(row, name)), given)
-
-
-def shown(value: object) -> object:
-    """Return a column's value as in documents: a time becomes text, other values stay."""
-    return value.isoformat(timespec="milliseconds") if isinstance(value, datetime) else value
+    """Return the document of a row. A field that is not in `given` is the row's attribute of the same name."""
+    return kind(**{name: given[name] if name in given else getattr(row, name) for name in kind.model_fields})
 
 
 @dataclass(frozen=True)
@@ -63,7 +53,7 @@ def evaluation_view(session: Session, evaluation: Evaluation, live: Mapping[int,
             documents.Task,
             task,
             progress=_progress(task, counts[task.id].pop("units"), live.get(task.id)),
-            warnings=[read(documents.TaskWarning, warning) for warning in task.warnings or []],
+            warnings=[documents.TaskWarning.model_validate(warning) for warning in task.warnings or []],
             protocols=protocols_view(session, {metric["protocol"] for metric in task.metrics or []}),
             shards=documents.ShardCounts(**counts[task.id]),
             interim=interim.get(task.id),
@@ -127,7 +117,7 @@ def artifact_view(artifact: Artifact) -> documents.Artifact:
 
 def plan_view(run: Run) -> documents.Plan:
     """Return a run's plan. For a run without a plan, the plan has no suites."""
-    return read(documents.Plan, run.plan or {"suites": [], "when_behind": "all"})
+    return documents.Plan.model_validate(run.plan or {"suites": [], "when_behind": "all"})
 
 
 def _progress(task: Task, finished: int, live: LiveTask | None) -> documents.Progress:
@@ -151,7 +141,9 @@ def _interim(session: Session, task_ids: Iterable[int]) -> dict[int, documents.I
         .order_by(Shard.index)
     )
     looks = {task: (payload["done"], from_row(LOOK, output)) for task, payload, output in rows if output is not None}
-    return {task: read(documents.Interim, {"done": done, **asdict(look)}) for task, (done, look) in looks.items()}
+    return {
+        task: documents.Interim.model_validate({"done": done, **asdict(look)}) for task, (done, look) in looks.items()
+    }
 
 
 def _retries(session: Session, task_ids: Iterable[int]) -> dict[int, documents.Retry]:
@@ -163,8 +155,8 @@ def _retries(session: Session, task_ids: Iterable[int]) -> dict[int, documents.R
     waiting = Counter(row.task_id for row in rows)
     # In reverse order, the next retry of a task overwrites later ones.
     return {
-        row.task_id: read(
-            documents.Retry, {"shards": waiting[row.task_id], "at": shown(row.not_before), "error": row.error}
+        row.task_id: documents.Retry.model_validate(
+            {"shards": waiting[row.task_id], "at": row.not_before, "error": row.error}
         )
         for row in reversed(rows)
     }

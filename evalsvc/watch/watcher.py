@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -280,7 +279,7 @@ class Watcher:
             self._client.evaluate(known.id, suite, self._posting.priority) for suite in self._missing_suites(known)
         ]
         new = [EvaluationSummary(id=item.id, suite=item.suite.name, state=item.state) for item in evaluations]
-        evaluated = dataclasses.replace(known, evaluations=[*known.evaluations, *new])
+        evaluated = known.model_copy(update={"evaluations": [*known.evaluations, *new]})
         self._known = checkpoints | {(known.step, known.variant): evaluated}
         self._news += 1
         place = f"step {known.step} {known.variant} was posted before as checkpoint {known.id}"

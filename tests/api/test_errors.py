@@ -62,15 +62,6 @@ def test_database_that_went_away(app: App) -> None:
     refused(app.http.get("/v1/runs"), 503, "database_unusable", "no such table: runs")
 
 
-def test_openapi_has_an_example_of_every_body(app: App) -> None:
-    document = app.http.get("/openapi.json").json()
-    schemas = document["components"]["schemas"]
-    for name in ("CheckpointInput", "EvaluationInput", "PlanInput"):
-        assert schemas[name]["examples"], name
-    assert all(item.get("description") for item in schemas["CheckpointInput"]["properties"].values())
-    assert "HTTPValidationError" not in schemas
-
-
 def test_posted_example_is_valid(app: App, weights: Path) -> None:
     """An example that does not work is worse than none."""
     body = app.http.get("/openapi.json").json()["components"]["schemas"]["CheckpointInput"]["examples"][0]

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 from app_in_process import app_on_port
 from console import Command, command_in_process
-from sqlalchemy import delete
+from migrated import empty
 
 from evalsvc.cli import main
-from evalsvc.store.tables import Base
 
 
 @pytest.fixture
@@ -29,9 +28,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Any
 def service(running: tuple[str, Any], command: Command, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The state of a running service that does its work at once; empty, and the one that the client finds."""
     url, state = running
-    with state.store.transaction() as session:
-        for table in reversed(Base.metadata.sorted_tables):
-            session.execute(delete(table))
+    empty(state.store)
     state.coordinator.working, state.coordinator.error = False, None
     monkeypatch.setenv("EVALSVC_URL", url)
     return state

@@ -10,13 +10,12 @@ from evalsvc.cli.terminal import SCREEN
 from evalsvc.compare.comparison import Options, compare_results
 from evalsvc.compare.difference_curves import difference_curves
 from evalsvc.spec.documents import Comparison
-from evalsvc.spec.documents.reading import read
 
 
 def test_a_comparison_says_whose_result_is_suspicious(capsys: pytest.CaptureFixture[str]) -> None:
     warning = {"code": "inputs_cut", "metric": "loss/total", "message": "9 sequences were cut"}
     found = {"a": "x@1", "b": "x@2", "level": 0.95, "contrasts": [], "warnings": {"a": [], "b": [warning]}}
-    print_contrasts(read(Comparison, found))
+    print_contrasts(Comparison.model_validate(found))
     assert capsys.readouterr().err == "warning: B, loss/total: 9 sequences were cut\n"
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from example_documents import example
 
 from evalsvc.cli.options import Format
 from evalsvc.cli.printer import first_rows, print_fields, print_list, printed_to, show
@@ -13,8 +14,7 @@ from evalsvc.cli.terminal import say
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec import documents
 from evalsvc.spec.documents import Document, EvaluationSummary, RunCheckpoint
-from evalsvc.spec.documents.document import example_of, json_name
-from evalsvc.spec.documents.reading import read
+from evalsvc.spec.documents.document import json_name
 
 CHECKPOINT = RunCheckpoint(
     id=1,
@@ -85,7 +85,7 @@ KINDS = [kind for kind in vars(documents).values() if isinstance(kind, type) and
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_field_of_a_document_is_shown(kind: type[Document], capsys: pytest.CaptureFixture[str]) -> None:
-    document = read(kind, example_of(kind))
+    document = example(kind)
     print_fields(document)
     lines = capsys.readouterr().out.splitlines()
     assert {json_name(name) for name in vars(document)} <= {line.partition(":")[0] for line in lines}

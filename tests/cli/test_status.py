@@ -10,7 +10,6 @@ from console import Command
 
 from evalsvc.cli.status import status_screen
 from evalsvc.spec.documents import Status
-from evalsvc.spec.documents.reading import read
 
 QUEUE: dict[str, Any] = {
     "queued": 3,
@@ -62,7 +61,7 @@ STATUS: dict[str, Any] = {
 
 
 def screen(status: dict[str, Any], url: str, width: int | None = None) -> list[str]:
-    return status_screen(read(Status, status), url, width)
+    return status_screen(Status.model_validate(status), url, width)
 
 
 def test_everything_is_on_one_screen() -> None:

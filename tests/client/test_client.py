@@ -295,7 +295,9 @@ def test_an_answer_of_another_version() -> None:
     with Client(transport=transport) as client:
         assert client.runs()[0].last_step == 5
         del run["values"]
-        with pytest.raises(ServiceUnreachable, match=r"of this version \(GET /v1/runs: runs: values is missing\)"):
+        with pytest.raises(
+            ServiceUnreachable, match=r"of this version \(GET /v1/runs: runs.0.values: field required\)"
+        ):
             client.runs()
 
 

@@ -17,7 +17,6 @@ from evalsvc.errors import InvalidRequest, NotComparable, UnknownName
 from evalsvc.metrics.intervals import MIN_ITEMS
 from evalsvc.metrics.shares import standard_error
 from evalsvc.spec.documents import MetricDifference, TaskWarning
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.protocol import MetricValue, Protocol
 
 
@@ -51,7 +50,7 @@ class TestVerdict:
         assert (paired.verdict, paired.basis, paired.n) == ("worse", "paired", 3_000)
         assert paired.difference == pytest.approx(0.06)
         assert paired.stderr == pytest.approx(0.1 * math.sqrt(2 * 0.01), rel=0.05)
-        apart = [Result(side.name, replace(side.document, items={})) for side in (a, b)]
+        apart = [Result(side.name, side.document.model_copy(update={"items": {}})) for side in (a, b)]
         (unpaired,) = compare_results(*apart).contrasts
         assert (unpaired.verdict, unpaired.basis) == ("indistinguishable", "unpaired")
         assert unpaired.stderr == pytest.approx(0.1 * math.sqrt(2))
@@ -227,7 +226,7 @@ def test_names_and_patterns_choose_metrics() -> None:
 
 def test_json_has_no_number_that_is_none() -> None:
     a, b = result(value("a/b", math.nan)), result(value("a/b", 1.0, protocol=Protocol({"limit": math.pi})))
-    text = json.dumps(content_of(compare_results(a, b)))
+    text = json.dumps(compare_results(a, b).model_dump())
     (one,) = json.loads(text, parse_constant=lambda word: pytest.fail(word))["contrasts"]
     assert (one["a"]["value"], one["b"]["value"], one["interval"]) == ("NaN", 1.0, None)
     assert one["differing"]["limit"] == {"b": math.pi}
@@ -259,7 +258,7 @@ class TestAnswers:
         b = [0, 0] + [1] * 8 + [1] * 5 + [0] * 4
         (one,) = self.both({"arc": (a, b)}, flipped=3)
         assert one.answers is not None
-        assert content_of(one.answers) == {
+        assert one.answers.model_dump() == {
             "both": 5,
             "only_a": 2,
             "only_b": 8,
@@ -300,7 +299,7 @@ def test_a_comparison_says_what_is_suspicious_about_either_side() -> None:
     warning = {"code": "worse_than_guessing", "metric": "pairs/image_within", "message": "9 is above 4.16"}
     other = {"code": "inputs_cut", "metric": "coco", "message": "9 captions were cut"}
     warnings = {"pairs": [TaskWarning(**warning)], "coco": [TaskWarning(**other)]}
-    after = Result("b", replace(sides[1].document, warnings=warnings))
+    after = Result("b", sides[1].document.model_copy(update={"warnings": warnings}))
     found = compare_results(sides[0], after).warnings
     assert (found.a, found.b) == ([], [TaskWarning(**warning)])
 

@@ -1,6 +1,5 @@
 """Several runs on one curve: only what was measured alike, unless it is forced."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -97,7 +96,7 @@ def test_points_along_a_metric_are_those_of_one_checkpoint() -> None:
     image = history("run-a", ("loss/image", "p1"), value=[9.0, 3.0], import_=[None, 1], **errors)
     other = history("run-b", ("loss/image", "p1"), x=[25], value=[5.0], stderr=[None], low=[None], high=[None])
     none = {"low": None, "high": None}
-    joined = join(replace(image, series=image.series + later.series), other)
+    joined = join(image.model_copy(update={"series": image.series + later.series}), other)
     found = tabulate(joined, "loss/image")
     assert (found.x, found.against, found.columns) == ("step", "loss/image", ["loss/text"])
     assert [(row["run"], row["step"], row["loss/image"], row["loss/text"]) for row in found.rows] == [

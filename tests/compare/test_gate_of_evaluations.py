@@ -1,7 +1,6 @@
 """The gate on the real thing: losses of the last checkpoint of the miniature, and of one that something happened to."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from evalsvc.compare.gate import compare
 from evalsvc.compare.gate_report import Outcome
 from evalsvc.compare.result import Result
 from evalsvc.miniature import ROOT
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.suite import Suite, parse_suite
 from evalsvc.worker import context
@@ -41,7 +39,7 @@ def measure(suite: Suite, weights: Path) -> Result:
     checkpoint = CheckpointRef(str(weights), identify(weights), model=model, layout=layout, label=weights.name)
     found = run_suite(suite, checkpoint, lambda *_: None)
     assert found.errors == {}
-    content = json.dumps(content_of(replace(found, artifacts={})))
+    content = json.dumps(found.model_copy(update={"artifacts": {}}).model_dump())
     return read_document(weights.name, json.loads(content))
 
 

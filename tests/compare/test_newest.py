@@ -2,7 +2,6 @@
 
 import json
 import random
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -63,9 +62,9 @@ def test_imported_values_are_compared_by_their_own_errors() -> None:
     assert (worse.verdict, worse.basis, worse.difference) == ("worse", "unpaired", 0.50 - 0.60)
     [better] = verdicts(series(latest, best, direction="lower"))
     assert better.verdict == "better"
-    [unknown] = verdicts(series(replace(latest, stderr=None), best))
+    [unknown] = verdicts(series(latest.model_copy(update={"stderr": None}), best))
     assert (unknown.verdict, unknown.basis, unknown.stderr) == ("no_error_known", "none", None)
-    [few] = verdicts(series(replace(latest, n=None), best))
+    [few] = verdicts(series(latest.model_copy(update={"n": None}), best))
     assert few.verdict == "no_error_known", "nobody knows how many items are behind the error"
 
 
@@ -92,7 +91,7 @@ def test_a_value_has_no_verdict_against_itself() -> None:
 
 
 def test_a_value_that_is_no_number() -> None:
-    latest = replace(point(20, 0.5, import_=1), value="NaN")
+    latest = point(20, 0.5, import_=1).model_copy(update={"value": "NaN"})
     [found] = verdicts(series(latest, point(10, 0.6, import_=1)))
     assert (found.difference, found.verdict) == ("NaN", "no_error_known")
 

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +140,9 @@ def test_columns_give_the_numbers_of_the_objects(name: str, keys: tuple[str, ...
     metric = value(name, 1.0, items=keys)
     plain = result(metric, items={name.partition("/")[0]: MESSY})
     packed = Result(
-        "packed", replace(plain.document, items={}), dict.fromkeys(["arc", "wsc", "other"], lambda: _stored(MESSY))
+        "packed",
+        plain.document.model_copy(update={"items": {}}),
+        dict.fromkeys(["arc", "wsc", "other"], lambda: _stored(MESSY)),
     )
     slow = item_numbers(MESSY, name, keys)
     (written,) = plain.document.metrics
@@ -157,7 +158,7 @@ def test_numbers_of_other_groups_are_no_pairs() -> None:
     items = [{"index": index, "x": float(index), "image": index // 2} for index in range(10)]
     sides = [result(value("t/x", 4.5, 0.1, items=("x",)), items={"t": items}) for _ in range(2)]
     [metric] = sides[0].document.metrics
-    grouped = Measured(replace(metric, groups=5, grouped_by="image"), sides[0])
+    grouped = Measured(metric.model_copy(update={"groups": 5, "grouped_by": "image"}), sides[0])
     assert paired_numbers(grouped, Measured(metric, sides[1])) is None
     pairs = paired_numbers(grouped, grouped)
     assert pairs is not None
@@ -178,7 +179,9 @@ def test_two_tasks_with_one_benchmark_are_kept_apart() -> None:
     metric = value("arc/acc", 0.5, items=("acc",))
     items = {task: [{"benchmark": "arc", "index": 0, "acc": right}] for task, right in (("zero", 0), ("five", 1))}
     found = result(metric, items=items)
-    numbers = [found.numbers(replace(found.document.metrics[0], task=task)).columns for task in ("zero", "five")]
+    numbers = [
+        found.numbers(found.document.metrics[0].model_copy(update={"task": task})).columns for task in ("zero", "five")
+    ]
     assert numbers == [[[0.0]], [[1.0]]]
 
 

@@ -25,7 +25,6 @@ from evalsvc.families.reading import resolve_config
 from evalsvc.features.digit_classifier import DigitClassifier
 from evalsvc.miniature import ROOT
 from evalsvc.models import load_model
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.layout import VocabularyLayout, parse_layout
 from evalsvc.spec.suite import parse_suite
 from evalsvc.worker.local import run_suite
@@ -248,7 +247,7 @@ def test_the_cloze_is_answered_before_and_guessed_after(monkeypatch: pytest.Monk
     found = {}
     for run, epoch in product(RUNS, (0, 5)):
         reference = CheckpointRef(str(checkpoint(run, epoch)), layout=str(ROOT / "runs" / "layout.yaml"))
-        result = content_of(run_suite(suite, reference, lambda *_: None))
+        result = run_suite(suite, reference, lambda *_: None).model_dump()
         assert result["errors"] == {}
         [accuracy] = [metric for metric in result["metrics"] if metric["name"] == "cloze/acc"]
         found[run, epoch] = accuracy["value"]

@@ -11,7 +11,6 @@ from evalsvc.config import Settings
 from evalsvc.doctor.suite_checks import check_suite_file
 from evalsvc.miniature import ROOT
 from evalsvc.spec import catalog
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.new_suite import PLACEHOLDER, new_suite
 from evalsvc.spec.suite import load_suite
 from evalsvc.worker.local import run_suite
@@ -51,7 +50,7 @@ def run_new_suite(kind: str, folder: Path) -> None:
         text = text.replace(f"{PLACEHOLDER}{name}\n", f"{_part_of(ROOT / source, folder)}\n")
     path.write_text(text)
     assert check_suite_file(path, Settings.load()).problems == []
-    result = content_of(run_suite(load_suite(path), pretrained(5), lambda *_: None, pretrained(0)))
+    result = run_suite(load_suite(path), pretrained(5), lambda *_: None, pretrained(0)).model_dump()
     assert result["errors"] == {}
     assert METRICS[kind] in [metric["name"] for metric in result["metrics"]]
     if kind in ("forgetting", "language"):

@@ -9,7 +9,6 @@ from queue_steps import cancel, enter, evaluate_whole, kept_artifact, measure, m
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import InvalidRequest, UnknownName
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.store import views
 from evalsvc.store.artifacts import evaluation_artifacts, run_artifacts
 from evalsvc.store.lookup import find_run
@@ -50,7 +49,7 @@ def pages(store: Store, read: Read, limit: int) -> Iterator[list[Any]]:
     cursor: str | None = None
     while True:
         with store.reading() as session:
-            page = content_of(read(session, PageRequest(limit, cursor)))
+            page = read(session, PageRequest(limit, cursor)).model_dump()
         [rows] = [value for key, value in page.items() if key != "next_cursor"]
         assert isinstance(rows, list)
         yield rows

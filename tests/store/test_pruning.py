@@ -11,7 +11,6 @@ from queue_steps import enter, evaluate_whole, kept_artifact, metric, submission
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec.artifact_policy import Retention
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.protocol import Direction
 from evalsvc.store.artifacts import find_prunable, mark_pruned, require_metric, retention_view
 from evalsvc.store.lookup import find_run
@@ -102,7 +101,7 @@ def test_a_run_may_have_its_own_rule(store: Store) -> None:
         assert found.by_run == {"run-b": 1}
         default = Retention(last=1)
         assert retention_view(find_run(session, "run-a"), default).from_ == "run"
-        assert content_of(retention_view(find_run(session, "run-b"), default)) == {
+        assert retention_view(find_run(session, "run-b"), default).model_dump() == {
             "run": "run-b",
             "keep": {"last": 1},
             "from": "service",

@@ -20,7 +20,6 @@ from queue_steps import (
 
 from evalsvc.errors import UnknownName
 from evalsvc.messages import ShardError, ShardResult
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.protocol import Protocol
 from evalsvc.store.events import read_events
 from evalsvc.store.lookup import find_checkpoint, find_evaluation
@@ -44,7 +43,7 @@ ITEMS = [{"index": 0, "nll_text": 1.5}, {"index": 1, "nll_text": "NaN"}]
 def results(store: Store, step: int = 25, variant: str = "raw", suite: str | None = None) -> dict[str, Any]:
     with store.reading() as session:
         document = read_results(session, NOWHERE, "run-a", step, variant, suite)
-    content = content_of(document)
+    content = document.model_dump()
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     return content
 
@@ -82,7 +81,7 @@ def test_what_is_suspicious_is_stored_and_told_wherever_the_result_is(store: Sto
     with store.reading() as session:
         [task] = evaluation_view(session, find_evaluation(session, number), {}).tasks
         page = read_events(session, number, 0)
-    assert [content_of(warning) for warning in task.warnings] == [WARNING]
+    assert [warning.model_dump() for warning in task.warnings] == [WARNING]
     assert page is not None
     assert [event.data for event in page.events if event.state == "succeeded"] == [{"warnings": [WARNING]}, None]
     with store.transaction() as session:

@@ -20,7 +20,6 @@ from queue_steps import (
 
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.spec.documents import Checkpoint, Evaluation
-from evalsvc.spec.documents.reading import content_of, read
 from evalsvc.store.lookup import find_checkpoint, find_evaluation, find_run
 from evalsvc.store.pages import PageRequest
 from evalsvc.store.queue.attempts import finish
@@ -41,9 +40,9 @@ def view(store: Store, evaluation: int, **live: Speed) -> dict[str, Any]:
     with store.reading() as session:
         by_id = {int(name.removeprefix("task")): speed for name, speed in live.items()}
         found = evaluation_view(session, find_evaluation(session, evaluation), by_id)
-    document = content_of(found)
+    document = found.model_dump()
     assert json.loads(json.dumps(document, allow_nan=False)) == document
-    assert read(Evaluation, document) == found
+    assert Evaluation.model_validate(document) == found
     return document
 
 
@@ -143,7 +142,7 @@ def test_checkpoint(store: Store) -> None:
     enter(store, submission(tags={"lr": "1"}, tokens_seen=2**40), suite(), suite("other", limit=2))
     with store.reading() as session:
         document = checkpoint_view(session, find_checkpoint(session, 1))
-    assert read(Checkpoint, json.loads(json.dumps(content_of(document)))) == document
+    assert Checkpoint.model_validate(json.loads(json.dumps(document.model_dump()))) == document
     assert [item.suite for item in document.evaluations] == ["quick", "other"]
     assert document.tokens_seen == 2**40
 

@@ -9,10 +9,12 @@ from typing import Any
 import httpx
 import uvicorn
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from fastapi import FastAPI
 from migrated import copy_migrated
 from queue_steps import metric, ran, result
 
 from evalsvc.api.app import create_app
+from evalsvc.api.middleware.access import Needs, needs_of
 from evalsvc.api.server import listen
 from evalsvc.cluster.cluster import Member
 from evalsvc.config import Settings
@@ -22,6 +24,16 @@ from evalsvc.store.queue.attempts import finish, take
 from evalsvc.store.queue.status import AtWork
 from evalsvc.store.session import Store
 from evalsvc.store.views import LiveTask
+
+
+def needs_by_route(app: FastAPI) -> dict[tuple[str, str], Needs | None]:
+    """Return what each route needs, by method and path."""
+    return {
+        (method, getattr(route, "path_format", "")): needs_of(route)
+        for route in app.routes
+        for method in (getattr(route, "methods", None) or ["GET"])
+        if method != "HEAD"
+    }
 
 
 class InlineCoordinator(Coordinator):

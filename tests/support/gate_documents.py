@@ -8,7 +8,6 @@ from lxml import etree
 
 from evalsvc.compare.result import Result
 from evalsvc.spec.documents import ResultDocument
-from evalsvc.spec.documents.reading import read
 from evalsvc.spec.protocol import MetricValue, Protocol
 
 SCHEMA = Path(__file__).parents[1] / "golden" / "junit" / "junit-10.xsd"
@@ -46,7 +45,7 @@ def result(*metrics: MetricValue, name: str = "candidate", **more: Any) -> Resul
 
 def read_document(name: str, content: Mapping[str, Any]) -> Result:
     """The result that a document, as JSON has it, is read as."""
-    return Result(name, read(ResultDocument, content))
+    return Result(name, ResultDocument.model_validate(content))
 
 
 def read_junit(content: bytes) -> Any:

@@ -6,7 +6,6 @@ from typing import Any
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
 from evalsvc.messages import ShardRequest
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.suite import parse_suite
 from evalsvc.worker.local import run_suite
 from evalsvc.worker.shard import run_shard
@@ -14,7 +13,7 @@ from evalsvc.worker.shard import run_shard
 
 def run_task(checkpoint: CheckpointRef, base: CheckpointRef | None = None, **task: Any) -> dict[str, Any]:
     """As `evalsvc run --output` writes it, but with the contents of artifacts."""
-    return content_of(run_suite(parse_suite({"tasks": [task]}, "test"), checkpoint, lambda *_: None, base))
+    return run_suite(parse_suite({"tasks": [task]}, "test"), checkpoint, lambda *_: None, base).model_dump()
 
 
 def run_stage(

@@ -17,7 +17,6 @@ from evalsvc.errors import (
     ServiceUnreachable,
 )
 from evalsvc.spec.documents import Checkpoint, Parent
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.verify.recorded import read_recorded
 
 TASK = {"kind": "alignment", "name": "pairs", "data": "/data/pairs.jsonl"}
@@ -53,7 +52,7 @@ RESULT: Mapping[str, Any] = {
 def answered(weights: Path, result: Mapping[str, Any] = RESULT, **posted: Any) -> Client:
     """A client of a service that answers like this."""
     checkpoint = example(Checkpoint, uri=str(weights), layout={"rows": 4}, **posted)
-    answers = {"/v1/runs/run/results/3": result, "/v1/checkpoints/7": content_of(checkpoint)}
+    answers = {"/v1/runs/run/results/3": result, "/v1/checkpoints/7": checkpoint.model_dump()}
     return Client(transport=httpx.MockTransport(lambda request: httpx.Response(200, json=answers[request.url.path])))
 
 

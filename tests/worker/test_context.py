@@ -20,7 +20,6 @@ from evalsvc.errors import InvalidData
 from evalsvc.families.reading import find_model_config
 from evalsvc.messages import ShardRequest
 from evalsvc.miniature import ROOT
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.suite import Suite, parse_suite
 from evalsvc.worker.context import ShardContext
 from evalsvc.worker.local import run_suite
@@ -75,7 +74,7 @@ def test_rotary_frequencies_of_the_file_are_in_protocol_and_provenance(
     own, saved = turned(plain, tmp_path / "turned.pt")
     suite = parse_suite({"tasks": [{"kind": kind, "name": "task", **MINIATURE[kind]}]}, "small")
     results = [
-        content_of(run_suite(suite, one, ignored, base)) for one, base in ((plain, plain), (own, plain), (plain, own))
+        run_suite(suite, one, ignored, base).model_dump() for one, base in ((plain, plain), (own, plain), (plain, own))
     ]
     before, after, of_base = (contents(result) for result in results)
     uses_model = kind != "alignment"
@@ -153,7 +152,7 @@ def test_what_was_posted_wrongly_names_the_checkpoint(
 ) -> None:
     (tmp_path / "text.jsonl").write_text('{"text_ids": [1, 2, 3]}\n')
     suite = parse_suite({"tasks": [{"kind": "loss", "data": "text.jsonl"}]}, "text", tmp_path)
-    result = content_of(run_suite(suite, replace(checkpoint, **changes), lambda *now: None))
+    result = run_suite(suite, replace(checkpoint, **changes), lambda *now: None).model_dump()
     error = result["errors"]["loss"]
     assert error["code"] == code
     assert fragment in error["message"]

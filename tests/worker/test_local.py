@@ -2,14 +2,13 @@ import json
 from pathlib import Path
 
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.suite import Suite
 from evalsvc.worker.local import run_suite
 
 
 def test_a_suite_is_evaluated_without_a_service(checkpoint: CheckpointRef, suite: Suite, weights: Path) -> None:
     progress: list[tuple[str, int, int, str]] = []
-    result = content_of(run_suite(suite, checkpoint, lambda *now: progress.append(now)))
+    result = run_suite(suite, checkpoint, lambda *now: progress.append(now)).model_dump()
     json.dumps({**result, "artifacts": None}, allow_nan=False)
     assert [artifact["name"] for artifact in result["artifacts"]["pairs"]][:1] == ["loss_profile.json"]
     assert list(result["errors"]) == ["missing"], "a failed task must not take the others with it"

@@ -13,7 +13,6 @@ from evalsvc.checkpoints.reference import CheckpointRef, hash_files, identify
 from evalsvc.config import Settings
 from evalsvc.messages import ShardRequest, Stage
 from evalsvc.models import loading
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.suite import Suite
 from evalsvc.worker import models
 from evalsvc.worker.context import ShardContext
@@ -153,7 +152,7 @@ def test_a_virtual_checkpoint_has_the_numbers_of_a_file_with_its_tensors(
     first, second = (content.get("state_dict", content) for content in parents)
     torch.save({name: 0.75 * first[name] + 0.25 * second[name] for name in first}, tmp_path / "plain.pt")
     found, expected = (
-        content_of(run_suite(suite, reference, lambda *now: None))
+        run_suite(suite, reference, lambda *now: None).model_dump()
         for reference in (virtual, CheckpointRef(str(tmp_path / "plain.pt"), model=MODEL, layout=LAYOUT))
     )
     assert len(found["metrics"]) > 10

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,7 +22,6 @@ from evalsvc.errors import InvalidRequest
 from evalsvc.metrics.sequential import boundaries, level_of
 from evalsvc.metrics.shares import standard_error
 from evalsvc.metrics.student import critical_value
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.suite import Suite, parse_suite
 from evalsvc.worker import context
 from evalsvc.worker.local import TaskLook, run_suite
@@ -76,7 +74,7 @@ def join(*results: Result) -> Result:
     items = [document.items.get("t") or [{}] * 1024 for document in documents]
     rows = [{**one, **other} for one, other in zip(*items, strict=False)]
     metrics = [metric for document in documents for metric in document.metrics]
-    return Result("side", replace(documents[0], metrics=metrics, items={"t": rows}))
+    return Result("side", documents[0].model_copy(update={"metrics": metrics, "items": {"t": rows}}))
 
 
 class TestLook:
@@ -316,7 +314,7 @@ class TestRun:
     def test_what_is_known_so_far_is_told(self, weights: Weights, tmp_path: Path) -> None:
         told: list[TaskLook] = []
         suite = parse_suite(steps(tmp_path), "marks")
-        result = content_of(run_suite(suite, weights("after"), lambda *now: None, interim=told.append))
+        result = run_suite(suite, weights("after"), lambda *now: None, interim=told.append).model_dump()
         seen = [(look.units, look.result.output.metrics[1]["n"]) for look in told]
         assert seen == [(256, 256), (512, 512), (1024, 1024)]
         assert [metric["n"] for metric in result["metrics"]] == [2048, 2048]
@@ -324,7 +322,7 @@ class TestRun:
     def test_it_stops_when_the_error_is_small_enough(self, weights: Weights, tmp_path: Path) -> None:
         """The error of a mark is 1 / √n."""
         suite = parse_suite(steps(tmp_path, until={"stderr": 0.05, "metric": "mark"}), "marks")
-        result = content_of(run_suite(suite, weights("after"), lambda *now: None))
+        result = run_suite(suite, weights("after"), lambda *now: None).model_dump()
         assert [metric["n"] for metric in result["metrics"]] == [512, 512]
         assert count(tmp_path) == 512
         notes = result["provenance"]["steps"]["notes"]

@@ -17,8 +17,6 @@ import yaml
 from harness import document
 from harness.document import BenchDocument
 
-from evalsvc.spec.documents.reading import read
-
 ROOT = Path(__file__).parents[3]
 SUITES = ROOT / "benchmarks" / "suites"
 MINIATURE = ROOT / "evalsvc" / "miniature"
@@ -88,7 +86,7 @@ def test_a_measurement_is_a_document_that_the_gate_reads(tiny: Path, tmp_path: P
     history, rules = tmp_path / "history.jsonl", tmp_path / "rules.yaml"
     before = measure(tiny, tmp_path / "before", "--against", "none", "--history", str(history))
     jsonschema.validate(before.content, document.schema())
-    healthy = read(BenchDocument, before.content)
+    healthy = BenchDocument.model_validate(before.content)
     assert [timed.problem for timed in healthy.timed] == ["no code to compare with was given"]
     assert json.loads(before.printed.splitlines()[-1])["benchmark"] == "bench"
     assert "pairs/image" in before.printed
@@ -99,7 +97,7 @@ def test_a_measurement_is_a_document_that_the_gate_reads(tiny: Path, tmp_path: P
     drills = ["--drill-slower", "2.0", "--drill-damage", "1.05"]
     worse = measure(tiny, tmp_path / "worse", "--against", str(ROOT), *drills)
     assert worse.content["drill"] == "calls slower by 2, a layer scaled by 1.05"
-    [timed] = read(BenchDocument, worse.content).timed
+    [timed] = BenchDocument.model_validate(worse.content).timed
     assert timed.cpu is not None
     assert timed.cpu.mean > 1.5
     # The values of the run before stand for stored ones; its times are those of another run.

@@ -16,7 +16,6 @@ from harness.times import BETWEEN_RUNS, times_as_metrics, with_ratios
 from evalsvc.compare.gate import compare
 from evalsvc.compare.gate_rules import Rules, read_rules
 from evalsvc.compare.result import Result
-from evalsvc.spec.documents.reading import read
 
 FILE = Path(__file__).with_name("clean_runs.json")
 RULES = Path(__file__).parents[2] / "suites" / "rules.yaml"
@@ -27,7 +26,7 @@ Run = list[TimedTask]
 
 
 def runs() -> list[Run]:
-    return [[read(TimedTask, timed) for timed in run["timed"]] for run in json.loads(FILE.read_text())["runs"]]
+    return [[TimedTask.model_validate(timed) for timed in run["timed"]] for run in json.loads(FILE.read_text())["runs"]]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +65,7 @@ def test_five_runs_were_recorded_with_the_machine() -> None:
     content = json.loads(FILE.read_text())
     assert len(content["runs"]) == 5
     for run in content["runs"]:
-        assert read(Machine, run["machine"]).cores == 2
+        assert Machine.model_validate(run["machine"]).cores == 2
         assert run["seconds"] < 180
         assert run["problems"] == 0
         assert {timed["name"] for timed in run["timed"]} == {"speed-loss", "speed-sampling", "speed-reconstruction"}

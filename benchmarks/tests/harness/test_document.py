@@ -1,18 +1,16 @@
 """The document of the harness: its stored schema is that of the code, and measurements are valid by it."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import jsonschema
 import pytest
+from example_documents import example
 from harness import document
 from harness.document import BenchDocument, trimmed
 
 from evalsvc.compare.gate import compare
 from evalsvc.compare.result import Result
-from evalsvc.spec.documents.document import example_of
-from evalsvc.spec.documents.reading import content_of, read
 from evalsvc.spec.documents.results import ResultDocument, TaskMetric
 
 
@@ -23,15 +21,15 @@ def test_the_stored_schema_is_that_of_the_code() -> None:
 
 
 def test_the_example_is_valid_and_is_read_as_a_result() -> None:
-    content: Any = example_of(BenchDocument)
+    content: Any = example(BenchDocument).model_dump()
     jsonschema.validate(content, document.schema())
-    assert read(BenchDocument, content).format == document.FORMAT
-    assert [metric.name for metric in read(ResultDocument, content).metrics] == ["pairs/text"]
+    assert BenchDocument.model_validate(content).format == document.FORMAT
+    assert [metric.name for metric in ResultDocument.model_validate(content).metrics] == ["pairs/text"]
 
 
 @pytest.mark.parametrize("field", ["format", "machine", "run", "metrics"])
 def test_a_document_that_lacks_a_field_is_not_valid(field: str) -> None:
-    content: Any = example_of(BenchDocument)
+    content: Any = example(BenchDocument).model_dump()
     del content[field]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(content, document.schema())
@@ -46,7 +44,7 @@ def result(shift: float) -> ResultDocument:
         name="pairs/image", value=total / 80, stderr=0.05, n=40, unit="nats/token", direction="lower", protocol="p",
         items=["nll", "tokens"], groups=20, grouped_by="document", task="pairs",
     )  # fmt: skip
-    whole = replace(metric, name="pairs/share", items=[], grouped_by=None, groups=None)
+    whole = metric.model_copy(update={"name": "pairs/share", "items": [], "grouped_by": None, "groups": None})
     return ResultDocument(metrics=[metric, whole], protocols={"p": {"task": "loss"}}, items={"pairs": rows})
 
 
@@ -77,7 +75,7 @@ def test_seeds_of_a_metric_are_put_together() -> None:
 def test_a_written_document_is_read_again(tmp_path: Any) -> None:
     document.write(tmp_path / "result.json", result(0.0))
     content = json.loads((tmp_path / "result.json").read_text())
-    assert content == content_of(result(0.0))
+    assert content == result(0.0).model_dump()
     rows = [line for line in (tmp_path / "result.json").read_text().splitlines() if '"nll":' in line]
     assert len(rows) == 40, "each row has its line, which a review shows alone"
     assert (tmp_path / "result.json").stat().st_mode & 0o777 == 0o644
@@ -85,6 +83,6 @@ def test_a_written_document_is_read_again(tmp_path: Any) -> None:
 
 def test_a_text_is_written_as_it_is(tmp_path: Any) -> None:
     """Lines are broken between members, and never within a text that looks like members."""
-    odd = replace(result(0.0), protocols={"p": {"text": '},{"a":1},\n[{'}})
+    odd = result(0.0).model_copy(update={"protocols": {"p": {"text": '},{"a":1},\n[{'}}})
     document.write(tmp_path / "result.json", odd)
-    assert json.loads((tmp_path / "result.json").read_text()) == content_of(odd)
+    assert json.loads((tmp_path / "result.json").read_text()) == odd.model_dump()

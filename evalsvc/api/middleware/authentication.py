@@ -56,14 +56,7 @@ class Authentication:
         self._may_be_open = is_loopback(settings.host) or insecure
 
     async def caller(self, scope: Scope) -> Caller:
-        """Return who sends a request.
-
-        Raises:
-            Unauthorized: the request has neither a valid token nor a session.
-            Forbidden: a page of another site makes a browser send the request.
-            RateLimited: too many wrong tokens came from the address.
-            DatabaseUnusable: the tokens cannot be read.
-        """
+        """Return who sends a request."""
         headers = Headers(scope=scope)
         store = scope["app"].state.state.store
         tokens = await self.tokens.read(store)
@@ -82,11 +75,7 @@ class Authentication:
         return Caller(token, session)
 
     def _session(self, scope: Scope) -> Session | None:
-        """Return the session of a request that a session may authenticate: a read, or a form of the dashboard.
-
-        Raises:
-            Forbidden: another page than one of this service makes the browser send a form.
-        """
+        """Return the session of a request that a session may authenticate: a read, or a form of the dashboard."""
         headers = Headers(scope=scope)
         session = self.sessions.find(cookie_of(scope))
         if session is None or scope["method"] in READS:
@@ -104,11 +93,6 @@ class Authentication:
             scope: the request.
             client: key of the address that the request comes from.
             shown: what was typed as the token.
-
-        Raises:
-            Unauthorized: the token is unknown, revoked or expired.
-            RateLimited: too many wrong tokens came from the address.
-            DatabaseUnusable: the tokens cannot be read.
         """
         tokens = await self.tokens.read(scope["app"].state.state.store)
         token = self._find(tokens, f"Bearer {shown}", client)
@@ -144,7 +128,6 @@ def sign_in_page(scope: Scope) -> Response | None:
 
 
 def _address(scope: Scope) -> str:
-    """Return the path and the query of a request, as the browser sent both."""
     path: bytes = scope.get("raw_path") or scope["path"].encode()
     query: bytes = scope["query_string"]
     return (path + (b"?" + query if query else b"")).decode("latin-1")

@@ -12,22 +12,12 @@ import anyio
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from evalsvc.api.middleware.access import caller_key
-
-MAX_BODY = 1_000_000
+from evalsvc.api.middleware.access import MAX_BODY, NEEDS, caller_key
 
 MAX_IMPORT = 16_000_000
 """The most bytes of an import. An import of 100,000 values with steps, standard errors and n has 5 MB."""
-
-IMPORTS = compile_path("/v1/runs/{run}/metrics")[0]
-"""The path of the route for imports, whose POST takes bodies of up to MAX_IMPORT bytes."""
-
-UPLOADS = compile_path("/v1/uploads/{sha256}")[0]
-"""The path of the route for parts of uploads, whose PATCH takes bodies of any length: the route checks the length of
-the upload, and writes the body to the disk as it arrives."""
 
 HELD = 32_000_000
 """The most bytes of bodies that the service holds at the same time for a caller."""
@@ -66,7 +56,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = max_body(scope["method"], scope["path"])
+        limit = MAX_BODY if (needed := scope.get(NEEDS)) is None else needed.body
         receive = _limited(receive, Headers(scope=scope), limit)
         if limit is None:
             await self.app(scope, receive, send)
@@ -94,13 +84,6 @@ class BodyLimit:
             self._held[caller] -= held
             if not self._held[caller]:
                 del self._held[caller]
-
-
-def max_body(method: str, path: str) -> int | None:
-    """Return the most bytes of a request's body; None if the route checks the size itself."""
-    if method == "PATCH" and UPLOADS.match(path):
-        return None
-    return MAX_IMPORT if method == "POST" and IMPORTS.match(path) else MAX_BODY
 
 
 def _limited(receive: Receive, headers: Headers, limit: int | None) -> Receive:
@@ -156,13 +139,7 @@ def _parse_storable(body: bytes) -> object:
 
 
 def parse_json(body: bytes, most: int = MAX_VALUES) -> object:
-    """Return the content of a JSON body with at most `most` values. The values are counted before the body is parsed.
-
-    Raises:
-        JSONDecodeError: the body is not JSON.
-        HTTPException: the body is not UTF-8, has too many values, is nested too deeply, or has a number with too many
-            digits.
-    """
+    """Return the content of a JSON body with at most `most` values, which are counted before the body is parsed."""
     # A value is the first in its list or object, or follows a comma. Commas and brackets in texts count too, which
     # needs no search for texts.
     containers = len(body) - len(body.translate(None, b"[{"))
@@ -224,7 +201,6 @@ def _is_deep(content: object) -> bool:
 
 
 def _excess(text: str) -> str:
-    """Return the message for JSON that exceeds a limit, with the position."""
     depth = 0
     for token in _TOKENS.finditer(text):
         mark = token[0][0]

@@ -56,11 +56,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_browser(method: str, headers: Headers, settings: Settings) -> None:
-    """Refuse requests to an open service that a web page of another site makes a browser send.
-
-    Raises:
-        Forbidden: the request names another host, or a page of another site sends a request that writes.
-    """
+    """Refuse requests to an open service that a web page of another site makes a browser send."""
     names = settings.allowed_host_names
     host = headers.get("host", "")
     if (is_loopback(settings.host) or names) and not _is_allowed(host, names):
@@ -84,9 +80,6 @@ def check_same_origin(headers: Headers) -> None:
     """Refuse a form unless a page of this service made the browser send it.
 
     Browsers send `Sec-Fetch-Site` by https and to this machine, and `Origin` with every form.
-
-    Raises:
-        Forbidden: the form is from another page, or from no browser.
     """
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     host = headers.get("host", "").lower()

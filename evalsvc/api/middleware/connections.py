@@ -130,7 +130,6 @@ class TimeoutProtocol(H11Protocol):
         )
 
     def _admit(self) -> None:
-        """Refuse the connection, with a reason, if too many connections are open."""
         host = self.client[0] if self.client else "unknown"
         self.address = address_key(host)
         others = [other for other in self.connections if isinstance(other, TimeoutProtocol) and other is not self]

@@ -53,11 +53,7 @@ class KnownTokens:
         return max(datetime.now(UTC), begun + timedelta(seconds=time.monotonic() - ticks))
 
     async def read(self, store: Store) -> Mapping[str, Token]:
-        """Return all tokens by hash, including revoked and expired ones.
-
-        Raises:
-            DatabaseUnusable: the database does not answer, and has never answered.
-        """
+        """Return all tokens by hash, including revoked and expired ones."""
         if self._tokens is None:
             await self._read_first(store)
         elif time.monotonic() - self._read_at > LIFETIME and not self._is_refreshing():
@@ -90,7 +86,6 @@ class KnownTokens:
         return self._refresh
 
     def _read_table(self, store: Store) -> Exception | None:
-        """Read the table into a new copy, and return the error if that fails."""
         asked = time.monotonic()
         try:
             with store.reading() as session:
@@ -113,11 +108,7 @@ def _write_use(store: Store, token: Token, when: datetime) -> None:
 
 
 def find_token(tokens: Mapping[str, Token], authorization: str | None, now: datetime) -> Token:
-    """Return the token in an Authorization header.
-
-    Raises:
-        Unauthorized: the header is missing, or the token is unknown, revoked or expired.
-    """
+    """Return the token in an Authorization header."""
     if authorization is None:
         raise Unauthorized(
             "this service needs a token; send `Authorization: Bearer TOKEN`, or set EVALSVC_TOKEN for "
@@ -131,11 +122,7 @@ def find_token(tokens: Mapping[str, Token], authorization: str | None, now: date
 
 
 def require_current(token: Token | None, now: datetime) -> Token:
-    """Return a token that is known, not revoked and not expired.
-
-    Raises:
-        Unauthorized: the token is unknown, revoked or expired.
-    """
+    """Return a token that is known, not revoked and not expired."""
     if token is None:
         raise Unauthorized(
             "this service does not know the token; check that the token was copied whole and is for this address, or "

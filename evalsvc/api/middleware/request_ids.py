@@ -60,7 +60,6 @@ class RequestIds:
 
 
 def _client(scope: Scope) -> dict[str, str]:
-    """Return the log field with the client's address, or the proxy's address if the proxy is not trusted."""
     host = str((scope.get("client") or ("",))[0])
     return {"client": host} if ADDRESS.fullmatch(host) else {}
 

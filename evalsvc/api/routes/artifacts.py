@@ -12,11 +12,18 @@ from fastapi import Query
 from fastapi.responses import Response
 from sqlalchemy.orm import Session
 
-from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import JsonAnswer, document
-from evalsvc.api.list_queries import ArtifactsQuery, RunArtifactsQuery
+from evalsvc.api.json_answer import JsonAnswer, answer
+from evalsvc.api.middleware.access import needs
 from evalsvc.api.routing import router_of
-from evalsvc.api.schemas import Id, Name, RetentionInput
+from evalsvc.api.schemas import (
+    ArtifactId,
+    ArtifactsQuery,
+    EvaluationId,
+    Name,
+    RetentionInput,
+    RunArtifactsQuery,
+    RunPath,
+)
 from evalsvc.api.state import CurrentState
 from evalsvc.compare.text_pages import ENDINGS, MEDIA_TYPES, ReportForm, rendered
 from evalsvc.errors import ArtifactPruned, UnknownName
@@ -34,7 +41,7 @@ _POLICY = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; 
 
 _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]+(; charset=[a-z0-9-]+)?")
 
-router = router_of(prefix="/v1", tags=["artifacts"], responses=PROBLEMS)
+router = router_of(prefix="/v1", tags=["artifacts"])
 
 
 @router.get(
@@ -42,10 +49,11 @@ router = router_of(prefix="/v1", tags=["artifacts"], responses=PROBLEMS)
     summary="List the artifacts of an evaluation",
     description="Artifacts are files for people to look at, such as grids of images. The list is in the order of the "
     "evaluation's tasks. A pruned artifact stays in the list, with `pruned_at`.",
-    responses=document(200, "A page of artifacts; the contents are at /v1/artifacts/{id}.", documents.Artifacts),
+    responses={200: answer(documents.Artifacts, "A page of artifacts; the contents are at /v1/artifacts/{id}.")},
 )
+@needs("read")
 def list_evaluation_artifacts(
-    evaluation_id: Id, query: Annotated[ArtifactsQuery, Query()], state: CurrentState
+    evaluation_id: EvaluationId, query: Annotated[ArtifactsQuery, Query()], state: CurrentState
 ) -> JsonAnswer:
     with state.reading() as session:
         find_evaluation(session, evaluation_id)
@@ -57,9 +65,10 @@ def list_evaluation_artifacts(
     summary="List a run's artifacts, by step",
     description="The artifacts of all evaluations of the run's current checkpoints. Checkpoints that were replaced by "
     "another file are left out. A pruned artifact stays in the list, with `pruned_at`.",
-    responses=document(200, "A page of artifacts; the contents are at /v1/artifacts/{id}.", documents.Artifacts),
+    responses={200: answer(documents.Artifacts, "A page of artifacts; the contents are at /v1/artifacts/{id}.")},
 )
-def list_run_artifacts(run: Name, query: Annotated[RunArtifactsQuery, Query()], state: CurrentState) -> JsonAnswer:
+@needs("read")
+def list_run_artifacts(run: RunPath, query: Annotated[RunArtifactsQuery, Query()], state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
         return JsonAnswer(run_artifacts(session, find_run(session, run), query.kind, query.step, query.page()))
 
@@ -68,9 +77,10 @@ def list_run_artifacts(run: Name, query: Annotated[RunArtifactsQuery, Query()], 
     "/runs/{run}/retention",
     summary="Get the retention rule of a run's artifacts",
     description="For a run without a rule, the rule of the service applies (`EVALSVC_RETENTION`).",
-    responses=document(200, "The rule, and whether it is the run's or the service's.", documents.Retention),
+    responses={200: answer(documents.Retention, "The rule, and whether it is the run's or the service's.")},
 )
-def get_retention(run: Name, state: CurrentState) -> JsonAnswer:
+@needs("read")
+def get_retention(run: RunPath, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
         return JsonAnswer(retention_view(find_run(session, run), parse_retention(state.settings.retention)))
 
@@ -82,9 +92,10 @@ def get_retention(run: Name, state: CurrentState) -> JsonAnswer:
     "hour, and `POST /v1/prune` prunes them immediately. If `keep` is null, the rule of the service applies "
     "(`EVALSVC_RETENTION`). Metrics and results per item always stay. `best` must be a metric with values in at least "
     "one run; all artifacts of this run are kept while the run has no values of the metric.",
-    responses=document(200, "The rule.", documents.Retention),
+    responses={200: answer(documents.Retention, "The rule.")},
 )
-def put_retention(run: Name, body: RetentionInput, state: CurrentState) -> JsonAnswer:
+@needs("admin")
+def put_retention(run: RunPath, body: RetentionInput, state: CurrentState) -> JsonAnswer:
     with state.writing() as session:
         if body.keep is not None and body.keep.best is not None:
             require_metric(session, body.keep.best)
@@ -98,8 +109,9 @@ def put_retention(run: Name, body: RetentionInput, state: CurrentState) -> JsonA
     summary="Prune artifacts by the retention rules now",
     description="The service also prunes every hour. A content that several artifacts have is deleted with the last "
     "of these artifacts.",
-    responses=document(200, "The number and bytes of the artifacts that were, or would be, pruned.", documents.Pruned),
+    responses={200: answer(documents.Pruned, "The number and bytes of the artifacts that were, or would be, pruned.")},
 )
+@needs("admin")
 def post_prune(
     state: CurrentState,
     run: Annotated[Name | None, Query(description="Only prune artifacts of this run.")] = None,
@@ -114,7 +126,6 @@ def post_prune(
     description="The content never changes, so browsers cache it. The answer for a pruned artifact is 410. Artifacts "
     "of the kinds `forgetting` and `completions` are reports as JSON; `form=text` renders them for readers, and "
     "`form=csv` the numbers of `forgetting` as a table.",
-    response_model=None,
     response_class=Response,
     responses={
         200: {
@@ -123,8 +134,9 @@ def post_prune(
         }
     },
 )
+@needs("read")
 def get_artifact(
-    artifact_id: Id,
+    artifact_id: ArtifactId,
     state: CurrentState,
     form: Annotated[ReportForm | None, Query(description="Form to render a report in [as it is stored].")] = None,
 ) -> Response:

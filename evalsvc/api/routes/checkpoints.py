@@ -10,13 +10,12 @@ from typing import Annotated, Any
 from fastapi import Query
 from sqlalchemy.orm import Session
 
-from evalsvc.api.errors import PROBLEM_CONTENT, PROBLEMS
-from evalsvc.api.json_answer import JsonAnswer, document
-from evalsvc.api.list_queries import CheckpointsQuery
-from evalsvc.api.middleware.access import TokenName
+from evalsvc.api.errors import PROBLEM_CONTENT
+from evalsvc.api.json_answer import JsonAnswer, answer
+from evalsvc.api.middleware.access import TokenName, needs
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
-from evalsvc.api.schemas import CheckpointInput, Id
+from evalsvc.api.schemas import CheckpointId, CheckpointInput, CheckpointsQuery
 from evalsvc.api.state import CurrentState
 from evalsvc.checkpoints.copies import keep_upload, link_into, releasing, spooled
 from evalsvc.checkpoints.expression import canonical
@@ -42,7 +41,7 @@ UNREACHABLE: dict[int | str, dict[str, Any]] = {
     }
 }
 
-router = router_of(prefix="/v1/checkpoints", tags=["checkpoints"], responses=PROBLEMS)
+router = router_of(prefix="/v1/checkpoints", tags=["checkpoints"])
 
 
 @router.post(
@@ -58,10 +57,13 @@ router = router_of(prefix="/v1/checkpoints", tags=["checkpoints"], responses=PRO
     "`upload_not_found`.\n\nWithout `suites`, the plan of the run applies; if no suite is due, nothing is evaluated, "
     "and `note` says why. If the plan says `when_behind: refuse` and other steps of the run have unfinished "
     "evaluations, nothing is stored, and the answer is 429 (`run_behind`) with `Retry-After`.",
-    responses=document(201, "The checkpoint, with an evaluation for each suite.", documents.Posted)
-    | document(200, "The checkpoint and the evaluations of an earlier, equal post.", documents.Posted)
-    | UNREACHABLE,
+    responses={
+        201: answer(documents.Posted, "The checkpoint, with an evaluation for each suite."),
+        200: answer(documents.Posted, "The checkpoint and the evaluations of an earlier, equal post."),
+        **UNREACHABLE,
+    },
 )
+@needs("submit")
 def post_checkpoint(body: CheckpointInput, state: CurrentState, owner: TokenName) -> JsonAnswer:
     settings, sha256 = state.settings, uploaded_sha256(body.uri)
     upload = None if sha256 is None else state.uploads.finished(owner, sha256)
@@ -108,8 +110,9 @@ def post_checkpoint(body: CheckpointInput, state: CurrentState, owner: TokenName
     summary="List checkpoints",
     description="Checkpoints that were not replaced, ordered by run (the oldest first), step and variant. "
     "`evaluations` has the newest 20 evaluations of each checkpoint; `GET /v1/evaluations` lists all evaluations.",
-    responses=document(200, "A page of the checkpoints.", documents.Checkpoints),
+    responses={200: answer(documents.Checkpoints, "A page of the checkpoints.")},
 )
+@needs("read")
 def list_checkpoints(query: Annotated[CheckpointsQuery, Query()], state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
         return JsonAnswer(checkpoints_view(session, query.filters(), query.page()))
@@ -120,9 +123,10 @@ def list_checkpoints(query: Annotated[CheckpointsQuery, Query()], state: Current
     summary="Get a checkpoint with its evaluations",
     description="`in_use` says whether the service still needs the posted file. A checkpoint that was replaced by "
     "another file stays readable under its id, with `replaced_at`. A virtual checkpoint lists its `parents`.",
-    responses=document(200, "The checkpoint.", documents.Checkpoint),
+    responses={200: answer(documents.Checkpoint, "The checkpoint.")},
 )
-def get_checkpoint(checkpoint_id: Id, state: CurrentState) -> JsonAnswer:
+@needs("read")
+def get_checkpoint(checkpoint_id: CheckpointId, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
         return JsonAnswer(checkpoint_view(session, find_checkpoint(session, checkpoint_id)))
 

@@ -11,8 +11,8 @@ from fastapi.responses import Response
 from sqlalchemy.orm import Session
 
 from evalsvc import __version__
-from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import NOT_MODIFIED, JsonAnswer, document, rendered
+from evalsvc.api.json_answer import NOT_MODIFIED, JsonAnswer, answer, rendered
+from evalsvc.api.middleware.access import needs
 from evalsvc.api.middleware.conditional import caching_headers, not_modified
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import CompareQuery, CurvesQuery
@@ -30,7 +30,7 @@ from evalsvc.store.lookup import find_run, find_step
 from evalsvc.store.results import evaluated_steps, read_values, read_values_along
 from evalsvc.store.runs.base import base_step, find_base
 
-router = router_of(prefix="/v1", tags=["comparison"], responses=PROBLEMS)
+router = router_of(prefix="/v1", tags=["comparison"])
 
 
 @router.get(
@@ -45,10 +45,12 @@ router = router_of(prefix="/v1", tags=["comparison"], responses=PROBLEMS)
     "Holm over the `tests` benchmarks with the metric. `flipped` lists items that only one checkpoint gets right."
     "\n\nMetrics with different protocols have the verdict `other_protocol` and the fields that differ. If all metrics "
     "have different protocols, the answer is an error.",
-    response_model=None,
-    responses=document(200, "The metrics of a in their order, then metrics that only b has.", documents.Comparison)
-    | NOT_MODIFIED,
+    responses={
+        200: answer(documents.Comparison, "The metrics of a in their order, then metrics that only b has."),
+        **NOT_MODIFIED,
+    },
 )
+@needs("read")
 def get_comparison(query: Annotated[CompareQuery, Query()], request: Request, state: CurrentState) -> Response:
     with state.reading() as session:
         run, tag = tag_of(session, query)
@@ -96,10 +98,12 @@ def read_comparison(session: Session, folder: Path, query: CompareQuery) -> docu
     "pairs of steps between which the difference changed its sign.\n\nThe intervals of the chosen band have the level "
     "`step_level`. `apart_from` and `sign_changes` use the simultaneous band (`crossings_rest_on`), whose intervals "
     "have the level `simultaneous_level`.",
-    response_model=None,
-    responses=document(200, "A curve for each metric and protocol, in columns by step.", documents.RunComparison)
-    | NOT_MODIFIED,
+    responses={
+        200: answer(documents.RunComparison, "A curve for each metric and protocol, in columns by step."),
+        **NOT_MODIFIED,
+    },
 )
+@needs("read")
 def get_curves(query: Annotated[CurvesQuery, Query()], request: Request, state: CurrentState) -> Response:
     with state.reading() as session:
         run, tag = tag_of(session, query)
@@ -135,11 +139,6 @@ def _results_along(
 
 
 def _in_step(session: Session, folder: Path, a: str, b: str, suite: str | None) -> Pairs:
-    """Yield the results of two runs at each step that both have.
-
-    Raises:
-        UnknownName: there is no such run or variant, or the runs have no step in common.
-    """
     runs = [parse_run(name) for name in (a, b)]
     steps_a, steps_b = (evaluated_steps(session, *run, suite) for run in runs)
     common = [step for step in steps_a if step in set(steps_b)]
@@ -154,11 +153,6 @@ def _in_step(session: Session, folder: Path, a: str, b: str, suite: str | None) 
 
 
 def _against_base(session: Session, folder: Path, query: CurvesQuery) -> tuple[str, Pairs]:
-    """Return the name of the base of `query.a`, and the results of the base and the run at each step of the run.
-
-    Raises:
-        UnknownName: there is no such run or variant, or the base was not posted or evaluated.
-    """
     run, variant = parse_run(query.a)
     steps = evaluated_steps(session, run, variant, query.suite)
     base = find_base(session, find_step(session, find_run(session, run), steps[0], variant))

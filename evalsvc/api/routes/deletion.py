@@ -6,10 +6,10 @@ from typing import Annotated
 
 from fastapi import Query
 
-from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import JsonAnswer, document
+from evalsvc.api.json_answer import JsonAnswer, answer
+from evalsvc.api.middleware.access import needs
 from evalsvc.api.routing import router_of
-from evalsvc.api.schemas import Id, Name
+from evalsvc.api.schemas import CheckpointId, RunPath
 from evalsvc.api.state import CurrentState, State
 from evalsvc.checkpoints.copies import spooled
 from evalsvc.errors import InvalidRequest
@@ -21,7 +21,7 @@ from evalsvc.store.named_files import asked_anew, named_artifacts, named_items
 from evalsvc.store.runs import deletion
 from evalsvc.store.views import document_of
 
-router = router_of(prefix="/v1", responses=PROBLEMS)
+router = router_of(prefix="/v1")
 
 Cancel = Annotated[bool, Query(description="Cancel unfinished evaluations instead of refusing the deletion.")]
 
@@ -34,11 +34,12 @@ Cancel = Annotated[bool, Query(description="Cancel unfinished evaluations instea
     "stay. A deletion cannot be undone.\n\nThe deletion is refused with 409 while the run has unfinished evaluations, "
     "unless `cancel` is true, and while the base or a virtual checkpoint of another run needs a checkpoint of this "
     "run.",
-    responses=document(200, "The numbers of deleted rows, and the freed bytes.", documents.Deleted),
+    responses={200: answer(documents.Deleted, "The numbers of deleted rows, and the freed bytes.")},
     operation_id="delete_run__v1_runs__run__delete",  # the name that generated clients use
 )
+@needs("admin")
 def delete_run(
-    run: Name,
+    run: RunPath,
     state: CurrentState,
     confirm: Annotated[str, Query(description="The name of the run, as a confirmation.")],
     cancel: Cancel = False,
@@ -59,10 +60,11 @@ def delete_run(
     "409 while the checkpoint has unfinished evaluations, unless `cancel` is true; while the checkpoint is the base of "
     "a run; and while virtual checkpoints are computed from the checkpoint. A watcher that is started again posts the "
     "file again if the file is still in its folder.",
-    responses=document(200, "The numbers of deleted rows, and the freed bytes.", documents.DeletedCheckpoint),
+    responses={200: answer(documents.DeletedCheckpoint, "The numbers of deleted rows, and the freed bytes.")},
 )
+@needs("admin")
 def delete_checkpoint(
-    checkpoint_id: Id,
+    checkpoint_id: CheckpointId,
     state: CurrentState,
     confirm: Annotated[
         str, Query(description="The name of the checkpoint, as a confirmation: RUN@STEP, or RUN@STEP:VARIANT.")
@@ -83,16 +85,11 @@ def delete_checkpoint(
 
 
 def _require_confirmed(confirm: str, target: str, *names: str) -> None:
-    """Raise InvalidRequest unless `confirm` is one of the names of the target."""
     if confirm not in names:
         raise InvalidRequest(f"confirm is {confirm[:160]!r}, and {target}; to delete, give confirm={names[0]}")
 
 
 def _drop_files(deleted: deletion.Deleted, state: State) -> int:
-    """Remove the files that only the deleted rows needed; return the freed bytes.
-
-    If the service stops before the end, its next start removes the rest.
-    """
     settings = state.settings
     for checkpoint, _ in deleted.spooled:
         spooled(settings.data_path, checkpoint).remove()

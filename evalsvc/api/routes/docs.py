@@ -14,7 +14,9 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse
+
+from evalsvc.api.middleware.access import needs
 
 PACKAGE = "fastapi_swagger"
 
@@ -76,12 +78,20 @@ _POLICY = "; ".join(
 
 
 def add_docs(app: FastAPI) -> None:
-    """Add the route of the page, and routes of Swagger UI's files if the package is installed."""
+    """Add the routes of the page and the OpenAPI document, and of Swagger UI's files if the package is installed."""
     folder = swagger_folder()
-    app.add_route("/docs", partial(_show, _PAGE if folder else _PAGE_WITHOUT_FILES), include_in_schema=False)
+    page = needs(None)(partial(_show, _PAGE if folder else _PAGE_WITHOUT_FILES))
+    app.add_route("/docs", page, include_in_schema=False)
+    app.add_route("/openapi.json", _send_document, include_in_schema=False)
     if folder is not None:
         for path, media_type in FILES.items():
-            app.add_route(path, partial(_send_file, folder / Path(path).name, media_type), include_in_schema=False)
+            send = needs(None)(partial(_send_file, folder / Path(path).name, media_type))
+            app.add_route(path, send, include_in_schema=False)
+
+
+@needs(None, recognises=True)
+async def _send_document(request: Request) -> JSONResponse:
+    return JSONResponse(request.app.openapi())
 
 
 def _show(page: str, _request: Request) -> HTMLResponse:

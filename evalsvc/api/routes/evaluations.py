@@ -11,12 +11,11 @@ from fastapi.responses import Response
 from sqlalchemy.orm import Session
 
 from evalsvc.api.csv_lines import csv_response
-from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import JsonAnswer, document, or_text
-from evalsvc.api.list_queries import EvaluationsQuery
+from evalsvc.api.json_answer import JsonAnswer, answer, or_text
+from evalsvc.api.middleware.access import needs
 from evalsvc.api.routes.suites import current_digest, find_suite, suite_entries
 from evalsvc.api.routing import router_of
-from evalsvc.api.schemas import EvaluationInput, Id, ItemsQuery
+from evalsvc.api.schemas import EvaluationId, EvaluationInput, EvaluationsQuery, ItemsQuery
 from evalsvc.api.state import CurrentState, State
 from evalsvc.config import Settings
 from evalsvc.errors import UnknownName, WrongState
@@ -32,7 +31,7 @@ from evalsvc.store.suites import evaluated_suite
 from evalsvc.store.tables import Evaluation
 from evalsvc.store.views import evaluation_view, evaluations_view
 
-router = router_of(prefix="/v1/evaluations", tags=["evaluations"], responses=PROBLEMS)
+router = router_of(prefix="/v1/evaluations", tags=["evaluations"])
 
 _CSV = "task,index,benchmark,acc\nlanguage,0,arc_easy,1.0\n"
 
@@ -45,9 +44,12 @@ _YAML = "# Suite loss as evaluation 40 began with it, digest 4f0c…\ntasks:\n- 
     summary="Evaluate a posted checkpoint with a suite",
     description="If the checkpoint has an unfinished evaluation by the suite, the answer is 200 with this evaluation. "
     "Otherwise a new evaluation measures again.",
-    responses=document(201, "A new evaluation.", documents.Evaluation)
-    | document(200, "The unfinished evaluation.", documents.Evaluation),
+    responses={
+        201: answer(documents.Evaluation, "A new evaluation."),
+        200: answer(documents.Evaluation, "The unfinished evaluation."),
+    },
 )
+@needs("submit")
 def post_evaluation(body: EvaluationInput, state: CurrentState) -> JsonAnswer:
     content, created = begin_evaluation(state, body)
     return JsonAnswer(content, 201 if created else 200)
@@ -72,8 +74,9 @@ def begin_evaluation(state: State, body: EvaluationInput) -> tuple[documents.Eva
     summary="List evaluations, the newest first",
     description="The list includes evaluations of replaced checkpoints, and leaves out tasks. `error` has the whole "
     "message of a failed evaluation.",
-    responses=document(200, "A page of the evaluations.", documents.Evaluations),
+    responses={200: answer(documents.Evaluations, "A page of the evaluations.")},
 )
+@needs("read")
 def list_evaluations(query: Annotated[EvaluationsQuery, Query()], state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
         if query.suite is not None:
@@ -88,9 +91,10 @@ def list_evaluations(query: Annotated[EvaluationsQuery, Query()], state: Current
     "replaces the interim result, the end of the task removes it, and it never enters the history. `retry` has the "
     "number of shards that failed with a transient error and wait for a retry, the time of the next retry, and the "
     "error of its shard. `warnings` name suspicious results: values that cannot be right, or rest on too few items.",
-    responses=document(200, "The evaluation, with progress and results of its tasks.", documents.Evaluation),
+    responses={200: answer(documents.Evaluation, "The evaluation, with progress and results of its tasks.")},
 )
-def get_evaluation(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
+@needs("read")
+def get_evaluation(evaluation_id: EvaluationId, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
         return JsonAnswer(evaluation_view(session, find_evaluation(session, evaluation_id), state.coordinator.live()))
 
@@ -101,16 +105,17 @@ def get_evaluation(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
     description="The suite stays readable after the suite of this name was replaced or deleted. `current_digest` is "
     "the digest of the suite that has the name now. The YAML format is valid for `PUT /v1/suites/{name}` and for "
     "`evalsvc run`.",
-    response_model=None,
-    responses=or_text(
-        document(200, "The tasks with all parameters.", documents.EvaluatedSuite),
-        "application/yaml",
-        _YAML,
-        schema_type="object",
-    ),
+    responses={
+        200: answer(
+            documents.EvaluatedSuite,
+            "The tasks with all parameters.",
+            **or_text("application/yaml", _YAML, schema_type="object"),
+        )
+    },
 )
+@needs("read")
 def get_evaluated_suite(
-    evaluation_id: Id,
+    evaluation_id: EvaluationId,
     state: CurrentState,
     format: Annotated[  # noqa: A002
         Literal["json", "yaml"], Query(description="The document as JSON, or only the suite as YAML.")
@@ -134,7 +139,6 @@ def evaluated_suite_view(session: Session, settings: Settings, evaluation_id: in
 
 
 def _as_yaml(suite: documents.EvaluatedSuite) -> str:
-    """Return a suite in the format of suite files, in which the file name is the name of the suite."""
     head = f"# Suite {suite.name} as evaluation {suite.evaluation} began with it, digest {suite.digest}\n"
     return head + yaml.safe_dump({"tasks": suite.tasks}, sort_keys=False, allow_unicode=True)
 
@@ -144,10 +148,10 @@ def _as_yaml(suite: documents.EvaluatedSuite) -> str:
     summary="Get an evaluation's results per item",
     description="The results of succeeded tasks, which paired comparisons of two checkpoints use. `columns` chooses "
     "keys of the items. In CSV, the first column is the task, missing keys are empty cells, and lists are JSON.",
-    response_model=None,
-    responses=or_text(document(200, "The items by task, in the order of the data.", Items), "text/csv", _CSV),
+    responses={200: answer(Items, "The items by task, in the order of the data.", **or_text("text/csv", _CSV))},
 )
-def list_items(evaluation_id: Id, query: Annotated[ItemsQuery, Query()], state: CurrentState) -> Response:
+@needs("read")
+def list_items(evaluation_id: EvaluationId, query: Annotated[ItemsQuery, Query()], state: CurrentState) -> Response:
     with state.reading() as session:
         evaluation = find_evaluation(session, evaluation_id)
         tables = read_task_items(evaluation, state.settings.items_path, query.task)
@@ -166,7 +170,6 @@ def list_items(evaluation_id: Id, query: Annotated[ItemsQuery, Query()], state: 
 
 
 def _with_benchmark(tables: dict[str, ItemTable], benchmark: str, evaluation_id: int) -> dict[str, ItemTable]:
-    """Return the items of a benchmark by task; raise UnknownName if no task has the benchmark."""
     known = {str(name) for table in tables.values() for name in table.column("benchmark") if name is not None}
     if benchmark not in known:
         raise UnknownName.among(f"benchmark of evaluation {evaluation_id}", benchmark, known)
@@ -179,9 +182,10 @@ def _with_benchmark(tables: dict[str, ItemTable], benchmark: str, evaluation_id:
     status_code=202,
     summary="Cancel an evaluation",
     description="Queued shards do not start, and running shards stop. Finished shards keep their results.",
-    responses=document(202, "The cancelled evaluation; running shards stop soon.", documents.Evaluation),
+    responses={202: answer(documents.Evaluation, "The cancelled evaluation; running shards stop soon.")},
 )
-def post_cancel(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
+@needs("submit")
+def post_cancel(evaluation_id: EvaluationId, state: CurrentState) -> JsonAnswer:
     return JsonAnswer(change_evaluation(state, evaluation_id, cancel_evaluation), 202)
 
 
@@ -190,9 +194,10 @@ def post_cancel(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
     status_code=202,
     summary="Retry a failed or cancelled evaluation",
     description="Failed and cancelled shards are queued again. Finished shards keep their results.",
-    responses=document(202, "The queued evaluation.", documents.Evaluation),
+    responses={202: answer(documents.Evaluation, "The queued evaluation.")},
 )
-def post_retry(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
+@needs("submit")
+def post_retry(evaluation_id: EvaluationId, state: CurrentState) -> JsonAnswer:
     return JsonAnswer(change_evaluation(state, evaluation_id, retry_evaluation), 202)
 
 

@@ -22,13 +22,14 @@ from pydantic_core import to_json
 from sqlalchemy.orm import Session
 from starlette.types import Receive, Scope, Send
 
-from evalsvc.api.errors import PROBLEMS, STATUS, problem
+from evalsvc.api.errors import STATUS, problem
+from evalsvc.api.middleware.access import needs
 from evalsvc.api.routing import router_of
-from evalsvc.api.schemas import MAX_ID, Id
+from evalsvc.api.schemas import MAX_ID, EvaluationId
 from evalsvc.api.state import State
 from evalsvc.errors import EvalsvcError, InvalidRequest, RateLimited, UnknownName
 from evalsvc.spec import documents
-from evalsvc.spec.documents.events import EventKind
+from evalsvc.spec.documents.evaluations import EventKind
 from evalsvc.store.events import newest_events, read_events, read_progress
 from evalsvc.store.tables import EvaluationEvent
 from evalsvc.store.views import LiveTask, progress_view
@@ -59,7 +60,7 @@ BUSY_SECONDS = 30
 READERS = 4
 """The number of threads that read the database for streams, separate from the threads of other requests."""
 
-router = router_of(prefix="/v1/evaluations", tags=["evaluations"], responses=PROBLEMS)
+router = router_of(prefix="/v1/evaluations", tags=["evaluations"])
 
 Progress = dict[str, documents.Progress]
 """The progress of running tasks by name."""
@@ -106,11 +107,7 @@ class Followers:
             await self._looking
 
     async def read(self, question: Callable[[Session], T]) -> T:
-        """Call `question` with a session in a thread for streams, and return the result.
-
-        Raises:
-            DatabaseUnusable: the database does not answer.
-        """
+        """Call `question` with a session in a thread for streams, and return the result."""
         return await to_thread.run_sync(self._read, question, limiter=self._readers)
 
     @contextlib.contextmanager
@@ -160,7 +157,6 @@ class Followers:
             return question(session)
 
     async def _look(self) -> None:
-        """Poll the database until there is no stream."""
         try:
             while self._followers and not self._stopping:
                 await asyncio.sleep(LOOK_EVERY)
@@ -213,7 +209,6 @@ def _too_many() -> Response:
 
 
 async def _stirred(follower: Follower) -> bool:
-    """Wait until there may be something to send; return False after HEARTBEAT_EVERY seconds of silence."""
     try:
         await asyncio.wait_for(follower.stirred.wait(), HEARTBEAT_EVERY)
     except TimeoutError:
@@ -224,7 +219,6 @@ async def _stirred(follower: Follower) -> bool:
 def _look_at(
     session: Session, ids: set[int], live: Mapping[int, LiveTask]
 ) -> tuple[dict[int, int], dict[int, Progress]]:
-    """Return the number of the newest event and the progress of running tasks for each followed evaluation."""
     progress: dict[int, Progress] = {}
     for task in read_progress(session, live, ids) if live else ():
         work = live[task.id]
@@ -234,7 +228,6 @@ def _look_at(
 
 
 def _data_of(event: EvaluationEvent) -> dict[str, object]:
-    """Return the fields of `EventData` that the event has."""
     at = event.created_at.isoformat(timespec="milliseconds")
     fields = {"at": at, "task": event.task, "state": event.state}
     known = {name: value for name, value in fields.items() if value is not None}
@@ -295,15 +288,15 @@ SeenHeader = Annotated[
     "`progress` have an id. A client that reconnects with the id of the last event that it received misses no event, "
     "even after a restart of the service. A stream also ends after 15 minutes without `end`; reconnect in the same "
     "way.",
-    response_model=None,
     response_class=Response,
     responses={
         200: {"description": "The events.", "content": {"text/event-stream": {"schema": _EVENT, "example": _EXAMPLE}}},
         204: {"description": "The evaluation has ended, and you have all of its events: do not reconnect."},
     },
 )
+@needs("read")
 async def get_events(
-    evaluation_id: Id, request: Request, last_event_id: Seen = 0, last_event_id_header: SeenHeader = 0
+    evaluation_id: EvaluationId, request: Request, last_event_id: Seen = 0, last_event_id_header: SeenHeader = 0
 ) -> Response:
     followers: Followers = request.app.state.followers
     # A browser that reconnects uses the original URL, and sends the newer id in the header.

@@ -14,12 +14,12 @@ from fastapi import Query, Request
 from fastapi.responses import Response
 from sqlalchemy.orm import Session
 
-from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import NOT_MODIFIED, JsonAnswer, document, rendered
+from evalsvc.api.json_answer import NOT_MODIFIED, JsonAnswer, answer, rendered
+from evalsvc.api.middleware.access import needs
 from evalsvc.api.middleware.conditional import Answers, caching_headers, not_modified
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
-from evalsvc.api.schemas import HeadlinesQuery, Name
+from evalsvc.api.schemas import HeadlinesQuery, RunPath
 from evalsvc.api.state import CurrentState, State
 from evalsvc.compare.newest import with_verdicts
 from evalsvc.compare.result import Result
@@ -37,7 +37,7 @@ from evalsvc.store.history.headlines import (
 )
 from evalsvc.store.results import read_values
 
-router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)
+router = router_of(prefix="/v1", tags=["history"])
 
 T = TypeVar("T")
 
@@ -49,9 +49,10 @@ T = TypeVar("T")
     "checkpoints. If no headline has a metric with a value, a rule chooses at most six metrics, in turn from each "
     "task and benchmark, and metrics with a direction first. `left_out` lists requested metrics that the newest "
     "evaluation of each suite could not measure.",
-    responses=document(200, "The metrics, the most important metric first.", Headline),
+    responses={200: answer(Headline, "The metrics, the most important metric first.")},
 )
-def get_headline(run: Name, state: CurrentState) -> JsonAnswer:
+@needs("read")
+def get_headline(run: RunPath, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
         return JsonAnswer(headline_of(session, state, run))
 
@@ -69,9 +70,9 @@ def headline_of(session: Session, state: State, run: str) -> Headline:
     "same protocol. With `points`, values along training, for a small curve: all of few values, or so many evenly by "
     "rank. With `to`, all as if later steps had no values. With `compare`, verdicts on the newest values, "
     "run by run until the time is over; ask again for the others; against the best of K at level 1 − 0.05 / (K − 1).",
-    response_model=None,
-    responses=document(200, "The runs in the order of the request.", Headlines) | NOT_MODIFIED,
+    responses={200: answer(Headlines, "The runs in the order of the request."), **NOT_MODIFIED},
 )
+@needs("read")
 def get_headlines(query: Annotated[HeadlinesQuery, Query()], request: Request, state: CurrentState) -> Response:
     question = Question(tuple(query.metric), query.points, query.last)
     with state.reading() as session:
@@ -122,7 +123,8 @@ def _of_run(
 
     def compare() -> T:
         headlines, result = read(), cache(partial(_result, session, folder))
-        return form(replace(headlines, series=with_verdicts(run.name, headlines.series, result)))
+        series = with_verdicts(run.name, headlines.series, result)
+        return form(headlines.model_copy(update={"series": series}))
 
     compared, plain = (marked.tag([kind, *astuple(question)]) for kind in ("compared", "headlines"))
     if until is not None:
@@ -134,7 +136,6 @@ def _of_run(
 
 
 def _result(session: Session, folder: Path, name: str) -> Result | None:
-    """Return the result of a checkpoint by its name; None if the checkpoint is gone, or has no evaluation."""
     try:
         return Result(name, *read_values(session, folder, *parse_checkpoint(name)))
     except UnknownName:

@@ -6,14 +6,14 @@ from fastapi.responses import JSONResponse
 
 from evalsvc import __version__
 from evalsvc.api.errors import PROBLEM_CONTENT, problem
-from evalsvc.api.json_answer import JsonAnswer, document
-from evalsvc.api.middleware.access import MaySee
+from evalsvc.api.json_answer import JsonAnswer, answer
+from evalsvc.api.middleware.access import MaySee, needs
 from evalsvc.api.routing import router_of
 from evalsvc.api.state import CurrentState, State
 from evalsvc.errors import EvalsvcError, NotReady
 from evalsvc.spec import documents
 
-router = router_of(tags=["health"])
+router = router_of(tags=["health"], responses=None)
 
 
 @router.get(
@@ -21,8 +21,9 @@ router = router_of(tags=["health"])
     summary="Check that the service answers",
     description="A liveness probe, for restarting a service that hangs. The check reads neither the database nor the "
     "state of workers.",
-    responses=document(200, "The service answers.", documents.Health),
+    responses={200: answer(documents.Health, "The service answers.")},
 )
+@needs(None)
 async def healthz() -> JsonAnswer:
     return JsonAnswer(documents.Health(status="ok", version=__version__))
 
@@ -32,10 +33,12 @@ async def healthz() -> JsonAnswer:
     summary="Check that the service can evaluate",
     description="A readiness probe of the database, its schema version, the coordinator and the workers. A service "
     "with tokens shows details only to requests with a token.",
-    response_model=None,
-    responses=document(200, "The service can evaluate.", documents.Ready, documents.ReadOnlyReady, documents.Alive)
-    | {503: {"description": "`detail` says which part is missing.", "content": PROBLEM_CONTENT}},
+    responses={
+        200: answer(documents.Ready | documents.ReadOnlyReady | documents.Alive, "The service can evaluate."),
+        503: {"description": "`detail` says which part is missing.", "content": PROBLEM_CONTENT},
+    },
 )
+@needs(None, recognises=True)
 async def readyz(state: CurrentState, may_see: MaySee) -> JSONResponse:
     missing = await state.threads.run("probe", missing_parts, state)
     if missing:
@@ -46,9 +49,9 @@ async def readyz(state: CurrentState, may_see: MaySee) -> JSONResponse:
     workers = state.coordinator.workers()
     if state.settings.read_only:
         return JsonAnswer(
-            documents.ReadOnlyReady(status="ok", database="ok", schema="ok", workers=workers, read_only=True)
+            documents.ReadOnlyReady(status="ok", database="ok", schema_="ok", workers=workers, read_only=True)
         )
-    return JsonAnswer(documents.Ready(status="ok", database="ok", schema="ok", workers=workers))
+    return JsonAnswer(documents.Ready(status="ok", database="ok", schema_="ok", workers=workers))
 
 
 def missing_parts(state: State) -> list[str]:

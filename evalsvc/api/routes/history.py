@@ -9,11 +9,11 @@ from fastapi.responses import Response
 from sqlalchemy.orm import Session
 
 from evalsvc import __version__
-from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import NOT_MODIFIED, JsonAnswer, document, rendered
+from evalsvc.api.json_answer import NOT_MODIFIED, JsonAnswer, answer, rendered
+from evalsvc.api.middleware.access import needs
 from evalsvc.api.middleware.conditional import caching_headers, not_modified
 from evalsvc.api.routing import router_of
-from evalsvc.api.schemas import HistoryQuery, Name, SummaryQuery
+from evalsvc.api.schemas import HistoryQuery, RunPath, SummaryQuery
 from evalsvc.api.state import CurrentState
 from evalsvc.spec.documents.history import Buckets, History, Summary
 from evalsvc.store.history.buckets import read_buckets
@@ -23,7 +23,7 @@ from evalsvc.store.history.series import Window
 from evalsvc.store.history.writing import history_tag
 from evalsvc.store.lookup import find_run
 
-router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)
+router = router_of(prefix="/v1", tags=["history"])
 
 
 @router.get(
@@ -43,10 +43,12 @@ router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)
     "`gaps` gives the reason why a step has no values: the evaluation `failed`, was `skipped` by the run's plan, was "
     "`cancelled`, or is `pending`. The answer has at most 500 gaps, of the highest steps; `more_gaps` says whether "
     "there are more.",
-    response_model=None,
-    responses=document(200, "Series with columns ordered by x.", History, Buckets) | NOT_MODIFIED,
+    responses={200: answer(History | Buckets, "Series with columns ordered by x."), **NOT_MODIFIED},
 )
-def get_history(run: Name, query: Annotated[HistoryQuery, Query()], request: Request, state: CurrentState) -> Response:
+@needs("read")
+def get_history(
+    run: RunPath, query: Annotated[HistoryQuery, Query()], request: Request, state: CurrentState
+) -> Response:
     with state.reading() as session:
         tag = tag_of(session, run, query)
         if (unchanged := not_modified(request, tag)) is not None:
@@ -74,10 +76,15 @@ def _read(session: Session, run: str, query: HistoryQuery) -> History | Buckets:
     summary="Get the newest and the best value of every metric of a run",
     description="`best` is the lowest or the highest finite value, by the metric's direction, and the first of equal "
     "values; null for a metric without a direction or without finite values. `gaps` are the gaps of the history.",
-    response_model=None,
-    responses=document(200, "A series for each metric, variant and protocol.", Summary) | NOT_MODIFIED,
+    responses={
+        200: answer(Summary, "A series for each metric, variant and protocol."),
+        **NOT_MODIFIED,
+    },
 )
-def get_summary(run: Name, query: Annotated[SummaryQuery, Query()], request: Request, state: CurrentState) -> Response:
+@needs("read")
+def get_summary(
+    run: RunPath, query: Annotated[SummaryQuery, Query()], request: Request, state: CurrentState
+) -> Response:
     with state.reading() as session:
         tag = tag_of(session, run, query)
         if (unchanged := not_modified(request, tag)) is not None:

@@ -11,11 +11,12 @@ from fastapi import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from evalsvc.api.errors import PROBLEMS, joined, shown
-from evalsvc.api.json_answer import JsonAnswer, document
-from evalsvc.api.middleware.bodies import MAX_IMPORT_VALUES, check_storable, parse_json
+from evalsvc.api.errors import joined, shown
+from evalsvc.api.json_answer import JsonAnswer, answer
+from evalsvc.api.middleware.access import needs
+from evalsvc.api.middleware.bodies import MAX_IMPORT, MAX_IMPORT_VALUES, check_storable, parse_json
 from evalsvc.api.routing import router_of
-from evalsvc.api.schemas import MAX_ENTRIES, MAX_ID, Fields, Name, RawBody
+from evalsvc.api.schemas import MAX_ENTRIES, MAX_ID, Fields, Name, RawBody, RunPath
 from evalsvc.api.state import CurrentState, State
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.documents.fields import Word
@@ -25,7 +26,7 @@ from evalsvc.spec.protocol import Direction, Protocol
 from evalsvc.spec.visible_text import check_visible
 from evalsvc.store.history.imports import Imported, import_values
 
-router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)
+router = router_of(prefix="/v1", tags=["history"])
 
 T = TypeVar("T")
 
@@ -137,8 +138,10 @@ def _schema() -> dict[str, object]:
     "import changes nothing. A step with another value, measured or imported, is a conflict unless `replace` is true. "
     "Steps may come in any order. A later evaluation by the same protocol replaces imported values.",
     status_code=201,
-    responses=document(201, "Values were imported.", ImportOutcome)
-    | document(200, "The run already has all values.", ImportOutcome),
+    responses={
+        201: answer(ImportOutcome, "Values were imported."),
+        200: answer(ImportOutcome, "The run already has all values."),
+    },
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -146,7 +149,8 @@ def _schema() -> dict[str, object]:
         }
     },
 )
-async def post_metrics(run: Name, body: RawBody, request: Request, state: CurrentState) -> JsonAnswer:
+@needs("submit", body=MAX_IMPORT)
+async def post_metrics(run: RunPath, body: RawBody, request: Request, state: CurrentState) -> JsonAnswer:
     content_type = request.headers.get("content-type", "")
     if "json" not in content_type:
         raise InvalidRequest(
@@ -165,12 +169,7 @@ def _import(run: str, body: bytes, state: State) -> JsonAnswer:
 
 
 def parse_import(body: bytes) -> ImportInput:
-    """Return the values in a body.
-
-    Raises:
-        InvalidRequest: the body is invalid; the message names the series and the position.
-        HTTPException: see `parse_json`.
-    """
+    """Return the values in a body."""
     try:
         return ImportInput.model_validate(parse_json(body, MAX_IMPORT_VALUES))
     except json.JSONDecodeError as error:
@@ -181,7 +180,6 @@ def parse_import(body: bytes) -> ImportInput:
 
 
 def _finding(item: ErrorDetails) -> str:
-    """Return the message for a finding of pydantic: `series.0.value.17: EXPECTED, found VALUE`."""
     location = list(item["loc"])
     if location[2:3] == ["value"] and len(location) > 4:
         location = location[:4]

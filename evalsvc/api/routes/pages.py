@@ -16,6 +16,7 @@ from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from evalsvc.api.errors import STATUS, bug
+from evalsvc.api.middleware.access import needs
 from evalsvc.api.middleware.conditional import caching_headers, not_modified
 from evalsvc.api.own_reader import OwnReader
 from evalsvc.api.routes.evaluations import begin_evaluation, change_evaluation
@@ -69,11 +70,12 @@ def add_pages(app: FastAPI) -> None:
     for pattern in PAGES:
         # Imported here, since the threads of the first requests would import in a circle, and see half a module.
         page_class(pattern)
-        app.add_route(pattern, _in_html(partial(_page, pattern)), include_in_schema=False)
-    app.add_route("/evaluations/{evaluation}/{act}", _in_html(_act), methods=["POST"], include_in_schema=False)
-    app.add_route("/panels/{file}", _in_html(_panel), include_in_schema=False)
-    app.add_route("/vega/{file}", _in_html(_vega), include_in_schema=False)
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+        app.add_route(pattern, needs("read")(_in_html(partial(_page, pattern))), include_in_schema=False)
+    act = needs("submit")(_in_html(_act))
+    app.add_route("/evaluations/{evaluation}/{act}", act, methods=["POST"], include_in_schema=False)
+    app.add_route("/panels/{file}", needs("read")(_in_html(_panel)), include_in_schema=False)
+    app.add_route("/vega/{file:path}", needs(None)(_in_html(_vega)), include_in_schema=False)
+    app.mount("/static", needs(None)(StaticFiles(directory=STATIC)), name="static")
 
 
 def _in_html(answer: Handler) -> Handler:

@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evalsvc import __version__
-from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.middleware.access import needs
 from evalsvc.api.routing import router_of
 from evalsvc.api.state import CurrentState, State
 from evalsvc.config import Settings
@@ -45,7 +45,7 @@ NO_ROUTE = "none"
 # Otherwise each counter would have a second series with the time of its creation.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-router = router_of(tags=["health"], responses=PROBLEMS)
+router = router_of(tags=["health"])
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,6 @@ class _ServiceCollector(Collector):
 
 
 def _disks(settings: Settings) -> Iterator[Metric]:
-    """Yield free and total bytes of the disks of the data folder and of the spool, which may be the same disk."""
     spool, _ = settings.kept_paths
     usages = {"data": _usage(settings.data_path), "spool": _usage(spool)}
     known = {folder: usage for folder, usage in usages.items() if usage is not None}
@@ -268,7 +267,6 @@ def _labelled(name: str, values: Iterable[tuple[str, float]]) -> GaugeMetricFami
     summary="Get the service's metrics for Prometheus",
     description="Counts of attempts and units are read from the database. A restart or the deletion of runs does not "
     "reset these counts.",
-    response_model=None,
     response_class=PlainTextResponse,
     responses={
         200: {
@@ -277,6 +275,7 @@ def _labelled(name: str, values: Iterable[tuple[str, float]]) -> GaugeMetricFami
         }
     },
 )
+@needs("read")
 def get_metrics(request: Request, state: CurrentState) -> Response:
     app = request.app
     registry = CollectorRegistry()

@@ -1,26 +1,35 @@
-"""Routes of runs: lists, names, plans, bases, results and completions."""
+"""Routes of runs: lists, names, plans, bases, results and completions; and of the protocols of their values."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Path, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 
-from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import NOT_MODIFIED, JsonAnswer, document
-from evalsvc.api.list_queries import PageQuery
+from evalsvc.api.json_answer import NOT_MODIFIED, JsonAnswer, answer
+from evalsvc.api.middleware.access import needs
 from evalsvc.api.middleware.conditional import caching_headers, not_modified
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
-from evalsvc.api.schemas import BaseInput, Name, PlanInput, RunInput
+from evalsvc.api.schemas import (
+    BaseInput,
+    Name,
+    PageQuery,
+    PlanInput,
+    ProtocolPath,
+    ProtocolsQuery,
+    RunInput,
+    RunPath,
+    StepPath,
+)
 from evalsvc.api.state import CurrentState
 from evalsvc.checkpoints.reference import verify
 from evalsvc.spec import documents
 from evalsvc.spec.documents.items import Completions
-from evalsvc.spec.names import MAX_STEP
 from evalsvc.store.completions import read_completions
 from evalsvc.store.lookup import find_run, get_or_create_run
+from evalsvc.store.protocols import listed_protocols, read_protocol
 from evalsvc.store.queue.attempts import checkpoint_reference
 from evalsvc.store.results import read_results
 from evalsvc.store.runs.base import base_view, name_base
@@ -28,7 +37,7 @@ from evalsvc.store.runs.deletion import rename_run
 from evalsvc.store.runs.listing import run_view, runs_tag, runs_view
 from evalsvc.store.views import plan_view
 
-router = router_of(prefix="/v1", tags=["runs"], responses=PROBLEMS)
+router = router_of(prefix="/v1", tags=["runs"])
 
 
 @router.get(
@@ -36,9 +45,9 @@ router = router_of(prefix="/v1", tags=["runs"], responses=PROBLEMS)
     summary="List runs",
     description="Each run has the numbers of its checkpoints and values, its highest steps, the numbers of steps that "
     "wait and that failed, the tags of its newest checkpoint, and its base. `GET /v1/runs/{run}` has the checkpoints.",
-    response_model=None,
-    responses=document(200, "A page of the runs, ordered by name.", documents.Runs) | NOT_MODIFIED,
+    responses={200: answer(documents.Runs, "A page of the runs, ordered by name."), **NOT_MODIFIED},
 )
+@needs("read")
 def list_runs(query: Annotated[PageQuery, Query()], request: Request, state: CurrentState) -> Response:
     with state.reading() as session:
         tag = runs_tag(session, query.page())
@@ -53,9 +62,10 @@ def list_runs(query: Annotated[PageQuery, Query()], request: Request, state: Cur
     description="`checkpoints` has the 500 checkpoints of the highest steps, ordered by step. `checkpoint_count` is "
     "the number of all checkpoints, which `GET /v1/checkpoints?run=` lists. Checkpoints that were replaced by another "
     "file are left out. `GET /v1/runs/{run}/metrics` has the values.",
-    responses=document(200, "The run.", documents.Run),
+    responses={200: answer(documents.Run, "The run.")},
 )
-def get_run(run: Name, state: CurrentState) -> JsonAnswer:
+@needs("read")
+def get_run(run: RunPath, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
         return JsonAnswer(run_view(session, find_run(session, run)))
 
@@ -65,9 +75,10 @@ def get_run(run: Name, state: CurrentState) -> JsonAnswer:
     summary="Rename a run",
     description="The new name also replaces the old name in expressions of virtual checkpoints and in bases of other "
     "runs. No value is measured again.",
-    responses=document(200, "The renamed run.", documents.Run),
+    responses={200: answer(documents.Run, "The renamed run.")},
 )
-def patch_run(run: Name, body: RunInput, state: CurrentState) -> JsonAnswer:
+@needs("admin")
+def patch_run(run: RunPath, body: RunInput, state: CurrentState) -> JsonAnswer:
     with state.writing() as session:
         content = run_view(session, rename_run(session, run, body.name))
     return JsonAnswer(content)
@@ -78,9 +89,10 @@ def patch_run(run: Name, body: RunInput, state: CurrentState) -> JsonAnswer:
     summary="Get a run's plan",
     description="The plan says which suites evaluate a checkpoint that is posted without `suites`. A run without a "
     "plan has an empty list.",
-    responses=document(200, "The plan.", documents.Plan),
+    responses={200: answer(documents.Plan, "The plan.")},
 )
-def get_plan(run: Name, state: CurrentState) -> JsonAnswer:
+@needs("read")
+def get_plan(run: RunPath, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
         return JsonAnswer(plan_view(find_run(session, run)))
 
@@ -92,9 +104,10 @@ def get_plan(run: Name, state: CurrentState) -> JsonAnswer:
     "later. `when_behind` says what happens when the run posts faster than its checkpoints are evaluated: every "
     "checkpoint waits (`all`), a new checkpoint cancels planned, queued evaluations of lower steps (`newest`), or a "
     "post is refused with 429 and `Retry-After` (`refuse`).",
-    responses=document(200, "The plan.", documents.Plan),
+    responses={200: answer(documents.Plan, "The plan.")},
 )
-def put_plan(run: Name, body: PlanInput, state: CurrentState) -> JsonAnswer:
+@needs("submit")
+def put_plan(run: RunPath, body: PlanInput, state: CurrentState) -> JsonAnswer:
     with state.writing() as session:
         for name in dict.fromkeys(entry.suite for entry in body.suites):
             find_suite(session, state.settings, name)
@@ -110,9 +123,10 @@ def put_plan(run: Name, body: PlanInput, state: CurrentState) -> JsonAnswer:
     "set before the run's first checkpoint, and applies to later evaluations. Keep the base's weights for as long as "
     "the run is evaluated: for a base that was posted with `spool` the service keeps a copy; for other bases `in_use` "
     "stays true.",
-    responses=document(200, "The base, with the id of its current checkpoint.", documents.Base),
+    responses={200: answer(documents.Base, "The base, with the id of its current checkpoint.")},
 )
-def put_base(run: Name, body: BaseInput, state: CurrentState) -> JsonAnswer:
+@needs("submit")
+def put_base(run: RunPath, body: BaseInput, state: CurrentState) -> JsonAnswer:
     with state.writing() as session:
         row = get_or_create_run(session, run)
         base = name_base(session, row, body.run or run, body.step, body.variant)
@@ -129,11 +143,12 @@ def put_base(run: Name, body: BaseInput, state: CurrentState) -> JsonAnswer:
     description="The document has the format of `evalsvc run --output`: metrics, protocols, results per item, and "
     "references to artifacts, from the newest evaluation by each suite. `state` is the joint state of these "
     "evaluations.",
-    responses=document(200, "The result.", documents.CheckpointResult),
+    responses={200: answer(documents.CheckpointResult, "The result.")},
 )
+@needs("read")
 def get_results(
-    run: Name,
-    step: Annotated[int, Path(ge=0, le=MAX_STEP)],
+    run: RunPath,
+    step: StepPath,
     state: CurrentState,
     variant: Annotated[Name, Query(description="The variant of the step's weights.")] = "raw",
     suite: Annotated[str | None, Query(description="Only results of this suite.")] = None,
@@ -147,10 +162,11 @@ def get_results(
     summary="Get the completions of fixed prompts by a run's checkpoints",
     description="The completions are from tasks of kind `completions`, in the newest evaluation of each checkpoint. "
     "`previous` is the difference in ids to the completion at the previous step that was drawn in the same way.",
-    responses=document(200, "The completions by step, of the checkpoint and of its base.", Completions),
+    responses={200: answer(Completions, "The completions by step, of the checkpoint and of its base.")},
 )
+@needs("read")
 def get_completions(
-    run: Name,
+    run: RunPath,
     state: CurrentState,
     variant: Annotated[str | None, Query(description="Only completions by this variant of the weights.")] = None,
     prompt: Annotated[str | None, Query(description="Only prompts that contain this text.")] = None,
@@ -158,3 +174,34 @@ def get_completions(
     with state.reading() as session:
         folder = state.settings.items_path
         return JsonAnswer(read_completions(session, folder, find_run(session, run), variant, prompt))
+
+
+@router.get(
+    "/protocols",
+    summary="List protocols with their metrics and number of runs",
+    description="With `run` or `metric`, the list only has protocols of values of the run or the metric. `metrics` and "
+    "`runs` of a protocol cover all runs, whatever the filter.",
+    responses={200: answer(documents.Protocols, "A page of the protocols, ordered by id.")},
+)
+@needs("read")
+def list_protocols(query: Annotated[ProtocolsQuery, Query()], state: CurrentState) -> JsonAnswer:
+    with state.reading() as session:
+        return JsonAnswer(listed_protocols(session, query.run, query.metric, query.page()))
+
+
+@router.get(
+    "/protocols/{protocol_id}",
+    summary="Get the content of a protocol",
+    description="The content has everything that changes a value: the task with its parameters, digests of data and "
+    "networks, and versions. Two values are comparable only if they have the same protocol.",
+    responses={
+        200: {
+            "description": "The content of the protocol.",
+            "content": {"application/json": {"schema": {"type": "object"}, "example": {"task": "loss", "version": 1}}},
+        }
+    },
+)
+@needs("read")
+def get_protocol(protocol_id: ProtocolPath, state: CurrentState) -> JsonAnswer:
+    with state.reading() as session:
+        return JsonAnswer(read_protocol(session, protocol_id))

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from evalsvc.api.errors import STATUS
-from evalsvc.api.middleware.access import AUTHENTICATION, CALLER
+from evalsvc.api.middleware.access import AUTHENTICATION, CALLER, needs
 from evalsvc.api.middleware.authentication import SIGN_IN, SIGN_OUT, Authentication
 from evalsvc.api.middleware.browsers import check_same_origin
 from evalsvc.api.middleware.rates import client_key
@@ -27,8 +27,8 @@ def add_sign_in(app: FastAPI) -> None:
     app.add_route(SIGN_OUT, _sign_out, methods=["POST"], include_in_schema=False)
 
 
+@needs(None)
 async def _show(request: Request) -> Response:
-    """Answer with the form; a browser that needs no sign-in goes on to where it was going."""
     target = local_path(request.query_params.get("next", "/"))
     try:
         caller = await _authentication(request).caller(request.scope)
@@ -41,8 +41,8 @@ async def _show(request: Request) -> Response:
     return _form(request, target, "", 200)
 
 
+@needs(None)
 async def _sign_in(request: Request) -> Response:
-    """Begin a session, and lead to where the browser was going."""
     target = "/"
     try:
         check_same_origin(request.headers)
@@ -55,8 +55,8 @@ async def _sign_in(request: Request) -> Response:
     return RedirectResponse(target, 303, headers=PRIVATE | {"Set-Cookie": set_cookie(request.scope, value)})
 
 
+@needs(None)
 async def _sign_out(request: Request) -> Response:
-    """End the session of the browser, and have the browser forget the pages that it has kept."""
     authentication = _authentication(request)
     try:
         check_same_origin(request.headers)
@@ -78,7 +78,6 @@ def _authentication(request: Request) -> Authentication:
 
 
 def _form(request: Request, target: str, refusal: str, status: int, retry_after: int | None = None) -> Response:
-    """Return the page with the form, and with the reason why the last attempt failed."""
     content = Content("Sign in", {"next": target, "refusal": refusal, "action": SIGN_IN})
     headers = {**PAGE_HEADERS, **PRIVATE} | ({} if retry_after is None else {"Retry-After": str(retry_after)})
     return Response(html_of("sign_in.html", content, around(request)), status, media_type="text/html", headers=headers)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from evalsvc import __version__
-from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import JsonAnswer, document
+from evalsvc.api.json_answer import JsonAnswer, answer
+from evalsvc.api.middleware.access import needs
 from evalsvc.api.routes.health import missing_parts
 from evalsvc.api.routing import router_of
 from evalsvc.api.state import CurrentState, State
@@ -12,7 +12,7 @@ from evalsvc.spec import documents
 from evalsvc.store.queue.status import failed_view, queue_view, running_view, warned_view, work_view
 from evalsvc.store.views import document_of
 
-router = router_of(prefix="/v1/status", tags=["health"], responses=PROBLEMS)
+router = router_of(prefix="/v1/status", tags=["health"])
 
 
 @router.get(
@@ -22,8 +22,9 @@ router = router_of(prefix="/v1/status", tags=["health"], responses=PROBLEMS)
     "last warnings. `missing` lists what keeps the service from evaluating, as `/readyz` does. `seconds_left` is an "
     "estimate for the queue from the rate of the last hour without idle time. `disk` is measured at most once a "
     "minute.",
-    responses=document(200, "The state of the service.", documents.Status),
+    responses={200: answer(documents.Status, "The state of the service.")},
 )
+@needs("read")
 def get_status(state: CurrentState) -> JsonAnswer:
     return JsonAnswer(read_status(state))
 

@@ -12,12 +12,11 @@ from fastapi import Query, Request
 from sqlalchemy.orm import Session
 from starlette.exceptions import HTTPException
 
-from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import JsonAnswer, document
-from evalsvc.api.list_queries import PageQuery
+from evalsvc.api.json_answer import JsonAnswer, answer
+from evalsvc.api.middleware.access import needs
 from evalsvc.api.middleware.bodies import check_storable, parse_json
 from evalsvc.api.routing import router_of
-from evalsvc.api.schemas import Name, RawBody
+from evalsvc.api.schemas import PageQuery, RawBody, SuitePath
 from evalsvc.api.state import CurrentState
 from evalsvc.config import Settings
 from evalsvc.errors import Conflict, EvalsvcError, InvalidSuite, UnknownName, WrongState
@@ -28,7 +27,7 @@ from evalsvc.store.pages import page_of_names
 from evalsvc.store.suites import delete_suite, kept_suite, kept_suites, loaded_suites, put_suite
 from evalsvc.store.views import document_of
 
-router = router_of(prefix="/v1/suites", tags=["suites"], responses=PROBLEMS)
+router = router_of(prefix="/v1/suites", tags=["suites"])
 
 _INPUT = {"tasks": [{"kind": "loss", "data": "datasets:heldout_text.jsonl"}]}
 
@@ -86,12 +85,7 @@ def _load_kept(session: Session, name: str) -> Suite:
 
 
 def find_suite(session: Session, settings: Settings, name: str) -> Suite:
-    """Return a suite by name.
-
-    Raises:
-        UnknownName: there is no such suite; near names are listed.
-        InvalidSuite: the suite is broken.
-    """
+    """Return a suite by name."""
     return _find_entry(session, settings, name).load()
 
 
@@ -116,8 +110,9 @@ def _find_entry(session: Session, settings: Settings, name: str) -> Entry:
     description="A suite that was stored with PUT hides a file of the same name in the service's folder of suites, "
     "and such a file hides a suite that comes with evalsvc. `source` is the origin of a suite, and `shadows` is the "
     "origin of the hidden suite. A broken suite has an `error` in place of its tasks.",
-    responses=document(200, "A page of the suites, ordered by name.", documents.Suites),
+    responses={200: answer(documents.Suites, "A page of the suites, ordered by name.")},
 )
+@needs("read")
 def list_suites(query: Annotated[PageQuery, Query()], state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
         entries = suite_entries(session, state.settings)
@@ -132,9 +127,10 @@ def list_suites(query: Annotated[PageQuery, Query()], state: CurrentState) -> Js
     summary="Get a suite with its tasks and all parameters",
     description="The answer is the current suite. `GET /v1/evaluations/{evaluation_id}/suite` has the suite that an "
     "evaluation began with.",
-    responses=document(200, "The suite.", documents.Suite),
+    responses={200: answer(documents.Suite, "The suite.")},
 )
-def get_suite(name: Name, state: CurrentState) -> JsonAnswer:
+@needs("read")
+def get_suite(name: SuitePath, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
         entry = _find_entry(session, state.settings, name)
         return JsonAnswer(_view(entry.load(), entry))
@@ -147,8 +143,10 @@ def get_suite(name: Name, state: CurrentState) -> JsonAnswer:
     "name of a suite that comes with evalsvc is refused with 409 unless `replace_shipped` is true; `shadows` of the "
     "answer is then `shipped`.",
     status_code=201,
-    responses=document(201, "The stored suite; the name is new.", documents.Suite)
-    | document(200, "The stored suite, which replaced a suite of the same name.", documents.Suite),
+    responses={
+        201: answer(documents.Suite, "The stored suite; the name is new."),
+        200: answer(documents.Suite, "The stored suite, which replaced a suite of the same name."),
+    },
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -159,8 +157,9 @@ def get_suite(name: Name, state: CurrentState) -> JsonAnswer:
         }
     },
 )
+@needs("submit")
 def keep_suite(
-    name: Name,
+    name: SuitePath,
     request: Request,
     body: RawBody,
     state: CurrentState,
@@ -189,9 +188,10 @@ def keep_suite(
     description="Existing evaluations keep the suite that they began with. If the deleted suite hid a suite of the "
     "folder or of evalsvc, the name stands for the hidden suite again, and `uncovered` is its origin. The deletion is "
     "refused with 409 while the plan of a run names the suite, and for suites that were not stored with PUT.",
-    responses=document(200, "The deleted suite.", documents.DeletedSuite),
+    responses={200: answer(documents.DeletedSuite, "The deleted suite.")},
 )
-def remove_suite(name: Name, state: CurrentState) -> JsonAnswer:
+@needs("admin")
+def remove_suite(name: SuitePath, state: CurrentState) -> JsonAnswer:
     with state.writing() as session:
         entry = _find_entry(session, state.settings, name)
         if entry.source != "put":

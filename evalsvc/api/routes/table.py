@@ -11,9 +11,8 @@ from fastapi import Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from evalsvc.api.csv_lines import LINES, csv_response
-from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import document, or_text
-from evalsvc.api.middleware.access import caller_key
+from evalsvc.api.json_answer import answer, or_text
+from evalsvc.api.middleware.access import caller_key, needs
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import TableQuery
 from evalsvc.api.state import CurrentState, State
@@ -24,7 +23,7 @@ from evalsvc.store.history.long_table import COLUMNS, TableRun, count_rows, cut_
 MAX_JSON_ROWS = 200_000
 """The most rows of a table as JSON, whose columns are held in memory: 25 MB."""
 
-router = router_of(prefix="/v1", tags=["table"], responses=PROBLEMS)
+router = router_of(prefix="/v1", tags=["table"])
 
 _CSV = (
     ",".join(COLUMNS) + "\n"
@@ -38,11 +37,11 @@ _CSV = (
     description="The table has a row for each value, ordered by run, step, variant and metric. Read the table with "
     "`pandas.read_csv` from the URL with `format=csv`, or with `DataFrame` from the columns in JSON, which has at most "
     "200,000 rows. NaN and infinities are words that pandas reads.",
-    response_model=None,
-    responses=or_text(
-        document(200, "Columns of equal length, or CSV with a line for each value.", Table), "text/csv", _CSV
-    ),
+    responses={
+        200: answer(Table, "Columns of equal length, or CSV with a line for each value.", **or_text("text/csv", _CSV))
+    },
 )
+@needs("read")
 async def get_table(query: Annotated[TableQuery, Query()], request: Request, state: CurrentState) -> Response:
     runs = await state.threads.run("read", _find, state, query)
     rows = _rows(state, runs)

@@ -14,8 +14,8 @@ from pydantic import BeforeValidator, WithJsonSchema
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from evalsvc.api.errors import PROBLEM_CONTENT, PROBLEMS
-from evalsvc.api.middleware.access import TokenName
+from evalsvc.api.errors import PROBLEM_CONTENT
+from evalsvc.api.middleware.access import TokenName, needs
 from evalsvc.api.routing import router_of
 from evalsvc.api.state import CurrentState, State
 from evalsvc.errors import Forbidden, InvalidRequest
@@ -48,7 +48,12 @@ def _bytes(text: object) -> int:
 
 Bytes = Annotated[int, BeforeValidator(_bytes), WithJsonSchema({"type": "integer", "minimum": 0, "maximum": 2**53})]
 
-UploadSha256 = Annotated[str, Path(examples=[hashlib.sha256(b"weights").hexdigest()])]
+UploadSha256 = Annotated[
+    str,
+    Path(
+        description="The SHA-256 of the file in hexadecimal digits.", examples=[hashlib.sha256(b"weights").hexdigest()]
+    ),
+]
 
 
 async def require_supported(
@@ -82,9 +87,7 @@ async def require_supported(
         state.require_writer()
 
 
-router = router_of(
-    prefix="/v1/uploads", tags=["uploads"], responses=PROBLEMS, dependencies=[Depends(require_supported)]
-)
+router = router_of(prefix="/v1/uploads", tags=["uploads"], dependencies=[Depends(require_supported)])
 
 
 @router.options(
@@ -94,6 +97,7 @@ router = router_of(
     description="`Tus-Extension` lists the extensions of the protocol, and `Tus-Max-Size` is `EVALSVC_UPLOAD_BYTES`.",
     responses={204: {"description": "The headers say what is supported."}},
 )
+@needs("submit")
 async def options(state: CurrentState) -> Response:
     supported = {
         "Tus-Extension": EXTENSIONS,
@@ -113,6 +117,7 @@ async def options(state: CurrentState) -> Response:
     response_class=Response,
     responses=FULL | {201: {"description": "`Location` is the URL of the upload, `Upload-Offset` its bytes so far."}},
 )
+@needs("submit")
 async def post_upload(
     request: Request,
     state: CurrentState,
@@ -153,6 +158,7 @@ async def post_upload(
     description="`Upload-Offset` is the number of bytes that have arrived, at which the next part starts.",
     responses={204: {"description": "`Upload-Offset`, `Upload-Length` and `Upload-Expires`."}},
 )
+@needs("read")
 async def get_upload(sha256: UploadSha256, state: CurrentState, owner: TokenName) -> Response:
     upload = await state.threads.run("upload", state.uploads.find, owner, sha256)
     return Response(status_code=204, headers=_headers(upload))
@@ -174,6 +180,7 @@ async def get_upload(sha256: UploadSha256, state: CurrentState, owner: TokenName
         }
     },
 )
+@needs("submit", body=None)
 async def patch_upload(
     sha256: UploadSha256,
     request: Request,

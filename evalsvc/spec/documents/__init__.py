@@ -4,13 +4,6 @@ The OpenAPI schema with its examples, the store's answers, the client's return v
 from these types. The types need no package outside the standard library.
 """
 
-from evalsvc.spec.documents.artifacts import Artifacts as Artifacts
-from evalsvc.spec.documents.artifacts import Pruned as Pruned
-from evalsvc.spec.documents.artifacts import Retention as Retention
-from evalsvc.spec.documents.checkpoints import Checkpoint as Checkpoint
-from evalsvc.spec.documents.checkpoints import DeletedCheckpoint as DeletedCheckpoint
-from evalsvc.spec.documents.checkpoints import Parent as Parent
-from evalsvc.spec.documents.checkpoints import Posted as Posted
 from evalsvc.spec.documents.comparisons import ComparedSide as ComparedSide
 from evalsvc.spec.documents.comparisons import Comparison as Comparison
 from evalsvc.spec.documents.comparisons import ComparisonWarnings as ComparisonWarnings
@@ -23,16 +16,19 @@ from evalsvc.spec.documents.comparisons import MetricDifference as MetricDiffere
 from evalsvc.spec.documents.comparisons import RightAnswers as RightAnswers
 from evalsvc.spec.documents.comparisons import RunComparison as RunComparison
 from evalsvc.spec.documents.document import Document as Document
+from evalsvc.spec.documents.evaluations import Artifacts as Artifacts
 from evalsvc.spec.documents.evaluations import Evaluation as Evaluation
 from evalsvc.spec.documents.evaluations import Evaluations as Evaluations
+from evalsvc.spec.documents.evaluations import Event as Event
 from evalsvc.spec.documents.evaluations import Interim as Interim
 from evalsvc.spec.documents.evaluations import ListedEvaluation as ListedEvaluation
 from evalsvc.spec.documents.evaluations import Progress as Progress
+from evalsvc.spec.documents.evaluations import Pruned as Pruned
+from evalsvc.spec.documents.evaluations import Retention as Retention
 from evalsvc.spec.documents.evaluations import Retry as Retry
 from evalsvc.spec.documents.evaluations import ShardCounts as ShardCounts
 from evalsvc.spec.documents.evaluations import SuiteVersion as SuiteVersion
 from evalsvc.spec.documents.evaluations import Task as Task
-from evalsvc.spec.documents.events import Event as Event
 from evalsvc.spec.documents.history import BestPoint as BestPoint
 from evalsvc.spec.documents.history import Buckets as Buckets
 from evalsvc.spec.documents.history import Gap as Gap
@@ -41,8 +37,10 @@ from evalsvc.spec.documents.history import Headlines as Headlines
 from evalsvc.spec.documents.history import HeadlineSeries as HeadlineSeries
 from evalsvc.spec.documents.history import History as History
 from evalsvc.spec.documents.history import ImportOutcome as ImportOutcome
+from evalsvc.spec.documents.history import ListedProtocol as ListedProtocol
 from evalsvc.spec.documents.history import NewestVerdict as NewestVerdict
 from evalsvc.spec.documents.history import Point as Point
+from evalsvc.spec.documents.history import Protocols as Protocols
 from evalsvc.spec.documents.history import RunHeadlines as RunHeadlines
 from evalsvc.spec.documents.history import Summary as Summary
 from evalsvc.spec.documents.history import SummarySeries as SummarySeries
@@ -50,8 +48,6 @@ from evalsvc.spec.documents.history import Table as Table
 from evalsvc.spec.documents.items import Completions as Completions
 from evalsvc.spec.documents.items import Items as Items
 from evalsvc.spec.documents.items import StepCompletions as StepCompletions
-from evalsvc.spec.documents.protocols import ListedProtocol as ListedProtocol
-from evalsvc.spec.documents.protocols import Protocols as Protocols
 from evalsvc.spec.documents.results import Artifact as Artifact
 from evalsvc.spec.documents.results import CheckpointResult as CheckpointResult
 from evalsvc.spec.documents.results import Error as Error
@@ -65,11 +61,15 @@ from evalsvc.spec.documents.results import StoredCheckpoint as StoredCheckpoint
 from evalsvc.spec.documents.results import TaskMetric as TaskMetric
 from evalsvc.spec.documents.results import TaskWarning as TaskWarning
 from evalsvc.spec.documents.runs import Base as Base
+from evalsvc.spec.documents.runs import Checkpoint as Checkpoint
 from evalsvc.spec.documents.runs import Checkpoints as Checkpoints
 from evalsvc.spec.documents.runs import Deleted as Deleted
+from evalsvc.spec.documents.runs import DeletedCheckpoint as DeletedCheckpoint
 from evalsvc.spec.documents.runs import ListedCheckpoint as ListedCheckpoint
+from evalsvc.spec.documents.runs import Parent as Parent
 from evalsvc.spec.documents.runs import Plan as Plan
 from evalsvc.spec.documents.runs import PlannedSuite as PlannedSuite
+from evalsvc.spec.documents.runs import Posted as Posted
 from evalsvc.spec.documents.runs import Run as Run
 from evalsvc.spec.documents.runs import RunCheckpoint as RunCheckpoint
 from evalsvc.spec.documents.runs import Runs as Runs

@@ -1,11 +1,12 @@
-"""Documents of evaluations, tasks and their results."""
+"""Documents of evaluations: their tasks, results, events and artifacts."""
 
 from __future__ import annotations
 
-from dataclasses import field
-from typing import Annotated
+from typing import Annotated, Literal
 
-from evalsvc.spec.documents.document import Document, Example
+from pydantic import Field
+
+from evalsvc.spec.documents.document import Document
 from evalsvc.spec.documents.fields import (
     Count,
     Digest,
@@ -21,35 +22,35 @@ from evalsvc.spec.documents.fields import (
     Time,
     Variant,
 )
-from evalsvc.spec.documents.results import Error, Metric, TaskWarning
+from evalsvc.spec.documents.results import Artifact, Error, Metric, TaskWarning
 
 
 class Progress(Document):
     """Progress of a task, in units of work."""
 
-    done: Annotated[Count, Example(96)]
-    total: Annotated[Count | None, Example(400)]
+    done: Annotated[Count, Field(examples=[96])]
+    total: Annotated[Count | None, Field(examples=[400])]
     """Total units of work; null until the task is planned."""
-    unit: Annotated[str | None, Example("sequences")]
-    per_second: Annotated[float | None, Example(12.5)]
-    seconds_left: Annotated[float | None, Example(24.3)]
+    unit: Annotated[str | None, Field(examples=["sequences"])]
+    per_second: Annotated[float | None, Field(examples=[12.5])]
+    seconds_left: Annotated[float | None, Field(examples=[24.3])]
 
 
 class Interim(Document):
     """The result of a task that is still running. Each look replaces the previous result; an interim result never
     enters the history."""
 
-    done: Annotated[Count, Example(96)]
+    done: Annotated[Count, Field(examples=[96])]
     """Units of work that the metrics rest on."""
     metrics: list[Metric]
-    protocols: Annotated[dict[str, Open], Example({"9a3f0c1d2e4b5a69": {"task": "loss"}})]
+    protocols: Annotated[dict[str, Open], Field(examples=[{"9a3f0c1d2e4b5a69": {"task": "loss"}}])]
     """Contents of the metrics' protocols, by id."""
 
 
 class Retry(Document):
     """The shards of a task that failed with a transient error and wait for a retry."""
 
-    shards: Annotated[Count, Example(1)]
+    shards: Annotated[Count, Field(examples=[1])]
     at: Time
     """Time of the first retry."""
     error: Error
@@ -59,14 +60,14 @@ class Retry(Document):
 class ShardCounts(Document):
     """Numbers of a task's `run` shards by state, without the plan and merge stages."""
 
-    total: Annotated[Count, Example(8)]
-    succeeded: Annotated[Count, Example(1)]
-    running: Annotated[Count, Example(2)]
-    queued: Annotated[Count, Example(5)]
-    failed: Annotated[Count, Example(0)]
-    cancelled: Annotated[Count, Example(0)]
-    skipped: Annotated[Count, Example(0)]
-    attempts: Annotated[Count, Example(3)]
+    total: Annotated[Count, Field(examples=[8])]
+    succeeded: Annotated[Count, Field(examples=[1])]
+    running: Annotated[Count, Field(examples=[2])]
+    queued: Annotated[Count, Field(examples=[5])]
+    failed: Annotated[Count, Field(examples=[0])]
+    cancelled: Annotated[Count, Field(examples=[0])]
+    skipped: Annotated[Count, Field(examples=[0])]
+    attempts: Annotated[Count, Field(examples=[3])]
     """Number of attempts at all shards together."""
 
 
@@ -75,15 +76,15 @@ class Task(Document):
 
     name: TaskName
     kind: TaskKind
-    state: Annotated[State, Example("running")]
+    state: Annotated[State, Field(examples=["running"])]
     progress: Progress
-    error: Annotated[Error | None, Example(None)]
-    warnings: list[TaskWarning] = field(default_factory=list)
+    error: Annotated[Error | None, Field(examples=[None])]
+    warnings: list[TaskWarning] = []
     metrics: list[Metric] | None
     """Metrics of the task; null until the task has succeeded."""
-    protocols: Annotated[dict[str, Open], Example({"9a3f0c1d2e4b5a69": {"task": "loss"}})]
+    protocols: Annotated[dict[str, Open], Field(examples=[{"9a3f0c1d2e4b5a69": {"task": "loss"}}])]
     """Contents of the metrics' protocols, by id."""
-    provenance: Annotated[Open | None, Example({"device": "cuda:0"})]
+    provenance: Annotated[Open | None, Field(examples=[{"device": "cuda:0"}])]
     """Device, versions and seconds. Provenance does not affect comparability."""
     shards: ShardCounts
     interim: Interim | None = None
@@ -94,40 +95,21 @@ class SuiteVersion(Document):
     """The version of the suite that the evaluation uses."""
 
     name: SuiteName
-    digest: Annotated[Digest, Example("4f0c…")]
-
-
-class Evaluation(Document):
-    """The evaluation of one checkpoint by one suite."""
-
-    id: Id
-    checkpoint: Annotated[Id, Example(17)]
-    """Id of the checkpoint."""
-    run: RunName
-    step: Step
-    variant: Variant
-    suite: SuiteVersion
-    state: Annotated[State, Example("running")]
-    priority: Annotated[int, Example(0)]
-    created_at: Time
-    started_at: Time | None
-    finished_at: Annotated[Time | None, Example(None)]
-    error: Annotated[Error | None, Example(None)]
-    tasks: list[Task]
+    digest: Annotated[Digest, Field(examples=["4f0c…"])]
 
 
 class ListedEvaluation(Document):
     """An evaluation in a list, without its tasks."""
 
     id: Id
-    checkpoint: Annotated[Id, Example(17)]
+    checkpoint: Annotated[Id, Field(examples=[17])]
     """Id of the checkpoint."""
     run: RunName
     step: Step
     variant: Variant
     suite: SuiteVersion
-    state: Annotated[State, Example("failed")]
-    priority: Annotated[int, Example(0)]
+    state: Annotated[State, Field(examples=["failed"])]
+    priority: Annotated[int, Field(examples=[0])]
     created_at: Time
     started_at: Time | None
     finished_at: Time | None
@@ -135,9 +117,85 @@ class ListedEvaluation(Document):
     """Reason why the evaluation failed; null unless the evaluation or one of its tasks failed."""
 
 
+class Evaluation(ListedEvaluation):
+    """The evaluation of one checkpoint by one suite."""
+
+    state: Annotated[State, Field(examples=["running"])]
+    finished_at: Annotated[Time | None, Field(examples=[None])]
+    error: Annotated[Error | None, Field(examples=[None])]
+    tasks: list[Task]
+
+
 class Evaluations(Document):
     """A page of the evaluations, newest first."""
 
     evaluations: list[ListedEvaluation]
     next_cursor: NextCursor = None
-    """Cursor of the next page; null on the last page."""
+
+
+EventKind = Literal["state", "task", "interim", "progress", "end"]
+
+
+class EventData(Document):
+    """The content of an event. Fields that do not apply to an event are absent from its JSON."""
+
+    evaluation: Id
+    at: Time | None = None
+    """Time of the event."""
+    task: TaskName | None = None
+    """Name of the task; absent from events of the evaluation as a whole."""
+    state: State | None = None
+    """New state of the evaluation or task."""
+    error: Error | None = None
+    """Reason why the evaluation or task failed."""
+    warnings: list[TaskWarning] | None = None
+    """Suspicions about the result of the task."""
+    done: Count | None = None
+    """Units of work that an interim result rests on."""
+    metrics: list[Metric] | None = None
+    """Metrics of an interim result."""
+    protocols: Annotated[dict[str, Open] | None, Field(examples=[{"9a3f0c1d2e4b5a69": {"task": "loss"}}])] = None
+    """Contents of the metrics' protocols, by id."""
+    tasks: Annotated[dict[str, Progress] | None, Field(examples=[None])] = None
+    """Progress of the running tasks, by name."""
+
+
+class Event(Document):
+    """An event of a stream."""
+
+    id: Id | None = None
+    """Id to resume the stream from, as `Last-Event-ID`; progress events have no id."""
+    event: EventKind
+    data: EventData
+
+
+class Artifacts(Document):
+    """A page of the artifacts of an evaluation or a run."""
+
+    artifacts: list[Artifact]
+    next_cursor: NextCursor = None
+
+
+class Retention(Document):
+    """The rule for which artifacts of a run are kept."""
+
+    run: RunName
+    keep: Annotated[
+        dict[str, int | float | str] | None, Field(examples=[{"last": 10, "every": 1000, "best": "coco/fid"}])
+    ]
+    """Retention rule. An artifact that matches any part of the rule is kept; null: every artifact is kept."""
+    from_: Literal["run", "service"] | None
+    """Origin of the rule: the run itself, or the service's `EVALSVC_RETENTION`; null if there is no rule."""
+
+
+class Pruned(Document):
+    """Counts of pruned artifacts, or with `dry_run` of artifacts that would be pruned."""
+
+    artifacts: Annotated[Count, Field(examples=[120])]
+    bytes: Annotated[Count, Field(examples=[40_213_000])]
+    """Total size of the pruned artifacts."""
+    freed_bytes: Annotated[Count, Field(examples=[38_000_000])]
+    """Bytes freed on disk: contents that no other artifact shares."""
+    runs: Annotated[dict[str, Count], Field(examples=[{"t2i-1b-pretrained": 120}])]
+    """Number of pruned artifacts by run."""
+    dry_run: bool

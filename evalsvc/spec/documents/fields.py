@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Literal
 
-from evalsvc.spec.documents.document import Example
+from pydantic import BeforeValidator, Field
 
-Id = Annotated[int, Example(40, minimum=1)]
-Count = Annotated[int, Example(9, minimum=0)]
-Text = Annotated[str, Example("…")]
-Seconds = Annotated[float, Example(340.2)]
-Time = Annotated[str, Example("2026-02-03T10:11:12.131+00:00", format="date-time")]
+Id = Annotated[int, Field(ge=1, examples=[40])]
+Count = Annotated[int, Field(ge=0, examples=[9])]
+Text = Annotated[str, Field(examples=["…"])]
+Seconds = Annotated[float, Field(examples=[340.2])]
+Time = Annotated[
+    str,
+    BeforeValidator(lambda time: time.isoformat(timespec="milliseconds") if isinstance(time, datetime) else time),
+    Field(json_schema_extra={"format": "date-time"}, examples=["2026-02-03T10:11:12.131+00:00"]),
+]
 """A moment in UTC as ISO 8601, to the millisecond."""
-Digest = Annotated[str, Example("9f86d0…")]
+Digest = Annotated[str, Field(examples=["9f86d0…"])]
 """A SHA-256 in hexadecimal digits."""
 Open = dict[str, object]
 """An object whose fields depend on a model, a task or a user."""
 
-RunName = Annotated[str, Example("t2i-1b-pretrained")]
-Step = Annotated[int, Example(2500, minimum=0)]
-Variant = Annotated[str, Example("raw")]
-Uri = Annotated[str, Example("/checkpoints/t2i-1b-pretrained/checkpoints/epoch_25.pt")]
-Tokens = Annotated[int, Example(2_621_440_000, minimum=0)]
-SuiteName = Annotated[str, Example("loss")]
-TaskName = Annotated[str, Example("loss")]
-TaskKind = Annotated[str, Example("loss")]
+RunName = Annotated[str, Field(examples=["t2i-1b-pretrained"])]
+Step = Annotated[int, Field(ge=0, examples=[2500])]
+Variant = Annotated[str, Field(examples=["raw"])]
+Uri = Annotated[str, Field(examples=["/checkpoints/t2i-1b-pretrained/checkpoints/epoch_25.pt"])]
+Tokens = Annotated[int, Field(ge=0, examples=[2_621_440_000])]
+SuiteName = Annotated[str, Field(examples=["loss"])]
+TaskName = Annotated[str, Field(examples=["loss"])]
+TaskKind = Annotated[str, Field(examples=["loss"])]
 
-NextCursor = Annotated[str | None, Example(None)]
-"""The cursor of the next page of a list; null on the last page."""
+NextCursor = Annotated[
+    str | None, Field(description="Cursor of the next page; null on the last page.", examples=[None])
+]
 
 Word = Literal["NaN", "Infinity", "-Infinity"]
 """A number that JSON cannot express."""
-Number = Annotated[float | Word, Example(6.31)]
+Number = Annotated[float | Word, Field(examples=[6.31])]
 
 State = Literal["queued", "running", "succeeded", "partly_failed", "failed", "cancelled"]
 OVER: tuple[State, ...] = ("succeeded", "partly_failed", "failed", "cancelled")

@@ -1,18 +1,20 @@
-"""Documents of a run's history: values along training, buckets, summaries and imports."""
+"""Documents of a run's history: values along training, buckets, summaries, imports and protocols."""
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Annotated, Literal
 
+from pydantic import Field
+
 from evalsvc.spec.documents.comparisons import Basis, Verdict
-from evalsvc.spec.documents.document import Document, Example
+from evalsvc.spec.documents.document import Document
 from evalsvc.spec.documents.fields import (
     Count,
     Direction,
     Id,
     NextCursor,
     Number,
+    Open,
     RunName,
     Step,
     SuiteName,
@@ -20,16 +22,16 @@ from evalsvc.spec.documents.fields import (
     Variant,
 )
 
-MetricName = Annotated[str, Example("loss/image")]
-Unit = Annotated[str, Example("nats/token")]
-ProtocolId = Annotated[str, Example("9a3f0c1d2e4b5a69")]
-Stderr = Annotated[float | None, Example(0.02)]
-Items = Annotated[Count | None, Example(400)]
-Groups = Annotated[Count | None, Example(80)]
-Source = Annotated[str, Example("spreadsheet of 2025")]
-Steps = Annotated[list[Count], Example([0, 2500])]
-Bucketed = Annotated[list[float | None], Example([6.54, 6.31])]
-Counts = Annotated[list[Count], Example([4, 4])]
+MetricName = Annotated[str, Field(examples=["loss/image"])]
+Unit = Annotated[str, Field(examples=["nats/token"])]
+ProtocolId = Annotated[str, Field(examples=["9a3f0c1d2e4b5a69"])]
+Stderr = Annotated[float | None, Field(examples=[0.02])]
+Items = Annotated[Count | None, Field(examples=[400])]
+Groups = Annotated[Count | None, Field(examples=[80])]
+Source = Annotated[str, Field(examples=["spreadsheet of 2025"])]
+Steps = Annotated[list[Count], Field(examples=[[0, 2500]])]
+Bucketed = Annotated[list[float | None], Field(examples=[[6.54, 6.31]])]
+Counts = Annotated[list[Count], Field(examples=[[4, 4]])]
 
 Axis = Literal["step", "tokens"]
 
@@ -42,9 +44,9 @@ class SeriesHead(Document):
     protocol: ProtocolId
     unit: Unit
     direction: Direction
-    baseline: Annotated[Number | None, Example(9.704)]
+    baseline: Annotated[Number | None, Field(examples=[9.704])]
     """Value of a model that knows nothing; null if there is no such value."""
-    differs: Annotated[dict[str, object], Example({"sampling.guidance_scale": 3.0})]
+    differs: Annotated[dict[str, object], Field(examples=[{"sampling.guidance_scale": 3.0}])]
     """Fields that distinguish the protocol from other protocols of the metric, where the metric has several."""
 
 
@@ -52,51 +54,51 @@ class ValueSeries(SeriesHead):
     """The values of a series, in columns ordered by x."""
 
     x: Steps
-    value: Annotated[list[Number], Example(["NaN", 6.31])]
-    stderr: Annotated[list[float | None], Example([None, 0.02])]
-    low: Annotated[list[float | None], Example([None, 6.27])]
+    value: Annotated[list[Number], Field(examples=[["NaN", 6.31]])]
+    stderr: Annotated[list[float | None], Field(examples=[[None, 0.02]])]
+    low: Annotated[list[float | None], Field(examples=[[None, 6.27]])]
     """Lower end of the interval of each value, of 95 %; null where a value has no interval."""
-    high: Annotated[list[float | None], Example([None, 6.35])]
-    n: Annotated[list[Count | None], Example([400, 400])]
+    high: Annotated[list[float | None], Field(examples=[[None, 6.35]])]
+    n: Annotated[list[Count | None], Field(examples=[[400, 400]])]
     """Number of items behind each value."""
-    groups: Annotated[list[Count | None] | None, Example([None, 80])] = None
+    groups: Annotated[list[Count | None] | None, Field(examples=[[None, 80]])] = None
     """Independent groups of the items; null if no value of the series has groups."""
-    import_: Annotated[list[Id | None] | None, Example([1, None])]
+    import_: Annotated[list[Id | None] | None, Field(examples=[[1, None]])]
     """Ids of the imports that the values come from; null if all values were measured."""
-    omitted: Annotated[Count, Example(0)]
+    omitted: Annotated[Count, Field(examples=[0])]
     """Number of values without a position on the axis."""
 
 
 class BucketSeries(SeriesHead):
     """A series in buckets, in columns ordered by x."""
 
-    x: Annotated[list[Count], Example([1500, 3500])]
+    x: Annotated[list[Count], Field(examples=[[1500, 3500]])]
     """Position of the last value of each bucket."""
-    last: Annotated[list[Number], Example([6.54, 6.31])]
+    last: Annotated[list[Number], Field(examples=[[6.54, 6.31]])]
     """Last value of each bucket."""
-    stderr: Annotated[list[float | None], Example([None, 0.02])] = field(default_factory=list)
+    stderr: Annotated[list[float | None], Field(examples=[[None, 0.02]])] = []
     """Standard error of the last value of each bucket."""
-    low: Annotated[list[float | None], Example([None, 6.27])] = field(default_factory=list)
+    low: Annotated[list[float | None], Field(examples=[[None, 6.27]])] = []
     """Lower end of the interval of the last value of each bucket, of 95 %; null where a value has no interval."""
-    high: Annotated[list[float | None], Example([None, 6.35])] = field(default_factory=list)
-    n: Annotated[list[Count | None], Example([400, 400])] = field(default_factory=list)
+    high: Annotated[list[float | None], Field(examples=[[None, 6.35]])] = []
+    n: Annotated[list[Count | None], Field(examples=[[400, 400]])] = []
     """Number of items behind the last value of each bucket."""
-    groups: Annotated[list[Count | None] | None, Example([None, 80])] = None
+    groups: Annotated[list[Count | None] | None, Field(examples=[[None, 80]])] = None
     """Independent groups of the items; null if no last value has groups."""
     min: Bucketed
-    max: Annotated[list[float | None], Example([9.7, 6.48])]
-    mean: Annotated[list[float | None], Example([7.21, 6.4])]
+    max: Annotated[list[float | None], Field(examples=[[9.7, 6.48]])]
+    mean: Annotated[list[float | None], Field(examples=[[7.21, 6.4]])]
     """Mean of the finite values of each bucket; null if the bucket has none, or one of 1e290 or more."""
     count: Counts
     """Number of values of each bucket."""
-    nan: Annotated[list[Count], Example([1, 0])]
-    positive_infinity: Annotated[list[Count], Example([0, 0])]
-    negative_infinity: Annotated[list[Count], Example([0, 0])]
-    imported: Annotated[list[Count], Example([1, 0])]
+    nan: Annotated[list[Count], Field(examples=[[1, 0]])]
+    positive_infinity: Annotated[list[Count], Field(examples=[[0, 0]])]
+    negative_infinity: Annotated[list[Count], Field(examples=[[0, 0]])]
+    imported: Annotated[list[Count], Field(examples=[[1, 0]])]
     """Number of imported values in each bucket."""
-    virtual: Annotated[list[bool], Example([False, False])] = field(default_factory=list)
+    virtual: Annotated[list[bool], Field(examples=[[False, False]])] = []
     """Whether the last value of each bucket is of a virtual checkpoint."""
-    omitted: Annotated[Count, Example(0)]
+    omitted: Annotated[Count, Field(examples=[0])]
     """Number of values without a position on the axis."""
 
 
@@ -117,7 +119,7 @@ class ImportSource(Document):
 
 ImportSources = Annotated[
     dict[str, ImportSource],
-    Example({"1": {"source": "spreadsheet of 2025", "created_at": "2026-02-03T10:11:12.131+00:00"}}),
+    Field(examples=[{"1": {"source": "spreadsheet of 2025", "created_at": "2026-02-03T10:11:12.131+00:00"}}]),
 ]
 """Sources of imported values, by the id of the import."""
 
@@ -135,8 +137,8 @@ class Gap(Document):
     suite: SuiteName
     evaluation: Id
     """Id of the evaluation."""
-    why: Annotated[Why, Example("failed")]
-    message: Annotated[str, Example("the file /checkpoints/epoch_25.pt was deleted after it was posted; …")]
+    why: Annotated[Why, Field(examples=["failed"])]
+    message: Annotated[str, Field(examples=["the file /checkpoints/epoch_25.pt was deleted after it was posted; …"])]
     """Error of the evaluation, or what the evaluation waits for; at most 300 characters."""
 
 
@@ -149,9 +151,9 @@ class History(Document):
     names: list[KnownMetric]
     """All metrics of the run."""
     imports: ImportSources
-    next_cursor: NextCursor
+    next_cursor: Annotated[str | None, Field(examples=[None])]
     """Cursor of the next page; null on the last page, and in answers without `limit`."""
-    gaps: list[Gap] = field(default_factory=list)
+    gaps: list[Gap] = []
     """Missing values by step; if there are more than 500, those of the highest steps. If there are several pages, only
     the first page has gaps."""
     more_gaps: bool = False
@@ -164,14 +166,14 @@ class Buckets(Document):
     run: RunName
     x: Axis
     sampled: Literal[True]
-    start: Annotated[Count, Example(0)]
+    start: Annotated[Count, Field(examples=[0])]
     """Start of the first bucket."""
-    width: Annotated[int, Example(2000, minimum=1)]
+    width: Annotated[int, Field(ge=1, examples=[2000])]
     """Width of each bucket."""
     series: list[BucketSeries]
     names: list[KnownMetric]
     """All metrics of the run."""
-    gaps: list[Gap] = field(default_factory=list)
+    gaps: list[Gap] = []
     """Missing values by step; if there are more than 500, those of the highest steps."""
     more_gaps: bool = False
     """Whether gaps of lower steps are left out."""
@@ -180,10 +182,10 @@ class Buckets(Document):
 class LeftOutMetric(Document):
     """A metric that a suite asks for but an evaluation could not measure."""
 
-    metric: Annotated[str, Example("coco/fid")]
+    metric: Annotated[str, Field(examples=["coco/fid"])]
     step: Step
     variant: Variant
-    message: Annotated[str, Example("fid is left out: 256 images, and it needs 2,049; sample more images")]
+    message: Annotated[str, Field(examples=["fid is left out: 256 images, and it needs 2,049; sample more images"])]
     """Reason why there is no value, and a remedy."""
 
 
@@ -191,9 +193,9 @@ class Headline(Document):
     """The headline metrics of a run."""
 
     run: RunName
-    metrics: Annotated[list[str], Example(["loss/image", "loss/text"])]
+    metrics: Annotated[list[str], Field(examples=[["loss/image", "loss/text"]])]
     """Metrics that have values, most important first."""
-    chosen_by: Annotated[Literal["suites", "rule"], Example("suites")]
+    chosen_by: Annotated[Literal["suites", "rule"], Field(examples=["suites"])]
     """Origin of the choice: `suites` for the headlines of the suites that evaluated the run, `rule` for runs without
     such headlines."""
     names: list[KnownMetric]
@@ -208,19 +210,19 @@ class Point(Document):
     step: Step
     value: Number
     stderr: Stderr
-    low: Annotated[float | None, Example(6.27)] = None
+    low: Annotated[float | None, Field(examples=[6.27])] = None
     """Lower end of the interval of 95 %; null if the value has no interval."""
-    high: Annotated[float | None, Example(6.35)] = None
+    high: Annotated[float | None, Field(examples=[6.35])] = None
     n: Items
     groups: Groups
-    import_: Annotated[Id | None, Example(None)]
+    import_: Annotated[Id | None, Field(examples=[None])]
     """Id of the import that the value comes from; null if the value was measured."""
 
 
 class BestPoint(Point):
     """The best value of a series. It is partly luck, so the true value is probably worse."""
 
-    of: Annotated[Count, Example(6)] = 1
+    of: Annotated[Count, Field(examples=[6])] = 1
     """Number of values that the best one was chosen from."""
 
 
@@ -239,20 +241,20 @@ OtherSide = Literal["best", "base"]
 class NewestVerdict(Document):
     """The newest value of a series against another value, under one protocol."""
 
-    side: Annotated[OtherSide, Example("best")]
-    checkpoint: Annotated[str, Example("t2i-1b-pretrained@2000")]
+    side: Annotated[OtherSide, Field(examples=["best"])]
+    checkpoint: Annotated[str, Field(examples=["t2i-1b-pretrained@2000"])]
     """Name of the checkpoint of the other value."""
-    difference: Annotated[Number, Example(0.012)]
+    difference: Annotated[Number, Field(examples=[0.012])]
     """Newest value minus the other value."""
-    stderr: Annotated[Number | None, Example(0.008)]
+    stderr: Annotated[Number | None, Field(examples=[0.008])]
     """Standard error of the difference; null if it is unknown."""
-    verdict: Annotated[Verdict, Example("indistinguishable")]
+    verdict: Annotated[Verdict, Field(examples=["indistinguishable"])]
     """Verdict on the newest value at `level`."""
     basis: Basis
     """Source of `stderr`."""
-    best_of: Annotated[Count, Example(6)] = 1
+    best_of: Annotated[Count, Field(examples=[6])] = 1
     """Number of values that the other value is the best of; 1 for the base."""
-    level: Annotated[float, Example(0.99)] = 0.95
+    level: Annotated[float, Field(examples=[0.99])] = 0.95
     """Level of the verdict: 0.95, and 1 − 0.05 / (K − 1) against the best of K values, which is partly luck."""
 
 
@@ -265,11 +267,11 @@ class HeadlineSeries(SeriesHead):
     finite value."""
     base: Point | None
     """Value of the run's base under the same protocol; null if the base has no such value."""
-    base_name: Annotated[str | None, Example("text-1b@240000")]
+    base_name: Annotated[str | None, Field(examples=["text-1b@240000"])]
     """Name of the checkpoint that `base` belongs to; null without `base`."""
-    x: Annotated[list[Count], Example([0, 2500])]
+    x: Annotated[list[Count], Field(examples=[[0, 2500]])]
     """Steps of `values`; empty unless the request has `points`."""
-    values: Annotated[list[Number], Example([9.7, 6.31])]
+    values: Annotated[list[Number], Field(examples=[[9.7, 6.31]])]
     """All values if there are at most `points`, or else `points` values evenly by rank, with the first and the last."""
     verdicts: list[NewestVerdict] | None = None
     """Verdicts on the newest value, which has none against itself; null without `compare`, or if the time was over."""
@@ -295,7 +297,7 @@ class Summary(Document):
     run: RunName
     series: list[SummarySeries]
     imports: ImportSources
-    gaps: list[Gap] = field(default_factory=list)
+    gaps: list[Gap] = []
     """Missing values by step; if there are more than 500, those of the highest steps."""
     more_gaps: bool = False
     """Whether gaps of lower steps are left out."""
@@ -305,12 +307,12 @@ class ImportOutcome(Document):
     """Counts of values that an import added, replaced or left unchanged."""
 
     run: RunName
-    import_: Annotated[Id | None, Example(1)]
+    import_: Annotated[Id | None, Field(examples=[1])]
     """Id of the import; null if every value existed already."""
-    series: Annotated[Count, Example(1)]
-    new: Annotated[Count, Example(3)]
-    replaced: Annotated[Count, Example(0)]
-    unchanged: Annotated[Count, Example(0)]
+    series: Annotated[Count, Field(examples=[1])]
+    new: Annotated[Count, Field(examples=[3])]
+    replaced: Annotated[Count, Field(examples=[0])]
+    unchanged: Annotated[Count, Field(examples=[0])]
 
 
 class TableColumns(Document):
@@ -319,28 +321,28 @@ class TableColumns(Document):
     run: list[RunName]
     step: list[Step]
     variant: list[Variant]
-    tokens: Annotated[list[Count | None], Example([2_621_440_000])]
+    tokens: Annotated[list[Count | None], Field(examples=[[2_621_440_000]])]
     """Tokens that the model had seen at the checkpoint; null if unknown."""
-    task: Annotated[list[str | None], Example(["loss"])]
+    task: Annotated[list[str | None], Field(examples=[["loss"]])]
     """Task that measured the value; null for imported values."""
     metric: list[MetricName]
     value: list[Number]
-    stderr: Annotated[list[float | None], Example([0.02])]
-    low: Annotated[list[float | None], Example([6.27])]
+    stderr: Annotated[list[float | None], Field(examples=[[0.02]])]
+    low: Annotated[list[float | None], Field(examples=[[6.27]])]
     """Lower end of the interval of 95 %; null where a value has no interval."""
-    high: Annotated[list[float | None], Example([6.35])]
-    n: Annotated[list[Count | None], Example([400])]
+    high: Annotated[list[float | None], Field(examples=[[6.35]])]
+    n: Annotated[list[Count | None], Field(examples=[[400]])]
     """Number of items behind the value."""
-    groups: Annotated[list[Count | None], Example([80])]
+    groups: Annotated[list[Count | None], Field(examples=[[80]])]
     """Independent groups of the items; null if every item is its own group."""
     unit: list[Unit]
     direction: list[Direction]
-    baseline: Annotated[list[Number | None], Example([9.704])]
+    baseline: Annotated[list[Number | None], Field(examples=[[9.704]])]
     """Value of a model that knows nothing; null if there is no such value."""
     protocol: list[ProtocolId]
-    evaluation: Annotated[list[Id | None], Example([40])]
+    evaluation: Annotated[list[Id | None], Field(examples=[[40]])]
     """Id of the evaluation that measured the value; null for imported values."""
-    source: Annotated[list[str | None], Example([None])]
+    source: Annotated[list[str | None], Field(examples=[[None]])]
     """Origin of an imported value; null for measured values."""
 
 
@@ -348,3 +350,22 @@ class Table(Document):
     """The history of several runs as one long table."""
 
     columns: TableColumns
+
+
+class ListedProtocol(Document):
+    """A protocol, with the metrics that were measured under it."""
+
+    id: ProtocolId
+    content: Annotated[Open, Field(examples=[{"task": "loss", "version": 1}])]
+    """Content of the protocol: everything that affects the measured numbers."""
+    metrics: Annotated[list[str], Field(examples=[["loss/image", "loss/text"]])]
+    """Names of the first 100 metrics with values under the protocol, sorted."""
+    runs: Annotated[Count, Field(examples=[2])]
+    """Number of runs with values under the protocol."""
+
+
+class Protocols(Document):
+    """A page of the protocols, sorted by id."""
+
+    protocols: list[ListedProtocol]
+    next_cursor: NextCursor = None

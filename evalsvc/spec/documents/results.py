@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Annotated
 
-from evalsvc.spec.documents.document import Document, Example
+from pydantic import Field
+
+from evalsvc.spec.documents.document import Document
 from evalsvc.spec.documents.fields import (
     Count,
     Digest,
@@ -24,40 +25,40 @@ from evalsvc.spec.documents.fields import (
 class Metric(Document):
     """A value of a metric."""
 
-    name: Annotated[str, Example("pairs/text")]
-    value: Annotated[Number, Example(5.17)]
-    stderr: Annotated[Number | None, Example(0.03)]
-    low: Annotated[float | None, Example(5.11)] = None
+    name: Annotated[str, Field(examples=["pairs/text"])]
+    value: Annotated[Number, Field(examples=[5.17])]
+    stderr: Annotated[Number | None, Field(examples=[0.03])]
+    low: Annotated[float | None, Field(examples=[5.11])] = None
     """Lower end of the interval of 95 %; null if the value has no interval."""
-    high: Annotated[float | None, Example(5.23)] = None
-    n: Annotated[int, Example(360, minimum=0)]
-    unit: Annotated[str, Example("nats/token")]
+    high: Annotated[float | None, Field(examples=[5.23])] = None
+    n: Annotated[int, Field(ge=0, examples=[360])]
+    unit: Annotated[str, Field(examples=["nats/token"])]
     direction: Direction
-    protocol: Annotated[str, Example("9a3f0c1d2e4b5a69")]
+    protocol: Annotated[str, Field(examples=["9a3f0c1d2e4b5a69"])]
     """Id of the protocol."""
-    baseline: Annotated[Number | None, Example(10.8)] = None
+    baseline: Annotated[Number | None, Field(examples=[10.8])] = None
     """Value of a model that knows nothing; null if there is no such value."""
-    items: Annotated[list[str], Example(["nll", "tokens"])] = field(default_factory=list)
+    items: Annotated[list[str], Field(examples=[["nll", "tokens"]])] = []
     """Numbers per item that the value is computed from: one name for a mean, two names for a ratio of sums."""
-    groups: Annotated[Count | None, Example(None)] = None
+    groups: Annotated[Count | None, Field(examples=[None])] = None
     """Independent groups of the `n` items; null if every item is its own group."""
-    grouped_by: Annotated[str | None, Example(None)] = None
+    grouped_by: Annotated[str | None, Field(examples=[None])] = None
     """Key of the items that holds the group of an item."""
-    drawn_from: Annotated[Count | None, Example(None)] = None
+    drawn_from: Annotated[Count | None, Field(examples=[None])] = None
     """Size of the population that the `n` items were drawn from without replacement."""
 
 
 class TaskMetric(Metric):
     """A value of a metric, with the task that measured it."""
 
-    n: Annotated[Count, Example(360)]
-    task: Annotated[str | None, Example("pairs")] = None
+    n: Annotated[Count, Field(examples=[360])]
+    task: Annotated[str | None, Field(examples=["pairs"])] = None
 
 
 class Error(Document):
     """The reason for a failure."""
 
-    code: Annotated[str, Example("non_finite")]
+    code: Annotated[str, Field(examples=["non_finite"])]
     """Stable name of the kind of error."""
     message: Text
 
@@ -65,16 +66,16 @@ class Error(Document):
 class TaskWarning(Document):
     """A suspicion about a task's result: a number that cannot be right, or too little data behind it."""
 
-    code: Annotated[str, Example("inputs_cut")]
-    metric: Annotated[str, Example("arc_easy")]
-    message: Annotated[str, Example("12 of 2,376 …")]
+    code: Annotated[str, Field(examples=["inputs_cut"])]
+    metric: Annotated[str, Field(examples=["arc_easy"])]
+    message: Annotated[str, Field(examples=["12 of 2,376 …"])]
 
 
 class EvaluationSummary(Document):
     """An evaluation of a checkpoint by a suite."""
 
     id: Id
-    suite: Annotated[str, Example("loss")]
+    suite: Annotated[str, Field(examples=["loss"])]
     state: State
 
 
@@ -86,14 +87,14 @@ class Artifact(Document):
     run: RunName
     step: Step
     variant: Variant
-    task: Annotated[str, Example("coco")]
-    kind: Annotated[str, Example("grid")]
-    name: Annotated[str, Example("grid.png")]
-    media_type: Annotated[str, Example("image/png")]
+    task: Annotated[str, Field(examples=["coco"])]
+    kind: Annotated[str, Field(examples=["grid"])]
+    name: Annotated[str, Field(examples=["grid.png"])]
+    media_type: Annotated[str, Field(examples=["image/png"])]
     size: Count
     sha256: Digest
-    details: Annotated[dict[str, object] | None, Example({})]
-    pruned_at: Annotated[Time | None, Example(None)]
+    details: Annotated[dict[str, object] | None, Field(examples=[{}])]
+    pruned_at: Annotated[Time | None, Field(examples=[None])]
     """Time at which the content was removed; null if the content exists."""
 
 
@@ -108,10 +109,10 @@ class ResultCheckpoint(Document):
 class ResultSuite(Document):
     """The suite that was evaluated; if there are several suites, all of their tasks."""
 
-    name: Annotated[str, Example("loss")]
+    name: Annotated[str, Field(examples=["loss"])]
     digest: Digest | None
     """Digest of the suite; null if several suites are combined."""
-    tasks: Annotated[list[dict[str, object]], Example([{"kind": "loss", "name": "pairs"}])]
+    tasks: Annotated[list[dict[str, object]], Field(examples=[[{"kind": "loss", "name": "pairs"}]])]
     """Tasks of the suite, with their parameters."""
 
 
@@ -119,20 +120,14 @@ class ResultDocument(Document):
     """The part of a checkpoint's result that comparisons read. Fields that are objects are keyed by task."""
 
     metrics: list[TaskMetric]
-    protocols: Annotated[dict[str, dict[str, object]], Example({"9a3f0c1d2e4b5a69": {"task": "loss"}})] = field(
-        default_factory=dict
-    )
+    protocols: Annotated[dict[str, dict[str, object]], Field(examples=[{"9a3f0c1d2e4b5a69": {"task": "loss"}}])] = {}
     """Contents of the protocols, by id."""
-    items: Annotated[dict[str, list[dict[str, object]]], Example({"pairs": [{"index": 0, "nll": 51.2}]})] = field(
-        default_factory=dict
-    )
+    items: Annotated[dict[str, list[dict[str, object]]], Field(examples=[{"pairs": [{"index": 0, "nll": 51.2}]}])] = {}
     """Results per item, by task."""
-    errors: Annotated[dict[str, Error], Example({})] = field(default_factory=dict)
+    errors: Annotated[dict[str, Error], Field(examples=[{}])] = {}
     """Reason for each task without metrics."""
-    warnings: Annotated[dict[str, list[TaskWarning]], Example({})] = field(default_factory=dict)
-    provenance: Annotated[dict[str, dict[str, object]], Example({"pairs": {"device": "cpu"}})] = field(
-        default_factory=dict
-    )
+    warnings: Annotated[dict[str, list[TaskWarning]], Field(examples=[{}])] = {}
+    provenance: Annotated[dict[str, dict[str, object]], Field(examples=[{"pairs": {"device": "cpu"}}])] = {}
     """Device, versions, host and seconds, by task."""
 
 
@@ -141,7 +136,7 @@ class ResultFile(ResultDocument):
 
     checkpoint: ResultCheckpoint
     suite: ResultSuite
-    artifacts: Annotated[dict[str, list[dict[str, object]]], Example({"pairs": []})]
+    artifacts: Annotated[dict[str, list[dict[str, object]]], Field(examples=[{"pairs": []}])]
     """Files for people to look at, by task, each with its path next to the result file."""
 
 
@@ -162,4 +157,4 @@ class CheckpointResult(ResultDocument):
     state: State
     """The worst state of the evaluations."""
     evaluations: list[EvaluationSummary]
-    artifacts: Annotated[dict[str, list[Artifact]], Example({"pairs": []})]
+    artifacts: Annotated[dict[str, list[Artifact]], Field(examples=[{"pairs": []}])]

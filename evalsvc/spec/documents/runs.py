@@ -1,16 +1,18 @@
-"""Documents of runs."""
+"""Documents of runs and their checkpoints."""
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Annotated, Literal
 
-from evalsvc.spec.documents.document import Document, Example
+from pydantic import Field
+
+from evalsvc.spec.documents.document import Document
 from evalsvc.spec.documents.fields import (
     Count,
     Digest,
     Id,
     NextCursor,
+    Open,
     RunName,
     Step,
     SuiteName,
@@ -20,17 +22,18 @@ from evalsvc.spec.documents.fields import (
     Variant,
 )
 from evalsvc.spec.documents.results import EvaluationSummary
+from evalsvc.spec.names import MAX_STEP
 
 
 class Base(Document):
     """The checkpoint that a run's checkpoints are compared with."""
 
-    run: Annotated[RunName, Example("text-1b")]
-    step: Annotated[Step, Example(240_000)]
+    run: Annotated[RunName, Field(examples=["text-1b"])]
+    step: Annotated[Step, Field(examples=[240_000])]
     variant: Variant
-    named: Annotated[bool, Example(True)]
+    named: Annotated[bool, Field(examples=[True])]
     """Whether the base was set explicitly; otherwise the base is the run's own step 0."""
-    checkpoint: Annotated[Id | None, Example(3)]
+    checkpoint: Annotated[Id | None, Field(examples=[3])]
     """Id of the base's checkpoint; null if the checkpoint has not been posted yet."""
 
 
@@ -42,17 +45,17 @@ class RunSummary(Document):
     """Number of current checkpoints, without replaced ones."""
     last_step: Step | None
     """Highest step of a current checkpoint; null if the run has no checkpoint."""
-    values: Annotated[Count, Example(180)]
+    values: Annotated[Count, Field(examples=[180])]
     """Number of metric values in the history."""
     created_at: Time
-    last_value_step: Annotated[Step | None, Example(2500)] = None
+    last_value_step: Annotated[Step | None, Field(examples=[2500])] = None
     """Highest step with a value, measured or imported; null if the run has no value."""
-    waiting: Annotated[Count, Example(2)] = 0
+    waiting: Annotated[Count, Field(examples=[2])] = 0
     """Number of current checkpoints with an evaluation that is queued or running."""
-    failed: Annotated[Count, Example(1)] = 0
+    failed: Annotated[Count, Field(examples=[1])] = 0
     """Number of current checkpoints with a suite of which the newest evaluation failed, wholly or partly, and none
     succeeded."""
-    tags: Annotated[dict[str, str], Example({"seed": "1"})] = field(default_factory=dict)
+    tags: Annotated[dict[str, str], Field(examples=[{"seed": "1"}])] = {}
     """Tags of the current checkpoint with the highest step; of several variants, the tags of `raw`."""
     base: Base | None = None
     """The checkpoint that the run's checkpoints are compared with; null in answers of an older service."""
@@ -63,16 +66,24 @@ class Runs(Document):
 
     runs: list[RunSummary]
     next_cursor: NextCursor = None
-    """Cursor of the next page; null on the last page."""
+
+
+PlannedStep = Annotated[int, Field(ge=0, le=MAX_STEP)]
+
+MAX_WAITING = 1000
+"""The most steps that may wait for their evaluations while a plan admits new checkpoints."""
 
 
 class PlannedSuite(Document):
-    """A suite of a run's plan. The suite is due at steps that are multiples of `every`, from `first` to `last`."""
+    """A suite of a run's plan."""
 
     suite: SuiteName
-    every: Annotated[int, Example(500, minimum=1)]
-    first: Annotated[Step | None, Example(None)] = None
-    last: Annotated[Step | None, Example(None)] = None
+    every: Annotated[int, Field(ge=1, le=MAX_STEP, examples=[500])]
+    """The suite is due at steps that are multiples of this number."""
+    first: Annotated[PlannedStep | None, Field(examples=[None])] = None
+    """The first step at which the suite can be due."""
+    last: Annotated[PlannedStep | None, Field(examples=[None])] = None
+    """The last step at which the suite can be due."""
 
 
 WhenBehind = Literal["all", "newest", "refuse"]
@@ -82,18 +93,18 @@ class Plan(Document):
     """The suites that new checkpoints of a run are evaluated with."""
 
     suites: list[PlannedSuite]
-    when_behind: Annotated[WhenBehind, Example("newest")] = "all"
+    when_behind: Annotated[WhenBehind, Field(examples=["newest"])] = "all"
     """Effect of a new checkpoint on queued evaluations of older checkpoints by the plan: `all` keeps them,
-    `newest` cancels them, and `refuse` keeps them and refuses the new checkpoint (429) while `at_most` other steps of
-    the run have unfinished evaluations."""
-    at_most: Annotated[int, Example(1, minimum=1)] = 1
+    `newest` cancels them, and `refuse` keeps them and refuses the new checkpoint (429, with `Retry-After`) while
+    `at_most` other steps of the run have unfinished evaluations."""
+    at_most: Annotated[int, Field(ge=1, le=MAX_WAITING, examples=[1])] = 1
     """Maximum number of other steps with unfinished evaluations, for `when_behind: refuse`."""
 
 
 class RunCheckpoint(Document):
     """A checkpoint as its run lists it."""
 
-    id: Annotated[Id, Example(17)]
+    id: Annotated[Id, Field(examples=[17])]
     step: Step
     variant: Variant
     uri: Uri
@@ -115,7 +126,6 @@ class Checkpoints(Document):
 
     checkpoints: list[ListedCheckpoint]
     next_cursor: NextCursor = None
-    """Cursor of the next page; null on the last page."""
 
 
 class Run(Document):
@@ -134,9 +144,72 @@ class Run(Document):
 class Deleted(Document):
     """Counts of what was deleted with a run."""
 
-    run: Annotated[RunName, Example("t2i-1b-broken")]
+    run: Annotated[RunName, Field(examples=["t2i-1b-broken"])]
     checkpoints: Count
-    evaluations: Annotated[Count, Example(18)]
-    values: Annotated[Count, Example(180)]
-    artifacts: Annotated[Count, Example(27)]
-    freed_bytes: Annotated[Count, Example(40_213_000)]
+    evaluations: Annotated[Count, Field(examples=[18])]
+    values: Annotated[Count, Field(examples=[180])]
+    artifacts: Annotated[Count, Field(examples=[27])]
+    freed_bytes: Annotated[Count, Field(examples=[40_213_000])]
+
+
+class Parent(Document):
+    """A checkpoint that a virtual checkpoint is computed from."""
+
+    name: Annotated[str, Field(examples=["t2i-1b-pretrained@2000"])]
+    """Name of the parent in the expression."""
+    checkpoint: Annotated[Id, Field(examples=[13])]
+    """Id of the parent."""
+    sha256: Digest | None
+    replaced_at: Annotated[Time | None, Field(examples=[None])]
+
+
+class Checkpoint(Document):
+    """A run's weights at a step."""
+
+    id: Annotated[Id, Field(examples=[17])]
+    run: RunName
+    step: Step
+    variant: Variant
+    """Name of one of several sets of weights at the same step, such as an average."""
+    uri: Uri
+    """Location of the file, or the expression of a virtual checkpoint."""
+    sha256: Annotated[Digest | None, Field(examples=[None])]
+    """Digest of the weights; null until it was posted or a worker has read the file."""
+    model: Annotated[Open | None, Field(examples=[None])]
+    layout: Annotated[Open | None, Field(examples=[None])]
+    tokens_seen: Tokens | None
+    tags: Annotated[dict[str, str], Field(examples=[{"lr": "3e-4"}])]
+    spool: Literal["none", "link", "copy"]
+    spool_state: Annotated[Literal["copying", "ready", "failed", "released"] | None, Field(examples=[None])]
+    in_use: Annotated[bool, Field(examples=[True])]
+    """Whether the posted file is still needed. Do not delete the file while this is true."""
+    created_at: Time
+    replaced_at: Annotated[Time | None, Field(examples=[None])]
+    """Time at which a post replaced the checkpoint; null if the checkpoint is current."""
+    parents: Annotated[list[Parent], Field(examples=[[]])]
+    """Checkpoints that a virtual checkpoint is computed from."""
+    evaluations: list[EvaluationSummary]
+
+
+class Posted(Document):
+    """A posted checkpoint, with one evaluation per suite."""
+
+    checkpoint: Checkpoint
+    evaluations: list[EvaluationSummary]
+    note: Annotated[str | None, Field(examples=[None])] = None
+    """Reason why the post evaluates nothing; null if the post has evaluations."""
+
+
+class DeletedCheckpoint(Document):
+    """Counts of what was deleted with a checkpoint."""
+
+    checkpoint: Annotated[Id, Field(examples=[17])]
+    """Id of the checkpoint, which is never reused."""
+    run: RunName
+    step: Step
+    variant: Variant
+    evaluations: Annotated[Count, Field(examples=[2])]
+    values: Annotated[Count, Field(examples=[18])]
+    """Number of history values that the evaluations measured."""
+    artifacts: Annotated[Count, Field(examples=[3])]
+    freed_bytes: Annotated[Count, Field(examples=[4_021_300])]

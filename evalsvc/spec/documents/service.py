@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Annotated, Literal
 
-from evalsvc.spec.documents.document import Document, Example
+from pydantic import Field
+
+from evalsvc.spec.documents.document import Document
 from evalsvc.spec.documents.evaluations import Progress
 from evalsvc.spec.documents.fields import Count, Id, RunName, Seconds, State, Step, SuiteName, TaskName, Time, Variant
 from evalsvc.spec.documents.results import Error, TaskWarning
 
-Version = Annotated[str, Example("0.1.0")]
+Version = Annotated[str, Field(examples=["0.1.0"])]
 
 
 class Health(Document):
@@ -31,8 +32,8 @@ class Ready(Document):
 
     status: Literal["ok"]
     database: Literal["ok"]
-    schema: Literal["ok"]
-    workers: Annotated[Count, Example(2)]
+    schema_: Literal["ok"]
+    workers: Annotated[Count, Field(examples=[2])]
 
 
 class ReadOnlyReady(Ready):
@@ -48,32 +49,32 @@ class Work(Document):
     run: RunName
     step: Step
     task: TaskName
-    stage: Annotated[str, Example("run")]
-    seconds: Annotated[float, Example(12.5, minimum=0)]
+    stage: Annotated[str, Field(examples=["run"])]
+    seconds: Annotated[float, Field(ge=0, examples=[12.5])]
 
 
 class Worker(Document):
     """A worker process."""
 
-    name: Annotated[str, Example("cuda:0#0")]
-    host: Annotated[str, Example("127.0.0.1")]
-    takes_shards: Annotated[bool, Example(True)]
+    name: Annotated[str, Field(examples=["cuda:0#0"])]
+    host: Annotated[str, Field(examples=["127.0.0.1"])]
+    takes_shards: Annotated[bool, Field(examples=[True])]
     runs: Work | None
 
 
 class OpenShards(Document):
     """Numbers of shards in unfinished evaluations."""
 
-    queued: Annotated[Count, Example(20)]
-    running: Annotated[Count, Example(1)]
+    queued: Annotated[Count, Field(examples=[20])]
+    running: Annotated[Count, Field(examples=[1])]
 
 
 class RunQueue(Document):
     """Numbers of a run's unfinished evaluations."""
 
     run: RunName
-    queued: Annotated[Count, Example(3)]
-    running: Annotated[Count, Example(1)]
+    queued: Annotated[Count, Field(examples=[3])]
+    running: Annotated[Count, Field(examples=[1])]
     oldest_seconds: Seconds | None
     """Seconds that the oldest queued evaluation has waited; null if none is queued."""
 
@@ -81,14 +82,14 @@ class RunQueue(Document):
 class Queue(Document):
     """Unfinished evaluations, and the throughput."""
 
-    queued: Annotated[Count, Example(3)]
-    running: Annotated[Count, Example(1)]
+    queued: Annotated[Count, Field(examples=[3])]
+    running: Annotated[Count, Field(examples=[1])]
     oldest_seconds: Seconds | None
     """Seconds that the oldest queued evaluation has waited; null if none is queued."""
     shards: OpenShards
-    finished_last_hour: Annotated[Count, Example(12)]
+    finished_last_hour: Annotated[Count, Field(examples=[12])]
     """Number of evaluations that finished in the last hour, without cancelled ones."""
-    seconds_left: Annotated[Seconds | None, Example(1200.0)]
+    seconds_left: Annotated[Seconds | None, Field(examples=[1200.0])]
     """Seconds until the queue is empty at the throughput of the last hour, not counting idle time."""
     runs: list[RunQueue]
 
@@ -96,7 +97,7 @@ class Queue(Document):
 class RunningTask(Document):
     """A task in progress."""
 
-    name: Annotated[TaskName, Example("coco")]
+    name: Annotated[TaskName, Field(examples=["coco"])]
     progress: Progress
 
 
@@ -108,19 +109,19 @@ class RunningEvaluation(Document):
     step: Step
     variant: Variant
     started_at: Time | None
-    suite: Annotated[SuiteName, Example("coco")]
+    suite: Annotated[SuiteName, Field(examples=["coco"])]
     tasks: list[RunningTask]
 
 
 class FailedEvaluation(Document):
     """A failed evaluation, with its error."""
 
-    id: Annotated[Id, Example(39)]
+    id: Annotated[Id, Field(examples=[39])]
     run: RunName
     step: Step
     variant: Variant
-    suite: Annotated[SuiteName, Example("coco")]
-    state: Annotated[State, Example("failed")]
+    suite: Annotated[SuiteName, Field(examples=["coco"])]
+    state: Annotated[State, Field(examples=["failed"])]
     finished_at: Time | None
     error: Error | None
 
@@ -128,27 +129,27 @@ class FailedEvaluation(Document):
 class WarnedTask(Document):
     """A task with suspicions about its result."""
 
-    id: Annotated[Id, Example(38)]
+    id: Annotated[Id, Field(examples=[38])]
     """Id of the evaluation."""
     run: RunName
     step: Step
     variant: Variant
-    suite: Annotated[SuiteName, Example("captions")]
+    suite: Annotated[SuiteName, Field(examples=["captions"])]
     warnings: list[TaskWarning]
-    task: Annotated[TaskName, Example("captions")]
+    task: Annotated[TaskName, Field(examples=["captions"])]
 
 
 class Disk(Document):
     """The disk of the data folder, measured at most once a minute."""
 
-    free_bytes: Annotated[Count, Example(812_000_000_000)]
+    free_bytes: Annotated[Count, Field(examples=[812_000_000_000])]
     """Free bytes of the disk."""
-    total_bytes: Annotated[Count, Example(1_920_000_000_000)]
-    data_bytes: Annotated[Count, Example(48_100_000_000)]
+    total_bytes: Annotated[Count, Field(examples=[1_920_000_000_000])]
+    data_bytes: Annotated[Count, Field(examples=[48_100_000_000])]
     """Bytes of the files in the data folder."""
-    data_complete: Annotated[bool, Example(True)]
+    data_complete: Annotated[bool, Field(examples=[True])]
     """Whether all files were counted; otherwise `data_bytes` is a lower bound."""
-    database_bytes: Annotated[Count | None, Example(212_000_000)]
+    database_bytes: Annotated[Count | None, Field(examples=[212_000_000])]
     """Bytes of the database; null if the size is unknown."""
 
 
@@ -156,16 +157,16 @@ class Status(Document):
     """The state of the service as a whole."""
 
     status: Literal["ready", "not_ready"]
-    missing: Annotated[list[str], Example([])]
+    missing: Annotated[list[str], Field(examples=[[]])]
     """Reasons why the service cannot evaluate, each with a remedy."""
     version: Version
-    database: Annotated[str, Example("sqlite")]
+    database: Annotated[str, Field(examples=["sqlite"])]
     workers: list[Worker]
     queue: Queue
     running: list[RunningEvaluation]
     failed: list[FailedEvaluation]
     """Most recently failed evaluations, newest first."""
-    warned: list[WarnedTask] = field(default_factory=list)
+    warned: list[WarnedTask] = []
     """Most recently finished tasks with suspicions, newest first."""
     disk: Disk | None = None
     """Null until the disk is measured for the first time, or if the disk cannot be read."""

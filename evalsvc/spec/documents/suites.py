@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Annotated, Literal
 
-from evalsvc.spec.documents.document import Document, Example
+from pydantic import Field
+
+from evalsvc.spec.documents.document import Document
 from evalsvc.spec.documents.fields import Digest, Id, NextCursor, Open, SuiteName, Text
 from evalsvc.spec.documents.results import Error
 
-Source = Annotated[Literal["put", "folder", "shipped"], Example("shipped")]
+Source = Annotated[Literal["put", "folder", "shipped"], Field(examples=["shipped"])]
 """Origin of a suite: a request, a file in the suites folder, or evalsvc itself."""
 
-Shadowed = Annotated[Literal["folder", "shipped"] | None, Example(None)]
+Shadowed = Annotated[Literal["folder", "shipped"] | None, Field(examples=[None])]
 
-Tasks = Annotated[list[Open], Example([{"kind": "loss", "name": "loss", "data": "datasets:heldout_text.jsonl"}])]
-HeadlineMetrics = Annotated[list[str], Example(["loss/image", "loss/text"])]
+Tasks = Annotated[
+    list[Open], Field(examples=[[{"kind": "loss", "name": "loss", "data": "datasets:heldout_text.jsonl"}]])
+]
+HeadlineMetrics = Annotated[list[str], Field(examples=[["loss/image", "loss/text"]])]
 
 
 class Suite(Document):
@@ -25,9 +28,9 @@ class Suite(Document):
     description: Text
     tasks: Tasks
     """Tasks, each with `kind`, `name` and the parameters of its kind."""
-    digest: Annotated[Digest, Example("4f0c…")]
+    digest: Annotated[Digest, Field(examples=["4f0c…"])]
     source: Source
-    headline: HeadlineMetrics = field(default_factory=list)
+    headline: HeadlineMetrics = []
     """Headline metrics, most important first; empty if the suite has none."""
     shadows: Shadowed = None
     """Origin of another suite with the same name, which this suite hides; null if there is none."""
@@ -39,10 +42,10 @@ class SuiteSummary(Document):
     name: SuiteName
     source: Source
     description: Text
-    digest: Annotated[Digest, Example("4f0c…")]
-    tasks: Annotated[list[str], Example(["loss"])]
+    digest: Annotated[Digest, Field(examples=["4f0c…"])]
+    tasks: Annotated[list[str], Field(examples=[["loss"]])]
     """Names of the tasks."""
-    headline: HeadlineMetrics = field(default_factory=list)
+    headline: HeadlineMetrics = []
     """Headline metrics, most important first; empty if the suite has none."""
     shadows: Shadowed = None
     """Origin of another suite with the same name, which this suite hides; null if there is none."""
@@ -61,7 +64,6 @@ class Suites(Document):
 
     suites: list[SuiteSummary | BrokenSuite]
     next_cursor: NextCursor = None
-    """Cursor of the next page; null on the last page."""
 
 
 class EvaluatedSuite(Document):
@@ -71,8 +73,8 @@ class EvaluatedSuite(Document):
     name: SuiteName
     tasks: Tasks
     """Tasks, each with `kind`, `name` and the parameters of its kind."""
-    digest: Annotated[Digest, Example("4f0c…")]
-    current_digest: Annotated[Digest | None, Example("4f0c…")]
+    digest: Annotated[Digest, Field(examples=["4f0c…"])]
+    current_digest: Annotated[Digest | None, Field(examples=["4f0c…"])]
     """Digest of the suite that has the name now, which differs if the suite was replaced; null if it was deleted or
     cannot be read."""
 
@@ -80,7 +82,7 @@ class EvaluatedSuite(Document):
 class DeletedSuite(Document):
     """A deleted suite."""
 
-    name: Annotated[SuiteName, Example("captions")]
-    digest: Annotated[Digest, Example("4f0c…")]
+    name: Annotated[SuiteName, Field(examples=["captions"])]
+    digest: Annotated[Digest, Field(examples=["4f0c…"])]
     uncovered: Shadowed
     """Origin of the suite that has the name from now on; null if there is none."""

@@ -11,14 +11,13 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import UnknownName
-from evalsvc.spec.documents.document import hints_of
 from evalsvc.spec.documents.history import TableColumns
 from evalsvc.store.history.reading import VALUES, number_or_word
 from evalsvc.store.history.series import wanted_metrics
 from evalsvc.store.lookup import find_run
 from evalsvc.store.tables import Checkpoint, Evaluation, Import, MetricValue, Run, Series, Task
 
-COLUMNS = tuple(hints_of(TableColumns))
+COLUMNS = tuple(TableColumns.model_fields)
 
 ROWS = 1000
 """The most rows on a page, except for a page with a single step."""

@@ -14,7 +14,6 @@ from sqlalchemy.orm import Session
 
 from evalsvc.spec.documents import Metric
 from evalsvc.spec.documents.fields import Word
-from evalsvc.spec.documents.reading import read
 from evalsvc.spec.protocol import digest
 from evalsvc.store.tables import (
     FINITE,
@@ -56,7 +55,7 @@ def write_values(
     if not metrics:
         return
     touch_history(session, evaluation.checkpoint.run_id)
-    rows = [_row(session, evaluation, read(Metric, metric)) for metric in metrics]
+    rows = [_row(session, evaluation, Metric.model_validate(metric)) for metric in metrics]
     statement = insert(session, MetricValue).values(rows)
     new = statement.excluded
     session.execute(

@@ -1,19 +1,22 @@
 """Who is let in, and what for."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
-from app_in_process import App, refused
+from app_in_process import App, needs_by_route, refused
 from sqlalchemy.exc import OperationalError
 
 from evalsvc.access_tokens import TokenScope, new_token
+from evalsvc.api.app import create_app
 from evalsvc.api.middleware import access, known_tokens
-from evalsvc.api.middleware.access import OPEN, SCOPES
-from evalsvc.store.tables import Checkpoint
+from evalsvc.api.routes import docs
+from evalsvc.api.routing import router_of
+from evalsvc.config import Settings
 from evalsvc.store.tokens import all_tokens, create_token, revoke_token
 
 Tokens = Callable[..., dict[str, str]]
@@ -54,10 +57,12 @@ def test_with_the_first_token_nobody_comes_in_without(app: App, token: Tokens, w
 def test_every_route_but_the_open_ones_asks_for_a_token(app: App, token: Tokens) -> None:
     """Whatever is there, and whatever is not: what exists is nobody's business."""
     token()
+    closed = [route for route, needed in needs_by_route(app.app).items() if needed and needed.scope]
+    asked = [route for route in closed if route[1].startswith("/v1/") or route[1] == "/metrics"]
+    pages = [route for route in closed if route not in asked]
     paths = app.http.get("/openapi.json").json()["paths"]
-    asked = [(method, path) for path, operations in paths.items() for method in operations if path not in OPEN]
-    pages = [(method, path) for method, path in SCOPES if not path.startswith("/v1/") and path != "/metrics"]
-    assert len(asked) + len(pages) == len(SCOPES)
+    listed = {(method.upper(), path) for path, operations in paths.items() for method in operations}
+    assert set(asked) == listed - {("GET", "/healthz"), ("GET", "/readyz")}
     for method, path in pages:
         response = app.http.request(method, re.sub(r"\{\w+\}", "1", path))
         assert (response.status_code, method) in ((303, "GET"), (401, "GET"), (401, "POST")), (method, path)
@@ -174,10 +179,18 @@ def test_wrong_tokens_count_wherever_a_token_is_looked_at(app: App, token: Token
 # Scopes
 
 
-def test_what_changes_something_is_not_read() -> None:
-    assert [route for route, scope in SCOPES.items() if (route[0] == "GET") != (scope == "read")] == []
-    deleted_by_others = [route for route, scope in SCOPES.items() if route[0] == "DELETE" and scope != "admin"]
-    assert deleted_by_others == []
+def test_what_changes_something_is_not_read(app: App) -> None:
+    scopes = {route: needed.scope for route, needed in needs_by_route(app.app).items() if needed and needed.scope}
+    assert [route for route, scope in scopes.items() if (route[0] == "GET") != (scope == "read")] == []
+    assert [route for route, scope in scopes.items() if route[0] == "DELETE" and scope != "admin"] == []
+
+
+def test_a_route_without_a_scope_fails_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docs, "_send_document", lambda _request: None)
+    with pytest.raises(TypeError, match=r"mark the functions of these routes with `@needs\(SCOPE\)`: .*/openapi.json"):
+        create_app(Settings())
+    with pytest.raises(KeyError, match="needs"):
+        router_of().get("/v1/new")(hidden)
 
 
 def hidden() -> str:
@@ -185,7 +198,7 @@ def hidden() -> str:
 
 
 def test_scopes(app: App, token: Tokens) -> None:
-    """A route that is not in the table, such as one out of the document, needs admin by itself."""
+    """A route that was added without a scope needs admin by itself."""
     app.app.add_api_route("/hidden", hidden, include_in_schema=False)
     tokens = {scope: token(scope) for scope in ("read", "submit", "admin")}
     for scope, method, path, needed in (
@@ -207,33 +220,9 @@ def test_scopes(app: App, token: Tokens) -> None:
 
 def test_nothing_of_the_body_is_read_before_the_door(app: App, token: Tokens) -> None:
     """A stranger could else have a megabyte parsed by each request."""
-    sent = []
-
-    async def receive() -> Any:
-        raise AssertionError("was read")
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    async def ask(headers: dict[str, str]) -> None:
-        pairs = [(b"host", b"localhost"), *((name.lower().encode(), text.encode()) for name, text in headers.items())]
-        scope = {"type": "http", "method": "POST", "path": "/v1/checkpoints", "query_string": b"", "headers": pairs}
-        await app.app(scope | {"client": ("10.0.0.1", 1)}, receive, send)
-
     read = token("read")
     for headers, status in (({}, 401), (read, 403)):
-        app.portal.call(ask, headers)
-        assert [message["status"] for message in sent if "status" in message] == [status]
-        sent.clear()
-
-
-def test_paths_that_are_written_otherwise_need_the_same(app: App, token: Tokens) -> None:
-    headers = token("read")
-    for path in ("/v1/check%70oints", "/v1//checkpoints", "/v1/checkpoints/", "/V1/checkpoints", "/v1/checkpoints;a"):
-        response = app.http.post(path, headers=headers, json={"run": "a", "step": 1, "uri": "/nowhere"})
-        assert response.status_code in (403, 404, 405, 307), (path, response.text)
-    with app.store.reading() as session:
-        assert session.query(Checkpoint).count() == 0
+        assert sent_by(app, [], headers, method="POST", path="/v1/checkpoints")[0]["status"] == status
 
 
 def test_what_is_not_there_is_told_as_such_to_who_is_in(app: App, token: Tokens) -> None:
@@ -273,15 +262,15 @@ def test_the_document_tells_of_the_door(app: App, token: Tokens, closed: bool) -
     """Generated clients, and tests that look for routes that let in whom they should not, go by it."""
     if closed:
         token()
-    document = app.http.get("/openapi.json").json()
+    document, scopes = app.http.get("/openapi.json").json(), needs_by_route(app.app)
     assert document["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            if path in OPEN:
-                assert "security" not in operation, path
+            if path in ("/healthz", "/readyz"):
+                assert not operation.keys() & {"security", "x-scope"}, path
                 continue
             assert operation["security"] == ([{"token": []}] if closed else [{"token": []}, {}])
-            assert operation["x-scope"] == SCOPES[method.upper(), path]
+            assert operation["x-scope"] == scopes[method.upper(), path].scope
             assert {"401", "403", "429"} <= operation["responses"].keys()
             assert ("413" in operation["responses"]) == ("requestBody" in operation)
 
@@ -310,3 +299,87 @@ def test_whether_there_are_tokens_is_not_known_elsewhere(start_app: Start, monke
     app = start_app(host="0.0.0.0", insecure=True)
     refused(app.http.get("/v1/runs"), 503, "database_unusable")
     assert app.http.get("/readyz").json() == {"status": "ok"}
+
+
+# Ways around
+
+EMPTY = {"type": "http.request", "body": b""}
+PIECE = {"type": "http.request", "body": b" " * 100_000, "more_body": True}
+
+
+def sent_by(app: App, incoming: Iterable[Any], headers: dict[str, str], **scope: Any) -> list[Any]:
+    """Return what the application sends to a request that a server passes on unchanged."""
+    messages, sent = iter(incoming), list[Any]()
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    pairs = [(name.lower().encode(), text.encode()) for name, text in ({"Host": "evalsvc"} | headers).items()]
+    scope = {"type": "http", "query_string": b"", "headers": pairs, "client": ("10.0.0.1", 1)} | scope
+    app.portal.call(app.app, scope, receive, send)
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("POST", "/v1/check%70oints", {}, 403),
+        ("POST", "/v1//checkpoints", {}, 404),
+        ("POST", "/v1/checkpoints/", {}, 307),
+        ("POST", "/V1/checkpoints", {}, 404),
+        ("POST", "/v1/checkpoints;a", {}, 404),
+        ("POST", "/v1/runs/a/plan", {"X-HTTP-Method-Override": "PUT"}, 405),
+        ("GET", "/v1/runs/a", {"X-HTTP-Method-Override": "DELETE", "X-Method-Override": "DELETE"}, 404),
+        ("GET", "/v1/runs/a?_method=DELETE", {}, 422),
+        ("GET", "/v1/nothing", {"X-Original-URL": "/v1/runs", "X-Rewrite-URL": "/v1/runs"}, 404),
+        ("DELETE", "/v1/runs%2Fa", {}, 403),
+        ("DELETE", "/v1/%72uns/a", {}, 403),
+        ("DELETE", "/v1/status/..%2Fruns/a", {}, 404),
+        ("DELETE", "//v1/runs/a", {}, 404),
+        ("DELETE", "/static/..%2Fv1/runs/a", {}, 405),
+        ("DELETE", "/v1/runs/a/", {}, 307),
+        ("HEAD", "/v1/prune", {}, 405),
+        ("TRACE", "/v1/runs", {}, 405),
+        ("delete", "/v1/runs/a", {}, 405),
+    ],
+)
+def test_no_spelling_of_a_request_needs_less(
+    app: App, token: Tokens, method: str, path: str, headers: dict[str, str], status: int
+) -> None:
+    """The scope is that of the route that the router takes, and no header names another one."""
+    raw, _, query = path.partition("?")
+    address = {"path": unquote(raw), "raw_path": raw.encode(), "query_string": query.encode()}
+    sent = sent_by(app, [EMPTY], token("read") | headers, method=method, **address)
+    assert sent[0]["status"] == status
+
+
+def test_the_first_of_two_tokens_counts(app: App, token: Tokens) -> None:
+    read, admin = (token(scope)["Authorization"] for scope in ("read", "admin"))
+    for values, status in (((read, admin), 403), (("Bearer evs_wrong", admin), 401), ((admin, read), 404)):
+        headers = [("Authorization", value) for value in values]
+        assert app.http.request("DELETE", "/v1/runs/a?confirm=a", headers=headers).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "incoming", "status"),
+    [
+        ("GET", "/v1/runs", [], 200),
+        ("POST", "/v1/checkpoints", [PIECE] * 11, 413),
+        ("POST", "/v1/nothing", [], 404),
+        ("POST", "/v1/prune", [], 403),
+    ],
+)
+def test_no_more_of_a_body_is_read_than_the_route_takes(
+    app: App, token: Tokens, method: str, path: str, incoming: list[Any], status: int
+) -> None:
+    """A read takes none; a body without a length is counted as it arrives."""
+    headers = token("submit") | {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
+    assert sent_by(app, incoming, headers, method=method, path=path)[0]["status"] == status
+
+
+def test_no_socket_opens(app: App) -> None:
+    sent = sent_by(app, [{"type": "websocket.connect"}], {}, type="websocket", path="/v1/runs")
+    assert [message["type"] for message in sent] == ["websocket.close"]

@@ -6,11 +6,12 @@ import time
 from typing import Any
 
 import pytest
-from app_in_process import App, refused
+from app_in_process import App, needs_by_route, refused
 from starlette.exceptions import HTTPException
 
 from evalsvc.api.middleware import bodies
-from evalsvc.api.middleware.bodies import BodyLimit, max_body, parse_json
+from evalsvc.api.middleware.access import NEEDS, Needs
+from evalsvc.api.middleware.bodies import BodyLimit, parse_json
 
 
 def test_an_announced_size_is_refused_before_anything_is_read() -> None:
@@ -26,14 +27,13 @@ def test_an_announced_size_is_refused_before_anything_is_read() -> None:
     asyncio.run(BodyLimit(app)(scope, receive, None))  # type: ignore[arg-type]
 
 
-def test_routes_may_take_more() -> None:
-    assert max_body("POST", "/v1/runs/a/metrics") == bodies.MAX_IMPORT
-    assert max_body("POST", "/v1/runs/a/metrics/b") == max_body("PUT", "/v1/runs/a/metrics") == bodies.MAX_BODY
-
-
-def test_parts_of_uploads_have_a_limit_of_their_own() -> None:
-    assert max_body("PATCH", f"/v1/uploads/{'0' * 64}") is None
-    assert max_body("POST", "/v1/uploads") == max_body("PATCH", "/v1/uploads/a/b") == bodies.MAX_BODY
+def test_imports_and_parts_of_uploads_have_a_limit_of_their_own(app: App) -> None:
+    others = {
+        route: needed.body
+        for route, needed in needs_by_route(app.app).items()
+        if needed and needed.body != bodies.MAX_BODY
+    }
+    assert others == {("POST", "/v1/runs/{run}/metrics"): bodies.MAX_IMPORT, ("PATCH", "/v1/uploads/{sha256}"): None}
 
 
 def test_an_upload_that_stalls_is_given_up_however_much_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ def test_an_upload_that_stalls_is_given_up_however_much_came_before(monkeypatch:
             await receive()
         assert error.value.status_code == 408
 
-    scope = {"type": "http", "method": "PATCH", "path": "/v1/uploads/a", "headers": []}
+    scope = {"type": "http", "method": "PATCH", "path": "/v1/uploads/a", "headers": [], NEEDS: Needs("submit", None)}
     begun = time.monotonic()
     asyncio.run(BodyLimit(app)(scope, receive, None))  # type: ignore[arg-type]
     assert time.monotonic() - begun < 2

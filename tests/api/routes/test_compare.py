@@ -16,7 +16,6 @@ from evalsvc.compare.result import Result
 from evalsvc.files.artifacts import artifact_path
 from evalsvc.files.items import LARGE, keep_items, pack_items
 from evalsvc.spec.documents import DifferenceCurve, MetricDifference
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.store.history.writing import touch_history
 from evalsvc.store.lookup import find_run
 from evalsvc.store.tables import Task
@@ -50,7 +49,7 @@ def test_the_numbers_are_those_of_the_files(app: App, files: dict[str, Result]) 
     ]
     for query, options in asked:
         found = compare(app, **query)
-        assert found == content_of(compare_results(files["run-a@0"], files["run-b@25"], options))
+        assert found == compare_results(files["run-a@0"], files["run-b@25"], options).model_dump()
         assert {one["basis"] for one in found["contrasts"]} == {"paired"}
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from app_in_process import App
+from app_in_process import App, needs_by_route
 
-from evalsvc.api.middleware.access import OPEN
+from evalsvc.api.middleware.access import Needs
 from evalsvc.api.routes import docs
 from evalsvc.store.tokens import create_token
 
@@ -32,9 +32,10 @@ def test_everything_is_loaded_from_the_service(app: App) -> None:
     assert "//" not in answer.text.replace("<!DOCTYPE", "").replace("/openapi.json", "")
     assert "http" not in answer.headers["content-security-policy"]
     named = re.findall(r'(?:src|href)="(/docs/[^"]+)"', answer.text)
-    assert set(named) == set(docs.FILES) <= set(OPEN)
+    assert set(named) == set(docs.FILES)
     for path, media_type in docs.FILES.items():
         file = app.http.get(path)
+        assert needs_by_route(app.app)["GET", path] == Needs(None)
         assert (file.status_code, file.headers["content-type"].partition(";")[0]) == (200, media_type)
         assert len(file.content) > 100_000
     assert b"SwaggerUIBundle" in app.http.get("/docs/swagger-ui-bundle.js").content

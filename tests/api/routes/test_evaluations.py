@@ -13,7 +13,6 @@ from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 from evalsvc.client import Client
 from evalsvc.messages import ShardError
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.store.tables import Suite
 from evalsvc.store.views import LiveTask
 
@@ -130,12 +129,12 @@ class TestTheSuiteAsItWasEvaluated:
         digest, tasks = first["digest"], first["tasks"]
         found = {"evaluation": 1, "name": "mine", "tasks": tasks, "digest": digest, "current_digest": digest}
         with Client("http://evalsvc", transport=app.transport) as client:
-            assert content_of(client.evaluated_suite(1)) == found
+            assert client.evaluated_suite(1).model_dump() == found
             other = client.put_suite("mine", "tasks: [{kind: loss, data: 'datasets:other.jsonl'}]").digest
             app.coordinator.work()
-            assert content_of(client.evaluated_suite(1)) == {**found, "current_digest": other}
+            assert client.evaluated_suite(1).model_dump() == {**found, "current_digest": other}
             client.delete_suite("mine")
-            assert content_of(client.evaluated_suite(1)) == {**found, "current_digest": None}
+            assert client.evaluated_suite(1).model_dump() == {**found, "current_digest": None}
 
     def test_as_yaml_it_is_the_same_suite(self, app: App, first: dict[str, Any]) -> None:
         app.http.delete("/v1/suites/mine").raise_for_status()

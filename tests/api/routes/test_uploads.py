@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from app_in_process import App, app_in_process, app_on_port, refused
-from sqlalchemy import delete
+from migrated import empty
 
 from evalsvc.api.middleware import bodies
 from evalsvc.files import uploads as module
 from evalsvc.files.uploads import Part
-from evalsvc.store.tables import Base, Checkpoint
+from evalsvc.store.tables import Checkpoint
 from evalsvc.store.tokens import create_token
 
 CONTENT = bytes(range(256)) * 20
@@ -37,9 +37,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 @pytest.fixture
 def app(running: App) -> App:
     """The application that takes uploads, with nothing in it."""
-    with running.store.transaction() as session:
-        for table in reversed(Base.metadata.sorted_tables):
-            session.execute(delete(table))
+    empty(running.store)
     for folder in ("uploads", "spool"):
         shutil.rmtree(running.settings.data_path / folder, ignore_errors=True)
     running.coordinator.woken = 0

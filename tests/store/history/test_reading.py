@@ -25,7 +25,6 @@ from queue_steps import enter, enter_virtual, evaluate_whole, submission, suite
 from queue_steps import metric as measured
 
 from evalsvc.errors import InvalidRequest
-from evalsvc.spec.documents.document import hints_of
 from evalsvc.spec.documents.history import BucketSeries, History, SeriesHead
 from evalsvc.spec.documents.history import Point as PointDocument
 from evalsvc.spec.protocol import number_to_json
@@ -36,7 +35,7 @@ from evalsvc.store.session import Store
 
 SEEDS = range(4)
 
-COLUMNS = [name for name in hints_of(BucketSeries) if name not in {*hints_of(SeriesHead), "omitted", "groups"}]
+COLUMNS = [name for name in BucketSeries.model_fields if name not in {*SeriesHead.model_fields, "omitted", "groups"}]
 
 
 def ones(**steps: Iterable[int]) -> Values:

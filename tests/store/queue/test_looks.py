@@ -22,7 +22,6 @@ from queue_steps import (
 from sqlalchemy import select
 
 from evalsvc.messages import ShardError, ShardResult
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.store.history.reading import read_history
 from evalsvc.store.lookup import find_evaluation
 from evalsvc.store.queue.attempts import give_up, requeue_running, unwanted
@@ -53,7 +52,7 @@ def seen(stderr: float = 0.1) -> ShardResult:
 def task_view(store: Store, evaluation: int) -> dict[str, Any]:
     with store.reading() as session:
         (task,) = evaluation_view(session, find_evaluation(session, evaluation), {}).tasks
-        return content_of(task)
+        return task.model_dump()
 
 
 def states(store: Store) -> list[tuple[str, int, str]]:

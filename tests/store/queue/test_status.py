@@ -19,7 +19,6 @@ from queue_steps import (
 
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.spec.documents import Error, OpenShards, Progress, RunningTask
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.store.queue.status import failed_view, queue_view, running_view, warned_view
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Evaluation, now
@@ -109,7 +108,7 @@ def test_what_is_suspicious_comes_newest_first_and_not_without_end(store: Store)
     with store.reading() as session:
         found = warned_view(session)
     assert [task.step for task in found] == [6, 4, 3, 2, 1]
-    assert content_of(found[0]) == {
+    assert found[0].model_dump() == {
         "id": 7,
         "run": "run-a",
         "step": 6,

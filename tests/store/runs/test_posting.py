@@ -7,7 +7,6 @@ from sqlalchemy import select
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import Conflict
 from evalsvc.spec.documents import Plan
-from evalsvc.spec.documents.reading import read
 from evalsvc.store.history.reading import read_history
 from evalsvc.store.lookup import get_or_create_run
 from evalsvc.store.runs.posting import Submission, due_suites, evaluate, needs_file, submit, uploaded_bytes
@@ -90,7 +89,7 @@ def test_a_plan_has_multiples_due_between_first_and_last(step: int, due: list[st
             {"suite": "late", "every": 200, "first": 400, "last": 600},
         ]
     }
-    assert due_suites(read(Plan, plan), step) == due
+    assert due_suites(Plan.model_validate(plan), step) == due
 
 
 def test_when_behind_newest_skips_older_steps_that_wait(store: Store) -> None:

@@ -24,7 +24,6 @@ from evalsvc.miniature import ROOT
 from evalsvc.sampling.sampler import Sampler
 from evalsvc.spec import catalog
 from evalsvc.spec import looks as looks_module
-from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.suite import parse_suite
 from evalsvc.tasks.reference_statistics import import_npz
 from evalsvc.tasks.text_to_image import pipeline as image_pipeline
@@ -66,9 +65,9 @@ def evaluate(module_data: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
     def run(interim: Any = None, layout: Mapping[str, Any] | None = None, **parameters: Any) -> dict[str, Any]:
         reference = {"reference": str(module_data / "datasets" / "reference.safetensors")}
         suite = parse_suite({"tasks": [{**TASK, **reference, **parameters}]}, "test")
-        return content_of(
-            run_suite(suite, pretrained(5, **(layout or {})), lambda task, done, total, unit: None, interim=interim)
-        )
+        return run_suite(
+            suite, pretrained(5, **(layout or {})), lambda task, done, total, unit: None, interim=interim
+        ).model_dump()
 
     return run
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from evalsvc.api.middleware.admission import Admission
+from evalsvc.api.middleware.reads import Admission
 from evalsvc.api.middleware.threads import READS
 
 
