@@ -1,8 +1,8 @@
 """Files of torch.save, read so that neither a `submitter` nor a `pull request` runs code: a pickle is a program.
 
 torch reads with `weights_only=True`, and before that, every instruction and name in the pickle must be in a list of
-those that tensors and plain values need. What reading costs is bounded by the limits of a worker, not here. torch and
-numpy are imported only when a file is loaded: the watcher reads outlines without them.
+those that tensors and plain values need. What reading costs is bounded by the limits of a worker, not here. The watcher
+reads outlines without torch and numpy.
 """
 
 from __future__ import annotations
@@ -11,16 +11,11 @@ import io
 import pickle
 import pickletools
 import re
-import warnings
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, Literal
+from typing import IO, Final, Literal
 
 from evalsvc.errors import NotACheckpoint, UnsafeCheckpoint
-
-if TYPE_CHECKING:
-    import numpy as np
 
 ZIP = b"PK\x03\x04"
 
@@ -59,30 +54,6 @@ CONVERSION = (
 )
 
 
-def load(path: Path) -> object:
-    """Load a file of torch.save. Tensors are views of the mapped file, or copies for a file before torch 1.6."""
-    is_archive = require_safe(path)
-    import torch
-
-    allowed: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
-        (PlainDtype, "numpy.dtype"),
-        (_plain_scalar, "numpy.core.multiarray.scalar"),
-        (_plain_scalar, "numpy._core.multiarray.scalar"),
-    ]
-    try:
-        with torch.serialization.safe_globals(allowed), warnings.catch_warnings(action="ignore"):
-            content: object = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
-    except UnsafeCheckpoint as error:
-        raise UnsafeCheckpoint(f"{path} {error.message}, {ADVICE}") from error
-    except OSError:
-        raise
-    except (
-        Exception
-    ) as error:  # a hostile or truncated file can make torch fail in any way, with a message that quotes the file
-        raise _damaged(path, error) from error
-    return content
-
-
 def require_safe(path: Path) -> bool:
     """Raise UnsafeCheckpoint or NotACheckpoint as `load` does; return whether the file was written since torch 1.6."""
     with path.open("rb") as file:
@@ -93,7 +64,7 @@ def require_safe(path: Path) -> bool:
             for _ in range(1 if is_archive else LEGACY_PICKLES):
                 _require_harmless(path, pickles)
         except (ValueError, IndexError, KeyError, MemoryError) as error:
-            raise _damaged(path, error) from error
+            raise damaged(path, error) from error
     return is_archive
 
 
@@ -148,7 +119,7 @@ def _require_harmless(path: Path, stream: IO[bytes]) -> None:
             raise UnsafeCheckpoint(f"{path} would run {name} when it is opened, {advice}")
 
 
-def _damaged(path: Path, error: Exception) -> NotACheckpoint:
+def damaged(path: Path, error: Exception) -> NotACheckpoint:
     return NotACheckpoint(
         f"{path} is damaged or not a torch.save file ({type(error).__name__}); copy or write it again"
     )
@@ -204,13 +175,3 @@ class PlainDtype:
                 self.order = order
             case _:
                 raise UnsafeCheckpoint("would change the layout of numpy's numbers")
-
-
-def _plain_scalar(dtype: object, data: object) -> np.generic:
-    import numpy as np
-
-    plain = np.dtype(dtype.kind).newbyteorder(dtype.order) if type(dtype) is PlainDtype else None
-    if plain is None or not isinstance(data, bytes) or len(data) != plain.itemsize:
-        raise UnsafeCheckpoint("would create a numpy value from something other than its bytes")
-    scalar: np.generic = np.frombuffer(data, plain)[0]
-    return scalar

@@ -9,21 +9,25 @@ the memory-mapped file, so reading is cheap until they are copied.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import safetensors
+import torch
 from torch import Tensor
 
-from evalsvc.checkpoints import torch_file
 from evalsvc.checkpoints.formats import adapter, format_of, legible, read_header, weight_map, weights_at
 from evalsvc.checkpoints.tensors import some
+from evalsvc.checkpoints.torch_file import ADVICE, PlainDtype, damaged, require_safe
 from evalsvc.errors import (
     CheckpointError,
     CheckpointMismatch,
     CheckpointNotFound,
     NotACheckpoint,
+    UnsafeCheckpoint,
     UnsupportedModel,
     os_reason,
 )
@@ -64,7 +68,7 @@ def read_weights(path: Path) -> Weights:
 
 
 def _read_torch(path: Path) -> Weights:
-    loaded = torch_file.load(path)
+    loaded = load_torch(path)
     content = _plain_dict(loaded)
     if content is None:
         raise NotACheckpoint(f"{path} holds a {type(loaded).__name__}; a checkpoint is a dictionary of tensors")
@@ -187,3 +191,33 @@ def _strip(key: str) -> str:
     while prefix := next((prefix for prefix in PREFIXES if key.startswith(prefix, start)), ""):
         start += len(prefix)
     return key[start:]
+
+
+def load_torch(path: Path) -> object:
+    """Load a file of torch.save. Tensors are views of the mapped file, or copies for a file before torch 1.6."""
+    is_archive = require_safe(path)
+    allowed: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
+        (PlainDtype, "numpy.dtype"),
+        (_plain_scalar, "numpy.core.multiarray.scalar"),
+        (_plain_scalar, "numpy._core.multiarray.scalar"),
+    ]
+    try:
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings(action="ignore"):
+            content: object = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+    except UnsafeCheckpoint as error:
+        raise UnsafeCheckpoint(f"{path} {error.message}, {ADVICE}") from error
+    except OSError:
+        raise
+    except (
+        Exception
+    ) as error:  # a hostile or truncated file can make torch fail in any way, with a message that quotes the file
+        raise damaged(path, error) from error
+    return content
+
+
+def _plain_scalar(dtype: object, data: object) -> np.generic:
+    plain = np.dtype(dtype.kind).newbyteorder(dtype.order) if type(dtype) is PlainDtype else None
+    if plain is None or not isinstance(data, bytes) or len(data) != plain.itemsize:
+        raise UnsafeCheckpoint("would create a numpy value from something other than its bytes")
+    scalar: np.generic = np.frombuffer(data, plain)[0]
+    return scalar

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from evalsvc.cli.options import DatabaseUrl, DataDir, Devices, Suites, Threads, Tls
-from evalsvc.cli.terminal import say
 from evalsvc.config import Settings, drop_secrets
 from evalsvc.log import configure_logs
 
@@ -74,12 +73,6 @@ def serve(
     drop_secrets()
     configure_logs(settings.log_format, settings.log_level)
     # FastAPI, SQLAlchemy and Dask take two seconds to import; `--help` and completion do not need them.
-    from evalsvc.api.server import Started
-    from evalsvc.api.server import serve as serve_settings
-    from evalsvc.cli.service_banner import describe_service
+    from evalsvc.cli.service_banner import serve_announced
 
-    def announce(started: Started) -> None:
-        # One write: a program that reads only the address may then close the pipe.
-        say("\n".join(describe_service(settings, started)))
-
-    serve_settings(settings, announce, migrate=migrate, insecure=insecure, new_data_folder=new_data_folder)
+    serve_announced(settings, migrate=migrate, insecure=insecure, new_data_folder=new_data_folder)

@@ -6,12 +6,23 @@ import os
 import textwrap
 
 from evalsvc.api.middleware.browsers import is_loopback
-from evalsvc.api.server import Started
+from evalsvc.api.server import Started, serve
+from evalsvc.cli.terminal import say
 from evalsvc.cluster.devices import device_list
 from evalsvc.config import Settings, shown_url
 
 WIDTH = 80
 """Width of a line in characters. A longer word, such as a path, gets a whole line and is not cut."""
+
+
+def serve_announced(settings: Settings, *, migrate: bool, insecure: bool, new_data_folder: bool) -> None:
+    """Serve until the process is stopped, and say so when the service answers."""
+
+    def announce(started: Started) -> None:
+        # One write: a program that reads only the address may then close the pipe.
+        say("\n".join(describe_service(settings, started)))
+
+    serve(settings, announce, migrate=migrate, insecure=insecure, new_data_folder=new_data_folder)
 
 
 def describe_service(settings: Settings, started: Started) -> list[str]:

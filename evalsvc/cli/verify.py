@@ -37,6 +37,7 @@ from evalsvc.errors import InvalidRequest, os_reason
 from evalsvc.spec.engines import parse_engines
 from evalsvc.spec.suite import find_suite
 from evalsvc.verify.agreement import COLUMNS, DROP, Agreement, Finding, table_row, to_json
+from evalsvc.verify.recorded import read_recorded, unrecorded
 
 UNTRIED = 2
 """Exit code of a command that could compute no number a second time."""
@@ -129,7 +130,6 @@ def verify(
     most = 64 if n is None else n
     # PyTorch takes seconds to import and is not on every machine; `--help` and a mistyped option need no PyTorch.
     from evalsvc.verify.checkpoint import VerifyRequest, verify_tasks
-    from evalsvc.verify.recorded import read_recorded, unrecorded
 
     if checkpoint is None or suite is None:
         with connect(url) as client:
@@ -153,8 +153,7 @@ def _verify_machine(settings: Settings) -> tuple[list[Finding], dict[str, object
     settings such as EVALSVC_ROOTS and batch sizes, which say nothing about the machine.
     """
     import evalsvc.worker  # noqa: F401  # first, since its error says how to install PyTorch
-    from evalsvc.verify.golden_files import Golden
-    from evalsvc.verify.machine import describe_machine, prepared_device, verify_machine
+    from evalsvc.verify.machine import Golden, describe_machine, prepared_device, verify_machine
 
     device = prepared_device(settings.device, settings.threads)
     started = time.monotonic()

@@ -284,15 +284,14 @@ def _read_safetensors(path: Path, allow: Allow) -> Iterator[Record]:
 
 def _load_tensors(path: Path, allow: Allow) -> dict[str, NDArray[numpy.integer]]:
     try:  # imported here, since the service starts without safetensors
-        from safetensors import SafetensorError
-        from safetensors import numpy as arrays
+        import safetensors.numpy
     except ModuleNotFoundError:
         raise missing_package("safetensors", "a .safetensors data file") from None
     try:
         file = open_file(path, "data file", allow)
         with file.stream:
-            tensors: dict[str, NDArray[numpy.integer]] = arrays.load_file(file.name)
-    except (SafetensorError, OSError, TypeError, KeyError):  # whose messages quote the file
+            tensors: dict[str, NDArray[numpy.integer]] = safetensors.numpy.load_file(file.name)
+    except (safetensors.SafetensorError, OSError, TypeError, KeyError):  # whose messages quote the file
         raise InvalidData(f"{path} is not a safetensors file of integers, or is cut off; write it again") from None
     if not {"text_ids", "image_codes"} & set(tensors):
         present = ", ".join(map(show_name, sorted(tensors)[:10])) or "nothing"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from importlib.util import find_spec
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
@@ -15,7 +14,10 @@ from evalsvc.decoders.decoder import ImageDecoder
 from evalsvc.decoders.loading import CODEBOOK
 from evalsvc.decoders.movqgan import MoVQGAN
 from evalsvc.errors import UnsupportedModel
-from evalsvc.installation import missing_package
+
+# diffusers imports xformers where it is installed, which warns about its GPU kernels; they are not used.
+logging.getLogger("xformers").setLevel(logging.ERROR)
+from diffusers import VQModel  # noqa: E402
 
 
 class DiffusersDecoder(ImageDecoder):
@@ -68,14 +70,8 @@ class DiffusersDecoder(ImageDecoder):
 
 def write_diffusers(decoder: ImageDecoder) -> Any:
     """Return `decoder` as a diffusers.VQModel in float32 on the CPU, in eval mode."""
-    if find_spec("diffusers") is None:
-        raise missing_package("diffusers", "engine 'diffusers'", "reference")
     if not isinstance(decoder, VQAutoencoder):
         raise UnsupportedModel(f"diffusers' VQModel does not support {type(decoder).__name__}")
-    # diffusers imports xformers where it is installed, which warns about its GPU kernels; they are not used.
-    logging.getLogger("xformers").setLevel(logging.ERROR)
-    from diffusers import VQModel
-
     kind: Any = VQModel
 
     config, spatial = decoder.config, isinstance(decoder, MoVQGAN)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
+from pkgutil import resolve_name
 
 from evalsvc.config import Settings
 from evalsvc.data.captions import chosen_captions
@@ -27,6 +28,9 @@ from evalsvc.tasks.text_to_image.prompts import require_labels
 
 SECONDS = 20.0
 """Seconds after which a file of many records is read no further."""
+
+OPEN_BY_TORCH = "evalsvc.worker.suite_files:open_by_torch"
+"""Function that opens files by PyTorch: named, not imported, because the machine of a service alone has no PyTorch."""
 
 
 @dataclass
@@ -90,9 +94,8 @@ def _opened(where: str, path: Path, task: TaskSpec, settings: Settings) -> Itera
         if parameters.get("classifier"):
             require_labels(str(path), captions)
     elif find_spec("torch") is not None:
-        from evalsvc.worker.suite_files import open_by_torch  # the service's machine has no torch
-
-        return open_by_torch(where, path, task, settings)
+        opened: Iterable[object] = resolve_name(OPEN_BY_TORCH)(where, path, task, settings)
+        return opened
     return ()
 
 

@@ -29,7 +29,7 @@ from evalsvc.verify.golden_checks import (
     verify_products,
     verify_statistics,
 )
-from evalsvc.verify.golden_files import Golden
+from evalsvc.verify.golden_files import Golden as Golden
 
 Check = Callable[[Golden], Iterable[Finding]]
 

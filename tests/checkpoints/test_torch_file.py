@@ -24,7 +24,8 @@ import torch
 from hostile_files import archive, calling, patched, tensor_pickle
 from safetensors.torch import save_file
 
-from evalsvc.checkpoints.torch_file import OTHER, load, read_outline
+from evalsvc.checkpoints.torch_file import OTHER, read_outline
+from evalsvc.checkpoints.weights import load_torch as load
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointError, NotACheckpoint, UnsafeCheckpoint
 from evalsvc.miniature import ROOT

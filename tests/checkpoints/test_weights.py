@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from evalsvc.checkpoints.tensors import tensor_digest
-from evalsvc.checkpoints.torch_file import load
+from evalsvc.checkpoints.weights import load_torch as load
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import (
     CheckpointError,
