@@ -6,8 +6,7 @@ record with the digest that the asset had when it was pulled.
 
 from __future__ import annotations
 
-from evalsvc.assets.catalog import ASSETS, Asset, Source, find_asset
+from evalsvc.assets.catalog import ASSETS, Asset, Record, Source, find_asset, locate_asset, read_record
 from evalsvc.assets.pulling import pull
-from evalsvc.assets.records import Record, locate_asset, read_record
 
 __all__ = ["ASSETS", "Asset", "Record", "Source", "find_asset", "locate_asset", "pull", "read_record"]

