@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from evalsvc.models import DecodeStep, Transformer, WeightFormat, WeightLayout
+from evalsvc.models import StepShape, Transformer, WeightFormat
 from evalsvc.models.decoding import SPAN, Slot
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams
 from on_card.kit import Kit, Row, at_most, figure, holds, left_out
@@ -214,8 +214,8 @@ def _stepped_logits(model: Transformer, way: Way, form: Format) -> Tensor:  # [S
     prompts = text_prompts(range(1, 33))
     padded = len(prompts)
     cache_dtype = None if form.cache is None else getattr(torch, form.cache)
-    layout = WeightLayout(range(TEXT_ROWS, TEXT_ROWS + CODES), len(prompts), way != "plain", form.weights)
-    step = DecodeStep(model, layout, padded + STEPS, "plain" if way == "plain" else "graph", cache_dtype)
+    rows, path = range(TEXT_ROWS, TEXT_ROWS + CODES), "plain" if way == "plain" else "graph"
+    step = model.decoding(StepShape(len(prompts), rows, padded + STEPS, path, form.weights, cache_dtype))
     ids = torch.tensor([[*[0] * (padded - len(prompt.ids)), *prompt.ids] for prompt in prompts], device=device)
     lengths = torch.arange(1, padded + 1, device=device)  # [rows]
     slots = torch.arange(padded, device=device)

@@ -16,7 +16,7 @@ from evalsvc.models import Transformer
 from evalsvc.sampling import SamplingParams
 from evalsvc.sampling.completion import Continuation, complete
 from evalsvc.scoring import Request, score
-from evalsvc.scoring.packing import pack
+from evalsvc.scoring.scorer import pack
 from evalsvc.spec.layout import text_only
 from on_card.kit import Kit, Row, at_most, figure, holds, left_out
 from on_card.rates import bandwidth, product_rate

@@ -32,7 +32,7 @@ from evalsvc.errors import (
     os_reason,
 )
 from evalsvc.families.config_files import MAX_JSON_FILES
-from evalsvc.families.open_lm_files import recorded_model
+from evalsvc.families.open_lm import recorded_model
 from evalsvc.files.opened import Allow, ReadRule, open_checked, path_of
 
 NEIGHBOURS = ("params.txt", "config.json", ".metadata")

@@ -1,14 +1,23 @@
-"""open_lm, and the models that it registers."""
+"""open_lm, the models that it registers, and the files of its runs.
+
+open_lm splits the configuration between two files. The model JSON has the shape and may fix norm, qk-norm, positions
+and feed-forward. Everything else comes from the command line, which a run records in `params.txt`. The JSON overrides
+`params.txt`, and `params.txt` overrides open_lm's defaults.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from evalsvc.errors import UnsupportedModel
+from evalsvc.errors import InvalidModelConfig, UnsupportedModel, show_name
+from evalsvc.families.config_files import MAX_CONFIG_BYTES, read_json
 from evalsvc.families.family import Family, Source, validated
 from evalsvc.spec.model_config import OPEN_LM_FIELDS, ModelConfig
 
+SOFTMAX_ATTENTION = (None, "auto", "torch_attn", "xformers_attn", "xformers_attn_variable_length")
+MAMBA = "{source} is a mamba model; evalsvc evaluates open_lm's attention models only"
 _MOE = "{source} is a mixture of experts ({reason}); evalsvc evaluates dense open_lm models only"
 _SWITCHES = ModelConfig.model_fields.keys() - OPEN_LM_FIELDS
 """Fields that no configuration of open_lm has; keys of these names mean something else there."""
@@ -96,3 +105,130 @@ def _registered(name: str) -> dict[str, Any]:
     seq_len, vocab_size = rest or (2048, 50432)
     shape = {"hidden_dim": hidden_dim, "n_layers": n_layers, "n_heads": n_heads, "seq_len": seq_len}
     return shape | {"vocab_size": vocab_size, "post_embed_norm": False, "weight_tying": False} | _FIXED.get(name, {})
+
+
+# formats of a configuration
+
+
+def describes_open_lm(fields: Mapping[str, object]) -> bool:
+    """Return whether the fields of a `config.json` are those of open_lm or of one of its wrappers."""
+    flat = fields.get("model_type") == "openlm" or ("dim" in fields and "n_layers" in fields)
+    return flat or "hidden_dim" in fields or isinstance(fields.get("params_args_dict"), Mapping)
+
+
+def open_lm_fields(fields: Mapping[str, object], source: str, folders: tuple[Path, ...]) -> dict[str, object]:
+    """Translate `fields` from any of the three formats to open_lm's names."""
+    args = fields.get("params_args_dict")
+    if isinstance(args, Mapping):
+        fields = _from_arguments(args, source, folders)
+    elif "hidden_dim" not in fields and ("dim" in fields or fields.get("model_type") == "openlm"):
+        _require_softmax(fields, source)
+        fields = _from_params_dataclass(fields)
+    elif "hidden_dim" not in fields and {"d_model", "n_layer"} <= fields.keys():
+        raise UnsupportedModel(MAMBA.format(source=source))
+    return dict(fields)
+
+
+def _from_params_dataclass(fields: Mapping[str, object]) -> dict[str, object]:
+    defaults = {"dim": 512, "n_layers": 8, "n_heads": 8, "vocab_size": -1, "seq_len": 2048}
+    translated = defaults | {"post_embed_norm": False, "weight_tying": False} | dict(fields)
+    for old_name, new_name in (("dim", "hidden_dim"), ("norm_type", "model_norm"), ("apply_qk_norm", "qk_norm")):
+        if old_name in translated:
+            translated[new_name] = translated.pop(old_name)
+    return translated
+
+
+def _from_arguments(args: Mapping[str, object], source: str, folders: tuple[Path, ...]) -> dict[str, object]:
+    """Translate the format of utils/transformers: the command line, with the model by name."""
+    name = args.get("model")
+    model = by_stem(name, folders) if isinstance(name, str) else None
+    if model is None:
+        raise InvalidModelConfig(
+            f"{source} names only the model {show_name(str(name))} (params_args_dict.model), which is not "
+            "registered and has no JSON in the same folder; add the JSON, or set `model` to its path"
+        )
+    return _training_flags({key: _python_value(value) for key, value in args.items()}, source) | model[0]
+
+
+# files
+
+
+def params_file(checkpoint: Path) -> Path | None:
+    """Return the `params.txt` in the folder of a checkpoint or its parent; None if there is none."""
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    return next((path for path in (folder / "params.txt", folder.parent / "params.txt") if path.is_file()), None)
+
+
+def with_training_flags(fields: dict[str, object], checkpoint: Path) -> dict[str, object]:
+    """Return `fields`, completed by those that the `params.txt` of the checkpoint's run sets."""
+    params = params_file(checkpoint)
+    if params is None:
+        return fields
+    return _training_flags(_read_params(params), str(params)) | fields
+
+
+def _require_softmax(args: Mapping[str, object], source: str) -> None:
+    """Raise UnsupportedModel unless a run's arguments choose softmax attention."""
+    # custom_attn multiplies the activation of q·k by L^-alpha, with L = 1 for the scalar `none`.
+    unscaled = args.get("attn_seq_scalar") == "none" or str(args.get("attn_seq_scalar_alpha")) in ("0", "0.0")
+    custom = args.get("attn_name") == "custom_attn" and args.get("attn_activation") == "softmax" and unscaled
+    if args.get("attn_name") not in SOFTMAX_ATTENTION and not custom:
+        chosen_by = " and ".join(sorted(name for name in args if name in ("attn_name", "attn_activation")))
+        raise UnsupportedModel(
+            f"{source} chooses by {chosen_by} an attention that is not open_lm's softmax attention, the only one that "
+            f"evalsvc computes; evaluate a run with `attn_name` {', '.join(filter(None, SOFTMAX_ATTENTION))}, or "
+            "correct the file"
+        )
+
+
+def _training_flags(args: Mapping[str, object], source: str) -> dict[str, object]:
+    _require_softmax(args, source)
+    names = ("model_norm", "qk_norm", "positional_embedding_type", "ffn_type", "moe_freq", "precision")
+    flags = {name: args[name] for name in names if args.get(name) is not None}
+    if args.get("fsdp") is True and (args.get("fsdp_amp") is True or args.get("fsdp_pure_bf16") is True):
+        # FSDP's mixed-precision policy casts the inv_freq buffers too, whatever --precision says.
+        flags["precision"] = "fsdp_bf16"
+    return flags
+
+
+def _read_params(path: Path) -> dict[str, object]:
+    """Read `params.txt`: one `key: value` per line, where a value is Python's str() of the argument."""
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise InvalidModelConfig(
+            f"{path} is larger than {MAX_CONFIG_BYTES:,} bytes, too many for a params.txt; check the file"
+        )
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    pairs = (line.partition(":") for line in lines if ":" in line)
+    return {key.strip(): _python_value(value.strip()) for key, _, value in pairs}
+
+
+def _python_value(text: Any) -> Any:
+    if text in ("None", ""):
+        return None
+    if text in ("True", "False"):
+        return text == "True"
+    return int(text) if isinstance(text, str) and text.isdecimal() and len(text) < 20 else text
+
+
+def recorded_model(checkpoint: Path) -> str | None:
+    """Return the model that the `params.txt` of a checkpoint's run names; None if there is no file or no name."""
+    params = params_file(checkpoint)
+    stem = _read_params(params).get("model") if params else None
+    return _stem(stem) if isinstance(stem, str) else None
+
+
+def _stem(name: str) -> str:
+    return name.rsplit("/", 1)[-1].removesuffix(".json")
+
+
+def by_stem(stem: str, folders: tuple[Path, ...]) -> tuple[dict[str, object], str] | None:
+    """Find the model that open_lm recorded as `stem`, the name of the JSON without its folder."""
+    name = _stem(stem)
+    if "mamba" in name:
+        raise UnsupportedModel(MAMBA.format(source=f"model {show_name(name)}"))
+    for folder in folders:
+        path = folder / f"{name}.json"
+        if path.is_file():
+            return open_lm_fields(read_json(path), str(path), ()), str(path)
+    registered = registered_models()
+    return (registered[name], f"model {name!r}") if name in registered else None

@@ -14,14 +14,14 @@ from typing import cast
 from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, UnknownName, UnsupportedModel
 from evalsvc.families.config_files import is_file, json_files, read_json
 from evalsvc.families.family import Family, validated
-from evalsvc.families.open_lm import registered_models
-from evalsvc.families.open_lm_files import (
+from evalsvc.families.open_lm import (
     MAMBA,
     by_stem,
     describes_open_lm,
     open_lm_fields,
     params_file,
     recorded_model,
+    registered_models,
     with_training_flags,
 )
 from evalsvc.families.transformers import TRANSFORMERS_FAMILY

@@ -1,8 +1,8 @@
 """The language model: read from a training run's checkpoint, and run for inference."""
 
-from evalsvc.models.decoding import DecodeStep, WeightLayout, can_compile, compiled
-from evalsvc.models.kv_cache import KVCache
-from evalsvc.models.language_model import DecodePath, LanguageModel
+from evalsvc.models.attention import KVCache
+from evalsvc.models.decoding import DecodeStep, can_compile, compiled
+from evalsvc.models.language_model import DecodePath, LanguageModel, StepShape
 from evalsvc.models.loading import load_model
 from evalsvc.models.packing import WeightFormat, packed_bytes, worth_packing
 from evalsvc.models.transformer import Transformer
@@ -17,9 +17,9 @@ __all__ = [
     "KVCache",
     "LanguageModel",
     "ModelConfig",
+    "StepShape",
     "Transformer",
     "WeightFormat",
-    "WeightLayout",
     "build_trie",
     "can_compile",
     "compiled",

@@ -26,27 +26,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from evalsvc.models import private
-from evalsvc.models.attention import grouped_attention
-from evalsvc.models.feed_forward import silu_gated
+from evalsvc.models.attention import KVCache, grouped_attention
 from evalsvc.models.graphs import Graphs
-from evalsvc.models.kv_cache import KVCache
-from evalsvc.models.language_model import DecodePath, PaddedPrompts
-from evalsvc.models.layer import EAGER, Block, Kernels, Products, add_norm
+from evalsvc.models.language_model import DecodePath, PaddedPrompts, StepShape
+from evalsvc.models.layer import EAGER, Block, Kernels, Products, add_norm, silu_gated
 from evalsvc.models.layered import Layered
 from evalsvc.models.norms import RMSArithmetic, RMSNorm
-from evalsvc.models.packing import Linear, WeightFormat, int8_linear, packed_linear, plain_linear
+from evalsvc.models.packing import Linear, int8_linear, packed_linear, plain_linear
 from evalsvc.models.rotation import turn
 
 BLOCK = 16
 """Slots, or dimensions, that are contiguous in a compiled step: float32 lanes of the widest vector registers."""
 SPAN = 64
 """Slots by which a graph's attention grows: reads 6 % more than the live slots, for 18 graphs per image."""
-
-
-def rounded_slots(slots: int, path: DecodePath) -> int:
-    """Return the number of slots of a step on this path for `slots` tokens."""
-    size = {"compiled": BLOCK, "graph": SPAN}.get(path, 1)
-    return -(-slots // size) * size
 
 
 # weights
@@ -60,56 +52,30 @@ class LaidOut:
     head: Linear
 
 
-@dataclass(frozen=True)
-class WeightLayout:
-    """Layout of a model's weights for decoding, the key of the cached layout."""
-
-    image_ids: range | tuple[int, ...]
-    """Rows of the head."""
-    rows: int
-    """Number of sequences in a step, for which the layout is made."""
-    packed: bool
-    weights: WeightFormat = "plain"
-
-    def linear(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
-        if self.weights == "int8":
-            return int8_linear(weight, bias)
-        return packed_linear(weight, bias, self.rows) if self.packed else plain_linear(weight, bias)
-
-
-def lay_out(model: Layered, layout: WeightLayout) -> LaidOut:
-    """Return the model's weights in this layout, from the model's cache where the cached layout fits.
+def lay_out(model: Layered, shape: StepShape) -> LaidOut:
+    """Return the model's weights in the layout of a step, from the model's cache where the cached layout fits.
 
     The cache is an attribute of the model, so that shards share the weights. Set `model.packed` to None after changing
     weights in place.
     """
-    weight = model.output.weight
-    key = (layout, weight.dtype, weight.device)
+    table, packed = model.output.weight, PATHS[shape.path].packed
+    key = (shape.image_ids, shape.rows, packed, shape.weights, table.dtype, table.device)
     if model.packed is None or model.packed[0] != key:
         model.packed = None  # free the old layout first: both together may not fit in memory
-        model.packed = (key, _make(model, layout))
+
+        def linear(weight: Tensor, bias: Tensor | None = None) -> Linear:
+            if shape.weights == "int8":
+                return int8_linear(weight, bias)
+            return packed_linear(weight, bias, shape.rows) if packed else plain_linear(weight, bias)
+
+        layers = tuple(cast(Block, layer).products_by(linear) for layer in model.layers)
+        ids = shape.image_ids
+        if isinstance(ids, range) and ids.step == 1:
+            head = table[ids.start : ids.stop]  # in place
+        else:
+            head = table[torch.tensor(list(ids), device=table.device)]
+        model.packed = (key, LaidOut(layers, linear(head.detach())))
     return cast(LaidOut, model.packed[1])
-
-
-def _make(model: Layered, layout: WeightLayout) -> LaidOut:
-    layers = tuple(_products(cast(Block, layer), layout) for layer in model.layers)
-    return LaidOut(layers, layout.linear(model.output.weight[_index(layout.image_ids, model)].detach()))
-
-
-def _products(layer: Block, layout: WeightLayout) -> Products:
-    linear, attention, feed_forward = layout.linear, layer.attention, layer.feed_forward
-    return Products(
-        linear(attention.in_proj.weight, attention.in_proj.bias),
-        linear(attention.out_proj.weight, attention.out_proj.bias),
-        linear(*feed_forward.parameters_into()),
-        linear(*feed_forward.parameters_out()),
-    )
-
-
-def _index(image_ids: Sequence[int], model: Layered) -> slice | Tensor:
-    if isinstance(image_ids, range) and image_ids.step == 1:
-        return slice(image_ids.start, image_ids.stop)
-    return torch.tensor(list(image_ids), device=model.output.weight.device)
 
 
 def blocked_attention(
@@ -153,7 +119,6 @@ def compiled_attention(rows: int, heads: int, head_dim: int) -> Callable[[Tensor
     return compiled(attention, dynamic=True)
 
 
-@functools.cache
 def compiled_kernels() -> Kernels:
     return Kernels(compiled_add_norm, compiled(turn), compiled)
 
@@ -249,11 +214,12 @@ class BlockedCache:
     Each head of queries has keys of its own.
     """
 
-    def __init__(self, shape: Sequence[int], dtype: torch.dtype) -> None:
+    def __init__(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
         layers, rows, heads, capacity, head_dim = shape
         self.width = BLOCK if head_dim % BLOCK == 0 else head_dim
-        self.keys = torch.zeros(layers, rows, heads, capacity // BLOCK, head_dim, BLOCK, dtype=dtype)
-        self.values = torch.zeros(layers, rows, heads, head_dim // self.width, capacity, self.width, dtype=dtype)
+        keys = (layers, rows, heads, capacity // BLOCK, head_dim, BLOCK)
+        values = (layers, rows, heads, head_dim // self.width, capacity, self.width)
+        self.keys, self.values = (torch.zeros(part, dtype=dtype, device=device) for part in (keys, values))
         self.attention = compiled_attention(rows, heads, head_dim)
 
     def load(self, rows: slice, prefix: KVCache) -> None:
@@ -275,40 +241,57 @@ class BlockedCache:
 # the step
 
 
+@dataclass(frozen=True)
+class Way:
+    """What distinguishes a path of a step from `plain`."""
+
+    packed: bool = True
+    """Whether weights are copied into the layout of the device's fastest product."""
+    slots: int = 1
+    """Multiple to which the number of slots that attention reads is rounded up."""
+    kernels: Callable[[], Kernels] = lambda: EAGER
+    cache: Callable[[Sequence[int], torch.dtype, torch.device], DecodeCache] = StraightCache
+    """Cache of keys and values, from their shape; heads that share keys have a StraightCache on every path."""
+    replayed: bool = False
+    """Whether CUDA graphs of the step are replayed."""
+
+
+PATHS: dict[DecodePath, Way] = {
+    "plain": Way(packed=False),
+    "packed": Way(),
+    "compiled": Way(slots=BLOCK, kernels=compiled_kernels, cache=BlockedCache),
+    "graph": Way(slots=SPAN, replayed=True),
+}
+"""The paths of evalsvc's own models."""
+
+
+def rounded_slots(slots: int, path: DecodePath) -> int:
+    """Return the number of slots of a step on this path for `slots` tokens."""
+    size = PATHS[path].slots if path in PATHS else 1
+    return -(-slots // size) * size
+
+
 class DecodeStep:
     """Step that decodes one new token of every row, with buffers for `capacity` tokens per row.
 
     Calls must be made in inference mode, since functions are compiled for it.
     """
 
-    def __init__(
-        self,
-        model: Layered,
-        layout: WeightLayout,
-        capacity: int,
-        path: DecodePath,
-        cache_dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, model: Layered, shape: StepShape) -> None:
         config, weight = model.config, model.tok_embeddings.weight
-        self.model, self.path, self.cache_dtype = model, path, cache_dtype
-        self.weights = lay_out(model, layout)
-        capacity = rounded_slots(capacity, path)
-        self.kernels = compiled_kernels() if path == "compiled" else EAGER
-        shape = (config.n_layers, layout.rows, config.kv_heads, capacity, config.head_dim)
-        dtype = cache_dtype or weight.dtype
-        blocked = path == "compiled" and config.kv_heads == config.n_heads
-        self.cache: DecodeCache = BlockedCache(shape, dtype) if blocked else StraightCache(shape, dtype, weight.device)
-        self.bias = torch.zeros(layout.rows, capacity, dtype=dtype, device=weight.device)
-        self.graphs = Graphs(layout.rows, weight.device) if path == "graph" else None
+        self.model, self.path, self.cache_dtype = model, shape.path, shape.cache_dtype
+        self.weights = lay_out(model, shape)
+        way, capacity = PATHS[shape.path], rounded_slots(shape.capacity, shape.path)
+        self.kernels = way.kernels()
+        dtype = shape.cache_dtype or weight.dtype
+        size = (config.n_layers, shape.rows, config.kv_heads, capacity, config.head_dim)
+        make_cache = StraightCache if config.kv_heads < config.n_heads else way.cache
+        self.cache: DecodeCache = make_cache(size, dtype, weight.device)
+        self.bias = torch.zeros(shape.rows, capacity, dtype=dtype, device=weight.device)
+        self.graphs = Graphs(shape.rows, weight.device) if way.replayed else None
 
-    def read(
-        self,
-        prompts: Sequence[PaddedPrompts],  # together for all rows
-    ) -> Tensor:  # [rows, codes] float32
-        """Drop the last batch, run this batch's prompts, and return the logits of the first code.
-
-        A prompt that several rows share is run once.
-        """
+    def read(self, prompts: Sequence[PaddedPrompts]) -> Tensor:
+        """See `Decoding.read`. A prompt that several rows share is run once."""
         ends, masks, prefixes = [], [], []
         for part in prompts:
             rows = part.rows.stop - part.rows.start
@@ -331,20 +314,13 @@ class DecodeStep:
         self.bias.fill_(float("-inf"))
         self.bias[:, : mask.shape[1]].masked_fill_(mask, 0)
 
-    def __call__(
-        self,
-        ids: Tensor,  # [R] int64
-        positions: Tensor,  # [R] int64
-        slot: int,
-    ) -> Tensor:  # [R, codes] float32
-        """Return the logits after the tokens `ids`, which are stored at `slot`; all slots before `slot` are filled."""
+    def __call__(self, ids: Tensor, positions: Tensor, slot: int) -> Tensor:
         if self.graphs is not None:
             return self.graphs(self._at_fixed_place, ids, positions, slot, rounded_slots(slot + 1, self.path))
         self.bias[:, slot] = 0
         return self.logits(ids, positions, Slot(slot, rounded_slots(slot + 1, self.path)))
 
     def close(self) -> None:
-        """Drop the buffers, since an error's traceback may keep the step alive for long."""
         self.graphs = None
         del self.cache, self.bias
 

@@ -1,6 +1,10 @@
 """Step with inputs at fixed addresses: one CUDA graph per span of slots, captured when the span is first reached.
 
 On a CPU the step runs without capture.
+
+There is one CUDA stream in addition to the default stream per use, process and device. cuBLAS keeps a workspace for
+every stream, and torch cycles through the same 32 streams: with a new stream for every use, workspaces would take a
+gigabyte, and work that should overlap would share a stream.
 """
 
 from __future__ import annotations
@@ -8,12 +12,12 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from evalsvc.errors import InternalError
-from evalsvc.models.streams import capture_stream
 
 Step = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """Function from ids [R], positions [R] and a slot [1], all int64, and a span to logits [R, codes] float32."""
@@ -47,13 +51,10 @@ class Graphs:
         self.positions.copy_(positions)
         self.slot.fill_(slot)
         if self.device.type != "cuda":
-            return self._run(step, span)
+            return step(self.ids, self.positions, self.slot, span)
         # Streams, captures and events belong to the current device, which may differ from the tensors' device.
         with torch.cuda.device(self.device):
             return self._replayed(step, span)
-
-    def _run(self, step: Step, span: int) -> Tensor:
-        return step(self.ids, self.positions, self.slot, span)
 
     def _replayed(self, step: Step, span: int) -> Tensor:
         is_new = span not in self.captured
@@ -74,13 +75,13 @@ class Graphs:
         stream.wait_stream(current)
         # A failed capture leaves its stream current; this context restores the stream.
         with torch.cuda.stream(stream):
-            self._run(step, span)
+            step(self.ids, self.positions, self.slot, span)
             current.wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
             # Another thread may decode images at the same time, and its synchronising calls must not break the capture.
             mode = "thread_local"
             with _no_collection(), torch.cuda.graph(graph, pool=self.pool, stream=stream, capture_error_mode=mode):
-                logits = self._run(step, span)
+                logits = step(self.ids, self.positions, self.slot, span)
         return graph, logits.fill_(UNWRITTEN)
 
 
@@ -94,3 +95,15 @@ def _no_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+@cache
+def capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream on which sampling captures its graphs; replayed graphs keep its high priority."""
+    return torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+
+
+@cache
+def decoding_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream on which images are decoded while others are sampled."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

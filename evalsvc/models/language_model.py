@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -29,10 +31,7 @@ class PromptCache(Protocol):
     length: int
     """Number of slots that are filled."""
 
-    def keep(
-        self,
-        rows: Tensor,  # [R] int64
-    ) -> None:
+    def keep(self, rows: Tensor) -> None:  # [R] int64
         """Keep only these rows of the batch."""
 
 
@@ -46,6 +45,13 @@ class PaddedPrompts:
     """Ids [R, padded] int64; [1, padded] if all rows share one prompt."""
     mask: Tensor
     """Real tokens, bool, in the shape of `ids`."""
+
+    @classmethod
+    def of(cls, prompts: Sequence[Sequence[int]], padded: int, rows: slice, device: torch.device) -> PaddedPrompts:
+        """Pad prompts with their first id, which is finite where the prompt is finite."""
+        ids = [[*[prompt[0]] * (padded - len(prompt)), *prompt] for prompt in prompts]
+        padding = torch.tensor([[padded - len(prompt)] for prompt in prompts], device=device)  # [R, 1]
+        return cls(rows, torch.tensor(ids, device=device), torch.arange(padded, device=device) >= padding)
 
     @property
     def positions(self) -> Tensor:  # int64, in the shape of `ids`
@@ -183,3 +189,40 @@ class LanguageModel(ABC):
     @abstractmethod
     def named_parts(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield the parts whose outputs are tensors, with names for messages, in the order of the modules."""
+
+
+# the part that computes NaN or infinity first
+
+
+def find_nonfinite(
+    model: LanguageModel,
+    ids: Tensor,  # [B, T] int64
+) -> str:
+    """Return the first part, in the order of the forward pass, that computes NaN or infinity for `ids`.
+
+    Names are those of the model ("layers.2.attention"); "output" is the head; "" means that everything is finite. A sum
+    of two finite parts that overflows is reported as the next norm.
+    """
+    first: list[str] = []
+
+    def note(name: str, _module: nn.Module | None, _inputs: Any, output: Any) -> None:
+        if not first and isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
+            first.append(name)
+
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in model.named_parts():
+            hooks.enter_context(module.register_forward_hook(partial(note, name)))
+        note("output", None, None, model.logits(ids))
+    return first[0] if first else ""
+
+
+def nonfinite_cause(
+    model: LanguageModel,
+    ids: Tensor,  # [B, T] int64
+) -> str:
+    """Return the origin of NaN or infinity for `ids` and a remedy, as the end of an error message."""
+    part = find_nonfinite(model, ids)
+    where = f"the first part of the model with NaN or infinity is {part}" if part else "each part alone is finite"
+    dtype = str(model.dtype).removeprefix("torch.")
+    advice = "the run has diverged by this step" if dtype == "float32" else f"or {dtype} is too narrow: try float32"
+    return f"{where}; {advice}"

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from evalsvc.models.feed_forward import Activation, Linear, build_feed_forward
 from evalsvc.models.norms import build_norm
+from evalsvc.models.packing import product
 from evalsvc.models.rotation import Rotation, turn
 from evalsvc.spec.model_config import ModelConfig
 
@@ -23,6 +24,7 @@ Mix = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 [..., H·head_dim]."""
 
 Product = Callable[[Tensor], Tensor]  # [..., D] → [..., N]
+Activation = Callable[[Tensor], Tensor]  # [..., N] → [..., F]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +59,7 @@ class Block(nn.Module):
         self.norms_outputs = config.norm_place == "after"
         self.parallel = config.parallel_residual
         self.attention = Attention(config)
-        self.feed_forward = build_feed_forward(config)
+        self.feed_forward = FeedForward(config)
         self.attention_norm = build_norm(config, config.hidden_dim)
         self.ffn_norm = build_norm(config, config.hidden_dim)
 
@@ -65,6 +67,19 @@ class Block(nn.Module):
         """Return the products with the parameters in torch's layout."""
         attention, feed_forward = self.attention, self.feed_forward
         return Products(attention.in_proj, attention.out_proj, feed_forward.into, feed_forward.out)
+
+    def products_by(self, product_of: Callable[[Tensor, Tensor | None], Product]) -> Products:
+        """Return the products with the parameters in another layout, each made from a weight and a bias."""
+        attention, (*into, out) = self.attention, self.feed_forward.linears
+        first: tuple[Tensor, Tensor | None] = (into[0].weight, into[0].bias)
+        if len(into) > 1:  # only gemma_geglu, which has biases
+            first = torch.cat([part.weight for part in into]), torch.cat([part.bias for part in into])
+        return Products(
+            product_of(attention.in_proj.weight, attention.in_proj.bias),
+            product_of(attention.out_proj.weight, attention.out_proj.bias),
+            product_of(*first),
+            product_of(out.weight, out.bias),
+        )
 
     def forward(
         self,
@@ -101,6 +116,13 @@ class Block(nn.Module):
             return x, attended(normed) + fed(self.ffn_norm(x))
         x, normed = kernels.add_norm(x, attended(normed), self.ffn_norm)
         return x, fed(normed)
+
+
+class Linear(nn.Linear):
+    """torch's linear layer, with the faster product where available."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return product(x, self.weight, self.bias)
 
 
 class Attention(nn.Module):
@@ -148,6 +170,65 @@ class Attention(nn.Module):
 
 def _parts(both: Tensor, sizes: tuple[int, int], dim: int) -> tuple[Tensor, Tensor]:
     return both.narrow(dim, 0, sizes[0]), both.narrow(dim, sizes[0], sizes[1])
+
+
+class FeedForward(nn.Module):
+    """Parameters of the feed-forward part: two linear products with an activation between them, gated or not.
+
+    open_lm's `gemma_geglu` has biases, exact GELU where Gemma has the tanh approximation, and two modules for gate and
+    values. `gelu` is a Sequential in open_lm, whose second module is the activation.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim, inner, kind = config.hidden_dim, config.ffn_dim, config.ffn_type
+        into, out, widths = ["w12"], "w3", 2 * inner
+        bias = config.ffn_bias if kind in ("plain", "gated") else kind == "gemma_geglu"
+        self.activation = GATED[config.ffn_activation] if kind == "gated" else silu_gated
+        if kind == "gemma_geglu":
+            into, out, widths, self.activation = ["gate_proj", "up_proj"], "down_proj", inner, gelu_gated
+        elif kind in ("gelu", "plain"):
+            into, out, widths = ["0"], "2", inner
+            self.activation = PLAIN[config.ffn_activation if kind == "plain" else "gelu"]
+        self.linears = [*(Linear(dim, widths, bias=bias) for _ in into), Linear(inner, dim, bias=bias)]
+        """Products into the activation, and last the product out of the activation."""
+        for name, linear in zip([*into, out], self.linears, strict=True):
+            self.add_module(name, linear)
+
+    def into(self, x: Tensor) -> Tensor:  # [..., D] → [..., N]
+        """Compute the input of the activation."""
+        parts = [linear(x) for linear in self.linears[:-1]]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def out(self, x: Tensor) -> Tensor:  # [..., F] → [..., D]
+        """Compute the result from the output of the activation."""
+        out: Tensor = self.linears[-1](x)
+        return out
+
+
+def silu_gated(inner: Tensor) -> Tensor:  # [..., 2·F] → [..., F]
+    gate, up = inner.chunk(2, dim=-1)
+    return functional.silu(gate) * up
+
+
+def gelu_gated(inner: Tensor) -> Tensor:  # [..., 2·F] → [..., F]
+    gate, up = inner.chunk(2, dim=-1)
+    return functional.gelu(gate) * up
+
+
+def gelu_tanh_gated(inner: Tensor) -> Tensor:  # [..., 2·F] → [..., F]
+    gate, up = inner.chunk(2, dim=-1)
+    return gelu_tanh(gate) * up
+
+
+def gelu_tanh(inner: Tensor) -> Tensor:
+    """Compute the approximation of GELU by tanh (Hendrycks, Gimpel, 2016)."""
+    return functional.gelu(inner, approximate="tanh")
+
+
+GATED: dict[str, Activation] = {"silu": silu_gated, "gelu": gelu_gated, "gelu_tanh": gelu_tanh_gated}
+PLAIN: dict[str, Activation] = {"silu": functional.silu, "gelu": functional.gelu, "gelu_tanh": gelu_tanh}
+"""Activations by name. Each is one function, so that it is compiled once."""
 
 
 def add_norm(x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from math import log
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from evalsvc.checkpoints.tensors import DTYPES, copied, is_finite
-from evalsvc.checkpoints.weights import read_weights
+from evalsvc.checkpoints.tensors import DTYPES, copied, is_finite, is_plain, listed
+from evalsvc.checkpoints.weights import Weights, read_weights
 from evalsvc.errors import CheckpointMismatch, NonFinite, UnknownName
-from evalsvc.families.reading import resolve_config
-from evalsvc.models.file_tensors import INV_FREQ, matched, open_lm_frequencies, values
-from evalsvc.models.rotation import inv_freq_table
-from evalsvc.models.transformer import INV_FREQ_DTYPES, Transformer
-from evalsvc.spec.model_config import ModelConfig
+from evalsvc.families.family import Source
+from evalsvc.families.open_lm import registered_models
+from evalsvc.families.reading import family_of, resolve_config
+from evalsvc.models.rotation import INV_FREQ_DTYPES, inv_freq_table
+from evalsvc.models.transformer import Transformer
+from evalsvc.spec.model_config import OPEN_LM, ModelConfig
+
+INV_FREQ = ".attention.pos_embed.inv_freq"
+TABLE = "tok_embeddings.weight"
 
 SAME_FREQUENCY = 5e-7
 """Relative difference up to which two frequencies are equal: four units in the last place of float32, since devices
@@ -111,3 +117,176 @@ def _is_table(saved: Tensor) -> bool:
     # Rounding keeps order: values between two bounds stay between the bounds when all are rounded.
     rounded = ((low.to(dtype).float(), high.to(dtype).float()) for dtype in INV_FREQ_DTYPES.values())
     return any(bool(((least <= saved) & (saved <= most)).all()) for least, most in rounded)
+
+
+# tensors of a file, by the names of its family
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A parameter in a file, put together only when its value is needed."""
+
+    tensors: tuple[Tensor, ...]
+    """Tensors of the file, possibly views of the mapped file."""
+    source: Source
+
+    def value(self) -> Tensor:
+        """Return the parameter's value, a view of the file where it is one tensor."""
+        whole = self.tensors[0] if len(self.tensors) == 1 else torch.cat(self.tensors)
+        return whole if self.source.arrange is None else self.source.arrange(whole)
+
+
+def values(tensors: dict[str, Stored]) -> Iterator[tuple[str, Tensor]]:
+    """Yield each parameter with its value, one at a time, and empty `tensors`."""
+    for name in list(tensors):
+        yield name, tensors.pop(name).value()
+
+
+def matched(path: Path, config: ModelConfig, weights: Weights, model: nn.Module) -> dict[str, Stored]:
+    """Return the parameters of `model` in a file, each exactly once. Raises CheckpointMismatch."""
+    family = family_of(config)
+    given = family.sources(config)
+    tied = {"output.weight"} if config.weight_tying else set()
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
+    sources = {name: given.get(name, Source((name,))) for name in shapes}
+    expected = {name: shape for each in sources for name, shape in _shapes(sources[each], shapes[each])}
+    known = expected | _inv_freq_shapes(config)
+    tensors, pairs = _one_name_each(sources.values(), weights.tensors)
+    shapes_in_file = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = [name for name in shapes_in_file if name in known and shapes_in_file[name] != known[name]]
+    surplus = (name for name in shapes_in_file if name not in known and not family.ignores(name))
+    problems = listed("missing", (name for name in expected if name not in shapes_in_file))
+    problems += listed("unexpected", surplus)
+    wrongly = (f"{name} {list(shapes_in_file[name])} instead of {list(known[name])}" for name in wrong)
+    problems += listed("wrongly shaped", wrongly)
+    no_plain = (name for name in known if name in tensors and not is_plain(tensors[name]))
+    problems += listed("no plain floating-point tensor", no_plain)
+    # Compare values last: comparing reads the data, which is worthwhile only when all shapes are right.
+    problems = problems or listed("saved under two names with different values", _unequal(pairs))
+    if problems:
+        raise CheckpointMismatch(_mismatch(path, config, weights, problems, sources[TABLE]))
+    return {each: Stored(tuple(tensors[name] for name in source.names), source) for each, source in sources.items()}
+
+
+def named_as_in_file(config: ModelConfig, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a file for the Transformer's parameters: the opposite of `matched`.
+
+    A tied table has the embedding's name only.
+    """
+    given = family_of(config).sources(config)
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in parameters.items():
+        if name == "output.weight" and config.weight_tying:
+            continue
+        source, value = given.get(name, Source((name,))), parameter
+        if source.arrange is not None:
+            value = value[source.arrange(torch.arange(len(value), device=value.device)).argsort()]
+        parts = torch.split(value, list(source.rows or value.shape[:1]))
+        tensors |= {part: rows.contiguous() for part, rows in zip(source.names, parts, strict=True)}
+    return tensors
+
+
+def _shapes(source: Source, shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for name, rows in zip(source.names, source.rows or shape[:1], strict=True):
+        yield name, (rows, *shape[1:])
+
+
+def _inv_freq_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of open_lm's saved rotary buffers, the only sign of the number of heads in a file."""
+    if config.family != OPEN_LM or config.positional_embedding_type not in ("rotary", "head_rotary"):
+        return {}
+    return {f"layers.{layer}{INV_FREQ}": (config.head_dim // 2,) for layer in range(config.n_layers)}
+
+
+def open_lm_frequencies(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
+    """Return the rotary frequencies [head_dim / 2] float32 that a file of open_lm saves, by the layer's buffer.
+
+    None: a layer saves none, or not as a plain tensor of this shape, which `matched` reports. Empty: the model rotates
+    by no frequencies that a file could change. head_rotary turns queries and keys alike, so they have no effect there.
+    """
+    if config.positional_embedding_type != "rotary":
+        return {}
+
+    def usable(name: str, shape: tuple[int, ...]) -> bool:
+        return name in tensors and tuple(tensors[name].shape) == shape and is_plain(tensors[name])
+
+    shapes = _inv_freq_shapes(config)
+    return {
+        name: tensors[name].to(torch.float32, copy=True) if usable(name, shape) else None
+        for name, shape in shapes.items()
+    }
+
+
+def _one_name_each(
+    sources: Iterable[Source], tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[tuple[str, Tensor, Tensor]]]:
+    """Return `tensors` by the first name of each, and the pairs that the file has under both names."""
+    renamed = dict(tensors)
+    pairs = []
+    for source in sources:
+        name = source.names[0]
+        for other in source.aliases:
+            if other not in tensors:
+                continue
+            if name in renamed:
+                pairs.append((f"{name} and {other}", renamed[name], tensors[other]))
+            renamed.setdefault(name, renamed.pop(other))
+    return renamed, pairs
+
+
+def _unequal(pairs: Iterable[tuple[str, Tensor, Tensor]]) -> list[str]:
+    # NaN counts as equal to NaN: NaN has its own error later.
+    return [
+        names
+        for names, first, second in pairs
+        if first.shape != second.shape
+        or first.dtype != second.dtype
+        or not is_plain(second)  # a sparse tensor of the same shape cannot be compared
+        or not torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)
+    ]
+
+
+# what a mismatch says
+
+
+def _mismatch(path: Path, config: ModelConfig, weights: Weights, problems: list[str], table: Source) -> str:
+    given = f"hidden_dim {config.hidden_dim}, n_layers {config.n_layers}, vocab_size {config.vocab_size}"
+    parts = [f"{path} ({weights.format}) does not match the model configuration ({given})", *problems]
+    shape = _shape_of(weights.tensors, table)
+    if not shape:
+        kind = "an open_lm" if config.family == OPEN_LM else f"a {config.family}"
+        parts.append(f"the file holds no {table.names[0]} [vocab_size, hidden_dim]: it is not {kind} model")
+        return "; ".join(parts)
+    parts.append("the file holds " + ", ".join(f"{key} {value}" for key, value in shape.items()))
+    if shape["vocab_size"] != config.vocab_size:
+        relation = "smaller" if config.vocab_size < shape["vocab_size"] else "larger"
+        parts.append(f"vocab_size {config.vocab_size} is {relation} than its {shape['vocab_size']} rows: correct it")
+    if config.family == OPEN_LM:
+        parts.append(f"the nearest registered model is {_nearest(shape)}")
+    return "; ".join(parts)
+
+
+def _shape_of(tensors: Mapping[str, Tensor], table: Source) -> dict[str, int]:
+    """Return hidden_dim, n_layers, vocab_size, and head_dim where known; empty if the file has no table of ids."""
+    names = (*table.names, *table.aliases, "output.weight")
+    rows = next((tensors[name] for name in names if name in tensors), None)
+    if rows is None or rows.dim() != 2:
+        return {}
+    indices = {key.partition("layers.")[2].partition(".")[0] for key in tensors if "layers." in key}
+    shape = {"hidden_dim": rows.shape[1], "n_layers": len(indices), "vocab_size": rows.shape[0]}
+    buffers = [tensor for key, tensor in tensors.items() if key.endswith(INV_FREQ)]
+    return shape | ({"head_dim": 2 * buffers[0].numel()} if buffers else {})
+
+
+def _nearest(shape: Mapping[str, int]) -> str:
+    """Return the registered name with the nearest shape. The vocabulary does not count, since models are widened."""
+
+    def distance(fields: Mapping[str, int]) -> float:
+        head_dim = fields["hidden_dim"] // fields["n_heads"]
+        total = sum(abs(log(fields[key] / max(shape[key], 1))) for key in ("hidden_dim", "n_layers"))
+        return total + (0.1 if head_dim != shape.get("head_dim", head_dim) else 0.0)
+
+    models = registered_models()
+    name = min(models, key=lambda candidate: distance(models[candidate]))
+    fields = models[name]
+    return f"{name} (hidden_dim {fields['hidden_dim']}, n_layers {fields['n_layers']}, n_heads {fields['n_heads']})"

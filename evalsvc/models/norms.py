@@ -11,7 +11,7 @@ from torch.nn import functional
 from evalsvc.spec.model_config import ModelConfig
 
 RMSArithmetic = Callable[[Tensor, Tensor, float], Tensor]
-"""Function of values, gain and epsilon to the normed values."""
+"""Function of values [..., D], gain [D] and epsilon to the normed values."""
 
 
 class LayerNorm(nn.Module):
@@ -36,13 +36,9 @@ class LayerNorm(nn.Module):
             return functional.layer_norm(x, self.shape, weight, bias, self.eps)
         if device != "cpu":  # open_lm uses only CUDA's autocast, so on a CPU no tensor is cast
             dtype = torch.get_autocast_dtype(device)
-            x, weight, bias = x.to(dtype), _cast(weight, dtype), _cast(bias, dtype)
+            x, weight, bias = (part if part is None else part.to(dtype) for part in (x, weight, bias))
         with torch.autocast(device, enabled=False):
             return functional.layer_norm(x, self.shape, weight, bias, self.eps)
-
-
-def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if tensor is None else tensor.to(dtype)
 
 
 class RMSNorm(nn.Module):
@@ -58,30 +54,18 @@ class RMSNorm(nn.Module):
         return self.arithmetic(x, self.weight, self.eps)
 
 
-def rms_norm(
-    x: Tensor,  # [..., D]
-    weight: Tensor,  # [D]
-    eps: float,
-) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Compute x over its root mean square, in float32 at least (Zhang, Sennrich, 2019)."""
     return _normed(x, eps).to(x.dtype) * weight
 
 
-def rms_norm_wide(
-    x: Tensor,  # [..., D]
-    weight: Tensor,  # [D]
-    eps: float,
-) -> Tensor:
+def rms_norm_wide(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Compute `rms_norm` with the gain applied before rounding, as in OLMo 2."""
     normed = _normed(x, eps)
     return (normed * weight.to(normed.dtype)).to(x.dtype)
 
 
-def rms_norm_plus_one(
-    x: Tensor,  # [..., D]
-    weight: Tensor,  # [D]
-    eps: float,
-) -> Tensor:
+def rms_norm_plus_one(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Compute `rms_norm_wide` with the gain 1 + `weight`, as in Gemma."""
     normed = _normed(x, eps)
     return (normed * (1 + weight.to(normed.dtype))).to(x.dtype)

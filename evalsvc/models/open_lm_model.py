@@ -22,7 +22,7 @@ from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointMismatch, InvalidData, MissingPackage, UnsupportedModel
 from evalsvc.models.loading import saved_frequencies
 from evalsvc.models.padded_model import FilledCache, PaddedModel
-from evalsvc.models.transformer import INV_FREQ_DTYPES, resolve_inv_freq_dtype
+from evalsvc.models.rotation import INV_FREQ_DTYPES, resolve_inv_freq_dtype
 from evalsvc.spec.model_config import OPEN_LM, ModelConfig
 
 INSTALL = "pip install --no-deps xformers 'open_lm @ git+https://github.com/mlfoundations/open_lm'"
@@ -83,12 +83,12 @@ class OpenLmModel(PaddedModel):
 
     def hidden(
         self,
-        ids: Tensor,  # [B, T] int64
+        ids: Tensor,
         *,
-        mask: Tensor | None = None,  # [B, S] bool
-        positions: Tensor | None = None,  # [B, T] int64
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
         cache: _FilledCache | None = None,
-    ) -> Tensor:  # [B, T, D]
+    ) -> Tensor:
         past = 0 if cache is None else cache.length
         self.require_positions(past + ids.shape[1] - 1)
         layers = cache.layers if cache is not None and past else None
@@ -139,26 +139,16 @@ def _build(config: ModelConfig) -> nn.Module:
             missing = str(error.name).partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
             what = f"{missing} is not installed" if missing else f"it fails: {error}"
             raise MissingPackage(f"open_lm cannot be imported: {what}; run: {INSTALL}") from error
-        module: nn.Module = model.Transformer(_params(config, model, norms, attention))
+        same = ("n_layers", "n_heads", "vocab_size", "norm_eps", "seq_len", "post_embed_norm", "weight_tying")
+        params = model.Params(
+            **{name: getattr(config, name) for name in (*same, "positional_embedding_type", "ffn_type")},
+            dim=config.hidden_dim,
+            norm_type=norms.get_norm_class(config.model_norm),
+            attn_func=attention.torch_attn,
+            apply_qk_norm=config.qk_norm,
+        )
+        module: nn.Module = model.Transformer(params)
     return module
-
-
-def _params(config: ModelConfig, model: Any, norms: Any, attention: Any) -> Any:
-    return model.Params(
-        dim=config.hidden_dim,
-        n_layers=config.n_layers,
-        n_heads=config.n_heads,
-        vocab_size=config.vocab_size,
-        norm_eps=config.norm_eps,
-        seq_len=config.seq_len,
-        post_embed_norm=config.post_embed_norm,
-        weight_tying=config.weight_tying,
-        norm_type=norms.get_norm_class(config.model_norm),
-        attn_func=attention.torch_attn,
-        apply_qk_norm=config.qk_norm,
-        positional_embedding_type=config.positional_embedding_type,
-        ffn_type=config.ffn_type,
-    )
 
 
 def _load(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:

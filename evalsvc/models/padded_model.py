@@ -92,12 +92,7 @@ class PaddedModel(LanguageModel):
         return hidden
 
     def read_prompts(self, prompts: Sequence[tuple[int, ...]], capacity: int) -> tuple[Tensor, FilledCache]:
-        longest = max(map(len, prompts))
-        # Padding repeats the prompt's first token, which is finite where the prompt is finite.
-        ids = torch.tensor([[*[prompt[0]] * (longest - len(prompt)), *prompt] for prompt in prompts])
-        lengths = torch.tensor([[len(prompt)] for prompt in prompts])
-        mask = torch.arange(longest) >= longest - lengths
-        padded = PaddedPrompts(slice(0, len(prompts)), ids.to(self.device), mask.to(self.device))
+        padded = PaddedPrompts.of(prompts, max(map(len, prompts)), slice(0, len(prompts)), self.device)
         cache = self.new_cache(capacity)
         hidden = self.hidden(padded.ids, mask=padded.mask, positions=padded.positions, cache=cache)
         return hidden[:, -1], cache

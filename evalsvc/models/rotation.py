@@ -7,10 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from evalsvc.errors import InvalidData
+from evalsvc.errors import InvalidData, UnknownName
 from evalsvc.spec.model_config import ModelConfig, RotaryScaling
 
 ROTARY_THETA = 10_000.0
+INV_FREQ_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Rotation = tuple[Tensor, Tensor]
 """Cosines and sines, broadcastable to the heads of queries and keys together, [..., H + KV, rotated dimensions]."""
@@ -146,3 +147,37 @@ def rotate_pairs(
     """Rotate in Llama's style: dimension 2j with dimension 2j + 1, in float32 for every dtype of `x`."""
     even, odd = x[..., ::2].to(cos.dtype), x[..., 1::2].to(cos.dtype)
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x.dtype)
+
+
+# the rounding of frequencies in training
+
+
+def resolve_inv_freq_dtype(config: ModelConfig, name: str) -> str:
+    """Return the dtype of the rotary frequencies in training that a task's parameter names; "auto" derives the dtype.
+
+    Raises UnknownName for an unknown dtype.
+    """
+    choices = ["auto", *INV_FREQ_DTYPES]
+    if name not in choices:
+        raise UnknownName.among("rotary_inv_freq_dtype", name, choices)
+    is_derived = name == "auto" or config.positional_embedding_type in ("llama_rotary", "none")
+    return trained_inv_freq_dtype(config) if is_derived else name
+
+
+def trained_inv_freq_dtype(config: ModelConfig) -> str:
+    """Return the dtype to which open_lm rounded the rotary frequencies while it trained this model.
+
+    open_lm builds its table from `inv_freq.to(keys.dtype)`. Rounding the frequencies changes every angle by up to 0.4
+    %, which at position 1,000 is whole radians: the model has learned those frequencies, and an evaluation in any dtype
+    must use them. open_lm also rounds cosines and sines, which only adds noise and is left out.
+
+    Keys are half precision under autocast ("amp…"), unless a q/k norm returns float32 there: all norms do except the
+    lp_ norms. FSDP's bf16 policies round the buffer itself. Without a known precision no frequency is rounded.
+    """
+    if config.positional_embedding_type in ("llama_rotary", "none"):
+        return "float32"
+    if config.precision == "fsdp_bf16":
+        return "bfloat16"
+    autocast = {"amp": "float16", "amp_bf16": "bfloat16", "amp_bfloat16": "bfloat16"}.get(config.precision or "")
+    keys_are_float32 = config.qk_norm and "lp_" not in config.model_norm
+    return "float32" if autocast is None or keys_are_float32 else autocast

@@ -12,8 +12,9 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 import transformers
@@ -38,9 +39,6 @@ from evalsvc.families.reading import resolve_config
 from evalsvc.models.padded_model import CacheKind
 from evalsvc.models.transformers_model import TransformersModel
 from evalsvc.spec.model_config import OPEN_LM, TRANSFORMERS, ModelConfig
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
 
 OLDEST = 5
 """Oldest major version of the package whose ways of loading and caching are used here."""
@@ -76,14 +74,27 @@ def load_transformers(
     path = Path(path)
     if dtype not in DTYPES:
         raise UnknownName.among("dtype", dtype, DTYPES)
-    settings = json.loads(_configuration(path, config).transformers_config or "{}")
+    if config.family == OPEN_LM:
+        raise UnsupportedModel(
+            f"{path} is in open_lm's own layout, which the package transformers does not read; choose the engine "
+            "open_lm"
+        )
+    # Of a model of a family, the package reads the folder's `config.json`.
+    read = config if config.family == TRANSFORMERS else resolve_config({"family": TRANSFORMERS}, path)
+    settings = json.loads(read.transformers_config or "{}")
     if int(transformers.__version__.partition(".")[0]) < OLDEST:
         raise MissingPackage(
             f"model 'transformers' needs transformers {OLDEST} or later, and {transformers.__version__} is installed; "
             "run: pip install --upgrade transformers"
         )
     weights = read_weights(path)
-    _require_safe(path, config, weights)
+    if weights.format not in SAFE:
+        raise NotACheckpoint(f"{path} is a {weights.format}; save the model as safetensors, by `save_pretrained`")
+    if config.n_layers > len(weights.tensors):
+        raise CheckpointMismatch(
+            f"{path} has {len(weights.tensors):,} tensors and its config.json describes a model of {config.n_layers:,} "
+            "layers; correct config.json, or save the whole model"
+        )
     with without_network(), _quiet():
         empty = _empty(path, settings)
         _require_room(path, empty, weights)
@@ -92,32 +103,6 @@ def load_transformers(
         module = _filled(path, empty, copied(path, tensors.items(), DTYPES[dtype], device), DTYPES[dtype])
         cast(nn.Module, module).to(device).requires_grad_(False).eval()
         return _tried(config, module)
-
-
-def _configuration(path: Path, config: ModelConfig) -> ModelConfig:
-    """Return the configuration that the package reads: for a model of a family, that of the folder's `config.json`.
-
-    Raises UnsupportedModel for a checkpoint in open_lm's own layout.
-    """
-    if config.family == TRANSFORMERS:
-        return config
-    if config.family == OPEN_LM:
-        raise UnsupportedModel(
-            f"{path} is in open_lm's own layout, which the package transformers does not read; choose the engine "
-            "open_lm"
-        )
-    return resolve_config({"family": TRANSFORMERS}, path)
-
-
-def _require_safe(path: Path, config: ModelConfig, weights: Weights) -> None:
-    """Refuse pickles, and more layers than the file can have."""
-    if weights.format not in SAFE:
-        raise NotACheckpoint(f"{path} is a {weights.format}; save the model as safetensors, by `save_pretrained`")
-    if config.n_layers > len(weights.tensors):
-        raise CheckpointMismatch(
-            f"{path} has {len(weights.tensors):,} tensors and its config.json describes a model of {config.n_layers:,} "
-            "layers; correct config.json, or save the whole model"
-        )
 
 
 def _plain(path: Path, module: PreTrainedModel, weights: Weights) -> dict[str, Tensor]:
@@ -150,25 +135,17 @@ def _empty(path: Path, settings: Mapping[str, Any]) -> PreTrainedModel:
         )
     try:
         with torch.device("meta"):
-            return _built(config)
+            build: Any = partial(AutoModelForCausalLM.from_config, config, trust_remote_code=False)
+            # The file's own choice of attention is dropped before; torch's is taken where the model has it.
+            try:
+                module = build(attn_implementation="sdpa")
+            except ValueError:
+                module = build(attn_implementation="eager")
+            return cast(PreTrainedModel, module)
     except MemoryError:
         raise
     except Exception as error:
         raise _refused(path, kind, error) from None
-
-
-def _built(config: PreTrainedConfig) -> PreTrainedModel:
-    """Build the module with torch's attention where the model has it; the file's own choice is dropped before."""
-    try:
-        return _with_attention(config, "sdpa")
-    except ValueError:
-        return _with_attention(config, "eager")
-
-
-def _with_attention(config: PreTrainedConfig, attention: str) -> PreTrainedModel:
-    build: Any = AutoModelForCausalLM.from_config
-    module: PreTrainedModel = build(config, attn_implementation=attention, trust_remote_code=False)
-    return module
 
 
 def _refused(path: Path, kind: str, error: Exception) -> InvalidModelConfig:

@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalsvc.models.attention import grouped_attention
-from evalsvc.models.kv_cache import KVCache
+from evalsvc.models.attention import KVCache, grouped_attention
 from evalsvc.models.layered import Layered
 from evalsvc.models.trie import NOTHING, Batch, Ints, Row, Trie, build_trie
 

@@ -18,9 +18,9 @@ from evalsvc.checkpoints.tensors import emptied, is_finite
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointMismatch, NonFinite
 from evalsvc.families.reading import require_one_model
-from evalsvc.models.file_tensors import matched
-from evalsvc.models.loading import empty_model, filled, same_frequencies, saved_frequencies
-from evalsvc.models.transformer import Transformer, trained_inv_freq_dtype
+from evalsvc.models.loading import empty_model, filled, matched, same_frequencies, saved_frequencies
+from evalsvc.models.rotation import trained_inv_freq_dtype
+from evalsvc.models.transformer import Transformer
 from evalsvc.spec.model_config import ModelConfig
 
 BLOCK = 1 << 18

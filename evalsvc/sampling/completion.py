@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from evalsvc.errors import InvalidRequest, NonFinite
-from evalsvc.models.language_model import LanguageModel
-from evalsvc.models.nonfinite import find_nonfinite, nonfinite_cause
+from evalsvc.models.language_model import LanguageModel, find_nonfinite, nonfinite_cause
 from evalsvc.sampling.logits import draw
 from evalsvc.sampling.noise import skip_codes, stream_keys
 from evalsvc.sampling.sampler import check_ids

@@ -74,22 +74,16 @@ def largest_batch(
     """
     batch = spec.batch
     while True:
-        bytes_needed = footprint(
-            config, replace(spec, batch=batch), prompt_length, dtype, device=device, reserved=reserved
-        )
-        needed = int(HEADROOM * (bytes_needed.total - bytes_needed.weights - (bytes_needed.packed if packed else 0)))
+        use = footprint(config, replace(spec, batch=batch), prompt_length, dtype, device=device, reserved=reserved)
+        needed = int(HEADROOM * (use.total - use.weights - (use.packed if packed else 0)))
         if needed <= available:
             return batch
         if batch == 1:
             raise OutOfMemory(
-                f"sampling one image at a time takes {_megabytes(needed)} in addition to the model, and {device} has "
-                f"{_megabytes(available)} left; {ADVICE}"
+                f"sampling one image at a time takes {needed / 1e6:,.0f} MB in addition to the model, and {device} has "
+                f"{available / 1e6:,.0f} MB left; {ADVICE}"
             )
         batch //= 2
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB"
 
 
 def generate_fitting(
@@ -228,13 +222,7 @@ class FittingBatches:
             again[list(samples.indices)] = samples.codes.cpu()
         return float((again == codes).double().mean())
 
-    def _report(
-        self,
-        reason: Reason,
-        available: int | None,
-        agreement: float | None,
-        compared: int,
-    ) -> None:
+    def _report(self, reason: Reason, available: int | None, agreement: float | None, compared: int) -> None:
         device = str(self.model.device)
         predicted = predicted_bytes(self.model.config, self.spec, self._longest, self.model.dtype, device)
         drawn = len(self.prompts) - len(self.left)

@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 
 from evalsvc.models import DecodePath, Transformer, packed_bytes
-from evalsvc.models.decoding import SPAN, rounded_slots
+from evalsvc.models.decoding import PATHS, rounded_slots
 from evalsvc.sampling.sampler import CACHE_DTYPES, SamplerSpec, cache_bytes, chosen_path
 from evalsvc.spec.model_config import ModelConfig
 
@@ -78,7 +78,7 @@ def footprint(
     where = torch.device(device)
     path = chosen_path(config, spec, dtype, where)
     capacity = rounded_slots(prompt_length + spec.length - 1, path)
-    laid_out = path in ("packed", "compiled", "graph") or spec.weights != "plain"
+    laid_out = (path in PATHS and PATHS[path].packed) or spec.weights != "plain"
     return Footprint(
         weights=weight_count(config) * dtype.itemsize,
         packed=packed_bytes(config, len(spec.image_ids), dtype, spec.weights, where) if laid_out else 0,
@@ -118,7 +118,7 @@ def _step_bytes(config: ModelConfig, spec: SamplerSpec, capacity: int) -> int:
 def _graph_bytes(config: ModelConfig, spec: SamplerSpec, capacity: int, path: DecodePath) -> int:
     """Return the bytes that CUDA graphs keep, one graph per span: logits and the outputs of layers."""
     each = spec.rows * 4 * (len(spec.image_ids) + 4 * config.ffn_dim)
-    return capacity // SPAN * each if path == "graph" else 0
+    return capacity // PATHS[path].slots * each if path in PATHS and PATHS[path].replayed else 0
 
 
 def _prefill_bytes(config: ModelConfig, spec: SamplerSpec, prompt_length: int, dtype: torch.dtype) -> int:

@@ -184,8 +184,9 @@ class Sampler:
         real, spec = len(prompts), self.spec
         filled = [*prompts, *[prompts[0]] * (spec.batch - real)]
         keys = stream_keys(spec.params.seed, [prompt.id for prompt in filled], self.device)
-        lengths = torch.tensor(self._lengths(filled), device=self.device)  # [rows]
-        last = max(self._lengths(filled)) - 1
+        without = [spec.unconditional or ()] * spec.batch if spec.params.guided else []
+        counts = [len(ids) for ids in (*(prompt.ids for prompt in filled), *without)]
+        lengths, last = torch.tensor(counts, device=self.device), max(counts) - 1  # [rows]
         finite_until = torch.full((spec.batch,), spec.length, device=self.device)
         codes = torch.zeros_like(finite_until)  # [batch], of the step before
         for position in range(spec.length):
@@ -200,7 +201,12 @@ class Sampler:
                 self.codes[:, position] = codes
                 finite_until = torch.where(finite, finite_until, finite_until.clamp(max=position))
             if (position + 1) % FINITE_CHECK_STEPS == 0 or position + 1 == spec.length:
-                _require_finite(prompts, finite_until[:real].tolist(), spec.length)
+                for prompt, first_bad in zip(prompts, finite_until[:real].tolist(), strict=True):
+                    if first_bad < spec.length:
+                        raise NonFinite(
+                            f"the logits of image code {first_bad} of prompt {prompt.id!r} are NaN or infinite; "
+                            "evaluate in float32, or the run has diverged by this step"
+                        )
             yield position
 
     def close(self) -> None:
@@ -208,22 +214,12 @@ class Sampler:
         self.step.close()
         del self.step, self.codes
 
-    def _lengths(self, prompts: Sequence[Prompt]) -> list[int]:
-        without = [len(self.spec.unconditional or ())] * len(prompts) if self.spec.params.guided else []
-        return [*(len(prompt.ids) for prompt in prompts), *without]
-
     def _first_logits(self, prompts: Sequence[Prompt], padded: int) -> Tensor:  # [rows, codes] float32
         batch, rows = self.spec.batch, self.spec.rows
-        parts = [self._padded([prompt.ids for prompt in prompts], padded, slice(0, batch))]
+        parts = [PaddedPrompts.of([prompt.ids for prompt in prompts], padded, slice(0, batch), self.device)]
         if self.spec.params.guided and self.spec.unconditional:
-            parts.append(self._padded([self.spec.unconditional], padded, slice(batch, rows)))
+            parts.append(PaddedPrompts.of([self.spec.unconditional], padded, slice(batch, rows), self.device))
         return self.step.read(parts)
-
-    def _padded(self, sequences: Sequence[Sequence[int]], padded: int, rows: slice) -> PaddedPrompts:
-        ids = [[*[sequence[0]] * (padded - len(sequence)), *sequence] for sequence in sequences]
-        padding = torch.tensor([[padded - len(sequence)] for sequence in sequences], device=self.device)  # [R, 1]
-        mask = torch.arange(padded, device=self.device) >= padding
-        return PaddedPrompts(rows, torch.tensor(ids, device=self.device), mask)
 
 
 def chosen_path(config: ModelConfig, spec: SamplerSpec, dtype: torch.dtype, device: torch.device) -> DecodePath:
@@ -263,15 +259,6 @@ def _as_range(image_ids: Sequence[int]) -> range | tuple[int, ...]:
     """Return the rows as a range where consecutive: that part of the table is read in place."""
     consecutive = range(image_ids[0], image_ids[0] + len(image_ids))
     return consecutive if image_ids == consecutive or list(image_ids) == list(consecutive) else tuple(image_ids)
-
-
-def _require_finite(prompts: Sequence[Prompt], finite_until: Sequence[int], length: int) -> None:
-    for prompt, position in zip(prompts, finite_until, strict=True):
-        if position < length:
-            raise NonFinite(
-                f"the logits of image code {position} of prompt {prompt.id!r} are NaN or infinite; evaluate in "
-                "float32, or the run has diverged by this step"
-            )
 
 
 def _check_prompts(prompts: Sequence[Prompt], spec: SamplerSpec, rows: int) -> None:

@@ -1,6 +1,5 @@
 """Log-likelihoods of continuations: requests in, scores out."""
 
-from evalsvc.scoring.packing import Request
-from evalsvc.scoring.scorer import Score, score
+from evalsvc.scoring.scorer import Request, Score, score
 
 __all__ = ["Request", "Score", "score"]

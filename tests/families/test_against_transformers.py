@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from decode_paths import PATHS, leave_uncompiled, stepped_logits
 from tiny_families import MODELS, ROWS, write_theirs
 from torch import Tensor
 
-from evalsvc.models import DecodePath, DecodeStep, Transformer, WeightLayout, build_trie, load_model, read_trie
-from evalsvc.models.decoding import blocked_attention
-from evalsvc.models.layer import EAGER
+from evalsvc.models import DecodePath, Transformer, build_trie, load_model, read_trie
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -90,14 +89,14 @@ def test_greedy_generation(pair: Pair) -> None:
     assert ids.tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("path", ["plain", "packed", "compiled", "graph"])
+@pytest.mark.parametrize("path", PATHS)
 @torch.inference_mode()
 def test_every_path_of_decoding(pair: Pair, path: DecodePath, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The compiled path runs by the functions that would be compiled."""
-    monkeypatch.setattr("evalsvc.models.decoding.compiled_kernels", lambda: EAGER)
-    monkeypatch.setattr("evalsvc.models.decoding.compiled_attention", lambda *shape: blocked_attention)
+    """The compiled path by the functions that would be compiled."""
+    leave_uncompiled(monkeypatch)
     theirs, ours = pair
-    assert difference(stepped_logits(ours, path), theirs(some_ids()).logits[:, PROMPT:]) < TOLERANCE
+    found = stepped_logits(ours, path, some_ids(), PROMPT)
+    assert difference(found, theirs(some_ids()).logits[:, PROMPT:]) < TOLERANCE
 
 
 @pytest.mark.usefixtures("compiler")
@@ -105,20 +104,8 @@ def test_every_path_of_decoding(pair: Pair, path: DecodePath, monkeypatch: pytes
 @torch.inference_mode()
 def test_the_compiled_path(name: str, tmp_path: Path) -> None:
     theirs = write_theirs(name, tmp_path)
-    found = stepped_logits(load_model(tmp_path), "compiled")
+    found = stepped_logits(load_model(tmp_path), "compiled", some_ids(), PROMPT)
     assert difference(found, theirs(some_ids()).logits[:, PROMPT:]) < TOLERANCE
-
-
-def stepped_logits(model: Transformer, path: DecodePath) -> Tensor:
-    """The logits after each token behind the prompt, one step at a time."""
-    ids = some_ids()
-    prefix = model.new_cache(2, PROMPT)
-    model.hidden(ids[:, :PROMPT], cache=prefix)
-    model.packed = None
-    step = DecodeStep(model, WeightLayout(range(ROWS), 2, packed=path != "plain"), LENGTH, path)
-    step.begin([(slice(0, 2), prefix)], torch.ones(2, PROMPT, dtype=torch.bool))
-    slots = range(PROMPT, LENGTH)
-    return torch.stack([step(ids[:, slot], torch.tensor([slot] * 2), slot) for slot in slots], dim=1)
 
 
 @torch.inference_mode()

@@ -1,15 +1,16 @@
 """Every way to run a step, against a whole forward pass."""
 
+from dataclasses import replace
 from itertools import product
 from typing import Any, cast
 
 import pytest
 import torch
+from decode_paths import PATHS, leave_uncompiled, stepped_logits
 from torch import Tensor
 
-from evalsvc.models import DecodePath, DecodeStep, Transformer, WeightLayout
+from evalsvc.models import DecodePath, StepShape, Transformer
 from evalsvc.models.decoding import BlockedCache, Slot, StraightCache, blocked_attention
-from evalsvc.models.layer import EAGER
 from evalsvc.spec.model_config import ModelConfig
 
 ROWS, PADDED, NEW = 3, 5, 40
@@ -48,33 +49,9 @@ def expected_logits(model: Transformer) -> Tensor:  # [ROWS, NEW, codes]
     return model(ids, mask=mask, positions=positions)[:, PADDED:, IMAGE_IDS.start : IMAGE_IDS.stop]
 
 
-@torch.inference_mode()
-def stepped_logits(model: Transformer, path: DecodePath, cache_dtype: torch.dtype | None = None) -> Tensor:
+def stepped(model: Transformer, path: DecodePath, cache_dtype: torch.dtype | None = None) -> Tensor:
     ids, mask = tokens()
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    layout = WeightLayout(IMAGE_IDS, ROWS, packed=path != "plain")
-    step = DecodeStep(model, layout, PADDED + NEW, path, cache_dtype)
-    prefix = model.new_cache(ROWS, PADDED, cache_dtype)
-    model.hidden(ids[:, :PADDED], mask=mask[:, :PADDED], positions=positions[:, :PADDED], cache=prefix)
-    for _ in range(2):  # the second batch must not see the first
-        step.begin([(slice(0, 1), part(prefix, 0)), (slice(1, ROWS), part(prefix, 1))], mask[:, :PADDED])
-        slots = range(PADDED, PADDED + NEW)
-        logits = torch.stack([step(ids[:, slot], positions[:, slot], slot) for slot in slots], dim=1)
-    return logits
-
-
-def part(prefix: Any, index: int) -> Any:
-    """One row of the prefix, or the others."""
-    cache = type(prefix).__new__(type(prefix))
-    rows = slice(0, 1) if index == 0 else slice(1, ROWS)
-    cache.keys, cache.values, cache.length = prefix.keys[:, rows], prefix.values[:, rows], prefix.length
-    return cache
-
-
-def leave_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a compiled step by the functions that would be compiled."""
-    monkeypatch.setattr("evalsvc.models.decoding.compiled_kernels", lambda: EAGER)
-    monkeypatch.setattr("evalsvc.models.decoding.compiled_attention", lambda *shape: blocked_attention)
+    return stepped_logits(model, path, ids, PADDED, codes=IMAGE_IDS, mask=mask, cache_dtype=cache_dtype)
 
 
 ARCHITECTURES: list[dict[str, Any]] = [
@@ -91,19 +68,14 @@ ARCHITECTURES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("path", "changes"), list(product(("plain", "packed", "graph"), ARCHITECTURES)), ids=str)
-def test_a_step_equals_the_whole_pass(path: DecodePath, changes: dict[str, Any]) -> None:
-    model = small_model(**changes)
-    torch.testing.assert_close(stepped_logits(model, path), expected_logits(model), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("changes", ARCHITECTURES, ids=str)
-def test_blocks_equal_the_whole_pass_before_they_are_compiled(
-    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("path", "changes"), list(product(PATHS, ARCHITECTURES)), ids=str)
+def test_a_step_equals_the_whole_pass(
+    path: DecodePath, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The compiled path by the functions that would be compiled."""
     leave_uncompiled(monkeypatch)
     model = small_model(**changes)
-    torch.testing.assert_close(stepped_logits(model, "compiled"), expected_logits(model), rtol=0, atol=1e-5)
+    torch.testing.assert_close(stepped(model, path), expected_logits(model), rtol=0, atol=1e-5)
 
 
 def test_a_cache_of_another_dtype_is_near(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +83,7 @@ def test_a_cache_of_another_dtype_is_near(monkeypatch: pytest.MonkeyPatch) -> No
     model = small_model(torch.float32)
     exact = expected_logits(model)
     for path in ("packed", "compiled"):
-        found = stepped_logits(model, cast(DecodePath, path), torch.bfloat16)
+        found = stepped(model, cast(DecodePath, path), torch.bfloat16)
         assert float((found - exact).norm() / exact.norm()) < 0.02
         assert not torch.equal(found, exact)
 
@@ -121,7 +93,7 @@ def test_blocked_attention_equals_sdpa(monkeypatch: pytest.MonkeyPatch) -> None:
     leave_uncompiled(monkeypatch)
     shape, generator = (1, 2, 3, 48, 32), torch.Generator().manual_seed(0)
     straight = StraightCache(shape, torch.float64, torch.device("cpu"))
-    blocked = BlockedCache(shape, torch.float64)
+    blocked = BlockedCache(shape, torch.float64, torch.device("cpu"))
     bias = torch.full((2, 48), float("-inf"), dtype=torch.float64)
     for slot in range(40):
         queries, keys, values = torch.randn(3, 2, 3, 32, dtype=torch.float64, generator=generator)
@@ -134,9 +106,9 @@ def test_blocked_attention_equals_sdpa(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_weights_are_laid_out_once_and_can_be_let_go() -> None:
-    model, layout = small_model(torch.float32), WeightLayout(IMAGE_IDS, ROWS, packed=True)
-    first = DecodeStep(model, layout, 8, "packed").weights
-    assert DecodeStep(model, WeightLayout(IMAGE_IDS, ROWS, packed=True), 8, "graph").weights is first
-    assert DecodeStep(model, WeightLayout(IMAGE_IDS, ROWS + 1, packed=True), 8, "packed").weights is not first
+    model, shape = small_model(torch.float32), StepShape(ROWS, IMAGE_IDS, 8, "packed")
+    first = model.decoding(shape).weights
+    assert model.decoding(replace(shape, path="graph", capacity=9)).weights is first
+    assert model.decoding(replace(shape, rows=ROWS + 1)).weights is not first
     model.packed = None
-    assert model.packed is None
+    assert not model.is_laid_out

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from decode_paths import PATHS, leave_uncompiled, stepped_logits
 from safetensors.torch import load_file
 from torch import Tensor
 
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointMismatch, NonFinite, UnknownName
 from evalsvc.families.reading import find_model_config
-from evalsvc.models import DecodePath, DecodeStep, Transformer, WeightLayout, build_trie, load_model, read_trie
+from evalsvc.models import DecodePath, Transformer, build_trie, load_model, read_trie
 from evalsvc.spec.model_config import ModelConfig
 
 Change = Callable[[dict[str, Tensor]], Any]
@@ -175,18 +176,15 @@ def test_other_frequencies_are_used_as_the_file_has_them(turned: tuple[Transform
     assert own.saved_inv_freq == tuple(double(table.positions.inv_freq).tolist())
 
 
-@pytest.mark.parametrize("path", ["plain", "packed", "graph"])
-@torch.inference_mode()
-def test_other_frequencies_in_prefill_and_steps(turned: tuple[Transformer, Transformer], path: DecodePath) -> None:
+@pytest.mark.parametrize("path", PATHS)
+def test_other_frequencies_in_prefill_and_steps(
+    turned: tuple[Transformer, Transformer], path: DecodePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_uncompiled(monkeypatch)
     own, table = turned
-    ids = torch.arange(2, 14)[None]
-    cache = own.new_cache(1, 8)
-    own.hidden(ids[:, :8], cache=cache)
-    step = DecodeStep(own, WeightLayout(range(80), 1, packed=path != "plain"), 12, path)
-    step.begin([(slice(0, 1), cache)], torch.ones(1, 8, dtype=torch.bool))
-    stepped = torch.stack([step(ids[:, slot], torch.tensor([slot]), slot) for slot in range(8, 12)], dim=1)
-    doubled = table(ids, positions=2 * torch.arange(12)[None])
-    torch.testing.assert_close(stepped, doubled[:, 8:], rtol=0, atol=1e-5)
+    ids = torch.arange(2, 26).view(2, 12)
+    doubled = table(ids, positions=2 * torch.arange(12).expand(2, -1))
+    torch.testing.assert_close(stepped_logits(own, path, ids, 8), doubled[:, 8:], rtol=0, atol=1e-5)
 
 
 def test_other_frequencies_in_a_trie(turned: tuple[Transformer, Transformer]) -> None:

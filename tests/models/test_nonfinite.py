@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from evalsvc.models import Transformer, load_model
-from evalsvc.models.nonfinite import find_nonfinite
+from evalsvc.models.language_model import find_nonfinite
 from evalsvc.spec.model_config import ModelConfig
 
 

@@ -13,8 +13,7 @@ from torch import Tensor
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import InternalError, InvalidData, UnknownName
 from evalsvc.models import Transformer, load_model
-from evalsvc.models.rotation import Positions
-from evalsvc.models.transformer import INV_FREQ_DTYPES, trained_inv_freq_dtype
+from evalsvc.models.rotation import INV_FREQ_DTYPES, Positions, trained_inv_freq_dtype
 from evalsvc.spec.model_config import ModelConfig
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "open_lm"

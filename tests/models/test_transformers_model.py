@@ -24,8 +24,7 @@ from evalsvc.errors import (
 )
 from evalsvc.families.reading import resolve_config
 from evalsvc.models import LanguageModel
-from evalsvc.models.language_model import StepShape
-from evalsvc.models.nonfinite import find_nonfinite
+from evalsvc.models.language_model import StepShape, find_nonfinite
 from evalsvc.worker.context import ShardContext
 
 pytestmark = pytest.mark.usefixtures("reference_models")

@@ -16,7 +16,7 @@ from evalsvc.errors import CheckpointMismatch, InvalidRequest, NonFinite
 from evalsvc.families.reading import resolve_config
 from evalsvc.miniature import ROOT
 from evalsvc.models import Transformer, load_model
-from evalsvc.models.file_tensors import INV_FREQ
+from evalsvc.models.loading import INV_FREQ
 from evalsvc.models.rotation import inv_freq_table
 from evalsvc.models.virtual import agreed_config, load_virtual
 from evalsvc.spec.model_config import ModelConfig

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import sampling_reference as reference
 import torch
+from decode_paths import leave_uncompiled
 from sampling_reference import make_prompts, tiny_model
 from torch import Tensor
 
 from evalsvc.errors import Cancelled, InvalidRequest, NonFinite, UnknownName
 from evalsvc.families.reading import resolve_config
 from evalsvc.models import DecodeStep, Transformer, packed_bytes
-from evalsvc.models.decoding import DecodeCache, StraightCache, blocked_attention
-from evalsvc.models.layer import EAGER
+from evalsvc.models.decoding import DecodeCache, StraightCache
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, cache_bytes, generate
 from evalsvc.sampling.sampler import FINITE_CHECK_STEPS, chosen_path, runnable_path
 from evalsvc.spec.model_config import ModelConfig
@@ -89,8 +89,7 @@ DRAWS: list[dict[str, Any]] = [
 def test_every_path_equals_the_slow_reference(kind: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In float64; with guidance, over bucket and block borders. `blocked` is the compiled path, uncompiled."""
     if path == "blocked":
-        monkeypatch.setattr("evalsvc.models.decoding.compiled_kernels", lambda: EAGER)
-        monkeypatch.setattr("evalsvc.models.decoding.compiled_attention", lambda *shape: blocked_attention)
+        leave_uncompiled(monkeypatch)
         monkeypatch.setattr("evalsvc.sampling.sampler.can_compile", lambda device: True)
         monkeypatch.setattr("evalsvc.sampling.logits.compiled", lambda function: function)
         path = "compiled"

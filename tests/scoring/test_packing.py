@@ -1,4 +1,4 @@
-from evalsvc.scoring.packing import Request, pack, token_batches
+from evalsvc.scoring.scorer import Request, pack, token_batches
 
 
 def request(context: str, continuation: str) -> Request:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from evalsvc.models import streams
+from evalsvc.models import graphs
 
 
 class RecordedStream:
@@ -99,7 +99,7 @@ def recorded_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[RecordedCuda]:
         monkeypatch.setattr(torch.cuda, name, getattr(cuda, name))
     monkeypatch.setattr(torch.cuda, "Stream", cuda.make_stream)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: RecordedGraph(cuda))
-    made_once = (streams.capture_stream, streams.decoding_stream)
+    made_once = (graphs.capture_stream, graphs.decoding_stream)
     for function in made_once:
         function.cache_clear()
     yield cuda

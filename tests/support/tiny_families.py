@@ -16,7 +16,7 @@ from torch import nn
 
 from evalsvc.families.reading import resolve_config
 from evalsvc.models import Transformer
-from evalsvc.models.file_tensors import named_as_in_file
+from evalsvc.models.loading import named_as_in_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from evalsvc.families.reading import family_of
 from evalsvc.files.atomic import replacing, write_whole
-from evalsvc.models.file_tensors import named_as_in_file
+from evalsvc.models.loading import named_as_in_file
 from evalsvc.spec.layout import VocabularyLayout
 from trainer import open_lm_files
 from trainer.averages import Averages

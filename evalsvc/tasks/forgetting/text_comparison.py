@@ -12,9 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 from evalsvc.errors import InvalidData, NonFinite
 from evalsvc.metrics.divergence import divergences
 from evalsvc.metrics.token_loss import chunk_rows, token_losses
-from evalsvc.models.language_model import LanguageModel
-from evalsvc.models.nonfinite import nonfinite_cause
-from evalsvc.scoring.packing import token_batches
+from evalsvc.models.language_model import LanguageModel, nonfinite_cause
+from evalsvc.scoring.scorer import token_batches
 from evalsvc.spec.layout import VocabularyLayout
 
 OWN, BASE = 0, 1

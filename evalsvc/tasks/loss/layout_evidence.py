@@ -12,7 +12,7 @@ from evalsvc.errors import OutOfMemory
 from evalsvc.metrics.table_rows import RowStatistics, row_statistics
 from evalsvc.models.language_model import LanguageModel
 from evalsvc.sampling.memory import is_out_of_memory
-from evalsvc.scoring.packing import token_batches
+from evalsvc.scoring.scorer import token_batches
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.tasks.loss.teacher_forcing import sequence_sums
 from evalsvc.tasks.task import Context

@@ -10,9 +10,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from evalsvc.errors import NonFinite
 from evalsvc.metrics.token_loss import TokenLosses, belongs, chunk_rows, token_losses
-from evalsvc.models.language_model import LanguageModel
-from evalsvc.models.nonfinite import nonfinite_cause
-from evalsvc.scoring.packing import token_batches
+from evalsvc.models.language_model import LanguageModel, nonfinite_cause
+from evalsvc.scoring.scorer import token_batches
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.tasks.loss.profile import POSITION_STARTS, Grid
 from evalsvc.tasks.task import Context

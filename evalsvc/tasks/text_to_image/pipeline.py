@@ -24,7 +24,7 @@ from evalsvc.data.images import fit_pixels
 from evalsvc.decoders import ImageDecoder, pixel_error, to_uint8
 from evalsvc.decoders.pixel_error import PixelError
 from evalsvc.errors import NonFinite
-from evalsvc.models.streams import decoding_stream
+from evalsvc.models.graphs import decoding_stream
 from evalsvc.sampling import Prompt, SamplerSpec, Samples
 from evalsvc.sampling.fitting import FittingBatches, generate_fitting
 from evalsvc.sampling.memory import attempt, release
