@@ -216,6 +216,15 @@ def find_nonfinite(
     return first[0] if first else ""
 
 
+def first_nonfinite(model: LanguageModel, sequences: Sequence[Sequence[int]]) -> int:
+    """Return the index of the first sequence that is not finite alone: NaN spreads where beginnings are shared."""
+
+    def is_bad(index: int) -> bool:
+        return bool(find_nonfinite(model, torch.tensor([sequences[index]], device=model.device)))
+
+    return next(filter(is_bad, range(len(sequences))), 0)
+
+
 def nonfinite_cause(
     model: LanguageModel,
     ids: Tensor,  # [B, T] int64

@@ -55,7 +55,8 @@ def load_model(
     if (saved := saved_frequencies(path, config, weights.tensors)) is not None:
         model.use_frequencies(saved)
     del weights  # `tensors` then holds the last reference to each tensor
-    return filled(model, path, values(tensors), dtype, device)
+    values = ((name, tensors.pop(name).value()) for name in list(tensors))
+    return filled(model, path, values, dtype, device)
 
 
 def empty_model(config: ModelConfig, dtype: str, rotary_inv_freq_dtype: str) -> Transformer:
@@ -84,15 +85,20 @@ def saved_frequencies(
     """Return the rotary frequencies of a file that differ from open_lm's table; None: those of the configuration.
 
     open_lm computes with the saved values on every GPU. Values that equal the table in float32, or its rounding to
-    bfloat16 or float16, add nothing to the configuration.
+    bfloat16 or float16, add nothing to the configuration. `matched` reports a buffer that is no plain tensor of its
+    shape. head_rotary turns queries and keys alike, so its frequencies have no effect.
     """
-    by_layer = open_lm_frequencies(config, tensors)
-    saved = {name: frequencies for name, frequencies in by_layer.items() if frequencies is not None}
+    shapes = _inv_freq_shapes(config) if config.positional_embedding_type == "rotary" else {}
+    saved = {
+        name: tensors[name].to(torch.float32, copy=True)
+        for name, shape in shapes.items()
+        if name in tensors and tuple(tensors[name].shape) == shape and is_plain(tensors[name])
+    }
     if all(_is_table(frequencies) for frequencies in saved.values()):
         return None
     if broken := [name for name, frequencies in saved.items() if not is_finite(frequencies)]:
         raise NonFinite(f"{path} has NaN or infinity in {broken[0]}; write the model's rotary frequencies there")
-    first, *others = by_layer
+    first, *others = shapes
     if first not in saved or any(
         name not in saved or not same_frequencies(saved[name], saved[first]) for name in others
     ):
@@ -134,12 +140,6 @@ class Stored:
         """Return the parameter's value, a view of the file where it is one tensor."""
         whole = self.tensors[0] if len(self.tensors) == 1 else torch.cat(self.tensors)
         return whole if self.source.arrange is None else self.source.arrange(whole)
-
-
-def values(tensors: dict[str, Stored]) -> Iterator[tuple[str, Tensor]]:
-    """Yield each parameter with its value, one at a time, and empty `tensors`."""
-    for name in list(tensors):
-        yield name, tensors.pop(name).value()
 
 
 def matched(path: Path, config: ModelConfig, weights: Weights, model: nn.Module) -> dict[str, Stored]:
@@ -196,25 +196,6 @@ def _inv_freq_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if config.family != OPEN_LM or config.positional_embedding_type not in ("rotary", "head_rotary"):
         return {}
     return {f"layers.{layer}{INV_FREQ}": (config.head_dim // 2,) for layer in range(config.n_layers)}
-
-
-def open_lm_frequencies(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
-    """Return the rotary frequencies [head_dim / 2] float32 that a file of open_lm saves, by the layer's buffer.
-
-    None: a layer saves none, or not as a plain tensor of this shape, which `matched` reports. Empty: the model rotates
-    by no frequencies that a file could change. head_rotary turns queries and keys alike, so they have no effect there.
-    """
-    if config.positional_embedding_type != "rotary":
-        return {}
-
-    def usable(name: str, shape: tuple[int, ...]) -> bool:
-        return name in tensors and tuple(tensors[name].shape) == shape and is_plain(tensors[name])
-
-    shapes = _inv_freq_shapes(config)
-    return {
-        name: tensors[name].to(torch.float32, copy=True) if usable(name, shape) else None
-        for name, shape in shapes.items()
-    }
 
 
 def _one_name_each(

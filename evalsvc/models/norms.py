@@ -36,7 +36,8 @@ class LayerNorm(nn.Module):
             return functional.layer_norm(x, self.shape, weight, bias, self.eps)
         if device != "cpu":  # open_lm uses only CUDA's autocast, so on a CPU no tensor is cast
             dtype = torch.get_autocast_dtype(device)
-            x, weight, bias = (part if part is None else part.to(dtype) for part in (x, weight, bias))
+            x = x.to(dtype)
+            weight, bias = (part if part is None else part.to(dtype) for part in (weight, bias))
         with torch.autocast(device, enabled=False):
             return functional.layer_norm(x, self.shape, weight, bias, self.eps)
 

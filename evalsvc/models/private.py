@@ -6,7 +6,7 @@ AttributeError, NotImplementedError and RuntimeError as absence.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -17,8 +17,7 @@ def reorder_linear_weight(
     rows: int,
 ) -> Tensor:
     """Return a copy of `weight` in oneDNN's layout for products with `rows` rows."""
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
-    return packed
+    return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows))
 
 
 def linear_by_onednn(
@@ -27,16 +26,14 @@ def linear_by_onednn(
     bias: Tensor | None,  # [N]
 ) -> Tensor:  # [..., N]
     """Compute `F.linear` by oneDNN."""
-    out: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
-    return out
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], ""))
 
 
 def pack_int8_weight(
     weight: Tensor,  # [N, D] int8
 ) -> Tensor:
     """Return a copy of `weight` in oneDNN's layout for `int8_linear_by_onednn`."""
-    packed: Tensor = torch.ops.onednn.qlinear_prepack(weight, None)
-    return packed
+    return cast(Tensor, torch.ops.onednn.qlinear_prepack(weight, None))
 
 
 def int8_linear_by_onednn(
@@ -46,10 +43,8 @@ def int8_linear_by_onednn(
     zeros: Tensor,  # [N] int32
 ) -> Tensor:  # [R, N] float32
     """Multiply 8-bit integers by oneDNN, and the sums by `scale`."""
-    out: Tensor = torch.ops.onednn.qlinear_pointwise.default(
-        x, 1.0, 128, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
-    )
-    return out
+    scales = (1.0, 128, packed, scale, zeros, None, 1.0, 0)
+    return cast(Tensor, torch.ops.onednn.qlinear_pointwise.default(x, *scales, torch.float32, "none", [], ""))
 
 
 def int8_product(
@@ -73,8 +68,7 @@ def reorder_convolution_weight(
     shape: list[int],
 ) -> Tensor:
     """Return a copy of `weight` in oneDNN's layout for maps of `shape`; see `convolution_by_onednn`."""
-    packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, *place, shape)
-    return packed
+    return cast(Tensor, torch.ops.mkldnn._reorder_convolution_weight(weight, *place, shape))
 
 
 def convolution_by_onednn(
@@ -85,8 +79,7 @@ def convolution_by_onednn(
     then: Literal["relu", "none"],
 ) -> Tensor:  # [B, N, H', W']
     """Compute `F.conv2d` with an optional rectifier; `place` is padding, stride, dilation and groups."""
-    out: Tensor = torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *place, then, [], "")
-    return out
+    return cast(Tensor, torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *place, then, [], ""))
 
 
 def allow_recompilations(count: int) -> None:

@@ -1,7 +1,7 @@
 """Trie of the tokens to compute, without torch: a token that several sequences share is computed once.
 
 Sequences with a common beginning share its tokens, as the options of a question share the context. The sorted sequences
-are the depth-first walk of a trie with one node per token, whose position is its depth. `_worth_sharing` decides which
+are the depth-first walk of a trie with one node per token, whose position is its depth. `LEAST_SHARE` decides which
 beginnings are shared, `Row.takes` which nodes attend together.
 """
 
@@ -124,17 +124,13 @@ def _walk(sequences: Sequence[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...
     before: tuple[int, ...] = ()
     for sequence in sorted(places):
         share = _common(before, sequence)
-        if not _worth_sharing(share, len(sequence)):
+        if share < max(1, LEAST_SHARE * len(sequence)):
             groups.append([])
             share = 0
         groups[-1].append((sequence, share))
         before = sequence
     groups.sort(key=lambda group: -max(len(sequence) for sequence, _ in group))
     return ((sequence, share, places[sequence]) for group in groups for sequence, share in group)
-
-
-def _worth_sharing(share: int, length: int) -> bool:
-    return share >= max(1, LEAST_SHARE * length)
 
 
 def _common(first: tuple[int, ...], second: tuple[int, ...]) -> int:

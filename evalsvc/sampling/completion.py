@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from evalsvc.errors import InvalidRequest, NonFinite
-from evalsvc.models.language_model import LanguageModel, find_nonfinite, nonfinite_cause
+from evalsvc.models.language_model import LanguageModel, first_nonfinite, nonfinite_cause
 from evalsvc.sampling.logits import draw
 from evalsvc.sampling.noise import skip_codes, stream_keys
-from evalsvc.sampling.sampler import check_ids
+from evalsvc.sampling.sampler import Prompt, check_ids, check_prompts
 from evalsvc.spec.sampling import SamplingParams
 
 LOGITS_PER_DRAW = 1 << 24
@@ -26,13 +26,9 @@ LOGITS_PER_DRAW = 1 << 24
 
 
 @dataclass(frozen=True)
-class Continuation:
+class Continuation(Prompt):
     """A prompt to continue."""
 
-    id: str
-    """Id that selects the noise; another id draws another text."""
-    ids: tuple[int, ...]
-    """Ids of the prompt, at least one, as rows of the model's table."""
     max_tokens: int
     """Largest number of ids to draw."""
 
@@ -80,23 +76,21 @@ def complete(
 def _batches(prompts: Sequence[Continuation], batch_tokens: int) -> Iterator[list[int]]:
     batch: list[int] = []
     width = 0
+
+    def size(index: int) -> tuple[int, int]:
+        return prompts[index].max_tokens, len(prompts[index].ids)
+
     # Equal prompts are neighbours in the order, and are computed once.
-    for index in sorted(
-        range(len(prompts)), key=lambda index: (*_size(prompts[index]), prompts[index].ids), reverse=True
-    ):
+    for index in sorted(range(len(prompts)), key=lambda index: (*size(index), prompts[index].ids), reverse=True):
         # The first prompt of a batch draws the most ids.
         most = prompts[batch[0] if batch else index].max_tokens
         width = max(width, most + len(prompts[index].ids))
         if batch and (len(batch) + 1) * width > batch_tokens:
             yield batch
-            batch, width = [], sum(_size(prompts[index]))
+            batch, width = [], sum(size(index))
         batch.append(index)
     if batch:
         yield batch
-
-
-def _size(prompt: Continuation) -> tuple[int, int]:
-    return prompt.max_tokens, len(prompt.ids)
 
 
 class _Batch:
@@ -189,15 +183,12 @@ def _mask(prompts: Sequence[Continuation], device: torch.device) -> Tensor:
 
 
 def _not_finite(model: LanguageModel, bad: Sequence[tuple[Continuation, Sequence[int]]]) -> NonFinite:
-    """Return the error of the first prompt that is not finite alone: NaN spreads to prompts with a shared beginning."""
-
-    def alone(prompt: Continuation, drawn: Sequence[int]) -> Tensor:
-        return torch.tensor([[*prompt.ids, *drawn]], device=model.device)
-
-    prompt, drawn = next((pair for pair in bad if find_nonfinite(model, alone(*pair))), bad[0])
+    sequences = [[*prompt.ids, *drawn] for prompt, drawn in bad]
+    index = first_nonfinite(model, sequences)
+    prompt, drawn = bad[index]
     return NonFinite(
         f"the logits after {len(drawn)} drawn ids of prompt {reprlib.repr(prompt.id)} are NaN or infinite; "
-        f"{nonfinite_cause(model, alone(prompt, drawn))}"
+        f"{nonfinite_cause(model, torch.tensor([sequences[index]], device=model.device))}"
     )
 
 
@@ -210,14 +201,8 @@ def _check(prompts: Sequence[Continuation], params: SamplingParams, allowed: ran
         if not allowed or allowed.step != 1:
             raise InvalidRequest(f"allowed is {allowed}; give the rows to draw from as a range of at least one")
         check_ids("allowed", allowed, rows)
-    seen: set[str] = set()
+    check_prompts(prompts, rows, "give at least one id, e.g. the tokenizer's bos")
     for prompt in prompts:
-        name = f"prompt {reprlib.repr(prompt.id)}"
-        if not prompt.ids:
-            raise InvalidRequest(f"{name} is empty; give at least one id, e.g. the tokenizer's bos")
         if prompt.max_tokens < 1:
-            raise InvalidRequest(f"{name} has max_tokens {prompt.max_tokens}; it must be 1 or more")
-        if prompt.id in seen:
-            raise InvalidRequest(f"two prompts have the id {reprlib.repr(prompt.id)}; give each prompt a different id")
-        seen.add(prompt.id)
-        check_ids(name, prompt.ids, rows)
+            name = reprlib.repr(prompt.id)
+            raise InvalidRequest(f"prompt {name} has max_tokens {prompt.max_tokens}; it must be 1 or more")

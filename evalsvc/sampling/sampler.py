@@ -8,6 +8,7 @@ depends only on its length, and attention always has a mask.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -44,7 +45,7 @@ class Prompt:
     id: str
     """Id that selects the noise: rows of a prompt list with the same text have different ids and images."""
     ids: tuple[int, ...]
-    """Token ids before the first image token; see `VocabularyLayout.prompt`."""
+    """Ids before the first drawn token, at least one, as rows of the model's table."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,10 @@ def generate(
     `on_step` (e.g. Cancelled) ends the work. Needs `predicted_bytes` in addition to the weights until the generator is
     exhausted, closed or fails.
     """
-    _check_prompts(prompts, spec, model.config.vocab_size)
+    rows = model.config.vocab_size
+    check_prompts(prompts, rows, "the template needs a text or a special token before IMAGE")
+    check_ids("the unconditional prompt", spec.unconditional or (), rows)
+    check_ids("image_ids", spec.image_ids, rows)
     return _batches(model, prompts, spec, on_step)
 
 
@@ -261,21 +265,19 @@ def _as_range(image_ids: Sequence[int]) -> range | tuple[int, ...]:
     return consecutive if image_ids == consecutive or list(image_ids) == list(consecutive) else tuple(image_ids)
 
 
-def _check_prompts(prompts: Sequence[Prompt], spec: SamplerSpec, rows: int) -> None:
+def check_prompts(prompts: Sequence[Prompt], rows: int, if_empty: str) -> None:
+    """Raise InvalidRequest for an empty prompt, an id of two prompts, or an id that is no row of the table."""
     seen: set[str] = set()
     for prompt in prompts:
+        name = reprlib.repr(prompt.id)
         if not prompt.ids:
-            raise InvalidRequest(
-                f"prompt {prompt.id!r} is empty; the template needs a text or a special token before IMAGE"
-            )
+            raise InvalidRequest(f"prompt {name} is empty; {if_empty}")
         if prompt.id in seen:
             raise InvalidRequest(
-                f"two prompts have the id {prompt.id!r} and would draw the same noise; give each row a different id"
+                f"two prompts have the id {name} and would draw the same noise; give each prompt a different id"
             )
         seen.add(prompt.id)
-        check_ids(f"prompt {prompt.id!r}", prompt.ids, rows)
-    check_ids("the unconditional prompt", spec.unconditional or (), rows)
-    check_ids("image_ids", spec.image_ids, rows)
+        check_ids(f"prompt {name}", prompt.ids, rows)
 
 
 def check_ids(what: str, ids: Sequence[int], rows: int) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from evalsvc.errors import InvalidData, NonFinite
-from evalsvc.models.language_model import LanguageModel, find_nonfinite, nonfinite_cause
+from evalsvc.models.language_model import LanguageModel, first_nonfinite, nonfinite_cause
 from evalsvc.models.trie import Batch, Ints, Trie, build_trie
 from evalsvc.scoring.head import COLUMNS, target_columns
 from evalsvc.spec.layout import VocabularyLayout
@@ -83,9 +83,11 @@ def score(
     report(0)
     done: dict[Request, Score] = {}
     for answered in _answered(model, layout, pack(asked, budget), len(asked)):
-        bad = [first[asked[index]] for index, (logprob, *_) in answered.items() if not isfinite(logprob)]
+        bad = sorted(first[asked[index]] for index, (logprob, *_) in answered.items() if not isfinite(logprob))
         if bad:
-            raise _not_finite(model, requests, sorted(bad), name)
+            index = bad[first_nonfinite(model, [requests[index].read for index in bad])]
+            cause = nonfinite_cause(model, torch.tensor([requests[index].read], device=device))
+            raise NonFinite(f"the log-likelihood of {name(index)} is not finite; {cause}")
         for index, (logprob, misses, within, misses_within, mass) in answered.items():
             done[asked[index]] = Score(logprob, misses == 0, within, misses_within == 0, mass)
         report(len(requests) * len(done) // len(asked))
@@ -119,20 +121,6 @@ def _add_columns(
     nodes, places = np.unique(due[0] - start, return_inverse=True)
     scored, at, ids, owners = (torch.from_numpy(part).to(hidden.device) for part in (nodes, places, due[1], due[2]))
     sums.index_add_(0, owners, target_columns(hidden[scored], model.head, at, ids, layout))
-
-
-def _not_finite(
-    model: LanguageModel, requests: Sequence[Request], bad: Sequence[int], name: Callable[[int], str]
-) -> NonFinite:
-    """Return the error of the first request that is not finite alone, because NaN spreads to other requests in a
-    row."""
-    index = next((index for index in bad if find_nonfinite(model, _alone(model, requests[index]))), bad[0])
-    cause = nonfinite_cause(model, _alone(model, requests[index]))
-    return NonFinite(f"the log-likelihood of {name(index)} is not finite; {cause}")
-
-
-def _alone(model: LanguageModel, request: Request) -> Tensor:  # [1, T]
-    return torch.tensor([request.read], device=model.device)
 
 
 # the nodes to compute
