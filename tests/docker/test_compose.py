@@ -34,19 +34,6 @@ def test_the_files_are_right_with_each_profile(compose: str, file: str, profile:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(
-    ("file", "profile", "more"),
-    [
-        ("compose.yaml", "gpu", {"worker"}),
-        ("compose.yaml", "client", {"client"}),
-        ("compose.cpu.yaml", "demo", {"assets", "demo"}),
-    ],
-)
-def test_a_profile_adds_its_services(file: str, profile: str, more: set[str]) -> None:
-    plain, added = (set(resolved(DOCKER / file, *names)["services"]) for names in ([], [profile]))
-    assert added - plain == more
-
-
 def test_no_service_may_more_than_it_needs(services: dict[str, Any]) -> None:
     for name, service in services.items():
         assert service["read_only"], name

@@ -96,14 +96,6 @@ def test_objects_follow_the_schemas(build: Build, overlay: str, version: str) ->
         assert kubernetes_validate.validate(item, version, strict=True) == version
 
 
-def test_an_object_that_does_not_follow_its_schema_is_found(build: Build) -> None:
-    """The checker takes what it does not know for right unless it is strict."""
-    [service, *_] = named(build("base"), "Service").values()
-    wrong = service | {"spec": service["spec"] | {"publishNotReadyAdresses": True}}
-    with pytest.raises(kubernetes_validate.ValidationError, match="publishNotReadyAdresses"):
-        kubernetes_validate.validate(wrong, NEWEST, strict=True)
-
-
 @OVERLAYS
 def test_pods_are_restricted(build: Build, overlay: str) -> None:
     """What the level `restricted` of Kubernetes' pod security asks for, which the namespace enforces; and more."""
@@ -215,14 +207,6 @@ def test_devices_of_the_workers(build: Build) -> None:
         devices = variables(worker, build(overlay))["EVALSVC_DEVICES"]
         found[overlay] = (worker["image"], worker["resources"]["limits"].get("nvidia.com/gpu"), devices)
     assert found == {"base": ("evalsvc-worker", 1, "all"), "cpu": ("evalsvc-worker:cpu", None, "cpu")}
-
-
-def test_a_missing_certificate_is_named(kubectl: str, manifests: Path, tmp_path: Path) -> None:
-    copied = shutil.copytree(manifests, tmp_path / "k8s")
-    (copied / "base" / "certificates" / "key.pem").unlink()
-    done = subprocess.run([kubectl, "kustomize", copied / "cpu"], capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "certificates/key.pem" in done.stderr
 
 
 def test_secrets_are_never_committed(short_process: None) -> None:

@@ -72,13 +72,6 @@ def test_units_are_units(systemd_analyze: str, units: Path) -> None:
     assert verify(systemd_analyze, units) == ""
 
 
-def test_a_misspelt_line_is_found(systemd_analyze: str, units: Path) -> None:
-    """systemd ignores a line that it does not know, and starts the unit without that part of its sandbox."""
-    unit = units / "evalsvc-worker.service"
-    unit.write_text(unit.read_text().replace("ProtectSystem", "ProtectSytem"))
-    assert "ProtectSytem" in verify(systemd_analyze, units)
-
-
 @pytest.mark.parametrize("name", UNITS)
 def test_units_are_confined(systemd_analyze: str, units: Path, name: str) -> None:
     limit = f"--threshold={int(10 * EXPOSURE)}"
@@ -91,11 +84,6 @@ def test_units_are_confined(systemd_analyze: str, units: Path, name: str) -> Non
         "evalsvc-serve.service": {"MemoryDenyWriteExecute="},  # the engine of charts cannot do without
     }.get(name, set())
     assert not open_to & {"PrivateDevices=", "MemoryDenyWriteExecute=", "NoNewPrivileges=", "ProtectSystem="} - allowed
-
-
-def test_charts_can_be_drawn() -> None:
-    """Every chart as SVG or PNG was an error under the unit of the service."""
-    assert values("evalsvc-serve.service", "MemoryDenyWriteExecute") == []
 
 
 @pytest.mark.parametrize("name", [*UNITS, "postgresql.conf"])
@@ -153,9 +141,17 @@ def test_units_have_the_time_that_their_end_takes(name: str) -> None:
     assert values(name, "Restart") == ["always"]
 
 
-def test_the_death_of_a_worker_process_does_not_end_the_others() -> None:
-    """systemd stops a unit of which the kernel killed a process for want of memory, unless told otherwise."""
-    assert values("evalsvc-worker.service", "OOMPolicy") == ["continue"]
+@pytest.mark.parametrize(
+    ("unit", "key", "expected"),
+    [
+        # Every chart as SVG or PNG was an error under the unit of the service.
+        ("serve", "MemoryDenyWriteExecute", []),
+        # systemd stops a unit of which the kernel killed a process for want of memory, unless told otherwise.
+        ("worker", "OOMPolicy", ["continue"]),
+    ],
+)
+def test_lines_without_which_something_broke(unit: str, key: str, expected: list[str]) -> None:
+    assert values(f"evalsvc-{unit}.service", key) == expected
 
 
 def test_drop_ins_of_the_page_replace_lines_that_units_have() -> None:

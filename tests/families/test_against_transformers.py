@@ -75,20 +75,6 @@ def test_padded_rows_equal_each_row_alone(pair: Pair, side: str) -> None:
         assert difference(found[row][mask[row]], theirs(ids[row][mask[row]][None]).logits[0]) < TOLERANCE
 
 
-@torch.inference_mode()
-def test_greedy_generation(pair: Pair) -> None:
-    theirs, ours = pair
-    prompt = some_ids()[:, :PROMPT]
-    expected = theirs.generate(prompt, max_new_tokens=20, do_sample=False, pad_token_id=0, use_cache=True)
-    cache = ours.new_cache(2, LENGTH)
-    ids, logits = prompt, ours(prompt, cache=cache)
-    for _ in range(20):
-        chosen = logits[:, -1].argmax(-1, keepdim=True)
-        ids = torch.cat((ids, chosen), 1)
-        logits = ours(chosen, cache=cache)
-    assert ids.tolist() == expected.tolist()
-
-
 @pytest.mark.parametrize("path", PATHS)
 @torch.inference_mode()
 def test_every_path_of_decoding(pair: Pair, path: DecodePath, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from task_runs import items, metrics, run_task
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
 from evalsvc.miniature import ROOT
-from evalsvc.models import DecodePath, LanguageModel, can_compile
+from evalsvc.models import DecodePath, LanguageModel
 from evalsvc.sampling import Continuation, Prompt, SamplerSpec, SamplingParams, complete, generate
 from evalsvc.scoring import Request, score
 from evalsvc.spec.layout import parse_layout
@@ -92,15 +92,6 @@ def test_codes_are_the_same_on_every_path(both: tuple[LanguageModel, LanguageMod
     assert len({tuple(row) for row in expected}) > 1
     paths: list[DecodePath] = ["plain", "packed", "graph"]
     assert {path: codes(own, path) for path in paths} == dict.fromkeys(paths, expected)
-
-
-@pytest.mark.usefixtures("compiler")
-def test_codes_are_the_same_when_compiled(tmp_path: Path) -> None:
-    """One family for all: compiling takes a minute, and tests/families compare what is compiled for each family."""
-    assert can_compile("cpu")
-    tiny_families.write_theirs("llama", tmp_path / "model", **SIZES)
-    own, theirs = (load(tmp_path / "model", model, "float32") for model in (None, TRANSFORMERS))
-    assert codes(own, "compiled") == codes(theirs)
 
 
 def test_scores_are_the_same(both: tuple[LanguageModel, LanguageModel]) -> None:

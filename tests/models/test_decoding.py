@@ -7,32 +7,18 @@ from typing import Any, cast
 import pytest
 import torch
 from decode_paths import PATHS, leave_uncompiled, stepped_logits
+from small_models import small_model
 from torch import Tensor
 
 from evalsvc.models import DecodePath, StepShape, Transformer
 from evalsvc.models.decoding import BlockedCache, Slot, StraightCache, blocked_attention
-from evalsvc.spec.model_config import ModelConfig
 
 ROWS, PADDED, NEW = 3, 5, 40
 IMAGE_IDS = range(10, 26)
 
 
-def small_model(dtype: torch.dtype = torch.float64, **changes: Any) -> Transformer:
-    fields = {
-        "hidden_dim": 64,
-        "n_layers": 2,
-        "n_heads": 4,
-        "seq_len": 64,
-        "vocab_size": 30,
-        "post_embed_norm": False,
-        "weight_tying": False,
-    }
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = Transformer(ModelConfig.model_validate(fields | changes)).requires_grad_(False).eval()
-        for parameter in model.parameters():
-            parameter.normal_(std=0.2)
-    return model.to(dtype)
+def wide_model(dtype: torch.dtype = torch.float64, **changes: Any) -> Transformer:
+    return small_model(dtype, **{"hidden_dim": 64, "n_heads": 4, "seq_len": 64, "vocab_size": 30} | changes)
 
 
 def tokens() -> tuple[Tensor, Tensor]:
@@ -74,13 +60,13 @@ def test_a_step_equals_the_whole_pass(
 ) -> None:
     """The compiled path by the functions that would be compiled."""
     leave_uncompiled(monkeypatch)
-    model = small_model(**changes)
+    model = wide_model(**changes)
     torch.testing.assert_close(stepped(model, path), expected_logits(model), rtol=0, atol=1e-5)
 
 
 def test_a_cache_of_another_dtype_is_near(monkeypatch: pytest.MonkeyPatch) -> None:
     leave_uncompiled(monkeypatch)
-    model = small_model(torch.float32)
+    model = wide_model(torch.float32)
     exact = expected_logits(model)
     for path in ("packed", "compiled"):
         found = stepped(model, cast(DecodePath, path), torch.bfloat16)
@@ -106,7 +92,7 @@ def test_blocked_attention_equals_sdpa(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_weights_are_laid_out_once_and_can_be_let_go() -> None:
-    model, shape = small_model(torch.float32), StepShape(ROWS, IMAGE_IDS, 8, "packed")
+    model, shape = wide_model(torch.float32), StepShape(ROWS, IMAGE_IDS, 8, "packed")
     first = model.decoding(shape).weights
     assert model.decoding(replace(shape, path="graph", capacity=9)).weights is first
     assert model.decoding(replace(shape, rows=ROWS + 1)).weights is not first

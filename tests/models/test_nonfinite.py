@@ -1,14 +1,13 @@
 """Where NaN and infinity come from."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from small_models import small_model
 
-from evalsvc.models import Transformer, load_model
+from evalsvc.models import load_model
 from evalsvc.models.language_model import find_nonfinite
-from evalsvc.spec.model_config import ModelConfig
 
 
 @pytest.mark.parametrize(
@@ -29,12 +28,6 @@ def test_find_nonfinite(golden: Path, parameter: str, stage: str) -> None:
     model.get_parameter(parameter).data[:] = float("nan")
     assert find_nonfinite(model, ids) == stage
     assert not any(module._forward_hooks for module in model.modules())
-
-
-def small_model(**fields: Any) -> Transformer:
-    shape = {"hidden_dim": 8, "n_layers": 2, "n_heads": 2, "seq_len": 8, "vocab_size": 8}
-    model = Transformer(ModelConfig(**shape, post_embed_norm=False, weight_tying=False, **fields))
-    return model.requires_grad_(False)
 
 
 @pytest.mark.parametrize("norm", ["layers.0.attention_norm", "layers.0.ffn_norm", "layers.1.attention_norm", "norm"])

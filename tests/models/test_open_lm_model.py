@@ -1,12 +1,15 @@
 """The engine open_lm: the real package where it is installed, on the golden cases and as a language model."""
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from miniature_run import pretrained
 from safetensors.torch import load_file, save_file
+from small_models import small_config, small_model
 
 from evalsvc.errors import CheckpointMismatch, InvalidData, MissingPackage, UnsupportedModel
 from evalsvc.families.reading import resolve_config
@@ -18,6 +21,18 @@ from evalsvc.spec.layout import text_only
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "open_lm"
 CASES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
+
+COMBINATIONS: dict[str, dict[str, Any]] = {
+    "tied + qk_norm": {"weight_tying": True, "qk_norm": True, "model_norm": "lp_layer_norm"},
+    "head_rotary + gelu": {"positional_embedding_type": "head_rotary", "ffn_type": "gelu", "model_norm": "rms_norm"},
+    "llama_rotary + gemma_geglu": {
+        "positional_embedding_type": "llama_rotary",
+        "ffn_type": "gemma_geglu",
+        "post_embed_norm": True,
+    },
+    "heads narrower than the model": {"hidden_dim": 26, "n_heads": 4, "qk_norm": True},
+}
+"""Combinations of switches that no golden case has."""
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -56,6 +71,27 @@ class TestRealOpenLm:
         requests = [Request((1, 2, 3), (row, 4)) for row in range(5)] + [Request((6,), (1, 2, 3))]
         pairs = zip(*(score(model, text_only(rows), requests, 8) for model in (theirs, ours)), strict=True)
         assert all(abs(first.logprob - second.logprob) < 1e-5 for first, second in pairs)
+
+    @pytest.mark.parametrize("changes", COMBINATIONS.values(), ids=COMBINATIONS)
+    def test_combinations(self, changes: dict[str, Any], tmp_path: Path) -> None:
+        """With DDP's prefix and the settings that are on the command line only, as a real run saves them."""
+        config, file = small_config(**changes), tmp_path / "epoch_3.pt"
+        state = {f"module.{name}": tensor for name, tensor in small_model(**changes).state_dict().items()}
+        torch.save({"epoch": 3, "state_dict": state}, file)
+        flags = ("model_norm", "qk_norm", "positional_embedding_type", "ffn_type")
+        fields = config.model_dump()
+        params = ["model: mine", *(f"{flag}: {fields[flag]}" for flag in flags)]
+        (tmp_path / "params.txt").write_text("\n".join(params))
+        shape = {key: value for key, value in fields.items() if key not in (*flags, "norm_eps", "precision")}
+        (tmp_path / "mine.json").write_text(json.dumps(shape))
+        ours = load_model(file)
+        assert ours.config == config
+        ids = torch.randint(0, 40, (2, 12), generator=torch.Generator().manual_seed(1))
+        expected = load_open_lm(file, config).logits(ids)
+        cache = ours.new_cache(2, 12)
+        stepped = torch.cat([ours(ids[:, slot : slot + 1], cache=cache) for slot in range(12)], 1)
+        for logits in (ours(ids), stepped):
+            assert float((logits - expected).abs().max()) < 1e-5
 
     def test_rounded_frequencies_are_those_of_training(self) -> None:
         """A model that was trained in bfloat16 turns otherwise, and both sides do."""

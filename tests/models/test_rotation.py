@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import small_config
 
 from evalsvc.errors import InvalidData
 from evalsvc.models.rotation import Positions, inv_freq_table, rotary_frequencies, scaled_frequencies, turn
@@ -12,8 +13,7 @@ from evalsvc.spec.model_config import ModelConfig, RotaryScaling
 
 
 def config(**changes: Any) -> ModelConfig:
-    shape = {"hidden_dim": 64, "n_layers": 1, "n_heads": 2, "seq_len": 16, "vocab_size": 9}
-    return ModelConfig.model_validate({**shape, "post_embed_norm": False, "weight_tying": False, **changes})
+    return small_config(**{"hidden_dim": 64, "n_heads": 2, "seq_len": 16} | changes)
 
 
 def llama3(frequency: float, factor: float, low: float, high: float, length: int) -> float:

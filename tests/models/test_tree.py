@@ -6,39 +6,31 @@ from typing import Any
 import pytest
 import torch
 from shared_beginnings import random_sequences
+from small_models import small_model
 
 from evalsvc.errors import InvalidData
-from evalsvc.models import Carried, ModelConfig, Transformer, build_trie, read_trie, tree_hidden
-
-KINDS = ["rotary", "llama_rotary", "head_rotary", "none"]
+from evalsvc.models import Carried, Transformer, build_trie, read_trie, tree_hidden
 
 
 def build_model(kind: str, **changes: Any) -> Transformer:
-    fields = {"hidden_dim": 24, "n_layers": 3, "n_heads": 3, "seq_len": 64, "vocab_size": 200}
-    config = ModelConfig(
-        **(fields | {"post_embed_norm": False, "weight_tying": False} | changes), positional_embedding_type=kind
-    )
-    torch.manual_seed(0)
-    return Transformer(config).requires_grad_(False).eval().double()
+    fields = {"n_layers": 3, "seq_len": 64, "vocab_size": 200, "positional_embedding_type": kind}
+    return small_model(torch.float64, **fields | changes)
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("budget", [1, 20, 90, None])
-def test_equals_each_sequence_alone(kind: str, budget: int | None) -> None:
-    model, sequences = build_model(kind, qk_norm=True), random_sequences()
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        *((kind, {"qk_norm": True}) for kind in ("rotary", "llama_rotary", "head_rotary", "none")),
+        *(("rotary", {"n_heads": 6, "n_kv_heads": shared}) for shared in (1, 3)),
+    ],
+    ids=str,
+)
+def test_equals_each_sequence_alone(kind: str, changes: dict[str, Any], budget: int | None) -> None:
+    model, sequences = build_model(kind, **changes), random_sequences()
     trie = build_trie(sequences, budget)
     hidden = torch.cat([part for _, part in read_trie(model, trie)])
     assert len(hidden) == len(trie.ids) < sum(map(len, set(sequences)))
-    for sequence, path in zip(sequences, trie.paths, strict=True):
-        alone = model.hidden(torch.tensor([sequence]))[0]
-        torch.testing.assert_close(hidden[torch.tensor(path)], alone, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("kv_heads", [1, 3])
-def test_heads_that_share_keys(kv_heads: int) -> None:
-    model, sequences = build_model("rotary", n_heads=6, n_kv_heads=kv_heads), random_sequences()
-    trie = build_trie(sequences, 20)
-    hidden = torch.cat([part for _, part in read_trie(model, trie)])
     for sequence, path in zip(sequences, trie.paths, strict=True):
         alone = model.hidden(torch.tensor([sequence]))[0]
         torch.testing.assert_close(hidden[torch.tensor(path)], alone, rtol=0, atol=1e-12)

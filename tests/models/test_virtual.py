@@ -125,12 +125,6 @@ def test_the_ends_are_the_parents_themselves(parents: dict[str, Path], text: str
     assert torch.equal(found(ids), expected(ids))
 
 
-def test_grafts_of_all_layers_and_parts_are_the_second(parents: dict[str, Path]) -> None:
-    whole = tensors_of(load("graft(r@1, r@2, layers=0-2, parts=embeddings|head|norm)", parents))
-    second = tensors_of(load_model(parents["r@2"], ModelConfig.model_validate(CONFIG)))
-    assert all(torch.equal(tensor, whole[name]) for name, tensor in second.items())
-
-
 def test_tied_tables_stay_tied(tmp_path: Path) -> None:
     parents = {f"r@{seed}": write(tmp_path, seed, weight_tying=True) for seed in (1, 2)}
     model = load("lerp(r@1, r@2, 0.25)", parents, weight_tying=True)
@@ -140,13 +134,6 @@ def test_tied_tables_stay_tied(tmp_path: Path) -> None:
     torch.testing.assert_close(model.output.weight.double(), 0.75 * one[name] + 0.25 * two[name], rtol=0, atol=2e-7)
     with pytest.raises(InvalidRequest, match="one table for both"):
         load("graft(r@1, r@2, parts=head)", parents, weight_tying=True)
-
-
-def test_a_parent_in_bfloat16_counts_with_all_its_digits(tmp_path: Path, parents: dict[str, Path]) -> None:
-    parents |= {"r@9": write(tmp_path, 9, torch.bfloat16)}
-    one, nine = plain(parents["r@1"]), plain(parents["r@9"])
-    for name, tensor in tensors_of(load("lerp(r@1, r@9, 0.1)", parents)).items():
-        torch.testing.assert_close(tensor.double(), 0.9 * one[name] + 0.1 * nine[name], rtol=0, atol=3e-7)
 
 
 def test_a_diverged_parent_is_named(tmp_path: Path, parents: dict[str, Path]) -> None:

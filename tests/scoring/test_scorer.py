@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import small_model
 from torch import Tensor
 
 from evalsvc.errors import Cancelled, InvalidData, NonFinite
 from evalsvc.models import Transformer
 from evalsvc.scoring import Request, Score, head, score
-from evalsvc.scoring.scorer import CPU_BATCH_TOKENS
+from evalsvc.scoring.scorer import CPU_BATCH_TOKENS, pack, token_batches
 from evalsvc.spec.layout import ImageBlock, TextBlock, VocabularyLayout, text_only
-from evalsvc.spec.model_config import ModelConfig
 
 ROWS = 48
 BUDGET = 64
@@ -49,13 +49,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def build_model(kind: type[Transformer] = Transformer, **changes: Any) -> Transformer:
-    fields = {"hidden_dim": 24, "n_layers": 2, "n_heads": 3, "seq_len": 32, "vocab_size": ROWS}
-    config = ModelConfig(**(fields | {"post_embed_norm": False, "weight_tying": False} | changes))
-    torch.manual_seed(0)
-    model = kind(config).requires_grad_(False).eval()
-    for parameter in model.parameters():
-        parameter.add_(0.1 * torch.randn(parameter.shape))
-    return model
+    return small_model(kind=kind, **{"vocab_size": ROWS} | changes)
 
 
 def make_requests(model: Transformer, layout: VocabularyLayout) -> list[Request]:
@@ -258,3 +252,54 @@ def test_what_is_not_finite_is_named() -> None:
     assert math.isfinite(score(model, text_only(ROWS), requests[:2], BUDGET)[1].logprob)  # the last id is not read
     with pytest.raises(NonFinite, match=r"of question 2 is not finite; the first part .* is tok_embeddings; the run"):
         score(model, text_only(ROWS), requests, BUDGET, name="question {}".format)
+
+
+# packing
+
+
+def request(context: str, continuation: str) -> Request:
+    return Request(tuple(map(ord, context)), tuple(map(ord, continuation)))
+
+
+def test_options_of_one_token_cost_nothing() -> None:
+    packed = pack([request("which?", option) for option in "ABCD"], 100)
+    assert list(packed.trie.ids) == [*map(ord, "which?")]
+    assert packed.scored == 1
+    assert packed.targets.tolist() == [[5] * 4, [*map(ord, "ABCD")], [0, 1, 2, 3]]
+
+
+def test_what_options_begin_with_is_scored_once() -> None:
+    packed = pack([request("who?", "the cat"), request("who?", "the cow"), request("who?", "a")], 100)
+    assert len(packed.trie.ids) == len("who?the ca") + len("o")
+    assert packed.scored == len("?the ca") + len("o")
+    assert packed.targets.shape[1] == 7 + 7 + 1
+
+
+def test_a_text_that_is_split_at_two_places_is_read_once() -> None:
+    """lm-eval 0.4.13 takes one's continuation for the other's, since the ids together are the same."""
+    requests = [request("the quick", " brown fox"), request("the quick brown", " fox")]
+    packed = pack(requests, 100)
+    assert len(packed.trie.ids) == len("the quick brown fo")
+    for index, one in enumerate(requests):
+        nodes, ids, _ = packed.targets[:, packed.targets[2] == index]
+        assert ids.tolist() == list(one.continuation)
+        assert nodes.tolist() == list(range(len(one.context) - 1, len("the quick brown fo")))
+
+
+def test_targets_are_due_in_the_batch_of_their_node() -> None:
+    """Also those after a context whose options come in a later batch."""
+    requests = [request("c" * 20, option * 15) for option in "xyz"]
+    packed = pack(requests, 40)
+    assert len(packed.trie.batches) == 2
+    due = [packed.due(batch) for batch in packed.trie.batches]
+    assert sum(part.shape[1] for part in due) == 45
+    for batch, (nodes, _, _) in zip(packed.trie.batches, due, strict=True):
+        assert all(batch.start <= node < batch.stop for node in nodes)
+    assert 2 in due[0][2], "the first id of the last option"
+
+
+def test_batches_hold_the_budget_with_their_padding() -> None:
+    lengths = [3, 9, 1, 4, 4, 20]
+    batches = list(token_batches(lengths, 12))
+    assert batches == [[5], [1], [3, 4, 0], [2]]
+    assert list(token_batches([], 12)) == []

@@ -6,28 +6,18 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 import torch
+from small_models import small_config
 
 from evalsvc.models import Transformer
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams
-from evalsvc.spec.model_config import ModelConfig
 
 WORD = 2**64
 
 
 def tiny_model(kind: str = "rotary", vocab_size: int = 40, hidden_dim: int = 32, dtype: str = "float64") -> Transformer:
     """Two layers of random weights whose logits are spread as a trained model's, by a few nats."""
-    config = ModelConfig.model_validate(
-        {
-            "hidden_dim": hidden_dim,
-            "n_layers": 2,
-            "n_heads": 4,
-            "seq_len": 64,
-            "vocab_size": vocab_size,
-            "post_embed_norm": False,
-            "weight_tying": False,
-            "positional_embedding_type": kind,
-        }
-    )
+    shape = {"hidden_dim": hidden_dim, "n_heads": 4, "seq_len": 64, "vocab_size": vocab_size}
+    config = small_config(**shape, positional_embedding_type=kind)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Transformer(config).requires_grad_(False).eval()
