@@ -78,32 +78,21 @@ def validated(
 
     `names` are those of fields in the source, where they differ from those of `kind`.
     """
+
+    def problem(location: tuple[int | str, ...], error: str, message: str) -> str:
+        name = str(location[0]) if location else ""
+        if error == "missing":
+            unknown = [key for key in fields if key not in kind.model_fields]
+            near = near_misses(name, unknown, cutoff=0.5)
+            return f"{name} is missing" + (f" (found {', '.join(near)}: is one of these meant?)" if near else "")
+        if not name:
+            return message.removeprefix("Value error, ")
+        name = (names or {}).get(name, name)
+        shown_value = f" is {str(shown[name])[:60]!r}" if name in shown else ""
+        return f"{name}{shown_value}: {message[0].lower()}{message[1:]}"
+
     try:
         return kind.model_validate(dict(fields))
     except ValidationError as error:
-        problems = "; ".join(
-            _problem(kind, fields, shown, names or {}, item["loc"], item["type"], item["msg"])
-            for item in error.errors()
-        )
+        problems = "; ".join(problem(item["loc"], item["type"], item["msg"]) for item in error.errors())
         raise InvalidModelConfig(f"{source} is not {what}: {problems}") from error
-
-
-def _problem(
-    kind: type[BaseModel],
-    fields: Mapping[str, object],
-    shown: Mapping[str, object],
-    names: Mapping[str, str],
-    location: tuple[int | str, ...],
-    error: str,
-    message: str,
-) -> str:
-    name = str(location[0]) if location else ""
-    if error == "missing":
-        unknown = [key for key in fields if key not in kind.model_fields]
-        near = near_misses(name, unknown, cutoff=0.5)
-        return f"{name} is missing" + (f" (found {', '.join(near)}: is one of these meant?)" if near else "")
-    if not name:
-        return message.removeprefix("Value error, ")
-    name = names.get(name, name)
-    shown_value = f" is {str(shown[name])[:60]!r}" if name in shown else ""
-    return f"{name}{shown_value}: {message[0].lower()}{message[1:]}"

@@ -96,15 +96,13 @@ _ALIASES = {
 def registered_models() -> dict[str, dict[str, Any]]:
     """Return the JSON fields of every model that open_lm registers, aliases included, by name. Mamba models are left
     out."""
-    models = {name: _registered(name) for name in _SHAPES}
+    fields = ("hidden_dim", "n_layers", "n_heads", "seq_len", "vocab_size")
+    same = {"post_embed_norm": False, "weight_tying": False}
+    models: dict[str, dict[str, Any]] = {
+        name: dict(zip(fields, (*shape, 2048, 50432), strict=False)) | same | _FIXED.get(name, {})
+        for name, shape in _SHAPES.items()
+    }
     return models | {alias: models[name] for alias, name in _ALIASES.items()}
-
-
-def _registered(name: str) -> dict[str, Any]:
-    hidden_dim, n_layers, n_heads, *rest = _SHAPES[name]
-    seq_len, vocab_size = rest or (2048, 50432)
-    shape = {"hidden_dim": hidden_dim, "n_layers": n_layers, "n_heads": n_heads, "seq_len": seq_len}
-    return shape | {"vocab_size": vocab_size, "post_embed_norm": False, "weight_tying": False} | _FIXED.get(name, {})
 
 
 # formats of a configuration

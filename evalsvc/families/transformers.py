@@ -72,7 +72,8 @@ class TransformersFamily(Family):
         """Return the sizes of the model, with the checked configuration as `transformers_config`."""
         _require_plain(fields, source)
         settings = {name: value for name, value in fields.items() if name not in DROPPED and not name.startswith("_")}
-        names = _names_of_sizes(settings)
+        given = {field: [name for name in names if settings.get(name) is not None] for field, names in SIZES.items()}
+        names = {field: known[0] for field, known in given.items() if known}
         sizes = {**ABSENT, **{field: _largest(settings[name]) for field, name in names.items()}}
         for field in ("hidden_dim", "n_layers", "vocab_size"):
             if field not in sizes:
@@ -126,11 +127,6 @@ def _require_plain(fields: Mapping[str, object], source: str) -> None:
         )
     if not isinstance(fields.get("model_type"), str):
         raise InvalidModelConfig(f"{source} gives no model_type; add the name of the model in transformers")
-
-
-def _names_of_sizes(settings: Mapping[str, object]) -> dict[str, str]:
-    given = {field: [name for name in names if settings.get(name) is not None] for field, names in SIZES.items()}
-    return {field: names[0] for field, names in given.items() if names}
 
 
 def _largest(value: object) -> object:

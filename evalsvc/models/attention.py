@@ -66,10 +66,7 @@ class KVCache:
                 f"make it with new_cache(batch, length={self.length + tokens}) or more"
             )
 
-    def keep(
-        self,
-        rows: Tensor,  # [R] int64
-    ) -> None:
+    def keep(self, rows: Tensor) -> None:  # [R] int64
         """Keep only these rows of the batch, as a copy; the memory of the other rows is freed."""
         self.keys = self.keys[:, rows]
         self.values = self.values[:, rows]
@@ -137,7 +134,7 @@ def reads_shared_keys(queries: Tensor, bias: Tensor | None) -> bool:
 
 
 def attention_bias(
-    mask: Tensor | None,  # [B, S] bool, or [B, T, S] with all pairs
+    mask: Tensor | None,  # [B, S] bool
     batch: int,
     new: int,
     past: int,
@@ -153,13 +150,12 @@ def attention_bias(
         return None
     allowed = torch.ones(new, total, dtype=torch.bool, device=like.device).tril(past)[None, None]
     if mask is not None:
-        shapes = (batch, total), (batch, new, total)
-        if mask.shape not in shapes or mask.dtype != torch.bool:
-            actual, expected = f"{list(mask.shape)} {mask.dtype}", " or ".join(str(list(shape)) for shape in shapes)
+        if mask.shape != (batch, total) or mask.dtype != torch.bool:
+            actual = f"{list(mask.shape)} {mask.dtype}"
             raise InternalError(
-                f"mask is {actual}, expected {expected} torch.bool: one column per cached and new token"
+                f"mask is {actual}, expected {[batch, total]} torch.bool: one column per cached and new token"
             )
-        allowed = mask[:, None] if mask.ndim == 3 else allowed & mask[:, None, None, :]
+        allowed = allowed & mask[:, None, None, :]
         # A padded query attends to no token, and its softmax would be NaN: it attends to everything, as in open_lm.
         allowed = allowed | ~allowed.any(-1, keepdim=True)
     return torch.zeros_like(allowed, dtype=like.dtype).masked_fill_(~allowed, float("-inf"))

@@ -335,10 +335,7 @@ class DecodeStep:
 
         return self.head(self.model.mixed(ids, positions, mix, self.weights.layers, self.kernels))
 
-    def head(
-        self,
-        hidden: Tensor,  # [R, D]
-    ) -> Tensor:  # [R, codes] float32
+    def head(self, hidden: Tensor) -> Tensor:  # [R, D] → [R, codes] float32
         return self.weights.head(hidden).float()
 
     def _at_fixed_place(self, ids: Tensor, positions: Tensor, slot: Tensor, span: int) -> Tensor:

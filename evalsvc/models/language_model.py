@@ -78,10 +78,7 @@ class StepShape:
 class Decoding(Protocol):
     """Decoding of one new token of every row per call, in inference mode."""
 
-    def read(
-        self,
-        prompts: Sequence[PaddedPrompts],  # together for all rows
-    ) -> Tensor:  # [rows, codes] float32
+    def read(self, prompts: Sequence[PaddedPrompts]) -> Tensor:  # of all rows → [rows, codes] float32
         """Drop the last batch, read this batch's prompts, and return the logits of the first code."""
 
     def __call__(
@@ -104,14 +101,14 @@ class LanguageModel(ABC):
     """Rotary frequencies of the checkpoint that differ from those of the configuration, for the provenance."""
 
     @property
-    @abstractmethod
     def device(self) -> torch.device:
         """Return the device of the weights."""
+        return self.output_table.device
 
     @property
-    @abstractmethod
     def dtype(self) -> torch.dtype:
         """Return the dtype of the weights."""
+        return self.output_table.dtype
 
     @property
     @abstractmethod
@@ -124,20 +121,17 @@ class LanguageModel(ABC):
         """Return the rows that the head multiplies."""
 
     @property
-    @abstractmethod
     def is_laid_out(self) -> bool:
         """Return whether copies of the weights for decoding exist."""
+        return False
 
     @property
-    @abstractmethod
     def only_path(self) -> DecodePath | None:
         """Return the path of all decoding steps; None if the sampler chooses the path."""
+        return None
 
     @abstractmethod
-    def logits(
-        self,
-        ids: Tensor,  # [B, T] int64
-    ) -> Tensor:  # [B, T, V] float32
+    def logits(self, ids: Tensor) -> Tensor:  # [B, T] int64 → [B, T, V] float32
         """Return the logits of every position."""
 
     @abstractmethod

@@ -44,10 +44,7 @@ class Layered(nn.Module):
         self.packed: tuple[object, object] | None = None
         """Last layout of the weights for decoding, with its key; see `decoding.lay_out`. None frees the memory."""
 
-    def use_frequencies(
-        self,
-        saved: Tensor,  # [head_dim / 2] float32
-    ) -> None:
+    def use_frequencies(self, saved: Tensor) -> None:  # [head_dim / 2] float32
         """Use the rotary frequencies of a checkpoint, rounded as in training, instead of the configuration's."""
         self.saved_inv_freq = tuple(saved.tolist())
         self.positions = Positions(self.config, INV_FREQ_DTYPES[self.rotary_inv_freq_dtype], saved)
@@ -61,7 +58,7 @@ class Layered(nn.Module):
         self,
         ids: Tensor,  # [B, T] int64
         *,
-        mask: Tensor | None = None,  # [B, S] bool, True = real, or [B, T, S]; S counts cached and new tokens
+        mask: Tensor | None = None,  # [B, S] bool, True = real; S counts cached and new tokens
         positions: Tensor | None = None,  # [B, T] int64
         cache: KVCache | None = None,
     ) -> Tensor:  # [B, T, V] float32
@@ -73,13 +70,12 @@ class Layered(nn.Module):
         self,
         ids: Tensor,  # [B, T] int64
         *,
-        mask: Tensor | None = None,  # [B, S] bool, True = real, or [B, T, S]; S counts cached and new tokens
+        mask: Tensor | None = None,  # [B, S] bool, True = real; S counts cached and new tokens
         positions: Tensor | None = None,  # [B, T] int64
         cache: KVCache | None = None,
     ) -> Tensor:  # [B, T, D] in the model's dtype
         """Return the output of the final norm for T new tokens, causal among themselves and after those in `cache`.
 
-        A mask [B, T, S] gives for each new token the tokens that it attends to, itself included, and needs `positions`.
         With a cache, keys and values are written at the slots from `cache.length` on, and the cache advances by T.
         Without `positions`, a token's position is its slot, so padding counts, as in open_lm; the output at a padded
         position is meaningless but finite. Without padding, omit `mask`: attention is then faster.
@@ -118,10 +114,7 @@ class Layered(nn.Module):
             x, delta = layer(x, delta, rotation, mix, layer_products, kernels)
         return kernels.add_norm(x, delta, self.norm)[1]
 
-    def embedded(
-        self,
-        ids: Tensor,  # [...] int64
-    ) -> Tensor:  # [..., D]
+    def embedded(self, ids: Tensor) -> Tensor:  # [...] int64 → [..., D]
         """Return the embeddings, scaled where the configuration says so. The scale has the model's precision."""
         x: Tensor = self.tok_embeddings(ids)
         if self.config.embedding_scale == 1:

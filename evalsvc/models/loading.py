@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
@@ -149,7 +149,11 @@ def matched(path: Path, config: ModelConfig, weights: Weights, model: nn.Module)
     tied = {"output.weight"} if config.weight_tying else set()
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
     sources = {name: given.get(name, Source((name,))) for name in shapes}
-    expected = {name: shape for each in sources for name, shape in _shapes(sources[each], shapes[each])}
+    expected = {
+        name: (rows, *shapes[each][1:])
+        for each, source in sources.items()
+        for name, rows in zip(source.names, source.rows or shapes[each][:1], strict=True)
+    }
     known = expected | _inv_freq_shapes(config)
     tensors, pairs = _one_name_each(sources.values(), weights.tensors)
     shapes_in_file = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -184,11 +188,6 @@ def named_as_in_file(config: ModelConfig, parameters: Mapping[str, Tensor]) -> d
         parts = torch.split(value, list(source.rows or value.shape[:1]))
         tensors |= {part: rows.contiguous() for part, rows in zip(source.names, parts, strict=True)}
     return tensors
-
-
-def _shapes(source: Source, shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for name, rows in zip(source.names, source.rows or shape[:1], strict=True):
-        yield name, (rows, *shape[1:])
 
 
 def _inv_freq_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -112,9 +112,7 @@ def _int8_product(
     return lambda x: private.int8_linear_by_onednn((x + 128).to(torch.uint8), packed, scale, zeros)
 
 
-def whole_number_product(
-    weight: Tensor,  # [N, D] int8
-) -> Linear:  # [R, D] int8 → [R, N] int32
+def whole_number_product(weight: Tensor) -> Linear:  # [N, D] int8 → a product [R, D] int8 → [R, N] int32
     """Return the exact product with `weight`, of which a copy is kept, padded with zeros for a GPU.
 
     The operations depend only on shapes and never wait, so that a CUDA graph can record them. Raises InvalidRequest

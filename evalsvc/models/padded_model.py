@@ -41,14 +41,6 @@ class PaddedModel(LanguageModel):
     """Name of the package, for messages."""
     cache_kind: CacheKind
 
-    @property
-    def device(self) -> torch.device:
-        return self.output_table.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.output_table.dtype
-
     @abstractmethod
     def new_cache(self, capacity: int) -> FilledCache:
         """Return an empty cache for `capacity` tokens per row."""
@@ -62,10 +54,6 @@ class PaddedModel(LanguageModel):
     def codes_logits(self, hidden: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:  # [N, codes] float32
         """Return the logits of the rows of `codes_head`."""
         return (hidden @ parameters["weight"].T).float()
-
-    @property
-    def is_laid_out(self) -> bool:
-        return False
 
     @property
     def only_path(self) -> DecodePath:

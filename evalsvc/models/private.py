@@ -29,9 +29,7 @@ def linear_by_onednn(
     return cast(Tensor, torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], ""))
 
 
-def pack_int8_weight(
-    weight: Tensor,  # [N, D] int8
-) -> Tensor:
+def pack_int8_weight(weight: Tensor) -> Tensor:  # [N, D] int8
     """Return a copy of `weight` in oneDNN's layout for `int8_linear_by_onednn`."""
     return cast(Tensor, torch.ops.onednn.qlinear_prepack(weight, None))
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from evalsvc.errors import InvalidRequest
 from evalsvc.models.attention import KVCache
 from evalsvc.models.decoding import PATHS, DecodeStep
-from evalsvc.models.language_model import DecodePath, LanguageModel, StepShape
+from evalsvc.models.language_model import LanguageModel, StepShape
 from evalsvc.models.layered import Layered
 from evalsvc.models.norms import LayerNorm, RMSNorm
 from evalsvc.models.tree import read_prompts, read_trie
@@ -19,14 +18,6 @@ from evalsvc.models.trie import Batch, Trie
 
 class Transformer(Layered, LanguageModel):
     """Decoder-only language model, with evalsvc's own arithmetic."""
-
-    @property
-    def device(self) -> torch.device:
-        return self.tok_embeddings.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.tok_embeddings.weight.dtype
 
     @property
     def input_table(self) -> Tensor:
@@ -39,10 +30,6 @@ class Transformer(Layered, LanguageModel):
     @property
     def is_laid_out(self) -> bool:
         return self.packed is not None
-
-    @property
-    def only_path(self) -> DecodePath | None:
-        return None
 
     def logits(self, ids: Tensor) -> Tensor:
         return self.forward(ids)

@@ -32,13 +32,18 @@ class TransformersModel(PaddedModel):
         self.config, self.module, self.cache_kind = config, module, cache_kind
         self.saved_inv_freq: tuple[float, ...] = ()
         self._body: nn.Module = module.base_model
-        self._embedding = _input_embedding(module)
+        embedding = module.get_input_embeddings()
+        if not isinstance(embedding, nn.Embedding):
+            raise UnsupportedModel(f"{type(module).__name__} has no table of ids; evaluate another kind of model")
+        self._embedding = embedding
         self._head = _Head(module)
         parameters = signature(self._body.forward).parameters
         self._takes_positions = "position_ids" in parameters
         self._cache_name = "cache" if "cache" in parameters else "past_key_values"  # of newer and older releases
-        limits = (_number_of_positions(config, self._body, self._embedding), _steady_positions(config, module))
-        self._positions = min((limit for limit in limits if limit is not None), default=None)
+        tables = [part for part in self._body.modules() if isinstance(part, nn.Embedding) and part is not embedding]
+        buffers = [buffer for buffer in self._body.buffers() if config.seq_len in buffer.shape]
+        limits = _steady_positions(config, module) + ([config.seq_len] if tables or buffers else [])
+        self._positions = min(limits, default=None)
 
     @property
     def input_table(self) -> Tensor:
@@ -184,21 +189,8 @@ class _Output(SimpleNamespace):
         return None
 
 
-def _input_embedding(module: PreTrainedModel) -> nn.Embedding:
-    embedding = module.get_input_embeddings()
-    if not isinstance(embedding, nn.Embedding):
-        raise UnsupportedModel(f"{type(module).__name__} has no table of ids; evaluate another kind of model")
-    return embedding
-
-
-def _number_of_positions(config: ModelConfig, body: nn.Module, table: nn.Module) -> int | None:
-    tables = [part for part in body.modules() if isinstance(part, nn.Embedding) and part is not table]
-    buffers = [buffer for buffer in body.buffers() if config.seq_len in buffer.shape]
-    return config.seq_len if tables or buffers else None
-
-
-def _steady_positions(config: ModelConfig, module: PreTrainedModel) -> int | None:
-    """Return the number of positions within which rotary frequencies are fixed; None where they always are.
+def _steady_positions(config: ModelConfig, module: PreTrainedModel) -> list[int]:
+    """Return numbers of positions within which rotary frequencies are fixed; empty where they always are.
 
     Beyond this number, the package chooses the frequencies of all rows by the longest row of the batch (`longrope`), or
     by the longest row since the model was loaded (`dynamic`), so that a row's numbers depend on other rows.
@@ -214,4 +206,4 @@ def _steady_positions(config: ModelConfig, module: PreTrainedModel) -> int | Non
             limits.append(int(part.get("original_max_position_embeddings", longest)))
         elif "dynamic" in kind:
             limits.append(int(longest))
-    return min(limits, default=None)
+    return limits

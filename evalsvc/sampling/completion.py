@@ -61,7 +61,13 @@ def complete(
             step = batch.step()
             bad = [index for index, (_, finite) in step.items() if not finite]
             if bad:
-                raise _not_finite(model, [(prompts[index], drawn[index]) for index in bad])
+                sequences = [[*prompts[index].ids, *drawn[index]] for index in bad]
+                first = first_nonfinite(model, sequences)
+                raise NonFinite(
+                    f"the logits after {len(drawn[bad[first]])} drawn ids of prompt "
+                    f"{reprlib.repr(prompts[bad[first]].id)} are NaN or infinite; "
+                    f"{nonfinite_cause(model, torch.tensor([sequences[first]], device=model.device))}"
+                )
             for index, (row, _) in step.items():
                 ids = drawn[index]
                 ids.append(row)
@@ -117,9 +123,11 @@ class _Batch:
         device = model.device
         self.keys = skip_codes(stream_keys(params.seed, [prompts[index].id for index in indices], device), rows.start)
         chosen = [prompts[index] for index in indices]
-        self.mask = _mask(chosen, device)
         self.lengths = torch.tensor([len(prompt.ids) for prompt in chosen], device=device)
         """Lengths of the prompts with the ids computed after each prompt while live."""
+        padded = int(self.lengths.max())
+        slots = padded + max(prompt.max_tokens for prompt in chosen) - 1  # the last drawn id is never read
+        self.mask = torch.arange(slots, device=device) >= padded - self.lengths[:, None]  # [B, slots]
         with torch.inference_mode():
             # [B, D], from which the next id is drawn
             self.hidden, self.cache = model.read_prompts([prompt.ids for prompt in chosen], self.mask.shape[1])
@@ -129,21 +137,21 @@ class _Batch:
         """Draw one id for every live prompt; return by prompt index the table row and whether the logits are finite."""
         if self.drawn is not None:
             self._go_on(self.drawn)
-        self.drawn, finite = self._draw(self.hidden)
-        rows_and_finite = torch.stack(
-            (self.drawn, finite.long()), dim=1
-        ).tolist()  # one transfer, since a GPU waits for each
+        parts = [
+            draw(self.model.head(self.hidden[chunk], self.head_rows), self.params, self.keys[chunk], self.position)
+            for chunk in (slice(start, start + self.chunk) for start in range(0, len(self.hidden), self.chunk))
+        ]
+        codes, finite = (torch.cat(column) for column in zip(*parts, strict=True))
+        self.drawn = codes + self.first
         self.position += 1
+        rows_and_finite = torch.stack((self.drawn, finite.long()), dim=1).tolist()  # a GPU waits for each transfer
         return {
             index: (row, good)
             for index, (row, good) in zip(self.rows, rows_and_finite, strict=True)
             if index in self.live
         }
 
-    def _go_on(
-        self,
-        drawn: Tensor,  # [B] int64
-    ) -> None:
+    def _go_on(self, drawn: Tensor) -> None:  # [B] int64
         """Compute the hidden states after the last drawn ids."""
         if 2 * len(self.live) <= len(self.rows):
             drawn = drawn[self._drop_ended()]
@@ -153,17 +161,6 @@ class _Batch:
         positions = self.lengths[:, None] - 1
         self.hidden = self.model.hidden(drawn[:, None], mask=seen, positions=positions, cache=self.cache)[:, -1]
 
-    def _draw(
-        self,
-        hidden: Tensor,  # [B, D]
-    ) -> tuple[Tensor, Tensor]:  # rows of the table [B] int64, finite [B] bool
-        parts = [
-            draw(self.model.head(hidden[chunk], self.head_rows), self.params, self.keys[chunk], self.position)
-            for chunk in (slice(start, start + self.chunk) for start in range(0, len(hidden), self.chunk))
-        ]
-        codes, finite = (torch.cat(column) for column in zip(*parts, strict=True))
-        return codes + self.first, finite
-
     def _drop_ended(self) -> Tensor:  # [R] int64, the rows that are kept
         """Keep only the live rows. Not called at every end, since keys and values are copied."""
         places = [place for place, index in enumerate(self.rows) if index in self.live]
@@ -172,24 +169,6 @@ class _Batch:
         self.keys, self.mask, self.lengths = self.keys[kept], self.mask[kept], self.lengths[kept]
         self.cache.keep(kept)
         return kept
-
-
-def _mask(prompts: Sequence[Continuation], device: torch.device) -> Tensor:
-    """Return the mask [B, T + most drawn - 1] of prompts padded on the left; the last drawn id is never read."""
-    padded = max(len(prompt.ids) for prompt in prompts)
-    slots = padded + max(prompt.max_tokens for prompt in prompts) - 1
-    padding = torch.tensor([[padded - len(prompt.ids)] for prompt in prompts], device=device)  # [B, 1]
-    return torch.arange(slots, device=device) >= padding
-
-
-def _not_finite(model: LanguageModel, bad: Sequence[tuple[Continuation, Sequence[int]]]) -> NonFinite:
-    sequences = [[*prompt.ids, *drawn] for prompt, drawn in bad]
-    index = first_nonfinite(model, sequences)
-    prompt, drawn = bad[index]
-    return NonFinite(
-        f"the logits after {len(drawn)} drawn ids of prompt {reprlib.repr(prompt.id)} are NaN or infinite; "
-        f"{nonfinite_cause(model, torch.tensor([sequences[index]], device=model.device))}"
-    )
 
 
 def _check(prompts: Sequence[Continuation], params: SamplingParams, allowed: range | None, rows: int) -> None:

@@ -141,13 +141,10 @@ def available_bytes(device: str | torch.device) -> int | None:
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if device.type != "cpu":
         return None
-    limits = (_machine_bytes(), _group_bytes(CGROUPS, Path("/proc/self/cgroup")), _address_space_bytes())
+    kilobytes = _fields(Path("/proc/meminfo")).get("MemAvailable:")
+    machine = None if kilobytes is None else 1024 * kilobytes
+    limits = (machine, _group_bytes(CGROUPS, Path("/proc/self/cgroup")), _address_space_bytes())
     return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _machine_bytes() -> int | None:
-    fields = _fields(Path("/proc/meminfo"))
-    return 1024 * fields["MemAvailable:"] if "MemAvailable:" in fields else None
 
 
 def _group_bytes(root: Path, membership: Path) -> int | None:

@@ -61,9 +61,7 @@ def counters(position: int, codes: int, device: torch.device) -> Tensor:  # [cod
     return steps.add_(_signed(position * CODES_PER_POSITION * GAMMA % 2**64))
 
 
-def gumbel_of(
-    states: Tensor,  # int64, key + counter
-) -> Tensor:  # float64
+def gumbel_of(states: Tensor) -> Tensor:  # int64, key + counter → float64
     """Compute the noise of these states; overwrites the states."""
     return _uniform(_mix64(states)).log_().neg_().log_().neg_()
 
