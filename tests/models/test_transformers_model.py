@@ -40,6 +40,7 @@ LLAMA: dict[str, Any] = {
     "max_position_embeddings": 64,
 }
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+NEO = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_position_embeddings": 64}
 WINDOW = {"head_dim": 8, "sliding_window": 5}
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -49,35 +50,16 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("static", {**LLAMA, **WINDOW}),
     "gemma3_text": ("static", {**LLAMA, **WINDOW}),
     "gpt2": ("static", GPT2),
-    "gpt_neo": (
-        "dynamic",
-        {
-            "hidden_size": 32,
-            "num_layers": 2,
-            "num_heads": 4,
-            "max_position_embeddings": 64,
-            "attention_types": [[["global", "local"], 1]],
-            "window_size": 5,
-        },
-    ),
+    "gpt_neo": ("dynamic", {**NEO, "attention_types": [[["global", "local"], 1]], "window_size": 5}),
     "gptj": ("static", {**GPT2, "rotary_dim": 4}),
     "granite": ("static", {**LLAMA, "logits_scaling": 4.0}),
     "mistral": ("static", {**LLAMA, "sliding_window": 5}),
     "mixtral": ("static", {**LLAMA, "num_local_experts": 4}),
     "mpt": ("dynamic", {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64}),
-    "opt": (
-        "static",
-        {
-            "hidden_size": 32,
-            "ffn_dim": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "max_position_embeddings": 64,
-            "word_embed_proj_dim": 32,
-        },
-    ),
+    "opt": ("static", {**LLAMA, "ffn_dim": 48, "word_embed_proj_dim": 32}),
     "phi": ("static", {**LLAMA, "num_key_value_heads": 4}),
 }
+LONG = {"rope_type": "longrope", "original_max_position_embeddings": 32}
 
 
 def write(kind: str, folder: Path, fields: dict[str, Any]) -> Any:
@@ -188,16 +170,7 @@ def test_positions_end(gpt2: Path) -> None:
     ("kind", "scaling", "limit"),
     [
         ("llama", {"rope_type": "dynamic", "factor": 2.0}, 64),
-        (
-            "phi3",
-            {
-                "rope_type": "longrope",
-                "short_factor": [1.0] * 4,
-                "long_factor": [2.0] * 4,
-                "original_max_position_embeddings": 32,
-            },
-            32,
-        ),
+        ("phi3", {**LONG, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}, 32),
     ],
 )
 def test_frequencies_that_change_with_a_batch_end_the_positions(

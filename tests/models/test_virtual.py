@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_models import SHAPE
 from tiny_families import write_ours
 from torch import Tensor
 
@@ -21,15 +22,7 @@ from evalsvc.models.rotation import inv_freq_table
 from evalsvc.models.virtual import agreed_config, load_virtual
 from evalsvc.spec.model_config import ModelConfig
 
-CONFIG = {
-    "hidden_dim": 16,
-    "n_layers": 3,
-    "n_heads": 2,
-    "seq_len": 8,
-    "vocab_size": 20,
-    "post_embed_norm": False,
-    "weight_tying": False,
-}
+CONFIG = SHAPE | {"hidden_dim": 16, "n_layers": 3, "n_heads": 2, "seq_len": 8, "vocab_size": 20}
 
 
 def write(folder: Path, seed: int, dtype: torch.dtype = torch.float32, **changes: object) -> Path:

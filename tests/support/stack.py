@@ -185,9 +185,9 @@ class Stack:
         arguments += command or (service.get("command") if own_entry else None) or image.config["Cmd"]
         variables = [f"{key}={value}" for key, value in service.get("environment", {}).items()]
         user, _, group = (service.get("user") or image.config["User"]).partition(":")
-        kept = (
-            [] if service.get("cap_drop") == ["ALL"] else ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_SETUID", "CAP_SETGID"]
-        )
+        # Some of those that Docker leaves to a container that drops none.
+        some = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_SETUID", "CAP_SETGID"]
+        kept = [] if service.get("cap_drop") == ["ALL"] else some
         process = {
             "user": {"uid": int(user), "gid": int(group)},
             "args": arguments,
@@ -253,10 +253,6 @@ SYSTEM = [
     {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
     _temporary("/dev/shm", "noexec", "mode=1777", "size=64m"),
 ]
-
-
-SOME_CAPABILITIES = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_SETGID", "CAP_SETUID"]
-"""Of those that Docker leaves to a container that drops none."""
 
 
 def seconds_of(duration: str) -> float:
